@@ -1,0 +1,17 @@
+"""The errors that a user can act on. Each message says what was given, what is allowed and what to do."""
+
+
+class FastnstError(ValueError):
+    """Base of every error that fastnst raises for bad input; the command prints it in one line, without a traceback."""
+
+
+class OptionError(FastnstError):
+    """An option is out of its range, unknown, or contradicts another one."""
+
+
+class ImageError(FastnstError):
+    """An image cannot be read, is unusable, or cannot be written."""
+
+
+class WeightsError(FastnstError):
+    """A weights file is missing, damaged, of the wrong shape, or could not be fetched."""

@@ -1,0 +1,1 @@
+"""Fused Gram matrix and Gram-difference loss in Triton."""
