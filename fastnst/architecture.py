@@ -1,0 +1,66 @@
+"""The networks by the field's layer names: conv1_1 … conv5_4 and pool1 … pool5 (Simonyan and Zisserman, 2015)."""
+
+from dataclasses import dataclass
+
+from fastnst.errors import OptionError
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer. A convolution is 3×3, stride 1, padding 1, followed by a ReLU; a pool is 2×2, stride 2."""
+
+    name: str
+    in_channels: int
+    out_channels: int
+
+    @property
+    def is_pool(self) -> bool:
+        return self.name.startswith("pool")
+
+
+def _vgg(convolutions_per_block: tuple[int, ...]) -> tuple[Layer, ...]:
+    layers = []
+    channels = 3
+    for block, (count, width) in enumerate(zip(convolutions_per_block, (64, 128, 256, 512, 512), strict=True), start=1):
+        for index in range(1, count + 1):
+            layers.append(Layer(f"conv{block}_{index}", channels, width))
+            channels = width
+        layers.append(Layer(f"pool{block}", width, width))
+    return tuple(layers)
+
+
+NETWORKS: dict[str, tuple[Layer, ...]] = {
+    "vgg16": _vgg((2, 2, 3, 3, 3)),
+    "vgg19": _vgg((2, 2, 4, 4, 4)),
+}
+
+
+def layers_of(network: str) -> tuple[Layer, ...]:
+    """The layers of `network` in order. Raises OptionError for an unknown network."""
+    if network not in NETWORKS:
+        raise OptionError(f"unknown network {network!r}; choose one of: {', '.join(NETWORKS)}")
+    return NETWORKS[network]
+
+
+def canonical_layer(name: str, network: str) -> str:
+    """The layer's own name; `relu4_2`, as many papers write the same activation, means `conv4_2`.
+
+    Raises OptionError if `network` has no such layer.
+    """
+    names = [layer.name for layer in layers_of(network)]
+    canonical = name.replace("relu", "conv", 1) if name.startswith("relu") else name
+    if canonical not in names:
+        raise OptionError(f"unknown layer {name!r} of {network}; its layers are: {', '.join(names)}")
+    return canonical
+
+
+def layers_up_to(network: str, taps: tuple[str, ...]) -> tuple[Layer, ...]:
+    """The layers from the image to the deepest of `taps` (canonical names), that one included."""
+    layers = layers_of(network)
+    deepest = max(index for index, layer in enumerate(layers) if layer.name in taps)
+    return layers[: deepest + 1]
+
+
+def pools_before(network: str, taps: tuple[str, ...]) -> int:
+    """How many pools lie on the way to the deepest of `taps`; each halves the image, so its sides must be at least 2^n."""
+    return sum(layer.is_pool for layer in layers_up_to(network, taps))
