@@ -1,0 +1,111 @@
+"""Launch parameters by an analytic heuristic: shape, dtype and target decide, nothing is tuned at run time."""
+
+from dataclasses import dataclass
+from math import ceil
+
+from fastnst_kernels.gpu import Gpu
+
+
+@dataclass(frozen=True)
+class PartialConfig:
+    """The split-K partial Gram: tiles of `block_c` × `block_c`, `splits` ranges of `split_length` positions each."""
+
+    block_c: int
+    block_m: int
+    splits: int
+    split_length: int
+    num_warps: int
+    num_stages: int
+
+
+@dataclass(frozen=True)
+class ReduceConfig:
+    """The reduction over splits: tiles of `tile` × `tile`, `split_block` splits read at once."""
+
+    tile: int
+    split_block: int
+    num_warps: int
+
+
+@dataclass(frozen=True)
+class BackwardConfig:
+    """The product (G − A)·F: output tiles of `block_c` channels × `block_m` positions, `block_k` channels at a time."""
+
+    block_c: int
+    block_m: int
+    block_k: int
+    num_warps: int
+    num_stages: int
+
+
+def power_of_two(number: int) -> int:
+    """The smallest power of two that is at least `number`."""
+    return 1 << max(0, number - 1).bit_length()
+
+
+def pairs_of(blocks: int) -> int:
+    """Tiles on and above the diagonal of `blocks` × `blocks` tiles."""
+    return blocks * (blocks + 1) // 2
+
+
+def _stages(stage_bytes: int, wanted: int, gpu: Gpu) -> int:
+    """As many pipeline stages as wanted, or as fit into 15/16 of the shared memory: barriers need some of it."""
+    return max(1, min(wanted, gpu.shared_limit * 15 // 16 // stage_bytes))
+
+
+def partial_config(
+    channels: int, positions: int, batch: int, itemsize: int, tensor_cores: bool, gpu: Gpu
+) -> PartialConfig:
+    """The largest tile that fills the multiprocessors, and the fewest splits that do.
+
+    `itemsize` is the features' in bytes; `tensor_cores` is False for float32 in IEEE precision. A split has at least
+    four tile edges of positions, so that the partial sums are at most a quarter of the bytes that its tiles read.
+    """
+    smallest = min(64, max(16, power_of_two(channels)))
+    largest = 128 if channels > 64 and tensor_cores else smallest
+    for block_c in sorted({smallest, largest}, reverse=True):
+        blocks = ceil(channels / block_c)
+        # One tile is one operand: twice the positions keep as many bytes in flight.
+        block_m = (64 if itemsize == 2 else 32) * (2 if blocks == 1 and block_c <= 64 else 1)
+        wanted = ceil(gpu.multiprocessors * (1 if tensor_cores else 2) / (pairs_of(blocks) * batch))
+        splits = max(1, min(wanted, positions // (4 * block_c)))
+        if pairs_of(blocks) * batch * splits >= gpu.multiprocessors * 3 // 4:
+            break
+    split_length = ceil(ceil(positions / splits) / block_m) * block_m
+    operands = 1 if blocks == 1 else 2
+    return PartialConfig(
+        block_c=block_c,
+        block_m=block_m,
+        splits=ceil(positions / split_length),
+        split_length=split_length,
+        num_warps=8 if block_c == 128 else 4,
+        num_stages=_stages(operands * block_c * block_m * itemsize, 4 if gpu.backend == "cuda" else 2, gpu),
+    )
+
+
+def reduce_config(channels: int, splits: int) -> ReduceConfig:
+    """Small tiles for small matrices, which have many splits and few elements."""
+    tile = 16 if channels <= 128 else 32
+    return ReduceConfig(tile=tile, split_block=min(power_of_two(splits), 4096 // tile**2), num_warps=4)
+
+
+def backward_config(
+    channels: int, positions: int, batch: int, itemsize: int, tensor_cores: bool, gpu: Gpu
+) -> BackwardConfig:
+    """The largest tile that fills the multiprocessors; features of up to 128 channels are then read once."""
+    smallest = min(64, max(16, power_of_two(channels)))
+    block_k = min(smallest, 64 if itemsize == 2 else 32)
+    candidates = ((128, 128), (64, 128), (64, 64)) if tensor_cores and channels > 64 else ((smallest, 64),)
+    if tensor_cores and channels <= 64:
+        candidates = ((smallest, 128), (smallest, 64))
+    for block_c, block_m in candidates:  # noqa: B007
+        if ceil(channels / block_c) * ceil(positions / block_m) * batch >= gpu.multiprocessors:
+            break
+    stage_bytes = (block_c + block_m) * block_k * itemsize
+    return BackwardConfig(
+        block_c=block_c,
+        block_m=block_m,
+        block_k=block_k,
+        num_warps=8 if block_c * block_m >= 128 * 128 else 4,
+        num_stages=_stages(stage_bytes, 3 if gpu.backend == "cuda" else 2, gpu),
+    )
