@@ -76,7 +76,7 @@ def claimed(part: Path, *, patience_s: float = 30.0, progress: bool = False) -> 
     try:
         yield path
     except BaseException:
-        if path != part or path.stat().st_size == 0:
+        if path != part or os.fstat(descriptor).st_size == 0:
             path.unlink(missing_ok=True)
         raise
     else:
@@ -123,7 +123,7 @@ def fetch(
             size = part.stat().st_size
             os.truncate(part, 0)
             raise WeightsError(
-                f"{url} is not the file expected: its {size} bytes have the SHA-256 {found[:8]}…, not {sha256_prefix}…; "
+                f"{url} is not the file meant: its {size} bytes have the SHA-256 {found[:8]}…, not {sha256_prefix}…; "
                 "check the address and any proxy, and try again"
             )
     except OSError as error:

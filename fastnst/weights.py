@@ -113,7 +113,7 @@ def load_weights(
     if name == "random":
         return _random(network, convolutions, source="random")
     path = Path(os.path.expanduser(name))  # noqa: PTH111  (Path.expanduser raises for an unknown user)
-    if not (path.suffix or len(path.parts) > 1 or path.exists()):
+    if not name or not (path.suffix or len(path.parts) > 1 or path.exists()):
         raise WeightsError(
             f"unknown weights {name!r}; choose auto, imagenet, embedded, random, or the path of a {_SUFFIXES_TEXT} file"
         )
@@ -402,7 +402,9 @@ def _check_container(path: Path) -> bool:
     if "constants.pkl" in names:
         raise _refused(path)
     if "data.pkl" not in names:
-        raise _not_a_checkpoint(path)
+        raise WeightsError(
+            f"weights file {path} is a zip file but not a PyTorch checkpoint; pass one written by torch.save"
+        )
     return True
 
 
@@ -560,7 +562,8 @@ def _checked_tensor(archive: _Archive, network: str, layer: Layer, kind: str, sh
         )
     # A copy of our own: the file's may be a view of the file itself, which others can overwrite.
     own = torch.empty(shape, dtype=torch.float32).copy_(tensor.detach())
-    if not bool(torch.isfinite(own).all()):
+    low, high = torch.aminmax(own)  # both are NaN if any value is
+    if not (math.isfinite(low) and math.isfinite(high)):
         raise WeightsError(f"{what} has values that are NaN or infinite")
     return own
 
