@@ -1,0 +1,374 @@
+"""What is written can be read back, pixels and parameters, and a failure leaves no trace."""
+
+import json
+import math
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from fastnst.errors import ImageError
+from fastnst.images import load_image, srgb_profile
+from fastnst.output import check_output_path, read_parameters, save_image, to_pil
+
+EXTENSIONS = ["png", "jpg", "jpeg", "webp", "tif", "tiff", "PNG", "JPG"]
+LOSSLESS = ["png", "webp", "tif"]
+EVERY_FORMAT = ["png", "jpg", "webp", "tif"]
+PARAMETERS: dict[str, Any] = {
+    "content": "Tübingen/夜.jpg",
+    "style": ["☃ “quoted” \\ \n\t\0", "🎨"],
+    "size": 512,
+    "weights": {"α": 1e-3, "β": 1.0},
+    "preset": None,
+    "keep": True,
+    "losses": [{"iteration": 1, "total": 0.1}],
+}
+
+
+def picture(height: int = 12, width: int = 9, channels: int = 3) -> torch.Tensor:
+    """Random values that are whole 8-bit steps."""
+    return torch.randint(0, 256, (channels, height, width), generator=torch.Generator().manual_seed(0)) / 255
+
+
+def smooth(height: int = 64, width: int = 48) -> torch.Tensor:
+    rows, columns = torch.linspace(0, 1, height)[:, None], torch.linspace(0, 1, width)
+    return torch.stack([rows.expand(height, width), columns.expand(height, width), (rows + columns) / 2])
+
+
+def refused_path(path: object, said: str) -> None:
+    for call in (
+        lambda: check_output_path(path),  # type: ignore[arg-type]
+        lambda: save_image(path, picture()),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(ImageError, match=said) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("extension", LOSSLESS)
+@pytest.mark.parametrize("with_alpha", [False, True])
+def test_lossless_round_trip(tmp_path: Path, extension: str, with_alpha: bool) -> None:
+    rgb, alpha = picture(), picture(channels=1) if with_alpha else None
+    path = tmp_path / f"a.{extension}"
+    save_image(path, rgb, alpha)
+    loaded = load_image(path)
+    assert torch.equal(loaded.rgb, rgb)
+    if alpha is None:
+        assert loaded.alpha is None
+    else:
+        assert loaded.alpha is not None
+        assert torch.equal(loaded.alpha, alpha)
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
+def test_every_extension(tmp_path: Path, extension: str) -> None:
+    path = tmp_path / f"a.{extension}"
+    save_image(path, smooth())
+    assert (load_image(path).rgb - smooth()).abs().max() < 4 / 255
+    with Image.open(path) as image:
+        expected = {"jpg": "JPEG", "jpeg": "JPEG", "tif": "TIFF"}.get(extension.lower(), extension.upper())
+        assert image.format == expected
+        assert image.info["icc_profile"] == srgb_profile()
+
+
+def test_jpeg_keeps_colour_edges(tmp_path: Path) -> None:
+    stripes = torch.zeros(3, 32, 32)
+    stripes[0, :, ::2], stripes[2, :, 1::2] = 1, 1
+    save_image(tmp_path / "a.jpg", stripes)
+    assert (load_image(tmp_path / "a.jpg").rgb - stripes).abs().mean() < 0.03  # with 4:2:0 it is above 0.3
+
+
+def test_jpeg_lays_alpha_over_white(tmp_path: Path) -> None:
+    alpha = torch.zeros(1, 32, 32)
+    alpha[:, 16:] = 0.5
+    save_image(tmp_path / "a.jpg", torch.zeros(3, 32, 32), alpha)
+    rgb = load_image(tmp_path / "a.jpg").rgb
+    assert rgb[:, :8].min() > 0.98
+    assert (rgb[:, 24:] - 0.5).abs().max() < 0.02
+
+
+def test_rounding_and_clamping() -> None:
+    values = torch.tensor([-3.0, -0.001, 0.49 / 255, 0.51 / 255, 254.49 / 255, 254.51 / 255, 1.2, 7.0])
+    image = to_pil(values.expand(3, 2, 8))
+    assert np.asarray(image)[0, :, 0].tolist() == [0, 0, 0, 1, 254, 255, 255, 255]
+    assert image.mode == "RGB"
+    assert to_pil(values.expand(3, 2, 8), torch.ones(1, 2, 8)).mode == "RGBA"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_to_pil_takes_any_float_and_layout(dtype: torch.dtype) -> None:
+    rgb = picture().to(dtype)
+    expected = (rgb.float() * 255).round().byte().permute(1, 2, 0).numpy()
+    for form in (rgb, rgb[None], rgb[None].contiguous(memory_format=torch.channels_last), rgb.requires_grad_()):
+        assert np.array_equal(np.asarray(to_pil(form)), expected)
+
+
+@pytest.mark.parametrize(
+    ("rgb", "alpha", "said"),
+    [
+        (torch.zeros(1, 4, 4), None, r"picture is \(1, 4, 4\)"),
+        (torch.zeros(2, 3, 4, 4), None, r"\(2, 3, 4, 4\)"),
+        (torch.zeros(4), None, "picture is"),
+        (torch.zeros(3, 4, 4, dtype=torch.uint8), None, "uint8; it must be"),
+        (torch.zeros(3, 0, 4), None, r"\(3, 0, 4\)"),
+        (torch.zeros(3, 4, 4), torch.zeros(3, 4, 4), r"alpha is \(3, 4, 4\)"),
+        (torch.zeros(3, 4, 4), torch.zeros(1, 4, 5), r"alpha is \(1, 4, 5\), but the picture is \(3, 4, 4\)"),
+        (torch.full((3, 4, 4), math.nan), None, "NaN"),
+        (torch.full((3, 4, 4), math.inf), None, "infinite"),
+        (torch.zeros(3, 4, 4), torch.full((1, 4, 4), math.nan), "alpha has NaN"),
+    ],
+)
+def test_unwritable_pictures(tmp_path: Path, rgb: torch.Tensor, alpha: torch.Tensor | None, said: str) -> None:
+    with pytest.raises(ImageError, match=said):
+        to_pil(rgb, alpha)
+    with pytest.raises(ImageError, match=said):
+        save_image(tmp_path / "a.png", rgb, alpha)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("extension", EVERY_FORMAT)
+def test_parameters_round_trip(tmp_path: Path, extension: str) -> None:
+    path = tmp_path / f"a.{extension}"
+    save_image(path, picture(), parameters=PARAMETERS)
+    assert read_parameters(path) == PARAMETERS
+    renamed = path.rename(tmp_path / "without_extension")
+    assert read_parameters(renamed) == PARAMETERS
+
+
+@pytest.mark.parametrize("extension", EVERY_FORMAT)
+def test_unicode_is_in_the_file_as_utf8(tmp_path: Path, extension: str) -> None:
+    path = tmp_path / f"a.{extension}"
+    save_image(path, picture(), parameters=PARAMETERS)
+    assert "Tübingen/夜.jpg".encode() in path.read_bytes()
+
+
+@pytest.mark.parametrize("extension", EVERY_FORMAT)
+def test_parameters_beyond_json(tmp_path: Path, extension: str) -> None:
+    path = tmp_path / f"a.{extension}"
+    parameters = {
+        "path": Path("a/b.png"),
+        "tuple": (1, 2),
+        "loss": math.nan,
+        "scale": np.float32(0.5),
+        "count": np.int64(3),
+        7: -math.inf,
+        "undecodable": "b\udcff.jpg",
+    }
+    save_image(path, picture(), parameters=parameters)  # type: ignore[arg-type]
+    assert read_parameters(path) == {
+        "path": str(Path("a/b.png")),
+        "tuple": [1, 2],
+        "loss": None,
+        "scale": 0.5,
+        "count": 3,
+        "7": None,
+        "undecodable": "b\udcff.jpg",
+    }
+
+
+def long_run(records: int) -> dict[str, Any]:
+    losses = [
+        {"iteration": i, "scale": 1, "total": i / 7, "content": i / 11, "seconds": i / 13} for i in range(records)
+    ]
+    return {**PARAMETERS, "losses": losses}
+
+
+@pytest.mark.parametrize("extension", ["png", "webp", "tif"])
+def test_long_runs_are_kept_whole(tmp_path: Path, extension: str) -> None:
+    path = tmp_path / f"a.{extension}"
+    parameters = long_run(20_000)
+    assert len(json.dumps(parameters)) > 1_500_000
+    save_image(path, picture(), parameters=parameters)
+    assert read_parameters(path) == parameters
+
+
+def test_jpeg_leaves_out_what_does_not_fit(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    save_image(path, picture(), parameters=long_run(100))
+    assert read_parameters(path) == long_run(100)
+    save_image(path, picture(), parameters=long_run(5000))
+    kept = {key: value for key, value in PARAMETERS.items() if key != "losses"}
+    assert read_parameters(path) == {**kept, "left_out": ["losses"]}
+    save_image(path, picture(), parameters={f"{i}é" * 30: "x" * 1000 for i in range(150)})
+    assert len(read_parameters(path)["left_out"]) == 50
+
+
+def test_jpeg_fills_exif_to_the_last_byte(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    for length in range(64_900, 65_100, 7):
+        save_image(path, picture(), parameters={"text": "x" * length})
+        assert set(read_parameters(path)) in ({"text"}, {"left_out"})
+
+
+@pytest.mark.parametrize("extension", EVERY_FORMAT)
+def test_files_without_parameters(tmp_path: Path, extension: str) -> None:
+    path = tmp_path / f"a.{extension}"
+    save_image(path, picture())
+    with pytest.raises(ImageError, match="has no fastnst parameters"):
+        read_parameters(path)
+
+
+@pytest.mark.parametrize("text", ["a holiday", '{"shape": [1, 2]}', "[1]", '{"fastnst": 3}', "[" * 100_000, "é"])
+def test_someone_elses_description(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.tif"
+    Image.new("RGB", (4, 4)).save(path, tiffinfo={270: text.encode()})
+    with pytest.raises(ImageError, match="has no fastnst parameters"):
+        read_parameters(path)
+
+
+def test_parameters_of_what_is_no_image(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="does not exist"):
+        read_parameters(tmp_path / "none.png")
+    (tmp_path / "text.png").write_text("text")
+    with pytest.raises(ImageError, match="is not an image"):
+        read_parameters(tmp_path / "text.png")
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), extension=st.sampled_from(EVERY_FORMAT))
+def test_mutated_metadata(tmp_path: Path, data: st.DataObject, extension: str) -> None:
+    path = tmp_path / f"a.{extension}"
+    save_image(path, picture(4, 4), parameters=PARAMETERS)
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 5))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content[: data.draw(st.integers(1, len(content)))])
+    try:
+        assert isinstance(read_parameters(path), dict)
+    except ImageError as error:
+        assert "\n" not in str(error)  # noqa: PT017
+
+
+@pytest.mark.parametrize("extension", EVERY_FORMAT)
+def test_equal_pictures_are_equal_files(tmp_path: Path, extension: str) -> None:
+    for name in ("a", "b"):
+        save_image(tmp_path / f"{name}.{extension}", picture(), parameters=PARAMETERS)
+    assert (tmp_path / f"a.{extension}").read_bytes() == (tmp_path / f"b.{extension}").read_bytes()
+
+
+def test_refused_paths(tmp_path: Path) -> None:
+    known = r"use one of: \.png, \.jpg, \.jpeg, \.webp, \.tif, \.tiff"
+    refused_path(tmp_path / "a.gif", rf"unknown extension '\.gif'; {known}")
+    refused_path(tmp_path / "a", f"has no extension; {known}")
+    refused_path(tmp_path / ".png", "has no extension")
+    refused_path("", "has no extension")
+    refused_path(tmp_path / "none" / "a.png", "the folder '.*none' does not exist; create it")
+    (tmp_path / "file").touch()
+    refused_path(tmp_path / "file" / "a.png", "the folder '.*file' is not a folder")
+    (tmp_path / "folder.png").mkdir()
+    refused_path(tmp_path / "folder.png", "is a directory; give a file name in it")
+    refused_path(str(tmp_path / "a\0.png"), "not a valid path")
+    refused_path(tmp_path / ("x" * 300 + ".png"), "name too long")
+    assert {entry.name for entry in tmp_path.iterdir()} == {"file", "folder.png"}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_special_files_are_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    refused_path(tmp_path / "pipe.png", "not a regular file")
+    (tmp_path / "null.png").symlink_to(os.devnull)
+    refused_path(tmp_path / "null.png", "not a regular file")
+
+
+@pytest.mark.parametrize(("which", "said"), [("folder", "folder '.*' is not writable"), ("file", "write-protected")])
+def test_missing_permissions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str, said: str) -> None:
+    path = tmp_path / "a.png"
+    path.touch()
+    denied = tmp_path if which == "folder" else path
+    monkeypatch.setattr(os, "access", lambda asked, _: Path(asked) != denied)  # root may do what chmod forbids
+    refused_path(path, said)
+
+
+def test_sides_that_a_format_cannot_hold(tmp_path: Path) -> None:
+    check_output_path(tmp_path / "a.webp", (16_383, 10))
+    for name, size in (("a.webp", (10, 16_384)), ("a.jpg", (70_000, 10))):
+        with pytest.raises(ImageError, match=rf"{size[1]}×{size[0]} pixels.*holds at most .*choose \.png or \.tif"):
+            check_output_path(tmp_path / name, size)
+    check_output_path(tmp_path / "a.png", (70_000, 70_000))
+    with pytest.raises(ImageError, match="WEBP holds at most 16383"):
+        save_image(tmp_path / "a.webp", torch.zeros(3, 1, 16_384))
+    assert not list(tmp_path.iterdir())
+
+
+def test_checking_touches_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    check_output_path(path)
+    assert not list(tmp_path.iterdir())
+    path.write_bytes(b"old")
+    check_output_path(str(path))
+    assert path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("extension", EVERY_FORMAT)
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt(), MemoryError()])
+def test_failure_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extension: str, failure: BaseException
+) -> None:
+    path = tmp_path / f"a.{extension}"
+    path.write_bytes(b"old")
+
+    def fails_half_way(_: Image.Image, file: Any, *__: object, **___: object) -> None:
+        file.write(b"half a picture")
+        raise failure
+
+    monkeypatch.setattr(Image.Image, "save", fails_half_way)
+    expected = ImageError if isinstance(failure, OSError) else type(failure)
+    with pytest.raises(expected) as caught:
+        save_image(path, picture())
+    if expected is ImageError:
+        assert "could not be written (No space left on device)" in str(caught.value)
+    assert path.read_bytes() == b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_failure_to_move_into_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "replace", denied)
+    with pytest.raises(ImageError, match="Permission denied"):
+        save_image(tmp_path / "a.png", picture())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no umask here")
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_permissions(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        new, old = tmp_path / "new.png", tmp_path / "old.png"
+        old.touch()
+        old.chmod(0o604)
+        save_image(new, picture())
+        save_image(old, picture())
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(new.stat().st_mode) == 0o666 & ~umask
+    assert stat.S_IMODE(old.stat().st_mode) == 0o604
+
+
+def test_symbolic_links_are_followed(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    link, target = tmp_path / "link.png", tmp_path / "folder" / "target.png"
+    link.symlink_to(target)
+    for _ in range(2):  # first the link leads nowhere yet
+        save_image(link, picture())
+        assert link.is_symlink()
+        assert torch.equal(load_image(target).rgb, picture())
+    assert [entry.name for entry in (tmp_path / "folder").iterdir()] == ["target.png"]
+    astray = tmp_path / "astray.png"
+    astray.symlink_to(tmp_path / "none" / "target.png")
+    refused_path(astray, "does not exist")
+
+
+def test_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_image("a.png", picture())
+    assert torch.equal(load_image("a.png").rgb, picture())
