@@ -1,0 +1,7 @@
+"""`python -m fastnst` is the command `fastnst`."""
+
+import sys
+
+from fastnst.cli import main
+
+sys.exit(main())

@@ -1,0 +1,1 @@
+"""What each subcommand of `fastnst` does; their arguments are in `fastnst.cli`."""

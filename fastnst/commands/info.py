@@ -1,0 +1,25 @@
+"""`fastnst info OUT`: how an image was made."""
+
+import argparse
+import json
+from typing import Any
+
+from fastnst.output import read_parameters
+
+
+def run(parsed: argparse.Namespace) -> int:
+    parameters = read_parameters(parsed.image)
+    if parsed.json:
+        print(json.dumps(parameters, indent=2, ensure_ascii=False))
+        return 0
+    for name, value in parameters.items():
+        print(f"{name:10} {_readable(value)}")
+    return 0
+
+
+def _readable(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_readable(part)}" for name, part in value.items())
+    if isinstance(value, list):
+        return "; ".join(_readable(part) for part in value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

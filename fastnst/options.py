@@ -1,0 +1,319 @@
+"""Every option of a run, once: name, type, default, range and meaning. The command, the function and the README read it."""
+
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from types import MappingProxyType
+from typing import Any, TypedDict
+
+from fastnst.architecture import NETWORKS, canonical_layer
+from fastnst.errors import OptionError
+
+LayerWeights = tuple[tuple[str, float], ...]
+Scales = int | tuple[int, ...] | None
+
+
+def _option(
+    default: Any,
+    meaning: str,
+    *,
+    choices: Sequence[str] = (),
+    metavar: str | None = None,
+    many: bool = False,
+    minimum: float | None = None,
+    above: float | None = None,
+) -> Any:
+    facts = {
+        "meaning": meaning,
+        "choices": tuple(choices),
+        "metavar": metavar,
+        "many": many,
+        "minimum": minimum,
+        "above": above,
+    }
+    return field(default=default, metadata=facts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of a run, complete and checked. Make one with `resolve_options`, which fills in the preset.
+
+    Raises OptionError where a value is out of range or two values contradict each other.
+    """
+
+    preset: str = _option("default", "starting values for the other options", choices=("default", "gatys"))
+    size: int = _option(512, "long edge of the result, in pixels", metavar="PX", minimum=2)
+    iterations: int = _option(200, "optimiser steps at each scale", metavar="N", minimum=1)
+    scales: Scales = _option(
+        3, "coarse to fine: none, a number of scales (each twice the last), or their long edges", metavar="S", many=True
+    )
+    optimizer: str = _option("lbfgs", "the optimiser", choices=("lbfgs", "adam"))
+    learning_rate: float | None = _option(
+        None, "step length; 1 for lbfgs and 0.02 (of the 0…1 pixel range) for adam unless given", metavar="X", above=0
+    )
+    content_weight: float = _option(1.0, "α, the weight of the content term", metavar="X", minimum=0)
+    style_weight: float = _option(300.0, "β, the weight of the style term", metavar="X", minimum=0)
+    tv_weight: float = _option(0.0, "γ, the weight of the total variation", metavar="X", minimum=0)
+    style_weights: tuple[float, ...] | None = _option(
+        None,
+        "one weight for each style image, scaled to sum to 1; equal unless given",
+        metavar="X",
+        many=True,
+        minimum=0,
+    )
+    style_scale: float = _option(1.0, "long edge of the style images relative to the result's", metavar="X", above=0)
+    content_layers: LayerWeights = _option(
+        (("conv4_2", 1.0),),
+        "content layers, each NAME or NAME=WEIGHT; 1/count unless given",
+        metavar="LAYER",
+        many=True,
+    )
+    style_layers: LayerWeights = _option(
+        tuple((f"conv{block}_1", 0.2) for block in range(1, 6)),
+        "style layers, each NAME or NAME=WEIGHT; 1/count unless given",
+        metavar="LAYER",
+        many=True,
+    )
+    objective: str = _option(
+        "relative",
+        "relative: each term divided by its target's own energy; paper: the sums of Gatys et al.",
+        choices=("relative", "paper"),
+    )
+    pooling: str = _option("avg", "average or maximum pooling", choices=("avg", "max"))
+    padding: str = _option("zeros", "padding of the first convolution", choices=("zeros", "replicate"))
+    init: Any = _option("content", "the image to start from: content, noise, or a picture's path", metavar="INIT")
+    network: str = _option("vgg19", "the network", choices=tuple(NETWORKS))
+    weights: str = _option(
+        "auto", "the network's weights: auto, imagenet, embedded, random, or a file", metavar="WEIGHTS"
+    )
+    precision: str = _option(
+        "auto",
+        "arithmetic of the network; auto is fp32 on a CPU and tf32 on a GPU",
+        choices=("auto", "fp32", "tf32", "bf16", "fp16"),
+    )
+    device: str = _option("auto", "auto, cpu, cuda, cuda:1 …", metavar="DEVICE")
+    backend: str = _option("auto", "implementation of the losses", choices=("auto", "triton", "torch", "reference"))
+    seed: int = _option(0, "seed of the noise", metavar="N", minimum=0)
+
+    def __post_init__(self) -> None:
+        for option in fields(self):
+            _check_range(option.name, getattr(self, option.name), option.metadata)
+        _check_layers("content", self.content_layers, self.network)
+        _check_layers("style", self.style_layers, self.network)
+        if isinstance(self.scales, tuple):
+            if not self.scales or any(low >= high for low, high in zip(self.scales, self.scales[1:], strict=False)):
+                raise OptionError(f"scales {self.scales} do not grow; list the long edges from small to large")
+            if self.scales[-1] != self.size:
+                raise OptionError(f"the last scale, {self.scales[-1]}, is not the size, {self.size}; make them equal")
+        if self.style_weights is not None and sum(self.style_weights) == 0:
+            raise OptionError("the style weights are all 0; at least one must be more")
+        if self.content_weight == self.style_weight == 0:
+            raise OptionError("content weight and style weight are both 0; at least one must be more")
+
+    @property
+    def active_content_layers(self) -> LayerWeights:
+        """The content layers whose weight counts: none where the content weight is 0."""
+        return tuple((name, weight) for name, weight in self.content_layers if weight > 0 and self.content_weight > 0)
+
+    @property
+    def active_style_layers(self) -> LayerWeights:
+        """The style layers whose weight counts: none where the style weight is 0."""
+        return tuple((name, weight) for name, weight in self.style_layers if weight > 0 and self.style_weight > 0)
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """The layers that the objective looks at, each once."""
+        return tuple(dict.fromkeys(name for name, _ in self.active_content_layers + self.active_style_layers))
+
+
+class OptionValues(TypedDict, total=False):
+    """The keyword arguments of `stylize` and `Stylizer`: the fields of `Options`, before they are normalised."""
+
+    preset: str
+    size: int
+    iterations: int
+    scales: int | str | Sequence[int] | None
+    optimizer: str
+    learning_rate: float | None
+    content_weight: float
+    style_weight: float
+    tv_weight: float
+    style_weights: Sequence[float] | None
+    style_scale: float
+    content_layers: str | Sequence[str] | Mapping[str, float]
+    style_layers: str | Sequence[str] | Mapping[str, float]
+    objective: str
+    pooling: str
+    padding: str
+    init: Any
+    network: str
+    weights: str | os.PathLike[str]
+    precision: str
+    device: str
+    backend: str
+    seed: int
+
+
+PRESETS: Mapping[str, OptionValues] = MappingProxyType(
+    {
+        "default": OptionValues(),
+        "gatys": OptionValues(
+            objective="paper",
+            content_weight=1.0,
+            style_weight=1e3,
+            tv_weight=0.0,
+            pooling="avg",
+            padding="zeros",
+            init="noise",
+            optimizer="lbfgs",
+            iterations=500,
+            scales=None,
+        ),
+    }
+)
+"""What each preset sets; anything it leaves out keeps the default of `Options`."""
+
+
+def resolve_options(**given: Any) -> Options:
+    """Options from the defaults, then the preset, then what is `given`.
+
+    Layers may be a name, a sequence of `NAME` or `NAME=WEIGHT`, or a mapping from name to weight. Scales may be
+    `None` or "none", a number of scales, or the long edges; the last of these sets `size` unless that is given too.
+    Raises OptionError for an unknown name, a wrong type, a value out of range or a contradiction.
+    """
+    known = {option.name: option for option in fields(Options)}
+    for name in given:
+        if name not in known:
+            raise OptionError(f"unknown option {name!r}; the options are: {', '.join(known)}")
+    preset = given.get("preset", "default")
+    if preset not in PRESETS:
+        raise OptionError(f"unknown preset {preset!r}; choose one of: {', '.join(PRESETS)}")
+    values: dict[str, Any] = {**PRESETS[preset], **given}
+    network = values.get("network", "vgg19")
+    for name, value in values.items():
+        if name in _NORMALISE:
+            values[name] = _NORMALISE[name](name, value)
+        elif name.endswith("_layers"):
+            values[name] = _layer_weights(name, value, network)
+    scales = values.get("scales")
+    if isinstance(scales, tuple) and scales and "size" not in given:
+        values["size"] = scales[-1]
+    return replace(Options(), **values)
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise OptionError(f"{_spoken(name)} {value!r} is not a number")
+    return float(value)
+
+
+def _integer(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise OptionError(f"{_spoken(name)} {value!r} is not a whole number")
+    return value
+
+
+def _optional_number(name: str, value: Any) -> float | None:
+    return None if value is None else _number(name, value)
+
+
+def _style_weights(name: str, value: Any) -> tuple[float, ...] | None:
+    if value is None:
+        return None
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        value = [value]
+    return tuple(_number("style weight", weight) for weight in value)
+
+
+def _scales(name: str, value: Any) -> Scales:
+    if value is None or value == "none":
+        return None
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise OptionError(
+            f"scales {value!r} is neither none, nor a number of scales, nor a list of long edges in pixels"
+        )
+    return tuple(_integer("scale", edge) for edge in value)
+
+
+def _path_text(name: str, value: Any) -> str:
+    if not isinstance(value, str | os.PathLike):
+        raise OptionError(f"{_spoken(name)} {value!r} is neither a name nor a path")
+    return os.fspath(value)
+
+
+_NORMALISE: Mapping[str, Callable[[str, Any], Any]] = MappingProxyType(
+    {
+        "size": _integer,
+        "iterations": _integer,
+        "seed": _integer,
+        "scales": _scales,
+        "learning_rate": _optional_number,
+        "content_weight": _number,
+        "style_weight": _number,
+        "tv_weight": _number,
+        "style_scale": _number,
+        "style_weights": _style_weights,
+        "weights": _path_text,
+    }
+)
+
+
+def _layer_weights(name: str, value: Any, network: str) -> LayerWeights:
+    if isinstance(value, Mapping):
+        named = [(str(layer), _number("layer weight", weight)) for layer, weight in value.items()]
+    else:
+        words = value.replace(",", " ").split() if isinstance(value, str) else list(value)
+        named = [_named_layer(word, len(words)) for word in words]
+    return tuple((canonical_layer(layer, network), weight) for layer, weight in named)
+
+
+def _named_layer(word: Any, count: int) -> tuple[str, float]:
+    if not isinstance(word, str):
+        raise OptionError(f"layer {word!r} is not a name; write conv4_1 or conv4_1=0.5")
+    layer, equals, weight = word.partition("=")
+    if not equals:
+        return layer, 1 / count
+    try:
+        return layer, float(weight)
+    except ValueError:
+        raise OptionError(f"the weight {weight!r} of layer {layer} is not a number; write {layer}=0.5") from None
+
+
+def _check_layers(kind: str, layers: LayerWeights, network: str) -> None:
+    names = [canonical_layer(layer, network) for layer, _ in layers]
+    if not layers:
+        raise OptionError(f"no {kind} layers given; name at least one, such as conv4_2, or set the {kind} weight to 0")
+    for layer, weight in layers:
+        if names.count(layer) > 1:
+            raise OptionError(f"{kind} layer {layer} is named twice; name each layer once")
+        if not math.isfinite(weight) or weight < 0:
+            raise OptionError(
+                f"weight {weight} of {kind} layer {layer} is out of range; weights must be finite and 0 or more"
+            )
+    if all(weight == 0 for _, weight in layers):
+        raise OptionError(f"the weights of the {kind} layers are all 0; at least one must be more")
+
+
+def _check_range(name: str, value: Any, facts: Mapping[str, Any]) -> None:
+    if facts["choices"] and value not in facts["choices"]:
+        raise OptionError(f"unknown {_spoken(name)} {value!r}; choose one of: {', '.join(facts['choices'])}")
+    numbers = value if isinstance(value, tuple) else (value,)
+    for number in numbers:
+        if not isinstance(number, int | float) or isinstance(number, bool):
+            continue
+        spoken = _spoken(name).removesuffix("s") if isinstance(value, tuple) else _spoken(name)
+        if not math.isfinite(number):
+            raise OptionError(f"{spoken} {number} is not finite; give an ordinary number")
+        if facts["minimum"] is not None and number < facts["minimum"]:
+            raise OptionError(f"{spoken} {number} is too small; it must be {facts['minimum']} or more")
+        if facts["above"] is not None and number <= facts["above"]:
+            raise OptionError(f"{spoken} {number} is too small; it must be more than {facts['above']}")
+    if name == "scales" and isinstance(value, int) and not 1 <= value <= 12:
+        raise OptionError(f"{value} scales were asked for; give 1 to 12 scales, or their long edges in pixels")
+
+
+def _spoken(name: str) -> str:
+    return name.replace("_", " ")

@@ -1,0 +1,84 @@
+"""What a run gives back: the image, its losses and how it was made."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from fastnst.errors import FastnstError
+from fastnst.output import save_image, to_pil
+
+
+@dataclass(frozen=True)
+class LossRecord:
+    """The loss of the image after `iteration` steps in all, at the scale whose long edge is `scale` pixels.
+
+    `content`, `style` and `tv` are the terms before their weights, `total` is the weighted sum, `seconds` the time
+    since the run began. The first record of a scale is its starting image.
+    """
+
+    iteration: int
+    scale: int
+    total: float
+    content: float
+    style: float
+    tv: float
+    seconds: float
+
+    def as_dict(self) -> dict[str, float]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Iterate:
+    """What a callback sees after each evaluation: the record of the image, the image, and how far the run is.
+
+    `image` is a copy, (3, H, W) float32 in 0…1 on the CPU; `iterations` counts the steps of the whole run.
+    """
+
+    record: LossRecord
+    image: Tensor
+    iterations: int
+    scales: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished, or stopped, run.
+
+    Attributes:
+        tensor: the image, (3, H, W) float32 in 0…1 on the CPU.
+        alpha: the content's alpha at the same size, (1, H, W), or None where it has none.
+        losses: one record for each evaluation, the last one that of `tensor`.
+        parameters: how it was made, as JSON can hold it: options, inputs, weights, sizes, versions, final loss.
+        stopped: None for a run that reached its end, else why it ended earlier.
+    """
+
+    tensor: Tensor
+    alpha: Tensor | None
+    losses: tuple[LossRecord, ...]
+    parameters: Mapping[str, Any]
+    stopped: str | None = None
+
+    @property
+    def image(self) -> Image.Image:
+        """The image as PIL has it: RGB, or RGBA where the content has alpha; 8 bit, sRGB."""
+        return to_pil(self.tensor, self.alpha)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the image (PNG, JPEG, WebP or TIFF by its name) with `parameters` in its metadata, atomically.
+
+        Raises ImageError if the folder or the format will not do.
+        """
+        save_image(path, self.tensor, self.alpha, parameters=self.parameters)
+
+
+class DivergedError(FastnstError):
+    """The loss became NaN or infinite. `result` holds the last good image."""
+
+    def __init__(self, message: str, result: Result) -> None:
+        super().__init__(message)
+        self.result = result

@@ -1,0 +1,102 @@
+"""Where and in what arithmetic a run happens: device, precision and backend, checked before anything is loaded."""
+
+import importlib.util
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from fastnst.errors import OptionError
+from fastnst.options import Options
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The resolved place of a run.
+
+    `dtype` is that of the network's weights and features (float32, bfloat16 or float16); Grams, losses, image and
+    optimiser are float32 always. `tf32` says whether float32 products may round their operands to 10 bits of mantissa.
+    """
+
+    device: torch.device
+    precision: str
+    dtype: torch.dtype
+    tf32: bool
+    backend: str
+
+    @property
+    def dot_precision(self) -> str:
+        """The kernels' name for the float32 product."""
+        return "tf32" if self.tf32 else "ieee"
+
+
+_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolve_runtime(options: Options) -> Runtime:
+    """The device, precision and backend that `options` ask for. Raises OptionError where this machine lacks them."""
+    device = _device(options.device)
+    precision = options.precision
+    if precision == "auto":
+        precision = "tf32" if device.type == "cuda" else "fp32"
+    if precision == "tf32" and device.type != "cuda":
+        raise OptionError(f"precision tf32 needs a GPU and the device is {device}; use fp32")
+    if precision == "fp16" and device.type == "cpu":
+        raise OptionError("precision fp16 is a thousand times slower than fp32 on a CPU; use fp32 or bf16")
+    backend = options.backend
+    if backend == "triton":
+        if importlib.util.find_spec("triton") is None:
+            raise OptionError("backend triton needs the package triton; install it (pip install triton) or use torch")
+        if device.type != "cuda":
+            raise OptionError(f"backend triton needs a GPU and the device is {device}; use auto or torch")
+    return Runtime(device, precision, _DTYPES[precision], precision == "tf32", backend)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise OptionError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise OptionError(
+                f"device {name} was asked for, but torch sees no GPU; use --device cpu or install a CUDA build"
+            )
+        if device.index is not None and device.index >= torch.cuda.device_count():
+            count = torch.cuda.device_count()
+            raise OptionError(f"device {name} was asked for, but there are {count} GPUs; use cuda:0 … cuda:{count - 1}")
+    elif device.type != "cpu":
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        if accelerator is None or accelerator.type != device.type:
+            raise OptionError(f"device {name} was asked for, but torch cannot reach one here; use auto or cpu")
+    return device
+
+
+@contextmanager
+def float32_products(tf32: bool) -> Iterator[None]:
+    """Within it, cuDNN's and cuBLAS's float32 products are exact (ieee) or rounded (tf32), whatever was set outside."""
+    wanted = "tf32" if tf32 else "ieee"
+    convolution, product = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    before = convolution.fp32_precision, product.fp32_precision
+    convolution.fp32_precision = product.fp32_precision = wanted
+    try:
+        yield
+    finally:
+        convolution.fp32_precision, product.fp32_precision = before
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result depends on, by package name."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version()}
+    for package in ("fastnst", "torch", "triton", "numpy", "pillow"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "absent"
+    return found

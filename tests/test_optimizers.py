@@ -1,0 +1,110 @@
+"""The optimisers against torch's own, and their behaviour at the edges."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastnst.optimizers import LBFGS, Adam, make_optimizer
+from fastnst.options import resolve_options
+
+
+def quadratic(size: int = 36, condition: float = 1e3) -> tuple[Tensor, Tensor]:
+    """A symmetric positive definite matrix with the given condition number, and a right-hand side."""
+    generator = torch.Generator().manual_seed(0)
+    basis, _ = torch.linalg.qr(torch.randn(size, size, dtype=torch.float64, generator=generator))
+    spectrum = torch.logspace(0, -torch.tensor(condition).log10().item(), size, dtype=torch.float64)
+    return basis @ torch.diag(spectrum) @ basis.T, torch.randn(size, dtype=torch.float64, generator=generator)
+
+
+def test_lbfgs_takes_the_steps_of_torch() -> None:
+    matrix, vector = quadratic()
+    theirs = torch.zeros(1, 3, 4, 3, dtype=torch.float64, requires_grad=True)
+    reference = torch.optim.LBFGS([theirs], lr=0.5, max_iter=1, history_size=5, tolerance_grad=0, tolerance_change=0)
+
+    def closure() -> Tensor:
+        reference.zero_grad()
+        flat = theirs.view(-1)
+        loss = 0.5 * flat @ matrix @ flat - vector @ flat
+        loss.backward()
+        return loss
+
+    image = torch.zeros(1, 3, 4, 3, dtype=torch.float64)
+    optimizer = LBFGS(learning_rate=0.5, history=5)
+    for _ in range(30):
+        reference.step(closure)
+        optimizer.step(image, (matrix @ image.view(-1) - vector).view_as(image))
+        torch.testing.assert_close(image, theirs.detach(), rtol=1e-8, atol=1e-8)
+
+
+def test_lbfgs_accepts_channels_last() -> None:
+    generator = torch.Generator().manual_seed(0)
+    plain = torch.rand(1, 3, 5, 4, dtype=torch.float64, generator=generator)
+    curvature = torch.rand(1, 3, 5, 4, dtype=torch.float64, generator=generator) + 0.1
+    last = plain.to(memory_format=torch.channels_last, copy=True)
+    steps = LBFGS(), LBFGS()
+    for _ in range(10):
+        steps[0].step(plain, curvature * plain)
+        steps[1].step(last, (curvature * last).contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(plain, last, check_stride=False)
+    assert last.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_lbfgs_refuses_a_strided_image() -> None:
+    strided = torch.zeros(1, 3, 8, 8)[..., ::2]
+    with pytest.raises(ValueError, match="neither contiguous nor channels-last"):
+        LBFGS().step(strided, torch.zeros_like(strided))
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+def test_lbfgs_does_not_depend_on_the_scale_of_the_loss(scale: float) -> None:
+    matrix, vector = quadratic(condition=10)
+    image = torch.zeros(1, 1, 6, 6, dtype=torch.float64)
+    optimizer = LBFGS()
+    for _ in range(60):
+        optimizer.step(image, scale * (matrix @ image.view(-1) - vector).view_as(image))
+    torch.testing.assert_close(matrix @ image.view(-1), vector, rtol=0, atol=1e-6)
+
+
+def test_lbfgs_survives_a_gradient_that_does_not_change() -> None:
+    image = torch.zeros(1, 3, 2, 2)
+    optimizer = LBFGS()
+    for _ in range(5):
+        optimizer.step(image, torch.ones_like(image))
+    assert image.isfinite().all()
+
+
+def test_lbfgs_survives_a_zero_gradient() -> None:
+    image = torch.full((1, 3, 2, 2), 0.5)
+    optimizer = LBFGS()
+    for _ in range(5):
+        optimizer.step(image, torch.zeros_like(image))
+    assert (image == 0.5).all()
+
+
+def test_adam_takes_the_steps_of_torch() -> None:
+    generator = torch.Generator().manual_seed(0)
+    start = 0.4 + 0.2 * torch.rand(1, 3, 4, 4, dtype=torch.float64, generator=generator)
+    theirs = start.clone().requires_grad_()
+    reference = torch.optim.Adam([theirs], lr=1e-3, betas=(0.9, 0.99), eps=1e-8)
+    image, optimizer = start.clone(), Adam(learning_rate=1e-3)
+    for _ in range(50):
+        theirs.grad = (theirs.detach() - 0.1) ** 3
+        optimizer.step(image, (image - 0.1) ** 3)
+        reference.step()
+    torch.testing.assert_close(image, theirs.detach(), rtol=1e-10, atol=1e-12)
+
+
+def test_adam_keeps_the_image_in_range() -> None:
+    image = torch.rand(1, 3, 4, 4)
+    optimizer = Adam(learning_rate=1.0)
+    for _ in range(3):
+        optimizer.step(image, torch.randn_like(image))
+    assert image.min() >= 0
+    assert image.max() <= 1
+
+
+def test_the_options_choose_the_optimiser() -> None:
+    adam = make_optimizer(resolve_options(optimizer="adam", learning_rate=0.5))
+    assert isinstance(adam, Adam)
+    assert adam.learning_rate == 0.5
+    assert isinstance(make_optimizer(resolve_options()), LBFGS)

@@ -1,0 +1,99 @@
+"""Defaults, presets, normal forms and refusals of the options."""
+
+from dataclasses import fields
+from typing import get_type_hints
+
+import pytest
+
+from fastnst.errors import OptionError
+from fastnst.options import PRESETS, Options, OptionValues, resolve_options
+
+
+def test_the_keyword_arguments_are_the_fields() -> None:
+    assert list(get_type_hints(OptionValues)) == [option.name for option in fields(Options)]
+
+
+def test_every_option_has_a_meaning() -> None:
+    assert all(option.metadata["meaning"] for option in fields(Options))
+
+
+def test_the_gatys_preset_is_the_paper() -> None:
+    options = resolve_options(preset="gatys")
+    assert options.style_layers == tuple((f"conv{block}_1", 0.2) for block in (1, 2, 3, 4, 5))
+    assert options.content_layers == (("conv4_2", 1.0),)
+    assert (options.objective, options.pooling, options.init, options.optimizer) == ("paper", "avg", "noise", "lbfgs")
+    assert (options.scales, options.tv_weight, options.network) == (None, 0.0, "vgg19")
+    assert 5e-4 <= options.content_weight / options.style_weight <= 5e-3
+
+
+def test_what_is_given_wins_over_the_preset() -> None:
+    assert resolve_options(preset="gatys", pooling="max", iterations=7).pooling == "max"
+    assert set(PRESETS) == {"default", "gatys"}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("conv1_1", (("conv1_1", 1.0),)),
+        ("conv1_1, relu2_1", (("conv1_1", 0.5), ("conv2_1", 0.5))),
+        (["conv1_1=2", "pool4"], (("conv1_1", 2.0), ("pool4", 0.5))),
+        ({"conv3_1": 3}, (("conv3_1", 3.0),)),
+    ],
+)
+def test_layers_have_many_forms(given: object, expected: object) -> None:
+    assert resolve_options(style_layers=given).style_layers == expected
+
+
+def test_layers_of_weight_zero_are_not_tapped() -> None:
+    options = resolve_options(style_layers={"conv1_1": 1, "conv5_1": 0}, content_weight=0)
+    assert options.taps == ("conv1_1",)
+
+
+def test_scales() -> None:
+    assert resolve_options(scales="none").scales is None
+    assert resolve_options(scales=2).scales == 2
+    assert resolve_options(scales=[100, 200]).size == 200
+
+
+REFUSED = [
+    ({"size": 1}, "size 1 is too small; it must be 2 or more"),
+    ({"size": "512"}, "size '512' is not a whole number"),
+    ({"size": True}, "size True is not a whole number"),
+    ({"iterations": 0}, "iterations 0 is too small; it must be 1 or more"),
+    ({"style_weight": -1.0}, "style weight -1.0 is too small; it must be 0 or more"),
+    ({"content_weight": float("nan")}, "content weight nan is not finite"),
+    ({"tv_weight": float("inf")}, "tv weight inf is not finite"),
+    ({"learning_rate": 0}, "learning rate 0.0 is too small; it must be more than 0"),
+    ({"style_scale": 0}, "style scale 0.0 is too small; it must be more than 0"),
+    ({"style_weights": [1, -2]}, "style weight -2.0 is too small"),
+    ({"style_weights": [0, 0]}, "the style weights are all 0"),
+    ({"style_weights": ["a"]}, "style weight 'a' is not a number"),
+    ({"content_weight": 0, "style_weight": 0}, "content weight and style weight are both 0"),
+    ({"style_layers": "conv6_1"}, "unknown layer 'conv6_1' of vgg19; its layers are: conv1_1"),
+    ({"style_layers": "conv3_4", "network": "vgg16"}, "unknown layer 'conv3_4' of vgg16"),
+    ({"style_layers": []}, "no style layers given"),
+    ({"style_layers": [3]}, "layer 3 is not a name"),
+    ({"style_layers": "conv1_1=x"}, "the weight 'x' of layer conv1_1 is not a number"),
+    ({"style_layers": "conv1_1=-1"}, "weight -1.0 of style layer conv1_1 is out of range"),
+    ({"style_layers": "conv1_1=nan"}, "weight nan of style layer conv1_1 is out of range"),
+    ({"style_layers": ["conv1_1", "relu1_1"]}, "style layer conv1_1 is named twice"),
+    ({"content_layers": "conv4_2=0"}, "the weights of the content layers are all 0"),
+    ({"scales": 0}, "0 scales were asked for; give 1 to 12"),
+    ({"scales": "many"}, "scales 'many' is neither none"),
+    ({"scales": [256, 128]}, "do not grow"),
+    ({"scales": [128, 256], "size": 512}, "the last scale, 256, is not the size, 512"),
+    ({"optimizer": "sgd"}, "unknown optimizer 'sgd'; choose one of: lbfgs, adam"),
+    ({"preset": "vangogh"}, "unknown preset 'vangogh'; choose one of: default, gatys"),
+    ({"network": "resnet"}, "unknown network 'resnet'"),
+    ({"colour": 1}, "unknown option 'colour'; the options are: preset"),
+    ({"seed": -1}, "seed -1 is too small"),
+    ({"weights": 3}, "weights 3 is neither a name nor a path"),
+]
+
+
+@pytest.mark.parametrize(("given", "message"), REFUSED, ids=[str(given) for given, _ in REFUSED])
+def test_bad_options_are_refused(given: dict[str, object], message: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        resolve_options(**given)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)

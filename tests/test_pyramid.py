@@ -1,0 +1,27 @@
+"""The sizes of the scales."""
+
+import pytest
+
+from fastnst.pyramid import scale_edges
+
+
+@pytest.mark.parametrize(
+    ("scales", "size", "shape", "expected"),
+    [
+        (None, 512, (300, 400), (512,)),
+        (1, 512, (300, 400), (512,)),
+        (3, 512, (300, 400), (128, 256, 512)),
+        (3, 500, (400, 300), (125, 250, 500)),
+        ((100, 230), 230, (300, 400), (100, 230)),
+    ],
+)
+def test_scales_grow_to_the_size(
+    scales: int | tuple[int, ...] | None, size: int, shape: tuple[int, int], expected: tuple[int, ...]
+) -> None:
+    assert scale_edges(scales, size, *shape) == expected
+
+
+def test_scales_too_small_to_see_anything_are_left_out() -> None:
+    assert scale_edges(6, 512, 400, 400) == (64, 128, 256, 512)
+    assert scale_edges(3, 512, 100, 400) == (256, 512)
+    assert scale_edges(5, 32, 100, 100) == (32,)
