@@ -12,6 +12,7 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -113,7 +114,7 @@ def load_weights(
     if name == "random":
         return _random(network, convolutions, source="random")
     path = Path(os.path.expanduser(name))  # noqa: PTH111  (Path.expanduser raises for an unknown user)
-    if not name or not (path.suffix or len(path.parts) > 1 or path.exists()):
+    if not name or not (path.suffix or len(path.parts) > 1 or _exists(path)):
         raise WeightsError(
             f"unknown weights {name!r}; choose auto, imagenet, embedded, random, or the path of a {_SUFFIXES_TEXT} file"
         )
@@ -143,6 +144,13 @@ def cache_folder() -> Path:
     if shared := os.environ.get("XDG_CACHE_HOME"):
         return Path(shared).expanduser() / "fastnst"
     return Path.home() / ".cache" / "fastnst"
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a folder on the way is closed to us, or the name is too long
+        return False
 
 
 def _convolutions(network: str, taps: tuple[str, ...] | None) -> list[Layer]:
@@ -202,12 +210,14 @@ def _local_imagenet(network: str, convolutions: list[Layer]) -> Weights | None:
 
 def _cached_imagenet(network: str, convolutions: list[Layer]) -> Weights | None:
     cached = _cache_file(network)
-    if not cached.exists():
+    if not _exists(cached):
         return None
     try:
         return _from_file(cached, network, convolutions, source="imagenet")
     except WeightsError as error:
-        _warn(f"the weights cache is ignored: {error}")
+        _warn(f"a file of the weights cache is unusable and deleted: {error}")
+        with suppress(OSError):
+            cached.unlink()
         return None
 
 
@@ -397,7 +407,9 @@ def _check_container(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             names = {name.rpartition("/")[2] for name in archive.namelist()}
-    except zipfile.BadZipFile as error:
+    except OSError:
+        raise
+    except Exception as error:  # zipfile, too, raises UnicodeDecodeError, NotImplementedError … for damage
         raise WeightsError(f"weights file {path} is truncated or damaged; fetch it again") from error
     if "constants.pkl" in names:
         raise _refused(path)
@@ -410,31 +422,26 @@ def _check_container(path: Path) -> bool:
 
 def _names_code(path: Path, is_zip: bool) -> bool:
     """Whether a pickle in the file asks for a function or class that no plain tensor needs; nothing is executed."""
-    if is_zip:
+    try:
+        if not is_zip:
+            with path.open("rb") as file:
+                return _has_foreign_global(file)
         with zipfile.ZipFile(path) as archive:
-            return any(
-                _has_foreign_global(io.BytesIO(archive.read(name)))
-                for name in archive.namelist()
-                if name.endswith("data.pkl")
-            )
-    with path.open("rb") as file:
-        return _has_foreign_global(file)
+            names = [name for name in archive.namelist() if name.endswith("data.pkl")]
+            return any(_has_foreign_global(io.BytesIO(archive.read(name))) for name in names)
+    except Exception:  # noqa: BLE001  (what cannot be parsed is damaged, and names nothing)
+        return False
 
 
 def _has_foreign_global(file: IO[bytes]) -> bool:
     plain = ("torch._utils _rebuild_", "collections OrderedDict", "torch Size")
-    try:
-        # Before zip files, torch.save wrote five pickles one after the other.
-        for _ in range(5):
-            for opcode, argument, _ in pickletools.genops(file):
-                if opcode.name in ("STACK_GLOBAL", "INST", "OBJ", "NEWOBJ"):
-                    return True
-                if opcode.name == "GLOBAL" and not (
-                    str(argument).startswith(plain) or str(argument).endswith("Storage")
-                ):
-                    return True
-    except Exception:  # noqa: BLE001  (not a pickle from here on, so no code either)
-        return False
+    # Before zip files, torch.save wrote five pickles one after the other.
+    for _ in range(5):
+        for opcode, argument, _ in pickletools.genops(file):
+            if opcode.name in ("STACK_GLOBAL", "INST", "OBJ", "NEWOBJ"):
+                return True
+            if opcode.name == "GLOBAL" and not (str(argument).startswith(plain) or str(argument).endswith("Storage")):
+                return True
     return False
 
 

@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,7 @@ def test_wrong_options(network: str, taps: tuple[str, ...] | None, message: str)
         load_weights("random", network, taps=taps)
 
 
-@pytest.mark.parametrize("spec", ["imagnet", "", "vgg19"])
+@pytest.mark.parametrize("spec", ["imagnet", "", "vgg19", "x" * 300])
 def test_unknown_spec(spec: str) -> None:
     with pytest.raises(WeightsError, match=f"unknown weights '{spec}'; choose auto, imagenet, embedded, random"):
         load_weights(spec)
@@ -306,6 +307,21 @@ def test_other_zip_is_no_checkpoint(tmp_path: Path) -> None:
     np.savez(tmp_path / "file.npz", x=np.zeros(3))
     (tmp_path / "file.npz").rename(tmp_path / "file.pth")
     assert_refused(tmp_path / "file.pth", "is a zip file but not a PyTorch checkpoint")
+
+
+@pytest.mark.parametrize("make", [zip_bytes, legacy_bytes, safetensors_bytes])
+def test_any_damage_has_a_message(tmp_path: Path, make: Callable[[Path], bytes]) -> None:
+    whole = make(tmp_path)
+    path = tmp_path / ("file.safetensors" if make is safetensors_bytes else "file.pth")
+    random = np.random.RandomState(5)
+    for _ in range(100):
+        damaged = np.frombuffer(whole, np.uint8).copy()
+        places = random.randint(0, 2500, 6)
+        places[::2] = damaged.size - 1 - places[::2]  # the structure is at both ends
+        damaged[places] = random.randint(0, 256, 6)
+        path.write_bytes(damaged.tobytes())
+        with suppress(WeightsError):
+            load_weights(path, taps=TAPS)
 
 
 @pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
@@ -566,8 +582,9 @@ def test_damaged_cache_is_replaced(server: Server, tmp_path: Path, name: str) ->
     load_weights("imagenet", taps=TAPS)
     cached = tmp_path / "cache" / f"{name}.safetensors"
     os.truncate(cached, 1000)
-    with pytest.warns(FastnstWarning, match="cache is ignored: .* is truncated"):
+    with pytest.warns(FastnstWarning, match="cache is unusable and deleted: .* is truncated") as caught:
         assert_is_the_state(load_weights("imagenet", taps=TAPS))
+    assert len(caught) == 1
     assert_is_the_state(load_weights("imagenet", taps=TAPS))
     assert len(server.requests) == 2
 
@@ -585,6 +602,14 @@ def test_cache_folder_that_cannot_be_made(tmp_path: Path, server: Server) -> Non
     (tmp_path / "cache").write_text("a file, not a folder")
     with pytest.raises(WeightsError, match=r"cannot make the weights cache .*; set FASTNST_CACHE"):
         load_weights("imagenet", taps=TAPS)
+
+
+def test_cache_folder_with_an_impossible_name(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
+    monkeypatch.setenv("FASTNST_CACHE", "x" * 300)
+    with pytest.raises(WeightsError, match="cannot make the weights cache"):
+        load_weights("imagenet", taps=TAPS)
+    with pytest.warns(FastnstWarning, match="going on with the embedded network"):
+        assert load_weights("auto", taps=TAPS).source == "embedded"
 
 
 def test_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
