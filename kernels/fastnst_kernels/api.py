@@ -18,20 +18,20 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 def gram(features: Tensor, *, precision: str = "ieee", backend: str = "auto") -> Tensor:
     """The Gram matrix of each image's features: G = F Fᵀ/M, with F the C×(H·W) matrix and M = H·W.
 
-    `features` is (B, C, H, W), float32, float16 or bfloat16 (float64 too with backends "torch" and "reference"), C up to
-    1024; NCHW and channels-last are read without a copy. Returns (B, C, C), symmetric, accumulated and kept in float32
-    (float64 for float64). Differentiable once.
+    `features` is (B, C, H, W), float32, float16 or bfloat16 (float64 too with backends "torch" and "reference"), C up
+    to 1024; NCHW and channels-last are read without a copy. Returns (B, C, C), symmetric, accumulated and kept in
+    float32 (float64 for float64). Differentiable once.
 
     `precision` "tf32" lets the tensor cores round float32 factors to TF32; it changes nothing for 16-bit features or
-    where the torch backend runs on CPU. `backend` is "auto" (Triton on CUDA and ROCm, torch elsewhere), "triton", "torch",
-    or "reference" (naive float64).
+    where the torch backend runs on CPU. `backend` is "auto" (Triton on CUDA and ROCm, torch elsewhere), "triton",
+    "torch", or "reference" (naive float64).
 
     Raises ValueError for a wrong shape, dtype, precision or backend; RuntimeError if triton is asked for and missing.
     """
     backend = _checked(features, precision, backend)
     if backend == "reference":
         return reference.gram(features).to(reference.result_dtype(features.dtype))
-    result: Tensor = _Gram.apply(features, precision, backend)
+    result: Tensor = _Gram.apply(features, precision, backend)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -72,7 +72,9 @@ def style_tap(
     if backend == "reference":
         passed, exact = reference.style_tap(features, target, weight)
         return passed, exact.to(reference.result_dtype(features.dtype))
-    outputs: tuple[Tensor, Tensor] = _StyleTap.apply(features, target, weight, precision, backend)
+    outputs: tuple[Tensor, Tensor] = _StyleTap.apply(  # type: ignore[no-untyped-call]
+        features, target, weight, precision, backend
+    )
     return outputs
 
 

@@ -27,8 +27,8 @@ def available_backends(device: torch.device | str = "cpu") -> tuple[str, ...]:
 def resolve_backend(backend: str, device: torch.device) -> str:
     """The backend that `backend` means for tensors on `device`: "triton", "torch" or "reference".
 
-    "auto" is "triton" on CUDA and ROCm and "torch" elsewhere. Raises ValueError for an unknown backend or one that cannot
-    run on `device`, RuntimeError if the triton package is missing.
+    "auto" is "triton" on CUDA and ROCm and "torch" elsewhere. Raises ValueError for an unknown backend or one that
+    cannot run on `device`, RuntimeError if the triton package is missing.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is unknown; choose one of {', '.join(BACKENDS)}")
@@ -39,7 +39,7 @@ def resolve_backend(backend: str, device: torch.device) -> str:
     return backend
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _require_triton(device_type: str) -> None:
     if importlib.util.find_spec("triton") is None:
         raise RuntimeError('backend "triton" needs the triton package: pip install triton, or use backend="torch"')
@@ -47,7 +47,7 @@ def _require_triton(device_type: str) -> None:
         raise ValueError(f'backend "triton" cannot run {device_type} tensors; use backend="torch"')
     if device_type == "cpu" and not _interpreting():
         raise ValueError(
-            'backend "triton" runs CPU tensors only in its interpreter: set TRITON_INTERPRET=1 before the start of Python, '
+            'backend "triton" runs CPU tensors only in its interpreter: set TRITON_INTERPRET=1 before Python starts, '
             'or use backend="torch"'
         )
 

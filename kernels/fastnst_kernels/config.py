@@ -53,20 +53,28 @@ def _stages(stage_bytes: int, wanted: int, gpu: Gpu) -> int:
     return max(1, min(wanted, gpu.shared_limit * 15 // 16 // stage_bytes))
 
 
+def _depth(itemsize: int, tensor_cores: bool, aligned: bool) -> int:
+    """Elements along the summed axis at a time: without tensor cores, all of them wait in registers."""
+    if not tensor_cores:
+        return 16
+    return (64 if itemsize == 2 else 32) // (1 if aligned else 2)
+
+
 def partial_config(
-    channels: int, positions: int, batch: int, itemsize: int, tensor_cores: bool, gpu: Gpu
+    channels: int, positions: int, batch: int, itemsize: int, tensor_cores: bool, aligned: bool, gpu: Gpu
 ) -> PartialConfig:
     """The largest tile that fills the multiprocessors, and the fewest splits that do.
 
-    `itemsize` is the features' in bytes; `tensor_cores` is False for float32 in IEEE precision. A split has at least
+    `itemsize` is the features' in bytes; `tensor_cores` is False for float32 in IEEE precision; rows that are not
+    `aligned` to 16 bytes are read element by element, through registers, and get smaller tiles. A split has at least
     four tile edges of positions, so that the partial sums are at most a quarter of the bytes that its tiles read.
     """
     smallest = min(64, max(16, power_of_two(channels)))
-    largest = 128 if channels > 64 and tensor_cores else smallest
+    largest = 128 if channels > 64 and tensor_cores and aligned else smallest
     for block_c in sorted({smallest, largest}, reverse=True):
         blocks = ceil(channels / block_c)
         # One tile is one operand: twice the positions keep as many bytes in flight.
-        block_m = (64 if itemsize == 2 else 32) * (2 if blocks == 1 and block_c <= 64 else 1)
+        block_m = _depth(itemsize, tensor_cores, aligned) * (2 if blocks == 1 and block_c <= 64 else 1)
         wanted = ceil(gpu.multiprocessors * (1 if tensor_cores else 2) / (pairs_of(blocks) * batch))
         splits = max(1, min(wanted, positions // (4 * block_c)))
         if pairs_of(blocks) * batch * splits >= gpu.multiprocessors * 3 // 4:
@@ -90,15 +98,18 @@ def reduce_config(channels: int, splits: int) -> ReduceConfig:
 
 
 def backward_config(
-    channels: int, positions: int, batch: int, itemsize: int, tensor_cores: bool, gpu: Gpu
+    channels: int, positions: int, batch: int, itemsize: int, tensor_cores: bool, aligned: bool, gpu: Gpu
 ) -> BackwardConfig:
-    """The largest tile that fills the multiprocessors; features of up to 128 channels are then read once."""
+    """The largest tile that fills the multiprocessors; features of up to 128 channels are then read once.
+
+    The arguments are those of `partial_config`.
+    """
     smallest = min(64, max(16, power_of_two(channels)))
-    block_k = min(smallest, 64 if itemsize == 2 else 32)
-    candidates = ((128, 128), (64, 128), (64, 64)) if tensor_cores and channels > 64 else ((smallest, 64),)
-    if tensor_cores and channels <= 64:
-        candidates = ((smallest, 128), (smallest, 64))
-    for block_c, block_m in candidates:  # noqa: B007
+    block_k = min(smallest, _depth(itemsize, tensor_cores, aligned))
+    candidates = [(smallest, 64)]
+    if tensor_cores and aligned:
+        candidates = [(128, 128)] * (channels > 64) + [(smallest, 128), (smallest, 64)]
+    for block_c, block_m in candidates:
         if ceil(channels / block_c) * ceil(positions / block_m) * batch >= gpu.multiprocessors:
             break
     stage_bytes = (block_c + block_m) * block_k * itemsize

@@ -56,4 +56,6 @@ def gpu_of(index: int) -> Gpu:
         name = properties.gcnArchName.split(":")[0]
         return Gpu(name, "hip", name, properties.warp_size, 65_536, processors)
     arch = 10 * properties.major + properties.minor
-    return Gpu(f"sm_{arch}", "cuda", arch, 32, properties.shared_memory_per_block_optin, processors)
+    return Gpu(
+        f"sm_{arch}", "cuda", arch, 32, int(getattr(properties, "shared_memory_per_block_optin", 49_152)), processors
+    )

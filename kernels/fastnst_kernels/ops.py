@@ -50,7 +50,7 @@ def _gram(features: Tensor, precision: str, backend: str) -> Tensor:
     return torch_gram.gram(features)
 
 
-@torch.library.register_fake(f"{_NAMESPACE}::gram")
+@torch.library.register_fake(f"{_NAMESPACE}::gram")  # type: ignore[untyped-decorator]
 def _gram_fake(features: Tensor, precision: str, backend: str) -> Tensor:
     batch, channels = features.shape[:2]
     return features.new_empty((batch, channels, channels), dtype=torch_gram.accumulation_dtype(features.dtype))
@@ -67,7 +67,7 @@ def _gram_difference_loss(
     return torch_gram.gram_difference_loss(features, target, weight)
 
 
-@torch.library.register_fake(f"{_NAMESPACE}::gram_difference_loss")
+@torch.library.register_fake(f"{_NAMESPACE}::gram_difference_loss")  # type: ignore[untyped-decorator]
 def _gram_difference_loss_fake(
     features: Tensor, target: Tensor, weight: float, precision: str, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -95,7 +95,7 @@ def _tap_backward(
     return torch_gram.tap_backward(features, difference, scale, loss_gradient, factor, upstream)
 
 
-@torch.library.register_fake(f"{_NAMESPACE}::tap_backward")
+@torch.library.register_fake(f"{_NAMESPACE}::tap_backward")  # type: ignore[untyped-decorator]
 def _tap_backward_fake(
     features: Tensor,
     difference: Tensor,

@@ -18,7 +18,7 @@ def gram_gradient(features: Tensor, gram_gradient: Tensor) -> Tensor:
     """∂/∂F Σ G·W = (W + Wᵀ) F/M for W = `gram_gradient` (B, C, C): (B, C, H, W) float64."""
     responses = features.double().flatten(2)
     weights = gram_gradient.double()
-    return ((weights + weights.mT) @ responses / responses.shape[2]).unflatten(2, features.shape[2:])
+    return ((weights + weights.mT) @ responses / responses.shape[2]).view(features.shape)
 
 
 def gram_loss(features: Tensor, target: Tensor, weight: float = 1.0) -> Tensor:
@@ -32,7 +32,7 @@ def gram_loss_gradient(features: Tensor, target: Tensor, weight: float = 1.0) ->
     filters, positions = responses.shape[1:]
     symmetric_target = (target.double() + target.double().mT) / 2
     gradient = weight / (filters**2 * positions) * (gram(features) - symmetric_target) @ responses
-    return gradient.unflatten(2, features.shape[2:])
+    return gradient.view(features.shape)
 
 
 def style_tap(features: Tensor, target: Tensor, weight: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -43,7 +43,7 @@ def style_tap(features: Tensor, target: Tensor, weight: float = 1.0) -> tuple[Te
 def style_tap_gradient(
     features: Tensor, target: Tensor, weight: float, upstream: Tensor, loss_gradient: Tensor
 ) -> Tensor:
-    """upstream + loss_gradient_b · ∂E_b/∂F: (B, C, H, W) float64, for `upstream` of that shape, `loss_gradient` (B,)."""
+    """upstream + loss_gradient_b · ∂E_b/∂F, (B, C, H, W) float64: `upstream` has that shape, `loss_gradient` (B,)."""
     own = gram_loss_gradient(features, target, weight)
     return upstream.double() + loss_gradient.double()[:, None, None, None] * own
 

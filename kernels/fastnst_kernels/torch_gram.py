@@ -30,7 +30,7 @@ def _mirror(result: Tensor) -> None:
 
 
 def gram(features: Tensor) -> Tensor:
-    """G = F Fᵀ/M, (B, C, C) float32 (float64 for float64), of features (B, C, H, W) in any floating dtype and layout."""
+    """G = F Fᵀ/M, (B, C, C) float32 (float64 for float64), of features (B, C, H, W), any floating dtype and layout."""
     batch, channels, height, width = features.shape
     dtype = accumulation_dtype(features.dtype)
     result = torch.zeros((batch, channels, channels), dtype=dtype, device=features.device)

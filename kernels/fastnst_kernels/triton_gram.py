@@ -1,4 +1,4 @@
-# mypy: allow-untyped-decorators, allow-untyped-defs, allow-untyped-calls
+# mypy: allow-untyped-decorators, allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 """The Triton kernels: Gram, Gram-difference loss and the gradient of both, with their launchers.
 
 Forward: split-K partial sums of the tiles on and above the diagonal, then a reduction over the splits in a fixed order
@@ -43,6 +43,7 @@ def partial_gram_kernel(
     split_length,  # positions of one split, a multiple of BLOCK_M
     BLOCK_C: tl.constexpr,
     BLOCK_M: tl.constexpr,
+    WIDE: tl.constexpr,  # offsets inside one image's tile need 64 bits
     ONE_TILE: tl.constexpr,  # C fits one tile, whose two operands are the same
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,  # the interpreter multiplies the raw bits of bfloat16
@@ -60,26 +61,28 @@ def partial_gram_kernel(
     start = split.to(tl.int64) * split_length
     length = tl.minimum(M - start, split_length).to(tl.int32)
     base = features + image * stride_b + start * stride_m
-    row_ptrs = base + (rows.to(tl.int64)[:, None] * stride_c + m[None, :] * stride_m)
-    column_ptrs = base + (columns.to(tl.int64)[:, None] * stride_c + m[None, :] * stride_m)
     row_mask = rows[:, None] < C
     column_mask = columns[:, None] < C
+    if WIDE:
+        rows = rows.to(tl.int64)
+        columns = columns.to(tl.int64)
+    row_offsets = rows[:, None] * stride_c + m[None, :] * stride_m
+    column_offsets = columns[:, None] * stride_c + m[None, :] * stride_m
 
     sums = tl.zeros((BLOCK_C, BLOCK_C), dtype=tl.float32)
     for offset in range(0, length, BLOCK_M):
         m_mask = m[None, :] < length - offset
-        x = tl.load(row_ptrs, mask=row_mask & m_mask, other=0.0)
+        x = tl.load(base + row_offsets, mask=row_mask & m_mask, other=0.0)
         if UPCAST:
             x = x.to(tl.float32)
         if ONE_TILE:
             sums = tl.dot(x, tl.trans(x), sums, input_precision=PRECISION)
         else:
-            y = tl.load(column_ptrs, mask=column_mask & m_mask, other=0.0)
+            y = tl.load(base + column_offsets, mask=column_mask & m_mask, other=0.0)
             if UPCAST:
                 y = y.to(tl.float32)
             sums = tl.dot(x, tl.trans(y), sums, input_precision=PRECISION)
-        row_ptrs += BLOCK_M * stride_m
-        column_ptrs += BLOCK_M * stride_m
+        base += BLOCK_M * stride_m
 
     tile = partial + ((image * splits + split) * pairs + pair) * (BLOCK_C * BLOCK_C)
     tl.store(tile + c[:, None] * BLOCK_C + c[None, :], sums)
@@ -99,7 +102,7 @@ def reduce_gram_kernel(
     pairs,
     splits,
     tiles,
-    scale,  # 1/M
+    positions,  # M, as a float
     BLOCK_C: tl.constexpr,
     TILE: tl.constexpr,  # divides BLOCK_C
     SPLIT_BLOCK: tl.constexpr,
@@ -130,7 +133,8 @@ def reduce_gram_kernel(
     column = tile_column * TILE + c
     upper = (row <= column) & (column < C)
     strictly_upper = (row < column) & (column < C)
-    value = sums * scale
+    # Not times 1/M: its rounding would move all of G one way, which G − A then magnifies.
+    value = tl.div_rn(sums, positions)
     if LOSS:
         a = target + image * target_stride_b
         a_ij = tl.load(a + row * target_stride_r + column * target_stride_c, mask=upper, other=0.0).to(tl.float32)
@@ -208,6 +212,7 @@ def tap_backward_kernel(
     BLOCK_C: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    WIDE: tl.constexpr,  # offsets inside one image need 64 bits
     CHANNELS_LAST: tl.constexpr,  # the accumulator is (positions, channels), so that it is stored as it lies
     UPSTREAM: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -223,32 +228,38 @@ def tap_backward_kernel(
 
     features += image * stride_b
     difference += image * C * C
-    # Wide before they meet a stride: one image may have more than 2³¹ elements.
-    c_wide = c.to(tl.int64)
-    m_wide = m.to(tl.int64)
-    k_wide = k.to(tl.int64)
     if CHANNELS_LAST:
-        f_ptrs = features + (m_wide[:, None] * stride_m + k_wide[None, :] * stride_c)
-        d_ptrs = difference + (k[:, None] * C + c[None, :])
         f_mask = m[:, None] < M
         d_mask = c[None, :] < C
+        mask = f_mask & d_mask
+        d_offsets = k[:, None] * C + c[None, :]
         sums = tl.zeros((BLOCK_M, BLOCK_C), dtype=tl.float32)
     else:
-        f_ptrs = features + (k_wide[:, None] * stride_c + m_wide[None, :] * stride_m)
-        d_ptrs = difference + (c[:, None] * C + k[None, :])
         f_mask = m[None, :] < M
         d_mask = c[:, None] < C
+        mask = f_mask & d_mask
+        d_offsets = c[:, None] * C + k[None, :]
         sums = tl.zeros((BLOCK_C, BLOCK_M), dtype=tl.float32)
+    if WIDE:
+        c = c.to(tl.int64)
+        m = m.to(tl.int64)
+        k_wide = k.to(tl.int64)
+    else:
+        k_wide = k
+    if CHANNELS_LAST:
+        f_offsets = m[:, None] * stride_m + k_wide[None, :] * stride_c
+    else:
+        f_offsets = k_wide[:, None] * stride_c + m[None, :] * stride_m
 
     for offset in range(0, C, BLOCK_K):
         if CHANNELS_LAST:
-            f = tl.load(f_ptrs, mask=f_mask & (k[None, :] < C - offset), other=0.0)
-            d = tl.load(d_ptrs, mask=d_mask & (k[:, None] < C - offset), other=0.0)
-            d_ptrs += BLOCK_K * C
+            f = tl.load(features + f_offsets, mask=f_mask & (k[None, :] < C - offset), other=0.0)
+            d = tl.load(difference + d_offsets, mask=d_mask & (k[:, None] < C - offset), other=0.0)
+            difference += BLOCK_K * C
         else:
-            f = tl.load(f_ptrs, mask=f_mask & (k[:, None] < C - offset), other=0.0)
-            d = tl.load(d_ptrs, mask=d_mask & (k[None, :] < C - offset), other=0.0)
-            d_ptrs += BLOCK_K
+            f = tl.load(features + f_offsets, mask=f_mask & (k[:, None] < C - offset), other=0.0)
+            d = tl.load(difference + d_offsets, mask=d_mask & (k[None, :] < C - offset), other=0.0)
+            difference += BLOCK_K
         if UPCAST:
             f = f.to(tl.float32)
             d = d.to(tl.float32)
@@ -256,19 +267,17 @@ def tap_backward_kernel(
             sums = tl.dot(f, d, sums, input_precision=PRECISION)
         else:
             sums = tl.dot(d, f, sums, input_precision=PRECISION)
-        f_ptrs += tl.cast(BLOCK_K, tl.int64) * stride_c
+        features += tl.cast(BLOCK_K, tl.int64) * stride_c
 
     value = sums * coefficient
     gradient += image * gradient_stride_b
     upstream += image * upstream_stride_b
     if CHANNELS_LAST:
-        mask = (m[:, None] < M) & (c[None, :] < C)
-        g_offsets = m_wide[:, None] * gradient_stride_m + c_wide[None, :] * gradient_stride_c
-        u_offsets = m_wide[:, None] * upstream_stride_m + c_wide[None, :] * upstream_stride_c
+        g_offsets = m[:, None] * gradient_stride_m + c[None, :] * gradient_stride_c
+        u_offsets = m[:, None] * upstream_stride_m + c[None, :] * upstream_stride_c
     else:
-        mask = (c[:, None] < C) & (m[None, :] < M)
-        g_offsets = c_wide[:, None] * gradient_stride_c + m_wide[None, :] * gradient_stride_m
-        u_offsets = c_wide[:, None] * upstream_stride_c + m_wide[None, :] * upstream_stride_m
+        g_offsets = c[:, None] * gradient_stride_c + m[None, :] * gradient_stride_m
+        u_offsets = c[:, None] * upstream_stride_c + m[None, :] * upstream_stride_m
     if UPSTREAM:
         value += tl.load(upstream + u_offsets, mask=mask, other=0.0).to(tl.float32)
     tl.store(gradient + g_offsets, value.to(gradient.dtype.element_ty), mask=mask)
@@ -285,6 +294,11 @@ class Launch:
     num_warps: int = 4
     num_stages: int = 1
 
+    @property
+    def options(self) -> dict[str, int]:
+        """The compiler's options. Fused multiply-adds are asked for, because triton is about to change its default."""
+        return {"num_warps": self.num_warps, "num_stages": self.num_stages, "enable_fp_fusion": True}
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -295,7 +309,7 @@ class Plan:
 
 
 def interpreted() -> bool:
-    """Whether the kernels of this process run in Triton's interpreter, which is settled when they are first imported."""
+    """Whether this process runs the kernels in Triton's interpreter, which is settled when they are first imported."""
     return not isinstance(partial_gram_kernel, triton.runtime.JITFunction)
 
 
@@ -306,6 +320,19 @@ def _strides(features: Tensor) -> tuple[int, int, int]:
             f"features of strides {features.stride()} have no single position stride; make them contiguous"
         )
     return features.stride(0), features.stride(1), stride_m
+
+
+def _wide(*tensors: Tensor) -> bool:
+    """Whether an offset inside one image, or a block beyond its end, can need more than 31 bits."""
+    spans = ((t.shape[1] + 127) * t.stride(1) + (t.shape[2] * t.shape[3] + 127) * _strides(t)[2] for t in tensors)
+    return max(spans) >= 2**31
+
+
+def _aligned(features: Tensor) -> bool:
+    """Whether each row of the matrix starts at a multiple of 16 bytes, so that it is read in vectors."""
+    stride_b, stride_c, stride_m = _strides(features)
+    row_stride = stride_m if channels_last(features) else stride_c
+    return all(stride * features.element_size() % 16 == 0 for stride in (stride_b, row_stride))
 
 
 def _upcast(dtype: torch.dtype) -> bool:
@@ -326,7 +353,7 @@ def _partial_launch(features: Tensor, precision: str, gpu: Gpu) -> tuple[Launch,
     positions = height * width
     input_precision = _input_precision(features.dtype, precision, gpu)
     tensor_cores = features.dtype != torch.float32 or input_precision == "tf32"
-    config = partial_config(channels, positions, batch, features.element_size(), tensor_cores, gpu)
+    config = partial_config(channels, positions, batch, features.element_size(), tensor_cores, _aligned(features), gpu)
     blocks = ceil(channels / config.block_c)
     pairs = pairs_of(blocks)
     partial = torch.empty(
@@ -348,6 +375,7 @@ def _partial_launch(features: Tensor, precision: str, gpu: Gpu) -> tuple[Launch,
     constants = {
         "BLOCK_C": config.block_c,
         "BLOCK_M": config.block_m,
+        "WIDE": _wide(features),
         "ONE_TILE": blocks == 1,
         "PRECISION": input_precision,
         "UPCAST": _upcast(features.dtype),
@@ -376,7 +404,7 @@ def _reduce_launch(partial: Tensor, result: Tensor, positions: int, target: Tens
         "pairs": pairs,
         "splits": splits,
         "tiles": tiles,
-        "scale": 1.0 / positions,
+        "positions": float(positions),
     }
     constants = {
         "BLOCK_C": block_c,
@@ -446,7 +474,7 @@ def plan_tap_backward(
     positions = height * width
     input_precision = _input_precision(features.dtype, precision, gpu)
     tensor_cores = features.dtype != torch.float32 or input_precision == "tf32"
-    config = backward_config(channels, positions, batch, features.element_size(), tensor_cores, gpu)
+    config = backward_config(channels, positions, batch, features.element_size(), tensor_cores, _aligned(features), gpu)
     gradient = empty_gradient(features, _stored(features.dtype))
     m_blocks = ceil(positions / config.block_m)
     stride_b, stride_c, stride_m = _strides(features)
@@ -479,6 +507,7 @@ def plan_tap_backward(
         "BLOCK_C": config.block_c,
         "BLOCK_M": config.block_m,
         "BLOCK_K": config.block_k,
+        "WIDE": _wide(features, added, gradient),
         "CHANNELS_LAST": channels_last(features),
         "UPSTREAM": upstream is not None,
         "PRECISION": input_precision,
@@ -498,9 +527,7 @@ def _gpu(device: torch.device) -> Gpu:
 def _run(plan: Plan, device: torch.device) -> Sequence[Tensor]:
     with nullcontext() if device.type == "cpu" else torch.cuda.device(device):
         for launch in plan.launches:
-            launch.kernel[(launch.grid,)](
-                **launch.arguments, **launch.constants, num_warps=launch.num_warps, num_stages=launch.num_stages
-            )
+            launch.kernel[(launch.grid,)](**launch.arguments, **launch.constants, **launch.options)
     return plan.outputs
 
 

@@ -1,0 +1,171 @@
+"""How far a result may be from float64: error budgets that the data decide.
+
+An error is ‖result − exact‖₂ / ‖exact‖₂ of one image, so that one element near zero decides nothing. Its budget is
+
+    2 × (error of the plain computation + rounding of the output's dtype)
+
+where the plain computation is the formula in naive torch with the operation's own dtypes: 16-bit factors, float32
+sums, one rounding at the end; TF32 factors cut to 10 bits. A result that is exact by luck must not make a budget of
+nothing, as it could where the output is one element. So the plain error is the largest over a few orders of the
+positions, which change the rounding and not the result; and it is not taken below what the roundings that every
+implementation shares do to the output (G as a sum and after the division by M, both in float32; the difference G − A in
+16 bit, where the product takes it so), carried through the formula to first order and added in quadrature. For large
+outputs the plain error is the larger of the two.
+
+Every function returns one number for each image, (B,) float64.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from fastnst_kernels import reference
+
+_ORDERS = 4
+
+
+def relative_error(result: Tensor, exact: Tensor) -> Tensor:
+    """‖result − exact‖₂ / ‖exact‖₂ of each image of two (B, …) tensors; the absolute error where `exact` is zero."""
+    error = (result.double() - exact.double()).reshape(len(exact), -1).norm(dim=1)
+    size = exact.double().reshape(len(exact), -1).norm(dim=1)
+    relative: Tensor = error / torch.where(size > 0, size, 1.0)
+    return relative
+
+
+def gram_budget(features: Tensor, precision: str = "ieee") -> Tensor:
+    """The budget of `gram` on features (B, C, H, W)."""
+    exact = reference.gram(features)
+    shared = 2**0.5 * _unit(reference.result_dtype(features.dtype)) * torch.ones(len(features), dtype=torch.float64)
+
+    def plain(permuted: Tensor, order: Tensor) -> Tensor:
+        return _plain_gram(permuted, precision)
+
+    return _budget(plain, features, exact, shared, reference.result_dtype(features.dtype))
+
+
+def gram_loss_budget(features: Tensor, target: Tensor, weight: float, precision: str = "ieee") -> Tensor:
+    """The budget of `gram_loss` on features (B, C, H, W)."""
+    exact = reference.gram_loss(features, target, weight)
+    matrix = reference.gram(features)
+    difference = matrix - target.double()
+    dtype = reference.result_dtype(features.dtype)
+    carried = 2**0.5 * _unit(dtype) * 2 * (difference * matrix).square().sum((1, 2)).sqrt()
+    size = difference.square().sum((1, 2))
+
+    def plain(permuted: Tensor, order: Tensor) -> Tensor:
+        difference = _plain_gram(permuted, precision) - target.to(dtype)
+        return weight / (4 * features.shape[1] ** 2) * difference.square().sum((1, 2))
+
+    return _budget(plain, features, exact, carried / torch.where(size > 0, size, 1.0), dtype)
+
+
+def style_tap_budget(
+    features: Tensor,
+    target: Tensor,
+    weight: float,
+    upstream: Tensor,
+    loss_gradient: Tensor,
+    precision: str = "ieee",
+) -> Tensor:
+    """The budget of the gradient that `style_tap` gives its input, (B, C, H, W) as `features` and `upstream`.
+
+    With `upstream` of zeros it is the budget of the gradient of `gram_loss`. `loss_gradient` is (B,).
+    """
+    exact = reference.style_tap_gradient(features, target, weight, upstream, loss_gradient)
+    dtype = reference.result_dtype(features.dtype)
+    matrix = reference.gram(features)
+    target64 = target.double()
+    symmetric_target = (target64 + target64.mT) / 2
+    factor = loss_gradient.double() * (weight / (features.shape[1] ** 2 * features[0, 0].numel()))
+    variance = 2 * (_unit(dtype) * matrix).square() + _product_variance(matrix - symmetric_target, features.dtype)
+    shared = _carried(variance, features, factor, exact)
+
+    def plain(permuted: Tensor, order: Tensor) -> Tensor:
+        difference = _plain_gram(permuted, precision) - symmetric_target.to(dtype)
+        above = upstream.flatten(2)[:, :, order].to(dtype)
+        return _plain_product(difference, permuted, factor, above, precision)
+
+    return _budget(plain, features, exact, shared, features.dtype)
+
+
+def gram_gradient_budget(features: Tensor, gram_gradient: Tensor, precision: str = "ieee") -> Tensor:
+    """The budget of the gradient of `gram`, (B, C, H, W), for the gradient (B, C, C) of its output."""
+    exact = reference.gram_gradient(features, gram_gradient)
+    dtype = reference.result_dtype(features.dtype)
+    matrix = gram_gradient.double() + gram_gradient.double().mT
+    factor = torch.full((len(features),), 1.0 / features[0, 0].numel(), dtype=torch.float64, device=features.device)
+    variance = (_unit(dtype) * matrix).square() + _product_variance(matrix, features.dtype)
+    shared = _carried(variance, features, factor, exact)
+
+    def plain(permuted: Tensor, order: Tensor) -> Tensor:
+        summed = gram_gradient.to(dtype) + gram_gradient.to(dtype).mT
+        return _plain_product(summed, permuted, factor, torch.zeros_like(permuted, dtype=dtype), precision)
+
+    return _budget(plain, features, exact, shared, features.dtype)
+
+
+def _budget(
+    plain: Callable[[Tensor, Tensor], Tensor], features: Tensor, exact: Tensor, shared: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """2 × (the plain error, at least `shared`, + the rounding to `dtype`).
+
+    `plain` takes (B, C, M) features and the order of their positions; a result with positions comes back in that order.
+    """
+    errors = [shared.to(exact.device)]
+    for order in _orders(features[0, 0].numel(), features.device):
+        result = plain(features.flatten(2)[:, :, order], order)
+        in_order = exact.flatten(2)[:, :, order] if exact.ndim == 4 else exact
+        errors.append(relative_error(result, in_order))
+    rounding = relative_error(exact.to(dtype), exact).clamp_min(_unit(dtype))
+    return 2 * (torch.stack(errors).amax(0) + rounding)
+
+
+def _orders(positions: int, device: torch.device) -> Iterator[Tensor]:
+    """The positions as they are, then in a few random orders, the same in each run."""
+    generator = torch.Generator().manual_seed(0)
+    yield torch.arange(positions, device=device)
+    for _ in range(_ORDERS - 1):
+        yield torch.randperm(positions, generator=generator).to(device)
+
+
+def _unit(dtype: torch.dtype) -> float:
+    """The unit roundoff: the largest relative error of rounding a number to `dtype`."""
+    return torch.finfo(dtype).eps / 2
+
+
+def _product_variance(difference: Tensor, dtype: torch.dtype) -> Tensor:
+    """Squared error of each element of a difference that a product takes in `dtype`; none where it is kept as it is."""
+    if dtype in (torch.float32, torch.float64):
+        return torch.zeros_like(difference)
+    return (_unit(dtype) * difference).square()
+
+
+def _carried(variance: Tensor, features: Tensor, factor: Tensor, exact: Tensor) -> Tensor:
+    """Relative error of factor · X · F for independent errors of the elements of X, given squared as (B, C, C)."""
+    squared = (variance @ features.double().flatten(2).square()).sum((1, 2)) * factor.square()
+    size = exact.flatten(1).norm(dim=1)
+    return squared.sqrt() / torch.where(size > 0, size, 1.0)
+
+
+def _factors(values: Tensor, precision: str) -> Tensor:
+    """The values as the multipliers see them: 16-bit ones are exact in float32, TF32 cuts float32 to 10 bits."""
+    if values.dtype == torch.float32 and precision == "tf32":
+        return (values.contiguous().view(torch.int32) & ~0x1FFF).view(torch.float32)
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def _plain_gram(features: Tensor, precision: str) -> Tensor:
+    factors = _factors(features, precision)
+    return factors @ factors.mT / features.shape[2]
+
+
+def _plain_product(difference: Tensor, features: Tensor, factor: Tensor, added: Tensor, precision: str) -> Tensor:
+    """added + factor · difference · F, (B, C, M) in the features' dtype; 16-bit products scale the difference first."""
+    if features.dtype in (torch.float32, torch.float64):
+        product = _factors(difference, precision) @ _factors(features, precision)
+    else:
+        peak = difference.abs().amax((1, 2), keepdim=True)
+        peak = torch.where(peak > 0, peak, 1.0)
+        product = (difference / peak).to(features.dtype).float() @ features.float() * peak
+    return (added + factor.to(product.dtype)[:, None, None] * product).to(features.dtype)

@@ -1,0 +1,197 @@
+"""The Triton kernels in the interpreter, with every buffer that they are to write filled with NaN before."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from fastnst_kernels import available_backends, gram, gram_loss, ops, style_tap, triton_gram
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernel_checks import DTYPES, check_gram, check_style_tap, make_features, make_target
+
+LAYOUTS = pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "channels_last"])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _nan_in_empty() -> Iterator[None]:
+    def filled(create: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def create_filled(*args: Any, **kwargs: Any) -> torch.Tensor:
+            tensor = create(*args, **kwargs)
+            return tensor.fill_(float("nan")) if tensor.is_floating_point() else tensor
+
+        return create_filled
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "empty", filled(torch.empty))
+        patch.setattr(torch, "empty_like", filled(torch.empty_like))
+        yield
+
+
+def test_these_are_the_interpreted_kernels() -> None:
+    assert triton_gram.interpreted()
+    assert available_backends("cpu") == ("torch", "triton", "reference")
+
+
+@LAYOUTS
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 3, 17, 5), (3, 65, 7, 9), (1, 64, 24, 23)])
+def test_style_tap(shape: tuple[int, int, int, int], dtype: torch.dtype, channels_last: bool) -> None:
+    features = make_features(shape, dtype, channels_last=channels_last)
+    check_style_tap(features, make_target(features), backend="triton", weight=0.2)
+
+
+@LAYOUTS
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gram(dtype: torch.dtype, channels_last: bool) -> None:
+    check_gram(make_features((2, 33, 12, 21), dtype, channels_last=channels_last), backend="triton")
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "channels_last"),
+    [
+        ((1, 130, 17, 31), torch.float16, True),
+        ((1, 136, 16, 24), torch.bfloat16, False),
+        ((1, 512, 3, 5), torch.float32, False),
+    ],
+)
+def test_many_channels(shape: tuple[int, int, int, int], dtype: torch.dtype, channels_last: bool) -> None:
+    features = make_features(shape, dtype, channels_last=channels_last)
+    check_style_tap(features, make_target(features), backend="triton")
+
+
+def test_tf32_is_taken() -> None:
+    features = make_features((1, 20, 6, 7), torch.float32)
+    check_style_tap(features, make_target(features), backend="triton", precision="tf32")
+
+
+@pytest.mark.parametrize("scale", [1e3, 2e-4])
+def test_float16_far_from_one(scale: float) -> None:
+    features = make_features((2, 24, 9, 16), torch.float16, scale=scale)
+    features[1] /= 8
+    check_style_tap(features, make_target(features), backend="triton")
+    check_gram(features, backend="triton")
+
+
+def test_zero_difference() -> None:
+    features = make_features((1, 16, 4, 4), torch.float16).requires_grad_()
+    loss = gram_loss(features, gram(features.detach(), backend="triton"), backend="triton")
+    loss.sum().backward()
+    assert loss.item() == 0.0
+    assert features.grad is not None
+    assert features.grad.count_nonzero() == 0
+
+
+def _upstreams(shape: tuple[int, int, int, int]) -> dict[str, torch.Tensor]:
+    batch, channels, height, width = shape
+    values = torch.linspace(-1, 1, batch * channels * (height + 2) * (width + 2))
+    wide = values.view(batch, channels, height + 2, width + 2)
+    return {
+        "expanded": torch.tensor(0.5).expand(shape),
+        "expanded over positions": values[: batch * channels].view(batch, channels, 1, 1).expand(shape),
+        "cropped": wide[:, :, 1:-1, 1:-1],
+        "transposed": wide[:, :, :-2, :-2].transpose(2, 3).contiguous().transpose(2, 3),
+        "channels-last": wide[:, :, :-2, :-2].contiguous(memory_format=torch.channels_last),
+    }
+
+
+@LAYOUTS
+@pytest.mark.parametrize("kind", list(_upstreams((1, 1, 1, 1))))
+def test_upstream_gradient_by_its_strides(kind: str, channels_last: bool) -> None:
+    features = make_features((2, 9, 5, 6), torch.float32, channels_last=channels_last)
+    upstream = _upstreams((2, 9, 5, 6))[kind]
+    check_style_tap(features, make_target(features), backend="triton", upstream=upstream)
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda x: x[:, 2:11],
+        lambda x: x[:, :, 1:, 1:],
+        lambda x: x[..., ::2],
+        lambda x: x.transpose(2, 3),
+        lambda x: x[:1].expand(3, -1, -1, -1),
+        lambda x: x.contiguous(memory_format=torch.channels_last)[:, 1:10],
+    ],
+    ids=["channels", "crop", "step", "transposed", "expanded", "channels of channels-last"],
+)
+def test_strided_features(view: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    features = view(make_features((2, 12, 6, 8), torch.float16))
+    check_style_tap(features, make_target(features), backend="triton")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_target_dtypes_and_layouts(dtype: torch.dtype) -> None:
+    features = make_features((2, 12, 6, 8), torch.float32)
+    single = make_target(features).to(dtype)
+    for target in (single, single.mT, single[None], torch.stack([single, 2 * single]), single[None].expand(2, -1, -1)):
+        check_style_tap(features, target, backend="triton")
+
+
+def test_two_runs_are_equal_to_the_bit() -> None:
+    features = make_features((1, 48, 30, 31), torch.float16).requires_grad_()
+    target = make_target(features.detach())
+
+    def run() -> tuple[torch.Tensor, torch.Tensor]:
+        loss = gram_loss(features, target, backend="triton")
+        (gradient,) = torch.autograd.grad(loss.sum(), features)
+        return loss.detach(), gradient
+
+    for first, second in zip(run(), run(), strict=True):
+        assert torch.equal(first, second)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_nan_and_infinity_come_through() -> None:
+    for value in (float("nan"), float("inf")):
+        features = make_features((2, 8, 4, 4), torch.float16)
+        features[1, 3, 2, 1] = value
+        leaf = features.requires_grad_()
+        loss = gram_loss(leaf, torch.zeros(8, 8), backend="triton")
+        loss.sum().backward()
+        assert torch.isfinite(loss).tolist() == [True, False]
+        assert leaf.grad is not None
+        assert torch.isfinite(leaf.grad[0]).all()
+        assert not torch.isfinite(leaf.grad[1]).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_opcheck(dtype: torch.dtype) -> None:
+    features = make_features((2, 5, 3, 4), dtype)
+    arguments = (features, make_target(features)[None], 0.5, "ieee", "triton")
+    torch.library.opcheck(ops.gram, (features, "ieee", "triton"))
+    torch.library.opcheck(ops.gram_difference_loss, arguments)
+    loss, difference, scale = ops.gram_difference_loss(*arguments)
+    torch.library.opcheck(ops.tap_backward, (features, difference, scale, loss, 0.1, features, "ieee", "triton"))
+    torch.library.opcheck(ops.tap_backward, (features, difference, scale, loss, 0.1, None, "ieee", "triton"))
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_compiles_without_a_graph_break() -> None:
+    features = make_features((1, 6, 4, 5), torch.float32, channels_last=True).requires_grad_()
+    target = make_target(features.detach())
+
+    def total(x: torch.Tensor) -> torch.Tensor:
+        passed, loss = style_tap(x, target, 0.5, backend="triton")
+        return passed.square().sum() + loss.sum()
+
+    (eager,) = torch.autograd.grad(total(features), features)
+    (compiled,) = torch.autograd.grad(torch.compile(total, fullgraph=True, backend="aot_eager")(features), features)
+    assert torch.equal(eager, compiled)
+
+
+@settings(max_examples=25, deadline=None, database=None, derandomize=True)
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 40), st.integers(1, 9), st.integers(1, 12)),
+    dtype=st.sampled_from(DTYPES),
+    channels_last=st.booleans(),
+    scale=st.sampled_from([1.0, 30.0, 0.01]),
+    weight=st.floats(0.01, 100),
+    seed=st.integers(0, 1000),
+)
+def test_any_shape_layout_and_value(
+    shape: tuple[int, int, int, int], dtype: torch.dtype, channels_last: bool, scale: float, weight: float, seed: int
+) -> None:
+    features = make_features(shape, dtype, channels_last=channels_last, scale=scale, seed=seed)
+    target = make_target(features, seed=seed)
+    check_style_tap(features, target, backend="triton", weight=weight)

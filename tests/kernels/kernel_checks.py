@@ -1,0 +1,93 @@
+"""The comparison that the kernel tests share: an operation, forward and backward, against float64 within its budget."""
+
+import torch
+from fastnst_kernels import budget, gram, reference, style_tap
+from torch import Tensor
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def make_features(
+    shape: tuple[int, int, int, int],
+    dtype: torch.dtype,
+    *,
+    channels_last: bool = False,
+    scale: float = 1.0,
+    seed: int = 0,
+) -> Tensor:
+    """Features as after a ReLU with a mean of their own: non-negative, part of them zero."""
+    generator = torch.Generator().manual_seed(seed)
+    values = (torch.randn(shape, generator=generator) + 0.3).relu() * scale
+    features = values.to(dtype)
+    return features.contiguous(memory_format=torch.channels_last) if channels_last else features
+
+
+def make_target(features: Tensor, *, seed: int = 1) -> Tensor:
+    """A target of the size of the features' Gram matrix, not symmetric, (C, C) float32."""
+    generator = torch.Generator().manual_seed(seed)
+    matrix = reference.gram(features)[0].float().cpu()
+    return (matrix * (0.5 + torch.rand(matrix.shape, generator=generator))).to(features.device)
+
+
+def assert_within(result: Tensor, exact: Tensor, allowed: Tensor, what: str) -> None:
+    error = budget.relative_error(result, exact)
+    assert torch.isfinite(result).all(), f"{what} is not finite"
+    assert (error <= allowed).all(), f"{what}: error {error.tolist()}, budget {allowed.tolist()}"
+
+
+def check_style_tap(
+    features: Tensor,
+    target: Tensor,
+    *,
+    backend: str,
+    weight: float = 1.0,
+    upstream: Tensor | None = None,
+    precision: str = "ieee",
+) -> None:
+    """Loss and gradient of `style_tap` within their budgets.
+
+    The gradient from above is `upstream`, or noise as large as the gradient of the loss, so that an error in either
+    shows; the gradient of the loss is scaled to that size as well, which 16-bit features need to stay in range.
+    """
+    generator = torch.Generator().manual_seed(2)
+    own = reference.gram_loss_gradient(features, target, weight)
+    size = own.abs().mean((1, 2, 3)).clamp_min(1e-30)
+    loss_gradient = (1.0 / size).to(reference.result_dtype(features.dtype))
+    if upstream is None:
+        upstream = torch.randn(features.shape, generator=generator).to(features.device, features.dtype)
+    leaf = features.detach().requires_grad_()
+    passed, loss = style_tap(leaf, target, weight, precision=precision, backend=backend)
+    assert passed.data_ptr() == leaf.data_ptr()
+    assert loss.dtype == loss_gradient.dtype
+    torch.autograd.backward([passed, loss], [upstream, loss_gradient])
+    assert leaf.grad is not None
+    assert_within(
+        loss,
+        reference.gram_loss(features, target, weight),
+        budget.gram_loss_budget(features, target, weight, precision),
+        "loss",
+    )
+    assert_within(
+        leaf.grad,
+        reference.style_tap_gradient(features, target, weight, upstream, loss_gradient),
+        budget.style_tap_budget(features, target, weight, upstream, loss_gradient, precision),
+        "gradient",
+    )
+
+
+def check_gram(features: Tensor, *, backend: str, precision: str = "ieee") -> None:
+    """The Gram matrix and its gradient within their budgets, and the matrix symmetric to the bit."""
+    leaf = features.detach().requires_grad_()
+    result = gram(leaf, precision=precision, backend=backend)
+    generator = torch.Generator().manual_seed(3)
+    above = torch.randn(result.shape, generator=generator).to(features.device, result.dtype) * features[0, 0].numel()
+    result.backward(above)
+    assert leaf.grad is not None
+    assert torch.equal(result, result.mT)
+    assert_within(result, reference.gram(features), budget.gram_budget(features, precision), "Gram matrix")
+    assert_within(
+        leaf.grad,
+        reference.gram_gradient(features, above),
+        budget.gram_gradient_budget(features, above, precision),
+        "gradient of the Gram matrix",
+    )

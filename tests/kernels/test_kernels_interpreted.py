@@ -1,0 +1,23 @@
+"""Run the tests in `interpreted/` with the Triton kernels interpreted on the CPU."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+FOLDER = Path(__file__).parent / "interpreted"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.glob("test_*.py")))
+def test_interpreted(name: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "2"}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--basetemp", str(tmp_path / "inner")]
+    done = subprocess.run(
+        [*command, str(FOLDER / name)], env=environment, capture_output=True, text=True, timeout=900, check=False
+    )
+    if done.returncode:
+        pytest.fail(done.stdout[-20_000:] + done.stderr[-5_000:], pytrace=False)
