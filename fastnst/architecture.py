@@ -62,5 +62,5 @@ def layers_up_to(network: str, taps: tuple[str, ...]) -> tuple[Layer, ...]:
 
 
 def pools_before(network: str, taps: tuple[str, ...]) -> int:
-    """How many pools lie on the way to the deepest of `taps`; each halves the image, so its sides must be at least 2^n."""
+    """How many pools lie on the way to the deepest of `taps`; with n of them each side of the image is at least 2^n."""
     return sum(layer.is_pool for layer in layers_up_to(network, taps))

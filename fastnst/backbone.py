@@ -97,7 +97,7 @@ def build_backbone(
 
 
 def preprocess(image: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """RGB in 0…1, (B, 3, H, W), to what the weights were trained on: `(x · scale − mean) / std`, BGR where they say so."""
+    """RGB in 0…1, (B, 3, H, W), to what the weights were trained on: `(x · scale − mean) / std`, as BGR if they are."""
     mean = image.new_tensor(preprocessing.mean).view(1, 3, 1, 1)
     std = image.new_tensor(preprocessing.std).view(1, 3, 1, 1)
     channels = image.flip(1) if preprocessing.bgr else image

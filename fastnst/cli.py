@@ -5,7 +5,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import Field, fields
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from fastnst import __version__
 from fastnst.errors import FastnstError
@@ -16,7 +16,7 @@ EXIT_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code: 0, 1 for bad input or a failed check, 2 for bad usage, 130 for Ctrl-C."""
+    """Runs the command and returns its exit code: 0, 1 for bad input or a failed check, 130 for Ctrl-C."""
     parsed = build_parser().parse_args(arguments)
     with warnings.catch_warnings():
         warnings.showwarning = _plain_warning
@@ -174,7 +174,14 @@ def _run_profile(parsed: argparse.Namespace) -> int:
     return run(parsed)
 
 
-def _plain_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
+def _plain_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     print(f"fastnst: warning: {message}", file=sys.stderr)
 
 

@@ -43,7 +43,10 @@ class ContentTarget:
 
 @dataclass(frozen=True)
 class StyleTarget:
-    """`weight · 1/(4 N²) Σ (G − gram)² + constant` is this layer's share of the style term; gram is (1, C, C) float32."""
+    """`weight · 1/(4 N²) Σ (G − gram)² + constant` is this layer's share of the style term.
+
+    gram is (1, C, C) float32.
+    """
 
     gram: Tensor
     weight: float
@@ -154,7 +157,7 @@ def style_targets(
 ) -> dict[str, StyleTarget]:
     """The style layers' Gram targets, with the constants of the chosen objective.
 
-    `styles` are (image, weight) pairs, each image (1, 3, H, W) float32 RGB in 0…1 of its own size; the weights sum to 1.
+    `styles` are (image, weight): (1, 3, H, W) float32 RGB in 0…1, each of its own size, and weights that sum to 1.
     Several styles cost no more than one: with `k_s` the constant of style `s` and `k = Σ k_s`,
     `Σ k_s ‖G − A_s‖² = k ‖G − Ā‖² + Σ k_s ‖A_s − Ā‖²` where `Ā = Σ k_s A_s / k`.
     """
@@ -215,8 +218,10 @@ def _total(terms: list[Tensor], image: Tensor) -> Tensor:
 
 
 def _scaled_gradient(total: Tensor, leaf: Tensor) -> Tensor:
-    """The gradient through float16 features: the loss is scaled up so that small gradients do not vanish, by the largest
-    power of two that overflows nothing."""
+    """The gradient through float16 features, of a loss scaled up so that small gradients do not vanish.
+
+    The scale is the largest power of two tried that overflows nothing.
+    """
     for exponent in range(24, -25, -4):
         (gradient,) = torch.autograd.grad(total * 2.0**exponent, leaf, retain_graph=True)
         if bool(gradient.isfinite().all()):

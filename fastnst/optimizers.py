@@ -30,7 +30,7 @@ class LBFGS:
     Direction `−H g` by the two-loop recursion over the last `history` pairs `s = Δx`, `y = Δg` (Nocedal 1980), with
     `H₀ = (s·y / y·y) I`. The first step is `learning_rate · min(1, 1/‖g‖₁)` along `−g`, later ones `learning_rate`.
 
-    Unlike torch's, nothing is read back to the host, no absolute threshold depends on the loss's scale, and the image may be
+    Unlike torch's, nothing is read back to the host, no threshold depends on the loss's scale, and the image may be
     channels-last. A pair without positive curvature (`s·y ≤ 10⁻¹⁰ ‖s‖ ‖y‖`) is kept with no influence.
     Memory: `2 · history + 3` images.
     """

@@ -1,4 +1,4 @@
-"""Every option of a run, once: name, type, default, range and meaning. The command, the function and the README read it."""
+"""Every option of a run, once: name, type, default, range and meaning, for the command, the function and the README."""
 
 import math
 import os

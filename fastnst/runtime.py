@@ -5,6 +5,8 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import torch
 
@@ -80,7 +82,8 @@ def _device(name: str) -> torch.device:
 def float32_products(tf32: bool) -> Iterator[None]:
     """Within it, cuDNN's and cuBLAS's float32 products are exact (ieee) or rounded (tf32), whatever was set outside."""
     wanted = "tf32" if tf32 else "ieee"
-    convolution, product = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    convolution: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # torch's stubs lack it
+    product = torch.backends.cuda.matmul
     before = convolution.fp32_precision, product.fp32_precision
     convolution.fp32_precision = product.fp32_precision = wanted
     try:
@@ -91,8 +94,6 @@ def float32_products(tf32: bool) -> Iterator[None]:
 
 def versions() -> dict[str, str]:
     """The versions that a result depends on, by package name."""
-    from importlib.metadata import PackageNotFoundError, version
-
     found = {"python": platform.python_version()}
     for package in ("fastnst", "torch", "triton", "numpy", "pillow"):
         try:

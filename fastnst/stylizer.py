@@ -4,22 +4,23 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
 from fastnst.architecture import pools_before
-from fastnst.backbone import build_backbone
+from fastnst.backbone import Backbone, build_backbone
 from fastnst.errors import OptionError
-from fastnst.images import Source, Picture, check_fits, fitted_size, load_image, resize
+from fastnst.images import Picture, Source, check_fits, fitted_size, load_image, resize, resize_picture
 from fastnst.objective import Loss, Objective, StyleTarget, make_objective, style_targets
 from fastnst.optimizers import make_optimizer
 from fastnst.options import Options, OptionValues, resolve_options
 from fastnst.pyramid import scale_edges
 from fastnst.result import DivergedError, Iterate, LossRecord, Result
 from fastnst.runtime import float32_products, resolve_runtime, versions
-from fastnst.weights import load_weights
+from fastnst.weights import Weights, load_weights
 
 Callback = Callable[[Iterate], bool | None]
 Styles = Source | Sequence[Source]
@@ -48,56 +49,70 @@ def stylize(
 
 
 class Stylizer:
-    """Keeps the loaded network and the style's targets, to stylize many images with one style.
+    """Keeps the network and the style's targets, to stylize many images with one style.
 
         stylizer = fastnst.Stylizer("starry_night.jpg", size=512)
         for path in paths:
             stylizer(path).save(...)
 
-    Args and errors are those of `stylize`. An instance may be used from one thread at a time.
+    Args and errors are those of `stylize`. The network is loaded by the first call. An instance may be used from one
+    thread at a time.
     """
 
     def __init__(self, style: Styles, **options: Unpack[OptionValues]) -> None:
         self.options = resolve_options(**options)
         self.runtime = resolve_runtime(self.options)
-        taps = self.options.taps
-        self._smallest = 2 ** pools_before(self.options.network, taps)
-        self._styles = _load_styles(style, self.options, self._smallest)
+        self._smallest = 2 ** pools_before(self.options.network, self.options.taps)
+        self._styles = _load_styles(style, self.options)
         self._shares = _style_shares(self.options.style_weights, len(self._styles))
-        self._init = None
-        if not _is_word(self.options.init):
-            self._init = load_image(self.options.init, role="init")
-        self._weights = load_weights(self.options.weights, self.options.network, taps=taps)
-        self._backbone = build_backbone(
+        named = isinstance(self.options.init, str) and self.options.init in ("content", "noise")
+        self._init = None if named else load_image(self.options.init, role="init")
+        self._style_targets: dict[int, dict[str, StyleTarget]] = {}
+
+    def __call__(self, content: Source | Picture, *, callback: Callback | None = None) -> Result:
+        """Stylizes one image; see `stylize`."""
+        picture = content if isinstance(content, Picture) else load_image(content, role="content")
+        scales = self.scales(picture)
+        run = _Run(self._parameters(picture, scales), callback, self.options.iterations, tuple(scales))
+        with float32_products(self.runtime.tf32):
+            image = self._start(picture, next(iter(scales.values())))
+            for edge, size in scales.items():
+                target = resize_picture(picture, size=size)
+                image = resize(image, size=size)
+                image = run.optimise(image, self._objective(target, edge), edge, make_optimizer(self.options))
+                if run.stopped:
+                    break
+        return run.result(image, target.alpha)
+
+    def scales(self, content: Picture) -> dict[int, tuple[int, int]]:
+        """The run's scales in order: from the long edge in pixels to the (height, width) of the image.
+
+        Raises ImageError where the content or a style would be too small for the network at one of them.
+        """
+        options = self.options
+        edges = scale_edges(options.scales, options.size, content.height, content.width)
+        sizes = {edge: fitted_size(content.height, content.width, edge) for edge in edges}
+        reason = f"for the layers {', '.join(options.taps)}; use a larger size, fewer scales or shallower layers"
+        for edge, size in sizes.items():
+            check_fits(*size, self._smallest, role=f"content at scale {edge}", reason=reason)
+            for style in self._styles:
+                check_fits(*self._style_size(style, edge), self._smallest, role=f"style at scale {edge}", reason=reason)
+        return sizes
+
+    @cached_property
+    def _weights(self) -> Weights:
+        return load_weights(self.options.weights, self.options.network, taps=self.options.taps, progress=True)
+
+    @cached_property
+    def _backbone(self) -> Backbone:
+        return build_backbone(
             self._weights,
-            taps,
+            self.options.taps,
             pooling=self.options.pooling,
             padding=self.options.padding,
             device=self.runtime.device,
             dtype=self.runtime.dtype,
         )
-        self._style_targets: dict[int, dict[str, StyleTarget]] = {}
-
-    def __call__(self, content: Source, *, callback: Callback | None = None) -> Result:
-        """Stylizes one image; see `stylize`."""
-        options = self.options
-        picture = load_image(content, role="content")
-        height, width = picture.rgb.shape[-2:]
-        edges = scale_edges(options.scales, options.size, height, width)
-        sizes = [fitted_size(height, width, edge) for edge in edges]
-        for size in sizes:
-            check_fits(*size, minimum=self._smallest, role="content")
-
-        run = _Run(picture, edges, sizes, self._parameters(picture, sizes), callback, options.iterations)
-        image = self._start(picture, sizes[0])
-        with float32_products(self.runtime.tf32):
-            for edge, size in zip(edges, sizes, strict=True):
-                target = resize(picture.rgb, size=size)[None].to(self.runtime.device)
-                objective = make_objective(self._backbone, target, self._style(edge), options, self.runtime)
-                image = run.optimise(resize(image[0], size=size)[None], objective, edge, make_optimizer(options))
-                if run.stopped:
-                    break
-        return run.result(image)
 
     def _start(self, content: Picture, size: tuple[int, int]) -> Tensor:
         """The first image, (1, 3, H, W) float32 on the run's device."""
@@ -105,21 +120,26 @@ class Stylizer:
             generator = torch.Generator().manual_seed(self.options.seed)
             start = torch.rand((3, *size), generator=generator)
         else:
-            start = resize((self._init or content).rgb, size=size)
+            start = resize_picture(self._init or content, size=size).rgb
         return start[None].to(self.runtime.device, copy=True)
+
+    def _objective(self, content: Picture, edge: int) -> Objective:
+        target = content.rgb[None].to(self.runtime.device)
+        return make_objective(self._backbone, target, self._style(edge), self.options, self.runtime)
 
     def _style(self, edge: int) -> dict[str, StyleTarget]:
         """The style's targets at the scale whose long edge is `edge`, computed once."""
         if edge not in self._style_targets:
-            images = [
-                resize(style.rgb, size=_style_size(style, edge, self.options.style_scale))[None].to(self.runtime.device)
-                for style in self._styles
-            ]
+            pictures = [resize_picture(style, size=self._style_size(style, edge)) for style in self._styles]
+            images = [picture.rgb[None].to(self.runtime.device) for picture in pictures]
             shares = list(zip(images, self._shares, strict=True))
             self._style_targets[edge] = style_targets(self._backbone, shares, self.options, self.runtime)
         return self._style_targets[edge]
 
-    def _parameters(self, content: Picture, sizes: list[tuple[int, int]]) -> dict[str, Any]:
+    def _style_size(self, style: Picture, edge: int) -> tuple[int, int]:
+        return fitted_size(style.height, style.width, max(1, round(edge * self.options.style_scale)))
+
+    def _parameters(self, content: Picture, scales: dict[int, tuple[int, int]]) -> dict[str, Any]:
         """How the image is made, as JSON can hold it."""
         values = {option.name: getattr(self.options, option.name) for option in fields(Options)}
         values["init"] = self.options.init if self._init is None else self._init.name
@@ -131,7 +151,7 @@ class Stylizer:
                 {"name": style.name, "sha256": style.sha256, "weight": share}
                 for style, share in zip(self._styles, self._shares, strict=True)
             ],
-            "sizes": [{"width": width, "height": height} for height, width in sizes],
+            "sizes": [{"width": width, "height": height} for height, width in scales.values()],
             "weights": {"source": self._weights.source, "sha256": self._weights.sha256},
             "device": str(self.runtime.device),
             "precision": self.runtime.precision,
@@ -144,12 +164,10 @@ class Stylizer:
 class _Run:
     """One run's records and state, from its first evaluation to its result."""
 
-    content: Picture
-    edges: tuple[int, ...]
-    sizes: list[tuple[int, int]]
     parameters: dict[str, Any]
     callback: Callback | None
     iterations_per_scale: int
+    edges: tuple[int, ...]
 
     def __post_init__(self) -> None:
         self.losses: list[LossRecord] = []
@@ -169,7 +187,7 @@ class _Run:
                 loss, gradient = objective.loss_and_gradient(image)
             record = self._record(loss, edge)
             if not math.isfinite(record.total):
-                raise DivergedError(_divergence(record, objective), self.result(good))
+                raise DivergedError(_divergence(record, objective), self.result(good, None))
             self.losses.append(record)
             if self.callback is not None and self.callback(self._iterate(record, image)) is False:
                 self.stopped = "callback"
@@ -181,14 +199,10 @@ class _Run:
             self._steps += 1
         return image
 
-    def result(self, image: Tensor) -> Result:
-        tensor = _finished(image)
-        alpha = self.content.alpha
-        if alpha is not None:
-            alpha = resize(alpha, size=tuple(tensor.shape[-2:]))
+    def result(self, image: Tensor, alpha: Tensor | None) -> Result:
         final = self.losses[-1].as_dict() if self.losses else None
         parameters = {**self.parameters, "stopped": self.stopped, "final": final}
-        return Result(tensor, alpha, tuple(self.losses), parameters, self.stopped)
+        return Result(_finished(image), alpha, tuple(self.losses), parameters, self.stopped)
 
     def _record(self, loss: Loss, edge: int) -> LossRecord:
         total, content, style, tv = torch.stack((loss.total, loss.content, loss.style, loss.tv)).tolist()
@@ -198,34 +212,21 @@ class _Run:
         return Iterate(record, _finished(image), self.iterations_per_scale * len(self.edges), self.edges)
 
 
-def _load_styles(style: Styles, options: Options, smallest: int) -> list[Picture]:
-    sources = list(style) if isinstance(style, list | tuple) else [style]
+def _load_styles(style: Styles, options: Options) -> list[Picture]:
+    sources: list[Source] = list(style) if isinstance(style, list | tuple) else [style]  # type: ignore[list-item]
     if not sources:
         raise OptionError("no style image given; give at least one")
     if options.style_weights is not None and len(options.style_weights) != len(sources):
         raise OptionError(
             f"{len(options.style_weights)} style weights for {len(sources)} style images; give one for each image"
         )
-    pictures = [load_image(source, role="style") for source in sources]
-    for picture in pictures:
-        for edge in scale_edges(options.scales, options.size, *picture.rgb.shape[-2:])[:1]:
-            check_fits(*_style_size(picture, edge, options.style_scale), minimum=smallest, role="style")
-    return pictures
-
-
-def _style_size(style: Picture, edge: int, style_scale: float) -> tuple[int, int]:
-    height, width = style.rgb.shape[-2:]
-    return fitted_size(height, width, round(edge * style_scale))
+    return [load_image(source, role="style") for source in sources]
 
 
 def _style_shares(weights: tuple[float, ...] | None, count: int) -> tuple[float, ...]:
     if weights is None:
         return (1 / count,) * count
     return tuple(weight / sum(weights) for weight in weights)
-
-
-def _is_word(init: Any) -> bool:
-    return isinstance(init, str) and init in ("content", "noise")
 
 
 def _finished(image: Tensor) -> Tensor:

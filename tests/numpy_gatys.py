@@ -1,6 +1,6 @@
-"""The objective of Gatys, Ecker and Bethge (2016) and its image gradient in float64 NumPy, written from the formulas alone.
+"""The objective of Gatys, Ecker and Bethge (2016) and its image gradient in float64 NumPy, from the formulas alone.
 
-Nothing here comes from fastnst: layers, constants and backward are spelled out again, so that an error in one of the two
+Nothing here comes from fastnst: layers, constants and backward are spelled out again, so that an error in one of them
 shows as a difference.
 """
 

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from fastnst.errors import FastnstError, OptionError
+from fastnst.images import load_image
 from fastnst.options import Options
 from fastnst.output import check_output_path, save_image
 from fastnst.result import DivergedError, Iterate, Result
@@ -30,12 +30,14 @@ def run(parsed: argparse.Namespace) -> int:
     if parsed.save_every is not None and parsed.save_every < 1:
         raise OptionError(f"--save-every {parsed.save_every} is too small; it must be 1 or more")
 
+    content = load_image(parsed.content, role="content")
     stylizer = Stylizer(parsed.styles, **given)
+    check_output_path(parsed.output, list(stylizer.scales(content).values())[-1])
     bar = tqdm(total=None, unit="it", disable=True if parsed.quiet else None, file=sys.stderr)
     watch = _Watch(Path(parsed.output), parsed.save_every, bar)
     try:
         with _stop_on_signal(watch), bar:
-            result = stylizer(parsed.content, callback=watch)
+            result = stylizer(content, callback=watch)
     except DivergedError as error:
         error.result.save(parsed.output)
         raise FastnstError(f"{error}. The last good image is in {parsed.output}") from None
@@ -97,8 +99,9 @@ def _stop_on_signal(watch: _Watch) -> Iterator[None]:
 
 
 def _check_not_an_input(output: str, inputs: list[str]) -> None:
-    for path in inputs:
-        if os.path.exists(path) and os.path.exists(output) and os.path.samefile(path, output):
+    target = Path(output)
+    for path in map(Path, inputs):
+        if path.exists() and target.exists() and path.samefile(target):
             raise OptionError(f"{output} is also an input and would be overwritten; give another name with -o")
 
 
