@@ -63,7 +63,7 @@ def _evening(scene: Array) -> Array:
     """Glow around the bright parts, warmer towards the sun, darker corners, a little more contrast."""
     height, width = scene.shape[:2]
     x, y = grid(width, height)
-    scene = scene + 1.1 * blur(np.clip(scene - 0.72, 0, 1), height / 45)
+    scene = scene + 0.7 * blur(np.clip(scene - 0.72, 0, 1), height / 45)
     warmth = np.exp(-((np.hypot(x - SUN[0], y - SUN[1]) / 0.5) ** 2))[..., None]
     scene = scene * (1 + warmth * np.array([0.10, 0.03, -0.06]))
     corner = np.hypot((x - 0.667) / 0.95, (y - 0.5) / 0.75)

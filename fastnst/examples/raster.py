@@ -9,6 +9,7 @@ from PIL import Image
 
 Array = NDArray[np.floating[Any]]
 Colour = tuple[float, float, float]
+Stops = Sequence[tuple[float, Colour]]
 
 
 def grid(width: int, height: int) -> tuple[Array, Array]:
@@ -21,6 +22,11 @@ def hex_colour(code: str) -> Colour:
     """`"#rrggbb"` as three floats in 0…1."""
     red, green, blue = bytes.fromhex(code.removeprefix("#"))
     return red / 255, green / 255, blue / 255
+
+
+def gradient(*codes: str) -> Stops:
+    """Evenly spaced stops for `ramp`, from 0 to 1, by their `"#rrggbb"` codes."""
+    return [(k / (len(codes) - 1), hex_colour(code)) for k, code in enumerate(codes)]
 
 
 def smoothstep(low: float, high: float, value: Array) -> Array:
@@ -37,7 +43,7 @@ def mix(first: ArrayLike, second: ArrayLike, weight: ArrayLike) -> Array:
     return a + (b - a) * t
 
 
-def ramp(value: Array, stops: Sequence[tuple[float, Colour]]) -> Array:
+def ramp(value: Array, stops: Stops) -> Array:
     """Colours `(…, 3)` along a piecewise linear gradient of `(position, colour)` stops."""
     positions = [position for position, _ in stops]
     channels = [np.interp(value, positions, [colour[c] for _, colour in stops]) for c in range(3)]

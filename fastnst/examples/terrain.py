@@ -24,7 +24,7 @@ def sky(width: int, height: int, horizon: float) -> Array:
     x, y = grid(width, height)
     from_sun = np.hypot(x - SUN[0], y - SUN[1])
     away = np.hypot(x - SUN[0], (y - SUN[1]) * 1.5)
-    air = mix(ramp(y / horizon, AIR), hex_colour("#ffe9b0"), np.exp(-((away / 0.26) ** 2)) * 0.75)
+    air = mix(ramp(y / horizon, AIR), hex_colour("#ffe9b0"), np.exp(-((away / 0.22) ** 2)) * 0.65)
 
     # Clouds lie on a plane above the viewer: they shrink and flatten towards the horizon.
     depth = 0.34 / (horizon + 0.06 - y).clip(0.05)
@@ -41,8 +41,8 @@ def sky(width: int, height: int, horizon: float) -> Array:
     clouds = mix(ramp(y / horizon, CLOUD_SHADE), ramp(y / horizon, CLOUD_LIGHT), lit)
     scene = mix(air, clouds, smoothstep(-0.12, 0.34, density) * 0.93)
 
-    scene = mix(scene, hex_colour("#fff0c0"), 0.6 * np.exp(-((from_sun / 0.09) ** 2)))
-    return mix(scene, hex_colour("#fffbe6"), smoothstep(0.036, 0.031, from_sun))
+    scene = mix(scene, hex_colour("#fff0c0"), 0.5 * np.exp(-((from_sun / 0.075) ** 2)))
+    return mix(scene, hex_colour("#fff6cf"), smoothstep(0.027, 0.023, from_sun))
 
 
 def mountains(scene: Array, horizon: float) -> Array:

@@ -1,16 +1,14 @@
 """Trees, bushes and reeds: foliage of many leaf dabs, darker inside and below, lighter towards the sun on the left."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from fastnst.examples.layer import Layer, Point
-from fastnst.examples.raster import Array, Colour, hex_colour, ramp
+from fastnst.examples.raster import Array, Stops, gradient, hex_colour, ramp
 
-BOUGH = [hex_colour(c) for c in ("#0b130f", "#14241a", "#24401f", "#47601f", "#87882f", "#d8b850")]
-LEAVES = [hex_colour(c) for c in ("#15261d", "#24401f", "#40601f", "#74862a", "#b9a83c", "#f0d069")]
-AUTUMN = [hex_colour(c) for c in ("#3a1d17", "#6b2f1a", "#a04e1e", "#cf7a28", "#eaa83c", "#ffdc7a")]
-FIR = [hex_colour(c) for c in ("#0d1c1e", "#152d28", "#1f4030", "#355838", "#66743f", "#a8984f")]
+BOUGH = gradient("#0b130f", "#14241a", "#24401f", "#47601f", "#87882f", "#d8b850")
+LEAVES = gradient("#15261d", "#24401f", "#40601f", "#74862a", "#b9a83c", "#f0d069")
+AUTUMN = gradient("#3a1d17", "#6b2f1a", "#a04e1e", "#cf7a28", "#eaa83c", "#ffdc7a")
+FIR = gradient("#0d1c1e", "#152d28", "#1f4030", "#355838", "#66743f", "#a8984f")
 
 
 def foliage(
@@ -19,7 +17,7 @@ def foliage(
     radii: Point,
     dabs: int,
     size: float,
-    palette: Sequence[Colour],
+    palette: Stops,
     rng: np.random.Generator,
 ) -> None:
     """A crown of `dabs` leaves of length `size` in clumps, inside the ellipse of the given centre and radii."""
@@ -33,15 +31,12 @@ def foliage(
     y = clump_y[owner] + 0.26 * inside_y
     light = 0.47 - 0.27 * (0.75 * inside_x + 0.85 * inside_y) - 0.22 * (0.8 * x + 0.8 * y) + rng.normal(0, 0.08, dabs)
     order = np.argsort(clump_y[owner] * -0.5 + light * 0.9 + rng.uniform(0, 0.25, dabs))
-    stops = list(zip(np.linspace(0, 1, len(palette)).tolist(), palette, strict=True))
     centres = np.stack([centre[0] + radii[0] * x, centre[1] + radii[1] * y], axis=-1)
     leaves = _leaves(centres, size * rng.uniform(0.6, 1.3, dabs), rng.uniform(0, np.pi, dabs))
-    layer.dabs(leaves[order], ramp(light, stops)[order])
+    layer.dabs(leaves[order], ramp(light, palette)[order])
 
 
-def broadleaf(
-    layer: Layer, x: float, ground: float, tall: float, palette: Sequence[Colour], rng: np.random.Generator
-) -> None:
+def broadleaf(layer: Layer, x: float, ground: float, tall: float, palette: Stops, rng: np.random.Generator) -> None:
     """A round tree of the given height."""
     layer.line([(x, ground), (x + 0.02 * tall, ground - 0.5 * tall)], 0.06 * tall, hex_colour("#3a2a22"))
     foliage(
@@ -68,7 +63,7 @@ def branch(
     heading: float,
     length: float,
     width: float,
-    palette: Sequence[Colour],
+    palette: Stops,
     rng: np.random.Generator,
 ) -> None:
     """A crooked branch that forks down to twigs, each of which carries a clump of leaves."""

@@ -13,7 +13,24 @@ INK = hex_colour("#1d1720")
 RUST = hex_colour("#c8492a")
 OCHRE = hex_colour("#e3a23c")
 TEAL = hex_colour("#2f7f80")
-NAVY = hex_colour("#23486e")
+# x, y and half width of each cloud, and of each pad of the pine's needles.
+CLOUDS = ((0.12, 0.17, 0.16), (0.98, 0.13, 0.2), (0.82, 0.33, 0.12), (0.2, 0.40, 0.1))
+PADS = (
+    (1.14, 0.50, 0.10),
+    (0.91, 0.44, 0.12),
+    (1.15, 0.375, 0.11),
+    (0.95, 0.31, 0.115),
+    (1.10, 0.245, 0.115),
+    (1.03, 0.165, 0.09),
+)
+# Height of the crest, its swell, rate and shift, the colour, and the furrows across the picture's height.
+HILLS = (
+    (0.50, 0.07, 2.4, 0.3, hex_colour("#6d8f86"), 46),
+    (0.58, 0.075, 3.1, 2.2, hex_colour("#b9772f"), 40),
+    (0.66, 0.06, 2.7, 4.4, hex_colour("#c8492a"), 36),
+)
+# Height and colour of each row of waves.
+WAVES = ((0.745, TEAL), (0.80, hex_colour("#4f9a94")), (0.86, hex_colour("#23486e")), (0.925, TEAL))
 
 
 @dataclass(frozen=True)
@@ -49,141 +66,99 @@ def draw(width: int = 640, seed: int = 23) -> Image.Image:
     grain = fractal_noise(x * 5, y * 150, seed=seed + 10, octaves=3)
     tone = np.clip(plate.tone + 0.09 * fractal_noise(x * 18, y * 18, seed=seed + 20, octaves=3), 0, 1)
     key = smoothstep(-0.10, 0.10, tone * 1.06 - 0.04 - across)
-    key = np.maximum(
-        key, smoothstep(0.4, 0.6, plate.outline + 0.1 * fractal_noise(x * 40, y * 40, seed=seed + 30, octaves=2))
-    )
+    outline = plate.outline + 0.1 * fractal_noise(x * 40, y * 40, seed=seed + 30, octaves=2)
+    key = np.maximum(key, smoothstep(0.4, 0.6, outline))
     worn = smoothstep(0.62, 0.95, fractal_noise(x * 130, y * 130, seed=seed + 40, octaves=2) + 0.25 * grain)
     key = key * (1 - 0.7 * worn)
 
-    fibres = (
-        1
-        + 0.035 * fractal_noise(x * 120, y * 40, seed=seed + 50, octaves=3)
-        + 0.03 * fractal_noise(x * 4, y * 4, seed=seed + 60, octaves=3)
-    )
+    fibres = fractal_noise(x * 120, y * 40, seed=seed + 50, octaves=3)
+    paper = 1 + 0.035 * fibres + 0.03 * fractal_noise(x * 4, y * 4, seed=seed + 60, octaves=3)
+    bare = np.asarray(PAPER) * paper[..., None]
     # Colour blocks are printed a little off register, and show the grain of the wood.
     shift = tall // 300
     block = np.roll(plate.colour, (shift, -shift), axis=(0, 1))
-    load = np.clip(0.93 + 0.13 * grain - 0.35 * worn, 0, 1)
-    sheet = mix(PAPER, block, load) * fibres[..., None]
+    sheet = mix(PAPER, block, np.clip(0.93 + 0.13 * grain - 0.35 * worn, 0, 1)) * paper[..., None]
     sheet = mix(sheet, INK, blur(key, 1.0) * np.clip(0.96 + 0.05 * grain, 0, 1))
-    frame = np.minimum(np.minimum(x, wide / tall - x), np.minimum(y, 1 - y)) + 0.002 * fractal_noise(
-        x * 20, y * 20, seed=seed + 70, octaves=2
-    )
-    sheet = mix(np.asarray(PAPER, np.float32) * fibres[..., None], sheet, smoothstep(0.010, 0.012, frame))
-    return to_image(sheet, width, height)
+    margin = np.minimum(np.minimum(x, wide / tall - x), np.minimum(y, 1 - y))
+    margin = margin + 0.002 * fractal_noise(x * 20, y * 20, seed=seed + 70, octaves=2)
+    return to_image(mix(bare, sheet, smoothstep(0.010, 0.012, margin)), width, height)
 
 
 def _carve(x: Array, y: Array) -> Plate:
-    """A low sun with rays over hills, a lone tree, and waves in front."""
-    sun_x, sun_y = 0.46, 0.36
-    dx, dy = x - sun_x, y - sun_y
-    away, around = np.hypot(dx, dy), np.arctan2(dy, dx)
-    clouds = fractal_noise(x * 1.7 + 3, y * 4.2, seed=600, octaves=4)
-
-    rings = (away + 0.018 * fractal_noise(x * 5, y * 5, seed=610, octaves=2)) * 44
-    sky_tone = np.clip(
-        0.10 + 0.62 * smoothstep(0.12, 0.85, away) + 0.13 * np.cos(around * 18) * smoothstep(0.14, 0.25, away), 0, 0.85
-    )
-    colour = mix(
-        mix(OCHRE, hex_colour("#e8c98a"), smoothstep(0.1, 0.42, away)),
-        TEAL,
-        smoothstep(0.42, 0.75, away + 0.06 * clouds),
-    )
-    plate = Plate(rings.astype(np.float32), sky_tone, colour, np.zeros_like(x))
-    plate = plate.over(
-        smoothstep(0.131, 0.128, away), around * 0 + away * 60, 0.1 + 0 * x, RUST, _edge(away - 0.13, 0.005)
-    )
-
-    for k, (cloud_x, cloud_y, size) in enumerate(
-        ((0.12, 0.17, 0.16), (0.98, 0.13, 0.2), (0.82, 0.33, 0.12), (0.2, 0.40, 0.1))
-    ):
+    """A low sun over hills, a lone tree, and waves in front."""
+    plate = _sky(x, y)
+    for k, (cloud_x, cloud_y, size) in enumerate(CLOUDS):
         u, v = (x - cloud_x) / size, (y - cloud_y) / (0.34 * size)
-        bulge = (
-            u**2
-            + v**2
-            - 1
-            + 0.9 * fractal_noise(u * 1.7 + 9 * k, v * 0.9, seed=620 + k, octaves=3)
-            + 0.5 * smoothstep(0.2, 0.7, v)
-        )
-        inside = smoothstep(0.02, -0.02, bulge)
+        ragged = 0.9 * fractal_noise(u * 1.7 + 9 * k, v * 0.9, seed=620 + k, octaves=3)
+        bulge = u**2 + v**2 - 1 + ragged + 0.5 * smoothstep(0.2, 0.7, v)
         tone = np.clip(0.08 + 0.5 * smoothstep(-0.4, 0.8, v) + 0.2 * smoothstep(-0.3, 0.0, bulge), 0, 0.8)
-        plate = plate.over(inside, v * 4.2 + 1.6 * bulge, tone, PAPER, _edge(bulge, 0.10))
-
-    hills = (
-        (0.50, 0.07, 2.4, 0.3, "#6d8f86", 46),
-        (0.58, 0.075, 3.1, 2.2, "#b9772f", 40),
-        (0.66, 0.06, 2.7, 4.4, "#c8492a", 36),
-    )
-    for k, (base, swell, rate, shift, code, lines) in enumerate(hills):
-        crest = base + swell * np.sin(rate * x + shift) + 0.012 * fractal_noise(x * 7, x * 0, seed=640 + k, octaves=3)
-        slope = np.cos(rate * x + shift)
-        below = y - crest
-        inside = smoothstep(-0.0012, 0.0012, below)
-        # Furrows run down from the crest and fan out, as on a rounded form.
-        phase = (x + (0.9 * slope * below - 2.2 * below**2 * slope)) * lines + 0.7 * np.sin(below * 22 + k)
-        tone = np.clip(
-            0.34 + 0.40 * slope + 1.6 * below + 0.2 * fractal_noise(x * 4, y * 4, seed=650 + k, octaves=2), 0.06, 0.92
-        )
-        plate = plate.over(inside, phase, tone, hex_colour(code), _edge(below, 0.0042))
-
+        plate = plate.over(smoothstep(0.02, -0.02, bulge), v * 4.2 + 1.6 * bulge, tone, PAPER, _edge(bulge, 0.10))
+    for k in range(len(HILLS)):
+        plate = _hill(plate, x, y, k)
     plate = _tree(plate, x, y)
-
-    for k, (base, code) in enumerate(((0.745, "#2f7f80"), (0.80, "#4f9a94"), (0.86, "#23486e"), (0.925, "#2f7f80"))):
-        t = x * (6.5 - 0.6 * k) + 1.7 * k
-        saw = (t / np.pi) % 1
-        wave = np.where(saw < 0.68, saw / 0.68, (1 - saw) / 0.32)
-        crest = (
-            base
-            - (0.024 + 0.008 * k) * (wave**1.7 - 0.3)
-            + 0.006 * fractal_noise(x * 9, x * 0, seed=660 + k, octaves=2)
-        )
-        below = y - crest
-        inside = smoothstep(-0.0012, 0.0012, below)
-        phase = (below + 0.016 * np.sin(2 * t + 30 * below)) * (62 - 5 * k)
-        tone = np.clip(0.75 - 0.6 * wave + 1.4 * below, 0.08, 0.9)
-        plate = plate.over(inside, phase, tone, hex_colour(code), _edge(below, 0.005))
-        foam = (
-            smoothstep(0.0, 0.002, below)
-            * smoothstep(0.017, 0.012, below + 0.010 * fractal_noise(x * 45, y * 45, seed=670 + k, octaves=2))
-            * smoothstep(0.3, 0.7, wave)
-        )
-        plate = plate.over(foam, phase, np.zeros_like(x), PAPER, _edge(below, 0.005))
+    for k in range(len(WAVES)):
+        plate = _wave(plate, x, y, k)
     return plate
 
 
+def _sky(x: Array, y: Array) -> Plate:
+    """Rings around the sun that grow dark outwards."""
+    away, around = np.hypot(x - 0.46, y - 0.36), np.arctan2(y - 0.36, x - 0.46)
+    clouds = fractal_noise(x * 1.7 + 3, y * 4.2, seed=600, octaves=4)
+    rings = 44 * (away + 0.018 * fractal_noise(x * 5, y * 5, seed=610, octaves=2))
+    rays = np.cos(around * 18) * smoothstep(0.14, 0.25, away)
+    tone = np.clip(0.10 + 0.62 * smoothstep(0.12, 0.85, away) + 0.13 * rays, 0, 0.85)
+    colour = mix(OCHRE, hex_colour("#e8c98a"), smoothstep(0.1, 0.42, away))
+    colour = mix(colour, TEAL, smoothstep(0.42, 0.75, away + 0.06 * clouds))
+    plate = Plate(rings, tone, colour, np.zeros_like(x))
+    disc, rim = smoothstep(0.131, 0.128, away), _edge(away - 0.13, 0.005)
+    return plate.over(disc, 60 * away, np.full_like(x, 0.1), RUST, rim)
+
+
+def _hill(plate: Plate, x: Array, y: Array, k: int) -> Plate:
+    base, swell, rate, shift, colour, lines = HILLS[k]
+    crest = base + swell * np.sin(rate * x + shift) + 0.012 * fractal_noise(x * 7, x * 0, seed=640 + k, octaves=3)
+    slope, below = np.cos(rate * x + shift), y - crest
+    # Furrows run down from the crest and fan out, as on a rounded form.
+    phase = lines * (x + slope * (0.9 * below - 2.2 * below**2)) + 0.7 * np.sin(below * 22 + k)
+    patches = 0.2 * fractal_noise(x * 4, y * 4, seed=650 + k, octaves=2)
+    tone = np.clip(0.34 + 0.40 * slope + 1.6 * below + patches, 0.06, 0.92)
+    return plate.over(smoothstep(-0.0012, 0.0012, below), phase, tone, colour, _edge(below, 0.0042))
+
+
+def _wave(plate: Plate, x: Array, y: Array, k: int) -> Plate:
+    """A row of leaning waves with foam on their crests."""
+    base, colour = WAVES[k]
+    t = x * (6.5 - 0.6 * k) + 1.7 * k
+    saw = (t / np.pi) % 1
+    rise = np.where(saw < 0.68, saw / 0.68, (1 - saw) / 0.32)
+    chop = 0.006 * fractal_noise(x * 9, x * 0, seed=660 + k, octaves=2)
+    below = y - (base - (0.024 + 0.008 * k) * (rise**1.7 - 0.3) + chop)
+    phase = (below + 0.016 * np.sin(2 * t + 30 * below)) * (62 - 5 * k)
+    tone = np.clip(0.75 - 0.6 * rise + 1.4 * below, 0.08, 0.9)
+    crest = _edge(below, 0.005)
+    plate = plate.over(smoothstep(-0.0012, 0.0012, below), phase, tone, colour, crest)
+    ragged = below + 0.010 * fractal_noise(x * 45, y * 45, seed=670 + k, octaves=2)
+    foam = smoothstep(0.0, 0.002, below) * smoothstep(0.017, 0.012, ragged) * smoothstep(0.3, 0.7, rise)
+    return plate.over(foam, phase, np.zeros_like(x), PAPER, crest)
+
+
 def _tree(plate: Plate, x: Array, y: Array) -> Plate:
-    """A pine of overlapping clouds of needles on a leaning trunk, at the right."""
+    """A pine at the right: pads of needles on a leaning trunk."""
     middle = 1.02 + 0.10 * (0.72 - y) - 0.05 * np.sin(9 * (y - 0.3))
     half = 0.011 + 0.05 * np.clip(y - 0.40, 0, 1) ** 1.3
-    trunk = smoothstep(0.001, -0.001, np.abs(x - middle) - half) * (y > 0.22) * (y < 0.79)
-    plate = plate.over(
-        trunk,
-        (x - middle) / half * 3 + 0.8 * np.sin(40 * y),
-        np.clip(0.55 + 0.4 * (x - middle) / half, 0, 1),
-        hex_colour("#8a4a2c"),
-        _edge(np.abs(x - middle) - half, 0.004) * (y > 0.22) * (y < 0.79),
-    )
-    pads = (
-        (1.14, 0.50, 0.10),
-        (0.91, 0.44, 0.12),
-        (1.15, 0.375, 0.11),
-        (0.95, 0.31, 0.115),
-        (1.10, 0.245, 0.115),
-        (1.03, 0.165, 0.09),
-    )
-    for k, (pad_x, pad_y, size) in enumerate(pads):
+    across, upright = (x - middle) / half, (y > 0.22) & (y < 0.79)
+    outside = np.abs(x - middle) - half
+    bark, tone = 3 * across + 0.8 * np.sin(40 * y), np.clip(0.55 + 0.4 * across, 0, 1)
+    trunk = smoothstep(0.001, -0.001, outside) * upright
+    plate = plate.over(trunk, bark, tone, hex_colour("#8a4a2c"), _edge(outside, 0.004) * upright)
+    for k, (pad_x, pad_y, size) in enumerate(PADS):
         u, v = (x - pad_x) / size, (y - pad_y) / (0.40 * size)
-        bulge = (
-            u**2
-            + v**2
-            - 1
-            + 0.55 * fractal_noise(u * 2.4 + 7 * k, v * 1.6, seed=680 + k, octaves=3)
-            + 0.45 * smoothstep(0.1, 0.8, v)
-        )
-        inside = smoothstep(0.02, -0.02, bulge)
+        ragged = 0.55 * fractal_noise(u * 2.4 + 7 * k, v * 1.6, seed=680 + k, octaves=3)
+        bulge = u**2 + v**2 - 1 + ragged + 0.45 * smoothstep(0.1, 0.8, v)
         fan = np.arctan2(v + 1.9, u) * 13 + 0.5 * np.sin(7 * np.hypot(u, v))
         tone = np.clip(0.45 + 0.42 * v + 0.22 * u, 0.12, 0.95)
-        plate = plate.over(inside, fan, tone, hex_colour("#4d8156"), _edge(bulge, 0.10))
+        plate = plate.over(smoothstep(0.02, -0.02, bulge), fan, tone, hex_colour("#4d8156"), _edge(bulge, 0.10))
     return plate
 
 
