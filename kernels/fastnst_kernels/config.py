@@ -53,10 +53,8 @@ def _stages(stage_bytes: int, wanted: int, gpu: Gpu) -> int:
     return max(1, min(wanted, gpu.shared_limit * 15 // 16 // stage_bytes))
 
 
-def _depth(itemsize: int, tensor_cores: bool, aligned: bool) -> int:
-    """Elements along the summed axis at a time: without tensor cores, all of them wait in registers."""
-    if not tensor_cores:
-        return 16
+def _depth(itemsize: int, aligned: bool) -> int:
+    """Elements of the summed axis at a time: 128 bytes."""
     return (64 if itemsize == 2 else 32) // (1 if aligned else 2)
 
 
@@ -73,8 +71,9 @@ def partial_config(
     largest = 128 if channels > 64 and tensor_cores and aligned else smallest
     for block_c in sorted({smallest, largest}, reverse=True):
         blocks = ceil(channels / block_c)
-        # One tile is one operand: twice the positions keep as many bytes in flight.
-        block_m = _depth(itemsize, tensor_cores, aligned) * (2 if blocks == 1 and block_c <= 64 else 1)
+        # One tile is one operand: twice the positions keep as many bytes in flight, but need tensor cores to spare the
+        # registers.
+        block_m = _depth(itemsize, aligned) * (2 if tensor_cores and blocks == 1 and block_c <= 64 else 1)
         wanted = ceil(gpu.multiprocessors * (1 if tensor_cores else 2) / (pairs_of(blocks) * batch))
         splits = max(1, min(wanted, positions // (4 * block_c)))
         if pairs_of(blocks) * batch * splits >= gpu.multiprocessors * 3 // 4:
@@ -105,7 +104,7 @@ def backward_config(
     The arguments are those of `partial_config`.
     """
     smallest = min(64, max(16, power_of_two(channels)))
-    block_k = min(smallest, _depth(itemsize, tensor_cores, aligned))
+    block_k = min(smallest, _depth(itemsize, aligned) if tensor_cores else 16)
     candidates = [(smallest, 64)]
     if tensor_cores and aligned:
         candidates = [(128, 128)] * (channels > 64) + [(smallest, 128), (smallest, 64)]

@@ -22,11 +22,11 @@ def _add_upper_products(result: Tensor, matrix: Tensor) -> None:
         result[row : row + _BLOCK_ROWS, row:].addmm_(matrix[row : row + _BLOCK_ROWS], matrix[row:].mT)
 
 
-def _mirror(result: Tensor) -> None:
-    """Copy the blocks above the diagonal below it."""
-    for row in range(0, result.shape[-1], _BLOCK_ROWS):
-        end = row + _BLOCK_ROWS
-        result[:, end:, row:end] = result[:, row:end, end:].mT
+def _mirrored(result: Tensor) -> Tensor:
+    """The matrix with the elements below the diagonal replaced by those above: the products of a block on the diagonal
+    need not be symmetric to the bit."""
+    upper = result.triu()
+    return upper + upper.triu(1).mT
 
 
 def gram(features: Tensor) -> Tensor:
@@ -39,8 +39,7 @@ def gram(features: Tensor) -> Tensor:
         for matrix, sums in zip(features.flatten(2), result, strict=True):
             for chunk in matrix.split(step, dim=1):
                 _add_upper_products(sums, chunk.to(dtype))
-        _mirror(result)
-    return result.div_(height * width)
+    return _mirrored(result).div_(height * width)
 
 
 def gram_difference_loss(features: Tensor, target: Tensor, weight: float) -> tuple[Tensor, Tensor, Tensor]:
