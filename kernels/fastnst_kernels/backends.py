@@ -34,12 +34,12 @@ def resolve_backend(backend: str, device: torch.device) -> str:
         raise ValueError(f"backend {backend!r} is unknown; choose one of {', '.join(BACKENDS)}")
     if backend == "auto":
         backend = "triton" if device.type == "cuda" else "torch"
-    if backend == "triton":
+    # Under torch.compile the look for the package would break the graph.
+    if backend == "triton" and not torch.compiler.is_compiling():
         _require_triton(device.type)
     return backend
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _require_triton(device_type: str) -> None:
     if importlib.util.find_spec("triton") is None:
         raise RuntimeError('backend "triton" needs the triton package: pip install triton, or use backend="torch"')
