@@ -53,9 +53,20 @@ def _stages(stage_bytes: int, wanted: int, gpu: Gpu) -> int:
     return max(1, min(wanted, gpu.shared_limit * 15 // 16 // stage_bytes))
 
 
-def _depth(itemsize: int, aligned: bool) -> int:
-    """Elements of the summed axis at a time: 128 bytes."""
-    return (64 if itemsize == 2 else 32) // (1 if aligned else 2)
+def _depth(itemsize: int, roomy: bool) -> int:
+    """Elements of the summed axis at a time: 128 bytes, or half of it where registers are short."""
+    return (64 if itemsize == 2 else 32) // (1 if roomy else 2)
+
+
+def _roomy(aligned: bool, gpu: Gpu) -> bool:
+    """Whether large tiles fit the registers: not where rows are read element by element, and not on RDNA."""
+    return aligned and not (gpu.backend == "hip" and gpu.warp_size == 32)
+
+
+def _warps(block_c: int, block_m: int, tensor_cores: bool, gpu: Gpu) -> int:
+    """Warps for a tile of accumulators: 8 where 4 would run out of registers."""
+    scarce = gpu.warp_size == 32 and (not tensor_cores or gpu.backend == "hip")
+    return 8 if block_c * block_m >= 128 * 128 or (scarce and block_c * block_m >= 64 * 64) else 4
 
 
 def partial_config(
@@ -68,32 +79,34 @@ def partial_config(
     four tile edges of positions, so that the partial sums are at most a quarter of the bytes that its tiles read.
     """
     smallest = min(64, max(16, power_of_two(channels)))
-    largest = 128 if channels > 64 and tensor_cores and aligned else smallest
+    roomy = _roomy(aligned, gpu)
+    largest = 128 if channels > 64 and tensor_cores and roomy else smallest
     for block_c in sorted({smallest, largest}, reverse=True):
         blocks = ceil(channels / block_c)
         # One tile is one operand: twice the positions keep as many bytes in flight, but need tensor cores to spare the
         # registers.
-        block_m = _depth(itemsize, aligned) * (2 if tensor_cores and blocks == 1 and block_c <= 64 else 1)
+        block_m = _depth(itemsize, roomy) * (2 if tensor_cores and roomy and blocks == 1 and block_c <= 64 else 1)
         wanted = ceil(gpu.multiprocessors * (1 if tensor_cores else 2) / (pairs_of(blocks) * batch))
         splits = max(1, min(wanted, positions // (4 * block_c)))
         if pairs_of(blocks) * batch * splits >= gpu.multiprocessors * 3 // 4:
             break
     split_length = ceil(ceil(positions / splits) / block_m) * block_m
     operands = 1 if blocks == 1 else 2
+    stages = 2 if gpu.backend == "hip" else 4 if itemsize == 2 else 3
     return PartialConfig(
         block_c=block_c,
         block_m=block_m,
         splits=ceil(positions / split_length),
         split_length=split_length,
-        num_warps=8 if block_c == 128 else 4,
-        num_stages=_stages(operands * block_c * block_m * itemsize, 4 if gpu.backend == "cuda" else 2, gpu),
+        num_warps=_warps(block_c, block_c, tensor_cores, gpu),
+        num_stages=_stages(operands * block_c * block_m * itemsize, stages, gpu),
     )
 
 
 def reduce_config(channels: int, splits: int) -> ReduceConfig:
     """Small tiles for small matrices, which have many splits and few elements."""
     tile = 16 if channels <= 128 else 32
-    return ReduceConfig(tile=tile, split_block=min(power_of_two(splits), 4096 // tile**2), num_warps=4)
+    return ReduceConfig(tile=tile, split_block=min(power_of_two(splits), 4096 // tile**2), num_warps=8)
 
 
 def backward_config(
@@ -104,9 +117,10 @@ def backward_config(
     The arguments are those of `partial_config`.
     """
     smallest = min(64, max(16, power_of_two(channels)))
-    block_k = min(smallest, _depth(itemsize, aligned) if tensor_cores else 16)
+    roomy = _roomy(aligned, gpu)
+    block_k = min(smallest, _depth(itemsize, roomy) if tensor_cores else 16)
     candidates = [(smallest, 64)]
-    if tensor_cores and aligned:
+    if tensor_cores and roomy:
         candidates = [(128, 128)] * (channels > 64) + [(smallest, 128), (smallest, 64)]
     for block_c, block_m in candidates:
         if ceil(channels / block_c) * ceil(positions / block_m) * batch >= gpu.multiprocessors:
@@ -116,6 +130,6 @@ def backward_config(
         block_c=block_c,
         block_m=block_m,
         block_k=block_k,
-        num_warps=8 if block_c * block_m >= 128 * 128 else 4,
+        num_warps=_warps(block_c, block_m, tensor_cores, gpu),
         num_stages=_stages(stage_bytes, 3 if gpu.backend == "cuda" else 2, gpu),
     )
