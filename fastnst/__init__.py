@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from fastnst.errors import FastnstError, ImageError, OptionError, WeightsError
+    from fastnst.errors import FastnstError, FastnstWarning, ImageError, OptionError, WeightsError
     from fastnst.options import Options
     from fastnst.result import DivergedError, Iterate, LossRecord, Result
     from fastnst.stylizer import Stylizer, stylize
-    from fastnst.weights import FastnstWarning
 
 _HOME = {
     "DivergedError": "result",
     "FastnstError": "errors",
-    "FastnstWarning": "weights",
+    "FastnstWarning": "errors",
     "ImageError": "errors",
     "Iterate": "result",
     "LossRecord": "result",

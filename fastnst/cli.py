@@ -1,6 +1,7 @@
 """The command `fastnst`: its arguments, and how its errors are shown."""
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ from dataclasses import Field, fields
 from typing import Any, NoReturn, TextIO
 
 from fastnst import __version__
-from fastnst.errors import FastnstError
+from fastnst.errors import FastnstError, FastnstWarning
 from fastnst.options import Options
 
 EXIT_BAD_INPUT = 1
@@ -17,9 +18,12 @@ EXIT_INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code: 0, 1 for bad input or a failed check, 130 for Ctrl-C."""
+    # Before torch is imported: threads that wait by spinning make a run ten times slower beside another busy process.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     parsed = build_parser().parse_args(arguments)
     with warnings.catch_warnings():
         warnings.showwarning = _plain_warning
+        warnings.simplefilter("always", FastnstWarning)
         try:
             return int(parsed.run(parsed))
         except FastnstError as error:
@@ -127,6 +131,12 @@ def _add_verify(commands: Any) -> None:
     )
     parser.add_argument(
         "--backend", choices=("all", "triton", "torch"), default="all", help="what to check (default: all)"
+    )
+    parser.add_argument(
+        "--size",
+        type=int,
+        metavar="PX",
+        help="side of the square image whose layers are checked (default: 512 on a GPU, 256 on a CPU)",
     )
     parser.add_argument("--json", action="store_true", help="print the checks as one JSON object on stdout")
     parser.set_defaults(run=_run_verify)

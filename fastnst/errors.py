@@ -5,6 +5,10 @@ class FastnstError(ValueError):
     """Base of every error that fastnst raises for bad input; the command prints it in one line, without a traceback."""
 
 
+class FastnstWarning(UserWarning):
+    """Something is not as it was meant to be, and the run goes on; the command prints it in one line."""
+
+
 class OptionError(FastnstError):
     """An option is out of its range, unknown, or contradicts another one."""
 

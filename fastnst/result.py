@@ -36,13 +36,20 @@ class LossRecord:
 class Iterate:
     """What a callback sees after each evaluation: the record of the image, the image, and how far the run is.
 
-    `image` is a copy, (3, H, W) float32 in 0…1 on the CPU; `iterations` counts the steps of the whole run.
+    `image` is a copy, (3, H, W) float32 in 0…1 on the CPU, `alpha` and `parameters` are those of a `Result`;
+    `iterations` counts the steps of the whole run, `scales` are its long edges in pixels.
     """
 
     record: LossRecord
     image: Tensor
+    alpha: Tensor | None
+    parameters: Mapping[str, Any]
     iterations: int
     scales: tuple[int, ...]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the image as `Result.save` does."""
+        save_image(path, self.image, self.alpha, parameters=self.parameters)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """The main path: load → targets → for each scale: optimise → result."""
 
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
 from typing import Any, Unpack
 
 import torch
@@ -15,7 +15,7 @@ from fastnst.backbone import Backbone, build_backbone
 from fastnst.errors import OptionError
 from fastnst.images import Picture, Source, check_fits, fitted_size, load_image, resize, resize_picture
 from fastnst.objective import Loss, Objective, StyleTarget, make_objective, style_targets
-from fastnst.optimizers import make_optimizer
+from fastnst.optimizers import Optimizer, make_optimizer
 from fastnst.options import Options, OptionValues, resolve_options
 from fastnst.pyramid import scale_edges
 from fastnst.result import DivergedError, Iterate, LossRecord, Result
@@ -68,18 +68,22 @@ class Stylizer:
         named = isinstance(self.options.init, str) and self.options.init in ("content", "noise")
         self._init = None if named else load_image(self.options.init, role="init")
         self._style_targets: dict[int, dict[str, StyleTarget]] = {}
+        self._network: tuple[Weights, Backbone] | None = None
 
     def __call__(self, content: Source | Picture, *, callback: Callback | None = None) -> Result:
         """Stylizes one image; see `stylize`."""
         picture = content if isinstance(content, Picture) else load_image(content, role="content")
         scales = self.scales(picture)
-        run = _Run(self._parameters(picture, scales), callback, self.options.iterations, tuple(scales))
+        weights, backbone = self._loaded()
+        run = _Run(self._parameters(picture, scales, weights), callback, self.options.iterations, tuple(scales))
         with float32_products(self.runtime.tf32):
             image = self._start(picture, next(iter(scales.values())))
             for edge, size in scales.items():
                 target = resize_picture(picture, size=size)
                 image = resize(image, size=size)
-                image = run.optimise(image, self._objective(target, edge), edge, make_optimizer(self.options))
+                pixels = target.rgb[None].to(self.runtime.device)
+                objective = make_objective(backbone, pixels, self._style(edge, backbone), self.options, self.runtime)
+                image = run.optimise(image, target.alpha, objective, edge, make_optimizer(self.options))
                 if run.stopped:
                     break
         return run.result(image, target.alpha)
@@ -99,20 +103,24 @@ class Stylizer:
                 check_fits(*self._style_size(style, edge), self._smallest, role=f"style at scale {edge}", reason=reason)
         return sizes
 
-    @cached_property
-    def _weights(self) -> Weights:
-        return load_weights(self.options.weights, self.options.network, taps=self.options.taps, progress=True)
+    def load(self, *, progress: bool = True) -> None:
+        """Loads the network now, not at the first call; a download shows its progress on a terminal."""
+        self._loaded(progress and sys.stderr.isatty())
 
-    @cached_property
-    def _backbone(self) -> Backbone:
-        return build_backbone(
-            self._weights,
-            self.options.taps,
-            pooling=self.options.pooling,
-            padding=self.options.padding,
-            device=self.runtime.device,
-            dtype=self.runtime.dtype,
-        )
+    def _loaded(self, progress: bool = False) -> tuple[Weights, Backbone]:
+        if self._network is None:
+            options, runtime = self.options, self.runtime
+            weights = load_weights(options.weights, options.network, taps=options.taps, progress=progress)
+            backbone = build_backbone(
+                weights,
+                options.taps,
+                pooling=options.pooling,
+                padding=options.padding,
+                device=runtime.device,
+                dtype=runtime.dtype,
+            )
+            self._network = weights, backbone
+        return self._network
 
     def _start(self, content: Picture, size: tuple[int, int]) -> Tensor:
         """The first image, (1, 3, H, W) float32 on the run's device."""
@@ -123,23 +131,19 @@ class Stylizer:
             start = resize_picture(self._init or content, size=size).rgb
         return start[None].to(self.runtime.device, copy=True)
 
-    def _objective(self, content: Picture, edge: int) -> Objective:
-        target = content.rgb[None].to(self.runtime.device)
-        return make_objective(self._backbone, target, self._style(edge), self.options, self.runtime)
-
-    def _style(self, edge: int) -> dict[str, StyleTarget]:
+    def _style(self, edge: int, backbone: Backbone) -> dict[str, StyleTarget]:
         """The style's targets at the scale whose long edge is `edge`, computed once."""
         if edge not in self._style_targets:
             pictures = [resize_picture(style, size=self._style_size(style, edge)) for style in self._styles]
             images = [picture.rgb[None].to(self.runtime.device) for picture in pictures]
             shares = list(zip(images, self._shares, strict=True))
-            self._style_targets[edge] = style_targets(self._backbone, shares, self.options, self.runtime)
+            self._style_targets[edge] = style_targets(backbone, shares, self.options, self.runtime)
         return self._style_targets[edge]
 
     def _style_size(self, style: Picture, edge: int) -> tuple[int, int]:
         return fitted_size(style.height, style.width, max(1, round(edge * self.options.style_scale)))
 
-    def _parameters(self, content: Picture, scales: dict[int, tuple[int, int]]) -> dict[str, Any]:
+    def _parameters(self, content: Picture, scales: dict[int, tuple[int, int]], weights: Weights) -> dict[str, Any]:
         """How the image is made, as JSON can hold it."""
         values = {option.name: getattr(self.options, option.name) for option in fields(Options)}
         values["init"] = self.options.init if self._init is None else self._init.name
@@ -152,7 +156,7 @@ class Stylizer:
                 for style, share in zip(self._styles, self._shares, strict=True)
             ],
             "sizes": [{"width": width, "height": height} for height, width in scales.values()],
-            "weights": {"source": self._weights.source, "sha256": self._weights.sha256},
+            "weights": {"source": weights.source, "sha256": weights.sha256},
             "device": str(self.runtime.device),
             "precision": self.runtime.precision,
             "options": values,
@@ -175,7 +179,9 @@ class _Run:
         self._began = time.perf_counter()
         self._steps = 0
 
-    def optimise(self, image: Tensor, objective: Objective, edge: int, optimizer: Any) -> Tensor:
+    def optimise(
+        self, image: Tensor, alpha: Tensor | None, objective: Objective, edge: int, optimizer: Optimizer
+    ) -> Tensor:
         """`iterations_per_scale` steps at one scale, each image evaluated, the last one too."""
         good = image.clone()
         for iteration in range(self.iterations_per_scale + 1):
@@ -187,9 +193,9 @@ class _Run:
                 loss, gradient = objective.loss_and_gradient(image)
             record = self._record(loss, edge)
             if not math.isfinite(record.total):
-                raise DivergedError(_divergence(record, objective), self.result(good, None))
+                raise DivergedError(_divergence(record, objective), self.result(good, alpha))
             self.losses.append(record)
-            if self.callback is not None and self.callback(self._iterate(record, image)) is False:
+            if self.callback is not None and self.callback(self._iterate(record, image, alpha)) is False:
                 self.stopped = "callback"
                 return image
             if gradient is None:
@@ -200,16 +206,21 @@ class _Run:
         return image
 
     def result(self, image: Tensor, alpha: Tensor | None) -> Result:
-        final = self.losses[-1].as_dict() if self.losses else None
-        parameters = {**self.parameters, "stopped": self.stopped, "final": final}
-        return Result(_finished(image), alpha, tuple(self.losses), parameters, self.stopped)
+        return Result(_finished(image), alpha, tuple(self.losses), self._parameters_now(), self.stopped)
 
     def _record(self, loss: Loss, edge: int) -> LossRecord:
         total, content, style, tv = torch.stack((loss.total, loss.content, loss.style, loss.tv)).tolist()
         return LossRecord(self._steps, edge, total, content, style, tv, time.perf_counter() - self._began)
 
-    def _iterate(self, record: LossRecord, image: Tensor) -> Iterate:
-        return Iterate(record, _finished(image), self.iterations_per_scale * len(self.edges), self.edges)
+    def _iterate(self, record: LossRecord, image: Tensor, alpha: Tensor | None) -> Iterate:
+        parameters = self._parameters_now()
+        return Iterate(
+            record, _finished(image), alpha, parameters, self.iterations_per_scale * len(self.edges), self.edges
+        )
+
+    def _parameters_now(self) -> dict[str, Any]:
+        final = self.losses[-1].as_dict() if self.losses else None
+        return {**self.parameters, "stopped": self.stopped, "final": final}
 
 
 def _load_styles(style: Styles, options: Options) -> list[Picture]:

@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 
 from fastnst.architecture import NETWORKS, Layer, canonical_layer, layers_of, layers_up_to
 from fastnst.download import claimed, fetch, sha256_of, unreachable_reason
-from fastnst.errors import OptionError, WeightsError
+from fastnst.errors import FastnstWarning, OptionError, WeightsError
 
 # Hexadecimal start of each checkpoint's SHA-256, which torchvision also puts in its file name.
 CHECKPOINTS: dict[str, str] = {"vgg19": "dcbb9e9d", "vgg16": "397923af"}
@@ -33,10 +33,6 @@ _BASE_URL = "https://download.pytorch.org/models"
 _SUFFIXES = (".pth", ".pt", ".safetensors")
 _SUFFIXES_TEXT = ".pth, .pt or .safetensors"
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch.save began a file before it wrote zip files
-
-
-class FastnstWarning(UserWarning):
-    """Something that the run survives but that the user should know; the command prints it in one line."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from tqdm import tqdm
 from fastnst.errors import FastnstError, OptionError
 from fastnst.images import load_image
 from fastnst.options import Options
-from fastnst.output import check_output_path, save_image
+from fastnst.output import check_output_path
 from fastnst.result import DivergedError, Iterate, Result
 from fastnst.stylizer import Stylizer
 
@@ -33,6 +33,7 @@ def run(parsed: argparse.Namespace) -> int:
     content = load_image(parsed.content, role="content")
     stylizer = Stylizer(parsed.styles, **given)
     check_output_path(parsed.output, list(stylizer.scales(content).values())[-1])
+    stylizer.load(progress=not parsed.quiet)
     bar = tqdm(total=None, unit="it", disable=True if parsed.quiet else None, file=sys.stderr)
     watch = _Watch(Path(parsed.output), parsed.save_every, bar)
     try:
@@ -44,8 +45,11 @@ def run(parsed: argparse.Namespace) -> int:
     except (torch.OutOfMemoryError, MemoryError):
         raise FastnstError(f"out of memory; lower --size or the number of --scales. {watch.rescue()}") from None
     except BaseException:
-        print(f"fastnst: {watch.rescue()}", file=sys.stderr)
+        if watch.last is not None:
+            print(f"fastnst: {watch.rescue()}", file=sys.stderr)
         raise
+    if watch.interrupted:
+        result = replace(result, stopped="interrupted", parameters={**result.parameters, "stopped": "interrupted"})
     result.save(parsed.output)
     _report(parsed, result, interrupted=watch.interrupted)
     return 130 if watch.interrupted else 0
@@ -70,14 +74,14 @@ class _Watch:
         self.bar.update(record.iteration - self.bar.n)
         if self.save_every and record.iteration and record.iteration % self.save_every == 0:
             name = f"{self.output.stem}_{record.iteration:05d}{self.output.suffix}"
-            save_image(self.output.with_name(name), iterate.image, parameters={"record": record.as_dict()})
+            iterate.save(self.output.with_name(name))
         return not self.interrupted
 
     def rescue(self) -> str:
         """Writes the last image of a run that failed, and says so."""
         if self.last is None:
             return "Nothing was computed yet, so nothing was saved"
-        save_image(self.output, self.last.image, parameters={"record": self.last.record.as_dict()})
+        self.last.save(self.output)
         return f"The image of iteration {self.last.record.iteration} is in {self.output}"
 
 

@@ -1,0 +1,259 @@
+"""The command: what it writes, prints and returns, and how it refuses."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fastnst import cli
+from fastnst import stylizer as module
+from fastnst.objective import Loss
+from fastnst.output import read_parameters
+
+FAST = ["--size", "48", "--iterations", "3", "--scales", "none", "--weights", "random", "--style-layers", "conv1_1"]
+FAST += ["--content-layers", "conv2_1"]
+
+
+EVERYTHING = """
+    --preset gatys --size 40 --iterations 2 --scales 20 40 --optimizer adam --learning-rate 0.05 --content-weight 2
+    --style-weight 30 --tv-weight 0.5 --style-weights 1 3 --style-scale 0.8 --content-layers conv2_1
+    --style-layers conv1_1=2 relu2_1 --objective relative --pooling max --padding replicate --init noise
+    --network vgg16 --weights random --precision fp32 --device cpu --backend torch --seed 5
+"""
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> tuple[str, str]:
+    generator = np.random.default_rng(0)
+    paths = []
+    for name in ("content.png", "style.jpg"):
+        coarse = Image.fromarray(generator.integers(0, 255, (6, 8, 3), dtype=np.uint8))
+        coarse.resize((64, 48), Image.Resampling.BICUBIC).save(tmp_path / name)
+        paths.append(str(tmp_path / name))
+    return paths[0], paths[1]
+
+
+def run(*arguments: str) -> int:
+    return cli.main(["stylize", *arguments])
+
+
+@pytest.mark.parametrize("name", ["out.png", "out.jpg", "out.webp", "out.tif"])
+def test_the_output_says_how_it_was_made(name: str, tmp_path: Path, pictures: tuple[str, str], capsys: Any) -> None:
+    output = str(tmp_path / name)
+    assert run(*pictures, "-o", output, *FAST, "--style-weight", "7", "--quiet") == 0
+    assert capsys.readouterr() == ("", "")
+    with Image.open(output) as image:
+        assert image.size == (48, 36)
+    parameters = read_parameters(output)
+    assert parameters["options"]["style_weight"] == 7
+    assert parameters["final"]["iteration"] == 3
+
+    assert cli.main(["info", output]) == 0
+    assert "style_weight 7" in capsys.readouterr().out
+    assert cli.main(["info", output, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == parameters
+
+
+def test_json_is_one_object_on_stdout(tmp_path: Path, pictures: tuple[str, str], capsys: Any) -> None:
+    assert run(*pictures, "-o", str(tmp_path / "out.png"), *FAST, "--json") == 0
+    printed = capsys.readouterr()
+    report = json.loads(printed.out)
+    assert [sorted(record) for record in report["losses"]] == [
+        ["content", "iteration", "scale", "seconds", "style", "total", "tv"]
+    ] * 4
+    assert {"sizes", "weights", "options", "versions", "output"} <= report.keys()
+    assert "saved" in printed.err
+
+
+def test_every_option_reaches_the_run(tmp_path: Path, pictures: tuple[str, str]) -> None:
+    content, style = pictures
+    output = str(tmp_path / "out.png")
+    given = shlex.split(EVERYTHING)
+    assert run(content, style, style, "-o", output, *given, "--quiet") == 0
+    options = read_parameters(output)["options"]
+    assert options == {
+        "preset": "gatys",
+        "size": 40,
+        "iterations": 2,
+        "scales": [20, 40],
+        "optimizer": "adam",
+        "learning_rate": 0.05,
+        "content_weight": 2,
+        "style_weight": 30,
+        "tv_weight": 0.5,
+        "style_weights": [1, 3],
+        "style_scale": 0.8,
+        "content_layers": {"conv2_1": 1},
+        "style_layers": {"conv1_1": 2, "conv2_1": 0.5},
+        "objective": "relative",
+        "pooling": "max",
+        "padding": "replicate",
+        "init": "noise",
+        "network": "vgg16",
+        "weights": "random",
+        "precision": "fp32",
+        "device": "cpu",
+        "backend": "torch",
+        "seed": 5,
+    }
+
+
+def test_save_every_writes_numbered_images(tmp_path: Path, pictures: tuple[str, str]) -> None:
+    assert run(*pictures, "-o", str(tmp_path / "out.png"), *FAST, "--save-every", "2", "--quiet") == 0
+    assert sorted(path.name for path in tmp_path.glob("out*")) == ["out.png", "out_00002.png"]
+    assert read_parameters(tmp_path / "out_00002.png")["final"]["iteration"] == 2
+
+
+def test_automatic_weights_fall_back_with_one_plain_line(
+    tmp_path: Path, pictures: tuple[str, str], capsys: Any
+) -> None:
+    automatic = [word if word != "random" else "auto" for word in FAST]
+    assert run(*pictures, "-o", str(tmp_path / "out.png"), *automatic, "--quiet") == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("fastnst: warning: ")
+
+
+REFUSED = {
+    "missing content": (["missing.png", "{style}", "-o", "{out}"], "'missing.png' does not exist"),
+    "missing style": (["{content}", "missing.png", "-o", "{out}"], "'missing.png' does not exist"),
+    "content is a folder": (["{folder}", "{style}", "-o", "{out}"], "director"),
+    "not an image": (["{text}", "{style}", "-o", "{out}"], "not an image"),
+    "address": (["https://example.org/a.png", "{style}", "-o", "{out}"], "URL"),
+    "one pixel": (["{pixel}", "{style}", "-o", "{out}"], "1×1"),
+    "too small for the pools": (
+        ["{content}", "{style}", "-o", "{out}", "--size", "12"],
+        "each side must be at least 16",
+    ),
+    "unknown layer": (["{content}", "{style}", "-o", "{out}", "--style-layers", "conv9_1"], "unknown layer 'conv9_1'"),
+    "negative weight": (
+        ["{content}", "{style}", "-o", "{out}", "--style-weight", "-1"],
+        "style weight -1.0 is too small",
+    ),
+    "weight that is no number": (["{content}", "{style}", "-o", "{out}", "--tv-weight", "nan"], "is not finite"),
+    "counts differ": (
+        ["{content}", "{style}", "-o", "{out}", "--style-weights", "1", "2"],
+        "2 style weights for 1 style",
+    ),
+    "no iterations": (["{content}", "{style}", "-o", "{out}", "--iterations", "0"], "iterations 0 is too small"),
+    "missing folder": (["{content}", "{style}", "-o", "nowhere/out.png"], "nowhere' does not exist"),
+    "output is a folder": (["{content}", "{style}", "-o", "{folder}.png"], "is a directory"),
+    "unknown extension": (["{content}", "{style}", "-o", "out.xyz"], ".xyz"),
+    "no extension": (["{content}", "{style}", "-o", "out"], "extension"),
+    "output is an input": (["{content}", "{style}", "-o", "{content}"], "is also an input"),
+    "unknown device": (["{content}", "{style}", "-o", "{out}", "--device", "gpu"], "unknown device 'gpu'"),
+    "fp16 on a CPU": (["{content}", "{style}", "-o", "{out}", "--device", "cpu", "--precision", "fp16"], "fp16 is"),
+    "missing weights": (["{content}", "{style}", "-o", "{out}", "--weights", "missing.pth"], "missing.pth"),
+    "weights that are none": (["{content}", "{style}", "-o", "{out}", "--weights", "{text}"], "notes.txt"),
+    "missing start": (["{content}", "{style}", "-o", "{out}", "--init", "missing.png"], "'missing.png' does not exist"),
+    "scales that shrink": (["{content}", "{style}", "-o", "{out}", "--scales", "64", "32"], "do not grow"),
+    "save every 0": (["{content}", "{style}", "-o", "{out}", "--save-every", "0"], "--save-every 0 is too small"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_input_is_refused_in_one_line(
+    case: str, tmp_path: Path, pictures: tuple[str, str], capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("folder.png").mkdir()
+    Path("notes.txt").write_text("not a picture")
+    Image.new("RGB", (1, 1)).save("pixel.png")
+    places = {
+        "content": pictures[0],
+        "style": pictures[1],
+        "out": "out.png",
+        "folder": "folder",
+        "text": "notes.txt",
+        "pixel": "pixel.png",
+    }
+    Path("folder").mkdir()
+    arguments, message = REFUSED[case]
+    assert run(*(argument.format(**places) for argument in arguments)) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert message in printed.err
+    assert printed.err.startswith("fastnst: error: ")
+    assert len(printed.err.splitlines()) == 1
+    assert not Path("out.png").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["stylize"], ["stylize", "a", "b"], ["stylize", "a", "b", "-o", "c.png", "--size", "big"], ["paint"], []],
+    ids=" ".join,
+)
+def test_bad_usage_is_refused_in_one_line(arguments: list[str], capsys: Any) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_diverging_run_leaves_the_last_good_image(
+    tmp_path: Path, pictures: tuple[str, str], capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    breaking_at(2, Loss(*[torch.tensor(float("nan"))] * 4), monkeypatch)
+    assert run(*pictures, "-o", str(tmp_path / "out.png"), *FAST, "--quiet") == 1
+    assert "the loss became nan at iteration 2" in capsys.readouterr().err
+    assert read_parameters(tmp_path / "out.png")["final"]["iteration"] == 1
+
+
+def test_running_out_of_memory_leaves_the_last_image(
+    tmp_path: Path, pictures: tuple[str, str], capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    breaking_at(2, torch.OutOfMemoryError("no"), monkeypatch)
+    assert run(*pictures, "-o", str(tmp_path / "out.png"), *FAST, "--quiet") == 1
+    assert "out of memory; lower --size" in capsys.readouterr().err
+    assert read_parameters(tmp_path / "out.png")["final"]["iteration"] == 1
+
+
+def breaking_at(step: int, outcome: Loss | Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From evaluation `step` on, the objective gives, or raises, `outcome`."""
+    original: Callable[..., Any] = module.Objective.loss_and_gradient
+    calls = []
+
+    def broken(self: Any, image: torch.Tensor) -> Any:
+        calls.append(1)
+        loss, gradient = original(self, image)
+        if len(calls) <= step:
+            return loss, gradient
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome, gradient
+
+    monkeypatch.setattr(module.Objective, "loss_and_gradient", broken)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_saves_its_image_and_says_so(
+    number: signal.Signals, tmp_path: Path, pictures: tuple[str, str]
+) -> None:
+    output = tmp_path / "out.png"
+    endless = [word if word != "3" else "1000000" for word in FAST]
+    command = [sys.executable, "-m", "fastnst", "stylize", *pictures, "-o", str(output), *endless, "--save-every", "1"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ})
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "out_00002.png").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, printed = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted; saved the image so far" in printed
+    assert read_parameters(output)["stopped"] == "interrupted"
+
+
+def test_help_needs_no_torch() -> None:
+    code = "import sys; from fastnst import cli; cli.build_parser().format_help(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

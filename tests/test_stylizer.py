@@ -1,0 +1,227 @@
+"""The function `stylize`: inputs, results, callbacks, determinism, and how a run ends."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import fastnst
+from fastnst import stylizer as module
+from fastnst.objective import Loss
+
+SMALL: dict[str, Any] = {
+    "size": 48,
+    "iterations": 4,
+    "scales": None,
+    "weights": "random",
+    "style_layers": ["conv1_1", "conv2_1"],
+    "content_layers": "conv2_2",
+}
+
+
+def photo(seed: int = 0, height: int = 40, width: int = 60) -> np.ndarray:
+    """Blocks and noise, uint8 (height, width, 3)."""
+    generator = np.random.default_rng(seed)
+    coarse = generator.integers(0, 255, (5, 5, 3), dtype=np.uint8)
+    image = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC), dtype=np.int16)
+    return np.clip(image + generator.integers(-20, 20, image.shape), 0, 255).astype(np.uint8)
+
+
+def test_every_kind_of_input_gives_the_same_image(tmp_path: Path) -> None:
+    array = photo()
+    Image.fromarray(array).save(tmp_path / "content.png")
+    tensor = torch.from_numpy(array).permute(2, 0, 1).float() / 255
+    style = photo(1)
+    expected = fastnst.stylize(array, style, **SMALL).tensor
+    kinds = [
+        str(tmp_path / "content.png"),
+        tmp_path / "content.png",
+        Image.fromarray(array),
+        array.astype(np.float32) / 255,
+        tensor,
+        tensor[None],
+    ]
+    for kind in kinds:
+        torch.testing.assert_close(fastnst.stylize(kind, style, **SMALL).tensor, expected, rtol=0, atol=1e-4)
+
+
+def test_the_result_has_image_tensor_losses_and_parameters() -> None:
+    result = fastnst.stylize(photo(), photo(1), **SMALL)
+    assert result.tensor.shape == (3, 32, 48)
+    assert result.tensor.dtype == torch.float32
+    assert result.tensor.min() >= 0
+    assert result.tensor.max() <= 1
+    assert result.image.size == (48, 32)
+    assert result.image.mode == "RGB"
+    assert result.alpha is None
+    assert result.stopped is None
+    assert [record.iteration for record in result.losses] == [0, 1, 2, 3, 4]
+    for record in result.losses:
+        assert record.scale == 48
+        assert record.total == pytest.approx(record.content + 300 * record.style, rel=1e-5)
+    seconds = [record.seconds for record in result.losses]
+    assert seconds == sorted(seconds)
+    assert result.parameters["options"]["size"] == 48
+    assert result.parameters["weights"]["source"] == "random"
+    assert result.parameters["sizes"] == [{"width": 48, "height": 32}]
+
+
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+@pytest.mark.parametrize("preset", ["default", "gatys"])
+def test_the_loss_falls(preset: str, optimizer: str) -> None:
+    options = {**SMALL, "preset": preset, "optimizer": optimizer, "iterations": 25}
+    losses = fastnst.stylize(photo(), photo(1), **options).losses
+    assert losses[-1].total < 0.3 * losses[0].total
+
+
+def test_the_last_record_is_the_loss_of_the_image() -> None:
+    options = {**SMALL, "optimizer": "adam"}
+    first = fastnst.stylize(photo(), photo(1), **options)
+    again = fastnst.stylize(photo(), photo(1), **{**options, "init": first.tensor})
+    assert again.losses[0].total == pytest.approx(first.losses[-1].total, rel=1e-4)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_one_does_not() -> None:
+    options = {**SMALL, "init": "noise"}
+    first, second, other = (fastnst.stylize(photo(), photo(1), **options, seed=seed).tensor for seed in (3, 3, 4))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+
+
+def test_a_stylizer_gives_what_stylize_gives_for_each_image() -> None:
+    keeper = fastnst.Stylizer(photo(1), **SMALL)
+    for seed in (0, 2):
+        assert torch.equal(keeper(photo(seed)).tensor, fastnst.stylize(photo(seed), photo(1), **SMALL).tensor)
+
+
+def test_the_pyramid_goes_from_coarse_to_fine() -> None:
+    seen = []
+    result = fastnst.stylize(photo(), photo(1), callback=seen.append, **{**SMALL, "scales": [24, 48], "iterations": 2})
+    assert [(record.iteration, record.scale) for record in result.losses] == [
+        (0, 24), (1, 24), (2, 24), (2, 48), (3, 48), (4, 48),
+    ]  # fmt: skip
+    assert [iterate.image.shape[-1] for iterate in seen] == [24] * 3 + [48] * 3
+    assert {(iterate.iterations, iterate.scales) for iterate in seen} == {(4, (24, 48))}
+    assert result.parameters["sizes"][0] == {"width": 24, "height": 16}
+
+
+def test_a_callback_may_stop_the_run() -> None:
+    result = fastnst.stylize(photo(), photo(1), callback=lambda iterate: iterate.record.iteration < 2, **SMALL)
+    assert result.stopped == "callback"
+    assert result.losses[-1].iteration == 2
+
+
+def test_a_callback_sees_the_image_of_its_record_and_cannot_change_the_run() -> None:
+    def spoil(iterate: fastnst.Iterate) -> None:
+        iterate.image.fill_(0.5)
+
+    plain = fastnst.stylize(photo(), photo(1), **SMALL).tensor
+    assert torch.equal(fastnst.stylize(photo(), photo(1), callback=spoil, **SMALL).tensor, plain)
+
+
+def test_the_alpha_of_the_content_is_kept(tmp_path: Path) -> None:
+    alpha = np.linspace(0, 255, 60, dtype=np.uint8)[None].repeat(40, 0)
+    result = fastnst.stylize(np.dstack([photo(), alpha]), photo(1), **SMALL)
+    assert result.alpha is not None
+    assert result.alpha.shape == (1, 32, 48)
+    result.save(tmp_path / "out.png")
+    with Image.open(tmp_path / "out.png") as saved:
+        assert saved.mode == "RGBA"
+
+
+def test_style_weights_move_the_result_between_the_styles() -> None:
+    styles = [photo(1), photo(2)]
+    only = fastnst.stylize(photo(), styles[0], **SMALL)
+    weighted = fastnst.stylize(photo(), styles, style_weights=[1, 0], **SMALL)
+    assert weighted.losses[0].style == pytest.approx(only.losses[0].style, rel=1e-4)
+    halves = fastnst.stylize(photo(), styles, style_weights=[2, 2], **SMALL).parameters["styles"]
+    assert [style["weight"] for style in halves] == [0.5, 0.5]
+
+
+def test_the_caller_keeps_its_own_image() -> None:
+    tensor = torch.from_numpy(photo(0, 32, 48)).permute(2, 0, 1).float() / 255
+    before = tensor.clone()
+    fastnst.stylize(tensor, photo(1), **{**SMALL, "init": "content"})
+    assert torch.equal(tensor, before)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_ends_the_run_with_the_last_good_image(
+    value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = module.Objective.loss_and_gradient
+    images = []
+
+    def broken(self: Any, image: torch.Tensor) -> tuple[Loss, torch.Tensor]:
+        loss, gradient = original(self, image)
+        if len(images) == 2:
+            loss = Loss(torch.tensor(value), loss.content, loss.style, loss.tv)
+        images.append(image.clone())
+        return loss, gradient
+
+    monkeypatch.setattr(module.Objective, "loss_and_gradient", broken)
+    with pytest.raises(fastnst.DivergedError, match=r"at iteration 2 \(scale 48\): .*lower --learning-rate") as caught:
+        fastnst.stylize(photo(), photo(1), **SMALL)
+    result = caught.value.result
+    assert torch.equal(result.tensor, images[1][0].clamp(0, 1))
+    assert len(result.losses) == 2
+
+
+def test_everything_is_checked_before_the_weights_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("the weights were loaded")
+
+    monkeypatch.setattr(module, "load_weights", refuse)
+    keeper = fastnst.Stylizer(photo(1), **SMALL)
+    with pytest.raises(fastnst.ImageError, match="does not exist"):
+        keeper("missing.png")
+    with pytest.raises(fastnst.ImageError, match="content at scale 16 image is 16×1"):
+        fastnst.stylize(photo(0, 4, 100), photo(1), **{**SMALL, "size": 16})
+    with pytest.raises(fastnst.ImageError, match="style at scale 16"):
+        fastnst.stylize(photo(), photo(1, 4, 100), **{**SMALL, "size": 16})
+    with pytest.raises(fastnst.OptionError, match="2 style weights for 1 style images"):
+        fastnst.stylize(photo(), photo(1), style_weights=[1, 2], **SMALL)
+    with pytest.raises(fastnst.OptionError, match="no style image"):
+        fastnst.stylize(photo(), [], **SMALL)
+
+
+def test_devices_and_precisions_that_are_not_here_are_refused() -> None:
+    with pytest.raises(fastnst.OptionError, match="unknown device 'gpu'"):
+        fastnst.stylize(photo(), photo(1), device="gpu", **SMALL)
+    with pytest.raises(fastnst.OptionError, match="fp16 is a thousand times slower"):
+        fastnst.stylize(photo(), photo(1), device="cpu", precision="fp16", **SMALL)
+    with pytest.raises(fastnst.OptionError, match="tf32 needs a GPU"):
+        fastnst.stylize(photo(), photo(1), device="cpu", precision="tf32", **SMALL)
+    if not torch.cuda.is_available():
+        with pytest.raises(fastnst.OptionError, match="torch sees no GPU"):
+            fastnst.stylize(photo(), photo(1), device="cuda", **SMALL)
+        with pytest.raises(fastnst.OptionError, match="backend triton needs a GPU"):
+            fastnst.stylize(photo(), photo(1), backend="triton", **SMALL)
+
+
+def test_bfloat16_follows_float32() -> None:
+    options = {**SMALL, "iterations": 20, "optimizer": "adam"}
+    exact = fastnst.stylize(photo(), photo(1), precision="fp32", **options).losses
+    rounded = fastnst.stylize(photo(), photo(1), precision="bf16", **options).losses
+    # Eight bits of mantissa: each feature is off by up to 0.4 %, the loss by less than twice that.
+    assert rounded[0].total == pytest.approx(exact[0].total, rel=8e-3)
+    assert rounded[-1].total == pytest.approx(exact[-1].total, rel=5e-2)
+
+
+def test_the_reference_backend_agrees_with_the_fast_one() -> None:
+    fast = fastnst.stylize(photo(), photo(1), backend="torch", **SMALL)
+    exact = fastnst.stylize(photo(), photo(1), backend="reference", **SMALL)
+    assert fast.losses[0].style == pytest.approx(exact.losses[0].style, rel=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])
+def test_a_gpu_follows_the_cpu(precision: str) -> None:
+    options = {**SMALL, "iterations": 10}
+    expected = fastnst.stylize(photo(), photo(1), device="cpu", **options).losses
+    losses = fastnst.stylize(photo(), photo(1), device="cuda", precision=precision, **options).losses
+    assert losses[0].total == pytest.approx(expected[0].total, rel={"fp32": 1e-4, "tf32": 5e-3}.get(precision, 3e-2))
+    assert losses[-1].total == pytest.approx(expected[-1].total, rel=0.2)
