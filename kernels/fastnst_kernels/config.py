@@ -63,6 +63,15 @@ def _roomy(aligned: bool, gpu: Gpu) -> bool:
     return aligned and not (gpu.backend == "hip" and gpu.warp_size == 32)
 
 
+def _partial_stages(itemsize: int, tensor_cores: bool, gpu: Gpu) -> int:
+    """Pipeline stages wanted; those of float32 are the ones that the ahead-of-time builds show to be free of spills."""
+    if gpu.backend == "hip":
+        return 2
+    if itemsize == 2:
+        return 4
+    return 3 if tensor_cores or gpu.shared_limit < 128 * 1024 else 2
+
+
 def _warps(block_c: int, block_m: int, tensor_cores: bool, gpu: Gpu) -> int:
     """Warps for a tile of accumulators: 8 where 4 would run out of registers."""
     scarce = gpu.warp_size == 32 and (not tensor_cores or gpu.backend == "hip")
@@ -83,16 +92,18 @@ def partial_config(
     largest = 128 if channels > 64 and tensor_cores and roomy else smallest
     for block_c in sorted({smallest, largest}, reverse=True):
         blocks = ceil(channels / block_c)
-        # One tile is one operand: twice the positions keep as many bytes in flight, but need tensor cores to spare the
-        # registers.
-        block_m = _depth(itemsize, roomy) * (2 if tensor_cores and roomy and blocks == 1 and block_c <= 64 else 1)
+        # One tile is one operand: twice the positions keep as many bytes in flight. Without tensor cores all that is
+        # multiplied waits in registers.
+        block_m = (
+            _depth(itemsize, roomy) * (2 if roomy and blocks == 1 and block_c <= 64 else 1) if tensor_cores else 16
+        )
         wanted = ceil(gpu.multiprocessors * (1 if tensor_cores else 2) / (pairs_of(blocks) * batch))
         splits = max(1, min(wanted, positions // (4 * block_c)))
         if pairs_of(blocks) * batch * splits >= gpu.multiprocessors * 3 // 4:
             break
     split_length = ceil(ceil(positions / splits) / block_m) * block_m
     operands = 1 if blocks == 1 else 2
-    stages = 2 if gpu.backend == "hip" else 4 if itemsize == 2 else 3
+    stages = _partial_stages(itemsize, tensor_cores, gpu)
     return PartialConfig(
         block_c=block_c,
         block_m=block_m,
@@ -131,5 +142,5 @@ def backward_config(
         block_m=block_m,
         block_k=block_k,
         num_warps=_warps(block_c, block_m, tensor_cores, gpu),
-        num_stages=_stages(stage_bytes, 3 if gpu.backend == "cuda" else 2, gpu),
+        num_stages=_stages(stage_bytes, 3 if gpu.backend == "cuda" and (tensor_cores or roomy) else 2, gpu),
     )
