@@ -2,8 +2,9 @@
 
 Three operations: `forward` (the Gram matrix), `loss` (the Gram-difference loss, with what its backward needs kept) and
 `backward` (the gradient of the loss, added to the one from above). Three implementations: `fastnst`, `eager` (the plain
-PyTorch form: F @ F.T, /M, subtract, square, sum, autograd), and `compile` (torch.compile of that). All get the same
-tensors, channels-last as the engine has them.
+PyTorch form: F @ F.T, /M, subtract, square, sum, autograd), and `compile` (torch.compile of that). Ours gets its features
+channels-last as the engine has them; the plain forms get the same values in NCHW as the tutorials have them, which is
+faster for them.
 
 With C channels, M positions and s bytes for an element, the least that must be moved and multiplied is
 
@@ -21,7 +22,7 @@ same run. GB/s and TFLOP/s count the same bytes and operations for each implemen
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -154,6 +155,10 @@ class Problem:
     upstream: Tensor
     loss_gradient: Tensor
 
+    def in_nchw(self) -> "Problem":
+        """The same values with features and upstream in NCHW."""
+        return replace(self, features=self.features.contiguous(), upstream=self.upstream.contiguous())
+
     @classmethod
     def make(cls, channels: int, side: int, runtime: Runtime) -> "Problem":
         """Features as after a ReLU, scaled so that F Fᵀ, before its division by M, stays in the range of float16."""
@@ -173,9 +178,9 @@ class Problem:
 
 
 def plain_gram(features: Tensor) -> Tensor:
-    """The tutorials' Gram matrix, F @ F.T / M, in float32 after the product."""
-    matrix = features.flatten(2)
-    return (matrix @ matrix.mT).float() / matrix.shape[2]
+    """The tutorials' Gram matrix, F @ F.T / M of (1, C, H, W) in NCHW, in float32 after the product: (1, C, C)."""
+    matrix = features.view(features.shape[1], -1)
+    return ((matrix @ matrix.t()).float() / matrix.shape[1])[None]
 
 
 def plain_tap(features: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -233,8 +238,9 @@ def _profile_layer(
     channels, height, width = problem.features.shape[1:]
     torch.compiler.reset()
     implementations = {name: forms(name, runtime) for name in IMPLEMENTATIONS if compiled or name != "compile"}
+    inputs = {name: problem if name == "fastnst" else problem.in_nchw() for name in implementations}
     for operation in OPERATIONS:
-        contenders = {name: contender(operation, form, problem) for name, form in implementations.items()}
+        contenders = {name: contender(operation, form, inputs[name]) for name, form in implementations.items()}
         errors, problems = _checked(operation, contenders, problem, runtime.dot_precision)
         sound = {name: call for name, call in contenders.items() if name not in problems}
         timings = interleaved(sound, runtime.device, rounds=rounds, calls=10 if runtime.device.type == "cuda" else 1)
