@@ -108,11 +108,9 @@ def _scale(word: str) -> int | str:
 
 def describe_default(option: "Field[Any]") -> str:
     """The default as a user would type it."""
-    default = option.default
+    default = option.metadata["shown"] or option.default
     if isinstance(default, tuple):
         return " ".join(name for name, _ in default)
-    if default is None:
-        return "see text"
     return f"{default:g}" if isinstance(default, float) else str(default)
 
 

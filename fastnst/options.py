@@ -18,6 +18,7 @@ def _option(
     default: Any,
     meaning: str,
     *,
+    shown: str | None = None,
     choices: Sequence[str] = (),
     metavar: str | None = None,
     many: bool = False,
@@ -26,6 +27,7 @@ def _option(
 ) -> Any:
     facts = {
         "meaning": meaning,
+        "shown": shown,
         "choices": tuple(choices),
         "metavar": metavar,
         "many": many,
@@ -50,14 +52,19 @@ class Options:
     )
     optimizer: str = _option("lbfgs", "the optimiser", choices=("lbfgs", "adam"))
     learning_rate: float | None = _option(
-        None, "step length; 1 for lbfgs and 0.02 (of the 0…1 pixel range) for adam unless given", metavar="X", above=0
+        None,
+        "step length; for adam in units of the 0…1 pixel range",
+        shown="1 (lbfgs), 0.02 (adam)",
+        metavar="X",
+        above=0,
     )
     content_weight: float = _option(1.0, "α, the weight of the content term", metavar="X", minimum=0)
     style_weight: float = _option(300.0, "β, the weight of the style term", metavar="X", minimum=0)
     tv_weight: float = _option(0.0, "γ, the weight of the total variation", metavar="X", minimum=0)
     style_weights: tuple[float, ...] | None = _option(
         None,
-        "one weight for each style image, scaled to sum to 1; equal unless given",
+        "one weight for each style image, scaled to sum to 1",
+        shown="equal",
         metavar="X",
         many=True,
         minimum=0,
@@ -65,13 +72,13 @@ class Options:
     style_scale: float = _option(1.0, "long edge of the style images relative to the result's", metavar="X", above=0)
     content_layers: LayerWeights = _option(
         (("conv4_2", 1.0),),
-        "content layers, each NAME or NAME=WEIGHT; 1/count unless given",
+        "content layers, each NAME or NAME=WEIGHT; 1/count where no weight is given",
         metavar="LAYER",
         many=True,
     )
     style_layers: LayerWeights = _option(
         tuple((f"conv{block}_1", 0.2) for block in range(1, 6)),
-        "style layers, each NAME or NAME=WEIGHT; 1/count unless given",
+        "style layers, each NAME or NAME=WEIGHT; 1/count where no weight is given",
         metavar="LAYER",
         many=True,
     )
