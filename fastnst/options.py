@@ -46,7 +46,7 @@ class Options:
 
     preset: str = _option("default", "starting values for the other options", choices=("default", "gatys"))
     size: int = _option(512, "long edge of the result, in pixels", metavar="PX", minimum=2)
-    iterations: int = _option(200, "optimiser steps at each scale", metavar="N", minimum=1)
+    iterations: int = _option(100, "optimiser steps at each scale", metavar="N", minimum=1)
     scales: Scales = _option(
         3, "coarse to fine: none, a number of scales (each twice the last), or their long edges", metavar="S", many=True
     )
@@ -59,8 +59,8 @@ class Options:
         above=0,
     )
     content_weight: float = _option(1.0, "α, the weight of the content term", metavar="X", minimum=0)
-    style_weight: float = _option(300.0, "β, the weight of the style term", metavar="X", minimum=0)
-    tv_weight: float = _option(0.0, "γ, the weight of the total variation", metavar="X", minimum=0)
+    style_weight: float = _option(100.0, "β, the weight of the style term", metavar="X", minimum=0)
+    tv_weight: float = _option(0.05, "γ, the weight of the total variation", metavar="X", minimum=0)
     style_weights: tuple[float, ...] | None = _option(
         None,
         "one weight for each style image, scaled to sum to 1",

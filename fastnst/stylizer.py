@@ -36,7 +36,7 @@ def stylize(
             (1, 3, H, W) in 0…1.
         style: the same, or a sequence of them.
         callback: called with an `Iterate` after each evaluation; returning False stops the run there.
-        **options: the fields of `fastnst.Options`, such as `size=512`, `style_weight=300` or `preset="gatys"`.
+        **options: the fields of `fastnst.Options`, such as `size=512`, `style_weight=100` or `preset="gatys"`.
 
     Returns:
         The image, its losses and its parameters.

@@ -1,8 +1,10 @@
 """What holds for every test: no network, a cache of its own, and nothing written beside tmp_path."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Before torch is imported: threads that wait by spinning make a busy machine ten times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -11,7 +13,8 @@ os.environ["FASTNST_OFFLINE"] = "1"
 import pytest
 
 REPOSITORY = Path(__file__).parent.parent
-IGNORED = {".git", ".hypothesis", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".benchmarks", "__pycache__", ".venv"}
+IGNORED = {".hypothesis", ".pytest_cache", ".benchmarks", "__pycache__"}
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -36,16 +39,18 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _nothing_written_beside_tmp_path() -> Iterator[None]:
-    before = _files()
+    """Fails the session if this process opens a file of the repository for writing."""
+    written: set[Path] = set()
+    watching = True
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        if watching and event == "open" and isinstance(arguments[0], str) and arguments[2] & WRITING:
+            path = Path(os.path.abspath(arguments[0]))  # noqa: PTH100  # resolve() would open files itself
+            if path.is_relative_to(REPOSITORY) and not IGNORED & set(path.parts):
+                written.add(path)
+
+    sys.addaudithook(watch)
     yield
-    new = _files() - before
-    if new:
-        raise RuntimeError(f"the tests wrote into the repository: {sorted(map(str, new))}; write under tmp_path")
-
-
-def _files() -> set[Path]:
-    found = set()
-    for folder, names, files in os.walk(REPOSITORY):
-        names[:] = [name for name in names if name not in IGNORED and not name.endswith(".egg-info")]
-        found.update(Path(folder, file) for file in files)
-    return found
+    watching = False
+    if written:
+        raise RuntimeError(f"the tests wrote into the repository: {sorted(map(str, written))}; write under tmp_path")
