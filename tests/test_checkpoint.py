@@ -1,0 +1,368 @@
+"""Checkpoint files of every kind, and every wrong file by the name of its fault."""
+
+import argparse
+import json
+import os
+import pickle
+import struct
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from checkpoints import (
+    TAPS,
+    State,
+    assert_is_the_state,
+    gatys_state,
+    legacy_bytes,
+    safetensors_bytes,
+    save_legacy,
+    save_safetensors,
+    save_zip,
+    torchvision_state,
+    zip_bytes,
+)
+from safetensors.torch import save_file
+
+from fastnst.architecture import layers_up_to
+from fastnst.checkpoint import IMAGENET, Preprocessing, open_checkpoint, read_convolutions, save_weights
+from fastnst.errors import WeightsError
+
+INDICES = {
+    "vgg16": (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28),
+    "vgg19": (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34),
+}
+
+
+def read(path: Path, network: str = "vgg19", taps: tuple[str, ...] = TAPS) -> State:
+    layers = [layer for layer in layers_up_to(network, taps) if not layer.is_pool]
+    return read_convolutions(open_checkpoint(path, network), layers)
+
+
+def assert_refused(path: Path, *words: str, network: str = "vgg19") -> str:
+    with pytest.raises(WeightsError) as caught:
+        read(path, network)
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in (*words, str(path)):
+        assert word in message
+    return message
+
+
+@pytest.mark.parametrize("save", [save_zip, save_legacy, save_safetensors])
+@pytest.mark.parametrize(
+    ("state", "preprocessing"),
+    [
+        (torchvision_state, Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 1.0, False)),
+        (gatys_state, Preprocessing((103.939, 116.779, 123.68), (1.0, 1.0, 1.0), 255.0, True)),
+    ],
+    ids=["torchvision", "gatys"],
+)
+def test_file(
+    tmp_path: Path, save: Callable[[object, Path], None], state: Callable[[], State], preprocessing: Preprocessing
+) -> None:
+    path = tmp_path / ("file.safetensors" if save is save_safetensors else "file.pth")
+    save(state(), path)
+    assert_is_the_state(read(path))
+    assert_is_the_state(read(path, "vgg16"))
+    assert open_checkpoint(path, "vgg19").preprocessing == preprocessing
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {"state_dict": state, "epoch": 3},
+        lambda state: {f"module.{key}": tensor for key, tensor in state.items()},
+        lambda state: {key.replace("features.", "features.module."): tensor for key, tensor in state.items()},
+        lambda state: {"state_dict": {f"module.{key}": torch.nn.Parameter(tensor) for key, tensor in state.items()}},
+    ],
+    ids=["state_dict", "module", "features.module", "both"],
+)
+def test_wrapped_state(tmp_path: Path, wrap: Callable[[State], object]) -> None:
+    torch.save(wrap(torchvision_state()), tmp_path / "file.pt")
+    loaded = read(tmp_path / "file.pt")
+    assert_is_the_state(loaded)
+    assert not any(tensor.requires_grad for tensor in loaded.values())
+
+
+def test_other_float_types_and_strides(tmp_path: Path) -> None:
+    state = {key: tensor.half().double() for key, tensor in torchvision_state().items()}
+    state["features.2.weight"] = state["features.2.weight"].bfloat16().to(memory_format=torch.channels_last)
+    torch.save(state, tmp_path / "file.pth")
+    loaded = read(tmp_path / "file.pth")
+    assert all(tensor.dtype == torch.float32 and tensor.is_contiguous() for tensor in loaded.values())
+    torch.testing.assert_close(loaded["conv1_2.weight"], state["features.2.weight"].float().contiguous())
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_tensors_do_not_change_with_the_file(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"file{suffix}"
+    (save_zip if suffix == ".pth" else save_safetensors)(torchvision_state(), path)
+    loaded = read(path)
+    with path.open("r+b") as file:
+        file.write(bytes(path.stat().st_size))
+    assert_is_the_state(loaded)
+
+
+def test_saved_weights_keep_their_preprocessing(tmp_path: Path) -> None:
+    path = tmp_path / "own.safetensors"
+    preprocessing = Preprocessing((1.0, 2.0, 3.0), (4.0, 5.0, 6.0), 255.0, True)
+    save_weights(path, "vgg19", gatys_state(), preprocessing)
+    assert_is_the_state(read(path))
+    assert open_checkpoint(path, "vgg19").preprocessing == preprocessing
+    assert [entry.name for entry in tmp_path.iterdir()] == ["own.safetensors"]
+
+
+class Malicious:
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, ("executed",)
+
+
+def test_folder(tmp_path: Path) -> None:
+    assert_refused(tmp_path, "is a folder")
+
+
+def test_unknown_type(tmp_path: Path) -> None:
+    (tmp_path / "vgg.caffemodel").write_bytes(b"x")
+    assert_refused(tmp_path / "vgg.caffemodel", "unknown type; it must be .pth, .pt or .safetensors")
+
+
+@pytest.mark.parametrize("name", ["empty.pth", "empty.safetensors"])
+def test_empty_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    assert_refused(tmp_path / name, "is empty")
+
+
+@pytest.mark.parametrize("make", [zip_bytes, legacy_bytes, safetensors_bytes])
+@pytest.mark.parametrize("share", [0.0003, 0.001, 0.1, 0.5, 0.99])
+def test_truncated_file(tmp_path: Path, make: Callable[[Path], bytes], share: float) -> None:
+    path = tmp_path / ("cut.safetensors" if make is safetensors_bytes else "cut.pth")
+    whole = make(tmp_path)
+    path.write_bytes(whole[: int(len(whole) * share)])
+    assert_refused(path, "is truncated")
+
+
+@pytest.mark.parametrize("content", [b"<html>404</html>", b"version https://git-lfs", b"\x00" * 500, b"PK", b"\x80"])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_not_a_checkpoint(tmp_path: Path, content: bytes, suffix: str) -> None:
+    path = tmp_path / f"file{suffix}"
+    path.write_bytes(content)
+    assert_refused(path, "weights file")
+
+
+def test_text_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "file.pth").write_text("<html>Not found</html>")
+    assert_refused(tmp_path / "file.pth", "is not a PyTorch checkpoint")
+    (tmp_path / "file.safetensors").write_text("<html>Not found</html>")
+    assert_refused(tmp_path / "file.safetensors", "is damaged or not a safetensors file")
+
+
+def test_other_zip_is_no_checkpoint(tmp_path: Path) -> None:
+    np.savez(tmp_path / "file.npz", x=np.zeros(3))
+    (tmp_path / "file.npz").rename(tmp_path / "file.pth")
+    assert_refused(tmp_path / "file.pth", "is a zip file but not a PyTorch checkpoint")
+
+
+@pytest.mark.parametrize("make", [zip_bytes, legacy_bytes, safetensors_bytes])
+def test_any_damage_has_a_message(tmp_path: Path, make: Callable[[Path], bytes]) -> None:
+    whole = make(tmp_path)
+    path = tmp_path / ("file.safetensors" if make is safetensors_bytes else "file.pth")
+    random = np.random.RandomState(5)
+    for _ in range(100):
+        damaged = np.frombuffer(whole, np.uint8).copy()
+        places = random.randint(0, 2500, 6)
+        places[::2] = damaged.size - 1 - places[::2]  # the structure is at both ends
+        damaged[places] = random.randint(0, 256, 6)
+        path.write_bytes(damaged.tobytes())
+        with suppress(WeightsError):
+            read(path)
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
+def test_bare_pickle_with_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: int) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file.pth").write_bytes(pickle.dumps({"features.0.weight": Malicious()}, protocol=protocol))
+    assert_refused(
+        Path("file.pth"), "refused for safety", f"'{os.mkdir.__module__}.mkdir'", "only plain tensors are loaded"
+    )
+    assert not Path("executed").exists()
+
+
+@pytest.mark.parametrize("save", [save_zip, save_legacy])
+@pytest.mark.parametrize(
+    "content",
+    [
+        {**torchvision_state(), "features.0.weight": Malicious()},
+        {"state_dict": torchvision_state(), "arguments": argparse.Namespace(epoch=1)},
+        torch.nn.Conv2d(1, 1, 1),
+    ],
+    ids=["code", "object", "module"],
+)
+def test_checkpoint_with_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save: Callable[[object, Path], None], content: object
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save(content, Path("file.pth"))
+    assert_refused(Path("file.pth"), "refused for safety", "only plain tensors are loaded")
+    assert not Path("executed").exists()
+
+
+def rich_checkpoint() -> dict[str, object]:
+    """What a training script may keep beside the weights, all of it plain data that torch loads safely."""
+    counts = Counter("aab")
+    return {"state_dict": torchvision_state(), "type": torch.float16, "counts": counts, "seen": {1}, "salt": b"x"}
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_pickle_protocol(tmp_path: Path, protocol: int, is_zip: bool) -> None:
+    path = tmp_path / "file.pth"
+    content = rich_checkpoint() if protocol == 2 else torchvision_state()
+    torch.save(content, path, pickle_protocol=protocol, _use_new_zipfile_serialization=is_zip)
+    assert_is_the_state(read(path))
+
+
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_harmless_pickle_that_torch_cannot_read(tmp_path: Path, protocol: int, is_zip: bool) -> None:
+    path = tmp_path / "file.pth"
+    torch.save(rich_checkpoint(), path, pickle_protocol=protocol, _use_new_zipfile_serialization=is_zip)
+    message = assert_refused(path, f"uses pickle protocol {min(protocol, 4)}", "save it again with torch.save")
+    assert "safety" not in message
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_code_in_any_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: int, is_zip: bool) -> None:
+    monkeypatch.chdir(tmp_path)
+    content = {**rich_checkpoint(), "hook": Malicious(), "again": Malicious()}
+    torch.save(content, Path("file.pth"), pickle_protocol=protocol, _use_new_zipfile_serialization=is_zip)
+    assert_refused(Path("file.pth"), "refused for safety", f"'{os.mkdir.__module__}.mkdir'")
+    assert not Path("executed").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ([1, 2], "holds a list"),
+        (torch.zeros(3), "holds a Tensor"),
+        ({}, "is not a VGG"),
+        (
+            {"conv1.weight": torch.zeros(1)},
+            "is not a VGG: it has no features.0.weight or conv1_1.weight, but: conv1.weight",
+        ),
+        ({0: torch.zeros(1)}, "is not a VGG"),
+        ({"state_dict": None}, "holds a NoneType"),
+    ],
+)
+def test_other_content(tmp_path: Path, content: object, words: str) -> None:
+    torch.save(content, tmp_path / "file.pth")
+    assert_refused(tmp_path / "file.pth", words)
+
+
+def test_batch_normalised_network_of_another_kind(tmp_path: Path) -> None:
+    torch.save({"conv1.weight": torch.zeros(1), "bn1.running_mean": torch.zeros(1)}, tmp_path / "file.pth")
+    assert_refused(tmp_path / "file.pth", "is not a VGG")
+
+
+def test_batch_normalised_network(tmp_path: Path) -> None:
+    torch.save({**torchvision_state(), "features.1.running_mean": torch.zeros(64)}, tmp_path / "file.pth")
+    assert_refused(tmp_path / "file.pth", "batch normalisation")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize(
+    ("key", "tensor", "words"),
+    [
+        ("features.2.bias", None, "lacks features.2.bias (bias of conv1_2 in vgg19)"),
+        ("features.2.weight", None, "lacks features.2.weight (weight of conv1_2 in vgg19)"),
+        (
+            "features.5.weight",
+            torch.zeros(128, 64, 5, 5),
+            "(weight of conv2_1 in vgg19) has the shape 128×64×5×5; expected 128×64×3×3",
+        ),
+        ("features.0.bias", torch.zeros(()), "has the shape scalar; expected 64"),
+        ("features.0.bias", torch.zeros(64, dtype=torch.int64), "is torch.int64"),
+        ("features.0.bias", torch.zeros(64, dtype=torch.complex64), "is torch.complex64"),
+        (
+            "features.0.weight",
+            torch.full((64, 3, 3, 3), torch.nan),
+            "features.0.weight (weight of conv1_1 in vgg19) has values that are NaN",
+        ),
+        ("features.0.bias", torch.full((64,), 1e300, dtype=torch.float64), "NaN or infinite"),
+    ],
+)
+def test_wrong_tensor(tmp_path: Path, suffix: str, key: str, tensor: torch.Tensor | None, words: str) -> None:
+    state = torchvision_state()
+    if tensor is None:
+        del state[key]
+    else:
+        state[key] = tensor
+    path = tmp_path / f"file{suffix}"
+    (save_zip if suffix == ".pth" else save_safetensors)(state, path)
+    assert_refused(path, words)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (3.0, "is a float, not a tensor"),
+        (torch.zeros(64).to_sparse(), "torch.sparse_coo"),
+        (torch.zeros(64, device="meta"), "meta"),
+    ],
+    ids=["float", "sparse", "meta"],
+)
+def test_wrong_kind_of_tensor(tmp_path: Path, value: object, words: str) -> None:
+    torch.save({**torchvision_state(), "features.0.bias": value}, tmp_path / "file.pth")
+    assert_refused(tmp_path / "file.pth", words)
+
+
+def test_tensors_that_are_not_asked_for_do_not_matter(tmp_path: Path) -> None:
+    torch.save({**torchvision_state(), "features.5.bias": torch.zeros(3)}, tmp_path / "file.pth")
+    assert len(read(tmp_path / "file.pth", taps=("conv1_2",))) == 4
+
+
+@pytest.mark.parametrize(("held", "asked"), [("vgg16", "vgg19"), ("vgg19", "vgg16")])
+@pytest.mark.parametrize("naming", ["torchvision", "gatys"])
+def test_other_network(tmp_path: Path, held: str, asked: str, naming: str) -> None:
+    state = torchvision_state() if naming == "torchvision" else gatys_state()
+    names = [f"features.{index}" for index in INDICES[held]]
+    if naming == "gatys":
+        names = [
+            f"conv{b}_{i}" for b in range(1, 6) for i in range(1, (2, 2, *(int(held[3:]) // 3 - 2,) * 3)[b - 1] + 1)
+        ]
+    state |= {f"{name}.weight": torch.zeros(1) for name in names if f"{name}.weight" not in state}
+    torch.save(state, tmp_path / "file.pth")
+    assert_refused(tmp_path / "file.pth", f"holds {held}, not {asked}", network=asked)
+    assert_is_the_state(read(tmp_path / "file.pth", held))
+
+
+def test_other_network_by_its_metadata(tmp_path: Path) -> None:
+    save_weights(tmp_path / "own.safetensors", "vgg16", gatys_state(), IMAGENET)
+    assert_refused(tmp_path / "own.safetensors", "holds vgg16, not vgg19")
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [
+        None,
+        "not JSON",
+        "[]",
+        json.dumps({"mean": [0, 0], "std": [1, 1, 1], "scale": 1, "bgr": False}),
+        json.dumps({"mean": [0, 0, 0], "std": [1, 0, 1], "scale": 1, "bgr": False}),
+        json.dumps({"mean": [0, 0, 0], "std": [1, 1, 1], "scale": float("nan"), "bgr": False}),
+    ],
+)
+def test_wrong_metadata(tmp_path: Path, declared: str | None) -> None:
+    metadata = {"format": "fastnst", "network": "vgg19"} | ({"preprocessing": declared} if declared else {})
+    save_file(gatys_state(), tmp_path / "file.safetensors", metadata=metadata)
+    assert_refused(tmp_path / "file.safetensors", "preprocessing")
+
+
+def test_safetensors_with_an_endless_header(tmp_path: Path) -> None:
+    (tmp_path / "file.safetensors").write_bytes(struct.pack("<Q", 2**60) + b"{}")
+    assert_refused(tmp_path / "file.safetensors", "is damaged or not a safetensors file")
