@@ -1,10 +1,11 @@
 """How long the Gram losses take at the five style layers, and how near that is to what the machine can do.
 
 Three operations: `forward` (the Gram matrix), `loss` (the Gram-difference loss, with what its backward needs kept) and
-`backward` (the gradient of the loss, added to the one from above). Three implementations: `fastnst`, `eager` (the plain
-PyTorch form: F @ F.T, /M, subtract, square, sum, autograd), and `compile` (torch.compile of that). Ours gets its features
-channels-last as the engine has them; the plain forms get the same values in NCHW as the tutorials have them, which is
-faster for them.
+`backward` (the gradient of the loss, added to the one from above).
+
+Three implementations: `fastnst`, `eager` (the plain PyTorch form: F @ F.T, /M, subtract, square, sum, autograd), and
+`compile` (torch.compile of that). Ours reads features in channels-last, as the engine has them; the plain forms read
+the same values in NCHW, as the tutorials have them, which is faster for them.
 
 With C channels, M positions and s bytes for an element, the least that must be moved and multiplied is
 

@@ -131,7 +131,9 @@ def verify(backend: str = "all", size: int | None = None) -> Iterator[Check | Sk
     """
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
-    shapes = {**layer_shapes(size or (512 if on_gpu else 256)), "odd": ODD_SHAPE}
+    if size is None:
+        size = 512 if on_gpu else 256
+    shapes = {**layer_shapes(size), "odd": ODD_SHAPE}
     missing = None if importlib.util.find_spec("triton") else "the package triton is not installed"
     if missing is not None and backend == "triton":
         raise OptionError(f"{missing}; install it (pip install triton) or use --backend torch")

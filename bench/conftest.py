@@ -1,0 +1,23 @@
+"""The options of `python -m pytest bench`."""
+
+import pytest
+
+from fastnst.options import resolve_options
+from fastnst.runtime import Runtime, resolve_runtime
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--size", type=int, default=512, help="side of the square image, in pixels (default: 512)")
+    parser.addoption("--precision", default="auto", help="auto, fp32, tf32, bf16 or fp16 (default: auto)")
+    parser.addoption("--device", default="auto", help="auto, cpu, cuda … (default: auto)")
+
+
+@pytest.fixture(scope="session")
+def size(pytestconfig: pytest.Config) -> int:
+    return int(pytestconfig.getoption("--size"))
+
+
+@pytest.fixture(scope="session")
+def runtime(pytestconfig: pytest.Config) -> Runtime:
+    options = {name: pytestconfig.getoption(f"--{name}") for name in ("precision", "device")}
+    return resolve_runtime(resolve_options(**options))

@@ -1,0 +1,188 @@
+"""Everything that needs a GPU, in one run of under nine minutes: tests, verification, profiles and the engine's speed.
+
+python -m bench.run_gpu --out out/gpu
+
+writes OUT/summary.json (conditions, and each step's exit code and seconds), for each step OUT/STEP.json (its results)
+and OUT/STEP.log, and prints a short table last. A step that fails or takes too long does not stop the others; the exit
+code is 1 if one did. `--tiny` runs the same steps at small sizes, on a CPU too.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastnst.measure import conditions
+
+ROOT = Path(__file__).resolve().parent.parent
+TOTAL_SECONDS = 520.0
+_NO_TESTS_COLLECTED = 5
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command: what follows `python -m`, and the most seconds that it may take. "{json}" stands for its results."""
+
+    name: str
+    arguments: tuple[str, ...]
+    limit: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a step ended: `passed`, `failed`, `timed out` or `no time left`."""
+
+    name: str
+    status: str
+    seconds: float
+    exit_code: int | None = None
+
+
+def steps(*, tiny: bool, on_gpu: bool) -> list[Step]:
+    """The steps, the most wanted first."""
+    if tiny:
+        precision = "auto" if on_gpu else "fp32"
+        return [
+            Step("tests", ("pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests/kernels"), 120),
+            Step("verify", ("fastnst", "verify", "--backend", "torch", "--size", "16", "--json"), 120),
+            Step("profile_32", _profile(32, precision, "--no-compile", "--rounds", "2"), 120),
+            Step("stylize", _stylize(["64"], "--rounds", "2"), 120),
+        ]
+    return [
+        Step("tests", ("pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests"), 150),
+        Step("verify", ("fastnst", "verify", "--json"), 200),
+        Step("profile_512", _profile(512, "auto"), 120),
+        Step("stylize", _stylize(["512", "1024"]), 150),
+        Step("profile_1024", _profile(1024, "auto"), 120),
+        Step("profile_512_fp16", _profile(512, "fp16", "--no-compile"), 60),
+        Step("profile_512_fp32", _profile(512, "fp32", "--no-compile"), 60),
+    ]
+
+
+def _profile(size: int, precision: str, *more: str) -> tuple[str, ...]:
+    return ("fastnst", "profile", "--size", str(size), "--precision", precision, "--json", *more)
+
+
+def _stylize(sizes: Sequence[str], *more: str) -> tuple[str, ...]:
+    return ("bench.bench_stylize", "--size", *sizes, "--json", "{json}", *more)
+
+
+def run_step(step: Step, out: Path, seconds_left: float) -> Outcome:
+    """Runs one step; its standard output is its JSON where it has no file of its own."""
+    limit = min(step.limit, seconds_left)
+    if limit < 5:
+        return Outcome(step.name, "no time left", 0.0)
+    results, log = out / f"{step.name}.json", out / f"{step.name}.log"
+    command = [sys.executable, "-m", *(word.format(json=results.resolve()) for word in step.arguments)]
+    results.unlink(missing_ok=True)
+    began = time.perf_counter()
+    with log.open("w") as errors:
+        try:
+            done = subprocess.run(
+                command, cwd=ROOT, env=_environment(), stdout=subprocess.PIPE, stderr=errors, timeout=limit, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return Outcome(step.name, "timed out", time.perf_counter() - began)
+    output = done.stdout.decode(errors="replace")
+    if output.startswith("{"):
+        results.write_text(output)
+    else:
+        with log.open("a") as log_file:
+            log_file.write(output)
+    none_collected = step.name == "tests" and done.returncode == _NO_TESTS_COLLECTED
+    passed = done.returncode == 0 or none_collected
+    return Outcome(step.name, "passed" if passed else "failed", time.perf_counter() - began, done.returncode)
+
+
+def _environment() -> dict[str, str]:
+    """Both packages are found whether or not they are installed."""
+    paths = [str(ROOT), str(ROOT / "kernels"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def lines(out: Path, outcomes: Sequence[Outcome]) -> list[str]:
+    """The closing table: how each step ended, and the figures that matter of each."""
+    table = []
+    for outcome in outcomes:
+        table.append(f"{outcome.name:18}{outcome.status:14}{outcome.seconds:7.1f} s")
+        path = out / f"{outcome.name}.json"
+        if path.exists():
+            table += [f"    {line}" for line in _figures(json.loads(path.read_text()))]
+        elif outcome.status == "failed":
+            tail = (out / f"{outcome.name}.log").read_text().strip().splitlines()
+            table += [f"    {line}" for line in tail[-3:]]
+    return table
+
+
+def _figures(results: Mapping[str, Any]) -> list[str]:
+    if "checks" in results:
+        return [f"{results['passed']} checks passed, {results['failed']} failed", *map(_failed_check, _failed(results))]
+    if "measurements" in results:
+        return [_layer_line(one, results["measurements"]) for one in _of(results["measurements"], "fastnst")]
+    return [
+        f"{row['size']:5} px {row['side']:6}{row['timing']['median'] * 1e3:9.2f} ms/iteration"
+        f"{(row['memory'] or 0) / 1e6:9.0f} MB"
+        for row in results.get("rows", [])
+    ]
+
+
+def _failed(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [check for check in results["checks"] if not check["passed"]][:5]
+
+
+def _failed_check(check: Mapping[str, Any]) -> str:
+    names = ("op", "direction", "backend", "dtype", "precision", "layout", "layer", "error", "budget", "problem")
+    return " ".join(str(check[name]) for name in names)
+
+
+def _of(measurements: Sequence[Mapping[str, Any]], implementation: str) -> list[Mapping[str, Any]]:
+    return [one for one in measurements if one["implementation"] == implementation and one["timing"] is not None]
+
+
+def _layer_line(ours: Mapping[str, Any], measurements: Sequence[Mapping[str, Any]]) -> str:
+    key = (ours["layer"], ours["precision"], ours["operation"])
+    line = (
+        f"{key[0]} {key[1]:5}{key[2]:9}{ours['timing']['median'] * 1e6:9.1f} µs "
+        f"{ours['gigabytes_per_second']:7.0f} GB/s {ours['teraflops_per_second']:6.1f} TFLOP/s "
+        f"{ours['roofline_share']:4.0%}"
+    )
+    for name in ("eager", "compile"):
+        for other in _of(measurements, name):
+            if (other["layer"], other["precision"], other["operation"]) == key:
+                line += f"  {other['timing']['median'] / ours['timing']['median']:.2f}× {name}"
+    return line
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the results go")
+    parser.add_argument("--tiny", action="store_true", help="small sizes, to try the script itself; needs no GPU")
+    parsed = parser.parse_args(arguments)
+    on_gpu = torch.cuda.is_available()
+    if not on_gpu and not parsed.tiny:
+        parser.error("torch sees no GPU; --tiny tries the script without one")
+    parsed.out.mkdir(parents=True, exist_ok=True)
+    began = time.perf_counter()
+    facts = conditions(torch.device("cuda" if on_gpu else "cpu"))
+    outcomes: list[Outcome] = []
+    for step in steps(tiny=parsed.tiny, on_gpu=on_gpu):
+        print(f"{step.name} …", flush=True)
+        outcomes.append(run_step(step, parsed.out, TOTAL_SECONDS - (time.perf_counter() - began)))
+        report = {**facts, "steps": [asdict(outcome) for outcome in outcomes]}
+        (parsed.out / "summary.json").write_text(json.dumps(report, indent=1) + "\n")
+    clocks = "; ".join(f"{gpu['clocks.current.sm']} of {gpu['clocks.max.sm']}" for gpu in facts["gpu"])
+    print(f"\n{facts['device']}, torch {facts['versions']['torch']}, triton {facts['versions']['triton']}, {clocks}")
+    print("\n".join(lines(parsed.out, outcomes)))
+    return 0 if all(outcome.status == "passed" for outcome in outcomes) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""`fastnst profile` and the timing beneath it."""
+
+import json
+import time
+from typing import Any
+
+import pytest
+import torch
+from fastnst_kernels import torch_gram
+
+from fastnst import measure, profiling
+from fastnst.cli import main
+from fastnst.errors import FastnstError
+from fastnst.options import resolve_options
+from fastnst.profiling import OPERATIONS, Problem, Roofline, Work, contender, expected, forms, profile, work_of
+from fastnst.runtime import Runtime, resolve_runtime
+from fastnst.verification import STYLE_LAYERS, worst
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "_FLUSH_BYTES", {"cpu": 1 << 20})
+    monkeypatch.setattr(measure, "_COPY_BYTES", {"cpu": 1 << 20})
+    monkeypatch.setattr(measure, "_PRODUCT_SIDE", {"cpu": 64})
+
+
+def runtime(precision: str = "fp32") -> Runtime:
+    return resolve_runtime(resolve_options(device="cpu", precision=precision))
+
+
+def test_json_has_each_layer_operation_and_implementation(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["profile", "--size", "32", "--device", "cpu", "--rounds", "2", "--no-compile", "--json"]
+    assert main(arguments) == 0
+    report: dict[str, Any] = json.loads(capsys.readouterr().out)
+    keys = [(one["layer"], one["operation"], one["implementation"]) for one in report["measurements"]]
+    assert keys == [
+        (layer, operation, implementation)
+        for layer in STYLE_LAYERS
+        for operation in OPERATIONS
+        for implementation in ("fastnst", "eager")
+    ]
+    for one in report["measurements"]:
+        assert one["timing"]["rounds"] == 2
+        assert 0 < one["timing"]["fastest"] <= one["timing"]["median"] <= one["timing"]["slowest"]
+        assert one["gigabytes_per_second"] > 0
+        assert one["roofline_share"] > 0
+        assert one["error"] < 1e-5
+    assert report["ceilings"]["fp32"]["gigabytes_per_second"] > 0
+    assert report["versions"]["torch"] == torch.__version__
+    assert report["date"]
+
+
+def test_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["profile", "--size", "16", "--device", "cpu", "--rounds", "1", "--no-compile"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("conv5_1") == 3
+    assert "ceilings: copy" in printed
+
+
+def test_counts_of_bytes_and_operations() -> None:
+    assert work_of("forward", 64, 100, 2) == Work(64 * 100 * 2 + 4 * 64 * 64, 100 * 64 * 65)
+    assert work_of("loss", 64, 100, 2) == Work(64 * 100 * 2 + 6 * 64 * 64, 100 * 64 * 65)
+    assert work_of("backward", 64, 100, 4) == Work(3 * 64 * 100 * 4 + 4 * 64 * 64, 2 * 100 * 64 * 64)
+
+
+def test_roofline_is_the_slower_of_memory_and_arithmetic() -> None:
+    assert Roofline(10.0, 100.0).seconds(Work(50, 100)) == 5.0
+    assert Roofline(10.0, 100.0).seconds(Work(5, 1000)) == 10.0
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_contenders_compute_the_same(operation: str, precision: str) -> None:
+    problem = Problem.make(12, 16, runtime(precision))
+    exact, _ = expected(operation, problem, "ieee")
+    for name, inputs in (("fastnst", problem), ("eager", problem.in_nchw())):
+        result = contender(operation, forms(name, runtime(precision)), inputs)()()
+        assert isinstance(result, torch.Tensor)
+        assert worst(result.detach(), exact, torch.ones(1))[0] < {"fp32": 1e-5, "bf16": 2e-2}[precision]
+
+
+def test_wrong_result_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = torch_gram.gram
+    monkeypatch.setattr(torch_gram, "gram", lambda features: 1.01 * right(features))
+    with pytest.raises(FastnstError, match=r"forward of features \(1, 64, 16, 16\) is wrong .* run fastnst verify"):
+        list(profile(16, runtime(), rounds=1, compiled=False))
+
+
+def test_wrong_plain_form_is_named_and_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profiling, "plain_gram", lambda features: torch.zeros(1, *(features.shape[1:2] * 2)))
+    found = next(one for one in profile(16, runtime(), rounds=1, compiled=False) if one.implementation == "eager")
+    assert found.timing is None
+    assert found.problem is not None
+    assert found.problem.startswith("wrong result")
+    assert found.as_dict()["gigabytes_per_second"] is None
+
+
+def test_compiler_that_fails_is_reported_as_absent(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object, **__: object) -> Any:
+        def call(*_: object) -> None:
+            raise RuntimeError("no C++ compiler\nand more")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", broken)
+    assert main(["profile", "--size", "16", "--device", "cpu", "--rounds", "1"]) == 0
+    assert "not timed: compile forward: RuntimeError: no C++ compiler\n" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_compiled_form_is_timed_or_explained() -> None:
+    problem = Problem.make(8, 16, runtime()).in_nchw()
+    prepare = contender("backward", forms("compile", runtime()), problem)
+    try:
+        result = prepare()()
+    except RuntimeError as error:
+        pytest.skip(f"torch.compile does not work here: {type(error).__name__}")
+    assert isinstance(result, torch.Tensor)
+    assert worst(result, expected("backward", problem, "ieee")[0], torch.ones(1))[0] < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--size", "15"], "size 15 is out of range; give 16"),
+        (["--size", "-1"], "size -1 is out of range"),
+        (["--size", "100000"], "size 100000 is out of range"),
+        (["--rounds", "0"], "0 rounds were asked for; give 1 or more"),
+        (["--precision", "tf32", "--device", "cpu"], "precision tf32 needs a GPU"),
+        (["--precision", "fp16", "--device", "cpu"], "precision fp16"),
+        (["--backend", "triton", "--device", "cpu"], "backend triton needs a GPU"),
+        (["--device", "abacus"], "unknown device 'abacus'"),
+    ],
+)
+def test_bad_options_get_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["profile", *arguments]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"fastnst: error: {message}")
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+def test_interleaved_times_the_call_and_not_its_preparation() -> None:
+    order: list[str] = []
+
+    def make(name: str, seconds: float) -> measure.Contender:
+        def prepare() -> measure.Call:
+            time.sleep(0.02)
+
+            def call() -> None:
+                order.append(name)
+                time.sleep(seconds)
+
+            return call
+
+        return prepare
+
+    timings = measure.interleaved({"a": make("a", 0.001), "b": make("b", 0.01)}, CPU, rounds=3, warm_up=1, flush=False)
+    assert "".join(order) == "ab" + "abbaab"
+    assert timings["a"].fastest < 0.015
+    assert timings["b"].fastest >= 0.01
+    assert timings["b"].rounds == 3
+
+
+def test_conditions_are_complete() -> None:
+    facts = measure.conditions(CPU)
+    assert facts["device"] == facts["machine"]["cpu"]
+    assert facts["machine"]["threads"] == torch.get_num_threads()
+    assert facts["versions"]["fastnst"]
+    assert json.dumps(facts)
+
+
+def test_peak_memory_grows_with_what_is_held() -> None:
+    before = measure.peak_resident_bytes()
+    held = torch.ones(1 << 27, dtype=torch.uint8)
+    assert measure.peak_resident_bytes() >= before
+    assert measure.peak_resident_bytes() > held.numel()
