@@ -80,7 +80,14 @@ def _device(name: str) -> torch.device:
 
 @contextmanager
 def float32_products(tf32: bool) -> Iterator[None]:
-    """Within it, cuDNN's and cuBLAS's float32 products are exact (ieee) or rounded (tf32), whatever was set outside."""
+    """Within it, cuDNN's and cuBLAS's float32 products are exact (ieee) or rounded (tf32), whatever was set outside.
+
+    The setting is the process's: threads that run at the same time on a GPU should ask for the same. Without a GPU
+    nothing is touched.
+    """
+    if not torch.cuda.is_available():
+        yield
+        return
     wanted = "tf32" if tf32 else "ieee"
     convolution: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # torch's stubs lack it
     product = torch.backends.cuda.matmul
