@@ -58,7 +58,7 @@ class LBFGS:
     def _remember(self, s: Tensor, previous_gradient: Tensor, g: Tensor) -> None:
         y = g - previous_gradient
         sy, yy, ss = s.dot(y), y.dot(y), s.dot(s)
-        curved = sy > 1e-10 * (ss * yy).sqrt()
+        curved = sy > 1e-10 * ss.sqrt() * yy.sqrt()
         inverse = torch.where(curved, 1 / sy, 0.0)
         scale = torch.where(curved, sy / yy, torch.ones_like(sy) if self._scale is None else self._scale)
         self._scale = scale
