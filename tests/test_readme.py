@@ -4,10 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
 
 from bench.options_table import options_table
 
+REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
