@@ -5,13 +5,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from fastnst_kernels import ops, reference
 from fastnst_kernels.backends import PRECISIONS, resolve_backend
 from fastnst_kernels.layout import as_rows_or_columns
 
 MAX_CHANNELS = 1024
+_LARGEST_WEIGHT = torch.finfo(torch.float32).max
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -20,7 +20,7 @@ def gram(features: Tensor, *, precision: str = "ieee", backend: str = "auto") ->
 
     `features` is (B, C, H, W), float32, float16 or bfloat16 (float64 too with backends "torch" and "reference"), C up
     to 1024; NCHW and channels-last are read without a copy. Returns (B, C, C), symmetric, accumulated and kept in
-    float32 (float64 for float64). Differentiable once.
+    float32 (float64 for float64). Differentiable once: its gradient raises RuntimeError under create_graph=True.
 
     `precision` "tf32" lets the tensor cores round float32 factors to TF32; it changes nothing for 16-bit features or
     where the torch backend runs on CPU. `backend` is "auto" (Triton on CUDA and ROCm, torch elsewhere), "triton",
@@ -42,12 +42,13 @@ def gram_loss(
 
     `features`, `precision` and `backend` are those of `gram`. `target` A is (C, C), (1, C, C) or (B, C, C), of any
     floating dtype and layout, on the features' device; it need not be symmetric, and gets no gradient. `weight` is a
-    finite number. Returns (B,) float32 (float64 for float64).
+    finite number in float32's range. Returns (B,) float32 (float64 for float64).
 
-    The gradient weight/(N² M) · (G − (A + Aᵀ)/2) F is one product. Differentiable once.
+    The gradient weight/(N² M) · (G − (A + Aᵀ)/2) F is one product. Differentiable once: it raises RuntimeError under
+    create_graph=True.
 
     Raises ValueError as `gram` does, for a target of another shape, device or dtype, for one that requires a gradient,
-    and for a weight that is not finite.
+    and for a weight that is not finite or beyond float32 (not looked at while torch.compile traces).
     """
     return style_tap(features, target, weight, precision=precision, backend=backend)[1]
 
@@ -67,8 +68,9 @@ def style_tap(
     backend = _checked(features, precision, backend)
     target = _checked_target(features, target)
     weight = float(weight)
-    if not math.isfinite(weight):
-        raise ValueError(f"weight {weight} is not finite; give a finite number")
+    # Under torch.compile the weight may be symbolic, and a look at its value would break the graph.
+    if not torch.compiler.is_compiling():
+        _check_weight(weight)
     if backend == "reference":
         passed, exact = reference.style_tap(features, target, weight)
         return passed, exact.to(reference.result_dtype(features.dtype))
@@ -83,19 +85,20 @@ class _Gram(torch.autograd.Function):
     def forward(ctx: Any, features: Tensor, precision: str, backend: str) -> Tensor:
         matrix = as_rows_or_columns(features)
         ctx.save_for_backward(matrix)
+        # Here and not in backward: under torch.compile the sizes of saved tensors may be those of another call.
+        ctx.factor = 1.0 / (features.shape[2] * features.shape[3])
         ctx.precision, ctx.backend = precision, backend
         result: Tensor = ops.gram(matrix, precision, backend)
         return result
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        _refuse_second_derivative()
         (features,) = ctx.saved_tensors
         difference, scale = ops.normalised(gradient + gradient.mT, ops.difference_dtype(features, ctx.backend))
-        factor = 1.0 / (features.shape[2] * features.shape[3])
         ones = torch.ones_like(scale)
         return (
-            ops.tap_backward(features, difference, scale, ones, factor, None, ctx.precision, ctx.backend),
+            ops.tap_backward(features, difference, scale, ones, ctx.factor, None, ctx.precision, ctx.backend),
             None,
             None,
         )
@@ -109,24 +112,38 @@ class _StyleTap(torch.autograd.Function):
         matrix = as_rows_or_columns(features)
         loss, difference, scale = ops.gram_difference_loss(matrix, target, weight, precision, backend)
         ctx.save_for_backward(matrix, difference, scale)
-        ctx.weight, ctx.precision, ctx.backend = weight, precision, backend
+        channels, height, width = features.shape[1:]
+        ctx.factor = weight / (channels**2 * height * width)
+        ctx.precision, ctx.backend = precision, backend
         ctx.set_materialize_grads(False)
         return features.view_as(features), loss
 
     @staticmethod
-    @once_differentiable
     def backward(
         ctx: Any, upstream: Tensor | None, loss_gradient: Tensor | None
     ) -> tuple[Tensor | None, None, None, None, None]:
         if loss_gradient is None:
             return upstream, None, None, None, None
+        _refuse_second_derivative()
         features, difference, scale = ctx.saved_tensors
-        channels, height, width = features.shape[1:]
-        factor = ctx.weight / (channels**2 * height * width)
         gradient = ops.tap_backward(
-            features, difference, scale, loss_gradient, factor, upstream, ctx.precision, ctx.backend
+            features, difference, scale, loss_gradient, ctx.factor, upstream, ctx.precision, ctx.backend
         )
         return gradient, None, None, None, None
+
+
+def _refuse_second_derivative() -> None:
+    """Raise where autograd records the backward pass, whose derivative would lack the Gram term without a word."""
+    # torch.compile traces with gradients on, and refuses second derivatives itself.
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        raise RuntimeError("the Gram operations are differentiable once; call backward without create_graph=True")
+
+
+def _check_weight(weight: float) -> None:
+    if not math.isfinite(weight):
+        raise ValueError(f"weight {weight} is not finite; give a finite number")
+    if abs(weight) > _LARGEST_WEIGHT:
+        raise ValueError(f"weight {weight} is beyond float32; give a number of magnitude up to {_LARGEST_WEIGHT}")
 
 
 def _checked(features: Tensor, precision: str, backend: str) -> str:

@@ -1,7 +1,7 @@
 """The comparison that the kernel tests share: an operation, forward and backward, against float64 within its budget."""
 
 import torch
-from fastnst_kernels import budget, gram, reference, style_tap
+from fastnst_kernels import budget, gram, gram_loss, reference, style_tap
 from torch import Tensor
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -91,3 +91,15 @@ def check_gram(features: Tensor, *, backend: str, precision: str = "ieee") -> No
         budget.gram_gradient_budget(features, above, precision),
         "gradient of the Gram matrix",
     )
+
+
+def check_loss_gradient_strides(backend: str) -> None:
+    """The gradient of `gram_loss` of two images for a loss gradient of stride 0, and for one of stride 2."""
+    features = make_features((2, 9, 5, 6), torch.float32)
+    target = make_target(features)
+    own = reference.gram_loss_gradient(features, target)
+    for loss_gradient in (torch.tensor(1.0).expand(2), torch.tensor([2.0, 7.0, -3.0])[::2]):
+        leaf = features.detach().requires_grad_()
+        gram_loss(leaf, target, backend=backend).backward(loss_gradient)
+        assert leaf.grad is not None
+        torch.testing.assert_close(leaf.grad.double(), loss_gradient.double()[:, None, None, None] * own)

@@ -50,6 +50,12 @@ def test_wrong_weight(weight: float) -> None:
         gram_loss(FEATURES, TARGET, weight)
 
 
+@pytest.mark.parametrize("weight", [1e300, -4e38])
+def test_weight_beyond_float32(weight: float) -> None:
+    with pytest.raises(ValueError, match=r"weight .* is beyond float32; give a number of magnitude up to 3\.40"):
+        gram_loss(FEATURES, TARGET, weight)
+
+
 def test_wrong_names() -> None:
     with pytest.raises(ValueError, match="precision 'fp32' is unknown; choose one of ieee, tf32"):
         gram(FEATURES, precision="fp32")

@@ -4,10 +4,18 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from fastnst_kernels import gram, gram_loss, ops, reference, style_tap
+from fastnst_kernels import gram, gram_loss, ops, reference, style_tap, torch_gram
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_checks import DTYPES, check_gram, check_style_tap, make_features, make_target
+from kernel_checks import (
+    DTYPES,
+    check_gram,
+    check_loss_gradient_strides,
+    check_style_tap,
+    make_features,
+    make_target,
+)
+from torch.utils.checkpoint import checkpoint
 
 LAYOUTS = pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "channels_last"])
 SHAPES = [(1, 1, 1, 1), (3, 3, 17, 5), (2, 65, 1, 1), (2, 64, 24, 23), (1, 200, 19, 21), (1, 512, 3, 5)]
@@ -85,9 +93,25 @@ def test_gradcheck(operation: str, channels_last: bool) -> None:
 
 def test_a_second_derivative_is_refused() -> None:
     features = make_features((1, 4, 3, 3), torch.float64).requires_grad_()
-    (gradient,) = torch.autograd.grad(gram(features).square().sum(), features, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.sum().backward()
+    target = make_target(features.detach())
+    passed, loss = style_tap(features, target)
+    for output in (gram(features).sum(), gram_loss(features, target).square().sum(), passed.square().sum() + loss):
+        with pytest.raises(RuntimeError, match="differentiable once; call backward without create_graph=True"):
+            torch.autograd.grad(output, features, create_graph=True)
+    passed, _ = style_tap(features, target)
+    (first,) = torch.autograd.grad(passed.square().sum(), features, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), features)
+    assert torch.equal(second, torch.full_like(features, 2.0))
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_a_checkpointed_loss_has_the_same_gradient(use_reentrant: bool) -> None:
+    features = make_features((2, 6, 5, 4), torch.float32).requires_grad_()
+    target = make_target(features.detach())
+    (plain,) = torch.autograd.grad(gram_loss(features, target).sum(), features)
+    checkpoint(gram_loss, features, target, use_reentrant=use_reentrant).sum().backward()
+    assert features.grad is not None
+    assert torch.equal(features.grad, plain)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -99,6 +123,19 @@ def test_the_gradient_has_the_layout_of_the_features(channels_last: bool) -> Non
         (gradient,) = torch.autograd.grad(gram_loss(leaf, target).sum(), leaf)
         assert gradient.stride() == features.stride()
         assert gradient.dtype == dtype
+
+
+def test_loss_gradient_by_its_strides() -> None:
+    check_loss_gradient_strides("torch")
+
+
+@LAYOUTS
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_features_of_several_chunks(dtype: torch.dtype, channels_last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_gram, "_CHUNK_ELEMENTS", 6 * 2 * 4)
+    features = make_features((2, 6, 5, 3), dtype, channels_last=channels_last)
+    check_style_tap(features, make_target(features), backend="torch")
+    check_gram(features, backend="torch")
 
 
 def test_only_one_output_of_the_tap_is_used() -> None:
@@ -190,6 +227,37 @@ def test_compiles_without_a_graph_break(compiler: str, channels_last: bool) -> N
     compiled = torch.compile(total, fullgraph=True, backend=compiler)
     (gradient,) = torch.autograd.grad(compiled(features), features)
     torch.testing.assert_close(gradient, eager)
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_compiled_sizes_that_change() -> None:
+    target = torch.rand(6, 6, generator=torch.Generator().manual_seed(0))
+
+    def total(x: torch.Tensor) -> torch.Tensor:
+        return gram_loss(x[:, :, 1:, 1:], target).sum() + gram(x[:, :, 1:, 1:]).square().sum()
+
+    compiled = torch.compile(total, fullgraph=True, backend="aot_eager")
+    for height, width in ((5, 4), (7, 3), (9, 11)):
+        features = make_features((2, 6, height, width), torch.float32).requires_grad_()
+        (eager,) = torch.autograd.grad(total(features), features)
+        (gradient,) = torch.autograd.grad(compiled(features), features)
+        torch.testing.assert_close(gradient, eager)
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_compiled_weight_that_changes(dynamic: bool | None) -> None:
+    features = make_features((2, 6, 5, 4), torch.float32).requires_grad_()
+    target = make_target(features.detach())
+
+    def total(x: torch.Tensor, weight: float) -> torch.Tensor:
+        return gram_loss(x, target, weight).sum()
+
+    compiled = torch.compile(total, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    for weight in (0.5, 0.7):
+        (eager,) = torch.autograd.grad(total(features, weight), features)
+        (gradient,) = torch.autograd.grad(compiled(features, weight), features)
+        torch.testing.assert_close(gradient, eager)
 
 
 @settings(max_examples=60, deadline=None, database=None, derandomize=True)
