@@ -1,15 +1,16 @@
 """The command `fastnst`: its arguments, and how its errors are shown."""
 
 import argparse
+import io
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import Field, fields
 from typing import Any, NoReturn, TextIO
 
 from fastnst import __version__
-from fastnst.errors import FastnstError, FastnstWarning
+from fastnst.errors import FastnstError, FastnstWarning, Interrupted
 from fastnst.options import Options
 
 EXIT_BAD_INPUT = 1
@@ -20,20 +21,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code: 0, 1 for bad input or a failed check, 130 for Ctrl-C."""
     # Before torch is imported: threads that wait by spinning make a run ten times slower beside another busy process.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    _make_streams_safe()
     parsed = build_parser().parse_args(arguments)
     with warnings.catch_warnings():
         warnings.showwarning = _plain_warning
         warnings.simplefilter("always", FastnstWarning)
         try:
-            return int(parsed.run(parsed))
+            code = int(parsed.run(parsed))
+            sys.stdout.flush()
+            return code
         except FastnstError as error:
             _complain(error)
             return EXIT_BAD_INPUT
-        except KeyboardInterrupt:
-            _complain("interrupted")
+        except (KeyboardInterrupt, Interrupted) as stop:
+            _complain(f"interrupted. {stop}".removesuffix(". "))
             return EXIT_INTERRUPTED
         except BrokenPipeError:
-            sys.stderr.close()
+            # What reads our output has had enough; the interpreter must not try to write the rest.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return EXIT_BAD_INPUT
+        except OSError as error:
+            _complain(
+                f"{error.strerror or error} on the standard output or a file; free some space or choose another place"
+            )
             return EXIT_BAD_INPUT
 
 
@@ -55,7 +65,9 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line; the usage is a `--help` away."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+        if "required: CONTENT" in message or "required: STYLE" in message:
+            message += "; give CONTENT and STYLE before the options that take several values"
+        self.exit(2, f"fastnst: error: {message} (see {self.prog} --help)\n")
 
 
 def _add_stylize(commands: Any) -> None:
@@ -73,7 +85,7 @@ def _add_stylize(commands: Any) -> None:
     parser.add_argument(
         "--save-every",
         metavar="N",
-        type=int,
+        type=_whole_number,
         help="also write the image every N iterations, beside OUT, with the iteration in its name",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bar and no closing line")
@@ -94,16 +106,36 @@ def _add_option(parser: argparse.ArgumentParser, option: "Field[Any]") -> None:
     )
 
 
-def _parse_as(option: "Field[Any]") -> Any:
+def _parse_as(option: "Field[Any]") -> Callable[[str], Any]:
     if option.name == "scales":
         return _scale
     if option.name == "style_weights" or option.type in (float, float | None):
-        return float
-    return int if option.type is int else str
+        return _number
+    return _whole_number if option.type is int else str
+
+
+def _whole_number(word: str) -> int:
+    try:
+        return int(word)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number; write 512") from None
+
+
+def _number(word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{word!r} is not a number; write 0.5, and several with spaces") from None
 
 
 def _scale(word: str) -> int | str:
-    return word if word == "none" else int(word)
+    if word == "none":
+        return word
+    try:
+        return int(word)
+    except ValueError:
+        hint = "write none, a number of scales, or their long edges as in 128 256 512"
+        raise argparse.ArgumentTypeError(f"{word!r} is not a scale; {hint}") from None
 
 
 def describe_default(option: "Field[Any]") -> str:
@@ -146,13 +178,15 @@ def _add_profile(commands: Any) -> None:
         help="time the losses at the style layers",
         description="Times forward, loss and backward of the Gram loss at the five style layers of an image.",
     )
-    parser.add_argument("--size", type=int, default=512, metavar="PX", help="side of the square image (default: 512)")
+    parser.add_argument(
+        "--size", type=_whole_number, default=512, metavar="PX", help="side of the square image (default: 512)"
+    )
     parser.add_argument(
         "--precision", choices=("auto", "fp32", "tf32", "bf16", "fp16"), default="auto", help="dtype of the features"
     )
     parser.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, cuda:1 …")
     parser.add_argument("--backend", choices=("auto", "triton", "torch"), default="auto", help="what to time")
-    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="interleaved rounds (default: 7)")
+    parser.add_argument("--rounds", type=_whole_number, default=7, metavar="N", help="interleaved rounds (default: 7)")
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile")
     parser.add_argument("--json", action="store_true", help="print the measurements as one JSON object on stdout")
     parser.set_defaults(run=_run_profile)
@@ -180,6 +214,17 @@ def _run_profile(parsed: argparse.Namespace) -> int:
     from fastnst.commands.profile import run
 
     return run(parsed)
+
+
+def _make_streams_safe() -> None:
+    """A closed stream goes nowhere, and a character that a stream cannot write is written as its code."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  (it stays open for the life of the process)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _plain_warning(

@@ -5,6 +5,10 @@ class FastnstError(ValueError):
     """Base of every error that fastnst raises for bad input; the command prints it in one line, without a traceback."""
 
 
+class Interrupted(Exception):
+    """The user stopped the command at once; the message says what was saved."""
+
+
 class FastnstWarning(UserWarning):
     """Something is not as it was meant to be, and the run goes on; the command prints it in one line."""
 

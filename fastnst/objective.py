@@ -29,6 +29,7 @@ from fastnst_kernels import gram, style_tap
 from torch import Tensor
 
 from fastnst.backbone import Backbone, Tap
+from fastnst.errors import FastnstError
 from fastnst.options import LayerWeights, Options
 from fastnst.runtime import Runtime
 
@@ -179,6 +180,11 @@ def _style_target(grams: list[Tensor], shares: list[float], weight: float, optio
         for matrix, share in zip(exact, shares, strict=True)
     ]
     total = sum(constants)
+    if not all(0 < constant < math.inf for constant, share in zip(constants, shares, strict=True) if share > 0):
+        raise FastnstError(
+            "the style's Gram matrix is out of float32's range; check the network's weights, and lower the weights of "
+            "the style layers"
+        )
     mean = sum((constant / total * matrix for constant, matrix in zip(constants, exact, strict=True)), exact[0] * 0)
     spread = sum(
         constant / per_filter * _energy(matrix - mean) for constant, matrix in zip(constants, exact, strict=True)

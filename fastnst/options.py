@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from numbers import Integral, Real
 from types import MappingProxyType
 from typing import Any, TypedDict
 
@@ -23,6 +24,7 @@ def _option(
     metavar: str | None = None,
     many: bool = False,
     minimum: float | None = None,
+    maximum: float | None = None,
     above: float | None = None,
 ) -> Any:
     facts = {
@@ -32,6 +34,7 @@ def _option(
         "metavar": metavar,
         "many": many,
         "minimum": minimum,
+        "maximum": maximum,
         "above": above,
     }
     return field(default=default, metadata=facts)
@@ -39,13 +42,13 @@ def _option(
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The options of a run, complete and checked. Make one with `resolve_options`, which fills in the preset.
+    """The options of a run, complete and checked; `resolve_options` makes one from a preset and what is given.
 
-    Raises OptionError where a value is out of range or two values contradict each other.
+    Raises OptionError where a value has a wrong type, is out of range, or contradicts another one.
     """
 
     preset: str = _option("default", "starting values for the other options", choices=("default", "gatys"))
-    size: int = _option(512, "long edge of the result, in pixels", metavar="PX", minimum=2)
+    size: int = _option(512, "long edge of the result, in pixels", metavar="PX", minimum=2, maximum=65_535)
     iterations: int = _option(100, "optimiser steps at each scale", metavar="N", minimum=1)
     scales: Scales = _option(
         3, "coarse to fine: none, a number of scales (each twice the last), or their long edges", metavar="S", many=True
@@ -69,7 +72,9 @@ class Options:
         many=True,
         minimum=0,
     )
-    style_scale: float = _option(1.0, "long edge of the style images relative to the result's", metavar="X", above=0)
+    style_scale: float = _option(
+        1.0, "long edge of the style images relative to the result's", metavar="X", above=0, maximum=100
+    )
     content_layers: LayerWeights = _option(
         (("conv4_2", 1.0),),
         "content layers, each NAME or NAME=WEIGHT; 1/count where no weight is given",
@@ -101,15 +106,19 @@ class Options:
     )
     device: str = _option("auto", "auto, cpu, cuda, cuda:1 …", metavar="DEVICE")
     backend: str = _option("auto", "implementation of the losses", choices=("auto", "triton", "torch", "reference"))
-    seed: int = _option(0, "seed of the noise", metavar="N", minimum=0)
+    seed: int = _option(0, "seed of the noise", metavar="N", minimum=0, maximum=2**63 - 1)
 
     def __post_init__(self) -> None:
         for option in fields(self):
-            _check_range(option.name, getattr(self, option.name), option.metadata)
+            value = _normal_form(option.name, getattr(self, option.name), self.network)
+            object.__setattr__(self, option.name, value)
+            _check_range(option.name, value, option.metadata)
         _check_layers("content", self.content_layers, self.network)
         _check_layers("style", self.style_layers, self.network)
         if isinstance(self.scales, tuple):
-            if not self.scales or any(low >= high for low, high in zip(self.scales, self.scales[1:], strict=False)):
+            if min(self.scales, default=0) < 2:
+                raise OptionError(f"scales {self.scales} are too small; give at least one, each 2 pixels or more")
+            if any(low >= high for low, high in zip(self.scales, self.scales[1:], strict=False)):
                 raise OptionError(f"scales {self.scales} do not grow; list the long edges from small to large")
             if self.scales[-1] != self.size:
                 raise OptionError(f"the last scale, {self.scales[-1]}, is not the size, {self.size}; make them equal")
@@ -194,31 +203,35 @@ def resolve_options(**given: Any) -> Options:
         if name not in known:
             raise OptionError(f"unknown option {name!r}; the options are: {', '.join(known)}")
     preset = given.get("preset", "default")
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise OptionError(f"unknown preset {preset!r}; choose one of: {', '.join(PRESETS)}")
     values: dict[str, Any] = {**PRESETS[preset], **given}
-    network = values.get("network", "vgg19")
-    for name, value in values.items():
-        if name in _NORMALISE:
-            values[name] = _NORMALISE[name](name, value)
-        elif name.endswith("_layers"):
-            values[name] = _layer_weights(name, value, network)
-    scales = values.get("scales")
+    scales = _scales("scales", values.get("scales"))
     if isinstance(scales, tuple) and scales and "size" not in given:
         values["size"] = scales[-1]
     return replace(Options(), **values)
 
 
+def _normal_form(name: str, value: Any, network: str) -> Any:
+    if name in _NORMALISE:
+        return _NORMALISE[name](name, value)
+    if name.endswith("_layers"):
+        return _layer_weights(name, value, network)
+    if name != "init" and not isinstance(value, str):
+        raise OptionError(f"{_spoken(name)} {value!r} is not a name")
+    return value
+
+
 def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise OptionError(f"{_spoken(name)} {value!r} is not a number")
     return float(value)
 
 
 def _integer(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise OptionError(f"{_spoken(name)} {value!r} is not a whole number")
-    return value
+    return int(value)
 
 
 def _optional_number(name: str, value: Any) -> float | None:
@@ -230,14 +243,17 @@ def _style_weights(name: str, value: Any) -> tuple[float, ...] | None:
         return None
     if isinstance(value, str) or not isinstance(value, Iterable):
         value = [value]
-    return tuple(_number("style weight", weight) for weight in value)
+    weights = tuple(_number("style weight", weight) for weight in value)
+    if not weights:
+        raise OptionError("no style weights given; give one for each style image, or none for equal ones")
+    return weights
 
 
 def _scales(name: str, value: Any) -> Scales:
-    if value is None or value == "none":
+    if value is None or (isinstance(value, str) and value == "none"):
         return None
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        return int(value)
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise OptionError(
             f"scales {value!r} is neither none, nor a number of scales, nor a list of long edges in pixels"
@@ -249,6 +265,12 @@ def _path_text(name: str, value: Any) -> str:
     if not isinstance(value, str | os.PathLike):
         raise OptionError(f"{_spoken(name)} {value!r} is neither a name nor a path")
     return os.fspath(value)
+
+
+def _device_text(name: str, value: Any) -> str:
+    if not isinstance(value, str) and type(value).__name__ != "device":
+        raise OptionError(f"device {value!r} is neither a name such as cpu or cuda:1 nor a torch.device")
+    return str(value)
 
 
 _NORMALISE: Mapping[str, Callable[[str, Any], Any]] = MappingProxyType(
@@ -264,6 +286,7 @@ _NORMALISE: Mapping[str, Callable[[str, Any], Any]] = MappingProxyType(
         "style_scale": _number,
         "style_weights": _style_weights,
         "weights": _path_text,
+        "device": _device_text,
     }
 )
 
@@ -272,14 +295,23 @@ def _layer_weights(name: str, value: Any, network: str) -> LayerWeights:
     if isinstance(value, Mapping):
         named = [(str(layer), _number("layer weight", weight)) for layer, weight in value.items()]
     else:
-        words = value.replace(",", " ").split() if isinstance(value, str) else list(value)
+        if not isinstance(value, Iterable):
+            raise OptionError(f"{_spoken(name)} {value!r} are neither names nor a mapping from name to weight")
+        words = [word for item in ([value] if isinstance(value, str) else value) for word in _words(item)]
         named = [_named_layer(word, len(words)) for word in words]
     return tuple((canonical_layer(layer, network), weight) for layer, weight in named)
 
 
-def _named_layer(word: Any, count: int) -> tuple[str, float]:
-    if not isinstance(word, str):
-        raise OptionError(f"layer {word!r} is not a name; write conv4_1 or conv4_1=0.5")
+def _words(item: Any) -> list[str]:
+    """The words of "conv1_1, conv2_1=0.5"; a (name, weight) pair is one word."""
+    if isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str):
+        return [f"{item[0]}={_number('layer weight', item[1])!r}"]
+    if not isinstance(item, str):
+        raise OptionError(f"layer {item!r} is not a name; write conv4_1 or conv4_1=0.5")
+    return item.replace(",", " ").split()
+
+
+def _named_layer(word: str, count: int) -> tuple[str, float]:
     layer, equals, weight = word.partition("=")
     if not equals:
         return layer, 1 / count
@@ -316,6 +348,8 @@ def _check_range(name: str, value: Any, facts: Mapping[str, Any]) -> None:
             raise OptionError(f"{spoken} {number} is not finite; give an ordinary number")
         if facts["minimum"] is not None and number < facts["minimum"]:
             raise OptionError(f"{spoken} {number} is too small; it must be {facts['minimum']} or more")
+        if facts["maximum"] is not None and number > facts["maximum"]:
+            raise OptionError(f"{spoken} {number} is too large; it must be {facts['maximum']} or less")
         if facts["above"] is not None and number <= facts["above"]:
             raise OptionError(f"{spoken} {number} is too small; it must be more than {facts['above']}")
     if name == "scales" and isinstance(value, int) and not 1 <= value <= 12:

@@ -32,7 +32,7 @@ class LossRecord:
         return asdict(self)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Iterate:
     """What a callback sees after each evaluation: the record of the image, the image, and how far the run is.
 
@@ -52,7 +52,7 @@ class Iterate:
         save_image(path, self.image, self.alpha, parameters=self.parameters)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Result:
     """A finished, or stopped, run.
 
@@ -84,7 +84,7 @@ class Result:
 
 
 class DivergedError(FastnstError):
-    """The loss became NaN or infinite. `result` holds the last good image."""
+    """The loss became NaN or infinite. `result` holds the best image before that, and the losses up to it."""
 
     def __init__(self, message: str, result: Result) -> None:
         super().__init__(message)

@@ -99,6 +99,26 @@ def float32_products(tf32: bool) -> Iterator[None]:
         convolution.fp32_precision, product.fp32_precision = before
 
 
+@contextmanager
+def own_modes(device: torch.device) -> Iterator[None]:
+    """Within it, the caller's torch modes (no_grad, inference_mode, autocast, a default device) do not reach a run."""
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast(device.type, enabled=False),
+        torch.device("cpu"),
+    ):
+        yield
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that memory ran out; on a CPU torch raises a plain RuntimeError."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    texts = ("can't allocate memory", "not enough memory", "Storage size calculation overflowed")
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
+
+
 def versions() -> dict[str, str]:
     """The versions that a result depends on, by package name."""
     found = {"python": platform.python_version()}

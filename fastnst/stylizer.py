@@ -19,11 +19,14 @@ from fastnst.optimizers import Optimizer, make_optimizer
 from fastnst.options import Options, OptionValues, resolve_options
 from fastnst.pyramid import scale_edges
 from fastnst.result import DivergedError, Iterate, LossRecord, Result
-from fastnst.runtime import float32_products, resolve_runtime, versions
+from fastnst.runtime import float32_products, own_modes, resolve_runtime, versions
 from fastnst.weights import Weights, load_weights
 
 Callback = Callable[[Iterate], bool | None]
 Styles = Source | Sequence[Source]
+
+# A first loss beyond this leaves too little of float32's range for the squares in the optimiser.
+_SUSPICIOUS_LOSS = 1e15
 
 
 def stylize(
@@ -35,7 +38,7 @@ def stylize(
         content: a path, a PIL image, an array (H, W, 3) of uint8 or of floats in 0…1, or a tensor (3, H, W) or
             (1, 3, H, W) in 0…1.
         style: the same, or a sequence of them.
-        callback: called with an `Iterate` after each evaluation; returning False stops the run there.
+        callback: called with an `Iterate` after each evaluation; returning False (not None) stops the run there.
         **options: the fields of `fastnst.Options`, such as `size=512`, `style_weight=100` or `preset="gatys"`.
 
     Returns:
@@ -43,7 +46,7 @@ def stylize(
 
     Raises:
         FastnstError: for input that cannot be used, before any long work; its subclasses say which.
-        DivergedError: when the loss turns NaN or infinite; it carries the last good image.
+        DivergedError: when the loss turns NaN or infinite; it carries the best image before that.
     """
     return Stylizer(style, **options)(content, callback=callback)
 
@@ -65,27 +68,32 @@ class Stylizer:
         self._smallest = 2 ** pools_before(self.options.network, self.options.taps)
         self._styles = _load_styles(style, self.options)
         self._shares = _style_shares(self.options.style_weights, len(self._styles))
-        named = isinstance(self.options.init, str) and self.options.init in ("content", "noise")
-        self._init = None if named else load_image(self.options.init, role="init")
+        self._starts_from = self.options.init if _is_word(self.options.init) else "picture"
+        self._init = load_image(self.options.init, role="init") if self._starts_from == "picture" else None
         self._style_targets: dict[int, dict[str, StyleTarget]] = {}
         self._network: tuple[Weights, Backbone] | None = None
 
     def __call__(self, content: Source | Picture, *, callback: Callback | None = None) -> Result:
         """Stylizes one image; see `stylize`."""
+        if callback is not None and not callable(callback):
+            raise OptionError(f"callback {callback!r} cannot be called; give a function of one Iterate")
+        with own_modes(self.runtime.device), float32_products(self.runtime.tf32):
+            return self._stylize(content, callback)
+
+    def _stylize(self, content: Source | Picture, callback: Callback | None) -> Result:
         picture = content if isinstance(content, Picture) else load_image(content, role="content")
         scales = self.scales(picture)
         weights, backbone = self._loaded()
         run = _Run(self._parameters(picture, scales, weights), callback, self.options.iterations, tuple(scales))
-        with float32_products(self.runtime.tf32):
-            image = self._start(picture, next(iter(scales.values())))
-            for edge, size in scales.items():
-                target = resize_picture(picture, size=size)
-                image = resize(image, size=size)
-                pixels = target.rgb[None].to(self.runtime.device)
-                objective = make_objective(backbone, pixels, self._style(edge, backbone), self.options, self.runtime)
-                image = run.optimise(image, target.alpha, objective, edge, make_optimizer(self.options))
-                if run.stopped:
-                    break
+        image = self._start(picture, next(iter(scales.values())))
+        for edge, size in scales.items():
+            target = resize_picture(picture, size=size)
+            image = resize(image, size=size)
+            pixels = target.rgb[None].to(self.runtime.device)
+            objective = make_objective(backbone, pixels, self._style(edge, backbone), self.options, self.runtime)
+            image = run.optimise(image, target.alpha, objective, edge, make_optimizer(self.options))
+            if run.stopped:
+                break
         return run.result(image, target.alpha)
 
     def scales(self, content: Picture) -> dict[int, tuple[int, int]]:
@@ -105,7 +113,8 @@ class Stylizer:
 
     def load(self, *, progress: bool = True) -> None:
         """Loads the network now, not at the first call; a download shows its progress on a terminal."""
-        self._loaded(progress and sys.stderr.isatty())
+        with own_modes(self.runtime.device):
+            self._loaded(progress and sys.stderr is not None and sys.stderr.isatty())
 
     def _loaded(self, progress: bool = False) -> tuple[Weights, Backbone]:
         if self._network is None:
@@ -124,7 +133,7 @@ class Stylizer:
 
     def _start(self, content: Picture, size: tuple[int, int]) -> Tensor:
         """The first image, (1, 3, H, W) float32 on the run's device."""
-        if self.options.init == "noise":
+        if self._starts_from == "noise":
             generator = torch.Generator().manual_seed(self.options.seed)
             start = torch.rand((3, *size), generator=generator)
         else:
@@ -146,7 +155,7 @@ class Stylizer:
     def _parameters(self, content: Picture, scales: dict[int, tuple[int, int]], weights: Weights) -> dict[str, Any]:
         """How the image is made, as JSON can hold it."""
         values = {option.name: getattr(self.options, option.name) for option in fields(Options)}
-        values["init"] = self.options.init if self._init is None else self._init.name
+        values["init"] = self._starts_from if self._init is None else self._init.name
         values["content_layers"] = dict(self.options.content_layers)
         values["style_layers"] = dict(self.options.style_layers)
         return {
@@ -183,7 +192,8 @@ class _Run:
         self, image: Tensor, alpha: Tensor | None, objective: Objective, edge: int, optimizer: Optimizer
     ) -> Tensor:
         """`iterations_per_scale` steps at one scale, each image evaluated, the last one too."""
-        good = image.clone()
+        best, best_count = image.clone(), len(self.losses)
+        lowest = math.inf
         for iteration in range(self.iterations_per_scale + 1):
             last = iteration == self.iterations_per_scale
             if last:
@@ -193,14 +203,19 @@ class _Run:
                 loss, gradient = objective.loss_and_gradient(image)
             record = self._record(loss, edge)
             if not math.isfinite(record.total):
-                raise DivergedError(_divergence(record, objective), self.result(good, alpha))
+                cause = _divergence(record, objective, self.losses)
+                del self.losses[best_count:]
+                self.stopped = "diverged"
+                raise DivergedError(cause, self.result(best, alpha))
             self.losses.append(record)
-            if self.callback is not None and self.callback(self._iterate(record, image, alpha)) is False:
+            if record.total < lowest:
+                lowest, best_count = record.total, len(self.losses)
+                best.copy_(image)
+            if self._is_stopped_by_callback(record, image, alpha):
                 self.stopped = "callback"
                 return image
             if gradient is None:
                 return image
-            good.copy_(image)
             optimizer.step(image, gradient)
             self._steps += 1
         return image
@@ -211,6 +226,12 @@ class _Run:
     def _record(self, loss: Loss, edge: int) -> LossRecord:
         total, content, style, tv = torch.stack((loss.total, loss.content, loss.style, loss.tv)).tolist()
         return LossRecord(self._steps, edge, total, content, style, tv, time.perf_counter() - self._began)
+
+    def _is_stopped_by_callback(self, record: LossRecord, image: Tensor, alpha: Tensor | None) -> bool:
+        if self.callback is None:
+            return False
+        answer = self.callback(self._iterate(record, image, alpha))
+        return answer is not None and not answer
 
     def _iterate(self, record: LossRecord, image: Tensor, alpha: Tensor | None) -> Iterate:
         parameters = self._parameters_now()
@@ -237,21 +258,25 @@ def _load_styles(style: Styles, options: Options) -> list[Picture]:
 def _style_shares(weights: tuple[float, ...] | None, count: int) -> tuple[float, ...]:
     if weights is None:
         return (1 / count,) * count
-    return tuple(weight / sum(weights) for weight in weights)
+    # By the largest first: the sum of finite weights need not be finite.
+    relative = [weight / max(weights) for weight in weights]
+    return tuple(weight / sum(relative) for weight in relative)
+
+
+def _is_word(init: Any) -> bool:
+    return isinstance(init, str) and init in ("content", "noise")
 
 
 def _finished(image: Tensor) -> Tensor:
     return image.detach()[0].clamp(0, 1).float().cpu().clone()
 
 
-def _divergence(record: LossRecord, objective: Objective) -> str:
+def _divergence(record: LossRecord, objective: Objective, before: Sequence[LossRecord]) -> str:
     where = f"the loss became {record.total} at iteration {record.iteration} (scale {record.scale})"
     if objective.runtime.dtype == torch.float16:
         cause = "float16 overflowed; use --precision bf16 or fp32"
-    elif record.iteration == 0:
-        cause = (
-            "the weights are too large for float32, or the network's weights are damaged; lower them or check the file"
-        )
+    elif not before or before[0].total > _SUSPICIOUS_LOSS:
+        cause = "it is too large for float32; lower the weights of its terms and layers, or check the network's weights"
     else:
         cause = "the steps are too long; lower --learning-rate, or use --optimizer adam"
     return f"{where}: {cause}"

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -158,6 +159,16 @@ REFUSED = {
     "weights that are none": (["{content}", "{style}", "-o", "{out}", "--weights", "{text}"], "notes.txt"),
     "missing start": (["{content}", "{style}", "-o", "{out}", "--init", "missing.png"], "'missing.png' does not exist"),
     "scales that shrink": (["{content}", "{style}", "-o", "{out}", "--scales", "64", "32"], "do not grow"),
+    "start is the output": (["{content}", "{style}", "-o", "{out2}", "--init", "{out2}"], "is also an input"),
+    "numbered image is an input": (
+        ["{numbered}", "{style}", "-o", "out.png", "--save-every", "1"],
+        "out_00001.png is also an input",
+    ),
+    "size beyond all bounds": (["{content}", "{style}", "-o", "{out}", "--size", "1000000"], "must be 65535 or less"),
+    "style scale beyond all bounds": (["{content}", "{style}", "-o", "{out}", "--style-scale", "1e9"], "100 or less"),
+    "seed beyond 63 bits": (["{content}", "{style}", "-o", "{out}", "--seed", str(2**64)], "is too large"),
+    "name too long": (["a" * 300 + ".png", "{style}", "-o", "{out}"], "content image"),
+    "negative scale": (["{content}", "{style}", "-o", "{out}", "--scales", "-5", "48"], "are too small"),
     "save every 0": (["{content}", "{style}", "-o", "{out}", "--save-every", "0"], "--save-every 0 is too small"),
 }
 
@@ -177,7 +188,11 @@ def test_bad_input_is_refused_in_one_line(
         "folder": "folder",
         "text": "notes.txt",
         "pixel": "pixel.png",
+        "out2": "out2.png",
+        "numbered": "out_00001.png",
     }
+    for copy in ("out2.png", "out_00001.png"):
+        shutil.copy(pictures[0], copy)
     Path("folder").mkdir()
     arguments, message = REFUSED[case]
     assert run(*(argument.format(**places) for argument in arguments)) == 1
@@ -210,13 +225,85 @@ def test_a_diverging_run_leaves_the_last_good_image(
     assert read_parameters(tmp_path / "out.png")["final"]["iteration"] == 1
 
 
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("no"), MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
 def test_running_out_of_memory_leaves_the_last_image(
-    tmp_path: Path, pictures: tuple[str, str], capsys: Any, monkeypatch: pytest.MonkeyPatch
+    error: Exception, tmp_path: Path, pictures: tuple[str, str], capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    breaking_at(2, torch.OutOfMemoryError("no"), monkeypatch)
+    breaking_at(2, error, monkeypatch)
     assert run(*pictures, "-o", str(tmp_path / "out.png"), *FAST, "--quiet") == 1
     assert "out of memory; lower --size" in capsys.readouterr().err
     assert read_parameters(tmp_path / "out.png")["final"]["iteration"] == 1
+
+
+def test_a_diverging_run_prints_its_losses_too(
+    tmp_path: Path, pictures: tuple[str, str], capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    breaking_at(2, Loss(*[torch.tensor(float("inf"))] * 4), monkeypatch)
+    assert run(*pictures, "-o", str(tmp_path / "out.png"), *FAST, "--json") == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["stopped"] == "diverged"
+    assert report["losses"][-1] == report["final"]
+
+
+def test_weights_too_large_for_float32_are_named_as_the_cause(
+    tmp_path: Path, pictures: tuple[str, str], capsys: Any
+) -> None:
+    assert run(*pictures, "-o", str(tmp_path / "out.png"), *FAST, "--style-weight", "1e38", "--quiet") == 1
+    assert "lower the weights of its terms" in capsys.readouterr().err
+
+
+def test_ctrl_c_waits_until_the_image_is_saved(
+    tmp_path: Path, pictures: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = Image.Image.save
+
+    def interrupted_save(self: Image.Image, *arguments: Any, **options: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        save(self, *arguments, **options)
+
+    monkeypatch.setattr(Image.Image, "save", interrupted_save)
+    assert run(*pictures, "-o", str(tmp_path / "out.png"), *FAST, "--quiet") == 0
+    assert read_parameters(tmp_path / "out.png")["final"]["iteration"] == 3
+
+
+def test_a_numbered_image_that_cannot_be_written_does_not_end_the_run(
+    tmp_path: Path, pictures: tuple[str, str], capsys: Any
+) -> None:
+    (tmp_path / "out_00002.png").mkdir()
+    assert run(*pictures, "-o", str(tmp_path / "out.png"), *FAST, "--save-every", "1", "--quiet") == 0
+    assert "out_00002.png' is a directory" in capsys.readouterr().err
+    assert (tmp_path / "out_00003.png").is_file()
+
+
+def test_the_result_of_each_scale_keeps_its_number(tmp_path: Path, pictures: tuple[str, str]) -> None:
+    scaled = [*FAST, "--scales", "24", "48", "--save-every", "3", "--quiet"]
+    assert run(*pictures, "-o", str(tmp_path / "out.png"), *scaled) == 0
+    with Image.open(tmp_path / "out_00003.png") as image:
+        assert max(image.size) == 24
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_streams_that_hold_few_characters_are_written_to_all_the_same(
+    encoding: str, tmp_path: Path, pictures: tuple[str, str]
+) -> None:
+    content = tmp_path / "画像.png"
+    shutil.copy(pictures[0], content)
+    output = str(tmp_path / "out.png")
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    for command in (["stylize", "--help"], ["stylize", str(content), pictures[1], "-o", output, *FAST, "--json"]):
+        whole = [sys.executable, "-m", "fastnst", *command]
+        done = subprocess.run(whole, env=environment, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["content"]["name"] == str(content)
+
+
+def test_a_closed_stderr_does_not_end_the_run(tmp_path: Path, pictures: tuple[str, str]) -> None:
+    output = tmp_path / "out.png"
+    words = shlex.join([sys.executable, "-m", "fastnst", "stylize", *pictures, "-o", str(output), *FAST])
+    assert subprocess.run(["sh", "-c", f"{words} 2>&-"], check=False).returncode == 0
+    assert output.exists()
 
 
 def breaking_at(step: int, outcome: Loss | Exception, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,9 @@
 from dataclasses import fields
 from typing import get_type_hints
 
+import numpy as np
 import pytest
+import torch
 
 from fastnst.errors import OptionError
 from fastnst.options import PRESETS, Options, OptionValues, resolve_options
@@ -38,6 +40,7 @@ def test_what_is_given_wins_over_the_preset() -> None:
         ("conv1_1, relu2_1", (("conv1_1", 0.5), ("conv2_1", 0.5))),
         (["conv1_1=2", "pool4"], (("conv1_1", 2.0), ("pool4", 0.5))),
         ({"conv3_1": 3}, (("conv3_1", 3.0),)),
+        (["conv1_1,conv2_1=2"], (("conv1_1", 0.5), ("conv2_1", 2.0))),
     ],
 )
 def test_layers_have_many_forms(given: object, expected: object) -> None:
@@ -53,6 +56,19 @@ def test_scales() -> None:
     assert resolve_options(scales="none").scales is None
     assert resolve_options(scales=2).scales == 2
     assert resolve_options(scales=[100, 200]).size == 200
+
+
+def test_numbers_of_numpy_and_devices_of_torch_are_taken() -> None:
+    options = resolve_options(
+        size=np.int64(64), style_weight=np.float32(3), scales=np.array([32, 64]), device=torch.device("cpu")
+    )
+    assert (options.size, options.style_weight, options.scales, options.device) == (64, 3.0, (32, 64), "cpu")
+    assert type(options.size) is int
+
+
+def test_the_class_checks_what_it_is_given() -> None:
+    with pytest.raises(OptionError, match="size 'x' is not a whole number"):
+        Options(size="x")  # type: ignore[arg-type]
 
 
 REFUSED = [
@@ -88,6 +104,16 @@ REFUSED = [
     ({"colour": 1}, "unknown option 'colour'; the options are: preset"),
     ({"seed": -1}, "seed -1 is too small"),
     ({"weights": 3}, "weights 3 is neither a name nor a path"),
+    ({"size": 10**30}, "must be 65535 or less"),
+    ({"seed": 2**64}, "is too large"),
+    ({"scales": []}, "scales () are too small"),
+    ({"scales": [-5, 48]}, "are too small; give at least one, each 2 pixels or more"),
+    ({"style_weights": []}, "no style weights given"),
+    ({"content_layers": None}, "content layers None are neither names"),
+    ({"style_layers": 5}, "style layers 5 are neither names"),
+    ({"device": None}, "device None is neither a name"),
+    ({"preset": ["gatys"]}, "unknown preset ['gatys']"),
+    ({"pooling": 3}, "pooling 3 is not a name"),
 ]
 
 

@@ -114,6 +114,31 @@ def test_a_callback_may_stop_the_run() -> None:
     assert result.losses[-1].iteration == 2
 
 
+@pytest.mark.parametrize("answer", [False, np.False_, torch.tensor(False)])
+def test_every_kind_of_false_stops_the_run(answer: Any) -> None:
+    result = fastnst.stylize(photo(), photo(1), callback=lambda iterate: answer, **SMALL)
+    assert [record.iteration for record in result.losses] == [0]
+
+
+def test_a_callback_that_cannot_be_called_is_refused() -> None:
+    with pytest.raises(fastnst.OptionError, match="cannot be called"):
+        fastnst.stylize(photo(), photo(1), callback="print", **SMALL)  # type: ignore[arg-type]
+
+
+def test_the_modes_of_the_caller_do_not_reach_the_run() -> None:
+    expected = fastnst.stylize(photo(), photo(1), **SMALL).tensor
+    modes = [torch.no_grad(), torch.inference_mode(), torch.autocast("cpu", torch.bfloat16), torch.device("meta")]
+    for mode in modes:
+        with mode:
+            tensor = fastnst.stylize(photo(), photo(1), **SMALL).tensor
+        assert torch.equal(tensor, expected), mode
+
+
+def test_the_start_may_be_an_array() -> None:
+    start = fastnst.stylize(photo(), photo(1), **{**SMALL, "init": photo(2)})
+    assert start.losses[0].content > 0
+
+
 def test_a_callback_sees_the_image_of_its_record_and_cannot_change_the_run() -> None:
     def spoil(iterate: fastnst.Iterate) -> None:
         iterate.image.fill_(0.5)
