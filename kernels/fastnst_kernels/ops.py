@@ -30,13 +30,14 @@ def difference_dtype(features: Tensor, backend: str) -> torch.dtype:
 
 def normalised(difference: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """A (B, C, C) difference as (normalised, scale): difference = normalised · scale, `normalised` in `dtype`, with its
-    largest magnitude in 16384 … 32768 for a 16-bit `dtype` and unscaled otherwise."""
+    largest magnitude in 16384 … 32768 for a 16-bit `dtype` (less below 2⁻¹¹²) and unscaled otherwise."""
     scale = torch.ones_like(difference[:, 0, 0])
     if difference.dtype == dtype:
         return difference.contiguous(), scale
     peak = difference.abs().amax((1, 2))
     usable = (peak > 0) & torch.isfinite(peak)
-    exponent = torch.where(usable, peak, scale).log2().floor().clamp(-100, 100) - 14
+    # Down to where the scale is still a normal number.
+    exponent = torch.where(usable, peak, scale).log2().floor().clamp(-112, 127) - 14
     scale = torch.where(usable, exponent.exp2(), scale)
     return (difference / scale[:, None, None]).to(dtype), scale
 

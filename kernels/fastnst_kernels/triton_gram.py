@@ -21,6 +21,9 @@ from fastnst_kernels.config import backward_config, pairs_of, partial_config, po
 from fastnst_kernels.gpu import INTERPRETER, Gpu, gpu_of
 from fastnst_kernels.layout import as_rows_or_columns, channels_last, empty_gradient, position_stride
 
+# The smallest peak that is scaled in full, 2⁻¹¹²: its scale is the smallest normal number.
+_SMALLEST_POWER = tl.constexpr(2.0**-112)
+
 
 @triton.jit
 def _pair(index):
@@ -66,6 +69,7 @@ def partial_gram_kernel(
     if WIDE:
         rows = rows.to(tl.int64)
         columns = columns.to(tl.int64)
+        m = m.to(tl.int64)
     row_offsets = rows[:, None] * stride_c + m[None, :] * stride_m
     column_offsets = columns[:, None] * stride_c + m[None, :] * stride_m
 
@@ -82,7 +86,7 @@ def partial_gram_kernel(
             if UPCAST:
                 y = y.to(tl.float32)
             sums = tl.dot(x, tl.trans(y), sums, input_precision=PRECISION)
-        base += BLOCK_M * stride_m
+        base += tl.cast(BLOCK_M, tl.int64) * stride_m
 
     tile = partial + ((image * splits + split) * pairs + pair) * (BLOCK_C * BLOCK_C)
     tl.store(tile + c[:, None] * BLOCK_C + c[None, :], sums)
@@ -178,7 +182,8 @@ def finish_loss_kernel(
         peak = tl.max(tl.load(tile_peak + image * tiles + t, mask=t < tiles, other=0.0), axis=0)
         # The power of two at or below the peak: its exponent bits alone. Zero and infinity are left as they are.
         power = (peak.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True)
-        power = tl.where((power > 0.0) & (power < 1e38), tl.minimum(tl.maximum(power, 1e-30), 1e30), 16384.0)
+        usable = (power > 0.0) & (power < float("inf"))
+        power = tl.where(usable, tl.maximum(power, _SMALLEST_POWER), 16384.0)
         i = block * BLOCK + tl.arange(0, BLOCK)
         x = tl.load(exact + image * elements + i, mask=i < elements, other=0.0)
         x = x * (16384.0 / power)

@@ -1,5 +1,6 @@
 """The Triton kernels in the interpreter, with every buffer that they are to write filled with NaN before."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -8,7 +9,14 @@ import torch
 from fastnst_kernels import available_backends, gram, gram_loss, ops, style_tap, triton_gram
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_checks import DTYPES, check_gram, check_style_tap, make_features, make_target
+from kernel_checks import (
+    DTYPES,
+    check_gram,
+    check_loss_gradient_strides,
+    check_style_tap,
+    make_features,
+    make_target,
+)
 
 LAYOUTS = pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "channels_last"])
 
@@ -103,6 +111,32 @@ def test_upstream_gradient_by_its_strides(kind: str, channels_last: bool) -> Non
     check_style_tap(features, make_target(features), backend="triton", upstream=upstream)
 
 
+def test_loss_gradient_by_its_strides() -> None:
+    check_loss_gradient_strides("triton")
+
+
+def test_float16_gradient_of_zero_features() -> None:
+    features = torch.zeros(1, 4, 3, 3, dtype=torch.float16, requires_grad=True)
+    gram(features, backend="triton").backward(torch.full((1, 4, 4), 1e35))
+    assert features.grad is not None
+    assert features.grad.count_nonzero() == 0
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
+@pytest.mark.parametrize("peak", [2e-35, 3e-32, 4e33, 3e38])
+def test_the_scale_of_a_difference_is_a_power_of_two(peak: float) -> None:
+    features = torch.zeros(1, 4, 2, 2, dtype=torch.float16)
+    target = torch.zeros(1, 4, 4)
+    target[0, 1, 2] = target[0, 2, 1] = peak
+    _, by_kernel, kernel_scale = ops.gram_difference_loss(features, target, 1.0, "ieee", "triton")
+    by_torch, torch_scale = ops.normalised(-target, torch.float16)
+    for difference, scale in ((by_kernel, kernel_scale), (by_torch, torch_scale)):
+        assert math.frexp(scale.item())[0] == 0.5
+        torch.testing.assert_close(
+            difference[0, 1, 2].double() * scale.item(), torch.tensor(-peak).double(), rtol=1e-3, atol=0.0
+        )
+
+
 @pytest.mark.parametrize(
     "view",
     [
@@ -139,6 +173,13 @@ def test_two_runs_are_equal_to_the_bit() -> None:
 
     for first, second in zip(run(), run(), strict=True):
         assert torch.equal(first, second)
+
+
+@LAYOUTS
+def test_wide_offsets(channels_last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_gram, "_wide", lambda *tensors: True)
+    features = make_features((2, 70, 5, 6), torch.float16, channels_last=channels_last)
+    check_style_tap(features, make_target(features), backend="triton")
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
