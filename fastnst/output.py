@@ -5,12 +5,14 @@ ImageDescription, as UTF-8, wrapped as `{"fastnst": …}` to tell it from anyone
 """
 
 import contextlib
+import errno
+import io
 import json
 import math
 import os
 import secrets
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -29,6 +31,7 @@ _SOFTWARE = f"fastnst {__version__}"
 # A JPEG marker holds 65533 bytes; the rest is for EXIF's own headers and the other tag.
 _JPEG_TEXT_BYTES = 65_000
 _BAND = 64  # rows
+_DEEPEST = 100  # fastnst's own parameters nest four deep
 
 
 @dataclass(frozen=True)
@@ -53,13 +56,15 @@ def check_output_path(path: str | os.PathLike[str], size: tuple[int, int] | None
     """Raise ImageError if a picture, of `size` (height, width) where known, could not be written to `path`.
 
     To be called before any long work. Finds: an unknown extension, a folder that is missing or not writable, a
-    directory or another thing that is not a file at `path`, a file that may not be overwritten, a picture larger than
-    the format holds.
+    directory, a symbolic link that leads to itself or another thing that is not a file at `path`, a file that may not
+    be overwritten, a picture larger than the format holds.
     """
     name = os.fsdecode(path)
     form = _format_of(name)
     if size is not None:
         _check_side(size, form, name)
+    if os.path.basename(name) in ("", "."):  # noqa: PTH119 - Path drops the slash at the end
+        raise ImageError(f"output {name!r} names a folder; give a file name, as in {str(Path(name))!r}")
     target = _target(name)
     folder = target.parent
     try:
@@ -68,6 +73,8 @@ def check_output_path(path: str | os.PathLike[str], size: tuple[int, int] | None
             raise ImageError(f"output {name!r}: the folder {str(folder)!r} {problem}; create it or choose another")
         if target.is_dir():
             raise ImageError(f"output {name!r} is a directory; give a file name in it, as in {name + '/out.png'!r}")
+        if target.is_symlink():  # realpath stops only at a link that it cannot resolve
+            raise ImageError(f"output {name!r} is a symbolic link that leads to itself; choose another name")
         exists = target.exists()
         if exists and not target.is_file():
             raise ImageError(f"output {name!r} is not a regular file; choose another name")
@@ -99,7 +106,8 @@ def save_image(
     there stays untouched if anything fails. A symbolic link is followed. A new file gets the umask's permissions, a
     replaced one keeps its own.
 
-    Raises ImageError: as check_output_path, values that are not finite, wrong shapes, a full disk.
+    Raises ImageError: as check_output_path, values that are not finite, wrong shapes, a full disk, any failure of the
+    encoder.
     """
     name = os.fsdecode(path)
     check_output_path(name)
@@ -111,11 +119,14 @@ def save_image(
         image = Image.alpha_composite(white, image).convert("RGB")
     options = {**form.options, **_metadata(form.name, parameters), "icc_profile": srgb_profile()}
     target = _target(name)
+    # First in memory: Pillow's encoders overlook that a full disk took only the first part of a last block.
+    encoded = io.BytesIO()
     try:
+        image.save(encoded, form.name, **options)
         with _replacing(target) as file:
-            image.save(file, form.name, **options)
-    except OSError as error:
-        raise ImageError(f"output {name!r} could not be written ({error.strerror or error})") from error
+            file.write(encoded.getbuffer())
+    except Exception as error:  # Pillow's encoders raise RuntimeError, struct.error … as well as OSError
+        raise ImageError(f"output {name!r} could not be written {_write_problem(error)}") from error
 
 
 def to_pil(rgb: torch.Tensor, alpha: torch.Tensor | None = None) -> Image.Image:
@@ -138,7 +149,8 @@ def to_pil(rgb: torch.Tensor, alpha: torch.Tensor | None = None) -> Image.Image:
 def read_parameters(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The `parameters` that `save_image` wrote into the file at `path`.
 
-    Raises ImageError if the file cannot be read as an image or carries none.
+    What fastnst would not have written is not trusted: infinities and NaN come as None. Raises ImageError if the file
+    cannot be read as an image, carries no parameters, or some that nest more than 100 deep.
     """
     name = os.fsdecode(path)
     with open_image(name, role="the") as image:
@@ -151,7 +163,9 @@ def read_parameters(path: str | os.PathLike[str]) -> dict[str, Any]:
         found = found.get(_KEY)
     if not isinstance(found, dict):
         raise ImageError(f"{name!r} has no fastnst parameters; it was not made by fastnst, or its metadata was removed")
-    return found
+    if not _nests_at_most(found, _DEEPEST):
+        raise ImageError(f"{name!r} has parameters that nest more than {_DEEPEST} deep; it was not made by fastnst")
+    return {key: _plain(value) for key, value in found.items()}
 
 
 def _format_of(name: str) -> _Format:
@@ -169,8 +183,13 @@ def _check_side(size: tuple[int, int], form: _Format, name: str) -> None:
     if max(height, width) > form.longest_side:
         raise ImageError(
             f"output {name!r} would be {width}×{height} pixels, but {form.name} holds at most {form.longest_side} "
-            "a side; choose .png or .tif, or a smaller size"
+            f"a side; {_ways_to_fit(max(height, width))}"
         )
+
+
+def _ways_to_fit(side: int) -> str:
+    roomier = [form.extensions[0] for form in _FORMATS if form.longest_side >= side and form.has_alpha]
+    return f"choose {' or '.join(roomier)}, or lower the size" if roomier else "lower the size"
 
 
 def _target(name: str) -> Path:
@@ -181,14 +200,24 @@ def _target(name: str) -> Path:
         raise ImageError(f"output {name!r} is not a valid path ({error}); choose another name") from error
 
 
+def _write_problem(error: Exception) -> str:
+    """The reason, in parentheses, and what to do."""
+    if isinstance(error, MemoryError):
+        return "(out of memory); lower the size"
+    if isinstance(error, OSError) and error.errno not in (None, errno.ENOSPC, errno.EDQUOT):
+        return f"({error.strerror}); choose another folder"
+    lines = str(getattr(error, "strerror", None) or error).splitlines()
+    return f"({lines[0] if lines else type(error).__name__}); free some space or choose another folder"
+
+
 @contextlib.contextmanager
 def _replacing(target: Path) -> Iterator[IO[bytes]]:
-    """A new file, readable and writable, that takes the place of `target` if the block succeeds and vanishes if not."""
+    """A new file, to be written, that takes the place of `target` if the block succeeds and vanishes if not."""
     temporary = target.with_name(f".fastnst-{secrets.token_hex(8)}.tmp")
     # Mode 0666 less the umask, as for any new file.
-    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
-        with os.fdopen(descriptor, "w+b") as file:
+        with os.fdopen(descriptor, "wb") as file:
             yield file
         if target.exists():
             temporary.chmod(stat.S_IMODE(target.stat().st_mode))
@@ -267,6 +296,18 @@ def _plain(value: object) -> object:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, str | int) else str(value)
+
+
+def _nests_at_most(value: object, depth: int) -> bool:
+    """Whether lists and dicts are at most `depth` within each other; in a loop, for any depth that JSON can have."""
+    level = [value]
+    for _ in range(depth + 1):
+        level = [child for part in level if isinstance(part, dict | list) for child in _children(part)]
+    return not level
+
+
+def _children(part: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return part.values() if isinstance(part, dict) else part
 
 
 def _description(image: Image.Image) -> str | None:

@@ -13,6 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from fastnst.errors import ImageError
 from fastnst.images import load_image, srgb_profile
@@ -223,6 +224,28 @@ def test_someone_elses_description(tmp_path: Path, text: str) -> None:
         read_parameters(path)
 
 
+@pytest.mark.parametrize("opening", ['{"a":', "["])
+def test_parameters_that_nest_too_deeply(tmp_path: Path, opening: str) -> None:
+    def foreign(depth: int) -> Path:
+        closing = "}" if opening[0] == "{" else "]"
+        text = PngInfo()
+        text.add_itxt("fastnst", f'{{"nest": {opening * (depth - 1)}0{closing * (depth - 1)}}}')
+        Image.new("RGB", (4, 4)).save(tmp_path / "a.png", pnginfo=text)
+        return tmp_path / "a.png"
+
+    assert read_parameters(foreign(100)).keys() == {"nest"}
+    for depth in (101, 900):
+        with pytest.raises(ImageError, match="nest more than 100 deep"):
+            read_parameters(foreign(depth))
+
+
+def test_parameters_that_json_cannot_hold(tmp_path: Path) -> None:
+    text = PngInfo()
+    text.add_itxt("fastnst", '{"a": [NaN, -Infinity, 1e999], "b": 1.5}')
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png", pnginfo=text)
+    assert read_parameters(tmp_path / "a.png") == {"a": [None, None, None], "b": 1.5}
+
+
 def test_parameters_of_what_is_no_image(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="does not exist"):
         read_parameters(tmp_path / "none.png")
@@ -264,6 +287,9 @@ def test_refused_paths(tmp_path: Path) -> None:
     refused_path(tmp_path / "file" / "a.png", "the folder '.*file' is not a folder")
     (tmp_path / "folder.png").mkdir()
     refused_path(tmp_path / "folder.png", "is a directory; give a file name in it")
+    refused_path(f"{tmp_path}/folder.png/", "names a folder")
+    for end in ("/", "//", "/."):
+        refused_path(f"{tmp_path}/a.png{end}", r"names a folder; give a file name, as in '.*/a\.png'")
     refused_path(str(tmp_path / "a\0.png"), "not a valid path")
     refused_path(tmp_path / ("x" * 300 + ".png"), "name too long")
     assert {entry.name for entry in tmp_path.iterdir()} == {"file", "folder.png"}
@@ -292,6 +318,8 @@ def test_sides_that_a_format_cannot_hold(tmp_path: Path) -> None:
         with pytest.raises(ImageError, match=rf"{size[1]}×{size[0]} pixels.*holds at most .*choose \.png or \.tif"):
             check_output_path(tmp_path / name, size)
     check_output_path(tmp_path / "a.png", (70_000, 70_000))
+    with pytest.raises(ImageError, match=r"PNG holds at most 2147483647 a side; lower the size$"):
+        check_output_path(tmp_path / "a.png", (10, 10**10))
     with pytest.raises(ImageError, match="WEBP holds at most 16383"):
         save_image(tmp_path / "a.webp", torch.zeros(3, 1, 16_384))
     assert not list(tmp_path.iterdir())
@@ -307,9 +335,21 @@ def test_checking_touches_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("extension", EVERY_FORMAT)
-@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt(), MemoryError()])
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [
+        (OSError(28, "No space left on device"), "(No space left on device); free some space or choose another folder"),
+        (OSError(30, "Read-only file system"), "(Read-only file system); choose another folder"),
+        (OSError("encoder error -2"), "(encoder error -2); free some space"),
+        (RuntimeError("tiff codec initialization failed"), "(tiff codec initialization failed); free some space"),
+        (RuntimeError(), "(RuntimeError); free some space"),
+        (MemoryError(), "(out of memory); lower the size"),
+        (KeyboardInterrupt(), None),
+    ],
+    ids=repr,
+)
 def test_failure_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extension: str, failure: BaseException
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extension: str, failure: BaseException, said: str | None
 ) -> None:
     path = tmp_path / f"a.{extension}"
     path.write_bytes(b"old")
@@ -319,13 +359,32 @@ def test_failure_leaves_the_old_file_and_nothing_else(
         raise failure
 
     monkeypatch.setattr(Image.Image, "save", fails_half_way)
-    expected = ImageError if isinstance(failure, OSError) else type(failure)
-    with pytest.raises(expected) as caught:
+    with pytest.raises(ImageError if said else type(failure)) as caught:
         save_image(path, picture())
-    if expected is ImageError:
-        assert "could not be written (No space left on device)" in str(caught.value)
+    if said:
+        assert f"could not be written {said}" in str(caught.value)
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no limits of a process here")
+@pytest.mark.parametrize("extension", EVERY_FORMAT)
+def test_a_disk_that_fills_up_at_any_byte(tmp_path: Path, extension: str) -> None:
+    import resource
+
+    path = tmp_path / f"a.{extension}"
+    save_image(path, picture(64, 64))
+    whole = path.read_bytes()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for room in (0, 1, 100, len(whole) // 2, len(whole) - 100, len(whole) - 1):
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+            with pytest.raises(ImageError, match="could not be written"):
+                save_image(path, picture(64, 64))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert path.read_bytes() == whole
+        assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
 def test_failure_to_move_into_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -366,6 +425,15 @@ def test_symbolic_links_are_followed(tmp_path: Path) -> None:
     astray = tmp_path / "astray.png"
     astray.symlink_to(tmp_path / "none" / "target.png")
     refused_path(astray, "does not exist")
+
+
+def test_symbolic_links_in_a_loop_are_not_replaced(tmp_path: Path) -> None:
+    here, there = tmp_path / "here.png", tmp_path / "there.png"
+    here.symlink_to(there)
+    there.symlink_to(here)
+    refused_path(here, "is a symbolic link that leads to itself; choose another name")
+    assert here.is_symlink()
+    assert there.is_symlink()
 
 
 def test_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
