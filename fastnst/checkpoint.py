@@ -88,9 +88,9 @@ def open_checkpoint(path: Path, network: str, *, suffix: str | None = None) -> C
     `.pth` and `.pt` are read by `torch.load(weights_only=True)`: plain tensors only, nothing in them is executed.
     `suffix` is the type to go by where the file's name does not end in it.
 
-    Raises WeightsError if the file is missing, unreadable, of an unknown type, empty, truncated, damaged, not a
-    checkpoint, unsafe to read, not a VGG, with batch normalisation, of another network, or declares no usable
-    preprocessing.
+    Raises WeightsError if the file is missing, not a regular file, unreadable, of an unknown type, empty, truncated,
+    damaged, not a checkpoint, unsafe to read, not a VGG, with batch normalisation, of another network, or declares no
+    usable preprocessing.
     """
     suffix = suffix or path.suffix.lower()
     try:
@@ -100,13 +100,17 @@ def open_checkpoint(path: Path, network: str, *, suffix: str | None = None) -> C
             raise WeightsError(
                 f"weights file {path} does not exist; check the path, or pass auto, imagenet or embedded"
             )
+        if not path.is_file():
+            raise WeightsError(f"weights {path} is not a regular file; pass the path of a {SUFFIXES_TEXT} file")
         if suffix not in (*_PICKLE_SUFFIXES, ".safetensors"):
             raise WeightsError(f"weights file {path} has an unknown type; it must be {SUFFIXES_TEXT}")
         if path.stat().st_size == 0:
             raise WeightsError(f"weights file {path} is empty; fetch it again")
         contents = _open_pickle(path) if suffix in _PICKLE_SUFFIXES else _open_safetensors(path)
     except OSError as error:
-        raise WeightsError(f"weights file {path} cannot be read ({error.strerror or error})") from error
+        raise WeightsError(
+            f"weights file {path} cannot be read ({error.strerror or error}); check its permissions or pass another"
+        ) from error
     return _understood(path, network, contents)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -87,6 +88,8 @@ def load_weights(
         return _imagenet(network, convolutions, progress)
     if name in ("embedded", "random"):
         return _random(network, convolutions, source=name)
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", name) and not os.path.lexists(name):
+        raise WeightsError(f"weights {name} is an address, not a file; download it first and pass the file's path")
     path = Path(os.path.expanduser(name))  # noqa: PTH111  (Path.expanduser raises for an unknown user)
     if not name or not (path.suffix or len(path.parts) > 1 or _exists(path)):
         raise WeightsError(

@@ -126,6 +126,22 @@ def test_folder(tmp_path: Path) -> None:
     assert_refused(tmp_path, "is a folder")
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+@pytest.mark.parametrize("name", ["pipe.pth", "pipe"])
+def test_special_file(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    assert_refused(tmp_path / name, "is not a regular file; pass the path of a .pth, .pt or .safetensors file")
+
+
+def test_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "a.pth").write_bytes(b"x")
+    monkeypatch.setattr(Path, "open", denied)  # root may read what chmod forbids
+    assert_refused(tmp_path / "a.pth", "cannot be read (Permission denied); check its permissions or pass another")
+
+
 def test_unknown_type(tmp_path: Path) -> None:
     (tmp_path / "vgg.caffemodel").write_bytes(b"x")
     assert_refused(tmp_path / "vgg.caffemodel", "unknown type; it must be .pth, .pt or .safetensors")

@@ -83,6 +83,12 @@ def test_wrong_options(network: str, taps: tuple[str, ...] | None, message: str)
         load_weights("random", network, taps=taps)
 
 
+@pytest.mark.parametrize("spec", ["https://example.org/vgg19.pth", "http://example.org", Path("file:///vgg19.pth")])
+def test_address(spec: str | Path) -> None:
+    with pytest.raises(WeightsError, match=f"weights {spec} is an address, not a file; download it first"):
+        load_weights(spec)
+
+
 @pytest.mark.parametrize("spec", ["imagnet", "", "vgg19", "x" * 300])
 def test_unknown_spec(spec: str) -> None:
     with pytest.raises(WeightsError, match=f"unknown weights '{spec}'; choose auto, imagenet, embedded, random"):

@@ -10,16 +10,21 @@ from fastnst.output import read_parameters
 def run(parsed: argparse.Namespace) -> int:
     parameters = read_parameters(parsed.image)
     if parsed.json:
-        print(json.dumps(parameters, indent=2, ensure_ascii=False))
+        print(json.dumps(parameters, indent=2))
         return 0
     for name, value in parameters.items():
-        print(f"{name:10} {_readable(value)}")
+        print(f"{_shown(name):10} {_readable(value)}")
     return 0
 
 
 def _readable(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_readable(part)}" for name, part in value.items())
+        return ", ".join(f"{_shown(name)} {_readable(part)}" for name, part in value.items())
     if isinstance(value, list):
         return "; ".join(_readable(part) for part in value)
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{value:.6g}" if isinstance(value, float) else _shown(str(value))
+
+
+def _shown(text: str) -> str:
+    """`text` with what would steer a terminal, or is no character (a lone surrogate), as an escape sequence."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

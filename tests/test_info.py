@@ -1,0 +1,52 @@
+"""What `fastnst info` prints, of our metadata and of a stranger's."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from fastnst import cli
+
+
+def foreign(path: Path, metadata: str) -> str:
+    text = PngInfo()
+    text.add_itxt("fastnst", metadata)
+    Image.new("RGB", (4, 4)).save(path, pnginfo=text)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("\x1b]0;title\x07\x1b[2J", r"\x1b]0;title\x07\x1b[2J"),
+        ("a\nb\r\t\0\x7f\x9b", r"a\nb\r\t\x00\x7f\x9b"),
+        ("name\u202egnp.exe", r"name\u202egnp.exe"),
+        ("lone \ud83d", r"lone \ud83d"),
+        ("Tübingen 夜 🎨 C:\\x", "Tübingen 夜 🎨 C:\\x"),
+    ],
+)
+def test_what_would_steer_a_terminal_is_escaped(tmp_path: Path, value: str, shown: str, capsys: Any) -> None:
+    path = foreign(tmp_path / "a.png", json.dumps({"content": value, value: {value: [value, 1]}}))
+    assert cli.main(["info", path]) == 0
+    printed = capsys.readouterr().out
+    assert printed.splitlines() == [f"content    {shown}", f"{shown:10} {shown} {shown}; 1"]
+    assert cli.main(["info", path, "--json"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.isascii()
+    assert printed.replace("\n", "").isprintable()
+    assert json.loads(printed)["content"] == value
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+@pytest.mark.parametrize("opening", ['{"a":', "["])
+def test_deep_metadata(tmp_path: Path, opening: str, options: list[str], capsys: Any) -> None:
+    closing = "}" if opening[0] == "{" else "]"
+    for depth, code in ((99, 0), (900, 1)):
+        path = foreign(tmp_path / "a.png", f'{{"nest": {opening * depth}0{closing * depth}}}')
+        assert cli.main(["info", path, *options]) == code
+    error = capsys.readouterr().err
+    assert "nest more than 100 deep" in error
+    assert len(error.splitlines()) == 1
