@@ -5,6 +5,11 @@ from math import ceil
 
 from fastnst_kernels.gpu import Gpu
 
+# Positions of a split: tensor cores' accumulators truncate (Fasi et al. 2021), which lowers long sums after a ReLU.
+_LONGEST_SUM = 4096
+# Splits from which the reduction, which walks over them, is cut into more and smaller tiles.
+_MANY_SPLITS = 512
+
 
 @dataclass(frozen=True)
 class PartialConfig:
@@ -81,7 +86,7 @@ def _warps(block_c: int, block_m: int, tensor_cores: bool, gpu: Gpu) -> int:
 def partial_config(
     channels: int, positions: int, batch: int, itemsize: int, tensor_cores: bool, aligned: bool, gpu: Gpu
 ) -> PartialConfig:
-    """The largest tile that fills the multiprocessors, and the fewest splits that do.
+    """The largest tile that fills the multiprocessors, and the fewest splits that do; on tensor cores they are short, too.
 
     `itemsize` is the features' in bytes; `tensor_cores` is False for float32 in IEEE precision; rows that are not
     `aligned` to 16 bytes are read element by element, through registers, and get smaller tiles. A split has at least
@@ -101,6 +106,8 @@ def partial_config(
         splits = max(1, min(wanted, positions // (4 * block_c)))
         if pairs_of(blocks) * batch * splits >= gpu.multiprocessors * 3 // 4:
             break
+    if tensor_cores:
+        splits = max(splits, ceil(positions / _LONGEST_SUM))
     split_length = ceil(ceil(positions / splits) / block_m) * block_m
     operands = 1 if blocks == 1 else 2
     stages = _partial_stages(itemsize, tensor_cores, gpu)
@@ -116,7 +123,7 @@ def partial_config(
 
 def reduce_config(channels: int, splits: int) -> ReduceConfig:
     """Small tiles for small matrices, which have many splits and few elements."""
-    tile = 16 if channels <= 128 else 32
+    tile = (8 if splits > _MANY_SPLITS else 16) if channels <= 128 else 32
     return ReduceConfig(tile=tile, split_block=min(power_of_two(splits), 4096 // tile**2), num_warps=8)
 
 

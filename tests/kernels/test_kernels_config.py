@@ -29,7 +29,9 @@ def test_partial(gpu: Gpu, channels: int, positions: int, batch: int, kind: tupl
     assert config.split_length % config.block_m == 0
     assert (config.splits - 1) * config.split_length < positions <= config.splits * config.split_length
     pairs = pairs_of(ceil(channels / config.block_c))
-    assert config.splits == 1 or pairs * batch * config.splits <= 2 * gpu.multiprocessors + pairs * batch
+    assert not tensor_cores or config.split_length <= 4096
+    needed = ceil(positions / 4096) if tensor_cores else 1
+    assert config.splits <= needed or pairs * batch * config.splits <= 2 * gpu.multiprocessors + pairs * batch
     assert config.block_c % reduce_config(channels, config.splits).tile == 0
 
 
