@@ -86,7 +86,7 @@ def _warps(block_c: int, block_m: int, tensor_cores: bool, gpu: Gpu) -> int:
 def partial_config(
     channels: int, positions: int, batch: int, itemsize: int, tensor_cores: bool, aligned: bool, gpu: Gpu
 ) -> PartialConfig:
-    """The largest tile that fills the multiprocessors, and the fewest splits that do; on tensor cores they are short, too.
+    """The largest tile that fills the multiprocessors, and the fewest splits that do, short ones on tensor cores.
 
     `itemsize` is the features' in bytes; `tensor_cores` is False for float32 in IEEE precision; rows that are not
     `aligned` to 16 bytes are read element by element, through registers, and get smaller tiles. A split has at least

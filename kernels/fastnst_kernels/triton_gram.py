@@ -86,7 +86,7 @@ def partial_gram_kernel(
             if UPCAST:
                 y = y.to(tl.float32)
             sums = tl.dot(x, tl.trans(y), sums, input_precision=PRECISION)
-        base += tl.cast(BLOCK_M, tl.int64) * stride_m
+        base += (tl.cast(BLOCK_M, tl.int64) if WIDE else BLOCK_M) * stride_m
 
     tile = partial + ((image * splits + split) * pairs + pair) * (BLOCK_C * BLOCK_C)
     tl.store(tile + c[:, None] * BLOCK_C + c[None, :], sums)
