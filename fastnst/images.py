@@ -26,7 +26,8 @@ from fastnst.errors import ImageError, OptionError
 
 Source: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[np.generic] | torch.Tensor
 
-MAX_PIXELS = 500_000_000
+# At its peak, reading takes 16 to 24 bytes a pixel, with alpha 28 (measured on PNG and JPEG): at the limit 3 to 6 GB.
+MAX_PIXELS = 200_000_000
 MIN_SIDE = 2
 
 # Pillow can also open formats that start another program (EPS) or that no photograph comes in; they stay closed.
@@ -35,6 +36,7 @@ _FORMATS = (
     *("MPO", "PPM", "PSD", "QOI", "TGA", "PCX", "SGI"),
 )
 _RANGE_TOLERANCE = 1e-3
+_BAND = 64  # rows
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -98,8 +100,9 @@ def load_image(source: Source, *, role: str = "content", max_pixels: int = MAX_P
 
     Safe to call from several threads; decoding itself is done by one at a time.
 
-    Raises ImageError: missing, unreadable, not an image, damaged, too large, smaller than 2×2, a wrong shape or dtype,
-    values that are not finite or not in 0…1, a URL.
+    Raises ImageError: missing, unreadable, not an image, damaged, too large for `max_pixels` or for the memory, smaller
+    than 2×2, a wrong shape or dtype, a tensor or array without plain values (sparse, meta, masked …), values that are
+    not finite or not in 0…1, a URL.
     """
     if isinstance(source, Image.Image):
         what = f"{role} image (PIL image)"
@@ -107,10 +110,10 @@ def load_image(source: Source, *, role: str = "content", max_pixels: int = MAX_P
         return _from_pil(source, what, "PIL image", max_pixels)
     if isinstance(source, torch.Tensor):
         what = f"{role} image (tensor)"
-        return _from_planes(_tensor_planes(source, what), what, "tensor")
+        return _from_tensor(source, what)
     if isinstance(source, np.ndarray):
         what = f"{role} image (array)"
-        return _from_planes(_array_planes(source, what), what, "array")
+        return _from_array(source, what)
     if isinstance(source, str | os.PathLike):
         name = os.fsdecode(source)
         with open_image(name, role=role) as image:
@@ -217,6 +220,24 @@ def resize_picture(picture: Picture, long_edge: int | None = None, size: tuple[i
     return Picture(rgb, alpha, picture.name)
 
 
+def flattened(picture: Picture) -> Picture:
+    """The picture made opaque: what shows through is the mean of its colours, weighted by alpha.
+
+    `rgb · alpha + mean · (1 − alpha)` with `mean = Σ rgb · alpha / Σ alpha` per channel. The hidden colour under
+    transparent pixels has no part in it, and unlike white or black the mean adds no colour that the picture lacks.
+    Opaque pixels keep their exact colour; a picture without alpha is returned itself.
+
+    Raises ImageError if the picture is transparent everywhere.
+    """
+    if picture.alpha is None:
+        return picture
+    shown = float(picture.alpha.sum(dtype=torch.float64))
+    if shown == 0:
+        raise ImageError(f"image {picture.name!r} is transparent everywhere and shows no colour; give another one")
+    mean = (picture.rgb * picture.alpha).sum(dim=(1, 2), keepdim=True, dtype=torch.float64) / shown
+    return Picture(torch.lerp(mean.float(), picture.rgb, picture.alpha), None, picture.name)
+
+
 @cache
 def srgb_profile() -> bytes:
     """An ICC profile of sRGB, the same bytes on every call and day."""
@@ -276,16 +297,40 @@ def _check_pixels(image: Image.Image, what: str, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ImageError(
             f"{what} is {width}×{height} = {width * height} pixels, more than the limit of {max_pixels} pixels; "
-            "reduce it, or raise max_pixels if you trust it"
+            "reduce it first"
         )
 
 
 def _from_pil(image: Image.Image, what: str, name: str, max_pixels: int) -> Picture:
     _check_pixels(image, what, max_pixels)
+    with _within_memory(what, image.height, image.width):
+        return _decoded(image, what, name, max_pixels)
+
+
+@contextlib.contextmanager
+def _within_memory(what: str, height: int, width: int) -> Iterator[None]:
+    """Raise ImageError where the block runs out of memory."""
+    try:
+        yield
+    except (MemoryError, OSError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise ImageError(f"{what} does not fit in memory ({width}×{height} pixels); reduce it first") from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    said = str(error).lower()
+    # NumPy and Pillow raise MemoryError, torch RuntimeError, Pillow's codecs OSError.
+    return isinstance(error, MemoryError) or "can't allocate memory" in said or "out of memory" in said
+
+
+def _decoded(image: Image.Image, what: str, name: str, max_pixels: int) -> Picture:
     try:
         with _pillow_unguarded(max_pixels):
             image.load()
     except Exception as error:
+        if _is_out_of_memory(error):
+            raise
         raise ImageError(_damaged(what, error)) from error
     # A GIF may grow past its header's size as its first frame is read.
     _check_pixels(image, what, max_pixels)
@@ -295,10 +340,12 @@ def _from_pil(image: Image.Image, what: str, name: str, max_pixels: int) -> Pict
     try:
         planes, alpha = _grey_planes(image) if _is_deep(image) else _colour_planes(image)
     except Exception as error:
-        raise ImageError(f"{what} cannot be converted from mode {image.mode} to RGB: {error}") from error
-    if alpha is not None:
-        planes = torch.cat((planes, alpha))
-    return _from_planes(planes, what, name)
+        if _is_out_of_memory(error):
+            raise
+        lines = str(error).splitlines()
+        reason = lines[0] if lines else type(error).__name__
+        raise ImageError(f"{what} cannot be converted from mode {image.mode} to RGB: {reason}") from error
+    return Picture(_from_planes(planes, what, name).rgb, alpha, name)
 
 
 def _is_deep(image: Image.Image) -> bool:
@@ -376,11 +423,16 @@ def _grey_curve(profile: bytes | None) -> torch.Tensor | None:
 def _through_curve(grey: torch.Tensor, curve: torch.Tensor) -> torch.Tensor:
     """(1, H, W) in 0…1 to (3, H, W) by linear interpolation in `curve`, (3, N)."""
     steps = curve.shape[1] - 1
-    position = grey[0].clamp(0, 1) * steps
-    below = position.floor().clamp_(max=steps - 1)
-    weight = position - below
-    index = below.to(torch.int32)
-    return torch.stack([torch.lerp(channel[index], channel[index + 1], weight) for channel in curve])
+    colours = torch.empty(3, *grey.shape[1:])
+    for top in range(0, grey.shape[1], _BAND):  # the temporaries are larger than the result
+        rows = slice(top, top + _BAND)
+        position = grey[0, rows].clamp(0, 1) * steps
+        below = position.floor().clamp_(max=steps - 1)
+        weight = position - below
+        index = below.to(torch.int32)
+        for target, channel in zip(colours, curve, strict=True):
+            target[rows] = torch.lerp(channel[index], channel[index + 1], weight)
+    return colours
 
 
 def _planes(samples: npt.NDArray[np.generic], peak: float) -> torch.Tensor:
@@ -393,7 +445,10 @@ def _planes(samples: npt.NDArray[np.generic], peak: float) -> torch.Tensor:
     return torch.from_numpy(planes)
 
 
-def _array_planes(array: npt.NDArray[np.generic], what: str) -> torch.Tensor:
+def _from_array(source: npt.NDArray[np.generic], what: str) -> Picture:
+    if np.ma.isMaskedArray(source):
+        raise ImageError(f"{what} is a masked array, which has no values where it is masked; give its filled()")
+    array = np.asarray(source)
     samples = array[:, :, None] if array.ndim == 2 else array
     if samples.ndim != 3 or samples.shape[2] not in (1, 3, 4):
         hint = "; move the channels last with transpose(1, 2, 0)" if array.ndim == 3 and len(array) in (1, 3, 4) else ""
@@ -401,11 +456,16 @@ def _array_planes(array: npt.NDArray[np.generic], what: str) -> torch.Tensor:
     peak = {"u1": 255.0, "u2": 65535.0}.get(array.dtype.str[1:])  # in either byte order
     if peak is None and array.dtype.kind != "f":
         raise ImageError(f"{what} has dtype {array.dtype}; give uint8, uint16, or float in 0…1")
-    _check_size(samples.shape[0], samples.shape[1], what)
-    return _planes(samples, peak or 1.0)
+    height, width = samples.shape[:2]
+    _check_size(height, width, what)
+    with _within_memory(what, height, width):
+        return _from_planes(_planes(samples, peak or 1.0), what, "array")
 
 
-def _tensor_planes(tensor: torch.Tensor, what: str) -> torch.Tensor:
+def _from_tensor(tensor: torch.Tensor, what: str) -> Picture:
+    if tensor.layout != torch.strided or tensor.is_nested or tensor.is_quantized or tensor.is_meta:
+        kind = "nested" if tensor.is_nested else f"{tensor.layout}, {tensor.dtype}"
+        raise ImageError(f"{what} is {kind} on {tensor.device}; give a dense tensor that holds its values")
     samples = tensor.detach()
     if samples.ndim == 4 and samples.shape[0] == 1:
         samples = samples[0]
@@ -417,14 +477,21 @@ def _tensor_planes(tensor: torch.Tensor, what: str) -> torch.Tensor:
         )
     if not samples.is_floating_point() and samples.dtype not in (torch.uint8, torch.uint16):
         raise ImageError(f"{what} has dtype {tensor.dtype}; give uint8, uint16, or float in 0…1")
-    _check_size(samples.shape[1], samples.shape[2], what)
-    planes = torch.empty(samples.shape, dtype=torch.float32).copy_(samples)
-    peak = {torch.uint8: 255, torch.uint16: 65535}.get(samples.dtype)
-    return planes if peak is None else planes.div_(peak)
+    _, height, width = samples.shape
+    _check_size(height, width, what)
+    peak = {torch.uint8: 255, torch.uint16: 65535}.get(samples.dtype, 1)
+    with _within_memory(what, height, width):
+        try:
+            planes = torch.empty(samples.shape, dtype=torch.float32).copy_(samples).div_(peak)
+        except (RuntimeError, TypeError) as error:  # packed dtypes, fake tensors and others that are no plain values
+            if _is_out_of_memory(error):
+                raise
+            raise ImageError(f"{what}, {tensor.dtype}, has no values that can be read; give float32 in 0…1") from error
+        return _from_planes(planes, what, "tensor")
 
 
 def _from_planes(planes: torch.Tensor, what: str, name: str) -> Picture:
-    """A Picture of (C, H, W): grey (1), grey with alpha (2), RGB (3) or RGB with alpha (4). Takes `planes` over."""
+    """A Picture of (C, H, W): grey (1), RGB (3) or RGB with alpha (4). Takes `planes` over."""
     channels, height, width = planes.shape
     _check_size(height, width, what)
     low, high = (float(bound) for bound in torch.aminmax(planes))
@@ -432,9 +499,7 @@ def _from_planes(planes: torch.Tensor, what: str, name: str) -> Picture:
         raise ImageError(f"{what} {_range_problem(low, high)}")
     if low < 0 or high > 1:
         planes.clamp_(0, 1)
-    colours = channels - (channels in (2, 4))
-    alpha = planes[colours:] if colours < channels else None
-    return Picture(planes[:colours].expand(3, -1, -1).contiguous(), alpha, name)
+    return Picture(planes[:3].expand(3, -1, -1).contiguous(), planes[3:] if channels == 4 else None, name)
 
 
 def _range_problem(low: float, high: float) -> str:

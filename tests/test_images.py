@@ -15,12 +15,15 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageCms
+from PIL.PngImagePlugin import PngImageFile
 
+from fastnst import images
 from fastnst.errors import ImageError, OptionError
 from fastnst.images import (
     Picture,
     check_fits,
     fitted_size,
+    flattened,
     load_image,
     open_image,
     resize,
@@ -533,6 +536,14 @@ def test_empty_images() -> None:
         (torch.zeros(8, 8, 3), r"shape \(8, 8, 3\).*permute\(2, 0, 1\)"),
         (torch.zeros(2, 3, 8, 8), r"shape \(2, 3, 8, 8\)"),
         (torch.zeros(3, 8, 8, dtype=torch.int32), "dtype torch.int32"),
+        (np.array(["a"] * 9).reshape(3, 3), "dtype <U1"),
+        (np.zeros((8, 8), [("r", "u1")]), "dtype"),
+        (np.zeros((8, 8), "datetime64[s]"), "dtype datetime64"),
+        (np.ma.masked_less(np.ones((8, 8)), 2), r"masked array.*filled\(\)"),
+        (torch.zeros(3, 8, 8, device="meta"), "torch.float32 on meta; give a dense tensor that holds its values"),
+        (torch.zeros(3, 8, 8).to_sparse(), "torch.sparse_coo, torch.float32 on cpu; give a dense tensor"),
+        (torch.zeros(3, 8, 8, dtype=torch.complex64), "dtype torch.complex64"),
+        (torch.empty(3, 8, 8, dtype=torch.float4_e2m1fn_x2), "torch.float4_e2m1fn_x2, has no values that can be read"),
         (torch.full((3, 8, 8), 2.0), "values from 2"),
         (torch.full((3, 8, 8), float("nan")), "NaN"),
         (b"a.png", "type bytes"),
@@ -569,7 +580,7 @@ def png_claiming(width: int, height: int) -> bytes:
 def test_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
     path = tmp_path / "bomb.png"
     path.write_bytes(png_claiming(60_000, 60_000))
-    refused(path, "60000×60000 = 3600000000 pixels", "limit of 500000000 pixels", "max_pixels")
+    refused(path, "60000×60000 = 3600000000 pixels", "limit of 200000000 pixels; reduce it first$")
 
 
 def test_limit_is_exact_and_pillows_own_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -584,9 +595,44 @@ def test_limit_is_exact_and_pillows_own_is_not_used(tmp_path: Path, monkeypatch:
 
 def test_size_between_pillows_limit_and_ours(tmp_path: Path) -> None:
     path = tmp_path / "large.png"
-    path.write_bytes(png_claiming(20_000, 20_000))
+    path.write_bytes(png_claiming(13_900, 13_900))  # Pillow refuses more than 178956970 pixels
     with open_image(path, role="content") as image:
-        assert image.size == (20_000, 20_000)
+        assert image.size == (13_900, 13_900)
+    refused(path, "damaged or truncated")
+
+
+OUT_OF_MEMORY = [
+    MemoryError(),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:124] data. DefaultCPUAllocator: can't allocate memory: you tried to"),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+    OSError("out of memory when reading image file"),
+]
+
+
+@pytest.mark.parametrize("failure", OUT_OF_MEMORY, ids=lambda failure: type(failure).__name__)
+@pytest.mark.parametrize("place", ["load", "convert", "_planes", "_from_planes"])
+def test_out_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, failure: Exception) -> None:
+    image = Image.fromarray(noise(channels=4))
+    path = saved(image, tmp_path / "a.png")
+
+    def fails(*_: object, **__: object) -> None:
+        raise failure
+
+    said = r"does not fit in memory \(7×5 pixels\); reduce it first$"
+    if place in ("load", "convert"):
+        monkeypatch.setattr(PngImageFile, place, fails)
+    else:
+        monkeypatch.setattr(images, place, fails)
+        refused(noise(), r"^content image \(array\) " + said)
+    refused(path, said)
+    if place == "_from_planes":
+        refused(torch.rand(3, 5, 7), r"^content image \(tensor\) " + said)
+
+
+def test_a_name_is_not_taken_for_lack_of_memory(tmp_path: Path) -> None:
+    path = tmp_path / "out of memory.png"
+    path.write_bytes(png_claiming(20, 20))
+    refused(path, "damaged or truncated")
 
 
 def test_threads_leave_pillows_limit_as_it_was(tmp_path: Path) -> None:
@@ -696,6 +742,38 @@ def test_resize_picture_without_transparency() -> None:
     plain = resize_picture(Picture(rgb, None, "test"), size=(9, 9))
     assert torch.equal(opaque.rgb, plain.rgb)
     assert plain.alpha is None
+
+
+def test_flattened_shows_the_mean_of_the_visible_colours() -> None:
+    rgb = torch.rand(3, 6, 6)
+    alpha = torch.zeros(1, 6, 6)
+    alpha[:, :2], alpha[:, 2:3] = 1, 0.25
+    flat = flattened(Picture(rgb, alpha, "test"))
+    assert (flat.alpha, flat.name, flat.rgb.dtype) == (None, "test", torch.float32)
+    mean = (rgb[:, :2].sum((1, 2)) + 0.25 * rgb[:, 2].sum(1)) / (12 + 0.25 * 6)
+    assert torch.equal(flat.rgb[:, :2], rgb[:, :2])
+    assert torch.allclose(flat.rgb[:, 2], 0.25 * rgb[:, 2] + 0.75 * mean[:, None])
+    assert torch.allclose(flat.rgb[:, 3:], mean[:, None, None].expand(3, 3, 6))
+    assert 0 <= float(flat.rgb.min()) <= float(flat.rgb.max()) <= 1
+
+
+def test_flattened_does_not_know_the_hidden_colour() -> None:
+    rgb = torch.rand(3, 6, 6)
+    alpha = torch.ones(1, 6, 6)
+    alpha[:, 3:] = 0
+    other = torch.where(alpha > 0, rgb, 1 - rgb)
+    assert torch.equal(flattened(Picture(rgb, alpha, "a")).rgb, flattened(Picture(other, alpha, "b")).rgb)
+
+
+def test_flattened_of_what_is_opaque_or_invisible() -> None:
+    rgb = torch.rand(3, 6, 6)
+    plain = Picture(rgb, None, "test")
+    assert flattened(plain) is plain
+    opaque = flattened(Picture(rgb, torch.ones(1, 6, 6), "test"))
+    assert opaque.alpha is None
+    assert torch.equal(opaque.rgb, rgb)
+    with pytest.raises(ImageError, match="image 'test' is transparent everywhere and shows no colour; give another"):
+        flattened(Picture(rgb, torch.zeros(1, 6, 6), "test"))
 
 
 def encoded(extension: str) -> bytes:
