@@ -11,7 +11,7 @@ import re
 import stat
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -157,13 +157,26 @@ def exif_tag(image: Image.Image, tag: ExifTags.Base) -> object:
             return None
 
 
-def check_fits(height: int, width: int, minimum: int, *, role: str = "content", reason: str = "") -> None:
-    """Raise ImageError unless both sides, in pixels, are at least `minimum`; `reason` says who needs that."""
+def check_fits(
+    height: int,
+    width: int,
+    minimum: int,
+    *,
+    role: str = "content",
+    scale: int | None = None,
+    layers: Sequence[str] = (),
+) -> None:
+    """Raise ImageError unless both sides, in pixels, are at least `minimum`.
+
+    scale: the long edge, in pixels, at which the image has this size; None where it has it from the start.
+    layers: those that need this minimum.
+    """
     if min(height, width) < minimum:
-        needed_by = f" {reason}" if reason else ""
+        at_scale = f" at scale {scale}" if scale is not None else ""
+        needed_by = f" for the layer{'s' if len(layers) > 1 else ''} {', '.join(layers)}" if layers else ""
         raise ImageError(
-            f"{role} image is {width}×{height} pixels, but each side must be at least {minimum}{needed_by}; "
-            "use a larger image or size, or shallower layers"
+            f"{role} image would be {width}×{height} pixels{at_scale}, but each side must be at least "
+            f"{minimum}{needed_by}; use a larger size, a less narrow picture or shallower layers"
         )
 
 

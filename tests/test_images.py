@@ -660,8 +660,16 @@ def test_threads_leave_pillows_limit_as_it_was(tmp_path: Path) -> None:
 
 def test_check_fits() -> None:
     check_fits(16, 16, 16)
-    with pytest.raises(ImageError, match="style image is 20×15 pixels, but each side must be at least 16 for conv5_1"):
-        check_fits(15, 20, 16, role="style", reason="for conv5_1")
+    with pytest.raises(ImageError) as caught:
+        check_fits(1, 16, 2, scale=16, layers=("conv2_1", "conv1_1"))
+    assert str(caught.value) == (
+        "content image would be 16×1 pixels at scale 16, but each side must be at least 2 for the layers "
+        "conv2_1, conv1_1; use a larger size, a less narrow picture or shallower layers"
+    )
+    with pytest.raises(ImageError, match="style image would be 20×15 pixels, but .* 16 for the layer c;"):
+        check_fits(15, 20, 16, role="style", layers=["c"])
+    with pytest.raises(ImageError, match="each side must be at least 16; use a larger size"):
+        check_fits(20, 15, 16)
 
 
 @pytest.mark.parametrize(
