@@ -666,7 +666,7 @@ def test_check_fits() -> None:
         "content image would be 16×1 pixels at scale 16, but each side must be at least 2 for the layers "
         "conv2_1, conv1_1; use a larger size, a less narrow picture or shallower layers"
     )
-    with pytest.raises(ImageError, match="style image would be 20×15 pixels, but .* 16 for the layer c;"):
+    with pytest.raises(ImageError, match=r"style image would be 20×15 pixels, but .* 16 for the layer c;"):
         check_fits(15, 20, 16, role="style", layers=["c"])
     with pytest.raises(ImageError, match="each side must be at least 16; use a larger size"):
         check_fits(20, 15, 16)
