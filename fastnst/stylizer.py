@@ -13,7 +13,7 @@ from torch import Tensor
 from fastnst.architecture import pools_before
 from fastnst.backbone import Backbone, build_backbone
 from fastnst.errors import OptionError
-from fastnst.images import Picture, Source, check_fits, fitted_size, load_image, resize, resize_picture
+from fastnst.images import Picture, Source, check_fits, fitted_size, flattened, load_image, resize, resize_picture
 from fastnst.objective import Loss, Objective, StyleTarget, make_objective, style_targets
 from fastnst.optimizers import Optimizer, make_optimizer
 from fastnst.options import Options, OptionValues, resolve_options
@@ -104,11 +104,12 @@ class Stylizer:
         options = self.options
         edges = scale_edges(options.scales, options.size, content.height, content.width)
         sizes = {edge: fitted_size(content.height, content.width, edge) for edge in edges}
-        reason = f"for the layers {', '.join(options.taps)}; use a larger size, fewer scales or shallower layers"
         for edge, size in sizes.items():
-            check_fits(*size, self._smallest, role=f"content at scale {edge}", reason=reason)
+            check_fits(*size, self._smallest, role="content", scale=edge, layers=options.taps)
             for style in self._styles:
-                check_fits(*self._style_size(style, edge), self._smallest, role=f"style at scale {edge}", reason=reason)
+                check_fits(
+                    *self._style_size(style, edge), self._smallest, role="style", scale=edge, layers=options.taps
+                )
         return sizes
 
     def load(self, *, progress: bool = True) -> None:
@@ -252,7 +253,7 @@ def _load_styles(style: Styles, options: Options) -> list[Picture]:
         raise OptionError(
             f"{len(options.style_weights)} style weights for {len(sources)} style images; give one for each image"
         )
-    return [load_image(source, role="style") for source in sources]
+    return [flattened(load_image(source, role="style")) for source in sources]
 
 
 def _style_shares(weights: tuple[float, ...] | None, count: int) -> tuple[float, ...]:

@@ -166,6 +166,15 @@ def test_style_weights_move_the_result_between_the_styles() -> None:
     assert [style["weight"] for style in halves] == [0.5, 0.5]
 
 
+def test_the_hidden_colour_of_a_transparent_style_is_not_style() -> None:
+    alpha = np.zeros((40, 60), dtype=np.uint8)
+    alpha[:20] = 255
+    hidden = photo(1)
+    hidden[20:] = (255, 0, 0)
+    results = [fastnst.stylize(photo(), np.dstack([style, alpha]), **SMALL).tensor for style in (photo(1), hidden)]
+    torch.testing.assert_close(results[0], results[1])
+
+
 def test_the_caller_keeps_its_own_image() -> None:
     tensor = torch.from_numpy(photo(0, 32, 48)).permute(2, 0, 1).float() / 255
     before = tensor.clone()
@@ -203,9 +212,9 @@ def test_everything_is_checked_before_the_weights_are_loaded(monkeypatch: pytest
     keeper = fastnst.Stylizer(photo(1), **SMALL)
     with pytest.raises(fastnst.ImageError, match="does not exist"):
         keeper("missing.png")
-    with pytest.raises(fastnst.ImageError, match="content at scale 16 image is 16×1"):
+    with pytest.raises(fastnst.ImageError, match="content image would be 16×1 pixels at scale 16"):
         fastnst.stylize(photo(0, 4, 100), photo(1), **{**SMALL, "size": 16})
-    with pytest.raises(fastnst.ImageError, match="style at scale 16"):
+    with pytest.raises(fastnst.ImageError, match=r"style image would be .* at scale 16"):
         fastnst.stylize(photo(), photo(1, 4, 100), **{**SMALL, "size": 16})
     with pytest.raises(fastnst.OptionError, match="2 style weights for 1 style images"):
         fastnst.stylize(photo(), photo(1), style_weights=[1, 2], **SMALL)

@@ -26,8 +26,7 @@ def gram(features: Tensor, *, precision: str = "ieee", backend: str = "auto") ->
     where the torch backend runs on CPU. On CUDA the torch backend follows torch's own setting instead, which is
     `torch.backends.cuda.matmul`'s; "ieee" there needs TF32 to be off, as it is by default.
 
-    `backend` is "auto" (Triton on CUDA and ROCm, torch elsewhere), "triton",
-    "torch", or "reference" (naive float64).
+    `backend` is "auto" (Triton on CUDA and ROCm, torch elsewhere), "triton", "torch", or "reference" (naive float64).
 
     Raises ValueError for a wrong shape, dtype, precision or backend; RuntimeError if triton is asked for and missing.
     """
