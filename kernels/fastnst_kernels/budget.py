@@ -4,10 +4,10 @@ An error is ‖result − exact‖₂ / ‖exact‖₂ of one image, so that one
 
     2 × (error of the plain computation + rounding of the output's dtype)
 
-where the plain computation is the formula in naive torch with the operation's own dtypes: 16-bit factors, float32
-sums, one rounding at the end; TF32 factors cut to 10 bits. A result that is exact by luck must not make a budget of
-nothing, as it could where the output is one element. So the plain error is the largest over a few orders of the
-positions, which change the rounding and not the result; and it is not taken below what the roundings that every
+where the plain computation is the formula in naive torch with the operation's own dtypes: 16-bit factors, a running
+float32 sum, one rounding at the end; TF32 factors cut to 10 bits. A result that is exact by luck must not make a
+budget of nothing, as it could where the output is one element. So the plain error is the largest over a few orders of
+the positions, which change the rounding and not the result; and it is not taken below what the roundings that every
 implementation shares do to the output (G as a sum and after the division by M, both in float32; the difference G − A in
 16 bit, where the product takes it so), carried through the formula to first order and added in quadrature. For large
 outputs the plain error is the larger of the two.
@@ -16,6 +16,7 @@ Every function returns one number for each image, (B,) float64.
 """
 
 from collections.abc import Callable, Iterator
+from math import ceil
 
 import torch
 from torch import Tensor
@@ -23,6 +24,9 @@ from torch import Tensor
 from fastnst_kernels import reference
 
 _ORDERS = 4
+# Positions that a matrix unit multiplies at once, and the most steps that a budget is computed in.
+_STEP = 16
+_MOST_STEPS = 1024
 
 
 def relative_error(result: Tensor, exact: Tensor) -> Tensor:
@@ -156,8 +160,18 @@ def _factors(values: Tensor, precision: str) -> Tensor:
 
 
 def _plain_gram(features: Tensor, precision: str) -> Tensor:
+    """F Fᵀ/M of (B, C, M), summed as matrix units do it: a few positions at a time, onto a running float32 sum.
+
+    One product of the whole is no measure: how a library splits it depends on its threads, and so does its error.
+    """
+    positions = features.shape[2]
+    step = max(_STEP, ceil(positions / _MOST_STEPS))
     factors = _factors(features, precision)
-    return factors @ factors.mT / features.shape[2]
+    sums: Tensor = factors[:, :, :step] @ factors[:, :, :step].mT
+    for start in range(step, positions, step):
+        chunk = factors[:, :, start : start + step]
+        sums = sums + chunk @ chunk.mT
+    return sums / positions
 
 
 def _plain_product(difference: Tensor, features: Tensor, factor: Tensor, added: Tensor, precision: str) -> Tensor:
