@@ -32,9 +32,9 @@ from fastnst.options import Options, resolve_options
 from fastnst.runtime import float32_products, resolve_runtime
 from fastnst.weights import Weights, load_weights
 
-# Relative errors of (loss, gradient) against the plain loop in float32: a wrong result is not timed. A unit that rounding
-# takes across the ReLU's kink changes the gradient in its whole receptive field: at 512 px the plain loop itself is 4e-4
-# from float64, the engine 1e-3.
+# Relative errors of (loss, gradient) against the plain loop in float32: a wrong result is not timed. A unit that
+# rounding takes across the ReLU's kink changes the gradient in its whole receptive field: at 512 px the plain loop
+# itself is 4e-4 from float64, the engine 1e-3.
 TOLERANCES = {"fp32": (1e-4, 5e-3), "tf32": (5e-3, 5e-2), "fp16": (1e-2, 5e-2), "bf16": (5e-2, 2e-1)}
 PLAIN = "plain"
 
