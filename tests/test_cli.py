@@ -341,6 +341,20 @@ def test_an_interrupted_run_saves_its_image_and_says_so(
     assert read_parameters(output)["stopped"] == "interrupted"
 
 
+def test_a_run_under_nohup_outlives_its_terminal(tmp_path: Path, pictures: tuple[str, str]) -> None:
+    output = tmp_path / "out.png"
+    many = [word if word != "3" else "30" for word in FAST]
+    command = [sys.executable, "-m", "fastnst", "stylize", *pictures, "-o", str(output), *many, "--save-every", "1"]
+    ignoring = "import os, signal as s, sys; s.signal(s.SIGHUP, s.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
+    process = subprocess.Popen([sys.executable, "-c", ignoring, *command])
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "out_00001.png").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=60) == 0
+    assert read_parameters(output)["stopped"] is None
+
+
 def test_help_needs_no_torch() -> None:
     code = "import sys; from fastnst import cli; cli.build_parser().format_help(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -121,7 +121,9 @@ def _stop_on_signal(watch: _Watch) -> Iterator[None]:
             raise KeyboardInterrupt
         watch.interrupted = True
 
-    before = {number: signal.signal(number, stop) for number in _STOPPING_SIGNALS}
+    # What was ignored when we came stays so: nohup, and a shell's background jobs, mean it.
+    heard = [number for number in _STOPPING_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in heard}
     try:
         yield
     finally:
