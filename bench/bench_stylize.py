@@ -33,7 +33,7 @@ from fastnst.runtime import float32_products, resolve_runtime
 from fastnst.weights import Weights, load_weights
 
 # Relative errors against the plain loop in float32 of (loss, gradient in the median tile, whole gradient): a wrong
-# result is not timed. Rounding may take a unit across the ReLU's kink, which changes the gradient in its receptive field
+# result is not timed. Rounding may take a unit across the kink of the ReLU, which changes the gradient in its field
 # alone: at 512 px the median tile is 2e-6 off, the whole gradient 1e-3, and the plain loop 4e-4 from float64.
 TOLERANCES = {
     "fp32": (1e-4, 2e-5, 5e-3),
