@@ -25,8 +25,9 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from fastnst_kernels import triton_gram
+from fastnst_kernels import triton_gram, triton_tap
 from fastnst_kernels.gpu import TARGETS, Gpu
+from fastnst_kernels.launch import Launch, interpreted
 
 # (batch, channels, height, width): the five style layers of VGG at 512 px, and what does not divide by a block.
 SHAPES: Mapping[str, tuple[int, int, int, int]] = MappingProxyType(
@@ -94,7 +95,7 @@ def compile_all(
     """
     if target not in TARGETS:
         raise ValueError(f"target {target!r} is unknown; choose one of {', '.join(TARGETS)}")
-    if triton_gram.interpreted():
+    if interpreted():
         raise RuntimeError("TRITON_INTERPRET is set, and interpreted kernels cannot be compiled; unset it")
     gpu = TARGETS[target]
     seen = set()
@@ -124,19 +125,19 @@ def compile_all(
                     )
 
 
-def launches(features: Tensor, precision: str, gpu: Gpu) -> list[triton_gram.Launch]:
+def launches(features: Tensor, precision: str, gpu: Gpu) -> list[Launch]:
     """The launches of all operations, forward and backward, on features (B, C, H, W), which may be meta tensors."""
     channels = features.shape[1]
     target = torch.empty((1, channels, channels), device=features.device)
     forward = triton_gram.plan_difference_loss(features, target, 1.0, precision, gpu)
     loss, difference, scale = forward.outputs
     plain = triton_gram.plan_gram(features, precision, gpu)
-    tapped = triton_gram.plan_tap_backward(features, difference, scale, loss, 1.0, features, precision, gpu)
-    alone = triton_gram.plan_tap_backward(features, difference, scale, loss, 1.0, None, precision, gpu)
+    tapped = triton_tap.plan_tap_backward(features, difference, scale, loss, 1.0, features, precision, gpu)
+    alone = triton_tap.plan_tap_backward(features, difference, scale, loss, 1.0, None, precision, gpu)
     return [*forward.launches, *plain.launches, *tapped.launches, *alone.launches]
 
 
-def _source(launch: triton_gram.Launch) -> Any:
+def _source(launch: Launch) -> Any:
     """The kernel with its arguments specialised as at a launch: ones are constants, multiples of 16 are known."""
     signature: dict[str, str] = {}
     constants: dict[str, Any] = {}
@@ -168,7 +169,7 @@ def _source(launch: triton_gram.Launch) -> Any:
 _TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
-def _compiled(launch: triton_gram.Launch, source: Any, gpu: Gpu, *, mode: str, layout: str, shape: str) -> Compiled:
+def _compiled(launch: Launch, source: Any, gpu: Gpu, *, mode: str, layout: str, shape: str) -> Compiled:
     binary = triton.compile(source, target=GPUTarget(gpu.backend, gpu.arch, gpu.warp_size), options=launch.options)
     if gpu.backend == "hip":
         code = binary.asm["amdgcn"]

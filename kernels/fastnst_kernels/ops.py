@@ -90,9 +90,9 @@ def _tap_backward(
     backend: str,
 ) -> Tensor:
     if backend == "triton":
-        from fastnst_kernels import triton_gram
+        from fastnst_kernels import triton_tap
 
-        return triton_gram.tap_backward(features, difference, scale, loss_gradient, factor, upstream, precision)
+        return triton_tap.tap_backward(features, difference, scale, loss_gradient, factor, upstream, precision)
     return torch_gram.tap_backward(features, difference, scale, loss_gradient, factor, upstream)
 
 

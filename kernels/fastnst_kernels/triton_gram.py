@@ -1,25 +1,33 @@
 # mypy: allow-untyped-decorators, allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
-"""The Triton kernels: Gram, Gram-difference loss and the gradient of both, with their launchers.
+"""The Triton kernels of the Gram matrix and the Gram-difference loss, with their launchers.
 
-Forward: split-K partial sums of the tiles on and above the diagonal, then a reduction over the splits in a fixed order
-whose epilogue is the loss. Backward: one product, with the gradient from above added to it. Every sum is in float32 and
-in an order that the shape alone decides, so two runs are equal to the bit.
+Split-K partial sums of the tiles on and above the diagonal, then a reduction over the splits in a fixed order whose
+epilogue is the loss. Every sum is in float32 and in an order that the shape alone decides, so two runs are equal to
+the bit.
 """
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field
 from math import ceil
-from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastnst_kernels.config import backward_config, pairs_of, partial_config, power_of_two, reduce_config
-from fastnst_kernels.gpu import INTERPRETER, Gpu, gpu_of
-from fastnst_kernels.layout import as_rows_or_columns, channels_last, empty_gradient, position_stride
+from fastnst_kernels.config import pairs_of, partial_config, power_of_two, reduce_config
+from fastnst_kernels.gpu import Gpu
+from fastnst_kernels.launch import (
+    Launch,
+    Plan,
+    aligned,
+    input_precision,
+    launch_gpu,
+    run,
+    stored,
+    strides,
+    upcast,
+    wide,
+)
+from fastnst_kernels.layout import as_rows_or_columns
 
 # The smallest peak that is scaled in full, 2⁻¹¹²: its scale is the smallest normal number.
 _SMALLEST_POWER = tl.constexpr(2.0**-112)
@@ -192,179 +200,18 @@ def finish_loss_kernel(
             tl.store(scale + image, power * (1.0 / 16384.0))
 
 
-@triton.jit(do_not_specialize=["m_blocks", "loss_gradient_stride"])
-def tap_backward_kernel(
-    features,  # (B, C, M) by its strides
-    difference,  # (B, C, C) symmetric, in the features' dtype
-    scale,  # (B,) float32
-    loss_gradient,  # (B,) float32 by its stride
-    upstream,  # (B, C, M) by its strides, read if UPSTREAM
-    gradient,  # (B, C, M) by its strides
-    stride_b,
-    stride_c,
-    stride_m,
-    loss_gradient_stride,
-    upstream_stride_b,
-    upstream_stride_c,
-    upstream_stride_m,
-    gradient_stride_b,
-    gradient_stride_c,
-    gradient_stride_m,
-    C,
-    M,
-    m_blocks,
-    factor,  # weight / (N² M)
-    BLOCK_C: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    WIDE: tl.constexpr,  # offsets inside one image need 64 bits
-    CHANNELS_LAST: tl.constexpr,  # the accumulator is (positions, channels), so that it is stored as it lies
-    UPSTREAM: tl.constexpr,
-    PRECISION: tl.constexpr,
-    UPCAST: tl.constexpr,
-):
-    program = tl.program_id(0)
-    c_blocks = tl.cdiv(C, BLOCK_C)
-    image = (program // c_blocks // m_blocks).to(tl.int64)
-    c = program % c_blocks * BLOCK_C + tl.arange(0, BLOCK_C)
-    m = (program // c_blocks % m_blocks) * BLOCK_M + tl.arange(0, BLOCK_M)
-    k = tl.arange(0, BLOCK_K)
-    coefficient = tl.load(loss_gradient + image * loss_gradient_stride) * (tl.load(scale + image) * factor)
-
-    features += image * stride_b
-    difference += image * C * C
-    if CHANNELS_LAST:
-        f_mask = m[:, None] < M
-        d_mask = c[None, :] < C
-        mask = f_mask & d_mask
-        d_offsets = k[:, None] * C + c[None, :]
-        sums = tl.zeros((BLOCK_M, BLOCK_C), dtype=tl.float32)
-    else:
-        f_mask = m[None, :] < M
-        d_mask = c[:, None] < C
-        mask = f_mask & d_mask
-        d_offsets = c[:, None] * C + k[None, :]
-        sums = tl.zeros((BLOCK_C, BLOCK_M), dtype=tl.float32)
-    if WIDE:
-        c = c.to(tl.int64)
-        m = m.to(tl.int64)
-        k_wide = k.to(tl.int64)
-    else:
-        k_wide = k
-    if CHANNELS_LAST:
-        f_offsets = m[:, None] * stride_m + k_wide[None, :] * stride_c
-    else:
-        f_offsets = k_wide[:, None] * stride_c + m[None, :] * stride_m
-
-    for offset in range(0, C, BLOCK_K):
-        if CHANNELS_LAST:
-            f = tl.load(features + f_offsets, mask=f_mask & (k[None, :] < C - offset), other=0.0)
-            d = tl.load(difference + d_offsets, mask=d_mask & (k[:, None] < C - offset), other=0.0)
-            difference += BLOCK_K * C
-        else:
-            f = tl.load(features + f_offsets, mask=f_mask & (k[:, None] < C - offset), other=0.0)
-            d = tl.load(difference + d_offsets, mask=d_mask & (k[None, :] < C - offset), other=0.0)
-            difference += BLOCK_K
-        if UPCAST:
-            f = f.to(tl.float32)
-            d = d.to(tl.float32)
-        if CHANNELS_LAST:
-            sums = tl.dot(f, d, sums, input_precision=PRECISION)
-        else:
-            sums = tl.dot(d, f, sums, input_precision=PRECISION)
-        features += tl.cast(BLOCK_K, tl.int64) * stride_c
-
-    value = sums * coefficient
-    gradient += image * gradient_stride_b
-    upstream += image * upstream_stride_b
-    if CHANNELS_LAST:
-        g_offsets = m[:, None] * gradient_stride_m + c[None, :] * gradient_stride_c
-        u_offsets = m[:, None] * upstream_stride_m + c[None, :] * upstream_stride_c
-    else:
-        g_offsets = c[:, None] * gradient_stride_c + m[None, :] * gradient_stride_m
-        u_offsets = c[:, None] * upstream_stride_c + m[None, :] * upstream_stride_m
-    if UPSTREAM:
-        value += tl.load(upstream + u_offsets, mask=mask, other=0.0).to(tl.float32)
-    tl.store(gradient + g_offsets, value.to(gradient.dtype.element_ty), mask=mask)
-
-
-@dataclass(frozen=True)
-class Launch:
-    """One kernel launch: everything that decides which binary runs, and on what."""
-
-    kernel: Any
-    grid: int
-    arguments: Mapping[str, Any]
-    constants: Mapping[str, Any]
-    num_warps: int = 4
-    num_stages: int = 1
-
-    @property
-    def options(self) -> dict[str, int]:
-        """The compiler's options. Fused multiply-adds are asked for, because triton is about to change its default."""
-        return {"num_warps": self.num_warps, "num_stages": self.num_stages, "enable_fp_fusion": True}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Launches in their order, and the tensors that they write."""
-
-    launches: Sequence[Launch]
-    outputs: Sequence[Tensor] = field(default=())
-
-
-def interpreted() -> bool:
-    """Whether this process runs the kernels in Triton's interpreter, which is settled when they are first imported."""
-    return not isinstance(partial_gram_kernel, triton.runtime.JITFunction)
-
-
-def _strides(features: Tensor) -> tuple[int, int, int]:
-    stride_m = position_stride(features)
-    if stride_m is None:
-        raise ValueError(
-            f"features of strides {features.stride()} have no single position stride; make them contiguous"
-        )
-    return features.stride(0), features.stride(1), stride_m
-
-
-def _wide(*tensors: Tensor) -> bool:
-    """Whether an offset inside one image, or a block beyond its end, can need more than 31 bits."""
-    spans = ((t.shape[1] + 127) * t.stride(1) + (t.shape[2] * t.shape[3] + 127) * _strides(t)[2] for t in tensors)
-    return max(spans) >= 2**31
-
-
-def _aligned(features: Tensor) -> bool:
-    """Whether each row of the matrix starts at a multiple of 16 bytes, so that it is read in vectors."""
-    stride_b, stride_c, stride_m = _strides(features)
-    row_stride = stride_m if channels_last(features) else stride_c
-    return all(stride * features.element_size() % 16 == 0 for stride in (stride_b, row_stride))
-
-
-def _upcast(dtype: torch.dtype) -> bool:
-    return interpreted() and dtype == torch.bfloat16
-
-
-def _stored(dtype: torch.dtype) -> torch.dtype:
-    # The interpreter truncates on a cast to bfloat16: there the kernel writes float32 and torch rounds.
-    return torch.float32 if _upcast(dtype) else dtype
-
-
-def _input_precision(dtype: torch.dtype, precision: str, gpu: Gpu) -> str:
-    return "tf32" if dtype == torch.float32 and precision == "tf32" and gpu.tf32 else "ieee"
-
-
 def _partial_launch(features: Tensor, precision: str, gpu: Gpu) -> tuple[Launch, Tensor]:
     batch, channels, height, width = features.shape
     positions = height * width
-    input_precision = _input_precision(features.dtype, precision, gpu)
-    tensor_cores = features.dtype != torch.float32 or input_precision == "tf32"
-    config = partial_config(channels, positions, batch, features.element_size(), tensor_cores, _aligned(features), gpu)
+    dot_precision = input_precision(features.dtype, precision, gpu)
+    tensor_cores = features.dtype != torch.float32 or dot_precision == "tf32"
+    config = partial_config(channels, positions, batch, features.element_size(), tensor_cores, aligned(features), gpu)
     blocks = ceil(channels / config.block_c)
     pairs = pairs_of(blocks)
     partial = torch.empty(
         (batch, config.splits, pairs, config.block_c, config.block_c), dtype=torch.float32, device=features.device
     )
-    stride_b, stride_c, stride_m = _strides(features)
+    stride_b, stride_c, stride_m = strides(features)
     arguments = {
         "features": features,
         "partial": partial,
@@ -380,10 +227,10 @@ def _partial_launch(features: Tensor, precision: str, gpu: Gpu) -> tuple[Launch,
     constants = {
         "BLOCK_C": config.block_c,
         "BLOCK_M": config.block_m,
-        "WIDE": _wide(features),
+        "WIDE": wide(features),
         "ONE_TILE": blocks == 1,
-        "PRECISION": input_precision,
-        "UPCAST": _upcast(features.dtype),
+        "PRECISION": dot_precision,
+        "UPCAST": upcast(features.dtype),
     }
     grid = batch * config.splits * pairs
     return Launch(partial_gram_kernel, grid, arguments, constants, config.num_warps, config.num_stages), partial
@@ -444,7 +291,7 @@ def plan_difference_loss(features: Tensor, target: Tensor, weight: float, precis
     normalise = features.dtype != torch.float32
     loss = torch.empty((batch,), dtype=torch.float32, device=device)
     scale = torch.empty_like(loss) if normalise else torch.ones_like(loss)
-    difference = torch.empty_like(exact, dtype=_stored(features.dtype)) if normalise else exact
+    difference = torch.empty_like(exact, dtype=stored(features.dtype)) if normalise else exact
     elements = channels * channels
     blocks = ceil(elements / 1024) if normalise else 1
     arguments = {
@@ -464,82 +311,10 @@ def plan_difference_loss(features: Tensor, target: Tensor, weight: float, precis
     return Plan((partial_launch, reduce_launch, finish_launch), (loss, difference, scale))
 
 
-def plan_tap_backward(
-    features: Tensor,
-    difference: Tensor,
-    scale: Tensor,
-    loss_gradient: Tensor,
-    factor: float,
-    upstream: Tensor | None,
-    precision: str,
-    gpu: Gpu,
-) -> Plan:
-    """upstream + factor · loss_gradient · scale · difference · F: its launch and its output, (B, C, H, W)."""
-    batch, channels, height, width = features.shape
-    positions = height * width
-    input_precision = _input_precision(features.dtype, precision, gpu)
-    tensor_cores = features.dtype != torch.float32 or input_precision == "tf32"
-    config = backward_config(channels, positions, batch, features.element_size(), tensor_cores, _aligned(features), gpu)
-    gradient = empty_gradient(features, _stored(features.dtype))
-    m_blocks = ceil(positions / config.block_m)
-    stride_b, stride_c, stride_m = _strides(features)
-    gradient_stride_b, gradient_stride_c, gradient_stride_m = _strides(gradient)
-    added = gradient if upstream is None else upstream
-    upstream_stride_b, upstream_stride_c, upstream_stride_m = _strides(added)
-    arguments = {
-        "features": features,
-        "difference": difference,
-        "scale": scale,
-        "loss_gradient": loss_gradient,
-        "upstream": added,
-        "gradient": gradient,
-        "stride_b": stride_b,
-        "stride_c": stride_c,
-        "stride_m": stride_m,
-        "loss_gradient_stride": loss_gradient.stride(0),
-        "upstream_stride_b": upstream_stride_b,
-        "upstream_stride_c": upstream_stride_c,
-        "upstream_stride_m": upstream_stride_m,
-        "gradient_stride_b": gradient_stride_b,
-        "gradient_stride_c": gradient_stride_c,
-        "gradient_stride_m": gradient_stride_m,
-        "C": channels,
-        "M": positions,
-        "m_blocks": m_blocks,
-        "factor": factor,
-    }
-    constants = {
-        "BLOCK_C": config.block_c,
-        "BLOCK_M": config.block_m,
-        "BLOCK_K": config.block_k,
-        "WIDE": _wide(features, added, gradient),
-        "CHANNELS_LAST": channels_last(features),
-        "UPSTREAM": upstream is not None,
-        "PRECISION": input_precision,
-        "UPCAST": _upcast(features.dtype),
-    }
-    grid = batch * m_blocks * ceil(channels / config.block_c)
-    launch = Launch(tap_backward_kernel, grid, arguments, constants, config.num_warps, config.num_stages)
-    return Plan((launch,), (gradient,))
-
-
-def _gpu(device: torch.device) -> Gpu:
-    if device.type == "cpu":
-        return INTERPRETER
-    return gpu_of(torch.cuda.current_device() if device.index is None else device.index)
-
-
-def _run(plan: Plan, device: torch.device) -> Sequence[Tensor]:
-    with nullcontext() if device.type == "cpu" else torch.cuda.device(device):
-        for launch in plan.launches:
-            launch.kernel[(launch.grid,)](**launch.arguments, **launch.constants, **launch.options)
-    return plan.outputs
-
-
 def gram(features: Tensor, precision: str) -> Tensor:
     """G = F Fᵀ/M, (B, C, C) float32, of features (B, C, H, W) in float32, float16 or bfloat16."""
     features = as_rows_or_columns(features)
-    (result,) = _run(plan_gram(features, precision, _gpu(features.device)), features.device)
+    (result,) = run(plan_gram(features, precision, launch_gpu(features.device)), features.device)
     return result
 
 
@@ -548,26 +323,6 @@ def gram_difference_loss(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The loss (B,), the difference (B, C, C) in the features' dtype and its scale (B,); see `plan_difference_loss`."""
     features = as_rows_or_columns(features)
-    plan = plan_difference_loss(features, target, weight, precision, _gpu(features.device))
-    loss, difference, scale = _run(plan, features.device)
+    plan = plan_difference_loss(features, target, weight, precision, launch_gpu(features.device))
+    loss, difference, scale = run(plan, features.device)
     return loss, difference.to(features.dtype), scale
-
-
-def tap_backward(
-    features: Tensor,
-    difference: Tensor,
-    scale: Tensor,
-    loss_gradient: Tensor,
-    factor: float,
-    upstream: Tensor | None,
-    precision: str,
-) -> Tensor:
-    """upstream + factor · loss_gradient · scale · difference · F in one pass, in the layout of the features."""
-    features = as_rows_or_columns(features)
-    if upstream is not None and position_stride(upstream) is None:
-        upstream = upstream.contiguous()
-    plan = plan_tap_backward(
-        features, difference, scale, loss_gradient, factor, upstream, precision, _gpu(features.device)
-    )
-    (gradient,) = _run(plan, features.device)
-    return gradient.to(features.dtype)

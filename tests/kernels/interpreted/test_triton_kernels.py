@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from fastnst_kernels import available_backends, config, gram, gram_loss, ops, style_tap, triton_gram
+from fastnst_kernels import available_backends, config, gram, gram_loss, launch, ops, style_tap, triton_gram, triton_tap
 from fastnst_kernels.gpu import INTERPRETER
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -38,7 +38,7 @@ def _nan_in_empty() -> Iterator[None]:
 
 
 def test_these_are_the_interpreted_kernels() -> None:
-    assert triton_gram.interpreted()
+    assert launch.interpreted()
     assert available_backends("cpu") == ("torch", "triton", "reference")
 
 
@@ -190,7 +190,8 @@ def test_many_splits(channels: int, channels_last: bool, monkeypatch: pytest.Mon
 
 @LAYOUTS
 def test_wide_offsets(channels_last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton_gram, "_wide", lambda *tensors: True)
+    for module in (triton_gram, triton_tap):
+        monkeypatch.setattr(module, "wide", lambda *tensors: True)
     features = make_features((2, 70, 5, 6), torch.float16, channels_last=channels_last)
     check_style_tap(features, make_target(features), backend="triton")
 

@@ -1,0 +1,97 @@
+# mypy: allow-untyped-decorators, allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
+"""What every Triton module shares: launches and plans, how they run, and what a kernel must know of its tensors."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from fastnst_kernels.gpu import INTERPRETER, Gpu, gpu_of
+from fastnst_kernels.layout import channels_last, position_stride
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel launch: everything that decides which binary runs, and on what."""
+
+    kernel: Any
+    grid: int
+    arguments: Mapping[str, Any]
+    constants: Mapping[str, Any]
+    num_warps: int = 4
+    num_stages: int = 1
+
+    @property
+    def options(self) -> dict[str, int]:
+        """The compiler's options. Fused multiply-adds are asked for, because triton is about to change its default."""
+        return {"num_warps": self.num_warps, "num_stages": self.num_stages, "enable_fp_fusion": True}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Launches in their order, and the tensors that they write."""
+
+    launches: Sequence[Launch]
+    outputs: Sequence[Tensor] = field(default=())
+
+
+@triton.jit
+def _probe():
+    pass
+
+
+def interpreted() -> bool:
+    """Whether this process runs the kernels in Triton's interpreter, which is settled when they are first imported."""
+    return not isinstance(_probe, triton.runtime.JITFunction)
+
+
+def strides(features: Tensor) -> tuple[int, int, int]:
+    stride_m = position_stride(features)
+    if stride_m is None:
+        raise ValueError(
+            f"features of strides {features.stride()} have no single position stride; make them contiguous"
+        )
+    return features.stride(0), features.stride(1), stride_m
+
+
+def wide(*tensors: Tensor) -> bool:
+    """Whether an offset inside one image, or a block beyond its end, can need more than 31 bits."""
+    spans = ((t.shape[1] + 127) * t.stride(1) + (t.shape[2] * t.shape[3] + 127) * strides(t)[2] for t in tensors)
+    return max(spans) >= 2**31
+
+
+def aligned(features: Tensor) -> bool:
+    """Whether each row of the matrix starts at a multiple of 16 bytes, so that it is read in vectors."""
+    stride_b, stride_c, stride_m = strides(features)
+    row_stride = stride_m if channels_last(features) else stride_c
+    return all(stride * features.element_size() % 16 == 0 for stride in (stride_b, row_stride))
+
+
+def upcast(dtype: torch.dtype) -> bool:
+    return interpreted() and dtype == torch.bfloat16
+
+
+def stored(dtype: torch.dtype) -> torch.dtype:
+    # The interpreter truncates on a cast to bfloat16: there the kernel writes float32 and torch rounds.
+    return torch.float32 if upcast(dtype) else dtype
+
+
+def input_precision(dtype: torch.dtype, precision: str, gpu: Gpu) -> str:
+    return "tf32" if dtype == torch.float32 and precision == "tf32" and gpu.tf32 else "ieee"
+
+
+def launch_gpu(device: torch.device) -> Gpu:
+    if device.type == "cpu":
+        return INTERPRETER
+    return gpu_of(torch.cuda.current_device() if device.index is None else device.index)
+
+
+def run(plan: Plan, device: torch.device) -> Sequence[Tensor]:
+    with nullcontext() if device.type == "cpu" else torch.cuda.device(device):
+        for launch in plan.launches:
+            launch.kernel[(launch.grid,)](**launch.arguments, **launch.constants, **launch.options)
+    return plan.outputs
