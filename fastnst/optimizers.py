@@ -10,6 +10,7 @@ from fastnst.options import Options
 LBFGS_HISTORY = 20
 ADAM_RATE = 0.02
 LBFGS_RATE = 1.0
+_PARTS = 16
 
 
 class Optimizer(Protocol):
@@ -25,59 +26,113 @@ def make_optimizer(options: Options) -> Optimizer:
 
 
 class LBFGS:
-    """Limited-memory BFGS without a line search, as `torch.optim.LBFGS(max_iter=1)` does it, step by step.
+    """Limited-memory BFGS without a line search, with the steps of `torch.optim.LBFGS(max_iter=1)`, in another form.
 
-    Direction `−H g` by the two-loop recursion over the last `history` pairs `s = Δx`, `y = Δg` (Nocedal 1980), with
-    `H₀ = (s·y / y·y) I`. The first step is `learning_rate · min(1, 1/‖g‖₁)` along `−g`, later ones `learning_rate`.
+    The direction is `−H g` over the last `history` pairs `s = Δx`, `y = Δg`, with `H₀ = γ I`, `γ = s·y / y·y` of the
+    latest pair. Where the two-loop recursion (Nocedal 1980) goes over each pair twice, one after the other, here the
+    inner products of the pairs are kept as small matrices, and `H` is in its compact form (Byrd, Nocedal, Schnabel
+    1994, theorem 2.2)::
 
-    Unlike torch's, nothing is read back to the host, no threshold depends on the loss's scale, and the image may be
-    channels-last. A pair without positive curvature (`s·y ≤ 10⁻¹⁰ ‖s‖ ‖y‖`) is kept with no influence.
-    Memory: `2 · history + 3` images.
+        H g = γ g + S R⁻ᵀ ((D + γ YᵀY) p − γ Yᵀg) − γ Y p,    p = R⁻¹ Sᵀg,    R = triu(SᵀY),    D = diag(SᵀY)
+
+    so that a step reads the history twice (vector-free L-BFGS, Chen, Wang, Zhou 2014) and its shape never changes:
+    nothing is read back to the host. The small matrices are float64, the history is in the image's dtype.
+
+    The first step is `learning_rate · min(1, 1/‖g‖₁)` along `−g`, later ones `learning_rate`. Unlike in torch's, no
+    threshold depends on the loss's scale, and the image may be channels-last. A pair without positive curvature
+    (`s·y ≤ 10⁻¹⁰ ‖s‖ ‖y‖`) has no influence. Memory: `2 · history + 1` images.
     """
 
     def __init__(self, *, learning_rate: float = LBFGS_RATE, history: int = LBFGS_HISTORY) -> None:
         self.learning_rate = learning_rate
         self.history = history
-        self._pairs: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._scale: Tensor | None = None
-        self._last: tuple[Tensor, Tensor] | None = None
+        self._state: _History | None = None
 
     @torch.no_grad()
     def step(self, image: Tensor, gradient: Tensor) -> None:
         x, g = _flat(image), _flat(gradient)
-        if self._last is None:
-            direction = -g
-            direction *= self.learning_rate * (1 / g.abs().sum().clamp_min(1.0))
+        if self._state is None:
+            self._state = _History(g, self.history)
+            direction = g * (-self.learning_rate * (1 / g.abs().sum().clamp_min(1.0)))
         else:
-            self._remember(*self._last, g)
-            direction = self._direction(g)
-            direction *= self.learning_rate
-        self._last = direction, g.clone()
+            direction = self._state.inverse_times(g)
+            direction *= -self.learning_rate
+        self._state.begin_pair(direction, g)
         x += direction
 
-    def _remember(self, s: Tensor, previous_gradient: Tensor, g: Tensor) -> None:
-        y = g - previous_gradient
+
+class _History:
+    """The pairs in a ring, and their inner products.
+
+    `pairs[0]` holds the `s`, `pairs[1]` the `y`, (history, n) each; rows that are not yet in use are zero and have no
+    influence. `sy[i, j] = s_i · y_j` (of use where i is not younger than j) and `yy[i, j] = y_i · y_j`.
+    """
+
+    def __init__(self, like: Tensor, length: int) -> None:
+        device = like.device
+        self.length = length
+        self.pairs = like.new_zeros((2, length, like.numel()))
+        self.previous_gradient = torch.empty_like(like)
+        self.slot = torch.zeros(1, dtype=torch.long, device=device)
+        self.sy = torch.zeros((length, length), dtype=torch.float64, device=device)
+        self.yy = torch.zeros_like(self.sy)
+        self.scale = torch.ones((), dtype=torch.float64, device=device)
+        self._ring = torch.arange(length, device=device)
+        self._identity = torch.eye(length, dtype=torch.float64, device=device)
+
+    def begin_pair(self, s: Tensor, gradient: Tensor) -> None:
+        """Puts `s` in the place of the oldest pair; its `y` follows with the next gradient."""
+        self.slot.add_(1).remainder_(self.length)
+        self.pairs[0].index_copy_(0, self.slot, s[None])
+        self.previous_gradient.copy_(gradient)
+
+    def inverse_times(self, gradient: Tensor) -> Tensor:
+        """H g, (n,), with the pair that `gradient` completes."""
+        y = torch.sub(gradient, self.previous_gradient, out=self.previous_gradient)
+        self._complete_pair(y)
+        products = self._products(torch.stack((y, gradient)))
+        self.sy.index_copy_(1, self.slot, products[: self.length, :1])
+        self.yy.index_copy_(1, self.slot, products[self.length :, :1])
+        self.yy.index_copy_(0, self.slot, products[None, self.length :, 0])
+        order = (self._ring + self.slot + 1) % self.length
+        s_coefficients, y_coefficients = self._coefficients(order, products[order, 1], products[order + self.length, 1])
+        coefficients = torch.empty((2, self.length), dtype=torch.float64, device=gradient.device)
+        coefficients[0, order], coefficients[1, order] = s_coefficients, y_coefficients
+        result = coefficients.flatten().to(gradient.dtype) @ self.pairs.flatten(0, 1)
+        return result.addcmul_(gradient, self.scale.to(gradient.dtype))
+
+    def _complete_pair(self, y: Tensor) -> None:
+        s = self.pairs[0].index_select(0, self.slot)[0]
         sy, yy, ss = s.dot(y), y.dot(y), s.dot(s)
         curved = sy > 1e-10 * ss.sqrt() * yy.sqrt()
-        inverse = torch.where(curved, 1 / sy, 0.0)
-        scale = torch.where(curved, sy / yy, torch.ones_like(sy) if self._scale is None else self._scale)
-        self._scale = scale
-        if len(self._pairs) == self.history:
-            self._pairs.pop(0)
-        self._pairs.append((s, y, inverse))
+        self.scale.copy_(torch.where(curved, sy / yy, self.scale))
+        s.masked_fill_(~curved, 0)
+        y.masked_fill_(~curved, 0)
+        self.pairs[0].index_copy_(0, self.slot, s[None])
+        self.pairs[1].index_copy_(0, self.slot, y[None])
 
-    def _direction(self, g: Tensor) -> Tensor:
-        direction = -g
-        projections = []
-        for s, y, inverse in reversed(self._pairs):
-            projection = inverse * s.dot(direction)
-            projections.append(projection)
-            direction.addcmul_(y, projection, value=-1)
-        if self._scale is not None:
-            direction *= self._scale
-        for (s, y, inverse), projection in zip(self._pairs, reversed(projections), strict=True):
-            direction.addcmul_(s, projection - inverse * y.dot(direction))
-        return direction
+    def _products(self, vectors: Tensor) -> Tensor:
+        """The inner products of all `s`, then all `y`, with the rows of `vectors` (2, n): (2 · history, 2) float64.
+
+        As a batch of partial sums: libraries do not share the long axis of so flat a product among threads.
+        """
+        length = vectors.shape[1] // _PARTS
+        pairs = self.pairs.flatten(0, 1)
+        whole = length * _PARTS
+        left = pairs[:, :whole].view(len(pairs), _PARTS, length).transpose(0, 1)
+        right = vectors[:, :whole].view(2, _PARTS, length).permute(1, 2, 0)
+        products = torch.bmm(left, right).double().sum(0)
+        return products + (pairs[:, whole:] @ vectors[:, whole:].T)
+
+    def _coefficients(self, order: Tensor, sg: Tensor, yg: Tensor) -> tuple[Tensor, Tensor]:
+        """H g − γ g over the `s` and the `y`, from the oldest pair to the latest."""
+        sy = self.sy[order][:, order]
+        curvature = sy.diagonal()
+        # A pair without influence is a row and a column of zeros: a one on the diagonal makes R regular.
+        upper = sy.triu() + self._identity * (curvature == 0)
+        p = torch.linalg.solve_triangular(upper, sg[:, None], upper=True)
+        inner = curvature[:, None] * p + self.scale * (self.yy[order][:, order] @ p - yg[:, None])
+        return torch.linalg.solve_triangular(upper.T, inner, upper=False)[:, 0], -self.scale * p[:, 0]
 
 
 class Adam:
