@@ -11,7 +11,8 @@ import torch
 class Gpu:
     """One GPU architecture.
 
-    `shared_limit` is the shared memory that one block may use, in bytes; `multiprocessors` are compute units on AMD.
+    `shared_limit` is the shared memory that one block may use, in bytes; `multiprocessors` are compute units on AMD;
+    `device` is the product's name, which for a named target is the one that stands for it.
     """
 
     name: str
@@ -20,6 +21,7 @@ class Gpu:
     warp_size: int
     shared_limit: int
     multiprocessors: int
+    device: str = ""
 
     @property
     def tf32(self) -> bool:
@@ -31,14 +33,14 @@ TARGETS = MappingProxyType(
     {
         gpu.name: gpu
         for gpu in (
-            Gpu("sm_80", "cuda", 80, 32, 166_912, 108),
-            Gpu("sm_86", "cuda", 86, 32, 101_376, 84),
-            Gpu("sm_89", "cuda", 89, 32, 101_376, 142),
-            Gpu("sm_90", "cuda", 90, 32, 232_448, 132),
-            Gpu("sm_100", "cuda", 100, 32, 232_448, 148),
-            Gpu("sm_120", "cuda", 120, 32, 101_376, 170),
-            Gpu("gfx942", "hip", "gfx942", 64, 65_536, 304),
-            Gpu("gfx1100", "hip", "gfx1100", 32, 65_536, 96),
+            Gpu("sm_80", "cuda", 80, 32, 166_912, 108, "NVIDIA A100-SXM4-80GB"),
+            Gpu("sm_86", "cuda", 86, 32, 101_376, 84, "NVIDIA RTX A6000"),
+            Gpu("sm_89", "cuda", 89, 32, 101_376, 142, "NVIDIA RTX 6000 Ada Generation"),
+            Gpu("sm_90", "cuda", 90, 32, 232_448, 132, "NVIDIA H100 80GB HBM3"),
+            Gpu("sm_100", "cuda", 100, 32, 232_448, 148, "NVIDIA B200"),
+            Gpu("sm_120", "cuda", 120, 32, 101_376, 170, "NVIDIA GeForce RTX 5090"),
+            Gpu("gfx942", "hip", "gfx942", 64, 65_536, 304, "AMD Instinct MI300X"),
+            Gpu("gfx1100", "hip", "gfx1100", 32, 65_536, 96, "AMD Radeon RX 7900 XTX"),
         )
     }
 )
@@ -54,8 +56,7 @@ def gpu_of(index: int) -> Gpu:
     processors = properties.multi_processor_count
     if torch.version.hip is not None:
         name = properties.gcnArchName.split(":")[0]
-        return Gpu(name, "hip", name, properties.warp_size, 65_536, processors)
+        return Gpu(name, "hip", name, properties.warp_size, 65_536, processors, properties.name)
     arch = 10 * properties.major + properties.minor
-    return Gpu(
-        f"sm_{arch}", "cuda", arch, 32, int(getattr(properties, "shared_memory_per_block_optin", 49_152)), processors
-    )
+    shared = int(getattr(properties, "shared_memory_per_block_optin", 49_152))
+    return Gpu(f"sm_{arch}", "cuda", arch, 32, shared, processors, properties.name)
