@@ -64,8 +64,8 @@ class LBFGS:
 class _History:
     """The pairs in a ring, and their inner products.
 
-    `pairs[0]` holds the `s`, `pairs[1]` the `y`, (history, n) each; rows that are not yet in use are zero and have no
-    influence. `sy[i, j] = s_i · y_j` (of use where i is not younger than j) and `yy[i, j] = y_i · y_j`.
+    `pairs[0]` holds the `s`, `pairs[1]` the `y`, (history, n) each; only those that are `curved` have influence.
+    `sy[i, j] = s_i · y_j` (of use where i is not younger than j) and `yy[i, j] = y_i · y_j`.
     """
 
     def __init__(self, like: Tensor, length: int) -> None:
@@ -76,9 +76,9 @@ class _History:
         self.slot = torch.zeros(1, dtype=torch.long, device=device)
         self.sy = torch.zeros((length, length), dtype=torch.float64, device=device)
         self.yy = torch.zeros_like(self.sy)
+        self.curved = torch.zeros(length, dtype=torch.bool, device=device)
         self.scale = torch.ones((), dtype=torch.float64, device=device)
         self._ring = torch.arange(length, device=device)
-        self._identity = torch.eye(length, dtype=torch.float64, device=device)
 
     def begin_pair(self, s: Tensor, gradient: Tensor) -> None:
         """Puts `s` in the place of the oldest pair; its `y` follows with the next gradient."""
@@ -89,11 +89,9 @@ class _History:
     def inverse_times(self, gradient: Tensor) -> Tensor:
         """H g, (n,), with the pair that `gradient` completes."""
         y = torch.sub(gradient, self.previous_gradient, out=self.previous_gradient)
-        self._complete_pair(y)
+        self.pairs[1].index_copy_(0, self.slot, y[None])
         products = self._products(torch.stack((y, gradient)))
-        self.sy.index_copy_(1, self.slot, products[: self.length, :1])
-        self.yy.index_copy_(1, self.slot, products[self.length :, :1])
-        self.yy.index_copy_(0, self.slot, products[None, self.length :, 0])
+        self._complete_pair(products[: self.length, 0], products[self.length :, 0])
         order = (self._ring + self.slot + 1) % self.length
         s_coefficients, y_coefficients = self._coefficients(order, products[order, 1], products[order + self.length, 1])
         coefficients = torch.empty((2, self.length), dtype=torch.float64, device=gradient.device)
@@ -101,15 +99,16 @@ class _History:
         result = coefficients.flatten().to(gradient.dtype) @ self.pairs.flatten(0, 1)
         return result.addcmul_(gradient, self.scale.to(gradient.dtype))
 
-    def _complete_pair(self, y: Tensor) -> None:
+    def _complete_pair(self, sy: Tensor, yy: Tensor) -> None:
+        """The latest pair's inner products; those of a pair without positive curvature are as if it were zero."""
         s = self.pairs[0].index_select(0, self.slot)[0]
-        sy, yy, ss = s.dot(y), y.dot(y), s.dot(s)
-        curved = sy > 1e-10 * ss.sqrt() * yy.sqrt()
-        self.scale.copy_(torch.where(curved, sy / yy, self.scale))
-        s.masked_fill_(~curved, 0)
-        y.masked_fill_(~curved, 0)
-        self.pairs[0].index_copy_(0, self.slot, s[None])
-        self.pairs[1].index_copy_(0, self.slot, y[None])
+        own_sy, own_yy = sy[self.slot], yy[self.slot]
+        curved = own_sy > 1e-10 * s.dot(s).sqrt() * own_yy.sqrt()
+        self.scale.copy_(torch.where(curved, own_sy / own_yy, self.scale)[0])
+        self.curved.index_copy_(0, self.slot, curved)
+        self.sy.index_copy_(1, self.slot, sy[:, None])
+        self.yy.index_copy_(1, self.slot, yy[:, None])
+        self.yy.index_copy_(0, self.slot, yy[None])
 
     def _products(self, vectors: Tensor) -> Tensor:
         """The inner products of all `s`, then all `y`, with the rows of `vectors` (2, n): (2 · history, 2) float64.
@@ -126,12 +125,14 @@ class _History:
 
     def _coefficients(self, order: Tensor, sg: Tensor, yg: Tensor) -> tuple[Tensor, Tensor]:
         """H g − γ g over the `s` and the `y`, from the oldest pair to the latest."""
-        sy = self.sy[order][:, order]
-        curvature = sy.diagonal()
+        curved = self.curved[order]
+        both = curved[:, None] & curved
+        sy, yy = (torch.where(both, matrix[order][:, order], 0.0) for matrix in (self.sy, self.yy))
+        sg, yg = (torch.where(curved, vector, 0.0)[:, None] for vector in (sg, yg))
         # A pair without influence is a row and a column of zeros: a one on the diagonal makes R regular.
-        upper = sy.triu() + self._identity * (curvature == 0)
-        p = torch.linalg.solve_triangular(upper, sg[:, None], upper=True)
-        inner = curvature[:, None] * p + self.scale * (self.yy[order][:, order] @ p - yg[:, None])
+        upper = sy.triu() + torch.diag((~curved).to(sy.dtype))
+        p = torch.linalg.solve_triangular(upper, sg, upper=True)
+        inner = sy.diagonal()[:, None] * p + self.scale * (yy @ p - yg)
         return torch.linalg.solve_triangular(upper.T, inner, upper=False)[:, 0], -self.scale * p[:, 0]
 
 
