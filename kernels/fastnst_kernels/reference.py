@@ -35,6 +35,19 @@ def gram_loss_gradient(features: Tensor, target: Tensor, weight: float = 1.0) ->
     return gradient.view(features.shape)
 
 
+def style_matrix(features: Tensor, target: Tensor, weight: float, loss_gradient: Tensor) -> Tensor:
+    """loss_gradient_b · weight/(N² M) · (G − (A + Aᵀ)/2), the matrix that ∂E/∂F is the product of with F: (B, C, C)."""
+    filters, positions = features.shape[1], features[0, 0].numel()
+    symmetric_target = (target.double() + target.double().mT) / 2
+    difference = gram(features) - symmetric_target
+    return loss_gradient.double()[:, None, None] * (weight / (filters**2 * positions)) * difference
+
+
+def content_loss(features: Tensor, content: Tensor, weight: float = 1.0) -> Tensor:
+    """weight · Σ (F − P)² of features (B, C, H, W) and content (1 or B, C, H, W): (B,) float64."""
+    return weight * (features.double() - content.double()).square().sum((1, 2, 3))
+
+
 def style_tap(features: Tensor, target: Tensor, weight: float = 1.0) -> tuple[Tensor, Tensor]:
     """The features as they are, and their `gram_loss`."""
     return features.view_as(features), gram_loss(features, target, weight)
@@ -44,8 +57,34 @@ def style_tap_gradient(
     features: Tensor, target: Tensor, weight: float, upstream: Tensor, loss_gradient: Tensor
 ) -> Tensor:
     """upstream + loss_gradient_b · ∂E_b/∂F, (B, C, H, W) float64: `upstream` has that shape, `loss_gradient` (B,)."""
-    own = gram_loss_gradient(features, target, weight)
-    return upstream.double() + loss_gradient.double()[:, None, None, None] * own
+    return tap_gradient(features, upstream, style=style_matrix(features, target, weight, loss_gradient))
+
+
+def tap_gradient(
+    features: Tensor,
+    upstream: Tensor | None,
+    *,
+    style: Tensor | None = None,
+    content: Tensor | None = None,
+    content_coefficient: Tensor | None = None,
+    relu: bool = False,
+    owned: tuple[int, int, int, int] | None = None,
+) -> Tensor:
+    """upstream + style_b · F + content_coefficient_b · (F − content), zero where `relu` and F ≤ 0: float64.
+
+    features and upstream are (B, C, H, W), style (B, C, C), content (1 or B, C, h, w), content_coefficient (B,). The
+    style and the content term are added inside `owned` = (top, left, h, w) alone.
+    """
+    exact = features.double()
+    total = torch.zeros_like(exact) if upstream is None else upstream.double().clone()
+    top, left, height, width = owned or (0, 0, *features.shape[2:])
+    region = (..., slice(top, top + height), slice(left, left + width))
+    inner = exact[region]
+    if style is not None:
+        total[region] += (style.double() @ inner.flatten(2)).view(inner.shape)
+    if content is not None and content_coefficient is not None:
+        total[region] += content_coefficient.double()[:, None, None, None] * (inner - content.double())
+    return torch.where(exact <= 0, 0.0, total) if relu else total
 
 
 def result_dtype(dtype: torch.dtype) -> torch.dtype:

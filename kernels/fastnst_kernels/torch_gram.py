@@ -1,22 +1,32 @@
-"""The same operations in plain torch: the fast path on CPU, and what runs where Triton does not."""
+"""The Gram matrix and its loss in plain torch: the fast path on CPU, and what runs where Triton does not."""
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from fastnst_kernels.layout import channels_last
+from fastnst_kernels.layout import channels_last, position_stride
 
 # Rows of G per product: blocks below the diagonal are skipped, and are not worth their own call when smaller.
 _BLOCK_ROWS = 128
 # Partial sums of a channels-last product: at most so many, and so many times the channels.
 _MOST_PARTS = 16
 _PART_CHANNELS = 2048
-# Elements of features that are widened to float32 at a time: they stay in the cache.
-_CHUNK_ELEMENTS = 1 << 19
+# Elements of features that are copied or widened to float32 at a time: they stay in the cache.
+CHUNK_ELEMENTS = 1 << 19
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """float64 for float64, else float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def row_chunks(features: Tensor) -> Iterator[tuple[int, int]]:
+    """The rows of (B, C, H, W) features as ranges (start, stop) of at most `CHUNK_ELEMENTS`, or of one row."""
+    batch, channels, height, width = features.shape
+    rows = max(1, CHUNK_ELEMENTS // (batch * channels * width))
+    for start in range(0, height, rows):
+        yield start, min(start + rows, height)
 
 
 def _add_upper_products(result: Tensor, matrix: Tensor) -> None:
@@ -45,66 +55,56 @@ def _mirrored(result: Tensor) -> Tensor:
     return upper + upper.triu(1).mT
 
 
-def gram(features: Tensor) -> Tensor:
-    """G = F Fᵀ/M, (B, C, C) float32 (float64 for float64), of features (B, C, H, W), any floating dtype and layout."""
-    batch, channels, height, width = features.shape
+def _products(features: Tensor) -> Tensor:
+    """F Fᵀ, (B, C, C) float32 (float64 for float64) and symmetric to the bit, of features (B, C, H, W)."""
+    batch, channels = features.shape[:2]
     dtype = accumulation_dtype(features.dtype)
     result = torch.zeros((batch, channels, channels), dtype=dtype, device=features.device)
-    step = height * width if features.dtype == dtype else max(1, _CHUNK_ELEMENTS // channels)
+    whole = features.dtype == dtype and position_stride(features) is not None
     with torch.autocast(features.device.type, enabled=False):
-        for matrix, sums in zip(features.flatten(2), result, strict=True):
-            if features.dtype == dtype and channels_last(features):
-                _add_product_by_parts(sums, matrix.mT)
-                continue
-            for chunk in matrix.split(step, dim=1):
-                _add_upper_products(sums, chunk.to(dtype))
-    return _mirrored(result).div_(height * width)
+        for image, sums in zip(features, result, strict=True):
+            if whole and channels_last(features):
+                _add_product_by_parts(sums, image.flatten(1).mT)
+            elif whole:
+                _add_upper_products(sums, image.flatten(1))
+            else:
+                for start, stop in row_chunks(image[None]):
+                    _add_upper_products(sums, image[:, start:stop].to(dtype).flatten(1))
+    return _mirrored(result)
 
 
-def gram_difference_loss(features: Tensor, target: Tensor, weight: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The loss weight/4N² · Σ (G − A)² (B,), the difference G − (A + Aᵀ)/2 (B, C, C) and its scale (B,), all ones."""
-    result = gram(features)
+def gram(features: Tensor) -> Tensor:
+    """G = F Fᵀ/M, (B, C, C) float32 (float64 for float64), of features (B, C, H, W), any floating dtype and layout."""
+    return _products(features).div_(features.shape[2] * features.shape[3])
+
+
+def accumulate_gram(sums: Tensor, features: Tensor) -> None:
+    """sums += F Fᵀ, in place in (B, C, C) float32 (float64 for float64), of features (B, C, H, W)."""
+    sums += _products(features)
+
+
+def gram_difference_loss(
+    features: Tensor, target: Tensor, weight: float, offset: Tensor | None, offset_weight: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss weight/4N² · Σ (G − A)² + offset_weight · offset (B,), the difference G − (A + Aᵀ)/2 (B, C, C) and its
+    scale (B,), all ones."""
+    return _loss_of(gram(features), target, weight, offset, offset_weight)
+
+
+def finish_gram_loss(
+    sums: Tensor, positions: int, target: Tensor, weight: float, offset: Tensor | None, offset_weight: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`gram_difference_loss` from F Fᵀ, (B, C, C), over `positions`."""
+    return _loss_of(sums / positions, target, weight, offset, offset_weight)
+
+
+def _loss_of(
+    result: Tensor, target: Tensor, weight: float, offset: Tensor | None, offset_weight: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`result` is G, which becomes the difference."""
     target = target.to(result.dtype)
-    loss = (result - target).square_().sum((1, 2)).mul_(weight / (4 * features.shape[1] ** 2))
+    loss = (result - target).square_().sum((1, 2)).mul_(weight / (4 * result.shape[1] ** 2))
+    if offset is not None:
+        loss = loss.add_(offset, alpha=offset_weight)
     difference = result.sub_((target + target.mT).mul_(0.5))
     return loss, difference, torch.ones_like(loss)
-
-
-def tap_backward(
-    features: Tensor,
-    difference: Tensor,
-    scale: Tensor,
-    loss_gradient: Tensor,
-    factor: float,
-    upstream: Tensor | None,
-) -> Tensor:
-    """upstream + factor · loss_gradient · scale · difference · F in the layout of the features, (B, C, H, W)."""
-    batch, channels, height, width = features.shape
-    dtype = accumulation_dtype(features.dtype)
-    rows_are_positions = channels_last(features)
-    matrix = difference.to(dtype) * (loss_gradient * scale * factor)[:, None, None]
-    inputs = features.flatten(2)
-    above = None if upstream is None else upstream.flatten(2)
-    if rows_are_positions:
-        inputs = inputs.mT
-        above = None if above is None else above.mT
-
-    def product(f: Tensor, added: Tensor | None) -> Tensor:
-        left, right = (f, matrix) if rows_are_positions else (matrix, f)
-        return torch.bmm(left, right) if added is None else torch.baddbmm(added, left, right)
-
-    with torch.autocast(features.device.type, enabled=False):
-        if features.dtype == dtype:
-            gradient = product(inputs, above)
-        else:
-            gradient = torch.empty(inputs.shape, dtype=features.dtype, device=features.device)
-            axis = 1 if rows_are_positions else 2
-            step = max(1, _CHUNK_ELEMENTS // (batch * channels))
-            for start in range(0, height * width, step):
-                length = min(step, height * width - start)
-                added = None if above is None else above.narrow(axis, start, length).to(dtype)
-                chunk = product(inputs.narrow(axis, start, length).to(dtype), added)
-                gradient.narrow(axis, start, length).copy_(chunk)
-    if rows_are_positions:
-        return gradient.view(batch, height, width, channels).permute(0, 3, 1, 2)
-    return gradient.view(batch, channels, height, width)

@@ -132,7 +132,7 @@ def test_loss_gradient_by_its_strides() -> None:
 @LAYOUTS
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_features_of_several_chunks(dtype: torch.dtype, channels_last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_gram, "_CHUNK_ELEMENTS", 6 * 2 * 4)
+    monkeypatch.setattr(torch_gram, "CHUNK_ELEMENTS", 6 * 2 * 4)
     features = make_features((2, 6, 5, 3), dtype, channels_last=channels_last)
     check_style_tap(features, make_target(features), backend="torch")
     check_gram(features, backend="torch")
@@ -204,12 +204,28 @@ def test_autocast_changes_nothing(channels_last: bool) -> None:
 @LAYOUTS
 def test_opcheck(dtype: torch.dtype, channels_last: bool) -> None:
     features = make_features((2, 5, 3, 4), dtype, channels_last=channels_last)
-    arguments = (features, make_target(features)[None], 0.5, "ieee", "torch")
+    arguments = (features, make_target(features)[None], 0.5, None, 1.0, "ieee", "torch")
     torch.library.opcheck(ops.gram, (features, "ieee", "torch"))
     torch.library.opcheck(ops.gram_difference_loss, arguments)
     loss, difference, scale = ops.gram_difference_loss(*arguments)
-    torch.library.opcheck(ops.tap_backward, (features, difference, scale, loss, 0.1, features, "ieee", "torch"))
-    torch.library.opcheck(ops.tap_backward, (features, difference, scale, loss, 0.1, None, "ieee", "torch"))
+    gradient = torch.zeros_like(features)
+    style = (difference, scale, loss, 0.1)
+    content = (features[:, :, 1:], loss, 2.0)
+    for upstream, owned in ((features, [1, 0, 2, 4]), (None, [1, 0, 2, 4])):
+        torch.library.opcheck(
+            ops.tap_backward,
+            (gradient, upstream is None, features, upstream, *style, *content, True, owned, "ieee", "torch"),
+        )
+    torch.library.opcheck(
+        ops.tap_backward,
+        (gradient, False, features, None, *style, None, None, 0.0, False, None, "ieee", "torch"),
+    )
+    sums = torch.zeros_like(difference, dtype=loss.dtype)
+    torch.library.opcheck(ops.accumulate_gram, (sums, features, "ieee", "torch"))
+    torch.library.opcheck(
+        ops.finish_gram_loss, (sums, 12, make_target(features)[None], 0.5, loss, 1.0, features.dtype, "torch")
+    )
+    torch.library.opcheck(ops.content_loss, (features, features[:1], 0.5, "torch"))
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")

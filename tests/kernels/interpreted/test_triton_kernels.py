@@ -6,7 +6,19 @@ from typing import Any
 
 import pytest
 import torch
-from fastnst_kernels import available_backends, config, gram, gram_loss, launch, ops, style_tap, triton_gram, triton_tap
+from fastnst_kernels import (
+    available_backends,
+    blocks,
+    gram,
+    gram_loss,
+    heuristic,
+    launch,
+    ops,
+    style_tap,
+    triton_gram,
+    triton_partial,
+    triton_tap,
+)
 from fastnst_kernels.gpu import INTERPRETER
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -129,7 +141,7 @@ def test_the_scale_of_a_difference_is_a_power_of_two(peak: float) -> None:
     features = torch.zeros(1, 4, 2, 2, dtype=torch.float16)
     target = torch.zeros(1, 4, 4)
     target[0, 1, 2] = target[0, 2, 1] = peak
-    _, by_kernel, kernel_scale = ops.gram_difference_loss(features, target, 1.0, "ieee", "triton")
+    _, by_kernel, kernel_scale = ops.gram_difference_loss(features, target, 1.0, None, 1.0, "ieee", "triton")
     by_torch, torch_scale = ops.normalised(-target, torch.float16)
     for difference, scale in ((by_kernel, kernel_scale), (by_torch, torch_scale)):
         assert math.frexp(scale.item())[0] == 0.5
@@ -179,8 +191,8 @@ def test_two_runs_are_equal_to_the_bit() -> None:
 @LAYOUTS
 @pytest.mark.parametrize("channels", [20, 70])
 def test_many_splits(channels: int, channels_last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "_LONGEST_SUM", 64)
-    monkeypatch.setattr(config, "_MANY_SPLITS", 4)
+    monkeypatch.setattr(blocks, "LONGEST_SUM", 64)
+    monkeypatch.setattr(heuristic, "_MANY_SPLITS", 4)
     features = make_features((2, channels, 24, 25), torch.float16, channels_last=channels_last)
     reduce = triton_gram.plan_gram(features, "ieee", INTERPRETER).launches[1]
     assert reduce.arguments["splits"] >= 5
@@ -190,7 +202,7 @@ def test_many_splits(channels: int, channels_last: bool, monkeypatch: pytest.Mon
 
 @LAYOUTS
 def test_wide_offsets(channels_last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (triton_gram, triton_tap):
+    for module in (triton_partial, triton_tap):
         monkeypatch.setattr(module, "wide", lambda *tensors: True)
     features = make_features((2, 70, 5, 6), torch.float16, channels_last=channels_last)
     check_style_tap(features, make_target(features), backend="triton")
@@ -213,12 +225,28 @@ def test_nan_and_infinity_come_through() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_opcheck(dtype: torch.dtype) -> None:
     features = make_features((2, 5, 3, 4), dtype)
-    arguments = (features, make_target(features)[None], 0.5, "ieee", "triton")
+    arguments = (features, make_target(features)[None], 0.5, None, 1.0, "ieee", "triton")
     torch.library.opcheck(ops.gram, (features, "ieee", "triton"))
     torch.library.opcheck(ops.gram_difference_loss, arguments)
     loss, difference, scale = ops.gram_difference_loss(*arguments)
-    torch.library.opcheck(ops.tap_backward, (features, difference, scale, loss, 0.1, features, "ieee", "triton"))
-    torch.library.opcheck(ops.tap_backward, (features, difference, scale, loss, 0.1, None, "ieee", "triton"))
+    gradient = torch.zeros_like(features)
+    style = (difference, scale, loss, 0.1)
+    content = (features[:, :, 1:], loss, 2.0)
+    for upstream, owned in ((features, [1, 0, 2, 4]), (None, [1, 0, 2, 4])):
+        torch.library.opcheck(
+            ops.tap_backward,
+            (gradient, upstream is None, features, upstream, *style, *content, True, owned, "ieee", "triton"),
+        )
+    torch.library.opcheck(
+        ops.tap_backward,
+        (gradient, False, features, None, *style, None, None, 0.0, False, None, "ieee", "triton"),
+    )
+    sums = torch.zeros_like(difference, dtype=loss.dtype)
+    torch.library.opcheck(ops.accumulate_gram, (sums, features, "ieee", "triton"))
+    torch.library.opcheck(
+        ops.finish_gram_loss, (sums, 12, make_target(features)[None], 0.5, loss, 1.0, features.dtype, "triton")
+    )
+    torch.library.opcheck(ops.content_loss, (features, features[:1], 0.5, "triton"))
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
