@@ -175,8 +175,10 @@ def _add_verify(commands: Any) -> None:
 def _add_profile(commands: Any) -> None:
     parser = commands.add_parser(
         "profile",
-        help="time the losses at the style layers",
-        description="Times forward, loss and backward of the Gram loss at the five style layers of an image.",
+        help="time the losses at the style layers, or model a GPU that is not here",
+        description="Times forward, loss and backward of the Gram loss at the five style layers of an image; with "
+        "--target nothing runs, and a model of that GPU is printed instead.",
+        allow_abbrev=False,
     )
     parser.add_argument(
         "--size", type=_whole_number, default=512, metavar="PX", help="side of the square image (default: 512)"
@@ -188,6 +190,11 @@ def _add_profile(commands: Any) -> None:
     parser.add_argument("--backend", choices=("auto", "triton", "torch"), default="auto", help="what to time")
     parser.add_argument("--rounds", type=_whole_number, default=7, metavar="N", help="interleaved rounds (default: 7)")
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile")
+    parser.add_argument("--plot", metavar="FILE", help="also draw the roofline: .png, .svg or .pdf (fastnst[plot])")
+    parser.add_argument("--trace", metavar="FILE", help="also write a trace to open in Perfetto: .json")
+    parser.add_argument(
+        "--target", metavar="NAME", help="model this GPU from its data sheet: sm_80 … sm_120, gfx942 or gfx1100"
+    )
     parser.add_argument("--json", action="store_true", help="print the measurements as one JSON object on stdout")
     parser.set_defaults(run=_run_profile)
 

@@ -20,11 +20,15 @@ backward   3 M C s (F and upstream read, the gradient      2 M C²
 
 and the roofline is the larger of bytes / copy bandwidth and operations / rate of a large product, both measured in the
 same run. GB/s and TFLOP/s count the same bytes and operations for each implementation, whatever it really moves.
+
+Memory is the peak of what an operation allocates besides its inputs and its result; that of `backward` begins with the
+loss, so that what is kept for backward is in it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,7 +36,8 @@ from fastnst_kernels import budget, gram, reference, style_tap
 from torch import Tensor
 
 from fastnst.errors import FastnstError, OptionError
-from fastnst.measure import Call, Timing, copy_bandwidth, interleaved, product_rate
+from fastnst.measure import Call, Timing, copy_bandwidth, interleaved, product_rate, synchronise
+from fastnst.memory import peak_extra_bytes, quieten_profiler
 from fastnst.runtime import Runtime, float32_products
 from fastnst.verification import STYLE_LAYERS, worst
 
@@ -73,7 +78,7 @@ class Measurement:
     """One implementation of one operation at one layer.
 
     `timing` is None where there is no right result to time, and `problem` says why. `error` is the relative error
-    against float64.
+    against float64. `extra_bytes` is the peak of what it allocates besides inputs and result; `features` their bytes.
     """
 
     layer: str
@@ -85,6 +90,8 @@ class Measurement:
     least_seconds: float
     error: float | None
     timing: Timing | None
+    extra_bytes: int | None
+    features: int
     problem: str | None = None
 
     @property
@@ -245,6 +252,7 @@ def _profile_layer(
         errors, problems = _checked(operation, contenders, problem, runtime.dot_precision)
         sound = {name: call for name, call in contenders.items() if name not in problems}
         timings = interleaved(sound, runtime.device, rounds=rounds, calls=10 if runtime.device.type == "cuda" else 1)
+        memory = {name: peak_extra_bytes(call, runtime.device) for name, call in sound.items()}
         work = work_of(operation, channels, height * width, problem.features.element_size())
         for name in contenders:
             yield Measurement(
@@ -257,6 +265,8 @@ def _profile_layer(
                 least_seconds=roofline.seconds(work),
                 error=errors.get(name),
                 timing=timings.get(name),
+                extra_bytes=memory.get(name),
+                features=problem.features.numel() * problem.features.element_size(),
                 problem=problems.get(name),
             )
 
@@ -292,6 +302,52 @@ def _checked(
                 )
             problems[name] = f"wrong result: relative error {error:.3g}"
     return errors, problems
+
+
+def trace(size: int, runtime: Runtime, path: Path) -> None:
+    """Writes one loss and backward of each style layer, ours and eager, as a trace for Perfetto or chrome://tracing.
+
+    Each is a span named layer, operation and implementation. Raises OptionError for a wrong size, or where `path`
+    cannot be written.
+    """
+    check_size(size)
+    check_trace(path)
+    quieten_profiler()
+    problems = {
+        layer: Problem.make(channels, size >> index, runtime)
+        for index, (layer, channels) in enumerate(STYLE_LAYERS.items())
+    }
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if runtime.device.type == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    calls = [
+        (f"{layer} {operation} {name}", contender(operation, forms(name, runtime), inputs))
+        for layer, problem in problems.items()
+        for name, inputs in (("fastnst", problem), ("eager", problem.in_nchw()))
+        for operation in ("loss", "backward")
+    ]
+    with float32_products(runtime.tf32):
+        for _, prepare in calls:
+            prepare()()
+        with torch.profiler.profile(activities=activities, record_shapes=True, profile_memory=True) as profiler:
+            for span, prepare in calls:
+                call = prepare()
+                synchronise(runtime.device)
+                with torch.profiler.record_function(span):
+                    call()
+                    synchronise(runtime.device)
+    try:
+        profiler.export_chrome_trace(str(path))
+    except (OSError, RuntimeError) as error:
+        raise OptionError(f"{path} cannot be written: {error}") from None
+
+
+def check_trace(path: Path) -> None:
+    """Raises OptionError where `path` cannot be a trace's."""
+    if path.suffix != ".json":
+        raise OptionError(f"{path} is not a trace's name; end it in .json")
+    if not path.parent.is_dir():
+        raise OptionError(f"the folder {path.parent} does not exist; create it first")
 
 
 def precisions(precision: str, device: torch.device) -> Sequence[str]:

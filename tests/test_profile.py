@@ -1,16 +1,20 @@
 """`fastnst profile` and the timing beneath it."""
 
+import importlib.util
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from fastnst_kernels import torch_gram
+from fastnst_kernels.gpu import TARGETS
 
 from fastnst import measure, profiling
 from fastnst.cli import main
 from fastnst.errors import FastnstError
+from fastnst.memory import peak_extra_bytes
 from fastnst.options import resolve_options
 from fastnst.profiling import OPERATIONS, Problem, Roofline, Work, contender, expected, forms, profile, work_of
 from fastnst.runtime import Runtime, resolve_runtime
@@ -47,6 +51,7 @@ def test_json_has_each_layer_operation_and_implementation(capsys: pytest.Capture
         assert one["gigabytes_per_second"] > 0
         assert one["roofline_share"] > 0
         assert one["error"] < 1e-5
+        assert 0 <= one["extra_bytes"] < 1 << 24
     assert report["ceilings"]["fp32"]["gigabytes_per_second"] > 0
     assert report["versions"]["torch"] == torch.__version__
     assert report["date"]
@@ -57,6 +62,29 @@ def test_table(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert printed.count("conv5_1") == 3
     assert "ceilings: copy" in printed
+    assert "peak memory of a layer's loss and backward, and its share of all features: fastnst" in printed
+
+
+def test_extra_memory_is_what_is_neither_given_nor_returned() -> None:
+    given = torch.ones(1 << 20)
+
+    def prepare() -> measure.Call:
+        first = given + 1
+        second = first * 2
+        del first
+
+        def call() -> torch.Tensor:
+            third = second + 1
+            return third + 1
+
+        return call
+
+    def early() -> measure.Call:
+        del_me = [given + 1, given + 2, given + 3]
+        return lambda: given + len(del_me[:0])
+
+    assert peak_extra_bytes(prepare, CPU) == pytest.approx(2 * 4 << 20, rel=0.01)
+    assert peak_extra_bytes(early, CPU) == pytest.approx(3 * 4 << 20, rel=0.01)
 
 
 def test_counts_of_bytes_and_operations() -> None:
@@ -143,6 +171,76 @@ def test_bad_options_get_one_line(arguments: list[str], message: str, capsys: py
     assert captured.err.startswith(f"fastnst: error: {message}")
     assert captured.err.count("\n") == 1
     assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--plot", "roofline.txt"], "roofline.txt is not a plot's name; end it in .png, .svg, .pdf"),
+        (["--plot", "none/roofline.png"], "the folder none does not exist; create it first"),
+        (["--trace", "trace.txt"], "trace.txt is not a trace's name; end it in .json"),
+        (["--trace", "none/trace.json"], "the folder none does not exist"),
+        (["--target", "sm_90", "--trace", "trace.json"], "--trace records what runs, and --target is a model"),
+        (["--target", "sm_1"], "target 'sm_1' is unknown; choose one of sm_80, sm_86"),
+        (["--target", "gfx1100", "--precision", "tf32"], "precision tf32 is not one of gfx1100's; use fp32"),
+        (["--target", "sm_90", "--size", "8"], "size 8 is out of range"),
+    ],
+)
+def test_bad_outputs_and_targets_get_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "--plot" in arguments:
+        pytest.importorskip("matplotlib")
+    assert main(["profile", "--device", "cpu", *arguments]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"fastnst: error: {message}")
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+def test_plot_without_matplotlib_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert main(["profile", "--plot", "roofline.png"]) == 1
+    assert '--plot needs matplotlib; install it with pip install "fastnst[plot]"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("target", list(TARGETS))
+def test_model_is_marked_as_one_in_each_line(target: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("triton")
+    assert main(["profile", "--target", target, "--size", "64"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert all(line.startswith("MODEL ") for line in printed)
+    assert sum("conv5_1" in line for line in printed) == 2
+
+
+def test_model_as_json_and_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("triton")
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "model.png"
+    assert main(["profile", "--target", "sm_90", "--size", "1024", "--json", "--plot", str(path)]) == 0
+    report: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert report["model"] is True
+    assert report["product"] == "NVIDIA H100 SXM"
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert len(report["operations"]) == 2 * len(STYLE_LAYERS)
+    for row in report["operations"]:
+        assert row["model"] is True
+        assert row["least_seconds"] <= row["plan_seconds"]
+        assert row["plan_bytes"] == sum(kernel["bytes"] for kernel in row["kernels"])
+        assert row["plan_bytes"] >= row["work"]["bytes"]
+
+
+def test_plot_and_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    plot, traced = tmp_path / "roofline.svg", tmp_path / "trace.json"
+    arguments = ["profile", "--size", "16", "--device", "cpu", "--rounds", "1", "--no-compile"]
+    assert main([*arguments, "--plot", str(plot), "--trace", str(traced)]) == 0
+    assert "<svg" in plot.read_text()
+    names = {event.get("name") for event in json.loads(traced.read_text())["traceEvents"]}
+    assert {"conv1_1 loss fastnst", "conv5_1 backward eager", "fastnst_kernels::tap_backward"} <= names
+    assert capsys.readouterr().err == ""
 
 
 def test_interleaved_times_the_call_and_not_its_preparation() -> None:

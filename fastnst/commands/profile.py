@@ -1,21 +1,39 @@
-"""`fastnst profile`: the measurements as a table or as JSON."""
+"""`fastnst profile`: the measurements, or a model of a GPU that is not here, as a table, as JSON and as a plot."""
 
 import argparse
 import json
 import sys
 from itertools import groupby
+from pathlib import Path
 
 import torch
 
+from fastnst.datasheets import DATASHEETS
 from fastnst.errors import OptionError
-from fastnst.measure import conditions
+from fastnst.measure import conditions, device_name
+from fastnst.modelling import Modelled, datasheet_roofline, model
 from fastnst.options import resolve_options
-from fastnst.profiling import Measurement, check_size, measure_roofline, precisions, profile
+from fastnst.profiling import (
+    Measurement,
+    check_size,
+    check_trace,
+    measure_roofline,
+    precisions,
+    profile,
+    trace,
+)
+from fastnst.roofline_plot import Panel, Point, check_plot, draw
 from fastnst.runtime import Runtime, resolve_runtime
 
 
 def run(parsed: argparse.Namespace) -> int:
     check_size(parsed.size)
+    if parsed.plot:
+        check_plot(Path(parsed.plot))
+    if parsed.target:
+        return _run_model(parsed)
+    if parsed.trace:
+        check_trace(Path(parsed.trace))
     device = resolve_runtime(resolve_options(device=parsed.device)).device
     runtimes = [
         resolve_runtime(resolve_options(device=parsed.device, precision=precision, backend=parsed.backend))
@@ -30,9 +48,19 @@ def run(parsed: argparse.Namespace) -> int:
         if not parsed.json:
             _print_table(parsed.size, runtime, measurements)
         sections.append((runtime, measurements))
+    if parsed.plot:
+        panels = [_panel(runtime, measurements) for runtime, measurements in sections]
+        draw(
+            panels,
+            Path(parsed.plot),
+            f"{device_name(device)}, {parsed.size}×{parsed.size} px; ceilings of the same run",
+        )
+    if parsed.trace:
+        trace(parsed.size, runtimes[-1], Path(parsed.trace))
     if parsed.json:
         report = {
             **conditions(device),
+            "model": False,
             "size": parsed.size,
             "rounds": parsed.rounds,
             "ceilings": {
@@ -57,11 +85,11 @@ def _print_table(size: int, runtime: Runtime, measurements: list[Measurement]) -
     )
     print(
         f"ceilings: copy {roofline.bandwidth / 1e9:.1f} GB/s, product {roofline.rate / 1e12:.3g} TFLOP/s; "
-        "times are medians in ms ± half the spread"
+        "times are medians in ms ± half the spread; memory besides inputs and result, in MB"
     )
     print(
         f"{'layer':9}{'operation':10}{'fastnst':>17}{'GB/s':>8}{'TFLOP/s':>9}{'roofline':>9}{'eager':>17}{'compile':>17}"
-        f"{'× eager':>9}{'× compile':>10}"
+        f"{'× eager':>9}{'× compile':>10}{'memory':>8}{'eager':>8}"
     )
     for (layer, operation), group in groupby(measurements, key=lambda one: (one.layer, one.operation)):
         by_name = {one.implementation: one for one in group}
@@ -71,14 +99,27 @@ def _print_table(size: int, runtime: Runtime, measurements: list[Measurement]) -
             f"{layer:9}{operation:10}{_time(ours):>17}{rates['gigabytes_per_second']:8.1f}"
             f"{rates['teraflops_per_second']:9.3g}{ours.roofline_share:9.0%}{_time(by_name['eager']):>17}"
             f"{_time(by_name.get('compile')):>17}{_ratio(by_name['eager'], ours):>9}"
-            f"{_ratio(by_name.get('compile'), ours):>10}"
+            f"{_ratio(by_name.get('compile'), ours):>10}{_memory(ours):>8}{_memory(by_name['eager']):>8}"
         )
+    print(_peaks(measurements))
     for problem in dict.fromkeys(
         f"{one.implementation} {one.operation}: {one.problem}" for one in measurements if one.problem
     ):
         print(f"not timed: {problem}")
     print()
     sys.stdout.flush()
+
+
+def _peaks(measurements: list[Measurement]) -> str:
+    """The peak memory of loss and backward over the layers, one after another, against the features of all."""
+    backward = [one for one in measurements if one.operation == "backward"]
+    features = sum(one.features for one in backward if one.implementation == "fastnst")
+    shares = []
+    for name in ("fastnst", "eager"):
+        found = [one.extra_bytes for one in backward if one.implementation == name and one.extra_bytes is not None]
+        if found:
+            shares.append(f"{name} {max(found) / 1e6:.1f} MB ({max(found) / features:.1%})")
+    return f"peak memory of a layer's loss and backward, and its share of all features: {', '.join(shares)}"
 
 
 def _time(measurement: Measurement | None) -> str:
@@ -92,3 +133,96 @@ def _ratio(other: Measurement | None, ours: Measurement) -> str:
     if other is None or other.timing is None or ours.timing is None:
         return "-"
     return f"{other.timing.median / ours.timing.median:.2f}"
+
+
+def _memory(measurement: Measurement) -> str:
+    return "-" if measurement.extra_bytes is None else f"{measurement.extra_bytes / 1e6:.1f}"
+
+
+def _panel(runtime: Runtime, measurements: list[Measurement]) -> Panel:
+    roofline = measure_roofline(runtime)
+    points = [
+        Point(
+            label=one.layer,
+            implementation=one.implementation,
+            operation=one.operation,
+            intensity=one.work.flops / one.work.bytes,
+            rate=one.work.flops / one.timing.median,
+        )
+        for one in measurements
+        if one.timing is not None and one.operation != "forward"
+    ]
+    return Panel(f"{runtime.precision}, measured", roofline.bandwidth, roofline.rate, points)
+
+
+def _run_model(parsed: argparse.Namespace) -> int:
+    if parsed.trace:
+        raise OptionError("--trace records what runs, and --target is a model of a GPU that is not here; give one")
+    precision = "bf16" if parsed.precision == "auto" else parsed.precision
+    roofline = datasheet_roofline(parsed.target, precision)
+    rows = list(model(parsed.size, parsed.target, precision))
+    product = DATASHEETS[parsed.target].product
+    if parsed.plot:
+        points = [
+            Point(
+                label=row.layer,
+                implementation="what the launches move",
+                operation=row.operation,
+                intensity=row.work.flops / row.work.bytes,
+                rate=row.work.flops / row.plan_seconds,
+            )
+            for row in rows
+        ]
+        title = f"MODEL, not measured: {product}, {precision}"
+        panel = Panel(title, roofline.bandwidth, roofline.rate, points)
+        note = f"MODEL: data sheet ceilings, bytes counted from the launches, {parsed.size}×{parsed.size} px"
+        draw([panel], Path(parsed.plot), note)
+    if parsed.json:
+        ceilings = {
+            "gigabytes_per_second": roofline.bandwidth / 1e9,
+            "teraflops_per_second": roofline.rate / 1e12,
+        }
+        report = {
+            "model": True,
+            "target": parsed.target,
+            "product": product,
+            "size": parsed.size,
+            "ceilings": {precision: ceilings},
+            "operations": [row.as_dict() for row in rows],
+        }
+        print(json.dumps(report))
+    else:
+        print("\n".join(f"MODEL {line}" for line in model_lines(rows, product, precision, parsed.size)))
+    return 0
+
+
+def model_lines(rows: list[Modelled], product: str, precision: str, size: int) -> list[str]:
+    """The model as a table; `rows` are of one target and precision."""
+    roofline = datasheet_roofline(rows[0].target, precision)
+    lines = [
+        f"of {product} ({rows[0].target}), {precision}, {size}×{size} px; nothing here was measured",
+        f"ceilings of its data sheet: {roofline.bandwidth / 1e9:.0f} GB/s, {roofline.rate / 1e12:.4g} TFLOP/s",
+        f"{'layer':9}{'operation':10}{'kernel':15}{'blocks':>8}{'rounds':>8}{'moved MB':>10}{'least MB':>10}"
+        f"{'GFLOP':>8}{'least µs':>10}{'moved µs':>10}{'at most':>9}{'workspace MB':>14}",
+    ]
+    for row in rows:
+        launched = [f"{one.kernel:15}{one.blocks:8}{one.waves:8.2f}" for one in row.kernels]
+        whole = launched[0] if len(launched) == 1 else f"{'(all)':31}"
+        lines.append(
+            f"{row.layer:9}{row.operation:10}{whole}{row.plan_bytes / 1e6:10.2f}{row.work.bytes / 1e6:10.2f}"
+            f"{row.work.flops / 1e9:8.2f}{row.least_seconds * 1e6:10.1f}{row.plan_seconds * 1e6:10.1f}"
+            f"{row.roofline_share:9.0%}{row.workspace / 1e6:14.2f}"
+        )
+        if len(launched) > 1:
+            lines += [
+                f"{'':19}{words}{one.bytes / 1e6:10.2f}" for words, one in zip(launched, row.kernels, strict=True)
+            ]
+    features, workspace = sum(row.features for row in rows) // 2, max(row.workspace for row in rows)
+    moved, least = sum(row.plan_bytes for row in rows), sum(row.work.bytes for row in rows)
+    share = sum(row.least_seconds for row in rows) / sum(row.plan_seconds for row in rows)
+    lines += [
+        f"all layers: moved {moved / 1e6:.0f} MB, least {least / 1e6:.0f} MB; at most {share:.0%} of the roofline; "
+        f"peak workspace {workspace / 1e6:.1f} MB, {workspace / features:.1%} of the features' {features / 1e6:.0f} MB",
+        "blocks / multiprocessors = rounds; latency and what blocks read again from the cache are not in it",
+    ]
+    return lines
