@@ -1,0 +1,153 @@
+"""The operations at the image's edge in plain torch: the fast path on CPU, and what runs where Triton does not.
+
+All of them work through the image in pieces that stay in the cache, so that memory is read and written about once.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fastnst_kernels.image_layout import dense, empty_image, is_channels_last
+
+# Elements of a piece: a few arrays of it fit the last-level cache, and each call on it outweighs starting the threads.
+_PIECE = 1 << 19
+
+
+def normalise(
+    image: Tensor, scale: Sequence[float], shift: Sequence[float], flip: bool, dtype: torch.dtype, channels_last: bool
+) -> Tensor:
+    """x · scale + shift in `dtype`, (B, 3, H, W), of an image (B, 3, H, W) float32 or float64."""
+    result = empty_image(image, image.dtype, channels_last=channels_last)
+    for channel, (a, b) in enumerate(zip(scale, shift, strict=True)):
+        x = image[:, 2 - channel if flip else channel]
+        torch.add(torch.full((), b, dtype=image.dtype), x, alpha=a, out=result[:, channel])
+    return result.to(dtype)
+
+
+def normalise_backward(
+    upstream: Tensor, scale: Sequence[float], flip: bool, dtype: torch.dtype, channels_last: bool
+) -> Tensor:
+    """upstream · scale, (B, 3, H, W) in `dtype`, planes or channels-last."""
+    gradient = empty_image(upstream, dtype, channels_last=channels_last)
+    for channel, a in enumerate(scale):
+        target = gradient[:, 2 - channel if flip else channel]
+        if upstream.dtype == dtype:
+            torch.mul(upstream[:, channel], a, out=target)
+        else:
+            target.copy_(upstream[:, channel]).mul_(a)
+    return gradient
+
+
+def total_variation(image: Tensor, kind: str) -> Tensor:
+    """The total variation of an image (B, 3, H, W), (B,) in its dtype."""
+    return torch.stack([_add_variation(x, None, kind, 0.0) for x in dense(image)])
+
+
+def image_gradient(
+    image: Tensor,
+    upstream: Tensor | None,
+    scale: Sequence[float],
+    flip: bool,
+    tv_weight: float,
+    tv_gradient: Tensor | None,
+    kind: str,
+) -> tuple[Tensor, Tensor]:
+    """The gradient upstream · scale + tv_weight · ∂TV, (B, 3, H, W) in the image's layout, and the TV (B,)."""
+    image = dense(image)
+    last = is_channels_last(image)
+    if upstream is None:
+        gradient = empty_image(image, image.dtype, channels_last=last).zero_()
+    else:
+        gradient = normalise_backward(upstream, scale, flip, image.dtype, last)
+    weights: Sequence[float | Tensor] = [tv_weight] * len(image)
+    if tv_gradient is not None:
+        weights = list(tv_gradient * tv_weight)
+    values = [_add_variation(x, g, kind, weight) for x, g, weight in zip(image, gradient, weights, strict=True)]
+    return gradient, torch.stack(values)
+
+
+def _add_variation(image: Tensor, gradient: Tensor | None, kind: str, weight: float | Tensor) -> Tensor:
+    """The total variation of one image (3, H, W); weight · its derivative is added to `gradient`."""
+    rows = 1
+    if not image.is_contiguous():
+        rows, image = 0, image.permute(1, 2, 0)
+        gradient = None if gradient is None else gradient.permute(1, 2, 0)
+    columns = rows + 1
+    height, width = image.shape[rows], image.shape[columns]
+    factor = weight * ((2.0 if kind == "squared" else 1.0) / (height * width))
+    step = max(1, _PIECE // (3 * width))
+    buffers = image.new_empty((2, 3 * min(step, height) * width))
+    sums = [image.new_zeros(())]
+    for start in range(0, height, step):
+        length = min(step, height - start)
+        for axis, across in ((columns, length), (rows, min(length, height - start - 1))):
+            x = image.narrow(rows, start, across + (1 if axis == rows else 0))
+            count = x.shape[axis] - 1
+            if count < 1:
+                continue
+            near, far = x.narrow(axis, 0, count), x.narrow(axis, 1, count)
+            difference = buffers[0][: near.numel()].view(near.shape)
+            torch.sub(far, near, out=difference)
+            terms = buffers[1][: near.numel()].view(near.shape)
+            if kind == "squared":
+                sums.append(torch.mul(difference, difference, out=terms).sum())
+            else:
+                sums.append(torch.abs(difference, out=terms).sum())
+                difference.sgn_()
+            if gradient is not None:
+                g = gradient.narrow(rows, start, x.shape[rows])
+                difference *= factor
+                g.narrow(axis, 1, count).add_(difference)
+                g.narrow(axis, 0, count).sub_(difference)
+    return torch.stack(sums).sum() / (height * width)
+
+
+def adam_step(
+    image: Tensor,
+    gradient: Tensor,
+    first: Tensor,
+    second: Tensor,
+    step: Tensor,
+    learning_rate: float,
+    betas: tuple[float, float],
+    epsilon: float,
+    limits: tuple[float, float] | None,
+) -> None:
+    """One step of Adam in place; image, first and second are dense and of one layout."""
+    layout = torch.channels_last if is_channels_last(image) else torch.contiguous_format
+    tensors = (image, gradient.contiguous(memory_format=layout), first, second)
+    rate, correction = _rates(step, learning_rate, betas)
+    flat = [_flat(tensor) for tensor in tensors]
+    piece = min(_PIECE, image.numel()) if image.device.type == "cpu" else image.numel()
+    buffer = torch.empty((piece,), dtype=image.dtype, device=image.device)
+    for x, g, m, v in zip(*(torch.split(tensor, piece) for tensor in flat), strict=True):
+        deviation = buffer[: len(x)]
+        m.lerp_(g, 1 - betas[0])
+        v.mul_(betas[1]).addcmul_(g, g, value=1 - betas[1])
+        torch.div(v, correction, out=deviation)
+        deviation.sqrt_().add_(epsilon)
+        if isinstance(rate, float):
+            x.addcdiv_(m, deviation, value=-rate)
+        else:
+            x.sub_(torch.div(m, deviation, out=deviation).mul_(rate))
+        if limits is not None:
+            x.clamp_(*limits)
+
+
+def _rates(
+    step: Tensor, learning_rate: float, betas: tuple[float, float]
+) -> tuple[float, float] | tuple[Tensor, Tensor]:
+    """learning_rate / (1 − β₁ᵗ) and 1 − β₂ᵗ in float64; on a GPU as tensors: to read `step` would wait for it."""
+    if step.device.type == "cpu":
+        steps = float(step)
+        return learning_rate / (1 - betas[0] ** steps), 1 - betas[1] ** steps
+    steps64 = step.double()
+    log_1, log_2 = (math.log(beta) if beta > 0 else -math.inf for beta in betas)
+    return learning_rate / -torch.expm1(steps64 * log_1), -torch.expm1(steps64 * log_2)
+
+
+def _flat(image: Tensor) -> Tensor:
+    """The elements of a dense tensor in memory order."""
+    return image.view(-1) if image.is_contiguous() else image.permute(0, 2, 3, 1).view(-1)

@@ -1,0 +1,701 @@
+# mypy: allow-untyped-decorators, allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
+"""The Triton kernels at the image's edge, with their launchers: normalisation, total variation, gradient, Adam.
+
+Pixels are taken in groups of V neighbours of one row, a group to a thread: V = 8 where one side is in 16 bit, else 4.
+The three channels of a group are either three vectors of V (planes) or 3·V elements side by side (channels-last), so
+both layouts are read and written 16 bytes at a time, and going from one to the other moves nothing but registers.
+"""
+
+import math
+from collections.abc import Sequence
+from math import ceil
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastnst_kernels.config import power_of_two
+from fastnst_kernels.gpu import Gpu
+from fastnst_kernels.image_layout import dense, empty_image, is_channels_last
+from fastnst_kernels.launch import Launch, Plan, launch_gpu, run, stored
+
+_WARPS = 4
+_ADAM_ELEMENTS = 4
+# Partial sums that one step of the final reduction reads.
+_FINISH_BLOCK = 1024
+# Groups of a row in a tile of the gradient: its rows are then many, and few of them are read by two tiles.
+_COLUMN_GROUPS = 16
+_ONES = (1.0, 1.0, 1.0)
+
+
+@triton.jit
+def _columns_of_4(x):
+    even, odd = tl.split(tl.reshape(x, (x.shape[0], 2, 2)))
+    c0, c2 = tl.split(even)
+    c1, c3 = tl.split(odd)
+    return c0, c1, c2, c3
+
+
+@triton.jit
+def _columns_of_8(x):
+    even, odd = tl.split(tl.reshape(x, (x.shape[0], 2, 2, 2)))
+    c04, c26 = tl.split(even)
+    c15, c37 = tl.split(odd)
+    c0, c4 = tl.split(c04)
+    c1, c5 = tl.split(c15)
+    c2, c6 = tl.split(c26)
+    c3, c7 = tl.split(c37)
+    return c0, c1, c2, c3, c4, c5, c6, c7
+
+
+@triton.jit
+def _rows_of_4(c0, c1, c2, c3):
+    return tl.reshape(tl.join(tl.join(c0, c2), tl.join(c1, c3)), (c0.shape[0], 4))
+
+
+@triton.jit
+def _rows_of_8(c0, c1, c2, c3, c4, c5, c6, c7):
+    even = tl.join(tl.join(c0, c4), tl.join(c2, c6))
+    odd = tl.join(tl.join(c1, c5), tl.join(c3, c7))
+    return tl.reshape(tl.join(even, odd), (c0.shape[0], 8))
+
+
+@triton.jit
+def _interleaved(r, g, b):
+    """Three planes (G, V) as the three vectors (G, V) that follow each other in channels-last memory."""
+    if r.shape[1] == 4:
+        r0, r1, r2, r3 = _columns_of_4(r)
+        g0, g1, g2, g3 = _columns_of_4(g)
+        b0, b1, b2, b3 = _columns_of_4(b)
+        x = _rows_of_4(r0, g0, b0, r1)
+        y = _rows_of_4(g1, b1, r2, g2)
+        z = _rows_of_4(b2, r3, g3, b3)
+    else:
+        r0, r1, r2, r3, r4, r5, r6, r7 = _columns_of_8(r)
+        g0, g1, g2, g3, g4, g5, g6, g7 = _columns_of_8(g)
+        b0, b1, b2, b3, b4, b5, b6, b7 = _columns_of_8(b)
+        x = _rows_of_8(r0, g0, b0, r1, g1, b1, r2, g2)
+        y = _rows_of_8(b2, r3, g3, b3, r4, g4, b4, r5)
+        z = _rows_of_8(g5, b5, r6, g6, b6, r7, g7, b7)
+    return x, y, z
+
+
+@triton.jit
+def _planes(x, y, z):
+    """The inverse of `_interleaved`."""
+    if x.shape[1] == 4:
+        r0, g0, b0, r1 = _columns_of_4(x)
+        g1, b1, r2, g2 = _columns_of_4(y)
+        b2, r3, g3, b3 = _columns_of_4(z)
+        r = _rows_of_4(r0, r1, r2, r3)
+        g = _rows_of_4(g0, g1, g2, g3)
+        b = _rows_of_4(b0, b1, b2, b3)
+    else:
+        r0, g0, b0, r1, g1, b1, r2, g2 = _columns_of_8(x)
+        b2, r3, g3, b3, r4, g4, b4, r5 = _columns_of_8(y)
+        g5, b5, r6, g6, b6, r7, g7, b7 = _columns_of_8(z)
+        r = _rows_of_8(r0, r1, r2, r3, r4, r5, r6, r7)
+        g = _rows_of_8(g0, g1, g2, g3, g4, g5, g6, g7)
+        b = _rows_of_8(b0, b1, b2, b3, b4, b5, b6, b7)
+    return r, g, b
+
+
+@triton.jit
+def _neighbours(x, before, after):
+    """The pixels to the left and to the right of each of (G, V), given those beside the group, (G,) each."""
+    if x.shape[1] == 4:
+        c0, c1, c2, c3 = _columns_of_4(x)
+        left = _rows_of_4(before, c0, c1, c2)
+        right = _rows_of_4(c1, c2, c3, after)
+    else:
+        c0, c1, c2, c3, c4, c5, c6, c7 = _columns_of_8(x)
+        left = _rows_of_8(before, c0, c1, c2, c3, c4, c5, c6)
+        right = _rows_of_8(c1, c2, c3, c4, c5, c6, c7, after)
+    return left, right
+
+
+@triton.jit
+def _mask(valid, first, PER_PIXEL: tl.constexpr, V: tl.constexpr, ALIGNED: tl.constexpr):
+    """Which of V elements from `first` on belong to the group's `valid` (G,) pixels: all or none where ALIGNED."""
+    # One expression would have to have one shape.
+    if ALIGNED:  # noqa: SIM108
+        mask = (valid > 0)[:, None]
+    else:
+        mask = (tl.arange(0, V) + first)[None, :] < valid[:, None] * PER_PIXEL
+    return mask
+
+
+@triton.jit
+def _load(base, pixel, valid, positions, LAST: tl.constexpr, V: tl.constexpr, ALIGNED: tl.constexpr):
+    """The three channels (G, V) of the groups that start at `pixel` (G,), in float32; 0 where there is no pixel."""
+    v = tl.arange(0, V)
+    if LAST:
+        offsets = (pixel * 3)[:, None] + v[None, :]
+        x = tl.load(base + offsets, mask=_mask(valid, 0, 3, V, ALIGNED), other=0.0).to(tl.float32)
+        y = tl.load(base + offsets + V, mask=_mask(valid, V, 3, V, ALIGNED), other=0.0).to(tl.float32)
+        z = tl.load(base + offsets + 2 * V, mask=_mask(valid, 2 * V, 3, V, ALIGNED), other=0.0).to(tl.float32)
+        r, g, b = _planes(x, y, z)
+    else:
+        offsets = pixel[:, None] + v[None, :]
+        mask = _mask(valid, 0, 1, V, ALIGNED)
+        r = tl.load(base + offsets, mask=mask, other=0.0).to(tl.float32)
+        g = tl.load(base + positions + offsets, mask=mask, other=0.0).to(tl.float32)
+        b = tl.load(base + 2 * positions + offsets, mask=mask, other=0.0).to(tl.float32)
+    return r, g, b
+
+
+@triton.jit
+def _store_vector(pointers, x, mask):
+    # A store of more than 16 bytes a thread would be sent through shared memory: two stores of its halves are not.
+    if x.shape[1] == 8 and mask.shape[1] == 1 and x.dtype == tl.float32:
+        low, high = tl.split(tl.permute(tl.reshape(x, (x.shape[0], 2, 4)), (0, 2, 1)))
+        low_pointers, high_pointers = pointers
+        tl.store(low_pointers, low, mask=mask)
+        tl.store(high_pointers, high, mask=mask)
+    else:
+        whole_pointers, _ = pointers
+        tl.store(whole_pointers, x, mask=mask)
+
+
+@triton.jit
+def _pointers(base, first, V: tl.constexpr, HALVES: tl.constexpr):
+    low = base + (first[:, None] + tl.arange(0, 4 if HALVES else V)[None, :])
+    return low, low + 4
+
+
+@triton.jit
+def _store(base, pixel, valid, positions, r, g, b, LAST: tl.constexpr, ALIGNED: tl.constexpr):
+    """Writes the three channels (G, V) of the groups that start at `pixel` (G,), in the dtype of `base`."""
+    dtype = base.dtype.element_ty
+    V: tl.constexpr = r.shape[1]
+    HALVES: tl.constexpr = ALIGNED and V == 8 and dtype == tl.float32
+    if LAST:
+        x, y, z = _interleaved(r.to(dtype), g.to(dtype), b.to(dtype))
+        first = pixel * 3
+        _store_vector(_pointers(base, first, V, HALVES), x, _mask(valid, 0, 3, V, ALIGNED))
+        _store_vector(_pointers(base + V, first, V, HALVES), y, _mask(valid, V, 3, V, ALIGNED))
+        _store_vector(_pointers(base + 2 * V, first, V, HALVES), z, _mask(valid, 2 * V, 3, V, ALIGNED))
+    else:
+        mask = _mask(valid, 0, 1, V, ALIGNED)
+        _store_vector(_pointers(base, pixel, V, HALVES), r.to(dtype), mask)
+        _store_vector(_pointers(base + positions, pixel, V, HALVES), g.to(dtype), mask)
+        _store_vector(_pointers(base + 2 * positions, pixel, V, HALVES), b.to(dtype), mask)
+
+
+@triton.jit(do_not_specialize=["blocks"])
+def normalise_kernel(
+    image,  # (B, 3, M) float32, planes or channels-last
+    result,  # (B, 3, M), planes or channels-last
+    M,
+    blocks,
+    scale_0,  # by the image's channels
+    scale_1,
+    scale_2,
+    shift_0,
+    shift_1,
+    shift_2,
+    GROUPS: tl.constexpr,
+    V: tl.constexpr,
+    IMAGE_LAST: tl.constexpr,
+    RESULT_LAST: tl.constexpr,
+    FLIP: tl.constexpr,
+    ALIGNED: tl.constexpr,  # M is a multiple of V
+    WIDE: tl.constexpr,  # offsets inside one image need 64 bits
+):
+    program = tl.program_id(0)
+    index = (program // blocks).to(tl.int64)
+    if ALIGNED:
+        M = M // V * V
+    pixel = (program % blocks * GROUPS + tl.arange(0, GROUPS)) * V
+    valid = tl.minimum(tl.maximum(M - pixel, 0), V)
+    image += index * 3 * M
+    result += index * 3 * M
+    positions = M
+    if WIDE:
+        pixel = pixel.to(tl.int64)
+        positions = tl.cast(M, tl.int64)
+    r, g, b = _load(image, pixel, valid, positions, IMAGE_LAST, V, ALIGNED)
+    r = r * scale_0 + shift_0
+    g = g * scale_1 + shift_1
+    b = b * scale_2 + shift_2
+    if FLIP:
+        _store(result, pixel, valid, positions, b, g, r, RESULT_LAST, ALIGNED)
+    else:
+        _store(result, pixel, valid, positions, r, g, b, RESULT_LAST, ALIGNED)
+
+
+@triton.jit
+def _variation(x, up, down, before, after, row, col, H, W, ABSOLUTE: tl.constexpr):
+    """One channel's terms: Σ over right and down, (G, V), and their derivative without its factor."""
+    left, right = _neighbours(x, before, after)
+    column = col[:, None] + tl.arange(0, x.shape[1])[None, :]
+    # A neighbour beyond the border is the pixel itself, and differs by nothing.
+    to_left = tl.where(column > 0, x - left, 0.0)
+    to_right = tl.where(column + 1 < W, x - right, 0.0)
+    to_up = tl.where((row > 0)[:, None], x - up, 0.0)
+    to_down = tl.where((row + 1 < H)[:, None], x - down, 0.0)
+    if ABSOLUTE:
+        value = tl.abs(to_right) + tl.abs(to_down)
+        slope = (_sign(to_left) + _sign(to_right)) + (_sign(to_up) + _sign(to_down))
+    else:
+        value = to_right * to_right + to_down * to_down
+        slope = (to_left + to_right) + (to_up + to_down)
+    return value, slope
+
+
+@triton.jit
+def _sign(x):
+    # x itself where it is neither above nor below zero: a NaN stays one.
+    return tl.where(x > 0, 1.0, tl.where(x < 0, -1.0, x))
+
+
+@triton.jit
+def _beside(image, pixel, mask, positions, channel, LAST: tl.constexpr):
+    offsets = pixel * 3 + channel if LAST else pixel + positions * channel
+    return tl.load(image + offsets, mask=mask, other=0.0)
+
+
+@triton.jit(do_not_specialize=["row_tiles", "column_tiles", "variation_gradient_stride"])
+def image_gradient_kernel(
+    image,  # (B, 3, H, W) float32, planes or channels-last, read if VARIATION
+    upstream,  # (B, 3, H, W), planes or channels-last, read if UPSTREAM
+    gradient,  # (B, 3, H, W) float32 in the image's layout, written if GRADIENT
+    partial,  # (B, tiles) float32, written if VARIATION
+    variation_gradient,  # (B,) float32 by its stride, read if WEIGHTED
+    variation_gradient_stride,
+    H,
+    W,
+    row_tiles,
+    column_tiles,
+    scale_0,  # by the image's channels
+    scale_1,
+    scale_2,
+    factor,  # of the derivative of the variation
+    ROWS: tl.constexpr,
+    COLUMN_GROUPS: tl.constexpr,
+    V: tl.constexpr,
+    IMAGE_LAST: tl.constexpr,
+    UPSTREAM_LAST: tl.constexpr,
+    FLIP: tl.constexpr,
+    UPSTREAM: tl.constexpr,
+    VARIATION: tl.constexpr,
+    ABSOLUTE: tl.constexpr,
+    GRADIENT: tl.constexpr,
+    WEIGHTED: tl.constexpr,
+    ALIGNED: tl.constexpr,  # W is a multiple of V
+    WIDE: tl.constexpr,  # offsets inside one image need 64 bits
+):
+    GROUPS: tl.constexpr = ROWS * COLUMN_GROUPS
+    program = tl.program_id(0)
+    tiles = row_tiles * column_tiles
+    tile = program % tiles
+    index = (program // tiles).to(tl.int64)
+    if ALIGNED:
+        W = W // V * V
+    group = tl.arange(0, GROUPS)
+    row = tile // column_tiles * ROWS + group // COLUMN_GROUPS
+    col = (tile % column_tiles * COLUMN_GROUPS + group % COLUMN_GROUPS) * V
+    valid = tl.where(row < H, tl.minimum(tl.maximum(W - col, 0), V), 0)
+    if WIDE:
+        width = tl.cast(W, tl.int64)
+        pixel = row.to(tl.int64) * width + col
+    else:
+        width = W
+        pixel = row * W + col
+    positions = H * width
+    image += index * 3 * positions
+    upstream += index * 3 * positions
+    gradient += index * 3 * positions
+
+    if VARIATION:
+        r, g, b = _load(image, pixel, valid, positions, IMAGE_LAST, V, ALIGNED)
+        above = tl.where(row > 0, valid, 0)
+        below = tl.where(row + 1 < H, valid, 0)
+        r_up, g_up, b_up = _load(image, pixel - width, above, positions, IMAGE_LAST, V, ALIGNED)
+        r_down, g_down, b_down = _load(image, pixel + width, below, positions, IMAGE_LAST, V, ALIGNED)
+        before = (valid > 0) & (col > 0)
+        after = (valid > 0) & (col + V < W)
+        r_before = _beside(image, pixel - 1, before, positions, 0, IMAGE_LAST)
+        g_before = _beside(image, pixel - 1, before, positions, 1, IMAGE_LAST)
+        b_before = _beside(image, pixel - 1, before, positions, 2, IMAGE_LAST)
+        r_after = _beside(image, pixel + V, after, positions, 0, IMAGE_LAST)
+        g_after = _beside(image, pixel + V, after, positions, 1, IMAGE_LAST)
+        b_after = _beside(image, pixel + V, after, positions, 2, IMAGE_LAST)
+        r_value, r_slope = _variation(r, r_up, r_down, r_before, r_after, row, col, H, W, ABSOLUTE)
+        g_value, g_slope = _variation(g, g_up, g_down, g_before, g_after, row, col, H, W, ABSOLUTE)
+        b_value, b_slope = _variation(b, b_up, b_down, b_before, b_after, row, col, H, W, ABSOLUTE)
+        values = tl.sum(tl.sum((r_value + g_value) + b_value, axis=1), axis=0)
+        tl.store(partial + index * tiles + tile, values)
+    if GRADIENT:
+        if VARIATION:
+            if WEIGHTED:
+                factor *= tl.load(variation_gradient + index * variation_gradient_stride)
+            r_sum = r_slope * factor
+            g_sum = g_slope * factor
+            b_sum = b_slope * factor
+        else:
+            r_sum = tl.zeros((GROUPS, V), dtype=tl.float32)
+            g_sum = tl.zeros((GROUPS, V), dtype=tl.float32)
+            b_sum = tl.zeros((GROUPS, V), dtype=tl.float32)
+        if UPSTREAM:
+            x, y, z = _load(upstream, pixel, valid, positions, UPSTREAM_LAST, V, ALIGNED)
+            if FLIP:
+                r_sum += z * scale_0
+                b_sum += x * scale_2
+            else:
+                r_sum += x * scale_0
+                b_sum += z * scale_2
+            g_sum += y * scale_1
+        _store(gradient, pixel, valid, positions, r_sum, g_sum, b_sum, IMAGE_LAST, ALIGNED)
+
+
+@triton.jit(do_not_specialize=["tiles"])
+def finish_variation_kernel(
+    partial,  # (B, tiles) float32
+    value,  # (B,) float32
+    tiles,
+    factor,
+    BLOCK: tl.constexpr,
+):
+    index = tl.program_id(0).to(tl.int64)
+    t = tl.arange(0, BLOCK)
+    sums = tl.zeros((BLOCK,), dtype=tl.float32)
+    for start in range(0, tiles, BLOCK):
+        sums += tl.load(partial + index * tiles + start + t, mask=start + t < tiles, other=0.0)
+    tl.store(value + index, tl.sum(sums, axis=0) * factor)
+
+
+@triton.jit
+def _one_minus_power(steps, log_beta):
+    """1 − β^t to float32 rounding: the plain difference has lost half of its digits while β^t is near 1."""
+    z = -steps * log_beta
+    series = 1.0 - z * (1.0 / 9.0)
+    series = 1.0 - z * (1.0 / 8.0) * series
+    series = 1.0 - z * (1.0 / 7.0) * series
+    series = 1.0 - z * (1.0 / 6.0) * series
+    series = 1.0 - z * (1.0 / 5.0) * series
+    series = 1.0 - z * (1.0 / 4.0) * series
+    series = 1.0 - z * (1.0 / 3.0) * series
+    series = 1.0 - z * (1.0 / 2.0) * series
+    return tl.where(z < 0.5, z * series, 1.0 - tl.exp(-z))
+
+
+@triton.jit
+def adam_kernel(
+    image,  # (N,) float32, and so are the others but `step`
+    gradient,
+    first,
+    second,
+    step,  # () int64, int32 or float32
+    N,
+    learning_rate,
+    first_rest,  # 1 − β₁
+    beta_2,
+    second_rest,  # 1 − β₂
+    log_beta_1,
+    log_beta_2,
+    epsilon,
+    minimum,
+    maximum,
+    BLOCK: tl.constexpr,
+    CLAMP: tl.constexpr,
+    WIDE: tl.constexpr,  # N needs 64 bits
+):
+    program = tl.program_id(0)
+    if WIDE:
+        program = program.to(tl.int64)
+    steps = tl.load(step).to(tl.float32)
+    rate = tl.div_rn(learning_rate, _one_minus_power(steps, log_beta_1))
+    correction = _one_minus_power(steps, log_beta_2)
+    offsets = program * BLOCK + tl.arange(0, BLOCK)
+    mask = offsets < N
+    x = tl.load(image + offsets, mask=mask)
+    g = tl.load(gradient + offsets, mask=mask)
+    m = tl.load(first + offsets, mask=mask)
+    v = tl.load(second + offsets, mask=mask)
+    m += first_rest * (g - m)
+    v = v * beta_2 + second_rest * (g * g)
+    x -= rate * tl.div_rn(m, tl.sqrt_rn(tl.div_rn(v, tl.zeros_like(v) + correction)) + epsilon)
+    if CLAMP:
+        x = tl.clamp(x, minimum, maximum, propagate_nan=tl.PropagateNan.ALL)
+    tl.store(image + offsets, x, mask=mask)
+    tl.store(first + offsets, m, mask=mask)
+    tl.store(second + offsets, v, mask=mask)
+
+
+def _groups(gpu: Gpu) -> int:
+    return _WARPS * gpu.warp_size
+
+
+def _group_pixels(dtype: torch.dtype, width: int) -> int:
+    """V: 16 bytes of the narrower side where rows of `width` pixels keep them aligned, else of float32."""
+    return 8 if dtype != torch.float32 and width % 8 == 0 else 4
+
+
+def _wide(image: Tensor) -> bool:
+    """Whether an offset inside one image, or a tile beyond its end, can need more than 31 bits."""
+    height, width = image.shape[2:]
+    return 3 * (height + 512) * (width + 4096) >= 2**31
+
+
+def _by_image_channel(values: Sequence[float], name: str, flip: bool) -> dict[str, float]:
+    ordered = reversed(values) if flip else values
+    return {f"{name}_{channel}": float(value) for channel, value in enumerate(ordered)}
+
+
+def plan_normalise(
+    image: Tensor,
+    scale: Sequence[float],
+    shift: Sequence[float],
+    flip: bool,
+    dtype: torch.dtype,
+    channels_last: bool,
+    gpu: Gpu,
+) -> Plan:
+    """x · scale + shift of a dense image (B, 3, H, W): its launch and its output, of that shape in `dtype`."""
+    batch, _, height, width = image.shape
+    result = empty_image(image, stored(dtype), channels_last=channels_last)
+    pixels = _group_pixels(result.dtype, height * width)
+    groups = _groups(gpu)
+    blocks = ceil(height * width / (groups * pixels))
+    arguments = {
+        "image": image,
+        "result": result,
+        "M": height * width,
+        "blocks": blocks,
+        **_by_image_channel(scale, "scale", flip),
+        **_by_image_channel(shift, "shift", flip),
+    }
+    constants = {
+        "GROUPS": groups,
+        "V": pixels,
+        "IMAGE_LAST": is_channels_last(image),
+        "RESULT_LAST": is_channels_last(result),
+        "FLIP": flip,
+        "ALIGNED": height * width % pixels == 0,
+        "WIDE": _wide(image),
+    }
+    return Plan((Launch(normalise_kernel, batch * blocks, arguments, constants, _WARPS),), (result,))
+
+
+def _gradient_launch(
+    image: Tensor,
+    gradient: Tensor | None,
+    upstream: Tensor | None,
+    scale: Sequence[float],
+    flip: bool,
+    kind: str | None,
+    factor: float,
+    variation_gradient: Tensor | None,
+    gpu: Gpu,
+) -> tuple[Launch, Tensor]:
+    """The launch of `image_gradient_kernel` and its partial sums, (B, tiles); `kind` None is no variation."""
+    batch, _, height, width = image.shape
+    if kind is None:
+        height, width = 1, height * width
+    pixels = 4 if upstream is None else _group_pixels(upstream.dtype, width)
+    groups = _groups(gpu)
+    column_groups = groups if kind is None else min(_COLUMN_GROUPS, power_of_two(ceil(width / pixels)))
+    rows = groups // column_groups
+    row_tiles = ceil(height / rows)
+    column_tiles = ceil(width / (column_groups * pixels))
+    partial = torch.empty((batch, row_tiles * column_tiles), dtype=torch.float32, device=image.device)
+    weights = partial if variation_gradient is None else variation_gradient
+    written = image if gradient is None else gradient
+    arguments = {
+        "image": image,
+        "upstream": written if upstream is None else upstream,
+        "gradient": written,
+        "partial": partial,
+        "variation_gradient": weights,
+        "variation_gradient_stride": weights.stride(0),
+        "H": height,
+        "W": width,
+        "row_tiles": row_tiles,
+        "column_tiles": column_tiles,
+        **_by_image_channel(scale, "scale", flip),
+        "factor": factor * (2.0 if kind == "squared" else 1.0) / (height * width),
+    }
+    constants = {
+        "ROWS": rows,
+        "COLUMN_GROUPS": column_groups,
+        "V": pixels,
+        "IMAGE_LAST": is_channels_last(image),
+        "UPSTREAM_LAST": upstream is not None and is_channels_last(upstream),
+        "FLIP": flip,
+        "UPSTREAM": upstream is not None,
+        "VARIATION": kind is not None,
+        "ABSOLUTE": kind == "absolute",
+        "GRADIENT": gradient is not None,
+        "WEIGHTED": variation_gradient is not None,
+        "ALIGNED": width % pixels == 0,
+        "WIDE": _wide(image),
+    }
+    grid = batch * row_tiles * column_tiles
+    return Launch(image_gradient_kernel, grid, arguments, constants, _WARPS), partial
+
+
+def _finish_launch(partial: Tensor, positions: int) -> tuple[Launch, Tensor]:
+    batch, tiles = partial.shape
+    value = torch.empty((batch,), dtype=torch.float32, device=partial.device)
+    arguments = {"partial": partial, "value": value, "tiles": tiles, "factor": 1.0 / positions}
+    return Launch(finish_variation_kernel, batch, arguments, {"BLOCK": _FINISH_BLOCK}), value
+
+
+def plan_total_variation(image: Tensor, kind: str, gpu: Gpu) -> Plan:
+    """The total variation of a dense image (B, 3, H, W): its launches and its output, (B,) float32."""
+    launch, partial = _gradient_launch(image, None, None, _ONES, False, kind, 0.0, None, gpu)
+    finish, value = _finish_launch(partial, image.shape[2] * image.shape[3])
+    return Plan((launch, finish), (value,))
+
+
+def plan_image_gradient(
+    image: Tensor,
+    upstream: Tensor | None,
+    scale: Sequence[float],
+    flip: bool,
+    tv_weight: float,
+    tv_gradient: Tensor | None,
+    kind: str,
+    gpu: Gpu,
+) -> Plan:
+    """upstream · scale + tv_weight · ∂TV: its launches and its outputs, the gradient (B, 3, H, W) and the TV (B,)."""
+    gradient = empty_image(image, torch.float32, channels_last=is_channels_last(image))
+    launch, partial = _gradient_launch(image, gradient, upstream, scale, flip, kind, tv_weight, tv_gradient, gpu)
+    finish, value = _finish_launch(partial, image.shape[2] * image.shape[3])
+    return Plan((launch, finish), (gradient, value))
+
+
+def plan_normalise_backward(
+    upstream: Tensor, scale: Sequence[float], flip: bool, channels_last: bool, gpu: Gpu
+) -> Plan:
+    """upstream · scale: its launch and its output, (B, 3, H, W) float32."""
+    gradient = empty_image(upstream, torch.float32, channels_last=channels_last)
+    launch, _ = _gradient_launch(gradient, gradient, upstream, scale, flip, None, 0.0, None, gpu)
+    return Plan((launch,), (gradient,))
+
+
+def plan_adam_step(
+    image: Tensor,
+    gradient: Tensor,
+    first: Tensor,
+    second: Tensor,
+    step: Tensor,
+    learning_rate: float,
+    betas: tuple[float, float],
+    epsilon: float,
+    limits: tuple[float, float] | None,
+    gpu: Gpu,
+) -> Plan:
+    """One step of Adam on dense tensors of one layout, in place: its launch."""
+    elements = image.numel()
+    block = _groups(gpu) * _ADAM_ELEMENTS
+    blocks = ceil(elements / block)
+    minimum, maximum = (0.0, 0.0) if limits is None else limits
+    arguments = {
+        "image": image,
+        "gradient": gradient,
+        "first": first,
+        "second": second,
+        "step": step,
+        "N": elements,
+        "learning_rate": float(learning_rate),
+        "first_rest": 1.0 - betas[0],
+        "beta_2": float(betas[1]),
+        "second_rest": 1.0 - betas[1],
+        "log_beta_1": _log(betas[0]),
+        "log_beta_2": _log(betas[1]),
+        "epsilon": float(epsilon),
+        "minimum": float(minimum),
+        "maximum": float(maximum),
+    }
+    constants = {"BLOCK": block, "CLAMP": limits is not None, "WIDE": blocks * block >= 2**31}
+    return Plan((Launch(adam_kernel, blocks, arguments, constants, _WARPS),))
+
+
+def _log(beta: float) -> float:
+    return math.log(beta) if beta > 0 else -math.inf
+
+
+def example_launches(features: Tensor, precision: str, gpu: Gpu) -> list[Launch]:
+    """The launches of all kernels in each of their switches, on an image of the shape and layout of `features`.
+
+    `features` (B, C, H, W) give the dtype of the normalised image; empty unless C is 3. They may be meta tensors.
+    """
+    if features.shape[1] != 3 or precision != "ieee":
+        return []
+    last = is_channels_last(features)
+    launches: list[Launch] = []
+    values = torch.empty((len(features),), device=features.device)
+    for image_last, flip, kind in ((False, False, "squared"), (False, True, "squared"), (True, False, "absolute")):
+        image = empty_image(features, torch.float32, channels_last=image_last)
+        launches += plan_normalise(image, _ONES, _ONES, flip, features.dtype, last, gpu).launches
+        launches += plan_normalise_backward(features, _ONES, flip, image_last, gpu).launches
+        launches += plan_image_gradient(image, features, _ONES, flip, 1.0, None, kind, gpu).launches
+    image = empty_image(features, torch.float32, channels_last=last)
+    step = torch.empty((), dtype=torch.int64, device=features.device)
+    for kind in ("squared", "absolute"):
+        launches += plan_total_variation(image, kind, gpu).launches
+        launches += plan_image_gradient(image, None, _ONES, False, 1.0, values, kind, gpu).launches
+    for limits in (None, (0.0, 1.0)):
+        launches += plan_adam_step(image, image, image, image, step, 0.1, (0.9, 0.99), 1e-8, limits, gpu).launches
+    return launches
+
+
+def normalise(
+    image: Tensor, scale: Sequence[float], shift: Sequence[float], flip: bool, dtype: torch.dtype, channels_last: bool
+) -> Tensor:
+    """x · scale + shift in `dtype`, (B, 3, H, W), of an image (B, 3, H, W) float32."""
+    plan = plan_normalise(dense(image), scale, shift, flip, dtype, channels_last, launch_gpu(image.device))
+    (result,) = run(plan, image.device)
+    return result.to(dtype)
+
+
+def normalise_backward(upstream: Tensor, scale: Sequence[float], flip: bool, channels_last: bool) -> Tensor:
+    """upstream · scale, (B, 3, H, W) float32, planes or channels-last."""
+    plan = plan_normalise_backward(dense(upstream), scale, flip, channels_last, launch_gpu(upstream.device))
+    (gradient,) = run(plan, upstream.device)
+    return gradient
+
+
+def total_variation(image: Tensor, kind: str) -> Tensor:
+    """The total variation of an image (B, 3, H, W) float32, (B,) float32."""
+    (value,) = run(plan_total_variation(dense(image), kind, launch_gpu(image.device)), image.device)
+    return value
+
+
+def image_gradient(
+    image: Tensor,
+    upstream: Tensor | None,
+    scale: Sequence[float],
+    flip: bool,
+    tv_weight: float,
+    tv_gradient: Tensor | None,
+    kind: str,
+) -> tuple[Tensor, Tensor]:
+    """The gradient upstream · scale + tv_weight · ∂TV, (B, 3, H, W) in the image's layout, and the TV (B,)."""
+    above = None if upstream is None else dense(upstream)
+    gpu = launch_gpu(image.device)
+    plan = plan_image_gradient(dense(image), above, scale, flip, tv_weight, tv_gradient, kind, gpu)
+    gradient, value = run(plan, image.device)
+    return gradient, value
+
+
+def adam_step(
+    image: Tensor,
+    gradient: Tensor,
+    first: Tensor,
+    second: Tensor,
+    step: Tensor,
+    learning_rate: float,
+    betas: tuple[float, float],
+    epsilon: float,
+    limits: tuple[float, float] | None,
+) -> None:
+    """One step of Adam in place; image, first and second are dense and of one layout."""
+    same = gradient.contiguous(
+        memory_format=torch.channels_last if is_channels_last(image) else torch.contiguous_format
+    )
+    gpu = launch_gpu(image.device)
+    run(plan_adam_step(image, same, first, second, step, learning_rate, betas, epsilon, limits, gpu), image.device)
