@@ -45,7 +45,7 @@ OPERATIONS = ("forward", "loss", "backward")
 IMPLEMENTATIONS = ("fastnst", "eager", "compile")
 SMALLEST_SIZE = 16
 LARGEST_SIZE = 4096
-_WEIGHT = 0.2
+WEIGHT = 0.2
 # The plain form rounds where it likes; farther off than this it computes something else.
 _PLAIN_ERROR = 0.05
 
@@ -181,7 +181,7 @@ class Problem:
         features = channels_last((noise(1, channels, side, side) + 0.3).relu() * (128 / side))
         exact = reference.gram(features)[0]
         target = (exact * (1 + 0.5 * noise(channels, channels))).float()
-        size = reference.gram_loss_gradient(features, target, _WEIGHT).abs().mean()
+        size = reference.gram_loss_gradient(features, target, WEIGHT).abs().mean()
         return cls(features, target, channels_last(noise(1, channels, side, side)), (1 / size).float()[None])
 
 
@@ -194,14 +194,14 @@ def plain_gram(features: Tensor) -> Tensor:
 def plain_tap(features: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """The features for the next layer, and the Gram-difference loss (1,) by autograd."""
     difference = plain_gram(features) - target
-    return features.view_as(features), _WEIGHT / (4 * features.shape[1] ** 2) * difference.square().sum((1, 2))
+    return features.view_as(features), WEIGHT / (4 * features.shape[1] ** 2) * difference.square().sum((1, 2))
 
 
 def forms(implementation: str, runtime: Runtime) -> tuple[GramForm, TapForm]:
     """The Gram matrix and the loss with its pass-through, as `implementation` computes them."""
     if implementation == "fastnst":
         options: dict[str, Any] = {"precision": runtime.dot_precision, "backend": runtime.backend}
-        return partial(gram, **options), partial(style_tap, weight=_WEIGHT, **options)
+        return partial(gram, **options), partial(style_tap, weight=WEIGHT, **options)
     if implementation == "eager":
         return plain_gram, plain_tap
     return torch.compile(plain_gram, dynamic=False), torch.compile(plain_tap, dynamic=False)
@@ -234,9 +234,9 @@ def expected(operation: str, problem: Problem, precision: str) -> tuple[Tensor, 
     if operation == "forward":
         return reference.gram(features), budget.gram_budget(features, precision)
     if operation == "loss":
-        exact = reference.gram_loss(features, target, _WEIGHT)
-        return exact, budget.gram_loss_budget(features, target, _WEIGHT, precision)
-    arguments = (features, target, _WEIGHT, problem.upstream, problem.loss_gradient)
+        exact = reference.gram_loss(features, target, WEIGHT)
+        return exact, budget.gram_loss_budget(features, target, WEIGHT, precision)
+    arguments = (features, target, WEIGHT, problem.upstream, problem.loss_gradient)
     return reference.style_tap_gradient(*arguments), budget.style_tap_budget(*arguments, precision)
 
 
