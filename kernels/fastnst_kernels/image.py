@@ -327,4 +327,4 @@ def _check_adam_numbers(
         if not 0 <= beta < 1:
             raise ValueError(f"beta {beta} is out of range; give a number from 0 to below 1")
     if not minimum <= maximum:
-        raise ValueError(f"minimum {minimum} is not below maximum {maximum}; give the smaller number first")
+        raise ValueError(f"minimum {minimum} is above maximum {maximum}; give the smaller number first")

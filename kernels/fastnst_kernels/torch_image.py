@@ -118,9 +118,12 @@ def adam_step(
     """One step of Adam in place; image, first and second are dense and of one layout."""
     layout = torch.channels_last if is_channels_last(image) else torch.contiguous_format
     tensors = (image, gradient.contiguous(memory_format=layout), first, second)
-    rate, correction = _rates(step, learning_rate, betas)
+    on_host = _on_host(image)
+    rate, correction = (
+        host_rates(float(step), learning_rate, betas) if on_host else device_rates(step, learning_rate, betas)
+    )
     flat = [_flat(tensor) for tensor in tensors]
-    piece = min(_PIECE, image.numel()) if image.device.type == "cpu" else image.numel()
+    piece = min(_PIECE, image.numel()) if on_host else image.numel()
     buffer = torch.empty((piece,), dtype=image.dtype, device=image.device)
     for x, g, m, v in zip(*(torch.split(tensor, piece) for tensor in flat), strict=True):
         deviation = buffer[: len(x)]
@@ -136,16 +139,19 @@ def adam_step(
             x.clamp_(*limits)
 
 
-def _rates(
-    step: Tensor, learning_rate: float, betas: tuple[float, float]
-) -> tuple[float, float] | tuple[Tensor, Tensor]:
-    """learning_rate / (1 − β₁ᵗ) and 1 − β₂ᵗ in float64; on a GPU as tensors: to read `step` would wait for it."""
-    if step.device.type == "cpu":
-        steps = float(step)
-        return learning_rate / (1 - betas[0] ** steps), 1 - betas[1] ** steps
-    steps64 = step.double()
+def _on_host(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu"
+
+
+def host_rates(step: float, learning_rate: float, betas: tuple[float, float]) -> tuple[float, float]:
+    """learning_rate / (1 − β₁ᵗ) and 1 − β₂ᵗ."""
+    return learning_rate / (1 - betas[0] ** step), 1 - betas[1] ** step
+
+
+def device_rates(step: Tensor, learning_rate: float, betas: tuple[float, float]) -> tuple[Tensor, Tensor]:
+    """The same as float64 tensors beside `step`: to read it from a GPU would wait for the GPU."""
     log_1, log_2 = (math.log(beta) if beta > 0 else -math.inf for beta in betas)
-    return learning_rate / -torch.expm1(steps64 * log_1), -torch.expm1(steps64 * log_2)
+    return learning_rate / -torch.expm1(step.double() * log_1), -torch.expm1(step.double() * log_2)
 
 
 def _flat(image: Tensor) -> Tensor:

@@ -370,15 +370,16 @@ def finish_variation_kernel(
 def _one_minus_power(steps, log_beta):
     """1 − β^t to float32 rounding: the plain difference has lost half of its digits while β^t is near 1."""
     z = -steps * log_beta
-    series = 1.0 - z * (1.0 / 9.0)
-    series = 1.0 - z * (1.0 / 8.0) * series
-    series = 1.0 - z * (1.0 / 7.0) * series
-    series = 1.0 - z * (1.0 / 6.0) * series
-    series = 1.0 - z * (1.0 / 5.0) * series
-    series = 1.0 - z * (1.0 / 4.0) * series
-    series = 1.0 - z * (1.0 / 3.0) * series
-    series = 1.0 - z * (1.0 / 2.0) * series
-    return tl.where(z < 0.5, z * series, 1.0 - tl.exp(-z))
+    small = tl.minimum(z, 0.5)
+    series = 1.0 - small * (1.0 / 9.0)
+    series = 1.0 - small * (1.0 / 8.0) * series
+    series = 1.0 - small * (1.0 / 7.0) * series
+    series = 1.0 - small * (1.0 / 6.0) * series
+    series = 1.0 - small * (1.0 / 5.0) * series
+    series = 1.0 - small * (1.0 / 4.0) * series
+    series = 1.0 - small * (1.0 / 3.0) * series
+    series = 1.0 - small * (1.0 / 2.0) * series
+    return tl.where(z < 0.5, small * series, 1.0 - tl.exp(-z))
 
 
 @triton.jit
