@@ -1,15 +1,19 @@
-"""Everything that needs a GPU, in one run of under nine minutes: tests, verification, profiles and the engine's speed.
+"""Everything that needs a GPU, in one run of under nine minutes: correctness first, then speed.
 
-python -m bench.run_gpu --out out/gpu
+python -m bench.run_gpu --out bench/results/gpu
 
-writes OUT/summary.json (conditions, and each step's exit code and seconds), for each step OUT/STEP.json (its results)
-and OUT/STEP.log, and prints a short table last. A step that fails or takes too long does not stop the others; the exit
-code is 1 if one did. `--tiny` runs the same steps at small sizes, on a CPU too.
+runs the GPU tests at full size, the kernels under compute-sanitizer, equal runs, the profiles, the engine and the
+search for launch parameters. It writes OUT/summary.json (conditions, and each step's exit code and seconds), for each
+step OUT/STEP.json (its results) and OUT/STEP.log, and prints a short table last. A step that fails or takes too long
+does not stop the others; the exit code is 1 if one did. `python -m bench.report` makes table and plot from OUT. `--tiny`
+runs the same steps at small sizes, on a CPU too.
 """
 
 import argparse
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -29,16 +33,21 @@ _NO_TESTS_COLLECTED = 5
 
 @dataclass(frozen=True)
 class Step:
-    """One command: what follows `python -m`, and the most seconds that it may take. "{json}" stands for its results."""
+    """One command: what follows `python -m`, and the most seconds that it may take. "{json}" stands for its results.
+
+    `tool` is the program that runs Python, with its options, and `environment` is added to the process's.
+    """
 
     name: str
     arguments: tuple[str, ...]
     limit: float
+    tool: tuple[str, ...] = ()
+    environment: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a step ended: `passed`, `failed`, `timed out` or `no time left`."""
+    """How a step ended: `passed`, `failed`, `timed out`, `no time left`, or `absent`: its tool is not installed."""
 
     name: str
     status: str
@@ -52,19 +61,37 @@ def steps(*, tiny: bool, on_gpu: bool) -> list[Step]:
         precision = "auto" if on_gpu else "fp32"
         return [
             Step("tests", ("pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests/kernels"), 120),
+            _sanitizer("memcheck", 120),
+            Step("equal_runs", ("bench.equal_runs", "--small", "--runs", "2"), 120),
             Step("verify", ("fastnst", "verify", "--backend", "torch", "--size", "16", "--json"), 120),
             Step("profile_32", _profile(32, precision, "--no-compile", "--rounds", "2"), 120),
             Step("stylize", _stylize(["64"], "--rounds", "2"), 120),
+            Step("tune", ("bench.tune", "--tiny", "--out", "{tuned}"), 120),
         ]
     return [
         Step("tests", ("pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests"), 150),
-        Step("verify", ("fastnst", "verify", "--json"), 200),
-        Step("profile_512", _profile(512, "auto"), 120),
-        Step("stylize", _stylize(["512", "1024"]), 150),
-        Step("profile_1024", _profile(1024, "auto"), 120),
-        Step("profile_512_fp16", _profile(512, "fp16", "--no-compile"), 60),
-        Step("profile_512_fp32", _profile(512, "fp32", "--no-compile"), 60),
+        Step("profile_1024", _profile(1024, "auto"), 110),
+        _sanitizer("memcheck", 60),
+        Step("equal_runs", ("bench.equal_runs",), 60),
+        Step("profile_1024_fp16", _profile(1024, "fp16", "--no-compile"), 40),
+        Step("stylize", _stylize(["512", "1024"]), 110),
+        Step("verify", ("fastnst", "verify", "--json"), 120),
+        Step("profile_512", _profile(512, "auto"), 90),
+        _sanitizer("racecheck", 60),
+        Step("profile_1024_fp32", _profile(1024, "fp32", "--no-compile"), 60),
+        Step("tune", ("bench.tune", "--precision", "fp16", "--limit", "45", "--out", "{tuned}"), 90),
     ]
+
+
+def _sanitizer(tool: str, limit: float) -> Step:
+    """The small operations under compute-sanitizer; without torch's cache each allocation has its own bounds."""
+    return Step(
+        f"sanitizer_{tool}",
+        ("bench.equal_runs", "--small", "--runs", "1"),
+        limit,
+        tool=("compute-sanitizer", "--tool", tool, "--error-exitcode", "9", "--print-limit", "20"),
+        environment=(("PYTORCH_NO_CUDA_MEMORY_CACHING", "1"),),
+    )
 
 
 def _profile(size: int, precision: str, *more: str) -> tuple[str, ...]:
@@ -80,26 +107,43 @@ def run_step(step: Step, out: Path, seconds_left: float) -> Outcome:
     limit = min(step.limit, seconds_left)
     if limit < 5:
         return Outcome(step.name, "no time left", 0.0)
+    if step.tool and shutil.which(step.tool[0]) is None:
+        return Outcome(step.name, "absent", 0.0)
     results, log = out / f"{step.name}.json", out / f"{step.name}.log"
-    command = [sys.executable, "-m", *(word.format(json=results.resolve()) for word in step.arguments)]
+    places = {"json": results.resolve(), "tuned": (out / "tuned.json").resolve()}
+    words = [word.format(**places) for word in step.arguments]
+    command = [*step.tool, sys.executable, "-m", *words]
     results.unlink(missing_ok=True)
     began = time.perf_counter()
     with log.open("w") as errors:
+        # A session of its own: what the program has started ends with it.
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=_environment() | dict(step.environment),
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            start_new_session=True,
+        )
         try:
-            done = subprocess.run(
-                command, cwd=ROOT, env=_environment(), stdout=subprocess.PIPE, stderr=errors, timeout=limit, check=False
-            )
+            written, timed_out = process.communicate(timeout=limit)[0], False
         except subprocess.TimeoutExpired:
-            return Outcome(step.name, "timed out", time.perf_counter() - began)
-    output = done.stdout.decode(errors="replace")
-    if output.startswith("{"):
-        results.write_text(output)
-    else:
-        with log.open("a") as log_file:
-            log_file.write(output)
-    none_collected = step.name == "tests" and done.returncode == _NO_TESTS_COLLECTED
-    passed = done.returncode == 0 or none_collected
-    return Outcome(step.name, "passed" if passed else "failed", time.perf_counter() - began, done.returncode)
+            os.killpg(process.pid, signal.SIGKILL)
+            written, timed_out = process.communicate()[0], True
+    output = written.decode(errors="replace")
+    # compute-sanitizer writes its own lines around the program's.
+    objects = [line for line in output.splitlines() if line.startswith("{")]
+    if len(objects) == 1 and not results.exists():
+        results.write_text(objects[0] + "\n")
+        output = output.replace(objects[0], "")
+    with log.open("a") as log_file:
+        log_file.write(output)
+    seconds = time.perf_counter() - began
+    if timed_out:
+        return Outcome(step.name, "timed out", seconds)
+    none_collected = step.name == "tests" and process.returncode == _NO_TESTS_COLLECTED
+    passed = process.returncode == 0 or none_collected
+    return Outcome(step.name, "passed" if passed else "failed", seconds, process.returncode)
 
 
 def _environment() -> dict[str, str]:
@@ -112,12 +156,13 @@ def lines(out: Path, outcomes: Sequence[Outcome]) -> list[str]:
     """The closing table: how each step ended, and the figures that matter of each."""
     table = []
     for outcome in outcomes:
-        table.append(f"{outcome.name:18}{outcome.status:14}{outcome.seconds:7.1f} s")
+        table.append(f"{outcome.name:20}{outcome.status:14}{outcome.seconds:7.1f} s")
         path = out / f"{outcome.name}.json"
         if path.exists():
             table += [f"    {line}" for line in _figures(json.loads(path.read_text()))]
-        elif outcome.status == "failed":
-            tail = (out / f"{outcome.name}.log").read_text().strip().splitlines()
+        if outcome.status in ("failed", "timed out") or outcome.name in ("tests", "tune"):
+            log = out / f"{outcome.name}.log"
+            tail = log.read_text().strip().splitlines() if log.exists() else []
             table += [f"    {line}" for line in tail[-3:]]
     return table
 
@@ -125,6 +170,8 @@ def lines(out: Path, outcomes: Sequence[Outcome]) -> list[str]:
 def _figures(results: Mapping[str, Any]) -> list[str]:
     if "checks" in results:
         return [f"{results['passed']} checks passed, {results['failed']} failed", *map(_failed_check, _failed(results))]
+    if "unequal" in results:
+        return [f"{len(results['operations'])} operations, {results['runs']} runs each, {results['unequal']} not equal"]
     if "measurements" in results:
         return [_layer_line(one, results["measurements"]) for one in _of(results["measurements"], "fastnst")]
     return [
@@ -152,7 +199,7 @@ def _layer_line(ours: Mapping[str, Any], measurements: Sequence[Mapping[str, Any
     line = (
         f"{key[0]} {key[1]:5}{key[2]:9}{ours['timing']['median'] * 1e6:9.1f} µs "
         f"{ours['gigabytes_per_second']:7.0f} GB/s {ours['teraflops_per_second']:6.1f} TFLOP/s "
-        f"{ours['roofline_share']:4.0%}"
+        f"{ours['roofline_share']:4.0%} {(ours['extra_bytes'] or 0) / 1e6:6.1f} MB"
     )
     for name in ("eager", "compile"):
         for other in _of(measurements, name):
@@ -181,7 +228,7 @@ def main(arguments: list[str] | None = None) -> int:
     clocks = "; ".join(f"{gpu['clocks.current.sm']} of {gpu['clocks.max.sm']}" for gpu in facts["gpu"])
     print(f"\n{facts['device']}, torch {facts['versions']['torch']}, triton {facts['versions']['triton']}, {clocks}")
     print("\n".join(lines(parsed.out, outcomes)))
-    return 0 if all(outcome.status == "passed" for outcome in outcomes) else 1
+    return 0 if all(outcome.status in ("passed", "absent") for outcome in outcomes) else 1
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import bench_stylize, run_gpu
+from bench import bench_stylize, equal_runs, run_gpu
 
 ROOT = Path(__file__).parent.parent
 
@@ -91,8 +91,10 @@ def test_gpu_script_runs_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert run_gpu.main(["--tiny", "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert "0 failed" in printed
+    assert "0 not equal" in printed
+    assert "absent" in printed or "sanitizer_memcheck  passed" in printed
     assert "ms/iteration" in printed
-    for name in ("summary", "verify", "profile_32", "stylize"):
+    for name in ("summary", "equal_runs", "verify", "profile_32", "stylize"):
         assert json.loads((tmp_path / f"{name}.json").read_text())
 
 
@@ -105,5 +107,43 @@ def test_full_run_without_a_gpu_says_so(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_steps_fit_into_the_time() -> None:
-    assert run_gpu.TOTAL_SECONDS < 540
-    assert [step.name for step in run_gpu.steps(tiny=False, on_gpu=True)][:3] == ["tests", "verify", "profile_512"]
+    assert run_gpu.TOTAL_SECONDS <= 520
+    names = [step.name for step in run_gpu.steps(tiny=False, on_gpu=True)]
+    assert names[:4] == ["tests", "profile_1024", "sanitizer_memcheck", "equal_runs"]
+    assert len(names) == len(set(names))
+
+
+def test_a_tool_that_is_not_there_is_said_so(tmp_path: Path) -> None:
+    step = run_gpu.Step("watched", ("fastnst", "--version"), 60, tool=("no-such-sanitizer",))
+    assert run_gpu.run_step(step, tmp_path, 60).status == "absent"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="env is a program of Unix")
+def test_a_tool_runs_python_and_its_own_lines_stay_out_of_the_results(tmp_path: Path) -> None:
+    step = run_gpu.Step(
+        "watched",
+        ("timeit", "-n1", "-r1", "import os; print('===='); print('{{' + os.environ['WATCHED'] + '}}')"),
+        60,
+        tool=("env",),
+        environment=(("WATCHED", '"one": 1'),),
+    )
+    assert run_gpu.run_step(step, tmp_path, 60).status == "passed"
+    assert json.loads((tmp_path / "watched.json").read_text()) == {"one": 1}
+    assert "====" in (tmp_path / "watched.log").read_text()
+
+
+def test_equal_runs_are_told_from_others() -> None:
+    calls = iter(range(100))
+    steady = torch.tensor([1.0, float("nan"), -0.0])
+    assert equal_runs.differing_runs(lambda: [steady.clone()], 3, torch.device("cpu")) == []
+    assert equal_runs.differing_runs(lambda: [steady * (next(calls) == 2)], 3, torch.device("cpu")) == [3]
+    with pytest.raises(SystemExit):
+        equal_runs.main(["--runs", "0"])
+
+
+def test_equal_runs_on_a_cpu(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(equal_runs, "SMALL", ((3, 5, 7),))
+    assert equal_runs.main(["--small", "--runs", "2", "--device", "cpu"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["unequal"] == 0
+    assert {record["op"] for record in report["operations"]} >= {"tap", "gram", "tiles", "image", "adam"}
