@@ -5,8 +5,8 @@ python -m bench.run_gpu --out bench/results/gpu
 runs the GPU tests at full size, the kernels under compute-sanitizer, equal runs, the profiles, the engine and the
 search for launch parameters. It writes OUT/summary.json (conditions, and each step's exit code and seconds), for each
 step OUT/STEP.json (its results) and OUT/STEP.log, and prints a short table last. A step that fails or takes too long
-does not stop the others; the exit code is 1 if one did. `python -m bench.report` makes table and plot from OUT. `--tiny`
-runs the same steps at small sizes, on a CPU too.
+does not stop the others; the exit code is 1 if one did. `python -m bench.report` makes table and plot from OUT, and
+`--tiny` runs the same steps at small sizes, on a CPU too.
 """
 
 import argparse
