@@ -94,8 +94,22 @@ def _draw_panel(axes: Any, panel: Panel) -> None:
             lw=0.6,
             zorder=3,
         )
+    _join(axes, panel)
     _label(axes, panel)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.11), ncols=3, fontsize=8, frameon=False)
+
+
+def _join(axes: Any, panel: Panel) -> None:
+    """A line through what the contenders reach at one layer in one operation."""
+    rates: dict[tuple[str, str, float], list[float]] = {}
+    for point in panel.points:
+        rates.setdefault((point.label, point.operation, point.intensity), []).append(point.rate / 1e12)
+    for (_, _, intensity), found in rates.items():
+        axes.plot([intensity] * 2, [min(found), max(found)], color="#aaaaaa", lw=0.8, zorder=2)
+
+
+def _beside(one: Point, other: Point) -> bool:
+    return max(one.intensity / other.intensity, one.rate / other.rate, other.rate / one.rate) < 1.1
 
 
 def _label(axes: Any, panel: Panel) -> None:
@@ -106,7 +120,7 @@ def _label(axes: Any, panel: Panel) -> None:
     groups: list[list[Point]] = []
     for point in sorted(best.values(), key=lambda point: (point.operation, point.intensity)):
         near = groups and groups[-1][0].operation == point.operation
-        if near and point.intensity < 1.1 * groups[-1][0].intensity:
+        if near and _beside(point, groups[-1][0]):
             groups[-1].append(point)
         else:
             groups.append([point])
