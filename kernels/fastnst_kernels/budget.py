@@ -64,6 +64,22 @@ def gram_loss_budget(features: Tensor, target: Tensor, weight: float, precision:
     return _budget(plain, features, exact, carried / torch.where(size > 0, size, 1.0), dtype)
 
 
+def content_loss_budget(features: Tensor, content: Tensor, weight: float) -> Tensor:
+    """The budget of the content loss of features (B, C, H, W) and content (1 or B, C, H, W)."""
+    exact = reference.content_loss(features, content, weight)
+    dtype = reference.result_dtype(features.dtype)
+    squares = (features.double() - content.double()).square()
+    # Each difference is rounded once, and its square carries twice of that.
+    carried = 2 * _unit(dtype) * weight * squares.square().sum((1, 2, 3)).sqrt()
+    expanded = content.expand_as(features).flatten(2)
+
+    def plain(permuted: Tensor, order: Tensor) -> Tensor:
+        distance = permuted.to(dtype) - expanded[:, :, order].to(dtype)
+        return weight * distance.square().sum((1, 2))
+
+    return _budget(plain, features, exact, carried / torch.where(exact > 0, exact, 1.0), dtype)
+
+
 def style_tap_budget(
     features: Tensor,
     target: Tensor,
@@ -76,19 +92,63 @@ def style_tap_budget(
 
     With `upstream` of zeros it is the budget of the gradient of `gram_loss`. `loss_gradient` is (B,).
     """
-    exact = reference.style_tap_gradient(features, target, weight, upstream, loss_gradient)
+    return tap_budget(
+        features, upstream, target=target, weight=weight, style_gradient=loss_gradient, precision=precision
+    )
+
+
+def tap_budget(
+    features: Tensor,
+    upstream: Tensor,
+    *,
+    target: Tensor | None = None,
+    weight: float = 1.0,
+    style_gradient: Tensor | None = None,
+    content: Tensor | None = None,
+    content_weight: float = 1.0,
+    content_gradient: Tensor | None = None,
+    relu: bool = False,
+    precision: str = "ieee",
+) -> Tensor:
+    """The budget of the gradient that a tap sends down, (B, C, H, W) as `features` and `upstream`.
+
+    `features` are those after the ReLU, `target` and `content` those of `tap`, and the gradients of the two losses
+    (B,), ones where not given.
+    """
+    batch = len(features)
     dtype = reference.result_dtype(features.dtype)
-    matrix = reference.gram(features)
-    target64 = target.double()
-    symmetric_target = (target64 + target64.mT) / 2
-    factor = loss_gradient.double() * (weight / (features.shape[1] ** 2 * features[0, 0].numel()))
-    variance = 2 * (_unit(dtype) * matrix).square() + _product_variance(matrix - symmetric_target, features.dtype)
-    shared = _carried(variance, features, factor, exact)
+    ones = torch.ones(batch, dtype=torch.float64, device=features.device)
+    kept = ~((features <= 0) & relu)
+    style = coefficient = None
+    shared = 0 * ones
+    factor = (ones if style_gradient is None else style_gradient.double()) * (
+        weight / (features.shape[1] ** 2 * features[0, 0].numel())
+    )
+    if content is not None:
+        coefficient = (ones if content_gradient is None else content_gradient.double()) * 2 * content_weight
+    if target is not None:
+        style = reference.style_matrix(features, target, weight, ones if style_gradient is None else style_gradient)
+    exact = reference.tap_gradient(
+        features, upstream, style=style, content=content, content_coefficient=coefficient, relu=relu
+    )
+    symmetric_target = None if target is None else (target.double() + target.double().mT) / 2
+    if symmetric_target is not None:
+        matrix = reference.gram(features)
+        variance = 2 * (_unit(dtype) * matrix).square() + _product_variance(matrix - symmetric_target, features.dtype)
+        shared = _carried(variance, features, factor, exact, kept)
+    expanded = None if content is None else content.expand_as(features).flatten(2)
 
     def plain(permuted: Tensor, order: Tensor) -> Tensor:
-        difference = _plain_gram(permuted, precision) - symmetric_target.to(dtype)
         above = upstream.flatten(2)[:, :, order].to(dtype)
-        return _plain_product(difference, permuted, factor, above, precision)
+        if expanded is not None and coefficient is not None:
+            distance = permuted.to(dtype) - expanded[:, :, order].to(dtype)
+            above = above + coefficient.to(dtype)[:, None, None] * distance
+        if symmetric_target is None:
+            result = above.to(features.dtype)
+        else:
+            difference = _plain_gram(permuted, precision) - symmetric_target.to(dtype)
+            result = _plain_product(difference, permuted, factor, above, precision)
+        return torch.where(kept.flatten(2)[:, :, order], result, 0.0)
 
     return _budget(plain, features, exact, shared, features.dtype)
 
@@ -145,9 +205,13 @@ def _product_variance(difference: Tensor, dtype: torch.dtype) -> Tensor:
     return (_unit(dtype) * difference).square()
 
 
-def _carried(variance: Tensor, features: Tensor, factor: Tensor, exact: Tensor) -> Tensor:
-    """Relative error of factor · X · F for independent errors of the elements of X, given squared as (B, C, C)."""
-    squared = (variance @ features.double().flatten(2).square()).sum((1, 2)) * factor.square()
+def _carried(variance: Tensor, features: Tensor, factor: Tensor, exact: Tensor, kept: Tensor | None = None) -> Tensor:
+    """Relative error of factor · X · F for independent errors of the elements of X, given squared as (B, C, C).
+
+    `kept` is (B, C, H, W), False where the result is set to zero.
+    """
+    errors = variance @ features.double().flatten(2).square()
+    squared = (errors if kept is None else errors * kept.flatten(2)).sum((1, 2)) * factor.square()
     size = exact.flatten(1).norm(dim=1)
     return squared.sqrt() / torch.where(size > 0, size, 1.0)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fastnst_kernels.layout import channels_last, position_stride
+from fastnst_kernels.layout import position_stride
 
 # Rows of G per product: blocks below the diagonal are skipped, and are not worth their own call when smaller.
 _BLOCK_ROWS = 128
@@ -29,30 +29,54 @@ def row_chunks(features: Tensor) -> Iterator[tuple[int, int]]:
         yield start, min(start + rows, height)
 
 
-def _add_upper_products(result: Tensor, matrix: Tensor) -> None:
-    """Add F Fᵀ of one image's (C, M) matrix to (C, C) `result`, on and above the diagonal blocks."""
+def _add_products(sums: Tensor, matrix: Tensor) -> None:
+    """Add F Fᵀ of one image's (C, M) matrix to (C, C) `sums`, on and above the diagonal blocks."""
+    parts = _parts(matrix)
+    length = matrix.shape[1] // parts
     for row in range(0, matrix.shape[0], _BLOCK_ROWS):
-        result[row : row + _BLOCK_ROWS, row:].addmm_(matrix[row : row + _BLOCK_ROWS], matrix[row:].mT)
+        upper = sums[row : row + _BLOCK_ROWS, row:]
+        left, right = matrix[row : row + _BLOCK_ROWS], matrix[row:]
+        if parts > 1:
+            upper += torch.bmm(_split(left, parts, length), _split(right, parts, length).mT).sum(0)
+            left, right = left[:, parts * length :], right[:, parts * length :]
+        if left.shape[1]:
+            upper.addmm_(left, right.mT)
 
 
-def _add_product_by_parts(result: Tensor, rows: Tensor) -> Tensor:
-    """Add Xᵀ X of one image's (M, C) positions to (C, C) `result`, as a batch of partial sums.
+def _parts(matrix: Tensor) -> int:
+    """How many partial sums the product of a (C, M) matrix is cut into.
 
-    One product of so tall a matrix is up to nine times slower: the library does not share the long axis among threads.
+    Where the channels are contiguous, one product of so tall a matrix is up to nine times slower: the library does not
+    share the long axis among threads.
     """
-    parts = max(1, min(_MOST_PARTS, _PART_CHANNELS // rows.shape[1], rows.shape[0] // rows.shape[1]))
-    length = rows.shape[0] // parts
-    batch: Tensor = rows[: parts * length].unflatten(0, (parts, length))  # type: ignore[no-untyped-call]
-    result += torch.bmm(batch.mT, batch).sum(0)
-    rest = rows[parts * length :]
-    return result.addmm_(rest.mT, rest) if len(rest) else result
+    channels, positions = matrix.shape
+    if matrix.stride(1) == 1:
+        return 1
+    return max(1, min(_MOST_PARTS, _PART_CHANNELS // channels, positions // (2 * channels)))
 
 
-def _mirrored(result: Tensor) -> Tensor:
-    """The matrix with the elements below the diagonal replaced by those above: the products of a block on the diagonal
-    need not be symmetric to the bit."""
-    upper = result.triu()
-    return upper + upper.triu(1).mT
+def _split(matrix: Tensor, parts: int, length: int) -> Tensor:
+    """The first parts · length positions of (C, M) as a batch, (parts, C, length)."""
+    stride_c, stride_m = matrix.stride()
+    return matrix.as_strided((parts, matrix.shape[0], length), (length * stride_m, stride_c, stride_m))
+
+
+def _mirror(sums: Tensor) -> None:
+    """Replace the elements of (C, C) below the diagonal by those above.
+
+    The product of a block on the diagonal need not be symmetric to the bit.
+    """
+    channels = len(sums)
+    whole = channels // _BLOCK_ROWS
+    stride = sums.stride(0)
+    blocks = (whole, _BLOCK_ROWS, _BLOCK_ROWS)
+    on_diagonal = sums.as_strided(blocks, (_BLOCK_ROWS * (stride + 1), stride, 1), sums.storage_offset())
+    for block in (on_diagonal, sums[whole * _BLOCK_ROWS :, whole * _BLOCK_ROWS :]):
+        upper = block.triu()
+        torch.add(upper, upper.triu(1).mT, out=block)
+    for row in range(0, channels, _BLOCK_ROWS):
+        last = row + _BLOCK_ROWS
+        sums[last:, row:last] = sums[row:last, last:].mT
 
 
 def _products(features: Tensor) -> Tensor:
@@ -63,14 +87,13 @@ def _products(features: Tensor) -> Tensor:
     whole = features.dtype == dtype and position_stride(features) is not None
     with torch.autocast(features.device.type, enabled=False):
         for image, sums in zip(features, result, strict=True):
-            if whole and channels_last(features):
-                _add_product_by_parts(sums, image.flatten(1).mT)
-            elif whole:
-                _add_upper_products(sums, image.flatten(1))
+            if whole:
+                _add_products(sums, image.flatten(1))
             else:
                 for start, stop in row_chunks(image[None]):
-                    _add_upper_products(sums, image[:, start:stop].to(dtype).flatten(1))
-    return _mirrored(result)
+                    _add_products(sums, image[:, start:stop].to(dtype).flatten(1))
+            _mirror(sums)
+    return result
 
 
 def gram(features: Tensor) -> Tensor:
@@ -101,10 +124,9 @@ def finish_gram_loss(
 def _loss_of(
     result: Tensor, target: Tensor, weight: float, offset: Tensor | None, offset_weight: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`result` is G, which becomes the difference."""
-    target = target.to(result.dtype)
-    loss = (result - target).square_().sum((1, 2)).mul_(weight / (4 * result.shape[1] ** 2))
+    """The same from G = `result`, which is overwritten."""
+    difference = result.sub_(target)
+    loss = difference.square().sum((1, 2)).mul_(weight / (4 * result.shape[1] ** 2))
     if offset is not None:
         loss = loss.add_(offset, alpha=offset_weight)
-    difference = result.sub_((target + target.mT).mul_(0.5))
-    return loss, difference, torch.ones_like(loss)
+    return loss, (difference + difference.mT).mul_(0.5), torch.ones_like(loss)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fastnst_kernels.layout import channels_last, position_stride
+from fastnst_kernels.layout import position_stride
 from fastnst_kernels.terms import ContentTerm, Owned, StyleTerm
 from fastnst_kernels.torch_gram import accumulation_dtype, row_chunks
 
@@ -38,61 +38,83 @@ def tap_backward(
     if content is not None:
         coefficient = (content.gradient * content.factor)[:, None, None, None]
     with torch.autocast(features.device.type, enabled=False):
-        whole = owned is None and features.dtype == dtype and _one_axis(features, gradient, upstream)
-        if whole and matrix is not None:
-            _write_product(features, matrix, upstream, gradient)
-            matrix = None
-            upstream = gradient
-            if content is None and not relu:
-                return
-        top, left, height, width = owned or (0, 0, *features.shape[2:])
         for start, stop in row_chunks(features):
-            own = features[:, :, start:stop]
-            above = None if upstream is None else upstream[:, :, start:stop]
-            # A copy even where `gradient` could be added to: one rounding of the whole sum.
-            sums = torch.zeros_like(own, dtype=dtype) if above is None else above.to(dtype, copy=True)
-            first, last = max(start, top), min(stop, top + height)
-            if first < last:
-                columns = slice(left, left + width)
-                inner = features[:, :, first:last, columns].to(dtype)
-                inner_sums = sums[:, :, first - start : last - start, columns]
-                if matrix is not None:
-                    inner_sums += _product(matrix, inner)
-                if content is not None and coefficient is not None:
-                    distance = inner - content.content[:, :, first - top : last - top].to(dtype)
-                    inner_sums += distance.mul_(coefficient)
+            rows = slice(start, stop)
+            own, out = features[:, :, rows], gradient[:, :, rows]
+            above = None if upstream is None else upstream[:, :, rows]
+            alone = above is None and content is None and owned is None
+            if matrix is not None and alone and out.dtype == own.dtype == dtype:
+                _write_product(matrix, own, out)
+            else:
+                if owned is None:
+                    p = None if content is None else content.content[:, :, rows]
+                    terms = _terms(own.to(dtype), matrix, p, coefficient)
+                else:
+                    terms = _owned_terms(features, start, stop, owned, matrix, content, coefficient, dtype)
+                _write_sum(terms, above, out)
             if relu:
-                sums.masked_fill_(own <= 0, 0.0)
-            gradient[:, :, start:stop].copy_(sums)
+                out.masked_fill_(own <= 0, 0.0)
 
 
-def _one_axis(features: Tensor, gradient: Tensor, upstream: Tensor | None) -> bool:
-    maps = (features, gradient) if upstream is None else (features, gradient, upstream)
-    return all(position_stride(x) is not None for x in maps)
+def _write_sum(terms: Tensor | None, above: Tensor | None, out: Tensor) -> None:
+    """out = terms + above, rounded once, however large the gradient from above is."""
+    if terms is None and above is None:
+        out.zero_()
+    elif terms is None or above is None:
+        out.copy_(terms if above is None else above)
+    elif out.dtype == terms.dtype:
+        torch.add(terms, above, out=out)
+    else:
+        out.copy_(terms.add_(above))
 
 
-def _as_matrix(features: Tensor, rows_are_positions: bool) -> Tensor:
-    matrix = features.flatten(2)
-    return matrix.mT if rows_are_positions else matrix
+def _terms(f: Tensor, style: Tensor | None, p: Tensor | None, coefficient: Tensor | None) -> Tensor | None:
+    """style · F + coefficient · (F − P), in the layout of F; None without either."""
+    total = None if style is None else _product(style, f)
+    if p is None or coefficient is None:
+        return total
+    distance = (f - p).mul_(coefficient)
+    return distance if total is None else total.add_(distance)
+
+
+def _owned_terms(
+    features: Tensor,
+    start: int,
+    stop: int,
+    owned: Owned,
+    style: Tensor | None,
+    content: ContentTerm | None,
+    coefficient: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor | None:
+    """The terms on rows start … stop of the features, zero outside the owned positions; None where there are none."""
+    top, left, height, width = owned
+    first, last = max(start, top), min(stop, top + height)
+    if first >= last:
+        return None
+    columns = slice(left, left + width)
+    p = None if content is None else content.content[:, :, first - top : last - top]
+    inner = _terms(features[:, :, first:last, columns].to(dtype), style, p, coefficient)
+    if inner is None:
+        return None
+    total = torch.zeros_like(features[:, :, start:stop], dtype=dtype)
+    total[:, :, first - start : last - start, columns] = inner
+    return total
+
+
+def _write_product(style: Tensor, features: Tensor, out: Tensor) -> None:
+    """out = style · F, in no other memory where H and W of `out` act as one axis."""
+    if position_stride(out) is None:
+        out.copy_(_product(style, features))
+    elif features.stride(1) == 1:
+        torch.bmm(features.flatten(2).mT, style, out=out.flatten(2).mT)
+    else:
+        torch.bmm(style, features.flatten(2), out=out.flatten(2))
 
 
 def _product(style: Tensor, features: Tensor) -> Tensor:
     """style · F in the layout of the features."""
-    if channels_last(features) or features.stride(1) == 1:
+    if features.stride(1) == 1:
         rows = features.permute(0, 2, 3, 1)
         return torch.bmm(rows.flatten(1, 2), style).view(rows.shape).permute(0, 3, 1, 2)
     return torch.bmm(style, features.flatten(2)).view(features.shape)
-
-
-def _write_product(features: Tensor, style: Tensor, upstream: Tensor | None, gradient: Tensor) -> None:
-    """gradient = upstream + style · F in one product; the maps' H and W act as one axis."""
-    rows_are_positions = channels_last(features)
-    inputs = _as_matrix(features, rows_are_positions)
-    result = _as_matrix(gradient, rows_are_positions)
-    left, right = (inputs, style) if rows_are_positions else (style, inputs)
-    if upstream is None:
-        torch.bmm(left, right, out=result)
-    elif upstream is gradient:
-        result.baddbmm_(left, right)
-    else:
-        torch.baddbmm(_as_matrix(upstream, rows_are_positions), left, right, out=result)

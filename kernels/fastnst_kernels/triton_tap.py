@@ -31,6 +31,8 @@ from fastnst_kernels.terms import ContentTerm, Owned, StyleTerm
 # Elements of a block, and the most along the contiguous axis, where nothing is multiplied.
 _PLAIN_ELEMENTS = 4096
 _PLAIN_ROW = 512
+# Elements of a block of a product that fill the registers of its warps.
+_LARGE = 128 * 128
 
 
 @triton.jit(
@@ -198,14 +200,18 @@ def tap_backward_kernel(
     tl.store(below, value.to(gradient.dtype.element_ty), mask=mask)
 
 
-def _blocks(features: Tensor, style: StyleTerm | None, tensor_cores: bool, gpu: Gpu) -> tuple[int, int, int, int, int]:
+def _blocks(
+    features: Tensor, style: StyleTerm | None, content: ContentTerm | None, tensor_cores: bool, gpu: Gpu
+) -> tuple[int, int, int, int, int]:
     """BLOCK_C, BLOCK_M, BLOCK_K, warps and stages: those of the product, or of a pass over the elements."""
     batch, channels, height, width = features.shape
     positions = height * width
     if style is not None:
         itemsize = features.element_size()
         config = backward_config(channels, positions, batch, itemsize, tensor_cores, aligned(features), gpu)
-        return config.block_c, config.block_m, config.block_k, config.num_warps, config.num_stages
+        # The features and the content of a block wait in registers beside its sums: half of the largest block.
+        block_m = config.block_m if content is None or config.block_c * config.block_m < _LARGE else config.block_m // 2
+        return config.block_c, block_m, config.block_k, config.num_warps, config.num_stages
     row = min(_PLAIN_ROW, power_of_two(channels if channels_last(features) else positions))
     other = min(_PLAIN_ELEMENTS // row, power_of_two(positions if channels_last(features) else channels))
     block_c, block_m = (row, other) if channels_last(features) else (other, row)
@@ -235,7 +241,7 @@ def plan_tap_backward(
         owned = (0, 0, height, width)
     dot_precision = input_precision(features.dtype, precision, gpu)
     tensor_cores = features.dtype != torch.float32 or dot_precision == "tf32"
-    block_c, block_m, block_k, num_warps, num_stages = _blocks(features, style, tensor_cores, gpu)
+    block_c, block_m, block_k, num_warps, num_stages = _blocks(features, style, content, tensor_cores, gpu)
     if gradient is None:
         gradient = empty_gradient(features, stored(features.dtype))
     added = gradient if upstream is None else upstream

@@ -1,10 +1,32 @@
 """The comparison that the kernel tests share: an operation, forward and backward, against float64 within its budget."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
 import torch
 from fastnst_kernels import budget, gram, gram_loss, reference, style_tap
 from torch import Tensor
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@contextmanager
+def nan_in_empty() -> Iterator[None]:
+    """Floating tensors that torch would leave uninitialised are full of NaN, so that an unwritten element shows."""
+
+    def filled(create: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def create_filled(*args: Any, **kwargs: Any) -> Tensor:
+            tensor = create(*args, **kwargs)
+            return tensor.fill_(float("nan")) if tensor.is_floating_point() else tensor
+
+        return create_filled
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "empty", filled(torch.empty))
+        patch.setattr(torch, "empty_like", filled(torch.empty_like))
+        yield
 
 
 def make_features(

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 import torch
@@ -29,6 +28,7 @@ from kernel_checks import (
     check_style_tap,
     make_features,
     make_target,
+    nan_in_empty,
 )
 
 LAYOUTS = pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "channels_last"])
@@ -36,16 +36,7 @@ LAYOUTS = pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "
 
 @pytest.fixture(autouse=True, scope="module")
 def _nan_in_empty() -> Iterator[None]:
-    def filled(create: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-        def create_filled(*args: Any, **kwargs: Any) -> torch.Tensor:
-            tensor = create(*args, **kwargs)
-            return tensor.fill_(float("nan")) if tensor.is_floating_point() else tensor
-
-        return create_filled
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "empty", filled(torch.empty))
-        patch.setattr(torch, "empty_like", filled(torch.empty_like))
+    with nan_in_empty():
         yield
 
 

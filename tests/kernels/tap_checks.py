@@ -1,0 +1,212 @@
+"""The comparison of a whole tap, and of the tiles of a picture with the whole, against float64 within their budgets."""
+
+from collections.abc import Iterator
+
+import torch
+from fastnst_kernels import budget, reference
+from fastnst_kernels.api import tap
+from fastnst_kernels.tiles import accumulate_gram, finish_gram_loss, tap_gradient, tile_tap
+from kernel_checks import assert_within, make_target
+from torch import Tensor
+
+
+def make_content(features: Tensor, *, batch: int = 1, channels_last: bool = False) -> Tensor:
+    """Content features of the shape of the features, of one image or of as many."""
+    generator = torch.Generator().manual_seed(4)
+    values = torch.randn(features.shape, generator=generator)[:batch].relu().to(features.device, features.dtype)
+    values = values * features.abs().amax().clamp_min(1e-3) / 2
+    return values.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+def before_relu(features: Tensor) -> Tensor:
+    """What a ReLU makes `features`, which are not negative, of."""
+    generator = torch.Generator().manual_seed(5)
+    below = -torch.rand(features.shape, generator=generator).to(features.device, features.dtype)
+    return torch.where(features > 0, features, below)
+
+
+def check_tap(
+    features: Tensor,
+    *,
+    backend: str,
+    style: bool,
+    content: Tensor | None,
+    relu: bool,
+    weight: float = 1.0,
+    content_weight: float = 0.5,
+    upstream: Tensor | None = None,
+    precision: str = "ieee",
+) -> None:
+    """Both losses of `tap`, and its gradient, within their budgets, for non-negative `features` after the ReLU."""
+    target = make_target(features) if style else None
+    dtype = reference.result_dtype(features.dtype)
+    gradients: list[Tensor] = []
+    outputs: list[Tensor] = []
+    own = torch.zeros(features.shape, dtype=torch.float64, device=features.device)
+    if target is not None:
+        own = reference.gram_loss_gradient(features, target, weight)
+    style_gradient = (1.0 / own.abs().mean((1, 2, 3)).clamp_min(1e-30)).to(dtype) if style else None
+    content_gradient = None
+    if content is not None:
+        size = (features.double() - content.double()).abs().mean((1, 2, 3)).clamp_min(1e-30)
+        content_gradient = (1.0 / size).to(dtype)
+    generator = torch.Generator().manual_seed(2)
+    if upstream is None:
+        upstream = torch.randn(features.shape, generator=generator).to(features.device, features.dtype)
+    leaf = (before_relu(features) if relu else features.detach().clone()).requires_grad_()
+    passed, style_loss, content_loss = tap(
+        leaf,
+        target=target,
+        weight=weight,
+        content=content,
+        content_weight=content_weight,
+        relu=relu,
+        precision=precision,
+        backend=backend,
+    )
+    assert torch.equal(passed, features)
+    assert (style_loss is None, content_loss is None) == (target is None, content is None)
+    for loss, gradient in ((passed, upstream), (style_loss, style_gradient), (content_loss, content_gradient)):
+        if loss is not None and gradient is not None:
+            outputs.append(loss)
+            gradients.append(gradient)
+    torch.autograd.backward(outputs, gradients)
+    assert leaf.grad is not None
+    if target is not None and style_loss is not None:
+        allowed = budget.gram_loss_budget(features, target, weight, precision)
+        assert_within(style_loss, reference.gram_loss(features, target, weight), allowed, "style loss")
+    if content is not None and content_loss is not None:
+        allowed = budget.content_loss_budget(features, content, content_weight)
+        assert_within(content_loss, reference.content_loss(features, content, content_weight), allowed, "content loss")
+    exact = reference.tap_gradient(
+        features,
+        upstream,
+        style=None
+        if target is None or style_gradient is None
+        else reference.style_matrix(features, target, weight, style_gradient),
+        content=content,
+        content_coefficient=None if content_gradient is None else content_gradient * 2 * content_weight,
+        relu=relu,
+    )
+    allowed = budget.tap_budget(
+        features,
+        upstream,
+        target=target,
+        weight=weight,
+        style_gradient=style_gradient,
+        content=content,
+        content_weight=content_weight,
+        content_gradient=content_gradient,
+        relu=relu,
+        precision=precision,
+    )
+    assert_within(leaf.grad, exact, allowed, "gradient")
+    if relu:
+        assert leaf.grad[features <= 0].count_nonzero() == 0
+
+
+def tiles_of(height: int, width: int, side: int, halo: int) -> Iterator[tuple[tuple[slice, slice], tuple[int, ...]]]:
+    """The tiles of a map: the rows and columns of each with its halo, and the positions that it owns inside of them."""
+    for top in range(0, height, side):
+        for left in range(0, width, side):
+            bottom, right = min(top + side, height), min(left + side, width)
+            first, before = max(0, top - halo), max(0, left - halo)
+            region = slice(first, min(height, bottom + halo)), slice(before, min(width, right + halo))
+            yield region, (top - first, left - before, bottom - top, right - left)
+
+
+def check_tiles(
+    features: Tensor,
+    *,
+    backend: str,
+    relu: bool,
+    with_content: bool = True,
+    side: int = 5,
+    halo: int = 2,
+    precision: str = "ieee",
+) -> None:
+    """The loss and the gradient by tiles are those of the whole, and each tile's halo has the upstream alone."""
+    batch, channels, height, width = features.shape
+    dtype = reference.result_dtype(features.dtype)
+    target = make_target(features)
+    layout = features.stride(1) == 1 and channels > 1
+    content = make_content(features, batch=batch, channels_last=layout) if with_content else None
+    sums = torch.zeros((batch, channels, channels), dtype=dtype, device=features.device)
+    tiles = list(tiles_of(height, width, side, halo))
+    for (rows, columns), (top, left, own_height, own_width) in tiles:
+        tile = features[:, :, rows, columns]
+        owned = tile[:, :, top : top + own_height, left : left + own_width]
+        accumulate_gram(sums, owned, precision=precision, backend=backend)
+    assert torch.equal(sums, sums.mT)
+    positions = height * width
+    assert_within(
+        sums / positions, reference.gram(features), 2 * budget.gram_budget(features, precision), "Gram matrix by tiles"
+    )
+    size = reference.gram_loss_gradient(features, target).abs().mean((1, 2, 3)).clamp_min(1e-30)
+    style_gradient = (1.0 / size).to(dtype)
+    loss, difference = finish_gram_loss(sums, positions, target, dtype=features.dtype, backend=backend)
+    assert_within(
+        loss,
+        reference.gram_loss(features, target),
+        2 * budget.gram_loss_budget(features, target, 1.0, precision),
+        "loss by tiles",
+    )
+    generator = torch.Generator().manual_seed(6)
+    upstream = torch.randn(features.shape, generator=generator).to(features.device, features.dtype)
+    assembled = torch.full_like(features, float("nan"))
+    for (rows, columns), owned_positions in tiles:
+        top, left, own_height, own_width = owned_positions
+        tile = features[:, :, rows, columns]
+        tile = tile.contiguous(memory_format=torch.channels_last if layout else torch.contiguous_format)
+        above = upstream[:, :, rows, columns]
+        inner = (slice(None), slice(None), slice(top, top + own_height), slice(left, left + own_width))
+        outer = (
+            slice(None),
+            slice(None),
+            slice(rows.start + top, rows.start + top + own_height),
+            slice(columns.start + left, columns.start + left + own_width),
+        )
+        options = {
+            "difference": difference,
+            "style_gradient": style_gradient,
+            "content": None if content is None else content[outer],
+            "owned": owned_positions,
+            "relu": relu,
+            "precision": precision,
+            "backend": backend,
+        }
+        gradient = tap_gradient(tile, upstream=above, **options)
+        leaf = (before_relu(tile) if relu else tile.clone()).requires_grad_()
+        passed = tile_tap(leaf, **options)
+        assert torch.equal(passed, tile)
+        passed.backward(above)
+        assert leaf.grad is not None
+        assert torch.equal(leaf.grad, gradient)
+        for memory_format in (torch.contiguous_format, torch.channels_last):
+            buffer = above.clone(memory_format=memory_format)
+            written = tap_gradient(tile, upstream=buffer, into_upstream=True, **options)
+            assert written.data_ptr() == buffer.data_ptr()
+            assert torch.equal(written, gradient)
+        assembled[outer] = gradient[inner]
+        outside = torch.ones_like(gradient, dtype=torch.bool)
+        outside[inner] = False
+        alone = torch.where(tile <= 0, 0.0, above) if relu else above
+        assert torch.equal(gradient[outside], alone[outside])
+    exact = reference.tap_gradient(
+        features,
+        upstream,
+        style=reference.style_matrix(features, target, 1.0, style_gradient),
+        content=content,
+        content_coefficient=None if content is None else torch.full((batch,), 2.0, device=features.device),
+        relu=relu,
+    )
+    allowed = budget.tap_budget(
+        features,
+        upstream,
+        target=target,
+        style_gradient=style_gradient,
+        content=content,
+        relu=relu,
+        precision=precision,
+    )
+    assert_within(assembled, exact, 2 * allowed, "gradient by tiles")
