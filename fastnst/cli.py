@@ -58,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_info(commands)
     _add_verify(commands)
     _add_profile(commands)
+    _add_kernels(commands)
     return parser
 
 
@@ -199,6 +200,32 @@ def _add_profile(commands: Any) -> None:
     parser.set_defaults(run=_run_profile)
 
 
+def _add_kernels(commands: Any) -> None:
+    parser = commands.add_parser(
+        "kernels",
+        help="build every kernel for a GPU that need not be here",
+        description="Builds each kernel × dtype × layout × shape class ahead of time and shows what the compiler made "
+        "of it: registers, spills, shared memory, occupancy, matrix instructions, widths of loads and stores. The exit "
+        "code is 1 if one spills, needs more shared memory than there is, leaves the matrix unit idle, or reads or "
+        "writes aligned features less than 16 bytes at a time.",
+    )
+    parser.add_argument(
+        "--target",
+        metavar="TARGET",
+        nargs="+",
+        required=True,
+        help="sm_80, sm_86, sm_89, sm_90, sm_100, sm_120, gfx942, gfx1100, or all",
+    )
+    parser.add_argument("--kernel", metavar="NAME", nargs="+", help="these kernels alone, as partial_gram")
+    parser.add_argument("--shapes", metavar="SHAPE", nargs="+", help="these shape classes alone, as conv1_1 odd")
+    parser.add_argument("--modes", metavar="MODE", nargs="+", help="float32, tf32, float16, bfloat16 (default: all)")
+    parser.add_argument(
+        "--jobs", metavar="N", type=_whole_number, help="builds at once (default: the number of processors)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the builds as one JSON object on stdout")
+    parser.set_defaults(run=_run_kernels)
+
+
 def _run_stylize(parsed: argparse.Namespace) -> int:
     from fastnst.commands.stylize import run
 
@@ -219,6 +246,12 @@ def _run_verify(parsed: argparse.Namespace) -> int:
 
 def _run_profile(parsed: argparse.Namespace) -> int:
     from fastnst.commands.profile import run
+
+    return run(parsed)
+
+
+def _run_kernels(parsed: argparse.Namespace) -> int:
+    from fastnst.commands.kernels import run
 
     return run(parsed)
 

@@ -1,21 +1,25 @@
-"""Compile every kernel for a named GPU, on a machine without one, as its launcher would.
+"""Every kernel compiled for a named GPU, on a machine without one, as its launcher would, and judged by its code.
 
-    python -m fastnst_kernels.aot --target sm_90 [--shapes conv1_1 …] [--modes float16 …] [--json]
-
-prints, for each kernel × dtype × layout × shape class, what the compiler made of it: registers, spills, shared memory
-and the matrix instructions in the machine code. The exit code is 1 if a kernel spills or needs more than there is.
+A kernel is right for its target if it
+- spills no register and fits the shared memory;
+- multiplies 16-bit matrices on the matrix unit that the target has for them: HGMMA on sm_90 and UTCHMMA on sm_100
+  (tiles of 64 rows and more, which those need), HMMA on other NVIDIA targets, mfma and wmma on AMD;
+- reads and writes features 16 bytes at a time where their rows are aligned to 16 bytes. Features are the arguments of
+  four axes in a floating dtype; an access to at most a quarter of the elements of the largest one through the same
+  argument (a tile's border) is exempt.
 """
 
-import argparse
-import json
-import re
-import subprocess
-import sys
+import importlib
+import multiprocessing
+import os
+import signal
 import tempfile
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from functools import cache
 from types import MappingProxyType
 from typing import Any
 
@@ -25,9 +29,23 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from fastnst_kernels import triton_gram, triton_tap
+from fastnst_kernels.disassembly import (
+    Code,
+    Product,
+    Site,
+    accesses_by_argument,
+    products,
+    read_amdgcn,
+    read_cubin,
+    sites,
+)
 from fastnst_kernels.gpu import TARGETS, Gpu
-from fastnst_kernels.launch import Launch, interpreted
+from fastnst_kernels.launch import Launch, aligned, interpreted
+from fastnst_kernels.layout import position_stride
+from fastnst_kernels.occupancy import LIMITS, Occupancy, occupancy
+
+# Each exposes example_launches(features, precision, gpu): the launches of its kernels in each of their switches.
+MODULES = ("triton_gram", "triton_tap", "triton_content", "triton_image")
 
 # (batch, channels, height, width): the five style layers of VGG at 512 px, and what does not divide by a block.
 SHAPES: Mapping[str, tuple[int, int, int, int]] = MappingProxyType(
@@ -51,94 +69,332 @@ MODES: Mapping[str, tuple[torch.dtype, str]] = MappingProxyType(
         "bfloat16": (torch.bfloat16, "ieee"),
     }
 )
-LAYOUTS = ("nchw", "channels_last")
+LAYOUTS = ("channels_last", "nchw")
 
-_MATRIX_INSTRUCTION = re.compile(r"\b(?:[A-Z]*(?:HGMMA|HMMA|UTC[A-Z]*MMA|OMMA|QMMA)|v_(?:mfma|wmma|smfmac)_\w+)")
-_LOCAL_STORE = re.compile(r"\bSTL\b")
+_TYPES = {
+    torch.float64: "fp64",
+    torch.float32: "fp32",
+    torch.float16: "fp16",
+    torch.bfloat16: "bf16",
+    torch.int64: "i64",
+    torch.int32: "i32",
+    torch.int16: "i16",
+    torch.int8: "i8",
+    torch.uint8: "u8",
+    torch.bool: "i1",
+}
+
+
+@dataclass(frozen=True)
+class Width:
+    """Bytes that a thread loads, or stores, at once through one argument, at least and at most, and by what.
+
+    `aligned` says whether the rows of the argument's tensor start at multiples of 16 bytes.
+    """
+
+    argument: str
+    store: bool
+    aligned: bool
+    narrowest: int
+    widest: int
+    instructions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One binary to build: launch number `index` of `module` on features of `shape`, `mode` and `layout`.
+
+    `mode` is the features' dtype, or "tf32" for float32 in that precision. Where several modes, layouts and shapes need
+    the same binary, they are the first of them.
+    """
+
+    target: str
+    module: str
+    index: int
+    kernel: str
+    mode: str
+    layout: str
+    shape: str
 
 
 @dataclass(frozen=True)
 class Compiled:
     """What the compiler made of one kernel.
 
-    `mode` is the features' dtype, or "tf32" for float32 in that precision; `layout` is empty where the kernel reads no
-    features. `registers` are for one thread (vector registers on AMD). `spills` counts the instructions that store a
-    register to local memory (spilled vector registers on AMD). `shared` and `shared_limit` are bytes.
+    `registers` are for one thread (vector registers on AMD). `spills` counts the instructions
+    that store a register to local memory (spilled vector registers on AMD). `shared` and `shared_limit` are bytes.
     `matrix_instructions` maps each mnemonic to how often it stands in the code; float32 in IEEE precision has none on
-    NVIDIA.
+    NVIDIA. `features` are the widths of the accesses to features. `problems` says what is wrong with it, in words.
     """
 
-    target: str
-    kernel: str
-    mode: str
-    layout: str
-    shape: str
+    job: Job
     config: Mapping[str, int | bool | str]
     registers: int
     spills: int
     shared: int
     shared_limit: int
+    occupancy: Occupancy | None
     matrix_instructions: Mapping[str, int]
+    features: tuple[Width, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def switches(self) -> tuple[str, ...]:
+        """The names of the kernel's switches that are on."""
+        return tuple(name for name, value in self.config.items() if value is True)
 
     @property
     def ok(self) -> bool:
-        """Whether it runs on its target as it should: no spills, and no more shared memory than there is."""
-        return self.spills == 0 and self.shared <= self.shared_limit
+        """Whether it is right for its target."""
+        return not self.problems
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as one flat dictionary of what JSON knows."""
+        record = asdict(self)
+        job = record.pop("job")
+        return {name: job[name] for name in ("target", "kernel", "mode", "layout", "shape")} | record | {"ok": self.ok}
 
 
-def compile_all(
-    target: str, *, shapes: Sequence[str] = tuple(SHAPES), modes: Sequence[str] = tuple(MODES)
-) -> Iterator[Compiled]:
-    """Compile each distinct kernel for `target`, a key of `TARGETS`, at `shapes` of `SHAPES` in `modes` of `MODES`.
+def plan_jobs(targets: Sequence[str], cases: Sequence[tuple[str, str]], *, kernels: Sequence[str] = ()) -> list[Job]:
+    """The distinct binaries for `targets` (of `TARGETS`) in `cases`, each a shape of `SHAPES` and a mode of `MODES`, in
+    both layouts; of the named `kernels` alone if there are any.
 
-    Raises ValueError for an unknown target, RuntimeError where TRITON_INTERPRET keeps triton from compiling.
+    Raises ValueError for an unknown name, RuntimeError where TRITON_INTERPRET keeps triton from compiling.
     """
-    if target not in TARGETS:
-        raise ValueError(f"target {target!r} is unknown; choose one of {', '.join(TARGETS)}")
+    for what, given, allowed in (
+        ("target", targets, TARGETS),
+        ("shape", [shape for shape, _ in cases], SHAPES),
+        ("mode", [mode for _, mode in cases], MODES),
+    ):
+        for name in given:
+            if name not in allowed:
+                raise ValueError(f"{what} {name!r} is unknown; choose one of {', '.join(allowed)}")
     if interpreted():
         raise RuntimeError("TRITON_INTERPRET is set, and interpreted kernels cannot be compiled; unset it")
-    gpu = TARGETS[target]
-    seen = set()
-    for shape in shapes:
-        for mode in modes:
-            dtype, precision = MODES[mode]
-            if precision == "tf32" and not gpu.tf32:
+    jobs: list[Job] = []
+    names: set[str] = set()
+    for target in targets:
+        seen = set()
+        for shape, mode in cases:
+            if mode == "tf32" and not TARGETS[target].tf32:
                 continue
             for layout in LAYOUTS:
-                features = torch.empty(SHAPES[shape], dtype=dtype, device="meta")
-                if layout == "channels_last":
-                    features = features.to(memory_format=torch.channels_last)
-                for launch in launches(features, precision, gpu):
-                    source = _source(launch)
-                    key = (source.hash(), *launch.options.values())
-                    if key in seen:
-                        continue
-                    seen.add(key)
-                    reads_features = "features" in launch.arguments
-                    yield _compiled(
-                        launch,
-                        source,
-                        gpu,
-                        mode=mode if reads_features else "float32",
-                        layout=layout if reads_features else "",
-                        shape=shape,
-                    )
+                for module in MODULES:
+                    for index, launch in enumerate(_launches(target, module, shape, mode, layout)):
+                        name = _name(launch)
+                        names.add(name)
+                        key = (_source(launch, TARGETS[target]).hash(), *launch.options.values())
+                        if key not in seen and (not kernels or name in kernels):
+                            seen.add(key)
+                            jobs.append(Job(target, module, index, name, mode, layout, shape))
+    for name in kernels:
+        if name not in names:
+            raise ValueError(f"kernel {name!r} is unknown; choose one of {', '.join(sorted(names))}")
+    return jobs
 
 
-def launches(features: Tensor, precision: str, gpu: Gpu) -> list[Launch]:
-    """The launches of all operations, forward and backward, on features (B, C, H, W), which may be meta tensors."""
-    channels = features.shape[1]
-    target = torch.empty((1, channels, channels), device=features.device)
-    forward = triton_gram.plan_difference_loss(features, target, 1.0, precision, gpu)
-    loss, difference, scale = forward.outputs
-    plain = triton_gram.plan_gram(features, precision, gpu)
-    tapped = triton_tap.plan_tap_backward(features, difference, scale, loss, 1.0, features, precision, gpu)
-    alone = triton_tap.plan_tap_backward(features, difference, scale, loss, 1.0, None, precision, gpu)
-    return [*forward.launches, *plain.launches, *tapped.launches, *alone.launches]
+def compile_all(jobs: Sequence[Job], processes: int) -> Iterator[Compiled]:
+    """Builds `jobs` in so many processes at once; yields each as it is done, in no order.
+
+    The cache is a temporary folder unless TRITON_CACHE_DIR is set. Raises RuntimeError if the compiler dies.
+    """
+    with ExitStack() as stack:
+        cache_folder = os.environ.get("TRITON_CACHE_DIR") or stack.enter_context(tempfile.TemporaryDirectory())
+        pool = stack.enter_context(
+            ProcessPoolExecutor(
+                max_workers=max(1, min(processes, len(jobs))),
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=_set_up_process,
+                initargs=(cache_folder,),
+            )
+        )
+        stack.callback(pool.shutdown, wait=True, cancel_futures=True)
+        futures = [pool.submit(compile_one, job) for job in jobs]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BrokenProcessPool:
+            raise RuntimeError(
+                "a compiling process died, perhaps for lack of memory; run fewer at once, or one kernel alone"
+            ) from None
 
 
-def _source(launch: Launch) -> Any:
-    """The kernel with its arguments specialised as at a launch: ones are constants, multiples of 16 are known."""
+def in_order(records: Sequence[Compiled], jobs: Sequence[Job]) -> list[Compiled]:
+    """The records in the order of the jobs that they come from."""
+    places = {job: place for place, job in enumerate(jobs)}
+    return sorted(records, key=lambda record: places[record.job])
+
+
+def limits_of(target: str) -> dict[str, Any]:
+    """The limits by which occupancy on `target` is computed, as numbers and in `words`."""
+    limits = LIMITS[target]
+    amd = TARGETS[target].backend == "hip"
+    partition, warps = ("SIMD", "waves") if amd else ("partition", "warps")
+    words = [
+        f"{limits.partitions} {partition}s of {limits.registers} registers a thread in portions of "
+        f"{limits.register_granule} and {limits.warps} {warps}",
+        f"{limits.blocks} blocks",
+        f"{limits.shared} bytes of shared memory in portions of {limits.shared_granule} "
+        f"({TARGETS[target].shared_limit} for a block, {limits.shared_reserved} reserved in each)",
+    ]
+    if limits.tensor_columns:
+        words.append(f"{limits.tensor_columns} columns of tensor memory")
+    return {**asdict(limits), "shared_limit": TARGETS[target].shared_limit, "words": words}
+
+
+def _set_up_process(cache_folder: str) -> None:
+    # Ctrl-C is for the parent, which lets them end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ["TRITON_CACHE_DIR"] = cache_folder
+    # The widths of the accesses are found by their source lines.
+    os.environ["TRITON_DISABLE_LINE_INFO"] = "0"
+    torch.set_num_threads(1)
+
+
+def compile_one(job: Job) -> Compiled:
+    """Builds one binary in this process."""
+    gpu = TARGETS[job.target]
+    launch = _launches(job.target, job.module, job.shape, job.mode, job.layout)[job.index]
+    config = {**launch.constants, "num_warps": launch.num_warps, "num_stages": launch.num_stages}
+    try:
+        binary = triton.compile(
+            _source(launch, gpu), target=GPUTarget(gpu.backend, gpu.arch, gpu.warp_size), options=launch.options
+        )
+    except Exception as error:  # noqa: BLE001  (the compiler's passes raise what they like)
+        reason = (str(error).strip().splitlines() or [""])[0]
+        problem = f"does not compile: {type(error).__name__}: {reason}"
+        return Compiled(
+            job,
+            config,
+            registers=0,
+            spills=0,
+            shared=0,
+            shared_limit=gpu.shared_limit,
+            occupancy=None,
+            matrix_instructions={},
+            features=(),
+            problems=(problem,),
+        )
+    code = (
+        read_amdgcn(binary.asm["amdgcn"])
+        if gpu.backend == "hip"
+        else read_cubin(binary.asm["cubin"], binary.asm["ptx"])
+    )
+    metadata = binary.metadata
+    found = sites(binary.asm["ttir"])
+    widths, narrow = _feature_widths(launch, found, code)
+    return Compiled(
+        job,
+        config,
+        registers=code.registers,
+        spills=code.spills,
+        shared=metadata.shared,
+        shared_limit=gpu.shared_limit,
+        occupancy=occupancy(
+            LIMITS[job.target],
+            registers=code.registers,
+            shared=metadata.shared,
+            num_warps=metadata.num_warps,
+            tensor_columns=getattr(metadata, "tmem_size", 0) or 0,
+        ),
+        matrix_instructions=code.matrix_instructions,
+        features=widths,
+        problems=(
+            *_resource_problems(code, metadata.shared, gpu),
+            *_matrix_problems(products(binary.asm["ttir"]), job.mode, code, gpu),
+            *narrow,
+        ),
+    )
+
+
+def _resource_problems(code: Code, shared: int, gpu: Gpu) -> Iterator[str]:
+    if code.spills:
+        yield f"{code.spills} registers spilled"
+    if shared > gpu.shared_limit:
+        yield f"{shared} bytes of shared memory, {gpu.shared_limit} allowed"
+
+
+def _matrix_problems(found: Sequence[Product], mode: str, code: Code, gpu: Gpu) -> Iterator[str]:
+    names = " ".join(code.matrix_instructions)
+    for product in found:
+        unit = _matrix_unit(product, mode, gpu)
+        if mode != "float32" and unit not in names:
+            yield f"a {product.rows}×{product.depth}×{product.columns} product in {mode} without {unit}"
+            return
+
+
+def _matrix_unit(product: Product, mode: str, gpu: Gpu) -> str:
+    if gpu.backend == "hip":
+        return "v_mfma" if gpu.warp_size == 64 else "v_wmma"
+    # The instructions of a warp group, and of tensor memory, take at least 64 rows.
+    if mode != "tf32" and product.rows >= 64:
+        return {"sm_90": "HGMMA", "sm_100": "UTCHMMA"}.get(gpu.name, "HMMA")
+    return "MMA"
+
+
+def _feature_widths(launch: Launch, found: Sequence[Site], code: Code) -> tuple[tuple[Width, ...], list[str]]:
+    """The widths of the accesses to features, and what is wrong with them."""
+    widths = []
+    problems = []
+    for (argument, store), accesses in accesses_by_argument(found, code).items():
+        value = launch.arguments.get(argument)
+        if not (isinstance(value, Tensor) and value.ndim == 4 and value.dtype.is_floating_point):
+            continue
+        instructions = [one for _, ones in accesses for one in ones]
+        verb = "stored" if store else "loaded"
+        if not instructions:
+            problems.append(f"no instruction found by which {argument} is {verb}")
+            continue
+        rows_aligned = _rows_aligned(value)
+        widths.append(
+            Width(
+                argument,
+                store,
+                rows_aligned,
+                min(one.width for one in instructions),
+                max(one.width for one in instructions),
+                tuple(sorted({one.mnemonic for one in instructions})),
+            )
+        )
+        if not rows_aligned:
+            continue
+        largest = max(site.elements for site, _ in accesses)
+        for site, ones in accesses:
+            # Which instruction is whose cannot be told where another argument shares the line.
+            pick = min if site.alone and all(len(one.lines) == 1 for one in ones) else max
+            if 4 * site.elements > largest and ones and pick(one.width for one in ones) < 16:
+                width = pick(one.width for one in ones)
+                problems.append(f"{argument} is {verb} {width} bytes at a time in line {site.line[1]}")
+    return tuple(widths), problems
+
+
+def _rows_aligned(value: Tensor) -> bool:
+    return position_stride(value) is not None and aligned(value)
+
+
+@cache
+def _module(name: str) -> Any:
+    return importlib.import_module(f"fastnst_kernels.{name}")
+
+
+@cache
+def _launches(target: str, module: str, shape: str, mode: str, layout: str) -> list[Launch]:
+    dtype, precision = MODES[mode]
+    features = torch.empty(SHAPES[shape], dtype=dtype, device="meta")
+    if layout == "channels_last":
+        features = features.to(memory_format=torch.channels_last)
+    launches: list[Launch] = _module(module).example_launches(features, precision, TARGETS[target])
+    return launches
+
+
+def _name(launch: Launch) -> str:
+    name: str = launch.kernel.__name__
+    return name.removesuffix("_kernel")
+
+
+def _source(launch: Launch, gpu: Gpu) -> Any:
+    """The kernel with its arguments specialised as at a launch: ones are constants, multiples of 16 are known, and on
+    AMD that a tensor spans less than 2 GiB."""
     signature: dict[str, str] = {}
     constants: dict[str, Any] = {}
     attributes: dict[tuple[int], list[list[Any]]] = {}
@@ -149,10 +405,18 @@ def _source(launch: Launch) -> Any:
             constants[name] = launch.constants[name]
             continue
         value = launch.arguments[name]
-        aligned = False
-        if isinstance(value, Tensor):
+        known: list[list[Any]] = []
+        if value is None:
+            signature[name] = "constexpr"
+            constants[name] = None
+        elif isinstance(value, Tensor):
             signature[name] = f"*{_TYPES[value.dtype]}"
-            aligned = value.storage_offset() * value.element_size() % 16 == 0
+            if value.storage_offset() * value.element_size() % 16 == 0:
+                known.append(["tt.divisibility", 16])
+            if gpu.backend == "hip" and value.untyped_storage().nbytes() < 2**31:
+                known.append(["tt.pointer_range", 32])
+        elif isinstance(value, bool):
+            signature[name] = "u1"
         elif isinstance(value, float):
             signature[name] = "fp32"
         elif value == 1 and not parameter.do_not_specialize:
@@ -160,88 +424,8 @@ def _source(launch: Launch) -> Any:
             constants[name] = 1
         else:
             signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
-            aligned = value % 16 == 0 and not parameter.do_not_specialize
-        if aligned:
-            attributes[(position,)] = [["tt.divisibility", 16]]
+            if value % 16 == 0 and not parameter.do_not_specialize:
+                known.append(["tt.divisibility", 16])
+        if known:
+            attributes[(position,)] = known
     return ASTSource(launch.kernel, signature, constants, attributes)
-
-
-_TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
-
-
-def _compiled(launch: Launch, source: Any, gpu: Gpu, *, mode: str, layout: str, shape: str) -> Compiled:
-    binary = triton.compile(source, target=GPUTarget(gpu.backend, gpu.arch, gpu.warp_size), options=launch.options)
-    if gpu.backend == "hip":
-        code = binary.asm["amdgcn"]
-        registers, spills = _amd_number(code, "vgpr_count"), _amd_number(code, "vgpr_spill_count")
-    else:
-        usage, code = _disassembled(binary.asm["cubin"])
-        registers = int(re.findall(r"REG:(\d+)", usage)[-1])
-        spills = len(_LOCAL_STORE.findall(code))
-    return Compiled(
-        target=gpu.name,
-        kernel=launch.kernel.__name__.removesuffix("_kernel"),
-        mode=mode,
-        layout=layout,
-        shape=shape,
-        config={**launch.constants, **launch.options},
-        registers=registers,
-        spills=spills,
-        shared=binary.metadata.shared,
-        shared_limit=gpu.shared_limit,
-        matrix_instructions=dict(Counter(_MATRIX_INSTRUCTION.findall(code))),
-    )
-
-
-def _amd_number(code: str, name: str) -> int:
-    return int(re.findall(rf"\.{name}:\s*(\d+)", code)[0])
-
-
-def _disassembled(cubin: bytes) -> tuple[str, str]:
-    """Resource usage and machine code of a cubin, as text, by the cuobjdump that triton ships."""
-    tool = triton.knobs.nvidia.cuobjdump.path
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "kernel.cubin"
-        path.write_bytes(cubin)
-        usage, code = (
-            subprocess.run([tool, option, path], check=True, capture_output=True, text=True).stdout
-            for option in ("-res-usage", "-sass")
-        )
-    return usage, code
-
-
-def _row(record: Compiled) -> str:
-    blocks = "×".join(str(record.config[key]) for key in ("BLOCK_C", "BLOCK_M", "BLOCK_K") if key in record.config)
-    matrix = ", ".join(f"{name} {count}" for name, count in record.matrix_instructions.items()) or "-"
-    return (
-        f"{record.kernel:<13} {record.mode:<9} {record.layout:<14} {record.shape:<8} {blocks:<11} "
-        f"{record.config['num_warps']:>5} {record.config['num_stages']:>6} {record.registers:>9} {record.spills:>6} "
-        f"{record.shared:>7}/{record.shared_limit:<7} {'ok  ' if record.ok else 'FAIL'} {matrix}"
-    )
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m fastnst_kernels.aot", description=__doc__.splitlines()[0])
-    parser.add_argument("--target", required=True, choices=sorted(TARGETS))
-    parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=list(SHAPES))
-    parser.add_argument("--modes", nargs="+", choices=list(MODES), default=list(MODES))
-    parser.add_argument("--json", action="store_true", help="one JSON array instead of the table")
-    options = parser.parse_args(arguments)
-    records = []
-    if not options.json:
-        print(
-            f"{'kernel':<13} {'mode':<9} {'layout':<14} {'shape':<8} {'blocks':<11} warps stages registers spills "
-            f"{'shared/limit':>15}      matrix instructions"
-        )
-    for record in compile_all(options.target, shapes=options.shapes, modes=options.modes):
-        records.append(record)
-        if not options.json:
-            print(_row(record), flush=True)
-    if options.json:
-        print(json.dumps([{**asdict(record), "ok": record.ok} for record in records], indent=1))
-    return 0 if all(record.ok for record in records) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

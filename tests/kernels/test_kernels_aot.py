@@ -1,11 +1,10 @@
-"""The kernels compiled ahead of time for GPUs that are not here."""
+"""The kernels compiled ahead of time for GPUs that are not here, and what is said of kernels that are wrong."""
 
-import json
+import dataclasses
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,62 +12,120 @@ pytest.importorskip("triton")
 if sys.platform != "linux":
     pytest.skip("triton compiles on Linux", allow_module_level=True)
 
-MATRIX_UNITS = {
-    "sm_80": "HMMA",
-    "sm_86": "HMMA",
-    "sm_89": "HMMA",
-    "sm_90": "HGMMA",
-    "sm_100": "UTCHMMA",
-    "sm_120": "HMMA",
-    "gfx942": "v_mfma",
-    "gfx1100": "v_wmma",
-}
+import toy_kernels
+from fastnst_kernels import aot
+from fastnst_kernels.gpu import TARGETS
+
+COPY, SHIFTED, PRODUCT, UPCAST, LARGE, NO_POWER, BORDER = range(7)
 
 
-def _compile(target: str, tmp_path: Path, *options: str) -> list[dict[str, Any]]:
-    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "fastnst_kernels.aot", "--target", target, "--json", *options],
-        env={**environment, "TRITON_CACHE_DIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.stdout, done.stderr
-    records: list[dict[str, Any]] = json.loads(done.stdout)
-    failed = [record for record in records if not record["ok"]]
-    assert done.returncode == (1 if failed else 0)
-    assert not failed, json.dumps(failed, indent=1)
-    return records
+def _compile_toy(index: int, target: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> aot.Compiled:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(aot, "_module", lambda name: toy_kernels)
+    return aot.compile_one(aot.Job(target, "toy", index, "toy", "float16", "nchw", "conv4_1"))
 
 
-def _check_matrix_instructions(records: list[dict[str, Any]], target: str) -> None:
-    for record in records:
-        if record["mode"] in ("float16", "bfloat16") and record["shape"] != "image":
-            names = " ".join(record["matrix_instructions"])
-            assert MATRIX_UNITS[target] in names, record
+@pytest.mark.parametrize(
+    ("target", "load", "store"),
+    [
+        ("sm_80", "LDG.E.128", "STG.E.128"),
+        ("sm_100", "LDG.E.128", "STG.E.128"),
+        ("gfx942", "buffer_load_dwordx4", "buffer_store_dwordx4"),
+        ("gfx1100", "buffer_load_b128", "buffer_store_b128"),
+    ],
+)
+def test_wide_accesses(target: str, load: str, store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    compiled = _compile_toy(COPY, target, monkeypatch, tmp_path)
+    assert compiled.ok
+    assert [(one.argument, one.store, one.widest, *one.instructions) for one in compiled.features] == [
+        ("features", False, 16, load),
+        ("gradient", True, 16, store),
+    ]
+    assert compiled.occupancy is not None
+    assert compiled.occupancy.warps == compiled.occupancy.max_warps
 
 
-@pytest.mark.parametrize("target", ["sm_80", "sm_90", "gfx942"])
-def test_one_layer_without_spills_on_tensor_cores(target: str, tmp_path: Path) -> None:
-    records = _compile(target, tmp_path, "--shapes", "conv2_1", "--modes", "float16")
-    assert {record["kernel"] for record in records} == {"partial_gram", "reduce_gram", "finish_loss", "tap_backward"}
-    _check_matrix_instructions(records, target)
+@pytest.mark.parametrize("target", ["sm_90", "gfx942"])
+def test_narrow_loads_are_a_problem(target: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (problem,) = _compile_toy(SHIFTED, target, monkeypatch, tmp_path).problems
+    assert problem.startswith("features is loaded 2 bytes at a time in line")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("target", list(MATRIX_UNITS))
-def test_all(target: str, tmp_path: Path) -> None:
-    _check_matrix_instructions(_compile(target, tmp_path), target)
+def test_a_border_may_be_narrow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    compiled = _compile_toy(BORDER, "sm_90", monkeypatch, tmp_path)
+    assert compiled.ok
+    assert [(one.narrowest, one.widest) for one in compiled.features] == [(2, 16), (16, 16)]
+
+
+@pytest.mark.parametrize(
+    ("target", "unit"),
+    [("sm_80", "HMMA"), ("sm_90", "HGMMA"), ("sm_100", "UTCHMMA"), ("gfx942", "v_mfma"), ("gfx1100", "v_wmma")],
+)
+def test_a_product_off_the_matrix_unit_is_a_problem(
+    target: str, unit: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    right = _compile_toy(PRODUCT, target, monkeypatch, tmp_path)
+    assert unit in " ".join(right.matrix_instructions)
+    assert not [problem for problem in right.problems if "product" in problem]
+    if target != "gfx942":
+        # That one has matrix instructions for float32 too.
+        wrong = _compile_toy(UPCAST, target, monkeypatch, tmp_path)
+        assert f"a 64×32×64 product in float16 without {unit}" in wrong.problems
+
+
+def test_spills_and_too_much_shared_memory_are_problems(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    small = dataclasses.replace(TARGETS["sm_86"], shared_limit=4096)
+    monkeypatch.setattr(aot, "TARGETS", {"sm_86": small})
+    compiled = _compile_toy(LARGE, "sm_86", monkeypatch, tmp_path)
+    assert compiled.spills > 0
+    assert f"{compiled.spills} registers spilled" in compiled.problems
+    assert f"{compiled.shared} bytes of shared memory, 4096 allowed" in compiled.problems
+
+
+def test_what_does_not_compile_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    compiled = _compile_toy(NO_POWER, "sm_90", monkeypatch, tmp_path)
+    assert not compiled.ok
+    assert compiled.problems[0].startswith("does not compile: ")
+
+
+def test_distinct_binaries_once() -> None:
+    jobs = aot.plan_jobs(["sm_90"], [("conv4_1", "float16")])
+    again = aot.plan_jobs(["sm_90"], [("conv4_1", "float16"), ("conv4_1", "float16")])
+    assert jobs == again
+    assert len(set(jobs)) == len(jobs)
+    assert {job.module for job in jobs} <= set(aot.MODULES)
+    reduce = aot.plan_jobs(["sm_90"], [("conv4_1", "float16")], kernels=["reduce_gram"])
+    assert reduce == [job for job in jobs if job.kernel == "reduce_gram"]
+
+
+@pytest.mark.parametrize(
+    ("targets", "cases", "kernels", "said"),
+    [
+        (["sm_91"], [("conv4_1", "float16")], [], "target 'sm_91' is unknown; choose one of sm_80"),
+        (["sm_90"], [("conv9_1", "float16")], [], "shape 'conv9_1' is unknown; choose one of conv1_1"),
+        (["sm_90"], [("conv4_1", "float8")], [], "mode 'float8' is unknown; choose one of float32"),
+        (["sm_90"], [("conv4_1", "float16")], ["nothing"], "kernel 'nothing' is unknown; choose one of "),
+    ],
+)
+def test_unknown_names(targets: list[str], cases: list[tuple[str, str]], kernels: list[str], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        aot.plan_jobs(targets, cases, kernels=kernels)
+
+
+def test_no_tf32_where_there_is_none() -> None:
+    assert {job.mode for job in aot.plan_jobs(["gfx1100"], [("conv4_1", "tf32"), ("conv4_1", "float16")])} == {
+        "float16"
+    }
 
 
 def test_not_under_the_interpreter() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "fastnst_kernels.aot", "--target", "sm_90"],
+        [sys.executable, "-m", "fastnst", "kernels", "--target", "sm_90"],
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode != 0
-    assert "TRITON_INTERPRET is set" in done.stderr
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("fastnst: error: TRITON_INTERPRET is set")
+    assert len(done.stderr.splitlines()) == 1
