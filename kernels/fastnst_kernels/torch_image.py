@@ -3,7 +3,6 @@
 All of them work through the image in pieces that stay in the cache, so that memory is read and written about once.
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -117,41 +116,28 @@ def adam_step(
 ) -> None:
     """One step of Adam in place; image, first and second are dense and of one layout."""
     layout = torch.channels_last if is_channels_last(image) else torch.contiguous_format
-    tensors = (image, gradient.contiguous(memory_format=layout), first, second)
-    on_host = _on_host(image)
-    rate, correction = (
-        host_rates(float(step), learning_rate, betas) if on_host else device_rates(step, learning_rate, betas)
-    )
-    flat = [_flat(tensor) for tensor in tensors]
-    piece = min(_PIECE, image.numel()) if on_host else image.numel()
-    buffer = torch.empty((piece,), dtype=image.dtype, device=image.device)
-    for x, g, m, v in zip(*(torch.split(tensor, piece) for tensor in flat), strict=True):
-        deviation = buffer[: len(x)]
-        m.lerp_(g, 1 - betas[0])
-        v.mul_(betas[1]).addcmul_(g, g, value=1 - betas[1])
-        torch.div(v, correction, out=deviation)
-        deviation.sqrt_().add_(epsilon)
-        if isinstance(rate, float):
-            x.addcdiv_(m, deviation, value=-rate)
-        else:
-            x.sub_(torch.div(m, deviation, out=deviation).mul_(rate))
+    tensors = [_flat(x) for x in (image, gradient.contiguous(memory_format=layout), first, second)]
+    piece = min(_PIECE, image.numel()) if image.device.type == "cpu" else image.numel()
+    steps = [step.reshape(()).float()]
+    # What torch.optim.Adam(fused=True) calls: one pass, and the step is read where it lies.
+    for x, g, m, v in zip(*(torch.split(tensor, piece) for tensor in tensors), strict=True):
+        torch._fused_adam_(
+            [x],
+            [g],
+            [m],
+            [v],
+            [],
+            steps,
+            lr=learning_rate,
+            beta1=betas[0],
+            beta2=betas[1],
+            weight_decay=0.0,
+            eps=epsilon,
+            amsgrad=False,
+            maximize=False,
+        )
         if limits is not None:
             x.clamp_(*limits)
-
-
-def _on_host(tensor: Tensor) -> bool:
-    return tensor.device.type == "cpu"
-
-
-def host_rates(step: float, learning_rate: float, betas: tuple[float, float]) -> tuple[float, float]:
-    """learning_rate / (1 − β₁ᵗ) and 1 − β₂ᵗ."""
-    return learning_rate / (1 - betas[0] ** step), 1 - betas[1] ** step
-
-
-def device_rates(step: Tensor, learning_rate: float, betas: tuple[float, float]) -> tuple[Tensor, Tensor]:
-    """The same as float64 tensors beside `step`: to read it from a GPU would wait for the GPU."""
-    log_1, log_2 = (math.log(beta) if beta > 0 else -math.inf for beta in betas)
-    return learning_rate / -torch.expm1(step.double() * log_1), -torch.expm1(step.double() * log_2)
 
 
 def _flat(image: Tensor) -> Tensor:

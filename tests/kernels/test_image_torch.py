@@ -93,17 +93,6 @@ def test_adam_is_that_of_torch(dtype: torch.dtype, tolerance: float) -> None:
     torch.testing.assert_close(image, leaf.detach(), rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("betas", [(0.9, 0.99), (0.0, 0.999)])
-def test_rates_on_a_device_are_those_of_the_host(betas: tuple[float, float], monkeypatch: pytest.MonkeyPatch) -> None:
-    for number in (1, 2, 50, 10_000):
-        for dtype in (torch.int64, torch.float32):
-            rates = torch_image.device_rates(torch.tensor(number, dtype=dtype), 0.02, betas)
-            for rate, wanted in zip(rates, torch_image.host_rates(number, 0.02, betas), strict=True):
-                assert rate.item() == pytest.approx(wanted, rel=1e-13)
-    monkeypatch.setattr(torch_image, "_on_host", lambda tensor: False)
-    check_adam(make_image((1, 3, 5, 6)), backend="torch", steps=10, betas=betas)
-
-
 def test_the_clamp_has_limits() -> None:
     image = torch.full((1, 1, 1, 2), 0.5)
     gradient = torch.tensor([1.0, -1.0]).view(1, 1, 1, 2)
