@@ -111,8 +111,8 @@ def _counted(code: str) -> dict[str, int]:
 def true_lines(ptx: str) -> dict[Line, set[Line]]:
     """The lines from which memory is accessed, by the lines that the machine code has for them.
 
-    Assembly of several lines inside the PTX counts its own lines on from the source line, so that an access in its fifth
-    seems to come from four lines below.
+    Assembly of several lines inside the PTX counts its own lines on from the source line: an access in its fifth seems
+    to come from four lines below.
     """
     found: dict[Line, set[Line]] = defaultdict(set)
     inside = False
