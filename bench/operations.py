@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
-from fastnst_kernels import api, image, tiles
+from fastnst_kernels import api, image, relu, tiles
 from torch import Tensor
 
 from fastnst.runtime import Runtime
@@ -34,6 +34,7 @@ def operations(
         "tap": partial(_tap, *arguments),
         "gram": partial(_gram, features, target, runtime),
         "tiles": partial(_tiles, features, target, upstream, runtime),
+        "bias_relu": partial(_bias_relu, features - 0.5, upstream, target[0], runtime),
         "image": partial(_image, picture, above, runtime),
         "adam": partial(_adam, picture, runtime),
     }
@@ -71,6 +72,20 @@ def _tiles(features: Tensor, target: Tensor, upstream: Tensor, runtime: Runtime)
         features, upstream=upstream, difference=difference, precision=precision, backend=backend
     )
     return [sums, loss, gradient]
+
+
+def _bias_relu(x: Tensor, upstream: Tensor, bias: Tensor, runtime: Runtime) -> list[Tensor]:
+    """With and without pooling: results and gradients."""
+    found = []
+    for pool in (None, "avg", "max"):
+        leaf = x.detach().requires_grad_()
+        if pool is None:
+            y = relu.bias_relu(leaf, bias, backend=runtime.backend)
+        else:
+            y = relu.bias_relu_pool(leaf, bias, pool, backend=runtime.backend)
+        above = upstream[:, :, : y.shape[2], : y.shape[3]]
+        found += [y.detach(), torch.autograd.grad(y, leaf, above)[0]]
+    return found
 
 
 def _image(picture: Tensor, above: Tensor, runtime: Runtime) -> list[Tensor]:

@@ -20,9 +20,15 @@ def peak_extra_bytes(contender: Contender, device: torch.device) -> int:
     freed. What a library allocates by itself is not seen.
     """
     watched = _watched_cuda if device.type == "cuda" else _watched_cpu
-    gc.collect()
-    call, prepared_peak, kept = watched(contender, device)
-    result, call_peak, _ = watched(call, device)
+    collecting = gc.isenabled()
+    # What is collected on the way would count as freed by the call.
+    gc.disable()
+    try:
+        call, prepared_peak, kept = watched(contender, device)
+        result, call_peak, _ = watched(call, device)
+    finally:
+        if collecting:
+            gc.enable()
     returned = result.untyped_storage().nbytes() if isinstance(result, Tensor) else 0
     return max(prepared_peak, kept + call_peak - returned, 0)
 

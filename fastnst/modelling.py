@@ -15,9 +15,11 @@ import torch
 from fastnst.datasheets import DATASHEETS, Datasheet
 from fastnst.errors import OptionError
 from fastnst.profiling import Roofline, Work, check_size, work_of
+from fastnst.step_profile import least_bytes
 from fastnst.verification import STYLE_LAYERS
 
 if TYPE_CHECKING:
+    from fastnst_kernels.gpu import Gpu
     from fastnst_kernels.launch import Plan
 
 _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -25,12 +27,15 @@ _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16,
 
 @dataclass(frozen=True)
 class ModelledKernel:
-    """One launch: its blocks, how many rounds of the multiprocessors they are, and the bytes of its tensors."""
+    """One launch: its blocks, how many rounds of the multiprocessors they are, and the bytes of its tensors.
+
+    The bytes are None for the kernels that write where they read, whose tensors do not tell.
+    """
 
     kernel: str
     blocks: int
     waves: float
-    bytes: int
+    bytes: int | None
 
 
 @dataclass(frozen=True)
@@ -81,8 +86,7 @@ def model(size: int, target: str, precision: str) -> Iterator[Modelled]:
     """
     check_size(size)
     roofline = datasheet_roofline(target, precision)
-    if importlib.util.find_spec("triton") is None:
-        raise OptionError("the model counts what the Triton kernels move; install triton (pip install triton)")
+    _require_triton()
     from fastnst_kernels import triton_gram, triton_tap
     from fastnst_kernels.gpu import TARGETS
     from fastnst_kernels.terms import StyleTerm
@@ -115,6 +119,86 @@ def model(size: int, target: str, precision: str) -> Iterator[Modelled]:
                 least_seconds=roofline.seconds(work),
                 **_moved(plan, given, work, roofline, gpu.multiprocessors),
             )
+
+
+def model_steps(size: int, target: str, precision: str) -> Iterator[Modelled]:
+    """The operations of `fastnst.step_profile` at that size: the least bytes, and the workspace written and read.
+
+    Takes and raises what `model` does.
+    """
+    check_size(size)
+    roofline = datasheet_roofline(target, precision)
+    _require_triton()
+    from fastnst_kernels.gpu import TARGETS
+    from fastnst_kernels.traffic import traffic_of
+
+    gpu = TARGETS[target]
+    for operation, layer, shape, plan, given in _step_plans(size, _DTYPES[precision], gpu):
+        traffic = traffic_of(plan, given)
+        elements = shape[1] * shape[2] * shape[3]
+        work = Work(least_bytes(operation, elements, _DTYPES[precision]), 0)
+        moved = work.bytes + 2 * traffic.workspace
+        yield Modelled(
+            target=target,
+            layer=layer,
+            shape=shape,
+            precision=precision,
+            operation=operation,
+            work=work,
+            features=elements * given[0].element_size(),
+            least_seconds=roofline.seconds(work),
+            plan_seconds=moved / roofline.bandwidth,
+            plan_bytes=moved,
+            workspace=traffic.workspace,
+            kernels=tuple(
+                ModelledKernel(launch.kernel, launch.blocks, launch.blocks / gpu.multiprocessors, None)
+                for launch in traffic.launches
+            ),
+        )
+
+
+def _step_plans(
+    size: int, dtype: torch.dtype, gpu: "Gpu"
+) -> Iterator[tuple[str, str, tuple[int, int, int, int], "Plan", tuple[torch.Tensor, ...]]]:
+    """Each operation, its layer, the shape that its elements are counted in, its plan, and what the plan is given."""
+    from fastnst_kernels import triton_adam, triton_content, triton_image, triton_relu, triton_tap
+    from fastnst_kernels.relu_layout import empty_bits
+    from fastnst_kernels.terms import ContentTerm
+
+    def empty(channels: int, side: int, dtype: torch.dtype) -> torch.Tensor:
+        values = torch.empty((1, channels, side, side), dtype=dtype, device="meta")
+        return values.to(memory_format=torch.channels_last)
+
+    ones, betas = (1.0, 1.0, 1.0), (0.9, 0.99)
+    image, moment, first, second = (empty(3, size, torch.float32) for _ in range(4))
+    above = empty(3, size, dtype)
+    x, y, pooled = empty(64, size, dtype), empty(64, size, dtype), empty(64, size // 2, dtype)
+    bits, bias = empty_bits(x), torch.empty(64, dtype=dtype, device="meta")
+    flat, wide, deep = (1, 3, size, size), (1, 64, size, size), (1, 512, size // 8, size // 8)
+    features, content, upstream = (empty(512, size // 8, dtype) for _ in range(3))
+    one, count = torch.empty(1, device="meta"), torch.empty((), dtype=torch.int64, device="meta")
+    term = ContentTerm(content, one, 1.0)
+
+    plan = triton_image.plan_normalise(image, ones, ones, False, dtype, True, gpu)
+    yield "normalise", "image", flat, plan, (image,)
+    given = (x, y, pooled, bits, bias)
+    yield "bias_relu", "conv1_1", wide, triton_relu.plan_bias_relu(x, bias, y, bits), given
+    yield "bias_relu backward", "conv1_1", wide, triton_relu.plan_relu_backward(y, bits, x), given
+    yield "bias_relu_pool", "conv1_2", wide, triton_relu.plan_bias_relu_pool(x, bias, "avg", pooled, bits), given
+    yield "bias_relu_pool backward", "conv1_2", wide, triton_relu.plan_unpool_backward(pooled, bits, "avg", x), given
+    plan = triton_content.plan_content_loss(features, content, 1.0, gpu)
+    yield "content loss", "conv4_2", deep, plan, (features, content)
+    plan = triton_tap.plan_tap_backward(features, None, term, upstream, False, None, "ieee", gpu)
+    yield "content backward", "conv4_2", deep, plan, (features, content, upstream, one)
+    plan = triton_image.plan_image_gradient(image, above, ones, False, 1.0, None, "squared", gpu)
+    yield "image_gradient", "image", flat, plan, (image, above)
+    plan = triton_adam.plan_adam_step(image, moment, first, second, count, 0.1, betas, 1e-8, (0.0, 1.0), gpu)
+    yield "adam_step", "image", flat, plan, (image, moment, first, second, count)
+
+
+def _require_triton() -> None:
+    if importlib.util.find_spec("triton") is None:
+        raise OptionError("the model counts what the Triton kernels move; install triton (pip install triton)")
 
 
 def _moved(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from fastnst_kernels import torch_gram
+from fastnst_kernels import image, torch_gram
 from fastnst_kernels.gpu import TARGETS
 
 from fastnst import measure, profiling
@@ -18,6 +18,7 @@ from fastnst.memory import peak_extra_bytes
 from fastnst.options import resolve_options
 from fastnst.profiling import OPERATIONS, Problem, Roofline, Work, contender, expected, forms, profile, work_of
 from fastnst.runtime import Runtime, resolve_runtime
+from fastnst.step_profile import profile_steps, steps
 from fastnst.verification import STYLE_LAYERS, worst
 
 CPU = torch.device("cpu")
@@ -52,6 +53,9 @@ def test_json_has_each_layer_operation_and_implementation(capsys: pytest.Capture
         assert one["roofline_share"] > 0
         assert one["error"] < 1e-5
         assert 0 <= one["extra_bytes"] < 1 << 24
+    timed = {one["operation"] for one in report["steps"] if one["implementation"] == "fastnst"}
+    assert {"normalise", "bias_relu_pool backward", "content backward", "image_gradient", "adam_step"} <= timed
+    assert all(one["gigabytes_per_second"] > 0 and one["error"] < 1e-5 for one in report["steps"])
     assert report["ceilings"]["fp32"]["gigabytes_per_second"] > 0
     assert report["versions"]["torch"] == torch.__version__
     assert report["date"]
@@ -61,6 +65,7 @@ def test_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["profile", "--size", "16", "--device", "cpu", "--rounds", "1", "--no-compile"]) == 0
     printed = capsys.readouterr().out
     assert printed.count("conv5_1") == 3
+    assert printed.count("bias_relu_pool backward") == 1
     assert "ceilings: copy" in printed
     assert "peak memory of a layer's loss and backward, and its share of all features: fastnst" in printed
 
@@ -114,6 +119,21 @@ def test_wrong_result_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch_gram, "gram", lambda features: 1.01 * right(features))
     with pytest.raises(FastnstError, match=r"forward of features \(1, 64, 16, 16\) is wrong .* run fastnst verify"):
         list(profile(16, runtime(), rounds=1, compiled=False))
+
+
+def test_wrong_step_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = image.normalise
+    monkeypatch.setattr(image, "normalise", lambda *args, **named: 1.01 * right(*args, **named))
+    with pytest.raises(FastnstError, match=r"normalise at image is wrong \(error 0\.01\), so it is not timed"):
+        list(profile_steps(16, runtime(), Roofline(1.0, 1.0), rounds=1))
+
+
+def test_least_bytes_of_the_steps() -> None:
+    found = {step.operation: step.bytes for step in steps(16, runtime("bf16"))}
+    assert found["normalise"] == 6 * 3 * 256
+    assert found["bias_relu"] == 33 * 64 * 256 // 8
+    assert found["bias_relu_pool backward"] == 21 * 64 * 256 // 8
+    assert found["adam_step"] == 28 * 3 * 256
 
 
 def test_wrong_plain_form_is_named_and_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,6 +233,7 @@ def test_model_is_marked_as_one_in_each_line(target: str, capsys: pytest.Capture
     printed = capsys.readouterr().out.splitlines()
     assert all(line.startswith("MODEL ") for line in printed)
     assert sum("conv5_1" in line for line in printed) == 2
+    assert sum("adam_step" in line for line in printed) == 1
 
 
 def test_model_as_json_and_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -230,6 +251,8 @@ def test_model_as_json_and_plot(tmp_path: Path, capsys: pytest.CaptureFixture[st
         assert row["least_seconds"] <= row["plan_seconds"]
         assert row["plan_bytes"] == sum(kernel["bytes"] for kernel in row["kernels"])
         assert row["plan_bytes"] >= row["work"]["bytes"]
+    assert [row["operation"] for row in report["steps"]] == [step.operation for step in steps(16, runtime())]
+    assert all(row["model"] and row["workspace"] < 0.05 * row["features"] for row in report["steps"])
 
 
 def test_plot_and_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ import torch
 from fastnst.datasheets import DATASHEETS
 from fastnst.errors import OptionError
 from fastnst.measure import conditions, device_name
-from fastnst.modelling import Modelled, datasheet_roofline, model
+from fastnst.modelling import Modelled, datasheet_roofline, model, model_steps
 from fastnst.options import resolve_options
 from fastnst.profiling import (
     Measurement,
@@ -24,6 +24,7 @@ from fastnst.profiling import (
 )
 from fastnst.roofline_plot import Panel, Point, check_plot, draw
 from fastnst.runtime import Runtime, resolve_runtime
+from fastnst.step_profile import profile_steps
 
 
 def run(parsed: argparse.Namespace) -> int:
@@ -39,15 +40,18 @@ def run(parsed: argparse.Namespace) -> int:
         resolve_runtime(resolve_options(device=parsed.device, precision=precision, backend=parsed.backend))
         for precision in precisions(parsed.precision, device)
     ]
-    sections = []
+    sections, steps = [], []
     for runtime in runtimes:
         try:
             measurements = list(profile(parsed.size, runtime, rounds=parsed.rounds, compiled=not parsed.no_compile))
+            rest = list(profile_steps(parsed.size, runtime, measure_roofline(runtime), rounds=parsed.rounds))
         except (torch.OutOfMemoryError, MemoryError):
             raise OptionError(f"size {parsed.size} does not fit into the memory of {device}; lower --size") from None
         if not parsed.json:
             _print_table(parsed.size, runtime, measurements)
+            _print_steps(rest)
         sections.append((runtime, measurements))
+        steps += rest
     if parsed.plot:
         panels = [_panel(runtime, measurements) for runtime, measurements in sections]
         draw(
@@ -71,6 +75,7 @@ def run(parsed: argparse.Namespace) -> int:
                 for runtime in runtimes
             },
             "measurements": [one.as_dict() for _, measurements in sections for one in measurements],
+            "steps": [one.as_dict() for one in steps],
         }
         print(json.dumps(report))
     return 0
@@ -106,6 +111,22 @@ def _print_table(size: int, runtime: Runtime, measurements: list[Measurement]) -
         f"{one.implementation} {one.operation}: {one.problem}" for one in measurements if one.problem
     ):
         print(f"not timed: {problem}")
+    print()
+    sys.stdout.flush()
+
+
+def _print_steps(measurements: list[Measurement]) -> None:
+    print(
+        f"{'layer':9}{'operation':25}{'fastnst':>17}{'GB/s':>8}{'of copy':>9}{'eager':>17}{'× eager':>9}"
+        f"{'memory':>8}{'eager':>8}"
+    )
+    for (layer, operation), group in groupby(measurements, key=lambda one: (one.layer, one.operation)):
+        by_name = {one.implementation: one for one in group}
+        ours, eager = by_name["fastnst"], by_name["eager"]
+        print(
+            f"{layer:9}{operation:25}{_time(ours):>17}{ours.as_dict()['gigabytes_per_second']:8.1f}"
+            f"{ours.roofline_share:9.0%}{_time(eager):>17}{_ratio(eager, ours):>9}{_memory(ours):>8}{_memory(eager):>8}"
+        )
     print()
     sys.stdout.flush()
 
@@ -161,6 +182,7 @@ def _run_model(parsed: argparse.Namespace) -> int:
     precision = "bf16" if parsed.precision == "auto" else parsed.precision
     roofline = datasheet_roofline(parsed.target, precision)
     rows = list(model(parsed.size, parsed.target, precision))
+    rest = list(model_steps(parsed.size, parsed.target, precision))
     product = DATASHEETS[parsed.target].product
     if parsed.plot:
         points = [
@@ -189,40 +211,46 @@ def _run_model(parsed: argparse.Namespace) -> int:
             "size": parsed.size,
             "ceilings": {precision: ceilings},
             "operations": [row.as_dict() for row in rows],
+            "steps": [row.as_dict() for row in rest],
         }
         print(json.dumps(report))
     else:
-        print("\n".join(f"MODEL {line}" for line in model_lines(rows, product, precision, parsed.size)))
+        print("\n".join(f"MODEL {line}" for line in model_lines(rows, rest, product, precision, parsed.size)))
     return 0
 
 
-def model_lines(rows: list[Modelled], product: str, precision: str, size: int) -> list[str]:
-    """The model as a table; `rows` are of one target and precision."""
+def model_lines(rows: list[Modelled], rest: list[Modelled], product: str, precision: str, size: int) -> list[str]:
+    """The model as a table; `rows` and `rest` are of one target and precision."""
     roofline = datasheet_roofline(rows[0].target, precision)
-    lines = [
-        f"of {product} ({rows[0].target}), {precision}, {size}×{size} px; nothing here was measured",
-        f"ceilings of its data sheet: {roofline.bandwidth / 1e9:.0f} GB/s, {roofline.rate / 1e12:.4g} TFLOP/s",
-        f"{'layer':9}{'operation':10}{'kernel':15}{'blocks':>8}{'rounds':>8}{'moved MB':>10}{'least MB':>10}"
-        f"{'GFLOP':>8}{'least µs':>10}{'moved µs':>10}{'at most':>9}{'workspace MB':>14}",
-    ]
-    for row in rows:
-        launched = [f"{one.kernel:15}{one.blocks:8}{one.waves:8.2f}" for one in row.kernels]
-        whole = launched[0] if len(launched) == 1 else f"{'(all)':31}"
-        lines.append(
-            f"{row.layer:9}{row.operation:10}{whole}{row.plan_bytes / 1e6:10.2f}{row.work.bytes / 1e6:10.2f}"
-            f"{row.work.flops / 1e9:8.2f}{row.least_seconds * 1e6:10.1f}{row.plan_seconds * 1e6:10.1f}"
-            f"{row.roofline_share:9.0%}{row.workspace / 1e6:14.2f}"
-        )
-        if len(launched) > 1:
-            lines += [
-                f"{'':19}{words}{one.bytes / 1e6:10.2f}" for words, one in zip(launched, row.kernels, strict=True)
-            ]
     features, workspace = sum(row.features for row in rows) // 2, max(row.workspace for row in rows)
     moved, least = sum(row.plan_bytes for row in rows), sum(row.work.bytes for row in rows)
     share = sum(row.least_seconds for row in rows) / sum(row.plan_seconds for row in rows)
-    lines += [
+    columns = (
+        f"{'layer':9}{'operation':25}{'kernel':20}{'blocks':>8}{'rounds':>8}{'moved MB':>10}{'least MB':>10}"
+        f"{'GFLOP':>8}{'least µs':>10}{'moved µs':>10}{'at most':>9}{'workspace MB':>14}"
+    )
+    return [
+        f"of {product} ({rows[0].target}), {precision}, {size}×{size} px; nothing here was measured",
+        f"ceilings of its data sheet: {roofline.bandwidth / 1e9:.0f} GB/s, {roofline.rate / 1e12:.4g} TFLOP/s",
+        "blocks / multiprocessors = rounds; latency and what blocks read again from the cache are not in it",
+        columns,
+        *(line for row in rows for line in _row_lines(row)),
         f"all layers: moved {moved / 1e6:.0f} MB, least {least / 1e6:.0f} MB; at most {share:.0%} of the roofline; "
         f"peak workspace {workspace / 1e6:.1f} MB, {workspace / features:.1%} of the features' {features / 1e6:.0f} MB",
-        "blocks / multiprocessors = rounds; latency and what blocks read again from the cache are not in it",
+        columns,
+        *(line for row in rest for line in _row_lines(row)),
     ]
+
+
+def _row_lines(row: Modelled) -> list[str]:
+    """One operation, and beneath it its kernels where they are several."""
+    launched = [f"{one.kernel:20}{one.blocks:8}{one.waves:8.2f}" for one in row.kernels]
+    lines = [
+        f"{row.layer:9}{row.operation:25}{launched[0] if len(launched) == 1 else ' ' * 36}{row.plan_bytes / 1e6:10.2f}"
+        f"{row.work.bytes / 1e6:10.2f}{row.work.flops / 1e9:8.2f}{row.least_seconds * 1e6:10.1f}"
+        f"{row.plan_seconds * 1e6:10.1f}{row.roofline_share:9.0%}{row.workspace / 1e6:14.2f}"
+    ]
+    if len(launched) > 1:
+        for words, one in zip(launched, row.kernels, strict=True):
+            lines.append(f"{'':34}{words}" + ("" if one.bytes is None else f"{one.bytes / 1e6:10.2f}"))
     return lines
