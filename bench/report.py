@@ -36,6 +36,7 @@ class Section:
     facts: Record
     precision: str
     measurements: Mapping[tuple[str, str, str], Record]
+    steps: Mapping[tuple[str, str, str], Record]
 
     @property
     def on_gpu(self) -> bool:
@@ -56,7 +57,7 @@ class Section:
     def seconds(self, layer: str, operation: str, form: str) -> float | None:
         """The median, or None where it was not timed."""
         timing = self.measurements.get((layer, operation, form), {}).get("timing")
-        return None if timing is None else timing["median"]
+        return None if timing is None else float(timing["median"])
 
 
 def sections(folder: Path) -> list[Section]:
@@ -67,16 +68,24 @@ def sections(folder: Path) -> list[Section]:
             facts = json.loads(path.read_text(encoding="utf-8"))
             if facts.get("model"):
                 continue
-            by_precision: dict[str, dict[tuple[str, str, str], Record]] = {}
-            for one in facts["measurements"]:
-                key = (one["layer"], one["operation"], one["implementation"])
-                by_precision.setdefault(one["precision"], {})[key] = one
+            if not facts["measurements"]:
+                raise ValueError("no measurements")
+            measured, steps = (_by_precision(facts.get(name, [])) for name in ("measurements", "steps"))
             name = path.relative_to(folder).as_posix()
-            found += [Section(name, facts, precision, rows) for precision, rows in by_precision.items()]
+            found += [
+                Section(name, facts, precision, rows, steps.get(precision, {})) for precision, rows in measured.items()
+            ]
             _ = [(section.on_gpu, section.ceilings) for section in found]
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise SystemExit(f"{path} is not what fastnst profile --json prints ({error!r}); write it again") from None
     return sorted(found, key=lambda section: (not section.on_gpu, section.name, section.precision))
+
+
+def _by_precision(measurements: Sequence[Record]) -> dict[str, dict[tuple[str, str, str], Record]]:
+    found: dict[str, dict[tuple[str, str, str], Record]] = {}
+    for one in measurements:
+        found.setdefault(one["precision"], {})[one["layer"], one["operation"], one["implementation"]] = one
+    return found
 
 
 def block(found: Sequence[Section], plot: Path | None = None) -> str:
@@ -118,7 +127,23 @@ def _table(section: Section) -> str:
         cells.append(_pair(*(_memory(section, layer, form) for form in ("fastnst", "eager"))))
         lines.append("| " + " | ".join(cells) + " |")
     lines.append("| " + " | ".join(_whole(section)) + " |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_step_lines(section)])
+
+
+def _step_lines(section: Section) -> list[str]:
+    """The kernels that only move bytes, against the copy ceiling."""
+    if not section.steps:
+        return []
+    lines = ["", "| | layer | time | GB/s | of a copy | × eager | extra memory, ours / eager |", "| --- " * 7 + "|"]
+    for (layer, operation, form), ours in section.steps.items():
+        if form != "fastnst":
+            continue
+        eager, seconds = section.steps[layer, operation, "eager"], ours["timing"]["median"]
+        cells = [operation, layer, _time(seconds), f"{ours['gigabytes_per_second']:.4g}"]
+        cells += [f"{ours['least_seconds'] / seconds:.0%}", f"{eager['timing']['median'] / seconds:.2f}"]
+        cells.append(_pair(*(f"{one['extra_bytes'] / 1e6:.1f} MB" for one in (ours, eager))))
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
 
 
 def _whole(section: Section) -> list[str]:

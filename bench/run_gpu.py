@@ -173,7 +173,8 @@ def _figures(results: Mapping[str, Any]) -> list[str]:
     if "unequal" in results:
         return [f"{len(results['operations'])} operations, {results['runs']} runs each, {results['unequal']} not equal"]
     if "measurements" in results:
-        return [_layer_line(one, results["measurements"]) for one in _of(results["measurements"], "fastnst")]
+        found = [*results["measurements"], *results.get("steps", [])]
+        return [_layer_line(one, found) for one in _of(found, "fastnst")]
     return [
         f"{row['size']:5} px {row['side']:6}{row['timing']['median'] * 1e3:9.2f} ms/iteration"
         f"{(row['memory'] or 0) / 1e6:9.0f} MB"
@@ -197,7 +198,7 @@ def _of(measurements: Sequence[Mapping[str, Any]], implementation: str) -> list[
 def _layer_line(ours: Mapping[str, Any], measurements: Sequence[Mapping[str, Any]]) -> str:
     key = (ours["layer"], ours["precision"], ours["operation"])
     line = (
-        f"{key[0]} {key[1]:5}{key[2]:9}{ours['timing']['median'] * 1e6:9.1f} µs "
+        f"{key[0]:8}{key[1]:5}{key[2]:24}{ours['timing']['median'] * 1e6:9.1f} µs "
         f"{ours['gigabytes_per_second']:7.0f} GB/s {ours['teraflops_per_second']:6.1f} TFLOP/s "
         f"{ours['roofline_share']:4.0%} {(ours['extra_bytes'] or 0) / 1e6:6.1f} MB"
     )

@@ -44,6 +44,10 @@ def profile(*, on_gpu: bool, compiled: bool = True) -> dict[str, Any]:
             for operation in ("forward", "loss", "backward")
             for form, seconds in times.items()
         ],
+        "steps": [
+            {**measurement("image", "adam_step", form, seconds), "gigabytes_per_second": 1500.0}
+            for form, seconds in (("fastnst", 2e-6), ("eager", 8e-6))
+        ],
     }
 
 
@@ -76,6 +80,7 @@ def test_without_a_gpu_it_says_so(root: Path) -> None:
     assert "**No GPU figure exists yet**" in text
     assert "CPU: Some CPU, 4 threads, bf16, 1024 px" in text
     assert "| conv1_1 | 2.0 µs | 50% | 2.0 µs | 50% | 4.00 | - | 1.5 MB / 90.0 MB |" in text
+    assert "| adam_step | image | 2.0 µs | 1500 | 50% | 4.00 | 1.5 MB / 90.0 MB |" in text
     assert (root / "bench" / "results" / "roofline.png").read_bytes().startswith(b"\x89PNG")
     assert report.main(["--check", "--root", str(root)]) == 0
 
@@ -100,7 +105,7 @@ def test_without_any_profile(root: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "No profile exists yet." in printed
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"measurements": [{}]}'])
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"measurements": []}', '{"measurements": [{}]}'])
 def test_a_file_that_is_no_profile_is_named(root: Path, content: str) -> None:
     put(root, "profile_broken.json", content)
     with pytest.raises(SystemExit, match=r"profile_broken\.json is not what fastnst profile --json prints"):
