@@ -126,7 +126,16 @@ def _loss_of(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The same from G = `result`, which is overwritten."""
     difference = result.sub_(target)
-    loss = difference.square().sum((1, 2)).mul_(weight / (4 * result.shape[1] ** 2))
+    channels = result.shape[1]
+    blocks = [slice(row, row + _BLOCK_ROWS) for row in range(0, channels, _BLOCK_ROWS)]
+    # By blocks of rows: no second matrix is needed, which would be as large as the features of a deep layer.
+    loss = torch.stack([difference[:, rows].square().sum((1, 2)) for rows in blocks]).sum(0)
+    loss.mul_(weight / (4 * channels**2))
     if offset is not None:
-        loss = loss.add_(offset, alpha=offset_weight)
-    return loss, (difference + difference.mT).mul_(0.5), torch.ones_like(loss)
+        loss.add_(offset, alpha=offset_weight)
+    for rows in blocks:
+        right = difference[:, rows, rows.start :]
+        mean = (right + difference[:, rows.start :, rows].mT).mul_(0.5)
+        right.copy_(mean)
+        difference[:, rows.start :, rows] = mean.mT
+    return loss, difference, torch.ones_like(loss)

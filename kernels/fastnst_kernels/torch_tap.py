@@ -7,6 +7,9 @@ from fastnst_kernels.layout import position_stride
 from fastnst_kernels.terms import ContentTerm, Owned, StyleTerm
 from fastnst_kernels.torch_gram import accumulation_dtype, row_chunks
 
+# A matrix (B, C, C) and the factor of its product.
+Scaled = tuple[Tensor, float]
+
 
 def content_loss(features: Tensor, content: Tensor, weight: float) -> Tensor:
     """weight · Σ (F − P)² of features (B, C, H, W) and content (B or 1, C, H, W): (B,) float32 (float64 for it)."""
@@ -32,9 +35,8 @@ def tap_backward(
     `upstream` may be `gradient`. The two terms are added inside `owned` alone.
     """
     dtype = accumulation_dtype(features.dtype)
-    matrix = coefficient = None
-    if style is not None:
-        matrix = style.difference * (style.gradient * style.scale * style.factor)[:, None, None]
+    matrix = None if style is None else _scaled(style)
+    coefficient = None
     if content is not None:
         coefficient = (content.gradient * content.factor)[:, None, None, None]
     with torch.autocast(features.device.type, enabled=False):
@@ -56,19 +58,29 @@ def tap_backward(
                 out.masked_fill_(own <= 0, 0.0)
 
 
+def _scaled(style: StyleTerm) -> Scaled:
+    """The matrix and the factor that its product with F is to be multiplied by."""
+    coefficient = style.gradient * style.scale * style.factor
+    # The matrix of a deep layer is as large as its features: one image on a CPU, where to read a number is free, needs
+    # no scaled copy of it.
+    if len(coefficient) == 1 and coefficient.device.type == "cpu":
+        return style.difference, float(coefficient)
+    return style.difference * coefficient[:, None, None], 1.0
+
+
 def _write_sum(terms: Tensor | None, above: Tensor | None, out: Tensor) -> None:
     """out = terms + above, rounded once, however large the gradient from above is."""
-    if terms is None and above is None:
-        out.zero_()
-    elif terms is None or above is None:
-        out.copy_(terms if above is None else above)
+    if terms is None:
+        out.copy_(above) if above is not None else out.zero_()
+    elif above is None:
+        out.copy_(terms)
     elif out.dtype == terms.dtype:
         torch.add(terms, above, out=out)
     else:
         out.copy_(terms.add_(above))
 
 
-def _terms(f: Tensor, style: Tensor | None, p: Tensor | None, coefficient: Tensor | None) -> Tensor | None:
+def _terms(f: Tensor, style: Scaled | None, p: Tensor | None, coefficient: Tensor | None) -> Tensor | None:
     """style · F + coefficient · (F − P), in the layout of F; None without either."""
     total = None if style is None else _product(style, f)
     if p is None or coefficient is None:
@@ -82,7 +94,7 @@ def _owned_terms(
     start: int,
     stop: int,
     owned: Owned,
-    style: Tensor | None,
+    style: Scaled | None,
     content: ContentTerm | None,
     coefficient: Tensor | None,
     dtype: torch.dtype,
@@ -102,19 +114,24 @@ def _owned_terms(
     return total
 
 
-def _write_product(style: Tensor, features: Tensor, out: Tensor) -> None:
+def _write_product(style: Scaled, features: Tensor, out: Tensor) -> None:
     """out = style · F, in no other memory where H and W of `out` act as one axis."""
     if position_stride(out) is None:
         out.copy_(_product(style, features))
     elif features.stride(1) == 1:
-        torch.bmm(features.flatten(2).mT, style, out=out.flatten(2).mT)
+        _multiply(features.flatten(2).mT, style[0], style[1], out.flatten(2).mT)
     else:
-        torch.bmm(style, features.flatten(2), out=out.flatten(2))
+        _multiply(style[0], features.flatten(2), style[1], out.flatten(2))
 
 
-def _product(style: Tensor, features: Tensor) -> Tensor:
+def _product(style: Scaled, features: Tensor) -> Tensor:
     """style · F in the layout of the features."""
-    if features.stride(1) == 1:
-        rows = features.permute(0, 2, 3, 1)
-        return torch.bmm(rows.flatten(1, 2), style).view(rows.shape).permute(0, 3, 1, 2)
-    return torch.bmm(style, features.flatten(2)).view(features.shape)
+    layout = torch.channels_last if features.stride(1) == 1 else torch.contiguous_format
+    product = torch.empty_like(features, memory_format=layout)
+    _write_product(style, features, product)
+    return product
+
+
+def _multiply(left: Tensor, right: Tensor, factor: float, out: Tensor) -> None:
+    """out = factor · left · right of batches of matrices."""
+    torch.baddbmm(out, left, right, beta=0, alpha=factor, out=out)

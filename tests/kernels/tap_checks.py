@@ -210,3 +210,97 @@ def check_tiles(
         precision=precision,
     )
     assert_within(assembled, exact, 2 * allowed, "gradient by tiles")
+
+
+def _repeated(block: Tensor, height: int, width: int, channels_last: bool, batch: int) -> Tensor:
+    """A map of `batch` images made of equal blocks, (1, C, h, w) each; h and w divide its height and width."""
+    result = torch.empty(
+        (batch, block.shape[1], height, width),
+        dtype=block.dtype,
+        device=block.device,
+        memory_format=torch.channels_last if channels_last else torch.contiguous_format,
+    )
+    row = block.repeat(1, 1, 1, width // block.shape[3])
+    for top in range(0, height, block.shape[2]):
+        result[:, :, top : top + block.shape[2]] = row
+    return result
+
+
+def check_repeated(
+    block: Tensor, height: int, width: int, *, batch: int, channels_last: bool, backend: str, precision: str = "ieee"
+) -> None:
+    """A picture of equal blocks has the Gram matrix and the gradient of one, at sizes that float64 does not fit.
+
+    Forward by the sums of two tiles, backward over the memory of the upstream, with each term, at the picture's end.
+    """
+    channels, side = block.shape[1], block.shape[2]
+    target, content = make_target(block), make_content(block)
+    generator = torch.Generator().manual_seed(7)
+    upstream = torch.randn(block.shape, generator=generator).to(block.device, block.dtype)
+    features = _repeated(block, height, width, channels_last, batch)
+    sums = torch.zeros((batch, channels, channels), device=block.device)
+    for tile in (features[:, :, :side], features[:, :, side:]):
+        accumulate_gram(sums, tile, precision=precision, backend=backend)
+    positions = height * width
+    exact = reference.gram(block).expand(batch, -1, -1)
+    allowed = 10 * budget.gram_budget(block, precision).expand(batch)
+    assert_within(sums / positions, exact, allowed, "Gram matrix of equal blocks")
+    loss, difference = finish_gram_loss(sums, positions, target, dtype=block.dtype, backend=backend)
+    assert torch.isfinite(loss).all()
+    own = reference.gram_loss_gradient(block, target)
+    factor = side * block.shape[3] / positions
+    style_gradient = (1.0 / own.abs().mean() / factor).float().expand(batch).contiguous()
+    gradient = tap_gradient(
+        features,
+        upstream=_repeated(upstream, height, width, channels_last, batch),
+        difference=difference,
+        style_gradient=style_gradient,
+        content=_repeated(content, height, width, channels_last, 1),
+        content_weight=0.25,
+        relu=True,
+        into_upstream=True,
+        precision=precision,
+        backend=backend,
+    )
+    exact = reference.tap_gradient(
+        block,
+        upstream,
+        style=reference.style_matrix(block, target, 1.0, style_gradient[:1] * factor),
+        content=content,
+        content_coefficient=torch.full((1,), 0.5, device=block.device),
+        relu=True,
+    )
+    allowed = 10 * budget.tap_budget(
+        block,
+        upstream,
+        target=target,
+        style_gradient=style_gradient[:1] * factor,
+        content=content,
+        content_weight=0.25,
+        relu=True,
+        precision=precision,
+    )
+    width_of_block = block.shape[3]
+    for last in (gradient[-1:, :, -side:, -width_of_block:], gradient[:1, :, :side, :width_of_block]):
+        assert_within(last, exact, allowed, "gradient of equal blocks")
+
+
+def check_equal_runs(features: Tensor, *, backend: str, runs: int) -> None:
+    """Losses, gradient and sums are equal to the bit, run after run."""
+    target, content = make_target(features), make_content(features)
+    size = features.shape[1]
+
+    def run() -> tuple[Tensor, ...]:
+        leaf = features.detach().clone().requires_grad_()
+        passed, style, distance = tap(leaf, target=target, content=content, relu=True, backend=backend)
+        assert style is not None
+        assert distance is not None
+        (gradient,) = torch.autograd.grad(passed.float().sum() + style.sum() + distance.sum(), leaf)
+        sums = torch.zeros((len(features), size, size), device=features.device)
+        accumulate_gram(sums, features[:, :, 1:, 1:], backend=backend)
+        accumulate_gram(sums, features, backend=backend)
+        return style.detach(), distance.detach(), gradient, sums
+
+    first = run()
+    for _ in range(runs):
+        assert all(torch.equal(a, b) for a, b in zip(first, run(), strict=True))

@@ -12,7 +12,7 @@ from fastnst_kernels.tiles import finish_gram_loss, tap_gradient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_checks import DTYPES, assert_within, check_style_tap, make_features, make_target, nan_in_empty
-from tap_checks import check_tap, check_tiles, make_content
+from tap_checks import check_equal_runs, check_repeated, check_tap, check_tiles, make_content
 
 LAYOUTS = pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "channels_last"])
 TERMS = [(True, False, True), (False, True, False), (False, True, True), (True, True, False), (True, True, True)]
@@ -55,8 +55,8 @@ def test_tf32_is_taken() -> None:
 
 @LAYOUTS
 def test_several_blocks(channels_last: bool) -> None:
-    features = make_features((1, 130, 14, 19), torch.float16, channels_last=channels_last)
-    check_tiles(features, backend="triton", relu=True, side=12, halo=3)
+    features = make_features((1, 130, 7, 19), torch.float16, channels_last=channels_last)
+    check_tiles(features, backend="triton", relu=True, side=10, halo=2)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_several_blocks(channels_last: bool) -> None:
     ],
     ids=["crop", "channels-last crop", "expanded rows", "every second row"],
 )
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_crops(view: object, dtype: torch.dtype) -> None:
     assert callable(view)
     features = view(make_features((2, 20, 8, 11), dtype))
@@ -139,19 +139,17 @@ def test_nan_and_infinity_come_through(dtype: torch.dtype) -> None:
     assert leaf.grad[1].isnan().sum() == 1
 
 
-def test_two_runs_are_equal_to_the_bit() -> None:
-    features = make_features((1, 24, 20, 21), torch.float16).requires_grad_()
-    target = make_target(features.detach())
-    content = make_content(features.detach())
+@LAYOUTS
+def test_two_runs_are_equal_to_the_bit(channels_last: bool) -> None:
+    check_equal_runs(
+        make_features((1, 24, 14, 15), torch.float16, channels_last=channels_last), backend="triton", runs=2
+    )
 
-    def run() -> tuple[torch.Tensor, ...]:
-        _, style, distance = tap(features, target=target, content=content, relu=True, backend="triton")
-        assert style is not None
-        assert distance is not None
-        (gradient,) = torch.autograd.grad(style.sum() + distance.sum(), features)
-        return style.detach(), distance.detach(), gradient
 
-    assert all(torch.equal(first, second) for first, second in zip(run(), run(), strict=True))
+@LAYOUTS
+def test_equal_blocks(channels_last: bool) -> None:
+    block = make_features((1, 20, 4, 4), torch.float16)
+    check_repeated(block, 12, 8, batch=2, channels_last=channels_last, backend="triton")
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
