@@ -97,7 +97,7 @@ def _error(step: Step, name: str, precision: str) -> float:
     result = step.forms[name](*step.inputs)()
     if not isinstance(exact, Tensor) or not isinstance(result, Tensor):
         raise TypeError(f"{step.operation} returned no tensor")
-    error, _ = worst(result.detach(), exact.detach(), torch.ones(len(exact)))
+    error, _ = worst(result.detach(), exact.detach(), torch.ones(len(exact), device=exact.device))
     if name == "fastnst" and not error <= _ERRORS[precision]:
         raise FastnstError(f"{step.operation} at {step.layer} is wrong (error {error:.3g}), so it is not timed")
     return error

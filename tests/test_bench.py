@@ -147,3 +147,9 @@ def test_equal_runs_on_a_cpu(capsys: pytest.CaptureFixture[str], monkeypatch: py
     report = json.loads(capsys.readouterr().out)
     assert report["unequal"] == 0
     assert {record["op"] for record in report["operations"]} >= {"tap", "gram", "tiles", "image", "adam"}
+
+
+@pytest.mark.gpu
+def test_equal_runs_on_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    assert equal_runs.main(["--small", "--runs", "3", "--device", "cuda"]) == 0
+    assert json.loads(capsys.readouterr().out)["unequal"] == 0

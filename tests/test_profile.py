@@ -301,3 +301,21 @@ def test_peak_memory_grows_with_what_is_held() -> None:
     held = torch.ones(1 << 27, dtype=torch.uint8)
     assert measure.peak_resident_bytes() >= before
     assert measure.peak_resident_bytes() > held.numel()
+
+
+@pytest.mark.gpu
+def test_profile_on_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    traced = tmp_path / "trace.json"
+    arguments = ["profile", "--size", "64", "--device", "cuda", "--precision", "bf16", "--rounds", "2", "--no-compile"]
+    assert main([*arguments, "--json", "--trace", str(traced)]) == 0
+    report: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert len(report["measurements"]) == 2 * len(OPERATIONS) * len(STYLE_LAYERS)
+    assert len(report["steps"]) == 2 * 9
+    assert all(one["timing"]["median"] > 0 for one in report["measurements"] + report["steps"])
+    assert json.loads(traced.read_text())["traceEvents"]
+
+
+@pytest.mark.gpu
+def test_extra_memory_on_a_gpu() -> None:
+    given = torch.ones(1 << 20, device="cuda")
+    assert peak_extra_bytes(lambda: lambda: (given + 1) * 2, torch.device("cuda")) == 4 << 20

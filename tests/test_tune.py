@@ -10,7 +10,7 @@ import pytest
 import torch
 from fastnst_kernels import tuned
 from fastnst_kernels.blocks import Problem
-from fastnst_kernels.gpu import INTERPRETER, TARGETS
+from fastnst_kernels.gpu import INTERPRETER, TARGETS, gpu_of
 
 from bench import tune
 
@@ -64,3 +64,12 @@ def test_what_cannot_be_measured_is_refused(
     with pytest.raises(SystemExit):
         tune.main(arguments)
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.gpu
+def test_a_layer_is_tuned_on_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "tuned.json"
+    assert tune.main(["--size", "64", "--precision", "fp16", "--rounds", "2", "--limit", "20", "--out", str(path)]) == 0
+    assert " tried, " in capsys.readouterr().out
+    if path.exists():
+        assert tuned.load(path, gpu_of(torch.cuda.current_device())).entries
