@@ -6,7 +6,8 @@ A kernel is right for its target if it
   (tiles of 64 rows and more, which those need), HMMA on other NVIDIA targets, mfma and wmma on AMD;
 - reads and writes features 16 bytes at a time where their rows are aligned to 16 bytes. Features are the arguments of
   four axes in a floating dtype; an access to at most a quarter of the elements of the largest one through the same
-  argument (a tile's border) is exempt.
+  argument (a tile's border) is exempt. On AMD, triton stores a product's result as it lies in the matrix unit's
+  registers, to save the way through shared memory: there four elements (mfma) or one (wmma) are enough.
 """
 
 import importlib
@@ -45,7 +46,7 @@ from fastnst_kernels.layout import position_stride
 from fastnst_kernels.occupancy import LIMITS, Occupancy, occupancy
 
 # Each exposes example_launches(features, precision, gpu): the launches of its kernels in each of their switches.
-MODULES = ("triton_gram", "triton_tap", "triton_content", "triton_image")
+MODULES = ("triton_gram", "triton_tap", "triton_content", "triton_relu", "triton_image")
 
 # (batch, channels, height, width): the five style layers of VGG at 512 px, and what does not divide by a block.
 SHAPES: Mapping[str, tuple[int, int, int, int]] = MappingProxyType(
@@ -282,7 +283,7 @@ def compile_one(job: Job) -> Compiled:
     )
     metadata = binary.metadata
     found = sites(binary.asm["ttir"])
-    widths, narrow = _feature_widths(launch, found, code)
+    widths, narrow = _feature_widths(launch, found, code, gpu)
     return Compiled(
         job,
         config,
@@ -332,7 +333,7 @@ def _matrix_unit(product: Product, mode: str, gpu: Gpu) -> str:
     return "MMA"
 
 
-def _feature_widths(launch: Launch, found: Sequence[Site], code: Code) -> tuple[tuple[Width, ...], list[str]]:
+def _feature_widths(launch: Launch, found: Sequence[Site], code: Code, gpu: Gpu) -> tuple[tuple[Width, ...], list[str]]:
     """The widths of the accesses to features, and what is wrong with them."""
     widths = []
     problems = []
@@ -362,10 +363,16 @@ def _feature_widths(launch: Launch, found: Sequence[Site], code: Code) -> tuple[
         for site, ones in accesses:
             # Which instruction is whose cannot be told where another argument shares the line.
             pick = min if site.alone and all(len(one.lines) == 1 for one in ones) else max
-            if 4 * site.elements > largest and ones and pick(one.width for one in ones) < 16:
-                width = pick(one.width for one in ones)
+            width = pick((one.width for one in ones), default=16)
+            if 4 * site.elements > largest and width < _least_width(value, store, code, gpu):
                 problems.append(f"{argument} is {verb} {width} bytes at a time in line {site.line[1]}")
     return tuple(widths), problems
+
+
+def _least_width(value: Tensor, store: bool, code: Code, gpu: Gpu) -> int:
+    if store and gpu.backend == "hip" and code.matrix_instructions:
+        return min(16, value.element_size() * (4 if gpu.warp_size == 64 else 1))
+    return 16
 
 
 def _rows_aligned(value: Tensor) -> bool:
