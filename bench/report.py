@@ -108,7 +108,8 @@ def _table(section: Section) -> str:
     head = (
         f"{kind}: {facts['device']}, {where}{clocks if kind == 'GPU' else ''}, {section.precision}, "
         f"{facts['size']} px, torch {facts['versions']['torch']}, triton {facts['versions']['triton']}, "
-        f"commit `{facts['commit']}`, {facts['date'][:10]} (`bench/results/{section.name}`). Ceilings of the same run: "
+        f"{_compiled(facts)}commit `{facts['commit']}`, {facts['date'][:10]} (`bench/results/{section.name}`). "
+        "Ceilings of the same run: "
         f"{bandwidth:.4g} GB/s, {rate:.3g} TFLOP/s; `roofline` is the share of them that is reached."
     )
     lines = [
@@ -128,6 +129,11 @@ def _table(section: Section) -> str:
         lines.append("| " + " | ".join(cells) + " |")
     lines.append("| " + " | ".join(_whole(section)) + " |")
     return "\n".join([*lines, *_step_lines(section)])
+
+
+def _compiled(facts: Record) -> str:
+    mode = facts.get("compile_mode")
+    return f"torch.compile in mode {mode}, " if mode else ""
 
 
 def _step_lines(section: Section) -> list[str]:

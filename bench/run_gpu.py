@@ -75,6 +75,7 @@ def steps(*, tiny: bool, on_gpu: bool) -> list[Step]:
         Step("equal_runs", ("bench.equal_runs",), 60),
         Step("profile_1024_fp16", _profile(1024, "fp16", "--no-compile"), 40),
         Step("stylize", _stylize(["512", "1024"]), 110),
+        Step("profile_1024_autotune", _profile(1024, "bf16", "--compile-mode", "max-autotune"), 150),
         Step("verify", ("fastnst", "verify", "--json"), 120),
         Step("profile_512", _profile(512, "auto"), 90),
         _sanitizer("racecheck", 60),

@@ -191,6 +191,12 @@ def _add_profile(commands: Any) -> None:
     parser.add_argument("--backend", choices=("auto", "triton", "torch"), default="auto", help="what to time")
     parser.add_argument("--rounds", type=_whole_number, default=7, metavar="N", help="interleaved rounds (default: 7)")
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile")
+    parser.add_argument(
+        "--compile-mode",
+        choices=("default", "max-autotune"),
+        default="default",
+        help="torch.compile's mode; max-autotune takes minutes (default: default)",
+    )
     parser.add_argument("--plot", metavar="FILE", help="also draw the roofline: .png, .svg or .pdf (fastnst[plot])")
     parser.add_argument("--trace", metavar="FILE", help="also write a trace to open in Perfetto: .json")
     parser.add_argument(

@@ -4,8 +4,9 @@ Three operations: `forward` (the Gram matrix), `loss` (the Gram-difference loss,
 `backward` (the gradient of the loss, added to the one from above).
 
 Three implementations: `fastnst`, `eager` (the plain PyTorch form: F @ F.T, /M, subtract, square, sum, autograd), and
-`compile` (torch.compile of that). Ours reads features in channels-last, as the engine has them; the plain forms read
-the same values in NCHW, as the tutorials have them, which is faster for them.
+`compile` (torch.compile of that; its mode "max-autotune" is taken without CUDA graphs, which save time of the host
+alone, and that is not in the figures). Ours reads features in channels-last, as the engine has them; the plain forms
+read the same values in NCHW, as the tutorials have them, which is faster for them.
 
 With C channels, M positions and s bytes for an element, the least that must be moved and multiplied is
 
@@ -43,6 +44,7 @@ from fastnst.verification import STYLE_LAYERS, worst
 
 OPERATIONS = ("forward", "loss", "backward")
 IMPLEMENTATIONS = ("fastnst", "eager", "compile")
+COMPILE_MODES = ("default", "max-autotune")
 SMALLEST_SIZE = 16
 LARGEST_SIZE = 4096
 WEIGHT = 0.2
@@ -136,12 +138,14 @@ def measure_roofline(runtime: Runtime) -> Roofline:
     return Roofline(copy_bandwidth(runtime.device), rate)
 
 
-def profile(size: int, runtime: Runtime, *, rounds: int = 7, compiled: bool = True) -> Iterator[Measurement]:
+def profile(
+    size: int, runtime: Runtime, *, rounds: int = 7, compiled: bool = True, compile_mode: str = "default"
+) -> Iterator[Measurement]:
     """Measures each operation and implementation at the style layers of a square image of `size` pixels.
 
     A result is compared with float64 before it is timed: ours against its budget, the others against 5 %. With
-    `compiled` false torch.compile is left out. Raises OptionError for a wrong size or number of rounds, FastnstError
-    where our own result is wrong.
+    `compiled` false torch.compile is left out; `compile_mode` is one of `COMPILE_MODES`. Raises OptionError for a wrong
+    size or number of rounds, FastnstError where our own result is wrong.
     """
     check_size(size)
     if rounds < 1:
@@ -149,9 +153,8 @@ def profile(size: int, runtime: Runtime, *, rounds: int = 7, compiled: bool = Tr
     roofline = measure_roofline(runtime)
     with float32_products(runtime.tf32):
         for index, (layer, channels) in enumerate(STYLE_LAYERS.items()):
-            yield from _profile_layer(
-                layer, Problem.make(channels, size >> index, runtime), runtime, roofline, rounds, compiled
-            )
+            problem = Problem.make(channels, size >> index, runtime)
+            yield from _profile_layer(layer, problem, runtime, roofline, rounds, compiled, compile_mode)
 
 
 @dataclass(frozen=True)
@@ -197,14 +200,15 @@ def plain_tap(features: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return features.view_as(features), WEIGHT / (4 * features.shape[1] ** 2) * difference.square().sum((1, 2))
 
 
-def forms(implementation: str, runtime: Runtime) -> tuple[GramForm, TapForm]:
+def forms(implementation: str, runtime: Runtime, compile_mode: str = "default") -> tuple[GramForm, TapForm]:
     """The Gram matrix and the loss with its pass-through, as `implementation` computes them."""
     if implementation == "fastnst":
         options: dict[str, Any] = {"precision": runtime.dot_precision, "backend": runtime.backend}
         return partial(gram, **options), partial(style_tap, weight=WEIGHT, **options)
     if implementation == "eager":
         return plain_gram, plain_tap
-    return torch.compile(plain_gram, dynamic=False), torch.compile(plain_tap, dynamic=False)
+    mode = "max-autotune-no-cudagraphs" if compile_mode == "max-autotune" else compile_mode
+    return torch.compile(plain_gram, dynamic=False, mode=mode), torch.compile(plain_tap, dynamic=False, mode=mode)
 
 
 def contender(operation: str, implementation: tuple[GramForm, TapForm], problem: Problem) -> Callable[[], Call]:
@@ -241,11 +245,19 @@ def expected(operation: str, problem: Problem, precision: str) -> tuple[Tensor, 
 
 
 def _profile_layer(
-    layer: str, problem: Problem, runtime: Runtime, roofline: Roofline, rounds: int, compiled: bool
+    layer: str,
+    problem: Problem,
+    runtime: Runtime,
+    roofline: Roofline,
+    rounds: int,
+    compiled: bool,
+    compile_mode: str,
 ) -> Iterator[Measurement]:
     channels, height, width = problem.features.shape[1:]
     torch.compiler.reset()
-    implementations = {name: forms(name, runtime) for name in IMPLEMENTATIONS if compiled or name != "compile"}
+    implementations = {
+        name: forms(name, runtime, compile_mode) for name in IMPLEMENTATIONS if compiled or name != "compile"
+    }
     inputs = {name: problem if name == "fastnst" else problem.in_nchw() for name in implementations}
     for operation in OPERATIONS:
         contenders = {name: contender(operation, form, inputs[name]) for name, form in implementations.items()}

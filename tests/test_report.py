@@ -37,6 +37,7 @@ def profile(*, on_gpu: bool, compiled: bool = True) -> dict[str, Any]:
         "versions": {"torch": "2.13.0", "triton": "3.9.0"},
         "model": False,
         "size": 1024,
+        "compile_mode": "max-autotune" if compiled else None,
         "ceilings": {"bf16": {"gigabytes_per_second": 3000.0, "teraflops_per_second": 800.0}},
         "measurements": [
             measurement(layer, operation, form, seconds)
@@ -93,6 +94,7 @@ def test_figures_of_a_gpu_come_first(root: Path, capsys: pytest.CaptureFixture[s
     printed = capsys.readouterr().out
     assert "No GPU figure" not in printed
     assert printed.index("GPU: Some GPU, driver 999.1, 1980 MHz of 1980 MHz") < printed.index("CPU: Some CPU")
+    assert "torch.compile in mode max-autotune, commit `0123456789ab`, 2026-01-02" in printed
     assert "| all | 10.0 µs | 50% | 10.0 µs | 50% | 4.00 | 2.00 | 1.5 MB (3.0% of the features) / 90.0 MB" in printed
     found = report.sections(root / "bench" / "results")
     assert [panel.title for panel in report.panels(found)] == ["GPU: Some GPU, bf16, 1024 px"]

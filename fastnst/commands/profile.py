@@ -43,7 +43,15 @@ def run(parsed: argparse.Namespace) -> int:
     sections, steps = [], []
     for runtime in runtimes:
         try:
-            measurements = list(profile(parsed.size, runtime, rounds=parsed.rounds, compiled=not parsed.no_compile))
+            measurements = list(
+                profile(
+                    parsed.size,
+                    runtime,
+                    rounds=parsed.rounds,
+                    compiled=not parsed.no_compile,
+                    compile_mode=parsed.compile_mode,
+                )
+            )
             rest = list(profile_steps(parsed.size, runtime, measure_roofline(runtime), rounds=parsed.rounds))
         except (torch.OutOfMemoryError, MemoryError):
             raise OptionError(f"size {parsed.size} does not fit into the memory of {device}; lower --size") from None
@@ -67,6 +75,7 @@ def run(parsed: argparse.Namespace) -> int:
             "model": False,
             "size": parsed.size,
             "rounds": parsed.rounds,
+            "compile_mode": None if parsed.no_compile else parsed.compile_mode,
             "ceilings": {
                 runtime.precision: {
                     "gigabytes_per_second": measure_roofline(runtime).bandwidth / 1e9,
