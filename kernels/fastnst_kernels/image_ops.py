@@ -152,9 +152,9 @@ def _adam_step(
     betas = (beta_1, beta_2)
     limits = None if minimum is None or maximum is None else (minimum, maximum)
     if backend == "triton":
-        from fastnst_kernels import triton_image
+        from fastnst_kernels import triton_adam
 
-        triton_image.adam_step(image, gradient, first, second, step, learning_rate, betas, epsilon, limits)
+        triton_adam.adam_step(image, gradient, first, second, step, learning_rate, betas, epsilon, limits)
     else:
         torch_image.adam_step(image, gradient, first, second, step, learning_rate, betas, epsilon, limits)
 
