@@ -40,7 +40,7 @@ def mask(x: Tensor, bias: Tensor | None = None, pool: str | None = None) -> Tens
 
 
 def pack(flags: Tensor, by_channels: bool) -> Tensor:
-    """The bits of flags (B, C, H, W) bool, (B, H, W, ⌈C/8⌉) or (B, C, H, ⌈W/8⌉) uint8: flag 8·k + i is bit i of byte k."""
+    """The bits (B, H, W, ⌈C/8⌉) or (B, C, H, ⌈W/8⌉) uint8 of flags (B, C, H, W): flag 8·k + i is bit i of byte k."""
     runs = flags.permute(0, 2, 3, 1) if by_channels else flags
     length = runs.shape[3]
     result = torch.zeros((*runs.shape[:3], (length + 7) // 8), dtype=torch.uint8, device=flags.device)

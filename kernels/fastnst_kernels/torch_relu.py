@@ -18,6 +18,7 @@ _CHUNK = 1 << 19
 _GATHER = 0x0102040810204080
 
 
+@torch.no_grad()
 def bias_relu(x: Tensor, bias: Tensor | None, y: Tensor, bits: Tensor | None) -> None:
     """Write max(x + bias, 0) into `y`, which may be `x`, and its sign bits into `bits`.
 
@@ -36,18 +37,20 @@ def bias_relu(x: Tensor, bias: Tensor | None, y: Tensor, bits: Tensor | None) ->
             place.copy_(value)
 
 
+@torch.no_grad()
 def relu_backward(gradient: Tensor, bits: Tensor, result: Tensor) -> None:
     """Write the gradient where its bit is set and 0 elsewhere into `result`, which may be `gradient`; all are dense and
     of one layout."""
     by_channels = packed_by_channels(result)
     source, target = _planes(gradient, by_channels), _planes(result, by_channels)
-    scratch = _scratch(target)
+    scratch = _scratch(target, 1)
     for chunk in _chunks(source.shape, 1):
         place = target[chunk]
         flags = _unpack(_packed_planes(bits, result)[chunk], place.shape, _run_length(result), scratch)
         _keep(source[chunk], flags, place)
 
 
+@torch.no_grad()
 def bias_relu_pool(x: Tensor, bias: Tensor | None, pool: str, pooled: Tensor, bits: Tensor | None) -> None:
     """Write the average or maximum of each 2×2 window of max(x + bias, 0) into `pooled`, and the bits of `x` into
     `bits`; layouts and rounding as in `bias_relu`."""
@@ -72,12 +75,13 @@ def bias_relu_pool(x: Tensor, bias: Tensor | None, pool: str, pooled: Tensor, bi
             _pack(flags, _packed_planes(bits, x)[chunk], _run_length(x))
 
 
+@torch.no_grad()
 def unpool_backward(gradient: Tensor, bits: Tensor, pool: str, result: Tensor) -> None:
-    """Write every element of `result`, (B, C, H, W): the gradient of `bias_relu_pool` for `gradient`, that of its output,
-    dense and of the same layout."""
+    """Write every element of `result`, (B, C, H, W): the gradient of `bias_relu_pool` for `gradient`, that of its
+    output, dense and of the same layout."""
     by_channels = packed_by_channels(result)
     source, target = _planes(gradient, by_channels), _planes(result, by_channels)
-    scratch = _scratch(target)
+    scratch = _scratch(target, 2)
     height, width = source.shape[1:3]
     for chunk in _chunks(target.shape, 2):
         place = target[chunk]
@@ -203,9 +207,9 @@ def _pack(flags: Tensor, bits: Tensor, run_length: int) -> None:
     bits.copy_(packed.view(bits.shape))
 
 
-def _scratch(x: Tensor) -> Tensor:
+def _scratch(x: Tensor, multiple: int) -> Tensor:
     """Room for the flags of a chunk of `_planes`: allocated once, because fresh pages cost more than the work."""
-    size = max((x[chunk].numel() for chunk in _chunks(x.shape, 2)), default=0)
+    size = max((x[chunk].numel() for chunk in _chunks(x.shape, multiple)), default=0)
     return torch.empty((size,), dtype=x.dtype, device=x.device)
 
 
