@@ -2,6 +2,7 @@
 
 python -m bench.kernels_report            writes bench/results/kernels.md and kernels.json
 python -m bench.kernels_report --check    builds again and says what changed; exit code 1 if something did
+python -m bench.kernels_report [--check] --target sm_90 …    does so for these targets and leaves the others
 
 It needs triton, no GPU. Registers and instructions are compared where triton is of the report's version; with another
 one only that every kernel is right for its target (see `fastnst kernels --help`).
@@ -148,6 +149,7 @@ def as_json(records: Sequence[Record]) -> str:
 def as_markdown(records: Sequence[Record]) -> str:
     """The report as tables: one over the targets, then one for each."""
     wrong = problems(records)
+    present = list(dict.fromkeys(one["target"] for one in records))
     parts = [
         "# The kernels ahead of time",
         f"What triton {version('triton')} makes of every kernel, for GPUs that need not be here. "
@@ -160,10 +162,10 @@ def as_markdown(records: Sequence[Record]) -> str:
         else f"{len(records)} builds; none spills, none has a problem.",
         _table(
             ["target", "builds", "right", "spills", "most registers", "most shared memory, bytes", "limit"],
-            [_target_row(target, _of(records, target=target)) for target in TARGETS],
+            [_target_row(target, _of(records, target=target)) for target in present],
         ),
     ]
-    for target in TARGETS:
+    for target in present:
         of_target = _of(records, target=target)
         parts += [
             f"## {target}",
@@ -228,17 +230,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench.kernels_report", description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="compare with the report instead of writing it")
-    parser.add_argument("--target", nargs="+", choices=list(TARGETS), help="with --check: these targets alone")
+    parser.add_argument("--target", nargs="+", choices=list(TARGETS), default=list(TARGETS), help="these targets alone")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="builds at once")
     options = parser.parse_args(arguments)
     if not options.check:
-        records = as_records(build(report_jobs(), options.jobs))
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "kernels.json").write_text(as_json(records), encoding="utf-8")
-        (RESULTS / "kernels.md").write_text(as_markdown(records), encoding="utf-8")
-        return 1 if problems(records) else 0
+        return _write(options.target, options.jobs)
     report = json.loads((RESULTS / "kernels.json").read_text(encoding="utf-8"))
-    lines = check(report, options.jobs, lambda job: not options.target or job.target in options.target)
+    lines = check(report, options.jobs, lambda job: job.target in options.target)
     if report["triton"] != version("triton"):
         print(
             f"the report is of triton {report['triton']} and this is {version('triton')}: "
@@ -246,6 +244,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     print("\n".join(lines) or "nothing changed, and every kernel is right for its target")
     return 1 if lines else 0
+
+
+def _write(targets: Sequence[str], processes: int) -> int:
+    """Writes the report with new records of `targets` and the old ones of the others; 1 if one has a problem."""
+    path = RESULTS / "kernels.json"
+    old: list[Record] = []
+    if path.exists() and len(targets) < len(TARGETS):
+        report = json.loads(path.read_text(encoding="utf-8"))
+        old = report["kernels"] if report["triton"] == version("triton") else []
+    new = as_records(build([job for job in report_jobs() if job.target in targets], processes))
+    records = [
+        one for target in TARGETS for one in (_of(new, target=target) if target in targets else _of(old, target=target))
+    ]
+    RESULTS.mkdir(exist_ok=True)
+    path.write_text(as_json(records), encoding="utf-8")
+    (RESULTS / "kernels.md").write_text(as_markdown(records), encoding="utf-8")
+    for line in problems(records):
+        print(line)
+    return 1 if problems(records) else 0
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from triton.compiler import ASTSource
 
 from fastnst_kernels.disassembly import (
     Code,
+    Instruction,
     Product,
     Site,
     accesses_by_argument,
@@ -359,14 +360,24 @@ def _feature_widths(launch: Launch, found: Sequence[Site], code: Code, gpu: Gpu)
         )
         if not rows_aligned:
             continue
-        largest = max(site.elements for site, _ in accesses)
-        for site, ones in accesses:
-            # Which instruction is whose cannot be told where another argument shares the line.
-            pick = min if site.alone and all(len(one.lines) == 1 for one in ones) else max
-            width = pick((one.width for one in ones), default=16)
-            if 4 * site.elements > largest and width < _least_width(value, store, code, gpu):
-                problems.append(f"{argument} is {verb} {width} bytes at a time in line {site.line[1]}")
+        narrow = _narrow_sites(accesses, _least_width(value, store, code, gpu))
+        if narrow:
+            lines = ", ".join(str(line) for line in sorted({site.line[1] for site, _ in narrow}))
+            problems.append(f"{argument} is {verb} {min(width for _, width in narrow)} bytes at a time in line {lines}")
     return tuple(widths), problems
+
+
+def _narrow_sites(accesses: Sequence[tuple[Site, list[Instruction]]], least: int) -> list[tuple[Site, int]]:
+    """The sites, borders of tiles apart, whose instructions are narrower than `least` bytes, with their widths."""
+    largest = max(site.elements for site, _ in accesses)
+    found = []
+    for site, instructions in accesses:
+        # Which instruction is whose cannot be told where another argument shares the line.
+        pick = min if site.alone and all(len(one.lines) == 1 for one in instructions) else max
+        width = pick((one.width for one in instructions), default=16)
+        if 4 * site.elements > largest and width < least:
+            found.append((site, width))
+    return found
 
 
 def _least_width(value: Tensor, store: bool, code: Code, gpu: Gpu) -> int:

@@ -133,7 +133,7 @@ def _sass_accesses(code: str, true: Mapping[Line, set[Line]]) -> Iterator[Instru
     for text in code.splitlines():
         if found := _SASS_LINE.search(text):
             line = (Path(found[1]).name, int(found[2]))
-            lines = tuple(sorted(true.get(line, {line})))
+            lines = tuple(one for one in sorted(true.get(line, {line})) if one[1])
         elif found := _SASS_ACCESS.search(text):
             name, suffixes = found[1], found[2]
             bulk = name.startswith("U")
@@ -158,7 +158,7 @@ def _amd_accesses(code: str) -> Iterator[Instruction]:
     lines: tuple[Line, ...] = ()
     for text in code.splitlines():
         if found := _AMD_LINE.search(text):
-            lines = ((found[1], int(found[2])),)
+            lines = ((found[1], int(found[2])),) if int(found[2]) else ()
         elif found := _AMD_ACCESS.search(text):
             kind = found[3]
             width = _AMD_WIDTHS.get(kind, 1 if "byte" in kind or re.search(r"[ui]8\b", kind) else 2)
@@ -274,12 +274,14 @@ def _locations(ttir: str) -> dict[str, Line]:
 def accesses_by_argument(
     found: Iterable[Site], code: Code
 ) -> dict[tuple[str, bool], list[tuple[Site, list[Instruction]]]]:
-    """For each argument and direction (True for stores), its sites with the instructions of their lines."""
+    """For each argument and direction (True for stores), its sites with the instructions of their lines; where there
+    are none, those whose line the compiler lost."""
     by_line: dict[tuple[Line, bool], list[Instruction]] = defaultdict(list)
     for instruction in code.accesses:
         for line in instruction.lines:
             by_line[line, instruction.store].append(instruction)
+    lost = {store: [one for one in code.accesses if not one.lines and one.store == store] for store in (False, True)}
     result: dict[tuple[str, bool], list[tuple[Site, list[Instruction]]]] = defaultdict(list)
     for site in found:
-        result[site.argument, site.store].append((site, by_line[site.line, site.store]))
+        result[site.argument, site.store].append((site, by_line[site.line, site.store] or lost[site.store]))
     return dict(result)

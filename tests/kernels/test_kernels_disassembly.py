@@ -99,3 +99,10 @@ def test_instructions_belong_to_arguments() -> None:
         for key, accesses in accesses_by_argument(sites(TTIR), code).items()
     }
     assert by_argument == {("bits", False): [2], ("features", False): [16, 2], ("out", True): [8]}
+
+
+def test_instructions_without_a_line_belong_to_who_has_none() -> None:
+    code = read_amdgcn(AMDGCN.replace("kernels.py:11:5", "kernels.py:0:5"))
+    assert code.accesses[0].lines == ()
+    by_argument = accesses_by_argument(sites(TTIR), code)
+    assert [[one.width for one in ones] for _, ones in by_argument["features", False]] == [[16], [2]]
