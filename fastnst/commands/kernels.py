@@ -53,7 +53,7 @@ def _print_target(target: str, records: "list[Compiled]") -> None:
 
     facts = aot.limits_of(target)
     print(f"{target}, triton {version('triton')}; a multiprocessor has " + ", ".join(facts["words"]))
-    wide = max([len(record.job.kernel) for record in records], default=6) + 2
+    wide = max([6, *(len(record.job.kernel) for record in records)]) + 2
     print(
         f"{'kernel':{wide}}{'mode':9} {'layout':14}{'shape':8} {'blocks':>13}{'warps':>6}{'stages':>7}{'registers':>10}"
         f"{'spills':>7}{'shared':>8}{'occupancy':>16}  load/store  matrix and memory instructions (switches)"
@@ -74,11 +74,11 @@ def _row(record: "Compiled", wide: int) -> str:
     )
     names = [f"{name} {count}" for name, count in record.matrix_instructions.items()]
     names += dict.fromkeys(name for width in record.features for name in width.instructions)
-    names += [f"({' '.join(record.switches)})"] if record.switches else []
+    switches = f" ({' '.join(record.switches)})" if record.switches else ""
     row = (
         f"{record.job.kernel:{wide}}{record.job.mode:9} {record.job.layout:14}{record.job.shape:8} {blocks:>13}"
         f"{record.config['num_warps']:>6}{record.config['num_stages']:>7}{record.registers:>10}{record.spills:>7}"
-        f"{record.shared:>8}{held:>16}  {widths(record, False):>4}/{widths(record, True):<6} {', '.join(names) or '-'}"
+        f"{record.shared:>8}{held:>16}  {widths(record, False):>4}/{widths(record, True):<6} {', '.join(names) or '-'}{switches}"
     )
     return "\n".join([row, *(f"    FAIL: {problem}" for problem in record.problems)])
 
