@@ -197,7 +197,9 @@ def _passed(ctx: Any, features: Tensor, relu: bool, inplace: bool) -> Tensor:
     if not inplace:
         return features.relu()
     ctx.mark_dirty(features)
-    return features.relu_()
+    # torch.compile asks for the changed input itself.
+    features.relu_()
+    return features
 
 
 def _refuse_second_derivative() -> None:

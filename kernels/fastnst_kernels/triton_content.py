@@ -12,13 +12,14 @@ import triton.language as tl
 from torch import Tensor
 
 from fastnst_kernels.config import power_of_two
-from fastnst_kernels.crops import as_readable, is_crop, position_strides, wide
+from fastnst_kernels.crops import aligned, as_readable, is_crop, position_strides, wide
 from fastnst_kernels.gpu import Gpu
 from fastnst_kernels.launch import Launch, Plan, launch_gpu, run
 from fastnst_kernels.layout import channels_last
 
-# Elements of a block, and the most along the contiguous axis.
-_ELEMENTS = 4096
+# Elements of a block, fewer where they are read one by one, and the most along the contiguous axis.
+_ELEMENTS = 2048
+_UNALIGNED_ELEMENTS = 1024
 _ROW = 512
 # Programs for each multiprocessor: loads of several hide each other's latency.
 _PROGRAMS = 4
@@ -104,7 +105,8 @@ def plan_content_loss(features: Tensor, content: Tensor, weight: float, gpu: Gpu
     batch, channels, height, width = features.shape
     positions = height * width
     row = min(_ROW, power_of_two(channels if channels_last(features) else positions))
-    other = min(_ELEMENTS // row, power_of_two(positions if channels_last(features) else channels))
+    elements = _ELEMENTS if aligned(features) and aligned(content) else _UNALIGNED_ELEMENTS
+    other = min(elements // row, power_of_two(positions if channels_last(features) else channels))
     block_c, block_m = (row, other) if channels_last(features) else (other, row)
     c_blocks = ceil(channels / block_c)
     steps = ceil(positions / block_m)

@@ -28,8 +28,10 @@ from fastnst_kernels.launch import (
 from fastnst_kernels.layout import channels_last, empty_gradient, position_stride
 from fastnst_kernels.terms import ContentTerm, Owned, StyleTerm
 
-# Elements of a block, and the most along the contiguous axis, where nothing is multiplied.
-_PLAIN_ELEMENTS = 4096
+# Elements of a block where nothing is multiplied, fewer where they are read one by one, and the most along the
+# contiguous axis.
+_PLAIN_ELEMENTS = 2048
+_UNALIGNED_ELEMENTS = 1024
 _PLAIN_ROW = 512
 # Elements of a block of a product that fill the registers of its warps.
 _LARGE = 128 * 128
@@ -213,7 +215,8 @@ def _blocks(
         block_m = config.block_m if content is None or config.block_c * config.block_m < _LARGE else config.block_m // 2
         return config.block_c, block_m, config.block_k, config.num_warps, config.num_stages
     row = min(_PLAIN_ROW, power_of_two(channels if channels_last(features) else positions))
-    other = min(_PLAIN_ELEMENTS // row, power_of_two(positions if channels_last(features) else channels))
+    elements = _PLAIN_ELEMENTS if aligned(features) else _UNALIGNED_ELEMENTS
+    other = min(elements // row, power_of_two(positions if channels_last(features) else channels))
     block_c, block_m = (row, other) if channels_last(features) else (other, row)
     return block_c, block_m, 16, 4, 1
 

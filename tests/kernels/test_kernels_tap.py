@@ -125,6 +125,21 @@ def test_in_place() -> None:
     assert torch.equal(gradient(True), gradient(False))
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_in_place_compiles_without_a_graph_break() -> None:
+    start = before_relu(make_features((1, 6, 5, 4), torch.float32)).requires_grad_()
+    target = make_target(start.detach().relu())
+
+    def total(x: torch.Tensor) -> torch.Tensor:
+        passed, loss, _ = tap(x * 2.0, target=target, relu=True, inplace=True)
+        assert loss is not None
+        return passed.square().sum() + loss.sum()
+
+    (eager,) = torch.autograd.grad(total(start), start)
+    (gradient,) = torch.autograd.grad(torch.compile(total, fullgraph=True, backend="aot_eager")(start), start)
+    torch.testing.assert_close(gradient, eager)
+
+
 def test_a_second_derivative_is_refused() -> None:
     features = make_features((1, 4, 3, 3), torch.float64).requires_grad_()
     content = make_content(features.detach())
