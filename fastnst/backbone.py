@@ -1,104 +1,158 @@
-"""The network that sees the image: VGG's convolutions and pools, only as deep as the deepest layer that is tapped."""
+"""The network that sees the image: VGG's convolutions and pools, only as deep as the deepest layer that is tapped.
 
-from collections.abc import Callable, Mapping
+Forward and backward are written out rather than left to autograd: nothing is kept but the features of the layers whose
+taps want them and one bit for each other activation, and no gradient is computed but the image's.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
-import torch.nn.functional as F
+from fastnst_kernels import image_ops
 from torch import Tensor
 
 from fastnst.architecture import layers_up_to
 from fastnst.errors import FastnstError
+from fastnst.layers import Convolution, DirectLayers, Layer, Layers, Pool, WinogradLayers
+from fastnst.runtime import Runtime
 from fastnst.weights import Preprocessing, Weights
 
-Tap = Callable[[Tensor], Tensor]
-"""Sees a layer's features (B, C, H, W) and returns what the next layer goes on from: the same values."""
+
+class Tap(Protocol):
+    """What looks at a layer."""
+
+    def forward(self, features: Tensor) -> None:
+        """Sees the layer's features, (1, C, H, W): the network's own, so what is kept of them is a copy."""
+
+    def backward(self, features: Tensor, gradient: Tensor, *, accumulate: bool, relu: bool) -> None:
+        """Writes the gradient of the features into `gradient`, (1, C, H, W); that of the layers above, in it if
+        `accumulate`, is added. With `relu` it is the gradient before the ReLU: zero where the features are."""
 
 
 @dataclass(frozen=True)
-class Convolution:
-    name: str
-    weight: Tensor
-    bias: Tensor
+class Trace:
+    """What backward needs of a layer: its features if it is tapped, the bits of its ReLU or pool, its input's size."""
 
-
-@dataclass(frozen=True)
-class Pool:
-    name: str
+    features: Tensor | None
+    bits: Tensor | None
+    input_shape: torch.Size
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """VGG with frozen weights. Call it with an image and a tap for each layer of interest.
+    """VGG with frozen weights, for one image at a time, in one thread at a time. Make one with `build_backbone`.
 
-    A layer's features are those after its ReLU. Weights and features are channels-last in `dtype`.
+    `steps` are by the name of the layer whose features they give: a pool that follows a convolution at once is part of
+    it. A convolution's features are those after its ReLU.
     """
 
-    layers: tuple[Convolution | Pool, ...]
+    steps: Mapping[str, Layer]
+    layers: Layers
     preprocessing: Preprocessing
-    pooling: str
-    padding: str
-    dtype: torch.dtype
+    backend: str
 
-    def __call__(self, image: Tensor, taps: Mapping[str, Tap]) -> None:
+    def forward(self, image: Tensor, taps: Mapping[str, Tap], *, record: bool = False) -> list[Trace]:
         """Shows `image` to the network and each tapped layer's features to its tap, in order.
 
         Args:
-            image: (B, 3, H, W) float32, RGB in 0…1, on the backbone's device.
+            image: (1, 3, H, W) float32, RGB in 0…1, on the backbone's device.
             taps: by layer name; nothing is computed beyond the deepest of them.
+            record: whether `backward` follows. What is returned is for it.
         """
-        missing = taps.keys() - {layer.name for layer in self.layers}
+        missing = taps.keys() - self.steps.keys()
         if missing:
-            raise FastnstError(f"layers {sorted(missing)} are deeper than this backbone was built; name them as taps")
-        features = preprocess(image, self.preprocessing).to(self.dtype, memory_format=torch.channels_last)
+            raise FastnstError(f"layers {sorted(missing)} are not in this backbone; name them when it is built")
+        scale, shift = _normalisation(self.preprocessing)
+        features = image_ops.normalise(
+            image, scale, shift, self.preprocessing.bgr, self.layers.dtype, self.layers.channels_last, self.backend
+        )
+        traces: list[Trace] = []
+        held = True
         waiting = set(taps)
-        for layer in self.layers:
+        for name, step in self.steps.items():
             if not waiting:
-                return
-            features = self._apply(layer, features)
-            if layer.name in waiting:
-                features = taps[layer.name](features)
-                waiting.remove(layer.name)
+                break
+            tapped = name in waiting
+            source = features
+            features, bits = self.layers.forward(step, source, record=record and not (tapped and step.pool is None))
+            if not held:
+                self.layers.release(source)
+            held = record and tapped
+            traces.append(Trace(features if tapped else None, bits, source.shape))
+            if tapped:
+                taps[name].forward(features)
+                waiting.remove(name)
+        if not held:
+            self.layers.release(features)
+        return traces
 
-    def _apply(self, layer: Convolution | Pool, features: Tensor) -> Tensor:
-        if isinstance(layer, Pool):
-            return F.avg_pool2d(features, 2) if self.pooling == "avg" else F.max_pool2d(features, 2)
-        if layer.name == "conv1_1" and self.padding == "replicate":
-            features = F.conv2d(F.pad(features, (1, 1, 1, 1), mode="replicate"), layer.weight, layer.bias)
-        else:
-            features = F.conv2d(features, layer.weight, layer.bias, padding=1)
-        return F.relu_(features)
+    def backward(
+        self, image: Tensor, traces: list[Trace], taps: Mapping[str, Tap], *, tv_weight: float, scale: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """The gradient of the image, (1, 3, H, W) float32, and the image's total variation, (1,).
+
+        `traces` are what `forward` returned for the same image and taps. The gradients of the taps are taken to be
+        multiplied by `scale`, that of the total variation, `tv_weight` times it, is not.
+        """
+        gradient: Tensor | None = None
+        for (name, step), trace in reversed(list(zip(self.steps.items(), traces, strict=False))):
+            if trace.features is not None:
+                accumulate = gradient is not None
+                if gradient is None:
+                    gradient = self.layers.empty(trace.features.shape)
+                taps[name].backward(trace.features, gradient, accumulate=accumulate, relu=step.pool is None)
+            if gradient is None:
+                raise FastnstError("the deepest layer is not tapped; there is nothing to go back from")
+            below = self.layers.backward(step, gradient, trace.bits, trace.input_shape)
+            self.layers.release(gradient)
+            gradient = below
+        factors = [factor / scale for factor in _normalisation(self.preprocessing)[0]]
+        result: tuple[Tensor, Tensor] = image_ops.image_gradient(
+            image, gradient, factors, self.preprocessing.bgr, tv_weight, None, "squared", self.backend
+        )
+        return result
+
+    def release(self, traces: list[Trace]) -> None:
+        """Gives back the memory of what `forward` recorded."""
+        for trace in traces:
+            for kept in (trace.features, trace.bits):
+                if kept is not None:
+                    self.layers.release(kept)
 
 
 def build_backbone(
-    weights: Weights,
-    taps: tuple[str, ...],
-    *,
-    pooling: str = "avg",
-    padding: str = "zeros",
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    weights: Weights, taps: tuple[str, ...], runtime: Runtime, *, pooling: str = "avg", padding: str = "zeros"
 ) -> Backbone:
-    """The backbone from the image to the deepest of `taps`, on `device` in `dtype`, channels-last."""
-    layers: list[Convolution | Pool] = []
-    for layer in layers_up_to(weights.network, taps):
-        if layer.is_pool:
-            layers.append(Pool(layer.name))
+    """The backbone from the image to the deepest of `taps`, the only layers that it can be tapped at."""
+    layers: Layers
+    direct = DirectLayers(runtime.device, runtime.dtype, runtime.kernels)
+    layers = WinogradLayers() if runtime.winograd else direct
+    memory_format = torch.channels_last if layers.channels_last else torch.contiguous_format
+
+    def placed(weight: Tensor) -> Tensor:
+        return weight.to(runtime.device, layers.dtype).contiguous(memory_format=memory_format)
+
+    steps: dict[str, Layer] = {}
+    names = [layer.name for layer in layers_up_to(weights.network, taps)]
+    for name, following in zip(names, [*names[1:], ""], strict=True):
+        if name.startswith("pool"):
+            if name not in steps:
+                steps[name] = Pool(pooling)
             continue
-        weight, bias = (weights.tensors[f"{layer.name}.{part}"] for part in ("weight", "bias"))
-        layers.append(
-            Convolution(
-                layer.name,
-                weight.to(device, dtype, memory_format=torch.channels_last),
-                bias.to(device, dtype),
-            )
+        weight, bias = (weights.tensors[f"{name}.{part}"] for part in ("weight", "bias"))
+        pooled = following.startswith("pool") and name not in taps
+        steps[following if pooled else name] = Convolution(
+            placed(weight),
+            placed(weight.flip(2, 3).transpose(0, 1)),
+            bias.to(runtime.device, layers.dtype),
+            pooling if pooled else None,
+            padding if name == "conv1_1" else "zeros",
         )
-    return Backbone(tuple(layers), weights.preprocessing, pooling, padding, dtype)
+    return Backbone(steps, layers, weights.preprocessing, runtime.kernels)
 
 
-def preprocess(image: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """RGB in 0…1, (B, 3, H, W), to what the weights were trained on: `(x · scale − mean) / std`, as BGR if they are."""
-    mean = image.new_tensor(preprocessing.mean).view(1, 3, 1, 1)
-    std = image.new_tensor(preprocessing.std).view(1, 3, 1, 1)
-    channels = image.flip(1) if preprocessing.bgr else image
-    return (channels * preprocessing.scale - mean) / std
+def _normalisation(preprocessing: Preprocessing) -> tuple[list[float], list[float]]:
+    """Scale and shift, in the network's order of channels, of `(x · scale − mean) / std`."""
+    scale = [preprocessing.scale / std for std in preprocessing.std]
+    return scale, [-mean / std for mean, std in zip(preprocessing.mean, preprocessing.std, strict=True)]

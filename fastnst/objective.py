@@ -20,38 +20,18 @@ In both, `tv = 1/(H·W) Σ ((x_{i,j+1} − x_{i,j})² + (x_{i+1,j} − x_{i,j})�
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
-from fastnst_kernels import gram, style_tap
+from fastnst_kernels import gram, image_ops
 from torch import Tensor
 
-from fastnst.backbone import Backbone, Tap
+from fastnst.backbone import Backbone, Trace
 from fastnst.errors import FastnstError
 from fastnst.options import LayerWeights, Options
 from fastnst.runtime import Runtime
-
-
-@dataclass(frozen=True)
-class ContentTarget:
-    """`weight · Σ (F − features)²` is this layer's share of the content term; features are (1, C, H, W)."""
-
-    features: Tensor
-    weight: float
-
-
-@dataclass(frozen=True)
-class StyleTarget:
-    """`weight · 1/(4 N²) Σ (G − gram)² + constant` is this layer's share of the style term.
-
-    gram is (1, C, C) float32.
-    """
-
-    gram: Tensor
-    weight: float
-    constant: float
+from fastnst.taps import ContentTarget, LayerTap, StyleTarget
 
 
 @dataclass(frozen=True)
@@ -77,52 +57,49 @@ class Objective:
     runtime: Runtime
 
     def loss(self, image: Tensor) -> Loss:
-        """The loss of `image`, (1, 3, H, W) float32 in 0…1; differentiable."""
-        content_terms: list[Tensor] = []
-        style_terms: list[Tensor] = []
-        taps: dict[str, Tap] = {}
-        for name in {**self.style, **self.content}:
-            taps[name] = partial(
-                self._tap, self.style.get(name), self.content.get(name), content_terms.append, style_terms.append
-            )
-        self.backbone(image, taps)
-        content = _total(content_terms, image)
-        style = _total(style_terms, image)
-        tv = total_variation(image)
-        total = self.content_weight * content + self.style_weight * style + self.tv_weight * tv
-        return Loss(total, content, style, tv)
+        """The loss of `image`, (1, 3, H, W) float32 in 0…1, without a gradient."""
+        taps = self._taps(1.0)
+        self.backbone.forward(image, taps)
+        return self._loss(taps, image_ops.total_variation(image, "squared", self.runtime.kernels))
 
     def loss_and_gradient(self, image: Tensor) -> tuple[Loss, Tensor]:
         """The loss, and the gradient of its total: (1, 3, H, W) float32, contiguous."""
-        leaf = image.detach().requires_grad_()
-        loss = self.loss(leaf)
-        if self.runtime.dtype == torch.float16:
-            gradient = _scaled_gradient(loss.total, leaf)
-        else:
-            (gradient,) = torch.autograd.grad(loss.total, leaf)
-        detached = Loss(loss.total.detach(), loss.content.detach(), loss.style.detach(), loss.tv.detach())
-        return detached, gradient.contiguous()
+        taps = self._taps(1.0)
+        traces = self.backbone.forward(image, taps, record=True)
+        gradient, tv = self._gradient(image, traces, taps)
+        self.backbone.release(traces)
+        return self._loss(taps, tv), gradient.contiguous()
 
-    def _tap(
-        self,
-        style: StyleTarget | None,
-        content: ContentTarget | None,
-        add_content: Callable[[Tensor], None],
-        add_style: Callable[[Tensor], None],
-        features: Tensor,
-    ) -> Tensor:
-        if style is not None:
-            features, loss = style_tap(
-                features,
-                style.gram,
-                style.weight,
-                precision=self.runtime.dot_precision,
-                backend=self.runtime.backend,
+    def _taps(self, scale: float) -> dict[str, LayerTap]:
+        return {
+            name: LayerTap(
+                self.runtime,
+                self.style.get(name),
+                self.content.get(name),
+                self.style_weight,
+                self.content_weight,
+                scale,
             )
-            add_style(loss.sum() + style.constant)
-        if content is not None:
-            add_content(content.weight * _squared_distance(features, content.features))
-        return features
+            for name in {**self.style, **self.content}
+        }
+
+    def _gradient(self, image: Tensor, traces: list[Trace], taps: dict[str, LayerTap]) -> tuple[Tensor, Tensor]:
+        """The gradient and the total variation. Through float16 features the loss is scaled up, so that small gradients
+        do not vanish: by the largest power of two tried that overflows nothing."""
+        for exponent in range(24, -25, -4) if self.runtime.dtype == torch.float16 else (0,):
+            for tap in taps.values():
+                tap.scale = 2.0**exponent
+            gradient, tv = self.backbone.backward(image, traces, taps, tv_weight=self.tv_weight, scale=2.0**exponent)
+            if self.runtime.dtype != torch.float16 or bool(gradient.isfinite().all()):
+                break
+        return gradient, tv
+
+    def _loss(self, taps: dict[str, LayerTap], tv: Tensor) -> Loss:
+        zero = torch.zeros_like(tv)
+        style = sum((tap.style for tap in taps.values() if tap.style is not None), zero).sum()
+        content = sum((tap.content for tap in taps.values() if tap.content is not None), zero).sum()
+        tv = tv.sum()
+        return Loss(self.content_weight * content + self.style_weight * style + self.tv_weight * tv, content, style, tv)
 
 
 def make_objective(
@@ -196,40 +173,20 @@ def _energy(matrix: Tensor) -> float:
     return float(matrix.square().sum().item())
 
 
-def total_variation(image: Tensor) -> Tensor:
-    """`1/(H·W) Σ ((x_{i,j+1} − x_{i,j})² + (x_{i+1,j} − x_{i,j})²)`, summed over the channels of (1, 3, H, W)."""
-    height, width = image.shape[-2:]
-    across = (image[..., :, 1:] - image[..., :, :-1]).square().sum()
-    down = (image[..., 1:, :] - image[..., :-1, :]).square().sum()
-    return (across + down) / (height * width)
+@dataclass
+class _Copy:
+    """A tap that keeps its layer's features."""
 
+    features: Tensor | None = None
 
-def _squared_distance(features: Tensor, target: Tensor) -> Tensor:
-    return (features.float() - target.float()).square().sum()
+    def forward(self, features: Tensor) -> None:
+        self.features = features.clone()
+
+    def backward(self, features: Tensor, gradient: Tensor, *, accumulate: bool, relu: bool) -> None:
+        raise FastnstError("a copy has no gradient")
 
 
 def _features(backbone: Backbone, image: Tensor, layers: LayerWeights) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
-
-    def keep(name: str, features: Tensor) -> Tensor:
-        found[name] = features
-        return features
-
-    backbone(image, {name: partial(keep, name) for name, _ in layers})
-    return found
-
-
-def _total(terms: list[Tensor], image: Tensor) -> Tensor:
-    return torch.stack(terms).sum() if terms else image.new_zeros(())
-
-
-def _scaled_gradient(total: Tensor, leaf: Tensor) -> Tensor:
-    """The gradient through float16 features, of a loss scaled up so that small gradients do not vanish.
-
-    The scale is the largest power of two tried that overflows nothing.
-    """
-    for exponent in range(24, -25, -4):
-        (gradient,) = torch.autograd.grad(total * 2.0**exponent, leaf, retain_graph=True)
-        if bool(gradient.isfinite().all()):
-            return gradient * 2.0**-exponent
-    return gradient
+    taps = {name: _Copy() for name, _ in layers}
+    backbone.forward(image, taps)
+    return {name: tap.features for name, tap in taps.items() if tap.features is not None}

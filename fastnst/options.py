@@ -101,8 +101,8 @@ class Options:
     )
     precision: str = _option(
         "auto",
-        "arithmetic of the network; auto is fp32 on a CPU and tf32 on a GPU",
-        choices=("auto", "fp32", "tf32", "bf16", "fp16"),
+        "arithmetic of the network; auto is winograd (float32) on a CPU that can, else fp32, and tf32 on a GPU",
+        choices=("auto", "fp32", "winograd", "tf32", "bf16", "fp16"),
     )
     device: str = _option("auto", "auto, cpu, cuda, cuda:1 …", metavar="DEVICE")
     backend: str = _option("auto", "implementation of the losses", choices=("auto", "triton", "torch", "reference"))

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from fastnst import winograd
 from fastnst.errors import OptionError
 from fastnst.options import Options
 
@@ -19,13 +20,15 @@ class Runtime:
     """The resolved place of a run.
 
     `dtype` is that of the network's weights and features (float32, bfloat16 or float16); Grams, losses, image and
-    optimiser are float32 always. `tf32` says whether float32 products may round their operands to 10 bits of mantissa.
+    optimiser are float32 always. `tf32` says whether float32 products may round their operands to 10 bits of mantissa,
+    `winograd` whether convolutions are computed by Winograd transforms (on a CPU).
     """
 
     device: torch.device
     precision: str
     dtype: torch.dtype
     tf32: bool
+    winograd: bool
     backend: str
 
     @property
@@ -33,8 +36,19 @@ class Runtime:
         """The kernels' name for the float32 product."""
         return "tf32" if self.tf32 else "ieee"
 
+    @property
+    def kernels(self) -> str:
+        """The kernels' backend of what is not a loss: "triton" or "torch"."""
+        return "triton" if self.device.type == "cuda" and self.backend in ("auto", "triton") else "torch"
 
-_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+_DTYPES = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "winograd": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 
 
 def resolve_runtime(options: Options) -> Runtime:
@@ -42,9 +56,13 @@ def resolve_runtime(options: Options) -> Runtime:
     device = _device(options.device)
     precision = options.precision
     if precision == "auto":
-        precision = "tf32" if device.type == "cuda" else "fp32"
+        precision = _automatic_precision(device)
     if precision == "tf32" and device.type != "cuda":
         raise OptionError(f"precision tf32 needs a GPU and the device is {device}; use fp32")
+    if precision == "winograd" and not (device.type == "cpu" and winograd.available()):
+        raise OptionError(
+            f"precision winograd needs a CPU for which torch has NNPACK, and the device is {device}; use fp32"
+        )
     if precision == "fp16" and device.type == "cpu":
         raise OptionError("precision fp16 is a thousand times slower than fp32 on a CPU; use fp32 or bf16")
     backend = options.backend
@@ -53,7 +71,14 @@ def resolve_runtime(options: Options) -> Runtime:
             raise OptionError("backend triton needs the package triton; install it (pip install triton) or use torch")
         if device.type != "cuda":
             raise OptionError(f"backend triton needs a GPU and the device is {device}; use auto or torch")
-    return Runtime(device, precision, _DTYPES[precision], precision == "tf32", backend)
+    return Runtime(device, precision, _DTYPES[precision], precision == "tf32", precision == "winograd", backend)
+
+
+def _automatic_precision(device: torch.device) -> str:
+    """The quickest arithmetic that ends within 1 % of float32's loss."""
+    if device.type == "cuda":
+        return "tf32"
+    return "winograd" if device.type == "cpu" and winograd.available() else "fp32"
 
 
 def _device(name: str) -> torch.device:

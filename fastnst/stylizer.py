@@ -14,12 +14,13 @@ from fastnst.architecture import pools_before
 from fastnst.backbone import Backbone, build_backbone
 from fastnst.errors import OptionError
 from fastnst.images import Picture, Source, check_fits, fitted_size, flattened, load_image, resize, resize_picture
-from fastnst.objective import Loss, Objective, StyleTarget, make_objective, style_targets
+from fastnst.objective import Loss, Objective, make_objective, style_targets
 from fastnst.optimizers import Optimizer, make_optimizer
 from fastnst.options import Options, OptionValues, resolve_options
 from fastnst.pyramid import scale_edges
 from fastnst.result import DivergedError, Iterate, LossRecord, Result
 from fastnst.runtime import float32_products, own_modes, resolve_runtime, versions
+from fastnst.taps import StyleTarget
 from fastnst.weights import Weights, load_weights
 
 Callback = Callable[[Iterate], bool | None]
@@ -124,10 +125,9 @@ class Stylizer:
             backbone = build_backbone(
                 weights,
                 options.taps,
+                runtime,
                 pooling=options.pooling,
                 padding=options.padding,
-                device=runtime.device,
-                dtype=runtime.dtype,
             )
             self._network = weights, backbone
         return self._network

@@ -5,6 +5,7 @@ import pytest
 import torch
 from numpy_gatys import Network, objective
 
+from fastnst import winograd
 from fastnst.backbone import build_backbone
 from fastnst.objective import make_objective, style_targets
 from fastnst.options import Options, resolve_options
@@ -12,6 +13,7 @@ from fastnst.runtime import resolve_runtime
 from fastnst.weights import Weights, load_weights
 
 HEIGHT, WIDTH = 37, 50
+needs_nnpack = pytest.mark.skipif(not winograd.available(), reason="torch has no NNPACK for this CPU")
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +54,10 @@ CASES = {
 }
 
 
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("winograd", marks=needs_nnpack)])
 @pytest.mark.parametrize("case", CASES)
-def test_terms_and_gradient_equal_numpy(case: str, weights: dict[str, Weights]) -> None:
-    options = resolve_options(**CASES[case])
+def test_terms_and_gradient_equal_numpy(case: str, precision: str, weights: dict[str, Weights]) -> None:
+    options = resolve_options(**CASES[case], precision=precision)
     content, image = picture(1), picture(2)
     styles = [(picture(3, 45, 33), 1.0)]
     if options.style_weights is not None:
@@ -89,7 +92,7 @@ def ours(
     styles: list[tuple[torch.Tensor, float]],
 ) -> tuple[dict[str, float], np.ndarray]:
     runtime = resolve_runtime(options)
-    backbone = build_backbone(weights, options.taps, pooling=options.pooling, padding=options.padding)
+    backbone = build_backbone(weights, options.taps, runtime, pooling=options.pooling, padding=options.padding)
     targets = style_targets(backbone, styles, options, runtime)
     loss, gradient = make_objective(backbone, content, targets, options, runtime).loss_and_gradient(image)
     terms = {name: getattr(loss, name).item() for name in ("total", "content", "style", "tv")}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from fastnst_kernels import torch_gram
+from fastnst_kernels import torch_gram, torch_tap
 
 from fastnst import verification
 from fastnst.cli import main
@@ -60,8 +60,13 @@ def damaged_gram(monkeypatch: pytest.MonkeyPatch, damage: Callable[[torch.Tensor
 
 
 def damaged_backward(monkeypatch: pytest.MonkeyPatch, damage: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    right = torch_gram.tap_backward
-    monkeypatch.setattr(torch_gram, "tap_backward", lambda *arguments: damage(right(*arguments)))
+    right = torch_tap.tap_backward
+
+    def damaged(gradient: torch.Tensor, *arguments: Any) -> None:
+        right(gradient, *arguments)
+        gradient.copy_(damage(gradient))
+
+    monkeypatch.setattr(torch_tap, "tap_backward", damaged)
 
 
 def test_gram_off_by_one_percent_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,7 +108,7 @@ def failing(device: str = "cpu") -> set[tuple[str, str]]:
 
 
 def test_output_that_is_not_written_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    damaged_backward(monkeypatch, torch.empty_like)
+    monkeypatch.setattr(torch_tap, "tap_backward", lambda *arguments: None)
     assert failing() == {("gram", "backward"), ("gram_loss", "backward"), ("style_tap", "backward")}
     assert not torch.are_deterministic_algorithms_enabled()
 
@@ -118,8 +123,12 @@ def test_one_wrong_element_fails(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_upstream_gradient_that_is_dropped_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = torch_gram.tap_backward
-    monkeypatch.setattr(torch_gram, "tap_backward", lambda *arguments: right(*arguments[:-1], None))
+    right = torch_tap.tap_backward
+
+    def dropped(gradient: torch.Tensor, features: torch.Tensor, upstream: torch.Tensor | None, *arguments: Any) -> None:
+        right(gradient, features, None, *arguments)
+
+    monkeypatch.setattr(torch_tap, "tap_backward", dropped)
     assert failing() == {("style_tap", "backward")}
 
 

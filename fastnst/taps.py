@@ -1,0 +1,99 @@
+"""What a layer contributes to the loss: its style and content terms, forward and back, over the kernels' operations."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from fastnst_kernels import ops, reference
+from torch import Tensor
+
+from fastnst.runtime import Runtime
+
+
+@dataclass(frozen=True)
+class ContentTarget:
+    """`weight · Σ (F − features)²` is this layer's share of the content term; features are (1, C, H, W)."""
+
+    features: Tensor
+    weight: float
+
+
+@dataclass(frozen=True)
+class StyleTarget:
+    """`weight · 1/(4 N²) Σ (G − gram)² + constant` is this layer's share of the style term.
+
+    gram is (1, C, C) float32.
+    """
+
+    gram: Tensor
+    weight: float
+    constant: float
+
+
+@dataclass
+class LayerTap:
+    """The terms of one layer. `content` and `style` are its shares of them after a forward pass, (1,) or None.
+
+    The gradient is that of `content_weight · content + style_weight · style`, times `scale`.
+    """
+
+    runtime: Runtime
+    style_target: StyleTarget | None
+    content_target: ContentTarget | None
+    style_weight: float
+    content_weight: float
+    scale: float = 1.0
+    style: Tensor | None = field(default=None, init=False)
+    content: Tensor | None = field(default=None, init=False)
+    _difference: Sequence[Tensor] = field(default=(), init=False)
+
+    def forward(self, features: Tensor) -> None:
+        backend, precision = self.runtime.kernels, self.runtime.dot_precision
+        if self.style_target is not None:
+            target, weight = self.style_target.gram, self.style_target.weight
+            if self.runtime.backend == "reference":
+                loss = reference.gram_loss(features, target, weight).float()
+            else:
+                loss, *self._difference = ops.gram_difference_loss(
+                    features, target, weight, None, 0.0, precision, backend
+                )
+            self.style = loss + self.style_target.constant
+        if self.content_target is not None:
+            target, weight = self.content_target.features, self.content_target.weight
+            self.content = ops.content_loss(features, target, weight, backend)
+
+    def backward(self, features: Tensor, gradient: Tensor, *, accumulate: bool, relu: bool) -> None:
+        difference = scale = content = None
+        style_factor = content_factor = 0.0
+        ones = features.new_ones((1,), dtype=torch.float32)
+        if self.style_target is not None:
+            filters, height, width = features.shape[1:]
+            style_factor = self.scale * self.style_weight * self.style_target.weight / (filters**2 * height * width)
+            if self.runtime.backend == "reference":
+                difference, scale = self._reference_difference(features, self.style_target.gram), ones
+            else:
+                difference, scale = self._difference
+        if self.content_target is not None:
+            content = self.content_target.features
+            content_factor = self.scale * self.content_weight * 2 * self.content_target.weight
+        ops.tap_backward(
+            gradient,
+            accumulate,
+            features,
+            None,
+            difference,
+            scale,
+            None if difference is None else ones,
+            style_factor,
+            content,
+            None if content is None else ones,
+            content_factor,
+            relu,
+            None,
+            self.runtime.dot_precision,
+            self.runtime.kernels,
+        )
+
+    def _reference_difference(self, features: Tensor, target: Tensor) -> Tensor:
+        difference = reference.gram(features) - (target.double() + target.double().mT) / 2
+        return difference.float()

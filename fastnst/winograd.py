@@ -1,0 +1,66 @@
+"""Convolutions on a CPU by NNPACK's Winograd transforms: about half of the time of direct ones.
+
+NNPACK comes with torch. It computes 6×6 outputs of a 3×3 kernel from 8×8 inputs with 64 products instead of 324
+(Winograd 1980; Lavin and Gray 2016), in float32, with an error of 3 to 5·10⁻⁶ of the result's size against 0.4 to
+1.2·10⁻⁶. Its workspace holds all transformed tiles of a call, so the rows of a map are convolved in stripes; what
+follows a convolution is done on each stripe, while it is in the cache.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from math import ceil
+
+import torch
+from torch import Tensor
+
+# Output rows and columns of one tile, and the bytes of its transform for one channel: 8 × 8 float32.
+_TILE = 6
+_TRANSFORM_BYTES = 256
+# Of a stripe's transforms: small enough to stay near the cache, large enough for the threads to share.
+_STRIPE_BYTES = 48_000_000
+# A stripe has whole tiles, and whole windows of the pooling.
+_ROW_STEP = 12
+
+
+@cache
+def available() -> bool:
+    """Whether torch has NNPACK and it runs on this CPU; the call also readies it."""
+    return bool(torch.backends.nnpack.is_available())  # type: ignore[no-untyped-call]
+
+
+def stripes(channels: int, height: int, width: int) -> Iterator[tuple[int, int]]:
+    """The rows of a map as ranges (start, stop); `channels` are those in and out together."""
+    row_bytes = ceil(width / _TILE) * channels * _TRANSFORM_BYTES / _TILE
+    rows = max(1, int(_STRIPE_BYTES / row_bytes) // _ROW_STEP) * _ROW_STEP
+    count = max(1, ceil(height / rows))
+    rows = ceil(ceil(height / count) / _ROW_STEP) * _ROW_STEP
+    start = 0
+    while start < height:
+        # A single row would have no window of the pooling.
+        stop = start + rows if start + rows < height - 1 else height
+        yield start, stop
+        start = stop
+
+
+def convolve(
+    shape: tuple[int, ...],
+    read: Callable[[int, int, Tensor], None],
+    weight: Tensor,
+    bias: Tensor | None,
+    write: Callable[[int, int, Tensor], None],
+) -> None:
+    """Convolves a (1, C, H, W) float32 map of `shape` with `weight` (K, C, 3, 3), zeros around it, stripe by stripe.
+
+    `read(start, stop, rows)` puts the map's rows start … stop into `rows`, (1, C, stop − start, W) of any strides;
+    `write(start, stop, result)` gets the output's, (1, K, stop − start, W), its own to change.
+    """
+    _, channels, height, width = shape
+    source = None
+    for start, stop in stripes(weight.shape[0] + channels, height, width):
+        if source is None or source.shape[2] != stop - start + 2:
+            source = torch.empty((1, channels, stop - start + 2, width))
+        first, last = max(start - 1, 0), min(stop + 1, height)
+        source[:, :, 0].zero_()
+        source[:, :, -1].zero_()
+        read(first, last, source[:, :, first - start + 1 : last - start + 1])
+        write(start, stop, torch._nnpack_spatial_convolution(source, weight, bias, [0, 1]))

@@ -1,0 +1,146 @@
+"""The layers' two ways to run, forward and back, against autograd through torch's own operations in float64."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastnst import edge_convolution, winograd
+from fastnst.backbone import build_backbone
+from fastnst.buffers import Buffers
+from fastnst.layers import Convolution, DirectLayers, Layers, Pool, WinogradLayers
+from fastnst.options import resolve_options
+from fastnst.runtime import resolve_runtime
+from fastnst.weights import load_weights
+
+needs_nnpack = pytest.mark.skipif(not winograd.available(), reason="torch has no NNPACK for this CPU")
+WAYS = pytest.mark.parametrize("way", ["direct", pytest.param("winograd", marks=needs_nnpack)])
+
+
+def make_layers(way: str) -> Layers:
+    return WinogradLayers() if way == "winograd" else DirectLayers(torch.device("cpu"), torch.float32, "torch")
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def convolution(layers: Layers, channels: int, filters: int, pool: str | None, padding: str) -> Convolution:
+    memory_format = torch.channels_last if layers.channels_last else torch.contiguous_format
+    weight = noise(filters, channels, 3, 3, seed=1) / (9 * channels) ** 0.5
+    transposed = weight.flip(2, 3).transpose(0, 1)
+    weight, transposed = (each.contiguous(memory_format=memory_format) for each in (weight, transposed))
+    return Convolution(weight, transposed, noise(filters, seed=2) * 0.3, pool, padding)
+
+
+def in_float64(layer: Convolution | Pool, x: Tensor) -> Tensor:
+    if isinstance(layer, Convolution):
+        padded = F.pad(x, (1, 1, 1, 1), mode="constant" if layer.padding == "zeros" else "replicate")
+        x = F.relu(F.conv2d(padded, layer.weight.double(), layer.bias.double()))
+    if layer.pool is None:
+        return x
+    return F.avg_pool2d(x, 2) if layer.pool == "avg" else F.max_pool2d(x, 2)
+
+
+def check(layers: Layers, layer: Convolution | Pool, x: Tensor) -> None:
+    memory_format = torch.channels_last if layers.channels_last else torch.contiguous_format
+    x = x.contiguous(memory_format=memory_format)
+    features, bits = layers.forward(layer, x, record=True)
+    leaf = x.double().requires_grad_()
+    exact = in_float64(layer, leaf)
+    assert (features.double() - exact.detach()).norm() <= 1e-5 * exact.detach().norm()
+    unrecorded, nothing = layers.forward(layer, x, record=False)
+    assert nothing is None
+    assert torch.equal(unrecorded, features)
+
+    upstream = noise(*features.shape, seed=3).contiguous(memory_format=memory_format)
+    # Where rounding decides the sign, nothing can be said of the gradient.
+    (expected,) = torch.autograd.grad(exact, leaf, upstream.double())
+    if isinstance(layer, Pool):
+        # What a pool of its own looks at has a ReLU, which lets no gradient through where it is zero.
+        expected = expected * (x > 0)
+    result = layers.backward(layer, upstream.clone(memory_format=torch.preserve_format), bits, x.shape)
+    assert result.shape == x.shape
+    error = (result.double() - expected).norm() / expected.norm()
+    assert error < 2e-5
+
+    if isinstance(layer, Convolution) and layer.pool is None:
+        masked = upstream * (features > 0)
+        without_bits = layers.backward(layer, masked, None, x.shape)
+        torch.testing.assert_close(without_bits, result, rtol=0, atol=1e-6)
+
+
+@WAYS
+@pytest.mark.parametrize("pool", [None, "avg", "max"])
+@pytest.mark.parametrize("size", [(2, 2), (5, 7), (16, 12), (31, 50)])
+def test_a_convolution(way: str, pool: str | None, size: tuple[int, int]) -> None:
+    layers = make_layers(way)
+    check(layers, convolution(layers, 16, 24, pool, "zeros"), noise(1, 16, *size))
+
+
+@WAYS
+@pytest.mark.parametrize("padding", ["zeros", "replicate"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 6), (23, 18)])
+def test_the_first_convolution(way: str, padding: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge_convolution, "_BAND_ELEMENTS", 27 * 18 * 5)
+    layers = make_layers(way)
+    check(layers, convolution(layers, 3, 8, None, padding), noise(1, 3, *size))
+
+
+@WAYS
+@pytest.mark.parametrize("pool", ["avg", "max"])
+def test_a_pool(way: str, pool: str) -> None:
+    check(make_layers(way), Pool(pool), noise(1, 5, 9, 6).relu())
+
+
+@needs_nnpack
+@pytest.mark.parametrize("pool", [None, "avg", "max"])
+@pytest.mark.parametrize("height", [24, 37, 48, 61])
+def test_many_stripes(pool: str | None, height: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(winograd, "_STRIPE_BYTES", 1)
+    assert len(list(winograd.stripes(20, height, 30))) == height // 12
+    layers = WinogradLayers()
+    check(layers, convolution(layers, 8, 12, pool, "zeros"), noise(1, 8, height, 30))
+
+
+def test_stripes_cover_each_row_once() -> None:
+    for height in (1, 11, 12, 13, 100, 513):
+        rows = [row for start, stop in winograd.stripes(128, height, 4000) for row in range(start, stop)]
+        assert rows == list(range(height))
+
+
+def test_buffers_are_handed_out_again() -> None:
+    buffers = Buffers(torch.device("cpu"))
+    first = buffers.take((2, 3), torch.float32)
+    second = buffers.take((2, 3), torch.float32)
+    assert first.data_ptr() != second.data_ptr()
+    buffers.give(first)
+    assert buffers.take((6,), torch.uint8).data_ptr() != first.data_ptr()
+    assert buffers.take((3, 2), torch.float32).data_ptr() == first.data_ptr()
+
+
+@needs_nnpack
+def test_memory_does_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastnst.objective import make_objective, style_targets
+
+    options = resolve_options(weights="random", precision="winograd", style_layers=["conv1_1", "pool1", "conv2_2"])
+    runtime = resolve_runtime(options)
+    weights = load_weights("random", "vgg19", taps=options.taps)
+    backbone = build_backbone(weights, options.taps, runtime)
+    image = torch.rand(1, 3, 24, 31)
+    targets = style_targets(backbone, [(image, 1.0)], options, runtime)
+    objective = make_objective(backbone, image, targets, options, runtime)
+    objective.loss_and_gradient(image)
+    fresh: list[tuple[int, ...]] = []
+    empty = torch.empty
+
+    def counted(*size: int, **options: object) -> Tensor:
+        fresh.append(size)
+        return empty(*size, **options)  # type: ignore[call-overload, no-any-return]
+
+    monkeypatch.setattr("fastnst.buffers.torch.empty", counted)
+    for _ in range(3):
+        objective.loss_and_gradient(image)
+    monkeypatch.undo()
+    elements = 24 * 31 * 64
+    assert not [size for size in fresh if size == (elements,)]
