@@ -78,7 +78,8 @@ def _row(record: "Compiled", wide: int) -> str:
     row = (
         f"{record.job.kernel:{wide}}{record.job.mode:9} {record.job.layout:14}{record.job.shape:8} {blocks:>13}"
         f"{record.config['num_warps']:>6}{record.config['num_stages']:>7}{record.registers:>10}{record.spills:>7}"
-        f"{record.shared:>8}{held:>16}  {widths(record, False):>4}/{widths(record, True):<6} {', '.join(names) or '-'}{switches}"
+        f"{record.shared:>8}{held:>16}  {widths(record, False):>4}/{widths(record, True):<6} "
+        f"{', '.join(names) or '-'}{switches}"
     )
     return "\n".join([row, *(f"    FAIL: {problem}" for problem in record.problems)])
 
