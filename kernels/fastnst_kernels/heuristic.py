@@ -85,12 +85,16 @@ def _partial_candidate(problem: Problem, block_c: int, splits: int, gpu: Gpu) ->
         one_operand = roomy and problem.channels <= block_c <= 64
         block_m = _depth(problem.itemsize, roomy) * (2 if one_operand else 1)
     stages = _partial_stages(problem.itemsize, problem.tensor_cores, gpu)
+    warps = _warps(block_c, block_c, problem.tensor_cores, gpu)
+    if problem.aligned:
+        # Each thread has 16 bytes of a block to load.
+        warps = max(1, min(warps, block_c * block_m * problem.itemsize // (16 * gpu.warp_size)))
     return split_evenly(
         problem,
         block_c=block_c,
         block_m=block_m,
         splits=splits,
-        num_warps=_warps(block_c, block_c, problem.tensor_cores, gpu),
+        num_warps=warps,
         num_stages=_stages(partial_stage_bytes(problem, block_c, block_m), stages, gpu),
     )
 
