@@ -8,6 +8,8 @@ A kernel is right for its target if it
   four axes in a floating dtype; an access to at most a quarter of the elements of the largest one through the same
   argument (a tile's border) is exempt. On AMD, triton stores a product's result as it lies in the matrix unit's
   registers, to save the way through shared memory: there four elements (mfma) or one (wmma) are enough.
+  NVIDIA's TF32 instructions take operands along the summed axis only: the other layout is transposed on its way, by
+  asynchronous copies (LDGSTS) of single elements, and these are exempt too.
 """
 
 import importlib
@@ -284,7 +286,7 @@ def compile_one(job: Job) -> Compiled:
     )
     metadata = binary.metadata
     found = sites(binary.asm["ttir"])
-    widths, narrow = _feature_widths(launch, found, code, gpu)
+    widths, narrow = _feature_widths(launch, found, code, job.mode, gpu)
     return Compiled(
         job,
         config,
@@ -334,7 +336,9 @@ def _matrix_unit(product: Product, mode: str, gpu: Gpu) -> str:
     return "MMA"
 
 
-def _feature_widths(launch: Launch, found: Sequence[Site], code: Code, gpu: Gpu) -> tuple[tuple[Width, ...], list[str]]:
+def _feature_widths(
+    launch: Launch, found: Sequence[Site], code: Code, mode: str, gpu: Gpu
+) -> tuple[tuple[Width, ...], list[str]]:
     """The widths of the accesses to features, and what is wrong with them."""
     widths = []
     problems = []
@@ -360,21 +364,27 @@ def _feature_widths(launch: Launch, found: Sequence[Site], code: Code, gpu: Gpu)
         )
         if not rows_aligned:
             continue
-        narrow = _narrow_sites(accesses, _least_width(value, store, code, gpu))
+        narrow = _narrow_sites(accesses, _least_width(value, store, code, gpu), transposed=mode == "tf32")
         if narrow:
             lines = ", ".join(str(line) for line in sorted({site.line[1] for site, _ in narrow}))
             problems.append(f"{argument} is {verb} {min(width for _, width in narrow)} bytes at a time in line {lines}")
     return tuple(widths), problems
 
 
-def _narrow_sites(accesses: Sequence[tuple[Site, list[Instruction]]], least: int) -> list[tuple[Site, int]]:
-    """The sites, borders of tiles apart, whose instructions are narrower than `least` bytes, with their widths."""
+def _narrow_sites(
+    accesses: Sequence[tuple[Site, list[Instruction]]], least: int, *, transposed: bool
+) -> list[tuple[Site, int]]:
+    """The sites, borders of tiles apart, whose instructions are narrower than `least` bytes, with their widths.
+
+    Asynchronous copies may be as narrow as they are where they may be `transposed`.
+    """
     largest = max(site.elements for site, _ in accesses)
     found = []
     for site, instructions in accesses:
         # Which instruction is whose cannot be told where another argument shares the line.
         pick = min if site.alone and all(len(one.lines) == 1 for one in instructions) else max
-        width = pick((one.width for one in instructions), default=16)
+        counted = [one for one in instructions if not (transposed and one.mnemonic.startswith("LDGSTS"))]
+        width = pick((one.width for one in counted), default=16)
         if 4 * site.elements > largest and width < least:
             found.append((site, width))
     return found
