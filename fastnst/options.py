@@ -53,6 +53,21 @@ class Options:
     scales: Scales = _option(
         3, "coarse to fine: none, a number of scales (each twice the last), or their long edges", metavar="S", many=True
     )
+    seconds: float | None = _option(
+        None,
+        "end after so many seconds; each scale before the last takes at most half of what is left",
+        shown="no limit",
+        metavar="X",
+        above=0,
+    )
+    tolerance: float | None = _option(
+        None,
+        "end a scale when ten steps lower the loss by less than this fraction of it",
+        shown="off",
+        metavar="X",
+        above=0,
+        maximum=1,
+    )
     optimizer: str = _option("lbfgs", "the optimiser", choices=("lbfgs", "adam"))
     learning_rate: float | None = _option(
         None,
@@ -150,6 +165,8 @@ class OptionValues(TypedDict, total=False):
     size: int
     iterations: int
     scales: int | str | Sequence[int] | None
+    seconds: float | None
+    tolerance: float | None
     optimizer: str
     learning_rate: float | None
     content_weight: float
@@ -280,6 +297,8 @@ _NORMALISE: Mapping[str, Callable[[str, Any], Any]] = MappingProxyType(
         "seed": _integer,
         "scales": _scales,
         "learning_rate": _optional_number,
+        "seconds": _optional_number,
+        "tolerance": _optional_number,
         "content_weight": _number,
         "style_weight": _number,
         "tv_weight": _number,

@@ -28,6 +28,8 @@ Styles = Source | Sequence[Source]
 
 # A first loss beyond this leaves too little of float32's range for the squares in the optimiser.
 _SUSPICIOUS_LOSS = 1e15
+# Steps over which the loss must fall by the tolerance: L-BFGS without a line search may rise for a few.
+_TOLERANCE_STEPS = 10
 
 
 def stylize(
@@ -85,7 +87,7 @@ class Stylizer:
         picture = content if isinstance(content, Picture) else load_image(content, role="content")
         scales = self.scales(picture)
         weights, backbone = self._loaded()
-        run = _Run(self._parameters(picture, scales, weights), callback, self.options.iterations, tuple(scales))
+        run = _Run(self._parameters(picture, scales, weights), callback, self.options, tuple(scales))
         image = self._start(picture, next(iter(scales.values())))
         for edge, size in scales.items():
             target = resize_picture(picture, size=size)
@@ -180,7 +182,7 @@ class _Run:
 
     parameters: dict[str, Any]
     callback: Callback | None
-    iterations_per_scale: int
+    options: Options
     edges: tuple[int, ...]
 
     def __post_init__(self) -> None:
@@ -192,11 +194,14 @@ class _Run:
     def optimise(
         self, image: Tensor, alpha: Tensor | None, objective: Objective, edge: int, optimizer: Optimizer
     ) -> Tensor:
-        """`iterations_per_scale` steps at one scale, each image evaluated, the last one too."""
+        """The steps of one scale, each image evaluated, the last one too."""
         best, best_count = image.clone(), len(self.losses)
         lowest = math.inf
-        for iteration in range(self.iterations_per_scale + 1):
-            last = iteration == self.iterations_per_scale
+        deadline = self._deadline(edge)
+        first = len(self.losses)
+        for iteration in range(self.options.iterations + 1):
+            late = iteration > 0 and time.perf_counter() > deadline
+            last = iteration == self.options.iterations or late or self._is_settled(first)
             if last:
                 with torch.no_grad():
                     loss, gradient = objective.loss(image), None
@@ -216,10 +221,29 @@ class _Run:
                 self.stopped = "callback"
                 return image
             if gradient is None:
+                if late and edge == self.edges[-1]:
+                    self.stopped = "time"
                 return image
             optimizer.step(image, gradient)
             self._steps += 1
         return image
+
+    def _deadline(self, edge: int) -> float:
+        """When the scale `edge` must end: the last one with the run, others after half of the time that is left."""
+        if self.options.seconds is None:
+            return math.inf
+        end = self._began + self.options.seconds
+        now = time.perf_counter()
+        return end if edge == self.edges[-1] else now + max(0.0, end - now) / 2
+
+    def _is_settled(self, first: int) -> bool:
+        """Whether the scale whose records begin at `first` has lowered its loss too little of late."""
+        tolerance = self.options.tolerance
+        totals = [record.total for record in self.losses[first:]]
+        if tolerance is None or len(totals) <= _TOLERANCE_STEPS:
+            return False
+        before, after = min(totals[:-_TOLERANCE_STEPS]), min(totals[-_TOLERANCE_STEPS:])
+        return before - after < tolerance * abs(before)
 
     def result(self, image: Tensor, alpha: Tensor | None) -> Result:
         return Result(_finished(image), alpha, tuple(self.losses), self._parameters_now(), self.stopped)
@@ -237,7 +261,7 @@ class _Run:
     def _iterate(self, record: LossRecord, image: Tensor, alpha: Tensor | None) -> Iterate:
         parameters = self._parameters_now()
         return Iterate(
-            record, _finished(image), alpha, parameters, self.iterations_per_scale * len(self.edges), self.edges
+            record, _finished(image), alpha, parameters, self.options.iterations * len(self.edges), self.edges
         )
 
     def _parameters_now(self) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The function `stylize`: inputs, results, callbacks, determinism, and how a run ends."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -259,3 +260,32 @@ def test_a_gpu_follows_the_cpu(precision: str) -> None:
     losses = fastnst.stylize(photo(), photo(1), device="cuda", precision=precision, **options).losses
     assert losses[0].total == pytest.approx(expected[0].total, rel={"fp32": 1e-4, "tf32": 5e-3}.get(precision, 3e-2))
     assert losses[-1].total == pytest.approx(expected[-1].total, rel=0.2)
+
+
+def test_a_limit_of_time_ends_the_run_at_its_full_size() -> None:
+    began = time.perf_counter()
+    result = fastnst.stylize(photo(), photo(1), **{**SMALL, "scales": [24, 48], "iterations": 100_000}, seconds=2)
+    assert time.perf_counter() - began < 60
+    assert result.stopped == "time"
+    assert result.tensor.shape == (3, 32, 48)
+    counts = [sum(record.scale == edge for record in result.losses) for edge in (24, 48)]
+    assert min(counts) > 1
+    seconds = {record.scale: record.seconds for record in result.losses}
+    assert seconds[24] < 2
+
+
+def test_a_time_that_is_up_at_once_still_makes_a_step_at_each_scale() -> None:
+    result = fastnst.stylize(photo(), photo(1), **{**SMALL, "scales": [24, 48]}, seconds=1e-9)
+    assert [record.scale for record in result.losses] == [24, 24, 48, 48]
+    assert result.stopped == "time"
+
+
+def test_a_scale_ends_when_its_loss_has_settled() -> None:
+    loose, tight = (
+        fastnst.stylize(photo(), photo(1), **{**SMALL, "iterations": 60}, tolerance=tolerance)
+        for tolerance in (0.5, 1e-9)
+    )
+    assert 10 < len(loose.losses) < len(tight.losses) == 61
+    assert loose.stopped is None
+    totals = [record.total for record in loose.losses]
+    assert min(totals[:-11]) - min(totals[-11:-1]) < 0.5 * min(totals[:-11])

@@ -167,7 +167,7 @@ def _print_json(parsed: argparse.Namespace, result: Result) -> None:
 def _print_summary(output: str, result: Result) -> None:
     last = result.losses[-1]
     height, width = result.tensor.shape[-2:]
-    how = "interrupted; saved the image so far," if result.stopped else "saved"
+    how = {None: "saved", "time": "the time is up; saved"}.get(result.stopped, "interrupted; saved the image so far,")
     print(
         f"fastnst: {how} {output} ({width}×{height}) after {last.iteration} iterations in {last.seconds:.1f} s,"
         f" loss {last.total:.4g}",
