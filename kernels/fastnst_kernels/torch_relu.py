@@ -28,11 +28,13 @@ def bias_relu(x: Tensor, bias: Tensor | None, y: Tensor, bits: Tensor | None) ->
     by_channels = packed_by_channels(x)
     source, target = _planes(x, by_channels), _planes(y, by_channels)
     shifts = _shifts(bias, x)
+    sums, flags = _scratch(target, 1, _sum_dtype(x.dtype)), _scratch(target, 1, torch.bool)
     for chunk in _chunks(source.shape, 1):
         place = target[chunk]
-        value = _activations(source[chunk], shifts, chunk[0], place)
+        room = place if place.dtype == sums.dtype else _part(sums, place.shape)
+        value = _activations(source[chunk], shifts, chunk[0], room)
         if bits is not None:
-            _pack(_nonzero(value), _packed_planes(bits, x)[chunk], _run_length(x))
+            _pack(_nonzero(value, _part(flags, place.shape)), _packed_planes(bits, x)[chunk], _run_length(x))
         if value.dtype != place.dtype:
             place.copy_(value)
 
@@ -43,7 +45,7 @@ def relu_backward(gradient: Tensor, bits: Tensor, result: Tensor) -> None:
     of one layout."""
     by_channels = packed_by_channels(result)
     source, target = _planes(gradient, by_channels), _planes(result, by_channels)
-    scratch = _scratch(target, 1)
+    scratch = _scratch(target, 1, target.dtype)
     for chunk in _chunks(source.shape, 1):
         place = target[chunk]
         flags = _unpack(_packed_planes(bits, result)[chunk], place.shape, _run_length(result), scratch)
@@ -58,20 +60,23 @@ def bias_relu_pool(x: Tensor, bias: Tensor | None, pool: str, pooled: Tensor, bi
     source, target = _planes(x, by_channels), _planes(pooled, by_channels)
     shifts = _shifts(bias, x)
     height, width = target.shape[1:3]
+    sums, all_flags = _scratch(source, 2, _sum_dtype(x.dtype)), _scratch(source, 2, torch.bool)
+    means = _scratch(source, 2, _sum_dtype(x.dtype))
     for chunk in _chunks(source.shape, 2):
-        value = _activations(source[chunk], shifts, chunk[0], None)
+        value = _activations(source[chunk], shifts, chunk[0], _part(sums, source[chunk].shape))
         place = target[chunk[0], chunk[1].start // 2 : min(height, chunk[1].stop // 2)]
         windows = _windows(value, place)
-        flags = None if bits is None else torch.zeros(value.shape, dtype=torch.bool, device=x.device)
+        flags = None if bits is None else _part(all_flags, value.shape)
         if pool == "max":
             place.copy_(_maximum(windows, None if flags is None else _windows(flags, place)))
         else:
-            place.copy_((windows[0] + windows[1]).add_(windows[2]).add_(windows[3]).mul_(0.25))
+            mean = torch.add(windows[0], windows[1], out=_part(means, place.shape))
+            place.copy_(mean.add_(windows[2]).add_(windows[3]).mul_(0.25))
             if flags is not None:
-                flags = _nonzero(value)
-                flags[:, 2 * place.shape[1] :] = False
-                flags[:, :, 2 * width :] = False
+                _nonzero(value, flags)
         if bits is not None and flags is not None:
+            flags[:, 2 * place.shape[1] :] = False
+            flags[:, :, 2 * width :] = False
             _pack(flags, _packed_planes(bits, x)[chunk], _run_length(x))
 
 
@@ -81,7 +86,7 @@ def unpool_backward(gradient: Tensor, bits: Tensor, pool: str, result: Tensor) -
     output, dense and of the same layout."""
     by_channels = packed_by_channels(result)
     source, target = _planes(gradient, by_channels), _planes(result, by_channels)
-    scratch = _scratch(target, 2)
+    scratch = _scratch(target, 2, target.dtype)
     height, width = source.shape[1:3]
     for chunk in _chunks(target.shape, 2):
         place = target[chunk]
@@ -138,16 +143,13 @@ def _shifts(bias: Tensor | None, x: Tensor) -> Tensor | None:
     return bias.view(1, 1, 1, -1) if packed_by_channels(x) else bias.repeat(x.shape[0]).view(-1, 1, 1, 1)
 
 
-def _activations(x: Tensor, shifts: Tensor | None, planes: slice, place: Tensor | None) -> Tensor:
-    """max(x + shift, 0) of a chunk in the dtype of the sum: in `place` if it has that dtype, else in a new tensor."""
-    dtype = _sum_dtype(x.dtype)
-    if place is None or place.dtype != dtype:
-        place = torch.empty(x.shape, dtype=dtype, device=x.device)
+def _activations(x: Tensor, shifts: Tensor | None, planes: slice, place: Tensor) -> Tensor:
+    """max(x + shift, 0) of a chunk, in `place`, which has the dtype of the sum and may be `x`."""
     if shifts is None:
         place.copy_(x)
     else:
         shift = shifts[planes] if shifts.shape[3] == 1 else shifts
-        torch.add(x, shift, out=place) if x.dtype == dtype else place.copy_(x).add_(shift)
+        torch.add(x, shift, out=place) if x.dtype == place.dtype else place.copy_(x).add_(shift)
     return place.relu_()
 
 
@@ -180,13 +182,12 @@ def _by_numpy(x: Tensor) -> bool:
     return x.device.type == "cpu" and importlib.util.find_spec("numpy") is not None
 
 
-def _nonzero(value: Tensor) -> Tensor:
-    """value ≠ 0, which holds for NaN: bool."""
+def _nonzero(value: Tensor, flags: Tensor) -> Tensor:
+    """value ≠ 0, which holds for NaN, in `flags`, bool."""
     if not _by_numpy(value):
-        return value != 0
+        return torch.ne(value, 0, out=flags)
     import numpy
 
-    flags = torch.empty(value.shape, dtype=torch.bool)
     numpy.not_equal(value.numpy(), 0, out=flags.numpy())
     return flags
 
@@ -207,10 +208,14 @@ def _pack(flags: Tensor, bits: Tensor, run_length: int) -> None:
     bits.copy_(packed.view(bits.shape))
 
 
-def _scratch(x: Tensor, multiple: int) -> Tensor:
-    """Room for the flags of a chunk of `_planes`: allocated once, because fresh pages cost more than the work."""
-    size = max((x[chunk].numel() for chunk in _chunks(x.shape, multiple)), default=0)
-    return torch.empty((size,), dtype=x.dtype, device=x.device)
+def _scratch(x: Tensor, multiple: int, dtype: torch.dtype) -> Tensor:
+    """Room for any chunk of `_planes`: allocated once, because fresh pages cost more than the work."""
+    size = max(x[chunk].numel() for chunk in _chunks(x.shape, multiple))
+    return torch.empty((size,), dtype=dtype, device=x.device)
+
+
+def _part(scratch: Tensor, shape: torch.Size) -> Tensor:
+    return scratch[: shape.numel()].view(shape)
 
 
 def _unpack(bits: Tensor, shape: torch.Size, run_length: int, scratch: Tensor) -> Tensor:
@@ -227,7 +232,7 @@ def _unpack(bits: Tensor, shape: torch.Size, run_length: int, scratch: Tensor) -
     else:
         places = torch.arange(8, dtype=torch.uint8, device=bits.device)
         flags = (runs[:, :, None].bitwise_right_shift(places) & 1).flatten(1)[:, :run_length]
-    return scratch[: shape.numel()].view(shape).copy_(flags.reshape(shape))
+    return _part(scratch, shape).copy_(flags.reshape(shape))
 
 
 def _keep(gradient: Tensor, flags: Tensor, place: Tensor) -> None:
