@@ -1,4 +1,4 @@
-"""Feature maps that are crops of larger ones: their H and W do not act as one axis, and they are read without a copy."""
+"""Feature maps that are crops of larger ones, whose H and W do not act as one axis: they are read without a copy."""
 
 import torch
 from torch import Tensor

@@ -13,7 +13,7 @@ _BLOCK_ROWS = 128
 _MOST_PARTS = 16
 _PART_CHANNELS = 2048
 # Elements of features that are copied or widened to float32 at a time: they stay in the cache.
-CHUNK_ELEMENTS = 1 << 19
+CHUNK_ELEMENTS = 1 << 20
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -40,20 +40,22 @@ def tap_backward(
     if content is not None:
         coefficient = (content.gradient * content.factor)[:, None, None, None]
     with torch.autocast(features.device.type, enabled=False):
+        alone = upstream is None and content is None and owned is None
+        if matrix is not None and alone and gradient.dtype == features.dtype == dtype:
+            _write_product(matrix, features, gradient)
+            if relu:
+                gradient.masked_fill_(features <= 0, 0.0)
+            return
         for start, stop in row_chunks(features):
             rows = slice(start, stop)
             own, out = features[:, :, rows], gradient[:, :, rows]
             above = None if upstream is None else upstream[:, :, rows]
-            alone = above is None and content is None and owned is None
-            if matrix is not None and alone and out.dtype == own.dtype == dtype:
-                _write_product(matrix, own, out)
+            if owned is None:
+                p = None if content is None else content.content[:, :, rows]
+                terms = _terms(own.to(dtype), matrix, p, coefficient)
             else:
-                if owned is None:
-                    p = None if content is None else content.content[:, :, rows]
-                    terms = _terms(own.to(dtype), matrix, p, coefficient)
-                else:
-                    terms = _owned_terms(features, start, stop, owned, matrix, content, coefficient, dtype)
-                _write_sum(terms, above, out)
+                terms = _owned_terms(features, start, stop, owned, matrix, content, coefficient, dtype)
+            _write_sum(terms, above, out)
             if relu:
                 out.masked_fill_(own <= 0, 0.0)
 

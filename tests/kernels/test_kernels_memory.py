@@ -36,5 +36,5 @@ def test_a_gradient_over_its_upstream(dtype: torch.dtype) -> None:
         tap_gradient(features, upstream=upstream, content=features, relu=True, into_upstream=True)
         return torch.empty(0)
 
-    # A few chunks of 2 MiB each.
-    assert peak_extra_bytes(lambda: gradient, DEVICE) < 4.5 * 2 * 2**20
+    # A few chunks of 4 MiB each.
+    assert peak_extra_bytes(lambda: gradient, DEVICE) < 4.5 * 4 * 2**20
