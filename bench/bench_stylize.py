@@ -184,7 +184,7 @@ def engine_side(task: Task, precision: str) -> Side:
         return loss.total.item(), gradient
 
     image = task.start.clone()
-    optimizer = make_optimizer(options)
+    optimizer = make_optimizer(options, runtime)
 
     def iterate() -> float:
         with float32_products(runtime.tf32):

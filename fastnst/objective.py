@@ -144,7 +144,13 @@ def style_targets(
     for image, _ in styles:
         features = _features(backbone, image, layers)
         for name, found in features.items():
-            grams[name].append(gram(found, precision=runtime.dot_precision, backend=runtime.backend))
+            grams[name].append(
+                gram(
+                    found,
+                    precision=runtime.dot_precision,
+                    backend="reference" if runtime.backend == "reference" else runtime.kernels,
+                )
+            )
     shares = [share for _, share in styles]
     return {name: _style_target(grams[name], shares, weight, options) for name, weight in layers}
 

@@ -3,9 +3,11 @@
 from typing import Protocol
 
 import torch
+from fastnst_kernels.image import adam_step_
 from torch import Tensor
 
 from fastnst.options import Options
+from fastnst.runtime import Runtime
 
 LBFGS_HISTORY = 20
 ADAM_RATE = 0.02
@@ -18,10 +20,10 @@ class Optimizer(Protocol):
         """Moves `image` in place. Both are (1, 3, H, W) in the same dtype and memory format."""
 
 
-def make_optimizer(options: Options) -> Optimizer:
+def make_optimizer(options: Options, runtime: Runtime) -> Optimizer:
     """A fresh optimiser of the kind and learning rate that `options` name."""
     if options.optimizer == "adam":
-        return Adam(learning_rate=options.learning_rate or ADAM_RATE)
+        return Adam(learning_rate=options.learning_rate or ADAM_RATE, backend=runtime.kernels)
     return LBFGS(learning_rate=options.learning_rate or LBFGS_RATE)
 
 
@@ -140,26 +142,36 @@ class Adam:
     """Adam (Kingma and Ba 2015) with bias correction; after each step the image is clamped to 0…1."""
 
     def __init__(
-        self, *, learning_rate: float = ADAM_RATE, betas: tuple[float, float] = (0.9, 0.99), epsilon: float = 1e-8
+        self,
+        *,
+        learning_rate: float = ADAM_RATE,
+        betas: tuple[float, float] = (0.9, 0.99),
+        epsilon: float = 1e-8,
+        backend: str = "auto",
     ) -> None:
         self.learning_rate = learning_rate
         self.betas = betas
         self.epsilon = epsilon
-        self._steps = 0
+        self.backend = backend
+        self._steps = torch.zeros((), dtype=torch.int64)
         self._moments: tuple[Tensor, Tensor] | None = None
 
     @torch.no_grad()
     def step(self, image: Tensor, gradient: Tensor) -> None:
         if self._moments is None:
-            self._moments = torch.zeros_like(gradient), torch.zeros_like(gradient)
-        self._steps += 1
-        first, second = self._moments
-        beta1, beta2 = self.betas
-        first.lerp_(gradient, 1 - beta1)
-        second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        deviation = (second / (1 - beta2**self._steps)).sqrt_().add_(self.epsilon)
-        image.addcdiv_(first, deviation, value=-self.learning_rate / (1 - beta1**self._steps))
-        image.clamp_(0, 1)
+            self._moments = torch.zeros_like(image), torch.zeros_like(image)
+            self._steps = torch.zeros((), dtype=torch.int64, device=image.device)
+        adam_step_(
+            image,
+            gradient,
+            *self._moments,
+            self._steps,
+            learning_rate=self.learning_rate,
+            betas=self.betas,
+            epsilon=self.epsilon,
+            increment=True,
+            backend=self.backend,
+        )
 
 
 def _flat(image: Tensor) -> Tensor:

@@ -38,8 +38,9 @@ class Runtime:
 
     @property
     def kernels(self) -> str:
-        """The kernels' backend of what is not a loss: "triton" or "torch"."""
-        return "triton" if self.device.type == "cuda" and self.backend in ("auto", "triton") else "torch"
+        """The kernels' backend: "triton" or "torch", which is also what surrounds the reference losses."""
+        wanted = self.device.type == "cuda" and self.backend in ("auto", "triton")
+        return "triton" if wanted and importlib.util.find_spec("triton") is not None else "torch"
 
 
 _DTYPES = {

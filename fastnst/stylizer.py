@@ -94,7 +94,7 @@ class Stylizer:
             image = resize(image, size=size)
             pixels = target.rgb[None].to(self.runtime.device)
             objective = make_objective(backbone, pixels, self._style(edge, backbone), self.options, self.runtime)
-            image = run.optimise(image, target.alpha, objective, edge, make_optimizer(self.options))
+            image = run.optimise(image, target.alpha, objective, edge, make_optimizer(self.options, self.runtime))
             if run.stopped:
                 break
         return run.result(image, target.alpha)

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastnst.optimizers import LBFGS, Adam, make_optimizer
-from fastnst.options import resolve_options
+from fastnst.optimizers import LBFGS, Adam, Optimizer, make_optimizer
+from fastnst.options import Options, resolve_options
+from fastnst.runtime import resolve_runtime
 
 
 def quadratic(size: int = 36, condition: float = 1e3) -> tuple[Tensor, Tensor]:
@@ -103,8 +104,12 @@ def test_adam_keeps_the_image_in_range() -> None:
     assert image.max() <= 1
 
 
+def made(options: Options) -> Optimizer:
+    return make_optimizer(options, resolve_runtime(options))
+
+
 def test_the_options_choose_the_optimiser() -> None:
-    adam = make_optimizer(resolve_options(optimizer="adam", learning_rate=0.5))
+    adam = made(resolve_options(optimizer="adam", learning_rate=0.5))
     assert isinstance(adam, Adam)
     assert adam.learning_rate == 0.5
-    assert isinstance(make_optimizer(resolve_options()), LBFGS)
+    assert isinstance(made(resolve_options()), LBFGS)
