@@ -33,8 +33,8 @@ from fastnst_kernels.terms import ContentTerm, Owned, StyleTerm
 _PLAIN_ELEMENTS = 2048
 _UNALIGNED_ELEMENTS = 1024
 _PLAIN_ROW = 512
-# Elements of a block of a product that fill the registers of its warps.
-_LARGE = 128 * 128
+# Elements of a product's block for each warp that fill its registers.
+_FULL_WARP = 2048
 
 
 @triton.jit(
@@ -211,8 +211,9 @@ def _blocks(
     if style is not None:
         itemsize = features.element_size()
         config = backward_config(channels, positions, batch, itemsize, tensor_cores, aligned(features), gpu)
-        # The features and the content of a block wait in registers beside its sums: half of the largest block.
-        block_m = config.block_m if content is None or config.block_c * config.block_m < _LARGE else config.block_m // 2
+        # The features and the content of a block wait in registers beside its sums: half of a block that fills them.
+        full = config.block_c * config.block_m >= _FULL_WARP * config.num_warps
+        block_m = config.block_m // 2 if full and content is not None else config.block_m
         return config.block_c, block_m, config.block_k, config.num_warps, config.num_stages
     row = min(_PLAIN_ROW, power_of_two(channels if channels_last(features) else positions))
     elements = _PLAIN_ELEMENTS if aligned(features) else _UNALIGNED_ELEMENTS
