@@ -65,13 +65,11 @@ def bias_relu_pool(x: Tensor, bias: Tensor | None, pool: str, pooled: Tensor, bi
     for chunk in _chunks(source.shape, 2):
         value = _activations(source[chunk], shifts, chunk[0], _part(sums, source[chunk].shape))
         place = target[chunk[0], chunk[1].start // 2 : min(height, chunk[1].stop // 2)]
-        windows = _windows(value, place)
         flags = None if bits is None else _part(all_flags, value.shape)
         if pool == "max":
-            place.copy_(_maximum(windows, None if flags is None else _windows(flags, place)))
+            place.copy_(_maximum(_windows(value, place), None if flags is None else _windows(flags, place)))
         else:
-            mean = torch.add(windows[0], windows[1], out=_part(means, place.shape))
-            place.copy_(mean.add_(windows[2]).add_(windows[3]).mul_(0.25))
+            _average(value, place if place.dtype == means.dtype else _part(means, place.shape), place)
             if flags is not None:
                 _nonzero(value, flags)
         if bits is not None and flags is not None:
@@ -158,6 +156,16 @@ def _windows(x: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]
     rows, columns = 2 * pooled.shape[1], 2 * pooled.shape[2]
     top, bottom = x[:, 0:rows:2], x[:, 1:rows:2]
     return top[:, :, 0:columns:2], top[:, :, 1:columns:2], bottom[:, :, 0:columns:2], bottom[:, :, 1:columns:2]
+
+
+def _average(value: Tensor, room: Tensor, place: Tensor) -> None:
+    """Write the mean of each window of a chunk into `place` by way of `room`, which has the dtype of the sum."""
+    # A last odd row may be a chunk of its own, without a window.
+    if not place.numel():
+        return
+    torch.ops.aten.avg_pool2d.out(value.permute(0, 3, 1, 2), [2, 2], out=room.permute(0, 3, 1, 2))
+    if room.dtype != place.dtype:
+        place.copy_(room)
 
 
 def _maximum(windows: tuple[Tensor, ...], flags: tuple[Tensor, ...] | None) -> Tensor:
