@@ -59,7 +59,7 @@ def as_records(compiled: Sequence[Compiled]) -> list[dict[str, Any]]:
     return [
         {
             **{name: getattr(one.job, name) for name in ("target", "kernel", "mode", "layout", "shape")},
-            "config": dict(one.config),
+            "config": {name: value for name, value in one.config.items() if value is not False},
             "registers": one.registers,
             "spills": one.spills,
             "shared": one.shared,
