@@ -24,14 +24,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from fastnst_kernels import gram, image_ops
+from fastnst_kernels import BlendedTarget, blend_targets, gram, image_ops
 from torch import Tensor
 
 from fastnst.backbone import Backbone, Trace
 from fastnst.errors import FastnstError
 from fastnst.options import LayerWeights, Options
 from fastnst.runtime import Runtime
-from fastnst.taps import ContentTarget, LayerTap, StyleTarget
+from fastnst.taps import ContentTarget, LayerTap
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Objective:
 
     backbone: Backbone
     content: dict[str, ContentTarget]
-    style: dict[str, StyleTarget]
+    style: dict[str, BlendedTarget]
     content_weight: float
     style_weight: float
     tv_weight: float
@@ -103,7 +103,7 @@ class Objective:
 
 
 def make_objective(
-    backbone: Backbone, content: Tensor, style: dict[str, StyleTarget], options: Options, runtime: Runtime
+    backbone: Backbone, content: Tensor, style: dict[str, BlendedTarget], options: Options, runtime: Runtime
 ) -> Objective:
     """The objective for an image of the size of `content`, (1, 3, H, W) float32 RGB in 0…1, with `style_targets`."""
     return Objective(
@@ -132,7 +132,7 @@ def content_targets(backbone: Backbone, content: Tensor, options: Options) -> di
 @torch.no_grad()
 def style_targets(
     backbone: Backbone, styles: Sequence[tuple[Tensor, float]], options: Options, runtime: Runtime
-) -> dict[str, StyleTarget]:
+) -> dict[str, BlendedTarget]:
     """The style layers' Gram targets, with the constants of the chosen objective.
 
     `styles` are (image, weight): (1, 3, H, W) float32 RGB in 0…1, each of its own size, and weights that sum to 1.
@@ -155,28 +155,22 @@ def style_targets(
     return {name: _style_target(grams[name], shares, weight, options) for name, weight in layers}
 
 
-def _style_target(grams: list[Tensor], shares: list[float], weight: float, options: Options) -> StyleTarget:
-    exact = [matrix.double() for matrix in grams]
-    per_filter = 4 * exact[0].shape[-1] ** 2
-    constants = [
+def _style_target(grams: list[Tensor], shares: list[float], weight: float, options: Options) -> BlendedTarget:
+    per_filter = 4 * grams[0].shape[-1] ** 2
+    weights = [
         weight * share * (1.0 if options.objective == "paper" else per_filter / max(_energy(matrix), math.ulp(1.0)))
-        for matrix, share in zip(exact, shares, strict=True)
+        for matrix, share in zip(grams, shares, strict=True)
     ]
-    total = sum(constants)
-    if not all(0 < constant < math.inf for constant, share in zip(constants, shares, strict=True) if share > 0):
+    if not all(0 < each < math.inf for each, share in zip(weights, shares, strict=True) if share > 0):
         raise FastnstError(
             "the style's Gram matrix is out of float32's range; check the network's weights, and lower the weights of "
             "the style layers"
         )
-    mean = sum((constant / total * matrix for constant, matrix in zip(constants, exact, strict=True)), exact[0] * 0)
-    spread = sum(
-        constant / per_filter * _energy(matrix - mean) for constant, matrix in zip(constants, exact, strict=True)
-    )
-    return StyleTarget(mean.to(grams[0].dtype), total, spread)
+    return blend_targets(grams, weights)
 
 
 def _energy(matrix: Tensor) -> float:
-    return float(matrix.square().sum().item())
+    return float(matrix.double().square().sum().item())
 
 
 @dataclass

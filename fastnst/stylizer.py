@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Unpack
 
 import torch
+from fastnst_kernels import BlendedTarget
 from torch import Tensor
 
 from fastnst.architecture import pools_before
@@ -20,7 +21,6 @@ from fastnst.options import Options, OptionValues, resolve_options
 from fastnst.pyramid import scale_edges
 from fastnst.result import DivergedError, Iterate, LossRecord, Result
 from fastnst.runtime import float32_products, own_modes, resolve_runtime, versions
-from fastnst.taps import StyleTarget
 from fastnst.weights import Weights, load_weights
 
 Callback = Callable[[Iterate], bool | None]
@@ -73,7 +73,7 @@ class Stylizer:
         self._shares = _style_shares(self.options.style_weights, len(self._styles))
         self._starts_from = self.options.init if _is_word(self.options.init) else "picture"
         self._init = load_image(self.options.init, role="init") if self._starts_from == "picture" else None
-        self._style_targets: dict[int, dict[str, StyleTarget]] = {}
+        self._style_targets: dict[int, dict[str, BlendedTarget]] = {}
         self._network: tuple[Weights, Backbone] | None = None
 
     def __call__(self, content: Source | Picture, *, callback: Callback | None = None) -> Result:
@@ -143,7 +143,7 @@ class Stylizer:
             start = resize_picture(self._init or content, size=size).rgb
         return start[None].to(self.runtime.device, copy=True)
 
-    def _style(self, edge: int, backbone: Backbone) -> dict[str, StyleTarget]:
+    def _style(self, edge: int, backbone: Backbone) -> dict[str, BlendedTarget]:
         """The style's targets at the scale whose long edge is `edge`, computed once."""
         if edge not in self._style_targets:
             pictures = [resize_picture(style, size=self._style_size(style, edge)) for style in self._styles]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from fastnst_kernels import ops, reference
+from fastnst_kernels import BlendedTarget, ops, reference
 from torch import Tensor
 
 from fastnst.runtime import Runtime
@@ -18,18 +18,6 @@ class ContentTarget:
     weight: float
 
 
-@dataclass(frozen=True)
-class StyleTarget:
-    """`weight · 1/(4 N²) Σ (G − gram)² + constant` is this layer's share of the style term.
-
-    gram is (1, C, C) float32.
-    """
-
-    gram: Tensor
-    weight: float
-    constant: float
-
-
 @dataclass
 class LayerTap:
     """The terms of one layer. `content` and `style` are its shares of them after a forward pass, (1,) or None.
@@ -38,7 +26,7 @@ class LayerTap:
     """
 
     runtime: Runtime
-    style_target: StyleTarget | None
+    style_target: BlendedTarget | None
     content_target: ContentTarget | None
     style_weight: float
     content_weight: float
@@ -50,14 +38,13 @@ class LayerTap:
     def forward(self, features: Tensor) -> None:
         backend, precision = self.runtime.kernels, self.runtime.dot_precision
         if self.style_target is not None:
-            target, weight = self.style_target.gram, self.style_target.weight
+            matrix, weight, offset = self.style_target.matrix, self.style_target.weight, self.style_target.offset
             if self.runtime.backend == "reference":
-                loss = reference.gram_loss(features, target, weight).float()
+                self.style = reference.gram_loss(features, matrix, weight).float() + offset
             else:
-                loss, *self._difference = ops.gram_difference_loss(
-                    features, target, weight, None, 0.0, precision, backend
+                self.style, *self._difference = ops.gram_difference_loss(
+                    features, matrix, weight, offset, 1.0, precision, backend
                 )
-            self.style = loss + self.style_target.constant
         if self.content_target is not None:
             target, weight = self.content_target.features, self.content_target.weight
             self.content = ops.content_loss(features, target, weight, backend)
@@ -70,7 +57,7 @@ class LayerTap:
             filters, height, width = features.shape[1:]
             style_factor = self.scale * self.style_weight * self.style_target.weight / (filters**2 * height * width)
             if self.runtime.backend == "reference":
-                difference, scale = self._reference_difference(features, self.style_target.gram), ones
+                difference, scale = self._reference_difference(features, self.style_target.matrix), ones
             else:
                 difference, scale = self._difference
         if self.content_target is not None:

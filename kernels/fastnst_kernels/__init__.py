@@ -1,9 +1,35 @@
-"""Gram matrices and Gram-difference losses of feature maps, fused: Triton kernels on a GPU, plain torch elsewhere.
+"""Gram matrices, Gram-difference losses and what surrounds them in style transfer, each fused.
 
-Depends on torch; triton is imported by the first call that runs on it.
+Triton kernels on a GPU, plain torch elsewhere. Depends on torch; triton is imported by the first call that runs on it.
 """
 
-from fastnst_kernels.api import MAX_CHANNELS, gram, gram_loss, style_tap
+from fastnst_kernels.api import MAX_CHANNELS, gram, gram_loss, style_tap, tap
 from fastnst_kernels.backends import BACKENDS, PRECISIONS, available_backends
+from fastnst_kernels.image import adam_step_, image_gradient, normalise, total_variation
+from fastnst_kernels.relu import bias_relu, bias_relu_pool
+from fastnst_kernels.targets import BlendedTarget, GramDifference, blend_targets
+from fastnst_kernels.tiles import accumulate_gram, finish_gram_loss, tap_gradient, tile_tap
 
-__all__ = ["BACKENDS", "MAX_CHANNELS", "PRECISIONS", "available_backends", "gram", "gram_loss", "style_tap"]
+__all__ = [
+    "BACKENDS",
+    "MAX_CHANNELS",
+    "PRECISIONS",
+    "BlendedTarget",
+    "GramDifference",
+    "accumulate_gram",
+    "adam_step_",
+    "available_backends",
+    "bias_relu",
+    "bias_relu_pool",
+    "blend_targets",
+    "finish_gram_loss",
+    "gram",
+    "gram_loss",
+    "image_gradient",
+    "normalise",
+    "style_tap",
+    "tap",
+    "tap_gradient",
+    "tile_tap",
+    "total_variation",
+]
