@@ -184,8 +184,10 @@ def _step_plans(
     given = (x, y, pooled, bits, bias)
     yield "bias_relu", "conv1_1", wide, triton_relu.plan_bias_relu(x, bias, y, bits), given
     yield "bias_relu backward", "conv1_1", wide, triton_relu.plan_relu_backward(y, bits, x), given
-    yield "bias_relu_pool", "conv1_2", wide, triton_relu.plan_bias_relu_pool(x, bias, "avg", pooled, bits), given
-    yield "bias_relu_pool backward", "conv1_2", wide, triton_relu.plan_unpool_backward(pooled, bits, "avg", x), given
+    plan = triton_relu.plan_bias_relu_pool(x, bias, "avg", pooled, bits, gpu)
+    yield "bias_relu_pool", "conv1_2", wide, plan, given
+    plan = triton_relu.plan_unpool_backward(pooled, bits, "avg", x, gpu)
+    yield "bias_relu_pool backward", "conv1_2", wide, plan, given
     plan = triton_content.plan_content_loss(features, content, 1.0, gpu)
     yield "content loss", "conv4_2", deep, plan, (features, content)
     plan = triton_tap.plan_tap_backward(features, None, term, upstream, False, None, "ieee", gpu)

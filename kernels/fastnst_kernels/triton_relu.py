@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastnst_kernels.gpu import Gpu
-from fastnst_kernels.launch import Launch, Plan, run, stored
+from fastnst_kernels.launch import Launch, Plan, launch_gpu, run, stored
 from fastnst_kernels.relu_layout import dense, empty_activations, empty_bits, packed_by_channels
 
 
@@ -420,20 +420,29 @@ def _pool_arguments(x: Tensor, bits: Tensor | None) -> tuple[Mapping[str, Any], 
     return arguments, constants, planes * half_rows * blocks
 
 
-def plan_bias_relu_pool(x: Tensor, bias: Tensor | None, pool: str, pooled: Tensor, bits: Tensor | None) -> Plan:
+def _pool_warps(gpu: Gpu) -> int:
+    """Warps that leave each thread 16 bytes of 16-bit activations."""
+    return 4 if gpu.warp_size == 32 else 2
+
+
+def plan_bias_relu_pool(
+    x: Tensor, bias: Tensor | None, pool: str, pooled: Tensor, bits: Tensor | None, gpu: Gpu
+) -> Plan:
     """The 2×2 pool of max(x + bias, 0) into `pooled`, and the sign bits into `bits`, in one layout: its launch."""
     arguments, constants, grid = _pool_arguments(x, bits)
     own = {"x": x, "bias": x if bias is None else bias, "pooled": pooled}
     switches = {"BIAS": bias is not None, "BITS": bits is not None, "MAX": pool == "max"}
-    launch = Launch(bias_relu_pool_kernel, grid, {"bits": pooled, **arguments, **own}, {**constants, **switches})
+    given = {"bits": pooled, **arguments, **own}
+    launch = Launch(bias_relu_pool_kernel, grid, given, {**constants, **switches}, _pool_warps(gpu))
     return Plan((launch,), (pooled,))
 
 
-def plan_unpool_backward(gradient: Tensor, bits: Tensor, pool: str, result: Tensor) -> Plan:
+def plan_unpool_backward(gradient: Tensor, bits: Tensor, pool: str, result: Tensor, gpu: Gpu) -> Plan:
     """The gradient of the pooled activations spread over `result` where its bit is set, in one layout: its launch."""
     arguments, constants, grid = _pool_arguments(result, bits)
     own = {"gradient": gradient, "result": result, "factor": 1.0 if pool == "max" else 0.25}
-    return Plan((Launch(unpool_backward_kernel, grid, {**arguments, **own}, constants),), (result,))
+    launch = Launch(unpool_backward_kernel, grid, {**arguments, **own}, constants, _pool_warps(gpu))
+    return Plan((launch,), (result,))
 
 
 def _run_into(plan: Plan, written: Tensor, buffer: Tensor) -> None:
@@ -462,19 +471,19 @@ def relu_backward(gradient: Tensor, bits: Tensor, result: Tensor) -> None:
 def bias_relu_pool(x: Tensor, bias: Tensor | None, pool: str, pooled: Tensor, bits: Tensor | None) -> None:
     """`torch_relu.bias_relu_pool` as one kernel."""
     buffer = _buffer(pooled)
-    _run_into(plan_bias_relu_pool(x, bias, pool, buffer, bits), pooled, buffer)
+    _run_into(plan_bias_relu_pool(x, bias, pool, buffer, bits, launch_gpu(x.device)), pooled, buffer)
 
 
 def unpool_backward(gradient: Tensor, bits: Tensor, pool: str, result: Tensor) -> None:
     """`torch_relu.unpool_backward` as one kernel."""
     buffer = _buffer(result)
-    _run_into(plan_unpool_backward(gradient, bits, pool, buffer), result, buffer)
+    _run_into(plan_unpool_backward(gradient, bits, pool, buffer, launch_gpu(gradient.device)), result, buffer)
 
 
 def example_launches(features: Tensor, precision: str, gpu: Gpu) -> list[Launch]:
     """The launches of every kernel in each of its switches, on features (B, C, H, W), which may be meta tensors.
 
-    `precision` and `gpu` change nothing here: there is no product, and one configuration for every target.
+    `precision` changes nothing here: there is no product.
     """
     x = dense(features)
     height, width = x.shape[2:]
@@ -484,10 +493,10 @@ def example_launches(features: Tensor, precision: str, gpu: Gpu) -> list[Launch]
     bias = torch.empty((x.shape[1],), dtype=x.dtype, device=x.device)
     plans = [
         plan_relu_backward(x, bits, x),
-        plan_unpool_backward(pooled, bits, "avg", x),
+        plan_unpool_backward(pooled, bits, "avg", x, gpu),
     ]
     for shift in (bias, None):
         for kept in (bits, None):
             plans.append(plan_bias_relu(x, shift, x, kept))
-            plans.extend(plan_bias_relu_pool(x, shift, pool, pooled, kept) for pool in ("avg", "max"))
+            plans.extend(plan_bias_relu_pool(x, shift, pool, pooled, kept, gpu) for pool in ("avg", "max"))
     return [launch for plan in plans for launch in plan.launches]
