@@ -36,6 +36,7 @@ CASES = (
     ("odd", "float16"),
     ("image", "float16"),
     ("image", "float32"),
+    ("odd_image", "float32"),
 )
 
 Record = Mapping[str, Any]
@@ -45,7 +46,7 @@ Key = tuple[str, ...]
 def report_jobs() -> list[Job]:
     """The builds of the report: at three channels, the kernels of the image's edge alone."""
     jobs = plan_jobs(tuple(TARGETS), CASES)
-    return [job for job in jobs if (job.shape == "image") == (job.module in ("triton_image", "triton_adam"))]
+    return [job for job in jobs if job.shape.endswith("image") == (job.module in ("triton_image", "triton_adam"))]
 
 
 def build(jobs: Sequence[Job], processes: int) -> list[Compiled]:

@@ -45,7 +45,7 @@ from fastnst_kernels.disassembly import (
 )
 from fastnst_kernels.gpu import TARGETS, Gpu
 from fastnst_kernels.launch import Launch, aligned, interpreted
-from fastnst_kernels.layout import position_stride
+from fastnst_kernels.layout import channels_last, position_stride
 from fastnst_kernels.occupancy import LIMITS, Occupancy, occupancy
 
 # Each exposes example_launches(features, precision, gpu): the launches of its kernels in each of their switches.
@@ -61,6 +61,7 @@ SHAPES: Mapping[str, tuple[int, int, int, int]] = MappingProxyType(
         "conv5_1": (1, 512, 32, 32),
         "odd": (2, 65, 37, 53),
         "image": (1, 3, 512, 512),
+        "odd_image": (1, 3, 511, 509),
         "wide": (1, 1024, 64, 64),
         "batch": (8, 256, 128, 128),
     }
@@ -351,7 +352,7 @@ def _feature_widths(
         if not instructions:
             problems.append(f"no instruction found by which {argument} is {verb}")
             continue
-        rows_aligned = _rows_aligned(value)
+        rows_aligned = _rows_aligned(value, by_width="W" in launch.arguments)
         widths.append(
             Width(
                 argument,
@@ -396,8 +397,11 @@ def _least_width(value: Tensor, store: bool, code: Code, gpu: Gpu) -> int:
     return 16
 
 
-def _rows_aligned(value: Tensor) -> bool:
-    return position_stride(value) is not None and aligned(value)
+def _rows_aligned(value: Tensor, *, by_width: bool) -> bool:
+    """Whether the rows are aligned that a kernel walks along: those of the matrix, or with `by_width` the picture's."""
+    if position_stride(value) is None or not aligned(value):
+        return False
+    return not by_width or channels_last(value) or value.stride(2) * value.element_size() % 16 == 0
 
 
 @cache
