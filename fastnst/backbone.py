@@ -63,6 +63,7 @@ class Backbone:
         missing = taps.keys() - self.steps.keys()
         if missing:
             raise FastnstError(f"layers {sorted(missing)} are not in this backbone; name them when it is built")
+        self.layers.begin(image.shape)
         scale, shift = _normalisation(self.preprocessing)
         features = image_ops.normalise(
             image, scale, shift, self.preprocessing.bgr, self.layers.dtype, self.layers.channels_last, self.backend

@@ -60,6 +60,9 @@ class Layers(Protocol):
     dtype: torch.dtype
     channels_last: bool
 
+    def begin(self, shape: torch.Size) -> None:
+        """A pass over an image of `shape`, (1, 3, H, W), begins: what was kept for others may go."""
+
     def forward(self, layer: Layer, x: Tensor, *, record: bool) -> tuple[Tensor, Tensor | None]:
         """The layer's features, and if `record` the bits that `backward` takes. `x` is not changed."""
 
@@ -85,6 +88,9 @@ class DirectLayers:
         self.dtype = dtype
         self._device = device
         self._backend = backend
+
+    def begin(self, shape: torch.Size) -> None:
+        """Torch's allocator decides what it keeps."""
 
     def forward(self, layer: Layer, x: Tensor, *, record: bool) -> tuple[Tensor, Tensor | None]:
         if isinstance(layer, Pool):
@@ -133,6 +139,12 @@ class WinogradLayers:
 
     def __init__(self) -> None:
         self._buffers = Buffers(torch.device("cpu"))
+        self._shape: torch.Size | None = None
+
+    def begin(self, shape: torch.Size) -> None:
+        if shape != self._shape:
+            self._buffers = Buffers(torch.device("cpu"))
+            self._shape = shape
 
     def forward(self, layer: Layer, x: Tensor, *, record: bool) -> tuple[Tensor, Tensor | None]:
         result = self.empty(layer.output_shape(x.shape))

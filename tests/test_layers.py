@@ -144,3 +144,17 @@ def test_memory_does_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     elements = 24 * 31 * 64
     assert not [size for size in fresh if size == (elements,)]
+
+
+@needs_nnpack
+def test_the_memory_of_one_size_goes_with_the_next() -> None:
+    layers = WinogradLayers()
+    layers.begin(torch.Size((1, 3, 8, 8)))
+    kept = layers.empty((1, 4, 8, 8))
+    address = kept.data_ptr()
+    layers.release(kept)
+    layers.begin(torch.Size((1, 3, 8, 8)))
+    assert layers.empty((1, 4, 8, 8)).data_ptr() == address
+    layers.release(kept)
+    layers.begin(torch.Size((1, 3, 8, 9)))
+    assert not layers._buffers._free
