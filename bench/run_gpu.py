@@ -65,7 +65,7 @@ def steps(*, tiny: bool, on_gpu: bool) -> list[Step]:
             Step("equal_runs", ("bench.equal_runs", "--small", "--runs", "2"), 120),
             Step("verify", ("fastnst", "verify", "--backend", "torch", "--size", "16", "--json"), 120),
             Step("profile_32", _profile(32, precision, "--no-compile", "--rounds", "2"), 120),
-            Step("stylize", _stylize(["64"], "--rounds", "2"), 120),
+            Step("step", _step(["64"], ["tf32" if on_gpu else "fp32"], "--rounds", "2"), 120),
             Step("tune", ("bench.tune", "--tiny", "--out", "{tuned}"), 120),
         ]
     return [
@@ -74,9 +74,10 @@ def steps(*, tiny: bool, on_gpu: bool) -> list[Step]:
         _sanitizer("memcheck", 60),
         Step("equal_runs", ("bench.equal_runs",), 60),
         Step("profile_1024_fp16", _profile(1024, "fp16", "--no-compile"), 40),
-        Step("stylize", _stylize(["512", "1024"]), 110),
+        Step("step", _step(["512", "1024"], ["tuned-bf16", "graphs-bf16", "tf32", "fp16", "bf16"]), 130),
         Step("profile_1024_autotune", _profile(1024, "bf16", "--compile-mode", "max-autotune"), 150),
         Step("verify", ("fastnst", "verify", "--json"), 120),
+        Step("step_autotuned", _step(["1024"], ["autotuned-bf16", "fp16", "bf16"], "--no-memory"), 120),
         Step("profile_512", _profile(512, "auto"), 90),
         _sanitizer("racecheck", 60),
         Step("profile_1024_fp32", _profile(1024, "fp32", "--no-compile"), 60),
@@ -99,8 +100,8 @@ def _profile(size: int, precision: str, *more: str) -> tuple[str, ...]:
     return ("fastnst", "profile", "--size", str(size), "--precision", precision, "--json", *more)
 
 
-def _stylize(sizes: Sequence[str], *more: str) -> tuple[str, ...]:
-    return ("bench.bench_stylize", "--size", *sizes, "--json", "{json}", *more)
+def _step(sizes: Sequence[str], sides: Sequence[str], *more: str) -> tuple[str, ...]:
+    return ("bench.bench_step", "--size", *sizes, "--sides", *sides, "--json", "{json}", *more)
 
 
 def run_step(step: Step, out: Path, seconds_left: float) -> Outcome:
@@ -177,7 +178,7 @@ def _figures(results: Mapping[str, Any]) -> list[str]:
         found = [*results["measurements"], *results.get("steps", [])]
         return [_layer_line(one, found) for one in _of(found, "fastnst")]
     return [
-        f"{row['size']:5} px {row['side']:6}{row['timing']['median'] * 1e3:9.2f} ms/iteration"
+        f"{row['size']:5} px {row['side']:18}{row['timing']['median'] * 1e3:9.2f} ms/iteration"
         f"{(row['memory'] or 0) / 1e6:9.0f} MB"
         for row in results.get("rows", [])
     ]

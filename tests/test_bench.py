@@ -3,59 +3,164 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from bench import bench_stylize, equal_runs, run_gpu
+from bench import bench_step, convolution_floor, equal_runs, plain_loop, run_gpu
+from fastnst import winograd
+from fastnst.examples import example
+from fastnst.options import resolve_options
+from fastnst.runtime import resolve_runtime
+from fastnst.weights import load_weights
 
 ROOT = Path(__file__).parent.parent
 
 
-def test_plain_loop_and_engine_agree() -> None:
-    task = bench_stylize.make_task(32, "cpu")
-    plain, engine = (bench_stylize.make_side(name, task) for name in (bench_stylize.PLAIN, "fp32"))
+def step_sides(task: plain_loop.Task, optimizer: str, *names: str) -> list[bench_step.Side]:
+    return [bench_step.make_side(name, task, optimizer) for name in names]
+
+
+@pytest.mark.parametrize("optimizer", bench_step.OPTIMIZERS)
+def test_plain_loops_and_engine_agree(optimizer: str) -> None:
+    task = bench_step.step_task(32, "cpu")
+    plain, *others = step_sides(task, optimizer, bench_step.PLAIN, "tuned", "fp32")
+    loss, gradient = plain.evaluate(task.start)
+    losses = [plain.iterate().item() for _ in range(3)]
+    for side in others:
+        found, found_gradient = side.evaluate(task.start)
+        assert found == pytest.approx(loss, rel=1e-5)
+        assert (found_gradient - gradient).norm() < 1e-4 * gradient.norm()
+        assert [side.iterate().item() for _ in range(3)] == pytest.approx(losses, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"content_weight": 0, "tv_weight": 1.0},
+        {"padding": "replicate", "pooling": "max", "network": "vgg16", "style_scale": 0.7},
+        {"preset": "gatys", "style_weight": 0, "content_layers": ["conv2_2", "conv3_1"]},
+    ],
+)
+def test_plain_loss_is_the_engines(given: dict[str, Any]) -> None:
+    options = resolve_options(**{"size": 48, "device": "cpu", "weights": "random", "init": "noise"} | given)
+    task = plain_loop.make_task(options, example("content"), example("style_mosaic"))
+    plain, engine = step_sides(task, "lbfgs", bench_step.PLAIN, "fp32")
     loss, gradient = plain.evaluate(task.start)
     found, found_gradient = engine.evaluate(task.start)
-    assert found == pytest.approx(loss, rel=1e-5)
-    assert (found_gradient - gradient).norm() < 1e-4 * gradient.norm()
-    for _ in range(3):
-        assert engine.iterate() == pytest.approx(plain.iterate(), rel=1e-3)
+    assert found == pytest.approx(loss, rel=1e-4)
+    assert (found_gradient - gradient).norm() < 1e-3 * gradient.norm()
+
+
+def test_plain_loss_of_a_network_for_bgr() -> None:
+    task = bench_step.step_task(32, "cpu")
+    preprocessing = replace(
+        task.weights.preprocessing, bgr=True, scale=255.0, mean=(104.0, 117.0, 124.0), std=(1, 1, 2)
+    )
+    task = replace(task, weights=replace(task.weights, preprocessing=preprocessing))
+    plain, engine = step_sides(task, "lbfgs", bench_step.PLAIN, "fp32")
+    loss, gradient = plain.evaluate(task.start)
+    found, found_gradient = engine.evaluate(task.start)
+    assert found == pytest.approx(loss, rel=1e-4)
+    assert (found_gradient - gradient).norm() < 1e-3 * gradient.norm()
+
+
+def test_plain_lbfgs_is_timed_with_a_full_history() -> None:
+    image = torch.zeros(1, 3, 2, 2)
+
+    def loss(x: torch.Tensor) -> torch.Tensor:
+        return (x - 1).square().sum() + (x**4).sum()
+
+    iterate, padded = (
+        plain_loop.plain_iteration(loss, image, "lbfgs", plain_loop.Form(), full_history=full) for full in (False, True)
+    )
+    for _ in range(4):
+        assert padded().isfinite()
+        iterate()
+    lengths = [len(find_history(one)) for one in (iterate, padded)]
+    assert lengths == [3, plain_loop.TUTORIAL_HISTORY]
+
+
+def find_history(iterate: Any) -> list[torch.Tensor]:
+    cells = dict(zip(iterate.__code__.co_freevars, iterate.__closure__, strict=True))
+    (state,) = cells["lbfgs"].cell_contents.state.values()
+    history: list[torch.Tensor] = state["old_dirs"]
+    return history
+
+
+@pytest.mark.parametrize("precision", ["fp32", "winograd"])
+def test_floor_is_every_convolution_twice(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if precision == "winograd" and not winograd.available():
+        pytest.skip("no NNPACK here")
+    options = resolve_options(preset="gatys", precision=precision, device="cpu", weights="random")
+    weights = load_weights("random", "vgg19", taps=options.taps)
+    shapes = []
+
+    def seen(right: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def call(x: torch.Tensor, weight: torch.Tensor, *rest: Any, **named: Any) -> torch.Tensor:
+            result = right(x, weight, *rest, **named)
+            shapes.append((weight.shape[1], *result.shape[1:]))
+            return result
+
+        return call
+
+    monkeypatch.setattr(torch.nn.functional, "conv2d", seen(torch.nn.functional.conv2d))
+    monkeypatch.setattr(torch, "_nnpack_spatial_convolution", seen(torch._nnpack_spatial_convolution))
+    convolution_floor.floor(options, weights, torch.Size((1, 3, 32, 48)), resolve_runtime(options))()
+    assert len(shapes) == 2 * 13
+    assert shapes[:2] == [(3, 64, 32, 48), (64, 3, 32, 48)]
+    assert shapes[-2:] == [(512, 512, 2, 3), (512, 512, 2, 3)]
 
 
 def test_wrong_engine_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = bench_stylize.engine_side
+    right = bench_step.engine_side
 
-    def wrong(task: bench_stylize.Task, precision: str) -> bench_stylize.Side:
-        side = right(task, precision)
+    def wrong(task: plain_loop.Task, precision: str, optimizer: str) -> bench_step.Side:
+        side = right(task, precision, optimizer)
 
         def evaluate(image: torch.Tensor) -> tuple[float, torch.Tensor]:
             loss, gradient = side.evaluate(image)
             return 1.01 * loss, gradient
 
-        return bench_stylize.Side(evaluate, side.iterate)
+        return bench_step.Side(evaluate, side.iterate)
 
-    monkeypatch.setattr(bench_stylize, "engine_side", wrong)
+    monkeypatch.setattr(bench_step, "engine_side", wrong)
     with pytest.raises(SystemExit, match="fp32 at 32 px is wrong"):
-        bench_stylize.measure(32, "cpu", ["fp32"], rounds=1, memory=False)
+        bench_step.measure(32, "cpu", ["fp32"], "lbfgs", rounds=1, memory=False)
 
 
-def test_stylize_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "stylize.json"
-    arguments = ["--size", "32", "--device", "cpu", "--rounds", "2", "--no-memory", "--json", str(path)]
-    assert bench_stylize.main(arguments) == 0
+def test_step_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "step.json"
+    arguments = ["--size", "32", "--device", "cpu", "--rounds", "2", "--no-memory", "--sides", "fp32"]
+    assert bench_step.main([*arguments, "--optimizer", "adam", "--json", str(path)]) == 0
     report = json.loads(path.read_text())
-    assert [(row["size"], row["side"]) for row in report["rows"]] == [(32, "plain"), (32, "fp32")]
+    rows = report["rows"]
+    assert [(row["size"], row["side"]) for row in rows] == [(32, "plain"), (32, "fp32"), (32, "floor of fp32")]
+    assert rows[0]["of_plain"] == rows[2]["of_floor"]["fp32"] == 1
+    assert rows[1]["errors"][0] < 1e-4
     assert report["versions"]["torch"] == torch.__version__
-    assert {"date", "commit", "machine", "device"} <= report.keys()
-    assert len(capsys.readouterr().out.splitlines()) == 4
+    assert {"date", "commit", "machine", "device", "bf16"} <= report.keys()
+    printed = capsys.readouterr().out
+    assert "32 px, adam" in printed
+    assert "floor of fp32" in printed
 
 
 @pytest.mark.slow
 def test_peak_memory_is_that_of_a_process_of_its_own() -> None:
-    small, large = (bench_stylize.peak_of("plain", size, "cpu") for size in (32, 192))
-    assert 0 < small < large
+    (small, network), (large, _) = (bench_step.peak_of("plain", size, "cpu", "adam") for size in (32, 192))
+    assert 0 < network < small < large
+
+
+@pytest.mark.slow
+def test_compiled_loop_agrees() -> None:
+    task = bench_step.step_task(32, "cpu")
+    plain, compiled = step_sides(task, "adam", bench_step.PLAIN, "compiled")
+    assert compiled.evaluate(task.start)[0] == pytest.approx(plain.evaluate(task.start)[0], rel=1e-4)
 
 
 def test_gram_benchmarks_are_found_and_pass(tmp_path: Path) -> None:
@@ -94,7 +199,7 @@ def test_gpu_script_runs_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "0 not equal" in printed
     assert "absent" in printed or "sanitizer_memcheck  passed" in printed
     assert "ms/iteration" in printed
-    for name in ("summary", "equal_runs", "verify", "profile_32", "stylize"):
+    for name in ("summary", "equal_runs", "verify", "profile_32", "step"):
         assert json.loads((tmp_path / f"{name}.json").read_text())
 
 

@@ -1,0 +1,301 @@
+"""Seconds of an iteration and peak memory: the engine beside plain PyTorch, and the convolutions alone.
+
+python -m bench.bench_step --size 256 512 --json step.json
+
+All sides minimise the objective of Gatys, Ecker and Bethge (`preset="gatys"`), one evaluation an iteration, on the same
+example pictures, start and random weights:
+
+    plain           the loop that tutorials teach: autograd, float32 NCHW, `F @ F.T`, MSE
+    tuned           channels-last, in-place ReLUs, a Gram of one product each way, a history as short as the engine's
+    tuned-bf16      the same with weights and features in bfloat16
+    compiled        `tuned` through torch.compile; compiled-bf16 likewise; graphs-bf16 and autotuned-bf16 with the modes
+                    reduce-overhead (CUDA graphs) and max-autotune (both)
+    fp32 winograd … the engine in each precision
+    floor of …      the convolutions of an iteration and nothing else, forward and input gradient
+
+Loss and gradient are compared with the plain loop's before anything is timed; the sides then take turns, each L-BFGS
+with a full history. Memory is the peak of a fresh process for each side, beyond what its imports hold; "above" leaves
+out the weights, once.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench.convolution_floor import floor
+from bench.plain_loop import Form, Task, make_task, plain_iteration, plain_loss
+from fastnst import winograd
+from fastnst.backbone import build_backbone
+from fastnst.examples import example
+from fastnst.measure import Timing, conditions, interleaved, peak_resident_bytes
+from fastnst.objective import make_objective, style_targets
+from fastnst.optimizers import make_optimizer
+from fastnst.options import resolve_options
+from fastnst.runtime import float32_products, resolve_runtime
+
+# Relative errors against the plain loop of (loss, gradient in the median tile, whole gradient): a wrong result is not
+# timed. Rounding may take a unit across the kink of the ReLU, which changes the gradient in its field alone: at 512 px
+# the median tile is 2e-6 off, the whole gradient 1e-3, and the plain loop 4e-4 from float64.
+TOLERANCES = {
+    "fp32": (1e-4, 2e-5, 5e-3),
+    "winograd": (1e-4, 5e-5, 5e-3),
+    "tf32": (5e-3, 5e-2, 5e-2),
+    "fp16": (1e-2, 5e-2, 5e-2),
+    "bf16": (5e-2, 2e-1, 2e-1),
+}
+TILE = 32
+PLAIN = "plain"
+FORMS = {
+    PLAIN: Form(),
+    "tuned": Form(tuned=True),
+    "tuned-bf16": Form(tuned=True, dtype=torch.bfloat16),
+    "compiled": Form(tuned=True, compile_mode="default"),
+    "compiled-bf16": Form(tuned=True, dtype=torch.bfloat16, compile_mode="default"),
+    "graphs-bf16": Form(tuned=True, dtype=torch.bfloat16, compile_mode="reduce-overhead"),
+    "autotuned-bf16": Form(tuned=True, dtype=torch.bfloat16, compile_mode="max-autotune"),
+}
+OPTIMIZERS = ("lbfgs", "adam")
+_FLOOR = "floor of "
+
+
+@dataclass(frozen=True)
+class Side:
+    """One contender: its loss and gradient of an image, and one iteration on an image of its own."""
+
+    evaluate: Callable[[Tensor], tuple[float, Tensor]]
+    iterate: Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured of one side with one optimiser at one size; the floors are sides too.
+
+    `of_plain` and `of_floor` are its time over the plain loop's and over those of the floors, by their precision.
+    `errors` are those of `TOLERANCES`, `memory` and `network` bytes: the peak, and the weights in it.
+    """
+
+    size: int
+    optimizer: str
+    side: str
+    timing: Timing
+    of_plain: float
+    of_floor: Mapping[str, float]
+    errors: tuple[float, float, float] | None
+    memory: int | None
+    network: int | None
+
+
+def step_task(size: int, device: str) -> Task:
+    options = resolve_options(preset="gatys", size=size, device=device, weights="random")
+    return make_task(options, example("content"), example("style_swirls"))
+
+
+def plain_side(task: Task, form: Form, optimizer: str) -> Side:
+    loss = plain_loss(task, form)
+
+    def evaluate(image: Tensor) -> tuple[float, Tensor]:
+        leaf = image.clone().requires_grad_()
+        value = loss(leaf)
+        (gradient,) = torch.autograd.grad(value, leaf)
+        return value.item(), gradient.clone()
+
+    return Side(evaluate, plain_iteration(loss, task.start, optimizer, form, full_history=True))
+
+
+def engine_side(task: Task, precision: str, optimizer: str) -> Side:
+    options = replace(task.options, precision=precision, optimizer=optimizer)
+    runtime = resolve_runtime(options)
+    backbone = build_backbone(task.weights, options.taps, runtime, pooling=options.pooling, padding=options.padding)
+    with float32_products(runtime.tf32):
+        targets = style_targets(backbone, [(task.style, 1.0)], options, runtime)
+        objective = make_objective(backbone, task.content, targets, options, runtime)
+
+    def evaluate(image: Tensor) -> tuple[float, Tensor]:
+        with float32_products(runtime.tf32):
+            loss, gradient = objective.loss_and_gradient(image)
+        return loss.total.item(), gradient
+
+    image = task.start.clone()
+    stepper = make_optimizer(options, runtime)
+
+    def iterate() -> Tensor:
+        with float32_products(runtime.tf32):
+            loss, gradient = objective.loss_and_gradient(image)
+            stepper.step(image, gradient)
+        return loss.total
+
+    return Side(evaluate, iterate)
+
+
+def make_side(name: str, task: Task, optimizer: str) -> Side:
+    return plain_side(task, FORMS[name], optimizer) if name in FORMS else engine_side(task, name, optimizer)
+
+
+def sides_here(device: torch.device) -> list[str]:
+    """The sides that run on `device`, and are not emulated there."""
+    if device.type == "cuda":
+        forms = [PLAIN, "tuned", "tuned-bf16", "compiled-bf16", "graphs-bf16", "autotuned-bf16"]
+        return [*forms, "fp32", "tf32", "fp16", "bf16"]
+    precisions = ["fp32"] + ["winograd"] * winograd.available()
+    if has_bf16(device):
+        return [PLAIN, "tuned", "compiled", "tuned-bf16", "compiled-bf16", *precisions, "bf16"]
+    return [PLAIN, "tuned", "compiled", *precisions]
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether `device` multiplies bfloat16 itself; other CPUs do it by way of float32, and more slowly."""
+    return device.type == "cuda" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def measure(size: int, device: str, names: Sequence[str], optimizer: str, rounds: int, memory: bool) -> list[Row]:
+    """One row for each side, the plain loop first, then one for each floor."""
+    task = step_task(size, device)
+    names = [PLAIN, *(name for name in names if name != PLAIN)]
+    sides = {name: make_side(name, task, optimizer) for name in names}
+    with float32_products(tf32=False):
+        expected = sides[PLAIN].evaluate(task.start)
+    errors = {name: _errors(side.evaluate(task.start), *expected) for name, side in sides.items()}
+    for name in names:
+        limits = TOLERANCES[_precision(name)]
+        if not all(error <= limit for error, limit in zip(errors[name], limits, strict=True)):
+            raise SystemExit(f"{name} at {size} px is wrong: errors {errors[name]}, allowed {limits}")
+    precisions = [name for name in names if name not in FORMS]
+    if "winograd" in precisions and "fp32" not in precisions:
+        precisions.append("fp32")
+    floors = {_FLOOR + name: _floor(task, name) for name in precisions}
+    calls = {name: side.iterate for name, side in sides.items()} | floors
+    contenders = {name: (lambda call=call: call) for name, call in calls.items()}
+    timings = interleaved(contenders, task.device, rounds=rounds, warm_up=3, flush=False)
+    rows = []
+    for name, timing in timings.items():
+        peak, network = peak_of(name, size, device, optimizer) if memory and _has_peak(name, device) else (None, None)
+        of_floor = {floor.removeprefix(_FLOOR): timing.median / timings[floor].median for floor in floors}
+        of_plain = timing.median / timings[PLAIN].median
+        rows.append(Row(size, optimizer, name, timing, of_plain, of_floor, errors.get(name), peak, network))
+    return rows
+
+
+def _precision(name: str) -> str:
+    return name if name not in FORMS else "bf16" if FORMS[name].dtype == torch.bfloat16 else "fp32"
+
+
+def _floor(task: Task, precision: str) -> Callable[[], object]:
+    runtime = resolve_runtime(replace(task.options, precision=precision))
+    convolutions = floor(task.options, task.weights, task.start.shape, runtime)
+
+    def run() -> None:
+        with float32_products(runtime.tf32):
+            convolutions()
+
+    return run
+
+
+def _errors(found: tuple[float, Tensor], loss: float, gradient: Tensor) -> tuple[float, float, float]:
+    """Relative errors of the loss, of the gradient in the median tile of `TILE` px, and of the whole gradient."""
+    wrong = (found[1] - gradient).double().square().sum(1, keepdim=True)
+    right = gradient.double().square().sum(1, keepdim=True)
+    tile = min(TILE, *gradient.shape[-2:])
+    tiles = (F.avg_pool2d(wrong, tile) / F.avg_pool2d(right, tile)).sqrt()
+    whole = (wrong.sum() / right.sum()).sqrt()
+    return abs(found[0] - loss) / abs(loss), tiles.median().item(), whole.item()
+
+
+def _has_peak(name: str, device: str) -> bool:
+    """Whether the peak of a process says something: on a CPU it would be the compiler's."""
+    on_cpu = resolve_runtime(resolve_options(device=device)).device.type == "cpu"
+    compiled = name in FORMS and FORMS[name].compile_mode is not None
+    return not name.startswith(_FLOOR) and not (compiled and on_cpu)
+
+
+def peak_of(name: str, size: int, device: str, optimizer: str) -> tuple[int, int]:
+    """Peak memory of one side in a process of its own, beyond what the imports hold, and of its weights; in bytes."""
+    command = [sys.executable, "-m", "bench.bench_step", "--peak-of", name, "--size", str(size), "--device", device]
+    done = subprocess.run(
+        [*command, "--optimizer", optimizer],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parent.parent,
+    )
+    peak, network = done.stdout.split()
+    return int(peak), int(network)
+
+
+def print_peak(name: str, size: int, device: str, optimizer: str) -> None:
+    imported = peak_resident_bytes()
+    task = step_task(size, device)
+    place = task.device
+    parameters = sum(tensor.numel() for tensor in task.weights.tensors.values())
+    side = make_side(name, task, optimizer)
+    # What the side does not hold itself is not counted.
+    del task
+    for _ in range(3):
+        side.iterate()
+    cuda = place.type == "cuda"
+    peak = torch.cuda.max_memory_allocated(place) if cuda else peak_resident_bytes() - imported
+    print(peak, parameters * (2 if _precision(name) in ("bf16", "fp16") else 4))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, nargs="+", default=[256], metavar="PX", help="long edges (default: 256)")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--optimizer", nargs="+", default=["lbfgs"], choices=OPTIMIZERS, help="(default: lbfgs)")
+    parser.add_argument(
+        "--sides", nargs="+", choices=[*FORMS, *TOLERANCES], metavar="SIDE", help="beside plain (default: all that run)"
+    )
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="also write the results there")
+    parser.add_argument("--peak-of", help=argparse.SUPPRESS)
+    parsed = parser.parse_args(arguments)
+    if parsed.peak_of:
+        print_peak(parsed.peak_of, parsed.size[0], parsed.device, parsed.optimizer[0])
+        return 0
+    device = resolve_runtime(resolve_options(device=parsed.device)).device
+    names = parsed.sides or sides_here(device)
+    facts = {**conditions(device), "bf16": has_bf16(device), "rounds": parsed.rounds}
+    print(
+        f"{facts['device']}, torch {facts['versions']['torch']}, {facts['machine']['threads']} threads, "
+        f"load {facts['machine']['load']}, commit {facts['commit']}, {facts['date']}"
+    )
+    if not facts["bf16"]:
+        print("bf16 is left out: this CPU computes it by way of float32")
+    rows: list[Row] = []
+    for size in parsed.size:
+        for optimizer in parsed.optimizer:
+            found = measure(size, parsed.device, names, optimizer, parsed.rounds, not parsed.no_memory)
+            _print_rows(found)
+            rows += found
+            if parsed.json:
+                report: dict[str, Any] = {**facts, "rows": [asdict(row) for row in rows]}
+                parsed.json.write_text(json.dumps(report, indent=1) + "\n")
+    return 0
+
+
+def _print_rows(rows: Sequence[Row]) -> None:
+    floors = list(rows[0].of_floor)
+    heads = "".join(f"{head:>12}" for head in ("of plain", *(f"of {name}" for name in floors)))
+    title = f"{rows[0].size} px, {rows[0].optimizer}"
+    print(f"\n{title:16}{'s/iteration':>16}{heads}{'peak MB':>9}{'above':>7}{'gradient error':>16}")
+    for row in rows:
+        timing = f"{row.timing.median:.4f} ±{row.timing.spread / 2:4.0%}"
+        ratios = "".join(f"{ratio:12.2f}" for ratio in (row.of_plain, *row.of_floor.values()))
+        memory = f"{'-':>9}{'-':>7}"
+        if row.memory is not None and row.network is not None:
+            memory = f"{row.memory / 1e6:9.0f}{(row.memory - row.network) / 1e6:7.0f}"
+        error = f"{'-':>16}" if row.errors is None else f"{row.errors[2]:16.1e}"
+        print(f"{row.side:16}{timing:>16}{ratios}{memory}{error}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
