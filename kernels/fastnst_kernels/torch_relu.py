@@ -92,10 +92,12 @@ def unpool_backward(gradient: Tensor, bits: Tensor, pool: str, result: Tensor) -
         if pool == "avg":
             above = above * 0.25
         flags = _unpack(_packed_planes(bits, result)[chunk], place.shape, _run_length(result), scratch)
-        for flag, one in zip(_windows(flags, above), _windows(place, above), strict=True):
-            _keep(above, flag, one)
-        place[:, 2 * above.shape[1] :] = 0
-        place[:, :, 2 * width :] = 0
+        rows, columns = 2 * above.shape[1], 2 * width
+        if above.numel():
+            spread = torch.nn.functional.interpolate(_as_images(above), scale_factor=2, mode="nearest")
+            _keep(spread, _as_images(flags[:, :rows, :columns]), _as_images(place[:, :rows, :columns]))
+        place[:, rows:] = 0
+        place[:, :, columns:] = 0
 
 
 def _planes(x: Tensor, by_channels: bool) -> Tensor:
@@ -103,6 +105,11 @@ def _planes(x: Tensor, by_channels: bool) -> Tensor:
     if by_channels:
         return x.permute(0, 2, 3, 1)
     return x.view(-1, x.shape[2], x.shape[3], 1)
+
+
+def _as_images(planes: Tensor) -> Tensor:
+    """(planes, H, W, run) as torch's own operations take it: (1, planes, H, W) of single runs, else (B, run, H, W)."""
+    return planes[..., 0][None] if planes.shape[3] == 1 else planes.permute(0, 3, 1, 2)
 
 
 def _packed_planes(bits: Tensor, x: Tensor) -> Tensor:
@@ -163,7 +170,7 @@ def _average(value: Tensor, room: Tensor, place: Tensor) -> None:
     # A last odd row may be a chunk of its own, without a window.
     if not place.numel():
         return
-    torch.ops.aten.avg_pool2d.out(value.permute(0, 3, 1, 2), [2, 2], out=room.permute(0, 3, 1, 2))
+    torch.ops.aten.avg_pool2d.out(_as_images(value), [2, 2], out=_as_images(room))
     if room.dtype != place.dtype:
         place.copy_(room)
 
