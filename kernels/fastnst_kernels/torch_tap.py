@@ -44,7 +44,7 @@ def tap_backward(
         if matrix is not None and alone and gradient.dtype == features.dtype == dtype:
             _write_product(matrix, features, gradient)
             if relu:
-                gradient.masked_fill_(features <= 0, 0.0)
+                _mask(gradient, features)
             return
         for start, stop in row_chunks(features):
             rows = slice(start, stop)
@@ -57,7 +57,12 @@ def tap_backward(
                 terms = _owned_terms(features, start, stop, owned, matrix, content, coefficient, dtype)
             _write_sum(terms, above, out)
             if relu:
-                out.masked_fill_(own <= 0, 0.0)
+                _mask(out, own)
+
+
+def _mask(gradient: Tensor, features: Tensor) -> None:
+    """gradient = 0 where features ≤ 0, in one vectorised pass."""
+    torch.ops.aten.threshold_backward.grad_input(gradient, features, 0.0, grad_input=gradient)
 
 
 def _scaled(style: StyleTerm) -> Scaled:
