@@ -14,11 +14,13 @@ example pictures, start and random weights:
     floor of …      the convolutions of an iteration and nothing else, forward and input gradient
 
 Loss and gradient are compared with the plain loop's before anything is timed; the sides then take turns, each L-BFGS
-with a full history. Memory is the peak of a fresh process for each side, beyond what its imports hold; "above" leaves
-out the weights, once.
+with a full history. Memory is the peak of a fresh process for each side, beyond what it holds once its libraries have
+computed a small image; "above" leaves out the weights, once.
 """
 
 import argparse
+import ctypes
+import gc
 import json
 import subprocess
 import sys
@@ -53,6 +55,7 @@ TOLERANCES = {
     "bf16": (5e-2, 2e-1, 2e-1),
 }
 TILE = 32
+READYING_SIZE = 32
 PLAIN = "plain"
 FORMS = {
     PLAIN: Form(),
@@ -217,7 +220,7 @@ def _has_peak(name: str, device: str) -> bool:
 
 
 def peak_of(name: str, size: int, device: str, optimizer: str) -> tuple[int, int]:
-    """Peak memory of one side in a process of its own, beyond what the imports hold, and of its weights; in bytes."""
+    """Peak memory of one side in a process of its own, and its weights in it; in bytes."""
     command = [sys.executable, "-m", "bench.bench_step", "--peak-of", name, "--size", str(size), "--device", device]
     done = subprocess.run(
         [*command, "--optimizer", optimizer],
@@ -231,18 +234,34 @@ def peak_of(name: str, size: int, device: str, optimizer: str) -> tuple[int, int
 
 
 def print_peak(name: str, size: int, device: str, optimizer: str) -> None:
-    imported = peak_resident_bytes()
+    # What libraries load and set up at their first use is no side's.
+    make_side(name, step_task(READYING_SIZE, device), optimizer).iterate()
+    gc.collect()
+    place = resolve_runtime(resolve_options(device=device)).device
+    before = _restarted_peak(place)
     task = step_task(size, device)
-    place = task.device
     parameters = sum(tensor.numel() for tensor in task.weights.tensors.values())
     side = make_side(name, task, optimizer)
-    # What the side does not hold itself is not counted.
+    # A side keeps what it needs of it.
     del task
     for _ in range(3):
         side.iterate()
-    cuda = place.type == "cuda"
-    peak = torch.cuda.max_memory_allocated(place) if cuda else peak_resident_bytes() - imported
-    print(peak, parameters * (2 if _precision(name) in ("bf16", "fp16") else 4))
+    print(_peak(place) - before, parameters * (2 if _precision(name) in ("bf16", "fp16") else 4))
+
+
+def _restarted_peak(device: torch.device) -> int:
+    """The bytes that are held now, from which `_peak` then starts; on a CPU without /proc, the peak so far."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif Path("/proc/self/clear_refs").exists():
+        # What was freed is given back first: it would be used again without a trace.
+        getattr(ctypes.CDLL(None), "malloc_trim", int)(0)
+        Path("/proc/self/clear_refs").write_text("5")
+    return _peak(device)
+
+
+def _peak(device: torch.device) -> int:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_resident_bytes()
 
 
 def main(arguments: list[str] | None = None) -> int:

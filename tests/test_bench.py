@@ -1,5 +1,6 @@
 """The benchmarks, at sizes where only their working counts."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench import bench_step, convolution_floor, equal_runs, plain_loop, run_gpu
+from bench import bench_convergence, bench_step, convolution_floor, equal_runs, plain_loop, run_gpu
 from fastnst import winograd
 from fastnst.examples import example
 from fastnst.options import resolve_options
@@ -161,6 +162,40 @@ def test_compiled_loop_agrees() -> None:
     task = bench_step.step_task(32, "cpu")
     plain, compiled = step_sides(task, "adam", bench_step.PLAIN, "compiled")
     assert compiled.evaluate(task.start)[0] == pytest.approx(plain.evaluate(task.start)[0], rel=1e-4)
+
+
+def test_convergence_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench_convergence, "READYING_SIZE", 32)
+    path, plot = tmp_path / "convergence.json", tmp_path / "convergence.png"
+    pair = [str(example("content")), str(example("style_mosaic"))]
+    schedules = ["precision=fp32 iterations=8", "scales=[32,48] precision=fp32 iterations=1"]
+    arguments = ["--size", "48", "--iterations", "4", "--device", "cpu", "--json", str(path), "--pairs", *pair]
+    drawing = ["--plot", str(plot)] if importlib.util.find_spec("matplotlib") else []
+    assert bench_convergence.main([*arguments, *drawing, "--schedules", *schedules]) == 0
+    plain, engine, pyramid = json.loads(path.read_text())["curves"]
+    assert len(plain["losses"]) == 5
+    assert plain["reached"] == 4
+    assert engine["losses"][:4] == pytest.approx(plain["losses"][:4], rel=1e-3)
+    assert engine["reached"] == len(engine["losses"]) - 1 <= 5
+    assert [len(pyramid[name]) for name in ("losses", "seconds")] == [2, 2]
+    assert plot.exists() == bool(drawing)
+    assert "content × style_mosaic" in capsys.readouterr().out
+
+
+def test_convergence_refuses_another_objective_and_bad_options(capsys: pytest.CaptureFixture[str]) -> None:
+    sources = example("content"), example("style_mosaic")
+    base = resolve_options(size=32, scales=None, weights="random", device="cpu", precision="fp32")
+    with pytest.raises(SystemExit, match="the plain loop's"):
+        bench_convergence.measure(sources, base, ["style_weight=3"], 1)
+    with pytest.raises(SystemExit):
+        bench_convergence.main(["--schedules", "iterations=none"])
+    with pytest.raises(SystemExit):
+        bench_convergence.main(["--pairs", "one.jpg"])
+    errors = capsys.readouterr().err
+    assert "iterations 'none' is not a whole number" in errors
+    assert "1 pictures are no pairs" in errors
 
 
 def test_gram_benchmarks_are_found_and_pass(tmp_path: Path) -> None:

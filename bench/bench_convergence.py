@@ -1,0 +1,210 @@
+"""Seconds until the loss that 300 iterations of the tutorials' loop reach: the engine's schedules beside that loop.
+
+python -m bench.bench_convergence --size 256 --json convergence.json --plot convergence.png
+python -m bench.bench_convergence --pairs content.jpg style.jpg --schedules "scales=2 iterations=400" "optimizer=adam"
+
+The loop is `bench.plain_loop` with `torch.optim.LBFGS` and its history of 100, from the content image at the final
+size. A schedule is a run of `fastnst.Stylizer` with the options that it names, and ends once it is there. All minimise
+the same objective at the final size, which is checked at the first image; losses of coarser scales are no part of it,
+their seconds are. The clock of both begins before their targets are computed, with pictures and network loaded. The
+reference is the lowest loss that the loop comes to, `lowest` a side's own over it.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from bench.bench_step import PLAIN, TOLERANCES
+from bench.plain_loop import Form, Task, make_task, plain_iteration, plain_loss
+from fastnst import DivergedError, Stylizer
+from fastnst.errors import FastnstError
+from fastnst.examples import example
+from fastnst.images import load_image
+from fastnst.measure import conditions
+from fastnst.options import Options, resolve_options
+from fastnst.result import Iterate
+from fastnst.roofline_plot import check_plot
+from fastnst.runtime import resolve_runtime
+
+SCHEDULES = ("scales=none iterations=600", "scales=2 iterations=300", "scales=3 iterations=300")
+READYING_SIZE = 64
+_COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The losses of one side at the final size, and the seconds since its run began at which each was known.
+
+    `reached` is the index of the first loss that is no higher than the reference, or None.
+    """
+
+    pair: str
+    side: str
+    seconds: tuple[float, ...]
+    losses: tuple[float, ...]
+    reached: int | None
+
+    @property
+    def time(self) -> float | None:
+        return None if self.reached is None else self.seconds[self.reached]
+
+
+def schedule_options(base: Options, schedule: str) -> Options:
+    """`base` with what the words of `schedule` say, such as "scales=2 iterations=300"; JSON where it can be read so."""
+    given = {option.name: getattr(base, option.name) for option in fields(Options)}
+    for word in schedule.split():
+        name, _, text = word.partition("=")
+        try:
+            given[name] = json.loads(text)
+        except ValueError:
+            given[name] = text
+    return resolve_options(**given)
+
+
+def plain_curve(pair: str, task: Task, iterations: int) -> Curve:
+    began = time.perf_counter()
+    iterate = plain_iteration(plain_loss(task, Form()), task.start, "lbfgs", Form())
+    seconds, losses = [], []
+    for _ in range(iterations + 1):
+        losses.append(iterate().item())
+        seconds.append(time.perf_counter() - began)
+    return Curve(pair, PLAIN, tuple(seconds), tuple(losses), losses.index(min(losses)))
+
+
+def engine_curve(pair: str, sources: tuple[Path, Path], options: Options, side: str, reference: float) -> Curve:
+    def goes_on(iterate: Iterate) -> bool:
+        return iterate.record.scale != options.size or iterate.record.total > reference
+
+    stylizer = _stylizer(sources[1], options)
+    try:
+        result = stylizer(sources[0], callback=goes_on)
+    except DivergedError as error:
+        result = error.result
+    records = [record for record in result.losses if record.scale == options.size]
+    losses = tuple(record.total for record in records)
+    reached = next((index for index, loss in enumerate(losses) if loss <= reference), None)
+    return Curve(pair, side, tuple(record.seconds for record in records), losses, reached)
+
+
+def _stylizer(style: Path, options: Options) -> Stylizer:
+    stylizer = Stylizer(style, **{option.name: getattr(options, option.name) for option in fields(Options)})
+    stylizer.load(progress=False)
+    return stylizer
+
+
+def check_objective(sources: tuple[Path, Path], options: Options, expected: float) -> None:
+    """Raises SystemExit where the engine's loss at the first image is not the plain loop's, `expected`."""
+    stylizer = _stylizer(sources[1], replace(options, scales=None, iterations=1))
+    found = stylizer(sources[0], callback=lambda _: False).losses[0].total
+    error, allowed = abs(found - expected) / expected, TOLERANCES[stylizer.runtime.precision][0]
+    if not error <= allowed:
+        raise SystemExit(f"the loss of {sources[0].name} is {found}, the plain loop's {expected}: {error:.1e} off")
+
+
+def measure(sources: tuple[Path, Path], base: Options, schedules: Sequence[str], iterations: int) -> list[Curve]:
+    """The plain loop's curve, then one for each schedule."""
+    pair = " × ".join(path.stem for path in sources)
+    task = make_task(base, *sources)
+    plain = plain_curve(pair, task, iterations)
+    del task
+    reference = min(plain.losses)
+    curves = [plain]
+    for schedule in schedules:
+        options = schedule_options(base, schedule)
+        check_objective(sources, options, plain.losses[0])
+        curves.append(engine_curve(pair, sources, options, schedule, reference))
+    return curves
+
+
+def draw(curves: Sequence[Curve], path: Path, note: str) -> None:
+    """Loss over the reference against seconds, a panel for each pair. Raises OptionError as `check_plot` does."""
+    check_plot(path)
+    from matplotlib.figure import Figure
+
+    pairs = list(dict.fromkeys(curve.pair for curve in curves))
+    figure = Figure(figsize=(5.5 * len(pairs), 4.5), layout="constrained")
+    for axes, pair in zip(figure.subplots(1, len(pairs), squeeze=False)[0], pairs, strict=True):
+        own = [curve for curve in curves if curve.pair == pair]
+        reference = min(own[0].losses)
+        for curve, colour in zip(own, _COLOURS * len(own), strict=False):
+            axes.plot(curve.seconds, [loss / reference for loss in curve.losses], color=colour, label=curve.side)
+            if curve.time is not None:
+                axes.plot([curve.time], [1], "o", color=colour)
+        axes.axhline(1, color="#666666", linewidth=0.8, linestyle=":")
+        axes.set(title=pair, xlabel="seconds", ylabel="loss / reference", ylim=(0.98, 1.5))
+        axes.legend(fontsize=8)
+    figure.supxlabel(note, fontsize=8, color="#444444")
+    figure.savefig(path, dpi=150)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=256, metavar="PX", help="long edge (default: 256)")
+    parser.add_argument("--iterations", type=int, default=300, help="of the plain loop (default: 300)")
+    parser.add_argument("--pairs", type=Path, nargs="+", metavar="PATH", help="content style …; default: the examples")
+    parser.add_argument("--schedules", nargs="+", default=SCHEDULES, metavar="OPTIONS", help='"name=value …" for each')
+    parser.add_argument("--preset", default="default")
+    parser.add_argument("--weights", default="random")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="also write the results there")
+    parser.add_argument("--plot", type=Path, metavar="PATH", help="also draw loss against seconds")
+    parsed = parser.parse_args(arguments)
+    paths = parsed.pairs or [
+        path for style in ("swirls", "mosaic", "woodcut") for path in (example("content"), example(f"style_{style}"))
+    ]
+    if len(paths) % 2:
+        parser.error(f"{len(paths)} pictures are no pairs; name a style after each content")
+    try:
+        if parsed.plot:
+            check_plot(parsed.plot)
+        base = resolve_options(
+            preset=parsed.preset,
+            size=parsed.size,
+            scales=None,
+            init="content",
+            weights=parsed.weights,
+            device=parsed.device,
+        )
+        for schedule in parsed.schedules:
+            schedule_options(base, schedule)
+        for path in paths:
+            load_image(path)
+    except FastnstError as error:
+        parser.error(str(error))
+    facts = {**conditions(resolve_runtime(base).device), "size": base.size, "preset": base.preset}
+    head = f"{facts['device']}, torch {facts['versions']['torch']}, {facts['machine']['threads']} threads"
+    print(f"{head}, load {facts['machine']['load']}, commit {facts['commit']}, {facts['date']}")
+    # What libraries set up at their first use is timed on no side.
+    measure((paths[0], paths[1]), replace(base, size=READYING_SIZE), ["iterations=1"], 1)
+    curves: list[Curve] = []
+    for content, style in zip(paths[::2], paths[1::2], strict=True):
+        found = measure((content, style), base, parsed.schedules, parsed.iterations)
+        _print_curves(found)
+        curves += found
+        if parsed.json:
+            report: dict[str, Any] = {**facts, "curves": [asdict(curve) for curve in curves]}
+            parsed.json.write_text(json.dumps(report, indent=1) + "\n")
+    if parsed.plot:
+        draw(curves, parsed.plot, f"{head}, {base.size} px, preset {base.preset}")
+    return 0
+
+
+def _print_curves(curves: Sequence[Curve]) -> None:
+    plain = curves[0]
+    reference = min(plain.losses)
+    print(f"\n{curves[0].pair}, reference {reference:.5g}")
+    print(f"{'':36}{'seconds':>9}{'of plain':>10}{'steps':>7}{'lowest':>9}")
+    for curve in curves:
+        ratio = "-" if curve.time is None or plain.time is None else f"{curve.time / plain.time:.3f}"
+        when = "-" if curve.time is None else f"{curve.time:.1f}"
+        steps = "-" if curve.reached is None else str(curve.reached)
+        print(f"{curve.side:36}{when:>9}{ratio:>10}{steps:>7}{min(curve.losses) / reference:9.4f}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
