@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterable
+import textwrap
 
 import torch
 
@@ -48,35 +48,35 @@ def run(parsed: argparse.Namespace) -> int:
 def _print_tables(checks: list[Check]) -> None:
     for backend, device in dict.fromkeys((check.backend, check.device) for check in checks):
         of_backend = [check for check in checks if (check.backend, check.device) == (backend, device)]
-        shapes = dict.fromkeys((check.layer, check.shape) for check in of_backend)
-        print(f"{backend} on {device}: error / budget, the worse of NCHW and channels-last; ! marks one that failed")
-        print(" " * 24 + "".join(f"{layer:>18}" for layer, _ in shapes))
-        print(" " * 24 + "".join(f"{'×'.join(map(str, shape)):>18}" for _, shape in shapes))
-        for op, direction in dict.fromkeys((check.op, check.direction) for check in of_backend):
-            for mode in MODES:
-                row = [
-                    check
-                    for check in of_backend
-                    if (check.op, check.direction) == (op, direction) and _mode_name(check) == mode.name
-                ]
-                if row:
-                    cells = (_cell(check for check in row if check.layer == layer) for layer, _ in shapes)
-                    print(f"{op:10}{direction:9} {mode.name:4}" + "".join(f"{cell:>18}" for cell in cells))
+        print(f"{backend} on {device}: the worst error / budget of all shapes and layouts; ! marks one that failed")
+        _print_shapes(of_backend)
+        names = dict.fromkeys((check.name, check.direction) for check in of_backend)
+        modes = [mode.name for mode in MODES if any(check.mode == mode.name for check in of_backend)]
+        width = max(len(name) for name, _ in names) + 1
+        print(" " * (width + 9) + "checks" + "".join(f"{mode:>17} " for mode in modes))
+        for name, direction in names:
+            row = [check for check in of_backend if (check.name, check.direction) == (name, direction)]
+            cells = "".join(f"{_cell([check for check in row if check.mode == mode]):>18}" for mode in modes)
+            print(f"{name:{width}}{direction:9}{len(row):6}{cells}".rstrip())
         print()
 
 
-def _mode_name(check: Check) -> str:
-    dtype = f"torch.{check.dtype}"
-    return next(mode.name for mode in MODES if (str(mode.dtype), mode.precision) == (dtype, check.precision))
+def _print_shapes(checks: list[Check]) -> None:
+    shapes = dict.fromkeys((check.layer, check.shape) for check in checks)
+    named = ", ".join(f"{layer} {'×'.join(map(str, shape))}" for layer, shape in shapes)
+    print(textwrap.fill(named, width=110, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False))
 
 
-def _cell(checks: Iterable[Check]) -> str:
-    check = max(checks, key=lambda check: (not check.passed, check.error / check.budget))
-    return f"{check.error:.1e}/{check.budget:.1e}{' ' if check.passed else '!'}"
+def _cell(checks: list[Check]) -> str:
+    if not checks:
+        return ""
+    check = max(checks, key=lambda check: (not check.passed, check.share))
+    shown = "equal" if check.error == check.budget == 0 else f"{check.error:.1e}/{check.budget:.1e}"
+    return shown + (" " if check.passed else "!")
 
 
 def _failure(check: Check) -> str:
-    what = f"{check.op} {check.direction}, {check.backend} on {check.device}, {_mode_name(check)} {check.layout}"
+    what = f"{check.name} {check.direction}, {check.backend} on {check.device}, {check.mode} {check.layout}"
     shape = f"{check.layer} {'×'.join(map(str, check.shape))}"
     return f"failed: {what}, {shape}: {check.problem or f'error {check.error:.3g}, budget {check.budget:.3g}'}"
 

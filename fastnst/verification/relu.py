@@ -1,0 +1,78 @@
+"""The sign-bit epilogues against float64: equal to the bit, as each result is exact and rounded once."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from fastnst_kernels import bias_relu, bias_relu_pool, relu_layout, relu_ops, relu_reference
+from torch import Tensor
+
+from fastnst.verification.check import Expected, Operation, Site, gradient_of
+
+# Multiples of it add up without rounding in float32, so that equal sums are equal in float64 too.
+_QUANTUM = 2.0**-12
+
+
+def operations(site: Site) -> Iterator[Operation]:
+    noise, dtype = site.noise(5), site.mode.dtype
+    x = _quantised(noise(*site.shape)).to(dtype)
+    bias = _quantised(0.5 * noise(site.shape[1])).to(dtype)
+    above = noise(*site.shape).to(dtype)
+    yield from _activations(site, x, bias, above)
+    for pool in relu_layout.POOLS:
+        yield from _pools(site, x, bias, above[:, :, : site.shape[2] // 2, : site.shape[3] // 2], pool)
+
+
+def _quantised(values: Tensor) -> Tensor:
+    return (values / _QUANTUM).round() * _QUANTUM
+
+
+def _activations(site: Site, x: Tensor, bias: Tensor, above: Tensor) -> Iterator[Operation]:
+    flags = relu_reference.mask(x, bias)
+    forward = Expected.equal(relu_reference.bias_relu(x, bias).to(x.dtype))
+    backward = Expected.equal(relu_reference.relu_gradient(above, flags))
+
+    def run(layout: torch.memory_format) -> Mapping[str, Sequence[Tensor]]:
+        leaf = x.to(memory_format=layout, copy=True).requires_grad_()
+        y = bias_relu(leaf, bias, backend=site.backend)
+        torch.autograd.backward(y, above.to(memory_format=layout, copy=True))
+        return {"forward": [y.detach()], "backward": [gradient_of(leaf)]}
+
+    def run_in_place(layout: torch.memory_format) -> Mapping[str, Sequence[Tensor]]:
+        y, gradient = (tensor.to(memory_format=layout, copy=True) for tensor in (x, above))
+        bits = relu_layout.empty_bits(y)
+        relu_ops.bias_relu_(y, bias, bits, site.backend)
+        relu_ops.relu_backward_(gradient, bits, site.backend)
+        return {"forward": [y, _flags(bits, y)], "backward": [gradient]}
+
+    yield Operation("bias_relu", "", run, {"forward": [forward], "backward": [backward]})
+    expected = {"forward": [forward, Expected.equal(flags)], "backward": [backward]}
+    yield Operation("bias_relu", "in place", run_in_place, expected)
+
+
+def _pools(site: Site, x: Tensor, bias: Tensor, above: Tensor, pool: str) -> Iterator[Operation]:
+    flags = relu_reference.mask(x, bias, pool)
+    forward = Expected.equal(relu_reference.bias_relu_pool(x, bias, pool).to(x.dtype))
+    backward = Expected.equal(relu_reference.pool_gradient(above, flags, pool).to(x.dtype))
+
+    def run(layout: torch.memory_format) -> Mapping[str, Sequence[Tensor]]:
+        leaf = x.to(memory_format=layout, copy=True).requires_grad_()
+        pooled = bias_relu_pool(leaf, bias, pool, backend=site.backend)
+        torch.autograd.backward(pooled, above.to(memory_format=layout, copy=True))
+        return {"forward": [pooled.detach()], "backward": [gradient_of(leaf)]}
+
+    def run_into_buffers(layout: torch.memory_format) -> Mapping[str, Sequence[Tensor]]:
+        given = x.to(memory_format=layout, copy=True)
+        pooled = torch.empty_like(above, memory_format=layout)
+        bits, gradient = relu_layout.empty_bits(given), torch.empty_like(given)
+        relu_ops.bias_relu_pool_out(given, bias, pool, pooled, bits, site.backend)
+        relu_ops.unpool_backward_out(above.contiguous(memory_format=layout), bits, pool, gradient, site.backend)
+        return {"forward": [pooled, _flags(bits, given)], "backward": [gradient]}
+
+    yield Operation("bias_relu_pool", pool, run, {"forward": [forward], "backward": [backward]})
+    expected = {"forward": [forward, Expected.equal(flags)], "backward": [backward]}
+    yield Operation("bias_relu_pool", f"{pool}, into buffers", run_into_buffers, expected)
+
+
+def _flags(bits: Tensor, like: Tensor) -> Tensor:
+    by_channels = relu_layout.packed_by_channels(like)
+    return relu_reference.unpack(bits, like.shape[1 if by_channels else 3], by_channels)
