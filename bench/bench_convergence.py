@@ -198,12 +198,13 @@ def _print_curves(curves: Sequence[Curve]) -> None:
     plain = curves[0]
     reference = min(plain.losses)
     print(f"\n{curves[0].pair}, reference {reference:.5g}")
-    print(f"{'':36}{'seconds':>9}{'of plain':>10}{'steps':>7}{'lowest':>9}")
+    width = max(len(curve.side) for curve in curves)
+    print(f"{'':{width}}{'seconds':>9}{'of plain':>10}{'steps':>7}{'lowest':>9}")
     for curve in curves:
         ratio = "-" if curve.time is None or plain.time is None else f"{curve.time / plain.time:.3f}"
         when = "-" if curve.time is None else f"{curve.time:.1f}"
         steps = "-" if curve.reached is None else str(curve.reached)
-        print(f"{curve.side:36}{when:>9}{ratio:>10}{steps:>7}{min(curve.losses) / reference:9.4f}", flush=True)
+        print(f"{curve.side:{width}}{when:>9}{ratio:>10}{steps:>7}{min(curve.losses) / reference:9.4f}", flush=True)
 
 
 if __name__ == "__main__":
