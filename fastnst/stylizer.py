@@ -200,8 +200,9 @@ class _Run:
         deadline = self._deadline(edge)
         first = len(self.losses)
         for iteration in range(self.options.iterations + 1):
-            late = iteration > 0 and time.perf_counter() > deadline
-            last = iteration == self.options.iterations or late or self._is_settled(first)
+            finished = iteration == self.options.iterations or self._is_settled(first)
+            late = not finished and iteration > 0 and time.perf_counter() > deadline
+            last = finished or late
             if last:
                 with torch.no_grad():
                     loss, gradient = objective.loss(image), None
@@ -239,11 +240,12 @@ class _Run:
     def _is_settled(self, first: int) -> bool:
         """Whether the scale whose records begin at `first` has lowered its loss too little of late."""
         tolerance = self.options.tolerance
-        totals = [record.total for record in self.losses[first:]]
-        if tolerance is None or len(totals) <= _TOLERANCE_STEPS:
+        if tolerance is None or len(self.losses) - first <= _TOLERANCE_STEPS:
             return False
+        totals = [record.total for record in self.losses[first:]]
         before, after = min(totals[:-_TOLERANCE_STEPS]), min(totals[-_TOLERANCE_STEPS:])
-        return before - after < tolerance * abs(before)
+        # A loss of 0 has settled too.
+        return before - after <= tolerance * abs(before)
 
     def result(self, image: Tensor, alpha: Tensor | None) -> Result:
         return Result(_finished(image), alpha, tuple(self.losses), self._parameters_now(), self.stopped)

@@ -289,3 +289,22 @@ def test_a_scale_ends_when_its_loss_has_settled() -> None:
     assert loose.stopped is None
     totals = [record.total for record in loose.losses]
     assert min(totals[:-11]) - min(totals[-11:-1]) < 0.5 * min(totals[:-11])
+
+
+def test_a_loss_of_zero_has_settled() -> None:
+    options = {**SMALL, "iterations": 60, "style_weight": 0, "tv_weight": 0}
+    result = fastnst.stylize(photo(), photo(1), **options, tolerance=0.1)
+    assert [record.total for record in result.losses] == [0.0] * 12
+
+
+def test_a_run_that_made_all_its_steps_was_not_ended_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(module.time, "perf_counter", lambda: now)
+
+    def wait(_: fastnst.Iterate) -> None:
+        nonlocal now
+        now += 1.0
+
+    # The limit passes during the last of four steps, and during the last but one.
+    results = [fastnst.stylize(photo(), photo(1), callback=wait, **SMALL, seconds=limit) for limit in (3.5, 2.5)]
+    assert [(result.losses[-1].iteration, result.stopped) for result in results] == [(4, None), (3, "time")]
