@@ -380,10 +380,12 @@ def _narrow_sites(
     Asynchronous copies may be as narrow as they are where they may be `transposed`.
     """
     largest = max(site.elements for site, _ in accesses)
+    borders = any(4 * site.elements <= largest for site, _ in accesses)
     found = []
     for site, instructions in accesses:
-        # Which instruction is whose cannot be told where another argument shares the line.
-        pick = min if site.alone and all(len(one.lines) == 1 for one in instructions) else max
+        # Which instruction is whose cannot be told where another argument shares the line, nor always where the
+        # argument's borders are read by the same function.
+        pick = min if site.alone and not borders and all(len(one.lines) == 1 for one in instructions) else max
         counted = [one for one in instructions if not (transposed and one.mnemonic.startswith("LDGSTS"))]
         width = pick((one.width for one in counted), default=16)
         if 4 * site.elements > largest and width < least:

@@ -37,11 +37,11 @@ def _roomy(aligned: bool, gpu: Gpu) -> bool:
 
 
 def _partial_stages(itemsize: int, tensor_cores: bool, gpu: Gpu) -> int:
-    """Pipeline stages wanted; those of float32 are the ones that the ahead-of-time builds show to be free of spills."""
+    """Pipeline stages wanted: the most that the ahead-of-time builds show to be free of spills."""
     if gpu.backend == "hip":
         return 2
     if itemsize == 2:
-        return 4
+        return 2 if gpu.arch == 120 else 4
     return 3 if tensor_cores or gpu.shared_limit < 128 * 1024 else 2
 
 
@@ -130,6 +130,8 @@ def backward_heuristic(problem: Problem, gpu: Gpu) -> BackwardConfig:
         if blocks >= gpu.multiprocessors:
             break
     stages = 3 if gpu.backend == "cuda" and (problem.tensor_cores or roomy) else 2
+    if gpu.arch == 120 and problem.itemsize == 2:
+        stages = 2
     return BackwardConfig(
         block_c=block_c,
         block_m=block_m,
