@@ -158,6 +158,7 @@ def test_peak_memory_is_that_of_a_process_of_its_own() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 def test_compiled_loop_agrees() -> None:
     task = bench_step.step_task(32, "cpu")
     plain, compiled = step_sides(task, "adam", bench_step.PLAIN, "compiled")
