@@ -40,8 +40,8 @@ class LBFGS:
     so that a step reads the history twice (vector-free L-BFGS, Chen, Wang, Zhou 2014) and its shape never changes:
     nothing is read back to the host. The small matrices are float64, the history is in the image's dtype.
 
-    The first step is `learning_rate · min(1, 1/‖g‖₁)` along `−g`, later ones `learning_rate`. Unlike in torch's, no
-    threshold depends on the loss's scale, and the image may be channels-last. A pair without positive curvature
+    The first step is `learning_rate / ‖g‖₁` along `−g` (torch's at most `learning_rate`, which makes tiny losses stand
+    still), later ones `learning_rate`. No threshold depends on the loss's scale, and the image may be channels-last. A pair without positive curvature
     (`s·y ≤ 10⁻¹⁰ ‖s‖ ‖y‖`) has no influence. Memory: `2 · history + 1` images.
     """
 
@@ -55,7 +55,7 @@ class LBFGS:
         x, g = _flat(image), _flat(gradient)
         if self._state is None:
             self._state = _History(g, self.history)
-            direction = g * (-self.learning_rate * (1 / g.abs().sum().clamp_min(1.0)))
+            direction = g * (-self.learning_rate / g.abs().sum().clamp_min(torch.finfo(g.dtype).tiny))
         else:
             direction = self._state.inverse_times(g)
             direction *= -self.learning_rate

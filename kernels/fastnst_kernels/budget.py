@@ -56,12 +56,14 @@ def gram_loss_budget(features: Tensor, target: Tensor, weight: float, precision:
     dtype = reference.result_dtype(features.dtype)
     carried = 2**0.5 * _unit(dtype) * 2 * (difference * matrix).square().sum((1, 2)).sqrt()
     size = difference.square().sum((1, 2))
+    # The sum's last addition, the factor and the product of both are rounded as well.
+    shared = ((carried / torch.where(size > 0, size, 1.0)).square() + 3 * _unit(dtype) ** 2).sqrt()
 
     def plain(permuted: Tensor, order: Tensor) -> Tensor:
         difference = _plain_gram(permuted, precision) - target.to(dtype)
         return weight / (4 * features.shape[1] ** 2) * difference.square().sum((1, 2))
 
-    return _budget(plain, features, exact, carried / torch.where(size > 0, size, 1.0), dtype)
+    return _budget(plain, features, exact, shared, dtype)
 
 
 def content_loss_budget(features: Tensor, content: Tensor, weight: float) -> Tensor:
