@@ -41,8 +41,8 @@ class LBFGS:
     nothing is read back to the host. The small matrices are float64, the history is in the image's dtype.
 
     The first step is `learning_rate / ‖g‖₁` along `−g` (torch's at most `learning_rate`, which makes tiny losses stand
-    still), later ones `learning_rate`. No threshold depends on the loss's scale, and the image may be channels-last. A pair without positive curvature
-    (`s·y ≤ 10⁻¹⁰ ‖s‖ ‖y‖`) has no influence. Memory: `2 · history + 1` images.
+    still), later ones `learning_rate`. No threshold depends on the loss's scale, and the image may be channels-last. A
+    pair without positive curvature (`s·y ≤ 10⁻¹⁰ ‖s‖ ‖y‖`) has no influence. Memory: `2 · history + 1` images.
     """
 
     def __init__(self, *, learning_rate: float = LBFGS_RATE, history: int = LBFGS_HISTORY) -> None:

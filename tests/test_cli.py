@@ -27,7 +27,8 @@ FAST += ["--content-layers", "conv2_1"]
 
 
 EVERYTHING = """
-    --preset gatys --size 40 --iterations 2 --scales 20 40 --seconds 1000 --tolerance 0.001 --optimizer adam --learning-rate 0.05 --content-weight 2
+    --preset gatys --size 40 --iterations 2 --scales 20 40 --seconds 1000 --tolerance 0.001
+    --optimizer adam --learning-rate 0.05 --content-weight 2
     --style-weight 30 --tv-weight 0.5 --style-weights 1 3 --style-scale 0.8 --content-layers conv2_1
     --style-layers conv1_1=2 relu2_1 --objective relative --pooling max --padding replicate --init noise
     --network vgg16 --weights random --precision fp32 --device cpu --backend torch --seed 5
