@@ -11,6 +11,7 @@ from functools import cache
 from math import ceil
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # Output rows and columns of one tile, and the bytes of its transform for one channel: 8 × 8 float32.
@@ -51,10 +52,18 @@ def convolve(
 ) -> None:
     """Convolves a (1, C, H, W) float32 map of `shape` with `weight` (K, C, 3, 3), zeros around it, stripe by stripe.
 
+    A map with fewer positions than channels is convolved directly.
+
     `read(start, stop, rows)` puts the map's rows start … stop into `rows`, (1, C, stop − start, W) of any strides;
     `write(start, stop, result)` gets the output's, (1, K, stop − start, W), its own to change.
     """
     _, channels, height, width = shape
+    if 2 * height * width < weight.shape[0] + channels:
+        # The transform of the weights costs more than it saves.
+        whole = torch.empty((1, channels, height, width))
+        read(0, height, whole)
+        write(0, height, F.conv2d(whole, weight, bias, padding=1))
+        return
     source = None
     for start, stop in stripes(weight.shape[0] + channels, height, width):
         if source is None or source.shape[2] != stop - start + 2:
