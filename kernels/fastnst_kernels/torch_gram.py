@@ -66,17 +66,8 @@ def _mirror(sums: Tensor) -> None:
 
     The product of a block on the diagonal need not be symmetric to the bit.
     """
-    channels = len(sums)
-    whole = channels // _BLOCK_ROWS
-    stride = sums.stride(0)
-    blocks = (whole, _BLOCK_ROWS, _BLOCK_ROWS)
-    on_diagonal = sums.as_strided(blocks, (_BLOCK_ROWS * (stride + 1), stride, 1), sums.storage_offset())
-    for block in (on_diagonal, sums[whole * _BLOCK_ROWS :, whole * _BLOCK_ROWS :]):
-        upper = block.triu()
-        torch.add(upper, upper.triu(1).mT, out=block)
-    for row in range(0, channels, _BLOCK_ROWS):
-        last = row + _BLOCK_ROWS
-        sums[last:, row:last] = sums[row:last, last:].mT
+    below = sums.triu(1).mT
+    sums.triu_().add_(below)
 
 
 def _products(features: Tensor) -> Tensor:
@@ -126,16 +117,8 @@ def _loss_of(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The same from G = `result`, which is overwritten."""
     difference = result.sub_(target)
-    channels = result.shape[1]
-    blocks = [slice(row, row + _BLOCK_ROWS) for row in range(0, channels, _BLOCK_ROWS)]
-    # By blocks of rows: no second matrix is needed, which would be as large as the features of a deep layer.
-    loss = torch.stack([difference[:, rows].square().sum((1, 2)) for rows in blocks]).sum(0)
-    loss.mul_(weight / (4 * channels**2))
+    loss = difference.square().sum((1, 2)).mul_(weight / (4 * result.shape[1] ** 2))
     if offset is not None:
         loss.add_(offset, alpha=offset_weight)
-    for rows in blocks:
-        right = difference[:, rows, rows.start :]
-        mean = (right + difference[:, rows.start :, rows].mT).mul_(0.5)
-        right.copy_(mean)
-        difference[:, rows.start :, rows] = mean.mT
+    difference = torch.add(difference, difference.mT).mul_(0.5)
     return loss, difference, torch.ones_like(loss)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from fastnst_kernels.relu_layout import packed_by_channels
 
-# Elements of a chunk: 2 MiB in float32.
-_CHUNK = 1 << 19
+# Elements of a chunk: 8 MiB in float32 stay in the last-level cache, and outweigh the waking of threads.
+_CHUNK = 1 << 21
 # As little-endian numbers, eight bytes of 0 or 1 times this are their eight bits in the highest byte.
 _GATHER = 0x0102040810204080
 
