@@ -24,7 +24,9 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 def row_chunks(features: Tensor) -> Iterator[tuple[int, int]]:
     """The rows of (B, C, H, W) features as ranges (start, stop) of at most `CHUNK_ELEMENTS`, or of one row."""
     batch, channels, height, width = features.shape
-    rows = max(1, CHUNK_ELEMENTS // (batch * channels * width))
+    # At most a quarter of a large map: what is copied of it is beside it in memory.
+    elements = min(CHUNK_ELEMENTS, max(CHUNK_ELEMENTS // 8, features.numel() // 4))
+    rows = max(1, elements // (batch * channels * width))
     for start in range(0, height, rows):
         yield start, min(start + rows, height)
 
