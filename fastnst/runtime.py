@@ -76,7 +76,7 @@ def resolve_runtime(options: Options) -> Runtime:
 
 
 def _automatic_precision(device: torch.device) -> str:
-    """The quickest arithmetic that ends within 1 % of float32's loss."""
+    """The quickest arithmetic whose rounding is no coarser than TF32's on a GPU and float32's on a CPU."""
     if device.type == "cuda":
         return "tf32"
     return "winograd" if device.type == "cpu" and winograd.available() else "fp32"

@@ -365,7 +365,7 @@ def _feature_widths(
         )
         if not rows_aligned:
             continue
-        narrow = _narrow_sites(accesses, _least_width(value, store, code, gpu), transposed=mode == "tf32")
+        narrow = _narrow_sites(accesses, _least_width(value, store, code, gpu), transposed=mode == "tf32", gpu=gpu)
         if narrow:
             lines = ", ".join(str(line) for line in sorted({site.line[1] for site, _ in narrow}))
             problems.append(f"{argument} is {verb} {min(width for _, width in narrow)} bytes at a time in line {lines}")
@@ -373,19 +373,19 @@ def _feature_widths(
 
 
 def _narrow_sites(
-    accesses: Sequence[tuple[Site, list[Instruction]]], least: int, *, transposed: bool
+    accesses: Sequence[tuple[Site, list[Instruction]]], least: int, *, transposed: bool, gpu: Gpu
 ) -> list[tuple[Site, int]]:
     """The sites, borders of tiles apart, whose instructions are narrower than `least` bytes, with their widths.
 
     Asynchronous copies may be as narrow as they are where they may be `transposed`.
     """
     largest = max(site.elements for site, _ in accesses)
-    borders = any(4 * site.elements <= largest for site, _ in accesses)
+    # On AMD a line does not tell an argument's borders from its bulk where one function reads both.
+    mixed = gpu.backend == "hip" and any(4 * site.elements <= largest for site, _ in accesses)
     found = []
     for site, instructions in accesses:
-        # Which instruction is whose cannot be told where another argument shares the line, nor always where the
-        # argument's borders are read by the same function.
-        pick = min if site.alone and not borders and all(len(one.lines) == 1 for one in instructions) else max
+        # Which instruction is whose cannot be told where another argument shares the line.
+        pick = min if site.alone and not mixed and all(len(one.lines) == 1 for one in instructions) else max
         counted = [one for one in instructions if not (transposed and one.mnemonic.startswith("LDGSTS"))]
         width = pick((one.width for one in counted), default=16)
         if 4 * site.elements > largest and width < least:
