@@ -1,0 +1,171 @@
+"""The content layers' features of each tile: kept in memory, on the host, on a disk, or computed anew each time."""
+
+import math
+import shutil
+import tempfile
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fastnst.backbone import Backbone
+from fastnst.errors import FastnstError, OptionError
+from fastnst.options import Options
+from fastnst.tile_grid import Tile, Window
+
+PLACES = ("device", "host", "disk", "recompute")
+
+
+class Store(Protocol):
+    """The features that tiles own, by their index."""
+
+    def put(self, index: int, features: Mapping[str, Tensor]) -> None:
+        """Keeps the features of a tile; they may be changed afterwards."""
+
+    def get(self, index: int) -> dict[str, Tensor]:
+        """The features of a tile, (1, C, h, w) by layer, on the network's device; for reading."""
+
+
+@dataclass(frozen=True)
+class TileContent:
+    """The content term of tiles: `weights[layer] · Σ (F − P)²`, and the P of each tile in `store`."""
+
+    weights: Mapping[str, float]
+    store: Store
+
+    def features(self, index: int) -> dict[str, Tensor]:
+        """The layers' P at the positions that tile `index` owns, (1, C, h, w); none without content layers."""
+        return self.store.get(index) if self.weights else {}
+
+
+@torch.no_grad()
+def make_tile_content(
+    backbone: Backbone,
+    content: Tensor,
+    tiles: Sequence[Tile],
+    levels: Mapping[str, int],
+    options: Options,
+    device: torch.device,
+    place: str,
+) -> TileContent:
+    """The content term of `content`, (1, 3, H, W) float32 RGB in 0…1 on any device, over its tiles.
+
+    `place` is "device" for the network's memory, "host" for the main memory (pinned, if the network is on a GPU),
+    "disk" for files in a temporary folder, mapped into memory while they are used and removed with the content, or
+    "recompute", which keeps `content` itself. The constants of the objective are those of the whole image.
+    """
+    if place not in PLACES:
+        raise OptionError(f"unknown place {place!r} of the content's features; choose one of: {', '.join(PLACES)}")
+    layers = dict(options.active_content_layers)
+    computed = Recomputed(backbone, content, tiles, {name: levels[name] for name in layers}, device)
+    store: Store = computed
+    if place in ("device", "host"):
+        store = InMemory(len(tiles), device, torch.device("cpu") if place == "host" else device)
+    elif place == "disk":
+        store = OnDisk(len(tiles), device)
+    energies = dict.fromkeys(layers, 0.0)
+    if layers and (options.objective == "relative" or place != "recompute"):
+        for index in range(len(tiles)):
+            features = computed.get(index)
+            for name, found in features.items():
+                energies[name] += found.float().square().sum().item()
+            store.put(index, features)
+    weights = {
+        name: weight * (0.5 if options.objective == "paper" else 1 / max(energies[name], math.ulp(1.0)))
+        for name, weight in layers.items()
+    }
+    return TileContent(weights, store)
+
+
+@dataclass(frozen=True)
+class Recomputed:
+    """Nothing is kept but the content image: a forward pass each time."""
+
+    backbone: Backbone
+    content: Tensor
+    tiles: Sequence[Tile]
+    levels: Mapping[str, int]
+    device: torch.device
+
+    def put(self, index: int, features: Mapping[str, Tensor]) -> None:
+        """Nothing is kept."""
+
+    def get(self, index: int) -> dict[str, Tensor]:
+        tile = self.tiles[index]
+        taps = {name: _OwnedCopy(tile.inside(level)) for name, level in self.levels.items()}
+        crop = self.content[:, :, *tile.crop].to(self.device).contiguous()
+        self.backbone.forward(crop, taps)
+        return {name: tap.features for name, tap in taps.items() if tap.features is not None}
+
+
+class InMemory:
+    """Kept in the memory of `place`, for a network on `device`."""
+
+    def __init__(self, count: int, device: torch.device, place: torch.device) -> None:
+        self._device = device
+        self._place = place
+        self._kept: list[dict[str, Tensor]] = [{} for _ in range(count)]
+
+    def put(self, index: int, features: Mapping[str, Tensor]) -> None:
+        pinned = self._place.type == "cpu" and self._device.type == "cuda"
+        for name, found in features.items():
+            kept = torch.empty_like(found, device=self._place, pin_memory=pinned)
+            self._kept[index][name] = kept.copy_(found)
+
+    def get(self, index: int) -> dict[str, Tensor]:
+        return {name: kept.to(self._device, non_blocking=True) for name, kept in self._kept[index].items()}
+
+
+class OnDisk:
+    """Kept in a file for each tile and layer, in a temporary folder that goes with this object."""
+
+    def __init__(self, count: int, device: torch.device) -> None:
+        self._device = device
+        self._folder = Path(tempfile.mkdtemp(prefix="fastnst-content-"))
+        self._shapes: list[dict[str, tuple[torch.Size, torch.dtype, bool]]] = [{} for _ in range(count)]
+        self._finalizer = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+
+    def put(self, index: int, features: Mapping[str, Tensor]) -> None:
+        for name, found in features.items():
+            last = found.is_contiguous(memory_format=torch.channels_last)
+            flat = (found.permute(0, 2, 3, 1) if last else found).contiguous().cpu().flatten()
+            try:
+                (self._folder / f"{index}.{name}").write_bytes(flat.view(torch.uint8).numpy().data)
+            except OSError as error:
+                raise FastnstError(
+                    f"the content's features cannot be written to {self._folder}: {error.strerror or error}; free some "
+                    "space, or set TMPDIR to another folder"
+                ) from None
+            self._shapes[index][name] = (found.shape, found.dtype, last)
+
+    def get(self, index: int) -> dict[str, Tensor]:
+        found = {}
+        for name, (shape, dtype, last) in self._shapes[index].items():
+            path = str(self._folder / f"{index}.{name}")
+            flat = torch.from_file(path, shared=False, size=shape.numel(), dtype=dtype)
+            batch, channels, height, width = shape
+            kept = flat.view(batch, height, width, channels).permute(0, 3, 1, 2) if last else flat.view(shape)
+            found[name] = kept.to(self._device)
+        return found
+
+
+@dataclass
+class _OwnedCopy:
+    """A tap that keeps the positions that a tile owns."""
+
+    inside: Window
+    features: Tensor | None = None
+
+    def forward(self, features: Tensor) -> None:
+        self.features = features[:, :, *self.inside].clone(memory_format=_layout(features))
+
+    def backward(self, features: Tensor, gradient: Tensor, *, accumulate: bool, relu: bool) -> None:
+        raise FastnstError("a copy has no gradient")
+
+
+def _layout(features: Tensor) -> torch.memory_format:
+    return torch.channels_last if features.stride(1) == 1 else torch.contiguous_format

@@ -1,0 +1,224 @@
+"""The objective of an image that is seen in tiles: the same loss and gradient as `objective`, up to rounding.
+
+The loss depends on the image through sums over positions alone. A first pass shows each tile to the network and adds
+what it owns to the Grams and to the content term; then the gradient of each term is known for any position, and a
+second pass goes back through each tile and adds its image's gradient to the whole (see `tile_grid` for what a tile
+sees). The second pass takes what the first one kept, on the device or on the host, or computes it again.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from fastnst_kernels import BlendedTarget, image_ops
+from torch import Tensor
+
+from fastnst.backbone import Backbone, Trace
+from fastnst.errors import FastnstError, OptionError
+from fastnst.loss_scale import LossScale
+from fastnst.objective import Loss
+from fastnst.options import Options
+from fastnst.runtime import Runtime
+from fastnst.tile_content import TileContent, make_tile_content
+from fastnst.tile_grid import Tile, TileGrid, levels_of
+from fastnst.tile_taps import LayerSums, TileTap
+
+LEVELS = ("kept", "kept-host", "recompute")
+"""What the first pass keeps for the second: bits and tapped features, on the device or on the host, or nothing."""
+
+
+def _alone(sums: Sequence[Tensor]) -> None:
+    """All tiles are here: nothing is to be added."""
+
+
+@dataclass(frozen=True)
+class TiledObjective:
+    """The total loss as a function of the image. Make one with `make_tiled_objective`.
+
+    `tiles` are those of `grid` that are computed here: `content` has the same order. `reduce` adds the sums of those
+    that are computed elsewhere, in place, before anything is made of them.
+    """
+
+    backbone: Backbone
+    grid: TileGrid
+    tiles: Sequence[Tile]
+    layers: Mapping[str, LayerSums]
+    levels: Mapping[str, int]
+    content: TileContent
+    content_weight: float
+    style_weight: float
+    tv_weight: float
+    level: str
+    runtime: Runtime
+    loss_scale: LossScale
+    reduce: Callable[[Sequence[Tensor]], None] = _alone
+    _host: dict[int, list[Tensor]] = field(default_factory=dict, init=False, repr=False)
+
+    def loss(self, image: Tensor) -> Loss:
+        """The loss of `image`, (1, 3, H, W) float32 in 0…1 on any device, without a gradient."""
+        self._check(image)
+        self._sum(image, record=False)
+        return self._loss(image_ops.total_variation(image, "squared", self._image_backend(image)))
+
+    def loss_and_gradient(self, image: Tensor) -> tuple[Loss, Tensor]:
+        """The loss, and the gradient of its total: (1, 3, H, W) float32, contiguous, on the image's device."""
+        self._check(image)
+        kept = self._sum(image, record=self.level != "recompute")
+        gradient, tv = image_ops.image_gradient(
+            image, None, [1.0] * 3, False, self.tv_weight, None, "squared", self._image_backend(image)
+        )
+        gradient = gradient.contiguous()
+        for index, tile in enumerate(self.tiles):
+            part = self._backward(image, index, kept.pop(index, None))
+            gradient[:, :, *tile.crop] += part.to(image.device)
+        return self._loss(tv), gradient
+
+    def _sum(self, image: Tensor, *, record: bool) -> dict[int, list[Trace]]:
+        """The first pass: sums over all tiles. Returns what is kept of each, if `record`."""
+        for layer in self.layers.values():
+            layer.begin()
+        kept = {}
+        for index in range(len(self.tiles)):
+            taps = self._taps(index, seen=False)
+            traces = self.backbone.forward(self._crop(image, index), taps, record=record)
+            if record:
+                kept[index] = self._put_away(index, traces)
+        self.reduce([sums for layer in self.layers.values() for sums in layer.sums])
+        for layer in self.layers.values():
+            layer.finish(self.backbone.layers.dtype)
+        return kept
+
+    def _backward(self, image: Tensor, index: int, kept: list[Trace] | None) -> Tensor:
+        """The second pass of one tile: its gradient of the crop, (1, 3, h, w), on the network's device."""
+        crop, taps = self._crop(image, index), self._taps(index, seen=True)
+        forward = self.backbone.forward
+        traces = forward(crop, taps, record=True) if kept is None else self._taken_back(crop, kept, taps)
+        scale = self.loss_scale.factor if self.loss_scale.needed else None
+        gradient, _ = self.backbone.backward(crop, traces, taps, tv_weight=0.0, scale=scale)
+        self.backbone.release(traces)
+        return gradient
+
+    def _put_away(self, index: int, traces: list[Trace]) -> list[Trace]:
+        """What is kept of a tile's traces: the first layer's features are cheaper to compute than to keep."""
+        first, *others = traces
+        if first.features is not None:
+            self.backbone.release([first])
+            first = replace(first, features=None)
+        traces = [first, *others]
+        if self.level != "kept-host":
+            return traces
+        tensors = [tensor for trace in traces for tensor in (trace.features, trace.bits) if tensor is not None]
+        if index not in self._host:
+            pinned = self.runtime.device.type == "cuda"
+            self._host[index] = [torch.empty_like(tensor, device="cpu", pin_memory=pinned) for tensor in tensors]
+        for away, tensor in zip(self._host[index], tensors, strict=True):
+            away.copy_(tensor, non_blocking=True)
+        self.backbone.release(others)
+        host = iter(self._host[index])
+        return [
+            Trace(
+                None if trace.features is None else next(host),
+                None if trace.bits is None else next(host),
+                trace.input_shape,
+            )
+            for trace in traces
+        ]
+
+    def _taken_back(self, crop: Tensor, kept: list[Trace], taps: Mapping[str, TileTap]) -> list[Trace]:
+        """The traces of a tile as `backward` needs them, of what was put away."""
+        first, *others = kept
+        if self.level == "kept-host":
+            others = [
+                Trace(
+                    None if trace.features is None else trace.features.to(crop.device, non_blocking=True),
+                    None if trace.bits is None else trace.bits.to(crop.device, non_blocking=True),
+                    trace.input_shape,
+                )
+                for trace in others
+            ]
+        name = next(iter(self.backbone.steps))
+        if name in taps:
+            (first,) = self.backbone.forward(crop, {name: taps[name]}, record=True)
+        elif self.level == "kept-host" and first.bits is not None:
+            first = replace(first, bits=first.bits.to(crop.device, non_blocking=True))
+        return [first, *others]
+
+    def _taps(self, index: int, *, seen: bool) -> dict[str, TileTap]:
+        content = self.content.features(index)
+        tile = self.tiles[index]
+        return {
+            name: TileTap(layer, tile.inside(self.levels[name]), content.get(name), seen, self.loss_scale.factor)
+            for name, layer in self.layers.items()
+        }
+
+    def _crop(self, image: Tensor, index: int) -> Tensor:
+        return image[:, :, *self.tiles[index].crop].to(self.runtime.device).contiguous()
+
+    def _image_backend(self, image: Tensor) -> str:
+        return "torch" if image.device.type == "cpu" else self.runtime.kernels
+
+    def _check(self, image: Tensor) -> None:
+        expected = (1, 3, self.grid.height, self.grid.width)
+        if image.shape != expected:
+            raise FastnstError(f"image of shape {tuple(image.shape)} is not the tiled one; give {expected}")
+
+    def _loss(self, tv: Tensor) -> Loss:
+        device = tv.device
+        tv = tv.sum()
+        zero = torch.zeros_like(tv)
+        layers = self.layers.values()
+        style = sum((layer.style.sum().to(device) for layer in layers if layer.style is not None), zero)
+        content = sum((layer.content.sum().to(device) for layer in layers if layer.content is not None), zero)
+        return Loss(self.content_weight * content + self.style_weight * style + self.tv_weight * tv, content, style, tv)
+
+
+def make_tiled_objective(
+    backbone: Backbone,
+    content: Tensor,
+    style: Mapping[str, BlendedTarget],
+    options: Options,
+    runtime: Runtime,
+    grid: TileGrid,
+    *,
+    level: str = "kept",
+    content_place: str = "device",
+) -> TiledObjective:
+    """The objective for an image of the size of `content`, (1, 3, H, W) float32 RGB in 0…1, in the tiles of `grid`.
+
+    `content` may lie on any device. `level` is one of `LEVELS`, `content_place` as in `make_tile_content`.
+    """
+    if level not in LEVELS:
+        raise OptionError(f"unknown level {level!r} of tiles; choose one of: {', '.join(LEVELS)}")
+    if content.shape[2:] != (grid.height, grid.width):
+        raise OptionError(
+            f"tiles of {grid.height}×{grid.width} pixels do not fit {tuple(content.shape)}; make new ones"
+        )
+    levels = levels_of(options.network, options.taps)
+    tiles = tuple(grid)
+    target = make_tile_content(backbone, content, tiles, levels, options, runtime.device, content_place)
+    layers = {
+        name: LayerSums(
+            runtime,
+            (grid.height >> deep) * (grid.width >> deep),
+            style.get(name),
+            target.weights.get(name),
+            options.style_weight,
+            options.content_weight,
+        )
+        for name, deep in levels.items()
+        if name in style or name in target.weights
+    }
+    return TiledObjective(
+        backbone,
+        grid,
+        tiles,
+        layers,
+        levels,
+        target,
+        options.content_weight,
+        options.style_weight,
+        options.tv_weight,
+        level,
+        runtime,
+        LossScale(runtime),
+    )
