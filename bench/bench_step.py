@@ -26,6 +26,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,13 @@ from bench.convolution_floor import floor
 from bench.plain_loop import Form, Task, make_task, plain_iteration, plain_loss
 from fastnst import winograd
 from fastnst.backbone import build_backbone
+from fastnst.descent import CAPACITY, Descent
 from fastnst.examples import example
 from fastnst.measure import Timing, conditions, interleaved, peak_resident_bytes
 from fastnst.objective import make_objective, style_targets
 from fastnst.optimizers import make_optimizer
 from fastnst.options import resolve_options
-from fastnst.runtime import float32_products, resolve_runtime
+from fastnst.runtime import float32_products, resolve_runtime, timed_algorithms
 
 # Relative errors against the plain loop of (loss, gradient in the median tile, whole gradient): a wrong result is not
 # timed. Rounding may take a unit across the kink of the ReLU, which changes the gradient in its field alone: at 512 px
@@ -111,7 +113,13 @@ def plain_side(task: Task, form: Form, optimizer: str) -> Side:
         (gradient,) = torch.autograd.grad(value, leaf)
         return value.item(), gradient.clone()
 
-    return Side(evaluate, plain_iteration(loss, task.start, optimizer, form, full_history=True))
+    iteration = plain_iteration(loss, task.start, optimizer, form, full_history=True)
+
+    def tuned_iteration() -> Tensor:
+        with timed_algorithms():
+            return iteration()
+
+    return Side(evaluate, tuned_iteration if form.tuned else iteration)
 
 
 def engine_side(task: Task, precision: str, optimizer: str) -> Side:
@@ -127,14 +135,18 @@ def engine_side(task: Task, precision: str, optimizer: str) -> Side:
             loss, gradient = objective.loss_and_gradient(image)
         return loss.total.item(), gradient
 
-    image = task.start.clone()
-    stepper = make_optimizer(options, runtime)
+    descent = Descent(task.start, objective, lambda: make_optimizer(options, runtime))
+    calls = count()
 
     def iterate() -> Tensor:
-        with float32_products(runtime.tf32):
-            loss, gradient = objective.loss_and_gradient(image)
-            stepper.step(image, gradient)
-        return loss.total
+        with float32_products(runtime.tf32), timed_algorithms():
+            number = next(calls)
+            if number == 0:
+                descent.begin()
+            if number % CAPACITY == CAPACITY - 1:
+                descent.read()
+            descent.advance()
+        return descent.image
 
     return Side(evaluate, iterate)
 
@@ -196,7 +208,7 @@ def _floor(task: Task, precision: str) -> Callable[[], object]:
     convolutions = floor(task.options, task.weights, task.start.shape, runtime)
 
     def run() -> None:
-        with float32_products(runtime.tf32):
+        with float32_products(runtime.tf32), timed_algorithms():
             convolutions()
 
     return run

@@ -89,12 +89,18 @@ class Backbone:
         return traces
 
     def backward(
-        self, image: Tensor, traces: list[Trace], taps: Mapping[str, Tap], *, tv_weight: float, scale: float = 1.0
+        self,
+        image: Tensor,
+        traces: list[Trace],
+        taps: Mapping[str, Tap],
+        *,
+        tv_weight: float,
+        scale: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The gradient of the image, (1, 3, H, W) float32, and the image's total variation, (1,).
 
-        `traces` are what `forward` returned for the same image and taps. The gradients of the taps are taken to be
-        multiplied by `scale`, that of the total variation, `tv_weight` times it, is not.
+        `traces` are what `forward` returned for the same image and taps. With `scale`, (1,) float32, the gradients of
+        the taps are those of `scale` times their loss; what is returned is not multiplied.
         """
         gradient: Tensor | None = None
         for (name, step), trace in reversed(list(zip(self.steps.items(), traces, strict=False))):
@@ -108,11 +114,11 @@ class Backbone:
             below = self.layers.backward(step, gradient, trace.bits, trace.input_shape)
             self.layers.release(gradient)
             gradient = below
-        factors = [factor / scale for factor in _normalisation(self.preprocessing)[0]]
-        result: tuple[Tensor, Tensor] = image_ops.image_gradient(
-            image, gradient, factors, self.preprocessing.bgr, tv_weight, None, "squared", self.backend
+        factors = _normalisation(self.preprocessing)[0]
+        whole, tv = image_ops.image_gradient(
+            image, gradient, factors, self.preprocessing.bgr, tv_weight, scale, "squared", self.backend
         )
-        return result
+        return (whole if scale is None else whole.div_(scale)), tv
 
     def release(self, traces: list[Trace]) -> None:
         """Gives back the memory of what `forward` recorded."""

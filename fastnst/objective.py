@@ -27,8 +27,9 @@ import torch
 from fastnst_kernels import BlendedTarget, blend_targets, gram, image_ops
 from torch import Tensor
 
-from fastnst.backbone import Backbone, Trace
+from fastnst.backbone import Backbone
 from fastnst.errors import FastnstError
+from fastnst.loss_scale import LossScale
 from fastnst.options import LayerWeights, Options
 from fastnst.runtime import Runtime
 from fastnst.taps import ContentTarget, LayerTap
@@ -55,22 +56,27 @@ class Objective:
     style_weight: float
     tv_weight: float
     runtime: Runtime
+    loss_scale: LossScale
 
     def loss(self, image: Tensor) -> Loss:
         """The loss of `image`, (1, 3, H, W) float32 in 0…1, without a gradient."""
-        taps = self._taps(1.0)
+        taps = self._taps()
         self.backbone.forward(image, taps)
         return self._loss(taps, image_ops.total_variation(image, "squared", self.runtime.kernels))
 
     def loss_and_gradient(self, image: Tensor) -> tuple[Loss, Tensor]:
-        """The loss, and the gradient of its total: (1, 3, H, W) float32, contiguous."""
-        taps = self._taps(1.0)
+        """The loss, and the gradient of its total: (1, 3, H, W) float32, contiguous.
+
+        Nothing is read back to the host. In float16 the gradient is not finite where `loss_scale` is too large.
+        """
+        taps = self._taps()
         traces = self.backbone.forward(image, taps, record=True)
-        gradient, tv = self._gradient(image, traces, taps)
+        scale = self.loss_scale.factor if self.loss_scale.needed else None
+        gradient, tv = self.backbone.backward(image, traces, taps, tv_weight=self.tv_weight, scale=scale)
         self.backbone.release(traces)
         return self._loss(taps, tv), gradient.contiguous()
 
-    def _taps(self, scale: float) -> dict[str, LayerTap]:
+    def _taps(self) -> dict[str, LayerTap]:
         return {
             name: LayerTap(
                 self.runtime,
@@ -78,21 +84,10 @@ class Objective:
                 self.content.get(name),
                 self.style_weight,
                 self.content_weight,
-                scale,
+                self.loss_scale.factor,
             )
             for name in {**self.style, **self.content}
         }
-
-    def _gradient(self, image: Tensor, traces: list[Trace], taps: dict[str, LayerTap]) -> tuple[Tensor, Tensor]:
-        """The gradient and the total variation. Through float16 features the loss is scaled up, so that small gradients
-        do not vanish: by the largest power of two tried that overflows nothing."""
-        for exponent in range(24, -25, -4) if self.runtime.dtype == torch.float16 else (0,):
-            for tap in taps.values():
-                tap.scale = 2.0**exponent
-            gradient, tv = self.backbone.backward(image, traces, taps, tv_weight=self.tv_weight, scale=2.0**exponent)
-            if self.runtime.dtype != torch.float16 or bool(gradient.isfinite().all()):
-                break
-        return gradient, tv
 
     def _loss(self, taps: dict[str, LayerTap], tv: Tensor) -> Loss:
         zero = torch.zeros_like(tv)
@@ -114,6 +109,7 @@ def make_objective(
         options.style_weight,
         options.tv_weight,
         runtime,
+        LossScale(runtime),
     )
 
 

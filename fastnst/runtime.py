@@ -126,6 +126,17 @@ def float32_products(tf32: bool) -> Iterator[None]:
 
 
 @contextmanager
+def timed_algorithms() -> Iterator[None]:
+    """Within it, cuDNN times its algorithms at the first call of each shape; every iteration has the same shapes."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+@contextmanager
 def own_modes(device: torch.device) -> Iterator[None]:
     """Within it, the caller's torch modes (no_grad, inference_mode, autocast, a default device) do not reach a run."""
     with (

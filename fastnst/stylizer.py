@@ -13,14 +13,15 @@ from torch import Tensor
 
 from fastnst.architecture import pools_before
 from fastnst.backbone import Backbone, build_backbone
+from fastnst.descent import Descent, Pace
 from fastnst.errors import OptionError
 from fastnst.images import Picture, Source, check_fits, fitted_size, flattened, load_image, resize, resize_picture
-from fastnst.objective import Loss, Objective, make_objective, style_targets
+from fastnst.objective import Objective, make_objective, style_targets
 from fastnst.optimizers import Optimizer, make_optimizer
 from fastnst.options import Options, OptionValues, resolve_options
 from fastnst.pyramid import scale_edges
 from fastnst.result import DivergedError, Iterate, LossRecord, Result
-from fastnst.runtime import float32_products, own_modes, resolve_runtime, versions
+from fastnst.runtime import float32_products, own_modes, resolve_runtime, timed_algorithms, versions
 from fastnst.weights import Weights, load_weights
 
 Callback = Callable[[Iterate], bool | None]
@@ -33,7 +34,12 @@ _TOLERANCE_STEPS = 10
 
 
 def stylize(
-    content: Source, style: Styles, *, callback: Callback | None = None, **options: Unpack[OptionValues]
+    content: Source,
+    style: Styles,
+    *,
+    callback: Callback | None = None,
+    callback_every: int | None = 1,
+    **options: Unpack[OptionValues],
 ) -> Result:
     """Renders `content` in the style of `style` by optimising the image itself (Gatys, Ecker and Bethge 2016).
 
@@ -41,7 +47,10 @@ def stylize(
         content: a path, a PIL image, an array (H, W, 3) of uint8 or of floats in 0…1, or a tensor (3, H, W) or
             (1, 3, H, W) in 0…1.
         style: the same, or a sequence of them.
-        callback: called with an `Iterate` after each evaluation; returning False (not None) stops the run there.
+        callback: called with an `Iterate` when losses have been read back; returning False (not None) stops the run
+            there.
+        callback_every: read them back at least after so many evaluations. On a CPU it is after each one anyway; on a
+            GPU 1 makes it wait at every iteration, and None leaves it at about four times a second.
         **options: the fields of `fastnst.Options`, such as `size=512`, `style_weight=100` or `preset="gatys"`.
 
     Returns:
@@ -51,7 +60,7 @@ def stylize(
         FastnstError: for input that cannot be used, before any long work; its subclasses say which.
         DivergedError: when the loss turns NaN or infinite; it carries the best image before that.
     """
-    return Stylizer(style, **options)(content, callback=callback)
+    return Stylizer(style, **options)(content, callback=callback, callback_every=callback_every)
 
 
 class Stylizer:
@@ -76,28 +85,35 @@ class Stylizer:
         self._style_targets: dict[int, dict[str, BlendedTarget]] = {}
         self._network: tuple[Weights, Backbone] | None = None
 
-    def __call__(self, content: Source | Picture, *, callback: Callback | None = None) -> Result:
+    def __call__(
+        self, content: Source | Picture, *, callback: Callback | None = None, callback_every: int | None = 1
+    ) -> Result:
         """Stylizes one image; see `stylize`."""
         if callback is not None and not callable(callback):
             raise OptionError(f"callback {callback!r} cannot be called; give a function of one Iterate")
-        with own_modes(self.runtime.device), float32_products(self.runtime.tf32):
-            return self._stylize(content, callback)
+        if callback_every is not None and (not isinstance(callback_every, int) or callback_every < 1):
+            raise OptionError(f"callback_every {callback_every!r} is not a whole number of 1 or more, nor None")
+        with own_modes(self.runtime.device), float32_products(self.runtime.tf32), timed_algorithms():
+            return self._stylize(content, callback, callback_every if callback is not None else None)
 
-    def _stylize(self, content: Source | Picture, callback: Callback | None) -> Result:
+    def _stylize(self, content: Source | Picture, callback: Callback | None, every: int | None) -> Result:
         picture = content if isinstance(content, Picture) else load_image(content, role="content")
         scales = self.scales(picture)
         weights, backbone = self._loaded()
-        run = _Run(self._parameters(picture, scales, weights), callback, self.options, tuple(scales))
+        run = _Run(self._parameters(picture, scales, weights), callback, every, self.options, tuple(scales))
         image = self._start(picture, next(iter(scales.values())))
         for edge, size in scales.items():
             target = resize_picture(picture, size=size)
             image = resize(image, size=size)
             pixels = target.rgb[None].to(self.runtime.device)
             objective = make_objective(backbone, pixels, self._style(edge, backbone), self.options, self.runtime)
-            image = run.optimise(image, target.alpha, objective, edge, make_optimizer(self.options, self.runtime))
+            image = run.optimise(image, target.alpha, objective, edge, self._optimizer)
             if run.stopped:
                 break
         return run.result(image, target.alpha)
+
+    def _optimizer(self) -> Optimizer:
+        return make_optimizer(self.options, self.runtime)
 
     def scales(self, content: Picture) -> dict[int, tuple[int, int]]:
         """The run's scales in order: from the long edge in pixels to the (height, width) of the image.
@@ -182,6 +198,7 @@ class _Run:
 
     parameters: dict[str, Any]
     callback: Callback | None
+    callback_every: int | None
     options: Options
     edges: tuple[int, ...]
 
@@ -192,42 +209,54 @@ class _Run:
         self._steps = 0
 
     def optimise(
-        self, image: Tensor, alpha: Tensor | None, objective: Objective, edge: int, optimizer: Optimizer
+        self, image: Tensor, alpha: Tensor | None, objective: Objective, edge: int, make: Callable[[], Optimizer]
     ) -> Tensor:
         """The steps of one scale, each image evaluated, the last one too."""
-        best, best_count = image.clone(), len(self.losses)
-        lowest = math.inf
+        descent = Descent(image, objective, make)
         deadline = self._deadline(edge)
+        pace = Pace(image.device, self.callback_every, deadline)
         first = len(self.losses)
-        for iteration in range(self.options.iterations + 1):
-            finished = iteration == self.options.iterations or self._is_settled(first)
-            late = not finished and iteration > 0 and time.perf_counter() > deadline
+        done, last, late, settled = 0, False, False, False
+        descent.begin()
+        while True:
+            if last or pace.is_due(done):
+                asked = done
+                self._note(descent, pace, edge, first, alpha, objective)
+                done = len(self.losses) - first - 1
+                if self._is_stopped_by_callback(descent.image, alpha):
+                    self.stopped = "callback"
+                    return descent.image
+                # An overflow of float16 takes iterations back.
+                if last and done == asked:
+                    self._steps += done
+                    if late and edge == self.edges[-1]:
+                        self.stopped = "time"
+                    return descent.image
+                settled = self._is_settled(first)
+            finished = done + 1 == self.options.iterations or settled
+            late = not finished and time.perf_counter() > deadline
             last = finished or late
             if last:
-                with torch.no_grad():
-                    loss, gradient = objective.loss(image), None
+                descent.end()
             else:
-                loss, gradient = objective.loss_and_gradient(image)
-            record = self._record(loss, edge)
+                descent.advance()
+            done += 1
+
+    def _note(
+        self, descent: Descent, pace: Pace, edge: int, first: int, alpha: Tensor | None, objective: Objective
+    ) -> None:
+        """Reads the losses back. Raises DivergedError with the best image of the scale if one is not finite."""
+        rows = descent.read()
+        for terms, moment in zip(rows, pace.moments(len(rows)), strict=True):
+            iteration = self._steps + len(self.losses) - first
+            record = LossRecord(iteration, edge, *terms, moment - self._began)
             if not math.isfinite(record.total):
                 cause = _divergence(record, objective, self.losses)
-                del self.losses[best_count:]
+                totals = [known.total for known in self.losses[first:]]
+                del self.losses[first + (totals.index(min(totals)) + 1 if totals else 0) :]
                 self.stopped = "diverged"
-                raise DivergedError(cause, self.result(best, alpha))
+                raise DivergedError(cause, self.result(descent.best, alpha))
             self.losses.append(record)
-            if record.total < lowest:
-                lowest, best_count = record.total, len(self.losses)
-                best.copy_(image)
-            if self._is_stopped_by_callback(record, image, alpha):
-                self.stopped = "callback"
-                return image
-            if gradient is None:
-                if late and edge == self.edges[-1]:
-                    self.stopped = "time"
-                return image
-            optimizer.step(image, gradient)
-            self._steps += 1
-        return image
 
     def _deadline(self, edge: int) -> float:
         """When the scale `edge` must end: the last one with the run, others after half of the time that is left."""
@@ -250,14 +279,10 @@ class _Run:
     def result(self, image: Tensor, alpha: Tensor | None) -> Result:
         return Result(_finished(image), alpha, tuple(self.losses), self._parameters_now(), self.stopped)
 
-    def _record(self, loss: Loss, edge: int) -> LossRecord:
-        total, content, style, tv = torch.stack((loss.total, loss.content, loss.style, loss.tv)).tolist()
-        return LossRecord(self._steps, edge, total, content, style, tv, time.perf_counter() - self._began)
-
-    def _is_stopped_by_callback(self, record: LossRecord, image: Tensor, alpha: Tensor | None) -> bool:
+    def _is_stopped_by_callback(self, image: Tensor, alpha: Tensor | None) -> bool:
         if self.callback is None:
             return False
-        answer = self.callback(self._iterate(record, image, alpha))
+        answer = self.callback(self._iterate(self.losses[-1], image, alpha))
         return answer is not None and not answer
 
     def _iterate(self, record: LossRecord, image: Tensor, alpha: Tensor | None) -> Iterate:

@@ -22,7 +22,7 @@ class ContentTarget:
 class LayerTap:
     """The terms of one layer. `content` and `style` are its shares of them after a forward pass, (1,) or None.
 
-    The gradient is that of `content_weight · content + style_weight · style`, times `scale`.
+    The gradient is that of `content_weight · content + style_weight · style`, times `scale`, (1,) float32.
     """
 
     runtime: Runtime
@@ -30,7 +30,7 @@ class LayerTap:
     content_target: ContentTarget | None
     style_weight: float
     content_weight: float
-    scale: float = 1.0
+    scale: Tensor
     style: Tensor | None = field(default=None, init=False)
     content: Tensor | None = field(default=None, init=False)
     _difference: Sequence[Tensor] = field(default=(), init=False)
@@ -52,17 +52,17 @@ class LayerTap:
     def backward(self, features: Tensor, gradient: Tensor, *, accumulate: bool, relu: bool) -> None:
         difference = scale = content = None
         style_factor = content_factor = 0.0
-        ones = features.new_ones((1,), dtype=torch.float32)
         if self.style_target is not None:
             filters, height, width = features.shape[1:]
-            style_factor = self.scale * self.style_weight * self.style_target.weight / (filters**2 * height * width)
+            style_factor = self.style_weight * self.style_target.weight / (filters**2 * height * width)
             if self.runtime.backend == "reference":
-                difference, scale = self._reference_difference(features, self.style_target.matrix), ones
+                difference = self._reference_difference(features, self.style_target.matrix)
+                scale = torch.ones_like(self.scale)
             else:
                 difference, scale = self._difference
         if self.content_target is not None:
             content = self.content_target.features
-            content_factor = self.scale * self.content_weight * 2 * self.content_target.weight
+            content_factor = self.content_weight * 2 * self.content_target.weight
         ops.tap_backward(
             gradient,
             accumulate,
@@ -70,10 +70,10 @@ class LayerTap:
             None,
             difference,
             scale,
-            None if difference is None else ones,
+            None if difference is None else self.scale,
             style_factor,
             content,
-            None if content is None else ones,
+            None if content is None else self.scale,
             content_factor,
             relu,
             None,

@@ -40,7 +40,7 @@ def run(parsed: argparse.Namespace) -> int:
         stylizer.load(progress=not parsed.quiet)
         with _stop_on_signal(watch):
             with tqdm(total=None, unit="it", disable=True if parsed.quiet else None, file=sys.stderr) as watch.bar:
-                result = stylizer(content, callback=watch)
+                result = stylizer(content, callback=watch, callback_every=parsed.save_every)
             watch.save(result)
     except DivergedError as error:
         watch.save(error.result)

@@ -1,0 +1,138 @@
+"""One scale's iterations: step, evaluate, note the loss, keep the best image, all on the device.
+
+Nothing is read back to the host until `read` asks for it, so that a GPU never waits between iterations.
+"""
+
+import math
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fastnst.graph import Replayed
+from fastnst.objective import Loss, Objective
+from fastnst.optimizers import Optimizer
+
+CAPACITY = 64
+"""Evaluations that can be noted between two calls of `read`."""
+READ_SECONDS = 0.25
+"""How long a GPU is left alone at most, so that a run can be watched and stopped."""
+
+Terms = tuple[float, float, float, float]
+
+
+class Descent:
+    """The image of one scale on its way down.
+
+    `image` and `best` are (1, 3, H, W) float32 and stay where they are: `image` is moved in place, `best` is the one of
+    the lowest loss so far. `make` makes a fresh optimiser. The caller begins with `begin`, goes on with `advance`, and
+    comes to the end with `end`, which saves the gradient that no step will use.
+    """
+
+    def __init__(self, image: Tensor, objective: Objective, make: Callable[[], Optimizer]) -> None:
+        self.image = image.clone()
+        self.best = image.clone()
+        self._objective = objective
+        self._make = make
+        self._gradient = torch.zeros_like(self.image)
+        self._lowest = torch.full((), math.inf, device=image.device)
+        self._rows = torch.zeros((CAPACITY, 5), device=image.device)
+        self._row = torch.zeros(1, dtype=torch.long, device=image.device)
+        self._noted = 0
+        self._ready(make())
+
+    def begin(self) -> None:
+        """Evaluates the first image. In float16, with the largest loss scale that its gradient allows."""
+        loss = self._evaluate()
+        if self._objective.loss_scale.needed:
+            while not bool(self._is_usable()) and self._objective.loss_scale.lower():
+                self._evaluate()
+            self._objective.loss_scale.leave_margin()
+            loss = self._evaluate()
+        self._note(loss)
+        self._noted += 1
+
+    def advance(self) -> None:
+        """One step of the optimiser, and the evaluation of what comes of it."""
+        self._replayed(self._iterate)
+        self._noted += 1
+
+    def end(self) -> None:
+        """As `advance`, but without a gradient to go on from."""
+        self._optimizer.step(self.image, self._gradient)
+        self._gradient.zero_()
+        self._note(self._objective.loss(self.image))
+        self._noted += 1
+
+    def read(self) -> list[Terms]:
+        """Total, content, style and total variation of each evaluation since the last call, which is waited for.
+
+        After an evaluation whose float16 gradient overflowed there is none: from the best image the descent goes on
+        with a lower loss scale and a fresh optimiser.
+        """
+        rows = self._rows[: self._noted].tolist()
+        self._noted = 0
+        self._row.zero_()
+        terms = [(total, content, style, tv) for total, content, style, tv, _ in rows]
+        overflowed = next((index for index, row in enumerate(rows) if not row[4]), None)
+        if overflowed is None or not all(math.isfinite(total) for total, *_ in terms[: overflowed + 1]):
+            return terms
+        if not self._objective.loss_scale.lower():
+            return [*terms[: overflowed + 1], (math.nan,) * 4]
+        self.image.copy_(self.best)
+        self._ready(self._make())
+        self._evaluate()
+        return terms[: overflowed + 1]
+
+    def _ready(self, optimizer: Optimizer) -> None:
+        self._optimizer = optimizer
+        self._replayed = Replayed(self.image.device)
+
+    def _iterate(self) -> None:
+        self._optimizer.step(self.image, self._gradient)
+        self._note(self._evaluate())
+
+    def _evaluate(self) -> Loss:
+        loss, gradient = self._objective.loss_and_gradient(self.image)
+        self._gradient.copy_(gradient)
+        return loss
+
+    def _is_usable(self) -> Tensor:
+        """Whether the gradient is finite, which only float16 puts in doubt while the loss is."""
+        if not self._objective.loss_scale.needed:
+            return torch.ones((), dtype=torch.bool, device=self.image.device)
+        return self._gradient.isfinite().all()
+
+    def _note(self, loss: Loss) -> None:
+        terms = (loss.total, loss.content, loss.style, loss.tv, self._is_usable().float())
+        self._rows.index_copy_(0, self._row, torch.stack(terms)[None])
+        self._row.add_(1)
+        better = loss.total < self._lowest
+        torch.where(better, loss.total, self._lowest, out=self._lowest)
+        torch.where(better, self.image, self.best, out=self.best)
+
+
+class Pace:
+    """When the losses are read back: after each evaluation on a CPU, where nobody waits for it; on a GPU in batches of
+    about `READ_SECONDS`, but at least every `every` evaluations, and no longer than until `deadline`."""
+
+    def __init__(self, device: torch.device, every: int | None, deadline: float) -> None:
+        self._every = every if device.type != "cpu" else 1
+        self._deadline = deadline
+        self._read_at = time.perf_counter()
+        self._next = 0
+        self._count = 0
+
+    def is_due(self, evaluation: int) -> bool:
+        return evaluation >= self._next or (self._every is not None and evaluation % self._every == 0)
+
+    def moments(self, count: int) -> list[float]:
+        """When the `count` evaluations just read back ended, on `time.perf_counter`: evenly since the last reading."""
+        before, now = self._read_at, time.perf_counter()
+        seconds = (now - before) / max(count, 1)
+        batch = min(READ_SECONDS, max(self._deadline - now, 0)) / max(seconds, 1e-9)
+        self._count += count
+        self._next = self._count - 1 + max(1, min(int(batch), CAPACITY))
+        self._read_at = now
+        return [before + seconds * (index + 1) for index in range(count)]

@@ -1,0 +1,234 @@
+"""The iterations of one scale: nothing read back on the way, the best image, batches, and float16's overflow."""
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from fastnst_kernels import BlendedTarget
+from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import fastnst
+from fastnst.backbone import build_backbone
+from fastnst.descent import CAPACITY, Descent, Pace
+from fastnst.graph import Replayed
+from fastnst.loss_scale import LossScale
+from fastnst.objective import Loss, Objective
+from fastnst.optimizers import make_optimizer
+from fastnst.options import Options, resolve_options
+from fastnst.runtime import Runtime
+from fastnst.taps import ContentTarget
+from fastnst.weights import Weights, load_weights
+
+STYLE = {"conv1_1": 64, "conv2_1": 128}
+
+
+def runtime(precision: str) -> Runtime:
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    return Runtime(torch.device("cpu"), precision, dtypes[precision], False, False, "torch")
+
+
+def fake_descent(weights: Weights, options: Options, place: Runtime) -> Descent:
+    """A descent whose tensors have shapes and no values: what wants to read one fails."""
+    tensors = {name: torch.empty(tensor.shape) for name, tensor in weights.tensors.items()}
+    backbone = build_backbone(replace(weights, tensors=tensors), options.taps, place)
+    style = {
+        name: BlendedTarget(torch.empty(1, filters, filters), 0.2, torch.zeros(1)) for name, filters in STYLE.items()
+    }
+    content = {"conv2_2": ContentTarget(torch.empty(1, 128, 16, 12, dtype=place.dtype), 1.0)}
+    objective = Objective(backbone, content, style, 1.0, 100.0, 0.05, place, LossScale(place))
+    return Descent(torch.empty(1, 3, 32, 24), objective, lambda: make_optimizer(options, place))
+
+
+class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names[str(function)] += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_an_iteration_reads_nothing_back_and_always_does_the_same(precision: str, optimizer: str) -> None:
+    options = resolve_options(weights="random", optimizer=optimizer, style_layers=list(STYLE), content_layers="conv2_2")
+    weights = load_weights("random", taps=options.taps)
+    with FakeTensorMode():
+        descent = fake_descent(weights, options, runtime(precision))
+        for _ in range(2):
+            descent.advance()
+        counts = []
+        for _ in range(2):
+            with Operations() as operations:
+                descent.advance()
+            counts.append(operations.names)
+    assert counts[0] == counts[1]
+    assert counts[0]["fastnst_kernels.tap_backward.default"] == 3
+    # Values that come from the host would need a copy to the device, which no graph captures.
+    assert not any(name.startswith(("aten.lift", "aten._local_scalar", "aten.nonzero")) for name in counts[0])
+
+
+class Parabola:
+    """‖x − target‖², with a gradient that float16 could not hold above `limit`."""
+
+    def __init__(self, target: float, limit: float = float("inf")) -> None:
+        self.target, self.limit = target, limit
+        self.runtime = runtime("fp16" if limit < float("inf") else "fp32")
+        self.loss_scale = LossScale(self.runtime)
+        self.overflows = 0
+
+    def loss(self, image: torch.Tensor) -> Loss:
+        total = (image - self.target).square().sum()
+        return Loss(total, total, total * 0, total * 0)
+
+    def loss_and_gradient(self, image: torch.Tensor) -> tuple[Loss, torch.Tensor]:
+        gradient = 2 * (image - self.target)
+        if bool((gradient * self.loss_scale.factor).abs().max() > self.limit):
+            self.overflows += 1
+            gradient = gradient * torch.inf
+        return self.loss(image), gradient
+
+
+class Walk:
+    """Steps of a fixed length, away from the target at first."""
+
+    def __init__(self, steps: list[float]) -> None:
+        self.steps = list(steps)
+
+    def step(self, image: torch.Tensor, gradient: torch.Tensor) -> None:
+        image += self.steps.pop(0) + 0 * gradient
+
+
+def descend(objective: Any, steps: list[float]) -> Descent:
+    return Descent(torch.zeros(1, 3, 2, 2), objective, lambda: Walk(steps))
+
+
+def test_the_best_image_is_kept_and_the_losses_come_in_a_batch() -> None:
+    descent = descend(Parabola(1.0), [0.5, 0.4, 0.5, 0.5])
+    descent.begin()
+    for _ in range(3):
+        descent.advance()
+    descent.end()
+    totals = [terms[0] for terms in descent.read()]
+    assert totals == pytest.approx([12 * (1 - x) ** 2 for x in (0, 0.5, 0.9, 1.4, 1.9)], rel=1e-5)
+    torch.testing.assert_close(descent.best, torch.full((1, 3, 2, 2), 0.9))
+    torch.testing.assert_close(descent.image, torch.full((1, 3, 2, 2), 1.9))
+    assert descent.read() == []
+
+
+def test_the_largest_loss_scale_that_fits_is_found_once_with_a_margin() -> None:
+    objective = Parabola(1.0, limit=2.0**15)
+    descent = descend(objective, [0.1] * 5)
+    descent.begin()
+    # The gradient is 2: at 2¹² it is 2¹³, at 2¹⁶ it would be 2¹⁷; four powers are kept free.
+    assert objective.loss_scale.factor.item() == 2.0**8
+    assert objective.overflows == 3
+    for _ in range(3):
+        descent.advance()
+    assert len(descent.read()) == 4
+    assert objective.overflows == 3
+
+
+def test_after_an_overflow_the_descent_goes_on_from_the_best_image() -> None:
+    objective = Parabola(1.0, limit=2.0**15)
+    descent = descend(objective, [0.5, 200.0, 0.1, 0.1])
+    descent.begin()
+    descent.advance()
+    descent.advance()
+    descent.advance()
+    rows = descent.read()
+    assert [terms[0] for terms in rows] == pytest.approx([12, 3, 12 * 199.5**2])
+    assert objective.loss_scale.factor.item() == 2.0**4
+    torch.testing.assert_close(descent.image, torch.full((1, 3, 2, 2), 0.5))
+    descent.advance()
+    torch.testing.assert_close(descent.image, torch.full((1, 3, 2, 2), 1.0))
+    assert descent.read()[0][0] == pytest.approx(0)
+
+
+def test_a_gradient_that_no_loss_scale_fits_ends_in_a_loss_that_is_no_number() -> None:
+    descent = descend(Parabola(1.0, limit=0.0), [0.5, 0.5])
+    descent.begin()
+    descent.advance()
+    totals = [terms[0] for terms in descent.read()]
+    assert totals[0] == 12
+    assert totals[1] != totals[1]
+
+
+def test_a_cpu_is_read_after_each_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    pace = Pace(torch.device("cpu"), None, float("inf"))
+    assert all(pace.is_due(evaluation) for evaluation in range(5))
+
+
+def test_a_gpu_is_read_a_few_times_a_second_and_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("fastnst.descent.time.perf_counter", lambda: now)
+
+    def readings(pace: Pace, evaluations: int, seconds: float) -> list[int]:
+        nonlocal now
+        due, waiting = [], 0
+        for evaluation in range(evaluations):
+            now += seconds
+            waiting += 1
+            if pace.is_due(evaluation):
+                moments = pace.moments(waiting)
+                assert moments == sorted(moments)
+                assert moments[-1] == pytest.approx(now)
+                due.append(evaluation)
+                assert waiting <= CAPACITY
+                waiting = 0
+        return due
+
+    gpu = torch.device("cuda", 0)
+    assert readings(Pace(gpu, None, float("inf")), 60, 2**-6) == [0, 16, 32, 48]
+    assert readings(Pace(gpu, None, float("inf")), 200, 2**-12) == [0, 64, 128, 192]
+    assert readings(Pace(gpu, 10, float("inf")), 31, 2**-6) == [0, 10, 20, 30]
+    now = 0.0
+    # The last reading comes before the time is up, not a quarter of a second later.
+    assert readings(Pace(gpu, None, 0.25), 20, 2**-6)[-5:] == [15, 16, 17, 18, 19]
+
+
+def test_a_function_is_called_as_it_is_where_there_are_no_graphs() -> None:
+    calls = []
+    replayed = Replayed(torch.device("cpu"))
+    for index in range(5):
+        replayed(lambda index=index: calls.append(index))  # type: ignore[misc]
+    assert calls == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])
+def test_a_captured_run_is_the_uncaptured_one(precision: str, optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    content, style = (torch.rand((3, 96, 64), generator=generator) for _ in range(2))
+    options: dict[str, Any] = {"size": 96, "scales": None, "iterations": 12, "weights": "random", "device": "cuda"}
+
+    def totals() -> list[float]:
+        result = fastnst.stylize(content, style, **options, precision=precision, optimizer=optimizer)
+        return [record.total for record in result.losses]
+
+    captured = totals()
+    monkeypatch.setattr(Replayed, "__call__", lambda self, function: function())
+    assert captured == pytest.approx(totals(), rel=1e-3)
+
+
+@pytest.mark.gpu
+def test_what_cannot_be_captured_runs_all_the_same() -> None:
+    x = torch.zeros(1, device="cuda")
+    replayed = Replayed(x.device)
+
+    def step() -> None:
+        x.add_(1)
+        x.item()
+
+    for _ in range(3):
+        replayed(step)
+    with pytest.warns(fastnst.FastnstWarning, match="cannot be captured"):
+        replayed(step)
+    for _ in range(2):
+        replayed(step)
+    assert x.item() == 6
