@@ -1,0 +1,165 @@
+"""How far from float32's final loss each arithmetic ends: what `precision="auto"` may choose.
+
+python -m bench.bench_precision --size 96 --iterations 100 --json precision.json
+
+Every run has the same objective, start and number of iterations; the loss of its last image is computed in float32.
+As rounding alone sends L-BFGS another way, `fp32'` is the float32 run from a start changed by 1e-6: what differs by no
+more than that is chance. `winograd` is run as it is; `tf32`, `bf16` and `fp16` are rounded as a GPU would
+(`bench.rounded_layers`), fp16 with the engine's loss scale.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from bench.plain_loop import Task, make_task
+from bench.rounded_layers import rounded_backbone
+from fastnst import winograd
+from fastnst.backbone import Backbone, build_backbone
+from fastnst.descent import CAPACITY, Descent
+from fastnst.errors import FastnstError
+from fastnst.examples import example
+from fastnst.loss_scale import LossScale
+from fastnst.measure import conditions
+from fastnst.objective import Objective, make_objective, style_targets
+from fastnst.optimizers import make_optimizer
+from fastnst.options import Options, resolve_options
+from fastnst.runtime import Runtime, resolve_runtime
+
+EXACT, AGAIN = "fp32", "fp32'"
+PERTURBATION = 1e-6
+ALLOWED = 0.01
+"""The most by which `auto` may end above float32's final loss, as a share of it."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """One run: the float32 loss of its last image, and by which share of float32's it is higher."""
+
+    pair: str
+    preset: str
+    optimizer: str
+    seed: int
+    precision: str
+    loss: float
+    above: float
+
+
+class _Float16Scale(LossScale):
+    """A loss scale for features that are rounded to float16 and stored in float32."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        super().__init__(replace(runtime, dtype=torch.float16))
+
+
+def precisions_here() -> list[str]:
+    return [EXACT, AGAIN, *(["winograd"] if winograd.available() else []), "tf32", "fp16", "bf16"]
+
+
+def final_loss(task: Task, precision: str, exact: Objective) -> float:
+    """The float32 loss after the iterations of the task's options in `precision`."""
+    options = replace(task.options, precision="winograd" if precision == "winograd" else "fp32")
+    runtime = resolve_runtime(options)
+    backbone = _backbone(task, options, runtime, precision)
+    targets = style_targets(backbone, [(task.style, 1.0)], options, runtime)
+    objective = make_objective(backbone, task.content, targets, options, runtime)
+    if precision == "fp16":
+        objective = replace(objective, loss_scale=_Float16Scale(runtime))
+    start = task.start
+    if precision == AGAIN:
+        start = start + PERTURBATION * torch.randn(start.shape, generator=torch.Generator().manual_seed(1))
+    descent = Descent(start, objective, lambda: make_optimizer(options, runtime))
+    descent.begin()
+    done = 1
+    while done <= options.iterations:
+        descent.advance()
+        done += 1
+        if done % (CAPACITY // 2) == 0:
+            descent.read()
+    return exact.loss(descent.image).total.item()
+
+
+def _backbone(task: Task, options: Options, runtime: Runtime, precision: str) -> Backbone:
+    if precision in ("tf32", "bf16", "fp16"):
+        return rounded_backbone(task.weights, options.taps, runtime, precision)  # type: ignore[arg-type]
+    return build_backbone(task.weights, options.taps, runtime)
+
+
+def endings(
+    pair: tuple[Path, Path], options: Options, precisions: Sequence[str], show: Callable[[Ending], None]
+) -> list[Ending]:
+    task = make_task(options, *pair)
+    runtime = resolve_runtime(replace(options, precision="fp32"))
+    backbone = build_backbone(task.weights, options.taps, runtime)
+    targets = style_targets(backbone, [(task.style, 1.0)], options, runtime)
+    exact = make_objective(backbone, task.content, targets, options, runtime)
+    found: list[Ending] = []
+    for precision in dict.fromkeys((EXACT, *precisions)):
+        loss = final_loss(task, precision, exact)
+        above = loss / found[0].loss - 1 if found else 0.0
+        name = " × ".join(path.stem for path in pair)
+        found.append(Ending(name, options.preset, options.optimizer, options.seed, precision, loss, above))
+        show(found[-1])
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=96, metavar="PX", help="long edge (default: 96)")
+    parser.add_argument("--iterations", type=int, default=100)
+    parser.add_argument("--pairs", type=Path, nargs="+", metavar="PATH", help="content style …; default: the examples")
+    parser.add_argument("--presets", nargs="+", default=["default", "gatys"])
+    parser.add_argument("--optimizers", nargs="+", default=["lbfgs", "adam"], choices=["lbfgs", "adam"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the noise that gatys starts from")
+    parser.add_argument("--precisions", nargs="+", default=precisions_here(), choices=precisions_here())
+    parser.add_argument("--weights", default="random")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="also write the results there")
+    parsed = parser.parse_args(arguments)
+    paths = parsed.pairs or [
+        path for style in ("swirls", "mosaic", "woodcut") for path in (example("content"), example(f"style_{style}"))
+    ]
+    if len(paths) % 2:
+        parser.error(f"{len(paths)} pictures are no pairs; name a style after each content")
+    facts = {**conditions(torch.device("cpu")), "size": parsed.size, "iterations": parsed.iterations}
+    found: list[Ending] = []
+
+    def show(ending: Ending) -> None:
+        key = f"{ending.pair:34}{ending.preset:9}{ending.optimizer:7}{ending.seed:3}  "
+        print(f"{key}{ending.precision:10}{ending.loss:12.5g}{ending.above:+9.2%}", flush=True)
+
+    try:
+        for content, style in zip(paths[::2], paths[1::2], strict=True):
+            for preset in parsed.presets:
+                for optimizer in parsed.optimizers:
+                    for seed in parsed.seeds if preset == "gatys" else parsed.seeds[:1]:
+                        options = resolve_options(
+                            preset=preset,
+                            size=parsed.size,
+                            iterations=parsed.iterations,
+                            scales=None,
+                            optimizer=optimizer,
+                            seed=seed,
+                            weights=parsed.weights,
+                            device="cpu",
+                        )
+                        found += endings((content, style), options, parsed.precisions, show)
+                        if parsed.json:
+                            report = {**facts, "endings": [asdict(ending) for ending in found]}
+                            parsed.json.write_text(json.dumps(report, indent=1) + "\n")
+    except FastnstError as error:
+        parser.error(str(error))
+    print(f"\n{'above float32':14}{'median':>9}{'worst':>9}{'best':>9}{'runs':>6}")
+    for precision in dict.fromkeys(ending.precision for ending in found):
+        above = [ending.above for ending in found if ending.precision == precision]
+        print(f"{precision:14}{median(above):+9.2%}{max(above):+9.2%}{min(above):+9.2%}{len(above):6}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
