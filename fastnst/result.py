@@ -1,6 +1,5 @@
 """What a run gives back: the image, its losses and how it was made."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from fastnst.errors import FastnstError
-from fastnst.output import save_image, to_pil
+from fastnst.output import Target, save_image, to_pil
 
 
 @dataclass(frozen=True)
@@ -47,9 +46,9 @@ class Iterate:
     iterations: int
     scales: tuple[int, ...]
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: Target, *, format: str | None = None, bit_depth: int | None = None) -> None:
         """Writes the image as `Result.save` does."""
-        save_image(path, self.image, self.alpha, parameters=self.parameters)
+        save_image(path, self.image, self.alpha, parameters=self.parameters, format=format, bit_depth=bit_depth)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,12 +74,17 @@ class Result:
         """The image as PIL has it: RGB, or RGBA where the content has alpha; 8 bit, sRGB."""
         return to_pil(self.tensor, self.alpha)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the image (PNG, JPEG, WebP or TIFF by its name) with `parameters` in its metadata, atomically.
+    def save(self, path: Target, *, format: str | None = None, bit_depth: int | None = None) -> None:
+        """Writes the image (PNG, JPEG, WebP, TIFF or `.npy` by its name) with `parameters` in its metadata, atomically.
 
-        Raises ImageError if the folder or the format will not do.
+        Args:
+            path: a path, or a binary stream.
+            format: png, jpeg, webp, tiff or npy, whatever the name; a stream gets PNG by default.
+            bit_depth: 8, or for PNG and TIFF 16 bits per channel.
+
+        Raises ImageError if the folder or the format will not do, OptionError for a format or depth that is unknown.
         """
-        save_image(path, self.tensor, self.alpha, parameters=self.parameters)
+        save_image(path, self.tensor, self.alpha, parameters=self.parameters, format=format, bit_depth=bit_depth)
 
 
 class DivergedError(FastnstError):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageCms
 from PIL.PngImagePlugin import PngImageFile
 
-from fastnst import images
+from fastnst import arrays, decoding
 from fastnst.errors import ImageError, OptionError
 from fastnst.images import (
     Picture,
@@ -610,7 +610,7 @@ OUT_OF_MEMORY = [
 
 
 @pytest.mark.parametrize("failure", OUT_OF_MEMORY, ids=lambda failure: type(failure).__name__)
-@pytest.mark.parametrize("place", ["load", "convert", "_planes", "_from_planes"])
+@pytest.mark.parametrize("place", ["load", "convert", "to_planes", "from_planes"])
 def test_out_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, failure: Exception) -> None:
     image = Image.fromarray(noise(channels=4))
     path = saved(image, tmp_path / "a.png")
@@ -622,10 +622,11 @@ def test_out_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: s
     if place in ("load", "convert"):
         monkeypatch.setattr(PngImageFile, place, fails)
     else:
-        monkeypatch.setattr(images, place, fails)
+        for module in (arrays, decoding):
+            monkeypatch.setattr(module, place, fails)
         refused(noise(), r"^content image \(array\) " + said)
     refused(path, said)
-    if place == "_from_planes":
+    if place == "from_planes":
         refused(torch.rand(3, 5, 7), r"^content image \(tensor\) " + said)
 
 

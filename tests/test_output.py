@@ -277,7 +277,7 @@ def test_equal_pictures_are_equal_files(tmp_path: Path, extension: str) -> None:
 
 
 def test_refused_paths(tmp_path: Path) -> None:
-    known = r"use one of: \.png, \.jpg, \.jpeg, \.webp, \.tif, \.tiff"
+    known = r"use one of: \.png, \.jpg, \.jpeg, \.webp, \.tif, \.tiff, \.npy"
     refused_path(tmp_path / "a.gif", rf"unknown extension '\.gif'; {known}")
     refused_path(tmp_path / "a", f"has no extension; {known}")
     refused_path(tmp_path / ".png", "has no extension")
