@@ -10,7 +10,7 @@ example pictures, start and random weights:
     tuned-bf16      the same with weights and features in bfloat16
     compiled        `tuned` through torch.compile; compiled-bf16 likewise; graphs-bf16 and autotuned-bf16 with the modes
                     reduce-overhead (CUDA graphs) and max-autotune (both)
-    fp32 winograd … the engine in each precision
+    fp32 winograd … the engine in each precision; fp16+cudnn and the like with cuDNN's fused bias and ReLU
     floor of …      the convolutions of an iteration and nothing else, forward and input gradient
 
 Loss and gradient are compared with the plain loop's before anything is timed; the sides then take turns, each L-BFGS
@@ -70,6 +70,8 @@ FORMS = {
 }
 OPTIMIZERS = ("lbfgs", "adam")
 _FLOOR = "floor of "
+_CUDNN_RELU = "+cudnn"
+ENGINE = (*TOLERANCES, *(name + _CUDNN_RELU for name in TOLERANCES if name != "winograd"))
 
 
 @dataclass(frozen=True)
@@ -122,10 +124,17 @@ def plain_side(task: Task, form: Form, optimizer: str) -> Side:
     return Side(evaluate, tuned_iteration if form.tuned else iteration)
 
 
-def engine_side(task: Task, precision: str, optimizer: str) -> Side:
-    options = replace(task.options, precision=precision, optimizer=optimizer)
+def engine_side(task: Task, name: str, optimizer: str) -> Side:
+    options = replace(task.options, precision=_precision(name), optimizer=optimizer)
     runtime = resolve_runtime(options)
-    backbone = build_backbone(task.weights, options.taps, runtime, pooling=options.pooling, padding=options.padding)
+    backbone = build_backbone(
+        task.weights,
+        options.taps,
+        runtime,
+        pooling=options.pooling,
+        padding=options.padding,
+        cudnn_relu=name.endswith(_CUDNN_RELU),
+    )
     with float32_products(runtime.tf32):
         targets = style_targets(backbone, [(task.style, 1.0)], options, runtime)
         objective = make_objective(backbone, task.content, targets, options, runtime)
@@ -143,10 +152,11 @@ def engine_side(task: Task, precision: str, optimizer: str) -> Side:
             number = next(calls)
             if number == 0:
                 descent.begin()
-            if number % CAPACITY == CAPACITY - 1:
+            loss = descent.loss
+            if number % (CAPACITY - 1) == CAPACITY - 2:
                 descent.read()
             descent.advance()
-        return descent.image
+        return loss
 
     return Side(evaluate, iterate)
 
@@ -159,7 +169,7 @@ def sides_here(device: torch.device) -> list[str]:
     """The sides that run on `device`, and are not emulated there."""
     if device.type == "cuda":
         forms = [PLAIN, "tuned", "tuned-bf16", "compiled-bf16", "graphs-bf16", "autotuned-bf16"]
-        return [*forms, "fp32", "tf32", "fp16", "bf16"]
+        return [*forms, "fp32", "tf32", "fp16", "bf16", "fp16" + _CUDNN_RELU]
     precisions = ["fp32"] + ["winograd"] * winograd.available()
     if has_bf16(device):
         return [PLAIN, "tuned", "compiled", "tuned-bf16", "compiled-bf16", *precisions, "bf16"]
@@ -183,7 +193,7 @@ def measure(size: int, device: str, names: Sequence[str], optimizer: str, rounds
         limits = TOLERANCES[_precision(name)]
         if not all(error <= limit for error, limit in zip(errors[name], limits, strict=True)):
             raise SystemExit(f"{name} at {size} px is wrong: errors {errors[name]}, allowed {limits}")
-    precisions = [name for name in names if name not in FORMS]
+    precisions = list(dict.fromkeys(_precision(name) for name in names if name not in FORMS))
     if "winograd" in precisions and "fp32" not in precisions:
         precisions.append("fp32")
     floors = {_FLOOR + name: _floor(task, name) for name in precisions}
@@ -200,7 +210,14 @@ def measure(size: int, device: str, names: Sequence[str], optimizer: str, rounds
 
 
 def _precision(name: str) -> str:
-    return name if name not in FORMS else "bf16" if FORMS[name].dtype == torch.bfloat16 else "fp32"
+    """The precision of a side: one of `TOLERANCES`."""
+    return (
+        name.removesuffix(_CUDNN_RELU)
+        if name not in FORMS
+        else "bf16"
+        if FORMS[name].dtype == torch.bfloat16
+        else "fp32"
+    )
 
 
 def _floor(task: Task, precision: str) -> Callable[[], object]:
@@ -282,7 +299,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--optimizer", nargs="+", default=["lbfgs"], choices=OPTIMIZERS, help="(default: lbfgs)")
     parser.add_argument(
-        "--sides", nargs="+", choices=[*FORMS, *TOLERANCES], metavar="SIDE", help="beside plain (default: all that run)"
+        "--sides", nargs="+", choices=[*FORMS, *ENGINE], metavar="SIDE", help="beside plain (default: all that run)"
     )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--no-memory", action="store_true")

@@ -74,7 +74,7 @@ def steps(*, tiny: bool, on_gpu: bool) -> list[Step]:
         _sanitizer("memcheck", 60),
         Step("equal_runs", ("bench.equal_runs",), 60),
         Step("profile_1024_fp16", _profile(1024, "fp16", "--no-compile"), 40),
-        Step("step", _step(["512", "1024"], ["tuned-bf16", "graphs-bf16", "tf32", "fp16", "bf16"]), 130),
+        Step("step", _step(["512", "1024"], ["tuned-bf16", "graphs-bf16", "tf32", "fp16", "bf16", "fp16+cudnn"]), 130),
         Step("profile_1024_autotune", _profile(1024, "bf16", "--compile-mode", "max-autotune"), 150),
         Step("verify", ("fastnst", "verify", "--json"), 120),
         Step("step_autotuned", _step(["1024"], ["autotuned-bf16", "fp16", "bf16"], "--no-memory"), 120),

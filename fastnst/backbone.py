@@ -129,11 +129,20 @@ class Backbone:
 
 
 def build_backbone(
-    weights: Weights, taps: tuple[str, ...], runtime: Runtime, *, pooling: str = "avg", padding: str = "zeros"
+    weights: Weights,
+    taps: tuple[str, ...],
+    runtime: Runtime,
+    *,
+    pooling: str = "avg",
+    padding: str = "zeros",
+    cudnn_relu: bool = False,
 ) -> Backbone:
-    """The backbone from the image to the deepest of `taps`, the only layers that it can be tapped at."""
+    """The backbone from the image to the deepest of `taps`, the only layers that it can be tapped at.
+
+    `cudnn_relu` is that of `DirectLayers`: no machine has shown yet whether it is quicker.
+    """
     layers: Layers
-    direct = DirectLayers(runtime.device, runtime.dtype, runtime.kernels)
+    direct = DirectLayers(runtime.device, runtime.dtype, runtime.kernels, cudnn_relu=cudnn_relu)
     layers = WinogradLayers() if runtime.winograd else direct
     memory_format = torch.channels_last if layers.channels_last else torch.contiguous_format
 

@@ -65,6 +65,11 @@ class Descent:
         self._note(self._objective.loss(self.image))
         self._noted += 1
 
+    @property
+    def loss(self) -> Tensor:
+        """The total of the latest evaluation, if it was not read back yet, as a scalar that later ones do not change."""
+        return self._rows[self._noted - 1, 0].clone()
+
     def read(self) -> list[Terms]:
         """Total, content, style and total variation of each evaluation since the last call, which is waited for.
 

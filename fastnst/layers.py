@@ -80,14 +80,18 @@ class Layers(Protocol):
 
 
 class DirectLayers:
-    """Torch's convolutions over whole maps."""
+    """Torch's convolutions over whole maps.
+
+    With `cudnn_relu`, on an NVIDIA GPU, a convolution whose bits nobody wants is one call of cuDNN with bias and ReLU.
+    """
 
     channels_last = True
 
-    def __init__(self, device: torch.device, dtype: torch.dtype, backend: str) -> None:
+    def __init__(self, device: torch.device, dtype: torch.dtype, backend: str, *, cudnn_relu: bool = False) -> None:
         self.dtype = dtype
         self._device = device
         self._backend = backend
+        self._cudnn_relu = cudnn_relu
 
     def begin(self, shape: torch.Size) -> None:
         """Torch's allocator decides what it keeps."""
@@ -95,10 +99,12 @@ class DirectLayers:
     def forward(self, layer: Layer, x: Tensor, *, record: bool) -> tuple[Tensor, Tensor | None]:
         if isinstance(layer, Pool):
             return self._pooled(x, None, layer.pool, record)
+        padding = 1
         if layer.is_first and layer.padding == "replicate":
-            y = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), layer.weight)
-        else:
-            y = F.conv2d(x, layer.weight, padding=1)
+            x, padding = F.pad(x, (1, 1, 1, 1), mode="replicate"), 0
+        if self._cudnn_relu and layer.pool is None and not record:
+            return torch.cudnn_convolution_relu(x, layer.weight, layer.bias, (1, 1), (padding,) * 2, (1, 1), 1), None
+        y = F.conv2d(x, layer.weight, padding=padding)
         if layer.pool is not None:
             return self._pooled(y, layer.bias, layer.pool, record)
         bits = relu_layout.empty_bits(y) if record else None

@@ -158,3 +158,20 @@ def test_the_memory_of_one_size_goes_with_the_next() -> None:
     layers.release(kept)
     layers.begin(torch.Size((1, 3, 8, 9)))
     assert not layers._buffers._free
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("padding", ["zeros", "replicate"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_cudnn_s_fused_relu_gives_the_same_features(dtype: torch.dtype, padding: str) -> None:
+    gpu = torch.device("cuda")
+    fused, plain = (DirectLayers(gpu, dtype, "triton", cudnn_relu=cudnn_relu) for cudnn_relu in (True, False))
+    for channels in (3, 64):
+        layer = convolution(plain, channels, 64, None, padding)
+        weight, transposed, bias = (each.to(gpu, dtype) for each in (layer.weight, layer.transposed, layer.bias))
+        layer = Convolution(weight, transposed, bias, None, padding)
+        x = noise(1, channels, 37, 50).to(gpu, dtype).contiguous(memory_format=torch.channels_last)
+        (expected, _), (found, bits) = (layers.forward(layer, x, record=False) for layers in (plain, fused))
+        assert bits is None
+        # The bias is added before the result is rounded, not after.
+        torch.testing.assert_close(found, expected, rtol=4 * torch.finfo(dtype).eps, atol=4 * torch.finfo(dtype).eps)
