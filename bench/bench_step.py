@@ -44,7 +44,7 @@ from fastnst.measure import Timing, conditions, interleaved, peak_resident_bytes
 from fastnst.objective import make_objective, style_targets
 from fastnst.optimizers import make_optimizer
 from fastnst.options import resolve_options
-from fastnst.runtime import float32_products, resolve_runtime, timed_algorithms
+from fastnst.runtime import float32_products, is_out_of_memory, resolve_runtime, timed_algorithms
 
 # Relative errors against the plain loop of (loss, gradient in the median tile, whole gradient): a wrong result is not
 # timed. Rounding may take a unit across the kink of the ReLU, which changes the gradient in its field alone: at 512 px
@@ -86,7 +86,8 @@ class Side:
 class Row:
     """What was measured of one side with one optimiser at one size; the floors are sides too.
 
-    `of_plain` and `of_floor` are its time over the plain loop's and over those of the floors, by their precision.
+    `of_plain` and `of_floor` are its time over the plain loop's (None where that ran out of memory) and over those of
+    the floors, by their precision.
     `errors` are those of `TOLERANCES`, `memory` and `network` bytes: the peak, and the weights in it.
     """
 
@@ -94,7 +95,7 @@ class Row:
     optimizer: str
     side: str
     timing: Timing
-    of_plain: float
+    of_plain: float | None
     of_floor: Mapping[str, float]
     errors: tuple[float, float, float] | None
     memory: int | None
@@ -182,13 +183,30 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def measure(size: int, device: str, names: Sequence[str], optimizer: str, rounds: int, memory: bool) -> list[Row]:
-    """One row for each side, the plain loop first, then one for each floor."""
+    """One row for each side, the plain loop first, then one for each floor.
+
+    A side that runs out of memory is left out, which is printed; without the plain loop the rest are compared with the
+    first side that is left.
+    """
     task = step_task(size, device)
-    names = [PLAIN, *(name for name in names if name != PLAIN)]
-    sides = {name: make_side(name, task, optimizer) for name in names}
-    with float32_products(tf32=False):
-        expected = sides[PLAIN].evaluate(task.start)
-    errors = {name: _errors(side.evaluate(task.start), *expected) for name, side in sides.items()}
+    sides: dict[str, Side] = {}
+    found: dict[str, tuple[float, Tensor]] = {}
+    for name in (PLAIN, *(name for name in names if name != PLAIN)):
+        try:
+            side = make_side(name, task, optimizer)
+            with float32_products(tf32=False):
+                found[name] = side.evaluate(task.start)
+            # The history is allocated by the first step.
+            side.iterate()
+            sides[name] = side
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            print(f"{name} at {size} px is left out: out of memory", flush=True)
+    if not sides:
+        return []
+    names = list(sides)
+    errors = {name: _errors(result, *found[names[0]]) for name, result in found.items() if name in sides}
     for name in names:
         limits = TOLERANCES[_precision(name)]
         if not all(error <= limit for error, limit in zip(errors[name], limits, strict=True)):
@@ -199,12 +217,14 @@ def measure(size: int, device: str, names: Sequence[str], optimizer: str, rounds
     floors = {_FLOOR + name: _floor(task, name) for name in precisions}
     calls = {name: side.iterate for name, side in sides.items()} | floors
     contenders = {name: (lambda call=call: call) for name, call in calls.items()}
-    timings = interleaved(contenders, task.device, rounds=rounds, warm_up=3, flush=False)
+    # On a GPU the engine's first iterations come before its graph.
+    warm_up = 6 if task.device.type == "cuda" else 3
+    timings = interleaved(contenders, task.device, rounds=rounds, warm_up=warm_up, flush=False)
     rows = []
     for name, timing in timings.items():
         peak, network = peak_of(name, size, device, optimizer) if memory and _has_peak(name, device) else (None, None)
         of_floor = {floor.removeprefix(_FLOOR): timing.median / timings[floor].median for floor in floors}
-        of_plain = timing.median / timings[PLAIN].median
+        of_plain = timing.median / timings[PLAIN].median if PLAIN in timings else None
         rows.append(Row(size, optimizer, name, timing, of_plain, of_floor, errors.get(name), peak, network))
     return rows
 
@@ -248,16 +268,20 @@ def _has_peak(name: str, device: str) -> bool:
     return not name.startswith(_FLOOR) and not (compiled and on_cpu)
 
 
-def peak_of(name: str, size: int, device: str, optimizer: str) -> tuple[int, int]:
-    """Peak memory of one side in a process of its own, and its weights in it; in bytes."""
+def peak_of(name: str, size: int, device: str, optimizer: str) -> tuple[int, int] | tuple[None, None]:
+    """Peak memory of one side in a process of its own, and its weights in it, in bytes; None if that process failed."""
     command = [sys.executable, "-m", "bench.bench_step", "--peak-of", name, "--size", str(size), "--device", device]
     done = subprocess.run(
         [*command, "--optimizer", optimizer],
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
         cwd=Path(__file__).parent.parent,
     )
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        print(f"the peak of {name} at {size} px is not known: {last}", file=sys.stderr)
+        return None, None
     peak, network = done.stdout.split()
     return int(peak), int(network)
 
@@ -273,7 +297,7 @@ def print_peak(name: str, size: int, device: str, optimizer: str) -> None:
     side = make_side(name, task, optimizer)
     # A side keeps what it needs of it.
     del task
-    for _ in range(3):
+    for _ in range(6 if place.type == "cuda" else 3):
         side.iterate()
     print(_peak(place) - before, parameters * (2 if _precision(name) in ("bf16", "fp16") else 4))
 
@@ -322,6 +346,8 @@ def main(arguments: list[str] | None = None) -> int:
     for size in parsed.size:
         for optimizer in parsed.optimizer:
             found = measure(size, parsed.device, names, optimizer, parsed.rounds, not parsed.no_memory)
+            if not found:
+                continue
             _print_rows(found)
             rows += found
             if parsed.json:
@@ -337,7 +363,8 @@ def _print_rows(rows: Sequence[Row]) -> None:
     print(f"\n{title:16}{'s/iteration':>16}{heads}{'peak MB':>9}{'above':>7}{'gradient error':>16}")
     for row in rows:
         timing = f"{row.timing.median:.4f} ±{row.timing.spread / 2:4.0%}"
-        ratios = "".join(f"{ratio:12.2f}" for ratio in (row.of_plain, *row.of_floor.values()))
+        of_plain = f"{'-':>12}" if row.of_plain is None else f"{row.of_plain:12.2f}"
+        ratios = of_plain + "".join(f"{ratio:12.2f}" for ratio in row.of_floor.values())
         memory = f"{'-':>9}{'-':>7}"
         if row.memory is not None and row.network is not None:
             memory = f"{row.memory / 1e6:9.0f}{(row.memory - row.network) / 1e6:7.0f}"

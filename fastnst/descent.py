@@ -67,7 +67,7 @@ class Descent:
 
     @property
     def loss(self) -> Tensor:
-        """The total of the latest evaluation, if it was not read back yet, as a scalar that later ones do not change."""
+        """The total of the latest evaluation, which was not read back yet: a scalar that later ones do not change."""
         return self._rows[self._noted - 1, 0].clone()
 
     def read(self) -> list[Terms]:

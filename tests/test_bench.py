@@ -135,6 +135,22 @@ def test_wrong_engine_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
         bench_step.measure(32, "cpu", ["fp32"], "lbfgs", rounds=1, memory=False)
 
 
+def test_a_side_without_memory_is_left_out(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def greedy(*_: object) -> bench_step.Side:
+        raise torch.OutOfMemoryError("no")
+
+    monkeypatch.setattr(bench_step, "plain_side", greedy)
+    rows = bench_step.measure(32, "cpu", ["fp32"], "lbfgs", rounds=1, memory=False)
+    assert [(row.side, row.of_plain) for row in rows] == [("fp32", None), ("floor of fp32", None)]
+    bench_step._print_rows(rows)
+    assert "plain at 32 px is left out: out of memory" in capsys.readouterr().out
+
+
+def test_the_peak_of_a_process_that_fails_is_unknown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench_step.peak_of("plain", 32, "nowhere", "lbfgs") == (None, None)
+    assert "the peak of plain at 32 px is not known" in capsys.readouterr().err
+
+
 def test_step_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "step.json"
     arguments = ["--size", "32", "--device", "cpu", "--rounds", "2", "--no-memory", "--sides", "fp32"]
@@ -154,6 +170,9 @@ def test_step_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.slow
 def test_peak_memory_is_that_of_a_process_of_its_own() -> None:
     (small, network), (large, _) = (bench_step.peak_of("plain", size, "cpu", "adam") for size in (32, 192))
+    assert network is not None
+    assert small is not None
+    assert large is not None
     assert 0 < network < small < large
 
 
