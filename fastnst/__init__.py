@@ -10,37 +10,55 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from fastnst.errors import FastnstError, FastnstWarning, ImageError, OptionError, WeightsError
+    from fastnst.extractor import FeatureExtractor
+    from fastnst.modules import ContentLoss, GramLoss, TVLoss
     from fastnst.options import Options
+    from fastnst.perceptual import PerceptualLoss
     from fastnst.result import DivergedError, Iterate, LossRecord, Result
-    from fastnst.stylizer import Stylizer, stylize
+    from fastnst.saved_run import CheckpointError
+    from fastnst.stylizer import Stylizer, resume, stylize
 
 _HOME = {
+    "CheckpointError": "saved_run",
+    "ContentLoss": "modules",
     "DivergedError": "result",
     "FastnstError": "errors",
     "FastnstWarning": "errors",
+    "FeatureExtractor": "extractor",
+    "GramLoss": "modules",
     "ImageError": "errors",
     "Iterate": "result",
     "LossRecord": "result",
     "OptionError": "errors",
     "Options": "options",
+    "PerceptualLoss": "perceptual",
     "Result": "result",
     "Stylizer": "stylizer",
+    "TVLoss": "modules",
     "WeightsError": "errors",
+    "resume": "stylizer",
     "stylize": "stylizer",
 }
 
 __all__ = [
+    "CheckpointError",
+    "ContentLoss",
     "DivergedError",
     "FastnstError",
     "FastnstWarning",
+    "FeatureExtractor",
+    "GramLoss",
     "ImageError",
     "Iterate",
     "LossRecord",
     "OptionError",
     "Options",
+    "PerceptualLoss",
     "Result",
     "Stylizer",
+    "TVLoss",
     "WeightsError",
+    "resume",
     "stylize",
 ]
 

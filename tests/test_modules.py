@@ -1,0 +1,378 @@
+"""The losses as modules: float64 formulas, batches, autocast, torch.compile, and what they refuse."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+import fastnst
+from fastnst.errors import FastnstError, ImageError, OptionError
+from fastnst.examples.feed_forward import Network, train
+from fastnst.extractor import FeatureExtractor
+from fastnst.modules import ContentLoss, GramLoss, TVLoss
+from fastnst.objective import make_objective, style_targets
+from fastnst.perceptual import PerceptualLoss
+from fastnst.weights import load_weights
+
+NAMES = {"content_layers": ["conv2_1"], "style_layers": ["conv1_1", "conv2_1=2"], "weights": "random"}
+COMPILES = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+
+
+def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def images(count: int = 2, side: int = 24, seed: int = 0) -> Tensor:
+    return torch.rand(count, 3, side, side + 4, generator=torch.Generator().manual_seed(seed))
+
+
+def exact_gram(features: Tensor) -> Tensor:
+    matrix = features.double().flatten(2)
+    return matrix @ matrix.mT / matrix.shape[2]
+
+
+def exact_style(features: Tensor, target: Tensor, weight: float = 1.0) -> Tensor:
+    return weight / (4 * features.shape[1] ** 2) * (exact_gram(features) - target).square().sum((1, 2))
+
+
+def exact_content(features: Tensor, target: Tensor, form: str) -> Tensor:
+    squares = (features.double() - target.double()).square().sum((1, 2, 3))
+    energy = target.double().square().sum((1, 2, 3))
+    return squares * {"paper": 0.5, "mean": 1 / target[0].numel(), "relative": 1 / energy}[form]
+
+
+def exact_tv(x: Tensor, power: int) -> Tensor:
+    x = x.double()
+    across = (x[..., 1:] - x[..., :-1]).abs() ** power
+    down = (x[..., 1:, :] - x[..., :-1, :]).abs() ** power
+    return (across.sum((1, 2, 3)) + down.sum((1, 2, 3))) / (x.shape[2] * x.shape[3])
+
+
+def close(found: Tensor, exact: Tensor) -> None:
+    """A float32 sum against float64."""
+    torch.testing.assert_close(found, exact, rtol=2e-6, atol=0)
+
+
+def gradients_agree(loss: nn.Module, exact: Any, features: Tensor, *targets: Tensor) -> None:
+    found, wanted = features.clone().requires_grad_(), features.double().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(found, *targets), found)
+    (expected,) = torch.autograd.grad(exact(wanted), wanted)
+    assert gradient.dtype == features.dtype
+    assert (gradient - expected).norm() < 1e-5 * expected.norm()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_gram_loss(batch: int, layout: torch.memory_format) -> None:
+    features = noise(batch, 8, 9, 7).to(memory_format=layout)
+    style = noise(1, 8, 5, 6, seed=1)
+    expected = exact_style(features, exact_gram(style), 3.0)
+    for target in (style, exact_gram(style).float(), exact_gram(style)[0]):
+        close(GramLoss(target, weight=3.0, reduction="none")(features).double(), expected)
+    close(GramLoss(style, weight=3.0)(features).double(), expected.mean())
+    close(GramLoss(style, weight=3.0, reduction="sum")(features).double(), expected.sum())
+    close(GramLoss(weight=3.0)(features, style).double(), expected.mean())
+    gradients_agree(GramLoss(style), lambda x: exact_style(x, exact_gram(style)).mean(), features)
+
+
+def test_gram_loss_between_batches() -> None:
+    features, targets = noise(3, 8, 9, 7), noise(3, 8, 9, 7, seed=1).requires_grad_()
+    expected = exact_style(features, exact_gram(targets.detach()))
+    close(GramLoss(reduction="none")(features, targets).double(), expected)
+    gradients_agree(GramLoss(), lambda x: exact_style(x, exact_gram(targets.detach())).mean(), features, targets)
+
+
+@pytest.mark.parametrize("form", ["paper", "mean", "relative"])
+@pytest.mark.parametrize("targets", [1, 3])
+def test_content_loss(form: str, targets: int) -> None:
+    features, target = noise(3, 4, 6, 5), noise(targets, 4, 6, 5, seed=1)
+    expected = 2 * exact_content(features, target, form)
+    close(ContentLoss(target, weight=2, form=form, reduction="none")(features).double(), expected)
+    close(ContentLoss(form=form, weight=2)(features, target).double(), expected.mean())
+    gradients_agree(ContentLoss(target, form=form), lambda x: exact_content(x, target, form).mean(), features)
+
+
+def test_content_loss_of_black() -> None:
+    zero = torch.zeros(1, 4, 6, 5)
+    loss = ContentLoss(zero, form="relative")
+    assert loss(zero) == 0
+    assert math.isfinite(loss(zero + 1e-3))
+
+
+@pytest.mark.parametrize(("kind", "power"), [("squared", 2), ("absolute", 1)])
+def test_tv_loss(kind: str, power: int) -> None:
+    x = images(3)
+    close(TVLoss(kind=kind, reduction="none")(x).double(), exact_tv(x, power))
+    close(TVLoss(kind=kind, weight=4)(x).double(), 4 * exact_tv(x, power).mean())
+    gradients_agree(TVLoss(kind=kind), lambda y: exact_tv(y, power).mean(), x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_other_dtypes(dtype: torch.dtype) -> None:
+    features, style, content = noise(2, 8, 9, 7), noise(1, 8, 9, 7, seed=1), noise(2, 8, 9, 7, seed=2)
+    for loss, target in ((GramLoss(style.to(dtype)), style), (ContentLoss(content.to(dtype)), content)):
+        found = features.to(dtype).requires_grad_()
+        value = loss(found)
+        assert value.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+        (gradient,) = torch.autograd.grad(value, found)
+        assert gradient.dtype == dtype
+        wanted = type(loss)(target.double())(features.double())
+        torch.testing.assert_close(value.double(), wanted, rtol=2e-2, atol=0)
+    assert TVLoss()(images().to(dtype)).dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+
+
+def test_sums_are_not_rounded_under_autocast() -> None:
+    features, style, content = noise(2, 64, 9, 7), noise(1, 64, 9, 7, seed=1), noise(2, 64, 9, 7, seed=2)
+    losses = [(GramLoss(style), ()), (ContentLoss(content), ()), (GramLoss(), (style,)), (ContentLoss(), (content,))]
+    for loss, targets in losses:
+        wanted = loss(features, *targets)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(loss(features, *targets), wanted)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(TVLoss()(images()), exact_tv(images(), 2).mean().float())
+
+
+def reference_features(
+    x: Tensor, layers: list[str], *, pooling: str, padding: str, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """VGG-16 in plain torch, up to conv2_2, over ImageNet's preprocessing."""
+    tensors = load_weights("random", "vgg16", taps=("conv2_2",)).tensors
+    x = x.to(dtype)
+    x = (x - torch.tensor([0.485, 0.456, 0.406], dtype=dtype)[:, None, None]) / torch.tensor(
+        [0.229, 0.224, 0.225], dtype=dtype
+    )[:, None, None]
+    found = {}
+    for name in ("conv1_1", "conv1_2", "pool1", "conv2_1", "conv2_2"):
+        if name == "pool1":
+            x = F.avg_pool2d(x, 2) if pooling == "avg" else F.max_pool2d(x, 2)
+        else:
+            mode = "replicate" if name == "conv1_1" and padding == "replicate" else "constant"
+            padded = F.pad(x, (1, 1, 1, 1), mode=mode)
+            x = F.conv2d(padded, tensors[f"{name}.weight"].to(dtype), tensors[f"{name}.bias"].to(dtype)).relu()
+        found[name] = x
+    return {name: found[name] for name in layers}
+
+
+@pytest.mark.parametrize("pooling", ["avg", "max"])
+@pytest.mark.parametrize("padding", ["zeros", "replicate"])
+def test_extractor(pooling: str, padding: str) -> None:
+    layers = ["conv1_1", "pool1", "conv2_2"]
+    extractor = FeatureExtractor("random", "vgg16", layers=["relu2_2", *layers], pooling=pooling, padding=padding)
+    found = extractor(images())
+    assert list(found) == layers
+    wanted = reference_features(images(), layers, pooling=pooling, padding=padding, dtype=torch.float64)
+    for name in layers:
+        torch.testing.assert_close(found[name].double(), wanted[name], rtol=1e-4, atol=1e-5)
+    exact = extractor.double()(images().double())
+    for name in layers:
+        torch.testing.assert_close(exact[name], wanted[name], rtol=1e-4, atol=1e-6)  # the preprocessing is in float32
+
+
+def test_extractor_is_neither_trained_nor_saved() -> None:
+    extractor = FeatureExtractor(load_weights("random", taps=("conv1_2",)), layers=["conv1_2"])
+    assert list(extractor.parameters()) == []
+    assert extractor.state_dict() == {}
+    image = images().requires_grad_()
+    extractor(image)["conv1_2"].sum().backward()
+    assert image.grad is not None
+    assert "layers=['conv1_2'], pooling='avg', padding='zeros', weights='random'" in repr(extractor)
+
+
+def test_extractor_stops_at_the_deepest_tap() -> None:
+    extractor = FeatureExtractor("random", layers=["conv1_1", "conv5_1"])
+    seen: list[str] = []
+    extractor.through(images(1, 8), {"conv1_1": lambda x: seen.append("conv1_1") or x})  # type: ignore[func-returns-value]
+    assert seen == ["conv1_1"]
+    with pytest.raises(
+        ImageError, match="images of 12×8 pixels are too small for conv5_1; each side must be at least 16"
+    ):
+        extractor(images(1, 8))
+
+
+def test_extractor_under_caffe_preprocessing() -> None:
+    from dataclasses import replace
+
+    from fastnst.checkpoint import CAFFE
+
+    weights = load_weights("random", taps=("conv1_1",))
+    found = FeatureExtractor(replace(weights, preprocessing=CAFFE), layers=["conv1_1"])(images())["conv1_1"]
+    x = images().flip(1) * 255 - torch.tensor([103.939, 116.779, 123.68])[:, None, None]
+    wanted = F.conv2d(x, weights.tensors["conv1_1.weight"], weights.tensors["conv1_1.bias"], padding=1).relu()
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("objective", ["relative", "paper"])
+@pytest.mark.parametrize("weights", [None, [1.0, 3.0]])
+def test_perceptual_loss_is_the_objective_of_stylize(objective: str, weights: list[float] | None) -> None:
+    from fastnst.backbone import build_backbone
+    from fastnst.options import resolve_options
+    from fastnst.runtime import resolve_runtime
+
+    styles = [images(1, 28, seed)[0] for seed in (5, 6)]
+    given: dict[str, Any] = {
+        **NAMES,
+        "objective": objective,
+        "style_weights": weights,
+        "size": 32,
+        "style_weight": 30.0,
+    }
+    perceptual = PerceptualLoss(styles, **given)
+    batch, content = images(2, seed=1), images(2, seed=2)
+    terms = perceptual.terms(batch, content)
+
+    options = resolve_options(**given, precision="fp32", device="cpu")
+    runtime = resolve_runtime(options)
+    backbone = build_backbone(load_weights("random", taps=options.taps), options.taps, runtime)
+    shares = [0.5, 0.5] if weights is None else [0.25, 0.75]
+    targets = style_targets(
+        backbone, list(zip([style[None] for style in styles], shares, strict=True)), options, runtime
+    )
+    for index in range(2):
+        objective_of_one = make_objective(backbone, content[index : index + 1], targets, options, runtime)
+        image = batch[index : index + 1].clone()
+        loss, gradient = objective_of_one.loss_and_gradient(image)
+        for name in ("total", "content", "style", "tv"):
+            torch.testing.assert_close(getattr(terms, name)[index], getattr(loss, name).squeeze(), rtol=1e-4, atol=0)
+        one = image.requires_grad_()
+        (found,) = torch.autograd.grad(perceptual(one, content[index : index + 1]), one)
+        assert (found - gradient).norm() < 1e-4 * gradient.norm()
+
+
+def test_perceptual_loss_of_one_content_and_of_none() -> None:
+    perceptual = PerceptualLoss(images(1)[0], **NAMES, size=28)
+    one = perceptual.terms(images(2, seed=1), images(1, seed=2))
+    two = perceptual.terms(images(2, seed=1), images(1, seed=2).repeat(2, 1, 1, 1))
+    torch.testing.assert_close(one.total, two.total)
+    texture = PerceptualLoss(images(1)[0], **NAMES, size=28, content_weight=0, tv_weight=0)
+    terms = texture.terms(images(2, seed=1))
+    torch.testing.assert_close(terms.total, 100 * terms.style)
+    features_only = PerceptualLoss(**NAMES, style_weight=0, tv_weight=0)
+    assert features_only(images(seed=1), images(seed=1)) == 0
+
+
+def test_perceptual_loss_moves_and_saves_nothing() -> None:
+    perceptual = PerceptualLoss(images(1)[0], **NAMES, size=28)
+    assert perceptual.state_dict() == {}
+    assert list(perceptual.parameters()) == []
+    double = perceptual.double()
+    batch = images(2, seed=1)
+    value = double(batch.double(), batch.double())
+    assert value.dtype == torch.float64
+
+
+def test_perceptual_loss_under_autocast() -> None:
+    perceptual = PerceptualLoss(images(1)[0], **NAMES, size=28)
+    batch, content = images(2, seed=1), images(2, seed=2)
+    wanted = perceptual.terms(batch, content)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = perceptual.terms(batch, content)
+        image = batch.clone().requires_grad_()
+        loss = perceptual(image, content)
+    for name in ("total", "content", "style", "tv"):
+        assert getattr(found, name).dtype == torch.float32
+        torch.testing.assert_close(getattr(found, name), getattr(wanted, name), rtol=3e-2, atol=0)
+    (gradient,) = torch.autograd.grad(loss, image)
+    assert gradient.dtype == torch.float32
+
+
+@COMPILES
+@pytest.mark.parametrize("module", ["gram", "content", "tv"])
+def test_modules_compile_without_a_graph_break(module: str) -> None:
+    torch._dynamo.reset()
+    target = noise(1, 3, 9, 7, seed=1)
+    loss = {"gram": GramLoss(target), "content": ContentLoss(target, form="relative"), "tv": TVLoss()}[module]
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    for batch in (2, 3):
+        x = noise(batch, 3, 9, 7).requires_grad_()
+        (eager,) = torch.autograd.grad(loss(x), x)
+        (gradient,) = torch.autograd.grad(compiled(x), x)
+        torch.testing.assert_close(gradient, eager)
+
+
+@COMPILES
+def test_a_training_loss_compiles_without_a_graph_break() -> None:
+    torch._dynamo.reset()
+    perceptual = PerceptualLoss(images(1)[0], **NAMES, size=28)
+    compiled = torch.compile(perceptual, fullgraph=True, backend="aot_eager")
+    x, content = images(2, seed=1).requires_grad_(), images(2, seed=2)
+    (eager,) = torch.autograd.grad(perceptual(x, content), x)
+    (gradient,) = torch.autograd.grad(compiled(x, content), x)
+    torch.testing.assert_close(gradient, eager, rtol=1e-4, atol=1e-7)
+
+
+def test_a_small_network_learns(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    perceptual = PerceptualLoss(images(1, 32)[0], **NAMES, size=32, style_weight=1.0)
+    picture = F.interpolate(images(1, 6, seed=3), size=(40, 44), mode="bilinear")[0]
+    seen: list[int] = []
+    losses = train(
+        Network(4, 1),
+        perceptual,
+        [picture],
+        steps=25,
+        batch=2,
+        crop=32,
+        learning_rate=1e-2,
+        report=lambda step, _: seen.append(step),
+    )
+    assert seen == list(range(25))
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+
+
+def test_the_network_takes_any_size() -> None:
+    for side in (16, 17, 31):
+        x = images(1, side)
+        y = Network(4, 1)(x)
+        assert y.shape == x.shape
+        assert 0 <= float(y.detach().min()) <= float(y.detach().max()) <= 1
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: GramLoss(reduction="median"), "unknown reduction 'median'; choose one of: mean, sum, none"),
+        (lambda: GramLoss()(noise(1, 4, 3, 3)), "GramLoss has no target"),
+        (lambda: ContentLoss()(noise(1, 4, 3, 3)), "ContentLoss has no target"),
+        (lambda: ContentLoss(form="l1"), "unknown form 'l1'"),
+        (lambda: TVLoss(kind="l3"), "unknown kind 'l3'"),
+        (lambda: FeatureExtractor("random", layers=[]), "give at least one"),
+        (lambda: FeatureExtractor("random", layers="conv1_1"), "no list of layers"),
+        (lambda: FeatureExtractor("random", layers=["conv9_1"]), "unknown layer 'conv9_1'"),
+        (lambda: FeatureExtractor("random", layers=["conv1_1"], pooling="min"), "unknown pooling 'min'"),
+        (lambda: FeatureExtractor("random", layers=["conv1_1"], padding="same"), "unknown padding 'same'"),
+        (lambda: FeatureExtractor("random", layers=["conv1_1"])(images()[0]), r"images are \(3, 24, 28\)"),
+        (lambda: FeatureExtractor("random", layers=["conv1_1"])(images().byte()), "uint8; give"),
+        (lambda: PerceptualLoss(**NAMES), "no style image given"),
+        (lambda: PerceptualLoss([], **NAMES), "no style image given"),
+        (lambda: PerceptualLoss(images(1)[0], iterations=3), "iterations is no option of PerceptualLoss"),
+        (lambda: PerceptualLoss(images(1)[0], **NAMES, style_weights=[1, 2]), "2 style weights for 1 style images"),
+        (lambda: PerceptualLoss(images(1)[0], **NAMES, size=28)(images()), "no content given"),
+        (lambda: PerceptualLoss(images(1)[0], **NAMES, size=28)(images(2), images(3)), r"content is \(3, 3, 24, 28\)"),
+    ],
+)
+def test_refused(call: Any, said: str) -> None:
+    with pytest.raises(FastnstError, match=said) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+def test_names_are_those_of_the_package() -> None:
+    assert fastnst.GramLoss is GramLoss
+    assert fastnst.ContentLoss is ContentLoss
+    assert fastnst.TVLoss is TVLoss
+    assert fastnst.PerceptualLoss is PerceptualLoss
+    assert fastnst.FeatureExtractor is FeatureExtractor
+    assert "weight=2, form='mean'" in repr(ContentLoss(weight=2, form="mean"))
+
+
+def test_a_style_image_from_a_file(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 30), (200, 30, 90)).save(tmp_path / "style.png")
+    with pytest.raises(OptionError, match="unknown objective"):
+        PerceptualLoss(tmp_path / "style.png", objective="other")
+    perceptual = PerceptualLoss(tmp_path / "style.png", **NAMES, size=20)
+    assert perceptual.terms(images(1), images(1)).total.shape == (1,)
