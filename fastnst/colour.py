@@ -1,0 +1,172 @@
+"""Keeping the content's colours (Gatys, Ecker, Bethge, Hertzmann and Shechtman 2017, section 5), in both their ways.
+
+Luminance transfer: the style is learned from lightness alone, and the result's lightness gets the content's colours.
+The paper works in YIQ; here it is OKLab (Ottosson 2020), in which a colour keeps its hue when its lightness changes.
+CIELAB turns blues purple then, and YIQ's luma, of gamma-encoded values, is not the lightness of saturated colours.
+
+Colour matching: before the run, the style's colours are moved so that their mean and covariance are the content's.
+
+All functions are pure: (3, H, W) float tensors of sRGB in 0…1 in, new ones of the same dtype and device out.
+"""
+
+import torch
+from torch import Tensor
+
+from fastnst.errors import OptionError
+
+METHODS = ("image-analogies", "cholesky")
+
+# Ottosson's matrices: linear sRGB to cone responses, and their cube roots to L, a, b.
+_TO_CONES = (
+    (0.4122214708, 0.5363325363, 0.0514459929),
+    (0.2119034982, 0.6806995451, 0.1073969566),
+    (0.0883024619, 0.2817188376, 0.6299787005),
+)
+_TO_LAB = (
+    (0.2104542553, 0.7936177850, -0.0040720468),
+    (1.9779984951, -2.4285922050, 0.4505937099),
+    (0.0259040371, 0.7827717662, -0.8086757660),
+)
+_BISECTIONS = 16  # of the chroma: to 1/65536 of it
+_OUTSIDE = 1e-6  # of linear light; rounding
+# Of the covariances, as in the authors' own code: a style of one grey has none to divide by.
+_REGULARISATION = 1e-5
+
+
+def srgb_to_oklab(rgb: Tensor) -> Tensor:
+    """(3, …) sRGB in 0…1 to L in 0…1, a and b within ±0.4."""
+    linear = torch.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055).clamp(min=0) ** 2.4)
+    return _mixed(_TO_LAB, _cube_root(_mixed(_TO_CONES, linear)))
+
+
+def oklab_to_srgb(lab: Tensor) -> Tensor:
+    """The inverse of `srgb_to_oklab`. What sRGB cannot show loses chroma until it fits, at its lightness and hue."""
+    lightness, chroma = lab[:1].clamp(0, 1), lab[1:]
+    linear = _linear(lightness, chroma)
+    outside = ((linear < -_OUTSIDE) | (linear > 1 + _OUTSIDE)).any(dim=0)
+    if bool(outside.any()):
+        linear = linear.clone()
+        linear[:, outside] = _fitted(lightness[:, outside], chroma[:, outside])
+    return _encoded(linear.clamp(0, 1))
+
+
+def _fitted(lightness: Tensor, chroma: Tensor) -> Tensor:
+    """(3, N) of linear light: as much of `chroma`, (2, N), as sRGB can show at `lightness`, (1, N): at least none."""
+    least, most = torch.zeros_like(lightness), torch.ones_like(lightness)
+    for _ in range(_BISECTIONS):
+        middle = (least + most) / 2
+        linear = _linear(lightness, middle * chroma)
+        fits = ((linear >= -_OUTSIDE) & (linear <= 1 + _OUTSIDE)).all(dim=0, keepdim=True)
+        least, most = torch.where(fits, middle, least), torch.where(fits, most, middle)
+    return _linear(lightness, least * chroma)
+
+
+def lightness(rgb: Tensor) -> Tensor:
+    """(1, H, W): OKLab's L of a picture."""
+    return srgb_to_oklab(rgb)[:1]
+
+
+def grey_of(level: Tensor) -> Tensor:
+    """(3, H, W): the greys whose lightness is `level`, (1, H, W) in 0…1. For them, linear light is L³."""
+    return _encoded(level.clamp(0, 1) ** 3).expand(3, *level.shape[1:]).contiguous()
+
+
+def matched_lightness(style: Tensor, content: Tensor, weights: Tensor | None = None) -> Tensor:
+    """The lightness of `style`, (1, H, W), brought to the mean and deviation of that of `content`:
+
+        L' = σ_C/σ_S · (L_S − μ_S) + μ_C,  clamped to 0…1
+
+    Both are (3, H, W), each of its own size. A flat style stays flat, at the content's mean.
+    weights: (1, H, W), how much each of the content's pixels counts, as its alpha does; None for all the same.
+    """
+    own, wanted = lightness(style), lightness(content)
+    mean, covariance = _moments(wanted, weights)
+    own_mean, own_covariance = _moments(own, None)
+    variance = own_covariance[0, 0]
+    # Rounding leaves a flat picture some variance, which must not be stretched to the content's.
+    ratio = (covariance[0, 0] / variance).sqrt() if variance > 1e-10 else torch.zeros_like(variance)
+    moved: Tensor = ratio * (own.double() - own_mean[:, None]) + mean[:, None]
+    return moved.clamp(0, 1).to(style.dtype)
+
+
+def with_colours_of(image: Tensor, content: Tensor) -> Tensor:
+    """The lightness of `image` with the colours (a and b) of `content`, both (3, H, W) of one size.
+
+    Raises OptionError if their sizes differ.
+    """
+    if image.shape != content.shape:
+        raise OptionError(f"the image is {tuple(image.shape)} and the content {tuple(content.shape)}; resize one")
+    return oklab_to_srgb(torch.cat([lightness(image), srgb_to_oklab(content)[1:].to(image)]))
+
+
+def matched_colours(
+    style: Tensor, content: Tensor, weights: Tensor | None = None, *, method: str = "image-analogies"
+) -> Tensor:
+    """`style` with its colours moved so that their mean and covariance are those of `content`:
+
+        p' = A p + b,   A Σ_S Aᵀ = Σ_C,   b = μ_C − A μ_S,  clamped to 0…1
+
+    of which there are many; "image-analogies" (Hertzmann et al. 2001) takes `A = Σ_C^{1/2} Σ_S^{−1/2}` with symmetric
+    roots, and is what the authors found better than "cholesky", `A = L_C L_S⁻¹` with the Cholesky factors. Σ is in
+    float64, plus 1e-5 on its diagonal; sRGB values are taken as they are, as in the paper.
+
+    Both pictures are (3, H, W), each of its own size.
+    weights: (1, H, W), how much each of the content's pixels counts, as its alpha does; None for all the same.
+
+    Raises OptionError for an unknown method.
+    """
+    if method not in METHODS:
+        raise OptionError(f"unknown method {method!r} of colour matching; choose one of: {', '.join(METHODS)}")
+    mean, covariance = _moments(content, weights)
+    own_mean, own_covariance = _moments(style, None)
+    identity = _REGULARISATION * torch.eye(3, dtype=torch.float64, device=style.device)
+    covariance, own_covariance = covariance.to(style.device) + identity, own_covariance + identity
+    if method == "cholesky":
+        factor, own_factor = torch.linalg.cholesky(covariance), torch.linalg.cholesky(own_covariance)
+        matrix = factor @ torch.linalg.inv(own_factor)
+    else:
+        matrix = _power(covariance, 0.5) @ _power(own_covariance, -0.5)
+    moved: Tensor = matrix @ (style.flatten(1).double() - own_mean[:, None]) + mean.to(style.device)[:, None]
+    return moved.clamp(0, 1).reshape(style.shape).to(style.dtype)
+
+
+def _moments(planes: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Mean (C,) and covariance (C, C) of the pixels of (C, H, W), in float64."""
+    pixels = planes.flatten(1).double()
+    share = torch.full_like(pixels[:1], 1.0) if weights is None else weights.flatten(1).double().to(pixels.device)
+    # A content that is transparent everywhere has no colours of its own: all of it counts.
+    share = share / share.sum() if bool(share.sum() > 0) else torch.full_like(share, 1 / share.numel())
+    mean = (pixels * share).sum(dim=1)
+    centred = pixels - mean[:, None]
+    return mean, (centred * share) @ centred.mT
+
+
+def _power(matrix: Tensor, exponent: float) -> Tensor:
+    """A power of a symmetric positive definite matrix."""
+    values, vectors = torch.linalg.eigh(matrix)
+    power: Tensor = vectors @ torch.diag(values**exponent) @ vectors.mT
+    return power
+
+
+def _linear(lightness: Tensor, chroma: Tensor) -> Tensor:
+    """Linear sRGB of L, (1, …), and a and b, (2, …)."""
+    return _mixed(_inverse(_TO_CONES), _mixed(_inverse(_TO_LAB), torch.cat([lightness, chroma])) ** 3)
+
+
+def _encoded(linear: Tensor) -> Tensor:
+    """sRGB's transfer function (IEC 61966-2-1)."""
+    bright = 1.055 * torch.pow(linear.clamp(min=0), 1 / 2.4) - 0.055
+    return torch.where(linear <= 0.0031308, 12.92 * linear, bright)
+
+
+def _cube_root(values: Tensor) -> Tensor:
+    return values.sign() * torch.pow(values.abs(), 1 / 3)
+
+
+def _mixed(matrix: tuple[tuple[float, ...], ...], planes: Tensor) -> Tensor:
+    return torch.tensordot(planes.new_tensor(matrix), planes, dims=1)
+
+
+def _inverse(matrix: tuple[tuple[float, ...], ...]) -> tuple[tuple[float, ...], ...]:
+    inverse = torch.linalg.inv(torch.tensor(matrix, dtype=torch.float64))
+    return tuple(tuple(row) for row in inverse.tolist())

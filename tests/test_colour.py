@@ -1,0 +1,171 @@
+"""Colour preservation against float64 and the papers' own numbers."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fastnst.colour import (
+    grey_of,
+    lightness,
+    matched_colours,
+    matched_lightness,
+    oklab_to_srgb,
+    srgb_to_oklab,
+    with_colours_of,
+)
+from fastnst.errors import OptionError
+
+
+def picture(height: int = 30, width: int = 40, seed: int = 0, low: float = 0.0, high: float = 1.0) -> Tensor:
+    """Correlated channels, as photographs have them."""
+    generator = torch.Generator().manual_seed(seed)
+    light = torch.rand(1, height, width, generator=generator)
+    colour = torch.rand(3, height, width, generator=generator)
+    return low + (high - low) * (0.7 * light + 0.3 * colour)
+
+
+def moments(planes: Tensor, weights: Tensor | None = None) -> tuple[np.ndarray, np.ndarray]:
+    pixels = planes.double().flatten(1).numpy()
+    share = None if weights is None else weights.double().flatten().numpy()
+    return np.average(pixels, axis=1, weights=share), np.cov(pixels, ddof=0, aweights=share)
+
+
+@pytest.mark.parametrize(
+    ("rgb", "lab"),
+    [  # of Ottosson's own implementation
+        ((1.0, 1.0, 1.0), (1.0, 0.0, 0.0)),
+        ((1.0, 0.0, 0.0), (0.627955, 0.224863, 0.125846)),
+        ((0.0, 1.0, 0.0), (0.866440, -0.233888, 0.179498)),
+        ((0.0, 0.0, 1.0), (0.452014, -0.032457, -0.311528)),
+        ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0)),
+    ],
+)
+def test_oklab(rgb: tuple[float, ...], lab: tuple[float, ...]) -> None:
+    found = srgb_to_oklab(torch.tensor(rgb, dtype=torch.float64)[:, None, None]).flatten()
+    assert np.abs(found.numpy() - lab).max() < 2e-6
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float64, 2e-6), (torch.float32, 2e-5)])
+def test_oklab_there_and_back(dtype: torch.dtype, error: float) -> None:
+    axis = torch.linspace(0, 1, 17, dtype=dtype)
+    cube = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij")).reshape(3, 17, -1)
+    back = oklab_to_srgb(srgb_to_oklab(cube))
+    assert back.dtype == dtype
+    assert (back - cube).abs().max() < error * 30  # the encoding is steep at black
+    assert (back - cube).abs().mean() < error
+
+
+def test_what_srgb_cannot_show_keeps_lightness_and_hue() -> None:
+    level = torch.linspace(0.02, 0.98, 25, dtype=torch.float64)
+    angle = torch.linspace(0, 6.2, 24, dtype=torch.float64)
+    levels, angles = torch.meshgrid(level, angle, indexing="ij")
+    lab = torch.stack([levels, 0.35 * angles.cos(), 0.35 * angles.sin()])
+    rgb = oklab_to_srgb(lab)
+    assert 0 <= float(rgb.min()) <= float(rgb.max()) <= 1
+    found = srgb_to_oklab(rgb)
+    assert (found[0] - levels).abs().max() < 2e-3
+    chroma = found[1:].norm(dim=0)
+    assert chroma.max() < 0.34
+    turned = torch.atan2(found[2], found[1]) - angles
+    turned = torch.remainder(turned + torch.pi, 2 * torch.pi) - torch.pi
+    assert turned[chroma > 0.02].abs().max() < 0.02
+    clipped = srgb_to_oklab(oklab_to_srgb(torch.stack([levels * 0 + 3, angles * 0, angles * 0])))
+    assert (clipped[0] - 1).abs().max() < 1e-6
+
+
+def test_grey_has_the_lightness_that_was_asked_for() -> None:
+    level = torch.linspace(0, 1, 50, dtype=torch.float64).reshape(1, 5, 10)
+    grey = grey_of(level)
+    assert torch.equal(grey[0], grey[2])
+    assert (lightness(grey) - level).abs().max() < 1e-6
+    assert grey.is_contiguous()
+
+
+def test_luminance_transfer_keeps_lightness_of_one_and_colour_of_the_other() -> None:
+    image, content = picture(seed=1, low=0.3, high=0.7), picture(seed=2, low=0.35, high=0.65)
+    result = with_colours_of(image, content)
+    assert result.shape == image.shape
+    assert (lightness(result) - lightness(image)).abs().max() < 1e-4
+    assert (srgb_to_oklab(result)[1:] - srgb_to_oklab(content)[1:]).abs().max() < 1e-3
+    assert (with_colours_of(content, content) - content).abs().max() < 1e-4
+    grey = grey_of(lightness(image))
+    torch.testing.assert_close(with_colours_of(grey, content), result, atol=1e-4, rtol=0)
+    with pytest.raises(OptionError, match="resize one"):
+        with_colours_of(image, content[:, 1:])
+
+
+def test_matched_lightness() -> None:
+    style, content = picture(20, 50, seed=3, high=0.5), picture(seed=4, low=0.3, high=0.8)
+    matched = matched_lightness(style, content)
+    assert matched.shape == (1, 20, 50)
+    (mean,), variance = moments(lightness(content))
+    assert abs(float(matched.double().mean()) - mean) < 2e-3
+    assert abs(float(matched.double().std(correction=0)) - float(variance) ** 0.5) < 2e-3
+    flat = matched_lightness(torch.full((3, 4, 4), 0.2), content)
+    assert (flat - mean).abs().max() < 1e-6
+    weights = torch.zeros(1, 30, 40)
+    weights[:, :7] = 1
+    weighted = matched_lightness(style, content, weights)
+    assert abs(float(weighted.double().mean()) - moments(lightness(content), weights)[0][0]) < 5e-3
+
+
+@pytest.mark.parametrize("method", ["image-analogies", "cholesky"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_matched_colours(method: str, weighted: bool) -> None:
+    style, content = picture(20, 50, seed=5), picture(seed=6, low=0.35, high=0.6)
+    content[0] += 0.1
+    weights = torch.zeros(1, 30, 40) if weighted else None
+    if weights is not None:
+        weights[:, :15], weights[:, 15:20] = 1, 0.5
+    before = style.clone()
+    matched = matched_colours(style, content, weights, method=method)
+    assert torch.equal(style, before)
+    assert matched.shape == style.shape
+    (mean, covariance), (wanted_mean, wanted) = moments(matched), moments(content, weights)
+    assert 0 < float(matched.min()) < float(matched.max()) < 1  # nothing was clamped
+    assert np.abs(mean - wanted_mean).max() < 1e-6
+    assert np.abs(covariance - wanted).max() < 2e-5  # the regularisation
+
+    own_mean, own = moments(style)
+    identity = 1e-5 * np.eye(3)
+    if method == "cholesky":
+        matrix = np.linalg.cholesky(wanted + identity) @ np.linalg.inv(np.linalg.cholesky(own + identity))
+    else:
+        roots = []
+        for values, vectors in (np.linalg.eigh(wanted + identity), np.linalg.eigh(own + identity)):
+            roots.append(vectors @ np.diag(values**0.5) @ vectors.T)
+        matrix = roots[0] @ np.linalg.inv(roots[1])
+    expected = matrix @ (style.double().flatten(1).numpy() - own_mean[:, None]) + wanted_mean[:, None]
+    assert np.abs(matched.flatten(1).numpy() - expected).max() < 1e-6
+
+
+@pytest.mark.parametrize("method", ["image-analogies", "cholesky"])
+def test_pictures_without_variance(method: str) -> None:
+    grey = torch.rand(1, 8, 8).expand(3, -1, -1)
+    colours = picture()
+    for style, content in ((grey, colours), (colours, grey), (torch.full((3, 4, 4), 0.4), colours), (grey, grey)):
+        matched = matched_colours(style, content, method=method)
+        assert matched.isfinite().all()
+        assert 0 <= float(matched.min()) <= float(matched.max()) <= 1
+    flat = matched_colours(torch.full((3, 4, 4), 0.4), colours, method=method)
+    assert np.abs(flat.flatten(1).mean(1).numpy() - moments(colours)[0]).max() < 1e-6
+    same = matched_colours(colours, colours, method=method)
+    torch.testing.assert_close(same, colours, atol=1e-5, rtol=0)
+
+
+def test_a_transparent_content_counts_as_a_whole() -> None:
+    style, content = picture(seed=1), picture(seed=2, low=0.3, high=0.6)
+    assert torch.equal(
+        matched_colours(style, content, torch.zeros(1, 30, 40)),
+        matched_colours(style, content),
+    )
+    with pytest.raises(OptionError, match="unknown method 'pca'"):
+        matched_colours(style, content, method="pca")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_dtypes_are_kept(dtype: torch.dtype) -> None:
+    style, content = picture().to(dtype), picture(seed=1).to(dtype)
+    for result in (matched_colours(style, content), matched_lightness(style, content), with_colours_of(style, content)):
+        assert result.dtype == dtype
