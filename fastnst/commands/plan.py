@@ -1,0 +1,137 @@
+"""`fastnst plan CONTENT`: what a run would do about memory, scale by scale, before anything runs."""
+
+import argparse
+import json
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from fastnst.options import Options
+
+if TYPE_CHECKING:
+    from fastnst.planner import Plan
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the command to those of `fastnst`."""
+    from fastnst.cli import _add_option
+
+    parser = commands.add_parser(
+        "plan",
+        help="say how a run would fit into memory",
+        description="Prints, for each scale of a run on CONTENT, its tiles, their halo, the peak of memory and the "
+        "time; nothing runs but a third of a second of convolutions. The options are those of stylize.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("content", metavar="CONTENT", help="the picture to render")
+    names = [option.name for option in fields(Options)]
+    for option in fields(Options):
+        _add_option(parser, option)
+    if "tile" not in names:
+        parser.add_argument("--tile", default="auto", metavar="N", help="auto, none, or what tiles own, in pixels")
+    if "max_memory" not in names:
+        parser.add_argument(
+            "--max-memory", metavar="SIZE", help="what the run may take, as 8GB (default: what is free)"
+        )
+    parser.add_argument("--json", action="store_true", help="print the plans as one JSON object on stdout")
+    parser.set_defaults(run=run)
+
+
+def run(parsed: argparse.Namespace) -> int:
+    from fastnst.images import fitted_size, load_image
+    from fastnst.measure import device_name
+    from fastnst.options import resolve_options
+    from fastnst.plan_time import measure_rate
+    from fastnst.planner import plan_run
+    from fastnst.pyramid import scale_edges, scale_iterations
+    from fastnst.runtime import resolve_runtime
+
+    given = {option.name: getattr(parsed, option.name) for option in fields(Options) if option.name in parsed}
+    if isinstance(given.get("scales"), list) and len(given["scales"]) == 1:
+        given["scales"] = given["scales"][0]
+    options = resolve_options(**given)
+    runtime = resolve_runtime(options)
+    picture = load_image(parsed.content, role="content")
+    rate = measure_rate(runtime)
+    plans = []
+    for edge in scale_edges(options.scales, options.size, picture.height, picture.width):
+        size = fitted_size(picture.height, picture.width, edge)
+        style = fitted_size(picture.height, picture.width, max(1, round(edge * options.style_scale)))
+        plans.append(
+            plan_run(
+                options,
+                runtime,
+                size,
+                tile=getattr(parsed, "tile", "auto"),
+                max_memory=getattr(parsed, "max_memory", None),
+                style_sizes=[style],
+                network_is_loaded=False,
+                rate=rate,
+            )
+        )
+    if parsed.json:
+        report = {
+            "device": device_name(runtime.device),
+            "precision": runtime.precision,
+            "optimizer": options.optimizer,
+            "iterations": options.iterations,
+            "flops_per_second": rate,
+            "scales": [plan.as_dict() for plan in plans],
+        }
+        print(json.dumps(report))
+        return 0
+    print(
+        f"{device_name(runtime.device)}, {runtime.precision}, {options.optimizer}; "
+        f"convolutions run at {rate / 1e9:.3g} GFLOP/s"
+    )
+    for plan, count in zip(plans, scale_iterations(options.iterations, len(plans)), strict=True):
+        print("\n".join(plan_lines(plan, count)))
+    return 0
+
+
+def plan_lines(plan: "Plan", iterations: int) -> list[str]:
+    """A plan in words."""
+    from fastnst.tile_options import in_words
+
+    size = f"{plan.width}×{plan.height} px: "
+    if plan.tile is None:
+        lines = [size + "the whole image at once"]
+    else:
+        height, width = next(iter(plan.grid)).shape
+        how = {
+            "kept": "each forward once and back once, what lies between kept",
+            "kept-host": "each forward once and back once, what lies between kept in main memory",
+            "recompute": "each forward twice and back once",
+        }[plan.level]
+        lines = [
+            f"{size}{len(plan.grid)} tiles of {plan.tile} px, seen with their halo as {width}×{height} "
+            f"({plan.grid.overhead:.2f} × the pixels), {how}"
+        ]
+        content = {
+            "device": "",
+            "host": "the content's features are kept in main memory",
+            "disk": f"the content's features are kept on a disk ({in_words(plan.disk_bytes)})",
+            "recompute": "the content's features are computed anew each time",
+        }[plan.content]
+        lines += [f"  {content}"] if content else []
+    if plan.style_tile is not None:
+        lines.append(f"  the style's targets in tiles of {plan.style_tile} px")
+    if plan.image_on_host:
+        lines.append("  image, gradient and optimiser in main memory")
+    limit = "" if plan.limit_bytes is None else f" of {in_words(plan.limit_bytes)}"
+    verdict = "" if plan.fits else ": TOO MUCH"
+    host = f", and {in_words(plan.host_bytes)} in main memory" if plan.host_bytes else ""
+    lines.append(
+        f"  peak memory {in_words(plan.peak_bytes)}{limit} ({in_words(plan.held_bytes)} before the run){host}{verdict}"
+    )
+    if plan.seconds is not None:
+        lines.append(
+            f"  about {plan.seconds:.3g} s an iteration ({plan.flops / 1e12:.3g} TFLOP, modelled), "
+            f"{_duration(plan.seconds * iterations)} for {iterations}"
+        )
+    return lines
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

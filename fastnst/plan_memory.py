@@ -1,0 +1,238 @@
+"""How much memory an evaluation of the objective needs, from the shapes alone: a rehearsal of the backbone's passes.
+
+It takes and gives back what `backbone`, `layers` and `winograd` take and give back, in their order, in bytes. What
+libraries use inside of a call is known for NNPACK, whose workspace holds the transforms of a stripe and of the weights,
+and bounded for the rest.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+
+from fastnst import winograd
+from fastnst.architecture import layers_up_to
+from fastnst.options import Options
+from fastnst.runtime import Runtime
+
+# Beside the maps. On a CPU: chunks of the losses and bits, the library's reordered weights, and what malloc keeps of
+# freed blocks, measured at 60 to 200 MB. On a GPU: the workspace of its convolutions.
+_SCRATCH_BYTES = {True: 100_000_000, False: 250_000_000}
+_IMAGE_ELEMENT = 4
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of the backbone: a convolution with the pool that follows it, or a pool of its own (without weights)."""
+
+    name: str
+    channels: int
+    filters: int
+    is_convolution: bool
+    is_pooled: bool
+    is_tapped: bool
+
+    @property
+    def parameters(self) -> int:
+        """Of the weights, without the biases."""
+        return 9 * self.channels * self.filters if self.is_convolution else 0
+
+
+def steps_of(network: str, taps: tuple[str, ...]) -> tuple[Step, ...]:
+    """The steps of `build_backbone` from the image to the deepest of `taps`."""
+    steps: list[Step] = []
+    layers = layers_up_to(network, taps)
+    skip = False
+    for layer, following in zip(layers, [*layers[1:], None], strict=True):
+        if skip:
+            skip = False
+            continue
+        joined = not layer.is_pool and following is not None and following.is_pool and layer.name not in taps
+        name = following.name if joined and following is not None else layer.name
+        steps.append(
+            Step(name, layer.in_channels, layer.out_channels, not layer.is_pool, joined or layer.is_pool, name in taps)
+        )
+        skip = joined
+    return tuple(steps)
+
+
+@dataclass(frozen=True)
+class Network:
+    """What memory depends on besides the size: steps, bytes of an element, and how the layers are run."""
+
+    steps: tuple[Step, ...]
+    element: int
+    winograd: bool
+    on_cpu: bool
+
+    @property
+    def weight_bytes(self) -> int:
+        """Each convolution's weights twice, for forward and back."""
+        return 2 * self.element * sum(step.parameters for step in self.steps)
+
+    @property
+    def scratch_bytes(self) -> int:
+        return _SCRATCH_BYTES[self.on_cpu]
+
+
+def network_of(options: Options, runtime: Runtime) -> Network:
+    steps = steps_of(options.network, options.taps)
+    return Network(steps, runtime.dtype.itemsize, runtime.winograd, runtime.device.type == "cpu")
+
+
+class _Ledger:
+    """Bytes that are held, and their peak. With `keeps` what is given back stays for another of its size."""
+
+    def __init__(self, keeps: bool) -> None:
+        self.held = self.peak = 0
+        self._keeps = keeps
+        self._free: Counter[int] = Counter()
+
+    def take(self, size: int) -> int:
+        if self._free[size] > 0:
+            self._free[size] -= 1
+        else:
+            self.held += size
+            self.peak = max(self.peak, self.held)
+        return size
+
+    def give(self, size: int) -> None:
+        if self._keeps:
+            self._free[size] += 1
+        else:
+            self.held -= size
+
+    def use(self, size: int) -> None:
+        """What is taken and given back at once."""
+        self.peak = max(self.peak, self.held + size)
+
+
+@dataclass(frozen=True)
+class _Trace:
+    """Bytes of a step's tapped features (0 if it is not), of its bits, and of its output and input; positions in."""
+
+    features: int
+    bits: int
+    output: int
+    height: int
+    width: int
+
+
+def _output_size(step: Step, height: int, width: int) -> tuple[int, int]:
+    return (height // 2, width // 2) if step.is_pooled else (height, width)
+
+
+def _forward(network: Network, ledger: _Ledger, height: int, width: int, *, record: bool) -> list[_Trace]:
+    element = network.element
+    traces = []
+    source, held = ledger.take(3 * _IMAGE_ELEMENT * height * width), True
+    first = source
+    for step in network.steps:
+        rows, columns = _output_size(step, height, width)
+        output = element * step.filters * rows * columns
+        bits = step.filters * height * width // 8 if record and not (step.is_tapped and not step.is_pooled) else 0
+        if network.winograd:
+            ledger.take(output)
+            ledger.take(bits)
+            ledger.use(_stripe_bytes(step, height, width))
+        else:
+            whole = element * step.filters * height * width
+            if step.is_pooled and step.is_convolution:
+                ledger.take(whole)
+            ledger.take(bits)
+            ledger.take(output)
+            if step.is_pooled and step.is_convolution:
+                ledger.give(whole)
+        if not held:
+            ledger.give(source)
+        if first:
+            ledger.give(first)
+            first = 0
+        source, held = output, record and step.is_tapped
+        traces.append(_Trace(output if step.is_tapped else 0, bits, output, height, width))
+        height, width = rows, columns
+    if not held:
+        ledger.give(source)
+    return traces
+
+
+def _backward(network: Network, ledger: _Ledger, traces: Sequence[_Trace]) -> None:
+    element = network.element
+    gradient = ledger.take(traces[-1].output)
+    for step, trace in zip(reversed(network.steps), reversed(traces), strict=True):
+        positions = trace.height * trace.width
+        below = (_IMAGE_ELEMENT if step.channels == 3 else element) * step.channels * positions
+        if network.winograd:
+            ledger.take(below)
+            ledger.use(_stripe_bytes(step, trace.height, trace.width))
+        else:
+            whole = element * step.filters * positions if step.is_pooled and step.is_convolution else 0
+            ledger.take(whole)
+            ledger.take(below)
+            ledger.give(whole)
+        ledger.give(gradient)
+        gradient = below
+    ledger.use(3 * _IMAGE_ELEMENT * traces[0].height * traces[0].width)
+    ledger.give(gradient)
+
+
+def _stripe_bytes(step: Step, height: int, width: int) -> int:
+    """Of one stripe: its input, its output, a copy on the way, and NNPACK's transforms, those of the weights too."""
+    if not step.is_convolution or step.channels == 3:
+        return 0
+    channels = step.channels + step.filters
+    start, stop = next(winograd.stripes(channels, height, width))
+    maps = 4 * (stop - start + 2) * width * (channels + max(step.channels, step.filters))
+    tiles = ceil((stop - start) / 6) * ceil(width / 6)
+    return maps + 256 * (tiles * channels + step.channels * step.filters)
+
+
+def untiled_bytes(network: Network, height: int, width: int) -> int:
+    """The peak of an evaluation of the whole image with its gradient, besides image, gradient and content target."""
+    ledger = _Ledger(network.winograd)
+    traces = _forward(network, ledger, height, width, record=True)
+    _backward(network, ledger, traces)
+    return ledger.peak + network.scratch_bytes
+
+
+def forward_bytes(network: Network, height: int, width: int) -> int:
+    """The peak of a forward pass alone, from which no backward follows."""
+    ledger = _Ledger(network.winograd)
+    _forward(network, ledger, height, width, record=False)
+    return ledger.peak + network.scratch_bytes
+
+
+def kept_bytes(network: Network, height: int, width: int) -> int:
+    """What the first pass keeps of a tile whose crop is `height` × `width`, in the level "kept"."""
+    first, *others = _forward(network, _Ledger(False), height, width, record=True)
+    return (first.bits if not first.features else 0) + sum(trace.features + trace.bits for trace in others)
+
+
+def tiled_bytes(network: Network, height: int, width: int, tiles: int, level: str) -> int:
+    """The peak of an evaluation in `tiles` whose crops are `height` × `width`, besides image, gradient and content.
+
+    On the network's device: what lies on the host in the level "kept-host" is not in it.
+    """
+    crop = 3 * _IMAGE_ELEMENT * height * width
+    if level != "kept":
+        return crop + untiled_bytes(network, height, width)
+    if tiles <= 2:
+        return crop + network.scratch_bytes + _kept_peak(network, height, width, tiles)
+    two, three = (_kept_peak(network, height, width, count) for count in (2, 3))
+    return crop + network.scratch_bytes + two + (tiles - 2) * (three - two)
+
+
+def _kept_peak(network: Network, height: int, width: int, tiles: int) -> int:
+    ledger = _Ledger(network.winograd)
+    kept = []
+    for _ in range(tiles):
+        traces = _forward(network, ledger, height, width, record=True)
+        ledger.give(traces[0].features)
+        kept.append(traces)
+    for traces in kept:
+        ledger.take(traces[0].features)
+        _backward(network, ledger, traces)
+        for trace in traces:
+            ledger.give(trace.features)
+            ledger.give(trace.bits)
+    return ledger.peak

@@ -1,0 +1,110 @@
+"""An objective that fits itself into memory: as it was planned, and in smaller tiles once memory has run out."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TypeVar
+
+import torch
+from fastnst_kernels import BlendedTarget
+from torch import Tensor
+
+from fastnst.backbone import Backbone
+from fastnst.errors import FastnstWarning
+from fastnst.loss_scale import LossScale
+from fastnst.objective import Loss, Objective, make_objective
+from fastnst.options import Options
+from fastnst.planner import Plan, next_smaller
+from fastnst.runtime import Runtime, is_out_of_memory
+from fastnst.tiled_objective import TiledObjective, make_tiled_objective
+
+T = TypeVar("T")
+
+
+class FittingObjective:
+    """`Objective` or `TiledObjective`, by `plan`. Where memory runs out it halves the tile, warns, and evaluates the
+    same image again; what it raises in the end is what ran out of memory with the smallest tile.
+
+    With `tile_is_fixed` it stays with what was asked for, and raises at once.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        content: Tensor,
+        style: Mapping[str, BlendedTarget],
+        options: Options,
+        runtime: Runtime,
+        plan: Plan,
+        *,
+        tile_is_fixed: bool = False,
+    ) -> None:
+        self.runtime = runtime
+        self.plan = plan
+        self._backbone = backbone
+        self._content = content
+        self._style = style
+        self._options = options
+        self._tile_is_fixed = tile_is_fixed
+        self._inner: Objective | TiledObjective | None = None
+        self.loss_scale = LossScale(runtime)
+        self._fitted(lambda objective: objective)
+
+    @property
+    def is_tiled(self) -> bool:
+        """Whether it works in tiles now: then it allocates, waits and moves memory as no captured graph may."""
+        return self.plan.tile is not None
+
+    def loss(self, image: Tensor) -> Loss:
+        """As `Objective.loss`."""
+        return self._fitted(lambda objective: objective.loss(image))
+
+    def loss_and_gradient(self, image: Tensor) -> tuple[Loss, Tensor]:
+        """As `Objective.loss_and_gradient`; `image` is not changed, so that it can be evaluated again."""
+        return self._fitted(lambda objective: objective.loss_and_gradient(image))
+
+    def _fitted(self, use: Callable[[Objective | TiledObjective], T]) -> T:
+        while True:
+            try:
+                if self._inner is None:
+                    self._inner = self._made()
+                return use(self._inner)
+            except Exception as error:
+                smaller = self._smaller(error)
+                if smaller is None:
+                    raise
+            # Outside of the handler: what the failed frames held is free again.
+            self._shrink(smaller)
+
+    def _smaller(self, error: Exception) -> Plan | None:
+        capturing = self.runtime.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+        if self._tile_is_fixed or capturing or not is_out_of_memory(error):
+            return None
+        return next_smaller(self.plan, self._options, self.runtime)
+
+    def _shrink(self, plan: Plan) -> None:
+        self._inner = None
+        self.plan = plan
+        if self.runtime.device.type == "cuda":
+            torch.cuda.empty_cache()
+        message = f"memory ran out; going on with tiles of {plan.tile} pixels, computed twice"
+        warnings.warn(message, FastnstWarning, stacklevel=2)
+
+    def _made(self) -> Objective | TiledObjective:
+        plan, content = self.plan, self._content
+        if plan.tile is None:
+            whole = make_objective(
+                self._backbone, content.to(self.runtime.device), dict(self._style), self._options, self.runtime
+            )
+            return replace(whole, loss_scale=self.loss_scale)
+        tiled = make_tiled_objective(
+            self._backbone,
+            content,
+            self._style,
+            self._options,
+            self.runtime,
+            plan.grid,
+            level=plan.level,
+            content_place=plan.content,
+        )
+        return replace(tiled, loss_scale=self.loss_scale)
