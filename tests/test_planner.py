@@ -1,0 +1,301 @@
+"""What is planned: by memory that is foreseen from shapes, and by time that is modelled."""
+
+import argparse
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fastnst import plan_limit, planner, winograd
+from fastnst.architecture import NETWORKS
+from fastnst.backbone import build_backbone
+from fastnst.commands import plan as command
+from fastnst.commands.plan import add_parser
+from fastnst.errors import OptionError
+from fastnst.examples import example
+from fastnst.memory import peak_extra_bytes
+from fastnst.objective import make_objective, style_targets
+from fastnst.options import Options, resolve_options
+from fastnst.plan_memory import kept_bytes, network_of, steps_of, tiled_bytes, untiled_bytes
+from fastnst.plan_time import forward_flops, measure_rate
+from fastnst.planner import Plan, optimizer_bytes, plan_run
+from fastnst.runtime import Runtime, resolve_runtime
+from fastnst.tile_grid import make_grid, reach_of
+from fastnst.tiled_objective import make_tiled_objective
+from fastnst.weights import load_weights
+
+SHALLOW: dict[str, Any] = {"style_layers": ["conv1_1", "conv2_1", "conv3_1"], "content_layers": "conv2_2"}
+HELD = 400_000_000
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Holds 400 MB and has 100 GB free."""
+    monkeypatch.setattr(planner, "held_bytes", lambda device: HELD)
+    monkeypatch.setattr(planner, "free_bytes", lambda device: 100_000_000_000)
+
+
+def setting(**given: Any) -> tuple[Options, Runtime]:
+    options = resolve_options(**{"precision": "fp32", "optimizer": "adam", "weights": "random"} | given)
+    return options, resolve_runtime(options)
+
+
+@pytest.mark.usefixtures("machine")
+def test_the_whole_image_where_it_fits() -> None:
+    plan = plan_run(*setting(), (512, 700))
+    assert (plan.tile, plan.level, plan.content, len(plan.grid), plan.style_tile) == (None, "whole", "device", 1, None)
+    assert plan.grid.overhead == 1
+    assert plan.fits
+    assert plan.held_bytes == HELD
+    assert plan.limit_bytes == HELD + 90_000_000_000
+    assert plan.flops == pytest.approx(512 * 700 * 1.44e6, rel=0.05)
+    assert plan.seconds is None
+
+
+@pytest.mark.usefixtures("machine")
+def test_less_memory_means_smaller_tiles_and_then_what_is_kept() -> None:
+    options, runtime = setting()
+    plans = [plan_run(options, runtime, (4096, 4096), max_memory=memory) for memory in ("40GB", "12GB", "5GB", "3GB")]
+    assert [plan.level for plan in plans] == ["whole", "kept", "recompute", "recompute"]
+    assert all(plan.fits for plan in plans)
+    assert [plan.flops for plan in plans] == sorted(plan.flops for plan in plans)
+    crops = [plan.grid.rows[0].size for plan in plans[2:]]
+    assert crops == sorted(crops, reverse=True)
+    assert plans[-1].style_tile == plans[-1].tile
+
+
+@pytest.mark.usefixtures("machine")
+def test_four_thousand_pixels_fit_into_three_gigabytes() -> None:
+    plan = plan_run(*setting(), (4096, 4096), max_memory="3GB")
+    assert plan.peak_bytes <= 3_000_000_000
+    assert plan.grid.overhead < 2
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize("tile", [64, "256"])
+def test_a_tile_that_is_asked_for(tile: Any) -> None:
+    plan = plan_run(*setting(), (1000, 900), tile=tile)
+    assert plan.tile == int(tile)
+    assert plan.grid == make_grid(1000, 900, int(tile), reach_of("vgg19", setting()[0].taps))
+
+
+@pytest.mark.usefixtures("machine")
+def test_what_is_not_known_is_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planner, "free_bytes", lambda device: None)
+    plan = plan_run(*setting(), (20_000, 20_000))
+    assert (plan.tile, plan.limit_bytes, plan.fits) == (None, None, True)
+
+
+@pytest.mark.usefixtures("machine")
+def test_the_least_is_planned_where_nothing_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planner, "free_bytes", lambda device: 1_000_000_000)
+    plan = plan_run(*setting(optimizer="lbfgs"), (4096, 4096))
+    assert not plan.fits
+    assert plan.tile is not None
+    assert plan.peak_bytes > 8e9
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"max_memory": "1GB"}, r"any tile of 4096×4096 pixels needs at least .* GB, and 1 GB are allowed; raise "),
+        ({"max_memory": "4GB", "tile": "none"}, "the whole image at once .* let --tile be auto"),
+        ({"max_memory": "3GB", "tile": 2048}, "tiles of 2048 pixels of 4096×4096"),
+        ({"max_memory": "much"}, "max memory 'much' is not an amount"),
+        ({"tile": "half"}, "tile 'half' is neither auto"),
+    ],
+)
+def test_what_cannot_be_planned(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(OptionError, match=words):
+        plan_run(*setting(), (4096, 4096), **given)
+
+
+@pytest.mark.usefixtures("machine")
+def test_large_styles_are_seen_in_tiles() -> None:
+    options, runtime = setting()
+    small = plan_run(options, runtime, (256, 256), max_memory="1GB", style_sizes=[(256, 256)])
+    assert (small.tile, small.style_tile) == (None, None)
+    large = plan_run(options, runtime, (256, 256), max_memory="1GB", style_sizes=[(256, 256), (3000, 3000)])
+    assert (large.tile, large.style_tile) == (None, 256)
+
+
+@pytest.mark.usefixtures("machine")
+def test_the_optimisers_memory() -> None:
+    assert optimizer_bytes(setting()[0]) == 24
+    assert optimizer_bytes(setting(optimizer="lbfgs", history=5)[0]) == 14 * 12
+    assert optimizer_bytes(setting(optimizer="lbfgs", history=5, history_precision="bf16")[0]) == 5 * 12 + 4 * 12
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("taps", [("conv5_1", "conv4_2"), ("pool1", "conv2_1"), ("conv1_2", "pool1"), ("conv1_1",)])
+def test_the_rehearsed_steps_are_the_backbones(network: str, taps: tuple[str, ...]) -> None:
+    _, runtime = setting(network=network)
+    backbone = build_backbone(load_weights("random", network, taps=taps), taps, runtime)
+    steps = steps_of(network, taps)
+    assert [step.name for step in steps] == list(backbone.steps)
+    for step, layer in zip(steps, backbone.steps.values(), strict=True):
+        weight = getattr(layer, "weight", None)
+        assert step.is_convolution == (weight is not None)
+        assert step.is_pooled == (layer.pool is not None)
+        if weight is not None:
+            assert tuple(weight.shape[:2]) == (step.filters, step.channels)
+            assert step.parameters == weight.numel()
+
+
+def test_operations_of_the_papers_network() -> None:
+    options, runtime = setting()
+    network = network_of(options, runtime)
+    assert forward_flops(network, 1024, 1024) == pytest.approx(1024**2 * 722e3, rel=0.01)
+    assert forward_flops(network, 1024, 1024, ("conv1_1",)) == 1024**2 * 2 * 9 * 3 * 64
+    assert forward_flops(network, 64, 64, ()) == 0
+
+
+def test_the_rehearsal_allocates_what_a_pass_does() -> None:
+    """The peak of what torch allocates in fp32, where nothing is taken out of its sight."""
+    options, runtime = setting(**SHALLOW)
+    backbone = build_backbone(load_weights("random", taps=options.taps), options.taps, runtime)
+    network = network_of(options, runtime)
+    side = 400
+    image, content = (torch.rand((1, 3, side, side), generator=torch.Generator().manual_seed(seed)) for seed in (1, 2))
+    style = style_targets(backbone, [(content, 1.0)], options, runtime)
+    whole = make_objective(backbone, content, style, options, runtime)
+    measured = peak_extra_bytes(lambda: lambda: whole.loss_and_gradient(image)[1], runtime.device)
+    foreseen = untiled_bytes(network, side, side) - network.scratch_bytes
+    assert foreseen == pytest.approx(measured, rel=0.15)
+    grid = make_grid(side, side, 120, reach_of("vgg19", options.taps))
+    crop = next(iter(grid)).shape
+    for level in ("kept", "recompute"):
+        tiled = make_tiled_objective(backbone, content, style, options, runtime, grid, level=level)
+        measured = peak_extra_bytes(lambda tiled=tiled: lambda: tiled.loss_and_gradient(image)[1], runtime.device)  # type: ignore[misc]
+        foreseen = tiled_bytes(network, *crop, len(grid), level) - network.scratch_bytes
+        assert foreseen == pytest.approx(measured, rel=0.2, abs=10e6), level
+
+
+def test_kept_state_of_the_papers_layers() -> None:
+    """Bytes of a pixel, in float32 and in 16 bit: the features of conv1_1 are computed again, not kept."""
+    network = network_of(*setting())
+    assert kept_bytes(network, 512, 512) / 512**2 == pytest.approx(286, rel=0.02)
+    half = network_of(*setting(precision="bf16"))
+    assert kept_bytes(half, 512, 512) / 512**2 == pytest.approx(154, rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "winograd"])
+@pytest.mark.parametrize(("tile", "size"), [("none", 320), ("96", 320), ("none", 512)])
+def test_the_planned_peak_is_the_measured_one(precision: str, tile: str, size: int) -> None:
+    if precision == "winograd" and not winograd.available():
+        pytest.skip("torch has no NNPACK for this CPU")
+    words = [sys.executable, "-W", "ignore", "-c", _PEAK, precision, str(size), tile]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent)
+    planned, measured = map(int, done.stdout.split())
+    assert planned == pytest.approx(measured, rel=0.2)
+
+
+_PEAK = """
+import gc, sys, torch
+from fastnst.backbone import build_backbone
+from fastnst.descent import Descent
+from fastnst.measure import peak_resident_bytes
+from fastnst.objective import style_targets
+from fastnst.optimizers import make_optimizer
+from fastnst.options import resolve_options
+from fastnst.planner import plan_run
+from fastnst.runtime import resolve_runtime
+from fastnst.tile_halving import FittingObjective
+from fastnst.weights import load_weights
+precision, size, tile = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+options = resolve_options(weights="random", precision=precision, optimizer="adam")
+runtime = resolve_runtime(options)
+backbone = build_backbone(load_weights("random", taps=options.taps), options.taps, runtime)
+style = style_targets(backbone, [(torch.rand(1, 3, 64, 64), 1.0)], options, runtime)
+plan = plan_run(options, runtime, (size, size), tile=tile)
+content = torch.rand(1, 3, size, size)
+objective = FittingObjective(backbone, content, style, options, runtime, plan)
+descent = Descent(content, objective, lambda: make_optimizer(options, runtime))
+descent.begin()
+descent.advance()
+descent.advance()
+print(plan.peak_bytes, peak_resident_bytes())
+"""
+
+
+def test_a_rate_is_measured() -> None:
+    assert 1e8 < measure_rate(setting()[1]) < 1e14
+
+
+def test_limits_of_this_machine() -> None:
+    device = torch.device("cpu")
+    free = plan_limit.free_bytes(device)
+    assert free is None or free > 0
+    assert plan_limit.held_bytes(device) >= 0
+
+
+def test_a_containers_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_limit, "_CGROUP", tmp_path)
+    assert plan_limit._cgroup_left() is None
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("1000\n")
+    assert plan_limit._cgroup_left() is None
+    (tmp_path / "memory.max").write_text("5000\n")
+    assert plan_limit._cgroup_left() == 4000
+    (tmp_path / "memory.stat").write_text("anon 10\ninactive_file 300\nactive_file 5\n")
+    assert plan_limit._cgroup_left() == 4300
+    (tmp_path / "memory.max").write_text("200\n")
+    (tmp_path / "memory.stat").unlink()
+    assert plan_limit._cgroup_left() == 0
+
+
+def parse(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers())
+    return parser.parse_args(["plan", str(example("content")), *words])
+
+
+@pytest.fixture
+def _no_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastnst.plan_time.measure_rate", lambda runtime: 1e11)
+
+
+@pytest.mark.usefixtures("machine", "_no_calibration")
+def test_the_command_prints_what_it_would_do(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--size", "2048", "--scales", "2", "--optimizer", "adam", "--precision", "fp32", "--weights", "random")
+    parsed = parse(*words, "--max-memory", "2GB")
+    assert parsed.run(parsed) == 0
+    text = capsys.readouterr().out
+    assert "1024×768 px: the whole image at once" in text
+    assert "2048×1536 px: " in text
+    assert "tiles of" in text
+    assert "of 2 GB" in text
+    assert "s an iteration" in text
+
+
+@pytest.mark.usefixtures("machine", "_no_calibration")
+def test_the_command_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--size", "512", "--scales", "none", "--precision", "fp32", "--tile", "128", "--json")
+    parsed = parse(*words)
+    assert parsed.run(parsed) == 0
+    report = json.loads(capsys.readouterr().out)
+    (scale,) = report["scales"]
+    assert (scale["width"], scale["height"], scale["tile"]) == (512, 384, 128)
+    assert scale["tiles"] == 6
+    assert scale["fits"] is True
+    assert scale["crop"]["width"] <= 128 + 80 + 80
+    assert scale["seconds"] == pytest.approx(scale["flops"] / 1e11, rel=0.01)
+
+
+@pytest.mark.usefixtures("machine")
+def test_every_plan_has_words() -> None:
+    options, runtime = setting()
+    plan: Plan = plan_run(options, runtime, (1024, 1024), tile=256)
+    for level in ("kept", "kept-host", "recompute"):
+        for place in ("device", "host", "disk", "recompute"):
+            found = replace(plan, level=level, content=place, image_on_host=True, host_bytes=1, limit_bytes=10)
+            lines = command.plan_lines(found, 1000)
+            assert "TOO MUCH" in "\n".join(lines)
+            assert "image, gradient and optimiser in main memory" in "\n".join(lines)
