@@ -164,7 +164,8 @@ def _cube_root(values: Tensor) -> Tensor:
 
 
 def _mixed(matrix: tuple[tuple[float, ...], ...], planes: Tensor) -> Tensor:
-    return torch.tensordot(planes.new_tensor(matrix), planes, dims=1)
+    mixed: Tensor = torch.tensordot(planes.new_tensor(matrix), planes, dims=1)
+    return mixed
 
 
 def _inverse(matrix: tuple[tuple[float, ...], ...]) -> tuple[tuple[float, ...], ...]:

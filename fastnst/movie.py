@@ -1,0 +1,145 @@
+"""A movie of the image as it forms: mp4, gif or webp, frame by frame as the frames come."""
+
+import importlib.util
+import secrets
+import tempfile
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from fastnst.errors import ImageError, OptionError
+from fastnst.output import to_pil
+from fastnst.resizing import fitted_size, resize
+
+SUFFIXES = (".mp4", ".gif", ".webp")
+
+_LONGEST_SIDE = 1280  # by default: what screens and players take without effort
+_HELD_SECONDS = 1.5  # the last frame, before a loop begins anew
+
+
+def check_movie(path: Path) -> None:
+    """Raises OptionError where a movie could not be written to `path`: its name, its folder, a missing package."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise OptionError(f"{path} is not a movie's name; end it in {', '.join(SUFFIXES)}")
+    if path.suffix.lower() == ".mp4" and importlib.util.find_spec("av") is None:
+        raise OptionError('an mp4 needs PyAV; install it with pip install "fastnst[movie]", or choose .gif or .webp')
+    if not path.parent.is_dir():
+        raise OptionError(f"the folder {path.parent} does not exist; create it first")
+    if path.is_dir():
+        raise OptionError(f"{path} is a directory; give a file name")
+
+
+class MovieWriter:
+    """Frames to a movie, which appears at `path` when it is closed: whole or not at all, like every file of fastnst's.
+
+        with MovieWriter(Path("run.gif"), size=(512, 384)) as movie:
+            movie.add(image)
+
+    Args:
+        path: ends in .mp4 (H.264, for which PyAV must be there), .gif or .webp.
+        size: (height, width) of the frames; larger ones are reduced to a long edge of `longest_side`, and an mp4's
+            sides are made even. Frames of other sizes are resampled to it.
+        frames_per_second: more than 0 and up to 100. The last frame stays for a second and a half.
+        longest_side: in pixels.
+
+    Raises OptionError as `check_movie` does and for the numbers; ImageError where writing fails.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        size: tuple[int, int],
+        *,
+        frames_per_second: float = 12.0,
+        longest_side: int = _LONGEST_SIDE,
+    ) -> None:
+        check_movie(path)
+        if not 0 < frames_per_second <= 100:
+            raise OptionError(f"{frames_per_second} frames per second are out of range; give more than 0, up to 100")
+        if longest_side < 2:
+            raise OptionError(f"longest side {longest_side} is too small; it must be 2 pixels or more")
+        height, width = size if max(size) <= longest_side else fitted_size(*size, longest_side)
+        even = path.suffix.lower() == ".mp4"
+        self.size = (max(2, height // 2 * 2), max(2, width // 2 * 2)) if even else (height, width)
+        self.frames = 0
+        self._path = path
+        self._rate = Fraction(frames_per_second).limit_denominator(1000)
+        # Beside its target, to be moved into place.
+        self._temporary = path.with_name(f".fastnst-{secrets.token_hex(8)}{path.suffix}")
+        # Frames wait on the disk: the formats of pictures are written in one go.
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def __enter__(self) -> "MovieWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def add(self, image: Tensor) -> None:
+        """Adds a frame: (3, H, W), float in 0…1."""
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="fastnst-movie-")
+        try:
+            frame = to_pil(resize(image.detach().float().cpu(), size=self.size))
+            frame.save(Path(self._folder.name) / f"{self.frames:06d}.png", compress_level=1)
+        except OSError as error:
+            raise ImageError(
+                f"a frame of {self._path} could not be kept ({error.strerror}); free some space"
+            ) from error
+        self.frames += 1
+
+    def close(self) -> None:
+        """Writes the movie, if there is a frame, and removes what was kept of them. A second call does nothing."""
+        if self._folder is None:
+            return
+        try:
+            if self._path.suffix.lower() == ".mp4":
+                self._write_mp4()
+            else:
+                self._write_pictures()
+            self._temporary.replace(self._path)
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise ImageError(f"movie {str(self._path)!r} could not be written ({reason}); free some space") from error
+        finally:
+            self._temporary.unlink(missing_ok=True)
+            self._folder.cleanup()
+            self._folder = None
+
+    def _kept(self) -> Iterator[Image.Image]:
+        for index in range(self.frames):
+            with Image.open(Path(self._folder.name if self._folder else "") / f"{index:06d}.png") as frame:
+                yield frame.convert("RGB")
+
+    def _write_pictures(self) -> None:
+        """GIF with a palette of its own for each frame, or WebP."""
+        # GIF counts in hundredths of a second.
+        milliseconds = max(10, round(1000 / self._rate / 10) * 10)
+        durations = [milliseconds] * (self.frames - 1) + [max(milliseconds, int(1000 * _HELD_SECONDS))]
+        frames = self._kept()
+        options: dict[str, Any] = {"quality": 90, "method": 4}
+        if self._path.suffix.lower() == ".gif":
+            frames, options = (frame.quantize(256, Image.Quantize.MEDIANCUT) for frame in frames), {"disposal": 1}
+        first = next(frames)
+        first.save(self._temporary, save_all=True, append_images=frames, duration=durations, loop=0, **options)
+
+    def _write_mp4(self) -> None:
+        """H.264 in yuv420p, which every player takes."""
+        import av
+
+        height, width = self.size
+        with av.open(str(self._temporary), "w", options={"movflags": "faststart"}) as container:
+            stream = container.add_stream("libx264", rate=self._rate, options={"crf": "18", "preset": "medium"})
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            held = max(1, round(_HELD_SECONDS * self._rate))
+            for index, frame in enumerate(self._kept()):
+                for _ in range(held if index == self.frames - 1 else 1):
+                    container.mux(stream.encode(av.VideoFrame.from_image(frame)))
+            container.mux(stream.encode())
