@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TextIO
 
 from fastnst import __version__
 from fastnst.errors import FastnstError, FastnstWarning, Interrupted
-from fastnst.options import Options
+from fastnst.options import Iterations, Options
 
 EXIT_BAD_INPUT = 1
 EXIT_INTERRUPTED = 130
@@ -112,7 +112,7 @@ def _parse_as(option: "Field[Any]") -> Callable[[str], Any]:
         return _scale
     if option.name == "style_weights" or option.type in (float, float | None):
         return _number
-    return _whole_number if option.type is int else str
+    return _whole_number if option.type in (int, Iterations) else str
 
 
 def _whole_number(word: str) -> int:

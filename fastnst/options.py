@@ -13,6 +13,7 @@ from fastnst.errors import OptionError
 
 LayerWeights = tuple[tuple[str, float], ...]
 Scales = int | tuple[int, ...] | None
+Iterations = int | tuple[int, ...]
 
 
 def _option(
@@ -49,7 +50,13 @@ class Options:
 
     preset: str = _option("default", "starting values for the other options", choices=("default", "gatys"))
     size: int = _option(512, "long edge of the result, in pixels", metavar="PX", minimum=2, maximum=65_535)
-    iterations: int = _option(100, "optimiser steps at each scale", metavar="N", minimum=1)
+    iterations: Iterations = _option(
+        100,
+        "optimiser steps at each scale: one count for all, or several that end with the last scale's",
+        metavar="N",
+        many=True,
+        minimum=1,
+    )
     scales: Scales = _option(
         3, "coarse to fine: none, a number of scales (each twice the last), or their long edges", metavar="S", many=True
     )
@@ -75,6 +82,23 @@ class Options:
         shown="1 (lbfgs), 0.02 (adam)",
         metavar="X",
         above=0,
+    )
+    line_search: str = _option(
+        "none",
+        "lbfgs alone: steps of length 1, or a line search, which evaluates again where a step was too long",
+        choices=("none", "strong_wolfe"),
+    )
+    history: int = _option(20, "lbfgs alone: pairs of steps that it remembers", metavar="N", minimum=1, maximum=1000)
+    history_precision: str = _option(
+        "fp32", "lbfgs alone: what it remembers them in; 16 bit halves its memory", choices=("fp32", "bf16", "fp16")
+    )
+    average: float | None = _option(
+        None,
+        "the result is a mean of the iterates, each counting this much of the next: 0.99 is about the last hundred",
+        shown="off",
+        metavar="X",
+        above=0,
+        maximum=0.9999,
     )
     content_weight: float = _option(1.0, "α, the weight of the content term", metavar="X", minimum=0)
     style_weight: float = _option(100.0, "β, the weight of the style term", metavar="X", minimum=0)
@@ -163,12 +187,16 @@ class OptionValues(TypedDict, total=False):
 
     preset: str
     size: int
-    iterations: int
+    iterations: int | Sequence[int]
     scales: int | str | Sequence[int] | None
     seconds: float | None
     tolerance: float | None
     optimizer: str
     learning_rate: float | None
+    line_search: str
+    history: int
+    history_precision: str
+    average: float | None
     content_weight: float
     style_weight: float
     tv_weight: float
@@ -213,6 +241,7 @@ def resolve_options(**given: Any) -> Options:
 
     Layers may be a name, a sequence of `NAME` or `NAME=WEIGHT`, or a mapping from name to weight. Scales may be
     `None` or "none", a number of scales, or the long edges; the last of these sets `size` unless that is given too.
+    Iterations may be a number or a sequence of them, no longer than the scales that are given with it.
     Raises OptionError for an unknown name, a wrong type, a value out of range or a contradiction.
     """
     known = {option.name: option for option in fields(Options)}
@@ -226,7 +255,19 @@ def resolve_options(**given: Any) -> Options:
     scales = _scales("scales", values.get("scales"))
     if isinstance(scales, tuple) and scales and "size" not in given:
         values["size"] = scales[-1]
-    return replace(Options(), **values)
+    options = replace(Options(), **values)
+    if "iterations" in given and isinstance(options.iterations, tuple):
+        _check_counts(options.iterations, options.scales)
+    return options
+
+
+def _check_counts(iterations: tuple[int, ...], scales: Scales) -> None:
+    count = 1 if scales is None else scales if isinstance(scales, int) else len(scales)
+    if len(iterations) > count:
+        raise OptionError(
+            f"{len(iterations)} counts of iterations for {count} scale{'s' if count > 1 else ''}; "
+            "give one for all scales, or at most one for each"
+        )
 
 
 def _normal_form(name: str, value: Any, network: str) -> Any:
@@ -278,6 +319,15 @@ def _scales(name: str, value: Any) -> Scales:
     return tuple(_integer("scale", edge) for edge in value)
 
 
+def _iterations(name: str, value: Any) -> Iterations:
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        return _integer(name, value)
+    counts = tuple(_integer(name, count) for count in value)
+    if not counts:
+        raise OptionError("no iterations given; give one count, or one for each scale")
+    return counts[0] if len(counts) == 1 else counts
+
+
 def _path_text(name: str, value: Any) -> str:
     if not isinstance(value, str | os.PathLike):
         raise OptionError(f"{_spoken(name)} {value!r} is neither a name nor a path")
@@ -293,12 +343,14 @@ def _device_text(name: str, value: Any) -> str:
 _NORMALISE: Mapping[str, Callable[[str, Any], Any]] = MappingProxyType(
     {
         "size": _integer,
-        "iterations": _integer,
+        "iterations": _iterations,
+        "history": _integer,
         "seed": _integer,
         "scales": _scales,
         "learning_rate": _optional_number,
         "seconds": _optional_number,
         "tolerance": _optional_number,
+        "average": _optional_number,
         "content_weight": _number,
         "style_weight": _number,
         "tv_weight": _number,

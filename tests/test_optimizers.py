@@ -1,9 +1,12 @@
 """The optimisers against torch's own, and their behaviour at the edges."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
+from fastnst import lbfgs
 from fastnst.optimizers import LBFGS, Adam, Optimizer, make_optimizer
 from fastnst.options import Options, resolve_options
 from fastnst.runtime import resolve_runtime
@@ -105,6 +108,77 @@ def test_adam_keeps_the_image_in_range() -> None:
     assert image.max() <= 1
 
 
+def test_adam_carries_its_moments_to_another_size() -> None:
+    image = torch.full((1, 3, 4, 6), 0.5)
+    optimizer = Adam(learning_rate=1e-3)
+    for _ in range(3):
+        optimizer.step(image, torch.full_like(image, 0.25))
+    finer, image = optimizer.rescaled((8, 12)), torch.full((1, 3, 8, 12), 0.5)
+    # A quarter of the gradient by a pixel where there are four times the pixels: the moments agree with it.
+    finer.step(image, torch.full_like(image, 0.0625))
+    torch.testing.assert_close(image, torch.full_like(image, 0.5 - 1e-3), rtol=0, atol=1e-6)
+    assert finer.state_dict()["steps"] == 4
+    assert Adam().rescaled((4, 4)).state_dict() == {}
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("scale", [1e-9, 1e9])
+def test_lbfgs_with_a_16_bit_history_gets_there(scale: float, dtype: torch.dtype, layout: torch.memory_format) -> None:
+    matrix, vector = (each.float() for each in quadratic(size=108, condition=30))
+    image = torch.full((1, 3, 6, 6), 0.5).to(memory_format=layout)
+    optimizer = LBFGS(history_dtype=dtype)
+    for _ in range(80):
+        gradient = (matrix @ image.reshape(-1) - vector).view(1, 3, 6, 6)
+        optimizer.step(image, scale * gradient.contiguous(memory_format=layout))
+    torch.testing.assert_close(matrix @ image.reshape(-1), vector, rtol=0, atol=1e-3)
+
+
+def test_a_16_bit_history_is_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix, vector = (each.float() for each in quadratic(condition=10))
+    images = []
+    for chunk in (1 << 18, 7):
+        monkeypatch.setattr(lbfgs, "_CHUNK", chunk)
+        image, optimizer = torch.zeros(1, 1, 6, 6), LBFGS(history_dtype=torch.bfloat16)
+        for _ in range(5):
+            optimizer.step(image, (matrix @ image.view(-1) - vector).view_as(image))
+        images.append(image)
+    torch.testing.assert_close(*images)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Adam,
+        LBFGS,
+        lambda: LBFGS(history=3, history_dtype=torch.bfloat16),
+        lambda: LBFGS(line_search="strong_wolfe"),
+    ],
+    ids=["adam", "lbfgs", "bf16", "strong_wolfe"],
+)
+def test_an_optimiser_goes_on_from_its_state_to_the_same_bits(make: Callable[[], Optimizer]) -> None:
+    matrix, vector = (each.float() for each in quadratic(condition=100))
+
+    def stepped(optimizer: Optimizer, image: Tensor, count: int) -> None:
+        for _ in range(count):
+            flat = image.view(-1)
+            loss = 0.5 * flat @ matrix @ flat - vector @ flat
+            optimizer.step(image, (matrix @ flat - vector).view_as(image), loss)
+
+    whole, halves = (torch.full((1, 3, 4, 3), 0.5) for _ in range(2))
+    stepped(make(), whole, 12)
+    first, second = make(), make()
+    assert second.state_dict() == {}
+    stepped(first, halves, 5)
+    state = first.state_dict()
+    stepped(first, halves.clone(), 3)
+    second.load_state_dict(state)
+    stepped(second, halves, 7)
+    assert torch.equal(whole, halves)
+    second.load_state_dict({})
+    assert second.state_dict() == {}
+
+
 def made(options: Options) -> Optimizer:
     return make_optimizer(options, resolve_runtime(options))
 
@@ -114,3 +188,9 @@ def test_the_options_choose_the_optimiser() -> None:
     assert isinstance(adam, Adam)
     assert adam.learning_rate == 0.5
     assert isinstance(made(resolve_options()), LBFGS)
+    options = resolve_options(history=7, history_precision="bf16", line_search="strong_wolfe")
+    lbfgs_made = made(options)
+    assert isinstance(lbfgs_made, LBFGS)
+    assert (lbfgs_made.history, lbfgs_made.history_dtype) == (7, torch.bfloat16)
+    assert isinstance(lbfgs_made.rescaled((2, 3)), LBFGS)
+    assert lbfgs_made.rescaled((2, 3)).__dict__.items() >= {"history": 7, "line_search": "strong_wolfe"}.items()

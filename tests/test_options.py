@@ -71,9 +71,24 @@ def test_the_class_checks_what_it_is_given() -> None:
         Options(size="x")  # type: ignore[arg-type]
 
 
+def test_iterations_are_one_count_or_several() -> None:
+    assert resolve_options(iterations=[50, 300], scales=2).iterations == (50, 300)
+    assert resolve_options(iterations=[50, 300]).iterations == (50, 300)
+    assert resolve_options(iterations=np.array([70]), scales=None).iterations == 70
+
+
 REFUSED = [
     ({"size": 1}, "size 1 is too small; it must be 2 or more"),
     ({"size": "512"}, "size '512' is not a whole number"),
+    ({"iterations": [5, 0]}, "iteration 0 is too small; it must be 1 or more"),
+    ({"iterations": []}, "no iterations given; give one count, or one for each scale"),
+    ({"iterations": "many"}, "iterations 'many' is not a whole number"),
+    ({"iterations": [5, 6], "scales": None}, "2 counts of iterations for 1 scale; give one for all scales"),
+    ({"iterations": [5, 6, 7], "scales": [32, 64]}, "3 counts of iterations for 2 scales; give one for all scales"),
+    ({"history": 0}, "history 0 is too small; it must be 1 or more"),
+    ({"history_precision": "fp8"}, "unknown history precision 'fp8'; choose one of: fp32, bf16, fp16"),
+    ({"line_search": "armijo"}, "unknown line search 'armijo'; choose one of: none, strong_wolfe"),
+    ({"average": 1}, "average 1.0 is too large; it must be 0.9999 or less"),
     ({"size": True}, "size True is not a whole number"),
     ({"iterations": 0}, "iterations 0 is too small; it must be 1 or more"),
     ({"style_weight": -1.0}, "style weight -1.0 is too small; it must be 0 or more"),

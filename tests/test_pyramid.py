@@ -1,8 +1,8 @@
-"""The sizes of the scales."""
+"""The sizes of the scales and the steps at each."""
 
 import pytest
 
-from fastnst.pyramid import scale_edges
+from fastnst.pyramid import scale_edges, scale_iterations
 
 
 @pytest.mark.parametrize(
@@ -25,3 +25,19 @@ def test_scales_too_small_to_see_anything_are_left_out() -> None:
     assert scale_edges(6, 512, 400, 400) == (64, 128, 256, 512)
     assert scale_edges(3, 512, 100, 400) == (256, 512)
     assert scale_edges(5, 32, 100, 100) == (32,)
+
+
+@pytest.mark.parametrize(
+    ("iterations", "scales", "expected"),
+    [
+        (100, 3, (100, 100, 100)),
+        ((50, 300), 2, (50, 300)),
+        ((50, 300), 4, (50, 50, 50, 300)),
+        ((10, 20, 30), 2, (20, 30)),
+        ((10, 20, 30), 1, (30,)),
+    ],
+)
+def test_counts_of_iterations_end_with_the_last_scale(
+    iterations: int | tuple[int, ...], scales: int, expected: tuple[int, ...]
+) -> None:
+    assert scale_iterations(iterations, scales) == expected

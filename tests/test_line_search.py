@@ -1,0 +1,104 @@
+"""The strong Wolfe conditions, and L-BFGS on lines that are searched."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastnst.lbfgs import LBFGS
+from fastnst.line_search import CURVATURE, MOST_TRIALS, SUFFICIENT_DECREASE, StrongWolfe
+
+Curve = Callable[[Tensor], Tensor]
+CURVES: dict[str, Curve] = {
+    "too short": lambda t: (t - 40).square(),
+    "too long": lambda t: (t - 0.003).square(),
+    "just right": lambda t: (t - 1.1).square(),
+    "waves": lambda t: 0.1 * t.square() - 6 * t + torch.sin(5 * t),
+    "steep wall": lambda t: torch.exp(30 * t) - 100 * t,
+    "overflow": lambda t: torch.exp(300 * t) - 1000 * t,
+    "kink": lambda t: (t - 0.2).abs() + 0.01 * t.square(),
+}
+
+
+def at(curve: Curve, t: Tensor) -> tuple[Tensor, Tensor]:
+    t = t.detach().clone().requires_grad_()
+    value = curve(t)
+    (slope,) = torch.autograd.grad(value, t)
+    return value.detach(), slope
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_the_length_taken_satisfies_both_conditions(name: str) -> None:
+    curve = CURVES[name]
+    search = StrongWolfe(torch.zeros(()))
+    start, slope = at(curve, torch.zeros((), dtype=torch.float64))
+    search.begin(start, slope)
+    for _ in range(MOST_TRIALS + 1):
+        value, steepness = at(curve, search.length)
+        if search.judge(value, steepness):
+            break
+    else:
+        pytest.fail("no length was taken")
+    assert value <= start + SUFFICIENT_DECREASE * search.length * slope
+    if name != "kink":
+        assert steepness.abs() <= -CURVATURE * slope
+
+
+def test_a_line_that_only_rises_ends_where_it_began() -> None:
+    search = StrongWolfe(torch.zeros(()))
+    # The slope that is claimed is not the loss's own, as after rounding.
+    search.begin(torch.tensor(1.0), torch.tensor(-1.0))
+    for trial in range(MOST_TRIALS + 1):
+        taken = search.judge(1 + search.length, torch.tensor(1.0))
+        assert bool(taken) == (trial == MOST_TRIALS)
+    assert search.length == 0
+
+
+def rosenbrock(image: Tensor) -> Tensor:
+    x = image.flatten()
+    return (100 * (x[1:] - x[:-1].square()).square() + (1 - x[:-1]).square()).sum()
+
+
+def test_lbfgs_with_a_line_search_comes_as_far_as_that_of_torch() -> None:
+    start = torch.linspace(-1.2, 1.3, 12, dtype=torch.float64).view(1, 3, 2, 2)
+    theirs = start.clone().requires_grad_()
+    reference = torch.optim.LBFGS([theirs], max_iter=60, history_size=10, line_search_fn="strong_wolfe")
+    evaluations = 0
+
+    def closure() -> Tensor:
+        nonlocal evaluations
+        evaluations += 1
+        reference.zero_grad()
+        loss = rosenbrock(theirs)
+        loss.backward()
+        return loss
+
+    reference.step(closure)
+    image, optimizer, lowest = start.clone(), LBFGS(history=10, line_search="strong_wolfe"), float("inf")
+    for _ in range(evaluations):
+        tracked = image.clone().requires_grad_()
+        loss = rosenbrock(tracked)
+        loss.backward()
+        lowest = min(lowest, loss.item())
+        assert tracked.grad is not None
+        optimizer.step(image, tracked.grad, loss.detach())
+    assert lowest <= 1.5 * rosenbrock(theirs.detach()).item() + 1e-12
+
+
+def test_a_line_search_survives_what_steps_of_length_one_do_not() -> None:
+    image, optimizer = torch.full((1, 3, 4, 4), 1.0), LBFGS(line_search="strong_wolfe")
+    losses = []
+    for _ in range(60):
+        tracked = image.clone().requires_grad_()
+        loss = torch.cosh(20 * tracked).sum()
+        loss.backward()
+        losses.append(loss.item())
+        assert tracked.grad is not None
+        optimizer.step(image, tracked.grad, loss.detach())
+    assert min(losses) == pytest.approx(48, rel=1e-3)
+
+
+def test_a_line_search_without_a_loss_is_refused() -> None:
+    with pytest.raises(ValueError, match="a line search needs the loss of the image"):
+        LBFGS(line_search="strong_wolfe").step(torch.zeros(1, 3, 2, 2), torch.zeros(1, 3, 2, 2))
