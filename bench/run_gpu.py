@@ -66,6 +66,7 @@ def steps(*, tiny: bool, on_gpu: bool) -> list[Step]:
             Step("verify", ("fastnst", "verify", "--backend", "torch", "--size", "16", "--json"), 120),
             Step("profile_32", _profile(32, precision, "--no-compile", "--rounds", "2"), 120),
             Step("step", _step(["64"], ["tf32" if on_gpu else "fp32"], "--rounds", "2"), 120),
+            Step("run", _run(["48"], "auto", "3", "--rounds", "1"), 120),
             Step("tune", ("bench.tune", "--tiny", "--out", "{tuned}"), 120),
         ]
     return [
@@ -75,6 +76,8 @@ def steps(*, tiny: bool, on_gpu: bool) -> list[Step]:
         Step("equal_runs", ("bench.equal_runs",), 60),
         Step("profile_1024_fp16", _profile(1024, "fp16", "--no-compile"), 40),
         Step("step", _step(["512", "1024"], ["tuned-bf16", "graphs-bf16", "tf32", "fp16", "bf16", "fp16+cudnn"]), 130),
+        Step("run_fp16", _run(["512", "1024"], "fp16", "500"), 60),
+        Step("run_auto", _run(["512"], "auto", "500"), 40),
         Step("profile_1024_autotune", _profile(1024, "bf16", "--compile-mode", "max-autotune"), 150),
         Step("verify", ("fastnst", "verify", "--json"), 120),
         Step("step_autotuned", _step(["1024"], ["autotuned-bf16", "fp16", "bf16"], "--no-memory"), 120),
@@ -102,6 +105,11 @@ def _profile(size: int, precision: str, *more: str) -> tuple[str, ...]:
 
 def _step(sizes: Sequence[str], sides: Sequence[str], *more: str) -> tuple[str, ...]:
     return ("bench.bench_step", "--size", *sizes, "--sides", *sides, "--json", "{json}", *more)
+
+
+def _run(sizes: Sequence[str], precision: str, iterations: str, *more: str) -> tuple[str, ...]:
+    words = ("--precision", precision, "--iterations", iterations, "--json", "{json}", *more)
+    return ("bench.bench_run", "--size", *sizes, *words)
 
 
 def run_step(step: Step, out: Path, seconds_left: float) -> Outcome:
@@ -174,6 +182,10 @@ def _figures(results: Mapping[str, Any]) -> list[str]:
         return [f"{results['passed']} checks passed, {results['failed']} failed", *map(_failed_check, _failed(results))]
     if "unequal" in results:
         return [f"{len(results['operations'])} operations, {results['runs']} runs each, {results['unequal']} not equal"]
+    if "runs" in results and "operations" not in results:
+        return [
+            f"{row['what']:8}{row['size']:5} px{row['iterations']:5}{row['seconds']:9.2f} s" for row in results["runs"]
+        ]
     if "measurements" in results:
         found = [*results["measurements"], *results.get("steps", [])]
         return [_layer_line(one, found) for one in _of(found, "fastnst")]

@@ -5,11 +5,12 @@ Nothing is read back to the host until `read` asks for it, so that a GPU never w
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
+from fastnst.averaging import MeanImage
 from fastnst.graph import Replayed
 from fastnst.objective import Loss, Objective
 from fastnst.optimizers import Optimizer
@@ -26,21 +27,31 @@ class Descent:
     """The image of one scale on its way down.
 
     `image` and `best` are (1, 3, H, W) float32 and stay where they are: `image` is moved in place, `best` is the one of
-    the lowest loss so far. `make` makes a fresh optimiser. The caller begins with `begin`, goes on with `advance`, and
-    comes to the end with `end`, which saves the gradient that no step will use.
+    the lowest loss so far. `make` makes a fresh optimiser, `optimizer` is the one to begin with if that is another. The
+    caller begins with `begin` or `restore`, goes on with `advance`, and comes to the end with `end`, which saves the
+    gradient that no step will use. With `mean`, the last image is the mean of those before.
     """
 
-    def __init__(self, image: Tensor, objective: Objective, make: Callable[[], Optimizer]) -> None:
+    def __init__(
+        self,
+        image: Tensor,
+        objective: Objective,
+        make: Callable[[], Optimizer],
+        optimizer: Optimizer | None = None,
+        mean: MeanImage | None = None,
+    ) -> None:
         self.image = image.clone()
         self.best = image.clone()
         self._objective = objective
         self._make = make
+        self._mean = mean
+        self._loss = torch.zeros((), device=image.device)
         self._gradient = torch.zeros_like(self.image)
         self._lowest = torch.full((), math.inf, device=image.device)
         self._rows = torch.zeros((CAPACITY, 5), device=image.device)
         self._row = torch.zeros(1, dtype=torch.long, device=image.device)
         self._noted = 0
-        self._ready(make())
+        self._ready(make() if optimizer is None else optimizer)
 
     def begin(self) -> None:
         """Evaluates the first image. In float16, with the largest loss scale that its gradient allows."""
@@ -48,7 +59,7 @@ class Descent:
         if self._objective.loss_scale.needed:
             while not bool(self._is_usable()) and self._objective.loss_scale.lower():
                 self._evaluate()
-            self._objective.loss_scale.leave_margin()
+            self._objective.loss_scale.anchor(loss.total)
             loss = self._evaluate()
         self._note(loss)
         self._noted += 1
@@ -60,10 +71,41 @@ class Descent:
 
     def end(self) -> None:
         """As `advance`, but without a gradient to go on from."""
-        self._optimizer.step(self.image, self._gradient)
+        self._step()
+        if self._mean is not None:
+            self.image.copy_(self._mean.mean())
         self._gradient.zero_()
         self._note(self._objective.loss(self.image))
         self._noted += 1
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimiser that made the latest step."""
+        return self._optimizer
+
+    @property
+    def loss_exponent(self) -> int:
+        """The power of two that is float16's loss scale."""
+        return self._objective.loss_scale.exponent
+
+    def state(self) -> dict[str, Tensor]:
+        """The tensors that `restore` takes; the optimiser has its own."""
+        mean = {} if self._mean is None else {f"mean.{name}": x for name, x in self._mean.state_dict().items()}
+        return {**self._own(), **mean}
+
+    def _own(self) -> dict[str, Tensor]:
+        reference = self._objective.loss_scale.reference
+        return {"image": self.image, "best": self.best, "lowest": self._lowest, "loss_scale": reference}
+
+    def restore(self, state: Mapping[str, Tensor], loss_exponent: int) -> None:
+        """In place of `begin`: goes on after the evaluation at which `state` was read, which is not noted again."""
+        for name, tensor in self._own().items():
+            tensor.copy_(state[name])
+        if self._mean is not None:
+            kept = {name.removeprefix("mean."): x for name, x in state.items() if name.startswith("mean.")}
+            self._mean.load_state_dict({name: x.to(self.image.device) for name, x in kept.items()})
+        self._objective.loss_scale.set_exponent(loss_exponent)
+        self._evaluate()
 
     @property
     def loss(self) -> Tensor:
@@ -95,12 +137,18 @@ class Descent:
         self._replayed = Replayed(self.image.device)
 
     def _iterate(self) -> None:
-        self._optimizer.step(self.image, self._gradient)
+        self._step()
         self._note(self._evaluate())
+
+    def _step(self) -> None:
+        self._optimizer.step(self.image, self._gradient, self._loss)
+        if self._mean is not None:
+            self._mean.see(self.image)
 
     def _evaluate(self) -> Loss:
         loss, gradient = self._objective.loss_and_gradient(self.image)
         self._gradient.copy_(gradient)
+        self._loss.copy_(loss.total)
         return loss
 
     def _is_usable(self) -> Tensor:
@@ -120,14 +168,15 @@ class Descent:
 
 class Pace:
     """When the losses are read back: after each evaluation on a CPU, where nobody waits for it; on a GPU in batches of
-    about `READ_SECONDS`, but at least every `every` evaluations, and no longer than until `deadline`."""
+    about `READ_SECONDS`, but at least every `every` evaluations, and no longer than until `deadline`. `read` says how
+    many have been read back before."""
 
-    def __init__(self, device: torch.device, every: int | None, deadline: float) -> None:
+    def __init__(self, device: torch.device, every: int | None, deadline: float, *, read: int = 0) -> None:
         self._every = every if device.type != "cpu" else 1
         self._deadline = deadline
         self._read_at = time.perf_counter()
-        self._next = 0
-        self._count = 0
+        self._next = read
+        self._count = read
 
     def is_due(self, evaluation: int) -> bool:
         return evaluation >= self._next or (self._every is not None and evaluation % self._every == 0)

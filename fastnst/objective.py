@@ -71,7 +71,10 @@ class Objective:
         """
         taps = self._taps()
         traces = self.backbone.forward(image, taps, record=True)
-        scale = self.loss_scale.factor if self.loss_scale.needed else None
+        scale = None
+        if self.loss_scale.needed:
+            self.loss_scale.follow(self._loss(taps, image.new_zeros((1,))).total)
+            scale = self.loss_scale.factor
         gradient, tv = self.backbone.backward(image, traces, taps, tv_weight=self.tv_weight, scale=scale)
         self.backbone.release(traces)
         return self._loss(taps, tv), gradient.contiguous()

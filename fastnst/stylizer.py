@@ -1,10 +1,10 @@
 """The main path: load → targets → for each scale: optimise → result."""
 
-import math
+import os
 import sys
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
 from typing import Any, Unpack
 
 import torch
@@ -12,25 +12,22 @@ from fastnst_kernels import BlendedTarget
 from torch import Tensor
 
 from fastnst.architecture import pools_before
+from fastnst.averaging import MeanImage
 from fastnst.backbone import Backbone, build_backbone
-from fastnst.descent import Descent, Pace
+from fastnst.descent import Descent
 from fastnst.errors import OptionError
 from fastnst.images import Picture, Source, check_fits, fitted_size, flattened, load_image, resize, resize_picture
-from fastnst.objective import Objective, make_objective, style_targets
+from fastnst.objective import make_objective, style_targets
 from fastnst.optimizers import Optimizer, make_optimizer
 from fastnst.options import Options, OptionValues, resolve_options
-from fastnst.pyramid import scale_edges
-from fastnst.result import DivergedError, Iterate, LossRecord, Result
+from fastnst.pyramid import scale_edges, scale_iterations
+from fastnst.result import Result
+from fastnst.run import Callback, Run, Scale, Watch, make_watch
 from fastnst.runtime import float32_products, own_modes, resolve_runtime, timed_algorithms, versions
+from fastnst.saved_run import CheckpointError, SavedRun, check_same_run, load_run
 from fastnst.weights import Weights, load_weights
 
-Callback = Callable[[Iterate], bool | None]
 Styles = Source | Sequence[Source]
-
-# A first loss beyond this leaves too little of float32's range for the squares in the optimiser.
-_SUSPICIOUS_LOSS = 1e15
-# Steps over which the loss must fall by the tolerance: L-BFGS without a line search may rise for a few.
-_TOLERANCE_STEPS = 10
 
 
 def stylize(
@@ -39,6 +36,8 @@ def stylize(
     *,
     callback: Callback | None = None,
     callback_every: int | None = 1,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: float = 60.0,
     **options: Unpack[OptionValues],
 ) -> Result:
     """Renders `content` in the style of `style` by optimising the image itself (Gatys, Ecker and Bethge 2016).
@@ -51,6 +50,8 @@ def stylize(
             there.
         callback_every: read them back at least after so many evaluations. On a CPU it is after each one anyway; on a
             GPU 1 makes it wait at every iteration, and None leaves it at about four times a second.
+        checkpoint: a file from which `fastnst.resume` can go on, written every `checkpoint_every` seconds, at the end
+            of each scale and when the callback stops the run; whole or not at all.
         **options: the fields of `fastnst.Options`, such as `size=512`, `style_weight=100` or `preset="gatys"`.
 
     Returns:
@@ -60,7 +61,46 @@ def stylize(
         FastnstError: for input that cannot be used, before any long work; its subclasses say which.
         DivergedError: when the loss turns NaN or infinite; it carries the best image before that.
     """
-    return Stylizer(style, **options)(content, callback=callback, callback_every=callback_every)
+    return Stylizer(style, **options)(
+        content,
+        callback=callback,
+        callback_every=callback_every,
+        checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every,
+    )
+
+
+def resume(
+    path: str | os.PathLike[str],
+    *,
+    content: Source | None = None,
+    style: Styles | None = None,
+    init: Source | None = None,
+    callback: Callback | None = None,
+    callback_every: int | None = 1,
+    checkpoint_every: float = 60.0,
+) -> Result:
+    """Goes on with the run whose checkpoint is at `path`, and on with the checkpoint.
+
+    The result is that of the uninterrupted run: on a CPU, with the same number of threads and the same versions, bit
+    for bit. Content, styles and init are read where the run read them, unless they are given; they must be the same
+    pictures. Other arguments are those of `stylize`.
+
+    Raises CheckpointError where the checkpoint is missing or damaged, or belongs to other pictures or weights.
+    """
+    saved = load_run(Path(path))
+    options = dict(saved.parameters["options"])
+    if options["init"] not in ("content", "noise"):
+        options["init"] = _source_again(init, saved.sources["init"], "init")
+    styles = [_source_again(None, source, "style") for source in saved.sources["styles"]] if style is None else style
+    stylizer = Stylizer(styles, **options)
+    return stylizer.resume(
+        path,
+        _source_again(content, saved.sources["content"], "content"),
+        callback=callback,
+        callback_every=callback_every,
+        checkpoint_every=checkpoint_every,
+    )
 
 
 class Stylizer:
@@ -86,28 +126,61 @@ class Stylizer:
         self._network: tuple[Weights, Backbone] | None = None
 
     def __call__(
-        self, content: Source | Picture, *, callback: Callback | None = None, callback_every: int | None = 1
+        self,
+        content: Source | Picture,
+        *,
+        callback: Callback | None = None,
+        callback_every: int | None = 1,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_every: float = 60.0,
     ) -> Result:
         """Stylizes one image; see `stylize`."""
-        if callback is not None and not callable(callback):
-            raise OptionError(f"callback {callback!r} cannot be called; give a function of one Iterate")
-        if callback_every is not None and (not isinstance(callback_every, int) or callback_every < 1):
-            raise OptionError(f"callback_every {callback_every!r} is not a whole number of 1 or more, nor None")
+        watch = make_watch(callback, callback_every, checkpoint, checkpoint_every)
         with own_modes(self.runtime.device), float32_products(self.runtime.tf32), timed_algorithms():
-            return self._stylize(content, callback, callback_every if callback is not None else None)
+            return self._stylize(content, watch)
 
-    def _stylize(self, content: Source | Picture, callback: Callback | None, every: int | None) -> Result:
+    def resume(
+        self,
+        path: str | os.PathLike[str],
+        content: Source | Picture,
+        *,
+        callback: Callback | None = None,
+        callback_every: int | None = 1,
+        checkpoint_every: float = 60.0,
+    ) -> Result:
+        """Goes on with the run of this stylizer's options whose checkpoint is at `path`; see `fastnst.resume`."""
+        watch = make_watch(callback, callback_every, path, checkpoint_every)
+        saved = load_run(Path(path))
+        with own_modes(self.runtime.device), float32_products(self.runtime.tf32), timed_algorithms():
+            return self._stylize(content, watch, saved)
+
+    def _stylize(self, content: Source | Picture, watch: Watch, saved: SavedRun | None = None) -> Result:
         picture = content if isinstance(content, Picture) else load_image(content, role="content")
         scales = self.scales(picture)
         weights, backbone = self._loaded()
-        run = _Run(self._parameters(picture, scales, weights), callback, every, self.options, tuple(scales))
-        image = self._start(picture, next(iter(scales.values())))
-        for edge, size in scales.items():
+        parameters = self._parameters(picture, scales, weights)
+        if saved is not None:
+            check_same_run(saved.parameters, parameters)
+        iterations = dict(zip(scales, scale_iterations(self.options.iterations, len(scales)), strict=True))
+        run = Run(parameters, self._sources(picture), watch, self.options, iterations, saved)
+        image = self._start(picture, next(iter(scales.values()))) if saved is None else saved.tensors["image"]
+        optimizer = self._optimizer()
+        if saved is not None:
+            optimizer.load_state_dict(saved.optimizer_state(self.runtime.device))
+        for index, (edge, size) in enumerate(scales.items()):
             target = resize_picture(picture, size=size)
-            image = resize(image, size=size)
+            if saved is not None and (index < saved.scale or (index == saved.scale and saved.finished)):
+                continue
+            continued = saved if saved is not None and index == saved.scale else None
+            if index > 0 and continued is None:
+                optimizer = optimizer.rescaled(size)
+            image = resize(image.to(self.runtime.device), size=size)
             pixels = target.rgb[None].to(self.runtime.device)
             objective = make_objective(backbone, pixels, self._style(edge, backbone), self.options, self.runtime)
-            image = run.optimise(image, target.alpha, objective, edge, self._optimizer)
+            mean = None if self.options.average is None else MeanImage(self.options.average)
+            descent = Descent(image, objective, self._optimizer, optimizer, mean)
+            run.optimise(descent, Scale(index, edge, iterations[edge], objective, target.alpha), continued)
+            image, optimizer = descent.image, descent.optimizer
             if run.stopped:
                 break
         return run.result(image, target.alpha)
@@ -171,6 +244,14 @@ class Stylizer:
     def _style_size(self, style: Picture, edge: int) -> tuple[int, int]:
         return fitted_size(style.height, style.width, max(1, round(edge * self.options.style_scale)))
 
+    def _sources(self, content: Picture) -> dict[str, Any]:
+        """Where the pictures were read: absolute paths, or None for what was no file."""
+        return {
+            "content": _absolute(content),
+            "styles": [_absolute(style) for style in self._styles],
+            "init": None if self._init is None else _absolute(self._init),
+        }
+
     def _parameters(self, content: Picture, scales: dict[int, tuple[int, int]], weights: Weights) -> dict[str, Any]:
         """How the image is made, as JSON can hold it."""
         values = {option.name: getattr(self.options, option.name) for option in fields(Options)}
@@ -192,110 +273,6 @@ class Stylizer:
         }
 
 
-@dataclass
-class _Run:
-    """One run's records and state, from its first evaluation to its result."""
-
-    parameters: dict[str, Any]
-    callback: Callback | None
-    callback_every: int | None
-    options: Options
-    edges: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        self.losses: list[LossRecord] = []
-        self.stopped: str | None = None
-        self._began = time.perf_counter()
-        self._steps = 0
-
-    def optimise(
-        self, image: Tensor, alpha: Tensor | None, objective: Objective, edge: int, make: Callable[[], Optimizer]
-    ) -> Tensor:
-        """The steps of one scale, each image evaluated, the last one too."""
-        descent = Descent(image, objective, make)
-        deadline = self._deadline(edge)
-        pace = Pace(image.device, self.callback_every, deadline)
-        first = len(self.losses)
-        done, last, late, settled = 0, False, False, False
-        descent.begin()
-        while True:
-            if last or pace.is_due(done):
-                asked = done
-                self._note(descent, pace, edge, first, alpha, objective)
-                done = len(self.losses) - first - 1
-                if self._is_stopped_by_callback(descent.image, alpha):
-                    self.stopped = "callback"
-                    return descent.image
-                # An overflow of float16 takes iterations back.
-                if last and done == asked:
-                    self._steps += done
-                    if late and edge == self.edges[-1]:
-                        self.stopped = "time"
-                    return descent.image
-                settled = self._is_settled(first)
-            finished = done + 1 == self.options.iterations or settled
-            late = not finished and time.perf_counter() > deadline
-            last = finished or late
-            if last:
-                descent.end()
-            else:
-                descent.advance()
-            done += 1
-
-    def _note(
-        self, descent: Descent, pace: Pace, edge: int, first: int, alpha: Tensor | None, objective: Objective
-    ) -> None:
-        """Reads the losses back. Raises DivergedError with the best image of the scale if one is not finite."""
-        rows = descent.read()
-        for terms, moment in zip(rows, pace.moments(len(rows)), strict=True):
-            iteration = self._steps + len(self.losses) - first
-            record = LossRecord(iteration, edge, *terms, moment - self._began)
-            if not math.isfinite(record.total):
-                cause = _divergence(record, objective, self.losses)
-                totals = [known.total for known in self.losses[first:]]
-                del self.losses[first + (totals.index(min(totals)) + 1 if totals else 0) :]
-                self.stopped = "diverged"
-                raise DivergedError(cause, self.result(descent.best, alpha))
-            self.losses.append(record)
-
-    def _deadline(self, edge: int) -> float:
-        """When the scale `edge` must end: the last one with the run, others after half of the time that is left."""
-        if self.options.seconds is None:
-            return math.inf
-        end = self._began + self.options.seconds
-        now = time.perf_counter()
-        return end if edge == self.edges[-1] else now + max(0.0, end - now) / 2
-
-    def _is_settled(self, first: int) -> bool:
-        """Whether the scale whose records begin at `first` has lowered its loss too little of late."""
-        tolerance = self.options.tolerance
-        if tolerance is None or len(self.losses) - first <= _TOLERANCE_STEPS:
-            return False
-        totals = [record.total for record in self.losses[first:]]
-        before, after = min(totals[:-_TOLERANCE_STEPS]), min(totals[-_TOLERANCE_STEPS:])
-        # A loss of 0 has settled too.
-        return before - after <= tolerance * abs(before)
-
-    def result(self, image: Tensor, alpha: Tensor | None) -> Result:
-        return Result(_finished(image), alpha, tuple(self.losses), self._parameters_now(), self.stopped)
-
-    def _is_stopped_by_callback(self, image: Tensor, alpha: Tensor | None) -> bool:
-        if self.callback is None:
-            return False
-        answer = self.callback(self._iterate(self.losses[-1], image, alpha))
-        return answer is not None and not answer
-
-    def _iterate(self, record: LossRecord, image: Tensor, alpha: Tensor | None) -> Iterate:
-        parameters = self._parameters_now()
-        return Iterate(
-            record, _finished(image), alpha, parameters, self.options.iterations * len(self.edges), self.edges
-        )
-
-    def _parameters_now(self) -> dict[str, Any]:
-        final = self.losses[-1].as_dict() if self.losses else None
-        return {**self.parameters, "stopped": self.stopped, "final": final}
-
-
 def _load_styles(style: Styles, options: Options) -> list[Picture]:
     sources: list[Source] = list(style) if isinstance(style, list | tuple) else [style]  # type: ignore[list-item]
     if not sources:
@@ -315,20 +292,18 @@ def _style_shares(weights: tuple[float, ...] | None, count: int) -> tuple[float,
     return tuple(weight / sum(relative) for weight in relative)
 
 
+def _absolute(picture: Picture) -> str | None:
+    return os.path.abspath(picture.name) if os.path.isfile(picture.name) else None  # noqa: PTH100, PTH113
+
+
+def _source_again(given: Source | None, recorded: str | None, role: str) -> Source:
+    """The picture to go on with: the one given, or else where the run read it."""
+    if given is not None:
+        return given
+    if recorded is None:
+        raise CheckpointError(f"the {role} image of the checkpoint was no file; give it again as {role}=…")
+    return recorded
+
+
 def _is_word(init: Any) -> bool:
     return isinstance(init, str) and init in ("content", "noise")
-
-
-def _finished(image: Tensor) -> Tensor:
-    return image.detach()[0].clamp(0, 1).float().cpu().clone()
-
-
-def _divergence(record: LossRecord, objective: Objective, before: Sequence[LossRecord]) -> str:
-    where = f"the loss became {record.total} at iteration {record.iteration} (scale {record.scale})"
-    if objective.runtime.dtype == torch.float16:
-        cause = "float16 overflowed; use --precision bf16 or fp32"
-    elif not before or before[0].total > _SUSPICIOUS_LOSS:
-        cause = "it is too large for float32; lower the weights of its terms and layers, or check the network's weights"
-    else:
-        cause = "the steps are too long; lower --learning-rate, or use --optimizer adam"
-    return f"{where}: {cause}"

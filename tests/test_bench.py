@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench import bench_convergence, bench_step, convolution_floor, equal_runs, plain_loop, run_gpu
+from bench import bench_convergence, bench_run, bench_step, convolution_floor, equal_runs, plain_loop, run_gpu
 from fastnst import winograd
 from fastnst.examples import example
 from fastnst.options import resolve_options
@@ -149,6 +149,17 @@ def test_a_side_without_memory_is_left_out(monkeypatch: pytest.MonkeyPatch, caps
 def test_the_peak_of_a_process_that_fails_is_unknown(capsys: pytest.CaptureFixture[str]) -> None:
     assert bench_step.peak_of("plain", 32, "nowhere", "lbfgs") == (None, None)
     assert "the peak of plain at 32 px is not known" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_run_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "run.json"
+    arguments = ["--size", "48", "--iterations", "3", "--rounds", "1", "--device", "cpu", "--json", str(path)]
+    assert bench_run.main(arguments) == 0
+    rows = json.loads(path.read_text())["runs"]
+    assert [row["what"] for row in rows] == ["--help", "command", "run"]
+    assert all(row["seconds"] > 0 for row in rows)
+    assert "ms/iteration" in capsys.readouterr().out
 
 
 def test_step_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

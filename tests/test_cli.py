@@ -18,8 +18,7 @@ import torch
 from PIL import Image
 
 from fastnst import cli
-from fastnst import stylizer as module
-from fastnst.objective import Loss
+from fastnst.objective import Loss, Objective
 from fastnst.output import read_parameters
 
 FAST = ["--size", "48", "--iterations", "3", "--scales", "none", "--weights", "random", "--style-layers", "conv1_1"]
@@ -311,7 +310,7 @@ def test_a_closed_stderr_does_not_end_the_run(tmp_path: Path, pictures: tuple[st
 
 def breaking_at(step: int, outcome: Loss | Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     """From evaluation `step` on, the objective gives, or raises, `outcome`."""
-    original: Callable[..., Any] = module.Objective.loss_and_gradient
+    original: Callable[..., Any] = Objective.loss_and_gradient
     calls = []
 
     def broken(self: Any, image: torch.Tensor) -> Any:
@@ -323,7 +322,7 @@ def breaking_at(step: int, outcome: Loss | Exception, monkeypatch: pytest.Monkey
             raise outcome
         return outcome, gradient
 
-    monkeypatch.setattr(module.Objective, "loss_and_gradient", broken)
+    monkeypatch.setattr(Objective, "loss_and_gradient", broken)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

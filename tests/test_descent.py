@@ -94,12 +94,21 @@ class Parabola:
 
 
 class Walk:
-    """Steps of a fixed length, away from the target at first."""
+    """Steps of given lengths."""
 
     def __init__(self, steps: list[float]) -> None:
         self.steps = list(steps)
 
-    def step(self, image: torch.Tensor, gradient: torch.Tensor) -> None:
+    def rescaled(self, size: tuple[int, int]) -> "Walk":
+        return Walk(self.steps)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+    def step(self, image: torch.Tensor, gradient: torch.Tensor, loss: torch.Tensor | None = None) -> None:
         image += self.steps.pop(0) + 0 * gradient
 
 
@@ -124,8 +133,8 @@ def test_the_largest_loss_scale_that_fits_is_found_once_with_a_margin() -> None:
     objective = Parabola(1.0, limit=2.0**15)
     descent = descend(objective, [0.1] * 5)
     descent.begin()
-    # The gradient is 2: at 2¹² it is 2¹³, at 2¹⁶ it would be 2¹⁷; four powers are kept free.
-    assert objective.loss_scale.factor.item() == 2.0**8
+    # The gradient is 2: at 2¹² it is 2¹³, at 2¹⁶ it would be 2¹⁷; six powers are kept free.
+    assert objective.loss_scale.factor.item() == 2.0**6
     assert objective.overflows == 3
     for _ in range(3):
         descent.advance()
@@ -135,18 +144,33 @@ def test_the_largest_loss_scale_that_fits_is_found_once_with_a_margin() -> None:
 
 def test_after_an_overflow_the_descent_goes_on_from_the_best_image() -> None:
     objective = Parabola(1.0, limit=2.0**15)
-    descent = descend(objective, [0.5, 200.0, 0.1, 0.1])
+    descent = descend(objective, [0.5, 4000.0, 0.1, 0.1])
     descent.begin()
     descent.advance()
     descent.advance()
     descent.advance()
     rows = descent.read()
-    assert [terms[0] for terms in rows] == pytest.approx([12, 3, 12 * 199.5**2])
-    assert objective.loss_scale.factor.item() == 2.0**4
+    assert [terms[0] for terms in rows] == pytest.approx([12, 3, 12 * 3999.5**2])
+    assert objective.loss_scale.factor.item() == 2.0**2
     torch.testing.assert_close(descent.image, torch.full((1, 3, 2, 2), 0.5))
     descent.advance()
     torch.testing.assert_close(descent.image, torch.full((1, 3, 2, 2), 1.0))
     assert descent.read()[0][0] == pytest.approx(0)
+
+
+def test_the_loss_scale_follows_a_leap_of_the_loss() -> None:
+    scale = LossScale(runtime("fp16"))
+    assert scale.factor.item() == 2.0**24
+    scale.follow(torch.tensor(1e6))
+    assert scale.factor.item() == 2.0**24
+    scale.anchor(torch.tensor(10.0))
+    for loss, factor in ((10.0, 2.0**18), (1.0, 2.0**18), (20.0, 2.0**17), (1e7, 2.0**-2), (1e30, 2.0**-22)):
+        scale.follow(torch.tensor(loss))
+        assert scale.factor.item() == factor
+    exact = LossScale(runtime("bf16"))
+    exact.anchor(torch.tensor(10.0))
+    exact.follow(torch.tensor(1e7))
+    assert exact.factor.item() == 1
 
 
 def test_a_gradient_that_no_loss_scale_fits_ends_in_a_loss_that_is_no_number() -> None:

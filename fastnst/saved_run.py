@@ -1,0 +1,154 @@
+"""A run put to disk, to be gone on with: the image in float, the optimiser's state, the place in the schedule."""
+
+import hashlib
+import json
+import os
+import secrets
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fastnst.errors import FastnstError, FastnstWarning
+from fastnst.result import LossRecord
+
+FORMAT = 1
+OPTIMIZER = "optimizer."
+"""What the names of the optimiser's tensors begin with."""
+_KIND = "fastnst run"
+
+
+class CheckpointError(FastnstError):
+    """A checkpoint that cannot be written, read or gone on with."""
+
+
+@dataclass(frozen=True, eq=False)
+class SavedRun:
+    """All that a run is after some evaluation.
+
+    Attributes:
+        parameters: what a `Result` has: options, hashes of the inputs and of the weights, versions.
+        sources: where content, styles and init were read: absolute paths, or None for what was no file.
+        scale: the index of the scale; `done` its steps so far, all of which have been evaluated; `finished` whether no
+            more follow there.
+        steps: those of the scales before.
+        seconds: how long the run has taken.
+        losses: the records so far.
+        loss_exponent: that of float16's loss scale.
+        optimizer: the optimiser's numbers; its tensors are among `tensors`.
+        tensors: `image`, `best` and `lowest` of the scale, and `optimizer.…`; on the CPU.
+    """
+
+    parameters: Mapping[str, Any]
+    sources: Mapping[str, Any]
+    scale: int
+    done: int
+    finished: bool
+    steps: int
+    seconds: float
+    losses: tuple[LossRecord, ...]
+    loss_exponent: int
+    optimizer: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+
+    def optimizer_state(self, device: torch.device) -> dict[str, Any]:
+        """What the `load_state_dict` of an optimiser on `device` takes."""
+        own = {name: tensor for name, tensor in self.tensors.items() if name.startswith(OPTIMIZER)}
+        tensors = {name.removeprefix(OPTIMIZER): tensor.to(device) for name, tensor in own.items()}
+        return {**self.optimizer, **tensors}
+
+
+def check_place(path: Path) -> None:
+    """Raises CheckpointError where no checkpoint can be written to `path`."""
+    if path.is_dir():
+        raise CheckpointError(f"checkpoint {path} is a folder; give a file")
+    if not path.parent.is_dir():
+        raise CheckpointError(f"checkpoint {path}: the folder {path.parent} does not exist; make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise CheckpointError(f"checkpoint {path}: the folder {path.parent} cannot be written to")
+
+
+def check_same_run(saved: Mapping[str, Any], present: Mapping[str, Any]) -> None:
+    """Raises CheckpointError where a run of the `present` parameters is not the `saved` one, with what differs.
+
+    Other versions of the packages, and another device, are a FastnstWarning: the run goes on, but not bit for bit.
+    """
+    pairs = [("content image", saved["content"], present["content"]), ("weights", saved["weights"], present["weights"])]
+    pairs += [("style image", one, other) for one, other in zip(saved["styles"], present["styles"], strict=False)]
+    if len(saved["styles"]) != len(present["styles"]):
+        raise CheckpointError(f"the checkpoint has {len(saved['styles'])} style images, not {len(present['styles'])}")
+    for what, one, other in pairs:
+        if one["sha256"] != other["sha256"]:
+            name = other.get("name", other.get("source"))
+            raise CheckpointError(f"the {what} {name} is not the one of the checkpoint; give that, or begin anew")
+    for name, value in saved["options"].items():
+        if name != "init" and json.dumps(value) != json.dumps(present["options"][name]):
+            raise CheckpointError(f"the checkpoint's {name} is {value}, not {present['options'][name]}")
+    if saved["sizes"] != present["sizes"]:
+        raise CheckpointError(f"the checkpoint's sizes are {saved['sizes']}, not {present['sizes']}")
+    for what in ("device", "precision", "versions"):
+        if saved[what] != present[what]:
+            warnings.warn(
+                f"the checkpoint's {what} was {saved[what]} and is now {present[what]}; the image will differ a little "
+                "from that of the uninterrupted run",
+                FastnstWarning,
+                stacklevel=2,
+            )
+
+
+def save_run(path: Path, run: SavedRun) -> None:
+    """Writes `run` to `path`, a safetensors file, whole or not at all. Raises CheckpointError if that fails."""
+    facts = {name: getattr(run, name) for name in SavedRun.__dataclass_fields__ if name not in ("losses", "tensors")}
+    facts["losses"] = [record.as_dict() for record in run.losses]
+    text = json.dumps(facts)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in run.tensors.items()}
+    metadata = {"kind": _KIND, "format": str(FORMAT), "run": text, "sha256": _fingerprint(text, tensors)}
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        save_file(tensors, temporary, metadata=metadata)
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"checkpoint {path} cannot be written: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_run(path: Path) -> SavedRun:
+    """Reads what `save_run` wrote. Raises CheckpointError, with the reason, for anything else or if it is damaged."""
+    try:
+        with safe_open(path, framework="pt") as handle:
+            metadata = handle.metadata() or {}
+            kind, version = metadata.get("kind"), metadata.get("format")
+            if kind != _KIND:
+                raise CheckpointError(f"{path} is no checkpoint of a run; give the file that --checkpoint wrote")
+            if version != str(FORMAT):
+                raise CheckpointError(
+                    f"checkpoint {path} has format {version}, this version of fastnst reads {FORMAT}; go on with the "
+                    "version that wrote it, or begin anew"
+                )
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        if not path.exists():
+            raise CheckpointError(f"checkpoint {path} does not exist") from None
+        raise CheckpointError(f"checkpoint {path} cannot be read, or is damaged or cut short: {error}") from error
+    text = metadata.get("run", "")
+    if _fingerprint(text, tensors) != metadata.get("sha256"):
+        raise CheckpointError(f"checkpoint {path} is damaged: its contents are not those that were written")
+    facts = json.loads(text)
+    facts["losses"] = tuple(LossRecord(**record) for record in facts["losses"])
+    return SavedRun(**facts, tensors=tensors)
+
+
+def _fingerprint(text: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

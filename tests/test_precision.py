@@ -1,0 +1,59 @@
+"""What `precision="auto"` ends with, beside float32: the bench that decides it, at small sizes."""
+
+import json
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytest
+import torch
+
+from bench import bench_precision
+from bench.bench_precision import ALLOWED
+from bench.rounded_layers import rounded
+from fastnst import winograd
+from fastnst.options import resolve_options
+from fastnst.runtime import resolve_runtime
+
+
+def test_values_are_rounded_to_the_nearest_of_the_format() -> None:
+    x = torch.tensor([1.0, 1 + 2**-10, 1 + 2**-11, 1 + 3 * 2**-11, -(1 + 2**-12), 65504.0, 1e5, 2.0**-24])
+    tf32 = torch.tensor([1.0, 1 + 2**-10, 1.0, 1 + 2**-9, -1.0, 65504.0, 99968.0, 2.0**-24])
+    assert torch.equal(rounded(x, "tf32"), tf32)
+    assert torch.equal(rounded(x, "fp16"), x.half().float())
+    assert rounded(x, "fp16")[6] == torch.inf
+    assert torch.equal(rounded(x, "bf16"), x.bfloat16().float())
+
+
+def report(path: Path, *arguments: str) -> list[dict[str, Any]]:
+    assert bench_precision.main([*arguments, "--json", str(path)]) == 0
+    found: list[dict[str, Any]] = json.loads(path.read_text())["endings"]
+    return found
+
+
+def test_precision_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--size", "32", "--iterations", "2", "--presets", "default", "--optimizers", "adam"]
+    endings = report(tmp_path / "precision.json", *arguments)
+    assert len(endings) == 3 * len(bench_precision.precisions_here())
+    assert all(abs(ending["above"]) < 0.1 for ending in endings)
+    assert "above float32" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not winograd.available(), reason="auto is float32 itself")
+def test_auto_ends_within_a_hundredth_of_float32(tmp_path: Path) -> None:
+    assert resolve_runtime(resolve_options(device="cpu")).precision == "winograd"
+    arguments = ["--size", "64", "--iterations", "60", "--seeds", "0", "1", "--precisions", "fp32'", "winograd"]
+    endings = report(tmp_path / "precision.json", *arguments)
+
+    def above(precision: str, optimizer: str) -> list[float]:
+        return [
+            ending["above"]
+            for ending in endings
+            if ending["precision"] == precision and ending["optimizer"] == optimizer
+        ]
+
+    assert max(above("winograd", "adam")) <= ALLOWED
+    # L-BFGS takes another way after the smallest change: a single run says little, and none may be worse than chance.
+    assert median(above("winograd", "lbfgs")) <= ALLOWED
+    assert max(above("winograd", "lbfgs")) <= ALLOWED + max(map(abs, above("fp32'", "lbfgs")))

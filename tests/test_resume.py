@@ -1,0 +1,217 @@
+"""Checkpoints: a run that was stopped, or killed, ends with the image of the run that was not."""
+
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+import fastnst
+from fastnst import saved_run as module
+from fastnst.saved_run import load_run, save_run
+
+SMALL: dict[str, Any] = {
+    "size": 48,
+    "scales": [24, 48],
+    "iterations": 6,
+    "weights": "random",
+    "style_layers": ["conv1_1", "conv2_1"],
+    "content_layers": "conv2_2",
+}
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> tuple[Path, Path]:
+    generator = np.random.default_rng(0)
+    paths = tmp_path / "content.png", tmp_path / "style.png"
+    for path in paths:
+        coarse = Image.fromarray(generator.integers(0, 255, (6, 8, 3), dtype=np.uint8))
+        coarse.resize((64, 48), Image.Resampling.BICUBIC).save(path)
+    return paths
+
+
+def stopped_at(evaluations: int, pictures: tuple[Path, Path], checkpoint: Path, **options: Any) -> fastnst.Result:
+    """A run that ends after so many evaluations, with its checkpoint."""
+    seen = []
+
+    def callback(iterate: fastnst.Iterate) -> bool:
+        seen.append(iterate)
+        return len(seen) < evaluations
+
+    return fastnst.stylize(*pictures, callback=callback, checkpoint=checkpoint, **{**SMALL, **options})
+
+
+def same(result: fastnst.Result, expected: fastnst.Result) -> bool:
+    losses = [[record.total for record in run.losses] for run in (result, expected)]
+    return torch.equal(result.tensor, expected.tensor) and losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+@pytest.mark.parametrize("evaluations", [1, 2, 5, 7, 8, 10, 13])
+def test_a_stopped_run_goes_on_bit_for_bit(
+    optimizer: str, evaluations: int, pictures: tuple[Path, Path], tmp_path: Path
+) -> None:
+    expected = fastnst.stylize(*pictures, optimizer=optimizer, **SMALL)
+    checkpoint = tmp_path / "run.ckpt"
+    stopped_at(evaluations, pictures, checkpoint, optimizer=optimizer)
+    result = fastnst.resume(checkpoint)
+    assert same(result, expected)
+    assert result.stopped is None
+    assert [record.iteration for record in result.losses] == [record.iteration for record in expected.losses]
+    seconds = [record.seconds for record in result.losses]
+    assert seconds == sorted(seconds)
+
+
+def test_a_run_may_be_stopped_again_and_again(pictures: tuple[Path, Path], tmp_path: Path) -> None:
+    expected = fastnst.stylize(*pictures, **SMALL)
+    checkpoint = tmp_path / "run.ckpt"
+    stopped_at(1, pictures, checkpoint)
+    for _ in range(20):
+        result = fastnst.resume(checkpoint, callback=lambda _: False)
+        if result.stopped is None:
+            break
+    assert same(fastnst.resume(checkpoint), expected)
+
+
+def test_pictures_that_were_no_files_are_given_again(pictures: tuple[Path, Path], tmp_path: Path) -> None:
+    content, style, start = (np.asarray(Image.open(path)) for path in (*pictures, pictures[1]))
+    expected = fastnst.stylize(content, style, init=start, **SMALL)
+    checkpoint = tmp_path / "run.ckpt"
+    fastnst.stylize(content, style, init=start, checkpoint=checkpoint, callback=lambda _: False, **SMALL)
+    with pytest.raises(fastnst.CheckpointError, match="the init image of the checkpoint was no file"):
+        fastnst.resume(checkpoint, content=content, style=style)
+    assert same(fastnst.resume(checkpoint, content=content, style=style, init=start), expected)
+
+
+def test_the_options_of_the_checkpoint_are_those_of_the_run(pictures: tuple[Path, Path], tmp_path: Path) -> None:
+    options = {"style_weights": [1, 3], "tv_weight": 0.5, "preset": "gatys", "seed": 4}
+    content, style = pictures
+    expected = fastnst.stylize(content, [style, content], **{**SMALL, **options})
+    checkpoint = tmp_path / "run.ckpt"
+    fastnst.stylize(content, [style, content], checkpoint=checkpoint, callback=lambda _: False, **{**SMALL, **options})
+    result = fastnst.resume(checkpoint)
+    assert same(result, expected)
+    assert result.parameters["options"] == expected.parameters["options"]
+
+
+def test_other_pictures_are_refused(pictures: tuple[Path, Path], tmp_path: Path) -> None:
+    content, style = pictures
+    checkpoint = tmp_path / "run.ckpt"
+    stopped_at(2, pictures, checkpoint)
+    with pytest.raises(fastnst.CheckpointError, match=r"content image .* is not the one of the checkpoint"):
+        fastnst.resume(checkpoint, content=style)
+    with pytest.raises(fastnst.CheckpointError, match=r"style image .* is not the one of the checkpoint"):
+        fastnst.resume(checkpoint, style=content)
+    with pytest.raises(fastnst.CheckpointError, match="has 1 style images, not 2"):
+        fastnst.resume(checkpoint, style=[style, content])
+    style.unlink()
+    with pytest.raises(fastnst.ImageError, match="does not exist"):
+        fastnst.resume(checkpoint)
+
+
+def test_other_options_and_weights_are_refused(pictures: tuple[Path, Path], tmp_path: Path) -> None:
+    checkpoint = tmp_path / "run.ckpt"
+    stopped_at(2, pictures, checkpoint)
+    stylizer = fastnst.Stylizer(pictures[1], **{**SMALL, "tv_weight": 1.0})
+    with pytest.raises(fastnst.CheckpointError, match="tv_weight is 0\\.05, not 1"):
+        stylizer.resume(checkpoint, pictures[0])
+    saved = load_run(checkpoint)
+    parameters = {**saved.parameters, "weights": {"source": "random", "sha256": "0"}}
+    save_run(checkpoint, replace(saved, parameters=parameters))
+    with pytest.raises(fastnst.CheckpointError, match="the weights random is not the one"):
+        fastnst.resume(checkpoint)
+
+
+def test_other_versions_are_a_warning(pictures: tuple[Path, Path], tmp_path: Path) -> None:
+    checkpoint = tmp_path / "run.ckpt"
+    stopped_at(2, pictures, checkpoint)
+    saved = load_run(checkpoint)
+    save_run(checkpoint, replace(saved, parameters={**saved.parameters, "versions": {"torch": "1"}}))
+    with pytest.warns(fastnst.FastnstWarning, match="the checkpoint's versions was"):
+        fastnst.resume(checkpoint)
+
+
+def test_a_damaged_checkpoint_is_refused_with_the_reason(pictures: tuple[Path, Path], tmp_path: Path) -> None:
+    checkpoint = tmp_path / "run.ckpt"
+    with pytest.raises(fastnst.CheckpointError, match="does not exist"):
+        fastnst.resume(checkpoint)
+    stopped_at(2, pictures, checkpoint)
+    whole = checkpoint.read_bytes()
+    checkpoint.write_bytes(whole[:-100])
+    with pytest.raises(fastnst.CheckpointError, match="damaged or cut short"):
+        fastnst.resume(checkpoint)
+    changed = bytearray(whole)
+    changed[-100] ^= 1
+    checkpoint.write_bytes(changed)
+    with pytest.raises(fastnst.CheckpointError, match="its contents are not those that were written"):
+        fastnst.resume(checkpoint)
+    checkpoint.write_bytes(whole)
+    tensors = load_file(checkpoint)
+    save_file(tensors, checkpoint)
+    with pytest.raises(fastnst.CheckpointError, match="is no checkpoint of a run"):
+        fastnst.resume(checkpoint)
+    save_file(tensors, checkpoint, metadata={"kind": "fastnst run", "format": "99"})
+    with pytest.raises(fastnst.CheckpointError, match="has format 99"):
+        fastnst.resume(checkpoint)
+    checkpoint.write_bytes(b"")
+    with pytest.raises(fastnst.CheckpointError, match="cannot be read"):
+        fastnst.resume(checkpoint)
+
+
+def test_a_place_that_will_not_do_is_refused_before_the_run(pictures: tuple[Path, Path], tmp_path: Path) -> None:
+    for place, message in ((tmp_path, "is a folder"), (tmp_path / "missing" / "run.ckpt", "does not exist")):
+        with pytest.raises(fastnst.CheckpointError, match=message):
+            fastnst.stylize(*pictures, checkpoint=place, **SMALL)
+    with pytest.raises(fastnst.OptionError, match="checkpoint_every -1 is not a number of seconds"):
+        fastnst.stylize(*pictures, checkpoint=tmp_path / "run.ckpt", checkpoint_every=-1, **SMALL)
+
+
+def test_a_full_disk_does_not_end_the_run(
+    pictures: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    expected = fastnst.stylize(*pictures, **SMALL)
+    monkeypatch.setattr(module, "save_file", full)
+    checkpoint = tmp_path / "run.ckpt"
+    with pytest.warns(fastnst.FastnstWarning, match=r"cannot be written: .*No space left.*the run goes on"):
+        result = fastnst.stylize(*pictures, checkpoint=checkpoint, **SMALL)
+    assert same(result, expected)
+    assert sorted(tmp_path.iterdir()) == sorted(pictures)
+
+
+def test_a_killed_run_leaves_a_whole_checkpoint(pictures: tuple[Path, Path], tmp_path: Path) -> None:
+    options = {**SMALL, "iterations": 40}
+    expected = fastnst.stylize(*pictures, **options)
+    checkpoint = tmp_path / "run.ckpt"
+    program = (
+        "import sys, fastnst, torch\n"
+        f"torch.set_num_threads({torch.get_num_threads()})\n"
+        "fastnst.stylize(*sys.argv[1:3], checkpoint=sys.argv[3], checkpoint_every=0, callback=lambda _: print('.',"
+        f" flush=True), **{options!r})"
+    )
+    generator = np.random.default_rng(0)
+    for _ in range(3):
+        command = [sys.executable, "-c", program, *map(str, pictures), str(checkpoint)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        # Killed somewhere between two of its evaluations, or while it writes.
+        for _ in range(int(generator.integers(2, 30))):
+            process.stdout.readline()
+        time.sleep(float(generator.random()) * 0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        assert same(fastnst.resume(checkpoint), expected)
+        leftover = [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+        for path in leftover:
+            path.unlink()
