@@ -212,7 +212,8 @@ from fastnst.weights import load_weights
 precision, size, tile = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 options = resolve_options(weights="random", precision=precision, optimizer="adam")
 runtime = resolve_runtime(options)
-backbone = build_backbone(load_weights("random", taps=options.taps), options.taps, runtime)
+weights = load_weights("random", taps=options.taps)
+backbone = build_backbone(weights, options.taps, runtime)
 style = style_targets(backbone, [(torch.rand(1, 3, 64, 64), 1.0)], options, runtime)
 plan = plan_run(options, runtime, (size, size), tile=tile)
 content = torch.rand(1, 3, size, size)
