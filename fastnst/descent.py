@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastnst.averaging import MeanImage
 from fastnst.graph import Replayed
-from fastnst.objective import Loss, Objective
+from fastnst.objective import Evaluation, Loss
 from fastnst.optimizers import Optimizer
 
 CAPACITY = 64
@@ -35,7 +35,7 @@ class Descent:
     def __init__(
         self,
         image: Tensor,
-        objective: Objective,
+        objective: Evaluation,
         make: Callable[[], Optimizer],
         optimizer: Optimizer | None = None,
         mean: MeanImage | None = None,
@@ -66,7 +66,10 @@ class Descent:
 
     def advance(self) -> None:
         """One step of the optimiser, and the evaluation of what comes of it."""
-        self._replayed(self._iterate)
+        if self._objective.is_tiled:
+            self._iterate()
+        else:
+            self._replayed(self._iterate)
         self._noted += 1
 
     def end(self) -> None:
@@ -159,10 +162,11 @@ class Descent:
 
     def _note(self, loss: Loss) -> None:
         terms = (loss.total, loss.content, loss.style, loss.tv, self._is_usable().float())
-        self._rows.index_copy_(0, self._row, torch.stack(terms)[None])
+        row = torch.stack([term.to(self.image.device) for term in terms])
+        self._rows.index_copy_(0, self._row, row[None])
         self._row.add_(1)
-        better = loss.total < self._lowest
-        torch.where(better, loss.total, self._lowest, out=self._lowest)
+        better = row[0] < self._lowest
+        torch.where(better, row[0], self._lowest, out=self._lowest)
         torch.where(better, self.image, self.best, out=self.best)
 
 

@@ -50,8 +50,6 @@ class Replayed:
             with torch.cuda.device(self._device), torch.cuda.graph(graph):
                 function()
         except RuntimeError as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
             reason = str(error).strip().splitlines()[0]
             warnings.warn(
                 f"the iteration cannot be captured as a CUDA graph ({reason}); it runs uncaptured, and slower",

@@ -22,6 +22,7 @@ In both, `tv = 1/(H·W) Σ ((x_{i,j+1} − x_{i,j})² + (x_{i+1,j} − x_{i,j})�
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from fastnst_kernels import BlendedTarget, blend_targets, gram, image_ops
@@ -45,6 +46,26 @@ class Loss:
     tv: Tensor
 
 
+class Evaluation(Protocol):
+    """The total loss as a function of the image, however it is computed."""
+
+    @property
+    def runtime(self) -> Runtime: ...
+
+    @property
+    def loss_scale(self) -> LossScale: ...
+
+    @property
+    def is_tiled(self) -> bool:
+        """Whether it moves and allocates memory as no captured graph may."""
+
+    def loss(self, image: Tensor) -> Loss:
+        """The loss of `image`, (1, 3, H, W) float32 in 0…1, without a gradient."""
+
+    def loss_and_gradient(self, image: Tensor) -> tuple[Loss, Tensor]:
+        """The loss, and the gradient of its total: (1, 3, H, W) float32, contiguous."""
+
+
 @dataclass(frozen=True)
 class Objective:
     """The total loss as a function of the image. Make one with `make_objective`."""
@@ -57,6 +78,10 @@ class Objective:
     tv_weight: float
     runtime: Runtime
     loss_scale: LossScale
+
+    @property
+    def is_tiled(self) -> bool:
+        return False
 
     def loss(self, image: Tensor) -> Loss:
         """The loss of `image`, (1, 3, H, W) float32 in 0…1, without a gradient."""

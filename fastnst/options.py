@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 
 from fastnst.architecture import NETWORKS, canonical_layer
 from fastnst.errors import OptionError
+from fastnst.tile_options import parse_memory, parse_tile
 
 LayerWeights = tuple[tuple[str, float], ...]
 Scales = int | tuple[int, ...] | None
@@ -59,6 +60,12 @@ class Options:
     )
     scales: Scales = _option(
         3, "coarse to fine: none, a number of scales (each twice the last), or their long edges", metavar="S", many=True
+    )
+    tile: int | str = _option(
+        "auto", "exact tiles: auto (none, or the largest that memory allows), none, or their edge", metavar="PX"
+    )
+    max_memory: int | None = _option(
+        None, "memory that a run may take, such as 8GB", shown="what is free", metavar="SIZE"
     )
     seconds: float | None = _option(
         None,
@@ -189,6 +196,8 @@ class OptionValues(TypedDict, total=False):
     size: int
     iterations: int | Sequence[int]
     scales: int | str | Sequence[int] | None
+    tile: int | str | None
+    max_memory: int | str | None
     seconds: float | None
     tolerance: float | None
     optimizer: str
@@ -346,6 +355,8 @@ _NORMALISE: Mapping[str, Callable[[str, Any], Any]] = MappingProxyType(
         "iterations": _iterations,
         "history": _integer,
         "seed": _integer,
+        "tile": lambda _, value: parse_tile(value),
+        "max_memory": lambda _, value: parse_memory(value),
         "scales": _scales,
         "learning_rate": _optional_number,
         "seconds": _optional_number,

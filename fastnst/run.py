@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastnst.descent import Descent, Pace
 from fastnst.errors import FastnstWarning, OptionError
-from fastnst.objective import Objective
+from fastnst.objective import Evaluation
 from fastnst.options import Options
 from fastnst.result import DivergedError, Iterate, LossRecord, Result
 from fastnst.saved_run import OPTIMIZER, CheckpointError, SavedRun, check_place, save_run
@@ -65,7 +65,7 @@ class Scale:
     index: int
     edge: int
     iterations: int
-    objective: Objective
+    objective: Evaluation
     alpha: Tensor | None
 
 
@@ -224,7 +224,7 @@ def _finished(image: Tensor) -> Tensor:
     return image.detach()[0].clamp(0, 1).float().cpu().clone()
 
 
-def _divergence(record: LossRecord, objective: Objective, before: Sequence[LossRecord]) -> str:
+def _divergence(record: LossRecord, objective: Evaluation, before: Sequence[LossRecord]) -> str:
     where = f"the loss became {record.total} at iteration {record.iteration} (scale {record.scale})"
     if objective.runtime.dtype == torch.float16:
         cause = "float16 overflowed; use --precision bf16 or fp32"

@@ -3,7 +3,8 @@
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -17,14 +18,17 @@ from fastnst.backbone import Backbone, build_backbone
 from fastnst.descent import Descent
 from fastnst.errors import OptionError
 from fastnst.images import Picture, Source, check_fits, fitted_size, flattened, load_image, resize, resize_picture
-from fastnst.objective import make_objective, style_targets
+from fastnst.objective import style_targets
 from fastnst.optimizers import Optimizer, make_optimizer
 from fastnst.options import Options, OptionValues, resolve_options
+from fastnst.planner import Plan, device_of, plan_run
 from fastnst.pyramid import scale_edges, scale_iterations
 from fastnst.result import Result
 from fastnst.run import Callback, Run, Scale, Watch, make_watch
 from fastnst.runtime import float32_products, own_modes, resolve_runtime, timed_algorithms, versions
 from fastnst.saved_run import CheckpointError, SavedRun, check_same_run, load_run
+from fastnst.tile_halving import FittingObjective
+from fastnst.tile_style import tiled_style_targets
 from fastnst.weights import Weights, load_weights
 
 Styles = Source | Sequence[Source]
@@ -157,6 +161,7 @@ class Stylizer:
     def _stylize(self, content: Source | Picture, watch: Watch, saved: SavedRun | None = None) -> Result:
         picture = content if isinstance(content, Picture) else load_image(content, role="content")
         scales = self.scales(picture)
+        plans = {edge: self.plan(edge, size) for edge, size in scales.items()}
         weights, backbone = self._loaded()
         parameters = self._parameters(picture, scales, weights)
         if saved is not None:
@@ -164,29 +169,66 @@ class Stylizer:
         iterations = dict(zip(scales, scale_iterations(self.options.iterations, len(scales)), strict=True))
         run = Run(parameters, self._sources(picture), watch, self.options, iterations, saved)
         image = self._start(picture, next(iter(scales.values()))) if saved is None else saved.tensors["image"]
-        optimizer = self._optimizer()
-        if saved is not None:
-            optimizer.load_state_dict(saved.optimizer_state(self.runtime.device))
+        optimizer = None
         for index, (edge, size) in enumerate(scales.items()):
             target = resize_picture(picture, size=size)
             if saved is not None and (index < saved.scale or (index == saved.scale and saved.finished)):
                 continue
+            plan = plans[edge]
             continued = saved if saved is not None and index == saved.scale else None
-            if index > 0 and continued is None:
-                optimizer = optimizer.rescaled(size)
-            image = resize(image.to(self.runtime.device), size=size)
-            pixels = target.rgb[None].to(self.runtime.device)
-            objective = make_objective(backbone, pixels, self._style(edge, backbone), self.options, self.runtime)
+            image = resize(image.to(device_of(plan, self.runtime)), size=size)
+            optimizer = self._next_optimizer(optimizer, image, saved, goes_on=continued is not None)
+            objective = self._objective(backbone, target.rgb[None], edge, plan)
             mean = None if self.options.average is None else MeanImage(self.options.average)
-            descent = Descent(image, objective, self._optimizer, optimizer, mean)
+            fresh = partial(self._optimizer, image.device)
+            descent = Descent(image, objective, fresh, optimizer, mean)
             run.optimise(descent, Scale(index, edge, iterations[edge], objective, target.alpha), continued)
             image, optimizer = descent.image, descent.optimizer
             if run.stopped:
                 break
         return run.result(image, target.alpha)
 
-    def _optimizer(self) -> Optimizer:
-        return make_optimizer(self.options, self.runtime)
+    def _objective(self, backbone: Backbone, content: Tensor, edge: int, plan: Plan) -> FittingObjective:
+        """The objective of one scale; `content` is (1, 3, H, W) float32 on the CPU."""
+        style = self._style(edge, backbone, plan.style_tile)
+        fixed = self.options.tile == "none"
+        return FittingObjective(backbone, content, style, self.options, self.runtime, plan, tile_is_fixed=fixed)
+
+    def _optimizer(self, device: torch.device) -> Optimizer:
+        """A fresh optimiser for an image on `device`, which is not the network's where the plan says so."""
+        return make_optimizer(self.options, replace(self.runtime, device=device))
+
+    def _next_optimizer(
+        self, before: Optimizer | None, image: Tensor, saved: SavedRun | None, *, goes_on: bool
+    ) -> Optimizer:
+        """The optimiser of a scale: with what carries over from the one before, or from where a saved run stopped."""
+        optimizer = self._optimizer(image.device)
+        if before is None and saved is not None:
+            optimizer.load_state_dict(saved.optimizer_state(image.device))
+            before = optimizer
+        if before is None or goes_on:
+            return optimizer
+        state = before.rescaled((image.shape[2], image.shape[3])).state_dict()
+        placed = {name: x.to(image.device) if isinstance(x, Tensor) else x for name, x in state.items()}
+        optimizer.load_state_dict(placed)
+        return optimizer
+
+    def plan(self, edge: int, size: tuple[int, int]) -> Plan:
+        """How the scale whose long edge is `edge`, of `size` (height, width), fits into memory.
+
+        Raises OptionError where nothing that was asked for fits into `max_memory`.
+        """
+        options = self.options
+        styles = [self._style_size(style, edge) for style in self._styles]
+        return plan_run(
+            options,
+            self.runtime,
+            size,
+            tile=options.tile,
+            max_memory=options.max_memory,
+            style_sizes=styles,
+            network_is_loaded=self._network is not None,
+        )
 
     def scales(self, content: Picture) -> dict[int, tuple[int, int]]:
         """The run's scales in order: from the long edge in pixels to the (height, width) of the image.
@@ -232,13 +274,17 @@ class Stylizer:
             start = resize_picture(self._init or content, size=size).rgb
         return start[None].to(self.runtime.device, copy=True)
 
-    def _style(self, edge: int, backbone: Backbone) -> dict[str, BlendedTarget]:
-        """The style's targets at the scale whose long edge is `edge`, computed once."""
+    def _style(self, edge: int, backbone: Backbone, tile: int | None) -> dict[str, BlendedTarget]:
+        """The style's targets at the scale whose long edge is `edge`, computed once, in tiles where there is one."""
         if edge not in self._style_targets:
             pictures = [resize_picture(style, size=self._style_size(style, edge)) for style in self._styles]
-            images = [picture.rgb[None].to(self.runtime.device) for picture in pictures]
+            images = [picture.rgb[None] for picture in pictures]
             shares = list(zip(images, self._shares, strict=True))
-            self._style_targets[edge] = style_targets(backbone, shares, self.options, self.runtime)
+            if tile is None:
+                placed = [(image.to(self.runtime.device), share) for image, share in shares]
+                self._style_targets[edge] = style_targets(backbone, placed, self.options, self.runtime)
+            else:
+                self._style_targets[edge] = tiled_style_targets(backbone, shares, self.options, self.runtime, tile)
         return self._style_targets[edge]
 
     def _style_size(self, style: Picture, edge: int) -> tuple[int, int]:

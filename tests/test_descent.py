@@ -75,6 +75,8 @@ def test_an_iteration_reads_nothing_back_and_always_does_the_same(precision: str
 class Parabola:
     """‖x − target‖², with a gradient that float16 could not hold above `limit`."""
 
+    is_tiled = False
+
     def __init__(self, target: float, limit: float = float("inf")) -> None:
         self.target, self.limit = target, limit
         self.runtime = runtime("fp16" if limit < float("inf") else "fp32")

@@ -308,3 +308,46 @@ def test_a_run_that_made_all_its_steps_was_not_ended_by_time(monkeypatch: pytest
     # The limit passes during the last of four steps, and during the last but one.
     results = [fastnst.stylize(photo(), photo(1), callback=wait, **SMALL, seconds=limit) for limit in (3.5, 2.5)]
     assert [(result.losses[-1].iteration, result.stopped) for result in results] == [(4, None), (3, "time")]
+
+
+def test_tiles_give_the_image_of_the_whole() -> None:
+    options = {**SMALL, "precision": "fp32", "scales": [24, 48]}
+    whole, tiled = (fastnst.stylize(photo(), photo(1), **options, tile=tile) for tile in ("none", 16))
+    assert [record.total for record in tiled.losses] == pytest.approx(
+        [record.total for record in whole.losses], rel=1e-4
+    )
+    assert (tiled.tensor - whole.tensor).abs().max() < 1e-3
+
+
+def test_a_memory_that_nothing_fits_into_is_refused_before_the_network_is_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("the weights were loaded")
+
+    monkeypatch.setattr(module, "load_weights", refuse)
+    with pytest.raises(fastnst.OptionError, match=r"needs at least .* and 2 MB are allowed"):
+        fastnst.stylize(photo(), photo(1), **SMALL, max_memory="2MB")
+
+
+def test_a_run_that_runs_out_of_memory_goes_on_in_smaller_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Objective.loss_and_gradient
+    calls = []
+
+    def failing(self: Any, image: torch.Tensor) -> tuple[Loss, torch.Tensor]:
+        calls.append(image.shape)
+        if len(calls) == 3:
+            raise torch.OutOfMemoryError("no memory")
+        return original(self, image)
+
+    expected = fastnst.stylize(photo(), photo(1), **SMALL, precision="fp32")
+    monkeypatch.setattr(Objective, "loss_and_gradient", failing)
+    with pytest.warns(fastnst.FastnstWarning, match="memory ran out; going on with tiles"):
+        result = fastnst.stylize(photo(), photo(1), **SMALL, precision="fp32")
+    assert len(calls) == 3
+    assert [record.total for record in result.losses] == pytest.approx(
+        [record.total for record in expected.losses], rel=1e-4
+    )
+    calls.clear()
+    with pytest.raises(torch.OutOfMemoryError):
+        fastnst.stylize(photo(), photo(1), **SMALL, tile="none")
