@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from functools import partial
@@ -16,7 +17,7 @@ from fastnst.architecture import pools_before
 from fastnst.averaging import MeanImage
 from fastnst.backbone import Backbone, build_backbone
 from fastnst.descent import Descent
-from fastnst.errors import OptionError
+from fastnst.errors import FastnstWarning, OptionError
 from fastnst.images import Picture, Source, check_fits, fitted_size, flattened, load_image, resize, resize_picture
 from fastnst.objective import style_targets
 from fastnst.optimizers import Optimizer, make_optimizer
@@ -28,6 +29,7 @@ from fastnst.run import Callback, Run, Scale, Watch, make_watch
 from fastnst.runtime import float32_products, own_modes, resolve_runtime, timed_algorithms, versions
 from fastnst.saved_run import CheckpointError, SavedRun, check_same_run, load_run
 from fastnst.tile_halving import FittingObjective
+from fastnst.tile_options import in_words
 from fastnst.tile_style import tiled_style_targets
 from fastnst.weights import Weights, load_weights
 
@@ -220,7 +222,7 @@ class Stylizer:
         """
         options = self.options
         styles = [self._style_size(style, edge) for style in self._styles]
-        return plan_run(
+        plan = plan_run(
             options,
             self.runtime,
             size,
@@ -229,6 +231,14 @@ class Stylizer:
             style_sizes=styles,
             network_is_loaded=self._network is not None,
         )
+        if not plan.fits and plan.limit_bytes is not None:
+            warnings.warn(
+                f"{plan.width}×{plan.height} pixels need about {in_words(plan.peak_bytes)} of memory, and "
+                f"{in_words(plan.limit_bytes)} are free; lower --size, or take --optimizer adam",
+                FastnstWarning,
+                stacklevel=2,
+            )
+        return plan
 
     def scales(self, content: Picture) -> dict[int, tuple[int, int]]:
         """The run's scales in order: from the long edge in pixels to the (height, width) of the image.
