@@ -241,7 +241,7 @@ def test_running_out_of_memory_leaves_the_last_image(
     error: Exception, tmp_path: Path, pictures: tuple[str, str], capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     breaking_at(2, error, monkeypatch)
-    assert run(*pictures, "-o", str(tmp_path / "out.png"), *FAST, "--quiet") == 1
+    assert run(*pictures, "-o", str(tmp_path / "out.png"), *FAST, "--tile", "none", "--quiet") == 1
     assert "out of memory; lower --size" in capsys.readouterr().err
     assert read_parameters(tmp_path / "out.png")["final"]["iteration"] == 1
 
