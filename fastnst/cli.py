@@ -5,13 +5,15 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import Field, fields
-from typing import Any, NoReturn, TextIO
+from collections.abc import Sequence
+from typing import Any, TextIO
 
 from fastnst import __version__
+from fastnst.arguments import Parser, add_option, add_options, add_output_arguments, describe_default, whole_number
+from fastnst.commands import completion, env, plan, rerun
 from fastnst.errors import FastnstError, FastnstWarning, Interrupted
-from fastnst.options import Iterations, Options
+
+__all__ = ["add_option", "build_parser", "describe_default", "main"]
 
 EXIT_BAD_INPUT = 1
 EXIT_INTERRUPTED = 130
@@ -48,27 +50,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="fastnst",
         description="Neural style transfer by optimisation, exact to Gatys, Ecker and Bethge (2016).",
     )
     parser.add_argument("--version", action="version", version=f"fastnst {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_stylize(commands)
+    rerun.add_parser(commands)
     _add_info(commands)
+    plan.add_parser(commands)
     _add_verify(commands)
     _add_profile(commands)
     _add_kernels(commands)
+    env.add_parser(commands)
+    completion.add_parser(commands)
     return parser
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line; the usage is a `--help` away."""
-
-    def error(self, message: str) -> NoReturn:
-        if "required: CONTENT" in message or "required: STYLE" in message:
-            message += "; give CONTENT and STYLE before the options that take several values"
-        self.exit(2, f"fastnst: error: {message} (see {self.prog} --help)\n")
 
 
 def _add_stylize(commands: Any) -> None:
@@ -78,73 +75,24 @@ def _add_stylize(commands: Any) -> None:
         description="Renders CONTENT in the style of STYLE by optimising the image itself.",
         allow_abbrev=False,
     )
-    parser.add_argument("content", metavar="CONTENT", help="the picture to render")
+    parser.add_argument("content", metavar="CONTENT", help="the picture to render; - reads it from stdin")
     parser.add_argument("styles", metavar="STYLE", nargs="+", help="the picture or pictures whose style it gets")
-    parser.add_argument("-o", "--output", metavar="OUT", required=True, help="the result: .png, .jpg, .webp or .tif")
-    for option in fields(Options):
-        _add_option(parser, option)
     parser.add_argument(
-        "--save-every",
-        metavar="N",
-        type=_whole_number,
-        help="also write the image every N iterations, beside OUT, with the iteration in its name",
+        "-o",
+        "--output",
+        metavar="OUT",
+        required=True,
+        help="the result: .png, .jpg, .webp, .tif or .npy; - writes it to stdout",
     )
-    parser.add_argument("--quiet", action="store_true", help="no progress bar and no closing line")
-    parser.add_argument("--json", action="store_true", help="print losses and parameters as one JSON object on stdout")
-    parser.set_defaults(run=_run_stylize)
-
-
-def _add_option(parser: argparse.ArgumentParser, option: "Field[Any]") -> None:
-    facts = option.metadata
     parser.add_argument(
-        "--" + option.name.replace("_", "-"),
+        "--config",
+        metavar="FILE",
         default=argparse.SUPPRESS,
-        choices=facts["choices"] or None,
-        metavar=facts["metavar"],
-        nargs="+" if facts["many"] else None,
-        type=_parse_as(option),
-        help=f"{facts['meaning']} (default: {describe_default(option)})",
+        help="options from a TOML file, by the same names; those of the command go before them",
     )
-
-
-def _parse_as(option: "Field[Any]") -> Callable[[str], Any]:
-    if option.name == "scales":
-        return _scale
-    if option.name == "style_weights" or option.type in (float, float | None):
-        return _number
-    return _whole_number if option.type in (int, Iterations) else str
-
-
-def _whole_number(word: str) -> int:
-    try:
-        return int(word)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number; write 512") from None
-
-
-def _number(word: str) -> float:
-    try:
-        return float(word)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{word!r} is not a number; write 0.5, and several with spaces") from None
-
-
-def _scale(word: str) -> int | str:
-    if word == "none":
-        return word
-    try:
-        return int(word)
-    except ValueError:
-        hint = "write none, a number of scales, or their long edges as in 128 256 512"
-        raise argparse.ArgumentTypeError(f"{word!r} is not a scale; {hint}") from None
-
-
-def describe_default(option: "Field[Any]") -> str:
-    """The default as a user would type it."""
-    default = option.metadata["shown"] or option.default
-    if isinstance(default, tuple):
-        return " ".join(name for name, _ in default)
-    return f"{default:g}" if isinstance(default, float) else str(default)
+    add_options(parser)
+    add_output_arguments(parser)
+    parser.set_defaults(run=_run_stylize)
 
 
 def _add_info(commands: Any) -> None:
@@ -182,14 +130,14 @@ def _add_profile(commands: Any) -> None:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--size", type=_whole_number, default=512, metavar="PX", help="side of the square image (default: 512)"
+        "--size", type=whole_number, default=512, metavar="PX", help="side of the square image (default: 512)"
     )
     parser.add_argument(
         "--precision", choices=("auto", "fp32", "tf32", "bf16", "fp16"), default="auto", help="dtype of the features"
     )
     parser.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, cuda:1 …")
     parser.add_argument("--backend", choices=("auto", "triton", "torch"), default="auto", help="what to time")
-    parser.add_argument("--rounds", type=_whole_number, default=7, metavar="N", help="interleaved rounds (default: 7)")
+    parser.add_argument("--rounds", type=whole_number, default=7, metavar="N", help="interleaved rounds (default: 7)")
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile")
     parser.add_argument(
         "--compile-mode",
@@ -226,7 +174,7 @@ def _add_kernels(commands: Any) -> None:
     parser.add_argument("--shapes", metavar="SHAPE", nargs="+", help="these shape classes alone, as conv1_1 odd")
     parser.add_argument("--modes", metavar="MODE", nargs="+", help="float32, tf32, float16, bfloat16 (default: all)")
     parser.add_argument(
-        "--jobs", metavar="N", type=_whole_number, help="builds at once (default: the number of processors)"
+        "--jobs", metavar="N", type=whole_number, help="builds at once (default: the number of processors)"
     )
     parser.add_argument("--json", action="store_true", help="print the builds as one JSON object on stdout")
     parser.set_defaults(run=_run_kernels)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def add_parser(commands: Any) -> None:
     """Adds the command to those of `fastnst`."""
-    from fastnst.cli import _add_option
+    from fastnst.arguments import add_option
 
     parser = commands.add_parser(
         "plan",
@@ -25,7 +25,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("content", metavar="CONTENT", help="the picture to render")
     names = [option.name for option in fields(Options)]
     for option in fields(Options):
-        _add_option(parser, option)
+        add_option(parser, option)
     if "tile" not in names:
         parser.add_argument("--tile", default="auto", metavar="N", help="auto, none, or what tiles own, in pixels")
     if "max_memory" not in names:

@@ -1,8 +1,8 @@
 """`fastnst stylize`: runs the function, shows how far it is, and leaves the last good image whatever happens."""
 
 import argparse
-import glob
 import json
+import math
 import signal
 import sys
 import warnings
@@ -14,9 +14,13 @@ from typing import Any
 
 from tqdm import tqdm
 
+from fastnst.callbacks import Callback, chain
 from fastnst.cli import EXIT_INTERRUPTED
-from fastnst.errors import FastnstError, FastnstWarning, ImageError, Interrupted, OptionError
+from fastnst.config_file import read_config
+from fastnst.errors import FastnstError, FastnstWarning, Interrupted
 from fastnst.images import load_image
+from fastnst.job import Job, Outputs
+from fastnst.loss_plot import draw_losses
 from fastnst.options import Options
 from fastnst.output import check_output_path
 from fastnst.result import DivergedError, Iterate, Result
@@ -28,50 +32,81 @@ _STOPPING_SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr
 
 
 def run(parsed: argparse.Namespace) -> int:
-    given = {option.name: getattr(parsed, option.name) for option in fields(Options) if option.name in parsed}
-    if "scales" in given and len(given["scales"]) == 1:
-        given["scales"] = given["scales"][0]
-    _check_output(parsed)
-    watch = _Watch(Path(parsed.output), parsed.save_every)
-    try:
-        content = load_image(parsed.content, role="content")
-        stylizer = Stylizer(parsed.styles, **given)
-        check_output_path(parsed.output, list(stylizer.scales(content).values())[-1])
-        stylizer.load(progress=not parsed.quiet)
-        with _stop_on_signal(watch):
-            with tqdm(total=None, unit="it", disable=True if parsed.quiet else None, file=sys.stderr) as watch.bar:
-                result = stylizer(content, callback=watch, callback_every=parsed.save_every)
-            watch.save(result)
-    except DivergedError as error:
-        watch.save(error.result)
-        _print_json(parsed, error.result)
-        raise FastnstError(f"{error}. The best image before that is in {parsed.output}") from None
-    except KeyboardInterrupt:
-        raise Interrupted(watch.rescue()) from None
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise FastnstError(f"out of memory; lower --size, --style-scale or --scales. {watch.rescue()}") from None
-        if watch.last is not None:
-            print(f"fastnst: {watch.rescue()}", file=sys.stderr)
-        raise
+    code, _ = execute(make_job(parsed))
+    return code
+
+
+def make_job(parsed: argparse.Namespace) -> Job:
+    """The job of the parsed arguments; where they leave something open, that of the config file.
+
+    Raises OptionError as `read_config` does.
+    """
+    settings = {**(read_config(parsed.config) if "config" in parsed else {}), **vars(parsed)}
+    options = {option.name: settings[option.name] for option in fields(Options) if option.name in settings}
+    # The command takes a list where the function takes a number too.
+    if isinstance(options.get("scales"), list) and len(options["scales"]) == 1:
+        options["scales"] = options["scales"][0]
+    outputs = {one.name: settings[one.name] for one in fields(Outputs) if one.name in settings}
+    return Job(parsed.content, parsed.styles, options, Outputs(**outputs))
+
+
+def execute(job: Job, *callbacks: Callback) -> tuple[int, Result]:
+    """Runs the job and returns its exit code and its result; `callbacks` see the run too.
+
+    Raises FastnstError and Interrupted; the last good image is written first.
+    """
+    job.check()
+    outputs = job.outputs
+    content, styles, options = job.sources()
+    watch = _Watch(outputs)
+    with chain(watch, *outputs.callbacks(), *callbacks) as callback:
+        try:
+            picture = load_image(content, role="content")
+            stylizer = Stylizer(styles, **options)
+            check_output_path(outputs.target, list(stylizer.scales(picture).values())[-1], **outputs.form)
+            stylizer.load(progress=not outputs.quiet)
+            with _stop_on_signal(watch):
+                hidden = True if outputs.quiet else None
+                with tqdm(total=None, unit="it", disable=hidden, file=sys.stderr) as watch.bar:
+                    result = stylizer(picture, callback=callback, callback_every=_callback_every(outputs))
+                watch.save(result)
+        except DivergedError as error:
+            watch.save(error.result)
+            _draw(job, error.result)
+            _print_json(outputs, error.result)
+            raise FastnstError(f"{error}. The best image before that is in {outputs.shown}") from None
+        except KeyboardInterrupt:
+            raise Interrupted(watch.rescue()) from None
+        except Exception as error:
+            if is_out_of_memory(error):
+                message = f"out of memory; lower --size, --style-scale or --scales. {watch.rescue()}"
+                raise FastnstError(message) from None
+            if watch.last is not None:
+                print(f"fastnst: {watch.rescue()}", file=sys.stderr)
+            raise
     result = watch.labelled(result)
-    _print_json(parsed, result)
-    if watch.interrupted or not parsed.quiet:
-        _print_summary(parsed.output, result)
-    return EXIT_INTERRUPTED if watch.interrupted else 0
+    _draw(job, result)
+    _print_json(outputs, result)
+    if watch.interrupted or not outputs.quiet:
+        _print_summary(outputs.shown, result)
+    return (EXIT_INTERRUPTED if watch.interrupted else 0), result
+
+
+def _callback_every(outputs: Outputs) -> int | None:
+    """After how many evaluations the losses are read back at least: what every output on the way asks for."""
+    wanted = [outputs.save_every or 0, outputs.movie_every if outputs.movie is not None else 0]
+    return math.gcd(*wanted) or None
 
 
 @dataclass
 class _Watch:
-    """The callback: moves the bar, writes the numbered images, keeps the last image, stops when asked to."""
+    """The callback: moves the bar, keeps the last image, stops when asked to."""
 
-    output: Path
-    save_every: int | None
+    outputs: Outputs
     bar: "tqdm[Any] | None" = None
     interrupted: bool = False
     saving: bool = False
     last: Iterate | None = field(default=None, repr=False)
-    numbered: int = 0
 
     def __call__(self, iterate: Iterate) -> bool:
         self.last = iterate
@@ -81,14 +116,6 @@ class _Watch:
             self.bar.set_description(f"scale {record.scale} px", refresh=False)
             self.bar.set_postfix_str(f"loss {record.total:.4g}", refresh=False)
             self.bar.update(record.iteration - self.bar.n)
-        # A scale's first record repeats the last iteration of the scale before it, which is the one to keep.
-        if self.save_every and record.iteration % self.save_every == 0 and record.iteration > self.numbered:
-            self.numbered = record.iteration
-            path = numbered_path(self.output, record.iteration)
-            try:
-                iterate.save(path)
-            except ImageError as error:
-                warnings.warn(f"{error}; the run goes on", FastnstWarning, stacklevel=2)
         return not self.interrupted
 
     def labelled(self, result: Result) -> Result:
@@ -100,14 +127,14 @@ class _Watch:
     def save(self, result: Result) -> None:
         """Writes the result; Ctrl-C waits until that is done."""
         self.saving = True
-        self.labelled(result).save(self.output)
+        self.labelled(result).save(self.outputs.target, **self.outputs.form)
 
     def rescue(self) -> str:
         """Writes the last image of a run that failed, and says so."""
         if self.last is None:
             return "Nothing was computed yet, so nothing was saved"
-        self.last.save(self.output)
-        return f"The image of iteration {self.last.record.iteration} is in {self.output}"
+        self.last.save(self.outputs.target, **self.outputs.form)
+        return f"The image of iteration {self.last.record.iteration} is in {self.outputs.shown}"
 
 
 @contextmanager
@@ -131,37 +158,21 @@ def _stop_on_signal(watch: _Watch) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def numbered_path(output: Path, iteration: int) -> Path:
-    """Where the image of `iteration` goes with --save-every: out_00050.png beside out.png."""
-    return output.with_name(f"{output.stem}_{iteration:05d}{output.suffix}")
-
-
-def _check_output(parsed: argparse.Namespace) -> None:
-    output = Path(parsed.output)
-    check_output_path(parsed.output)
-    targets = [output]
-    if parsed.save_every is not None:
-        if parsed.save_every < 1:
-            raise OptionError(f"--save-every {parsed.save_every} is too small; it must be 1 or more")
-        check_output_path(numbered_path(output, parsed.save_every))
-        targets += output.parent.glob(f"{glob.escape(output.stem)}_[0-9]*{glob.escape(output.suffix)}")
-    for given in (parsed.content, *parsed.styles, getattr(parsed, "init", "content")):
-        for target in targets:
-            if _same_file(Path(given), target):
-                raise OptionError(f"{target} is also an input and would be overwritten; give another name with -o")
-
-
-def _same_file(path: Path, other: Path) -> bool:
+def _draw(job: Job, result: Result) -> None:
+    """The plot of the losses, if there is to be one; the image is saved already, so what fails is a warning."""
+    if job.outputs.plot is None:
+        return
+    note = f"{Path(job.content).name} in the style of {', '.join(Path(style).name for style in job.styles)}"
     try:
-        return path.samefile(other)
-    except OSError:  # one of them is missing or out of reach: what reads it says so
-        return False
+        draw_losses(result.losses, Path(job.outputs.plot), result.parameters["options"], note=note)
+    except FastnstError as error:
+        warnings.warn(str(error), FastnstWarning, stacklevel=2)
 
 
-def _print_json(parsed: argparse.Namespace, result: Result) -> None:
-    if parsed.json:
+def _print_json(outputs: Outputs, result: Result) -> None:
+    if outputs.json:
         losses = [record.as_dict() for record in result.losses]
-        print(json.dumps({"output": parsed.output, **result.parameters, "losses": losses}))
+        print(json.dumps({"output": outputs.output, **result.parameters, "losses": losses}))
 
 
 def _print_summary(output: str, result: Result) -> None:

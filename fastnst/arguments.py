@@ -1,0 +1,123 @@
+"""The arguments of the command: those of each option, from its one definition, and those that say where output goes."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import Field, dataclass, fields
+from typing import Any, NoReturn
+
+from fastnst.options import Iterations, Options
+
+# As in `fastnst.formats`, which is not imported here: the command's help must not wait for what it imports.
+_FORMATS = ("png", "jpeg", "webp", "tiff", "npy")
+
+
+@dataclass(frozen=True)
+class OutputArgument:
+    """An argument of `stylize` that changes nothing of the picture. `kind` is str, int or bool (a flag)."""
+
+    name: str
+    kind: type
+    meaning: str
+    metavar: str | None = None
+    choices: tuple[str, ...] = ()
+
+
+OUTPUT_ARGUMENTS = (
+    OutputArgument("format", str, "format of OUT, whatever its name (default: by the name; png for -)", None, _FORMATS),
+    OutputArgument("bit_depth", int, "bits per channel: 8, or 16 for png and tiff (default: 8)", "N"),
+    OutputArgument(
+        "save_every", int, "also write the image every N iterations, beside OUT, with the iteration in its name", "N"
+    ),
+    OutputArgument("preview", str, "also keep the newest image in this file, written once a second", "FILE"),
+    OutputArgument("plot", str, "also draw the losses: .png, .svg or .pdf (fastnst[plot])", "FILE"),
+    OutputArgument("movie", str, "also make a movie of the run: .gif, .webp or .mp4 (fastnst[movie])", "FILE"),
+    OutputArgument("movie_every", int, "iterations between two frames of the movie (default: 10)", "N"),
+    OutputArgument("quiet", bool, "no progress bar and no closing line"),
+    OutputArgument("json", bool, "print losses and parameters as one JSON object on stdout"),
+)
+"""Those that a `--config` file may hold beside the options."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line; the usage is a `--help` away."""
+
+    def error(self, message: str) -> NoReturn:
+        if "required: CONTENT" in message or "required: STYLE" in message:
+            message += "; give CONTENT and STYLE before the options that take several values"
+        self.exit(2, f"fastnst: error: {message} (see {self.prog} --help)\n")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds an argument for each field of `Options`. What is not given is absent from the parsed namespace."""
+    for option in fields(Options):
+        add_option(parser, option)
+
+
+def add_option(parser: argparse.ArgumentParser, option: "Field[Any]") -> None:
+    facts = option.metadata
+    parser.add_argument(
+        "--" + option.name.replace("_", "-"),
+        default=argparse.SUPPRESS,
+        choices=facts["choices"] or None,
+        metavar=facts["metavar"],
+        nargs="+" if facts["many"] else None,
+        type=_parse_as(option),
+        help=f"{facts['meaning']} (default: {describe_default(option)})",
+    )
+
+
+def add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the OUTPUT_ARGUMENTS. What is not given is absent from the parsed namespace."""
+    for argument in OUTPUT_ARGUMENTS:
+        flag = "--" + argument.name.replace("_", "-")
+        if argument.kind is bool:
+            parser.add_argument(flag, action="store_true", default=argparse.SUPPRESS, help=argument.meaning)
+            continue
+        parser.add_argument(
+            flag,
+            default=argparse.SUPPRESS,
+            metavar=argument.metavar,
+            choices=argument.choices or None,
+            type=whole_number if argument.kind is int else str,
+            help=argument.meaning,
+        )
+
+
+def _parse_as(option: "Field[Any]") -> Callable[[str], Any]:
+    if option.name == "scales":
+        return _scale
+    if option.name == "style_weights" or option.type in (float, float | None):
+        return _number
+    return whole_number if option.type in (int, Iterations) else str
+
+
+def whole_number(word: str) -> int:
+    try:
+        return int(word)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number; write 512") from None
+
+
+def _number(word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{word!r} is not a number; write 0.5, and several with spaces") from None
+
+
+def _scale(word: str) -> int | str:
+    if word == "none":
+        return word
+    try:
+        return int(word)
+    except ValueError:
+        hint = "write none, a number of scales, or their long edges as in 128 256 512"
+        raise argparse.ArgumentTypeError(f"{word!r} is not a scale; {hint}") from None
+
+
+def describe_default(option: "Field[Any]") -> str:
+    """The default as a user would type it."""
+    default = option.metadata["shown"] or option.default
+    if isinstance(default, tuple):
+        return " ".join(name for name, _ in default)
+    return f"{default:g}" if isinstance(default, float) else str(default)

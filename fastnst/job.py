@@ -1,0 +1,149 @@
+"""A run as the command asks for it: its inputs, its options and everything that it writes, checked beforehand."""
+
+import glob
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from fastnst.callbacks import Frames, Movie, Preview, Ready, numbered_path
+from fastnst.errors import OptionError
+from fastnst.images import Source
+from fastnst.movie import check_movie
+from fastnst.output import Target, check_output_path
+from fastnst.roofline_plot import check_plot
+
+STANDARD = "-"
+"""What stands for the standard input or output."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """What a run writes and prints; the names are those of the command."""
+
+    output: str
+    format: str | None = None
+    bit_depth: int | None = None
+    save_every: int | None = None
+    preview: str | None = None
+    plot: str | None = None
+    movie: str | None = None
+    movie_every: int = 10
+    quiet: bool = False
+    json: bool = False
+
+    @property
+    def target(self) -> Target:
+        """The path, or the standard output."""
+        return sys.stdout.buffer if self.output == STANDARD else self.output
+
+    @property
+    def shown(self) -> str:
+        """What messages call it."""
+        return "the standard output" if self.output == STANDARD else self.output
+
+    @property
+    def form(self) -> dict[str, Any]:
+        """How pictures are written."""
+        return {"format": self.format, "bit_depth": self.bit_depth}
+
+    def callbacks(self) -> list[Ready]:
+        """Those that write on the way. Raises FastnstError where they could not."""
+        found: list[Ready] = []
+        if self.save_every is not None:
+            found.append(Frames(self.output, every=self.save_every, **self.form))
+        if self.preview is not None:
+            found.append(Preview(self.preview))
+        if self.movie is not None:
+            found.append(Movie(self.movie, every=self.movie_every))
+        return found
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: a content and styles, each a path or `-`, the given options, and the outputs."""
+
+    content: str
+    styles: Sequence[str]
+    options: Mapping[str, Any]
+    outputs: Outputs
+
+    def sources(self) -> tuple[Source, list[Source], dict[str, Any]]:
+        """Content, styles and options, with the stream for the one that is `-`.
+
+        Raises OptionError where more than one is, or the standard input has no picture to give.
+        """
+        words = [self.content, *self.styles, self.options.get("init", "")]
+        count = sum(isinstance(word, str) and word == STANDARD for word in words)
+        if count > 1:
+            raise OptionError(f"the standard input holds one picture, and - was given {count} times; give paths")
+        stream = _standard_input() if count else None
+
+        def opened(word: Any) -> Any:
+            return stream if stream is not None and isinstance(word, str) and word == STANDARD else word
+
+        options = dict(self.options)
+        if "init" in options:
+            options["init"] = opened(options["init"])
+        return opened(self.content), [opened(style) for style in self.styles], options
+
+    def check(self) -> None:
+        """Raises FastnstError where an output could not be written, is an input, or is another output."""
+        outputs = self.outputs
+        for name in ("save_every", "movie_every"):
+            value = getattr(outputs, name)
+            if value is not None and value < 1:
+                raise OptionError(f"--{name.replace('_', '-')} {value} is too small; it must be 1 or more")
+        if outputs.output == STANDARD:
+            _check_standard_output(outputs)
+        check_output_path(outputs.target, **outputs.form)
+        targets = [Path(path) for path in (outputs.preview, outputs.plot, outputs.movie) if path is not None]
+        if outputs.preview is not None:
+            check_output_path(outputs.preview)
+        if outputs.plot is not None:
+            check_plot(Path(outputs.plot))
+        if outputs.movie is not None:
+            check_movie(Path(outputs.movie))
+        if outputs.output != STANDARD:
+            targets.append(Path(outputs.output))
+        for index, target in enumerate(targets):
+            if any(target == other or _same_file(target, other) for other in targets[:index]):
+                raise OptionError(f"{target} was given for two outputs; give each a name of its own")
+        targets += self._numbered()
+        for given in (self.content, *self.styles, self.options.get("init", "")):
+            for target in targets:
+                if isinstance(given, str) and given != STANDARD and _same_file(Path(given), target):
+                    raise OptionError(f"{target} is also an input and would be overwritten; give another name with -o")
+
+    def _numbered(self) -> list[Path]:
+        """The numbered images that are there already."""
+        if self.outputs.save_every is None:
+            return []
+        output = Path(self.outputs.output)
+        check_output_path(numbered_path(output, self.outputs.save_every), **self.outputs.form)
+        return list(output.parent.glob(f"{glob.escape(output.stem)}_[0-9]*{glob.escape(output.suffix)}"))
+
+
+def _standard_input() -> IO[bytes]:
+    if sys.stdin is None or not hasattr(sys.stdin, "buffer"):
+        raise OptionError("the standard input is closed, and - asks for a picture from it; give a path")
+    if sys.stdin.isatty():
+        raise OptionError("the standard input is a terminal, and - asks for a picture from it; pipe one in")
+    return sys.stdin.buffer
+
+
+def _check_standard_output(outputs: Outputs) -> None:
+    if outputs.json:
+        raise OptionError("--json prints on the standard output, where -o - writes the picture; give one another place")
+    if outputs.save_every is not None:
+        raise OptionError("--save-every needs a name to number, and the output is -; give a path with -o")
+    if not hasattr(sys.stdout, "buffer") or sys.stdout.isatty():
+        raise OptionError("the standard output is a terminal; redirect it, or give a path with -o")
+
+
+def _same_file(path: Path, other: Path) -> bool:
+    try:
+        return path.samefile(other)
+    except (OSError, ValueError):  # one of them is missing, out of reach or no path: what reads it says so
+        return False

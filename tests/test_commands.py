@@ -1,0 +1,314 @@
+"""What the command does beside a plain run: standard streams, outputs on the way, rerun, env, completion."""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastnst import cli
+from fastnst.environment import report
+from fastnst.images import load_image
+from fastnst.output import read_parameters, save_image
+
+FAST = ["--size", "48", "--iterations", "3", "--scales", "none", "--weights", "random", "--style-layers", "conv1_1"]
+FAST += ["--content-layers", "conv2_1", "--precision", "fp32"]
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> tuple[str, str]:
+    generator = np.random.default_rng(0)
+    paths = []
+    for name in ("content.png", "style.png"):
+        coarse = Image.fromarray(generator.integers(0, 255, (6, 8, 3), dtype=np.uint8))
+        coarse.resize((64, 48), Image.Resampling.BICUBIC).save(tmp_path / name)
+        paths.append(str(tmp_path / name))
+    return paths[0], paths[1]
+
+
+def stylize(*arguments: str) -> int:
+    return cli.main(["stylize", *arguments, *FAST])
+
+
+def refused(capsys: Any, said: str, *arguments: str) -> None:
+    assert cli.main(list(arguments)) == 1
+    printed = capsys.readouterr()
+    assert said in printed.err
+    assert printed.err.startswith("fastnst: error: ")
+    assert len(printed.err.splitlines()) == 1
+    assert printed.out == ""
+
+
+@pytest.fixture
+def piped(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Standard streams of bytes: call it with what stdin holds; it returns what stdout gets."""
+
+    def connect(data: bytes) -> io.BytesIO:
+        written = io.BytesIO()
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, write_through=True))
+        return written
+
+    return connect
+
+
+@pytest.mark.parametrize("place", ["content", "style", "init"])
+def test_stdin_and_stdout(place: str, tmp_path: Path, pictures: tuple[str, str], piped: Any) -> None:
+    plain = tmp_path / "plain.png"
+    init = ["--init", pictures[1]] if place == "init" else []
+    assert stylize(*pictures, "-o", str(plain), "--quiet", *init) == 0
+    piped_in = Path(pictures[0] if place == "content" else pictures[1]).read_bytes()
+    content, style = ("-" if place == role else path for role, path in zip(("content", "style"), pictures, strict=True))
+    written = piped(piped_in)
+    init = ["--init", "-"] if place == "init" else []
+    assert stylize(content, style, "-o", "-", "--quiet", *init) == 0
+    assert load_image(io.BytesIO(written.getvalue())).sha256 == load_image(plain).sha256
+    parameters = read_parameters(io.BytesIO(written.getvalue()))
+    assert parameters["content"]["sha256"] == read_parameters(plain)["content"]["sha256"]
+
+
+@pytest.mark.parametrize("format", ["png", "jpeg", "webp", "tiff", "npy"])
+def test_formats_on_stdout(format: str, pictures: tuple[str, str], piped: Any) -> None:
+    written = piped(b"")
+    assert stylize(*pictures, "-o", "-", "--format", format, "--quiet") == 0
+    assert load_image(io.BytesIO(written.getvalue())).width == 48
+    assert read_parameters(io.BytesIO(written.getvalue()))["final"]["iteration"] == 3
+
+
+def test_a_pipeline_of_processes(tmp_path: Path, pictures: tuple[str, str]) -> None:
+    command = [sys.executable, "-m", "fastnst", "stylize", "-", pictures[1], "-o", "-", *FAST]
+    with Path(pictures[0]).open("rb") as content:
+        done = subprocess.run(command, stdin=content, capture_output=True, check=True)
+    assert load_image(io.BytesIO(done.stdout)).width == 48
+    assert b"saved the standard output (48" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-", "-", "-o", "out.png"], "the standard input holds one picture, and - was given 2 times"),
+        (["{content}", "{style}", "-o", "-", "--json"], "--json prints on the standard output"),
+        (["{content}", "{style}", "-o", "-", "--save-every", "2"], "--save-every needs a name to number"),
+        (["-", "{style}", "-o", "out.png"], "is an empty file"),
+        (["{content}", "{style}", "-o", "out.jpg", "--bit-depth", "16"], "JPEG holds 8 bits per channel"),
+        (["{content}", "{style}", "-o", "out.png", "--plot", "loss.txt"], "not a plot's name"),
+        (["{content}", "{style}", "-o", "out.png", "--movie", "run.avi"], "not a movie's name"),
+        (["{content}", "{style}", "-o", "out.png", "--movie", "a.gif", "--movie-every", "0"], "--movie-every 0"),
+        (["{content}", "{style}", "-o", "out.png", "--plot", "out.png"], "out.png was given for two outputs"),
+        (["{content}", "{style}", "-o", "out.png", "--preview", "{content}"], "is also an input"),
+        (["{content}", "{style}", "-o", "out.png", "--config", "none.toml"], "config 'none.toml' cannot be read"),
+    ],
+)
+def test_refused_outputs(
+    arguments: list[str],
+    said: str,
+    tmp_path: Path,
+    pictures: tuple[str, str],
+    capsys: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
+    places = {"content": pictures[0], "style": pictures[1]}
+    refused(capsys, said, "stylize", *(argument.format(**places) for argument in arguments), *FAST)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["content.png", "style.png"]
+
+
+def test_terminals_and_closed_streams(pictures: tuple[str, str], capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.TextIOWrapper):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stdin", Terminal(io.BytesIO()))
+    refused(capsys, "the standard input is a terminal", "stylize", "-", pictures[1], "-o", "out.png", *FAST)
+    monkeypatch.setattr(sys, "stdin", None)
+    refused(capsys, "the standard input is closed", "stylize", "-", pictures[1], "-o", "out.png", *FAST)
+    with monkeypatch.context() as context:
+        context.setattr(sys, "stdout", Terminal(io.BytesIO()))
+        assert stylize(*pictures, "-o", "-") == 1
+    assert "the standard output is a terminal; redirect it" in capsys.readouterr().err
+
+
+def test_outputs_on_the_way(tmp_path: Path, pictures: tuple[str, str]) -> None:
+    pytest.importorskip("matplotlib")
+    names = {name: str(tmp_path / name) for name in ("out.tif", "now.png", "loss.svg", "run.gif")}
+    arguments = ["--bit-depth", "16", "--save-every", "2", "--preview", names["now.png"], "--plot", names["loss.svg"]]
+    arguments += ["--movie", names["run.gif"], "--movie-every", "1", "--quiet"]
+    assert stylize(*pictures, "-o", names["out.tif"], *arguments) == 0
+    with Image.open(names["out.tif"]) as image:
+        assert image.tag_v2[258] == (16, 16, 16)  # type: ignore[attr-defined]
+    with Image.open(tmp_path / "out_00002.tif") as image:
+        assert image.tag_v2[258] == (16, 16, 16)  # type: ignore[attr-defined]
+    with Image.open(names["run.gif"]) as image:
+        assert image.n_frames == 4  # type: ignore[attr-defined]
+    assert read_parameters(names["now.png"])["final"]["iteration"] == 3
+    assert "content.png in the style of style.png" in Path(names["loss.svg"]).read_text()
+
+
+def test_config(tmp_path: Path, pictures: tuple[str, str]) -> None:
+    config = tmp_path / "run.toml"
+    config.write_text("style-weight = 7\ntv_weight = 2\nsize = 300\nquiet = true\nbit-depth = 16\n")
+    out = str(tmp_path / "out.png")
+    assert cli.main(["stylize", *pictures, "-o", out, "--config", str(config), "--tv-weight", "3", *FAST]) == 0
+    options = read_parameters(out)["options"]
+    assert (options["style_weight"], options["tv_weight"], options["size"]) == (7, 3, 48)
+    config.write_text("size = 0")
+    assert cli.main(["stylize", *pictures, "-o", out, "--config", str(config)]) == 1
+
+
+@pytest.fixture
+def made(tmp_path: Path, pictures: tuple[str, str]) -> Path:
+    out = tmp_path / "out.png"
+    assert stylize(*pictures, "-o", str(out), "--style-weight", "40", "--init", pictures[1], "--quiet") == 0
+    return out
+
+
+def test_rerun_is_the_same_image(made: Path, tmp_path: Path, capsys: Any) -> None:
+    again = tmp_path / "again.png"
+    assert cli.main(["rerun", str(made), "-o", str(again)]) == 0
+    assert "every pixel is the same" in capsys.readouterr().err
+    assert load_image(again).sha256 == load_image(made).sha256
+    first, second = read_parameters(made), read_parameters(again)
+    for parameters in (first, second):
+        del parameters["final"]["seconds"]
+    assert first == second
+    assert cli.main(["rerun", str(made), "-o", str(tmp_path / "b.jpg"), "--json", "--quiet"]) == 0
+    assert json.loads(capsys.readouterr().out)["options"]["style_weight"] == 40
+
+
+def test_rerun_finds_what_was_moved(made: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    for name in ("content.png", "style.png", "out.png"):
+        shutil.move(tmp_path / name, folder / name)
+    again = str(tmp_path / "again.png")
+    assert cli.main(["rerun", str(folder / "out.png"), "-o", again, "--quiet"]) == 0
+    for name in ("content.png", "style.png"):
+        shutil.move(folder / name, tmp_path / f"new-{name}")
+    at = {"image": str(folder / "out.png"), "content": str(tmp_path / "new-content.png")}
+    style = str(tmp_path / "new-style.png")
+    refused(capsys, "say where with --content PATH", "rerun", at["image"], "-o", again)
+    refused(capsys, "say where with --styles PATH", "rerun", at["image"], "-o", again, "--content", at["content"])
+    most = ["rerun", at["image"], "-o", again, "--content", at["content"], "--styles", style]
+    refused(capsys, "say where with --init PATH", *most)
+    assert cli.main([*most, "--init", style]) == 0
+    assert "every pixel is the same" in capsys.readouterr().err
+    refused(capsys, "2 styles given, and it was made of 1", *most, style)
+
+
+def test_rerun_refuses_other_inputs(made: Path, pictures: tuple[str, str], tmp_path: Path, capsys: Any) -> None:
+    again = str(tmp_path / "again.png")
+    array = np.asarray(Image.open(pictures[0])).copy()
+    array[0, 0] ^= 1
+    Image.fromarray(array).save(pictures[0])
+    refused(capsys, "is not the picture that the image was made of", "rerun", str(made), "-o", again)
+    assert cli.main(["rerun", str(made), "-o", again, "--changed"]) == 0
+    printed = capsys.readouterr().err
+    assert "is not the picture that the image was made of; going on with this one" in printed
+    assert "of the pixels differ, by at most" in printed or "every pixel is the same" in printed
+    assert cli.main(["rerun", str(made), "-o", pictures[1], "--changed"]) == 1
+    assert "is also an input" in capsys.readouterr().err
+
+
+def test_rerun_refuses_other_weights(made: Path, tmp_path: Path, capsys: Any) -> None:
+    record = read_parameters(made)
+    record["weights"]["sha256"] = "0"
+    save_image(made, load_image(made).rgb, parameters=record)
+    again = str(tmp_path / "again.png")
+    refused(capsys, "the weights random are not those", "rerun", str(made), "-o", again)
+
+
+def test_rerun_stops_where_an_interrupted_run_did(made: Path, tmp_path: Path, capsys: Any) -> None:
+    record = read_parameters(made)
+    record["stopped"] = "interrupted"
+    record["final"]["iteration"] = 2
+    record["versions"]["torch"] = "2.0"
+    save_image(made, load_image(made).rgb, parameters=record)
+    again = tmp_path / "again.png"
+    assert cli.main(["rerun", str(made), "-o", str(again)]) == 0
+    assert read_parameters(again)["final"]["iteration"] == 2
+    printed = capsys.readouterr().err
+    assert "it was made with torch 2.0 (now " in printed
+    assert "of the pixels differ, by at most" in printed
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ({}, "lacks options, content, styles, weights in its metadata"),
+        ({"options": {}, "content": {}, "styles": [], "weights": {}}, "lacks its inputs in its metadata"),
+        ({"options": {}, "content": {"name": "a"}, "styles": [], "weights": {}}, "lacks the option init"),
+        (
+            {"options": {"init": "noise", "warp": 9}, "content": {"name": "{content}"}, "styles": [], "weights": {}},
+            "is not the picture",
+        ),
+    ],
+)
+def test_rerun_of_foreign_metadata(
+    record: dict[str, Any], said: str, tmp_path: Path, pictures: tuple[str, str], capsys: Any
+) -> None:
+    whole = json.loads(json.dumps(record).replace("{content}", pictures[0]))
+    save_image(tmp_path / "out.png", load_image(pictures[0]).rgb, parameters=whole)
+    refused(capsys, said, "rerun", str(tmp_path / "out.png"), "-o", str(tmp_path / "again.png"))
+    refused(capsys, "has no fastnst parameters", "rerun", pictures[0], "-o", str(tmp_path / "again.png"))
+
+
+def test_env(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTNST_WEIGHTS_URL", "https://user:secret@example.org")
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert cli.main(["env"]) == 0
+    text = capsys.readouterr().out
+    assert {line.split()[0] for line in text.splitlines()} >= {"versions", "processor", "torch", "auto", "weights"}
+    assert cli.main(["env", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts == json.loads(json.dumps(report())) | {"processor": facts["processor"]}
+    assert facts["versions"]["torch"].startswith("2.")
+    assert facts["auto"]["device"] in ("cpu", "cuda")
+    assert facts["environment"]["OMP_NUM_THREADS"] == "2"
+    for private in ("secret", str(Path.home()), os.environ["FASTNST_CACHE"]):
+        assert private not in text
+        assert private not in json.dumps(facts)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(shell: str, capsys: Any) -> None:
+    pytest.importorskip("shtab")
+    assert cli.main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    for word in ("stylize", "rerun", "style-weight", "completion"):
+        assert word in script
+    program = shutil.which(shell)
+    if program is not None:
+        assert subprocess.run([program, "-n"], input=script, text=True, check=False).returncode == 0
+
+
+def test_completion_completes(tmp_path: Path, capsys: Any) -> None:
+    pytest.importorskip("shtab")
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("no bash here")
+    assert cli.main(["completion", "bash"]) == 0
+    script = tmp_path / "completion.sh"
+    script.write_text(capsys.readouterr().out)
+    ask = (
+        "COMP_WORDS=(fastnst stylize --style-w) COMP_CWORD=2; $(complete -p fastnst | sed 's/.*-F //; s/ .*//') fastnst"
+    )
+    done = subprocess.run(
+        [bash, "-c", f'. "{script}"; {ask}; printf "%s\\n" "${{COMPREPLY[@]}}"'],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert set(done.stdout.split()) == {"--style-weight", "--style-weights"}
+
+
+def test_completion_without_shtab(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    refused(capsys, 'pip install "fastnst[completion]"', "completion", "bash")
