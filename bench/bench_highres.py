@@ -1,0 +1,359 @@
+"""Peak memory and seconds of an iteration against size: the whole image, exact tiles, and the published blocks.
+
+python -m bench.bench_highres --size 512 1024 2048 --sides whole kept:1024 auto:3GB published --json highres.json
+
+    whole           the untiled step
+    kept:N          tiles that own N px, forward once and back once, what lies between kept
+    recompute:N     the same, forward twice and back once, nothing kept
+    auto:MEMORY     what the planner chooses for so much memory
+    published       blocks of 512 px with a margin of 256 px, recomputed (Galerne et al., Scaling Painting Style
+                    Transfer, 2024), as tiles of this engine: what differs is the size of the blocks and their margin
+
+Each side's gradient is compared with the untiled one in float32 before anything is timed, and its losses at each size
+with those of the first side. Every round runs each side in turn, in a fresh process: an iteration to get ready, then
+those that are timed; their median counts. Memory is the peak of that process: all of it, and beyond what it held with
+its libraries and weights. A side whose plan does not fit into what is free is not tried, one that runs out of memory is
+reported as that.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from bench.bench_step import _peak, _restarted_peak
+from fastnst.backbone import Backbone, build_backbone
+from fastnst.descent import Descent
+from fastnst.errors import OptionError
+from fastnst.examples import example
+from fastnst.images import fitted_size, load_image, resize_picture
+from fastnst.measure import conditions, peak_resident_bytes, synchronise
+from fastnst.objective import Objective, make_objective, style_targets
+from fastnst.optimizers import make_optimizer
+from fastnst.options import Options, resolve_options
+from fastnst.planner import Plan, plan_run
+from fastnst.runtime import Runtime, float32_products, is_out_of_memory, resolve_runtime
+from fastnst.tile_grid import TileGrid, even_spans, reach_of
+from fastnst.tile_halving import FittingObjective
+from fastnst.tile_options import in_words, parse_memory
+from fastnst.weights import load_weights
+
+SIDES = ("whole", "kept:1024", "recompute:1024", "published")
+BLOCK, MARGIN = 512, 256
+# The styles' size is no part of what is measured.
+STYLE_EDGE = 512
+READYING_SIZE = 64
+CHECK_SIZE, CHECK_TILE = 272, 32
+TOLERANCE = 1e-5
+LOSS_TOLERANCE = {"fp32": 1e-4, "winograd": 1e-4, "tf32": 5e-3, "fp16": 1e-2, "bf16": 5e-2}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One side at one size: its tiles; bytes of the whole process, of what the iteration added to it, and of what was
+    planned for the process; seconds of an iteration. `problem` says why there are no figures."""
+
+    size: int
+    side: str
+    width: int
+    height: int
+    tiles: int | None = None
+    tile: int | None = None
+    overhead: float | None = None
+    planned_bytes: int | None = None
+    peak_bytes: int | None = None
+    added_bytes: int | None = None
+    seconds: float | None = None
+    spread: float | None = None
+    loss: float | None = None
+    problem: str | None = None
+
+
+def options_for(size: int, device: str, precision: str, optimizer: str) -> Options:
+    return resolve_options(
+        preset="gatys", size=size, device=device, precision=precision, optimizer=optimizer, weights="random"
+    )
+
+
+def plan_side(side: str, options: Options, runtime: Runtime, size: tuple[int, int]) -> Plan:
+    """What `side` does with an image of `size`, (height, width). Raises OptionError for an unknown side."""
+    name, _, argument = side.partition(":")
+    if side == "whole":
+        return plan_run(options, runtime, size, tile="none")
+    if name == "auto":
+        return plan_run(options, runtime, size, max_memory=argument or None)
+    if name in ("kept", "recompute") and argument.isdecimal():
+        return replace(plan_run(options, runtime, size, tile=argument), level=name)
+    if side != "published":
+        raise OptionError(f"unknown side {side!r}; write whole, kept:N, recompute:N, auto, auto:8GB or published")
+    plan = plan_run(options, runtime, size, tile=BLOCK)
+    return replace(plan, level="recompute", content="device", grid=blocks(size, options, BLOCK, MARGIN))
+
+
+def blocks(size: tuple[int, int], options: Options, block: int, margin: int) -> TileGrid:
+    """The published layout; its crops are cut off at the picture's border."""
+    grid = reach_of(options.network, options.taps).grid
+    rows, columns = (even_spans(length, block, margin, grid) for length in size)
+    return TileGrid(*size, rows, columns)
+
+
+def image_of(size: int) -> torch.Tensor:
+    picture = load_image(example("content"))
+    return resize_picture(picture, size=fitted_size(picture.height, picture.width, size)).rgb[None]
+
+
+def make_backbone(options: Options, runtime: Runtime) -> Backbone:
+    weights = load_weights("random", options.network, taps=options.taps)
+    return build_backbone(weights, options.taps, runtime, pooling=options.pooling, padding=options.padding)
+
+
+def make_descent(plan: Plan, options: Options, runtime: Runtime, backbone: Backbone, content: torch.Tensor) -> Descent:
+    strokes = load_image(example("style_swirls"))
+    edge = min(options.size, STYLE_EDGE)
+    style = resize_picture(strokes, size=fitted_size(strokes.height, strokes.width, edge)).rgb[None]
+    targets = style_targets(backbone, [(style.to(runtime.device), 1.0)], options, runtime)
+    objective: Any = FittingObjective(backbone, content, targets, options, runtime, plan, tile_is_fixed=True)
+    start = content.to("cpu" if plan.image_on_host else runtime.device)
+    return Descent(start, objective, lambda: make_optimizer(options, runtime))
+
+
+def check_gradients(sides: Sequence[str], device: str) -> dict[str, float]:
+    """Relative errors of each side's gradient in float32 against the whole image's; SystemExit for a wrong one."""
+    options = options_for(CHECK_SIZE, device, "fp32", "adam")
+    runtime = resolve_runtime(options)
+    backbone = make_backbone(options, runtime)
+    content = image_of(CHECK_SIZE)
+    noise = torch.rand(content.shape, generator=torch.Generator().manual_seed(0))
+    image = (0.7 * content + 0.3 * noise).to(runtime.device)
+    content = content.to(runtime.device)
+    size = (content.shape[2], content.shape[3])
+    errors = {}
+    with float32_products(tf32=False):
+        targets = style_targets(backbone, [(content.flip(3), 1.0)], options, runtime)
+        whole: Objective = make_objective(backbone, content, targets, options, runtime)
+        _, exact = whole.loss_and_gradient(image)
+        for kind in dict.fromkeys(side.partition(":")[0] for side in sides):
+            plan = plan_run(options, runtime, size, tile=CHECK_TILE)
+            if kind == "whole":
+                continue
+            if kind == "published":
+                margin = 80
+                plan = replace(plan, level="recompute", grid=blocks(size, options, CHECK_TILE, margin))
+            elif kind != "auto":
+                plan = replace(plan, level=kind)
+            objective = FittingObjective(backbone, content, targets, options, runtime, plan, tile_is_fixed=True)
+            _, gradient = objective.loss_and_gradient(image)
+            errors[kind] = ((gradient - exact).norm() / exact.norm()).item()
+            if not errors[kind] <= TOLERANCE:
+                raise SystemExit(f"{kind} is wrong: its gradient is {errors[kind]:.1e} off, allowed is {TOLERANCE:.0e}")
+    return errors
+
+
+def measure(
+    size: int, sides: Sequence[str], device: str, precision: str, optimizer: str, rounds: int, iterations: int
+) -> list[Row]:
+    runtime = resolve_runtime(options_for(size, device, precision, optimizer))
+    height, width = image_of(size).shape[2:]
+    rows = {side: Row(size, side, width, height) for side in sides}
+    found: dict[str, list[Mapping[str, Any]]] = {side: [] for side in sides}
+    for index in range(rounds):
+        start = index % len(sides)
+        for side in [*sides[start:], *sides[:start]]:
+            if rows[side].problem is None:
+                answer = run_worker(side, size, device, precision, optimizer, iterations)
+                found[side].append(answer)
+                rows[side] = replace(rows[side], problem=answer.get("problem"))
+    for side, answers in found.items():
+        if rows[side].problem is None and answers:
+            rows[side] = _figures(rows[side], answers)
+    _check_losses(list(rows.values()), LOSS_TOLERANCE[runtime.precision])
+    return list(rows.values())
+
+
+def _figures(row: Row, answers: Sequence[Mapping[str, Any]]) -> Row:
+    medians = [median(answer["seconds"]) for answer in answers]
+    middle = median(medians)
+    return replace(
+        row,
+        **{name: answers[0][name] for name in ("tiles", "tile", "overhead", "planned_bytes")},
+        peak_bytes=max(answer["peak_bytes"] for answer in answers),
+        added_bytes=max(answer["added_bytes"] for answer in answers),
+        seconds=middle,
+        spread=(max(medians) - min(medians)) / middle,
+        loss=answers[0]["loss"],
+    )
+
+
+def _check_losses(rows: Sequence[Row], tolerance: float) -> None:
+    losses = {row.side: row.loss for row in rows if row.loss is not None}
+    first = next(iter(losses.values()), None)
+    for side, loss in losses.items():
+        if first is not None and not abs(loss - first) <= tolerance * abs(first):
+            raise SystemExit(f"{side} at {rows[0].size} px is wrong: loss {loss}, others {first}")
+
+
+def run_worker(side: str, size: int, device: str, precision: str, optimizer: str, iterations: int) -> Mapping[str, Any]:
+    """The figures of one side in a process of its own, or its problem."""
+    words = ["--worker", side, "--size", str(size), "--device", device, "--precision", precision]
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "bench.bench_highres",
+            *words,
+            "--optimizer",
+            optimizer,
+            "--iterations",
+            str(iterations),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parent.parent,
+    )
+    # The system kills what takes too much.
+    if done.returncode == -9:
+        return {"problem": "out of memory"}
+    if done.returncode:
+        raise SystemExit(f"{side} at {size} px failed:\n{done.stderr}")
+    answer: Mapping[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def work(side: str, size: int, device: str, precision: str, optimizer: str, iterations: int) -> Mapping[str, Any]:
+    """What `run_worker` gets: this process measures itself."""
+    options = options_for(size, device, precision, optimizer)
+    runtime = resolve_runtime(options)
+    try:
+        with float32_products(runtime.tf32):
+            backbone = make_backbone(options, runtime)
+            # What libraries load and set up at their first use is no side's.
+            small = image_of(READYING_SIZE)
+            least = plan_side("whole", options, runtime, (small.shape[2], small.shape[3]))
+            make_descent(least, options, runtime, backbone, small).begin()
+            content = image_of(size)
+            before = _restarted_peak(runtime.device) - 12 * content[0, 0].numel()
+            plan = plan_side(side, options, runtime, (content.shape[2], content.shape[3]))
+            if not plan.fits and plan.limit_bytes is not None:
+                return {"problem": f"would need {in_words(plan.peak_bytes)} of {in_words(plan.limit_bytes)}"}
+            descent = make_descent(plan, options, runtime, backbone, content)
+            descent.begin()
+            loss = descent.read()[0][0]
+            descent.advance()
+            seconds = []
+            for _ in range(iterations):
+                synchronise(runtime.device)
+                began = time.perf_counter()
+                descent.advance()
+                synchronise(runtime.device)
+                seconds.append(time.perf_counter() - began)
+                descent.read()
+    except OptionError as error:
+        return {"problem": str(error)}
+    except Exception as error:
+        if is_out_of_memory(error):
+            return {"problem": "out of memory"}
+        raise
+    peak = _peak(runtime.device)
+    on_cpu = runtime.device.type == "cpu"
+    return {
+        "tile": plan.tile,
+        "tiles": len(plan.grid),
+        "overhead": plan.grid.overhead,
+        "planned_bytes": plan.peak_bytes,
+        "peak_bytes": peak_resident_bytes() if on_cpu else peak,
+        "added_bytes": peak - before,
+        "seconds": seconds,
+        "loss": loss,
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, nargs="+", default=[512], metavar="PX", help="long edges (default: 512)")
+    parser.add_argument("--sides", nargs="+", default=list(SIDES), metavar="SIDE", help=f"(default: {' '.join(SIDES)})")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--optimizer", default="adam", choices=("adam", "lbfgs"), help="(default: adam)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--iterations", type=int, default=2, help="timed in each round (default: 2)")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="also write the results there")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parsed = parser.parse_args(arguments)
+    given = (parsed.device, parsed.precision, parsed.optimizer)
+    if parsed.worker:
+        print(json.dumps(work(parsed.worker, parsed.size[0], *given, parsed.iterations)))
+        return 0
+    runtime = resolve_runtime(options_for(parsed.size[0], *given))
+    for side in parsed.sides:
+        if side.startswith("auto:"):
+            parse_memory(side.partition(":")[2])
+        plan_side(
+            side.partition(":")[0] if side.startswith("auto") else side, options_for(64, *given), runtime, (64, 64)
+        )
+    facts = {
+        **conditions(runtime.device),
+        "precision": runtime.precision,
+        "optimizer": parsed.optimizer,
+        "rounds": parsed.rounds,
+        "iterations": parsed.iterations,
+    }
+    print(
+        f"{facts['device']}, {runtime.precision}, {parsed.optimizer}, torch {facts['versions']['torch']}, "
+        f"{facts['machine']['threads']} threads, load {facts['machine']['load']}, commit {facts['commit']}, "
+        f"{facts['date']}"
+    )
+    errors = check_gradients(parsed.sides, parsed.device)
+    for kind, error in errors.items():
+        print(f"{kind}: gradient in float32 {error:.1e} off the untiled one at {CHECK_SIZE} px, tiles of {CHECK_TILE}")
+    rows: list[Row] = []
+    for size in parsed.size:
+        found = measure(size, parsed.sides, *given, parsed.rounds, parsed.iterations)
+        print("\n".join(table(found)))
+        rows += found
+        if parsed.json:
+            report = {**facts, "gradient_errors": errors, "rows": [asdict(row) for row in rows]}
+            parsed.json.write_text(json.dumps(report, indent=1) + "\n")
+    return 0
+
+
+def table(rows: Sequence[Row]) -> list[str]:
+    """The sides of one size. Bytes and times for each pixel of the image, times over those of other sides too."""
+    by_side = {row.side: row.seconds for row in rows}
+    whole, published = by_side.get("whole"), by_side.get("published")
+    lines = [
+        f"\n{rows[0].width}×{rows[0].height} px",
+        f"{'side':18}{'tiles':>6}{'halo ×':>8}{'peak':>10}{'added':>10}{'B/px':>7}{'planned':>9}{'s':>15}{'µs/px':>8}"
+        f"{'of whole':>10}{'of published':>14}",
+    ]
+    for row in rows:
+        if row.problem is not None:
+            lines.append(f"{row.side:18}  {row.problem}")
+            continue
+        pixels = row.width * row.height
+        overhead, planned, peak, added, seconds, spread = (
+            getattr(row, name) or 0.0
+            for name in ("overhead", "planned_bytes", "peak_bytes", "added_bytes", "seconds", "spread")
+        )
+        lines.append(
+            f"{row.side:18}{row.tiles:>6}{overhead:8.2f}{in_words(peak):>10}{in_words(added):>10}{added / pixels:7.0f}"
+            f"{planned / peak:9.2f}{seconds:9.3f} ±{spread / 2:4.0%}{seconds / pixels * 1e6:8.2f}"
+            f"{_ratio(seconds, whole):>10}{_ratio(seconds, published):>14}"
+        )
+    return lines
+
+
+def _ratio(seconds: float, other: float | None) -> str:
+    return "-" if other is None else f"{seconds / other:.2f}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

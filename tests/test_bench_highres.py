@@ -1,0 +1,101 @@
+"""The benchmark of high resolution, at sizes where only its working counts."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import bench_highres
+from bench.bench_highres import Row, blocks, options_for, plan_side
+from fastnst.errors import OptionError
+from fastnst.planner import Plan
+from fastnst.runtime import resolve_runtime
+
+
+def planned(side: str, size: tuple[int, int] = (1000, 1300)) -> Plan:
+    options = options_for(1300, "cpu", "fp32", "adam")
+    return plan_side(side, options, resolve_runtime(options), size)
+
+
+def test_sides() -> None:
+    assert planned("whole").tile is None
+    assert (planned("kept:256").tile, planned("kept:256").level) == (256, "kept")
+    assert planned("recompute:96").level == "recompute"
+    assert planned("auto").fits
+    published = planned("published")
+    assert (published.level, len(published.grid)) == ("recompute", 6)
+    inner = list(published.grid)[1]
+    assert (inner.columns.first, inner.columns.last) == (512, 1024)
+    assert (inner.columns.start, inner.columns.stop) == (256, 1280)
+
+
+@pytest.mark.parametrize("side", ["kept", "kept:", "recompute:much", "blocks", "auto:1"])
+def test_no_sides(side: str) -> None:
+    with pytest.raises(OptionError):
+        planned(side)
+
+
+def test_the_published_blocks_take_four_times_the_pixels() -> None:
+    grid = blocks((8192, 8192), options_for(8192, "cpu", "fp32", "adam"), 512, 256)
+    assert len(grid) == 256
+    assert grid.overhead == pytest.approx(3.75, rel=0.01)
+
+
+@pytest.mark.slow
+def test_gradients_are_checked_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_highres, "CHECK_SIZE", 208)
+    errors = bench_highres.check_gradients(["whole", "kept:64", "published"], "cpu")
+    assert errors.keys() == {"kept", "published"}
+    assert max(errors.values()) < 1e-5
+    monkeypatch.setattr(bench_highres, "TOLERANCE", 0.0)
+    with pytest.raises(SystemExit, match="kept is wrong"):
+        bench_highres.check_gradients(["kept:64"], "cpu")
+
+
+def test_measured_in_processes_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench_highres, "check_gradients", lambda sides, device: {"kept": 1e-6})
+    path = tmp_path / "highres.json"
+    words = [
+        "--size",
+        "96",
+        "--sides",
+        "kept:32",
+        "auto:2MB",
+        "--rounds",
+        "1",
+        "--iterations",
+        "1",
+        "--json",
+        str(path),
+    ]
+    assert bench_highres.main([*words, "--precision", "fp32", "--device", "cpu"]) == 0
+    kept, little = json.loads(path.read_text())["rows"]
+    assert (kept["tile"], kept["tiles"], kept["problem"]) == (32, 1, None)
+    assert kept["seconds"] > 0
+    assert kept["added_bytes"] < kept["peak_bytes"]
+    assert "2 MB are allowed" in little["problem"]
+    text = capsys.readouterr().out
+    assert "96×72 px" in text
+    assert "2 MB are allowed" in text
+
+
+def test_a_wrong_loss_is_no_figure() -> None:
+    rows = [Row(64, side, 64, 48, loss=loss) for side, loss in (("whole", 1.0), ("kept:32", 1.01))]
+    with pytest.raises(SystemExit, match="kept:32 at 64 px is wrong"):
+        bench_highres._check_losses(rows, 1e-4)
+    bench_highres._check_losses([rows[0], replace(rows[1], loss=None)], 1e-4)
+
+
+def test_what_the_system_kills_ran_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Done:
+        returncode, stdout, stderr = -9, "", ""
+
+    def killed(*arguments: Any, **options: Any) -> Done:
+        return Done()
+
+    monkeypatch.setattr("subprocess.run", killed)
+    assert bench_highres.run_worker("whole", 64, "cpu", "fp32", "adam", 1) == {"problem": "out of memory"}
