@@ -9,6 +9,8 @@ Colour matching: before the run, the style's colours are moved so that their mea
 All functions are pure: (3, H, W) float tensors of sRGB in 0…1 in, new ones of the same dtype and device out.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -27,6 +29,7 @@ _TO_LAB = (
     (1.9779984951, -2.4285922050, 0.4505937099),
     (0.0259040371, 0.7827717662, -0.8086757660),
 )
+_PIXELS, _ROWS = 2**20, 128  # at a time
 _BISECTIONS = 16  # of the chroma: to 1/65536 of it
 _OUTSIDE = 1e-6  # of linear light; rounding
 # Of the covariances, as in the authors' own code: a style of one grey has none to divide by.
@@ -63,7 +66,7 @@ def _fitted(lightness: Tensor, chroma: Tensor) -> Tensor:
 
 def lightness(rgb: Tensor) -> Tensor:
     """(1, H, W): OKLab's L of a picture."""
-    return srgb_to_oklab(rgb)[:1]
+    return _by_rows(lambda rows: srgb_to_oklab(rows)[:1], rgb)
 
 
 def grey_of(level: Tensor) -> Tensor:
@@ -96,7 +99,11 @@ def with_colours_of(image: Tensor, content: Tensor) -> Tensor:
     """
     if image.shape != content.shape:
         raise OptionError(f"the image is {tuple(image.shape)} and the content {tuple(content.shape)}; resize one")
-    return oklab_to_srgb(torch.cat([lightness(image), srgb_to_oklab(content)[1:].to(image)]))
+
+    def recoloured(rows: Tensor, colours: Tensor) -> Tensor:
+        return oklab_to_srgb(torch.cat([srgb_to_oklab(rows)[:1], srgb_to_oklab(colours)[1:]]))
+
+    return _by_rows(recoloured, image, content.to(image))
 
 
 def matched_colours(
@@ -126,19 +133,33 @@ def matched_colours(
         matrix = factor @ torch.linalg.inv(own_factor)
     else:
         matrix = _power(covariance, 0.5) @ _power(own_covariance, -0.5)
-    moved: Tensor = matrix @ (style.flatten(1).double() - own_mean[:, None]) + mean.to(style.device)[:, None]
-    return moved.clamp(0, 1).reshape(style.shape).to(style.dtype)
+    pixels, moved = style.flatten(1), torch.empty_like(style).flatten(1)
+    for part, target in zip(torch.split(pixels, _PIXELS, dim=1), torch.split(moved, _PIXELS, dim=1), strict=True):
+        target.copy_((matrix @ (part.double() - own_mean[:, None]) + mean.to(style.device)[:, None]).clamp(0, 1))
+    return moved.reshape(style.shape)
 
 
 def _moments(planes: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
     """Mean (C,) and covariance (C, C) of the pixels of (C, H, W), in float64."""
-    pixels = planes.flatten(1).double()
-    share = torch.full_like(pixels[:1], 1.0) if weights is None else weights.flatten(1).double().to(pixels.device)
+    pixels = planes.flatten(1)
+    counts = torch.ones_like(pixels[:1]) if weights is None else weights.flatten(1).to(pixels)
     # A content that is transparent everywhere has no colours of its own: all of it counts.
-    share = share / share.sum() if bool(share.sum() > 0) else torch.full_like(share, 1 / share.numel())
-    mean = (pixels * share).sum(dim=1)
-    centred = pixels - mean[:, None]
-    return mean, (centred * share) @ centred.mT
+    counts = counts if bool(counts.sum() > 0) else torch.ones_like(counts)
+    parts = list(zip(torch.split(pixels, _PIXELS, dim=1), torch.split(counts, _PIXELS, dim=1), strict=True))
+    total = counts.sum(dtype=torch.float64)
+    zero = torch.zeros(len(pixels), dtype=torch.float64, device=pixels.device)
+    mean = sum(((part * count).sum(dim=1, dtype=torch.float64) for part, count in parts), zero) / total
+    covariance = torch.outer(zero, zero)
+    for part, count in parts:
+        centred = part.double() - mean[:, None]
+        covariance += (centred * count) @ centred.mT
+    return mean, covariance / total
+
+
+def _by_rows(function: Callable[..., Tensor], *pictures: Tensor) -> Tensor:
+    """A function of pixels, some rows at a time: its temporaries are several times the picture."""
+    bands = zip(*(torch.split(picture, _ROWS, dim=1) for picture in pictures), strict=True)
+    return torch.cat([function(*rows) for rows in bands], dim=1)
 
 
 def _power(matrix: Tensor, exponent: float) -> Tensor:

@@ -15,6 +15,8 @@ from fastnst.colour import (
     with_colours_of,
 )
 from fastnst.errors import OptionError
+from fastnst.picture import Picture
+from fastnst.preserve_color import finished, prepared
 
 
 def picture(height: int = 30, width: int = 40, seed: int = 0, low: float = 0.0, high: float = 1.0) -> Tensor:
@@ -169,3 +171,49 @@ def test_dtypes_are_kept(dtype: torch.dtype) -> None:
     style, content = picture().to(dtype), picture(seed=1).to(dtype)
     for result in (matched_colours(style, content), matched_lightness(style, content), with_colours_of(style, content)):
         assert result.dtype == dtype
+
+
+@pytest.mark.parametrize("alpha", [None, torch.cat([torch.ones(1, 15, 40), torch.zeros(1, 15, 40)], 1)])
+def test_what_a_run_is_shown(alpha: Tensor | None) -> None:
+    content = Picture(picture(seed=1, low=0.3, high=0.6), alpha, "c")
+    styles = [Picture(picture(20, 20, seed=2), None, "s"), Picture(picture(9, 9, seed=3, high=0.4), None, "t")]
+    assert prepared(content, styles, "none") == (content, styles)
+
+    same, matched = prepared(content, styles, "histogram")
+    assert same is content
+    for before, after in zip(styles, matched, strict=True):
+        assert torch.equal(after.rgb, matched_colours(before.rgb, content.rgb, alpha))
+        assert (after.name, after.alpha) == (before.name, None)
+
+    grey, greys = prepared(content, styles, "luminance")
+    assert grey.alpha is alpha
+    assert grey.name == "c"
+    for before, after in zip([content, *styles], [grey, *greys], strict=True):
+        assert torch.equal(after.rgb[0], after.rgb[1])
+        assert after.rgb.shape == before.rgb.shape
+    assert (lightness(grey.rgb) - lightness(content.rgb)).abs().max() < 1e-4
+    weights = torch.ones(1, 30, 40) if alpha is None else alpha
+    for after in greys:
+        wanted = (lightness(content.rgb) * weights).sum() / weights.sum()
+        assert abs(float(lightness(after.rgb).mean() - wanted)) < 1e-2
+
+
+def test_what_a_run_gives_back() -> None:
+    image, content = picture(seed=1), picture(seed=2)
+    assert finished(image, content, "none") is finished(image, content, "histogram") is image
+    assert torch.equal(finished(image, content, "luminance"), with_colours_of(image, content))
+    for call in (lambda: finished(image, content, "hue"), lambda: prepared(Picture(image, None, "i"), [], "hue")):
+        with pytest.raises(
+            OptionError, match="unknown preserve color 'hue'; choose one of: none, luminance, histogram"
+        ):
+            call()
+
+
+def test_pictures_in_parts_are_as_whole_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    style, content = picture(seed=1), picture(seed=2, low=0.3, high=0.6)
+    whole = matched_colours(style, content), matched_lightness(style, content), with_colours_of(style, content)
+    monkeypatch.setattr("fastnst.colour._PIXELS", 37)
+    monkeypatch.setattr("fastnst.colour._ROWS", 7)
+    parts = matched_colours(style, content), matched_lightness(style, content), with_colours_of(style, content)
+    for one, other in zip(whole, parts, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
