@@ -32,6 +32,8 @@ OUTPUT_ARGUMENTS = (
     OutputArgument("plot", str, "also draw the losses: .png, .svg or .pdf (fastnst[plot])", "FILE"),
     OutputArgument("movie", str, "also make a movie of the run: .gif, .webp or .mp4 (fastnst[movie])", "FILE"),
     OutputArgument("movie_every", int, "iterations between two frames of the movie (default: 10)", "N"),
+    OutputArgument("checkpoint", str, "also keep all of the run in this file, for `fastnst resume`", "FILE"),
+    OutputArgument("checkpoint_every", int, "seconds between two checkpoints (default: 60)", "N"),
     OutputArgument("quiet", bool, "no progress bar and no closing line"),
     OutputArgument("json", bool, "print losses and parameters as one JSON object on stdout"),
 )

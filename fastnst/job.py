@@ -13,6 +13,7 @@ from fastnst.images import Source
 from fastnst.movie import check_movie
 from fastnst.output import Target, check_output_path
 from fastnst.roofline_plot import check_plot
+from fastnst.saved_run import check_place
 
 STANDARD = "-"
 """What stands for the standard input or output."""
@@ -30,6 +31,8 @@ class Outputs:
     plot: str | None = None
     movie: str | None = None
     movie_every: int = 10
+    checkpoint: str | None = None
+    checkpoint_every: int = 60
     quiet: bool = False
     json: bool = False
 
@@ -91,14 +94,17 @@ class Job:
     def check(self) -> None:
         """Raises FastnstError where an output could not be written, is an input, or is another output."""
         outputs = self.outputs
-        for name in ("save_every", "movie_every"):
+        for name in ("save_every", "movie_every", "checkpoint_every"):
             value = getattr(outputs, name)
             if value is not None and value < 1:
                 raise OptionError(f"--{name.replace('_', '-')} {value} is too small; it must be 1 or more")
         if outputs.output == STANDARD:
             _check_standard_output(outputs)
         check_output_path(outputs.target, **outputs.form)
-        targets = [Path(path) for path in (outputs.preview, outputs.plot, outputs.movie) if path is not None]
+        written = (outputs.preview, outputs.plot, outputs.movie, outputs.checkpoint)
+        targets = [Path(path) for path in written if path is not None]
+        if outputs.checkpoint is not None:
+            check_place(Path(outputs.checkpoint))
         if outputs.preview is not None:
             check_output_path(outputs.preview)
         if outputs.plot is not None:

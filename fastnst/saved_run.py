@@ -22,6 +22,8 @@ FORMAT = 1
 OPTIMIZER = "optimizer."
 """What the names of the optimiser's tensors begin with."""
 _KIND = "fastnst run"
+# Options that may be others: they change where and how the same image is computed.
+_FREE = ("init", "device", "tile", "max_memory")
 
 
 class CheckpointError(FastnstError):
@@ -88,7 +90,7 @@ def check_same_run(saved: Mapping[str, Any], present: Mapping[str, Any]) -> None
             name = other.get("name", other.get("source"))
             raise CheckpointError(f"the {what} {name} is not the one of the checkpoint; give that, or begin anew")
     for name, value in saved["options"].items():
-        if name != "init" and json.dumps(value) != json.dumps(present["options"][name]):
+        if name not in _FREE and json.dumps(value) != json.dumps(present["options"][name]):
             raise CheckpointError(f"the checkpoint's {name} is {value}, not {present['options'][name]}")
     if saved["sizes"] != present["sizes"]:
         raise CheckpointError(f"the checkpoint's sizes are {saved['sizes']}, not {present['sizes']}")

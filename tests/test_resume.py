@@ -1,5 +1,6 @@
 """Checkpoints: a run that was stopped, or killed, ends with the image of the run that was not."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import fastnst
+from fastnst import cli
 from fastnst import saved_run as module
 from fastnst.saved_run import load_run, save_run
 
@@ -215,3 +217,41 @@ def test_a_killed_run_leaves_a_whole_checkpoint(pictures: tuple[Path, Path], tmp
         leftover = [path for path in tmp_path.iterdir() if path.name.startswith(".")]
         for path in leftover:
             path.unlink()
+
+
+FAST = ["--size", "48", "--scales", "24", "48", "--weights", "random", "--style-layers", "conv1_1", "--quiet"]
+FAST += ["--content-layers", "conv2_1"]
+
+
+def test_the_command_goes_on_after_a_kill(pictures: tuple[Path, Path], tmp_path: Path) -> None:
+    whole, out, checkpoint = (tmp_path / name for name in ("whole.png", "out.png", "run.ckpt"))
+    words = [*map(str, pictures), *FAST, "--iterations", "60"]
+    assert cli.main(["stylize", *words, "-o", str(whole)]) == 0
+    command = [sys.executable, "-m", "fastnst", "stylize", *words, "-o", str(out), "--checkpoint", str(checkpoint)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen([*command, "--checkpoint-every", "1"], env=environment)
+    while not checkpoint.exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert cli.main(["resume", str(checkpoint), "-o", str(out), "--quiet"]) == 0
+    assert np.array_equal(np.asarray(Image.open(out)), np.asarray(Image.open(whole)))
+
+
+def test_the_command_refuses_what_is_no_checkpoint(
+    pictures: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "out.png")
+    assert cli.main(["resume", str(pictures[0]), "-o", out]) == 1
+    assert "fastnst: " in capsys.readouterr().err
+    assert cli.main(["resume", str(tmp_path / "missing"), "-o", out]) == 1
+    assert "does not exist" in capsys.readouterr().err
+    missing = str(tmp_path / "missing" / "run.ckpt")
+    assert cli.main(["stylize", *map(str, pictures), *FAST, "-o", out, "--checkpoint", missing]) == 1
+    assert "the folder" in capsys.readouterr().err
+    checkpoint = str(tmp_path / "run.ckpt")
+    assert cli.main(["stylize", *map(str, pictures), *FAST, "-o", out, "--checkpoint", checkpoint]) == 0
+    assert cli.main(["resume", checkpoint, "-o", out, "--content", str(pictures[1])]) == 1
+    assert "is not the one of the checkpoint" in capsys.readouterr().err
+    assert cli.main(["resume", checkpoint, "-o", checkpoint]) == 1
+    assert cli.main(["resume", checkpoint, "-o", out, "--tile", "16", "--quiet"]) == 0

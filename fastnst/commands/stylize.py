@@ -50,10 +50,11 @@ def make_job(parsed: argparse.Namespace) -> Job:
     return Job(parsed.content, parsed.styles, options, Outputs(**outputs))
 
 
-def execute(job: Job, *callbacks: Callback) -> tuple[int, Result]:
+def execute(job: Job, *callbacks: Callback, saved: Path | None = None) -> tuple[int, Result]:
     """Runs the job and returns its exit code and its result; `callbacks` see the run too.
 
-    Raises FastnstError and Interrupted; the last good image is written first.
+    With `saved` it goes on from that checkpoint, and on with it. Raises FastnstError and Interrupted; the last good
+    image is written first.
     """
     job.check()
     outputs = job.outputs
@@ -68,7 +69,23 @@ def execute(job: Job, *callbacks: Callback) -> tuple[int, Result]:
             with _stop_on_signal(watch):
                 hidden = True if outputs.quiet else None
                 with tqdm(total=None, unit="it", disable=hidden, file=sys.stderr) as watch.bar:
-                    result = stylizer(picture, callback=callback, callback_every=_callback_every(outputs))
+                    every = _callback_every(outputs)
+                    if saved is not None:
+                        result = stylizer.resume(
+                            saved,
+                            picture,
+                            callback=callback,
+                            callback_every=every,
+                            checkpoint_every=outputs.checkpoint_every,
+                        )
+                    else:
+                        result = stylizer(
+                            picture,
+                            callback=callback,
+                            callback_every=every,
+                            checkpoint=outputs.checkpoint,
+                            checkpoint_every=outputs.checkpoint_every,
+                        )
                 watch.save(result)
         except DivergedError as error:
             watch.save(error.result)
