@@ -1,5 +1,6 @@
 """How long an evaluation of the objective takes: its operations, counted, over a rate that is measured in a moment."""
 
+import math
 import time
 from functools import cache
 
@@ -7,12 +8,15 @@ import torch
 
 from fastnst.layers import Convolution, DirectLayers, Layers, WinogradLayers
 from fastnst.measure import synchronise
-from fastnst.plan_memory import Network, Step
+from fastnst.plan_memory import Network
 from fastnst.runtime import Runtime, float32_products
 
-# The convolution that stands for all: conv3_2 of an image of 512 pixels.
-_CHANNELS, _SIDE = 256, {"cpu": 128, "cuda": 512}
-_SECONDS = 0.3
+# Convolutions that stand for the network's blocks: channels, the side of the map on a CPU and on a GPU, and the share
+# of VGG-19's operations. At full resolution fewer channels make for a lower rate.
+_SAMPLES = ((64, 160, 1024, 0.11), (128, 112, 512, 0.16), (256, 80, 256, 0.36), (512, 40, 128, 0.37))
+_ATTEMPTS = 3
+# Losses, sign bits, pools and the optimiser take time beside the convolutions: 0.2 to 0.5 of theirs, seen on a CPU.
+_BESIDE = 1.3
 
 
 def forward_flops(network: Network, height: int, width: int, through: tuple[str, ...] | None = None) -> float:
@@ -48,32 +52,39 @@ def style_flops(network: Network, style: tuple[str, ...], height: int, width: in
 
 @cache
 def measure_rate(runtime: Runtime) -> float:
-    """FLOP per second, in the arithmetic of `runtime`, of a convolution with its ReLU, forward and back: the best of
-    those that fit into a third of a second. Winograd's savings count as speed."""
+    """FLOP per second of an iteration in the arithmetic of `runtime`: from convolutions with their ReLU, forward and
+    back, in VGG-19's proportions, which takes half a second on a CPU, less what the rest is known to take. Winograd's
+    savings count as speed."""
     layers: Layers
     layers = WinogradLayers() if runtime.winograd else DirectLayers(runtime.device, runtime.dtype, runtime.kernels)
+    seconds_per_operation = 0.0
+    with float32_products(runtime.tf32), torch.no_grad():
+        for channels, on_cpu, on_gpu, share in _SAMPLES:
+            side = on_gpu if runtime.device.type == "cuda" else on_cpu
+            operations = 2 * 2 * 9 * channels**2 * side**2
+            seconds_per_operation += share * _seconds(layers, runtime, channels, side) / operations
+    return 1 / (_BESIDE * seconds_per_operation)
+
+
+def _seconds(layers: Layers, runtime: Runtime, channels: int, side: int) -> float:
+    """Of one convolution forward and back: the best of a few, after one to get ready."""
     memory_format = torch.channels_last if layers.channels_last else torch.contiguous_format
-    side = _SIDE.get(runtime.device.type, 128)
     generator = torch.Generator().manual_seed(0)
 
     def noise(*shape: int) -> torch.Tensor:
-        values: torch.Tensor = torch.randn(shape, generator=generator) / _CHANNELS**0.5
+        values: torch.Tensor = torch.randn(shape, generator=generator) / channels**0.5
         return values.to(runtime.device, runtime.dtype).contiguous(memory_format=memory_format)
 
-    weight, image = noise(_CHANNELS, _CHANNELS, 3, 3), noise(1, _CHANNELS, side, side)
-    layer = Convolution(weight, weight, noise(1, _CHANNELS, 1, 1).flatten(), None, "zeros")
-    step = Step("", _CHANNELS, _CHANNELS, True, False, False)
-    operations = 2 * 2.0 * step.parameters * side**2
-    best, began = float("inf"), time.perf_counter()
-    with float32_products(runtime.tf32), torch.no_grad():
-        for attempt in range(20):
-            start = time.perf_counter()
-            features, bits = layers.forward(layer, image, record=True)
-            layers.release(layers.backward(layer, features, bits, image.shape))
-            synchronise(runtime.device)
-            layers.release(features)
-            if attempt:
-                best = min(best, time.perf_counter() - start)
-            if attempt > 1 and time.perf_counter() - began > _SECONDS:
-                break
-    return operations / best
+    weight, image = noise(channels, channels, 3, 3), noise(1, channels, side, side)
+    layer = Convolution(weight, weight, noise(1, channels, 1, 1).flatten(), None, "zeros")
+    best = math.inf
+    for attempt in range(1 + _ATTEMPTS):
+        synchronise(runtime.device)
+        began = time.perf_counter()
+        features, bits = layers.forward(layer, image, record=True)
+        layers.release(layers.backward(layer, features, bits, image.shape))
+        synchronise(runtime.device)
+        if attempt:
+            best = min(best, time.perf_counter() - began)
+        layers.release(features)
+    return best

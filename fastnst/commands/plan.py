@@ -13,25 +13,17 @@ if TYPE_CHECKING:
 
 def add_parser(commands: Any) -> None:
     """Adds the command to those of `fastnst`."""
-    from fastnst.arguments import add_option
+    from fastnst.arguments import add_options
 
     parser = commands.add_parser(
         "plan",
         help="say how a run would fit into memory",
         description="Prints, for each scale of a run on CONTENT, its tiles, their halo, the peak of memory and the "
-        "time; nothing runs but a third of a second of convolutions. The options are those of stylize.",
+        "time; nothing runs but half a second of convolutions. The options are those of stylize.",
         allow_abbrev=False,
     )
     parser.add_argument("content", metavar="CONTENT", help="the picture to render")
-    names = [option.name for option in fields(Options)]
-    for option in fields(Options):
-        add_option(parser, option)
-    if "tile" not in names:
-        parser.add_argument("--tile", default="auto", metavar="N", help="auto, none, or what tiles own, in pixels")
-    if "max_memory" not in names:
-        parser.add_argument(
-            "--max-memory", metavar="SIZE", help="what the run may take, as 8GB (default: what is free)"
-        )
+    add_options(parser)
     parser.add_argument("--json", action="store_true", help="print the plans as one JSON object on stdout")
     parser.set_defaults(run=run)
 
@@ -61,8 +53,8 @@ def run(parsed: argparse.Namespace) -> int:
                 options,
                 runtime,
                 size,
-                tile=getattr(parsed, "tile", "auto"),
-                max_memory=getattr(parsed, "max_memory", None),
+                tile=options.tile,
+                max_memory=options.max_memory,
                 style_sizes=[style],
                 network_is_loaded=False,
                 rate=rate,
@@ -81,7 +73,7 @@ def run(parsed: argparse.Namespace) -> int:
         return 0
     print(
         f"{device_name(runtime.device)}, {runtime.precision}, {options.optimizer}; "
-        f"convolutions run at {rate / 1e9:.3g} GFLOP/s"
+        f"about {rate / 1e9:.3g} GFLOP/s"
     )
     for plan, count in zip(plans, scale_iterations(options.iterations, len(plans)), strict=True):
         print("\n".join(plan_lines(plan, count)))
