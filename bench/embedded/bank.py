@@ -48,7 +48,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Bank:
-    """`pictures` (count, 3, SIZE, SIZE) uint8; `structure` and `palette` (count,) int64, all on one device."""
+    """`pictures` (count, 3, S, S) uint8; `structure` and `palette` (count,) int64, all on one device."""
 
     pictures: Tensor
     structure: Tensor
@@ -99,6 +99,12 @@ def load_bank(plan: Plan, folder: Path, device: torch.device) -> Bank:
     )
 
 
+def halved(bank: Bank) -> Bank:
+    """The bank at half the size: crops of it see twice as far."""
+    chunks = [F.avg_pool2d(chunk.float(), 2).round().to(torch.uint8) for chunk in torch.split(bank.pictures, 64)]
+    return Bank(torch.cat(chunks), bank.structure, bank.palette)
+
+
 def crops(
     bank: Bank, count: int, side: int, jitter: Jitter, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -107,6 +113,7 @@ def crops(
     A crop is turned by any angle in half of the cases, else by quarters; mirrored; scaled by 0.5 to 1.25.
     """
     device = bank.pictures.device
+    size = bank.pictures.shape[-1]
 
     def uniform(*shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         return low + (high - low) * torch.rand(shape, generator=generator, device=device)
@@ -118,7 +125,7 @@ def crops(
     turn = torch.where(uniform(count) < 0.5, tilted, uniform(count, high=2 * math.pi))
     mirror = torch.where(uniform(count) < 0.5, -1.0, 1.0)
     # Positions in the picture's units, −1…1. The window around the crop is what it can reach of the picture.
-    half = side / (SIZE * zoom)
+    half = side / (size * zoom)
     reach = (1 - half * math.sqrt(2)).clamp(min=0)
     centre = uniform(count, 2, low=-1) * reach[:, None]
     axis = (torch.arange(side, device=device) + 0.5) / side * 2 - 1
@@ -127,9 +134,9 @@ def crops(
     x = centre[:, 0, None, None] + mirror[:, None, None] * (cos[:, None, None] * u - sin[:, None, None] * v)
     y = centre[:, 1, None, None] + sin[:, None, None] * u + cos[:, None, None] * v
     # Only what the widest crop can reach is taken out of each picture.
-    window = min(SIZE, math.ceil(side * math.sqrt(2) / _ZOOM[0]) + 2)
-    first = ((centre + 1) * (SIZE / 2) - window / 2).round().clamp(0, SIZE - window)
-    position = (torch.stack([x, y], dim=-1) + 1) * (SIZE / 2) - first[:, None, None, :]
+    window = min(size, math.ceil(side * math.sqrt(2) / _ZOOM[0]) + 2)
+    first = ((centre + 1) * (size / 2) - window / 2).round().clamp(0, size - window)
+    position = (torch.stack([x, y], dim=-1) + 1) * (size / 2) - first[:, None, None, :]
     columns, rows = (first[:, :, None].long() + torch.arange(window, device=device)).unbind(1)
     channels = torch.arange(3, device=device)[None, :, None, None]
     source = bank.pictures[index[:, None, None, None], channels, rows[:, None, :, None], columns[:, None, None, :]]

@@ -5,6 +5,7 @@
 Batch norm is folded into the convolutions. Each filter is scaled to a mean activation of 1 over positions and training
 pictures (Gatys et al. 2015), the next layer's weights by the inverse: what the network computes stays the same but for
 these scales. Weights are rounded to 8 bits with a step for each output channel. What that costs is printed.
+With `--plain`, weights stay float32 and the file is one for `--weights`.
 """
 
 import argparse
@@ -22,10 +23,11 @@ from torch import Tensor
 from bench.embedded.bank import Bank, Jitter, crops, load_bank
 from bench.embedded.train import MEAN, PLAN, RECIPE, STD
 from fastnst.architecture import layers_up_to
+from fastnst.checkpoint import IMAGENET, save_weights
 from fastnst.embedded import DEEPEST, FORMAT, NETWORK
 
-_CALIBRATION = 32
-_SIDE = 160
+# How many pictures, and their side in pixels, the mean activations are taken over.
+CALIBRATION = (32, 160)
 _NO_JITTER = Jitter(brightness=0, gain=0, offset=0, mixing=0, grey=0, noise=0)
 # A filter that hardly ever fires is not blown up beyond this.
 _MOST_GAIN = 30.0
@@ -36,11 +38,15 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--bank", type=Path, help="the folder of the bank of pictures (default: the checkpoint's)")
+    parser.add_argument("--plain", action="store_true", help="float32, as a file for --weights")
     options = parser.parse_args()
     state = torch.load(options.checkpoint, map_location="cpu", weights_only=True)
     bank = load_bank(PLAN, options.bank or options.checkpoint.parent, torch.device("cpu"))
     images = calibration_images(bank)
     exact = normalised(folded(state["trunk"]), images)
+    if options.plain:
+        save_weights(options.output, NETWORK, exact, IMAGENET)
+        return
     stored = quantised(exact)
     lost = relative_error(convolved(exact, images), convolved(restored(stored), images))
     print(f"{DEEPEST}: rounding to 8 bits changes the features by {lost:.2%}")
@@ -51,7 +57,7 @@ def main() -> None:
 def calibration_images(bank: Bank) -> Tensor:
     """Crops of the pictures as the network sees them, (count, 3, side, side), always the same."""
     generator = torch.Generator().manual_seed(0)
-    images, _, _ = crops(bank, _CALIBRATION, _SIDE, _NO_JITTER, generator)
+    images, _, _ = crops(bank, *CALIBRATION, _NO_JITTER, generator)
     mean, std = (images.new_tensor(values)[:, None, None] for values in (MEAN, STD))
     return (images - mean) / std
 
@@ -63,7 +69,8 @@ def folded(trunk: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if not layer.is_pool:
             prefix = f"blocks.{layer.name}"
             gain = trunk[f"{prefix}.1.weight"] / (trunk[f"{prefix}.1.running_var"] + 1e-5).sqrt()
-            tensors[f"{layer.name}.weight"] = trunk[f"{prefix}.0.weight"] * gain[:, None, None, None]
+            weight = trunk[f"{prefix}.0.weight"] * gain[:, None, None, None]
+            tensors[f"{layer.name}.weight"] = weight.contiguous()
             tensors[f"{layer.name}.bias"] = trunk[f"{prefix}.1.bias"] - trunk[f"{prefix}.1.running_mean"] * gain
     return tensors
 

@@ -49,6 +49,11 @@ FAMILIES: tuple[Family, ...] = (
 )
 
 
+def family_of(structure: int) -> int:
+    """The family's number; the same for all its structures."""
+    return FAMILIES.index(FAMILIES[structure % len(FAMILIES)])
+
+
 def picture(seed: int, structure: int, palette_index: int, take: int) -> NDArray[np.uint8]:
     """One picture, (SIZE, SIZE, 3): the `take`-th realisation of a structure in a palette. The same bits every time."""
     design = np.random.default_rng([seed, 1, structure])

@@ -21,20 +21,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.embedded.bank import Bank, Jitter, Plan, crops, load_bank
+from bench.embedded.bank import Bank, Jitter, Plan, crops, halved, load_bank
 from bench.embedded.network import NAMING, PAINTING, Heads, Trunk
+from bench.embedded.pictures import family_of
 from fastnst.architecture import layers_up_to
 
 RECIPE = 1
 PLAN = Plan(seed=7, structures=560, palettes=96, palettes_each=3)
 
-_FIRST_JITTER = Jitter(brightness=0.35, gain=0.25, offset=0.08, mixing=0.15, grey=0.15, noise=0.05)
+_FIRST_JITTER = Jitter(brightness=0.25, gain=0.15, offset=0.05, mixing=0.1, grey=0.08, noise=0.04)
 _LAST_JITTER = Jitter(brightness=0.15, gain=0.08, offset=0.03, mixing=0.05, grey=0.03, noise=0.02)
 # Up to which part of the schedule crops have which side in pixels.
-_SIDES = ((0.6, 32), (0.85, 48), (1.0, 64))
+SIDES = ((0.6, 32), (0.85, 48), (1.0, 64))
+# The part of the crops from pictures at full size; the others see twice as far.
+_NEAR = 0.25
 _WARM_UP = 0.03
-_HEADS_RATE = 0.1
+_HEADS_RATE = 0.4
 _SMOOTHING = 0.1
+_FAMILY_WEIGHT = 0.7
 _PALETTE_WEIGHT = 0.5
 _PAINTING_WEIGHT = 0.5
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -78,7 +82,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=4)
     parser.add_argument("--batch", type=int, default=32, help="crops in a step")
-    parser.add_argument("--rate", type=float, default=0.015, help="highest learning rate")
+    parser.add_argument("--rate", type=float, default=0.02, help="highest learning rate")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--save-seconds", type=float, default=300, help="between checkpoints")
     return parser.parse_args()
@@ -87,7 +91,7 @@ def _options() -> argparse.Namespace:
 def _optimiser(trunk: Trunk, heads: Heads, rate: float) -> torch.optim.SGD:
     """Momentum; decay on the weights of convolutions and linear layers alone.
 
-    The heads, whose inputs are many and of deviation 1, learn at a tenth of the rate.
+    The heads, whose inputs are many and of deviation 1, learn more slowly.
     """
     groups = []
     for parameters, part in ((list(trunk.parameters()), 1.0), (list(heads.parameters()), _HEADS_RATE)):
@@ -107,6 +111,7 @@ def _train(
     options: argparse.Namespace,
 ) -> None:
     stopped = False
+    half = halved(bank)
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         nonlocal stopped
@@ -116,15 +121,15 @@ def _train(
     signal.signal(signal.SIGINT, stop)
     total = 60 * options.minutes
     saved = time.monotonic()
-    # Loss, structures and palettes right, parts of the crops' variance that conv4_2 and conv5_1 paint.
+    # Loss, structures, families and palettes right, parts of the crops' variance that conv4_2 and conv5_1 paint.
     running: Tensor | None = None
     while progress.seconds < total and not stopped:
         began = time.monotonic()
         part = progress.seconds / total
         for group in optimiser.param_groups:
-            group["lr"] = options.rate * group["part"] * _rate(part)
-        side = next(side for end, side in _SIDES if part <= end)
-        loss, figures = _losses(trunk, heads, bank, options.batch, side, _jitter(part), generator)
+            group["lr"] = options.rate * group["part"] * rate_part(part)
+        side = next(side for end, side in SIDES if part <= end)
+        loss, figures = _losses(trunk, heads, bank, half, options.batch, side, jitter_at(part), generator)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(trunk.parameters(), 5.0)
@@ -136,7 +141,7 @@ def _train(
             values = running.tolist()
             if not math.isfinite(values[0]):
                 raise SystemExit("the loss is not finite; go on from an older checkpoint with a lower --rate")
-            _log(options.folder / "log.csv", progress, side, options.rate * _rate(part), values)
+            write_log(options.folder / "log.csv", progress, side, options.rate * rate_part(part), values)
         before = progress.seconds
         progress.seconds += min(time.monotonic() - began, _LONGEST_STEP)
         if time.monotonic() - saved > options.save_seconds:
@@ -148,31 +153,48 @@ def _train(
     _save(options.folder / "checkpoint.pt", trunk, heads, optimiser, generator, progress, options)
 
 
-def _rate(part: float) -> float:
+def rate_part(part: float) -> float:
     """The learning rate's part of its highest: a linear rise, then half a cosine down to 0."""
     if part < _WARM_UP:
         return part / _WARM_UP * 0.95 + 0.05
     return 0.5 + 0.5 * math.cos(math.pi * min((part - _WARM_UP) / (1 - _WARM_UP), 1))
 
 
-def _jitter(part: float) -> Jitter:
+def jitter_at(part: float) -> Jitter:
     first, last = asdict(_FIRST_JITTER), asdict(_LAST_JITTER)
     return Jitter(**{key: first[key] + (last[key] - first[key]) * min(part, 1) for key in first})
 
 
 def _losses(
-    trunk: Trunk, heads: Heads, bank: Bank, batch: int, side: int, jitter: Jitter, generator: torch.Generator
+    trunk: Trunk,
+    heads: Heads,
+    bank: Bank,
+    half: Bank,
+    batch: int,
+    side: int,
+    jitter: Jitter,
+    generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    images, structure, palette = crops(bank, batch, side, jitter, generator)
+    near = round(_NEAR * batch)
+    images, structure, palette = (
+        torch.cat(pair)
+        for pair in zip(
+            crops(bank, near, side, jitter, generator),
+            crops(half, batch - near, side, jitter, generator),
+            strict=True,
+        )
+    )
     mean, std = (images.new_tensor(values)[:, None, None] for values in (MEAN, STD))
     normalised = (images - mean) / std
     with torch.autocast(images.device.type, torch.bfloat16, enabled=images.device.type == "cuda"):
         features = trunk(normalised.contiguous(memory_format=torch.channels_last))
         total = images.new_zeros(())
+        families = torch.tensor([family_of(index) for index in range(PLAN.structures)], device=images.device)
         for layer, weight in NAMING.items():
             structure_scores, palette_scores = heads.name(layer, features[layer])
             total = total + weight * (
                 F.cross_entropy(structure_scores.float(), structure, label_smoothing=_SMOOTHING)
+                + _FAMILY_WEIGHT * F.nll_loss(family_scores(structure_scores.float(), families), families[structure])
                 + _PALETTE_WEIGHT * F.cross_entropy(palette_scores.float(), palette, label_smoothing=_SMOOTHING)
             )
         explained = []
@@ -183,18 +205,41 @@ def _losses(
             total = total + _PAINTING_WEIGHT * missed
     right = [
         (scores.argmax(1) == labels).float().mean()
-        for scores, labels in ((structure_scores, structure), (palette_scores, palette))
+        for scores, labels in (
+            (structure_scores, structure),
+            (family_scores(structure_scores.float(), families), families[structure]),
+            (palette_scores, palette),
+        )
     ]
     return total, torch.stack([total.detach(), *right, *explained])
 
 
-def _log(path: Path, progress: Progress, side: int, rate: float, values: list[float]) -> None:
+def family_scores(structure_scores: Tensor, families: Tensor) -> Tensor:
+    """Log probabilities of the families, (B, families), from the scores of their structures, (B, structures)."""
+    chances = structure_scores.softmax(1)
+    sums = chances.new_zeros(len(chances), int(families.max()) + 1).index_add(1, families, chances)
+    return (sums + 1e-7).log()
+
+
+def write_log(path: Path, progress: Progress, side: int, rate: float, values: list[float]) -> None:
     is_new = not path.exists()
     with path.open("a", newline="") as file:
         writer = csv.writer(file)
         if is_new:
             writer.writerow(
-                ["seconds", "steps", "crops", "side", "rate", "loss", "structure", "palette", "conv4_2", "conv5_1"]
+                [
+                    "seconds",
+                    "steps",
+                    "crops",
+                    "side",
+                    "rate",
+                    "loss",
+                    "structure",
+                    "family",
+                    "palette",
+                    "conv4_2",
+                    "conv5_1",
+                ]
             )
         writer.writerow(
             [
@@ -250,7 +295,11 @@ def _resume(
         raise SystemExit(f"{path} is of another recipe or other pictures; choose another --folder")
     trunk.load_state_dict(state["trunk"])
     heads.load_state_dict(state["heads"])
+    parts = [group["part"] for group in optimiser.param_groups]
     optimiser.load_state_dict(state["optimiser"])
+    # The rates are this program's, not those that the checkpoint was written with.
+    for group, part in zip(optimiser.param_groups, parts, strict=True):
+        group["part"] = part
     if device.type == "cpu" or len(state["generator"]) < 100:
         generator.set_state(state["generator"])
     return Progress(**state["progress"])

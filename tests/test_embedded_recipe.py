@@ -1,0 +1,231 @@
+"""The recipe of the embedded network: pictures, crops, training in pieces, export, judging; all of it small."""
+
+import csv
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from bench.embedded import export, judge, sheets, train
+from bench.embedded.bank import Bank, Jitter, Plan, crops, halved, load_bank
+from bench.embedded.canvas import SIZE
+from bench.embedded.network import PAINTING, Heads, Trunk
+from bench.embedded.pictures import FAMILIES, family_of, picture
+from fastnst.embedded import DEEPEST, embedded_layers
+from fastnst.weights import load_weights
+
+STILL = Jitter(brightness=0, gain=0, offset=0, mixing=0, grey=0, noise=0)
+SMALL = Plan(seed=3, structures=3, palettes=4, palettes_each=2)
+
+
+@pytest.fixture(scope="module")
+def trunk() -> Trunk:
+    """A trunk whose batch norms have seen something and are not all alike."""
+    torch.manual_seed(0)
+    made = Trunk()
+    for module in made.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, std=0.2)
+            module.momentum = None
+    with torch.no_grad():
+        for _ in range(3):
+            made(torch.randn(4, 3, 32, 32))
+    return made.eval()
+
+
+@pytest.mark.parametrize("structure", range(len(FAMILIES)))
+def test_pictures(structure: int) -> None:
+    first = picture(5, structure, 1, 0)
+    assert first.shape == (SIZE, SIZE, 3)
+    assert first.dtype == np.uint8
+    assert first.std() > 2
+    np.testing.assert_array_equal(first, picture(5, structure, 1, 0))
+    assert (first != picture(5, structure, 1, 1)).any()
+    assert (first != picture(5, structure, 2, 0)).any()
+
+
+def test_families() -> None:
+    assert len({family_of(index) for index in range(len(FAMILIES))}) == len(set(FAMILIES))
+    assert family_of(0) == family_of(len(FAMILIES))
+
+
+def test_plan() -> None:
+    assert SMALL.count == SMALL.classes == 6
+    entries = [SMALL.entry(index) for index in range(SMALL.count)]
+    assert [structure for structure, _, _ in entries] == [0, 0, 1, 1, 2, 2]
+    # The palettes of a structure are different ones.
+    assert len({entry[:2] for entry in entries}) == SMALL.classes
+    assert all(palette < SMALL.palettes for _, palette, _ in entries)
+
+
+def test_crops() -> None:
+    ramp = torch.arange(SIZE, dtype=torch.uint8).expand(1, 3, SIZE, SIZE)
+    bank = Bank(ramp, torch.tensor([4]), torch.tensor([9]))
+    jitter = Jitter(brightness=0.2, gain=0.1, offset=0.05, mixing=0.1, grey=0.5, noise=0.02)
+    images, structure, palette = crops(bank, 7, 20, jitter, torch.Generator().manual_seed(1))
+    again, _, _ = crops(bank, 7, 20, jitter, torch.Generator().manual_seed(1))
+    assert images.shape == (7, 3, 20, 20)
+    assert images.min() >= 0
+    assert images.max() <= 1
+    assert structure.tolist() == [4] * 7
+    assert palette.tolist() == [9] * 7
+    assert torch.equal(images, again)
+
+
+def test_crops_of_a_ramp_are_ramps() -> None:
+    """Turned, mirrored and scaled by 0.5 … 1.25, a plane stays a plane of 1/1.25 … 1/0.5 levels per pixel."""
+    ramp = torch.arange(SIZE, dtype=torch.uint8).expand(1, 3, SIZE, SIZE)
+    bank = Bank(ramp, torch.tensor([0]), torch.tensor([0]))
+    images, _, _ = crops(bank, 16, 24, STILL, torch.Generator().manual_seed(2))
+    dy, dx = (images.diff(dim=dim)[:, :, :23, :23] * 255 for dim in (2, 3))
+    steepness = torch.hypot(dy, dx).flatten(1)
+    torch.testing.assert_close(steepness, steepness[:, :1].expand_as(steepness), rtol=0, atol=0.02)
+    assert steepness.min() > 1 / 1.26
+    assert steepness.max() < 1 / 0.49
+
+
+def test_halved() -> None:
+    bank = Bank(torch.full((2, 3, SIZE, SIZE), 7, dtype=torch.uint8), torch.zeros(2), torch.zeros(2))
+    half = halved(bank)
+    assert half.pictures.shape == (2, 3, SIZE // 2, SIZE // 2)
+    assert (half.pictures == 7).all()
+
+
+def test_grey_and_still_jitter() -> None:
+    bank = Bank(torch.randint(256, (1, 3, SIZE, SIZE), dtype=torch.uint8), torch.tensor([0]), torch.tensor([0]))
+    grey = Jitter(brightness=0, gain=0, offset=0, mixing=0, grey=1, noise=0)
+    images, _, _ = crops(bank, 2, 16, grey, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(images[:, 0], images[:, 2])
+    images, _, _ = crops(bank, 2, 16, STILL, torch.Generator().manual_seed(0))
+    assert (images[:, 0] - images[:, 2]).abs().max() > 0.1
+
+
+def test_painted_cells_are_the_pixels_in_them() -> None:
+    """The truth of a position is its own cell: a picture that is black but for one cell has one position of it."""
+    image = torch.zeros(1, 3, 32, 32)
+    cell = PAINTING["conv4_2"]
+    image[:, :, cell : 2 * cell, 2 * cell : 3 * cell] = 1
+    heads = Heads(dict.fromkeys(("conv2_1", "conv3_1", "conv4_1", "conv4_2", "conv5_1"), 8), 3, 2)
+    painted, truth = heads.paint("conv4_2", torch.zeros(1, 8, 4, 4), image)
+    assert painted.shape == truth.shape == (1, 48, 4, 4)
+    expected = torch.zeros(4, 4)
+    expected[1, 2] = 1
+    torch.testing.assert_close(truth, expected.expand_as(truth))
+
+
+def test_folding_keeps_the_features(trunk: Trunk) -> None:
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = trunk(images)[DEEPEST]
+        found = export.convolved(export.folded(trunk.state_dict()), images)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_normalising_scales_the_features(trunk: Trunk) -> None:
+    images = torch.randn(2, 3, 48, 48)
+    with torch.no_grad():
+        plain = export.folded(trunk.state_dict())
+        exact = export.normalised(plain, images)
+        before, after = export.convolved(plain, images), export.convolved(exact, images)
+    alive = before.mean(dim=(0, 2, 3)) > before.mean() / 10
+    torch.testing.assert_close(after.mean(dim=(0, 2, 3))[alive], torch.ones(int(alive.sum())), rtol=1e-3, atol=1e-3)
+    ratio = after[:, alive] / before[:, alive].clamp(min=1e-6)
+    seen = before[:, alive] > 0.05
+    lowest = torch.where(seen, ratio, torch.inf).amin(dim=(0, 2, 3))
+    highest = torch.where(seen, ratio, 0).amax(dim=(0, 2, 3))
+    torch.testing.assert_close(lowest, highest, rtol=1e-2, atol=1e-2)
+
+
+def test_quantising_is_close(trunk: Trunk) -> None:
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        exact = export.folded(trunk.state_dict())
+        stored = export.quantised(exact)
+        found = export.convolved(export.restored(stored), images)
+        lost = export.relative_error(export.convolved(exact, images), found)
+    assert {stored[f"{layer.name}.weight"].dtype for layer in embedded_layers()} == {torch.int8}
+    for key, tensor in export.restored(stored).items():
+        step = stored[key.replace(".weight", ".scale")].max() if key.endswith(".weight") else 0
+        assert (tensor - exact[key]).abs().max() <= 0.501 * step
+    # A network that has learnt loses less: about 1.5 %.
+    assert 0 < lost < 0.15
+
+
+def test_family_scores() -> None:
+    families = torch.tensor([0, 1, 0])
+    scores = torch.tensor([[0.0, 1.0, 2.0]])
+    chances = scores.softmax(1)[0]
+    expected = torch.stack([chances[0] + chances[2], chances[1]]).log()[None]
+    torch.testing.assert_close(train.family_scores(scores, families), expected)
+
+
+def test_schedule() -> None:
+    assert train.rate_part(0) < 0.1
+    assert train.rate_part(0.03) == 1
+    assert train.rate_part(1) == pytest.approx(0, abs=1e-9)
+    assert train.jitter_at(0).gain > train.jitter_at(1).gain > 0
+
+
+def test_training_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "PLAN", SMALL)
+    monkeypatch.setattr(train, "SIDES", ((1.0, 16),))
+    load_bank(SMALL, tmp_path, torch.device("cpu"))
+    for minutes in ("0.001", "0.03"):
+        given = ["--folder", str(tmp_path), "--minutes", minutes, "--device", "cpu", "--threads", "1", "--batch", "4"]
+        command = ["train", *given]
+        monkeypatch.setattr(sys, "argv", command)
+        train.main()
+        state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+        if minutes == "0.001":
+            first = state["progress"]["steps"]
+    assert 1 <= first < state["progress"]["steps"]
+    assert state["progress"]["crops"] == 4 * state["progress"]["steps"]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.suffix == ".part") == []
+
+    (tmp_path / "log.csv").write_text("seconds,steps\n1,50\n2,100\n")
+    monkeypatch.setattr(export, "PLAN", SMALL)
+    monkeypatch.setattr(export, "CALIBRATION", (2, 32))
+    plain = tmp_path / "plain.safetensors"
+    monkeypatch.setattr(sys, "argv", ["export", "--plain", str(tmp_path / "checkpoint.pt"), str(plain)])
+    export.main()
+    read = load_weights(plain, taps=(DEEPEST,)).tensors
+    assert read["conv5_1.weight"].shape == (512, 512, 3, 3)
+    assert read["conv5_1.weight"].isfinite().all()
+
+    monkeypatch.setattr(train, "RECIPE", 99)
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit, match="of another recipe"):
+        train.main()
+
+
+def test_log_has_a_header(tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    for steps in (50, 100):
+        train.write_log(log, train.Progress(1.0, steps, 9), 32, 0.1, [1.0, 0.2, 0.3, 0.4, 0.5, 0.6])
+    rows = list(csv.DictReader(log.read_text().splitlines()))
+    assert [row["steps"] for row in rows] == ["50", "100"]
+    assert rows[0]["family"] == "0.3000"
+    assert export.summary(log).count("\n") == 2
+
+
+def test_judging() -> None:
+    tensors = load_weights("random", taps=judge.TAPS).tensors
+    images = torch.rand(3, 3, 32, 32)
+    described = judge.describe(tensors, images)
+    assert described.shape == (3, 2 * (64 + 128 + 256 + 512 + 512))
+    # Two groups of far apart features: each crop's nearest in the other half is its own.
+    labels = torch.tensor([0, 1, 2, 3])
+    assert judge.nearest(torch.tensor([[1.0, 0], [1, 0.1], [0, 1], [0.1, 1]]), labels) == 1
+    features = F.one_hot(torch.arange(30) % 3).float()
+    assert judge.probe(features, torch.arange(30) % 3, 20) == 1
+
+
+def test_sheet_of_tiles() -> None:
+    from PIL import Image
+
+    page = sheets.sheet([[Image.new("RGB", (8, 4)), Image.new("RGB", (6, 8))]])
+    assert page.size == (2 * 12, 12)
