@@ -37,12 +37,14 @@ from fastnst.tile_options import in_words, parse_memory, parse_tile
 WHOLE = "whole"
 _IMAGE_BYTES = 12
 # A scale holds the image it began with, the one it moves, the best, two gradients, and for a moment one to show.
-_IMAGES = 7
+_IMAGES = 6
 # Bytes per second that hold where nothing was measured: main memory, its way to a GPU, and a disk.
 _HOST_RATE, _TRANSFER_RATE, _DISK_RATE = 8e9, 20e9, 1e9
 _NOMINAL_RATE = {"cpu": 1e11, "cuda": 1e14}
 # Tile sizes that are tried: each about so much larger than the one before.
 _GROWTH = 1.06
+# What is foreseen may be a little less than what is needed: tiles that leave some room are preferred.
+_SAFE = 0.95
 # Where nothing fits: so much over the least memory that there is, for fewer and larger tiles.
 _NEAR_LEAST = 1.02
 
@@ -132,6 +134,7 @@ def plan_run(
     space = _Space(options, runtime, network, size, fixed, limit, rate)
     plans = list(space.plans(tile))
     fitting = [plan for plan in plans if plan.fits]
+    fitting = [plan for plan in fitting if plan.peak_bytes <= _SAFE * (limit or plan.peak_bytes)] or fitting
     if fitting:
         best = min(fitting, key=lambda plan: (space.cost(plan), plan.peak_bytes))
     else:

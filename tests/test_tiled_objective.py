@@ -22,6 +22,7 @@ from fastnst.tiled_objective import LEVELS, TiledObjective, make_tiled_objective
 from fastnst.weights import Weights, load_weights
 
 needs_nnpack = pytest.mark.skipif(not winograd.available(), reason="torch has no NNPACK for this CPU")
+LAYERS = ["conv1_1", "conv1_2", "pool1", "conv2_1", "conv2_2", "pool2", "conv3_1"]
 SHALLOW: dict[str, Any] = {"style_layers": ["conv1_1", "conv2_1=2", "conv3_1"], "content_layers": "conv2_2"}
 
 
@@ -120,17 +121,32 @@ def test_layer_sets(case: str, level: str, weights: dict[str, Weights]) -> None:
     example.check(objective)
 
 
-@settings(deadline=None, max_examples=25)
+# The same examples each time: now and then rounding takes a unit across the kink of its ReLU.
+@settings(deadline=None, max_examples=60, derandomize=True)
 @given(
     height=st.integers(4, 45),
     width=st.integers(4, 45),
     tile=st.integers(1, 50),
     pooling=st.sampled_from(["avg", "max"]),
     padding=st.sampled_from(["zeros", "replicate"]),
+    level=st.sampled_from(LEVELS),
+    style=st.sets(st.sampled_from(LAYERS), min_size=1, max_size=3),
+    content=st.sets(st.sampled_from(LAYERS), min_size=1, max_size=2),
 )
-def test_any_size(height: int, width: int, tile: int, pooling: str, padding: str, weights: dict[str, Weights]) -> None:
-    example = Case(weights, height, width, pooling=pooling, padding=padding, **SHALLOW)
-    example.check(example.tiled(example.grid(tile)))
+def test_any_size_and_layers(
+    height: int,
+    width: int,
+    tile: int,
+    pooling: str,
+    padding: str,
+    level: str,
+    style: set[str],
+    content: set[str],
+    weights: dict[str, Weights],
+) -> None:
+    layers = {"style_layers": sorted(style), "content_layers": sorted(content)}
+    example = Case(weights, height, width, pooling=pooling, padding=padding, **layers)
+    example.check(example.tiled(example.grid(tile), level=level))
 
 
 @pytest.mark.parametrize("place", PLACES)
