@@ -14,7 +14,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from fastnst.measure import conditions
 from fastnst.options import Options, resolve_options
 from fastnst.result import Iterate
 from fastnst.roofline_plot import check_plot
-from fastnst.runtime import resolve_runtime
+from fastnst.runtime import is_out_of_memory, resolve_runtime
 
 SCHEDULES = ("scales=none iterations=600", "scales=2 iterations=300", "scales=3 iterations=300")
 READYING_SIZE = 64
@@ -82,7 +82,8 @@ def engine_curve(pair: str, sources: tuple[Path, Path], options: Options, side: 
 
     stylizer = _stylizer(sources[1], options)
     try:
-        result = stylizer(sources[0], callback=goes_on)
+        # Losses are read back as in a run that nobody watches; what a batch holds beyond the reference is not counted.
+        result = stylizer(sources[0], callback=goes_on, callback_every=None)
     except DivergedError as error:
         result = error.result
     records = [record for record in result.losses if record.scale == options.size]
@@ -107,18 +108,37 @@ def check_objective(sources: tuple[Path, Path], options: Options, expected: floa
 
 
 def measure(sources: tuple[Path, Path], base: Options, schedules: Sequence[str], iterations: int) -> list[Curve]:
-    """The plain loop's curve, then one for each schedule."""
+    """The plain loop's curve, then one for each schedule; what memory is too small for is left out, with a line."""
     pair = " × ".join(path.stem for path in sources)
-    task = make_task(base, *sources)
-    plain = plain_curve(pair, task, iterations)
-    del task
+
+    def plain_side() -> Curve:
+        return plain_curve(pair, make_task(base, *sources), iterations)
+
+    plain = _unless_out_of_memory(plain_side, f"{pair} at {base.size} px")
+    if plain is None:
+        return []
     reference = min(plain.losses)
     curves = [plain]
     for schedule in schedules:
         options = schedule_options(base, schedule)
-        check_objective(sources, options, plain.losses[0])
-        curves.append(engine_curve(pair, sources, options, schedule, reference))
+
+        def engine_side(options: Options = options, schedule: str = schedule) -> Curve:
+            check_objective(sources, options, plain.losses[0])
+            return engine_curve(pair, sources, options, schedule, reference)
+
+        curve = _unless_out_of_memory(engine_side, f"{schedule} for {pair} at {base.size} px")
+        curves += [curve] if curve is not None else []
     return curves
+
+
+def _unless_out_of_memory(side: Callable[[], Curve], name: str) -> Curve | None:
+    try:
+        return side()
+    except (RuntimeError, MemoryError, FastnstError) as error:
+        if not is_out_of_memory(error.__cause__ or error):
+            raise
+    print(f"{name} is left out: out of memory", flush=True)
+    return None
 
 
 def draw(curves: Sequence[Curve], path: Path, note: str) -> None:
@@ -189,12 +209,16 @@ def main(arguments: list[str] | None = None) -> int:
         if parsed.json:
             report: dict[str, Any] = {**facts, "curves": [asdict(curve) for curve in curves]}
             parsed.json.write_text(json.dumps(report, indent=1) + "\n")
+    if not curves:
+        raise SystemExit(f"memory is too small for the plain loop at {base.size} px; give a smaller --size")
     if parsed.plot:
         draw(curves, parsed.plot, f"{head}, {base.size} px, preset {base.preset}")
     return 0
 
 
 def _print_curves(curves: Sequence[Curve]) -> None:
+    if not curves:
+        return
     plain = curves[0]
     reference = min(plain.losses)
     print(f"\n{curves[0].pair}, reference {reference:.5g}")

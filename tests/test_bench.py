@@ -201,7 +201,7 @@ def test_convergence_report(
     monkeypatch.setattr(bench_convergence, "READYING_SIZE", 32)
     path, plot = tmp_path / "convergence.json", tmp_path / "convergence.png"
     pair = [str(example("content")), str(example("style_mosaic"))]
-    schedules = ["precision=fp32 iterations=8", "scales=[32,48] precision=fp32 iterations=1"]
+    schedules = ["precision=fp32 iterations=8", "scales=[32,48] precision=fp32 iterations=[3,1]"]
     arguments = ["--size", "48", "--iterations", "4", "--device", "cpu", "--json", str(path), "--pairs", *pair]
     drawing = ["--plot", str(plot)] if importlib.util.find_spec("matplotlib") else []
     assert bench_convergence.main([*arguments, *drawing, "--schedules", *schedules]) == 0
@@ -227,6 +227,24 @@ def test_convergence_refuses_another_objective_and_bad_options(capsys: pytest.Ca
     errors = capsys.readouterr().err
     assert "iterations 'none' is not a whole number" in errors
     assert "1 pictures are no pairs" in errors
+
+
+@pytest.mark.parametrize("side", ["plain_curve", "engine_curve"])
+def test_convergence_leaves_out_what_memory_is_too_small_for(
+    side: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(bench_convergence, side, full)
+    monkeypatch.setattr(bench_convergence, "READYING_SIZE", 32)
+    arguments = ["--size", "32", "--iterations", "1", "--device", "cpu", "--schedules", "precision=fp32 iterations=1"]
+    if side == "plain_curve":
+        with pytest.raises(SystemExit, match="memory is too small for the plain loop at 32 px"):
+            bench_convergence.main(arguments)
+    else:
+        assert bench_convergence.main(arguments) == 0
+    assert "is left out: out of memory" in capsys.readouterr().out
 
 
 def test_gram_benchmarks_are_found_and_pass(tmp_path: Path) -> None:
