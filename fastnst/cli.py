@@ -98,7 +98,7 @@ def _add_stylize(commands: Any) -> None:
 
 def _add_info(commands: Any) -> None:
     parser = commands.add_parser("info", help="print how an image was made", description="Prints how OUT was made.")
-    parser.add_argument("image", metavar="OUT", help="an image that fastnst wrote")
+    parser.add_argument("image", metavar="OUT", help="an image that fastnst wrote; - reads it from stdin")
     parser.add_argument("--json", action="store_true", help="print the parameters as JSON")
     parser.set_defaults(run=_run_info)
 

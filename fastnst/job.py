@@ -81,7 +81,7 @@ class Job:
         count = sum(isinstance(word, str) and word == STANDARD for word in words)
         if count > 1:
             raise OptionError(f"the standard input holds one picture, and - was given {count} times; give paths")
-        stream = _standard_input() if count else None
+        stream = standard_input() if count else None
 
         def opened(word: Any) -> Any:
             return stream if stream is not None and isinstance(word, str) and word == STANDARD else word
@@ -131,7 +131,8 @@ class Job:
         return list(output.parent.glob(f"{glob.escape(output.stem)}_[0-9]*{glob.escape(output.suffix)}"))
 
 
-def _standard_input() -> IO[bytes]:
+def standard_input() -> IO[bytes]:
+    """The bytes of a pipe. Raises OptionError where the standard input is closed or a terminal."""
     if sys.stdin is None or not hasattr(sys.stdin, "buffer"):
         raise OptionError("the standard input is closed, and - asks for a picture from it; give a path")
     if sys.stdin.isatty():

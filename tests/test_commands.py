@@ -74,12 +74,29 @@ def test_stdin_and_stdout(place: str, tmp_path: Path, pictures: tuple[str, str],
     assert parameters["content"]["sha256"] == read_parameters(plain)["content"]["sha256"]
 
 
+def test_info_of_a_stream(made: Path, piped: Any) -> None:
+    written = piped(made.read_bytes())
+    assert cli.main(["info", "-", "--json"]) == 0
+    assert json.loads(written.getvalue()) == read_parameters(made)
+
+
 @pytest.mark.parametrize("format", ["png", "jpeg", "webp", "tiff", "npy"])
 def test_formats_on_stdout(format: str, pictures: tuple[str, str], piped: Any) -> None:
     written = piped(b"")
     assert stylize(*pictures, "-o", "-", "--format", format, "--quiet") == 0
     assert load_image(io.BytesIO(written.getvalue())).width == 48
     assert read_parameters(io.BytesIO(written.getvalue()))["final"]["iteration"] == 3
+
+
+def test_a_reader_that_has_had_enough(pictures: tuple[str, str]) -> None:
+    command = [sys.executable, "-m", "fastnst", "stylize", *pictures, "-o", "-", "--quiet", *FAST]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        told = process.stderr.read()
+    assert process.returncode == 1
+    assert b"Traceback" not in told
 
 
 def test_a_pipeline_of_processes(tmp_path: Path, pictures: tuple[str, str]) -> None:

@@ -2,6 +2,8 @@
 
 import base64
 import io
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -231,14 +233,33 @@ def test_grey_with_alpha_and_a_colour_key() -> None:
     assert keyed.alpha.sum() == 6 * 4 - 1
 
 
+@pytest.mark.parametrize("channels", [3, 4])
+def test_interlaced_files(channels: int) -> None:
+    samples = noise(13, 11, channels)
+    whole = png(samples).getvalue()
+    rows = b""
+    for top, left, down, across in ADAM7:
+        part = samples[top::down, left::across].astype(">u2")
+        rows += b"".join(b"\0" + row.tobytes() for row in part if row.size)
+    data = struct.pack(">IIBBBBB", 11, 13, 16, 2 if channels == 3 else 6, 0, 0, 1)
+    chunks = b"".join(
+        chunk(kind, part) for kind, part in ((b"IHDR", data), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    )
+    assert torch.equal(channels_of(io.BytesIO(whole[:8] + chunks)), planes(samples))
+
+
+# First row and column, and steps, of PNG's seven passes.
+ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
 def with_header(data: bytes, *, width: int, colour: int) -> bytes:
     """A PNG whose header says another width and kind of colour."""
-    import struct
-    import zlib
-
     height = struct.unpack(">I", data[20:24])[0]
-    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0)
-    return data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
+    return data[:8] + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0)) + data[33:]
 
 
 def test_matrix_profiles_are_computed_in_full() -> None:
@@ -252,8 +273,6 @@ def test_matrix_profiles_are_computed_in_full() -> None:
 
 
 def parametric(kind: int, *values: float) -> bytes:
-    import struct
-
     return b"para\0\0\0\0" + struct.pack(">HH", kind, 0) + b"".join(struct.pack(">i", round(v * 65536)) for v in values)
 
 

@@ -1,14 +1,15 @@
-"""`fastnst info OUT`: how an image was made."""
+"""`fastnst info OUT`: how an image, at a path or on the standard input, was made."""
 
 import argparse
 import json
 from typing import Any
 
+from fastnst.job import STANDARD, standard_input
 from fastnst.output import read_parameters
 
 
 def run(parsed: argparse.Namespace) -> int:
-    parameters = read_parameters(parsed.image)
+    parameters = read_parameters(standard_input() if parsed.image == STANDARD else parsed.image)
     if parsed.json:
         print(json.dumps(parameters, indent=2))
         return 0
