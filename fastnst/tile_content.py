@@ -4,7 +4,7 @@ import math
 import shutil
 import tempfile
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -51,12 +51,14 @@ def make_tile_content(
     options: Options,
     device: torch.device,
     place: str,
+    total: Callable[[Tensor], Tensor] = torch.clone,
 ) -> TileContent:
     """The content term of `content`, (1, 3, H, W) float32 RGB in 0…1 on any device, over its tiles.
 
     `place` is "device" for the network's memory, "host" for the main memory (pinned, if the network is on a GPU),
     "disk" for files in a temporary folder, mapped into memory while they are used and removed with the content, or
-    "recompute", which keeps `content` itself. The constants of the objective are those of the whole image.
+    "recompute", which keeps `content` itself. The constants of the objective are those of the whole image: `total`
+    makes the energies of its layers, (layers,) float64, of those of these tiles; called once, with `objective="relative"`.
     """
     if place not in PLACES:
         raise OptionError(f"unknown place {place!r} of the content's features; choose one of: {', '.join(PLACES)}")
@@ -74,6 +76,9 @@ def make_tile_content(
             for name, found in features.items():
                 energies[name] += found.float().square().sum().item()
             store.put(index, features)
+    if layers and options.objective == "relative":
+        whole = total(torch.tensor(list(energies.values()), dtype=torch.float64))
+        energies = dict(zip(energies, whole.tolist(), strict=True))
     weights = {
         name: weight * (0.5 if options.objective == "paper" else 1 / max(energies[name], math.ulp(1.0)))
         for name, weight in layers.items()

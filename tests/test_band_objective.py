@@ -1,0 +1,80 @@
+"""The loss and its gradient in bands on several processes against those of one."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from processes import run_together
+
+from fastnst.backbone import build_backbone
+from fastnst.band_objective import BandObjective
+from fastnst.bands import make_bands
+from fastnst.objective import make_objective, style_targets
+from fastnst.options import resolve_options
+from fastnst.planner import plan_run
+from fastnst.ranks import Ranks, joined
+from fastnst.runtime import resolve_runtime
+from fastnst.tile_grid import reach_of
+from fastnst.weights import load_weights
+
+SHALLOW: dict[str, Any] = {"style_layers": ["conv1_1", "conv2_1=2"], "content_layers": "conv2_2"}
+CASES: list[tuple[int, int, dict[str, Any], str | int]] = [
+    (75, 46, SHALLOW, "none"),
+    (75, 46, SHALLOW | {"padding": "replicate", "pooling": "max", "objective": "paper"}, 16),
+    (80, 33, SHALLOW | {"tv_weight": 0, "content_weight": 0}, 8),
+    (66, 40, {"style_layers": "conv1_1", "content_layers": "conv1_1"}, "none"),
+]
+DEEP: list[tuple[int, int, dict[str, Any], str | int]] = [(329, 37, {}, "none"), (329, 37, {"preset": "gatys"}, 32)]
+
+
+def noise(seed: int, height: int, width: int) -> torch.Tensor:
+    return torch.rand((1, 3, height, width), generator=torch.Generator().manual_seed(seed))
+
+
+def compared(cases: list[tuple[int, int, dict[str, Any], str | int]]) -> list[dict[str, float]]:
+    """For each case the relative differences of this process's loss terms and gradient from those of the whole."""
+    with joined() as ranks:
+        return [_compared(ranks, *case) for case in cases]
+
+
+def _compared(ranks: Ranks, height: int, width: int, given: dict[str, Any], tile: str | int) -> dict[str, float]:
+    options = resolve_options(**{"precision": "fp32", "tv_weight": 0.5} | given)
+    runtime = resolve_runtime(options)
+    weights = load_weights("random", "vgg19", taps=options.taps)
+    backbone = build_backbone(weights, options.taps, runtime, pooling=options.pooling, padding=options.padding)
+    content, image = noise(1, height, width), noise(2, height, width)
+    style = style_targets(backbone, [(noise(3, 45, 63), 1.0)], options, runtime)
+    expected, exact = make_objective(backbone, content, style, options, runtime).loss_and_gradient(image)
+    bands = make_bands(ranks, height, width, reach_of(options.network, options.taps))
+    seen = content[:, :, bands.seen]
+    plan = plan_run(options, runtime, (seen.shape[2], width), tile=tile)
+    objective = BandObjective(backbone, seen, style, options, runtime, bands, plan)
+    part = bands.cut(image)
+    found = {}
+    for _ in range(2):
+        loss, gradient = objective.loss_and_gradient(part)
+        whole = bands.whole(gradient)
+        found["gradient"] = ((whole - exact).norm() / exact.norm()).item()
+        for which in (loss, objective.loss(part)):
+            for name in ("total", "content", "style", "tv"):
+                mine, other = getattr(which, name), getattr(expected, name)
+                found[name] = max(found.get(name, 0.0), ((mine - other).abs() / other.abs().clamp_min(1e-30)).item())
+    found["split"] = float(bands.is_split)
+    return found
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_the_same_as_in_one_process(size: int, tmp_path: Path) -> None:
+    for found in run_together(size, compared, tmp_path, CASES + (DEEP if size == 2 else [])):
+        for differences in found:
+            assert differences.pop("split")
+            assert max(differences.values()) < 1e-5, differences
+
+
+@pytest.mark.slow
+def test_the_whole_network_in_four(tmp_path: Path) -> None:
+    for found in run_together(4, compared, tmp_path, DEEP):
+        for differences in found:
+            assert differences.pop("split")
+            assert max(differences.values()) < 1e-5, differences
