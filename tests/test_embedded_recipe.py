@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from bench.embedded import export, judge, sheets, train
 from bench.embedded.bank import Bank, Jitter, Plan, crops, halved, load_bank
 from bench.embedded.canvas import SIZE
+from bench.embedded.energy import CHANNELS, ORIENTATIONS, energies
 from bench.embedded.network import PAINTING, Heads, Trunk
 from bench.embedded.pictures import FAMILIES, family_of, picture
 from fastnst.embedded import DEEPEST, embedded_layers
@@ -117,6 +118,20 @@ def test_painted_cells_are_the_pixels_in_them() -> None:
     torch.testing.assert_close(truth, expected.expand_as(truth))
 
 
+def test_energy_is_of_the_wave_that_is_there() -> None:
+    """A grating of wavelength 4 or 8 px, in brightness or in red against green, answers at its own place."""
+    axis = torch.arange(32.0)
+    for scale, wavelength in ((0, 4.0), (1, 8.0)):
+        for colour, gain in ((0, (1.0, 1.0, 1.0)), (1, (1.0, -1.0, 0.0))):
+            wave = torch.cos(2 * torch.pi * axis / wavelength + 0.4).expand(32, 32)
+            image = wave * torch.tensor(gain)[:, None, None]
+            found = energies(image[None], 8)[0, :, 1:3, 1:3].mean(dim=(1, 2))
+            assert found.shape == (CHANNELS,)
+            place = int(found.argmax())
+            assert place == (scale * 3 + colour) * ORIENTATIONS
+    assert energies(torch.ones(1, 3, 32, 32), 16).max() < -3
+
+
 def test_folding_keeps_the_features(trunk: Trunk) -> None:
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
@@ -205,10 +220,10 @@ def test_training_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.M
 def test_log_has_a_header(tmp_path: Path) -> None:
     log = tmp_path / "log.csv"
     for steps in (50, 100):
-        train.write_log(log, train.Progress(1.0, steps, 9), 32, 0.1, [1.0, 0.2, 0.3, 0.4, 0.5, 0.6])
+        train.write_log(log, train.Progress(1.0, steps, 9), 32, 0.1, [1.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
     rows = list(csv.DictReader(log.read_text().splitlines()))
     assert [row["steps"] for row in rows] == ["50", "100"]
-    assert rows[0]["family"] == "0.3000"
+    assert (rows[0]["family"], rows[0]["feel5"]) == ("0.3000", "0.9000")
     assert export.summary(log).count("\n") == 2
 
 
