@@ -39,6 +39,7 @@ from fastnst.measure import conditions, peak_resident_bytes, synchronise
 from fastnst.objective import Objective, make_objective, style_targets
 from fastnst.optimizers import make_optimizer
 from fastnst.options import Options, resolve_options
+from fastnst.plan_time import measure_rate
 from fastnst.planner import Plan, plan_run
 from fastnst.runtime import Runtime, float32_products, is_out_of_memory, resolve_runtime
 from fastnst.tile_grid import TileGrid, even_spans, reach_of
@@ -59,7 +60,7 @@ LOSS_TOLERANCE = {"fp32": 1e-4, "winograd": 1e-4, "tf32": 5e-3, "fp16": 1e-2, "b
 @dataclass(frozen=True)
 class Row:
     """One side at one size: its tiles; bytes of the whole process, of what the iteration added to it, and of what was
-    planned for the process; seconds of an iteration. `problem` says why there are no figures."""
+    planned for the process; seconds of an iteration, and what was planned. `problem` says why there are no figures."""
 
     size: int
     side: str
@@ -73,6 +74,7 @@ class Row:
     added_bytes: int | None = None
     seconds: float | None = None
     spread: float | None = None
+    planned_seconds: float | None = None
     loss: float | None = None
     problem: str | None = None
 
@@ -188,6 +190,7 @@ def _figures(row: Row, answers: Sequence[Mapping[str, Any]]) -> Row:
         added_bytes=max(answer["added_bytes"] for answer in answers),
         seconds=middle,
         spread=(max(medians) - min(medians)) / middle,
+        planned_seconds=median(answer["planned_seconds"] for answer in answers),
         loss=answers[0]["loss"],
     )
 
@@ -272,6 +275,7 @@ def work(side: str, size: int, device: str, precision: str, optimizer: str, iter
         "peak_bytes": peak_resident_bytes() if on_cpu else peak,
         "added_bytes": peak - before,
         "seconds": seconds,
+        "planned_seconds": plan.flops / measure_rate(runtime),
         "loss": loss,
     }
 
@@ -326,13 +330,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def table(rows: Sequence[Row]) -> list[str]:
-    """The sides of one size. Bytes and times for each pixel of the image, times over those of other sides too."""
+    """The sides of one size. Bytes and times for each pixel of the image, times over those of other sides too; what was
+    planned over what was measured."""
     by_side = {row.side: row.seconds for row in rows}
     whole, published = by_side.get("whole"), by_side.get("published")
     lines = [
         f"\n{rows[0].width}×{rows[0].height} px",
-        f"{'side':18}{'tiles':>6}{'halo ×':>8}{'peak':>10}{'added':>10}{'B/px':>7}{'planned':>9}{'s':>15}{'µs/px':>8}"
-        f"{'of whole':>10}{'of published':>14}",
+        f"{'side':18}{'tiles':>6}{'halo ×':>8}{'peak':>10}{'added':>10}{'B/px':>7}{'planned':>9}{'s':>15}"
+        f"{'planned':>9}{'µs/px':>8}{'of whole':>10}{'of published':>14}",
     ]
     for row in rows:
         if row.problem is not None:
@@ -345,7 +350,8 @@ def table(rows: Sequence[Row]) -> list[str]:
         )
         lines.append(
             f"{row.side:18}{row.tiles:>6}{overhead:8.2f}{in_words(peak):>10}{in_words(added):>10}{added / pixels:7.0f}"
-            f"{planned / peak:9.2f}{seconds:9.3f} ±{spread / 2:4.0%}{seconds / pixels * 1e6:8.2f}"
+            f"{planned / peak:9.2f}{seconds:9.3f} ±{spread / 2:4.0%}{(row.planned_seconds or 0) / seconds:9.2f}"
+            f"{seconds / pixels * 1e6:8.2f}"
             f"{_ratio(seconds, whole):>10}{_ratio(seconds, published):>14}"
         )
     return lines

@@ -110,6 +110,7 @@ def plan_run(
     style_sizes: Sequence[tuple[int, int]] = (),
     network_is_loaded: bool = True,
     rate: float | None = None,
+    sharers: int = 1,
 ) -> Plan:
     """The quickest way to iterate on an image of `size`, (height, width), that fits into memory.
 
@@ -119,6 +120,7 @@ def plan_run(
         style_sizes: (height, width) of the style images.
         network_is_loaded: False if the weights are still to come.
         rate: FLOP per second of `measure_rate`; without one no seconds are given, and nominal rates are compared.
+        sharers: processes that begin now and share what is free.
 
     Raises OptionError where the tile or the memory cannot be understood, and where nothing that was asked for fits into
     a `max_memory` that was given; without one the least that is possible is planned, and `fits` says that it is too
@@ -128,7 +130,7 @@ def plan_run(
     network = network_of(options, runtime)
     fixed = held_bytes(runtime.device) + (0 if network_is_loaded else _loading_bytes(network, runtime))
     free = free_bytes(runtime.device)
-    limit = None if free is None else held_bytes(runtime.device) + int(USABLE * free)
+    limit = None if free is None else held_bytes(runtime.device) + int(USABLE * free / sharers)
     if allowed is not None:
         limit = allowed if limit is None else min(limit, allowed)
     space = _Space(options, runtime, network, size, fixed, limit, rate)
@@ -174,11 +176,12 @@ class _Space:
     def plans(self, tile: int | str) -> Iterator[Plan]:
         on_cpu = self.network.on_cpu
         images = (False,) if on_cpu else (False, True)
-        if tile in ("auto", "none"):
+        # A tile that is as large as the image is the whole image.
+        if tile in ("auto", "none") or len(make_grid(*self.size, int(tile), self._reach)) == 1:
             wholes = [self.whole(on_host) for on_host in images]
             yield from wholes
             # Nothing is quicker.
-            if tile == "none" or wholes[0].fits:
+            if tile != "auto" or wholes[0].fits:
                 return
         levels = ("kept", "recompute") if on_cpu else ("kept", "kept-host", "recompute")
         places: tuple[str, ...] = ("device",)

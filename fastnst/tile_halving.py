@@ -1,4 +1,8 @@
-"""An objective that fits itself into memory: as it was planned, and in smaller tiles once memory has run out."""
+"""An objective that fits itself into memory: as it was planned, and in smaller tiles once memory has run out.
+
+A GPU, and a limit such as `ulimit -v`, say that memory has run out; Linux as a rule kills the process instead, which is
+what the planner's room is for.
+"""
 
 import warnings
 from collections.abc import Callable, Mapping

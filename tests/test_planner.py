@@ -85,6 +85,12 @@ def test_a_tile_that_is_asked_for(tile: Any) -> None:
 
 
 @pytest.mark.usefixtures("machine")
+def test_a_tile_that_holds_the_image_is_the_image() -> None:
+    plan = plan_run(*setting(), (200, 300), tile=512)
+    assert (plan.tile, plan.level, len(plan.grid)) == (None, "whole", 1)
+
+
+@pytest.mark.usefixtures("machine")
 def test_what_is_not_known_is_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planner, "free_bytes", lambda device: None)
     plan = plan_run(*setting(), (20_000, 20_000))
