@@ -3,6 +3,7 @@
 import importlib
 import math
 import os
+import re
 import threading
 from dataclasses import replace
 from typing import Any
@@ -91,7 +92,7 @@ class RayPool:
         try:
             outcome: Outcome | None = self._ray.get(answer)
         except self._ray.exceptions.RayError as error:
-            how = str(error).splitlines()[0]
+            how = _cause(error)
             if worker not in self._ready:
                 raise FastnstError(f"a worker could not start on the Ray cluster: {how}") from error
             return Event(worker, died=f"the worker was lost ({how}); lower the size if memory ran out")
@@ -119,6 +120,15 @@ class _Actor:
 
     def stop(self) -> None:
         self._stopped.set()
+
+
+def _cause(error: Exception) -> str:
+    """The line of Ray's report, a coloured traceback or a few sentences, that says why."""
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in str(error).splitlines()]
+    told = [line for line in lines if line]
+    if not told:
+        return type(error).__name__
+    return told[-1] if any("Traceback" in line or "::" in line for line in told) else told[0]
 
 
 def _import_ray() -> Any:

@@ -23,6 +23,8 @@ STYLE_SEPARATOR = "|"
 _COLUMNS = ("content", "style", "output")
 _OPTIONS = {option.name: option for option in fields(Options)}
 _DELIMITERS = ",;\t"
+# What these options can be beside paths.
+_WORDS = {"init": ("content", "noise"), "weights": ("auto", "imagenet", "embedded", "random")}
 
 _Item = TypeVar("_Item")
 _Made = TypeVar("_Made")
@@ -87,7 +89,8 @@ def for_each(items: Iterable[_Item], function: Callable[[_Item], _Made]) -> list
         except FastnstError as error:
             errors.append(error)
     if errors:
-        more = f" (and {len(errors) - 1} more such rows)" if len(errors) > 1 else ""
+        others = len(errors) - 1
+        more = f" (and {others} more such row{'s' if others > 1 else ''})" if others else ""
         raise ManifestError(f"{errors[0]}{more}") from errors[0]
     return made
 
@@ -177,11 +180,11 @@ def _row(where: str, record: _Record, folder: Path) -> Row:
     if output is not None and (not isinstance(output, str) or not output):
         raise ManifestError(f"{where}: output is {output!r}; give a path, or leave it out")
     options = {name: value for name, value in record.items() if name not in _COLUMNS}
-    for name in ("init", "weights"):  # words, or paths
-        value = options.get(name, "")
+    for name, words in _WORDS.items():
+        value = options.get(name, words[0])
         if not isinstance(value, str):
             raise ManifestError(f"{where}: {name} is {value!r}; give a word or a path")
-        if value and (folder / value).is_file():
+        if value not in words and (folder / value).is_file():
             options[name] = str(folder / value)
     return Row(where, str(folder / content), tuple(str(folder / style) for style in styles), output, options)
 
