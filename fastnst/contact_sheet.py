@@ -125,7 +125,7 @@ def in_rows(pictures: Sequence[Any], *, width: float = 1.0, height: float = 1.0)
     def distance(columns: int) -> tuple[float, int]:
         rows = math.ceil(count / columns)
         empty = rows * columns - count
-        return abs(math.log((columns * width) / (rows * height) / (4 / 3))) + 0.6 * empty, columns
+        return abs(math.log((columns * width) / (rows * height) / (4 / 3))) + 0.6 * empty, -columns
 
     columns = min(range(1, count + 1), key=distance, default=1)
     return [list(pictures[start : start + columns]) for start in range(0, count, columns)]

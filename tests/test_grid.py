@@ -1,0 +1,215 @@
+"""`fastnst grid` and `fastnst compare`: which runs they make, what stands on the sheet, what they refuse."""
+
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastnst import cli
+from fastnst.axes import Axis, make_axis
+from fastnst.errors import OptionError
+from fastnst.images import load_image
+from fastnst.output import read_parameters
+
+FAST = [
+    "--size",
+    "24",
+    "--iterations",
+    "2",
+    "--scales",
+    "none",
+    "--weights",
+    "random",
+    "--precision",
+    "fp32",
+    "--quiet",
+]
+SHALLOW = ["--style-layers", "conv1_1", "--content-layers", "conv2_1"]
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> tuple[str, str]:
+    generator = np.random.default_rng(0)
+    paths = []
+    for name in ("content.png", "style.png"):
+        coarse = Image.fromarray(generator.integers(0, 255, (6, 8, 3), dtype=np.uint8))
+        coarse.resize((32, 24), Image.Resampling.BICUBIC).save(tmp_path / name)
+        paths.append(str(tmp_path / name))
+    return paths[0], paths[1]
+
+
+def refused(capsys: Any, said: str, *arguments: str) -> None:
+    assert cli.main(list(arguments)) == 1
+    printed = capsys.readouterr()
+    assert said in printed.err
+    assert len(printed.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "settings", "labels"),
+    [
+        (
+            ["style-weight", "1", "1e3"],
+            [{"style_weight": 1.0}, {"style_weight": 1000.0}],
+            ["style weight 1", "style weight 1e3"],
+        ),
+        (["--seed", "7"], [{"seed": 7}], ["seed 7"]),
+        (
+            ["style_layers", "conv1_1", "conv1_1 conv2_1=2"],
+            [{"style_layers": ["conv1_1"]}, {"style_layers": ["conv1_1", "conv2_1=2"]}],
+            ["style layers conv1_1", "style layers conv1_1 conv2_1=2"],
+        ),
+        (
+            ["scales", "none", "2", "16 32"],
+            [{"scales": "none"}, {"scales": 2}, {"scales": [16, 32]}],
+            ["scales none", "scales 2", "scales 16 32"],
+        ),
+        (["init", "noise", "'a b.png'"], [{"init": "noise"}, {"init": "a b.png"}], ["init noise", "init 'a b.png'"]),
+        (["tv_weight", "-1"], [{"tv_weight": -1.0}], ["tv weight -1"]),
+        ([], [{}], []),
+    ],
+)
+def test_axes(words: list[str], settings: list[Any], labels: list[str]) -> None:
+    axis = make_axis(words, "--down")
+    assert list(axis.settings) == settings
+    assert list(axis.labels) == labels
+    values = [value for setting in settings for value in setting.values()]
+    assert axis.as_dict() == {"option": axis.option, "values": values}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["warp", "9"], "--down 'warp' is no option; the options are: preset, size"),
+        (["seed"], "--down seed has 0 values; give 1 to 64"),
+        (["seed", *["1"] * 65], "--down seed has 65 values"),
+        (["seed", "x"], "--down seed: the value 'x' cannot be read: argument --seed: 'x' is not a whole number"),
+        (["seed", "1 2"], "the value '1 2' cannot be read: unrecognized arguments: 2"),
+        (["optimizer", "sgd"], "the value 'sgd' cannot be read: argument --optimizer: invalid choice"),
+        (["init", "'a"], 'the value "\'a" cannot be read: No closing quotation'),
+        (["seed", ""], "the value '' cannot be read: argument --seed: expected one argument"),
+    ],
+)
+def test_axes_that_are_refused(words: list[str], said: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        make_axis(words, "--down")
+    assert said in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_grid_of_two_options(tmp_path: Path, pictures: tuple[str, str]) -> None:
+    out, keep = tmp_path / "grid.png", tmp_path / "cells"
+    axes = ["--down", "style_weight", "1", "100", "--across", "init", "content", "noise", "--keep", str(keep)]
+    assert cli.main(["grid", *pictures, "-o", str(out), *axes, *FAST, *SHALLOW]) == 0
+    made = read_parameters(out)
+    assert made["down"] == {"option": "style_weight", "values": [1.0, 100.0]}
+    assert made["across"] == {"option": "init", "values": ["content", "noise"]}
+    assert sorted(path.name for path in keep.iterdir()) == ["1_1.png", "1_2.png", "2_1.png", "2_2.png"]
+    for row, weight in enumerate((1, 100)):
+        for column, init in enumerate(("content", "noise")):
+            options = made["cells"][row][column]["options"]
+            assert (options["style_weight"], options["init"]) == (weight, init)
+            cell = keep / f"{row + 1}_{column + 1}.png"
+            assert read_parameters(cell)["options"] == options
+            pixels = load_image(cell).rgb
+            sheet = load_image(out).rgb
+            matches = [
+                (top, left)
+                for top in range(sheet.shape[1] - 17)
+                for left in range(sheet.shape[2] - 23)
+                if (sheet[:, top, left] == pixels[:, 0, 0]).all()
+                and (sheet[:, top : top + 18, left : left + 24] == pixels).all()
+            ]
+            assert len(matches) == 1
+
+
+def test_a_grid_with_one_axis(tmp_path: Path, pictures: tuple[str, str]) -> None:
+    keep = tmp_path / "cells"
+    for axis, shape in (("--down", (2, 1)), ("--across", (1, 2))):
+        out = tmp_path / f"{axis}.tif"
+        words = [axis, "seed", "1", "2", "--keep", str(keep), "--title", "seeds"]
+        assert cli.main(["grid", *pictures, "-o", str(out), *words, "--init", "noise", *FAST, *SHALLOW]) == 0
+        cells = read_parameters(out)["cells"]
+        assert (len(cells), len(cells[0])) == shape
+        assert sorted(path.name for path in keep.iterdir()) == ["1.png", "2.png"]
+
+
+def test_the_papers_grid(tmp_path: Path, pictures: tuple[str, str]) -> None:
+    out = tmp_path / "grid.jpg"
+    assert cli.main(["grid", *pictures, "-o", str(out), *FAST, "--iterations", "1"]) == 0
+    made = read_parameters(out)
+    assert made["down"]["values"][4] == [f"conv{block}_1" for block in range(1, 6)]
+    assert made["across"] == {"option": "style_weight", "values": [1e5, 1e4, 1e3, 1e2]}
+    with Image.open(out) as sheet:
+        assert sheet.width > 4 * 24
+        assert sheet.height > 5 * 18
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--down", "seed", "1", "--across", "seed", "2"], "seed is on both axes"),
+        (["--down", "seed"], "--down seed has 0 values"),
+        (["--down", "style_weight", "1", "-1"], "style weight -1.0 is too small"),
+        (["--down", "size", "24", "1"], "size 1 is too small"),
+        (["--down", "style_layers", "conv5_1"], "each side must be at least 16"),
+        (["--down", "seed", "1", "--cell", "3"], "cells of 3 pixels are too small"),
+    ],
+)
+def test_refused_grids(arguments: list[str], said: str, tmp_path: Path, pictures: tuple[str, str], capsys: Any) -> None:
+    out = tmp_path / "grid.png"
+    small = [*FAST[2:], "--size", "12"] if "conv5_1" in arguments else FAST
+    refused(capsys, said, "grid", *pictures, "-o", str(out), *arguments, *small, "--content-layers", "conv1_1")
+    refused(capsys, "is also an input", "grid", *pictures, "-o", pictures[0], *FAST)
+    assert not out.exists()
+
+
+def test_compare(tmp_path: Path, pictures: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    results = []
+    for weight in ("1", "50"):
+        results.append(str(tmp_path / f"{weight}.png"))
+        assert cli.main(["stylize", *pictures, "-o", results[-1], "--style-weight", weight, *FAST, *SHALLOW]) == 0
+    seen: dict[str, Any] = {}
+    from fastnst import contact_sheet as module
+
+    original = module.contact_sheet
+
+    def watched(cells: Any, **options: Any) -> Image.Image:
+        seen.update(options)
+        return original(cells, **options)
+
+    monkeypatch.setattr(module, "contact_sheet", watched)
+    out = tmp_path / "sheet.png"
+    assert cli.main(["compare", *results, pictures[0], "-o", str(out), "--cell", "64", "--columns", "2"]) == 0
+    (first, second), (third,) = seen["captions"]
+    assert first.startswith("style_weight 1; loss ")
+    assert second.startswith("style_weight 50; loss ")
+    assert third == "content.png"
+    assert read_parameters(out) == {"compared": [*results, pictures[0]]}
+    labels = ["--labels", "a", "b", "--title", "two"]
+    assert cli.main(["compare", *results, "-o", str(out), *labels]) == 0
+    assert seen["captions"] == [["a", "b"]]
+    assert seen["title"] == "two"
+
+
+def test_refused_comparisons(tmp_path: Path, pictures: tuple[str, str], capsys: Any) -> None:
+    out = str(tmp_path / "sheet.png")
+    refused(capsys, "is also an input", "compare", *pictures, "-o", pictures[1])
+    refused(capsys, "1 labels for 2 pictures", "compare", *pictures, "-o", out, "--labels", "a")
+    refused(capsys, "--columns 0 is too small", "compare", *pictures, "-o", out, "--columns", "0")
+    refused(capsys, "does not exist", "compare", pictures[0], "none.png", "-o", out)
+
+
+def test_a_sheet_on_stdout(pictures: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, write_through=True))
+    assert cli.main(["compare", *pictures, "-o", "-"]) == 0
+    assert load_image(io.BytesIO(written.getvalue())).width > 700
+
+
+def test_an_axis_of_nothing() -> None:
+    assert make_axis([], "--across") == Axis(None, [{}], [])
