@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from fastnst import __version__
 from fastnst.arguments import Parser, add_option, add_options, add_output_arguments, describe_default, whole_number
-from fastnst.commands import compare, completion, env, grid, plan, rerun, resume
+from fastnst.commands import batch, compare, completion, env, grid, plan, rerun, resume
 from fastnst.errors import FastnstError, FastnstWarning, Interrupted
 
 __all__ = ["add_option", "build_parser", "describe_default", "main"]
@@ -58,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_stylize(commands)
     resume.add_parser(commands)
+    batch.add_parser(commands)
     grid.add_parser(commands)
     compare.add_parser(commands)
     rerun.add_parser(commands)
