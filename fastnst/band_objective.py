@@ -15,12 +15,12 @@ from fastnst_kernels import BlendedTarget, image_ops
 from torch import Tensor
 
 from fastnst.backbone import Backbone
-from fastnst.bands import Bands
 from fastnst.errors import FastnstWarning
 from fastnst.loss_scale import LossScale
 from fastnst.objective import Loss
 from fastnst.options import Options
 from fastnst.planner import WHOLE, Plan, next_smaller
+from fastnst.row_bands import Bands
 from fastnst.runtime import Runtime, is_out_of_memory
 from fastnst.tile_content import make_tile_content
 from fastnst.tile_grid import Span, TileGrid, levels_of

@@ -5,10 +5,11 @@ the same order. Where one of them has ended, or does not answer in time, the oth
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,6 +17,8 @@ from torch import Tensor
 
 from fastnst.errors import FastnstError
 from fastnst.runtime import is_out_of_memory
+
+T = TypeVar("T")
 
 TIMEOUT = 600.0
 """Seconds that a process is waited for."""
@@ -130,6 +133,26 @@ class Ranks:
             dist.broadcast(buffer, src=rank)
         tensor.copy_(buffer)
 
+    def alike(self, tensor: Tensor) -> Tensor:
+        """The leader's tensor on all processes: `tensor`, of one shape and dtype, made the same."""
+        self.spread(tensor, 0)
+        return tensor
+
+    def largest(self, tensor: Tensor) -> Tensor:
+        """The greatest of all processes' tensors, of the same shape and dtype, element by element."""
+        if self.size == 1:
+            return tensor
+        found = self._on_the_way(tensor.clone())
+        with self._spoken("comparing sizes"):
+            dist.all_reduce(found, op=dist.ReduceOp.MAX)
+        return found.to(tensor.device)
+
+    def in_turn(self, load: Callable[[], T]) -> T:
+        """What `load` returns; one process of each machine goes first, and leaves the others a file to find."""
+        found = load() if self.local_rank == 0 else None
+        self.wait()
+        return load() if found is None else found
+
     def wait(self) -> None:
         """Waits until all processes are here."""
         if self.size > 1:
@@ -150,6 +173,10 @@ class Ranks:
                 f"process {self.rank} of {self.size} lost another one while {doing}: it has ended, or did not answer "
                 f"for {self.timeout:g} s; see what it said, and go on from the checkpoint ({reason})"
             ) from error
+
+
+ALONE = Ranks()
+"""One process."""
 
 
 def are_launched() -> bool:

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastnst.descent import Descent, Pace
+from fastnst.descent import READ_SECONDS, Descent, Pace
 from fastnst.errors import FastnstWarning, OptionError
 from fastnst.objective import Evaluation
 from fastnst.options import Options
 from fastnst.result import DivergedError, Iterate, LossRecord, Result
+from fastnst.row_bands import Bands
 from fastnst.saved_run import OPTIMIZER, CheckpointError, SavedRun, check_place, save_run
 
 Callback = Callable[[Iterate], bool | None]
@@ -25,6 +26,8 @@ Callback = Callable[[Iterate], bool | None]
 _SUSPICIOUS_LOSS = 1e15
 # Steps over which the loss must fall by the tolerance: L-BFGS without a line search may rise for a few.
 _TOLERANCE_STEPS = 10
+# Of several processes' time, what showing the image may take where nobody says how often: one part in so many.
+_SHOWING_SHARE = 20
 
 
 @dataclass(frozen=True)
@@ -60,17 +63,21 @@ def make_watch(
 
 @dataclass(frozen=True)
 class Scale:
-    """One of a run's scales: its place among them, its long edge, steps, objective, and the content's alpha there."""
+    """One of a run's scales: its place among them, its long edge, steps, objective, the content's alpha there, and how
+    its image is shared among processes."""
 
     index: int
     edge: int
     iterations: int
     objective: Evaluation
     alpha: Tensor | None
+    bands: Bands
 
 
 class Run:
     """The records and the state of a run, anew or from where `saved` left it.
+
+    Of several processes the leader's clock, callback and tolerance decide for all, and it alone writes.
 
     `stopped` says why it ended before its time, or None.
     """
@@ -93,6 +100,8 @@ class Run:
         self._edges = tuple(iterations)
         self._iterations = sum(iterations.values())
         self._saved_at = time.perf_counter()
+        # When the callback was last called, and how long it took with what it was shown.
+        self._called_at, self._call_seconds = -math.inf, 0.0
         self._began = self._saved_at - (0.0 if saved is None else saved.seconds)
         # The steps of the scales before the present one, and the index of its first record.
         self._steps, self._first = 0, 0
@@ -107,20 +116,24 @@ class Run:
             descent.begin()
         else:
             done = saved.done
-            descent.restore(saved.tensors, saved.loss_exponent)
+            own = {name: x for name, x in saved.tensors.items() if not name.startswith(OPTIMIZER)}
+            descent.restore(scale.bands.cut_state(own), saved.loss_exponent)
+        ranks = scale.bands.ranks
         unread, settled, late, last = saved is None, self._is_settled(), False, False
         deadline = self._deadline(scale)
         every = self._watch.callback_every if self._watch.callback is not None else None
         pace = Pace(descent.image.device, every, deadline, read=len(self.losses) - self._first)
         while True:
-            if unread and (last or pace.is_due(done)):
+            (due,) = ranks.agree(unread and (last or pace.is_due(done)))
+            if due:
                 asked = done
                 self._note(descent, pace, scale)
                 done = len(self.losses) - self._first - 1
                 # An overflow of float16 takes iterations back.
                 ended = last and done == asked
-                stopped = self._is_stopped_by_callback(descent.image, scale)
-                if ended or stopped or self._is_checkpoint_due():
+                answer = self._is_stopped_by_callback(descent, scale, last=last)
+                stopped, saving = ranks.agree(answer, ended or answer or self._is_checkpoint_due())
+                if saving:
                     self._save(descent, scale, done, finished=ended)
                 if stopped:
                     self.stopped = "callback"
@@ -132,7 +145,7 @@ class Run:
                     return
                 settled = self._is_settled()
             finished = done + 1 >= scale.iterations or settled
-            late = not finished and time.perf_counter() > deadline
+            finished, late = ranks.agree(finished, not finished and time.perf_counter() > deadline)
             last = finished or late
             if last:
                 descent.end()
@@ -155,7 +168,7 @@ class Run:
                 totals = [known.total for known in self.losses[self._first :]]
                 del self.losses[self._first + (totals.index(min(totals)) + 1 if totals else 0) :]
                 self.stopped = "diverged"
-                raise DivergedError(cause, self.result(descent.best, scale.alpha))
+                raise DivergedError(cause, self.result(scale.bands.whole(descent.best), scale.alpha))
             self.losses.append(record)
 
     def _deadline(self, scale: Scale) -> float:
@@ -176,14 +189,31 @@ class Run:
         # A loss of 0 has settled too.
         return before - after <= tolerance * abs(before)
 
-    def _is_stopped_by_callback(self, image: Tensor, scale: Scale) -> bool:
-        if self._watch.callback is None:
+    def _is_stopped_by_callback(self, descent: Descent, scale: Scale, *, last: bool) -> bool:
+        callback = self._watch.callback
+        if callback is None or not self._is_callback_due(scale.bands, last=last):
+            return False
+        self._called_at = time.perf_counter()
+        image = scale.bands.gathered(descent.image)
+        if image is None:
             return False
         iterate = Iterate(
             self.losses[-1], _finished(image), scale.alpha, self._parameters_now(), self._iterations, self._edges
         )
-        answer = self._watch.callback(iterate)
+        answer = callback(iterate)
+        self._call_seconds = time.perf_counter() - self._called_at
         return answer is not None and not answer
+
+    def _is_callback_due(self, bands: Bands, *, last: bool) -> bool:
+        """At each reading, unless the image has to be gathered for it: then no more often than was asked for."""
+        if not bands.is_split:
+            return True
+        every = self._watch.callback_every
+        if every is not None:
+            return last or (len(self.losses) - self._first - 1) % every == 0
+        pause = max(READ_SECONDS, _SHOWING_SHARE * self._call_seconds)
+        (due,) = bands.ranks.agree(last or time.perf_counter() - self._called_at > pause)
+        return due
 
     def _is_checkpoint_due(self) -> bool:
         return (
@@ -194,7 +224,10 @@ class Run:
         """Writes the checkpoint, if there is to be one; a run does not end because a disk is full."""
         if self._watch.checkpoint is None:
             return
-        state = descent.optimizer.state_dict()
+        state = scale.bands.gathered_state(descent.optimizer.state_dict())
+        images = scale.bands.gathered_state(descent.state())
+        if not scale.bands.ranks.leads:
+            return
         tensors = {OPTIMIZER + name: value for name, value in state.items() if isinstance(value, Tensor)}
         saved = SavedRun(
             parameters=self._parameters,
@@ -207,7 +240,7 @@ class Run:
             losses=tuple(self.losses),
             loss_exponent=descent.loss_exponent,
             optimizer={name: value for name, value in state.items() if not isinstance(value, Tensor)},
-            tensors={**descent.state(), **tensors},
+            tensors={**images, **tensors},
         )
         try:
             save_run(self._watch.checkpoint, saved)

@@ -16,6 +16,7 @@ from torch import Tensor
 from fastnst.architecture import pools_before
 from fastnst.averaging import MeanImage
 from fastnst.backbone import Backbone, build_backbone
+from fastnst.band_objective import BandObjective
 from fastnst.descent import Descent
 from fastnst.errors import FastnstWarning, OptionError
 from fastnst.images import Picture, Source, check_fits, fitted_size, flattened, load_image, resize, resize_picture
@@ -24,10 +25,13 @@ from fastnst.optimizers import Optimizer, make_optimizer
 from fastnst.options import Options, OptionValues, resolve_options
 from fastnst.planner import Plan, device_of, plan_run
 from fastnst.pyramid import scale_edges, scale_iterations
+from fastnst.ranks import Ranks
 from fastnst.result import Result
+from fastnst.row_bands import Bands, make_bands, most_bands
 from fastnst.run import Callback, Run, Scale, Watch, make_watch
 from fastnst.runtime import float32_products, own_modes, resolve_runtime, timed_algorithms, versions
 from fastnst.saved_run import CheckpointError, SavedRun, check_same_run, load_run
+from fastnst.tile_grid import reach_of
 from fastnst.tile_halving import FittingObjective
 from fastnst.tile_options import in_words
 from fastnst.tile_style import tiled_style_targets
@@ -118,11 +122,17 @@ class Stylizer:
 
     Args and errors are those of `stylize`. The network is loaded by the first call. An instance may be used from one
     thread at a time.
+
+    With `ranks`, of `fastnst.ranks.joined`, several processes share each image: all make the same calls with the same
+    arguments and get the same results, callbacks are called and checkpoints written by the first process alone, and
+    `max_memory` is that of each. Without `callback_every` a callback is called as often as costs little of the time.
     """
 
-    def __init__(self, style: Styles, **options: Unpack[OptionValues]) -> None:
+    def __init__(self, style: Styles, *, ranks: Ranks | None = None, **options: Unpack[OptionValues]) -> None:
         self.options = resolve_options(**options)
-        self.runtime = resolve_runtime(self.options)
+        self._ranks = ranks or Ranks()
+        runtime = resolve_runtime(self.options)
+        self.runtime = replace(runtime, device=self._ranks.device(runtime.device))
         self._smallest = 2 ** pools_before(self.options.network, self.options.taps)
         self._styles = _load_styles(style, self.options)
         self._shares = _style_shares(self.options.style_weights, len(self._styles))
@@ -163,7 +173,8 @@ class Stylizer:
     def _stylize(self, content: Source | Picture, watch: Watch, saved: SavedRun | None = None) -> Result:
         picture = content if isinstance(content, Picture) else load_image(content, role="content")
         scales = self.scales(picture)
-        plans = {edge: self.plan(edge, size) for edge, size in scales.items()}
+        shared = {edge: self._bands(size) for edge, size in scales.items()}
+        plans = {edge: self.plan(edge, bands.seen_size) for edge, bands in shared.items()}
         weights, backbone = self._loaded()
         parameters = self._parameters(picture, scales, weights)
         if saved is not None:
@@ -171,49 +182,81 @@ class Stylizer:
         iterations = dict(zip(scales, scale_iterations(self.options.iterations, len(scales)), strict=True))
         run = Run(parameters, self._sources(picture), watch, self.options, iterations, saved)
         image = self._start(picture, next(iter(scales.values()))) if saved is None else saved.tensors["image"]
-        optimizer = None
+        before: tuple[Optimizer, Bands] | None = None
         for index, (edge, size) in enumerate(scales.items()):
             target = resize_picture(picture, size=size)
             if saved is not None and (index < saved.scale or (index == saved.scale and saved.finished)):
                 continue
-            plan = plans[edge]
+            plan, bands = plans[edge], shared[edge]
+            device = device_of(plan, self.runtime)
             continued = saved if saved is not None and index == saved.scale else None
-            image = resize(image.to(device_of(plan, self.runtime)), size=size)
-            optimizer = self._next_optimizer(optimizer, image, saved, goes_on=continued is not None)
-            objective = self._objective(backbone, target.rgb[None], edge, plan)
+            image = bands.cut(resize(image.to("cpu" if bands.is_split else device), size=size)).to(device)
+            fresh = partial(self._optimizer, device, bands)
+            optimizer = self._next_optimizer(fresh(), device, bands, before, saved, goes_on=continued is not None)
+            objective = self._objective(backbone, target.rgb[None], edge, plan, bands)
             mean = None if self.options.average is None else MeanImage(self.options.average)
-            fresh = partial(self._optimizer, image.device)
             descent = Descent(image, objective, fresh, optimizer, mean)
-            run.optimise(descent, Scale(index, edge, iterations[edge], objective, target.alpha), continued)
-            image, optimizer = descent.image, descent.optimizer
+            run.optimise(descent, Scale(index, edge, iterations[edge], objective, target.alpha, bands), continued)
+            image, before = self._ranks.alike(bands.whole(descent.image)), (descent.optimizer, bands)
             if run.stopped:
                 break
         return run.result(image, target.alpha)
 
-    def _objective(self, backbone: Backbone, content: Tensor, edge: int, plan: Plan) -> FittingObjective:
+    def _objective(
+        self, backbone: Backbone, content: Tensor, edge: int, plan: Plan, bands: Bands
+    ) -> FittingObjective | BandObjective:
         """The objective of one scale; `content` is (1, 3, H, W) float32 on the CPU."""
         style = self._style(edge, backbone, plan.style_tile)
         fixed = self.options.tile == "none"
+        if bands.is_split:
+            seen = content[:, :, bands.seen].clone()
+            return BandObjective(backbone, seen, style, self.options, self.runtime, bands, plan, tile_is_fixed=fixed)
         return FittingObjective(backbone, content, style, self.options, self.runtime, plan, tile_is_fixed=fixed)
 
-    def _optimizer(self, device: torch.device) -> Optimizer:
-        """A fresh optimiser for an image on `device`, which is not the network's where the plan says so."""
+    def _bands(self, size: tuple[int, int]) -> Bands:
+        """How an image of `size` (height, width) is shared among the processes."""
+        return make_bands(self._ranks, *size, reach_of(self.options.network, self.options.taps))
+
+    def _optimizer(self, device: torch.device, bands: Bands | None = None) -> Optimizer:
+        """A fresh optimiser for an image on `device`, which is not the network's where the plan says so, or for this
+        process's band of it."""
         return make_optimizer(self.options, replace(self.runtime, device=device))
 
     def _next_optimizer(
-        self, before: Optimizer | None, image: Tensor, saved: SavedRun | None, *, goes_on: bool
+        self,
+        optimizer: Optimizer,
+        device: torch.device,
+        bands: Bands,
+        before: tuple[Optimizer, Bands] | None,
+        saved: SavedRun | None,
+        *,
+        goes_on: bool,
     ) -> Optimizer:
-        """The optimiser of a scale: with what carries over from the one before, or from where a saved run stopped."""
-        optimizer = self._optimizer(image.device)
-        if before is None and saved is not None:
-            optimizer.load_state_dict(saved.optimizer_state(image.device))
-            before = optimizer
-        if before is None or goes_on:
+        """The fresh `optimizer` of a scale with what carries over from the one before, or from a saved run."""
+        if before is None and saved is None:
             return optimizer
-        state = before.rescaled((image.shape[2], image.shape[3])).state_dict()
-        placed = {name: x.to(image.device) if isinstance(x, Tensor) else x for name, x in state.items()}
-        optimizer.load_state_dict(placed)
+        if before is None and saved is not None and goes_on:
+            state = saved.optimizer_state(torch.device("cpu"))
+        else:
+            state = self._carried(before, saved, device).rescaled((bands.height, bands.width)).state_dict()
+        own = bands.cut_state(state)
+        optimizer.load_state_dict({name: x.to(device) if isinstance(x, Tensor) else x for name, x in own.items()})
         return optimizer
+
+    def _carried(
+        self, before: tuple[Optimizer, Bands] | None, saved: SavedRun | None, device: torch.device
+    ) -> Optimizer:
+        """The optimiser of the scale before, for the whole image where anything of it carries over."""
+        if before is None:
+            optimizer = self._optimizer(device)
+            optimizer.load_state_dict({} if saved is None else saved.optimizer_state(device))
+            return optimizer
+        optimizer, bands = before
+        if not bands.is_split or self.options.optimizer != "adam":
+            return optimizer
+        whole = self._optimizer(torch.device("cpu"))
+        whole.load_state_dict(bands.whole_state(optimizer.state_dict()))
+        return whole
 
     def plan(self, edge: int, size: tuple[int, int]) -> Plan:
         """How the scale whose long edge is `edge`, of `size` (height, width), fits into memory.
@@ -230,6 +273,7 @@ class Stylizer:
             max_memory=options.max_memory,
             style_sizes=styles,
             network_is_loaded=self._network is not None,
+            sharers=self._ranks.local_size if self.runtime.device.type == "cpu" else 1,
         )
         if not plan.fits and plan.limit_bytes is not None:
             warnings.warn(
@@ -248,6 +292,7 @@ class Stylizer:
         options = self.options
         edges = scale_edges(options.scales, options.size, content.height, content.width)
         sizes = {edge: fitted_size(content.height, content.width, edge) for edge in edges}
+        self._check_processes(sizes[edges[-1]][0])
         for edge, size in sizes.items():
             check_fits(*size, self._smallest, role="content", scale=edge, layers=options.taps)
             for style in self._styles:
@@ -255,6 +300,14 @@ class Stylizer:
                     *self._style_size(style, edge), self._smallest, role="style", scale=edge, layers=options.taps
                 )
         return sizes
+
+    def _check_processes(self, height: int) -> None:
+        most = most_bands(height, reach_of(self.options.network, self.options.taps))
+        if self._ranks.size > most:
+            raise OptionError(
+                f"{height} rows are too few for {self._ranks.size} processes with these layers; start {most} at most, "
+                "or raise --size"
+            )
 
     def load(self, *, progress: bool = True) -> None:
         """Loads the network now, not at the first call; a download shows its progress on a terminal."""
@@ -264,7 +317,9 @@ class Stylizer:
     def _loaded(self, progress: bool = False) -> tuple[Weights, Backbone]:
         if self._network is None:
             options, runtime = self.options, self.runtime
-            weights = load_weights(options.weights, options.network, taps=options.taps, progress=progress)
+            weights = self._ranks.in_turn(
+                lambda: load_weights(options.weights, options.network, taps=options.taps, progress=progress)
+            )
             backbone = build_backbone(
                 weights,
                 options.taps,
@@ -276,13 +331,13 @@ class Stylizer:
         return self._network
 
     def _start(self, content: Picture, size: tuple[int, int]) -> Tensor:
-        """The first image, (1, 3, H, W) float32 on the run's device."""
+        """The first image, (1, 3, H, W) float32 on the CPU."""
         if self._starts_from == "noise":
             generator = torch.Generator().manual_seed(self.options.seed)
             start = torch.rand((3, *size), generator=generator)
         else:
             start = resize_picture(self._init or content, size=size).rgb
-        return start[None].to(self.runtime.device, copy=True)
+        return start[None]
 
     def _style(self, edge: int, backbone: Backbone, tile: int | None) -> dict[str, BlendedTarget]:
         """The style's targets at the scale whose long edge is `edge`, computed once, in tiles where there is one."""

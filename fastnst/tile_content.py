@@ -58,7 +58,7 @@ def make_tile_content(
     `place` is "device" for the network's memory, "host" for the main memory (pinned, if the network is on a GPU),
     "disk" for files in a temporary folder, mapped into memory while they are used and removed with the content, or
     "recompute", which keeps `content` itself. The constants of the objective are those of the whole image: `total`
-    makes the energies of its layers, (layers,) float64, of those of these tiles; called once, with `objective="relative"`.
+    makes the layers' energies, (layers,) float64, of those of these tiles; called once, with `objective="relative"`.
     """
     if place not in PLACES:
         raise OptionError(f"unknown place {place!r} of the content's features; choose one of: {', '.join(PLACES)}")

@@ -9,7 +9,7 @@ from processes import run_together
 
 from fastnst.backbone import build_backbone
 from fastnst.band_objective import BandObjective
-from fastnst.bands import make_bands
+from fastnst.row_bands import make_bands
 from fastnst.objective import make_objective, style_targets
 from fastnst.options import resolve_options
 from fastnst.planner import plan_run
