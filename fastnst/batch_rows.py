@@ -185,7 +185,9 @@ def _check_collisions(tasks: Sequence[Task]) -> None:
         if target in inputs:
             raise ManifestError(f"output {task.output!r} is also an input ({inputs[target]}) and would be overwritten")
         if target in writers:
-            raise ManifestError(f"output {task.output!r} is also that of {writers[target].where}; name them apart")
+            raise ManifestError(
+                f"output {task.output!r} is also that of {writers[target].where}; name them apart, as by {{number}}"
+            )
         writers[target] = task
 
     for_each(tasks, _located(check))

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 import fastnst
@@ -219,6 +221,25 @@ def test_a_workers_next_task_has_its_style() -> None:
     assert not schedule
     with pytest.raises(IndexError):
         schedule.take(0)
+
+
+@given(
+    groups=st.lists(st.sampled_from("uvwxyz"), max_size=30),
+    workers=st.lists(st.integers(0, 3), min_size=30, max_size=30),
+)
+def test_each_task_is_taken_once(groups: list[str], workers: list[int]) -> None:
+    tasks = [dummy(number, group) for number, group in enumerate(groups)]
+    schedule = Schedule(grouped(tasks))
+    own: dict[int, str] = {}
+    taken = []
+    for worker in workers[: len(tasks)]:
+        left = {task.styles[0] for task in tasks if task not in taken}
+        task = schedule.take(worker)
+        assert own.get(worker) not in left or task.styles[0] == own[worker]
+        own[worker] = task.styles[0]
+        taken.append(task)
+    assert sorted(task.number for task in taken) == list(range(len(groups)))
+    assert not schedule
 
 
 class Pretence:
