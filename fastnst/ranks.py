@@ -5,6 +5,7 @@ the same order. Where one of them has ended, or does not answer in time, the oth
 """
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ class Ranks:
         if self.size == 1:
             return flags
         told = torch.tensor(flags, dtype=torch.uint8)
-        with self._spoken("hearing what the first one decides"):
+        with self._spoken("hearing what the first decides"):
             dist.broadcast(told, src=0)
         return tuple(bool(flag) for flag in told.tolist())
 
@@ -89,7 +90,7 @@ class Ranks:
         if self.size == 1:
             return flag
         told = torch.tensor([flag], dtype=torch.uint8)
-        with self._spoken("comparing notes"):
+        with self._spoken("waiting for all"):
             dist.all_reduce(told, op=dist.ReduceOp.MAX)
         return bool(told.item())
 
@@ -116,7 +117,7 @@ class Ranks:
 
     def send(self, tensor: Tensor) -> None:
         """Sends a tensor to the leader, through main memory."""
-        with self._spoken("sending its part to the first one"):
+        with self._spoken("sending its part to the first"):
             dist.send(tensor.cpu().contiguous(), dst=0)
 
     def receive(self, into: Tensor, rank: int) -> None:
@@ -143,7 +144,7 @@ class Ranks:
         if self.size == 1:
             return tensor
         found = self._on_the_way(tensor.clone())
-        with self._spoken("comparing sizes"):
+        with self._spoken("comparing numbers"):
             dist.all_reduce(found, op=dist.ReduceOp.MAX)
         return found.to(tensor.device)
 
@@ -168,10 +169,9 @@ class Ranks:
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
-            reason = str(error).strip().splitlines()[0]
             raise RanksError(
                 f"process {self.rank} of {self.size} lost another one while {doing}: it has ended, or did not answer "
-                f"for {self.timeout:g} s; see what it said, and go on from the checkpoint ({reason})"
+                f"for {self.timeout:g} s; see what it said, and go on from the checkpoint ({_reason(error)})"
             ) from error
 
 
@@ -208,10 +208,9 @@ def joined(device: torch.device | str = "cpu", *, timeout: float = TIMEOUT) -> I
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo", timeout=timedelta(seconds=timeout))
     except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise RanksError(
-            f"the processes do not find each other: {reason}; start them with torchrun, on several machines with the "
-            "same --rdzv-endpoint"
+            f"the processes do not find each other: {_reason(error)}; start them with torchrun, on several machines "
+            "with the same --rdzv-endpoint"
         ) from error
     ranks = Ranks(dist.get_rank(), dist.get_world_size(), local_rank, local_size, nccl, timeout)
     try:
@@ -220,3 +219,9 @@ def joined(device: torch.device | str = "cpu", *, timeout: float = TIMEOUT) -> I
         ranks.wait()
     finally:
         dist.destroy_process_group()
+
+
+def _reason(error: Exception) -> str:
+    """The first sentence of what a library says, without the place in its source."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return re.sub(r"^(\[[^]]*:\d+\]\s*)+", "", line).split(". ")[0]

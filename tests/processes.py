@@ -65,6 +65,6 @@ def _one(rank: int, size: int, port: int, job: Callable[..., Any], folder: Path,
     warnings.simplefilter("ignore")
     try:
         result = job(*arguments)
-    except Exception as error:  # whatever it is, the test is told
+    except Exception as error:  # noqa: BLE001  (the test is told)
         result = Failure(f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
     torch.save(result, folder / f"{rank}.result")

@@ -9,11 +9,11 @@ from processes import run_together
 
 from fastnst.backbone import build_backbone
 from fastnst.band_objective import BandObjective
-from fastnst.row_bands import make_bands
 from fastnst.objective import make_objective, style_targets
 from fastnst.options import resolve_options
 from fastnst.planner import plan_run
 from fastnst.ranks import Ranks, joined
+from fastnst.row_bands import make_bands
 from fastnst.runtime import resolve_runtime
 from fastnst.tile_grid import reach_of
 from fastnst.weights import load_weights

@@ -1,6 +1,8 @@
 """Runs on several processes against the same run on one."""
 
+import os
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,9 @@ import torch
 from processes import finish, run_together, start
 
 import fastnst
-from fastnst.ranks import joined
+from fastnst.ranks import RanksError, joined
 from fastnst.result import Iterate, Result
+from fastnst.saved_run import load_run
 
 RUN: dict[str, Any] = {
     "size": 96,
@@ -36,12 +39,12 @@ def stylized(options: dict[str, Any], calls: dict[str, Any]) -> tuple[Result, li
     """This process's result, and what its callback saw."""
     content, style = pictures()
     seen: list[Iterate] = []
+    stop = calls.pop("stop", 1000)
 
     def callback(iterate: Iterate) -> bool:
         seen.append(iterate)
-        return len(seen) < calls.get("stop", 1000)
+        return len(seen) < stop
 
-    calls = {name: value for name, value in calls.items() if name != "stop"}
     with joined() as ranks:
         return fastnst.Stylizer(style, ranks=ranks, **options)(content, callback=callback, **calls), seen
 
@@ -71,3 +74,68 @@ def test_a_run_on_several_processes(size: int, optimizer: str, tmp_path: Path) -
     first = found[0][1]
     assert [iterate.record.total for iterate in first] == totals(found[0][0])
     assert torch.equal(first[-1].image, found[0][0].tensor)
+
+
+@pytest.mark.parametrize("optimizer", ["adam"])
+def test_a_checkpoint_is_that_of_one_process(optimizer: str, tmp_path: Path) -> None:
+    """Stopped on several processes it goes on in one, and the other way about."""
+    options = {**RUN, "optimizer": optimizer}
+    content, style = pictures()
+    expected = fastnst.stylize(content, style, **options)
+    checkpoint = tmp_path / "run.ckpt"
+    found = run_together(2, stylized, tmp_path, options, {"checkpoint": checkpoint, "stop": 10})
+    assert [result.stopped for result, _ in found] == ["callback"] * 2
+    result = fastnst.resume(checkpoint, content=content, style=style)
+    assert totals(result) == pytest.approx(totals(expected), rel=1e-4)
+    assert (result.tensor - expected.tensor).abs().max() < 1e-2
+
+    fastnst.stylize(
+        content, style, checkpoint=checkpoint, callback=lambda iterate: iterate.record.iteration < 8, **options
+    )
+    for result in run_together(4, resumed, tmp_path, checkpoint, options):
+        assert totals(result) == pytest.approx(totals(expected), rel=1e-4)
+        assert (result.tensor - expected.tensor).abs().max() < 1e-2
+
+
+def troubled(path: Path, victim: int, trouble: int) -> str:
+    """A run in which one process gets a signal; what the others hear."""
+    content, style = pictures()
+    sign = path.with_name("now")
+
+    def callback(iterate: Iterate) -> None:
+        if iterate.record.iteration == 9:
+            sign.touch()
+
+    try:
+        with joined(timeout=8) as ranks:
+            if ranks.rank == victim:
+                threading.Thread(target=_signal_at, args=(sign, trouble), daemon=True).start()
+            stylizer = fastnst.Stylizer(style, ranks=ranks, **{**RUN, "scales": None, "iterations": 100_000})
+            stylizer(content, callback=callback, checkpoint=path, checkpoint_every=0)
+    except RanksError as error:
+        return str(error)
+    return "nothing"
+
+
+def _signal_at(sign: Path, trouble: int) -> None:
+    while not sign.exists():
+        time.sleep(0.01)
+    os.kill(os.getpid(), trouble)
+
+
+@pytest.mark.parametrize("trouble", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("victim", [0, 2])
+def test_a_process_that_dies_or_hangs_ends_the_others(victim: int, trouble: int, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "run.ckpt"
+    processes = start(3, troubled, tmp_path, checkpoint, victim, trouble)
+    others = [process for rank, process in enumerate(processes) if rank != victim]
+    began = time.monotonic()
+    finish(others)
+    assert time.monotonic() - began < 60
+    processes[victim].kill()
+    processes[victim].join()
+    for rank in {0, 1, 2} - {victim}:
+        heard = torch.load(tmp_path / f"{rank}.result", weights_only=False)
+        assert heard.startswith(f"process {rank} of 3 lost another one while "), heard
+        assert "\n" not in heard
+    assert load_run(checkpoint).tensors["image"].shape == (1, 3, 96, 64)
