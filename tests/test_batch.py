@@ -47,20 +47,6 @@ SMALL: dict[str, Any] = {
 FAST = ["--size", "48", "--iterations", "2", "--scales", "none", "--weights", "random", "--style-layers", "conv1_1"]
 FAST += ["--content-layers", "conv2_1"]
 ENDLESS = 10**8
-PROGRAM = """
-import argparse, sys
-from fastnst import cli
-from fastnst.commands import batch
-
-def parser():
-    parser = argparse.ArgumentParser()
-    batch.add_parser(parser.add_subparsers())
-    return parser
-
-cli.build_parser = parser
-if __name__ == "__main__":
-    sys.exit(cli.main())
-"""
 
 
 @pytest.fixture
@@ -542,9 +528,8 @@ def test_ctrl_c_ends_it_cleanly_and_it_can_be_gone_on_with(folders: Path) -> Non
         {"content": f"contents/{name}.png", "style": "styles/x.png", "output": f"{name}.png", "iterations": count}
         for name, count in (("a", 2), ("b", ENDLESS))
     ]
-    (folders / "program.py").write_text(PROGRAM)
     (folders / "pairs.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-    arguments = [sys.executable, str(folders / "program.py"), "batch", str(folders / "pairs.jsonl"), "--json", *FAST]
+    arguments = [sys.executable, "-m", "fastnst", "batch", str(folders / "pairs.jsonl"), "--json", *FAST]
     process = subprocess.Popen(
         arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -560,7 +545,7 @@ def test_ctrl_c_ends_it_cleanly_and_it_can_be_gone_on_with(folders: Path) -> Non
     assert "1 done, 1 not made" in err
     assert "Traceback" not in err
     names = sorted(path.name for path in folders.iterdir() if path.is_file())
-    assert names == ["a.png", "pairs.failures.jsonl", "pairs.jsonl", "program.py"]
+    assert names == ["a.png", "pairs.failures.jsonl", "pairs.jsonl"]
 
 
 @pytest.mark.parametrize(
