@@ -133,6 +133,12 @@ class Options:
         metavar="LAYER",
         many=True,
     )
+    preserve_color: str = _option(
+        "none",
+        "the content's colours: luminance keeps them under the result's lightness, histogram moves the style's colours "
+        "to their mean and covariance",
+        choices=("none", "luminance", "histogram"),
+    )
     objective: str = _option(
         "relative",
         "relative: each term divided by its target's own energy; paper: the sums of Gatys et al.",
@@ -213,6 +219,7 @@ class OptionValues(TypedDict, total=False):
     style_scale: float
     content_layers: str | Sequence[str] | Mapping[str, float]
     style_layers: str | Sequence[str] | Mapping[str, float]
+    preserve_color: str
     objective: str
     pooling: str
     padding: str

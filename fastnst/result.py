@@ -56,10 +56,12 @@ class Result:
     """A finished, or stopped, run.
 
     Attributes:
-        tensor: the image, (3, H, W) float32 in 0…1 on the CPU.
+        tensor: the image, (3, H, W) float32 in 0…1 on the CPU: of the last scale the one of the lowest loss, or the
+            mean of them if that was asked for.
         alpha: the content's alpha at the same size, (1, H, W), or None where it has none.
-        losses: one record for each evaluation, the last one that of `tensor`.
-        parameters: how it was made, as JSON can hold it: options, inputs, weights, sizes, versions, final loss.
+        losses: one record for each evaluation.
+        parameters: how it was made, as JSON can hold it: options, inputs, weights, sizes, versions, and `final`, the
+            record of `tensor`.
         stopped: None for a run that reached its end, else why it ended earlier.
     """
 

@@ -16,6 +16,8 @@ from fastnst.descent import READ_SECONDS, Descent, Pace
 from fastnst.errors import FastnstWarning, OptionError
 from fastnst.objective import Evaluation
 from fastnst.options import Options
+from fastnst.picture import Picture
+from fastnst.preserve_color import finished
 from fastnst.result import DivergedError, Iterate, LossRecord, Result
 from fastnst.row_bands import Bands
 from fastnst.saved_run import OPTIMIZER, CheckpointError, SavedRun, check_place, save_run
@@ -63,14 +65,14 @@ def make_watch(
 
 @dataclass(frozen=True)
 class Scale:
-    """One of a run's scales: its place among them, its long edge, steps, objective, the content's alpha there, and how
-    its image is shared among processes."""
+    """One of a run's scales: its place among them, its long edge, steps, objective, the content there, and how its
+    image is shared among processes."""
 
     index: int
     edge: int
     iterations: int
     objective: Evaluation
-    alpha: Tensor | None
+    content: Picture
     bands: Bands
 
 
@@ -100,6 +102,8 @@ class Run:
         self._edges = tuple(iterations)
         self._iterations = sum(iterations.values())
         self._saved_at = time.perf_counter()
+        # The record of the image that a scale ended with.
+        self._final: LossRecord | None = None
         # When the callback was last called, and how long it took with what it was shown.
         self._called_at, self._call_seconds = -math.inf, 0.0
         self._began = self._saved_at - (0.0 if saved is None else saved.seconds)
@@ -110,7 +114,11 @@ class Run:
             self._first = len(saved.losses) - saved.done - 1
 
     def optimise(self, descent: Descent, scale: Scale, saved: SavedRun | None = None) -> None:
-        """The steps of one scale, each image evaluated, the last one too; with `saved`, those that follow it."""
+        """The steps of one scale, each image evaluated, the last one too; with `saved`, those that follow it.
+
+        In the end `descent.image` is the best image of the scale.
+        """
+        self._final = None
         if saved is None:
             self._first, done = len(self.losses), 0
             descent.begin()
@@ -133,9 +141,12 @@ class Run:
                 ended = last and done == asked
                 answer = self._is_stopped_by_callback(descent, scale, last=last)
                 stopped, saving = ranks.agree(answer, ended or answer or self._is_checkpoint_due())
+                if ended:
+                    self._settle(descent)
                 if saving:
                     self._save(descent, scale, done, finished=ended)
                 if stopped:
+                    self._settle(descent)
                     self.stopped = "callback"
                     return
                 if ended:
@@ -154,8 +165,21 @@ class Run:
             done += 1
             unread = True
 
-    def result(self, image: Tensor, alpha: Tensor | None) -> Result:
-        return Result(_finished(image), alpha, tuple(self.losses), self._parameters_now(), self.stopped)
+    def result(self, image: Tensor, content: Picture) -> Result:
+        """The result of an image, (1, 3, H, W), made of `content` of the same size."""
+        shown = self._shown(image, content)
+        return Result(shown, content.alpha, tuple(self.losses), self._parameters_now(), self.stopped)
+
+    def _shown(self, image: Tensor, content: Picture) -> Tensor:
+        return finished(image.detach()[0].clamp(0, 1).float().cpu().clone(), content.rgb, self._options.preserve_color)
+
+    def _settle(self, descent: Descent) -> None:
+        """Ends at the scale's best image: L-BFGS without a line search leaps now and then. A mean that was asked for
+        stays."""
+        records = self.losses[self._first :]
+        self._final = records[-1] if self._options.average is not None else min(records, key=lambda one: one.total)
+        if self._final is not records[-1]:
+            descent.image.copy_(descent.best)
 
     def _note(self, descent: Descent, pace: Pace, scale: Scale) -> None:
         """Reads the losses back. Raises DivergedError with the best image of the scale if one is not finite."""
@@ -168,7 +192,7 @@ class Run:
                 totals = [known.total for known in self.losses[self._first :]]
                 del self.losses[self._first + (totals.index(min(totals)) + 1 if totals else 0) :]
                 self.stopped = "diverged"
-                raise DivergedError(cause, self.result(scale.bands.whole(descent.best), scale.alpha))
+                raise DivergedError(cause, self.result(scale.bands.whole(descent.best), scale.content))
             self.losses.append(record)
 
     def _deadline(self, scale: Scale) -> float:
@@ -197,8 +221,9 @@ class Run:
         image = scale.bands.gathered(descent.image)
         if image is None:
             return False
+        shown = self._shown(image, scale.content)
         iterate = Iterate(
-            self.losses[-1], _finished(image), scale.alpha, self._parameters_now(), self._iterations, self._edges
+            self.losses[-1], shown, scale.content.alpha, self._parameters_now(), self._iterations, self._edges
         )
         answer = callback(iterate)
         self._call_seconds = time.perf_counter() - self._called_at
@@ -249,12 +274,8 @@ class Run:
         self._saved_at = time.perf_counter()
 
     def _parameters_now(self) -> dict[str, Any]:
-        final = self.losses[-1].as_dict() if self.losses else None
-        return {**self._parameters, "stopped": self.stopped, "final": final}
-
-
-def _finished(image: Tensor) -> Tensor:
-    return image.detach()[0].clamp(0, 1).float().cpu().clone()
+        final = self._final or (self.losses[-1] if self.losses else None)
+        return {**self._parameters, "stopped": self.stopped, "final": final and final.as_dict()}
 
 
 def _divergence(record: LossRecord, objective: Evaluation, before: Sequence[LossRecord]) -> str:

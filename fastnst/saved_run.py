@@ -82,6 +82,8 @@ def check_same_run(saved: Mapping[str, Any], present: Mapping[str, Any]) -> None
     Other versions of the packages, and another device, are a FastnstWarning: the run goes on, but not bit for bit.
     """
     pairs = [("content image", saved["content"], present["content"]), ("weights", saved["weights"], present["weights"])]
+    if saved.get("init") is not None and present["init"] is not None:
+        pairs.append(("init image", saved["init"], present["init"]))
     pairs += [("style image", one, other) for one, other in zip(saved["styles"], present["styles"], strict=False)]
     if len(saved["styles"]) != len(present["styles"]):
         raise CheckpointError(f"the checkpoint has {len(saved['styles'])} style images, not {len(present['styles'])}")

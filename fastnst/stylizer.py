@@ -24,6 +24,7 @@ from fastnst.objective import style_targets
 from fastnst.optimizers import Optimizer, make_optimizer
 from fastnst.options import Options, OptionValues, resolve_options
 from fastnst.planner import Plan, device_of, plan_run
+from fastnst.preserve_color import prepared
 from fastnst.pyramid import scale_edges, scale_iterations
 from fastnst.ranks import Ranks
 from fastnst.result import Result
@@ -177,14 +178,15 @@ class Stylizer:
         plans = {edge: self.plan(edge, bands.seen_size) for edge, bands in shared.items()}
         weights, backbone = self._loaded()
         parameters = self._parameters(picture, scales, weights)
+        shown, styles = prepared(picture, self._styles, self.options.preserve_color)
         if saved is not None:
             check_same_run(saved.parameters, parameters)
         iterations = dict(zip(scales, scale_iterations(self.options.iterations, len(scales)), strict=True))
         run = Run(parameters, self._sources(picture), watch, self.options, iterations, saved)
-        image = self._start(picture, next(iter(scales.values()))) if saved is None else saved.tensors["image"]
+        image = self._start(shown, next(iter(scales.values()))) if saved is None else saved.tensors["image"]
         before: tuple[Optimizer, Bands] | None = None
         for index, (edge, size) in enumerate(scales.items()):
-            target = resize_picture(picture, size=size)
+            target, seen = (resize_picture(each, size=size) for each in (picture, shown))
             if saved is not None and (index < saved.scale or (index == saved.scale and saved.finished)):
                 continue
             plan, bands = plans[edge], shared[edge]
@@ -193,20 +195,20 @@ class Stylizer:
             image = bands.cut(resize(image.to("cpu" if bands.is_split else device), size=size)).to(device)
             fresh = partial(self._optimizer, device, bands)
             optimizer = self._next_optimizer(fresh(), device, bands, before, saved, goes_on=continued is not None)
-            objective = self._objective(backbone, target.rgb[None], edge, plan, bands)
+            style = self._style(edge, backbone, styles, plan.style_tile)
+            objective = self._objective(backbone, seen.rgb[None], style, plan, bands)
             mean = None if self.options.average is None else MeanImage(self.options.average)
             descent = Descent(image, objective, fresh, optimizer, mean)
-            run.optimise(descent, Scale(index, edge, iterations[edge], objective, target.alpha, bands), continued)
+            run.optimise(descent, Scale(index, edge, iterations[edge], objective, target, bands), continued)
             image, before = self._ranks.alike(bands.whole(descent.image)), (descent.optimizer, bands)
             if run.stopped:
                 break
-        return run.result(image, target.alpha)
+        return run.result(image, target)
 
     def _objective(
-        self, backbone: Backbone, content: Tensor, edge: int, plan: Plan, bands: Bands
+        self, backbone: Backbone, content: Tensor, style: dict[str, BlendedTarget], plan: Plan, bands: Bands
     ) -> FittingObjective | BandObjective:
         """The objective of one scale; `content` is (1, 3, H, W) float32 on the CPU."""
-        style = self._style(edge, backbone, plan.style_tile)
         fixed = self.options.tile == "none"
         if bands.is_split:
             seen = content[:, :, bands.seen].clone()
@@ -339,18 +341,25 @@ class Stylizer:
             start = resize_picture(self._init or content, size=size).rgb
         return start[None]
 
-    def _style(self, edge: int, backbone: Backbone, tile: int | None) -> dict[str, BlendedTarget]:
-        """The style's targets at the scale whose long edge is `edge`, computed once, in tiles where there is one."""
-        if edge not in self._style_targets:
-            pictures = [resize_picture(style, size=self._style_size(style, edge)) for style in self._styles]
-            images = [picture.rgb[None] for picture in pictures]
-            shares = list(zip(images, self._shares, strict=True))
-            if tile is None:
-                placed = [(image.to(self.runtime.device), share) for image, share in shares]
-                self._style_targets[edge] = style_targets(backbone, placed, self.options, self.runtime)
-            else:
-                self._style_targets[edge] = tiled_style_targets(backbone, shares, self.options, self.runtime, tile)
-        return self._style_targets[edge]
+    def _style(
+        self, edge: int, backbone: Backbone, styles: Sequence[Picture], tile: int | None
+    ) -> dict[str, BlendedTarget]:
+        """The targets of `styles` at the scale whose long edge is `edge`, in tiles where there is one. Those of the
+        styles as they were given are computed once."""
+        given = all(style is own for style, own in zip(styles, self._styles, strict=True))
+        if given and edge in self._style_targets:
+            return self._style_targets[edge]
+        pictures = [resize_picture(style, size=self._style_size(style, edge)) for style in styles]
+        images = [picture.rgb[None] for picture in pictures]
+        shares = list(zip(images, self._shares, strict=True))
+        if tile is None:
+            placed = [(image.to(self.runtime.device), share) for image, share in shares]
+            targets = style_targets(backbone, placed, self.options, self.runtime)
+        else:
+            targets = tiled_style_targets(backbone, shares, self.options, self.runtime, tile)
+        if given:
+            self._style_targets[edge] = targets
+        return targets
 
     def _style_size(self, style: Picture, edge: int) -> tuple[int, int]:
         return fitted_size(style.height, style.width, max(1, round(edge * self.options.style_scale)))
@@ -375,6 +384,7 @@ class Stylizer:
                 {"name": style.name, "sha256": style.sha256, "weight": share}
                 for style, share in zip(self._styles, self._shares, strict=True)
             ],
+            "init": None if self._init is None else {"name": self._init.name, "sha256": self._init.sha256},
             "sizes": [{"width": width, "height": height} for height, width in scales.values()],
             "weights": {"source": weights.source, "sha256": weights.sha256},
             "device": str(self.runtime.device),

@@ -351,3 +351,53 @@ def test_a_run_that_runs_out_of_memory_goes_on_in_smaller_tiles(monkeypatch: pyt
     calls.clear()
     with pytest.raises(torch.OutOfMemoryError):
         fastnst.stylize(photo(), photo(1), **SMALL, tile="none")
+
+
+def test_a_run_ends_at_its_best_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = []
+
+    def keep(iterate: fastnst.Iterate) -> None:
+        images.append(iterate.image)
+
+    # So long a step leaps over the valley.
+    options = {**SMALL, "optimizer": "adam", "learning_rate": 0.8, "iterations": 6}
+    result = fastnst.stylize(photo(), photo(1), callback=keep, **options)
+    totals = [record.total for record in result.losses]
+    best = totals.index(min(totals))
+    assert best < 6
+    assert torch.equal(result.tensor, images[best])
+    assert result.parameters["final"] == result.losses[best].as_dict()
+
+
+def test_the_mean_of_the_iterates_is_kept_when_asked_for() -> None:
+    options = {**SMALL, "optimizer": "adam", "learning_rate": 0.3, "iterations": 6}
+    result = fastnst.stylize(photo(), photo(1), average=0.5, **options)
+    assert result.parameters["final"] == result.losses[-1].as_dict()
+    plain = fastnst.stylize(photo(), photo(1), **options)
+    assert [one.total for one in result.losses[:-1]] == [one.total for one in plain.losses[:-1]]
+    assert result.losses[-1].total < plain.losses[-1].total
+
+
+def test_luminance_keeps_the_colours_of_the_content() -> None:
+    grey = fastnst.stylize(photo(), photo(1), preserve_color="luminance", **SMALL).tensor
+    plain = fastnst.stylize(photo(), photo(1), **SMALL).tensor
+    content = torch.from_numpy(photo()).permute(2, 0, 1)[None].float() / 255
+    small = torch.nn.functional.interpolate(content, grey.shape[1:], mode="area")[0]
+
+    def chroma(image: torch.Tensor) -> torch.Tensor:
+        return image - image.mean(0)
+
+    assert (chroma(grey) - chroma(small)).norm() < 0.5 * (chroma(plain) - chroma(small)).norm()
+
+
+def test_histogram_brings_the_styles_colours_to_the_contents() -> None:
+    content = photo() // 4
+    dark, plain = (
+        fastnst.stylize(content, photo(1), preserve_color=mode, **{**SMALL, "content_weight": 0}).tensor
+        for mode in ("histogram", "none")
+    )
+    assert abs(dark.mean() - content.mean() / 255) < abs(plain.mean() - content.mean() / 255)
+    keeper = fastnst.Stylizer(photo(1), preserve_color="histogram", **SMALL)
+    for seed in (0, 2):
+        alone = fastnst.stylize(photo(seed), photo(1), preserve_color="histogram", **SMALL)
+        assert torch.equal(keeper(photo(seed)).tensor, alone.tensor)

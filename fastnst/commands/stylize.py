@@ -193,11 +193,11 @@ def _print_json(outputs: Outputs, result: Result) -> None:
 
 
 def _print_summary(output: str, result: Result) -> None:
-    last = result.losses[-1]
+    last, final = result.losses[-1], result.parameters["final"]
     height, width = result.tensor.shape[-2:]
     how = {None: "saved", "time": "the time is up; saved"}.get(result.stopped, "interrupted; saved the image so far,")
     print(
         f"fastnst: {how} {output} ({width}×{height}) after {last.iteration} iterations in {last.seconds:.1f} s,"
-        f" loss {last.total:.4g}",
+        f" loss {final['total']:.4g}",
         file=sys.stderr,
     )
