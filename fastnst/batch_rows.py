@@ -8,12 +8,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fastnst.batch_task import Outcome, Task
 from fastnst.errors import FastnstError, ImageError, OptionError
 from fastnst.image_files import open_source
 from fastnst.manifest import ManifestError, Row, for_each
 from fastnst.options import Options, resolve_options
 from fastnst.output import check_output_path
+from fastnst.plan_limit import USABLE, free_bytes, held_bytes
 from fastnst.runtime import resolve_runtime
 from fastnst.weights import Weights, load_weights
 
@@ -103,6 +106,26 @@ def grouped(tasks: Iterable[Task]) -> list[Task]:
     for task in tasks:
         groups.setdefault(task.group, []).append(task)
     return [task for group in groups.values() for task in group]
+
+
+def with_memory_shares(tasks: Iterable[Task], workers: int) -> list[Task]:
+    """The tasks for `workers` that begin together: on a CPU those without `max_memory` get equal parts of what is free.
+
+    Each would plan with all of it else.
+    """
+    free = free_bytes(torch.device("cpu"))
+    if workers == 1 or free is None:
+        return list(tasks)
+    share = held_bytes(torch.device("cpu")) + int(USABLE * free / workers)
+    runtime = cache(resolve_runtime)
+
+    def shared(task: Task) -> Task:
+        if task.options.max_memory is not None or runtime(task.options).device.type != "cpu":
+            return task
+        given = {**task.given, "max_memory": share}
+        return replace(task, given=given, options=replace(task.options, max_memory=share))
+
+    return [shared(task) for task in tasks]
 
 
 def missing_inputs(tasks: Iterable[Task]) -> list[Outcome]:

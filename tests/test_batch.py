@@ -26,7 +26,7 @@ from fastnst import batch_worker
 from fastnst.batch import Event, Schedule, run_batch
 from fastnst.batch_processes import ProcessPool
 from fastnst.batch_ray import RayPool
-from fastnst.batch_rows import grouped, make_tasks, missing_inputs, pair_rows
+from fastnst.batch_rows import grouped, make_tasks, missing_inputs, pair_rows, with_memory_shares
 from fastnst.batch_task import Outcome, Task
 from fastnst.batch_worker import KEPT_STYLES, Worker
 from fastnst.commands import batch as command
@@ -190,6 +190,18 @@ def test_missing_pictures_are_failures_of_their_rows(folders: Path) -> None:
     ]
     assert lost[0].error == "content image 'missing.png' does not exist; check the path"
     assert "is a directory" in str(lost[1].error)
+
+
+def test_workers_on_a_cpu_share_its_memory(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastnst.batch_rows.free_bytes", lambda _: 8_000_000_000)
+    monkeypatch.setattr("fastnst.batch_rows.held_bytes", lambda _: 500_000_000)
+    (limited, *_), tasks = all_pairs(folders, max_memory="1GB"), all_pairs(folders)
+    assert with_memory_shares(tasks, 1) == tasks
+    shared = with_memory_shares([limited, *tasks], 4)
+    assert [task.options.max_memory for task in shared] == [1_000_000_000] + [2_300_000_000] * 4
+    assert shared[1].given["max_memory"] == 2_300_000_000
+    monkeypatch.setattr("fastnst.batch_rows.free_bytes", lambda _: None)
+    assert with_memory_shares(tasks, 4) == tasks
 
 
 # Who makes what.

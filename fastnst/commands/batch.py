@@ -61,8 +61,8 @@ def add_parser(commands: Any) -> None:
         "--workers",
         metavar="N",
         type=whole_number,
-        help="pictures at a time, each in a process of its own, for each of which --max-memory is meant (default: one "
-        "for each GPU, or one on a CPU)",
+        help="pictures at a time, each in a process of its own, with its own --max-memory (default: one for each GPU, "
+        "or one on a CPU)",
     )
     parser.add_argument(
         "--ray",
@@ -94,7 +94,7 @@ def run(parsed: argparse.Namespace) -> int:
             report.add(outcome)
         try:
             if left:
-                with closing(run_batch(left, _pool(parsed, left), stop.asked)) as outcomes:
+                with closing(run_batch(*_pool(parsed, left), stop.asked)) as outcomes:
                     for outcome in outcomes:
                         report.add(outcome)
         except KeyboardInterrupt:
@@ -132,21 +132,24 @@ def _tasks(parsed: argparse.Namespace) -> "list[Task]":
     return make_tasks(rows, given, folder=parsed.output, root=root, pattern=parsed.name, progress=not parsed.quiet)
 
 
-def _pool(parsed: argparse.Namespace, tasks: "Sequence[Task]") -> "Pool":
-    """The workers that the command asks for, no more than there are tasks."""
+def _pool(parsed: argparse.Namespace, tasks: "Sequence[Task]") -> "tuple[list[Task], Pool]":
+    """The workers that the command asks for, no more than there are tasks, and the tasks as they are for those."""
     import torch
 
     from fastnst.batch_processes import ProcessPool
     from fastnst.batch_ray import RayPool
+    from fastnst.batch_rows import with_memory_shares
 
     if parsed.ray is not None:
         on_gpu = any(task.options.device != "cpu" for task in tasks)
-        return RayPool(
+        pool = RayPool(
             parsed.workers, most=len(tasks), address=parsed.ray or None, use_gpus=on_gpu, resume=parsed.resume
         )
+        return list(tasks), pool
     gpus = _gpus({task.options.device for task in tasks})
     workers = min(parsed.workers or len(gpus) or 1, len(tasks))
-    return ProcessPool(workers, threads=max(1, torch.get_num_threads() // workers), gpus=gpus, resume=parsed.resume)
+    threads = max(1, torch.get_num_threads() // workers)
+    return with_memory_shares(tasks, workers), ProcessPool(workers, threads=threads, gpus=gpus, resume=parsed.resume)
 
 
 def _gpus(devices: set[str]) -> list[str]:
