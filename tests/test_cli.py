@@ -30,7 +30,7 @@ EVERYTHING = """
     --tolerance 0.001 --line-search strong_wolfe --history 7 --history-precision bf16 --average 0.5
     --optimizer adam --learning-rate 0.05 --content-weight 2
     --style-weight 30 --tv-weight 0.5 --style-weights 1 3 --style-scale 0.8 --content-layers conv2_1
-    --style-layers conv1_1=2 relu2_1 --objective relative --pooling max --padding replicate --init noise
+    --preserve-color luminance --style-layers conv1_1=2 relu2_1 --objective relative --pooling max --padding replicate --init noise
     --network vgg16 --weights random --precision fp32 --device cpu --backend torch --seed 5
 """
 
@@ -106,6 +106,7 @@ def test_every_option_reaches_the_run(tmp_path: Path, pictures: tuple[str, str])
         "style_scale": 0.8,
         "content_layers": {"conv2_1": 1},
         "style_layers": {"conv1_1": 2, "conv2_1": 0.5},
+        "preserve_color": "luminance",
         "objective": "relative",
         "pooling": "max",
         "padding": "replicate",
@@ -259,7 +260,7 @@ def test_a_diverging_run_prints_its_losses_too(
 def test_weights_too_large_for_float32_are_named_as_the_cause(
     tmp_path: Path, pictures: tuple[str, str], capsys: Any
 ) -> None:
-    assert run(*pictures, "-o", str(tmp_path / "out.png"), *FAST, "--style-weight", "1e38", "--quiet") == 1
+    assert run(*pictures, "-o", str(tmp_path / "out.png"), *FAST, "--style-weight", "1e39", "--quiet") == 1
     assert "lower the weights of its terms" in capsys.readouterr().err
 
 
