@@ -13,6 +13,7 @@ from fastnst.batch_resume import is_done
 from fastnst.batch_task import Outcome, Task
 from fastnst.errors import FastnstError, FastnstWarning
 from fastnst.images import flattened, load_image
+from fastnst.networks import Networks
 from fastnst.output import check_output_path
 from fastnst.result import Result
 from fastnst.runtime import is_out_of_memory
@@ -32,6 +33,7 @@ class Worker:
     def __init__(self, should_stop: Callable[[], bool], *, resume: bool = False) -> None:
         self._should_stop = should_stop
         self._resume = resume
+        self._networks = Networks()
         self._stylizers: OrderedDict[Hashable, Stylizer] = OrderedDict()
         self._style_sha256 = cache(lambda path: flattened(load_image(path, role="style")).sha256)
 
@@ -75,13 +77,14 @@ class Worker:
         if stylizer is None:
             while len(self._stylizers) >= KEPT_STYLES:
                 self._stylizers.popitem(last=False)
-            stylizer = Stylizer(list(task.styles), **task.given)
+            stylizer = Stylizer(list(task.styles), networks=self._networks, **task.given)
         self._stylizers[task.group] = stylizer
         return stylizer
 
     def _forget(self) -> None:
         """Gives back what is kept between pictures."""
         self._stylizers.clear()
+        self._networks.clear()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -90,6 +93,6 @@ class Worker:
 
 
 def _facts(result: Result) -> dict[str, object]:
-    last = result.losses[-1]
     height, width = result.tensor.shape[-2:]
-    return {"width": width, "height": height, "iterations": last.iteration, "loss": last.total}
+    iterations, loss = result.losses[-1].iteration, result.parameters["final"]["total"]
+    return {"width": width, "height": height, "iterations": iterations, "loss": loss}

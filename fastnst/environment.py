@@ -18,7 +18,7 @@ from fastnst.weights import CHECKPOINTS, cache_folder
 
 _PACKAGES = (
     *("fastnst", "torch", "triton", "numpy", "pillow", "safetensors", "tqdm"),
-    *("matplotlib", "av", "tensorboard", "shtab"),
+    *("matplotlib", "av", "tensorboard", "shtab", "ray"),
 )
 # Of these the value is told: it says nothing of the user.
 _TELLING = (

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from fastnst.architecture import pools_before
 from fastnst.averaging import MeanImage
-from fastnst.backbone import Backbone, build_backbone
+from fastnst.backbone import Backbone
 from fastnst.band_objective import BandObjective
 from fastnst.descent import Descent
 from fastnst.errors import FastnstWarning, OptionError
 from fastnst.images import Picture, Source, check_fits, fitted_size, flattened, load_image, resize, resize_picture
+from fastnst.networks import Networks
 from fastnst.objective import style_targets
 from fastnst.optimizers import Optimizer, make_optimizer
 from fastnst.options import Options, OptionValues, resolve_options
@@ -127,9 +128,18 @@ class Stylizer:
     With `ranks`, of `fastnst.ranks.joined`, several processes share each image: all make the same calls with the same
     arguments and get the same results, callbacks are called and checkpoints written by the first process alone, and
     `max_memory` is that of each. Without `callback_every` a callback is called as often as costs little of the time.
+
+    Stylizers of the same `networks` share what they load, and are used one after the other.
     """
 
-    def __init__(self, style: Styles, *, ranks: Ranks | None = None, **options: Unpack[OptionValues]) -> None:
+    def __init__(
+        self,
+        style: Styles,
+        *,
+        ranks: Ranks | None = None,
+        networks: Networks | None = None,
+        **options: Unpack[OptionValues],
+    ) -> None:
         self.options = resolve_options(**options)
         self._ranks = ranks or Ranks()
         runtime = resolve_runtime(self.options)
@@ -140,6 +150,7 @@ class Stylizer:
         self._starts_from = self.options.init if _is_word(self.options.init) else "picture"
         self._init = load_image(self.options.init, role="init") if self._starts_from == "picture" else None
         self._style_targets: dict[int, dict[str, BlendedTarget]] = {}
+        self._networks = networks or Networks()
         self._network: tuple[Weights, Backbone] | None = None
 
     def __call__(
@@ -318,18 +329,9 @@ class Stylizer:
 
     def _loaded(self, progress: bool = False) -> tuple[Weights, Backbone]:
         if self._network is None:
-            options, runtime = self.options, self.runtime
-            weights = self._ranks.in_turn(
-                lambda: load_weights(options.weights, options.network, taps=options.taps, progress=progress)
-            )
-            backbone = build_backbone(
-                weights,
-                options.taps,
-                runtime,
-                pooling=options.pooling,
-                padding=options.padding,
-            )
-            self._network = weights, backbone
+            options = self.options
+            load = partial(load_weights, options.weights, options.network, taps=options.taps, progress=progress)
+            self._network = self._networks.get(options, self.runtime, lambda: self._ranks.in_turn(load))
         return self._network
 
     def _start(self, content: Picture, size: tuple[int, int]) -> Tensor:

@@ -35,6 +35,7 @@ from fastnst.manifest import ManifestError, Row
 from fastnst.objective import style_targets
 from fastnst.options import resolve_options
 from fastnst.output import read_parameters
+from fastnst.weights import load_weights
 
 SMALL: dict[str, Any] = {
     "size": 48,
@@ -306,19 +307,25 @@ def test_a_batch_that_is_left_closes_its_workers() -> None:
 
 
 def test_a_worker_makes_what_the_function_makes(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    computed = []
+    computed, loaded = [], []
 
     def counted(*arguments: Any) -> Any:
         computed.append(arguments)
         return style_targets(*arguments)
 
+    def counted_weights(*arguments: Any, **options: Any) -> Any:
+        loaded.append(arguments)
+        return load_weights(*arguments, **options)
+
     monkeypatch.setattr("fastnst.stylizer.style_targets", counted)
+    monkeypatch.setattr("fastnst.stylizer.load_weights", counted_weights)
     tasks = all_pairs(folders)
     worker = Worker(never)
     outcomes = [worker.run(task) for task in grouped(tasks)]
     assert [outcome.status for outcome in outcomes] == ["done"] * 4
     # Two styles at one scale, whatever the number of contents.
     assert len(computed) == 2
+    assert len(loaded) == 1
     for task in tasks:
         expected = fastnst.stylize(task.content, list(task.styles), **SMALL)
         with Image.open(task.output) as image:
