@@ -1,148 +1,120 @@
-"""An image whose rows are shared among processes: who owns which, and whole tensors from parts and back.
+"""A picture in coordinates that keep inner products, grouped into bands: all pixels as one, or radial frequencies."""
 
-Bands lie one below the other, as even as the grid of the deepest pool allows. A process keeps its own rows of the
-image, of its gradient and of all that the optimiser remembers; what the network has to see beyond them, the halo, comes
-from the neighbours and is no further away than they are high.
-"""
+import math
+from typing import Any, Protocol
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
+import numpy as np
 import torch
 from torch import Tensor
 
-from fastnst.ranks import Ranks
-from fastnst.tile_grid import Reach
-
-_CHANNELS = 3
-# Lower bands are not worth the talk about them.
-_LOWEST = 16
+_BLOCKS = 128
 
 
-@dataclass(frozen=True)
-class Bands:
-    """The bands of an image of `height` × `width`. Make them with `make_bands`.
+class Basis(Protocol):
+    """An isometry from pictures (1, C, H, W) to blocks (channels, blocks, length), each block within one band.
 
-    `edges` are the first rows of all bands, then `height`; where the image is not split, each process has it whole.
-    `halo` is how many rows beyond its own a band sees, within the image.
+    Blocks are filled up with zeros. `band` is each block's, (blocks,) int64.
     """
 
-    ranks: Ranks
-    height: int
-    width: int
-    edges: tuple[int, ...]
-    halo: int
+    channels: int
+    bands: int
+    band: Tensor
+    length: int
 
-    @property
-    def is_split(self) -> bool:
-        return len(self.edges) > 2
+    def to_blocks(self, picture: Tensor) -> Tensor: ...
 
-    def rows(self, rank: int) -> slice:
-        """What `rank` owns."""
-        return slice(self.edges[rank], self.edges[rank + 1]) if self.is_split else slice(0, self.height)
-
-    @property
-    def own(self) -> slice:
-        """What this process owns."""
-        return self.rows(self.ranks.rank)
-
-    @property
-    def seen(self) -> slice:
-        """What this process sees: its own rows and the halo."""
-        own = self.own
-        return slice(max(own.start - self.halo, 0), min(own.stop + self.halo, self.height))
-
-    def cut(self, image: Tensor) -> Tensor:
-        """This process's part, (1, 3, h, W), of a whole image (1, 3, H, W): a copy, or the image if it is not split."""
-        return image[:, :, self.own].clone(memory_format=torch.contiguous_format) if self.is_split else image
-
-    def whole(self, part: Tensor) -> Tensor:
-        """The whole image, (1, 3, H, W) on the device of `part`, (1, 3, h, W), on every process and the same on all."""
-        if self.ranks.size == 1:
-            return part
-        if not self.is_split:
-            self.ranks.spread(part, 0)
-            return part
-        image = part.new_empty((*part.shape[:2], self.height, self.width))
-        for rank in range(self.ranks.size):
-            rows = self.rows(rank)
-            band = part if rank == self.ranks.rank else torch.empty_like(image[:, :, rows])
-            self.ranks.spread(band, rank)
-            image[:, :, rows] = band
-        return image
-
-    def gathered(self, part: Tensor) -> Tensor | None:
-        """The whole of a part, on the leader, in main memory; None on the others.
-
-        A part is (…, 3, h, W) or, flat, (…, 3·h·W): a tensor of another shape is the same on all.
-        """
-        if not self.is_split or not self._is_part(part, self.own):
-            return part if self.ranks.leads else None
-        flat = self._is_flat(part, self.own)
-        lead = part.shape[:-1] if flat else part.shape[:-3]
-        own = part.reshape(-1, _CHANNELS, self._count(self.own), self.width)
-        if not self.ranks.leads:
-            for vector in own:
-                self.ranks.send(vector)
-            return None
-        whole = torch.empty((len(own), _CHANNELS, self.height, self.width), dtype=part.dtype)
-        whole[:, :, self.own] = own.cpu()
-        for rank in range(1, self.ranks.size):
-            rows = self.rows(rank)
-            buffer = torch.empty((_CHANNELS, self._count(rows), self.width), dtype=part.dtype)
-            for vector in whole:
-                self.ranks.receive(buffer, rank)
-                vector[:, rows] = buffer
-        return whole.reshape(*lead, -1) if flat else whole.reshape(*lead, *whole.shape[1:])
-
-    def gathered_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """A state, as of an optimiser, with whole tensors, on the leader; nothing on the others."""
-        if not self.is_split:
-            return dict(state)
-        found = {name: self.gathered(value) if isinstance(value, Tensor) else value for name, value in state.items()}
-        return found if self.ranks.leads else {}
-
-    def cut_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """This process's part of a state with whole tensors."""
-        if not self.is_split:
-            return dict(state)
-        return {name: self._cut(value) if isinstance(value, Tensor) else value for name, value in state.items()}
-
-    def _cut(self, whole: Tensor) -> Tensor:
-        everything = slice(0, self.height)
-        if not self._is_part(whole, everything):
-            return whole
-        if not self._is_flat(whole, everything):
-            return whole[..., self.own, :].contiguous()
-        planes = whole.view(*whole.shape[:-1], _CHANNELS, self.height, self.width)
-        return planes[..., self.own, :].reshape(*whole.shape[:-1], -1)
-
-    def _is_part(self, tensor: Tensor, rows: slice) -> bool:
-        return tensor.shape[-3:] == (_CHANNELS, self._count(rows), self.width) or self._is_flat(tensor, rows)
-
-    def _is_flat(self, tensor: Tensor, rows: slice) -> bool:
-        return tensor.dim() > 0 and tensor.shape[-1] == _CHANNELS * self._count(rows) * self.width
-
-    @staticmethod
-    def _count(rows: slice) -> int:
-        return int(rows.stop - rows.start)
+    def to_picture(self, blocks: Tensor, like: Tensor) -> Tensor:
+        """A new picture of the layout of `like`."""
 
 
-def make_bands(ranks: Ranks, height: int, width: int, reach: Reach) -> Bands:
-    """The bands of an image of `height` × `width` pixels among all processes.
+class Pixels:
+    """All elements of a picture in memory order, as one band of one channel."""
 
-    Not split where one of them would be lower than what its neighbour sees of it; see `most_bands`.
+    channels = 1
+    bands = 1
+
+    def __init__(self, like: Tensor) -> None:
+        self.length = max(1, math.ceil(like.numel() / _BLOCKS))
+        self.band = torch.zeros(math.ceil(like.numel() / self.length), dtype=torch.long, device=like.device)
+
+    def to_blocks(self, picture: Tensor) -> Tensor:
+        flat = flat_view(picture)
+        missing = len(self.band) * self.length - len(flat)
+        return torch.nn.functional.pad(flat, (0, missing)).view(1, len(self.band), self.length)
+
+    def to_picture(self, blocks: Tensor, like: Tensor) -> Tensor:
+        picture = torch.empty_like(like)
+        flat_view(picture).copy_(blocks.view(-1)[: like.numel()])
+        return picture
+
+
+class RadialBands:
+    """The real and imaginary parts of the orthonormal two-dimensional Fourier transform, each channel by itself.
+
+    Half of the frequencies is enough; those that stand for two are multiplied by √2. The mean is a band of its own,
+    the others lie between radii that grow evenly in the logarithm, from the picture's lowest frequency to √½ of a cycle
+    per pixel; bands that hold nothing are left out.
     """
-    halo = -(-reach.pixels // reach.grid) * reach.grid
-    if ranks.size == 1 or ranks.size > most_bands(height, reach):
-        return Bands(ranks, height, width, (0, height), halo)
-    cells = height // reach.grid
-    edges = [reach.grid * (cells * rank // ranks.size) for rank in range(ranks.size)]
-    return Bands(ranks, height, width, (*edges, height), halo)
+
+    def __init__(self, like: Tensor, bands: int = 10) -> None:
+        _, self.channels, self._height, self._width = like.shape
+        place, weight = _frequencies(self._height, self._width, bands)
+        # Real and imaginary parts lie beside each other.
+        places, weights = (x.ravel().repeat(2) for x in (place, weight))
+        found, counts = np.unique(places, return_counts=True)
+        self.bands = len(found)
+        self.length = max(1, math.ceil(len(places) / _BLOCKS))
+        blocks = -(-counts // self.length)
+        members = np.full((int(blocks.sum()), self.length), -1, dtype=np.int32)
+        for value, count, end, own in zip(found, counts, np.cumsum(blocks), blocks, strict=True):
+            members[end - own : end].reshape(-1)[:count] = np.flatnonzero(places == value)
+        kept = members.ravel() >= 0
+        position = np.empty(len(places), dtype=np.int32)
+        position[members.ravel()[kept]] = np.flatnonzero(kept)
+        source = np.maximum(members.ravel(), 0)
+
+        def placed(values: "np.ndarray[Any, Any]", dtype: torch.dtype) -> Tensor:
+            return torch.from_numpy(values).to(like.device, dtype)
+
+        self.band = placed(np.repeat(np.arange(self.bands), blocks), torch.long)
+        self._source, self._position = placed(source, torch.int32), placed(position, torch.int32)
+        self._factor = placed(np.where(kept, weights[source], 0.0), like.dtype)
+        self._inverse_factor = placed(1 / weights, like.dtype)
+
+    def to_blocks(self, picture: Tensor) -> Tensor:
+        spectrum = torch.view_as_real(torch.fft.rfft2(picture[0], norm="ortho")).flatten(1)
+        return spectrum.index_select(1, self._source).mul_(self._factor).view(self.channels, -1, self.length)
+
+    def to_picture(self, blocks: Tensor, like: Tensor) -> Tensor:
+        flat = blocks.reshape(self.channels, -1).index_select(1, self._position).mul_(self._inverse_factor)
+        spectrum = torch.view_as_complex(flat.view(self.channels, self._height, self._width // 2 + 1, 2))
+        picture = torch.empty_like(like)
+        picture.copy_(torch.fft.irfft2(spectrum, s=(self._height, self._width), norm="ortho")[None])
+        return picture
 
 
-def most_bands(height: int, reach: Reach) -> int:
-    """Among how many processes an image of `height` rows can be shared, at least 1."""
-    lowest = -(-max(reach.pixels, _LOWEST) // reach.grid)
-    return max(height // reach.grid // lowest, 1)
+def _frequencies(height: int, width: int, bands: int) -> "tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]":
+    """The band, from 0, and the weight of each frequency of a real transform, (height, width // 2 + 1)."""
+    radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
+    lowest = 1 / max(height, width)
+    span = math.log(math.sqrt(0.5) / lowest) if lowest < 0.5 else 1.0
+    place = (np.log(np.maximum(radius, lowest) / lowest) / span * (bands - 1)).astype(np.int64)
+    place = np.where(radius == 0, 0, 1 + np.clip(place, 0, bands - 2))
+    weight = np.full(radius.shape, math.sqrt(2))
+    weight[:, 0] = 1.0
+    if width % 2 == 0:
+        weight[:, -1] = 1.0
+    return place, weight
+
+
+def flat_view(picture: Tensor) -> Tensor:
+    """All elements as one dimension in memory order, without a copy for either memory format.
+
+    Raises ValueError for another layout.
+    """
+    if picture.is_contiguous():
+        return picture.view(-1)
+    if picture.dim() == 4 and picture.is_contiguous(memory_format=torch.channels_last):
+        return picture.permute(0, 2, 3, 1).view(-1)
+    strides = picture.stride()
+    raise ValueError(f"image with strides {strides} is neither contiguous nor channels-last; make it contiguous")

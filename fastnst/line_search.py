@@ -1,7 +1,5 @@
 """A line search for the strong Wolfe conditions, one evaluation at a time, without a host round trip."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -25,24 +23,24 @@ class StrongWolfe:
     def __init__(self, like: Tensor) -> None:
         # The start's loss and slope; the trial length; loss, slope and length at the better end of the bracket, then at
         # the other; whether there is another; the number of trials; whether the next length is to be taken in any case.
-        self._state = torch.zeros(_FIELDS, dtype=torch.float64, device=like.device)
+        self.state = torch.zeros(_FIELDS, dtype=torch.float64, device=like.device)
 
     def begin(self, loss: Tensor, slope: Tensor, wanted: Tensor | None = None) -> None:
         """Starts a line at a point of this loss and slope, whose first trial length is 1; only where `wanted`."""
         loss, slope = loss.double(), slope.double()
         zero, one = torch.zeros_like(loss), torch.ones_like(loss)
         fresh = torch.stack((loss, slope, one, zero, loss, slope, zero, zero, zero, zero, zero, zero))
-        self._state.copy_(fresh if wanted is None else torch.where(wanted, fresh, self._state))
+        self.state.copy_(fresh if wanted is None else torch.where(wanted, fresh, self.state))
 
     @property
     def length(self) -> Tensor:
         """The length to try next or, once `judge` has said so, the one that is taken: a float64 scalar."""
-        return self._state[2]
+        return self.state[2]
 
     def judge(self, loss: Tensor, slope: Tensor) -> Tensor:
         """Whether the present length, where loss and slope are these, is taken (a bool scalar); if not, the next."""
         f, g = loss.double(), slope.double()
-        f0, g0, t, low, f_low, g_low, high, f_high, g_high, bracketed, trials, settled = self._state.clone().unbind()
+        f0, g0, t, low, f_low, g_low, high, f_high, g_high, bracketed, trials, settled = self.state.clone().unbind()
         # A loss that overflowed is a bad one.
         finite = f.isfinite() & g.isfinite()
         f, g = torch.where(finite, f, torch.finfo(f.dtype).max / 1e9), torch.where(finite, g, 0.0)
@@ -67,14 +65,8 @@ class StrongWolfe:
         following = torch.where(exhausted, low, torch.where(bracketed > 0, between, beyond))
         t = torch.where(taken, t, following)
         settled = exhausted.to(f.dtype)
-        self._state.copy_(torch.stack((f0, g0, t, low, f_low, g_low, high, f_high, g_high, bracketed, trials, settled)))
+        self.state.copy_(torch.stack((f0, g0, t, low, f_low, g_low, high, f_high, g_high, bracketed, trials, settled)))
         return taken
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"line": self._state.clone()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._state.copy_(state["line"])
 
 
 Point = tuple[Tensor, Tensor, Tensor]

@@ -40,5 +40,6 @@ def make_optimizer(options: Options, runtime: Runtime) -> Optimizer:
         learning_rate=options.learning_rate or LBFGS_RATE,
         history=options.history,
         history_dtype=_HISTORY_DTYPES[options.history_precision],
+        hessian=options.hessian,
         line_search=options.line_search,
     )

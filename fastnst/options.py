@@ -95,7 +95,12 @@ class Options:
         "lbfgs alone: steps of length 1, or a line search, which evaluates again where a step was too long",
         choices=("none", "strong_wolfe"),
     )
-    history: int = _option(20, "lbfgs alone: pairs of steps that it remembers", metavar="N", minimum=1, maximum=1000)
+    hessian: str = _option(
+        "bands",
+        "lbfgs alone: its first guess of the inverse Hessian, a matrix by band of frequencies, or torch's scalar",
+        choices=("bands", "scalar"),
+    )
+    history: int = _option(20, "lbfgs alone: pairs of steps that it remembers", metavar="N", minimum=1, maximum=200)
     history_precision: str = _option(
         "fp32", "lbfgs alone: what it remembers them in; 16 bit halves its memory", choices=("fp32", "bf16", "fp16")
     )
@@ -209,6 +214,7 @@ class OptionValues(TypedDict, total=False):
     optimizer: str
     learning_rate: float | None
     line_search: str
+    hessian: str
     history: int
     history_precision: str
     average: float | None

@@ -201,7 +201,7 @@ def test_convergence_report(
     monkeypatch.setattr(bench_convergence, "READYING_SIZE", 32)
     path, plot = tmp_path / "convergence.json", tmp_path / "convergence.png"
     pair = [str(example("content")), str(example("style_mosaic"))]
-    schedules = ["precision=fp32 iterations=8", "scales=[32,48] precision=fp32 iterations=[3,1]"]
+    schedules = ["hessian=scalar precision=fp32 iterations=8", "scales=[32,48] precision=fp32 iterations=[3,1]"]
     arguments = ["--size", "48", "--iterations", "4", "--device", "cpu", "--json", str(path), "--pairs", *pair]
     drawing = ["--plot", str(plot)] if importlib.util.find_spec("matplotlib") else []
     assert bench_convergence.main([*arguments, *drawing, "--schedules", *schedules]) == 0

@@ -1,13 +1,17 @@
-"""The strong Wolfe conditions, and L-BFGS on lines that are searched."""
+"""The strong Wolfe conditions, L-BFGS on lines that are searched, and L-BFGS on the real objective."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
+from bench.plain_loop import Form, make_task, plain_loss
+from fastnst.examples import example
 from fastnst.lbfgs import LBFGS
 from fastnst.line_search import CURVATURE, MOST_TRIALS, SUFFICIENT_DECREASE, StrongWolfe
+from fastnst.options import resolve_options
 
 Curve = Callable[[Tensor], Tensor]
 CURVES: dict[str, Curve] = {
@@ -102,3 +106,66 @@ def test_a_line_search_survives_what_steps_of_length_one_do_not() -> None:
 def test_a_line_search_without_a_loss_is_refused() -> None:
     with pytest.raises(ValueError, match="a line search needs the loss of the image"):
         LBFGS(line_search="strong_wolfe").step(torch.zeros(1, 3, 2, 2), torch.zeros(1, 3, 2, 2))
+
+
+@pytest.fixture(scope="module")
+def style_loss() -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    """The objective of a picture, 36×48, in float64, and the image to start from."""
+    options = resolve_options(
+        size=48, weights="random", device="cpu", style_layers="conv1_1 conv2_1 conv3_1", content_layers="conv2_2"
+    )
+    task = make_task(options, example("content"), example("style_mosaic"))
+    loss = plain_loss(
+        replace(task, style=task.style.double(), content=task.content.double()), Form(dtype=torch.float64)
+    )
+    return loss, task.start.double()
+
+
+def test_iterates_on_the_real_objective_are_those_of_torch(
+    style_loss: tuple[Callable[[Tensor], Tensor], Tensor],
+) -> None:
+    loss, start = style_loss
+    theirs = start.clone().requires_grad_()
+    reference = torch.optim.LBFGS([theirs], max_iter=1, history_size=10, tolerance_grad=0, tolerance_change=0)
+
+    def closure() -> Tensor:
+        reference.zero_grad()
+        value = loss(theirs)
+        value.backward()
+        return value
+
+    image, optimizer = start.clone(), LBFGS(history=10)
+    for _ in range(30):
+        tracked = image.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(loss(tracked), tracked)
+        reference.step(closure)
+        optimizer.step(image, gradient)
+        # Rounding is multiplied by the curvature's spread from step to step.
+        torch.testing.assert_close(image, theirs.detach(), rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("hessian", ["scalar", "bands"])
+def test_a_line_search_on_the_real_objective_comes_as_far_as_that_of_torch(
+    hessian: str, style_loss: tuple[Callable[[Tensor], Tensor], Tensor]
+) -> None:
+    loss, start = style_loss
+    theirs, evaluations = start.clone().requires_grad_(), 0
+    reference = torch.optim.LBFGS([theirs], max_iter=40, history_size=20, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        nonlocal evaluations
+        evaluations += 1
+        reference.zero_grad()
+        value = loss(theirs)
+        value.backward()
+        return value
+
+    reference.step(closure)
+    image, optimizer, losses = start.clone(), LBFGS(hessian=hessian, line_search="strong_wolfe"), []
+    for _ in range(evaluations):
+        tracked = image.clone().requires_grad_()
+        value = loss(tracked)
+        (gradient,) = torch.autograd.grad(value, tracked)
+        losses.append(value.item())
+        optimizer.step(image, gradient, value.detach())
+    assert min(losses) <= 1.1 * loss(theirs).item()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastnst import lbfgs
+from fastnst import lbfgs_history
 from fastnst.optimizers import LBFGS, Adam, Optimizer, make_optimizer
 from fastnst.options import Options, resolve_options
 from fastnst.runtime import resolve_runtime
@@ -40,12 +40,13 @@ def test_lbfgs_takes_the_steps_of_torch() -> None:
         torch.testing.assert_close(image, theirs.detach(), rtol=1e-8, atol=1e-8)
 
 
-def test_lbfgs_accepts_channels_last() -> None:
+@pytest.mark.parametrize("hessian", ["scalar", "bands"])
+def test_lbfgs_accepts_channels_last(hessian: str) -> None:
     generator = torch.Generator().manual_seed(0)
     plain = torch.rand(1, 3, 5, 4, dtype=torch.float64, generator=generator)
     curvature = torch.rand(1, 3, 5, 4, dtype=torch.float64, generator=generator) + 0.1
     last = plain.to(memory_format=torch.channels_last, copy=True)
-    steps = LBFGS(), LBFGS()
+    steps = LBFGS(hessian=hessian), LBFGS(hessian=hessian)
     for _ in range(10):
         steps[0].step(plain, curvature * plain)
         steps[1].step(last, (curvature * last).contiguous(memory_format=torch.channels_last))
@@ -70,17 +71,19 @@ def test_lbfgs_does_not_depend_on_the_scale_of_the_loss(scale: float, dtype: tor
     torch.testing.assert_close(matrix @ image.view(-1), vector, rtol=0, atol=tolerance)
 
 
-def test_lbfgs_survives_a_gradient_that_does_not_change() -> None:
+@pytest.mark.parametrize("hessian", ["scalar", "bands"])
+def test_lbfgs_survives_a_gradient_that_does_not_change(hessian: str) -> None:
     image = torch.zeros(1, 3, 2, 2)
-    optimizer = LBFGS()
+    optimizer = LBFGS(hessian=hessian)
     for _ in range(5):
         optimizer.step(image, torch.ones_like(image))
     assert image.isfinite().all()
 
 
-def test_lbfgs_survives_a_zero_gradient() -> None:
+@pytest.mark.parametrize("hessian", ["scalar", "bands"])
+def test_lbfgs_survives_a_zero_gradient(hessian: str) -> None:
     image = torch.full((1, 3, 2, 2), 0.5)
-    optimizer = LBFGS()
+    optimizer = LBFGS(hessian=hessian)
     for _ in range(5):
         optimizer.step(image, torch.zeros_like(image))
     assert (image == 0.5).all()
@@ -137,8 +140,8 @@ def test_lbfgs_with_a_16_bit_history_gets_there(scale: float, dtype: torch.dtype
 def test_a_16_bit_history_is_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     matrix, vector = (each.float() for each in quadratic(condition=10))
     images = []
-    for chunk in (1 << 18, 7):
-        monkeypatch.setattr(lbfgs, "_CHUNK", chunk)
+    for parts in (1, 7):
+        monkeypatch.setattr(lbfgs_history, "_PARTS", parts)
         image, optimizer = torch.zeros(1, 1, 6, 6), LBFGS(history_dtype=torch.bfloat16)
         for _ in range(5):
             optimizer.step(image, (matrix @ image.view(-1) - vector).view_as(image))
@@ -153,8 +156,10 @@ def test_a_16_bit_history_is_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> N
         LBFGS,
         lambda: LBFGS(history=3, history_dtype=torch.bfloat16),
         lambda: LBFGS(line_search="strong_wolfe"),
+        lambda: LBFGS(hessian="bands"),
+        lambda: LBFGS(hessian="bands", line_search="strong_wolfe", history_dtype=torch.float16),
     ],
-    ids=["adam", "lbfgs", "bf16", "strong_wolfe"],
+    ids=["adam", "lbfgs", "bf16", "strong_wolfe", "bands", "all"],
 )
 def test_an_optimiser_goes_on_from_its_state_to_the_same_bits(make: Callable[[], Optimizer]) -> None:
     matrix, vector = (each.float() for each in quadratic(condition=100))

@@ -1,0 +1,128 @@
+"""Pictures in bands of frequencies, the matrices made of them, and L-BFGS that starts from those."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastnst.band_curvature import band_matrices
+from fastnst.bands import Basis, Pixels, RadialBands
+from fastnst.lbfgs import LBFGS, MOST_MOVE
+
+SIZES = [(1, 1), (2, 2), (5, 8), (17, 12), (64, 33)]
+
+
+def picture(height: int, width: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn((1, 3, height, width), dtype=torch.float64, generator=generator)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("kind", [Pixels, RadialBands])
+@pytest.mark.parametrize("size", SIZES)
+def test_blocks_keep_inner_products_and_come_back(
+    kind: type[Pixels] | type[RadialBands], size: tuple[int, int], layout: torch.memory_format
+) -> None:
+    one, other = (picture(*size, seed).to(memory_format=layout) for seed in (0, 1))
+    basis: Basis = kind(one)
+    blocks = basis.to_blocks(one)
+    assert blocks.shape == (basis.channels, len(basis.band), basis.length)
+    torch.testing.assert_close((blocks * basis.to_blocks(other)).sum(), (one * other).sum())
+    back = basis.to_picture(blocks, one)
+    torch.testing.assert_close(back, one)
+    assert back.stride() == one.stride()
+
+
+def test_each_band_holds_its_frequencies() -> None:
+    rows, columns = torch.arange(32.0)[:, None], torch.arange(48.0)[None]
+    found = []
+    for cycles in (0, 1, 4, 12):
+        wave = torch.cos(2 * torch.pi * cycles * (rows / 32)) + 0 * columns
+        basis = RadialBands(wave.expand(1, 3, -1, -1))
+        energy = basis.to_blocks(wave.expand(1, 3, -1, -1).contiguous()).square().sum((0, 2))
+        by_band = torch.zeros(basis.bands).index_add_(0, basis.band, energy)
+        assert by_band.max() > 0.999 * by_band.sum()
+        found.append(int(by_band.argmax()))
+    assert found == sorted(set(found))
+    assert found[0] == 0
+
+
+def test_band_matrices_take_gradient_changes_to_steps() -> None:
+    generator = torch.Generator().manual_seed(0)
+    factors = torch.randn((4, 3, 3), dtype=torch.float64, generator=generator)
+    h = factors @ factors.mT + 0.3 * torch.eye(3, dtype=torch.float64)
+    y = torch.randn((6, 4, 3, 50), dtype=torch.float64, generator=generator)
+    s = h @ y
+    ss, yy = s @ s.mT, y @ y.mT
+    weights = 1 / yy.diagonal(dim1=-2, dim2=-1).sum((1, 2))
+    found = band_matrices(ss, yy, (s * y).sum((1, 2, 3)), weights)
+    torch.testing.assert_close(found, h, rtol=0.05, atol=0.05)
+    torch.testing.assert_close(found, found.mT)
+
+
+def test_band_matrices_stay_positive_where_the_pairs_are_degenerate() -> None:
+    # One band of all zeros, one with a single direction, one with steps and changes of orders of magnitude.
+    y = torch.zeros((2, 3, 3, 8), dtype=torch.float64)
+    y[:, 1] = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)[:, None]
+    y[:, 2] = picture(2, 8)[0].transpose(0, 1)
+    s = y * torch.tensor([1.0, 1e-9, 1e9], dtype=torch.float64).view(1, 3, 1, 1)
+    ss, yy = s @ s.mT, y @ y.mT
+    found = band_matrices(ss, yy, (s * y).sum((1, 2, 3)), torch.ones(2, dtype=torch.float64))
+    assert found.isfinite().all()
+    assert (torch.linalg.eigvalsh(found) > 0).all()
+
+
+def two_loops(pairs: list[tuple[Tensor, Tensor]], gradient: Tensor) -> Tensor:
+    """H g by the recursion of Nocedal (1980), from matrices by band of all the pairs."""
+    basis = RadialBands(gradient)
+    members = (basis.band == torch.arange(basis.bands)[:, None]).double()
+
+    def products(a: Tensor) -> Tensor:
+        blocks = basis.to_blocks(a)
+        return torch.einsum("nb,cbl,dbl->ncd", members, blocks, blocks)
+
+    ss, yy = (torch.stack([products(pair[index]) for pair in pairs]) for index in (0, 1))
+    s_dot_y = torch.stack([(s * y).sum() for s, y in pairs])
+    weights = torch.stack([1 / y.square().sum() for _, y in pairs])
+    h0 = band_matrices(ss, yy, s_dot_y, weights)
+    q, steps = gradient.clone(), []
+    for s, y in reversed(pairs):
+        a = (s * q).sum() / (s * y).sum()
+        steps.append(a)
+        q -= a * y
+    q = basis.to_picture(torch.einsum("bcd,dbl->cbl", h0[basis.band], basis.to_blocks(q)), gradient)
+    for (s, y), a in zip(pairs, reversed(steps), strict=True):
+        q += s * (a - (y * q).sum() / (s * y).sum())
+    return q
+
+
+def test_lbfgs_in_bands_takes_the_steps_of_the_two_loop_recursion() -> None:
+    curvature = picture(9, 12, 1).square() + 0.1
+    image, optimizer = picture(9, 12), LBFGS(hessian="bands", history=4)
+    pairs: list[tuple[Tensor, Tensor]] = []
+    before: tuple[Tensor, Tensor] | None = None
+    for _ in range(12):
+        gradient = curvature * image
+        if before is not None:
+            pairs = [*pairs, (image - before[0], gradient - before[1])][-4:]
+        before = image.clone(), gradient
+        optimizer.step(image, gradient)
+        if pairs:
+            step = -two_loops(pairs, gradient)
+            step *= (MOST_MOVE / step.square().mean().sqrt()).clamp_max(1.0)
+            torch.testing.assert_close(image, before[0] + step, rtol=0, atol=1e-7)
+
+
+def test_lbfgs_in_bands_needs_fewer_steps_where_curvature_depends_on_frequency() -> None:
+    rows, columns = torch.fft.fftfreq(24)[:, None], torch.fft.rfftfreq(24)[None]
+    curvature = 1 / (torch.hypot(rows, columns) + 0.02).square()
+
+    def gradient(image: Tensor) -> Tensor:
+        return torch.fft.irfft2(torch.fft.rfft2(image) * curvature, s=(24, 24)).contiguous()
+
+    def left(hessian: str) -> float:
+        image, optimizer = 0.1 * picture(24, 24).float(), LBFGS(hessian=hessian)
+        for _ in range(40):
+            optimizer.step(image, gradient(image))
+        return float((image * gradient(image)).sum())
+
+    assert left("bands") < 0.1 * left("scalar")
