@@ -9,6 +9,9 @@ from typing import Any
 # Before torch is imported: threads that wait by spinning make a busy machine ten times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ["FASTNST_OFFLINE"] = "1"
+# Workers of pytest-xdist share the cores.
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 
 import pytest
 
