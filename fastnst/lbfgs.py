@@ -9,6 +9,7 @@ from torch import Tensor
 from fastnst.bands import Basis, Pixels, RadialBands, flat_view
 from fastnst.lbfgs_history import History
 from fastnst.line_search import StrongWolfe
+from fastnst.ranks import ALONE, Ranks
 
 LBFGS_HISTORY = 20
 LBFGS_RATE = 1.0
@@ -43,6 +44,9 @@ class LBFGS:
     With `line_search="strong_wolfe"` (and else "none") each call gets the loss too, and either takes the image as the
     end of a line, from which it starts the next, or moves the image to another point of the same line; see
     `fastnst.line_search`. It keeps two more images.
+
+    With `ranks`, several processes take the same steps, each with its own part of the image; `hessian` is then
+    "scalar".
     """
 
     def __init__(
@@ -53,12 +57,14 @@ class LBFGS:
         history_dtype: torch.dtype | None = None,
         hessian: str = "scalar",
         line_search: str = "none",
+        ranks: Ranks = ALONE,
     ) -> None:
         self.learning_rate = learning_rate
         self.history = history
         self.history_dtype = history_dtype
         self.hessian = hessian
         self.line_search = line_search
+        self.ranks = ranks
         self._basis: Basis | None = None
         self._pairs: History | None = None
         self._line: _Line | None = None
@@ -82,7 +88,7 @@ class LBFGS:
             direction = self._descent(g)
             self._pairs.begin(direction, g)
             if self.line_search != "none" and loss is not None:
-                self._line = _Line(image, g)
+                self._line = _Line(image, g, self.ranks)
                 self._line.begin(image, direction, loss, g)
             image += basis.to_picture(direction, image)
         elif self._line is None or loss is None:
@@ -104,7 +110,7 @@ class LBFGS:
         torch.addcmul(line.start, basis.to_picture(line.direction, image), line.length.to(image.dtype), out=image)
 
     def _descent(self, g: Tensor) -> Tensor:
-        return g * (-self.learning_rate / g.abs().sum().clamp_min(torch.finfo(g.dtype).tiny))
+        return g * (-self.learning_rate / self.ranks.total(g.abs().sum()).clamp_min(torch.finfo(g.dtype).tiny))
 
     def _quasi_newton(self, direction: Tensor, image: Tensor) -> Tensor:
         direction *= -self.learning_rate
@@ -121,6 +127,7 @@ class LBFGS:
             history_dtype=self.history_dtype,
             hessian=self.hessian,
             line_search=self.line_search,
+            ranks=self.ranks,
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -137,20 +144,21 @@ class LBFGS:
 
     def _restore(self, image: Tensor, g: Tensor, basis: Basis) -> None:
         self._pairs = self._history(g, basis)
-        self._line = _Line(image, g) if self.line_search != "none" else None
+        self._line = _Line(image, g, self.ranks) if self.line_search != "none" else None
         line = {} if self._line is None else self._line.tensors()
         for name, value in {**self._pairs.tensors(), **line}.items():
             value.copy_(self._saved[name])
         self._saved = {}
 
     def _history(self, like: Tensor, basis: Basis) -> History:
-        return History(like, self.history, self.history_dtype or like.dtype, basis)
+        return History(like, self.history, self.history_dtype or like.dtype, basis, self.ranks)
 
 
 class _Line:
     """The line that is searched: the picture at its start, its direction in blocks, and what is known of the loss."""
 
-    def __init__(self, image: Tensor, blocks: Tensor) -> None:
+    def __init__(self, image: Tensor, blocks: Tensor, ranks: Ranks) -> None:
+        self._ranks = ranks
         self.start, self.direction = torch.zeros_like(image), torch.zeros_like(blocks)
         self._search = StrongWolfe(image)
 
@@ -161,21 +169,20 @@ class _Line:
     def begin(self, image: Tensor, direction: Tensor, loss: Tensor, g: Tensor) -> None:
         self.start.copy_(image)
         self.direction.copy_(direction)
-        self._search.begin(loss, _dot(direction, g))
+        self._search.begin(loss, self._dot(direction, g))
 
     def judge(self, loss: Tensor, g: Tensor) -> Tensor:
-        return self._search.judge(loss, _dot(self.direction, g))
+        return self._search.judge(loss, self._dot(self.direction, g))
 
     def follow(self, image: Tensor, direction: Tensor, loss: Tensor, g: Tensor, taken: Tensor) -> None:
         """Starts a new line at `image` where the last one's end was `taken`."""
         torch.where(taken, image, self.start, out=self.start)
         torch.where(taken, direction, self.direction, out=self.direction)
-        self._search.begin(loss, _dot(self.direction, g), taken)
+        self._search.begin(loss, self._dot(self.direction, g), taken)
 
     def tensors(self) -> dict[str, Tensor]:
         return {"line_start": self.start, "line_direction": self.direction, "line": self._search.state}
 
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """The inner product of two tensors of blocks, a float64 scalar."""
-    return (a * b).sum(dtype=torch.float64)
+    def _dot(self, a: Tensor, b: Tensor) -> Tensor:
+        """The inner product of two tensors of blocks, a float64 scalar."""
+        return self._ranks.total((a * b).sum(dtype=torch.float64))

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastnst.band_curvature import band_matrices, latest_scale
 from fastnst.bands import Basis
+from fastnst.ranks import ALONE, Ranks
 
 # In how many parts the history is widened where it is kept in 16 bit.
 _PARTS = 16
@@ -23,8 +24,8 @@ class History:
     channels of `y_i` with those of `y_j`, and of `s_i` with its own. `h0` is (bands, channels, channels).
     """
 
-    def __init__(self, like: Tensor, length: int, dtype: torch.dtype, basis: Basis) -> None:
-        """`like` are blocks of the basis."""
+    def __init__(self, like: Tensor, length: int, dtype: torch.dtype, basis: Basis, ranks: Ranks = ALONE) -> None:
+        """`like` are blocks of the basis. Each of `ranks` keeps its own pixels, and products are those of all."""
         device, channels, bands = like.device, basis.channels, basis.bands
         zeros = partial(torch.zeros, dtype=torch.float64, device=device)
         self.length = length
@@ -39,6 +40,7 @@ class History:
         self.h0 = torch.eye(channels, dtype=torch.float64, device=device).repeat(bands, 1, 1)
         self._ring = torch.arange(length, device=device)
         self._band = basis.band
+        self._ranks = ranks
         self._members = (basis.band == torch.arange(bands, device=device)[:, None]).double()
 
     def tensors(self) -> dict[str, Tensor]:
@@ -78,7 +80,7 @@ class History:
 
     def _keep(self, row: int, vector: Tensor) -> Tensor:
         """Keeps `vector` as the latest pair's `s` (row 0) or `y` (row 1); returns it as it is kept."""
-        largest = vector.abs().amax().double()
+        largest = self._ranks.largest(vector.abs().amax().double())
         _, exponent = torch.frexp(torch.where(largest > 0, largest, 1.0))
         unit = torch.ldexp(torch.ones_like(largest), exponent) / _LARGEST
         kept = (vector / unit.to(vector.dtype)).to(self.pairs.dtype)
@@ -131,7 +133,7 @@ class History:
     def _by_band(self, products: Tensor) -> Tensor:
         """Sums over the blocks of each band: (blocks, rows, columns) to (bands, rows, columns), float64."""
         sums = self._members @ products.double().flatten(1)
-        return sums.view(-1, *products.shape[1:])
+        return self._ranks.total(sums).view(-1, *products.shape[1:])
 
     def _parts(self) -> list[slice]:
         """The blocks: all at once, or by parts where they are widened."""

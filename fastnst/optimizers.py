@@ -8,6 +8,7 @@ from torch import Tensor
 from fastnst.adam import ADAM_RATE, Adam
 from fastnst.lbfgs import LBFGS, LBFGS_HISTORY, LBFGS_RATE
 from fastnst.options import Options
+from fastnst.ranks import ALONE, Ranks
 from fastnst.runtime import Runtime
 
 __all__ = ["ADAM_RATE", "LBFGS", "LBFGS_HISTORY", "LBFGS_RATE", "Adam", "Optimizer", "make_optimizer"]
@@ -32,14 +33,16 @@ class Optimizer(Protocol):
         """Takes over the state of one made with the same options, and goes on from it to the same bits."""
 
 
-def make_optimizer(options: Options, runtime: Runtime) -> Optimizer:
-    """A fresh optimiser of the kind and learning rate that `options` name."""
+def make_optimizer(options: Options, runtime: Runtime, ranks: Ranks = ALONE) -> Optimizer:
+    """A fresh optimiser of the kind and learning rate that `options` name; among several `ranks`, for the part of the
+    image that is this process's, of which L-BFGS knows no frequencies."""
     if options.optimizer == "adam":
         return Adam(learning_rate=options.learning_rate or ADAM_RATE, backend=runtime.kernels)
     return LBFGS(
         learning_rate=options.learning_rate or LBFGS_RATE,
         history=options.history,
         history_dtype=_HISTORY_DTYPES[options.history_precision],
-        hessian=options.hessian,
+        hessian=options.hessian if ranks.size == 1 else "scalar",
         line_search=options.line_search,
+        ranks=ranks,
     )

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastnst.bands import Pixels
 from fastnst.ranks import Ranks
 from fastnst.tile_grid import Reach
 
@@ -65,24 +66,25 @@ class Bands:
     def whole(self, part: Tensor) -> Tensor:
         """The whole of a part, on every process, in main memory if it is split; what is no part stays as it is.
 
-        A part is (…, 3, h, W) or, flat, (…, 3·h·W).
+        A part is (…, 3, h, W), or the same as blocks of `fastnst.bands.Pixels`.
         """
-        if not self.is_split or not self._is_part(part, self.own):
+        own = self._planes(part, self.own) if self.is_split else None
+        if own is None:
             return part
-        own = part.reshape(-1, _CHANNELS, self._count(self.own), self.width).cpu()
+        own = own.cpu()
         whole = torch.empty((len(own), _CHANNELS, self.height, self.width), dtype=part.dtype)
         for rank in range(self.ranks.size):
             rows = self.rows(rank)
             band = own if rank == self.ranks.rank else torch.empty_like(whole[:, :, rows])
             self.ranks.spread(band, rank)
             whole[:, :, rows] = band
-        return self._shaped_as(part, whole)
+        return self._shaped(whole, part, slice(0, self.height))
 
     def gathered(self, part: Tensor) -> Tensor | None:
         """The whole of a part, as `whole`, on the leader; None on the others."""
-        if not self.is_split or not self._is_part(part, self.own):
+        own = self._planes(part, self.own) if self.is_split else None
+        if own is None:
             return part if self.ranks.leads else None
-        own = part.reshape(-1, _CHANNELS, self._count(self.own), self.width)
         if not self.ranks.leads:
             for vector in own:
                 self.ranks.send(vector)
@@ -95,7 +97,7 @@ class Bands:
             for vector in whole:
                 self.ranks.receive(buffer, rank)
                 vector[:, rows] = buffer
-        return self._shaped_as(part, whole)
+        return self._shaped(whole, part, slice(0, self.height))
 
     def gathered_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """A state, as of an optimiser, with whole tensors, on the leader; nothing on the others."""
@@ -115,25 +117,32 @@ class Bands:
         return {name: self._cut(value) if isinstance(value, Tensor) else value for name, value in state.items()}
 
     def _cut(self, whole: Tensor) -> Tensor:
-        everything = slice(0, self.height)
-        if not self._is_part(whole, everything):
-            return whole
-        if not self._is_flat(whole, everything):
-            return whole[..., self.own, :].contiguous()
-        planes = whole.view(*whole.shape[:-1], _CHANNELS, self.height, self.width)
-        return planes[..., self.own, :].reshape(*whole.shape[:-1], -1)
+        planes = self._planes(whole, slice(0, self.height))
+        return whole if planes is None else self._shaped(planes[:, :, self.own], whole, self.own)
 
-    def _shaped_as(self, part: Tensor, whole: Tensor) -> Tensor:
-        """`whole`, (vectors, 3, H, W), with the dimensions of `part` before its pixels."""
-        if self._is_flat(part, self.own):
-            return whole.reshape(*part.shape[:-1], -1)
-        return whole.reshape(*part.shape[:-3], *whole.shape[1:])
+    def _planes(self, tensor: Tensor, rows: slice) -> Tensor | None:
+        """The pixels of so many rows in `tensor` as (vectors, 3, rows, W); None where that is not what it holds."""
+        height = self._count(rows)
+        if tensor.shape[-3:] == (_CHANNELS, height, self.width):
+            return tensor.reshape(-1, _CHANNELS, height, self.width)
+        if tensor.shape[-3:] == self._blocks(rows):
+            pixels = tensor.flatten(-3)[..., : _CHANNELS * height * self.width]
+            return pixels.reshape(-1, _CHANNELS, height, self.width)
+        return None
 
-    def _is_part(self, tensor: Tensor, rows: slice) -> bool:
-        return tensor.shape[-3:] == (_CHANNELS, self._count(rows), self.width) or self._is_flat(tensor, rows)
+    def _shaped(self, planes: Tensor, like: Tensor, rows: slice) -> Tensor:
+        """`planes`, (vectors, 3, rows, W), with the dimensions of `like` before its pixels, and in blocks if it is."""
+        lead = like.shape[:-3]
+        if like.shape[-2:] in {(self.height, self.width), (self._count(self.own), self.width)}:
+            return planes.reshape(*lead, *planes.shape[1:])
+        _, blocks, length = self._blocks(rows)
+        flat = planes.reshape(*lead, -1)
+        return torch.nn.functional.pad(flat, (0, blocks * length - flat.shape[-1])).view(*lead, 1, blocks, length)
 
-    def _is_flat(self, tensor: Tensor, rows: slice) -> bool:
-        return tensor.dim() > 0 and tensor.shape[-1] == _CHANNELS * self._count(rows) * self.width
+    def _blocks(self, rows: slice) -> tuple[int, int, int]:
+        """The shape of the blocks that so many rows are kept in."""
+        basis = Pixels(torch.empty((1, _CHANNELS, self._count(rows), self.width), device="meta"))
+        return basis.channels, len(basis.band), basis.length
 
     @staticmethod
     def _count(rows: slice) -> int:

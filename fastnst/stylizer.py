@@ -3,7 +3,7 @@
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -22,12 +22,12 @@ from fastnst.errors import FastnstWarning, OptionError
 from fastnst.images import Picture, Source, check_fits, fitted_size, flattened, load_image, resize, resize_picture
 from fastnst.networks import Networks
 from fastnst.objective import style_targets
-from fastnst.optimizers import Optimizer, make_optimizer
+from fastnst.optimizers import LBFGS, Optimizer, make_optimizer
 from fastnst.options import Options, OptionValues, resolve_options
 from fastnst.planner import Plan, device_of, plan_run
 from fastnst.preserve_color import prepared
 from fastnst.pyramid import scale_edges, scale_iterations
-from fastnst.ranks import Ranks
+from fastnst.ranks import ALONE, Ranks
 from fastnst.result import Result
 from fastnst.row_bands import Bands, make_bands, most_bands
 from fastnst.run import Callback, Run, Scale, Watch, make_watch
@@ -233,7 +233,8 @@ class Stylizer:
     def _optimizer(self, device: torch.device, bands: Bands | None = None) -> Optimizer:
         """A fresh optimiser for an image on `device`, which is not the network's where the plan says so, or for this
         process's band of it."""
-        return make_optimizer(self.options, replace(self.runtime, device=device))
+        ranks = bands.ranks if bands is not None and bands.is_split else ALONE
+        return make_optimizer(self.options, replace(self.runtime, device=device), ranks)
 
     def _next_optimizer(
         self,
@@ -250,6 +251,10 @@ class Stylizer:
             return optimizer
         if before is None and saved is not None and goes_on:
             state = saved.optimizer_state(torch.device("cpu"))
+            if not _is_state_of(optimizer, state):
+                message = "the checkpoint's L-BFGS made another first guess of the Hessian; its memory begins anew"
+                warnings.warn(message, FastnstWarning, stacklevel=2)
+                return optimizer
         else:
             state = self._carried(before, saved, device).rescaled((bands.height, bands.width)).state_dict()
         own = bands.cut_state(state)
@@ -315,6 +320,14 @@ class Stylizer:
         return sizes
 
     def _check_processes(self, height: int) -> None:
+        options = self.options
+        if self._ranks.size > 1 and options.optimizer == "lbfgs" and options.hessian == "bands":
+            warnings.warn(
+                "the bands of frequencies are those of a whole image, which no process has; hessian is scalar for "
+                "scales that are shared",
+                FastnstWarning,
+                stacklevel=2,
+            )
         most = most_bands(height, reach_of(self.options.network, self.options.taps))
         if self._ranks.size > most:
             raise OptionError(
@@ -394,6 +407,13 @@ class Stylizer:
             "options": values,
             "versions": versions(),
         }
+
+
+def _is_state_of(optimizer: Optimizer, state: Mapping[str, Any]) -> bool:
+    """Whether the state is in the coordinates that this optimiser works in."""
+    if not isinstance(optimizer, LBFGS) or "h0" not in state:
+        return True
+    return bool(state["h0"].shape[-1] == 1) == (optimizer.hessian == "scalar")
 
 
 def _load_styles(style: Styles, options: Options) -> list[Picture]:

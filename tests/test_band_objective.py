@@ -66,15 +66,16 @@ def _compared(ranks: Ranks, height: int, width: int, given: dict[str, Any], tile
 
 @pytest.mark.parametrize("size", [2, 4])
 def test_the_same_as_in_one_process(size: int, tmp_path: Path) -> None:
-    for found in run_together(size, compared, tmp_path, CASES + (DEEP if size == 2 else [])):
+    for found in run_together(size, compared, tmp_path, CASES):
         for differences in found:
             assert differences.pop("split")
             assert max(differences.values()) < 1e-5, differences
 
 
 @pytest.mark.slow
-def test_the_whole_network_in_four(tmp_path: Path) -> None:
-    for found in run_together(4, compared, tmp_path, DEEP):
+@pytest.mark.parametrize("size", [2, 4])
+def test_the_whole_network(size: int, tmp_path: Path) -> None:
+    for found in run_together(size, compared, tmp_path, DEEP):
         for differences in found:
             assert differences.pop("split")
             assert max(differences.values()) < 1e-5, differences

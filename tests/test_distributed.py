@@ -2,16 +2,22 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from processes import finish, run_together, start
 
 import fastnst
+from fastnst.cli import main
+from fastnst.output import save_image
 from fastnst.ranks import RanksError, joined
 from fastnst.result import Iterate, Result
 from fastnst.saved_run import load_run
@@ -27,6 +33,12 @@ RUN: dict[str, Any] = {
     "tv_weight": 0.5,
 }
 
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "adam": {"optimizer": "adam", "average": 0.5},
+    "lbfgs": {"optimizer": "lbfgs", "hessian": "scalar", "history_precision": "fp16"},
+    "line search": {"optimizer": "lbfgs", "hessian": "scalar", "line_search": "strong_wolfe"},
+}
+
 
 def pictures() -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
@@ -39,7 +51,7 @@ def stylized(options: dict[str, Any], calls: dict[str, Any]) -> tuple[Result, li
     """This process's result, and what its callback saw."""
     content, style = pictures()
     seen: list[Iterate] = []
-    stop = calls.pop("stop", 1000)
+    stop: int = calls.pop("stop", 1000)
 
     def callback(iterate: Iterate) -> bool:
         seen.append(iterate)
@@ -59,10 +71,9 @@ def totals(result: Result) -> list[float]:
     return [record.total for record in result.losses]
 
 
-@pytest.mark.parametrize("size", [2, 4])
-@pytest.mark.parametrize("optimizer", ["adam"])
-def test_a_run_on_several_processes(size: int, optimizer: str, tmp_path: Path) -> None:
-    options = {**RUN, "optimizer": optimizer}
+@pytest.mark.parametrize(("size", "name"), [(2, "lbfgs"), (2, "line search"), (4, "lbfgs"), (4, "adam")])
+def test_a_run_on_several_processes(size: int, name: str, tmp_path: Path) -> None:
+    options = {**RUN, **OPTIMIZERS[name]}
     content, style = pictures()
     expected = fastnst.stylize(content, style, **options)
     found = run_together(size, stylized, tmp_path, options, {"checkpoint": tmp_path / "run.ckpt"})
@@ -76,10 +87,10 @@ def test_a_run_on_several_processes(size: int, optimizer: str, tmp_path: Path) -
     assert torch.equal(first[-1].image, found[0][0].tensor)
 
 
-@pytest.mark.parametrize("optimizer", ["adam"])
-def test_a_checkpoint_is_that_of_one_process(optimizer: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["lbfgs", "adam"])
+def test_a_checkpoint_is_that_of_one_process(name: str, tmp_path: Path) -> None:
     """Stopped on several processes it goes on in one, and the other way about."""
-    options = {**RUN, "optimizer": optimizer}
+    options = {**RUN, **OPTIMIZERS[name]}
     content, style = pictures()
     expected = fastnst.stylize(content, style, **options)
     checkpoint = tmp_path / "run.ckpt"
@@ -107,7 +118,7 @@ def troubled(path: Path, victim: int, trouble: int) -> str:
             sign.touch()
 
     try:
-        with joined(timeout=8) as ranks:
+        with joined(timeout=6) as ranks:
             if ranks.rank == victim:
                 threading.Thread(target=_signal_at, args=(sign, trouble), daemon=True).start()
             stylizer = fastnst.Stylizer(style, ranks=ranks, **{**RUN, "scales": None, "iterations": 100_000})
@@ -123,8 +134,7 @@ def _signal_at(sign: Path, trouble: int) -> None:
     os.kill(os.getpid(), trouble)
 
 
-@pytest.mark.parametrize("trouble", [signal.SIGKILL, signal.SIGSTOP])
-@pytest.mark.parametrize("victim", [0, 2])
+@pytest.mark.parametrize(("victim", "trouble"), [(0, signal.SIGKILL), (2, signal.SIGKILL), (2, signal.SIGSTOP)])
 def test_a_process_that_dies_or_hangs_ends_the_others(victim: int, trouble: int, tmp_path: Path) -> None:
     checkpoint = tmp_path / "run.ckpt"
     processes = start(3, troubled, tmp_path, checkpoint, victim, trouble)
@@ -139,3 +149,45 @@ def test_a_process_that_dies_or_hangs_ends_the_others(victim: int, trouble: int,
         assert heard.startswith(f"process {rank} of 3 lost another one while "), heard
         assert "\n" not in heard
     assert load_run(checkpoint).tensors["image"].shape == (1, 3, 96, 64)
+
+
+def launched(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """`fastnst` on two processes of torchrun, with one thread each."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "fastnst"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*torchrun, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=180, check=False
+    )
+
+
+def test_the_command_under_torchrun(tmp_path: Path) -> None:
+    for name, picture in zip(("content.png", "style.png"), pictures(), strict=True):
+        save_image(tmp_path / name, picture, None, parameters={})
+    options = (
+        "--weights random --precision fp32 --style-layers conv1_1 conv2_1 --content-layers conv2_2 --hessian scalar"
+    )
+    run = f"stylize content.png style.png -o out.png --size 96 --iterations 4 --checkpoint run.ckpt {options}"
+    done = launched(tmp_path, *run.split())
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("saved out.png (64×96) after 4 iterations") == 1
+    assert load_run(tmp_path / "run.ckpt").done == 4
+    expected = fastnst.stylize(
+        *(tmp_path / name for name in ("content.png", "style.png")),
+        **{**RUN, "scales": None, "iterations": 4, "hessian": "scalar", "tv_weight": 0.05},
+    )
+    with Image.open(tmp_path / "out.png") as image:
+        difference = np.asarray(image, dtype=int) - np.asarray(expected.image, dtype=int)
+    assert abs(difference).max() <= 2
+
+    failed = launched(tmp_path, *run.replace("content.png", "missing.png").split())
+    assert failed.returncode != 0
+    assert failed.stderr.count("fastnst: error: ") == 1
+    assert "'missing.png' does not exist" in failed.stderr
+    assert "process 1 of 2" not in failed.stderr
+
+
+def test_the_standard_input_is_not_shared(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["stylize", "-", "style.png", "-o", "out.png"]) == 1
+    assert "several processes cannot all read the standard input" in capsys.readouterr().err

@@ -31,7 +31,7 @@ def add_parser(commands: Any) -> None:
 def run(parsed: argparse.Namespace) -> int:
     from dataclasses import fields
 
-    from fastnst.commands.stylize import execute
+    from fastnst.commands.together import execute_together
     from fastnst.job import Job, Outputs
     from fastnst.saved_run import CheckpointError, load_run
 
@@ -51,8 +51,7 @@ def run(parsed: argparse.Namespace) -> int:
         options,
         Outputs(**{**outputs, "checkpoint": os.fspath(path)}),
     )
-    code, _ = execute(job, saved=path)
-    return code
+    return execute_together(job, saved=path)
 
 
 def _place(given: str | None, recorded: str | None, flag: str) -> str:

@@ -23,6 +23,7 @@ from fastnst.job import Job, Outputs
 from fastnst.loss_plot import draw_losses
 from fastnst.options import Options
 from fastnst.output import check_output_path
+from fastnst.ranks import ALONE, Ranks
 from fastnst.result import DivergedError, Iterate, Result
 from fastnst.runtime import is_out_of_memory
 from fastnst.stylizer import Stylizer
@@ -32,8 +33,9 @@ _STOPPING_SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr
 
 
 def run(parsed: argparse.Namespace) -> int:
-    code, _ = execute(make_job(parsed))
-    return code
+    from fastnst.commands.together import execute_together
+
+    return execute_together(make_job(parsed))
 
 
 def make_job(parsed: argparse.Namespace) -> Job:
@@ -50,11 +52,11 @@ def make_job(parsed: argparse.Namespace) -> Job:
     return Job(parsed.content, parsed.styles, options, Outputs(**outputs))
 
 
-def execute(job: Job, *callbacks: Callback, saved: Path | None = None) -> tuple[int, Result]:
+def execute(job: Job, *callbacks: Callback, saved: Path | None = None, ranks: Ranks = ALONE) -> tuple[int, Result]:
     """Runs the job and returns its exit code and its result; `callbacks` see the run too.
 
-    With `saved` it goes on from that checkpoint, and on with it. Raises FastnstError and Interrupted; the last good
-    image is written first.
+    With `saved` it goes on from that checkpoint, and on with it; with `ranks` it is the first of several processes.
+    Raises FastnstError and Interrupted; the last good image is written first.
     """
     job.check()
     outputs = job.outputs
@@ -63,13 +65,15 @@ def execute(job: Job, *callbacks: Callback, saved: Path | None = None) -> tuple[
     with chain(watch, *outputs.callbacks(), *callbacks) as callback:
         try:
             picture = load_image(content, role="content")
-            stylizer = Stylizer(styles, **options)
+            stylizer = Stylizer(styles, ranks=ranks, **options)
             check_output_path(outputs.target, list(stylizer.scales(picture).values())[-1], **outputs.form)
+            # The others begin when all is well here.
+            ranks.wait()
             stylizer.load(progress=not outputs.quiet)
             with _stop_on_signal(watch):
                 hidden = True if outputs.quiet else None
                 with tqdm(total=None, unit="it", disable=hidden, file=sys.stderr) as watch.bar:
-                    every = _callback_every(outputs)
+                    every = callback_every(outputs)
                     if saved is not None:
                         result = stylizer.resume(
                             saved,
@@ -109,7 +113,7 @@ def execute(job: Job, *callbacks: Callback, saved: Path | None = None) -> tuple[
     return (EXIT_INTERRUPTED if watch.interrupted else 0), result
 
 
-def _callback_every(outputs: Outputs) -> int | None:
+def callback_every(outputs: Outputs) -> int | None:
     """After how many evaluations the losses are read back at least: what every output on the way asks for."""
     wanted = [outputs.save_every or 0, outputs.movie_every if outputs.movie is not None else 0]
     return math.gcd(*wanted) or None
