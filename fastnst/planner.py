@@ -38,6 +38,8 @@ WHOLE = "whole"
 _IMAGE_BYTES = 12
 # A scale holds the image it began with, the one it moves, the best, two gradients, and for a moment one to show.
 _IMAGES = 6
+# What a step of L-BFGS takes for a while: six vectors, and as many as malloc was seen to keep of them.
+_STEP_IMAGES = 8
 # Bytes per second that hold where nothing was measured: main memory, its way to a GPU, and a disk.
 _HOST_RATE, _TRANSFER_RATE, _DISK_RATE = 8e9, 20e9, 1e9
 _NOMINAL_RATE = {"cpu": 1e11, "cuda": 1e14}
@@ -214,7 +216,8 @@ class _Space:
         return self._plan(None, WHOLE, "device", image_on_host, grid, device, 0, 0, flops)
 
     def tiled(self, edge: int, level: str, place: str, image_on_host: bool) -> Plan:
-        """Tiles that own `edge` pixels each way."""
+        """Tiles that own `edge` pixels each way, rounded to the grid."""
+        edge = max(edge // self._reach.grid, 1) * self._reach.grid
         grid = make_grid(*self.size, edge, self._reach)
         crop, count = next(iter(grid)).shape, len(grid)
         content = self._content_bytes()
@@ -247,7 +250,8 @@ class _Space:
         flops: float,
     ) -> Plan:
         height, width = self.size
-        images = height * width * (_IMAGES * _IMAGE_BYTES + optimizer_bytes(self.options))
+        count = _IMAGES + (self.options.average is not None)
+        images = height * width * (count * _IMAGE_BYTES + optimizer_bytes(self.options))
         # The content's own pixels: in tiles they are needed no more once its features are known, but for recomputing.
         pixels = height * width * _IMAGE_BYTES
         if image_on_host:
@@ -309,8 +313,9 @@ def optimizer_bytes(options: Options) -> int:
         return 2 * _IMAGE_BYTES
     element = 4 if options.history_precision == "fp32" else 2
     pairs = 2 * options.history * 3 * element
-    # The last gradient and a line's start and direction are kept; a step stacks two vectors and makes a third.
-    return pairs + ((1 if options.line_search == "none" else 3) + 3) * _IMAGE_BYTES
+    # The last gradient, and a line's start and direction.
+    kept = 1 if options.line_search == "none" else 3
+    return pairs + (kept + _STEP_IMAGES) * _IMAGE_BYTES
 
 
 def _loading_bytes(network: Network, runtime: Runtime) -> int:
