@@ -140,19 +140,29 @@ def test_folding_keeps_the_features(trunk: Trunk) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
-def test_normalising_scales_the_features(trunk: Trunk) -> None:
-    images = torch.randn(2, 3, 48, 48)
+def test_balancing_scales_the_features(trunk: Trunk) -> None:
+    """Layer by layer a factor; the deepest layer, past the content layer's many factors, computes what it did."""
+    images, recoloured = torch.randn(2, 2, 3, 32, 32)
     with torch.no_grad():
         plain = export.folded(trunk.state_dict())
-        exact = export.normalised(plain, images)
-        before, after = export.convolved(plain, images), export.convolved(exact, images)
-    alive = before.mean(dim=(0, 2, 3)) > before.mean() / 10
-    torch.testing.assert_close(after.mean(dim=(0, 2, 3))[alive], torch.ones(int(alive.sum())), rtol=1e-3, atol=1e-3)
-    ratio = after[:, alive] / before[:, alive].clamp(min=1e-6)
-    seen = before[:, alive] > 0.05
-    lowest = torch.where(seen, ratio, torch.inf).amin(dim=(0, 2, 3))
-    highest = torch.where(seen, ratio, 0).amax(dim=(0, 2, 3))
-    torch.testing.assert_close(lowest, highest, rtol=1e-2, atol=1e-2)
+        exact = export.balanced(plain, images, recoloured)
+        both = torch.cat([images, recoloured])
+        before, after = export.convolved(plain, both), export.convolved(exact, both)
+    torch.testing.assert_close(after, before / before.mean(), rtol=1e-3, atol=1e-3)
+    content = plain["conv4_2.weight"].flatten(1).norm(dim=1) / exact["conv4_2.weight"].flatten(1).norm(dim=1)
+    assert content.max() / content.min() > 1.2
+
+
+def test_constancy() -> None:
+    """A channel that colour leaves alone, one that it changes a little, and one that sees nothing else."""
+    before = torch.randn(3, 1, 16, 16, generator=torch.Generator().manual_seed(0)).expand(3, 3, 16, 16)
+    other = torch.randn(3, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+    after = torch.cat([before[:, :1], before[:, :1] + 0.5 * other, other], dim=1)
+    kept = export.constancy(before, after)
+    assert kept[0] == 1
+    assert 0.7 < kept[1] < 0.95
+    assert kept[2] < 0.2
+    assert kept.min() >= export.LEAST
 
 
 def test_quantising_is_close(trunk: Trunk) -> None:

@@ -2,10 +2,13 @@
 
     python -m bench.embedded.export training/checkpoint.pt fastnst/embedded.safetensors
 
-Batch norm is folded into the convolutions. Each filter is scaled to a mean activation of 1 over positions and training
-pictures (Gatys et al. 2015), the next layer's weights by the inverse: what the network computes stays the same but for
-these scales. Weights are rounded to 8 bits with a step for each output channel. What that costs is printed.
-With `--plain`, weights stay float32 and the file is one for `--weights`.
+Batch norm is folded into the convolutions. Each layer is scaled to a mean activation of 1 over its filters, positions
+and training pictures, the next layer's weights by the inverse: what the network computes stays the same but for these
+scales. (Gatys et al. 2015 scaled each filter so: filters that seldom fire then rule the Gram matrix, seen in the
+pictures and in the optimiser's steps.) The filters of conv4_2, the content layer, are also scaled by how little they
+change with colour alone, so that content does not hold on to colours that the style replaces. Weights are rounded to
+8 bits with a step for each output channel; what that costs is printed. With `--plain`, they stay float32 and the file
+is one for `--weights`.
 """
 
 import argparse
@@ -29,8 +32,9 @@ from fastnst.embedded import DEEPEST, FORMAT, NETWORK
 # How many pictures, and their side in pixels, the mean activations are taken over.
 CALIBRATION = (32, 160)
 _NO_JITTER = Jitter(brightness=0, gain=0, offset=0, mixing=0, grey=0, noise=0)
-# A filter that hardly ever fires is not blown up beyond this.
-_MOST_GAIN = 30.0
+CONTENT = "conv4_2"
+# The smallest factor of a content filter that sees nothing but colour.
+LEAST = 0.05
 
 
 def main() -> None:
@@ -42,8 +46,8 @@ def main() -> None:
     options = parser.parse_args()
     state = torch.load(options.checkpoint, map_location="cpu", weights_only=True)
     bank = load_bank(PLAN, options.bank or options.checkpoint.parent, torch.device("cpu"))
-    images = calibration_images(bank)
-    exact = normalised(folded(state["trunk"]), images)
+    images, recoloured = calibration_images(bank)
+    exact = balanced(folded(state["trunk"]), images, recoloured)
     if options.plain:
         save_weights(options.output, NETWORK, exact, IMAGENET)
         return
@@ -54,12 +58,15 @@ def main() -> None:
     print(f"{options.output}: {options.output.stat().st_size / 1e6:.1f} MB")
 
 
-def calibration_images(bank: Bank) -> Tensor:
-    """Crops of the pictures as the network sees them, (count, 3, side, side), always the same."""
+def calibration_images(bank: Bank) -> tuple[Tensor, Tensor]:
+    """Crops of the pictures as the network sees them, always the same, and those with other hues.
+
+    Both are (count, 3, side, side). Red, green and blue change places: each pixel keeps its brightness and strength.
+    """
     generator = torch.Generator().manual_seed(0)
     images, _, _ = crops(bank, *CALIBRATION, _NO_JITTER, generator)
     mean, std = (images.new_tensor(values)[:, None, None] for values in (MEAN, STD))
-    return (images - mean) / std
+    return (images - mean) / std, (images[:, [1, 2, 0]] - mean) / std
 
 
 def folded(trunk: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -75,25 +82,38 @@ def folded(trunk: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
-def normalised(tensors: Mapping[str, Tensor], images: Tensor) -> dict[str, Tensor]:
-    """The same network with each filter's mean activation over the images 1, but for filters that are all but dead."""
+def balanced(tensors: Mapping[str, Tensor], images: Tensor, recoloured: Tensor) -> dict[str, Tensor]:
+    """The same network with its filters scaled: each layer to a mean activation of 1, content to what colour leaves.
+
+    A convolution's filters are divided by their common mean activation over the images, (B, 3, H, W), normalised.
+    Those of CONTENT are also multiplied by how little they change with colour alone,
+    `max(1 − E(f − f′)² / 2 Var f, LEAST)` with `f′` the activations of `recoloured`: the same images in other colours.
+    """
     result = {}
-    x = images
+    pair = torch.cat([images, recoloured])
     incoming = torch.ones(3)
     for layer in layers_up_to(NETWORK, (DEEPEST,)):
         if layer.is_pool:
-            x = F.avg_pool2d(x, 2)
+            pair = F.avg_pool2d(pair, 2)
             continue
         weight = tensors[f"{layer.name}.weight"] * incoming[:, None, None]
         bias = tensors[f"{layer.name}.bias"]
-        y = F.conv2d(x, weight, bias, padding=1).relu_()
-        means = y.mean(dim=(0, 2, 3))
-        gain = 1 / means.clamp(min=float(means.mean()) / _MOST_GAIN)
+        y = F.conv2d(pair, weight, bias, padding=1).relu_()
+        gain = torch.full((layer.out_channels,), 1 / float(y.mean()))
+        if layer.name == CONTENT:
+            gain *= constancy(*y.chunk(2))
         result[f"{layer.name}.weight"] = weight * gain[:, None, None, None]
         result[f"{layer.name}.bias"] = bias * gain
-        x = y * gain[:, None, None]
+        pair = y * gain[:, None, None]
         incoming = 1 / gain
     return result
+
+
+def constancy(before: Tensor, after: Tensor) -> Tensor:
+    """How far each channel of (B, C, H, W) stays the same from `before` to `after`, LEAST … 1, (C,)."""
+    change = (before - after).square().mean(dim=(0, 2, 3))
+    variance = before.var(dim=(0, 2, 3)) + after.var(dim=(0, 2, 3)) + 1e-12
+    return (1 - change / variance).clamp(min=LEAST)
 
 
 def quantised(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
