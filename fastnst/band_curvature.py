@@ -1,11 +1,15 @@
 """What pairs of steps say about the inverse Hessian: one scale, or a matrix for each band."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-_MOST = 100.0
-_REGULAR = 1e-4
-_STEPS = 9
+MEMORY = 0.97
+"""How much each pair counts of what the next one does."""
+MOST_CONTRAST = 10.0
+"""How far a band may lie from the whole, as a factor either way."""
+_OPPONENTS = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))
 
 
 def latest_scale(s_dot_y: Tensor, y_dot_y: Tensor) -> Tensor:
@@ -13,54 +17,41 @@ def latest_scale(s_dot_y: Tensor, y_dot_y: Tensor) -> Tensor:
     return (s_dot_y / y_dot_y).view(1, 1, 1)
 
 
-def band_matrices(ss: Tensor, yy: Tensor, s_dot_y: Tensor, weights: Tensor) -> Tensor:
-    """For each band `b` the symmetric positive definite 3×3 matrix `H` with `H (Σ w y yᵀ) H = Σ w s sᵀ`.
+class BandCurvature:
+    """A symmetric positive definite 3×3 matrix over red, green and blue for each band, from what pairs have shown.
 
-    `ss` and `yy` are the pairs' (history, bands, 3, 3), sums over the band of the channels' products; `s_dot_y` and
-    `weights` are (history,). All are float64, as the result, (bands, 3, 3).
-
-    That `H` is the geometric mean of `Σ w s sᵀ` and `(Σ w y yᵀ)⁻¹`: what takes the gradients' changes to the steps as
-    far as their covariances tell. Both are made regular by 10⁻⁴ of their trace, and the result is kept within 1/100
-    and 100 of the pairs' mean `s·y / y·y`.
+    In opponent colours `u` (brightness, red against blue, and green against both), in which the channels of pictures
+    are nearly uncorrelated, and for each band by itself, `√(Σ s_u² / Σ y_u²)` is the scalar that takes gradient changes
+    to steps of their size: `Σ s·y / Σ y·y` where the two are parallel, and larger where they are not. The sums are over
+    all pairs, each divided by its `y·y` and by `MEMORY` to the power of its age: they look further back than the
+    history, whose few pairs alone leave out what they did not move. The result is that scalar relative to the whole,
+    limited by `MOST_CONTRAST`, times a scale that is given.
     """
-    eye = torch.eye(ss.shape[-1], dtype=ss.dtype, device=ss.device)
-    steps, changes = (_regular(torch.tensordot(weights, x, 1), eye) for x in (ss, yy))
-    mean = (weights * s_dot_y).sum() / weights.count_nonzero()
-    h = _geometric_mean(steps, _inverse(changes))
-    return _inverse(_inverse(h) + eye / (_MOST * mean)) + mean / _MOST * eye
 
+    def __init__(self, bands: int, device: torch.device) -> None:
+        zeros = partial(torch.zeros, dtype=torch.float64, device=device)
+        self.steps, self.changes, self.both = zeros((bands, 3, 3)), zeros((bands, 3, 3)), zeros(1)
+        opponents = torch.tensor(_OPPONENTS, dtype=torch.float64)
+        self._opponents = torch.nn.functional.normalize(opponents, dim=1).to(device)
 
-def _regular(matrices: Tensor, eye: Tensor) -> Tensor:
-    means = matrices.diagonal(dim1=-2, dim2=-1).mean(-1)
-    return matrices + (_REGULAR * means + 1e-12 * means.mean())[:, None, None] * eye
+    def tensors(self) -> dict[str, Tensor]:
+        """All that is remembered, by name."""
+        return {"memory_steps": self.steps, "memory_changes": self.changes, "memory_both": self.both}
 
+    def learn(self, ss: Tensor, yy: Tensor, s_dot_y: Tensor, y_dot_y: Tensor, wanted: Tensor) -> None:
+        """Takes in a pair, where `wanted`: the channels' products of `s`, and of `y`, summed over each band
+        (bands, 3, 3), and their inner products (1,); all float64."""
+        for memory, value in ((self.steps, ss), (self.changes, yy), (self.both, s_dot_y)):
+            memory.copy_(torch.where(wanted, MEMORY * memory + value / y_dot_y, memory))
 
-def _geometric_mean(a: Tensor, b: Tensor) -> Tensor:
-    """`A # B` by the iteration of the arithmetic and the harmonic mean, each scaled by determinants first (Newton's for
-    the matrix sign, after Higham 2008, 5.5): nine steps are enough for condition numbers of 10⁸."""
-    for _ in range(_STEPS):
-        ratio = (_determinant(b) / _determinant(a)).pow(1 / 6)[:, None, None]
-        a, b = a * ratio, b / ratio
-        middle = (a + b) / 2
-        b = a @ _inverse(middle) @ b
-        a, b = middle, (b + b.mT) / 2
-    return a
-
-
-def _cofactors(matrices: Tensor) -> Tensor:
-    one, two, three = matrices.unbind(-2)
-    crosses = (torch.linalg.cross(two, three), torch.linalg.cross(three, one), torch.linalg.cross(one, two))
-    return torch.stack(crosses, -2)
-
-
-def _determinant(matrices: Tensor) -> Tensor:
-    determinant: Tensor = (matrices[..., 0, :] * torch.linalg.cross(matrices[..., 1, :], matrices[..., 2, :])).sum(-1)
-    return determinant
-
-
-def _inverse(matrices: Tensor) -> Tensor:
-    """Of 3×3 matrices, by their cofactors: a factorisation would be read back to the host."""
-    cofactors = _cofactors(matrices)
-    determinant = (matrices[..., 0, :] * cofactors[..., 0, :]).sum(-1)
-    inverse: Tensor = cofactors.mT / determinant[..., None, None]
-    return inverse
+    def matrices(self, scale: Tensor) -> Tensor:
+        """(bands, 3, 3) float64, on the whole `scale`, a float64 scalar."""
+        steps, changes = (
+            (self._opponents @ x @ self._opponents.mT).diagonal(dim1=-2, dim2=-1).clamp_min(0)
+            for x in (self.steps, self.changes)
+        )
+        tiny = torch.finfo(steps.dtype).tiny
+        whole = self.both / changes.sum().clamp_min(tiny)
+        contrast = (steps / changes.clamp_min(tiny)).sqrt() / whole.clamp_min(tiny)
+        contrast = contrast.clamp(1 / MOST_CONTRAST, MOST_CONTRAST)
+        return scale * (self._opponents.mT * contrast[:, None]) @ self._opponents

@@ -13,7 +13,7 @@ from fastnst.ranks import ALONE, Ranks
 
 LBFGS_HISTORY = 20
 LBFGS_RATE = 1.0
-MOST_MOVE = 0.05
+MOST_MOVE = 0.02
 """The longest step with band matrices: the root of the mean square over the pixels, in units of their 0…1 range."""
 
 
@@ -30,9 +30,9 @@ class LBFGS:
     nothing is read back to the host. The small matrices are float64.
 
     `hessian="scalar"` is `H₀ = (s·y / y·y) I` of the latest pair: the iterates of `torch.optim.LBFGS(max_iter=1)`.
-    `hessian="bands"` keeps the pairs in the picture's Fourier transform and makes a 3×3 matrix of each band of radial
-    frequencies from all of them (`fastnst.band_curvature.band_matrices`); no step is longer than `MOST_MOVE`. Coarse
-    and fine structure, and brightness and colour, differ in curvature, which a scalar cannot tell.
+    `hessian="bands"` keeps the pairs in the picture's Fourier transform and has a 3×3 matrix for each band of radial
+    frequencies (`fastnst.band_curvature`); no step is longer than `MOST_MOVE`. Coarse and fine structure, and
+    brightness and colour, differ in curvature, which a scalar cannot tell.
 
     The first step is `learning_rate / ‖g‖₁` along `−g` (torch's at most `learning_rate`, which makes tiny losses stand
     still), later ones `learning_rate`. No threshold depends on the loss's scale, and the image may be channels-last. A

@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from fastnst.band_curvature import band_matrices, latest_scale
+from fastnst.band_curvature import BandCurvature, latest_scale
 from fastnst.bands import Basis
 from fastnst.ranks import ALONE, Ranks
 
@@ -20,8 +20,9 @@ class History:
 
     `pairs[0]` holds the `s`, `pairs[1]` the `y`, (history, channels, blocks, length) each, divided by `units`
     (2, history), powers of two; only those that are `curved` have influence. `sy[i, j] = s_i · y_j` (of use where i is
-    not younger than j); `yy[i, j]` and `ss[i]` are (bands, channels, channels), sums over each band of the products of
-    channels of `y_i` with those of `y_j`, and of `s_i` with its own. `h0` is (bands, channels, channels).
+    not younger than j); `yy[i, j]` is (bands, channels, channels), sums over each band of the products of the channels
+    of `y_i` with those of `y_j`, and `h0` is (bands, channels, channels): the latest pair's scale where there is one
+    band, else `BandCurvature`'s matrices on the scale of the pairs' mean `s·y / y·y`.
     """
 
     def __init__(self, like: Tensor, length: int, dtype: torch.dtype, basis: Basis, ranks: Ranks = ALONE) -> None:
@@ -35,9 +36,9 @@ class History:
         self.slot = torch.zeros(1, dtype=torch.long, device=device)
         self.sy = zeros((length, length))
         self.yy = zeros((length, length, bands, channels, channels))
-        self.ss = zeros((length, bands, channels, channels))
         self.curved = torch.zeros(length, dtype=torch.bool, device=device)
         self.h0 = torch.eye(channels, dtype=torch.float64, device=device).repeat(bands, 1, 1)
+        self._curvature = BandCurvature(bands, device) if bands > 1 else None
         self._ring = torch.arange(length, device=device)
         self._band = basis.band
         self._ranks = ranks
@@ -45,8 +46,9 @@ class History:
 
     def tensors(self) -> dict[str, Tensor]:
         """All that a history is, by name."""
-        names = ("pairs", "units", "previous_gradient", "slot", "sy", "yy", "ss", "curved", "h0")
-        return {name: getattr(self, name) for name in names}
+        names = ("pairs", "units", "previous_gradient", "slot", "sy", "yy", "curved", "h0")
+        memory = {} if self._curvature is None else self._curvature.tensors()
+        return {**{name: getattr(self, name) for name in names}, **memory}
 
     def begin(self, s: Tensor, gradient: Tensor, wanted: Tensor | None = None) -> None:
         """Puts `s` in the place of the oldest pair; its `y` follows with the next gradient. Only where `wanted`."""
@@ -93,7 +95,6 @@ class History:
         s = self.pairs[0].index_select(0, self.slot)[0].to(self.previous_gradient.dtype)
         ss = self._by_band(torch.bmm(s.transpose(0, 1), s.permute(1, 2, 0))) * self.units[0][self.slot].square()
         self.sy.index_copy_(1, self.slot, sy[:, None])
-        self.ss.index_copy_(0, self.slot, ss[None])
         self.yy.index_copy_(1, self.slot, yy[:, None])
         self.yy.index_copy_(0, self.slot, yy.mT[None])
         own_sy, own_yy = sy[self.slot], _trace(yy[self.slot])
@@ -101,14 +102,13 @@ class History:
         if taken is not None:
             curved &= taken
         self.curved.index_copy_(0, self.slot, curved)
-        self.h0.copy_(torch.where(curved, self._first_guess(own_sy, own_yy), self.h0))
-
-    def _first_guess(self, own_sy: Tensor, own_yy: Tensor) -> Tensor:
-        if self.h0.shape[-1] == 1:
-            return latest_scale(own_sy, own_yy)
-        own = self.yy[self._ring, self._ring]
-        weights = torch.where(self.curved, 1 / _trace(own), 0.0)
-        return band_matrices(self.ss, own, self.sy.diagonal(), weights)
+        if self._curvature is None:
+            h0 = latest_scale(own_sy, own_yy)
+        else:
+            self._curvature.learn(ss, self.yy[self.slot, self.slot][0], own_sy, own_yy, curved)
+            ratios = self.sy.diagonal() / _trace(self.yy[self._ring, self._ring])
+            h0 = self._curvature.matrices(torch.where(self.curved, ratios, 0.0).sum() / self.curved.sum())
+        self.h0.copy_(torch.where(curved, h0, self.h0))
 
     def _products(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """The inner products of all `s` with the two `vectors`, (history, 2), and the products of their channels with

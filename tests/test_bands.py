@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastnst.band_curvature import band_matrices
+from fastnst.band_curvature import _OPPONENTS, BandCurvature
 from fastnst.bands import Basis, Pixels, RadialBands
 from fastnst.lbfgs import LBFGS, MOST_MOVE
 
@@ -46,33 +46,44 @@ def test_each_band_holds_its_frequencies() -> None:
     assert found[0] == 0
 
 
+def learnt(s: Tensor, y: Tensor) -> BandCurvature:
+    """What pairs (history, bands, 3, positions) teach."""
+    curvature = BandCurvature(s.shape[1], torch.device("cpu"))
+    for one, change in zip(s, y, strict=True):
+        products = (one * change).sum().view(1), change.square().sum().view(1)
+        curvature.learn(one @ one.mT, change @ change.mT, *products, torch.ones(1, dtype=torch.bool))
+    return curvature
+
+
 def test_band_matrices_take_gradient_changes_to_steps() -> None:
-    generator = torch.Generator().manual_seed(0)
-    factors = torch.randn((4, 3, 3), dtype=torch.float64, generator=generator)
-    h = factors @ factors.mT + 0.3 * torch.eye(3, dtype=torch.float64)
-    y = torch.randn((6, 4, 3, 50), dtype=torch.float64, generator=generator)
-    s = h @ y
-    ss, yy = s @ s.mT, y @ y.mT
-    weights = 1 / yy.diagonal(dim1=-2, dim2=-1).sum((1, 2))
-    found = band_matrices(ss, yy, (s * y).sum((1, 2, 3)), weights)
-    torch.testing.assert_close(found, h, rtol=0.05, atol=0.05)
-    torch.testing.assert_close(found, found.mT)
+    opponents = torch.tensor(_OPPONENTS, dtype=torch.float64)
+    opponents /= opponents.norm(dim=1, keepdim=True)
+    entries = torch.tensor([[4.0, 1, 2], [1, 0.5, 1], [0.5, 1, 2]], dtype=torch.float64)
+    h = opponents.mT @ torch.diag_embed(entries) @ opponents
+    y = torch.randn((6, 3, 3, 50), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    scale = torch.tensor(7.0, dtype=torch.float64)
+    found = learnt(h @ y, y).matrices(scale)
+    torch.testing.assert_close(found / found[1, 0, 0], h / h[1, 0, 0])
+    torch.testing.assert_close((found @ y * y).sum() / y.square().sum(), scale, rtol=0.1, atol=0)
 
 
 def test_band_matrices_stay_positive_where_the_pairs_are_degenerate() -> None:
-    # One band of all zeros, one with a single direction, one with steps and changes of orders of magnitude.
-    y = torch.zeros((2, 3, 3, 8), dtype=torch.float64)
+    # One band of zeros, one with a single colour, one whose steps are small beside the changes, one the other way.
+    y = torch.zeros((2, 4, 3, 8), dtype=torch.float64)
     y[:, 1] = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)[:, None]
-    y[:, 2] = picture(2, 8)[0].transpose(0, 1)
-    s = y * torch.tensor([1.0, 1e-9, 1e9], dtype=torch.float64).view(1, 3, 1, 1)
-    ss, yy = s @ s.mT, y @ y.mT
-    found = band_matrices(ss, yy, (s * y).sum((1, 2, 3)), torch.ones(2, dtype=torch.float64))
+    y[:, 2:] = picture(4, 8)[0].view(3, 2, 2, 8).permute(2, 1, 0, 3)
+    s = y * torch.tensor([1.0, 1.0, 1e-9, 1e9], dtype=torch.float64).view(1, 4, 1, 1)
+    found = learnt(s, y).matrices(torch.ones((), dtype=torch.float64))
     assert found.isfinite().all()
     assert (torch.linalg.eigvalsh(found) > 0).all()
+    before = found.clone()
+    curvature = learnt(s, y)
+    curvature.learn(y[0] @ y[0].mT, y[0] @ y[0].mT, torch.ones(1), torch.zeros(1), torch.zeros(1, dtype=torch.bool))
+    assert torch.equal(curvature.matrices(torch.ones((), dtype=torch.float64)), before)
 
 
-def two_loops(pairs: list[tuple[Tensor, Tensor]], gradient: Tensor) -> Tensor:
-    """H g by the recursion of Nocedal (1980), from matrices by band of all the pairs."""
+def two_loops(pairs: list[tuple[Tensor, Tensor]], gradient: Tensor, history: int) -> Tensor:
+    """H g by the recursion of Nocedal (1980) over the last `history` pairs, from matrices by band of all of them."""
     basis = RadialBands(gradient)
     members = (basis.band == torch.arange(basis.bands)[:, None]).double()
 
@@ -80,10 +91,12 @@ def two_loops(pairs: list[tuple[Tensor, Tensor]], gradient: Tensor) -> Tensor:
         blocks = basis.to_blocks(a)
         return torch.einsum("nb,cbl,dbl->ncd", members, blocks, blocks)
 
-    ss, yy = (torch.stack([products(pair[index]) for pair in pairs]) for index in (0, 1))
-    s_dot_y = torch.stack([(s * y).sum() for s, y in pairs])
-    weights = torch.stack([1 / y.square().sum() for _, y in pairs])
-    h0 = band_matrices(ss, yy, s_dot_y, weights)
+    curvature = BandCurvature(basis.bands, torch.device("cpu"))
+    for s, y in pairs:
+        inner = (s * y).sum().view(1), y.square().sum().view(1)
+        curvature.learn(products(s), products(y), *inner, torch.ones(1, dtype=torch.bool))
+    pairs = pairs[-history:]
+    h0 = curvature.matrices(torch.stack([(s * y).sum() / y.square().sum() for s, y in pairs]).mean())
     q, steps = gradient.clone(), []
     for s, y in reversed(pairs):
         a = (s * q).sum() / (s * y).sum()
@@ -103,11 +116,11 @@ def test_lbfgs_in_bands_takes_the_steps_of_the_two_loop_recursion() -> None:
     for _ in range(12):
         gradient = curvature * image
         if before is not None:
-            pairs = [*pairs, (image - before[0], gradient - before[1])][-4:]
+            pairs = [*pairs, (image - before[0], gradient - before[1])]
         before = image.clone(), gradient
         optimizer.step(image, gradient)
         if pairs:
-            step = -two_loops(pairs, gradient)
+            step = -two_loops(pairs, gradient, 4)
             step *= (MOST_MOVE / step.square().mean().sqrt()).clamp_max(1.0)
             torch.testing.assert_close(image, before[0] + step, rtol=0, atol=1e-7)
 
