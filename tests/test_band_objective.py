@@ -1,5 +1,7 @@
 """The loss and its gradient in bands on several processes against those of one."""
 
+import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,7 @@ import pytest
 import torch
 from processes import run_together
 
-from fastnst.backbone import build_backbone
+from fastnst.backbone import Backbone, build_backbone
 from fastnst.band_objective import BandObjective
 from fastnst.objective import make_objective, style_targets
 from fastnst.options import resolve_options
@@ -79,3 +81,29 @@ def test_the_whole_network(size: int, tmp_path: Path) -> None:
         for differences in found:
             assert differences.pop("split")
             assert max(differences.values()) < 1e-5, differences
+
+
+def short_of_memory(where: str, call: int) -> tuple[dict[str, float], list[str]]:
+    """Differences from the whole, and what was warned, where the second process runs out of memory in one call."""
+    method = getattr(Backbone, where)
+    calls = iter(range(1000))
+
+    def failing(self: Backbone, image: torch.Tensor, *given: Any, **named: Any) -> Any:
+        is_band = image.shape[2] not in (79, 45)
+        if os.environ["RANK"] == "1" and is_band and next(calls) == call:
+            raise torch.OutOfMemoryError("not enough memory")
+        return method(self, image, *given, **named)
+
+    with pytest.MonkeyPatch.context() as patch, joined() as ranks, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        patch.setattr(Backbone, where, failing)
+        return _compared(ranks, 79, 46, SHALLOW, "auto"), [str(each.message) for each in caught]
+
+
+@pytest.mark.parametrize(("where", "call"), [("forward", 0), ("forward", 1), ("backward", 0)])
+def test_memory_that_runs_out_for_one(where: str, call: int, tmp_path: Path) -> None:
+    """While the content is looked at, in the first pass, and in the second."""
+    for rank, (differences, warned) in enumerate(run_together(2, short_of_memory, tmp_path, where, call)):
+        assert differences.pop("split")
+        assert max(differences.values()) < 1e-5, differences
+        assert sum("memory ran out; going on with tiles of" in each for each in warned) == (rank == 1)
