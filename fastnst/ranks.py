@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fastnst.errors import FastnstError
+from fastnst.errors import FastnstError, OptionError
 from fastnst.runtime import is_out_of_memory
 
 T = TypeVar("T")
@@ -50,9 +50,18 @@ class Ranks:
         return self.rank == 0
 
     def device(self, device: torch.device) -> torch.device:
-        """`device`, or of several GPUs without a number the one that is this process's."""
-        if self.size == 1 or device.type != "cuda" or device.index is not None:
+        """`device`, or for "cuda" without a number the GPU that is this process's.
+
+        Raises OptionError for a number where this machine has several processes, which would all take that GPU.
+        """
+        if self.size == 1 or device.type != "cuda":
             return device
+        if device.index is not None:
+            if self.local_size == 1:
+                return device
+            raise OptionError(
+                f"device {device} was asked for by {self.local_size} processes; say cuda, and each takes one of its own"
+            )
         return torch.device("cuda", self.local_rank % torch.cuda.device_count())
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:

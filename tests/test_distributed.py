@@ -18,7 +18,7 @@ from processes import finish, run_together, start
 import fastnst
 from fastnst.cli import main
 from fastnst.output import save_image
-from fastnst.ranks import RanksError, joined
+from fastnst.ranks import Ranks, RanksError, joined
 from fastnst.result import Iterate, Result
 from fastnst.saved_run import load_run
 
@@ -149,6 +149,40 @@ def test_a_process_that_dies_or_hangs_ends_the_others(victim: int, trouble: int,
         assert heard.startswith(f"process {rank} of 3 lost another one while "), heard
         assert "\n" not in heard
     assert load_run(checkpoint).tensors["image"].shape == (1, 3, 96, 64)
+
+
+def ended_early() -> list[Result]:
+    """How runs end that diverge, that have no time, and that no longer improve."""
+    content, style = pictures()
+
+    def result(**options: Any) -> Result:
+        try:
+            return fastnst.Stylizer(style, ranks=ranks, **{**RUN, **options})(content)
+        except fastnst.DivergedError as error:
+            return error.result
+
+    with joined() as ranks:
+        return [
+            result(learning_rate=1e30, hessian="scalar", scales=None),
+            result(seconds=0.5, iterations=100_000, optimizer="adam"),
+            result(tolerance=0.5, iterations=1000, optimizer="adam"),
+        ]
+
+
+def test_runs_end_together(tmp_path: Path) -> None:
+    results = run_together(2, ended_early, tmp_path)
+    for one, other in zip(*results, strict=True):
+        assert one.tensor.shape == (3, 96, 64)
+        assert torch.equal(one.tensor, other.tensor)
+        assert totals(one) == totals(other)
+    assert [result.stopped for result in results[1]] == ["diverged", "time", None]
+    assert len(results[1][2].losses) < 500
+
+
+def test_too_many_processes() -> None:
+    content, style = pictures()
+    with pytest.raises(fastnst.OptionError, match=r"96 rows are too few for 9 processes .* start 6 at most"):
+        fastnst.Stylizer(style, ranks=Ranks(0, 9), **RUN, hessian="scalar")(content)
 
 
 def launched(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
