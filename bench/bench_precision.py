@@ -30,6 +30,7 @@ from fastnst.measure import conditions
 from fastnst.objective import Objective, make_objective, style_targets
 from fastnst.optimizers import make_optimizer
 from fastnst.options import Options, resolve_options
+from fastnst.pyramid import scale_iterations
 from fastnst.runtime import Runtime, resolve_runtime
 
 EXACT, AGAIN = "fp32", "fp32'"
@@ -76,12 +77,11 @@ def final_loss(task: Task, precision: str, exact: Objective) -> float:
         start = start + PERTURBATION * torch.randn(start.shape, generator=torch.Generator().manual_seed(1))
     descent = Descent(start, objective, lambda: make_optimizer(options, runtime))
     descent.begin()
-    done = 1
-    while done <= options.iterations:
-        descent.advance()
-        done += 1
+    (iterations,) = scale_iterations(options.iterations, 1)
+    for done in range(iterations):
         if done % (CAPACITY // 2) == 0:
             descent.read()
+        descent.advance()
     return exact.loss(descent.image).total.item()
 
 
