@@ -28,10 +28,11 @@ FAST += ["--content-layers", "conv2_1"]
 EVERYTHING = """
     --preset gatys --size 40 --iterations 2 3 --scales 20 40 --tile 32 --max-memory 8GB --seconds 1000
     --tolerance 0.001 --line-search strong_wolfe --history 7 --history-precision bf16 --average 0.5
+    --hessian scalar
     --optimizer adam --learning-rate 0.05 --content-weight 2
     --style-weight 30 --tv-weight 0.5 --style-weights 1 3 --style-scale 0.8 --content-layers conv2_1
-    --preserve-color luminance --style-layers conv1_1=2 relu2_1 --objective relative --pooling max --padding replicate --init noise
-    --network vgg16 --weights random --precision fp32 --device cpu --backend torch --seed 5
+    --preserve-color luminance --style-layers conv1_1=2 relu2_1 --objective relative --pooling max --padding replicate
+    --init noise --network vgg16 --weights random --precision fp32 --device cpu --backend torch --seed 5
 """
 
 
@@ -94,6 +95,7 @@ def test_every_option_reaches_the_run(tmp_path: Path, pictures: tuple[str, str])
         "line_search": "strong_wolfe",
         "history": 7,
         "history_precision": "bf16",
+        "hessian": "scalar",
         "average": 0.5,
         "seconds": 1000,
         "tolerance": 0.001,
