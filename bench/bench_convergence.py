@@ -80,7 +80,7 @@ def engine_curve(pair: str, sources: tuple[Path, Path], options: Options, side: 
     def goes_on(iterate: Iterate) -> bool:
         return iterate.record.scale != options.size or iterate.record.total > reference
 
-    stylizer = _stylizer(sources[1], options)
+    stylizer = ready_stylizer(sources[1], options)
     try:
         # Losses are read back as in a run that nobody watches; what a batch holds beyond the reference is not counted.
         result = stylizer(sources[0], callback=goes_on, callback_every=None)
@@ -92,7 +92,8 @@ def engine_curve(pair: str, sources: tuple[Path, Path], options: Options, side: 
     return Curve(pair, side, tuple(record.seconds for record in records), losses, reached)
 
 
-def _stylizer(style: Path, options: Options) -> Stylizer:
+def ready_stylizer(style: Path, options: Options) -> Stylizer:
+    """A stylizer of these options whose network is loaded."""
     stylizer = Stylizer(style, **{option.name: getattr(options, option.name) for option in fields(Options)})
     stylizer.load(progress=False)
     return stylizer
@@ -100,7 +101,7 @@ def _stylizer(style: Path, options: Options) -> Stylizer:
 
 def check_objective(sources: tuple[Path, Path], options: Options, expected: float) -> None:
     """Raises SystemExit where the engine's loss at the first image is not the plain loop's, `expected`."""
-    stylizer = _stylizer(sources[1], replace(options, scales=None, iterations=1))
+    stylizer = ready_stylizer(sources[1], replace(options, scales=None, iterations=1))
     found = stylizer(sources[0], callback=lambda _: False).losses[0].total
     error, allowed = abs(found - expected) / expected, TOLERANCES[stylizer.runtime.precision][0]
     if not error <= allowed:

@@ -12,7 +12,16 @@ from typing import Any
 import pytest
 import torch
 
-from bench import bench_convergence, bench_run, bench_step, convolution_floor, equal_runs, plain_loop, run_gpu
+from bench import (
+    bench_convergence,
+    bench_run,
+    bench_schedule,
+    bench_step,
+    convolution_floor,
+    equal_runs,
+    plain_loop,
+    run_gpu,
+)
 from fastnst import winograd
 from fastnst.examples import example
 from fastnst.options import resolve_options
@@ -201,7 +210,7 @@ def test_convergence_report(
     monkeypatch.setattr(bench_convergence, "READYING_SIZE", 32)
     path, plot = tmp_path / "convergence.json", tmp_path / "convergence.png"
     pair = [str(example("content")), str(example("style_mosaic"))]
-    schedules = ["hessian=scalar precision=fp32 iterations=8", "scales=[32,48] precision=fp32 iterations=[3,1]"]
+    schedules = ["hessian=scalar precision=fp32 iterations=8", "scales=[32,48] precision=fp32 iterations=[1,1]"]
     arguments = ["--size", "48", "--iterations", "4", "--device", "cpu", "--json", str(path), "--pairs", *pair]
     drawing = ["--plot", str(plot)] if importlib.util.find_spec("matplotlib") else []
     assert bench_convergence.main([*arguments, *drawing, "--schedules", *schedules]) == 0
@@ -227,6 +236,25 @@ def test_convergence_refuses_another_objective_and_bad_options(capsys: pytest.Ca
     errors = capsys.readouterr().err
     assert "iterations 'none' is not a whole number" in errors
     assert "1 pictures are no pairs" in errors
+
+
+def test_schedules_are_counted_in_iterations_of_the_final_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "schedule.json"
+    pair = [str(example("content")), str(example("style_mosaic"))]
+    schedules = ["hessian=scalar precision=fp32 iterations=8", "scales=[24,48] precision=fp32 iterations=[4,8]"]
+    arguments = ["--size", "48", "--iterations", "3", "--device", "cpu", "--json", str(path), "--pairs", *pair]
+    assert bench_schedule.main([*arguments, "--schedules", *schedules]) == 0
+    plain, engine, pyramid = json.loads(path.read_text())["counts"]
+    assert plain["counts"][-1] == 3
+    assert engine["counts"][-1] == pytest.approx(3, abs=1)
+    assert all(count is None or count >= 1 for count in pyramid["counts"])
+    assert "of the plain loop's, in the mean" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        bench_schedule.main(["--pairs", "one.jpg"])
+    with pytest.raises(SystemExit):
+        bench_schedule.main(["--schedules", "history=0"])
 
 
 @pytest.mark.parametrize("side", ["plain_curve", "engine_curve"])
