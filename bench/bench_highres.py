@@ -52,6 +52,8 @@ BLOCK, MARGIN = 512, 256
 # The styles' size is no part of what is measured.
 STYLE_EDGE = 512
 READYING_SIZE = 64
+# The first convolution's features are cheaper to compute than to keep.
+_AGAIN = {"kept": 1, "recompute": 0}
 CHECK_SIZE, CHECK_TILE = 272, 32
 TOLERANCE = 1e-5
 LOSS_TOLERANCE = {"fp32": 1e-4, "winograd": 1e-4, "tf32": 5e-3, "fp16": 1e-2, "bf16": 5e-2}
@@ -93,11 +95,11 @@ def plan_side(side: str, options: Options, runtime: Runtime, size: tuple[int, in
     if name == "auto":
         return plan_run(options, runtime, size, max_memory=argument or None)
     if name in ("kept", "recompute") and argument.isdecimal():
-        return replace(plan_run(options, runtime, size, tile=argument), level=name)
+        return replace(plan_run(options, runtime, size, tile=argument), level=name, again=_AGAIN[name])
     if side != "published":
         raise OptionError(f"unknown side {side!r}; write whole, kept:N, recompute:N, auto, auto:8GB or published")
     plan = plan_run(options, runtime, size, tile=BLOCK)
-    return replace(plan, level="recompute", content="device", grid=blocks(size, options, BLOCK, MARGIN))
+    return replace(plan, level="recompute", again=0, content="device", grid=blocks(size, options, BLOCK, MARGIN))
 
 
 def blocks(size: tuple[int, int], options: Options, block: int, margin: int) -> TileGrid:
@@ -150,7 +152,7 @@ def check_gradients(sides: Sequence[str], device: str) -> dict[str, float]:
                 margin = 80
                 plan = replace(plan, level="recompute", grid=blocks(size, options, CHECK_TILE, margin))
             elif kind != "auto":
-                plan = replace(plan, level=kind)
+                plan = replace(plan, level=kind, again=_AGAIN[kind])
             objective = FittingObjective(backbone, content, targets, options, runtime, plan, tile_is_fixed=True)
             _, gradient = objective.loss_and_gradient(image)
             errors[kind] = ((gradient - exact).norm() / exact.norm()).item()

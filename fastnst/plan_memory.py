@@ -7,7 +7,8 @@ and bounded for the rest.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import ceil
 
 from fastnst import winograd
@@ -202,13 +203,16 @@ def forward_bytes(network: Network, height: int, width: int) -> int:
     return ledger.peak + network.scratch_bytes
 
 
-def kept_bytes(network: Network, height: int, width: int) -> int:
-    """What the first pass keeps of a tile whose crop is `height` × `width`, in the level "kept"."""
-    first, *others = _forward(network, _Ledger(False), height, width, record=True)
-    return (first.bits if not first.features else 0) + sum(trace.features + trace.bits for trace in others)
+@lru_cache(4096)
+def kept_bytes(network: Network, height: int, width: int, again: int) -> int:
+    """What the first pass keeps of a tile whose crop is `height` × `width`, in the level "kept": all but the first
+    `again` steps."""
+    traces = _forward(network, _Ledger(False), height, width, record=True)
+    return sum(trace.features + trace.bits for trace in traces[again:])
 
 
-def tiled_bytes(network: Network, height: int, width: int, tiles: int, level: str) -> int:
+@lru_cache(4096)
+def tiled_bytes(network: Network, height: int, width: int, tiles: int, level: str, again: int) -> int:
     """The peak of an evaluation in `tiles` whose crops are `height` × `width`, besides image, gradient and content.
 
     On the network's device: what lies on the host in the level "kept-host" is not in it.
@@ -217,22 +221,27 @@ def tiled_bytes(network: Network, height: int, width: int, tiles: int, level: st
     if level != "kept":
         return crop + untiled_bytes(network, height, width)
     if tiles <= 2:
-        return crop + network.scratch_bytes + _kept_peak(network, height, width, tiles)
-    two, three = (_kept_peak(network, height, width, count) for count in (2, 3))
+        return crop + network.scratch_bytes + _kept_peak(network, height, width, tiles, again)
+    two, three = (_kept_peak(network, height, width, count, again) for count in (2, 3))
     return crop + network.scratch_bytes + two + (tiles - 2) * (three - two)
 
 
-def _kept_peak(network: Network, height: int, width: int, tiles: int) -> int:
+def _kept_peak(network: Network, height: int, width: int, tiles: int, again: int) -> int:
     ledger = _Ledger(network.winograd)
+    first_steps = replace(network, steps=network.steps[:again])
     kept = []
     for _ in range(tiles):
         traces = _forward(network, ledger, height, width, record=True)
-        ledger.give(traces[0].features)
-        kept.append(traces)
+        _give(ledger, traces[:again])
+        kept.append(traces[again:])
     for traces in kept:
-        ledger.take(traces[0].features)
-        _backward(network, ledger, traces)
-        for trace in traces:
-            ledger.give(trace.features)
-            ledger.give(trace.bits)
+        first = _forward(first_steps, ledger, height, width, record=True) if again else []
+        _backward(network, ledger, [*first, *traces])
+        _give(ledger, [*first, *traces])
     return ledger.peak
+
+
+def _give(ledger: _Ledger, traces: Sequence[_Trace]) -> None:
+    for trace in traces:
+        ledger.give(trace.features)
+        ledger.give(trace.bits)

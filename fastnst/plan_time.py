@@ -34,11 +34,6 @@ def forward_flops(network: Network, height: int, width: int, through: tuple[str,
     return total
 
 
-def first_flops(network: Network, height: int, width: int) -> float:
-    """Of the first step alone."""
-    return 2.0 * network.steps[0].parameters * height * width
-
-
 def style_flops(network: Network, style: tuple[str, ...], height: int, width: int) -> float:
     """Of the Gram matrices of the layers `style`, one triangle each, and of their gradient."""
     total = 0.0

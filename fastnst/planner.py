@@ -3,7 +3,8 @@
 What is compared, each with the memory that `plan_memory` foresees and the operations that `plan_time` counts:
 
     the whole image            nothing is computed twice
-    kept                       each tile goes forward once and back once; its bits and tapped features are kept
+    kept                       each tile goes forward once and back once; its bits and tapped features are kept, but
+                               for those up to a tapped layer, which the way back computes again
     kept on the host           the same, kept in main memory while the network is on a GPU
     recompute                  each tile goes forward twice and back once; nothing is kept
 
@@ -28,23 +29,25 @@ from fastnst.plan_memory import (
     tiled_bytes,
     untiled_bytes,
 )
-from fastnst.plan_time import first_flops, forward_flops, style_flops
+from fastnst.plan_time import forward_flops, style_flops
 from fastnst.runtime import Runtime
 from fastnst.tile_content import PLACES
 from fastnst.tile_grid import Reach, TileGrid, levels_of, make_grid, reach_of
 from fastnst.tile_options import in_words, parse_memory, parse_tile
+from fastnst.tiled_objective import least_again
 
 WHOLE = "whole"
 _IMAGE_BYTES = 12
-# A scale holds the image it began with, the one it moves, the best, two gradients, and for a moment one to show.
-_IMAGES = 6
+# A scale holds the image it began with, the one it moves, the best and two gradients. One to show comes when a tile's
+# memory is free, which a CPU's process may keep.
+_IMAGES = {True: 6, False: 5}
 # What a step of L-BFGS takes for a while: six vectors, and as many as malloc was seen to keep of them.
 _STEP_IMAGES = 8
 # Bytes per second that hold where nothing was measured: main memory, its way to a GPU, and a disk.
 _HOST_RATE, _TRANSFER_RATE, _DISK_RATE = 8e9, 20e9, 1e9
 _NOMINAL_RATE = {"cpu": 1e11, "cuda": 1e14}
 # Tile sizes that are tried: each about so much larger than the one before.
-_GROWTH = 1.06
+_GROWTH = 1.08
 # What is foreseen may be a little less than what is needed: tiles that leave some room are preferred.
 _SAFE = 0.95
 # Where nothing fits: so much over the least memory that there is, for fewer and larger tiles.
@@ -56,7 +59,8 @@ class Plan:
     """What a scale of a run would do.
 
     `tile` is the edge in pixels of what inner tiles own, or None for the whole image; `level` one of `WHOLE` and those
-    of `tiled_objective`, `content` a place of `tile_content`. `grid` is (1 tile, without halo) for the whole image.
+    of `tiled_objective`, `again` the steps of the backbone that its second pass computes again, `content` a place of
+    `tile_content`. `grid` is (1 tile, without halo) for the whole image.
     `style_tile` is the tile in which the style's targets are computed, or None.
 
     `peak_bytes` is the device's memory at the peak: on a CPU the resident size of the process, on a GPU its tensors;
@@ -70,6 +74,7 @@ class Plan:
     width: int
     tile: int | None
     level: str
+    again: int
     content: str
     image_on_host: bool
     grid: TileGrid
@@ -159,7 +164,7 @@ def next_smaller(plan: Plan, options: Options, runtime: Runtime) -> Plan | None:
     network = network_of(options, runtime)
     space = _Space(options, runtime, network, (plan.height, plan.width), plan.held_bytes, plan.limit_bytes, None)
     content = plan.content if runtime.device.type == "cpu" or plan.content != "device" else "host"
-    smaller = space.tiled(edge, "recompute", content, plan.image_on_host)
+    smaller = space.tiled(edge, "recompute", 0, content, plan.image_on_host)
     return replace(smaller, style_tile=edge, seconds=None)
 
 
@@ -191,8 +196,16 @@ class _Space:
             places = ("device", "disk", "recompute") if on_cpu else PLACES
         for edge in self._edges() if tile == "auto" else [int(tile)]:
             for level in levels:
-                for place in places:
-                    yield from (self.tiled(edge, level, place, on_host) for on_host in images)
+                for again in self._prefixes() if level != "recompute" else [0]:
+                    for place in places:
+                        yield from (self.tiled(edge, level, again, place, on_host) for on_host in images)
+
+    def _prefixes(self) -> list[int]:
+        """How many first steps can be computed again, while something is kept."""
+        steps = self.network.steps
+        tapped = [count for count, step in enumerate(steps[:-1], start=1) if step.is_tapped]
+        least = least_again([step.name for step in steps], self.options.taps)
+        return [least, *(count for count in tapped if count > least)]
 
     def _edges(self) -> Iterator[int]:
         """Tiles from half of the reach, or one cell of the grid, up to the image."""
@@ -213,34 +226,34 @@ class _Space:
         content = self._content_bytes()
         device = untiled_bytes(self.network, *self.size) + content
         flops = 2 * forward_flops(self.network, *self.size) + self._style_flops()
-        return self._plan(None, WHOLE, "device", image_on_host, grid, device, 0, 0, flops)
+        return self._plan(None, WHOLE, 0, "device", image_on_host, grid, device, 0, 0, flops)
 
-    def tiled(self, edge: int, level: str, place: str, image_on_host: bool) -> Plan:
+    def tiled(self, edge: int, level: str, again: int, place: str, image_on_host: bool) -> Plan:
         """Tiles that own `edge` pixels each way, rounded to the grid."""
         edge = max(edge // self._reach.grid, 1) * self._reach.grid
         grid = make_grid(*self.size, edge, self._reach)
         crop, count = next(iter(grid)).shape, len(grid)
         content = self._content_bytes()
         part = content // count
-        device = tiled_bytes(self.network, *crop, count, level) + (content if place == "device" else 2 * part)
+        device = tiled_bytes(self.network, *crop, count, level, again) + (content if place == "device" else 2 * part)
         host = content if place == "host" else 0
         # Pinned memory comes in powers of two.
-        host += 2 * count * kept_bytes(self.network, *crop) if level == "kept-host" else 0
+        host += 2 * count * kept_bytes(self.network, *crop, again) if level == "kept-host" else 0
         disk = content if place == "disk" else 0
         passes = 3 if level == "recompute" else 2
         flops = count * passes * forward_flops(self.network, *crop) + self._style_flops()
-        first = self.network.steps[0]
-        if level != "recompute" and first.is_tapped and not first.is_pooled:
-            flops += count * first_flops(self.network, *crop)
+        if level != "recompute" and again:
+            flops += count * forward_flops(self.network, *crop, (self.network.steps[again - 1].name,))
         if place == "recompute":
             names = tuple(name for name, _ in self.options.active_content_layers)
             flops += 2 * count * forward_flops(self.network, *crop, names)
-        return self._plan(edge, level, place, image_on_host, grid, device, host, disk, flops)
+        return self._plan(edge, level, again, place, image_on_host, grid, device, host, disk, flops)
 
     def _plan(
         self,
         edge: int | None,
         level: str,
+        again: int,
         place: str,
         image_on_host: bool,
         grid: TileGrid,
@@ -250,21 +263,23 @@ class _Space:
         flops: float,
     ) -> Plan:
         height, width = self.size
-        count = _IMAGES + (self.options.average is not None)
+        count = _IMAGES[self.network.on_cpu] + (self.options.average is not None)
         images = height * width * (count * _IMAGE_BYTES + optimizer_bytes(self.options))
-        # The content's own pixels: in tiles they are needed no more once its features are known, but for recomputing.
+        # The content's own pixels, in main memory.
         pixels = height * width * _IMAGE_BYTES
         if image_on_host:
             host += images + pixels
             crop = next(iter(grid)).shape
             device += 2 * _IMAGE_BYTES * crop[0] * crop[1]
         else:
-            device += images + pixels
+            device += images + (pixels if self.network.on_cpu else 0)
+            host += 0 if self.network.on_cpu else pixels
         plan = Plan(
             height,
             width,
             edge,
             level,
+            again,
             place,
             image_on_host,
             grid,
@@ -288,7 +303,7 @@ class _Space:
             seconds += 2 * self._content_bytes() / _TRANSFER_RATE
         if plan.level == "kept-host":
             crop = next(iter(plan.grid)).shape
-            seconds += 2 * len(plan.grid) * kept_bytes(self.network, *crop) / _TRANSFER_RATE
+            seconds += 2 * len(plan.grid) * kept_bytes(self.network, *crop, plan.again) / _TRANSFER_RATE
         if plan.image_on_host:
             moved = pixels * _IMAGE_BYTES * 3 * plan.grid.overhead
             seconds += moved / _TRANSFER_RATE + 2 * pixels * optimizer_bytes(self.options) / _HOST_RATE

@@ -110,5 +110,6 @@ class FittingObjective:
             plan.grid,
             level=plan.level,
             content_place=plan.content,
+            again=plan.again if plan.level != "recompute" else None,
         )
         return replace(tiled, loss_scale=self.loss_scale)

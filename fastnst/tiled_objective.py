@@ -6,8 +6,8 @@ second pass goes back through each tile and adds its image's gradient to the who
 sees). The second pass takes what the first one kept, on the device or on the host, or computes it again.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from fastnst_kernels import BlendedTarget, image_ops
@@ -36,7 +36,9 @@ class TiledObjective:
     """The total loss as a function of the image. Make one with `make_tiled_objective`.
 
     `tiles` are those of `grid` that are computed here: `content` has the same order. `reduce` adds the sums of those
-    that are computed elsewhere, in place, before anything is made of them.
+    that are computed elsewhere, in place, before anything is made of them. Where the first pass keeps something, the
+    second computes the first `again` steps of the backbone once more, the last of which is tapped: by default the first
+    convolution, whose features are cheaper to compute than to keep.
     """
 
     backbone: Backbone
@@ -52,6 +54,7 @@ class TiledObjective:
     runtime: Runtime
     loss_scale: LossScale
     reduce: Callable[[Sequence[Tensor]], None] = _alone
+    again: int | None = None
     _host: dict[int, list[Tensor]] = field(default_factory=dict, init=False, repr=False)
 
     def loss(self, image: Tensor) -> Loss:
@@ -100,21 +103,19 @@ class TiledObjective:
         return gradient
 
     def _put_away(self, index: int, traces: list[Trace]) -> list[Trace]:
-        """What is kept of a tile's traces: the first layer's features are cheaper to compute than to keep."""
-        first, *others = traces
-        if first.features is not None:
-            self.backbone.release([first])
-            first = replace(first, features=None)
-        traces = [first, *others]
-        if self.level != "kept-host":
-            return traces
-        tensors = [tensor for trace in traces for tensor in (trace.features, trace.bits) if tensor is not None]
+        """What is kept of a tile's traces: those of the steps that are not computed again."""
+        again = self._steps_again
+        self.backbone.release(traces[:again])
+        kept = traces[again:]
+        if not self._keeps_on_host:
+            return kept
+        tensors = [tensor for trace in kept for tensor in (trace.features, trace.bits) if tensor is not None]
         if index not in self._host:
             pinned = self.runtime.device.type == "cuda"
             self._host[index] = [torch.empty_like(tensor, device="cpu", pin_memory=pinned) for tensor in tensors]
         for away, tensor in zip(self._host[index], tensors, strict=True):
             away.copy_(tensor, non_blocking=True)
-        self.backbone.release(others)
+        self.backbone.release(kept)
         host = iter(self._host[index])
         return [
             Trace(
@@ -122,27 +123,32 @@ class TiledObjective:
                 None if trace.bits is None else next(host),
                 trace.input_shape,
             )
-            for trace in traces
+            for trace in kept
         ]
 
     def _taken_back(self, crop: Tensor, kept: list[Trace], taps: Mapping[str, TileTap]) -> list[Trace]:
-        """The traces of a tile as `backward` needs them, of what was put away."""
-        first, *others = kept
-        if self.level == "kept-host":
-            others = [
+        """The traces of a tile as `backward` needs them: what was put away, and before it what is computed again."""
+        if self._keeps_on_host:
+            kept = [
                 Trace(
                     None if trace.features is None else trace.features.to(crop.device, non_blocking=True),
                     None if trace.bits is None else trace.bits.to(crop.device, non_blocking=True),
                     trace.input_shape,
                 )
-                for trace in others
+                for trace in kept
             ]
-        name = next(iter(self.backbone.steps))
-        if name in taps:
-            (first,) = self.backbone.forward(crop, {name: taps[name]}, record=True)
-        elif self.level == "kept-host" and first.bits is not None:
-            first = replace(first, bits=first.bits.to(crop.device, non_blocking=True))
-        return [first, *others]
+        names = list(self.backbone.steps)[: self._steps_again]
+        first = {name: taps[name] for name in names if name in taps}
+        return [*self.backbone.forward(crop, first, record=True), *kept] if first else kept
+
+    @property
+    def _keeps_on_host(self) -> bool:
+        # Layers that hand out their own memory are in main memory anyway, and would take the host's for theirs.
+        return self.level == "kept-host" and not self.runtime.winograd
+
+    @property
+    def _steps_again(self) -> int:
+        return least_again(self.backbone.steps, self.layers) if self.again is None else self.again
 
     def _taps(self, index: int, *, seen: bool) -> dict[str, TileTap]:
         content = self.content.features(index)
@@ -183,13 +189,17 @@ def make_tiled_objective(
     *,
     level: str = "kept",
     content_place: str = "device",
+    again: int | None = None,
 ) -> TiledObjective:
     """The objective for an image of the size of `content`, (1, 3, H, W) float32 RGB in 0…1, in the tiles of `grid`.
 
-    `content` may lie on any device. `level` is one of `LEVELS`, `content_place` as in `make_tile_content`.
+    `content` may lie on any device. `level` is one of `LEVELS`, `content_place` as in `make_tile_content`, `again` as
+    in `TiledObjective`.
     """
     if level not in LEVELS:
         raise OptionError(f"unknown level {level!r} of tiles; choose one of: {', '.join(LEVELS)}")
+    if again and list(backbone.steps)[again - 1] not in options.taps:
+        raise OptionError(f"the last of {again} steps that are computed again is not tapped; choose another")
     if content.shape[2:] != (grid.height, grid.width):
         raise OptionError(
             f"tiles of {grid.height}×{grid.width} pixels do not fit {tuple(content.shape)}; make new ones"
@@ -222,4 +232,11 @@ def make_tiled_objective(
         level,
         runtime,
         LossScale(runtime),
+        again=again,
     )
+
+
+def least_again(steps: Iterable[str], taps: Container[str]) -> int:
+    """The steps that are always computed again: the first, if it is tapped and a convolution alone."""
+    first = next(iter(steps))
+    return int(first in taps and not first.startswith("pool"))

@@ -149,6 +149,30 @@ def test_any_size_and_layers(
     example.check(example.tiled(example.grid(tile), level=level))
 
 
+@pytest.mark.parametrize("level", ["kept", "kept-host"])
+@pytest.mark.parametrize(("again", "last"), [(0, ""), (1, "conv1_1"), (3, "conv2_1"), (4, "conv2_2")])
+@pytest.mark.parametrize("precision", ["fp32", "winograd"])
+def test_some_steps_are_computed_again(
+    again: int, last: str, level: str, precision: str, weights: dict[str, Weights]
+) -> None:
+    if precision == "winograd" and not winograd.available():
+        pytest.skip("torch has no NNPACK for this CPU")
+    example = Case(weights, 50, 61, **SHALLOW, precision=precision)
+    assert ["", *example.backbone.steps][again] == last
+    objective = example.tiled(example.grid(12), level=level, again=again)
+    expected, exact = example.tiled(example.grid(12), level="recompute").loss_and_gradient(example.image)
+    for _ in range(2):
+        loss, gradient = objective.loss_and_gradient(example.image)
+        assert loss.total == expected.total
+        assert torch.equal(gradient, exact)
+
+
+def test_the_last_step_computed_again_is_tapped(weights: dict[str, Weights]) -> None:
+    example = Case(weights, 50, 61, **SHALLOW)
+    with pytest.raises(OptionError, match="the last of 2 steps that are computed again is not tapped"):
+        example.tiled(example.grid(12), again=2)
+
+
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("objective", ["paper", "relative"])
 def test_places_of_the_content(

@@ -71,10 +71,7 @@ def run(parsed: argparse.Namespace) -> int:
         }
         print(json.dumps(report))
         return 0
-    print(
-        f"{device_name(runtime.device)}, {runtime.precision}, {options.optimizer}; "
-        f"about {rate / 1e9:.3g} GFLOP/s"
-    )
+    print(f"{device_name(runtime.device)}, {runtime.precision}, {options.optimizer}; about {rate / 1e9:.3g} GFLOP/s")
     for plan, count in zip(plans, scale_iterations(options.iterations, len(plans)), strict=True):
         print("\n".join(plan_lines(plan, count)))
     return 0
@@ -94,6 +91,8 @@ def plan_lines(plan: "Plan", iterations: int) -> list[str]:
             "kept-host": "each forward once and back once, what lies between kept in main memory",
             "recompute": "each forward twice and back once",
         }[plan.level]
+        if plan.again > 1:
+            how += f" but for the first {plan.again} steps, which are computed again"
         lines = [
             f"{size}{len(plan.grid)} tiles of {plan.tile} px, seen with their halo as {width}×{height} "
             f"({plan.grid.overhead:.2f} × the pixels), {how}"
