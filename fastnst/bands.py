@@ -7,6 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+Numbers = np.ndarray[Any, Any]
+
+MOST_BANDS = 10
 _BLOCKS = 128
 
 
@@ -56,55 +59,89 @@ class RadialBands:
     per pixel; bands that hold nothing are left out.
     """
 
-    def __init__(self, like: Tensor, bands: int = 10) -> None:
+    def __init__(self, like: Tensor) -> None:
         _, self.channels, self._height, self._width = like.shape
-        place, weight = _frequencies(self._height, self._width, bands)
+        places, weights = radial_places(self._height, self._width)
+        values = np.unique(places)
+        self._arranged = Arranged(places, weights, values, like)
+        self.bands, self.band, self.length = len(values), self._arranged.band, self._arranged.length
+
+    def to_blocks(self, picture: Tensor) -> Tensor:
+        return self._arranged.to_blocks(torch.fft.rfft2(picture[0], norm="ortho"))
+
+    def to_picture(self, blocks: Tensor, like: Tensor) -> Tensor:
+        spectrum = self._arranged.to_spectrum(blocks)
+        picture = torch.empty_like(like)
+        picture.copy_(torch.fft.irfft2(spectrum, s=(self._height, self._width), norm="ortho")[None])
+        return picture
+
+
+class Arranged:
+    """Complex numbers (rows, columns) of each channel as blocks of real ones, each block within one band.
+
+    `places` are their bands and `weights` what they are multiplied by, (rows, columns); `values` are the places that
+    there are, of which a block's band is the index.
+    """
+
+    def __init__(self, places: Numbers, weights: Numbers, values: Numbers, like: Tensor) -> None:
+        self._shape = places.shape
         # Real and imaginary parts lie beside each other.
-        places, weights = (x.ravel().repeat(2) for x in (place, weight))
-        found, counts = np.unique(places, return_counts=True)
-        self.bands = len(found)
+        places, weights = (x.ravel().repeat(2) for x in (places, weights))
         self.length = max(1, math.ceil(len(places) / _BLOCKS))
+        counts = np.array([np.count_nonzero(places == value) for value in values])
         blocks = -(-counts // self.length)
         members = np.full((int(blocks.sum()), self.length), -1, dtype=np.int32)
-        for value, count, end, own in zip(found, counts, np.cumsum(blocks), blocks, strict=True):
+        for value, count, end, own in zip(values, counts, np.cumsum(blocks), blocks, strict=True):
             members[end - own : end].reshape(-1)[:count] = np.flatnonzero(places == value)
         kept = members.ravel() >= 0
         position = np.empty(len(places), dtype=np.int32)
         position[members.ravel()[kept]] = np.flatnonzero(kept)
         source = np.maximum(members.ravel(), 0)
 
-        def placed(values: "np.ndarray[Any, Any]", dtype: torch.dtype) -> Tensor:
-            return torch.from_numpy(values).to(like.device, dtype)
+        def placed(numbers: Numbers, dtype: torch.dtype) -> Tensor:
+            return torch.from_numpy(numbers).to(like.device, dtype)
 
-        self.band = placed(np.repeat(np.arange(self.bands), blocks), torch.long)
+        self.band = placed(np.repeat(np.arange(len(values)), blocks), torch.long)
         self._source, self._position = placed(source, torch.int32), placed(position, torch.int32)
         self._factor = placed(np.where(kept, weights[source], 0.0), like.dtype)
         self._inverse_factor = placed(1 / weights, like.dtype)
 
-    def to_blocks(self, picture: Tensor) -> Tensor:
-        spectrum = torch.view_as_real(torch.fft.rfft2(picture[0], norm="ortho")).flatten(1)
-        return spectrum.index_select(1, self._source).mul_(self._factor).view(self.channels, -1, self.length)
+    def to_blocks(self, spectrum: Tensor) -> Tensor:
+        """(channels, rows, columns) complex to (channels, blocks, length)."""
+        flat = torch.view_as_real(spectrum).flatten(1)
+        return flat.index_select(1, self._source).mul_(self._factor).view(len(flat), -1, self.length)
 
-    def to_picture(self, blocks: Tensor, like: Tensor) -> Tensor:
-        flat = blocks.reshape(self.channels, -1).index_select(1, self._position).mul_(self._inverse_factor)
-        spectrum = torch.view_as_complex(flat.view(self.channels, self._height, self._width // 2 + 1, 2))
-        picture = torch.empty_like(like)
-        picture.copy_(torch.fft.irfft2(spectrum, s=(self._height, self._width), norm="ortho")[None])
-        return picture
+    def to_spectrum(self, blocks: Tensor) -> Tensor:
+        """(channels, blocks, length) to (channels, rows, columns) complex."""
+        flat = blocks.reshape(len(blocks), -1).index_select(1, self._position).mul_(self._inverse_factor)
+        return torch.view_as_complex(flat.view(len(blocks), *self._shape, 2))
+
+    def laid_out(self, blocks: Tensor) -> Tensor:
+        """Of blocks (…, blocks, length) the same numbers in their places, (…, rows, 2 · columns)."""
+        flat = blocks.flatten(-2).index_select(-1, self._position)
+        return flat.view(*blocks.shape[:-2], self._shape[0], 2 * self._shape[1])
+
+    def gathered(self, numbers: Tensor) -> Tensor:
+        """The inverse of `laid_out`."""
+        found = numbers.flatten(-2).index_select(-1, self._source) * (self._factor != 0)
+        return found.view(*numbers.shape[:-2], -1, self.length)
 
 
-def _frequencies(height: int, width: int, bands: int) -> "tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]":
-    """The band, from 0, and the weight of each frequency of a real transform, (height, width // 2 + 1)."""
-    radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
+def radial_places(
+    height: int, width: int, columns: slice = slice(None), bands: int = MOST_BANDS
+) -> tuple[Numbers, Numbers]:
+    """The band, from 0, and the weight of each frequency of a real transform, (height, width // 2 + 1), or of some of
+    its columns."""
+    radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, columns])
     lowest = 1 / max(height, width)
     span = math.log(math.sqrt(0.5) / lowest) if lowest < 0.5 else 1.0
     place = (np.log(np.maximum(radius, lowest) / lowest) / span * (bands - 1)).astype(np.int64)
     place = np.where(radius == 0, 0, 1 + np.clip(place, 0, bands - 2))
-    weight = np.full(radius.shape, math.sqrt(2))
+    weight = np.full((height, width // 2 + 1), math.sqrt(2))
     weight[:, 0] = 1.0
     if width % 2 == 0:
         weight[:, -1] = 1.0
-    return place, weight
+    return place, weight[:, columns]
 
 
 def flat_view(picture: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """Limited-memory BFGS on device vectors, without a host round trip."""
 
-import math
 from typing import Any
 
 import torch
@@ -10,11 +9,16 @@ from fastnst.bands import Basis, Pixels, RadialBands, flat_view
 from fastnst.lbfgs_history import History
 from fastnst.line_search import StrongWolfe
 from fastnst.ranks import ALONE, Ranks
+from fastnst.shared_bands import SharedRadialBands
 
 LBFGS_HISTORY = 20
 LBFGS_RATE = 1.0
 MOST_MOVE = 0.02
 """The longest step with band matrices: the root of the mean square over the pixels, in units of their 0…1 range."""
+
+
+IN_BLOCKS = ("pairs", "previous_gradient", "line_direction")
+"""Of the state, what is in blocks of the basis."""
 
 
 class LBFGS:
@@ -45,8 +49,7 @@ class LBFGS:
     end of a line, from which it starts the next, or moves the image to another point of the same line; see
     `fastnst.line_search`. It keeps two more images.
 
-    With `ranks`, several processes take the same steps, each with its own part of the image; `hessian` is then
-    "scalar".
+    With `ranks`, several processes take the same steps, each with its own rows of the image.
     """
 
     def __init__(
@@ -78,7 +81,7 @@ class LBFGS:
         if self.line_search != "none" and loss is None:
             raise ValueError("a line search needs the loss of the image; give step(image, gradient, loss)")
         if self._basis is None:
-            self._basis = RadialBands(image) if self.hessian == "bands" else Pixels(image)
+            self._basis = self._made_basis(image)
         basis = self._basis
         g = basis.to_blocks(gradient)
         if self._pairs is None and self._saved:
@@ -109,13 +112,21 @@ class LBFGS:
         pairs.begin(line.direction, g, taken)
         torch.addcmul(line.start, basis.to_picture(line.direction, image), line.length.to(image.dtype), out=image)
 
+    def _made_basis(self, image: Tensor) -> Basis:
+        if self.hessian != "bands":
+            return Pixels(image)
+        return RadialBands(image) if self.ranks.size == 1 else SharedRadialBands(image, self.ranks)
+
     def _descent(self, g: Tensor) -> Tensor:
         return g * (-self.learning_rate / self.ranks.total(g.abs().sum()).clamp_min(torch.finfo(g.dtype).tiny))
 
     def _quasi_newton(self, direction: Tensor, image: Tensor) -> Tensor:
         direction *= -self.learning_rate
         if self.hessian == "bands":
-            moved = direction.norm() / math.sqrt(image.numel())
+            squares, count = (
+                self.ranks.total(x) for x in (direction.square().sum(), direction.new_tensor(image.numel()))
+            )
+            moved = (squares / count).sqrt()
             direction *= (MOST_MOVE / moved).clamp_max(1.0)
         return direction
 

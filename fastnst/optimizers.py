@@ -34,15 +34,15 @@ class Optimizer(Protocol):
 
 
 def make_optimizer(options: Options, runtime: Runtime, ranks: Ranks = ALONE) -> Optimizer:
-    """A fresh optimiser of the kind and learning rate that `options` name; among several `ranks`, for the part of the
-    image that is this process's, of which L-BFGS knows no frequencies."""
+    """A fresh optimiser of the kind and learning rate that `options` name, for an image or, among several
+    `ranks`, for the rows of it that are this process's."""
     if options.optimizer == "adam":
         return Adam(learning_rate=options.learning_rate or ADAM_RATE, backend=runtime.kernels)
     return LBFGS(
         learning_rate=options.learning_rate or LBFGS_RATE,
         history=options.history,
         history_dtype=_HISTORY_DTYPES[options.history_precision],
-        hessian=options.hessian if ranks.size == 1 else "scalar",
+        hessian=options.hessian,
         line_search=options.line_search,
         ranks=ranks,
     )

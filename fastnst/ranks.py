@@ -124,6 +124,25 @@ class Ranks:
         for into, buffer in arrived:
             into.copy_(buffer)
 
+    def trade(self, parts: Sequence[Tensor], into: Sequence[Tensor]) -> None:
+        """Sends `parts[r]` to process r and fills `into[r]` with what it sends, for every r."""
+        operations, arrived = [], []
+        for peer, (out, place) in enumerate(zip(parts, into, strict=True)):
+            if peer == self.rank:
+                place.copy_(out)
+                continue
+            buffer = self._on_the_way(torch.empty_like(place, memory_format=torch.contiguous_format))
+            operations.append(dist.P2POp(dist.isend, self._on_the_way(out.contiguous()), peer))
+            operations.append(dist.P2POp(dist.irecv, buffer, peer))
+            arrived.append((place, buffer))
+        if not operations:
+            return
+        with self._spoken("trading frequencies"):
+            for work in dist.batch_isend_irecv(operations):
+                work.wait()
+        for place, buffer in arrived:
+            place.copy_(buffer)
+
     def send(self, tensor: Tensor) -> None:
         """Sends a tensor to the leader, through main memory."""
         with self._spoken("sending its part to the first"):

@@ -5,18 +5,18 @@ image, of its gradient and of all that the optimiser remembers; what the network
 from the neighbours and is no further away than they are high.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastnst.bands import Pixels
+from fastnst.lbfgs import IN_BLOCKS
+from fastnst.part_layouts import CHANNELS, ColumnBlocks, Layout, RowBlocks, Rows
 from fastnst.ranks import Ranks
 from fastnst.tile_grid import Reach
 
-_CHANNELS = 3
 # Lower bands are not worth the talk about them.
 _LOWEST = 16
 
@@ -64,85 +64,89 @@ class Bands:
         return image[:, :, self.own].clone(memory_format=torch.contiguous_format) if self.is_split else image
 
     def whole(self, part: Tensor) -> Tensor:
-        """The whole of a part, on every process, in main memory if it is split; what is no part stays as it is.
-
-        A part is (…, 3, h, W), or the same as blocks of `fastnst.bands.Pixels`.
-        """
-        own = self._planes(part, self.own) if self.is_split else None
-        if own is None:
-            return part
-        own = own.cpu()
-        whole = torch.empty((len(own), _CHANNELS, self.height, self.width), dtype=part.dtype)
-        for rank in range(self.ranks.size):
-            rows = self.rows(rank)
-            band = own if rank == self.ranks.rank else torch.empty_like(whole[:, :, rows])
-            self.ranks.spread(band, rank)
-            whole[:, :, rows] = band
-        return self._shaped(whole, part, slice(0, self.height))
+        """The whole image, (1, 3, H, W), of the parts (1, 3, h, W): on every process, in main memory if it is split."""
+        return self._whole(part, self._rows) if self.is_split else part
 
     def gathered(self, part: Tensor) -> Tensor | None:
-        """The whole of a part, as `whole`, on the leader; None on the others."""
-        own = self._planes(part, self.own) if self.is_split else None
-        if own is None:
-            return part if self.ranks.leads else None
-        if not self.ranks.leads:
-            for vector in own:
-                self.ranks.send(vector)
-            return None
-        whole = torch.empty((len(own), _CHANNELS, self.height, self.width), dtype=part.dtype)
-        whole[:, :, self.own] = own.cpu()
-        for rank in range(1, self.ranks.size):
-            rows = self.rows(rank)
-            buffer = torch.empty((_CHANNELS, self._count(rows), self.width), dtype=part.dtype)
-            for vector in whole:
-                self.ranks.receive(buffer, rank)
-                vector[:, rows] = buffer
-        return self._shaped(whole, part, slice(0, self.height))
+        """The whole image on the leader, in main memory if it is split; None on the others."""
+        if self.is_split:
+            return self._gathered(part, self._rows)
+        return part if self.ranks.leads else None
 
     def gathered_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """A state, as of an optimiser, with whole tensors, on the leader; nothing on the others."""
-        if not self.is_split:
-            return dict(state)
-        found = {name: self.gathered(value) if isinstance(value, Tensor) else value for name, value in state.items()}
+        found = self._each(state, self._gathered, whole=False)
         return found if self.ranks.leads else {}
 
     def whole_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """A state with whole tensors, on every process."""
-        return {name: self.whole(value) if isinstance(value, Tensor) else value for name, value in state.items()}
+        return self._each(state, self._whole, whole=False)
 
     def cut_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """This process's part of a state with whole tensors."""
+        return self._each(state, self._cut, whole=True)
+
+    def _each(
+        self, state: Mapping[str, Any], change: Callable[[Tensor, Layout], Tensor | None], *, whole: bool
+    ) -> dict[str, Any]:
+        """The state with its parts, or its wholes, changed; the rest as it is."""
         if not self.is_split:
             return dict(state)
-        return {name: self._cut(value) if isinstance(value, Tensor) else value for name, value in state.items()}
+        rows = self.height if whole else self._count(self.own)
+        blocks: Layout | None = None
+        found = {}
+        for name, value in state.items():
+            found[name] = value
+            if name in IN_BLOCKS:
+                if blocks is None:
+                    blocks = self._blocks(state)
+                found[name] = change(value, blocks)
+            elif isinstance(value, Tensor) and value.shape[-3:] == (CHANNELS, rows, self.width):
+                found[name] = change(value, self._rows)
+        return found
 
-    def _cut(self, whole: Tensor) -> Tensor:
-        planes = self._planes(whole, slice(0, self.height))
-        return whole if planes is None else self._shaped(planes[:, :, self.own], whole, self.own)
+    @property
+    def _rows(self) -> Rows:
+        return Rows(self.edges, self.width)
 
-    def _planes(self, tensor: Tensor, rows: slice) -> Tensor | None:
-        """The pixels of so many rows in `tensor` as (vectors, 3, rows, W); None where that is not what it holds."""
-        height = self._count(rows)
-        if tensor.shape[-3:] == (_CHANNELS, height, self.width):
-            return tensor.reshape(-1, _CHANNELS, height, self.width)
-        if tensor.shape[-3:] == self._blocks(rows):
-            pixels = tensor.flatten(-3)[..., : _CHANNELS * height * self.width]
-            return pixels.reshape(-1, _CHANNELS, height, self.width)
-        return None
+    def _blocks(self, state: Mapping[str, Any]) -> Layout:
+        """That of L-BFGS's vectors, whose first guess tells what they are of."""
+        if state["h0"].shape[-1] > 1:
+            return ColumnBlocks(self.ranks, self.height, self.width)
+        return RowBlocks(self.edges, self.width)
 
-    def _shaped(self, planes: Tensor, like: Tensor, rows: slice) -> Tensor:
-        """`planes`, (vectors, 3, rows, W), with the dimensions of `like` before its pixels, and in blocks if it is."""
-        lead = like.shape[:-3]
-        if like.shape[-2:] in {(self.height, self.width), (self._count(self.own), self.width)}:
-            return planes.reshape(*lead, *planes.shape[1:])
-        _, blocks, length = self._blocks(rows)
-        flat = planes.reshape(*lead, -1)
-        return torch.nn.functional.pad(flat, (0, blocks * length - flat.shape[-1])).view(*lead, 1, blocks, length)
+    def _whole(self, part: Tensor, layout: Layout) -> Tensor:
+        own = layout.planes(part, whole=False).cpu()
+        whole = own.new_empty((*own.shape[:2], *layout.shape))
+        for rank in range(self.ranks.size):
+            window = layout.window(rank)
+            band = own if rank == self.ranks.rank else torch.empty_like(whole[:, :, *window])
+            self.ranks.spread(band, rank)
+            whole[:, :, *window] = band
+        found = layout.tensor(whole, whole=True)
+        return found.view(*part.shape[:-3], *found.shape[1:])
 
-    def _blocks(self, rows: slice) -> tuple[int, int, int]:
-        """The shape of the blocks that so many rows are kept in."""
-        basis = Pixels(torch.empty((1, _CHANNELS, self._count(rows), self.width), device="meta"))
-        return basis.channels, len(basis.band), basis.length
+    def _gathered(self, part: Tensor, layout: Layout) -> Tensor | None:
+        own = layout.planes(part, whole=False)
+        if not self.ranks.leads:
+            for vector in own:
+                self.ranks.send(vector)
+            return None
+        whole = torch.empty((*own.shape[:2], *layout.shape), dtype=part.dtype)
+        whole[:, :, *layout.window(0)] = own.cpu()
+        for rank in range(1, self.ranks.size):
+            for vector in whole:
+                place = vector[:, *layout.window(rank)]
+                buffer = torch.empty(place.shape, dtype=place.dtype)
+                self.ranks.receive(buffer, rank)
+                place.copy_(buffer)
+        found = layout.tensor(whole, whole=True)
+        return found.view(*part.shape[:-3], *found.shape[1:])
+
+    def _cut(self, whole: Tensor, layout: Layout) -> Tensor:
+        planes = layout.planes(whole, whole=True)[:, :, *layout.window(self.ranks.rank)]
+        found = layout.tensor(planes.contiguous(), whole=False)
+        return found.view(*whole.shape[:-3], *found.shape[1:])
 
     @staticmethod
     def _count(rows: slice) -> int:

@@ -3,7 +3,7 @@
 import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from fastnst.errors import FastnstWarning, OptionError
 from fastnst.images import Picture, Source, check_fits, fitted_size, flattened, load_image, resize, resize_picture
 from fastnst.networks import Networks
 from fastnst.objective import style_targets
-from fastnst.optimizers import LBFGS, Optimizer, make_optimizer
+from fastnst.optimizers import Optimizer, make_optimizer
 from fastnst.options import Options, OptionValues, resolve_options
 from fastnst.planner import Plan, device_of, plan_run
 from fastnst.preserve_color import prepared
@@ -251,10 +251,6 @@ class Stylizer:
             return optimizer
         if before is None and saved is not None and goes_on:
             state = saved.optimizer_state(torch.device("cpu"))
-            if not _is_state_of(optimizer, state):
-                message = "the checkpoint's L-BFGS made another first guess of the Hessian; its memory begins anew"
-                warnings.warn(message, FastnstWarning, stacklevel=2)
-                return optimizer
         else:
             state = self._carried(before, saved, device).rescaled((bands.height, bands.width)).state_dict()
         own = bands.cut_state(state)
@@ -320,14 +316,6 @@ class Stylizer:
         return sizes
 
     def _check_processes(self, height: int) -> None:
-        options = self.options
-        if self._ranks.size > 1 and options.optimizer == "lbfgs" and options.hessian == "bands":
-            warnings.warn(
-                "the bands of frequencies are those of a whole image, which no process has; hessian is scalar for "
-                "scales that are shared",
-                FastnstWarning,
-                stacklevel=2,
-            )
         most = most_bands(height, reach_of(self.options.network, self.options.taps))
         if self._ranks.size > most:
             raise OptionError(
@@ -407,13 +395,6 @@ class Stylizer:
             "options": values,
             "versions": versions(),
         }
-
-
-def _is_state_of(optimizer: Optimizer, state: Mapping[str, Any]) -> bool:
-    """Whether the state is in the coordinates that this optimiser works in."""
-    if not isinstance(optimizer, LBFGS) or "h0" not in state:
-        return True
-    return bool(state["h0"].shape[-1] == 1) == (optimizer.hessian == "scalar")
 
 
 def _load_styles(style: Styles, options: Options) -> list[Picture]:

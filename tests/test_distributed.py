@@ -35,8 +35,9 @@ RUN: dict[str, Any] = {
 
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "adam": {"optimizer": "adam", "average": 0.5},
-    "lbfgs": {"optimizer": "lbfgs", "hessian": "scalar", "history_precision": "fp16"},
-    "line search": {"optimizer": "lbfgs", "hessian": "scalar", "line_search": "strong_wolfe"},
+    "lbfgs": {"optimizer": "lbfgs"},
+    "scalar": {"optimizer": "lbfgs", "hessian": "scalar", "history_precision": "fp16"},
+    "line search": {"optimizer": "lbfgs", "line_search": "strong_wolfe"},
 }
 
 
@@ -71,7 +72,7 @@ def totals(result: Result) -> list[float]:
     return [record.total for record in result.losses]
 
 
-@pytest.mark.parametrize(("size", "name"), [(2, "lbfgs"), (2, "line search"), (4, "lbfgs"), (4, "adam")])
+@pytest.mark.parametrize(("size", "name"), [(2, "scalar"), (2, "line search"), (4, "lbfgs"), (4, "adam")])
 def test_a_run_on_several_processes(size: int, name: str, tmp_path: Path) -> None:
     options = {**RUN, **OPTIMIZERS[name]}
     content, style = pictures()
@@ -87,7 +88,7 @@ def test_a_run_on_several_processes(size: int, name: str, tmp_path: Path) -> Non
     assert torch.equal(first[-1].image, found[0][0].tensor)
 
 
-@pytest.mark.parametrize("name", ["lbfgs", "adam"])
+@pytest.mark.parametrize("name", ["lbfgs", "scalar", "adam"])
 def test_a_checkpoint_is_that_of_one_process(name: str, tmp_path: Path) -> None:
     """Stopped on several processes it goes on in one, and the other way about."""
     options = {**RUN, **OPTIMIZERS[name]}
