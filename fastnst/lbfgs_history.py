@@ -22,7 +22,7 @@ class History:
     (2, history), powers of two; only those that are `curved` have influence. `sy[i, j] = s_i · y_j` (of use where i is
     not younger than j); `yy[i, j]` is (bands, channels, channels), sums over each band of the products of the channels
     of `y_i` with those of `y_j`, and `h0` is (bands, channels, channels): the latest pair's scale where there is one
-    band, else `BandCurvature`'s matrices on the scale of the pairs' mean `s·y / y·y`.
+    channel, else `BandCurvature`'s matrices on the scale of the pairs' mean `s·y / y·y`.
     """
 
     def __init__(self, like: Tensor, length: int, dtype: torch.dtype, basis: Basis, ranks: Ranks = ALONE) -> None:
@@ -38,7 +38,7 @@ class History:
         self.yy = zeros((length, length, bands, channels, channels))
         self.curved = torch.zeros(length, dtype=torch.bool, device=device)
         self.h0 = torch.eye(channels, dtype=torch.float64, device=device).repeat(bands, 1, 1)
-        self._curvature = BandCurvature(bands, device) if bands > 1 else None
+        self._curvature = BandCurvature(bands, device) if channels > 1 else None
         self._ring = torch.arange(length, device=device)
         self._band = basis.band
         self._ranks = ranks
@@ -84,7 +84,8 @@ class History:
         """Keeps `vector` as the latest pair's `s` (row 0) or `y` (row 1); returns it as it is kept."""
         largest = self._ranks.largest(vector.abs().amax().double())
         _, exponent = torch.frexp(torch.where(largest > 0, largest, 1.0))
-        unit = torch.ldexp(torch.ones_like(largest), exponent) / _LARGEST
+        # Not so small that float32 lost it.
+        unit = torch.ldexp(torch.ones_like(largest), exponent.clamp_min(-100)) / _LARGEST
         kept = (vector / unit.to(vector.dtype)).to(self.pairs.dtype)
         self.pairs[row].index_copy_(0, self.slot, kept[None])
         self.units[row].index_copy_(0, self.slot, unit[None])
@@ -98,7 +99,7 @@ class History:
         self.yy.index_copy_(1, self.slot, yy[:, None])
         self.yy.index_copy_(0, self.slot, yy.mT[None])
         own_sy, own_yy = sy[self.slot], _trace(yy[self.slot])
-        curved = own_sy > 1e-10 * (_trace(ss) * own_yy).sqrt()
+        curved = (own_sy > 1e-10 * (_trace(ss) * own_yy).sqrt()) & (own_yy > 0)
         if taken is not None:
             curved &= taken
         self.curved.index_copy_(0, self.slot, curved)

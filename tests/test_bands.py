@@ -32,6 +32,16 @@ def test_blocks_keep_inner_products_and_come_back(
     assert back.stride() == one.stride()
 
 
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+@pytest.mark.parametrize("size", [(1, 1), (2, 1), (7, 6)])
+def test_lbfgs_in_bands_does_not_depend_on_the_scale_of_the_loss(size: tuple[int, int], scale: float) -> None:
+    curvature = picture(*size, 1).float().square() + 0.5
+    image, optimizer = 0.3 * picture(*size).float(), LBFGS(hessian="bands")
+    for _ in range(80):
+        optimizer.step(image, scale * curvature * image)
+    torch.testing.assert_close(image, torch.zeros_like(image), rtol=0, atol=1e-3)
+
+
 def test_each_band_holds_its_frequencies() -> None:
     rows, columns = torch.arange(32.0)[:, None], torch.arange(48.0)[None]
     found = []
