@@ -123,11 +123,9 @@ class LBFGS:
     def _quasi_newton(self, direction: Tensor, image: Tensor) -> Tensor:
         direction *= -self.learning_rate
         if self.hessian == "bands":
-            squares, count = (
-                self.ranks.total(x) for x in (direction.square().sum(), direction.new_tensor(image.numel()))
-            )
-            moved = (squares / count).sqrt()
-            direction *= (MOST_MOVE / moved).clamp_max(1.0)
+            squares = direction.norm().double().square()
+            squares, pixels = self.ranks.total(torch.stack((squares, torch.full_like(squares, image.numel())))).unbind()
+            direction *= (MOST_MOVE / (squares / pixels).sqrt()).clamp_max(1.0).to(direction.dtype)
         return direction
 
     def rescaled(self, size: tuple[int, int]) -> "LBFGS":
