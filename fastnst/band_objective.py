@@ -257,6 +257,7 @@ class BandObjective:
             runtime,
             self.loss_scale,
             self._add_up,
+            again=plan.again if plan.level in ("kept", "kept-host") else None,
         )
 
     def _all_energies(self, own: Tensor) -> Tensor:

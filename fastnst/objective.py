@@ -176,10 +176,14 @@ def style_targets(
                 )
             )
     shares = [share for _, share in styles]
-    return {name: _style_target(grams[name], shares, weight, options) for name, weight in layers}
+    return {name: style_target(grams[name], shares, weight, options) for name, weight in layers}
 
 
-def _style_target(grams: list[Tensor], shares: list[float], weight: float, options: Options) -> BlendedTarget:
+def style_target(grams: list[Tensor], shares: list[float], weight: float, options: Options) -> BlendedTarget:
+    """One layer's target: of the Gram matrices of several styles, (1, N, N) each, by their shares.
+
+    Raises FastnstError where the constant of the relative objective is out of range.
+    """
     per_filter = 4 * grams[0].shape[-1] ** 2
     weights = [
         weight * share * (1.0 if options.objective == "paper" else per_filter / max(_energy(matrix), math.ulp(1.0)))

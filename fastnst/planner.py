@@ -38,9 +38,9 @@ from fastnst.tiled_objective import least_again
 
 WHOLE = "whole"
 _IMAGE_BYTES = 12
-# A scale holds the image it began with, the one it moves, the best and two gradients. One to show comes when a tile's
-# memory is free, which a CPU's process may keep.
-_IMAGES = {True: 6, False: 5}
+# A scale holds the image that it moves, the best and two gradients. One to show comes when a tile's memory is free,
+# which a CPU's process may keep.
+_IMAGES = {True: 5, False: 4}
 # What a step of L-BFGS takes for a while: six vectors, and as many as malloc was seen to keep of them.
 _STEP_IMAGES = 8
 # Bytes per second that hold where nothing was measured: main memory, its way to a GPU, and a disk.

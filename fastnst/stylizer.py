@@ -210,6 +210,7 @@ class Stylizer:
             objective = self._objective(backbone, seen.rgb[None], style, plan, bands)
             mean = None if self.options.average is None else MeanImage(self.options.average)
             descent = Descent(image, objective, fresh, optimizer, mean)
+            image = descent.image
             run.optimise(descent, Scale(index, edge, iterations[edge], objective, target, bands), continued)
             image, before = self._ranks.alike(bands.whole(descent.image)), (descent.optimizer, bands)
             if run.stopped:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastnst.backbone import Backbone
 from fastnst.errors import FastnstError
-from fastnst.objective import _style_target
+from fastnst.objective import style_target
 from fastnst.options import Options
 from fastnst.runtime import Runtime
 from fastnst.tile_grid import Window, levels_of, make_grid, reach_of
@@ -24,7 +24,7 @@ def tiled_style_targets(
     per_image = [_grams(backbone, image, options, runtime, tile) for image, _ in styles]
     shares = [share for _, share in styles]
     return {
-        name: _style_target([grams[name] for grams in per_image], shares, weight, options) for name, weight in layers
+        name: style_target([grams[name] for grams in per_image], shares, weight, options) for name, weight in layers
     }
 
 
