@@ -24,8 +24,8 @@ from fastnst.saved_run import load_run
 
 RUN: dict[str, Any] = {
     "size": 96,
-    "scales": [24, 96],
-    "iterations": 6,
+    "scales": [24, 48, 96],
+    "iterations": 4,
     "weights": "random",
     "precision": "fp32",
     "style_layers": ["conv1_1", "conv2_1"],
@@ -39,6 +39,8 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "scalar": {"optimizer": "lbfgs", "hessian": "scalar", "history_precision": "fp16"},
     "line search": {"optimizer": "lbfgs", "line_search": "strong_wolfe"},
 }
+# Rounding to 16 bit makes more of what float32's rounding differs by.
+TOLERANCES = {"scalar": 2e-3}
 
 
 def pictures() -> tuple[torch.Tensor, torch.Tensor]:
@@ -72,14 +74,14 @@ def totals(result: Result) -> list[float]:
     return [record.total for record in result.losses]
 
 
-@pytest.mark.parametrize(("size", "name"), [(2, "scalar"), (2, "line search"), (4, "lbfgs"), (4, "adam")])
+@pytest.mark.parametrize(("size", "name"), [(2, "adam"), (2, "scalar"), (2, "line search"), (4, "lbfgs")])
 def test_a_run_on_several_processes(size: int, name: str, tmp_path: Path) -> None:
     options = {**RUN, **OPTIMIZERS[name]}
     content, style = pictures()
     expected = fastnst.stylize(content, style, **options)
     found = run_together(size, stylized, tmp_path, options, {"checkpoint": tmp_path / "run.ckpt"})
     for rank, (result, seen) in enumerate(found):
-        assert totals(result) == pytest.approx(totals(expected), rel=1e-4)
+        assert totals(result) == pytest.approx(totals(expected), rel=TOLERANCES.get(name, 1e-4))
         assert (result.tensor - expected.tensor).abs().max() < 1e-2
         assert torch.equal(result.tensor, found[0][0].tensor)
         assert len(seen) == (len(expected.losses) if rank == 0 else 0)
@@ -95,21 +97,21 @@ def test_a_checkpoint_is_that_of_one_process(name: str, tmp_path: Path) -> None:
     content, style = pictures()
     expected = fastnst.stylize(content, style, **options)
     checkpoint = tmp_path / "run.ckpt"
-    found = run_together(2, stylized, tmp_path, options, {"checkpoint": checkpoint, "stop": 10})
+    found = run_together(2, stylized, tmp_path, options, {"checkpoint": checkpoint, "stop": 12})
     assert [result.stopped for result, _ in found] == ["callback"] * 2
     result = fastnst.resume(checkpoint, content=content, style=style)
-    assert totals(result) == pytest.approx(totals(expected), rel=1e-4)
+    assert totals(result) == pytest.approx(totals(expected), rel=TOLERANCES.get(name, 1e-4))
     assert (result.tensor - expected.tensor).abs().max() < 1e-2
 
     fastnst.stylize(
-        content, style, checkpoint=checkpoint, callback=lambda iterate: iterate.record.iteration < 8, **options
+        content, style, checkpoint=checkpoint, callback=lambda iterate: iterate.record.iteration < 10, **options
     )
     for result in run_together(4, resumed, tmp_path, checkpoint, options):
-        assert totals(result) == pytest.approx(totals(expected), rel=1e-4)
+        assert totals(result) == pytest.approx(totals(expected), rel=TOLERANCES.get(name, 1e-4))
         assert (result.tensor - expected.tensor).abs().max() < 1e-2
 
 
-def troubled(path: Path, victim: int, trouble: int) -> str:
+def troubled(path: Path, victim: int, trouble: int, timeout: float) -> str:
     """A run in which one process gets a signal; what the others hear."""
     content, style = pictures()
     sign = path.with_name("now")
@@ -119,7 +121,7 @@ def troubled(path: Path, victim: int, trouble: int) -> str:
             sign.touch()
 
     try:
-        with joined(timeout=6) as ranks:
+        with joined(timeout=timeout) as ranks:
             if ranks.rank == victim:
                 threading.Thread(target=_signal_at, args=(sign, trouble), daemon=True).start()
             stylizer = fastnst.Stylizer(style, ranks=ranks, **{**RUN, "scales": None, "iterations": 100_000})
@@ -135,14 +137,19 @@ def _signal_at(sign: Path, trouble: int) -> None:
     os.kill(os.getpid(), trouble)
 
 
-@pytest.mark.parametrize(("victim", "trouble"), [(0, signal.SIGKILL), (2, signal.SIGKILL), (2, signal.SIGSTOP)])
-def test_a_process_that_dies_or_hangs_ends_the_others(victim: int, trouble: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("victim", "trouble", "timeout"),
+    [(0, signal.SIGKILL, 60), (2, signal.SIGKILL, 60), pytest.param(2, signal.SIGSTOP, 10, marks=pytest.mark.slow)],
+)
+def test_a_process_that_dies_or_hangs_ends_the_others(
+    victim: int, trouble: int, timeout: float, tmp_path: Path
+) -> None:
     checkpoint = tmp_path / "run.ckpt"
-    processes = start(3, troubled, tmp_path, checkpoint, victim, trouble)
+    processes = start(3, troubled, tmp_path, checkpoint, victim, trouble, timeout)
     others = [process for rank, process in enumerate(processes) if rank != victim]
     began = time.monotonic()
     finish(others)
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 50
     processes[victim].kill()
     processes[victim].join()
     for rank in {0, 1, 2} - {victim}:
@@ -214,7 +221,10 @@ def test_the_command_under_torchrun(tmp_path: Path) -> None:
         difference = np.asarray(image, dtype=int) - np.asarray(expected.image, dtype=int)
     assert abs(difference).max() <= 2
 
-    failed = launched(tmp_path, *run.replace("content.png", "missing.png").split())
+
+@pytest.mark.slow
+def test_the_command_says_what_is_wrong_once(tmp_path: Path) -> None:
+    failed = launched(tmp_path, "stylize", "missing.png", "style.png", "-o", "out.png")
     assert failed.returncode != 0
     assert failed.stderr.count("fastnst: error: ") == 1
     assert "'missing.png' does not exist" in failed.stderr
