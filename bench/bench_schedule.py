@@ -1,6 +1,6 @@
 """The iterations that schedules need, whatever the machine: what chose the defaults of the optimiser and the pyramid.
 
-python -m bench.bench_schedule --size 128 --iterations 150 --pairs content.jpg style.jpg --json schedule.json
+python -m bench.bench_schedule --size 192 --iterations 150 --pairs content.jpg style.jpg --json schedule.json
 
 As `bench.bench_convergence`, but counted, not timed: an iteration at a coarse scale counts as its share of the final
 size's pixels. For each schedule the table has the count until the loss at the final size is within 1.1, 1.05, 1.02 and
@@ -85,7 +85,7 @@ def measure(sources: tuple[Path, Path], base: Options, schedules: Sequence[str],
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=128, metavar="PX", help="long edge (default: 128)")
+    parser.add_argument("--size", type=int, default=192, metavar="PX", help="long edge (default: 192)")
     parser.add_argument("--iterations", type=int, default=150, help="of the plain loop, and at most (default: 150)")
     parser.add_argument("--pairs", type=Path, nargs="+", metavar="PATH", help="content style …; default: the examples")
     parser.add_argument("--schedules", nargs="+", default=SCHEDULES, metavar="OPTIONS", help='"name=value …" for each')
