@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from fastnst import __version__
 from fastnst.arguments import Parser, add_option, add_options, add_output_arguments, describe_default, whole_number
 from fastnst.commands import batch, compare, completion, env, grid, plan, rerun, resume
-from fastnst.errors import FastnstError, FastnstWarning, Interrupted
+from fastnst.errors import FastnstError, FastnstWarning, Interrupted, OptionError
 
 __all__ = ["add_option", "build_parser", "describe_default", "main"]
 
@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warnings.showwarning = _plain_warning
         warnings.simplefilter("always", FastnstWarning)
         try:
+            _check_alone(parsed)
             code = int(parsed.run(parsed))
             sys.stdout.flush()
             return code
@@ -47,6 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"{error.strerror or error} on the standard output or a file; free some space or choose another place"
             )
             return EXIT_BAD_INPUT
+
+
+def _check_alone(parsed: argparse.Namespace) -> None:
+    """Raises OptionError where torchrun started several processes of a command that one does alone."""
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1 and "RANK" in os.environ and not getattr(parsed, "together", False):
+        raise OptionError("several processes share the work of stylize and resume alone; start this command without them")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -96,7 +103,7 @@ def _add_stylize(commands: Any) -> None:
     )
     add_options(parser)
     add_output_arguments(parser)
-    parser.set_defaults(run=_run_stylize)
+    parser.set_defaults(run=_run_stylize, together=True)
 
 
 def _add_info(commands: Any) -> None:

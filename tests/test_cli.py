@@ -367,6 +367,13 @@ def test_a_run_under_nohup_outlives_its_terminal(tmp_path: Path, pictures: tuple
     assert read_parameters(output)["stopped"] is None
 
 
+def test_a_command_for_one_process_is_refused_to_several(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    assert cli.main(["env"]) == 1
+    assert "several processes share the work of stylize and resume alone" in capsys.readouterr().err
+
+
 def test_help_needs_no_torch() -> None:
     code = "import sys; from fastnst import cli; cli.build_parser().format_help(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -25,7 +25,7 @@ def add_parser(commands: Any) -> None:
     for name, what in (("device", "another device"), ("tile", "other tiles"), ("max-memory", "another memory limit")):
         parser.add_argument(f"--{name}", default=argparse.SUPPRESS, metavar="X", help=f"{what} than the run had")
     add_output_arguments(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, together=True)
 
 
 def run(parsed: argparse.Namespace) -> int:
