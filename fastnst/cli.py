@@ -53,7 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _check_alone(parsed: argparse.Namespace) -> None:
     """Raises OptionError where torchrun started several processes of a command that one does alone."""
     if int(os.environ.get("WORLD_SIZE") or 1) > 1 and "RANK" in os.environ and not getattr(parsed, "together", False):
-        raise OptionError("several processes share the work of stylize and resume alone; start this one without torchrun")
+        raise OptionError(
+            "several processes share the work of stylize and resume alone; start this one without torchrun"
+        )
 
 
 def build_parser() -> argparse.ArgumentParser:
