@@ -45,14 +45,15 @@ def energies(images: Tensor, cell: int) -> Tensor:
     """
     filters = wavelets().to(images)
     opponents = torch.einsum("oc,nchw->nohw", images.new_tensor(_OPPONENTS), images)
-    count, colours = opponents.shape[:2]
+    count = len(opponents)
     height, width = images.shape[2] // cell, images.shape[3] // cell
     results = []
     for scale in SCALES:
         reduced = F.avg_pool2d(opponents, scale).flatten(0, 1)[:, None]
         padded = F.pad(reduced, [_SIDE // 2] * 4, mode="reflect")
-        responses = F.conv2d(padded, filters).unflatten(1, (ORIENTATIONS, 2))
+        responses = F.conv2d(padded, filters)
+        responses = responses.view(len(reduced), ORIENTATIONS, 2, *responses.shape[2:])
         amplitude = responses.square().sum(2).add(1e-8).sqrt()
         pooled = F.avg_pool2d(amplitude, cell // scale)[:, :, :height, :width]
-        results.append(pooled.unflatten(0, (count, colours)).flatten(1, 2))
+        results.append(pooled.reshape(count, -1, *pooled.shape[2:]))
     return (torch.cat(results, dim=1) + _FLOOR).log()
