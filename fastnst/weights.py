@@ -1,4 +1,4 @@
-"""What `--weights` means: torchvision's ImageNet checkpoint and its cache, a random network, or a file."""
+"""What `--weights` means: torchvision's ImageNet checkpoint and its cache, our own network, a random one, or a file."""
 
 import hashlib
 import os
@@ -21,6 +21,8 @@ from fastnst.checkpoint import (
     save_weights,
 )
 from fastnst.download import claimed, fetch, sha256_of, unreachable_reason
+from fastnst.embedded import NETWORK as EMBEDDED_NETWORK
+from fastnst.embedded import embedded_convolutions, embedded_layers, why_not_embedded
 from fastnst.errors import FastnstWarning, OptionError, WeightsError
 from fastnst.random_network import random_convolutions
 
@@ -63,10 +65,12 @@ def load_weights(
     - `imagenet`: torchvision's checkpoint. Taken from our cache, else from torch's, else downloaded (about 550 MB, with
       a progress bar on stderr if `progress`, resumed if it was broken off); its convolutions (80 MB) are then kept in
       our cache.
-    - `embedded`: needs no file. It is the `random` network.
+    - `embedded`: our own VGG-19 to conv5_1 (all of it if `taps` is None), which comes with the package. ImageNet
+      preprocessing.
     - `random`: He initialisation (He et al. 2015) from a fixed seed, the same bits everywhere: weights of mean 0 and
       standard deviation `sqrt(2 / (9 · in))`, biases 0. ImageNet preprocessing.
-    - `auto`: `imagenet` if it is in a cache or its server answers within 3 s, else `embedded` with a FastnstWarning.
+    - `auto`: `imagenet` if it is in a cache or its server answers within 3 s, else `embedded` with a FastnstWarning;
+      a WeightsError if that is no network for the layers asked for.
     - a path: a `.pth`, `.pt` (plain tensors only, nothing in it is executed) or `.safetensors` file. Torchvision's
       names (`features.0.weight`, also inside `state_dict` or after `module.`) mean ImageNet preprocessing; the names of
       Gatys' Caffe model (`conv1_1.weight`) mean BGR in 0…255 less the mean; a file of `save_weights` says itself.
@@ -77,8 +81,8 @@ def load_weights(
     https://download.pytorch.org/models; with $FASTNST_OFFLINE=1 nothing is downloaded.
 
     Raises WeightsError if the weights are unknown, missing, damaged, of another network or shape, not finite, unsafe to
-    read, or cannot be fetched; OptionError for an unknown network or tap. A cache that cannot be written is a
-    FastnstWarning.
+    read, or cannot be fetched, or if the embedded network is asked for layers beyond conv5_1 or for a vgg16;
+    OptionError for an unknown network or tap. A cache that cannot be written is a FastnstWarning.
     """
     convolutions = _convolutions(network, taps)
     name = os.fspath(spec)
@@ -86,8 +90,13 @@ def load_weights(
         return _auto(network, convolutions, progress)
     if name == "imagenet":
         return _imagenet(network, convolutions, progress)
-    if name in ("embedded", "random"):
-        return _random(network, convolutions, source=name)
+    if name == "embedded":
+        convolutions = [layer for layer in convolutions if taps is not None or layer in embedded_layers()]
+        if reason := why_not_embedded(network, convolutions):
+            raise WeightsError(f"{reason}; pass imagenet, or random")
+        return _embedded(convolutions)
+    if name == "random":
+        return _weights("random", network, random_convolutions(convolutions), IMAGENET)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", name) and not os.path.lexists(name):
         raise WeightsError(f"weights {name} is an address, not a file; download it first and pass the file's path")
     path = Path(os.path.expanduser(name))  # noqa: PTH111  (Path.expanduser raises for an unknown user)
@@ -136,10 +145,14 @@ def _auto(network: str, convolutions: Sequence[Layer], progress: bool) -> Weight
             return _downloaded_imagenet(network, convolutions, progress)
         except WeightsError as error:
             reason = str(error)
+    if lack := why_not_embedded(network, convolutions):
+        raise WeightsError(
+            f"the ImageNet weights are not to be had: {reason}; and {lack}; pass a file, random, or imagenet once it is"
+        )
     _warn(
         f"the ImageNet weights are not to be had: {reason}; going on with the embedded network, which looks different"
     )
-    return _random(network, convolutions, source="embedded")
+    return _embedded(convolutions)
 
 
 def _imagenet(network: str, convolutions: Sequence[Layer], progress: bool) -> Weights:
@@ -232,8 +245,8 @@ def _is_offline() -> bool:
     return os.environ.get("FASTNST_OFFLINE", "") not in ("", "0")
 
 
-def _random(network: str, convolutions: Sequence[Layer], source: str) -> Weights:
-    return _weights(source, network, random_convolutions(convolutions), IMAGENET)
+def _embedded(convolutions: Sequence[Layer]) -> Weights:
+    return _weights("embedded", EMBEDDED_NETWORK, embedded_convolutions(convolutions), IMAGENET)
 
 
 def _from_file(path: Path, network: str, convolutions: Sequence[Layer], source: str) -> Weights:

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bench.embedded import export, judge, sheets, train
+from bench.embedded import export, judge, plot, sheets, train
 from bench.embedded.bank import Bank, Jitter, Plan, crops, halved, load_bank
 from bench.embedded.canvas import SIZE
 from bench.embedded.energy import CHANNELS, ORIENTATIONS, energies
@@ -235,6 +235,15 @@ def test_log_has_a_header(tmp_path: Path) -> None:
     assert [row["steps"] for row in rows] == ["50", "100"]
     assert (rows[0]["family"], rows[0]["feel5"]) == ("0.3000", "0.9000")
     assert export.summary(log).count("\n") == 2
+
+
+def test_plot(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    log = tmp_path / "log.csv"
+    for steps in (50, 100):
+        train.write_log(log, train.Progress(1.0, steps, 9), 32, 0.1, [float("nan"), *[0.5] * 8])
+    plot.draw(log, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_judging() -> None:

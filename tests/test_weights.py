@@ -47,15 +47,6 @@ def test_shallow_request_is_the_start_of_a_deep_one() -> None:
     assert all(torch.equal(tensor, deep[key]) for key, tensor in shallow.items())
 
 
-def test_embedded_needs_no_file(tmp_path: Path) -> None:
-    embedded, plain = load_weights("embedded", taps=TAPS), load_weights("random", taps=TAPS)
-    assert (embedded.source, plain.source) == ("embedded", "random")
-    assert embedded.sha256 == plain.sha256
-    assert embedded.preprocessing == IMAGENET
-    assert embedded.network == "vgg19"
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.parametrize(("network", "convolutions"), [("vgg19", 16), ("vgg16", 13)])
 def test_no_taps_means_every_convolution(network: str, convolutions: int) -> None:
     tensors = load_weights("random", network).tensors

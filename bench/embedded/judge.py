@@ -3,7 +3,7 @@
     python -m bench.embedded.judge --weights random embedded
 
 - procedural: structures that no training saw, each crop named after the nearest of those of another realisation in
-  another palette (cosine, one neighbour);
+  another palette (cosine, one neighbour), by all the features and by those of conv5_1 alone;
 - digits: the 1,797 8 × 8 digits that come with scikit-learn (skipped without it), enlarged to 32 × 32, a linear probe
   by ridge regression, trained on the first 1,000.
 
@@ -27,6 +27,7 @@ from fastnst.architecture import layers_up_to
 from fastnst.weights import load_weights
 
 TAPS = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
+_DEEPEST_CHANNELS = 512
 _STRUCTURES = 56
 _CROPS = 6
 _SIDE = 64
@@ -45,7 +46,9 @@ def main() -> None:
     report = {}
     for spec in given.weights:
         tensors = load_weights(spec, taps=TAPS).tensors
-        figures = {"procedural": nearest(describe(tensors, unseen), labels)}
+        features = describe(tensors, unseen)
+        deepest = features[:, -2 * _DEEPEST_CHANNELS :]
+        figures = {"procedural": nearest(features, labels), "procedural, conv5_1": nearest(deepest, labels)}
         if digits is not None:
             figures["digits"] = probe(describe(tensors, digits[0]), digits[1], 1000)
         report[spec] = figures

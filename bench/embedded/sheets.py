@@ -2,7 +2,7 @@
 
     python -m bench.embedded.sheets sheet.png --weights random early.safetensors embedded --pairs town.jpg:waves.jpg
 
-A row is a pair: content, style, then the result with each of the weights. Beside the sheet, `sheet.json` has the final
+A row is a pair: content, style, then the result with each of the weights. Printed, and with `--json` kept: the final
 losses, and how often the total rose from one reading to the next at the same scale.
 """
 
@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("--style-weight", type=float)
     parser.add_argument("--tv-weight", type=float)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="also write the figures here")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     pairs = given.pairs or [f"content:style_{name}" for name in ("swirls", "mosaic", "woodcut")]
@@ -53,7 +54,8 @@ def main() -> None:
             print(pair, weights, {key: f"{value:.4g}" for key, value in last.items()}, f"{rises} rises", flush=True)
         rows.append(row)
         sheet(rows).save(given.output)
-    given.output.with_suffix(".json").write_text(json.dumps(report, indent=1, default=str) + "\n")
+    if given.json:
+        given.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def sheet(rows: list[list[Image.Image]]) -> Image.Image:
