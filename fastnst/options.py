@@ -113,7 +113,7 @@ class Options:
         maximum=0.9999,
     )
     content_weight: float = _option(1.0, "α, the weight of the content term", metavar="X", minimum=0)
-    style_weight: float = _option(10.0, "β, the weight of the style term", metavar="X", minimum=0)
+    style_weight: float = _option(5.0, "β, the weight of the style term", metavar="X", minimum=0)
     tv_weight: float = _option(0.05, "γ, the weight of the total variation", metavar="X", minimum=0)
     style_weights: tuple[float, ...] | None = _option(
         None,

@@ -35,7 +35,7 @@ class PerceptualLoss(nn.Module):
 
     The loss with which Johnson, Alahi and Fei-Fei (2016) train a network that stylizes in one pass:
 
-        perceptual = fastnst.PerceptualLoss("mosaic.jpg", size=256, style_weight=10).to(device)
+        perceptual = fastnst.PerceptualLoss("mosaic.jpg", size=256, style_weight=5).to(device)
         loss = perceptual(network(images), images)
         loss.backward()
 

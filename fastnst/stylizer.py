@@ -64,7 +64,7 @@ def stylize(
             GPU 1 makes it wait at every iteration, and None leaves it at about four times a second.
         checkpoint: a file from which `fastnst.resume` can go on, written every `checkpoint_every` seconds, at the end
             of each scale and when the callback stops the run; whole or not at all.
-        **options: the fields of `fastnst.Options`, such as `size=512`, `style_weight=10` or `preset="gatys"`.
+        **options: the fields of `fastnst.Options`, such as `size=512`, `style_weight=5` or `preset="gatys"`.
 
     Returns:
         The image, its losses and its parameters.
