@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bench.embedded import export, judge, plot, sheets, train
+from bench.embedded import export, judge, plot, sheets, textures, train
 from bench.embedded.bank import Bank, Jitter, Plan, crops, halved, load_bank
 from bench.embedded.canvas import SIZE
 from bench.embedded.energy import CHANNELS, ORIENTATIONS, energies
@@ -263,3 +263,21 @@ def test_sheet_of_tiles() -> None:
 
     page = sheets.sheet([[Image.new("RGB", (8, 4)), Image.new("RGB", (6, 8))]])
     assert page.size == (2 * 12, 12)
+
+
+def test_textures_are_judged_by_their_gram_matrices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tensors = load_weights("random", taps=judge.TAPS).tensors
+    image = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert textures.distance(tensors, image, image) == 0
+    assert textures.distance(tensors, image.roll(8, 2), image) < textures.distance(tensors, image / 2, image)
+
+    monkeypatch.setattr(textures, "originals", lambda side: iter([("noise", image)]))
+    arguments = "textures --judge random --weights random --side 32 --iterations 2 --json found.json --sheet sheet.png"
+    monkeypatch.setattr(sys, "argv", arguments.split())
+    monkeypatch.chdir(tmp_path)
+    textures.main()
+    assert "median" in capsys.readouterr().out
+    assert (tmp_path / "found.json").exists()
+    assert (tmp_path / "sheet.png").exists()

@@ -59,22 +59,27 @@ def main() -> None:
 
 def describe(tensors: Mapping[str, Tensor], images: Tensor) -> Tensor:
     """Mean and deviation of each channel at TAPS for images (B, 3, H, W) in 0…1: (B, 2 · 1472)."""
-    mean, std = (images.new_tensor(values)[:, None, None] for values in (MEAN, STD))
     rows = []
-    with torch.inference_mode():
-        for batch in torch.split(images, 32):
-            x = (batch - mean) / std
-            parts = []
-            for layer in layers_up_to("vgg19", TAPS):
-                if layer.is_pool:
-                    x = F.avg_pool2d(x, 2)
-                    continue
-                x = F.conv2d(x, tensors[f"{layer.name}.weight"], tensors[f"{layer.name}.bias"], padding=1).relu_()
-                if layer.name in TAPS:
-                    positions = x.flatten(2)
-                    parts += [positions.mean(2), positions.std(2, correction=0)]
-            rows.append(torch.cat(parts, dim=1))
+    for batch in torch.split(images, 32):
+        positions = [features.flatten(2) for features in features_at(tensors, batch)]
+        rows.append(torch.cat([part for x in positions for part in (x.mean(2), x.std(2, correction=0))], dim=1))
     return torch.cat(rows)
+
+
+@torch.inference_mode()
+def features_at(tensors: Mapping[str, Tensor], images: Tensor) -> list[Tensor]:
+    """The features at TAPS of images (B, 3, H, W) in 0…1, each (B, C, H/2ᵏ, W/2ᵏ)."""
+    mean, std = (images.new_tensor(values)[:, None, None] for values in (MEAN, STD))
+    x = (images - mean) / std
+    found = []
+    for layer in layers_up_to("vgg19", TAPS):
+        if layer.is_pool:
+            x = F.avg_pool2d(x, 2)
+            continue
+        x = F.conv2d(x, tensors[f"{layer.name}.weight"], tensors[f"{layer.name}.bias"], padding=1).relu()
+        if layer.name in TAPS:
+            found.append(x)
+    return found
 
 
 def _unseen() -> tuple[Tensor, Tensor]:
