@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fastnst.result import DivergedError, Iterate, LossRecord, Result
     from fastnst.saved_run import CheckpointError
     from fastnst.stylizer import Stylizer, resume, stylize
+    from fastnst.texture import synthesize_texture
 
 _HOME = {
     "CheckpointError": "saved_run",
@@ -38,6 +39,7 @@ _HOME = {
     "WeightsError": "errors",
     "resume": "stylizer",
     "stylize": "stylizer",
+    "synthesize_texture": "texture",
 }
 
 __all__ = [
@@ -60,6 +62,7 @@ __all__ = [
     "WeightsError",
     "resume",
     "stylize",
+    "synthesize_texture",
 ]
 
 

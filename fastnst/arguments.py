@@ -1,7 +1,7 @@
 """The arguments of the command: those of each option, from its one definition, and those that say where output goes."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import Field, dataclass, fields
 from typing import Any, NoReturn
 
@@ -49,10 +49,12 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"fastnst: error: {message} (see {self.prog} --help)\n")
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds an argument for each field of `Options`. What is not given is absent from the parsed namespace."""
+def add_options(parser: argparse.ArgumentParser, *, leave_out: Collection[str] = ()) -> None:
+    """Adds an argument for each field of `Options` but those to `leave_out`. What is not given is absent from the
+    parsed namespace."""
     for option in fields(Options):
-        add_option(parser, option)
+        if option.name not in leave_out:
+            add_option(parser, option)
 
 
 def add_option(parser: argparse.ArgumentParser, option: "Field[Any]") -> None:
@@ -65,6 +67,23 @@ def add_option(parser: argparse.ArgumentParser, option: "Field[Any]") -> None:
         nargs="+" if facts["many"] else None,
         type=_parse_as(option),
         help=f"{facts['meaning']} (default: {describe_default(option)})",
+    )
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """Adds -o and --config."""
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="OUT",
+        required=True,
+        help="the result: .png, .jpg, .webp, .tif or .npy; - writes it to stdout",
+    )
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        default=argparse.SUPPRESS,
+        help="options from a TOML file, by the same names; those of the command go before them",
     )
 
 

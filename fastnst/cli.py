@@ -9,8 +9,16 @@ from collections.abc import Sequence
 from typing import Any, TextIO
 
 from fastnst import __version__
-from fastnst.arguments import Parser, add_option, add_options, add_output_arguments, describe_default, whole_number
-from fastnst.commands import batch, compare, completion, env, grid, plan, rerun, resume
+from fastnst.arguments import (
+    Parser,
+    add_option,
+    add_options,
+    add_output,
+    add_output_arguments,
+    describe_default,
+    whole_number,
+)
+from fastnst.commands import batch, compare, completion, env, grid, plan, rerun, resume, texture
 from fastnst.errors import FastnstError, FastnstWarning, Interrupted, OptionError
 
 __all__ = ["add_option", "build_parser", "describe_default", "main"]
@@ -54,7 +62,7 @@ def _check_alone(parsed: argparse.Namespace) -> None:
     """Raises OptionError where torchrun started several processes of a command that one does alone."""
     if int(os.environ.get("WORLD_SIZE") or 1) > 1 and "RANK" in os.environ and not getattr(parsed, "together", False):
         raise OptionError(
-            "several processes share the work of stylize and resume alone; start this one without torchrun"
+            "several processes share the work of stylize, texture and resume alone; start this one without torchrun"
         )
 
 
@@ -66,6 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"fastnst {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_stylize(commands)
+    texture.add_parser(commands)
     resume.add_parser(commands)
     batch.add_parser(commands)
     grid.add_parser(commands)
@@ -90,19 +99,7 @@ def _add_stylize(commands: Any) -> None:
     )
     parser.add_argument("content", metavar="CONTENT", help="the picture to render; - reads it from stdin")
     parser.add_argument("styles", metavar="STYLE", nargs="+", help="the picture or pictures whose style it gets")
-    parser.add_argument(
-        "-o",
-        "--output",
-        metavar="OUT",
-        required=True,
-        help="the result: .png, .jpg, .webp, .tif or .npy; - writes it to stdout",
-    )
-    parser.add_argument(
-        "--config",
-        metavar="FILE",
-        default=argparse.SUPPRESS,
-        help="options from a TOML file, by the same names; those of the command go before them",
-    )
+    add_output(parser)
     add_options(parser)
     add_output_arguments(parser)
     parser.set_defaults(run=_run_stylize, together=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from fastnst.callbacks import Frames, Movie, Preview, Ready, numbered_path
+from fastnst.canvas import Canvas
 from fastnst.errors import OptionError
 from fastnst.images import Source
 from fastnst.movie import check_movie
@@ -65,14 +66,24 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Job:
-    """One run: a content and styles, each a path or `-`, the given options, and the outputs."""
+    """One run: a content (or the size of an image without one) and styles, each a path or `-`, the given options, and
+    the outputs."""
 
-    content: str
+    content: str | Canvas
     styles: Sequence[str]
     options: Mapping[str, Any]
     outputs: Outputs
 
-    def sources(self) -> tuple[Source, list[Source], dict[str, Any]]:
+    @property
+    def title(self) -> str:
+        """What it makes, in a line."""
+        styles = ", ".join(Path(style).name for style in self.styles)
+        if isinstance(self.content, Canvas):
+            return f"a texture of {styles}"
+        name = Path(self.content).name
+        return f"{name} in the style of {styles}" if styles else f"{name} reconstructed"
+
+    def sources(self) -> tuple[Source | Canvas, list[Source], dict[str, Any]]:
         """Content, styles and options, with the stream for the one that is `-`.
 
         Raises OptionError where more than one is, or the standard input has no picture to give.

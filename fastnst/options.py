@@ -49,7 +49,7 @@ class Options:
     Raises OptionError where a value has a wrong type, is out of range, or contradicts another one.
     """
 
-    preset: str = _option("default", "starting values for the other options", choices=("default", "gatys"))
+    preset: str = _option("default", "starting values for the other options", choices=("default", "gatys", "texture"))
     size: int = _option(512, "long edge of the result, in pixels", metavar="PX", minimum=2, maximum=65_535)
     iterations: Iterations = _option(
         100,
@@ -200,11 +200,10 @@ class Options:
         return tuple(dict.fromkeys(name for name, _ in self.active_content_layers + self.active_style_layers))
 
 
-class OptionValues(TypedDict, total=False):
-    """The keyword arguments of `stylize` and `Stylizer`: the fields of `Options`, before they are normalised."""
+class UnsizedValues(TypedDict, total=False):
+    """The fields of `Options` but the size, before they are normalised."""
 
     preset: str
-    size: int
     iterations: int | Sequence[int]
     scales: int | str | Sequence[int] | None
     tile: int | str | None
@@ -238,6 +237,12 @@ class OptionValues(TypedDict, total=False):
     seed: int
 
 
+class OptionValues(UnsizedValues, total=False):
+    """The keyword arguments of `stylize` and `Stylizer`: the fields of `Options`, before they are normalised."""
+
+    size: int
+
+
 PRESETS: Mapping[str, OptionValues] = MappingProxyType(
     {
         "default": OptionValues(),
@@ -253,6 +258,7 @@ PRESETS: Mapping[str, OptionValues] = MappingProxyType(
             iterations=500,
             scales=None,
         ),
+        "texture": OptionValues(content_weight=0.0, init="noise", tv_weight=0.05),
     }
 )
 """What each preset sets; anything it leaves out keeps the default of `Options`."""

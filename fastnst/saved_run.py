@@ -81,7 +81,11 @@ def check_same_run(saved: Mapping[str, Any], present: Mapping[str, Any]) -> None
 
     Other versions of the packages, and another device, are a FastnstWarning: the run goes on, but not bit for bit.
     """
-    pairs = [("content image", saved["content"], present["content"]), ("weights", saved["weights"], present["weights"])]
+    pairs = [("weights", saved["weights"], present["weights"])]
+    if (saved["content"] is None) != (present["content"] is None):
+        raise CheckpointError("either the checkpoint or this run has no content picture; give what the run was made of")
+    if saved["content"] is not None:
+        pairs.append(("content image", saved["content"], present["content"]))
     if saved.get("init") is not None and present["init"] is not None:
         pairs.append(("init image", saved["init"], present["init"]))
     pairs += [("style image", one, other) for one, other in zip(saved["styles"], present["styles"], strict=False)]

@@ -17,6 +17,7 @@ from fastnst.architecture import pools_before
 from fastnst.averaging import MeanImage
 from fastnst.backbone import Backbone
 from fastnst.band_objective import BandObjective
+from fastnst.canvas import Canvas, opened, recorded_canvas
 from fastnst.descent import Descent
 from fastnst.errors import FastnstWarning, OptionError
 from fastnst.images import Picture, Source, check_fits, fitted_size, flattened, load_image, resize, resize_picture
@@ -57,7 +58,7 @@ def stylize(
     Args:
         content: a path, a PIL image, an array (H, W, 3) of uint8 or of floats in 0…1, or a tensor (3, H, W) or
             (1, 3, H, W) in 0…1.
-        style: the same, or a sequence of them.
+        style: the same, or a sequence of them, which may be empty where the style weight is 0.
         callback: called with an `Iterate` when losses have been read back; returning False (not None) stops the run
             there.
         callback_every: read them back at least after so many evaluations. On a CPU it is after each one anyway; on a
@@ -102,13 +103,14 @@ def resume(
     """
     saved = load_run(Path(path))
     options = dict(saved.parameters["options"])
+    canvas = recorded_canvas(saved.parameters)
     if options["init"] not in ("content", "noise"):
         options["init"] = _source_again(init, saved.sources["init"], "init")
     styles = [_source_again(None, source, "style") for source in saved.sources["styles"]] if style is None else style
     stylizer = Stylizer(styles, **options)
     return stylizer.resume(
         path,
-        _source_again(content, saved.sources["content"], "content"),
+        _source_again(content, saved.sources["content"], "content") if canvas is None else canvas,
         callback=callback,
         callback_every=callback_every,
         checkpoint_every=checkpoint_every,
@@ -155,14 +157,14 @@ class Stylizer:
 
     def __call__(
         self,
-        content: Source | Picture,
+        content: Source | Picture | Canvas,
         *,
         callback: Callback | None = None,
         callback_every: int | None = 1,
         checkpoint: str | os.PathLike[str] | None = None,
         checkpoint_every: float = 60.0,
     ) -> Result:
-        """Stylizes one image; see `stylize`."""
+        """Stylizes one image; see `stylize`. With a `Canvas` in place of a content it makes one of the styles alone."""
         watch = make_watch(callback, callback_every, checkpoint, checkpoint_every)
         with own_modes(self.runtime.device), float32_products(self.runtime.tf32), timed_algorithms():
             return self._stylize(content, watch)
@@ -170,7 +172,7 @@ class Stylizer:
     def resume(
         self,
         path: str | os.PathLike[str],
-        content: Source | Picture,
+        content: Source | Picture | Canvas,
         *,
         callback: Callback | None = None,
         callback_every: int | None = 1,
@@ -182,18 +184,19 @@ class Stylizer:
         with own_modes(self.runtime.device), float32_products(self.runtime.tf32), timed_algorithms():
             return self._stylize(content, watch, saved)
 
-    def _stylize(self, content: Source | Picture, watch: Watch, saved: SavedRun | None = None) -> Result:
-        picture = content if isinstance(content, Picture) else load_image(content, role="content")
-        scales = self.scales(picture)
+    def _stylize(self, source: Source | Picture | Canvas, watch: Watch, saved: SavedRun | None = None) -> Result:
+        content = opened(source)
+        scales = self.scales(content)
+        picture = content.picture if isinstance(content, Canvas) else content
         shared = {edge: self._bands(size) for edge, size in scales.items()}
         plans = {edge: self.plan(edge, bands.seen_size) for edge, bands in shared.items()}
         weights, backbone = self._loaded()
-        parameters = self._parameters(picture, scales, weights)
+        parameters = self._parameters(content, scales, weights)
         shown, styles = prepared(picture, self._styles, self.options.preserve_color)
         if saved is not None:
             check_same_run(saved.parameters, parameters)
         iterations = dict(zip(scales, scale_iterations(self.options.iterations, len(scales)), strict=True))
-        run = Run(parameters, self._sources(picture), watch, self.options, iterations, saved)
+        run = Run(parameters, self._sources(content), watch, self.options, iterations, saved)
         image = self._start(shown, next(iter(scales.values()))) if saved is None else saved.tensors["image"]
         before: tuple[Optimizer, Bands] | None = None
         for index, (edge, size) in enumerate(scales.items()):
@@ -299,17 +302,22 @@ class Stylizer:
             )
         return plan
 
-    def scales(self, content: Picture) -> dict[int, tuple[int, int]]:
+    def scales(self, content: Picture | Canvas) -> dict[int, tuple[int, int]]:
         """The run's scales in order: from the long edge in pixels to the (height, width) of the image.
 
-        Raises ImageError where the content or a style would be too small for the network at one of them.
+        Raises ImageError where the content or a style would be too small for the network at one of them, OptionError
+        where a `Canvas` is not what the options ask for.
         """
         options = self.options
+        role = "content"
+        if isinstance(content, Canvas):
+            _check_contentless(options)
+            role = "output"
         edges = scale_edges(options.scales, options.size, content.height, content.width)
         sizes = {edge: fitted_size(content.height, content.width, edge) for edge in edges}
         self._check_processes(sizes[edges[-1]][0])
         for edge, size in sizes.items():
-            check_fits(*size, self._smallest, role="content", scale=edge, layers=options.taps)
+            check_fits(*size, self._smallest, role=role, scale=edge, layers=options.taps)
             for style in self._styles:
                 check_fits(
                     *self._style_size(style, edge), self._smallest, role="style", scale=edge, layers=options.taps
@@ -368,22 +376,25 @@ class Stylizer:
     def _style_size(self, style: Picture, edge: int) -> tuple[int, int]:
         return fitted_size(style.height, style.width, max(1, round(edge * self.options.style_scale)))
 
-    def _sources(self, content: Picture) -> dict[str, Any]:
+    def _sources(self, content: Picture | Canvas) -> dict[str, Any]:
         """Where the pictures were read: absolute paths, or None for what was no file."""
         return {
-            "content": _absolute(content),
+            "content": None if isinstance(content, Canvas) else _absolute(content),
             "styles": [_absolute(style) for style in self._styles],
             "init": None if self._init is None else _absolute(self._init),
         }
 
-    def _parameters(self, content: Picture, scales: dict[int, tuple[int, int]], weights: Weights) -> dict[str, Any]:
+    def _parameters(
+        self, content: Picture | Canvas, scales: dict[int, tuple[int, int]], weights: Weights
+    ) -> dict[str, Any]:
         """How the image is made, as JSON can hold it."""
+        named = None if isinstance(content, Canvas) else {"name": content.name, "sha256": content.sha256}
         values = {option.name: getattr(self.options, option.name) for option in fields(Options)}
         values["init"] = self._starts_from if self._init is None else self._init.name
         values["content_layers"] = dict(self.options.content_layers)
         values["style_layers"] = dict(self.options.style_layers)
         return {
-            "content": {"name": content.name, "sha256": content.sha256},
+            "content": named,
             "styles": [
                 {"name": style.name, "sha256": style.sha256, "weight": share}
                 for style, share in zip(self._styles, self._shares, strict=True)
@@ -400,7 +411,7 @@ class Stylizer:
 
 def _load_styles(style: Styles, options: Options) -> list[Picture]:
     sources: list[Source] = list(style) if isinstance(style, list | tuple) else [style]  # type: ignore[list-item]
-    if not sources:
+    if not sources and options.style_weight > 0:
         raise OptionError("no style image given; give at least one")
     if options.style_weights is not None and len(options.style_weights) != len(sources):
         raise OptionError(
@@ -409,9 +420,21 @@ def _load_styles(style: Styles, options: Options) -> list[Picture]:
     return [flattened(load_image(source, role="style")) for source in sources]
 
 
+def _check_contentless(options: Options) -> None:
+    """Raises OptionError for options that need a content picture."""
+    if options.content_weight > 0:
+        raise OptionError(
+            f"content weight {options.content_weight:g} needs a content picture, and there is none; give one, or 0"
+        )
+    if options.init == "content":
+        raise OptionError("there is no content picture to start from; give noise or a picture as init")
+    if options.preserve_color != "none":
+        raise OptionError(f"preserve color {options.preserve_color} needs a content picture, and there is none")
+
+
 def _style_shares(weights: tuple[float, ...] | None, count: int) -> tuple[float, ...]:
     if weights is None:
-        return (1 / count,) * count
+        return (1 / max(count, 1),) * count
     # By the largest first: the sum of finite weights need not be finite.
     relative = [weight / max(weights) for weight in weights]
     return tuple(weight / sum(relative) for weight in relative)

@@ -40,6 +40,7 @@ def add_parser(commands: Any) -> None:
 def run(parsed: argparse.Namespace) -> int:
     from dataclasses import fields
 
+    from fastnst.canvas import Canvas, recorded_canvas
     from fastnst.commands.stylize import execute
     from fastnst.images import flattened, load_image
     from fastnst.job import Job, Outputs
@@ -50,14 +51,17 @@ def run(parsed: argparse.Namespace) -> int:
     options = _options(record, parsed)
     original = load_image(parsed.image, role="the")
     outputs = Outputs(**{one.name: getattr(parsed, one.name) for one in fields(Outputs) if one.name in parsed})
-    content = _place(parsed.content, record["content"], parsed.image, "content")
+    content: str | Canvas | None = recorded_canvas(record)
+    if content is None:
+        content = _place(parsed.content, record["content"], parsed.image, "content")
     given = parsed.styles or [None] * len(record["styles"])
     if len(given) != len(record["styles"]):
         raise OptionError(f"{len(given)} styles given, and it was made of {len(record['styles'])}; give all, in order")
     styles = [_place(path, style, parsed.image, "style") for path, style in zip(given, record["styles"], strict=True)]
     if options["init"] not in ("content", "noise"):
         options["init"] = _place(parsed.init, {"name": options["init"]}, parsed.image, "init")
-    _check_picture(load_image(content, role="content"), record["content"], "content", parsed.changed)
+    if isinstance(content, str):
+        _check_picture(load_image(content, role="content"), record["content"], "content", parsed.changed)
     for path, style in zip(styles, record["styles"], strict=True):
         _check_picture(flattened(load_image(path, role="style")), style, "style", parsed.changed)
     resolved = resolve_options(**options)
@@ -76,9 +80,10 @@ def run(parsed: argparse.Namespace) -> int:
 
 def _options(record: dict[str, Any], parsed: argparse.Namespace) -> dict[str, Any]:
     """The recorded options. Raises OptionError where the metadata have not all that is needed."""
-    needed = {"options": dict, "content": dict, "styles": list, "weights": dict}
+    needed = {"options": dict, "styles": list, "weights": dict}
     missing = [name for name, kind in needed.items() if not isinstance(record.get(name), kind)]
-    inputs = [record.get("content"), *(record.get("styles") or [])] if not missing else []
+    missing += [] if isinstance(record.get("content", 0), dict) or _has_canvas(record) else ["content"]
+    inputs = [] if missing else [*([] if record["content"] is None else [record["content"]]), *record["styles"]]
     if missing or not all(isinstance(one, dict) and isinstance(one.get("name"), str) for one in inputs):
         raise OptionError(f"{parsed.image!r} lacks {', '.join(missing) or 'its inputs'} in its metadata; make it anew")
     options = dict(record["options"])
@@ -87,6 +92,13 @@ def _options(record: dict[str, Any], parsed: argparse.Namespace) -> dict[str, An
     if parsed.device is not None:
         options["device"] = parsed.device
     return options
+
+
+def _has_canvas(record: dict[str, Any]) -> bool:
+    """Whether it says that there was no content, and how large the image is."""
+    sizes = record.get("sizes")
+    last = sizes[-1] if isinstance(sizes, list) and sizes else None
+    return record.get("content", 0) is None and isinstance(last, dict) and {"height", "width"} <= last.keys()
 
 
 def _place(given: str | None, recorded: dict[str, Any], image: str, role: str) -> str:

@@ -31,6 +31,7 @@ def add_parser(commands: Any) -> None:
 def run(parsed: argparse.Namespace) -> int:
     from dataclasses import fields
 
+    from fastnst.canvas import recorded_canvas
     from fastnst.commands.together import execute_together
     from fastnst.job import Job, Outputs
     from fastnst.saved_run import CheckpointError, load_run
@@ -45,8 +46,9 @@ def run(parsed: argparse.Namespace) -> int:
     options.update({name: getattr(parsed, name) for name in ("device", "tile", "max_memory") if name in parsed})
     outputs = {one.name: getattr(parsed, one.name) for one in fields(Outputs) if one.name in parsed}
     styles = parsed.styles or [_place(None, style, "--styles") for style in saved.sources["styles"]]
+    canvas = recorded_canvas(saved.parameters)
     job = Job(
-        _place(parsed.content, saved.sources["content"], "--content"),
+        _place(parsed.content, saved.sources["content"], "--content") if canvas is None else canvas,
         styles,
         options,
         Outputs(**{**outputs, "checkpoint": os.fspath(path)}),

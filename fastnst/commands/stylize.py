@@ -15,10 +15,10 @@ from typing import Any
 from tqdm import tqdm
 
 from fastnst.callbacks import Callback, chain
+from fastnst.canvas import opened
 from fastnst.cli import EXIT_INTERRUPTED
 from fastnst.config_file import read_config
 from fastnst.errors import FastnstError, FastnstWarning, Interrupted
-from fastnst.images import load_image
 from fastnst.job import Job, Outputs
 from fastnst.loss_plot import draw_losses
 from fastnst.options import Options
@@ -39,7 +39,12 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def make_job(parsed: argparse.Namespace) -> Job:
-    """The job of the parsed arguments; where they leave something open, that of the config file.
+    """The job of the parsed arguments. Raises OptionError as `settings_of` does."""
+    return Job(parsed.content, parsed.styles, *settings_of(parsed))
+
+
+def settings_of(parsed: argparse.Namespace) -> tuple[dict[str, Any], Outputs]:
+    """The options and outputs of the parsed arguments; what they leave open is that of the config file.
 
     Raises OptionError as `read_config` does.
     """
@@ -49,7 +54,7 @@ def make_job(parsed: argparse.Namespace) -> Job:
     if isinstance(options.get("scales"), list) and len(options["scales"]) == 1:
         options["scales"] = options["scales"][0]
     outputs = {one.name: settings[one.name] for one in fields(Outputs) if one.name in settings}
-    return Job(parsed.content, parsed.styles, options, Outputs(**outputs))
+    return options, Outputs(**outputs)
 
 
 def execute(job: Job, *callbacks: Callback, saved: Path | None = None, ranks: Ranks = ALONE) -> tuple[int, Result]:
@@ -64,7 +69,7 @@ def execute(job: Job, *callbacks: Callback, saved: Path | None = None, ranks: Ra
     watch = _Watch(outputs)
     with chain(watch, *outputs.callbacks(), *callbacks) as callback:
         try:
-            picture = load_image(content, role="content")
+            picture = opened(content)
             stylizer = Stylizer(styles, ranks=ranks, **options)
             check_output_path(outputs.target, list(stylizer.scales(picture).values())[-1], **outputs.form)
             # The others begin when all is well here.
@@ -183,9 +188,8 @@ def _draw(job: Job, result: Result) -> None:
     """The plot of the losses, if there is to be one; the image is saved already, so what fails is a warning."""
     if job.outputs.plot is None:
         return
-    note = f"{Path(job.content).name} in the style of {', '.join(Path(style).name for style in job.styles)}"
     try:
-        draw_losses(result.losses, Path(job.outputs.plot), result.parameters["options"], note=note)
+        draw_losses(result.losses, Path(job.outputs.plot), result.parameters["options"], note=job.title)
     except FastnstError as error:
         warnings.warn(str(error), FastnstWarning, stacklevel=2)
 

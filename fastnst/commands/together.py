@@ -7,10 +7,10 @@ import signal
 import warnings
 from pathlib import Path
 
+from fastnst.canvas import opened
 from fastnst.cli import EXIT_BAD_INPUT
 from fastnst.commands.stylize import callback_every, execute
 from fastnst.errors import FastnstWarning, OptionError
-from fastnst.images import load_image
 from fastnst.job import STANDARD, Job
 from fastnst.options import resolve_options
 from fastnst.ranks import Ranks, RanksError, are_launched, joined
@@ -44,7 +44,7 @@ def _follow(job: Job, ranks: Ranks, saved: Path | None) -> int:
     content, styles, options = job.sources()
     stylizer = Stylizer(styles, ranks=ranks, **options)
     stylizer.load(progress=False)
-    picture, every = load_image(content, role="content"), callback_every(outputs)
+    picture, every = opened(content), callback_every(outputs)
     seconds = outputs.checkpoint_every
     try:
         if saved is None:

@@ -1,0 +1,44 @@
+"""`fastnst texture`: an image of the styles alone, from noise."""
+
+import argparse
+from typing import Any
+
+# What is about the content, of which there is none, and the size, which is one of two sides.
+_LEFT_OUT = ("content_weight", "content_layers", "preserve_color", "size")
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the command to those of `fastnst`."""
+    from fastnst.arguments import add_options, add_output, add_output_arguments
+
+    parser = commands.add_parser(
+        "texture",
+        help="make a texture of a picture's style, from noise",
+        description="Makes an image of the style of STYLE alone, from noise (Gatys, Ecker and Bethge 2015), with "
+        "--preset texture where none is given. --style-layers says up to which size structures are taken over.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("styles", metavar="STYLE", nargs="+", help="the picture or pictures whose texture it gets")
+    add_output(parser)
+    parser.add_argument(
+        "--size",
+        dest="canvas",
+        metavar="WxH",
+        help="width and height of the result in pixels, or one number for a square (default: 512)",
+    )
+    add_options(parser, leave_out=_LEFT_OUT)
+    add_output_arguments(parser)
+    parser.set_defaults(run=run, together=True)
+
+
+def run(parsed: argparse.Namespace) -> int:
+    from fastnst.canvas import parse_canvas
+    from fastnst.commands.stylize import settings_of
+    from fastnst.commands.together import execute_together
+    from fastnst.job import Job
+    from fastnst.texture import texture_options
+
+    options, outputs = settings_of(parsed)
+    size = options.pop("size", 512)
+    canvas = parse_canvas(size if parsed.canvas is None else parsed.canvas)
+    return execute_together(Job(canvas, parsed.styles, texture_options(canvas, options), outputs))

@@ -1,0 +1,63 @@
+"""Texture synthesis: an image of the styles alone, from noise (Gatys, Ecker and Bethge 2015)."""
+
+import os
+from collections.abc import Mapping
+from typing import Any, Unpack
+
+from fastnst.canvas import Canvas, parse_canvas
+from fastnst.errors import OptionError
+from fastnst.options import UnsizedValues
+from fastnst.result import Result
+from fastnst.run import Callback
+from fastnst.stylizer import Styles, Stylizer
+
+
+def synthesize_texture(
+    style: Styles,
+    *,
+    size: int | str | tuple[int, int] = 512,
+    callback: Callback | None = None,
+    callback_every: int | None = 1,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: float = 60.0,
+    **options: Unpack[UnsizedValues],
+) -> Result:
+    """Makes an image whose Gram matrices are those of `style`: its texture, without the arrangement of the picture.
+
+    The objective is that of `stylize` without its content term, `total = β · style + γ · tv`, minimised from white
+    noise (Gatys, Ecker and Bethge: Texture Synthesis Using Convolutional Neural Networks, 2015). The style layers say
+    up to which size structures are taken over: `["conv1_1", "conv2_1"]` those of a few pixels.
+
+    Args:
+        style: a picture, or a sequence of them, as `stylize` takes them; `style_weights` are their shares.
+        size: of the result in pixels: (height, width), "512x384" (width by height), or one number for a square. The
+            style pictures are scaled to its long edge times `style_scale`.
+        callback, callback_every, checkpoint, checkpoint_every: as for `stylize`.
+        **options: the fields of `fastnst.Options` but the size; the preset is "texture" where none is given.
+            `padding="circular"` makes an image that tiles: its sides are then multiples of the pooling grid, 16
+            pixels with the layers' default.
+
+    Raises:
+        FastnstError: for input that cannot be used, before any long work; OptionError for a content weight, or other
+            options that need a content picture.
+        DivergedError: when the loss turns NaN or infinite; it carries the best image before that.
+    """
+    canvas = parse_canvas(size)
+    return Stylizer(style, **texture_options(canvas, options))(
+        canvas,
+        callback=callback,
+        callback_every=callback_every,
+        checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every,
+    )
+
+
+def texture_options(canvas: Canvas, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a run that makes a texture of the size of `canvas`, from those that are given.
+
+    Raises OptionError for a content weight.
+    """
+    weight = given.get("content_weight", 0)
+    if weight != 0:
+        raise OptionError(f"content weight {weight!r} was given for a texture, which has no content; leave it out")
+    return {"preset": "texture", "init": "noise", "size": canvas.long_edge, **given, "content_weight": 0.0}
