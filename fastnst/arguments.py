@@ -1,7 +1,7 @@
 """The arguments of the command: those of each option, from its one definition, and those that say where output goes."""
 
 import argparse
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import Field, dataclass, fields
 from typing import Any, NoReturn
 
@@ -102,6 +102,15 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
             type=whole_number if argument.kind is int else str,
             help=argument.meaning,
         )
+
+
+def given_options(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `settings`, as the command parsed them, that are fields of `Options`."""
+    options = {option.name: settings[option.name] for option in fields(Options) if option.name in settings}
+    # The command takes a list where the function takes a number too.
+    if isinstance(options.get("scales"), list) and len(options["scales"]) == 1:
+        options["scales"] = options["scales"][0]
+    return options
 
 
 def _parse_as(option: "Field[Any]") -> Callable[[str], Any]:

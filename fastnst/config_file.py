@@ -61,9 +61,11 @@ def _entries(name: str) -> dict[str, Any]:
     try:
         return tomllib.loads(data.decode())
     except UnicodeDecodeError:
-        raise OptionError(f"config {name!r} is not text in UTF-8; TOML is") from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise OptionError(f"config {name!r} is not TOML: {str(error) or 'it nests too deeply'}") from None
+        raise OptionError(f"config {name!r} is not text in UTF-8; save it as UTF-8") from None
+    except RecursionError:
+        raise OptionError(f"config {name!r} is not TOML that can be read: it nests too deeply") from None
+    except ValueError as error:  # TOMLDecodeError, and what Python says of a number of thousands of digits
+        raise OptionError(f"config {name!r} is not TOML: {error}; see toml.io for how it is written") from None
 
 
 def _check_outputs(found: dict[str, Any]) -> None:

@@ -39,6 +39,13 @@ class Look:
         return letters, self.gap if self.gap is not None else max(4, letters // 2)
 
 
+def check_look(look: Look, cell: int) -> None:
+    """Raises OptionError for a font that cannot be read, or cells whose long edge is less than 8 pixels."""
+    if cell < 8:
+        raise OptionError(f"cells of {cell} pixels are too small for a picture; give 8 or more")
+    _Pen(look.sized(cell)[0], look.font)
+
+
 def contact_sheet(
     cells: Sequence[Sequence[Tensor | None]],
     *,
@@ -65,13 +72,12 @@ def contact_sheet(
     columns = max((len(row) for row in cells), default=0)
     if not any(picture is not None for row in cells for picture in row):
         raise OptionError("a sheet without pictures was asked for; give at least one")
-    if cell < 8:
-        raise OptionError(f"cells of {cell} pixels are too small for a picture; give 8 or more")
+    look = look or Look()
+    check_look(look, cell)
     _check_count("row labels", row_labels, len(cells), "rows")
     _check_count("column labels", column_labels, columns, "columns")
     if captions and [len(row) for row in captions] != [len(row) for row in cells]:
         raise OptionError("the captions are not in rows as the cells are; give one for each cell, or none")
-    look = look or Look()
     letters, gap = look.sized(cell)
     pen = _Pen(letters, look.font)
     sizes = [_size_of(picture, cell) for row in cells for picture in row if picture is not None]

@@ -14,7 +14,7 @@ from fastnst.images import Source
 from fastnst.movie import check_movie
 from fastnst.output import Target, check_output_path
 from fastnst.roofline_plot import check_plot
-from fastnst.saved_run import check_place
+from fastnst.saved_run import check_checkpoint
 
 STANDARD = "-"
 """What stands for the standard input or output."""
@@ -115,7 +115,7 @@ class Job:
         written = (outputs.preview, outputs.plot, outputs.movie, outputs.checkpoint)
         targets = [Path(path) for path in written if path is not None]
         if outputs.checkpoint is not None:
-            check_place(Path(outputs.checkpoint))
+            check_checkpoint(Path(outputs.checkpoint))
         if outputs.preview is not None:
             check_output_path(outputs.preview)
         if outputs.plot is not None:

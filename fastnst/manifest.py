@@ -179,10 +179,13 @@ def _row(where: str, record: _Record, folder: Path) -> Row:
         raise ManifestError(f"{where}: style is {record.get('style')!r}; give the path of a picture, or several")
     if output is not None and (not isinstance(output, str) or not output):
         raise ManifestError(f"{where}: output is {output!r}; give a path, or leave it out")
+    for path in (content, *styles, output or ""):
+        if "\0" in path:
+            raise ManifestError(f"{where}: {path!r} is not a valid path; take the null character out of it")
     options = {name: value for name, value in record.items() if name not in _COLUMNS}
     for name, words in _WORDS.items():
         value = options.get(name, words[0])
-        if not isinstance(value, str):
+        if not isinstance(value, str) or "\0" in value:
             raise ManifestError(f"{where}: {name} is {value!r}; give a word or a path")
         if value not in words and (folder / value).is_file():
             options[name] = str(folder / value)

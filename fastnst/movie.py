@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fastnst.errors import ImageError, OptionError
 from fastnst.output import to_pil
+from fastnst.places import check_place
 from fastnst.resizing import fitted_size, resize
 
 SUFFIXES = (".mp4", ".gif", ".webp")
@@ -23,15 +24,12 @@ _HELD_SECONDS = 1.5  # the last frame, before a loop begins anew
 
 
 def check_movie(path: Path) -> None:
-    """Raises OptionError where a movie could not be written to `path`: its name, its folder, a missing package."""
+    """Raises OptionError for a name that is no movie's or a missing package, ImageError as `check_place` does."""
     if path.suffix.lower() not in SUFFIXES:
         raise OptionError(f"{path} is not a movie's name; end it in {', '.join(SUFFIXES)}")
     if path.suffix.lower() == ".mp4" and importlib.util.find_spec("av") is None:
         raise OptionError('an mp4 needs PyAV; install it with pip install "fastnst[movie]", or choose .gif or .webp')
-    if not path.parent.is_dir():
-        raise OptionError(f"the folder {path.parent} does not exist; create it first")
-    if path.is_dir():
-        raise OptionError(f"{path} is a directory; give a file name")
+    check_place(str(path), "movie")
 
 
 class MovieWriter:
@@ -47,7 +45,8 @@ class MovieWriter:
         frames_per_second: more than 0 and up to 100. The last frame stays for a second and a half.
         longest_side: in pixels.
 
-    Raises OptionError as `check_movie` does and for the numbers; ImageError where writing fails.
+    Raises OptionError and ImageError as `check_movie` does, OptionError for the numbers, ImageError where writing
+    fails.
     """
 
     def __init__(

@@ -17,6 +17,10 @@ Scales = int | tuple[int, ...] | None
 Iterations = int | tuple[int, ...]
 
 
+# No option takes more; Python refuses to print a number of some thousand digits.
+_MOST_BITS = 128
+
+
 def _option(
     default: Any,
     meaning: str,
@@ -310,13 +314,20 @@ def _normal_form(name: str, value: Any, network: str) -> Any:
 
 def _number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise OptionError(f"{_spoken(name)} {value!r} is not a number")
-    return float(value)
+        raise OptionError(f"{_spoken(name)} {value!r} is not a number; write one as 0.5")
+    try:
+        return float(value)
+    except OverflowError:
+        raise OptionError(f"{_spoken(name)} is beyond what a float can hold; give an ordinary number") from None
 
 
 def _integer(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise OptionError(f"{_spoken(name)} {value!r} is not a whole number")
+        raise OptionError(f"{_spoken(name)} {value!r} is not a whole number; write one as 512")
+    if int(value).bit_length() > _MOST_BITS:
+        raise OptionError(
+            f"{_spoken(name)} has {int(value).bit_length()} bits and is too large; give {_MOST_BITS} at most"
+        )
     return int(value)
 
 

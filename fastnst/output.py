@@ -22,6 +22,7 @@ from fastnst.formats import Format, check_side, depth_of, format_of, is_stream
 from fastnst.icc import srgb_profile
 from fastnst.metadata import exif_tags, png_text, read_parameters, to_json
 from fastnst.npy_files import write_npy
+from fastnst.places import check_place, real_target
 
 __all__ = ["Target", "check_output_path", "read_parameters", "save_image", "to_pil"]
 
@@ -45,7 +46,7 @@ def check_output_path(
     if size is not None:
         check_side(size, form, name)
     if not is_stream(path):
-        _check_place(name)
+        check_place(name)
 
 
 def _destination(path: Target, format: str | None) -> tuple[str, Format]:
@@ -56,30 +57,6 @@ def _destination(path: Target, format: str | None) -> tuple[str, Format]:
     if not is_stream(path):
         raise ImageError(f"output is of type {type(path).__name__}; give a path or a binary stream")
     return str(getattr(path, "name", "stream")), format_of("", format or "png")
-
-
-def _check_place(name: str) -> None:
-    if os.path.basename(name) in ("", "."):  # noqa: PTH119 - Path drops the slash at the end
-        raise ImageError(f"output {name!r} names a folder; give a file name, as in {str(Path(name))!r}")
-    target = _target(name)
-    folder = target.parent
-    try:
-        if not folder.is_dir():
-            problem = "is not a folder" if folder.exists() else "does not exist"
-            raise ImageError(f"output {name!r}: the folder {str(folder)!r} {problem}; create it or choose another")
-        if target.is_dir():
-            raise ImageError(f"output {name!r} is a directory; give a file name in it, as in {name + '/out.png'!r}")
-        if target.is_symlink():  # realpath stops only at a link that it cannot resolve
-            raise ImageError(f"output {name!r} is a symbolic link that leads to itself; choose another name")
-        exists = target.exists()
-        if exists and not target.is_file():
-            raise ImageError(f"output {name!r} is not a regular file; choose another name")
-    except OSError as error:
-        raise ImageError(f"output {name!r} is not possible ({error.strerror}); choose another name") from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ImageError(f"output {name!r}: the folder {str(folder)!r} is not writable; choose another")
-    if exists and not os.access(target, os.W_OK):
-        raise ImageError(f"output {name!r} is write-protected; choose another name or change its permissions")
 
 
 def save_image(
@@ -115,7 +92,7 @@ def save_image(
     name, form = _destination(path, format)
     depth = depth_of(form, bit_depth)
     if not is_stream(path):
-        _check_place(name)
+        check_place(name)
     layers = _layers(rgb, alpha)
     height, width = layers[0].shape[1:]
     check_side((height, width), form, name)
@@ -124,7 +101,7 @@ def save_image(
     try:
         _encode(encoded, layers, form, depth, parameters)
         if isinstance(path, str | os.PathLike):
-            with _replacing(_target(name)) as file:
+            with _replacing(real_target(name)) as file:
                 file.write(encoded.getbuffer())
         else:
             path.write(encoded.getbuffer())
@@ -196,14 +173,6 @@ def _samples(layers: list[torch.Tensor], depth: int) -> npt.NDArray[Any]:
             band = band.mul_(2**depth - 1).round_()
         samples[top : top + _BAND] = band.permute(1, 2, 0).cpu().numpy()
     return samples
-
-
-def _target(name: str) -> Path:
-    """The file to replace: where `name` leads through symbolic links."""
-    try:
-        return Path(os.path.realpath(name))
-    except ValueError as error:
-        raise ImageError(f"output {name!r} is not a valid path ({error}); choose another name") from error
 
 
 def _write_problem(error: Exception) -> str:

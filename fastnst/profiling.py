@@ -39,6 +39,7 @@ from torch import Tensor
 from fastnst.errors import FastnstError, OptionError
 from fastnst.measure import Call, Timing, copy_bandwidth, interleaved, product_rate, synchronise
 from fastnst.memory import peak_extra_bytes, quieten_profiler
+from fastnst.places import check_place
 from fastnst.runtime import Runtime, float32_products
 from fastnst.verification import STYLE_LAYERS, worst
 
@@ -355,11 +356,10 @@ def trace(size: int, runtime: Runtime, path: Path) -> None:
 
 
 def check_trace(path: Path) -> None:
-    """Raises OptionError where `path` cannot be a trace's."""
+    """Raises OptionError where `path` is no trace's, ImageError as `check_place` does."""
     if path.suffix != ".json":
         raise OptionError(f"{path} is not a trace's name; end it in .json")
-    if not path.parent.is_dir():
-        raise OptionError(f"the folder {path.parent} does not exist; create it first")
+    check_place(str(path), "trace")
 
 
 def precisions(precision: str, device: torch.device) -> Sequence[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fastnst.errors import OptionError
+from fastnst.places import check_place
 
 FORMATS = (".png", ".svg", ".pdf")
 # Colours that are told apart with any colour vision (Okabe and Ito), and in grey by the marks beside them.
@@ -37,13 +38,12 @@ class Panel:
 
 
 def check_plot(path: Path) -> None:
-    """Raises OptionError where matplotlib is missing, or `path` cannot be a plot's."""
+    """Raises OptionError where matplotlib is missing or `path` is no plot's, ImageError as `check_place` does."""
     if importlib.util.find_spec("matplotlib") is None:
         raise OptionError('--plot needs matplotlib; install it with pip install "fastnst[plot]"')
     if path.suffix.lower() not in FORMATS:
         raise OptionError(f"{path} is not a plot's name; end it in {', '.join(FORMATS)}")
-    if not path.parent.is_dir():
-        raise OptionError(f"the folder {path.parent} does not exist; create it first")
+    check_place(str(path), "plot")
 
 
 def draw(panels: Sequence[Panel], path: Path, note: str) -> None:

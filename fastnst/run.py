@@ -20,7 +20,7 @@ from fastnst.picture import Picture
 from fastnst.preserve_color import finished
 from fastnst.result import DivergedError, Iterate, LossRecord, Result
 from fastnst.row_bands import Bands
-from fastnst.saved_run import OPTIMIZER, CheckpointError, SavedRun, check_place, save_run
+from fastnst.saved_run import OPTIMIZER, CheckpointError, SavedRun, check_checkpoint, save_run
 
 Callback = Callable[[Iterate], bool | None]
 
@@ -59,7 +59,7 @@ def make_watch(
     if checkpoint is None:
         return Watch(callback, callback_every)
     path = Path(checkpoint)
-    check_place(path)
+    check_checkpoint(path)
     return Watch(callback, callback_every, path, checkpoint_every)
 
 

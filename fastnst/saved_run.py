@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import secrets
 import warnings
 from collections.abc import Mapping
@@ -15,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fastnst.errors import FastnstError, FastnstWarning
+from fastnst.errors import FastnstError, FastnstWarning, ImageError
+from fastnst.places import check_place
 from fastnst.result import LossRecord
 
 FORMAT = 1
@@ -66,22 +66,20 @@ class SavedRun:
         return {**self.optimizer, **tensors}
 
 
-def check_place(path: Path) -> None:
+def check_checkpoint(path: Path) -> None:
     """Raises CheckpointError where no checkpoint can be written to `path`."""
-    if path.is_dir():
-        raise CheckpointError(f"checkpoint {path} is a folder; give a file")
-    if not path.parent.is_dir():
-        raise CheckpointError(f"checkpoint {path}: the folder {path.parent} does not exist; make it first")
-    if not os.access(path.parent, os.W_OK):
-        raise CheckpointError(f"checkpoint {path}: the folder {path.parent} cannot be written to")
+    try:
+        check_place(str(path), "checkpoint")
+    except ImageError as error:
+        raise CheckpointError(str(error)) from None
 
 
-def check_same_run(saved: Mapping[str, Any], present: Mapping[str, Any]) -> None:
-    """Raises CheckpointError where a run of the `present` parameters is not the `saved` one, with what differs.
+def check_same_inputs(saved: Mapping[str, Any], present: Mapping[str, Any]) -> None:
+    """Raises CheckpointError where pictures, options or sizes of a run are not those of the `saved` one.
 
-    Other versions of the packages, and another device, are a FastnstWarning: the run goes on, but not bit for bit.
+    Both are parameters as a `Result` has them; of `present` those that are known before the network is loaded will do.
     """
-    pairs = [("weights", saved["weights"], present["weights"])]
+    pairs = []
     if (saved["content"] is None) != (present["content"] is None):
         raise CheckpointError("either the checkpoint or this run has no content picture; give what the run was made of")
     if saved["content"] is not None:
@@ -90,16 +88,29 @@ def check_same_run(saved: Mapping[str, Any], present: Mapping[str, Any]) -> None
         pairs.append(("init image", saved["init"], present["init"]))
     pairs += [("style image", one, other) for one, other in zip(saved["styles"], present["styles"], strict=False)]
     if len(saved["styles"]) != len(present["styles"]):
-        raise CheckpointError(f"the checkpoint has {len(saved['styles'])} style images, not {len(present['styles'])}")
+        raise CheckpointError(
+            f"the checkpoint has {len(saved['styles'])} style images, not {len(present['styles'])}; give those, in "
+            "order"
+        )
     for what, one, other in pairs:
-        if one["sha256"] != other["sha256"]:
-            name = other.get("name", other.get("source"))
-            raise CheckpointError(f"the {what} {name} is not the one of the checkpoint; give that, or begin anew")
+        _check_same(what, one, other)
     for name, value in saved["options"].items():
         if name not in _FREE and json.dumps(value) != json.dumps(present["options"][name]):
-            raise CheckpointError(f"the checkpoint's {name} is {value}, not {present['options'][name]}")
+            raise CheckpointError(
+                f"the checkpoint's {name} is {value}, not {present['options'][name]}; leave it as it was, or begin anew"
+            )
     if saved["sizes"] != present["sizes"]:
-        raise CheckpointError(f"the checkpoint's sizes are {saved['sizes']}, not {present['sizes']}")
+        raise CheckpointError(
+            f"the checkpoint's sizes are {saved['sizes']}, not {present['sizes']}; leave them, or begin anew"
+        )
+
+
+def check_same_network(saved: Mapping[str, Any], present: Mapping[str, Any]) -> None:
+    """Raises CheckpointError where the weights of a run are not those of the `saved` one.
+
+    Other versions of the packages, and another device, are a FastnstWarning: the run goes on, but not bit for bit.
+    """
+    _check_same("weights", saved["weights"], present["weights"])
     for what in ("device", "precision", "versions"):
         if saved[what] != present[what]:
             warnings.warn(
@@ -108,6 +119,12 @@ def check_same_run(saved: Mapping[str, Any], present: Mapping[str, Any]) -> None
                 FastnstWarning,
                 stacklevel=2,
             )
+
+
+def _check_same(what: str, saved: Mapping[str, Any], present: Mapping[str, Any]) -> None:
+    if saved["sha256"] != present["sha256"]:
+        name = present.get("name", present.get("source"))
+        raise CheckpointError(f"the {what} {name} is not the one of the checkpoint; give that, or begin anew")
 
 
 def save_run(path: Path, run: SavedRun) -> None:
@@ -143,11 +160,14 @@ def load_run(path: Path) -> SavedRun:
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         if not path.exists():
-            raise CheckpointError(f"checkpoint {path} does not exist") from None
-        raise CheckpointError(f"checkpoint {path} cannot be read, or is damaged or cut short: {error}") from error
+            raise CheckpointError(f"checkpoint {path} does not exist; check the path") from None
+        raise CheckpointError(
+            f"checkpoint {path} cannot be read, or is damaged or cut short ({error}); give the file that --checkpoint "
+            "wrote, or begin anew"
+        ) from error
     text = metadata.get("run", "")
     if _fingerprint(text, tensors) != metadata.get("sha256"):
-        raise CheckpointError(f"checkpoint {path} is damaged: its contents are not those that were written")
+        raise CheckpointError(f"checkpoint {path} is damaged: its contents are not those that were written; begin anew")
     facts = json.loads(text)
     facts["losses"] = tuple(LossRecord(**record) for record in facts["losses"])
     return SavedRun(**facts, tensors=tensors)

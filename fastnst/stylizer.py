@@ -33,7 +33,7 @@ from fastnst.result import Result
 from fastnst.row_bands import Bands, make_bands, most_bands
 from fastnst.run import Callback, Run, Scale, Watch, make_watch
 from fastnst.runtime import float32_products, own_modes, resolve_runtime, timed_algorithms, versions
-from fastnst.saved_run import CheckpointError, SavedRun, check_same_run, load_run
+from fastnst.saved_run import CheckpointError, SavedRun, check_same_inputs, check_same_network, load_run
 from fastnst.tile_grid import reach_of
 from fastnst.tile_halving import FittingObjective
 from fastnst.tile_options import in_words
@@ -187,6 +187,8 @@ class Stylizer:
     def _stylize(self, source: Source | Picture | Canvas, watch: Watch, saved: SavedRun | None = None) -> Result:
         content = opened(source)
         scales = self.scales(content)
+        if saved is not None:
+            check_same_inputs(saved.parameters, self._inputs(content, scales))
         picture = content.picture if isinstance(content, Canvas) else content
         shared = {edge: self._bands(size) for edge, size in scales.items()}
         plans = {edge: self.plan(edge, bands.seen_size) for edge, bands in shared.items()}
@@ -194,7 +196,7 @@ class Stylizer:
         parameters = self._parameters(content, scales, weights)
         shown, styles = prepared(picture, self._styles, self.options.preserve_color)
         if saved is not None:
-            check_same_run(saved.parameters, parameters)
+            check_same_network(saved.parameters, parameters)
         iterations = dict(zip(scales, scale_iterations(self.options.iterations, len(scales)), strict=True))
         run = Run(parameters, self._sources(content), watch, self.options, iterations, saved)
         image = self._start(shown, next(iter(scales.values()))) if saved is None else saved.tensors["image"]
@@ -281,9 +283,20 @@ class Stylizer:
 
         Raises OptionError where nothing that was asked for fits into `max_memory`.
         """
+        plan = self._planned(edge, size)
+        if not plan.fits and plan.limit_bytes is not None:
+            warnings.warn(
+                f"{plan.width}×{plan.height} pixels need about {in_words(plan.peak_bytes)} of memory, and "
+                f"{in_words(plan.limit_bytes)} are free; lower --size, or take --optimizer adam",
+                FastnstWarning,
+                stacklevel=2,
+            )
+        return plan
+
+    def _planned(self, edge: int, size: tuple[int, int]) -> Plan:
         options = self.options
         styles = [self._style_size(style, edge) for style in self._styles]
-        plan = plan_run(
+        return plan_run(
             options,
             self.runtime,
             size,
@@ -293,14 +306,18 @@ class Stylizer:
             network_is_loaded=self._network is not None,
             sharers=self._ranks.local_size if self.runtime.device.type == "cpu" else 1,
         )
-        if not plan.fits and plan.limit_bytes is not None:
-            warnings.warn(
-                f"{plan.width}×{plan.height} pixels need about {in_words(plan.peak_bytes)} of memory, and "
-                f"{in_words(plan.limit_bytes)} are free; lower --size, or take --optimizer adam",
-                FastnstWarning,
-                stacklevel=2,
-            )
-        return plan
+
+    def check(self, content: Picture | Canvas, saved: SavedRun | None = None) -> dict[int, tuple[int, int]]:
+        """`scales`, where a call, or with `saved` going on with that, would refuse nothing before it loads the network.
+
+        Raises ImageError, OptionError and CheckpointError as the call would.
+        """
+        scales = self.scales(content)
+        if saved is not None:
+            check_same_inputs(saved.parameters, self._inputs(content, scales))
+        for edge, size in scales.items():
+            self._planned(edge, self._bands(size).seen_size)
+        return scales
 
     def scales(self, content: Picture | Canvas) -> dict[int, tuple[int, int]]:
         """The run's scales in order: from the long edge in pixels to the (height, width) of the image.
@@ -388,6 +405,16 @@ class Stylizer:
         self, content: Picture | Canvas, scales: dict[int, tuple[int, int]], weights: Weights
     ) -> dict[str, Any]:
         """How the image is made, as JSON can hold it."""
+        return {
+            **self._inputs(content, scales),
+            "weights": {"source": weights.source, "sha256": weights.sha256},
+            "device": str(self.runtime.device),
+            "precision": self.runtime.precision,
+            "versions": versions(),
+        }
+
+    def _inputs(self, content: Picture | Canvas, scales: dict[int, tuple[int, int]]) -> dict[str, Any]:
+        """What of that is known before the network is loaded."""
         named = None if isinstance(content, Canvas) else {"name": content.name, "sha256": content.sha256}
         values = {option.name: getattr(self.options, option.name) for option in fields(Options)}
         values["init"] = self._starts_from if self._init is None else self._init.name
@@ -401,11 +428,7 @@ class Stylizer:
             ],
             "init": None if self._init is None else {"name": self._init.name, "sha256": self._init.sha256},
             "sizes": [{"width": width, "height": height} for height, width in scales.values()],
-            "weights": {"source": weights.source, "sha256": weights.sha256},
-            "device": str(self.runtime.device),
-            "precision": self.runtime.precision,
             "options": values,
-            "versions": versions(),
         }
 
 

@@ -567,31 +567,6 @@ def test_ctrl_c_ends_it_cleanly_and_it_can_be_gone_on_with(folders: Path) -> Non
     assert names == ["a.png", "pairs.failures.jsonl", "pairs.jsonl"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "give either MANIFEST"),
-        (["pairs.csv", "--content", "a.png"], "give either MANIFEST"),
-        (["--content", "a.png", "--style", "x.png"], "are all needed"),
-        (["--content", "a.png", "-o", "out"], "are all needed"),
-        (["missing.csv"], "cannot be read"),
-        (["--content", "a.png", "--style", "x.png", "-o", "out", "--workers", "0"], "--workers 0 is too small"),
-        (["--content", "a.png", "--style", "x.png", "-o", "out", "--log", "a.png"], r"does not end in \.jsonl"),
-        (["--content", "a.png", "--style", "x.png", "-o", "out", "--log", "no/a.jsonl"], "cannot be written"),
-        (["--content", ".", "--style", "x.png", "-o", "."], "outputs would become inputs"),
-        (["pairs.jsonl", "-o", "out", "--log", "pairs.jsonl", "--weights", "random"], "is also the manifest"),
-    ],
-)
-def test_bad_usage_is_refused(
-    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("pairs.jsonl").write_text('{"content": "a.png", "style": "x.png"}')
-    random = [] if "--weights" in arguments else ["--weights", "random"]
-    with pytest.raises(fastnst.FastnstError, match=message):
-        command.run(parsed(*arguments, *random))
-
-
 def test_the_gpus_are_shared_out_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)

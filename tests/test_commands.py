@@ -107,37 +107,6 @@ def test_a_pipeline_of_processes(tmp_path: Path, pictures: tuple[str, str]) -> N
     assert b"saved the standard output (48" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["-", "-", "-o", "out.png"], "the standard input holds one picture, and - was given 2 times"),
-        (["{content}", "{style}", "-o", "-", "--json"], "--json prints on the standard output"),
-        (["{content}", "{style}", "-o", "-", "--save-every", "2"], "--save-every needs a name to number"),
-        (["-", "{style}", "-o", "out.png"], "is an empty file"),
-        (["{content}", "{style}", "-o", "out.jpg", "--bit-depth", "16"], "JPEG holds 8 bits per channel"),
-        (["{content}", "{style}", "-o", "out.png", "--plot", "loss.txt"], "not a plot's name"),
-        (["{content}", "{style}", "-o", "out.png", "--movie", "run.avi"], "not a movie's name"),
-        (["{content}", "{style}", "-o", "out.png", "--movie", "a.gif", "--movie-every", "0"], "--movie-every 0"),
-        (["{content}", "{style}", "-o", "out.png", "--plot", "out.png"], "out.png was given for two outputs"),
-        (["{content}", "{style}", "-o", "out.png", "--preview", "{content}"], "is also an input"),
-        (["{content}", "{style}", "-o", "out.png", "--config", "none.toml"], "config 'none.toml' cannot be read"),
-    ],
-)
-def test_refused_outputs(
-    arguments: list[str],
-    said: str,
-    tmp_path: Path,
-    pictures: tuple[str, str],
-    capsys: Any,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
-    places = {"content": pictures[0], "style": pictures[1]}
-    refused(capsys, said, "stylize", *(argument.format(**places) for argument in arguments), *FAST)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["content.png", "style.png"]
-
-
 def test_terminals_and_closed_streams(pictures: tuple[str, str], capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.TextIOWrapper):
         def isatty(self) -> bool:
@@ -259,7 +228,7 @@ def test_rerun_stops_where_an_interrupted_run_did(made: Path, tmp_path: Path, ca
 @pytest.mark.parametrize(
     ("record", "said"),
     [
-        ({}, "lacks options, content, styles, weights in its metadata"),
+        ({}, "lacks options, styles, weights, content in its metadata"),
         ({"options": {}, "content": {}, "styles": [], "weights": {}}, "lacks its inputs in its metadata"),
         ({"options": {}, "content": {"name": "a"}, "styles": [], "weights": {}}, "lacks the option init"),
         (

@@ -42,13 +42,6 @@ def pictures(tmp_path: Path) -> tuple[str, str]:
     return paths[0], paths[1]
 
 
-def refused(capsys: Any, said: str, *arguments: str) -> None:
-    assert cli.main(list(arguments)) == 1
-    printed = capsys.readouterr()
-    assert said in printed.err
-    assert len(printed.err.splitlines()) == 1
-
-
 @pytest.mark.parametrize(
     ("words", "settings", "labels"),
     [
@@ -149,25 +142,6 @@ def test_the_papers_grid(tmp_path: Path, pictures: tuple[str, str]) -> None:
         assert sheet.height > 5 * 18
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--down", "seed", "1", "--across", "seed", "2"], "seed is on both axes"),
-        (["--down", "seed"], "--down seed has 0 values"),
-        (["--down", "style_weight", "1", "-1"], "style weight -1.0 is too small"),
-        (["--down", "size", "24", "1"], "size 1 is too small"),
-        (["--down", "style_layers", "conv5_1"], "each side must be at least 16"),
-        (["--down", "seed", "1", "--cell", "3"], "cells of 3 pixels are too small"),
-    ],
-)
-def test_refused_grids(arguments: list[str], said: str, tmp_path: Path, pictures: tuple[str, str], capsys: Any) -> None:
-    out = tmp_path / "grid.png"
-    small = [*FAST[2:], "--size", "12"] if "conv5_1" in arguments else FAST
-    refused(capsys, said, "grid", *pictures, "-o", str(out), *arguments, *small, "--content-layers", "conv1_1")
-    refused(capsys, "is also an input", "grid", *pictures, "-o", pictures[0], *FAST)
-    assert not out.exists()
-
-
 def test_compare(tmp_path: Path, pictures: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
     for weight in ("1", "50"):
@@ -194,14 +168,6 @@ def test_compare(tmp_path: Path, pictures: tuple[str, str], monkeypatch: pytest.
     assert cli.main(["compare", *results, "-o", str(out), *labels]) == 0
     assert seen["captions"] == [["a", "b"]]
     assert seen["title"] == "two"
-
-
-def test_refused_comparisons(tmp_path: Path, pictures: tuple[str, str], capsys: Any) -> None:
-    out = str(tmp_path / "sheet.png")
-    refused(capsys, "is also an input", "compare", *pictures, "-o", pictures[1])
-    refused(capsys, "1 labels for 2 pictures", "compare", *pictures, "-o", out, "--labels", "a")
-    refused(capsys, "--columns 0 is too small", "compare", *pictures, "-o", out, "--columns", "0")
-    refused(capsys, "does not exist", "compare", pictures[0], "none.png", "-o", out)
 
 
 def test_a_sheet_on_stdout(pictures: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -193,31 +193,6 @@ def test_bad_options_get_one_line(arguments: list[str], message: str, capsys: py
     assert captured.out == ""
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--plot", "roofline.txt"], "roofline.txt is not a plot's name; end it in .png, .svg, .pdf"),
-        (["--plot", "none/roofline.png"], "the folder none does not exist; create it first"),
-        (["--trace", "trace.txt"], "trace.txt is not a trace's name; end it in .json"),
-        (["--trace", "none/trace.json"], "the folder none does not exist"),
-        (["--target", "sm_90", "--trace", "trace.json"], "--trace records what runs, and --target is a model"),
-        (["--target", "sm_1"], "target 'sm_1' is unknown; choose one of sm_80, sm_86"),
-        (["--target", "gfx1100", "--precision", "tf32"], "precision tf32 is not one of gfx1100's; use fp32"),
-        (["--target", "sm_90", "--size", "8"], "size 8 is out of range"),
-    ],
-)
-def test_bad_outputs_and_targets_get_one_line(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    if "--plot" in arguments:
-        pytest.importorskip("matplotlib")
-    assert main(["profile", "--device", "cpu", *arguments]) == 1
-    captured = capsys.readouterr()
-    assert captured.err.startswith(f"fastnst: error: {message}")
-    assert captured.err.count("\n") == 1
-    assert captured.out == ""
-
-
 def test_plot_without_matplotlib_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

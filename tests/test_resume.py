@@ -169,7 +169,10 @@ def test_a_damaged_checkpoint_is_refused_with_the_reason(pictures: tuple[Path, P
 
 
 def test_a_place_that_will_not_do_is_refused_before_the_run(pictures: tuple[Path, Path], tmp_path: Path) -> None:
-    for place, message in ((tmp_path, "is a folder"), (tmp_path / "missing" / "run.ckpt", "does not exist")):
+    for place, message in (
+        (tmp_path, "is a directory; give a file name"),
+        (tmp_path / "missing" / "run.ckpt", "does not exist"),
+    ):
         with pytest.raises(fastnst.CheckpointError, match=message):
             fastnst.stylize(*pictures, checkpoint=place, **SMALL)
     with pytest.raises(fastnst.OptionError, match="checkpoint_every -1 is not a number of seconds"):

@@ -9,12 +9,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from fastnst.errors import FastnstError, Interrupted, OptionError
-from fastnst.options import Options
+from fastnst.places import check_place
 
 if TYPE_CHECKING:
     from fastnst.batch import Pool
@@ -85,8 +85,9 @@ def run(parsed: argparse.Namespace) -> int:
     began = time.perf_counter()
     if parsed.workers is not None and parsed.workers < 1:
         raise OptionError(f"--workers {parsed.workers} is too small; it must be 1 or more")
+    _check_given(parsed)
+    log_path = _log_path(parsed)
     tasks = _tasks(parsed)
-    log_path = _log_path(parsed, tasks)
     lost = missing_inputs(tasks)
     left = grouped(task for task in tasks if task.number not in {outcome.task.number for outcome in lost})
     with _opened(log_path) as log, _Report(parsed, log, len(tasks)) as report, _stop_on_signal() as stop:
@@ -109,20 +110,23 @@ def run(parsed: argparse.Namespace) -> int:
     return EXIT_BAD_INPUT if failed else 0
 
 
-def _tasks(parsed: argparse.Namespace) -> "list[Task]":
-    from fastnst.batch_rows import make_tasks, pair_rows
-    from fastnst.manifest import read_manifest
-
-    given = {option.name: getattr(parsed, option.name) for option in fields(Options) if option.name in parsed}
-    if isinstance(given.get("scales"), list) and len(given["scales"]) == 1:
-        given["scales"] = given["scales"][0]
+def _check_given(parsed: argparse.Namespace) -> None:
+    """Raises OptionError where the rows are given neither as MANIFEST nor as pictures, or as both."""
     pairs = parsed.content is not None or parsed.style is not None
     if pairs == (parsed.manifest is not None):
         raise OptionError("give either MANIFEST (before the options that take several values) or --content and --style")
+    if pairs and (parsed.content is None or parsed.style is None or parsed.output is None):
+        raise OptionError("without MANIFEST, --content, --style and -o FOLDER are all needed")
+
+
+def _tasks(parsed: argparse.Namespace) -> "list[Task]":
+    from fastnst.arguments import given_options
+    from fastnst.batch_rows import make_tasks, pair_rows
+    from fastnst.manifest import read_manifest
+
+    given = given_options(vars(parsed))
     if parsed.manifest is not None:
         rows, root = read_manifest(parsed.manifest), str(Path(parsed.manifest).parent)
-    elif parsed.content is None or parsed.style is None or parsed.output is None:
-        raise OptionError("without MANIFEST, --content, --style and -o FOLDER are all needed")
     else:
         folder = os.path.realpath(parsed.output)
         for path in (*parsed.content, *parsed.style):
@@ -163,12 +167,17 @@ def _gpus(devices: set[str]) -> list[str]:
     return [name.strip() for name in names[: torch.cuda.device_count()]]
 
 
-def _log_path(parsed: argparse.Namespace, tasks: "Sequence[Task]") -> Path:
-    """Where failures are written. Raises OptionError for a name that is none of a log, or belongs to something else."""
+def _log_path(parsed: argparse.Namespace) -> Path:
+    """Where failures are written.
+
+    Raises OptionError for a name that is none of a log, or belongs to something else, ImageError as `check_place` does.
+    """
     if parsed.log is not None:
         path = Path(parsed.log)
         if path.suffix.lower() != ".jsonl":
             raise OptionError(f"--log {parsed.log} does not end in .jsonl; give the log such a name")
+        if parsed.output is None or not path.resolve().is_relative_to(Path(parsed.output).resolve()):
+            check_place(parsed.log, "log")
     elif parsed.output is not None:
         path = Path(parsed.output) / "failures.jsonl"
     else:

@@ -48,25 +48,24 @@ def add_parser(commands: Any) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     import sys
-    from dataclasses import fields
     from pathlib import Path
 
     from tqdm import tqdm
 
+    from fastnst.arguments import given_options
     from fastnst.axes import make_axis
-    from fastnst.contact_sheet import Look, contact_sheet
+    from fastnst.contact_sheet import Look, check_look, contact_sheet
     from fastnst.errors import OptionError
     from fastnst.images import load_image
     from fastnst.job import Job, Outputs
-    from fastnst.options import Options, resolve_options
+    from fastnst.options import resolve_options
     from fastnst.output import check_output_path
+    from fastnst.places import make_folder
     from fastnst.result import Result
     from fastnst.sheet_output import save_sheet
     from fastnst.stylizer import Stylizer
 
-    given = {option.name: getattr(parsed, option.name) for option in fields(Options) if option.name in parsed}
-    if isinstance(given.get("scales"), list) and len(given["scales"]) == 1:
-        given["scales"] = given["scales"][0]
+    given = given_options(vars(parsed))
     if parsed.down is None and parsed.across is None:
         given = {"preset": "gatys", **given}
     down = make_axis(parsed.down or ([] if parsed.across else _DOWN), "--down")
@@ -77,15 +76,20 @@ def run(parsed: argparse.Namespace) -> int:
     cells = [[{**given, **row, **column} for column in across.settings] for row in down.settings]
     resolved = [[resolve_options(**cell) for cell in row] for row in cells]
     names = [[_file_name(index, place, down, across) for place in range(len(row))] for index, row in enumerate(cells)]
-    if parsed.keep is not None:
-        Path(parsed.keep).mkdir(parents=True, exist_ok=True)
-        for row_of_names in names:
-            for name in row_of_names:
-                check_output_path(Path(parsed.keep) / name)
+    side = (
+        parsed.cell if parsed.cell is not None else min(384, max(options.size for row in resolved for options in row))
+    )
+    look = Look(font=parsed.font)
+    check_look(look, side)
     content = load_image(parsed.content, role="content")
     for row in cells:
         for cell in row:
-            Stylizer(parsed.styles, **cell).scales(content)
+            Stylizer(parsed.styles, **cell).check(content)
+    if parsed.keep is not None:
+        make_folder(parsed.keep)
+        for row_of_names in names:
+            for name in row_of_names:
+                check_output_path(Path(parsed.keep) / name)
     results: list[list[Result]] = []
     hidden = True if parsed.quiet else None
     with tqdm(total=sum(map(len, cells)), unit="picture", disable=hidden, file=sys.stderr) as bar:
@@ -97,14 +101,13 @@ def run(parsed: argparse.Namespace) -> int:
                 if parsed.keep is not None:
                     results[-1][-1].save(Path(parsed.keep) / name)
                 bar.update()
-    sizes = [options.size for row in resolved for options in row]
     sheet = contact_sheet(
         [[result.tensor for result in row] for row in results],
-        cell=parsed.cell if parsed.cell is not None else min(384, max(sizes)),
+        cell=side,
         row_labels=down.labels,
         column_labels=across.labels if parsed.down or parsed.across else _RATIOS,
         title=parsed.title,
-        look=Look(font=parsed.font),
+        look=look,
     )
     made = {
         "down": down.as_dict(),

@@ -2,10 +2,7 @@
 
 import argparse
 import json
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
-
-from fastnst.options import Options
 
 if TYPE_CHECKING:
     from fastnst.planner import Plan
@@ -29,7 +26,9 @@ def add_parser(commands: Any) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    from fastnst.images import fitted_size, load_image
+    from fastnst.architecture import pools_before
+    from fastnst.arguments import given_options
+    from fastnst.images import check_fits, fitted_size, load_image
     from fastnst.measure import device_name
     from fastnst.options import resolve_options
     from fastnst.plan_time import measure_rate
@@ -37,15 +36,17 @@ def run(parsed: argparse.Namespace) -> int:
     from fastnst.pyramid import scale_edges, scale_iterations
     from fastnst.runtime import resolve_runtime
 
-    given = {option.name: getattr(parsed, option.name) for option in fields(Options) if option.name in parsed}
-    if isinstance(given.get("scales"), list) and len(given["scales"]) == 1:
-        given["scales"] = given["scales"][0]
-    options = resolve_options(**given)
+    options = resolve_options(**given_options(vars(parsed)))
     runtime = resolve_runtime(options)
     picture = load_image(parsed.content, role="content")
+    edges = scale_edges(options.scales, options.size, picture.height, picture.width)
+    smallest = 2 ** pools_before(options.network, options.taps)
+    for edge in edges:
+        size = fitted_size(picture.height, picture.width, edge)
+        check_fits(*size, smallest, role="content", scale=edge, layers=options.taps)
     rate = measure_rate(runtime)
     plans = []
-    for edge in scale_edges(options.scales, options.size, picture.height, picture.width):
+    for edge in edges:
         size = fitted_size(picture.height, picture.width, edge)
         style = fitted_size(picture.height, picture.width, max(1, round(edge * options.style_scale)))
         plans.append(

@@ -14,6 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from fastnst.arguments import given_options
 from fastnst.callbacks import Callback, chain
 from fastnst.canvas import opened
 from fastnst.cli import EXIT_INTERRUPTED
@@ -21,11 +22,11 @@ from fastnst.config_file import read_config
 from fastnst.errors import FastnstError, FastnstWarning, Interrupted
 from fastnst.job import Job, Outputs
 from fastnst.loss_plot import draw_losses
-from fastnst.options import Options
 from fastnst.output import check_output_path
 from fastnst.ranks import ALONE, Ranks
 from fastnst.result import DivergedError, Iterate, Result
 from fastnst.runtime import is_out_of_memory
+from fastnst.saved_run import load_run
 from fastnst.stylizer import Stylizer
 
 # SIGHUP, where there is one, comes when the terminal goes away.
@@ -49,12 +50,8 @@ def settings_of(parsed: argparse.Namespace) -> tuple[dict[str, Any], Outputs]:
     Raises OptionError as `read_config` does.
     """
     settings = {**(read_config(parsed.config) if "config" in parsed else {}), **vars(parsed)}
-    options = {option.name: settings[option.name] for option in fields(Options) if option.name in settings}
-    # The command takes a list where the function takes a number too.
-    if isinstance(options.get("scales"), list) and len(options["scales"]) == 1:
-        options["scales"] = options["scales"][0]
     outputs = {one.name: settings[one.name] for one in fields(Outputs) if one.name in settings}
-    return options, Outputs(**outputs)
+    return given_options(settings), Outputs(**outputs)
 
 
 def execute(job: Job, *callbacks: Callback, saved: Path | None = None, ranks: Ranks = ALONE) -> tuple[int, Result]:
@@ -71,7 +68,8 @@ def execute(job: Job, *callbacks: Callback, saved: Path | None = None, ranks: Ra
         try:
             picture = opened(content)
             stylizer = Stylizer(styles, ranks=ranks, **options)
-            check_output_path(outputs.target, list(stylizer.scales(picture).values())[-1], **outputs.form)
+            sizes = stylizer.check(picture, load_run(saved) if saved is not None else None)
+            check_output_path(outputs.target, list(sizes.values())[-1], **outputs.form)
             # The others begin when all is well here.
             ranks.wait()
             stylizer.load(progress=not outputs.quiet)

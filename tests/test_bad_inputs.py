@@ -1,0 +1,544 @@
+"""Bad input of every kind to every command: the exit code and the one line that says what is wrong, before any work."""
+
+import io
+import pickle
+import shlex
+import struct
+import sys
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from fastnst import cli, networks
+from fastnst.images import load_image
+from fastnst.output import read_parameters, save_image
+
+BAD_INPUT = 1
+BAD_USAGE = 2
+
+STYLIZE = "stylize content.png style.png -o out.png "
+SMALL = "--size 32 --iterations 2 --scales none --weights random --style-layers conv1_1 --content-layers conv1_1"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A command line, run in the folder of `inputs`, and what it says. `stdin` is what is piped in."""
+
+    line: str
+    said: str
+    code: int = BAD_INPUT
+    stdin: bytes | None = b""
+
+
+def stylize(options: str, said: str, code: int = BAD_INPUT) -> Case:
+    return Case(STYLIZE + options, said, code)
+
+
+def content(path: str, said: str) -> Case:
+    return Case(f"stylize {path} style.png -o out.png", said)
+
+
+def output(words: str, said: str) -> Case:
+    return Case(f"stylize content.png style.png {words}", said)
+
+
+def config(name: str, said: str) -> Case:
+    return stylize(f"--config configs/{name}.toml", said)
+
+
+def weights(words: str, said: str) -> Case:
+    return stylize(f"--size 32 --weights {words}", said)
+
+
+def batch(name: str, said: str) -> Case:
+    return Case(f"batch manifests/{name} --weights random", said)
+
+
+CASES = {
+    # Pictures.
+    "content is missing": content("missing.png", "content image 'missing.png' does not exist; check the path"),
+    "content has no name": content("''", "content image '' does not exist"),
+    "content is a folder": content("folder", "content image 'folder' is a directory; give an image file"),
+    "content is a device": content("/dev/null", "is not a regular file"),
+    "content is text": content("notes.txt", "is not an image of a known format, or its header is damaged; give a PNG"),
+    "content is empty": content("empty.png", "is an empty file; give a PNG"),
+    "content is cut short": content("cut.png", "is damaged or truncated"),
+    "content is cut short, jpeg": content("cut.jpg", "is damaged or truncated"),
+    "content is a bomb": content("bomb.png", "60000×60000 = 3600000000 pixels, more than the limit of 200000000"),
+    "content is one pixel": content("pixel.png", "is 1×1 pixels; it must be at least 2×2"),
+    "content is transparent": Case(
+        "stylize content.png clear.png -o out.png", "is transparent everywhere and shows no"
+    ),
+    "content has a long name": content("a" * 300 + ".png", "could not be opened (File name too long)"),
+    "content is an address": content(
+        "https://example.org/a.png", "is a URL; fastnst does not download images: save it and give the file's path"
+    ),
+    "content is an svg": content("drawing.svg", "is not an image of a known format"),
+    "content is a pdf": content("paper.pdf", "is not an image of a known format"),
+    "array of NaN": content("nan.npy", "has NaN or infinite values; every value must be in 0…1"),
+    "array of 0 to 255": content("large.npy", "they must be in 0…1: divide them by 255"),
+    "array of objects": content("objects.npy", "has dtype object; give uint8, uint16, or float in 0…1"),
+    "array of the wrong shape": content("line.npy", "has shape (7,); give (H, W), (H, W, 3) or (H, W, 4)"),
+    "array cut short": content("cut.npy", "is damaged or truncated"),
+    "style is missing": Case("stylize content.png missing.png -o out.png", "style image 'missing.png' does not exist"),
+    "second style is text": Case(
+        "stylize content.png style.png notes.txt -o out.png", "style image 'notes.txt' is not"
+    ),
+    "init is missing": stylize("--init missing.png", "init image 'missing.png' does not exist"),
+    "init is text": stylize("--init notes.txt", "init image 'notes.txt' is not an image"),
+    # Options.
+    "size of a word": stylize("--size big", "argument --size: 'big' is not a whole number; write 512", BAD_USAGE),
+    "size 0": stylize("--size 0", "size 0 is too small; it must be 2 or more"),
+    "size beyond all bounds": stylize("--size 1000000", "size 1000000 is too large; it must be 65535 or less"),
+    "size beyond floats": stylize(f"--size 1{'0' * 400}", "size has 1329 bits and is too large; give 128 at most"),
+    "size beyond int": stylize(f"--size {'9' * 5000}", "is not a whole number", BAD_USAGE),
+    "size below the pools": stylize("--size 12", "each side must be at least 16"),
+    "no iterations": stylize("--iterations 0", "iterations 0 is too small; it must be 1 or more"),
+    "more counts than scales": stylize("--scales 2 --iterations 1 2 3", "3 counts of iterations for 2 scales"),
+    "scales that shrink": stylize("--scales 64 32", "scales (64, 32) do not grow"),
+    "negative scale": stylize("--scales -5 48", "are too small; give at least one, each 2 pixels or more"),
+    "last scale is not the size": stylize("--scales 64 128 --size 256", "the last scale, 128, is not the size, 256"),
+    "thirteen scales": stylize("--scales 13", "13 scales were asked for; give 1 to 12 scales"),
+    "scale of a word": stylize("--scales coarse", "'coarse' is not a scale; write none, a number of", BAD_USAGE),
+    "tile of a word": stylize("--tile small", "tile 'small' is neither auto, nor none, nor a number of pixels"),
+    "tile 0": stylize("--tile 0", "tile 0 is too small; give a number of pixels, 1 or more, auto or none"),
+    "memory without a unit": stylize("--max-memory 8", "is less than a megabyte; write its unit, as in 8GB"),
+    "memory of a word": stylize("--max-memory lots", "is not an amount of memory; write 8GB, 512MB or 6GiB"),
+    "memory beyond floats": stylize(f"--max-memory 1{'0' * 400}GB", "max memory is more than any machine has"),
+    "memory that is too little": stylize("--max-memory 1MB", "and 1 MB are allowed; raise --max-memory, lower --size"),
+    "no seconds": stylize("--seconds 0", "seconds 0.0 is too small; it must be more than 0"),
+    "endless": stylize("--seconds inf", "seconds inf is not finite; give an ordinary number"),
+    "tolerance above 1": stylize("--tolerance 2", "tolerance 2.0 is too large; it must be 1 or less"),
+    "unknown optimiser": stylize("--optimizer sgd", "invalid choice: 'sgd'", BAD_USAGE),
+    "no step": stylize("--learning-rate 0", "learning rate 0.0 is too small; it must be more than 0"),
+    "history of 1000": stylize("--history 1000", "history 1000 is too large; it must be 200 or less"),
+    "average of 1": stylize("--average 1", "average 1.0 is too large; it must be 0.9999 or less"),
+    "negative weight": stylize("--style-weight -1", "style weight -1.0 is too small; it must be 0 or more"),
+    "weight that is no number": stylize("--tv-weight nan", "tv weight nan is not finite"),
+    "weight of a word": stylize("--style-weight heavy", "'heavy' is not a number; write 0.5", BAD_USAGE),
+    "nothing to do": stylize("--style-weight 0 --content-weight 0", "are both 0; at least one must be more"),
+    "two weights, one style": stylize("--style-weights 1 2", "2 style weights for 1 style image"),
+    "style weights all 0": stylize("--style-weights 0", "the style weights are all 0; at least one must be more"),
+    "unknown layer": stylize("--style-layers conv9_1", "unknown layer 'conv9_1'"),
+    "layer twice": stylize("--style-layers conv1_1 relu1_1", "is named twice; name each layer once"),
+    "layer weight of a word": stylize("--style-layers conv1_1=much", "is not a number; write conv1_1=0.5"),
+    "negative layer weight": stylize("--content-layers conv1_1=-1", "weights must be finite and 0 or more"),
+    "layers all 0": stylize("--content-layers conv1_1=0", "the weights of the content layers are all 0"),
+    "style scale beyond bounds": stylize("--style-scale 1e9", "style scale 1000000000.0 is too large"),
+    "style scale that leaves nothing": stylize("--size 64 --style-scale 0.01", "style image"),
+    "seed beyond 63 bits": stylize(f"--seed {2**64}", "is too large; it must be 9223372036854775807 or less"),
+    "unknown device": stylize("--device gpu", "unknown device 'gpu'; use auto, cpu, cuda or cuda:N"),
+    "meta device": stylize("--device meta", "device meta was asked for, but torch cannot reach one here"),
+    "fp16 on a CPU": stylize("--device cpu --precision fp16", "fp16 is a thousand times slower than fp32 on a CPU"),
+    "tf32 on a CPU": stylize("--device cpu --precision tf32", "precision tf32 needs a GPU and the device is cpu"),
+    "triton on a CPU": stylize("--device cpu --backend triton", "backend triton needs a GPU and the device is cpu"),
+    "unknown option": stylize("--sizes 3", "unrecognized arguments: --sizes", BAD_USAGE),
+    "option twice shortened": stylize("--style-w 3", "unrecognized arguments: --style-w", BAD_USAGE),
+    "save every 0": stylize("--save-every 0", "--save-every 0 is too small; it must be 1 or more"),
+    "checkpoint every 0": stylize("--checkpoint run.st --checkpoint-every 0", "--checkpoint-every 0 is too small"),
+    "movie every 0": stylize("--movie a.gif --movie-every 0", "--movie-every 0 is too small"),
+    # Outputs.
+    "no output": output("", "the following arguments are required: -o/--output"),
+    "folder that is missing": output("-o nowhere/out.png", "does not exist; create it or choose another"),
+    "output is a folder": output("-o folder.png", "output 'folder.png' is a directory; give a file name in it"),
+    "output ends in a slash, with an extension": output("-o folder.png/", "names a folder; give a file name, as in"),
+    "output ends in a slash": output("-o folder/", "output 'folder/' has no extension; use one of: .png"),
+    "output in a file": output("-o notes.txt/out.png", "is not a folder; create it or choose another"),
+    "unknown extension": output("-o out.xyz", "output 'out.xyz' has the unknown extension '.xyz'; use one of: .png"),
+    "no extension": output("-o out", "output 'out' has no extension; use one of: .png"),
+    "empty output": output("-o ''", "output '' has no extension"),
+    "output is an address": output("-o s3://bucket/out.png", "does not exist; create it or choose another"),
+    "output is the content": output("-o content.png", "content.png is also an input and would be overwritten"),
+    "output is the init": output("-o again.png --init again.png", "again.png is also an input"),
+    "output is a device": output("-o /dev/null --format png", "is not a regular file; choose another name"),
+    "numbered image is an input": Case(
+        "stylize out_00001.png style.png -o out.png --save-every 1", "out_00001.png is also an input"
+    ),
+    "unknown format": stylize("--format bmp", "invalid choice: 'bmp'", BAD_USAGE),
+    "16 bits in a JPEG": output("-o out.jpg --bit-depth 16", "JPEG holds 8 bits per channel, not 16; choose png or"),
+    "12 bits": stylize("--bit-depth 12", "bit depth 12 is none of 8 and 16 bits per channel"),
+    "too long for WebP": output("-o out.webp --size 20000", "but WEBP holds at most 16383 a side"),
+    "plot's name": stylize("--plot loss.txt", "loss.txt is not a plot's name; end it in"),
+    "plot's folder": stylize("--plot nowhere/loss.png", "nowhere' does not exist; create it or choose another"),
+    "plot is a folder": stylize("--plot folder.png", "plot 'folder.png' is a directory; give a file name in it"),
+    "movie's name": stylize("--movie run.avi", "run.avi is not a movie's name; end it in"),
+    "movie's folder": stylize("--movie nowhere/run.gif", "nowhere' does not exist; create it or choose another"),
+    "preview's name": stylize("--preview now.xyz", "output 'now.xyz' has the unknown extension"),
+    "preview is an input": stylize("--preview content.png", "content.png is also an input"),
+    "checkpoint's folder": stylize(
+        "--checkpoint nowhere/run.st", "nowhere' does not exist; create it or choose another"
+    ),
+    "checkpoint is a folder": stylize(
+        "--checkpoint folder", "checkpoint 'folder' is a directory; give a file name in it"
+    ),
+    "two outputs, one file": stylize("--plot out.png", "out.png was given for two outputs"),
+    # Standard input and output.
+    "stdin twice": Case("stylize - - -o out.png", "the standard input holds one picture, and - was given 2 times"),
+    "stdin is empty": Case("stylize - style.png -o out.png", "is an empty file"),
+    "stdin is text": Case("stylize - style.png -o out.png", "is not an image of a known format", stdin=b"no picture"),
+    "stdin is closed": Case("stylize - style.png -o out.png", "the standard input is closed", stdin=None),
+    "json and picture on stdout": output("-o - --json", "--json prints on the standard output, where -o - writes"),
+    "numbers on stdout": output("-o - --save-every 2", "--save-every needs a name to number, and the output is -"),
+    # Config files.
+    "config is missing": config("missing", "config 'configs/missing.toml' cannot be read (No such file or directory)"),
+    "config is a folder": config("folder", "cannot be read (Is a directory); check the path"),
+    "config is no TOML": config("broken", "is not TOML: "),
+    "config is not UTF-8": config("latin", "is not text in UTF-8; save it as UTF-8"),
+    "config has an unknown option": config("unknown", "unknown option 'style-wieght'; did you mean style_weight?"),
+    "config has one option twice": config("twice", "style_weight is set twice, with a dash and with an underscore"),
+    "config has a wrong type": config("type", "size 'large' is not a whole number"),
+    "config is out of range": config("range", "size 1 is too small; it must be 2 or more"),
+    "config has a table": config("table", "size {'of': 3} is not a whole number"),
+    "config has a number beyond int": config("digits", "is not TOML: Exceeds the limit (4300 digits)"),
+    "config has a number beyond floats": config(
+        "hexadecimal", "size has 20000 bits and is too large; give 128 at most"
+    ),
+    "config nests deeply": config("deep", "is not TOML that can be read: it nests too deeply"),
+    "config has a path with a null": config("null", "is not a valid path (embedded null byte); choose another name"),
+    # Weights.
+    "weights are missing": weights("missing.pth", "weights file missing.pth does not exist; check the path, or pass"),
+    "weights of an unknown name": weights("vgg", "unknown weights 'vgg'; choose auto, imagenet, embedded, random"),
+    "weights are an address": weights("https://example.org/vgg.pth", "is an address, not a file; download it first"),
+    "weights are a folder": weights("folder", "weights folder is a folder; pass the path of a"),
+    "weights are a picture": weights("content.png", "has an unknown type; it must be .pth, .pt or .safetensors"),
+    "weights are empty": weights("weights/empty.pth", "is empty; fetch it again"),
+    "weights are text": weights("weights/text.pth", "is not a PyTorch checkpoint; pass a file written by torch.save"),
+    "weights are no safetensors": weights("weights/text.safetensors", "is damaged or not a safetensors file"),
+    "weights are cut short": weights("weights/cut.pth", "is truncated or damaged; fetch it again"),
+    "safetensors cut short": weights("weights/cut.safetensors", "is truncated"),
+    "weights would run code": weights(
+        "weights/code.pth", "was refused for safety: it holds code or whole Python objects"
+    ),
+    "weights are a list": weights("weights/list.pth", "holds a list, not named tensors; save the model's state_dict()"),
+    "weights of another net": weights("weights/other.safetensors", "is not a VGG: it has no features.0.weight"),
+    "weights of a wrong shape": weights("weights/shape.safetensors", "has the shape 3×3; expected 64×3×3×3"),
+    "weights of NaN": weights("weights/nan.safetensors --style-layers conv1_1 --content-layers conv1_1", "NaN"),
+    "embedded is no vgg16": weights("embedded --network vgg16", "pass imagenet, or random"),
+    "ImageNet offline": weights("imagenet", "FASTNST_OFFLINE"),
+    # Checkpoints.
+    "checkpoint is missing": Case("resume missing.st -o out.png", "checkpoint missing.st does not exist"),
+    "checkpoint is a picture": Case(
+        "resume content.png -o out.png", "; give the file that --checkpoint wrote, or begin anew"
+    ),
+    "checkpoint is weights": Case("resume weights/other.safetensors -o out.png", "is no checkpoint of a run"),
+    "checkpoint is cut short": Case("resume runs/cut.st -o out.png", "cannot be read, or is damaged or cut short"),
+    "checkpoint was altered": Case("resume runs/altered.st -o out.png", "is damaged: its contents are not those"),
+    "checkpoint of the future": Case("resume runs/future.st -o out.png", "has format 9, this version of fastnst reads"),
+    "checkpoint of other pictures": Case(
+        "resume runs/run.st -o out.png --content style.png", "the content image style.png is not the one of the"
+    ),
+    "checkpoint of fewer styles": Case(
+        "resume runs/run.st -o out.png --styles style.png content.png", "the checkpoint has 1 style images, not 2"
+    ),
+    "resume with a checkpoint": Case("resume runs/run.st -o out.png --checkpoint a.st", "leave --checkpoint out"),
+    "resume into its content": Case("resume runs/run.st -o content.png", "content.png is also an input"),
+    "resume into its checkpoint": Case(
+        "resume runs/run.st -o runs/run.st --format png", "runs/run.st was given for two outputs"
+    ),
+    # Rerun and info.
+    "info of a missing file": Case("info missing.png", "missing.png' does not exist; check the path"),
+    "info of a foreign file": Case("info content.png", "has no fastnst parameters; it was not made by fastnst"),
+    "info of text": Case("info notes.txt", "is not an image of a known format"),
+    "info of nothing on stdin": Case("info -", "is an empty file"),
+    "info of metadata that nest": Case("info deep.png", "it was not made by fastnst"),
+    "rerun of a foreign file": Case("rerun content.png -o out.png", "has no fastnst parameters"),
+    "rerun of too little": Case("rerun little.png -o out.png", "lacks options, styles, weights, content in its"),
+    "rerun with odd options": Case("rerun odd.png -o out.png", "unknown option 'warp'; the options are: preset, size"),
+    "rerun of what has moved": Case("rerun moved.png -o out.png", "say where with --content PATH"),
+    "rerun with other styles": Case(
+        "rerun made.png -o out.png --styles a.png b.png", "2 styles given, and it was made"
+    ),
+    "rerun with another content": Case("rerun made.png -o out.png --content style.png", "is not the picture that the"),
+    "rerun into its input": Case("rerun made.png -o style.png", "style.png is also an input"),
+    "rerun of nothing": Case("rerun missing.png -o out.png", "missing.png' does not exist"),
+    # Batches.
+    "manifest is missing": batch("missing.csv", "cannot be read (No such file or directory); check the path"),
+    "manifest is a picture": Case("batch content.png", "has an unknown extension; use one of: .csv"),
+    "manifest without rows": batch("empty.csv", "has no rows; write one for each picture"),
+    "manifest is not UTF-8": batch("latin.csv", "is not UTF-8"),
+    "manifest with an unknown column": batch("column.csv", "unknown column 'szie'; did you mean 'size'"),
+    "manifest without a style": batch("style.csv", "line 2: style is None; give the path of a picture"),
+    "manifest with an open quote": batch("quote.csv", "check the quotes"),
+    "manifest of no JSON": batch("broken.jsonl", "line 1: no JSON"),
+    "manifest with a wrong option": batch("option.csv", "line 2: --size: 'big' is not a whole number"),
+    "manifest out of range": batch("range.jsonl", "size 1 is too small; it must be 2 or more"),
+    "manifest beyond floats": batch(
+        "beyond.jsonl", "style weight is beyond what a float can hold; give an ordinary number"
+    ),
+    "manifest with one output twice": batch("twice.csv", "is also that of twice.csv, line 2; name them apart"),
+    "manifest writes its input": batch("input.csv", "is also an input"),
+    "manifest with a null in a path": batch("null.jsonl", "is not a valid path; take the null character out of it"),
+    "batch of nothing": Case("batch", "give either MANIFEST"),
+    "batch of both": Case("batch manifests/range.jsonl --content content.png", "give either MANIFEST"),
+    "batch without styles": Case("batch --content content.png -o made", "are all needed"),
+    "batch of no pictures": Case(
+        "batch --content folder --style style.png -o made --weights random", "content folder 'folder' has no pictures"
+    ),
+    "batch into its inputs": Case("batch --content . --style style.png -o .", "outputs would become inputs"),
+    "batch with no workers": Case(
+        "batch --content content.png --style style.png -o made --workers 0", "--workers 0 is too small"
+    ),
+    "batch with a wrong log": Case(
+        "batch --content content.png --style style.png -o made --weights random --log a.png", "does not end in .jsonl"
+    ),
+    "batch that logs over its manifest": Case(
+        "batch manifests/range.jsonl --log manifests/range.jsonl", "is also the manifest and would be overwritten"
+    ),
+    "batch with a log nowhere": Case(
+        "batch --content content.png --style style.png -o made --weights random --log nowhere/a.jsonl",
+        "log 'nowhere/a.jsonl': the folder",
+    ),
+    "batch with unknown names": Case(
+        "batch --content content.png --style style.png -o made --name {artist}.png", "has an unknown field; those are"
+    ),
+    "batch with a broken name": Case(
+        "batch --content content.png --style style.png -o made --name '{content'", "cannot be read"
+    ),
+    # Grids and comparisons.
+    "grid of an unknown option": Case(
+        "grid content.png style.png -o out.png --down warp 9", "--down 'warp' is no option"
+    ),
+    "grid without values": Case("grid content.png style.png -o out.png --down seed", "--down seed has 0 values"),
+    "grid of one option twice": Case(
+        "grid content.png style.png -o out.png --down seed 1 --across seed 2", "seed is on both axes"
+    ),
+    "grid of a bad value": Case(
+        "grid content.png style.png -o out.png --down style_weight 1 -1", "style weight -1.0 is too small"
+    ),
+    "grid of a size too small": Case(
+        "grid content.png style.png -o out.png --down size 64 12", "each side must be at least 16"
+    ),
+    "grid over its input": Case("grid content.png style.png -o content.png", "content.png is also an input"),
+    "grid of cells too small": Case(
+        f"grid content.png style.png -o out.png --down seed 1 --cell 3 {SMALL}", "cells of 3 pixels are too small"
+    ),
+    "grid with a missing font": Case(
+        f"grid content.png style.png -o out.png --down seed 1 --font none.ttf {SMALL}", "font 'none.ttf' cannot be read"
+    ),
+    "grid kept in a file": Case(
+        f"grid content.png style.png -o out.png --down seed 1 --keep notes.txt {SMALL}",
+        "output folder 'notes.txt' cannot be made (File exists)",
+    ),
+    "grid of a bad picture": Case(
+        f"grid notes.txt style.png -o out.png --down seed 1 --keep kept {SMALL}", "content image 'notes.txt' is not"
+    ),
+    "comparison of a missing picture": Case("compare content.png none.png -o out.png", "'none.png' does not exist"),
+    "comparison over its input": Case("compare content.png style.png -o style.png", "style.png is also an input"),
+    "comparison with too few labels": Case(
+        "compare content.png style.png -o out.png --labels a", "1 labels for 2 pictures; give one for each"
+    ),
+    "comparison without columns": Case("compare content.png -o out.png --columns 0", "--columns 0 is too small"),
+    "comparison of tiny cells": Case("compare content.png -o out.png --cell 0", "cells of 0 pixels are too small"),
+    "comparison with a bad font": Case("compare content.png -o out.png --font notes.txt", "give a .ttf or .otf file"),
+    # The other commands.
+    "plan of a missing picture": Case("plan missing.png", "content image 'missing.png' does not exist"),
+    "plan of a picture too small": Case("plan content.png --size 12", "each side must be at least 16"),
+    "plan with too little memory": Case(
+        "plan content.png --max-memory 1MB", "and 1 MB are allowed; raise --max-memory, lower --size"
+    ),
+    "plan with a bad option": Case("plan content.png --style-layers conv9_1", "unknown layer 'conv9_1'"),
+    "verify at a wrong size": Case("verify --size 1", "size 1 is out of range; give 16 to 2048 pixels"),
+    "verify of an unknown backend": Case("verify --backend cuda", "invalid choice: 'cuda'", BAD_USAGE),
+    "profile at a wrong size": Case("profile --size 3", "size 3 is out of range; give"),
+    "profile of an unknown GPU": Case("profile --target sm_1", "target 'sm_1' is unknown; choose one of sm_80"),
+    "profile without rounds": Case("profile --rounds 0", "0 rounds were asked for; give 1 or more"),
+    "profile with a wrong plot": Case("profile --plot a.txt", "a.txt is not a plot's name"),
+    "profile with a wrong trace": Case("profile --trace a.txt", "a.txt is not a trace's name; end it in .json"),
+    "profile with a plot nowhere": Case("profile --plot nowhere/a.png", "nowhere' does not exist; create it"),
+    "profile with a trace nowhere": Case(
+        "profile --trace nowhere/a.json", "nowhere' does not exist; create it or choose"
+    ),
+    "trace of a model": Case(
+        "profile --target sm_90 --trace a.json", "--trace records what runs, and --target is a model"
+    ),
+    "model of a precision that it lacks": Case(
+        "profile --target gfx1100 --precision tf32", "precision tf32 is not one of gfx1100's; use fp32"
+    ),
+    "model at a wrong size": Case("profile --target sm_90 --size 8", "size 8 is out of range; give 16"),
+    "profile on a missing device": Case("profile --device gpu", "unknown device 'gpu'"),
+    "kernels for an unknown GPU": Case("kernels --target sm_1", "target 'sm_1' is unknown; choose one of sm_80"),
+    "kernels of an unknown name": Case(
+        "kernels --target sm_90 --kernel none", "kernel 'none' is unknown; choose one of adam"
+    ),
+    "kernels of an unknown shape": Case(
+        "kernels --target sm_90 --shapes conv9_9", "shape 'conv9_9' is unknown; choose one of conv1_1"
+    ),
+    "kernels without jobs": Case("kernels --target sm_90 --jobs 0", "jobs 0 is less than 1"),
+    "completion of an unknown shell": Case("completion cmd", "invalid choice: 'cmd'", BAD_USAGE),
+    "unknown command": Case("paint", "invalid choice: 'paint'", BAD_USAGE),
+    "no command": Case("", "the following arguments are required: COMMAND", BAD_USAGE),
+    "no styles": Case("stylize content.png -o out.png", "give CONTENT and STYLE before the options", BAD_USAGE),
+}
+CASES["no output"] = Case(CASES["no output"].line, CASES["no output"].said, BAD_USAGE)
+
+
+def bomb() -> bytes:
+    """A PNG whose header promises 60000×60000 pixels."""
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    chunks = [b"IHDR" + header, b"IDAT" + zlib.compress(bytes(1000))]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks
+    )
+
+
+class _Code:
+    def __reduce__(self) -> Any:
+        import os
+
+        return os.system, ("true",)
+
+
+def _write_pictures(folder: Path) -> None:
+    generator = np.random.default_rng(0)
+    for name in ("content.png", "style.png", "out_00001.png", "again.png"):
+        coarse = Image.fromarray(generator.integers(0, 255, (6, 8, 3), dtype=np.uint8))
+        coarse.resize((64, 48), Image.Resampling.BICUBIC).save(folder / name)
+    noise = Image.fromarray(generator.integers(0, 255, (48, 64, 3), dtype=np.uint8))
+    for name in ("cut.png", "cut.jpg"):
+        noise.save(folder / name)
+        (folder / name).write_bytes((folder / name).read_bytes()[:1500])
+    Image.new("RGB", (1, 1)).save(folder / "pixel.png")
+    Image.new("RGBA", (32, 32), (9, 9, 9, 0)).save(folder / "clear.png")
+    texts = {
+        "notes.txt": "no picture",
+        "drawing.svg": "<svg xmlns='http://www.w3.org/2000/svg'/>",
+        "paper.pdf": "%PDF-1.7\n",
+        "empty.png": "",
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    (folder / "bomb.png").write_bytes(bomb())
+    np.save(folder / "nan.npy", np.full((20, 20, 3), np.nan, np.float32))
+    np.save(folder / "large.npy", np.full((20, 20, 3), 255.0, np.float32))
+    np.save(folder / "line.npy", np.zeros(7, np.float32))
+    np.save(folder / "objects.npy", np.array([[{}, {}]], dtype=object), allow_pickle=True)
+    (folder / "cut.npy").write_bytes((folder / "large.npy").read_bytes()[:300])
+
+
+def _write_configs(folder: Path) -> None:
+    (folder / "folder.toml").mkdir()
+    texts: dict[str, str | bytes] = {
+        "broken": "size = ",
+        "latin": "# é".encode("latin-1"),
+        "unknown": "style-wieght = 3",
+        "twice": "style-weight = 3\nstyle_weight = 4",
+        "type": 'size = "large"',
+        "range": "size = 1",
+        "table": "size = {of = 3}",
+        "digits": f"size = {'9' * 5000}",
+        "hexadecimal": f"size = 0x{'f' * 5000}",
+        "deep": "size = " + "[" * 5000,
+        "null": 'checkpoint = "run\\u0000.st"',
+    }
+    for name, text in texts.items():
+        (folder / f"{name}.toml").write_bytes(text if isinstance(text, bytes) else text.encode())
+
+
+def _write_manifests(folder: Path) -> None:
+    texts: dict[str, str | bytes] = {
+        "empty.csv": "content,style\n",
+        "latin.csv": "content,style\né,b\n".encode("latin-1"),
+        "column.csv": "content,style,szie\na,b,1\n",
+        "style.csv": "content,style\na,\n",
+        "quote.csv": 'content,style\n"a,b\n',
+        "broken.jsonl": '{"content": "a"',
+        "option.csv": "content,style,size\na,b,big\n",
+        "range.jsonl": '{"content": "a", "style": "b", "output": "c.png", "size": 1}',
+        "beyond.jsonl": f'{{"content": "a", "style": "b", "output": "c.png", "style_weight": 1{"0" * 400}}}',
+        "twice.csv": "content,style,output\na,b,c.png\nd,e,c.png\n",
+        "input.csv": "content,style,output\na.png,b,c.png\nd,e,a.png\n",
+        "null.jsonl": '{"content": "a", "style": "b", "output": "a\\u0000.png"}',
+    }
+    for name, text in texts.items():
+        (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+
+
+def _write_weights(folder: Path) -> None:
+    first = {"features.0.weight": torch.zeros(64, 3, 3, 3), "features.0.bias": torch.zeros(64)}
+    torch.save(first, folder / "cut.pth")
+    save_file(first, folder / "cut.safetensors")
+    for name in ("cut.pth", "cut.safetensors"):
+        (folder / name).write_bytes((folder / name).read_bytes()[:-2000])
+    (folder / "empty.pth").touch()
+    for name in ("text.pth", "text.safetensors"):
+        (folder / name).write_text("no weights " * 10)
+    (folder / "code.pth").write_bytes(pickle.dumps({"features.0.weight": _Code()}, protocol=2))
+    torch.save([1, 2], folder / "list.pth")
+    save_file({"layer.weight": torch.zeros(3)}, folder / "other.safetensors")
+    save_file({**first, "features.0.weight": torch.zeros(3, 3)}, folder / "shape.safetensors")
+    save_file({**first, "features.0.bias": torch.full((64,), torch.nan)}, folder / "nan.safetensors")
+
+
+def _write_runs(folder: Path) -> None:
+    """Run in `folder`: a picture that fastnst made, its checkpoint, and what they are when others meddle with them."""
+    line = f"stylize content.png style.png -o made.png --checkpoint runs/run.st --quiet {SMALL}"
+    assert cli.main(shlex.split(line)) == 0
+    whole = (folder / "runs/run.st").read_bytes()
+    (folder / "runs/cut.st").write_bytes(whole[:-100])
+    (folder / "runs/altered.st").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    (folder / "runs/future.st").write_bytes(whole.replace(b'"format":"1"', b'"format":"9"'))
+    picture, record = load_image(folder / "made.png").rgb, read_parameters(folder / "made.png")
+    save_image(folder / "little.png", picture, parameters={})
+    save_image(folder / "odd.png", picture, parameters={**record, "options": {**record["options"], "warp": 9}})
+    save_image(folder / "moved.png", picture, parameters={**record, "content": {"name": "gone.png", "sha256": ""}})
+    nested: Any = "deep"
+    for _ in range(200):
+        nested = [nested]
+    save_image(folder / "deep.png", picture, parameters={"options": nested})
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of all bad inputs, which no command changes."""
+    folder = tmp_path_factory.mktemp("inputs")
+    for name in ("folder", "folder.png", "configs", "manifests", "weights", "runs"):
+        (folder / name).mkdir()
+    _write_pictures(folder)
+    _write_configs(folder / "configs")
+    _write_manifests(folder / "manifests")
+    _write_weights(folder / "weights")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        _write_runs(folder)
+        yield folder
+
+
+def states(folder: Path) -> dict[str, tuple[int, int]]:
+    """Size and age of all that is there."""
+    found = {path: path.stat() for path in folder.rglob("*")}
+    return {str(path): (facts.st_size, facts.st_mtime_ns) for path, facts in found.items()}
+
+
+def must_not_work(*_: object, **__: object) -> Any:
+    pytest.fail("a network was built for input that should have been refused")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bad_input_is_refused_in_one_line(
+    name: str, inputs: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = CASES[name]
+    if "--plot" in case.line:
+        pytest.importorskip("matplotlib")
+    monkeypatch.chdir(inputs)
+    monkeypatch.setattr(sys, "stdin", None if case.stdin is None else io.TextIOWrapper(io.BytesIO(case.stdin)))
+    monkeypatch.setattr(networks, "build_backbone", must_not_work)
+    before = states(inputs)
+    try:
+        code: object = cli.main(shlex.split(case.line))
+    except SystemExit as stop:
+        code = stop.code
+    printed = capsys.readouterr()
+    assert (printed.out, code) == ("", case.code), printed.err
+    (line,) = printed.err.splitlines()
+    assert line.startswith("fastnst: error: ")
+    assert case.said in line
+    assert states(inputs) == before
