@@ -139,7 +139,9 @@ def build_backbone(
 ) -> Backbone:
     """The backbone from the image to the deepest of `taps`, the only layers that it can be tapped at.
 
-    `cudnn_relu` is that of `DirectLayers`: no machine has shown yet whether it is quicker.
+    `padding` is that of the first convolution, "zeros" or "replicate", or "circular" for all of them: then the features
+    of an image that is rolled by multiples of the pooling grid are rolled too. `cudnn_relu` is that of `DirectLayers`:
+    no machine has shown yet whether it is quicker.
     """
     layers: Layers
     direct = DirectLayers(runtime.device, runtime.dtype, runtime.kernels, cudnn_relu=cudnn_relu)
@@ -163,7 +165,7 @@ def build_backbone(
             placed(weight.flip(2, 3).transpose(0, 1)),
             bias.to(runtime.device, layers.dtype),
             pooling if pooled else None,
-            padding if name == "conv1_1" else "zeros",
+            padding if name == "conv1_1" or padding == "circular" else "zeros",
         )
     return Backbone(steps, layers, weights.preprocessing, runtime.kernels)
 

@@ -20,10 +20,10 @@ def _bands(height: int, width: int) -> list[tuple[int, int]]:
 def convolve_relu(image: Tensor, weight: Tensor, bias: Tensor, padding: str, result: Tensor) -> None:
     """ReLU of the convolution of (1, 3, H, W) planes with `weight` (K, 3, 3, 3), into `result` (1, K, H, W).
 
-    `padding` is "zeros" or "replicate".
+    `padding` is "zeros", "replicate" or "circular".
     """
     _, channels, height, width = image.shape
-    padded = F.pad(image[0], (1, 1, 1, 1), mode="constant" if padding == "zeros" else "replicate")
+    padded = F.pad(image[0], (1, 1, 1, 1), mode="constant" if padding == "zeros" else padding)
     matrix = weight.flatten(1)
     output = result.view(len(weight), height, width)
     for start, stop in _bands(height, width):
@@ -57,4 +57,9 @@ def unpadded(gradient: Tensor, padding: str) -> Tensor:
         gradient[:, :, -2] += gradient[:, :, -1]
         gradient[..., 1] += gradient[..., 0]
         gradient[..., -2] += gradient[..., -1]
+    elif padding == "circular":
+        gradient[:, :, 1] += gradient[:, :, -1]
+        gradient[:, :, -2] += gradient[:, :, 0]
+        gradient[..., 1] += gradient[..., -1]
+        gradient[..., -2] += gradient[..., 0]
     return gradient[:, :, 1:-1, 1:-1]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fastnst import edge_convolution, winograd
 from fastnst.buffers import Buffers
+from fastnst.wrapping import bordered
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Convolution:
     """A convolution, its ReLU, and the pool that follows it if nothing looks in between ("avg", "max" or None).
 
     `weight` is (K, C, 3, 3), `bias` (K,); `transposed` is the weight of the input's gradient, (C, K, 3, 3): the filters
-    flipped, inputs and outputs exchanged.
+    flipped, inputs and outputs exchanged. `padding` is "zeros", "circular", or in the first one "replicate".
     """
 
     weight: Tensor
@@ -100,7 +101,9 @@ class DirectLayers:
         if isinstance(layer, Pool):
             return self._pooled(x, None, layer.pool, record)
         padding = 1
-        if layer.is_first and layer.padding == "replicate":
+        if layer.padding == "circular":
+            x, padding = bordered(x), 0
+        elif layer.is_first and layer.padding == "replicate":
             x, padding = F.pad(x, (1, 1, 1, 1), mode="replicate"), 0
         if self._cudnn_relu and layer.pool is None and not record:
             return torch.cudnn_convolution_relu(x, layer.weight, layer.bias, (1, 1), (padding,) * 2, (1, 1), 1), None
@@ -126,6 +129,8 @@ class DirectLayers:
             relu_ops.relu_backward_(gradient, bits, self._backend)
         if isinstance(layer, Pool):
             return gradient
+        if layer.padding == "circular":
+            return F.conv2d(bordered(gradient), layer.transposed)
         if layer.is_first and layer.padding == "replicate":
             return edge_convolution.unpadded(F.conv2d(gradient, layer.transposed, padding=2), "replicate")
         return F.conv2d(gradient, layer.transposed, padding=1)
@@ -179,7 +184,8 @@ class WinogradLayers:
             if bits is not None and own_bits is not None:
                 bits[:, :, start:stop] = own_bits
 
-        winograd.convolve(x.shape, read, layer.weight, layer.bias, write)
+        wraps = layer.padding == "circular"
+        winograd.convolve(x.shape, read, layer.weight, layer.bias, write, wraps=wraps)
         return result, bits
 
     def backward(self, layer: Layer, gradient: Tensor, bits: Tensor | None, shape: torch.Size) -> Tensor:
@@ -211,7 +217,8 @@ class WinogradLayers:
         def write(start: int, stop: int, y: Tensor) -> None:
             result[:, :, start:stop] = y
 
-        winograd.convolve((1, len(layer.weight), height, width), read, layer.transposed, None, write)
+        wraps = layer.padding == "circular"
+        winograd.convolve((1, len(layer.weight), height, width), read, layer.transposed, None, write, wraps=wraps)
         return result
 
     def empty(self, shape: Sequence[int]) -> Tensor:

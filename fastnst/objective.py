@@ -15,8 +15,8 @@ nothing at all", with any network and at any size::
     style   = Σ_l w_l · Σ (G − A)² / Σ A²
 
 In both, `tv = 1/(H·W) Σ ((x_{i,j+1} − x_{i,j})² + (x_{i+1,j} − x_{i,j})²)` over the pixels and channels of the image in
-0…1, and `total = α · content + β · style + γ · tv`. Several styles with weights `ω_s` (Σ ω_s = 1) make
-`style = Σ_s ω_s style_s`.
+0…1 (with `padding="circular"` across its seams too), and `total = α · content + β · style + γ · tv`. Several styles
+with weights `ω_s` (Σ ω_s = 1) make `style = Σ_s ω_s style_s`.
 """
 
 import math
@@ -34,6 +34,7 @@ from fastnst.loss_scale import LossScale
 from fastnst.options import LayerWeights, Options
 from fastnst.runtime import Runtime
 from fastnst.taps import ContentTarget, LayerTap
+from fastnst.wrapping import seam_variation
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class Objective:
     tv_weight: float
     runtime: Runtime
     loss_scale: LossScale
+    wraps: bool = False
 
     @property
     def is_tiled(self) -> bool:
@@ -87,7 +89,8 @@ class Objective:
         """The loss of `image`, (1, 3, H, W) float32 in 0…1, without a gradient."""
         taps = self._taps()
         self.backbone.forward(image, taps)
-        return self._loss(taps, image_ops.total_variation(image, "squared", self.runtime.kernels))
+        tv = image_ops.total_variation(image, "squared", self.runtime.kernels)
+        return self._loss(taps, tv + seam_variation(image) if self.wraps else tv)
 
     def loss_and_gradient(self, image: Tensor) -> tuple[Loss, Tensor]:
         """The loss, and the gradient of its total: (1, 3, H, W) float32, contiguous.
@@ -102,6 +105,8 @@ class Objective:
             scale = self.loss_scale.factor
         gradient, tv = self.backbone.backward(image, traces, taps, tv_weight=self.tv_weight, scale=scale)
         self.backbone.release(traces)
+        if self.wraps:
+            tv = tv + seam_variation(image, gradient, self.tv_weight)
         return self._loss(taps, tv), gradient.contiguous()
 
     def _taps(self) -> dict[str, LayerTap]:
@@ -138,6 +143,7 @@ def make_objective(
         options.tv_weight,
         runtime,
         LossScale(runtime),
+        options.wraps,
     )
 
 

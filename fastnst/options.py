@@ -154,7 +154,12 @@ class Options:
         choices=("relative", "paper"),
     )
     pooling: str = _option("avg", "average or maximum pooling", choices=("avg", "max"))
-    padding: str = _option("zeros", "padding of the first convolution", choices=("zeros", "replicate"))
+    padding: str = _option(
+        "zeros",
+        "padding of the first convolution: zeros or replicate; circular: of all, and wherever else neighbours count, "
+        "so that the result tiles",
+        choices=("zeros", "replicate", "circular"),
+    )
     init: Any = _option("content", "the image to start from: content, noise, or a picture's path", metavar="INIT")
     network: str = _option("vgg19", "the network", choices=tuple(NETWORKS))
     weights: str = _option(
@@ -197,6 +202,11 @@ class Options:
     def active_style_layers(self) -> LayerWeights:
         """The style layers whose weight counts: none where the style weight is 0."""
         return tuple((name, weight) for name, weight in self.style_layers if weight > 0 and self.style_weight > 0)
+
+    @property
+    def wraps(self) -> bool:
+        """Whether the result is to tile."""
+        return self.padding == "circular"
 
     @property
     def taps(self) -> tuple[str, ...]:
@@ -262,7 +272,7 @@ PRESETS: Mapping[str, OptionValues] = MappingProxyType(
             iterations=500,
             scales=None,
         ),
-        "texture": OptionValues(content_weight=0.0, init="noise", tv_weight=0.05),
+        "texture": OptionValues(content_weight=0.0, init="noise"),
     }
 )
 """What each preset sets; anything it leaves out keeps the default of `Options`."""

@@ -65,6 +65,7 @@ class Network:
     element: int
     winograd: bool
     on_cpu: bool
+    wraps: bool = False
 
     @property
     def weight_bytes(self) -> int:
@@ -78,7 +79,7 @@ class Network:
 
 def network_of(options: Options, runtime: Runtime) -> Network:
     steps = steps_of(options.network, options.taps)
-    return Network(steps, runtime.dtype.itemsize, runtime.winograd, runtime.device.type == "cpu")
+    return Network(steps, runtime.dtype.itemsize, runtime.winograd, runtime.device.type == "cpu", options.wraps)
 
 
 class _Ledger:
@@ -138,6 +139,8 @@ def _forward(network: Network, ledger: _Ledger, height: int, width: int, *, reco
             ledger.use(_stripe_bytes(step, height, width))
         else:
             whole = element * step.filters * height * width
+            if network.wraps and step.is_convolution:
+                ledger.use(whole + element * step.channels * (height + 2) * (width + 2))
             if step.is_pooled and step.is_convolution:
                 ledger.take(whole)
             ledger.take(bits)
@@ -170,6 +173,8 @@ def _backward(network: Network, ledger: _Ledger, traces: Sequence[_Trace]) -> No
             whole = element * step.filters * positions if step.is_pooled and step.is_convolution else 0
             ledger.take(whole)
             ledger.take(below)
+            if network.wraps and step.is_convolution:
+                ledger.use(element * step.filters * (trace.height + 2) * (trace.width + 2))
             ledger.give(whole)
         ledger.give(gradient)
         gradient = below

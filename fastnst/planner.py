@@ -156,7 +156,7 @@ def plan_run(
 
 def next_smaller(plan: Plan, options: Options, runtime: Runtime) -> Plan | None:
     """The plan to go on with when `plan` ran out of memory: half the tile, nothing kept; None if there is no less."""
-    reach = reach_of(options.network, options.taps)
+    reach = reach_of(options.network, options.taps, options.padding)
     edge = max(min(plan.tile or max(plan.height, plan.width), max(plan.height, plan.width)) // 2, reach.grid)
     edge = max(edge // reach.grid * reach.grid, reach.grid)
     if plan.tile is not None and edge >= plan.tile:
@@ -219,7 +219,7 @@ class _Space:
 
     @property
     def _reach(self) -> Reach:
-        return reach_of(self.options.network, self.options.taps)
+        return reach_of(self.options.network, self.options.taps, self.options.padding)
 
     def whole(self, image_on_host: bool) -> Plan:
         grid = make_grid(*self.size, max(self.size), self._reach)

@@ -34,11 +34,12 @@ from fastnst.row_bands import Bands, make_bands, most_bands
 from fastnst.run import Callback, Run, Scale, Watch, make_watch
 from fastnst.runtime import float32_products, own_modes, resolve_runtime, timed_algorithms, versions
 from fastnst.saved_run import CheckpointError, SavedRun, check_same_inputs, check_same_network, load_run
-from fastnst.tile_grid import reach_of
+from fastnst.tile_grid import check_on_grid, reach_of
 from fastnst.tile_halving import FittingObjective
 from fastnst.tile_options import in_words
 from fastnst.tile_style import tiled_style_targets
 from fastnst.weights import Weights, load_weights
+from fastnst.wrapping import resize_wrapped
 
 Styles = Source | Sequence[Source]
 
@@ -208,7 +209,7 @@ class Stylizer:
             plan, bands = plans[edge], shared[edge]
             device = device_of(plan, self.runtime)
             continued = saved if saved is not None and index == saved.scale else None
-            image = bands.cut(resize(image.to("cpu" if bands.is_split else device), size=size)).to(device)
+            image = bands.cut(self._resized(image.to("cpu" if bands.is_split else device), size)).to(device)
             fresh = partial(self._optimizer, device, bands)
             optimizer = self._next_optimizer(fresh(), device, bands, before, saved, goes_on=continued is not None)
             style = self._style(edge, backbone, styles, plan.style_tile)
@@ -234,7 +235,7 @@ class Stylizer:
 
     def _bands(self, size: tuple[int, int]) -> Bands:
         """How an image of `size` (height, width) is shared among the processes."""
-        return make_bands(self._ranks, *size, reach_of(self.options.network, self.options.taps))
+        return make_bands(self._ranks, *size, reach_of(self.options.network, self.options.taps, self.options.padding))
 
     def _optimizer(self, device: torch.device, bands: Bands | None = None) -> Optimizer:
         """A fresh optimiser for an image on `device`, which is not the network's where the plan says so, or for this
@@ -331,7 +332,9 @@ class Stylizer:
             _check_contentless(options)
             role = "output"
         edges = scale_edges(options.scales, options.size, content.height, content.width)
-        sizes = {edge: fitted_size(content.height, content.width, edge) for edge in edges}
+        sizes = {edge: self._fitted(content, edge) for edge in edges}
+        if options.wraps:
+            self._check_on_grid(content)
         self._check_processes(sizes[edges[-1]][0])
         for edge, size in sizes.items():
             check_fits(*size, self._smallest, role=role, scale=edge, layers=options.taps)
@@ -342,7 +345,9 @@ class Stylizer:
         return sizes
 
     def _check_processes(self, height: int) -> None:
-        most = most_bands(height, reach_of(self.options.network, self.options.taps))
+        if self.options.wraps and self._ranks.size > 1:
+            raise OptionError("several processes cannot share an image that tiles (padding circular); start one")
+        most = most_bands(height, reach_of(self.options.network, self.options.taps, self.options.padding))
         if self._ranks.size > most:
             raise OptionError(
                 f"{height} rows are too few for {self._ranks.size} processes with these layers; start {most} at most, "
@@ -391,7 +396,28 @@ class Stylizer:
         return targets
 
     def _style_size(self, style: Picture, edge: int) -> tuple[int, int]:
-        return fitted_size(style.height, style.width, max(1, round(edge * self.options.style_scale)))
+        return self._fitted(style, max(1, round(edge * self.options.style_scale)))
+
+    def _check_on_grid(self, content: Picture | Canvas) -> None:
+        """Raises OptionError where the result would not have the size that was asked for, for it is to tile. Of a
+        content's sides that is the long edge alone."""
+        asked = fitted_size(content.height, content.width, self.options.size)
+        if isinstance(content, Picture):
+            near = self._fitted(content, self.options.size)
+            asked = (asked[0], near[1]) if asked[0] >= asked[1] else (near[0], asked[1])
+        check_on_grid(*asked, self._smallest)
+
+    def _fitted(self, picture: Picture | Canvas, edge: int) -> tuple[int, int]:
+        """The (height, width) with the long edge `edge`, or near it on the pooling grid where the image is to tile."""
+        height, width = fitted_size(picture.height, picture.width, edge)
+        if not self.options.wraps:
+            return height, width
+        grid = self._smallest
+        return max(grid, round(height / grid) * grid), max(grid, round(width / grid) * grid)
+
+    def _resized(self, image: Tensor, size: tuple[int, int]) -> Tensor:
+        """The image of one scale, (1, 3, H, W), at the `size` of the next."""
+        return resize_wrapped(image, size) if self.options.wraps else resize(image, size=size)
 
     def _sources(self, content: Picture | Canvas) -> dict[str, Any]:
         """Where the pictures were read: absolute paths, or None for what was no file."""

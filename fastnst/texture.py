@@ -16,6 +16,7 @@ def synthesize_texture(
     style: Styles,
     *,
     size: int | str | tuple[int, int] = 512,
+    tileable: bool = False,
     callback: Callback | None = None,
     callback_every: int | None = 1,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -32,10 +33,10 @@ def synthesize_texture(
         style: a picture, or a sequence of them, as `stylize` takes them; `style_weights` are their shares.
         size: of the result in pixels: (height, width), "512x384" (width by height), or one number for a square. The
             style pictures are scaled to its long edge times `style_scale`.
+        tileable: whether copies of the result fit together without a seam, left to right and top to bottom. It is
+            `padding="circular"`, and needs sides that are multiples of the pooling grid: 16 pixels down to conv5_1.
         callback, callback_every, checkpoint, checkpoint_every: as for `stylize`.
         **options: the fields of `fastnst.Options` but the size; the preset is "texture" where none is given.
-            `padding="circular"` makes an image that tiles: its sides are then multiples of the pooling grid, 16
-            pixels with the layers' default.
 
     Raises:
         FastnstError: for input that cannot be used, before any long work; OptionError for a content weight, or other
@@ -43,7 +44,7 @@ def synthesize_texture(
         DivergedError: when the loss turns NaN or infinite; it carries the best image before that.
     """
     canvas = parse_canvas(size)
-    return Stylizer(style, **texture_options(canvas, options))(
+    return Stylizer(style, **texture_options(canvas, options, tileable=tileable))(
         canvas,
         callback=callback,
         callback_every=callback_every,
@@ -52,12 +53,17 @@ def synthesize_texture(
     )
 
 
-def texture_options(canvas: Canvas, given: Mapping[str, Any]) -> dict[str, Any]:
+def texture_options(canvas: Canvas, given: Mapping[str, Any], *, tileable: bool = False) -> dict[str, Any]:
     """The options of a run that makes a texture of the size of `canvas`, from those that are given.
 
-    Raises OptionError for a content weight.
+    Raises OptionError for a content weight, or a padding that does not tile where that is asked for.
     """
+    padding = given.get("padding", "circular")
+    if tileable and padding != "circular":
+        raise OptionError(f"padding {padding!r} does not tile; leave it out, or do not ask for a texture that tiles")
     weight = given.get("content_weight", 0)
     if weight != 0:
         raise OptionError(f"content weight {weight!r} was given for a texture, which has no content; leave it out")
-    return {"preset": "texture", "init": "noise", "size": canvas.long_edge, **given, "content_weight": 0.0}
+    own = {"preset": "texture", "init": "noise", "size": canvas.long_edge}
+    tiling = {"padding": "circular"} if tileable else {}
+    return {**own, **given, **tiling, "content_weight": 0.0}

@@ -15,7 +15,7 @@ from torch import Tensor
 from fastnst.backbone import Backbone
 from fastnst.errors import FastnstError, OptionError
 from fastnst.options import Options
-from fastnst.tile_grid import Tile, Window
+from fastnst.tile_grid import Tile, Window, cut
 
 PLACES = ("device", "host", "disk", "recompute")
 
@@ -102,7 +102,7 @@ class Recomputed:
     def get(self, index: int) -> dict[str, Tensor]:
         tile = self.tiles[index]
         taps = {name: _OwnedCopy(tile.inside(level)) for name, level in self.levels.items()}
-        crop = self.content[:, :, *tile.crop].to(self.device).contiguous()
+        crop = cut(self.content, tile).to(self.device).contiguous()
         self.backbone.forward(crop, taps)
         return {name: tap.features for name, tap in taps.items() if tap.features is not None}
 

@@ -12,7 +12,7 @@ from fastnst.errors import FastnstError
 from fastnst.objective import style_target
 from fastnst.options import Options
 from fastnst.runtime import Runtime
-from fastnst.tile_grid import Window, levels_of, make_grid, reach_of
+from fastnst.tile_grid import Window, cut, levels_of, make_grid, reach_of
 
 
 @torch.no_grad()
@@ -36,9 +36,9 @@ def _grams(backbone: Backbone, image: Tensor, options: Options, runtime: Runtime
     height, width = image.shape[2:]
     levels = levels_of(options.network, names)
     sums: dict[str, Tensor] = {}
-    for part in make_grid(height, width, tile, reach_of(options.network, names)):
+    for part in make_grid(height, width, tile, reach_of(options.network, names, options.padding)):
         taps = {name: _Adding(sums, name, part.inside(level), runtime) for name, level in levels.items()}
-        backbone.forward(image[:, :, *part.crop].to(runtime.device).contiguous(), taps)
+        backbone.forward(cut(image, part).to(runtime.device).contiguous(), taps)
     return {name: found / ((height >> levels[name]) * (width >> levels[name])) for name, found in sums.items()}
 
 

@@ -20,8 +20,9 @@ from fastnst.objective import Loss
 from fastnst.options import Options
 from fastnst.runtime import Runtime
 from fastnst.tile_content import TileContent, make_tile_content
-from fastnst.tile_grid import Tile, TileGrid, levels_of
+from fastnst.tile_grid import Tile, TileGrid, add_crop, cut, levels_of
 from fastnst.tile_taps import LayerSums, TileTap
+from fastnst.wrapping import seam_variation
 
 LEVELS = ("kept", "kept-host", "recompute")
 """What the first pass keeps for the second: bits and tapped features, on the device or on the host, or nothing."""
@@ -55,13 +56,15 @@ class TiledObjective:
     loss_scale: LossScale
     reduce: Callable[[Sequence[Tensor]], None] = _alone
     again: int | None = None
+    wraps: bool = False
     _host: dict[int, list[Tensor]] = field(default_factory=dict, init=False, repr=False)
 
     def loss(self, image: Tensor) -> Loss:
         """The loss of `image`, (1, 3, H, W) float32 in 0…1 on any device, without a gradient."""
         self._check(image)
         self._sum(image, record=False)
-        return self._loss(image_ops.total_variation(image, "squared", self._image_backend(image)))
+        tv = image_ops.total_variation(image, "squared", self._image_backend(image))
+        return self._loss(tv + seam_variation(image) if self.wraps else tv)
 
     def loss_and_gradient(self, image: Tensor) -> tuple[Loss, Tensor]:
         """The loss, and the gradient of its total: (1, 3, H, W) float32, contiguous, on the image's device."""
@@ -72,9 +75,11 @@ class TiledObjective:
             image, None, [1.0] * 3, False, self.tv_weight, None, "squared", self._image_backend(image)
         )
         gradient = gradient.contiguous()
+        if self.wraps:
+            tv = tv + seam_variation(image, gradient, self.tv_weight)
         for index, tile in enumerate(self.tiles):
             part = self._backward(image, index, kept.pop(index, None))
-            gradient[:, :, *tile.crop] += part.to(image.device)
+            add_crop(gradient, tile, part.to(image.device))
         return self._loss(tv), gradient
 
     def _sum(self, image: Tensor, *, record: bool) -> dict[int, list[Trace]]:
@@ -159,7 +164,7 @@ class TiledObjective:
         }
 
     def _crop(self, image: Tensor, index: int) -> Tensor:
-        return image[:, :, *self.tiles[index].crop].to(self.runtime.device).contiguous()
+        return cut(image, self.tiles[index]).to(self.runtime.device).contiguous()
 
     def _image_backend(self, image: Tensor) -> str:
         return "torch" if image.device.type == "cpu" else self.runtime.kernels
@@ -233,6 +238,7 @@ def make_tiled_objective(
         runtime,
         LossScale(runtime),
         again=again,
+        wraps=options.wraps,
     )
 
 

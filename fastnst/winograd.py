@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastnst.wrapping import bordered, wrap_columns_
+
 # Output rows and columns of one tile, and the bytes of its transform for one channel: 8 × 8 float32.
 _TILE = 6
 _TRANSFORM_BYTES = 256
@@ -49,10 +51,13 @@ def convolve(
     weight: Tensor,
     bias: Tensor | None,
     write: Callable[[int, int, Tensor], None],
+    *,
+    wraps: bool = False,
 ) -> None:
-    """Convolves a (1, C, H, W) float32 map of `shape` with `weight` (K, C, 3, 3), zeros around it, stripe by stripe.
+    """Convolves a (1, C, H, W) float32 map of `shape` with `weight` (K, C, 3, 3), stripe by stripe.
 
-    A map with fewer positions than channels is convolved directly.
+    Around the map are zeros, or where it `wraps` its other sides. A map with fewer positions than channels is convolved
+    directly.
 
     `read(start, stop, rows)` puts the map's rows start … stop into `rows`, (1, C, stop − start, W) of any strides;
     `write(start, stop, result)` gets the output's, (1, K, stop − start, W), its own to change.
@@ -62,14 +67,36 @@ def convolve(
         # The transform of the weights costs more than it saves.
         whole = torch.empty((1, channels, height, width))
         read(0, height, whole)
-        write(0, height, F.conv2d(whole, weight, bias, padding=1))
+        result = F.conv2d(bordered(whole), weight, bias) if wraps else F.conv2d(whole, weight, bias, padding=1)
+        write(0, height, result)
         return
+    border = int(wraps)
+    above, below = _rows_around(channels, height, width, read) if wraps else (None, None)
     source = None
     for start, stop in stripes(weight.shape[0] + channels, height, width):
         if source is None or source.shape[2] != stop - start + 2:
-            source = torch.empty((1, channels, stop - start + 2, width))
+            source = torch.empty((1, channels, stop - start + 2, width + 2 * border))
+        columns = slice(border, border + width)
         first, last = max(start - 1, 0), min(stop + 1, height)
         source[:, :, 0].zero_()
         source[:, :, -1].zero_()
-        read(first, last, source[:, :, first - start + 1 : last - start + 1])
-        write(start, stop, torch._nnpack_spatial_convolution(source, weight, bias, [0, 1]))
+        read(first, last, source[:, :, first - start + 1 : last - start + 1, columns])
+        if above is not None and start == 0:
+            source[:, :, 0, columns] = above
+        if below is not None and stop == height:
+            source[:, :, -1, columns] = below
+        if wraps:
+            wrap_columns_(source)
+        write(start, stop, torch._nnpack_spatial_convolution(source, weight, bias, [0, 1 - border]))
+
+
+def _rows_around(
+    channels: int, height: int, width: int, read: Callable[[int, int, Tensor], None]
+) -> tuple[Tensor, Tensor]:
+    """The rows beyond the first and beyond the last one of a map that wraps, each (1, C, W)."""
+    # A single row would have no window of the pooling.
+    count = min(2, height)
+    ends = torch.empty((2, 1, channels, count, width))
+    read(height - count, height, ends[0])
+    read(0, count, ends[1])
+    return ends[0, :, :, -1], ends[1, :, :, 0]

@@ -35,7 +35,7 @@ def convolution(layers: Layers, channels: int, filters: int, pool: str | None, p
 
 def in_float64(layer: Convolution | Pool, x: Tensor) -> Tensor:
     if isinstance(layer, Convolution):
-        padded = F.pad(x, (1, 1, 1, 1), mode="constant" if layer.padding == "zeros" else "replicate")
+        padded = F.pad(x, (1, 1, 1, 1), mode="constant" if layer.padding == "zeros" else layer.padding)
         x = F.relu(F.conv2d(padded, layer.weight.double(), layer.bias.double()))
     if layer.pool is None:
         return x
@@ -73,13 +73,14 @@ def check(layers: Layers, layer: Convolution | Pool, x: Tensor) -> None:
 @WAYS
 @pytest.mark.parametrize("pool", [None, "avg", "max"])
 @pytest.mark.parametrize("size", [(2, 2), (5, 7), (16, 12), (31, 50)])
-def test_a_convolution(way: str, pool: str | None, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("padding", ["zeros", "circular"])
+def test_a_convolution(way: str, padding: str, pool: str | None, size: tuple[int, int]) -> None:
     layers = make_layers(way)
-    check(layers, convolution(layers, 16, 24, pool, "zeros"), noise(1, 16, *size))
+    check(layers, convolution(layers, 16, 24, pool, padding), noise(1, 16, *size))
 
 
 @WAYS
-@pytest.mark.parametrize("padding", ["zeros", "replicate"])
+@pytest.mark.parametrize("padding", ["zeros", "replicate", "circular"])
 @pytest.mark.parametrize("size", [(1, 1), (1, 6), (23, 18)])
 def test_the_first_convolution(way: str, padding: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(edge_convolution, "_BAND_ELEMENTS", 27 * 18 * 5)
@@ -96,11 +97,12 @@ def test_a_pool(way: str, pool: str) -> None:
 @needs_nnpack
 @pytest.mark.parametrize("pool", [None, "avg", "max"])
 @pytest.mark.parametrize("height", [24, 37, 48, 61])
-def test_many_stripes(pool: str | None, height: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("padding", ["zeros", "circular"])
+def test_many_stripes(padding: str, pool: str | None, height: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(winograd, "_STRIPE_BYTES", 1)
     assert len(list(winograd.stripes(20, height, 30))) == height // 12
     layers = WinogradLayers()
-    check(layers, convolution(layers, 8, 12, pool, "zeros"), noise(1, 8, height, 30))
+    check(layers, convolution(layers, 8, 12, pool, padding), noise(1, 8, height, 30))
 
 
 def test_stripes_cover_each_row_once() -> None:

@@ -26,6 +26,11 @@ def add_parser(commands: Any) -> None:
         metavar="WxH",
         help="width and height of the result in pixels, or one number for a square (default: 512)",
     )
+    parser.add_argument(
+        "--tileable",
+        action="store_true",
+        help="make copies of it fit together without a seam; the sides are then multiples of the pooling grid (16)",
+    )
     add_options(parser, leave_out=_LEFT_OUT)
     add_output_arguments(parser)
     parser.set_defaults(run=run, together=True)
@@ -41,4 +46,5 @@ def run(parsed: argparse.Namespace) -> int:
     options, outputs = settings_of(parsed)
     size = options.pop("size", 512)
     canvas = parse_canvas(size if parsed.canvas is None else parsed.canvas)
-    return execute_together(Job(canvas, parsed.styles, texture_options(canvas, options), outputs))
+    options = texture_options(canvas, options, tileable=parsed.tileable)
+    return execute_together(Job(canvas, parsed.styles, options, outputs))

@@ -1,0 +1,285 @@
+"""Circular padding: what tiles is exact, layer by layer, in tiles, between scales and at the seams."""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import fastnst
+from fastnst import winograd
+from fastnst.architecture import layers_up_to
+from fastnst.backbone import build_backbone
+from fastnst.canvas import Canvas
+from fastnst.cli import main
+from fastnst.errors import OptionError
+from fastnst.images import load_image
+from fastnst.objective import Objective, make_objective, style_targets
+from fastnst.options import Options, resolve_options
+from fastnst.output import save_image
+from fastnst.plan_memory import network_of, untiled_bytes
+from fastnst.ranks import Ranks
+from fastnst.resizing import resize
+from fastnst.runtime import resolve_runtime
+from fastnst.stylizer import Stylizer
+from fastnst.tile_grid import Reach, make_grid, reach_of
+from fastnst.tile_style import tiled_style_targets
+from fastnst.tiled_objective import make_tiled_objective
+from fastnst.weights import Weights, load_weights
+from fastnst.wrapping import bordered, resize_wrapped, seam_variation
+
+needs_nnpack = pytest.mark.skipif(not winograd.available(), reason="torch has no NNPACK for this CPU")
+SHALLOW: dict[str, Any] = {"style_layers": ["conv1_1", "conv2_1", "conv3_1"], "content_layers": "conv2_2"}
+# Of a gradient, where rounding decides the sign of an activation or two; a wrong border costs a hundred times as much.
+SIGNS = 2e-3
+
+
+def noise(seed: int, height: int, width: int) -> Tensor:
+    return torch.rand((1, 3, height, width), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def weights() -> Weights:
+    """A random network with random biases, so that every ReLU and every border counts."""
+    found = load_weights("random", "vgg19", taps=("conv5_1",))
+    generator = torch.Generator().manual_seed(1)
+    tensors = {
+        name: 0.3 * torch.randn(tensor.shape, generator=generator) if name.endswith("bias") else tensor
+        for name, tensor in found.tensors.items()
+    }
+    return Weights(found.source, "vgg19", tensors, found.preprocessing, found.sha256)
+
+
+def objective(weights: Weights, content: Tensor, **given: Any) -> tuple[Objective, Options]:
+    options = resolve_options(**{"padding": "circular", "tv_weight": 0.5, "precision": "fp32"} | given)
+    runtime = resolve_runtime(options)
+    backbone = build_backbone(weights, options.taps, runtime, pooling=options.pooling, padding=options.padding)
+    style = style_targets(backbone, [(noise(3, 48, 64).to(runtime.device), 1.0)], options, runtime)
+    return make_objective(backbone, content.to(runtime.device), style, options, runtime), options
+
+
+def far(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("pooling", ["avg", "max"])
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [("fp32", SIGNS), pytest.param("winograd", SIGNS, marks=needs_nnpack), ("bf16", 2e-2)]
+)
+def test_the_gradient_of_a_rolled_image_is_rolled(
+    weights: Weights, precision: str, tolerance: float, pooling: str
+) -> None:
+    image, style_alone = noise(2, 40, 24), {"content_weight": 0, **SHALLOW}
+    whole, options = objective(weights, image, precision=precision, pooling=pooling, **style_alone)
+    loss, gradient = whole.loss_and_gradient(image)
+    grid = reach_of("vgg19", options.taps).grid
+    assert grid == 4
+    for shifts in ((grid, 0), (0, -grid), (5 * grid, 3 * grid)):
+        rolled_loss, rolled = whole.loss_and_gradient(image.roll(shifts, (2, 3)).contiguous())
+        assert rolled_loss.total.item() == pytest.approx(loss.total.item(), rel=tolerance)
+        assert far(rolled, gradient.roll(shifts, (2, 3))) < tolerance
+    # Elsewhere the pools see other pairs.
+    assert far(whole.loss_and_gradient(image.roll(1, 2).contiguous())[1], gradient.roll(1, 2)) > 10 * SIGNS
+
+
+def test_it_holds_down_to_conv5_1(weights: Weights) -> None:
+    image = noise(2, 32, 48)
+    whole, _ = objective(weights, image, content_weight=0)
+    gradient = whole.loss_and_gradient(image)[1]
+    rolled = whole.loss_and_gradient(image.roll((16, 32), (2, 3)).contiguous())[1]
+    assert far(rolled, gradient.roll((16, 32), (2, 3))) < SIGNS
+
+
+def in_float64(weights: Weights, options: Options, whole: Objective, image: Tensor) -> Tensor:
+    """The total loss by torch's own circular padding, (), with a graph."""
+    preprocessing = weights.preprocessing
+    mean, std = (torch.tensor(x, dtype=torch.float64).view(1, 3, 1, 1) for x in (preprocessing.mean, preprocessing.std))
+    x = (image * preprocessing.scale - mean) / std
+    total = torch.zeros((), dtype=torch.float64)
+    for layer in layers_up_to("vgg19", options.taps):
+        if layer.is_pool:
+            x = F.avg_pool2d(x, 2)
+        else:
+            kernel, bias = (weights.tensors[f"{layer.name}.{part}"].double() for part in ("weight", "bias"))
+            x = F.relu(F.conv2d(F.pad(x, (1, 1, 1, 1), mode="circular"), kernel, bias))
+        if layer.name in whole.style:
+            target, positions = whole.style[layer.name], x.shape[2] * x.shape[3]
+            matrix = x[0].flatten(1) @ x[0].flatten(1).T / positions
+            squares = (matrix - target.matrix[0].double()).square().sum()
+            total = total + options.style_weight * target.weight * squares / (4 * x.shape[1] ** 2)
+        if layer.name in whole.content:
+            content = whole.content[layer.name]
+            total = total + options.content_weight * content.weight * (x - content.features.double()).square().sum()
+    steps = [(image - image.roll(1, axis)).square().sum() for axis in (2, 3)]
+    return total + options.tv_weight * sum(steps) / (image.shape[2] * image.shape[3])
+
+
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("winograd", marks=needs_nnpack)])
+def test_loss_and_gradient_are_those_of_circular_padding_in_float64(weights: Weights, precision: str) -> None:
+    image = noise(2, 24, 32)
+    whole, options = objective(weights, noise(1, 24, 32), precision=precision, **SHALLOW)
+    exact = image.double().requires_grad_()
+    total = in_float64(weights, options, whole, exact)
+    (expected,) = torch.autograd.grad(total, exact)
+    loss, gradient = whole.loss_and_gradient(image)
+    assert loss.total.item() == pytest.approx(total.item(), rel=1e-5)
+    assert whole.loss(image).total.item() == pytest.approx(total.item(), rel=1e-5)
+    assert far(gradient, expected) < SIGNS
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "tile", "level"),
+    [(64, 96, 16, "kept"), (40, 40, 8, "kept-host"), (40, 40, 8, "recompute"), (72, 28, 8, "recompute")],
+)
+def test_tiles_wrap_around(weights: Weights, height: int, width: int, tile: int, level: str) -> None:
+    content, image = noise(1, height, width), noise(2, height, width)
+    whole, options = objective(weights, content, **SHALLOW)
+    grid = make_grid(height, width, tile, reach_of("vgg19", options.taps, options.padding))
+    assert len(grid) > 1
+    tiled = make_tiled_objective(whole.backbone, content, whole.style, options, whole.runtime, grid, level=level)
+    expected, exact = whole.loss_and_gradient(image)
+    loss, gradient = tiled.loss_and_gradient(image)
+    for found in (loss, tiled.loss(image)):
+        for name in ("total", "content", "style", "tv"):
+            assert getattr(found, name).item() == pytest.approx(getattr(expected, name).item(), rel=1e-5), name
+    assert far(gradient, exact) < SIGNS
+
+
+def test_the_style_s_targets_in_tiles_wrap_around(weights: Weights) -> None:
+    whole, options = objective(weights, noise(1, 32, 32), **SHALLOW)
+    tiled = tiled_style_targets(whole.backbone, [(noise(3, 48, 64), 1.0)], options, whole.runtime, 8)
+    for name, target in whole.style.items():
+        assert far(tiled[name].matrix, target.matrix) < 1e-5
+
+
+@given(cells=st.integers(1, 60), tile=st.integers(1, 300), grid=st.sampled_from([1, 4, 16]), pixels=st.integers(1, 80))
+@settings(max_examples=100, deadline=None)
+def test_wrapped_spans_own_each_pixel_once_and_see_enough(cells: int, tile: int, grid: int, pixels: int) -> None:
+    length = cells * grid
+    spans = make_grid(length, length, tile, Reach(grid, pixels, wraps=True)).rows
+    assert spans[0].first == 0
+    assert spans[-1].last == length
+    assert all(one.last == other.first for one, other in pairwise(spans))
+    assert len({span.size for span in spans}) == 1
+    for span in spans:
+        assert span.first < span.last
+        assert span.first % grid == span.start % grid == span.size % grid == 0
+        seen = [place for window, _ in span.pieces(length) for place in range(length)[window]]
+        assert seen == [place % length for place in range(span.start, span.stop)]
+        if len(spans) > 1:
+            assert span.last - span.first <= max(tile, grid)
+            assert span.first - span.start >= pixels
+            assert span.stop - span.last >= pixels
+            assert span.size < length
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("shape", [(1, 4, 5, 3), (1, 1, 2, 2), (1, 6, 1, 1)])
+def test_a_border_is_the_other_side(shape: tuple[int, ...], layout: torch.memory_format) -> None:
+    x = torch.rand(shape).contiguous(memory_format=layout)
+    padded = bordered(x)
+    assert torch.equal(padded, F.pad(x, (1, 1, 1, 1), mode="circular"))
+    if shape[1] > 1 and shape[2] > 1:
+        assert padded.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "shift"),
+    [
+        ((16, 32), (32, 64), (3, 5)),
+        ((48, 64), (24, 32), (6, 14)),
+        ((48, 32), (80, 48), (6, 4)),
+        ((8, 8), (8, 8), (1, 1)),
+    ],
+)
+def test_what_is_resized_tiles(old: tuple[int, int], new: tuple[int, int], shift: tuple[int, int]) -> None:
+    image = noise(4, *old)
+    found = resize_wrapped(image, new)
+    assert found.shape == (1, 3, *new)
+    moved = tuple(step * after // before for step, before, after in zip(shift, old, new, strict=True))
+    torch.testing.assert_close(
+        resize_wrapped(image.roll(shift, (2, 3)), new), found.roll(moved, (2, 3)), rtol=0, atol=1e-5
+    )
+    # Far from the borders it is what `resize` gives.
+    inner = tuple(slice(side // 2 - 1, side // 2 + 1) for side in new)
+    torch.testing.assert_close(found[..., *inner], resize(image, size=new)[..., *inner], rtol=0, atol=1e-5)
+
+
+def test_the_variation_across_the_seams_completes_that_of_the_image() -> None:
+    image = noise(5, 6, 9).double().requires_grad_()
+    whole = sum((image - image.roll(1, axis)).square().sum() for axis in (2, 3)) / 54
+    inside = sum(image.diff(dim=axis).square().sum() for axis in (2, 3)) / 54
+    (expected,) = torch.autograd.grad(0.7 * (whole - inside), image, retain_graph=True)
+    gradient = torch.zeros((1, 3, 6, 9), dtype=torch.float64)
+    found = seam_variation(image.detach(), gradient, 0.7)
+    torch.testing.assert_close(found, (whole - inside).detach().view(1))
+    torch.testing.assert_close(gradient, expected)
+    assert torch.equal(seam_variation(image.detach()), found)
+
+
+def test_a_texture_that_tiles_has_no_seam() -> None:
+    style = F.interpolate(noise(6, 12, 12), scale_factor=4, mode="bilinear")
+    options: dict[str, Any] = {"style_layers": ["conv1_1", "conv2_1"], "weights": "random", "tv_weight": 1.0}
+    result = fastnst.synthesize_texture(style, size=64, tileable=True, scales=[36, 64], iterations=20, **options)
+    assert result.parameters["options"]["padding"] == "circular"
+    assert [size["width"] for size in result.parameters["sizes"]] == [36, 64]
+    for axis in (1, 2):
+        steps = (result.tensor - result.tensor.roll(1, axis)).abs().mean(dim=(0, 3 - axis))
+        assert steps[0] < 1.5 * steps.mean()
+
+
+def test_sizes_lie_on_the_grid() -> None:
+    tall = Stylizer(noise(1, 40, 60), size=64, weights="random", padding="circular", scales=[36, 64], **SHALLOW)
+    assert tall.scales(load_image(noise(2, 50, 39))) == {36: (36, 28), 64: (64, 48)}
+    assert tall._style_size(load_image(noise(2, 40, 60)), 36) == (24, 36)
+
+
+@pytest.mark.parametrize(
+    ("size", "problem"), [("60x64", "an image of 60×64 pixels does not tile"), ("20", "multiples of 16; give 16×16")]
+)
+def test_a_size_off_the_grid_is_refused(
+    size: str, problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    style = str(tmp_path / "style.png")
+    save_image(style, noise(1, 32, 32))
+    arguments = ["texture", style, "-o", str(tmp_path / "out.png"), "--size", size, "--tileable"]
+    assert main([*arguments, "--weights", "random"]) == 1
+    said = capsys.readouterr().err
+    assert problem in said
+    assert said.count("\n") == 1
+
+
+def test_what_cannot_tile_is_refused() -> None:
+    with pytest.raises(OptionError, match="padding 'zeros' does not tile"):
+        fastnst.synthesize_texture(noise(1, 32, 32), size=32, tileable=True, padding="zeros")
+    with pytest.raises(OptionError, match=r"an image of 60×48 pixels does not tile.* give 64×48"):
+        fastnst.stylize(noise(1, 44, 60), noise(1, 32, 32), size=60, padding="circular", weights="random")
+
+
+def test_several_processes_are_refused() -> None:
+    stylizer = Stylizer(noise(1, 32, 32), ranks=Ranks(size=2), size=64, preset="texture", padding="circular")
+    with pytest.raises(OptionError, match="several processes cannot share an image that tiles"):
+        stylizer.scales(Canvas(64, 64))
+
+
+def test_the_padded_maps_are_planned_for() -> None:
+    sizes = []
+    for padding in ("zeros", "circular"):
+        options = resolve_options(padding=padding, precision="fp32")
+        sizes.append(untiled_bytes(network_of(options, resolve_runtime(options)), 512, 512))
+    assert 1.0 < sizes[1] / sizes[0] < 1.5
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", SIGNS), ("tf32", 1e-2), ("bf16", 2e-2), ("fp16", 1e-2)])
+def test_a_gpu_rolls_too(weights: Weights, precision: str, tolerance: float) -> None:
+    image = noise(2, 64, 96).cuda()
+    whole, _ = objective(weights, image, precision=precision, device="cuda", content_weight=0)
+    gradient = whole.loss_and_gradient(image)[1]
+    rolled = whole.loss_and_gradient(image.roll((16, 32), (2, 3)).contiguous())[1]
+    assert far(rolled, gradient.roll((16, 32), (2, 3))) < tolerance
