@@ -8,14 +8,16 @@ Grams and twice the halo.
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
-from fastnst_kernels import BlendedTarget, image_ops
+from fastnst_kernels import image_ops
 from torch import Tensor
 
 from fastnst.backbone import Backbone
 from fastnst.errors import FastnstWarning
+from fastnst.guidance import Guidance
 from fastnst.loss_scale import LossScale
 from fastnst.objective import Loss
 from fastnst.options import Options
@@ -24,7 +26,7 @@ from fastnst.row_bands import Bands
 from fastnst.runtime import Runtime, is_out_of_memory
 from fastnst.tile_content import make_tile_content
 from fastnst.tile_grid import Span, TileGrid, levels_of
-from fastnst.tile_taps import LayerSums
+from fastnst.tile_taps import StyleTarget, layer_sums, sums_of
 from fastnst.tiled_objective import TiledObjective
 
 T = TypeVar("T")
@@ -38,21 +40,23 @@ class BandObjective:
     """The total loss as a function of this process's band, (1, 3, h, W).
 
     `content` is what the process sees of the content image, (1, 3, h + halo, W) float32 RGB in 0…1 on any device, and
-    `plan` how an image of that size fits into memory. All processes make it, and evaluate it, together. Where memory
-    runs out for one of them it halves its tiles, warns, and all evaluate the same image again; with `tile_is_fixed` it
-    raises at once, as it does where there is no smaller tile.
+    `plan` how an image of that size fits into memory; `guidance` is that of `make_objective`, of the whole image. All
+    processes make it, and evaluate it, together. Where memory runs out for one of them it halves its tiles, warns, and
+    all evaluate the same image again; with `tile_is_fixed` it raises at once, as it does where there is no smaller
+    tile.
     """
 
     def __init__(
         self,
         backbone: Backbone,
         content: Tensor,
-        style: Mapping[str, BlendedTarget],
+        style: Mapping[str, StyleTarget],
         options: Options,
         runtime: Runtime,
         bands: Bands,
         plan: Plan,
         *,
+        guidance: Guidance | None = None,
         tile_is_fixed: bool = False,
     ) -> None:
         self.runtime = runtime
@@ -63,6 +67,9 @@ class BandObjective:
         self._style = style
         self._options = options
         self._bands = bands
+        self._levels = levels_of(options.network, options.taps)
+        whole = guidance or Guidance(bands.height, bands.width)
+        self._guidance = replace(whole, rows=(bands.seen.start, bands.seen.stop)).at(self._levels, runtime.device)
         self._tile_is_fixed = tile_is_fixed
         self._above = bands.own.start - bands.seen.start
         self._below = bands.seen.stop - bands.own.stop
@@ -175,7 +182,7 @@ class BandObjective:
 
     def _join_in(self) -> None:
         """Takes the part of `_add_up` of a process for which memory ran out before it."""
-        targets = [target.matrix.numel() for target in self._style.values()]
+        targets = [sums_of(target, self._guidance[name]) for name, target in self._style.items()]
         contents = len(self._options.active_content_layers)
         shared = torch.zeros(sum(targets) + contents + 2, device=self.runtime.device)
         shared[-1] = 1
@@ -226,17 +233,26 @@ class BandObjective:
     def _made(self) -> TiledObjective:
         options, runtime, bands, plan = self._options, self.runtime, self._bands, self.plan
         grid = _own_grid(plan.grid, self._own)
-        levels = levels_of(options.network, options.taps)
+        levels, guidance = self._levels, self._guidance
         tiles = tuple(grid)
         content = make_tile_content(
-            self._backbone, self._content, tiles, levels, options, runtime.device, plan.content, self._all_energies
+            self._backbone,
+            self._content,
+            tiles,
+            levels,
+            options,
+            runtime.device,
+            plan.content,
+            self._all_energies,
+            opaque={name: layer.opaque for name, layer in guidance.items()},
         )
         layers = {
-            name: LayerSums(
+            name: layer_sums(
                 runtime,
                 (bands.height >> deep) * (bands.width >> deep),
                 self._style.get(name),
                 content.weights.get(name),
+                guidance[name],
                 options.style_weight,
                 options.content_weight,
             )

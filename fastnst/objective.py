@@ -17,11 +17,15 @@ nothing at all", with any network and at any size::
 In both, `tv = 1/(H·W) Σ ((x_{i,j+1} − x_{i,j})² + (x_{i+1,j} − x_{i,j})²)` over the pixels and channels of the image in
 0…1 (with `padding="circular"` across its seams too), and `total = α · content + β · style + γ · tv`. Several styles
 with weights `ω_s` (Σ ω_s = 1) make `style = Σ_s ω_s style_s`.
+
+That is the style term with `style_loss="gram"`; `style_statistics` and `sliced` have the others. With masks it is
+the sum of those of the regions, each by its share of the image's area, and where the content is transparent nothing
+counts: with `a` its alpha at a layer, content = Σ_l v_l · ½ Σ a² (F − P)² (or over Σ a² P²).
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -30,10 +34,15 @@ from torch import Tensor
 
 from fastnst.backbone import Backbone
 from fastnst.errors import FastnstError
+from fastnst.guidance import Guidance, LayerGuidance
 from fastnst.loss_scale import LossScale
+from fastnst.moment_sums import loss_backend
 from fastnst.options import LayerWeights, Options
 from fastnst.runtime import Runtime
-from fastnst.taps import ContentTarget, LayerTap
+from fastnst.style_moments import StyleRegions, region_targets
+from fastnst.taps import ContentTarget, LayerTap, SummedTap
+from fastnst.tile_grid import levels_of
+from fastnst.tile_taps import StyleTarget, layer_sums
 from fastnst.wrapping import seam_variation
 
 
@@ -73,13 +82,14 @@ class Objective:
 
     backbone: Backbone
     content: dict[str, ContentTarget]
-    style: dict[str, BlendedTarget]
+    style: Mapping[str, StyleTarget]
     content_weight: float
     style_weight: float
     tv_weight: float
     runtime: Runtime
     loss_scale: LossScale
     wraps: bool = False
+    guidance: Mapping[str, LayerGuidance] = field(default_factory=dict)
 
     @property
     def is_tiled(self) -> bool:
@@ -109,20 +119,23 @@ class Objective:
             tv = tv + seam_variation(image, gradient, self.tv_weight)
         return self._loss(taps, tv), gradient.contiguous()
 
-    def _taps(self) -> dict[str, LayerTap]:
-        return {
-            name: LayerTap(
-                self.runtime,
-                self.style.get(name),
-                self.content.get(name),
-                self.style_weight,
-                self.content_weight,
-                self.loss_scale.factor,
-            )
-            for name in {**self.style, **self.content}
-        }
+    def _taps(self) -> dict[str, LayerTap | SummedTap]:
+        return {name: self._tap(name) for name in {**self.style, **self.content}}
 
-    def _loss(self, taps: dict[str, LayerTap], tv: Tensor) -> Loss:
+    def _tap(self, name: str) -> LayerTap | SummedTap:
+        """The fused tap of a Gram matrix and a content term of all positions; sums for what else there is."""
+        style, content, guidance = self.style.get(name), self.content.get(name), self.guidance.get(name)
+        scale = self.loss_scale.factor
+        whole = guidance is None or guidance.opaque is None
+        if whole and (style is None or isinstance(style, BlendedTarget)):
+            return LayerTap(self.runtime, style, content, self.style_weight, self.content_weight, scale)
+        if guidance is None:
+            raise FastnstError("a style of regions needs to know where they are; give make_objective its guidance")
+        constant = None if content is None else content.weight
+        sums = layer_sums(self.runtime, 0, style, constant, guidance, self.style_weight, self.content_weight)
+        return SummedTap(sums, content, scale)
+
+    def _loss(self, taps: Mapping[str, LayerTap | SummedTap], tv: Tensor) -> Loss:
         zero = torch.zeros_like(tv)
         style = sum((tap.style for tap in taps.values() if tap.style is not None), zero).sum()
         content = sum((tap.content for tap in taps.values() if tap.content is not None), zero).sum()
@@ -131,12 +144,22 @@ class Objective:
 
 
 def make_objective(
-    backbone: Backbone, content: Tensor, style: dict[str, BlendedTarget], options: Options, runtime: Runtime
+    backbone: Backbone,
+    content: Tensor,
+    style: Mapping[str, StyleTarget],
+    options: Options,
+    runtime: Runtime,
+    guidance: Guidance | None = None,
 ) -> Objective:
-    """The objective for an image of the size of `content`, (1, 3, H, W) float32 RGB in 0…1, with `style_targets`."""
+    """The objective for an image of the size of `content`, (1, 3, H, W) float32 RGB in 0…1, with `style_targets`.
+
+    With a `guidance` that is not plain, which is of the same size, the style's targets are those of its regions.
+    """
+    guidance = guidance or Guidance(content.shape[2], content.shape[3])
+    layers = guidance.at(levels_of(options.network, options.taps), runtime.device)
     return Objective(
         backbone,
-        content_targets(backbone, content, options),
+        content_targets(backbone, content, options, layers),
         style,
         options.content_weight,
         options.style_weight,
@@ -144,16 +167,21 @@ def make_objective(
         runtime,
         LossScale(runtime),
         options.wraps,
+        layers,
     )
 
 
 @torch.no_grad()
-def content_targets(backbone: Backbone, content: Tensor, options: Options) -> dict[str, ContentTarget]:
+def content_targets(
+    backbone: Backbone, content: Tensor, options: Options, guidance: Mapping[str, LayerGuidance] | None = None
+) -> dict[str, ContentTarget]:
     """The content layers' features of `content`, (1, 3, H, W), with the constants of the chosen objective."""
     features = _features(backbone, content, options.active_content_layers)
     targets = {}
     for name, weight in options.active_content_layers:
-        energy = features[name].float().square().sum().item()
+        opaque = None if guidance is None else guidance[name].opaque
+        seen = features[name].float() if opaque is None else features[name].float() * opaque
+        energy = seen.square().sum().item()
         constant = 0.5 if options.objective == "paper" else 1 / max(energy, math.ulp(1.0))
         targets[name] = ContentTarget(features[name], weight * constant)
     return targets
@@ -161,26 +189,27 @@ def content_targets(backbone: Backbone, content: Tensor, options: Options) -> di
 
 @torch.no_grad()
 def style_targets(
-    backbone: Backbone, styles: Sequence[tuple[Tensor, float]], options: Options, runtime: Runtime
-) -> dict[str, BlendedTarget]:
-    """The style layers' Gram targets, with the constants of the chosen objective.
+    backbone: Backbone,
+    styles: Sequence[tuple[Tensor, float]],
+    options: Options,
+    runtime: Runtime,
+    regions: StyleRegions | None = None,
+) -> dict[str, StyleTarget]:
+    """The style layers' targets, with the constants of the chosen objective.
 
     `styles` are (image, weight): (1, 3, H, W) float32 RGB in 0…1, each of its own size, and weights that sum to 1.
-    Several styles cost no more than one: with `k_s` the constant of style `s` and `k = Σ k_s`,
+    `regions` are as for `region_targets`, which makes the targets of all but the Gram matrices of whole images. Of
+    these several styles cost no more than one: with `k_s` the constant of style `s` and `k = Σ k_s`,
     `Σ k_s ‖G − A_s‖² = k ‖G − Ā‖² + Σ k_s ‖A_s − Ā‖²` where `Ā = Σ k_s A_s / k`.
     """
+    if options.style_loss != "gram" or regions is not None:
+        return dict(region_targets(backbone, styles, options, runtime, regions=regions))
     layers = options.active_style_layers
     grams: dict[str, list[Tensor]] = {name: [] for name, _ in layers}
     for image, _ in styles:
         features = _features(backbone, image, layers)
         for name, found in features.items():
-            grams[name].append(
-                gram(
-                    found,
-                    precision=runtime.dot_precision,
-                    backend="reference" if runtime.backend == "reference" else runtime.kernels,
-                )
-            )
+            grams[name].append(gram(found, precision=runtime.dot_precision, backend=loss_backend(runtime)))
     shares = [share for _, share in styles]
     return {name: style_target(grams[name], shares, weight, options) for name, weight in layers}
 

@@ -142,6 +142,12 @@ class Options:
         metavar="LAYER",
         many=True,
     )
+    style_loss: str = _option(
+        "gram",
+        "what of the style's features is matched: their Gram matrices, covariance, mean and deviation, or mean and "
+        "covariance by the Wasserstein distance",
+        choices=("gram", "covariance", "mean-std", "wasserstein"),
+    )
     preserve_color: str = _option(
         "none",
         "the content's colours: luminance keeps them under the result's lightness, histogram moves the style's colours "
@@ -238,6 +244,7 @@ class UnsizedValues(TypedDict, total=False):
     style_scale: float
     content_layers: str | Sequence[str] | Mapping[str, float]
     style_layers: str | Sequence[str] | Mapping[str, float]
+    style_loss: str
     preserve_color: str
     objective: str
     pooling: str

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Unpack
 
 import torch
-from fastnst_kernels import BlendedTarget
 from torch import Tensor
 
 from fastnst.architecture import pools_before
@@ -38,6 +37,7 @@ from fastnst.tile_grid import check_on_grid, reach_of
 from fastnst.tile_halving import FittingObjective
 from fastnst.tile_options import in_words
 from fastnst.tile_style import tiled_style_targets
+from fastnst.tile_taps import StyleTarget
 from fastnst.weights import Weights, load_weights
 from fastnst.wrapping import resize_wrapped
 
@@ -152,7 +152,7 @@ class Stylizer:
         self._shares = _style_shares(self.options.style_weights, len(self._styles))
         self._starts_from = self.options.init if _is_word(self.options.init) else "picture"
         self._init = load_image(self.options.init, role="init") if self._starts_from == "picture" else None
-        self._style_targets: dict[int, dict[str, BlendedTarget]] = {}
+        self._style_targets: dict[int, dict[str, StyleTarget]] = {}
         self._networks = networks or Networks()
         self._network: tuple[Weights, Backbone] | None = None
 
@@ -224,7 +224,7 @@ class Stylizer:
         return run.result(image, target)
 
     def _objective(
-        self, backbone: Backbone, content: Tensor, style: dict[str, BlendedTarget], plan: Plan, bands: Bands
+        self, backbone: Backbone, content: Tensor, style: dict[str, StyleTarget], plan: Plan, bands: Bands
     ) -> FittingObjective | BandObjective:
         """The objective of one scale; `content` is (1, 3, H, W) float32 on the CPU."""
         fixed = self.options.tile == "none"
@@ -377,7 +377,7 @@ class Stylizer:
 
     def _style(
         self, edge: int, backbone: Backbone, styles: Sequence[Picture], tile: int | None
-    ) -> dict[str, BlendedTarget]:
+    ) -> dict[str, StyleTarget]:
         """The targets of `styles` at the scale whose long edge is `edge`, in tiles where there is one. Those of the
         styles as they were given are computed once."""
         given = all(style is own for style, own in zip(styles, self._styles, strict=True))

@@ -8,6 +8,7 @@ from fastnst_kernels import BlendedTarget, ops, reference
 from torch import Tensor
 
 from fastnst.runtime import Runtime
+from fastnst.tile_taps import LayerSums, TileTap
 
 
 @dataclass(frozen=True)
@@ -84,3 +85,35 @@ class LayerTap:
     def _reference_difference(self, features: Tensor, target: Tensor) -> Tensor:
         difference = reference.gram(features) - (target.double() + target.double().mT) / 2
         return difference.float()
+
+
+@dataclass
+class SummedTap:
+    """The terms of one layer as sums over positions, of a map that is seen whole; as `LayerTap`, with `sums` for the
+    style of regions and the content that is transparent in places."""
+
+    sums: LayerSums
+    content_target: ContentTarget | None
+    scale: Tensor
+
+    @property
+    def style(self) -> Tensor | None:
+        return self.sums.style
+
+    @property
+    def content(self) -> Tensor | None:
+        return self.sums.content
+
+    def forward(self, features: Tensor) -> None:
+        self.sums.positions = features[0, 0].numel()
+        self.sums.begin()
+        self._tile(features).forward(features)
+        self.sums.finish(features.dtype)
+
+    def backward(self, features: Tensor, gradient: Tensor, *, accumulate: bool, relu: bool) -> None:
+        self._tile(features).backward(features, gradient, accumulate=accumulate, relu=relu)
+
+    def _tile(self, features: Tensor) -> TileTap:
+        whole = (slice(0, features.shape[2]), slice(0, features.shape[3]))
+        content = None if self.content_target is None else self.content_target.features
+        return TileTap(self.sums, whole, whole, content, False, self.scale)

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 import torch
@@ -52,6 +53,8 @@ def make_tile_content(
     device: torch.device,
     place: str,
     total: Callable[[Tensor], Tensor] = torch.clone,
+    *,
+    opaque: Mapping[str, Tensor | None] = MappingProxyType({}),
 ) -> TileContent:
     """The content term of `content`, (1, 3, H, W) float32 RGB in 0…1 on any device, over its tiles.
 
@@ -59,6 +62,8 @@ def make_tile_content(
     "disk" for files in a temporary folder, mapped into memory while they are used and removed with the content, or
     "recompute", which keeps `content` itself. The constants of the objective are those of the whole image: `total`
     makes the layers' energies, (layers,) float64, of those of these tiles; called once, with `objective="relative"`.
+    Where the content is transparent in places, `opaque` has the layers' maps of it, (1, 1, h, w), over all that
+    `content` shows.
     """
     if place not in PLACES:
         raise OptionError(f"unknown place {place!r} of the content's features; choose one of: {', '.join(PLACES)}")
@@ -74,7 +79,9 @@ def make_tile_content(
         for index in range(len(tiles)):
             features = computed.get(index)
             for name, found in features.items():
-                energies[name] += found.float().square().sum().item()
+                mask = opaque.get(name)
+                seen = found if mask is None else found * mask[:, :, *tiles[index].owned(levels[name])]
+                energies[name] += seen.float().square().sum().item()
             store.put(index, features)
     if layers and options.objective == "relative":
         whole = total(torch.tensor(list(energies.values()), dtype=torch.float64))

@@ -10,16 +10,17 @@ from dataclasses import replace
 from typing import TypeVar
 
 import torch
-from fastnst_kernels import BlendedTarget
 from torch import Tensor
 
 from fastnst.backbone import Backbone
 from fastnst.errors import FastnstWarning
+from fastnst.guidance import Guidance
 from fastnst.loss_scale import LossScale
 from fastnst.objective import Loss, Objective, make_objective
 from fastnst.options import Options
 from fastnst.planner import Plan, next_smaller
 from fastnst.runtime import Runtime, is_out_of_memory
+from fastnst.tile_taps import StyleTarget
 from fastnst.tiled_objective import TiledObjective, make_tiled_objective
 
 T = TypeVar("T")
@@ -29,18 +30,19 @@ class FittingObjective:
     """`Objective` or `TiledObjective`, by `plan`. Where memory runs out it halves the tile, warns, and evaluates the
     same image again; what it raises in the end is what ran out of memory with the smallest tile.
 
-    With `tile_is_fixed` it stays with what was asked for, and raises at once.
+    `guidance` is that of `make_objective`. With `tile_is_fixed` it stays with what was asked for, and raises at once.
     """
 
     def __init__(
         self,
         backbone: Backbone,
         content: Tensor,
-        style: Mapping[str, BlendedTarget],
+        style: Mapping[str, StyleTarget],
         options: Options,
         runtime: Runtime,
         plan: Plan,
         *,
+        guidance: Guidance | None = None,
         tile_is_fixed: bool = False,
     ) -> None:
         self.runtime = runtime
@@ -49,6 +51,7 @@ class FittingObjective:
         self._content = content
         self._style = style
         self._options = options
+        self._guidance = guidance
         self._tile_is_fixed = tile_is_fixed
         self._inner: Objective | TiledObjective | None = None
         self.loss_scale = LossScale(runtime)
@@ -98,7 +101,12 @@ class FittingObjective:
         plan, content = self.plan, self._content
         if plan.tile is None:
             whole = make_objective(
-                self._backbone, content.to(self.runtime.device), dict(self._style), self._options, self.runtime
+                self._backbone,
+                content.to(self.runtime.device),
+                self._style,
+                self._options,
+                self.runtime,
+                self._guidance,
             )
             return replace(whole, loss_scale=self.loss_scale)
         tiled = make_tiled_objective(
@@ -108,6 +116,7 @@ class FittingObjective:
             self._options,
             self.runtime,
             plan.grid,
+            guidance=self._guidance,
             level=plan.level,
             content_place=plan.content,
             again=plan.again if plan.level != "recompute" else None,

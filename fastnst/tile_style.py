@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from fastnst_kernels import BlendedTarget, accumulate_gram
+from fastnst_kernels import accumulate_gram
 from torch import Tensor
 
 from fastnst.backbone import Backbone
@@ -12,14 +12,23 @@ from fastnst.errors import FastnstError
 from fastnst.objective import style_target
 from fastnst.options import Options
 from fastnst.runtime import Runtime
+from fastnst.style_moments import StyleRegions, region_targets
 from fastnst.tile_grid import Window, cut, levels_of, make_grid, reach_of
+from fastnst.tile_taps import StyleTarget
 
 
 @torch.no_grad()
 def tiled_style_targets(
-    backbone: Backbone, styles: Sequence[tuple[Tensor, float]], options: Options, runtime: Runtime, tile: int
-) -> dict[str, BlendedTarget]:
+    backbone: Backbone,
+    styles: Sequence[tuple[Tensor, float]],
+    options: Options,
+    runtime: Runtime,
+    tile: int,
+    regions: StyleRegions | None = None,
+) -> dict[str, StyleTarget]:
     """`style_targets` of images that may lie on any device, in tiles that own at most `tile` × `tile` pixels."""
+    if options.style_loss != "gram" or regions is not None:
+        return dict(region_targets(backbone, styles, options, runtime, regions=regions, tile=tile))
     layers = options.active_style_layers
     per_image = [_grams(backbone, image, options, runtime, tile) for image, _ in styles]
     shares = [share for _, share in styles]

@@ -10,18 +10,19 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from fastnst_kernels import BlendedTarget, image_ops
+from fastnst_kernels import image_ops
 from torch import Tensor
 
 from fastnst.backbone import Backbone, Trace
 from fastnst.errors import FastnstError, OptionError
+from fastnst.guidance import Guidance
 from fastnst.loss_scale import LossScale
 from fastnst.objective import Loss
 from fastnst.options import Options
 from fastnst.runtime import Runtime
 from fastnst.tile_content import TileContent, make_tile_content
 from fastnst.tile_grid import Tile, TileGrid, add_crop, cut, levels_of
-from fastnst.tile_taps import LayerSums, TileTap
+from fastnst.tile_taps import LayerSums, StyleTarget, TileTap, layer_sums
 from fastnst.wrapping import seam_variation
 
 LEVELS = ("kept", "kept-host", "recompute")
@@ -159,7 +160,14 @@ class TiledObjective:
         content = self.content.features(index)
         tile = self.tiles[index]
         return {
-            name: TileTap(layer, tile.inside(self.levels[name]), content.get(name), seen, self.loss_scale.factor)
+            name: TileTap(
+                layer,
+                tile.inside(self.levels[name]),
+                tile.owned(self.levels[name]),
+                content.get(name),
+                seen,
+                self.loss_scale.factor,
+            )
             for name, layer in self.layers.items()
         }
 
@@ -187,19 +195,20 @@ class TiledObjective:
 def make_tiled_objective(
     backbone: Backbone,
     content: Tensor,
-    style: Mapping[str, BlendedTarget],
+    style: Mapping[str, StyleTarget],
     options: Options,
     runtime: Runtime,
     grid: TileGrid,
     *,
+    guidance: Guidance | None = None,
     level: str = "kept",
     content_place: str = "device",
     again: int | None = None,
 ) -> TiledObjective:
     """The objective for an image of the size of `content`, (1, 3, H, W) float32 RGB in 0…1, in the tiles of `grid`.
 
-    `content` may lie on any device. `level` is one of `LEVELS`, `content_place` as in `make_tile_content`, `again` as
-    in `TiledObjective`.
+    `content` may lie on any device; `guidance` is that of `make_objective`. `level` is one of `LEVELS`,
+    `content_place` as in `make_tile_content`, `again` as in `TiledObjective`.
     """
     if level not in LEVELS:
         raise OptionError(f"unknown level {level!r} of tiles; choose one of: {', '.join(LEVELS)}")
@@ -211,13 +220,16 @@ def make_tiled_objective(
         )
     levels = levels_of(options.network, options.taps)
     tiles = tuple(grid)
-    target = make_tile_content(backbone, content, tiles, levels, options, runtime.device, content_place)
+    guided = (guidance or Guidance(grid.height, grid.width)).at(levels, runtime.device)
+    opaque = {name: layer.opaque for name, layer in guided.items()}
+    target = make_tile_content(backbone, content, tiles, levels, options, runtime.device, content_place, opaque=opaque)
     layers = {
-        name: LayerSums(
+        name: layer_sums(
             runtime,
             (grid.height >> deep) * (grid.width >> deep),
             style.get(name),
             target.weights.get(name),
+            guided[name],
             options.style_weight,
             options.content_weight,
         )
