@@ -1,9 +1,19 @@
-"""The README's table of options, from their one definition: `python -m bench.options_table`."""
+"""The table of options in `docs/options.md`, from their one definition.
 
+python -m bench.options_table            prints the table
+python -m bench.options_table --write    writes it into docs/options.md
+"""
+
+import argparse
+import sys
 from dataclasses import fields
+from pathlib import Path
 
 from fastnst.cli import describe_default
 from fastnst.options import PRESETS, Options, resolve_options
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "options.md"
+BEGIN, END = "<!-- options: begin (python -m bench.options_table --write) -->", "<!-- options: end -->"
 
 
 def options_table() -> str:
@@ -26,5 +36,24 @@ def _code(value: object) -> str:
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
 
 
+def with_table(text: str) -> str:
+    """`text` with the table between its marks, where there is another one now. Raises ValueError without the marks."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{PAGE} has no {BEGIN} before an {END}; add the two lines")
+    return f"{before}{BEGIN}\n\n{options_table()}\n\n{END}{after}"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="write the table into docs/options.md")
+    if parser.parse_args(arguments).write:
+        PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    else:
+        print(options_table())
+    return 0
+
+
 if __name__ == "__main__":
-    print(options_table())
+    sys.exit(main())

@@ -1,8 +1,8 @@
-"""The README's table of the kernels and the roofline plot, from the profiles under bench/results/.
+"""The tables of the kernels in docs/figures.md and the roofline plot, from the profiles under bench/results/.
 
 python -m bench.report            prints the table
-python -m bench.report --write    writes it into README.md, and bench/results/roofline.png
-python -m bench.report --check    exit code 1 if README.md says something else
+python -m bench.report --write    writes it into docs/figures.md, and bench/results/roofline.png
+python -m bench.report --check    exit code 1 if docs/figures.md says something else
 
 A profile is what `fastnst profile --json` printed, in a file profile*.json at any depth; a model is left out.
 """
@@ -89,7 +89,7 @@ def _by_precision(measurements: Sequence[Record]) -> dict[str, dict[tuple[str, s
 
 
 def block(found: Sequence[Section], plot: Path | None = None) -> str:
-    """What stands in the README, its marks included; `plot` is shown where it is given."""
+    """What stands in docs/figures.md, its marks included; `plot` is shown where it is given."""
     parts = [] if any(section.on_gpu for section in found) else [_NO_GPU]
     parts += [_table(section) for section in found] or [_NONE]
     if plot is not None:
@@ -218,7 +218,7 @@ def panels(found: Sequence[Section]) -> list[Panel]:
 def replaced(text: str, new: str) -> str:
     """`text` with its marked block replaced. Raises SystemExit where there is not exactly one."""
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise SystemExit(f"README.md has no single block between {BEGIN} and {END}; add the two lines")
+        raise SystemExit(f"docs/figures.md has no single block between {BEGIN} and {END}; add the two lines")
     before, rest = text.split(BEGIN)
     return before + new + rest.split(END)[1]
 
@@ -226,26 +226,28 @@ def replaced(text: str, new: str) -> str:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--write", action="store_true", help="write the table into the README, and the plot")
-    what.add_argument("--check", action="store_true", help="exit code 1 if the README says something else")
-    parser.add_argument("--root", type=Path, default=ROOT, metavar="DIR", help="where README.md and bench/results are")
+    what.add_argument("--write", action="store_true", help="write the table into docs/figures.md, and the plot")
+    what.add_argument("--check", action="store_true", help="exit code 1 if docs/figures.md says something else")
+    parser.add_argument("--root", type=Path, default=ROOT, metavar="DIR", help="where docs and bench/results are")
     parsed = parser.parse_args(arguments)
-    results, readme = parsed.root / "bench" / "results", parsed.root / "README.md"
+    results, page = parsed.root / "bench" / "results", parsed.root / "docs" / "figures.md"
     plot = results / "roofline.png"
     found = sections(results)
     if parsed.write and found:
         draw(panels(found), plot, "each point is one layer; ceilings measured in the same run")
-    shown = block(found, plot.relative_to(parsed.root) if plot.exists() else None)
+    shown = block(found, Path("..") / plot.relative_to(parsed.root) if plot.exists() else None)
     if not parsed.write and not parsed.check:
         print(shown)
         return 0
-    text = readme.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
     new = replaced(text, shown)
     if parsed.check and new != text:
-        print("README.md does not say what bench/results/ does; run python -m bench.report --write", file=sys.stderr)
+        print(
+            "docs/figures.md does not say what bench/results/ does; run python -m bench.report --write", file=sys.stderr
+        )
         return 1
     if parsed.write:
-        readme.write_text(new, encoding="utf-8")
+        page.write_text(new, encoding="utf-8")
     return 0
 
 

@@ -116,7 +116,8 @@ class Preview(Ready):
     Args:
         path: written whole or not at all, so that a viewer never sees half of it.
         seconds: at most once in so many; the last image is written by `close`.
-        bit_depth, format: as for `Result.save`.
+        format: as for `Result.save`.
+        bit_depth: as for `Result.save`.
     """
 
     def __init__(
@@ -178,7 +179,8 @@ class Movie(Ready):
     Args:
         path: .mp4 (with PyAV, `fastnst[movie]`), .gif or .webp.
         every: iterations between two frames.
-        frames_per_second, longest_side: as for `MovieWriter`.
+        frames_per_second: as for `MovieWriter`.
+        longest_side: as for `MovieWriter`.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The README's table of the kernels is what the results say."""
+"""The tables of the kernels in the documents are what the results say."""
 
 import json
 from pathlib import Path
@@ -55,7 +55,10 @@ def profile(*, on_gpu: bool, compiled: bool = True) -> dict[str, Any]:
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     (tmp_path / "bench" / "results").mkdir(parents=True)
-    (tmp_path / "README.md").write_text(f"before\n\n{report.BEGIN}\nold\n{report.END}\n\nafter\n", encoding="utf-8")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "figures.md").write_text(
+        f"before\n\n{report.BEGIN}\nold\n{report.END}\n\nafter\n", encoding="utf-8"
+    )
     return tmp_path
 
 
@@ -65,7 +68,7 @@ def put(root: Path, name: str, content: Any) -> None:
     path.write_text(content if isinstance(content, str) else json.dumps(content))
 
 
-def test_the_readme_says_what_the_results_do() -> None:
+def test_the_page_says_what_the_results_do() -> None:
     assert report.main(["--check"]) == 0
 
 
@@ -74,7 +77,7 @@ def test_without_a_gpu_it_says_so(root: Path) -> None:
     put(root, "profile_cpu.json", profile(on_gpu=False, compiled=False))
     assert report.main(["--check", "--root", str(root)]) == 1
     assert report.main(["--write", "--root", str(root)]) == 0
-    text = (root / "README.md").read_text(encoding="utf-8")
+    text = (root / "docs" / "figures.md").read_text(encoding="utf-8")
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
     assert "old" not in text
@@ -114,7 +117,7 @@ def test_a_file_that_is_no_profile_is_named(root: Path, content: str) -> None:
         report.main(["--root", str(root)])
 
 
-def test_a_readme_without_the_marks_is_left_alone(root: Path) -> None:
-    (root / "README.md").write_text("nothing\n")
-    with pytest.raises(SystemExit, match=r"README\.md has no single block between"):
+def test_a_page_without_the_marks_is_left_alone(root: Path) -> None:
+    (root / "docs" / "figures.md").write_text("nothing\n")
+    with pytest.raises(SystemExit, match=r"docs/figures\.md has no single block between"):
         report.main(["--check", "--root", str(root)])

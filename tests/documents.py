@@ -1,0 +1,179 @@
+"""The code blocks of a Markdown page: what they are, and what of them runs small enough for a test.
+
+A block is run unless a comment right above it says why not: `<!-- not run: reason -->`. `<!-- file: NAME -->` above a
+block writes it into that file for the blocks below it, `<!-- from: PATH -->` says that it is an excerpt of that file.
+"""
+
+import ast
+import importlib.util
+import re
+import shlex
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from fastnst.cli import build_parser
+
+# What shows output, or is a file; it is not run.
+DATA = ("text", "json", "toml", "csv", "bibtex")
+# The README's own marks of the blocks that .ci/run runs.
+RUN_ELSEWHERE = ("first-command", "tests")
+SIZE, ITERATIONS = 64, 2
+# Those that take the options of a run.
+CALLS = ("stylize", "Stylizer", "PerceptualLoss", "texture", "reconstruct")
+COMMANDS = ("stylize", "batch", "grid", "texture", "reconstruct")
+
+_FENCE = re.compile(r"^(?P<indent> *)```(?P<language>[^\n`]*)\n(?P<text>.*?)^(?P=indent)```$", re.DOTALL | re.MULTILINE)
+_COMMENT = re.compile(r"<!-- (?P<kind>[a-z -]+?)(?:: (?P<value>.*?))? -->\s*\Z")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block. `line` counts from 1; `reason` says why it is not run, `file` the file that it is for the blocks
+    below, `source` the file of the repository that it is an excerpt of."""
+
+    language: str
+    text: str
+    line: int
+    reason: str | None = None
+    file: str | None = None
+    source: str | None = None
+
+
+def blocks_of(markdown: str) -> Iterator[Block]:
+    """The fenced blocks in order. Raises ValueError for one that is neither run, nor data, nor marked."""
+    for found in _FENCE.finditer(markdown):
+        line = markdown.count("\n", 0, found.start()) + 1
+        language, text = found["language"].strip(), _dedented(found["text"], len(found["indent"]))
+        comment = _COMMENT.search(markdown[: found.start()])
+        kind, value = (comment["kind"], comment["value"]) if comment else ("", None)
+        reasons = {"not run": value, "from": "an excerpt", **dict.fromkeys(RUN_ELSEWHERE, "run by .ci/run")}
+        reason = reasons.get(kind)
+        if kind == "not run" and not value:
+            raise ValueError(f"line {line}: the block is not run, and nothing says why; write <!-- not run: reason -->")
+        named = {name: value if kind == name else None for name in ("file", "from")}
+        block = Block(language, text, line, reason, named["file"], named["from"])
+        if language not in (*DATA, "python", "sh"):
+            raise ValueError(f"line {line}: a block of {language!r}; write python, sh or one of {', '.join(DATA)}")
+        if language == "sh" and reason is None:
+            for words in commands_of(text):
+                if not _arguments(words):
+                    raise ValueError(f"line {line}: {shlex.join(words)} is not run; mark it <!-- not run: reason -->")
+        yield block
+
+
+def small_python(text: str) -> str:
+    """The same program with runs of a few pixels and iterations, and random weights in place of a download."""
+    return ast.unparse(ast.fix_missing_locations(_Small().visit(ast.parse(text))))
+
+
+def small_commands(text: str) -> list[list[str]]:
+    """The arguments of each `fastnst` in a shell block, made small."""
+    return [_small(_arguments(words)) for words in commands_of(text)]
+
+
+def check_unrun(text: str) -> None:
+    """Raises ValueError where a shell block that is not run names arguments or modules that do not exist."""
+    for words in commands_of(text):
+        if arguments := _arguments(words):
+            try:
+                build_parser().parse_args(arguments)
+            except SystemExit as end:
+                if end.code:
+                    raise ValueError(f"{shlex.join(words)} is refused") from None
+        elif (
+            "-m" in words[1:2]
+            and "python" in words[0]
+            and importlib.util.find_spec(words[words.index("-m") + 1]) is None
+        ):
+            raise ValueError(f"{shlex.join(words)}: there is no such module")
+
+
+def commands_of(text: str) -> Iterator[list[str]]:
+    """The words of each command of a shell block."""
+    for line in text.replace("\\\n", " ").splitlines():
+        if words := shlex.split(line.replace("…", ""), comments=True):
+            yield words
+
+
+def _arguments(words: list[str]) -> list[str]:
+    """What follows `fastnst`, `.venv/bin/fastnst` or `python -m fastnst`, also after torchrun; else nothing."""
+    while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+        words = words[1:]
+    if {"|", ">", "<"} & set(words) or not words:
+        return []
+    if words[0].split("/")[-1] == "fastnst":
+        return words[1:]
+    if words[0].startswith("python") and words[1:3] == ["-m", "fastnst"]:
+        return words[3:]
+    if words[0].split("/")[-1] == "torchrun" and "fastnst" in words:
+        return words[words.index("fastnst") + 1 :]
+    return []
+
+
+def _small(arguments: list[str]) -> list[str]:
+    command = arguments[0]
+    if command not in COMMANDS:
+        return arguments
+    scales = _values(arguments, "--scales")
+    iterations = _values(arguments, "--iterations")
+    rest = _without(arguments, "--size", "--iterations", "--scales", "--weights")
+    small = [*rest, "--size", str(SIZE), "--weights", "random", "--iterations", str(ITERATIONS)]
+    if len(iterations) > 1:
+        small.append(str(ITERATIONS))
+    if scales:
+        small += ["--scales", *(scales if len(scales) == 1 else [str(SIZE // 2), str(SIZE)])]
+    return small
+
+
+def _without(arguments: list[str], *flags: str) -> list[str]:
+    """The arguments less these flags and their values: all up to the next flag for those that take several."""
+    kept: list[str] = []
+    left = 0.0
+    for word in arguments:
+        if word in flags:
+            left = float("inf") if word in ("--iterations", "--scales") else 1
+        elif word.startswith("-") or left <= 0:
+            left = 0
+            kept.append(word)
+        else:
+            left -= 1
+    return kept
+
+
+def _values(arguments: list[str], flag: str) -> list[str]:
+    if flag not in arguments:
+        return []
+    values = []
+    for word in arguments[arguments.index(flag) + 1 :]:
+        if word.startswith("-"):
+            break
+        values.append(word)
+    return values
+
+
+class _Small(ast.NodeTransformer):
+    def visit_Constant(self, node: ast.Constant) -> ast.Constant:
+        return ast.Constant("random") if node.value == "imagenet" else node
+
+    def visit_Call(self, node: ast.Call) -> ast.Call:
+        self.generic_visit(node)
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        if name not in CALLS:
+            return node
+        values: dict[str, object] = {"size": SIZE, "weights": "random"}
+        if name != "PerceptualLoss":
+            values["iterations"] = ITERATIONS
+        kept = [keyword for keyword in node.keywords if keyword.arg not in values]
+        for keyword in kept:
+            if keyword.arg == "scales" and isinstance(keyword.value, ast.List | ast.Tuple):
+                keyword.value = ast.List([ast.Constant(SIZE // 2), ast.Constant(SIZE)], ast.Load())
+        node.keywords = [*kept, *_keywords(values.items())]
+        return node
+
+
+def _keywords(values: Iterable[tuple[str, object]]) -> list[ast.keyword]:
+    return [ast.keyword(name, ast.Constant(value)) for name, value in values]  # type: ignore[arg-type]
+
+
+def _dedented(text: str, indent: int) -> str:
+    return "".join(line[indent:] if line.startswith(" " * indent) else line for line in text.splitlines(keepends=True))

@@ -1,0 +1,163 @@
+"""The documents say what is true: their blocks run, their tables are the code's, their links lead somewhere."""
+
+import re
+from pathlib import Path
+
+import pytest
+from documents import Block, blocks_of, check_unrun, small_commands, small_python
+from PIL import Image, ImageDraw
+
+import fastnst
+from bench.command_reference import command_reference, subcommands
+from bench.documentation import COMMANDS, outside_files, site_links
+from bench.optimiser_tables import with_tables
+from bench.options_table import options_table
+from fastnst.cli import build_parser, main
+
+REPOSITORY = Path(__file__).parent.parent
+PAGES = sorted(
+    str(path.relative_to(REPOSITORY)) for path in [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")]
+)
+PICTURES = ("content.jpg", "style.jpg", "style2.jpg")
+
+
+def text_of(page: str) -> str:
+    return (REPOSITORY / page).read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with the pictures that the examples name."""
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate(PICTURES):
+        image = Image.new("RGB", (96, 72), (60 + 50 * number, 90, 160))
+        draw = ImageDraw.Draw(image)
+        for x in range(0, 96, 12 + 6 * number):
+            draw.line((x, 0, 95 - x, 71), fill=(240, 40 + 60 * number, x), width=3 + number)
+        image.save(name)
+    for name in ("mask.png", "style_mask.png"):
+        mask = Image.new("L", (96, 72), 0)
+        ImageDraw.Draw(mask).ellipse((16, 8, 80, 64), fill=255)
+        mask.save(name)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if list(blocks_of(text_of(page)))])
+def test_the_blocks_of_a_page_run(page: str, workplace: Path) -> None:
+    # The README shows some of what the pages do, and those run it.
+    others = [other for other in PAGES if page == "README.md" and other != page]
+    elsewhere = [arguments for other in others for arguments in run_in(other)]
+    names: dict[str, object] = {"__name__": "__main__"}
+    for block in blocks_of(text_of(page)):
+        run(block, page, names, elsewhere)
+
+
+def run_in(page: str) -> list[list[str]]:
+    """The commands of a page that are run."""
+    shell = [block for block in blocks_of(text_of(page)) if block.language == "sh" and block.reason is None]
+    return [arguments for block in shell for arguments in small_commands(block.text)]
+
+
+def run(block: Block, page: str, names: dict[str, object], elsewhere: list[list[str]]) -> None:
+    where = f"{page}:{block.line}"
+    if block.file is not None:
+        Path(block.file).write_text(block.text, encoding="utf-8")
+    elif block.source is not None:
+        assert block.text in text_of(block.source), f"{where} is not in {block.source} as it is here"
+    elif block.reason is not None and block.language == "sh":
+        check_unrun(block.text)
+    elif block.reason is None and block.language == "python":
+        exec(compile(small_python(block.text), where, "exec"), names)
+    elif block.reason is None and block.language == "sh":
+        for arguments in small_commands(block.text):
+            if arguments in elsewhere:
+                continue
+            arguments = [_found(word) for word in arguments]
+            assert exit_code(arguments) == 0, f"{where}: fastnst {' '.join(arguments)}"
+
+
+def _found(word: str) -> str:
+    """A file of the repository by its whole path: the README's commands are for its folder."""
+    return str(REPOSITORY / word) if not Path(word).exists() and (REPOSITORY / word).is_file() else word
+
+
+def exit_code(arguments: list[str]) -> int | str | None:
+    try:
+        return main(arguments)
+    except SystemExit as end:
+        return end.code
+
+
+@pytest.mark.parametrize(
+    "block",
+    ["```sh\npip install fastnst\n```", "```sh\ncat a | fastnst stylize - b -o c.png\n```", "```\nwhat?\n```"],
+)
+def test_a_block_that_is_not_run_must_say_so(block: str) -> None:
+    with pytest.raises(ValueError, match=r"^line 1: .*(is not run; mark it|a block of '')"):
+        list(blocks_of(block))
+
+
+def test_a_reason_must_be_given() -> None:
+    with pytest.raises(ValueError, match="nothing says why"):
+        list(blocks_of("<!-- not run -->\n```sh\npip install fastnst\n```"))
+    (block,) = blocks_of("<!-- not run: a download -->\n```sh\npip install fastnst\n```")
+    assert block.reason == "a download"
+
+
+@pytest.mark.parametrize("command", ["fastnst stylize a b -o c.png --sise 3", "python -m bench.no_such_thing"])
+def test_a_command_that_is_not_run_must_exist(command: str) -> None:
+    with pytest.raises(ValueError, match=r"is refused|no such module"):
+        check_unrun(command)
+
+
+def test_examples_are_made_small() -> None:
+    commands = "fastnst stylize a b -o c.tif --size 2048 --scales 256 512 2048 --iterations 200 50 --tile 512\n"
+    small = "stylize a b -o c.tif --tile 512 --size 64 --weights random --iterations 2 2 --scales 32 64"
+    assert small_commands(commands) == [small.split()]
+    program = "r = fastnst.stylize(a, b, size=900, scales=[300, 900])\nload_weights('imagenet')"
+    small = (
+        "r = fastnst.stylize(a, b, scales=[32, 64], size=64, weights='random', iterations=2)\nload_weights('random')"
+    )
+    assert small_python(program) == small
+
+
+def test_the_tables_of_the_optimisers_are_those_of_the_results() -> None:
+    page = text_of("docs/optimisers.md")
+    assert with_tables(page) == page, "write them with `python -m bench.optimiser_tables --write`"
+
+
+def test_the_table_of_options_is_that_of_the_code() -> None:
+    assert options_table() in text_of("docs/options.md"), "write it with `python -m bench.options_table --write`"
+
+
+def test_the_reference_has_every_command_and_argument() -> None:
+    assert COMMANDS in text_of("docs/commands.md")
+    reference = command_reference()
+    for name, parser in subcommands(build_parser()).items():
+        assert f"## fastnst {name}\n" in reference
+        assert parser.description in reference
+    assert "fastnst stylize CONTENT STYLE [STYLE …] -o OUT [--config FILE]" in reference
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    text = re.sub(r"```.*?```", "", text_of(page), flags=re.DOTALL)
+    for link in re.findall(r'(?:\]\(|src=")(?![a-z]+:|#)([^)"#\s]+)', text):
+        assert (REPOSITORY / page).parent.joinpath(link).exists(), link
+
+
+def test_links_become_those_of_the_site() -> None:
+    outside = outside_files(REPOSITORY)
+    text = '[a](../CHANGELOG.md) <img src="../bench/results/roofline.png"> [b](paper.md#x) [c](https://d.e) [f](#g)'
+    moved = '[a](changelog.md) <img src="results/roofline.png"> [b](paper.md#x) [c](https://d.e) [f](#g)'
+    assert site_links(text, "figures.md", outside) == moved
+    assert site_links("[a](docs/paper.md) [b](README.md#tests)", "contributing.md", outside) == (
+        "[a](paper.md) [b](index.md)"
+    )
+    assert site_links("[a](../paper.md)", "api/fastnst.md", outside) == "[a](../paper.md)"
+    assert all((REPOSITORY / source).exists() for source in outside)
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = text_of("CITATION.cff")
+    assert f"\nversion: {fastnst.__version__}\n" in citation
