@@ -65,7 +65,7 @@ def add_option(parser: argparse.ArgumentParser, option: "Field[Any]") -> None:
         choices=facts["choices"] or None,
         metavar=facts["metavar"],
         nargs="+" if facts["many"] else None,
-        type=_parse_as(option),
+        type=parse_as(option),
         help=f"{facts['meaning']} (default: {describe_default(option)})",
     )
 
@@ -113,7 +113,7 @@ def given_options(settings: Mapping[str, Any]) -> dict[str, Any]:
     return options
 
 
-def _parse_as(option: "Field[Any]") -> Callable[[str], Any]:
+def parse_as(option: "Field[Any]") -> Callable[[str], Any]:
     if option.name == "scales":
         return _scale
     if option.name == "style_weights" or option.type in (float, float | None):

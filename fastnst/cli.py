@@ -18,7 +18,7 @@ from fastnst.arguments import (
     describe_default,
     whole_number,
 )
-from fastnst.commands import batch, compare, completion, env, grid, plan, rerun, resume, texture
+from fastnst.commands import batch, compare, completion, env, grid, plan, rerun, resume, texture, web
 from fastnst.errors import FastnstError, FastnstWarning, Interrupted, OptionError
 
 __all__ = ["add_option", "build_parser", "describe_default", "main"]
@@ -80,6 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     grid.add_parser(commands)
     compare.add_parser(commands)
     rerun.add_parser(commands)
+    web.add_parser(commands)
     _add_info(commands)
     plan.add_parser(commands)
     _add_verify(commands)

@@ -1,0 +1,162 @@
+// The page: pictures and controls in, a run watched, results out.
+
+import * as api from "./api.js";
+import { Chart } from "./chart.js";
+import { Controls } from "./controls.js";
+import { element } from "./element.js";
+import { History } from "./history.js";
+import { Slot } from "./slots.js";
+import { Stage } from "./stage.js";
+import { ofResult, ofRun } from "./words.js";
+
+const find = (id) => document.getElementById(id);
+const alertBox = find("alert");
+
+function complain(message) {
+  alertBox.querySelector("p").textContent = message.charAt(0).toUpperCase() + message.slice(1);
+  alertBox.hidden = false;
+}
+
+function calm() {
+  alertBox.hidden = true;
+}
+
+// Does what may fail; what the server says is shown.
+async function attempt(act) {
+  calm();
+  try {
+    await act();
+  } catch (error) {
+    complain(error.message);
+  }
+}
+
+async function main() {
+  alertBox.querySelector("button").addEventListener("click", calm);
+  for (const kind of ["dragover", "drop"]) document.addEventListener(kind, (event) => event.preventDefault());
+  const page = await api.page();
+  const again = await api.enter();
+  find("engine").textContent = `${page.version} · ${page.weights} network · ${page.device}`;
+  find("format").append(...page.formats.map((format) => element("option", { value: format }, format.toUpperCase())));
+
+  const controls = new Controls(find("main-controls"), find("more-controls"), page);
+  const chart = new Chart(find("chart"), find("legend"));
+  const stage = new Stage(find("view"), find("bar"), find("said"));
+  const history = new History(find("results"), page, choose);
+  const slots = Object.fromEntries(
+    ["content", "style"].map((role) => [role, new Slot(find(role), { most: role === "style" ? page.limits.styles : 1, complain, changed: remember })]),
+  );
+  let run = null;
+
+  function remember() {
+    calm();
+    const pictures = { content: slots.content.pictures, style: slots.style.pictures };
+    sessionStorage.setItem("chosen", JSON.stringify({ pictures, ...controls.form() }));
+  }
+  controls.heard = remember;
+
+  // Shows what is selected: the run that goes on, or a result.
+  function show() {
+    const result = history.get(history.selected);
+    if (history.selected === "live" && run) {
+      stage.say(ofRun(run) ?? ["", ""]);
+      stage.progress(run.done ?? 0);
+      if (run.preview) stage.show(api.previewUrl(run.number, run.preview), "The image so far");
+      else stage.wait();
+    } else if (result) {
+      stage.say(ofResult(result, page));
+      stage.progress(isBusy() ? (run.done ?? 0) : 1);
+      stage.show(api.imageUrl(result.id), `Result ${result.id}`);
+    }
+    offerActions(result);
+  }
+
+  function offerActions(result) {
+    find("actions").inert = !result;
+    if (!result) return;
+    const size = Math.min(2 * result.size, page.limits.size);
+    const button = find("continue");
+    button.disabled = isBusy() || size <= result.size;
+    button.textContent = size > result.size ? `Continue at ${size} px` : "Largest size reached";
+    button.onclick = () => attempt(() => api.proceed(result.id, size));
+    find("download").href = api.fileUrl(result.id, find("format").value);
+  }
+
+  const isBusy = () => run !== null && (run.state === "waiting" || run.state === "running");
+
+  function choose(id) {
+    history.select(id);
+    const result = history.get(id);
+    if (result) {
+      slots.content.put([result.content]);
+      slots.style.put(result.styles);
+      controls.restore(result);
+    }
+    show();
+  }
+
+  function heard({ run: now, results }) {
+    const before = run;
+    if (now && (!before || now.number !== before.number)) {
+      chart.clear();
+      calm();
+    }
+    run = now;
+    if (now) chart.add(now.points, now.terms, now.since, now.iterations);
+    if (now && now.points.length === 0 && before?.number === now.number) now.points = before.points;
+    if (results) {
+      history.put(results);
+      controls.offer(results);
+    }
+    follow(before);
+    find("start").hidden = isBusy();
+    find("stop").hidden = !isBusy();
+    find("stop").disabled = now?.stopping ?? false;
+    find("stop").textContent = now?.state === "waiting" ? "Leave the queue" : "Stop";
+    show();
+  }
+
+  // Selects a run when it begins, and its result when it is over.
+  function follow(before) {
+    history.run(isBusy() && run.preview ? api.previewUrl(run.number, run.preview) : null);
+    if (isBusy() && before?.number !== run.number) history.select("live");
+    const ended = run && !isBusy() && (before === null || before.number !== run.number || before.state !== run.state);
+    if (!ended) return;
+    if (run.message) complain(run.message);
+    if (history.selected !== "live" && before !== null) return;
+    history.select(run.result);
+    if (!run.result) {
+      stage.say(["Nothing was made yet.", run.message ? "" : "It was stopped before its first iteration."]);
+      stage.progress(0);
+    }
+  }
+
+  find("controls").addEventListener("submit", (event) => {
+    event.preventDefault();
+    attempt(async () => {
+      if (!slots.content.pictures.length || !slots.style.pictures.length) throw new Error("give a content picture and a style picture first");
+      await api.start({ content: slots.content.pictures[0].id, styles: slots.style.pictures.map(({ id }) => id), ...controls.form() });
+      stage.wait();
+      if (matchMedia("(max-width: 819px)").matches) document.querySelector(".stage").scrollIntoView({ block: "start" });
+    });
+  });
+  find("stop").addEventListener("click", () => attempt(api.stop));
+  find("reset").addEventListener("click", () => controls.restore({ form: {}, begins: null }));
+  find("format").addEventListener("change", show);
+  find("examples").addEventListener("click", () =>
+    attempt(async () => {
+      slots.content.put([await api.example("content")]);
+      slots.style.put([await api.example(page.examples[0])]);
+    }),
+  );
+
+  const chosen = again && JSON.parse(sessionStorage.getItem("chosen") ?? "null");
+  if (chosen) {
+    slots.content.put(chosen.pictures.content);
+    slots.style.put(chosen.pictures.style);
+    controls.restore(chosen);
+  }
+  api.listen(heard, () => complain("the server is gone, or has forgotten this page; load it again"));
+}
+
+attempt(main);

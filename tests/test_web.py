@@ -1,0 +1,520 @@
+"""What the page of `fastnst web` decides, without a browser or a web library."""
+
+import io
+import threading
+import time
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fastnst import cli
+from fastnst.errors import ImageError, OptionError
+from fastnst.examples import example
+from fastnst.images import load_image
+from fastnst.options import PRESETS, Options, resolve_options
+from fastnst.output import read_parameters
+from fastnst.result import LossRecord, Result
+from fastnst.web import visits as visits_module
+from fastnst.web.controls import HOST_OPTIONS, MAIN, make_controls, read_form
+from fastnst.web.desk import Desk
+from fastnst.web.limits import Limits
+from fastnst.web.progress import progress_of
+from fastnst.web.results import Kept, Request, keep, oldest_first
+from fastnst.web.studio import Studio
+from fastnst.web.ticket import DONE, FAILED, RUNNING, WAITING, Ticket
+from fastnst.web.uploads import Upload, plain_name, read_upload
+from fastnst.web.visits import Visit, Visits, continued
+
+FAST = {"size": "48", "iterations": "3", "scales": "none", "style_layers": "conv1_1", "content_layers": "conv2_1"}
+HOST = {"weights": "random", "device": "cpu"}
+
+
+def png(width: int = 64, height: int = 48, seed: int = 0, mode: str = "RGB") -> bytes:
+    coarse = np.random.default_rng(seed).integers(0, 255, (6, 8, len(mode)), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(file, "PNG")
+    return file.getvalue()
+
+
+def request(number: int = 1, form: dict[str, str] | None = None, **given: Any) -> Request:
+    form = FAST if form is None else form
+    content, style = (read_upload(f"{name}.png", png(seed=seed), Limits()) for seed, name in enumerate(("sea", "oil")))
+    whole: dict[str, Any] = {"number": number, "content": content, "styles": (style,), "options": read_form(form)}
+    return Request(**{**whole, "form": form, **given})
+
+
+def ticket(**given: Any) -> Ticket:
+    asked = request(**given)
+    return Ticket(asked, resolve_options(**asked.options))
+
+
+def kept(number: int = 1, size: int = 8, **given: Any) -> Kept:
+    parameters = {"final": None, "stopped": None}
+    return keep(Result(torch.rand(3, size, size), None, (), parameters), request(number, **given))
+
+
+def wait_for(what: Any, seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+# Controls
+
+
+def test_every_offered_option_has_one_control() -> None:
+    controls = make_controls(Limits())
+    names = [control.name for control in controls]
+    assert names[: len(MAIN)] == list(MAIN)
+    assert len(set(names)) == len(names)
+    assert {control.kind for control in controls} <= {"choice", "number", "text", "switch"}
+    assert all(control.meaning and control.label for control in controls)
+    known = {option.name for option in fields(Options)}
+    assert set(names) <= known - set(HOST_OPTIONS) - {"init"}
+    assert {"preset", "size", "style_weight", "content_layers", "optimizer", "seed"} <= set(names)
+
+
+def test_no_control_names_a_file() -> None:
+    for name in ("init", "weights"):
+        with pytest.raises(OptionError, match="is no control of this page"):
+            read_form({name: "/etc/passwd"})
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_control_as_it_is_shown_is_the_preset(preset: str) -> None:
+    form = {control.name: control.defaults[preset] for control in make_controls(Limits())}
+    read, meant = resolve_options(**read_form(form)), resolve_options(preset=preset)
+    for option in fields(Options):
+        if option.name in form:
+            value, other = getattr(read, option.name), getattr(meant, option.name)
+            if option.name.endswith("_layers"):
+                assert [layer for layer, _ in value] == [layer for layer, _ in other]
+                assert [weight for _, weight in value] == pytest.approx([weight for _, weight in other], rel=1e-5)
+            else:
+                assert value == pytest.approx(other, rel=1e-5) if isinstance(other, float) else value == other
+
+
+def test_a_form_is_parsed_as_the_command_parses() -> None:
+    form = {
+        "size": " 300 ",
+        "scales": "75, 150 300",
+        "iterations": "20 30",
+        "style_layers": "conv1_1=2,conv2_1",
+        "tolerance": "",
+        "style_weights": "1 3",
+        "tile": "none",
+    }
+    read = read_form(form)
+    assert read == {
+        "size": 300,
+        "scales": [75, 150, 300],
+        "iterations": [20, 30],
+        "style_layers": ["conv1_1=2", "conv2_1"],
+        "style_weights": [1.0, 3.0],
+        "tile": "none",
+    }
+    assert resolve_options(**read).scales == (75, 150, 300)
+    assert read_form({"scales": "2"}) == {"scales": 2}
+    assert read_form({"scales": "none"}) == {"scales": "none"}
+
+
+@pytest.mark.parametrize(
+    ("form", "said"),
+    [
+        ({"warp": "9"}, "'warp' is no control"),
+        ({"size": "big"}, "size: 'big' is not a whole number"),
+        ({"style_weight": "1,5"}, "style weight: '1,5' is not a number"),
+        ({"scales": "64 x"}, "scales: 'x' is not a scale"),
+        ({"size": 5}, "size is no text"),
+        ({"content_layers": "conv1_1 " * 100}, "content layers is no text of up to 500"),
+    ],
+)
+def test_refused_forms(form: dict[str, object], said: str) -> None:
+    with pytest.raises(OptionError, match=said):
+        read_form(form)
+
+
+def test_the_largest_size_is_that_of_the_page() -> None:
+    size = next(control for control in make_controls(Limits(size=300)) if control.name == "size")
+    assert size.maximum == 300
+    assert size.slider is not None
+    assert size.slider[:2] == (128, 300)
+
+
+# Limits
+
+
+def test_limits_of_options() -> None:
+    limits = Limits(size=256)
+    limits.check_options(resolve_options(size=256))
+    with pytest.raises(OptionError, match="size 512 is more than this page makes; give 256 or less"):
+        limits.check_options(resolve_options(size=512))
+    with pytest.raises(OptionError, match=r"style scale 4 at size 128 .* give 2 or less"):
+        limits.check_options(resolve_options(size=128, style_scale=4))
+    for wrong in ({"size": 63}, {"upload_bytes": 0}, {"pixels": 0}):
+        with pytest.raises(OptionError, match="is too small"):
+            Limits(**wrong)
+
+
+def test_uploads() -> None:
+    upload = read_upload(r"C:\pictures\my sea.png", png(900, 700), Limits())
+    assert (upload.name, upload.width, upload.height) == ("my sea.png", 900, 700)
+    with Image.open(io.BytesIO(upload.thumbnail)) as small:
+        assert (small.format, max(small.size)) == ("JPEG", 512)
+    assert load_image(upload.opened()).name == "my sea.png"
+    with Image.open(io.BytesIO(read_upload("a.png", png(mode="RGBA"), Limits()).thumbnail)) as small:
+        assert small.mode == "RGBA"
+
+
+@pytest.mark.parametrize(
+    ("data", "limits", "said"),
+    [
+        (b"no picture", Limits(), "content image .bad.png. is not an image of a known format"),
+        (png()[:300], Limits(), "damaged or truncated"),
+        (png(), Limits(upload_bytes=1000), "bad.png has more than 1 kB, the most that this page takes"),
+        (png(), Limits(pixels=1000), "64×48 = 3072 pixels, more than the limit of 1000 pixels"),
+        (b"", Limits(), "is an empty file"),
+    ],
+)
+def test_refused_uploads(data: bytes, limits: Limits, said: str) -> None:
+    with pytest.raises(ImageError, match=said):
+        read_upload("bad.png", data, limits)
+
+
+def test_plain_names() -> None:
+    assert plain_name("../../etc/passwd") == "passwd"
+    assert plain_name("a\nb\x00.png") == "ab.png"
+    assert plain_name("") == plain_name("folder/") == "picture"
+    assert len(plain_name("x" * 500 + ".png")) == 100
+
+
+# Results
+
+
+def test_a_result_is_had_in_each_format_with_its_metadata() -> None:
+    one = keep(Result(torch.rand(3, 20, 30), None, (), {"options": {"size": 30}, "stopped": None}), request())
+    assert (one.width, one.height, one.request.name) == (30, 20, "sea-oil-1")
+    for format in ("png", "jpeg", "webp", "tiff"):
+        assert read_parameters(io.BytesIO(one.file(format)))["options"] == {"size": 30}
+    with pytest.raises(OptionError, match="unknown format 'exe'"):
+        one.file("exe")
+    assert load_image(one.opened()).name == "sea-oil-1.png"
+
+
+def test_names_of_files_are_plain() -> None:
+    odd = read_upload('a"; filename=b\r\nc ä.png', png(), Limits())
+    assert request(content=odd).name.isascii()
+    assert not set(request(content=odd).name) & set('";\r\n /')
+
+
+def test_a_result_does_not_hold_what_it_started_from() -> None:
+    first = kept()
+    assert continued(first, 2, 16).start is first
+    assert keep(Result(torch.rand(3, 8, 8), None, (), {}), continued(first, 2, 16)).request.start is None
+
+
+def test_the_oldest_results_go_first() -> None:
+    results = [kept(number) for number in range(1, 6)]
+    assert [one.id for one in oldest_first(results, 3, 10**9)] == ["3", "4", "5"]
+    assert [one.id for one in oldest_first(results, 3, 1)] == ["5"]
+    shared = results[0].request
+    alike = [replace(one, request=replace(shared, number=number)) for number, one in enumerate(results)]
+    size = max(one.size_bytes for one in alike)
+    pictures = shared.content.size_bytes + shared.styles[0].size_bytes
+    assert len(oldest_first(alike, 9, pictures + 5 * size)) == 5
+
+
+def test_continuing_keeps_the_options() -> None:
+    first = kept(form={**FAST, "iterations": "9 5", "scales": "24 48", "style_weight": "7"})
+    second = continued(first, 2, 96)
+    assert second.options == {**first.request.options, "size": 96, "scales": "none", "iterations": 5}
+    assert read_form(second.form) == second.options | {"iterations": [5]}
+    assert (second.begins, second.number) == ("1", 2)
+    resolve_options(**second.options)
+
+
+# Progress
+
+
+def records(*steps: tuple[int, int, float]) -> list[LossRecord]:
+    return [LossRecord(iteration, scale, 1.0, 1.0, 1.0, 0.0, seconds) for iteration, scale, seconds in steps]
+
+
+def test_progress_goes_by_pixels() -> None:
+    options = resolve_options(size=64, iterations=10)
+    assert progress_of([], (32, 64), options).done == 0
+    assert progress_of(records((0, 32, 0.1)), (32, 64), options) == replace(progress_of([], (64,), options))
+    half = progress_of(records((0, 32, 0.1), (5, 32, 1.0)), (32, 64), options)
+    assert half.done == pytest.approx(0.1)
+    assert half.left == pytest.approx(9.0)
+    # The first scale ended after 6 of its 10 iterations.
+    later = progress_of(records((0, 32, 0.1), (6, 32, 1.0), (6, 64, 1.1), (11, 64, 6.0)), (32, 64), options)
+    assert later.done == pytest.approx(0.6)
+    assert later.left == pytest.approx(4.0)
+    assert progress_of(records((0, 64, 0.1), (10, 64, 1.0)), (64,), options).left == 0
+
+
+def test_progress_within_seconds() -> None:
+    options = resolve_options(size=64, iterations=1000, seconds=10)
+    now = progress_of(records((0, 64, 0.1), (10, 64, 4.0)), (64,), options)
+    assert now.done == pytest.approx(0.4)
+    assert now.left == pytest.approx(6.0)
+
+
+# The queue
+
+
+def test_the_queue_serves_in_order_one_at_a_time() -> None:
+    go, served = threading.Semaphore(0), []
+
+    def serve(one: Ticket) -> None:
+        go.acquire()
+        served.append(one)
+        one.finish(None)
+
+    desk = Desk(serve)
+    tickets = [ticket(number=number) for number in range(4)]
+    for one in tickets:
+        desk.join(one)
+    wait_for(lambda: tickets[0].state == RUNNING)
+    assert [desk.ahead(one) for one in tickets] == [0, 1, 2, 3]
+    desk.leave(tickets[1])
+    assert [desk.ahead(one) for one in tickets] == [0, 0, 1, 2]
+    assert (tickets[1].state, tickets[2].state) == (DONE, WAITING)
+    for _ in range(3):
+        go.release()
+    wait_for(lambda: all(one.over for one in tickets))
+    assert served == [tickets[0], *tickets[2:]]
+    desk.close()
+
+
+def test_closing_the_queue_stops_its_run() -> None:
+    def serve(one: Ticket) -> None:
+        wait_for(lambda: one.stopping)
+        one.finish(None)
+
+    desk = Desk(serve)
+    first, second = ticket(), ticket()
+    desk.join(first)
+    desk.join(second)
+    wait_for(lambda: first.state == RUNNING)
+    desk.close()
+    assert first.over
+    assert second.over
+
+
+# Visits
+
+
+def test_a_closed_page_gives_its_place_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    given_up: list[Ticket] = []
+    visits = Visits(Limits(), given_up.append)
+    visit = visits.open()
+    visit.page_opened()
+    visit.ticket = ticket()
+    monkeypatch.setattr(visits_module, "AWAY_SECONDS", 0.05)
+    visits.sweep()
+    time.sleep(0.1)
+    visits.sweep()
+    assert given_up == []
+    visit.page_closed()
+    visits.sweep()
+    assert given_up == []
+    time.sleep(0.1)
+    visits.sweep()
+    assert given_up == [visit.ticket]
+    assert visits.find(visit.id) is visit
+    monkeypatch.setattr(visits_module, "FORGET_SECONDS", 0.05)
+    visits.sweep()
+    assert visits.find(visit.id) is None
+
+
+def test_only_so_many_visits(monkeypatch: pytest.MonkeyPatch) -> None:
+    visits = Visits(Limits(visits=2), lambda _: None)
+    first, second = visits.open(), visits.open()
+    with pytest.raises(OptionError, match="2 pages are open, the most there may be"):
+        visits.open()
+    second.page_opened()
+    monkeypatch.setattr(visits_module, "AWAY_SECONDS", 0.0)
+    third = visits.open()
+    assert [visits.find(one.id) is one for one in (first, second, third)] == [False, True, True]
+
+
+def test_a_visit_keeps_the_pictures_that_it_needs() -> None:
+    visit = Visit(Limits(styles=1))
+    one = kept()
+    needed = visit.add_upload(one.request.content)
+    assert visit.add_upload(replace(one.request.content)) == needed
+    visit.keep(one)
+    names = [visit.add_upload(Upload(f"{number}.png", b"", 1, 1, b"")) for number in range(9)]
+    assert visit.upload(needed) is one.request.content
+    assert visit.upload(names[-1]).name == "8.png"
+    for gone in (names[0], "never", None):
+        with pytest.raises(OptionError, match="not here any more"):
+            visit.upload(gone)
+    assert visit.result("1") is one
+    with pytest.raises(OptionError, match="not in the history"):
+        visit.result("2")
+
+
+# Runs
+
+
+@pytest.fixture(scope="module")
+def studio() -> Studio:
+    return Studio(HOST, Limits(size=128), lambda one, result: RESULTS.append((one, result)))
+
+
+RESULTS: list[tuple[Ticket, Kept]] = []
+
+
+def run(studio: Studio, asked: Request) -> Ticket:
+    one = Ticket(asked, studio.options(asked))
+    one.begin()
+    studio.run(one)
+    return one
+
+
+def test_a_run_and_its_continuation_are_made_again_from_their_files(
+    studio: Studio, tmp_path: Path, capsys: Any
+) -> None:
+    first = run(studio, request())
+    assert first.state == DONE
+    view = first.view(0)
+    assert [row[0] for row in view["points"]] == [0, 1, 2, 3]
+    assert (view["width"], view["height"], view["done"]) == (48, 36, 1)
+    assert view["terms"] == ["content", "style", "tv"]
+    assert first.view(0, since=3)["points"] == view["points"][3:]
+    assert first.preview is not None
+    assert RESULTS[-1][0] is first
+    second = run(studio, continued(RESULTS[-1][1], 2, 72))
+    assert second.state == DONE
+    for _, result in RESULTS[-2:]:
+        (tmp_path / result.opened().name).write_bytes(result.file("png"))
+    (tmp_path / "sea.png").write_bytes(png(seed=0))
+    (tmp_path / "oil.png").write_bytes(png(seed=1))
+    for name in ("sea-oil-1.png", "sea-oil-2.png"):
+        assert cli.main(["rerun", str(tmp_path / name), "-o", str(tmp_path / "again.png"), "--quiet"]) == 0
+        with Image.open(tmp_path / name) as old, Image.open(tmp_path / "again.png") as new:
+            steps = np.abs(np.asarray(old, np.int16) - np.asarray(new, np.int16))
+        assert steps.max() <= 1
+    assert cli.main(["info", str(tmp_path / "sea-oil-2.png")]) == 0
+    assert "sea-oil-1.png" in capsys.readouterr().out
+
+
+def test_a_stopped_run_keeps_its_last_image(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = request(form={**FAST, "iterations": "1000"})
+    one = Ticket(asked, studio.options(asked))
+    show = one.show
+
+    def stop_soon(iterate: Any, preview: Any) -> None:
+        show(iterate, preview)
+        if iterate.record.iteration == 2:
+            one.stop()
+
+    monkeypatch.setattr(one, "show", stop_soon)
+    one.begin()
+    studio.run(one)
+    assert one.state == DONE
+    parameters = read_parameters(io.BytesIO(RESULTS[-1][1].png))
+    assert parameters["stopped"] == "interrupted"
+    assert parameters["final"]["iteration"] <= 2
+    assert one.view(0)["result"] == "1"
+    assert one.last is None
+
+
+def test_a_run_that_is_stopped_while_it_waits_makes_nothing(studio: Studio) -> None:
+    one = ticket()
+    one.stop()
+    assert not one.begin()
+    assert one.view(0)["result"] is None
+    assert "iteration" not in one.view(0)
+
+
+def test_failures_end_in_the_ticket(studio: Studio, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    one = run(studio, request(form={**FAST, "style_layers": "conv5_1", "size": "17"}))
+    assert one.state == FAILED
+    message = one.view(0)["message"]
+    assert "too small" in message or "at least" in message
+    assert "--" not in message
+
+    one = ticket()
+    one.begin()
+    monkeypatch.setattr(studio, "_stylize", lambda _: 1 / 0)
+    studio.run(one)
+    assert "something went wrong" in one.view(0)["message"]
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+    def fill(_: Ticket) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(studio, "_stylize", fill)
+    one = ticket()
+    one.begin()
+    studio.run(one)
+    assert one.view(0)["message"] == "out of memory; lower the size, the style scale or the scales"
+
+
+def test_a_run_that_diverges_keeps_its_best_image(studio: Studio) -> None:
+    form = {**FAST, "optimizer": "adam", "learning_rate": "1e38", "style_weight": "1e30", "iterations": "30"}
+    one = run(studio, request(form=form))
+    view = one.view(0)
+    assert view["state"] == FAILED
+    assert view["message"]
+    assert "--" not in view["message"]
+
+
+def test_the_host_decides(studio: Studio) -> None:
+    assert studio.host == HOST
+    assert studio.options(request()).weights == "random"
+    with pytest.raises(OptionError, match="size 256 is more than this page makes"):
+        studio.options(request(form={"size": "256"}))
+
+
+def test_the_network_is_loaded_once(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(studio, request())
+
+    def never(*_: Any, **__: Any) -> None:
+        raise RuntimeError("loaded again")
+
+    monkeypatch.setattr("fastnst.stylizer.load_weights", never)
+    assert run(studio, request(number=2)).state == DONE
+
+
+def test_the_examples_can_be_uploaded() -> None:
+    path = example("content")
+    assert read_upload(path.name, path.read_bytes(), Limits()).name == "content.jpg"
+
+
+# The command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--port", "99999"], "port 99999 is out of range"),
+        (["--host", "192.0.2.7"], "192.0.2.7 port 8017 is not to be had"),
+        (["--max-upload", "much"], "max upload 'much' is not an amount of memory"),
+        (["--max-size", "10"], "a limit of 10 for size is too small"),
+        (["--port", "0", "--weights", "nothing"], "unknown weights 'nothing'"),
+    ],
+)
+def test_refused_commands(arguments: list[str], said: str, capsys: Any) -> None:
+    pytest.importorskip("uvicorn")
+    pytest.importorskip("starlette")
+    assert cli.main(["web", *arguments]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert said in lines[0]
+
+
+def test_the_command_without_its_extra(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert cli.main(["web"]) == 1
+    assert 'pip install "fastnst[web]"' in capsys.readouterr().err
