@@ -21,7 +21,15 @@ MAIN = ("preset", "size", "style_weight", "iterations", "preserve_color")
 _TEXTS = ("iterations", "scales", "tile", "style_weights", "content_layers", "style_layers")
 _GROUPS = MappingProxyType(
     {
-        "Look": ("content_weight", "tv_weight", "style_weights", "style_scale", "content_layers", "style_layers"),
+        "Look": (
+            "content_weight",
+            "tv_weight",
+            "style_weights",
+            "style_scale",
+            "style_loss",
+            "content_layers",
+            "style_layers",
+        ),
         "Schedule": ("scales", "seconds", "tolerance", "average", "seed"),
         "Optimiser": ("optimizer", "learning_rate", "line_search", "hessian", "history", "history_precision"),
         "Network": ("objective", "pooling", "padding", "precision", "tile"),
