@@ -17,7 +17,7 @@ class MeanImage:
     def __init__(self, decay: float) -> None:
         self.decay = decay
         self._sum: Tensor | None = None
-        self._weight = torch.zeros(())
+        self._weight = torch.zeros((), dtype=torch.float32)
 
     @torch.no_grad()
     def see(self, image: Tensor) -> None:
@@ -41,4 +41,4 @@ class MeanImage:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over what `state_dict` gave; an empty one makes the mean fresh."""
         self._sum = state["sum"].clone() if state else None
-        self._weight = state["weight"].clone() if state else torch.zeros(())
+        self._weight = state["weight"].clone() if state else torch.zeros((), dtype=torch.float32)

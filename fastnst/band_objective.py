@@ -77,7 +77,7 @@ class BandObjective:
         self._seen: Tensor | None = None
         # Of the present evaluation: this process's part of the variation and then the whole, and whether the sums over
         # positions have been added up.
-        self._variation = torch.zeros((), device=runtime.device)
+        self._variation = torch.zeros((), dtype=torch.float32, device=runtime.device)
         self._is_added = False
         self._energies: Tensor | None = None
         self._inner: TiledObjective | None = None
@@ -184,7 +184,7 @@ class BandObjective:
         """Takes the part of `_add_up` of a process for which memory ran out before it."""
         targets = [sums_of(target, self._guidance[name]) for name, target in self._style.items()]
         contents = len(self._options.active_content_layers)
-        shared = torch.zeros(sum(targets) + contents + 2, device=self.runtime.device)
+        shared = torch.zeros(sum(targets) + contents + 2, dtype=torch.float32, device=self.runtime.device)
         shared[-1] = 1
         self._bands.ranks.add_up([shared])
 

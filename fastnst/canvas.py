@@ -39,7 +39,9 @@ class Canvas:
     @property
     def picture(self) -> Picture:
         """An even grey of this size, of one sample that all pixels share."""
-        return Picture(torch.full((3, 1, 1), 0.5).expand(3, self.height, self.width), None, "canvas")
+        return Picture(
+            torch.full((3, 1, 1), 0.5, dtype=torch.float32).expand(3, self.height, self.width), None, "canvas"
+        )
 
 
 def parse_canvas(size: Any) -> Canvas:

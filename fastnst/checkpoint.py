@@ -5,7 +5,6 @@ import math
 import pickletools
 import re
 import secrets
-import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -19,6 +18,7 @@ from safetensors.torch import save_file
 
 from fastnst.architecture import NETWORKS, Layer, layers_of
 from fastnst.errors import WeightsError
+from fastnst.quiet import quietened
 
 SUFFIXES_TEXT = ".pth, .pt or .safetensors"
 _PICKLE_SUFFIXES = (".pth", ".pt")
@@ -181,8 +181,7 @@ def _is_truncated_safetensors(path: Path) -> bool:
 def _open_pickle(path: Path) -> _Contents:
     is_zip = _is_zip(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch doubts pickle protocol 3, and reads it
+        with quietened("torch"):  # it doubts pickle protocol 3, and reads it
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except OSError:
         raise

@@ -45,10 +45,10 @@ class Descent:
         self._objective = objective
         self._make = make
         self._mean = mean
-        self._loss = torch.zeros((), device=image.device)
+        self._loss = torch.zeros((), dtype=torch.float32, device=image.device)
         self._gradient = torch.zeros_like(self.image)
-        self._lowest = torch.full((), math.inf, device=image.device)
-        self._rows = torch.zeros((CAPACITY, 5), device=image.device)
+        self._lowest = torch.full((), math.inf, dtype=torch.float32, device=image.device)
+        self._rows = torch.zeros((CAPACITY, 5), dtype=torch.float32, device=image.device)
         self._row = torch.zeros(1, dtype=torch.long, device=image.device)
         self._noted = 0
         self._ready(make() if optimizer is None else optimizer)

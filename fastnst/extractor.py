@@ -65,8 +65,10 @@ class FeatureExtractor(nn.Module):
                     self.register_buffer(f"{name}_{part}", loaded.tensors[f"{name}.{part}"].clone(), persistent=False)
         preparation = loaded.preprocessing
         self._bgr = preparation.bgr
-        scale = torch.tensor([preparation.scale / std for std in preparation.std])
-        shift = torch.tensor([-mean / std for mean, std in zip(preparation.mean, preparation.std, strict=True)])
+        scale = torch.tensor([preparation.scale / std for std in preparation.std], dtype=torch.float32)
+        shift = torch.tensor(
+            [-mean / std for mean, std in zip(preparation.mean, preparation.std, strict=True)], dtype=torch.float32
+        )
         self.register_buffer("_scale", scale[:, None, None], persistent=False)
         self.register_buffer("_shift", shift[:, None, None], persistent=False)
 

@@ -74,7 +74,7 @@ def grey_to_srgb(grey: torch.Tensor, profile: bytes | None) -> torch.Tensor:
 def _through_curve(grey: torch.Tensor, curve: torch.Tensor) -> torch.Tensor:
     """(1, H, W) in 0…1 to (3, H, W) by linear interpolation in `curve`, (3, N)."""
     steps = curve.shape[1] - 1
-    colours = torch.empty(3, *grey.shape[1:])
+    colours = torch.empty(3, *grey.shape[1:], dtype=torch.float32)
     for top in range(0, grey.shape[1], _BAND):
         rows = slice(top, top + _BAND)
         position = grey[0, rows].clamp(0, 1) * steps

@@ -6,7 +6,6 @@ import os
 import re
 import stat
 import threading
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -14,6 +13,7 @@ from typing import IO
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from fastnst.errors import ImageError
+from fastnst.quiet import quietened
 
 # At its peak, reading takes 16 to 24 bytes a pixel, with alpha 28, of 16-bit colour 33, with alpha 41 (measured on PNG,
 # JPEG and TIFF): at the limit 3 to 8 GB.
@@ -26,7 +26,7 @@ _FORMATS = (
 )
 # The largest picture, with 16 bits and alpha, is 1.6 GB; what is longer is no picture, or never ends.
 _MAX_STREAM_BYTES = 2**31
-# Pillow's size limit and Python's warning filters belong to the whole process: one thread at a time may set them aside.
+# Pillow's size limit belongs to the whole process: one thread at a time may set it aside.
 _PILLOW_LOCK = threading.Lock()
 
 
@@ -87,8 +87,7 @@ def exif_tag(image: Image.Image, tag: ExifTags.Base) -> object:
 @contextlib.contextmanager
 def unguarded(max_pixels: int | None) -> Iterator[None]:
     """Pillow with our size limit for its own, and without its warnings about damaged metadata."""
-    with _PILLOW_LOCK, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _PILLOW_LOCK, quietened("PIL"):
         limit = Image.MAX_IMAGE_PIXELS
         Image.MAX_IMAGE_PIXELS = max_pixels
         try:

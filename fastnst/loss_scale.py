@@ -23,8 +23,8 @@ class LossScale:
     def __init__(self, runtime: Runtime) -> None:
         self.needed = runtime.dtype == torch.float16
         self.exponent = _FIRST if self.needed else 0
-        self.factor: Tensor = torch.full((1,), 2.0**self.exponent, device=runtime.device)
-        self.reference: Tensor = torch.full((1,), torch.inf, device=runtime.device)
+        self.factor: Tensor = torch.full((1,), 2.0**self.exponent, dtype=torch.float32, device=runtime.device)
+        self.reference: Tensor = torch.full((1,), torch.inf, dtype=torch.float32, device=runtime.device)
         self._base = self.factor.clone()
 
     def set_exponent(self, exponent: int) -> None:

@@ -81,7 +81,7 @@ class ColumnBlocks:
     def __init__(self, ranks: Ranks, height: int, width: int) -> None:
         self._height, self._width = height, width
         self._columns = columns_of(width, ranks.size)
-        self._own, _ = arranged_columns(torch.empty((1, CHANNELS, 0, width)), ranks, height)
+        self._own, _ = arranged_columns(torch.empty((1, CHANNELS, 0, width), dtype=torch.float32), ranks, height)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -101,4 +101,4 @@ class ColumnBlocks:
     @cached_property
     def _whole(self) -> Arranged:
         places, weights = radial_places(self._height, self._width)
-        return Arranged(places, weights, np.unique(places), torch.empty(0))
+        return Arranged(places, weights, np.unique(places), torch.empty(0, dtype=torch.float32))

@@ -19,7 +19,7 @@ def random_convolutions(layers: Iterable[Layer]) -> dict[str, torch.Tensor]:
     tensors = {}
     for layer in layers:
         tensors[f"{layer.name}.weight"] = torch.from_numpy(_he_weight(layer))
-        tensors[f"{layer.name}.bias"] = torch.zeros(layer.out_channels)
+        tensors[f"{layer.name}.bias"] = torch.zeros(layer.out_channels, dtype=torch.float32)
     return tensors
 
 

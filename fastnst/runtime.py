@@ -13,6 +13,7 @@ import torch
 from fastnst import winograd
 from fastnst.errors import OptionError
 from fastnst.options import Options
+from fastnst.process_settings import HeldSetting
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,25 @@ class Runtime:
         wanted = self.device.type == "cuda" and self.backend in ("auto", "triton")
         return "triton" if wanted and importlib.util.find_spec("triton") is not None else "torch"
 
+
+def _precision_of(convolution: Any, product: Any) -> HeldSetting[tuple[str, str]]:
+    def read() -> tuple[str, str]:
+        return convolution.fp32_precision, product.fp32_precision
+
+    def write(values: tuple[str, str]) -> None:
+        convolution.fp32_precision, product.fp32_precision = values
+
+    return HeldSetting(read, write)
+
+
+def _set_timed(value: bool) -> None:
+    torch.backends.cudnn.benchmark = value
+
+
+# Torch's stubs lack the convolutions.
+_CUDA = _precision_of(torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
+_MKLDNN = _precision_of(torch.backends.mkldnn.conv, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
+_TIMED = HeldSetting(lambda: torch.backends.cudnn.benchmark, _set_timed)
 
 _DTYPES = {
     "fp32": torch.float32,
@@ -110,34 +130,30 @@ def _device(name: str) -> torch.device:
 
 @contextmanager
 def float32_products(tf32: bool) -> Iterator[None]:
-    """Within it, cuDNN's and cuBLAS's float32 products are exact (ieee) or rounded (tf32), whatever was set outside.
+    """Within it, float32 products on a GPU are exact (ieee) or rounded (tf32), and exact on a CPU, whatever was set.
 
-    The setting is the process's: threads that run at the same time on a GPU should ask for the same. Without a GPU
-    nothing is touched.
+    The settings are the process's: a thread that needs the other of the two on a GPU waits until no run needs this one.
     """
-    if not torch.cuda.is_available():
-        yield
-        return
-    wanted = "tf32" if tf32 else "ieee"
-    convolution: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # torch's stubs lack it
-    product = torch.backends.cuda.matmul
-    before = convolution.fp32_precision, product.fp32_precision
-    convolution.fp32_precision = product.fp32_precision = wanted
-    try:
-        yield
-    finally:
-        convolution.fp32_precision, product.fp32_precision = before
+    with _MKLDNN.held(("ieee", "ieee")):
+        if not torch.cuda.is_available():
+            yield
+            return
+        wanted = "tf32" if tf32 else "ieee"
+        with _CUDA.held((wanted, wanted)):
+            yield
 
 
 @contextmanager
 def timed_algorithms() -> Iterator[None]:
-    """Within it, cuDNN times its algorithms at the first call of each shape; every iteration has the same shapes."""
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = True
-    try:
+    """Within it, cuDNN times its algorithms at the first call of each shape; every iteration has the same shapes.
+
+    Without a GPU nothing is touched.
+    """
+    if not torch.cuda.is_available():
         yield
-    finally:
-        torch.backends.cudnn.benchmark = before
+        return
+    with _TIMED.held(True):
+        yield
 
 
 @contextmanager

@@ -60,7 +60,7 @@ def arranged_columns(like: Tensor, ranks: Ranks, height: int) -> tuple[Arranged,
     """This process's columns in blocks, of a picture `height` high and as wide as `like`, and the number of bands."""
     width = like.shape[3]
     places, weights = radial_places(height, width, columns_of(width, ranks.size)[ranks.rank])
-    present = torch.zeros(MOST_BANDS)
+    present = torch.zeros(MOST_BANDS, dtype=torch.float32)
     present[np.unique(places)] = 1
     values = ranks.largest(present).nonzero()[:, 0].numpy()
     return Arranged(places, weights, values, like), len(values)

@@ -19,6 +19,7 @@ from fastnst.band_objective import BandObjective
 from fastnst.canvas import Canvas, opened, recorded_canvas
 from fastnst.descent import Descent
 from fastnst.errors import FastnstWarning, OptionError
+from fastnst.forks import check_fork
 from fastnst.images import Picture, Source, check_fits, fitted_size, flattened, load_image, resize, resize_picture
 from fastnst.networks import Networks
 from fastnst.objective import style_targets
@@ -167,6 +168,7 @@ class Stylizer:
     ) -> Result:
         """Stylizes one image; see `stylize`. With a `Canvas` in place of a content it makes one of the styles alone."""
         watch = make_watch(callback, callback_every, checkpoint, checkpoint_every)
+        check_fork()
         with own_modes(self.runtime.device), float32_products(self.runtime.tf32), timed_algorithms():
             return self._stylize(content, watch)
 
@@ -182,6 +184,7 @@ class Stylizer:
         """Goes on with the run of this stylizer's options whose checkpoint is at `path`; see `fastnst.resume`."""
         watch = make_watch(callback, callback_every, path, checkpoint_every)
         saved = load_run(Path(path))
+        check_fork()
         with own_modes(self.runtime.device), float32_products(self.runtime.tf32), timed_algorithms():
             return self._stylize(content, watch, saved)
 
@@ -370,7 +373,7 @@ class Stylizer:
         """The first image, (1, 3, H, W) float32 on the CPU."""
         if self._starts_from == "noise":
             generator = torch.Generator().manual_seed(self.options.seed)
-            start = torch.rand((3, *size), generator=generator)
+            start = torch.rand((3, *size), generator=generator, dtype=torch.float32)
         else:
             start = resize_picture(self._init or content, size=size).rgb
         return start[None]

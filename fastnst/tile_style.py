@@ -63,7 +63,7 @@ class _Adding:
     def forward(self, features: Tensor) -> None:
         channels = features.shape[1]
         if self.name not in self.sums:
-            self.sums[self.name] = torch.zeros((1, channels, channels), device=features.device)
+            self.sums[self.name] = torch.zeros((1, channels, channels), dtype=torch.float32, device=features.device)
         backend = "reference" if self.runtime.backend == "reference" else self.runtime.kernels
         owned = features[:, :, *self.inside]
         accumulate_gram(self.sums[self.name], owned, precision=self.runtime.dot_precision, backend=backend)

@@ -50,7 +50,7 @@ class LayerSums:
         if self.regions is not None:
             self.regions.begin()
         if self.content_constant is not None:
-            self.content = torch.zeros(1, device=self.runtime.device)
+            self.content = torch.zeros(1, dtype=torch.float32, device=self.runtime.device)
 
     @property
     def sums(self) -> list[Tensor]:

@@ -71,7 +71,7 @@ class TiledObjective:
         """The loss, and the gradient of its total: (1, 3, H, W) float32, contiguous, on the image's device."""
         self._check(image)
         kept = self._sum(image, record=self.level != "recompute")
-        self.loss_scale.follow(self._loss(torch.zeros((), device=self.runtime.device)).total)
+        self.loss_scale.follow(self._loss(torch.zeros((), dtype=torch.float32, device=self.runtime.device)).total)
         gradient, tv = image_ops.image_gradient(
             image, None, [1.0] * 3, False, self.tv_weight, None, "squared", self._image_backend(image)
         )

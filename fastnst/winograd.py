@@ -65,7 +65,7 @@ def convolve(
     _, channels, height, width = shape
     if 2 * height * width < weight.shape[0] + channels:
         # The transform of the weights costs more than it saves.
-        whole = torch.empty((1, channels, height, width))
+        whole = torch.empty((1, channels, height, width), dtype=torch.float32)
         read(0, height, whole)
         result = F.conv2d(bordered(whole), weight, bias) if wraps else F.conv2d(whole, weight, bias, padding=1)
         write(0, height, result)
@@ -75,7 +75,7 @@ def convolve(
     source = None
     for start, stop in stripes(weight.shape[0] + channels, height, width):
         if source is None or source.shape[2] != stop - start + 2:
-            source = torch.empty((1, channels, stop - start + 2, width + 2 * border))
+            source = torch.empty((1, channels, stop - start + 2, width + 2 * border), dtype=torch.float32)
         columns = slice(border, border + width)
         first, last = max(start - 1, 0), min(stop + 1, height)
         source[:, :, 0].zero_()

@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import signal
 import sys
 import time
 from collections import Counter
@@ -13,14 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from fastnst.commands.signals import heard
 from fastnst.errors import FastnstError, Interrupted, OptionError
 from fastnst.places import check_place
 
 if TYPE_CHECKING:
     from fastnst.batch import Pool
     from fastnst.batch_task import Outcome, Task
-
-_STOPPING_SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 
 
 def add_parser(commands: Any) -> None:
@@ -262,16 +260,10 @@ def _stop_on_signal() -> Iterator[_Stop]:
     """The first Ctrl-C (or SIGTERM, SIGHUP) gives out no more rows and ends those at work, the second one at once."""
     stop = _Stop()
 
-    def heard(number: int, frame: object) -> None:
+    def count(number: int, frame: object) -> None:
         stop.signals += 1
         if stop.signals > 1:
             raise KeyboardInterrupt
 
-    # What was ignored when we came stays so: nohup, and a shell's background jobs, mean it.
-    signals = [number for number in _STOPPING_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, heard) for number in signals}
-    try:
+    with heard(count):
         yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -3,7 +3,6 @@
 import argparse
 import json
 import math
-import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from fastnst.arguments import given_options
 from fastnst.callbacks import Callback, chain
 from fastnst.canvas import opened
 from fastnst.cli import EXIT_INTERRUPTED
+from fastnst.commands.signals import heard
 from fastnst.config_file import read_config
 from fastnst.errors import FastnstError, FastnstWarning, Interrupted
 from fastnst.job import Job, Outputs
@@ -28,9 +28,6 @@ from fastnst.result import DivergedError, Iterate, Result
 from fastnst.runtime import is_out_of_memory
 from fastnst.saved_run import load_run
 from fastnst.stylizer import Stylizer
-
-# SIGHUP, where there is one, comes when the terminal goes away.
-_STOPPING_SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 
 
 def run(parsed: argparse.Namespace) -> int:
@@ -172,14 +169,8 @@ def _stop_on_signal(watch: _Watch) -> Iterator[None]:
             raise KeyboardInterrupt
         watch.interrupted = True
 
-    # What was ignored when we came stays so: nohup, and a shell's background jobs, mean it.
-    heard = [number for number in _STOPPING_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, stop) for number in heard}
-    try:
+    with heard(stop):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _draw(job: Job, result: Result) -> None:

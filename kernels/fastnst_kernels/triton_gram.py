@@ -271,9 +271,9 @@ def plan_finish_gram_loss(
 def example_launches(features: Tensor, precision: str, gpu: Gpu) -> list[Launch]:
     """The launches of all operations of this module on features (B, C, H, W), which may be meta tensors."""
     batch, channels, height, width = features.shape
-    target = torch.empty((1, channels, channels), device=features.device)
-    offset = torch.empty((1,), device=features.device)
-    sums = torch.empty((batch, channels, channels), device=features.device)
+    target = torch.empty((1, channels, channels), dtype=torch.float32, device=features.device)
+    offset = torch.empty((1,), dtype=torch.float32, device=features.device)
+    sums = torch.empty((batch, channels, channels), dtype=torch.float32, device=features.device)
     top, left = (min(16, (size - 1) // 2) for size in (height, width))
     owned = features[:, :, top : height - top, left : width - left]
     plans = [

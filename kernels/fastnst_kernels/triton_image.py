@@ -525,7 +525,7 @@ def example_launches(features: Tensor, precision: str, gpu: Gpu) -> list[Launch]
         return []
     last = is_channels_last(features)
     launches: list[Launch] = []
-    values = torch.empty((len(features),), device=features.device)
+    values = torch.empty((len(features),), dtype=torch.float32, device=features.device)
     for image_last, flip, kind in ((False, False, "squared"), (False, True, "squared"), (True, False, "absolute")):
         image = empty_image(features, torch.float32, channels_last=image_last)
         launches += plan_normalise(image, _ONES, _ONES, flip, features.dtype, last, gpu).launches

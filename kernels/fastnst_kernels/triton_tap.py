@@ -315,7 +315,7 @@ def example_launches(features: Tensor, precision: str, gpu: Gpu) -> list[Launch]
     with the others."""
     batch, channels, height, width = features.shape
     difference = torch.empty((batch, channels, channels), dtype=features.dtype, device=features.device)
-    ones = torch.empty((batch,), device=features.device)
+    ones = torch.empty((batch,), dtype=torch.float32, device=features.device)
     style = StyleTerm(difference, ones, ones, 1.0)
     content = ContentTerm(features, ones, 1.0)
     top, left = (min(16, (size - 1) // 2) for size in (height, width))

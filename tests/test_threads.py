@@ -1,0 +1,356 @@
+"""Runs beside others and in odd places: the same bits as alone, and the caller's own settings as they were."""
+
+import asyncio
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import fastnst
+from fastnst import cli
+from fastnst.process_settings import HeldSetting
+from fastnst.quiet import quietened
+
+SMALL: Mapping[str, Any] = {
+    "size": 32,
+    "iterations": 4,
+    "scales": 2,
+    "weights": "random",
+    "style_layers": ["conv1_1", "conv2_1"],
+    "content_layers": ["conv2_1"],
+}
+KINDS: dict[str, dict[str, Any]] = {
+    "lbfgs": {},
+    "scalar": {"hessian": "scalar", "history_precision": "bf16"},
+    "wolfe": {"line_search": "strong_wolfe"},
+    "adam": {"optimizer": "adam", "average": 0.9, "precision": "fp32"},
+    "tiles": {"tile": 16, "size": 64, "scales": "none"},
+    "noise": {"init": "noise", "precision": "bf16", "preserve_color": "histogram"},
+}
+
+
+def picture(seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.random.default_rng(seed).random((40, 48, 3), dtype=np.float32)
+
+
+def made(kind: str, **more: Any) -> fastnst.Result:
+    return fastnst.stylize(picture(0), picture(1), **{**SMALL, **KINDS[kind], **more})
+
+
+def same(one: fastnst.Result, other: fastnst.Result) -> bool:
+    losses = ([record.total for record in result.losses] for result in (one, other))
+    return torch.equal(one.tensor, other.tensor) and next(losses) == next(losses)
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, fastnst.Result]:
+    return {kind: made(kind) for kind in KINDS}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_second_run_is_the_same(kind: str, alone: dict[str, fastnst.Result]) -> None:
+    assert same(made(kind), alone[kind])
+
+
+@pytest.mark.parametrize("kinds", [("lbfgs", "lbfgs"), ("lbfgs", "adam"), ("tiles", "noise", "wolfe")], ids=" ".join)
+def test_runs_in_threads_are_the_same_as_alone(kinds: Sequence[str], alone: dict[str, fastnst.Result]) -> None:
+    barrier = threading.Barrier(len(kinds))
+
+    def begin(kind: str) -> list[fastnst.Result]:
+        stylizer = fastnst.Stylizer(picture(1), **{**SMALL, **KINDS[kind]})
+        barrier.wait(60)
+        return [stylizer(picture(0)), stylizer(picture(0))]
+
+    with ThreadPoolExecutor(len(kinds)) as pool:
+        for kind, results in zip(kinds, pool.map(begin, kinds), strict=True):
+            assert all(same(result, alone[kind]) for result in results), kind
+
+
+def test_asyncio_and_generators(alone: dict[str, fastnst.Result]) -> None:
+    async def both() -> list[fastnst.Result]:
+        loop = asyncio.get_running_loop()
+        return await asyncio.gather(*(loop.run_in_executor(None, made, kind) for kind in ("lbfgs", "adam")))
+
+    found = asyncio.run(both())
+    assert same(found[0], alone["lbfgs"])
+    assert same(found[1], alone["adam"])
+    with torch.no_grad():
+        results = (made(kind) for kind in ("lbfgs", "adam"))
+        assert same(next(results), alone["lbfgs"])
+        assert not torch.is_grad_enabled()
+    assert same(next(results), alone["adam"])
+
+
+def test_a_run_within_a_callback(alone: dict[str, fastnst.Result]) -> None:
+    inner: list[fastnst.Result] = []
+
+    def callback(iterate: fastnst.Iterate) -> None:
+        if not inner:
+            inner.append(made("adam"))
+
+    assert same(made("lbfgs", callback=callback), alone["lbfgs"])
+    assert same(inner[0], alone["adam"])
+
+
+@contextmanager
+def default_dtype() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@contextmanager
+def default_device() -> Iterator[None]:
+    torch.set_default_device("meta")
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@contextmanager
+def rounded_products() -> Iterator[None]:
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+MODES: dict[str, Callable[[], AbstractContextManager[object]]] = {
+    "no_grad": torch.no_grad,
+    "inference": torch.inference_mode,
+    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    "float64": default_dtype,
+    "meta": default_device,
+    "deterministic": deterministic,
+    "rounded products": rounded_products,
+}
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"), [*((mode, "lbfgs") for mode in MODES), *(("float64", kind) for kind in KINDS), ("meta", "tiles")]
+)
+def test_the_callers_modes_do_not_reach_a_run(mode: str, kind: str, alone: dict[str, fastnst.Result]) -> None:
+    with MODES[mode]():
+        result = made(kind)
+    assert same(result, alone[kind])
+    assert result.tensor.dtype == torch.float32
+
+
+def settings() -> dict[str, Any]:
+    """All of the process's and the thread's own settings that a run could change."""
+    return {
+        "grad": torch.is_grad_enabled(),
+        "inference": torch.is_inference_mode_enabled(),
+        "autocast": torch.is_autocast_enabled("cpu"),
+        "dtype": torch.get_default_dtype(),
+        "device": torch.get_default_device(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "products": torch.get_float32_matmul_precision(),
+        "mkldnn": (torch.backends.mkldnn.matmul.fp32_precision, torch.backends.mkldnn.conv.fp32_precision),  # type: ignore[attr-defined]
+        "benchmark": torch.backends.cudnn.benchmark,
+        "threads": (torch.get_num_threads(), threading.active_count()),
+        "generators": (torch.get_rng_state().sum().item(), random.getstate(), str(np.random.get_state())),
+        "filters": list(warnings.filters),
+        "shown by": warnings.showwarning,
+        "environment": dict(os.environ),
+        "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
+        "streams": (sys.stdin, sys.stdout, sys.stderr),
+        "folder": Path.cwd(),
+        "pixels": Image.MAX_IMAGE_PIXELS,
+    }
+
+
+class Broken(Exception):
+    """What a callback raises."""
+
+
+@pytest.mark.parametrize("mode", ["none", "no_grad", "float64", "meta", "rounded products"])
+@pytest.mark.parametrize("end", ["well", "refused", "broken", "interrupted"])
+def test_the_callers_settings_are_as_they_were(mode: str, end: str, tmp_path: Path) -> None:
+    def callback(iterate: fastnst.Iterate) -> None:
+        if end == "broken":
+            raise Broken
+        if end == "interrupted":
+            raise KeyboardInterrupt
+
+    style = picture(1)
+    Image.fromarray((255 * style).astype(np.uint8)).save(tmp_path / "style.png")
+    with {"none": nullcontext, **MODES}[mode]():
+        before = settings()
+        with pytest.MonkeyPatch.context() as patch:
+            if end == "refused":
+                patch.setitem(KINDS, "lbfgs", {"max_memory": "1MB"})
+            with nullcontext() if end == "well" else pytest.raises((fastnst.FastnstError, Broken, KeyboardInterrupt)):
+                fastnst.stylize(
+                    picture(0),
+                    tmp_path / "style.png",
+                    callback=callback,
+                    checkpoint=tmp_path / "run.st",
+                    **{**SMALL, **KINDS["lbfgs"], "iterations": 2},
+                )
+        assert settings() == before
+
+
+def test_the_number_of_threads_is_the_callers(alone: dict[str, fastnst.Result]) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        one = made("lbfgs")
+        assert torch.get_num_threads() == 1
+        assert same(made("lbfgs"), one)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_command_in_another_thread(tmp_path: Path) -> None:
+    for name, seed in (("content.png", 0), ("style.png", 1)):
+        Image.fromarray((255 * picture(seed)).astype(np.uint8)).save(tmp_path / name)
+    words = ["stylize", str(tmp_path / "content.png"), str(tmp_path / "style.png"), "-o", str(tmp_path / "out.png")]
+    words += ["--size", "32", "--iterations", "2", "--weights", "random", "--scales", "none", "--quiet"]
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(cli.main, [*words, "--style-layers", "conv1_1", "--content-layers", "conv1_1"]).result() == 0
+    assert (tmp_path / "out.png").is_file()
+
+
+FORKED = """
+import os, sys, torch, fastnst
+from tests.test_threads import made, same
+
+def forked(threads):
+    sys.stdout.flush()
+    if child := os.fork():
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    torch.set_num_threads(threads)
+    try:
+        os._exit(0 if same(made("lbfgs"), expected) else 1)
+    except fastnst.FastnstError as error:
+        print(error, flush=True)
+        os._exit(2)
+
+torch.set_num_threads(2)
+expected = made("lbfgs")
+print(forked(2), forked(1))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_says_what_it_lacks() -> None:
+    root = Path(__file__).parent.parent
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKED],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=environment,
+        check=False,
+    )
+    refused, codes = done.stdout.splitlines()
+    assert "start processes by spawn, or call torch.set_num_threads(1) in this one first" in refused
+    assert codes == "2 0", done.stderr
+
+
+# What holds the process's settings.
+
+
+def held_setting() -> tuple[list[str], HeldSetting[str]]:
+    place = ["before"]
+    return place, HeldSetting(lambda: place[0], lambda value: place.__setitem__(0, value))
+
+
+def test_the_last_to_let_go_puts_back_what_was_there() -> None:
+    place, setting = held_setting()
+    first, second = setting.held("a"), setting.held("a")
+    with ThreadPoolExecutor(1) as other:
+        first.__enter__()
+        other.submit(second.__enter__).result(10)
+        first.__exit__(None, None, None)
+        assert place == ["a"]
+        other.submit(second.__exit__, None, None, None).result(10)
+    assert place == ["before"]
+
+
+def test_one_that_wants_another_value_waits() -> None:
+    place, setting = held_setting()
+    seen: list[str] = []
+
+    def want() -> None:
+        with setting.held("b"):
+            seen.append(place[0])
+
+    with ThreadPoolExecutor(1) as other, setting.held("a"):
+        waiting = other.submit(want)
+        time.sleep(0.05)
+        assert (place, seen) == (["a"], [])
+        with setting.held("c"):
+            assert place == ["c"]
+        assert (place, seen) == (["a"], [])
+    waiting.result(10)
+    assert (place, seen) == (["before"], ["b"])
+
+
+def test_waiting_for_ever_is_refused() -> None:
+    place, setting = held_setting()
+    holds, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with setting.held("a"):
+            holds.set()
+            leave.wait(60)
+
+    with ThreadPoolExecutor(1) as other:
+        holding = other.submit(hold)
+        holds.wait(60)
+        with setting.held("a"), pytest.raises(fastnst.FastnstError, match="begin it when that has ended"):
+            setting.held("b").__enter__()
+        leave.set()
+        holding.result(10)
+    assert place == ["before"]
+
+
+def test_a_setting_is_put_back_after_errors() -> None:
+    place, setting = held_setting()
+    with pytest.raises(Broken), setting.held("a"), setting.held("b"):
+        raise Broken
+    assert place == ["before"]
+
+
+def test_threads_that_quieten_leave_the_filters_as_they_were() -> None:
+    before = list(warnings.filters)
+
+    def quieten(_: int) -> None:
+        with quietened("elsewhere"):
+            time.sleep(0.001)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(quieten, range(64)))
+    assert warnings.filters == before
+    with quietened("elsewhere"), pytest.warns(UserWarning, match="heard"):
+        warnings.warn("heard", UserWarning, stacklevel=1)
