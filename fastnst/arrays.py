@@ -6,7 +6,7 @@ import torch
 
 from fastnst.errors import ImageError
 from fastnst.image_memory import ran_out, within_memory
-from fastnst.picture import Picture, check_size, from_planes, to_planes
+from fastnst.picture import Picture, check_size, from_planes, in_range, to_planes
 
 
 def from_array(source: npt.NDArray[np.generic], what: str, name: str = "array") -> Picture:
@@ -18,6 +18,12 @@ def from_array(source: npt.NDArray[np.generic], what: str, name: str = "array") 
     samples = array[:, :, None] if array.ndim == 2 else array
     with within_memory(what, height, width):
         return from_planes(to_planes(samples, _peak(array.dtype) or 1.0), what, name)
+
+
+def from_rows(samples: npt.NDArray[np.generic], what: str, name: str) -> Picture:
+    """Some rows of such an array, of any height."""
+    planes = to_planes(samples[:, :, None] if samples.ndim == 2 else samples, _peak(samples.dtype) or 1.0)
+    return Picture(in_range(planes, what), planes[3:] if len(planes) == 4 else None, name)
 
 
 def check_layout(shape: tuple[int, ...], dtype: np.dtype[np.generic], what: str) -> tuple[int, int]:

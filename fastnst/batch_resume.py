@@ -13,7 +13,7 @@ from fastnst.options import Options
 from fastnst.output import read_parameters
 
 # Where, in which memory, or by which words a run is made; weights and init are compared by themselves.
-_UNCOMPARED = frozenset({"preset", "device", "tile", "max_memory", "weights", "init"})
+_UNCOMPARED = frozenset({"preset", "device", "tile", "max_memory", "max_pixels", "weights", "init"})
 
 
 def is_done(task: Task, sha256_of: Callable[[str, str], str]) -> bool:

@@ -5,14 +5,14 @@ import traceback
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from functools import cache
+from functools import cache, partial
 
 import torch
 
 from fastnst.batch_resume import is_done
 from fastnst.batch_task import Outcome, Task
 from fastnst.errors import FastnstError, FastnstWarning
-from fastnst.images import flattened, load_image
+from fastnst.images import opaque, open_picture
 from fastnst.networks import Networks
 from fastnst.output import check_output_path
 from fastnst.result import Result
@@ -35,7 +35,7 @@ class Worker:
         self._resume = resume
         self._networks = Networks()
         self._stylizers: OrderedDict[Hashable, Stylizer] = OrderedDict()
-        self._style_sha256 = cache(lambda path: flattened(load_image(path, role="style")).sha256)
+        self._style_sha256 = cache(_style_sha256)
 
     def run(self, task: Task) -> Outcome:
         """Makes and writes one picture. Raises nothing but what ends the process."""
@@ -50,7 +50,7 @@ class Worker:
 
     def _run(self, task: Task) -> tuple[str, str | None, str | None, Result | None]:
         try:
-            if self._resume and is_done(task, self._sha256):
+            if self._resume and is_done(task, partial(self._sha256, task.options.max_pixels)):
                 return "skipped", None, None, None
             result = self._stylized(task)
             if result.stopped == "callback":
@@ -66,7 +66,7 @@ class Worker:
         return "done", None, None, result
 
     def _stylized(self, task: Task) -> Result:
-        content = load_image(task.content, role="content")
+        content = open_picture(task.content, role="content", max_pixels=task.options.max_pixels)
         stylizer = self._stylizer(task)
         check_output_path(task.output, list(stylizer.scales(content).values())[-1])
         return stylizer(content, callback=lambda _: not self._should_stop(), callback_every=None)
@@ -88,8 +88,14 @@ class Worker:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _sha256(self, path: str, role: str) -> str:
-        return self._style_sha256(path) if role == "style" else load_image(path, role=role).sha256
+    def _sha256(self, max_pixels: int, path: str, role: str) -> str:
+        if role == "style":
+            return self._style_sha256(path, max_pixels)
+        return open_picture(path, role=role, max_pixels=max_pixels).sha256
+
+
+def _style_sha256(path: str, max_pixels: int) -> str:
+    return opaque(open_picture(path, role="style", max_pixels=max_pixels)).sha256
 
 
 def _facts(result: Result) -> dict[str, object]:

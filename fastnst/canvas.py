@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fastnst.errors import OptionError
-from fastnst.images import Picture, Source, load_image
+from fastnst.images import MAX_PIXELS, AnyPicture, Picture, Source, StreamedPicture, open_picture
 
 _LONGEST = 65_535
 
@@ -68,6 +68,8 @@ def recorded_canvas(parameters: Mapping[str, Any]) -> Canvas | None:
     return Canvas(last["height"], last["width"])
 
 
-def opened(content: Source | Picture | Canvas) -> Picture | Canvas:
-    """What a run is given to start from, read if it is to be read. Raises ImageError as `load_image` does."""
-    return content if isinstance(content, Picture | Canvas) else load_image(content, role="content")
+def opened(content: Source | AnyPicture | Canvas, max_pixels: int = MAX_PIXELS) -> AnyPicture | Canvas:
+    """What a run is given to start from, read if it is to be read. Raises ImageError as `open_picture` does."""
+    if isinstance(content, Picture | StreamedPicture | Canvas):
+        return content
+    return open_picture(content, role="content", max_pixels=max_pixels)

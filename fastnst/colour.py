@@ -9,12 +9,15 @@ Colour matching: before the run, the style's colours are moved so that their mea
 All functions are pure: (3, H, W) float tensors of sRGB in 0…1 in, new ones of the same dtype and device out.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 
 from fastnst.errors import OptionError
+
+Moments = tuple[Tensor, Tensor]
+"""The mean, (C,), and the covariance, (C, C), of pixels, in float64."""
 
 METHODS = ("image-analogies", "cholesky")
 
@@ -82,14 +85,18 @@ def matched_lightness(style: Tensor, content: Tensor, weights: Tensor | None = N
     Both are (3, H, W), each of its own size. A flat style stays flat, at the content's mean.
     weights: (1, H, W), how much each of the content's pixels counts, as its alpha does; None for all the same.
     """
-    own, wanted = lightness(style), lightness(content)
-    mean, covariance = _moments(wanted, weights)
-    own_mean, own_covariance = _moments(own, None)
+    own = lightness(style)
+    return moved_lightness(own, moments([(own, None)]), moments([(lightness(content), weights)]))
+
+
+def moved_lightness(own: Tensor, present: Moments, wanted: Moments) -> Tensor:
+    """`matched_lightness` of a lightness, (1, H, W), whose moments are `present`: those of the style as a whole."""
+    (own_mean, own_covariance), (mean, covariance) = present, wanted
     variance = own_covariance[0, 0]
     # Rounding leaves a flat picture some variance, which must not be stretched to the content's.
     ratio = (covariance[0, 0] / variance).sqrt() if variance > 1e-10 else torch.zeros_like(variance)
     moved: Tensor = ratio * (own.double() - own_mean[:, None]) + mean[:, None]
-    return moved.clamp(0, 1).to(style.dtype)
+    return moved.clamp(0, 1).to(own.dtype)
 
 
 def with_colours_of(image: Tensor, content: Tensor) -> Tensor:
@@ -122,10 +129,18 @@ def matched_colours(
 
     Raises OptionError for an unknown method.
     """
+    return moved_colours(style, moments([(style, None)]), moments([(content, weights)]), method=method)
+
+
+def moved_colours(style: Tensor, present: Moments, wanted: Moments, *, method: str = "image-analogies") -> Tensor:
+    """`matched_colours` of a picture, or of rows of one, whose moments as a whole are `present`.
+
+    Raises OptionError for an unknown method.
+    """
     if method not in METHODS:
         raise OptionError(f"unknown method {method!r} of colour matching; choose one of: {', '.join(METHODS)}")
-    mean, covariance = _moments(content, weights)
-    own_mean, own_covariance = _moments(style, None)
+    (own_mean, own_covariance), (mean, covariance) = present, wanted
+    own_mean, own_covariance = own_mean.to(style.device), own_covariance.to(style.device)
     identity = _REGULARISATION * torch.eye(3, dtype=torch.float64, device=style.device)
     covariance, own_covariance = covariance.to(style.device) + identity, own_covariance + identity
     if method == "cholesky":
@@ -139,21 +154,52 @@ def matched_colours(
     return moved.reshape(style.shape)
 
 
-def _moments(planes: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Mean (C,) and covariance (C, C) of the pixels of (C, H, W), in float64."""
-    pixels = planes.flatten(1)
-    counts = torch.ones_like(pixels[:1]) if weights is None else weights.flatten(1).to(pixels)
-    # A content that is transparent everywhere has no colours of its own: all of it counts.
-    counts = counts if bool(counts.sum() > 0) else torch.ones_like(counts)
-    parts = list(zip(torch.split(pixels, _PIXELS, dim=1), torch.split(counts, _PIXELS, dim=1), strict=True))
-    total = counts.sum(dtype=torch.float64)
-    zero = torch.zeros(len(pixels), dtype=torch.float64, device=pixels.device)
-    mean = sum(((part * count).sum(dim=1, dtype=torch.float64) for part, count in parts), zero) / total
-    covariance = torch.outer(zero, zero)
-    for part, count in parts:
-        centred = part.double() - mean[:, None]
-        covariance += (centred * count) @ centred.mT
-    return mean, covariance / total
+def moments(parts: Iterable[tuple[Tensor, Tensor | None]]) -> Moments:
+    """Of the pixels of all parts, (C, h, W) each, with their weights, (1, h, W) or None where all count the same.
+
+    Pixels that nowhere have a weight, as those of a picture that is transparent everywhere, all count. Sums are made in
+    float64, a part after the other (Chan, Golub and LeVeque 1983).
+    """
+    weighted, plain = _Sums(), _Sums()
+    for planes, weights in parts:
+        pixels = torch.split(planes.flatten(1), _PIXELS, dim=1)
+        counts = [None] * len(pixels) if weights is None else torch.split(weights.flatten(1), _PIXELS, dim=1)
+        for some, count in zip(pixels, counts, strict=True):
+            one = torch.ones_like(some[:1])
+            plain.add(some, one)
+            if count is not None:
+                weighted.add(some, count.to(some))
+    return (weighted if weighted.total > 0 else plain).moments()
+
+
+class _Sums:
+    """Of weights, and with them of pixels and of their squared distances from the mean."""
+
+    def __init__(self) -> None:
+        self.total = 0.0
+        self._mean: Tensor | None = None
+        self._scatter: Tensor | None = None
+
+    def add(self, pixels: Tensor, counts: Tensor) -> None:
+        """Takes (C, N) with weights (1, N)."""
+        total = float(counts.sum(dtype=torch.float64))
+        if total == 0:
+            return
+        mean = (pixels * counts).sum(dim=1, dtype=torch.float64) / total
+        centred = pixels.double() - mean[:, None]
+        scatter = (centred * counts) @ centred.mT
+        if self._mean is None or self._scatter is None:
+            self.total, self._mean, self._scatter = total, mean, scatter
+            return
+        apart, both = mean - self._mean, self.total + total
+        self._scatter = self._scatter + scatter + torch.outer(apart, apart) * (self.total * total / both)
+        self._mean = self._mean + apart * (total / both)
+        self.total = both
+
+    def moments(self) -> Moments:
+        if self._mean is None or self._scatter is None:
+            raise OptionError("no pixels were given, and none have no colours")
+        return self._mean, self._scatter / self.total
 
 
 def _by_rows(function: Callable[..., Tensor], *pictures: Tensor) -> Tensor:

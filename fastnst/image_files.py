@@ -13,11 +13,8 @@ from typing import IO
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from fastnst.errors import ImageError
+from fastnst.options import MAX_PIXELS
 from fastnst.quiet import quietened
-
-# At its peak, reading takes 16 to 24 bytes a pixel, with alpha 28, of 16-bit colour 33, with alpha 41 (measured on PNG,
-# JPEG and TIFF): at the limit 3 to 8 GB.
-MAX_PIXELS = 200_000_000
 
 # Pillow can also open formats that start another program (EPS) or that no photograph comes in; they stay closed.
 _FORMATS = (

@@ -4,6 +4,7 @@ Whatever the source (file, stream, PIL image, array, tensor), what comes out is 
 sRGB, 0…1.
 """
 
+import io
 import os
 from typing import IO, TypeAlias
 
@@ -16,22 +17,30 @@ from fastnst.arrays import from_array, from_tensor
 from fastnst.decoding import decode
 from fastnst.errors import ImageError
 from fastnst.icc import srgb_profile
-from fastnst.image_files import MAX_PIXELS, exif_tag, image_of, open_image, open_source
+from fastnst.image_files import exif_tag, image_of, open_image, open_source
 from fastnst.npy_files import is_npy, load_npy
+from fastnst.options import MAX_PIXELS
 from fastnst.picture import MIN_SIDE, Picture, check_size, flattened
 from fastnst.resizing import check_fits, fitted_size, resize, resize_picture
+from fastnst.streamed_picture import AnyPicture, AtSizes, StreamedPicture, at_size, opaque, opened
 
 __all__ = [
     "MAX_PIXELS",
     "MIN_SIDE",
+    "AnyPicture",
+    "AtSizes",
     "Picture",
     "Source",
+    "StreamedPicture",
+    "at_size",
     "check_fits",
     "exif_tag",
     "fitted_size",
     "flattened",
     "load_image",
+    "opaque",
     "open_image",
+    "open_picture",
     "resize",
     "resize_picture",
     "srgb_profile",
@@ -81,6 +90,25 @@ def load_image(source: Source, *, role: str = "content", max_pixels: int = MAX_P
     raise ImageError(
         f"{role} image is of type {type(source).__name__}; give a path, a PIL image, a NumPy array or a torch tensor"
     )
+
+
+def open_picture(source: Source, *, role: str = "content", max_pixels: int = MAX_PIXELS) -> AnyPicture:
+    """`load_image`, but of a large file or stream a StreamedPicture, whose pixels are read when they are needed.
+
+    What is wrong with pixels is found then. A stream's bytes are kept.
+    """
+    if isinstance(source, str | os.PathLike):
+        name = os.fsdecode(source)
+        return opened(source, f"{role} image {name!r}", name, max_pixels) or load_image(
+            source, role=role, max_pixels=max_pixels
+        )
+    if not isinstance(source, Image.Image | torch.Tensor | np.ndarray) and hasattr(source, "read"):
+        name = source.name if isinstance(getattr(source, "name", None), str) else "stream"
+        what = f"{role} image ({name})"
+        with open_source(source, what) as file:
+            data = file.read()
+        return opened(data, what, name, max_pixels) or _from_bytes(io.BytesIO(data), what, name, max_pixels)
+    return load_image(source, role=role, max_pixels=max_pixels)
 
 
 def _from_bytes(source: str | os.PathLike[str] | IO[bytes], what: str, name: str, max_pixels: int) -> Picture:

@@ -6,6 +6,7 @@ first, (H, W, 3 or 4); the parameters are the second, the bytes of their JSON.
 
 import os
 import tokenize
+from collections.abc import Iterator
 from typing import IO
 
 import numpy as np
@@ -16,6 +17,7 @@ from fastnst.errors import ImageError
 from fastnst.image_files import damaged
 from fastnst.image_memory import within_memory
 from fastnst.picture import Picture, check_pixels
+from fastnst.row_writers import Samples
 
 _MAGIC = b"\x93NUMPY"
 
@@ -43,6 +45,27 @@ def load_npy(file: IO[bytes], what: str, name: str, max_pixels: int) -> Picture:
         raise ImageError(damaged(what, error)) from error
 
 
+def npy_size(file: IO[bytes], what: str) -> tuple[int, int] | None:
+    """(height, width) of the picture in a `.npy` file whose rows follow each other; None where they do not."""
+    try:
+        shape, dtype, by_columns = _layout(file)
+    except Exception:  # noqa: BLE001 - whoever reads it whole says what is wrong
+        return None
+    return None if by_columns or dtype.hasobject else check_layout(shape, dtype, what)
+
+
+def npy_rows(file: IO[bytes], pixels: int) -> Iterator[npt.NDArray[np.generic]]:
+    """Its rows from the top, (h, W) or (h, W, C), about `pixels` pixels each time. Raises ValueError if some lack."""
+    shape, dtype, _ = _layout(file)
+    height, width = shape[:2]
+    row = int(np.prod(shape[1:], dtype=np.int64))
+    step = max(1, pixels // width)
+    for top in range(0, height, step):
+        count = min(step, height - top)
+        data = file.read(count * row * dtype.itemsize)
+        yield np.frombuffer(data, dtype, count * row).reshape(count, *shape[1:])
+
+
 def read_npy_text(file: IO[bytes]) -> str | None:
     """The text after the picture in a `.npy` file; None where there is none."""
     try:
@@ -54,19 +77,29 @@ def read_npy_text(file: IO[bytes]) -> str | None:
         return None
 
 
-def write_npy(file: IO[bytes], samples: npt.NDArray[np.float32], text: str | None) -> None:
-    """Writes (H, W, C) and, if given, `text` after it."""
-    np.save(file, samples)
+def write_npy(file: IO[bytes], samples: Samples, text: str | None) -> None:
+    """Writes float32 (H, W, C) as the rows come and, if given, `text` after it."""
+    shape = (samples.height, samples.width, samples.channels)
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    for rows in samples.rows:
+        file.write(rows.astype("<f4", copy=False).data)
     if text is not None:
         np.save(file, np.frombuffer(text.encode(), np.uint8))
 
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
+    shape, dtype, _ = _layout(file)
+    return shape, dtype
+
+
+def _layout(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[np.generic], bool]:
+    """Shape, dtype, and whether columns come before rows; the file is left where the samples begin."""
+    file.seek(0)
     read = {
         (1, 0): np.lib.format.read_array_header_1_0,
         (2, 0): np.lib.format.read_array_header_2_0,
     }.get(np.lib.format.read_magic(file))
     if read is None:
         raise ValueError("its version is none of 1.0 and 2.0")
-    shape, _, dtype = read(file)
-    return shape, dtype
+    shape, by_columns, dtype = read(file)
+    return shape, dtype, by_columns

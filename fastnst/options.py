@@ -16,6 +16,9 @@ LayerWeights = tuple[tuple[str, float], ...]
 Scales = int | tuple[int, ...] | None
 Iterations = int | tuple[int, ...]
 
+MAX_PIXELS = 200_000_000
+"""Of a picture that is read; decoded whole, it takes 3 to 8 GB at the peak."""
+
 
 # No option takes more; Python refuses to print a number of some thousand digits.
 _MOST_BITS = 128
@@ -70,6 +73,12 @@ class Options:
     )
     max_memory: int | None = _option(
         None, "memory that a run may take, such as 8GB", shown="what is free", metavar="SIZE"
+    )
+    max_pixels: int = _option(
+        MAX_PIXELS,
+        "the most pixels of a picture that is read: a guard against files that say they are huge",
+        metavar="N",
+        minimum=4,
     )
     seconds: float | None = _option(
         None,
@@ -228,6 +237,7 @@ class UnsizedValues(TypedDict, total=False):
     scales: int | str | Sequence[int] | None
     tile: int | str | None
     max_memory: int | str | None
+    max_pixels: int
     seconds: float | None
     tolerance: float | None
     optimizer: str
@@ -401,6 +411,7 @@ _NORMALISE: Mapping[str, Callable[[str, Any], Any]] = MappingProxyType(
         "size": _integer,
         "iterations": _iterations,
         "history": _integer,
+        "max_pixels": _integer,
         "seed": _integer,
         "tile": lambda _, value: parse_tile(value),
         "max_memory": lambda _, value: parse_memory(value),

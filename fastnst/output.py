@@ -6,7 +6,9 @@ import io
 import math
 import os
 import secrets
+import shutil
 import stat
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -16,19 +18,23 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from fastnst.deep_writers import write_png, write_tiff
 from fastnst.errors import ImageError
 from fastnst.formats import Format, check_side, depth_of, format_of, is_stream
 from fastnst.icc import srgb_profile
 from fastnst.metadata import exif_tags, png_text, read_parameters, to_json
 from fastnst.npy_files import write_npy
 from fastnst.places import check_place, real_target
+from fastnst.row_writers import Samples, write_png, write_tiff
 
 __all__ = ["Target", "check_output_path", "read_parameters", "save_image", "to_pil"]
 
 Target = str | os.PathLike[str] | IO[bytes]
 
+LARGE_PIXELS = 1 << 22
+"""Larger PNG, TIFF and `.npy` files are written as their rows are made, with no copy of the picture in memory."""
+_BY_ROWS = ("PNG", "TIFF", "NPY")
 _BAND = 64  # rows
+_COPIED = 1 << 20
 
 
 def check_output_path(
@@ -80,6 +86,7 @@ def save_image(
     format: png, jpeg, webp, tiff or npy, whatever the extension.
     bit_depth: 8 or, for PNG and TIFF, 16 bits per channel; 8 by default.
 
+    PNG, TIFF (BigTIFF from 4 GiB) and `.npy` of more than 4 million pixels take no memory beside the picture.
     PNG, lossless WebP and TIFF (deflate) keep the rounded values exactly; JPEG is quality 95 without chroma
     subsampling. A `.npy` file holds float32, (H, W, 3 or 4) in 0…1, unrounded.
     A file appears whole or not at all: it is written beside its target and moved into place, and a file that was
@@ -96,9 +103,13 @@ def save_image(
     layers = _layers(rgb, alpha)
     height, width = layers[0].shape[1:]
     check_side((height, width), form, name)
-    # First in memory: Pillow's encoders overlook that a full disk took only the first part of a last block.
-    encoded = io.BytesIO()
+    large = height * width > LARGE_PIXELS
     try:
+        if large and form.name in _BY_ROWS:
+            _write_rows(path, name, layers, form, depth, parameters)
+            return
+        # First in memory: Pillow's encoders overlook that a full disk took only the first part of a last block.
+        encoded = io.BytesIO()
         _encode(encoded, layers, form, depth, parameters)
         if isinstance(path, str | os.PathLike):
             with _replacing(real_target(name)) as file:
@@ -112,19 +123,40 @@ def save_image(
         raise ImageError(f"output {name!r} could not be written {_write_problem(error)}") from error
 
 
-def _encode(
+def _write_rows(
+    path: Target, name: str, layers: list[torch.Tensor], form: Format, depth: int, parameters: Mapping[str, Any] | None
+) -> None:
+    """Writes a format that needs no more than some rows at a time, straight to the file."""
+    if isinstance(path, str | os.PathLike):
+        with _replacing(real_target(name)) as file:
+            _encode_rows(file, layers, form, depth, parameters)
+        return
+    # A TIFF's writer goes back to the beginning in the end, and a pipe cannot.
+    with tempfile.TemporaryFile() as file:
+        _encode_rows(file, layers, form, depth, parameters)
+        file.seek(0)
+        shutil.copyfileobj(file, path, _COPIED)
+    path.flush()
+
+
+def _encode_rows(
     file: IO[bytes], layers: list[torch.Tensor], form: Format, depth: int, parameters: Mapping[str, Any] | None
 ) -> None:
     if form.name == "NPY":
         write_npy(file, _samples(layers, 32), None if parameters is None else to_json(parameters))
-    elif depth == 16:
-        samples = _samples(layers, 16)
-        if form.name == "PNG":
-            write_png(file, samples, png_text(parameters), srgb_profile())
-        else:
-            write_tiff(file, samples, exif_tags(form.name, parameters), srgb_profile())
+    elif form.name == "PNG":
+        write_png(file, _samples(layers, depth), png_text(parameters), srgb_profile())
     else:
-        image = Image.fromarray(_samples(layers, 8))
+        write_tiff(file, _samples(layers, depth), exif_tags(form.name, parameters), srgb_profile())
+
+
+def _encode(
+    file: IO[bytes], layers: list[torch.Tensor], form: Format, depth: int, parameters: Mapping[str, Any] | None
+) -> None:
+    if depth > 8:
+        _encode_rows(file, layers, form, depth, parameters)
+    else:
+        image = Image.fromarray(_whole(layers))
         if image.mode == "RGBA" and not form.has_alpha:
             white = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(white, image).convert("RGB")
@@ -149,7 +181,7 @@ def to_pil(rgb: torch.Tensor, alpha: torch.Tensor | None = None) -> Image.Image:
 
     Raises ImageError for values that are not finite or a shape that is not a picture's.
     """
-    return Image.fromarray(_samples(_layers(rgb, alpha), 8))
+    return Image.fromarray(_whole(_layers(rgb, alpha)))
 
 
 def _layers(rgb: torch.Tensor, alpha: torch.Tensor | None) -> list[torch.Tensor]:
@@ -162,17 +194,28 @@ def _layers(rgb: torch.Tensor, alpha: torch.Tensor | None) -> list[torch.Tensor]
     return layers
 
 
-def _samples(layers: list[torch.Tensor], depth: int) -> npt.NDArray[Any]:
-    """(H, W, 3 or 4): uint8 or uint16, rounded, or for 32 bits float32."""
+def _whole(layers: list[torch.Tensor]) -> npt.NDArray[np.uint8]:
+    """(H, W, 3 or 4) of 8 bits."""
+    samples = _samples(layers, 8)
+    whole = np.empty((samples.height, samples.width, samples.channels), np.uint8)
+    for top, rows in zip(range(0, samples.height, _BAND), samples.rows, strict=True):
+        whole[top : top + _BAND] = rows
+    return whole
+
+
+def _samples(layers: list[torch.Tensor], depth: int) -> Samples:
+    """Rows of uint8 or uint16, rounded, or for 32 bits float32."""
     height, width = layers[0].shape[1:]
+    return Samples(height, width, 2 + len(layers), depth, _rows(layers, depth))
+
+
+def _rows(layers: list[torch.Tensor], depth: int) -> Iterator[npt.NDArray[Any]]:
     dtype = {8: np.uint8, 16: np.uint16, 32: np.float32}[depth]
-    samples = np.empty((height, width, 2 + len(layers)), dtype)
-    for top in range(0, height, _BAND):  # in bands that stay in the cache
+    for top in range(0, layers[0].shape[1], _BAND):
         band = torch.cat([layer[:, top : top + _BAND].float() for layer in layers]).clamp_(0, 1)
         if depth < 32:
             band = band.mul_(2**depth - 1).round_()
-        samples[top : top + _BAND] = band.permute(1, 2, 0).cpu().numpy()
-    return samples
+        yield np.ascontiguousarray(band.permute(1, 2, 0).cpu().numpy().astype(dtype))
 
 
 def _write_problem(error: Exception) -> str:

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fastnst.colour import grey_of, lightness, matched_colours, matched_lightness, with_colours_of
+from fastnst.colour import Moments, grey_of, lightness, moments, moved_colours, moved_lightness, with_colours_of
 from fastnst.errors import OptionError
-from fastnst.picture import Picture
+from fastnst.streamed_picture import AnyPicture, changed
 
 MODES = ("none", "luminance", "histogram")
 
 
-def prepared(content: Picture, styles: Sequence[Picture], mode: str) -> tuple[Picture, list[Picture]]:
+def prepared(content: AnyPicture, styles: Sequence[AnyPicture], mode: str) -> tuple[AnyPicture, list[AnyPicture]]:
     """The content and the styles that the network is shown; names and alpha stay.
 
     none: those that are given, themselves.
@@ -24,11 +24,20 @@ def prepared(content: Picture, styles: Sequence[Picture], mode: str) -> tuple[Pi
     if mode == "none":
         return content, list(styles)
     if mode == "histogram":
-        moved = [matched_colours(style.rgb, content.rgb, content.alpha) for style in styles]
-        return content, [_with_colours(style, rgb) for style, rgb in zip(styles, moved, strict=True)]
-    levels = [matched_lightness(style.rgb, content.rgb, content.alpha) for style in styles]
-    greys = [_with_colours(style, grey_of(level)) for style, level in zip(styles, levels, strict=True)]
-    return _with_colours(content, grey_of(lightness(content.rgb))), greys
+        wanted = moments((part.rgb, part.alpha) for part in content.parts())
+        return content, [_in_colours(style, wanted) for style in styles]
+    wanted = moments((lightness(part.rgb), part.alpha) for part in content.parts())
+    return changed(content, lambda part: grey_of(lightness(part.rgb))), [_in_greys(style, wanted) for style in styles]
+
+
+def _in_colours(style: AnyPicture, wanted: Moments) -> AnyPicture:
+    own = moments((part.rgb, None) for part in style.parts())
+    return changed(style, lambda part: moved_colours(part.rgb, own, wanted))
+
+
+def _in_greys(style: AnyPicture, wanted: Moments) -> AnyPicture:
+    own = moments((lightness(part.rgb), None) for part in style.parts())
+    return changed(style, lambda part: grey_of(moved_lightness(lightness(part.rgb), own, wanted)))
 
 
 def finished(image: Tensor, content: Tensor, mode: str) -> Tensor:
@@ -39,10 +48,6 @@ def finished(image: Tensor, content: Tensor, mode: str) -> Tensor:
     """
     _check(mode)
     return with_colours_of(image, content) if mode == "luminance" else image
-
-
-def _with_colours(picture: Picture, rgb: Tensor) -> Picture:
-    return Picture(rgb, picture.alpha, picture.name)
 
 
 def _check(mode: str) -> None:

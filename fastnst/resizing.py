@@ -79,6 +79,10 @@ def resize_picture(picture: Picture, long_edge: int | None = None, size: tuple[i
     if alpha is picture.alpha or bool(picture.alpha.min() == 1):
         return Picture(plain, alpha, picture.name)
     weighted = resize(picture.rgb * picture.alpha, long_edge, size)
+    return Picture(weighted_colours(weighted, alpha, plain), alpha, picture.name)
+
+
+def weighted_colours(weighted: torch.Tensor, alpha: torch.Tensor, plain: torch.Tensor) -> torch.Tensor:
+    """The colours (3, …) of resampled colours times alpha, resampled alpha (1, …), and plain resampled colours."""
     visible = alpha > 1 / 512  # half an 8-bit step: below it the pixel is written as transparent
-    rgb = torch.where(visible, weighted / alpha.clamp(min=1 / 512), plain).clamp_(0, 1)
-    return Picture(rgb, alpha, picture.name)
+    return torch.where(visible, weighted / alpha.clamp(min=1 / 512), plain).clamp_(0, 1)

@@ -23,7 +23,7 @@ OPTIMIZER = "optimizer."
 """What the names of the optimiser's tensors begin with."""
 _KIND = "fastnst run"
 # Options that may be others: they change where and how the same image is computed.
-_FREE = ("init", "device", "tile", "max_memory")
+_FREE = ("init", "device", "tile", "max_memory", "max_pixels")
 
 
 class CheckpointError(FastnstError):

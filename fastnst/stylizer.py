@@ -20,7 +20,18 @@ from fastnst.canvas import Canvas, opened, recorded_canvas
 from fastnst.descent import Descent
 from fastnst.errors import FastnstWarning, OptionError
 from fastnst.forks import check_fork
-from fastnst.images import Picture, Source, check_fits, fitted_size, flattened, load_image, resize, resize_picture
+from fastnst.images import (
+    AnyPicture,
+    AtSizes,
+    Picture,
+    Source,
+    at_size,
+    check_fits,
+    fitted_size,
+    opaque,
+    open_picture,
+    resize,
+)
 from fastnst.networks import Networks
 from fastnst.objective import style_targets
 from fastnst.optimizers import Optimizer, make_optimizer
@@ -152,14 +163,16 @@ class Stylizer:
         self._styles = _load_styles(style, self.options)
         self._shares = _style_shares(self.options.style_weights, len(self._styles))
         self._starts_from = self.options.init if _is_word(self.options.init) else "picture"
-        self._init = load_image(self.options.init, role="init") if self._starts_from == "picture" else None
+        most = self.options.max_pixels
+        picture = self._starts_from == "picture"
+        self._init = open_picture(self.options.init, role="init", max_pixels=most) if picture else None
         self._style_targets: dict[int, dict[str, StyleTarget]] = {}
         self._networks = networks or Networks()
         self._network: tuple[Weights, Backbone] | None = None
 
     def __call__(
         self,
-        content: Source | Picture | Canvas,
+        content: Source | AnyPicture | Canvas,
         *,
         callback: Callback | None = None,
         callback_every: int | None = 1,
@@ -175,7 +188,7 @@ class Stylizer:
     def resume(
         self,
         path: str | os.PathLike[str],
-        content: Source | Picture | Canvas,
+        content: Source | AnyPicture | Canvas,
         *,
         callback: Callback | None = None,
         callback_every: int | None = 1,
@@ -188,14 +201,16 @@ class Stylizer:
         with own_modes(self.runtime.device), float32_products(self.runtime.tf32), timed_algorithms():
             return self._stylize(content, watch, saved)
 
-    def _stylize(self, source: Source | Picture | Canvas, watch: Watch, saved: SavedRun | None = None) -> Result:
-        content = opened(source)
+    def _stylize(self, source: Source | AnyPicture | Canvas, watch: Watch, saved: SavedRun | None = None) -> Result:
+        content = opened(source, self.options.max_pixels)
         scales = self.scales(content)
         if saved is not None:
             check_same_inputs(saved.parameters, self._inputs(content, scales))
         picture = content.picture if isinstance(content, Canvas) else content
         shared = {edge: self._bands(size) for edge, size in scales.items()}
         plans = {edge: self.plan(edge, bands.seen_size) for edge, bands in shared.items()}
+        ahead = list(scales.values())[0 if saved is None else saved.scale :]
+        pictures = AtSizes(picture, ahead)
         weights, backbone = self._loaded()
         parameters = self._parameters(content, scales, weights)
         shown, styles = prepared(picture, self._styles, self.options.preserve_color)
@@ -203,12 +218,17 @@ class Stylizer:
             check_same_network(saved.parameters, parameters)
         iterations = dict(zip(scales, scale_iterations(self.options.iterations, len(scales)), strict=True))
         run = Run(parameters, self._sources(content), watch, self.options, iterations, saved)
-        image = self._start(shown, next(iter(scales.values()))) if saved is None else saved.tensors["image"]
+        visible = pictures if shown is picture else AtSizes(shown, ahead)
+        image = self._start(visible, ahead[0]) if saved is None else saved.tensors["image"]
         before: tuple[Optimizer, Bands] | None = None
+        target: Picture | None = None
         for index, (edge, size) in enumerate(scales.items()):
-            target, seen = (resize_picture(each, size=size) for each in (picture, shown))
             if saved is not None and (index < saved.scale or (index == saved.scale and saved.finished)):
                 continue
+            target = pictures.at(size)
+            seen = target if visible is pictures else visible.at(size)
+            for scaled in (pictures, visible):
+                scaled.drop(size)
             plan, bands = plans[edge], shared[edge]
             device = device_of(plan, self.runtime)
             continued = saved if saved is not None and index == saved.scale else None
@@ -224,7 +244,7 @@ class Stylizer:
             image, before = self._ranks.alike(bands.whole(descent.image)), (descent.optimizer, bands)
             if run.stopped:
                 break
-        return run.result(image, target)
+        return run.result(image, target or pictures.at(size))
 
     def _objective(
         self, backbone: Backbone, content: Tensor, style: dict[str, StyleTarget], plan: Plan, bands: Bands
@@ -311,7 +331,7 @@ class Stylizer:
             sharers=self._ranks.local_size if self.runtime.device.type == "cpu" else 1,
         )
 
-    def check(self, content: Picture | Canvas, saved: SavedRun | None = None) -> dict[int, tuple[int, int]]:
+    def check(self, content: AnyPicture | Canvas, saved: SavedRun | None = None) -> dict[int, tuple[int, int]]:
         """`scales`, where a call, or with `saved` going on with that, would refuse nothing before it loads the network.
 
         Raises ImageError, OptionError and CheckpointError as the call would.
@@ -323,7 +343,7 @@ class Stylizer:
             self._planned(edge, self._bands(size).seen_size)
         return scales
 
-    def scales(self, content: Picture | Canvas) -> dict[int, tuple[int, int]]:
+    def scales(self, content: AnyPicture | Canvas) -> dict[int, tuple[int, int]]:
         """The run's scales in order: from the long edge in pixels to the (height, width) of the image.
 
         Raises ImageError where the content or a style would be too small for the network at one of them, OptionError
@@ -369,24 +389,24 @@ class Stylizer:
             self._network = self._networks.get(options, self.runtime, lambda: self._ranks.in_turn(load))
         return self._network
 
-    def _start(self, content: Picture, size: tuple[int, int]) -> Tensor:
+    def _start(self, content: AtSizes, size: tuple[int, int]) -> Tensor:
         """The first image, (1, 3, H, W) float32 on the CPU."""
         if self._starts_from == "noise":
             generator = torch.Generator().manual_seed(self.options.seed)
             start = torch.rand((3, *size), generator=generator, dtype=torch.float32)
         else:
-            start = resize_picture(self._init or content, size=size).rgb
+            start = (content.at(size) if self._init is None else at_size(self._init, size)).rgb
         return start[None]
 
     def _style(
-        self, edge: int, backbone: Backbone, styles: Sequence[Picture], tile: int | None
+        self, edge: int, backbone: Backbone, styles: Sequence[AnyPicture], tile: int | None
     ) -> dict[str, StyleTarget]:
         """The targets of `styles` at the scale whose long edge is `edge`, in tiles where there is one. Those of the
         styles as they were given are computed once."""
         given = all(style is own for style, own in zip(styles, self._styles, strict=True))
         if given and edge in self._style_targets:
             return self._style_targets[edge]
-        pictures = [resize_picture(style, size=self._style_size(style, edge)) for style in styles]
+        pictures = [at_size(style, self._style_size(style, edge)) for style in styles]
         images = [picture.rgb[None] for picture in pictures]
         shares = list(zip(images, self._shares, strict=True))
         if tile is None:
@@ -398,19 +418,19 @@ class Stylizer:
             self._style_targets[edge] = targets
         return targets
 
-    def _style_size(self, style: Picture, edge: int) -> tuple[int, int]:
+    def _style_size(self, style: AnyPicture, edge: int) -> tuple[int, int]:
         return self._fitted(style, max(1, round(edge * self.options.style_scale)))
 
-    def _check_on_grid(self, content: Picture | Canvas) -> None:
+    def _check_on_grid(self, content: AnyPicture | Canvas) -> None:
         """Raises OptionError where the result would not have the size that was asked for, for it is to tile. Of a
         content's sides that is the long edge alone."""
         asked = fitted_size(content.height, content.width, self.options.size)
-        if isinstance(content, Picture):
+        if not isinstance(content, Canvas):
             near = self._fitted(content, self.options.size)
             asked = (asked[0], near[1]) if asked[0] >= asked[1] else (near[0], asked[1])
         check_on_grid(*asked, self._smallest)
 
-    def _fitted(self, picture: Picture | Canvas, edge: int) -> tuple[int, int]:
+    def _fitted(self, picture: AnyPicture | Canvas, edge: int) -> tuple[int, int]:
         """The (height, width) with the long edge `edge`, or near it on the pooling grid where the image is to tile."""
         height, width = fitted_size(picture.height, picture.width, edge)
         if not self.options.wraps:
@@ -422,7 +442,7 @@ class Stylizer:
         """The image of one scale, (1, 3, H, W), at the `size` of the next."""
         return resize_wrapped(image, size) if self.options.wraps else resize(image, size=size)
 
-    def _sources(self, content: Picture | Canvas) -> dict[str, Any]:
+    def _sources(self, content: AnyPicture | Canvas) -> dict[str, Any]:
         """Where the pictures were read: absolute paths, or None for what was no file."""
         return {
             "content": None if isinstance(content, Canvas) else _absolute(content),
@@ -431,7 +451,7 @@ class Stylizer:
         }
 
     def _parameters(
-        self, content: Picture | Canvas, scales: dict[int, tuple[int, int]], weights: Weights
+        self, content: AnyPicture | Canvas, scales: dict[int, tuple[int, int]], weights: Weights
     ) -> dict[str, Any]:
         """How the image is made, as JSON can hold it."""
         return {
@@ -442,7 +462,7 @@ class Stylizer:
             "versions": versions(),
         }
 
-    def _inputs(self, content: Picture | Canvas, scales: dict[int, tuple[int, int]]) -> dict[str, Any]:
+    def _inputs(self, content: AnyPicture | Canvas, scales: dict[int, tuple[int, int]]) -> dict[str, Any]:
         """What of that is known before the network is loaded."""
         named = None if isinstance(content, Canvas) else {"name": content.name, "sha256": content.sha256}
         values = {option.name: getattr(self.options, option.name) for option in fields(Options)}
@@ -461,7 +481,7 @@ class Stylizer:
         }
 
 
-def _load_styles(style: Styles, options: Options) -> list[Picture]:
+def _load_styles(style: Styles, options: Options) -> list[AnyPicture]:
     sources: list[Source] = list(style) if isinstance(style, list | tuple) else [style]  # type: ignore[list-item]
     if not sources and options.style_weight > 0:
         raise OptionError("no style image given; give at least one")
@@ -469,7 +489,7 @@ def _load_styles(style: Styles, options: Options) -> list[Picture]:
         raise OptionError(
             f"{len(options.style_weights)} style weights for {len(sources)} style images; give one for each image"
         )
-    return [flattened(load_image(source, role="style")) for source in sources]
+    return [opaque(open_picture(source, role="style", max_pixels=options.max_pixels)) for source in sources]
 
 
 def _check_contentless(options: Options) -> None:
@@ -492,7 +512,7 @@ def _style_shares(weights: tuple[float, ...] | None, count: int) -> tuple[float,
     return tuple(weight / sum(relative) for weight in relative)
 
 
-def _absolute(picture: Picture) -> str | None:
+def _absolute(picture: AnyPicture) -> str | None:
     return os.path.abspath(picture.name) if os.path.isfile(picture.name) else None  # noqa: PTH100, PTH113
 
 

@@ -377,7 +377,7 @@ def test_faults_and_a_lack_of_memory_are_told_apart(folders: Path, monkeypatch: 
     def broken(*_: Any, **__: Any) -> Any:
         raise errors.pop(0)
 
-    monkeypatch.setattr(batch_worker, "load_image", broken)
+    monkeypatch.setattr(batch_worker, "open_picture", broken)
     (task, *_) = all_pairs(folders)
     worker = Worker(never)
     fault, memory, refusal = (worker.run(task) for _ in range(3))
@@ -395,7 +395,7 @@ def test_warnings_come_with_the_outcome(folders: Path, monkeypatch: pytest.Monke
         warnings.warn("someone else's", UserWarning, stacklevel=1)
         raise ImageError("no")
 
-    monkeypatch.setattr(batch_worker, "load_image", warned)
+    monkeypatch.setattr(batch_worker, "open_picture", warned)
     assert Worker(never).run(all_pairs(folders)[0]).warnings == ("mind the gap",)
 
 

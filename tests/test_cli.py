@@ -28,7 +28,7 @@ FAST += ["--content-layers", "conv2_1"]
 EVERYTHING = """
     --preset gatys --size 40 --iterations 2 3 --scales 20 40 --tile 32 --max-memory 8GB --seconds 1000
     --tolerance 0.001 --line-search strong_wolfe --history 7 --history-precision bf16 --average 0.5
-    --hessian scalar
+    --hessian scalar --max-pixels 10000000
     --optimizer adam --learning-rate 0.05 --content-weight 2
     --style-weight 30 --tv-weight 0.5 --style-weights 1 3 --style-scale 0.8 --content-layers conv2_1
     --preserve-color luminance --style-layers conv1_1=2 relu2_1 --objective relative --pooling max --padding replicate
@@ -92,6 +92,7 @@ def test_every_option_reaches_the_run(tmp_path: Path, pictures: tuple[str, str])
         "scales": [20, 40],
         "tile": 32,
         "max_memory": 8_000_000_000,
+        "max_pixels": 10_000_000,
         "line_search": "strong_wolfe",
         "history": 7,
         "history_precision": "bf16",

@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from fastnst.deep_writers import write_png, write_tiff
 from fastnst.errors import ImageError, OptionError
 from fastnst.icc import is_matrix_profile, srgb_profile
 from fastnst.images import load_image
 from fastnst.output import check_output_path, read_parameters, save_image
+from fastnst.row_writers import samples_of, write_png, write_tiff
 from tests.test_images import (
     ADOBE_RGB,
     adobe_rgb_profile,
@@ -121,14 +121,14 @@ def channels_of(source: Any) -> torch.Tensor:
 
 def png(samples: np.ndarray, profile: bytes | None = None, text: PngInfo | None = None) -> io.BytesIO:
     file = io.BytesIO()
-    write_png(file, samples, text or PngInfo(), profile or srgb_profile())
+    write_png(file, samples_of(samples), text or PngInfo(), profile or srgb_profile())
     file.seek(0)
     return file
 
 
 def tiff(samples: np.ndarray, tags: dict[int, Any] | None = None, profile: bytes | None = None) -> io.BytesIO:
     file = io.BytesIO()
-    write_tiff(file, samples, tags or {}, profile or srgb_profile())
+    write_tiff(file, samples_of(samples), tags or {}, profile or srgb_profile())
     file.seek(0)
     return file
 

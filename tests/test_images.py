@@ -18,6 +18,7 @@ from PIL import ExifTags, Image, ImageCms
 from PIL.PngImagePlugin import PngImageFile
 
 from fastnst import arrays, decoding
+from fastnst import picture as picture_module
 from fastnst.errors import ImageError, OptionError
 from fastnst.images import (
     Picture,
@@ -580,7 +581,7 @@ def png_claiming(width: int, height: int) -> bytes:
 def test_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
     path = tmp_path / "bomb.png"
     path.write_bytes(png_claiming(60_000, 60_000))
-    refused(path, "60000×60000 = 3600000000 pixels", "limit of 200000000 pixels; reduce it first$")
+    refused(path, "60000×60000 = 3600000000 pixels", "limit of 200000000 pixels; reduce it, or raise --max-pixels")
 
 
 def test_limit_is_exact_and_pillows_own_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -610,7 +611,7 @@ OUT_OF_MEMORY = [
 
 
 @pytest.mark.parametrize("failure", OUT_OF_MEMORY, ids=lambda failure: type(failure).__name__)
-@pytest.mark.parametrize("place", ["load", "convert", "to_planes", "from_planes"])
+@pytest.mark.parametrize("place", ["load", "convert", "to_planes", "in_range", "from_planes"])
 def test_out_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, failure: Exception) -> None:
     image = Image.fromarray(noise(channels=4))
     path = saved(image, tmp_path / "a.png")
@@ -622,11 +623,13 @@ def test_out_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: s
     if place in ("load", "convert"):
         monkeypatch.setattr(PngImageFile, place, fails)
     else:
-        for module in (arrays, decoding):
+        of_range = (picture_module, decoding)
+        for module in {"to_planes": (arrays, decoding), "from_planes": (arrays,), "in_range": of_range}[place]:
             monkeypatch.setattr(module, place, fails)
         refused(noise(), r"^content image \(array\) " + said)
-    refused(path, said)
-    if place == "from_planes":
+    if place != "from_planes":
+        refused(path, said)
+    if place in ("in_range", "from_planes"):
         refused(torch.rand(3, 5, 7), r"^content image \(tensor\) " + said)
 
 

@@ -56,7 +56,7 @@ def run(parsed: argparse.Namespace) -> int:
     from fastnst.axes import make_axis
     from fastnst.contact_sheet import Look, check_look, contact_sheet
     from fastnst.errors import OptionError
-    from fastnst.images import load_image
+    from fastnst.images import open_picture
     from fastnst.job import Job, Outputs
     from fastnst.options import resolve_options
     from fastnst.output import check_output_path
@@ -81,7 +81,8 @@ def run(parsed: argparse.Namespace) -> int:
     )
     look = Look(font=parsed.font)
     check_look(look, side)
-    content = load_image(parsed.content, role="content")
+    most = max(options.max_pixels for row in resolved for options in row)
+    content = open_picture(parsed.content, role="content", max_pixels=most)
     for row in cells:
         for cell in row:
             Stylizer(parsed.styles, **cell).check(content)

@@ -28,7 +28,7 @@ def add_parser(commands: Any) -> None:
 def run(parsed: argparse.Namespace) -> int:
     from fastnst.architecture import pools_before
     from fastnst.arguments import given_options
-    from fastnst.images import check_fits, fitted_size, load_image
+    from fastnst.images import check_fits, fitted_size, open_picture
     from fastnst.measure import device_name
     from fastnst.options import resolve_options
     from fastnst.plan_time import measure_rate
@@ -38,7 +38,7 @@ def run(parsed: argparse.Namespace) -> int:
 
     options = resolve_options(**given_options(vars(parsed)))
     runtime = resolve_runtime(options)
-    picture = load_image(parsed.content, role="content")
+    picture = open_picture(parsed.content, role="content", max_pixels=options.max_pixels)
     edges = scale_edges(options.scales, options.size, picture.height, picture.width)
     smallest = 2 ** pools_before(options.network, options.taps)
     for edge in edges:

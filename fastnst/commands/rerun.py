@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fastnst.errors import FastnstWarning, OptionError
 
 if TYPE_CHECKING:
-    from fastnst.images import Picture
+    from fastnst.images import AnyPicture, Picture
     from fastnst.options import Options
     from fastnst.result import Iterate, Result
 
@@ -42,9 +42,9 @@ def run(parsed: argparse.Namespace) -> int:
 
     from fastnst.canvas import Canvas, recorded_canvas
     from fastnst.commands.stylize import execute
-    from fastnst.images import flattened, load_image
+    from fastnst.images import load_image, opaque, open_picture
     from fastnst.job import Job, Outputs
-    from fastnst.options import resolve_options
+    from fastnst.options import MAX_PIXELS, resolve_options
     from fastnst.output import read_parameters
 
     record = read_parameters(parsed.image)
@@ -60,10 +60,13 @@ def run(parsed: argparse.Namespace) -> int:
     styles = [_place(path, style, parsed.image, "style") for path, style in zip(given, record["styles"], strict=True)]
     if options["init"] not in ("content", "noise"):
         options["init"] = _place(parsed.init, {"name": options["init"]}, parsed.image, "init")
+    most = options.get("max_pixels", MAX_PIXELS)
     if isinstance(content, str):
-        _check_picture(load_image(content, role="content"), record["content"], "content", parsed.changed)
+        picture = open_picture(content, role="content", max_pixels=most)
+        _check_picture(picture, record["content"], "content", parsed.changed)
     for path, style in zip(styles, record["styles"], strict=True):
-        _check_picture(flattened(load_image(path, role="style")), style, "style", parsed.changed)
+        picture = opaque(open_picture(path, role="style", max_pixels=most))
+        _check_picture(picture, style, "style", parsed.changed)
     resolved = resolve_options(**options)
     _check_weights(resolved, record["weights"], parsed.changed)
     _warn_of_differences(record, resolved)
@@ -116,7 +119,7 @@ def _place(given: str | None, recorded: dict[str, Any], image: str, role: str) -
     raise OptionError(f"the {role} {name!r} is not where it was, nor beside {image!r}; say where with {flag} PATH")
 
 
-def _check_picture(picture: "Picture", recorded: dict[str, Any], role: str, changed: bool) -> None:
+def _check_picture(picture: "AnyPicture", recorded: dict[str, Any], role: str, changed: bool) -> None:
     if picture.sha256 != recorded.get("sha256"):
         _different(f"the {role} {picture.name!r} is not the picture that the image was made of", changed)
 

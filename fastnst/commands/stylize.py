@@ -22,6 +22,7 @@ from fastnst.config_file import read_config
 from fastnst.errors import FastnstError, FastnstWarning, Interrupted
 from fastnst.job import Job, Outputs
 from fastnst.loss_plot import draw_losses
+from fastnst.options import resolve_options
 from fastnst.output import check_output_path
 from fastnst.ranks import ALONE, Ranks
 from fastnst.result import DivergedError, Iterate, Result
@@ -63,7 +64,7 @@ def execute(job: Job, *callbacks: Callback, saved: Path | None = None, ranks: Ra
     watch = _Watch(outputs)
     with chain(watch, *outputs.callbacks(), *callbacks) as callback:
         try:
-            picture = opened(content)
+            picture = opened(content, resolve_options(**options).max_pixels)
             stylizer = Stylizer(styles, ranks=ranks, **options)
             sizes = stylizer.check(picture, load_run(saved) if saved is not None else None)
             check_output_path(outputs.target, list(sizes.values())[-1], **outputs.form)

@@ -44,7 +44,7 @@ def _follow(job: Job, ranks: Ranks, saved: Path | None) -> int:
     content, styles, options = job.sources()
     stylizer = Stylizer(styles, ranks=ranks, **options)
     stylizer.load(progress=False)
-    picture, every = opened(content), callback_every(outputs)
+    picture, every = opened(content, stylizer.options.max_pixels), callback_every(outputs)
     seconds = outputs.checkpoint_every
     try:
         if saved is None:

@@ -1,0 +1,220 @@
+"""Pictures that are read some rows at a time: the same pixels, digests and sizes as those that are read whole."""
+
+import io
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fastnst import streamed_picture
+from fastnst.errors import ImageError
+from fastnst.icc import srgb_profile
+from fastnst.images import load_image, open_picture
+from fastnst.metadata import exif_tags, png_text
+from fastnst.picture import Picture
+from fastnst.resizing import resize_picture
+from fastnst.row_writers import samples_of, write_png, write_tiff
+from fastnst.streamed_picture import StreamedPicture, opaque, resized
+
+WIDTH, HEIGHT = 61, 47
+ZIPPED = {"rowsperstrip": 4, "compression": "zlib"}
+
+
+@pytest.fixture(autouse=True)
+def _few_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streamed_picture, "STREAMED_PIXELS", 16)
+    monkeypatch.setattr(streamed_picture, "PART_PIXELS", 5 * WIDTH)
+
+
+def samples(*shape: int, dtype: type = np.uint8) -> np.ndarray[Any, Any]:
+    """Smooth enough that every PNG filter is chosen somewhere."""
+    generator = np.random.default_rng(0)
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    waves = np.sin(rows / 5)[..., None] + np.cos(columns / 7)[..., None] + np.arange(shape[2] if len(shape) == 3 else 1)
+    noise = generator.random((shape[0], shape[1], waves.shape[2])) * (rows % 9 == 0)[..., None]
+    found = ((waves + noise - waves.min()) / (waves.max() - waves.min() + 1) * np.iinfo(dtype).max).astype(dtype)
+    return found if len(shape) == 3 else found[:, :, 0]
+
+
+def saved(folder: Path, name: str, image: Image.Image, **options: Any) -> Path:
+    path = folder / name
+    image.save(path, **options)
+    return path
+
+
+def same(path: Path, expected: type = StreamedPicture) -> StreamedPicture:
+    """Checks the picture that is read in parts against the one that is read whole."""
+    whole, streamed = load_image(path), open_picture(path)
+    assert type(streamed) is expected
+    assert isinstance(streamed, StreamedPicture)
+    parts = list(streamed.parts())
+    assert len(parts) > 4
+    assert (streamed.height, streamed.width, streamed.name) == (whole.height, whole.width, whole.name)
+    assert torch.equal(torch.cat([part.rgb for part in parts], 1), whole.rgb)
+    if whole.alpha is None:
+        assert parts[0].alpha is None
+    else:
+        assert torch.equal(torch.cat([part.alpha for part in parts if part.alpha is not None], 1), whole.alpha)
+    assert streamed.sha256 == whole.sha256
+    return streamed
+
+
+def images() -> dict[str, Image.Image]:
+    palette = Image.fromarray(samples(HEIGHT, WIDTH, 3)).quantize(13)
+    return {
+        "RGB": Image.fromarray(samples(HEIGHT, WIDTH, 3)),
+        "RGBA": Image.fromarray(samples(HEIGHT, WIDTH, 4)),
+        "L": Image.fromarray(samples(HEIGHT, WIDTH)),
+        "LA": Image.fromarray(samples(HEIGHT, WIDTH, 2), "LA"),
+        "1": Image.fromarray(samples(HEIGHT, WIDTH)).convert("1"),
+        "P": palette,
+        "I;16": Image.fromarray(samples(HEIGHT, WIDTH, dtype=np.uint16)),
+    }
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "1", "P", "I;16"])
+def test_png(tmp_path: Path, mode: str) -> None:
+    same(saved(tmp_path, "a.png", images()[mode], icc_profile=srgb_profile()))
+
+
+def test_png_with_a_transparent_colour(tmp_path: Path) -> None:
+    same(saved(tmp_path, "p.png", images()["P"], transparency=bytes([255, 0, 128])))
+    colour = tuple(int(x) for x in samples(HEIGHT, WIDTH, 3)[3, 4])
+    same(saved(tmp_path, "rgb.png", images()["RGB"], transparency=colour))
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_deep_png(tmp_path: Path, channels: int) -> None:
+    path = tmp_path / "deep.png"
+    with path.open("wb") as file:
+        write_png(file, samples_of(samples(HEIGHT, WIDTH, channels, dtype=np.uint16)), png_text(None), srgb_profile())
+    same(path)
+
+
+def test_png_under_another_profile(tmp_path: Path) -> None:
+    wide = bytearray(srgb_profile())
+    # Another red, so that there is something to convert.
+    position = wide.index(b"rXYZ")
+    offset = int.from_bytes(wide[position + 4 : position + 8], "big")
+    wide[offset + 8 : offset + 12] = struct.pack(">i", int(0.6 * 65536))
+    same(saved(tmp_path, "a.png", images()["RGB"], icc_profile=bytes(wide)))
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "1", "P", "I;16"])
+def test_tiff(tmp_path: Path, mode: str, compression: str | None) -> None:
+    if compression == "jpeg" and mode not in ("RGB", "L"):
+        pytest.skip("JPEG holds no such samples")
+    size = 8 if compression == "jpeg" else 3
+    tags = {278: size}
+    same(saved(tmp_path, "a.tif", images()[mode], compression=compression, tiffinfo=tags))
+
+
+@pytest.mark.parametrize(("order", "big"), [("<", False), ("<", True), (">", False)])  # Pillow reads no other
+@pytest.mark.parametrize("form", [{"tile": (16, 32)}, {"rowsperstrip": 4}, ZIPPED, {}])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_tiff_of_another_writer(tmp_path: Path, big: bool, order: str, form: dict[str, Any], dtype: type) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    path = tmp_path / "a.tif"
+    data = samples(HEIGHT, WIDTH, 3, dtype=dtype)
+    options = {"predictor": True} if "compression" in form else {}
+    tifffile.imwrite(path, data, bigtiff=big, byteorder=order, photometric="rgb", **form, **options)
+    picture = same(path)
+    assert picture.width == WIDTH
+
+
+def test_deep_tiff(tmp_path: Path) -> None:
+    path = tmp_path / "deep.tif"
+    with path.open("wb") as file:
+        write_tiff(file, samples_of(samples(300, WIDTH, 4, dtype=np.uint16)), exif_tags("TIFF", None), srgb_profile())
+    same(path)
+
+
+@pytest.mark.parametrize("orientation", [1, 2, 3, 6, 8])
+@pytest.mark.parametrize("extension", ["jpg", "tif", "png", "webp"])
+def test_turned(tmp_path: Path, orientation: int, extension: str) -> None:
+    exif = Image.Exif()
+    exif[274] = orientation
+    same(saved(tmp_path, f"a.{extension}", images()["RGB"], exif=exif))
+
+
+def test_what_is_decoded_whole(tmp_path: Path) -> None:
+    same(saved(tmp_path, "a.jpg", images()["RGB"], quality=80))
+    same(saved(tmp_path, "a.tif", images()["RGB"], compression="tiff_lzw"))
+    same(saved(tmp_path, "a.gif", images()["P"]))
+
+
+@pytest.mark.parametrize("dtype", ["|u1", "<u2", ">u2", "<f4", ">f8"])
+@pytest.mark.parametrize("channels", [None, 1, 3, 4])
+def test_npy(tmp_path: Path, dtype: str, channels: int | None) -> None:
+    path, shape = tmp_path / "a.npy", (HEIGHT, WIDTH) if channels is None else (HEIGHT, WIDTH, channels)
+    data = samples(*shape, dtype=np.uint16)
+    data = data / 65535 if "f" in dtype else data >> (8 if dtype == "|u1" else 0)
+    np.save(path, data.astype(dtype))
+    same(path)
+
+
+def test_npy_by_columns_is_read_whole(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.asfortranarray(samples(HEIGHT, WIDTH, 3)))
+    assert isinstance(open_picture(tmp_path / "a.npy"), Picture)
+
+
+def test_small_pictures_and_arrays_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(tmp_path, "a.png", images()["RGB"])
+    assert isinstance(open_picture(samples(HEIGHT, WIDTH, 3)), Picture)
+    monkeypatch.setattr(streamed_picture, "STREAMED_PIXELS", HEIGHT * WIDTH)
+    assert isinstance(open_picture(path), Picture)
+
+
+def test_stream(tmp_path: Path) -> None:
+    path = saved(tmp_path, "a.png", images()["RGB"])
+    picture = open_picture(io.BytesIO(path.read_bytes()))
+    assert isinstance(picture, StreamedPicture)
+    assert picture.sha256 == load_image(path).sha256
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+@pytest.mark.parametrize("size", [(23, 30), (100, 130), (HEIGHT, WIDTH), (47, 20), (9, 61)])
+def test_resized(tmp_path: Path, mode: str, size: tuple[int, int]) -> None:
+    path = saved(tmp_path, "a.png", images()[mode])
+    picture = same(path)
+    whole = resize_picture(load_image(path), size=size)
+    other, streamed = resized(picture, [(31, 40), size])
+    assert other.rgb.shape == (3, 31, 40)
+    if whole.alpha is None or streamed.alpha is None:
+        assert streamed.alpha is whole.alpha is None
+        assert (streamed.rgb - whole.rgb).abs().max() < 5e-7
+    else:
+        assert (streamed.alpha - whole.alpha).abs().max() < 5e-7
+        assert ((streamed.rgb - whole.rgb) * whole.alpha).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.jpg"])
+def test_cut_short(tmp_path: Path, name: str) -> None:
+    path = saved(tmp_path, name, Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 80, 3), np.uint8)))
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 2 // 3])
+    with pytest.raises(ImageError, match=r"is damaged or truncated \(.*\); fetch or export it again"):
+        list(open_picture(path).parts())
+
+
+def test_changed_meanwhile(tmp_path: Path) -> None:
+    path = saved(tmp_path, "a.png", images()["RGB"])
+    picture = open_picture(path)
+    assert picture.sha256
+    saved(tmp_path, "a.png", Image.fromarray(255 - samples(HEIGHT, WIDTH, 3)))
+    with pytest.raises(ImageError, match="has changed while it was used"):
+        list(picture.parts())
+
+
+def test_flattened(tmp_path: Path) -> None:
+    path = saved(tmp_path, "a.png", images()["RGBA"])
+    whole, streamed = opaque(load_image(path)), opaque(open_picture(path))
+    assert isinstance(whole, Picture)
+    assert isinstance(streamed, StreamedPicture)
+    found = torch.cat([part.rgb for part in streamed.parts()], 1)
+    assert (found - whole.rgb).abs().max() < 1e-6
