@@ -35,7 +35,10 @@ def synthesize_texture(
             style pictures are scaled to its long edge times `style_scale`.
         tileable: whether copies of the result fit together without a seam, left to right and top to bottom. It is
             `padding="circular"`, and needs sides that are multiples of the pooling grid: 16 pixels down to conv5_1.
-        callback, callback_every, checkpoint, checkpoint_every: as for `stylize`.
+        callback: as for `stylize`.
+        callback_every: as for `stylize`.
+        checkpoint: as for `stylize`.
+        checkpoint_every: as for `stylize`.
         **options: the fields of `fastnst.Options` but the size; the preset is "texture" where none is given.
 
     Raises:

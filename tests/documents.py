@@ -17,9 +17,9 @@ from fastnst.cli import build_parser
 DATA = ("text", "json", "toml", "csv", "bibtex")
 # The README's own marks of the blocks that .ci/run runs.
 RUN_ELSEWHERE = ("first-command", "tests")
-SIZE, ITERATIONS = 64, 2
+SIZE, ITERATIONS = 48, 2
 # Those that take the options of a run.
-CALLS = ("stylize", "Stylizer", "PerceptualLoss", "texture", "reconstruct")
+CALLS = ("stylize", "Stylizer", "PerceptualLoss", "synthesize_texture", "reconstruct")
 COMMANDS = ("stylize", "batch", "grid", "texture", "reconstruct")
 
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>[^\n`]*)\n(?P<text>.*?)^(?P=indent)```$", re.DOTALL | re.MULTILINE)

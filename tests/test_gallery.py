@@ -1,0 +1,28 @@
+"""The gallery's settings are options that there are, and a sheet of them is made."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from bench import gallery_settings
+from bench.gallery_settings import SHEETS
+from fastnst.options import resolve_options
+
+
+@pytest.mark.parametrize("name", SHEETS)
+def test_settings_are_options(name: str) -> None:
+    _, settings = SHEETS[name]
+    assert len({resolve_options(**options) for options in settings}) == len(settings)
+
+
+def test_a_sheet(tmp_path: Path) -> None:
+    arguments = ["--size", "64", "--iterations", "1", "--only", "init", "--folder", str(tmp_path)]
+    assert gallery_settings.main(arguments) == 0
+    with Image.open(tmp_path / "gallery_init.jpg") as sheet:
+        assert sheet.width > 2 * 64
+    assert [path.name for path in tmp_path.iterdir()] == ["gallery_init.jpg"]
+
+
+def test_captions_are_as_the_command_has_it() -> None:
+    assert gallery_settings._caption({"style_weights": [0.3, 0.7]}) == "--style-weights 0.3 0.7"
