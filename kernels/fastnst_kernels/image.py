@@ -11,7 +11,7 @@ from fastnst_kernels import image_ops, image_reference
 from fastnst_kernels.backends import resolve_backend
 from fastnst_kernels.image_layout import dense, is_channels_last
 
-KINDS = ("squared", "absolute")
+KINDS = ("squared", "absolute", "nine-point")
 _LARGEST = torch.finfo(torch.float32).max
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _STEP_DTYPES = (torch.int64, torch.int32, torch.float32)
@@ -61,6 +61,10 @@ def total_variation(image: Tensor, *, kind: str = "squared", backend: str = "aut
     """The total variation of each image, summed over its channels: neighbours to the right and below.
 
         1/(H·W) Σ |x_{i,j+1} − x_{i,j}|ᵖ + |x_{i+1,j} − x_{i,j}|ᵖ,    p = 2 for kind "squared", 1 for "absolute"
+        2 · (d₁/3 + d₂/3 + d₃/12 + d₄/12)                              for kind "nine-point"
+
+    d₁ … d₄ are means of squared differences over channels and positions: to the right and down (H·W of them), and along
+    the two diagonals ((H + 1)·(W + 1)), in the image with a replicated border of one (style-transfer-pytorch).
 
     `image` and `backend` are those of `normalise`. Returns (B,) in the image's dtype, the same to the bit in each run.
     The gradient takes sign(0) = 0, and comes in the image's layout. Differentiable once: it raises RuntimeError under

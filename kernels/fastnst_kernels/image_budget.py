@@ -39,6 +39,8 @@ def normalise_gradient_budget(upstream: Tensor, scale: Sequence[float], flip: bo
 def total_variation_budget(image: Tensor, kind: str) -> Tensor:
     """The budget of `total_variation`: its plain sum is taken in a few orders of the terms."""
     exact = image_reference.total_variation(image, kind)
+    if kind == "nine-point":
+        return _budget([image_reference.nine_point(image)], exact, [exact, exact, exact], image.dtype, image.dtype)
     right, down = image[..., 1:] - image[..., :-1], image[..., 1:, :] - image[..., :-1, :]
     terms = torch.cat([right.flatten(1), down.flatten(1)], 1)
     terms = terms.square() if kind == "squared" else terms.abs()
@@ -57,6 +59,9 @@ def image_gradient_budget(
     exact = image_reference.image_gradient(image, upstream, scale, flip, tv_weight, kind)
     positions = image[0, 0].numel()
     weights = torch.as_tensor(tv_weight, dtype=image.dtype, device=image.device).expand(len(image))[:, None, None, None]
+    if kind == "nine-point":
+        plain, terms = _nine_point_terms(image, weights)
+        return _with_upstream(plain, [*terms, exact, exact], exact, image, upstream, scale, flip)
     factor = weights * ((2.0 if kind == "squared" else 1.0) / positions)
     right, down = torch.zeros_like(image), torch.zeros_like(image)
     right[..., :-1] = image[..., 1:] - image[..., :-1]
@@ -66,6 +71,27 @@ def image_gradient_budget(
     left, up = right.roll(1, -1), down.roll(1, -2)
     plain = ((left - right) + (up - down)) * factor
     terms = [left * factor, right * factor, up * factor, down * factor, exact, exact]
+    return _with_upstream(plain, terms, exact, image, upstream, scale, flip)
+
+
+def _nine_point_terms(image: Tensor, weights: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """The gradient of the weighted nine-point form in the image's dtype, and the differences that it is made of."""
+    right, down, falling, rising = image_reference.nine_point_differences(image)
+    straight, diagonal = 4 * weights / (3 * right[0].numel()), weights / (3 * falling[0].numel())
+    parts = [straight * right, straight * down, diagonal * falling, diagonal * rising]
+    return weights * image_reference.nine_point_gradient(image), [part for part in parts for _ in range(2)]
+
+
+def _with_upstream(
+    plain: Tensor,
+    terms: list[Tensor],
+    exact: Tensor,
+    image: Tensor,
+    upstream: Tensor | None,
+    scale: Sequence[float],
+    flip: bool,
+) -> Tensor:
+    """The budget of the gradient of the variation, to which that of the normalised image may be added."""
     if upstream is not None:
         above = upstream.to(image.dtype) * _by_channel(scale, image)
         above = above.flip(1) if flip else above

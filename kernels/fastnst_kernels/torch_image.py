@@ -3,7 +3,8 @@
 All of them work through the image in pieces that stay in the cache, so that memory is read and written about once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -75,32 +76,69 @@ def _add_variation(image: Tensor, gradient: Tensor | None, kind: str, weight: fl
         gradient = None if gradient is None else gradient.permute(1, 2, 0)
     columns = rows + 1
     height, width = image.shape[rows], image.shape[columns]
-    factor = weight * ((2.0 if kind == "squared" else 1.0) / (height * width))
+    factor = weight * ((1.0 if kind == "absolute" else 2.0) / (height * width))
     step = max(1, _PIECE // (3 * width))
-    buffers = image.new_empty((2, 3 * min(step, height) * width))
+    buffers = image.new_empty((2, 3 * max(min(step, height) * width, height)))
     sums = [image.new_zeros(())]
-    for start in range(0, height, step):
-        length = min(step, height - start)
-        for axis, across in ((columns, length), (rows, min(length, height - start - 1))):
-            x = image.narrow(rows, start, across + (1 if axis == rows else 0))
-            count = x.shape[axis] - 1
-            if count < 1:
-                continue
-            near, far = x.narrow(axis, 0, count), x.narrow(axis, 1, count)
-            difference = buffers[0][: near.numel()].view(near.shape)
-            torch.sub(far, near, out=difference)
-            terms = buffers[1][: near.numel()].view(near.shape)
-            if kind == "squared":
-                sums.append(torch.mul(difference, difference, out=terms).sum())
-            else:
-                sums.append(torch.abs(difference, out=terms).sum())
-                difference.sgn_()
-            if gradient is not None:
-                g = gradient.narrow(rows, start, x.shape[rows])
-                difference *= factor
-                g.narrow(axis, 1, count).add_(difference)
-                g.narrow(axis, 0, count).sub_(difference)
+
+    def part(x: Tensor, row: int, column: int, pairs: _Pairs) -> Tensor:
+        return x.narrow(rows, row, pairs.height).narrow(columns, column, pairs.width)
+
+    for pairs in _pairs(kind, height, width, step):
+        near = part(image, pairs.row, pairs.column, pairs)
+        far = part(image, pairs.row + pairs.down, pairs.column + pairs.right, pairs)
+        difference = buffers[0][: near.numel()].view(near.shape)
+        torch.sub(far, near, out=difference)
+        terms = buffers[1][: near.numel()].view(near.shape)
+        if kind == "absolute":
+            sums.append(torch.abs(difference, out=terms).sum())
+            difference.sgn_()
+        else:
+            sums.append(torch.mul(difference, difference, out=terms).sum() * pairs.share)
+        if gradient is not None:
+            difference *= factor * pairs.share
+            part(gradient, pairs.row + pairs.down, pairs.column + pairs.right, pairs).add_(difference)
+            part(gradient, pairs.row, pairs.column, pairs).sub_(difference)
     return torch.stack(sums).sum() / (height * width)
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Neighbours: each pixel of a block, and the one `down` rows below and `right` columns beside it. Their differences
+    count `share` times."""
+
+    row: int
+    height: int
+    column: int
+    width: int
+    down: int
+    right: int
+    share: float
+
+
+def _pairs(kind: str, height: int, width: int, step: int) -> Iterator[_Pairs]:
+    """All pairs of neighbours, in blocks of at most `step` rows, or of one column. The shares are those of a sum that
+    is divided by H·W in the end."""
+    straight, diagonal = 1.0, 0.0
+    if kind == "nine-point":
+        straight, diagonal = 2 / 9, height * width / (18 * (height + 1) * (width + 1))
+    directions = [(0, 1, straight), (1, 0, straight)]
+    if diagonal:
+        directions += [(1, 1, diagonal), (1, -1, diagonal)]
+    for row in range(0, height, step):
+        for down, right, share in directions:
+            rows, columns = min(step, height - row - down), width - abs(right)
+            if rows > 0 and columns > 0:
+                yield _Pairs(row, rows, max(0, -right), columns, down, right, share)
+    if not diagonal:
+        return
+    # Where the border is replicated, each of both diagonals is a difference along it.
+    for row in (0, height - 1):
+        if width > 1:
+            yield _Pairs(row, 1, 0, width - 1, 0, 1, 2 * diagonal)
+    for column in (0, width - 1):
+        if height > 1:
+            yield _Pairs(0, height - 1, column, 1, 1, 0, 2 * diagonal)
 
 
 def adam_step(

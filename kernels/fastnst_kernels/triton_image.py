@@ -224,8 +224,30 @@ def normalise_kernel(
 
 
 @triton.jit
-def _variation(x, up, down, before, after, row, col, H, W, ABSOLUTE: tl.constexpr):
-    """One channel's terms: Σ over right and down, (G, V), and their derivative without its factor."""
+def _diagonals(x, up, down, beside, row, col, H, W):
+    """Σ over the two diagonals downwards, (G, V), and its derivative, less its factor 2; `beside` are the pixels beside
+    the group in the rows above and below."""
+    up_before, up_after, down_before, down_after = beside
+    up_left, up_right = _neighbours(up, up_before, up_after)
+    down_left, down_right = _neighbours(down, down_before, down_after)
+    column = col[:, None] + tl.arange(0, x.shape[1])[None, :]
+    above, below = (row > 0)[:, None], (row + 1 < H)[:, None]
+    # A pixel beyond the end of the row is none.
+    to_down_left = tl.where(below & (column > 0) & (column < W), x - down_left, 0.0)
+    to_down_right = tl.where(below & (column + 1 < W), x - down_right, 0.0)
+    to_up_left = tl.where(above & (column > 0), x - up_left, 0.0)
+    to_up_right = tl.where(above & (column + 1 < W), x - up_right, 0.0)
+    value = to_down_left * to_down_left + to_down_right * to_down_right
+    slope = (to_down_left + to_down_right) + (to_up_left + to_up_right)
+    return value, slope
+
+
+@triton.jit
+def _variation(
+    x, up, down, before, after, beside, row, col, H, W, diagonal, ABSOLUTE: tl.constexpr, NINE: tl.constexpr
+):
+    """One channel's terms: Σ over right and down, (G, V), and their derivative without its factor. With NINE the
+    diagonals are added, times `diagonal`."""
     left, right = _neighbours(x, before, after)
     column = col[:, None] + tl.arange(0, x.shape[1])[None, :]
     # A neighbour beyond the border is the pixel itself, and differs by nothing.
@@ -239,6 +261,15 @@ def _variation(x, up, down, before, after, row, col, H, W, ABSOLUTE: tl.constexp
     else:
         value = to_right * to_right + to_down * to_down
         slope = (to_left + to_right) + (to_up + to_down)
+    if NINE:
+        diagonal_value, diagonal_slope = _diagonals(x, up, down, beside, row, col, H, W)
+        # Where the border is replicated, each of both diagonals is a difference along it.
+        across = 2 * ((row == 0).to(tl.float32) + (row + 1 == H).to(tl.float32))[:, None]
+        along = 2 * ((column == 0).to(tl.float32) + (column + 1 == W).to(tl.float32))
+        diagonal_value += across * to_right * to_right + along * to_down * to_down
+        diagonal_slope += across * (to_left + to_right) + along * (to_up + to_down)
+        value += diagonal * diagonal_value
+        slope += diagonal * diagonal_slope
     return value, slope
 
 
@@ -252,6 +283,34 @@ def _sign(x):
 def _beside(image, pixel, mask, positions, channel, LAST: tl.constexpr):
     offsets = pixel * 3 + channel if LAST else pixel + positions * channel
     return tl.load(image + offsets, mask=mask, other=0.0)
+
+
+@triton.jit
+def _corners(
+    image,
+    pixel,
+    before,
+    after,
+    above,
+    below,
+    positions,
+    width,
+    channel,
+    LAST: tl.constexpr,
+    V: tl.constexpr,
+    NINE: tl.constexpr,
+):
+    """The pixels beside each group in the rows above and below: (G,) each, 0 where there is none; all 0 less NINE."""
+    if NINE:
+        up, down = pixel - width, pixel + width
+        up_before = _beside(image, up - 1, before & (above > 0), positions, channel, LAST)
+        up_after = _beside(image, up + V, after & (above > 0), positions, channel, LAST)
+        down_before = _beside(image, down - 1, before & (below > 0), positions, channel, LAST)
+        down_after = _beside(image, down + V, after & (below > 0), positions, channel, LAST)
+        corners = up_before, up_after, down_before, down_after
+    else:
+        corners = 0.0, 0.0, 0.0, 0.0
+    return corners
 
 
 @triton.jit(do_not_specialize=["row_tiles", "column_tiles", "variation_gradient_stride"])
@@ -270,6 +329,7 @@ def image_gradient_kernel(
     scale_1,
     scale_2,
     factor,  # of the derivative of the variation
+    diagonal,  # what a difference along a diagonal counts, if NINE
     ROWS: tl.constexpr,
     COLUMN_GROUPS: tl.constexpr,
     V: tl.constexpr,
@@ -279,6 +339,7 @@ def image_gradient_kernel(
     UPSTREAM: tl.constexpr,
     VARIATION: tl.constexpr,
     ABSOLUTE: tl.constexpr,
+    NINE: tl.constexpr,  # with the diagonals, and a replicated border
     GRADIENT: tl.constexpr,
     WEIGHTED: tl.constexpr,
     ALIGNED: tl.constexpr,  # W is a multiple of V
@@ -320,9 +381,18 @@ def image_gradient_kernel(
         r_after = _beside(image, pixel + V, after, positions, 0, IMAGE_LAST)
         g_after = _beside(image, pixel + V, after, positions, 1, IMAGE_LAST)
         b_after = _beside(image, pixel + V, after, positions, 2, IMAGE_LAST)
-        r_value, r_slope = _variation(r, r_up, r_down, r_before, r_after, row, col, H, W, ABSOLUTE)
-        g_value, g_slope = _variation(g, g_up, g_down, g_before, g_after, row, col, H, W, ABSOLUTE)
-        b_value, b_slope = _variation(b, b_up, b_down, b_before, b_after, row, col, H, W, ABSOLUTE)
+        r_beside = _corners(image, pixel, before, after, above, below, positions, width, 0, IMAGE_LAST, V, NINE)
+        g_beside = _corners(image, pixel, before, after, above, below, positions, width, 1, IMAGE_LAST, V, NINE)
+        b_beside = _corners(image, pixel, before, after, above, below, positions, width, 2, IMAGE_LAST, V, NINE)
+        r_value, r_slope = _variation(
+            r, r_up, r_down, r_before, r_after, r_beside, row, col, H, W, diagonal, ABSOLUTE, NINE
+        )
+        g_value, g_slope = _variation(
+            g, g_up, g_down, g_before, g_after, g_beside, row, col, H, W, diagonal, ABSOLUTE, NINE
+        )
+        b_value, b_slope = _variation(
+            b, b_up, b_down, b_before, b_after, b_beside, row, col, H, W, diagonal, ABSOLUTE, NINE
+        )
         values = tl.sum(tl.sum((r_value + g_value) + b_value, axis=1), axis=0)
         tl.store(partial + index * tiles + tile, values)
     if GRADIENT:
@@ -455,7 +525,8 @@ def _gradient_launch(
         "row_tiles": row_tiles,
         "column_tiles": column_tiles,
         **_by_image_channel(scale, "scale", flip),
-        "factor": factor * (2.0 if kind == "squared" else 1.0) / (height * width),
+        "factor": factor * (1.0 if kind == "absolute" else 2.0) * _straight(kind) / (height * width),
+        "diagonal": height * width / (4 * (height + 1) * (width + 1)),
     }
     constants = {
         "ROWS": rows,
@@ -467,6 +538,7 @@ def _gradient_launch(
         "UPSTREAM": upstream is not None,
         "VARIATION": kind is not None,
         "ABSOLUTE": kind == "absolute",
+        "NINE": kind == "nine-point",
         "GRADIENT": gradient is not None,
         "WEIGHTED": variation_gradient is not None,
         "ALIGNED": width % pixels == 0,
@@ -476,17 +548,22 @@ def _gradient_launch(
     return Launch(image_gradient_kernel, grid, arguments, constants, _WARPS), partial
 
 
-def _finish_launch(partial: Tensor, positions: int) -> tuple[Launch, Tensor]:
+def _straight(kind: str | None) -> float:
+    """What a difference to the right or down counts, before the division by H·W."""
+    return 2 / 9 if kind == "nine-point" else 1.0
+
+
+def _finish_launch(partial: Tensor, kind: str, positions: int) -> tuple[Launch, Tensor]:
     batch, tiles = partial.shape
     value = torch.empty((batch,), dtype=torch.float32, device=partial.device)
-    arguments = {"partial": partial, "value": value, "tiles": tiles, "factor": 1.0 / positions}
+    arguments = {"partial": partial, "value": value, "tiles": tiles, "factor": _straight(kind) / positions}
     return Launch(finish_variation_kernel, batch, arguments, {"BLOCK": _FINISH_BLOCK}), value
 
 
 def plan_total_variation(image: Tensor, kind: str, gpu: Gpu) -> Plan:
     """The total variation of a dense image (B, 3, H, W): its launches and its output, (B,) float32."""
     launch, partial = _gradient_launch(image, None, None, _ONES, False, kind, 0.0, None, gpu)
-    finish, value = _finish_launch(partial, image.shape[2] * image.shape[3])
+    finish, value = _finish_launch(partial, kind, image.shape[2] * image.shape[3])
     return Plan((launch, finish), (value,))
 
 
@@ -503,7 +580,7 @@ def plan_image_gradient(
     """upstream · scale + tv_weight · ∂TV: its launches and its outputs, the gradient (B, 3, H, W) and the TV (B,)."""
     gradient = empty_image(image, torch.float32, channels_last=is_channels_last(image))
     launch, partial = _gradient_launch(image, gradient, upstream, scale, flip, kind, tv_weight, tv_gradient, gpu)
-    finish, value = _finish_launch(partial, image.shape[2] * image.shape[3])
+    finish, value = _finish_launch(partial, kind, image.shape[2] * image.shape[3])
     return Plan((launch, finish), (gradient, value))
 
 
@@ -526,13 +603,19 @@ def example_launches(features: Tensor, precision: str, gpu: Gpu) -> list[Launch]
     last = is_channels_last(features)
     launches: list[Launch] = []
     values = torch.empty((len(features),), dtype=torch.float32, device=features.device)
-    for image_last, flip, kind in ((False, False, "squared"), (False, True, "squared"), (True, False, "absolute")):
+    for image_last, flip, kind in (
+        (False, False, "squared"),
+        (False, True, "squared"),
+        (True, False, "absolute"),
+        (False, False, "nine-point"),
+        (True, True, "nine-point"),
+    ):
         image = empty_image(features, torch.float32, channels_last=image_last)
         launches += plan_normalise(image, _ONES, _ONES, flip, features.dtype, last, gpu).launches
         launches += plan_normalise_backward(features, _ONES, flip, image_last, gpu).launches
         launches += plan_image_gradient(image, features, _ONES, flip, 1.0, None, kind, gpu).launches
     image = empty_image(features, torch.float32, channels_last=last)
-    for kind in ("squared", "absolute"):
+    for kind in ("squared", "absolute", "nine-point"):
         launches += plan_total_variation(image, kind, gpu).launches
         launches += plan_image_gradient(image, None, _ONES, False, 1.0, values, kind, gpu).launches
     return launches

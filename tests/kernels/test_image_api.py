@@ -40,7 +40,7 @@ def test_wrong_numbers() -> None:
 
 
 def test_wrong_names() -> None:
-    with pytest.raises(ValueError, match="kind 'l1' is unknown; choose one of squared, absolute"):
+    with pytest.raises(ValueError, match="kind 'l1' is unknown; choose one of squared, absolute, nine-point"):
         total_variation(IMAGE, kind="l1")
     with pytest.raises(ValueError, match="kind 'l1' is unknown"):
         image_gradient(IMAGE, IMAGE, ONES, tv_weight=1.0, kind="l1")

@@ -34,7 +34,7 @@ def test_against_float64(
     upstream = make_upstream(image, dtype, channels_last=above_last)
     for flip in (False, True):
         check_normalise(image, dtype, backend="triton", channels_last=above_last, flip=flip)
-        for kind in ("squared", "absolute"):
+        for kind in ("squared", "absolute", "nine-point"):
             check_image_gradient(image, upstream, backend="triton", flip=flip, kind=kind)
 
 

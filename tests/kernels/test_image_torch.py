@@ -41,13 +41,13 @@ def test_normalise_and_gradient(
     for above_last in (False, True):
         check_normalise(image, dtype, backend=backend, channels_last=above_last, flip=flip)
         upstream = make_upstream(image, dtype, channels_last=above_last)
-        for kind in ("squared", "absolute"):
+        for kind in ("squared", "absolute", "nine-point"):
             check_image_gradient(image, upstream, backend=backend, flip=flip, kind=kind)
 
 
 @BACKENDS
 @LAYOUTS
-@pytest.mark.parametrize("kind", ["squared", "absolute"])
+@pytest.mark.parametrize("kind", ["squared", "absolute", "nine-point"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_total_variation(shape: tuple[int, int, int, int], kind: str, channels_last: bool, backend: str) -> None:
     check_total_variation(make_image(shape, channels_last=channels_last), backend=backend, kind=kind)
@@ -58,7 +58,9 @@ def test_in_several_pieces(channels_last: bool, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch_image, "_PIECE", 100)
     image = make_image((2, 3, 11, 9), channels_last=channels_last)
     check_total_variation(image, backend="torch", kind="squared")
-    check_image_gradient(image, make_upstream(image, torch.float16), backend="torch", flip=True, kind="absolute")
+    for kind in ("absolute", "nine-point"):
+        check_total_variation(image, backend="torch", kind=kind)
+        check_image_gradient(image, make_upstream(image, torch.float16), backend="torch", flip=True, kind=kind)
     check_adam(image, backend="torch", steps=3)
 
 
@@ -121,10 +123,27 @@ def test_the_references_are_the_formulas() -> None:
     for kind, value in (
         ("squared", (across.square().sum() + down.square().sum()) / 30),
         ("absolute", (across.abs().sum() + down.abs().sum()) / 30),
+        ("nine-point", nine_point_of_the_padded(image)),
     ):
         torch.testing.assert_close(image_reference.total_variation(image.detach(), kind), value.detach()[None])
         (gradient,) = torch.autograd.grad(value, image)
         torch.testing.assert_close(image_reference.total_variation_gradient(image.detach(), kind), gradient)
+
+
+def nine_point_of_the_padded(image: torch.Tensor) -> torch.Tensor:
+    """As 1/3 and 1/12 of the squares of two stencils each, over the image with a replicated border."""
+    padded = torch.nn.functional.pad(image, (1, 1, 1, 1), mode="replicate")
+    height, width = image.shape[2:]
+    total = padded.new_zeros(())
+    for i in range(-1, height):
+        for j in range(-1, width):
+            x = padded[0, :, i + 1 : i + 3, j + 1 : j + 3]
+            diagonals = (x[:, 1, 1] - x[:, 0, 0]).square() + (x[:, 1, 0] - x[:, 0, 1]).square()
+            total = total + diagonals.sum() / (12 * 3 * (height + 1) * (width + 1))
+            if i >= 0 and j >= 0:
+                straight = (x[:, 0, 1] - x[:, 0, 0]).square() + (x[:, 1, 0] - x[:, 0, 0]).square()
+                total = total + straight.sum() / (3 * 3 * height * width)
+    return 2 * total
 
 
 @LAYOUTS
@@ -136,6 +155,7 @@ def test_gradcheck(channels_last: bool) -> None:
         lambda x: normalise(x, SCALE, SHIFT, flip=True, dtype=torch.float64),
         lambda x: total_variation(x),
         lambda x: total_variation(x, kind="absolute"),
+        lambda x: total_variation(x, kind="nine-point"),
     ]
     for function in functions:
         assert torch.autograd.gradcheck(function, (image.requires_grad_(),))
@@ -249,7 +269,7 @@ def test_a_step_compiles_without_a_graph_break() -> None:
     channels_last=st.booleans(),
     above_last=st.booleans(),
     flip=st.booleans(),
-    kind=st.sampled_from(["squared", "absolute"]),
+    kind=st.sampled_from(["squared", "absolute", "nine-point"]),
     seed=st.integers(0, 1000),
 )
 def test_any_shape_layout_and_value(

@@ -59,7 +59,7 @@ def test_normalise(case: int, channels_last: bool, above_last: bool) -> None:
 def test_image_gradient(case: int, channels_last: bool, above_last: bool) -> None:
     image = make_image(SHAPES[case], channels_last=channels_last)
     upstream = make_upstream(image, DTYPES[(case + above_last) % 3], channels_last=above_last)
-    kind = "absolute" if case % 2 else "squared"
+    kind = ("squared", "absolute", "nine-point")[case % 3]
     check_image_gradient(image, upstream, backend="triton", flip=case % 2 == 0, kind=kind)
 
 
@@ -72,7 +72,7 @@ def test_every_dtype(dtype: torch.dtype, flip: bool) -> None:
 
 
 @LAYOUTS
-@pytest.mark.parametrize("kind", ["squared", "absolute"])
+@pytest.mark.parametrize("kind", ["squared", "absolute", "nine-point"])
 @pytest.mark.parametrize("shape", [(1, 3, 1, 1), (3, 3, 5, 7), (2, 3, 19, 8)])
 def test_total_variation(shape: tuple[int, int, int, int], kind: str, channels_last: bool) -> None:
     check_total_variation(make_image(shape, channels_last=channels_last), backend="triton", kind=kind)
@@ -226,7 +226,7 @@ def test_compiles_without_a_graph_break() -> None:
     channels_last=st.booleans(),
     above_last=st.booleans(),
     flip=st.booleans(),
-    kind=st.sampled_from(["squared", "absolute"]),
+    kind=st.sampled_from(["squared", "absolute", "nine-point"]),
     seed=st.integers(0, 1000),
 )
 def test_any_shape_layout_and_value(
