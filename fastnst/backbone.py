@@ -95,9 +95,10 @@ class Backbone:
         taps: Mapping[str, Tap],
         *,
         tv_weight: float,
+        tv_kind: str = "squared",
         scale: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The gradient of the image, (1, 3, H, W) float32, and the image's total variation, (1,).
+        """The gradient of the image, (1, 3, H, W) float32, and the image's total variation of `tv_kind`, (1,).
 
         `traces` are what `forward` returned for the same image and taps. With `scale`, (1,) float32, the gradients of
         the taps are those of `scale` times their loss; what is returned is not multiplied.
@@ -116,7 +117,7 @@ class Backbone:
             gradient = below
         factors = _normalisation(self.preprocessing)[0]
         whole, tv = image_ops.image_gradient(
-            image, gradient, factors, self.preprocessing.bgr, tv_weight, scale, "squared", self.backend
+            image, gradient, factors, self.preprocessing.bgr, tv_weight, scale, tv_kind, self.backend
         )
         return (whole if scale is None else whole.div_(scale)), tv
 

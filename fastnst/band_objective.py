@@ -12,14 +12,14 @@ from dataclasses import replace
 from typing import TypeVar
 
 import torch
-from fastnst_kernels import image_ops
 from torch import Tensor
 
 from fastnst.backbone import Backbone
+from fastnst.band_variation import BandVariation
 from fastnst.errors import FastnstWarning
 from fastnst.guidance import Guidance
 from fastnst.loss_scale import LossScale
-from fastnst.objective import Loss
+from fastnst.objective import Loss, Variation, variation_of
 from fastnst.options import Options
 from fastnst.planner import WHOLE, Plan, next_smaller
 from fastnst.row_bands import Bands
@@ -189,38 +189,31 @@ class BandObjective:
         self._bands.ranks.add_up([shared])
 
     def _own_variation(self, seen: Tensor) -> Tensor:
-        """This process's part of the squared differences: those of its rows, and of its last row to the next."""
-        backend = self._image_backend(seen)
-
-        def squares(rows: Tensor) -> Tensor:
-            found: Tensor = image_ops.total_variation(rows.contiguous(), "squared", backend)
-            return found.sum() * (rows.shape[2] * rows.shape[3])
-
-        last = self._own.stop
-        if not self._below:
-            return squares(seen[:, :, self._own]).to(self.runtime.device)
-        with_next = squares(seen[:, :, self._above : last + 1])
-        return (with_next - squares(seen[:, :, last : last + 1])).to(self.runtime.device)
+        """This process's part of the total variation: that of its rows, and of its last row to the next."""
+        above, below = self._above > 0, self._below > 0
+        rows = seen[:, :, self._above : self._own.stop + below]
+        return self._band_variation(seen).value(rows, above=above, below=below).to(self.runtime.device)
 
     def _add_variation_gradient(self, own: Tensor) -> None:
         """Adds that of the total variation, which reaches one row beyond the band, to the gradient of the band."""
-        weight = self._options.tv_weight
+        weight = self._of_the_image.weight
         if self._seen is None or not weight:
             return
         before, after = int(self._above > 0), int(self._below > 0)
-        rows = self._seen[:, :, self._above - before : self._own.stop + after].contiguous()
-        share = rows.shape[2] / self._bands.height
-        gradient, _ = image_ops.image_gradient(
-            rows, None, [1.0] * 3, False, weight * share, None, "squared", self._image_backend(rows)
-        )
+        rows = self._seen[:, :, self._above - before : self._own.stop + after]
+        gradient = self._band_variation(rows).gradient(rows, weight)
         own += gradient[:, :, before : before + self._height]
 
     def _with_variation(self, loss: Loss, image: Tensor) -> Loss:
         """The loss with the total variation of the whole image."""
-        options = self._options
-        tv = self._variation.to(image.device) / (self._bands.height * self._bands.width)
-        total = options.content_weight * loss.content + options.style_weight * loss.style + options.tv_weight * tv
-        return Loss(total, loss.content, loss.style, tv)
+        return self._of_the_image.added(loss, self._variation.to(image.device))
+
+    @property
+    def _of_the_image(self) -> Variation:
+        return variation_of(self._options, self._bands.height, self._bands.width)
+
+    def _band_variation(self, image: Tensor) -> BandVariation:
+        return BandVariation(self._options.tv_kind, self._bands.height, self._image_backend(image))
 
     def _usable(self, gradient: Tensor) -> Tensor:
         if self.loss_scale.needed and self._bands.ranks.any(not bool(gradient.isfinite().all())):
@@ -268,7 +261,7 @@ class BandObjective:
             content,
             options.content_weight,
             options.style_weight,
-            0.0,
+            Variation("squared", 0.0, 0.0),
             "kept" if plan.level == WHOLE else plan.level,
             runtime,
             self.loss_scale,
@@ -277,7 +270,7 @@ class BandObjective:
         )
 
     def _all_energies(self, own: Tensor) -> Tensor:
-        """The content layers' energies over all processes, which talk about them once."""
+        """The content layers' energies and counts over all processes, which talk about them once."""
         if self._energies is None:
             self._energies = self._bands.ranks.total(own)
         return self._energies

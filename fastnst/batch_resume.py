@@ -9,7 +9,7 @@ from typing import Any
 from fastnst.batch_task import Task
 from fastnst.errors import ImageError
 from fastnst.metadata import to_json
-from fastnst.options import Options
+from fastnst.options import START_WORDS, Options
 from fastnst.output import read_parameters
 
 # Where, in which memory, or by which words a run is made; weights and init are compared by themselves.
@@ -57,7 +57,7 @@ def _plain(name: str, value: Any) -> Any:
 def _init_agrees(task: Task, found: dict[str, Any]) -> bool:
     init = task.options.init
     recorded = _part(found, "options").get("init")
-    if init in ("content", "noise"):
+    if init in START_WORDS:
         return bool(recorded == init)
     try:
         if not isinstance(recorded, str) or not Path(recorded).samefile(init):

@@ -14,7 +14,7 @@ from fastnst.batch_task import Outcome, Task
 from fastnst.errors import FastnstError, ImageError, OptionError
 from fastnst.image_files import open_source
 from fastnst.manifest import ManifestError, Row, for_each
-from fastnst.options import Options, resolve_options
+from fastnst.options import START_WORDS, Options, resolve_options
 from fastnst.output import check_output_path
 from fastnst.plan_limit import USABLE, free_bytes, held_bytes
 from fastnst.runtime import resolve_runtime
@@ -142,7 +142,7 @@ def missing_inputs(tasks: Iterable[Task]) -> list[Outcome]:
 def _inputs(task: Task) -> list[tuple[str, str]]:
     """What the task's pictures are for, and where they are."""
     init = task.options.init
-    starts = [] if init in ("content", "noise") else [("init", init)]
+    starts = [] if init in START_WORDS else [("init", init)]
     return [("content", task.content), *(("style", style) for style in task.styles), *starts]
 
 

@@ -14,7 +14,7 @@ from typing import Any, NoReturn, TypeVar
 
 from fastnst.arguments import add_option
 from fastnst.errors import FastnstError, OptionError
-from fastnst.options import Options
+from fastnst.options import START_WORDS, Options
 
 CSV_SUFFIXES = (".csv", ".tsv")
 JSON_SUFFIXES = (".jsonl", ".ndjson")
@@ -24,7 +24,7 @@ _COLUMNS = ("content", "style", "output")
 _OPTIONS = {option.name: option for option in fields(Options)}
 _DELIMITERS = ",;\t"
 # What these options can be beside paths.
-_WORDS = {"init": ("content", "noise"), "weights": ("auto", "imagenet", "embedded", "random")}
+_WORDS = {"init": START_WORDS, "weights": ("auto", "imagenet", "embedded", "random")}
 
 _Item = TypeVar("_Item")
 _Made = TypeVar("_Made")

@@ -9,9 +9,12 @@ from typing import cast
 
 import torch
 from fastnst_kernels import gram, gram_loss, tap, total_variation
+from fastnst_kernels.image import KINDS
 from torch import Tensor, nn
 
 from fastnst.errors import OptionError
+from fastnst.reductions import CONTENT_FORMS
+from fastnst.reductions import content_factor as factor_of
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -81,11 +84,12 @@ class ContentLoss(nn.Module):
         weight · ½ Σ (F − P)²              form "paper" (Gatys, Ecker and Bethge 2016, equation 1)
         weight · 1/(C·H·W) Σ (F − P)²      form "mean" (Johnson, Alahi and Fei-Fei 2016, section 3.2)
         weight · Σ (F − P)² / Σ P²         form "relative" (the engine's own objective)
+        weight · Σ (F − P)² / 2√(C·H·W)    form "root"
 
     Args:
         target: the features P, (1 or B, C, H, W); None if each call gives its own. A buffer, saved with the module.
         weight: a finite number.
-        form: "paper", "mean" or "relative".
+        form: "paper", "mean", "relative" or "root".
         reduction: "mean" or "sum" over the batch, a scalar; "none" for (B,).
         backend: "auto", "triton", "torch" or "reference" (float64).
 
@@ -104,8 +108,8 @@ class ContentLoss(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        if form not in ("paper", "mean", "relative"):
-            raise OptionError(f"unknown form {form!r} of the content loss; choose one of: paper, mean, relative")
+        if form not in CONTENT_FORMS:
+            raise OptionError(f"unknown form {form!r} of the content loss; choose one of: {', '.join(CONTENT_FORMS)}")
         self.weight, self.form, self.backend = weight, form, backend
         self.reduction = _checked(reduction)
         self.register_buffer("target", None if target is None else target.detach().clone())
@@ -129,7 +133,8 @@ class TVLoss(nn.Module):
 
     Args:
         weight: a finite number.
-        kind: "squared", p = 2, or "absolute", p = 1.
+        kind: "squared", p = 2; "absolute", p = 1; or "nine-point", squared differences along the diagonals too, as
+            `fastnst_kernels.total_variation` has them.
         reduction: "mean" or "sum" over the batch, a scalar; "none" for (B,).
         backend: "auto", "triton", "torch" or "reference" (float64).
 
@@ -140,8 +145,8 @@ class TVLoss(nn.Module):
         self, *, weight: float = 1.0, kind: str = "squared", reduction: str = "mean", backend: str = "auto"
     ) -> None:
         super().__init__()
-        if kind not in ("squared", "absolute"):
-            raise OptionError(f"unknown kind {kind!r} of total variation; choose one of: squared, absolute")
+        if kind not in KINDS:
+            raise OptionError(f"unknown kind {kind!r} of total variation; choose one of: {', '.join(KINDS)}")
         self.weight, self.kind, self.backend = weight, kind, backend
         self.reduction = _checked(reduction)
 
@@ -159,10 +164,8 @@ class TVLoss(nn.Module):
 @torch.no_grad()
 def content_factor(target: Tensor, form: str) -> float | Tensor:
     """What a form of `ContentLoss` multiplies `Σ (F − P)²` by, for P (1 or B, C, H, W): a number, or (1 or B,)."""
-    if form == "paper":
-        return 0.5
-    if form == "mean":
-        return 1.0 / (target.shape[1] * target.shape[2] * target.shape[3])
+    if form != "relative":
+        return factor_of(form, 0.0, target[0].numel())
     wide = torch.promote_types(target.dtype, torch.float32)
     # The features of a black picture may all be 0.
     return 1 / target.to(wide).square().sum((1, 2, 3)).clamp(min=math.ulp(1.0))

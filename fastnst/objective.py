@@ -18,6 +18,9 @@ In both, `tv = 1/(H·W) Σ ((x_{i,j+1} − x_{i,j})² + (x_{i+1,j} − x_{i,j})�
 0…1 (with `padding="circular"` across its seams too), and `total = α · content + β · style + γ · tv`. Several styles
 with weights `ω_s` (Σ ω_s = 1) make `style = Σ_s ω_s style_s`.
 
+`content_reduction` and `style_reduction` choose other constants for one of the terms (see `reductions`). `tv_kind`
+chooses another variation (see `fastnst_kernels.total_variation`), and `tv_reduction="sum"` multiplies it by H·W.
+
 That is the style term with `style_loss="gram"`; `style_statistics` and `sliced` have the others. With masks it is
 the sum of those of the regions, each by its share of the image's area, and where the content is transparent nothing
 counts: with `a` its alpha at a layer, content = Σ_l v_l · ½ Σ a² (F − P)² (or over Σ a² P²).
@@ -38,6 +41,7 @@ from fastnst.guidance import Guidance, LayerGuidance
 from fastnst.loss_scale import LossScale
 from fastnst.moment_sums import loss_backend
 from fastnst.options import LayerWeights, Options
+from fastnst.reductions import content_factor, style_factor
 from fastnst.runtime import Runtime
 from fastnst.style_moments import StyleRegions, region_targets
 from fastnst.taps import ContentTarget, LayerTap, SummedTap
@@ -54,6 +58,27 @@ class Loss:
     content: Tensor
     style: Tensor
     tv: Tensor
+
+
+@dataclass(frozen=True)
+class Variation:
+    """The total variation of the image, of a `kind` of `fastnst_kernels.total_variation`: the term is `factor` times
+    that, and the total has `weight` times that."""
+
+    kind: str
+    factor: float
+    weight: float
+
+    def added(self, loss: Loss, found: Tensor) -> Loss:
+        """The loss with the variation `found`, (1,) or a scalar."""
+        tv = found.sum() * self.factor
+        return Loss(loss.total + self.weight * found.sum(), loss.content, loss.style, tv)
+
+
+def variation_of(options: Options, height: int, width: int) -> Variation:
+    """That of an image of this size in pixels."""
+    factor = float(height * width) if options.tv_reduction == "sum" else 1.0
+    return Variation(options.tv_kind, factor, options.tv_weight * factor)
 
 
 class Evaluation(Protocol):
@@ -85,7 +110,7 @@ class Objective:
     style: Mapping[str, StyleTarget]
     content_weight: float
     style_weight: float
-    tv_weight: float
+    variation: Variation
     runtime: Runtime
     loss_scale: LossScale
     wraps: bool = False
@@ -99,8 +124,8 @@ class Objective:
         """The loss of `image`, (1, 3, H, W) float32 in 0…1, without a gradient."""
         taps = self._taps()
         self.backbone.forward(image, taps)
-        tv = image_ops.total_variation(image, "squared", self.runtime.kernels)
-        return self._loss(taps, tv + seam_variation(image) if self.wraps else tv)
+        tv = image_ops.total_variation(image, self.variation.kind, self.runtime.kernels)
+        return self._loss(taps, tv + seam_variation(image, kind=self.variation.kind) if self.wraps else tv)
 
     def loss_and_gradient(self, image: Tensor) -> tuple[Loss, Tensor]:
         """The loss, and the gradient of its total: (1, 3, H, W) float32, contiguous.
@@ -113,10 +138,12 @@ class Objective:
         if self.loss_scale.needed:
             self.loss_scale.follow(self._loss(taps, image.new_zeros((1,))).total)
             scale = self.loss_scale.factor
-        gradient, tv = self.backbone.backward(image, traces, taps, tv_weight=self.tv_weight, scale=scale)
+        gradient, tv = self.backbone.backward(
+            image, traces, taps, tv_weight=self.variation.weight, tv_kind=self.variation.kind, scale=scale
+        )
         self.backbone.release(traces)
         if self.wraps:
-            tv = tv + seam_variation(image, gradient, self.tv_weight)
+            tv = tv + seam_variation(image, gradient, self.variation.weight, self.variation.kind)
         return self._loss(taps, tv), gradient.contiguous()
 
     def _taps(self) -> dict[str, LayerTap | SummedTap]:
@@ -139,8 +166,8 @@ class Objective:
         zero = torch.zeros_like(tv)
         style = sum((tap.style for tap in taps.values() if tap.style is not None), zero).sum()
         content = sum((tap.content for tap in taps.values() if tap.content is not None), zero).sum()
-        tv = tv.sum()
-        return Loss(self.content_weight * content + self.style_weight * style + self.tv_weight * tv, content, style, tv)
+        total = self.content_weight * content + self.style_weight * style
+        return self.variation.added(Loss(total, content, style, zero.sum()), tv)
 
 
 def make_objective(
@@ -163,7 +190,7 @@ def make_objective(
         style,
         options.content_weight,
         options.style_weight,
-        options.tv_weight,
+        variation_of(options, *content.shape[2:]),
         runtime,
         LossScale(runtime),
         options.wraps,
@@ -182,8 +209,8 @@ def content_targets(
         opaque = None if guidance is None else guidance[name].opaque
         seen = features[name].float() if opaque is None else features[name].float() * opaque
         energy = seen.square().sum().item()
-        constant = 0.5 if options.objective == "paper" else 1 / max(energy, math.ulp(1.0))
-        targets[name] = ContentTarget(features[name], weight * constant)
+        factor = content_factor(options.content_form, energy, features[name].numel())
+        targets[name] = ContentTarget(features[name], weight * factor)
     return targets
 
 
@@ -219,9 +246,8 @@ def style_target(grams: list[Tensor], shares: list[float], weight: float, option
 
     Raises FastnstError where the constant of the relative objective is out of range.
     """
-    per_filter = 4 * grams[0].shape[-1] ** 2
     weights = [
-        weight * share * (1.0 if options.objective == "paper" else per_filter / max(_energy(matrix), math.ulp(1.0)))
+        weight * share * style_factor(options.style_form, _energy(matrix), matrix.shape[-1])
         for matrix, share in zip(grams, shares, strict=True)
     ]
     if not all(0 < each < math.inf for each, share in zip(weights, shares, strict=True) if share > 0):

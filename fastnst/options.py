@@ -10,7 +10,14 @@ from typing import Any, TypedDict
 
 from fastnst.architecture import NETWORKS, canonical_layer
 from fastnst.errors import OptionError
+from fastnst.reductions import CONTENT_FORMS, OF_THE_OBJECTIVE, STYLE_FORMS
 from fastnst.tile_options import parse_memory, parse_tile
+
+START_WORDS = ("content", "noise", "grey", "style-mean")
+"""What `init` may be beside a picture."""
+PRESET_NAMES = ("default", "gatys", "texture", "neural-style", "gatys-notebook")
+
+_OF_GATYS = tuple(f"conv{block}_1" for block in range(1, 6))
 
 LayerWeights = tuple[tuple[str, float], ...]
 Scales = int | tuple[int, ...] | None
@@ -56,8 +63,9 @@ class Options:
     Raises OptionError where a value has a wrong type, is out of range, or contradicts another one.
     """
 
-    preset: str = _option("default", "starting values for the other options", choices=("default", "gatys", "texture"))
+    preset: str = _option("default", "starting values for the other options", choices=PRESET_NAMES)
     size: int = _option(512, "long edge of the result, in pixels", metavar="PX", minimum=2, maximum=65_535)
+    edge: str = _option("long", "the edge that size, scales and style scale measure", choices=("long", "short"))
     iterations: Iterations = _option(
         100,
         "optimiser steps at each scale: one count for all, or several that end with the last scale's",
@@ -67,6 +75,13 @@ class Options:
     )
     scales: Scales = _option(
         3, "coarse to fine: none, a number of scales (each twice the last), or their long edges", metavar="S", many=True
+    )
+    scale_factor: float = _option(
+        2.0,
+        "how much larger each scale is than the last, where scales are a number",
+        metavar="X",
+        minimum=1.1,
+        maximum=8,
     )
     tile: int | str = _option(
         "auto", "exact tiles: auto (none, or the largest that memory allows), none, or their edge", metavar="PX"
@@ -128,6 +143,15 @@ class Options:
     content_weight: float = _option(1.0, "α, the weight of the content term", metavar="X", minimum=0)
     style_weight: float = _option(5.0, "β, the weight of the style term", metavar="X", minimum=0)
     tv_weight: float = _option(0.05, "γ, the weight of the total variation", metavar="X", minimum=0)
+    tv_kind: str = _option(
+        "squared",
+        "total variation: squared (L2) or absolute (L1) differences to the right and down, or nine-point, squared ones "
+        "that count the diagonals too",
+        choices=("squared", "absolute", "nine-point"),
+    )
+    tv_reduction: str = _option(
+        "mean", "total variation: the mean over positions, or their sum", choices=("mean", "sum")
+    )
     style_weights: tuple[float, ...] | None = _option(
         None,
         "one weight for each style image, scaled to sum to 1",
@@ -146,7 +170,7 @@ class Options:
         many=True,
     )
     style_layers: LayerWeights = _option(
-        tuple((f"conv{block}_1", 0.2) for block in range(1, 6)),
+        tuple((name, 0.2) for name in _OF_GATYS),
         "style layers, each NAME or NAME=WEIGHT; 1/count where no weight is given",
         metavar="LAYER",
         many=True,
@@ -168,6 +192,18 @@ class Options:
         "relative: each term divided by its target's own energy; paper: the sums of Gatys et al.",
         choices=("relative", "paper"),
     )
+    content_reduction: str = _option(
+        OF_THE_OBJECTIVE,
+        "the content term alone: as the objective says, relative or as in the paper (half the sum of squares), their "
+        "mean, or their sum divided by 2√count",
+        choices=(OF_THE_OBJECTIVE, *CONTENT_FORMS),
+    )
+    style_reduction: str = _option(
+        OF_THE_OBJECTIVE,
+        "the style term alone: as the objective says, relative or as in the paper (the sum over 4N²), the mean of "
+        "squares, or that of Gram matrices divided by N",
+        choices=(OF_THE_OBJECTIVE, *STYLE_FORMS),
+    )
     pooling: str = _option("avg", "average or maximum pooling", choices=("avg", "max"))
     padding: str = _option(
         "zeros",
@@ -175,7 +211,12 @@ class Options:
         "so that the result tiles",
         choices=("zeros", "replicate", "circular"),
     )
-    init: Any = _option("content", "the image to start from: content, noise, or a picture's path", metavar="INIT")
+    init: Any = _option(
+        "content",
+        "the image to start from: content, noise, grey or style-mean (the network's or the styles' mean colour, with a "
+        "trace of noise), or a picture's path",
+        metavar="INIT",
+    )
     network: str = _option("vgg19", "the network", choices=tuple(NETWORKS))
     weights: str = _option(
         "auto", "the network's weights: auto, imagenet, embedded, random, or a file", metavar="WEIGHTS"
@@ -205,6 +246,8 @@ class Options:
                 raise OptionError(f"the last scale, {self.scales[-1]}, is not the size, {self.size}; make them equal")
         if self.style_weights is not None and sum(self.style_weights) == 0:
             raise OptionError("the style weights are all 0; at least one must be more")
+        if self.wraps and self.tv_kind == "nine-point":
+            raise OptionError("tv kind nine-point replicates the border, which padding circular has not; take squared")
         if self.content_weight == self.style_weight == 0:
             raise OptionError("content weight and style weight are both 0; at least one must be more")
 
@@ -224,6 +267,16 @@ class Options:
         return self.padding == "circular"
 
     @property
+    def content_form(self) -> str:
+        """One of `CONTENT_FORMS`."""
+        return self.objective if self.content_reduction == OF_THE_OBJECTIVE else self.content_reduction
+
+    @property
+    def style_form(self) -> str:
+        """One of `STYLE_FORMS`."""
+        return self.objective if self.style_reduction == OF_THE_OBJECTIVE else self.style_reduction
+
+    @property
     def taps(self) -> tuple[str, ...]:
         """The layers that the objective looks at, each once."""
         return tuple(dict.fromkeys(name for name, _ in self.active_content_layers + self.active_style_layers))
@@ -233,8 +286,10 @@ class UnsizedValues(TypedDict, total=False):
     """The fields of `Options` but the size, before they are normalised."""
 
     preset: str
+    edge: str
     iterations: int | Sequence[int]
     scales: int | str | Sequence[int] | None
+    scale_factor: float
     tile: int | str | None
     max_memory: int | str | None
     max_pixels: int
@@ -250,6 +305,8 @@ class UnsizedValues(TypedDict, total=False):
     content_weight: float
     style_weight: float
     tv_weight: float
+    tv_kind: str
+    tv_reduction: str
     style_weights: Sequence[float] | None
     style_scale: float
     content_layers: str | Sequence[str] | Mapping[str, float]
@@ -257,6 +314,8 @@ class UnsizedValues(TypedDict, total=False):
     style_loss: str
     preserve_color: str
     objective: str
+    content_reduction: str
+    style_reduction: str
     pooling: str
     padding: str
     init: Any
@@ -290,9 +349,47 @@ PRESETS: Mapping[str, OptionValues] = MappingProxyType(
             scales=None,
         ),
         "texture": OptionValues(content_weight=0.0, init="noise"),
+        "neural-style": OptionValues(
+            content_reduction="mean",
+            content_weight=5.0,
+            style_reduction="channel-mean",
+            style_weight=100.0,
+            style_layers=dict.fromkeys(_OF_GATYS, 1.0),
+            tv_reduction="sum",
+            tv_weight=1e-3 * 256**2 / 2,
+            pooling="max",
+            init="grey",
+            optimizer="lbfgs",
+            hessian="scalar",
+            history=100,
+            iterations=1000,
+            scales=None,
+        ),
+        "gatys-notebook": OptionValues(
+            content_reduction="mean",
+            content_weight=1.0,
+            style_reduction="channel-mean",
+            style_weight=1e3,
+            style_layers=dict.fromkeys(_OF_GATYS, 1.0),
+            tv_weight=0.0,
+            pooling="max",
+            init="content",
+            optimizer="lbfgs",
+            hessian="scalar",
+            history=100,
+            iterations=(500, 200),
+            size=800,
+            edge="short",
+            scales=2,
+            scale_factor=800 / 512,
+        ),
     }
 )
-"""What each preset sets; anything it leaves out keeps the default of `Options`."""
+"""What each preset sets; anything it leaves out keeps the default of `Options`.
+
+"gatys" is the paper; "neural-style" and "gatys-notebook" have the objectives and schedules of those programs (see the
+page "Moving over").
+"""
 
 
 def resolve_options(**given: Any) -> Options:
@@ -424,6 +521,7 @@ _NORMALISE: Mapping[str, Callable[[str, Any], Any]] = MappingProxyType(
         "style_weight": _number,
         "tv_weight": _number,
         "style_scale": _number,
+        "scale_factor": _number,
         "style_weights": _style_weights,
         "weights": _path_text,
         "device": _device_text,

@@ -1,6 +1,5 @@
 """The whole objective as a `torch.nn.Module`: the perceptual loss that feed-forward networks are trained with."""
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple, Unpack
 
@@ -10,14 +9,16 @@ from torch import Tensor, nn
 
 from fastnst.errors import OptionError
 from fastnst.extractor import FeatureExtractor, Tap
-from fastnst.images import Source, flattened, load_image, resize_picture
+from fastnst.images import Source, fitted_size, flattened, load_image, resize_picture
 from fastnst.modules import TVLoss, content_factor
-from fastnst.options import Options, OptionValues, resolve_options
+from fastnst.options import OptionValues, resolve_options
+from fastnst.reductions import style_factor
 
 # The other options say how an image is optimised, which here is the caller's own business.
 _OPTIONS = (
-    *("preset", "size", "style_scale", "content_weight", "style_weight", "tv_weight", "style_weights"),
-    *("content_layers", "style_layers", "objective", "pooling", "padding", "network", "weights", "backend"),
+    *("preset", "size", "edge", "style_scale", "content_weight", "style_weight", "tv_weight", "tv_kind"),
+    *("tv_reduction", "style_weights", "content_layers", "style_layers", "objective", "content_reduction"),
+    *("style_reduction", "pooling", "padding", "network", "weights", "backend"),
 )
 
 
@@ -46,8 +47,9 @@ class PerceptualLoss(nn.Module):
     Args:
         style: the style image or images, as `stylize` takes them; None with `style_weight=0`.
         **options: those of `stylize` that say what the loss is: preset, content_weight, style_weight, tv_weight,
-            style_weights, content_layers, style_layers, objective, pooling, padding, network, weights, backend; and
-            size · style_scale, the long edge in pixels at which the styles are looked at.
+            tv_kind, tv_reduction, style_weights, content_layers, style_layers, objective, content_reduction,
+            style_reduction, pooling, padding, network, weights, backend; and size · style_scale, the edge in pixels
+            (`edge`) at which the styles are looked at.
 
     Raises FastnstError for input that cannot be used; its subclasses say which.
     """
@@ -66,7 +68,7 @@ class PerceptualLoss(nn.Module):
             pooling=self.options.pooling,
             padding=self.options.padding,
         )
-        self.tv = TVLoss(reduction="none", backend=self.options.backend)
+        self.tv = TVLoss(kind=self.options.tv_kind, reduction="none", backend=self.options.backend)
         self._style_weight: dict[str, float] = {}
         if self._style_layers:
             if style is None:
@@ -99,14 +101,16 @@ class PerceptualLoss(nn.Module):
                     if style is not None:
                         found_style.append(style)
                     if content is not None and target is not None:
-                        form = "paper" if self.options.objective == "paper" else "relative"
-                        found_content.append(content * content_factor(target, form) * self._content_layers[name])
+                        factor = content_factor(target, self.options.content_form)
+                        found_content.append(content * factor * self._content_layers[name])
                 return passed
 
             return tapped
 
         self.extractor.through(images, {name: tap_for(name) for name in {**self._style_layers, **targets}})
         tv = self.tv(images)
+        if self.options.tv_reduction == "sum":
+            tv = tv * (images.shape[2] * images.shape[3])
         style = sum(found_style, torch.zeros_like(tv))
         shown = sum(found_content, torch.zeros_like(tv))
         options = self.options
@@ -143,13 +147,14 @@ class PerceptualLoss(nn.Module):
         edge = max(1, round(self.options.size * self.options.style_scale))
         grams: dict[str, list[Tensor]] = {name: [] for name in self._style_layers}
         for source in sources:
-            picture = resize_picture(flattened(load_image(source, role="style")), edge)
+            picture = flattened(load_image(source, role="style"))
+            picture = resize_picture(picture, size=fitted_size(picture.height, picture.width, edge, self.options.edge))
             features = self.extractor(picture.rgb[None])
             for name, matrices in grams.items():
                 matrices.append(gram(features[name], backend=self.options.backend))
         for name, matrices in grams.items():
             weights = [
-                self._style_layers[name] * share * _style_factor(matrix, self.options)
+                self._style_layers[name] * share * _style_factor(matrix, self.options.style_form)
                 for matrix, share in zip(matrices, shares, strict=True)
             ]
             target = blend_targets(matrices, weights)
@@ -164,11 +169,9 @@ class PerceptualLoss(nn.Module):
         return BlendedTarget(matrix, self._style_weight[name], offset)
 
 
-def _style_factor(matrix: Tensor, options: Options) -> float:
-    """What `1/(4 C²) Σ (G − A)²` is multiplied by: 1, or in the relative objective `4 C² / Σ A²`."""
-    if options.objective == "paper":
-        return 1.0
-    return 4 * matrix.shape[-1] ** 2 / max(float(matrix.double().square().sum()), math.ulp(1.0))
+def _style_factor(matrix: Tensor, form: str) -> float:
+    """What `1/(4 C²) Σ (G − A)²` is multiplied by."""
+    return style_factor(form, float(matrix.double().square().sum()), matrix.shape[-1])
 
 
 def _shares(weights: tuple[float, ...] | None, count: int) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""Pictures at other sizes: which size fits a long edge, and resampling to it."""
+"""Pictures at other sizes: which size fits an edge, and resampling to it."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ def check_fits(
 ) -> None:
     """Raise ImageError unless both sides, in pixels, are at least `minimum`.
 
-    scale: the long edge, in pixels, at which the image has this size; None where it has it from the start.
+    scale: the edge, in pixels, at which the image has this size; None where it has it from the start.
     layers: those that need this minimum.
     """
     if min(height, width) < minimum:
@@ -31,16 +31,17 @@ def check_fits(
         )
 
 
-def fitted_size(height: int, width: int, long_edge: int) -> tuple[int, int]:
-    """(height, width) scaled, up or down, so that the longer side is `long_edge`; rounded half up, each at least 1.
+def fitted_size(height: int, width: int, pixels: int, edge: str = "long") -> tuple[int, int]:
+    """(height, width) scaled, up or down, so that the longer side, or with `edge` "short" the shorter one, is `pixels`;
+    rounded half up, each at least 1.
 
-    Raises OptionError if `long_edge` is less than 1.
+    Raises OptionError if `pixels` is less than 1.
     """
-    if long_edge < 1:
-        raise OptionError(f"size {long_edge} is not possible; the long edge must be at least 1 pixel")
-    longest = max(height, width)
+    if pixels < 1:
+        raise OptionError(f"size {pixels} is not possible; the {edge} edge must be at least 1 pixel")
+    measured = min(height, width) if edge == "short" else max(height, width)
     # In integers: half a pixel is decided by the sizes alone, not by floating-point rounding.
-    fitted_height, fitted_width = ((2 * side * long_edge + longest) // (2 * longest) for side in (height, width))
+    fitted_height, fitted_width = ((2 * side * pixels + measured) // (2 * measured) for side in (height, width))
     return max(1, fitted_height), max(1, fitted_width)
 
 

@@ -48,7 +48,7 @@ def region_targets(
             whole = sum(share for _, share in pairs)
             shares = [share / whole for _, share in pairs] if whole > 0 else []
             known = [moments for moments, _ in pairs] if whole > 0 else []
-            layer.append(moment_targets(options.style_loss, known, shares, weight, options.objective) if known else ())
+            layer.append(moment_targets(options.style_loss, known, shares, weight, options.style_form) if known else ())
         targets[name] = tuple(layer)
     return targets
 

@@ -19,6 +19,8 @@ A layer's style term is its weight times the distance times a constant:
   1e-4 for wasserstein, as their authors have them.
 - `objective="relative"`: one over the distance of no features at all: ‖A‖², ‖Σ_A‖², |μ_A|² + |σ_A|², |μ_A|² + tr Σ'_A;
   ε is in units of the mean variance of the style's features there. That of the covariance is at least 1e-6 ‖A‖².
+- `style_reduction` "mean" and "channel-mean" have their own constants for gram and covariance (see `reductions`); for
+  mean-std and wasserstein "mean" is what "paper" is.
 
 Several styles make the sum of their terms by their shares, except that the Wasserstein distance, which costs more, is
 that to the moments of their mixture.
@@ -33,6 +35,7 @@ from torch import Tensor
 
 from fastnst.errors import FastnstError
 from fastnst.matrix_root import root, root_trace
+from fastnst.reductions import style_factor
 
 MOMENT_LOSSES = ("gram", "covariance", "mean-std", "wasserstein")
 _EPSILON = {"gram": 0.0, "covariance": 0.0, "mean-std": 1e-5, "wasserstein": 1e-4}
@@ -72,9 +75,10 @@ RegionTargets = tuple[tuple[MomentTarget, ...], ...]
 
 
 def moment_targets(
-    loss: str, styles: Sequence[Moments], shares: Sequence[float], weight: float, objective: str
+    loss: str, styles: Sequence[Moments], shares: Sequence[float], weight: float, form: str
 ) -> tuple[MomentTarget, ...]:
-    """A layer's targets: of several styles' moments by their shares, which sum to 1, and the layer's weight.
+    """A layer's targets: of several styles' moments by their shares, which sum to 1, and the layer's weight, with the
+    constants of `form`, one of `reductions.STYLE_FORMS`.
 
     Raises FastnstError where a constant is out of range.
     """
@@ -83,15 +87,15 @@ def moment_targets(
         gram = sum((style.gram * share for style, share in pairs), torch.zeros_like(styles[0].gram))
         mean = sum((style.mean * share for style, share in pairs), torch.zeros_like(styles[0].mean))
         pairs = [(Moments(gram, mean), math.fsum(share for _, share in pairs))]
-    return tuple(_target(loss, style, share * weight, objective) for style, share in pairs)
+    return tuple(_target(loss, style, share * weight, form) for style, share in pairs)
 
 
-def _target(loss: str, style: Moments, weight: float, objective: str) -> MomentTarget:
+def _target(loss: str, style: Moments, weight: float, form: str) -> MomentTarget:
     exact = Moments(style.gram.double(), style.mean.double())
     filters = style.mean.shape[1]
     variance = exact.covariance.diagonal(dim1=1, dim2=2).clamp_min(0)
     epsilon = _EPSILON[loss]
-    if objective == "relative":
+    if form == "relative":
         epsilon *= max(variance.mean().item(), math.ulp(1.0))
     matrix, spread = exact.gram, variance
     if loss == "covariance":
@@ -108,8 +112,10 @@ def _target(loss: str, style: Moments, weight: float, objective: str) -> MomentT
         "mean-std": means + spread.square().sum().item(),
         "wasserstein": means + spread.sum().item(),
     }
-    plain = 1 / (4 * filters**2) if loss in ("gram", "covariance") else 1 / filters
-    weight *= plain if objective == "paper" else 1 / max(energies[loss], math.ulp(1.0))
+    if loss in ("gram", "covariance"):
+        weight *= style_factor(form, energies[loss], filters) / (4 * filters**2)
+    else:
+        weight *= 1 / max(energies[loss], math.ulp(1.0)) if form == "relative" else 1 / filters
     if not 0 < weight < math.inf:
         raise FastnstError(
             "the style's moments are out of float32's range; check the network's weights, and lower the weights of the "

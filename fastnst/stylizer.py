@@ -35,7 +35,7 @@ from fastnst.images import (
 from fastnst.networks import Networks
 from fastnst.objective import style_targets
 from fastnst.optimizers import Optimizer, make_optimizer
-from fastnst.options import Options, OptionValues, resolve_options
+from fastnst.options import START_WORDS, Options, OptionValues, resolve_options
 from fastnst.planner import Plan, device_of, plan_run
 from fastnst.preserve_color import prepared
 from fastnst.pyramid import scale_edges, scale_iterations
@@ -45,6 +45,7 @@ from fastnst.row_bands import Bands, make_bands, most_bands
 from fastnst.run import Callback, Run, Scale, Watch, make_watch
 from fastnst.runtime import float32_products, own_modes, resolve_runtime, timed_algorithms, versions
 from fastnst.saved_run import CheckpointError, SavedRun, check_same_inputs, check_same_network, load_run
+from fastnst.start_images import even_colour, mean_colour, network_grey, white_noise
 from fastnst.tile_grid import check_on_grid, reach_of
 from fastnst.tile_halving import FittingObjective
 from fastnst.tile_options import in_words
@@ -117,7 +118,7 @@ def resume(
     saved = load_run(Path(path))
     options = dict(saved.parameters["options"])
     canvas = recorded_canvas(saved.parameters)
-    if options["init"] not in ("content", "noise"):
+    if options["init"] not in START_WORDS:
         options["init"] = _source_again(init, saved.sources["init"], "init")
     styles = [_source_again(None, source, "style") for source in saved.sources["styles"]] if style is None else style
     stylizer = Stylizer(styles, **options)
@@ -219,7 +220,8 @@ class Stylizer:
         iterations = dict(zip(scales, scale_iterations(self.options.iterations, len(scales)), strict=True))
         run = Run(parameters, self._sources(content), watch, self.options, iterations, saved)
         visible = pictures if shown is picture else AtSizes(shown, ahead)
-        image = self._start(visible, ahead[0]) if saved is None else saved.tensors["image"]
+        first = next(iter(scales))
+        image = self._start(visible, styles, first, scales[first]) if saved is None else saved.tensors["image"]
         before: tuple[Optimizer, Bands] | None = None
         target: Picture | None = None
         for index, (edge, size) in enumerate(scales.items()):
@@ -354,7 +356,14 @@ class Stylizer:
         if isinstance(content, Canvas):
             _check_contentless(options)
             role = "output"
-        edges = scale_edges(options.scales, options.size, content.height, content.width)
+        edges = scale_edges(
+            options.scales,
+            options.size,
+            content.height,
+            content.width,
+            edge=options.edge,
+            factor=options.scale_factor,
+        )
         sizes = {edge: self._fitted(content, edge) for edge in edges}
         if options.wraps:
             self._check_on_grid(content)
@@ -389,14 +398,17 @@ class Stylizer:
             self._network = self._networks.get(options, self.runtime, lambda: self._ranks.in_turn(load))
         return self._network
 
-    def _start(self, content: AtSizes, size: tuple[int, int]) -> Tensor:
+    def _start(self, content: AtSizes, styles: Sequence[AnyPicture], edge: int, size: tuple[int, int]) -> Tensor:
         """The first image, (1, 3, H, W) float32 on the CPU."""
+        seed = self.options.seed
         if self._starts_from == "noise":
-            generator = torch.Generator().manual_seed(self.options.seed)
-            start = torch.rand((3, *size), generator=generator, dtype=torch.float32)
-        else:
-            start = (content.at(size) if self._init is None else at_size(self._init, size)).rgb
-        return start[None]
+            return white_noise(size, seed)[None]
+        if self._starts_from == "grey":
+            return even_colour(network_grey(self._loaded()[0].preprocessing), size, seed)[None]
+        if self._starts_from == "style-mean":
+            seen = [at_size(style, self._style_size(style, edge)) for style in styles]
+            return even_colour(mean_colour(seen, self._shares), size, seed)[None]
+        return (content.at(size) if self._init is None else at_size(self._init, size)).rgb[None]
 
     def _style(
         self, edge: int, backbone: Backbone, styles: Sequence[AnyPicture], tile: int | None
@@ -423,16 +435,18 @@ class Stylizer:
 
     def _check_on_grid(self, content: AnyPicture | Canvas) -> None:
         """Raises OptionError where the result would not have the size that was asked for, for it is to tile. Of a
-        content's sides that is the long edge alone."""
-        asked = fitted_size(content.height, content.width, self.options.size)
+        content's sides that is the measured edge alone."""
+        asked = fitted_size(content.height, content.width, self.options.size, self.options.edge)
         if not isinstance(content, Canvas):
             near = self._fitted(content, self.options.size)
-            asked = (asked[0], near[1]) if asked[0] >= asked[1] else (near[0], asked[1])
+            by_height = (asked[0] >= asked[1]) == (self.options.edge == "long")
+            asked = (asked[0], near[1]) if by_height else (near[0], asked[1])
         check_on_grid(*asked, self._smallest)
 
     def _fitted(self, picture: AnyPicture | Canvas, edge: int) -> tuple[int, int]:
-        """The (height, width) with the long edge `edge`, or near it on the pooling grid where the image is to tile."""
-        height, width = fitted_size(picture.height, picture.width, edge)
+        """The (height, width) with the measured edge `edge`, or near it on the pooling grid where the image is to
+        tile."""
+        height, width = fitted_size(picture.height, picture.width, edge, self.options.edge)
         if not self.options.wraps:
             return height, width
         grid = self._smallest
@@ -483,7 +497,7 @@ class Stylizer:
 
 def _load_styles(style: Styles, options: Options) -> list[AnyPicture]:
     sources: list[Source] = list(style) if isinstance(style, list | tuple) else [style]  # type: ignore[list-item]
-    if not sources and options.style_weight > 0:
+    if not sources and (options.style_weight > 0 or options.init == "style-mean"):
         raise OptionError("no style image given; give at least one")
     if options.style_weights is not None and len(options.style_weights) != len(sources):
         raise OptionError(
@@ -500,6 +514,8 @@ def _check_contentless(options: Options) -> None:
         )
     if options.init == "content":
         raise OptionError("there is no content picture to start from; give noise or a picture as init")
+    if options.edge == "short":
+        raise OptionError("edge short was given for an image without a content, whose size is given by both sides")
     if options.preserve_color != "none":
         raise OptionError(f"preserve color {options.preserve_color} needs a content picture, and there is none")
 
@@ -526,4 +542,4 @@ def _source_again(given: Source | None, recorded: str | None, role: str) -> Sour
 
 
 def _is_word(init: Any) -> bool:
-    return isinstance(init, str) and init in ("content", "noise")
+    return isinstance(init, str) and init in START_WORDS

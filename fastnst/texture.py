@@ -67,6 +67,6 @@ def texture_options(canvas: Canvas, given: Mapping[str, Any], *, tileable: bool 
     weight = given.get("content_weight", 0)
     if weight != 0:
         raise OptionError(f"content weight {weight!r} was given for a texture, which has no content; leave it out")
-    own = {"preset": "texture", "init": "noise", "size": canvas.long_edge}
+    own = {"preset": "texture", "init": "noise", "size": canvas.long_edge, "edge": "long"}
     tiling = {"padding": "circular"} if tileable else {}
     return {**own, **given, **tiling, "content_weight": 0.0}

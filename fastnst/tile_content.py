@@ -1,6 +1,5 @@
 """The content layers' features of each tile: kept in memory, on the host, on a disk, or computed anew each time."""
 
-import math
 import shutil
 import tempfile
 import weakref
@@ -13,9 +12,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from fastnst.architecture import layers_up_to
 from fastnst.backbone import Backbone
 from fastnst.errors import FastnstError, OptionError
 from fastnst.options import Options
+from fastnst.reductions import content_factor
 from fastnst.tile_grid import Tile, Window, cut
 
 PLACES = ("device", "host", "disk", "recompute")
@@ -61,9 +62,9 @@ def make_tile_content(
     `place` is "device" for the network's memory, "host" for the main memory (pinned, if the network is on a GPU),
     "disk" for files in a temporary folder, mapped into memory while they are used and removed with the content, or
     "recompute", which keeps `content` itself. The constants of the objective are those of the whole image: `total`
-    makes the layers' energies, (layers,) float64, of those of these tiles; called once, with `objective="relative"`.
-    Where the content is transparent in places, `opaque` has the layers' maps of it, (1, 1, h, w), over all that
-    `content` shows.
+    makes the layers' energies and counts of features, (2 · layers,) float64, of those of these tiles; called once,
+    unless the form is the paper's, which needs neither. Where the content is transparent in places, `opaque` has the
+    layers' maps of it, (1, 1, h, w), over all that `content` shows.
     """
     if place not in PLACES:
         raise OptionError(f"unknown place {place!r} of the content's features; choose one of: {', '.join(PLACES)}")
@@ -74,8 +75,9 @@ def make_tile_content(
         store = InMemory(len(tiles), device, torch.device("cpu") if place == "host" else device)
     elif place == "disk":
         store = OnDisk(len(tiles), device)
+    form = options.content_form
     energies = dict.fromkeys(layers, 0.0)
-    if layers and (options.objective == "relative" or place != "recompute"):
+    if layers and (form == "relative" or place != "recompute"):
         for index in range(len(tiles)):
             features = computed.get(index)
             for name, found in features.items():
@@ -83,14 +85,20 @@ def make_tile_content(
                 seen = found if mask is None else found * mask[:, :, *tiles[index].owned(levels[name])]
                 energies[name] += seen.float().square().sum().item()
             store.put(index, features)
-    if layers and options.objective == "relative":
-        whole = total(torch.tensor(list(energies.values()), dtype=torch.float64))
-        energies = dict(zip(energies, whole.tolist(), strict=True))
-    weights = {
-        name: weight * (0.5 if options.objective == "paper" else 1 / max(energies[name], math.ulp(1.0)))
-        for name, weight in layers.items()
-    }
+    counts = {name: _owned_features(tiles, levels[name], name, options.network) for name in layers}
+    if layers and form != "paper":
+        whole = total(torch.tensor([*energies.values(), *counts.values()], dtype=torch.float64)).tolist()
+        energies = dict(zip(layers, whole, strict=False))
+        counts = dict(zip(layers, map(round, whole[len(layers) :]), strict=True))
+    weights = {name: weight * content_factor(form, energies[name], counts[name]) for name, weight in layers.items()}
     return TileContent(weights, store)
+
+
+def _owned_features(tiles: Sequence[Tile], level: int, layer: str, network: str) -> int:
+    """How many features of a layer the tiles own together."""
+    windows = (tile.inside(level) for tile in tiles)
+    positions: int = sum((rows.stop - rows.start) * (columns.stop - columns.start) for rows, columns in windows)
+    return layers_up_to(network, (layer,))[-1].out_channels * positions
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from fastnst.backbone import Backbone, Trace
 from fastnst.errors import FastnstError, OptionError
 from fastnst.guidance import Guidance
 from fastnst.loss_scale import LossScale
-from fastnst.objective import Loss
+from fastnst.objective import Loss, Variation, variation_of
 from fastnst.options import Options
 from fastnst.runtime import Runtime
 from fastnst.tile_content import TileContent, make_tile_content
@@ -51,7 +51,7 @@ class TiledObjective:
     content: TileContent
     content_weight: float
     style_weight: float
-    tv_weight: float
+    variation: Variation
     level: str
     runtime: Runtime
     loss_scale: LossScale
@@ -64,20 +64,21 @@ class TiledObjective:
         """The loss of `image`, (1, 3, H, W) float32 in 0…1 on any device, without a gradient."""
         self._check(image)
         self._sum(image, record=False)
-        tv = image_ops.total_variation(image, "squared", self._image_backend(image))
-        return self._loss(tv + seam_variation(image) if self.wraps else tv)
+        tv = image_ops.total_variation(image, self.variation.kind, self._image_backend(image))
+        return self._loss(tv + seam_variation(image, kind=self.variation.kind) if self.wraps else tv)
 
     def loss_and_gradient(self, image: Tensor) -> tuple[Loss, Tensor]:
         """The loss, and the gradient of its total: (1, 3, H, W) float32, contiguous, on the image's device."""
         self._check(image)
         kept = self._sum(image, record=self.level != "recompute")
         self.loss_scale.follow(self._loss(torch.zeros((), dtype=torch.float32, device=self.runtime.device)).total)
+        variation = self.variation
         gradient, tv = image_ops.image_gradient(
-            image, None, [1.0] * 3, False, self.tv_weight, None, "squared", self._image_backend(image)
+            image, None, [1.0] * 3, False, variation.weight, None, variation.kind, self._image_backend(image)
         )
         gradient = gradient.contiguous()
         if self.wraps:
-            tv = tv + seam_variation(image, gradient, self.tv_weight)
+            tv = tv + seam_variation(image, gradient, variation.weight, variation.kind)
         for index, tile in enumerate(self.tiles):
             part = self._backward(image, index, kept.pop(index, None))
             add_crop(gradient, tile, part.to(image.device))
@@ -184,12 +185,12 @@ class TiledObjective:
 
     def _loss(self, tv: Tensor) -> Loss:
         device = tv.device
-        tv = tv.sum()
-        zero = torch.zeros_like(tv)
+        zero = torch.zeros((), dtype=torch.float32, device=device)
         layers = self.layers.values()
         style = sum((layer.style.sum().to(device) for layer in layers if layer.style is not None), zero)
         content = sum((layer.content.sum().to(device) for layer in layers if layer.content is not None), zero)
-        return Loss(self.content_weight * content + self.style_weight * style + self.tv_weight * tv, content, style, tv)
+        total = self.content_weight * content + self.style_weight * style
+        return self.variation.added(Loss(total, content, style, zero), tv)
 
 
 def make_tiled_objective(
@@ -245,7 +246,7 @@ def make_tiled_objective(
         target,
         options.content_weight,
         options.style_weight,
-        options.tv_weight,
+        variation_of(options, grid.height, grid.width),
         level,
         runtime,
         LossScale(runtime),

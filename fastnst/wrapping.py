@@ -59,10 +59,10 @@ def _margin(old: int, new: int) -> tuple[int, int]:
     return times * step, times * new_step
 
 
-def seam_variation(image: Tensor, gradient: Tensor | None = None, weight: float = 0.0) -> Tensor:
+def seam_variation(image: Tensor, gradient: Tensor | None = None, weight: float = 0.0, kind: str = "squared") -> Tensor:
     """What the total variation of an image that tiles has beyond that of one that ends: its part across the seams.
 
-        1/(H·W) Σ (x_{1,j} − x_{H,j})² + (x_{i,1} − x_{i,W})²
+        1/(H·W) Σ |x_{1,j} − x_{H,j}|ᵖ + |x_{i,1} − x_{i,W}|ᵖ,    p = 2 for kind "squared", 1 for "absolute"
 
     image: (1, 3, H, W) float; returns (1,). `weight` times its derivative is added to `gradient`, of the image's shape.
     """
@@ -71,9 +71,10 @@ def seam_variation(image: Tensor, gradient: Tensor | None = None, weight: float 
     for axis in (2, 3):
         end = image.shape[axis] - 1
         difference = image.select(axis, 0) - image.select(axis, end)
-        total = total + difference.square().sum() / positions
+        squared = kind == "squared"
+        total = total + (difference.square() if squared else difference.abs()).sum() / positions
         if gradient is not None and weight:
-            slope = difference * (2 * weight / positions)
+            slope = difference * (2 * weight / positions) if squared else difference.sign() * (weight / positions)
             gradient.select(axis, 0).add_(slope)
             gradient.select(axis, end).sub_(slope)
     return total

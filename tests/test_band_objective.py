@@ -26,6 +26,9 @@ CASES: list[tuple[int, int, dict[str, Any], str | int]] = [
     (75, 46, SHALLOW | {"padding": "replicate", "pooling": "max", "objective": "paper"}, 16),
     (80, 33, SHALLOW | {"tv_weight": 0, "content_weight": 0}, 8),
     (66, 40, {"style_layers": "conv1_1", "content_layers": "conv1_1"}, "none"),
+    (75, 46, SHALLOW | {"tv_kind": "nine-point", "tv_reduction": "sum", "content_reduction": "mean"}, "none"),
+    (80, 33, SHALLOW | {"tv_kind": "absolute", "tv_weight": 500, "content_reduction": "root"}, 16),
+    (75, 46, {"style_layers": "conv1_1", "content_weight": 0, "tv_kind": "nine-point", "tv_weight": 1e6}, "none"),
 ]
 DEEP: list[tuple[int, int, dict[str, Any], str | int]] = [(329, 37, {}, "none"), (329, 37, {"preset": "gatys"}, 32)]
 

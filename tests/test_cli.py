@@ -26,13 +26,16 @@ FAST += ["--content-layers", "conv2_1"]
 
 
 EVERYTHING = """
-    --preset gatys --size 40 --iterations 2 3 --scales 20 40 --tile 32 --max-memory 8GB --seconds 1000
+    --preset gatys --size 40 --edge short --iterations 2 3 --scales 20 40 --scale-factor 1.5
+    --tile 32 --max-memory 8GB --seconds 1000
     --tolerance 0.001 --line-search strong_wolfe --history 7 --history-precision bf16 --average 0.5
     --hessian scalar --max-pixels 10000000
     --optimizer adam --learning-rate 0.05 --content-weight 2
-    --style-weight 30 --tv-weight 0.5 --style-weights 1 3 --style-scale 0.8 --content-layers conv2_1
-    --preserve-color luminance --style-layers conv1_1=2 relu2_1 --objective relative --pooling max --padding replicate
-    --init noise --network vgg16 --weights random --precision fp32 --device cpu --backend torch --seed 5
+    --style-weight 30 --tv-weight 0.5 --tv-kind nine-point --tv-reduction sum
+    --style-weights 1 3 --style-scale 0.8 --content-layers conv2_1
+    --preserve-color luminance --style-layers conv1_1=2 relu2_1 --objective relative
+    --content-reduction mean --style-reduction channel-mean --pooling max --padding replicate
+    --init style-mean --network vgg16 --weights random --precision fp32 --device cpu --backend torch --seed 5
 """
 
 
@@ -88,8 +91,10 @@ def test_every_option_reaches_the_run(tmp_path: Path, pictures: tuple[str, str])
     assert options == {
         "preset": "gatys",
         "size": 40,
+        "edge": "short",
         "iterations": [2, 3],
         "scales": [20, 40],
+        "scale_factor": 1.5,
         "tile": 32,
         "max_memory": 8_000_000_000,
         "max_pixels": 10_000_000,
@@ -105,15 +110,19 @@ def test_every_option_reaches_the_run(tmp_path: Path, pictures: tuple[str, str])
         "content_weight": 2,
         "style_weight": 30,
         "tv_weight": 0.5,
+        "tv_kind": "nine-point",
+        "tv_reduction": "sum",
         "style_weights": [1, 3],
         "style_scale": 0.8,
         "content_layers": {"conv2_1": 1},
         "style_layers": {"conv1_1": 2, "conv2_1": 0.5},
         "preserve_color": "luminance",
         "objective": "relative",
+        "content_reduction": "mean",
+        "style_reduction": "channel-mean",
         "pooling": "max",
         "padding": "replicate",
-        "init": "noise",
+        "init": "style-mean",
         "network": "vgg16",
         "weights": "random",
         "precision": "fp32",

@@ -52,6 +52,13 @@ def test_layers_of_weight_zero_are_not_tapped() -> None:
     assert options.taps == ("conv1_1",)
 
 
+def test_forms_are_those_of_the_objective_unless_given() -> None:
+    paper = resolve_options(objective="paper", content_reduction="mean")
+    assert (paper.content_form, paper.style_form) == ("mean", "paper")
+    assert resolve_options(style_reduction="mean").style_form == "mean"
+    assert resolve_options().content_form == "relative"
+
+
 def test_scales() -> None:
     assert resolve_options(scales="none").scales is None
     assert resolve_options(scales=2).scales == 2
@@ -129,6 +136,14 @@ REFUSED = [
     ({"device": None}, "device None is neither a name"),
     ({"preset": ["gatys"]}, "unknown preset ['gatys']"),
     ({"pooling": 3}, "pooling 3 is not a name"),
+    ({"edge": "width"}, "unknown edge 'width'; choose one of: long, short"),
+    ({"tv_kind": "l1"}, "unknown tv kind 'l1'; choose one of: squared, absolute, nine-point"),
+    ({"tv_reduction": "max"}, "unknown tv reduction 'max'; choose one of: mean, sum"),
+    ({"content_reduction": "sum"}, "unknown content reduction 'sum'; choose one of: objective, relative, paper, mean"),
+    ({"style_reduction": "root"}, "unknown style reduction 'root'; choose one of: objective, relative, paper, mean"),
+    ({"tv_kind": "nine-point", "padding": "circular"}, "tv kind nine-point replicates the border"),
+    ({"scale_factor": 1}, "scale factor 1.0 is too small; it must be 1.1 or more"),
+    ({"scale_factor": "2"}, "scale factor '2' is not a number"),
 ]
 
 

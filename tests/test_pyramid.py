@@ -21,6 +21,17 @@ def test_scales_grow_to_the_size(
     assert scale_edges(scales, size, *shape) == expected
 
 
+def test_the_factor_between_scales() -> None:
+    assert scale_edges(5, 512, 300, 400, factor=2**0.5) == (128, 181, 256, 362, 512)
+    assert scale_edges(2, 800, 300, 400, factor=800 / 512) == (512, 800)
+    assert scale_edges(12, 70, 80, 80, factor=1.1) == (64, 70)
+
+
+def test_short_edges() -> None:
+    assert scale_edges(3, 256, 100, 400, edge="short") == (64, 128, 256)
+    assert scale_edges(3, 256, 100, 400) == (256,)
+
+
 def test_scales_too_small_to_see_anything_are_left_out() -> None:
     assert scale_edges(6, 512, 400, 400) == (64, 128, 256, 512)
     assert scale_edges(3, 512, 100, 400) == (256, 512)

@@ -107,6 +107,9 @@ SHALLOW_CASES: dict[str, dict[str, Any]] = {
     "style only": SHALLOW | {"content_weight": 0},
     "content only": SHALLOW | {"style_weight": 0},
     "shared layer": {"style_layers": "conv2_1", "content_layers": "conv2_1", "tv_weight": 0},
+    "means": SHALLOW
+    | {"content_reduction": "mean", "style_reduction": "mean", "tv_kind": "nine-point", "tv_reduction": "sum"},
+    "root": SHALLOW | {"content_reduction": "root", "style_reduction": "channel-mean", "tv_kind": "absolute"},
 }
 
 

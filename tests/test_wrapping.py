@@ -210,16 +210,20 @@ def test_what_is_resized_tiles(old: tuple[int, int], new: tuple[int, int], shift
     torch.testing.assert_close(found[..., *inner], resize(image, size=new)[..., *inner], rtol=0, atol=1e-5)
 
 
-def test_the_variation_across_the_seams_completes_that_of_the_image() -> None:
+@pytest.mark.parametrize("kind", ["squared", "absolute"])
+def test_the_variation_across_the_seams_completes_that_of_the_image(kind: str) -> None:
+    def size(difference: Tensor) -> Tensor:
+        return (difference.square() if kind == "squared" else difference.abs()).sum()
+
     image = noise(5, 6, 9).double().requires_grad_()
-    whole = sum((image - image.roll(1, axis)).square().sum() for axis in (2, 3)) / 54
-    inside = sum(image.diff(dim=axis).square().sum() for axis in (2, 3)) / 54
+    whole = sum(size(image - image.roll(1, axis)) for axis in (2, 3)) / 54
+    inside = sum(size(image.diff(dim=axis)) for axis in (2, 3)) / 54
     (expected,) = torch.autograd.grad(0.7 * (whole - inside), image, retain_graph=True)
     gradient = torch.zeros((1, 3, 6, 9), dtype=torch.float64)
-    found = seam_variation(image.detach(), gradient, 0.7)
+    found = seam_variation(image.detach(), gradient, 0.7, kind)
     torch.testing.assert_close(found, (whole - inside).detach().view(1))
     torch.testing.assert_close(gradient, expected)
-    assert torch.equal(seam_variation(image.detach()), found)
+    assert torch.equal(seam_variation(image.detach(), kind=kind), found)
 
 
 def test_a_texture_that_tiles_has_no_seam() -> None:

@@ -39,16 +39,16 @@ def run(parsed: argparse.Namespace) -> int:
     options = resolve_options(**given_options(vars(parsed)))
     runtime = resolve_runtime(options)
     picture = open_picture(parsed.content, role="content", max_pixels=options.max_pixels)
-    edges = scale_edges(options.scales, options.size, picture.height, picture.width)
+    sides = picture.height, picture.width
+    edges = scale_edges(options.scales, options.size, *sides, edge=options.edge, factor=options.scale_factor)
+    sizes = {edge: fitted_size(*sides, edge, options.edge) for edge in edges}
     smallest = 2 ** pools_before(options.network, options.taps)
-    for edge in edges:
-        size = fitted_size(picture.height, picture.width, edge)
+    for edge, size in sizes.items():
         check_fits(*size, smallest, role="content", scale=edge, layers=options.taps)
     rate = measure_rate(runtime)
     plans = []
-    for edge in edges:
-        size = fitted_size(picture.height, picture.width, edge)
-        style = fitted_size(picture.height, picture.width, max(1, round(edge * options.style_scale)))
+    for edge, size in sizes.items():
+        style = fitted_size(*sides, max(1, round(edge * options.style_scale)), options.edge)
         plans.append(
             plan_run(
                 options,

@@ -44,7 +44,7 @@ def run(parsed: argparse.Namespace) -> int:
     from fastnst.commands.stylize import execute
     from fastnst.images import load_image, opaque, open_picture
     from fastnst.job import Job, Outputs
-    from fastnst.options import MAX_PIXELS, resolve_options
+    from fastnst.options import MAX_PIXELS, START_WORDS, resolve_options
     from fastnst.output import read_parameters
 
     record = read_parameters(parsed.image)
@@ -58,7 +58,7 @@ def run(parsed: argparse.Namespace) -> int:
     if len(given) != len(record["styles"]):
         raise OptionError(f"{len(given)} styles given, and it was made of {len(record['styles'])}; give all, in order")
     styles = [_place(path, style, parsed.image, "style") for path, style in zip(given, record["styles"], strict=True)]
-    if options["init"] not in ("content", "noise"):
+    if options["init"] not in START_WORDS:
         options["init"] = _place(parsed.init, {"name": options["init"]}, parsed.image, "init")
     most = options.get("max_pixels", MAX_PIXELS)
     if isinstance(content, str):

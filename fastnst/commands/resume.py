@@ -34,6 +34,7 @@ def run(parsed: argparse.Namespace) -> int:
     from fastnst.canvas import recorded_canvas
     from fastnst.commands.together import execute_together
     from fastnst.job import Job, Outputs
+    from fastnst.options import START_WORDS
     from fastnst.saved_run import CheckpointError, load_run
 
     path = Path(parsed.saved)
@@ -41,7 +42,7 @@ def run(parsed: argparse.Namespace) -> int:
         raise CheckpointError("the run goes on with its own checkpoint; leave --checkpoint out")
     saved = load_run(path)
     options = dict(saved.parameters["options"])
-    if options["init"] not in ("content", "noise"):
+    if options["init"] not in START_WORDS:
         options["init"] = _place(parsed.init, saved.sources["init"], "--init")
     options.update({name: getattr(parsed, name) for name in ("device", "tile", "max_memory") if name in parsed})
     outputs = {one.name: getattr(parsed, one.name) for one in fields(Outputs) if one.name in parsed}

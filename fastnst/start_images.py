@@ -1,0 +1,36 @@
+"""Where a run may start other than at a picture: white noise, or an even colour with a trace of noise."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fastnst.checkpoint import Preprocessing
+from fastnst.picture import Picture
+
+# Standard deviation of the noise on an even colour, as neural-style has it in pixel values of 0…255: enough to tell
+# neighbours apart.
+_TRACE = 0.001 / 255
+
+
+def white_noise(size: tuple[int, int], seed: int) -> Tensor:
+    """Uniform noise in 0…1, (3, height, width) float32."""
+    return torch.rand((3, *size), generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
+
+
+def even_colour(colour: Tensor, size: tuple[int, int], seed: int) -> Tensor:
+    """RGB `colour`, (3,) in 0…1, with normal noise of a thousandth of a grey level: (3, height, width) float32."""
+    trace = torch.randn((3, *size), generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
+    return (colour.float()[:, None, None] + _TRACE * trace).clamp(0, 1)
+
+
+def network_grey(preprocessing: Preprocessing) -> Tensor:
+    """The colour that the network sees as zero, RGB in 0…1: (3,)."""
+    colour = torch.tensor(preprocessing.mean, dtype=torch.float32) / preprocessing.scale
+    return colour.flip(0) if preprocessing.bgr else colour
+
+
+def mean_colour(pictures: Sequence[Picture], shares: Sequence[float]) -> Tensor:
+    """The mean colour of pictures by their shares, RGB in 0…1: (3,)."""
+    means = [share * picture.rgb.double().mean((1, 2)) for picture, share in zip(pictures, shares, strict=True)]
+    return torch.stack(means).sum(0).float()

@@ -1,0 +1,148 @@
+"""The presets of other tools: their objectives, written down again from the formulas in float64, and schedules."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastnst.backbone import build_backbone
+from fastnst.checkpoint import Preprocessing
+from fastnst.objective import make_objective, style_targets
+from fastnst.options import PRESET_NAMES, PRESETS, resolve_options
+from fastnst.pyramid import scale_edges, scale_iterations
+from fastnst.runtime import resolve_runtime
+from fastnst.weights import Weights, load_weights
+
+BLOCKS = ((1, 2), (2, 2), (3, 4), (4, 4), (5, 1))
+STYLE = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
+CAFFE_MEAN = (103.939, 116.779, 123.68)
+# Both feed the Caffe network: BGR in 0…256 or 0…255, less the mean.
+OF_256 = Preprocessing(mean=CAFFE_MEAN, std=(1.0, 1.0, 1.0), scale=256.0, bgr=True)
+OF_255 = Preprocessing(mean=CAFFE_MEAN, std=(1.0, 1.0, 1.0), scale=255.0, bgr=True)
+
+Features = Mapping[str, Tensor]
+
+
+@pytest.fixture(scope="module")
+def tensors() -> dict[str, Tensor]:
+    """A random network with random biases, so that every ReLU and every border counts."""
+    generator = torch.Generator().manual_seed(1)
+    found = load_weights("random", "vgg19", taps=("conv5_1",)).tensors
+    return {
+        name: 0.3 * torch.randn(tensor.shape, generator=generator) if name.endswith("bias") else tensor
+        for name, tensor in found.items()
+    }
+
+
+def picture(seed: int, height: int, width: int) -> Tensor:
+    """Smooth and rough parts, in 0…1."""
+    generator = torch.Generator().manual_seed(seed)
+    smooth = F.interpolate(torch.rand((1, 3, 5, 6), generator=generator), (height, width), mode="bicubic").clamp(0, 1)
+    return (0.7 * smooth + 0.3 * torch.rand((1, 3, height, width), generator=generator)).contiguous()
+
+
+def vgg(tensors: Mapping[str, Tensor], x: Tensor, *, replicate: bool = False) -> dict[str, Tensor]:
+    """Every layer of a VGG-19 with maximum pools, to conv5_1, for its input x."""
+    found = {}
+    for block, count in BLOCKS:
+        for index in range(1, count + 1):
+            name = f"conv{block}_{index}"
+            edge = replicate and name == "conv1_1"
+            padded = F.pad(x, (1, 1, 1, 1), mode="replicate" if edge else "constant")
+            x = F.conv2d(padded, tensors[f"{name}.weight"].double(), tensors[f"{name}.bias"].double()).relu()
+            found[name] = x
+        x = F.max_pool2d(x, 2)
+    return found
+
+
+def gram(x: Tensor) -> Tensor:
+    flat = x[0].flatten(1)
+    return flat @ flat.T
+
+
+def neural_style(look: Callable[[Tensor], Features], image: Tensor, content: Tensor, style: Tensor) -> Tensor:
+    """5 · mean (F − P)² + 100 · Σ_l mean (G/CM − A/CM)² + 10⁻³ · ½ Σ (differences of the network's input)²."""
+    seen, wanted, painted = look(image), look(content), look(style)
+    loss = 5 * (seen["conv4_2"] - wanted["conv4_2"]).square().mean()
+    for name in STYLE:
+        found, target = (gram(x[name]) / x[name].numel() for x in (seen, painted))
+        loss = loss + 100 * (found - target).square().mean()
+    pixels = 256 * image
+    variation = pixels.diff(dim=3).square().sum() + pixels.diff(dim=2).square().sum()
+    return loss + 1e-3 * variation / 2
+
+
+def gatys_notebook(look: Callable[[Tensor], Features], image: Tensor, content: Tensor, style: Tensor) -> Tensor:
+    """mean (F − P)² + Σ_l 10³/C² · mean (G/M − A/M)²."""
+    seen, wanted, painted = look(image), look(content), look(style)
+    loss = (seen["conv4_2"] - wanted["conv4_2"]).square().mean()
+    for name in STYLE:
+        found, target = (gram(x[name]) / x[name][0, 0].numel() for x in (seen, painted))
+        loss = loss + 1e3 / len(found) ** 2 * (found - target).square().mean()
+    return loss
+
+
+TOOLS: dict[str, tuple[Callable[..., Tensor], Preprocessing]] = {
+    "neural-style": (neural_style, OF_256),
+    "gatys-notebook": (gatys_notebook, OF_255),
+}
+
+
+@pytest.mark.parametrize("preset", TOOLS)
+def test_the_objective_is_that_of_the_tool(preset: str, tensors: dict[str, Tensor]) -> None:
+    formula, preprocessing = TOOLS[preset]
+    options = resolve_options(preset=preset, precision="fp32", device="cpu")
+    content, image, style = picture(1, 35, 50), picture(2, 35, 50), picture(3, 45, 33)
+
+    runtime = resolve_runtime(options)
+    weights = Weights("random", "vgg19", tensors, preprocessing, "")
+    backbone = build_backbone(weights, options.taps, runtime, pooling=options.pooling, padding=options.padding)
+    targets = style_targets(backbone, [(style, 1.0)], options, runtime)
+    loss, gradient = make_objective(backbone, content, targets, options, runtime).loss_and_gradient(image)
+
+    mean, std = (torch.tensor(x, dtype=torch.float64).view(3, 1, 1) for x in (preprocessing.mean, preprocessing.std))
+
+    def look(x: Tensor) -> Features:
+        x = (x.flip(1) if preprocessing.bgr else x) * preprocessing.scale
+        return vgg(tensors, (x - mean) / std, replicate=options.padding == "replicate")
+
+    leaf = image.double().requires_grad_()
+    expected = formula(look, leaf, content.double(), style.double())
+    (exact,) = torch.autograd.grad(expected, leaf)
+    assert loss.total.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert (gradient - exact).norm() <= 2e-5 * exact.norm()
+
+
+def test_the_variation_of_neural_style_leaves_out_the_last_row_and_column() -> None:
+    """The one part of the Lua program's objective that is not ours: differences along the last row and column."""
+    image = picture(1, 12, 9).double()
+    right, down = image.diff(dim=3), image.diff(dim=2)
+    theirs = right[:, :, :-1].square().sum() + down[..., :-1].square().sum()
+    ours = right.square().sum() + down.square().sum()
+    along = right[:, :, -1].square().sum() + down[..., -1].square().sum()
+    torch.testing.assert_close(ours - theirs, along)
+
+
+SCHEDULES: dict[str, tuple[dict[str, Any], tuple[int, ...], tuple[int, ...]]] = {
+    "neural-style": ({}, (512,), (1000,)),
+    "gatys-notebook": ({}, (512, 800), (500, 200)),
+    "gatys-notebook, larger": ({"size": 1250}, (800, 1250), (500, 200)),
+}
+
+
+@pytest.mark.parametrize("case", SCHEDULES)
+def test_the_schedule_is_that_of_the_tool(case: str) -> None:
+    given, edges, iterations = SCHEDULES[case]
+    options = resolve_options(preset=case.partition(",")[0], **given)
+    scales = scale_edges(options.scales, options.size, 600, 800, edge=options.edge, factor=options.scale_factor)
+    assert scales == edges
+    assert scale_iterations(options.iterations, len(scales)) == iterations
+
+
+def test_the_names_of_the_presets() -> None:
+    assert set(PRESET_NAMES) == set(PRESETS)
+    for name in PRESET_NAMES:
+        assert resolve_options(preset=name).preset == name

@@ -1,0 +1,89 @@
+"""The images that a run may start from, and runs that start there."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import fastnst
+from fastnst.checkpoint import CAFFE, IMAGENET
+from fastnst.errors import OptionError
+from fastnst.picture import Picture
+from fastnst.resizing import fitted_size
+from fastnst.saved_run import load_run
+from fastnst.start_images import even_colour, mean_colour, network_grey, white_noise
+
+SMALL: dict[str, Any] = {
+    "scales": None,
+    "iterations": 1,
+    "style_layers": "conv1_1",
+    "content_layers": "conv2_1",
+    "weights": "random",
+}
+
+
+def photo(seed: int = 0, height: int = 30, width: int = 40) -> np.ndarray:
+    return np.random.default_rng(seed).random((height, width, 3), dtype=np.float32)
+
+
+def test_white_noise_depends_on_the_seed() -> None:
+    assert torch.equal(white_noise((4, 5), 1), white_noise((4, 5), 1))
+    assert not torch.equal(white_noise((4, 5), 1), white_noise((4, 5), 2))
+
+
+def test_an_even_colour_has_a_trace_of_noise() -> None:
+    image = even_colour(torch.tensor([0.2, 0.5, 0.7]), (40, 50), 0)
+    assert image.shape == (3, 40, 50)
+    torch.testing.assert_close(image.mean((1, 2)), torch.tensor([0.2, 0.5, 0.7]), rtol=0, atol=1e-6)
+    assert 3e-6 < image.std(dim=(1, 2)).max() < 5e-6
+
+
+def test_the_networks_grey_is_what_it_sees_as_zero() -> None:
+    torch.testing.assert_close(network_grey(IMAGENET), torch.tensor([0.485, 0.456, 0.406]))
+    torch.testing.assert_close(network_grey(CAFFE) * 255, torch.tensor([123.68, 116.779, 103.939]))
+
+
+def test_the_mean_colour_is_by_shares() -> None:
+    pictures = [Picture(torch.full((3, 2, 2), value), None, "") for value in (0.0, 1.0)]
+    torch.testing.assert_close(mean_colour(pictures, (0.25, 0.75)), torch.full((3,), 0.75))
+
+
+@pytest.mark.parametrize("word", ["grey", "style-mean"])
+def test_a_run_from_an_even_colour_goes_on_from_its_checkpoint(word: str, tmp_path: Path) -> None:
+    for name, seed in (("content.png", 0), ("style.png", 1)):
+        Image.fromarray((photo(seed) * 255).astype(np.uint8)).save(tmp_path / name)
+    sources = str(tmp_path / "content.png"), str(tmp_path / "style.png")
+    options = {**SMALL, "size": 40, "init": word, "iterations": 3, "device": "cpu"}
+    whole = fastnst.stylize(*sources, **options)
+    fastnst.stylize(
+        *sources,
+        **options,
+        checkpoint=tmp_path / "run",
+        checkpoint_every=0,
+        callback=lambda at: at.record.iteration < 1,
+    )
+    assert load_run(tmp_path / "run").parameters["options"]["init"] == word
+    assert torch.equal(fastnst.resume(tmp_path / "run").tensor, whole.tensor)
+
+
+def test_no_styles_have_no_mean_colour() -> None:
+    with pytest.raises(OptionError, match="no style image given"):
+        fastnst.Stylizer([], **SMALL, style_weight=0, init="style-mean")
+
+
+def test_sizes_by_the_short_edge() -> None:
+    assert fitted_size(300, 400, 90, "short") == (90, 120)
+    assert fitted_size(300, 400, 90) == (68, 90)
+    result = fastnst.stylize(photo(), photo(1), **{**SMALL, "scales": 2}, size=80, edge="short", scale_factor=1.25)
+    assert [(each["height"], each["width"]) for each in result.parameters["sizes"]] == [(64, 85), (80, 107)]
+
+
+def test_an_image_without_a_content_has_no_short_edge() -> None:
+    options = {name: value for name, value in SMALL.items() if name != "content_layers"}
+    result = fastnst.synthesize_texture(photo(), size=(20, 30), preset="gatys-notebook", **options)
+    assert result.tensor.shape[1:] == (20, 30)
+    with pytest.raises(OptionError, match="edge short was given for an image without a content"):
+        fastnst.synthesize_texture(photo(), size=(20, 30), edge="short", **options)
