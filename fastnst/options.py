@@ -15,7 +15,7 @@ from fastnst.tile_options import parse_memory, parse_tile
 
 START_WORDS = ("content", "noise", "grey", "style-mean")
 """What `init` may be beside a picture."""
-PRESET_NAMES = ("default", "gatys", "texture", "neural-style", "gatys-notebook")
+PRESET_NAMES = ("default", "gatys", "texture", "neural-style", "gatys-notebook", "style-transfer-pytorch")
 
 _OF_GATYS = tuple(f"conv{block}_1" for block in range(1, 6))
 
@@ -246,6 +246,8 @@ class Options:
                 raise OptionError(f"the last scale, {self.scales[-1]}, is not the size, {self.size}; make them equal")
         if self.style_weights is not None and sum(self.style_weights) == 0:
             raise OptionError("the style weights are all 0; at least one must be more")
+        if self.style_form == "channel-mean" and self.style_loss not in ("gram", "covariance"):
+            raise OptionError(f"style reduction channel-mean is that of matrices, not of style loss {self.style_loss}")
         if self.wraps and self.tv_kind == "nine-point":
             raise OptionError("tv kind nine-point replicates the border, which padding circular has not; take squared")
         if self.content_weight == self.style_weight == 0:
@@ -383,12 +385,31 @@ PRESETS: Mapping[str, OptionValues] = MappingProxyType(
             scales=2,
             scale_factor=800 / 512,
         ),
+        "style-transfer-pytorch": OptionValues(
+            content_reduction="mean",
+            content_weight=0.015,
+            style_loss="wasserstein",
+            style_reduction="mean",
+            style_weight=1.0,
+            style_layers={name: 4.0 ** (4 - block) / 341 for block, name in enumerate(_OF_GATYS)},
+            tv_kind="nine-point",
+            tv_weight=2.0,
+            pooling="max",
+            padding="replicate",
+            init="content",
+            optimizer="adam",
+            learning_rate=0.02,
+            average=0.99,
+            iterations=(1000, 500, 500, 500, 500),
+            scales=5,
+            scale_factor=math.sqrt(2),
+        ),
     }
 )
 """What each preset sets; anything it leaves out keeps the default of `Options`.
 
-"gatys" is the paper; "neural-style" and "gatys-notebook" have the objectives and schedules of those programs (see the
-page "Moving over").
+"gatys" is the paper; "neural-style", "gatys-notebook" and "style-transfer-pytorch" have the objectives and schedules of
+those programs (docs/moving-over.md).
 """
 
 

@@ -141,6 +141,10 @@ REFUSED = [
     ({"tv_reduction": "max"}, "unknown tv reduction 'max'; choose one of: mean, sum"),
     ({"content_reduction": "sum"}, "unknown content reduction 'sum'; choose one of: objective, relative, paper, mean"),
     ({"style_reduction": "root"}, "unknown style reduction 'root'; choose one of: objective, relative, paper, mean"),
+    (
+        {"style_reduction": "channel-mean", "style_loss": "wasserstein"},
+        "style reduction channel-mean is that of matrices, not of style loss wasserstein",
+    ),
     ({"tv_kind": "nine-point", "padding": "circular"}, "tv kind nine-point replicates the border"),
     ({"scale_factor": 1}, "scale factor 1.0 is too small; it must be 1.1 or more"),
     ({"scale_factor": "2"}, "scale factor '2' is not a number"),

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastnst.backbone import build_backbone
-from fastnst.checkpoint import Preprocessing
+from fastnst.checkpoint import IMAGENET, Preprocessing
 from fastnst.objective import make_objective, style_targets
 from fastnst.options import PRESET_NAMES, PRESETS, resolve_options
 from fastnst.pyramid import scale_edges, scale_iterations
@@ -85,9 +85,41 @@ def gatys_notebook(look: Callable[[Tensor], Features], image: Tensor, content: T
     return loss
 
 
+def root(matrix: Tensor) -> Tensor:
+    values, vectors = torch.linalg.eigh(matrix)
+    return vectors @ torch.diag(values.clamp_min(0).sqrt()) @ vectors.T
+
+
+def style_transfer_pytorch(look: Callable[[Tensor], Features], image: Tensor, content: Tensor, style: Tensor) -> Tensor:
+    """0.015 · mean (F − P)² + Σ_l w_l (mean_c (μ − ν)² + 1/C · tr(Σ + T − 2 (T^½ Σ T^½)^½)) + 2 · the nine-point form.
+
+    μ, ν are the means, Σ and T the covariances plus 10⁻⁴ of image and style; w_l are 256 : 64 : 16 : 4 : 1, of sum 1.
+    """
+    seen, wanted, painted = look(image), look(content), look(style)
+    loss = 0.015 * (seen["conv4_2"] - wanted["conv4_2"]).square().mean()
+    for name, weight in zip(STYLE, (256, 64, 16, 4, 1), strict=True):
+        moments = []
+        for x in (seen[name][0].flatten(1), painted[name][0].flatten(1)):
+            centred = x - x.mean(1, keepdim=True)
+            covariance = centred @ centred.T / x.shape[1] + 1e-4 * torch.eye(len(x), dtype=x.dtype)
+            moments.append((x.mean(1), covariance))
+        (mean, covariance), (target_mean, target) = moments
+        half = root(target)
+        # The trace of the root of a positive matrix: the sum of the roots of its eigenvalues.
+        traces = torch.linalg.eigvalsh(half @ covariance @ half).clamp_min(0).sqrt().sum()
+        distance = covariance.trace() + target.trace() - 2 * traces
+        loss = loss + weight / 341 * ((mean - target_mean).square().mean() + distance / len(mean))
+    x = F.pad(image, (1, 1, 1, 1), mode="replicate")
+    inside = x[..., 1:-1, 1:-1]
+    straight = (x[..., 1:-1, 2:] - inside).square().mean() + (x[..., 2:, 1:-1] - inside).square().mean()
+    falling, rising = x[..., 1:, 1:] - x[..., :-1, :-1], x[..., 1:, :-1] - x[..., :-1, 1:]
+    return loss + 2 * 2 * (straight / 3 + (falling.square().mean() + rising.square().mean()) / 12)
+
+
 TOOLS: dict[str, tuple[Callable[..., Tensor], Preprocessing]] = {
     "neural-style": (neural_style, OF_256),
     "gatys-notebook": (gatys_notebook, OF_255),
+    "style-transfer-pytorch": (style_transfer_pytorch, IMAGENET),
 }
 
 
@@ -129,6 +161,7 @@ def test_the_variation_of_neural_style_leaves_out_the_last_row_and_column() -> N
 SCHEDULES: dict[str, tuple[dict[str, Any], tuple[int, ...], tuple[int, ...]]] = {
     "neural-style": ({}, (512,), (1000,)),
     "gatys-notebook": ({}, (512, 800), (500, 200)),
+    "style-transfer-pytorch": ({}, (128, 181, 256, 362, 512), (1000, 500, 500, 500, 500)),
     "gatys-notebook, larger": ({"size": 1250}, (800, 1250), (500, 200)),
 }
 
