@@ -34,7 +34,8 @@ EVERYTHING = """
     --style-weight 30 --tv-weight 0.5 --tv-kind nine-point --tv-reduction sum
     --style-weights 1 3 --style-scale 0.8 --content-layers conv2_1
     --preserve-color luminance --style-layers conv1_1=2 relu2_1 --objective relative
-    --content-reduction mean --style-reduction channel-mean --pooling max --padding replicate
+    --content-reduction mean --style-reduction channel-mean --style-loss covariance
+    --pooling max --padding replicate
     --init style-mean --network vgg16 --weights random --precision fp32 --device cpu --backend torch --seed 5
 """
 
@@ -116,6 +117,7 @@ def test_every_option_reaches_the_run(tmp_path: Path, pictures: tuple[str, str])
         "style_scale": 0.8,
         "content_layers": {"conv2_1": 1},
         "style_layers": {"conv1_1": 2, "conv2_1": 0.5},
+        "style_loss": "covariance",
         "preserve_color": "luminance",
         "objective": "relative",
         "content_reduction": "mean",
