@@ -91,7 +91,7 @@ class RegionSums:
 
     def _finish(self, dtype: torch.dtype) -> None:
         self._gradients = []
-        self.loss = torch.zeros(1, device=self.runtime.device)
+        self.loss = torch.zeros(1, dtype=torch.float32, device=self.runtime.device)
         kept = ops.difference_dtype(dtype, self.runtime.kernels)
         for sums, targets, total, area in zip(self._seen, self.targets, self.totals, self.areas, strict=True):
             moments = sums.moments(total)

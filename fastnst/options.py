@@ -231,6 +231,9 @@ class Options:
     seed: int = _option(0, "seed of the noise", metavar="N", minimum=0, maximum=2**63 - 1)
 
     def __post_init__(self) -> None:
+        _check_range(
+            "network", _normal_form("network", self.network, ""), self.__dataclass_fields__["network"].metadata
+        )
         for option in fields(self):
             value = _normal_form(option.name, getattr(self, option.name), self.network)
             object.__setattr__(self, option.name, value)

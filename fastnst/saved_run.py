@@ -133,7 +133,7 @@ def save_run(path: Path, run: SavedRun) -> None:
     facts["losses"] = [record.as_dict() for record in run.losses]
     text = json.dumps(facts)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in run.tensors.items()}
-    metadata = {"kind": _KIND, "format": str(FORMAT), "run": text, "sha256": _fingerprint(text, tensors)}
+    metadata = {"kind": _KIND, "format": str(FORMAT), "run": text, "sha256": fingerprint(text, tensors)}
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         save_file(tensors, temporary, metadata=metadata)
@@ -166,14 +166,48 @@ def load_run(path: Path) -> SavedRun:
             "wrote, or begin anew"
         ) from error
     text = metadata.get("run", "")
-    if _fingerprint(text, tensors) != metadata.get("sha256"):
+    if fingerprint(text, tensors) != metadata.get("sha256"):
         raise CheckpointError(f"checkpoint {path} is damaged: its contents are not those that were written; begin anew")
-    facts = json.loads(text)
-    facts["losses"] = tuple(LossRecord(**record) for record in facts["losses"])
-    return SavedRun(**facts, tensors=tensors)
+    try:
+        facts = json.loads(text)
+        facts["losses"] = tuple(LossRecord(**record) for record in facts["losses"])
+        run = SavedRun(**facts, tensors=tensors)
+        sound = _is_sound(run)
+    except (ValueError, TypeError, LookupError, RecursionError):
+        sound = False
+    if not sound:
+        raise CheckpointError(f"checkpoint {path} holds other facts than a run has; begin anew")
+    return run
 
 
-def _fingerprint(text: str, tensors: Mapping[str, Tensor]) -> str:
+def _is_sound(run: SavedRun) -> bool:
+    """Whether the facts are of the kinds that those who go on with the run take for granted."""
+    parameters, sources = run.parameters, run.sources
+    inputs = [
+        *parameters["styles"],
+        *(one for one in (parameters["content"], parameters.get("init")) if one is not None),
+    ]
+    places = [sources["content"], sources["init"], *sources["styles"]]
+    return (
+        all(isinstance(one, dict) for one in (parameters, sources, parameters["options"], run.optimizer, *inputs))
+        and all(isinstance(one.get("sha256"), str) for one in inputs)
+        and all(isinstance(place, str | None) and "\0" not in (place or "") for place in places)
+        and all(type(number) is int for number in (run.scale, run.done, run.steps, run.loss_exponent))
+        and all(isinstance(some, list) for some in (parameters["styles"], sources["styles"], parameters["sizes"]))
+        and len(parameters["sizes"]) > 0
+        and all(
+            type(size[side]) is int and size[side] > 0 for size in parameters["sizes"] for side in ("width", "height")
+        )
+        and {"device", "precision", "versions"} <= parameters.keys()
+        and "init" in parameters["options"]
+        and isinstance(run.finished, bool)
+        and isinstance(run.seconds, int | float)
+        and "image" in run.tensors
+    )
+
+
+def fingerprint(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """The SHA-256, in hexadecimal, of a checkpoint's text and tensors."""
     digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         tensor = tensors[name]

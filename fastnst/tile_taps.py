@@ -171,7 +171,7 @@ class TileTap:
 
 def masked_square(features: Tensor, content: Tensor, mask: Tensor) -> Tensor:
     """Σ a² (F − P)², (1,) float32, of features and content (1, C, h, w) and the mask a, (1, 1, h, w)."""
-    found = torch.zeros(1, device=features.device)
+    found = torch.zeros(1, dtype=torch.float32, device=features.device)
     for rows, part in chunks(features):
         found += ((part - content[:, :, rows]) * mask[:, :, rows]).square().sum(dtype=torch.float32)
     return found

@@ -96,7 +96,7 @@ def _rows_around(
     """The rows beyond the first and beyond the last one of a map that wraps, each (1, C, W)."""
     # A single row would have no window of the pooling.
     count = min(2, height)
-    ends = torch.empty((2, 1, channels, count, width))
+    ends = torch.empty((2, 1, channels, count, width), dtype=torch.float32)
     read(height - count, height, ends[0])
     read(0, count, ends[1])
     return ends[0, :, :, -1], ends[1, :, :, 0]

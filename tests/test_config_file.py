@@ -4,8 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from fastnst.cli import build_parser
 from fastnst.commands.stylize import make_job
@@ -117,17 +115,3 @@ def test_missing_files(tmp_path: Path) -> None:
     for path in (tmp_path / "none.toml", tmp_path, "a\0b"):
         with pytest.raises(OptionError, match="cannot be read"):
             read_config(path)
-
-
-LINES = st.lists(st.sampled_from([*WHOLE.strip().splitlines(), "[a]", "x = {", "size = -1", "'' = 1", "\x00", "é = 1"]))
-
-
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(text=LINES.map("\n".join) | st.text(max_size=60))
-def test_any_text_is_options_or_one_line(text: str, tmp_path: Path) -> None:
-    path = tmp_path / "run.toml"
-    path.write_text(text, encoding="utf-8", errors="surrogatepass")
-    try:
-        assert isinstance(read_config(path), dict)
-    except OptionError as error:
-        assert len(str(error).splitlines()) == 1  # noqa: PT017

@@ -1,0 +1,219 @@
+"""Damaged and hostile files of options, rows, weights, runs and metadata: understood, or refused in one line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoints import gatys_state, save_legacy, save_safetensors, save_zip, torchvision_state
+from fuzzing import damaged, fuzz, soon
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from safetensors.torch import save_file
+
+from fastnst import cli
+from fastnst.architecture import layers_up_to
+from fastnst.checkpoint import open_checkpoint, read_convolutions
+from fastnst.config_file import read_config
+from fastnst.errors import FastnstError
+from fastnst.manifest import read_manifest
+from fastnst.options import Options, resolve_options
+from fastnst.output import read_parameters, save_image
+from fastnst.saved_run import fingerprint, load_run
+
+NAMES = sorted(Options.__dataclass_fields__)
+HUGE = [10**400, -(10**400), 2**64, 1e308, 5e-324, float("nan"), float("inf")]
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(HUGE)
+WORDS = st.sampled_from(["none", "auto", "conv1_1", "conv4_2=0.5", "8GB", "noise", "lbfgs", "cpu", "cuda:9", "random"])
+VALUES = st.recursive(
+    SCALARS | WORDS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS | st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def understood_or_refused(read: Callable[[], object]) -> None:
+    try:
+        with soon():
+            read()
+    except FastnstError as error:
+        assert len(str(error).splitlines()) == 1  # noqa: PT017
+
+
+@fuzz(1500)
+@given(options=st.dictionaries(st.sampled_from(NAMES), VALUES, min_size=1, max_size=3))
+def test_any_values_of_options(options: dict[str, Any]) -> None:
+    understood_or_refused(lambda: resolve_options(**options))
+
+
+CONFIG = b"""
+size = 300
+scales = [64, 128, 0x12c]
+style-weight = 7.5e1
+style_layers = {conv1_1 = 0.5, "conv2_1" = 1}
+init = 'noise'
+seconds = inf
+quiet = true
+checkpoint = "run\\u002est"
+"""
+LINES = [*CONFIG.decode().strip().splitlines(), "[a]", "x = {", "size = -1", "'' = 1", "\0", "é = 1", "a = 2026-11-21"]
+TEXTS = st.lists(st.sampled_from(LINES)).map(lambda lines: "\n".join(lines).encode())
+
+
+@fuzz(700)
+@given(data=damaged(CONFIG) | TEXTS | st.binary(max_size=60))
+def test_configs(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_bytes(data)
+    understood_or_refused(lambda: read_config(tmp_path / "run.toml"))
+
+
+CSV = b'content;style;output;style-weight;scales\na.png;"b.png|c.png";d.png;7,5;64 128\n\xc3\xa9.png;f.png;;1;none\n'
+ROWS = (
+    b'{"content": "a.png", "style": ["b.png", "c.png"], "size": 64, "init": "noise", "style_layers": {"conv1_1": 1}}\n'
+)
+RECORDS = st.dictionaries(st.sampled_from(["content", "style", "output", *NAMES]), VALUES, min_size=2, max_size=5)
+
+
+@fuzz(700)
+@given(data=damaged(CSV) | st.binary(max_size=60).map(lambda rest: b"content,style\n" + rest))
+def test_manifests_of_cells(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_bytes(data)
+    understood_or_refused(lambda: read_manifest(tmp_path / "rows.csv"))
+
+
+@fuzz(700)
+@given(data=damaged(2 * ROWS) | RECORDS.map(lambda record: json.dumps(record).encode()))
+def test_manifests_of_lines(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(data)
+
+    def read() -> None:
+        for row in read_manifest(tmp_path / "rows.jsonl"):
+            resolve_options(**row.options)
+
+    understood_or_refused(read)
+
+
+def weights_files(folder: Path) -> dict[str, bytes]:
+    found = {}
+    for name, save in (("zip.pth", save_zip), ("old.pth", save_legacy), ("plain.safetensors", save_safetensors)):
+        for key, state in (("torch", torchvision_state()), ("caffe", gatys_state())):
+            small = {name: tensor for name, tensor in state.items() if "1_1" in name or "features.0" in name}
+            save(small, folder / name)
+            found[f"{key} {name}"] = (folder / name).read_bytes()
+    return found
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    return weights_files(tmp_path_factory.mktemp("weights"))
+
+
+@fuzz(1000)
+@given(data=st.data())
+def test_weights(data: st.DataObject, seeds: dict[str, bytes], tmp_path: Path) -> None:
+    name = data.draw(st.sampled_from(sorted(seeds)))
+    path = tmp_path / name.split()[1]
+    path.write_bytes(data.draw(damaged(seeds[name])))
+    layers = layers_up_to("vgg19", ("conv1_1",))
+
+    def read() -> None:
+        for tensor in read_convolutions(open_checkpoint(path, "vgg19"), layers).values():
+            assert bool(tensor.isfinite().all())
+
+    understood_or_refused(read)
+
+
+FACTS: dict[str, Any] = {
+    "parameters": {
+        "options": {"size": 32, "init": "noise"},
+        "content": {"name": "a", "sha256": "0"},
+        "styles": [{"name": "b", "sha256": "0"}],
+        "weights": {"source": "random", "sha256": "0"},
+        "sizes": [{"width": 4, "height": 4}],
+        **dict.fromkeys(["device", "precision", "versions"], ""),
+    },
+    "sources": {"content": "a.png", "styles": ["b.png"], "init": None},
+    "scale": 0,
+    "done": 1,
+    "finished": False,
+    "steps": 0,
+    "seconds": 1.5,
+    "loss_exponent": 0,
+    "optimizer": {"kind": "adam"},
+    "losses": [],
+}
+
+
+def run_file(path: Path, facts: Any) -> bytes:
+    """A checkpoint of those facts, with a fingerprint that is right."""
+    text, tensors = json.dumps(facts), {"image": torch.zeros(1, 3, 4, 4)}
+    marks = {"kind": "fastnst run", "format": "1", "run": text, "sha256": fingerprint(text, tensors)}
+    save_file(tensors, path, metadata=marks)
+    return path.read_bytes()
+
+
+@fuzz(300)
+@given(data=st.data())
+def test_damaged_runs(data: st.DataObject, tmp_path: Path) -> None:
+    path = tmp_path / "run.st"
+    path.write_bytes(data.draw(damaged(run_file(path, FACTS))))
+    understood_or_refused(lambda: load_run(path))
+
+
+@st.composite
+def other_facts(draw: st.DrawFn) -> dict[str, Any]:
+    """FACTS of which some are lost or others, themselves or the parameters and sources among them."""
+    facts: dict[str, Any] = json.loads(json.dumps(FACTS))
+    parts = [facts, facts["parameters"], facts["sources"], facts["parameters"]["options"]]
+    for _ in range(draw(st.integers(1, 3))):
+        part = draw(st.sampled_from(parts))
+        name = draw(st.sampled_from(sorted(part) or ["size"]))
+        if draw(st.booleans()):
+            part[name] = draw(VALUES)
+        else:
+            part.pop(name, None)
+    return facts
+
+
+@fuzz(300)
+@given(facts=other_facts())
+def test_runs_of_other_facts(facts: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "run.st"
+    run_file(path, facts)
+    understood_or_refused(lambda: load_run(path))
+    assert cli.main(["resume", str(path), "-o", str(tmp_path / "out.png")]) == 1
+
+
+PARAMETERS = {"options": {"size": 3, "init": "noise"}, "content": {"name": "a.png"}, "styles": [{"name": "b.png"}]}
+
+
+def picture_with(kind: str, parameters: Any, folder: Path) -> bytes:
+    save_image(folder / f"seed.{kind}", torch.full((3, 4, 4), 0.5), parameters=parameters)
+    return (folder / f"seed.{kind}").read_bytes()
+
+
+@fuzz(600)
+@given(data=st.data(), kind=st.sampled_from(["png", "jpg", "webp", "tif", "npy"]))
+def test_damaged_metadata(data: st.DataObject, kind: str, tmp_path: Path) -> None:
+    path = tmp_path / f"fuzz.{kind}"
+    path.write_bytes(data.draw(damaged(picture_with(kind, PARAMETERS, tmp_path))))
+    understood_or_refused(lambda: read_parameters(path))
+
+
+@fuzz(300)
+@given(
+    text=st.text(max_size=30)
+    | VALUES.map(json.dumps)
+    | st.dictionaries(st.sampled_from([*PARAMETERS, "weights"]), VALUES).map(json.dumps)
+)
+def test_foreign_metadata_in_commands(text: str, tmp_path: Path) -> None:
+    path, marks = tmp_path / "fuzz.png", PngInfo()
+    marks.add_itxt("fastnst", text.encode(errors="replace").decode())
+    Image.new("RGB", (4, 4)).save(path, pnginfo=marks)
+    understood_or_refused(lambda: read_parameters(path))
+    assert cli.main(["info", str(path)]) in (0, 1)
+    assert cli.main(["rerun", str(path), "-o", str(tmp_path / "out.png")]) == 1

@@ -1,0 +1,74 @@
+"""Damaged pictures: each is read as one, or refused in one line; nothing else is raised, and nothing hangs."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from fuzzing import damaged, fuzz, soon
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import ExifTags, Image
+
+from fastnst.deep_writers import write_png, write_tiff
+from fastnst.errors import ImageError
+from fastnst.icc import srgb_profile
+from fastnst.images import load_image
+from fastnst.metadata import exif_tags, png_text
+
+KINDS = {"jpg": "JPEG", "tif": "TIFF", "jp2": "JPEG2000", "deflate": "TIFF", "cmyk": "JPEG", "alpha": "PNG"}
+MODES = {"cmyk": "CMYK", "alpha": "RGBA", "gif": "P"}
+DEEP = np.random.default_rng(1).integers(0, 65535, (20, 24, 3), dtype=np.uint16)
+
+
+def encoded(name: str) -> bytes:
+    file = io.BytesIO()
+    if name == "deep png":
+        write_png(file, DEEP, png_text({"a": 1}), srgb_profile())
+    elif name == "deep tif":
+        write_tiff(file, DEEP, exif_tags("TIFF", {"a": 1}), srgb_profile())
+    elif name == "npy":
+        np.save(file, DEEP)
+    elif name == "float npy":
+        np.save(file, (DEEP / 65535).astype(np.float16))
+    else:
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = 6
+        options: dict[str, object] = {"icc_profile": srgb_profile(), "exif": exif}
+        if name == "deflate":
+            options["compression"] = "tiff_adobe_deflate"
+        picture = Image.fromarray((DEEP // 257).astype(np.uint8)).convert(MODES.get(name, "RGB"))
+        picture.save(file, KINDS.get(name, name), **options)
+    return file.getvalue()
+
+
+NAMES = ["png", "jpg", "webp", "tif", "deflate", "cmyk", "alpha", "gif", "bmp", "jp2", "ppm", "avif"]
+NAMES += ["deep png", "deep tif", "npy", "float npy"]
+SEEDS = {name: encoded(name) for name in NAMES}
+
+
+def read_or_refuse(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+    try:
+        with soon():
+            picture = load_image(path, max_pixels=1_000_000)
+    except ImageError as error:
+        assert "\n" not in str(error)  # noqa: PT017
+    else:
+        assert picture.rgb.dtype == torch.float32
+        assert 0 <= float(picture.rgb.min()) <= float(picture.rgb.max()) <= 1
+
+
+@fuzz(1500)
+@given(data=st.sampled_from(NAMES).flatmap(lambda name: damaged(SEEDS[name])))
+def test_damaged_pictures(tmp_path: Path, data: bytes) -> None:
+    read_or_refuse(tmp_path / "fuzz", data)
+
+
+@fuzz(300)
+@given(
+    prefix=st.sampled_from([b"", *(data[:16] for data in SEEDS.values()), b"P5 ", b"8BPS", b"qoif", b"\x93NUMPY\1\0"]),
+    rest=st.binary(max_size=400),
+)
+def test_random_bytes(tmp_path: Path, prefix: bytes, rest: bytes) -> None:
+    read_or_refuse(tmp_path / "fuzz", prefix + rest)
