@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from fastnst.deep_writers import write_png, write_tiff
 from fuzzing import damaged, fuzz, soon
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from fastnst.deep_writers import write_png, write_tiff
 from fastnst.errors import ImageError
 from fastnst.icc import srgb_profile
 from fastnst.images import load_image
