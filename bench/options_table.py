@@ -9,6 +9,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+from fastnst.arguments import flag_of
 from fastnst.cli import describe_default
 from fastnst.options import PRESETS, Options, resolve_options
 
@@ -21,7 +22,7 @@ def options_table() -> str:
     rows = ["| Option | Default | `gatys` | Meaning |", "| --- | --- | --- | --- |"]
     gatys = resolve_options(preset="gatys")
     for option in fields(Options):
-        flag = f"`--{option.name.replace('_', '-')}`"
+        flag = f"`{flag_of(option)}`"
         preset = _code(getattr(gatys, option.name)) if option.name in PRESETS["gatys"] else ""
         meaning = option.metadata["meaning"]
         if option.metadata["choices"]:

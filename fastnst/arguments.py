@@ -57,10 +57,18 @@ def add_options(parser: argparse.ArgumentParser, *, leave_out: Collection[str] =
             add_option(parser, option)
 
 
+def flag_of(option: "Field[Any]") -> str:
+    """As the command has it: --style-weight."""
+    return option.metadata["flag"] or "--" + option.name.replace("_", "-")
+
+
 def add_option(parser: argparse.ArgumentParser, option: "Field[Any]") -> None:
     facts = option.metadata
     parser.add_argument(
-        "--" + option.name.replace("_", "-"),
+        flag_of(option),
+        dest=option.name,
+        # One with a flag of its own is given once for each of its items.
+        action="append" if facts["flag"] else "store",
         default=argparse.SUPPRESS,
         choices=facts["choices"] or None,
         metavar=facts["metavar"],

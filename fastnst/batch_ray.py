@@ -146,6 +146,12 @@ def _absolute(task: Task) -> Task:
         if os.path.isfile(value):  # noqa: PTH113
             given[name] = os.path.abspath(value)  # noqa: PTH100
             options = replace(options, **{name: given[name]})
+    if options.masks is not None:
+        given["masks"] = [
+            {name: source and os.path.abspath(source) for name, source in mask.as_dict().items()}  # noqa: PTH100
+            for mask in options.masks
+        ]
+        options = replace(options, masks=given["masks"])
     content, output = (os.path.abspath(path) for path in (task.content, task.output))  # noqa: PTH100
     styles = tuple(os.path.abspath(style) for style in task.styles)  # noqa: PTH100
     return replace(task, content=content, styles=styles, output=output, given=given, options=options)

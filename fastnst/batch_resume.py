@@ -8,12 +8,13 @@ from typing import Any
 
 from fastnst.batch_task import Task
 from fastnst.errors import ImageError
+from fastnst.masks import mask_hashes
 from fastnst.metadata import to_json
 from fastnst.options import START_WORDS, Options
 from fastnst.output import read_parameters
 
-# Where, in which memory, or by which words a run is made; weights and init are compared by themselves.
-_UNCOMPARED = frozenset({"preset", "device", "tile", "max_memory", "max_pixels", "weights", "init"})
+# Where, in which memory, or by which words a run is made; weights, init and masks are compared by themselves.
+_UNCOMPARED = frozenset({"preset", "device", "tile", "max_memory", "max_pixels", "weights", "init", "masks"})
 
 
 def is_done(task: Task, sha256_of: Callable[[str, str], str]) -> bool:
@@ -39,6 +40,7 @@ def is_done(task: Task, sha256_of: Callable[[str, str], str]) -> bool:
         and _part(found, "weights").get("sha256") == task.weights_sha256
         and _part(found, "content").get("sha256") == sha256_of(task.content, "content")
         and _styles(found) == [sha256_of(style, "style") for style in task.styles]
+        and mask_hashes(found.get("masks")) == _mask_hashes(task, sha256_of)
     )
 
 
@@ -65,6 +67,13 @@ def _init_agrees(task: Task, found: dict[str, Any]) -> bool:
         return Path(init).stat().st_mtime <= Path(task.output).stat().st_mtime
     except (OSError, ValueError):
         return False
+
+
+def _mask_hashes(task: Task, sha256_of: Callable[[str, str], str]) -> list[dict[str, str | None]]:
+    return [
+        {name: None if source is None else sha256_of(source, "mask") for name, source in mask.as_dict().items()}
+        for mask in task.options.masks or ()
+    ]
 
 
 def _part(found: dict[str, Any], name: str) -> dict[str, Any]:

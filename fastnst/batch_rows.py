@@ -143,7 +143,8 @@ def _inputs(task: Task) -> list[tuple[str, str]]:
     """What the task's pictures are for, and where they are."""
     init = task.options.init
     starts = [] if init in START_WORDS else [("init", init)]
-    return [("content", task.content), *(("style", style) for style in task.styles), *starts]
+    masks = [("mask", source) for mask in task.options.masks or () for source in mask.sources]
+    return [("content", task.content), *(("style", style) for style in task.styles), *starts, *masks]
 
 
 def _problem(role: str, path: str) -> str | None:

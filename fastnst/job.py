@@ -11,6 +11,7 @@ from fastnst.callbacks import Frames, Movie, Preview, Ready, numbered_path
 from fastnst.canvas import Canvas
 from fastnst.errors import OptionError
 from fastnst.images import Source
+from fastnst.masks import parse_masks
 from fastnst.movie import check_movie
 from fastnst.output import Target, check_output_path
 from fastnst.roofline_plot import check_plot
@@ -128,7 +129,10 @@ class Job:
             if any(target == other or _same_file(target, other) for other in targets[:index]):
                 raise OptionError(f"{target} was given for two outputs; give each a name of its own")
         targets += self._numbered()
-        for given in (self.content, *self.styles, self.options.get("init", "")):
+        masks = [source for mask in parse_masks(self.options.get("masks")) or () for source in mask.sources]
+        if STANDARD in masks:
+            raise OptionError("a mask cannot come from the standard input; give its path")
+        for given in (self.content, *self.styles, self.options.get("init", ""), *masks):
             for target in targets:
                 if isinstance(given, str) and given != STANDARD and _same_file(Path(given), target):
                     raise OptionError(f"{target} is also an input and would be overwritten; give another name with -o")

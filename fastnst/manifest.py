@@ -6,14 +6,16 @@ import difflib
 import io
 import json
 import os
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from fastnst.arguments import add_option
+from fastnst.arguments import add_option, flag_of
 from fastnst.errors import FastnstError, OptionError
+from fastnst.masks import parse_masks
 from fastnst.options import START_WORDS, Options
 
 CSV_SUFFIXES = (".csv", ".tsv")
@@ -54,10 +56,11 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Row]:
 
     A CSV file (`.csv`, `.tsv`; comma, semicolon or tab) has a header with the columns `content`, `style`, perhaps
     `output`, and any option by its name (`style_weight` or `style-weight`). Several styles are separated by `|`. The
-    cell of an option holds what one would write after it on the command line; an empty one leaves it as it is. JSON
+    cell of an option holds what one would write after it on the command line, and that of `masks` one region after the
+    other, separated by `|` too; an empty one leaves it as it is. JSON
     lines (`.jsonl`, `.ndjson`) have the same as the keys of an object, and a list for several styles.
 
-    Contents, styles, an init picture and a weights file are looked for from the manifest's folder.
+    Contents, styles, masks, an init picture and a weights file are looked for from the manifest's folder.
 
     Raises ManifestError: no readable file of UTF-8, an unknown extension or column, a row without content or style, a
     value that cannot be read, no rows. The first row that is wrong is named, the others are counted.
@@ -189,16 +192,36 @@ def _row(where: str, record: _Record, folder: Path) -> Row:
             raise ManifestError(f"{where}: {name} is {value!r}; give a word or a path")
         if value not in words and (folder / value).is_file():
             options[name] = str(folder / value)
+    if options.get("masks") is not None:
+        options["masks"] = _masks(where, options["masks"], folder)
     return Row(where, str(folder / content), tuple(str(folder / style) for style in styles), output, options)
+
+
+def _masks(where: str, value: Any, folder: Path) -> list[dict[str, Any]]:
+    """The masks with their pictures as they are found from the manifest's folder."""
+    try:
+        masks = parse_masks(value) or ()
+    except OptionError as error:
+        raise ManifestError(f"{where}: {error}") from error
+    for source in (source for mask in masks for source in mask.sources):
+        if not isinstance(source, str) or "\0" in source:
+            raise ManifestError(f"{where}: a mask is {source!r}; give the path of a picture")
+    return [
+        {name: None if source is None else str(folder / source) for name, source in mask.as_dict().items()}
+        for mask in masks
+    ]
 
 
 def parse_option(name: str, text: str) -> Any:
     """The value of an option as it is written on the command line. Raises OptionError for what it would refuse."""
     parser = _Parser(add_help=False, allow_abbrev=False)
     add_option(parser, _OPTIONS[name])
-    flag = "--" + name.replace("_", "-")
-    several = _OPTIONS[name].metadata["many"]
-    value = getattr(parser.parse_args([flag, *text.split()] if several else [f"{flag}={text}"]), name)
+    flag = flag_of(_OPTIONS[name])
+    if name == "masks":
+        words = [word for region in text.split(STYLE_SEPARATOR) for word in (flag, *shlex.split(region))]
+    else:
+        words = [flag, *text.split()] if _OPTIONS[name].metadata["many"] else [f"{flag}={text}"]
+    value = getattr(parser.parse_args(words), name)
     return value[0] if name == "scales" and len(value) == 1 else value
 
 

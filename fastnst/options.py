@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 
 from fastnst.architecture import NETWORKS, canonical_layer
 from fastnst.errors import OptionError
+from fastnst.masks import Mask, parse_masks
 from fastnst.reductions import CONTENT_FORMS, OF_THE_OBJECTIVE, STYLE_FORMS
 from fastnst.tile_options import parse_memory, parse_tile
 
@@ -42,6 +43,7 @@ def _option(
     minimum: float | None = None,
     maximum: float | None = None,
     above: float | None = None,
+    flag: str | None = None,
 ) -> Any:
     facts = {
         "meaning": meaning,
@@ -52,6 +54,7 @@ def _option(
         "minimum": minimum,
         "maximum": maximum,
         "above": above,
+        "flag": flag,
     }
     return field(default=default, metadata=facts)
 
@@ -174,6 +177,15 @@ class Options:
         "style layers, each NAME or NAME=WEIGHT; 1/count where no weight is given",
         metavar="LAYER",
         many=True,
+    )
+    masks: tuple[Mask, ...] | None = _option(
+        None,
+        "a region: content=FILE shows where it is, style=FILE what of the first style it gets, style:2=FILE of the "
+        "second; white is inside; once for each region",
+        shown="none",
+        metavar="WORD",
+        many=True,
+        flag="--mask",
     )
     style_loss: str = _option(
         "gram",
@@ -316,6 +328,7 @@ class UnsizedValues(TypedDict, total=False):
     style_scale: float
     content_layers: str | Sequence[str] | Mapping[str, float]
     style_layers: str | Sequence[str] | Mapping[str, float]
+    masks: Sequence[Any] | None
     style_loss: str
     preserve_color: str
     objective: str
@@ -547,6 +560,7 @@ _NORMALISE: Mapping[str, Callable[[str, Any], Any]] = MappingProxyType(
         "style_scale": _number,
         "scale_factor": _number,
         "style_weights": _style_weights,
+        "masks": lambda _, value: parse_masks(value),
         "weights": _path_text,
         "device": _device_text,
     }

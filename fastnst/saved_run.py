@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fastnst.errors import FastnstError, FastnstWarning, ImageError
+from fastnst.masks import mask_hashes
 from fastnst.places import check_place
 from fastnst.result import LossRecord
 
@@ -23,7 +24,7 @@ OPTIMIZER = "optimizer."
 """What the names of the optimiser's tensors begin with."""
 _KIND = "fastnst run"
 # Options that may be others: they change where and how the same image is computed.
-_FREE = ("init", "device", "tile", "max_memory", "max_pixels")
+_FREE = ("init", "masks", "device", "tile", "max_memory", "max_pixels")
 
 
 class CheckpointError(FastnstError):
@@ -58,6 +59,17 @@ class SavedRun:
     loss_exponent: int
     optimizer: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
+
+    @property
+    def masks_again(self) -> list[dict[str, Any]]:
+        """The masks of the run where it read them. Raises CheckpointError where one was no file."""
+        masks = self.sources.get("masks") or []
+        recorded = self.parameters.get("masks") or []
+        for mask, names in zip(masks, recorded, strict=True):
+            for name, place in mask.items():
+                if place is None and names[name] is not None:
+                    raise CheckpointError("a mask of the checkpoint was no file; give the masks again as masks=…")
+        return masks
 
     def optimizer_state(self, device: torch.device) -> dict[str, Any]:
         """What the `load_state_dict` of an optimiser on `device` takes."""
@@ -94,6 +106,8 @@ def check_same_inputs(saved: Mapping[str, Any], present: Mapping[str, Any]) -> N
         )
     for what, one, other in pairs:
         _check_same(what, one, other)
+    if mask_hashes(saved.get("masks")) != mask_hashes(present.get("masks")):
+        raise CheckpointError("the masks are not those of the checkpoint; give those, in order, or begin anew")
     for name, value in saved["options"].items():
         if name not in _FREE and json.dumps(value) != json.dumps(present["options"][name]):
             raise CheckpointError(

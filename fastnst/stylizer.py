@@ -18,8 +18,9 @@ from fastnst.backbone import Backbone
 from fastnst.band_objective import BandObjective
 from fastnst.canvas import Canvas, opened, recorded_canvas
 from fastnst.descent import Descent
-from fastnst.errors import FastnstWarning, OptionError
+from fastnst.errors import FastnstWarning, ImageError, OptionError
 from fastnst.forks import check_fork
+from fastnst.guidance import Guidance
 from fastnst.images import (
     AnyPicture,
     AtSizes,
@@ -40,6 +41,7 @@ from fastnst.planner import Plan, device_of, plan_run
 from fastnst.preserve_color import prepared
 from fastnst.pyramid import scale_edges, scale_iterations
 from fastnst.ranks import ALONE, Ranks
+from fastnst.regions import guidance_of, load_regions, recorded_regions, style_regions
 from fastnst.result import Result
 from fastnst.row_bands import Bands, make_bands, most_bands
 from fastnst.run import Callback, Run, Scale, Watch, make_watch
@@ -103,6 +105,7 @@ def resume(
     content: Source | None = None,
     style: Styles | None = None,
     init: Source | None = None,
+    masks: Sequence[Any] | None = None,
     callback: Callback | None = None,
     callback_every: int | None = 1,
     checkpoint_every: float = 60.0,
@@ -110,8 +113,8 @@ def resume(
     """Goes on with the run whose checkpoint is at `path`, and on with the checkpoint.
 
     The result is that of the uninterrupted run: on a CPU, with the same number of threads and the same versions, bit
-    for bit. Content, styles and init are read where the run read them, unless they are given; they must be the same
-    pictures. Other arguments are those of `stylize`.
+    for bit. Content, styles, init and masks are read where the run read them, unless they are given; they must be the
+    same pictures. Other arguments are those of `stylize`.
 
     Raises CheckpointError where the checkpoint is missing or damaged, or belongs to other pictures or weights.
     """
@@ -120,6 +123,8 @@ def resume(
     canvas = recorded_canvas(saved.parameters)
     if options["init"] not in START_WORDS:
         options["init"] = _source_again(init, saved.sources["init"], "init")
+    if options.get("masks") is not None:
+        options["masks"] = saved.masks_again if masks is None else masks
     styles = [_source_again(None, source, "style") for source in saved.sources["styles"]] if style is None else style
     stylizer = Stylizer(styles, **options)
     return stylizer.resume(
@@ -167,7 +172,8 @@ class Stylizer:
         most = self.options.max_pixels
         picture = self._starts_from == "picture"
         self._init = open_picture(self.options.init, role="init", max_pixels=most) if picture else None
-        self._style_targets: dict[int, dict[str, StyleTarget]] = {}
+        self._regions = None if self.options.masks is None else load_regions(self.options.masks, self._styles)
+        self._style_targets: dict[tuple[int, bool], dict[str, StyleTarget]] = {}
         self._networks = networks or Networks()
         self._network: tuple[Weights, Backbone] | None = None
 
@@ -237,8 +243,9 @@ class Stylizer:
             image = bands.cut(self._resized(image.to("cpu" if bands.is_split else device), size)).to(device)
             fresh = partial(self._optimizer, device, bands)
             optimizer = self._next_optimizer(fresh(), device, bands, before, saved, goes_on=continued is not None)
-            style = self._style(edge, backbone, styles, plan.style_tile)
-            objective = self._objective(backbone, seen.rgb[None], style, plan, bands)
+            guidance = guidance_of(self._regions, target.alpha, size)
+            style = self._style(edge, backbone, styles, plan.style_tile, plain=guidance.is_plain)
+            objective = self._objective(backbone, seen.rgb[None], style, plan, bands, guidance)
             mean = None if self.options.average is None else MeanImage(self.options.average)
             descent = Descent(image, objective, fresh, optimizer, mean)
             image = descent.image
@@ -249,14 +256,32 @@ class Stylizer:
         return run.result(image, target or pictures.at(size))
 
     def _objective(
-        self, backbone: Backbone, content: Tensor, style: dict[str, StyleTarget], plan: Plan, bands: Bands
+        self,
+        backbone: Backbone,
+        content: Tensor,
+        style: dict[str, StyleTarget],
+        plan: Plan,
+        bands: Bands,
+        guidance: Guidance,
     ) -> FittingObjective | BandObjective:
         """The objective of one scale; `content` is (1, 3, H, W) float32 on the CPU."""
         fixed = self.options.tile == "none"
         if bands.is_split:
             seen = content[:, :, bands.seen].clone()
-            return BandObjective(backbone, seen, style, self.options, self.runtime, bands, plan, tile_is_fixed=fixed)
-        return FittingObjective(backbone, content, style, self.options, self.runtime, plan, tile_is_fixed=fixed)
+            return BandObjective(
+                backbone,
+                seen,
+                style,
+                self.options,
+                self.runtime,
+                bands,
+                plan,
+                guidance=guidance,
+                tile_is_fixed=fixed,
+            )
+        return FittingObjective(
+            backbone, content, style, self.options, self.runtime, plan, guidance=guidance, tile_is_fixed=fixed
+        )
 
     def _bands(self, size: tuple[int, int]) -> Bands:
         """How an image of `size` (height, width) is shared among the processes."""
@@ -365,6 +390,10 @@ class Stylizer:
             factor=options.scale_factor,
         )
         sizes = {edge: self._fitted(content, edge) for edge in edges}
+        for region in self._regions or ():
+            region.content.check_aspect(content.height, content.width, f"the {role} image")
+        if isinstance(content, Picture) and content.alpha is not None and float(content.alpha.max()) == 0:
+            raise ImageError(f"content image {content.name!r} is transparent everywhere; give one that shows something")
         if options.wraps:
             self._check_on_grid(content)
         self._check_processes(sizes[edges[-1]][0])
@@ -411,23 +440,25 @@ class Stylizer:
         return (content.at(size) if self._init is None else at_size(self._init, size)).rgb[None]
 
     def _style(
-        self, edge: int, backbone: Backbone, styles: Sequence[AnyPicture], tile: int | None
+        self, edge: int, backbone: Backbone, styles: Sequence[AnyPicture], tile: int | None, *, plain: bool
     ) -> dict[str, StyleTarget]:
-        """The targets of `styles` at the scale whose long edge is `edge`, in tiles where there is one. Those of the
-        styles as they were given are computed once."""
+        """The targets of `styles` at the scale whose long edge is `edge`, in tiles where there is one; `plain` where
+        all of the content is one region. Those of the styles as they were given are computed once."""
         given = all(style is own for style, own in zip(styles, self._styles, strict=True))
-        if given and edge in self._style_targets:
-            return self._style_targets[edge]
-        pictures = [at_size(style, self._style_size(style, edge)) for style in styles]
+        if given and (edge, plain) in self._style_targets:
+            return self._style_targets[edge, plain]
+        sizes = [self._style_size(style, edge) for style in styles]
+        pictures = [at_size(style, size) for style, size in zip(styles, sizes, strict=True)]
         images = [picture.rgb[None] for picture in pictures]
         shares = list(zip(images, self._shares, strict=True))
+        regions = style_regions(self._regions, sizes, plain=plain)
         if tile is None:
             placed = [(image.to(self.runtime.device), share) for image, share in shares]
-            targets = style_targets(backbone, placed, self.options, self.runtime)
+            targets = style_targets(backbone, placed, self.options, self.runtime, regions)
         else:
-            targets = tiled_style_targets(backbone, shares, self.options, self.runtime, tile)
+            targets = tiled_style_targets(backbone, shares, self.options, self.runtime, tile, regions)
         if given:
-            self._style_targets[edge] = targets
+            self._style_targets[edge, plain] = targets
         return targets
 
     def _style_size(self, style: AnyPicture, edge: int) -> tuple[int, int]:
@@ -462,7 +493,15 @@ class Stylizer:
             "content": None if isinstance(content, Canvas) else _absolute(content),
             "styles": [_absolute(style) for style in self._styles],
             "init": None if self._init is None else _absolute(self._init),
+            "masks": None if self.options.masks is None else self._mask_sources(),
         }
+
+    def _mask_sources(self) -> list[dict[str, str | None]]:
+        """As `parse_masks` takes them again; a mask that was no file has no place, and is null."""
+        return [
+            {name: None if one is None else _absolute_path(one["name"]) for name, one in region.items()}
+            for region in recorded_regions(self._regions or ())
+        ]
 
     def _parameters(
         self, content: AnyPicture | Canvas, scales: dict[int, tuple[int, int]], weights: Weights
@@ -483,6 +522,11 @@ class Stylizer:
         values["init"] = self._starts_from if self._init is None else self._init.name
         values["content_layers"] = dict(self.options.content_layers)
         values["style_layers"] = dict(self.options.style_layers)
+        if self._regions is not None:
+            values["masks"] = [
+                {name: one and one["name"] for name, one in region.items()}
+                for region in recorded_regions(self._regions)
+            ]
         return {
             "content": named,
             "styles": [
@@ -490,6 +534,7 @@ class Stylizer:
                 for style, share in zip(self._styles, self._shares, strict=True)
             ],
             "init": None if self._init is None else {"name": self._init.name, "sha256": self._init.sha256},
+            "masks": None if self._regions is None else recorded_regions(self._regions),
             "sizes": [{"width": width, "height": height} for height, width in scales.values()],
             "options": values,
         }
@@ -529,7 +574,11 @@ def _style_shares(weights: tuple[float, ...] | None, count: int) -> tuple[float,
 
 
 def _absolute(picture: AnyPicture) -> str | None:
-    return os.path.abspath(picture.name) if os.path.isfile(picture.name) else None  # noqa: PTH100, PTH113
+    return _absolute_path(picture.name)
+
+
+def _absolute_path(name: str) -> str | None:
+    return os.path.abspath(name) if os.path.isfile(name) else None  # noqa: PTH100, PTH113
 
 
 def _source_again(given: Source | None, recorded: str | None, role: str) -> Source:

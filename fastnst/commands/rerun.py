@@ -31,6 +31,14 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--content", metavar="PATH", help="where its content is now")
     parser.add_argument("--styles", metavar="PATH", nargs="+", help="where its styles are now, all of them, in order")
     parser.add_argument("--init", metavar="PATH", help="where the picture is that it started from")
+    parser.add_argument(
+        "--mask",
+        dest="masks",
+        action="append",
+        metavar="WORD",
+        nargs="+",
+        help="where its masks are now, all of them, in order, as for stylize",
+    )
     parser.add_argument("--device", metavar="DEVICE", help="another device than the one it was made on")
     parser.add_argument("--changed", action="store_true", help="go on with inputs that are not the same any more")
     add_output_arguments(parser)
@@ -61,6 +69,12 @@ def run(parsed: argparse.Namespace) -> int:
     if options["init"] not in START_WORDS:
         options["init"] = _place(parsed.init, {"name": options["init"]}, parsed.image, "init")
     most = options.get("max_pixels", MAX_PIXELS)
+    if options.get("masks") is not None:
+        options["masks"] = parsed.masks or [
+            {name: source and _place(None, {"name": source}, parsed.image, "mask") for name, source in mask.items()}
+            for mask in options["masks"]
+        ]
+        _check_masks(options["masks"], record.get("masks"), parsed.changed)
     if isinstance(content, str):
         picture = open_picture(content, role="content", max_pixels=most)
         _check_picture(picture, record["content"], "content", parsed.changed)
@@ -109,7 +123,7 @@ def _place(given: str | None, recorded: dict[str, Any], image: str, role: str) -
     if given is not None:
         return given
     name = str(recorded["name"])
-    flag = {"content": "--content", "style": "--styles", "init": "--init"}[role]
+    flag = {"content": "--content", "style": "--styles", "init": "--init", "mask": "--mask"}[role]
     for path in (Path(name), Path(image).parent / name, Path(image).parent / Path(name).name):
         try:
             if path.is_file():
@@ -122,6 +136,18 @@ def _place(given: str | None, recorded: dict[str, Any], image: str, role: str) -
 def _check_picture(picture: "AnyPicture", recorded: dict[str, Any], role: str, changed: bool) -> None:
     if picture.sha256 != recorded.get("sha256"):
         _different(f"the {role} {picture.name!r} is not the picture that the image was made of", changed)
+
+
+def _check_masks(masks: Any, recorded: Any, changed: bool) -> None:
+    from fastnst.images import load_image
+    from fastnst.masks import mask_hashes, parse_masks
+
+    def sha256(source: Any) -> str | None:
+        return None if source is None else load_image(source, role="mask").sha256
+
+    now = [{name: sha256(source) for name, source in mask.as_dict().items()} for mask in parse_masks(masks) or ()]
+    if now != mask_hashes(recorded):
+        _different("the masks are not those that the image was made with", changed)
 
 
 def _check_weights(options: "Options", recorded: dict[str, Any], changed: bool) -> None:

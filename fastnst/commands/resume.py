@@ -22,6 +22,14 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--content", metavar="PATH", help="where its content is now")
     parser.add_argument("--styles", metavar="PATH", nargs="+", help="where its styles are now, all of them, in order")
     parser.add_argument("--init", metavar="PATH", help="where the picture is that it started from")
+    parser.add_argument(
+        "--mask",
+        dest="masks",
+        action="append",
+        metavar="WORD",
+        nargs="+",
+        help="where its masks are now, all of them, in order, as for stylize",
+    )
     for name, what in (("device", "another device"), ("tile", "other tiles"), ("max-memory", "another memory limit")):
         parser.add_argument(f"--{name}", default=argparse.SUPPRESS, metavar="X", help=f"{what} than the run had")
     add_output_arguments(parser)
@@ -44,6 +52,8 @@ def run(parsed: argparse.Namespace) -> int:
     options = dict(saved.parameters["options"])
     if options["init"] not in START_WORDS:
         options["init"] = _place(parsed.init, saved.sources["init"], "--init")
+    if options.get("masks") is not None:
+        options["masks"] = parsed.masks or saved.masks_again
     options.update({name: getattr(parsed, name) for name in ("device", "tile", "max_memory") if name in parsed})
     outputs = {one.name: getattr(parsed, one.name) for one in fields(Outputs) if one.name in parsed}
     styles = parsed.styles or [_place(None, style, "--styles") for style in saved.sources["styles"]]

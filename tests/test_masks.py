@@ -1,0 +1,339 @@
+"""Masks: regions with styles of their own, content that is transparent in places; against float64, tiled, in bands."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from processes import run_together
+from style_references import DISTANCES, features, moments, pooled
+
+from fastnst import CheckpointError, ImageError, OptionError, Stylizer, resume, stylize
+from fastnst.backbone import build_backbone
+from fastnst.band_objective import BandObjective
+from fastnst.cli import main
+from fastnst.guidance import Guidance
+from fastnst.manifest import parse_option, read_manifest
+from fastnst.masks import Mask, parse_masks
+from fastnst.objective import make_objective, style_targets
+from fastnst.options import resolve_options
+from fastnst.output import read_parameters
+from fastnst.planner import plan_run
+from fastnst.ranks import joined
+from fastnst.row_bands import make_bands
+from fastnst.runtime import resolve_runtime
+from fastnst.style_moments import region_targets
+from fastnst.tile_grid import make_grid, reach_of
+from fastnst.tile_style import tiled_style_targets
+from fastnst.tiled_objective import make_tiled_objective
+from fastnst.weights import Weights, load_weights
+
+SMALL: dict[str, Any] = {
+    "precision": "fp32",
+    "weights": "random",
+    "style_layers": {"conv1_1": 0.5, "conv2_1": 1.0},
+    "content_layers": {"conv1_1": 0.5, "conv2_2": 0.5},
+}
+QUICK: dict[str, Any] = {**SMALL, "size": 32, "scales": None, "iterations": 3}
+
+
+def picture(seed: int, height: int, width: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    large = torch.nn.functional.interpolate(torch.rand((1, 3, 5, 5), generator=generator), (height, width))
+    return (0.7 * large + 0.3 * torch.rand((1, 3, height, width), generator=generator)).contiguous()
+
+
+def soft(seed: int, height: int, width: int) -> torch.Tensor:
+    """A mask with black, white and grey parts, (1, 1, height, width)."""
+    generator = torch.Generator().manual_seed(seed)
+    large = torch.nn.functional.interpolate(
+        torch.rand((1, 1, 4, 4), generator=generator), (height, width), mode="bilinear"
+    )
+    return (2 * large - 0.5).clamp(0, 1)
+
+
+def with_biases(weights: Weights) -> Weights:
+    """So that no feature lies where the ReLU turns."""
+    generator = torch.Generator().manual_seed(1)
+    tensors = {
+        name: 0.3 * torch.randn(tensor.shape, generator=generator) if name.endswith("bias") else tensor
+        for name, tensor in weights.tensors.items()
+    }
+    return Weights(weights.source, weights.network, tensors, weights.preprocessing, weights.sha256)
+
+
+HEIGHT, WIDTH = 53, 46
+STYLES = [(picture(3, 45, 33), 0.25), (picture(4, 40, 61), 0.75)]
+REGIONS = [{0: soft(5, 45, 33)}, {0: None, 1: soft(6, 40, 61)}]
+
+
+def guided(height: int = HEIGHT, width: int = WIDTH) -> Guidance:
+    first = soft(7, height, width)
+    return Guidance(height, width, (first, 1 - first), opaque=soft(8, height, width))
+
+
+@pytest.mark.parametrize("case", [("gram", "relative"), ("gram", "paper"), ("covariance", "relative")])
+def test_regions_and_transparency_equal_the_formula(case: tuple[str, str]) -> None:
+    loss, objective = case
+    options = resolve_options(**SMALL, style_loss=loss, objective=objective, style_weight=3.0, tv_weight=0)
+    relative, guidance = objective == "relative", guided()
+    weights, runtime = with_biases(load_weights("random", "vgg19", taps=options.taps)), resolve_runtime(options)
+    backbone = build_backbone(weights, options.taps, runtime)
+    content, image = picture(1, HEIGHT, WIDTH), picture(2, HEIGHT, WIDTH)
+
+    targets = style_targets(backbone, STYLES, options, runtime, REGIONS)
+    terms, gradient = make_objective(backbone, content, targets, options, runtime, guidance).loss_and_gradient(image)
+
+    exact = image.double().requires_grad_()
+    own = features(weights, exact, options.taps)
+    shown = features(weights, content.double(), options.taps)
+    theirs = [features(weights, style.double(), options.taps) for style, _ in STYLES]
+    opaque = guidance.opaque[0, 0].double()
+    style_term = torch.zeros((), dtype=torch.float64)
+    for mask, styles in zip(guidance.masks, REGIONS, strict=True):
+        region = mask[0, 0].double() * opaque
+        whole = sum(STYLES[index][1] for index in styles)
+        for name, weight in options.style_layers:
+            for index, where in styles.items():
+                target = moments(theirs[index][name], None if where is None else where[0, 0])
+                distance = DISTANCES[loss](moments(own[name], region), target, relative)
+                share = STYLES[index][1] / whole * region.sum() / opaque.sum()
+                style_term = style_term + weight * share * distance
+    content_term = torch.zeros((), dtype=torch.float64)
+    for name, weight in options.content_layers:
+        alpha = pooled(opaque, own[name].shape[1:])
+        constant = 1 / (alpha * shown[name]).square().sum() if relative else 0.5
+        content_term = content_term + weight * constant * (alpha * (own[name] - shown[name])).square().sum()
+    (expected,) = torch.autograd.grad(content_term + 3 * style_term, exact)
+    assert float(terms.style) == pytest.approx(style_term.item(), rel=2e-5)
+    assert float(terms.content) == pytest.approx(content_term.item(), rel=2e-5)
+    assert float((gradient.double() - expected).norm() / expected.norm()) < 1e-4
+
+
+def test_a_mask_of_everything_changes_nothing() -> None:
+    options = resolve_options(**SMALL)
+    runtime = resolve_runtime(options)
+    backbone = build_backbone(load_weights("random", "vgg19", taps=options.taps), options.taps, runtime)
+    content, image = picture(1, 40, 33), picture(2, 40, 33)
+    plain = style_targets(backbone, STYLES, options, runtime)
+    _, expected = make_objective(backbone, content, plain, options, runtime).loss_and_gradient(image)
+    white = [{index: torch.ones(1, 1, *style.shape[2:]) for index, (style, _) in enumerate(STYLES)}]
+    targets = region_targets(backbone, STYLES, options, runtime, regions=white)
+    everywhere = Guidance(40, 33, (torch.ones(1, 1, 40, 33),), opaque=torch.ones(1, 1, 40, 33))
+    _, gradient = make_objective(backbone, content, targets, options, runtime, everywhere).loss_and_gradient(image)
+    assert float((gradient - expected).norm() / expected.norm()) < 1e-5
+
+
+@pytest.mark.parametrize("level", ["kept", "recompute"])
+@pytest.mark.parametrize("place", ["device", "recompute"])
+def test_tiles_cut_their_part_of_a_mask(level: str, place: str) -> None:
+    options = resolve_options(**SMALL)
+    runtime = resolve_runtime(options)
+    backbone = build_backbone(load_weights("random", "vgg19", taps=options.taps), options.taps, runtime)
+    content, image = picture(1, HEIGHT, WIDTH), picture(2, HEIGHT, WIDTH)
+    targets = style_targets(backbone, STYLES, options, runtime, REGIONS)
+    whole, expected = make_objective(backbone, content, targets, options, runtime, guided()).loss_and_gradient(image)
+
+    targets = tiled_style_targets(backbone, STYLES, options, runtime, 16, REGIONS)
+    grid = make_grid(HEIGHT, WIDTH, 8, reach_of(options.network, options.taps))
+    objective = make_tiled_objective(
+        backbone, content, targets, options, runtime, grid, guidance=guided(), level=level, content_place=place
+    )
+    terms, gradient = objective.loss_and_gradient(image)
+    assert len(grid) > 8
+    assert float(terms.total) == pytest.approx(float(whole.total), rel=1e-5)
+    assert float((gradient - expected).norm() / expected.norm()) < 1e-5
+
+
+def in_bands(loss: str) -> tuple[float, float, bool]:
+    """How far loss and gradient of two processes are from those of one, and whether they shared the image."""
+    with joined() as ranks:
+        options = resolve_options(**SMALL, style_loss=loss)
+        runtime = resolve_runtime(options)
+        backbone = build_backbone(load_weights("random", "vgg19", taps=options.taps), options.taps, runtime)
+        content, image = picture(1, 75, WIDTH), picture(2, 75, WIDTH)
+        guidance = guided(75, WIDTH)
+        targets = style_targets(backbone, STYLES, options, runtime, REGIONS)
+        whole, exact = make_objective(backbone, content, targets, options, runtime, guidance).loss_and_gradient(image)
+        bands = make_bands(ranks, 75, WIDTH, reach_of(options.network, options.taps))
+        seen = content[:, :, bands.seen]
+        plan = plan_run(options, runtime, (seen.shape[2], WIDTH), tile=16)
+        objective = BandObjective(backbone, seen, targets, options, runtime, bands, plan, guidance=guidance)
+        terms, part = objective.loss_and_gradient(bands.cut(image))
+        error = (bands.whole(part) - exact).norm() / exact.norm()
+        return float(error), abs(float(terms.total / whole.total) - 1), bands.is_split
+
+
+def test_bands_cut_their_part_of_a_mask(tmp_path: Path) -> None:
+    for error, difference, split in run_together(2, in_bands, tmp_path, "covariance"):
+        assert split
+        assert error < 1e-5
+        assert difference < 1e-5
+
+
+FORMS: list[Any] = [
+    [("sky.png", "stars.png")],
+    [["content=sky.png", "style=stars.png"]],
+    ["content=sky.png style:1=stars.png"],
+    [{"content": "sky.png", "style": "stars.png"}],
+    [("sky.png", {1: "stars.png"})],
+    (Mask("sky.png", ((1, "stars.png"),)),),
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_region_can_be_written_in_several_ways(form: Any) -> None:
+    (mask,) = parse_masks(form) or ()
+    assert mask == Mask("sky.png", ((1, "stars.png"),))
+    assert parse_masks([mask.as_dict()]) == (mask,)
+
+
+def test_regions_of_whole_styles() -> None:
+    assert parse_masks(["content=a.png", "content=b.png style:2", ("c.png", None)]) == (
+        Mask("a.png"),
+        Mask("b.png", ((2, None),)),
+        Mask("c.png"),
+    )
+    assert parse_masks([]) is None
+
+
+@pytest.mark.parametrize(
+    ("masks", "message"),
+    [
+        ("content=a.png", "masks 'content=a.png' are no list of regions"),
+        (3, "masks 3 are no list of regions"),
+        ([3], "mask 3 is no region"),
+        ([("a.png",)], "a mask of 1 parts is no region"),
+        (["style=a.png"], "does not say where in the content it lies"),
+        (["content= style=a.png"], "names no picture"),
+        (["content=a.png style:0=b.png"], "'style:0' is no part of a mask"),
+        (["content=a.png styles=b.png"], "'styles' is no part of a mask"),
+        (["content=a.png content=b.png"], "content is there twice"),
+        (["content=a.png style=b.png style:1=c.png"], "style 1 is there twice"),
+        ([{"content": "a.png", "where": "b.png"}], "'where' is no part of a mask"),
+        (["content='a.png"], "cannot be read"),
+    ],
+)
+def test_what_is_no_mask_is_refused(masks: Any, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        resolve_options(masks=masks)
+
+
+def grey(height: int, width: int, left: float = 1.0, right: float = 0.0) -> np.ndarray:
+    mask = np.full((height, width), left, np.float32)
+    mask[:, width // 2 :] = right
+    return mask
+
+
+CONTENT, STYLE = (picture(seed, 32, 24)[0].permute(1, 2, 0).numpy() for seed in (1, 3))
+
+
+@pytest.mark.parametrize(
+    ("masks", "error", "message"),
+    [
+        ([(grey(32, 24, 0), None)], ImageError, "is black everywhere"),
+        ([(grey(24, 32), None)], ImageError, r"is 32×24 pixels, and the content image 24×32; give a mask of the same"),
+        ([(grey(32, 24), grey(40, 20))], ImageError, r"is 20×40 pixels, and style 'array' 24×32"),
+        ([(grey(32, 24), {2: grey(32, 24)})], OptionError, "a mask is for style 2, and there are 1"),
+        ([("missing.png", None)], ImageError, "mask image 'missing.png'"),
+    ],
+)
+def test_masks_that_do_not_fit_are_refused_at_once(masks: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        Stylizer(STYLE, **QUICK, masks=masks)(CONTENT)
+
+
+def test_each_region_takes_its_own_style() -> None:
+    red, blue = (picture(seed, 24, 24)[0].permute(1, 2, 0).numpy() for seed in (5, 6))
+    red, blue = red * [1, 0.1, 0.1], blue * [0.1, 0.1, 1]
+    options: dict[str, Any] = {**QUICK, "content_weight": 0, "tv_weight": 0, "iterations": 25, "init": "noise"}
+    masks = [(grey(32, 24), {1: None}), (grey(32, 24, 0, 1), {2: grey(48, 48)})]
+    image = stylize(CONTENT, [red, blue], **options, masks=masks).tensor
+    left, right = image[:, :, :10].mean((1, 2)), image[:, :, 14:].mean((1, 2))
+    assert float(left[0] - left[2]) > 0.1
+    assert float(right[2] - right[0]) > 0.1
+
+
+def test_what_is_transparent_has_no_part_in_it() -> None:
+    """What lies hidden there changes nothing of what is seen, but next to it, and is not changed."""
+    alpha = grey(32, 48)[..., None]
+    wide = picture(1, 32, 48)[0].permute(1, 2, 0).numpy()
+    hidden = np.where(alpha > 0, wide, 1 - wide)
+    options: dict[str, Any] = {**QUICK, "size": 48, "iterations": 1, "tv_weight": 0, "optimizer": "adam"}
+    found = [stylize(np.concatenate((rgb, alpha), 2), STYLE, **options) for rgb in (wide, hidden)]
+    first, second = (result.tensor.permute(1, 2, 0).numpy() for result in found)
+    # Adam's first step is as long as can be, up or down.
+    moved = np.abs(first - wide)[:, :16] > 0.01
+    assert moved.mean() > 0.9
+    assert (np.abs(first - second)[:, :16] > 0.01).mean() < 0.05
+    assert np.array_equal(first[:, 30:], wide[:, 30:])
+    assert np.array_equal(second[:, 30:], hidden[:, 30:])
+
+
+def test_content_that_shows_nothing_is_refused() -> None:
+    nothing = np.concatenate((CONTENT, np.zeros((32, 24, 1), np.float32)), 2)
+    with pytest.raises(ImageError, match="is transparent everywhere"):
+        stylize(nothing, STYLE, **QUICK)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, str]:
+    arrays = {"content": CONTENT, "style": STYLE, "left": grey(64, 48), "right": grey(64, 48, 0, 1)}
+    found = {}
+    for name, values in arrays.items():
+        Image.fromarray((values * 255).astype(np.uint8)).save(tmp_path / f"{name}.png")
+        found[name] = str(tmp_path / f"{name}.png")
+    return found
+
+
+def test_the_command_and_its_rerun(files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, again = str(tmp_path / "out.png"), str(tmp_path / "again.png")
+    arguments = ["--size", "32", "--scales", "none", "--iterations", "2", "--weights", "random", "--quiet"]
+    arguments += ["--style-layers", "conv1_1", "--content-layers", "conv1_2", "--precision", "fp32"]
+    masks = ["--mask", f"content={files['left']}", f"style={files['right']}", "--mask", f"content={files['right']}"]
+    assert main(["stylize", files["content"], files["style"], "-o", out, *arguments, *masks]) == 0
+    recorded = read_parameters(out)
+    assert [list(region) for region in recorded["masks"]] == [["content", "style:1"], ["content"]]
+    assert recorded["options"]["masks"][0] == {"content": files["left"], "style:1": files["right"]}
+
+    assert main(["rerun", out, "-o", again]) == 0
+    assert "every pixel is the same" in capsys.readouterr().err
+    Path(files["left"]).unlink()
+    assert main(["rerun", out, "-o", again]) == 1
+    assert "say where with --mask" in capsys.readouterr().err
+    moved = ["--mask", f"content={files['right']}", f"style={files['right']}", "--mask", f"content={files['right']}"]
+    assert main(["rerun", out, "-o", again, *moved]) == 1
+    assert "the masks are not those that the image was made with" in capsys.readouterr().err
+    assert main(["stylize", files["content"], files["style"], "-o", files["right"], *arguments, *masks]) == 1
+    assert "is also an input and would be overwritten" in capsys.readouterr().err
+
+
+def test_a_checkpoint_knows_its_masks(files: dict[str, str], tmp_path: Path) -> None:
+    checkpoint = tmp_path / "run.safetensors"
+    masks = [(files["left"], files["right"])]
+    expected = stylize(files["content"], files["style"], **QUICK, masks=masks)
+    stylize(
+        files["content"],
+        files["style"],
+        **QUICK,
+        masks=masks,
+        checkpoint=checkpoint,
+        checkpoint_every=0,
+        callback=lambda iterate: iterate.record.iteration < 1,
+    )
+    with pytest.raises(CheckpointError, match="the masks are not those of the checkpoint"):
+        resume(checkpoint, masks=[(files["right"], files["left"])])
+    assert torch.equal(resume(checkpoint).tensor, expected.tensor)
+
+
+def test_a_manifest_finds_masks_beside_it(tmp_path: Path) -> None:
+    rows = "content,style,masks\nc.png,s.png,content=a.png style=b.png | content='d e.png'\n"
+    (tmp_path / "rows.csv").write_text(rows)
+    (row,) = read_manifest(tmp_path / "rows.csv")
+    assert row.options["masks"] == [
+        {"content": str(tmp_path / "a.png"), "style:1": str(tmp_path / "b.png")},
+        {"content": str(tmp_path / "d e.png")},
+    ]
+    assert parse_option("masks", "content=a.png") == [["content=a.png"]]
