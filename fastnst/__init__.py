@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fastnst.modules import ContentLoss, GramLoss, TVLoss
     from fastnst.options import Options
     from fastnst.perceptual import PerceptualLoss
+    from fastnst.reconstruction import reconstruct_content, reconstruct_style, reconstruction_figure
     from fastnst.result import DivergedError, Iterate, LossRecord, Result
     from fastnst.saved_run import CheckpointError
     from fastnst.stylizer import Stylizer, resume, stylize
@@ -37,6 +38,9 @@ _HOME = {
     "Stylizer": "stylizer",
     "TVLoss": "modules",
     "WeightsError": "errors",
+    "reconstruct_content": "reconstruction",
+    "reconstruct_style": "reconstruction",
+    "reconstruction_figure": "reconstruction",
     "resume": "stylizer",
     "stylize": "stylizer",
     "synthesize_texture": "texture",
@@ -60,6 +64,9 @@ __all__ = [
     "Stylizer",
     "TVLoss",
     "WeightsError",
+    "reconstruct_content",
+    "reconstruct_style",
+    "reconstruction_figure",
     "resume",
     "stylize",
     "synthesize_texture",

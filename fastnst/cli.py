@@ -18,7 +18,7 @@ from fastnst.arguments import (
     describe_default,
     whole_number,
 )
-from fastnst.commands import batch, compare, completion, env, grid, plan, rerun, resume, texture, web
+from fastnst.commands import batch, compare, completion, env, grid, plan, reconstruct, rerun, resume, texture, web
 from fastnst.errors import FastnstError, FastnstWarning, Interrupted, OptionError
 
 __all__ = ["add_option", "build_parser", "describe_default", "main"]
@@ -62,7 +62,8 @@ def _check_alone(parsed: argparse.Namespace) -> None:
     """Raises OptionError where torchrun started several processes of a command that one does alone."""
     if int(os.environ.get("WORLD_SIZE") or 1) > 1 and "RANK" in os.environ and not getattr(parsed, "together", False):
         raise OptionError(
-            "several processes share the work of stylize, texture and resume alone; start this one without torchrun"
+            "several processes share the work of stylize, texture, reconstruct and resume alone; start this one "
+            "without torchrun"
         )
 
 
@@ -75,6 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_stylize(commands)
     texture.add_parser(commands)
+    reconstruct.add_parser(commands)
     resume.add_parser(commands)
     batch.add_parser(commands)
     grid.add_parser(commands)

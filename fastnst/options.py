@@ -367,6 +367,7 @@ PRESETS: Mapping[str, OptionValues] = MappingProxyType(
             scales=None,
         ),
         "texture": OptionValues(content_weight=0.0, init="noise"),
+        "reconstruction": OptionValues(init="noise", scales=None, iterations=200, tv_weight=0.01),
         "neural-style": OptionValues(
             content_reduction="mean",
             content_weight=5.0,

@@ -56,7 +56,7 @@ from fastnst.tile_taps import StyleTarget
 from fastnst.weights import Weights, load_weights
 from fastnst.wrapping import resize_wrapped
 
-Styles = Source | Sequence[Source]
+Styles = Source | Picture | Sequence[Source | Picture]
 
 
 def stylize(
@@ -541,14 +541,15 @@ class Stylizer:
 
 
 def _load_styles(style: Styles, options: Options) -> list[AnyPicture]:
-    sources: list[Source] = list(style) if isinstance(style, list | tuple) else [style]  # type: ignore[list-item]
+    sources: list[Source | AnyPicture] = list(style) if isinstance(style, list | tuple) else [style]  # type: ignore[list-item]
+    read = partial(open_picture, role="style", max_pixels=options.max_pixels)
     if not sources and (options.style_weight > 0 or options.init == "style-mean"):
         raise OptionError("no style image given; give at least one")
     if options.style_weights is not None and len(options.style_weights) != len(sources):
         raise OptionError(
             f"{len(options.style_weights)} style weights for {len(sources)} style images; give one for each image"
         )
-    return [opaque(open_picture(source, role="style", max_pixels=options.max_pixels)) for source in sources]
+    return [opaque(each if isinstance(each, Picture | StreamedPicture) else read(each)) for each in sources]
 
 
 def _check_contentless(options: Options) -> None:

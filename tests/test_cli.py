@@ -293,7 +293,9 @@ def test_a_command_for_one_process_is_refused_to_several(monkeypatch: pytest.Mon
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
     assert cli.main(["env"]) == 1
-    assert "several processes share the work of stylize, texture and resume alone" in capsys.readouterr().err
+    assert (
+        "several processes share the work of stylize, texture, reconstruct and resume alone" in capsys.readouterr().err
+    )
 
 
 def test_help_needs_no_torch() -> None:
