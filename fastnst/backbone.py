@@ -5,7 +5,7 @@ taps want them and one bit for each other activation, and no gradient is compute
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -120,6 +120,14 @@ class Backbone:
             image, gradient, factors, self.preprocessing.bgr, tv_weight, scale, tv_kind, self.backend
         )
         return (whole if scale is None else whole.div_(scale)), tv
+
+    def repadded(self, padding: str) -> "Backbone":
+        """The same network, its weights shared, with `padding` in all convolutions: see `Convolution`."""
+        steps = {
+            name: replace(step, padding=padding) if isinstance(step, Convolution) else step
+            for name, step in self.steps.items()
+        }
+        return replace(self, steps=steps)
 
     def release(self, traces: list[Trace]) -> None:
         """Gives back the memory of what `forward` recorded."""

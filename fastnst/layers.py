@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fastnst import edge_convolution, winograd
 from fastnst.buffers import Buffers
+from fastnst.errors import FastnstError
 from fastnst.wrapping import bordered
 
 
@@ -24,7 +25,7 @@ class Convolution:
     """A convolution, its ReLU, and the pool that follows it if nothing looks in between ("avg", "max" or None).
 
     `weight` is (K, C, 3, 3), `bias` (K,); `transposed` is the weight of the input's gradient, (C, K, 3, 3): the filters
-    flipped, inputs and outputs exchanged. `padding` is "zeros", "circular", or in the first one "replicate".
+    flipped, inputs and outputs exchanged. `padding` is "zeros", "replicate" or "circular".
     """
 
     weight: Tensor
@@ -101,10 +102,8 @@ class DirectLayers:
         if isinstance(layer, Pool):
             return self._pooled(x, None, layer.pool, record)
         padding = 1
-        if layer.padding == "circular":
-            x, padding = bordered(x), 0
-        elif layer.is_first and layer.padding == "replicate":
-            x, padding = F.pad(x, (1, 1, 1, 1), mode="replicate"), 0
+        if layer.padding != "zeros":
+            x, padding = bordered(x, layer.padding), 0
         if self._cudnn_relu and layer.pool is None and not record:
             return torch.cudnn_convolution_relu(x, layer.weight, layer.bias, (1, 1), (padding,) * 2, (1, 1), 1), None
         y = F.conv2d(x, layer.weight, padding=padding)
@@ -130,8 +129,8 @@ class DirectLayers:
         if isinstance(layer, Pool):
             return gradient
         if layer.padding == "circular":
-            return F.conv2d(bordered(gradient), layer.transposed)
-        if layer.is_first and layer.padding == "replicate":
+            return F.conv2d(bordered(gradient, "circular"), layer.transposed)
+        if layer.padding == "replicate":
             return edge_convolution.unpadded(F.conv2d(gradient, layer.transposed, padding=2), "replicate")
         return F.conv2d(gradient, layer.transposed, padding=1)
 
@@ -184,8 +183,7 @@ class WinogradLayers:
             if bits is not None and own_bits is not None:
                 bits[:, :, start:stop] = own_bits
 
-        wraps = layer.padding == "circular"
-        winograd.convolve(x.shape, read, layer.weight, layer.bias, write, wraps=wraps)
+        winograd.convolve(x.shape, read, layer.weight, layer.bias, write, layer.padding)
         return result, bits
 
     def backward(self, layer: Layer, gradient: Tensor, bits: Tensor | None, shape: torch.Size) -> Tensor:
@@ -217,8 +215,9 @@ class WinogradLayers:
         def write(start: int, stop: int, y: Tensor) -> None:
             result[:, :, start:stop] = y
 
-        wraps = layer.padding == "circular"
-        winograd.convolve((1, len(layer.weight), height, width), read, layer.transposed, None, write, wraps=wraps)
+        if layer.padding == "replicate":
+            raise FastnstError("behind the first convolution nothing goes back through replicate padding")
+        winograd.convolve((1, len(layer.weight), height, width), read, layer.transposed, None, write, layer.padding)
         return result
 
     def empty(self, shape: Sequence[int]) -> Tensor:

@@ -220,7 +220,7 @@ class Options:
     padding: str = _option(
         "zeros",
         "padding of the first convolution: zeros or replicate; circular: of all, and wherever else neighbours count, "
-        "so that the result tiles",
+        "so that the result tiles (styles are seen with replicate in all)",
         choices=("zeros", "replicate", "circular"),
     )
     init: Any = _option(

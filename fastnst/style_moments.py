@@ -71,9 +71,7 @@ def _moments(
     maps = {level: style_maps(masks, level) for level in set(levels.values())}
     taps = {name: _Adding(maps[level], level, runtime) for name, level in levels.items()}
     if names and members:
-        for part in make_grid(
-            height, width, tile or max(height, width), reach_of(options.network, names, options.padding)
-        ):
+        for part in make_grid(height, width, tile or max(height, width), reach_of(options.network, names)):
             for tap in taps.values():
                 tap.tile = part
             backbone.forward(cut(image, part).to(runtime.device).contiguous(), taps)

@@ -450,6 +450,8 @@ class Stylizer:
         sizes = [self._style_size(style, edge) for style in styles]
         pictures = [at_size(style, size) for style, size in zip(styles, sizes, strict=True)]
         images = [picture.rgb[None] for picture in pictures]
+        # A style does not tile: its own seam would be among what the result is to look like.
+        backbone = backbone.repadded("replicate") if self.options.wraps else backbone
         shares = list(zip(images, self._shares, strict=True))
         regions = style_regions(self._regions, sizes, plain=plain)
         if tile is None:
@@ -462,7 +464,7 @@ class Stylizer:
         return targets
 
     def _style_size(self, style: AnyPicture, edge: int) -> tuple[int, int]:
-        return self._fitted(style, max(1, round(edge * self.options.style_scale)))
+        return fitted_size(style.height, style.width, max(1, round(edge * self.options.style_scale)))
 
     def _check_on_grid(self, content: AnyPicture | Canvas) -> None:
         """Raises OptionError where the result would not have the size that was asked for, for it is to tile. Of a

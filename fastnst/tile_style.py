@@ -45,7 +45,7 @@ def _grams(backbone: Backbone, image: Tensor, options: Options, runtime: Runtime
     height, width = image.shape[2:]
     levels = levels_of(options.network, names)
     sums: dict[str, Tensor] = {}
-    for part in make_grid(height, width, tile, reach_of(options.network, names, options.padding)):
+    for part in make_grid(height, width, tile, reach_of(options.network, names)):
         taps = {name: _Adding(sums, name, part.inside(level), runtime) for name, level in levels.items()}
         backbone.forward(cut(image, part).to(runtime.device).contiguous(), taps)
     return {name: found / ((height >> levels[name]) * (width >> levels[name])) for name, found in sums.items()}

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastnst.wrapping import bordered, wrap_columns_
+from fastnst.wrapping import bordered, fill_columns_
 
 # Output rows and columns of one tile, and the bytes of its transform for one channel: 8 × 8 float32.
 _TILE = 6
@@ -51,13 +51,12 @@ def convolve(
     weight: Tensor,
     bias: Tensor | None,
     write: Callable[[int, int, Tensor], None],
-    *,
-    wraps: bool = False,
+    padding: str = "zeros",
 ) -> None:
     """Convolves a (1, C, H, W) float32 map of `shape` with `weight` (K, C, 3, 3), stripe by stripe.
 
-    Around the map are zeros, or where it `wraps` its other sides. A map with fewer positions than channels is convolved
-    directly.
+    Around the map are zeros, its nearest pixels ("replicate") or its other sides ("circular"). A map with fewer
+    positions than channels is convolved directly.
 
     `read(start, stop, rows)` puts the map's rows start … stop into `rows`, (1, C, stop − start, W) of any strides;
     `write(start, stop, result)` gets the output's, (1, K, stop − start, W), its own to change.
@@ -67,11 +66,13 @@ def convolve(
         # The transform of the weights costs more than it saves.
         whole = torch.empty((1, channels, height, width), dtype=torch.float32)
         read(0, height, whole)
-        result = F.conv2d(bordered(whole), weight, bias) if wraps else F.conv2d(whole, weight, bias, padding=1)
-        write(0, height, result)
+        if padding == "zeros":
+            write(0, height, F.conv2d(whole, weight, bias, padding=1))
+        else:
+            write(0, height, F.conv2d(bordered(whole, padding), weight, bias))
         return
-    border = int(wraps)
-    above, below = _rows_around(channels, height, width, read) if wraps else (None, None)
+    border = int(padding != "zeros")
+    above, below = _rows_around(channels, height, width, read, padding) if border else (None, None)
     source = None
     for start, stop in stripes(weight.shape[0] + channels, height, width):
         if source is None or source.shape[2] != stop - start + 2:
@@ -85,18 +86,19 @@ def convolve(
             source[:, :, 0, columns] = above
         if below is not None and stop == height:
             source[:, :, -1, columns] = below
-        if wraps:
-            wrap_columns_(source)
+        if border:
+            fill_columns_(source, padding)
         write(start, stop, torch._nnpack_spatial_convolution(source, weight, bias, [0, 1 - border]))
 
 
 def _rows_around(
-    channels: int, height: int, width: int, read: Callable[[int, int, Tensor], None]
+    channels: int, height: int, width: int, read: Callable[[int, int, Tensor], None], padding: str
 ) -> tuple[Tensor, Tensor]:
-    """The rows beyond the first and beyond the last one of a map that wraps, each (1, C, W)."""
+    """The rows beyond the first and beyond the last one of a map, each (1, C, W), as `bordered` has them."""
     # A single row would have no window of the pooling.
     count = min(2, height)
     ends = torch.empty((2, 1, channels, count, width), dtype=torch.float32)
     read(height - count, height, ends[0])
     read(0, count, ends[1])
-    return ends[0, :, :, -1], ends[1, :, :, 0]
+    last, first = ends[0, :, :, -1], ends[1, :, :, 0]
+    return (last, first) if padding == "circular" else (first, last)

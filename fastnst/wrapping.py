@@ -12,23 +12,26 @@ from fastnst.resizing import resize
 _KERNEL_REACH = 3
 
 
-def bordered(x: Tensor) -> Tensor:
-    """A map (B, C, H, W) with a border of one from its other sides, (B, C, H + 2, W + 2), in its memory format."""
-    last = x.stride(1) == 1 and x.shape[1] > 1
-    layout = torch.channels_last if last else torch.contiguous_format
+def bordered(x: Tensor, padding: str) -> Tensor:
+    """A map (B, C, H, W) with a border of one, (B, C, H + 2, W + 2), in its memory format: from its other sides
+    ("circular") or from the nearest pixels ("replicate")."""
+    by_position = x.stride(1) == 1 and x.shape[1] > 1
+    layout = torch.channels_last if by_position else torch.contiguous_format
     height, width = x.shape[2:]
     padded = torch.empty((*x.shape[:2], height + 2, width + 2), dtype=x.dtype, device=x.device, memory_format=layout)
     padded[:, :, 1:-1, 1:-1] = x
-    padded[:, :, 0, 1:-1] = x[:, :, -1]
-    padded[:, :, -1, 1:-1] = x[:, :, 0]
-    wrap_columns_(padded)
+    first, last = (-1, 0) if padding == "circular" else (0, -1)
+    padded[:, :, 0, 1:-1] = x[:, :, first]
+    padded[:, :, -1, 1:-1] = x[:, :, last]
+    fill_columns_(padded, padding)
     return padded
 
 
-def wrap_columns_(padded: Tensor) -> None:
-    """Fills the first and the last column of a map (B, C, H, W + 2) from those of the other side."""
-    padded[..., 0] = padded[..., -2]
-    padded[..., -1] = padded[..., 1]
+def fill_columns_(padded: Tensor, padding: str) -> None:
+    """Fills the first and the last column of a map (B, C, H, W + 2) as `bordered` does."""
+    first, last = (-2, 1) if padding == "circular" else (1, -2)
+    padded[..., 0] = padded[..., first]
+    padded[..., -1] = padded[..., last]
 
 
 def resize_wrapped(image: Tensor, size: tuple[int, int]) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 from fastnst import edge_convolution, winograd
 from fastnst.backbone import build_backbone
 from fastnst.buffers import Buffers
+from fastnst.errors import FastnstError
 from fastnst.layers import Convolution, DirectLayers, Layers, Pool, WinogradLayers
 from fastnst.options import resolve_options
 from fastnst.runtime import resolve_runtime
@@ -160,6 +161,21 @@ def test_the_memory_of_one_size_goes_with_the_next() -> None:
     layers.release(kept)
     layers.begin(torch.Size((1, 3, 8, 9)))
     assert not layers._buffers._free
+
+
+@needs_nnpack
+@pytest.mark.parametrize("size", [(5, 7), (26, 12)])
+def test_replicate_padding_behind_the_first_convolution(size: tuple[int, int]) -> None:
+    direct = make_layers("direct")
+    layer, x = convolution(direct, 16, 24, "avg", "replicate"), noise(1, 16, *size)
+    check(direct, layer, x)
+    layers = WinogradLayers()
+    layer = convolution(layers, 16, 24, "avg", "replicate")
+    exact = in_float64(layer, x.double())
+    features, bits = layers.forward(layer, x, record=True)
+    assert (features.double() - exact).norm() <= 1e-5 * exact.norm()
+    with pytest.raises(FastnstError, match="replicate"):
+        layers.backward(layer, features, bits, x.shape)
 
 
 @pytest.mark.gpu

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from fastnst_kernels import BlendedTarget
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -28,7 +29,6 @@ from fastnst.resizing import resize
 from fastnst.runtime import resolve_runtime
 from fastnst.stylizer import Stylizer
 from fastnst.tile_grid import Reach, make_grid, reach_of
-from fastnst.tile_style import tiled_style_targets
 from fastnst.tiled_objective import make_tiled_objective
 from fastnst.weights import Weights, load_weights
 from fastnst.wrapping import bordered, resize_wrapped, seam_variation
@@ -150,11 +150,26 @@ def test_tiles_wrap_around(weights: Weights, height: int, width: int, tile: int,
     assert far(gradient, exact) < SIGNS
 
 
-def test_the_style_s_targets_in_tiles_wrap_around(weights: Weights) -> None:
-    whole, options = objective(weights, noise(1, 32, 32), **SHALLOW)
-    tiled = tiled_style_targets(whole.backbone, [(noise(3, 48, 64), 1.0)], options, whole.runtime, 8)
-    for name, target in whole.style.items():
-        assert far(tiled[name].matrix, target.matrix) < 1e-5
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("winograd", marks=needs_nnpack)])
+def test_a_style_goes_on_beyond_its_borders_as_it_ends(weights: Weights, precision: str) -> None:
+    options = resolve_options(padding="circular", precision=precision, **SHALLOW)
+    stylizer = Stylizer(noise(3, 21, 32), size=32, padding="circular", precision=precision, **SHALLOW)
+    backbone = build_backbone(weights, options.taps, stylizer.runtime, padding="circular")
+    for tile in (None, 8):
+        found = stylizer._style(32, backbone, stylizer._styles, tile)["conv2_1"]
+        stylizer._style_targets.clear()
+        x = (noise(3, 21, 32).double() - torch.tensor(weights.preprocessing.mean).view(1, 3, 1, 1)) / torch.tensor(
+            weights.preprocessing.std
+        ).view(1, 3, 1, 1)
+        for name in ("conv1_1", "conv1_2", "pool1", "conv2_1"):
+            if name == "pool1":
+                x = F.avg_pool2d(x, 2)
+                continue
+            kernel, bias = (weights.tensors[f"{name}.{part}"].double() for part in ("weight", "bias"))
+            x = F.relu(F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel, bias))
+        features = x[0].flatten(1)
+        assert isinstance(found, BlendedTarget)
+        assert far(found.matrix[0], features @ features.T / features.shape[1]) < 1e-5
 
 
 @given(cells=st.integers(1, 60), tile=st.integers(1, 300), grid=st.sampled_from([1, 4, 16]), pixels=st.integers(1, 80))
@@ -178,12 +193,13 @@ def test_wrapped_spans_own_each_pixel_once_and_see_enough(cells: int, tile: int,
             assert span.size < length
 
 
+@pytest.mark.parametrize("padding", ["circular", "replicate"])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("shape", [(1, 4, 5, 3), (1, 1, 2, 2), (1, 6, 1, 1)])
-def test_a_border_is_the_other_side(shape: tuple[int, ...], layout: torch.memory_format) -> None:
+def test_a_border_is_torch_s(shape: tuple[int, ...], layout: torch.memory_format, padding: str) -> None:
     x = torch.rand(shape).contiguous(memory_format=layout)
-    padded = bordered(x)
-    assert torch.equal(padded, F.pad(x, (1, 1, 1, 1), mode="circular"))
+    padded = bordered(x, padding)
+    assert torch.equal(padded, F.pad(x, (1, 1, 1, 1), mode=padding))
     if shape[1] > 1 and shape[2] > 1:
         assert padded.is_contiguous(memory_format=layout)
 
@@ -240,7 +256,6 @@ def test_a_texture_that_tiles_has_no_seam() -> None:
 def test_sizes_lie_on_the_grid() -> None:
     tall = Stylizer(noise(1, 40, 60), size=64, weights="random", padding="circular", scales=[36, 64], **SHALLOW)
     assert tall.scales(load_image(noise(2, 50, 39))) == {36: (36, 28), 64: (64, 48)}
-    assert tall._style_size(load_image(noise(2, 40, 60)), 36) == (24, 36)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,162 @@
+"""Reconstructions from layers: of content, of style, and the figure of both."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import fastnst
+from fastnst.canvas import Canvas
+from fastnst.cli import main
+from fastnst.output import read_parameters
+from fastnst.stylizer import Stylizer
+
+SMALL: dict[str, Any] = {"size": 40, "iterations": 3, "weights": "random"}
+FLAGS = ["--size", "40", "--iterations", "3", "--weights", "random", "--quiet"]
+
+
+def picture(height: int = 30, width: int = 44) -> np.ndarray:
+    """Blocks and noise, uint8 (height, width, 3)."""
+    generator = np.random.default_rng(0)
+    coarse = Image.fromarray(generator.integers(0, 255, (4, 4, 3), dtype=np.uint8))
+    image = np.asarray(coarse.resize((width, height), Image.Resampling.NEAREST), dtype=np.int16)
+    return np.clip(image + generator.integers(-20, 20, image.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    Image.fromarray(picture()).save(tmp_path / "picture.png")
+    return str(tmp_path / "picture.png")
+
+
+def test_a_layer_near_the_pixels_gives_the_picture_again() -> None:
+    image = picture(32, 48)
+    result = fastnst.reconstruct_content(image, "conv1_1", size=48, iterations=50, weights="random")
+    expected = torch.from_numpy(image).permute(2, 0, 1) / 255
+    assert (result.tensor - expected).abs().mean() < 0.01
+    assert result.parameters["styles"] == []
+    options = result.parameters["options"]
+    assert (options["preset"], options["style_weight"], options["init"]) == ("reconstruction", 0.0, "noise")
+    assert options["content_layers"] == {"conv1_1": 1.0}
+
+
+def test_the_style_of_more_layers_has_their_gram_matrices() -> None:
+    result = fastnst.reconstruct_style(picture(), ["conv1_1", "conv2_1"], **{**SMALL, "iterations": 30})
+    assert result.tensor.shape == (3, 27, 40)
+    assert result.losses[-1].style < 0.05 * result.losses[0].style
+    assert result.parameters["content"] is None
+    assert result.parameters["options"]["style_layers"] == {"conv1_1": 0.5, "conv2_1": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"style_weight": 2}, "style weight 2 was given for a reconstruction of content alone"),
+        ({"content_layers": "conv1_1"}, "content_layers was given beside the layers"),
+        ({"init": "warm"}, "does not exist"),
+        ({"layers": "conv9_9"}, "unknown layer 'conv9_9'"),
+    ],
+)
+def test_what_is_no_reconstruction_of_content_is_refused(options: dict[str, Any], problem: str) -> None:
+    with pytest.raises(fastnst.FastnstError, match=problem):
+        fastnst.reconstruct_content(picture(), **{**SMALL, **options})
+
+
+def test_what_is_no_reconstruction_of_style_is_refused() -> None:
+    with pytest.raises(fastnst.OptionError, match="content weight 1 was given for a reconstruction of style alone"):
+        fastnst.reconstruct_style(picture(), "conv1_1", content_weight=1, **SMALL)
+
+
+def test_a_stylizer_without_styles_needs_no_style_term() -> None:
+    with pytest.raises(fastnst.OptionError, match="no style image given"):
+        Stylizer([], size=40)
+    with pytest.raises(fastnst.OptionError, match="2 style weights for 0 style images"):
+        Stylizer([], size=40, style_weight=0, style_weights=[1, 2])
+
+
+def test_the_figure_has_both_rows() -> None:
+    made: list[fastnst.Result] = []
+    figure = fastnst.reconstruction_figure(picture(), ["conv1_1", "conv1_2"], made=made.append, **SMALL)
+    assert made == [*figure.style, *figure.content]
+    assert [list(result.parameters["options"]["style_layers"]) for result in figure.style] == [
+        ["conv1_1"],
+        ["conv1_1", "conv1_2"],
+    ]
+    assert [list(result.parameters["options"]["content_layers"]) for result in figure.content] == [
+        ["conv1_1"],
+        ["conv1_2"],
+    ]
+    assert figure.original.shape == made[0].tensor.shape
+    alone = fastnst.reconstruct_content(picture(), "conv1_2", **SMALL)
+    assert torch.equal(figure.content[1].tensor, alone.tensor)
+    sheet = figure.sheet(cell=40)
+    assert sheet.width > 3 * 40
+    assert sheet.height > 2 * 30
+
+
+@pytest.mark.parametrize("layers", [[], "conv1_1"])
+def test_a_figure_of_no_layers_is_refused(layers: Any) -> None:
+    with pytest.raises(fastnst.OptionError, match="no list of layers"):
+        fastnst.reconstruction_figure(picture(), layers, **SMALL)
+
+
+def test_a_figure_is_checked_before_its_first_run() -> None:
+    with pytest.raises(fastnst.OptionError, match="unknown layer"):
+        fastnst.reconstruction_figure(picture(), ["conv1_1", "conv9_9"], made=lambda _: pytest.fail("it ran"), **SMALL)
+
+
+@pytest.mark.parametrize("what", [["--layer", "conv1_1"], ["--style-layers", "conv1_1", "conv1_2"]])
+def test_the_command_reconstructs(
+    what: list[str], tmp_path: Path, path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, again = str(tmp_path / "out.png"), str(tmp_path / "again.png")
+    assert main(["reconstruct", path, *what, "-o", out, *FLAGS, "--checkpoint", str(tmp_path / "run")]) == 0
+    with Image.open(out) as image:
+        assert image.size == (40, 27)
+    assert read_parameters(out)["options"]["preset"] == "reconstruction"
+    assert main(["rerun", out, "-o", again]) == 0
+    assert "every pixel is the same" in capsys.readouterr().err
+    assert main(["resume", str(tmp_path / "run"), "-o", again, "--quiet"]) == 0
+
+
+def test_the_command_makes_the_figure(tmp_path: Path, path: str) -> None:
+    out, kept = tmp_path / "figure.png", tmp_path / "kept"
+    arguments = ["reconstruct", path, "--figure", "--layer", "conv1_1", "conv1_2", "-o", str(out), "--cell", "32"]
+    assert main([*arguments, "--keep", str(kept), *FLAGS]) == 0
+    assert sorted(file.name for file in kept.iterdir()) == [
+        f"{kind}_{layer}.png" for kind in ("content", "style") for layer in ("conv1_1", "conv1_2")
+    ]
+    recorded = read_parameters(out)
+    assert recorded["layers"] == ["conv1_1", "conv1_2"]
+    assert [len(row) for row in recorded["cells"]] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ([], "give either --layer"),
+        (["--layer", "conv1_1", "--style-layers", "conv1_1"], "give either --layer"),
+        (["--figure", "--style-layers", "conv1_1"], "name the layers of the figure with --layer"),
+        (["--figure", "--movie", "x.gif"], "--movie is for one run"),
+        (["--layer", "conv1_9"], "unknown layer 'conv1_9'"),
+        (["--layer", "conv1_1", "--style-weight", "1"], "style weight 1.0 was given"),
+    ],
+)
+def test_arguments_that_contradict_each_other_end_in_one_line(
+    arguments: list[str], problem: str, tmp_path: Path, path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["reconstruct", path, "-o", str(tmp_path / "out.png"), *arguments]) == 1
+    said = capsys.readouterr().err
+    assert problem in said
+    assert said.count("\n") == 1
+
+
+def test_a_picture_with_alpha_is_flattened_for_its_style() -> None:
+    image = np.dstack([picture(), np.full((30, 44), 128, np.uint8)])
+    result = fastnst.reconstruct_style(image, "conv1_1", **SMALL)
+    assert result.alpha is None
+    options = {**SMALL, "preset": "reconstruction", "content_weight": 0, "style_layers": "conv1_1"}
+    assert torch.equal(result.tensor, Stylizer(image, **options)(Canvas(30, 44)).tensor)
