@@ -16,7 +16,15 @@ from fastnst.tile_options import parse_memory, parse_tile
 
 START_WORDS = ("content", "noise", "grey", "style-mean")
 """What `init` may be beside a picture."""
-PRESET_NAMES = ("default", "gatys", "texture", "neural-style", "gatys-notebook", "style-transfer-pytorch")
+PRESET_NAMES = (
+    "default",
+    "gatys",
+    "texture",
+    "reconstruction",
+    "neural-style",
+    "gatys-notebook",
+    "style-transfer-pytorch",
+)
 
 _OF_GATYS = tuple(f"conv{block}_1" for block in range(1, 6))
 

@@ -42,7 +42,10 @@ def reconstruct_content(
     Args:
         image: as `stylize` takes it.
         layers: a layer, or several with or without weights, as the option `content_layers`.
-        callback, callback_every, checkpoint, checkpoint_every: as for `stylize`.
+        callback: as for `stylize`.
+        callback_every: as for `stylize`.
+        checkpoint: as for `stylize`.
+        checkpoint_every: as for `stylize`.
         **options: the fields of `fastnst.Options`; the preset is "reconstruction" where none is given.
 
     Raises FastnstError as `stylize` does, and OptionError for a style weight.

@@ -19,7 +19,7 @@ DATA = ("text", "json", "toml", "csv", "bibtex")
 RUN_ELSEWHERE = ("first-command", "tests")
 SIZE, ITERATIONS = 48, 2
 # Those that take the options of a run.
-CALLS = ("stylize", "Stylizer", "PerceptualLoss", "synthesize_texture", "reconstruct")
+CALLS = ("stylize", "Stylizer", "PerceptualLoss", "synthesize_texture", "reconstruct_content", "reconstruct_style")
 COMMANDS = ("stylize", "batch", "grid", "texture", "reconstruct")
 
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>[^\n`]*)\n(?P<text>.*?)^(?P=indent)```$", re.DOTALL | re.MULTILINE)
