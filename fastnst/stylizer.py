@@ -26,6 +26,7 @@ from fastnst.images import (
     AtSizes,
     Picture,
     Source,
+    StreamedPicture,
     at_size,
     check_fits,
     fitted_size,
@@ -56,7 +57,7 @@ from fastnst.tile_taps import StyleTarget
 from fastnst.weights import Weights, load_weights
 from fastnst.wrapping import resize_wrapped
 
-Styles = Source | Picture | Sequence[Source | Picture]
+Styles = Source | AnyPicture | Sequence[Source | AnyPicture]
 
 
 def stylize(
