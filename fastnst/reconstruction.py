@@ -93,7 +93,8 @@ def content_options(layers: Layers, given: Mapping[str, Any]) -> dict[str, Any]:
 def style_options(layers: Layers, given: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a run that reconstructs from Gram matrices. Raises OptionError for those of a content."""
     _refuse(given, "content", "style")
-    return {"preset": "reconstruction", "init": "noise", **given, "style_layers": layers, "content_weight": 0.0}
+    own = {"preset": "reconstruction", "init": "noise", "edge": "long"}
+    return {**own, **given, "style_layers": layers, "content_weight": 0.0}
 
 
 def _refuse(given: Mapping[str, Any], other: str, own: str) -> None:

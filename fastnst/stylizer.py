@@ -465,7 +465,8 @@ class Stylizer:
         return targets
 
     def _style_size(self, style: AnyPicture, edge: int) -> tuple[int, int]:
-        return fitted_size(style.height, style.width, max(1, round(edge * self.options.style_scale)))
+        scaled = max(1, round(edge * self.options.style_scale))
+        return fitted_size(style.height, style.width, scaled, self.options.edge)
 
     def _check_on_grid(self, content: AnyPicture | Canvas) -> None:
         """Raises OptionError where the result would not have the size that was asked for, for it is to tile. Of a
