@@ -18,7 +18,7 @@ from fastnst.reductions import style_factor
 _OPTIONS = (
     *("preset", "size", "edge", "style_scale", "content_weight", "style_weight", "tv_weight", "tv_kind"),
     *("tv_reduction", "style_weights", "content_layers", "style_layers", "objective", "content_reduction"),
-    *("style_reduction", "pooling", "padding", "network", "weights", "backend"),
+    *("style_reduction", "style_loss", "pooling", "padding", "network", "weights", "backend"),
 )
 
 
@@ -59,6 +59,8 @@ class PerceptualLoss(nn.Module):
         if other := [name for name in options if name not in _OPTIONS]:
             raise OptionError(f"{other[0]} is no option of PerceptualLoss; its options are: {', '.join(_OPTIONS)}")
         self.options = resolve_options(**options)
+        if self.options.style_loss != "gram":
+            raise OptionError(f'PerceptualLoss has no style loss {self.options.style_loss}; give style_loss="gram"')
         self._style_layers = dict(self.options.active_style_layers)
         self._content_layers = dict(self.options.active_content_layers)
         self.extractor = FeatureExtractor(

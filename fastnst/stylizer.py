@@ -40,6 +40,7 @@ from fastnst.optimizers import Optimizer, make_optimizer
 from fastnst.options import START_WORDS, Options, OptionValues, resolve_options
 from fastnst.planner import Plan, device_of, plan_run
 from fastnst.preserve_color import prepared
+from fastnst.preset_network import warn_of_other_network
 from fastnst.pyramid import scale_edges, scale_iterations
 from fastnst.ranks import ALONE, Ranks
 from fastnst.regions import guidance_of, load_regions, recorded_regions, style_regions
@@ -426,6 +427,7 @@ class Stylizer:
             options = self.options
             load = partial(load_weights, options.weights, options.network, taps=options.taps, progress=progress)
             self._network = self._networks.get(options, self.runtime, lambda: self._ranks.in_turn(load))
+            warn_of_other_network(options, self._network[0])
         return self._network
 
     def _start(self, content: AtSizes, styles: Sequence[AnyPicture], edge: int, size: tuple[int, int]) -> Tensor:

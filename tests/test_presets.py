@@ -10,10 +10,13 @@ from torch import Tensor
 
 from fastnst.backbone import build_backbone
 from fastnst.checkpoint import IMAGENET, Preprocessing
+from fastnst.errors import FastnstWarning, OptionError
 from fastnst.objective import make_objective, style_targets
 from fastnst.options import PRESET_NAMES, PRESETS, resolve_options
+from fastnst.perceptual import PerceptualLoss
 from fastnst.pyramid import scale_edges, scale_iterations
 from fastnst.runtime import resolve_runtime
+from fastnst.stylizer import Stylizer
 from fastnst.weights import Weights, load_weights
 
 BLOCKS = ((1, 2), (2, 2), (3, 4), (4, 4), (5, 1))
@@ -173,6 +176,20 @@ def test_the_schedule_is_that_of_the_tool(case: str) -> None:
     scales = scale_edges(options.scales, options.size, 600, 800, edge=options.edge, factor=options.scale_factor)
     assert scales == edges
     assert scale_iterations(options.iterations, len(scales)) == iterations
+
+
+def test_weights_that_leave_the_terms_out_of_balance_are_warned_of() -> None:
+    picture = torch.rand((3, 32, 32))
+    options: dict[str, Any] = {"preset": "neural-style", "weights": "embedded", "size": 32, "device": "cpu"}
+    with pytest.warns(FastnstWarning, match="preset neural-style weighs its terms for Caffe's VGG-19"):
+        Stylizer(picture, **options).load()
+    Stylizer(picture, **options, tv_weight=0).load()
+    Stylizer(picture, **{**options, "preset": "gatys-notebook"}).load()
+
+
+def test_the_module_has_gram_matrices_alone() -> None:
+    with pytest.raises(OptionError, match="PerceptualLoss has no style loss wasserstein"):
+        PerceptualLoss(torch.rand((3, 32, 32)), preset="style-transfer-pytorch", weights="random")
 
 
 def test_the_names_of_the_presets() -> None:
