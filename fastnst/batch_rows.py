@@ -16,15 +16,12 @@ from fastnst.image_files import open_source
 from fastnst.manifest import ManifestError, Row, for_each
 from fastnst.options import START_WORDS, Options, resolve_options
 from fastnst.output import check_output_path
+from fastnst.picture_folder import pictures_at
 from fastnst.plan_limit import USABLE, free_bytes, held_bytes
 from fastnst.runtime import resolve_runtime
 from fastnst.weights import Weights, load_weights
 
 NAME_PATTERN = "{content}_{style}.png"
-PICTURE_SUFFIXES = (
-    *(".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif"),
-    *(".avif", ".jp2", ".ppm", ".pgm", ".psd", ".qoi", ".tga", ".npy"),
-)
 _FIELDS = ("content", "style", "number")
 
 
@@ -33,24 +30,11 @@ def pair_rows(contents: Sequence[str], styles: Sequence[str]) -> list[Row]:
 
     Raises ImageError for a folder without pictures, or one that cannot be read.
     """
-    pictures = [path for content in contents for path in _pictures(content, "content")]
-    models = [path for style in styles for path in _pictures(style, "style")]
+    pictures = [path for content in contents for path in pictures_at(content, "content")]
+    models = [path for style in styles for path in pictures_at(style, "style")]
     return [
         Row(f"{Path(picture).name} × {Path(model).name}", picture, (model,)) for model in models for picture in pictures
     ]
-
-
-def _pictures(path: str, role: str) -> list[str]:
-    if not os.path.isdir(path):  # noqa: PTH112 - Path("") would be the current directory
-        return [path]
-    try:
-        names = sorted(entry.name for entry in os.scandir(path) if entry.is_file())
-    except OSError as error:
-        raise ImageError(f"{role} folder {path!r} cannot be read ({error.strerror}); check its permissions") from error
-    found = [name for name in names if Path(name).suffix.lower() in PICTURE_SUFFIXES and not name.startswith(".")]
-    if not found:
-        raise ImageError(f"{role} folder {path!r} has no pictures; pictures end in .png, .jpg, .webp, .tif …")
-    return [os.path.join(path, name) for name in found]  # noqa: PTH118 - "./a" stays as it was given
 
 
 def make_tasks(

@@ -101,7 +101,9 @@ def _add_stylize(commands: Any) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("content", metavar="CONTENT", help="the picture to render; - reads it from stdin")
-    parser.add_argument("styles", metavar="STYLE", nargs="+", help="the picture or pictures whose style it gets")
+    parser.add_argument(
+        "styles", metavar="STYLE", nargs="+", help="the pictures whose style it gets, or folders of them"
+    )
     add_output(parser)
     add_options(parser)
     add_output_arguments(parser)

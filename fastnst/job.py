@@ -14,6 +14,7 @@ from fastnst.images import Source
 from fastnst.masks import parse_masks
 from fastnst.movie import check_movie
 from fastnst.output import Target, check_output_path
+from fastnst.picture_folder import pictures_at
 from fastnst.roofline_plot import check_plot
 from fastnst.saved_run import check_checkpoint
 
@@ -144,6 +145,19 @@ class Job:
         output = Path(self.outputs.output)
         check_output_path(numbered_path(output, self.outputs.save_every), **self.outputs.form)
         return list(output.parent.glob(f"{glob.escape(output.stem)}_[0-9]*{glob.escape(output.suffix)}"))
+
+
+def style_paths(styles: Sequence[str], output: str) -> list[str]:
+    """The styles, each folder among them replaced by the pictures in it, by name.
+
+    Raises ImageError as `pictures_at` does, and OptionError where `output` would be among them the next time.
+    """
+    for style in styles:
+        if output != STANDARD and Path(style).is_dir() and _same_file(Path(output).parent, Path(style)):
+            raise OptionError(
+                f"-o {output} is in the folder of the styles, and outputs would become inputs; give another"
+            )
+    return [path for style in styles for path in pictures_at(style, "style")]
 
 
 def standard_input() -> IO[bytes]:

@@ -38,6 +38,7 @@ from fastnst.networks import Networks
 from fastnst.objective import style_targets
 from fastnst.optimizers import Optimizer, make_optimizer
 from fastnst.options import START_WORDS, Options, OptionValues, resolve_options
+from fastnst.picture_folder import pictures_at
 from fastnst.planner import Plan, device_of, plan_run
 from fastnst.preserve_color import prepared
 from fastnst.preset_network import warn_of_other_network
@@ -76,7 +77,8 @@ def stylize(
     Args:
         content: a path, a PIL image, an array (H, W, 3) of uint8 or of floats in 0…1, or a tensor (3, H, W) or
             (1, 3, H, W) in 0…1.
-        style: the same, or a sequence of them, which may be empty where the style weight is 0.
+        style: the same, or a folder of pictures, which are taken by their names' order, or a sequence of these, which
+            may be empty where the style weight is 0.
         callback: called with an `Iterate` when losses have been read back; returning False (not None) stops the run
             there.
         callback_every: read them back at least after so many evaluations. On a CPU it is after each one anyway; on a
@@ -547,7 +549,10 @@ class Stylizer:
 
 
 def _load_styles(style: Styles, options: Options) -> list[AnyPicture]:
-    sources: list[Source | AnyPicture] = list(style) if isinstance(style, list | tuple) else [style]  # type: ignore[list-item]
+    given: list[Source | AnyPicture] = list(style) if isinstance(style, list | tuple) else [style]  # type: ignore[list-item]
+    sources: list[Source | AnyPicture] = []
+    for each in given:
+        sources += pictures_at(each, "style") if isinstance(each, str | os.PathLike) else [each]
     read = partial(open_picture, role="style", max_pixels=options.max_pixels)
     if not sources and (options.style_weight > 0 or options.init == "style-mean"):
         raise OptionError("no style image given; give at least one")

@@ -26,7 +26,9 @@ def add_parser(commands: Any) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("content", metavar="CONTENT", help="the picture to render")
-    parser.add_argument("styles", metavar="STYLE", nargs="+", help="the picture or pictures whose style it gets")
+    parser.add_argument(
+        "styles", metavar="STYLE", nargs="+", help="the pictures whose style it gets, or folders of them"
+    )
     parser.add_argument("-o", "--output", metavar="OUT", required=True, help="the sheet; - writes it to stdout")
     for axis, example in (("down", 'style_layers "conv1_1" "conv1_1 conv2_1"'), ("across", "style_weight 10 100 1000")):
         parser.add_argument(

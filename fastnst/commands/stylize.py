@@ -20,7 +20,7 @@ from fastnst.cli import EXIT_INTERRUPTED
 from fastnst.commands.signals import heard
 from fastnst.config_file import read_config
 from fastnst.errors import FastnstError, FastnstWarning, Interrupted
-from fastnst.job import Job, Outputs
+from fastnst.job import Job, Outputs, style_paths
 from fastnst.loss_plot import draw_losses
 from fastnst.options import resolve_options
 from fastnst.output import check_output_path
@@ -38,8 +38,8 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def make_job(parsed: argparse.Namespace) -> Job:
-    """The job of the parsed arguments. Raises OptionError as `settings_of` does."""
-    return Job(parsed.content, parsed.styles, *settings_of(parsed))
+    """The job of the parsed arguments. Raises FastnstError as `settings_of` and `style_paths` do."""
+    return Job(parsed.content, style_paths(parsed.styles, parsed.output), *settings_of(parsed))
 
 
 def settings_of(parsed: argparse.Namespace) -> tuple[dict[str, Any], Outputs]:

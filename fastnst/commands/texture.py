@@ -18,7 +18,7 @@ def add_parser(commands: Any) -> None:
         "--preset texture where none is given. --style-layers says up to which size structures are taken over.",
         allow_abbrev=False,
     )
-    parser.add_argument("styles", metavar="STYLE", nargs="+", help="the picture or pictures whose texture it gets")
+    parser.add_argument("styles", metavar="STYLE", nargs="+", help="the pictures whose texture it gets, or folders")
     add_output(parser)
     parser.add_argument(
         "--size",
@@ -40,11 +40,11 @@ def run(parsed: argparse.Namespace) -> int:
     from fastnst.canvas import parse_canvas
     from fastnst.commands.stylize import settings_of
     from fastnst.commands.together import execute_together
-    from fastnst.job import Job
+    from fastnst.job import Job, style_paths
     from fastnst.texture import texture_options
 
     options, outputs = settings_of(parsed)
     size = options.pop("size", 512)
     canvas = parse_canvas(size if parsed.canvas is None else parsed.canvas)
     options = texture_options(canvas, options, tileable=parsed.tileable)
-    return execute_together(Job(canvas, parsed.styles, options, outputs))
+    return execute_together(Job(canvas, style_paths(parsed.styles, parsed.output), options, outputs))
