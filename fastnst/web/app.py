@@ -187,7 +187,8 @@ class App:
 
     async def _example(self, call: Call, visit: Visit) -> Response:
         path = example(call.path_params["name"])
-        upload = await run_in_threadpool(read_upload, path.name, path.read_bytes(), self._limits)
+        # The page's own pictures are no visitor's: their limits are the usual ones.
+        upload = await run_in_threadpool(read_upload, path.name, path.read_bytes(), Limits())
         return JSONResponse(_shown(upload, visit.add_upload(upload)))
 
     async def _uploaded(self, call: Call, visit: Visit) -> Response:

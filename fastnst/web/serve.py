@@ -36,7 +36,7 @@ def serve(host: str, port: int, options: Mapping[str, Any], limits: Limits) -> N
             )
         shown = f"[{host}]" if ":" in host else host
         print(f"fastnst: the page is at http://{shown}:{port} (Ctrl-C ends it)", file=sys.stderr, flush=True)
-        server = _Server(app)
+        server = Server(app)
         try:
             server.run(sockets=[listening])
         except KeyboardInterrupt:
@@ -79,7 +79,7 @@ def bound(host: str, port: int) -> socket.socket:
     return listening
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     """Ends the pages' streams before it waits for the pages to go."""
 
     def __init__(self, app: App) -> None:

@@ -79,7 +79,7 @@ class Studio:
         styles = [style.opened() for style in request.styles]
         options: dict[str, Any] = {**request.options, **self.host, "init": start}
         stylizer = Stylizer(styles, networks=self._networks, **options)
-        content = load_image(request.content.opened(), role="content", max_pixels=self.limits.pixels)
+        content = load_image(request.content.opened(), role="content")
         return stylizer(content, callback=_Shown(ticket), callback_every=None)
 
 

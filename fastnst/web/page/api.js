@@ -48,11 +48,19 @@ export const smallUrl = (id) => here(`/results/${id}/small`);
 export const imageUrl = (id) => here(`/results/${id}/image`);
 export const fileUrl = (id, format) => here(`/results/${id}/file?format=${format}`);
 
-// Calls `heard` with each event, `lost` when the visit is gone for good.
-export function listen(heard, lost) {
+// Calls `heard` with each event, `lost` when the visit is gone for good, `silent` when the server does not answer a
+// second time, and `back` when it does again.
+export function listen(heard, { lost, silent, back }) {
   const source = new EventSource(here("/events"));
+  let failures = 0;
   source.onmessage = (event) => heard(JSON.parse(event.data));
+  source.onopen = () => {
+    if (failures > 1) back();
+    failures = 0;
+  };
   source.onerror = () => {
+    failures++;
     if (source.readyState === EventSource.CLOSED) lost();
+    else if (failures === 2) silent();
   };
 }

@@ -122,7 +122,7 @@ async function main() {
     if (isBusy() && before?.number !== run.number) history.select("live");
     const ended = run && !isBusy() && (before === null || before.number !== run.number || before.state !== run.state);
     if (!ended) return;
-    if (run.message) complain(run.message);
+    if (run.message && before !== null) complain(run.message);
     if (history.selected !== "live" && before !== null) return;
     history.select(run.result);
     if (!run.result) {
@@ -156,7 +156,11 @@ async function main() {
     slots.style.put(chosen.pictures.style);
     controls.restore(chosen);
   }
-  api.listen(heard, () => complain("the server is gone, or has forgotten this page; load it again"));
+  api.listen(heard, {
+    lost: () => complain("this page was away for too long and its pictures are forgotten; load it again"),
+    silent: () => complain("the server does not answer; it may have been ended in its terminal"),
+    back: calm,
+  });
 }
 
 attempt(main);

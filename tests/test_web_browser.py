@@ -1,0 +1,327 @@
+"""The page in a real Chromium: what a visitor does and sees, and that nothing is asked of anyone else."""
+
+import base64
+import io
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastnst import cli
+from fastnst.output import read_parameters
+from tests.web_server import serving
+
+pytest.importorskip("starlette", reason="the page's server is the extra web")
+pytest.importorskip("uvicorn", reason="the page's server is the extra web")
+playwright = pytest.importorskip("playwright.sync_api", reason="the browser's driver is the extra browser")
+
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
+)
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not CHROMIUM, reason="needs Chromium: apt-get install chromium"),
+]
+SECONDS = 60_000  # in milliseconds, for what takes a fraction of one on a quiet machine
+SIZES = {"desktop": (1280, 800), "phone": (390, 844)}
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with serving(size=192, upload_bytes=200_000, pixels=50_000) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    # Whatever the page or the browser itself would ask for elsewhere does not resolve.
+    alone = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+    playwright.expect.set_options(timeout=SECONDS)
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", alone])
+        yield browser
+        browser.close()
+
+
+class Tab:
+    """One visitor's page. `problems` are errors of its scripts, and calls that went elsewhere."""
+
+    def __init__(self, browser: Any, address: str, size: str = "desktop", *, dark: bool = False) -> None:
+        width, height = SIZES[size]
+        scheme = "dark" if dark else "light"
+        self.context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(SECONDS)
+        self.problems: list[str] = []
+        self.page.on("request", self._asked)
+        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
+        self.page.on("console", self._said)
+        self.page.goto(address)
+        self.page.wait_for_selector("#begins")
+
+    def _asked(self, request: Any) -> None:
+        if urlsplit(request.url).hostname != "127.0.0.1":
+            self.problems.append(f"asked for {request.url}")
+
+    def _said(self, message: Any) -> None:
+        # The browser says of every refusal that there was one.
+        if message.type in ("error", "warning") and "status of 400" not in message.text:
+            self.problems.append(message.text)
+
+    def give(self, content: Path, style: Path) -> None:
+        self.page.set_input_files("#content input", content)
+        self.page.set_input_files("#style input", style)
+        for slot in ("content", "style"):
+            self.page.wait_for_selector(f"#{slot} .full img")
+
+    def set(self, **values: str) -> None:
+        for name, value in values.items():
+            field = f"#option-{name}"
+            if not self.page.is_visible(field):
+                self.page.click("#more summary")
+            if self.page.evaluate("(id) => document.querySelector(id).tagName", field) == "SELECT":
+                self.page.select_option(field, value)
+            else:
+                self.page.fill(field, value)
+
+    def start(self) -> None:
+        self.page.click("#start")
+        self.page.wait_for_selector("#stop:visible")
+
+    def until_over(self) -> None:
+        self.page.wait_for_selector("#start:visible")
+
+    def until_moving(self) -> None:
+        """Waits for the first image of a run and its curve."""
+        self.page.wait_for_selector("[data-result=live] img")
+        self.page.wait_for_selector("#chart path.total[d*=L]", state="attached")
+
+    def download(self) -> tuple[str, Path]:
+        with self.page.expect_download() as waited:
+            self.page.click("#download")
+        return waited.value.suggested_filename, Path(waited.value.path())
+
+    def results(self) -> list[str]:
+        return list(self.page.locator("#results button span").all_inner_texts())
+
+
+@pytest.fixture
+def tab(browser: Any, address: str) -> Iterator[Tab]:
+    tab = Tab(browser, address)
+    yield tab
+    tab.context.close()
+    assert tab.problems == []
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> tuple[Path, Path]:
+    paths = []
+    for seed, name in enumerate(("sea.png", "oil.png")):
+        coarse = np.random.default_rng(seed).integers(0, 255, (6, 8, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((96, 72), Image.Resampling.BICUBIC).save(tmp_path / name)
+        paths.append(tmp_path / name)
+    return paths[0], paths[1]
+
+
+def test_from_two_pictures_to_a_larger_result(tab: Tab, pictures: tuple[Path, Path], capsys: Any) -> None:
+    page = tab.page
+    tab.give(*pictures)
+    tab.set(size="64", iterations="12", scales="none", style_weight="20", seed="3")
+    tab.start()
+    tab.until_moving()
+    tab.until_over()
+    assert tab.results() == ["1 · 64 px"]
+    said = page.inner_text("#said")
+    assert "Result 1 · 64 × 48 px" in said
+    assert "12 iterations" in said
+    assert "style weight 20" in said
+    assert page.locator("#chart path").count() == 4
+
+    name, file = tab.download()
+    assert name == "sea-oil-1.png"
+    options = read_parameters(file)["options"]
+    assert (options["size"], options["style_weight"], options["seed"]) == (64, 20, 3)
+    assert cli.main(["info", str(file)]) == 0
+    assert "style_weight 20" in capsys.readouterr().out
+    page.select_option("#format", "tiff")
+    name, file = tab.download()
+    assert name == "sea-oil-1.tif"
+    assert read_parameters(file)["options"] == options
+
+    assert page.inner_text("#continue") == "Continue at 128 px"
+    page.click("#continue")
+    page.wait_for_selector('[data-result="2"]')
+    tab.until_over()
+    assert tab.results() == ["2 · 128 px", "1 · 64 px"]
+    page.select_option("#format", "png")
+    name, file = tab.download()
+    record = read_parameters(file)
+    assert record["init"]["name"] == "sea-oil-1.png"
+    assert record["options"]["size"] == 128
+    with Image.open(file) as image:
+        assert image.size == (128, 96)
+
+
+def test_a_run_is_made_again_by_the_command(tab: Tab, pictures: tuple[Path, Path], tmp_path: Path) -> None:
+    tab.give(*pictures)
+    tab.set(size="48", iterations="3", scales="none")
+    tab.start()
+    tab.until_over()
+    _, file = tab.download()
+    shutil.copy(file, tmp_path / "made.png")
+    again = str(tmp_path / "again.png")
+    assert cli.main(["rerun", str(tmp_path / "made.png"), "-o", again, "--quiet"]) == 0
+
+
+def test_stop_keeps_the_last_image(tab: Tab, pictures: tuple[Path, Path]) -> None:
+    tab.give(*pictures)
+    tab.set(size="64", iterations="5000", scales="none")
+    tab.start()
+    tab.until_moving()
+    playwright.expect(tab.page.locator("#said")).to_contain_text("left")
+    tab.page.click("#stop")
+    tab.until_over()
+    assert "stopped" in tab.page.inner_text("#said")
+    _, file = tab.download()
+    record = read_parameters(file)
+    assert record["stopped"] == "interrupted"
+    assert record["final"]["iteration"] < 5000
+
+
+def test_history_puts_pictures_and_controls_back(tab: Tab, pictures: tuple[Path, Path]) -> None:
+    page = tab.page
+    tab.give(*pictures)
+    tab.set(size="48", iterations="2", scales="none", preserve_color="luminance", pooling="max")
+    tab.start()
+    tab.until_over()
+    tab.give(pictures[1], pictures[0])
+    page.click("#reset")
+    tab.set(size="50", iterations="2", scales="none")
+    page.select_option("#begins", "1")
+    tab.start()
+    tab.until_over()
+    assert tab.results() == ["2 · 50 px", "1 · 48 px"]
+    assert page.input_value("#begins") == "1"
+    page.click('[data-result="1"]')
+    assert page.input_value("#option-size") == "48"
+    assert page.input_value("#option-preserve_color") == "luminance"
+    assert page.input_value("#option-pooling") == "max"
+    assert page.input_value("#begins") == "content"
+    assert page.get_attribute("#content img", "alt") == "sea.png"
+    assert "Result 1 · 48 × 36 px" in page.inner_text("#said")
+    # Loading the page again loses none of it.
+    page.reload()
+    page.wait_for_selector('[data-result="2"]')
+    assert tab.results() == ["2 · 50 px", "1 · 48 px"]
+    assert page.input_value("#option-size") == "48"
+    assert page.get_attribute("#content img", "alt") == "sea.png"
+
+
+def test_bad_and_too_large_files_are_told(tab: Tab, tmp_path: Path, pictures: tuple[Path, Path]) -> None:
+    page = tab.page
+    noise = np.random.default_rng(0).integers(0, 255, (300, 300, 3), dtype=np.uint8)
+    (tmp_path / "bad.png").write_bytes(b"no picture at all")
+    Image.fromarray(noise).save(tmp_path / "heavy.png")
+    Image.new("RGB", (400, 300)).save(tmp_path / "wide.png")
+    for name, said in [
+        ("bad.png", "Content image (bad.png) is not an image of a known format"),
+        ("heavy.png", "Heavy.png has more than 200 kB, the most that this page takes"),
+        ("wide.png", "400×300 = 120000 pixels, more than the limit of 50000 pixels"),
+    ]:
+        page.set_input_files("#content input", tmp_path / name)
+        page.wait_for_selector("#alert:visible")
+        playwright.expect(page.locator("#alert p")).to_contain_text(said)
+        assert page.locator("#content .bad").count() == 1
+        page.click("#alert button")
+        assert not page.is_visible("#alert")
+    page.click("#start")
+    playwright.expect(page.locator("#alert p")).to_contain_text("Give a content picture and a style picture first")
+    tab.give(*pictures)
+    assert not page.is_visible("#alert")
+    tab.set(size="500")
+    assert page.locator("#option-size.invalid").count() == 1
+    page.click("#start")
+    playwright.expect(page.locator("#alert p")).to_contain_text(
+        "Size 500 is more than this page makes; give 192 or less"
+    )
+
+
+def test_pictures_can_be_dropped(tab: Tab, pictures: tuple[Path, Path]) -> None:
+    for slot, paths in (("content", pictures[:1]), ("style", pictures)):
+        files = [(path.name, base64.b64encode(path.read_bytes()).decode()) for path in paths]
+        tab.page.evaluate(
+            """([slot, files]) => {
+                const dataTransfer = new DataTransfer();
+                for (const [name, text] of files)
+                    dataTransfer.items.add(new File([Uint8Array.from(atob(text), (c) => c.charCodeAt(0))], name));
+                const drop = new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true });
+                document.querySelector(`#${slot} .drop`).dispatchEvent(drop);
+            }""",
+            [slot, files],
+        )
+        tab.page.wait_for_selector(f"#{slot} .full img")
+    assert tab.page.locator("#style img").count() == 2
+    assert "2 pictures" in tab.page.inner_text("#style .caption")
+
+
+def test_the_examples_are_two_clicks_away(tab: Tab) -> None:
+    tab.page.click("#examples")
+    tab.page.wait_for_selector("#style .full img")
+    tab.set(size="48", iterations="1", scales="none")
+    tab.start()
+    tab.until_over()
+    assert tab.results() == ["1 · 48 px"]
+
+
+def test_a_closed_tab_frees_the_queue(
+    browser: Any, address: str, pictures: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastnst.web.visits.AWAY_SECONDS", 0.5)
+    first, second = Tab(browser, address), Tab(browser, address)
+    for one, iterations in ((first, "5000"), (second, "2")):
+        one.give(*pictures)
+        one.set(size="48", iterations=iterations, scales="none")
+        one.start()
+    playwright.expect(second.page.locator("#said")).to_contain_text("1 run is before yours")
+    assert second.page.inner_text("#stop") == "Leave the queue"
+    first.context.close()
+    second.until_over()
+    assert second.results() == ["1 · 48 px"]
+    second.context.close()
+    assert first.problems + second.problems == []
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_nothing_overflows_or_jumps(browser: Any, address: str, size: str, dark: bool) -> None:
+    tab = Tab(browser, address, size, dark=dark)
+    page = tab.page
+    width, height = SIZES[size]
+
+    def places() -> dict[str, Any]:
+        names = ("#view", "#bar", "#chart", "#start:visible, #stop:visible", "#option-size")
+        return {name: page.locator(name).first.bounding_box() for name in names}
+
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    if size == "desktop":
+        assert page.evaluate("document.documentElement.scrollHeight") <= height
+        before = places()
+        page.click("#examples")
+        page.wait_for_selector("#style .full img")
+        tab.set(size="48", iterations="2")
+        tab.start()
+        tab.until_over()
+        page.wait_for_selector("#view img")
+        page.evaluate("document.querySelector('#controls').scrollTo(0, 0)")
+        assert places() == before
+    page.click("#more summary")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    shown = Image.open(io.BytesIO(page.screenshot()))
+    assert (np.asarray(shown.convert("L")).mean() < 100) == dark
+    tab.context.close()
+    assert tab.problems == []

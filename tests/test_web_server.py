@@ -1,0 +1,305 @@
+"""The page's server over HTTP, without a browser."""
+
+import http.client
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastnst.output import read_parameters
+from tests.web_server import serving
+
+pytest.importorskip("starlette", reason="the page's server is the extra web")
+pytest.importorskip("uvicorn", reason="the page's server is the extra web")
+
+FORM = {"size": "48", "iterations": "3", "scales": "none", "style_layers": "conv1_1", "content_layers": "conv2_1"}
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with serving(size=96, upload_bytes=100_000, pixels=20_000, visits=100) as address:
+        yield address
+
+
+def call(
+    address: str, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+) -> tuple[int, Any, dict[str, str]]:
+    """Status, body (parsed where it is JSON) and headers of an answer."""
+    parts = urlsplit(address)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 0, timeout=30)
+    data = json.dumps(body).encode() if isinstance(body, dict | list) else body
+    connection.request(method, path, data, headers or {})
+    answer = connection.getresponse()
+    content, given = answer.read(), {name.lower(): value for name, value in answer.getheaders()}
+    connection.close()
+    return answer.status, json.loads(content) if "json" in given.get("content-type", "") else content, given
+
+
+def png(width: int = 64, height: int = 48, seed: int = 0) -> bytes:
+    coarse = np.random.default_rng(seed).integers(0, 255, (6, 8, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(file, "PNG")
+    return file.getvalue()
+
+
+class Page:
+    """What a page does, in Python."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.visit = f"/api/visits/{call(address, 'POST', '/api/visits')[1]['visit']}"
+
+    def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        return call(self.address, method, self.visit + path, body)[:2]
+
+    def upload(self, data: bytes, name: str = "sea.png", role: str = "content") -> tuple[int, Any]:
+        return self.ask("POST", f"/uploads?role={role}&name={name}", data)
+
+    def start(self, **form: str) -> tuple[int, Any]:
+        content, style = (self.upload(png(seed=seed), f"{name}.png")[1]["id"] for seed, name in enumerate(("a", "b")))
+        return self.ask("POST", "/runs", {"content": content, "styles": [style], "form": {**FORM, **form}})
+
+    def listen(self) -> "Events":
+        return Events(self.address, self.visit)
+
+
+class Events:
+    """The visit's events; open until it is closed."""
+
+    def __init__(self, address: str, visit: str) -> None:
+        parts = urlsplit(address)
+        self._connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 0, timeout=60)
+        self._connection.request("GET", f"{visit}/events")
+        self._answer = self._connection.getresponse()
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        while line := self._answer.readline():
+            if line.startswith(b"data: "):
+                yield json.loads(line[6:])
+
+    def until(self, state: str) -> dict[str, Any]:
+        """The first event of a run in this state."""
+        return next(event for event in self if event["run"] is not None and event["run"]["state"] == state)
+
+    def close(self) -> None:
+        self._answer.close()
+        self._connection.close()
+
+
+def test_the_page_and_its_headers(address: str) -> None:
+    for path in ("/", "/page/main.js", "/page/style.css", "/page/icon.svg"):
+        status, body, headers = call(address, "GET", path)
+        assert status == 200
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert headers["cache-control"] == "no-store"
+        assert "server" not in headers
+        assert not re.findall(rb"(?:https?:)?//(?!www\.w3\.org/2000/svg)[a-z0-9]+\.[a-z]", body)
+    status, page, _ = call(address, "GET", "/api/page")
+    assert status == 200
+    assert (page["weights"], page["device"], page["limits"]["size"]) == ("random", "cpu", 96)
+    assert {control["name"] for control in page["controls"]} >= {"size", "style_weight", "optimizer"}
+    assert call(address, "GET", "/page/../app.py")[0] == 404
+    assert call(address, "GET", "/page/%2e%2e/app.py")[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "attacker.example"}, 403),
+        ({"Origin": "https://attacker.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "cors"}, 403),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}, 200),
+        ({"Host": "localhost:80"}, 200),
+        ({"Host": "[::1]:80"}, 200),
+        ({"Host": "[::1"}, 403),
+        ({}, 200),
+    ],
+)
+def test_calls_from_elsewhere_are_refused(address: str, headers: dict[str, str], status: int) -> None:
+    assert call(address, "GET", "/api/page", headers=headers)[0] == status
+
+
+def test_a_run_from_upload_to_file(address: str) -> None:
+    page = Page(address)
+    events = page.listen()
+    status, _ = page.start()
+    assert status == 200
+    done = events.until("done")
+    assert done["run"]["done"] == 1
+    assert [result["id"] for result in done["results"]] == ["1"]
+    assert done["results"][0]["form"] == FORM
+    status, body = page.ask("GET", "/results/1/file?format=png")
+    assert status == 200
+    parameters = read_parameters(io.BytesIO(body))
+    assert parameters["content"]["name"] == "a.png"
+    assert parameters["options"]["size"] == 48
+    _, _, headers = call(address, "GET", f"{page.visit}/results/1/file?format=jpeg")
+    assert headers["content-disposition"] == 'attachment; filename="a-b-1.jpg"'
+    assert headers["content-type"] == "image/jpeg"
+    for path in ("/results/1/small", "/results/1/image", "/preview", f"/uploads/{done['results'][0]['content']['id']}"):
+        status, picture = page.ask("GET", path)
+        assert status == 200
+        Image.open(io.BytesIO(picture)).verify()
+    assert page.ask("POST", "/results/1/continue", {"size": 96})[0] == 200
+    second = events.until("done")
+    assert [(one["id"], one["size"], one["begins"]) for one in second["results"]] == [
+        ("1", 48, "content"),
+        ("2", 96, "1"),
+    ]
+    events.close()
+    assert page.ask("GET", "/results/3/file")[0] == 400
+
+
+@pytest.mark.parametrize(
+    ("data", "role", "said"),
+    [
+        (b"no picture", "content", "is not an image of a known format"),
+        (b"no picture", "style", "style image (sea.png) is not an image"),
+        (b"x" * 100_001, "content", "sea.png has more than 100 kB"),
+        (png(200, 101), "content", "more than the limit of 20000 pixels"),
+        (png(), "poster", "'poster' is no role of a picture"),
+    ],
+)
+def test_bad_pictures(address: str, data: bytes, role: str, said: str) -> None:
+    status, answer = Page(address).upload(data, role=role)
+    assert status == 400
+    assert said in answer["error"]
+
+
+def test_a_body_without_its_length_is_counted(address: str) -> None:
+    page = Page(address)
+    parts = urlsplit(address)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 0, timeout=30)
+    connection.request("POST", f"{page.visit}/uploads?name=a.png", iter([b"x" * 60_000] * 2), encode_chunked=True)
+    answer = connection.getresponse()
+    assert answer.status == 400
+    assert "more than 100 kB" in json.loads(answer.read())["error"]
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"{", "no form"),
+        (b"[" * 50_000, "no form"),
+        (b" " * 200_000, "more than a form holds"),
+        ([], "no form"),
+        ({}, "give 1 to 4 style pictures"),
+        ({"styles": ["x"] * 5}, "give 1 to 4 style pictures"),
+        ({"styles": ["x"]}, "the form is missing"),
+        ({"styles": ["x"], "form": {}}, "picture is not here any more"),
+        ({"styles": ["x"], "form": {}, "begins": "/etc/passwd"}, "this result is not in the history"),
+        ({"styles": ["x"], "form": {}, "begins": {}}, "this result is not in the history"),
+    ],
+)
+def test_bad_runs(address: str, body: Any, said: str) -> None:
+    status, answer = Page(address).ask("POST", "/runs", body)
+    assert status == 400
+    assert said in answer["error"]
+
+
+def test_bad_options(address: str) -> None:
+    page = Page(address)
+    for form, said in [
+        ({"weights": "/etc/passwd"}, "'weights' is no control"),
+        ({"size": "97"}, "size 97 is more than this page makes; give 96 or less"),
+        ({"style_weight": "-1"}, "style weight -1.0 is too small"),
+        ({"iterations": "2 3"}, "2 counts of iterations for 1 scale"),
+    ]:
+        status, answer = page.start(**form)
+        assert status == 400
+        assert said in answer["error"]
+    assert page.ask("POST", "/results/1/continue", {"size": 96})[0] == 400
+    assert page.ask("POST", "/results/1/continue", {"size": True})[0] == 400
+    assert page.ask("DELETE", "/runs")[0] == 200
+    assert call(address, "GET", "/api/visits/unknown")[0] == 410
+
+
+def test_a_second_visitor_waits_and_a_closed_page_frees_the_queue(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastnst.web.visits.AWAY_SECONDS", 0.3)
+    first, second = Page(address), Page(address)
+    watching, waiting = first.listen(), second.listen()
+    assert first.start(iterations="100000")[0] == 200
+    assert watching.until("running")
+    status, answer = first.start()
+    assert status == 400
+    assert "a run of this page is going on; stop it first" in answer["error"]
+    assert second.start()[0] == 200
+    assert waiting.until("waiting")["run"]["ahead"] == 1
+    watching.close()
+    assert waiting.until("done")["run"]["result"] == "1"
+    waiting.close()
+    # Whoever comes back finds the last image.
+    again = first.listen()
+    event = next(iter(again))
+    assert event["run"]["state"] == "done"
+    assert [result["stopped"] for result in event["results"]] == ["interrupted"]
+    again.close()
+
+
+def test_stop_frees_the_queue(address: str) -> None:
+    first, second = Page(address), Page(address)
+    watching, waiting = first.listen(), second.listen()
+    first.start(iterations="100000")
+    assert next(event for event in watching if (event["run"] or {}).get("iteration", 0) >= 1)
+    second.start(iterations="100000")
+    waiting.until("waiting")
+    assert second.ask("DELETE", "/runs")[0] == 200
+    assert waiting.until("done")["run"]["result"] is None
+    assert first.ask("DELETE", "/runs")[0] == 200
+    assert watching.until("done")["results"][0]["stopped"] == "interrupted"
+    watching.close()
+    waiting.close()
+
+
+def test_ctrl_c_ends_it_while_a_run_goes_on() -> None:
+    command = [sys.executable, "-m", "fastnst", "web", "--port", "0", "--weights", "random"]
+    # What would open other servers to the world must not open this one.
+    environment = {**os.environ, "HOST": "0.0.0.0", "UVICORN_HOST": "0.0.0.0", "WEB_CONCURRENCY": "4"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as server:
+        assert server.stderr is not None
+        said = server.stderr.readline()
+        found = re.fullmatch(r"fastnst: the page is at (http://127\.0\.0\.1:\d+) \(Ctrl-C ends it\)\n", said)
+        assert found is not None
+        page = Page(found[1])
+        events = page.listen()
+        page.start(iterations="100000")
+        events.until("running")
+        began = time.monotonic()
+        server.send_signal(signal.SIGINT)
+        assert server.wait(30) == 0
+        assert time.monotonic() - began < 15
+        assert server.stderr.read() == "fastnst: the page is closed\n"
+        events.close()
+
+
+def test_a_warning_where_others_can_reach_it(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    from fastnst import cli
+    from fastnst.web import serve
+
+    def nothing(self: Any, sockets: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(serve.Server, "run", nothing)
+    assert cli.main(["web", "--host", "0.0.0.0", "--port", "0", "--weights", "random"]) == 0
+    printed = capsys.readouterr().err
+    assert "fastnst: warning: 0.0.0.0 can be reached from other machines, and there is no password" in printed
+    assert cli.main(["web", "--port", "0", "--weights", "random"]) == 0
+    assert "warning" not in capsys.readouterr().err
+    assert serve.is_local("localhost")
+    assert serve.is_local("::1")
+    assert not serve.is_local("example.org")
