@@ -1,4 +1,4 @@
-"""The documentation's picture of the page, `python -m bench.web_page`: the example pictures, stylized in a real Chromium.
+"""The documentation's picture of the page, `python -m bench.web_page`: the example pictures, in a real Chromium.
 
 Needs `fastnst[web,browser]` and Chromium.
 """

@@ -55,7 +55,7 @@ def ticket(**given: Any) -> Ticket:
 
 def kept(number: int = 1, size: int = 8, **given: Any) -> Kept:
     parameters = {"final": None, "stopped": None}
-    return keep(Result(torch.rand(3, size, size), None, (), parameters), request(number, **given))
+    return keep(Result(torch.rand(3, size, size), None, (), parameters), request(number, **given), {})
 
 
 def wait_for(what: Any, seconds: float = 30) -> None:
@@ -198,7 +198,7 @@ def test_plain_names() -> None:
 
 
 def test_a_result_is_had_in_each_format_with_its_metadata() -> None:
-    one = keep(Result(torch.rand(3, 20, 30), None, (), {"options": {"size": 30}, "stopped": None}), request())
+    one = keep(Result(torch.rand(3, 20, 30), None, (), {"options": {"size": 30}, "stopped": None}), request(), {})
     assert (one.width, one.height, one.request.name) == (30, 20, "sea-oil-1")
     for format in ("png", "jpeg", "webp", "tiff"):
         assert read_parameters(io.BytesIO(one.file(format)))["options"] == {"size": 30}
@@ -216,7 +216,7 @@ def test_names_of_files_are_plain() -> None:
 def test_a_result_does_not_hold_what_it_started_from() -> None:
     first = kept()
     assert continued(first, 2, 16).start is first
-    assert keep(Result(torch.rand(3, 8, 8), None, (), {}), continued(first, 2, 16)).request.start is None
+    assert keep(Result(torch.rand(3, 8, 8), None, (), {}), continued(first, 2, 16), {}).request.start is None
 
 
 def test_the_oldest_results_go_first() -> None:

@@ -207,7 +207,9 @@ def test_history_puts_pictures_and_controls_back(tab: Tab, pictures: tuple[Path,
     tab.until_over()
     assert tab.results() == ["2 · 50 px", "1 · 48 px"]
     assert page.input_value("#begins") == "1"
+    playwright.expect(page.locator("#chart")).to_contain_text("50 px")
     page.click('[data-result="1"]')
+    playwright.expect(page.locator("#chart")).to_contain_text("48 px")
     assert page.input_value("#option-size") == "48"
     assert page.input_value("#option-preserve_color") == "luminance"
     assert page.input_value("#option-pooling") == "max"

@@ -152,6 +152,10 @@ def test_a_run_from_upload_to_file(address: str) -> None:
         status, picture = page.ask("GET", path)
         assert status == 200
         Image.open(io.BytesIO(picture)).verify()
+    status, losses = page.ask("GET", "/results/1/losses")
+    assert status == 200
+    assert losses["terms"] == ["content", "style", "tv"]
+    assert [row[:2] for row in losses["points"]] == [[0, 48], [1, 48], [2, 48], [3, 48]]
     assert page.ask("POST", "/results/1/continue", {"size": 96})[0] == 200
     second = events.until("done")
     assert [(one["id"], one["size"], one["begins"]) for one in second["results"]] == [

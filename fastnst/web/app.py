@@ -70,6 +70,7 @@ class App:
                 Route(f"{in_visit}/results/{{name}}/small", self._of(self._small)),
                 Route(f"{in_visit}/results/{{name}}/image", self._of(self._image)),
                 Route(f"{in_visit}/results/{{name}}/file", self._of(self._file)),
+                Route(f"{in_visit}/results/{{name}}/losses", self._of(self._losses)),
                 Route(f"{in_visit}/results/{{name}}/continue", self._of(self._continue), methods=["POST"]),
                 Mount("/page", StaticFiles(directory=_PAGE)),
             ],
@@ -205,7 +206,7 @@ class App:
         begins = asked.get("begins", "content")
         start = None if begins in ("content", "noise") else visit.result(begins)
         request = Request(
-            number=visit.next_number(),
+            number=visit.next_number,
             content=visit.upload(asked.get("content")),
             styles=tuple(visit.upload(style) for style in styles),
             options=read_form(form),
@@ -219,13 +220,12 @@ class App:
         size = (await _json(call)).get("size")
         if not isinstance(size, int) or isinstance(size, bool):
             raise OptionError("the size to continue at is no whole number of pixels")
-        return self._join(visit, continued(visit.result(call.path_params["name"]), visit.next_number(), size))
+        return self._join(visit, continued(visit.result(call.path_params["name"]), visit.next_number, size))
 
     def _join(self, visit: Visit, request: Request) -> Response:
-        if visit.ticket is not None and not visit.ticket.over:
-            raise OptionError("a run of this page is going on; stop it first")
-        visit.ticket = Ticket(request, self._studio.options(request))
-        self._desk.join(visit.ticket)
+        ticket = Ticket(request, self._studio.options(request))
+        visit.take(ticket)
+        self._desk.join(ticket)
         return JSONResponse({"run": request.number})
 
     async def _stop(self, call: Call, visit: Visit) -> Response:
@@ -242,6 +242,9 @@ class App:
 
     async def _image(self, call: Call, visit: Visit) -> Response:
         return Response(visit.result(call.path_params["name"]).png, media_type=MEDIA["png"])
+
+    async def _losses(self, call: Call, visit: Visit) -> Response:
+        return JSONResponse(visit.result(call.path_params["name"]).losses)
 
     async def _file(self, call: Call, visit: Visit) -> Response:
         kept = visit.result(call.path_params["name"])

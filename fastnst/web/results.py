@@ -48,12 +48,14 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """A result: its PNG with all metadata, a small one to show, and the request that it came from."""
+    """A result: its PNG with all metadata, a small one to show, its losses as the page draws them, and the request that
+    it came from."""
 
     request: Request
     png: bytes = field(repr=False)
     thumbnail: bytes = field(repr=False)
     parameters: Mapping[str, Any] = field(repr=False)
+    losses: Mapping[str, Any] = field(repr=False)
     width: int
     height: int
 
@@ -81,14 +83,14 @@ class Kept:
         return file.getvalue()
 
 
-def keep(result: Result, request: Request) -> Kept:
+def keep(result: Result, request: Request, losses: Mapping[str, Any]) -> Kept:
     """The result for the history. Raises ImageError where it cannot be written as a picture."""
     file = io.BytesIO()
     result.save(file, format="png")
     height, width = result.tensor.shape[-2:]
     small = thumbnail(result.tensor, result.alpha)
     # Without what it started from: a chain of results would never be given up.
-    return Kept(replace(request, start=None), file.getvalue(), small, result.parameters, width, height)
+    return Kept(replace(request, start=None), file.getvalue(), small, result.parameters, losses, width, height)
 
 
 def oldest_first(results: Sequence[Kept], most: int, most_bytes: int) -> list[Kept]:

@@ -67,7 +67,7 @@ class Studio:
         kept = None
         if result is not None:
             try:
-                kept = keep(result, ticket.request)
+                kept = keep(result, ticket.request, ticket.losses())
                 self._kept(ticket, kept)
             except FastnstError as error:
                 message = str(error)

@@ -95,14 +95,21 @@ class Ticket:
             self._iterate = None
             self.version += 1
 
-    def view(self, ahead: int, since: int = 0) -> dict[str, Any]:
-        """What the page shows, as JSON holds it; of the losses those from the `since`-th on.
-
-        `points` are rows of iteration, scale, total and the weighted terms whose names `terms` are.
-        """
+    def losses(self, since: int = 0) -> dict[str, Any]:
+        """The curve, from the `since`-th point on: `points` are rows of iteration, scale, total and the weighted terms,
+        whose names `terms` are; `iterations` is where the axis ends."""
         with self._lock:
-            records, terms = self._records, _terms(self.options)
+            terms = _terms(self.options)
+            points = [_point(record, terms, self.options) for record in self._records[since:]]
+            return {"terms": terms, "points": points, "since": since, "iterations": self._whole.get("iterations")}
+
+    def view(self, ahead: int, since: int = 0) -> dict[str, Any]:
+        """What the page shows, as JSON holds it; of the losses those from the `since`-th on."""
+        losses = self.losses(since)
+        with self._lock:
+            records = self._records[: since + len(losses["points"])]
             view: dict[str, Any] = {
+                **losses,
                 "number": self.request.number,
                 "state": self.state,
                 "stopping": self.stopping and not self.over,
@@ -110,9 +117,6 @@ class Ticket:
                 "message": self._message,
                 "result": self._result and self._result.id,
                 "preview": self._previews,
-                "terms": terms,
-                "since": since,
-                "points": [_point(record, terms, self.options) for record in records[since:]],
             }
             if records:
                 last, progress = records[-1], progress_of(records, self._whole["scales"], self.options)

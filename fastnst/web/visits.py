@@ -69,10 +69,18 @@ class Visit:
                 return kept
         raise OptionError("this result is not in the history any more; make it anew")
 
+    @property
     def next_number(self) -> int:
+        """The number of the request that comes next."""
+        return self._requests + 1
+
+    def take(self, ticket: Ticket) -> None:
+        """Makes the ticket the visit's own. Raises OptionError while another one is not over."""
         with self._lock:
+            if self.ticket is not None and not self.ticket.over:
+                raise OptionError("a run of this page is going on; stop it first")
+            self.ticket = ticket
             self._requests += 1
-            return self._requests
 
     def keep(self, kept: Kept) -> None:
         """Adds a result to the history, which stays within its limits."""

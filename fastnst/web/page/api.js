@@ -38,6 +38,7 @@ export async function enter() {
 export const upload = (file, role) =>
   ask(here(`/uploads?role=${role}&name=${encodeURIComponent(file.name)}`), { method: "POST", body: file });
 export const example = (name) => ask(here(`/examples/${name}`), { method: "POST" });
+export const losses = (id) => ask(here(`/results/${id}/losses`));
 export const start = (run) => ask(here("/runs"), json(run));
 export const proceed = (result, size) => ask(here(`/results/${result}/continue`), json({ size }));
 export const stop = () => ask(here("/runs"), { method: "DELETE" });

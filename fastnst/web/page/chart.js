@@ -10,26 +10,19 @@ export class Chart {
   constructor(svg, legend) {
     this.svg = svg;
     this.legend = legend;
-    this.clear();
+    this.put(null);
     new ResizeObserver(() => this.draw()).observe(svg);
   }
 
-  clear() {
-    this.points = [];
-    this.terms = [];
-    this.draw();
-  }
-
-  // Rows of iteration, scale, total and the terms, from the `since`-th on.
-  add(points, terms, since, iterations) {
-    this.points.length = since;
-    this.points.push(...points);
-    this.iterations = iterations;
-    if (terms.join() !== this.terms.join() || since === 0) {
-      this.terms = terms;
-      const names = ["total", ...terms].map((term) => key(term, name(term)));
-      this.legend.replaceChildren(...names);
-    }
+  // Takes a curve: `points`, rows of iteration, scale, total and `terms`, up to `iterations`; or null for none.
+  put(curve) {
+    if (curve !== null && curve === this.curve) return;
+    this.curve = curve;
+    this.points = curve?.points ?? [];
+    this.iterations = curve?.iterations;
+    this.terms = this.points.length < 2 ? [] : curve.terms;
+    const keys = this.points.length < 2 ? [] : ["total", ...this.terms].map((term) => key(term, name(term)));
+    this.legend.replaceChildren(...keys);
     this.draw();
   }
 
@@ -41,8 +34,6 @@ export class Chart {
     const rows = this.points;
     if (rows.length < 2) {
       this.svg.append(drawn("text", { x: width / 2, y: height / 2, "text-anchor": "middle" }, "The curve begins with the run."));
-      this.legend.replaceChildren();
-      this.terms = [];
       return;
     }
     const most = Math.max(...rows.flatMap((row) => row.slice(2)));

@@ -47,6 +47,9 @@ async function main() {
     ["content", "style"].map((role) => [role, new Slot(find(role), { most: role === "style" ? page.limits.styles : 1, complain, changed: remember })]),
   );
   let run = null;
+  // The curve of the present run, and those of results as they are asked for.
+  let curve = null;
+  const curves = new Map();
 
   function remember() {
     calm();
@@ -58,6 +61,7 @@ async function main() {
   // Shows what is selected: the run that goes on, or a result.
   function show() {
     const result = history.get(history.selected);
+    drawCurve(result).catch((error) => complain(error.message));
     if (history.selected === "live" && run) {
       stage.say(ofRun(run) ?? ["", ""]);
       stage.progress(run.done ?? 0);
@@ -69,6 +73,16 @@ async function main() {
       stage.show(api.imageUrl(result.id), `Result ${result.id}`);
     }
     offerActions(result);
+  }
+
+  // Draws the losses of what is shown.
+  async function drawCurve(result) {
+    if (!result) {
+      chart.put(curve);
+      return;
+    }
+    if (!curves.has(result.id)) curves.set(result.id, await api.losses(result.id));
+    if (history.selected === result.id) chart.put(curves.get(result.id));
   }
 
   function offerActions(result) {
@@ -97,13 +111,13 @@ async function main() {
 
   function heard({ run: now, results }) {
     const before = run;
-    if (now && (!before || now.number !== before.number)) {
-      chart.clear();
-      calm();
-    }
+    if (now && before && now.number !== before.number) calm();
     run = now;
-    if (now) chart.add(now.points, now.terms, now.since, now.iterations);
-    if (now && now.points.length === 0 && before?.number === now.number) now.points = before.points;
+    if (now) {
+      const points = now.since === 0 ? now.points : [...curve.points.slice(0, now.since), ...now.points];
+      curve = { points, terms: now.terms, iterations: now.iterations };
+      now.points = points;
+    }
     if (results) {
       history.put(results);
       controls.offer(results);
