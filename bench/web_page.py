@@ -54,7 +54,7 @@ def photograph(address: str, size: int, iterations: int, output: Path) -> None:
             page.wait_for_selector("#start:visible")
         page.wait_for_selector('#view img[alt="Result 2"]')
         page.mouse.move(0, 0)
-        page.screenshot(path=output, type="jpeg", quality=80)
+        page.screenshot(path=output, type="jpeg", quality=65)
         browser.close()
 
 
