@@ -285,8 +285,10 @@ def test_wrong_image_operation_fails(monkeypatch: pytest.MonkeyPatch) -> None:
             for op, variant in (
                 ("image_gradient", "squared"),
                 ("image_gradient", "absolute, flipped"),
+                ("image_gradient", "nine-point"),
                 ("total_variation", "squared"),
                 ("total_variation", "absolute"),
+                ("total_variation", "nine-point"),
             )
         }
     for index in (0, 2, 3):
