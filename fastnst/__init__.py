@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from fastnst.canvas import Canvas
     from fastnst.errors import FastnstError, FastnstWarning, ImageError, OptionError, WeightsError
     from fastnst.extractor import FeatureExtractor
     from fastnst.modules import ContentLoss, GramLoss, TVLoss
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from fastnst.texture import synthesize_texture
 
 _HOME = {
+    "Canvas": "canvas",
     "CheckpointError": "saved_run",
     "ContentLoss": "modules",
     "DivergedError": "result",
@@ -47,6 +49,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Canvas",
     "CheckpointError",
     "ContentLoss",
     "DivergedError",

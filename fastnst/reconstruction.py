@@ -16,7 +16,7 @@ from fastnst.canvas import Canvas
 from fastnst.contact_sheet import Look, contact_sheet
 from fastnst.errors import OptionError
 from fastnst.images import Picture, Source, flattened, load_image, resize
-from fastnst.options import OptionValues
+from fastnst.options import OptionValues, resolve_options
 from fastnst.result import Result
 from fastnst.run import Callback
 from fastnst.stylizer import Stylizer
@@ -74,7 +74,7 @@ def reconstruct_style(
     `total = β · style + γ · tv`, as for a texture, but at one scale, so that nothing larger is in it than the layers
     hold. Arguments and errors are those of `reconstruct_content`; a content weight is what is refused.
     """
-    picture = image if isinstance(image, Picture) else load_image(image, role="style")
+    picture = _opened(image, options)
     return Stylizer(picture, **style_options(layers, options))(
         Canvas(picture.height, picture.width),
         callback=callback,
@@ -82,6 +82,12 @@ def reconstruct_style(
         checkpoint=checkpoint,
         checkpoint_every=checkpoint_every,
     )
+
+
+def _opened(image: Source | Picture, options: Mapping[str, Any]) -> Picture:
+    if isinstance(image, Picture):
+        return image
+    return load_image(image, role="content", max_pixels=resolve_options(**options).max_pixels)
 
 
 def content_options(layers: Layers, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,8 +155,7 @@ def reconstruction_figure(
     names = tuple(layers)
     if not names or isinstance(layers, str):
         raise OptionError(f"layers {layers!r} are no list of layers; give several, such as conv1_1 and conv2_1")
-    picture = image if isinstance(image, Picture) else load_image(image, role="content")
-
+    picture = _opened(image, options)
     canvas = Canvas(picture.height, picture.width)
     runs: deque[tuple[Stylizer, Picture | Canvas]] = deque()
     for count in range(len(names)):

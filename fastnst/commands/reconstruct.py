@@ -60,6 +60,7 @@ def run(parsed: argparse.Namespace) -> int:
     from fastnst.commands.together import execute_together
     from fastnst.images import load_image
     from fastnst.job import STANDARD, Job
+    from fastnst.options import resolve_options
     from fastnst.reconstruction import content_options, style_options
 
     layers, style_layers = parsed.layer, parsed.layers_of_style
@@ -74,9 +75,10 @@ def run(parsed: argparse.Namespace) -> int:
         return execute_together(Job(parsed.image, [], content_options(layers, options), outputs))
     if parsed.image == STANDARD:
         raise OptionError("a style is reconstructed from a file; give a path in place of -")
-    picture = load_image(parsed.image, role="style")
+    options = style_options(style_layers, options)
+    picture = load_image(parsed.image, role="content", max_pixels=resolve_options(**options).max_pixels)
     canvas = Canvas(picture.height, picture.width)
-    return execute_together(Job(canvas, [parsed.image], style_options(style_layers, options), outputs))
+    return execute_together(Job(canvas, [parsed.image], options, outputs))
 
 
 def _run_figure(parsed: argparse.Namespace, options: dict[str, Any], outputs: "Outputs") -> int:
@@ -107,8 +109,9 @@ def _run_figure(parsed: argparse.Namespace, options: dict[str, Any], outputs: "O
         Path(parsed.keep).mkdir(parents=True, exist_ok=True)
         for name in names:
             check_output_path(Path(parsed.keep) / name)
-    image = load_image(standard_input() if parsed.image == STANDARD else parsed.image, role="content")
-    size = resolve_options(**content_options(layers, options)).size
+    resolved = resolve_options(**content_options(layers, options))
+    source = standard_input() if parsed.image == STANDARD else parsed.image
+    image = load_image(source, role="content", max_pixels=resolved.max_pixels)
     with tqdm(total=len(names), unit="picture", disable=True if outputs.quiet else None, file=sys.stderr) as bar:
         left = iter(names)
 
@@ -118,7 +121,7 @@ def _run_figure(parsed: argparse.Namespace, options: dict[str, Any], outputs: "O
                 result.save(Path(parsed.keep) / next(left))
 
         figure = reconstruction_figure(image, layers, made=made, **options)
-    cell = parsed.cell if parsed.cell is not None else min(256, size)
+    cell = parsed.cell if parsed.cell is not None else min(256, resolved.size)
     sheet = figure.sheet(cell=cell, title=parsed.title, look=Look(font=parsed.font))
     cells = [[result.parameters for result in row] for row in (figure.style, figure.content)]
     save_sheet(sheet, parsed.output, {"layers": list(layers), "cells": cells})
