@@ -1,0 +1,85 @@
+"""Colour profiles: what has one is converted to sRGB, a broken one is ignored."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from icc_samples import adobe_rgb_profile, adobe_rgb_to_srgb, cmyk_profile, encoded_srgb, grey_profile
+from picture_samples import noise, planes, saved
+from PIL import Image, ImageCms
+
+from fastnst.images import (
+    load_image,
+    srgb_profile,
+)
+
+
+def test_rgb_profile_becomes_srgb(tmp_path: Path) -> None:
+    array = (noise(32, 32) // 4 + 96).astype(np.uint8)  # muted, so inside both gamuts
+    path = saved(Image.fromarray(array), tmp_path / "a.png", icc_profile=adobe_rgb_profile())
+    expected = adobe_rgb_to_srgb(array / 255)
+    rgb = load_image(path).rgb.permute(1, 2, 0).numpy()
+    assert np.abs(rgb - expected).max() <= 1.5 / 255
+    assert np.abs(rgb - array / 255).max() > 5 / 255
+
+
+def test_profile_and_alpha(tmp_path: Path) -> None:
+    array = noise(channels=4)
+    options = {"icc_profile": adobe_rgb_profile()}
+    with_alpha = load_image(saved(Image.fromarray(array), tmp_path / "a.png", **options))
+    opaque = load_image(saved(Image.fromarray(np.ascontiguousarray(array[:, :, :3])), tmp_path / "b.png", **options))
+    assert with_alpha.alpha is not None
+    assert torch.equal(with_alpha.rgb, opaque.rgb)
+    assert torch.equal(with_alpha.alpha, planes(array)[3:])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_grey_profile_becomes_srgb(tmp_path: Path, dtype: type) -> None:
+    peak = np.iinfo(dtype).max
+    grey = np.linspace(0, peak, 2000).reshape(40, 50).astype(dtype)
+    path = saved(Image.fromarray(grey), tmp_path / "a.tif", icc_profile=grey_profile(1.0))
+    rgb = load_image(path).rgb
+    bright = grey > peak / 16  # a linear grey in 8 bits is coarse in the shadows
+    error = np.abs(rgb.numpy() - encoded_srgb(grey / peak))[:, bright]
+    assert error.max() <= 2 / 255
+    if dtype == np.uint16:
+        assert rgb.unique().numel() > 1000
+
+
+@pytest.mark.parametrize("inks", [(0, 0, 0, 0), (255, 0, 0, 0), (0, 255, 255, 0), (0, 0, 0, 128), (0, 0, 0, 255)])
+def test_cmyk_profile_becomes_srgb(tmp_path: Path, inks: tuple[int, int, int, int]) -> None:
+    path = saved(Image.new("CMYK", (4, 4), inks), tmp_path / "a.tif", icc_profile=cmyk_profile())
+    cyan, magenta, yellow, black = (ink / 255 for ink in inks)
+    lightness = 100 * (1 - black) * (1 - (cyan + magenta + yellow) / 3)
+    luminance = ((lightness + 16) / 116) ** 3 if lightness > 8 else lightness / 903.3
+    assert np.abs(load_image(path).rgb.numpy() - encoded_srgb(np.array(luminance))).max() <= 2 / 255
+
+
+def test_cmyk_with_an_rgb_profile_falls_back(tmp_path: Path) -> None:
+    image = Image.new("CMYK", (4, 4), (0, 200, 200, 30))
+    plain = load_image(saved(image, tmp_path / "a.tif")).rgb
+    assert torch.equal(load_image(saved(image, tmp_path / "b.tif", icc_profile=adobe_rgb_profile())).rgb, plain)
+
+
+def test_srgb_profile_changes_nothing(tmp_path: Path) -> None:
+    array = noise(64, 64)
+    for profile in (srgb_profile(), ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()):
+        rgb = load_image(saved(Image.fromarray(array), tmp_path / "a.png", icc_profile=profile)).rgb
+        assert (rgb - planes(array)).abs().max() <= (0 if profile == srgb_profile() else 1.5 / 255)
+
+
+@pytest.mark.parametrize(
+    "profile", [b"not a profile", srgb_profile()[:200], grey_profile(1.8), b"\0" * 128, adobe_rgb_profile()[:140]]
+)
+def test_broken_or_foreign_profile_is_ignored(tmp_path: Path, profile: bytes) -> None:
+    path = saved(Image.fromarray(noise()), tmp_path / "a.png", icc_profile=profile)
+    assert torch.equal(load_image(path).rgb, planes(noise()))
+
+
+def test_grey_image_with_rgb_profile(tmp_path: Path) -> None:
+    grey = noise(channels=1)
+    profile = {"icc_profile": adobe_rgb_profile()}
+    one = load_image(saved(Image.fromarray(grey), tmp_path / "a.tif", **profile))
+    three = load_image(saved(Image.fromarray(grey).convert("RGB"), tmp_path / "b.tif", **profile))
+    assert torch.equal(one.rgb, three.rgb)

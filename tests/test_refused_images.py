@@ -1,0 +1,230 @@
+"""What is no picture, or one too large, is an ImageError of one line; nothing of Pillow's is left changed."""
+
+import os
+import struct
+import threading
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from picture_samples import noise, refused, saved
+from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
+
+from fastnst import arrays, decoding
+from fastnst import picture as picture_module
+from fastnst.errors import ImageError
+from fastnst.images import (
+    load_image,
+    open_image,
+)
+
+
+def test_refused_paths(tmp_path: Path) -> None:
+    refused(tmp_path / "none.png", "style image '.*none.png' does not exist; check the path", role="style")
+    refused(tmp_path, "is a directory")
+    refused(saved(Image.fromarray(noise()), tmp_path / "a.png") / "b.png", "does not exist")
+    refused(str(tmp_path / ("x" * 300)), "could not be opened", "name too long")
+    refused("a\0b.png", "not a valid path")
+    refused("", "does not exist")
+    (tmp_path / "empty.png").touch()
+    refused(tmp_path / "empty.png", "is an empty file")
+    (tmp_path / "text.jpg").write_text("This is not an image, whatever its name says.\n" * 100)
+    refused(tmp_path / "text.jpg", "is not an image", "give a PNG, JPEG")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    refused(tmp_path / "pipe.png", "not a regular file")
+
+
+def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(Image.fromarray(noise()), tmp_path / "a.png")
+
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", denied)  # root may read what chmod forbids
+    refused(path, "may not be read", "permissions")
+
+
+@pytest.mark.parametrize("url", ["https://example.org/a.png", "http://example.org", "ftp://x/y.png", "file:///a.png"])
+def test_urls_are_refused(url: str) -> None:
+    refused(url, "is a URL", "save it and give the file's path")
+    refused(Path(url), "is a URL")
+
+
+def test_postscript_starts_no_interpreter(tmp_path: Path) -> None:
+    refused(saved(Image.fromarray(noise()), tmp_path / "a.eps"), "not an image of a known format")
+
+
+@pytest.mark.parametrize("extension", ["png", "jpg", "tif", "webp", "gif", "bmp", "jp2"])
+def test_truncated_files(tmp_path: Path, extension: str) -> None:
+    path = saved(Image.fromarray(noise(64, 64)), tmp_path / f"a.{extension}")
+    whole = path.read_bytes()
+    for kept in (len(whole) // 2, len(whole) - 200):
+        path.write_bytes(whole[:kept])
+        refused(path, "damaged")
+
+
+@pytest.mark.parametrize("size", [(1, 5), (5, 1), (1, 1)])
+def test_too_small(tmp_path: Path, size: tuple[int, int]) -> None:
+    width, height = size
+    said = rf"is {width}×{height} pixels; it must be at least 2×2"
+    refused(saved(Image.new("RGB", size), tmp_path / "a.png"), said)
+    refused(Image.new("RGB", size), said)
+    refused(np.zeros((height, width, 3), np.uint8), said)
+    refused(torch.zeros(3, height, width), said)
+
+
+def test_empty_images() -> None:
+    refused(Image.new("RGB", (0, 4)), "0×4 pixels")
+    refused(np.zeros((0, 4, 3), np.uint8), "4×0 pixels")
+    refused(torch.zeros(3, 0, 0), "0×0 pixels")
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (np.zeros((3, 8, 8), np.uint8), r"shape \(3, 8, 8\).*transpose\(1, 2, 0\)"),
+        (np.zeros((8, 8, 2), np.uint8), r"shape \(8, 8, 2\)"),
+        (np.zeros((1, 8, 8, 3), np.uint8), "shape"),
+        (np.zeros(8), "shape"),
+        (np.zeros((8, 8, 3), np.int64), "dtype int64; give uint8, uint16, or float"),
+        (np.zeros((8, 8, 3), bool), "dtype bool"),
+        (np.zeros((8, 8, 3), complex), "dtype complex128"),
+        (np.full((8, 8, 3), None), "dtype object"),
+        (np.full((8, 8, 3), 200.0), "values from 200 to 200.*divide them by 255"),
+        (np.full((8, 8), -0.5), "values from -0.5.*scale or clip"),
+        (np.full((8, 8), np.nan), "NaN"),
+        (np.full((8, 8), np.inf, np.float16), "infinite"),
+        (np.full((8, 8), 1e300), "infinite"),
+        (torch.zeros(8, 8, 3), r"shape \(8, 8, 3\).*permute\(2, 0, 1\)"),
+        (torch.zeros(2, 3, 8, 8), r"shape \(2, 3, 8, 8\)"),
+        (torch.zeros(3, 8, 8, dtype=torch.int32), "dtype torch.int32"),
+        (np.array(["a"] * 9).reshape(3, 3), "dtype <U1"),
+        (np.zeros((8, 8), [("r", "u1")]), "dtype"),
+        (np.zeros((8, 8), "datetime64[s]"), "dtype datetime64"),
+        (np.ma.masked_less(np.ones((8, 8)), 2), r"masked array.*filled\(\)"),
+        (torch.zeros(3, 8, 8, device="meta"), "torch.float32 on meta; give a dense tensor that holds its values"),
+        (torch.zeros(3, 8, 8).to_sparse(), "torch.sparse_coo, torch.float32 on cpu; give a dense tensor"),
+        (torch.zeros(3, 8, 8, dtype=torch.complex64), "dtype torch.complex64"),
+        (torch.empty(3, 8, 8, dtype=torch.float4_e2m1fn_x2), "torch.float4_e2m1fn_x2, has no values that can be read"),
+        (torch.full((3, 8, 8), 2.0), "values from 2"),
+        (torch.full((3, 8, 8), float("nan")), "NaN"),
+        (b"a.png", "type bytes"),
+        (None, "type NoneType; give a path"),
+        ([[0.5]], "type list"),
+    ],
+)
+def test_refused_objects(source: object, said: str) -> None:
+    refused(source, "^content image", said)
+
+
+def test_one_bad_value_among_many() -> None:
+    image = torch.rand(3, 50, 50)
+    image[1, 20, 30] = float("nan")
+    refused(image, "NaN")
+
+
+def test_closed_pil_image(tmp_path: Path) -> None:
+    with Image.open(saved(Image.fromarray(noise()), tmp_path / "a.png")) as image:
+        pass
+    refused(image, r"content image \(PIL image\)")
+
+
+def png_claiming(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    )
+
+
+def test_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.png"
+    path.write_bytes(png_claiming(60_000, 60_000))
+    refused(path, "60000×60000 = 3600000000 pixels", "limit of 200000000 pixels; reduce it, or raise --max-pixels")
+
+
+def test_limit_is_exact_and_pillows_own_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(Image.fromarray(noise()), tmp_path / "a.png")
+    refused(path, "7×5 = 35 pixels", "limit of 34", max_pixels=34)
+    with Image.open(path) as image:
+        refused(image, "limit of 34", max_pixels=34)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)
+    assert load_image(path, max_pixels=35).rgb.shape == (3, 5, 7)
+    assert Image.MAX_IMAGE_PIXELS == 1
+
+
+def test_size_between_pillows_limit_and_ours(tmp_path: Path) -> None:
+    path = tmp_path / "large.png"
+    path.write_bytes(png_claiming(13_900, 13_900))  # Pillow refuses more than 178956970 pixels
+    with open_image(path, role="content") as image:
+        assert image.size == (13_900, 13_900)
+    refused(path, "damaged or truncated")
+
+
+OUT_OF_MEMORY = [
+    MemoryError(),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:124] data. DefaultCPUAllocator: can't allocate memory: you tried to"),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+    OSError("out of memory when reading image file"),
+]
+
+
+@pytest.mark.parametrize("failure", OUT_OF_MEMORY, ids=lambda failure: type(failure).__name__)
+@pytest.mark.parametrize("place", ["load", "convert", "to_planes", "in_range", "from_planes"])
+def test_out_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, failure: Exception) -> None:
+    image = Image.fromarray(noise(channels=4))
+    path = saved(image, tmp_path / "a.png")
+
+    def fails(*_: object, **__: object) -> None:
+        raise failure
+
+    said = r"does not fit in memory \(7×5 pixels\); reduce it first$"
+    if place in ("load", "convert"):
+        monkeypatch.setattr(PngImageFile, place, fails)
+    else:
+        of_range = (picture_module, decoding)
+        for module in {"to_planes": (arrays, decoding), "from_planes": (arrays,), "in_range": of_range}[place]:
+            monkeypatch.setattr(module, place, fails)
+        refused(noise(), r"^content image \(array\) " + said)
+    if place != "from_planes":
+        refused(path, said)
+    if place in ("in_range", "from_planes"):
+        refused(torch.rand(3, 5, 7), r"^content image \(tensor\) " + said)
+
+
+def test_a_name_is_not_taken_for_lack_of_memory(tmp_path: Path) -> None:
+    path = tmp_path / "out of memory.png"
+    path.write_bytes(png_claiming(20, 20))
+    refused(path, "damaged or truncated")
+
+
+def test_threads_leave_pillows_limit_as_it_was(tmp_path: Path) -> None:
+    path = saved(Image.fromarray(noise(64, 64)), tmp_path / "a.png")
+    before, failures = Image.MAX_IMAGE_PIXELS, []
+
+    def read() -> None:
+        for _ in range(20):
+            try:
+                load_image(path)
+                load_image(path, max_pixels=9)
+            except ImageError:
+                continue
+            except BaseException as error:  # noqa: BLE001
+                failures.append(error)
+
+    threads = [threading.Thread(target=read) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert before == Image.MAX_IMAGE_PIXELS
