@@ -15,6 +15,7 @@ if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 
 import pytest
+from drawn import drawn
 
 # A shell's background jobs ignore Ctrl-C, and so would the processes that the tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -43,6 +44,13 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test has an empty cache, and torch's own cache is not looked into."""
     monkeypatch.setenv("FASTNST_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    """Contents a, b and styles x, y."""
+    drawn(tmp_path, "contents/a.png", "contents/b.png", "styles/x.png", "styles/y.png")
+    return tmp_path
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from drawn import drawn
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -397,11 +398,8 @@ class _Code:
 
 
 def _write_pictures(folder: Path) -> None:
-    generator = np.random.default_rng(0)
-    for name in ("content.png", "style.png", "out_00001.png", "again.png"):
-        coarse = Image.fromarray(generator.integers(0, 255, (6, 8, 3), dtype=np.uint8))
-        coarse.resize((64, 48), Image.Resampling.BICUBIC).save(folder / name)
-    noise = Image.fromarray(generator.integers(0, 255, (48, 64, 3), dtype=np.uint8))
+    drawn(folder, "content.png", "style.png", "out_00001.png", "again.png")
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8))
     for name in ("cut.png", "cut.jpg"):
         noise.save(folder / name)
         (folder / name).write_bytes((folder / name).read_bytes()[:1500])

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from drawn import drawn
 from PIL import Image
 
 from fastnst import cli
@@ -42,13 +42,8 @@ EVERYTHING = """
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> tuple[str, str]:
-    generator = np.random.default_rng(0)
-    paths = []
-    for name in ("content.png", "style.jpg"):
-        coarse = Image.fromarray(generator.integers(0, 255, (6, 8, 3), dtype=np.uint8))
-        coarse.resize((64, 48), Image.Resampling.BICUBIC).save(tmp_path / name)
-        paths.append(str(tmp_path / name))
-    return paths[0], paths[1]
+    content, style = drawn(tmp_path, "content.png", "style.jpg")
+    return content, style
 
 
 def run(*arguments: str) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from drawn import drawn
 from PIL import Image
 
 from fastnst import cli
@@ -24,13 +25,8 @@ FAST += ["--content-layers", "conv2_1", "--precision", "fp32"]
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> tuple[str, str]:
-    generator = np.random.default_rng(0)
-    paths = []
-    for name in ("content.png", "style.png"):
-        coarse = Image.fromarray(generator.integers(0, 255, (6, 8, 3), dtype=np.uint8))
-        coarse.resize((64, 48), Image.Resampling.BICUBIC).save(tmp_path / name)
-        paths.append(str(tmp_path / name))
-    return paths[0], paths[1]
+    content, style = drawn(tmp_path, "content.png", "style.png")
+    return content, style
 
 
 def stylize(*arguments: str) -> int:

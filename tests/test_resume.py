@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from drawn import drawn
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -32,12 +33,8 @@ SMALL: dict[str, Any] = {
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> tuple[Path, Path]:
-    generator = np.random.default_rng(0)
-    paths = tmp_path / "content.png", tmp_path / "style.png"
-    for path in paths:
-        coarse = Image.fromarray(generator.integers(0, 255, (6, 8, 3), dtype=np.uint8))
-        coarse.resize((64, 48), Image.Resampling.BICUBIC).save(path)
-    return paths
+    content, style = drawn(tmp_path, "content.png", "style.png")
+    return Path(content), Path(style)
 
 
 def stopped_at(evaluations: int, pictures: tuple[Path, Path], checkpoint: Path, **options: Any) -> fastnst.Result:
