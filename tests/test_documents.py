@@ -12,7 +12,9 @@ from bench.command_reference import command_reference, subcommands
 from bench.documentation import COMMANDS, outside_files, site_links
 from bench.optimiser_tables import with_tables
 from bench.options_table import options_table
+from fastnst import stylizer
 from fastnst.cli import build_parser, main
+from fastnst.networks import Networks
 
 REPOSITORY = Path(__file__).parent.parent
 PAGES = sorted(
@@ -25,19 +27,25 @@ def text_of(page: str) -> str:
     return (REPOSITORY / page).read_text(encoding="utf-8")
 
 
+@pytest.fixture(scope="module")
+def networks() -> Networks:
+    return Networks(kept=4)
+
+
 @pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with the pictures that the examples name."""
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, networks: Networks) -> Path:
+    """The current folder, with the pictures that the examples name; each network is loaded once for all of them."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(stylizer, "Networks", lambda: networks)
     for number, name in enumerate(PICTURES):
         image = Image.new("RGB", (96, 72), (60 + 50 * number, 90, 160))
         draw = ImageDraw.Draw(image)
         for x in range(0, 96, 12 + 6 * number):
             draw.line((x, 0, 95 - x, 71), fill=(240, 40 + 60 * number, x), width=3 + number)
         image.save(name)
-    for name in ("mask.png", "style_mask.png"):
+    for name, top, bottom in (("sky.png", 0, 40), ("land.png", 41, 71), ("land_of_style2.png", 20, 71)):
         mask = Image.new("L", (96, 72), 0)
-        ImageDraw.Draw(mask).ellipse((16, 8, 80, 64), fill=255)
+        ImageDraw.Draw(mask).rectangle((0, top, 95, bottom), fill=255)
         mask.save(name)
     return tmp_path
 
