@@ -29,6 +29,7 @@ from fastnst.resizing import resize
 from fastnst.runtime import resolve_runtime
 from fastnst.stylizer import Stylizer
 from fastnst.tile_grid import Reach, make_grid, reach_of
+from fastnst.tile_style import tiled_style_targets
 from fastnst.tiled_objective import make_tiled_objective
 from fastnst.weights import Weights, load_weights
 from fastnst.wrapping import bordered, resize_wrapped, seam_variation
@@ -153,23 +154,26 @@ def test_tiles_wrap_around(weights: Weights, height: int, width: int, tile: int,
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("winograd", marks=needs_nnpack)])
 def test_a_style_goes_on_beyond_its_borders_as_it_ends(weights: Weights, precision: str) -> None:
     options = resolve_options(padding="circular", precision=precision, **SHALLOW)
-    stylizer = Stylizer(noise(3, 21, 32), size=32, padding="circular", precision=precision, **SHALLOW)
-    backbone = build_backbone(weights, options.taps, stylizer.runtime, padding="circular")
-    for tile in (None, 8):
-        found = stylizer._style(32, backbone, stylizer._styles, tile)["conv2_1"]
-        stylizer._style_targets.clear()
-        x = (noise(3, 21, 32).double() - torch.tensor(weights.preprocessing.mean).view(1, 3, 1, 1)) / torch.tensor(
-            weights.preprocessing.std
-        ).view(1, 3, 1, 1)
-        for name in ("conv1_1", "conv1_2", "pool1", "conv2_1"):
-            if name == "pool1":
-                x = F.avg_pool2d(x, 2)
-                continue
-            kernel, bias = (weights.tensors[f"{name}.{part}"].double() for part in ("weight", "bias"))
-            x = F.relu(F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel, bias))
-        features = x[0].flatten(1)
-        assert isinstance(found, BlendedTarget)
-        assert far(found.matrix[0], features @ features.T / features.shape[1]) < 1e-5
+    runtime = resolve_runtime(options)
+    backbone = build_backbone(weights, options.taps, runtime, padding="circular").repadded("replicate")
+    image, preprocessing = noise(3, 21, 32), weights.preprocessing
+    mean, std = (torch.tensor(x, dtype=torch.float64).view(1, 3, 1, 1) for x in (preprocessing.mean, preprocessing.std))
+    x = (image.double() * preprocessing.scale - mean) / std
+    for name in ("conv1_1", "conv1_2", "pool1", "conv2_1"):
+        if name == "pool1":
+            x = F.avg_pool2d(x, 2)
+            continue
+        kernel, bias = (weights.tensors[f"{name}.{part}"].double() for part in ("weight", "bias"))
+        x = F.relu(F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel, bias))
+    features = x[0].flatten(1)
+    expected = features @ features.T / features.shape[1]
+    for found in (
+        style_targets(backbone, [(image, 1.0)], options, runtime),
+        tiled_style_targets(backbone, [(image, 1.0)], options, runtime, 8),
+    ):
+        target = found["conv2_1"]
+        assert isinstance(target, BlendedTarget)
+        assert far(target.matrix[0], expected) < 1e-5
 
 
 @given(cells=st.integers(1, 60), tile=st.integers(1, 300), grid=st.sampled_from([1, 4, 16]), pixels=st.integers(1, 80))
