@@ -97,11 +97,11 @@ class Ticket:
 
     def losses(self, since: int = 0) -> dict[str, Any]:
         """The curve, from the `since`-th point on: `points` are rows of iteration, scale, total and the weighted terms,
-        whose names `terms` are; `iterations` is where the axis ends."""
+        whose names `terms` are."""
         with self._lock:
             terms = _terms(self.options)
             points = [_point(record, terms, self.options) for record in self._records[since:]]
-            return {"terms": terms, "points": points, "since": since, "iterations": self._whole.get("iterations")}
+            return {"terms": terms, "points": points, "since": since}
 
     def view(self, ahead: int, since: int = 0) -> dict[str, Any]:
         """What the page shows, as JSON holds it; of the losses those from the `since`-th on."""

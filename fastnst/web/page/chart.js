@@ -14,7 +14,7 @@ export class Chart {
     new ResizeObserver(() => this.draw()).observe(svg);
   }
 
-  // Takes a curve: `points`, rows of iteration, scale, total and `terms`, up to `iterations`; or null for none.
+  // Takes a curve: `points`, rows of iteration, scale, total and `terms`, up to `iterations` if they are known; or null for none.
   put(curve) {
     if (curve !== null && curve === this.curve) return;
     this.curve = curve;

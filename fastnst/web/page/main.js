@@ -86,10 +86,13 @@ async function main() {
   }
 
   function offerActions(result) {
-    find("actions").inert = !result;
-    if (!result) return;
-    const size = Math.min(2 * result.size, page.limits.size);
     const button = find("continue");
+    find("actions").inert = !result;
+    if (!result) {
+      button.textContent = "Continue larger";
+      return;
+    }
+    const size = Math.min(2 * result.size, page.limits.size);
     button.disabled = isBusy() || size <= result.size;
     button.textContent = size > result.size ? `Continue at ${size} px` : "Largest size reached";
     button.onclick = () => attempt(() => api.proceed(result.id, size));
@@ -151,7 +154,7 @@ async function main() {
       if (!slots.content.pictures.length || !slots.style.pictures.length) throw new Error("give a content picture and a style picture first");
       await api.start({ content: slots.content.pictures[0].id, styles: slots.style.pictures.map(({ id }) => id), ...controls.form() });
       stage.wait();
-      if (matchMedia("(max-width: 819px)").matches) document.querySelector(".stage").scrollIntoView({ block: "start" });
+      if (matchMedia("(max-width: 999px)").matches) document.querySelector(".stage").scrollIntoView({ block: "start" });
     });
   });
   find("stop").addEventListener("click", () => attempt(api.stop));
