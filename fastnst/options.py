@@ -26,6 +26,9 @@ PRESET_NAMES = (
     "style-transfer-pytorch",
 )
 
+MOST_SCALES = 12
+"""Of those that are counted."""
+
 _OF_GATYS = tuple(f"conv{block}_1" for block in range(1, 6))
 
 LayerWeights = tuple[tuple[str, float], ...]
@@ -75,7 +78,13 @@ class Options:
     """
 
     preset: str = _option("default", "starting values for the other options", choices=PRESET_NAMES)
-    size: int = _option(512, "long edge of the result, in pixels", metavar="PX", minimum=2, maximum=65_535)
+    size: int = _option(
+        512,
+        "edge of the result, the long one unless --edge is short, in pixels",
+        metavar="PX",
+        minimum=2,
+        maximum=65_535,
+    )
     edge: str = _option("long", "the edge that size, scales and style scale measure", choices=("long", "short"))
     iterations: Iterations = _option(
         100,
@@ -85,7 +94,7 @@ class Options:
         minimum=1,
     )
     scales: Scales = _option(
-        3, "coarse to fine: none, a number of scales (each twice the last), or their long edges", metavar="S", many=True
+        3, "coarse to fine: none, a number of scales (see --scale-factor), or their edges", metavar="S", many=True
     )
     scale_factor: float = _option(
         2.0,
@@ -425,7 +434,7 @@ PRESETS: Mapping[str, OptionValues] = MappingProxyType(
             optimizer="adam",
             learning_rate=0.02,
             average=0.99,
-            iterations=(1000, 500, 500, 500, 500),
+            iterations=(1000, 500),
             scales=5,
             scale_factor=math.sqrt(2),
         ),
@@ -443,7 +452,8 @@ def resolve_options(**given: Any) -> Options:
 
     Layers may be a name, a sequence of `NAME` or `NAME=WEIGHT`, or a mapping from name to weight. Scales may be
     `None` or "none", a number of scales, or the long edges; the last of these sets `size` unless that is given too.
-    Iterations may be a number or a sequence of them, no longer than the scales that are given with it.
+    Iterations may be a number or a sequence of them, no longer than the scales that are given with it; of a preset's
+    the first is for the first scale and the last for those beyond them.
     Raises OptionError for an unknown name, a wrong type, a value out of range or a contradiction.
     """
     known = {option.name: option for option in fields(Options)}
@@ -457,14 +467,28 @@ def resolve_options(**given: Any) -> Options:
     scales = _scales("scales", values.get("scales"))
     if isinstance(scales, tuple) and scales and "size" not in given:
         values["size"] = scales[-1]
+    if "iterations" not in given and "iterations" in values:
+        values["iterations"] = _fitted_counts(values["iterations"], scales)
     options = replace(Options(), **values)
     if "iterations" in given and isinstance(options.iterations, tuple):
         _check_counts(options.iterations, options.scales)
     return options
 
 
+def _count(scales: Scales) -> int:
+    return 1 if scales is None else scales if isinstance(scales, int) else len(scales)
+
+
+def _fitted_counts(iterations: Any, scales: Scales) -> Any:
+    """A preset's counts of iterations for as many scales as there are."""
+    if isinstance(iterations, int):
+        return iterations
+    count = min(_count(scales), MOST_SCALES) if isinstance(scales, int) else _count(scales)
+    return tuple(iterations[min(index, len(iterations) - 1)] for index in range(max(count, 1)))
+
+
 def _check_counts(iterations: tuple[int, ...], scales: Scales) -> None:
-    count = 1 if scales is None else scales if isinstance(scales, int) else len(scales)
+    count = _count(scales)
     if len(iterations) > count:
         raise OptionError(
             f"{len(iterations)} counts of iterations for {count} scale{'s' if count > 1 else ''}; "
@@ -637,8 +661,10 @@ def _check_range(name: str, value: Any, facts: Mapping[str, Any]) -> None:
             raise OptionError(f"{spoken} {number} is too large; it must be {facts['maximum']} or less")
         if facts["above"] is not None and number <= facts["above"]:
             raise OptionError(f"{spoken} {number} is too small; it must be more than {facts['above']}")
-    if name == "scales" and isinstance(value, int) and not 1 <= value <= 12:
-        raise OptionError(f"{value} scales were asked for; give 1 to 12 scales, or their long edges in pixels")
+    if name == "scales" and isinstance(value, int) and not 1 <= value <= MOST_SCALES:
+        raise OptionError(
+            f"{value} scales were asked for; give 1 to {MOST_SCALES} scales, or their long edges in pixels"
+        )
 
 
 def _spoken(name: str) -> str:

@@ -1,5 +1,6 @@
 """The presets of other tools: their objectives, written down again from the formulas in float64, and schedules."""
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -165,6 +166,14 @@ SCHEDULES: dict[str, tuple[dict[str, Any], tuple[int, ...], tuple[int, ...]]] = 
     "neural-style": ({}, (512,), (1000,)),
     "gatys-notebook": ({}, (512, 800), (500, 200)),
     "style-transfer-pytorch": ({}, (128, 181, 256, 362, 512), (1000, 500, 500, 500, 500)),
+    "style-transfer-pytorch, larger": (
+        {"size": 1024, "scales": 7},
+        (128, 181, 256, 362, 512, 724, 1024),
+        (1000,) + 6 * (500,),
+    ),
+    "style-transfer-pytorch, once": ({"scales": None}, (512,), (1000,)),
+    "gatys-notebook, once": ({"size": 512, "scales": None}, (512,), (500,)),
+    "gatys-notebook, named": ({"scales": [300, 400]}, (300, 400), (500, 200)),
     "gatys-notebook, larger": ({"size": 1250}, (800, 1250), (500, 200)),
 }
 
@@ -176,6 +185,15 @@ def test_the_schedule_is_that_of_the_tool(case: str) -> None:
     scales = scale_edges(options.scales, options.size, 600, 800, edge=options.edge, factor=options.scale_factor)
     assert scales == edges
     assert scale_iterations(options.iterations, len(scales)) == iterations
+
+
+@pytest.mark.parametrize("name", PRESET_NAMES)
+@pytest.mark.parametrize("scales", [None, 2, 6])
+def test_the_options_of_a_run_make_it_again(name: str, scales: int | None) -> None:
+    options = resolve_options(preset=name, scales=scales)
+    recorded = json.loads(json.dumps({**vars(options), "style_layers": dict(options.style_layers)}))
+    recorded["content_layers"] = dict(options.content_layers)
+    assert resolve_options(**recorded) == options
 
 
 def test_weights_that_leave_the_terms_out_of_balance_are_warned_of() -> None:
