@@ -2,7 +2,9 @@
 
 import re
 from pathlib import Path
+from types import ModuleType
 
+import fastnst_kernels
 import pytest
 from documents import Block, blocks_of, check_unrun, small_commands, small_python
 from PIL import Image, ImageDraw
@@ -145,6 +147,12 @@ def test_the_reference_has_every_command_and_argument() -> None:
         assert f"## fastnst {name}\n" in reference
         assert parser.description in reference
     assert "fastnst stylize CONTENT STYLE [STYLE …] -o OUT [--config FILE]" in reference
+
+
+@pytest.mark.parametrize("package", [fastnst, fastnst_kernels], ids=["fastnst", "fastnst_kernels"])
+def test_the_reference_has_every_public_name(package: ModuleType) -> None:
+    page = text_of({"fastnst": "docs/api/fastnst.md"}.get(package.__name__, "docs/api/kernels.md"))
+    assert [name for name in package.__all__ if not re.search(rf"[.`]{name}[\n`]", page)] == []
 
 
 @pytest.mark.parametrize("page", PAGES)
