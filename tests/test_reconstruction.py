@@ -141,6 +141,8 @@ def test_the_command_makes_the_figure(tmp_path: Path, path: str) -> None:
         (["--layer", "conv1_1", "--style-layers", "conv1_1"], "give either --layer"),
         (["--figure", "--style-layers", "conv1_1"], "name the layers of the figure with --layer"),
         (["--figure", "--movie", "x.gif"], "--movie is for one run"),
+        (["--figure", "--cell", "3"], "cells of 3 pixels are too small"),
+        (["--figure", "--font", "none.ttf"], "font 'none.ttf' cannot be read"),
         (["--layer", "conv1_9"], "unknown layer 'conv1_9'"),
         (["--layer", "conv1_1", "--style-weight", "1"], "style weight 1.0 was given"),
     ],

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 _LEFT_OUT = ("content_layers", "style_layers", "style_weights", "preserve_color")
 # Of what a run writes on its way, a sheet of many has nothing.
-_OF_ONE_RUN = ("save_every", "preview", "plot", "movie", "checkpoint", "json")
+_OF_ONE_RUN = ("format", "bit_depth", "save_every", "preview", "plot", "movie", "checkpoint", "json")
 
 
 def add_parser(commands: Any) -> None:
@@ -87,7 +87,7 @@ def _run_figure(parsed: argparse.Namespace, options: dict[str, Any], outputs: "O
 
     from tqdm import tqdm
 
-    from fastnst.contact_sheet import Look
+    from fastnst.contact_sheet import Look, contact_sheet
     from fastnst.images import load_image
     from fastnst.job import STANDARD, Job, standard_input
     from fastnst.options import resolve_options
@@ -112,6 +112,13 @@ def _run_figure(parsed: argparse.Namespace, options: dict[str, Any], outputs: "O
     resolved = resolve_options(**content_options(layers, options))
     source = standard_input() if parsed.image == STANDARD else parsed.image
     image = load_image(source, role="content", max_pixels=resolved.max_pixels)
+    sheet = {
+        "cell": parsed.cell if parsed.cell is not None else min(256, resolved.size),
+        "title": parsed.title,
+        "look": Look(font=parsed.font),
+    }
+    # What a sheet cannot be is found before the runs.
+    contact_sheet([[image.rgb[:, :8, :8]]], **sheet)
     with tqdm(total=len(names), unit="picture", disable=True if outputs.quiet else None, file=sys.stderr) as bar:
         left = iter(names)
 
@@ -121,8 +128,6 @@ def _run_figure(parsed: argparse.Namespace, options: dict[str, Any], outputs: "O
                 result.save(Path(parsed.keep) / next(left))
 
         figure = reconstruction_figure(image, layers, made=made, **options)
-    cell = parsed.cell if parsed.cell is not None else min(256, resolved.size)
-    sheet = figure.sheet(cell=cell, title=parsed.title, look=Look(font=parsed.font))
     cells = [[result.parameters for result in row] for row in (figure.style, figure.content)]
-    save_sheet(sheet, parsed.output, {"layers": list(layers), "cells": cells})
+    save_sheet(figure.sheet(**sheet), parsed.output, {"layers": list(layers), "cells": cells})
     return 0
