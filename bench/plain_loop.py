@@ -103,7 +103,7 @@ def plain_loss(task: Task, form: Form) -> Callable[[Tensor], Tensor]:
     constants = {}
     for name, weight in style_layers.items():
         scale = 4 * len(grams[name]) ** 2 if options.objective == "paper" else grams[name].square().sum().item()
-        constants["style", name] = options.style_weight * weight / scale
+        constants["style", name] = options.last_style_weight * weight / scale
     for name, weight in content_layers.items():
         scale = 2 if options.objective == "paper" else contents[name].float().square().sum().item()
         constants["content", name] = options.content_weight * weight / scale

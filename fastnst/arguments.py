@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import Field, dataclass, fields
 from typing import Any, NoReturn
 
-from fastnst.options import Iterations, Options
+from fastnst.options import Iterations, Options, StyleWeight
 
 # As in `fastnst.formats`, which is not imported here: the command's help must not wait for what it imports.
 _FORMATS = ("png", "jpeg", "webp", "tiff", "npy")
@@ -38,6 +38,10 @@ OUTPUT_ARGUMENTS = (
     OutputArgument("json", bool, "print losses and parameters as one JSON object on stdout"),
 )
 """Those that a `--config` file may hold beside the options."""
+
+
+ONE_OR_SEVERAL = ("scales", "style_weight")
+"""Options of which one value is no list of one."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -116,15 +120,16 @@ def given_options(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Those of `settings`, as the command parsed them, that are fields of `Options`."""
     options = {option.name: settings[option.name] for option in fields(Options) if option.name in settings}
     # The command takes a list where the function takes a number too.
-    if isinstance(options.get("scales"), list) and len(options["scales"]) == 1:
-        options["scales"] = options["scales"][0]
+    for name in ONE_OR_SEVERAL:
+        if isinstance(options.get(name), list) and len(options[name]) == 1:
+            options[name] = options[name][0]
     return options
 
 
 def parse_as(option: "Field[Any]") -> Callable[[str], Any]:
     if option.name == "scales":
         return _scale
-    if option.name == "style_weights" or option.type in (float, float | None):
+    if option.name == "style_weights" or option.type in (float, float | None, StyleWeight):
         return _number
     return whole_number if option.type in (int, Iterations) else str
 

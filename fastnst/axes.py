@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NoReturn
 
-from fastnst.arguments import add_option, flag_of
+from fastnst.arguments import ONE_OR_SEVERAL, add_option, flag_of
 from fastnst.errors import OptionError
 from fastnst.options import Options
 
@@ -47,7 +47,7 @@ def make_axis(words: Sequence[str], flag: str) -> Axis:
             found = vars(parser.parse_args([flag_of(known[name]), *parts]))[name]
         except (ValueError, KeyError) as error:
             raise OptionError(f"{flag} {name}: the value {value!r} cannot be read: {error}") from None
-        settings.append({name: found[0] if name == "scales" and len(found) == 1 else found})
+        settings.append({name: found[0] if name in ONE_OR_SEVERAL and len(found) == 1 else found})
     return Axis(name, settings, [f"{name.replace('_', ' ')} {value}" for value in values])
 
 

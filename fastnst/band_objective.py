@@ -224,7 +224,7 @@ class BandObjective:
         return "torch" if image.device.type == "cpu" else self.runtime.kernels
 
     def _made(self) -> TiledObjective:
-        options, runtime, bands, plan = self._options, self.runtime, self._bands, self.plan
+        options, runtime, plan = self._options, self.runtime, self.plan
         grid = _own_grid(plan.grid, self._own)
         levels, guidance = self._levels, self._guidance
         tiles = tuple(grid)
@@ -242,14 +242,13 @@ class BandObjective:
         layers = {
             name: layer_sums(
                 runtime,
-                (bands.height >> deep) * (bands.width >> deep),
                 self._style.get(name),
                 content.weights.get(name),
                 guidance[name],
-                options.style_weight,
+                options.last_style_weight,
                 options.content_weight,
             )
-            for name, deep in levels.items()
+            for name in levels
             if name in self._style or name in content.weights
         }
         return TiledObjective(
@@ -260,7 +259,7 @@ class BandObjective:
             levels,
             content,
             options.content_weight,
-            options.style_weight,
+            options.last_style_weight,
             Variation("squared", 0.0, 0.0),
             "kept" if plan.level == WHOLE else plan.level,
             runtime,

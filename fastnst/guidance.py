@@ -14,10 +14,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LayerGuidance:
-    """Of one layer: for each region its map `m`, (1, 1, h, w) float32 in 0…1 or None for 1 everywhere, of the positions
-    that are seen here; the sum of m² over the whole image; its share of the area. `opaque` is the map of the content
-    term, `None` where all of it counts."""
+    """Of one layer of `positions` in the whole image: for each region its map `m`, (1, 1, h, w) float32 in 0…1 or None
+    for 1 everywhere, of the positions that are seen here; the sum of m² over the whole image; its share of the area.
+    `opaque` is the map of the content term, `None` where all of it counts."""
 
+    positions: int
     maps: tuple[Tensor | None, ...]
     totals: tuple[float, ...]
     areas: tuple[float, ...]
@@ -48,13 +49,13 @@ class Guidance:
 
     def _at_level(self, level: int, device: torch.device) -> LayerGuidance:
         maps, totals = [], []
+        positions = (self.height >> level) * (self.width >> level)
         for mask in self._regions:
             pooled = None if mask is None else halved(mask, level)
-            positions = (self.height >> level) * (self.width >> level)
             totals.append(float(positions) if pooled is None else pooled.square().sum(dtype=torch.float64).item())
             maps.append(self._seen(pooled, level, device))
         opaque = None if self.opaque is None else self._seen(halved(self.opaque, level), level, device)
-        return LayerGuidance(tuple(maps), tuple(totals), self._areas, opaque)
+        return LayerGuidance(positions, tuple(maps), tuple(totals), self._areas, opaque)
 
     @property
     def _regions(self) -> list[Tensor | None]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fastnst.errors import OptionError
+from fastnst.pyramid import scale_style_weights
 from fastnst.result import LossRecord
 from fastnst.roofline_plot import check_plot
 
@@ -36,8 +37,8 @@ def draw_losses(records: Sequence[LossRecord], path: Path, options: Mapping[str,
     axes = figure.add_subplot()
     largest = max(record.total for record in records)
     for term, (colour, dashes) in _LINES.items():
-        weight = 1.0 if term == "total" else float(options.get(f"{term}_weight", 1.0))
-        values = [weight * getattr(record, term) for record in records]
+        weights = _weights(records, 1.0 if term == "total" else options.get(f"{term}_weight", 1.0))
+        values = [weight * getattr(record, term) for weight, record in zip(weights, records, strict=True)]
         if not any(value > 0 for value in values):
             continue
         for first, (_, group) in enumerate(groupby(zip(records, values, strict=True), lambda pair: pair[0].scale)):
@@ -65,6 +66,16 @@ def draw_losses(records: Sequence[LossRecord], path: Path, options: Mapping[str,
         figure.savefig(path, dpi=150)
     except OSError as error:
         raise OptionError(f"{path} could not be written ({error.strerror}); choose another folder") from error
+
+
+def _weights(records: Sequence[LossRecord], weight: Any) -> list[float]:
+    """Those of the records: one for all, or of several that end with the last scale's the scale's own."""
+    edges = list(dict.fromkeys(record.scale for record in records))
+    if not isinstance(weight, list | tuple):
+        return [float(weight)] * len(records)
+    own = scale_style_weights(tuple(map(float, weight)), len(edges))
+    by_edge = dict(zip(edges, own, strict=True))
+    return [by_edge[record.scale] for record in records]
 
 
 def _mark_scales(axes: Any, records: Sequence[LossRecord]) -> None:

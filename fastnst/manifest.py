@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from fastnst.arguments import add_option, flag_of
+from fastnst.arguments import ONE_OR_SEVERAL, add_option, flag_of
 from fastnst.errors import FastnstError, OptionError
 from fastnst.masks import parse_masks
 from fastnst.options import START_WORDS, Options
@@ -222,7 +222,7 @@ def parse_option(name: str, text: str) -> Any:
     else:
         words = [flag, *text.split()] if _OPTIONS[name].metadata["many"] else [f"{flag}={text}"]
     value = getattr(parser.parse_args(words), name)
-    return value[0] if name == "scales" and len(value) == 1 else value
+    return value[0] if name in ONE_OR_SEVERAL and len(value) == 1 else value
 
 
 class _Parser(argparse.ArgumentParser):

@@ -4,7 +4,7 @@ With `m` the region's mask the sums are Σ m² F Fᵀ and Σ m² F, which the ke
 gradient `D` by G and `d` by μ, that of the features is m² (2 D F + d) / Σ m², which the kernels make too.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -12,12 +12,16 @@ from fastnst_kernels import GramDifference, accumulate_gram, ops
 from torch import Tensor
 
 from fastnst.guidance import LayerGuidance
-from fastnst.runtime import Runtime, float32_products
+from fastnst.runtime import Runtime
 from fastnst.style_statistics import Moments, MomentTarget, moment_loss
 from fastnst.tile_grid import Window
 
-# Elements of features of which a copy is made at a time.
-_CHUNK_ELEMENTS = 1 << 22
+StyleRegions = Sequence[Mapping[int, Tensor | None]]
+"""For each region, which styles it has, by their index, and where in them: a mask (1, 1, H, W) of the style's size,
+float32 in 0…1, or None for all of it."""
+
+CHUNK_ELEMENTS = 1 << 22
+"""Elements of features of which a copy is made at a time."""
 
 
 @dataclass
@@ -85,11 +89,6 @@ class RegionSums:
 
     def finish(self, dtype: torch.dtype) -> None:
         """All has been seen; the features are of `dtype`."""
-        # Differences of moments have no digits to lose.
-        with float32_products(False):
-            self._finish(dtype)
-
-    def _finish(self, dtype: torch.dtype) -> None:
         self._gradients = []
         self.loss = torch.zeros(1, dtype=torch.float32, device=self.runtime.device)
         kept = ops.difference_dtype(dtype, self.runtime.kernels)
@@ -170,7 +169,7 @@ def loss_backend(runtime: Runtime) -> str:
 def chunks(features: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Rows of a map and the features there, no more elements at a time than a copy of them may take."""
     height = features.shape[2]
-    step = max(1, _CHUNK_ELEMENTS // (features.shape[1] * features.shape[3]))
+    step = max(1, CHUNK_ELEMENTS // (features.shape[1] * features.shape[3]))
     for start in range(0, height, step):
         rows = slice(start, min(start + step, height))
         yield rows, features[:, :, rows]

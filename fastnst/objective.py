@@ -39,14 +39,15 @@ from fastnst.backbone import Backbone
 from fastnst.errors import FastnstError
 from fastnst.guidance import Guidance, LayerGuidance
 from fastnst.loss_scale import LossScale
-from fastnst.moment_sums import loss_backend
+from fastnst.moment_sums import StyleRegions, loss_backend
 from fastnst.options import LayerWeights, Options
 from fastnst.reductions import content_factor, style_factor
 from fastnst.runtime import Runtime
-from fastnst.style_moments import StyleRegions, region_targets
+from fastnst.sliced import SlicedTargets, sliced_targets
+from fastnst.style_moments import region_targets
 from fastnst.taps import ContentTarget, LayerTap, SummedTap
 from fastnst.tile_grid import levels_of
-from fastnst.tile_taps import StyleTarget, layer_sums
+from fastnst.tile_taps import LayerSums, StyleTarget, layer_sums
 from fastnst.wrapping import seam_variation
 
 
@@ -115,10 +116,12 @@ class Objective:
     loss_scale: LossScale
     wraps: bool = False
     guidance: Mapping[str, LayerGuidance] = field(default_factory=dict)
+    _sums: dict[str, LayerSums] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def is_tiled(self) -> bool:
-        return False
+        # What torch allocates to sort is its own affair.
+        return any(isinstance(target, SlicedTargets) for target in self.style.values())
 
     def loss(self, image: Tensor) -> Loss:
         """The loss of `image`, (1, 3, H, W) float32 in 0…1, without a gradient."""
@@ -158,9 +161,12 @@ class Objective:
             return LayerTap(self.runtime, style, content, self.style_weight, self.content_weight, scale)
         if guidance is None:
             raise FastnstError("a style of regions needs to know where they are; give make_objective its guidance")
-        constant = None if content is None else content.weight
-        sums = layer_sums(self.runtime, 0, style, constant, guidance, self.style_weight, self.content_weight)
-        return SummedTap(sums, content, scale)
+        if name not in self._sums:
+            constant = None if content is None else content.weight
+            self._sums[name] = layer_sums(
+                self.runtime, style, constant, guidance, self.style_weight, self.content_weight
+            )
+        return SummedTap(self._sums[name], content, scale)
 
     def _loss(self, taps: Mapping[str, LayerTap | SummedTap], tv: Tensor) -> Loss:
         zero = torch.zeros_like(tv)
@@ -189,7 +195,7 @@ def make_objective(
         content_targets(backbone, content, options, layers),
         style,
         options.content_weight,
-        options.style_weight,
+        options.last_style_weight,
         variation_of(options, *content.shape[2:]),
         runtime,
         LossScale(runtime),
@@ -229,6 +235,8 @@ def style_targets(
     these several styles cost no more than one: with `k_s` the constant of style `s` and `k = Σ k_s`,
     `Σ k_s ‖G − A_s‖² = k ‖G − Ā‖² + Σ k_s ‖A_s − Ā‖²` where `Ā = Σ k_s A_s / k`.
     """
+    if options.style_loss == "sliced":
+        return dict(sliced_targets(backbone, styles, options, regions))
     if options.style_loss != "gram" or regions is not None:
         return dict(region_targets(backbone, styles, options, runtime, regions=regions))
     layers = options.active_style_layers

@@ -34,6 +34,7 @@ _OF_GATYS = tuple(f"conv{block}_1" for block in range(1, 6))
 LayerWeights = tuple[tuple[str, float], ...]
 Scales = int | tuple[int, ...] | None
 Iterations = int | tuple[int, ...]
+StyleWeight = float | tuple[float, ...]
 
 MAX_PIXELS = 200_000_000
 """Of a picture that is read; decoded whole, it takes 3 to 8 GB at the peak."""
@@ -161,7 +162,13 @@ class Options:
         maximum=0.9999,
     )
     content_weight: float = _option(1.0, "α, the weight of the content term", metavar="X", minimum=0)
-    style_weight: float = _option(5.0, "β, the weight of the style term", metavar="X", minimum=0)
+    style_weight: StyleWeight = _option(
+        5.0,
+        "β, the weight of the style term: one for all scales, or several that end with the last scale's",
+        metavar="X",
+        many=True,
+        minimum=0,
+    )
     tv_weight: float = _option(0.05, "γ, the weight of the total variation", metavar="X", minimum=0)
     tv_kind: str = _option(
         "squared",
@@ -206,9 +213,9 @@ class Options:
     )
     style_loss: str = _option(
         "gram",
-        "what of the style's features is matched: their Gram matrices, covariance, mean and deviation, or mean and "
-        "covariance by the Wasserstein distance",
-        choices=("gram", "covariance", "mean-std", "wasserstein"),
+        "what of the style's features is matched: their Gram matrices, covariance, mean and deviation, mean and "
+        "covariance by the Wasserstein distance, or all of their distribution in sorted projections",
+        choices=("gram", "covariance", "mean-std", "wasserstein", "sliced"),
     )
     preserve_color: str = _option(
         "none",
@@ -276,6 +283,16 @@ class Options:
                 raise OptionError(f"scales {self.scales} do not grow; list the long edges from small to large")
             if self.scales[-1] != self.size:
                 raise OptionError(f"the last scale, {self.scales[-1]}, is not the size, {self.size}; make them equal")
+        if isinstance(self.style_weight, tuple) and min(self.style_weight) <= 0:
+            raise OptionError(
+                f"the style weights of the scales, {self.style_weight}, must each be more than 0; give 0 alone to "
+                "leave the style out"
+            )
+        if self.style_loss == "sliced" and isinstance(self.tile, int):
+            raise OptionError(
+                f"tile {self.tile} was given, and style loss sliced sorts all of the image together; let tile be none, "
+                "or choose another style loss"
+            )
         if self.style_weights is not None and sum(self.style_weights) == 0:
             raise OptionError("the style weights are all 0; at least one must be more")
         if self.style_form == "channel-mean" and self.style_loss not in ("gram", "covariance"):
@@ -293,7 +310,7 @@ class Options:
     @property
     def active_style_layers(self) -> LayerWeights:
         """The style layers whose weight counts: none where the style weight is 0."""
-        return tuple((name, weight) for name, weight in self.style_layers if weight > 0 and self.style_weight > 0)
+        return tuple((name, weight) for name, weight in self.style_layers if weight > 0 and self.last_style_weight > 0)
 
     @property
     def wraps(self) -> bool:
@@ -309,6 +326,11 @@ class Options:
     def style_form(self) -> str:
         """One of `STYLE_FORMS`."""
         return self.objective if self.style_reduction == OF_THE_OBJECTIVE else self.style_reduction
+
+    @property
+    def last_style_weight(self) -> float:
+        """β of the last scale, and of all of them where they have but one."""
+        return self.style_weight[-1] if isinstance(self.style_weight, tuple) else self.style_weight
 
     @property
     def taps(self) -> tuple[str, ...]:
@@ -337,7 +359,7 @@ class UnsizedValues(TypedDict, total=False):
     history_precision: str
     average: float | None
     content_weight: float
-    style_weight: float
+    style_weight: float | Sequence[float]
     tv_weight: float
     tv_kind: str
     tv_reduction: str
@@ -452,8 +474,8 @@ def resolve_options(**given: Any) -> Options:
 
     Layers may be a name, a sequence of `NAME` or `NAME=WEIGHT`, or a mapping from name to weight. Scales may be
     `None` or "none", a number of scales, or the long edges; the last of these sets `size` unless that is given too.
-    Iterations may be a number or a sequence of them, no longer than the scales that are given with it; of a preset's
-    the first is for the first scale and the last for those beyond them.
+    Iterations and the style weight may be a number or a sequence of them, no longer than the scales that are given
+    with it; of a preset's iterations the first is for the first scale and the last for those beyond them.
     Raises OptionError for an unknown name, a wrong type, a value out of range or a contradiction.
     """
     known = {option.name: option for option in fields(Options)}
@@ -471,7 +493,9 @@ def resolve_options(**given: Any) -> Options:
         values["iterations"] = _fitted_counts(values["iterations"], scales)
     options = replace(Options(), **values)
     if "iterations" in given and isinstance(options.iterations, tuple):
-        _check_counts(options.iterations, options.scales)
+        _check_counts("counts of iterations", options.iterations, options.scales)
+    if "style_weight" in given and isinstance(options.style_weight, tuple):
+        _check_counts("style weights", options.style_weight, options.scales)
     return options
 
 
@@ -487,11 +511,11 @@ def _fitted_counts(iterations: Any, scales: Scales) -> Any:
     return tuple(iterations[min(index, len(iterations) - 1)] for index in range(max(count, 1)))
 
 
-def _check_counts(iterations: tuple[int, ...], scales: Scales) -> None:
+def _check_counts(what: str, values: tuple[float, ...], scales: Scales) -> None:
     count = _count(scales)
-    if len(iterations) > count:
+    if len(values) > count:
         raise OptionError(
-            f"{len(iterations)} counts of iterations for {count} scale{'s' if count > 1 else ''}; "
+            f"{len(values)} {what} for {count} scale{'s' if count > 1 else ''}; "
             "give one for all scales, or at most one for each"
         )
 
@@ -527,6 +551,15 @@ def _integer(name: str, value: Any) -> int:
 
 def _optional_number(name: str, value: Any) -> float | None:
     return None if value is None else _number(name, value)
+
+
+def _style_weight(name: str, value: Any) -> StyleWeight:
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        return _number(name, value)
+    weights = tuple(_number(name, weight) for weight in value)
+    if not weights:
+        raise OptionError("no style weight given; give one, or one for each scale")
+    return weights[0] if len(weights) == 1 else weights
 
 
 def _style_weights(name: str, value: Any) -> tuple[float, ...] | None:
@@ -588,7 +621,7 @@ _NORMALISE: Mapping[str, Callable[[str, Any], Any]] = MappingProxyType(
         "tolerance": _optional_number,
         "average": _optional_number,
         "content_weight": _number,
-        "style_weight": _number,
+        "style_weight": _style_weight,
         "tv_weight": _number,
         "style_scale": _number,
         "scale_factor": _number,

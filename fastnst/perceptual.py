@@ -61,6 +61,8 @@ class PerceptualLoss(nn.Module):
         self.options = resolve_options(**options)
         if self.options.style_loss != "gram":
             raise OptionError(f'PerceptualLoss has no style loss {self.options.style_loss}; give style_loss="gram"')
+        if isinstance(self.options.style_weight, tuple):
+            raise OptionError("PerceptualLoss sees images at one scale; give one style weight")
         self._style_layers = dict(self.options.active_style_layers)
         self._content_layers = dict(self.options.active_content_layers)
         self.extractor = FeatureExtractor(
@@ -116,7 +118,7 @@ class PerceptualLoss(nn.Module):
         style = sum(found_style, torch.zeros_like(tv))
         shown = sum(found_content, torch.zeros_like(tv))
         options = self.options
-        total = options.content_weight * shown + options.style_weight * style + options.tv_weight * tv
+        total = options.content_weight * shown + options.last_style_weight * style + options.tv_weight * tv
         return PerceptualTerms(total, shown, style, tv)
 
     @torch.no_grad()

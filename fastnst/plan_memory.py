@@ -6,20 +6,21 @@ and bounded for the rest.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import ceil
 
 from fastnst import winograd
 from fastnst.architecture import layers_up_to
+from fastnst.moment_sums import CHUNK_ELEMENTS
 from fastnst.options import Options
 from fastnst.runtime import Runtime
 
 # Beside the maps. On a CPU: chunks of the losses and bits, the library's reordered weights, and what malloc keeps of
 # freed blocks, measured at 60 to 200 MB. On a GPU: the workspace of its convolutions.
 _SCRATCH_BYTES = {True: 100_000_000, False: 250_000_000}
-_IMAGE_ELEMENT = 4
+_IMAGE_ELEMENT = _MASK_ELEMENT = 4
 
 
 @dataclass(frozen=True)
@@ -250,3 +251,21 @@ def _give(ledger: _Ledger, traces: Sequence[_Trace]) -> None:
     for trace in traces:
         ledger.give(trace.features)
         ledger.give(trace.bits)
+
+
+def mask_bytes(network: Network, levels: Mapping[str, int], regions: int, height: int, width: int) -> int:
+    """Of the maps of so many regions' masks at the layers' levels, by their names, and of what they are multiplied with
+    at a time; a CPU has the masks themselves and, while they are pooled, with the content's alpha, once more."""
+    if not regions:
+        return 0
+    maps = sum(_MASK_ELEMENT * (height >> level) * (width >> level) for level in set(levels.values()))
+    masks = 2 * _MASK_ELEMENT * height * width if network.on_cpu else 0
+    return regions * (maps + masks) + 2 * network.element * CHUNK_ELEMENTS
+
+
+def sorting_bytes(network: Network, levels: Mapping[str, int], height: int, width: int) -> int:
+    """Of the sliced Wasserstein distance at these layers: of each the style's values and the gradient by the sorted
+    ones, and of one at a time its features in float32, their projections, sorted, and in which order."""
+    filters = {step.name: step.filters for step in network.steps}
+    sizes = [filters[name] * (height >> level) * (width >> level) for name, level in levels.items()]
+    return 8 * sum(sizes) + 24 * max(sizes, default=0)

@@ -25,7 +25,9 @@ from fastnst.plan_memory import (
     Network,
     forward_bytes,
     kept_bytes,
+    mask_bytes,
     network_of,
+    sorting_bytes,
     tiled_bytes,
     untiled_bytes,
 )
@@ -134,6 +136,9 @@ def plan_run(
     much.
     """
     tile, allowed = parse_tile(tile), parse_memory(max_memory)
+    whole_alone = options.style_loss == "sliced"
+    if whole_alone and tile == "auto":
+        tile = "none"
     network = network_of(options, runtime)
     fixed = held_bytes(runtime.device) + (0 if network_is_loaded else _loading_bytes(network, runtime))
     free = free_bytes(runtime.device)
@@ -151,7 +156,7 @@ def plan_run(
         best = min((plan for plan in plans if plan.peak_bytes <= _NEAR_LEAST * least), key=space.cost)
         if allowed is not None and limit == allowed:
             raise OptionError(_too_much(best, tile, options, allowed))
-    return replace(best, style_tile=_style_tile(network, style_sizes, best, fixed))
+    return best if whole_alone else replace(best, style_tile=_style_tile(network, style_sizes, best, fixed))
 
 
 def next_smaller(plan: Plan, options: Options, runtime: Runtime) -> Plan | None:
@@ -159,7 +164,7 @@ def next_smaller(plan: Plan, options: Options, runtime: Runtime) -> Plan | None:
     reach = reach_of(options.network, options.taps, options.padding)
     edge = max(min(plan.tile or max(plan.height, plan.width), max(plan.height, plan.width)) // 2, reach.grid)
     edge = max(edge // reach.grid * reach.grid, reach.grid)
-    if plan.tile is not None and edge >= plan.tile:
+    if options.style_loss == "sliced" or (plan.tile is not None and edge >= plan.tile):
         return None
     network = network_of(options, runtime)
     space = _Space(options, runtime, network, (plan.height, plan.width), plan.held_bytes, plan.limit_bytes, None)
@@ -224,7 +229,7 @@ class _Space:
     def whole(self, image_on_host: bool) -> Plan:
         grid = make_grid(*self.size, max(self.size), self._reach)
         content = self._content_bytes()
-        device = untiled_bytes(self.network, *self.size) + content
+        device = untiled_bytes(self.network, *self.size) + content + self._style_bytes()
         flops = 2 * forward_flops(self.network, *self.size) + self._style_flops()
         return self._plan(None, WHOLE, 0, "device", image_on_host, grid, device, 0, 0, flops)
 
@@ -236,6 +241,7 @@ class _Space:
         content = self._content_bytes()
         part = content // count
         device = tiled_bytes(self.network, *crop, count, level, again) + (content if place == "device" else 2 * part)
+        device += self._style_bytes()
         host = content if place == "host" else 0
         # Pinned memory comes in powers of two.
         host += 2 * count * kept_bytes(self.network, *crop, again) if level == "kept-host" else 0
@@ -309,6 +315,13 @@ class _Space:
             seconds += moved / _TRANSFER_RATE + 2 * pixels * optimizer_bytes(self.options) / _HOST_RATE
         return seconds
 
+    def _style_bytes(self) -> int:
+        names = tuple(name for name, _ in self.options.active_style_layers)
+        levels = levels_of(self.options.network, names)
+        regions = len(self.options.masks or ())
+        masks = mask_bytes(self.network, levels, regions, *self.size)
+        return masks + (sorting_bytes(self.network, levels, *self.size) if self.options.style_loss == "sliced" else 0)
+
     def _content_bytes(self) -> int:
         names = tuple(name for name, _ in self.options.active_content_layers)
         height, width = self.size
@@ -355,7 +368,9 @@ def _too_much(least: Plan, tile: int | str, options: Options, allowed: int) -> s
     advice = ["raise --max-memory", "lower --size"]
     if options.optimizer == "lbfgs":
         advice += ["lower --history", "let --history-precision be bf16", "take --optimizer adam"]
-    if tile != "auto":
+    if options.style_loss == "sliced":
+        advice.append("choose another --style-loss")
+    elif tile != "auto":
         advice.append("let --tile be auto")
     *others, last = advice
     return (

@@ -1,6 +1,6 @@
 """Coarse to fine: the sizes that a run goes through, and the steps at each of them."""
 
-from fastnst.options import Iterations, Scales
+from fastnst.options import Iterations, Scales, StyleWeight
 
 SMALLEST_EDGE = 64
 """Scales that are only counted, not named, go no lower than this short edge: below it there is nothing left to see."""
@@ -32,3 +32,9 @@ def scale_iterations(iterations: Iterations, scales: int) -> tuple[int, ...]:
     """
     counts = (iterations,) if isinstance(iterations, int) else iterations
     return (counts[0],) * (scales - len(counts)) + counts[-scales:]
+
+
+def scale_style_weights(weight: StyleWeight, scales: int) -> tuple[float, ...]:
+    """β at each of `scales` scales, coarse first: one for all, or a list that ends as that of `scale_iterations`."""
+    weights = weight if isinstance(weight, tuple) else (weight,)
+    return (weights[0],) * (scales - len(weights)) + weights[-scales:]

@@ -10,7 +10,7 @@ from fastnst.errors import ImageError, OptionError
 from fastnst.guidance import Guidance
 from fastnst.images import AnyPicture, load_image, resize
 from fastnst.masks import Mask
-from fastnst.style_moments import StyleRegions
+from fastnst.moment_sums import StyleRegions
 
 # Of a side, by which a mask's aspect may be another than its picture's, besides a pixel of rounding.
 _ASPECT_TOLERANCE = 0.01

@@ -1,6 +1,6 @@
 """The style's targets from the moments of its features, in regions, from whole images or in tiles."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -9,15 +9,11 @@ from torch import Tensor
 from fastnst.backbone import Backbone
 from fastnst.errors import FastnstError
 from fastnst.guidance import style_maps
-from fastnst.moment_sums import MomentSums
+from fastnst.moment_sums import MomentSums, StyleRegions
 from fastnst.options import Options
 from fastnst.runtime import Runtime
 from fastnst.style_statistics import Moments, RegionTargets, moment_targets
 from fastnst.tile_grid import Tile, cut, levels_of, make_grid, reach_of
-
-StyleRegions = Sequence[Mapping[int, Tensor | None]]
-"""For each region, which styles it has, by their index, and where in them: a mask (1, 1, H, W) of the style's size,
-float32 in 0…1, or None for all of it."""
 
 
 @torch.no_grad()

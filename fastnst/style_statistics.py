@@ -143,7 +143,7 @@ def moment_loss(target: MomentTarget, moments: Moments) -> tuple[Tensor, MomentG
     distance, by_covariance, by_mean = _DISTANCES[target.loss](target, moments)
     by_covariance = by_covariance * target.weight
     # Σ = G − μ μᵀ.
-    by_mean = by_mean * target.weight - 2 * (by_covariance @ moments.mean[:, :, None])[:, :, 0]
+    by_mean = by_mean * target.weight - 2 * (by_covariance * moments.mean[:, None, :]).sum(2)
     return distance * target.weight, MomentGradient(by_covariance, by_mean)
 
 
@@ -164,7 +164,7 @@ def _mean_std(target: MomentTarget, moments: Moments) -> tuple[Tensor, Tensor, T
 def _wasserstein(target: MomentTarget, moments: Moments) -> tuple[Tensor, Tensor, Tensor]:
     dtype, device = moments.mean.dtype, moments.mean.device
     # The product squares what lies between the eigenvalues: in float32 it would lose the smaller half of them.
-    exact = torch.float64 if device.type == "cpu" else dtype
+    exact = torch.float64
     shift = moments.mean.to(exact) - target.mean.to(exact)
     own, one = target.matrix.to(exact), torch.eye(shift.shape[1], dtype=exact, device=device)
     raised = Moments(moments.gram.to(exact), moments.mean.to(exact)).covariance + target.epsilon * one

@@ -42,7 +42,7 @@ from fastnst.picture_folder import pictures_at
 from fastnst.planner import Plan, device_of, plan_run
 from fastnst.preserve_color import prepared
 from fastnst.preset_network import warn_of_other_network
-from fastnst.pyramid import scale_edges, scale_iterations
+from fastnst.pyramid import scale_edges, scale_iterations, scale_style_weights
 from fastnst.ranks import ALONE, Ranks
 from fastnst.regions import guidance_of, load_regions, recorded_regions, style_regions
 from fastnst.result import Result
@@ -228,6 +228,7 @@ class Stylizer:
         if saved is not None:
             check_same_network(saved.parameters, parameters)
         iterations = dict(zip(scales, scale_iterations(self.options.iterations, len(scales)), strict=True))
+        betas = scale_style_weights(self.options.style_weight, len(scales))
         run = Run(parameters, self._sources(content), watch, self.options, iterations, saved)
         visible = pictures if shown is picture else AtSizes(shown, ahead)
         first = next(iter(scales))
@@ -249,7 +250,7 @@ class Stylizer:
             optimizer = self._next_optimizer(fresh(), device, bands, before, saved, goes_on=continued is not None)
             guidance = guidance_of(self._regions, target.alpha, size)
             style = self._style(edge, backbone, styles, plan.style_tile, plain=guidance.is_plain)
-            objective = self._objective(backbone, seen.rgb[None], style, plan, bands, guidance)
+            objective = self._objective(backbone, seen.rgb[None], style, betas[index], plan, bands, guidance)
             mean = None if self.options.average is None else MeanImage(self.options.average)
             descent = Descent(image, objective, fresh, optimizer, mean)
             image = descent.image
@@ -264,19 +265,21 @@ class Stylizer:
         backbone: Backbone,
         content: Tensor,
         style: dict[str, StyleTarget],
+        style_weight: float,
         plan: Plan,
         bands: Bands,
         guidance: Guidance,
     ) -> FittingObjective | BandObjective:
         """The objective of one scale; `content` is (1, 3, H, W) float32 on the CPU."""
-        fixed = self.options.tile == "none"
+        options = replace(self.options, style_weight=style_weight)
+        fixed = options.tile == "none" or options.style_loss == "sliced"
         if bands.is_split:
             seen = content[:, :, bands.seen].clone()
             return BandObjective(
                 backbone,
                 seen,
                 style,
-                self.options,
+                options,
                 self.runtime,
                 bands,
                 plan,
@@ -284,7 +287,7 @@ class Stylizer:
                 tile_is_fixed=fixed,
             )
         return FittingObjective(
-            backbone, content, style, self.options, self.runtime, plan, guidance=guidance, tile_is_fixed=fixed
+            backbone, content, style, options, self.runtime, plan, guidance=guidance, tile_is_fixed=fixed
         )
 
     def _bands(self, size: tuple[int, int]) -> Bands:
@@ -410,6 +413,11 @@ class Stylizer:
         return sizes
 
     def _check_processes(self, height: int) -> None:
+        if self.options.style_loss == "sliced" and self._ranks.size > 1:
+            raise OptionError(
+                "several processes cannot share an image whose features are sorted (style loss sliced); start one, or "
+                "choose another style loss"
+            )
         if self.options.wraps and self._ranks.size > 1:
             raise OptionError("several processes cannot share an image that tiles (padding circular); start one")
         most = most_bands(height, reach_of(self.options.network, self.options.taps, self.options.padding))
@@ -554,7 +562,7 @@ def _load_styles(style: Styles, options: Options) -> list[AnyPicture]:
     for each in given:
         sources += pictures_at(each, "style") if isinstance(each, str | os.PathLike) else [each]
     read = partial(open_picture, role="style", max_pixels=options.max_pixels)
-    if not sources and (options.style_weight > 0 or options.init == "style-mean"):
+    if not sources and (options.last_style_weight > 0 or options.init == "style-mean"):
         raise OptionError("no style image given; give at least one")
     if options.style_weights is not None and len(options.style_weights) != len(sources):
         raise OptionError(

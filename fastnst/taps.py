@@ -105,7 +105,6 @@ class SummedTap:
         return self.sums.content
 
     def forward(self, features: Tensor) -> None:
-        self.sums.positions = features[0, 0].numel()
         self.sums.begin()
         self._tile(features).forward(features)
         self.sums.finish(features.dtype)

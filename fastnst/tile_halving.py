@@ -60,7 +60,7 @@ class FittingObjective:
     @property
     def is_tiled(self) -> bool:
         """Whether it works in tiles now: then it allocates, waits and moves memory as no captured graph may."""
-        return self.plan.tile is not None
+        return self.plan.tile is not None or self._options.style_loss == "sliced"
 
     def loss(self, image: Tensor) -> Loss:
         """As `Objective.loss`."""

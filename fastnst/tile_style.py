@@ -9,10 +9,11 @@ from torch import Tensor
 
 from fastnst.backbone import Backbone
 from fastnst.errors import FastnstError
+from fastnst.moment_sums import StyleRegions
 from fastnst.objective import style_target
 from fastnst.options import Options
 from fastnst.runtime import Runtime
-from fastnst.style_moments import StyleRegions, region_targets
+from fastnst.style_moments import region_targets
 from fastnst.tile_grid import Window, cut, levels_of, make_grid, reach_of
 from fastnst.tile_taps import StyleTarget
 
@@ -27,6 +28,8 @@ def tiled_style_targets(
     regions: StyleRegions | None = None,
 ) -> dict[str, StyleTarget]:
     """`style_targets` of images that may lie on any device, in tiles that own at most `tile` × `tile` pixels."""
+    if options.style_loss == "sliced":
+        raise FastnstError("sorted features cannot be summed up in parts; see the style images whole")
     if options.style_loss != "gram" or regions is not None:
         return dict(region_targets(backbone, styles, options, runtime, regions=regions, tile=tile))
     layers = options.active_style_layers

@@ -9,13 +9,15 @@ import torch
 from fastnst_kernels import BlendedTarget, GramDifference, accumulate_gram, finish_gram_loss, ops
 from torch import Tensor
 
+from fastnst.errors import FastnstError
 from fastnst.guidance import LayerGuidance
 from fastnst.moment_sums import RegionSums, chunks, loss_backend, region_sums
 from fastnst.runtime import Runtime
+from fastnst.sliced import SlicedSums, SlicedTargets, sliced_sums
 from fastnst.style_statistics import RegionTargets
 from fastnst.tile_grid import Window
 
-StyleTarget = BlendedTarget | RegionTargets
+StyleTarget = BlendedTarget | RegionTargets | SlicedTargets
 """That of the Gram matrix of all positions, or those of regions."""
 
 
@@ -35,7 +37,7 @@ class LayerSums:
     content_constant: float | None
     style_weight: float
     content_weight: float
-    regions: RegionSums | None = None
+    regions: RegionSums | SlicedSums | None = None
     opaque: Tensor | None = None
     grams: Tensor | None = field(default=None, init=False)
     content: Tensor | None = field(default=None, init=False)
@@ -85,7 +87,6 @@ class LayerSums:
 
 def layer_sums(
     runtime: Runtime,
-    positions: int,
     style: StyleTarget | None,
     content_constant: float | None,
     guidance: LayerGuidance,
@@ -94,11 +95,13 @@ def layer_sums(
 ) -> LayerSums:
     """The sums of a layer, with whatever its style's target asks for."""
     plain = style if isinstance(style, BlendedTarget) else None
-    regions = None
-    if style is not None and not isinstance(style, BlendedTarget):
+    regions: RegionSums | SlicedSums | None = None
+    if isinstance(style, SlicedTargets):
+        regions = sliced_sums(style, guidance, style_weight)
+    elif style is not None and not isinstance(style, BlendedTarget):
         regions = region_sums(runtime, style, guidance, style_weight)
     return LayerSums(
-        runtime, positions, plain, content_constant, style_weight, content_weight, regions, guidance.opaque
+        runtime, guidance.positions, plain, content_constant, style_weight, content_weight, regions, guidance.opaque
     )
 
 
@@ -106,6 +109,8 @@ def sums_of(style: StyleTarget, guidance: LayerGuidance) -> int:
     """How many numbers the style term of a layer is summed up in."""
     if isinstance(style, BlendedTarget):
         return style.matrix.numel()
+    if isinstance(style, SlicedTargets):
+        raise FastnstError("sorted features cannot be summed up in parts; see the image whole, in one process")
     regions = zip(style, guidance.totals, strict=True)
     return sum(one[0].matrix.numel() + one[0].mean.numel() for one, total in regions if one and total > 0)
 

@@ -227,14 +227,13 @@ def make_tiled_objective(
     layers = {
         name: layer_sums(
             runtime,
-            (grid.height >> deep) * (grid.width >> deep),
             style.get(name),
             target.weights.get(name),
             guided[name],
-            options.style_weight,
+            options.last_style_weight,
             options.content_weight,
         )
-        for name, deep in levels.items()
+        for name in levels
         if name in style or name in target.weights
     }
     return TiledObjective(
@@ -245,7 +244,7 @@ def make_tiled_objective(
         levels,
         target,
         options.content_weight,
-        options.style_weight,
+        options.last_style_weight,
         variation_of(options, grid.height, grid.width),
         level,
         runtime,

@@ -82,9 +82,11 @@ def test_every_option_reaches_the_run(tmp_path: Path, pictures: tuple[str, str])
     content, style = pictures
     output = str(tmp_path / "out.png")
     given = shlex.split(EVERYTHING)
+    given += ["--mask", f"content={content}", "style:2"]
     assert run(content, style, style, "-o", output, *given, "--quiet") == 0
     options = read_parameters(output)["options"]
     assert options == {
+        "masks": [{"content": content, "style:2": None}],
         "preset": "gatys",
         "size": 40,
         "edge": "short",

@@ -82,7 +82,7 @@ def test_nothing_given_is_nothing_set(tmp_path: Path) -> None:
         ("size = true", "size True is not a whole number"),
         ("size = 0", "size 0 is too small"),
         ("tv_weight = nan", "is not finite"),
-        ("style_weight = [1]", r"style weight \[1\] is not a number"),
+        ("content_weight = [1]", r"content weight \[1\] is not a number"),
         ("optimizer = 3", "optimizer 3 is not a name"),
         ('optimizer = "sgd"', "unknown optimizer 'sgd'; choose one of"),
         ('style_layers = "conv9_1"', "unknown layer 'conv9_1'"),

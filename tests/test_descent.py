@@ -15,7 +15,7 @@ from fastnst.backbone import build_backbone
 from fastnst.descent import CAPACITY, Descent, Pace
 from fastnst.graph import Replayed
 from fastnst.loss_scale import LossScale
-from fastnst.objective import Loss, Objective
+from fastnst.objective import Loss, Objective, Variation
 from fastnst.optimizers import make_optimizer
 from fastnst.options import Options, resolve_options
 from fastnst.runtime import Runtime
@@ -38,7 +38,9 @@ def fake_descent(weights: Weights, options: Options, place: Runtime) -> Descent:
         name: BlendedTarget(torch.empty(1, filters, filters), 0.2, torch.zeros(1)) for name, filters in STYLE.items()
     }
     content = {"conv2_2": ContentTarget(torch.empty(1, 128, 16, 12, dtype=place.dtype), 1.0)}
-    objective = Objective(backbone, content, style, 1.0, 100.0, 0.05, place, LossScale(place))
+    objective = Objective(
+        backbone, content, style, 1.0, 100.0, Variation("squared", 1.0, 0.05), place, LossScale(place)
+    )
     return Descent(torch.empty(1, 3, 32, 24), objective, lambda: make_optimizer(options, place))
 
 

@@ -7,11 +7,17 @@ import pytest
 import torch
 from style_references import DISTANCES, features, moments
 
+from fastnst import OptionError, Stylizer, stylize
 from fastnst.backbone import Backbone, build_backbone
+from fastnst.guidance import Guidance
+from fastnst.images import load_image
 from fastnst.matrix_root import iterated_root_trace, root, root_trace
 from fastnst.objective import make_objective, style_targets
 from fastnst.options import Options, resolve_options
+from fastnst.planner import plan_run
+from fastnst.ranks import Ranks
 from fastnst.runtime import Runtime, resolve_runtime
+from fastnst.sliced import unit_vectors
 from fastnst.style_statistics import Moments, moment_loss, moment_targets
 from fastnst.tile_grid import make_grid, reach_of
 from fastnst.tile_style import tiled_style_targets
@@ -83,6 +89,100 @@ def test_loss_and_gradient_equal_the_formula(loss: str, objective: str, weights:
     (expected_gradient,) = torch.autograd.grad(3.0 * expected, exact)
     assert float(terms.style) == pytest.approx(expected.item(), rel=2e-5)
     assert relative_error(gradient, expected_gradient) < 1e-4
+
+
+def plain_sliced(own: torch.Tensor, style: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
+    """1/N Σ 1/M |sort(vᵀ F) − sort(vᵀ F_A)|², the style's values read at the quantiles (i + ½)/M."""
+    values, known = (torch.sort(directions @ found.flatten(1), dim=1).values for found in (own, style))
+    count, length = values.shape[1], known.shape[1]
+    places = ((torch.arange(count, dtype=torch.float64) + 0.5) * length / count - 0.5).clamp(0, length - 1)
+    below = places.floor().long().clamp(max=length - 1)
+    above = (below + 1).clamp(max=length - 1)
+    part = places - below
+    return (values - (known[:, below] * (1 - part) + known[:, above] * part)).square().mean()
+
+
+@pytest.mark.parametrize("objective", ["relative", "paper"])
+@pytest.mark.parametrize("mask", [None, "left"])
+def test_sliced_loss_and_gradient_equal_the_formula(objective: str, mask: str | None, weights: Weights) -> None:
+    options, runtime, backbone = prepared(weights, {"style_loss": "sliced", "objective": objective, "style_weight": 3})
+    image, styles = picture(1, 40, 48), [(picture(2, 32, 44), 0.25), (picture(3, 40, 36), 0.75)]
+    guidance, regions = Guidance(40, 48), None
+    if mask is not None:
+        left = torch.ones((1, 1, 40, 48))
+        left[:, :, :, 24:] = 0.2
+        guidance, regions = Guidance(40, 48, (left,)), [{1: None}]
+
+    targets = style_targets(backbone, styles, options, runtime, regions)
+    terms, gradient = make_objective(backbone, image, targets, options, runtime, guidance).loss_and_gradient(image)
+
+    exact = image.double().requires_grad_()
+    layers = dict(options.style_layers)
+    own = features(weights, exact, tuple(layers))
+    expected = torch.zeros((), dtype=torch.float64)
+    for index, (style, share) in enumerate(styles):
+        for name, found in features(weights, style.double(), tuple(layers)).items():
+            directions = unit_vectors(name, len(found), options.seed).double()
+            seen = own[name]
+            if mask is not None:
+                seen, share = own[name][:, :, : own[name].shape[2] // 2], 0.6 * index
+            distance = plain_sliced(seen, found, directions)
+            if objective == "relative":
+                distance = distance / (directions @ found.flatten(1)).square().mean()
+            expected = expected + layers[name] * share * distance
+    (expected_gradient,) = torch.autograd.grad(3.0 * expected, exact)
+    assert float(terms.style) == pytest.approx(expected.item(), rel=1e-4)
+    assert relative_error(gradient, expected_gradient) < 1e-3
+
+
+def test_what_is_sorted_is_not_shared() -> None:
+    with pytest.raises(OptionError, match="tile 64 was given, and style loss sliced sorts all of the image"):
+        resolve_options(style_loss="sliced", tile=64)
+    options = resolve_options(**SMALL, style_loss="sliced")
+    runtime = resolve_runtime(options)
+    assert plan_run(options, runtime, (300, 200), tile="auto").tile is None
+    with pytest.raises(OptionError, match=r"the whole image at once of .* choose another --style-loss"):
+        plan_run(options, runtime, (300, 200), tile="auto", max_memory=20_000_000)
+    two = Stylizer(picture(1, 40, 40), ranks=Ranks(size=2), **SMALL, style_loss="sliced", size=64, scales=None)
+    with pytest.raises(OptionError, match="several processes cannot share an image whose features are sorted"):
+        two.scales(load_image(picture(2, 64, 64)))
+
+
+@pytest.mark.parametrize("loss", [*DISTANCES, "sliced"])
+def test_every_loss_makes_a_picture(loss: str) -> None:
+    options: dict[str, Any] = {**SMALL, "content_weight": 1, "size": 48, "scales": None, "iterations": 4}
+    result = stylize(picture(1, 48, 40), picture(2, 40, 48), style_loss=loss, weights="random", **options)
+    assert result.losses[-1].style < 0.7 * result.losses[0].style
+    assert result.parameters["options"]["style_loss"] == loss
+
+
+def test_a_style_weight_for_each_scale() -> None:
+    options: dict[str, Any] = {**SMALL, "content_weight": 1, "tv_weight": 0, "weights": "random", "iterations": 2}
+    given = {**options, "scales": [16, 32, 64], "style_weight": [2, 7]}
+    losses = stylize(picture(1, 64, 64), picture(2, 40, 48), **given).losses
+    betas = {one.scale: round((one.total - one.content) / one.style, 2) for one in losses}
+    assert betas == {16: 2.0, 32: 2.0, 64: 7.0}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"style_weight": [1, 0], "scales": 2}, "must each be more than 0; give 0 alone"),
+        ({"style_weight": [1, -1], "scales": 2}, "style weight -1.0 is too small"),
+        ({"style_weight": [], "scales": 2}, "no style weight given"),
+        ({"style_weight": [1, 2, 3], "scales": 2}, "3 style weights for 2 scales"),
+        ({"style_weight": ["1"]}, "style weight '1' is not a number"),
+        ({"style_loss": "grams"}, "unknown style loss 'grams'; choose one of: gram, covariance"),
+    ],
+)
+def test_bad_weights_and_losses(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        resolve_options(**given)
+
+
+def test_one_style_weight_in_a_list_is_a_number() -> None:
+    assert resolve_options(style_weight=[3]).style_weight == 3.0
+    assert resolve_options(style_weight=(1, 2), scales=2).last_style_weight == 2.0
 
 
 @pytest.mark.parametrize("level", ["kept", "recompute"])

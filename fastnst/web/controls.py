@@ -6,7 +6,7 @@ from dataclasses import Field, dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
-from fastnst.arguments import parse_as
+from fastnst.arguments import ONE_OR_SEVERAL, parse_as
 from fastnst.errors import OptionError
 from fastnst.options import PRESETS, Options, resolve_options
 from fastnst.web.limits import Limits
@@ -18,7 +18,7 @@ MAIN = ("preset", "size", "style_weight", "iterations", "preserve_color")
 """Shown at once; the other controls are a click away."""
 
 # Of the options that take free text only these are offered: another one may name a file of this machine.
-_TEXTS = ("iterations", "scales", "tile", "style_weights", "content_layers", "style_layers")
+_TEXTS = ("style_weight", "iterations", "scales", "tile", "style_weights", "content_layers", "style_layers")
 _GROUPS = MappingProxyType(
     {
         "Look": (
@@ -109,7 +109,7 @@ def _read(option: "Field[Any]", text: str) -> Any:
     except argparse.ArgumentTypeError as error:
         raise OptionError(f"{_spoken(option.name)}: {error}") from None
     # The options take a number where the command has a list of one.
-    return words[0] if option.name == "scales" and len(words) == 1 else words
+    return words[0] if option.name in ONE_OR_SEVERAL and len(words) == 1 else words
 
 
 def _kind(option: "Field[Any]") -> str | None:
