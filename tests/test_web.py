@@ -152,11 +152,17 @@ def test_the_largest_size_is_that_of_the_page() -> None:
 
 def test_limits_of_options() -> None:
     limits = Limits(size=256)
-    limits.check_options(resolve_options(size=256))
+    wide, square = (400, 300), (300, 300)
+    limits.check_options(resolve_options(size=256), wide, [wide])
     with pytest.raises(OptionError, match="size 512 is more than this page makes; give 256 or less"):
-        limits.check_options(resolve_options(size=512))
+        limits.check_options(resolve_options(size=512), wide, [wide])
+    limits.check_options(resolve_options(size=192, edge="short"), wide, [wide])
+    with pytest.raises(OptionError, match="size 193 is more than this page makes; give 192 or less"):
+        limits.check_options(resolve_options(size=193, edge="short"), wide, [square])
+    with pytest.raises(OptionError, match=r"style scale 1 at size 256 .* give 0\.75 or less"):
+        limits.check_options(resolve_options(size=256, edge="short"), square, [square, wide])
     with pytest.raises(OptionError, match=r"style scale 4 at size 128 .* give 2 or less"):
-        limits.check_options(resolve_options(size=128, style_scale=4))
+        limits.check_options(resolve_options(size=128, style_scale=4), wide, [wide])
     for wrong in ({"size": 63}, {"upload_bytes": 0}, {"pixels": 0}):
         with pytest.raises(OptionError, match="is too small"):
             Limits(**wrong)

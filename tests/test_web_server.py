@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from fastnst.output import read_parameters
+from fastnst.web.guard import is_local
 from tests.web_server import serving
 
 pytest.importorskip("starlette", reason="the page's server is the extra web")
@@ -123,6 +124,8 @@ def test_the_page_and_its_headers(address: str) -> None:
         ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}, 200),
         ({"Host": "localhost:80"}, 200),
         ({"Host": "[::1]:80"}, 200),
+        ({"Host": "127.0.0.2"}, 200),
+        ({"Host": ""}, 403),
         ({"Host": "[::1"}, 403),
         ({}, 200),
     ],
@@ -304,6 +307,8 @@ def test_a_warning_where_others_can_reach_it(monkeypatch: pytest.MonkeyPatch, ca
     assert "fastnst: warning: 0.0.0.0 can be reached from other machines, and there is no password" in printed
     assert cli.main(["web", "--port", "0", "--weights", "random"]) == 0
     assert "warning" not in capsys.readouterr().err
-    assert serve.is_local("localhost")
-    assert serve.is_local("::1")
-    assert not serve.is_local("example.org")
+
+
+def test_addresses_of_this_machine() -> None:
+    assert all(is_local(name) for name in ("localhost", "127.0.0.1", "127.0.0.2", "::1"))
+    assert not any(is_local(name) for name in ("example.org", "0.0.0.0", "192.168.0.2", "::", ""))

@@ -20,6 +20,7 @@ from starlette.staticfiles import StaticFiles
 from fastnst import __version__
 from fastnst.errors import FastnstError, OptionError
 from fastnst.examples import NAMES, example
+from fastnst.options import START_WORDS
 from fastnst.web.controls import beginnings, make_controls, read_form
 from fastnst.web.desk import Desk
 from fastnst.web.guard import Guard
@@ -128,6 +129,7 @@ class App:
                 "weights": Path(self._studio.host["weights"]).name,
                 "controls": [asdict(control) for control in make_controls(self._limits)],
                 "begins": beginnings(),
+                "starts": list(START_WORDS),
                 "limits": asdict(self._limits),
                 "examples": [name for name in NAMES if name != "content"],
                 "formats": list(SUFFIXES),
@@ -204,7 +206,7 @@ class App:
         if not isinstance(form, dict):
             raise OptionError("the form is missing; load the page again")
         begins = asked.get("begins", "content")
-        start = None if begins in ("content", "noise") else visit.result(begins)
+        start = None if begins in START_WORDS else visit.result(begins)
         request = Request(
             number=visit.next_number,
             content=visit.upload(asked.get("content")),
@@ -265,7 +267,7 @@ def _described(kept: Kept, visit: Visit) -> dict[str, Any]:
         "name": request.name,
         "width": kept.width,
         "height": kept.height,
-        "size": max(kept.width, kept.height),
+        "size": _measured(kept),
         "form": dict(request.form),
         "begins": request.begins,
         "iterations": final["iteration"],
@@ -275,6 +277,12 @@ def _described(kept: Kept, visit: Visit) -> dict[str, Any]:
         "content": shown[0],
         "styles": shown[1:],
     }
+
+
+def _measured(kept: Kept) -> int:
+    """The edge of the image that its options measure."""
+    measure = min if kept.parameters["options"]["edge"] == "short" else max
+    return measure(kept.width, kept.height)
 
 
 def _shown(upload: Upload, name: str | None) -> dict[str, Any]:

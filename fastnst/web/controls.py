@@ -17,22 +17,17 @@ HOST_OPTIONS = ("network", "weights", "device", "max_memory", "backend")
 MAIN = ("preset", "size", "style_weight", "iterations", "preserve_color")
 """Shown at once; the other controls are a click away."""
 
+# What a run starts from has a control of its own, and the pixels of a picture are the page's limit.
+_NOT_OFFERED = (*HOST_OPTIONS, "init", "max_pixels")
 # Of the options that take free text only these are offered: another one may name a file of this machine.
 _TEXTS = ("style_weight", "iterations", "scales", "tile", "style_weights", "content_layers", "style_layers")
 _GROUPS = MappingProxyType(
     {
-        "Look": (
-            "content_weight",
-            "tv_weight",
-            "style_weights",
-            "style_scale",
-            "style_loss",
-            "content_layers",
-            "style_layers",
-        ),
-        "Schedule": ("scales", "seconds", "tolerance", "average", "seed"),
+        "Look": ("content_weight", "tv_weight", "style_weights", "style_scale", "content_layers", "style_layers"),
+        "Loss": ("objective", "style_loss", "content_reduction", "style_reduction", "tv_kind", "tv_reduction"),
+        "Schedule": ("scales", "scale_factor", "edge", "seconds", "tolerance", "average", "seed"),
         "Optimiser": ("optimizer", "learning_rate", "line_search", "hessian", "history", "history_precision"),
-        "Network": ("objective", "pooling", "padding", "precision", "tile"),
+        "Network": ("pooling", "padding", "precision", "tile"),
     }
 )
 # The range that a slider offers, beside the field that takes any value: low, high, step; a step of 0 is logarithmic.
@@ -76,7 +71,7 @@ def make_controls(limits: Limits) -> tuple[Control, ...]:
 
 
 def beginnings() -> dict[str, str]:
-    """What each preset starts from: content or noise."""
+    """What each preset starts from: one of `START_WORDS`."""
     return {name: str(resolve_options(preset=name).init) for name in PRESETS}
 
 
@@ -114,7 +109,7 @@ def _read(option: "Field[Any]", text: str) -> Any:
 
 def _kind(option: "Field[Any]") -> str | None:
     """The kind of an option's control, or None where it has none."""
-    if option.name in HOST_OPTIONS or option.name == "init":
+    if option.name in _NOT_OFFERED:
         return None
     if option.metadata["choices"]:
         return "choice"

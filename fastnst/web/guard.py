@@ -1,5 +1,6 @@
 """What every answer says, and which calls are not heard: those that another site's page makes a browser send."""
 
+import ipaddress
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -9,7 +10,6 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Asgi = Callable[[Message, Receive, Send], Awaitable[None]]
 
-_LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 _HEADERS = (
     # Nothing from elsewhere, not even by mistake.
     (
@@ -54,15 +54,25 @@ class Guard:
 
     def _is_refused(self, headers: dict[bytes, str]) -> bool:
         host, origin = headers.get(b"host", ""), headers.get(b"origin")
-        if self._local and _name_of(f"//{host}") not in _LOCAL_NAMES:
+        if self._local and not is_local(_name_of(f"//{host}")):
             return True
         if headers.get(b"sec-fetch-site") == "cross-site" and headers.get(b"sec-fetch-mode") != "navigate":
             return True
         return origin is not None and origin.partition("://")[2] != host
 
 
-def _name_of(address: str) -> str | None:
+def is_local(host: str) -> bool:
+    """Whether `host` is a name or an address of this machine that no other one reaches."""
+    if host == "localhost":
+        return True
     try:
-        return urlsplit(address).hostname
+        return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return None
+        return False
+
+
+def _name_of(address: str) -> str:
+    try:
+        return urlsplit(address).hostname or ""
+    except ValueError:
+        return ""

@@ -1,5 +1,6 @@
 """What a visitor of the page may ask for."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from fastnst.errors import ImageError, OptionError
@@ -43,12 +44,20 @@ class Limits:
                 f"{name} has more than {in_words(self.upload_bytes)}, the most that this page takes; reduce it first"
             )
 
-    def check_options(self, options: Options) -> None:
-        """Raises OptionError where the options ask for larger pictures than there may be."""
-        if options.size > self.size:
-            raise OptionError(f"size {options.size} is more than this page makes; give {self.size} or less")
-        if options.size * options.style_scale > self.size:
+    def check_options(self, options: Options, content: tuple[int, int], styles: Sequence[tuple[int, int]]) -> None:
+        """Raises OptionError where the options make larger pictures than there may be of a content and styles of these
+        widths and heights."""
+        most = self.size / _stretch(options, content)
+        if options.size > most:
+            raise OptionError(f"size {options.size} is more than this page makes; give {int(most)} or less")
+        most = self.size / max(_stretch(options, style) for style in styles) / options.size
+        if options.style_scale > most:
             raise OptionError(
                 f"style scale {options.style_scale:g} at size {options.size} makes the style larger than the "
-                f"{self.size} pixels that this page allows; give {self.size / options.size:.3g} or less"
+                f"{self.size} pixels that this page allows; give {most:.3g} or less"
             )
+
+
+def _stretch(options: Options, size: tuple[int, int]) -> float:
+    """The long edge of a picture of `size` over the one that the options measure."""
+    return max(size) / min(size) if options.edge == "short" else 1.0

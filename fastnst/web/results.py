@@ -27,7 +27,7 @@ class Request:
     """What a visitor asks for: pictures, the options that the form gave, and the form itself to fill it again.
 
     number: 1 for the visit's first request, and so on.
-    begins: what it starts from: content, noise, or the number of a result.
+    begins: what it starts from: one of `START_WORDS`, or the number of a result.
     start: that result, until the run is over.
     """
 

@@ -1,7 +1,6 @@
 """The server of the page: its address, its warning, its end at Ctrl-C."""
 
 import asyncio
-import ipaddress
 import socket
 import sys
 import warnings
@@ -12,6 +11,7 @@ import uvicorn
 
 from fastnst.errors import FastnstWarning, OptionError
 from fastnst.web.app import App
+from fastnst.web.guard import is_local
 from fastnst.web.limits import Limits
 
 _CLOSING_SECONDS = 3
@@ -44,16 +44,6 @@ def serve(host: str, port: int, options: Mapping[str, Any], limits: Limits) -> N
         finally:
             app.close()
     print("fastnst: the page is closed", file=sys.stderr)
-
-
-def is_local(host: str) -> bool:
-    """Whether `host` is an address of this machine that no other one reaches."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def bound(host: str, port: int) -> socket.socket:

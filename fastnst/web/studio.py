@@ -49,7 +49,8 @@ class Studio:
     def options(self, request: Request) -> Options:
         """The request's options with the host's, checked. Raises OptionError."""
         options = resolve_options(**request.options, **self.host)
-        self.limits.check_options(options)
+        content, *styles = ((one.width, one.height) for one in (request.content, *request.styles))
+        self.limits.check_options(options, content, styles)
         return options
 
     def run(self, ticket: Ticket) -> None:

@@ -122,9 +122,8 @@ export class Controls {
 }
 
 function beginning(page) {
-  const words = [...new Set(["content", "noise", ...Object.values(page.begins)])];
   const results = element("optgroup", { label: "Results", hidden: true });
-  const select = element("select", { id: "begins" }, ...words.map((word) => element("option", { value: word }, word)), results);
+  const select = element("select", { id: "begins" }, ...page.starts.map((word) => element("option", { value: word }, word)), results);
   const label = element("label", { htmlFor: "begins", title: "the image that the run starts from" }, "Start from");
   return { row: element("div", { className: "control choice" }, element("div", { className: "top" }, label, select)), select, results };
 }
