@@ -54,8 +54,10 @@ def ticket(**given: Any) -> Ticket:
 
 
 def kept(number: int = 1, size: int = 8, **given: Any) -> Kept:
-    parameters = {"final": None, "stopped": None}
-    return keep(Result(torch.rand(3, size, size), None, (), parameters), request(number, **given), {})
+    asked = request(number, **given)
+    options = resolve_options(**asked.options)
+    parameters = {"options": {name.name: getattr(options, name.name) for name in fields(options)}, "stopped": None}
+    return keep(Result(torch.rand(3, size, size), None, (), parameters), asked, {})
 
 
 def wait_for(what: Any, seconds: float = 30) -> None:
@@ -243,6 +245,9 @@ def test_continuing_keeps_the_options() -> None:
     assert read_form(second.form) == second.options | {"iterations": [5]}
     assert (second.begins, second.number) == ("1", 2)
     resolve_options(**second.options)
+    third = continued(kept(form={"preset": "style-transfer-pytorch", "style_weight": "4 2"}), 2, 900)
+    assert (third.options["iterations"], third.options["style_weight"]) == (500, 2)
+    assert resolve_options(**third.options).scales is None
 
 
 # Progress
@@ -433,6 +438,14 @@ def test_a_stopped_run_keeps_its_last_image(studio: Studio, monkeypatch: pytest.
     assert parameters["final"]["iteration"] <= 2
     assert one.view(0)["result"] == "1"
     assert one.last is None
+
+
+def test_the_curve_has_the_weights_of_its_scales(studio: Studio) -> None:
+    form = {**FAST, "scales": "24 48", "style_weight": "8 2", "iterations": "1", "tv_weight": "0"}
+    one = run(studio, request(form=form))
+    assert one.view(0)["terms"] == ["content", "style"]
+    for _, _, total, content, style in one.view(0)["points"]:
+        assert content + style == pytest.approx(total, rel=1e-3)
 
 
 def test_a_run_that_is_stopped_while_it_waits_makes_nothing(studio: Studio) -> None:

@@ -100,7 +100,9 @@ def _read(option: "Field[Any]", text: str) -> Any:
     try:
         if not option.metadata["many"]:
             return parse(text)
-        words = [parse(word) for word in text.replace(",", " ").split()]
+        # A comma alone may be a decimal one.
+        comma = "," if option.name.endswith("_layers") else ", "
+        words = [parse(word) for word in text.replace(comma, " ").split()]
     except argparse.ArgumentTypeError as error:
         raise OptionError(f"{_spoken(option.name)}: {error}") from None
     # The options take a number where the command has a list of one.

@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from fastnst.options import Options
+from fastnst.pyramid import scale_style_weights
 from fastnst.result import Iterate, LossRecord
 from fastnst.web.progress import progress_of
 from fastnst.web.results import Kept, Request
@@ -100,7 +101,7 @@ class Ticket:
         whose names `terms` are."""
         with self._lock:
             terms = _terms(self.options)
-            points = [_point(record, terms, self.options) for record in self._records[since:]]
+            points = [_point(record, terms, self.options, self._whole["scales"]) for record in self._records[since:]]
             return {"terms": terms, "points": points, "since": since}
 
     def view(self, ahead: int, since: int = 0) -> dict[str, Any]:
@@ -127,10 +128,12 @@ class Ticket:
 
 def _terms(options: Options) -> list[str]:
     """The terms of the loss that have a weight, and one of more than 0."""
-    names = [term.name for term in fields(LossRecord)]
-    return [name for name in names if getattr(options, f"{name}_weight", 0) > 0]
+    weights = {term.name: getattr(options, f"{term.name}_weight", 0) for term in fields(LossRecord)}
+    return [name for name, weight in weights.items() if isinstance(weight, tuple) or weight > 0]
 
 
-def _point(record: LossRecord, terms: Sequence[str], options: Options) -> list[float]:
-    weighted = [getattr(record, term) * getattr(options, f"{term}_weight") for term in terms]
+def _point(record: LossRecord, terms: Sequence[str], options: Options, edges: Sequence[int]) -> list[float]:
+    index = edges.index(record.scale)
+    weights = [scale_style_weights(getattr(options, f"{term}_weight"), len(edges))[index] for term in terms]
+    weighted = [getattr(record, term) * weight for term, weight in zip(terms, weights, strict=True)]
     return [record.iteration, record.scale, *(float(f"{value:.5g}") for value in (record.total, *weighted))]

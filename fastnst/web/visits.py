@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 from fastnst.errors import OptionError
-from fastnst.pyramid import scale_iterations
 from fastnst.web.limits import Limits
 from fastnst.web.results import Kept, Request, oldest_first
 from fastnst.web.ticket import Ticket
@@ -159,13 +158,13 @@ class Visits:
 def continued(kept: Kept, number: int, size: int) -> Request:
     """The request that goes on from a result at another size: the same options at one scale, from its image.
 
-    Of several counts of iterations, that of the last scale goes on.
+    Of what the scales had one each of, that of the last scale goes on.
     """
-    request = kept.request
+    request, options = kept.request, kept.parameters["options"]
     changed: dict[str, Any] = {"size": size, "scales": "none"}
-    counts = request.options.get("iterations")
-    if isinstance(counts, list):
-        changed["iterations"] = scale_iterations(tuple(counts), 1)[0]
+    for name in ("iterations", "style_weight"):
+        if isinstance(options[name], list | tuple):
+            changed[name] = options[name][-1]
     form = {**request.form, **{name: str(value) for name, value in changed.items()}}
     return Request(
         number=number,
