@@ -21,7 +21,10 @@ export class Chart {
     this.points = curve?.points ?? [];
     this.iterations = curve?.iterations;
     this.terms = this.points.length < 2 ? [] : curve.terms;
-    const keys = this.points.length < 2 ? [] : ["total", ...this.terms].map((term) => key(term, name(term)));
+    const floor = Math.max(0, ...this.points.map((row) => row[2])) * SMALLEST;
+    const seen = (column) => this.points.some((row) => row[column] >= floor);
+    const shown = this.points.length < 2 ? [] : ["total", ...this.terms].filter((_, index) => seen(2 + index));
+    const keys = shown.map((term) => key(term, name(term)));
     this.legend.replaceChildren(...keys);
     this.draw();
   }
