@@ -64,13 +64,13 @@ class Adam:
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of the moments and of the step count: `load_state_dict` goes on from it to the same bits."""
+        return {name: value.clone() for name, value in self.live_state().items()}
+
+    def live_state(self) -> dict[str, Any]:
+        """The state itself, until the next step."""
         if self._moments is None:
             return {}
-        return {
-            "steps": self._steps.clone(),
-            "first": self._moments[0].clone(),
-            "second": self._moments[1].clone(),
-        }
+        return {"steps": self._steps, "first": self._moments[0], "second": self._moments[1]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over what `state_dict` gave; an empty one makes the optimiser fresh."""

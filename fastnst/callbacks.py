@@ -44,7 +44,12 @@ Callback = Callable[[Iterate], bool | None]
 
 
 class Ready:
-    """A callback that may be used as a context manager, and is closed on leaving."""
+    """A callback that may be used as a context manager, and is closed on leaving.
+
+    `lazy`: it looks at an image while it is called, if it does, or is content with a later one (see `Iterate`).
+    """
+
+    lazy = False
 
     def __call__(self, iterate: Iterate) -> bool | None:
         raise NotImplementedError
@@ -69,6 +74,7 @@ class Chain(Ready):
             if not callable(callback):
                 raise OptionError(f"callback {callback!r} cannot be called; give functions of one Iterate")
         self.callbacks = callbacks
+        self.lazy = all(getattr(callback, "lazy", False) for callback in callbacks)
 
     def __call__(self, iterate: Iterate) -> bool:
         answers = [callback(iterate) for callback in self.callbacks]
@@ -120,6 +126,8 @@ class Preview(Ready):
         bit_depth: as for `Result.save`.
     """
 
+    lazy = True
+
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -148,6 +156,8 @@ class Preview(Ready):
 
 class Frames(Ready):
     """The image of every n-th iteration in a file of its own: out_00050.png beside out.png (see `numbered_path`)."""
+
+    lazy = True
 
     def __init__(
         self,
@@ -182,6 +192,8 @@ class Movie(Ready):
         frames_per_second: as for `MovieWriter`.
         longest_side: as for `MovieWriter`.
     """
+
+    lazy = True
 
     def __init__(
         self,
@@ -233,6 +245,8 @@ class LossPlot(Ready):
     It has the records that the callback saw: with `callback_every=1` all of them.
     """
 
+    lazy = True
+
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path)
         check_plot(self._path)
@@ -263,6 +277,8 @@ class EarlyStop(Ready):
         below: a total loss at which to stop at once; None for none.
     """
 
+    lazy = True
+
     def __init__(self, *, patience: int = 20, tolerance: float = 1e-3, below: float | None = None) -> None:
         if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
             raise OptionError(f"patience {patience!r} is not a whole number of evaluations, 1 or more")
@@ -287,6 +303,8 @@ class EarlyStop(Ready):
 
 class TensorBoard(Ready):
     """Losses of each evaluation, and every n-th image, in TensorBoard's files; needs `fastnst[tensorboard]`."""
+
+    lazy = True
 
     def __init__(self, folder: str | os.PathLike[str], *, images_every: int = 25) -> None:
         if importlib.util.find_spec("tensorboard") is None:

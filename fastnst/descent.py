@@ -77,7 +77,7 @@ class Descent:
         self._step()
         if self._mean is not None:
             self.image.copy_(self._mean.mean())
-        self._gradient.zero_()
+        self._gradient = self._gradient.new_zeros(1)
         self._note(self._objective.loss(self.image))
         self._noted += 1
 
@@ -149,8 +149,15 @@ class Descent:
             self._mean.see(self.image)
 
     def _evaluate(self) -> Loss:
+        # What a graph replays stays where it is; else one gradient is enough, and the last one makes room for the next.
+        stays = self.image.device.type == "cuda" and not self._objective.is_tiled
+        if not stays:
+            self._gradient = self._gradient.new_empty(0)
         loss, gradient = self._objective.loss_and_gradient(self.image)
-        self._gradient.copy_(gradient)
+        if stays and self._gradient.shape == gradient.shape:
+            self._gradient.copy_(gradient)
+        else:
+            self._gradient = _like(gradient, self.image)
         self._loss.copy_(loss.total)
         return loss
 
@@ -168,6 +175,11 @@ class Descent:
         better = row[0] < self._lowest
         torch.where(better, row[0], self._lowest, out=self._lowest)
         torch.where(better, self.image, self.best, out=self.best)
+
+
+def _like(gradient: Tensor, image: Tensor) -> Tensor:
+    """The gradient in the image's memory format."""
+    return gradient if gradient.stride() == image.stride() else torch.empty_like(image).copy_(gradient)
 
 
 class Pace:

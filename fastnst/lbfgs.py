@@ -141,15 +141,20 @@ class LBFGS:
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of the history and of the line: `load_state_dict` goes on from it to the same bits."""
+        return {name: value.clone() for name, value in self.live_state().items()}
+
+    def live_state(self) -> dict[str, Any]:
+        """The state itself, until the next step."""
         if self._pairs is None:
-            return {name: value.clone() for name, value in self._saved.items()}
+            return dict(self._saved)
         line = {} if self._line is None else self._line.tensors()
-        return {name: value.clone() for name, value in {**self._pairs.tensors(), **line}.items()}
+        return {**self._pairs.tensors(), **line}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over what `state_dict` of one with the same options gave; an empty one makes the optimiser fresh."""
+        """Takes over what `state_dict` of one with the same options gave, and reads it at the next step; an empty one
+        makes the optimiser fresh."""
         self._basis = self._pairs = self._line = None
-        self._saved = {name: value.clone() for name, value in state.items()}
+        self._saved = dict(state)
 
     def _restore(self, image: Tensor, g: Tensor, basis: Basis) -> None:
         self._pairs = self._history(g, basis)

@@ -29,6 +29,9 @@ class Optimizer(Protocol):
     def state_dict(self) -> dict[str, Any]:
         """A copy of its state, as tensors and numbers by name; empty before the first step."""
 
+    def live_state(self) -> dict[str, Any]:
+        """Its state itself, without a copy; of use until the next step."""
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over the state of one made with the same options, and goes on from it to the same bits."""
 

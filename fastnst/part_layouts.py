@@ -26,6 +26,10 @@ class Layout(Protocol):
     @property
     def shape(self) -> tuple[int, int]: ...
 
+    @property
+    def whole_shape(self) -> tuple[int, int, int]:
+        """That of a vector of the whole tensor."""
+
     def window(self, rank: int) -> Window:
         """The rows and columns of a process's part in the whole."""
 
@@ -46,6 +50,10 @@ class Rows:
     def shape(self) -> tuple[int, int]:
         return self._edges[-1], self._width
 
+    @property
+    def whole_shape(self) -> tuple[int, int, int]:
+        return CHANNELS, *self.shape
+
     def window(self, rank: int) -> Window:
         return slice(self._edges[rank], self._edges[rank + 1]), slice(0, self._width)
 
@@ -58,6 +66,11 @@ class Rows:
 
 class RowBlocks(Rows):
     """Pixels in the blocks of `fastnst.bands.Pixels`, (…, 1, blocks, length)."""
+
+    @property
+    def whole_shape(self) -> tuple[int, int, int]:
+        basis = Pixels(torch.empty(CHANNELS * self.shape[0] * self.shape[1], device="meta"))
+        return 1, len(basis.band), basis.length
 
     def planes(self, tensor: Tensor, *, whole: bool) -> Tensor:
         flat = tensor.reshape(-1, tensor.shape[-2] * tensor.shape[-1])
@@ -86,6 +99,10 @@ class ColumnBlocks:
     @property
     def shape(self) -> tuple[int, int]:
         return self._height, 2 * (self._width // 2 + 1)
+
+    @property
+    def whole_shape(self) -> tuple[int, int, int]:
+        return CHANNELS, len(self._whole.band), self._whole.length
 
     def window(self, rank: int) -> Window:
         columns = self._columns[rank]

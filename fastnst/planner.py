@@ -40,11 +40,12 @@ from fastnst.tiled_objective import least_again
 
 WHOLE = "whole"
 _IMAGE_BYTES = 12
-# A scale holds the image that it moves, the best and two gradients. One to show comes when a tile's memory is free,
-# which a CPU's process may keep.
-_IMAGES = {True: 5, False: 4}
+# A scale holds the image that it moves, the best and a gradient.
+_IMAGES = 3
 # What a step of L-BFGS takes for a while: six vectors, and as many as malloc was seen to keep of them.
 _STEP_IMAGES = 8
+# Fourier bands are filled up to whole blocks, by half a block of 1/128 each, and have for each frequency where it lies.
+_PADDING, _PLACES_BYTES = 1.04, 16
 # Bytes per second that hold where nothing was measured: main memory, its way to a GPU, and a disk.
 _HOST_RATE, _TRANSFER_RATE, _DISK_RATE = 8e9, 20e9, 1e9
 _NOMINAL_RATE = {"cpu": 1e11, "cuda": 1e14}
@@ -269,7 +270,7 @@ class _Space:
         flops: float,
     ) -> Plan:
         height, width = self.size
-        count = _IMAGES[self.network.on_cpu] + (self.options.average is not None)
+        count = _IMAGES + (self.options.average is not None)
         images = height * width * (count * _IMAGE_BYTES + optimizer_bytes(self.options))
         # The content's own pixels, in main memory.
         pixels = height * width * _IMAGE_BYTES
@@ -343,6 +344,8 @@ def optimizer_bytes(options: Options) -> int:
     pairs = 2 * options.history * 3 * element
     # The last gradient, and a line's start and direction.
     kept = 1 if options.line_search == "none" else 3
+    if options.hessian == "bands":
+        return int(_PADDING * pairs) + _PLACES_BYTES + (kept + _STEP_IMAGES) * _IMAGE_BYTES
     return pairs + (kept + _STEP_IMAGES) * _IMAGE_BYTES
 
 

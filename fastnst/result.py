@@ -1,7 +1,8 @@
 """What a run gives back: the image, its losses and how it was made."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 from PIL import Image
@@ -37,14 +38,27 @@ class Iterate:
 
     `image` is a copy, (3, H, W) float32 in 0…1 on the CPU, `alpha` and `parameters` are those of a `Result`;
     `iterations` counts the steps of the whole run, `scales` are its long edges in pixels.
+
+    `look` makes the copy. It is made before the callback is called, unless that has an attribute `lazy` that is true:
+    then when `image` is first asked for, of the image as it is then.
     """
 
     record: LossRecord
-    image: Tensor
+    look: Callable[[], Tensor] = field(repr=False)
     alpha: Tensor | None
     parameters: Mapping[str, Any]
     iterations: int
     scales: tuple[int, ...]
+
+    @cached_property
+    def image(self) -> Tensor:
+        image = self.look()
+        # What it looked at is as large, and not needed any more.
+        object.__setattr__(self, "look", lambda: image)
+        return image
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "image": self.image, "look": None}
 
     def save(self, path: Target, *, format: str | None = None, bit_depth: int | None = None) -> None:
         """Writes the image as `Result.save` does."""

@@ -5,7 +5,7 @@ image, of its gradient and of all that the optimiser remembers; what the network
 from the neighbours and is no further away than they are high.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from fastnst.lbfgs import IN_BLOCKS
 from fastnst.part_layouts import CHANNELS, ColumnBlocks, Layout, RowBlocks, Rows
 from fastnst.ranks import Ranks
+from fastnst.tensor_file import Pieces, pieces_of
 from fastnst.tile_grid import Reach
 
 # Lower bands are not worth the talk about them.
@@ -73,10 +74,20 @@ class Bands:
             return self._gathered(part, self._rows)
         return part if self.ranks.leads else None
 
-    def gathered_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """A state, as of an optimiser, with whole tensors, on the leader; nothing on the others."""
-        found = self._each(state, self._gathered, whole=False)
-        return found if self.ranks.leads else {}
+    def pieces(self, state: Mapping[str, Any]) -> dict[str, Pieces]:
+        """The whole tensors of a state, as of an optimiser, a vector at a time.
+
+        On the leader each piece comes from all processes when it is asked for; on the others asking sends theirs. So
+        all must go through all of them, in one order.
+        """
+        tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+        if not self.is_split:
+            return {name: pieces_of(value) for name, value in tensors.items()}
+        shared = self._each(tensors, self._gathering, whole=False)
+        own = {name: pieces_of(value) for name, value in shared.items() if isinstance(value, Tensor)}
+        if not self.ranks.leads:
+            own = {name: Pieces(value.dtype, value.shape, ()) for name, value in own.items()}
+        return {name: own.get(name, value) for name, value in shared.items()}
 
     def whole_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """A state with whole tensors, on every process."""
@@ -87,7 +98,7 @@ class Bands:
         return self._each(state, self._cut, whole=True)
 
     def _each(
-        self, state: Mapping[str, Any], change: Callable[[Tensor, Layout], Tensor | None], *, whole: bool
+        self, state: Mapping[str, Any], change: Callable[[Tensor, Layout], Any], *, whole: bool
     ) -> dict[str, Any]:
         """The state with its parts, or its wholes, changed; the rest as it is."""
         if not self.is_split:
@@ -127,25 +138,42 @@ class Bands:
         return found.view(*part.shape[:-3], *found.shape[1:])
 
     def _gathered(self, part: Tensor, layout: Layout) -> Tensor | None:
-        own = layout.planes(part, whole=False)
-        if not self.ranks.leads:
-            for vector in own:
-                self.ranks.send(vector)
-            return None
-        whole = torch.empty((*own.shape[:2], *layout.shape), dtype=part.dtype)
-        whole[:, :, *layout.window(0)] = own.cpu()
-        for rank in range(1, self.ranks.size):
-            for vector in whole:
-                place = vector[:, *layout.window(rank)]
+        pieces = self._gathering(part, layout)
+        vectors = list(pieces.each)
+        return torch.cat(vectors).view(pieces.shape) if self.ranks.leads else None
+
+    def _gathering(self, part: Tensor, layout: Layout) -> Pieces:
+        """The whole of all processes' parts, a vector at a time; see `pieces`."""
+        shape = (*part.shape[:-3], *layout.whole_shape) if self.ranks.leads else tuple(part.shape)
+        return Pieces(part.dtype, shape, self._gathered_vectors(part, layout))
+
+    def _gathered_vectors(self, part: Tensor, layout: Layout) -> Iterator[Tensor]:
+        for vector in part.reshape(-1, 1, *part.shape[-3:]):
+            own = layout.planes(vector, whole=False)
+            if not self.ranks.leads:
+                self.ranks.send(own[0])
+                continue
+            whole = torch.empty((*own.shape[:2], *layout.shape), dtype=part.dtype)
+            whole[:, :, *layout.window(0)] = own.cpu()
+            for rank in range(1, self.ranks.size):
+                place = whole[0][:, *layout.window(rank)]
                 buffer = torch.empty(place.shape, dtype=place.dtype)
                 self.ranks.receive(buffer, rank)
                 place.copy_(buffer)
-        found = layout.tensor(whole, whole=True)
-        return found.view(*part.shape[:-3], *found.shape[1:])
+            yield layout.tensor(whole, whole=True)
 
     def _cut(self, whole: Tensor, layout: Layout) -> Tensor:
-        planes = layout.planes(whole, whole=True)[:, :, *layout.window(self.ranks.rank)]
-        found = layout.tensor(planes.contiguous(), whole=False)
+        """A vector at a time: the whole may lie in a file."""
+        vectors = whole.reshape(-1, 1, *whole.shape[-3:])
+        found: Tensor | None = None
+        for index, vector in enumerate(vectors):
+            planes = layout.planes(vector, whole=True)[:, :, *layout.window(self.ranks.rank)]
+            part = layout.tensor(planes.contiguous(), whole=False)
+            if found is None:
+                found = part.new_empty((len(vectors), *part.shape[1:]))
+            found[index] = part[0]
+        if found is None:
+            return whole
         return found.view(*whole.shape[:-3], *found.shape[1:])
 
     @staticmethod

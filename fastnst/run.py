@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from fastnst.preserve_color import finished
 from fastnst.result import DivergedError, Iterate, LossRecord, Result
 from fastnst.row_bands import Bands
 from fastnst.saved_run import OPTIMIZER, CheckpointError, SavedRun, check_checkpoint, save_run
+from fastnst.tensor_file import exhaust
 
 Callback = Callable[[Iterate], bool | None]
 
@@ -171,7 +173,7 @@ class Run:
         return Result(shown, content.alpha, tuple(self.losses), self._parameters_now(), self.stopped)
 
     def _shown(self, image: Tensor, content: Picture) -> Tensor:
-        return finished(image.detach()[0].clamp(0, 1).float().cpu().clone(), content.rgb, self._options.preserve_color)
+        return finished(image.detach()[0].clamp(0, 1).float().cpu(), content.rgb, self._options.preserve_color)
 
     def _settle(self, descent: Descent) -> None:
         """Ends at the scale's best image: L-BFGS without a line search leaps now and then. A mean that was asked for
@@ -221,10 +223,12 @@ class Run:
         image = scale.bands.gathered(descent.image)
         if image is None:
             return False
-        shown = self._shown(image, scale.content)
+        look = partial(self._shown, image, scale.content)
         iterate = Iterate(
-            self.losses[-1], shown, scale.content.alpha, self._parameters_now(), self._iterations, self._edges
+            self.losses[-1], look, scale.content.alpha, self._parameters_now(), self._iterations, self._edges
         )
+        if not getattr(callback, "lazy", False):
+            _ = iterate.image
         answer = callback(iterate)
         self._call_seconds = time.perf_counter() - self._called_at
         return answer is not None and not answer
@@ -249,11 +253,12 @@ class Run:
         """Writes the checkpoint, if there is to be one; a run does not end because a disk is full."""
         if self._watch.checkpoint is None:
             return
-        state = scale.bands.gathered_state(descent.optimizer.state_dict())
-        images = scale.bands.gathered_state(descent.state())
+        state = descent.optimizer.live_state()
+        pieces = scale.bands.pieces(descent.state())
+        pieces |= {OPTIMIZER + name: value for name, value in scale.bands.pieces(state).items()}
         if not scale.bands.ranks.leads:
+            exhaust(pieces)
             return
-        tensors = {OPTIMIZER + name: value for name, value in state.items() if isinstance(value, Tensor)}
         saved = SavedRun(
             parameters=self._parameters,
             sources=self._sources,
@@ -265,12 +270,14 @@ class Run:
             losses=tuple(self.losses),
             loss_exponent=descent.loss_exponent,
             optimizer={name: value for name, value in state.items() if not isinstance(value, Tensor)},
-            tensors={**images, **tensors},
+            tensors={},
         )
         try:
-            save_run(self._watch.checkpoint, saved)
+            save_run(self._watch.checkpoint, saved, pieces)
         except CheckpointError as error:
             warnings.warn(f"{error}; the run goes on", FastnstWarning, stacklevel=2)
+            # The other processes send all.
+            exhaust(pieces)
         self._saved_at = time.perf_counter()
 
     def _parameters_now(self) -> dict[str, Any]:

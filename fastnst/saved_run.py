@@ -1,6 +1,5 @@
 """A run put to disk, to be gone on with: the image in float, the optimiser's state, the place in the schedule."""
 
-import hashlib
 import json
 import secrets
 import warnings
@@ -11,15 +10,15 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from fastnst.errors import FastnstError, FastnstWarning, ImageError
 from fastnst.masks import mask_hashes
 from fastnst.places import check_place
 from fastnst.result import LossRecord
+from fastnst.tensor_file import Pieces, is_whole, pieces_of, write_tensors
 
-FORMAT = 1
+FORMAT = 2
 OPTIMIZER = "optimizer."
 """What the names of the optimiser's tensors begin with."""
 _KIND = "fastnst run"
@@ -141,25 +140,33 @@ def _check_same(what: str, saved: Mapping[str, Any], present: Mapping[str, Any])
         raise CheckpointError(f"the {what} {name} is not the one of the checkpoint; give that, or begin anew")
 
 
-def save_run(path: Path, run: SavedRun) -> None:
-    """Writes `run` to `path`, a safetensors file, whole or not at all. Raises CheckpointError if that fails."""
+def save_run(path: Path, run: SavedRun, tensors: Mapping[str, Pieces] | None = None) -> None:
+    """Writes `run` to `path`, a safetensors file, whole or not at all. Raises CheckpointError if that fails.
+
+    `tensors` take the place of the run's own where they are not all there at once.
+    """
     facts = {name: getattr(run, name) for name in SavedRun.__dataclass_fields__ if name not in ("losses", "tensors")}
     facts["losses"] = [record.as_dict() for record in run.losses]
     text = json.dumps(facts)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in run.tensors.items()}
-    metadata = {"kind": _KIND, "format": str(FORMAT), "run": text, "sha256": fingerprint(text, tensors)}
+    if tensors is None:
+        tensors = {name: pieces_of(tensor) for name, tensor in run.tensors.items()}
+    metadata = {"kind": _KIND, "format": str(FORMAT), "run": text}
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        save_file(tensors, temporary, metadata=metadata)
+        with temporary.open("xb") as file:
+            write_tensors(file, tensors, metadata)
         temporary.replace(path)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise CheckpointError(f"checkpoint {path} cannot be written: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def load_run(path: Path) -> SavedRun:
-    """Reads what `save_run` wrote. Raises CheckpointError, with the reason, for anything else or if it is damaged."""
+def load_run(path: Path, *, check: bool = True) -> SavedRun:
+    """Opens what `save_run` wrote: its tensors are read where they are used, from the file as it is now.
+
+    With `check` all of it is read once. Raises CheckpointError, with the reason, for anything else or if it is damaged.
+    """
     try:
         with safe_open(path, framework="pt") as handle:
             metadata = handle.metadata() or {}
@@ -180,7 +187,7 @@ def load_run(path: Path) -> SavedRun:
             "wrote, or begin anew"
         ) from error
     text = metadata.get("run", "")
-    if fingerprint(text, tensors) != metadata.get("sha256"):
+    if check and not _is_whole(path, metadata.get("sha256", "")):
         raise CheckpointError(f"checkpoint {path} is damaged: its contents are not those that were written; begin anew")
     try:
         facts = json.loads(text)
@@ -220,11 +227,6 @@ def _is_sound(run: SavedRun) -> bool:
     )
 
 
-def fingerprint(text: str, tensors: Mapping[str, Tensor]) -> str:
-    """The SHA-256, in hexadecimal, of a checkpoint's text and tensors."""
-    digest = hashlib.sha256(text.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+def _is_whole(path: Path, sha256: str) -> bool:
+    with path.open("rb") as file:
+        return is_whole(file, sha256)

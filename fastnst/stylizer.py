@@ -207,7 +207,7 @@ class Stylizer:
     ) -> Result:
         """Goes on with the run of this stylizer's options whose checkpoint is at `path`; see `fastnst.resume`."""
         watch = make_watch(callback, callback_every, path, checkpoint_every)
-        saved = load_run(Path(path))
+        saved = load_run(Path(path), check=self._ranks.leads)
         check_fork()
         with own_modes(self.runtime.device), float32_products(self.runtime.tf32), timed_algorithms():
             return self._stylize(content, watch, saved)
@@ -248,16 +248,24 @@ class Stylizer:
             image = bands.cut(self._resized(image.to("cpu" if bands.is_split else device), size)).to(device)
             fresh = partial(self._optimizer, device, bands)
             optimizer = self._next_optimizer(fresh(), device, bands, before, saved, goes_on=continued is not None)
+            before = None
             guidance = guidance_of(self._regions, target.alpha, size)
             style = self._style(edge, backbone, styles, plan.style_tile, plain=guidance.is_plain)
             objective = self._objective(backbone, seen.rgb[None], style, betas[index], plan, bands, guidance)
+            if bands.is_split and self.options.preserve_color != "luminance":
+                # Of the whole content, the result needs its alpha alone.
+                target = replace(target, rgb=target.rgb.new_zeros(()).expand(target.rgb.shape))
             mean = None if self.options.average is None else MeanImage(self.options.average)
             descent = Descent(image, objective, fresh, optimizer, mean)
             image = descent.image
+            del seen, optimizer
             run.optimise(descent, Scale(index, edge, iterations[edge], objective, target, bands), continued)
             image, before = self._ranks.alike(bands.whole(descent.image)), (descent.optimizer, bands)
+            # What they hold is as large as the image many times over, and not needed for the next scale or the result.
+            del descent, objective
             if run.stopped:
                 break
+        del before
         return run.result(image, target or pictures.at(size))
 
     def _objective(

@@ -37,7 +37,7 @@ PARAMETERS = {"sizes": SIZES, "options": {"style_weight": 100.0, "content_weight
 def iterate(iteration: int, scale: int = 32, total: float = 1.0, shade: float = 0.5) -> Iterate:
     record = LossRecord(iteration, scale, total, total / 2, total / 200, 0.0, iteration / 10)
     image = torch.full((3, scale * 3 // 4, scale), shade)
-    return Iterate(record, image, None, PARAMETERS, 20, (16, 32))
+    return Iterate(record, lambda: image, None, PARAMETERS, 20, (16, 32))
 
 
 def run() -> list[Iterate]:

@@ -14,6 +14,7 @@ import torch
 from fastnst import plan_limit, planner, winograd
 from fastnst.architecture import NETWORKS
 from fastnst.backbone import build_backbone
+from fastnst.bands import RadialBands
 from fastnst.commands import plan as command
 from fastnst.commands.plan import add_parser
 from fastnst.errors import OptionError
@@ -60,7 +61,7 @@ def test_the_whole_image_where_it_fits() -> None:
 @pytest.mark.usefixtures("machine")
 def test_less_memory_means_smaller_tiles_and_then_what_is_kept() -> None:
     options, runtime = setting()
-    plans = [plan_run(options, runtime, (4096, 4096), max_memory=memory) for memory in ("40GB", "12GB", "6GB", "3GB")]
+    plans = [plan_run(options, runtime, (4096, 4096), max_memory=memory) for memory in ("40GB", "12GB", "6GB", "2.4GB")]
     assert [plan.level for plan in plans] == ["whole", "kept", "kept", "recompute"]
     assert [plan.again for plan in plans[1:]] == [1, 5, 0]
     assert all(plan.fits for plan in plans)
@@ -133,8 +134,19 @@ def test_large_styles_are_seen_in_tiles() -> None:
 @pytest.mark.usefixtures("machine")
 def test_the_optimisers_memory() -> None:
     assert optimizer_bytes(setting()[0]) == 24
-    assert optimizer_bytes(setting(optimizer="lbfgs", history=5)[0]) == 19 * 12
-    assert optimizer_bytes(setting(optimizer="lbfgs", history=5, history_precision="bf16")[0]) == 5 * 12 + 9 * 12
+    scalar = {"optimizer": "lbfgs", "hessian": "scalar", "history": 5}
+    assert optimizer_bytes(setting(**scalar)[0]) == 19 * 12
+    assert optimizer_bytes(setting(**scalar, history_precision="bf16")[0]) == 5 * 12 + 9 * 12
+
+
+@pytest.mark.parametrize("size", [(96, 96), (130, 77), (256, 384)])
+def test_the_memory_of_fourier_bands(size: tuple[int, int]) -> None:
+    options = setting(optimizer="lbfgs", history=5)[0]
+    image = torch.rand(1, 3, *size)
+    basis = RadialBands(image)
+    pairs = 2 * 5 * 3 * 4 * len(basis.band) * basis.length
+    planned = optimizer_bytes(options) - 16 - 9 * 12
+    assert planned * size[0] * size[1] == pytest.approx(pairs, rel=0.04)
 
 
 @pytest.mark.parametrize("network", NETWORKS)

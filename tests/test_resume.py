@@ -183,7 +183,7 @@ def test_a_full_disk_does_not_end_the_run(
         raise OSError(28, "No space left on device")
 
     expected = fastnst.stylize(*pictures, **SMALL)
-    monkeypatch.setattr(module, "save_file", full)
+    monkeypatch.setattr(module, "write_tensors", full)
     checkpoint = tmp_path / "run.ckpt"
     with pytest.warns(fastnst.FastnstWarning, match=r"cannot be written: .*No space left.*the run goes on"):
         result = fastnst.stylize(*pictures, checkpoint=checkpoint, **SMALL)

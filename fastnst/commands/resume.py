@@ -48,7 +48,7 @@ def run(parsed: argparse.Namespace) -> int:
     path = Path(parsed.saved)
     if getattr(parsed, "checkpoint", None) is not None:
         raise CheckpointError("the run goes on with its own checkpoint; leave --checkpoint out")
-    saved = load_run(path)
+    saved = load_run(path, check=False)
     options = dict(saved.parameters["options"])
     if options["init"] not in START_WORDS:
         options["init"] = _place(parsed.init, saved.sources["init"], "--init")

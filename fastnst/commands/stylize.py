@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from tqdm import tqdm
 
@@ -129,6 +129,7 @@ class _Watch:
     interrupted: bool = False
     saving: bool = False
     last: Iterate | None = field(default=None, repr=False)
+    lazy: ClassVar[bool] = True
 
     def __call__(self, iterate: Iterate) -> bool:
         self.last = iterate
