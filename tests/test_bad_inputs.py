@@ -339,6 +339,81 @@ CASES = {
     "comparison without columns": Case("compare content.png -o out.png --columns 0", "--columns 0 is too small"),
     "comparison of tiny cells": Case("compare content.png -o out.png --cell 0", "cells of 0 pixels are too small"),
     "comparison with a bad font": Case("compare content.png -o out.png --font notes.txt", "give a .ttf or .otf file"),
+    # Textures and reconstructions.
+    "texture of a missing style": Case("texture missing.png -o out.png", "style image 'missing.png' does not exist"),
+    "texture of no size": Case("texture style.png -o out.png --size 64by64", "is no size in pixels; write 512x384"),
+    "texture of one pixel": Case("texture style.png -o out.png --size 1x64", "each side must be a whole number of 2"),
+    "texture beyond bounds": Case(
+        "texture style.png -o out.png --size 64x99999", "each side must be a whole number of"
+    ),
+    "texture below the pools": Case("texture style.png -o out.png --size 64x8", "each side must be at least 16"),
+    "texture from the content": Case(
+        "texture style.png -o out.png --init content", "there is no content picture to start from; give noise"
+    ),
+    "texture with a content": Case("texture style.png -o out.png --content-weight 1", "--content-weight", BAD_USAGE),
+    "texture over its style": Case("texture style.png -o style.png", "style.png is also an input"),
+    "texture that tiles and is padded": Case(
+        "texture style.png -o out.png --tileable --padding zeros", "padding 'zeros' does not tile; leave it out"
+    ),
+    "texture from stdin twice": Case("texture - - -o out.png", "the standard input holds one picture"),
+    "reconstruction of nothing": Case("reconstruct content.png -o out.png", "give either --layer, as conv4_2, or"),
+    "reconstruction of both": Case(
+        "reconstruct content.png -o out.png --layer conv1_1 --style-layers conv1_1", "give either --layer, as conv4_2"
+    ),
+    "reconstruction of an unknown layer": Case(
+        "reconstruct content.png -o out.png --layer conv9_1",
+        "unknown layer 'conv9_1' of vgg19; its layers are: conv1_1",
+    ),
+    "reconstruction of a missing picture": Case(
+        "reconstruct missing.png -o out.png --layer conv1_1", "content image 'missing.png' does not exist"
+    ),
+    "figure of style layers": Case(
+        "reconstruct content.png -o out.png --figure --style-layers conv1_1", "--style-layers is for one image"
+    ),
+    "figure with a movie": Case(
+        "reconstruct content.png -o out.png --figure --movie a.gif", "--movie is for one run, and a figure is many"
+    ),
+    "figure of cells too small": Case(
+        "reconstruct content.png -o out.png --figure --cell 2", "cells of 2 pixels are too small"
+    ),
+    "figure with a missing font": Case(
+        "reconstruct content.png -o out.png --figure --font none.ttf", "font 'none.ttf' cannot be read"
+    ),
+    "figure kept in a file": Case(
+        "reconstruct content.png -o out.png --figure --keep notes.txt", "output folder 'notes.txt' cannot be made"
+    ),
+    # Masks, style losses and other newer options.
+    "mask without a content": stylize("--mask style=style.png", "a mask does not say where in the content it lies"),
+    "mask of no words": stylize(
+        "--mask a.png b.png c.png", "a mask of 3 parts is no region; give a content mask and a"
+    ),
+    "mask of an unknown part": stylize("--mask content=content.png styles=style.png", "is no part of a mask; write"),
+    "mask of style 0": stylize("--mask content=content.png style:0=style.png", "is no part of a mask; write"),
+    "mask of a style that is not there": stylize(
+        "--mask content=content.png style:3=style.png", "a mask is for style 3, and there are 1"
+    ),
+    "mask names a part twice": stylize("--mask content=a.png content=b.png", "content is there twice in one mask"),
+    "mask is missing": stylize("--mask content=missing.png", "missing.png' does not exist; check the path"),
+    "mask is text": stylize("--mask content=notes.txt", "notes.txt' is not an image of a known format"),
+    "mask of another shape": stylize(
+        "--mask content=tall.png", "is 20×60 pixels, and the content image 64×48; give a mask"
+    ),
+    "mask is black": stylize("--mask content=black.png", "is black everywhere; paint the region white"),
+    "output is a mask": output("-o again.png --mask content=again.png", "again.png is also an input"),
+    "unknown style loss": stylize("--style-loss histogram", "invalid choice: 'histogram'", BAD_USAGE),
+    "unknown total variation": stylize("--tv-kind cubic", "invalid choice: 'cubic'", BAD_USAGE),
+    "unknown preset": stylize("--preset fast", "invalid choice: 'fast'", BAD_USAGE),
+    "unknown edge": stylize("--edge middle", "invalid choice: 'middle'", BAD_USAGE),
+    "scale factor of 1": stylize("--scale-factor 1", "scale factor 1.0 is too small; it must be 1.1 or more"),
+    "no pixels": stylize("--max-pixels 0", "max pixels 0 is too small"),
+    "more pixels than allowed": stylize("--max-pixels 100", "64×48 = 3072 pixels, more than the limit of 100"),
+    "circular and tiles of a word": stylize("--padding round", "invalid choice: 'round'", BAD_USAGE),
+    # The page.
+    "page on a port beyond all": Case("web --port 70000", "port 70000 is out of range; give 1 to 65535"),
+    "page on a port of a word": Case("web --port http", "'http' is not a whole number", BAD_USAGE),
+    "page with no size": Case("web --max-size 1", "a limit of 1 for size is too small; give"),
+    "page with no uploads": Case("web --max-upload 3", "is less than a megabyte; write its unit"),
+    "page on a missing device": Case("web --device gpu", "unknown device 'gpu'; use auto"),
     # The other commands.
     "plan of a missing picture": Case("plan missing.png", "content image 'missing.png' does not exist"),
     "plan of a picture too small": Case("plan content.png --size 12", "each side must be at least 16"),
@@ -404,6 +479,8 @@ def _write_pictures(folder: Path) -> None:
         noise.save(folder / name)
         (folder / name).write_bytes((folder / name).read_bytes()[:1500])
     Image.new("RGB", (1, 1)).save(folder / "pixel.png")
+    Image.new("L", (64, 48)).save(folder / "black.png")
+    Image.new("L", (20, 60), 255).save(folder / "tall.png")
     Image.new("RGBA", (32, 32), (9, 9, 9, 0)).save(folder / "clear.png")
     texts = {
         "notes.txt": "no picture",
@@ -524,8 +601,9 @@ def test_bad_input_is_refused_in_one_line(
     name: str, inputs: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = CASES[name]
-    if "--plot" in case.line:
-        pytest.importorskip("matplotlib")
+    for word, package in (("--plot", "matplotlib"), ("web", "uvicorn")):
+        if word in case.line.split():
+            pytest.importorskip(package)
     monkeypatch.chdir(inputs)
     monkeypatch.setattr(sys, "stdin", None if case.stdin is None else io.TextIOWrapper(io.BytesIO(case.stdin)))
     monkeypatch.setattr(networks, "build_backbone", must_not_work)

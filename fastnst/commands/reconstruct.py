@@ -87,11 +87,12 @@ def _run_figure(parsed: argparse.Namespace, options: dict[str, Any], outputs: "O
 
     from tqdm import tqdm
 
-    from fastnst.contact_sheet import Look, contact_sheet
+    from fastnst.contact_sheet import Look, check_look
     from fastnst.images import load_image
     from fastnst.job import STANDARD, Job, standard_input
     from fastnst.options import resolve_options
     from fastnst.output import check_output_path
+    from fastnst.places import make_folder
     from fastnst.ranks import are_launched
     from fastnst.reconstruction import FIGURE_LAYERS, content_options, reconstruction_figure
     from fastnst.result import Result
@@ -105,20 +106,15 @@ def _run_figure(parsed: argparse.Namespace, options: dict[str, Any], outputs: "O
     Job(parsed.image, [], options, outputs).check()
     layers = tuple(parsed.layer or FIGURE_LAYERS)
     names = [f"{kind}_{layer}.png" for kind in ("style", "content") for layer in layers]
-    if parsed.keep is not None:
-        Path(parsed.keep).mkdir(parents=True, exist_ok=True)
-        for name in names:
-            check_output_path(Path(parsed.keep) / name)
     resolved = resolve_options(**content_options(layers, options))
+    cell, look = parsed.cell if parsed.cell is not None else min(256, resolved.size), Look(font=parsed.font)
+    check_look(look, cell)
     source = standard_input() if parsed.image == STANDARD else parsed.image
     image = load_image(source, role="content", max_pixels=resolved.max_pixels)
-    sheet = {
-        "cell": parsed.cell if parsed.cell is not None else min(256, resolved.size),
-        "title": parsed.title,
-        "look": Look(font=parsed.font),
-    }
-    # What a sheet cannot be is found before the runs.
-    contact_sheet([[image.rgb[:, :8, :8]]], **sheet)
+    if parsed.keep is not None:
+        make_folder(parsed.keep)
+        for name in names:
+            check_output_path(Path(parsed.keep) / name)
     with tqdm(total=len(names), unit="picture", disable=True if outputs.quiet else None, file=sys.stderr) as bar:
         left = iter(names)
 
@@ -128,6 +124,7 @@ def _run_figure(parsed: argparse.Namespace, options: dict[str, Any], outputs: "O
                 result.save(Path(parsed.keep) / next(left))
 
         figure = reconstruction_figure(image, layers, made=made, **options)
+    sheet = figure.sheet(cell=cell, title=parsed.title, look=look)
     cells = [[result.parameters for result in row] for row in (figure.style, figure.content)]
-    save_sheet(figure.sheet(**sheet), parsed.output, {"layers": list(layers), "cells": cells})
+    save_sheet(sheet, parsed.output, {"layers": list(layers), "cells": cells})
     return 0
