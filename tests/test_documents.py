@@ -7,6 +7,7 @@ from types import ModuleType
 import fastnst_kernels
 import pytest
 from documents import Block, blocks_of, check_unrun, small_commands, small_python
+from drawn import drawn
 from PIL import Image, ImageDraw
 
 import fastnst
@@ -22,7 +23,7 @@ REPOSITORY = Path(__file__).parent.parent
 PAGES = sorted(
     str(path.relative_to(REPOSITORY)) for path in [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")]
 )
-PICTURES = ("content.jpg", "style.jpg", "style2.jpg")
+PICTURES, SIZE = ("content.jpg", "style.jpg", "style2.jpg"), (96, 72)
 
 
 def text_of(page: str) -> str:
@@ -39,20 +40,15 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, networks: Network
     """The current folder, with the pictures that the examples name; each network is loaded once for all of them."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(stylizer, "Networks", lambda: networks)
-    for number, name in enumerate(PICTURES):
-        image = Image.new("RGB", (96, 72), (60 + 50 * number, 90, 160))
-        draw = ImageDraw.Draw(image)
-        for x in range(0, 96, 12 + 6 * number):
-            draw.line((x, 0, 95 - x, 71), fill=(240, 40 + 60 * number, x), width=3 + number)
-        image.save(name)
+    drawn(tmp_path, *PICTURES, size=SIZE)
     for name, top, bottom in (("sky.png", 0, 40), ("land.png", 41, 71), ("land_of_style2.png", 20, 71)):
-        mask = Image.new("L", (96, 72), 0)
-        ImageDraw.Draw(mask).rectangle((0, top, 95, bottom), fill=255)
+        mask = Image.new("L", SIZE, 0)
+        ImageDraw.Draw(mask).rectangle((0, top, SIZE[0], bottom), fill=255)
         mask.save(name)
     return tmp_path
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if list(blocks_of(text_of(page)))])
+@pytest.mark.parametrize("page", [page for page in PAGES if "```" in text_of(page)])
 def test_the_blocks_of_a_page_run(page: str, workplace: Path) -> None:
     # The README shows some of what the pages do, and those run it.
     others = [other for other in PAGES if page == "README.md" and other != page]
