@@ -1,0 +1,58 @@
+"""The pictures of textures and reconstructions in the documents, `python -m bench.gallery_textures`.
+
+For each example style a texture, and one that tiles, four times; and the figure of what layers hold of the example
+content. They use the embedded network and the defaults but for size and iterations.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+import fastnst
+from fastnst.contact_sheet import contact_sheet
+from fastnst.examples import example
+from fastnst.images import load_image
+from fastnst.reconstruction import FIGURE_LAYERS
+
+STYLES = ("style_swirls", "style_mosaic", "style_woodcut")
+CELL = 240
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--iterations", type=int, default=100)
+    parser.add_argument("--styles", nargs="+", default=STYLES)
+    parser.add_argument("--layers", nargs="+", default=FIGURE_LAYERS)
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--weights", default="embedded")
+    given = parser.parse_args(arguments)
+
+    rows = [textures(name, given.size, given.iterations, given.weights) for name in tqdm(given.styles, desc="styles")]
+    names = [name.removeprefix("style_") for name in given.styles]
+    labels = ["style", "texture", "tileable, four times"]
+    contact_sheet(rows, cell=CELL, row_labels=names, column_labels=labels).save(
+        given.output / "gallery_textures.jpg", quality=88
+    )
+    figure = fastnst.reconstruction_figure(
+        example("content"), given.layers, size=given.size, iterations=given.iterations, weights=given.weights
+    )
+    figure.sheet(cell=CELL).save(given.output / "gallery_reconstruction.jpg", quality=88)
+
+
+def textures(name: str, size: int, iterations: int, weights: str) -> list[Tensor]:
+    """The style, its texture, and its tile 2 × 2."""
+    found = [
+        fastnst.synthesize_texture(
+            example(name), size=size, iterations=iterations, tileable=tileable, weights=weights
+        ).tensor
+        for tileable in (False, True)
+    ]
+    return [load_image(example(name)).rgb, found[0], torch.tile(found[1], (1, 2, 2))]
+
+
+if __name__ == "__main__":
+    main()
