@@ -14,6 +14,9 @@ with those of the first side. Every round runs each side in turn, in a fresh pro
 those that are timed; their median counts. Memory is the peak of that process: all of it, and beyond what it held with
 its libraries and weights. A side whose plan does not fit into what is free is not tried, one that runs out of memory is
 reported as that.
+
+`--count` measures nothing: it prints the operations of each side's convolutions, counted, over those of the untiled
+step and of the published scheme.
 """
 
 import argparse
@@ -39,7 +42,8 @@ from fastnst.measure import conditions, peak_resident_bytes, synchronise
 from fastnst.objective import Objective, make_objective, style_targets
 from fastnst.optimizers import make_optimizer
 from fastnst.options import Options, resolve_options
-from fastnst.plan_time import measure_rate
+from fastnst.plan_memory import network_of
+from fastnst.plan_time import forward_flops, measure_rate
 from fastnst.planner import Plan, plan_run
 from fastnst.runtime import Runtime, float32_products, is_out_of_memory, resolve_runtime
 from fastnst.tile_grid import TileGrid, even_spans, reach_of
@@ -282,6 +286,38 @@ def work(side: str, size: int, device: str, precision: str, optimizer: str, iter
     }
 
 
+def convolution_flops(plan: Plan, options: Options, runtime: Runtime) -> float:
+    """Multiplications and additions of the convolutions of one iteration, counted tile by tile."""
+    network = network_of(options, runtime)
+    passes = 3 if plan.level == "recompute" else 2
+    again = (network.steps[plan.again - 1].name,) if plan.again else ()
+    return sum(
+        passes * forward_flops(network, *tile.shape) + (forward_flops(network, *tile.shape, again) if again else 0.0)
+        for tile in plan.grid
+    )
+
+
+def count(size: int, sides: Sequence[str], device: str, precision: str, optimizer: str) -> list[str]:
+    """The lines of `--count` for an image of `size` pixels square."""
+    options = options_for(size, device, precision, optimizer)
+    runtime = resolve_runtime(options)
+    whole, published = (
+        convolution_flops(plan_side(side, options, runtime, (size, size)), options, runtime)
+        for side in ("whole", "published")
+    )
+    lines = [
+        f"\n{size}×{size} px, counted",
+        f"{'side':18}{'tiles':>6}{'halo ×':>8}{'of whole':>10}{'of published':>14}",
+    ]
+    for side in sides:
+        plan = plan_side(side, options, runtime, (size, size))
+        flops = convolution_flops(plan, options, runtime)
+        lines.append(
+            f"{side:18}{len(plan.grid):>6}{plan.grid.overhead:8.2f}{flops / whole:10.2f}{flops / published:14.2f}"
+        )
+    return lines
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, nargs="+", default=[512], metavar="PX", help="long edges (default: 512)")
@@ -292,11 +328,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--iterations", type=int, default=2, help="timed in each round (default: 2)")
     parser.add_argument("--json", type=Path, metavar="PATH", help="also write the results there")
+    parser.add_argument("--count", action="store_true", help="count operations, and measure nothing")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parsed = parser.parse_args(arguments)
     given = (parsed.device, parsed.precision, parsed.optimizer)
     if parsed.worker:
         print(json.dumps(work(parsed.worker, parsed.size[0], *given, parsed.iterations)))
+        return 0
+    if parsed.count:
+        for size in parsed.size:
+            print("\n".join(count(size, parsed.sides, *given)))
         return 0
     runtime = resolve_runtime(options_for(parsed.size[0], *given))
     for side in parsed.sides:

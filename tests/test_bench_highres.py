@@ -99,3 +99,13 @@ def test_what_the_system_kills_ran_out_of_memory(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr("subprocess.run", killed)
     assert bench_highres.run_worker("whole", 64, "cpu", "fp32", "adam", 1) == {"problem": "out of memory"}
+
+
+def test_operations_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    sides = ["whole", "kept:1024", "recompute:1024", "published"]
+    assert bench_highres.main(["--count", "--size", "4096", "--precision", "fp32", "--sides", *sides]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[3:]]
+    of_whole, of_published = ({row[0]: float(row[index]) for row in rows} for index in (3, 4))
+    assert of_whole["whole"] == of_published["published"] == 1
+    assert of_whole["kept:1024"] < 1.3 < of_whole["recompute:1024"] < 2
+    assert of_published["kept:1024"] < of_published["recompute:1024"] < 0.5

@@ -1,0 +1,142 @@
+"""One whole run of the command on a picture far larger than the untiled step could take: its peak memory and its time.
+
+python -m bench.bench_far --size 4096 --max-memory 3GB
+python -m bench.bench_far --size 12288 --max-memory 16GB --json far.json
+
+The content is the example photograph stretched to a square of that size, written as a PNG some rows at a time. The
+command reads it some rows at a time, iterates in the tiles that the planner chooses, and writes a 16-bit TIFF, which is
+a BigTIFF where it has to be. What is measured is the command's process as the system accounts for it: the peak of its
+resident memory, and its time from beginning to end. Before it begins, what it is planned to take and what the untiled
+step would take are printed. Weights are random: they cost what any others do.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fastnst.examples import example
+from fastnst.icc import srgb_profile
+from fastnst.images import load_image
+from fastnst.measure import conditions
+from fastnst.metadata import png_text
+from fastnst.options import resolve_options
+from fastnst.planner import plan_run
+from fastnst.row_resampling import RowResampler
+from fastnst.row_writers import Samples, write_png
+from fastnst.runtime import resolve_runtime
+from fastnst.tile_options import in_words, parse_memory
+
+
+@dataclass(frozen=True)
+class Far:
+    """Bytes of the command's process: planned, measured, and what the untiled step would take; seconds of all of it."""
+
+    size: int
+    iterations: int
+    max_memory: int
+    tile: int | None
+    level: str
+    halo_overhead: float
+    planned_bytes: int
+    untiled_bytes: int
+    peak_bytes: int
+    seconds: float
+    output_bytes: int
+
+
+def write_content(path: Path, size: int) -> None:
+    """The example photograph as a square of `size` pixels."""
+    picture = load_image(example("content"))
+    sampler = RowResampler(picture.height, picture.width, (size, size))
+
+    def rows() -> Iterator[npt.NDArray[Any]]:
+        for top in range(0, picture.height, 16):
+            for _, made in sampler.push(picture.rgb[:, top : top + 16]):
+                yield (made.clamp(0, 1) * 255).round().permute(1, 2, 0).numpy().astype(np.uint8)
+
+    with path.open("wb") as file:
+        write_png(file, Samples(size, size, 3, 8, rows()), png_text(None), srgb_profile())
+
+
+def run_far(size: int, max_memory: str, iterations: int, optimizer: str, folder: Path) -> Far:
+    """Runs the command in a process of its own. Raises SystemExit where it fails."""
+    options = resolve_options(
+        size=size, scales=None, optimizer=optimizer, weights="random", max_pixels=size * size, max_memory=max_memory
+    )
+    runtime = resolve_runtime(options)
+    plans = [
+        plan_run(options, runtime, (size, size), tile=tile, max_memory=memory, network_is_loaded=False)
+        for tile, memory in (("auto", max_memory), ("none", None))
+    ]
+    plan, untiled = plans
+    print(
+        f"{size}×{size} px: tiles of {plan.tile} px, {plan.level}; planned peak {in_words(plan.peak_bytes)}, "
+        f"the untiled step would take {in_words(untiled.peak_bytes)}",
+        flush=True,
+    )
+    content, output = folder / "content.png", folder / "out.tif"
+    write_content(content, size)
+    words = [
+        *(sys.executable, "-m", "fastnst", "stylize", str(content), str(example("style_swirls")), "-o", str(output)),
+        *("--size", str(size), "--scales", "none", "--iterations", str(iterations), "--optimizer", optimizer),
+        *("--max-memory", max_memory, "--max-pixels", str(size * size), "--weights", "random", "--bit-depth", "16"),
+    ]
+    began = time.perf_counter()
+    process = subprocess.Popen(words)
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - began
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"the command ended with {process.returncode}")
+    return Far(
+        size,
+        iterations,
+        parse_memory(max_memory) or 0,
+        plan.tile,
+        plan.level,
+        plan.grid.overhead,
+        plan.peak_bytes,
+        untiled.peak_bytes,
+        usage.ru_maxrss * 1024,
+        seconds,
+        output.stat().st_size,
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=4096, metavar="PX", help="(default: 4096)")
+    parser.add_argument("--max-memory", default="3GB", metavar="SIZE", help="(default: 3GB)")
+    parser.add_argument("--iterations", type=int, default=1, help="(default: 1)")
+    parser.add_argument("--optimizer", default="adam", choices=("adam", "lbfgs"), help="(default: adam)")
+    parser.add_argument("--folder", type=Path, help="where the pictures lie meanwhile (default: a temporary one)")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="also write the result there")
+    parsed = parser.parse_args(arguments)
+    facts = conditions(torch.device("cpu"))
+    print(f"{facts['device']}, torch {facts['versions']['torch']}, commit {facts['commit']}, {facts['date']}")
+    with tempfile.TemporaryDirectory(dir=parsed.folder) as folder:
+        far = run_far(parsed.size, parsed.max_memory, parsed.iterations, parsed.optimizer, Path(folder))
+    print(
+        f"peak {in_words(far.peak_bytes)} of {in_words(far.max_memory)} allowed, planned {in_words(far.planned_bytes)} "
+        f"({far.planned_bytes / far.peak_bytes:.2f} ×); the untiled step would take {in_words(far.untiled_bytes)}; "
+        f"{far.seconds:.0f} s for {far.iterations + 1} evaluations and the pictures, out {in_words(far.output_bytes)}"
+    )
+    if parsed.json:
+        parsed.json.write_text(json.dumps({**facts, **asdict(far)}, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
