@@ -265,7 +265,7 @@ def mask_bytes(network: Network, levels: Mapping[str, int], regions: int, height
 
 def sorting_bytes(network: Network, levels: Mapping[str, int], height: int, width: int) -> int:
     """Of the sliced Wasserstein distance at these layers: of each the style's values and the gradient by the sorted
-    ones, and of one at a time its features in float32, their projections, sorted, and in which order."""
+    ones, and what sorting the largest takes beyond what the network gives back by then, as was measured."""
     filters = {step.name: step.filters for step in network.steps}
     sizes = [filters[name] * (height >> level) * (width >> level) for name, level in levels.items()]
-    return 8 * sum(sizes) + 24 * max(sizes, default=0)
+    return 8 * sum(sizes) + 8 * max(sizes, default=0)

@@ -49,11 +49,12 @@ class Region:
     """Of `styles` those that were given, none where all are meant."""
 
 
-def load_regions(masks: Sequence[Mask], styles: Sequence[AnyPicture]) -> list[Region]:
-    """Reads the masks of a run with these styles.
+def load_regions(masks: Sequence[Mask], styles: Sequence[AnyPicture], shares: Sequence[float]) -> list[Region]:
+    """Reads the masks of a run with these styles and their shares.
 
     A picture in colour is its mean grey, and what is transparent in it is outside. Raises ImageError for a mask that
-    cannot be read, shows nothing, or has other proportions than its style; OptionError for a style that is not there.
+    cannot be read, shows nothing, or has other proportions than its style; OptionError for a style that is not there,
+    and for a region all of whose styles have the weight 0.
     """
     regions = []
     for mask in masks:
@@ -63,6 +64,8 @@ def load_regions(masks: Sequence[Mask], styles: Sequence[AnyPicture]) -> list[Re
             if number > len(styles):
                 raise OptionError(f"a mask is for style {number}, and there are {len(styles)}; count them from 1")
             found[number - 1] = None if source is None else _load(source)
+        if found and not any(shares[index] for index in found):
+            raise OptionError("a mask is for styles whose weights are all 0; raise one of them, or leave the mask out")
         for index, grey in found.items():
             if grey is not None:
                 grey.check_aspect(styles[index].height, styles[index].width, f"style {styles[index].name!r}")

@@ -176,7 +176,9 @@ class Stylizer:
         most = self.options.max_pixels
         picture = self._starts_from == "picture"
         self._init = open_picture(self.options.init, role="init", max_pixels=most) if picture else None
-        self._regions = None if self.options.masks is None else load_regions(self.options.masks, self._styles)
+        self._regions = (
+            None if self.options.masks is None else load_regions(self.options.masks, self._styles, self._shares)
+        )
         self._style_targets: dict[tuple[int, bool], dict[str, StyleTarget]] = {}
         self._networks = networks or Networks()
         self._network: tuple[Weights, Backbone] | None = None

@@ -245,6 +245,12 @@ def test_masks_that_do_not_fit_are_refused_at_once(masks: Any, error: type[Excep
         Stylizer(STYLE, **QUICK, masks=masks)(CONTENT)
 
 
+def test_a_region_of_styles_without_weight_is_refused() -> None:
+    masks = [(grey(32, 24), {1: None}), (grey(32, 24, 0, 1), {2: None})]
+    with pytest.raises(OptionError, match="styles whose weights are all 0"):
+        Stylizer([STYLE, STYLE], **QUICK, masks=masks, style_weights=[0, 1])
+
+
 def test_each_region_takes_its_own_style() -> None:
     red, blue = (picture(seed, 24, 24)[0].permute(1, 2, 0).numpy() for seed in (5, 6))
     red, blue = red * [1, 0.1, 0.1], blue * [0.1, 0.1, 1]

@@ -206,11 +206,21 @@ def test_kept_state_of_the_papers_layers() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "winograd"])
-@pytest.mark.parametrize(("tile", "size"), [("none", 320), ("96", 320), ("none", 512)])
-def test_the_planned_peak_is_the_measured_one(precision: str, tile: str, size: int) -> None:
+@pytest.mark.parametrize(
+    ("tile", "size", "loss", "regions"),
+    [
+        ("none", 320, "gram", 0),
+        ("96", 320, "gram", 0),
+        ("none", 512, "gram", 0),
+        ("none", 400, "covariance", 2),
+        ("96", 400, "gram", 2),
+        ("none", 400, "sliced", 0),
+    ],
+)
+def test_the_planned_peak_is_the_measured_one(precision: str, tile: str, size: int, loss: str, regions: int) -> None:
     if precision == "winograd" and not winograd.available():
         pytest.skip("torch has no NNPACK for this CPU")
-    words = [sys.executable, "-W", "ignore", "-c", _PEAK, precision, str(size), tile]
+    words = [sys.executable, "-W", "ignore", "-c", _PEAK, precision, str(size), tile, loss, str(regions)]
     done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent)
     planned, measured = map(int, done.stdout.split())
     assert planned == pytest.approx(measured, rel=0.2)
@@ -220,6 +230,7 @@ _PEAK = """
 import gc, sys, torch
 from fastnst.backbone import build_backbone
 from fastnst.descent import Descent
+from fastnst.guidance import Guidance
 from fastnst.measure import peak_resident_bytes
 from fastnst.objective import style_targets
 from fastnst.optimizers import make_optimizer
@@ -228,15 +239,18 @@ from fastnst.planner import plan_run
 from fastnst.runtime import resolve_runtime
 from fastnst.tile_halving import FittingObjective
 from fastnst.weights import load_weights
-precision, size, tile = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-options = resolve_options(weights="random", precision=precision, optimizer="adam")
+precision, size, tile, loss, count = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5])
+masks = [("mask.png", None)] * count or None
+options = resolve_options(weights="random", precision=precision, optimizer="adam", style_loss=loss, masks=masks)
 runtime = resolve_runtime(options)
 weights = load_weights("random", taps=options.taps)
 backbone = build_backbone(weights, options.taps, runtime)
-style = style_targets(backbone, [(torch.rand(1, 3, 64, 64), 1.0)], options, runtime)
+regions = [{0: None}] * count or None
+style = style_targets(backbone, [(torch.rand(1, 3, 64, 64), 1.0)], options, runtime, regions)
 plan = plan_run(options, runtime, (size, size), tile=tile)
 content = torch.rand(1, 3, size, size)
-objective = FittingObjective(backbone, content, style, options, runtime, plan)
+guidance = Guidance(size, size, tuple(torch.rand(1, 1, size, size) for _ in range(count)) or (None,))
+objective = FittingObjective(backbone, content, style, options, runtime, plan, guidance=guidance)
 descent = Descent(content, objective, lambda: make_optimizer(options, runtime))
 descent.begin()
 descent.advance()
