@@ -14,11 +14,14 @@ import fastnst
 from fastnst.backbone import build_backbone
 from fastnst.descent import CAPACITY, Descent, Pace
 from fastnst.graph import Replayed
+from fastnst.guidance import LayerGuidance
 from fastnst.loss_scale import LossScale
+from fastnst.matrix_root import iterated_root_trace
 from fastnst.objective import Loss, Objective, Variation
 from fastnst.optimizers import make_optimizer
 from fastnst.options import Options, resolve_options
 from fastnst.runtime import Runtime
+from fastnst.style_statistics import MomentTarget
 from fastnst.taps import ContentTarget
 from fastnst.weights import Weights, load_weights
 
@@ -260,3 +263,36 @@ def test_what_cannot_be_captured_runs_all_the_same() -> None:
     for _ in range(2):
         replayed(step)
     assert x.item() == 6
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("loss", ["gram", "covariance", "mean-std", "wasserstein"])
+def test_losses_of_moments_read_nothing_back(loss: str, masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a GPU computes them, where the root of a matrix is found by products."""
+    monkeypatch.setattr("fastnst.style_statistics.root_trace", iterated_root_trace)
+    options = resolve_options(weights="random", style_layers=list(STYLE), content_layers="conv2_2")
+    weights, place = load_weights("random", taps=options.taps), runtime("fp16")
+    with FakeTensorMode():
+        tensors = {name: torch.empty(tensor.shape) for name, tensor in weights.tensors.items()}
+        backbone = build_backbone(replace(weights, tensors=tensors), options.taps, place)
+        style, guidance = {}, {}
+        for name, filters in {**STYLE, "conv2_2": 128}.items():
+            matrix, vector = torch.empty(1, filters, filters), torch.empty(1, filters)
+            target = MomentTarget(loss, 0.2, 1e-4, vector, matrix, vector)
+            style[name] = ((target,), (target, target))[: 1 + masked]
+            size = (32, 24) if name == "conv1_1" else (16, 12)
+            maps = (torch.empty(1, 1, *size), torch.empty(1, 1, *size)) if masked else (None,)
+            opaque = torch.empty(1, 1, *size) if masked else None
+            guidance[name] = LayerGuidance(size[0] * size[1], maps, (9.0,) * len(maps), (0.5,) * len(maps), opaque)
+        content = {"conv2_2": ContentTarget(torch.empty(1, 128, 16, 12, dtype=place.dtype), 1.0)}
+        variation = Variation("squared", 1.0, 0.05)
+        objective = Objective(
+            backbone, content, style, 1.0, 100.0, variation, place, LossScale(place), guidance=guidance
+        )
+        assert not objective.is_tiled
+        for _ in range(2):
+            with Operations() as operations:
+                objective.loss_and_gradient(torch.empty(1, 3, 32, 24))
+            assert not any(
+                name.startswith(("aten.lift", "aten._local_scalar", "aten.nonzero")) for name in operations.names
+            )

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from fastnst_kernels import BlendedTarget
 from style_references import DISTANCES, features, moments
 
 from fastnst import OptionError, Stylizer, stylize
@@ -19,6 +20,7 @@ from fastnst.ranks import Ranks
 from fastnst.runtime import Runtime, resolve_runtime
 from fastnst.sliced import unit_vectors
 from fastnst.style_statistics import Moments, moment_loss, moment_targets
+from fastnst.taps import LayerTap
 from fastnst.tile_grid import make_grid, reach_of
 from fastnst.tile_style import tiled_style_targets
 from fastnst.tiled_objective import make_tiled_objective
@@ -243,3 +245,12 @@ def test_roots_of_covariances() -> None:
         trace, found = iterated_root_trace(matrix.to(dtype))
         assert torch.allclose(trace.double(), values.sqrt().sum(), rtol=1e-3)
         assert relative_error(found, inverse) < error
+
+
+def test_the_gram_matrix_of_all_positions_keeps_its_fused_path(weights: Weights) -> None:
+    options, runtime, backbone = prepared(weights, {"content_weight": 1})
+    image = picture(1, 40, 40)
+    targets = style_targets(backbone, [(image, 1.0)], options, runtime)
+    assert all(isinstance(target, BlendedTarget) for target in targets.values())
+    objective = make_objective(backbone, image, targets, options, runtime)
+    assert {type(tap) for tap in objective._taps().values()} == {LayerTap}
