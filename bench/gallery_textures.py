@@ -1,7 +1,6 @@
-"""The pictures of textures and reconstructions in the documents, `python -m bench.gallery_textures`.
+"""The picture of textures in the documents: for each example style a texture, and one that tiles, four times.
 
-For each example style a texture, and one that tiles, four times; and the figure of what layers hold of the example
-content. They use the embedded network and the defaults but for size and iterations.
+`python -m bench.gallery_textures`, with the embedded network and the defaults but for size and iterations.
 """
 
 import argparse
@@ -15,7 +14,6 @@ import fastnst
 from fastnst.contact_sheet import contact_sheet
 from fastnst.examples import example
 from fastnst.images import load_image
-from fastnst.reconstruction import FIGURE_LAYERS
 
 STYLES = ("style_swirls", "style_mosaic", "style_woodcut")
 CELL = 240
@@ -26,7 +24,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--iterations", type=int, default=100)
     parser.add_argument("--styles", nargs="+", default=STYLES)
-    parser.add_argument("--layers", nargs="+", default=FIGURE_LAYERS)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--weights", default="embedded")
     given = parser.parse_args(arguments)
@@ -37,10 +34,6 @@ def main(arguments: list[str] | None = None) -> None:
     contact_sheet(rows, cell=CELL, row_labels=names, column_labels=labels).save(
         given.output / "gallery_textures.jpg", quality=88
     )
-    figure = fastnst.reconstruction_figure(
-        example("content"), given.layers, size=given.size, iterations=given.iterations, weights=given.weights
-    )
-    figure.sheet(cell=CELL).save(given.output / "gallery_reconstruction.jpg", quality=88)
 
 
 def textures(name: str, size: int, iterations: int, weights: str) -> list[Tensor]:
