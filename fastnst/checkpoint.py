@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import pickletools
 import re
 import secrets
@@ -128,11 +129,14 @@ def read_convolutions(checkpoint: Checkpoint, layers: Iterable[Layer]) -> dict[s
     return tensors
 
 
-def save_weights(path: Path, network: str, tensors: Mapping[str, torch.Tensor], preprocessing: Preprocessing) -> None:
+def save_weights(
+    path: str | os.PathLike[str], network: str, tensors: Mapping[str, torch.Tensor], preprocessing: Preprocessing
+) -> None:
     """Write convolutions (as from `read_convolutions`) to a `.safetensors` file with their network and preprocessing.
 
     The file appears whole or not at all. Raises OSError if it cannot be written.
     """
+    path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     metadata = {"format": "fastnst", "network": network, "preprocessing": json.dumps(asdict(preprocessing))}
     try:

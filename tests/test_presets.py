@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from fastnst.perceptual import PerceptualLoss
 from fastnst.pyramid import scale_edges, scale_iterations
 from fastnst.runtime import resolve_runtime
 from fastnst.stylizer import Stylizer
-from fastnst.weights import Weights, load_weights
+from fastnst.weights import Weights, load_weights, save_weights
 
 BLOCKS = ((1, 2), (2, 2), (3, 4), (4, 4), (5, 1))
 STYLE = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
@@ -150,6 +151,15 @@ def test_the_objective_is_that_of_the_tool(preset: str, tensors: dict[str, Tenso
     (exact,) = torch.autograd.grad(expected, leaf)
     assert loss.total.item() == pytest.approx(expected.item(), rel=1e-5)
     assert (gradient - exact).norm() <= 2e-5 * exact.norm()
+
+
+def test_weights_of_caffe_are_written_anew(tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    """As the page on moving over has it."""
+    path = str(tmp_path / "caffe.safetensors")
+    save_weights(path, "vgg19", tensors, OF_256)
+    found = load_weights(path, "vgg19", taps=("conv5_1",))
+    assert found.preprocessing == OF_256
+    assert all(torch.equal(found.tensors[name], tensor) for name, tensor in tensors.items())
 
 
 def test_the_variation_of_neural_style_leaves_out_the_last_row_and_column() -> None:
