@@ -4,6 +4,7 @@ So Pillow and libtiff decode them, with every compression, depth and colour spac
 """
 
 import io
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
@@ -38,7 +39,7 @@ def tiff_rows(file: IO[bytes], pixels: int, most: int) -> Iterator[bytes] | None
     """
     try:
         directory = read_directory(file)
-    except (ValueError, ArithmeticError, OSError, LookupError):
+    except (ValueError, ArithmeticError, OSError, LookupError, struct.error):
         return None
     width, height = directory.number(_Tag.ImageWidth, 0), directory.number(_Tag.ImageLength, 0)
     separate = directory.number(_PLANES, 1) != 1 and directory.number(_Tag.SamplesPerPixel, 1) > 1
