@@ -31,7 +31,7 @@ from fastnst.icc import srgb_profile
 from fastnst.images import load_image
 from fastnst.measure import conditions
 from fastnst.metadata import png_text
-from fastnst.options import resolve_options
+from fastnst.options import MAX_PIXELS, resolve_options
 from fastnst.planner import plan_run
 from fastnst.row_resampling import RowResampler
 from fastnst.row_writers import Samples, write_png
@@ -72,9 +72,7 @@ def write_content(path: Path, size: int) -> None:
 
 def run_far(size: int, max_memory: str, iterations: int, optimizer: str, folder: Path) -> Far:
     """Runs the command in a process of its own. Raises SystemExit where it fails."""
-    options = resolve_options(
-        size=size, scales=None, optimizer=optimizer, weights="random", max_pixels=size * size, max_memory=max_memory
-    )
+    options = resolve_options(size=size, scales=None, optimizer=optimizer, weights="random", max_memory=max_memory)
     runtime = resolve_runtime(options)
     plans = [
         plan_run(options, runtime, (size, size), tile=tile, max_memory=memory, network_is_loaded=False)
@@ -91,7 +89,16 @@ def run_far(size: int, max_memory: str, iterations: int, optimizer: str, folder:
     words = [
         *(sys.executable, "-m", "fastnst", "stylize", str(content), str(example("style_swirls")), "-o", str(output)),
         *("--size", str(size), "--scales", "none", "--iterations", str(iterations), "--optimizer", optimizer),
-        *("--max-memory", max_memory, "--max-pixels", str(size * size), "--weights", "random", "--bit-depth", "16"),
+        *(
+            "--max-memory",
+            max_memory,
+            "--max-pixels",
+            str(max(MAX_PIXELS, size * size)),
+            "--weights",
+            "random",
+            "--bit-depth",
+            "16",
+        ),
     ]
     began = time.perf_counter()
     process = subprocess.Popen(words)
