@@ -1,8 +1,11 @@
 """The arguments of the command: those of each option, from its one definition, and those that say where output goes."""
 
 import argparse
+import re
+import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import Field, dataclass, fields
+from itertools import takewhile
 from typing import Any, NoReturn
 
 from fastnst.options import Iterations, Options, StyleWeight
@@ -43,14 +46,53 @@ OUTPUT_ARGUMENTS = (
 ONE_OR_SEVERAL = ("scales", "style_weight")
 """Options of which one value is no list of one."""
 
+# What is told from a path, by its metavar: layers (nothing with a dot or a slash), and the pictures of a mask.
+_LOOKS = {"LAYER": r"[^-./\\][^./\\=]*(=.*)?$", "WORD": r"(content|style)(:\d+)?(=|$)"}
+
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line; the usage is a `--help` away."""
+    """Says what is wrong in one line; the usage is a `--help` away. What an option of several values cannot take, as
+    a picture's path after numbers, is left to the command: `--style-weight 5 CONTENT STYLE`."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        return super().parse_known_args(self._several_last(sys.argv[1:] if args is None else list(args)), namespace)
 
     def error(self, message: str) -> NoReturn:
         if "required: CONTENT" in message or "required: STYLE" in message:
             message += "; give CONTENT and STYLE before the options that take several values"
         self.exit(2, f"fastnst: error: {message} (see {self.prog} --help)\n")
+
+    def _several_last(self, words: list[str]) -> list[str]:
+        """The same words, with the options of several values after all others: they would take paths that follow."""
+        others: list[str] = []
+        several: list[str] = []
+        end = words.index("--") if "--" in words else len(words)
+        at = 0
+        while at < end:
+            count = self._count_of_values(words[at:end])
+            (several if count else others).extend(words[at : at + 1 + count])
+            at += 1 + count
+        return [*others, *several, *words[end:]]
+
+    def _count_of_values(self, words: list[str]) -> int:
+        """How many values an option of several that comes first in `words` takes: 0 where it is none, or none fits."""
+        action = self._option_string_actions.get(words[0])
+        if action is None or action.nargs != "+":
+            return 0
+        return sum(1 for _ in takewhile(lambda word: _fits(action, word), words[1:]))
+
+
+def _fits(action: argparse.Action, word: str) -> bool:
+    """Whether a value of `action` may look like `word`: any text that is no option where nothing says more."""
+    if action.metavar in _LOOKS:
+        return re.match(_LOOKS[action.metavar], word) is not None
+    if action.type in (None, str):
+        return not word.startswith("-")
+    try:
+        action.type(word)  # type: ignore[operator]
+    except argparse.ArgumentTypeError:
+        return False
+    return True
 
 
 def add_options(parser: argparse.ArgumentParser, *, leave_out: Collection[str] = ()) -> None:

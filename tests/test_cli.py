@@ -298,3 +298,30 @@ def test_a_command_for_one_process_is_refused_to_several(monkeypatch: pytest.Mon
 def test_help_needs_no_torch() -> None:
     code = "import sys; from fastnst import cli; cli.build_parser().format_help(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--style-weight 5 content.jpg style.jpg -o out.png",
+        "--iterations 5 10 --scales 2 content.jpg style.jpg -o out.png",
+        "content.jpg --style-layers conv1_1=2 conv2_1 style.jpg -o out.png",
+        "--mask content=a.png style=b.png content.jpg --mask content=c.png style.jpg -o out.png",
+        "-o out.png --style-weights 1 --style-layers conv1_1 -- content.jpg style.jpg",
+    ],
+)
+def test_options_of_several_values_leave_the_paths(words: str) -> None:
+    parsed = cli.build_parser().parse_args(["stylize", *words.split()])
+    assert (parsed.content, parsed.styles, parsed.output) == ("content.jpg", ["style.jpg"], "out.png")
+    if "--mask" in words:
+        assert parsed.masks == [["content=a.png", "style=b.png"], ["content=c.png"]]
+    if "2_1" in words:
+        assert parsed.style_layers == ["conv1_1=2", "conv2_1"]
+    if "--iterations" in words:
+        assert (parsed.iterations, parsed.scales) == ([5, 10], [2])
+
+
+def test_values_that_do_not_fit_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.build_parser().parse_args(["stylize", "a", "b", "-o", "c", "--iterations", "ten"])
+    assert "'ten' is not a whole number" in capsys.readouterr().err
