@@ -560,7 +560,7 @@ def _write_runs(folder: Path) -> None:
     whole = (folder / "runs/run.st").read_bytes()
     (folder / "runs/cut.st").write_bytes(whole[:-100])
     (folder / "runs/altered.st").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    (folder / "runs/future.st").write_bytes(whole.replace(f'"format":"{FORMAT}"'.encode(), b'"format":"9"'))
+    (folder / "runs/future.st").write_bytes(whole.replace(f'"format": "{FORMAT}"'.encode(), b'"format": "9"'))
     picture, record = load_image(folder / "made.png").rgb, read_parameters(folder / "made.png")
     save_image(folder / "little.png", picture, parameters={})
     save_image(folder / "odd.png", picture, parameters={**record, "options": {**record["options"], "warp": 9}})
