@@ -47,7 +47,7 @@ ONE_OR_SEVERAL = ("scales", "style_weight")
 """Options of which one value is no list of one."""
 
 # What is told from a path, by its metavar: layers (nothing with a dot or a slash), and the pictures of a mask.
-_LOOKS = {"LAYER": r"[^-./\\][^./\\=]*(=.*)?$", "WORD": r"(content|style)(:\d+)?(=|$)"}
+_LOOKS = {"LAYER": r"[^-./\\][^./\\=]*(=.*)?$", "WORD": r"[^-./\\][^./\\=]*(=|$)"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -87,7 +87,7 @@ def _fits(action: argparse.Action, word: str) -> bool:
     if action.metavar in _LOOKS:
         return re.match(_LOOKS[action.metavar], word) is not None
     if action.type in (None, str):
-        return not word.startswith("-")
+        return re.match(r"-(?!\d|\.\d|$)", word) is None
     try:
         action.type(word)  # type: ignore[operator]
     except argparse.ArgumentTypeError:
