@@ -17,7 +17,7 @@ from fastnst.cli import build_parser
 DATA = ("text", "json", "toml", "csv", "bibtex")
 # The README's own marks of the blocks that .ci/run runs.
 RUN_ELSEWHERE = ("first-command", "tests")
-SIZE, ITERATIONS = 48, 2
+SIZE, ITERATIONS = 48, 1
 # Those that take the options of a run.
 CALLS = ("stylize", "Stylizer", "PerceptualLoss", "synthesize_texture", "reconstruct_content", "reconstruct_style")
 COMMANDS = ("stylize", "batch", "grid", "texture", "reconstruct")
