@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.bench_step import PLAIN, TOLERANCES
+from bench.pairs import add_pair_arguments, add_schedule_arguments, pairs_of
 from bench.plain_loop import Form, Task, make_task, plain_iteration, plain_loss
 from fastnst import DivergedError, Stylizer
 from fastnst.errors import FastnstError
-from fastnst.examples import example
 from fastnst.images import load_image
 from fastnst.measure import conditions
 from fastnst.options import Options, resolve_options
@@ -167,19 +167,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=256, metavar="PX", help="long edge (default: 256)")
     parser.add_argument("--iterations", type=int, default=300, help="of the plain loop (default: 300)")
-    parser.add_argument("--pairs", type=Path, nargs="+", metavar="PATH", help="content style …; default: the examples")
-    parser.add_argument("--schedules", nargs="+", default=SCHEDULES, metavar="OPTIONS", help='"name=value …" for each')
-    parser.add_argument("--preset", default="default")
-    parser.add_argument("--weights", default="random")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="also write the results there")
+    add_pair_arguments(parser)
+    add_schedule_arguments(parser, SCHEDULES)
     parser.add_argument("--plot", type=Path, metavar="PATH", help="also draw loss against seconds")
     parsed = parser.parse_args(arguments)
-    paths = parsed.pairs or [
-        path for style in ("swirls", "mosaic", "woodcut") for path in (example("content"), example(f"style_{style}"))
-    ]
-    if len(paths) % 2:
-        parser.error(f"{len(paths)} pictures are no pairs; name a style after each content")
+    pairs = pairs_of(parser, parsed)
     try:
         if parsed.plot:
             check_plot(parsed.plot)
@@ -193,7 +185,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         for schedule in parsed.schedules:
             schedule_options(base, schedule)
-        for path in paths:
+        for path in (path for pair in pairs for path in pair):
             load_image(path)
     except FastnstError as error:
         parser.error(str(error))
@@ -201,9 +193,9 @@ def main(arguments: list[str] | None = None) -> int:
     head = f"{facts['device']}, torch {facts['versions']['torch']}, {facts['machine']['threads']} threads"
     print(f"{head}, load {facts['machine']['load']}, commit {facts['commit']}, {facts['date']}")
     # What libraries set up at their first use is timed on no side.
-    measure((paths[0], paths[1]), replace(base, size=READYING_SIZE), ["iterations=1"], 1)
+    measure(pairs[0], replace(base, size=READYING_SIZE), ["iterations=1"], 1)
     curves: list[Curve] = []
-    for content, style in zip(paths[::2], paths[1::2], strict=True):
+    for content, style in pairs:
         found = measure((content, style), base, parsed.schedules, parsed.iterations)
         _print_curves(found)
         curves += found

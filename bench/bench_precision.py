@@ -18,13 +18,13 @@ from statistics import median
 
 import torch
 
+from bench.pairs import add_pair_arguments, pairs_of
 from bench.plain_loop import Task, make_task
 from bench.rounded_layers import rounded_backbone
 from fastnst import winograd
 from fastnst.backbone import Backbone, build_backbone
 from fastnst.descent import CAPACITY, Descent
 from fastnst.errors import FastnstError
-from fastnst.examples import example
 from fastnst.loss_scale import LossScale
 from fastnst.measure import conditions
 from fastnst.objective import Objective, make_objective, style_targets
@@ -113,19 +113,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=96, metavar="PX", help="long edge (default: 96)")
     parser.add_argument("--iterations", type=int, default=100)
-    parser.add_argument("--pairs", type=Path, nargs="+", metavar="PATH", help="content style …; default: the examples")
     parser.add_argument("--presets", nargs="+", default=["default", "gatys"])
     parser.add_argument("--optimizers", nargs="+", default=["lbfgs", "adam"], choices=["lbfgs", "adam"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the noise that gatys starts from")
     parser.add_argument("--precisions", nargs="+", default=precisions_here(), choices=precisions_here())
-    parser.add_argument("--weights", default="random")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="also write the results there")
+    add_pair_arguments(parser)
     parsed = parser.parse_args(arguments)
-    paths = parsed.pairs or [
-        path for style in ("swirls", "mosaic", "woodcut") for path in (example("content"), example(f"style_{style}"))
-    ]
-    if len(paths) % 2:
-        parser.error(f"{len(paths)} pictures are no pairs; name a style after each content")
+    pairs = pairs_of(parser, parsed)
     facts = {**conditions(torch.device("cpu")), "size": parsed.size, "iterations": parsed.iterations}
     found: list[Ending] = []
 
@@ -134,7 +128,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{key}{ending.precision:10}{ending.loss:12.5g}{ending.above:+9.2%}", flush=True)
 
     try:
-        for content, style in zip(paths[::2], paths[1::2], strict=True):
+        for content, style in pairs:
             for preset in parsed.presets:
                 for optimizer in parsed.optimizers:
                     for seed in parsed.seeds if preset == "gatys" else parsed.seeds[:1]:

@@ -18,10 +18,10 @@ from statistics import mean
 
 from bench.bench_convergence import check_objective, plain_curve, ready_stylizer, schedule_options
 from bench.bench_step import PLAIN
+from bench.pairs import add_pair_arguments, add_schedule_arguments, pairs_of
 from bench.plain_loop import make_task
 from fastnst import DivergedError
 from fastnst.errors import FastnstError
-from fastnst.examples import example
 from fastnst.measure import conditions
 from fastnst.options import Options, resolve_options
 from fastnst.result import Iterate
@@ -87,19 +87,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=192, metavar="PX", help="long edge (default: 192)")
     parser.add_argument("--iterations", type=int, default=150, help="of the plain loop, and at most (default: 150)")
-    parser.add_argument("--pairs", type=Path, nargs="+", metavar="PATH", help="content style …; default: the examples")
-    parser.add_argument("--schedules", nargs="+", default=SCHEDULES, metavar="OPTIONS", help='"name=value …" for each')
-    parser.add_argument("--preset", default="default")
+    add_pair_arguments(parser)
+    add_schedule_arguments(parser, SCHEDULES)
     parser.add_argument("--init", default="content")
-    parser.add_argument("--weights", default="random")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="also write the results there")
     parsed = parser.parse_args(arguments)
-    paths = parsed.pairs or [
-        path for style in ("swirls", "mosaic", "woodcut") for path in (example("content"), example(f"style_{style}"))
-    ]
-    if len(paths) % 2:
-        parser.error(f"{len(paths)} pictures are no pairs; name a style after each content")
+    pairs = pairs_of(parser, parsed)
     try:
         base = resolve_options(
             preset=parsed.preset,
@@ -116,7 +108,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(str(error))
     facts = {**conditions(resolve_runtime(base).device), "size": base.size, "preset": base.preset, "within": WITHIN}
     counts: list[Count] = []
-    for content, style in zip(paths[::2], paths[1::2], strict=True):
+    for content, style in pairs:
         found = measure((content, style), base, parsed.schedules, parsed.iterations)
         _print_counts(found)
         counts += found
