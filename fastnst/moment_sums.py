@@ -33,7 +33,10 @@ class MomentSums:
 
     @classmethod
     def nothing(cls, filters: int, device: torch.device) -> "MomentSums":
-        return cls(torch.zeros((1, filters, filters), device=device), torch.zeros((1, filters), device=device))
+        gram, mean = (
+            torch.zeros(shape, dtype=torch.float32, device=device) for shape in ((1, filters, filters), (1, filters))
+        )
+        return cls(gram, mean)
 
     def add(self, features: Tensor, mask: Tensor | None, runtime: Runtime) -> None:
         """Sees features (1, N, h, w), a view of a larger map, and their mask (1, 1, h, w)."""

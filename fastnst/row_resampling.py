@@ -75,13 +75,13 @@ def _vertical(before: int, after: int) -> tuple[Tensor, Tensor]:
     The weights are what the library makes of combs, whose teeth lie further apart than the kernel reaches.
     """
     if before == after:
-        return torch.arange(after)[:, None], torch.ones(after, 1)
+        return torch.arange(after)[:, None], torch.ones(after, 1, dtype=torch.float32)
     scale = before / after
     support = 2 * max(scale, 1.0)
     reach = math.ceil(2 * support) + 4
     rows = torch.arange(before)
     # Of a picture one pixel wide, the library takes the rows for columns.
-    combs = torch.zeros(reach, before, 2)
+    combs = torch.zeros(reach, before, 2, dtype=torch.float32)
     combs[rows % reach, rows] = 1
     resampled = torch.nn.functional.interpolate(combs[None], size=(after, 2), mode="bicubic", antialias=True)
     centres = scale * (torch.arange(after, dtype=torch.float64) + 0.5)

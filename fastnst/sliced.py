@@ -112,7 +112,7 @@ class _Sorting:
     seed: int
     wanted: list[bool]
     inside: list[Tensor | None]
-    directions: Tensor = field(default_factory=lambda: torch.empty(0))
+    directions: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float32))
     values: list[Tensor | None] = field(default_factory=list)
 
     def forward(self, features: Tensor) -> None:
@@ -172,7 +172,7 @@ class SlicedSums:
     def add(self, features: Tensor, window: Window) -> None:
         """Sees all of the features, (1, N, h, w)."""
         matrix = features[0].float().flatten(1)
-        loss = torch.zeros(1, device=matrix.device)
+        loss = torch.zeros(1, dtype=torch.float32, device=matrix.device)
         for region in self.regions:
             own = matrix if region.inside is None else matrix[:, region.inside]
             values, order = (self.directions @ own).sort(dim=1, stable=True)
@@ -216,7 +216,7 @@ def sliced_sums(target: SlicedTargets, guidance: LayerGuidance, style_weight: fl
             mean = torch.zeros_like(mean)
             for values, weight in parts:
                 mean += values * (weight / total)
-        offset = torch.zeros(1, device=mean.device)
+        offset = torch.zeros(1, dtype=torch.float32, device=mean.device)
         for values, weight in parts:
             offset += area * weight * (values - mean).square().mean()
         found.append(_Region(inside, mean, area * total, offset))

@@ -134,7 +134,7 @@ def resized(picture: StreamedPicture, sizes: Sequence[tuple[int, int]]) -> list[
     """The picture at each of `sizes` (height, width), as `resize_picture` makes it up to rounding; it is read once."""
     height, width = picture.height, picture.width
     samplers = [RowResampler(height, width, size) for size in sizes]
-    colours = [torch.empty((3, *size)) for size in sizes]
+    colours = [torch.empty((3, *size), dtype=torch.float32) for size in sizes]
     alphas: list[torch.Tensor | None] = [None] * len(sizes)
     for part in picture.parts():
         opaque = part.alpha is None
@@ -150,7 +150,7 @@ def resized(picture: StreamedPicture, sizes: Sequence[tuple[int, int]]) -> list[
                 plain, weighted, alpha = torch.split(rows.clamp(0, 1), [3, 3, 1])
                 kept = alphas[index]
                 if kept is None:
-                    kept = alphas[index] = torch.empty((1, *size))
+                    kept = alphas[index] = torch.empty((1, *size), dtype=torch.float32)
                 kept[:, place] = alpha
                 unchanged = tuple(size) == (height, width)
                 colours[index][:, place] = plain if unchanged else weighted_colours(weighted, alpha, plain)

@@ -4,17 +4,18 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
-from fastnst.deep_writers import write_png, write_tiff
 from fuzzing import damaged, fuzz, soon
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
+from fastnst import streamed_picture
 from fastnst.errors import ImageError
 from fastnst.icc import srgb_profile
 from fastnst.images import load_image
-from fastnst.metadata import exif_tags, png_text
+from fastnst.output import save_image
 
 KINDS = {"jpg": "JPEG", "tif": "TIFF", "jp2": "JPEG2000", "deflate": "TIFF", "cmyk": "JPEG", "alpha": "PNG"}
 MODES = {"cmyk": "CMYK", "alpha": "RGBA", "gif": "P"}
@@ -23,10 +24,9 @@ DEEP = np.random.default_rng(1).integers(0, 65535, (20, 24, 3), dtype=np.uint16)
 
 def encoded(name: str) -> bytes:
     file = io.BytesIO()
-    if name == "deep png":
-        write_png(file, DEEP, png_text({"a": 1}), srgb_profile())
-    elif name == "deep tif":
-        write_tiff(file, DEEP, exif_tags("TIFF", {"a": 1}), srgb_profile())
+    if name in ("deep png", "deep tif"):
+        planes = torch.from_numpy(DEEP.astype(np.float32) / 65535).permute(2, 0, 1)
+        save_image(file, planes, format="png" if name == "deep png" else "tiff", bit_depth=16, parameters={"a": 1})
     elif name == "npy":
         np.save(file, DEEP)
     elif name == "float npy":
@@ -63,6 +63,26 @@ def read_or_refuse(path: Path, data: bytes) -> None:
 @given(data=st.sampled_from(NAMES).flatmap(lambda name: damaged(SEEDS[name])))
 def test_damaged_pictures(tmp_path: Path, data: bytes) -> None:
     read_or_refuse(tmp_path / "fuzz", data)
+
+
+@fuzz(500)
+@given(
+    data=st.sampled_from(["png", "alpha", "tif", "deflate", "deep png", "deep tif", "npy"]).flatmap(
+        lambda name: damaged(SEEDS[name])
+    )
+)
+def test_damaged_pictures_by_rows(data: bytes) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(streamed_picture, "STREAMED_PIXELS", 1)
+        patch.setattr(streamed_picture, "PART_PIXELS", 100)
+        try:
+            with soon():
+                picture = streamed_picture.opened(data, "content image 'fuzz'", "fuzz", 1_000_000)
+                parts = [] if picture is None else list(picture.parts())
+        except ImageError as error:
+            assert "\n" not in str(error)  # noqa: PT017
+        else:
+            assert all(part.rgb.dtype == torch.float32 for part in parts)
 
 
 @fuzz(300)

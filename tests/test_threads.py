@@ -39,6 +39,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "wolfe": {"line_search": "strong_wolfe"},
     "adam": {"optimizer": "adam", "average": 0.9, "precision": "fp32"},
     "tiles": {"tile": 16, "size": 64, "scales": "none"},
+    "sliced": {"style_loss": "sliced"},
+    "moments": {"style_loss": "wasserstein", "padding": "circular", "tv_kind": "absolute"},
     "noise": {"init": "noise", "precision": "bf16", "preserve_color": "histogram"},
 }
 
