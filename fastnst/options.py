@@ -682,7 +682,7 @@ def _check_range(name: str, value: Any, facts: Mapping[str, Any]) -> None:
         if not isinstance(number, int | float) or isinstance(number, bool):
             continue
         spoken = _spoken(name).removesuffix("s") if isinstance(value, tuple) else _spoken(name)
-        if not math.isfinite(number):
+        if isinstance(number, float) and not math.isfinite(number):
             raise OptionError(f"{spoken} {number} is not finite; give an ordinary number")
         if facts["minimum"] is not None and number < facts["minimum"]:
             raise OptionError(f"{spoken} {number} is too small; it must be {facts['minimum']} or more")
