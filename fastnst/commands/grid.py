@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fastnst.axes import Axis
 
-# Figure 2 of Gatys et al. 2015 (figure 5 of 2016): ever more layers down, α/β across.
+# Figure 3 of Gatys et al. 2015: ever more layers down, α/β across.
 _LAYERS = [f"conv{block}_1" for block in range(1, 6)]
 _DOWN = ["style_layers", *(" ".join(_LAYERS[: count + 1]) for count in range(5))]
 _ACROSS = ["style_weight", "1e5", "1e4", "1e3", "1e2"]
