@@ -8,7 +8,8 @@ from dataclasses import Field, dataclass, fields
 from itertools import takewhile
 from typing import Any, NoReturn
 
-from fastnst.options import Iterations, Options, StyleWeight
+from fastnst.option_groups import GROUPS
+from fastnst.options import PRESETS, Iterations, Options, StyleWeight
 
 # As in `fastnst.formats`, which is not imported here: the command's help must not wait for what it imports.
 _FORMATS = ("png", "jpeg", "webp", "tiff", "npy")
@@ -95,12 +96,15 @@ def _fits(action: argparse.Action, word: str) -> bool:
     return True
 
 
-def add_options(parser: argparse.ArgumentParser, *, leave_out: Collection[str] = ()) -> None:
-    """Adds an argument for each field of `Options` but those to `leave_out`. What is not given is absent from the
-    parsed namespace."""
-    for option in fields(Options):
-        if option.name not in leave_out:
-            add_option(parser, option)
+def add_options(parser: argparse.ArgumentParser, *, leave_out: Collection[str] = (), preset: str = "default") -> None:
+    """Adds an argument for each field of `Options` but those to `leave_out`, under the headings of `GROUPS`. What is
+    not given is absent from the parsed namespace; the help says the defaults of `preset`."""
+    known = {option.name: option for option in fields(Options)}
+    for heading, names in GROUPS.items():
+        group = parser.add_argument_group(heading)
+        for name in names:
+            if name not in leave_out:
+                add_option(group, known[name], preset)
 
 
 def flag_of(option: "Field[Any]") -> str:
@@ -108,9 +112,9 @@ def flag_of(option: "Field[Any]") -> str:
     return option.metadata["flag"] or "--" + option.name.replace("_", "-")
 
 
-def add_option(parser: argparse.ArgumentParser, option: "Field[Any]") -> None:
+def add_option(group: "argparse._ActionsContainer", option: "Field[Any]", preset: str = "default") -> None:
     facts = option.metadata
-    parser.add_argument(
+    group.add_argument(
         flag_of(option),
         dest=option.name,
         # One with a flag of its own is given once for each of its items.
@@ -120,7 +124,7 @@ def add_option(parser: argparse.ArgumentParser, option: "Field[Any]") -> None:
         metavar=facts["metavar"],
         nargs="+" if facts["many"] else None,
         type=parse_as(option),
-        help=f"{facts['meaning']} (default: {describe_default(option)})",
+        help=f"{facts['meaning']} (default: {describe_default(option, preset)})",
     )
 
 
@@ -143,12 +147,13 @@ def add_output(parser: argparse.ArgumentParser) -> None:
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the OUTPUT_ARGUMENTS. What is not given is absent from the parsed namespace."""
+    group = parser.add_argument_group("output")
     for argument in OUTPUT_ARGUMENTS:
         flag = "--" + argument.name.replace("_", "-")
         if argument.kind is bool:
-            parser.add_argument(flag, action="store_true", default=argparse.SUPPRESS, help=argument.meaning)
+            group.add_argument(flag, action="store_true", default=argparse.SUPPRESS, help=argument.meaning)
             continue
-        parser.add_argument(
+        group.add_argument(
             flag,
             default=argparse.SUPPRESS,
             metavar=argument.metavar,
@@ -200,9 +205,12 @@ def _scale(word: str) -> int | str:
         raise argparse.ArgumentTypeError(f"{word!r} is not a scale; {hint}") from None
 
 
-def describe_default(option: "Field[Any]") -> str:
-    """The default as a user would type it."""
-    default = option.metadata["shown"] or option.default
+def describe_default(option: "Field[Any]", preset: str = "default") -> str:
+    """The default as a user would type it: what `preset` sets, or else that of all."""
+    values = {"preset": preset, **PRESETS[preset]}
+    default: Any = values.get(option.name, option.metadata["shown"] or option.default)
+    if default is None:
+        return "none"
     if isinstance(default, tuple):
         return " ".join(name for name, _ in default)
     return f"{default:g}" if isinstance(default, float) else str(default)

@@ -97,6 +97,7 @@ def _add_stylize(commands: Any) -> None:
     parser = commands.add_parser(
         "stylize",
         help="render a picture in the style of others",
+        usage="%(prog)s CONTENT STYLE [STYLE …] -o OUT [OPTION …]",
         description="Renders CONTENT in the style of STYLE by optimising the image itself.",
         allow_abbrev=False,
     )

@@ -8,11 +8,16 @@ import pytest
 import torch
 
 from fastnst.errors import OptionError
+from fastnst.option_groups import GROUPS
 from fastnst.options import PRESETS, Options, OptionValues, resolve_options
 
 
 def test_the_keyword_arguments_are_the_fields() -> None:
     assert set(get_type_hints(OptionValues)) == {option.name for option in fields(Options)}
+
+
+def test_every_option_has_its_heading() -> None:
+    assert sorted(name for names in GROUPS.values() for name in names) == sorted(one.name for one in fields(Options))
 
 
 def test_every_option_has_a_meaning() -> None:

@@ -28,6 +28,8 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "batch",
         help="render many pictures in many styles",
+        usage="%(prog)s MANIFEST [-o FOLDER] [OPTION …]\n"
+        "       %(prog)s --content PATH [PATH …] --style PATH [PATH …] -o FOLDER [OPTION …]",
         description="Renders each row of MANIFEST, or each of the contents in each of the styles. A picture that fails "
         "does not stop the rest; the exit code is 0 if all went well and 1 if some failed. The other options are those "
         "of stylize, for all rows that do not have their own.",

@@ -20,6 +20,7 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "grid",
         help="stylize a pair with the values of two options, as one labelled picture",
+        usage="%(prog)s CONTENT STYLE [STYLE …] -o OUT [--down OPTION VALUE …] [--across OPTION VALUE …] [OPTION …]",
         description="Renders CONTENT in the style of STYLE once for each value of one option (down) and of another "
         "(across), and puts the results on one labelled sheet. Without --down and --across it is the paper's grid: "
         "layer sets down, α/β across, with --preset gatys.",

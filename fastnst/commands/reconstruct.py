@@ -20,6 +20,7 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "reconstruct",
         help="make a picture again from what layers hold of it",
+        usage="%(prog)s IMAGE (--layer LAYER [LAYER …] | --style-layers LAYER [LAYER …] | --figure) -o OUT [OPTION …]",
         description="Makes an image from noise that has the features of IMAGE at --layer, or its Gram matrices at "
         "--style-layers (figure 1 of Gatys, Ecker and Bethge 2015), with --preset reconstruction where none is given.",
         allow_abbrev=False,
@@ -49,7 +50,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--title", metavar="TEXT", default="", help="with --figure: a line above all")
     parser.add_argument("--font", metavar="FILE", help="with --figure: a .ttf or .otf file, for letters beyond ASCII")
     parser.add_argument("--keep", metavar="FOLDER", help="with --figure: also write each image into this folder")
-    add_options(parser, leave_out=_LEFT_OUT)
+    add_options(parser, leave_out=_LEFT_OUT, preset="reconstruction")
     add_output_arguments(parser)
     parser.set_defaults(run=run, together=True)
 

@@ -14,6 +14,7 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "texture",
         help="make a texture of a picture's style, from noise",
+        usage="%(prog)s STYLE [STYLE …] -o OUT [--size WxH] [--tileable] [OPTION …]",
         description="Makes an image of the style of STYLE alone, from noise (Gatys, Ecker and Bethge 2015), with "
         "--preset texture where none is given. --style-layers says up to which size structures are taken over.",
         allow_abbrev=False,
@@ -31,7 +32,7 @@ def add_parser(commands: Any) -> None:
         action="store_true",
         help="make copies of it fit together without a seam; the sides are then multiples of the pooling grid (16)",
     )
-    add_options(parser, leave_out=_LEFT_OUT)
+    add_options(parser, leave_out=_LEFT_OUT, preset="texture")
     add_output_arguments(parser)
     parser.set_defaults(run=run, together=True)
 

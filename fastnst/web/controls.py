@@ -8,6 +8,7 @@ from typing import Any
 
 from fastnst.arguments import ONE_OR_SEVERAL, parse_as
 from fastnst.errors import OptionError
+from fastnst.option_groups import GROUPS
 from fastnst.options import PRESETS, Options, resolve_options
 from fastnst.web.limits import Limits
 
@@ -21,15 +22,6 @@ MAIN = ("preset", "size", "style_weight", "iterations", "preserve_color")
 _NOT_OFFERED = (*HOST_OPTIONS, "init", "max_pixels")
 # Of the options that take free text only these are offered: another one may name a file of this machine.
 _TEXTS = ("style_weight", "iterations", "scales", "tile", "style_weights", "content_layers", "style_layers")
-_GROUPS = MappingProxyType(
-    {
-        "Look": ("content_weight", "tv_weight", "style_weights", "style_scale", "content_layers", "style_layers"),
-        "Loss": ("objective", "style_loss", "content_reduction", "style_reduction", "tv_kind", "tv_reduction"),
-        "Schedule": ("scales", "scale_factor", "edge", "seconds", "tolerance", "average", "seed"),
-        "Optimiser": ("optimizer", "learning_rate", "line_search", "hessian", "history", "history_precision"),
-        "Network": ("pooling", "padding", "precision", "tile"),
-    }
-)
 # The range that a slider offers, beside the field that takes any value: low, high, step; a step of 0 is logarithmic.
 _SLIDERS = MappingProxyType({"size": (128, 2048, 64), "style_weight": (0.1, 1e4, 0), "iterations": (10, 500, 10)})
 _MOST_LETTERS = 500
@@ -65,9 +57,13 @@ def make_controls(limits: Limits) -> tuple[Control, ...]:
     """The controls: the main ones, then group by group; each option that is not the host's, nor free text."""
     presets = {name: resolve_options(preset=name) for name in PRESETS}
     known = {option.name: option for option in fields(Options) if _kind(option) is not None}
-    order = [*MAIN, *(name for names in _GROUPS.values() for name in names)]
-    names = [name for name in order if name in known] + [name for name in known if name not in order]
-    return tuple(_control(known[name], presets, limits) for name in names)
+    grouped = {name: heading for heading, names in GROUPS.items() for name in names if name not in MAIN}
+    headings = {**dict.fromkeys(MAIN, ""), **grouped}
+    return tuple(
+        _control(known[name], heading.capitalize(), presets, limits)
+        for name, heading in headings.items()
+        if name in known
+    )
 
 
 def beginnings() -> dict[str, str]:
@@ -122,7 +118,7 @@ def _kind(option: "Field[Any]") -> str | None:
     return "text" if option.name in _TEXTS else None
 
 
-def _control(option: "Field[Any]", presets: Mapping[str, Options], limits: Limits) -> Control:
+def _control(option: "Field[Any]", group: str, presets: Mapping[str, Options], limits: Limits) -> Control:
     name, facts = option.name, option.metadata
     slider = _SLIDERS.get(name)
     most = facts["maximum"]
@@ -135,7 +131,7 @@ def _control(option: "Field[Any]", presets: Mapping[str, Options], limits: Limit
         facts["meaning"],
         _kind(option) or "",
         {preset: _typed(name, getattr(options, name)) for preset, options in presets.items()},
-        next((group for group, names in _GROUPS.items() if name in names), "" if name in MAIN else "Other"),
+        group,
         facts["choices"],
         facts["shown"] or "",
         facts["minimum"] if facts["minimum"] is not None else facts["above"],
