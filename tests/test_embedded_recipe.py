@@ -1,6 +1,7 @@
 """The recipe of the embedded network: pictures, crops, training in pieces, export, judging; all of it small."""
 
 import csv
+import json
 import sys
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from bench.embedded import export, judge, plot, sheets, textures, train
 from bench.embedded.bank import Bank, Jitter, Plan, crops, halved, load_bank
@@ -16,6 +18,7 @@ from bench.embedded.energy import CHANNELS, ORIENTATIONS, energies
 from bench.embedded.network import PAINTING, Heads, Trunk
 from bench.embedded.pictures import FAMILIES, family_of, picture
 from fastnst.embedded import DEEPEST, embedded_layers
+from fastnst.result import LossRecord
 from fastnst.weights import load_weights
 
 STILL = Jitter(brightness=0, gain=0, offset=0, mixing=0, grey=0, noise=0)
@@ -258,11 +261,25 @@ def test_judging() -> None:
     assert judge.probe(features, torch.arange(30) % 3, 20) == 1
 
 
-def test_sheet_of_tiles() -> None:
-    from PIL import Image
+def test_sheet_of_pairs(tmp_path: Path) -> None:
+    output, figures = tmp_path / "sheet.png", tmp_path / "sheet.json"
+    pairs = "--pairs drawn-561:style_mosaic style_woodcut:drawn-562"
+    small = "--weights random embedded --size 32 --iterations 2 --line-search strong_wolfe --threads 1"
+    sheets.main([str(output), *pairs.split(), *small.split(), "--json", str(figures)])
+    report = json.loads(figures.read_text())
+    assert [(one["pair"], one["weights"]) for one in report] == [
+        (pair, weights) for pair in pairs.split()[1:] for weights in ("random", "embedded")
+    ]
+    assert all(one["rises"] >= 0 and one["total"] > 0 for one in report)
+    with Image.open(output) as sheet:
+        assert sheet.width > 4 * 32
+        assert sheet.height > 2 * 32
 
-    page = sheets.sheet([[Image.new("RGB", (8, 4)), Image.new("RGB", (6, 8))]])
-    assert page.size == (2 * 12, 12)
+
+def test_rises_are_within_a_scale() -> None:
+    totals = [(8, 5.0), (8, 4.0), (8, 6.0), (16, 9.0), (16, 10.0), (16, 8.0)]
+    losses = [LossRecord(0, scale, total, 0, 0, 0, 0) for scale, total in totals]
+    assert sheets.rises(losses) == {"rises": 2, "largest_rise": 0.5}
 
 
 def test_textures_are_judged_by_their_gram_matrices(

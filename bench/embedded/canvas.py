@@ -11,6 +11,8 @@ SIZE = 256
 OVERSAMPLING = 2
 
 Field = NDArray[np.float32]
+# The place on the palette, 0…1, and the light, about 1.
+Pair = tuple[Field, Field]
 Draw = ImageDraw.ImageDraw
 
 
@@ -45,6 +47,11 @@ def standardised(field: Field) -> Field:
     """The field with mean 0 and deviation 1."""
     result: Field = (field - field.mean()) / (field.std() + 1e-6)
     return result
+
+
+def unlit(tone: Field) -> Pair:
+    """The tone under a light of 1 everywhere."""
+    return tone, np.ones_like(tone)
 
 
 def squashed(field: Field) -> Field:
@@ -98,7 +105,6 @@ def flow(rng: np.random.Generator, *, vortices: int, swing: float, slope: float 
     """A direction for each position, in radians: a main direction, noise of `swing` radians, vortices turning about."""
     y, x = grid()
     angle = rng.uniform(0, np.pi) + swing * noise(rng, slope=slope)
-    weight = np.ones_like(angle)
     u, v = np.cos(angle), np.sin(angle)
     for _ in range(vortices):
         cy, cx = rng.uniform(0, SIZE, 2)
@@ -107,7 +113,7 @@ def flow(rng: np.random.Generator, *, vortices: int, swing: float, slope: float 
         pull = 6 * np.exp(-((distance / radius) ** 2)) * rng.choice([-1, 1])
         u = u - pull * (y - cy) / (distance + 1)
         v = v + pull * (x - cx) / (distance + 1)
-    result: Field = (np.arctan2(v, u) * weight).astype(np.float32)
+    result: Field = np.arctan2(v, u).astype(np.float32)
     return result
 
 

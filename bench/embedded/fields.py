@@ -7,14 +7,23 @@ and the light, about 1.
 
 import numpy as np
 
-from bench.embedded.canvas import SIZE, Field, blurred, flow, grid, lit, noise, sampled, squashed, step, unit, warped
+from bench.embedded.canvas import (
+    SIZE,
+    Pair,
+    blurred,
+    flow,
+    grid,
+    lit,
+    noise,
+    sampled,
+    squashed,
+    step,
+    unit,
+    unlit,
+    warped,
+)
 
 Design = np.random.Generator
-Pair = tuple[Field, Field]
-
-
-def _plain(tone: Field) -> Pair:
-    return tone, np.ones_like(tone)
 
 
 def clouds(design: Design, chance: Design) -> Pair:
@@ -24,7 +33,7 @@ def clouds(design: Design, chance: Design) -> Pair:
     form = design.integers(3)
     if form:
         field = (2 * np.abs(field) - 1.4).astype(np.float32) * np.float32(1 if form == 1 else -1)
-    return _plain(squashed(field * np.float32(design.uniform(0.6, 1.6))))
+    return unlit(squashed(field * np.float32(design.uniform(0.6, 1.6))))
 
 
 def contours(design: Design, chance: Design) -> Pair:
@@ -33,10 +42,10 @@ def contours(design: Design, chance: Design) -> Pair:
     levels = int(design.integers(2, 9))
     part = field * levels
     if design.random() < 0.5:
-        return _plain((np.clip(np.floor(part), 0, levels - 1) / max(levels - 1, 1)).astype(np.float32))
+        return unlit((np.clip(np.floor(part), 0, levels - 1) / max(levels - 1, 1)).astype(np.float32))
     width = design.uniform(0.15, 0.5)
     line = step(np.abs(part - np.round(part)).astype(np.float32), width / 2, 0.15)
-    return _plain((line * (0.4 + 0.6 * field)).astype(np.float32))
+    return unlit((line * (0.4 + 0.6 * field)).astype(np.float32))
 
 
 def spots(design: Design, chance: Design) -> Pair:
@@ -47,7 +56,7 @@ def spots(design: Design, chance: Design) -> Pair:
     tone = step(field, design.uniform(-0.9, 0.9), design.uniform(0.1, 1.5))
     if design.random() < 0.4:
         tone = tone * np.float32(0.75) + np.float32(0.25) * squashed(noise(chance, slope=1.5))
-    return _plain(tone)
+    return unlit(tone)
 
 
 def cells(design: Design, chance: Design) -> Pair:
@@ -80,13 +89,13 @@ def cells(design: Design, chance: Design) -> Pair:
     width = design.uniform(1.5, 0.2 * cell + 2)
     lead = step(edge, width, 1.5)
     if form == 0:
-        return _plain(tone)
+        return unlit(tone)
     if form == 1:
-        return _plain((0.15 + 0.85 * tone) * lead)
+        return unlit((0.15 + 0.85 * tone) * lead)
     if form == 2:
-        return _plain(unit(nearest.astype(np.float32)))
+        return unlit(unit(nearest.astype(np.float32)))
     if form == 3:
-        return _plain((1 - 0.85 * (1 - lead) - 0.15 * tone).astype(np.float32))
+        return unlit((1 - 0.85 * (1 - lead) - 0.15 * tone).astype(np.float32))
     height = np.sqrt(np.maximum(edge, 0)) * np.float32(2)
     return tone, lit(height.astype(np.float32), design.uniform(0, 2 * np.pi), 0.5)
 
@@ -111,7 +120,7 @@ def waves(design: Design, chance: Design) -> Pair:
     field = (total / count).astype(np.float32)
     if design.random() < 0.6:
         field = warped(field, chance, design.uniform(2, 16))
-    return _plain(np.clip(0.5 + 0.5 * field, 0, 1).astype(np.float32))
+    return unlit(np.clip(0.5 + 0.5 * field, 0, 1).astype(np.float32))
 
 
 def rings(design: Design, chance: Design) -> Pair:
@@ -130,7 +139,7 @@ def rings(design: Design, chance: Design) -> Pair:
         nearest = np.where(closer, distance, nearest)
     wave = np.sin(2 * np.pi * nearest / period + arms * turn + chance.uniform(0, 6))
     field = np.tanh(sharp * wave).astype(np.float32)
-    return _plain((0.5 + 0.5 * warped(field, chance, sway)).astype(np.float32))
+    return unlit((0.5 + 0.5 * warped(field, chance, sway)).astype(np.float32))
 
 
 def streaks(design: Design, chance: Design) -> Pair:
@@ -152,7 +161,7 @@ def streaks(design: Design, chance: Design) -> Pair:
     mixed = (0.65 * tone + 0.35 * ground).astype(np.float32)
     if design.random() < 0.5:
         return mixed, lit(field, design.uniform(0, 2 * np.pi), design.uniform(0.2, 0.8))
-    return _plain(mixed)
+    return unlit(mixed)
 
 
 def relief(design: Design, chance: Design) -> Pair:
@@ -231,7 +240,7 @@ def engraving(design: Design, chance: Design) -> Pair:
         phase = (np.cos(angle) * x + np.sin(angle) * y + follow * scene * 4) / period
         line = np.abs(2 * (phase % 1) - 1)
         tone = np.minimum(tone, step(line.astype(np.float32) + scene * np.float32(1.0) - 0.45 + 0.25 * index, 0.5, 0.3))
-    return _plain(tone.astype(np.float32))
+    return unlit(tone.astype(np.float32))
 
 
 def halftone(design: Design, chance: Design) -> Pair:
@@ -249,7 +258,7 @@ def halftone(design: Design, chance: Design) -> Pair:
     radius = 0.12 + 0.45 * scene if design.random() < 0.7 else np.full_like(scene, design.uniform(0.2, 0.42))
     dot = 1 - step((away - radius).astype(np.float32), 0, 1.5 / pitch)
     ground = np.float32(design.uniform(0, 0.5)) * squashed(noise(chance, slope=2))
-    return _plain((ground + (1 - ground) * dot * np.float32(design.uniform(0.6, 1))).astype(np.float32))
+    return unlit((ground + (1 - ground) * dot * np.float32(design.uniform(0.6, 1))).astype(np.float32))
 
 
 def fractal(design: Design, chance: Design) -> Pair:
@@ -276,7 +285,7 @@ def fractal(design: Design, chance: Design) -> Pair:
         place = (turned * size + chance.uniform(0, SIZE, 2)).astype(np.int64) % SIZE
         density += np.bincount(place[:, 0] * SIZE + place[:, 1], minlength=SIZE * SIZE).astype(np.float32)
     field = np.log1p(density.reshape(SIZE, SIZE))
-    return _plain(np.clip(field / np.percentile(field, 99.5), 0, 1).astype(np.float32))
+    return unlit(np.clip(field / np.percentile(field, 99.5), 0, 1).astype(np.float32))
 
 
 def petals(design: Design, chance: Design) -> Pair:
@@ -307,4 +316,4 @@ def grain(design: Design, chance: Design) -> Pair:
     fine = blurred(fine, design.uniform(0.5, 1.4))
     slow = noise(chance, slope=design.uniform(1.5, 2.5))
     share = design.uniform(0.3, 0.9)
-    return _plain(squashed((share * fine / fine.std() + (1 - share) * slow).astype(np.float32)))
+    return unlit(squashed((share * fine / fine.std() + (1 - share) * slow).astype(np.float32)))

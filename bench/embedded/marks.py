@@ -7,14 +7,9 @@ light, about 1, two (SIZE, SIZE) fields.
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.embedded.canvas import SIZE, Draw, Field, blurred, drawn, flow, grid, lit, noise, squashed
+from bench.embedded.canvas import SIZE, Draw, Pair, blurred, drawn, flow, grid, lit, noise, squashed, unlit
 
 Design = np.random.Generator
-Pair = tuple[Field, Field]
-
-
-def _plain(tone: Field) -> Pair:
-    return tone, np.ones_like(tone)
 
 
 def _ink(value: float) -> int:
@@ -53,7 +48,7 @@ def strokes(design: Design, chance: Design) -> Pair:
     tone = drawn(0.5, draw)
     if design.random() < 0.6:
         return tone, lit(blurred(tone, 0.6) * 12, design.uniform(0, 2 * np.pi), design.uniform(0.1, 0.5))
-    return _plain(tone)
+    return unlit(tone)
 
 
 def dabs(design: Design, chance: Design) -> Pair:
@@ -77,7 +72,7 @@ def dabs(design: Design, chance: Design) -> Pair:
                 line = [((x - dx) * factor, (y - dy) * factor), ((x + dx) * factor, (y + dy) * factor)]
                 canvas.line(line, fill=ink, width=max(1, round(size * factor)))
 
-    return _plain(drawn(float(design.random()), draw))
+    return unlit(drawn(float(design.random()), draw))
 
 
 def leaves(design: Design, chance: Design) -> Pair:
@@ -111,7 +106,7 @@ def leaves(design: Design, chance: Design) -> Pair:
                 ]
                 canvas.line(ends, fill=_ink(value - 0.25), width=2)
 
-    return _plain(drawn(0.5, draw))
+    return unlit(drawn(0.5, draw))
 
 
 def _outline(form: int, radius: float, ratio: float, turn: float, chance: Design | None) -> NDArray[np.float64]:
@@ -162,7 +157,7 @@ def letters(design: Design, chance: Design) -> Pair:
 
     tone = drawn(paper, draw)
     stain = 0.12 * noise(chance, slope=1.8)
-    return _plain(np.clip(tone + stain, 0, 1).astype(np.float32))
+    return unlit(np.clip(tone + stain, 0, 1).astype(np.float32))
 
 
 def branches(design: Design, chance: Design) -> Pair:
@@ -193,7 +188,7 @@ def branches(design: Design, chance: Design) -> Pair:
             x, y = chance.uniform(0, SIZE), chance.uniform(0.5, 1.05) * SIZE
             grow(canvas, factor, x, y, -np.pi / 2 + 0.2 * chance.normal(), start * chance.uniform(0.7, 1.2), 0)
 
-    return _plain(drawn(0.9, draw))
+    return unlit(drawn(0.9, draw))
 
 
 def houses(design: Design, chance: Design) -> Pair:
@@ -227,7 +222,7 @@ def houses(design: Design, chance: Design) -> Pair:
                         )
                 x += w * chance.uniform(0.9, 1.2)
 
-    return _plain(drawn(0.9, draw))
+    return unlit(drawn(0.9, draw))
 
 
 def balls(design: Design, chance: Design) -> Pair:
@@ -277,7 +272,7 @@ def drips(design: Design, chance: Design) -> Pair:
             box = [(x - r) * factor, (y - r) * factor, (x + r) * factor, (y + r) * factor]
             canvas.ellipse(box, fill=_ink(float(chance.integers(levels)) / (levels - 1)))
 
-    return _plain(drawn(float(design.choice([0.1, 0.9, 0.5])), draw))
+    return unlit(drawn(float(design.choice([0.1, 0.9, 0.5])), draw))
 
 
 def pencil(design: Design, chance: Design) -> Pair:
@@ -304,4 +299,4 @@ def pencil(design: Design, chance: Design) -> Pair:
                     x, y = x + length / 4 * np.cos(angle), y + length / 4 * np.sin(angle)
                 canvas.line(points, fill=_ink(tone), width=thick)
 
-    return _plain(drawn(0.95 if dark else 0.1, draw))
+    return unlit(drawn(0.95 if dark else 0.1, draw))

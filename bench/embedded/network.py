@@ -61,7 +61,6 @@ class Heads(nn.Module):
         self.painting = nn.ModuleDict(
             {name: nn.Conv2d(channels[name], 3 * _PAINTED * _PAINTED, 1) for name in PAINTING}
         )
-
         self.feeling = nn.ModuleDict({name: nn.Conv2d(channels[name], CHANNELS, 1) for name in FEELING})
 
     def name(self, layer: str, features: Tensor) -> tuple[Tensor, Tensor]:

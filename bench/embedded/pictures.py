@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.embedded import fields, marks
-from bench.embedded.canvas import Field, blurred, grid, lit, noise, step, warped
+from bench.embedded.canvas import SIZE, Pair, blurred, grid, lit, noise, step, warped
 from bench.embedded.palettes import coloured, palette
 
-Pair = tuple[Field, Field]
 Family = Callable[[np.random.Generator, np.random.Generator], Pair]
 
 # A family named twice is drawn twice as often.
@@ -77,7 +76,7 @@ def _finished(family: Family, design: np.random.Generator, chance: np.random.Gen
         if form == 0:
             mask = step(noise(chance, slope=2.2), design.uniform(-0.3, 0.3), design.uniform(0.05, 1))
         elif form == 1:
-            mask = step((grid()[0] / 256 + 0.1 * noise(chance, slope=2)).astype(np.float32), 0.5, 0.1)
+            mask = step((grid()[0] / SIZE + 0.1 * noise(chance, slope=2)).astype(np.float32), 0.5, 0.1)
         else:
             mask = np.full_like(tone, design.uniform(0.25, 0.5))
         tone = tone * (1 - mask) + other_tone * mask

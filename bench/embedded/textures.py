@@ -18,14 +18,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from fastnst_kernels import reference
-from PIL import Image
 from torch import Tensor
 
 import fastnst
 from bench.embedded.judge import TAPS, features_at
-from bench.embedded.pictures import picture
-from bench.embedded.sheets import sheet
+from bench.embedded.sheets import drawn
 from bench.embedded.train import PLAN
+from fastnst.contact_sheet import contact_sheet
 from fastnst.examples import example
 from fastnst.images import load_image
 from fastnst.weights import load_weights
@@ -54,10 +53,11 @@ def main() -> None:
         for weights in given.weights:
             row.append(textured(original, weights=weights, iterations=given.iterations))
             found[weights].append(distance(judge, row[-1], original))
-        rows.append([_shown(image) for image in row])
+        rows.append(row)
         print(name, {weights: f"{distances[-1]:.4f}" for weights, distances in found.items()}, flush=True)
         if given.sheet:
-            sheet(rows).save(given.sheet)
+            labels = ["original", *(Path(weights).stem for weights in given.weights)]
+            contact_sheet(rows, cell=given.side, column_labels=labels).save(given.sheet, quality=88)
     print("median", {weights: f"{median(distances):.4f}" for weights, distances in found.items()})
     if given.json:
         given.json.write_text(json.dumps({"judge": given.judge, "distances": found}, indent=1) + "\n")
@@ -67,8 +67,7 @@ def originals(side: int) -> Iterator[tuple[str, Tensor]]:
     """Names and pictures, (3, side, side) in 0…1."""
     for index in range(_COUNT):
         structure = _FIRST + _STEP * index
-        array = picture(PLAN.seed, structure, structure, 0)
-        yield f"structure {structure}", _resized(torch.from_numpy(array).permute(2, 0, 1) / 255, side)
+        yield f"structure {structure}", _resized(drawn(structure), side)
     for name in _STYLES:
         yield name, _resized(load_image(example(name)).rgb, side)
 
@@ -97,10 +96,6 @@ def distance(tensors: Mapping[str, Tensor], texture: Tensor, original: Tensor) -
         target = reference.gram(wanted)
         apart.append(float((reference.gram(found) - target).square().sum() / target.square().sum()))
     return sum(apart) / len(apart)
-
-
-def _shown(image: Tensor) -> Image.Image:
-    return Image.fromarray((image.permute(1, 2, 0) * 255).round().clamp(0, 255).byte().numpy())
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def main() -> None:
     progress = Progress()
     checkpoint = options.folder / "checkpoint.pt"
     if checkpoint.exists():
-        progress = _resume(checkpoint, trunk, heads, optimiser, generator, device)
+        progress = _resume(checkpoint, trunk, heads, optimiser, generator)
     _train(trunk, heads, optimiser, bank, progress, generator, options)
 
 
@@ -274,7 +274,6 @@ def _resume(
     heads: Heads,
     optimiser: torch.optim.SGD,
     generator: torch.Generator,
-    device: torch.device,
 ) -> Progress:
     state = torch.load(path, map_location="cpu", weights_only=True)
     if state["recipe"] != RECIPE or state["plan"] != asdict(PLAN):
@@ -286,7 +285,8 @@ def _resume(
     # The rates are this program's, not those that the checkpoint was written with.
     for group, part in zip(optimiser.param_groups, parts, strict=True):
         group["part"] = part
-    if device.type == "cpu" or len(state["generator"]) < 100:
+    # A GPU's generator is of another kind than a CPU's.
+    if state["generator"].shape == generator.get_state().shape:
         generator.set_state(state["generator"])
     return Progress(**state["progress"])
 
