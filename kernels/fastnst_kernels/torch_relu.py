@@ -85,6 +85,7 @@ def unpool_backward(gradient: Tensor, bits: Tensor, pool: str, result: Tensor) -
     by_channels = packed_by_channels(result)
     source, target = _planes(gradient, by_channels), _planes(result, by_channels)
     scratch = _scratch(target, 2, target.dtype)
+    room = scratch.new_empty(scratch.numel() // 2)
     height, width = source.shape[1:3]
     for chunk in _chunks(target.shape, 2):
         place = target[chunk]
@@ -92,12 +93,9 @@ def unpool_backward(gradient: Tensor, bits: Tensor, pool: str, result: Tensor) -
         if pool == "avg":
             above = above * 0.25
         flags = _unpack(_packed_planes(bits, result)[chunk], place.shape, _run_length(result), scratch)
-        rows, columns = 2 * above.shape[1], 2 * width
-        if above.numel():
-            spread = torch.nn.functional.interpolate(_as_images(above), scale_factor=2, mode="nearest")
-            _keep(spread, _as_images(flags[:, :rows, :columns]), _as_images(place[:, :rows, :columns]))
-        place[:, rows:] = 0
-        place[:, :, columns:] = 0
+        _keep(_spread(above, room), _as_windows(flags, above.shape), _as_windows(place, above.shape))
+        place[:, 2 * above.shape[1] :] = 0
+        place[:, :, 2 * width :] = 0
 
 
 def _planes(x: Tensor, by_channels: bool) -> Tensor:
@@ -105,11 +103,6 @@ def _planes(x: Tensor, by_channels: bool) -> Tensor:
     if by_channels:
         return x.permute(0, 2, 3, 1)
     return x.view(-1, x.shape[2], x.shape[3], 1)
-
-
-def _as_images(planes: Tensor) -> Tensor:
-    """(planes, H, W, run) as torch's own operations take it: (1, planes, H, W) of single runs, else (B, run, H, W)."""
-    return planes[..., 0][None] if planes.shape[3] == 1 else planes.permute(0, 3, 1, 2)
 
 
 def _packed_planes(bits: Tensor, x: Tensor) -> Tensor:
@@ -170,7 +163,12 @@ def _average(value: Tensor, room: Tensor, place: Tensor) -> None:
     # A last odd row may be a chunk of its own, without a window.
     if not place.numel():
         return
-    torch.ops.aten.avg_pool2d.out(_as_images(value), [2, 2], out=_as_images(room))
+    if value.shape[3] > 1:
+        torch.ops.aten.avg_pool2d.out(value.permute(0, 3, 1, 2), [2, 2], out=room.permute(0, 3, 1, 2))
+    else:
+        # Four times as fast as torch's pool where rows lie side by side, and the same sum.
+        first, second, third, fourth = _windows(value, place)
+        torch.add(first, second, out=room).add_(third).add_(fourth).mul_(0.25)
     if room.dtype != place.dtype:
         place.copy_(room)
 
@@ -248,6 +246,22 @@ def _unpack(bits: Tensor, shape: torch.Size, run_length: int, scratch: Tensor) -
         places = torch.arange(8, dtype=torch.uint8, device=bits.device)
         flags = (runs[:, :, None].bitwise_right_shift(places) & 1).flatten(1)[:, :run_length]
     return _part(scratch, shape).copy_(flags.reshape(shape))
+
+
+def _spread(above: Tensor, room: Tensor) -> Tensor:
+    """Each element of a chunk (planes, h, w, run) four times: (planes, h, 2, w, 2, run), in `room` if need be."""
+    doubled = above[:, :, :, None].expand(-1, -1, -1, 2, -1)
+    if above.shape[3] == 1:
+        doubled = _part(room, doubled.shape)
+        doubled[:, :, :, 0] = above
+        doubled[:, :, :, 1] = above
+    return doubled[:, :, None].expand(-1, -1, 2, -1, -1, -1)
+
+
+def _as_windows(x: Tensor, shape: torch.Size) -> Tensor:
+    """The 2×2 windows of a chunk, (planes, h, 2, w, 2, run), for `shape`, (planes, h, w, run), of what is above it."""
+    height, width = shape[1:3]
+    return x[:, : 2 * height, : 2 * width].unflatten(2, (width, 2)).unflatten(1, (height, 2))
 
 
 def _keep(gradient: Tensor, flags: Tensor, place: Tensor) -> None:
