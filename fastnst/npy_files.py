@@ -4,6 +4,7 @@ A `.npy` file may hold one array after another, of which `numpy.load` of a path 
 first, (H, W, 3 or 4); the parameters are the second, the bytes of their JSON.
 """
 
+import math
 import os
 import tokenize
 from collections.abc import Iterator
@@ -52,6 +53,14 @@ def npy_size(file: IO[bytes], what: str) -> tuple[int, int] | None:
     except Exception:  # noqa: BLE001 - whoever reads it whole says what is wrong
         return None
     return None if by_columns or dtype.hasobject else check_layout(shape, dtype, what)
+
+
+def check_npy(file: IO[bytes]) -> None:
+    """Raises ValueError where the file ends before its samples do."""
+    shape, dtype, _ = _layout(file)
+    start = file.tell()
+    if file.seek(0, os.SEEK_END) - start < math.prod(shape) * dtype.itemsize:
+        raise ValueError("the file ends before its samples do")
 
 
 def npy_rows(file: IO[bytes], pixels: int) -> Iterator[npt.NDArray[np.generic]]:

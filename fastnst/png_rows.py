@@ -92,6 +92,20 @@ def _may_turn(text: bytes) -> bool:
     return text.startswith((b"XML:com.adobe.xmp", b"Raw profile type"))
 
 
+def check_png(file: IO[bytes], layout: PngLayout) -> None:
+    """Raises ValueError where the data are cut short or not those of their checksums; nothing is decompressed."""
+    for place, size in layout.data:
+        file.seek(place - 4)
+        checksum, left = zlib.crc32(file.read(4)), size
+        while left:
+            piece = file.read(min(_PIECE, left))
+            if not piece:
+                raise ValueError("the file ends before its data do")
+            checksum, left = zlib.crc32(piece, checksum), left - len(piece)
+        if file.read(4) != struct.pack(">I", checksum):
+            raise ValueError(f"the {size} bytes of data at byte {place} are not those of their checksum")
+
+
 def png_rows(file: IO[bytes], layout: PngLayout, rows: int) -> Iterator[bytes]:
     """Small PNG files of the rows from the top, of at most `rows` each.
 

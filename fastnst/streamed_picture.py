@@ -18,7 +18,7 @@ from fastnst.decoding import Decoded, decoded
 from fastnst.errors import ImageError
 from fastnst.image_files import damaged, exif_tag, image_of, open_source
 from fastnst.image_memory import ran_out, within_memory
-from fastnst.npy_files import is_npy, npy_rows, npy_size
+from fastnst.npy_files import check_npy, is_npy, npy_rows, npy_size
 from fastnst.picture import (
     PART_PIXELS,
     Digest,
@@ -29,10 +29,10 @@ from fastnst.picture import (
     mean_colour,
     over,
 )
-from fastnst.png_rows import png_layout, png_rows
+from fastnst.png_rows import check_png, png_layout, png_rows
 from fastnst.resizing import resize_picture, weighted_colours
 from fastnst.row_resampling import RowResampler
-from fastnst.tiff_rows import tiff_rows
+from fastnst.tiff_rows import check_tiff, tiff_rows
 
 STREAMED_PIXELS = 1 << 22
 """Files of more pixels are read as a StreamedPicture where a run does not need them whole: 50 MB in float."""
@@ -162,7 +162,8 @@ def opened(
 ) -> StreamedPicture | None:
     """The picture of a file, at a path or as its bytes; None where it is small enough to be read whole.
 
-    Raises ImageError where the header shows that it cannot be read.
+    Raises ImageError where the header shows that it cannot be read, or the structure of a file that is read in parts
+    that something of it lacks or is damaged: nothing is decoded for that.
     """
     with _file(source, what) as file:
         found = _reader(file, what, max_pixels)
@@ -171,6 +172,7 @@ def opened(
         (height, width), parts = found
         check_pixels(height, width, what, max_pixels)
         check_size(height, width, what)
+        _check_structure(file, what)
 
     def read() -> Iterator[Picture]:
         with _file(source, what) as file, within_memory(what, height, width):
@@ -189,6 +191,18 @@ def opened(
                 raise ImageError(f"{what} has changed while it was used; begin anew")
 
     return StreamedPicture(height, width, name, read)
+
+
+def _check_structure(file: IO[bytes], what: str) -> None:
+    try:
+        if is_npy(file):
+            check_npy(file)
+        elif (layout := png_layout(file)) is not None:
+            check_png(file, layout)
+        else:
+            check_tiff(file, PART_PIXELS, WHOLE_PIXELS)
+    except ValueError as error:
+        raise ImageError(damaged(what, error)) from error
 
 
 _Parts = Callable[[IO[bytes], str, str, int], Iterator[Picture]]

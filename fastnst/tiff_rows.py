@@ -4,6 +4,7 @@ So Pillow and libtiff decode them, with every compression, depth and colour spac
 """
 
 import io
+import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -41,6 +42,24 @@ def tiff_rows(file: IO[bytes], pixels: int, most: int) -> Iterator[bytes] | None
         directory = read_directory(file)
     except (ValueError, ArithmeticError, OSError, LookupError, struct.error):
         return None
+    pieces = _pieces(directory, pixels, most)
+    if pieces is None:
+        return None
+    return _files(file, directory, pieces, max(1, pixels // directory.number(_Tag.ImageWidth, 1)))
+
+
+def check_tiff(file: IO[bytes], pixels: int, most: int) -> None:
+    """Raises ValueError where `tiff_rows` would find that the file ends before its pixels do."""
+    try:
+        pieces = _pieces(read_directory(file), pixels, most)
+    except (ValueError, ArithmeticError, OSError, LookupError, struct.error):
+        return
+    length = file.seek(0, os.SEEK_END)
+    if any(offset + size > length for piece in pieces or () for offset, size in piece.places):
+        raise ValueError("the file ends before its pixels do")
+
+
+def _pieces(directory: Directory, pixels: int, most: int) -> list[_Piece] | None:
     width, height = directory.number(_Tag.ImageWidth, 0), directory.number(_Tag.ImageLength, 0)
     separate = directory.number(_PLANES, 1) != 1 and directory.number(_Tag.SamplesPerPixel, 1) > 1
     if not (width and height) or separate or directory.number(_Tag.Compression, 1) == _OLD_JPEG:
@@ -48,7 +67,7 @@ def tiff_rows(file: IO[bytes], pixels: int, most: int) -> Iterator[bytes] | None
     pieces = _tile_rows(directory, width, height) or _strips(directory, width, height, pixels)
     if pieces is None or max(piece.rows for piece in pieces) * width > most:
         return None
-    return _files(file, directory, pieces, max(1, pixels // width))
+    return pieces
 
 
 def _strips(directory: Directory, width: int, height: int, pixels: int) -> list[_Piece] | None:

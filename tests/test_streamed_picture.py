@@ -18,7 +18,7 @@ from fastnst.metadata import exif_tags, png_text
 from fastnst.picture import Picture
 from fastnst.resizing import resize_picture
 from fastnst.row_writers import samples_of, write_png, write_tiff
-from fastnst.streamed_picture import StreamedPicture, opaque, resized
+from fastnst.streamed_picture import StreamedPicture, _check_structure, opaque, resized
 
 WIDTH, HEIGHT = 61, 47
 ZIPPED = {"rowsperstrip": 4, "compression": "zlib"}
@@ -200,6 +200,32 @@ def test_cut_short(tmp_path: Path, name: str) -> None:
     path.write_bytes(data[: len(data) * 2 // 3])
     with pytest.raises(ImageError, match=r"is damaged or truncated \(.*\); fetch or export it again"):
         list(open_picture(path).parts())
+
+
+def damaged(data: bytes, name: str) -> bytes:
+    """The file with its last third gone, or for a PNG with one bit of its data another."""
+    if name == "one bit.png":
+        place = data.index(b"IDAT") + 40
+        return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+    return data[: len(data) * 2 // 3]
+
+
+@pytest.mark.parametrize("name", ["one bit.png", "a.png", "strips.tif", "tiles.tif", "plain.tif", "a.npy"])
+def test_damage_shows_before_anything_is_decoded(tmp_path: Path, name: str) -> None:
+    data, path = samples(HEIGHT, WIDTH, 3), tmp_path / name
+    if name.endswith("png"):
+        Image.fromarray(data).save(path)
+    elif name.endswith("npy"):
+        np.save(path, data)
+    else:
+        tifffile = pytest.importorskip("tifffile")
+        form: dict[str, Any] = {"strips.tif": ZIPPED, "tiles.tif": {"tile": (16, 32)}, "plain.tif": {}}[name]
+        tifffile.imwrite(path, data, photometric="rgb", **form)
+    with path.open("rb") as file:
+        _check_structure(file, "the image")
+    path.write_bytes(damaged(path.read_bytes(), name))
+    with pytest.raises(ImageError, match=r"is damaged or truncated \(.*\); fetch or export it again"):
+        open_picture(path)
 
 
 def test_changed_meanwhile(tmp_path: Path) -> None:
