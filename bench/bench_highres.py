@@ -42,11 +42,12 @@ from fastnst.measure import conditions, peak_resident_bytes, synchronise
 from fastnst.objective import Objective, make_objective, style_targets
 from fastnst.optimizers import make_optimizer
 from fastnst.options import Options, resolve_options
+from fastnst.plan import Plan
 from fastnst.plan_memory import network_of
 from fastnst.plan_time import forward_flops, measure_rate
-from fastnst.planner import Plan, plan_run
+from fastnst.planner import plan_run, plan_tiles
 from fastnst.runtime import Runtime, float32_products, is_out_of_memory, resolve_runtime
-from fastnst.tile_grid import TileGrid, even_spans, reach_of
+from fastnst.tile_grid import TileGrid, even_spans, make_grid, reach_of
 from fastnst.tile_halving import FittingObjective
 from fastnst.tile_options import in_words, parse_memory
 from fastnst.weights import load_weights
@@ -99,11 +100,17 @@ def plan_side(side: str, options: Options, runtime: Runtime, size: tuple[int, in
     if name == "auto":
         return plan_run(options, runtime, size, max_memory=argument or None)
     if name in ("kept", "recompute") and argument.isdecimal():
-        return replace(plan_run(options, runtime, size, tile=argument), level=name, again=_AGAIN[name])
+        grid = make_grid(*size, int(argument), reach_of(options.network, options.taps))
+        return _plan_tiles(options, runtime, int(argument), grid, name)
     if side != "published":
         raise OptionError(f"unknown side {side!r}; write whole, kept:N, recompute:N, auto, auto:8GB or published")
-    plan = plan_run(options, runtime, size, tile=BLOCK)
-    return replace(plan, level="recompute", again=0, content="device", grid=blocks(size, options, BLOCK, MARGIN))
+    return _plan_tiles(options, runtime, BLOCK, blocks(size, options, BLOCK, MARGIN), "recompute")
+
+
+def _plan_tiles(options: Options, runtime: Runtime, tile: int, grid: TileGrid, level: str) -> Plan:
+    if len(grid) == 1:
+        return plan_run(options, runtime, (grid.height, grid.width), tile="none")
+    return plan_tiles(options, runtime, tile, grid, level, again=_AGAIN[level])
 
 
 def blocks(size: tuple[int, int], options: Options, block: int, margin: int) -> TileGrid:

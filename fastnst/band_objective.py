@@ -21,13 +21,14 @@ from fastnst.guidance import Guidance
 from fastnst.loss_scale import LossScale
 from fastnst.objective import Loss, Variation, variation_of
 from fastnst.options import Options
-from fastnst.planner import WHOLE, Plan, next_smaller
+from fastnst.plan import WHOLE, Plan
+from fastnst.planner import next_smaller
 from fastnst.row_bands import Bands
 from fastnst.runtime import Runtime, is_out_of_memory
 from fastnst.tile_content import make_tile_content
 from fastnst.tile_grid import Span, TileGrid, levels_of
 from fastnst.tile_taps import StyleTarget, layer_sums, sums_of
-from fastnst.tiled_objective import TiledObjective
+from fastnst.tiled_objective import TiledObjective, store_of
 
 T = TypeVar("T")
 
@@ -266,6 +267,7 @@ class BandObjective:
             self.loss_scale,
             self._add_up,
             again=plan.again if plan.level in ("kept", "kept-host") else None,
+            store=store_of(plan.level, runtime),
         )
 
     def _all_energies(self, own: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """How much memory a run may take: what the user allows, what this process holds, and what the machine has left."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,6 +11,24 @@ USABLE = 0.9
 _CGROUP = Path("/sys/fs/cgroup")
 # What a control group without a limit says may be a number near 2⁶³.
 _UNLIMITED = 1 << 60
+
+
+@dataclass(frozen=True)
+class Room:
+    """`held` bytes are taken before the run; all that there may be in the end is `limit`, and in main memory beside a
+    GPU's `main`; None if nobody knows."""
+
+    held: int
+    limit: int | None
+    main: int | None = None
+
+
+def room_on(device: torch.device, loading: int, sharers: int) -> Room:
+    """What this process has of `device` once it holds `loading` bytes more; `sharers` begin now and share it."""
+    held, free = held_bytes(device), free_bytes(device)
+    limit = None if free is None else held + int(USABLE * free / sharers)
+    free = None if device.type == "cpu" else free_bytes(torch.device("cpu"))
+    return Room(held + loading, limit, None if free is None else int(USABLE * free / sharers))
 
 
 def held_bytes(device: torch.device) -> int:

@@ -21,6 +21,8 @@ from fastnst.runtime import Runtime
 # freed blocks, measured at 60 to 200 MB. On a GPU: the workspace of its convolutions.
 _SCRATCH_BYTES = {True: 100_000_000, False: 250_000_000}
 _IMAGE_ELEMENT = _MASK_ELEMENT = 4
+IMAGE_BYTES = 3 * _IMAGE_ELEMENT
+"""Of a pixel."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def _output_size(step: Step, height: int, width: int) -> tuple[int, int]:
 def _forward(network: Network, ledger: _Ledger, height: int, width: int, *, record: bool) -> list[_Trace]:
     element = network.element
     traces = []
-    source, held = ledger.take(3 * _IMAGE_ELEMENT * height * width), True
+    source, held = ledger.take(IMAGE_BYTES * height * width), True
     first = source
     for step in network.steps:
         rows, columns = _output_size(step, height, width)
@@ -179,7 +181,7 @@ def _backward(network: Network, ledger: _Ledger, traces: Sequence[_Trace]) -> No
             ledger.give(whole)
         ledger.give(gradient)
         gradient = below
-    ledger.use(3 * _IMAGE_ELEMENT * traces[0].height * traces[0].width)
+    ledger.use(IMAGE_BYTES * traces[0].height * traces[0].width)
     ledger.give(gradient)
 
 
@@ -194,6 +196,7 @@ def _stripe_bytes(step: Step, height: int, width: int) -> int:
     return maps + 256 * (tiles * channels + step.channels * step.filters)
 
 
+@lru_cache(4096)
 def untiled_bytes(network: Network, height: int, width: int) -> int:
     """The peak of an evaluation of the whole image with its gradient, besides image, gradient and content target."""
     ledger = _Ledger(network.winograd)
@@ -223,8 +226,11 @@ def tiled_bytes(network: Network, height: int, width: int, tiles: int, level: st
 
     On the network's device: what lies on the host in the level "kept-host" is not in it.
     """
-    crop = 3 * _IMAGE_ELEMENT * height * width
-    if level != "kept":
+    crop = IMAGE_BYTES * height * width
+    if level == "kept-host":
+        # Of one more tile the kept state is on its way.
+        return crop + untiled_bytes(network, height, width) + kept_bytes(network, height, width, again)
+    if level == "recompute":
         return crop + untiled_bytes(network, height, width)
     if tiles <= 2:
         return crop + network.scratch_bytes + _kept_peak(network, height, width, tiles, again)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from functools import cache
+from functools import cache, lru_cache
 
 import torch
 
@@ -19,6 +19,7 @@ _ATTEMPTS = 3
 _BESIDE = 1.3
 
 
+@lru_cache(4096)
 def forward_flops(network: Network, height: int, width: int, through: tuple[str, ...] | None = None) -> float:
     """Multiplications and additions of the convolutions of one forward pass, to the deepest of `through` or to the end;
     the input's gradient takes as many."""
@@ -43,6 +44,16 @@ def style_flops(network: Network, style: tuple[str, ...], height: int, width: in
         if step.name in style:
             total += 3.0 * step.filters**2 * height * width
     return total
+
+
+def beside_seconds(forward: float, back: float, kept: float, content: float, tiles: int) -> float:
+    """Of two passes that compute for `forward` and `back` seconds, with copies beside them that take `kept` seconds to
+    main memory in the first pass and as many back in the second, and `content` seconds back in either.
+
+    Both ways can be gone at once. The second pass begins with the last tile, so nothing has to come before either pass.
+    """
+    waiting = max(kept - forward, content - forward, 0) + max(kept + content - back, 0)
+    return forward + back + waiting * (tiles - 1) / tiles
 
 
 @cache

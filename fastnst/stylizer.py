@@ -16,6 +16,7 @@ from fastnst.architecture import pools_before
 from fastnst.averaging import MeanImage
 from fastnst.backbone import Backbone
 from fastnst.band_objective import BandObjective
+from fastnst.best_image import BestAside
 from fastnst.canvas import Canvas, opened, recorded_canvas
 from fastnst.descent import Descent
 from fastnst.errors import FastnstWarning, ImageError, OptionError
@@ -39,7 +40,8 @@ from fastnst.objective import style_targets
 from fastnst.optimizers import Optimizer, make_optimizer
 from fastnst.options import START_WORDS, Options, OptionValues, resolve_options
 from fastnst.picture_folder import pictures_at
-from fastnst.planner import Plan, device_of, plan_run
+from fastnst.plan import Plan
+from fastnst.planner import device_of, plan_run
 from fastnst.preserve_color import prepared
 from fastnst.preset_network import warn_of_other_network
 from fastnst.pyramid import scale_edges, scale_iterations, scale_style_weights
@@ -50,6 +52,7 @@ from fastnst.row_bands import Bands, make_bands, most_bands
 from fastnst.run import Callback, Run, Scale, Watch, make_watch
 from fastnst.runtime import float32_products, own_modes, resolve_runtime, timed_algorithms, versions
 from fastnst.saved_run import CheckpointError, SavedRun, check_same_inputs, check_same_network, load_run
+from fastnst.side_copies import SideCopier
 from fastnst.start_images import even_colour, mean_colour, network_grey, white_noise
 from fastnst.tile_grid import check_on_grid, reach_of
 from fastnst.tile_halving import FittingObjective
@@ -224,8 +227,10 @@ class Stylizer:
         plans = {edge: self.plan(edge, bands.seen_size) for edge, bands in shared.items()}
         ahead = list(scales.values())[0 if saved is None else saved.scale :]
         pictures = AtSizes(picture, ahead)
+        # What is damaged in the pictures is found before the network is loaded, for all of them are read here.
+        inputs = self._inputs(content, scales)
         weights, backbone = self._loaded()
-        parameters = self._parameters(content, scales, weights)
+        parameters = self._parameters(inputs, weights)
         shown, styles = prepared(picture, self._styles, self.options.preserve_color)
         if saved is not None:
             check_same_network(saved.parameters, parameters)
@@ -258,9 +263,10 @@ class Stylizer:
                 # Of the whole content, the result needs its alpha alone.
                 target = replace(target, rgb=target.rgb.new_zeros(()).expand(target.rgb.shape))
             mean = None if self.options.average is None else MeanImage(self.options.average)
-            descent = Descent(image, objective, fresh, optimizer, mean)
+            aside = BestAside(image, SideCopier(device)) if plan.best_aside else None
+            descent = Descent(image, objective, fresh, optimizer, mean, aside)
             image = descent.image
-            del seen, optimizer
+            del seen, optimizer, aside
             run.optimise(descent, Scale(index, edge, iterations[edge], objective, target, bands), continued)
             image, before = self._ranks.alike(bands.whole(descent.image)), (descent.optimizer, bands)
             # What they hold is as large as the image many times over, and not needed for the next scale or the result.
@@ -529,12 +535,10 @@ class Stylizer:
             for region in recorded_regions(self._regions or ())
         ]
 
-    def _parameters(
-        self, content: AnyPicture | Canvas, scales: dict[int, tuple[int, int]], weights: Weights
-    ) -> dict[str, Any]:
+    def _parameters(self, inputs: dict[str, Any], weights: Weights) -> dict[str, Any]:
         """How the image is made, as JSON can hold it."""
         return {
-            **self._inputs(content, scales),
+            **inputs,
             "weights": {"source": weights.source, "sha256": weights.sha256},
             "device": str(self.runtime.device),
             "precision": self.runtime.precision,

@@ -17,6 +17,7 @@ from fastnst.backbone import Backbone
 from fastnst.errors import FastnstError, OptionError
 from fastnst.options import Options
 from fastnst.reductions import content_factor
+from fastnst.side_copies import SideCopier, TileStore
 from fastnst.tile_grid import Tile, Window, cut
 
 PLACES = ("device", "host", "disk", "recompute")
@@ -26,10 +27,11 @@ class Store(Protocol):
     """The features that tiles own, by their index."""
 
     def put(self, index: int, features: Mapping[str, Tensor]) -> None:
-        """Keeps the features of a tile; they may be changed afterwards."""
+        """Keeps the features of a tile, which are the store's from now on."""
 
-    def get(self, index: int) -> dict[str, Tensor]:
-        """The features of a tile, (1, C, h, w) by layer, on the network's device; for reading."""
+    def get(self, index: int, following: int) -> dict[str, Tensor]:
+        """The features of a tile, (1, C, h, w) by layer, on the network's device; for reading, until those of the
+        `following` one, which are asked for next."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,10 @@ class TileContent:
     weights: Mapping[str, float]
     store: Store
 
-    def features(self, index: int) -> dict[str, Tensor]:
-        """The layers' P at the positions that tile `index` owns, (1, C, h, w); none without content layers."""
-        return self.store.get(index) if self.weights else {}
+    def features(self, index: int, following: int) -> dict[str, Tensor]:
+        """The layers' P at the positions that tile `index` owns, (1, C, h, w); none without content layers. Those of
+        tile `following` are asked for next."""
+        return self.store.get(index, following) if self.weights else {}
 
 
 @torch.no_grad()
@@ -71,15 +74,17 @@ def make_tile_content(
     layers = dict(options.active_content_layers)
     computed = Recomputed(backbone, content, tiles, {name: levels[name] for name in layers}, device)
     store: Store = computed
-    if place in ("device", "host"):
-        store = InMemory(len(tiles), device, torch.device("cpu") if place == "host" else device)
+    if place == "device":
+        store = OnDevice(len(tiles))
+    elif place == "host":
+        store = OnHost(device)
     elif place == "disk":
         store = OnDisk(len(tiles), device)
     form = options.content_form
     energies = dict.fromkeys(layers, 0.0)
     if layers and (form == "relative" or place != "recompute"):
         for index in range(len(tiles)):
-            features = computed.get(index)
+            features = computed.get(index, index)
             for name, found in features.items():
                 mask = opaque.get(name)
                 seen = found if mask is None else found * mask[:, :, *tiles[index].owned(levels[name])]
@@ -114,7 +119,7 @@ class Recomputed:
     def put(self, index: int, features: Mapping[str, Tensor]) -> None:
         """Nothing is kept."""
 
-    def get(self, index: int) -> dict[str, Tensor]:
+    def get(self, index: int, following: int) -> dict[str, Tensor]:
         tile = self.tiles[index]
         taps = {name: _OwnedCopy(tile.inside(level)) for name, level in self.levels.items()}
         crop = cut(self.content, tile).to(self.device).contiguous()
@@ -122,22 +127,37 @@ class Recomputed:
         return {name: tap.features for name, tap in taps.items() if tap.features is not None}
 
 
-class InMemory:
-    """Kept in the memory of `place`, for a network on `device`."""
+class OnDevice:
+    """Kept where the network is."""
 
-    def __init__(self, count: int, device: torch.device, place: torch.device) -> None:
-        self._device = device
-        self._place = place
+    def __init__(self, count: int) -> None:
         self._kept: list[dict[str, Tensor]] = [{} for _ in range(count)]
 
     def put(self, index: int, features: Mapping[str, Tensor]) -> None:
-        pinned = self._place.type == "cpu" and self._device.type == "cuda"
-        for name, found in features.items():
-            kept = torch.empty_like(found, device=self._place, pin_memory=pinned)
-            self._kept[index][name] = kept.copy_(found)
+        self._kept[index] = dict(features)
 
-    def get(self, index: int) -> dict[str, Tensor]:
-        return {name: kept.to(self._device, non_blocking=True) for name, kept in self._kept[index].items()}
+    def get(self, index: int, following: int) -> dict[str, Tensor]:
+        return self._kept[index]
+
+
+class OnHost:
+    """Kept in main memory, from where the following tile's come back while one is computed."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._names: dict[int, tuple[str, ...]] = {}
+        self._tensors = TileStore(device, SideCopier(device))
+        self._latest: tuple[int, dict[str, Tensor]] | None = None
+
+    def put(self, index: int, features: Mapping[str, Tensor]) -> None:
+        self._names[index] = tuple(features)
+        self._tensors.put(index, list(features.values()))
+
+    def get(self, index: int, following: int) -> dict[str, Tensor]:
+        if self._latest is None or self._latest[0] != index:
+            self._latest = index, dict(zip(self._names[index], self._tensors.fetch(index), strict=True))
+        if following != index:
+            self._tensors.send(following)
+        return self._latest[1]
 
 
 class OnDisk:
@@ -162,7 +182,7 @@ class OnDisk:
                 ) from None
             self._shapes[index][name] = (found.shape, found.dtype, last)
 
-    def get(self, index: int) -> dict[str, Tensor]:
+    def get(self, index: int, following: int) -> dict[str, Tensor]:
         found = {}
         for name, (shape, dtype, last) in self._shapes[index].items():
             path = str(self._folder / f"{index}.{name}")

@@ -12,8 +12,10 @@ All crops have one size, so that memory taken for one serves for all: along each
 image's remainder to it, and those at the border own what others spend on their halo.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from math import ceil
 
@@ -124,6 +126,12 @@ class TileGrid:
         """Pixels of all crops over pixels of the image: 1 without halo."""
         seen = sum(span.size for span in self.rows) * sum(span.size for span in self.columns)
         return seen / (self.height * self.width)
+
+    @cached_property
+    def crops(self) -> dict[tuple[int, int], int]:
+        """How many crops there are of each (height, width): those of `make_grid` are all alike."""
+        rows, columns = (Counter(span.size for span in spans) for spans in (self.rows, self.columns))
+        return {(high, wide): rows[high] * columns[wide] for high in rows for wide in columns}
 
 
 @dataclass(frozen=True)

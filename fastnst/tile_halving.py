@@ -18,7 +18,8 @@ from fastnst.guidance import Guidance
 from fastnst.loss_scale import LossScale
 from fastnst.objective import Loss, Objective, make_objective
 from fastnst.options import Options
-from fastnst.planner import Plan, next_smaller
+from fastnst.plan import Plan
+from fastnst.planner import next_smaller
 from fastnst.runtime import Runtime, is_out_of_memory
 from fastnst.tile_taps import StyleTarget
 from fastnst.tiled_objective import TiledObjective, make_tiled_objective

@@ -3,11 +3,12 @@
 The loss depends on the image through sums over positions alone. A first pass shows each tile to the network and adds
 what it owns to the Grams and to the content term; then the gradient of each term is known for any position, and a
 second pass goes back through each tile and adds its image's gradient to the whole (see `tile_grid` for what a tile
-sees). The second pass takes what the first one kept, on the device or on the host, or computes it again.
+sees). The second pass takes what the first one kept, on the device or on the host, or computes it again. It begins with
+the last tile: that is where the first one ended, and what it kept need not go anywhere.
 """
 
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import torch
 from fastnst_kernels import image_ops
@@ -20,6 +21,7 @@ from fastnst.loss_scale import LossScale
 from fastnst.objective import Loss, Variation, variation_of
 from fastnst.options import Options
 from fastnst.runtime import Runtime
+from fastnst.side_copies import SideCopier, TileStore
 from fastnst.tile_content import TileContent, make_tile_content
 from fastnst.tile_grid import Tile, TileGrid, add_crop, cut, levels_of
 from fastnst.tile_taps import LayerSums, StyleTarget, TileTap, layer_sums
@@ -40,7 +42,8 @@ class TiledObjective:
     `tiles` are those of `grid` that are computed here: `content` has the same order. `reduce` adds the sums of those
     that are computed elsewhere, in place, before anything is made of them. Where the first pass keeps something, the
     second computes the first `again` steps of the backbone once more, the last of which is tapped: by default the first
-    convolution, whose features are cheaper to compute than to keep.
+    convolution, whose features are cheaper to compute than to keep. With a `store` what is kept lies there, in main
+    memory, and not on the device.
     """
 
     backbone: Backbone
@@ -58,7 +61,7 @@ class TiledObjective:
     reduce: Callable[[Sequence[Tensor]], None] = _alone
     again: int | None = None
     wraps: bool = False
-    _host: dict[int, list[Tensor]] = field(default_factory=dict, init=False, repr=False)
+    store: TileStore | None = None
 
     def loss(self, image: Tensor) -> Loss:
         """The loss of `image`, (1, 3, H, W) float32 in 0…1 on any device, without a gradient."""
@@ -79,9 +82,9 @@ class TiledObjective:
         gradient = gradient.contiguous()
         if self.wraps:
             tv = tv + seam_variation(image, gradient, variation.weight, variation.kind)
-        for index, tile in enumerate(self.tiles):
+        for index in reversed(range(len(self.tiles))):
             part = self._backward(image, index, kept.pop(index, None))
-            add_crop(gradient, tile, part.to(image.device))
+            add_crop(gradient, self.tiles[index], part.to(image.device))
         return self._loss(tv), gradient
 
     def _sum(self, image: Tensor, *, record: bool) -> dict[int, list[Trace]]:
@@ -90,7 +93,7 @@ class TiledObjective:
             layer.begin()
         kept = {}
         for index in range(len(self.tiles)):
-            taps = self._taps(index, seen=False)
+            taps = self._taps(index, min(index + 1, len(self.tiles) - 1), seen=False)
             traces = self.backbone.forward(self._crop(image, index), taps, record=record)
             if record:
                 kept[index] = self._put_away(index, traces)
@@ -101,9 +104,9 @@ class TiledObjective:
 
     def _backward(self, image: Tensor, index: int, kept: list[Trace] | None) -> Tensor:
         """The second pass of one tile: its gradient of the crop, (1, 3, h, w), on the network's device."""
-        crop, taps = self._crop(image, index), self._taps(index, seen=True)
+        crop, taps = self._crop(image, index), self._taps(index, max(index - 1, 0), seen=True)
         forward = self.backbone.forward
-        traces = forward(crop, taps, record=True) if kept is None else self._taken_back(crop, kept, taps)
+        traces = forward(crop, taps, record=True) if kept is None else self._taken_back(index, crop, kept, taps)
         scale = self.loss_scale.factor if self.loss_scale.needed else None
         gradient, _ = self.backbone.backward(crop, traces, taps, tv_weight=0.0, scale=scale)
         self.backbone.release(traces)
@@ -114,51 +117,32 @@ class TiledObjective:
         again = self._steps_again
         self.backbone.release(traces[:again])
         kept = traces[again:]
-        if not self._keeps_on_host:
+        if self.store is None or self._is_last(index):
             return kept
-        tensors = [tensor for trace in kept for tensor in (trace.features, trace.bits) if tensor is not None]
-        if index not in self._host:
-            pinned = self.runtime.device.type == "cuda"
-            self._host[index] = [torch.empty_like(tensor, device="cpu", pin_memory=pinned) for tensor in tensors]
-        for away, tensor in zip(self._host[index], tensors, strict=True):
-            away.copy_(tensor, non_blocking=True)
-        self.backbone.release(kept)
-        host = iter(self._host[index])
-        return [
-            Trace(
-                None if trace.features is None else next(host),
-                None if trace.bits is None else next(host),
-                trace.input_shape,
-            )
-            for trace in kept
-        ]
+        self.store.put(index, _tensors(kept))
+        return [_with_tensors(trace, lambda tensor: torch.empty_like(tensor, device="meta")) for trace in kept]
 
-    def _taken_back(self, crop: Tensor, kept: list[Trace], taps: Mapping[str, TileTap]) -> list[Trace]:
+    def _taken_back(self, index: int, crop: Tensor, kept: list[Trace], taps: Mapping[str, TileTap]) -> list[Trace]:
         """The traces of a tile as `backward` needs them: what was put away, and before it what is computed again."""
-        if self._keeps_on_host:
-            kept = [
-                Trace(
-                    None if trace.features is None else trace.features.to(crop.device, non_blocking=True),
-                    None if trace.bits is None else trace.bits.to(crop.device, non_blocking=True),
-                    trace.input_shape,
-                )
-                for trace in kept
-            ]
+        if self.store is not None:
+            if not self._is_last(index):
+                tensors = iter(self.store.fetch(index))
+                kept = [_with_tensors(trace, lambda _: next(tensors)) for trace in kept]
+            if index > 0:
+                self.store.send(index - 1)
         names = list(self.backbone.steps)[: self._steps_again]
         first = {name: taps[name] for name in names if name in taps}
         return [*self.backbone.forward(crop, first, record=True), *kept] if first else kept
 
-    @property
-    def _keeps_on_host(self) -> bool:
-        # Layers that hand out their own memory are in main memory anyway, and would take the host's for theirs.
-        return self.level == "kept-host" and not self.runtime.winograd
+    def _is_last(self, index: int) -> bool:
+        return index == len(self.tiles) - 1
 
     @property
     def _steps_again(self) -> int:
         return least_again(self.backbone.steps, self.layers) if self.again is None else self.again
 
-    def _taps(self, index: int, *, seen: bool) -> dict[str, TileTap]:
-        content = self.content.features(index)
+    def _taps(self, index: int, following: int, *, seen: bool) -> dict[str, TileTap]:
+        content = self.content.features(index, following)
         tile = self.tiles[index]
         return {
             name: TileTap(
@@ -251,7 +235,26 @@ def make_tiled_objective(
         LossScale(runtime),
         again=again,
         wraps=options.wraps,
+        store=store_of(level, runtime),
     )
+
+
+def store_of(level: str, runtime: Runtime) -> TileStore | None:
+    """Where a `TiledObjective` of this level keeps what it keeps; None for the device."""
+    # Layers that hand out their own memory are in main memory anyway, and would take the store's for theirs.
+    if level != "kept-host" or runtime.winograd:
+        return None
+    return TileStore(runtime.device, SideCopier(runtime.device))
+
+
+def _tensors(traces: Iterable[Trace]) -> list[Tensor]:
+    return [tensor for trace in traces for tensor in (trace.features, trace.bits) if tensor is not None]
+
+
+def _with_tensors(trace: Trace, change: Callable[[Tensor], Tensor]) -> Trace:
+    """The trace with its tensors, in the order of `_tensors`, changed."""
+    features, bits = (None if one is None else change(one) for one in (trace.features, trace.bits))
+    return replace(trace, features=features, bits=bits)
 
 
 def least_again(steps: Iterable[str], taps: Container[str]) -> int:

@@ -10,7 +10,7 @@ import pytest
 from bench import bench_highres
 from bench.bench_highres import Row, blocks, options_for, plan_side
 from fastnst.errors import OptionError
-from fastnst.planner import Plan
+from fastnst.plan import Plan
 from fastnst.runtime import resolve_runtime
 
 

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastnst
 from fastnst.backbone import build_backbone
+from fastnst.best_image import BestAside
 from fastnst.descent import CAPACITY, Descent, Pace
 from fastnst.graph import Replayed
 from fastnst.guidance import LayerGuidance
@@ -24,6 +25,7 @@ from fastnst.runtime import Runtime
 from fastnst.style_statistics import MomentTarget
 from fastnst.taps import ContentTarget
 from fastnst.weights import Weights, load_weights
+from tests.late_copies import LateCopier
 
 STYLE = {"conv1_1": 64, "conv2_1": 128}
 
@@ -123,8 +125,11 @@ def descend(objective: Any, steps: list[float]) -> Descent:
     return Descent(torch.zeros(1, 3, 2, 2), objective, lambda: Walk(steps))
 
 
-def test_the_best_image_is_kept_and_the_losses_come_in_a_batch() -> None:
-    descent = descend(Parabola(1.0), [0.5, 0.4, 0.5, 0.5])
+@pytest.mark.parametrize("aside", [False, True])
+def test_the_best_image_is_kept_and_the_losses_come_in_a_batch(aside: bool) -> None:
+    start = torch.zeros(1, 3, 2, 2)
+    best = BestAside(start, LateCopier()) if aside else None
+    descent = Descent(start, Parabola(1.0), lambda: Walk([0.5, 0.4, 0.5, 0.5]), best=best)
     descent.begin()
     for _ in range(3):
         descent.advance()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from fastnst import plan_limit, planner, winograd
+from fastnst import plan_limit, winograd
 from fastnst.architecture import NETWORKS
 from fastnst.backbone import build_backbone
 from fastnst.bands import RadialBands
@@ -22,11 +22,14 @@ from fastnst.examples import example
 from fastnst.memory import peak_extra_bytes
 from fastnst.objective import make_objective, style_targets
 from fastnst.options import Options, resolve_options
+from fastnst.plan import Plan
+from fastnst.plan_limit import Room
 from fastnst.plan_memory import kept_bytes, network_of, steps_of, tiled_bytes, untiled_bytes
-from fastnst.plan_time import forward_flops, measure_rate
-from fastnst.planner import Plan, optimizer_bytes, plan_run
+from fastnst.plan_space import optimizer_bytes
+from fastnst.plan_time import beside_seconds, forward_flops, measure_rate
+from fastnst.planner import plan_run, plan_tiles
 from fastnst.runtime import Runtime, resolve_runtime
-from fastnst.tile_grid import make_grid, reach_of
+from fastnst.tile_grid import TileGrid, even_spans, make_grid, reach_of
 from fastnst.tiled_objective import make_tiled_objective
 from fastnst.weights import load_weights
 
@@ -37,8 +40,8 @@ HELD = 400_000_000
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Holds 400 MB and has 100 GB free."""
-    monkeypatch.setattr(planner, "held_bytes", lambda device: HELD)
-    monkeypatch.setattr(planner, "free_bytes", lambda device: 100_000_000_000)
+    monkeypatch.setattr(plan_limit, "held_bytes", lambda device: HELD)
+    monkeypatch.setattr(plan_limit, "free_bytes", lambda device: 100_000_000_000)
 
 
 def setting(**given: Any) -> tuple[Options, Runtime]:
@@ -92,14 +95,14 @@ def test_a_tile_that_holds_the_image_is_the_image() -> None:
 
 @pytest.mark.usefixtures("machine")
 def test_what_is_not_known_is_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planner, "free_bytes", lambda device: None)
+    monkeypatch.setattr(plan_limit, "free_bytes", lambda device: None)
     plan = plan_run(*setting(), (20_000, 20_000))
     assert (plan.tile, plan.limit_bytes, plan.fits) == (None, None, True)
 
 
 @pytest.mark.usefixtures("machine")
 def test_the_least_is_planned_where_nothing_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planner, "free_bytes", lambda device: 1_000_000_000)
+    monkeypatch.setattr(plan_limit, "free_bytes", lambda device: 1_000_000_000)
     plan = plan_run(*setting(optimizer="lbfgs"), (4096, 4096))
     assert not plan.fits
     assert plan.tile is not None
@@ -120,6 +123,63 @@ def test_the_least_is_planned_where_nothing_fits(monkeypatch: pytest.MonkeyPatch
 def test_what_cannot_be_planned(given: dict[str, Any], words: str) -> None:
     with pytest.raises(OptionError, match=words):
         plan_run(*setting(), (4096, 4096), **given)
+
+
+def on_gpu(memory: str, tile: Any = "auto", main: int | None = None, **given: Any) -> Plan:
+    """That of 8192×8192 pixels on a GPU that is not at hand."""
+    options = setting(**given)[0]
+    runtime = Runtime(torch.device("cuda"), "fp16", torch.float16, False, False, "auto")
+    room = Room(50_000_000, None, main)
+    return plan_run(options, runtime, (8192, 8192), tile=tile, max_memory=memory, rate=1e14, room=room)
+
+
+def test_a_gpu_keeps_in_main_memory_what_it_need_not_wait_for() -> None:
+    whole, large, small = on_gpu("999GB", "none"), on_gpu("16GB"), on_gpu("6GB")
+    assert (whole.best_aside, large.best_aside, small.best_aside) == (False, True, True)
+    assert large.fits
+    assert small.fits
+    assert small.level == "kept-host"
+    assert small.host_bytes > small.peak_bytes
+    little = on_gpu("6GB", main=small.host_bytes - 1)
+    assert little.host_bytes < small.host_bytes
+    assert little.seconds is not None
+    assert whole.seconds is not None
+    assert large.seconds is not None
+    assert small.seconds is not None
+    # Modelled: nothing here has run on a GPU.
+    assert large.seconds <= 1.25 * whole.seconds
+    assert small.seconds <= 1.8 * whole.seconds
+    assert small.seconds <= little.seconds
+
+
+def test_copies_beside_the_computation() -> None:
+    """Seconds of the passes where copies are quicker than them, and where they are slower."""
+    assert beside_seconds(1.0, 2.0, 0.0, 0.0, 1) == 3
+    assert beside_seconds(1.0, 2.0, 0.5, 0.5, 10) == 3
+    assert beside_seconds(1.0, 2.0, 4.0, 1.0, 10) == pytest.approx(3 + 0.9 * (3 + 3))
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize("level", ["kept", "recompute"])
+def test_a_plan_of_given_tiles(level: str) -> None:
+    options, runtime = setting()
+    grid = make_grid(1000, 900, 256, reach_of("vgg19", options.taps))
+    plan = plan_tiles(options, runtime, 256, grid, level, again=int(level == "kept"))
+    assert (plan.level, plan.grid, plan.tile, plan.style_tile) == (level, grid, 256, 256)
+    quickest = plan_run(options, runtime, (1000, 900), tile=256)
+    assert (plan.flops > quickest.flops, plan.peak_bytes < quickest.peak_bytes) == ((level == "recompute"),) * 2
+
+
+def test_crops_of_several_sizes_are_counted() -> None:
+    options, runtime = setting()
+    spans = even_spans(1000, 512, 256, 16)
+    grid = TileGrid(1000, 1000, spans, spans)
+    assert sum(grid.crops.values()) == len(grid) == 4
+    plan = plan_tiles(options, runtime, 512, grid, "recompute", room=Room(0, None))
+    crops = [tile.shape for tile in grid]
+    network = network_of(options, runtime)
+    convolutions = sum(3 * forward_flops(network, *crop) for crop in crops)
+    assert plan.flops == pytest.approx(convolutions, rel=0.05)
 
 
 @pytest.mark.usefixtures("machine")

@@ -13,7 +13,8 @@ from fastnst.errors import FastnstWarning
 from fastnst.objective import make_objective, style_targets
 from fastnst.optimizers import make_optimizer
 from fastnst.options import resolve_options
-from fastnst.planner import Plan, next_smaller, plan_run
+from fastnst.plan import Plan
+from fastnst.planner import next_smaller, plan_run
 from fastnst.runtime import resolve_runtime
 from fastnst.tile_halving import FittingObjective
 from fastnst.weights import load_weights

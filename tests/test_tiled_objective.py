@@ -15,11 +15,13 @@ from fastnst.errors import FastnstError, OptionError
 from fastnst.objective import Objective, make_objective, style_targets
 from fastnst.options import Options, resolve_options
 from fastnst.runtime import Runtime, resolve_runtime
+from fastnst.side_copies import TileStore
 from fastnst.tile_content import PLACES
 from fastnst.tile_grid import TileGrid, even_spans, make_grid, reach_of
 from fastnst.tile_style import tiled_style_targets
 from fastnst.tiled_objective import LEVELS, TiledObjective, make_tiled_objective
 from fastnst.weights import Weights, load_weights
+from tests.late_copies import LateCopier
 
 needs_nnpack = pytest.mark.skipif(not winograd.available(), reason="torch has no NNPACK for this CPU")
 LAYERS = ["conv1_1", "conv1_2", "pool1", "conv2_1", "conv2_2", "pool2", "conv3_1"]
@@ -170,6 +172,17 @@ def test_some_steps_are_computed_again(
         assert torch.equal(gradient, exact)
 
 
+def test_kept_state_that_comes_and_goes_late(weights: dict[str, Weights]) -> None:
+    """Copies beside the computation, made as late as they may be: to the bit what is kept on the device."""
+    example = Case(weights, 50, 61, **SHALLOW)
+    grid = example.grid(12)
+    _, exact = example.tiled(grid).loss_and_gradient(example.image)
+    store = TileStore(example.runtime.device, LateCopier())
+    objective = replace(example.tiled(grid), store=store)
+    for _ in range(2):
+        assert torch.equal(objective.loss_and_gradient(example.image)[1], exact)
+
+
 def test_the_last_step_computed_again_is_tapped(weights: dict[str, Weights]) -> None:
     example = Case(weights, 50, 61, **SHALLOW)
     with pytest.raises(OptionError, match="the last of 2 steps that are computed again is not tapped"):
@@ -285,8 +298,8 @@ class Offset:
     def put(self, index: int, features: Any) -> None:
         raise NotImplementedError
 
-    def get(self, index: int) -> dict[str, torch.Tensor]:
-        return self.store.get(self.start + 2 * index)  # type: ignore[no-any-return]
+    def get(self, index: int, following: int) -> dict[str, torch.Tensor]:
+        return self.store.get(self.start + 2 * index, self.start + 2 * following)  # type: ignore[no-any-return]
 
 
 def test_style_targets_in_tiles(weights: dict[str, Weights]) -> None:

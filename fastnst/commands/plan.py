@@ -5,7 +5,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastnst.planner import Plan
+    from fastnst.plan import Plan
 
 
 def add_parser(commands: Any) -> None:
