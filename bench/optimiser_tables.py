@@ -4,19 +4,19 @@ python -m bench.optimiser_tables            prints them
 python -m bench.optimiser_tables --write    writes them into the page
 """
 
-import argparse
 import json
-import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
+from bench.page_tables import print_or_write, replaced, table
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "optimisers.md"
 RESULTS = ROOT / "bench" / "results"
-_BLOCK = "<!-- {0}: begin (python -m bench.optimiser_tables --write) -->\n\n{1}\n\n<!-- {0}: end -->"
+MODULE = "bench.optimiser_tables"
 
 
 def tables() -> dict[str, str]:
@@ -38,7 +38,7 @@ def schedule_table(report: Mapping[str, Any]) -> str:
     for side, pairs in sides.items():
         columns = zip(*pairs, strict=True)
         rows.append([_side(side), *(_iterations(column) for column in columns)])
-    return _table(["iterations until", *(f"{within:g} ×" for within in report["within"])], rows)
+    return table(["iterations until", *(f"{within:g} ×" for within in report["within"])], rows)
 
 
 def convergence_table(report: Mapping[str, Any]) -> str:
@@ -53,7 +53,7 @@ def convergence_table(report: Mapping[str, Any]) -> str:
     for pair, by_side in pairs.items():
         plain = by_side["plain"]
         rows.append([pair.replace("_", " "), *(_seconds(by_side[side], plain) for side in sides)])
-    return _table(["", *(_side(side) for side in sides)], rows)
+    return table(["", *(_side(side) for side in sides)], rows)
 
 
 def precision_table(report: Mapping[str, Any]) -> str:
@@ -66,18 +66,12 @@ def precision_table(report: Mapping[str, Any]) -> str:
     for precision, by_optimizer in found.items():
         cells = [f"{median(by_optimizer[one]):.2%}, {max(by_optimizer[one]):.2%}" for one in ("lbfgs", "adam")]
         rows.append([f"`{precision}`", *cells])
-    return _table(["", "L-BFGS", "Adam"], rows)
+    return table(["", "L-BFGS", "Adam"], rows)
 
 
 def with_tables(text: str) -> str:
     """`text` with each table between its marks. Raises ValueError where a pair of marks is missing."""
-    for name, table in tables().items():
-        pattern = re.compile(rf"<!-- {name}: begin .*?<!-- {name}: end -->", re.DOTALL)
-        if not pattern.search(text):
-            raise ValueError(f"{PAGE} has no marks of the table {name!r}; add them")
-        block = _BLOCK.format(name, table)
-        text = pattern.sub(lambda _, block=block: block, text)  # type: ignore[misc]
-    return text
+    return replaced(text, tables(), MODULE)
 
 
 def _read(name: str) -> Any:
@@ -103,20 +97,5 @@ def _seconds(seconds: float | None, plain: float | None) -> str:
     return f"{seconds:.0f} s" if seconds == plain else f"{seconds:.0f} s ({seconds / plain:.2f} ×)"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="write them into docs/optimisers.md")
-    if parser.parse_args(arguments).write:
-        PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
-    else:
-        print("\n\n".join(tables().values()))
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(print_or_write(None, __doc__, tables, PAGE, MODULE))

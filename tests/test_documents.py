@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import fastnst_kernels
 import pytest
@@ -11,9 +12,9 @@ from drawn import drawn
 from PIL import Image, ImageDraw
 
 import fastnst
+from bench import highres_tables, optimiser_tables
 from bench.command_reference import command_reference, subcommands
 from bench.documentation import COMMANDS, outside_files, site_links
-from bench.optimiser_tables import with_tables
 from bench.options_table import options_table
 from fastnst import stylizer
 from fastnst.cli import build_parser, main
@@ -127,9 +128,10 @@ def test_examples_are_made_small() -> None:
     assert small_python(program) == small
 
 
-def test_the_tables_of_the_optimisers_are_those_of_the_results() -> None:
-    page = text_of("docs/optimisers.md")
-    assert with_tables(page) == page, "write them with `python -m bench.optimiser_tables --write`"
+@pytest.mark.parametrize("module", [optimiser_tables, highres_tables])
+def test_tables_are_those_of_the_results(module: Any) -> None:
+    page = module.PAGE.read_text(encoding="utf-8")
+    assert module.with_tables(page) == page, f"write them with `python -m {module.MODULE} --write`"
 
 
 def test_the_table_of_options_is_that_of_the_code() -> None:
