@@ -3,11 +3,12 @@
 import argparse
 import re
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import Field, dataclass, fields
 from itertools import takewhile
 from typing import Any, NoReturn
 
+from fastnst.errors import OptionError
 from fastnst.option_groups import GROUPS
 from fastnst.options import PRESETS, Iterations, Options, StyleWeight
 
@@ -44,8 +45,8 @@ OUTPUT_ARGUMENTS = (
 """Those that a `--config` file may hold beside the options."""
 
 
-ONE_OR_SEVERAL = ("scales", "style_weight")
-"""Options of which one value is no list of one."""
+# Options of which one value is no list of one.
+_ONE_OR_SEVERAL = ("scales", "style_weight")
 
 # What is told from a path, by its metavar: layers (nothing with a dot or a slash), and the pictures of a mask.
 _LOOKS = {"LAYER": r"[^-./\\][^./\\=]*(=.*)?$", "WORD": r"[^-./\\][^./\\=]*(=|$)"}
@@ -163,14 +164,37 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
         )
 
 
+def option_value(name: str, words: Sequence[str]) -> Any:
+    """The value of the option `name` with these words after its flag. Raises OptionError where the command would
+    refuse them."""
+    option = {option.name: option for option in fields(Options)}[name]
+    parser = _OptionParser(add_help=False, allow_abbrev=False)
+    add_option(parser, option)
+    # After a sign of equality a value may begin with a dash.
+    single = len(words) == 1 and not option.metadata["many"]
+    line = [f"{flag_of(option)}={words[0]}"] if single else [flag_of(option), *words]
+    return one_or_several(name, getattr(parser.parse_args(line), name))
+
+
+class _OptionParser(argparse.ArgumentParser):
+    """Raises what it would print."""
+
+    def error(self, message: str) -> NoReturn:
+        raise OptionError(message.removeprefix("argument "))
+
+
 def given_options(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Those of `settings`, as the command parsed them, that are fields of `Options`."""
-    options = {option.name: settings[option.name] for option in fields(Options) if option.name in settings}
-    # The command takes a list where the function takes a number too.
-    for name in ONE_OR_SEVERAL:
-        if isinstance(options.get(name), list) and len(options[name]) == 1:
-            options[name] = options[name][0]
-    return options
+    return {
+        option.name: one_or_several(option.name, settings[option.name])
+        for option in fields(Options)
+        if option.name in settings
+    }
+
+
+def one_or_several(name: str, value: Any) -> Any:
+    """The value where the command takes a list, and the function a list or what is alone in it."""
+    return value[0] if name in _ONE_OR_SEVERAL and isinstance(value, list) and len(value) == 1 else value
 
 
 def parse_as(option: "Field[Any]") -> Callable[[str], Any]:

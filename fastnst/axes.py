@@ -1,12 +1,11 @@
 """The axis of a grid: an option, and the values that it takes in turn."""
 
-import argparse
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, NoReturn
+from typing import Any
 
-from fastnst.arguments import ONE_OR_SEVERAL, add_option, flag_of
+from fastnst.arguments import option_value
 from fastnst.errors import OptionError
 from fastnst.options import Options
 
@@ -33,26 +32,15 @@ def make_axis(words: Sequence[str], flag: str) -> Axis:
     if not words:
         return Axis(None, [{}], [])
     name, values = words[0].removeprefix("--").replace("-", "_"), words[1:]
-    known = {option.name: option for option in fields(Options)}
+    known = [option.name for option in fields(Options)]
     if name not in known:
         raise OptionError(f"{flag} {words[0]!r} is no option; the options are: {', '.join(known)}")
     if not values or len(values) > _MOST_VALUES:
         raise OptionError(f"{flag} {name} has {len(values)} values; give 1 to {_MOST_VALUES}")
-    parser = _Parser(add_help=False, allow_abbrev=False)
-    add_option(parser, known[name])
     settings = []
     for value in values:
         try:
-            parts = shlex.split(value)
-            found = vars(parser.parse_args([flag_of(known[name]), *parts]))[name]
-        except (ValueError, KeyError) as error:
+            settings.append({name: option_value(name, shlex.split(value))})
+        except (ValueError, OptionError) as error:
             raise OptionError(f"{flag} {name}: the value {value!r} cannot be read: {error}") from None
-        settings.append({name: found[0] if name in ONE_OR_SEVERAL and len(found) == 1 else found})
     return Axis(name, settings, [f"{name.replace('_', ' ')} {value}" for value in values])
-
-
-class _Parser(argparse.ArgumentParser):
-    """Raises what it would print."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(message)

@@ -1,6 +1,5 @@
 """The manifest of a batch: a CSV file, or JSON lines, with one content and its styles in each row."""
 
-import argparse
 import csv
 import difflib
 import io
@@ -11,9 +10,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
-from fastnst.arguments import ONE_OR_SEVERAL, add_option, flag_of
+from fastnst.arguments import option_value
 from fastnst.errors import FastnstError, OptionError
 from fastnst.masks import parse_masks
 from fastnst.options import START_WORDS, Options
@@ -214,17 +213,13 @@ def _masks(where: str, value: Any, folder: Path) -> list[dict[str, Any]]:
 
 def parse_option(name: str, text: str) -> Any:
     """The value of an option as it is written on the command line. Raises OptionError for what it would refuse."""
-    parser = _Parser(add_help=False, allow_abbrev=False)
-    add_option(parser, _OPTIONS[name])
-    flag = flag_of(_OPTIONS[name])
     if name == "masks":
-        words = [word for region in text.split(STYLE_SEPARATOR) for word in (flag, *shlex.split(region))]
-    else:
-        words = [flag, *text.split()] if _OPTIONS[name].metadata["many"] else [f"{flag}={text}"]
-    value = getattr(parser.parse_args(words), name)
-    return value[0] if name in ONE_OR_SEVERAL and len(value) == 1 else value
+        return [words for region in text.split(STYLE_SEPARATOR) for words in option_value(name, _words(region))]
+    return option_value(name, text.split() if _OPTIONS[name].metadata["many"] else [text])
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise OptionError(message.removeprefix("argument "))
+def _words(region: str) -> list[str]:
+    try:
+        return shlex.split(region)
+    except ValueError as error:
+        raise OptionError(f"--mask: {region!r} cannot be read ({error}); close its quotes") from None

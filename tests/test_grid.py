@@ -75,11 +75,11 @@ def test_axes(words: list[str], settings: list[Any], labels: list[str]) -> None:
         (["warp", "9"], "--down 'warp' is no option; the options are: preset, size"),
         (["seed"], "--down seed has 0 values; give 1 to 64"),
         (["seed", *["1"] * 65], "--down seed has 65 values"),
-        (["seed", "x"], "--down seed: the value 'x' cannot be read: argument --seed: 'x' is not a whole number"),
+        (["seed", "x"], "--down seed: the value 'x' cannot be read: --seed: 'x' is not a whole number"),
         (["seed", "1 2"], "the value '1 2' cannot be read: unrecognized arguments: 2"),
-        (["optimizer", "sgd"], "the value 'sgd' cannot be read: argument --optimizer: invalid choice"),
+        (["optimizer", "sgd"], "the value 'sgd' cannot be read: --optimizer: invalid choice"),
         (["init", "'a"], 'the value "\'a" cannot be read: No closing quotation'),
-        (["seed", ""], "the value '' cannot be read: argument --seed: expected one argument"),
+        (["seed", ""], "the value '' cannot be read: --seed: expected one argument"),
     ],
 )
 def test_axes_that_are_refused(words: list[str], said: str) -> None:

@@ -148,6 +148,11 @@ def test_a_cell_cannot_smuggle_in_another_option() -> None:
         parse_option("scales", "64 --size 12")
 
 
+def test_a_mask_with_an_open_quote_is_refused() -> None:
+    with pytest.raises(OptionError, match="No closing quotation.*close its quotes"):
+        parse_option("masks", "content='a b.png")
+
+
 def test_every_error_is_counted() -> None:
     def halved(number: int) -> int:
         if number % 2:

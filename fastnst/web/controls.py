@@ -6,7 +6,7 @@ from dataclasses import Field, dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
-from fastnst.arguments import ONE_OR_SEVERAL, parse_as
+from fastnst.arguments import one_or_several, parse_as
 from fastnst.errors import OptionError
 from fastnst.option_groups import GROUPS
 from fastnst.options import PRESETS, Options, resolve_options
@@ -101,8 +101,7 @@ def _read(option: "Field[Any]", text: str) -> Any:
         words = [parse(word) for word in text.replace(comma, " ").split()]
     except argparse.ArgumentTypeError as error:
         raise OptionError(f"{_spoken(option.name)}: {error}") from None
-    # The options take a number where the command has a list of one.
-    return words[0] if option.name in ONE_OR_SEVERAL and len(words) == 1 else words
+    return one_or_several(option.name, words)
 
 
 def _kind(option: "Field[Any]") -> str | None:
