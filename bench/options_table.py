@@ -9,8 +9,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from fastnst.arguments import flag_of
-from fastnst.cli import describe_default
+from fastnst.arguments import describe_default, flag_of
 from fastnst.option_groups import GROUPS
 from fastnst.options import PRESETS, Options, resolve_options
 

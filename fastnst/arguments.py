@@ -164,6 +164,21 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
         )
 
 
+def add_input_places(parser: argparse.ArgumentParser) -> None:
+    """Adds those that say where the inputs of a run of before are now."""
+    parser.add_argument("--content", metavar="PATH", help="where its content is now")
+    parser.add_argument("--styles", metavar="PATH", nargs="+", help="where its styles are now, all of them, in order")
+    parser.add_argument("--init", metavar="PATH", help="where the picture is that it started from")
+    parser.add_argument(
+        "--mask",
+        dest="masks",
+        action="append",
+        metavar="WORD",
+        nargs="+",
+        help="where its masks are now, all of them, in order, as for stylize",
+    )
+
+
 def option_value(name: str, words: Sequence[str]) -> Any:
     """The value of the option `name` with these words after its flag. Raises OptionError where the command would
     refuse them."""

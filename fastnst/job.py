@@ -1,9 +1,10 @@
 """A run as the command asks for it: its inputs, its options and everything that it writes, checked beforehand."""
 
 import glob
+import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,6 +40,11 @@ class Outputs:
     quiet: bool = False
     json: bool = False
 
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> "Outputs":
+        """Those of `settings`, as the command parsed them."""
+        return cls(**{one.name: settings[one.name] for one in fields(cls) if one.name in settings})
+
     @property
     def target(self) -> Target:
         """The path, or the standard output."""
@@ -53,6 +59,11 @@ class Outputs:
     def form(self) -> dict[str, Any]:
         """How pictures are written."""
         return {"format": self.format, "bit_depth": self.bit_depth}
+
+    @property
+    def callback_every(self) -> int | None:
+        """After how many evaluations the losses are read back at least: what every output on the way asks for."""
+        return math.gcd(self.save_every or 0, self.movie_every if self.movie is not None else 0) or None
 
     def callbacks(self) -> list[Ready]:
         """Those that write on the way. Raises FastnstError where they could not."""

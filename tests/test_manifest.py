@@ -149,7 +149,7 @@ def test_a_cell_cannot_smuggle_in_another_option() -> None:
 
 
 def test_a_mask_with_an_open_quote_is_refused() -> None:
-    with pytest.raises(OptionError, match="No closing quotation.*close its quotes"):
+    with pytest.raises(OptionError, match=r"No closing quotation.*close its quotes"):
         parse_option("masks", "content='a b.png")
 
 

@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from fastnst.commands.signals import heard
 from fastnst.errors import FastnstError, Interrupted, OptionError
+from fastnst.exit_codes import EXIT_BAD_INPUT, EXIT_INTERRUPTED
 from fastnst.places import check_place
 
 if TYPE_CHECKING:
@@ -80,7 +81,6 @@ def add_parser(commands: Any) -> None:
 def run(parsed: argparse.Namespace) -> int:
     from fastnst.batch import run_batch
     from fastnst.batch_rows import grouped, missing_inputs
-    from fastnst.cli import EXIT_BAD_INPUT, EXIT_INTERRUPTED
 
     began = time.perf_counter()
     if parsed.workers is not None and parsed.workers < 1:

@@ -2,13 +2,15 @@
 
 import argparse
 import importlib.util
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 SHELLS = ("bash", "zsh", "fish", "tcsh", "powershell")
 
 
-def add_parser(commands: Any) -> None:
-    """Adds the command to those of `fastnst`."""
+def add_parser(commands: Any, build_parser: Callable[[], argparse.ArgumentParser]) -> None:
+    """Adds the command to those of `fastnst`, whose whole parser `build_parser` makes."""
     parser = commands.add_parser(
         "completion",
         help="print a script that completes this command in a shell",
@@ -17,11 +19,10 @@ def add_parser(commands: Any) -> None:
         "fish, as ~/.config/fish/completions/fastnst.fish.",
     )
     parser.add_argument("shell", choices=SHELLS, help="the shell")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=partial(run, build_parser=build_parser))
 
 
-def run(parsed: argparse.Namespace) -> int:
-    from fastnst.cli import build_parser
+def run(parsed: argparse.Namespace, build_parser: Callable[[], argparse.ArgumentParser]) -> int:
     from fastnst.errors import OptionError
 
     if importlib.util.find_spec("shtab") is None:

@@ -4,11 +4,19 @@ import argparse
 import json
 from typing import Any
 
-from fastnst.job import STANDARD, standard_input
-from fastnst.output import read_parameters
+
+def add_parser(commands: Any) -> None:
+    """Adds the command to those of `fastnst`."""
+    parser = commands.add_parser("info", help="print how an image was made", description="Prints how OUT was made.")
+    parser.add_argument("image", metavar="OUT", help="an image that fastnst wrote; - reads it from stdin")
+    parser.add_argument("--json", action="store_true", help="print the parameters as JSON")
+    parser.set_defaults(run=run)
 
 
 def run(parsed: argparse.Namespace) -> int:
+    from fastnst.job import STANDARD, standard_input
+    from fastnst.output import read_parameters
+
     parameters = read_parameters(standard_input() if parsed.image == STANDARD else parsed.image)
     if parsed.json:
         print(json.dumps(parameters, indent=2))

@@ -7,9 +7,7 @@ import os
 import sys
 from importlib.metadata import version
 from itertools import product
-from typing import TYPE_CHECKING
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Any
 
 from fastnst.errors import OptionError
 
@@ -17,11 +15,41 @@ if TYPE_CHECKING:
     from fastnst_kernels.aot import Compiled
 
 
+def add_parser(commands: Any) -> None:
+    """Adds the command to those of `fastnst`."""
+    from fastnst.arguments import whole_number
+
+    parser = commands.add_parser(
+        "kernels",
+        help="build every kernel for a GPU that need not be here",
+        description="Builds each kernel × dtype × layout × shape class ahead of time and shows what the compiler made "
+        "of it: registers, spills, shared memory, occupancy, matrix instructions, widths of loads and stores. The exit "
+        "code is 1 if one spills, needs more shared memory than there is, leaves the matrix unit idle, or reads or "
+        "writes aligned features less than 16 bytes at a time.",
+    )
+    parser.add_argument(
+        "--target",
+        metavar="TARGET",
+        nargs="+",
+        required=True,
+        help="sm_80, sm_86, sm_89, sm_90, sm_100, sm_120, gfx942, gfx1100, or all",
+    )
+    parser.add_argument("--kernel", metavar="NAME", nargs="+", help="these kernels alone, as partial_gram")
+    parser.add_argument("--shapes", metavar="SHAPE", nargs="+", help="these shape classes alone, as conv1_1 odd")
+    parser.add_argument("--modes", metavar="MODE", nargs="+", help="float32, tf32, float16, bfloat16 (default: all)")
+    parser.add_argument(
+        "--jobs", metavar="N", type=whole_number, help="builds at once (default: the number of processors)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the builds as one JSON object on stdout")
+    parser.set_defaults(run=run)
+
+
 def run(parsed: argparse.Namespace) -> int:
     if sys.platform != "linux" or importlib.util.find_spec("triton") is None:
         raise OptionError("kernels are built by the package triton, which is not here; pip install triton, on Linux")
     from fastnst_kernels import aot
     from fastnst_kernels.gpu import TARGETS
+    from tqdm import tqdm
 
     targets = list(TARGETS) if "all" in parsed.target else list(dict.fromkeys(parsed.target))
     processes = len(os.sched_getaffinity(0)) if parsed.jobs is None else parsed.jobs

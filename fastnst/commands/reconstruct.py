@@ -57,7 +57,7 @@ def add_parser(commands: Any) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     from fastnst.canvas import Canvas
-    from fastnst.commands.stylize import settings_of
+    from fastnst.commands.settings import settings_of
     from fastnst.commands.together import execute_together
     from fastnst.images import load_image
     from fastnst.job import STANDARD, Job

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def add_parser(commands: Any) -> None:
     """Adds the command to those of `fastnst`."""
-    from fastnst.arguments import add_output_arguments
+    from fastnst.arguments import add_input_places, add_output_arguments
 
     parser = commands.add_parser(
         "rerun",
@@ -28,17 +28,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("image", metavar="IMAGE", help="an image that fastnst wrote")
     parser.add_argument("-o", "--output", metavar="OUT", required=True, help="where the new one goes, as for stylize")
-    parser.add_argument("--content", metavar="PATH", help="where its content is now")
-    parser.add_argument("--styles", metavar="PATH", nargs="+", help="where its styles are now, all of them, in order")
-    parser.add_argument("--init", metavar="PATH", help="where the picture is that it started from")
-    parser.add_argument(
-        "--mask",
-        dest="masks",
-        action="append",
-        metavar="WORD",
-        nargs="+",
-        help="where its masks are now, all of them, in order, as for stylize",
-    )
+    add_input_places(parser)
     parser.add_argument("--device", metavar="DEVICE", help="another device than the one it was made on")
     parser.add_argument("--changed", action="store_true", help="go on with inputs that are not the same any more")
     add_output_arguments(parser)
@@ -46,10 +36,8 @@ def add_parser(commands: Any) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    from dataclasses import fields
-
     from fastnst.canvas import Canvas, recorded_canvas
-    from fastnst.commands.stylize import execute
+    from fastnst.commands.execution import execute
     from fastnst.images import load_image, opaque, open_picture
     from fastnst.job import Job, Outputs
     from fastnst.options import MAX_PIXELS, START_WORDS, resolve_options
@@ -58,7 +46,7 @@ def run(parsed: argparse.Namespace) -> int:
     record = read_parameters(parsed.image)
     options = _options(record, parsed)
     original = load_image(parsed.image, role="the")
-    outputs = Outputs(**{one.name: getattr(parsed, one.name) for one in fields(Outputs) if one.name in parsed})
+    outputs = Outputs.of(vars(parsed))
     content: str | Canvas | None = recorded_canvas(record)
     if content is None:
         content = _place(parsed.content, record["content"], parsed.image, "content")

@@ -1,14 +1,13 @@
 """`fastnst resume CHECKPOINT`: a run that was stopped, gone on with."""
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
 
 def add_parser(commands: Any) -> None:
     """Adds the command to those of `fastnst`."""
-    from fastnst.arguments import add_output_arguments
+    from fastnst.arguments import add_input_places, add_output_arguments
 
     parser = commands.add_parser(
         "resume",
@@ -19,17 +18,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("saved", metavar="CHECKPOINT", help="the file that --checkpoint wrote")
     parser.add_argument("-o", "--output", metavar="OUT", required=True, help="where the image goes, as for stylize")
-    parser.add_argument("--content", metavar="PATH", help="where its content is now")
-    parser.add_argument("--styles", metavar="PATH", nargs="+", help="where its styles are now, all of them, in order")
-    parser.add_argument("--init", metavar="PATH", help="where the picture is that it started from")
-    parser.add_argument(
-        "--mask",
-        dest="masks",
-        action="append",
-        metavar="WORD",
-        nargs="+",
-        help="where its masks are now, all of them, in order, as for stylize",
-    )
+    add_input_places(parser)
     for name, what in (("device", "another device"), ("tile", "other tiles"), ("max-memory", "another memory limit")):
         parser.add_argument(f"--{name}", default=argparse.SUPPRESS, metavar="X", help=f"{what} than the run had")
     add_output_arguments(parser)
@@ -37,7 +26,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    from dataclasses import fields
+    from dataclasses import replace
 
     from fastnst.canvas import recorded_canvas
     from fastnst.commands.together import execute_together
@@ -55,14 +44,13 @@ def run(parsed: argparse.Namespace) -> int:
     if options.get("masks") is not None:
         options["masks"] = parsed.masks or saved.masks_again
     options.update({name: getattr(parsed, name) for name in ("device", "tile", "max_memory") if name in parsed})
-    outputs = {one.name: getattr(parsed, one.name) for one in fields(Outputs) if one.name in parsed}
     styles = parsed.styles or [_place(None, style, "--styles") for style in saved.sources["styles"]]
     canvas = recorded_canvas(saved.parameters)
     job = Job(
         _place(parsed.content, saved.sources["content"], "--content") if canvas is None else canvas,
         styles,
         options,
-        Outputs(**{**outputs, "checkpoint": os.fspath(path)}),
+        replace(Outputs.of(vars(parsed)), checkpoint=parsed.saved),
     )
     return execute_together(job, saved=path)
 

@@ -39,7 +39,7 @@ def add_parser(commands: Any) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     from fastnst.canvas import parse_canvas
-    from fastnst.commands.stylize import settings_of
+    from fastnst.commands.settings import settings_of
     from fastnst.commands.together import execute_together
     from fastnst.job import Job, style_paths
     from fastnst.texture import texture_options

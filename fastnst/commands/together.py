@@ -8,9 +8,9 @@ import warnings
 from pathlib import Path
 
 from fastnst.canvas import opened
-from fastnst.cli import EXIT_BAD_INPUT
-from fastnst.commands.stylize import callback_every, execute
+from fastnst.commands.execution import execute
 from fastnst.errors import FastnstWarning, OptionError
+from fastnst.exit_codes import EXIT_BAD_INPUT
 from fastnst.job import STANDARD, Job
 from fastnst.options import resolve_options
 from fastnst.ranks import Ranks, RanksError, are_launched, joined
@@ -44,7 +44,7 @@ def _follow(job: Job, ranks: Ranks, saved: Path | None) -> int:
     content, styles, options = job.sources()
     stylizer = Stylizer(styles, ranks=ranks, **options)
     stylizer.load(progress=False)
-    picture, every = opened(content, stylizer.options.max_pixels), callback_every(outputs)
+    picture, every = opened(content, stylizer.options.max_pixels), outputs.callback_every
     seconds = outputs.checkpoint_every
     try:
         if saved is None:

@@ -4,15 +4,39 @@ import argparse
 import json
 import sys
 import textwrap
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    from fastnst.verification import Check
 
-from fastnst.measure import device_name
-from fastnst.runtime import versions
-from fastnst.verification import MODES, Check, Skipped, verify
+
+def add_parser(commands: Any) -> None:
+    """Adds the command to those of `fastnst`."""
+    parser = commands.add_parser(
+        "verify",
+        help="check every kernel against float64",
+        description="Checks each op × dtype × layout × layer shape against float64, forward and backward.",
+    )
+    parser.add_argument(
+        "--backend", choices=("all", "triton", "torch"), default="all", help="what to check (default: all)"
+    )
+    parser.add_argument(
+        "--size",
+        type=int,
+        metavar="PX",
+        help="side of the square image whose layers are checked (default: 512 on a GPU, 256 on a CPU)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the checks as one JSON object on stdout")
+    parser.set_defaults(run=run)
 
 
 def run(parsed: argparse.Namespace) -> int:
+    import torch
+
+    from fastnst.measure import device_name
+    from fastnst.runtime import versions
+    from fastnst.verification import Skipped, verify
+
     checks: list[Check] = []
     skipped: list[Skipped] = []
     for found in verify(parsed.backend, parsed.size):
@@ -45,7 +69,9 @@ def run(parsed: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _print_tables(checks: list[Check]) -> None:
+def _print_tables(checks: "list[Check]") -> None:
+    from fastnst.verification import MODES
+
     for backend, device in dict.fromkeys((check.backend, check.device) for check in checks):
         of_backend = [check for check in checks if (check.backend, check.device) == (backend, device)]
         print(f"{backend} on {device}: the worst error / budget of all shapes and layouts; ! marks one that failed")
@@ -61,13 +87,13 @@ def _print_tables(checks: list[Check]) -> None:
         print()
 
 
-def _print_shapes(checks: list[Check]) -> None:
+def _print_shapes(checks: "list[Check]") -> None:
     shapes = dict.fromkeys((check.layer, check.shape) for check in checks)
     named = ", ".join(f"{layer} {'×'.join(map(str, shape))}" for layer, shape in shapes)
     print(textwrap.fill(named, width=110, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False))
 
 
-def _cell(checks: list[Check]) -> str:
+def _cell(checks: "list[Check]") -> str:
     if not checks:
         return ""
     check = max(checks, key=lambda check: (not check.passed, check.share))
@@ -75,7 +101,7 @@ def _cell(checks: list[Check]) -> str:
     return shown + (" " if check.passed else "!")
 
 
-def _failure(check: Check) -> str:
+def _failure(check: "Check") -> str:
     what = f"{check.name} {check.direction}, {check.backend} on {check.device}, {check.mode} {check.layout}"
     shape = f"{check.layer} {'×'.join(map(str, check.shape))}"
     return f"failed: {what}, {shape}: {check.problem or f'error {check.error:.3g}, budget {check.budget:.3g}'}"
