@@ -6,7 +6,6 @@ gradient gets of the halo's pixels goes to their owners, who add it. Between pro
 Grams and twice the halo.
 """
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -16,17 +15,16 @@ from torch import Tensor
 
 from fastnst.backbone import Backbone
 from fastnst.band_variation import BandVariation
-from fastnst.errors import FastnstWarning
 from fastnst.guidance import Guidance
 from fastnst.loss_scale import LossScale
 from fastnst.objective import Loss, Variation, variation_of
 from fastnst.options import Options
 from fastnst.plan import WHOLE, Plan
-from fastnst.planner import next_smaller
 from fastnst.row_bands import Bands
-from fastnst.runtime import Runtime, is_out_of_memory
+from fastnst.runtime import Runtime
 from fastnst.tile_content import make_tile_content
 from fastnst.tile_grid import Span, TileGrid, levels_of
+from fastnst.tile_halving import make_room, plan_after
 from fastnst.tile_taps import StyleTarget, layer_sums, sums_of
 from fastnst.tiled_objective import TiledObjective, store_of
 
@@ -145,17 +143,12 @@ class BandObjective:
         try:
             return use()
         except Exception as error:
-            fixed = self._tile_is_fixed or not is_out_of_memory(error)
-            smaller = None if fixed else next_smaller(self.plan, self._options, self.runtime)
+            smaller = plan_after(error, self.plan, self._options, self.runtime, tile_is_fixed=self._tile_is_fixed)
             if smaller is None:
                 raise
         # Outside of the handler: what the failed frames held is free again.
-        self._inner = None
-        self.plan = smaller
-        if self.runtime.device.type == "cuda":
-            torch.cuda.empty_cache()
-        message = f"memory ran out; going on with tiles of {smaller.tile} pixels, computed twice"
-        warnings.warn(message, FastnstWarning, stacklevel=2)
+        self._inner, self.plan = None, smaller
+        make_room(smaller, self.runtime)
         return None
 
     def _looked_around(self, image: Tensor) -> Tensor:

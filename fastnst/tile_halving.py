@@ -78,25 +78,12 @@ class FittingObjective:
                     self._inner = self._made()
                 return use(self._inner)
             except Exception as error:
-                smaller = self._smaller(error)
+                smaller = plan_after(error, self.plan, self._options, self.runtime, tile_is_fixed=self._tile_is_fixed)
                 if smaller is None:
                     raise
             # Outside of the handler: what the failed frames held is free again.
-            self._shrink(smaller)
-
-    def _smaller(self, error: Exception) -> Plan | None:
-        capturing = self.runtime.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-        if self._tile_is_fixed or capturing or not is_out_of_memory(error):
-            return None
-        return next_smaller(self.plan, self._options, self.runtime)
-
-    def _shrink(self, plan: Plan) -> None:
-        self._inner = None
-        self.plan = plan
-        if self.runtime.device.type == "cuda":
-            torch.cuda.empty_cache()
-        message = f"memory ran out; going on with tiles of {plan.tile} pixels, computed twice"
-        warnings.warn(message, FastnstWarning, stacklevel=2)
+            self._inner, self.plan = None, smaller
+            make_room(smaller, self.runtime)
 
     def _made(self) -> Objective | TiledObjective:
         plan, content = self.plan, self._content
@@ -123,3 +110,19 @@ class FittingObjective:
             again=plan.again if plan.level != "recompute" else None,
         )
         return replace(tiled, loss_scale=self.loss_scale)
+
+
+def plan_after(error: Exception, plan: Plan, options: Options, runtime: Runtime, *, tile_is_fixed: bool) -> Plan | None:
+    """The plan with smaller tiles to go on with after `error`; None where there is none, or it is another error."""
+    capturing = runtime.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    if tile_is_fixed or capturing or not is_out_of_memory(error):
+        return None
+    return next_smaller(plan, options, runtime)
+
+
+def make_room(plan: Plan, runtime: Runtime) -> None:
+    """Gives back what torch has kept of the larger tiles, and warns of the smaller ones of `plan`."""
+    if runtime.device.type == "cuda":
+        torch.cuda.empty_cache()
+    message = f"memory ran out; going on with tiles of {plan.tile} pixels, computed twice"
+    warnings.warn(message, FastnstWarning, stacklevel=3)
