@@ -11,7 +11,8 @@ from pathlib import Path
 
 from fastnst.arguments import describe_default, flag_of
 from fastnst.option_groups import GROUPS
-from fastnst.options import PRESETS, Options, resolve_options
+from fastnst.options import Options, resolve_options
+from fastnst.presets import PRESETS
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "options.md"
 BEGIN, END = "<!-- options: begin (python -m bench.options_table --write) -->", "<!-- options: end -->"

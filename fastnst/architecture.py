@@ -35,6 +35,10 @@ NETWORKS: dict[str, tuple[Layer, ...]] = {
 }
 
 
+PAPER_STYLE_LAYERS = tuple(f"conv{block}_1" for block in range(1, 6))
+"""Those whose Gram matrices Gatys et al. match: the first of each block."""
+
+
 def layers_of(network: str) -> tuple[Layer, ...]:
     """The layers of `network` in order. Raises OptionError for an unknown network."""
     if network not in NETWORKS:

@@ -9,8 +9,10 @@ from itertools import takewhile
 from typing import Any, NoReturn
 
 from fastnst.errors import OptionError
+from fastnst.option_forms import Iterations, StyleWeight
 from fastnst.option_groups import GROUPS
-from fastnst.options import PRESETS, Iterations, Options, StyleWeight
+from fastnst.options import Options
+from fastnst.presets import PRESETS
 
 # As in `fastnst.formats`, which is not imported here: the command's help must not wait for what it imports.
 _FORMATS = ("png", "jpeg", "webp", "tiff", "npy")

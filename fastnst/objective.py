@@ -40,7 +40,8 @@ from fastnst.errors import FastnstError
 from fastnst.guidance import Guidance, LayerGuidance
 from fastnst.loss_scale import LossScale
 from fastnst.moment_sums import StyleRegions, loss_backend
-from fastnst.options import LayerWeights, Options
+from fastnst.option_forms import LayerWeights
+from fastnst.options import Options
 from fastnst.reductions import content_factor, style_factor
 from fastnst.runtime import Runtime
 from fastnst.sliced import SlicedTargets, sliced_targets

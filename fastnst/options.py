@@ -1,47 +1,30 @@
-"""Every option of a run, once: name, type, default, range and meaning, for the command, the function and the README."""
+"""Every option of a run, once: name, type, default, range and meaning, for command, function and documents."""
 
-import math
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from numbers import Integral, Real
-from types import MappingProxyType
-from typing import Any, TypedDict
+from typing import Any
 
-from fastnst.architecture import NETWORKS, canonical_layer
+from fastnst.architecture import NETWORKS, PAPER_STYLE_LAYERS
 from fastnst.errors import OptionError
-from fastnst.masks import Mask, parse_masks
+from fastnst.masks import Mask
+from fastnst.option_forms import (
+    MOST_SCALES,
+    Iterations,
+    LayerWeights,
+    Scales,
+    StyleWeight,
+    check_layers,
+    check_range,
+    normal_form,
+    normal_scales,
+)
+from fastnst.presets import PRESETS
 from fastnst.reductions import CONTENT_FORMS, OF_THE_OBJECTIVE, STYLE_FORMS
-from fastnst.tile_options import parse_memory, parse_tile
 
 START_WORDS = ("content", "noise", "grey", "style-mean")
 """What `init` may be beside a picture."""
-PRESET_NAMES = (
-    "default",
-    "gatys",
-    "texture",
-    "reconstruction",
-    "neural-style",
-    "gatys-notebook",
-    "style-transfer-pytorch",
-)
-
-MOST_SCALES = 12
-"""Of those that are counted."""
-
-_OF_GATYS = tuple(f"conv{block}_1" for block in range(1, 6))
-
-LayerWeights = tuple[tuple[str, float], ...]
-Scales = int | tuple[int, ...] | None
-Iterations = int | tuple[int, ...]
-StyleWeight = float | tuple[float, ...]
-
 MAX_PIXELS = 200_000_000
 """Of a picture that is read; decoded whole, it takes 3 to 8 GB at the peak."""
-
-
-# No option takes more; Python refuses to print a number of some thousand digits.
-_MOST_BITS = 128
 
 
 def _option(
@@ -78,7 +61,7 @@ class Options:
     Raises OptionError where a value has a wrong type, is out of range, or contradicts another one.
     """
 
-    preset: str = _option("default", "starting values for the other options", choices=PRESET_NAMES)
+    preset: str = _option("default", "starting values for the other options", choices=tuple(PRESETS))
     size: int = _option(
         512,
         "edge of the result, the long one unless --edge is short, in pixels",
@@ -197,7 +180,7 @@ class Options:
         many=True,
     )
     style_layers: LayerWeights = _option(
-        tuple((name, 0.2) for name in _OF_GATYS),
+        tuple((name, 0.2) for name in PAPER_STYLE_LAYERS),
         "style layers, each NAME or NAME=WEIGHT; 1/count where no weight is given",
         metavar="LAYER",
         many=True,
@@ -267,15 +250,13 @@ class Options:
     seed: int = _option(0, "seed of the noise", metavar="N", minimum=0, maximum=2**63 - 1)
 
     def __post_init__(self) -> None:
-        _check_range(
-            "network", _normal_form("network", self.network, ""), self.__dataclass_fields__["network"].metadata
-        )
+        check_range("network", normal_form("network", self.network, ""), self.__dataclass_fields__["network"].metadata)
         for option in fields(self):
-            value = _normal_form(option.name, getattr(self, option.name), self.network)
+            value = normal_form(option.name, getattr(self, option.name), self.network)
             object.__setattr__(self, option.name, value)
-            _check_range(option.name, value, option.metadata)
-        _check_layers("content", self.content_layers, self.network)
-        _check_layers("style", self.style_layers, self.network)
+            check_range(option.name, value, option.metadata)
+        check_layers("content", self.content_layers, self.network)
+        check_layers("style", self.style_layers, self.network)
         if isinstance(self.scales, tuple):
             if min(self.scales, default=0) < 2:
                 raise OptionError(f"scales {self.scales} are too small; give at least one, each 2 pixels or more")
@@ -338,133 +319,6 @@ class Options:
         return tuple(dict.fromkeys(name for name, _ in self.active_content_layers + self.active_style_layers))
 
 
-class UnsizedValues(TypedDict, total=False):
-    """The fields of `Options` but the size, before they are normalised."""
-
-    preset: str
-    edge: str
-    iterations: int | Sequence[int]
-    scales: int | str | Sequence[int] | None
-    scale_factor: float
-    tile: int | str | None
-    max_memory: int | str | None
-    max_pixels: int
-    seconds: float | None
-    tolerance: float | None
-    optimizer: str
-    learning_rate: float | None
-    line_search: str
-    hessian: str
-    history: int
-    history_precision: str
-    average: float | None
-    content_weight: float
-    style_weight: float | Sequence[float]
-    tv_weight: float
-    tv_kind: str
-    tv_reduction: str
-    style_weights: Sequence[float] | None
-    style_scale: float
-    content_layers: str | Sequence[str] | Mapping[str, float]
-    style_layers: str | Sequence[str] | Mapping[str, float]
-    masks: Sequence[Any] | None
-    style_loss: str
-    preserve_color: str
-    objective: str
-    content_reduction: str
-    style_reduction: str
-    pooling: str
-    padding: str
-    init: Any
-    network: str
-    weights: str | os.PathLike[str]
-    precision: str
-    device: str
-    backend: str
-    seed: int
-
-
-class OptionValues(UnsizedValues, total=False):
-    """The keyword arguments of `stylize` and `Stylizer`: the fields of `Options`, before they are normalised."""
-
-    size: int
-
-
-PRESETS: Mapping[str, OptionValues] = MappingProxyType(
-    {
-        "default": OptionValues(),
-        "gatys": OptionValues(
-            objective="paper",
-            content_weight=1.0,
-            style_weight=1e3,
-            tv_weight=0.0,
-            pooling="avg",
-            padding="zeros",
-            init="noise",
-            optimizer="lbfgs",
-            iterations=500,
-            scales=None,
-        ),
-        "texture": OptionValues(content_weight=0.0, init="noise"),
-        "reconstruction": OptionValues(init="noise", scales=None, iterations=200, tv_weight=0.01),
-        "neural-style": OptionValues(
-            content_reduction="mean",
-            content_weight=5.0,
-            style_reduction="channel-mean",
-            style_weight=100.0,
-            style_layers=dict.fromkeys(_OF_GATYS, 1.0),
-            tv_reduction="sum",
-            tv_weight=1e-3 * 256**2 / 2,
-            pooling="max",
-            init="grey",
-            optimizer="lbfgs",
-            iterations=1000,
-            scales=None,
-        ),
-        "gatys-notebook": OptionValues(
-            content_reduction="mean",
-            content_weight=1.0,
-            style_reduction="channel-mean",
-            style_weight=1e3,
-            style_layers=dict.fromkeys(_OF_GATYS, 1.0),
-            tv_weight=0.0,
-            pooling="max",
-            init="content",
-            optimizer="lbfgs",
-            iterations=(500, 200),
-            size=800,
-            edge="short",
-            scales=2,
-            scale_factor=800 / 512,
-        ),
-        "style-transfer-pytorch": OptionValues(
-            content_reduction="mean",
-            content_weight=0.015,
-            style_loss="wasserstein",
-            style_reduction="mean",
-            style_weight=1.0,
-            style_layers={name: 4.0 ** (4 - block) / 341 for block, name in enumerate(_OF_GATYS)},
-            tv_kind="nine-point",
-            tv_weight=2.0,
-            pooling="max",
-            padding="replicate",
-            init="content",
-            optimizer="adam",
-            learning_rate=0.02,
-            average=0.99,
-            iterations=(1000, 500),
-            scales=5,
-            scale_factor=math.sqrt(2),
-        ),
-    }
-)
-"""What each preset sets; anything it leaves out keeps the default of `Options`.
-
-"gatys" is the paper; "neural-style", "gatys-notebook" and "style-transfer-pytorch" have the objectives and schedules of
-those programs (docs/moving-over.md).
-"""
-
-
 def resolve_options(**given: Any) -> Options:
     """Options from the defaults, then the preset, then what is `given`.
 
@@ -482,7 +336,7 @@ def resolve_options(**given: Any) -> Options:
     if not isinstance(preset, str) or preset not in PRESETS:
         raise OptionError(f"unknown preset {preset!r}; choose one of: {', '.join(PRESETS)}")
     values: dict[str, Any] = {**PRESETS[preset], **given}
-    scales = _scales("scales", values.get("scales"))
+    scales = normal_scales(values.get("scales"))
     if isinstance(scales, tuple) and scales and "size" not in given:
         values["size"] = scales[-1]
     if "iterations" not in given and "iterations" in values:
@@ -514,187 +368,3 @@ def _check_counts(what: str, values: tuple[float, ...], scales: Scales) -> None:
             f"{len(values)} {what} for {count} scale{'s' if count > 1 else ''}; "
             "give one for all scales, or at most one for each"
         )
-
-
-def _normal_form(name: str, value: Any, network: str) -> Any:
-    if name in _NORMALISE:
-        return _NORMALISE[name](name, value)
-    if name.endswith("_layers"):
-        return _layer_weights(name, value, network)
-    if name != "init" and not isinstance(value, str):
-        raise OptionError(f"{_spoken(name)} {value!r} is not a name")
-    return value
-
-
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise OptionError(f"{_spoken(name)} {value!r} is not a number; write one as 0.5")
-    try:
-        return float(value)
-    except OverflowError:
-        raise OptionError(f"{_spoken(name)} is beyond what a float can hold; give an ordinary number") from None
-
-
-def _integer(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise OptionError(f"{_spoken(name)} {value!r} is not a whole number; write one as 512")
-    if int(value).bit_length() > _MOST_BITS:
-        raise OptionError(
-            f"{_spoken(name)} has {int(value).bit_length()} bits and is too large; give {_MOST_BITS} at most"
-        )
-    return int(value)
-
-
-def _optional_number(name: str, value: Any) -> float | None:
-    return None if value is None else _number(name, value)
-
-
-def _style_weight(name: str, value: Any) -> StyleWeight:
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        return _number(name, value)
-    weights = tuple(_number(name, weight) for weight in value)
-    if not weights:
-        raise OptionError("no style weight given; give one, or one for each scale")
-    return weights[0] if len(weights) == 1 else weights
-
-
-def _style_weights(name: str, value: Any) -> tuple[float, ...] | None:
-    if value is None:
-        return None
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        value = [value]
-    weights = tuple(_number("style weight", weight) for weight in value)
-    if not weights:
-        raise OptionError("no style weights given; give one for each style image, or none for equal ones")
-    return weights
-
-
-def _scales(name: str, value: Any) -> Scales:
-    if value is None or (isinstance(value, str) and value == "none"):
-        return None
-    if isinstance(value, Integral) and not isinstance(value, bool):
-        return int(value)
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        raise OptionError(
-            f"scales {value!r} is neither none, nor a number of scales, nor a list of long edges in pixels"
-        )
-    return tuple(_integer("scale", edge) for edge in value)
-
-
-def _iterations(name: str, value: Any) -> Iterations:
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        return _integer(name, value)
-    counts = tuple(_integer(name, count) for count in value)
-    if not counts:
-        raise OptionError("no iterations given; give one count, or one for each scale")
-    return counts[0] if len(counts) == 1 else counts
-
-
-def _path_text(name: str, value: Any) -> str:
-    if not isinstance(value, str | os.PathLike):
-        raise OptionError(f"{_spoken(name)} {value!r} is neither a name nor a path")
-    return os.fspath(value)
-
-
-def _device_text(name: str, value: Any) -> str:
-    if not isinstance(value, str) and type(value).__name__ != "device":
-        raise OptionError(f"device {value!r} is neither a name such as cpu or cuda:1 nor a torch.device")
-    return str(value)
-
-
-_NORMALISE: Mapping[str, Callable[[str, Any], Any]] = MappingProxyType(
-    {
-        "size": _integer,
-        "iterations": _iterations,
-        "history": _integer,
-        "max_pixels": _integer,
-        "seed": _integer,
-        "tile": lambda _, value: parse_tile(value),
-        "max_memory": lambda _, value: parse_memory(value),
-        "scales": _scales,
-        "learning_rate": _optional_number,
-        "seconds": _optional_number,
-        "tolerance": _optional_number,
-        "average": _optional_number,
-        "content_weight": _number,
-        "style_weight": _style_weight,
-        "tv_weight": _number,
-        "style_scale": _number,
-        "scale_factor": _number,
-        "style_weights": _style_weights,
-        "masks": lambda _, value: parse_masks(value),
-        "weights": _path_text,
-        "device": _device_text,
-    }
-)
-
-
-def _layer_weights(name: str, value: Any, network: str) -> LayerWeights:
-    if isinstance(value, Mapping):
-        named = [(str(layer), _number("layer weight", weight)) for layer, weight in value.items()]
-    else:
-        if not isinstance(value, Iterable):
-            raise OptionError(f"{_spoken(name)} {value!r} are neither names nor a mapping from name to weight")
-        words = [word for item in ([value] if isinstance(value, str) else value) for word in _words(item)]
-        named = [_named_layer(word, len(words)) for word in words]
-    return tuple((canonical_layer(layer, network), weight) for layer, weight in named)
-
-
-def _words(item: Any) -> list[str]:
-    """The words of "conv1_1, conv2_1=0.5"; a (name, weight) pair is one word."""
-    if isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str):
-        return [f"{item[0]}={_number('layer weight', item[1])!r}"]
-    if not isinstance(item, str):
-        raise OptionError(f"layer {item!r} is not a name; write conv4_1 or conv4_1=0.5")
-    return item.replace(",", " ").split()
-
-
-def _named_layer(word: str, count: int) -> tuple[str, float]:
-    layer, equals, weight = word.partition("=")
-    if not equals:
-        return layer, 1 / count
-    try:
-        return layer, float(weight)
-    except ValueError:
-        raise OptionError(f"the weight {weight!r} of layer {layer} is not a number; write {layer}=0.5") from None
-
-
-def _check_layers(kind: str, layers: LayerWeights, network: str) -> None:
-    names = [canonical_layer(layer, network) for layer, _ in layers]
-    if not layers:
-        raise OptionError(f"no {kind} layers given; name at least one, such as conv4_2, or set the {kind} weight to 0")
-    for layer, weight in layers:
-        if names.count(layer) > 1:
-            raise OptionError(f"{kind} layer {layer} is named twice; name each layer once")
-        if not math.isfinite(weight) or weight < 0:
-            raise OptionError(
-                f"weight {weight} of {kind} layer {layer} is out of range; weights must be finite and 0 or more"
-            )
-    if all(weight == 0 for _, weight in layers):
-        raise OptionError(f"the weights of the {kind} layers are all 0; at least one must be more")
-
-
-def _check_range(name: str, value: Any, facts: Mapping[str, Any]) -> None:
-    if facts["choices"] and value not in facts["choices"]:
-        raise OptionError(f"unknown {_spoken(name)} {value!r}; choose one of: {', '.join(facts['choices'])}")
-    numbers = value if isinstance(value, tuple) else (value,)
-    for number in numbers:
-        if not isinstance(number, int | float) or isinstance(number, bool):
-            continue
-        spoken = _spoken(name).removesuffix("s") if isinstance(value, tuple) else _spoken(name)
-        if isinstance(number, float) and not math.isfinite(number):
-            raise OptionError(f"{spoken} {number} is not finite; give an ordinary number")
-        if facts["minimum"] is not None and number < facts["minimum"]:
-            raise OptionError(f"{spoken} {number} is too small; it must be {facts['minimum']} or more")
-        if facts["maximum"] is not None and number > facts["maximum"]:
-            raise OptionError(f"{spoken} {number} is too large; it must be {facts['maximum']} or less")
-        if facts["above"] is not None and number <= facts["above"]:
-            raise OptionError(f"{spoken} {number} is too small; it must be more than {facts['above']}")
-    if name == "scales" and isinstance(value, int) and not 1 <= value <= MOST_SCALES:
-        raise OptionError(
-            f"{value} scales were asked for; give 1 to {MOST_SCALES} scales, or their long edges in pixels"
-        )
-
-
-def _spoken(name: str) -> str:
-    return name.replace("_", " ")

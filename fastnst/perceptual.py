@@ -11,7 +11,8 @@ from fastnst.errors import OptionError
 from fastnst.extractor import FeatureExtractor, Tap
 from fastnst.images import Source, fitted_size, flattened, load_image, resize_picture
 from fastnst.modules import TVLoss, content_factor
-from fastnst.options import OptionValues, resolve_options
+from fastnst.option_values import OptionValues
+from fastnst.options import resolve_options
 from fastnst.reductions import style_factor
 
 # The other options say how an image is optimised, which here is the caller's own business.

@@ -1,6 +1,6 @@
 """Coarse to fine: the sizes that a run goes through, and the steps at each of them."""
 
-from fastnst.options import Iterations, Scales, StyleWeight
+from fastnst.option_forms import Iterations, Scales, StyleWeight
 
 SMALLEST_EDGE = 64
 """Scales that are only counted, not named, go no lower than this short edge: below it there is nothing left to see."""

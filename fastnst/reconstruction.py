@@ -12,17 +12,19 @@ from typing import Any, Unpack
 from PIL import Image
 from torch import Tensor
 
+from fastnst.architecture import PAPER_STYLE_LAYERS
 from fastnst.canvas import Canvas
 from fastnst.contact_sheet import Look, contact_sheet
 from fastnst.errors import OptionError
 from fastnst.images import Picture, Source, flattened, load_image, resize
-from fastnst.options import OptionValues, resolve_options
+from fastnst.option_values import OptionValues
+from fastnst.options import resolve_options
 from fastnst.result import Result
 from fastnst.run import Callback
 from fastnst.stylizer import Stylizer
 
 Layers = str | Sequence[str] | Mapping[str, float]
-FIGURE_LAYERS = tuple(f"conv{block}_1" for block in range(1, 6))
+FIGURE_LAYERS = PAPER_STYLE_LAYERS
 
 
 def reconstruct_content(

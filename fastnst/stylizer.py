@@ -38,7 +38,8 @@ from fastnst.images import (
 from fastnst.networks import Networks
 from fastnst.objective import style_targets
 from fastnst.optimizers import Optimizer, make_optimizer
-from fastnst.options import START_WORDS, Options, OptionValues, resolve_options
+from fastnst.option_values import OptionValues
+from fastnst.options import START_WORDS, Options, resolve_options
 from fastnst.picture_folder import pictures_at
 from fastnst.plan import Plan
 from fastnst.planner import device_of, plan_run

@@ -6,7 +6,7 @@ from typing import Any, Unpack
 
 from fastnst.canvas import Canvas, parse_canvas
 from fastnst.errors import OptionError
-from fastnst.options import UnsizedValues
+from fastnst.option_values import UnsizedValues
 from fastnst.result import Result
 from fastnst.run import Callback
 from fastnst.stylizer import Styles, Stylizer

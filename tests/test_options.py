@@ -9,7 +9,9 @@ import torch
 
 from fastnst.errors import OptionError
 from fastnst.option_groups import GROUPS
-from fastnst.options import PRESETS, Options, OptionValues, resolve_options
+from fastnst.option_values import OptionValues
+from fastnst.options import Options, resolve_options
+from fastnst.presets import PRESETS
 
 
 def test_the_keyword_arguments_are_the_fields() -> None:

@@ -14,8 +14,9 @@ from fastnst.backbone import build_backbone
 from fastnst.checkpoint import IMAGENET, Preprocessing
 from fastnst.errors import FastnstWarning, OptionError
 from fastnst.objective import make_objective, style_targets
-from fastnst.options import PRESET_NAMES, PRESETS, resolve_options
+from fastnst.options import resolve_options
 from fastnst.perceptual import PerceptualLoss
+from fastnst.presets import PRESETS
 from fastnst.pyramid import scale_edges, scale_iterations
 from fastnst.runtime import resolve_runtime
 from fastnst.stylizer import Stylizer
@@ -197,7 +198,7 @@ def test_the_schedule_is_that_of_the_tool(case: str) -> None:
     assert scale_iterations(options.iterations, len(scales)) == iterations
 
 
-@pytest.mark.parametrize("name", PRESET_NAMES)
+@pytest.mark.parametrize("name", list(PRESETS))
 @pytest.mark.parametrize("scales", [None, 2, 6])
 def test_the_options_of_a_run_make_it_again(name: str, scales: int | None) -> None:
     options = resolve_options(preset=name, scales=scales)
@@ -221,6 +222,5 @@ def test_the_module_has_gram_matrices_alone() -> None:
 
 
 def test_the_names_of_the_presets() -> None:
-    assert set(PRESET_NAMES) == set(PRESETS)
-    for name in PRESET_NAMES:
+    for name in PRESETS:
         assert resolve_options(preset=name).preset == name

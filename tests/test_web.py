@@ -16,8 +16,9 @@ from fastnst import cli
 from fastnst.errors import ImageError, OptionError
 from fastnst.examples import example
 from fastnst.images import load_image
-from fastnst.options import PRESETS, Options, resolve_options
+from fastnst.options import Options, resolve_options
 from fastnst.output import read_parameters
+from fastnst.presets import PRESETS
 from fastnst.result import LossRecord, Result
 from fastnst.web import visits as visits_module
 from fastnst.web.controls import HOST_OPTIONS, MAIN, make_controls, read_form

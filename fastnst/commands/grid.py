@@ -3,12 +3,13 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from fastnst.architecture import PAPER_STYLE_LAYERS
+
 if TYPE_CHECKING:
     from fastnst.axes import Axis
 
 # Figure 3 of Gatys et al. 2015: ever more layers down, α/β across.
-_LAYERS = [f"conv{block}_1" for block in range(1, 6)]
-_DOWN = ["style_layers", *(" ".join(_LAYERS[: count + 1]) for count in range(5))]
+_DOWN = ["style_layers", *(" ".join(PAPER_STYLE_LAYERS[: count + 1]) for count in range(5))]
 _ACROSS = ["style_weight", "1e5", "1e4", "1e3", "1e2"]
 _RATIOS = [f"α/β 1e-{exponent}" for exponent in (5, 4, 3, 2)]
 

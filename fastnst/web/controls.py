@@ -9,7 +9,8 @@ from typing import Any
 from fastnst.arguments import one_or_several, parse_as
 from fastnst.errors import OptionError
 from fastnst.option_groups import GROUPS
-from fastnst.options import PRESETS, Options, resolve_options
+from fastnst.options import Options, resolve_options
+from fastnst.presets import PRESETS
 from fastnst.web.limits import Limits
 
 HOST_OPTIONS = ("network", "weights", "device", "max_memory", "backend")
