@@ -4,66 +4,52 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
-import torch
 from torch import Tensor
 
-from fastnst.architecture import pools_before
 from fastnst.averaging import MeanImage
 from fastnst.backbone import Backbone
 from fastnst.band_objective import BandObjective
 from fastnst.best_image import BestAside
 from fastnst.canvas import Canvas, opened, recorded_canvas
 from fastnst.descent import Descent
-from fastnst.errors import FastnstWarning, ImageError, OptionError
+from fastnst.errors import FastnstWarning, OptionError
 from fastnst.forks import check_fork
 from fastnst.guidance import Guidance
-from fastnst.images import (
-    AnyPicture,
-    AtSizes,
-    Picture,
-    Source,
-    StreamedPicture,
-    at_size,
-    check_fits,
-    fitted_size,
-    opaque,
-    open_picture,
-    resize,
-)
+from fastnst.images import AnyPicture, AtSizes, Picture, Source, at_size, resize
 from fastnst.networks import Networks
 from fastnst.objective import style_targets
-from fastnst.optimizers import Optimizer, make_optimizer
+from fastnst.optimizers import Optimizer
 from fastnst.option_values import OptionValues
-from fastnst.options import START_WORDS, Options, resolve_options
-from fastnst.picture_folder import pictures_at
+from fastnst.options import START_WORDS, resolve_options
 from fastnst.plan import Plan
 from fastnst.planner import device_of, plan_run
 from fastnst.preserve_color import prepared
 from fastnst.preset_network import warn_of_other_network
-from fastnst.pyramid import scale_edges, scale_iterations, scale_style_weights
-from fastnst.ranks import ALONE, Ranks
-from fastnst.regions import guidance_of, load_regions, recorded_regions, style_regions
+from fastnst.pyramid import scale_iterations, scale_style_weights
+from fastnst.ranks import Ranks
+from fastnst.regions import guidance_of, style_regions
 from fastnst.result import Result
 from fastnst.row_bands import Bands, make_bands, most_bands
 from fastnst.run import Callback, Run, Scale, Watch, make_watch
+from fastnst.run_inputs import Styles, load_inputs
+from fastnst.run_sizes import run_scales, style_size
 from fastnst.runtime import float32_products, own_modes, resolve_runtime, timed_algorithms, versions
 from fastnst.saved_run import CheckpointError, SavedRun, check_same_inputs, check_same_network, load_run
+from fastnst.scale_optimizers import ScaleOptimizers
 from fastnst.side_copies import SideCopier
 from fastnst.start_images import even_colour, mean_colour, network_grey, white_noise
-from fastnst.tile_grid import check_on_grid, reach_of
+from fastnst.tile_grid import reach_of
 from fastnst.tile_halving import FittingObjective
 from fastnst.tile_options import in_words
 from fastnst.tile_style import tiled_style_targets
 from fastnst.tile_taps import StyleTarget
 from fastnst.weights import Weights, load_weights
 from fastnst.wrapping import resize_wrapped
-
-Styles = Source | AnyPicture | Sequence[Source | AnyPicture]
 
 
 def stylize(
@@ -173,16 +159,7 @@ class Stylizer:
         self._ranks = ranks or Ranks()
         runtime = resolve_runtime(self.options)
         self.runtime = replace(runtime, device=self._ranks.device(runtime.device))
-        self._smallest = 2 ** pools_before(self.options.network, self.options.taps)
-        self._styles = _load_styles(style, self.options)
-        self._shares = _style_shares(self.options.style_weights, len(self._styles))
-        self._starts_from = self.options.init if _is_word(self.options.init) else "picture"
-        most = self.options.max_pixels
-        picture = self._starts_from == "picture"
-        self._init = open_picture(self.options.init, role="init", max_pixels=most) if picture else None
-        self._regions = (
-            None if self.options.masks is None else load_regions(self.options.masks, self._styles, self._shares)
-        )
+        self._inputs = load_inputs(style, self.options)
         self._style_targets: dict[tuple[int, bool], dict[str, StyleTarget]] = {}
         self._networks = networks or Networks()
         self._network: tuple[Weights, Backbone] | None = None
@@ -222,25 +199,26 @@ class Stylizer:
         content = opened(source, self.options.max_pixels)
         scales = self.scales(content)
         if saved is not None:
-            check_same_inputs(saved.parameters, self._inputs(content, scales))
+            check_same_inputs(saved.parameters, self._inputs.record(content, scales, self.options))
         picture = content.picture if isinstance(content, Canvas) else content
         shared = {edge: self._bands(size) for edge, size in scales.items()}
         plans = {edge: self.plan(edge, bands.seen_size) for edge, bands in shared.items()}
         ahead = list(scales.values())[0 if saved is None else saved.scale :]
         pictures = AtSizes(picture, ahead)
         # What is damaged in the pictures is found before the network is loaded, for all of them are read here.
-        inputs = self._inputs(content, scales)
+        inputs = self._inputs.record(content, scales, self.options)
         weights, backbone = self._loaded()
         parameters = self._parameters(inputs, weights)
-        shown, styles = prepared(picture, self._styles, self.options.preserve_color)
+        shown, styles = prepared(picture, self._inputs.styles, self.options.preserve_color)
         if saved is not None:
             check_same_network(saved.parameters, parameters)
         iterations = dict(zip(scales, scale_iterations(self.options.iterations, len(scales)), strict=True))
         betas = scale_style_weights(self.options.style_weight, len(scales))
-        run = Run(parameters, self._sources(content), watch, self.options, iterations, saved)
+        run = Run(parameters, self._inputs.places(content), watch, self.options, iterations, saved)
         visible = pictures if shown is picture else AtSizes(shown, ahead)
         first = next(iter(scales))
         image = self._start(visible, styles, first, scales[first]) if saved is None else saved.tensors["image"]
+        optimizers = ScaleOptimizers(self.options, self.runtime)
         before: tuple[Optimizer, Bands] | None = None
         target: Picture | None = None
         for index, (edge, size) in enumerate(scales.items()):
@@ -254,10 +232,12 @@ class Stylizer:
             device = device_of(plan, self.runtime)
             continued = saved if saved is not None and index == saved.scale else None
             image = bands.cut(self._resized(image.to("cpu" if bands.is_split else device), size)).to(device)
-            fresh = partial(self._optimizer, device, bands)
-            optimizer = self._next_optimizer(fresh(), device, bands, before, saved, goes_on=continued is not None)
+            if continued is None:
+                optimizer = optimizers.following(device, bands, before, saved)
+            else:
+                optimizer = optimizers.resumed(device, bands, continued)
             before = None
-            guidance = guidance_of(self._regions, target.alpha, size)
+            guidance = guidance_of(self._inputs.regions, target.alpha, size)
             style = self._style(edge, backbone, styles, plan.style_tile, plain=guidance.is_plain)
             objective = self._objective(backbone, seen.rgb[None], style, betas[index], plan, bands, guidance)
             if bands.is_split and self.options.preserve_color != "luminance":
@@ -265,6 +245,7 @@ class Stylizer:
                 target = replace(target, rgb=target.rgb.new_zeros(()).expand(target.rgb.shape))
             mean = None if self.options.average is None else MeanImage(self.options.average)
             aside = BestAside(image, SideCopier(device)) if plan.best_aside else None
+            fresh = partial(optimizers.fresh, device, bands)
             descent = Descent(image, objective, fresh, optimizer, mean, aside)
             image = descent.image
             del seen, optimizer, aside
@@ -311,48 +292,6 @@ class Stylizer:
         """How an image of `size` (height, width) is shared among the processes."""
         return make_bands(self._ranks, *size, reach_of(self.options.network, self.options.taps, self.options.padding))
 
-    def _optimizer(self, device: torch.device, bands: Bands | None = None) -> Optimizer:
-        """A fresh optimiser for an image on `device`, which is not the network's where the plan says so, or for this
-        process's band of it."""
-        ranks = bands.ranks if bands is not None and bands.is_split else ALONE
-        return make_optimizer(self.options, replace(self.runtime, device=device), ranks)
-
-    def _next_optimizer(
-        self,
-        optimizer: Optimizer,
-        device: torch.device,
-        bands: Bands,
-        before: tuple[Optimizer, Bands] | None,
-        saved: SavedRun | None,
-        *,
-        goes_on: bool,
-    ) -> Optimizer:
-        """The fresh `optimizer` of a scale with what carries over from the one before, or from a saved run."""
-        if before is None and saved is None:
-            return optimizer
-        if before is None and saved is not None and goes_on:
-            state = saved.optimizer_state(torch.device("cpu"))
-        else:
-            state = self._carried(before, saved, device).rescaled((bands.height, bands.width)).state_dict()
-        own = bands.cut_state(state)
-        optimizer.load_state_dict({name: x.to(device) if isinstance(x, Tensor) else x for name, x in own.items()})
-        return optimizer
-
-    def _carried(
-        self, before: tuple[Optimizer, Bands] | None, saved: SavedRun | None, device: torch.device
-    ) -> Optimizer:
-        """The optimiser of the scale before, for the whole image where anything of it carries over."""
-        if before is None:
-            optimizer = self._optimizer(device)
-            optimizer.load_state_dict({} if saved is None else saved.optimizer_state(device))
-            return optimizer
-        optimizer, bands = before
-        if not bands.is_split or self.options.optimizer != "adam":
-            return optimizer
-        whole = self._optimizer(torch.device("cpu"))
-        whole.load_state_dict(bands.whole_state(optimizer.state_dict()))
-        return whole
-
     def plan(self, edge: int, size: tuple[int, int]) -> Plan:
         """How the scale whose long edge is `edge`, of `size` (height, width), fits into memory.
 
@@ -370,7 +309,7 @@ class Stylizer:
 
     def _planned(self, edge: int, size: tuple[int, int]) -> Plan:
         options = self.options
-        styles = [self._style_size(style, edge) for style in self._styles]
+        styles = [style_size(style, edge, options) for style in self._inputs.styles]
         return plan_run(
             options,
             self.runtime,
@@ -389,44 +328,23 @@ class Stylizer:
         """
         scales = self.scales(content)
         if saved is not None:
-            check_same_inputs(saved.parameters, self._inputs(content, scales))
+            check_same_inputs(saved.parameters, self._inputs.record(content, scales, self.options))
         for edge, size in scales.items():
             self._planned(edge, self._bands(size).seen_size)
         return scales
 
     def scales(self, content: AnyPicture | Canvas) -> dict[int, tuple[int, int]]:
-        """The run's scales in order: from the long edge in pixels to the (height, width) of the image.
+        """The run's scales in order: from the measured edge in pixels to the (height, width) of the image.
 
-        Raises ImageError where the content or a style would be too small for the network at one of them, OptionError
-        where a `Canvas` is not what the options ask for.
+        Raises ImageError and OptionError as `run_scales` does, and where a mask has other proportions than the content,
+        or several processes cannot share the image.
         """
-        options = self.options
-        role = "content"
-        if isinstance(content, Canvas):
-            _check_contentless(options)
-            role = "output"
-        edges = scale_edges(
-            options.scales,
-            options.size,
-            content.height,
-            content.width,
-            edge=options.edge,
-            factor=options.scale_factor,
-        )
-        sizes = {edge: self._fitted(content, edge) for edge in edges}
-        for region in self._regions or ():
+        sizes = run_scales(content, self._inputs.styles, self.options)
+        role = "output" if isinstance(content, Canvas) else "content"
+        for region in self._inputs.regions or ():
             region.content.check_aspect(content.height, content.width, f"the {role} image")
-        if isinstance(content, Picture) and content.alpha is not None and float(content.alpha.max()) == 0:
-            raise ImageError(f"content image {content.name!r} is transparent everywhere; give one that shows something")
-        if options.wraps:
-            self._check_on_grid(content)
-        self._check_processes(sizes[edges[-1]][0])
-        for edge, size in sizes.items():
-            check_fits(*size, self._smallest, role=role, scale=edge, layers=options.taps)
-            for style in self._styles:
-                check_fits(
-                    *self._style_size(style, edge), self._smallest, role="style", scale=edge, layers=options.taps
-                )
+        *_, (height, _) = sizes.values()
+        self._check_processes(height)
         return sizes
 
     def _check_processes(self, height: int) -> None:
@@ -459,31 +377,33 @@ class Stylizer:
 
     def _start(self, content: AtSizes, styles: Sequence[AnyPicture], edge: int, size: tuple[int, int]) -> Tensor:
         """The first image, (1, 3, H, W) float32 on the CPU."""
-        seed = self.options.seed
-        if self._starts_from == "noise":
+        inputs, init, seed = self._inputs, self.options.init, self.options.seed
+        if inputs.init is not None:
+            return at_size(inputs.init, size).rgb[None]
+        if init == "noise":
             return white_noise(size, seed)[None]
-        if self._starts_from == "grey":
+        if init == "grey":
             return even_colour(network_grey(self._loaded()[0].preprocessing), size, seed)[None]
-        if self._starts_from == "style-mean":
-            seen = [at_size(style, self._style_size(style, edge)) for style in styles]
-            return even_colour(mean_colour(seen, self._shares), size, seed)[None]
-        return (content.at(size) if self._init is None else at_size(self._init, size)).rgb[None]
+        if init == "style-mean":
+            seen = [at_size(style, style_size(style, edge, self.options)) for style in styles]
+            return even_colour(mean_colour(seen, inputs.shares), size, seed)[None]
+        return content.at(size).rgb[None]
 
     def _style(
         self, edge: int, backbone: Backbone, styles: Sequence[AnyPicture], tile: int | None, *, plain: bool
     ) -> dict[str, StyleTarget]:
         """The targets of `styles` at the scale whose long edge is `edge`, in tiles where there is one; `plain` where
         all of the content is one region. Those of the styles as they were given are computed once."""
-        given = all(style is own for style, own in zip(styles, self._styles, strict=True))
+        given = all(style is own for style, own in zip(styles, self._inputs.styles, strict=True))
         if given and (edge, plain) in self._style_targets:
             return self._style_targets[edge, plain]
-        sizes = [self._style_size(style, edge) for style in styles]
+        sizes = [style_size(style, edge, self.options) for style in styles]
         pictures = [at_size(style, size) for style, size in zip(styles, sizes, strict=True)]
         images = [picture.rgb[None] for picture in pictures]
         # A style does not tile: its own seam would be among what the result is to look like.
         backbone = backbone.repadded("replicate") if self.options.wraps else backbone
-        shares = list(zip(images, self._shares, strict=True))
-        regions = style_regions(self._regions, sizes, plain=plain)
+        shares = list(zip(images, self._inputs.shares, strict=True))
+        regions = style_regions(self._inputs.regions, sizes, plain=plain)
         if tile is None:
             placed = [(image.to(self.runtime.device), share) for image, share in shares]
             targets = style_targets(backbone, placed, self.options, self.runtime, regions)
@@ -493,48 +413,9 @@ class Stylizer:
             self._style_targets[edge, plain] = targets
         return targets
 
-    def _style_size(self, style: AnyPicture, edge: int) -> tuple[int, int]:
-        scaled = max(1, round(edge * self.options.style_scale))
-        return fitted_size(style.height, style.width, scaled, self.options.edge)
-
-    def _check_on_grid(self, content: AnyPicture | Canvas) -> None:
-        """Raises OptionError where the result would not have the size that was asked for, for it is to tile. Of a
-        content's sides that is the measured edge alone."""
-        asked = fitted_size(content.height, content.width, self.options.size, self.options.edge)
-        if not isinstance(content, Canvas):
-            near = self._fitted(content, self.options.size)
-            by_height = (asked[0] >= asked[1]) == (self.options.edge == "long")
-            asked = (asked[0], near[1]) if by_height else (near[0], asked[1])
-        check_on_grid(*asked, self._smallest)
-
-    def _fitted(self, picture: AnyPicture | Canvas, edge: int) -> tuple[int, int]:
-        """The (height, width) with the measured edge `edge`, or near it on the pooling grid where the image is to
-        tile."""
-        height, width = fitted_size(picture.height, picture.width, edge, self.options.edge)
-        if not self.options.wraps:
-            return height, width
-        grid = self._smallest
-        return max(grid, round(height / grid) * grid), max(grid, round(width / grid) * grid)
-
     def _resized(self, image: Tensor, size: tuple[int, int]) -> Tensor:
         """The image of one scale, (1, 3, H, W), at the `size` of the next."""
         return resize_wrapped(image, size) if self.options.wraps else resize(image, size=size)
-
-    def _sources(self, content: AnyPicture | Canvas) -> dict[str, Any]:
-        """Where the pictures were read: absolute paths, or None for what was no file."""
-        return {
-            "content": None if isinstance(content, Canvas) else _absolute(content),
-            "styles": [_absolute(style) for style in self._styles],
-            "init": None if self._init is None else _absolute(self._init),
-            "masks": None if self.options.masks is None else self._mask_sources(),
-        }
-
-    def _mask_sources(self) -> list[dict[str, str | None]]:
-        """As `parse_masks` takes them again; a mask that was no file has no place, and is null."""
-        return [
-            {name: None if one is None else _absolute_path(one["name"]) for name, one in region.items()}
-            for region in recorded_regions(self._regions or ())
-        ]
 
     def _parameters(self, inputs: dict[str, Any], weights: Weights) -> dict[str, Any]:
         """How the image is made, as JSON can hold it."""
@@ -546,75 +427,6 @@ class Stylizer:
             "versions": versions(),
         }
 
-    def _inputs(self, content: AnyPicture | Canvas, scales: dict[int, tuple[int, int]]) -> dict[str, Any]:
-        """What of that is known before the network is loaded."""
-        named = None if isinstance(content, Canvas) else {"name": content.name, "sha256": content.sha256}
-        values = {option.name: getattr(self.options, option.name) for option in fields(Options)}
-        values["init"] = self._starts_from if self._init is None else self._init.name
-        values["content_layers"] = dict(self.options.content_layers)
-        values["style_layers"] = dict(self.options.style_layers)
-        if self._regions is not None:
-            values["masks"] = [
-                {name: one and one["name"] for name, one in region.items()}
-                for region in recorded_regions(self._regions)
-            ]
-        return {
-            "content": named,
-            "styles": [
-                {"name": style.name, "sha256": style.sha256, "weight": share}
-                for style, share in zip(self._styles, self._shares, strict=True)
-            ],
-            "init": None if self._init is None else {"name": self._init.name, "sha256": self._init.sha256},
-            "masks": None if self._regions is None else recorded_regions(self._regions),
-            "sizes": [{"width": width, "height": height} for height, width in scales.values()],
-            "options": values,
-        }
-
-
-def _load_styles(style: Styles, options: Options) -> list[AnyPicture]:
-    given: list[Source | AnyPicture] = list(style) if isinstance(style, list | tuple) else [style]  # type: ignore[list-item]
-    sources: list[Source | AnyPicture] = []
-    for each in given:
-        sources += pictures_at(each, "style") if isinstance(each, str | os.PathLike) else [each]
-    read = partial(open_picture, role="style", max_pixels=options.max_pixels)
-    if not sources and (options.last_style_weight > 0 or options.init == "style-mean"):
-        raise OptionError("no style image given; give at least one")
-    if options.style_weights is not None and len(options.style_weights) != len(sources):
-        raise OptionError(
-            f"{len(options.style_weights)} style weights for {len(sources)} style images; give one for each image"
-        )
-    return [opaque(each if isinstance(each, Picture | StreamedPicture) else read(each)) for each in sources]
-
-
-def _check_contentless(options: Options) -> None:
-    """Raises OptionError for options that need a content picture."""
-    if options.content_weight > 0:
-        raise OptionError(
-            f"content weight {options.content_weight:g} needs a content picture, and there is none; give one, or 0"
-        )
-    if options.init == "content":
-        raise OptionError("there is no content picture to start from; give noise or a picture as init")
-    if options.edge == "short":
-        raise OptionError("edge short was given for an image without a content, whose size is given by both sides")
-    if options.preserve_color != "none":
-        raise OptionError(f"preserve color {options.preserve_color} needs a content picture, and there is none")
-
-
-def _style_shares(weights: tuple[float, ...] | None, count: int) -> tuple[float, ...]:
-    if weights is None:
-        return (1 / max(count, 1),) * count
-    # By the largest first: the sum of finite weights need not be finite.
-    relative = [weight / max(weights) for weight in weights]
-    return tuple(weight / sum(relative) for weight in relative)
-
-
-def _absolute(picture: AnyPicture) -> str | None:
-    return _absolute_path(picture.name)
-
-
-def _absolute_path(name: str) -> str | None:
-    return os.path.abspath(name) if os.path.isfile(name) else None  # noqa: PTH100, PTH113
-
 
 def _source_again(given: Source | None, recorded: str | None, role: str) -> Source:
     """The picture to go on with: the one given, or else where the run read it."""
@@ -623,7 +435,3 @@ def _source_again(given: Source | None, recorded: str | None, role: str) -> Sour
     if recorded is None:
         raise CheckpointError(f"the {role} image of the checkpoint was no file; give it again as {role}=…")
     return recorded
-
-
-def _is_word(init: Any) -> bool:
-    return isinstance(init, str) and init in START_WORDS

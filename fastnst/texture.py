@@ -9,7 +9,8 @@ from fastnst.errors import OptionError
 from fastnst.option_values import UnsizedValues
 from fastnst.result import Result
 from fastnst.run import Callback
-from fastnst.stylizer import Styles, Stylizer
+from fastnst.run_inputs import Styles
+from fastnst.stylizer import Stylizer
 
 
 def synthesize_texture(

@@ -383,6 +383,13 @@ def test_the_command_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert scale["seconds"] == pytest.approx(scale["flops"] / 1e11, rel=0.01)
 
 
+@pytest.mark.usefixtures("machine", "_no_calibration")
+def test_the_command_plans_for_the_sizes_of_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    parsed = parse("--size", "480", "--scales", "none", "--padding", "circular", "--weights", "random")
+    assert parsed.run(parsed) == 0
+    assert "480×352 px: " in capsys.readouterr().out
+
+
 @pytest.mark.usefixtures("machine")
 def test_every_plan_has_words() -> None:
     options, runtime = setting()

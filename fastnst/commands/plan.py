@@ -26,41 +26,35 @@ def add_parser(commands: Any) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    from fastnst.architecture import pools_before
     from fastnst.arguments import given_options
-    from fastnst.images import check_fits, fitted_size, open_picture
+    from fastnst.images import open_picture
     from fastnst.measure import device_name
     from fastnst.options import resolve_options
     from fastnst.plan_time import measure_rate
     from fastnst.planner import plan_run
-    from fastnst.pyramid import scale_edges, scale_iterations
+    from fastnst.pyramid import scale_iterations
+    from fastnst.run_sizes import run_scales, style_size
     from fastnst.runtime import resolve_runtime
 
     options = resolve_options(**given_options(vars(parsed)))
     runtime = resolve_runtime(options)
     picture = open_picture(parsed.content, role="content", max_pixels=options.max_pixels)
-    sides = picture.height, picture.width
-    edges = scale_edges(options.scales, options.size, *sides, edge=options.edge, factor=options.scale_factor)
-    sizes = {edge: fitted_size(*sides, edge, options.edge) for edge in edges}
-    smallest = 2 ** pools_before(options.network, options.taps)
-    for edge, size in sizes.items():
-        check_fits(*size, smallest, role="content", scale=edge, layers=options.taps)
+    sizes = run_scales(picture, (), options)
     rate = measure_rate(runtime)
-    plans = []
-    for edge, size in sizes.items():
-        style = fitted_size(*sides, max(1, round(edge * options.style_scale)), options.edge)
-        plans.append(
-            plan_run(
-                options,
-                runtime,
-                size,
-                tile=options.tile,
-                max_memory=options.max_memory,
-                style_sizes=[style],
-                network_is_loaded=False,
-                rate=rate,
-            )
+    # The style is not given: a picture of the content's proportions stands for it.
+    plans = [
+        plan_run(
+            options,
+            runtime,
+            size,
+            tile=options.tile,
+            max_memory=options.max_memory,
+            style_sizes=[style_size(picture, edge, options)],
+            network_is_loaded=False,
+            rate=rate,
         )
+        for edge, size in sizes.items()
+    ]
     if parsed.json:
         report = {
             "device": device_name(runtime.device),
