@@ -161,7 +161,7 @@ def _step_plans(
     size: int, dtype: torch.dtype, gpu: "Gpu"
 ) -> Iterator[tuple[str, str, tuple[int, int, int, int], "Plan", tuple[torch.Tensor, ...]]]:
     """Each operation, its layer, the shape that its elements are counted in, its plan, and what the plan is given."""
-    from fastnst_kernels import triton_adam, triton_content, triton_image, triton_relu, triton_tap
+    from fastnst_kernels import triton_adam, triton_content, triton_image, triton_relu, triton_relu_pool, triton_tap
     from fastnst_kernels.relu_layout import empty_bits
     from fastnst_kernels.terms import ContentTerm
 
@@ -184,9 +184,9 @@ def _step_plans(
     given = (x, y, pooled, bits, bias)
     yield "bias_relu", "conv1_1", wide, triton_relu.plan_bias_relu(x, bias, y, bits), given
     yield "bias_relu backward", "conv1_1", wide, triton_relu.plan_relu_backward(y, bits, x), given
-    plan = triton_relu.plan_bias_relu_pool(x, bias, "avg", pooled, bits, gpu)
+    plan = triton_relu_pool.plan_bias_relu_pool(x, bias, "avg", pooled, bits, gpu)
     yield "bias_relu_pool", "conv1_2", wide, plan, given
-    plan = triton_relu.plan_unpool_backward(pooled, bits, "avg", x, gpu)
+    plan = triton_relu_pool.plan_unpool_backward(pooled, bits, "avg", x, gpu)
     yield "bias_relu_pool backward", "conv1_2", wide, plan, given
     plan = triton_content.plan_content_loss(features, content, 1.0, gpu)
     yield "content loss", "conv4_2", deep, plan, (features, content)

@@ -49,7 +49,15 @@ from fastnst_kernels.layout import channels_last, position_stride
 from fastnst_kernels.occupancy import LIMITS, Occupancy, occupancy
 
 # Each exposes example_launches(features, precision, gpu): the launches of its kernels in each of their switches.
-MODULES = ("triton_gram", "triton_tap", "triton_content", "triton_relu", "triton_image", "triton_adam")
+MODULES = (
+    "triton_gram",
+    "triton_tap",
+    "triton_content",
+    "triton_relu",
+    "triton_relu_pool",
+    "triton_image",
+    "triton_adam",
+)
 
 # (batch, channels, height, width): the five style layers of VGG at 512 px, and what does not divide by a block.
 SHAPES: Mapping[str, tuple[int, int, int, int]] = MappingProxyType(

@@ -159,9 +159,9 @@ def _forward(x: Tensor, bias: Tensor | None, y: Tensor, bits: Tensor | None, bac
 
 def _forward_pool(x: Tensor, bias: Tensor | None, pool: str, pooled: Tensor, bits: Tensor | None, backend: str) -> None:
     if backend == "triton":
-        from fastnst_kernels import triton_relu
+        from fastnst_kernels import triton_relu_pool
 
-        triton_relu.bias_relu_pool(x, bias, pool, pooled, bits)
+        triton_relu_pool.bias_relu_pool(x, bias, pool, pooled, bits)
     else:
         torch_relu.bias_relu_pool(x, bias, pool, pooled, bits)
 
@@ -177,9 +177,9 @@ def _backward(gradient: Tensor, bits: Tensor, result: Tensor, backend: str) -> N
 
 def _backward_pool(gradient: Tensor, bits: Tensor, pool: str, result: Tensor, backend: str) -> None:
     if backend == "triton":
-        from fastnst_kernels import triton_relu
+        from fastnst_kernels import triton_relu_pool
 
-        triton_relu.unpool_backward(gradient, bits, pool, result)
+        triton_relu_pool.unpool_backward(gradient, bits, pool, result)
     else:
         torch_relu.unpool_backward(gradient, bits, pool, result)
 

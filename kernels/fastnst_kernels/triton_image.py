@@ -1,9 +1,7 @@
 # mypy: allow-untyped-decorators, allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 """The Triton kernels at the image's edge, with their launchers: normalisation, total variation, gradient.
 
-Pixels are taken in groups of V neighbours of one row, a group to a thread: V = 8 where one side is in 16 bit, else 4.
-The three channels of a group are either three vectors of V (planes) or 3·V elements side by side (channels-last), so
-both layouts are read and written 16 bytes at a time, and going from one to the other moves nothing but registers.
+Pixels are taken in groups, a group to a thread (see `triton_pixels`).
 """
 
 from collections.abc import Sequence
@@ -18,6 +16,8 @@ from fastnst_kernels.config import power_of_two
 from fastnst_kernels.gpu import Gpu
 from fastnst_kernels.image_layout import dense, empty_image, is_channels_last
 from fastnst_kernels.launch import Launch, Plan, launch_gpu, run, stored
+from fastnst_kernels.triton_pixels import load_pixels, pixel_beside, store_pixels
+from fastnst_kernels.triton_variation import corners, variation
 
 _WARPS = 4
 # Partial sums that one step of the final reduction reads.
@@ -25,160 +25,6 @@ _FINISH_BLOCK = 1024
 # Groups of a row in a tile of the gradient: its rows are then many, and few of them are read by two tiles.
 _COLUMN_GROUPS = 16
 _ONES = (1.0, 1.0, 1.0)
-
-
-@triton.jit
-def _columns_of_4(x):
-    even, odd = tl.split(tl.reshape(x, (x.shape[0], 2, 2)))
-    c0, c2 = tl.split(even)
-    c1, c3 = tl.split(odd)
-    return c0, c1, c2, c3
-
-
-@triton.jit
-def _columns_of_8(x):
-    even, odd = tl.split(tl.reshape(x, (x.shape[0], 2, 2, 2)))
-    c04, c26 = tl.split(even)
-    c15, c37 = tl.split(odd)
-    c0, c4 = tl.split(c04)
-    c1, c5 = tl.split(c15)
-    c2, c6 = tl.split(c26)
-    c3, c7 = tl.split(c37)
-    return c0, c1, c2, c3, c4, c5, c6, c7
-
-
-@triton.jit
-def _rows_of_4(c0, c1, c2, c3):
-    return tl.reshape(tl.join(tl.join(c0, c2), tl.join(c1, c3)), (c0.shape[0], 4))
-
-
-@triton.jit
-def _rows_of_8(c0, c1, c2, c3, c4, c5, c6, c7):
-    even = tl.join(tl.join(c0, c4), tl.join(c2, c6))
-    odd = tl.join(tl.join(c1, c5), tl.join(c3, c7))
-    return tl.reshape(tl.join(even, odd), (c0.shape[0], 8))
-
-
-@triton.jit
-def _interleaved(r, g, b):
-    """Three planes (G, V) as the three vectors (G, V) that follow each other in channels-last memory."""
-    if r.shape[1] == 4:
-        r0, r1, r2, r3 = _columns_of_4(r)
-        g0, g1, g2, g3 = _columns_of_4(g)
-        b0, b1, b2, b3 = _columns_of_4(b)
-        x = _rows_of_4(r0, g0, b0, r1)
-        y = _rows_of_4(g1, b1, r2, g2)
-        z = _rows_of_4(b2, r3, g3, b3)
-    else:
-        r0, r1, r2, r3, r4, r5, r6, r7 = _columns_of_8(r)
-        g0, g1, g2, g3, g4, g5, g6, g7 = _columns_of_8(g)
-        b0, b1, b2, b3, b4, b5, b6, b7 = _columns_of_8(b)
-        x = _rows_of_8(r0, g0, b0, r1, g1, b1, r2, g2)
-        y = _rows_of_8(b2, r3, g3, b3, r4, g4, b4, r5)
-        z = _rows_of_8(g5, b5, r6, g6, b6, r7, g7, b7)
-    return x, y, z
-
-
-@triton.jit
-def _planes(x, y, z):
-    """The inverse of `_interleaved`."""
-    if x.shape[1] == 4:
-        r0, g0, b0, r1 = _columns_of_4(x)
-        g1, b1, r2, g2 = _columns_of_4(y)
-        b2, r3, g3, b3 = _columns_of_4(z)
-        r = _rows_of_4(r0, r1, r2, r3)
-        g = _rows_of_4(g0, g1, g2, g3)
-        b = _rows_of_4(b0, b1, b2, b3)
-    else:
-        r0, g0, b0, r1, g1, b1, r2, g2 = _columns_of_8(x)
-        b2, r3, g3, b3, r4, g4, b4, r5 = _columns_of_8(y)
-        g5, b5, r6, g6, b6, r7, g7, b7 = _columns_of_8(z)
-        r = _rows_of_8(r0, r1, r2, r3, r4, r5, r6, r7)
-        g = _rows_of_8(g0, g1, g2, g3, g4, g5, g6, g7)
-        b = _rows_of_8(b0, b1, b2, b3, b4, b5, b6, b7)
-    return r, g, b
-
-
-@triton.jit
-def _neighbours(x, before, after):
-    """The pixels to the left and to the right of each of (G, V), given those beside the group, (G,) each."""
-    if x.shape[1] == 4:
-        c0, c1, c2, c3 = _columns_of_4(x)
-        left = _rows_of_4(before, c0, c1, c2)
-        right = _rows_of_4(c1, c2, c3, after)
-    else:
-        c0, c1, c2, c3, c4, c5, c6, c7 = _columns_of_8(x)
-        left = _rows_of_8(before, c0, c1, c2, c3, c4, c5, c6)
-        right = _rows_of_8(c1, c2, c3, c4, c5, c6, c7, after)
-    return left, right
-
-
-@triton.jit
-def _mask(valid, first, PER_PIXEL: tl.constexpr, V: tl.constexpr, ALIGNED: tl.constexpr):
-    """Which of V elements from `first` on belong to the group's `valid` (G,) pixels: all or none where ALIGNED."""
-    # One expression would have to have one shape.
-    if ALIGNED:  # noqa: SIM108
-        mask = (valid > 0)[:, None]
-    else:
-        mask = (tl.arange(0, V) + first)[None, :] < valid[:, None] * PER_PIXEL
-    return mask
-
-
-@triton.jit
-def _load(base, pixel, valid, positions, LAST: tl.constexpr, V: tl.constexpr, ALIGNED: tl.constexpr):
-    """The three channels (G, V) of the groups that start at `pixel` (G,), in float32; 0 where there is no pixel."""
-    v = tl.arange(0, V)
-    if LAST:
-        offsets = (pixel * 3)[:, None] + v[None, :]
-        x = tl.load(base + offsets, mask=_mask(valid, 0, 3, V, ALIGNED), other=0.0).to(tl.float32)
-        y = tl.load(base + offsets + V, mask=_mask(valid, V, 3, V, ALIGNED), other=0.0).to(tl.float32)
-        z = tl.load(base + offsets + 2 * V, mask=_mask(valid, 2 * V, 3, V, ALIGNED), other=0.0).to(tl.float32)
-        r, g, b = _planes(x, y, z)
-    else:
-        offsets = pixel[:, None] + v[None, :]
-        mask = _mask(valid, 0, 1, V, ALIGNED)
-        r = tl.load(base + offsets, mask=mask, other=0.0).to(tl.float32)
-        g = tl.load(base + positions + offsets, mask=mask, other=0.0).to(tl.float32)
-        b = tl.load(base + 2 * positions + offsets, mask=mask, other=0.0).to(tl.float32)
-    return r, g, b
-
-
-@triton.jit
-def _store_vector(pointers, x, mask):
-    # A store of more than 16 bytes a thread would be sent through shared memory: two stores of its halves are not.
-    if x.shape[1] == 8 and mask.shape[1] == 1 and x.dtype == tl.float32:
-        low, high = tl.split(tl.permute(tl.reshape(x, (x.shape[0], 2, 4)), (0, 2, 1)))
-        low_pointers, high_pointers = pointers
-        tl.store(low_pointers, low, mask=mask)
-        tl.store(high_pointers, high, mask=mask)
-    else:
-        whole_pointers, _ = pointers
-        tl.store(whole_pointers, x, mask=mask)
-
-
-@triton.jit
-def _pointers(base, first, V: tl.constexpr, HALVES: tl.constexpr):
-    low = base + (first[:, None] + tl.arange(0, 4 if HALVES else V)[None, :])
-    return low, low + 4
-
-
-@triton.jit
-def _store(base, pixel, valid, positions, r, g, b, LAST: tl.constexpr, ALIGNED: tl.constexpr):
-    """Writes the three channels (G, V) of the groups that start at `pixel` (G,), in the dtype of `base`."""
-    dtype = base.dtype.element_ty
-    V: tl.constexpr = r.shape[1]
-    HALVES: tl.constexpr = ALIGNED and V == 8 and dtype == tl.float32
-    if LAST:
-        x, y, z = _interleaved(r.to(dtype), g.to(dtype), b.to(dtype))
-        first = pixel * 3
-        _store_vector(_pointers(base, first, V, HALVES), x, _mask(valid, 0, 3, V, ALIGNED))
-        _store_vector(_pointers(base + V, first, V, HALVES), y, _mask(valid, V, 3, V, ALIGNED))
-        _store_vector(_pointers(base + 2 * V, first, V, HALVES), z, _mask(valid, 2 * V, 3, V, ALIGNED))
-    else:
-        mask = _mask(valid, 0, 1, V, ALIGNED)
-        _store_vector(_pointers(base, pixel, V, HALVES), r.to(dtype), mask)
-        _store_vector(_pointers(base + positions, pixel, V, HALVES), g.to(dtype), mask)
-        _store_vector(_pointers(base + 2 * positions, pixel, V, HALVES), b.to(dtype), mask)
 
 
 @triton.jit(do_not_specialize=["blocks"])
@@ -213,104 +59,14 @@ def normalise_kernel(
     if WIDE:
         pixel = pixel.to(tl.int64)
         positions = tl.cast(M, tl.int64)
-    r, g, b = _load(image, pixel, valid, positions, IMAGE_LAST, V, ALIGNED)
+    r, g, b = load_pixels(image, pixel, valid, positions, IMAGE_LAST, V, ALIGNED)
     r = r * scale_0 + shift_0
     g = g * scale_1 + shift_1
     b = b * scale_2 + shift_2
     if FLIP:
-        _store(result, pixel, valid, positions, b, g, r, RESULT_LAST, ALIGNED)
+        store_pixels(result, pixel, valid, positions, b, g, r, RESULT_LAST, ALIGNED)
     else:
-        _store(result, pixel, valid, positions, r, g, b, RESULT_LAST, ALIGNED)
-
-
-@triton.jit
-def _diagonals(x, up, down, beside, row, col, H, W):
-    """Σ over the two diagonals downwards, (G, V), and its derivative, less its factor 2; `beside` are the pixels beside
-    the group in the rows above and below."""
-    up_before, up_after, down_before, down_after = beside
-    up_left, up_right = _neighbours(up, up_before, up_after)
-    down_left, down_right = _neighbours(down, down_before, down_after)
-    column = col[:, None] + tl.arange(0, x.shape[1])[None, :]
-    above, below = (row > 0)[:, None], (row + 1 < H)[:, None]
-    # A pixel beyond the end of the row is none.
-    to_down_left = tl.where(below & (column > 0) & (column < W), x - down_left, 0.0)
-    to_down_right = tl.where(below & (column + 1 < W), x - down_right, 0.0)
-    to_up_left = tl.where(above & (column > 0), x - up_left, 0.0)
-    to_up_right = tl.where(above & (column + 1 < W), x - up_right, 0.0)
-    value = to_down_left * to_down_left + to_down_right * to_down_right
-    slope = (to_down_left + to_down_right) + (to_up_left + to_up_right)
-    return value, slope
-
-
-@triton.jit
-def _variation(
-    x, up, down, before, after, beside, row, col, H, W, diagonal, ABSOLUTE: tl.constexpr, NINE: tl.constexpr
-):
-    """One channel's terms: Σ over right and down, (G, V), and their derivative without its factor. With NINE the
-    diagonals are added, times `diagonal`."""
-    left, right = _neighbours(x, before, after)
-    column = col[:, None] + tl.arange(0, x.shape[1])[None, :]
-    # A neighbour beyond the border is the pixel itself, and differs by nothing.
-    to_left = tl.where(column > 0, x - left, 0.0)
-    to_right = tl.where(column + 1 < W, x - right, 0.0)
-    to_up = tl.where((row > 0)[:, None], x - up, 0.0)
-    to_down = tl.where((row + 1 < H)[:, None], x - down, 0.0)
-    if ABSOLUTE:
-        value = tl.abs(to_right) + tl.abs(to_down)
-        slope = (_sign(to_left) + _sign(to_right)) + (_sign(to_up) + _sign(to_down))
-    else:
-        value = to_right * to_right + to_down * to_down
-        slope = (to_left + to_right) + (to_up + to_down)
-    if NINE:
-        diagonal_value, diagonal_slope = _diagonals(x, up, down, beside, row, col, H, W)
-        # Where the border is replicated, each of both diagonals is a difference along it.
-        across = 2 * ((row == 0).to(tl.float32) + (row + 1 == H).to(tl.float32))[:, None]
-        along = 2 * ((column == 0).to(tl.float32) + (column + 1 == W).to(tl.float32))
-        diagonal_value += across * to_right * to_right + along * to_down * to_down
-        diagonal_slope += across * (to_left + to_right) + along * (to_up + to_down)
-        value += diagonal * diagonal_value
-        slope += diagonal * diagonal_slope
-    return value, slope
-
-
-@triton.jit
-def _sign(x):
-    # x itself where it is neither above nor below zero: a NaN stays one.
-    return tl.where(x > 0, 1.0, tl.where(x < 0, -1.0, x))
-
-
-@triton.jit
-def _beside(image, pixel, mask, positions, channel, LAST: tl.constexpr):
-    offsets = pixel * 3 + channel if LAST else pixel + positions * channel
-    return tl.load(image + offsets, mask=mask, other=0.0)
-
-
-@triton.jit
-def _corners(
-    image,
-    pixel,
-    before,
-    after,
-    above,
-    below,
-    positions,
-    width,
-    channel,
-    LAST: tl.constexpr,
-    V: tl.constexpr,
-    NINE: tl.constexpr,
-):
-    """The pixels beside each group in the rows above and below: (G,) each, 0 where there is none; all 0 less NINE."""
-    if NINE:
-        up, down = pixel - width, pixel + width
-        up_before = _beside(image, up - 1, before & (above > 0), positions, channel, LAST)
-        up_after = _beside(image, up + V, after & (above > 0), positions, channel, LAST)
-        down_before = _beside(image, down - 1, before & (below > 0), positions, channel, LAST)
-        down_after = _beside(image, down + V, after & (below > 0), positions, channel, LAST)
-        corners = up_before, up_after, down_before, down_after
-    else:
-        corners = 0.0, 0.0, 0.0, 0.0
-    return corners
+        store_pixels(result, pixel, valid, positions, r, g, b, RESULT_LAST, ALIGNED)
 
 
 @triton.jit(do_not_specialize=["row_tiles", "column_tiles", "variation_gradient_stride"])
@@ -368,29 +124,29 @@ def image_gradient_kernel(
     gradient += index * 3 * positions
 
     if VARIATION:
-        r, g, b = _load(image, pixel, valid, positions, IMAGE_LAST, V, ALIGNED)
+        r, g, b = load_pixels(image, pixel, valid, positions, IMAGE_LAST, V, ALIGNED)
         above = tl.where(row > 0, valid, 0)
         below = tl.where(row + 1 < H, valid, 0)
-        r_up, g_up, b_up = _load(image, pixel - width, above, positions, IMAGE_LAST, V, ALIGNED)
-        r_down, g_down, b_down = _load(image, pixel + width, below, positions, IMAGE_LAST, V, ALIGNED)
+        r_up, g_up, b_up = load_pixels(image, pixel - width, above, positions, IMAGE_LAST, V, ALIGNED)
+        r_down, g_down, b_down = load_pixels(image, pixel + width, below, positions, IMAGE_LAST, V, ALIGNED)
         before = (valid > 0) & (col > 0)
         after = (valid > 0) & (col + V < W)
-        r_before = _beside(image, pixel - 1, before, positions, 0, IMAGE_LAST)
-        g_before = _beside(image, pixel - 1, before, positions, 1, IMAGE_LAST)
-        b_before = _beside(image, pixel - 1, before, positions, 2, IMAGE_LAST)
-        r_after = _beside(image, pixel + V, after, positions, 0, IMAGE_LAST)
-        g_after = _beside(image, pixel + V, after, positions, 1, IMAGE_LAST)
-        b_after = _beside(image, pixel + V, after, positions, 2, IMAGE_LAST)
-        r_beside = _corners(image, pixel, before, after, above, below, positions, width, 0, IMAGE_LAST, V, NINE)
-        g_beside = _corners(image, pixel, before, after, above, below, positions, width, 1, IMAGE_LAST, V, NINE)
-        b_beside = _corners(image, pixel, before, after, above, below, positions, width, 2, IMAGE_LAST, V, NINE)
-        r_value, r_slope = _variation(
+        r_before = pixel_beside(image, pixel - 1, before, positions, 0, IMAGE_LAST)
+        g_before = pixel_beside(image, pixel - 1, before, positions, 1, IMAGE_LAST)
+        b_before = pixel_beside(image, pixel - 1, before, positions, 2, IMAGE_LAST)
+        r_after = pixel_beside(image, pixel + V, after, positions, 0, IMAGE_LAST)
+        g_after = pixel_beside(image, pixel + V, after, positions, 1, IMAGE_LAST)
+        b_after = pixel_beside(image, pixel + V, after, positions, 2, IMAGE_LAST)
+        r_beside = corners(image, pixel, before, after, above, below, positions, width, 0, IMAGE_LAST, V, NINE)
+        g_beside = corners(image, pixel, before, after, above, below, positions, width, 1, IMAGE_LAST, V, NINE)
+        b_beside = corners(image, pixel, before, after, above, below, positions, width, 2, IMAGE_LAST, V, NINE)
+        r_value, r_slope = variation(
             r, r_up, r_down, r_before, r_after, r_beside, row, col, H, W, diagonal, ABSOLUTE, NINE
         )
-        g_value, g_slope = _variation(
+        g_value, g_slope = variation(
             g, g_up, g_down, g_before, g_after, g_beside, row, col, H, W, diagonal, ABSOLUTE, NINE
         )
-        b_value, b_slope = _variation(
+        b_value, b_slope = variation(
             b, b_up, b_down, b_before, b_after, b_beside, row, col, H, W, diagonal, ABSOLUTE, NINE
         )
         values = tl.sum(tl.sum((r_value + g_value) + b_value, axis=1), axis=0)
@@ -407,7 +163,7 @@ def image_gradient_kernel(
             g_sum = tl.zeros((GROUPS, V), dtype=tl.float32)
             b_sum = tl.zeros((GROUPS, V), dtype=tl.float32)
         if UPSTREAM:
-            x, y, z = _load(upstream, pixel, valid, positions, UPSTREAM_LAST, V, ALIGNED)
+            x, y, z = load_pixels(upstream, pixel, valid, positions, UPSTREAM_LAST, V, ALIGNED)
             if FLIP:
                 r_sum += z * scale_0
                 b_sum += x * scale_2
@@ -415,7 +171,7 @@ def image_gradient_kernel(
                 r_sum += x * scale_0
                 b_sum += z * scale_2
             g_sum += y * scale_1
-        _store(gradient, pixel, valid, positions, r_sum, g_sum, b_sum, IMAGE_LAST, ALIGNED)
+        store_pixels(gradient, pixel, valid, positions, r_sum, g_sum, b_sum, IMAGE_LAST, ALIGNED)
 
 
 @triton.jit(do_not_specialize=["tiles"])

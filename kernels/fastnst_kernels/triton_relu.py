@@ -1,14 +1,10 @@
 # mypy: allow-untyped-decorators, allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
-"""The Triton kernels of the sign-bit epilogues: bias + ReLU (+ 2×2 pooling), and the way back from the bits alone.
+"""The Triton kernels of bias + ReLU that keep one bit of each activation, and of the way back from the bits alone.
 
-Each reads and writes its tensors once. Activations are handled in groups of 32 (8 where runs are not multiples of 32)
-whose bits are one word: a thread holds 16 bytes of a group, and the threads of a group add up its word by shuffles.
-Where a program starts is in 64 bits, what lies inside it in 32.
+Each reads and writes its tensors once, in groups whose bits are one word (see `triton_bits`).
 """
 
-from collections.abc import Mapping
 from math import ceil
-from typing import Any
 
 import torch
 import triton
@@ -16,25 +12,9 @@ import triton.language as tl
 from torch import Tensor
 
 from fastnst_kernels.gpu import Gpu
-from fastnst_kernels.launch import Launch, Plan, launch_gpu, run, stored
-from fastnst_kernels.relu_layout import dense, empty_activations, empty_bits, packed_by_channels
-
-
-@triton.jit
-def _word(off, mask, place, dtype: tl.constexpr):
-    # Each activation has a bit of its own: the sum is the bitwise or.
-    return tl.sum(tl.where(off, 0, tl.where(mask, place, 0)), axis=1).to(dtype)
-
-
-@triton.jit
-def _relu(value):
-    # NaN is not at most zero: it comes through, and so does its gradient, as in torch.
-    return tl.where(value <= 0.0, 0.0, value)
-
-
-@triton.jit
-def _later_is_larger(best, value):
-    return (value > best) | (value != value)
+from fastnst_kernels.launch import Launch, Plan
+from fastnst_kernels.relu_layout import dense, empty_bits, packed_by_channels
+from fastnst_kernels.triton_bits import as_words, buffer_of, group_size, groups_per_program, packed_word, relu, run_into
 
 
 @triton.jit(do_not_specialize=["groups", "blocks", "rows_per_channel"])
@@ -89,9 +69,9 @@ def bias_relu_kernel(
             value += tl.load(bias + column, mask=mask, other=0.0).to(tl.float32)
         else:
             value += tl.load(bias + index // rows_per_channel % C).to(tl.float32)
-    tl.store(y + start + offsets, _relu(value).to(y.dtype.element_ty), mask=mask)
+    tl.store(y + start + offsets, relu(value).to(y.dtype.element_ty), mask=mask)
     if BITS:
-        word = _word(value <= 0.0, mask, tl.full((1, 1), 1, tl.int32) << j, bits.dtype.element_ty)
+        word = packed_word(value <= 0.0, mask, tl.full((1, 1), 1, tl.int32) << j, bits.dtype.element_ty)
         tl.store(bits + word_start + words, word, mask=live)
 
 
@@ -127,209 +107,6 @@ def relu_backward_kernel(
     tl.store(result + start + offsets, tl.where((word[:, None] >> j) & 1 != 0, value, 0.0), mask=mask)
 
 
-@triton.jit(do_not_specialize=["blocks", "half_rows"])
-def bias_relu_pool_kernel(
-    x,  # (planes, H, W, C) if CHANNELS_LAST, else (planes, H, W) with a plane for each channel
-    bias,  # (C,) any float dtype, read if BIAS
-    pooled,  # (planes, H // 2, W // 2, C), or without C
-    bits,  # (planes, H, W, run_groups) words, or (planes, H, run_groups); written if BITS
-    C,
-    H,
-    W,
-    half,  # W // 2, whole windows in a row
-    run_groups,  # ⌈C / GROUP⌉ if CHANNELS_LAST, else ⌈W / GROUP⌉
-    blocks,  # programs of one row of windows
-    half_rows,  # ⌈H / 2⌉
-    GROUP: tl.constexpr,
-    GROUPS: tl.constexpr,  # of one program
-    CHANNELS_LAST: tl.constexpr,
-    EVEN: tl.constexpr,  # GROUP divides the run
-    BIAS: tl.constexpr,
-    BITS: tl.constexpr,
-    MAX: tl.constexpr,
-):
-    program = tl.program_id(0).to(tl.int64)
-    index = program // blocks
-    g = (program % blocks).to(tl.int32) * GROUPS + tl.arange(0, GROUPS)
-    plane = index // half_rows
-    h = index % half_rows * 2
-    # A last odd row is in no window, and has no row below.
-    windows = tl.where(h + 1 < H, half, 0)
-    W_below = tl.where(h + 1 < H, W, 0)
-    if CHANNELS_LAST:
-        j = tl.arange(0, GROUP)[None, :]
-        window = g // run_groups
-        group = g - window * run_groups
-        column = group[:, None] * GROUP + j
-        mask = window[:, None] < windows
-        if not EVEN:
-            mask = mask & (column < C)
-        top = x + (plane * H + h) * W * C + window[:, None] * 2 * C + column
-        bottom = top + W * C
-        a = tl.load(top, mask=mask, other=0.0).to(tl.float32)
-        b = tl.load(top + C, mask=mask, other=0.0).to(tl.float32)
-        c = tl.load(bottom, mask=mask, other=0.0).to(tl.float32)
-        d = tl.load(bottom + C, mask=mask, other=0.0).to(tl.float32)
-        out = pooled + (plane * (H // 2) + h // 2) * half * C + window[:, None] * C + column
-    else:
-        row_offsets = g[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
-        row_mask = row_offsets < windows * 2
-        top = x + (plane * H + h) * W + row_offsets
-        upper = tl.load(top, mask=row_mask, other=0.0).to(tl.float32)
-        lower = tl.load(top + W, mask=row_mask, other=0.0).to(tl.float32)
-        a, b = tl.split(tl.reshape(upper, (GROUPS, GROUP // 2, 2)))
-        c, d = tl.split(tl.reshape(lower, (GROUPS, GROUP // 2, 2)))
-        j = tl.arange(0, GROUP // 2)[None, :]
-        column = g[:, None] * (GROUP // 2) + j
-        mask = column < windows
-        out = pooled + (plane * (H // 2) + h // 2) * half + column
-    if BIAS:
-        if CHANNELS_LAST:
-            shift = tl.load(bias + column, mask=mask, other=0.0).to(tl.float32)
-        else:
-            shift = tl.load(bias + plane % C).to(tl.float32)
-        a += shift
-        b += shift
-        c += shift
-        d += shift
-    a = _relu(a)
-    b = _relu(b)
-    c = _relu(c)
-    d = _relu(d)
-    if MAX:
-        best = a
-        hot = tl.zeros_like(a).to(tl.int32)
-        larger = _later_is_larger(best, b)
-        best = tl.where(larger, b, best)
-        hot = tl.where(larger, 1, hot)
-        larger = _later_is_larger(best, c)
-        best = tl.where(larger, c, best)
-        hot = tl.where(larger, 2, hot)
-        larger = _later_is_larger(best, d)
-        best = tl.where(larger, d, best)
-        hot = tl.where(larger, 3, hot)
-        value = best
-        off = best <= 0.0
-        off_a = off | (hot != 0)
-        off_b = off | (hot != 1)
-        off_c = off | (hot != 2)
-        off_d = off | (hot != 3)
-    else:
-        value = (((a + b) + c) + d) * 0.25
-        off_a = a <= 0.0
-        off_b = b <= 0.0
-        off_c = c <= 0.0
-        off_d = d <= 0.0
-    tl.store(out, value.to(pooled.dtype.element_ty), mask=mask)
-    if BITS:
-        WORD: tl.constexpr = bits.dtype.element_ty
-        one = tl.full((1, 1), 1, tl.int32)
-        if CHANNELS_LAST:
-            place = one << j
-            here = bits + (plane * H + h) * W * run_groups + window * 2 * run_groups + group
-            live = window * 2 < W
-            beside = window * 2 + 1 < W
-            tl.store(here, _word(off_a, mask, place, WORD), mask=live)
-            tl.store(here + run_groups, _word(off_b, mask, place, WORD), mask=beside)
-            here += W * run_groups
-            tl.store(here, _word(off_c, mask, place, WORD), mask=window * 2 < W_below)
-            tl.store(here + run_groups, _word(off_d, mask, place, WORD), mask=window * 2 + 1 < W_below)
-        else:
-            even = one << (j * 2)
-            odd = one << (j * 2 + 1)
-            here = bits + (plane * H + h) * run_groups + g
-            live = g < run_groups
-            upper_word = _word(off_a, mask, even, tl.int32) + _word(off_b, mask, odd, tl.int32)
-            lower_word = _word(off_c, mask, even, tl.int32) + _word(off_d, mask, odd, tl.int32)
-            tl.store(here, upper_word.to(WORD), mask=live)
-            tl.store(here + run_groups, lower_word.to(WORD), mask=g * GROUP < W_below)
-
-
-@triton.jit
-def _let_through(word, j, value, dtype: tl.constexpr):
-    return tl.where((word[:, None] >> j) & 1 != 0, value, 0.0).to(dtype)
-
-
-@triton.jit(do_not_specialize=["blocks", "half_rows"])
-def unpool_backward_kernel(
-    gradient,  # (planes, H // 2, W // 2, C) if CHANNELS_LAST, else (planes, H // 2, W // 2)
-    bits,  # (planes, H, W, run_groups) words, or (planes, H, run_groups)
-    result,  # (planes, H, W, C), or without C
-    C,
-    H,
-    W,
-    half,
-    run_groups,
-    blocks,
-    half_rows,
-    factor,  # 1/4 for the average, 1 for the maximum
-    GROUP: tl.constexpr,
-    GROUPS: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr,
-    EVEN: tl.constexpr,
-):
-    program = tl.program_id(0).to(tl.int64)
-    index = program // blocks
-    g = (program % blocks).to(tl.int32) * GROUPS + tl.arange(0, GROUPS)
-    plane = index // half_rows
-    h = index % half_rows * 2
-    # A last odd row is in no window, and has no row below.
-    windows = tl.where(h + 1 < H, half, 0)
-    W_below = tl.where(h + 1 < H, W, 0)
-    j = tl.arange(0, GROUP)[None, :]
-    DTYPE: tl.constexpr = result.dtype.element_ty
-    if CHANNELS_LAST:
-        window = g // run_groups
-        group = g - window * run_groups
-        column = group[:, None] * GROUP + j
-        in_run = window[:, None] >= 0
-        if not EVEN:
-            in_run = column < C
-        pooled = gradient + (plane * (H // 2) + h // 2) * half * C + window[:, None] * C + column
-        value = tl.load(pooled, mask=in_run & (window[:, None] < windows), other=0.0).to(tl.float32) * factor
-        here = bits + (plane * H + h) * W * run_groups + window * 2 * run_groups + group
-        there = here + W * run_groups
-        live = window * 2 < W
-        beside = window * 2 + 1 < W
-        a = tl.load(here, mask=live, other=0).to(tl.int32)
-        b = tl.load(here + run_groups, mask=beside, other=0).to(tl.int32)
-        c = tl.load(there, mask=window * 2 < W_below, other=0).to(tl.int32)
-        d = tl.load(there + run_groups, mask=window * 2 + 1 < W_below, other=0).to(tl.int32)
-        out = result + (plane * H + h) * W * C + window[:, None] * 2 * C + column
-        tl.store(out, _let_through(a, j, value, DTYPE), mask=in_run & live[:, None])
-        tl.store(out + C, _let_through(b, j, value, DTYPE), mask=in_run & beside[:, None])
-        out += W * C
-        tl.store(out, _let_through(c, j, value, DTYPE), mask=in_run & (window[:, None] * 2 < W_below))
-        tl.store(out + C, _let_through(d, j, value, DTYPE), mask=in_run & (window[:, None] * 2 + 1 < W_below))
-    else:
-        pair = g[:, None] * (GROUP // 2) + tl.arange(0, GROUP // 2)[None, :]
-        pooled = gradient + (plane * (H // 2) + h // 2) * half + pair
-        once = tl.load(pooled, mask=pair < windows, other=0.0).to(tl.float32) * factor
-        value = tl.reshape(tl.join(once, once), (GROUPS, GROUP))
-        here = bits + (plane * H + h) * run_groups + g
-        live = g < run_groups
-        upper = tl.load(here, mask=live, other=0).to(tl.int32)
-        lower = tl.load(here + run_groups, mask=g * GROUP < W_below, other=0).to(tl.int32)
-        column = g[:, None] * GROUP + j
-        out = result + (plane * H + h) * W + column
-        tl.store(out, _let_through(upper, j, value, DTYPE), mask=column < W)
-        tl.store(out + W, _let_through(lower, j, value, DTYPE), mask=column < W_below)
-
-
-def _groups(elements: int, group: int) -> int:
-    """Groups of one program: so few that the thread that holds a group also reads and writes its bits."""
-    return min(elements, 1024 if group == 8 else 2048) // group
-
-
-def _words(bits: Tensor, group: int) -> Tensor:
-    return bits.view(-1).view(torch.int32) if group == 32 else bits
-
-
-def _group_of(run_length: int, bits: Tensor | None) -> int:
-    words = bits is None or bits.storage_offset() % 4 == 0
-    return 32 if run_length % 32 == 0 and words else 8
-
-
 def plan_bias_relu(x: Tensor, bias: Tensor | None, y: Tensor, bits: Tensor | None) -> Plan:
     """max(x + bias, 0) of dense (B, C, H, W) activations into `y`, and the sign bits into `bits`: its launch."""
     batch, channels, height, width = x.shape
@@ -337,16 +114,16 @@ def plan_bias_relu(x: Tensor, bias: Tensor | None, y: Tensor, bits: Tensor | Non
     # Rows of whole bytes are one run: nothing lies between their bits.
     positions = height * width if width % 8 == 0 else width
     run_length = channels if by_channels else positions
-    group = _group_of(run_length, bits)
+    group = group_size(run_length, bits)
     runs = x.numel() // run_length
     run_groups = ceil(run_length / group)
-    groups = _groups(2048, group)
+    groups = groups_per_program(2048, group)
     blocks = ceil(run_groups / groups)
     arguments = {
         "x": x,
         "bias": x if bias is None else bias,
         "y": y,
-        "bits": y if bits is None else _words(bits, group),
+        "bits": y if bits is None else as_words(bits, group),
         "C": channels,
         "run": run_length,
         "run_groups": run_groups,
@@ -372,13 +149,13 @@ def plan_relu_backward(gradient: Tensor, bits: Tensor, result: Tensor) -> Plan:
     run_length = channels if packed_by_channels(result) else width
     # Runs of whole bytes are one run: nothing lies between their bits.
     run_length = gradient.numel() if run_length % 8 == 0 else run_length
-    group = _group_of(run_length, bits)
+    group = group_size(run_length, bits)
     run_groups = ceil(run_length / group)
     all_groups = gradient.numel() // run_length * run_groups
-    groups = _groups(2048, group)
+    groups = groups_per_program(2048, group)
     arguments = {
         "gradient": gradient,
-        "bits": _words(bits, group),
+        "bits": as_words(bits, group),
         "result": result,
         "run": run_length,
         "run_groups": run_groups,
@@ -388,96 +165,16 @@ def plan_relu_backward(gradient: Tensor, bits: Tensor, result: Tensor) -> Plan:
     return Plan((Launch(relu_backward_kernel, ceil(all_groups / groups), arguments, constants),), (result,))
 
 
-def _pool_arguments(x: Tensor, bits: Tensor | None) -> tuple[Mapping[str, Any], Mapping[str, Any], int]:
-    """What both pooling kernels take of the full-size tensor and its bits: arguments, constants and the grid."""
-    batch, channels, height, width = x.shape
-    by_channels = packed_by_channels(x)
-    run_length = channels if by_channels else width
-    group = _group_of(run_length, bits)
-    run_groups = ceil(run_length / group)
-    # Planes have two loads of a program's activations in flight, positions four.
-    groups = _groups(1024 if by_channels else 2048, group)
-    half_rows = ceil(height / 2)
-    blocks = ceil(run_groups * (ceil(width / 2) if by_channels else 1) / groups)
-    planes = batch if by_channels else batch * channels
-    arguments: dict[str, Any] = {
-        "C": channels,
-        "H": height,
-        "W": width,
-        "half": width // 2,
-        "run_groups": run_groups,
-        "blocks": blocks,
-        "half_rows": half_rows,
-    }
-    if bits is not None:
-        arguments["bits"] = _words(bits, group)
-    constants = {
-        "GROUP": group,
-        "GROUPS": groups,
-        "CHANNELS_LAST": by_channels,
-        "EVEN": run_length % group == 0,
-    }
-    return arguments, constants, planes * half_rows * blocks
-
-
-def _pool_warps(gpu: Gpu) -> int:
-    """Warps that leave each thread 16 bytes of 16-bit activations."""
-    return 4 if gpu.warp_size == 32 else 2
-
-
-def plan_bias_relu_pool(
-    x: Tensor, bias: Tensor | None, pool: str, pooled: Tensor, bits: Tensor | None, gpu: Gpu
-) -> Plan:
-    """The 2×2 pool of max(x + bias, 0) into `pooled`, and the sign bits into `bits`, in one layout: its launch."""
-    arguments, constants, grid = _pool_arguments(x, bits)
-    own = {"x": x, "bias": x if bias is None else bias, "pooled": pooled}
-    switches = {"BIAS": bias is not None, "BITS": bits is not None, "MAX": pool == "max"}
-    given = {"bits": pooled, **arguments, **own}
-    launch = Launch(bias_relu_pool_kernel, grid, given, {**constants, **switches}, _pool_warps(gpu))
-    return Plan((launch,), (pooled,))
-
-
-def plan_unpool_backward(gradient: Tensor, bits: Tensor, pool: str, result: Tensor, gpu: Gpu) -> Plan:
-    """The gradient of the pooled activations spread over `result` where its bit is set, in one layout: its launch."""
-    arguments, constants, grid = _pool_arguments(result, bits)
-    own = {"gradient": gradient, "result": result, "factor": 1.0 if pool == "max" else 0.25}
-    launch = Launch(unpool_backward_kernel, grid, {**arguments, **own}, constants, _pool_warps(gpu))
-    return Plan((launch,), (result,))
-
-
-def _run_into(plan: Plan, written: Tensor, buffer: Tensor) -> None:
-    run(plan, written.device)
-    if buffer is not written:
-        written.copy_(buffer)
-
-
-def _buffer(written: Tensor) -> Tensor:
-    """What the kernel writes in place of `written`: itself, except where the interpreter cannot round to its dtype."""
-    return written if stored(written.dtype) == written.dtype else torch.empty_like(written, dtype=torch.float32)
-
-
 def bias_relu(x: Tensor, bias: Tensor | None, y: Tensor, bits: Tensor | None) -> None:
     """`torch_relu.bias_relu` as one kernel."""
-    buffer = _buffer(y)
-    _run_into(plan_bias_relu(x, bias, buffer, bits), y, buffer)
+    buffer = buffer_of(y)
+    run_into(plan_bias_relu(x, bias, buffer, bits), y, buffer)
 
 
 def relu_backward(gradient: Tensor, bits: Tensor, result: Tensor) -> None:
     """`torch_relu.relu_backward` as one kernel."""
-    buffer = _buffer(result)
-    _run_into(plan_relu_backward(gradient, bits, buffer), result, buffer)
-
-
-def bias_relu_pool(x: Tensor, bias: Tensor | None, pool: str, pooled: Tensor, bits: Tensor | None) -> None:
-    """`torch_relu.bias_relu_pool` as one kernel."""
-    buffer = _buffer(pooled)
-    _run_into(plan_bias_relu_pool(x, bias, pool, buffer, bits, launch_gpu(x.device)), pooled, buffer)
-
-
-def unpool_backward(gradient: Tensor, bits: Tensor, pool: str, result: Tensor) -> None:
-    """`torch_relu.unpool_backward` as one kernel."""
-    buffer = _buffer(result)
-    _run_into(plan_unpool_backward(gradient, bits, pool, buffer, launch_gpu(gradient.device)), result, buffer)
+    buffer = buffer_of(result)
+    run_into(plan_relu_backward(gradient, bits, buffer), result, buffer)
 
 
 def example_launches(features: Tensor, precision: str, gpu: Gpu) -> list[Launch]:
@@ -486,17 +183,8 @@ def example_launches(features: Tensor, precision: str, gpu: Gpu) -> list[Launch]
     `precision` changes nothing here: there is no product.
     """
     x = dense(features)
-    height, width = x.shape[2:]
-    by_channels = packed_by_channels(x)
     bits = empty_bits(x)
-    pooled = empty_activations(x, height // 2, width // 2, by_channels)
     bias = torch.empty((x.shape[1],), dtype=x.dtype, device=x.device)
-    plans = [
-        plan_relu_backward(x, bits, x),
-        plan_unpool_backward(pooled, bits, "avg", x, gpu),
-    ]
-    for shift in (bias, None):
-        for kept in (bits, None):
-            plans.append(plan_bias_relu(x, shift, x, kept))
-            plans.extend(plan_bias_relu_pool(x, shift, pool, pooled, kept, gpu) for pool in ("avg", "max"))
+    plans = [plan_relu_backward(x, bits, x)]
+    plans.extend(plan_bias_relu(x, shift, x, kept) for shift in (bias, None) for kept in (bits, None))
     return [launch for plan in plans for launch in plan.launches]
