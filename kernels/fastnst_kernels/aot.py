@@ -1,16 +1,4 @@
-"""Every kernel compiled for a named GPU, on a machine without one, as its launcher would, and judged by its code.
-
-A kernel is right for its target if it
-- spills no register and fits the shared memory;
-- multiplies 16-bit matrices on the matrix unit that the target has for them: HGMMA on sm_90 and UTCHMMA on sm_100
-  (tiles of 64 rows and more, which those need), HMMA on other NVIDIA targets, mfma and wmma on AMD;
-- reads and writes features 16 bytes at a time where their rows are aligned to 16 bytes. Features are the arguments of
-  four axes in a floating dtype; an access to at most a quarter of the elements of the largest one through the same
-  argument (a tile's border) is exempt. On AMD, triton stores a product's result as it lies in the matrix unit's
-  registers, to save the way through shared memory: there four elements (mfma) or one (wmma) are enough.
-  NVIDIA's TF32 instructions take operands along the summed axis only: the other layout is transposed on its way, by
-  asynchronous copies (LDGSTS) of single elements, and these are exempt too.
-"""
+"""Every kernel compiled for a named GPU, on a machine without one, as its launcher would, and judged by its code."""
 
 import importlib
 import multiprocessing
@@ -28,24 +16,13 @@ from typing import Any
 
 import torch
 import triton
-from torch import Tensor
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
-from fastnst_kernels.disassembly import (
-    Code,
-    Instruction,
-    Product,
-    Site,
-    accesses_by_argument,
-    products,
-    read_amdgcn,
-    read_cubin,
-    sites,
-)
-from fastnst_kernels.gpu import TARGETS, Gpu
-from fastnst_kernels.launch import Launch, aligned, interpreted
-from fastnst_kernels.layout import channels_last, position_stride
+from fastnst_kernels.aot_source import source_of
+from fastnst_kernels.aot_verdict import Width, feature_widths, matrix_problems, resource_problems
+from fastnst_kernels.disassembly import products, read_amdgcn, read_cubin, sites
+from fastnst_kernels.gpu import TARGETS
+from fastnst_kernels.launch import Launch, interpreted
 from fastnst_kernels.occupancy import LIMITS, Occupancy, occupancy
 
 # Each exposes example_launches(features, precision, gpu): the launches of its kernels in each of their switches.
@@ -83,34 +60,6 @@ MODES: Mapping[str, tuple[torch.dtype, str]] = MappingProxyType(
     }
 )
 LAYOUTS = ("channels_last", "nchw")
-
-_TYPES = {
-    torch.float64: "fp64",
-    torch.float32: "fp32",
-    torch.float16: "fp16",
-    torch.bfloat16: "bf16",
-    torch.int64: "i64",
-    torch.int32: "i32",
-    torch.int16: "i16",
-    torch.int8: "i8",
-    torch.uint8: "u8",
-    torch.bool: "i1",
-}
-
-
-@dataclass(frozen=True)
-class Width:
-    """Bytes that a thread loads, or stores, at once through one argument, at least and at most, and by what.
-
-    `aligned` says whether the rows of the argument's tensor start at multiples of 16 bytes.
-    """
-
-    argument: str
-    store: bool
-    aligned: bool
-    narrowest: int
-    widest: int
-    instructions: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -196,7 +145,7 @@ def plan_jobs(targets: Sequence[str], cases: Sequence[tuple[str, str]], *, kerne
                     for index, launch in enumerate(_launches(target, module, shape, mode, layout)):
                         name = _name(launch)
                         names.add(name)
-                        key = (_source(launch, TARGETS[target]).hash(), *launch.options.values())
+                        key = (source_of(launch, TARGETS[target]).hash(), *launch.options.values())
                         if key not in seen and (not kernels or name in kernels):
                             seen.add(key)
                             jobs.append(Job(target, module, index, name, mode, layout, shape))
@@ -271,7 +220,7 @@ def compile_one(job: Job) -> Compiled:
     config = {**launch.constants, "num_warps": launch.num_warps, "num_stages": launch.num_stages}
     try:
         binary = triton.compile(
-            _source(launch, gpu), target=GPUTarget(gpu.backend, gpu.arch, gpu.warp_size), options=launch.options
+            source_of(launch, gpu), target=GPUTarget(gpu.backend, gpu.arch, gpu.warp_size), options=launch.options
         )
     except Exception as error:  # noqa: BLE001  (the compiler's passes raise what they like)
         reason = (str(error).strip().splitlines() or [""])[0]
@@ -295,7 +244,7 @@ def compile_one(job: Job) -> Compiled:
     )
     metadata = binary.metadata
     found = sites(binary.asm["ttir"])
-    widths, narrow = _feature_widths(launch, found, code, job.mode, gpu)
+    widths, narrow = feature_widths(launch, found, code, job.mode, gpu)
     return Compiled(
         job,
         config,
@@ -313,105 +262,11 @@ def compile_one(job: Job) -> Compiled:
         matrix_instructions=code.matrix_instructions,
         features=widths,
         problems=(
-            *_resource_problems(code, metadata.shared, gpu),
-            *_matrix_problems(products(binary.asm["ttir"]), job.mode, code, gpu),
+            *resource_problems(code, metadata.shared, gpu),
+            *matrix_problems(products(binary.asm["ttir"]), job.mode, code, gpu),
             *narrow,
         ),
     )
-
-
-def _resource_problems(code: Code, shared: int, gpu: Gpu) -> Iterator[str]:
-    if code.spills:
-        yield f"{code.spills} registers spilled"
-    if shared > gpu.shared_limit:
-        yield f"{shared} bytes of shared memory, {gpu.shared_limit} allowed"
-
-
-def _matrix_problems(found: Sequence[Product], mode: str, code: Code, gpu: Gpu) -> Iterator[str]:
-    names = " ".join(code.matrix_instructions)
-    for product in found:
-        unit = _matrix_unit(product, mode, gpu)
-        if mode != "float32" and unit not in names:
-            yield f"a {product.rows}×{product.depth}×{product.columns} product in {mode} without {unit}"
-            return
-
-
-def _matrix_unit(product: Product, mode: str, gpu: Gpu) -> str:
-    if gpu.backend == "hip":
-        return "v_mfma" if gpu.warp_size == 64 else "v_wmma"
-    # The instructions of a warp group, and of tensor memory, take at least 64 rows.
-    if mode != "tf32" and product.rows >= 64:
-        return {"sm_90": "HGMMA", "sm_100": "UTCHMMA"}.get(gpu.name, "HMMA")
-    return "MMA"
-
-
-def _feature_widths(
-    launch: Launch, found: Sequence[Site], code: Code, mode: str, gpu: Gpu
-) -> tuple[tuple[Width, ...], list[str]]:
-    """The widths of the accesses to features, and what is wrong with them."""
-    widths = []
-    problems = []
-    for (argument, store), accesses in accesses_by_argument(found, code).items():
-        value = launch.arguments.get(argument)
-        if not (isinstance(value, Tensor) and value.ndim == 4 and value.dtype.is_floating_point):
-            continue
-        instructions = [one for _, ones in accesses for one in ones]
-        verb = "stored" if store else "loaded"
-        if not instructions:
-            problems.append(f"no instruction found by which {argument} is {verb}")
-            continue
-        rows_aligned = _rows_aligned(value, by_width="W" in launch.arguments)
-        widths.append(
-            Width(
-                argument,
-                store,
-                rows_aligned,
-                min(one.width for one in instructions),
-                max(one.width for one in instructions),
-                tuple(sorted({one.mnemonic for one in instructions})),
-            )
-        )
-        if not rows_aligned:
-            continue
-        narrow = _narrow_sites(accesses, _least_width(value, store, code, gpu), transposed=mode == "tf32", gpu=gpu)
-        if narrow:
-            lines = ", ".join(str(line) for line in sorted({site.line[1] for site, _ in narrow}))
-            problems.append(f"{argument} is {verb} {min(width for _, width in narrow)} bytes at a time in line {lines}")
-    return tuple(widths), problems
-
-
-def _narrow_sites(
-    accesses: Sequence[tuple[Site, list[Instruction]]], least: int, *, transposed: bool, gpu: Gpu
-) -> list[tuple[Site, int]]:
-    """The sites, borders of tiles apart, whose instructions are narrower than `least` bytes, with their widths.
-
-    Asynchronous copies may be as narrow as they are where they may be `transposed`.
-    """
-    largest = max(site.elements for site, _ in accesses)
-    # On AMD a line does not tell an argument's borders from its bulk where one function reads both.
-    mixed = gpu.backend == "hip" and any(4 * site.elements <= largest for site, _ in accesses)
-    found = []
-    for site, instructions in accesses:
-        # Which instruction is whose cannot be told where another argument shares the line.
-        pick = min if site.alone and not mixed and all(len(one.lines) == 1 for one in instructions) else max
-        counted = [one for one in instructions if not (transposed and one.mnemonic.startswith("LDGSTS"))]
-        width = pick((one.width for one in counted), default=16)
-        if 4 * site.elements > largest and width < least:
-            found.append((site, width))
-    return found
-
-
-def _least_width(value: Tensor, store: bool, code: Code, gpu: Gpu) -> int:
-    if store and gpu.backend == "hip" and code.matrix_instructions:
-        return min(16, value.element_size() * (4 if gpu.warp_size == 64 else 1))
-    return 16
-
-
-def _rows_aligned(value: Tensor, *, by_width: bool) -> bool:
-    """Whether the rows are aligned that a kernel walks along: those of the matrix, or with `by_width` the picture's."""
-    if position_stride(value) is None or not aligned(value):
-        return False
-    return not by_width or channels_last(value) or value.stride(2) * value.element_size() % 16 == 0
 
 
 @cache
@@ -432,42 +287,3 @@ def _launches(target: str, module: str, shape: str, mode: str, layout: str) -> l
 def _name(launch: Launch) -> str:
     name: str = launch.kernel.__name__
     return name.removesuffix("_kernel")
-
-
-def _source(launch: Launch, gpu: Gpu) -> Any:
-    """The kernel with its arguments specialised as at a launch: ones are constants, multiples of 16 are known, and on
-    AMD that a tensor spans less than 2 GiB."""
-    signature: dict[str, str] = {}
-    constants: dict[str, Any] = {}
-    attributes: dict[tuple[int], list[list[Any]]] = {}
-    for position, parameter in enumerate(launch.kernel.params):
-        name = parameter.name
-        if name in launch.constants:
-            signature[name] = "constexpr"
-            constants[name] = launch.constants[name]
-            continue
-        value = launch.arguments[name]
-        known: list[list[Any]] = []
-        if value is None:
-            signature[name] = "constexpr"
-            constants[name] = None
-        elif isinstance(value, Tensor):
-            signature[name] = f"*{_TYPES[value.dtype]}"
-            if value.storage_offset() * value.element_size() % 16 == 0:
-                known.append(["tt.divisibility", 16])
-            if gpu.backend == "hip" and value.untyped_storage().nbytes() < 2**31:
-                known.append(["tt.pointer_range", 32])
-        elif isinstance(value, bool):
-            signature[name] = "u1"
-        elif isinstance(value, float):
-            signature[name] = "fp32"
-        elif value == 1 and not parameter.do_not_specialize:
-            signature[name] = "constexpr"
-            constants[name] = 1
-        else:
-            signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
-            if value % 16 == 0 and not parameter.do_not_specialize:
-                known.append(["tt.divisibility", 16])
-        if known:
-            attributes[(position,)] = known
-    return ASTSource(launch.kernel, signature, constants, attributes)
