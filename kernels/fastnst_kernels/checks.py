@@ -43,11 +43,11 @@ def check_features(features: Tensor, precision: str, backend: str) -> str:
     return backend
 
 
-def check_dtype(dtype: torch.dtype, backend: str) -> None:
-    """Whether `backend` takes features of `dtype`."""
+def check_dtype(dtype: torch.dtype, backend: str, what: str = "features are") -> None:
+    """Whether `backend` takes features, or other activations, of `dtype`; `what` begins the message."""
     if dtype not in _DTYPES and not (dtype == torch.float64 and backend != "triton"):
         allowed = "float32, float16 or bfloat16" + ("" if backend == "triton" else ", or float64")
-        raise ValueError(f"features are {dtype}; backend {backend!r} takes {allowed}")
+        raise ValueError(f"{what} {dtype}; backend {backend!r} takes {allowed}")
 
 
 def check_target(like: Tensor, target: Tensor | BlendedTarget, weight: float) -> tuple[Tensor, float, Tensor | None]:

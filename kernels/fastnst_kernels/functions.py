@@ -7,8 +7,9 @@ from torch import Tensor
 
 from fastnst_kernels import ops, reference
 from fastnst_kernels.crops import as_readable
+from fastnst_kernels.derivatives import refuse_second_derivative
 from fastnst_kernels.layout import channels_last
-from fastnst_kernels.terms import ContentTerm, Owned, StyleTerm
+from fastnst_kernels.terms import ContentTerm, Owned, StyleTerm, flat_terms
 
 
 def written_gradient(
@@ -38,13 +39,7 @@ def written_gradient(
         in_place,
         features,
         None if in_place else upstream,
-        None if style is None else style.difference,
-        None if style is None else style.scale,
-        None if style is None else style.gradient,
-        0.0 if style is None else style.factor,
-        None if content is None else content.content,
-        None if content is None else content.gradient,
-        0.0 if content is None else content.factor,
+        *flat_terms(style, content),
         relu,
         owned,
         precision,
@@ -93,7 +88,7 @@ class Gram(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        _refuse_second_derivative()
+        refuse_second_derivative("Gram")
         (features,) = ctx.saved_tensors
         dtype = ops.difference_dtype(features.dtype, ctx.backend)
         difference, scale = ops.normalised(gradient + gradient.mT, dtype)
@@ -145,7 +140,7 @@ class Tap(torch.autograd.Function):
         nothing = (None,) * 10
         if style_gradient is None and content_gradient is None and (upstream is None or not ctx.relu):
             return upstream, *nothing
-        _refuse_second_derivative()
+        refuse_second_derivative("Gram")
         features, difference, scale, content = ctx.saved_tensors
         style = None if style_gradient is None else StyleTerm(difference, scale, style_gradient, ctx.style_factor)
         term = None if content_gradient is None else ContentTerm(content, content_gradient, ctx.content_factor)
@@ -182,7 +177,7 @@ class TileTap(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        _refuse_second_derivative()
+        refuse_second_derivative("Gram")
         features, difference, scale, style_gradient, content, content_gradient = ctx.saved_tensors
         style = None if difference is None else StyleTerm(difference, scale, style_gradient, ctx.style_factor)
         term = None if content is None else ContentTerm(content, content_gradient, ctx.content_factor)
@@ -200,10 +195,3 @@ def _passed(ctx: Any, features: Tensor, relu: bool, inplace: bool) -> Tensor:
     # torch.compile asks for the changed input itself.
     features.relu_()
     return features
-
-
-def _refuse_second_derivative() -> None:
-    """Raise where autograd records the backward pass, whose derivative would lack the Gram term without a word."""
-    # torch.compile traces with gradients on, and refuses second derivatives itself.
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        raise RuntimeError("the Gram operations are differentiable once; call backward without create_graph=True")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastnst_kernels import image_ops, image_reference
 from fastnst_kernels.backends import resolve_backend
+from fastnst_kernels.derivatives import refuse_second_derivative
 from fastnst_kernels.image_layout import dense, is_channels_last
 
 KINDS = ("squared", "absolute", "nine-point")
@@ -203,7 +204,7 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        _refuse_second_derivative()
+        refuse_second_derivative("image")
         gradient = image_ops.normalise_backward(
             upstream, ctx.scale, ctx.flip, ctx.dtype, ctx.channels_last, ctx.backend
         )
@@ -220,19 +221,12 @@ class _TotalVariation(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, tv_gradient: Tensor) -> tuple[Tensor, None, None]:
-        _refuse_second_derivative()
+        refuse_second_derivative("image")
         (image,) = ctx.saved_tensors
         gradient, _ = image_ops.image_gradient(
             image, None, (1.0, 1.0, 1.0), False, 1.0, tv_gradient, ctx.kind, ctx.backend
         )
         return gradient, None, None
-
-
-def _refuse_second_derivative() -> None:
-    """Raise where autograd records the backward pass, whose derivative would be missing without a word."""
-    # torch.compile traces with gradients on, and refuses second derivatives itself.
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        raise RuntimeError("the image operations are differentiable once; call backward without create_graph=True")
 
 
 def _allowed(dtypes: Sequence[torch.dtype], backend: str) -> str:

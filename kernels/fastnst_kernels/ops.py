@@ -1,7 +1,7 @@
 """The operations as torch custom operators, so that `torch.compile` takes them whole.
 
-`backend` is "triton" or "torch"; a Triton module is imported by the first call that needs it. The public functions and
-their gradients are in `gram_api`, `tap_api` and `tiles`.
+`backend` is "triton" or "torch"; a Triton module is imported by the first call that needs it. The public functions are
+in `api` and `tiles`, their gradients in `functions`.
 """
 
 import torch
@@ -71,11 +71,6 @@ def _accumulate_gram(sums: Tensor, features: Tensor, precision: str, backend: st
         triton_gram.accumulate_gram(sums, features, precision)
     else:
         torch_gram.accumulate_gram(sums, features)
-
-
-@torch.library.register_fake(f"{_NAMESPACE}::accumulate_gram")  # type: ignore[untyped-decorator]
-def _accumulate_gram_fake(sums: Tensor, features: Tensor, precision: str, backend: str) -> None:
-    return None
 
 
 @torch.library.impl(f"{_NAMESPACE}::gram_difference_loss", "default")
@@ -191,25 +186,10 @@ def _tap_backward(
         torch_tap.tap_backward(gradient, features, above, style_term, content_term, relu, region)
 
 
+@torch.library.register_fake(f"{_NAMESPACE}::accumulate_gram")  # type: ignore[untyped-decorator]
 @torch.library.register_fake(f"{_NAMESPACE}::tap_backward")  # type: ignore[untyped-decorator]
-def _tap_backward_fake(
-    gradient: Tensor,
-    accumulate: bool,
-    features: Tensor,
-    upstream: Tensor | None,
-    difference: Tensor | None,
-    scale: Tensor | None,
-    style_gradient: Tensor | None,
-    style_factor: float,
-    content: Tensor | None,
-    content_gradient: Tensor | None,
-    content_factor: float,
-    relu: bool,
-    owned: list[int] | None,
-    precision: str,
-    backend: str,
-) -> None:
-    return None
+def _nothing_fake(*_: object) -> None:
+    """Of an operator that only writes into what it is given."""
 
 
 gram = torch.ops.fastnst_kernels.gram.default

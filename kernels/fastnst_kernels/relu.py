@@ -11,9 +11,9 @@ from torch import Tensor
 
 from fastnst_kernels import relu_ops, relu_reference
 from fastnst_kernels.backends import resolve_backend
+from fastnst_kernels.checks import check_dtype
+from fastnst_kernels.derivatives import refuse_second_derivative
 from fastnst_kernels.relu_layout import POOLS, empty_bits, is_dense, packed_by_channels
-
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def bias_relu(x: Tensor, bias: Tensor | None = None, *, inplace: bool = False, backend: str = "auto") -> Tensor:
@@ -122,14 +122,14 @@ class _BiasReluPool(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        _refuse_second_derivative()
+        refuse_second_derivative("sign-bit")
         (bits,) = ctx.saved_tensors
         full = relu_ops.unpool_backward(gradient, bits, ctx.height, ctx.width, ctx.by_channels, ctx.pool, ctx.backend)
         return full, None, None, None
 
 
 def _masked(ctx: Any, gradient: Tensor) -> Tensor:
-    _refuse_second_derivative()
+    refuse_second_derivative("sign-bit")
     (bits,) = ctx.saved_tensors
     result: Tensor = relu_ops.relu_backward(gradient, bits, ctx.by_channels, ctx.backend)
     return result
@@ -140,13 +140,6 @@ def _by_channels(x: Tensor) -> bool:
     return packed_by_channels(x) if is_dense(x) else x.shape[1] > 1 and x.shape[2] * x.shape[3] == 1
 
 
-def _refuse_second_derivative() -> None:
-    """Raise where autograd records the backward pass."""
-    # torch.compile traces with gradients on, and refuses second derivatives itself.
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        raise RuntimeError("the sign-bit operations are differentiable once; call backward without create_graph=True")
-
-
 def _checked(x: Tensor, bias: Tensor | None, backend: str) -> str:
     """The backend for this input, or the error that names what is wrong with it."""
     if x.ndim != 4:
@@ -154,9 +147,7 @@ def _checked(x: Tensor, bias: Tensor | None, backend: str) -> str:
     if 0 in x.shape:
         raise ValueError(f"x of shape {tuple(x.shape)} is empty; each axis must be 1 or more")
     backend = resolve_backend(backend, x.device)
-    if x.dtype not in _DTYPES and not (x.dtype == torch.float64 and backend != "triton"):
-        allowed = "float32, float16 or bfloat16" + ("" if backend == "triton" else ", or float64")
-        raise ValueError(f"x is {x.dtype}; backend {backend!r} takes {allowed}")
+    check_dtype(x.dtype, backend, "x is")
     if bias is None:
         return backend
     if bias.shape != x.shape[1:2]:

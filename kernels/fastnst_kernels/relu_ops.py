@@ -140,7 +140,7 @@ def _unpool_backward_out(gradient: Tensor, bits: Tensor, pool: str, result: Tens
 @torch.library.register_fake(f"{_NAMESPACE}::relu_backward_")  # type: ignore[untyped-decorator]
 @torch.library.register_fake(f"{_NAMESPACE}::unpool_backward_out")  # type: ignore[untyped-decorator]
 def _nothing_fake(*_: object) -> None:
-    return None
+    """Of an operator that only writes into what it is given."""
 
 
 def _empty_outputs(x: Tensor, height: int, width: int, keep_bits: bool) -> tuple[Tensor, Tensor]:

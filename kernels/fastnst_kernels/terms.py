@@ -33,3 +33,14 @@ class ContentTerm:
 
 # The top and left edge, the height and the width of the positions that a tile owns.
 Owned = tuple[int, int, int, int]
+
+
+def flat_terms(
+    style: StyleTerm | None, content: ContentTerm | None
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, float, Tensor | None, Tensor | None, float]:
+    """Both terms as operators and autograd functions take them: (difference, scale, gradient, factor) and (content,
+    gradient, factor), None and a factor of 0 for a term that is none."""
+    return (
+        *((None, None, None, 0.0) if style is None else (style.difference, style.scale, style.gradient, style.factor)),
+        *((None, None, 0.0) if content is None else (content.content, content.gradient, content.factor)),
+    )

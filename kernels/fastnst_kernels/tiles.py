@@ -23,7 +23,7 @@ from fastnst_kernels.checks import (
 )
 from fastnst_kernels.functions import TileTap, written_gradient
 from fastnst_kernels.targets import BlendedTarget, GramDifference
-from fastnst_kernels.terms import ContentTerm, Owned, StyleTerm
+from fastnst_kernels.terms import ContentTerm, Owned, StyleTerm, flat_terms
 
 
 def accumulate_gram(sums: Tensor, features: Tensor, *, precision: str = "ieee", backend: str = "auto") -> None:
@@ -103,13 +103,7 @@ def tile_tap(
     )
     result: Tensor = TileTap.apply(  # type: ignore[no-untyped-call]
         features,
-        None if style is None else style.difference,
-        None if style is None else style.scale,
-        None if style is None else style.gradient,
-        0.0 if style is None else style.factor,
-        None if term is None else term.content,
-        None if term is None else term.gradient,
-        0.0 if term is None else term.factor,
+        *flat_terms(style, term),
         owned,
         relu,
         inplace,
