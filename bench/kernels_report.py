@@ -22,6 +22,8 @@ from fastnst_kernels.aot import Compiled, Job, compile_all, in_order, limits_of,
 from fastnst_kernels.gpu import TARGETS
 from tqdm import tqdm
 
+from bench.page_tables import table
+
 RESULTS = Path(__file__).parent / "results"
 # Shapes and modes: each class of blocks about once. The others get the blocks of these, and what bfloat16 makes differs
 # from float16 in the names of instructions: the command `fastnst kernels` builds them all.
@@ -157,7 +159,7 @@ def as_markdown(records: Sequence[Record]) -> str:
         f"{len(records)} builds, {sum(bool(one['problems']) for one in records)} of them with a problem (listed below)."
         if wrong
         else f"{len(records)} builds; none spills, none has a problem.",
-        _table(
+        table(
             ["target", "builds", "right", "spills", "most registers", "most shared memory, bytes", "limit"],
             [_target_row(target, _of(records, target=target)) for target in present],
         ),
@@ -167,7 +169,7 @@ def as_markdown(records: Sequence[Record]) -> str:
         parts += [
             f"## {target}",
             f"A multiprocessor has {'; '.join(limits_of(target)['words'])}.",
-            _table(
+            table(
                 ["kernel", "mode", "builds", "registers", "spills", "shared", "warps", "load", "store", "matrix"],
                 [
                     _kernel_row(kernel, mode, _of(of_target, kernel=kernel, mode=mode))
@@ -216,11 +218,6 @@ def _range(values: Iterable[int]) -> str:
     if not found:
         return "-"
     return str(found[0]) if len(found) == 1 else f"{found[0]}–{found[-1]}"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

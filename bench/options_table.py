@@ -4,18 +4,18 @@ python -m bench.options_table            prints the tables
 python -m bench.options_table --write    writes them into docs/options.md
 """
 
-import argparse
 import sys
 from dataclasses import fields
 from pathlib import Path
 
+from bench.page_tables import print_or_write, table
 from fastnst.arguments import describe_default, flag_of
 from fastnst.option_groups import GROUPS
 from fastnst.options import Options, resolve_options
 from fastnst.presets import PRESETS
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "options.md"
-BEGIN, END = "<!-- options: begin (python -m bench.options_table --write) -->", "<!-- options: end -->"
+MODULE = "bench.options_table"
 _OPTIONS = {option.name: option for option in fields(Options)}
 
 
@@ -25,27 +25,26 @@ def options_table() -> str:
 
 
 def _group(heading: str, names: tuple[str, ...]) -> str:
-    rows = [f"## {heading.capitalize()}", "", "| Option | Default | Meaning |", "| --- | --- | --- |"]
+    rows = []
     for option in (_OPTIONS[name] for name in names):
         meaning = option.metadata["meaning"]
         if option.metadata["choices"]:
             meaning += f" ({', '.join(option.metadata['choices'])})"
-        rows.append(f"| `{flag_of(option)}` | `{describe_default(option)}` | {meaning} |")
-    return "\n".join(rows)
+        rows.append([f"`{flag_of(option)}`", f"`{describe_default(option)}`", meaning])
+    return f"## {heading.capitalize()}\n\n{table(['Option', 'Default', 'Meaning'], rows)}"
 
 
 def _presets() -> str:
     presets = {name: values for name, values in PRESETS.items() if values}
-    rows = ["## What presets set", "", f"| | {' | '.join(f'`{name}`' for name in presets)} |"]
-    rows.append("| --- |" + " --- |" * len(presets))
+    rows = []
     resolved = {name: resolve_options(preset=name) for name in presets}
     for name in (name for names in GROUPS.values() for name in names):
         if any(name in values for values in presets.values()):
             cells = [
                 _code(getattr(resolved[preset], name)) if name in values else "" for preset, values in presets.items()
             ]
-            rows.append(f"| `{flag_of(_OPTIONS[name])}` | {' | '.join(cells)} |")
-    return "\n".join(rows)
+            rows.append([f"`{flag_of(_OPTIONS[name])}`", *cells])
+    return f"## What presets set\n\n{table(['', *(f'`{name}`' for name in presets)], rows)}"
 
 
 def _code(value: object) -> str:
@@ -61,24 +60,5 @@ def _layer(name: str, weight: float) -> str:
     return f"`{name}={weight:.3g}`"
 
 
-def with_table(text: str) -> str:
-    """`text` with the tables between its marks, where there are others now. Raises ValueError without the marks."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{PAGE} has no {BEGIN} before an {END}; add the two lines")
-    return f"{before}{BEGIN}\n\n{options_table()}\n\n{END}{after}"
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="write the tables into docs/options.md")
-    if parser.parse_args(arguments).write:
-        PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
-    else:
-        print(options_table())
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(print_or_write(None, __doc__, lambda: {"options": options_table()}, PAGE, MODULE))

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.page_tables import replaced
 from fastnst.roofline_plot import Panel, Point, draw
 
 ROOT = Path(__file__).resolve().parent.parent
-BEGIN, END = "<!-- kernels: begin (python -m bench.report --write) -->", "<!-- kernels: end -->"
 _NO_GPU = (
     "**No GPU figure exists yet**: the Triton kernels have been run in Triton's interpreter and compiled ahead of "
     "time, but not timed. `python -m bench.run_gpu` is the script for a machine that has a GPU."
@@ -89,14 +89,14 @@ def _by_precision(measurements: Sequence[Record]) -> dict[str, dict[tuple[str, s
 
 
 def block(found: Sequence[Section], plot: Path | None = None) -> str:
-    """What stands in docs/figures.md, its marks included; `plot` is shown where it is given."""
+    """What stands in docs/figures.md between its marks; `plot` is shown where it is given."""
     parts = [] if any(section.on_gpu for section in found) else [_NO_GPU]
     parts += [_table(section) for section in found] or [_NONE]
     if plot is not None:
         devices = ", ".join(dict.fromkeys(section.facts["device"] for section in found))
         text = f"Roofline: TFLOP/s of the kernels over FLOP per byte, beneath the ceilings measured on {devices}"
         parts.append(f'<img src="{plot.as_posix()}" alt="{text}" width="100%">')
-    return "\n\n".join([BEGIN, *parts, END])
+    return "\n\n".join(parts)
 
 
 def _table(section: Section) -> str:
@@ -215,14 +215,6 @@ def panels(found: Sequence[Section]) -> list[Panel]:
     return drawn
 
 
-def replaced(text: str, new: str) -> str:
-    """`text` with its marked block replaced. Raises SystemExit where there is not exactly one."""
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise SystemExit(f"docs/figures.md has no single block between {BEGIN} and {END}; add the two lines")
-    before, rest = text.split(BEGIN)
-    return before + new + rest.split(END)[1]
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group()
@@ -240,7 +232,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(shown)
         return 0
     text = page.read_text(encoding="utf-8")
-    new = replaced(text, shown)
+    try:
+        new = replaced(text, {"kernels": shown}, "bench.report")
+    except ValueError as error:
+        raise SystemExit(f"{page}: {error}") from None
     if parsed.check and new != text:
         print(
             "docs/figures.md does not say what bench/results/ does; run python -m bench.report --write", file=sys.stderr

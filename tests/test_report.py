@@ -56,9 +56,8 @@ def profile(*, on_gpu: bool, compiled: bool = True) -> dict[str, Any]:
 def root(tmp_path: Path) -> Path:
     (tmp_path / "bench" / "results").mkdir(parents=True)
     (tmp_path / "docs").mkdir()
-    (tmp_path / "docs" / "figures.md").write_text(
-        f"before\n\n{report.BEGIN}\nold\n{report.END}\n\nafter\n", encoding="utf-8"
-    )
+    begin, end = "<!-- kernels: begin (python -m bench.report --write) -->", "<!-- kernels: end -->"
+    (tmp_path / "docs" / "figures.md").write_text(f"before\n\n{begin}\nold\n{end}\n\nafter\n", encoding="utf-8")
     return tmp_path
 
 
@@ -119,5 +118,5 @@ def test_a_file_that_is_no_profile_is_named(root: Path, content: str) -> None:
 
 def test_a_page_without_the_marks_is_left_alone(root: Path) -> None:
     (root / "docs" / "figures.md").write_text("nothing\n")
-    with pytest.raises(SystemExit, match=r"docs/figures\.md has no single block between"):
+    with pytest.raises(SystemExit, match=r"docs/figures\.md: the page has no marks of the table 'kernels'"):
         report.main(["--check", "--root", str(root)])
