@@ -15,6 +15,7 @@ class Layer:
 
     @property
     def is_pool(self) -> bool:
+        """Whether it pools; else it is a convolution."""
         return self.name.startswith("pool")
 
 

@@ -116,6 +116,8 @@ def flag_of(option: "Field[Any]") -> str:
 
 
 def add_option(group: "argparse._ActionsContainer", option: "Field[Any]", preset: str = "default") -> None:
+    """Adds the argument of one field of `Options`, whose help says the default of `preset`. What is not given is absent
+    from the parsed namespace."""
     facts = option.metadata
     group.add_argument(
         flag_of(option),
@@ -215,6 +217,7 @@ def one_or_several(name: str, value: Any) -> Any:
 
 
 def parse_as(option: "Field[Any]") -> Callable[[str], Any]:
+    """What reads one word of an option's value, and raises ArgumentTypeError where it cannot."""
     if option.name == "scales":
         return _scale
     if option.name == "style_weights" or option.type in (float, float | None, StyleWeight):
@@ -223,6 +226,7 @@ def parse_as(option: "Field[Any]") -> Callable[[str], Any]:
 
 
 def whole_number(word: str) -> int:
+    """The number that a word of the command line is. Raises ArgumentTypeError."""
     try:
         return int(word)
     except ValueError:

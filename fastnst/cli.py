@@ -92,6 +92,7 @@ def _check_alone(parsed: argparse.Namespace) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """The parser of the command. What it parses has `run`, a function of it that returns the exit code."""
     parser = Parser(
         prog="fastnst",
         description="Neural style transfer by optimisation, exact to Gatys, Ecker and Bethge (2016).",

@@ -28,6 +28,7 @@ class LossScale:
         self._base = self.factor.clone()
 
     def set_exponent(self, exponent: int) -> None:
+        """Makes the factor 2 to the power of `exponent`, until the next `follow`."""
         self.exponent = exponent
         self._base.fill_(2.0**exponent)
         self.factor.copy_(self._base)

@@ -33,6 +33,7 @@ class MomentSums:
 
     @classmethod
     def nothing(cls, filters: int, device: torch.device) -> "MomentSums":
+        """Those of no positions, for N `filters`."""
         gram, mean = (
             torch.zeros(shape, dtype=torch.float32, device=device) for shape in ((1, filters, filters), (1, filters))
         )

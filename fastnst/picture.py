@@ -142,11 +142,13 @@ def in_range(planes: torch.Tensor, what: str) -> torch.Tensor:
 
 
 def check_size(height: int, width: int, what: str) -> None:
+    """Raises ImageError, which begins with `what`, for a picture with a side of less than `MIN_SIDE` pixels."""
     if min(height, width) < MIN_SIDE:
         raise ImageError(f"{what} is {width}×{height} pixels; it must be at least {MIN_SIDE}×{MIN_SIDE}")
 
 
 def check_pixels(height: int, width: int, what: str, max_pixels: int) -> None:
+    """Raises ImageError, which begins with `what`, for a picture of more than `max_pixels` pixels."""
     if width * height > max_pixels:
         raise ImageError(
             f"{what} is {width}×{height} = {width * height} pixels, more than the limit of {max_pixels} pixels; "

@@ -52,6 +52,7 @@ class Iterate:
 
     @cached_property
     def image(self) -> Tensor:
+        """A copy of the image, (3, H, W) float32 in 0…1 on the CPU."""
         image = self.look()
         # What it looked at is as large, and not needed any more.
         object.__setattr__(self, "look", lambda: image)

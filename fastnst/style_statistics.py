@@ -51,6 +51,7 @@ class Moments:
 
     @property
     def covariance(self) -> Tensor:
+        """G − μ μᵀ, (1, N, N)."""
         return self.gram - self.mean[:, :, None] * self.mean[:, None, :]
 
 

@@ -39,6 +39,7 @@ def entry(order: str, kind: int, *values: int) -> Entry:
 
 
 def numbers_in(order: str, kind: int, data: bytes) -> tuple[int, ...]:
+    """The whole numbers of a tag's data; `order` is "<" or ">", `kind` the tag's type."""
     return struct.unpack(f"{order}{len(data) // _SIZES[kind]}{_WHOLE[kind]}", data)
 
 

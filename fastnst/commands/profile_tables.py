@@ -10,6 +10,7 @@ from fastnst.runtime import Runtime
 
 
 def print_measurements(size: int, runtime: Runtime, measurements: list[Measurement]) -> None:
+    """The losses of a square image of `size` pixels at the style layers, beneath what they were measured under."""
     roofline = measure_roofline(runtime)
     facts = conditions(runtime.device)
     print(
@@ -44,6 +45,7 @@ def print_measurements(size: int, runtime: Runtime, measurements: list[Measureme
 
 
 def print_steps(measurements: list[Measurement]) -> None:
+    """The other kernels of an iteration, which only move bytes."""
     print(
         f"{'layer':9}{'operation':25}{'fastnst':>17}{'GB/s':>8}{'of copy':>9}{'eager':>17}{'× eager':>9}"
         f"{'memory':>8}{'eager':>8}"

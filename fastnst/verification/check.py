@@ -63,6 +63,7 @@ class Expected:
 
     @staticmethod
     def equal(exact: Tensor) -> "Expected":
+        """One that a result has to equal to the bit."""
         return Expected(exact.double(), torch.zeros(len(exact), dtype=torch.float64, device=exact.device))
 
 
@@ -105,6 +106,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
+        """Whether the error is within its budget, and nothing was raised."""
         return self.problem is None and self.error <= self.budget
 
     @property

@@ -28,6 +28,7 @@ def bring_to_one(gradient: Tensor) -> Tensor:
 
 
 def operations(site: Site) -> Iterator[Operation]:
+    """The checks of `gram`, `gram_loss` and `style_tap` at one site."""
     noise, precision, backend = site.noise(1), site.mode.precision, site.backend
     features = features_of(site)
     channels = site.shape[1]

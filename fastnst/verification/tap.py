@@ -62,6 +62,7 @@ def blended_loss(
 
 
 def operations(site: Site) -> Iterator[Operation]:
+    """The checks of `tap` in its variants at one site."""
     noise = site.noise(2)
     features = features_of(site)
     channels = site.shape[1]

@@ -24,6 +24,7 @@ _UNIT = torch.finfo(torch.float32).eps / 2
 
 
 def operations(site: Site) -> Iterator[Operation]:
+    """The checks of the operations on tiles at one site."""
     features = features_of(site)
     yield _accumulate(site, features)
     yield _finish(site, features)

@@ -50,6 +50,8 @@ def interpreted() -> bool:
 
 
 def strides(features: Tensor) -> tuple[int, int, int]:
+    """The strides of features (B, C, H, W) by image, by channel and by position, in elements. Raises ValueError where
+    positions have no single stride, as in a crop."""
     stride_m = position_stride(features)
     if stride_m is None:
         raise ValueError(
@@ -72,25 +74,30 @@ def aligned(features: Tensor) -> bool:
 
 
 def upcast(dtype: torch.dtype) -> bool:
+    """Whether a kernel has to widen operands of `dtype`: the interpreter multiplies the raw bits of bfloat16."""
     return interpreted() and dtype == torch.bfloat16
 
 
 def stored(dtype: torch.dtype) -> torch.dtype:
-    # The interpreter truncates on a cast to bfloat16: there the kernel writes float32 and torch rounds.
+    """The dtype that a kernel writes for a result in `dtype`: the interpreter truncates on a cast to bfloat16, so that
+    there it is float32, which torch rounds."""
     return torch.float32 if upcast(dtype) else dtype
 
 
 def input_precision(dtype: torch.dtype, precision: str, gpu: Gpu) -> str:
+    """What `tl.dot` is told of operands in `dtype`: "tf32" where that is asked for and the GPU has it, else "ieee"."""
     return "tf32" if dtype == torch.float32 and precision == "tf32" and gpu.tf32 else "ieee"
 
 
 def launch_gpu(device: torch.device) -> Gpu:
+    """The GPU that a launch on `device` is planned for; the interpreter's for the CPU."""
     if device.type == "cpu":
         return INTERPRETER
     return gpu_of(torch.cuda.current_device() if device.index is None else device.index)
 
 
 def run(plan: Plan, device: torch.device) -> Sequence[Tensor]:
+    """Runs the launches of `plan` on `device`, and returns its outputs."""
     with nullcontext() if device.type == "cpu" else torch.cuda.device(device):
         for launch in plan.launches:
             launch.kernel[(launch.grid,)](**launch.arguments, **launch.constants, **launch.options)
