@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from network_samples import noise
 from processes import run_together
 
 from fastnst.backbone import Backbone, build_backbone
@@ -31,10 +32,6 @@ CASES: list[tuple[int, int, dict[str, Any], str | int]] = [
     (75, 46, {"style_layers": "conv1_1", "content_weight": 0, "tv_kind": "nine-point", "tv_weight": 1e6}, "none"),
 ]
 DEEP: list[tuple[int, int, dict[str, Any], str | int]] = [(329, 37, {}, "none"), (329, 37, {"preset": "gatys"}, 32)]
-
-
-def noise(seed: int, height: int, width: int) -> torch.Tensor:
-    return torch.rand((1, 3, height, width), generator=torch.Generator().manual_seed(seed))
 
 
 def compared(cases: list[tuple[int, int, dict[str, Any], str | int]]) -> list[dict[str, float]]:

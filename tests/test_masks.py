@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from network_samples import with_biases
 from PIL import Image
 from processes import run_together
 from style_references import DISTANCES, features, moments, pooled
@@ -28,7 +29,7 @@ from fastnst.style_moments import region_targets
 from fastnst.tile_grid import make_grid, reach_of
 from fastnst.tile_style import tiled_style_targets
 from fastnst.tiled_objective import make_tiled_objective
-from fastnst.weights import Weights, load_weights
+from fastnst.weights import load_weights
 
 SMALL: dict[str, Any] = {
     "precision": "fp32",
@@ -52,16 +53,6 @@ def soft(seed: int, height: int, width: int) -> torch.Tensor:
         torch.rand((1, 1, 4, 4), generator=generator), (height, width), mode="bilinear"
     )
     return (2 * large - 0.5).clamp(0, 1)
-
-
-def with_biases(weights: Weights) -> Weights:
-    """So that no feature lies where the ReLU turns."""
-    generator = torch.Generator().manual_seed(1)
-    tensors = {
-        name: 0.3 * torch.randn(tensor.shape, generator=generator) if name.endswith("bias") else tensor
-        for name, tensor in weights.tensors.items()
-    }
-    return Weights(weights.source, weights.network, tensors, weights.preprocessing, weights.sha256)
 
 
 HEIGHT, WIDTH = 53, 46

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from network_samples import biased_network, smooth_and_rough
 from numpy_gatys import Network, objective
 
 from fastnst import winograd
@@ -10,7 +11,7 @@ from fastnst.backbone import build_backbone
 from fastnst.objective import make_objective, style_targets
 from fastnst.options import Options, resolve_options
 from fastnst.runtime import resolve_runtime
-from fastnst.weights import Weights, load_weights
+from fastnst.weights import Weights
 
 HEIGHT, WIDTH = 37, 50
 needs_nnpack = pytest.mark.skipif(not winograd.available(), reason="torch has no NNPACK for this CPU")
@@ -18,25 +19,11 @@ needs_nnpack = pytest.mark.skipif(not winograd.available(), reason="torch has no
 
 @pytest.fixture(scope="module")
 def weights() -> dict[str, Weights]:
-    """Random networks with random biases, so that every ReLU and every border counts."""
-    networks = {}
-    for network in ("vgg19", "vgg16"):
-        found = load_weights("random", network, taps=("conv5_1",))
-        generator = torch.Generator().manual_seed(1)
-        tensors = {
-            name: 0.3 * torch.randn(tensor.shape, generator=generator) if name.endswith("bias") else tensor
-            for name, tensor in found.tensors.items()
-        }
-        networks[network] = Weights(found.source, network, tensors, found.preprocessing, found.sha256)
-    return networks
+    return {network: biased_network(network) for network in ("vgg19", "vgg16")}
 
 
 def picture(seed: int, height: int = HEIGHT, width: int = WIDTH) -> torch.Tensor:
-    """Smooth and rough parts, in 0…1: (1, 3, height, width)."""
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand((1, 3, 5, 6), generator=generator)
-    smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1)
-    return (0.7 * smooth + 0.3 * torch.rand((1, 3, height, width), generator=generator)).contiguous()
+    return smooth_and_rough(seed, height, width)
 
 
 CASES = {

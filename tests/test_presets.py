@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from network_samples import biased_network, smooth_and_rough
 from torch import Tensor
 
 from fastnst.backbone import build_backbone
@@ -33,21 +34,8 @@ Features = Mapping[str, Tensor]
 
 
 @pytest.fixture(scope="module")
-def tensors() -> dict[str, Tensor]:
-    """A random network with random biases, so that every ReLU and every border counts."""
-    generator = torch.Generator().manual_seed(1)
-    found = load_weights("random", "vgg19", taps=("conv5_1",)).tensors
-    return {
-        name: 0.3 * torch.randn(tensor.shape, generator=generator) if name.endswith("bias") else tensor
-        for name, tensor in found.items()
-    }
-
-
-def picture(seed: int, height: int, width: int) -> Tensor:
-    """Smooth and rough parts, in 0…1."""
-    generator = torch.Generator().manual_seed(seed)
-    smooth = F.interpolate(torch.rand((1, 3, 5, 6), generator=generator), (height, width), mode="bicubic").clamp(0, 1)
-    return (0.7 * smooth + 0.3 * torch.rand((1, 3, height, width), generator=generator)).contiguous()
+def tensors() -> Mapping[str, Tensor]:
+    return biased_network().tensors
 
 
 def vgg(tensors: Mapping[str, Tensor], x: Tensor, *, replicate: bool = False) -> dict[str, Tensor]:
@@ -133,7 +121,7 @@ TOOLS: dict[str, tuple[Callable[..., Tensor], Preprocessing]] = {
 def test_the_objective_is_that_of_the_tool(preset: str, tensors: dict[str, Tensor]) -> None:
     formula, preprocessing = TOOLS[preset]
     options = resolve_options(preset=preset, precision="fp32", device="cpu")
-    content, image, style = picture(1, 35, 50), picture(2, 35, 50), picture(3, 45, 33)
+    content, image, style = smooth_and_rough(1, 35, 50), smooth_and_rough(2, 35, 50), smooth_and_rough(3, 45, 33)
 
     runtime = resolve_runtime(options)
     weights = Weights("random", "vgg19", tensors, preprocessing, "")
@@ -165,7 +153,7 @@ def test_weights_of_caffe_are_written_anew(tensors: dict[str, Tensor], tmp_path:
 
 def test_the_variation_of_neural_style_leaves_out_the_last_row_and_column() -> None:
     """The one part of the Lua program's objective that is not ours: differences along the last row and column."""
-    image = picture(1, 12, 9).double()
+    image = smooth_and_rough(1, 12, 9).double()
     right, down = image.diff(dim=3), image.diff(dim=2)
     theirs = right[:, :, :-1].square().sum() + down[..., :-1].square().sum()
     ours = right.square().sum() + down.square().sum()

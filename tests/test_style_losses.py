@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from fastnst_kernels import BlendedTarget
+from network_samples import biased_network
 from style_references import DISTANCES, features, moments
 
 from fastnst import OptionError, Stylizer, stylize
@@ -24,7 +25,7 @@ from fastnst.taps import LayerTap
 from fastnst.tile_grid import make_grid, reach_of
 from fastnst.tile_style import tiled_style_targets
 from fastnst.tiled_objective import make_tiled_objective
-from fastnst.weights import Weights, load_weights
+from fastnst.weights import Weights
 
 SMALL: dict[str, Any] = {
     "precision": "fp32",
@@ -37,14 +38,7 @@ SMALL: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def weights() -> Weights:
-    """Random, with biases, so that every ReLU counts."""
-    found = load_weights("random", "vgg19", taps=("conv3_1",))
-    generator = torch.Generator().manual_seed(1)
-    tensors = {
-        name: 0.3 * torch.randn(tensor.shape, generator=generator) if name.endswith("bias") else tensor
-        for name, tensor in found.tensors.items()
-    }
-    return Weights(found.source, "vgg19", tensors, found.preprocessing, found.sha256)
+    return biased_network(deepest="conv3_1")
 
 
 def picture(seed: int, height: int, width: int) -> torch.Tensor:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from network_samples import biased_network, noise
 
 from fastnst import winograd
 from fastnst.backbone import Backbone, build_backbone
@@ -20,7 +21,7 @@ from fastnst.tile_content import PLACES
 from fastnst.tile_grid import TileGrid, even_spans, make_grid, reach_of
 from fastnst.tile_style import tiled_style_targets
 from fastnst.tiled_objective import LEVELS, TiledObjective, make_tiled_objective
-from fastnst.weights import Weights, load_weights
+from fastnst.weights import Weights
 from tests.late_copies import LateCopier
 
 needs_nnpack = pytest.mark.skipif(not winograd.available(), reason="torch has no NNPACK for this CPU")
@@ -30,21 +31,7 @@ SHALLOW: dict[str, Any] = {"style_layers": ["conv1_1", "conv2_1=2", "conv3_1"], 
 
 @pytest.fixture(scope="module")
 def weights() -> dict[str, Weights]:
-    """Random networks with random biases, so that every ReLU and every border counts."""
-    networks = {}
-    for network in ("vgg19", "vgg16"):
-        found = load_weights("random", network, taps=("conv5_1",))
-        generator = torch.Generator().manual_seed(1)
-        tensors = {
-            name: 0.3 * torch.randn(tensor.shape, generator=generator) if name.endswith("bias") else tensor
-            for name, tensor in found.tensors.items()
-        }
-        networks[network] = Weights(found.source, network, tensors, found.preprocessing, found.sha256)
-    return networks
-
-
-def noise(seed: int, height: int, width: int) -> torch.Tensor:
-    return torch.rand((1, 3, height, width), generator=torch.Generator().manual_seed(seed))
+    return {network: biased_network(network) for network in ("vgg19", "vgg16")}
 
 
 class Case:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from fastnst_kernels import BlendedTarget
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from network_samples import biased_network, noise
 from torch import Tensor
 
 import fastnst
@@ -31,7 +32,7 @@ from fastnst.stylizer import Stylizer
 from fastnst.tile_grid import Reach, make_grid, reach_of
 from fastnst.tile_style import tiled_style_targets
 from fastnst.tiled_objective import make_tiled_objective
-from fastnst.weights import Weights, load_weights
+from fastnst.weights import Weights
 from fastnst.wrapping import bordered, resize_wrapped, seam_variation
 
 needs_nnpack = pytest.mark.skipif(not winograd.available(), reason="torch has no NNPACK for this CPU")
@@ -40,20 +41,9 @@ SHALLOW: dict[str, Any] = {"style_layers": ["conv1_1", "conv2_1", "conv3_1"], "c
 SIGNS = 2e-3
 
 
-def noise(seed: int, height: int, width: int) -> Tensor:
-    return torch.rand((1, 3, height, width), generator=torch.Generator().manual_seed(seed))
-
-
 @pytest.fixture(scope="module")
 def weights() -> Weights:
-    """A random network with random biases, so that every ReLU and every border counts."""
-    found = load_weights("random", "vgg19", taps=("conv5_1",))
-    generator = torch.Generator().manual_seed(1)
-    tensors = {
-        name: 0.3 * torch.randn(tensor.shape, generator=generator) if name.endswith("bias") else tensor
-        for name, tensor in found.tensors.items()
-    }
-    return Weights(found.source, "vgg19", tensors, found.preprocessing, found.sha256)
+    return biased_network()
 
 
 def objective(weights: Weights, content: Tensor, **given: Any) -> tuple[Objective, Options]:

@@ -1,0 +1,36 @@
+"""Networks and images that the tests of objectives have in common."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from fastnst.weights import Weights, load_weights
+
+
+def biased_network(network: str = "vgg19", deepest: str = "conv5_1") -> Weights:
+    """A random network with random biases, so that every ReLU and every border counts."""
+    return with_biases(load_weights("random", network, taps=(deepest,)))
+
+
+def with_biases(weights: Weights) -> Weights:
+    """The weights with random biases: no feature lies where the ReLU turns."""
+    generator = torch.Generator().manual_seed(1)
+    tensors = {
+        name: 0.3 * torch.randn(tensor.shape, generator=generator) if name.endswith("bias") else tensor
+        for name, tensor in weights.tensors.items()
+    }
+    return replace(weights, tensors=tensors)
+
+
+def noise(seed: int, height: int, width: int) -> Tensor:
+    """White noise in 0…1: (1, 3, height, width)."""
+    return torch.rand((1, 3, height, width), generator=torch.Generator().manual_seed(seed))
+
+
+def smooth_and_rough(seed: int, height: int, width: int) -> Tensor:
+    """An image with smooth and rough parts, in 0…1: (1, 3, height, width)."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand((1, 3, 5, 6), generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1)
+    return (0.7 * smooth + 0.3 * torch.rand((1, 3, height, width), generator=generator)).contiguous()
