@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from fastnst_kernels import budget, gram, gram_loss, reference, style_tap
 from torch import Tensor
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+LAYOUTS = pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "channels_last"])
 
 
 @contextmanager
@@ -27,6 +28,22 @@ def nan_in_empty() -> Iterator[None]:
         patch.setattr(torch, "empty", filled(torch.empty))
         patch.setattr(torch, "empty_like", filled(torch.empty_like))
         yield
+
+
+T = TypeVar("T")
+
+
+def captured(step: Callable[[], T], warm_up: Callable[[], object]) -> tuple[torch.cuda.CUDAGraph, T]:
+    """`step` as a CUDA graph, and what it returned, after `warm_up` on a stream of its own."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        warm_up()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = step()
+    return graph, result
 
 
 def make_features(

@@ -15,10 +15,9 @@ from image_checks import (
     make_image,
     make_upstream,
 )
-from kernel_checks import DTYPES
+from kernel_checks import DTYPES, LAYOUTS, captured
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm GPU")]
-LAYOUTS = pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "channels_last"])
 
 
 @LAYOUTS
@@ -92,20 +91,13 @@ def test_a_captured_step_counts_on() -> None:
         adam_step_(image, gradient, first, second, step, learning_rate=0.02, increment=True)
         return value
 
-    eager, captured = state(), state()
+    eager, replayed = state(), state()
     for _ in range(5):
         expected = advance(*eager)
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        advance(*state())
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        value = advance(*captured)
+    graph, value = captured(lambda: advance(*replayed), lambda: advance(*state()))
     for _ in range(5):
         graph.replay()
     torch.cuda.synchronize()
-    assert captured[3].item() == 5
+    assert replayed[3].item() == 5
     assert torch.equal(value, expected)
-    assert all(torch.equal(one, other) for one, other in zip(eager, captured, strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(eager, replayed, strict=True))

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from fastnst_kernels import image_ops, image_reference, torch_image
+from fastnst_kernels import image_reference, torch_image
 from fastnst_kernels.image import adam_step_, image_gradient, normalise, total_variation
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,9 +22,9 @@ from image_checks import (
     same_layout,
     upstreams,
 )
-from kernel_checks import DTYPES
+from kernel_checks import DTYPES, LAYOUTS
+from operator_checks import check_image_operators
 
-LAYOUTS = pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "channels_last"])
 BACKENDS = pytest.mark.parametrize("backend", ["torch", "reference"])
 SHAPES = [(1, 3, 1, 1), (3, 3, 5, 7), (1, 3, 1, 24), (1, 3, 9, 1), (2, 3, 4, 12), (1, 3, 40, 136)]
 
@@ -212,18 +212,7 @@ def test_the_reference_keeps_layouts(channels_last: bool) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_opcheck(dtype: torch.dtype, channels_last: bool) -> None:
     image = make_image((1, 3, 3, 4), channels_last=channels_last, dtype=dtype)
-    upstream = make_upstream(image, torch.bfloat16)
-    scale, shift = list(SCALE), list(SHIFT)
-    torch.library.opcheck(image_ops.normalise, (image, scale, shift, True, torch.float16, True, "torch"))
-    torch.library.opcheck(image_ops.normalise_backward, (upstream, scale, True, dtype, channels_last, "torch"))
-    torch.library.opcheck(image_ops.total_variation, (image, "squared", "torch"))
-    torch.library.opcheck(image_ops.image_gradient, (image, upstream, scale, True, 0.5, None, "squared", "torch"))
-    ones = torch.ones(1, dtype=dtype)
-    torch.library.opcheck(image_ops.image_gradient, (image, None, scale, False, 1.0, ones, "absolute", "torch"))
-    tensors = [image, torch.ones_like(image), torch.zeros_like(image), torch.zeros_like(image)]
-    arguments = (*tensors, torch.ones((), dtype=torch.int64), 0.02, 0.9, 0.99, 1e-8)
-    torch.library.opcheck(image_ops.adam_step_, (*arguments, 0.0, 1.0, True, "torch"))
-    torch.library.opcheck(image_ops.adam_step_, (*arguments, None, None, False, "torch"))
+    check_image_operators(image, "torch", channels_last=channels_last)
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")

@@ -3,10 +3,18 @@
 import pytest
 import torch
 from fastnst_kernels import available_backends, budget, gram, gram_loss, reference, style_tap
-from kernel_checks import DTYPES, assert_within, check_gram, check_style_tap, make_features, make_target
+from kernel_checks import (
+    DTYPES,
+    LAYOUTS,
+    assert_within,
+    captured,
+    check_gram,
+    check_style_tap,
+    make_features,
+    make_target,
+)
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm GPU")]
-LAYOUTS = pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "channels_last"])
 MODES = pytest.mark.parametrize(
     ("dtype", "precision"), [*((dtype, "ieee") for dtype in DTYPES), (torch.float32, "tf32")]
 )
@@ -109,14 +117,7 @@ def test_a_captured_graph_replays() -> None:
         return gradient
 
     expected = step()
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        step()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
+    graph, result = captured(step, step)
     graph.replay()
     torch.cuda.synchronize()
-    assert torch.equal(captured, expected)
+    assert torch.equal(result, expected)

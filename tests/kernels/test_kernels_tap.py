@@ -10,10 +10,9 @@ from fastnst_kernels.targets import BlendedTarget, blend_targets
 from fastnst_kernels.tiles import accumulate_gram, finish_gram_loss, tap_gradient, tile_tap
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_checks import DTYPES, assert_within, check_style_tap, make_features, make_target
+from kernel_checks import DTYPES, LAYOUTS, assert_within, check_style_tap, make_features, make_target
 from tap_checks import before_relu, check_tap, check_tiles, make_content
 
-LAYOUTS = pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "channels_last"])
 BACKENDS = pytest.mark.parametrize("backend", ["torch", "reference"])
 TERMS = [terms for terms in itertools.product([False, True], repeat=3) if terms[0] or terms[1]]
 

@@ -4,20 +4,21 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from fastnst_kernels import gram, gram_loss, ops, reference, style_tap, torch_gram
+from fastnst_kernels import gram, gram_loss, reference, style_tap, torch_gram
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_checks import (
     DTYPES,
+    LAYOUTS,
     check_gram,
     check_loss_gradient_strides,
     check_style_tap,
     make_features,
     make_target,
 )
+from operator_checks import check_gram_operators
 from torch.utils.checkpoint import checkpoint
 
-LAYOUTS = pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "channels_last"])
 SHAPES = [(1, 1, 1, 1), (3, 3, 17, 5), (2, 65, 1, 1), (2, 64, 24, 23), (1, 200, 19, 21), (1, 512, 3, 5)]
 
 
@@ -203,29 +204,7 @@ def test_autocast_changes_nothing(channels_last: bool) -> None:
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.float64])
 @LAYOUTS
 def test_opcheck(dtype: torch.dtype, channels_last: bool) -> None:
-    features = make_features((2, 5, 3, 4), dtype, channels_last=channels_last)
-    arguments = (features, make_target(features)[None], 0.5, None, 1.0, "ieee", "torch")
-    torch.library.opcheck(ops.gram, (features, "ieee", "torch"))
-    torch.library.opcheck(ops.gram_difference_loss, arguments)
-    loss, difference, scale = ops.gram_difference_loss(*arguments)
-    gradient = torch.zeros_like(features)
-    style = (difference, scale, loss, 0.1)
-    content = (features[:, :, 1:], loss, 2.0)
-    for upstream, owned in ((features, [1, 0, 2, 4]), (None, [1, 0, 2, 4])):
-        torch.library.opcheck(
-            ops.tap_backward,
-            (gradient, upstream is None, features, upstream, *style, *content, True, owned, "ieee", "torch"),
-        )
-    torch.library.opcheck(
-        ops.tap_backward,
-        (gradient, False, features, None, *style, None, None, 0.0, False, None, "ieee", "torch"),
-    )
-    sums = torch.zeros_like(difference, dtype=loss.dtype)
-    torch.library.opcheck(ops.accumulate_gram, (sums, features, "ieee", "torch"))
-    torch.library.opcheck(
-        ops.finish_gram_loss, (sums, 12, make_target(features)[None], 0.5, loss, 1.0, features.dtype, "torch")
-    )
-    torch.library.opcheck(ops.content_loss, (features, features[:1], 0.5, "torch"))
+    check_gram_operators(make_features((2, 5, 3, 4), dtype, channels_last=channels_last), "torch")
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")

@@ -10,6 +10,7 @@ from fastnst_kernels import relu_layout, relu_ops, relu_reference, torch_relu
 from fastnst_kernels.relu import bias_relu, bias_relu_pool
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_checks import LAYOUTS
 from relu_checks import (
     DTYPES,
     assert_same,
@@ -21,7 +22,6 @@ from relu_checks import (
     make_gradient,
 )
 
-LAYOUTS = pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "channels_last"])
 POOLS = pytest.mark.parametrize("pool", relu_layout.POOLS)
 SHAPES = [(1, 1, 1, 1), (3, 3, 5, 7), (2, 64, 4, 6), (3, 65, 3, 2), (1, 512, 1, 1), (1, 512, 2, 3), (2, 5, 2, 33)]
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from fastnst_kernels import relu_layout, relu_ops
 from fastnst_kernels.relu import bias_relu, bias_relu_pool
+from kernel_checks import LAYOUTS, captured
 from relu_checks import DTYPES, check_pool, check_relu, check_special_values, make_activations, make_bias
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm GPU")]
-LAYOUTS = pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "channels_last"])
 # The layers of VGG at 1024 px, and of a strip of 4096 px.
 LAYERS = [(1, 64, 1024, 1024), (1, 128, 512, 512), (1, 256, 256, 256), (1, 512, 128, 128), (1, 64, 256, 4096)]
 ODD = [(1, 1, 1, 1), (3, 3, 5, 7), (3, 65, 37, 53), (2, 40, 33, 64), (1, 512, 1, 1), (1, 3, 511, 509)]
@@ -95,15 +95,9 @@ def test_a_captured_graph_replays() -> None:
         relu_ops.unpool_backward_out(pooled, pool_bits, "avg", gradient, "triton")
         relu_ops.relu_backward_(gradient, bits, "triton")
 
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        step()
-    torch.cuda.current_stream().wait_stream(stream)
+    step()
     expected = gradient.clone()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
+    graph, _ = captured(step, step)
     gradient.fill_(float("nan"))
     graph.replay()
     torch.cuda.synchronize()

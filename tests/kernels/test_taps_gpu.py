@@ -5,11 +5,10 @@ import torch
 from fastnst_kernels.api import tap
 from fastnst_kernels.targets import blend_targets
 from fastnst_kernels.tiles import accumulate_gram, finish_gram_loss, tap_gradient
-from kernel_checks import DTYPES, make_features, make_target
+from kernel_checks import DTYPES, LAYOUTS, captured, make_features, make_target
 from tap_checks import check_equal_runs, check_repeated, check_tap, check_tiles, make_content
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm GPU")]
-LAYOUTS = pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "channels_last"])
 MODES = pytest.mark.parametrize(
     ("dtype", "precision"), [*((dtype, "ieee") for dtype in DTYPES), (torch.float32, "tf32")]
 )
@@ -124,14 +123,7 @@ def test_a_captured_graph_replays() -> None:
         return gradient
 
     expected = step()
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        step()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
+    graph, result = captured(step, step)
     graph.replay()
     torch.cuda.synchronize()
-    assert torch.equal(captured, expected)
+    assert torch.equal(result, expected)

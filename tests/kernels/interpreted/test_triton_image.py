@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from fastnst_kernels import image_ops, triton_image
+from fastnst_kernels import triton_image
 from fastnst_kernels.gpu import INTERPRETER
 from fastnst_kernels.image import adam_step_, image_gradient, normalise, total_variation
 from hypothesis import given, settings
@@ -23,9 +23,9 @@ from image_checks import (
     make_upstream,
     upstreams,
 )
-from kernel_checks import DTYPES
+from kernel_checks import DTYPES, LAYOUTS
+from operator_checks import check_image_operators
 
-LAYOUTS = pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "channels_last"])
 ABOVE_LAYOUTS = pytest.mark.parametrize("above_last", [False, True], ids=["from_nchw", "from_channels_last"])
 SHAPES = [(1, 3, 1, 1), (3, 3, 5, 7), (1, 3, 1, 24), (1, 3, 9, 1), (2, 3, 4, 12), (1, 3, 9, 136)]
 
@@ -191,19 +191,7 @@ def test_two_runs_are_equal_to_the_bit() -> None:
 @LAYOUTS
 def test_opcheck(channels_last: bool) -> None:
     image = make_image((1, 3, 3, 4), channels_last=channels_last)
-    upstream = make_upstream(image, torch.bfloat16)
-    scale, shift, float32 = list(SCALE), list(SHIFT), torch.float32
-    torch.library.opcheck(image_ops.normalise, (image, scale, shift, True, torch.float16, True, "triton"))
-    torch.library.opcheck(image_ops.normalise_backward, (upstream, scale, True, float32, channels_last, "triton"))
-    torch.library.opcheck(image_ops.total_variation, (image, "squared", "triton"))
-    torch.library.opcheck(image_ops.image_gradient, (image, upstream, scale, True, 0.5, None, "squared", "triton"))
-    torch.library.opcheck(
-        image_ops.image_gradient, (image, None, scale, False, 1.0, torch.ones(1), "absolute", "triton")
-    )
-    tensors = [image, torch.ones_like(image), torch.zeros_like(image), torch.zeros_like(image)]
-    step = torch.ones((), dtype=torch.int64)
-    arguments = (*tensors, step, 0.02, 0.9, 0.99, 1e-8, 0.0, 1.0, True, "triton")
-    torch.library.opcheck(image_ops.adam_step_, arguments)
+    check_image_operators(image, "triton", channels_last=channels_last)
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")

@@ -23,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_checks import (
     DTYPES,
+    LAYOUTS,
     check_gram,
     check_loss_gradient_strides,
     check_style_tap,
@@ -30,8 +31,7 @@ from kernel_checks import (
     make_target,
     nan_in_empty,
 )
-
-LAYOUTS = pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "channels_last"])
+from operator_checks import check_gram_operators
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -215,29 +215,7 @@ def test_nan_and_infinity_come_through() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_opcheck(dtype: torch.dtype) -> None:
-    features = make_features((2, 5, 3, 4), dtype)
-    arguments = (features, make_target(features)[None], 0.5, None, 1.0, "ieee", "triton")
-    torch.library.opcheck(ops.gram, (features, "ieee", "triton"))
-    torch.library.opcheck(ops.gram_difference_loss, arguments)
-    loss, difference, scale = ops.gram_difference_loss(*arguments)
-    gradient = torch.zeros_like(features)
-    style = (difference, scale, loss, 0.1)
-    content = (features[:, :, 1:], loss, 2.0)
-    for upstream, owned in ((features, [1, 0, 2, 4]), (None, [1, 0, 2, 4])):
-        torch.library.opcheck(
-            ops.tap_backward,
-            (gradient, upstream is None, features, upstream, *style, *content, True, owned, "ieee", "triton"),
-        )
-    torch.library.opcheck(
-        ops.tap_backward,
-        (gradient, False, features, None, *style, None, None, 0.0, False, None, "ieee", "triton"),
-    )
-    sums = torch.zeros_like(difference, dtype=loss.dtype)
-    torch.library.opcheck(ops.accumulate_gram, (sums, features, "ieee", "triton"))
-    torch.library.opcheck(
-        ops.finish_gram_loss, (sums, 12, make_target(features)[None], 0.5, loss, 1.0, features.dtype, "triton")
-    )
-    torch.library.opcheck(ops.content_loss, (features, features[:1], 0.5, "triton"))
+    check_gram_operators(make_features((2, 5, 3, 4), dtype), "triton")
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")

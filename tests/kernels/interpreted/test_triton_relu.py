@@ -9,6 +9,7 @@ from fastnst_kernels import launch, relu_layout, relu_ops
 from fastnst_kernels.relu import bias_relu, bias_relu_pool
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_checks import LAYOUTS
 from relu_checks import (
     DTYPES,
     check_pool,
@@ -18,8 +19,6 @@ from relu_checks import (
     make_bias,
     make_gradient,
 )
-
-LAYOUTS = pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "channels_last"])
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -11,10 +11,9 @@ from fastnst_kernels.targets import blend_targets
 from fastnst_kernels.tiles import finish_gram_loss, tap_gradient
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_checks import DTYPES, assert_within, check_style_tap, make_features, make_target, nan_in_empty
+from kernel_checks import DTYPES, LAYOUTS, assert_within, check_style_tap, make_features, make_target, nan_in_empty
 from tap_checks import check_equal_runs, check_repeated, check_tap, check_tiles, make_content
 
-LAYOUTS = pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "channels_last"])
 TERMS = [(True, False, True), (False, True, False), (False, True, True), (True, True, False), (True, True, True)]
 
 
