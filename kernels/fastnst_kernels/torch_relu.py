@@ -261,7 +261,8 @@ def _spread(above: Tensor, room: Tensor) -> Tensor:
 def _as_windows(x: Tensor, shape: torch.Size) -> Tensor:
     """The 2×2 windows of a chunk, (planes, h, 2, w, 2, run), for `shape`, (planes, h, w, run), of what is above it."""
     height, width = shape[1:3]
-    return x[:, : 2 * height, : 2 * width].unflatten(2, (width, 2)).unflatten(1, (height, 2))
+    part = x[:, : 2 * height, : 2 * width]
+    return part.view(len(part), height, 2, width, 2, part.shape[3])
 
 
 def _keep(gradient: Tensor, flags: Tensor, place: Tensor) -> None:
