@@ -19,7 +19,6 @@ from fastnst.errors import OptionError
 Moments = tuple[Tensor, Tensor]
 """The mean, (C,), and the covariance, (C, C), of pixels, in float64."""
 
-METHODS = ("image-analogies", "cholesky")
 
 # Ottosson's matrices: linear sRGB to cone responses, and their cube roots to L, a, b.
 _TO_CONES = (
@@ -77,20 +76,14 @@ def grey_of(level: Tensor) -> Tensor:
     return _encoded(level.clamp(0, 1) ** 3).expand(3, *level.shape[1:]).contiguous()
 
 
-def matched_lightness(style: Tensor, content: Tensor, weights: Tensor | None = None) -> Tensor:
-    """The lightness of `style`, (1, H, W), brought to the mean and deviation of that of `content`:
-
-        L' = σ_C/σ_S · (L_S − μ_S) + μ_C,  clamped to 0…1
-
-    Both are (3, H, W), each of its own size. A flat style stays flat, at the content's mean.
-    weights: (1, H, W), how much each of the content's pixels counts, as its alpha does; None for all the same.
-    """
-    own = lightness(style)
-    return moved_lightness(own, moments([(own, None)]), moments([(lightness(content), weights)]))
-
-
 def moved_lightness(own: Tensor, present: Moments, wanted: Moments) -> Tensor:
-    """`matched_lightness` of a lightness, (1, H, W), whose moments are `present`: those of the style as a whole."""
+    """A lightness, (1, H, W), or rows of one, brought from the mean and deviation that the whole has at `present` to
+    those that are `wanted`, of one channel:
+
+        L' = σ_C/σ_S · (L − μ_S) + μ_C,  clamped to 0…1
+
+    A flat one stays flat, at the mean.
+    """
     (own_mean, own_covariance), (mean, covariance) = present, wanted
     variance = own_covariance[0, 0]
     # Rounding leaves a flat picture some variance, which must not be stretched to the content's.
@@ -113,41 +106,20 @@ def with_colours_of(image: Tensor, content: Tensor) -> Tensor:
     return _by_rows(recoloured, image, content.to(image))
 
 
-def matched_colours(
-    style: Tensor, content: Tensor, weights: Tensor | None = None, *, method: str = "image-analogies"
-) -> Tensor:
-    """`style` with its colours moved so that their mean and covariance are those of `content`:
+def moved_colours(style: Tensor, present: Moments, wanted: Moments) -> Tensor:
+    """A picture, (3, H, W), or rows of one, with its colours moved from the mean and covariance that the whole has at
+    `present` to those that are `wanted`:
 
         p' = A p + b,   A Σ_S Aᵀ = Σ_C,   b = μ_C − A μ_S,  clamped to 0…1
 
-    of which there are many; "image-analogies" (Hertzmann et al. 2001) takes `A = Σ_C^{1/2} Σ_S^{−1/2}` with symmetric
-    roots, and is what the authors found better than "cholesky", `A = L_C L_S⁻¹` with the Cholesky factors. Σ is in
-    float64, plus 1e-5 on its diagonal; sRGB values are taken as they are, as in the paper.
-
-    Both pictures are (3, H, W), each of its own size.
-    weights: (1, H, W), how much each of the content's pixels counts, as its alpha does; None for all the same.
-
-    Raises OptionError for an unknown method.
+    with `A = Σ_C^{1/2} Σ_S^{−1/2}` and symmetric roots ("image analogies", Hertzmann et al. 2001), which Gatys et al.
+    found better than Cholesky factors. Σ is in float64, plus 1e-5 on its diagonal; sRGB values are taken as they are.
     """
-    return moved_colours(style, moments([(style, None)]), moments([(content, weights)]), method=method)
-
-
-def moved_colours(style: Tensor, present: Moments, wanted: Moments, *, method: str = "image-analogies") -> Tensor:
-    """`matched_colours` of a picture, or of rows of one, whose moments as a whole are `present`.
-
-    Raises OptionError for an unknown method.
-    """
-    if method not in METHODS:
-        raise OptionError(f"unknown method {method!r} of colour matching; choose one of: {', '.join(METHODS)}")
     (own_mean, own_covariance), (mean, covariance) = present, wanted
     own_mean, own_covariance = own_mean.to(style.device), own_covariance.to(style.device)
     identity = _REGULARISATION * torch.eye(3, dtype=torch.float64, device=style.device)
     covariance, own_covariance = covariance.to(style.device) + identity, own_covariance + identity
-    if method == "cholesky":
-        factor, own_factor = torch.linalg.cholesky(covariance), torch.linalg.cholesky(own_covariance)
-        matrix = factor @ torch.linalg.inv(own_factor)
-    else:
-        matrix = _power(covariance, 0.5) @ _power(own_covariance, -0.5)
+    matrix = _power(covariance, 0.5) @ _power(own_covariance, -0.5)
     pixels, moved = style.flatten(1), torch.empty_like(style).flatten(1)
     for part, target in zip(torch.split(pixels, _PIXELS, dim=1), torch.split(moved, _PIXELS, dim=1), strict=True):
         target.copy_((matrix @ (part.double() - own_mean[:, None]) + mean.to(style.device)[:, None]).clamp(0, 1))

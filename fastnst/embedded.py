@@ -5,7 +5,7 @@ each output channel's weights, and `conv1_1.bias` (out,) float32; the metadata s
 is the recipe, `docs/model-card.md` what it is good for.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from importlib.resources import as_file, files
 from typing import Any
 
@@ -57,18 +57,3 @@ def embedded_convolutions(layers: Iterable[Layer]) -> dict[str, torch.Tensor]:
                 f"the embedded network {path} cannot be read ({error}); install fastnst again"
             ) from error
     return tensors
-
-
-def embedded_card() -> Mapping[str, str]:
-    """What the file says of itself: recipe, seed, crops seen, accuracy, the SHA-256 of its tensors.
-
-    Raises WeightsError if the package's file is missing or damaged.
-    """
-    with as_file(files("fastnst") / FILE) as path:
-        try:
-            handle: Any = safe_open(path, framework="pt")
-            return dict(handle.metadata() or {})
-        except (OSError, SafetensorError) as error:
-            raise WeightsError(
-                f"the embedded network {path} cannot be read ({error}); install fastnst again"
-            ) from error

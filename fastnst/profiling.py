@@ -45,7 +45,6 @@ from fastnst.verification import STYLE_LAYERS, worst
 
 OPERATIONS = ("forward", "loss", "backward")
 IMPLEMENTATIONS = ("fastnst", "eager", "compile")
-COMPILE_MODES = ("default", "max-autotune")
 SMALLEST_SIZE = 16
 LARGEST_SIZE = 4096
 WEIGHT = 0.2
@@ -145,8 +144,9 @@ def profile(
     """Measures each operation and implementation at the style layers of a square image of `size` pixels.
 
     A result is compared with float64 before it is timed: ours against its budget, the others against 5 %. With
-    `compiled` false torch.compile is left out; `compile_mode` is one of `COMPILE_MODES`. Raises OptionError for a wrong
-    size or number of rounds, FastnstError where our own result is wrong.
+    `compiled` false torch.compile is left out; `compile_mode` is "default" or "max-autotune".
+
+    Raises OptionError for a wrong size or number of rounds, FastnstError where our own result is wrong.
     """
     check_size(size)
     if rounds < 1:

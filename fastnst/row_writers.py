@@ -50,13 +50,6 @@ class Samples:
     rows: Iterable[npt.NDArray[Any]]
 
 
-def samples_of(array: npt.NDArray[Any], rows: int = 64) -> Samples:
-    """Those of a whole array, (H, W, 3 or 4) of uint8 or uint16."""
-    height, width, channels = array.shape
-    parts = (array[top : top + rows] for top in range(0, height, rows))
-    return Samples(height, width, channels, 8 * array.itemsize, parts)
-
-
 def write_png(file: IO[bytes], samples: Samples, text: PngInfo, profile: bytes) -> None:
     """Writes a PNG (ISO/IEC 15948) as the rows come. The file need not be seekable."""
     file.write(b"\x89PNG\r\n\x1a\n")

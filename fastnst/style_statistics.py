@@ -37,7 +37,6 @@ from fastnst.errors import FastnstError
 from fastnst.matrix_root import root, root_trace
 from fastnst.reductions import style_factor
 
-MOMENT_LOSSES = ("gram", "covariance", "mean-std", "wasserstein")
 _EPSILON = {"gram": 0.0, "covariance": 0.0, "mean-std": 1e-5, "wasserstein": 1e-4}
 _LEAST_COVARIANCE = 1e-6
 

@@ -9,9 +9,8 @@ import torch
 from PIL import Image
 
 from fastnst.errors import ImageError
-from fastnst.images import (
-    load_image,
-)
+from fastnst.images import load_image
+from fastnst.row_writers import Samples
 
 
 def noise(height: int = 5, width: int = 7, channels: int = 3, dtype: type = np.uint8) -> np.ndarray:
@@ -37,3 +36,10 @@ def refused(source: object, *patterns: str, **options: object) -> str:
     for pattern in patterns:
         assert re.search(pattern, message), message
     return message
+
+
+def samples_of(array: np.ndarray, rows: int = 64) -> Samples:
+    """Those of a whole array, (H, W, 3 or 4) of uint8 or uint16."""
+    height, width, channels = array.shape
+    parts = (array[top : top + rows] for top in range(0, height, rows))
+    return Samples(height, width, channels, 8 * array.itemsize, parts)

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from picture_samples import samples_of
 from PIL import Image
 
 from fastnst import output, row_writers
 from fastnst.images import load_image
 from fastnst.metadata import exif_tags, png_text
 from fastnst.output import read_parameters, save_image
-from fastnst.row_writers import samples_of, write_png, write_tiff
+from fastnst.row_writers import write_png, write_tiff
 from fastnst.tiff_directory import read_directory
 
 HEIGHT, WIDTH = 150, 37

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from picture_samples import samples_of
 from PIL import Image
 
 from fastnst import streamed_picture
@@ -17,7 +18,7 @@ from fastnst.images import load_image, open_picture
 from fastnst.metadata import exif_tags, png_text
 from fastnst.picture import Picture
 from fastnst.resizing import resize_picture
-from fastnst.row_writers import samples_of, write_png, write_tiff
+from fastnst.row_writers import write_png, write_tiff
 from fastnst.streamed_picture import StreamedPicture, _check_structure, opaque, resized
 
 WIDTH, HEIGHT = 61, 47

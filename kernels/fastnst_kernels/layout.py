@@ -21,15 +21,6 @@ def channels_last(features: Tensor) -> bool:
     return features.shape[1] > 1 and features.stride(1) == 1 and position_stride(features) != 1
 
 
-def as_rows_or_columns(features: Tensor) -> Tensor:
-    """The tensor itself where its channels or its positions are contiguous (NCHW, channels-last, slices of channels or
-    of the batch, an expanded batch), else a contiguous copy."""
-    stride = position_stride(features)
-    if stride is not None and (stride == 1 or features.stride(1) == 1):
-        return features
-    return features.contiguous()
-
-
 def empty_gradient(features: Tensor, dtype: torch.dtype) -> Tensor:
     """An uninitialised dense tensor of the shape of `features`, (B, C, H, W), channels-last if `features` is."""
     batch, channels, height, width = features.shape
