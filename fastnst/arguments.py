@@ -1,6 +1,7 @@
 """The arguments of the command: those of each option, from its one definition, and those that say where output goes."""
 
 import argparse
+import difflib
 import re
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -59,12 +60,23 @@ class Parser(argparse.ArgumentParser):
     a picture's path after numbers, is left to the command: `--style-weight 5 CONTENT STYLE`."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        return super().parse_known_args(self._several_last(sys.argv[1:] if args is None else list(args)), namespace)
+        words = self._several_last(sys.argv[1:] if args is None else list(args))
+        parsed, unknown = super().parse_known_args(words, namespace)
+        if unknown:
+            self.error(f"unknown argument{'s' if len(unknown) > 1 else ''} {' '.join(unknown)}{self._near(unknown)}")
+        return parsed, unknown
 
     def error(self, message: str) -> NoReturn:
         if "required: CONTENT" in message or "required: STYLE" in message:
             message += "; give CONTENT and STYLE before the options that take several values"
         self.exit(2, f"fastnst: error: {message} (see {self.prog} --help)\n")
+
+    def _near(self, unknown: list[str]) -> str:
+        """The option that the first of the `unknown` words may have meant."""
+        known = [flag for flag in self._option_string_actions if flag.startswith("--")]
+        flags = [word.partition("=")[0] for word in unknown if word.startswith("--")]
+        close = difflib.get_close_matches(flags[0], known, n=1) if flags else []
+        return f"; did you mean {close[0]}?" if close else ""
 
     def _several_last(self, words: list[str]) -> list[str]:
         """The same words, with the options of several values after all others: they would take paths that follow."""

@@ -29,7 +29,7 @@ from fastnst.commands import (
     web,
 )
 from fastnst.errors import FastnstError, FastnstWarning, Interrupted, OptionError
-from fastnst.exit_codes import EXIT_BAD_INPUT, EXIT_INTERRUPTED
+from fastnst.exit_codes import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_USAGE
 
 # In the order of `fastnst --help`. They import what they need when they run, for the help must not wait for torch.
 _COMMANDS = (
@@ -52,11 +52,16 @@ _COMMANDS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command and returns its exit code: 0, 1 for bad input or a failed check, 130 for Ctrl-C."""
+    """Runs the command and returns its exit code: 0, 1 for bad input or a failed check, 2 without a command, 130 for
+    Ctrl-C."""
     # Before torch is imported: threads that wait by spinning make a run ten times slower beside another busy process.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     _make_streams_safe()
-    parsed = build_parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if not words:
+        build_parser().print_help(sys.stderr)
+        return EXIT_USAGE
+    parsed = build_parser().parse_args(words)
     with warnings.catch_warnings():
         warnings.showwarning = _plain_warning
         warnings.simplefilter("always", FastnstWarning)
@@ -96,6 +101,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="fastnst",
         description="Neural style transfer by optimisation, exact to Gatys, Ecker and Bethge (2016).",
+        epilog="fastnst COMMAND --help tells the arguments of a command. To begin: "
+        "fastnst stylize photo.jpg painting.jpg -o result.png",
     )
     parser.add_argument("--version", action="version", version=f"fastnst {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

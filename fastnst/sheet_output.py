@@ -1,5 +1,6 @@
 """A contact sheet to its file or to the standard output."""
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,9 +11,13 @@ from fastnst.job import Outputs
 from fastnst.output import save_image
 
 
-def save_sheet(sheet: Image.Image, output: str, parameters: Mapping[str, Any]) -> None:
-    """Writes the sheet in the format of the name `output`, or for `-` as PNG, with `parameters` in its metadata.
+def save_sheet(sheet: Image.Image, output: str, parameters: Mapping[str, Any], *, quiet: bool = False) -> None:
+    """Writes the sheet in the format of the name `output`, or for `-` as PNG, with `parameters` in its metadata, and
+    says so unless `quiet`.
 
     Raises ImageError as `save_image` does.
     """
-    save_image(Outputs(output=output).target, load_image(sheet, role="the").rgb, parameters=parameters)
+    outputs = Outputs(output=output)
+    save_image(outputs.target, load_image(sheet, role="the").rgb, parameters=parameters)
+    if not quiet:
+        print(f"fastnst: saved {outputs.shown} ({sheet.width}×{sheet.height})", file=sys.stderr)

@@ -142,8 +142,10 @@ CASES = {
     "fp16 on a CPU": stylize("--device cpu --precision fp16", "fp16 is a thousand times slower than fp32 on a CPU"),
     "tf32 on a CPU": stylize("--device cpu --precision tf32", "precision tf32 needs a GPU and the device is cpu"),
     "triton on a CPU": stylize("--device cpu --backend triton", "backend triton needs a GPU and the device is cpu"),
-    "unknown option": stylize("--sizes 3", "unrecognized arguments: --sizes", BAD_USAGE),
-    "option twice shortened": stylize("--style-w 3", "unrecognized arguments: --style-w", BAD_USAGE),
+    "unknown option": stylize("--sizes 3", "unknown arguments --sizes 3; did you mean --size?", BAD_USAGE),
+    "option twice shortened": stylize(
+        "--style-w 3", "unknown arguments --style-w 3; did you mean --style-weight?", BAD_USAGE
+    ),
     "save every 0": stylize("--save-every 0", "--save-every 0 is too small; it must be 1 or more"),
     "checkpoint every 0": stylize("--checkpoint run.st --checkpoint-every 0", "--checkpoint-every 0 is too small"),
     "movie every 0": stylize("--movie a.gif --movie-every 0", "--movie-every 0 is too small"),
@@ -451,7 +453,6 @@ CASES = {
     "kernels without jobs": Case("kernels --target sm_90 --jobs 0", "jobs 0 is less than 1"),
     "completion of an unknown shell": Case("completion cmd", "invalid choice: 'cmd'", BAD_USAGE),
     "unknown command": Case("paint", "invalid choice: 'paint'", BAD_USAGE),
-    "no command": Case("", "the following arguments are required: COMMAND", BAD_USAGE),
     "no styles": Case("stylize content.png -o out.png", "give CONTENT and STYLE before the options", BAD_USAGE),
 }
 CASES["no output"] = Case(CASES["no output"].line, CASES["no output"].said, BAD_USAGE)

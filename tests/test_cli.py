@@ -62,7 +62,9 @@ def test_the_output_says_how_it_was_made(name: str, tmp_path: Path, pictures: tu
     assert parameters["final"]["iteration"] == 3
 
     assert cli.main(["info", output]) == 0
-    assert "style_weight 7" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "style_weight 7" in told.partition("as preset")[0]
+    assert "tv_weight 0.05" in told.partition("as preset")[2]
     assert cli.main(["info", output, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == parameters
 
@@ -261,6 +263,7 @@ def test_an_interrupted_run_saves_its_image_and_says_so(
     output = tmp_path / "out.png"
     endless = [word if word != "3" else "1000000" for word in FAST]
     command = [sys.executable, "-m", "fastnst", "stylize", *pictures, "-o", str(output), *endless, "--save-every", "1"]
+    command += ["--checkpoint", str(tmp_path / "run.state")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ})
     deadline = time.monotonic() + 120
     while not (tmp_path / "out_00002.png").exists() and time.monotonic() < deadline:
@@ -269,6 +272,7 @@ def test_an_interrupted_run_saves_its_image_and_says_so(
     _, printed = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "interrupted; saved the image so far" in printed
+    assert f"go on with: fastnst resume {tmp_path / 'run.state'} -o OUT" in printed
     assert read_parameters(output)["stopped"] == "interrupted"
 
 
@@ -319,6 +323,11 @@ def test_options_of_several_values_leave_the_paths(words: str) -> None:
         assert parsed.style_layers == ["conv1_1=2", "conv2_1"]
     if "--iterations" in words:
         assert (parsed.iterations, parsed.scales) == ([5, 10], [2])
+
+
+def test_without_a_command_it_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 2
+    assert "render a picture in the style of others" in capsys.readouterr().err
 
 
 def test_values_that_do_not_fit_are_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """A command's run: it shows how far it is, and leaves the last good image whatever happens."""
 
 import json
+import shlex
 import sys
 import warnings
 from collections.abc import Iterator
@@ -84,7 +85,7 @@ def execute(job: Job, *callbacks: Callback, saved: Path | None = None, ranks: Ra
     _draw(job, result)
     _print_json(outputs, result)
     if watch.interrupted or not outputs.quiet:
-        _print_summary(outputs.shown, result)
+        _print_summary(outputs, result)
     return (EXIT_INTERRUPTED if watch.interrupted else 0), result
 
 
@@ -159,12 +160,14 @@ def _print_json(outputs: Outputs, result: Result) -> None:
         print(json.dumps({"output": outputs.output, **result.parameters, "losses": losses}))
 
 
-def _print_summary(output: str, result: Result) -> None:
+def _print_summary(outputs: Outputs, result: Result) -> None:
     last, final = result.losses[-1], result.parameters["final"]
     height, width = result.tensor.shape[-2:]
     how = {None: "saved", "time": "the time is up; saved"}.get(result.stopped, "interrupted; saved the image so far,")
     print(
-        f"fastnst: {how} {output} ({width}×{height}) after {last.iteration} iterations in {last.seconds:.1f} s,"
+        f"fastnst: {how} {outputs.shown} ({width}×{height}) after {last.iteration} iterations in {last.seconds:.1f} s,"
         f" loss {final['total']:.4g}",
         file=sys.stderr,
     )
+    if result.stopped is not None and outputs.checkpoint is not None:
+        print(f"fastnst: go on with: fastnst resume {shlex.quote(outputs.checkpoint)} -o OUT", file=sys.stderr)

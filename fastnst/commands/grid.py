@@ -45,7 +45,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--title", metavar="TEXT", default="", help="a line above all")
     parser.add_argument("--font", metavar="FILE", help="a .ttf or .otf file, for letters beyond ASCII")
     parser.add_argument("--keep", metavar="FOLDER", help="also write each result into this folder")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar and no closing line")
     add_options(parser)
     parser.set_defaults(run=run)
 
@@ -119,7 +119,7 @@ def run(parsed: argparse.Namespace) -> int:
         "across": across.as_dict(),
         "cells": [[result.parameters for result in row] for row in results],
     }
-    save_sheet(sheet, parsed.output, made)
+    save_sheet(sheet, parsed.output, made, quiet=parsed.quiet)
     return 0
 
 

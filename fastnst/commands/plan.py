@@ -67,8 +67,12 @@ def run(parsed: argparse.Namespace) -> int:
         print(json.dumps(report))
         return 0
     print(f"{device_name(runtime.device)}, {runtime.precision}, {options.optimizer}; about {rate / 1e9:.3g} GFLOP/s")
-    for plan, count in zip(plans, scale_iterations(options.iterations, len(plans)), strict=True):
+    counts = scale_iterations(options.iterations, len(plans))
+    for plan, count in zip(plans, counts, strict=True):
         print("\n".join(plan_lines(plan, count)))
+    if len(plans) > 1 and None not in [plan.seconds for plan in plans]:
+        seconds = sum((plan.seconds or 0.0) * count for plan, count in zip(plans, counts, strict=True))
+        print(f"in all about {_duration(seconds)} for {sum(counts)} iterations")
     return 0
 
 

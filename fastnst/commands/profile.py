@@ -19,19 +19,25 @@ def add_parser(commands: Any) -> None:
 
     parser = commands.add_parser(
         "profile",
-        help="time the losses at the style layers, or model a GPU that is not here",
-        description="Times forward, loss and backward of the Gram loss at the five style layers of an image; with "
-        "--target nothing runs, and a model of that GPU is printed instead.",
+        help="time the kernels, or model a GPU that is not here",
+        description="Times the Gram matrix, its loss and its backward at the five style layers of an image, against "
+        "eager PyTorch and torch.compile, then the other kernels of an iteration; with --target nothing runs, and a "
+        "model of that GPU is printed instead.",
         allow_abbrev=False,
     )
     parser.add_argument(
         "--size", type=whole_number, default=512, metavar="PX", help="side of the square image (default: 512)"
     )
     parser.add_argument(
-        "--precision", choices=("auto", "fp32", "tf32", "bf16", "fp16"), default="auto", help="dtype of the features"
+        "--precision",
+        choices=("auto", "fp32", "tf32", "bf16", "fp16"),
+        default="auto",
+        help="dtype of the features (default: auto)",
     )
-    parser.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, cuda:1 …")
-    parser.add_argument("--backend", choices=("auto", "triton", "torch"), default="auto", help="what to time")
+    parser.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, cuda:1 … (default: auto)")
+    parser.add_argument(
+        "--backend", choices=("auto", "triton", "torch"), default="auto", help="what to time (default: auto)"
+    )
     parser.add_argument("--rounds", type=whole_number, default=7, metavar="N", help="interleaved rounds (default: 7)")
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile")
     parser.add_argument(

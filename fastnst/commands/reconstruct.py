@@ -127,5 +127,5 @@ def _run_figure(parsed: argparse.Namespace, options: dict[str, Any], outputs: "O
         figure = reconstruction_figure(image, layers, made=made, **options)
     sheet = figure.sheet(cell=cell, title=parsed.title, look=look)
     cells = [[result.parameters for result in row] for row in (figure.style, figure.content)]
-    save_sheet(sheet, parsed.output, {"layers": list(layers), "cells": cells})
+    save_sheet(sheet, parsed.output, {"layers": list(layers), "cells": cells}, quiet=outputs.quiet)
     return 0
