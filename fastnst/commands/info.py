@@ -55,7 +55,8 @@ def _typed(value: Any) -> str:
 
 def _preset_values(preset: Any) -> dict[str, Any]:
     """The options of a preset as the metadata have them; none of one that is not known here."""
-    from fastnst.options import PRESETS, Options, resolve_options
+    from fastnst.options import Options, resolve_options
+    from fastnst.presets import PRESETS
 
     if not isinstance(preset, str) or preset not in PRESETS:
         return {}
