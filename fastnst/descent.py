@@ -4,7 +4,6 @@ Nothing is read back to the host until `read` asks for it, so that a GPU never w
 """
 
 import math
-import time
 from collections.abc import Callable, Mapping
 
 import torch
@@ -18,8 +17,6 @@ from fastnst.optimizers import Optimizer
 
 CAPACITY = 64
 """Evaluations that can be noted between two calls of `read`."""
-READ_SECONDS = 0.25
-"""How long a GPU is left alone at most, so that a run can be watched and stopped."""
 
 Terms = tuple[float, float, float, float]
 
@@ -190,29 +187,3 @@ class Descent:
 def _like(gradient: Tensor, image: Tensor) -> Tensor:
     """The gradient in the image's memory format."""
     return gradient if gradient.stride() == image.stride() else torch.empty_like(image).copy_(gradient)
-
-
-class Pace:
-    """When the losses are read back: after each evaluation on a CPU, where nobody waits for it; on a GPU in batches of
-    about `READ_SECONDS`, but at least every `every` evaluations, and no longer than until `deadline`. `read` says how
-    many have been read back before."""
-
-    def __init__(self, device: torch.device, every: int | None, deadline: float, *, read: int = 0) -> None:
-        self._every = every if device.type != "cpu" else 1
-        self._deadline = deadline
-        self._read_at = time.perf_counter()
-        self._next = read
-        self._count = read
-
-    def is_due(self, evaluation: int) -> bool:
-        return evaluation >= self._next or (self._every is not None and evaluation % self._every == 0)
-
-    def moments(self, count: int) -> list[float]:
-        """When the `count` evaluations just read back ended, on `time.perf_counter`: evenly since the last reading."""
-        before, now = self._read_at, time.perf_counter()
-        seconds = (now - before) / max(count, 1)
-        batch = min(READ_SECONDS, max(self._deadline - now, 0)) / max(seconds, 1e-9)
-        self._count += count
-        self._next = self._count - 1 + max(1, min(int(batch), CAPACITY))
-        self._read_at = now
-        return [before + seconds * (index + 1) for index in range(count)]

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastnst.descent import READ_SECONDS, Descent, Pace
+from fastnst.descent import Descent
 from fastnst.errors import FastnstWarning, OptionError
 from fastnst.objective import Evaluation
 from fastnst.options import Options
+from fastnst.pace import READ_SECONDS, Pace
 from fastnst.picture import Picture
 from fastnst.preserve_color import finished
 from fastnst.result import DivergedError, Iterate, LossRecord, Result

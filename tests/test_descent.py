@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import fastnst
 from fastnst.backbone import build_backbone
 from fastnst.best_image import BestAside
-from fastnst.descent import CAPACITY, Descent, Pace
+from fastnst.descent import CAPACITY, Descent
 from fastnst.graph import Replayed
 from fastnst.guidance import LayerGuidance
 from fastnst.loss_scale import LossScale
@@ -21,6 +21,7 @@ from fastnst.matrix_root import iterated_root_trace
 from fastnst.objective import Loss, Objective, Variation
 from fastnst.optimizers import make_optimizer
 from fastnst.options import Options, resolve_options
+from fastnst.pace import Pace
 from fastnst.runtime import Runtime
 from fastnst.style_statistics import MomentTarget
 from fastnst.taps import ContentTarget
@@ -201,7 +202,7 @@ def test_a_cpu_is_read_after_each_evaluation(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_gpu_is_read_a_few_times_a_second_and_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr("fastnst.descent.time.perf_counter", lambda: now)
+    monkeypatch.setattr("fastnst.pace.time.perf_counter", lambda: now)
 
     def readings(pace: Pace, evaluations: int, seconds: float) -> list[int]:
         nonlocal now

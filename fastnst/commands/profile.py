@@ -150,7 +150,7 @@ def _panel(runtime: "Runtime", measurements: "list[Measurement]") -> "Panel":
 def _run_model(parsed: argparse.Namespace) -> int:
     from fastnst.commands.profile_tables import model_lines
     from fastnst.datasheets import DATASHEETS
-    from fastnst.modelling import datasheet_roofline, model, model_steps
+    from fastnst.gpu_model import datasheet_roofline, model, model_steps
     from fastnst.roofline_plot import Panel, Point, draw
 
     if parsed.trace:

@@ -3,8 +3,8 @@
 import sys
 from itertools import groupby
 
+from fastnst.gpu_model import Modelled, datasheet_roofline
 from fastnst.measure import conditions
-from fastnst.modelling import Modelled, datasheet_roofline
 from fastnst.profiling import Measurement, measure_roofline
 from fastnst.runtime import Runtime
 
