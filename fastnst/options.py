@@ -21,7 +21,7 @@ from fastnst.option_forms import (
 from fastnst.presets import PRESETS
 from fastnst.reductions import CONTENT_FORMS, OF_THE_OBJECTIVE, STYLE_FORMS
 
-START_WORDS = ("content", "noise", "grey", "style-mean")
+START_WORDS = ("content", "recoloured", "noise", "grey", "style-mean")
 """What `init` may be beside a picture."""
 MAX_PIXELS = 200_000_000
 """Of a picture that is read; decoded whole, it takes 3 to 8 GB at the peak."""
@@ -232,8 +232,8 @@ class Options:
     )
     init: Any = _option(
         "content",
-        "the image to start from: content, noise, grey or style-mean (the network's or the styles' mean colour, with a "
-        "trace of noise), or a picture's path",
+        "the image to start from: content, recoloured (the content in the styles' colours), noise, grey or style-mean "
+        "(the network's or the styles' mean colour, with a trace of noise), or a picture's path",
         metavar="INIT",
     )
     network: str = _option("vgg19", "the network", choices=tuple(NETWORKS))

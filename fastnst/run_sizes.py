@@ -66,7 +66,7 @@ def _check_contentless(options: Options) -> None:
         raise OptionError(
             f"content weight {options.content_weight:g} needs a content picture, and there is none; give one, or 0"
         )
-    if options.init == "content":
+    if options.init in ("content", "recoloured"):
         raise OptionError("there is no content picture to start from; give noise or a picture as init")
     if options.edge == "short":
         raise OptionError("edge short was given for an image without a content, whose size is given by both sides")

@@ -1,4 +1,5 @@
-"""Where a run may start other than at a picture: white noise, or an even colour with a trace of noise."""
+"""Where a run may start other than at a picture: its content in the styles' colours, white noise, or an even colour
+with a trace of noise."""
 
 from collections.abc import Sequence
 
@@ -6,11 +7,24 @@ import torch
 from torch import Tensor
 
 from fastnst.checkpoint import Preprocessing
+from fastnst.colour import moments, moved_colours
 from fastnst.picture import Picture
 
 # Standard deviation of the noise on an even colour, as neural-style has it in pixel values of 0…255: enough to tell
 # neighbours apart.
 _TRACE = 0.001 / 255
+
+
+def recoloured(content: Picture, styles: Sequence[Picture], shares: Sequence[float]) -> Tensor:
+    """The content in colours with the mean and covariance of the styles' pixels, by their shares, (3, H, W) in 0…1.
+
+    The content's own count as far as its alpha shows them. See `fastnst.colour.matched_colours`.
+    """
+    weighted = (
+        (style.rgb, style.rgb.new_full((1, *style.rgb.shape[1:]), share / style.rgb[0].numel()))
+        for style, share in zip(styles, shares, strict=True)
+    )
+    return moved_colours(content.rgb, moments([(content.rgb, content.alpha)]), moments(weighted))
 
 
 def white_noise(size: tuple[int, int], seed: int) -> Tensor:

@@ -42,7 +42,7 @@ from fastnst.runtime import float32_products, own_modes, resolve_runtime, timed_
 from fastnst.saved_run import CheckpointError, SavedRun, check_same_inputs, check_same_network, load_run
 from fastnst.scale_optimizers import ScaleOptimizers
 from fastnst.side_copies import SideCopier
-from fastnst.start_images import even_colour, mean_colour, network_grey, white_noise
+from fastnst.start_images import even_colour, mean_colour, network_grey, recoloured, white_noise
 from fastnst.tile_grid import reach_of
 from fastnst.tile_halving import FittingObjective
 from fastnst.tile_options import in_words
@@ -384,10 +384,13 @@ class Stylizer:
             return white_noise(size, seed)[None]
         if init == "grey":
             return even_colour(network_grey(self._loaded()[0].preprocessing), size, seed)[None]
-        if init == "style-mean":
+        seen = []
+        if init in ("style-mean", "recoloured"):
             seen = [at_size(style, style_size(style, edge, self.options)) for style in styles]
+        if init == "style-mean":
             return even_colour(mean_colour(seen, inputs.shares), size, seed)[None]
-        return content.at(size).rgb[None]
+        shown = content.at(size)
+        return (recoloured(shown, seen, inputs.shares) if seen else shown.rgb)[None]
 
     def _style(
         self, edge: int, backbone: Backbone, styles: Sequence[AnyPicture], tile: int | None, *, plain: bool

@@ -14,7 +14,7 @@ from fastnst.errors import OptionError
 from fastnst.picture import Picture
 from fastnst.resizing import fitted_size
 from fastnst.saved_run import load_run
-from fastnst.start_images import even_colour, mean_colour, network_grey, white_noise
+from fastnst.start_images import even_colour, mean_colour, network_grey, recoloured, white_noise
 
 SMALL: dict[str, Any] = {
     "scales": None,
@@ -51,8 +51,8 @@ def test_the_mean_colour_is_by_shares() -> None:
     torch.testing.assert_close(mean_colour(pictures, (0.25, 0.75)), torch.full((3,), 0.75))
 
 
-@pytest.mark.parametrize("word", ["grey", "style-mean"])
-def test_a_run_from_an_even_colour_goes_on_from_its_checkpoint(word: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("word", ["grey", "style-mean", "recoloured"])
+def test_a_run_from_what_the_pictures_give_goes_on_from_its_checkpoint(word: str, tmp_path: Path) -> None:
     for name, seed in (("content.png", 0), ("style.png", 1)):
         Image.fromarray((photo(seed) * 255).astype(np.uint8)).save(tmp_path / name)
     sources = str(tmp_path / "content.png"), str(tmp_path / "style.png")
@@ -67,6 +67,33 @@ def test_a_run_from_an_even_colour_goes_on_from_its_checkpoint(word: str, tmp_pa
     )
     assert load_run(tmp_path / "run").parameters["options"]["init"] == word
     assert torch.equal(fastnst.resume(tmp_path / "run").tensor, whole.tensor)
+
+
+def test_recoloured_content_has_the_styles_moments_by_their_shares() -> None:
+    rng = np.random.default_rng(0)
+    pictures = [
+        Picture(torch.from_numpy(0.4 + 0.2 * rng.random((3, *size)).astype(np.float32)) * gain, None, "")
+        for size, gain in (((9, 12), 1.0), ((7, 8), 0.9), ((20, 5), 0.8))
+    ]
+    content, *styles = pictures
+    found = recoloured(content, styles, (0.25, 0.75))
+    assert found.shape == content.rgb.shape
+    assert found.dtype == torch.float32
+    first, second = (style.rgb.double().flatten(1) for style in styles)
+    mean = 0.25 * first.mean(1) + 0.75 * second.mean(1)
+    spread = 0.25 * (first @ first.T) / first.shape[1] + 0.75 * (second @ second.T) / second.shape[1]
+    pixels = found.double().flatten(1)
+    torch.testing.assert_close(pixels.mean(1), mean, rtol=0, atol=1e-5)
+    centred = pixels - pixels.mean(1, keepdim=True)
+    covariance = centred @ centred.T / pixels.shape[1]
+    # As far as the 1e-5 on both diagonals lets it.
+    torch.testing.assert_close(covariance, spread - torch.outer(mean, mean), rtol=0.02, atol=3e-5)
+
+
+def test_without_a_style_the_recoloured_content_is_the_content() -> None:
+    options = {**SMALL, "iterations": 1, "style_weight": 0, "tv_weight": 0, "scales": None, "size": 40}
+    first = fastnst.stylize(photo(), [], **options, init="recoloured").losses[0]
+    assert first.content == 0
 
 
 def test_no_styles_have_no_mean_colour() -> None:

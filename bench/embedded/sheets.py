@@ -29,9 +29,9 @@ PAIRS = (
     "content:style_swirls",
     "content:style_mosaic",
     "content:style_woodcut",
-    "drawn-581:style_swirls",
-    "style_woodcut:drawn-588",
-    "drawn-582:style_mosaic",
+    "content:drawn-605",
+    "style_woodcut:drawn-577",
+    "drawn-612:style_swirls",
 )
 
 
