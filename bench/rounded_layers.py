@@ -52,6 +52,9 @@ class RoundedLayers:
     def release(self, x: Tensor) -> None:
         self._layers.release(x)
 
+    def forget(self) -> None:
+        self._layers.forget()
+
     def _stored(self, x: Tensor) -> Tensor:
         return x if self._kind == "tf32" else rounded(x, self._kind)
 

@@ -6,7 +6,7 @@ taps want them and one bit for each other activation, and no gradient is compute
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from fastnst_kernels import image_ops
@@ -30,8 +30,7 @@ class Tap(Protocol):
         `accumulate`, is added. With `relu` it is the gradient before the ReLU: zero where the features are."""
 
 
-@dataclass(frozen=True)
-class Trace:
+class Trace(NamedTuple):
     """What backward needs of a layer: its features if it is tapped, the bits of its ReLU or pool, its input's size."""
 
     features: Tensor | None
@@ -100,19 +99,26 @@ class Backbone:
     ) -> tuple[Tensor, Tensor]:
         """The gradient of the image, (1, 3, H, W) float32, and the image's total variation of `tv_kind`, (1,).
 
-        `traces` are what `forward` returned for the same image and taps. With `scale`, (1,) float32, the gradients of
-        the taps are those of `scale` times their loss; what is returned is not multiplied.
+        `traces` are what `forward` returned for the same image and taps; they are used up, and the list is empty then.
+        With `scale`, (1,) float32, the gradients of the taps are those of `scale` times their loss; what is returned is
+        not multiplied.
         """
         gradient: Tensor | None = None
-        for (name, step), trace in reversed(list(zip(self.steps.items(), traces, strict=False))):
-            if trace.features is not None:
+        for name, step in reversed(list(self.steps.items())[: len(traces)]):
+            features, bits, shape = traces.pop()
+            if features is not None:
                 accumulate = gradient is not None
                 if gradient is None:
-                    gradient = self.layers.empty(trace.features.shape)
-                taps[name].backward(trace.features, gradient, accumulate=accumulate, relu=step.pool is None)
+                    gradient = self.layers.empty(features.shape)
+                taps[name].backward(features, gradient, accumulate=accumulate, relu=step.pool is None)
+                self.layers.release(features)
             if gradient is None:
                 raise FastnstError("the deepest layer is not tapped; there is nothing to go back from")
-            below = self.layers.backward(step, gradient, trace.bits, trace.input_shape)
+            # The last reference to them: what follows may have their memory.
+            features = None
+            below = self.layers.backward(step, gradient, bits, shape)
+            if bits is not None:
+                self.layers.release(bits)
             self.layers.release(gradient)
             gradient = below
         factors = _normalisation(self.preprocessing)[0]

@@ -19,6 +19,8 @@ from fastnst.buffers import Buffers
 from fastnst.errors import FastnstError
 from fastnst.wrapping import bordered
 
+_REGION_BYTES_PER_PIXEL = 4096
+
 
 @dataclass(frozen=True)
 class Convolution:
@@ -80,6 +82,9 @@ class Layers(Protocol):
     def release(self, x: Tensor) -> None:
         """Gives back a map or bits that came from here and that nobody reads any more."""
 
+    def forget(self) -> None:
+        """A run begins: what a pass that failed took, and did not give back, is taken back."""
+
 
 class DirectLayers:
     """Torch's convolutions over whole maps.
@@ -140,6 +145,14 @@ class DirectLayers:
     def release(self, x: Tensor) -> None:
         """Torch's allocator has it as soon as nobody holds it."""
 
+    def forget(self) -> None:
+        """Nothing is known here of what was taken."""
+
+
+def region_bytes(height: int, width: int) -> int:
+    """Of the regions in which `WinogradLayers` reserves memory: a step has room in one, whatever is tapped."""
+    return _REGION_BYTES_PER_PIXEL * height * width
+
 
 class WinogradLayers:
     """NNPACK's convolutions on a CPU in float32, the epilogue of each stripe while it is in the cache."""
@@ -148,12 +161,12 @@ class WinogradLayers:
     dtype = torch.float32
 
     def __init__(self) -> None:
-        self._buffers = Buffers(torch.device("cpu"))
+        self._buffers = Buffers(0)
         self._shape: torch.Size | None = None
 
     def begin(self, shape: torch.Size) -> None:
         if shape != self._shape:
-            self._buffers = Buffers(torch.device("cpu"))
+            self._buffers = Buffers(region_bytes(*shape[2:]))
             self._shape = shape
 
     def forward(self, layer: Layer, x: Tensor, *, record: bool) -> tuple[Tensor, Tensor | None]:
@@ -225,6 +238,9 @@ class WinogradLayers:
 
     def release(self, x: Tensor) -> None:
         self._buffers.give(x)
+
+    def forget(self) -> None:
+        self._shape = None
 
     def _empty_bits(self, channels: int, x: Tensor) -> Tensor:
         # A map of one position counts as channels-last.

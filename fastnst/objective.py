@@ -145,7 +145,6 @@ class Objective:
         gradient, tv = self.backbone.backward(
             image, traces, taps, tv_weight=self.variation.weight, tv_kind=self.variation.kind, scale=scale
         )
-        self.backbone.release(traces)
         if self.wraps:
             tv = tv + seam_variation(image, gradient, self.variation.weight, self.variation.kind)
         return self._loss(taps, tv), gradient.contiguous()

@@ -5,7 +5,6 @@ libraries use inside of a call is known for NNPACK, whose workspace holds the tr
 and bounded for the rest.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -13,6 +12,8 @@ from math import ceil
 
 from fastnst import winograd
 from fastnst.architecture import layers_up_to
+from fastnst.arena import Arena, Block
+from fastnst.layers import region_bytes
 from fastnst.moment_sums import CHUNK_ELEMENTS
 from fastnst.options import Options
 from fastnst.runtime import Runtime
@@ -23,6 +24,7 @@ _SCRATCH_BYTES = {True: 100_000_000, False: 250_000_000}
 _IMAGE_ELEMENT = _MASK_ELEMENT = 4
 IMAGE_BYTES = 3 * _IMAGE_ELEMENT
 """Of a pixel."""
+_APART = -1
 
 
 @dataclass(frozen=True)
@@ -86,38 +88,45 @@ def network_of(options: Options, runtime: Runtime) -> Network:
 
 
 class _Ledger:
-    """Bytes that are held, and their peak. With `keeps` what is given back stays for another of its size."""
+    """Bytes that are held, and their peak: in regions of an arena of that length, or (None) each block for itself."""
 
-    def __init__(self, keeps: bool) -> None:
-        self.held = self.peak = 0
-        self._keeps = keeps
-        self._free: Counter[int] = Counter()
+    def __init__(self, region: int | None = None) -> None:
+        self.peak = 0
+        self._apart = 0
+        self._arena = None if region is None else Arena(region)
 
-    def take(self, size: int) -> int:
-        if self._free[size] > 0:
-            self._free[size] -= 1
-        else:
-            self.held += size
-            self.peak = max(self.peak, self.held)
-        return size
+    def take(self, size: int) -> Block:
+        if self._arena is None or not size:
+            return self.take_apart(size)
+        block = self._arena.take(size)
+        self.use(0)
+        return block
 
-    def give(self, size: int) -> None:
-        if self._keeps:
-            self._free[size] += 1
-        else:
-            self.held -= size
+    def take_apart(self, size: int) -> Block:
+        """What is in no arena."""
+        self._apart += size
+        self.use(0)
+        return Block(_APART, 0, size)
+
+    def give(self, block: Block) -> None:
+        if block.region == _APART:
+            self._apart -= block.size
+        elif self._arena is not None:
+            self._arena.give(block)
 
     def use(self, size: int) -> None:
         """What is taken and given back at once."""
-        self.peak = max(self.peak, self.held + size)
+        held = self._apart + (0 if self._arena is None else self._arena.used)
+        self.peak = max(self.peak, held + size)
 
 
 @dataclass(frozen=True)
 class _Trace:
-    """Bytes of a step's tapped features (0 if it is not), of its bits, and of its output and input; positions in."""
+    """A step's tapped features (None if it is not), its bits, the bytes of its output, the height and width of its
+    input."""
 
-    features: int
-    bits: int
+    features: Block | None
+    bits: Block
     output: int
     height: int
     width: int
@@ -127,36 +136,33 @@ def _output_size(step: Step, height: int, width: int) -> tuple[int, int]:
     return (height // 2, width // 2) if step.is_pooled else (height, width)
 
 
+def _ledger(network: Network, height: int, width: int) -> _Ledger:
+    return _Ledger(region_bytes(height, width) if network.winograd else None)
+
+
 def _forward(network: Network, ledger: _Ledger, height: int, width: int, *, record: bool) -> list[_Trace]:
     element = network.element
     traces = []
-    source, held = ledger.take(IMAGE_BYTES * height * width), True
-    first = source
+    source, held = ledger.take_apart(IMAGE_BYTES * height * width), False
     for step in network.steps:
         rows, columns = _output_size(step, height, width)
-        output = element * step.filters * rows * columns
-        bits = step.filters * height * width // 8 if record and not (step.is_tapped and not step.is_pooled) else 0
+        size = element * step.filters * rows * columns
+        has_bits = record and not (step.is_tapped and not step.is_pooled)
+        bits_size = step.filters * height * ceil(width / 8) if has_bits else 0
         if network.winograd:
-            ledger.take(output)
-            ledger.take(bits)
+            output, bits = ledger.take(size), ledger.take(bits_size)
             ledger.use(_stripe_bytes(step, height, width))
         else:
             whole = element * step.filters * height * width
             if network.wraps and step.is_convolution:
                 ledger.use(whole + element * step.channels * (height + 2) * (width + 2))
-            if step.is_pooled and step.is_convolution:
-                ledger.take(whole)
-            ledger.take(bits)
-            ledger.take(output)
-            if step.is_pooled and step.is_convolution:
-                ledger.give(whole)
+            before_pool = ledger.take(whole if step.is_pooled and step.is_convolution else 0)
+            bits, output = ledger.take(bits_size), ledger.take(size)
+            ledger.give(before_pool)
         if not held:
             ledger.give(source)
-        if first:
-            ledger.give(first)
-            first = 0
         source, held = output, record and step.is_tapped
-        traces.append(_Trace(output if step.is_tapped else 0, bits, output, height, width))
+        traces.append(_Trace(output if step.is_tapped else None, bits, size, height, width))
         height, width = rows, columns
     if not held:
         ledger.give(source)
@@ -167,18 +173,21 @@ def _backward(network: Network, ledger: _Ledger, traces: Sequence[_Trace]) -> No
     element = network.element
     gradient = ledger.take(traces[-1].output)
     for step, trace in zip(reversed(network.steps), reversed(traces), strict=True):
+        if trace.features is not None:
+            ledger.give(trace.features)
         positions = trace.height * trace.width
-        below = (_IMAGE_ELEMENT if step.channels == 3 else element) * step.channels * positions
+        is_first = step.channels == 3
+        size = (_IMAGE_ELEMENT if is_first else element) * step.channels * positions
         if network.winograd:
-            ledger.take(below)
+            below = ledger.take_apart(size) if is_first else ledger.take(size)
             ledger.use(_stripe_bytes(step, trace.height, trace.width))
         else:
-            whole = element * step.filters * positions if step.is_pooled and step.is_convolution else 0
-            ledger.take(whole)
-            ledger.take(below)
+            whole = ledger.take(element * step.filters * positions if step.is_pooled and step.is_convolution else 0)
+            below = ledger.take(size)
             if network.wraps and step.is_convolution:
                 ledger.use(element * step.filters * (trace.height + 2) * (trace.width + 2))
             ledger.give(whole)
+        ledger.give(trace.bits)
         ledger.give(gradient)
         gradient = below
     ledger.use(IMAGE_BYTES * traces[0].height * traces[0].width)
@@ -199,7 +208,7 @@ def _stripe_bytes(step: Step, height: int, width: int) -> int:
 @lru_cache(4096)
 def untiled_bytes(network: Network, height: int, width: int) -> int:
     """The peak of an evaluation of the whole image with its gradient, besides image, gradient and content target."""
-    ledger = _Ledger(network.winograd)
+    ledger = _ledger(network, height, width)
     traces = _forward(network, ledger, height, width, record=True)
     _backward(network, ledger, traces)
     return ledger.peak + network.scratch_bytes
@@ -207,7 +216,7 @@ def untiled_bytes(network: Network, height: int, width: int) -> int:
 
 def forward_bytes(network: Network, height: int, width: int) -> int:
     """The peak of a forward pass alone, from which no backward follows."""
-    ledger = _Ledger(network.winograd)
+    ledger = _ledger(network, height, width)
     _forward(network, ledger, height, width, record=False)
     return ledger.peak + network.scratch_bytes
 
@@ -216,8 +225,9 @@ def forward_bytes(network: Network, height: int, width: int) -> int:
 def kept_bytes(network: Network, height: int, width: int, again: int) -> int:
     """What the first pass keeps of a tile whose crop is `height` × `width`, in the level "kept": all but the first
     `again` steps."""
-    traces = _forward(network, _Ledger(False), height, width, record=True)
-    return sum(trace.features + trace.bits for trace in traces[again:])
+    traces = _forward(network, _Ledger(), height, width, record=True)
+    features = [trace.features.size for trace in traces[again:] if trace.features is not None]
+    return sum(features) + sum(trace.bits.size for trace in traces[again:])
 
 
 @lru_cache(4096)
@@ -239,24 +249,20 @@ def tiled_bytes(network: Network, height: int, width: int, tiles: int, level: st
 
 
 def _kept_peak(network: Network, height: int, width: int, tiles: int, again: int) -> int:
-    ledger = _Ledger(network.winograd)
+    ledger = _ledger(network, height, width)
     first_steps = replace(network, steps=network.steps[:again])
     kept = []
     for _ in range(tiles):
         traces = _forward(network, ledger, height, width, record=True)
-        _give(ledger, traces[:again])
+        for trace in traces[:again]:
+            if trace.features is not None:
+                ledger.give(trace.features)
+            ledger.give(trace.bits)
         kept.append(traces[again:])
     for traces in kept:
         first = _forward(first_steps, ledger, height, width, record=True) if again else []
         _backward(network, ledger, [*first, *traces])
-        _give(ledger, [*first, *traces])
     return ledger.peak
-
-
-def _give(ledger: _Ledger, traces: Sequence[_Trace]) -> None:
-    for trace in traces:
-        ledger.give(trace.features)
-        ledger.give(trace.bits)
 
 
 def mask_bytes(network: Network, levels: Mapping[str, int], regions: int, height: int, width: int) -> int:

@@ -83,6 +83,7 @@ def _seconds(layers: Layers, runtime: Runtime, channels: int, side: int) -> floa
 
     weight, image = noise(channels, channels, 3, 3), noise(1, channels, side, side)
     layer = Convolution(weight, weight, noise(1, channels, 1, 1).flatten(), None, "zeros")
+    layers.begin(image.shape)
     best = math.inf
     for attempt in range(1 + _ATTEMPTS):
         synchronise(runtime.device)
@@ -93,4 +94,6 @@ def _seconds(layers: Layers, runtime: Runtime, channels: int, side: int) -> floa
         if attempt:
             best = min(best, time.perf_counter() - began)
         layers.release(features)
+        if bits is not None:
+            layers.release(bits)
     return best

@@ -237,6 +237,7 @@ class Stylizer:
             else:
                 optimizer = optimizers.resumed(device, bands, continued)
             before = None
+            backbone.layers.forget()
             guidance = guidance_of(self._inputs.regions, target.alpha, size)
             style = self._style(edge, backbone, styles, plan.style_tile, plain=guidance.is_plain)
             objective = self._objective(backbone, seen.rgb[None], style, betas[index], plan, bands, guidance)

@@ -8,7 +8,7 @@ the last tile: that is where the first one ended, and what it kept need not go a
 """
 
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from fastnst_kernels import image_ops
@@ -109,7 +109,6 @@ class TiledObjective:
         traces = forward(crop, taps, record=True) if kept is None else self._taken_back(index, crop, kept, taps)
         scale = self.loss_scale.factor if self.loss_scale.needed else None
         gradient, _ = self.backbone.backward(crop, traces, taps, tv_weight=0.0, scale=scale)
-        self.backbone.release(traces)
         return gradient
 
     def _put_away(self, index: int, traces: list[Trace]) -> list[Trace]:
@@ -132,7 +131,11 @@ class TiledObjective:
                 self.store.send(index - 1)
         names = list(self.backbone.steps)[: self._steps_again]
         first = {name: taps[name] for name in names if name in taps}
-        return [*self.backbone.forward(crop, first, record=True), *kept] if first else kept
+        if not first:
+            return kept
+        traces = self.backbone.forward(crop, first, record=True) + kept
+        kept.clear()
+        return traces
 
     def _is_last(self, index: int) -> bool:
         return index == len(self.tiles) - 1
@@ -254,7 +257,7 @@ def _tensors(traces: Iterable[Trace]) -> list[Tensor]:
 def _with_tensors(trace: Trace, change: Callable[[Tensor], Tensor]) -> Trace:
     """The trace with its tensors, in the order of `_tensors`, changed."""
     features, bits = (None if one is None else change(one) for one in (trace.features, trace.bits))
-    return replace(trace, features=features, bits=bits)
+    return trace._replace(features=features, bits=bits)
 
 
 def least_again(steps: Iterable[str], taps: Container[str]) -> int:

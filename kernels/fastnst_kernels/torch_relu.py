@@ -260,9 +260,8 @@ def _spread(above: Tensor, room: Tensor) -> Tensor:
 
 def _as_windows(x: Tensor, shape: torch.Size) -> Tensor:
     """The 2×2 windows of a chunk, (planes, h, 2, w, 2, run), for `shape`, (planes, h, w, run), of what is above it."""
-    height, width = shape[1:3]
-    part = x[:, : 2 * height, : 2 * width]
-    return part.view(len(part), height, 2, width, 2, part.shape[3])
+    planes, height, width, run = shape
+    return x[:, : 2 * height, : 2 * width].view(planes, height, 2, width, 2, run)
 
 
 def _keep(gradient: Tensor, flags: Tensor, place: Tensor) -> None:
