@@ -1,5 +1,6 @@
 """Every option of a run, once: name, type, default, range and meaning, for command, function and documents."""
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -331,7 +332,9 @@ def resolve_options(**given: Any) -> Options:
     known = {option.name: option for option in fields(Options)}
     for name in given:
         if name not in known:
-            raise OptionError(f"unknown option {name!r}; the options are: {', '.join(known)}")
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"the options are: {', '.join(known)}"
+            raise OptionError(f"unknown option {name!r}; {hint}")
     preset = given.get("preset", "default")
     if not isinstance(preset, str) or preset not in PRESETS:
         raise OptionError(f"unknown preset {preset!r}; choose one of: {', '.join(PRESETS)}")

@@ -1,5 +1,6 @@
 """What a run gives back: the image, its losses and how it was made."""
 
+import io
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -65,6 +66,10 @@ class Iterate:
         """Writes the image as `Result.save` does."""
         save_image(path, self.image, self.alpha, parameters=self.parameters, format=format, bit_depth=bit_depth)
 
+    def __repr__(self) -> str:
+        record = self.record
+        return f"Iterate({record.iteration} of {self.iterations}, {record.scale} px, loss {record.total:.4g})"
+
 
 @dataclass(frozen=True, eq=False)
 class Result:
@@ -90,6 +95,18 @@ class Result:
     def image(self) -> Image.Image:
         """The image as PIL has it: RGB, or RGBA where the content has alpha; 8 bit, sRGB."""
         return to_pil(self.tensor, self.alpha)
+
+    def __repr__(self) -> str:
+        height, width = self.tensor.shape[-2:]
+        final = self.parameters.get("final")
+        loss = f", loss {final['total']:.4g}" if final else ""
+        return f"Result({width}×{height}{loss}{f', stopped: {self.stopped}' if self.stopped else ''})"
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows of it."""
+        encoded = io.BytesIO()
+        self.image.save(encoded, "PNG")
+        return encoded.getvalue()
 
     def save(self, path: Target, *, format: str | None = None, bit_depth: int | None = None) -> None:
         """Writes the image (PNG, JPEG, WebP, TIFF or `.npy` by its name) with `parameters` in its metadata, atomically.

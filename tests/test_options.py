@@ -131,6 +131,7 @@ REFUSED = [
     ({"preset": "vangogh"}, "unknown preset 'vangogh'; choose one of: default, gatys"),
     ({"network": "resnet"}, "unknown network 'resnet'"),
     ({"colour": 1}, "unknown option 'colour'; the options are: preset"),
+    ({"style_wieght": 1}, "unknown option 'style_wieght'; did you mean style_weight?"),
     ({"seed": -1}, "seed -1 is too small"),
     ({"weights": 3}, "weights 3 is neither a name nor a path"),
     ({"size": 10**30}, "must be 65535 or less"),

@@ -1,5 +1,6 @@
 """The function `stylize`: inputs, results, callbacks, determinism, and how a run ends."""
 
+import io
 import time
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,8 @@ def test_the_result_has_image_tensor_losses_and_parameters() -> None:
     assert result.parameters["options"]["size"] == 48
     assert result.parameters["weights"]["source"] == "random"
     assert result.parameters["sizes"] == [{"width": 48, "height": 32}]
+    assert repr(result) == f"Result(48×32, loss {result.parameters['final']['total']:.4g})"
+    assert Image.open(io.BytesIO(result._repr_png_())).size == (48, 32)
 
 
 @pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])

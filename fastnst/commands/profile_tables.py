@@ -1,5 +1,6 @@
 """What `fastnst profile` prints: the measurements of a precision, or the model of a GPU, as tables."""
 
+import os
 import sys
 from itertools import groupby
 
@@ -17,9 +18,11 @@ def print_measurements(size: int, runtime: Runtime, measurements: list[Measureme
         f"{facts['device']}, {runtime.precision}, {size}×{size} px, torch {facts['versions']['torch']}, "
         f"{facts['machine']['threads']} threads, load {facts['machine']['load']}"
     )
+    if runtime.device.type == "cpu" and (facts["machine"]["load"] or 0) > 1.5 * (os.cpu_count() or 1):
+        print("other programs keep the processors busy: these times say little; measure again when they do not")
     print(
         f"ceilings: copy {roofline.bandwidth / 1e9:.1f} GB/s, product {roofline.rate / 1e12:.3g} TFLOP/s; "
-        "times are medians in ms ± half the spread; memory besides inputs and result, in MB"
+        "times are medians in ms ± half the spread, × is their time over ours; memory besides inputs and result, in MB"
     )
     print(
         f"{'layer':9}{'operation':10}{'fastnst':>17}{'GB/s':>8}{'TFLOP/s':>9}{'roofline':>9}{'eager':>17}{'compile':>17}"
