@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastnst.checkpoint import Preprocessing
 from fastnst.colour import moments, moved_colours
 from fastnst.picture import Picture
+from fastnst.preprocessing import Preprocessing
 
 # Standard deviation of the noise on an even colour, as neural-style has it in pixel values of 0…255: enough to tell
 # neighbours apart.

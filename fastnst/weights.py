@@ -12,19 +12,13 @@ from pathlib import Path
 import torch
 
 from fastnst.architecture import Layer, canonical_layer, layers_of, layers_up_to
-from fastnst.checkpoint import (
-    IMAGENET,
-    SUFFIXES_TEXT,
-    Preprocessing,
-    open_checkpoint,
-    read_convolutions,
-    save_weights,
-)
 from fastnst.download import claimed, fetch, sha256_of, unreachable_reason
 from fastnst.embedded import NETWORK as EMBEDDED_NETWORK
 from fastnst.embedded import embedded_convolutions, embedded_layers, why_not_embedded
 from fastnst.errors import FastnstWarning, OptionError, WeightsError
+from fastnst.preprocessing import IMAGENET, Preprocessing
 from fastnst.random_network import random_convolutions
+from fastnst.weights_file import SUFFIXES_TEXT, open_weights, read_convolutions, save_weights
 
 __all__ = ["CHECKPOINTS", "Preprocessing", "Weights", "cache_folder", "load_weights", "save_weights"]
 
@@ -213,19 +207,19 @@ def _downloaded_imagenet(network: str, convolutions: Sequence[Layer], progress: 
 
 def _from_torchvision(path: Path, network: str, convolutions: Sequence[Layer]) -> Weights:
     """Read torchvision's checkpoint and keep all the convolutions that it has in our cache."""
-    checkpoint = open_checkpoint(path, network, suffix=".pth")
-    every = [layer for layer in _convolutions(network, None) if layer in convolutions or checkpoint.has(layer)]
-    tensors = read_convolutions(checkpoint, every)
+    file = open_weights(path, network, suffix=".pth")
+    every = [layer for layer in _convolutions(network, None) if layer in convolutions or file.has(layer)]
+    tensors = read_convolutions(file, every)
     cached = _cache_file(network)
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
-        save_weights(cached, network, tensors, checkpoint.preprocessing)
+        save_weights(cached, network, tensors, file.preprocessing)
     except OSError as error:
         _warn(f"the weights are used but not kept: cannot write {cached} ({error.strerror or error})")
     wanted = {
         f"{layer.name}.{kind}": tensors[f"{layer.name}.{kind}"] for layer in convolutions for kind in ("weight", "bias")
     }
-    return _weights("imagenet", network, wanted, checkpoint.preprocessing)
+    return _weights("imagenet", network, wanted, file.preprocessing)
 
 
 def _checkpoint_stem(network: str) -> str:
@@ -250,8 +244,8 @@ def _embedded(convolutions: Sequence[Layer]) -> Weights:
 
 
 def _from_file(path: Path, network: str, convolutions: Sequence[Layer], source: str) -> Weights:
-    checkpoint = open_checkpoint(path, network)
-    return _weights(source, network, read_convolutions(checkpoint, convolutions), checkpoint.preprocessing)
+    file = open_weights(path, network)
+    return _weights(source, network, read_convolutions(file, convolutions), file.preprocessing)
 
 
 def _weights(source: str, network: str, tensors: Mapping[str, torch.Tensor], preprocessing: Preprocessing) -> Weights:

@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 
 from fastnst import embedded
 from fastnst.architecture import layers_of
-from fastnst.checkpoint import IMAGENET
 from fastnst.embedded import DEEPEST, FORMAT, embedded_convolutions, embedded_layers
 from fastnst.errors import FastnstWarning, WeightsError
+from fastnst.preprocessing import IMAGENET
 from fastnst.weights import load_weights
 
 PACKAGED = Path(embedded.__file__).with_name(embedded.FILE)

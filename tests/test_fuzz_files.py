@@ -16,7 +16,6 @@ from PIL.PngImagePlugin import PngInfo
 
 from fastnst import cli
 from fastnst.architecture import layers_up_to
-from fastnst.checkpoint import open_checkpoint, read_convolutions
 from fastnst.config_file import read_config
 from fastnst.errors import FastnstError
 from fastnst.manifest import read_manifest
@@ -24,6 +23,7 @@ from fastnst.options import Options, resolve_options
 from fastnst.output import read_parameters, save_image
 from fastnst.saved_run import FORMAT, load_run
 from fastnst.tensor_file import pieces_of, write_tensors
+from fastnst.weights_file import open_weights, read_convolutions
 
 NAMES = sorted(Options.__dataclass_fields__)
 HUGE = [10**400, -(10**400), 2**64, 1e308, 5e-324, float("nan"), float("inf")]
@@ -121,7 +121,7 @@ def test_weights(data: st.DataObject, seeds: dict[str, bytes], tmp_path: Path) -
     layers = layers_up_to("vgg19", ("conv1_1",))
 
     def read() -> None:
-        for tensor in read_convolutions(open_checkpoint(path, "vgg19"), layers).values():
+        for tensor in read_convolutions(open_weights(path, "vgg19"), layers).values():
             assert bool(tensor.isfinite().all())
 
     understood_or_refused(read)

@@ -197,7 +197,7 @@ def test_extractor_stops_at_the_deepest_tap() -> None:
 def test_extractor_under_caffe_preprocessing() -> None:
     from dataclasses import replace
 
-    from fastnst.checkpoint import CAFFE
+    from fastnst.preprocessing import CAFFE
 
     weights = load_weights("random", taps=("conv1_1",))
     found = FeatureExtractor(replace(weights, preprocessing=CAFFE), layers=["conv1_1"])(images())["conv1_1"]

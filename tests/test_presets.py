@@ -12,11 +12,11 @@ from network_samples import biased_network, smooth_and_rough
 from torch import Tensor
 
 from fastnst.backbone import build_backbone
-from fastnst.checkpoint import IMAGENET, Preprocessing
 from fastnst.errors import FastnstWarning, OptionError
 from fastnst.objective import make_objective, style_targets
 from fastnst.options import resolve_options
 from fastnst.perceptual import PerceptualLoss
+from fastnst.preprocessing import IMAGENET, Preprocessing
 from fastnst.presets import PRESETS
 from fastnst.pyramid import scale_edges, scale_iterations
 from fastnst.runtime import resolve_runtime

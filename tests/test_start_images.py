@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 import fastnst
-from fastnst.checkpoint import CAFFE, IMAGENET
 from fastnst.errors import OptionError
 from fastnst.picture import Picture
+from fastnst.preprocessing import CAFFE, IMAGENET
 from fastnst.resizing import fitted_size
 from fastnst.saved_run import load_run
 from fastnst.start_images import even_colour, mean_colour, network_grey, recoloured, white_noise

@@ -26,8 +26,8 @@ from checkpoints import (
 from safetensors import safe_open
 
 from fastnst import weights
-from fastnst.checkpoint import CAFFE, IMAGENET
 from fastnst.errors import FastnstWarning, OptionError, WeightsError
+from fastnst.preprocessing import CAFFE, IMAGENET
 from fastnst.weights import Preprocessing, load_weights
 
 

@@ -26,8 +26,9 @@ from torch import Tensor
 from bench.embedded.bank import Bank, Jitter, crops, load_bank
 from bench.embedded.train import MEAN, PLAN, RECIPE, STD
 from fastnst.architecture import layers_up_to
-from fastnst.checkpoint import IMAGENET, save_weights
 from fastnst.embedded import DEEPEST, FORMAT, NETWORK
+from fastnst.preprocessing import IMAGENET
+from fastnst.weights_file import save_weights
 
 # How many pictures, and their side in pixels, the mean activations are taken over.
 CALIBRATION = (32, 160)

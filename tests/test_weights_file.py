@@ -1,4 +1,4 @@
-"""Checkpoint files of every kind, and every wrong file by the name of its fault."""
+"""Weights files of every kind, and every wrong file by the name of its fault."""
 
 import argparse
 import json
@@ -29,8 +29,9 @@ from checkpoints import (
 from safetensors.torch import save_file
 
 from fastnst.architecture import layers_up_to
-from fastnst.checkpoint import IMAGENET, Preprocessing, open_checkpoint, read_convolutions, save_weights
 from fastnst.errors import WeightsError
+from fastnst.preprocessing import IMAGENET, Preprocessing
+from fastnst.weights_file import open_weights, read_convolutions, save_weights
 
 INDICES = {
     "vgg16": (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28),
@@ -40,7 +41,7 @@ INDICES = {
 
 def read(path: Path, network: str = "vgg19", taps: tuple[str, ...] = TAPS) -> State:
     layers = [layer for layer in layers_up_to(network, taps) if not layer.is_pool]
-    return read_convolutions(open_checkpoint(path, network), layers)
+    return read_convolutions(open_weights(path, network), layers)
 
 
 def assert_refused(path: Path, *words: str, network: str = "vgg19") -> str:
@@ -69,7 +70,7 @@ def test_file(
     save(state(), path)
     assert_is_the_state(read(path))
     assert_is_the_state(read(path, "vgg16"))
-    assert open_checkpoint(path, "vgg19").preprocessing == preprocessing
+    assert open_weights(path, "vgg19").preprocessing == preprocessing
 
 
 @pytest.mark.parametrize(
@@ -113,7 +114,7 @@ def test_saved_weights_keep_their_preprocessing(tmp_path: Path) -> None:
     preprocessing = Preprocessing((1.0, 2.0, 3.0), (4.0, 5.0, 6.0), 255.0, True)
     save_weights(path, "vgg19", gatys_state(), preprocessing)
     assert_is_the_state(read(path))
-    assert open_checkpoint(path, "vgg19").preprocessing == preprocessing
+    assert open_weights(path, "vgg19").preprocessing == preprocessing
     assert [entry.name for entry in tmp_path.iterdir()] == ["own.safetensors"]
 
 
