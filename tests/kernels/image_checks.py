@@ -176,17 +176,3 @@ def check_adam_at_the_end(image: Tensor, *, backend: str) -> None:
     for moments, rest in ((first, 0.1), (second, 0.01)):
         wanted = torch.full((3, image.shape[3]), rest, device=image.device)
         torch.testing.assert_close(moments[-1, :, -1], wanted, rtol=1e-6, atol=0.0)
-
-
-def upstreams(shape: tuple[int, int, int, int]) -> dict[str, Tensor]:
-    """Gradients from above in every kind of memory layout, float32."""
-    batch, channels, height, width = shape
-    values = torch.linspace(-1, 1, batch * channels * (height + 2) * (width + 2))
-    wide = values.view(batch, channels, height + 2, width + 2)
-    return {
-        "expanded": torch.tensor(0.5).expand(shape),
-        "expanded over positions": values[: batch * channels].view(batch, channels, 1, 1).expand(shape),
-        "cropped": wide[:, :, 1:-1, 1:-1],
-        "transposed": wide[:, :, :-2, :-2].transpose(2, 3).contiguous().transpose(2, 3),
-        "channels-last": wide[:, :, :-2, :-2].contiguous(memory_format=torch.channels_last),
-    }

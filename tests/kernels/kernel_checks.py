@@ -68,6 +68,20 @@ def make_target(features: Tensor, *, seed: int = 1) -> Tensor:
     return (matrix * (0.5 + torch.rand(matrix.shape, generator=generator))).to(features.device)
 
 
+def upstreams(shape: tuple[int, int, int, int]) -> dict[str, Tensor]:
+    """Gradients from above in every kind of memory layout, float32."""
+    batch, channels, height, width = shape
+    values = torch.linspace(-1, 1, batch * channels * (height + 2) * (width + 2))
+    wide = values.view(batch, channels, height + 2, width + 2)
+    return {
+        "expanded": torch.tensor(0.5).expand(shape),
+        "expanded over positions": values[: batch * channels].view(batch, channels, 1, 1).expand(shape),
+        "cropped": wide[:, :, 1:-1, 1:-1],
+        "transposed": wide[:, :, :-2, :-2].transpose(2, 3).contiguous().transpose(2, 3),
+        "channels-last": wide[:, :, :-2, :-2].contiguous(memory_format=torch.channels_last),
+    }
+
+
 def assert_within(result: Tensor, exact: Tensor, allowed: Tensor, what: str) -> None:
     error = budget.relative_error(result, exact)
     assert torch.isfinite(result).all(), f"{what} is not finite"

@@ -20,9 +20,8 @@ from image_checks import (
     make_image,
     make_upstream,
     same_layout,
-    upstreams,
 )
-from kernel_checks import DTYPES, LAYOUTS
+from kernel_checks import DTYPES, LAYOUTS, upstreams
 from operator_checks import check_image_operators
 
 BACKENDS = pytest.mark.parametrize("backend", ["torch", "reference"])

@@ -21,9 +21,8 @@ from image_checks import (
     check_total_variation,
     make_image,
     make_upstream,
-    upstreams,
 )
-from kernel_checks import DTYPES, LAYOUTS
+from kernel_checks import DTYPES, LAYOUTS, upstreams
 from operator_checks import check_image_operators
 
 ABOVE_LAYOUTS = pytest.mark.parametrize("above_last", [False, True], ids=["from_nchw", "from_channels_last"])

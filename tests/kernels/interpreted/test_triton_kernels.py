@@ -30,6 +30,7 @@ from kernel_checks import (
     make_features,
     make_target,
     nan_in_empty,
+    upstreams,
 )
 from operator_checks import check_gram_operators
 
@@ -94,24 +95,11 @@ def test_zero_difference() -> None:
     assert features.grad.count_nonzero() == 0
 
 
-def _upstreams(shape: tuple[int, int, int, int]) -> dict[str, torch.Tensor]:
-    batch, channels, height, width = shape
-    values = torch.linspace(-1, 1, batch * channels * (height + 2) * (width + 2))
-    wide = values.view(batch, channels, height + 2, width + 2)
-    return {
-        "expanded": torch.tensor(0.5).expand(shape),
-        "expanded over positions": values[: batch * channels].view(batch, channels, 1, 1).expand(shape),
-        "cropped": wide[:, :, 1:-1, 1:-1],
-        "transposed": wide[:, :, :-2, :-2].transpose(2, 3).contiguous().transpose(2, 3),
-        "channels-last": wide[:, :, :-2, :-2].contiguous(memory_format=torch.channels_last),
-    }
-
-
 @LAYOUTS
-@pytest.mark.parametrize("kind", list(_upstreams((1, 1, 1, 1))))
+@pytest.mark.parametrize("kind", list(upstreams((1, 1, 1, 1))))
 def test_upstream_gradient_by_its_strides(kind: str, channels_last: bool) -> None:
     features = make_features((2, 9, 5, 6), torch.float32, channels_last=channels_last)
-    upstream = _upstreams((2, 9, 5, 6))[kind]
+    upstream = upstreams((2, 9, 5, 6))[kind]
     check_style_tap(features, make_target(features), backend="triton", upstream=upstream)
 
 
