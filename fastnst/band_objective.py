@@ -22,11 +22,10 @@ from fastnst.options import Options
 from fastnst.plan import WHOLE, Plan
 from fastnst.row_bands import Bands
 from fastnst.runtime import Runtime
-from fastnst.tile_content import make_tile_content
 from fastnst.tile_grid import Span, TileGrid, levels_of
 from fastnst.tile_halving import make_room, plan_after
-from fastnst.tile_taps import StyleTarget, layer_sums, sums_of
-from fastnst.tiled_objective import TiledObjective, store_of
+from fastnst.tile_taps import StyleTarget, sums_of
+from fastnst.tiled_objective import TiledObjective, assembled
 
 T = TypeVar("T")
 
@@ -218,49 +217,23 @@ class BandObjective:
         return "torch" if image.device.type == "cpu" else self.runtime.kernels
 
     def _made(self) -> TiledObjective:
-        options, runtime, plan = self._options, self.runtime, self.plan
-        grid = _own_grid(plan.grid, self._own)
-        levels, guidance = self._levels, self._guidance
-        tiles = tuple(grid)
-        content = make_tile_content(
+        plan = self.plan
+        return assembled(
             self._backbone,
             self._content,
-            tiles,
-            levels,
-            options,
-            runtime.device,
-            plan.content,
-            self._all_energies,
-            opaque={name: layer.opaque for name, layer in guidance.items()},
-        )
-        layers = {
-            name: layer_sums(
-                runtime,
-                self._style.get(name),
-                content.weights.get(name),
-                guidance[name],
-                options.last_style_weight,
-                options.content_weight,
-            )
-            for name in levels
-            if name in self._style or name in content.weights
-        }
-        return TiledObjective(
-            self._backbone,
-            grid,
-            tiles,
-            layers,
-            levels,
-            content,
-            options.content_weight,
-            options.last_style_weight,
+            self._style,
+            self._options,
+            self.runtime,
+            _own_grid(plan.grid, self._own),
+            self._guidance,
+            # That of the whole image is computed by `_own_variation`.
             Variation("squared", 0.0, 0.0),
-            "kept" if plan.level == WHOLE else plan.level,
-            runtime,
             self.loss_scale,
-            self._add_up,
+            level="kept" if plan.level == WHOLE else plan.level,
+            content_place=plan.content,
             again=plan.again if plan.level in ("kept", "kept-host") else None,
-            store=store_of(plan.level, runtime),
+            total=self._all_energies,
+            reduce=self._add_up,
         )
 
     def _all_energies(self, own: Tensor) -> Tensor:

@@ -11,12 +11,17 @@ from fastnst.measure import synchronise
 from fastnst.plan_memory import Network
 from fastnst.runtime import Runtime, float32_products
 
-# Convolutions that stand for the network's blocks: channels, the side of the map on a CPU and on a GPU, and the share
-# of VGG-19's operations. At full resolution fewer channels make for a lower rate.
-_SAMPLES = ((64, 160, 1024, 0.11), (128, 112, 512, 0.16), (256, 80, 256, 0.36), (512, 40, 128, 0.37))
+# Convolutions that stand for the network's blocks: channels, the pool of most of their operations, the side of the map
+# on a CPU and on a GPU, and the share of VGG-19's operations. At full resolution fewer channels make for a lower rate.
+_SAMPLES = (
+    (64, "avg", 160, 1024, 0.11),
+    (128, "avg", 112, 512, 0.16),
+    (256, None, 80, 256, 0.36),
+    (512, None, 40, 128, 0.37),
+)
 _ATTEMPTS = 3
-# Losses, sign bits, pools and the optimiser take time beside the convolutions: 0.2 to 0.5 of theirs, seen on a CPU.
-_BESIDE = 1.3
+# The first layer, losses and the optimiser take time beside these: about a tenth of theirs, seen on a CPU.
+_BESIDE = 1.1
 
 
 @lru_cache(4096)
@@ -58,21 +63,21 @@ def beside_seconds(forward: float, back: float, kept: float, content: float, til
 
 @cache
 def measure_rate(runtime: Runtime) -> float:
-    """FLOP per second of an iteration in the arithmetic of `runtime`: from convolutions with their ReLU, forward and
-    back, in VGG-19's proportions, which takes half a second on a CPU, less what the rest is known to take. Winograd's
-    savings count as speed."""
+    """FLOP per second of an iteration in the arithmetic of `runtime`: from convolutions with their ReLU and pool,
+    forward and back, in VGG-19's proportions, which takes half a second on a CPU, less what the rest is known to take.
+    Winograd's savings count as speed."""
     layers: Layers
     layers = WinogradLayers() if runtime.winograd else DirectLayers(runtime.device, runtime.dtype, runtime.kernels)
     seconds_per_operation = 0.0
     with float32_products(runtime.tf32), torch.no_grad():
-        for channels, on_cpu, on_gpu, share in _SAMPLES:
+        for channels, pool, on_cpu, on_gpu, share in _SAMPLES:
             side = on_gpu if runtime.device.type == "cuda" else on_cpu
             operations = 2 * 2 * 9 * channels**2 * side**2
-            seconds_per_operation += share * _seconds(layers, runtime, channels, side) / operations
+            seconds_per_operation += share * _seconds(layers, runtime, channels, pool, side) / operations
     return 1 / (_BESIDE * seconds_per_operation)
 
 
-def _seconds(layers: Layers, runtime: Runtime, channels: int, side: int) -> float:
+def _seconds(layers: Layers, runtime: Runtime, channels: int, pool: str | None, side: int) -> float:
     """Of one convolution forward and back: the best of a few, after one to get ready."""
     memory_format = torch.channels_last if layers.channels_last else torch.contiguous_format
     generator = torch.Generator().manual_seed(0)
@@ -82,7 +87,7 @@ def _seconds(layers: Layers, runtime: Runtime, channels: int, side: int) -> floa
         return values.to(runtime.device, runtime.dtype).contiguous(memory_format=memory_format)
 
     weight, image = noise(channels, channels, 3, 3), noise(1, channels, side, side)
-    layer = Convolution(weight, weight, noise(1, channels, 1, 1).flatten(), None, "zeros")
+    layer = Convolution(weight, weight, noise(1, channels, 1, 1).flatten(), pool, "zeros")
     layers.begin(image.shape)
     best = math.inf
     for attempt in range(1 + _ATTEMPTS):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastnst.backbone import Backbone, Trace
 from fastnst.errors import FastnstError, OptionError
-from fastnst.guidance import Guidance
+from fastnst.guidance import Guidance, LayerGuidance
 from fastnst.loss_scale import LossScale
 from fastnst.objective import Loss, Variation, variation_of
 from fastnst.options import Options
@@ -206,11 +206,52 @@ def make_tiled_objective(
         raise OptionError(
             f"tiles of {grid.height}×{grid.width} pixels do not fit {tuple(content.shape)}; make new ones"
         )
+    guided = (guidance or Guidance(grid.height, grid.width)).at(
+        levels_of(options.network, options.taps), runtime.device
+    )
+    variation = variation_of(options, grid.height, grid.width)
+    return assembled(
+        backbone,
+        content,
+        style,
+        options,
+        runtime,
+        grid,
+        guided,
+        variation,
+        LossScale(runtime),
+        level=level,
+        content_place=content_place,
+        again=again,
+    )
+
+
+def assembled(
+    backbone: Backbone,
+    content: Tensor,
+    style: Mapping[str, StyleTarget],
+    options: Options,
+    runtime: Runtime,
+    grid: TileGrid,
+    guided: Mapping[str, LayerGuidance],
+    variation: Variation,
+    loss_scale: LossScale,
+    *,
+    level: str,
+    content_place: str,
+    again: int | None,
+    total: Callable[[Tensor], Tensor] = torch.clone,
+    reduce: Callable[[Sequence[Tensor]], None] = _alone,
+) -> TiledObjective:
+    """The objective of the tiles of `grid`, which may be some of those of an image: `guided` are its layers' guidance
+    where these tiles lie, `variation` is what of it is computed here. `total` is that of `make_tile_content`, other
+    arguments are those of `make_tiled_objective` and `TiledObjective`."""
     levels = levels_of(options.network, options.taps)
     tiles = tuple(grid)
-    guided = (guidance or Guidance(grid.height, grid.width)).at(levels, runtime.device)
     opaque = {name: layer.opaque for name, layer in guided.items()}
-    target = make_tile_content(backbone, content, tiles, levels, options, runtime.device, content_place, opaque=opaque)
+    target = make_tile_content(
+        backbone, content, tiles, levels, options, runtime.device, content_place, total, opaque=opaque
+    )
     layers = {
         name: layer_sums(
             runtime,
@@ -232,13 +273,14 @@ def make_tiled_objective(
         target,
         options.content_weight,
         options.last_style_weight,
-        variation_of(options, grid.height, grid.width),
+        variation,
         level,
         runtime,
-        LossScale(runtime),
-        again=again,
-        wraps=options.wraps,
-        store=store_of(level, runtime),
+        loss_scale,
+        reduce,
+        again,
+        options.wraps,
+        store_of(level, runtime),
     )
 
 
