@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import fastnst
-from fastnst import output, streamed_picture
+from fastnst import output, streamed_picture, stylizer
 
 SMALL: dict[str, Any] = {
     "iterations": 1,
@@ -92,3 +92,20 @@ def test_pictures_beyond_the_limit_are_refused(pictures: tuple[Path, Path]) -> N
     for one, other, role in ((content, style, "style"), (style, content, "content")):
         with pytest.raises(fastnst.ImageError, match=rf"{role} image .* than the limit of 7000 pixels; .*max_pixels"):
             fastnst.stylize(one, other, **SMALL, max_pixels=7000)
+
+
+@pytest.mark.usefixtures("_streamed")
+@pytest.mark.parametrize("role", ["content", "style", "init"])
+def test_damage_shows_before_the_network_is_loaded(
+    role: str, pictures: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a picture too that has to be decoded whole."""
+    path = tmp_path / "damaged.jpg"
+    with Image.open(pictures[1]) as picture:
+        picture.save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    monkeypatch.setattr(stylizer, "load_weights", lambda *arguments, **options: pytest.fail("loaded"))
+    content, style = (path if role == name else one for name, one in zip(("content", "style"), pictures, strict=True))
+    init = {"init": path} if role == "init" else {}
+    with pytest.raises(fastnst.ImageError, match="damaged or truncated"):
+        fastnst.stylize(content, style, **SMALL, **init)
