@@ -385,13 +385,12 @@ class Stylizer:
             return white_noise(size, seed)[None]
         if init == "grey":
             return even_colour(network_grey(self._loaded()[0].preprocessing), size, seed)[None]
-        seen = []
-        if init in ("style-mean", "recoloured"):
-            seen = [at_size(style, style_size(style, edge, self.options)) for style in styles]
+        if init == "content" or not styles:
+            return content.at(size).rgb[None]
+        seen = [at_size(style, style_size(style, edge, self.options)) for style in styles]
         if init == "style-mean":
             return even_colour(mean_colour(seen, inputs.shares), size, seed)[None]
-        shown = content.at(size)
-        return (recoloured(shown, seen, inputs.shares) if seen else shown.rgb)[None]
+        return recoloured(content.at(size), seen, inputs.shares)[None]
 
     def _style(
         self, edge: int, backbone: Backbone, styles: Sequence[AnyPicture], tile: int | None, *, plain: bool
