@@ -4,7 +4,7 @@
     the whole image            nothing is computed twice
     kept                       each tile goes forward once and back once; its bits and tapped features are kept, but
                                for those up to a tapped layer, which the way back computes again
-    kept on the host           the same, kept in main memory while the network is on a GPU
+    kept-host                  the same, kept in main memory while the network is on a GPU
     recompute                  each tile goes forward twice and back once; nothing is kept
 
 and, for each, the content's features in the network's memory, in main memory, on a disk, or computed anew; on a GPU
@@ -51,7 +51,8 @@ _GROWTH = 1.08
 
 @dataclass(frozen=True)
 class Space:
-    """All that could be done."""
+    """All that could be done with an image of `size`, (height, width). Without a `rate` in FLOP per second of the
+    convolutions costs are at a nominal one, and plans have no seconds."""
 
     options: Options
     runtime: Runtime
@@ -62,11 +63,12 @@ class Space:
     transfer_rate: float = TRANSFER_RATE
 
     def plans(self, tile: int | str) -> Iterator[Plan]:
+        """Those of tiles that own `tile` pixels each way, of any tiles ("auto"), or of the whole image ("none")."""
         on_cpu = self.network.on_cpu
         images = (False,) if on_cpu else (False, True)
         # A tile that is as large as the image is the whole image.
         if tile in ("auto", "none") or len(make_grid(*self.size, int(tile), self._reach)) == 1:
-            wholes = [self.whole(on_host) for on_host in images]
+            wholes = [self.whole(image_on_host=on_host) for on_host in images]
             yield from wholes
             # Nothing is quicker.
             if tile != "auto" or wholes[0].fits:
@@ -102,7 +104,8 @@ class Space:
     def _reach(self) -> Reach:
         return reach_of(self.options.network, self.options.taps, self.options.padding)
 
-    def whole(self, image_on_host: bool) -> Plan:
+    def whole(self, *, image_on_host: bool) -> Plan:
+        """The untiled step."""
         grid = make_grid(*self.size, max(self.size), self._reach)
         content = self._content_bytes
         device = untiled_bytes(self.network, *self.size) + content + self._style_bytes

@@ -169,10 +169,15 @@ def own_modes(device: torch.device) -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` says that memory ran out; on a CPU torch raises a plain RuntimeError."""
+    """Whether `error` says that memory ran out; on a CPU, and for pinned memory, torch raises a plain RuntimeError."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    texts = ("can't allocate memory", "not enough memory", "Storage size calculation overflowed")
+    texts = (
+        "can't allocate memory",
+        "not enough memory",
+        "Storage size calculation overflowed",
+        "CUDA error: out of memory",
+    )
     return isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
 
 

@@ -82,7 +82,11 @@ def check(found: FittingObjective, backbone: Backbone) -> None:
     assert (result - gradient).norm() <= 1e-5 * gradient.norm()
 
 
-@pytest.mark.parametrize("error", [out_of_memory, on_a_cpu, MemoryError])
+def pinned() -> Exception:
+    return RuntimeError("CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA` to enable assertions")
+
+
+@pytest.mark.parametrize("error", [out_of_memory, on_a_cpu, pinned, MemoryError])
 @pytest.mark.parametrize("method", ["forward", "backward"])
 def test_the_tile_is_halved_where_memory_runs_out(
     method: str, error: Callable[[], Exception], backbone: Backbone, monkeypatch: pytest.MonkeyPatch
