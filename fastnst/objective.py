@@ -37,6 +37,7 @@ from torch import Tensor
 
 from fastnst.backbone import Backbone
 from fastnst.errors import FastnstError
+from fastnst.forward_tap import ForwardTap
 from fastnst.guidance import Guidance, LayerGuidance
 from fastnst.loss_scale import LossScale
 from fastnst.moment_sums import StyleRegions, loss_backend
@@ -271,16 +272,13 @@ def _energy(matrix: Tensor) -> float:
 
 
 @dataclass
-class _Copy:
+class _Copy(ForwardTap):
     """A tap that keeps its layer's features."""
 
     features: Tensor | None = None
 
     def forward(self, features: Tensor) -> None:
         self.features = features.clone()
-
-    def backward(self, features: Tensor, gradient: Tensor, *, accumulate: bool, relu: bool) -> None:
-        raise FastnstError("a copy has no gradient")
 
 
 def _features(backbone: Backbone, image: Tensor, layers: LayerWeights) -> dict[str, Tensor]:

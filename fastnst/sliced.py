@@ -24,6 +24,7 @@ from torch import Tensor
 
 from fastnst.backbone import Backbone
 from fastnst.errors import FastnstError
+from fastnst.forward_tap import ForwardTap
 from fastnst.guidance import LayerGuidance, style_maps
 from fastnst.moment_sums import StyleRegions
 from fastnst.options import Options
@@ -104,7 +105,7 @@ def _sorted(
 
 
 @dataclass
-class _Sorting:
+class _Sorting(ForwardTap):
     """A tap that keeps a layer's sorted projections, (N, M), in each region that `wanted` names; None where it has
     nothing of them."""
 
@@ -121,9 +122,6 @@ class _Sorting:
         for wanted, inside in zip(self.wanted, self.inside, strict=True):
             own = projected if inside is None else projected[:, inside.to(features.device)]
             self.values.append(own.sort(dim=1).values if wanted and own.numel() else None)
-
-    def backward(self, features: Tensor, gradient: Tensor, *, accumulate: bool, relu: bool) -> None:
-        raise FastnstError("the style's sorted features have no gradient")
 
 
 def _inside(mask: Tensor | None) -> Tensor | None:

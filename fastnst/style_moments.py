@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fastnst.backbone import Backbone
 from fastnst.errors import FastnstError
+from fastnst.forward_tap import ForwardTap
 from fastnst.guidance import style_maps
 from fastnst.moment_sums import MomentSums, StyleRegions
 from fastnst.options import Options
@@ -82,7 +83,7 @@ def _moments(
 
 
 @dataclass
-class _Adding:
+class _Adding(ForwardTap):
     """A tap that adds what the tile owns to the sums of each region, which have the masks `maps`."""
 
     maps: tuple[Tensor | None, ...]
@@ -100,6 +101,3 @@ class _Adding:
         for sums, mask in zip(self.sums, self.maps, strict=True):
             own = None if mask is None else mask[:, :, *owned].to(features.device)
             sums.add(features[:, :, *inside], own, self.runtime)
-
-    def backward(self, features: Tensor, gradient: Tensor, *, accumulate: bool, relu: bool) -> None:
-        raise FastnstError("a sum of the style's features has no gradient")

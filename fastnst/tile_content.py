@@ -15,6 +15,7 @@ from torch import Tensor
 from fastnst.architecture import layers_up_to
 from fastnst.backbone import Backbone
 from fastnst.errors import FastnstError, OptionError
+from fastnst.forward_tap import ForwardTap
 from fastnst.options import Options
 from fastnst.reductions import content_factor
 from fastnst.side_copies import SideCopier, TileStore
@@ -194,7 +195,7 @@ class OnDisk:
 
 
 @dataclass
-class _OwnedCopy:
+class _OwnedCopy(ForwardTap):
     """A tap that keeps the positions that a tile owns."""
 
     inside: Window
@@ -202,9 +203,6 @@ class _OwnedCopy:
 
     def forward(self, features: Tensor) -> None:
         self.features = features[:, :, *self.inside].clone(memory_format=_layout(features))
-
-    def backward(self, features: Tensor, gradient: Tensor, *, accumulate: bool, relu: bool) -> None:
-        raise FastnstError("a copy has no gradient")
 
 
 def _layout(features: Tensor) -> torch.memory_format:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastnst.backbone import Backbone
 from fastnst.errors import FastnstError
+from fastnst.forward_tap import ForwardTap
 from fastnst.moment_sums import StyleRegions
 from fastnst.objective import style_target
 from fastnst.options import Options
@@ -55,7 +56,7 @@ def _grams(backbone: Backbone, image: Tensor, options: Options, runtime: Runtime
 
 
 @dataclass(frozen=True)
-class _Adding:
+class _Adding(ForwardTap):
     """A tap that adds F Fᵀ of the positions `inside` to the layer's sums."""
 
     sums: dict[str, Tensor]
@@ -70,6 +71,3 @@ class _Adding:
         backend = "reference" if self.runtime.backend == "reference" else self.runtime.kernels
         owned = features[:, :, *self.inside]
         accumulate_gram(self.sums[self.name], owned, precision=self.runtime.dot_precision, backend=backend)
-
-    def backward(self, features: Tensor, gradient: Tensor, *, accumulate: bool, relu: bool) -> None:
-        raise FastnstError("a sum of the style's features has no gradient")
