@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastnst.bands import Basis, Pixels, RadialBands, flat_view
+from fastnst.frequency_bands import Basis, Pixels, RadialBands, flat_view
 from fastnst.lbfgs_history import History
 from fastnst.line_search import StrongWolfe
 from fastnst.ranks import ALONE, Ranks
-from fastnst.shared_bands import SharedRadialBands
+from fastnst.shared_frequencies import SharedRadialBands
 
 LBFGS_HISTORY = 20
 LBFGS_RATE = 1.0
@@ -35,7 +35,7 @@ class LBFGS:
 
     `hessian="scalar"` is `H₀ = (s·y / y·y) I` of the latest pair: the iterates of `torch.optim.LBFGS(max_iter=1)`.
     `hessian="bands"` keeps the pairs in the picture's Fourier transform and has a 3×3 matrix for each band of radial
-    frequencies (`fastnst.band_curvature`); no step is longer than `MOST_MOVE`. Coarse and fine structure, and
+    frequencies (`fastnst.inverse_hessian`); no step is longer than `MOST_MOVE`. Coarse and fine structure, and
     brightness and colour, differ in curvature, which a scalar cannot tell.
 
     The first step is `learning_rate / ‖g‖₁` along `−g` (torch's at most `learning_rate`, which makes tiny losses stand

@@ -5,8 +5,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from fastnst.band_curvature import BandCurvature, latest_scale
-from fastnst.bands import Basis
+from fastnst.frequency_bands import Basis
+from fastnst.inverse_hessian import BandCurvature, latest_scale
 from fastnst.ranks import ALONE, Ranks
 
 # In how many parts the history is widened where it is kept in 16 bit.
@@ -16,7 +16,7 @@ _LARGEST = 2.0**14
 
 
 class History:
-    """The pairs in a ring, in blocks of a basis (see `fastnst.bands`), and their inner products.
+    """The pairs in a ring, in blocks of a basis (see `fastnst.frequency_bands`), and their inner products.
 
     `pairs[0]` holds the `s`, `pairs[1]` the `y`, (history, channels, blocks, length) each, divided by `units`
     (2, history), powers of two; only those that are `curved` have influence. `sy[i, j] = s_i · y_j` (of use where i is

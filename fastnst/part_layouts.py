@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastnst.bands import Arranged, Pixels, radial_places
+from fastnst.frequency_bands import Arranged, Pixels, radial_places
 from fastnst.ranks import Ranks
-from fastnst.shared_bands import arranged_columns, columns_of
+from fastnst.shared_frequencies import arranged_columns, columns_of
 from fastnst.tile_grid import Window
 
 CHANNELS = 3
@@ -65,7 +65,7 @@ class Rows:
 
 
 class RowBlocks(Rows):
-    """Pixels in the blocks of `fastnst.bands.Pixels`, (…, 1, blocks, length)."""
+    """Pixels in the blocks of `Pixels`, (…, 1, blocks, length)."""
 
     @property
     def whole_shape(self) -> tuple[int, int, int]:
@@ -86,7 +86,7 @@ class RowBlocks(Rows):
 
 
 class ColumnBlocks:
-    """Frequencies in the blocks of `fastnst.bands.RadialBands`, and of `SharedRadialBands`, (…, 3, blocks, length).
+    """Frequencies in the blocks of `RadialBands`, and of `SharedRadialBands`, (…, 3, blocks, length).
 
     Real and imaginary parts are columns of their own. All processes make it together.
     """

@@ -14,11 +14,11 @@ import torch
 from fastnst import plan_limit, plan_memory, winograd
 from fastnst.architecture import NETWORKS
 from fastnst.backbone import build_backbone
-from fastnst.bands import RadialBands
 from fastnst.commands import plan as command
 from fastnst.commands.plan import add_parser
 from fastnst.errors import OptionError
 from fastnst.examples import example
+from fastnst.frequency_bands import RadialBands
 from fastnst.layers import WinogradLayers
 from fastnst.memory import peak_extra_bytes
 from fastnst.objective import make_objective, style_targets

@@ -6,14 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastnst.bands import MOST_BANDS, Arranged, radial_places
+from fastnst.frequency_bands import MOST_BANDS, Arranged, radial_places
 from fastnst.ranks import Ranks
 
 
 class SharedRadialBands:
-    """As `fastnst.bands.RadialBands` of the whole picture, of which this process has rows in the picture and columns in
-    the transform: rows are transformed where they are, then traded for columns, which are transformed in turn. Bands
-    are those of the whole, so that products by band add up over the processes.
+    """As `RadialBands` of the whole picture, of which this process has rows in the picture and columns in the
+    transform: rows are transformed where they are, then traded for columns, which are transformed in turn. Bands are
+    those of the whole, so that products by band add up over the processes.
     """
 
     def __init__(self, like: Tensor, ranks: Ranks) -> None:
