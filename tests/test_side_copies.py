@@ -1,13 +1,18 @@
 """Tensors that go to main memory and back beside the computation: in order, and never over what is still needed."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+import fastnst
+from fastnst import stylizer, tile_content, tiled_objective
 from fastnst.best_image import BestAside, BestInPlace
+from fastnst.plan import Plan
 from fastnst.side_copies import SideCopier, TileStore, in_main_memory
+from fastnst.stylizer import Stylizer
 from fastnst.tile_content import OnHost
 from tests.late_copies import LateCopier
 
@@ -137,3 +142,28 @@ def test_an_offer_that_nobody_decides_on(copier: Any) -> None:
     best.offer(image)
     best.decide(image, torch.tensor(True))
     assert (best.image == 7).all()
+
+
+def test_a_run_whose_copies_are_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kept state, content and the best image in main memory: to the bit the run that has them on the device."""
+    content, style = (torch.rand(3, 44, 60, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2))
+    given: dict[str, Any] = {"style_layers": ["conv1_1", "conv2_1"], "content_layers": "conv2_2", "tile": 16}
+    given |= {"size": 60, "scales": [30, 60], "iterations": 3, "optimizer": "adam", "precision": "fp32"}
+    plain = fastnst.stylize(content, style, weights="random", **given)
+    planned, copiers = Stylizer.plan, []
+
+    def aside(self: Stylizer, edge: int, size: tuple[int, int]) -> Plan:
+        return replace(planned(self, edge, size), level="kept-host", content="host", best_aside=True)
+
+    def late(device: torch.device) -> LateCopier:
+        copiers.append(LateCopier())
+        return copiers[-1]
+
+    monkeypatch.setattr(Stylizer, "plan", aside)
+    for module in (stylizer, tile_content, tiled_objective):
+        monkeypatch.setattr(module, "SideCopier", late)
+    found = fastnst.stylize(content, style, weights="random", **given)
+    # Three for each scale.
+    assert [copier.most for copier in copiers] == [1] * 6
+    assert torch.equal(found.tensor, plain.tensor)
+    assert [one.total for one in found.losses] == [one.total for one in plain.losses]
