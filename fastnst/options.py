@@ -258,6 +258,10 @@ class Options:
             check_range(option.name, value, option.metadata)
         check_layers("content", self.content_layers, self.network)
         check_layers("style", self.style_layers, self.network)
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """Raises OptionError where options contradict each other."""
         if isinstance(self.scales, tuple):
             if min(self.scales, default=0) < 2:
                 raise OptionError(f"scales {self.scales} are too small; give at least one, each 2 pixels or more")

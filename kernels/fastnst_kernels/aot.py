@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import signal
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
@@ -123,14 +123,9 @@ def plan_jobs(targets: Sequence[str], cases: Sequence[tuple[str, str]], *, kerne
 
     Raises ValueError for an unknown name, RuntimeError where TRITON_INTERPRET keeps triton from compiling.
     """
-    for what, given, allowed in (
-        ("target", targets, TARGETS),
-        ("shape", [shape for shape, _ in cases], SHAPES),
-        ("mode", [mode for _, mode in cases], MODES),
-    ):
-        for name in given:
-            if name not in allowed:
-                raise ValueError(f"{what} {name!r} is unknown; choose one of {', '.join(allowed)}")
+    _check_known("target", targets, TARGETS)
+    _check_known("shape", [shape for shape, _ in cases], SHAPES)
+    _check_known("mode", [mode for _, mode in cases], MODES)
     if interpreted():
         raise RuntimeError("TRITON_INTERPRET is set, and interpreted kernels cannot be compiled; unset it")
     jobs: list[Job] = []
@@ -149,10 +144,14 @@ def plan_jobs(targets: Sequence[str], cases: Sequence[tuple[str, str]], *, kerne
                         if key not in seen and (not kernels or name in kernels):
                             seen.add(key)
                             jobs.append(Job(target, module, index, name, mode, layout, shape))
-    for name in kernels:
-        if name not in names:
-            raise ValueError(f"kernel {name!r} is unknown; choose one of {', '.join(sorted(names))}")
+    _check_known("kernel", kernels, sorted(names))
     return jobs
+
+
+def _check_known(what: str, given: Iterable[str], allowed: Collection[str]) -> None:
+    for name in given:
+        if name not in allowed:
+            raise ValueError(f"{what} {name!r} is unknown; choose one of {', '.join(allowed)}")
 
 
 def compile_all(jobs: Sequence[Job], processes: int) -> Iterator[Compiled]:
