@@ -10,6 +10,7 @@ from fastnst.layers import Convolution, DirectLayers, Layers, WinogradLayers
 from fastnst.measure import synchronise
 from fastnst.plan_memory import Network
 from fastnst.runtime import Runtime, float32_products
+from fastnst.side_copies import in_main_memory
 
 # Convolutions that stand for the network's blocks: channels, the pool of most of their operations, the side of the map
 # on a CPU and on a GPU, and the share of VGG-19's operations. At full resolution fewer channels make for a lower rate.
@@ -20,6 +21,7 @@ _SAMPLES = (
     (512, None, 40, 128, 0.37),
 )
 _ATTEMPTS = 3
+_COPIED_BYTES = 1 << 26
 # The first layer, losses and the optimiser take time beside these: about a tenth of theirs, seen on a CPU.
 _BESIDE = 1.1
 
@@ -75,6 +77,22 @@ def measure_rate(runtime: Runtime) -> float:
             operations = 2 * 2 * 9 * channels**2 * side**2
             seconds_per_operation += share * _seconds(layers, runtime, channels, pool, side) / operations
     return 1 / (_BESIDE * seconds_per_operation)
+
+
+@cache
+def measure_transfer_rate(device: torch.device) -> float:
+    """Bytes per second from main memory, pinned for a GPU, to `device`: the best of a few copies, after the first."""
+    on_device = torch.empty(_COPIED_BYTES, dtype=torch.uint8, device=device)
+    kept = in_main_memory(on_device).zero_()
+    best = math.inf
+    for attempt in range(1 + _ATTEMPTS):
+        synchronise(device)
+        began = time.perf_counter()
+        on_device.copy_(kept, non_blocking=True)
+        synchronise(device)
+        if attempt:
+            best = min(best, time.perf_counter() - began)
+    return _COPIED_BYTES / best
 
 
 def _seconds(layers: Layers, runtime: Runtime, channels: int, pool: str | None, side: int) -> float:

@@ -27,7 +27,7 @@ from fastnst.plan import Plan
 from fastnst.plan_limit import Room
 from fastnst.plan_memory import kept_bytes, network_of, steps_of, tiled_bytes, untiled_bytes
 from fastnst.plan_space import optimizer_bytes
-from fastnst.plan_time import beside_seconds, forward_flops, measure_rate
+from fastnst.plan_time import beside_seconds, forward_flops, measure_rate, measure_transfer_rate
 from fastnst.planner import plan_run, plan_tiles
 from fastnst.runtime import Runtime, resolve_runtime
 from fastnst.tile_grid import TileGrid, even_spans, make_grid, reach_of
@@ -339,8 +339,9 @@ print(plan.peak_bytes, peak_resident_bytes())
 """
 
 
-def test_a_rate_is_measured() -> None:
+def test_rates_are_measured() -> None:
     assert 1e8 < measure_rate(setting()[1]) < 1e14
+    assert 1e7 < measure_transfer_rate(torch.device("cpu")) < 1e13
 
 
 def test_limits_of_this_machine() -> None:

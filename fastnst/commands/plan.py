@@ -30,7 +30,7 @@ def run(parsed: argparse.Namespace) -> int:
     from fastnst.images import open_picture
     from fastnst.measure import device_name
     from fastnst.options import resolve_options
-    from fastnst.plan_time import measure_rate
+    from fastnst.plan_time import measure_rate, measure_transfer_rate
     from fastnst.planner import plan_run
     from fastnst.pyramid import scale_iterations
     from fastnst.run_sizes import run_scales, style_size
@@ -40,7 +40,7 @@ def run(parsed: argparse.Namespace) -> int:
     runtime = resolve_runtime(options)
     picture = open_picture(parsed.content, role="content", max_pixels=options.max_pixels)
     sizes = run_scales(picture, (), options)
-    rate = measure_rate(runtime)
+    rate, transfer_rate = measure_rate(runtime), measure_transfer_rate(runtime.device)
     # The style is not given: a picture of the content's proportions stands for it.
     plans = [
         plan_run(
@@ -52,6 +52,7 @@ def run(parsed: argparse.Namespace) -> int:
             style_sizes=[style_size(picture, edge, options)],
             network_is_loaded=False,
             rate=rate,
+            transfer_rate=transfer_rate,
         )
         for edge, size in sizes.items()
     ]
