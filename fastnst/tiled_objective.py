@@ -94,9 +94,12 @@ class TiledObjective:
         kept = {}
         for index in range(len(self.tiles)):
             taps = self._taps(index, min(index + 1, len(self.tiles) - 1), seen=False)
-            traces = self.backbone.forward(self._crop(image, index), taps, record=record)
+            crop = self._crop(image, index)
+            # Nothing here holds the traces: what is not kept makes room for the next tile's.
             if record:
-                kept[index] = self._put_away(index, traces)
+                kept[index] = self._put_away(index, self.backbone.forward(crop, taps, record=True))
+            else:
+                self.backbone.forward(crop, taps)
         self.reduce([sums for layer in self.layers.values() for sums in layer.sums])
         for layer in self.layers.values():
             layer.finish(self.backbone.layers.dtype)
