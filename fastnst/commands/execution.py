@@ -169,5 +169,5 @@ def _print_summary(outputs: Outputs, result: Result) -> None:
         f" loss {final['total']:.4g}",
         file=sys.stderr,
     )
-    if result.stopped is not None and outputs.checkpoint is not None:
+    if result.stopped == "interrupted" and outputs.checkpoint is not None:
         print(f"fastnst: go on with: fastnst resume {shlex.quote(outputs.checkpoint)} -o OUT", file=sys.stderr)
