@@ -18,7 +18,8 @@ from fastnst.examples import example
 RESULTS = Path(__file__).parent / "results"
 # Of each sheet: the styles, then the options of each picture.
 SHEETS: Mapping[str, tuple[Sequence[str], Sequence[Mapping[str, Any]]]] = {
-    "style_weight": (["style_mosaic"], [{"style_weight": weight} for weight in (1, 5, 20, 100)]),
+    "style_weight": (["style_mosaic"], [{"style_weight": weight} for weight in (5, 20, 50, 200)]),
+    "scales": (["style_swirls"], [{"scales": scales} for scales in ("none", 2)]),
     "style_scale": (["style_swirls"], [{"style_scale": scale} for scale in (0.5, 1, 2)]),
     "style_layers": (
         ["style_woodcut"],

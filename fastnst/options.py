@@ -79,7 +79,7 @@ class Options:
         minimum=1,
     )
     scales: Scales = _option(
-        3, "coarse to fine: none, a number of scales (see --scale-factor), or their edges", metavar="S", many=True
+        None, "coarse to fine: none, a number of scales (see --scale-factor), or their edges", metavar="S", many=True
     )
     scale_factor: float = _option(
         2.0,
@@ -147,7 +147,7 @@ class Options:
     )
     content_weight: float = _option(1.0, "α, the weight of the content term", metavar="X", minimum=0)
     style_weight: StyleWeight = _option(
-        5.0,
+        50.0,
         "β, the weight of the style term: one for all scales, or several that end with the last scale's",
         metavar="X",
         many=True,

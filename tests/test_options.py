@@ -87,7 +87,7 @@ def test_the_class_checks_what_it_is_given() -> None:
 
 def test_iterations_are_one_count_or_several() -> None:
     assert resolve_options(iterations=[50, 300], scales=2).iterations == (50, 300)
-    assert resolve_options(iterations=[50, 300]).iterations == (50, 300)
+    assert resolve_options(iterations=[50, 300], scales=3).iterations == (50, 300)
     assert resolve_options(iterations=np.array([70]), scales=None).iterations == 70
 
 
