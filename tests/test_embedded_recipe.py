@@ -204,8 +204,8 @@ def test_training_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.M
     load_bank(SMALL, tmp_path, torch.device("cpu"))
     minutes, first = 0.001, 0
     for _ in range(2):
-        given = ["--folder", str(tmp_path), "--minutes", str(minutes), "--device", "cpu", "--threads", "1", "--batch", "4"]
-        command = ["train", *given]
+        small = ["--device", "cpu", "--threads", "1", "--batch", "4"]
+        command = ["train", "--folder", str(tmp_path), "--minutes", str(minutes), *small]
         monkeypatch.setattr(sys, "argv", command)
         train.main()
         state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
