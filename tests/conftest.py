@@ -1,5 +1,6 @@
 """What holds for every test: no network, a cache of its own, and nothing written beside tmp_path."""
 
+import functools
 import os
 import signal
 import sys
@@ -12,7 +13,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ["FASTNST_OFFLINE"] = "1"
 # Workers of pytest-xdist share the cores.
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // int(workers))))
 
 import pytest
 from drawn import drawn
@@ -51,6 +53,16 @@ def folders(tmp_path: Path) -> Path:
     """Contents a, b and styles x, y."""
     drawn(tmp_path, "contents/a.png", "contents/b.png", "styles/x.png", "styles/y.png")
     return tmp_path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _random_weights_are_drawn_once() -> Iterator[None]:
+    """Hundreds of runs use the random network, and drawing all of it takes half as long as a small run."""
+    from fastnst import random_network
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(random_network, "_he_weight", functools.cache(random_network._he_weight))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

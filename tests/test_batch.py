@@ -96,7 +96,8 @@ def test_ctrl_c_ends_it_cleanly_and_it_can_be_gone_on_with(folders: Path) -> Non
     )
     assert process.stdout is not None
     assert json.loads(process.stdout.readline())["status"] == "done"
-    time.sleep(0.5)
+    # Until the second one has begun.
+    time.sleep(1)
     # As a terminal does: to every process of the group.
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)

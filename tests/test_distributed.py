@@ -190,7 +190,8 @@ def _signal_at(sign: Path, trouble: int) -> None:
 
 @pytest.mark.parametrize(
     ("victim", "trouble", "timeout"),
-    [(0, signal.SIGKILL, 60), (2, signal.SIGKILL, 60), pytest.param(2, signal.SIGSTOP, 10, marks=pytest.mark.slow)],
+    # They hear of a death at once, long before the timeout, which is longer than `finish` waits.
+    [(0, signal.SIGKILL, 600), (2, signal.SIGKILL, 600), pytest.param(2, signal.SIGSTOP, 10, marks=pytest.mark.slow)],
 )
 def test_a_process_that_dies_or_hangs_ends_the_others(
     victim: int, trouble: int, timeout: float, tmp_path: Path
@@ -198,9 +199,7 @@ def test_a_process_that_dies_or_hangs_ends_the_others(
     checkpoint = tmp_path / "run.ckpt"
     processes = start(3, troubled, tmp_path, checkpoint, victim, trouble, timeout)
     others = [process for rank, process in enumerate(processes) if rank != victim]
-    began = time.monotonic()
     finish(others)
-    assert time.monotonic() - began < 50
     processes[victim].kill()
     processes[victim].join()
     for rank in {0, 1, 2} - {victim}:

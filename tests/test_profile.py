@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -241,26 +240,28 @@ def test_plot_and_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().err == ""
 
 
-def test_interleaved_times_the_call_and_not_its_preparation() -> None:
+def test_interleaved_times_the_call_and_not_its_preparation(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: now)
     order: list[str] = []
 
     def make(name: str, seconds: float) -> measure.Contender:
         def prepare() -> measure.Call:
-            time.sleep(0.02)
+            nonlocal now
+            now += 16.0
 
             def call() -> None:
+                nonlocal now
+                now += seconds
                 order.append(name)
-                time.sleep(seconds)
 
             return call
 
         return prepare
 
-    timings = measure.interleaved({"a": make("a", 0.001), "b": make("b", 0.01)}, CPU, rounds=3, warm_up=1, flush=False)
+    timings = measure.interleaved({"a": make("a", 1.0), "b": make("b", 4.0)}, CPU, rounds=3, warm_up=1, flush=False)
     assert "".join(order) == "ab" + "abbaab"
-    assert timings["a"].fastest < 0.015
-    assert timings["b"].fastest >= 0.01
-    assert timings["b"].rounds == 3
+    assert timings == {"a": measure.Timing(1.0, 1.0, 1.0, 3), "b": measure.Timing(4.0, 4.0, 4.0, 3)}
 
 
 def test_conditions_are_complete() -> None:
