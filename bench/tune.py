@@ -197,7 +197,7 @@ def _errors_of_a_launch() -> tuple[type[Exception], ...]:
     return RuntimeError, CompilationError, OutOfResources
 
 
-def tune(bench: Bench, layer: str, rounds: int) -> Found:
+def tune(bench: Bench, layer: str, rounds: int, most_steps: int = MOST_STEPS) -> Found:
     """Goes from the heuristic's configuration to faster neighbours; SystemExit where its result is wrong."""
     from fastnst_kernels.launch import run
 
@@ -209,7 +209,7 @@ def tune(bench: Bench, layer: str, rounds: int) -> Found:
         raise SystemExit(f"the heuristic's {bench.kernel} at {layer} cannot be timed ({wrong}); run fastnst verify")
     best, refused, seen = _name(first), 0, {_name(first)}
     timings: dict[str, Timing] = {}
-    for _ in range(MOST_STEPS):
+    for _ in range(most_steps):
         for config in neighbours(bench.kernel, plans[best][0], bench.problem, bench.gpu):
             if _name(config) in seen:
                 continue
@@ -279,6 +279,7 @@ def main(arguments: list[str] | None = None) -> int:
     layers = {"conv1_1": 16, "conv2_1": 24} if parsed.tiny else STYLE_LAYERS
     began = time.perf_counter()
     found: list[Found] = []
+    rounds, most_steps = (1, 2) if parsed.tiny else (parsed.rounds, MOST_STEPS)
     for precision in ["fp32"] if parsed.tiny else parsed.precision:
         runtime = resolve_runtime(resolve_options(device="cuda" if on_gpu else "cpu", precision=precision))
         for size in [8] if parsed.tiny else parsed.size:
@@ -288,7 +289,7 @@ def main(arguments: list[str] | None = None) -> int:
                     if time.perf_counter() - began > parsed.limit:
                         print(f"not tuned, for lack of time: {kernel} {precision} {layer} of {size} px")
                         continue
-                    found.append(tune(Bench(kernel, tensors, runtime, gpu), layer, 1 if parsed.tiny else parsed.rounds))
+                    found.append(tune(Bench(kernel, tensors, runtime, gpu), layer, rounds, most_steps))
                     print(line(found[-1]), flush=True)
     return _write(found, gpu, parsed.out, conditions(torch.device("cuda" if on_gpu else "cpu")))
 

@@ -44,7 +44,7 @@ def understood_or_refused(read: Callable[[], object]) -> None:
         assert len(str(error).splitlines()) == 1  # noqa: PT017
 
 
-@fuzz(1500)
+@fuzz(600)
 @given(options=st.dictionaries(st.sampled_from(NAMES), VALUES, min_size=1, max_size=3))
 def test_any_values_of_options(options: dict[str, Any]) -> None:
     understood_or_refused(lambda: resolve_options(**options))
@@ -64,7 +64,7 @@ LINES = [*CONFIG.decode().strip().splitlines(), "[a]", "x = {", "size = -1", "''
 TEXTS = st.lists(st.sampled_from(LINES)).map(lambda lines: "\n".join(lines).encode())
 
 
-@fuzz(700)
+@fuzz(400)
 @given(data=damaged(CONFIG) | TEXTS | st.binary(max_size=60))
 def test_configs(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_bytes(data)
@@ -78,14 +78,14 @@ ROWS = (
 RECORDS = st.dictionaries(st.sampled_from(["content", "style", "output", *NAMES]), VALUES, min_size=2, max_size=5)
 
 
-@fuzz(700)
+@fuzz(400)
 @given(data=damaged(CSV) | st.binary(max_size=60).map(lambda rest: b"content,style\n" + rest))
 def test_manifests_of_cells(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_bytes(data)
     understood_or_refused(lambda: read_manifest(tmp_path / "rows.csv"))
 
 
-@fuzz(700)
+@fuzz(400)
 @given(data=damaged(2 * ROWS) | RECORDS.map(lambda record: json.dumps(record).encode()))
 def test_manifests_of_lines(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_bytes(data)
@@ -112,7 +112,7 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return weights_files(tmp_path_factory.mktemp("weights"))
 
 
-@fuzz(1000)
+@fuzz(500)
 @given(data=st.data())
 def test_weights(data: st.DataObject, seeds: dict[str, bytes], tmp_path: Path) -> None:
     name = data.draw(st.sampled_from(sorted(seeds)))
@@ -180,7 +180,7 @@ def other_facts(draw: st.DrawFn) -> dict[str, Any]:
     return facts
 
 
-@fuzz(300)
+@fuzz(150)
 @given(facts=other_facts())
 def test_runs_of_other_facts(facts: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "run.st"
@@ -197,7 +197,7 @@ def picture_with(kind: str, parameters: Any, folder: Path) -> bytes:
     return (folder / f"seed.{kind}").read_bytes()
 
 
-@fuzz(600)
+@fuzz(400)
 @given(data=st.data(), kind=st.sampled_from(["png", "jpg", "webp", "tif", "npy"]))
 def test_damaged_metadata(data: st.DataObject, kind: str, tmp_path: Path) -> None:
     path = tmp_path / f"fuzz.{kind}"
@@ -205,7 +205,7 @@ def test_damaged_metadata(data: st.DataObject, kind: str, tmp_path: Path) -> Non
     understood_or_refused(lambda: read_parameters(path))
 
 
-@fuzz(300)
+@fuzz(80)
 @given(
     text=st.text(max_size=30)
     | VALUES.map(json.dumps)

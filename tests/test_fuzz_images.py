@@ -59,13 +59,13 @@ def read_or_refuse(path: Path, data: bytes) -> None:
         assert 0 <= float(picture.rgb.min()) <= float(picture.rgb.max()) <= 1
 
 
-@fuzz(1500)
+@fuzz(800)
 @given(data=st.sampled_from(NAMES).flatmap(lambda name: damaged(SEEDS[name])))
 def test_damaged_pictures(tmp_path: Path, data: bytes) -> None:
     read_or_refuse(tmp_path / "fuzz", data)
 
 
-@fuzz(500)
+@fuzz(300)
 @given(
     data=st.sampled_from(["png", "alpha", "tif", "deflate", "deep png", "deep tif", "npy"]).flatmap(
         lambda name: damaged(SEEDS[name])

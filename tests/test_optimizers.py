@@ -124,9 +124,17 @@ def test_adam_carries_its_moments_to_another_size() -> None:
     assert Adam().rescaled((4, 4)).state_dict() == {}
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("scale", [1e-9, 1e9])
+@pytest.mark.parametrize(
+    ("scale", "dtype", "layout"),
+    [
+        (1e-9, torch.float32, torch.contiguous_format),
+        (1e9, torch.float32, torch.channels_last),
+        (1e-9, torch.bfloat16, torch.channels_last),
+        (1e9, torch.bfloat16, torch.contiguous_format),
+        (1e-9, torch.float16, torch.contiguous_format),
+        (1e9, torch.float16, torch.channels_last),
+    ],
+)
 def test_lbfgs_with_a_16_bit_history_gets_there(scale: float, dtype: torch.dtype, layout: torch.memory_format) -> None:
     matrix, vector = (each.float() for each in quadratic(size=108, condition=30))
     image = torch.full((1, 3, 6, 6), 0.5).to(memory_format=layout)

@@ -86,8 +86,10 @@ def pinned() -> Exception:
     return RuntimeError("CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA` to enable assertions")
 
 
-@pytest.mark.parametrize("error", [out_of_memory, on_a_cpu, pinned, MemoryError])
-@pytest.mark.parametrize("method", ["forward", "backward"])
+@pytest.mark.parametrize(
+    ("method", "error"),
+    [("forward", out_of_memory), ("forward", on_a_cpu), ("backward", pinned), ("backward", MemoryError)],
+)
 def test_the_tile_is_halved_where_memory_runs_out(
     method: str, error: Callable[[], Exception], backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:

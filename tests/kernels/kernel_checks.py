@@ -1,6 +1,6 @@
 """The comparison that the kernel tests share: an operation, forward and backward, against float64 within its budget."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -44,6 +44,11 @@ def captured(step: Callable[[], T], warm_up: Callable[[], object]) -> tuple[torc
     with torch.cuda.graph(graph):
         result = step()
     return graph, result
+
+
+def in_both_layouts(first: Sequence[Any], second: Sequence[Any]) -> list[tuple[Any, Any, bool]]:
+    """Each pair of values with one of the two layouts in turn: each value meets every other one, and both layouts."""
+    return [(a, b, (i + j) % 2 == 1) for i, a in enumerate(first) for j, b in enumerate(second)]
 
 
 def make_features(

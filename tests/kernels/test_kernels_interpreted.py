@@ -13,7 +13,7 @@ FOLDER = Path(__file__).parent / "interpreted"
 
 @pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.glob("test_*.py")))
 def test_interpreted(name: str, tmp_path: Path) -> None:
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "2"}
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--basetemp", str(tmp_path / "inner")]
     # The interpreter of triton 3.6 does this with numpy's scalars itself.
     command += ["-W", "ignore:Conversion of an array with ndim > 0:DeprecationWarning"]

@@ -201,16 +201,17 @@ def test_autocast_changes_nothing(channels_last: bool) -> None:
     assert all(torch.equal(a, b) for a, b in zip(plain, cast, strict=True))
 
 
-@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64])
-@LAYOUTS
+@pytest.mark.parametrize(
+    ("dtype", "channels_last"),
+    [(torch.float32, False), (torch.float16, True), (torch.bfloat16, False), (torch.float64, True)],
+)
 def test_opcheck(dtype: torch.dtype, channels_last: bool) -> None:
     check_gram_operators(make_features((2, 5, 3, 4), dtype, channels_last=channels_last), "torch")
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-@pytest.mark.parametrize("compiler", ["eager", "aot_eager"])
 @LAYOUTS
-def test_compiles_without_a_graph_break(compiler: str, channels_last: bool) -> None:
+def test_compiles_without_a_graph_break(channels_last: bool) -> None:
     features = make_features((2, 6, 4, 5), torch.float32, channels_last=channels_last).requires_grad_()
     target = make_target(features.detach())
 
@@ -219,7 +220,7 @@ def test_compiles_without_a_graph_break(compiler: str, channels_last: bool) -> N
         return passed.square().sum() + loss.sum() + gram_loss(x, target).sum() + gram(x).square().sum()
 
     (eager,) = torch.autograd.grad(total(features), features)
-    compiled = torch.compile(total, fullgraph=True, backend=compiler)
+    compiled = torch.compile(total, fullgraph=True, backend="aot_eager")
     (gradient,) = torch.autograd.grad(compiled(features), features)
     torch.testing.assert_close(gradient, eager)
 

@@ -1,7 +1,6 @@
 """The sign-bit epilogues: the torch and the reference backend, and what the operators and functions refuse."""
 
 from collections.abc import Callable
-from itertools import product
 from typing import Any
 
 import pytest
@@ -33,7 +32,7 @@ def test_values_bits_and_gradients(
     shape: tuple[int, int, int, int], dtype: torch.dtype, channels_last: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x = make_activations(shape, dtype, channels_last=channels_last)
-    for bias, chunk in product((make_bias(x), None), (1 << 19, 64)):
+    for bias, chunk in ((make_bias(x), 64), (None, 1 << 19)):
         monkeypatch.setattr(torch_relu, "_CHUNK", chunk)
         check_relu(x, bias, backend="torch")
         if min(shape[2:]) > 1:
@@ -197,8 +196,7 @@ def _operator_calls(x: torch.Tensor, backend: str) -> list[tuple[Any, tuple[Any,
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@LAYOUTS
+@pytest.mark.parametrize(("dtype", "channels_last"), [(torch.float32, False), (torch.bfloat16, True)])
 def test_opcheck(dtype: torch.dtype, channels_last: bool) -> None:
     for operator, arguments in _operator_calls(
         make_activations((2, 5, 4, 3), dtype, channels_last=channels_last), "torch"
@@ -207,8 +205,7 @@ def test_opcheck(dtype: torch.dtype, channels_last: bool) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-@pytest.mark.parametrize("inplace", [False, True])
-@LAYOUTS
+@pytest.mark.parametrize(("channels_last", "inplace"), [(False, True), (True, False)])
 def test_compiles_without_a_graph_break(channels_last: bool, inplace: bool) -> None:
     def total(x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         y = bias_relu(x * 2, bias, inplace=inplace)

@@ -27,6 +27,7 @@ from kernel_checks import (
     check_gram,
     check_loss_gradient_strides,
     check_style_tap,
+    in_both_layouts,
     make_features,
     make_target,
     nan_in_empty,
@@ -46,16 +47,18 @@ def test_these_are_the_interpreted_kernels() -> None:
     assert available_backends("cpu") == ("torch", "triton", "reference")
 
 
-@LAYOUTS
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 3, 17, 5), (3, 65, 7, 9), (1, 64, 24, 23)])
+@pytest.mark.parametrize(
+    ("shape", "dtype", "channels_last"),
+    in_both_layouts([(1, 1, 1, 1), (2, 3, 17, 5), (3, 65, 7, 9), (1, 64, 24, 23)], DTYPES),
+)
 def test_style_tap(shape: tuple[int, int, int, int], dtype: torch.dtype, channels_last: bool) -> None:
     features = make_features(shape, dtype, channels_last=channels_last)
     check_style_tap(features, make_target(features), backend="triton", weight=0.2)
 
 
-@LAYOUTS
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("dtype", "channels_last"), [(torch.float32, False), (torch.float16, True), (torch.bfloat16, False)]
+)
 def test_gram(dtype: torch.dtype, channels_last: bool) -> None:
     check_gram(make_features((2, 33, 12, 21), dtype, channels_last=channels_last), backend="triton")
 
@@ -95,8 +98,9 @@ def test_zero_difference() -> None:
     assert features.grad.count_nonzero() == 0
 
 
-@LAYOUTS
-@pytest.mark.parametrize("kind", list(upstreams((1, 1, 1, 1))))
+@pytest.mark.parametrize(
+    ("kind", "channels_last"), [(kind, index % 2 == 1) for index, kind in enumerate(upstreams((1, 1, 1, 1)))]
+)
 def test_upstream_gradient_by_its_strides(kind: str, channels_last: bool) -> None:
     features = make_features((2, 9, 5, 6), torch.float32, channels_last=channels_last)
     upstream = upstreams((2, 9, 5, 6))[kind]
@@ -150,7 +154,10 @@ def test_strided_features(view: Callable[[torch.Tensor], torch.Tensor]) -> None:
 def test_target_dtypes_and_layouts(dtype: torch.dtype) -> None:
     features = make_features((2, 12, 6, 8), torch.float32)
     single = make_target(features).to(dtype)
-    for target in (single, single.mT, single[None], torch.stack([single, 2 * single]), single[None].expand(2, -1, -1)):
+    forms = [single, torch.stack([single, 2 * single])]
+    if dtype == torch.float64:
+        forms += [single.mT, single[None], single[None].expand(2, -1, -1)]
+    for target in forms:
         check_style_tap(features, target, backend="triton")
 
 
@@ -167,8 +174,7 @@ def test_two_runs_are_equal_to_the_bit() -> None:
         assert torch.equal(first, second)
 
 
-@LAYOUTS
-@pytest.mark.parametrize("channels", [20, 70])
+@pytest.mark.parametrize(("channels", "channels_last"), [(20, True), (70, False)])
 def test_many_splits(channels: int, channels_last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "LONGEST_SUM", 64)
     monkeypatch.setattr(heuristic, "_MANY_SPLITS", 4)
@@ -201,9 +207,8 @@ def test_nan_and_infinity_come_through() -> None:
         assert not torch.isfinite(leaf.grad[1]).all()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_opcheck(dtype: torch.dtype) -> None:
-    check_gram_operators(make_features((2, 5, 3, 4), dtype), "triton")
+def test_opcheck() -> None:
+    check_gram_operators(make_features((2, 5, 3, 4), torch.float16), "triton")
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
@@ -220,7 +225,7 @@ def test_compiles_without_a_graph_break() -> None:
     assert torch.equal(eager, compiled)
 
 
-@settings(max_examples=25, deadline=None, database=None, derandomize=True)
+@settings(max_examples=15, deadline=None, database=None, derandomize=True)
 @given(
     shape=st.tuples(st.integers(1, 3), st.integers(1, 40), st.integers(1, 9), st.integers(1, 12)),
     dtype=st.sampled_from(DTYPES),
