@@ -56,12 +56,13 @@ def folders(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _random_weights_are_drawn_once() -> Iterator[None]:
-    """Hundreds of runs use the random network, and drawing all of it takes half as long as a small run."""
-    from fastnst import random_network
+def _what_stays_the_same_is_made_once() -> Iterator[None]:
+    """The random network, which takes half as long to draw as a small run does, and the command's parser."""
+    from fastnst import cli, random_network
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(random_network, "_he_weight", functools.cache(random_network._he_weight))
+        for module, name in ((random_network, "_he_weight"), (cli, "build_parser")):
+            patch.setattr(module, name, functools.cache(getattr(module, name)))
         yield
 
 

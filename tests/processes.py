@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-PATIENCE = 180.0
+# Seconds, for what takes a few on a quiet machine.
+PATIENCE = 600.0
 # The server has imported what takes long, and each process is forked from it.
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["torch.distributed", "fastnst.stylizer", "fastnst.ranks"])

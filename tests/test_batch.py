@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from batch_samples import ENDLESS, FAST, SMALL, all_pairs
+from processes import PATIENCE
 
 import fastnst
 from fastnst.batch import run_batch
@@ -74,7 +75,7 @@ def test_a_worker_that_is_killed_costs_one_picture(folders: Path) -> None:
             assert worker.process.pid is not None
             os.kill(worker.process.pid, signal.SIGKILL)
             killed.append(True)
-        assert time.monotonic() < begun + 120
+        assert time.monotonic() < begun + PATIENCE
         return False
 
     lost, made = run_batch([first, second], pool, kill)
@@ -100,7 +101,7 @@ def test_ctrl_c_ends_it_cleanly_and_it_can_be_gone_on_with(folders: Path) -> Non
     time.sleep(1)
     # As a terminal does: to every process of the group.
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, err
     assert json.loads(out)["status"] == "interrupted"
     assert "stopping after the present iterations" in err

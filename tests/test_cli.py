@@ -16,6 +16,7 @@ import pytest
 import torch
 from drawn import drawn
 from PIL import Image
+from processes import PATIENCE
 
 from fastnst import cli
 from fastnst.objective import Loss, Objective
@@ -257,11 +258,11 @@ def test_an_interrupted_run_saves_its_image_and_says_so(
     command = [sys.executable, "-m", "fastnst", "stylize", *pictures, "-o", str(output), *endless, "--save-every", "1"]
     command += ["--checkpoint", str(tmp_path / "run.state")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ})
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while not (tmp_path / "out_00002.png").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(number)
-    _, printed = process.communicate(timeout=60)
+    _, printed = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert "interrupted; saved the image so far" in printed
     assert f"go on with: fastnst resume {tmp_path / 'run.state'} -o OUT" in printed
@@ -274,11 +275,11 @@ def test_a_run_under_nohup_outlives_its_terminal(tmp_path: Path, pictures: tuple
     many = [word if word != "3" else "30" for word in FAST]
     command = [sys.executable, "-m", "fastnst", "stylize", *pictures, "-o", str(output), *many, "--save-every", "1"]
     process = subprocess.Popen(["sh", "-c", f"trap '' HUP; exec {shlex.join(command)} 2>&-"])
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while not (tmp_path / "out_00001.png").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGHUP)
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=PATIENCE) == 0
     assert read_parameters(output)["stopped"] is None
 
 

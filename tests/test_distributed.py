@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from processes import finish, run_together, start
+from processes import PATIENCE, finish, run_together, start
 
 import fastnst
 from fastnst.cli import main
@@ -191,7 +191,11 @@ def _signal_at(sign: Path, trouble: int) -> None:
 @pytest.mark.parametrize(
     ("victim", "trouble", "timeout"),
     # They hear of a death at once, long before the timeout, which is longer than `finish` waits.
-    [(0, signal.SIGKILL, 600), (2, signal.SIGKILL, 600), pytest.param(2, signal.SIGSTOP, 10, marks=pytest.mark.slow)],
+    [
+        (0, signal.SIGKILL, 2 * PATIENCE),
+        (2, signal.SIGKILL, 2 * PATIENCE),
+        pytest.param(2, signal.SIGSTOP, 10, marks=pytest.mark.slow),
+    ],
 )
 def test_a_process_that_dies_or_hangs_ends_the_others(
     victim: int, trouble: int, timeout: float, tmp_path: Path
@@ -248,7 +252,13 @@ def launched(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "fastnst"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [*torchrun, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=180, check=False
+        [*torchrun, *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
     )
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from processes import PATIENCE
 
 import fastnst
 from fastnst import cli
@@ -270,7 +271,7 @@ def test_a_forked_process_says_what_it_lacks() -> None:
         [sys.executable, "-W", "ignore", "-c", FORKED],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         env=environment,
         check=False,
     )

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from processes import PATIENCE
 
 from fastnst import cli
 from fastnst.errors import ImageError, OptionError
@@ -61,7 +62,7 @@ def kept(number: int = 1, size: int = 8, **given: Any) -> Kept:
     return keep(Result(torch.rand(3, size, size), None, (), parameters), asked, {})
 
 
-def wait_for(what: Any, seconds: float = 120) -> None:
+def wait_for(what: Any, seconds: float = PATIENCE) -> None:
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end

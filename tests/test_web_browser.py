@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(not CHROMIUM, reason="needs Chromium: apt-get install chromium"),
 ]
-SECONDS = 60_000  # in milliseconds, for what takes a fraction of one on a quiet machine
+SECONDS = 600_000  # in milliseconds, for what takes a fraction of one on a quiet machine
 SIZES = {"desktop": (1280, 800), "phone": (390, 844)}
 
 

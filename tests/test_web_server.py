@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 from PIL import Image
+from processes import PATIENCE
 
 from fastnst.output import read_parameters
 from fastnst.web.guard import is_local
@@ -37,7 +38,7 @@ def call(
 ) -> tuple[int, Any, dict[str, str]]:
     """Status, body (parsed where it is JSON) and headers of an answer."""
     parts = urlsplit(address)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 0, timeout=30)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 0, timeout=PATIENCE)
     data = json.dumps(body).encode() if isinstance(body, dict | list) else body
     connection.request(method, path, data, headers or {})
     answer = connection.getresponse()
@@ -79,7 +80,7 @@ class Events:
 
     def __init__(self, address: str, visit: str) -> None:
         parts = urlsplit(address)
-        self._connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 0, timeout=60)
+        self._connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 0, timeout=PATIENCE)
         self._connection.request("GET", f"{visit}/events")
         self._answer = self._connection.getresponse()
 
@@ -187,7 +188,7 @@ def test_bad_pictures(address: str, data: bytes, role: str, said: str) -> None:
 def test_a_body_without_its_length_is_counted(address: str) -> None:
     page = Page(address)
     parts = urlsplit(address)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 0, timeout=30)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 0, timeout=PATIENCE)
     connection.request("POST", f"{page.visit}/uploads?name=a.png", iter([b"x" * 60_000] * 2), encode_chunked=True)
     answer = connection.getresponse()
     assert answer.status == 400
@@ -286,7 +287,7 @@ def test_ctrl_c_ends_it_while_a_run_goes_on() -> None:
         page.start(iterations="100000")
         events.until("running")
         server.send_signal(signal.SIGINT)
-        assert server.wait(60) == 0
+        assert server.wait(PATIENCE) == 0
         assert server.stderr.read() == "fastnst: the page is closed\n"
         events.close()
 
