@@ -244,7 +244,7 @@ def test_the_command_in_another_thread(tmp_path: Path) -> None:
 
 FORKED = """
 import os, sys, torch, fastnst
-from tests.test_threads import made, same
+from test_threads import made, same
 
 def forked(threads):
     sys.stdout.flush()
@@ -265,8 +265,8 @@ print(forked(2), forked(1))
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_process_says_what_it_lacks() -> None:
-    root = Path(__file__).parent.parent
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
+    folders = [str(Path(__file__).parent), str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", FORKED],
         capture_output=True,
