@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.bench_step import PLAIN, TOLERANCES
-from bench.pairs import add_pair_arguments, add_schedule_arguments, pairs_of
+from bench.pairs import add_pair_arguments, add_schedule_arguments, base_options, pairs_of
 from bench.plain_loop import Form, Task, make_task, plain_iteration, plain_loss
 from fastnst import DivergedError, Stylizer
 from fastnst.errors import FastnstError
@@ -175,14 +175,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if parsed.plot:
             check_plot(parsed.plot)
-        base = resolve_options(
-            preset=parsed.preset,
-            size=parsed.size,
-            scales=None,
-            init="content",
-            weights=parsed.weights,
-            device=parsed.device,
-        )
+        base = base_options(parsed, init="content")
         for schedule in parsed.schedules:
             schedule_options(base, schedule)
         for path in (path for pair in pairs for path in pair):

@@ -18,12 +18,12 @@ from statistics import mean
 
 from bench.bench_convergence import check_objective, plain_curve, ready_stylizer, schedule_options
 from bench.bench_step import PLAIN
-from bench.pairs import add_pair_arguments, add_schedule_arguments, pairs_of
+from bench.pairs import add_pair_arguments, add_schedule_arguments, base_options, pairs_of
 from bench.plain_loop import make_task
 from fastnst import DivergedError
 from fastnst.errors import FastnstError
 from fastnst.measure import conditions
-from fastnst.options import Options, resolve_options
+from fastnst.options import Options
 from fastnst.result import Iterate
 from fastnst.runtime import resolve_runtime
 
@@ -93,15 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     pairs = pairs_of(parser, parsed)
     try:
-        base = resolve_options(
-            preset=parsed.preset,
-            size=parsed.size,
-            iterations=parsed.iterations,
-            scales=None,
-            init=parsed.init,
-            weights=parsed.weights,
-            device=parsed.device,
-        )
+        base = base_options(parsed, iterations=parsed.iterations, init=parsed.init)
         for schedule in parsed.schedules:
             schedule_options(base, schedule)
     except FastnstError as error:

@@ -2,8 +2,10 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from fastnst.examples import example
+from fastnst.options import Options, resolve_options
 
 _STYLES = ("swirls", "mosaic", "woodcut")
 
@@ -16,10 +18,27 @@ def add_pair_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_schedule_arguments(parser: argparse.ArgumentParser, schedules: tuple[str, ...]) -> None:
-    """Adds --schedules, of which those are the default, --preset and --device."""
+    """Adds --schedules, of which those are the default, --preset, --style-weight and --device."""
     parser.add_argument("--schedules", nargs="+", default=schedules, metavar="OPTIONS", help='"name=value …" for each')
     parser.add_argument("--preset", default="default")
+    parser.add_argument("--style-weight", type=float, metavar="β", help="default: the preset's")
     parser.add_argument("--device", default="auto")
+
+
+def base_options(parsed: argparse.Namespace, **options: Any) -> Options:
+    """The options of those arguments, with one scale unless `options` say otherwise. Raises OptionError."""
+    if parsed.style_weight is not None:
+        options["style_weight"] = parsed.style_weight
+    return resolve_options(
+        **{
+            "preset": parsed.preset,
+            "size": parsed.size,
+            "scales": None,
+            "weights": parsed.weights,
+            "device": parsed.device,
+            **options,
+        }
+    )
 
 
 def pairs_of(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> list[tuple[Path, Path]]:
