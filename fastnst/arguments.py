@@ -253,12 +253,12 @@ def _number(word: str) -> float:
 
 
 def _scale(word: str) -> int | str:
-    if word == "none":
+    if word in ("auto", "none"):
         return word
     try:
         return int(word)
     except ValueError:
-        hint = "write none, a number of scales, or their long edges as in 128 256 512"
+        hint = "write auto, none, a number of scales, or their long edges as in 128 256 512"
         raise argparse.ArgumentTypeError(f"{word!r} is not a scale; {hint}") from None
 
 

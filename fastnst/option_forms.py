@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from fastnst.architecture import canonical_layer
 from fastnst.errors import OptionError
@@ -13,7 +13,7 @@ from fastnst.masks import parse_masks
 from fastnst.tile_options import parse_memory, parse_tile
 
 LayerWeights = tuple[tuple[str, float], ...]
-Scales = int | tuple[int, ...] | None
+Scales = int | tuple[int, ...] | Literal["auto"] | None
 Iterations = int | tuple[int, ...]
 StyleWeight = float | tuple[float, ...]
 
@@ -80,14 +80,16 @@ def _style_weights(name: str, value: Any) -> tuple[float, ...] | None:
 
 
 def normal_scales(value: Any) -> Scales:
-    """None, a count of scales, or their edges in pixels. Raises OptionError for anything else."""
+    """None, "auto", a count of scales, or their edges in pixels. Raises OptionError for anything else."""
     if value is None or (isinstance(value, str) and value == "none"):
         return None
+    if isinstance(value, str) and value == "auto":
+        return "auto"
     if isinstance(value, Integral) and not isinstance(value, bool):
         return int(value)
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise OptionError(
-            f"scales {value!r} is neither none, nor a number of scales, nor a list of long edges in pixels"
+            f"scales {value!r} is neither auto, nor none, nor a number of scales, nor a list of long edges in pixels"
         )
     return tuple(_integer("scale", edge) for edge in value)
 

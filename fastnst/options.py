@@ -20,6 +20,7 @@ from fastnst.option_forms import (
     normal_scales,
 )
 from fastnst.presets import PRESETS
+from fastnst.pyramid import scale_count
 from fastnst.reductions import CONTENT_FORMS, OF_THE_OBJECTIVE, STYLE_FORMS
 
 START_WORDS = ("content", "recoloured", "noise", "grey", "style-mean")
@@ -79,7 +80,11 @@ class Options:
         minimum=1,
     )
     scales: Scales = _option(
-        None, "coarse to fine: none, a number of scales (see --scale-factor), or their edges", metavar="S", many=True
+        "auto",
+        "coarse to fine: auto (from 512 pixels on, each twice the last), none, a number of scales (see "
+        "--scale-factor), or their edges",
+        metavar="S",
+        many=True,
     )
     scale_factor: float = _option(
         2.0,
@@ -343,33 +348,31 @@ def resolve_options(**given: Any) -> Options:
     if not isinstance(preset, str) or preset not in PRESETS:
         raise OptionError(f"unknown preset {preset!r}; choose one of: {', '.join(PRESETS)}")
     values: dict[str, Any] = {**PRESETS[preset], **given}
-    scales = normal_scales(values.get("scales"))
+    scales = normal_scales(values.get("scales", Options.scales))
     if isinstance(scales, tuple) and scales and "size" not in given:
         values["size"] = scales[-1]
     if "iterations" not in given and "iterations" in values:
-        values["iterations"] = _fitted_counts(values["iterations"], scales)
+        values["iterations"] = _fitted_counts(values["iterations"], scales, values.get("size", Options.size))
     options = replace(Options(), **values)
     if "iterations" in given and isinstance(options.iterations, tuple):
-        _check_counts("counts of iterations", options.iterations, options.scales)
+        _check_counts("counts of iterations", options.iterations, options)
     if "style_weight" in given and isinstance(options.style_weight, tuple):
-        _check_counts("style weights", options.style_weight, options.scales)
+        _check_counts("style weights", options.style_weight, options)
     return options
 
 
-def _count(scales: Scales) -> int:
-    return 1 if scales is None else scales if isinstance(scales, int) else len(scales)
-
-
-def _fitted_counts(iterations: Any, scales: Scales) -> Any:
+def _fitted_counts(iterations: Any, scales: Scales, size: Any) -> Any:
     """A preset's counts of iterations for as many scales as there are."""
-    if isinstance(iterations, int):
+    if isinstance(iterations, int) or not isinstance(size, int):
         return iterations
-    count = min(_count(scales), MOST_SCALES) if isinstance(scales, int) else _count(scales)
-    return tuple(iterations[min(index, len(iterations) - 1)] for index in range(max(count, 1)))
+    count = scale_count(scales, size)
+    if isinstance(scales, int):
+        count = max(1, min(count, MOST_SCALES))
+    return tuple(iterations[min(index, len(iterations) - 1)] for index in range(count))
 
 
-def _check_counts(what: str, values: tuple[float, ...], scales: Scales) -> None:
-    count = _count(scales)
+def _check_counts(what: str, values: tuple[float, ...], options: Options) -> None:
+    count = scale_count(options.scales, options.size)
     if len(values) > count:
         raise OptionError(
             f"{len(values)} {what} for {count} scale{'s' if count > 1 else ''}; "

@@ -6,19 +6,35 @@ SMALLEST_EDGE = 64
 """Scales that are only counted, not named, go no lower than this short edge: below it there is nothing left to see."""
 
 
+LEAST_AUTOMATIC_EDGE = 512
+"""From the content at once, a picture of this size keeps its forms and takes on the style's marks as a whole; a larger
+one passes through such a size first."""
+
+
+def scale_count(scales: Scales, size: int) -> int:
+    """How many scales there are up to `size`, in pixels; counted ones, before those that a picture is too small for."""
+    if scales is None:
+        return 1
+    if scales == "auto":
+        return max(1, (size // LEAST_AUTOMATIC_EDGE).bit_length())
+    return scales if isinstance(scales, int) else len(scales)
+
+
 def scale_edges(
     scales: Scales, size: int, height: int, width: int, *, edge: str = "long", factor: float = 2.0
 ) -> tuple[int, ...]:
     """The scales' edges in pixels, long or short ones, coarse first, the last one `size`.
 
-    `scales` is None for `size` alone, a count (each scale `factor` times the last one's size), or the edges themselves.
-    A counted pyramid leaves out the scales whose short edge would be under `SMALLEST_EDGE`.
+    `scales` is None for `size` alone, a count (each scale `factor` times the last one's size), the edges themselves, or
+    "auto": twice the last one's size each, from `LEAST_AUTOMATIC_EDGE` or a little more. A counted pyramid leaves out
+    the scales whose short edge would be under `SMALLEST_EDGE`.
     """
-    if scales is None:
-        return (size,)
     if isinstance(scales, tuple):
         return scales
-    pixels = dict.fromkeys(round(size / factor**level) for level in range(scales - 1, 0, -1))
+    if scales == "auto":
+        factor = 2.0
+    levels = range(scale_count(scales, size) - 1, 0, -1)
+    pixels = dict.fromkeys(round(size / factor**level) for level in levels)
     aspect = 1.0 if edge == "short" else min(height, width) / max(height, width)
     return (*(each for each in pixels if each * aspect >= SMALLEST_EDGE and each < size), size)
 

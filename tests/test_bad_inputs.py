@@ -109,7 +109,7 @@ CASES = {
     "negative scale": stylize("--scales -5 48", "are too small; give at least one, each 2 pixels or more"),
     "last scale is not the size": stylize("--scales 64 128 --size 256", "the last scale, 128, is not the size, 256"),
     "thirteen scales": stylize("--scales 13", "13 scales were asked for; give 1 to 12 scales"),
-    "scale of a word": stylize("--scales coarse", "'coarse' is not a scale; write none, a number of", BAD_USAGE),
+    "scale of a word": stylize("--scales coarse", "'coarse' is not a scale; write auto, none, a number of", BAD_USAGE),
     "tile of a word": stylize("--tile small", "tile 'small' is neither auto, nor none, nor a number of pixels"),
     "tile 0": stylize("--tile 0", "tile 0 is too small; give a number of pixels, 1 or more, auto or none"),
     "memory without a unit": stylize("--max-memory 8", "is less than a megabyte; write its unit, as in 8GB"),

@@ -124,7 +124,7 @@ REFUSED = [
     ({"style_layers": ["conv1_1", "relu1_1"]}, "style layer conv1_1 is named twice"),
     ({"content_layers": "conv4_2=0"}, "the weights of the content layers are all 0"),
     ({"scales": 0}, "0 scales were asked for; give 1 to 12"),
-    ({"scales": "many"}, "scales 'many' is neither none"),
+    ({"scales": "many"}, "scales 'many' is neither auto, nor none"),
     ({"scales": [256, 128]}, "do not grow"),
     ({"scales": [128, 256], "size": 512}, "the last scale, 256, is not the size, 512"),
     ({"optimizer": "sgd"}, "unknown optimizer 'sgd'; choose one of: lbfgs, adam"),

@@ -21,6 +21,14 @@ def test_scales_grow_to_the_size(
     assert scale_edges(scales, size, *shape) == expected
 
 
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [(64, (64,)), (512, (512,)), (1023, (1023,)), (1024, (512, 1024)), (4500, (562, 1125, 2250, 4500))],
+)
+def test_automatic_scales_begin_at_512_pixels(size: int, expected: tuple[int, ...]) -> None:
+    assert scale_edges("auto", size, 300, 400, factor=3.0) == expected
+
+
 def test_the_factor_between_scales() -> None:
     assert scale_edges(5, 512, 300, 400, factor=2**0.5) == (128, 181, 256, 362, 512)
     assert scale_edges(2, 800, 300, 400, factor=800 / 512) == (512, 800)
