@@ -55,7 +55,7 @@ def sizes_table(report: Mapping[str, Any]) -> str:
                 side,
                 f"{row['tiles']} ({row['overhead']:.2f} × the pixels)" if row["tiles"] > 1 else "-",
                 f"{in_words(row['peak_bytes'])} ({row['added_bytes'] / pixels:.0f} B)",
-                f"{row['seconds']:.2f} s ± {row['spread'] / 2:.0%}",
+                f"{row['seconds']:.2f} s" + (f" ± {row['spread'] / 2:.0%}" if report["rounds"] > 1 else ""),
                 f"{row['seconds'] / pixels * 1e6:.2f} µs",
                 *("-" if other is None else f"{row['seconds'] / other:.2f}" for other in others),
             ]
@@ -111,10 +111,12 @@ def with_tables(text: str) -> str:
 
 def _conditions(report: Mapping[str, Any]) -> str:
     machine = report["machine"]
+    several = f"medians of {report['rounds']} rounds and half of their spread"
+    rounds = several if report["rounds"] > 1 else "one round"
     return (
         f"{report['device']}, {machine['threads']} threads, load {machine['load']:g} before, `{report['precision']}`, "
         f"{report['optimizer'].capitalize()}, torch {report['versions']['torch']}, {report['date'][:10]}, commit "
-        f"`{report['commit']}`; medians of {report['rounds']} rounds and half of their spread."
+        f"`{report['commit']}`; {rounds}."
     )
 
 
