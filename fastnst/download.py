@@ -7,7 +7,6 @@ import os
 import re
 import sys
 import tempfile
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -29,29 +28,6 @@ def sha256_of(path: Path) -> str:
     """The SHA-256 of the file's bytes, in 64 hexadecimal digits. Raises OSError if it cannot be read."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def unreachable_reason(url: str, *, timeout_s: float = 3.0) -> str | None:
-    """Why no server answers for `url`, or None if one does (with whatever HTTP status). Takes `timeout_s` at most.
-
-    The request runs in a daemon thread, because a socket's timeout does not bound the name lookup.
-    """
-    outcome: list[str | None] = [f"no answer within {timeout_s:g} s"]
-
-    def probe() -> None:
-        try:
-            with urllib.request.urlopen(_request(url, method="HEAD"), timeout=timeout_s):
-                outcome[0] = None
-        except urllib.error.HTTPError as error:
-            error.close()
-            outcome[0] = None
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            outcome[0] = _reason(error)
-
-    thread = threading.Thread(target=probe, name="fastnst-reachable", daemon=True)
-    thread.start()
-    thread.join(timeout_s)
-    return outcome[0]
 
 
 @contextmanager
@@ -236,8 +212,8 @@ def _lock(part: Path, patience_s: float, progress: bool) -> int | None:
             os.close(descriptor)
 
 
-def _request(url: str, method: str = "GET") -> urllib.request.Request:
-    return urllib.request.Request(url, method=method, headers={"User-Agent": "fastnst", "Accept-Encoding": "identity"})
+def _request(url: str) -> urllib.request.Request:
+    return urllib.request.Request(url, headers={"User-Agent": "fastnst", "Accept-Encoding": "identity"})
 
 
 def _reason(error: Exception) -> str:

@@ -25,7 +25,7 @@ _COLUMNS = ("content", "style", "output")
 _OPTIONS = {option.name: option for option in fields(Options)}
 _DELIMITERS = ",;\t"
 # What these options can be beside paths.
-_WORDS = {"init": START_WORDS, "weights": ("auto", "imagenet", "embedded", "random")}
+_WORDS = {"init": START_WORDS, "weights": ("auto", "original", "imagenet", "random")}
 
 _Item = TypeVar("_Item")
 _Made = TypeVar("_Made")

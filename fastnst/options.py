@@ -244,7 +244,10 @@ class Options:
     )
     network: str = _option("vgg19", "the network", choices=tuple(NETWORKS))
     weights: str = _option(
-        "auto", "the network's weights: auto, imagenet, embedded, random, or a file", metavar="WEIGHTS"
+        "auto",
+        "the network's weights: original (the paper's VGG-19), imagenet (torchvision's, fetched), random, or a file; "
+        "auto is original for vgg19, imagenet for vgg16",
+        metavar="WEIGHTS",
     )
     precision: str = _option(
         "auto",

@@ -14,11 +14,11 @@ def warn_of_other_network(options: Options, weights: Weights) -> None:
     That of neural-style is for features of Caffe's VGG, which sees pixels of 0…255.
     """
     summed = options.tv_reduction == "sum" and options.tv_weight > 0
-    if options.preset == "neural-style" and summed and weights.source in ("imagenet", "embedded"):
+    if options.preset == "neural-style" and summed and weights.preprocessing.scale == 1 and weights.source != "random":
         warnings.warn(
             "preset neural-style weighs its terms for Caffe's VGG-19, whose features are far larger than those of "
             f"{weights.source}: the total variation will outweigh them and leave an even colour; pass that network "
-            "with --weights FILE, or take another preset",
+            "with --weights original, or take another preset",
             FastnstWarning,
             stacklevel=2,
         )

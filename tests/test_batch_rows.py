@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from batch_samples import SMALL, all_pairs
 
-import fastnst
 from fastnst.batch_rows import make_tasks, missing_inputs, pair_rows, with_memory_shares
 from fastnst.errors import ImageError, OptionError
 from fastnst.manifest import ManifestError, Row
@@ -37,9 +36,8 @@ def test_tasks_have_names_and_folders(folders: Path) -> None:
 
 
 def test_automatic_weights_become_what_they_mean(tmp_path: Path) -> None:
-    with pytest.warns(fastnst.FastnstWarning, match="FASTNST_OFFLINE"):
-        (task,) = make_tasks([Row("one", "a", ("x",))], {**SMALL, "weights": "auto"}, folder=str(tmp_path))
-    assert task.given["weights"] == task.options.weights == "embedded"
+    (task,) = make_tasks([Row("one", "a", ("x",))], {**SMALL, "weights": "auto"}, folder=str(tmp_path))
+    assert task.given["weights"] == task.options.weights == "original"
 
 
 REFUSED: dict[str, tuple[list[Row], str]] = {

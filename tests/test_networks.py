@@ -39,7 +39,7 @@ def test_what_a_network_does_not_depend_on_shares_it() -> None:
 @pytest.mark.parametrize(
     "given",
     [
-        {"weights": "embedded"},
+        {"weights": "original"},
         {"network": "vgg16"},
         {"style_layers": "conv2_1"},
         {"pooling": "max"},

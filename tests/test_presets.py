@@ -195,13 +195,18 @@ def test_the_options_of_a_run_make_it_again(name: str, scales: int | None) -> No
     assert resolve_options(**recorded) == options
 
 
-def test_weights_that_leave_the_terms_out_of_balance_are_warned_of() -> None:
+def test_weights_that_leave_the_terms_out_of_balance_are_warned_of(
+    tensors: Mapping[str, Tensor], tmp_path: Path
+) -> None:
     picture = torch.rand((3, 32, 32))
-    options: dict[str, Any] = {"preset": "neural-style", "weights": "embedded", "size": 32, "device": "cpu"}
+    path = tmp_path / "of-torchvision.safetensors"
+    save_weights(path, "vgg19", tensors, IMAGENET)
+    options: dict[str, Any] = {"preset": "neural-style", "weights": str(path), "size": 32, "device": "cpu"}
     with pytest.warns(FastnstWarning, match="preset neural-style weighs its terms for Caffe's VGG-19"):
         Stylizer(picture, **options).load()
     Stylizer(picture, **options, tv_weight=0).load()
     Stylizer(picture, **{**options, "preset": "gatys-notebook"}).load()
+    Stylizer(picture, **{**options, "weights": "original"}).load()
 
 
 def test_the_module_has_gram_matrices_alone() -> None:

