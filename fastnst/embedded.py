@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from fastnst.architecture import Layer, layers_up_to
 from fastnst.errors import WeightsError
+from fastnst.network.architecture import Layer, layers_up_to
 
 NETWORK = "vgg19"
 DEEPEST = "conv5_1"

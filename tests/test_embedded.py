@@ -11,11 +11,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from fastnst import embedded
-from fastnst.architecture import layers_of
 from fastnst.embedded import DEEPEST, FORMAT, embedded_convolutions, embedded_layers
 from fastnst.errors import FastnstWarning, WeightsError
-from fastnst.preprocessing import IMAGENET
-from fastnst.weights import load_weights
+from fastnst.network.architecture import layers_of
+from fastnst.network.preprocessing import IMAGENET
+from fastnst.network.weights import load_weights
 
 PACKAGED = Path(embedded.__file__).with_name(embedded.FILE)
 

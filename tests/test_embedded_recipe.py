@@ -18,8 +18,8 @@ from bench.embedded.energy import CHANNELS, ORIENTATIONS, energies
 from bench.embedded.network import PAINTING, Heads, Trunk
 from bench.embedded.pictures import FAMILIES, family_of, picture
 from fastnst.embedded import DEEPEST, embedded_layers
-from fastnst.result import LossRecord
-from fastnst.weights import load_weights
+from fastnst.network.weights import load_weights
+from fastnst.transfer.result import LossRecord
 
 STILL = Jitter(brightness=0, gain=0, offset=0, mixing=0, grey=0, noise=0)
 SMALL = Plan(seed=3, structures=3, palettes=4, palettes_each=2)

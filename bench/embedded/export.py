@@ -25,10 +25,10 @@ from torch import Tensor
 
 from bench.embedded.bank import Bank, Jitter, crops, load_bank
 from bench.embedded.train import MEAN, PLAN, RECIPE, STD
-from fastnst.architecture import layers_up_to
 from fastnst.embedded import DEEPEST, FORMAT, NETWORK
-from fastnst.preprocessing import IMAGENET
-from fastnst.weights_file import save_weights
+from fastnst.network.architecture import layers_up_to
+from fastnst.network.preprocessing import IMAGENET
+from fastnst.network.weights_file import save_weights
 
 # How many pictures, and their side in pixels, the mean activations are taken over.
 CALIBRATION = (32, 160)

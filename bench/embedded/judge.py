@@ -23,8 +23,8 @@ from torch import Tensor
 from bench.embedded.bank import Bank, Jitter, crops
 from bench.embedded.pictures import picture
 from bench.embedded.train import MEAN, PLAN, STD
-from fastnst.architecture import layers_up_to
-from fastnst.weights import load_weights
+from fastnst.network.architecture import layers_up_to
+from fastnst.network.weights import load_weights
 
 TAPS = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
 _DEEPEST_CHANNELS = 512

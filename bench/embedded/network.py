@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.embedded.energy import CHANNELS, energies
-from fastnst.architecture import layers_up_to
+from fastnst.network.architecture import layers_up_to
 
 # Layers that name the structure and the palette, and the weight of their answer.
 NAMING: Mapping[str, float] = {"conv2_1": 0.15, "conv3_1": 0.3, "conv4_1": 0.3, "conv5_1": 1.0}

@@ -22,7 +22,7 @@ from bench.embedded.train import PLAN
 from fastnst.contact_sheet import contact_sheet
 from fastnst.examples import example
 from fastnst.images import load_image
-from fastnst.result import LossRecord
+from fastnst.transfer.result import LossRecord
 
 # Our own pictures alone; the drawn ones are of structures and palettes that no training saw.
 PAIRS = (

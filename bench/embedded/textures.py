@@ -27,7 +27,7 @@ from bench.embedded.train import PLAN
 from fastnst.contact_sheet import contact_sheet
 from fastnst.examples import example
 from fastnst.images import load_image
-from fastnst.weights import load_weights
+from fastnst.network.weights import load_weights
 
 # One of each family that no training saw, those beyond the ones by which `judge` tells networks apart.
 _FIRST, _STEP, _COUNT = PLAN.structures + 56, 5, 9

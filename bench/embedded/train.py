@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from bench.embedded.bank import Bank, Jitter, Plan, crops, halved, load_bank
 from bench.embedded.network import FEELING, NAMING, PAINTING, Heads, Trunk
 from bench.embedded.pictures import family_of
-from fastnst.architecture import layers_up_to
+from fastnst.network.architecture import layers_up_to
 
 RECIPE = 2
 PLAN = Plan(seed=7, structures=560, palettes=96, palettes_each=3)
