@@ -27,11 +27,11 @@ from fastnst.network.tiles import TileGrid, even_spans, make_grid, reach_of
 from fastnst.network.weights import load_weights
 from fastnst.optim.frequency_bands import RadialBands
 from fastnst.options.options import Options, resolve_options
+from fastnst.plan import machine as plan_limit
+from fastnst.plan import memory as plan_memory
 from fastnst.plan.machine import Room
 from fastnst.plan.memory import kept_bytes, network_of, steps_of, tiled_bytes, untiled_bytes
 from fastnst.plan.plan import Plan
-from fastnst.plan.plan import machine as plan_limit
-from fastnst.plan.plan import memory as plan_memory
 from fastnst.plan.plan_space import optimizer_bytes
 from fastnst.plan.planner import plan_run, plan_tiles
 from fastnst.plan.speed import beside_seconds, forward_flops, measure_rate, measure_transfer_rate

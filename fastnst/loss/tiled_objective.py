@@ -2,7 +2,7 @@
 
 The loss depends on the image through sums over positions alone. A first pass shows each tile to the network and adds
 what it owns to the Grams and to the content term; then the gradient of each term is known for any position, and a
-second pass goes back through each tile and adds its image's gradient to the whole (see `tile_grid` for what a tile
+second pass goes back through each tile and adds its image's gradient to the whole (see `tiles` for what a tile
 sees). The second pass takes what the first one kept, on the device or on the host, or computes it again. It begins with
 the last tile: that is where the first one ended, and what it kept need not go anywhere.
 """

@@ -15,7 +15,7 @@ class Plan:
 
     `tile` is the edge in pixels of what inner tiles own, or None for the whole image; `level` one of `WHOLE` and those
     of `tiled_objective`, `again` the steps of the backbone that its second pass computes again, `content` a place of
-    `tile_content`. `grid` is (1 tile, without halo) for the whole image. With `image_on_host` image, gradient and
+    `content`. `grid` is (1 tile, without halo) for the whole image. With `image_on_host` image, gradient and
     optimiser lie in main memory, with `best_aside` the best image alone.
     `style_tile` is the tile in which the style's targets are computed, or None.
 

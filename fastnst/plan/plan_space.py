@@ -1,5 +1,5 @@
-"""All that a run could do to fit into memory: each with the memory that `plan_memory` foresees and the operations that
-`plan_time` counts.
+"""All that a run could do to fit into memory: each with the memory that `memory` foresees and the operations that
+`speed` counts.
 
     the whole image            nothing is computed twice
     kept                       each tile goes forward once and back once; its bits and tapped features are kept, but

@@ -142,7 +142,8 @@ class Stylizer:
 
     With `ranks`, of `fastnst.plan.ranks.joined`, several processes share each image: all make the same calls with the
     same arguments and get the same results, callbacks are called and checkpoints written by the first process alone,
-    and `max_memory` is that of each. Without `callback_every` a callback is called as often as costs little of the time.
+    and `max_memory` is that of each. Without `callback_every` a callback is called as often as costs little of the
+    time.
 
     Stylizers of the same `networks` share what they load, and are used one after the other.
     """
