@@ -15,7 +15,7 @@ from fastnst.app.batch import batch_worker
 from fastnst.app.batch.batch_rows import grouped
 from fastnst.app.batch.batch_worker import KEPT_STYLES, Worker
 from fastnst.errors import ImageError
-from fastnst.loss.objective import style_targets
+from fastnst.loss.targets import style_targets
 from fastnst.network.weights import load_weights
 from fastnst.output import read_parameters
 

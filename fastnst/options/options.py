@@ -6,11 +6,13 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from fastnst.errors import OptionError
-from fastnst.loss.reductions import CONTENT_FORMS, OF_THE_OBJECTIVE, STYLE_FORMS
 from fastnst.network.architecture import NETWORKS, PAPER_STYLE_LAYERS
 from fastnst.options.masks import Mask
 from fastnst.options.option_forms import (
+    CONTENT_FORMS,
     MOST_SCALES,
+    OF_THE_OBJECTIVE,
+    STYLE_FORMS,
     Iterations,
     LayerWeights,
     Scales,

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastnst.errors import OptionError
 from fastnst.images import AnyPicture, Picture, Source, StreamedPicture, opaque, open_picture
-from fastnst.loss.regions import Region, load_regions, recorded_regions
+from fastnst.loss.masks import Region, load_regions, recorded_regions
 from fastnst.options.options import START_WORDS, Options
 from fastnst.picture_folder import pictures_at
 from fastnst.transfer.canvas import Canvas
