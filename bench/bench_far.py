@@ -25,18 +25,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from fastnst.metadata import png_text
+from fastnst.row_resampling import RowResampler
+from fastnst.row_writers import Samples, write_png
 
 from fastnst.examples import example
-from fastnst.icc import srgb_profile
-from fastnst.images import load_image
+from fastnst.image.read import load_image, srgb_profile
 from fastnst.measure import conditions
-from fastnst.metadata import png_text
 from fastnst.network.runtime import resolve_runtime
 from fastnst.options.options import MAX_PIXELS, resolve_options
 from fastnst.options.tile_options import in_words, parse_memory
 from fastnst.plan.planner import plan_run
-from fastnst.row_resampling import RowResampler
-from fastnst.row_writers import Samples, write_png
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,19 @@ import torch
 from torch import Tensor
 
 from fastnst import colour
-from fastnst.colour import (
+from fastnst.errors import OptionError
+from fastnst.image.colour import (
+    finished,
     grey_of,
     lightness,
     moved_colours,
     moved_lightness,
     oklab_to_srgb,
+    prepared,
     srgb_to_oklab,
     with_colours_of,
 )
-from fastnst.errors import OptionError
-from fastnst.picture import Picture
-from fastnst.preserve_color import finished, prepared
+from fastnst.image.picture import Picture
 
 
 def picture(height: int = 30, width: int = 40, seed: int = 0, low: float = 0.0, high: float = 1.0) -> Tensor:

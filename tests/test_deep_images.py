@@ -10,16 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fastnst.icc import is_matrix_profile, srgb_profile
+from fastnst.row_writers import write_png, write_tiff
 from icc_samples import ADOBE_RGB, adobe_rgb_profile, adobe_rgb_to_srgb, encoded_srgb, icc_profile, power_curve, xyz
 from picture_samples import samples_of
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from fastnst.errors import ImageError, OptionError
-from fastnst.icc import is_matrix_profile, srgb_profile
-from fastnst.images import load_image
-from fastnst.output import check_output_path, read_parameters, save_image
-from fastnst.row_writers import write_png, write_tiff
+from fastnst.image.metadata import read_parameters
+from fastnst.image.read import load_image
+from fastnst.image.write import check_output_path, save_image
 
 # Files of 5×4 pixels that OpenCV 5.0 (PNG) and tifffile 2026.3 (TIFF) wrote of the arrays of `written`.
 FOREIGN = {

@@ -18,10 +18,11 @@ from fastnst.app import cli
 from fastnst.app.batch.manifest import read_manifest
 from fastnst.app.cli.config_file import read_config
 from fastnst.errors import FastnstError
+from fastnst.image.metadata import read_parameters
+from fastnst.image.write import save_image
 from fastnst.network.architecture import layers_up_to
 from fastnst.network.weights_file import open_weights, read_convolutions
 from fastnst.options.options import Options, resolve_options
-from fastnst.output import read_parameters, save_image
 from fastnst.transfer.checkpoint import FORMAT, load_run
 from fastnst.transfer.tensor_file import pieces_of, write_tensors
 

@@ -13,9 +13,8 @@ from PIL import ExifTags, Image
 
 from fastnst import streamed_picture
 from fastnst.errors import ImageError
-from fastnst.icc import srgb_profile
-from fastnst.images import load_image
-from fastnst.output import save_image
+from fastnst.image.read import load_image, srgb_profile
+from fastnst.image.write import save_image
 
 KINDS = {"jpg": "JPEG", "tif": "TIFF", "jp2": "JPEG2000", "deflate": "TIFF", "cmyk": "JPEG", "alpha": "PNG"}
 MODES = {"cmyk": "CMYK", "alpha": "RGBA", "gif": "P"}

@@ -12,8 +12,8 @@ from PIL import Image
 from fastnst.app import cli
 from fastnst.app.cli.axes import Axis, make_axis
 from fastnst.errors import OptionError
-from fastnst.images import load_image
-from fastnst.output import read_parameters
+from fastnst.image.metadata import read_parameters
+from fastnst.image.read import load_image
 
 FAST = [
     "--size",

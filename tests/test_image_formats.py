@@ -8,9 +8,7 @@ import torch
 from picture_samples import noise, planes, refused, saved
 from PIL import ExifTags, Image, ImageCms
 
-from fastnst.images import (
-    load_image,
-)
+from fastnst.image.read import load_image
 
 
 @pytest.mark.parametrize("extension", ["png", "tif", "bmp", "gif", "ppm", "webp", "tga", "qoi", "pcx"])

@@ -14,8 +14,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from fastnst.errors import ImageError
-from fastnst.images import load_image, srgb_profile
-from fastnst.output import check_output_path, read_parameters, save_image, to_pil
+from fastnst.image.metadata import read_parameters
+from fastnst.image.read import load_image, srgb_profile
+from fastnst.image.write import check_output_path, save_image, to_pil
 
 EXTENSIONS = ["png", "jpg", "jpeg", "webp", "tif", "tiff", "PNG", "JPG"]
 LOSSLESS = ["png", "webp", "tif"]

@@ -16,10 +16,7 @@ from PIL.PngImagePlugin import PngImageFile
 from fastnst import arrays, decoding
 from fastnst import picture as picture_module
 from fastnst.errors import ImageError
-from fastnst.images import (
-    load_image,
-    open_image,
-)
+from fastnst.image.read import load_image, open_image
 
 
 def test_refused_paths(tmp_path: Path) -> None:

@@ -7,15 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fastnst.metadata import exif_tags, png_text
+from fastnst.row_writers import write_png, write_tiff
+from fastnst.tiff_directory import read_directory
 from picture_samples import samples_of
 from PIL import Image
 
 from fastnst import output, row_writers
-from fastnst.images import load_image
-from fastnst.metadata import exif_tags, png_text
-from fastnst.output import read_parameters, save_image
-from fastnst.row_writers import write_png, write_tiff
-from fastnst.tiff_directory import read_directory
+from fastnst.image.metadata import read_parameters
+from fastnst.image.read import load_image
+from fastnst.image.write import save_image
 
 HEIGHT, WIDTH = 150, 37
 PARAMETERS = {"content": "夜.jpg", "size": 512}

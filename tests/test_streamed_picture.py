@@ -8,18 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fastnst.metadata import exif_tags, png_text
+from fastnst.row_writers import write_png, write_tiff
+from fastnst.streamed_picture import StreamedPicture, _check_structure, opaque, resized
 from picture_samples import samples_of
 from PIL import Image
 
 from fastnst import streamed_picture
 from fastnst.errors import ImageError
-from fastnst.icc import srgb_profile
-from fastnst.images import load_image, open_picture
-from fastnst.metadata import exif_tags, png_text
-from fastnst.picture import Picture
-from fastnst.resizing import resize_picture
-from fastnst.row_writers import write_png, write_tiff
-from fastnst.streamed_picture import StreamedPicture, _check_structure, opaque, resized
+from fastnst.image.picture import Picture
+from fastnst.image.read import load_image, open_picture, srgb_profile
+from fastnst.image.resize import resize_picture
 
 WIDTH, HEIGHT = 61, 47
 ZIPPED = {"rowsperstrip": 4, "compression": "zlib"}

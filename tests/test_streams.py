@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from fastnst.errors import ImageError, OptionError
-from fastnst.images import load_image
-from fastnst.output import check_output_path, read_parameters, save_image
+from fastnst.image.metadata import read_parameters
+from fastnst.image.read import load_image
+from fastnst.image.write import check_output_path, save_image
 
 
 def rgb() -> torch.Tensor:
@@ -81,7 +82,7 @@ def test_a_closed_stream() -> None:
 
 
 def test_a_stream_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastnst.image_files._MAX_STREAM_BYTES", 1000)
+    monkeypatch.setattr("fastnst.image.files._MAX_STREAM_BYTES", 1000)
     with pytest.raises(ImageError, match="has more than 1000 bytes"):
         load_image(Pipe(bytes(5000)))
 

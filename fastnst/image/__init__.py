@@ -4,5 +4,6 @@
 `read` makes it of files, streams, PIL images, arrays and tensors, `write` makes files of it with its `metadata`;
 `files` knows what is a picture and where one can be written. `resize`, `colour` and `sheet` change pictures.
 
-Imports fastnst.errors and itself alone. libvips decodes and encodes; it and Pillow are loaded where they are first used.
+Imports fastnst.errors and itself alone. libvips decodes and encodes; it and Pillow are loaded when they are first
+used.
 """

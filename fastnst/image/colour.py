@@ -177,7 +177,7 @@ def moved_colours(style: Tensor, present: Moments, wanted: Moments) -> Tensor:
 
 
 def moments(parts: Iterable[tuple[Tensor, Tensor | None]]) -> Moments:
-    """The moments of the pixels of all parts, (C, h, W) each, with their weights, (1, h, W) or None where all count the same.
+    """The moments of all parts' pixels, (C, h, W) each, with their weights, (1, h, W) or None where all count the same.
 
     Pixels that nowhere have a weight, as those of a picture that is transparent everywhere, all count. Sums are made in
     float64, a part after the other (Chan, Golub and LeVeque 1983).

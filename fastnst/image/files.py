@@ -8,6 +8,8 @@ from typing import IO
 
 from fastnst.errors import ImageError
 
+MAX_PIXELS = 200_000_000
+"""The most pixels that are read of a file unless another limit is given."""
 PICTURE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif"),
     *(".avif", ".jp2", ".ppm", ".pgm", ".psd", ".qoi", ".tga", ".npy"),

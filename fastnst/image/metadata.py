@@ -55,7 +55,7 @@ def read_parameters(path: str | os.PathLike[str] | IO[bytes]) -> dict[str, Any]:
 
 
 def packet(parameters: Mapping[str, Any] | None, *, shortened: bool = False) -> bytes:
-    """The XMP packet that carries `parameters`; `shortened` to what a JPEG holds, by leaving out the largest entries."""
+    """The XMP packet that carries `parameters`; `shortened` to what a JPEG holds, without the largest entries."""
     if parameters is None:
         return _packet(None)
     kept = dict(parameters)

@@ -15,8 +15,6 @@ from torch import Tensor
 from fastnst.errors import ImageError
 
 MIN_SIDE = 2
-MAX_PIXELS = 200_000_000
-"""The most pixels that are read unless another limit is given."""
 PART_PIXELS = 1 << 20
 """About the pixels that are looked at at once of a picture that is not looked at whole."""
 

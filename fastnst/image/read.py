@@ -15,16 +15,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeAlias
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image, UnidentifiedImageError
 
 from fastnst.errors import ImageError
-from fastnst.image.files import contents, source_name
+from fastnst.image.files import MAX_PIXELS, contents, source_name
 from fastnst.image.picture import (
-    MAX_PIXELS,
     PART_PIXELS,
     AnyPicture,
     Picture,
@@ -40,10 +40,7 @@ from fastnst.image.picture import (
     within_memory,
 )
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-Source: TypeAlias = "str | os.PathLike[str] | IO[bytes] | Image.Image | npt.NDArray[np.generic] | torch.Tensor"
+Source: TypeAlias = str | os.PathLike[str] | IO[bytes] | Image.Image | npt.NDArray[np.generic] | torch.Tensor
 
 STREAMED_PIXELS = 1 << 22
 """Files of more pixels are read as a StreamedPicture where a run does not need them whole: 50 MB in float."""
@@ -131,13 +128,14 @@ class _Samples:
 
 
 def _samples(source: object, role: str, max_pixels: int) -> _Samples:
-    if hasattr(source, "getexif"):  # PIL's images; to import PIL for isinstance takes longer than most runs' start
+    if isinstance(source, Image.Image):
         what = f"{role} image (PIL image)"
         image = _from_pil(source, what, max_pixels)
         return _image_samples(lambda _: image, what, "PIL image", max_pixels)
     if not isinstance(source, str | os.PathLike) and not hasattr(source, "read"):
         raise ImageError(
-            f"{role} image is of type {type(source).__name__}; give a path, a PIL image, a NumPy array or a torch tensor"
+            f"{role} image is of type {type(source).__name__}; "
+            "give a path, a PIL image, a NumPy array or a torch tensor"
         )
     name, what = source_name(source, role)
     held = contents(source, what)  # type: ignore[arg-type]
@@ -206,8 +204,6 @@ def open_image(held: str | bytes, what: str, access: str = "sequential", max_pix
 
 
 def _open_with_pillow(held: str | bytes, what: str, max_pixels: int) -> Any:
-    from PIL import Image, UnidentifiedImageError
-
     Image.init()
     formats = [name for name in _PILLOW_FORMATS if name in Image.OPEN]
     try:
@@ -224,7 +220,7 @@ def _open_with_pillow(held: str | bytes, what: str, max_pixels: int) -> Any:
         return _from_pil(image, what, max_pixels)
 
 
-def _from_pil(image: Any, what: str, max_pixels: int) -> Any:
+def _from_pil(image: Image.Image, what: str, max_pixels: int) -> Any:
     """libvips' image of one of PIL's, with its profile and orientation."""
     check_pixels(image.height, image.width, what, max_pixels)
     check_size(image.height, image.width, what)
@@ -241,13 +237,13 @@ def _from_pil(image: Any, what: str, max_pixels: int) -> Any:
     return copied
 
 
-def _orientation(image: Any) -> int:
+def _orientation(image: Image.Image) -> int:
     with contextlib.suppress(AttributeError, LookupError, OSError, OverflowError, SyntaxError, TypeError, ValueError):
         return int(image.getexif().get(_ORIENTATION, 1))
     return 1  # damaged metadata is none
 
 
-def _pil_samples(image: Any, what: str) -> tuple[npt.NDArray[np.generic], str]:
+def _pil_samples(image: Image.Image, what: str) -> tuple[npt.NDArray[np.generic], str]:
     """The samples of a PIL image, (H, W) or (H, W, C), and what libvips calls their colours."""
     if image.mode == "F":
         return np.asarray(image), "b-w"
@@ -359,8 +355,6 @@ def _damaged(what: str, error: Exception) -> str:
 @contextlib.contextmanager
 def _unguarded() -> Iterator[None]:
     """Pillow without its own limit of pixels, and without its warnings about damaged metadata; a thread at a time."""
-    from PIL import Image
-
     with _PILLOW_LOCK, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None

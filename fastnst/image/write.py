@@ -11,19 +11,17 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from fastnst.errors import ImageError, OptionError
 from fastnst.image.files import check_place, real_target
 from fastnst.image.metadata import packet, to_json
 from fastnst.image.read import libvips, srgb_profile
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 Target = str | os.PathLike[str] | IO[bytes]
 
@@ -244,13 +242,11 @@ def _write_npy(file: IO[bytes], layers: list[Tensor], parameters: Mapping[str, A
     file.flush()
 
 
-def to_pil(rgb: Tensor, alpha: Tensor | None = None) -> "Image.Image":
+def to_pil(rgb: Tensor, alpha: Tensor | None = None) -> Image.Image:
     """The picture as an RGB, or with `alpha` an RGBA, PIL image; arguments and rounding as for `save_image`.
 
     Raises ImageError for values that are not finite or a shape that is not a picture's.
     """
-    from PIL import Image
-
     return Image.fromarray(_image(_layers(rgb, alpha), 8).numpy())
 
 

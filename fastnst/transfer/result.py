@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from fastnst.errors import FastnstError
-from fastnst.output import Target, save_image, to_pil
+from fastnst.image.write import Target, save_image, to_pil
 
 
 @dataclass(frozen=True)
