@@ -143,7 +143,7 @@ def test_compare(tmp_path: Path, pictures: tuple[str, str], monkeypatch: pytest.
         results.append(str(tmp_path / f"{weight}.png"))
         assert cli.main(["stylize", *pictures, "-o", results[-1], "--style-weight", weight, *FAST, *SHALLOW]) == 0
     seen: dict[str, Any] = {}
-    from fastnst import contact_sheet as module
+    from fastnst.image import sheet as module
 
     original = module.contact_sheet
 

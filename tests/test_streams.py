@@ -87,7 +87,7 @@ def test_a_stream_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
         load_image(Pipe(bytes(5000)))
 
 
-@pytest.mark.parametrize("format", [None, "png", "jpeg", "webp", "tiff", "npy"])
+@pytest.mark.parametrize("format", [None, "png", "jpeg", "webp", "tiff", "avif", "npy"])
 def test_writing_to_a_stream(format: str | None) -> None:
     pipe = Pipe()
     check_output_path(pipe, (6, 5), format=format)
@@ -103,7 +103,7 @@ def test_a_format_goes_before_the_extension(tmp_path: Path) -> None:
     save_image(tmp_path / "a.dat", rgb(), format="tiff", bit_depth=16)
     with Image.open(tmp_path / "a.dat") as image:
         assert image.format == "TIFF"
-    with pytest.raises(OptionError, match="unknown format 'gif'; choose one of: png, jpeg, webp, tiff, npy"):
+    with pytest.raises(OptionError, match="unknown format 'gif'; choose one of: png, jpeg, webp, tiff, avif, npy"):
         save_image(tmp_path / "b.png", rgb(), format="gif")
 
 

@@ -347,7 +347,7 @@ def _damaged(what: str, error: Exception) -> str:
     # libvips' errors have one line for each function that failed.
     lines = [line for line in getattr(error, "detail", str(error)).splitlines() if line.strip()]
     reason = lines[0].strip() if lines else type(error).__name__
-    if "nsupported" in reason:
+    if "nsupported" in reason or "labq" in reason:  # TIFF in CIELAB of 8 bits
         return f"{what} is in a form that is not supported here ({reason}); save it as PNG, TIFF or JPEG"
     return f"{what} is damaged or truncated ({reason}); fetch or export it again"
 

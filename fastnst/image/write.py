@@ -305,7 +305,8 @@ def _write_problem(error: Exception) -> str:
     text = str(getattr(error, "strerror", None) or getattr(error, "detail", None) or error)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     # libvips tells the system's reason in a line after its own.
-    reason = next((line for line in lines if "error: " in line), lines[0] if lines else type(error).__name__)
+    reason = next((line for line in lines if "system error" in line), lines[0] if lines else type(error).__name__)
+    reason = reason.removeprefix("system error: ")
     return f"({reason}); free some space or choose another folder"
 
 
