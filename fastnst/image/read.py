@@ -7,8 +7,8 @@ it converts colours at 16 bits; Pillow reads the formats that libvips does not.
 
 import contextlib
 import io
-import logging
 import os
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -197,7 +197,7 @@ def open_image(held: str | bytes, what: str, access: str = "sequential", max_pix
         else:
             source = vips.Source.new_from_file(os.fsencode(held))
         return vips.Image.new_from_source(source, "", **options)
-    except vips.Error as error:
+    except Exception as error:  # UnicodeDecodeError too, where a message has bytes of the file
         if "known format" not in str(error):
             raise ImageError(_damaged(what, error)) from error
     return _open_with_pillow(held, what, max_pixels)
@@ -312,13 +312,18 @@ def _npy_samples(held: str | bytes, what: str, name: str, max_pixels: int) -> _S
 
 @cache
 def libvips() -> Any:
-    """pyvips, set up: no operation is kept, what its authors call unsafe for untrusted files is blocked, and its
-    warnings about damaged metadata, which a user can do nothing about, go nowhere."""
+    """pyvips, set up: no operation is kept, what its authors call unsafe for untrusted files is blocked, and warnings
+    about damaged metadata, which a user can do nothing about, go nowhere."""
+    ours = "pyvips" not in sys.modules
+    if ours:
+        os.environ["VIPS_WARNING"] = "0"  # read as libvips starts: its own handler of warnings is to be an empty one
     import pyvips
 
+    if ours:
+        del os.environ["VIPS_WARNING"]
+        pyvips._remove_log_handler()  # which prints a traceback where a file's bytes in a message are no UTF-8
     pyvips.cache_set_max(0)
     pyvips.block_untrusted_set(True)
-    logging.getLogger("pyvips").setLevel(logging.ERROR)
     return pyvips
 
 
