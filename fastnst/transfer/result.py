@@ -113,7 +113,7 @@ class Result:
 
         Args:
             path: a path, or a binary stream.
-            format: png, jpeg, webp, tiff or npy, whatever the name; a stream gets PNG by default.
+            format: png, jpeg, webp, tiff, avif or npy, whatever the name; a stream gets PNG by default.
             bit_depth: 8, or for PNG and TIFF 16 bits per channel.
 
         Raises ImageError if the folder or the format will not do, OptionError for a format or depth that is unknown.
