@@ -25,11 +25,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from fastnst_kernels.profiling.measure import conditions
 
 from fastnst.examples import example
 from fastnst.icc import srgb_profile
 from fastnst.images import load_image
-from fastnst.measure import conditions
 from fastnst.metadata import png_text
 from fastnst.options import MAX_PIXELS, resolve_options
 from fastnst.planner import plan_run

@@ -31,6 +31,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from fastnst_kernels.profiling.measure import conditions, peak_resident_bytes, synchronise
 
 from bench.bench_step import _peak, _restarted_peak
 from fastnst.backbone import Backbone, build_backbone
@@ -38,7 +39,6 @@ from fastnst.descent import Descent
 from fastnst.errors import OptionError
 from fastnst.examples import example
 from fastnst.images import fitted_size, load_image, resize_picture
-from fastnst.measure import conditions, peak_resident_bytes, synchronise
 from fastnst.objective import Objective, make_objective, style_targets
 from fastnst.optimizers import make_optimizer
 from fastnst.options import Options, resolve_options

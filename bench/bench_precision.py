@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from fastnst_kernels.profiling.measure import conditions
 
 from bench.pairs import add_pair_arguments, pairs_of
 from bench.plain_loop import Task, make_task
@@ -26,7 +27,6 @@ from fastnst.backbone import Backbone, build_backbone
 from fastnst.descent import CAPACITY, Descent
 from fastnst.errors import FastnstError
 from fastnst.loss_scale import LossScale
-from fastnst.measure import conditions
 from fastnst.objective import Objective, make_objective, style_targets
 from fastnst.optimizers import make_optimizer
 from fastnst.options import Options, resolve_options

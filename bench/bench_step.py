@@ -32,6 +32,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from fastnst_kernels.profiling.measure import Timing, conditions, interleaved, peak_resident_bytes
 from torch import Tensor
 
 from bench.convolution_floor import floor
@@ -40,7 +41,6 @@ from fastnst import winograd
 from fastnst.backbone import build_backbone
 from fastnst.descent import CAPACITY, Descent
 from fastnst.examples import example
-from fastnst.measure import Timing, conditions, interleaved, peak_resident_bytes
 from fastnst.objective import make_objective, style_targets
 from fastnst.optimizers import make_optimizer
 from fastnst.options import resolve_options

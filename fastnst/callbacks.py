@@ -20,11 +20,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from fastnst.errors import FastnstError, FastnstWarning, OptionError
-from fastnst.loss_plot import draw_losses
+from fastnst.loss_plot import check_plot, draw_losses
 from fastnst.movie import MovieWriter, check_movie
 from fastnst.output import check_output_path
 from fastnst.result import Iterate, LossRecord
-from fastnst.roofline_plot import check_plot
 
 __all__ = [
     "Callback",

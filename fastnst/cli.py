@@ -17,7 +17,6 @@ from fastnst.commands import (
     env,
     grid,
     info,
-    kernels,
     plan,
     profile,
     reconstruct,
@@ -46,7 +45,6 @@ _COMMANDS = (
     plan,
     verify,
     profile,
-    kernels,
     env,
 )
 

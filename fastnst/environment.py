@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from fastnst_kernels import available_backends
+from fastnst_kernels.profiling.measure import conditions
 
 from fastnst import winograd
-from fastnst.measure import conditions
 from fastnst.options import resolve_options
 from fastnst.runtime import resolve_runtime
 from fastnst.weights import CHECKPOINTS, cache_folder

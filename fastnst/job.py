@@ -12,11 +12,11 @@ from fastnst.callbacks import Frames, Movie, Preview, Ready, numbered_path
 from fastnst.canvas import Canvas
 from fastnst.errors import OptionError
 from fastnst.images import Source
+from fastnst.loss_plot import check_plot
 from fastnst.masks import parse_masks
 from fastnst.movie import check_movie
 from fastnst.output import Target, check_output_path
 from fastnst.picture_folder import pictures_at
-from fastnst.roofline_plot import check_plot
 from fastnst.saved_run import check_checkpoint
 
 STANDARD = "-"

@@ -5,9 +5,9 @@ import time
 from functools import cache, lru_cache
 
 import torch
+from fastnst_kernels.profiling.measure import synchronise
 
 from fastnst.layers import Convolution, DirectLayers, Layers, WinogradLayers
-from fastnst.measure import synchronise
 from fastnst.plan_memory import Network
 from fastnst.runtime import Runtime, float32_products
 from fastnst.side_copies import in_main_memory

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from fastnst_kernels.profiling.measure import peak_extra_bytes
 
 from fastnst import plan_limit, plan_memory, winograd
 from fastnst.architecture import NETWORKS
@@ -20,7 +21,6 @@ from fastnst.errors import OptionError
 from fastnst.examples import example
 from fastnst.frequency_bands import RadialBands
 from fastnst.layers import WinogradLayers
-from fastnst.memory import peak_extra_bytes
 from fastnst.objective import make_objective, style_targets
 from fastnst.options import Options, resolve_options
 from fastnst.plan import Plan
@@ -311,7 +311,7 @@ import gc, sys, torch
 from fastnst.backbone import build_backbone
 from fastnst.descent import Descent
 from fastnst.guidance import Guidance
-from fastnst.measure import peak_resident_bytes
+from fastnst_kernels.profiling.measure import peak_resident_bytes
 from fastnst.objective import style_targets
 from fastnst.optimizers import make_optimizer
 from fastnst.options import resolve_options

@@ -26,9 +26,10 @@ def add_parser(commands: Any) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
+    from fastnst_kernels.profiling.measure import device_name
+
     from fastnst.arguments import given_options
     from fastnst.images import open_picture
-    from fastnst.measure import device_name
     from fastnst.options import resolve_options
     from fastnst.plan_time import measure_rate, measure_transfer_rate
     from fastnst.planner import plan_run

@@ -3,10 +3,9 @@
 import pytest
 import torch
 from fastnst_kernels import gram_loss
+from fastnst_kernels.profiling.measure import peak_extra_bytes
 from fastnst_kernels.tiles import tap_gradient
 from kernel_checks import make_features, make_target
-
-from fastnst.memory import peak_extra_bytes
 
 DEVICE = torch.device("cpu")
 
