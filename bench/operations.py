@@ -45,10 +45,10 @@ def _tap(features: Tensor, content: Tensor, upstream: Tensor, target: Tensor, ru
     passed, style, difference = losses.tap(
         leaf, target=target, content=content, relu=True, precision=runtime.dot_precision, backend=runtime.backend
     )
-    losses = [loss for loss in (style, difference) if loss is not None]
-    ones = [torch.ones_like(loss) for loss in losses]
-    (gradient,) = torch.autograd.grad([passed, *losses], leaf, [upstream, *ones])
-    return [*(loss.detach() for loss in losses), gradient]
+    terms = [loss for loss in (style, difference) if loss is not None]
+    ones = [torch.ones_like(loss) for loss in terms]
+    (gradient,) = torch.autograd.grad([passed, *terms], leaf, [upstream, *ones])
+    return [*(loss.detach() for loss in terms), gradient]
 
 
 def _gram(features: Tensor, target: Tensor, runtime: Runtime) -> list[Tensor]:

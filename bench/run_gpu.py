@@ -117,7 +117,7 @@ def run_step(step: Step, out: Path, seconds_left: float) -> Outcome:
     if step.tool and shutil.which(step.tool[0]) is None:
         return Outcome(step.name, "absent", 0.0)
     results, log = out / f"{step.name}.json", out / f"{step.name}.log"
-    places = {"json": results.resolve(), }
+    places = {"json": results.resolve()}
     words = [word.format(**places) for word in step.arguments]
     command = [*step.tool, sys.executable, "-m", *words]
     results.unlink(missing_ok=True)
