@@ -15,7 +15,7 @@ from fastnst_kernels.verify import STYLE_LAYERS, worst
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
-from fastnst.runtime import Runtime, float32_products
+from fastnst.network.runtime import Runtime, float32_products
 
 PLAIN_ERROR = 0.05
 

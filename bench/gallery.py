@@ -1,7 +1,7 @@
 """The README's picture: the example content in each example style, `python -m bench.gallery`.
 
-Above, the content and the styles; below, the content in each style. It uses the embedded network, so that anyone can
-make the same picture without a download, and the options' defaults but for size and iterations.
+Above, the content and the styles; below, the content in each style. It uses the network of the paper, which
+comes with the package, and the options' defaults but for size and iterations.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def main() -> None:
     rendered = []
     for name in tqdm(STYLES, desc="styles"):
         result = fastnst.stylize(
-            example("content"), example(name), size=given.size, iterations=given.iterations, weights="embedded"
+            example("content"), example(name), size=given.size, iterations=given.iterations, weights="original"
         )
         print(name, result.losses[-1])
         rendered.append(result.image)

@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 [example(style) for style in styles],
                 size=given.size,
                 iterations=given.iterations,
-                weights="embedded",
+                weights="original",
                 **options,
             ).tensor
             for options in tqdm(settings, desc=name)

@@ -1,6 +1,6 @@
 """The picture of textures in the documents: for each example style a texture, and one that tiles, four times.
 
-`python -m bench.gallery_textures`, with the embedded network and the defaults but for size and iterations.
+`python -m bench.gallery_textures`, with the network of the paper and the defaults but for size and iterations.
 """
 
 import argparse
@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--iterations", type=int, default=100)
     parser.add_argument("--styles", nargs="+", default=STYLES)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
-    parser.add_argument("--weights", default="embedded")
+    parser.add_argument("--weights", default="original")
     given = parser.parse_args(arguments)
 
     rows = [textures(name, given.size, given.iterations, given.weights) for name in tqdm(given.styles, desc="styles")]

@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).parent.parent / "docs" / "web.jpg")
     given = parser.parse_args()
 
-    command = [sys.executable, "-m", "fastnst", "web", "--port", "0", "--weights", "embedded"]
+    command = [sys.executable, "-m", "fastnst", "web", "--port", "0", "--weights", "original"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         said = server.stderr.readline() if server.stderr else ""
         found = re.search(r"http://\S+", said)

@@ -18,10 +18,11 @@ from drawn import drawn
 from PIL import Image
 from safetensors.torch import save_file
 
-from fastnst import cli, networks
+from fastnst.app import cli
 from fastnst.images import load_image
 from fastnst.output import read_parameters, save_image
-from fastnst.saved_run import FORMAT
+from fastnst.transfer import networks
+from fastnst.transfer.checkpoint import FORMAT
 
 BAD_INPUT = 1
 BAD_USAGE = 2
@@ -209,7 +210,7 @@ CASES = {
     "config has a path with a null": config("null", "is not a valid path (embedded null byte); choose another name"),
     # Weights.
     "weights are missing": weights("missing.pth", "weights file missing.pth does not exist; check the path, or pass"),
-    "weights of an unknown name": weights("vgg", "unknown weights 'vgg'; choose auto, imagenet, embedded, random"),
+    "weights of an unknown name": weights("vgg", "unknown weights 'vgg'; choose auto, original, imagenet, random"),
     "weights are an address": weights("https://example.org/vgg.pth", "is an address, not a file; download it first"),
     "weights are a folder": weights("folder", "weights folder is a folder; pass the path of a"),
     "weights are a picture": weights("content.png", "has an unknown type; it must be .pth, .pt or .safetensors"),
@@ -225,7 +226,8 @@ CASES = {
     "weights of another net": weights("weights/other.safetensors", "is not a VGG: it has no features.0.weight"),
     "weights of a wrong shape": weights("weights/shape.safetensors", "has the shape 3×3; expected 64×3×3×3"),
     "weights of NaN": weights("weights/nan.safetensors --style-layers conv1_1 --content-layers conv1_1", "NaN"),
-    "embedded is no vgg16": weights("embedded --network vgg16", "pass imagenet, or random"),
+    "original is no vgg16": weights("original --network vgg16", "pass imagenet, or random"),
+    "embedded is gone": weights("embedded", "pass original, the network of the paper"),
     "ImageNet offline": weights("imagenet", "FASTNST_OFFLINE"),
     # Checkpoints.
     "checkpoint is missing": Case("resume missing.st -o out.png", "checkpoint missing.st does not exist"),

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from fastnst.errors import WeightsError
-from fastnst.networks import Networks
-from fastnst.options import resolve_options
-from fastnst.runtime import resolve_runtime
-from fastnst.weights import Weights, load_weights
+from fastnst.network.runtime import resolve_runtime
+from fastnst.network.weights import Weights, load_weights
+from fastnst.options.options import resolve_options
+from fastnst.transfer.networks import Networks
 
 SHALLOW: dict[str, Any] = {"style_layers": "conv1_1", "content_layers": "conv1_2", "device": "cpu", "precision": "fp32"}
 
@@ -39,7 +39,7 @@ def test_what_a_network_does_not_depend_on_shares_it() -> None:
 @pytest.mark.parametrize(
     "given",
     [
-        {"weights": "embedded"},
+        {"weights": "original"},
         {"network": "vgg16"},
         {"style_layers": "conv2_1"},
         {"pooling": "max"},

