@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from fastnst_kernels import budget, reference
+from fastnst_kernels.losses import reference
+from fastnst_kernels.verify import budget
 from kernel_checks import make_features, make_target
 
 

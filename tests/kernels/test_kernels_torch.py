@@ -4,9 +4,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from fastnst_kernels import gram, gram_loss, reference, style_tap, torch_gram
+from fastnst_kernels import gram, gram_loss, style_tap
+from fastnst_kernels.losses import eager, reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from image_checks import make_image
 from kernel_checks import (
     DTYPES,
     LAYOUTS,
@@ -16,7 +18,7 @@ from kernel_checks import (
     make_features,
     make_target,
 )
-from operator_checks import check_gram_operators
+from operator_checks import check_operators
 from torch.utils.checkpoint import checkpoint
 
 SHAPES = [(1, 1, 1, 1), (3, 3, 17, 5), (2, 65, 1, 1), (2, 64, 24, 23), (1, 200, 19, 21), (1, 512, 3, 5)]
@@ -133,7 +135,7 @@ def test_loss_gradient_by_its_strides() -> None:
 @LAYOUTS
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_features_of_several_chunks(dtype: torch.dtype, channels_last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_gram, "CHUNK_ELEMENTS", 6 * 2 * 4)
+    monkeypatch.setattr(eager, "CHUNK_ELEMENTS", 6 * 2 * 4)
     features = make_features((2, 6, 5, 3), dtype, channels_last=channels_last)
     check_style_tap(features, make_target(features), backend="torch")
     check_gram(features, backend="torch")
@@ -206,7 +208,9 @@ def test_autocast_changes_nothing(channels_last: bool) -> None:
     [(torch.float32, False), (torch.float16, True), (torch.bfloat16, False), (torch.float64, True)],
 )
 def test_opcheck(dtype: torch.dtype, channels_last: bool) -> None:
-    check_gram_operators(make_features((2, 5, 3, 4), dtype, channels_last=channels_last), "torch")
+    image_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    image = make_image((1, 3, 3, 4), channels_last=channels_last, dtype=image_dtype)
+    check_operators(make_features((2, 5, 3, 4), dtype, channels_last=channels_last), image, "torch")
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")

@@ -1,12 +1,10 @@
 """The sign-bit epilogues: the torch and the reference backend, and what the operators and functions refuse."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
-from fastnst_kernels import relu_layout, relu_ops, relu_reference, torch_relu
-from fastnst_kernels.relu import bias_relu, bias_relu_pool
+from fastnst_kernels.relu import POOLS, bias_relu, bias_relu_pool, eager, reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_checks import LAYOUTS
@@ -21,7 +19,6 @@ from relu_checks import (
     make_gradient,
 )
 
-POOLS = pytest.mark.parametrize("pool", relu_layout.POOLS)
 SHAPES = [(1, 1, 1, 1), (3, 3, 5, 7), (2, 64, 4, 6), (3, 65, 3, 2), (1, 512, 1, 1), (1, 512, 2, 3), (2, 5, 2, 33)]
 
 
@@ -33,7 +30,7 @@ def test_values_bits_and_gradients(
 ) -> None:
     x = make_activations(shape, dtype, channels_last=channels_last)
     for bias, chunk in ((make_bias(x), 64), (None, 1 << 19)):
-        monkeypatch.setattr(torch_relu, "_CHUNK", chunk)
+        monkeypatch.setattr(eager, "_CHUNK", chunk)
         check_relu(x, bias, backend="torch")
         if min(shape[2:]) > 1:
             check_pool(x, bias, "avg", backend="torch")
@@ -42,7 +39,7 @@ def test_values_bits_and_gradients(
 
 @LAYOUTS
 def test_without_numpy(channels_last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_relu, "_by_numpy", lambda x: False)
+    monkeypatch.setattr(eager, "_by_numpy", lambda x: False)
     for shape in ((2, 64, 4, 8), (2, 11, 3, 5)):
         x = make_activations(shape, torch.float32, channels_last=channels_last)
         check_relu(x, make_bias(x), backend="torch")
@@ -80,10 +77,10 @@ def test_gradcheck(channels_last: bool) -> None:
 def test_bits_are_the_reference_bits() -> None:
     flags = torch.zeros(1, 11, 1, 2, dtype=torch.bool)
     flags[0, 0, 0, 0] = flags[0, 9, 0, 0] = flags[0, 7, 0, 1] = True
-    bits = relu_reference.pack(flags, True)
+    bits = reference.pack(flags, True)
     assert bits.tolist() == [[[[1, 2], [128, 0]]]]
-    assert torch.equal(relu_reference.unpack(bits, 11, True), flags)
-    assert torch.equal(relu_reference.unpack(relu_reference.pack(flags, False), 2, False), flags)
+    assert torch.equal(reference.unpack(bits, 11, True), flags)
+    assert torch.equal(reference.unpack(reference.pack(flags, False), 2, False), flags)
 
 
 def test_first_of_equals_gets_the_gradient() -> None:
@@ -164,9 +161,6 @@ def test_without_gradients_nothing_is_kept() -> None:
     assert not expected.requires_grad
     assert bias_relu(x, inplace=True).data_ptr() == x.data_ptr()
     assert torch.equal(x, expected)
-    buffer = torch.empty(1, 4, 1, 1)
-    relu_ops.bias_relu_pool_out(x, None, "avg", buffer, None, "torch")
-    assert_same(bias_relu_pool(x), buffer, "pooled")
 
 
 def test_a_second_derivative_is_refused() -> None:
@@ -174,34 +168,6 @@ def test_a_second_derivative_is_refused() -> None:
     for y in (bias_relu(x), bias_relu(x * 1.0, inplace=True), bias_relu_pool(x)):
         with pytest.raises(RuntimeError, match="differentiable once; call backward without create_graph=True"):
             torch.autograd.grad(y.square().sum(), x, create_graph=True)
-
-
-def _operator_calls(x: torch.Tensor, backend: str) -> list[tuple[Any, tuple[Any, ...]]]:
-    y, bits = relu_ops.bias_relu(x, None, True, backend)
-    pooled, pool_bits = relu_ops.bias_relu_pool(x, make_bias(x), "max", True, backend)
-    by_channels = relu_layout.packed_by_channels(x)
-    height, width = x.shape[2:]
-    return [
-        (relu_ops.bias_relu, (x, make_bias(x), True, backend)),
-        (relu_ops.bias_relu, (x, None, False, backend)),
-        (relu_ops.bias_relu_, (x.clone(), make_bias(x), bits.clone(), backend)),
-        (relu_ops.bias_relu_, (x.clone(), None, None, backend)),
-        (relu_ops.bias_relu_pool, (x, make_bias(x), "avg", True, backend)),
-        (relu_ops.bias_relu_pool_out, (x, None, "max", pooled.clone(), bits.clone(), backend)),
-        (relu_ops.relu_backward, (y, bits, by_channels, backend)),
-        (relu_ops.relu_backward_, (y.clone(), bits, backend)),
-        (relu_ops.unpool_backward, (pooled, pool_bits, height, width, by_channels, "max", backend)),
-        (relu_ops.unpool_backward_out, (pooled, pool_bits, "avg", torch.empty_like(x), backend)),
-    ]
-
-
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-@pytest.mark.parametrize(("dtype", "channels_last"), [(torch.float32, False), (torch.bfloat16, True)])
-def test_opcheck(dtype: torch.dtype, channels_last: bool) -> None:
-    for operator, arguments in _operator_calls(
-        make_activations((2, 5, 4, 3), dtype, channels_last=channels_last), "torch"
-    ):
-        torch.library.opcheck(operator, arguments)
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
@@ -254,31 +220,13 @@ def test_what_the_functions_refuse() -> None:
         bias_relu(X, backend="cuda")
 
 
-def test_what_the_operators_refuse() -> None:
-    bits = relu_layout.empty_bits(X)
-    with pytest.raises(ValueError, match=r"x of shape .* is not dense"):
-        relu_ops.bias_relu_(X[:, 1:], None, None, "torch")
-    with pytest.raises(ValueError, match=r"bits of shape \(1, 4, 4, 1\).* give \(2, 4, 4, 1\), uint8, contiguous"):
-        relu_ops.bias_relu_(X.clone(), None, bits[:1], "torch")
-    with pytest.raises(ValueError, match=r"torch.int8 do not fit"):
-        relu_ops.relu_backward_(X.clone(), bits.to(torch.int8), "torch")
-    with pytest.raises(
-        ValueError, match=r"pooled of shape \(2, 4, 3, 2\).* give \(2, 4, 2, 2\), torch.float32, contig"
-    ):
-        relu_ops.bias_relu_pool_out(X, None, "avg", torch.empty(2, 4, 3, 2), bits, "torch")
-    with pytest.raises(ValueError, match=r"gradient of shape .* does not fit"):
-        relu_ops.unpool_backward(X, bits, 4, 4, False, "avg", "torch")
-    with pytest.raises(ValueError, match="pool 'sum' is unknown"):
-        relu_ops.bias_relu_pool(X, None, "sum", True, "torch")
-
-
 @settings(max_examples=60, deadline=None, database=None, derandomize=True)
 @given(
     shape=st.tuples(st.integers(1, 3), st.integers(1, 70), st.integers(1, 9), st.integers(1, 40)),
     dtype=st.sampled_from(DTYPES),
     channels_last=st.booleans(),
     with_bias=st.booleans(),
-    pool=st.sampled_from(relu_layout.POOLS),
+    pool=st.sampled_from(POOLS),
     seed=st.integers(0, 1000),
 )
 def test_any_shape_layout_and_value(

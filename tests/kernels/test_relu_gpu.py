@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from fastnst_kernels import relu_layout, relu_ops
-from fastnst_kernels.relu import bias_relu, bias_relu_pool
+from fastnst_kernels import direct, operators
+from fastnst_kernels.launch.layout import empty_bits, empty_map
+from fastnst_kernels.relu import POOLS, bias_relu, bias_relu_pool
 from kernel_checks import LAYOUTS, captured
 from relu_checks import DTYPES, check_pool, check_relu, check_special_values, make_activations, make_bias
 
@@ -32,7 +33,7 @@ def test_special_values(dtype: torch.dtype, channels_last: bool) -> None:
 
 
 @LAYOUTS
-@pytest.mark.parametrize("pool", relu_layout.POOLS)
+@pytest.mark.parametrize("pool", POOLS)
 def test_more_elements_than_32_bits_count(pool: str, channels_last: bool) -> None:
     """Many equal blocks are each as one alone: 2³¹ activations and more, in one image."""
     check_large(8448, 4096, 64, pool, channels_last, "triton", "cuda")
@@ -51,19 +52,19 @@ def check_large(height: int, width: int, edge: int, pool: str, channels_last: bo
     blocks.copy_(block.view(1, 64, 1, edge, 1, edge).expand_as(blocks))
     last = x[:, :, -edge:, -edge:].clone(memory_format=layout)
 
-    bits, last_bits = relu_layout.empty_bits(x), relu_layout.empty_bits(last)
-    pooled = relu_layout.empty_activations(x, height // 2, width // 2, channels_last)
-    relu_ops.bias_relu_pool_out(x, bias, pool, pooled, bits, backend)
-    expected = relu_ops.bias_relu_pool(last, bias, pool, True, "torch")
+    bits, last_bits = empty_bits(x, operators.by_channels(backend, x)), empty_bits(last)
+    pooled = empty_map(x, channels_last, size=(height // 2, width // 2))
+    direct.bias_relu_pool(backend, x, bias, pool, pooled, bits)
+    expected = operators.bias_relu_pool("torch", last, bias, pool, True)
     assert torch.equal(pooled[:, :, -edge // 2 :, -edge // 2 :], expected[0])
-    relu_ops.unpool_backward_out(pooled, bits, pool, x, backend)
-    spread = relu_ops.unpool_backward(expected[0], expected[1], edge, edge, channels_last, pool, "torch")
+    direct.unpool_backward(backend, pooled, bits, pool, x)
+    spread = operators.unpool_backward("torch", expected[0], expected[1], edge, edge, channels_last, pool)
     assert torch.equal(x[:, :, -edge:, -edge:], spread)
-    relu_ops.bias_relu_(x, bias, bits, backend)
+    direct.bias_relu(backend, x, bias, x, bits)
     last.copy_(spread)
-    relu_ops.bias_relu_(last, bias, last_bits, "torch")
+    direct.bias_relu("torch", last, bias, last, last_bits)
     assert torch.equal(x[:, :, -edge:, -edge:], last)
-    relu_ops.relu_backward_(x, bits, backend)
+    direct.relu_backward(backend, x, bits, x)
     assert torch.equal(x[:, :, -edge:, -edge:], last)
 
 
@@ -85,15 +86,15 @@ def test_a_captured_graph_replays() -> None:
     source = make_activations((1, 64, 64, 64), torch.float16, channels_last=True).cuda()
     bias = make_bias(source.cpu()).cuda()
     x, gradient = source.clone(), torch.empty_like(source)
-    pooled = relu_layout.empty_activations(x, 32, 32, True)
-    bits, pool_bits = relu_layout.empty_bits(x), relu_layout.empty_bits(x)
+    pooled = empty_map(x, True, size=(32, 32))
+    bits, pool_bits = empty_bits(x), empty_bits(x)
 
     def step() -> None:
         x.copy_(source)
-        relu_ops.bias_relu_(x, bias, bits, "triton")
-        relu_ops.bias_relu_pool_out(x, None, "avg", pooled, pool_bits, "triton")
-        relu_ops.unpool_backward_out(pooled, pool_bits, "avg", gradient, "triton")
-        relu_ops.relu_backward_(gradient, bits, "triton")
+        direct.bias_relu("triton", x, bias, x, bits)
+        direct.bias_relu_pool("triton", x, None, "avg", pooled, pool_bits)
+        direct.unpool_backward("triton", pooled, pool_bits, "avg", gradient)
+        direct.relu_backward("triton", gradient, bits, gradient)
 
     step()
     expected = gradient.clone()

@@ -2,11 +2,9 @@
 
 import pytest
 import torch
-from fastnst_kernels.api import tap
-from fastnst_kernels.targets import blend_targets
-from fastnst_kernels.tiles import accumulate_gram, finish_gram_loss, tap_gradient
+from fastnst_kernels.losses import accumulate_gram, blend_targets, finish_gram_loss, tap
 from kernel_checks import DTYPES, LAYOUTS, captured, make_features, make_target
-from tap_checks import check_equal_runs, check_repeated, check_tap, check_tiles, make_content
+from tap_checks import check_equal_runs, check_repeated, check_tap, check_tiles, make_content, tile_gradient
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm GPU")]
 MODES = pytest.mark.parametrize(
@@ -105,7 +103,9 @@ def test_a_gradient_over_its_upstream_takes_no_other_memory() -> None:
     content = make_content(features, channels_last=True)
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    tap_gradient(features, upstream=upstream, difference=difference, content=content, relu=True, into_upstream=True)
+    tile_gradient(
+        features, upstream=upstream, gradient=upstream, difference=difference, content=content, backend="triton"
+    )
     taken = torch.cuda.max_memory_allocated() - before
     assert taken < 0.05 * features.numel() * features.element_size()
 

@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from fastnst_kernels import triton_image
-from fastnst_kernels.gpu import INTERPRETER
-from fastnst_kernels.image import adam_step_, image_gradient, normalise, total_variation
+from fastnst_kernels.image import adam_step_, image_gradient, normalise, total_variation, triton_image
+from fastnst_kernels.launch.gpu import INTERPRETER
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_checks import (
@@ -23,7 +22,6 @@ from image_checks import (
     make_upstream,
 )
 from kernel_checks import DTYPES, LAYOUTS, in_both_layouts, upstreams
-from operator_checks import check_image_operators
 
 SHAPES = [(1, 3, 1, 1), (3, 3, 5, 7), (1, 3, 1, 24), (1, 3, 9, 1), (2, 3, 4, 12), (1, 3, 9, 136)]
 # Each shape with either layout of the image, and of what lies above it the same one or the other.
@@ -144,7 +142,7 @@ def test_strided_images(view: Callable[[torch.Tensor], torch.Tensor]) -> None:
 
 @LAYOUTS
 def test_wide_offsets(channels_last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton_image, "_wide", lambda image: True)
+    monkeypatch.setattr(triton_image, "wide_image", lambda image: True)
     for width in (6, 8):
         image = make_image((2, 3, 5, width), channels_last=channels_last)
         check_last_rows(image, backend="triton", channels_last=channels_last)
@@ -185,10 +183,6 @@ def test_two_runs_are_equal_to_the_bit() -> None:
     first, second = (image_gradient(image, upstream, SCALE, tv_weight=0.1, backend="triton") for _ in range(2))
     for one, other in zip(first, second, strict=True):
         assert torch.equal(one, other)
-
-
-def test_opcheck() -> None:
-    check_image_operators(make_image((1, 3, 3, 4), channels_last=True), "triton", channels_last=True)
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")

@@ -5,22 +5,15 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from fastnst_kernels import (
-    available_backends,
-    blocks,
-    gram,
-    gram_loss,
-    heuristic,
-    launch,
-    ops,
-    style_tap,
-    triton_gram,
-    triton_partial,
-    triton_tap,
-)
-from fastnst_kernels.gpu import INTERPRETER
+from fastnst_kernels import available_backends, direct, gram, gram_loss, style_tap
+from fastnst_kernels.launch import heuristic
+from fastnst_kernels.launch.gpu import INTERPRETER
+from fastnst_kernels.launch.launch import interpreted
+from fastnst_kernels.losses import triton_gram, triton_product, triton_tap
+from fastnst_kernels.losses.targets import normalised
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from image_checks import make_image
 from kernel_checks import (
     DTYPES,
     LAYOUTS,
@@ -33,7 +26,7 @@ from kernel_checks import (
     nan_in_empty,
     upstreams,
 )
-from operator_checks import check_gram_operators
+from operator_checks import check_operators
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -43,7 +36,7 @@ def _nan_in_empty() -> Iterator[None]:
 
 
 def test_these_are_the_interpreted_kernels() -> None:
-    assert launch.interpreted()
+    assert interpreted()
     assert available_backends("cpu") == ("torch", "triton", "reference")
 
 
@@ -124,8 +117,8 @@ def test_the_scale_of_a_difference_is_a_power_of_two(peak: float) -> None:
     features = torch.zeros(1, 4, 2, 2, dtype=torch.float16)
     target = torch.zeros(1, 4, 4)
     target[0, 1, 2] = target[0, 2, 1] = peak
-    _, by_kernel, kernel_scale = ops.gram_difference_loss(features, target, 1.0, None, 1.0, "ieee", "triton")
-    by_torch, torch_scale = ops.normalised(-target, torch.float16)
+    _, by_kernel, kernel_scale = direct.gram_difference_loss("triton", features, target, 1.0, None, 1.0, "ieee")
+    by_torch, torch_scale = normalised(-target, torch.float16)
     for difference, scale in ((by_kernel, kernel_scale), (by_torch, torch_scale)):
         assert math.frexp(scale.item())[0] == 0.5
         torch.testing.assert_close(
@@ -176,7 +169,7 @@ def test_two_runs_are_equal_to_the_bit() -> None:
 
 @pytest.mark.parametrize(("channels", "channels_last"), [(20, True), (70, False)])
 def test_many_splits(channels: int, channels_last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocks, "LONGEST_SUM", 64)
+    monkeypatch.setattr(heuristic, "LONGEST_SUM", 64)
     monkeypatch.setattr(heuristic, "_MANY_SPLITS", 4)
     features = make_features((2, channels, 24, 25), torch.float16, channels_last=channels_last)
     reduce = triton_gram.plan_gram(features, "ieee", INTERPRETER).launches[1]
@@ -187,7 +180,7 @@ def test_many_splits(channels: int, channels_last: bool, monkeypatch: pytest.Mon
 
 @LAYOUTS
 def test_wide_offsets(channels_last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (triton_partial, triton_tap):
+    for module in (triton_product, triton_tap):
         monkeypatch.setattr(module, "wide", lambda *tensors: True)
     features = make_features((2, 70, 5, 6), torch.float16, channels_last=channels_last)
     check_style_tap(features, make_target(features), backend="triton")
@@ -208,7 +201,8 @@ def test_nan_and_infinity_come_through() -> None:
 
 
 def test_opcheck() -> None:
-    check_gram_operators(make_features((2, 5, 3, 4), torch.float16), "triton")
+    features, image = make_features((2, 5, 3, 4), torch.float16), make_image((1, 3, 3, 4), channels_last=True)
+    check_operators(features, image, "triton", test_utils=("test_schema", "test_faketensor"))
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from fastnst_kernels import launch, relu_layout, relu_ops
-from fastnst_kernels.relu import bias_relu, bias_relu_pool
+from fastnst_kernels import direct, operators
+from fastnst_kernels.launch.launch import interpreted
+from fastnst_kernels.relu import POOLS, bias_relu, bias_relu_pool
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_checks import LAYOUTS
@@ -39,7 +40,7 @@ def _marked_empty() -> Iterator[None]:
 
 
 def test_these_are_the_interpreted_kernels() -> None:
-    assert launch.interpreted()
+    assert interpreted()
 
 
 @pytest.mark.parametrize(
@@ -101,9 +102,9 @@ def test_bias_of_another_dtype(dtype: torch.dtype) -> None:
 
 def test_bits_that_do_not_start_at_a_word() -> None:
     x = make_activations((1, 32, 2, 2), torch.float32, channels_last=True)
-    y, bits = relu_ops.bias_relu(x, None, True, "triton")
+    y, bits = operators.bias_relu("triton", x, None, True)
     moved = torch.zeros(bits.numel() + 1, dtype=torch.uint8)[1:].view(bits.shape)
-    relu_ops.bias_relu_(x, None, moved, "triton")
+    direct.bias_relu("triton", x, None, x, moved)
     assert torch.equal(moved, bits)
     assert torch.equal(x, y)
 
@@ -111,33 +112,13 @@ def test_bits_that_do_not_start_at_a_word() -> None:
 @LAYOUTS
 def test_without_gradients(channels_last: bool) -> None:
     x = make_activations((1, 8, 2, 4), torch.float32, channels_last=channels_last)
-    for pool in relu_layout.POOLS:
+    for pool in POOLS:
         pooled = bias_relu_pool(x, None, pool, backend="triton")
         assert torch.equal(pooled, bias_relu_pool(x, None, pool, backend="torch"))
     y = bias_relu(x, None, backend="triton")
     assert torch.equal(y, x.relu())
     assert bias_relu(x, None, inplace=True, backend="triton") is x
     assert torch.equal(y, x)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_opcheck(dtype: torch.dtype) -> None:
-    x = make_activations((1, 5, 2, 3), dtype, channels_last=True)
-    bias = make_bias(x)
-    y, bits = relu_ops.bias_relu(x, None, True, "triton")
-    pooled, pool_bits = relu_ops.bias_relu_pool(x, bias, "max", True, "triton")
-    tests = ("test_schema", "test_faketensor")
-    for operator, arguments in (
-        (relu_ops.bias_relu, (x, bias, True, "triton")),
-        (relu_ops.bias_relu_, (x.clone(), bias, bits.clone(), "triton")),
-        (relu_ops.bias_relu_pool, (x, bias, "avg", True, "triton")),
-        (relu_ops.bias_relu_pool_out, (x, None, "max", pooled.clone(), bits.clone(), "triton")),
-        (relu_ops.relu_backward, (y, bits, True, "triton")),
-        (relu_ops.relu_backward_, (y.clone(), bits, "triton")),
-        (relu_ops.unpool_backward, (pooled, pool_bits, 2, 3, True, "max", "triton")),
-        (relu_ops.unpool_backward_out, (pooled, pool_bits, "avg", x.clone(), "triton")),
-    ):
-        torch.library.opcheck(operator, arguments, test_utils=tests)
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
@@ -158,7 +139,7 @@ def test_compiles_without_a_graph_break() -> None:
     shape=st.tuples(st.integers(1, 2), st.integers(1, 40), st.integers(1, 4), st.integers(1, 5)),
     dtype=st.sampled_from(DTYPES),
     with_bias=st.booleans(),
-    pool=st.sampled_from(relu_layout.POOLS),
+    pool=st.sampled_from(POOLS),
     seed=st.integers(0, 1000),
 )
 def test_any_shape_and_value(

@@ -4,11 +4,19 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from fastnst_kernels import budget, reference, triton_content, triton_partial, triton_tap
-from fastnst_kernels.api import gram, gram_loss, tap
-from fastnst_kernels.gpu import INTERPRETER
-from fastnst_kernels.targets import blend_targets
-from fastnst_kernels.tiles import finish_gram_loss, tap_gradient
+from fastnst_kernels.launch.gpu import INTERPRETER
+from fastnst_kernels.losses import (
+    blend_targets,
+    finish_gram_loss,
+    gram,
+    gram_loss,
+    reference,
+    tap,
+    triton_content,
+    triton_product,
+    triton_tap,
+)
+from fastnst_kernels.verify import budget
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_checks import (
@@ -21,7 +29,7 @@ from kernel_checks import (
     make_target,
     nan_in_empty,
 )
-from tap_checks import check_equal_runs, check_repeated, check_tap, check_tiles, make_content
+from tap_checks import check_equal_runs, check_repeated, check_tap, check_tiles, make_content, tile_gradient
 
 TERMS = [(True, False, True), (False, True, False), (False, True, True), (True, True, False), (True, True, True)]
 
@@ -79,7 +87,7 @@ def test_several_blocks() -> None:
 def test_crops(view: object, dtype: torch.dtype) -> None:
     assert callable(view)
     features = view(make_features((2, 20, 8, 11), dtype))
-    launch = triton_partial.partial_launch(features, "ieee", INTERPRETER)[0]
+    launch = triton_product.partial_launch(features, "ieee", INTERPRETER)[0]
     assert launch.constants["CROP"]
     assert launch.arguments["features"] is features
     exact = reference.gram(features)
@@ -91,7 +99,7 @@ def test_crops(view: object, dtype: torch.dtype) -> None:
 
 @LAYOUTS
 def test_wide_offsets(channels_last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (triton_partial, triton_tap, triton_content):
+    for module in (triton_product, triton_tap, triton_content):
         monkeypatch.setattr(module, "wide", lambda *tensors: True)
     features = make_features((1, 20, 9, 8), torch.float16, channels_last=channels_last)
     check_tiles(features, backend="triton", relu=True)
@@ -111,8 +119,7 @@ def test_nothing_else_is_written() -> None:
     around = torch.full((1, 9, 9, 9), float("nan"), dtype=torch.float16)
     upstream = around[:, :, 2:7, 2:8]
     upstream.fill_(0.25)
-    written = tap_gradient(features, upstream=upstream, content=features, relu=True, into_upstream=True)
-    assert written.data_ptr() == upstream.data_ptr()
+    tile_gradient(features, upstream=upstream, gradient=upstream, content=features, backend="triton")
     assert torch.equal(upstream, 0.25 * (features > 0))
     assert around.isnan().sum() == around.numel() - upstream.numel()
 
