@@ -115,7 +115,7 @@ def _loss_plans(features: Tensor, precision: str, gpu: Gpu) -> list[Plan]:
         {"content": part, "upstream": features, "relu": True, "owned": owned},
     )
     return [
-        triton_gram.plan_difference_loss(features, sums[:1], 1.0, precision, gpu, ones),
+        triton_gram.plan_difference_loss(features, sums[:1], 1.0, precision, gpu, offset=ones),
         triton_gram.plan_gram(features, precision, gpu),
         triton_gram.plan_accumulate_gram(sums, inner, precision, gpu),
         triton_gram.plan_finish_gram_loss(sums, height * width, sums[:1], 1.0, features.dtype),
@@ -143,14 +143,24 @@ def _image_plans(above: Tensor, gpu: Gpu) -> list[Plan]:
     plans = []
     for image_last, flip, kind in ((False, True, "squared"), (True, False, "absolute")):
         image = empty_map(above, image_last, dtype=torch.float32)
+        edge: dict[str, Any] = {"flip": flip, "gpu": gpu}
         plans += [
-            triton_image.plan_normalise(image, ones, ones, flip, above.dtype, last, gpu),
+            triton_image.plan_normalise(image, scale=ones, shift=ones, dtype=above.dtype, channels_last=last, **edge),
             triton_image.plan_normalise_backward(above, ones, flip, image_last, gpu),
-            triton_image.plan_image_gradient(image, above, ones, flip, 1.0, None, kind, gpu),
+            triton_image.plan_image_gradient(
+                image, above, scale=ones, tv_weight=1.0, tv_gradient=None, kind=kind, **edge
+            ),
             triton_image.plan_total_variation(image, kind, gpu),
         ]
-    step, betas = torch.empty((), dtype=torch.int64, device="meta"), (0.9, 0.99)
-    adam = triton_adam.plan_adam_step(image, image, image, image, step, 0.1, betas, 1e-8, (0.0, 1.0), gpu)
+    adam = triton_adam.plan_adam_step(
+        *[image] * 4,
+        step=torch.empty((), dtype=torch.int64, device="meta"),
+        learning_rate=0.1,
+        betas=(0.9, 0.99),
+        epsilon=1e-8,
+        limits=(0.0, 1.0),
+        gpu=gpu,
+    )
     return [*plans, adam]
 
 

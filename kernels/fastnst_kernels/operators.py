@@ -98,7 +98,7 @@ def _gradient_shape(backend: str, features: Tensor, *_: object) -> Tensor:
 
 
 def by_channels(backend: str, x: Tensor) -> bool:
-    """Whether the sign bits of dense activations run along their channels, as Triton packs all of them."""
+    """True if the sign bits of dense activations run along their channels, as Triton packs all of them."""
     return backend == "triton" or packed_by_channels(x)
 
 

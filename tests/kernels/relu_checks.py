@@ -14,7 +14,7 @@ SPECIAL = (float("nan"), float("inf"), -float("inf"), 0.0, -0.0)
 def make_activations(
     shape: tuple[int, int, int, int], dtype: torch.dtype, *, channels_last: bool = False, seed: int = 0
 ) -> Tensor:
-    """What a convolution gives: of both signs, with equal values and zeros among them."""
+    """Activations as a convolution gives them: of both signs, with equal values and zeros among them."""
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(shape, generator=generator)
     values = torch.where(torch.rand(shape, generator=generator) < 0.3, values.round(), values).to(dtype)

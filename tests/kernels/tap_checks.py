@@ -22,7 +22,7 @@ def make_content(features: Tensor, *, batch: int = 1, channels_last: bool = Fals
 
 
 def before_relu(features: Tensor) -> Tensor:
-    """What a ReLU makes `features`, which are not negative, of."""
+    """Features before a ReLU that leaves `features`, which are not negative."""
     generator = torch.Generator().manual_seed(5)
     below = -torch.rand(features.shape, generator=generator).to(features.device, features.dtype)
     return torch.where(features > 0, features, below)

@@ -1,4 +1,4 @@
-"""What the CPU operations allocate besides their result, against the plain form in PyTorch."""
+"""Memory that the CPU operations allocate besides their result, against the plain form in PyTorch."""
 
 import pytest
 import torch

@@ -91,7 +91,7 @@ def image_gradient(
     kind: str = "squared",
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """What the backward passes of `normalise` and `total_variation` add up to, and the total variation, in one pass.
+    """The sum of the backward passes of `normalise` and `total_variation`, and the total variation, in one pass.
 
         gradient = upstream · scale_c, flipped back, + tv_weight · ∂TV/∂image
 

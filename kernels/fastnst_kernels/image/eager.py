@@ -148,6 +148,7 @@ def adam_step(
     gradient: Tensor,
     first: Tensor,
     second: Tensor,
+    *,
     step: Tensor,
     learning_rate: float,
     betas: tuple[float, float],

@@ -81,6 +81,7 @@ def plan_adam_step(
     gradient: Tensor,
     first: Tensor,
     second: Tensor,
+    *,
     step: Tensor,
     learning_rate: float,
     betas: tuple[float, float],
@@ -123,6 +124,7 @@ def adam_step(
     gradient: Tensor,
     first: Tensor,
     second: Tensor,
+    *,
     step: Tensor,
     learning_rate: float,
     betas: tuple[float, float],
@@ -131,5 +133,16 @@ def adam_step(
 ) -> None:
     """One step of Adam in place; image, first and second are dense and of one layout."""
     same = in_layout(gradient, dense_channels_last(image))
-    gpu = launch_gpu(image.device)
-    run(plan_adam_step(image, same, first, second, step, learning_rate, betas, epsilon, limits, gpu), image.device)
+    plan = plan_adam_step(
+        image,
+        same,
+        first,
+        second,
+        step=step,
+        learning_rate=learning_rate,
+        betas=betas,
+        epsilon=epsilon,
+        limits=limits,
+        gpu=launch_gpu(image.device),
+    )
+    run(plan, image.device)

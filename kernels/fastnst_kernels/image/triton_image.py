@@ -220,6 +220,7 @@ def _by_image_channel(values: Sequence[float], name: str, flip: bool) -> dict[st
 
 def plan_normalise(
     image: Tensor,
+    *,
     scale: Sequence[float],
     shift: Sequence[float],
     flip: bool,
@@ -331,6 +332,7 @@ def plan_total_variation(image: Tensor, kind: str, gpu: Gpu) -> Plan:
 def plan_image_gradient(
     image: Tensor,
     upstream: Tensor | None,
+    *,
     scale: Sequence[float],
     flip: bool,
     tv_weight: float,
@@ -378,7 +380,15 @@ def normalise(
     image: Tensor, scale: Sequence[float], shift: Sequence[float], flip: bool, dtype: torch.dtype, channels_last: bool
 ) -> Tensor:
     """`eager.normalise` of a float32 image as one kernel."""
-    plan = plan_normalise(dense(image), scale, shift, flip, dtype, channels_last, launch_gpu(image.device))
+    plan = plan_normalise(
+        dense(image),
+        scale=scale,
+        shift=shift,
+        flip=flip,
+        dtype=dtype,
+        channels_last=channels_last,
+        gpu=launch_gpu(image.device),
+    )
     (result,) = run(plan, image.device)
     return result.to(dtype)
 
@@ -413,7 +423,15 @@ def image_gradient(
     if kind == "nine-point":
         return eager.image_gradient(image, upstream, scale, flip, tv_weight, tv_gradient, kind)
     above = None if upstream is None else dense(upstream)
-    gpu = launch_gpu(image.device)
-    plan = plan_image_gradient(dense(image), above, scale, flip, tv_weight, tv_gradient, kind, gpu)
+    plan = plan_image_gradient(
+        dense(image),
+        above,
+        scale=scale,
+        flip=flip,
+        tv_weight=tv_weight,
+        tv_gradient=tv_gradient,
+        kind=kind,
+        gpu=launch_gpu(image.device),
+    )
     gradient, value = run(plan, image.device)
     return gradient, value

@@ -98,7 +98,7 @@ def neighbours(x, before, after):
 
 @triton.jit
 def _mask(valid, first, PER_PIXEL: tl.constexpr, V: tl.constexpr, ALIGNED: tl.constexpr):
-    """Which of V elements from `first` on belong to the group's `valid` (G,) pixels: all or none where ALIGNED."""
+    """True for those of V elements from `first` on that belong to the group's `valid` (G,) pixels: all or none where ALIGNED."""
     # One expression would have to have one shape.
     if ALIGNED:  # noqa: SIM108
         mask = (valid > 0)[:, None]

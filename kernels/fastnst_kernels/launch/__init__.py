@@ -1,1 +1,1 @@
-"""How a Triton kernel is launched: on which GPU, over which memory layouts, with which blocks, and by which backend."""
+"""The launch of a Triton kernel: on which GPU, over which memory layouts, with which blocks, and by which backend."""

@@ -1,4 +1,4 @@
-"""Which implementation runs, by the device or as asked for, and in which precision torch multiplies beside it."""
+"""The implementation that runs, by the device or as asked for, and the precision of torch's products beside it."""
 
 import importlib.util
 import os

@@ -1,4 +1,4 @@
-"""What a launch configuration needs to know of a GPU, for the device at hand or for a named target."""
+"""The facts of a GPU that a launch configuration needs, for the device at hand or for a named target."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -23,7 +23,7 @@ class Gpu:
 
     @property
     def tf32(self) -> bool:
-        """Whether the tensor cores multiply float32 operands rounded to TF32."""
+        """True if the tensor cores multiply float32 operands rounded to TF32."""
         return self.backend == "cuda" or self.name == "gfx942"
 
 

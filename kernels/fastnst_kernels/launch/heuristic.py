@@ -108,7 +108,7 @@ def _depth(itemsize: int, roomy: bool) -> int:
 
 
 def _roomy(aligned: bool, gpu: Gpu) -> bool:
-    """Whether large tiles fit the registers: not where rows are read element by element, and not on RDNA."""
+    """True if large tiles fit the registers: not where rows are read element by element, and not on RDNA."""
     return aligned and not (gpu.backend == "hip" and gpu.warp_size == 32)
 
 
@@ -176,7 +176,7 @@ def _partial_candidate(problem: Problem, block_c: int, splits: int, gpu: Gpu) ->
 
 
 def _cost(problem: Problem, config: PartialConfig, gpu: Gpu) -> tuple[bool, float]:
-    """Whether most multiprocessors are idle, and the bytes that the busiest one moves.
+    """The cost of a configuration: that most multiprocessors are idle, and the bytes that the busiest one moves.
 
     Partial sums count twice: they pass through the cache and, written back, through the device's memory.
     """

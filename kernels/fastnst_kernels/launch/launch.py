@@ -44,12 +44,12 @@ def _probe():
 
 
 def interpreted() -> bool:
-    """Whether this process runs the kernels in Triton's interpreter, which is settled when they are first imported."""
+    """True if this process runs the kernels in Triton's interpreter, which is settled when they are first imported."""
     return not isinstance(_probe, triton.runtime.JITFunction)
 
 
 def upcast(dtype: torch.dtype) -> bool:
-    """Whether a kernel has to widen operands of `dtype`: the interpreter multiplies the raw bits of bfloat16."""
+    """True if a kernel has to widen operands of `dtype`: the interpreter multiplies the raw bits of bfloat16."""
     return interpreted() and dtype == torch.bfloat16
 
 
@@ -60,7 +60,7 @@ def stored(dtype: torch.dtype) -> torch.dtype:
 
 
 def input_precision(dtype: torch.dtype, precision: str, gpu: Gpu) -> str:
-    """What `tl.dot` is told of operands in `dtype`: "tf32" where that is asked for and the GPU has it, else "ieee"."""
+    """The precision of `tl.dot` for operands in `dtype`: "tf32" where that is asked for and the GPU has it, else "ieee"."""
     return "tf32" if dtype == torch.float32 and precision == "tf32" and gpu.tf32 else "ieee"
 
 

@@ -42,12 +42,12 @@ def strides(features: Tensor) -> tuple[int, int, int]:
 
 
 def is_crop(features: Tensor) -> bool:
-    """Whether no single stride leads from each position of a (B, C, H, W) map to the next."""
+    """True if no single stride leads from each position of a (B, C, H, W) map to the next."""
     return position_stride(features) is None
 
 
 def channels_last(features: Tensor) -> bool:
-    """Whether the channels of one position lie side by side, and the positions of one channel do not."""
+    """True if the channels of one position lie side by side, and the positions of one channel do not."""
     return features.shape[1] > 1 and features.stride(1) == 1 and position_stride(features) != 1
 
 
@@ -69,7 +69,7 @@ def as_one_axis(features: Tensor) -> Tensor:
 
 
 def wide(*maps: Tensor) -> bool:
-    """Whether an offset inside one image of a readable map, or a block beyond its end, can need more than 31 bits."""
+    """True if an offset inside one image of a readable map, or a block beyond its end, can need more than 31 bits."""
     return any(_span(features) >= 2**31 for features in maps)
 
 
@@ -83,13 +83,13 @@ def _span(features: Tensor) -> int:
 
 
 def wide_image(image: Tensor) -> bool:
-    """Whether an offset inside one dense image (B, 3, H, W), or a tile beyond its end, can need more than 31 bits."""
+    """True if an offset inside one dense image (B, 3, H, W), or a tile beyond its end, can need more than 31 bits."""
     height, width = image.shape[2:]
     return 3 * (height + 512) * (width + 4096) >= 2**31
 
 
 def aligned(features: Tensor) -> bool:
-    """Whether a readable map is read in vectors of 16 bytes: each row of its matrix starts at a multiple of them."""
+    """True if a readable map is read in vectors of 16 bytes: each row of its matrix starts at a multiple of them."""
     stride_h, stride_w = position_strides(features)
     steps = [features.storage_offset(), features.stride(0), stride_h]
     if channels_last(features):
@@ -103,7 +103,7 @@ def aligned(features: Tensor) -> bool:
 
 
 def is_dense(x: Tensor) -> bool:
-    """Whether a (B, C, H, W) tensor is contiguous or channels-last without gaps."""
+    """True if a (B, C, H, W) tensor is contiguous or channels-last without gaps."""
     return x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -118,7 +118,7 @@ def in_layout(x: Tensor, last: bool) -> Tensor:
 
 
 def dense_channels_last(x: Tensor) -> bool:
-    """Whether a dense (B, C, H, W) tensor is channels-last; one that is both, as with one channel, is not."""
+    """True if a dense (B, C, H, W) tensor is channels-last; one that is both, as with one channel, is not."""
     return not x.is_contiguous()
 
 
@@ -136,7 +136,7 @@ def empty_map(
 
 
 def packed_by_channels(x: Tensor) -> bool:
-    """Whether the sign bits of dense activations (B, C, H, W) run along the channels: of channels-last ones (B, H, W,
+    """True if the sign bits of dense activations (B, C, H, W) run along the channels: of channels-last ones (B, H, W,
     ⌈C/8⌉), of NCHW ones (B, C, H, ⌈W/8⌉), both uint8.
 
     Bit i of byte k is activation 8·k + i of its run; the bits that pad a run to whole bytes are 0. Strides of axes of

@@ -49,7 +49,7 @@ def _add_products(sums: Tensor, matrix: Tensor) -> None:
 
 
 def _parts(matrix: Tensor) -> int:
-    """How many partial sums the product of a (C, M) matrix is cut into.
+    """The number of partial sums that the product of a (C, M) matrix is cut into.
 
     Where the channels are contiguous, one product of so tall a matrix is up to nine times slower: the library does not
     share the long axis among threads.
@@ -129,7 +129,7 @@ def finish_gram_loss(
 def _loss_of(
     result: Tensor, target: Tensor, weight: float, offset: Tensor | None, offset_weight: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The same from G = `result`, which is overwritten."""
+    """Loss, difference and scale, as `gram_difference_loss` has them, from G = `result`, which is overwritten."""
     difference = result.sub_(target)
     loss = difference.square().sum((1, 2)).mul_(weight / (4 * result.shape[1] ** 2))
     if offset is not None:
@@ -150,6 +150,7 @@ def content_loss(features: Tensor, content: Tensor, weight: float) -> Tensor:
 
 def tap_backward(
     gradient: Tensor,
+    *,
     features: Tensor,
     upstream: Tensor | None,
     style: StyleTerm | None,
@@ -182,7 +183,16 @@ def tap_backward(
                 p = None if content is None else content.content[:, :, rows]
                 terms = _terms(own.to(dtype), matrix, p, coefficient)
             else:
-                terms = _owned_terms(features, start, stop, owned, matrix, content, coefficient, dtype)
+                terms = _owned_terms(
+                    features,
+                    start,
+                    stop,
+                    owned=owned,
+                    style=matrix,
+                    content=content,
+                    coefficient=coefficient,
+                    dtype=dtype,
+                )
             _write_sum(terms, above, out)
             if relu:
                 _mask(out, own)
@@ -228,6 +238,7 @@ def _owned_terms(
     features: Tensor,
     start: int,
     stop: int,
+    *,
     owned: Owned,
     style: Scaled | None,
     content: ContentTerm | None,

@@ -243,6 +243,7 @@ def plan_difference_loss(
     weight: float,
     precision: str,
     gpu: Gpu,
+    *,
     offset: Tensor | None = None,
     offset_weight: float = 1.0,
 ) -> Plan:
@@ -272,6 +273,7 @@ def plan_finish_gram_loss(
     target: Tensor,
     weight: float,
     dtype: torch.dtype,
+    *,
     offset: Tensor | None = None,
     offset_weight: float = 1.0,
 ) -> Plan:
@@ -308,7 +310,7 @@ def gram_difference_loss(
     """The loss (B,), the difference (B, C, C) in the features' dtype and its scale (B,); see `plan_difference_loss`."""
     features = as_readable(features)
     gpu = launch_gpu(features.device)
-    plan = plan_difference_loss(features, target, weight, precision, gpu, offset, offset_weight)
+    plan = plan_difference_loss(features, target, weight, precision, gpu, offset=offset, offset_weight=offset_weight)
     loss, difference, scale = run(plan, features.device)
     return loss, difference.to(features.dtype), scale
 
@@ -322,7 +324,7 @@ def finish_gram_loss(
     offset_weight: float,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What `gram_difference_loss` returns for features of `dtype`, from their contiguous F Fᵀ (B, C, C) float32."""
-    plan = plan_finish_gram_loss(sums, positions, target, weight, dtype, offset, offset_weight)
+    """`gram_difference_loss` for features of `dtype`, from their contiguous F Fᵀ (B, C, C) float32."""
+    plan = plan_finish_gram_loss(sums, positions, target, weight, dtype, offset=offset, offset_weight=offset_weight)
     loss, difference, scale = run(plan, sums.device)
     return loss, difference.to(dtype), scale

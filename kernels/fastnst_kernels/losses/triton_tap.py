@@ -316,6 +316,7 @@ def plan_tap_backward(
 
 def tap_backward(
     gradient: Tensor,
+    *,
     features: Tensor,
     upstream: Tensor | None,
     style: StyleTerm | None,

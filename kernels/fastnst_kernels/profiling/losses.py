@@ -1,4 +1,4 @@
-"""How long the Gram losses take at the five style layers, and how near that is to what the machine can do.
+"""Times the Gram losses at the five style layers, and how near that is to the machine's ceilings.
 
 Three operations: `forward` (the Gram matrix), `loss` (the Gram-difference loss, with what its backward needs kept) and
 `backward` (the gradient of the loss, added to the one from above).
@@ -93,7 +93,7 @@ class Roofline:
 
 @dataclass(frozen=True)
 class Work:
-    """What an operation must move and multiply at least."""
+    """The least bytes that an operation moves, and the floating-point operations."""
 
     bytes: int
     flops: int
@@ -200,7 +200,7 @@ class Problem:
     loss_gradient: Tensor
 
     def in_nchw(self) -> "Problem":
-        """The same values with features and upstream in NCHW."""
+        """A copy with features and upstream in NCHW."""
         return replace(self, features=self.features.contiguous(), upstream=self.upstream.contiguous())
 
     @classmethod
@@ -388,7 +388,7 @@ def trace(size: int, setting: Setting, path: Path) -> None:
 
 
 def precisions(precision: str, device: torch.device) -> Sequence[str]:
-    """What "auto" profiles: float32 on a CPU, TF32 and bfloat16 on a GPU; any other precision is itself."""
+    """The precisions that "auto" profiles: float32 on a CPU, TF32 and bfloat16 on a GPU; any other precision is itself."""
     if precision != "auto":
         return (precision,)
     return ("tf32", "bf16") if device.type == "cuda" else ("fp32",)

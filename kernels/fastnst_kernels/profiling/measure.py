@@ -213,7 +213,7 @@ def peak_resident_bytes() -> int:
 
 
 def conditions(device: torch.device) -> dict[str, Any]:
-    """What a figure depends on besides the code: machine, device, versions, load, date (UTC) and commit."""
+    """Everything that a figure depends on besides the code: machine, device, versions, load, date (UTC) and commit."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
@@ -251,7 +251,7 @@ def device_name(device: torch.device) -> str:
 
 
 def gpu_facts() -> list[dict[str, str]]:
-    """What nvidia-smi says of each GPU: driver, present and highest clocks, power limit and temperature."""
+    """The facts that nvidia-smi gives of each GPU: driver, present and highest clocks, power limit and temperature."""
     fields = (
         "name,driver_version,clocks.current.sm,clocks.max.sm,clocks.current.memory,clocks.max.memory,power.limit,"
         "temperature.gpu"

@@ -1,4 +1,4 @@
-"""How long the rest of an iteration's own kernels take, which all only move bytes: GB/s against the ceiling of a copy.
+"""Times the rest of an iteration's own kernels, which all only move bytes: GB/s against the ceiling of a copy.
 
 With n elements of s bytes the least that must be moved is
 

@@ -136,7 +136,7 @@ class _BiasReluPool(torch.autograd.Function):
 
 
 def _by_channels(x: Tensor, backend: str) -> bool:
-    """Whether the operators pack the bits of `x` by channels: torch makes activations that are not dense contiguous."""
+    """True if the operators pack the bits of `x` by channels: torch makes activations that are not dense contiguous."""
     if backend == "triton" or is_dense(x):
         return operators.by_channels(backend, x)
     return x.shape[1] > 1 and x.shape[2] * x.shape[3] == 1

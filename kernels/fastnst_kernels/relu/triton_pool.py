@@ -110,8 +110,7 @@ def bias_relu_pool_kernel(
     tl.store(out, value.to(pooled.dtype.element_ty), mask=mask)
     if BITS:
         WORD: tl.constexpr = bits.dtype.element_ty
-        one = tl.full((1, 1), 1, tl.int32)
-        place = one << j
+        place = tl.full((1, 1), 1, tl.int32) << j
         here = bits + (image * H + h) * W * run_groups + window * 2 * run_groups + group
         live = window * 2 < W
         beside = window * 2 + 1 < W

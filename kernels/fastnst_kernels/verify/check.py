@@ -106,7 +106,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether the error is within its budget, and nothing was raised."""
+        """True if the error is within its budget, and nothing was raised."""
         return self.problem is None and self.error <= self.budget
 
     @property

@@ -114,7 +114,7 @@ def _shares(cores: int) -> list[list[str]]:
 
 
 def _interpreted(names: Sequence[str]) -> dict[str, list[Check]]:
-    """What `interpreted_checks` gives for each name, by a process of their own."""
+    """The `interpreted_checks` of each name, made by a process of their own."""
     command = [sys.executable, "-m", "fastnst_kernels.verify", *names]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -61,7 +61,8 @@ def image_gradient_budget(
     weights = torch.as_tensor(tv_weight, dtype=image.dtype, device=image.device).expand(len(image))[:, None, None, None]
     if kind == "nine-point":
         plain, terms = _nine_point_terms(image, weights)
-        return _with_upstream(plain, [*terms, exact, exact], exact, image, upstream, scale, flip)
+        terms = [*terms, exact, exact]
+        return _with_upstream(plain, terms, exact, image=image, upstream=upstream, scale=scale, flip=flip)
     factor = weights * ((2.0 if kind == "squared" else 1.0) / positions)
     right, down = torch.zeros_like(image), torch.zeros_like(image)
     right[..., :-1] = image[..., 1:] - image[..., :-1]
@@ -71,7 +72,7 @@ def image_gradient_budget(
     left, up = right.roll(1, -1), down.roll(1, -2)
     plain = ((left - right) + (up - down)) * factor
     terms = [left * factor, right * factor, up * factor, down * factor, exact, exact]
-    return _with_upstream(plain, terms, exact, image, upstream, scale, flip)
+    return _with_upstream(plain, terms, exact, image=image, upstream=upstream, scale=scale, flip=flip)
 
 
 def _nine_point_terms(image: Tensor, weights: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -86,6 +87,7 @@ def _with_upstream(
     plain: Tensor,
     terms: list[Tensor],
     exact: Tensor,
+    *,
     image: Tensor,
     upstream: Tensor | None,
     scale: Sequence[float],

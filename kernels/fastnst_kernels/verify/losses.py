@@ -153,11 +153,11 @@ def tap_operations(site: Site) -> Iterator[Operation]:
     content = content_of(features, noise(*site.shape))
     upstream = noise(*site.shape).to(site.mode.dtype)
     for switches in _VARIANTS:
-        yield _tap_operation(site, switches, features, targets, content, upstream)
+        yield _tap_operation(site, switches, features=features, targets=targets, content=content, upstream=upstream)
 
 
 def _tap_operation(
-    site: Site, switches: _Switches, features: Tensor, targets: Sequence[Tensor], content: Tensor, upstream: Tensor
+    site: Site, switches: _Switches, *, features: Tensor, targets: Sequence[Tensor], content: Tensor, upstream: Tensor
 ) -> Operation:
     precision = site.mode.precision
     blended = blend_targets(targets, BLEND)
