@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastnst_kernels.image import eager
-from fastnst_kernels.image.triton_pixels import load_pixels, neighbours, pixel_beside, store_pixels
+from fastnst_kernels.image.triton_pixels import load_pixels, pixel_beside, store_pixels, variation
 from fastnst_kernels.launch.gpu import Gpu
 from fastnst_kernels.launch.heuristic import power_of_two
 from fastnst_kernels.launch.launch import Launch, Plan, launch_gpu, run, stored
@@ -67,31 +67,6 @@ def normalise_kernel(
         store_pixels(result, pixel, valid, positions, b, g, r, RESULT_LAST, ALIGNED)
     else:
         store_pixels(result, pixel, valid, positions, r, g, b, RESULT_LAST, ALIGNED)
-
-
-@triton.jit
-def _variation(x, up, down, before, after, row, col, H, W, ABSOLUTE: tl.constexpr):
-    """One channel's terms: Σ over right and down, (G, V), and their derivative without its factor."""
-    left, right = neighbours(x, before, after)
-    column = col[:, None] + tl.arange(0, x.shape[1])[None, :]
-    # A neighbour beyond the border is the pixel itself, and differs by nothing.
-    to_left = tl.where(column > 0, x - left, 0.0)
-    to_right = tl.where(column + 1 < W, x - right, 0.0)
-    to_up = tl.where((row > 0)[:, None], x - up, 0.0)
-    to_down = tl.where((row + 1 < H)[:, None], x - down, 0.0)
-    if ABSOLUTE:
-        value = tl.abs(to_right) + tl.abs(to_down)
-        slope = (_sign(to_left) + _sign(to_right)) + (_sign(to_up) + _sign(to_down))
-    else:
-        value = to_right * to_right + to_down * to_down
-        slope = (to_left + to_right) + (to_up + to_down)
-    return value, slope
-
-
-@triton.jit
-def _sign(x):
-    # x itself where it is neither above nor below zero: a NaN stays one.
-    return tl.where(x > 0, 1.0, tl.where(x < 0, -1.0, x))
 
 
 @triton.jit(do_not_specialize=["row_tiles", "column_tiles", "variation_gradient_stride"])
@@ -160,9 +135,9 @@ def image_gradient_kernel(
         r_after = pixel_beside(image, pixel + V, after, positions, 0, IMAGE_LAST)
         g_after = pixel_beside(image, pixel + V, after, positions, 1, IMAGE_LAST)
         b_after = pixel_beside(image, pixel + V, after, positions, 2, IMAGE_LAST)
-        r_value, r_slope = _variation(r, r_up, r_down, r_before, r_after, row, col, H, W, ABSOLUTE)
-        g_value, g_slope = _variation(g, g_up, g_down, g_before, g_after, row, col, H, W, ABSOLUTE)
-        b_value, b_slope = _variation(b, b_up, b_down, b_before, b_after, row, col, H, W, ABSOLUTE)
+        r_value, r_slope = variation(r, r_up, r_down, r_before, r_after, row, col, H, W, ABSOLUTE)
+        g_value, g_slope = variation(g, g_up, g_down, g_before, g_after, row, col, H, W, ABSOLUTE)
+        b_value, b_slope = variation(b, b_up, b_down, b_before, b_after, row, col, H, W, ABSOLUTE)
         values = tl.sum(tl.sum((r_value + g_value) + b_value, axis=1), axis=0)
         tl.store(partial + index * tiles + tile, values)
     if GRADIENT:

@@ -1,5 +1,5 @@
 # mypy: allow-untyped-decorators, allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
-"""Pixels of an image in registers: how the Triton kernels at the image's edge read and write them.
+"""Pixels of an image in registers: how the Triton kernels read, write and compare them with their neighbours.
 
 Pixels are taken in groups of V neighbours of one row, a group to a thread: V = 8 where one side is in 16 bit, else 4.
 The three channels of a group are either three vectors of V (planes) or 3·V elements side by side (channels-last), so
@@ -98,7 +98,7 @@ def neighbours(x, before, after):
 
 @triton.jit
 def _mask(valid, first, PER_PIXEL: tl.constexpr, V: tl.constexpr, ALIGNED: tl.constexpr):
-    """True for those of V elements from `first` on that belong to the group's `valid` (G,) pixels: all or none where ALIGNED."""
+    """True for those of V elements from `first` on that are of the `valid` (G,) pixels: all or none where ALIGNED."""
     # One expression would have to have one shape.
     if ALIGNED:  # noqa: SIM108
         mask = (valid > 0)[:, None]
@@ -169,3 +169,28 @@ def pixel_beside(image, pixel, mask, positions, channel, LAST: tl.constexpr):
     """One channel of the pixels at `pixel` (G,), 0 where the mask is off."""
     offsets = pixel * 3 + channel if LAST else pixel + positions * channel
     return tl.load(image + offsets, mask=mask, other=0.0)
+
+
+@triton.jit
+def variation(x, up, down, before, after, row, col, H, W, ABSOLUTE: tl.constexpr):
+    """One channel's terms: Σ over right and down, (G, V), and their derivative without its factor."""
+    left, right = neighbours(x, before, after)
+    column = col[:, None] + tl.arange(0, x.shape[1])[None, :]
+    # A neighbour beyond the border is the pixel itself, and differs by nothing.
+    to_left = tl.where(column > 0, x - left, 0.0)
+    to_right = tl.where(column + 1 < W, x - right, 0.0)
+    to_up = tl.where((row > 0)[:, None], x - up, 0.0)
+    to_down = tl.where((row + 1 < H)[:, None], x - down, 0.0)
+    if ABSOLUTE:
+        value = tl.abs(to_right) + tl.abs(to_down)
+        slope = (_sign(to_left) + _sign(to_right)) + (_sign(to_up) + _sign(to_down))
+    else:
+        value = to_right * to_right + to_down * to_down
+        slope = (to_left + to_right) + (to_up + to_down)
+    return value, slope
+
+
+@triton.jit
+def _sign(x):
+    # x itself where it is neither above nor below zero: a NaN stays one.
+    return tl.where(x > 0, 1.0, tl.where(x < 0, -1.0, x))

@@ -60,7 +60,7 @@ def stored(dtype: torch.dtype) -> torch.dtype:
 
 
 def input_precision(dtype: torch.dtype, precision: str, gpu: Gpu) -> str:
-    """The precision of `tl.dot` for operands in `dtype`: "tf32" where that is asked for and the GPU has it, else "ieee"."""
+    """The precision of `tl.dot` for operands in `dtype`: "tf32" where asked for and the GPU has it, else "ieee"."""
     return "tf32" if dtype == torch.float32 and precision == "tf32" and gpu.tf32 else "ieee"
 
 

@@ -388,7 +388,7 @@ def trace(size: int, setting: Setting, path: Path) -> None:
 
 
 def precisions(precision: str, device: torch.device) -> Sequence[str]:
-    """The precisions that "auto" profiles: float32 on a CPU, TF32 and bfloat16 on a GPU; any other precision is itself."""
+    """The precisions of "auto": float32 on a CPU, TF32 and bfloat16 on a GPU; any other precision is itself."""
     if precision != "auto":
         return (precision,)
     return ("tf32", "bf16") if device.type == "cuda" else ("fp32",)

@@ -23,7 +23,7 @@ def bias_relu_pool(x: Tensor, bias: Tensor | None = None, pool: str = "avg") -> 
 
 
 def mask(x: Tensor, bias: Tensor | None = None, pool: str | None = None) -> Tensor:
-    """The flags that the bits hold, (B, C, H, W) bool: which activations receive gradient, after no pooling or after `pool`."""
+    """The flags of the bits, (B, C, H, W) bool: which activations receive gradient, without pooling or after `pool`."""
     y = bias_relu(x, bias)
     if pool is None:
         return y != 0
