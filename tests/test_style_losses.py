@@ -9,7 +9,7 @@ from network_samples import biased_network
 from style_references import DISTANCES, features, moments
 
 from fastnst import OptionError, Stylizer, stylize
-from fastnst.images import load_image
+from fastnst.image.read import load_image
 from fastnst.loss.masks import Guidance
 from fastnst.loss.objective import make_objective
 from fastnst.loss.sliced import unit_vectors

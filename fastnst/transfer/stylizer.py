@@ -12,7 +12,10 @@ from typing import Any, Unpack
 from torch import Tensor
 
 from fastnst.errors import FastnstWarning, OptionError
-from fastnst.images import AnyPicture, AtSizes, Picture, Source, at_size, resize
+from fastnst.image.colour import prepared
+from fastnst.image.picture import AnyPicture, Picture
+from fastnst.image.read import Source
+from fastnst.image.resize import AtSizes, at_size, resize, resize_wrapped
 from fastnst.loss.masks import Guidance, guidance_of, style_regions
 from fastnst.loss.targets import StyleTarget, style_targets
 from fastnst.network.backbone import Backbone
@@ -26,7 +29,6 @@ from fastnst.options.tile_options import in_words
 from fastnst.plan.fitting import FittingObjective
 from fastnst.plan.planner import Plan, most_tiles, plan_run
 from fastnst.plan.processes import Ranks
-from fastnst.preserve_color import prepared
 from fastnst.transfer.averaging import MeanImage
 from fastnst.transfer.canvas import Canvas, opened, recorded_canvas
 from fastnst.transfer.checkpoint import CheckpointError, SavedRun, check_same_inputs, check_same_network, load_run
@@ -40,7 +42,6 @@ from fastnst.transfer.run_inputs import Styles, load_inputs
 from fastnst.transfer.run_sizes import run_scales, style_size
 from fastnst.transfer.scale_optimizers import ScaleOptimizers
 from fastnst.transfer.start_images import even_colour, mean_colour, network_grey, recoloured, white_noise
-from fastnst.wrapping import resize_wrapped
 
 
 def stylize(
