@@ -16,7 +16,7 @@ CC0), scikit-learn 1.9.1 (CC BY), matplotlib 3.11.2 (public domain). From Debian
 - gnome-control-center-data 1:43.6-2~deb12u1 (GPL 2 or later and others of the package)
 
 python -m bench.mean_activations --debian FOLDER            prints how far halves of the photographs agree
-python -m bench.mean_activations --debian FOLDER --write    also writes fastnst/mean_activations.npy
+python -m bench.mean_activations --debian FOLDER --write    also writes fastnst/network/mean_activations.npy
 """
 
 import argparse
@@ -28,10 +28,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from fastnst.architecture import layers_of
-from fastnst.extractor import FeatureExtractor
+from fastnst.network.architecture import layers_of
+from fastnst.network.extractor import FeatureExtractor
 from fastnst.images import load_image, resize_picture
-from fastnst.original_network import MEANS, NETWORK
+from fastnst.network.builtin import MEANS, ORIGINAL_NETWORK
 
 EDGE = 512
 FROM_PYPI: Mapping[str, tuple[str, ...]] = {
@@ -82,7 +82,7 @@ def main() -> int:
     parser.add_argument("--debian", type=Path, required=True, metavar="FOLDER", help="where Debian's packages lie")
     parser.add_argument("--write", action="store_true", help=f"write {MEANS}")
     given = parser.parse_args()
-    layers = [layer for layer in layers_of(NETWORK) if not layer.is_pool]
+    layers = [layer for layer in layers_of(ORIGINAL_NETWORK) if not layer.is_pool]
     paths = photographs(given.debian)
     means = measured(paths, [layer.name for layer in layers])  # (photographs, filters)
     blocks = np.split(means, np.cumsum([layer.out_channels for layer in layers])[:-1], axis=1)
@@ -114,7 +114,7 @@ def photographs(debian: Path) -> list[Path]:
 @torch.no_grad()
 def measured(paths: list[Path], layers: list[str]) -> np.ndarray:
     """The mean over positions of each filter for each photograph, (photographs, filters) float64."""
-    network = FeatureExtractor("original", NETWORK, layers=layers, pooling="avg")
+    network = FeatureExtractor("original", ORIGINAL_NETWORK, layers=layers, pooling="avg")
     rows = []
     for path in tqdm(paths):
         picture = load_image(path)
