@@ -28,10 +28,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from fastnst.network.architecture import layers_of
-from fastnst.network.extractor import FeatureExtractor
 from fastnst.images import load_image, resize_picture
-from fastnst.network.builtin import MEANS, ORIGINAL_NETWORK
+from fastnst.network.architecture import ORIGINAL_NETWORK, layers_of
+from fastnst.network.builtin import MEANS
+from fastnst.network.extractor import FeatureExtractor
 
 EDGE = 512
 FROM_PYPI: Mapping[str, tuple[str, ...]] = {

@@ -207,6 +207,10 @@ def test_weights_that_leave_the_terms_out_of_balance_are_warned_of(
     Stylizer(picture, **options, tv_weight=0).load()
     Stylizer(picture, **{**options, "preset": "gatys-notebook"}).load()
     Stylizer(picture, **{**options, "weights": "original"}).load()
+    with pytest.warns(FastnstWarning, match="preset gatys is for the original VGG-19, whose filters it scales"):
+        Stylizer(picture, **{**options, "preset": "gatys"}).load()
+    for weights in ("random", "original"):
+        Stylizer(picture, **{**options, "preset": "gatys", "weights": weights}).load()
 
 
 def test_the_module_has_gram_matrices_alone() -> None:

@@ -19,10 +19,8 @@ import numpy as np
 import torch
 
 from fastnst.errors import WeightsError
-from fastnst.network.architecture import Layer, layers_of
+from fastnst.network.architecture import ORIGINAL_NETWORK, Layer, layers_of
 
-ORIGINAL_NETWORK = "vgg19"
-"""The network whose weights are the original ones."""
 ATTRIBUTION = "VGG-19 of K. Simonyan and A. Zisserman (2015), University of Oxford, CC BY 4.0"
 MEANS = Path(__file__).with_name("mean_activations.npy")
 _FILE = "vgg19_weights_tf_dim_ordering_tf_kernels_notop_q.bin"
@@ -50,9 +48,9 @@ def original_convolutions(layers: Iterable[Layer]) -> dict[str, torch.Tensor]:
 def mean_activations() -> dict[str, torch.Tensor]:
     """The mean activation of each filter by convolution, (out,) float32: what `unit_mean` divides by."""
     convolutions = [layer for layer in layers_of(ORIGINAL_NETWORK) if not layer.is_pool]
-    means = torch.from_numpy(np.load(MEANS))
-    parts = means.split([layer.out_channels for layer in convolutions])
-    return {layer.name: part for layer, part in zip(convolutions, parts, strict=True)}
+    ends = np.cumsum([layer.out_channels for layer in convolutions])
+    parts = np.split(np.load(MEANS), ends[:-1])
+    return {layer.name: torch.from_numpy(part) for layer, part in zip(convolutions, parts, strict=True)}
 
 
 def unit_mean(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

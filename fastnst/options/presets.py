@@ -15,6 +15,7 @@ PRESETS: Mapping[str, OptionValues] = MappingProxyType(
             content_weight=1.0,
             style_weight=1e3,
             tv_weight=0.0,
+            filter_scaling="unit-mean",
             pooling="avg",
             padding="zeros",
             init="noise",
