@@ -33,7 +33,10 @@ def test_the_gatys_preset_is_the_paper() -> None:
     assert (options.objective, options.pooling, options.init, options.optimizer) == ("paper", "avg", "noise", "lbfgs")
     assert (options.scales, options.tv_weight, options.network) == (None, 0.0, "vgg19")
     assert options.filter_scaling == "unit-mean"
-    assert 5e-4 <= options.content_weight / options.style_weight <= 5e-3
+    # The paper's range, where the filters are as they are.
+    plain = resolve_options(preset="gatys", filter_scaling="none")
+    assert 5e-4 <= plain.content_weight / plain.style_weight <= 5e-3
+    assert resolve_options(preset="gatys", weights="random").style_weight == plain.style_weight
 
 
 @pytest.mark.parametrize("other", [{"weights": "random"}, {"weights": "own.pth"}, {"network": "vgg16"}], ids=str)

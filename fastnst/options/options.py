@@ -26,7 +26,7 @@ from fastnst.options.option_forms import (
     normal_form,
     normal_scales,
 )
-from fastnst.options.presets import PRESETS
+from fastnst.options.presets import PRESETS, UNSCALED
 from fastnst.transfer.pyramid import scale_count
 
 START_WORDS = ("content", "recoloured", "noise", "grey", "style-mean")
@@ -351,7 +351,7 @@ def resolve_options(**given: Any) -> Options:
     `None` or "none", a number of scales, or the long edges; the last of these sets `size` unless that is given too.
     Iterations and the style weight may be a number or a sequence of them, no longer than the scales that are given
     with it; of a preset's iterations the first is for the first scale and the last for those beyond them. A preset's
-    filter scaling is for the original network; with another one the filters stay as they are.
+    filter scaling is for the original network; with another one, or filter scaling none, `UNSCALED` holds.
     Raises OptionError for an unknown name, a wrong type, a value out of range or a contradiction.
     """
     known = {option.name: option for option in fields(Options)}
@@ -363,15 +363,14 @@ def resolve_options(**given: Any) -> Options:
     preset = given.get("preset", "default")
     if not isinstance(preset, str) or preset not in PRESETS:
         raise OptionError(f"unknown preset {preset!r}; choose one of: {', '.join(PRESETS)}")
-    values: dict[str, Any] = {**PRESETS[preset], **given}
+    original = is_original(given.get("network", Options.network), str(given.get("weights", Options.weights)))
+    scaled = given.get("filter_scaling", "unit-mean" if original else "none") != "none"
+    values: dict[str, Any] = {**PRESETS[preset], **({} if scaled else UNSCALED.get(preset, {})), **given}
     scales = normal_scales(values.get("scales", Options.scales))
     if isinstance(scales, tuple) and scales and "size" not in given:
         values["size"] = scales[-1]
     if "iterations" not in given and "iterations" in values:
         values["iterations"] = _fitted_counts(values["iterations"], scales, values.get("size", Options.size))
-    original = is_original(values.get("network", Options.network), str(values.get("weights", Options.weights)))
-    if "filter_scaling" not in given and not original:
-        values.pop("filter_scaling", None)
     options = replace(Options(), **values)
     if "iterations" in given and isinstance(options.iterations, tuple):
         _check_counts("counts of iterations", options.iterations, options)
