@@ -28,7 +28,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from fastnst.images import load_image, resize_picture
+from fastnst.image.read import load_image
+from fastnst.image.resize import resize_picture
 from fastnst.network.architecture import ORIGINAL_NETWORK, layers_of
 from fastnst.network.builtin import MEANS
 from fastnst.network.extractor import FeatureExtractor

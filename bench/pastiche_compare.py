@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from fastnst_kernels.profiling.measure import conditions
 
 from bench.pairs import pairs_of
 from fastnst import PerceptualLoss, Stylizer
-from fastnst.images import fitted_size, load_image, resize_picture
-from fastnst.measure import conditions
+from fastnst.image.read import load_image
+from fastnst.image.resize import fitted_size, resize_picture
+from fastnst.image.write import save_image
 from fastnst.network.architecture import PAPER_STYLE_LAYERS
-from fastnst.output import save_image
 
 OPTIONS: Mapping[str, Any] = {
     "weights": "original",

@@ -26,7 +26,8 @@ from safetensors import safe_open
 
 from fastnst.errors import FastnstWarning, OptionError, WeightsError
 from fastnst.examples import example
-from fastnst.images import load_image, resize_picture
+from fastnst.image.read import load_image
+from fastnst.image.resize import resize_picture
 from fastnst.network import weights
 from fastnst.network.architecture import FILTER_SCALINGS, layers_of
 from fastnst.network.builtin import mean_activations
