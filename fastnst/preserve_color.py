@@ -6,6 +6,7 @@ from torch import Tensor
 
 from fastnst.colour import Moments, grey_of, lightness, moments, moved_colours, moved_lightness, with_colours_of
 from fastnst.errors import OptionError
+from fastnst.picture import Picture
 from fastnst.streamed_picture import AnyPicture, changed
 
 MODES = ("none", "luminance", "histogram")
@@ -40,14 +41,23 @@ def _in_greys(style: AnyPicture, wanted: Moments) -> AnyPicture:
     return changed(style, lambda part: grey_of(moved_lightness(lightness(part.rgb), own, wanted)))
 
 
-def finished(image: Tensor, content: Tensor, mode: str) -> Tensor:
-    """The image as it is given back: with `luminance` its lightness under the content's colours, else itself.
+def finished(image: Tensor, content: Picture, mode: str) -> Tensor:
+    """The image as it is given back, (3, H, W) in 0…1.
 
-    image, content: (3, H, W) float in 0…1, of one size; `content` is the one that the run was given, not the grey one.
+    none: itself.
+    luminance: its lightness under the content's colours.
+    histogram: its colours moved to the content's mean and covariance, of which the balance of content and style, which
+    is never the style alone, has lost some contrast and saturation.
+
+    image: (3, H, W) float in 0…1; `content`, of its size, is the one that the run was given, not the grey one.
     Raises OptionError for an unknown mode, or if the sizes differ.
     """
     _check(mode)
-    return with_colours_of(image, content) if mode == "luminance" else image
+    if mode == "none":
+        return image
+    if mode == "luminance":
+        return with_colours_of(image, content.rgb)
+    return moved_colours(image, moments([(image, content.alpha)]), moments([(content.rgb, content.alpha)]))
 
 
 def _check(mode: str) -> None:

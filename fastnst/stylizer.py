@@ -241,7 +241,7 @@ class Stylizer:
             guidance = guidance_of(self._inputs.regions, target.alpha, size)
             style = self._style(edge, backbone, styles, plan.style_tile, plain=guidance.is_plain)
             objective = self._objective(backbone, seen.rgb[None], style, betas[index], plan, bands, guidance)
-            if bands.is_split and self.options.preserve_color != "luminance":
+            if bands.is_split and self.options.preserve_color == "none":
                 # Of the whole content, the result needs its alpha alone.
                 target = replace(target, rgb=target.rgb.new_zeros(()).expand(target.rgb.shape))
             mean = None if self.options.average is None else MeanImage(self.options.average)
