@@ -26,10 +26,10 @@ from fastnst import DivergedError, Stylizer
 from fastnst.errors import FastnstError
 from fastnst.images import load_image
 from fastnst.measure import conditions
-from fastnst.options import Options, resolve_options
-from fastnst.result import Iterate
+from fastnst.network.runtime import is_out_of_memory, resolve_runtime
+from fastnst.options.options import Options, resolve_options
 from fastnst.roofline_plot import check_plot
-from fastnst.runtime import is_out_of_memory, resolve_runtime
+from fastnst.transfer.result import Iterate
 
 SCHEDULES = ("scales=none iterations=600", "scales=2 iterations=300", "scales=3 iterations=300")
 READYING_SIZE = 64

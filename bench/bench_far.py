@@ -31,12 +31,12 @@ from fastnst.icc import srgb_profile
 from fastnst.images import load_image
 from fastnst.measure import conditions
 from fastnst.metadata import png_text
-from fastnst.options import MAX_PIXELS, resolve_options
-from fastnst.planner import plan_run
+from fastnst.network.runtime import resolve_runtime
+from fastnst.options.options import MAX_PIXELS, resolve_options
+from fastnst.options.tile_options import in_words, parse_memory
+from fastnst.plan.planner import plan_run
 from fastnst.row_resampling import RowResampler
 from fastnst.row_writers import Samples, write_png
-from fastnst.runtime import resolve_runtime
-from fastnst.tile_options import in_words, parse_memory
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
 from fastnst.measure import Call, synchronise
+from fastnst.network.runtime import Runtime, float32_products
 from fastnst.profiling import OPERATIONS, Problem, check_size, contender, expected, forms, work_of
-from fastnst.runtime import Runtime, float32_products
 from fastnst.verification import STYLE_LAYERS, worst
 
 PLAIN_ERROR = 0.05

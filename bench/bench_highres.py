@@ -33,24 +33,24 @@ from typing import Any
 import torch
 
 from bench.bench_step import _peak, _restarted_peak
-from fastnst.backbone import Backbone, build_backbone
-from fastnst.descent import Descent
 from fastnst.errors import OptionError
 from fastnst.examples import example
 from fastnst.images import fitted_size, load_image, resize_picture
+from fastnst.loss.objective import Objective, make_objective, style_targets
 from fastnst.measure import conditions, peak_resident_bytes, synchronise
-from fastnst.objective import Objective, make_objective, style_targets
-from fastnst.optimizers import make_optimizer
-from fastnst.options import Options, resolve_options
-from fastnst.plan import Plan
-from fastnst.plan_memory import network_of
-from fastnst.plan_time import forward_flops, measure_rate
-from fastnst.planner import plan_run, plan_tiles
-from fastnst.runtime import Runtime, float32_products, is_out_of_memory, resolve_runtime
-from fastnst.tile_grid import TileGrid, even_spans, make_grid, reach_of
-from fastnst.tile_halving import FittingObjective
-from fastnst.tile_options import in_words, parse_memory
-from fastnst.weights import load_weights
+from fastnst.network.backbone import Backbone, build_backbone
+from fastnst.network.runtime import Runtime, float32_products, is_out_of_memory, resolve_runtime
+from fastnst.network.tiles import TileGrid, even_spans, make_grid, reach_of
+from fastnst.network.weights import load_weights
+from fastnst.optim import make_optimizer
+from fastnst.options.options import Options, resolve_options
+from fastnst.options.tile_options import in_words, parse_memory
+from fastnst.plan.fitting import FittingObjective
+from fastnst.plan.memory import network_of
+from fastnst.plan.plan import Plan
+from fastnst.plan.planner import plan_run, plan_tiles
+from fastnst.plan.speed import forward_flops, measure_rate
+from fastnst.transfer.descent import Descent
 
 SIDES = ("whole", "kept:1024", "recompute:1024", "published")
 BLOCK, MARGIN = 512, 256

@@ -21,17 +21,17 @@ import torch
 from bench.pairs import add_pair_arguments, pairs_of
 from bench.plain_loop import Task, make_task
 from bench.rounded_layers import rounded_backbone
-from fastnst import winograd
-from fastnst.backbone import Backbone, build_backbone
-from fastnst.descent import CAPACITY, Descent
 from fastnst.errors import FastnstError
-from fastnst.loss_scale import LossScale
+from fastnst.loss.objective import Objective, make_objective, style_targets
+from fastnst.loss.scale import LossScale
 from fastnst.measure import conditions
-from fastnst.objective import Objective, make_objective, style_targets
-from fastnst.optimizers import make_optimizer
-from fastnst.options import Options, resolve_options
-from fastnst.pyramid import scale_iterations
-from fastnst.runtime import Runtime, resolve_runtime
+from fastnst.network import winograd
+from fastnst.network.backbone import Backbone, build_backbone
+from fastnst.network.runtime import Runtime, resolve_runtime
+from fastnst.optim import make_optimizer
+from fastnst.options.options import Options, resolve_options
+from fastnst.transfer.descent import CAPACITY, Descent
+from fastnst.transfer.pyramid import scale_iterations
 
 EXACT, AGAIN = "fp32", "fp32'"
 PERTURBATION = 1e-6

@@ -25,8 +25,8 @@ from fastnst import Stylizer
 from fastnst.errors import FastnstError
 from fastnst.examples import example
 from fastnst.measure import conditions, synchronise
-from fastnst.options import resolve_options
-from fastnst.runtime import resolve_runtime
+from fastnst.network.runtime import resolve_runtime
+from fastnst.options.options import resolve_options
 
 
 @dataclass(frozen=True)

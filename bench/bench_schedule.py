@@ -23,9 +23,9 @@ from bench.plain_loop import make_task
 from fastnst import DivergedError
 from fastnst.errors import FastnstError
 from fastnst.measure import conditions
-from fastnst.options import Options
-from fastnst.result import Iterate
-from fastnst.runtime import resolve_runtime
+from fastnst.network.runtime import resolve_runtime
+from fastnst.options.options import Options
+from fastnst.transfer.result import Iterate
 
 SCHEDULES = (
     "scales=none hessian=scalar history=100",

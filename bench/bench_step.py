@@ -36,15 +36,15 @@ from torch import Tensor
 
 from bench.convolution_floor import floor
 from bench.plain_loop import Form, Task, make_task, plain_iteration, plain_loss
-from fastnst import winograd
-from fastnst.backbone import build_backbone
-from fastnst.descent import CAPACITY, Descent
 from fastnst.examples import example
+from fastnst.loss.objective import make_objective, style_targets
 from fastnst.measure import Timing, conditions, interleaved, peak_resident_bytes
-from fastnst.objective import make_objective, style_targets
-from fastnst.optimizers import make_optimizer
-from fastnst.options import resolve_options
-from fastnst.runtime import float32_products, is_out_of_memory, resolve_runtime, timed_algorithms
+from fastnst.network import winograd
+from fastnst.network.backbone import build_backbone
+from fastnst.network.runtime import float32_products, is_out_of_memory, resolve_runtime, timed_algorithms
+from fastnst.optim import make_optimizer
+from fastnst.options.options import resolve_options
+from fastnst.transfer.descent import CAPACITY, Descent
 
 # Relative errors against the plain loop of (loss, gradient in the median tile, whole gradient): a wrong result is not
 # timed. Rounding may take a unit across the kink of the ReLU, which changes the gradient in its field alone: at 512 px

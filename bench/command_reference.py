@@ -5,8 +5,8 @@ import textwrap
 from collections.abc import Iterable
 from dataclasses import fields
 
-from fastnst.cli import build_parser
-from fastnst.options import Options
+from fastnst.app.cli import build_parser
+from fastnst.options.options import Options
 
 
 def command_reference() -> str:

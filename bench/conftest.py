@@ -2,8 +2,8 @@
 
 import pytest
 
-from fastnst.options import resolve_options
-from fastnst.runtime import Runtime, resolve_runtime
+from fastnst.network.runtime import Runtime, resolve_runtime
+from fastnst.options.options import resolve_options
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

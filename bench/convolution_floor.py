@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastnst import winograd
-from fastnst.architecture import layers_up_to
-from fastnst.options import Options
-from fastnst.runtime import Runtime
-from fastnst.weights import Weights
+from fastnst.network import winograd
+from fastnst.network.architecture import layers_up_to
+from fastnst.network.runtime import Runtime
+from fastnst.network.weights import Weights
+from fastnst.options.options import Options
 
 
 def floor(options: Options, weights: Weights, shape: torch.Size, runtime: Runtime) -> Callable[[], None]:

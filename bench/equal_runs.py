@@ -17,8 +17,8 @@ from torch import Tensor
 
 from bench.operations import Operation, operations
 from fastnst.measure import conditions
-from fastnst.options import resolve_options
-from fastnst.runtime import float32_products, resolve_runtime
+from fastnst.network.runtime import float32_products, resolve_runtime
+from fastnst.options.options import resolve_options
 
 SMALL = ((3, 5, 7), (24, 11, 14), (64, 16, 24), (136, 9, 16))
 # conv1_1, conv3_1 and conv5_1 of a 512 px image, and one that no block divides.

@@ -18,13 +18,13 @@ from pathlib import Path
 
 import torch
 
-from fastnst.options import Options, resolve_options
-from fastnst.plan import Plan
-from fastnst.plan_limit import Room
-from fastnst.plan_memory import network_of
-from fastnst.planner import plan_run
-from fastnst.runtime import Runtime
-from fastnst.tile_options import in_words
+from fastnst.network.runtime import Runtime
+from fastnst.options.options import Options, resolve_options
+from fastnst.options.tile_options import in_words
+from fastnst.plan.machine import Room
+from fastnst.plan.memory import network_of
+from fastnst.plan.plan import Plan
+from fastnst.plan.planner import plan_run
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ python -m bench.loss_strength --pairs content.jpg style.jpg --json strength.json
 
 A style weight is as strong as it moves the content: a loss at the weight β has the strength k where its result has the
 content term that the result of `gram` has at k·β, read from runs of `gram` at β/3, β and 3β. The table is what
-`fastnst.style_statistics.RELATIVE_FACTORS` was set by.
+`fastnst.loss.style_statistics.RELATIVE_FACTORS` was set by.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import numpy as np
 
 import fastnst
 from bench.pairs import add_pair_arguments, pairs_of
-from fastnst.options import Options
+from fastnst.options.options import Options
 
 LOSSES = ("covariance", "mean-std", "wasserstein", "sliced")
 _STEP = 3.0

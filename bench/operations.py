@@ -7,7 +7,7 @@ import torch
 from fastnst_kernels import api, image, relu, tiles
 from torch import Tensor
 
-from fastnst.runtime import Runtime
+from fastnst.network.runtime import Runtime
 
 Operation = Callable[[], list[Tensor]]
 """Runs once, and returns all that it computed."""

@@ -9,10 +9,10 @@ from dataclasses import fields
 from pathlib import Path
 
 from bench.page_tables import print_or_write, table
-from fastnst.arguments import describe_default, flag_of
-from fastnst.option_groups import GROUPS
-from fastnst.options import Options, resolve_options
-from fastnst.presets import PRESETS
+from fastnst.app.cli.arguments import describe_default, flag_of
+from fastnst.options.option_groups import GROUPS
+from fastnst.options.options import Options, resolve_options
+from fastnst.options.presets import PRESETS
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "options.md"
 MODULE = "bench.options_table"

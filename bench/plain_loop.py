@@ -1,6 +1,6 @@
 """The loop that tutorials teach, in plain PyTorch, and what becomes of it with all that plain PyTorch offers.
 
-The objective is that of `fastnst.objective`, written once more with autograd, `F @ F.T` and `mse_loss`.
+The objective is that of `fastnst.loss.objective`, written once more with autograd, `F @ F.T` and `mse_loss`.
 """
 
 from collections.abc import Callable
@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastnst.architecture import layers_up_to
 from fastnst.images import Source, fitted_size, flattened, load_image, resize_picture
-from fastnst.optimizers import ADAM_RATE, LBFGS_HISTORY
-from fastnst.options import Options
-from fastnst.runtime import resolve_runtime
-from fastnst.weights import Weights, load_weights
+from fastnst.network.architecture import layers_up_to
+from fastnst.network.runtime import resolve_runtime
+from fastnst.network.weights import Weights, load_weights
+from fastnst.optim import ADAM_RATE, LBFGS_HISTORY
+from fastnst.options.options import Options
 
 TUTORIAL_HISTORY = 100
 

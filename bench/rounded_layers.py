@@ -11,10 +11,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fastnst.backbone import Backbone, build_backbone
-from fastnst.layers import Convolution, DirectLayers, Layer
-from fastnst.runtime import Runtime
-from fastnst.weights import Weights
+from fastnst.network.backbone import Backbone, build_backbone
+from fastnst.network.layers import Convolution, DirectLayers, Layer
+from fastnst.network.runtime import Runtime
+from fastnst.network.weights import Weights
 
 Rounding = Literal["tf32", "bf16", "fp16"]
 

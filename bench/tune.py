@@ -30,8 +30,8 @@ from fastnst_kernels.heuristic import backward_heuristic, partial_heuristic
 
 from fastnst import profiling
 from fastnst.measure import Timing, conditions, interleaved
-from fastnst.options import resolve_options
-from fastnst.runtime import Runtime, resolve_runtime
+from fastnst.network.runtime import Runtime, resolve_runtime
+from fastnst.options.options import resolve_options
 from fastnst.verification import STYLE_LAYERS, worst
 
 if TYPE_CHECKING:

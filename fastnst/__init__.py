@@ -9,43 +9,43 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from fastnst.canvas import Canvas
     from fastnst.errors import FastnstError, FastnstWarning, ImageError, OptionError, WeightsError
-    from fastnst.extractor import FeatureExtractor
-    from fastnst.modules import ContentLoss, GramLoss, TVLoss
-    from fastnst.options import Options
-    from fastnst.perceptual import PerceptualLoss
-    from fastnst.reconstruction import reconstruct_content, reconstruct_style, reconstruction_figure
-    from fastnst.result import DivergedError, Iterate, LossRecord, Result
-    from fastnst.saved_run import CheckpointError
-    from fastnst.stylizer import Stylizer, resume, stylize
-    from fastnst.texture import synthesize_texture
+    from fastnst.loss.modules import ContentLoss, GramLoss, TVLoss
+    from fastnst.loss.perceptual import PerceptualLoss
+    from fastnst.network.extractor import FeatureExtractor
+    from fastnst.options.options import Options
+    from fastnst.transfer.canvas import Canvas
+    from fastnst.transfer.checkpoint import CheckpointError
+    from fastnst.transfer.reconstruction import reconstruct_content, reconstruct_style, reconstruction_figure
+    from fastnst.transfer.result import DivergedError, Iterate, LossRecord, Result
+    from fastnst.transfer.stylizer import Stylizer, resume, stylize
+    from fastnst.transfer.texture import synthesize_texture
 
 _HOME = {
-    "Canvas": "canvas",
-    "CheckpointError": "saved_run",
-    "ContentLoss": "modules",
-    "DivergedError": "result",
+    "Canvas": "transfer.canvas",
+    "CheckpointError": "transfer.checkpoint",
+    "ContentLoss": "loss.modules",
+    "DivergedError": "transfer.result",
     "FastnstError": "errors",
     "FastnstWarning": "errors",
-    "FeatureExtractor": "extractor",
-    "GramLoss": "modules",
+    "FeatureExtractor": "network.extractor",
+    "GramLoss": "loss.modules",
     "ImageError": "errors",
-    "Iterate": "result",
-    "LossRecord": "result",
+    "Iterate": "transfer.result",
+    "LossRecord": "transfer.result",
     "OptionError": "errors",
-    "Options": "options",
-    "PerceptualLoss": "perceptual",
-    "Result": "result",
-    "Stylizer": "stylizer",
-    "TVLoss": "modules",
+    "Options": "options.options",
+    "PerceptualLoss": "loss.perceptual",
+    "Result": "transfer.result",
+    "Stylizer": "transfer.stylizer",
+    "TVLoss": "loss.modules",
     "WeightsError": "errors",
-    "reconstruct_content": "reconstruction",
-    "reconstruct_style": "reconstruction",
-    "reconstruction_figure": "reconstruction",
-    "resume": "stylizer",
-    "stylize": "stylizer",
-    "synthesize_texture": "texture",
+    "reconstruct_content": "transfer.reconstruction",
+    "reconstruct_style": "transfer.reconstruction",
+    "reconstruction_figure": "transfer.reconstruction",
+    "resume": "transfer.stylizer",
+    "stylize": "transfer.stylizer",
+    "synthesize_texture": "transfer.texture",
 }
 
 __all__ = [

@@ -2,6 +2,6 @@
 
 import sys
 
-from fastnst.cli import main
+from fastnst.app.cli import main
 
 sys.exit(main())

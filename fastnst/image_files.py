@@ -13,7 +13,7 @@ from typing import IO
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from fastnst.errors import ImageError
-from fastnst.options import MAX_PIXELS
+from fastnst.options.options import MAX_PIXELS
 from fastnst.quiet import quietened
 
 # Pillow can also open formats that start another program (EPS) or that no photograph comes in; they stay closed.

@@ -19,7 +19,7 @@ from fastnst.errors import ImageError
 from fastnst.icc import srgb_profile
 from fastnst.image_files import exif_tag, image_of, open_image, open_source
 from fastnst.npy_files import is_npy, load_npy
-from fastnst.options import MAX_PIXELS
+from fastnst.options.options import MAX_PIXELS
 from fastnst.picture import MIN_SIDE, Picture, check_size, flattened
 from fastnst.resizing import check_fits, fitted_size, resize, resize_picture
 from fastnst.streamed_picture import AnyPicture, AtSizes, StreamedPicture, at_size, opaque, opened

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from fastnst.runtime import float32_products, versions
+from fastnst.network.runtime import float32_products, versions
 
 Call = Callable[[], object]
 Contender = Callable[[], Call]

@@ -33,8 +33,8 @@ from torch.autograd.graph import get_gradient_edge
 from fastnst.errors import FastnstError, OptionError
 from fastnst.measure import Call, interleaved
 from fastnst.memory import peak_extra_bytes
+from fastnst.network.runtime import Runtime
 from fastnst.profiling import Measurement, Roofline, Work, check_size
-from fastnst.runtime import Runtime
 from fastnst.verification import worst
 
 # The relative errors at which a result is not timed: rounding to the dtype, and what its sums add.

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from fastnst.batch_rows import make_tasks, pair_rows
-from fastnst.batch_task import Task
-from fastnst.options import resolve_options
+from fastnst.app.batch.batch_rows import make_tasks, pair_rows
+from fastnst.app.batch.batch_task import Task
+from fastnst.options.options import resolve_options
 
 SMALL: dict[str, Any] = {
     "size": 48,

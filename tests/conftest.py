@@ -58,7 +58,8 @@ def folders(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session", autouse=True)
 def _what_stays_the_same_is_made_once() -> Iterator[None]:
     """The random network, which takes half as long to draw as a small run does, and the command's parser."""
-    from fastnst import cli, random_network
+    from fastnst.app import cli
+    from fastnst.network import builtin as random_network
 
     with pytest.MonkeyPatch.context() as patch:
         for module, name in ((random_network, "_he_weight"), (cli, "build_parser")):

@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from fastnst.cli import build_parser
+from fastnst.app.cli import build_parser
 
 # What shows output, or is a file; it is not run.
 DATA = ("text", "json", "toml", "csv", "bibtex")
@@ -23,7 +23,7 @@ CALLS = ("stylize", "Stylizer", "PerceptualLoss", "synthesize_texture", "reconst
 COMMANDS = ("stylize", "batch", "grid", "texture", "reconstruct")
 
 # The packages whose modules must be there; others may come with an extra.
-_OURS = ("fastnst", "fastnst_kernels", "bench")
+_OURS = ("fastnst", "fastnst_kernels", "bench", "examples")
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>[^\n`]*)\n(?P<text>.*?)^(?P=indent)```$", re.DOTALL | re.MULTILINE)
 _COMMENT = re.compile(r"<!-- (?P<kind>[a-z -]+?)(?:: (?P<value>.*?))? -->\s*\Z")
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fastnst.weights import Weights, load_weights
+from fastnst.network.weights import Weights, load_weights
 
 
 def biased_network(network: str = "vgg19", deepest: str = "conv5_1") -> Weights:

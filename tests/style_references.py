@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastnst.architecture import layers_up_to
-from fastnst.weights import Weights
+from fastnst.network.architecture import layers_up_to
+from fastnst.network.weights import Weights
 
 
 def features(weights: Weights, image: Tensor, names: Sequence[str]) -> dict[str, Tensor]:

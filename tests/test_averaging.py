@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastnst.averaging import MeanImage
+from fastnst.transfer.averaging import MeanImage
 
 
 def test_mean_is_the_weighted_mean_of_what_was_seen() -> None:

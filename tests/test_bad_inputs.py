@@ -18,10 +18,11 @@ from drawn import drawn
 from PIL import Image
 from safetensors.torch import save_file
 
-from fastnst import cli, networks
+from fastnst.app import cli
 from fastnst.images import load_image
 from fastnst.output import read_parameters, save_image
-from fastnst.saved_run import FORMAT
+from fastnst.transfer import networks
+from fastnst.transfer.checkpoint import FORMAT
 
 BAD_INPUT = 1
 BAD_USAGE = 2

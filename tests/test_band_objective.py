@@ -10,16 +10,16 @@ import torch
 from network_samples import noise
 from processes import run_together
 
-from fastnst.backbone import Backbone, build_backbone
-from fastnst.band_objective import BandObjective
-from fastnst.objective import make_objective, style_targets
-from fastnst.options import resolve_options
-from fastnst.planner import plan_run
-from fastnst.ranks import Ranks, joined
-from fastnst.row_bands import make_bands
-from fastnst.runtime import resolve_runtime
-from fastnst.tile_grid import reach_of
-from fastnst.weights import load_weights
+from fastnst.loss.objective import make_objective, style_targets
+from fastnst.network.backbone import Backbone, build_backbone
+from fastnst.network.runtime import resolve_runtime
+from fastnst.network.tiles import reach_of
+from fastnst.network.weights import load_weights
+from fastnst.options.options import resolve_options
+from fastnst.plan.band_objective import BandObjective
+from fastnst.plan.planner import plan_run
+from fastnst.plan.ranks import Ranks, joined
+from fastnst.plan.row_bands import make_bands
 
 SHALLOW: dict[str, Any] = {"style_layers": ["conv1_1", "conv2_1=2"], "content_layers": "conv2_2"}
 CASES: list[tuple[int, int, dict[str, Any], str | int]] = [

@@ -18,11 +18,11 @@ from batch_samples import ENDLESS, FAST, SMALL, all_pairs
 from processes import PATIENCE
 
 import fastnst
-from fastnst.batch import run_batch
-from fastnst.batch_processes import ProcessPool
-from fastnst.batch_ray import RayPool
-from fastnst.batch_rows import grouped
-from fastnst.commands import batch as command
+from fastnst.app.batch.batch import run_batch
+from fastnst.app.batch.batch_processes import ProcessPool
+from fastnst.app.batch.batch_rows import grouped
+from fastnst.app.batch.ray import RayPool
+from fastnst.app.cli import batch as command
 from fastnst.errors import OptionError
 from fastnst.output import read_parameters
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from batch_samples import SMALL, all_pairs
 
-from fastnst.batch_rows import make_tasks, missing_inputs, pair_rows, with_memory_shares
+from fastnst.app.batch.batch_rows import make_tasks, missing_inputs, pair_rows, with_memory_shares
+from fastnst.app.batch.manifest import ManifestError, Row
 from fastnst.errors import ImageError, OptionError
-from fastnst.manifest import ManifestError, Row
 
 
 def test_each_content_goes_with_each_style(folders: Path) -> None:
@@ -125,12 +125,12 @@ def test_missing_pictures_are_failures_of_their_rows(folders: Path) -> None:
 
 
 def test_workers_on_a_cpu_share_its_memory(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastnst.batch_rows.free_bytes", lambda _: 8_000_000_000)
-    monkeypatch.setattr("fastnst.batch_rows.held_bytes", lambda _: 500_000_000)
+    monkeypatch.setattr("fastnst.app.batch.batch_rows.free_bytes", lambda _: 8_000_000_000)
+    monkeypatch.setattr("fastnst.app.batch.batch_rows.held_bytes", lambda _: 500_000_000)
     (limited, *_), tasks = all_pairs(folders, max_memory="1GB"), all_pairs(folders)
     assert with_memory_shares(tasks, 1) == tasks
     shared = with_memory_shares([limited, *tasks], 4)
     assert [task.options.max_memory for task in shared] == [1_000_000_000] + [2_300_000_000] * 4
     assert shared[1].given["max_memory"] == 2_300_000_000
-    monkeypatch.setattr("fastnst.batch_rows.free_bytes", lambda _: None)
+    monkeypatch.setattr("fastnst.app.batch.batch_rows.free_bytes", lambda _: None)
     assert with_memory_shares(tasks, 4) == tasks

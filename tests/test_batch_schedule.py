@@ -7,9 +7,9 @@ from batch_samples import dummy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastnst.batch import Event, Schedule, run_batch
-from fastnst.batch_rows import grouped
-from fastnst.batch_task import Outcome, Task
+from fastnst.app.batch.batch import Event, Schedule, run_batch
+from fastnst.app.batch.batch_rows import grouped
+from fastnst.app.batch.batch_task import Outcome, Task
 
 
 def test_a_workers_next_task_has_its_style() -> None:

@@ -11,13 +11,13 @@ from batch_samples import SMALL, all_pairs, never
 from PIL import Image
 
 import fastnst
-from fastnst import batch_worker
-from fastnst.batch_rows import grouped
-from fastnst.batch_worker import KEPT_STYLES, Worker
+from fastnst.app.batch import batch_worker
+from fastnst.app.batch.batch_rows import grouped
+from fastnst.app.batch.batch_worker import KEPT_STYLES, Worker
 from fastnst.errors import ImageError
-from fastnst.objective import style_targets
+from fastnst.loss.objective import style_targets
+from fastnst.network.weights import load_weights
 from fastnst.output import read_parameters
-from fastnst.weights import load_weights
 
 
 def test_a_worker_makes_what_the_function_makes(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,8 +31,8 @@ def test_a_worker_makes_what_the_function_makes(folders: Path, monkeypatch: pyte
         loaded.append(arguments)
         return load_weights(*arguments, **options)
 
-    monkeypatch.setattr("fastnst.stylizer.style_targets", counted)
-    monkeypatch.setattr("fastnst.stylizer.load_weights", counted_weights)
+    monkeypatch.setattr("fastnst.transfer.stylizer.style_targets", counted)
+    monkeypatch.setattr("fastnst.transfer.stylizer.load_weights", counted_weights)
     tasks = all_pairs(folders)
     worker = Worker(never)
     outcomes = [worker.run(task) for task in grouped(tasks)]

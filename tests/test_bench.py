@@ -23,11 +23,11 @@ from bench import (
     plain_loop,
     run_gpu,
 )
-from fastnst import winograd
 from fastnst.examples import example
-from fastnst.options import resolve_options
-from fastnst.runtime import resolve_runtime
-from fastnst.weights import load_weights
+from fastnst.network import winograd
+from fastnst.network.runtime import resolve_runtime
+from fastnst.network.weights import load_weights
+from fastnst.options.options import resolve_options
 
 ROOT = Path(__file__).parent.parent
 

@@ -10,8 +10,8 @@ import pytest
 from bench import bench_highres
 from bench.bench_highres import Row, blocks, options_for, plan_side
 from fastnst.errors import OptionError
-from fastnst.plan import Plan
-from fastnst.runtime import resolve_runtime
+from fastnst.network.runtime import resolve_runtime
+from fastnst.plan.plan import Plan
 
 
 def planned(side: str, size: tuple[int, int] = (1000, 1300)) -> Plan:

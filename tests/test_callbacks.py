@@ -10,7 +10,9 @@ import torch
 from PIL import Image
 
 import fastnst
-from fastnst.callbacks import (
+from fastnst.errors import FastnstWarning, ImageError, OptionError
+from fastnst.output import read_parameters
+from fastnst.transfer.callbacks import (
     Chain,
     EarlyStop,
     Frames,
@@ -22,11 +24,9 @@ from fastnst.callbacks import (
     chain,
     numbered_path,
 )
-from fastnst.errors import FastnstWarning, ImageError, OptionError
-from fastnst.loss_plot import draw_losses
-from fastnst.movie import MovieWriter
-from fastnst.output import read_parameters
-from fastnst.result import Iterate, LossRecord
+from fastnst.transfer.movie import MovieWriter
+from fastnst.transfer.plot import draw_losses
+from fastnst.transfer.result import Iterate, LossRecord
 
 HAS_AV = importlib.util.find_spec("av") is not None
 MP4 = pytest.param(".mp4", marks=pytest.mark.skipif(not HAS_AV, reason="needs PyAV"))
@@ -87,7 +87,7 @@ def test_chain_closes_all() -> None:
 
 def test_preview(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("fastnst.callbacks.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("fastnst.transfer.callbacks.time.monotonic", lambda: now[0])
     path = tmp_path / "now.png"
     with Preview(path, seconds=2) as preview:
         preview(iterate(0, shade=0.2))

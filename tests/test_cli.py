@@ -18,8 +18,8 @@ from drawn import drawn
 from PIL import Image
 from processes import PATIENCE
 
-from fastnst import cli
-from fastnst.objective import Loss, Objective
+from fastnst.app import cli
+from fastnst.loss.objective import Loss, Objective
 from fastnst.output import read_parameters
 
 FAST = ["--size", "48", "--iterations", "3", "--scales", "none", "--weights", "random", "--style-layers", "conv1_1"]
@@ -293,7 +293,7 @@ def test_a_command_for_one_process_is_refused_to_several(monkeypatch: pytest.Mon
 
 
 def test_help_needs_no_torch() -> None:
-    code = "import sys; from fastnst import cli; cli.build_parser().format_help(); sys.exit('torch' in sys.modules)"
+    code = "import sys; from fastnst.app import cli; cli.build_parser().format_help(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -14,8 +14,8 @@ import pytest
 from drawn import drawn
 from PIL import Image
 
-from fastnst import cli
-from fastnst.environment import report
+from fastnst.app import cli
+from fastnst.app.cli.environment import report
 from fastnst.images import load_image
 from fastnst.output import read_parameters, save_image
 

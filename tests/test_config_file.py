@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from fastnst.cli import build_parser
-from fastnst.commands.stylize import make_job
-from fastnst.config_file import read_config
+from fastnst.app.cli import build_parser
+from fastnst.app.cli.config_file import read_config
+from fastnst.app.cli.stylize import make_job
 from fastnst.errors import OptionError
 
 WHOLE = """

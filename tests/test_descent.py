@@ -11,21 +11,21 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastnst
-from fastnst.backbone import build_backbone
-from fastnst.best_image import BestAside
-from fastnst.descent import CAPACITY, Descent
-from fastnst.graph import Replayed
-from fastnst.guidance import LayerGuidance
-from fastnst.loss_scale import LossScale
-from fastnst.matrix_root import iterated_root_trace
-from fastnst.objective import Loss, Objective, Variation
-from fastnst.optimizers import make_optimizer
-from fastnst.options import Options, resolve_options
-from fastnst.pace import Pace
-from fastnst.runtime import Runtime
-from fastnst.style_statistics import MomentTarget
-from fastnst.taps import ContentTarget
-from fastnst.weights import Weights, load_weights
+from fastnst.loss.guidance import LayerGuidance
+from fastnst.loss.matrix_root import iterated_root_trace
+from fastnst.loss.objective import Loss, Objective, Variation
+from fastnst.loss.scale import LossScale
+from fastnst.loss.style_statistics import MomentTarget
+from fastnst.loss.taps import ContentTarget
+from fastnst.network.backbone import build_backbone
+from fastnst.network.runtime import Runtime
+from fastnst.network.weights import Weights, load_weights
+from fastnst.optim import make_optimizer
+from fastnst.options.options import Options, resolve_options
+from fastnst.transfer.best_image import BestAside
+from fastnst.transfer.descent import CAPACITY, Descent
+from fastnst.transfer.graph import Replayed
+from fastnst.transfer.pace import Pace
 from tests.late_copies import LateCopier
 
 STYLE = {"conv1_1": 64, "conv2_1": 128}
@@ -202,7 +202,7 @@ def test_a_cpu_is_read_after_each_evaluation(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_gpu_is_read_a_few_times_a_second_and_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr("fastnst.pace.time.perf_counter", lambda: now)
+    monkeypatch.setattr("fastnst.transfer.pace.time.perf_counter", lambda: now)
 
     def readings(pace: Pace, evaluations: int, seconds: float) -> list[int]:
         nonlocal now
@@ -275,7 +275,7 @@ def test_what_cannot_be_captured_runs_all_the_same() -> None:
 @pytest.mark.parametrize("loss", ["gram", "covariance", "mean-std", "wasserstein"])
 def test_losses_of_moments_read_nothing_back(loss: str, masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a GPU computes them, where the root of a matrix is found by products."""
-    monkeypatch.setattr("fastnst.style_statistics.root_trace", iterated_root_trace)
+    monkeypatch.setattr("fastnst.loss.style_statistics.root_trace", iterated_root_trace)
     options = resolve_options(weights="random", style_layers=list(STYLE), content_layers="conv2_2")
     weights, place = load_weights("random", taps=options.taps), runtime("fp16")
     with FakeTensorMode():

@@ -16,16 +16,16 @@ from PIL import Image
 from processes import PATIENCE, finish, run_together, start
 
 import fastnst
-from fastnst.cli import main
-from fastnst.optimizers import make_optimizer
-from fastnst.options import resolve_options
+from fastnst.app.cli import main
+from fastnst.network.runtime import resolve_runtime
+from fastnst.network.tiles import reach_of
+from fastnst.optim import make_optimizer
+from fastnst.options.options import resolve_options
 from fastnst.output import save_image
-from fastnst.ranks import ALONE, Ranks, RanksError, joined
-from fastnst.result import Iterate, Result
-from fastnst.row_bands import make_bands
-from fastnst.runtime import resolve_runtime
-from fastnst.saved_run import load_run
-from fastnst.tile_grid import reach_of
+from fastnst.plan.ranks import ALONE, Ranks, RanksError, joined
+from fastnst.plan.row_bands import make_bands
+from fastnst.transfer.checkpoint import load_run
+from fastnst.transfer.result import Iterate, Result
 
 RUN: dict[str, Any] = {
     "size": 96,

@@ -16,9 +16,9 @@ from bench import highres_tables, optimiser_tables
 from bench.command_reference import command_reference, subcommands
 from bench.documentation import COMMANDS, outside_files, site_links
 from bench.options_table import options_table
-from fastnst import stylizer
-from fastnst.cli import build_parser, main
-from fastnst.networks import Networks
+from fastnst.app.cli import build_parser, main
+from fastnst.transfer import stylizer
+from fastnst.transfer.networks import Networks
 
 REPOSITORY = Path(__file__).parent.parent
 PAGES = sorted(

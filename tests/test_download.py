@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from fastnst import download
-from fastnst.download import claimed, fetch, sha256_of, unreachable_reason
 from fastnst.errors import WeightsError
+from fastnst.network import download
+from fastnst.network.download import claimed, fetch, sha256_of, unreachable_reason
 
 BODY = bytes(itertools.islice(itertools.cycle(range(251)), 300_000))
 PREFIX = hashlib.sha256(BODY).hexdigest()[:8]
@@ -297,7 +297,7 @@ def test_concurrent_downloads_fetch_once(server: Server, part: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="files are not locked there")
 def test_lock_is_free_after_the_process_was_killed(part: Path) -> None:
     program = (
-        "import sys, time; from pathlib import Path; from fastnst.download import claimed\n"
+        "import sys, time; from pathlib import Path; from fastnst.network.download import claimed\n"
         "with claimed(Path(sys.argv[1])) as path:\n"
         "    path.write_bytes(b'half'); print('locked', flush=True); time.sleep(60)"
     )

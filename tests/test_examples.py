@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bench.examples import draw, landscape, mosaic, noise, raster, swirls, woodcut
 from fastnst.errors import OptionError
-from fastnst.examples import NAMES, draw, example, landscape, mosaic, noise, raster, swirls, woodcut
+from fastnst.examples import NAMES, example
 
 SIZES = {
     "content": (768, 576),

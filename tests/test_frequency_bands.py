@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastnst.frequency_bands import Basis, Pixels, RadialBands
-from fastnst.inverse_hessian import _OPPONENTS, BandCurvature
-from fastnst.lbfgs import LBFGS, MOST_MOVE
+from fastnst.optim.frequency_bands import Basis, Pixels, RadialBands
+from fastnst.optim.inverse_hessian import _OPPONENTS, BandCurvature
+from fastnst.optim.lbfgs import LBFGS, MOST_MOVE
 
 SIZES = [(1, 1), (2, 2), (5, 8), (17, 12), (64, 33)]
 

@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from fastnst import cli
-from fastnst.architecture import layers_up_to
-from fastnst.config_file import read_config
+from fastnst.app import cli
+from fastnst.app.batch.manifest import read_manifest
+from fastnst.app.cli.config_file import read_config
 from fastnst.errors import FastnstError
-from fastnst.manifest import read_manifest
-from fastnst.options import Options, resolve_options
+from fastnst.network.architecture import layers_up_to
+from fastnst.network.weights_file import open_weights, read_convolutions
+from fastnst.options.options import Options, resolve_options
 from fastnst.output import read_parameters, save_image
-from fastnst.saved_run import FORMAT, load_run
-from fastnst.tensor_file import pieces_of, write_tensors
-from fastnst.weights_file import open_weights, read_convolutions
+from fastnst.transfer.checkpoint import FORMAT, load_run
+from fastnst.transfer.tensor_file import pieces_of, write_tensors
 
 NAMES = sorted(Options.__dataclass_fields__)
 HUGE = [10**400, -(10**400), 2**64, 1e308, 5e-324, float("nan"), float("inf")]

@@ -7,7 +7,7 @@ from PIL import Image
 
 from bench import gallery_settings, gallery_textures
 from bench.gallery_settings import SHEETS
-from fastnst.options import resolve_options
+from fastnst.options.options import resolve_options
 
 
 @pytest.mark.parametrize("name", SHEETS)

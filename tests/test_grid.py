@@ -9,8 +9,8 @@ import pytest
 from drawn import drawn
 from PIL import Image
 
-from fastnst import cli
-from fastnst.axes import Axis, make_axis
+from fastnst.app import cli
+from fastnst.app.cli.axes import Axis, make_axis
 from fastnst.errors import OptionError
 from fastnst.images import load_image
 from fastnst.output import read_parameters

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from fastnst import cli
+from fastnst.app import cli
 
 
 def foreign(path: Path, metadata: str) -> str:

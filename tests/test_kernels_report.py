@@ -18,7 +18,7 @@ from fastnst_kernels.aot import Job
 from fastnst_kernels.gpu import TARGETS
 
 from bench import kernels_report
-from fastnst import cli
+from fastnst.app import cli
 
 SUBSET_TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 

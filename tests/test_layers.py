@@ -5,14 +5,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastnst import edge_convolution, winograd
-from fastnst.backbone import build_backbone
-from fastnst.buffers import Buffers
 from fastnst.errors import FastnstError
-from fastnst.layers import Convolution, DirectLayers, Layers, Pool, WinogradLayers
-from fastnst.options import resolve_options
-from fastnst.runtime import resolve_runtime
-from fastnst.weights import load_weights
+from fastnst.network import edge_convolution, winograd
+from fastnst.network.backbone import build_backbone
+from fastnst.network.buffers import Buffers
+from fastnst.network.layers import Convolution, DirectLayers, Layers, Pool, WinogradLayers
+from fastnst.network.runtime import resolve_runtime
+from fastnst.network.weights import load_weights
+from fastnst.options.options import resolve_options
 
 needs_nnpack = pytest.mark.skipif(not winograd.available(), reason="torch has no NNPACK for this CPU")
 WAYS = pytest.mark.parametrize("way", ["direct", pytest.param("winograd", marks=needs_nnpack)])
@@ -124,7 +124,7 @@ def test_buffers_are_handed_out_again() -> None:
 
 @needs_nnpack
 def test_memory_does_not_grow() -> None:
-    from fastnst.objective import make_objective, style_targets
+    from fastnst.loss.objective import make_objective, style_targets
 
     options = resolve_options(weights="random", precision="winograd", style_layers=["conv1_1", "pool1", "conv2_2"])
     runtime = resolve_runtime(options)

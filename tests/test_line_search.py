@@ -9,9 +9,9 @@ from torch import Tensor
 
 from bench.plain_loop import Form, make_task, plain_loss
 from fastnst.examples import example
-from fastnst.lbfgs import LBFGS
-from fastnst.line_search import CURVATURE, MOST_TRIALS, SUFFICIENT_DECREASE, StrongWolfe
-from fastnst.options import resolve_options
+from fastnst.optim.lbfgs import LBFGS
+from fastnst.optim.line_search import CURVATURE, MOST_TRIALS, SUFFICIENT_DECREASE, StrongWolfe
+from fastnst.options.options import resolve_options
 
 Curve = Callable[[Tensor], Tensor]
 CURVES: dict[str, Curve] = {

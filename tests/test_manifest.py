@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from fastnst.app.batch.manifest import ManifestError, Row, for_each, parse_option, read_manifest
 from fastnst.errors import OptionError
-from fastnst.manifest import ManifestError, Row, for_each, parse_option, read_manifest
-from fastnst.options import resolve_options
+from fastnst.options.options import resolve_options
 
 
 def written(folder: Path, name: str, text: str | bytes) -> Path:

@@ -12,24 +12,24 @@ from processes import run_together
 from style_references import DISTANCES, features, moments, pooled
 
 from fastnst import CheckpointError, ImageError, OptionError, Stylizer, resume, stylize
-from fastnst.backbone import build_backbone
-from fastnst.band_objective import BandObjective
-from fastnst.cli import main
-from fastnst.guidance import Guidance
-from fastnst.manifest import parse_option, read_manifest
-from fastnst.masks import Mask, parse_masks
-from fastnst.objective import make_objective, style_targets
-from fastnst.options import resolve_options
+from fastnst.app.batch.manifest import parse_option, read_manifest
+from fastnst.app.cli import main
+from fastnst.loss.guidance import Guidance
+from fastnst.loss.objective import make_objective, style_targets
+from fastnst.loss.style_moments import region_targets
+from fastnst.loss.tile_style import tiled_style_targets
+from fastnst.loss.tiled_objective import make_tiled_objective
+from fastnst.network.backbone import build_backbone
+from fastnst.network.runtime import resolve_runtime
+from fastnst.network.tiles import make_grid, reach_of
+from fastnst.network.weights import load_weights
+from fastnst.options.masks import Mask, parse_masks
+from fastnst.options.options import resolve_options
 from fastnst.output import read_parameters
-from fastnst.planner import plan_run
-from fastnst.ranks import joined
-from fastnst.row_bands import make_bands
-from fastnst.runtime import resolve_runtime
-from fastnst.style_moments import region_targets
-from fastnst.tile_grid import make_grid, reach_of
-from fastnst.tile_style import tiled_style_targets
-from fastnst.tiled_objective import make_tiled_objective
-from fastnst.weights import load_weights
+from fastnst.plan.band_objective import BandObjective
+from fastnst.plan.planner import plan_run
+from fastnst.plan.ranks import joined
+from fastnst.plan.row_bands import make_bands
 
 SMALL: dict[str, Any] = {
     "precision": "fp32",

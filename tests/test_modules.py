@@ -11,13 +11,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 import fastnst
+from examples.feed_forward import Network, train
 from fastnst.errors import FastnstError, ImageError, OptionError
-from fastnst.examples.feed_forward import Network, train
-from fastnst.extractor import FeatureExtractor
-from fastnst.modules import ContentLoss, GramLoss, TVLoss
-from fastnst.objective import make_objective, style_targets
-from fastnst.perceptual import PerceptualLoss
-from fastnst.weights import load_weights
+from fastnst.loss.modules import ContentLoss, GramLoss, TVLoss
+from fastnst.loss.objective import make_objective, style_targets
+from fastnst.loss.perceptual import PerceptualLoss
+from fastnst.network.extractor import FeatureExtractor
+from fastnst.network.weights import load_weights
 
 NAMES = {"content_layers": ["conv2_1"], "style_layers": ["conv1_1", "conv2_1=2"], "weights": "random"}
 COMPILES = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
@@ -197,7 +197,7 @@ def test_extractor_stops_at_the_deepest_tap() -> None:
 def test_extractor_under_caffe_preprocessing() -> None:
     from dataclasses import replace
 
-    from fastnst.preprocessing import CAFFE
+    from fastnst.network.preprocessing import CAFFE
 
     weights = load_weights("random", taps=("conv1_1",))
     found = FeatureExtractor(replace(weights, preprocessing=CAFFE), layers=["conv1_1"])(images())["conv1_1"]
@@ -209,9 +209,9 @@ def test_extractor_under_caffe_preprocessing() -> None:
 @pytest.mark.parametrize("objective", ["relative", "paper"])
 @pytest.mark.parametrize("weights", [None, [1.0, 3.0]])
 def test_perceptual_loss_is_the_objective_of_stylize(objective: str, weights: list[float] | None) -> None:
-    from fastnst.backbone import build_backbone
-    from fastnst.options import resolve_options
-    from fastnst.runtime import resolve_runtime
+    from fastnst.network.backbone import build_backbone
+    from fastnst.network.runtime import resolve_runtime
+    from fastnst.options.options import resolve_options
 
     styles = [images(1, 28, seed)[0] for seed in (5, 6)]
     given: dict[str, Any] = {

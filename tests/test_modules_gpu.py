@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from fastnst.examples.feed_forward import Network
-from fastnst.perceptual import PerceptualLoss
+from examples.feed_forward import Network
+from fastnst.loss.perceptual import PerceptualLoss
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm GPU")]
 NAMES = {"content_layers": ["conv3_1"], "style_layers": ["conv1_1", "conv2_1", "conv3_1"], "weights": "random"}

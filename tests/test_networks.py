@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from fastnst.errors import WeightsError
-from fastnst.networks import Networks
-from fastnst.options import resolve_options
-from fastnst.runtime import resolve_runtime
-from fastnst.weights import Weights, load_weights
+from fastnst.network.runtime import resolve_runtime
+from fastnst.network.weights import Weights, load_weights
+from fastnst.options.options import resolve_options
+from fastnst.transfer.networks import Networks
 
 SHALLOW: dict[str, Any] = {"style_layers": "conv1_1", "content_layers": "conv1_2", "device": "cpu", "precision": "fp32"}
 

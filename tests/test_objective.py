@@ -6,12 +6,12 @@ import torch
 from network_samples import biased_network, smooth_and_rough
 from numpy_gatys import Network, objective
 
-from fastnst import winograd
-from fastnst.backbone import build_backbone
-from fastnst.objective import make_objective, style_targets
-from fastnst.options import Options, resolve_options
-from fastnst.runtime import resolve_runtime
-from fastnst.weights import Weights
+from fastnst.loss.objective import make_objective, style_targets
+from fastnst.network import winograd
+from fastnst.network.backbone import build_backbone
+from fastnst.network.runtime import resolve_runtime
+from fastnst.network.weights import Weights
+from fastnst.options.options import Options, resolve_options
 
 HEIGHT, WIDTH = 37, 50
 needs_nnpack = pytest.mark.skipif(not winograd.available(), reason="torch has no NNPACK for this CPU")

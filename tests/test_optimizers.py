@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastnst import lbfgs_history
-from fastnst.optimizers import LBFGS, Adam, Optimizer, make_optimizer
-from fastnst.options import Options, resolve_options
-from fastnst.runtime import resolve_runtime
+from fastnst.network.runtime import resolve_runtime
+from fastnst.optim import LBFGS, Adam, Optimizer, make_optimizer
+from fastnst.optim import history as lbfgs_history
+from fastnst.options.options import Options, resolve_options
 
 
 def quadratic(size: int = 36, condition: float = 1e3) -> tuple[Tensor, Tensor]:

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from fastnst.errors import OptionError
-from fastnst.option_groups import GROUPS
-from fastnst.option_values import OptionValues
-from fastnst.options import Options, resolve_options
-from fastnst.presets import PRESETS
+from fastnst.options.keywords import OptionValues
+from fastnst.options.option_groups import GROUPS
+from fastnst.options.options import Options, resolve_options
+from fastnst.options.presets import PRESETS
 
 
 def test_the_keyword_arguments_are_the_fields() -> None:

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 import fastnst
-from fastnst.batch_rows import pair_rows
-from fastnst.cli import main
+from fastnst.app.batch.batch_rows import pair_rows
+from fastnst.app.cli import main
 from fastnst.output import read_parameters
 from fastnst.picture_folder import pictures_at
 

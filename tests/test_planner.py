@@ -11,28 +11,30 @@ from typing import Any
 import pytest
 import torch
 
-from fastnst import plan_limit, plan_memory, winograd
-from fastnst.architecture import NETWORKS
-from fastnst.backbone import build_backbone
-from fastnst.commands import plan as command
-from fastnst.commands.plan import add_parser
+from fastnst.app.cli import plan as command
+from fastnst.app.cli.plan import add_parser
 from fastnst.errors import OptionError
 from fastnst.examples import example
-from fastnst.frequency_bands import RadialBands
-from fastnst.layers import WinogradLayers
+from fastnst.loss.objective import make_objective, style_targets
+from fastnst.loss.tiled_objective import make_tiled_objective
 from fastnst.memory import peak_extra_bytes
-from fastnst.objective import make_objective, style_targets
-from fastnst.options import Options, resolve_options
-from fastnst.plan import Plan
-from fastnst.plan_limit import Room
-from fastnst.plan_memory import kept_bytes, network_of, steps_of, tiled_bytes, untiled_bytes
-from fastnst.plan_space import optimizer_bytes
-from fastnst.plan_time import beside_seconds, forward_flops, measure_rate, measure_transfer_rate
-from fastnst.planner import plan_run, plan_tiles
-from fastnst.runtime import Runtime, resolve_runtime
-from fastnst.tile_grid import TileGrid, even_spans, make_grid, reach_of
-from fastnst.tiled_objective import make_tiled_objective
-from fastnst.weights import load_weights
+from fastnst.network import winograd
+from fastnst.network.architecture import NETWORKS
+from fastnst.network.backbone import build_backbone
+from fastnst.network.layers import WinogradLayers
+from fastnst.network.runtime import Runtime, resolve_runtime
+from fastnst.network.tiles import TileGrid, even_spans, make_grid, reach_of
+from fastnst.network.weights import load_weights
+from fastnst.optim.frequency_bands import RadialBands
+from fastnst.options.options import Options, resolve_options
+from fastnst.plan import machine as plan_limit
+from fastnst.plan import memory as plan_memory
+from fastnst.plan.machine import Room
+from fastnst.plan.memory import kept_bytes, network_of, steps_of, tiled_bytes, untiled_bytes
+from fastnst.plan.plan import Plan
+from fastnst.plan.plan_space import optimizer_bytes
+from fastnst.plan.planner import plan_run, plan_tiles
+from fastnst.plan.speed import beside_seconds, forward_flops, measure_rate, measure_transfer_rate
 
 SHALLOW: dict[str, Any] = {"style_layers": ["conv1_1", "conv2_1", "conv3_1"], "content_layers": "conv2_2"}
 HELD = 400_000_000
@@ -308,17 +310,17 @@ def test_the_planned_peak_is_the_measured_one(precision: str, tile: str, size: i
 
 _PEAK = """
 import gc, sys, torch
-from fastnst.backbone import build_backbone
-from fastnst.descent import Descent
-from fastnst.guidance import Guidance
+from fastnst.network.backbone import build_backbone
+from fastnst.transfer.descent import Descent
+from fastnst.loss.guidance import Guidance
 from fastnst.measure import peak_resident_bytes
-from fastnst.objective import style_targets
-from fastnst.optimizers import make_optimizer
-from fastnst.options import resolve_options
-from fastnst.planner import plan_run
-from fastnst.runtime import resolve_runtime
-from fastnst.tile_halving import FittingObjective
-from fastnst.weights import load_weights
+from fastnst.loss.objective import style_targets
+from fastnst.optim import make_optimizer
+from fastnst.options.options import resolve_options
+from fastnst.plan.planner import plan_run
+from fastnst.network.runtime import resolve_runtime
+from fastnst.plan.fitting import FittingObjective
+from fastnst.network.weights import load_weights
 precision, size, tile, loss, count = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5])
 masks = [("mask.png", None)] * count or None
 options = resolve_options(weights="random", precision=precision, optimizer="adam", style_loss=loss, masks=masks)
@@ -374,7 +376,7 @@ def parse(*words: str) -> argparse.Namespace:
 
 @pytest.fixture
 def _no_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastnst.plan_time.measure_rate", lambda runtime: 1e11)
+    monkeypatch.setattr("fastnst.plan.speed.measure_rate", lambda runtime: 1e11)
 
 
 @pytest.mark.usefixtures("machine", "_no_calibration")

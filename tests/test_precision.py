@@ -11,10 +11,10 @@ import torch
 from bench import bench_precision
 from bench.bench_precision import ALLOWED
 from bench.rounded_layers import rounded
-from fastnst import winograd
 from fastnst.examples import example
-from fastnst.options import resolve_options
-from fastnst.runtime import resolve_runtime
+from fastnst.network import winograd
+from fastnst.network.runtime import resolve_runtime
+from fastnst.options.options import resolve_options
 
 
 def test_values_are_rounded_to_the_nearest_of_the_format() -> None:

@@ -11,17 +11,17 @@ import torch.nn.functional as F
 from network_samples import biased_network, smooth_and_rough
 from torch import Tensor
 
-from fastnst.backbone import build_backbone
 from fastnst.errors import FastnstWarning, OptionError
-from fastnst.objective import make_objective, style_targets
-from fastnst.options import resolve_options
-from fastnst.perceptual import PerceptualLoss
-from fastnst.preprocessing import IMAGENET, Preprocessing
-from fastnst.presets import PRESETS
-from fastnst.pyramid import scale_edges, scale_iterations
-from fastnst.runtime import resolve_runtime
-from fastnst.stylizer import Stylizer
-from fastnst.weights import Weights, load_weights, save_weights
+from fastnst.loss.objective import make_objective, style_targets
+from fastnst.loss.perceptual import PerceptualLoss
+from fastnst.network.backbone import build_backbone
+from fastnst.network.preprocessing import IMAGENET, Preprocessing
+from fastnst.network.runtime import resolve_runtime
+from fastnst.network.weights import Weights, load_weights, save_weights
+from fastnst.options.options import resolve_options
+from fastnst.options.presets import PRESETS
+from fastnst.transfer.pyramid import scale_edges, scale_iterations
+from fastnst.transfer.stylizer import Stylizer
 
 BLOCKS = ((1, 2), (2, 2), (3, 4), (4, 4), (5, 1))
 STYLE = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastnst.cli import main
-from fastnst.config_file import read_config
+from fastnst.app.batch.manifest import read_manifest
+from fastnst.app.cli import main
+from fastnst.app.cli.config_file import read_config
 from fastnst.images import load_image
-from fastnst.manifest import read_manifest
 from fastnst.output import read_parameters
 
 CONFIG = """

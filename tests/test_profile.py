@@ -11,12 +11,12 @@ from fastnst_kernels import image, torch_gram
 from fastnst_kernels.gpu import TARGETS
 
 from fastnst import measure, profiling
-from fastnst.cli import main
+from fastnst.app.cli import main
 from fastnst.errors import FastnstError
 from fastnst.memory import peak_extra_bytes
-from fastnst.options import resolve_options
+from fastnst.network.runtime import Runtime, resolve_runtime
+from fastnst.options.options import resolve_options
 from fastnst.profiling import OPERATIONS, Problem, Roofline, Work, contender, expected, forms, profile, work_of
-from fastnst.runtime import Runtime, resolve_runtime
 from fastnst.step_profile import profile_steps, steps
 from fastnst.verification import STYLE_LAYERS, worst
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fastnst.pyramid import scale_edges, scale_iterations
+from fastnst.transfer.pyramid import scale_edges, scale_iterations
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import hashlib
 import numpy as np
 import pytest
 
-from fastnst.architecture import layers_of
-from fastnst.random_network import random_convolutions
+from fastnst.network.architecture import layers_of
+from fastnst.network.builtin import random_convolutions
 
 CONVOLUTIONS = [layer for layer in layers_of("vgg19")[:7] if not layer.is_pool]
 

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 import fastnst
-from fastnst.canvas import Canvas
-from fastnst.cli import main
+from fastnst.app.cli import main
 from fastnst.output import read_parameters
-from fastnst.stylizer import Stylizer
+from fastnst.transfer.canvas import Canvas
+from fastnst.transfer.stylizer import Stylizer
 
 SMALL: dict[str, Any] = {"size": 40, "iterations": 3, "weights": "random"}
 FLAGS = ["--size", "40", "--iterations", "3", "--weights", "random", "--quiet"]

@@ -18,9 +18,9 @@ from processes import forked
 from safetensors.torch import load_file, save_file
 
 import fastnst
-from fastnst import cli
-from fastnst import saved_run as module
-from fastnst.saved_run import load_run, save_run
+from fastnst.app import cli
+from fastnst.transfer import checkpoint as module
+from fastnst.transfer.checkpoint import load_run, save_run
 
 SMALL: dict[str, Any] = {
     "size": 48,

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 
 import fastnst
-from fastnst import stylizer, tile_content, tiled_objective
-from fastnst.best_image import BestAside, BestInPlace
-from fastnst.plan import Plan
-from fastnst.side_copies import SideCopier, TileStore, in_main_memory
-from fastnst.stylizer import Stylizer
-from fastnst.tile_content import OnHost
+from fastnst.loss import content as tile_content
+from fastnst.loss import tiled_objective
+from fastnst.loss.content import OnHost
+from fastnst.loss.side_copies import SideCopier, TileStore, in_main_memory
+from fastnst.plan.plan import Plan
+from fastnst.transfer import stylizer
+from fastnst.transfer.best_image import BestAside, BestInPlace
+from fastnst.transfer.stylizer import Stylizer
 from tests.late_copies import LateCopier
 
 CPU = torch.device("cpu")

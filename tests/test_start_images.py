@@ -10,11 +10,11 @@ from PIL import Image
 
 import fastnst
 from fastnst.errors import OptionError
+from fastnst.network.preprocessing import CAFFE, IMAGENET
 from fastnst.picture import Picture
-from fastnst.preprocessing import CAFFE, IMAGENET
 from fastnst.resizing import fitted_size
-from fastnst.saved_run import load_run
-from fastnst.start_images import even_colour, mean_colour, network_grey, recoloured, white_noise
+from fastnst.transfer.checkpoint import load_run
+from fastnst.transfer.start_images import even_colour, mean_colour, network_grey, recoloured, white_noise
 
 SMALL: dict[str, Any] = {
     "scales": None,

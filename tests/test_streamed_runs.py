@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 import fastnst
-from fastnst import output, streamed_picture, stylizer
+from fastnst import output, streamed_picture
+from fastnst.transfer import stylizer
 
 SMALL: dict[str, Any] = {
     "iterations": 1,

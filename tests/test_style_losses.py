@@ -10,22 +10,22 @@ from network_samples import biased_network
 from style_references import DISTANCES, FACTORS, features, moments
 
 from fastnst import OptionError, Stylizer, stylize
-from fastnst.backbone import Backbone, build_backbone
-from fastnst.guidance import Guidance
 from fastnst.images import load_image
-from fastnst.matrix_root import iterated_root_trace, root, root_trace
-from fastnst.objective import make_objective, style_targets
-from fastnst.options import Options, resolve_options
-from fastnst.planner import plan_run
-from fastnst.ranks import Ranks
-from fastnst.runtime import Runtime, resolve_runtime
-from fastnst.sliced import unit_vectors
-from fastnst.style_statistics import Moments, moment_loss, moment_targets
-from fastnst.taps import LayerTap
-from fastnst.tile_grid import make_grid, reach_of
-from fastnst.tile_style import tiled_style_targets
-from fastnst.tiled_objective import make_tiled_objective
-from fastnst.weights import Weights
+from fastnst.loss.guidance import Guidance
+from fastnst.loss.matrix_root import iterated_root_trace, root, root_trace
+from fastnst.loss.objective import make_objective, style_targets
+from fastnst.loss.sliced import unit_vectors
+from fastnst.loss.style_statistics import Moments, moment_loss, moment_targets
+from fastnst.loss.taps import LayerTap
+from fastnst.loss.tile_style import tiled_style_targets
+from fastnst.loss.tiled_objective import make_tiled_objective
+from fastnst.network.backbone import Backbone, build_backbone
+from fastnst.network.runtime import Runtime, resolve_runtime
+from fastnst.network.tiles import make_grid, reach_of
+from fastnst.network.weights import Weights
+from fastnst.options.options import Options, resolve_options
+from fastnst.plan.planner import plan_run
+from fastnst.plan.ranks import Ranks
 
 SMALL: dict[str, Any] = {
     "precision": "fp32",

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from fastnst import stylize
-from fastnst.backbone import build_backbone
-from fastnst.guidance import Guidance
-from fastnst.objective import make_objective, style_targets
-from fastnst.options import resolve_options
-from fastnst.runtime import resolve_runtime
-from fastnst.weights import load_weights
+from fastnst.loss.guidance import Guidance
+from fastnst.loss.objective import make_objective, style_targets
+from fastnst.network.backbone import build_backbone
+from fastnst.network.runtime import resolve_runtime
+from fastnst.network.weights import load_weights
+from fastnst.options.options import resolve_options
 
 pytestmark = [
     pytest.mark.gpu,

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 import fastnst
-from fastnst import stylizer as module
-from fastnst.objective import Loss, Objective
+from fastnst.loss.objective import Loss, Objective
+from fastnst.transfer import stylizer as module
 
 SMALL: dict[str, Any] = {
     "size": 48,
@@ -266,7 +266,7 @@ def test_a_gpu_follows_the_cpu(precision: str) -> None:
 
 def test_a_limit_of_time_ends_the_run_at_its_full_size(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr("fastnst.run.time.perf_counter", lambda: now)
+    monkeypatch.setattr("fastnst.transfer.run.time.perf_counter", lambda: now)
 
     def wait(_: fastnst.Iterate) -> None:
         nonlocal now
@@ -309,7 +309,7 @@ def test_a_loss_of_zero_has_settled() -> None:
 
 def test_a_run_that_made_all_its_steps_was_not_ended_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr("fastnst.run.time.perf_counter", lambda: now)
+    monkeypatch.setattr("fastnst.transfer.run.time.perf_counter", lambda: now)
 
     def wait(_: fastnst.Iterate) -> None:
         nonlocal now

@@ -7,8 +7,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from fastnst import tensor_file
-from fastnst.tensor_file import Pieces, is_whole, pieces_of, write_tensors
+from fastnst.transfer import tensor_file
+from fastnst.transfer.tensor_file import Pieces, is_whole, pieces_of, write_tensors
 
 
 @pytest.fixture(autouse=True)

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 import fastnst
-from fastnst.canvas import Canvas, parse_canvas
-from fastnst.cli import main
-from fastnst.job import Job, Outputs
+from fastnst.app.cli import main
+from fastnst.app.cli.job import Job, Outputs
 from fastnst.output import read_parameters
+from fastnst.transfer.canvas import Canvas, parse_canvas
 
 SMALL: dict[str, Any] = {
     "iterations": 4,

@@ -22,8 +22,8 @@ from PIL import Image
 from processes import PATIENCE
 
 import fastnst
-from fastnst import cli
-from fastnst.process_settings import HeldSetting
+from fastnst.app import cli
+from fastnst.network.process_settings import HeldSetting
 from fastnst.quiet import quietened
 
 SMALL: Mapping[str, Any] = {

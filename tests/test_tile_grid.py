@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastnst.architecture import NETWORKS, layers_up_to
 from fastnst.errors import OptionError
-from fastnst.tile_grid import Reach, Span, Tile, TileGrid, even_spans, levels_of, make_grid, reach_of
+from fastnst.network.architecture import NETWORKS, layers_up_to
+from fastnst.network.tiles import Reach, Span, Tile, TileGrid, even_spans, levels_of, make_grid, reach_of
 
 LAYERS = [layer.name for layer in NETWORKS["vgg19"]]
 

@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 import torch
 
-from fastnst.backbone import Backbone, build_backbone
-from fastnst.descent import Descent
 from fastnst.errors import FastnstWarning
-from fastnst.objective import make_objective, style_targets
-from fastnst.optimizers import make_optimizer
-from fastnst.options import resolve_options
-from fastnst.plan import Plan
-from fastnst.planner import next_smaller, plan_run
-from fastnst.runtime import resolve_runtime
-from fastnst.tile_halving import FittingObjective
-from fastnst.weights import load_weights
+from fastnst.loss.objective import make_objective, style_targets
+from fastnst.network.backbone import Backbone, build_backbone
+from fastnst.network.runtime import resolve_runtime
+from fastnst.network.weights import load_weights
+from fastnst.optim import make_optimizer
+from fastnst.options.options import resolve_options
+from fastnst.plan.fitting import FittingObjective
+from fastnst.plan.plan import Plan
+from fastnst.plan.planner import next_smaller, plan_run
+from fastnst.transfer.descent import Descent
 
 SIZE = (60, 71)
 OPTIONS = resolve_options(

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from fastnst.errors import OptionError
-from fastnst.tile_options import in_words, parse_memory, parse_tile
+from fastnst.options.tile_options import in_words, parse_memory, parse_tile
 
 
 @pytest.mark.parametrize(

@@ -10,18 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from network_samples import biased_network, noise
 
-from fastnst import winograd
-from fastnst.backbone import Backbone, build_backbone
 from fastnst.errors import FastnstError, OptionError
-from fastnst.objective import Objective, make_objective, style_targets
-from fastnst.options import Options, resolve_options
-from fastnst.runtime import Runtime, resolve_runtime
-from fastnst.side_copies import TileStore
-from fastnst.tile_content import PLACES
-from fastnst.tile_grid import TileGrid, even_spans, make_grid, reach_of
-from fastnst.tile_style import tiled_style_targets
-from fastnst.tiled_objective import LEVELS, TiledObjective, make_tiled_objective
-from fastnst.weights import Weights
+from fastnst.loss.content import PLACES
+from fastnst.loss.objective import Objective, make_objective, style_targets
+from fastnst.loss.side_copies import TileStore
+from fastnst.loss.tile_style import tiled_style_targets
+from fastnst.loss.tiled_objective import LEVELS, TiledObjective, make_tiled_objective
+from fastnst.network import winograd
+from fastnst.network.backbone import Backbone, build_backbone
+from fastnst.network.runtime import Runtime, resolve_runtime
+from fastnst.network.tiles import TileGrid, even_spans, make_grid, reach_of
+from fastnst.network.weights import Weights
+from fastnst.options.options import Options, resolve_options
 from tests.late_copies import LateCopier
 
 needs_nnpack = pytest.mark.skipif(not winograd.available(), reason="torch has no NNPACK for this CPU")
@@ -195,7 +195,7 @@ def test_places_of_the_content(
 
 def test_a_full_disk(weights: dict[str, Weights], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr("fastnst.tile_content.Path.__truediv__", lambda self, name: Path("/dev/full"))
+    monkeypatch.setattr("fastnst.loss.content.Path.__truediv__", lambda self, name: Path("/dev/full"))
     example = Case(weights, 41, 50, **SHALLOW)
     with pytest.raises(FastnstError, match=r"cannot be written to .*No space left.*TMPDIR"):
         example.tiled(example.grid(16), content_place="disk")
@@ -249,7 +249,7 @@ def test_memory_does_not_grow(level: str, weights: dict[str, Weights], monkeypat
         fresh.append(size)
         return empty(*size, **options)  # type: ignore[no-any-return]
 
-    monkeypatch.setattr("fastnst.buffers.torch.empty", counted)
+    monkeypatch.setattr("fastnst.network.buffers.torch.empty", counted)
     for _ in range(2):
         objective.loss_and_gradient(example.image)
     monkeypatch.undo()

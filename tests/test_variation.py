@@ -7,15 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastnst.backbone import build_backbone
-from fastnst.band_variation import BandVariation
-from fastnst.objective import Evaluation, make_objective
-from fastnst.options import resolve_options
-from fastnst.perceptual import PerceptualLoss
-from fastnst.runtime import resolve_runtime
-from fastnst.tile_grid import make_grid, reach_of
-from fastnst.tiled_objective import make_tiled_objective
-from fastnst.weights import load_weights
+from fastnst.loss.objective import Evaluation, make_objective
+from fastnst.loss.perceptual import PerceptualLoss
+from fastnst.loss.tiled_objective import make_tiled_objective
+from fastnst.network.backbone import build_backbone
+from fastnst.network.runtime import resolve_runtime
+from fastnst.network.tiles import make_grid, reach_of
+from fastnst.network.weights import load_weights
+from fastnst.options.options import resolve_options
+from fastnst.plan.band_variation import BandVariation
 
 KINDS = ("squared", "absolute", "nine-point")
 HEIGHT, WIDTH = 23, 18

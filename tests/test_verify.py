@@ -13,7 +13,7 @@ import pytest
 import torch
 from fastnst_kernels import torch_gram, torch_image, torch_relu, torch_tap
 
-from fastnst.cli import main
+from fastnst.app.cli import main
 from fastnst.errors import FastnstError
 from fastnst.verification import (
     FAMILIES,

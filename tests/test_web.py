@@ -13,24 +13,24 @@ import torch
 from PIL import Image
 from processes import PATIENCE
 
-from fastnst import cli
+from fastnst.app import cli
+from fastnst.app.web import visits as visits_module
+from fastnst.app.web.controls import HOST_OPTIONS, MAIN, make_controls, read_form
+from fastnst.app.web.desk import Desk
+from fastnst.app.web.limits import Limits
+from fastnst.app.web.progress import progress_of
+from fastnst.app.web.results import Kept, Request, keep, oldest_first
+from fastnst.app.web.studio import Studio
+from fastnst.app.web.ticket import DONE, FAILED, RUNNING, WAITING, Ticket
+from fastnst.app.web.uploads import Upload, plain_name, read_upload
+from fastnst.app.web.visits import Visit, Visits, continued
 from fastnst.errors import ImageError, OptionError
 from fastnst.examples import example
 from fastnst.images import load_image
-from fastnst.options import Options, resolve_options
+from fastnst.options.options import Options, resolve_options
+from fastnst.options.presets import PRESETS
 from fastnst.output import read_parameters
-from fastnst.presets import PRESETS
-from fastnst.result import LossRecord, Result
-from fastnst.web import visits as visits_module
-from fastnst.web.controls import HOST_OPTIONS, MAIN, make_controls, read_form
-from fastnst.web.desk import Desk
-from fastnst.web.limits import Limits
-from fastnst.web.progress import progress_of
-from fastnst.web.results import Kept, Request, keep, oldest_first
-from fastnst.web.studio import Studio
-from fastnst.web.ticket import DONE, FAILED, RUNNING, WAITING, Ticket
-from fastnst.web.uploads import Upload, plain_name, read_upload
-from fastnst.web.visits import Visit, Visits, continued
+from fastnst.transfer.result import LossRecord, Result
 
 FAST = {"size": "48", "iterations": "3", "scales": "none", "style_layers": "conv1_1", "content_layers": "conv2_1"}
 HOST = {"weights": "random", "device": "cpu"}
@@ -505,7 +505,7 @@ def test_the_network_is_loaded_once(studio: Studio, monkeypatch: pytest.MonkeyPa
     def never(*_: Any, **__: Any) -> None:
         raise RuntimeError("loaded again")
 
-    monkeypatch.setattr("fastnst.stylizer.load_weights", never)
+    monkeypatch.setattr("fastnst.transfer.stylizer.load_weights", never)
     assert run(studio, request(number=2)).state == DONE
 
 

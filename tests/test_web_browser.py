@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastnst import cli
+from fastnst.app import cli
 from fastnst.output import read_parameters
 from tests.web_server import serving
 
@@ -283,7 +283,7 @@ def test_the_examples_are_two_clicks_away(tab: Tab) -> None:
 def test_a_closed_tab_frees_the_queue(
     browser: Any, address: str, pictures: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastnst.web.visits.AWAY_SECONDS", 0.5)
+    monkeypatch.setattr("fastnst.app.web.visits.AWAY_SECONDS", 0.5)
     first, second = Tab(browser, address), Tab(browser, address)
     for one, iterations in ((first, "5000"), (second, "2")):
         one.give(*pictures)

@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 from processes import PATIENCE
 
+from fastnst.app.web.guard import is_local
 from fastnst.output import read_parameters
-from fastnst.web.guard import is_local
 from tests.web_server import serving
 
 pytest.importorskip("starlette", reason="the page's server is the extra web")
@@ -242,7 +242,7 @@ def test_bad_options(address: str) -> None:
 def test_a_second_visitor_waits_and_a_closed_page_frees_the_queue(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastnst.web.visits.AWAY_SECONDS", 0.3)
+    monkeypatch.setattr("fastnst.app.web.visits.AWAY_SECONDS", 0.3)
     first, second = Page(address), Page(address)
     watching, waiting = first.listen(), second.listen()
     assert first.start(iterations="100000")[0] == 200
@@ -299,8 +299,8 @@ def test_ctrl_c_ends_it_while_a_run_goes_on() -> None:
 
 
 def test_a_warning_where_others_can_reach_it(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    from fastnst import cli
-    from fastnst.web import serve
+    from fastnst.app import cli
+    from fastnst.app.web import serve
 
     def nothing(self: Any, sockets: Any) -> None:
         raise KeyboardInterrupt

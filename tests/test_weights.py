@@ -24,10 +24,10 @@ from checkpoints import (
 )
 from safetensors import safe_open
 
-from fastnst import weights
 from fastnst.errors import FastnstWarning, OptionError, WeightsError
-from fastnst.preprocessing import CAFFE, IMAGENET
-from fastnst.weights import Preprocessing, load_weights
+from fastnst.network import weights
+from fastnst.network.preprocessing import CAFFE, IMAGENET
+from fastnst.network.weights import Preprocessing, load_weights
 
 
 @pytest.fixture(autouse=True)
@@ -351,7 +351,7 @@ def test_not_on_the_server(server: Server) -> None:
 def test_a_download_that_breaks_goes_on_later(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: bytes, name: str
 ) -> None:
-    monkeypatch.setattr("fastnst.download.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("fastnst.network.download.time.sleep", lambda seconds: None)
     server.cut = 1000
     with pytest.raises(WeightsError, match=r"closed after 1000 of"):
         load_weights("imagenet", taps=TAPS)

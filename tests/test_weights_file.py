@@ -28,10 +28,10 @@ from checkpoints import (
 )
 from safetensors.torch import save_file
 
-from fastnst.architecture import layers_up_to
 from fastnst.errors import WeightsError
-from fastnst.preprocessing import IMAGENET, Preprocessing
-from fastnst.weights_file import open_weights, read_convolutions, save_weights
+from fastnst.network.architecture import layers_up_to
+from fastnst.network.preprocessing import IMAGENET, Preprocessing
+from fastnst.network.weights_file import open_weights, read_convolutions, save_weights
 
 INDICES = {
     "vgg16": (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28),

@@ -14,25 +14,25 @@ from network_samples import biased_network, noise
 from torch import Tensor
 
 import fastnst
-from fastnst import winograd
-from fastnst.architecture import layers_up_to
-from fastnst.backbone import build_backbone
-from fastnst.canvas import Canvas
-from fastnst.cli import main
+from fastnst.app.cli import main
 from fastnst.errors import OptionError
 from fastnst.images import load_image
-from fastnst.objective import Objective, make_objective, style_targets
-from fastnst.options import Options, resolve_options
+from fastnst.loss.objective import Objective, make_objective, style_targets
+from fastnst.loss.tile_style import tiled_style_targets
+from fastnst.loss.tiled_objective import make_tiled_objective
+from fastnst.network import winograd
+from fastnst.network.architecture import layers_up_to
+from fastnst.network.backbone import build_backbone
+from fastnst.network.runtime import resolve_runtime
+from fastnst.network.tiles import Reach, make_grid, reach_of
+from fastnst.network.weights import Weights
+from fastnst.options.options import Options, resolve_options
 from fastnst.output import save_image
-from fastnst.plan_memory import network_of, untiled_bytes
-from fastnst.ranks import Ranks
+from fastnst.plan.memory import network_of, untiled_bytes
+from fastnst.plan.ranks import Ranks
 from fastnst.resizing import resize
-from fastnst.runtime import resolve_runtime
-from fastnst.stylizer import Stylizer
-from fastnst.tile_grid import Reach, make_grid, reach_of
-from fastnst.tile_style import tiled_style_targets
-from fastnst.tiled_objective import make_tiled_objective
-from fastnst.weights import Weights
+from fastnst.transfer.canvas import Canvas
+from fastnst.transfer.stylizer import Stylizer
 from fastnst.wrapping import bordered, resize_wrapped, seam_variation
 
 needs_nnpack = pytest.mark.skipif(not winograd.available(), reason="torch has no NNPACK for this CPU")

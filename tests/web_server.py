@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from fastnst.web.limits import Limits
+from fastnst.app.web.limits import Limits
 
 HOST = {"weights": "random", "device": "cpu"}
 
@@ -13,8 +13,8 @@ HOST = {"weights": "random", "device": "cpu"}
 @contextmanager
 def serving(**limits: Any) -> Iterator[str]:
     """Serves a page of these limits on 127.0.0.1 with the random network; gives its address."""
-    from fastnst.web.app import App
-    from fastnst.web.serve import Server, bound
+    from fastnst.app.web.app import App
+    from fastnst.app.web.serve import Server, bound
 
     with bound("127.0.0.1", 0) as listening:
         app = App(HOST, Limits(**limits))

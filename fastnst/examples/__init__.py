@@ -1,4 +1,4 @@
-"""The example pictures that come with the package, drawn by `python -m fastnst.examples.draw`."""
+"""The example pictures that come with the package, drawn by `python -m bench.examples.draw`."""
 
 from pathlib import Path
 

@@ -11,7 +11,7 @@ import torch
 from fastnst_kernels import budget
 from torch import Tensor
 
-from fastnst.runtime import float32_products
+from fastnst.network.runtime import float32_products
 
 Shape = tuple[int, int, int, int]
 

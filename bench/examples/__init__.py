@@ -1,0 +1,1 @@
+"""The scripts that draw the example pictures of `fastnst.examples`: `python -m bench.examples.draw`."""

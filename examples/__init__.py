@@ -1,0 +1,1 @@
+"""Programs to read, which use fastnst as a library."""

@@ -1,0 +1,1 @@
+"""The ways in: the command line, batches, the page. They may import everything, and nothing else imports them."""

@@ -1,0 +1,125 @@
+"""The command `fastnst`: its subcommands, one module each, and how its errors are shown.
+
+The modules of `fastnst.app` may import everything, and nothing else imports them.
+"""
+
+import argparse
+import io
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TextIO
+
+from fastnst import __version__
+from fastnst.app.cli.arguments import Parser
+from fastnst.app.cli.exit_codes import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_USAGE
+from fastnst.errors import FastnstError, FastnstWarning, Interrupted, OptionError
+
+# The modules in the order of `fastnst --help`. They import what they need when they run, for the help must not wait for
+# torch; they are imported by name here, for they import their neighbours in this package.
+_COMMANDS = (
+    "stylize",
+    "texture",
+    "reconstruct",
+    "resume",
+    "batch",
+    "grid",
+    "compare",
+    "rerun",
+    "web",
+    "info",
+    "plan",
+    "verify",
+    "profile",
+    "kernels",
+    "env",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code: 0, 1 for bad input or a failed check, 2 without a command, 130 for
+    Ctrl-C."""
+    # Before torch is imported: threads that wait by spinning make a run ten times slower beside another busy process.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    _make_streams_safe()
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if not words:
+        build_parser().print_help(sys.stderr)
+        return EXIT_USAGE
+    parsed = build_parser().parse_args(words)
+    with warnings.catch_warnings():
+        warnings.showwarning = _plain_warning
+        warnings.simplefilter("always", FastnstWarning)
+        try:
+            _check_alone(parsed)
+            code = int(parsed.run(parsed))
+            sys.stdout.flush()
+            return code
+        except FastnstError as error:
+            _complain(error)
+            return EXIT_BAD_INPUT
+        except (KeyboardInterrupt, Interrupted) as stop:
+            _complain(f"interrupted. {stop}".removesuffix(". "))
+            return EXIT_INTERRUPTED
+        except BrokenPipeError:
+            # What reads our output has had enough; the interpreter must not try to write the rest.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return EXIT_BAD_INPUT
+        except OSError as error:
+            _complain(
+                f"{error.strerror or error} on the standard output or a file; free some space or choose another place"
+            )
+            return EXIT_BAD_INPUT
+
+
+def _check_alone(parsed: argparse.Namespace) -> None:
+    """Raises OptionError where torchrun started several processes of a command that one does alone."""
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1 and "RANK" in os.environ and not getattr(parsed, "together", False):
+        raise OptionError(
+            "several processes share the work of stylize, texture, reconstruct and resume alone; start this one "
+            "without torchrun"
+        )
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the command. What it parses has `run`, a function of it that returns the exit code."""
+    parser = Parser(
+        prog="fastnst",
+        description="Neural style transfer by optimisation, exact to Gatys, Ecker and Bethge (2016).",
+        epilog="fastnst COMMAND --help tells the arguments of a command. To begin: "
+        "fastnst stylize photo.jpg painting.jpg -o result.png",
+    )
+    parser.add_argument("--version", action="version", version=f"fastnst {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name in _COMMANDS:
+        import_module(f"fastnst.app.cli.{name}").add_parser(commands)
+    import_module("fastnst.app.cli.completion").add_parser(commands, build_parser)
+    return parser
+
+
+def _make_streams_safe() -> None:
+    """A closed stream goes nowhere, and a character that a stream cannot write is written as its code."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  (it stays open for the life of the process)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _plain_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    print(f"fastnst: warning: {message}", file=sys.stderr)
+
+
+def _complain(message: object) -> None:
+    print(f"fastnst: error: {message}", file=sys.stderr)

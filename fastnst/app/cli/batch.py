@@ -1,0 +1,271 @@
+"""`fastnst batch`: many contents in many styles, on all the devices there are."""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from fastnst.app.cli.exit_codes import EXIT_BAD_INPUT, EXIT_INTERRUPTED
+from fastnst.app.cli.signals import heard
+from fastnst.errors import FastnstError, Interrupted, OptionError
+from fastnst.places import check_place
+
+if TYPE_CHECKING:
+    from fastnst.app.batch.batch import Pool
+    from fastnst.app.batch.batch_task import Outcome, Task
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the command to those of `fastnst`."""
+    from fastnst.app.cli.arguments import add_options, whole_number
+
+    parser = commands.add_parser(
+        "batch",
+        help="render many pictures in many styles",
+        usage="%(prog)s MANIFEST [-o FOLDER] [OPTION …]\n"
+        "       %(prog)s --content PATH [PATH …] --style PATH [PATH …] -o FOLDER [OPTION …]",
+        description="Renders each row of MANIFEST, or each of the contents in each of the styles. A picture that fails "
+        "does not stop the rest; the exit code is 0 if all went well and 1 if some failed. The other options are those "
+        "of stylize, for all rows that do not have their own.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "manifest",
+        metavar="MANIFEST",
+        nargs="?",
+        help="a CSV file (.csv) or JSON lines (.jsonl) with content, style, output and any option in each row; its "
+        "paths are taken from its folder",
+    )
+    parser.add_argument("--content", metavar="PATH", nargs="+", help="pictures to render, or folders of them")
+    parser.add_argument("--style", metavar="PATH", nargs="+", help="pictures whose style they get, or folders of them")
+    parser.add_argument(
+        "-o", "--output", metavar="FOLDER", help="where outputs go (default: the manifest's folder); made if missing"
+    )
+    parser.add_argument(
+        "--name",
+        metavar="NAME",
+        default="{content}_{style}.png",
+        help="names the outputs that have no name, by {content}, {style} and {number} (default: %(default)s)",
+    )
+    parser.add_argument("--resume", action="store_true", help="leave out what is there, made from the same inputs")
+    parser.add_argument(
+        "--log", metavar="FILE", help="failures, as JSON lines (default: failures.jsonl in FOLDER, or by the manifest)"
+    )
+    parser.add_argument(
+        "--workers",
+        metavar="N",
+        type=whole_number,
+        help="pictures at a time, each in a process of its own, with its own --max-memory (default: one for each GPU, "
+        "or one on a CPU)",
+    )
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        nargs="?",
+        const="",
+        help="work on a Ray cluster (fastnst[ray]): that at ADDRESS, or by RAY_ADDRESS, or one of this machine",
+    )
+    add_options(parser)
+    parser.add_argument("--quiet", action="store_true", help="no progress bar and no closing line")
+    parser.add_argument("--json", action="store_true", help="print one JSON object for each result on stdout")
+    parser.set_defaults(run=run)
+
+
+def run(parsed: argparse.Namespace) -> int:
+    from fastnst.app.batch.batch import run_batch
+    from fastnst.app.batch.batch_rows import grouped, missing_inputs
+
+    began = time.perf_counter()
+    if parsed.workers is not None and parsed.workers < 1:
+        raise OptionError(f"--workers {parsed.workers} is too small; it must be 1 or more")
+    _check_given(parsed)
+    log_path = _log_path(parsed)
+    tasks = _tasks(parsed)
+    lost = missing_inputs(tasks)
+    left = grouped(task for task in tasks if task.number not in {outcome.task.number for outcome in lost})
+    with _opened(log_path) as log, _Report(parsed, log, len(tasks)) as report, _stop_on_signal() as stop:
+        for outcome in lost:
+            report.add(outcome)
+        try:
+            if left:
+                with closing(run_batch(*_pool(parsed, left), stop.asked)) as outcomes:
+                    for outcome in outcomes:
+                        report.add(outcome)
+        except KeyboardInterrupt:
+            raise Interrupted(f"{report.summary()}; go on with --resume") from None
+    failed = report.counts["failed"]
+    where = f"; see {log_path}" if failed else ""
+    if failed or stop.signals or not parsed.quiet:
+        more = "; stopped, go on with --resume" if stop.signals else ""
+        print(f"fastnst: {report.summary()} in {time.perf_counter() - began:.1f} s{where}{more}", file=sys.stderr)
+    if stop.signals:
+        return EXIT_INTERRUPTED
+    return EXIT_BAD_INPUT if failed else 0
+
+
+def _check_given(parsed: argparse.Namespace) -> None:
+    """Raises OptionError where the rows are given neither as MANIFEST nor as pictures, or as both."""
+    pairs = parsed.content is not None or parsed.style is not None
+    if pairs == (parsed.manifest is not None):
+        raise OptionError("give either MANIFEST (before the options that take several values) or --content and --style")
+    if pairs and (parsed.content is None or parsed.style is None or parsed.output is None):
+        raise OptionError("without MANIFEST, --content, --style and -o FOLDER are all needed")
+
+
+def _tasks(parsed: argparse.Namespace) -> "list[Task]":
+    from fastnst.app.batch.batch_rows import make_tasks, pair_rows
+    from fastnst.app.batch.manifest import read_manifest
+    from fastnst.app.cli.arguments import given_options
+
+    given = given_options(vars(parsed))
+    if parsed.manifest is not None:
+        rows, root = read_manifest(parsed.manifest), str(Path(parsed.manifest).parent)
+    else:
+        folder = os.path.realpath(parsed.output)
+        for path in (*parsed.content, *parsed.style):
+            if os.path.realpath(path) == folder:
+                raise OptionError(f"-o {parsed.output} has inputs in it, and outputs would become inputs; give another")
+        rows, root = pair_rows(parsed.content, parsed.style), ""
+    return make_tasks(rows, given, folder=parsed.output, root=root, pattern=parsed.name, progress=not parsed.quiet)
+
+
+def _pool(parsed: argparse.Namespace, tasks: "Sequence[Task]") -> "tuple[list[Task], Pool]":
+    """The workers that the command asks for, no more than there are tasks, and the tasks as they are for those."""
+    import torch
+
+    from fastnst.app.batch.batch_processes import ProcessPool
+    from fastnst.app.batch.batch_rows import with_memory_shares
+    from fastnst.app.batch.ray import RayPool
+
+    if parsed.ray is not None:
+        on_gpu = any(task.options.device != "cpu" for task in tasks)
+        pool = RayPool(
+            parsed.workers, most=len(tasks), address=parsed.ray or None, use_gpus=on_gpu, resume=parsed.resume
+        )
+        return list(tasks), pool
+    gpus = _gpus({task.options.device for task in tasks})
+    workers = min(parsed.workers or len(gpus) or 1, len(tasks))
+    threads = max(1, torch.get_num_threads() // workers)
+    return with_memory_shares(tasks, workers), ProcessPool(workers, threads=threads, gpus=gpus, resume=parsed.resume)
+
+
+def _gpus(devices: set[str]) -> list[str]:
+    """The GPUs to be shared out, by their names in CUDA_VISIBLE_DEVICES; none where rows name one by its number."""
+    import torch
+
+    if not torch.cuda.is_available() or not devices <= {"auto", "cuda", "cpu"} or devices == {"cpu"}:
+        return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [str(index) for index in range(torch.cuda.device_count())] if visible is None else visible.split(",")
+    return [name.strip() for name in names[: torch.cuda.device_count()]]
+
+
+def _log_path(parsed: argparse.Namespace) -> Path:
+    """Where failures are written.
+
+    Raises OptionError for a name that is none of a log, or belongs to something else, ImageError as `check_place` does.
+    """
+    if parsed.log is not None:
+        path = Path(parsed.log)
+        if path.suffix.lower() != ".jsonl":
+            raise OptionError(f"--log {parsed.log} does not end in .jsonl; give the log such a name")
+        if parsed.output is None or not path.resolve().is_relative_to(Path(parsed.output).resolve()):
+            check_place(parsed.log, "log")
+    elif parsed.output is not None:
+        path = Path(parsed.output) / "failures.jsonl"
+    else:
+        path = Path(parsed.manifest).with_suffix(".failures.jsonl")
+    if parsed.manifest is not None and os.path.realpath(path) == os.path.realpath(parsed.manifest):
+        raise OptionError(f"the log {path} is also the manifest and would be overwritten; give another one with --log")
+    return path
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[str]]:
+    try:
+        log = path.open("w", encoding="utf-8")
+    except OSError as error:
+        raise FastnstError(f"the log {path} cannot be written ({error.strerror}); give another with --log") from error
+    with log:
+        yield log
+
+
+class _Report:
+    """Where outcomes go: the log, standard output, the progress bar."""
+
+    def __init__(self, parsed: argparse.Namespace, log: IO[str], total: int) -> None:
+        from tqdm import tqdm
+
+        self.counts: Counter[str] = Counter()
+        self._json, self._log, self._total = parsed.json, log, total
+        self._told: set[str] = set()
+        self._bar = tqdm(total=total, unit="image", disable=True if parsed.quiet else None, file=sys.stderr)
+
+    def __enter__(self) -> "_Report":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def add(self, outcome: "Outcome") -> None:
+        self.counts[outcome.status] += 1
+        line = json.dumps(outcome.as_dict())
+        if outcome.status == "failed":
+            self._log.write(line + "\n")
+            self._log.flush()
+            self._tell(f"fastnst: failed: {outcome.task.where}: {outcome.error}")
+        for warning in outcome.warnings:
+            if warning not in self._told:
+                self._told.add(warning)
+                self._tell(f"fastnst: warning: {outcome.task.where}: {warning}")
+        if self._json:
+            print(line, flush=True)
+        shown = {name: self.counts[name] for name in ("failed", "skipped") if self.counts[name]}
+        self._bar.set_postfix(shown, refresh=False)
+        self._bar.update()
+
+    def summary(self) -> str:
+        """How many of each, as a person reads it."""
+        parts = [f"{self.counts[status]} {status}" for status in ("done", "skipped", "failed") if self.counts[status]]
+        finished = sum(self.counts[status] for status in ("done", "skipped", "failed"))
+        if finished < self._total:
+            parts.append(f"{self._total - finished} not made")
+        return ", ".join(parts)
+
+    def _tell(self, text: str) -> None:
+        self._bar.write(text, file=sys.stderr)
+
+
+@dataclass
+class _Stop:
+    """What signals have asked for."""
+
+    signals: int = 0
+    told: bool = field(default=False, repr=False)
+
+    def asked(self) -> bool:
+        if self.signals and not self.told:
+            self.told = True
+            print("fastnst: stopping after the present iterations; once more stops at once", file=sys.stderr)
+        return self.signals > 0
+
+
+@contextmanager
+def _stop_on_signal() -> Iterator[_Stop]:
+    """The first Ctrl-C (or SIGTERM, SIGHUP) gives out no more rows and ends those at work, the second one at once."""
+    stop = _Stop()
+
+    def count(number: int, frame: object) -> None:
+        stop.signals += 1
+        if stop.signals > 1:
+            raise KeyboardInterrupt
+
+    with heard(count):
+        yield stop

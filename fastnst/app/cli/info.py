@@ -1,0 +1,94 @@
+"""`fastnst info OUT`: how an image, at a path or on the standard input, was made."""
+
+import argparse
+import json
+import textwrap
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+_COLUMN, _WIDTH = 11, 100
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the command to those of `fastnst`."""
+    parser = commands.add_parser("info", help="print how an image was made", description="Prints how OUT was made.")
+    parser.add_argument("image", metavar="OUT", help="an image that fastnst wrote; - reads it from stdin")
+    parser.add_argument("--json", action="store_true", help="print the parameters as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(parsed: argparse.Namespace) -> int:
+    from fastnst.app.cli.job import STANDARD, standard_input
+    from fastnst.output import read_parameters
+
+    parameters = read_parameters(standard_input() if parsed.image == STANDARD else parsed.image)
+    if parsed.json:
+        print(json.dumps(parameters, indent=2))
+        return 0
+    for name, value in parameters.items():
+        if name == "options" and isinstance(value, dict):
+            print("\n".join(_option_lines(value)))
+        else:
+            print(f"{_shown(name):10} {_readable(value)}")
+    weights = parameters.get("weights")
+    if isinstance(weights, dict) and weights.get("source") == "original":
+        from fastnst.network.builtin import ATTRIBUTION
+
+        print(f"{'network':10} {ATTRIBUTION}")
+    return 0
+
+
+def _option_lines(options: Mapping[str, Any]) -> list[str]:
+    """The options that are not as their preset has them, then the others."""
+    usual = _preset_values(options.get("preset"))
+    own = {name: value for name, value in options.items() if name == "preset" or usual.get(name, ...) != value}
+    rest = {name: value for name, value in options.items() if name not in own}
+    return [*_wrapped("options", _in_words(own)), *(_wrapped("as preset", _in_words(rest)) if rest else [])]
+
+
+def _in_words(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{_shown(name)} {_typed(value)}" for name, value in options.items())
+
+
+def _typed(value: Any) -> str:
+    """Layers as the command takes them, conv1_1=0.5 conv3_1=0.5; other values as they are read."""
+    if isinstance(value, dict) and value:
+        return " ".join(f"{_shown(layer)}={_readable(weight)}" for layer, weight in value.items())
+    return _readable(value)
+
+
+def _preset_values(preset: Any) -> dict[str, Any]:
+    """The options of a preset as the metadata have them; none of one that is not known here."""
+    from fastnst.options.options import Options, resolve_options
+    from fastnst.options.presets import PRESETS
+
+    if not isinstance(preset, str) or preset not in PRESETS:
+        return {}
+    resolved = resolve_options(preset=preset)
+    values = {option.name: getattr(resolved, option.name) for option in fields(Options)}
+    layers = {name: dict(value) for name, value in values.items() if name.endswith("_layers")}
+    return {**{name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}, **layers}
+
+
+def _wrapped(name: str, text: str) -> list[str]:
+    """Lines that break between options alone."""
+    glued = text.replace(" ", "\u00a0").replace(",\u00a0", ", ")
+    lines = textwrap.wrap(glued, _WIDTH - _COLUMN, break_long_words=False, break_on_hyphens=False)
+    headings = [name, *[""] * len(lines)]
+    return [f"{head:{_COLUMN}}{line}".replace("\u00a0", " ") for head, line in zip(headings, lines, strict=False)]
+
+
+def _readable(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{_shown(name)} {_readable(part)}" for name, part in value.items())
+    if isinstance(value, list):
+        return "; ".join(_readable(part) for part in value)
+    return f"{value:.6g}" if isinstance(value, float) else _shown(str(value))
+
+
+def _shown(text: str) -> str:
+    """`text` with what would steer a terminal, or is no character (a lone surrogate), as an escape sequence."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

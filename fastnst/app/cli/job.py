@@ -1,0 +1,196 @@
+"""A run as the command asks for it: its inputs, its options and everything that it writes, checked beforehand."""
+
+import glob
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import IO, Any
+
+from fastnst.errors import OptionError
+from fastnst.images import Source
+from fastnst.options.masks import parse_masks
+from fastnst.output import Target, check_output_path
+from fastnst.picture_folder import pictures_at
+from fastnst.roofline_plot import check_plot
+from fastnst.transfer.callbacks import Frames, Movie, Preview, Ready, numbered_path
+from fastnst.transfer.canvas import Canvas
+from fastnst.transfer.checkpoint import check_checkpoint
+from fastnst.transfer.movie import check_movie
+
+STANDARD = "-"
+"""What stands for the standard input or output."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """What a run writes and prints; the names are those of the command."""
+
+    output: str
+    format: str | None = None
+    bit_depth: int | None = None
+    save_every: int | None = None
+    preview: str | None = None
+    plot: str | None = None
+    movie: str | None = None
+    movie_every: int = 10
+    checkpoint: str | None = None
+    checkpoint_every: int = 60
+    quiet: bool = False
+    json: bool = False
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> "Outputs":
+        """Those of `settings`, as the command parsed them."""
+        return cls(**{one.name: settings[one.name] for one in fields(cls) if one.name in settings})
+
+    @property
+    def target(self) -> Target:
+        """The path, or the standard output."""
+        return sys.stdout.buffer if self.output == STANDARD else self.output
+
+    @property
+    def shown(self) -> str:
+        """What messages call it."""
+        return "the standard output" if self.output == STANDARD else self.output
+
+    @property
+    def form(self) -> dict[str, Any]:
+        """How pictures are written."""
+        return {"format": self.format, "bit_depth": self.bit_depth}
+
+    @property
+    def callback_every(self) -> int | None:
+        """After how many evaluations the losses are read back at least: what every output on the way asks for."""
+        return math.gcd(self.save_every or 0, self.movie_every if self.movie is not None else 0) or None
+
+    def callbacks(self) -> list[Ready]:
+        """Those that write on the way. Raises FastnstError where they could not."""
+        found: list[Ready] = []
+        if self.save_every is not None:
+            found.append(Frames(self.output, every=self.save_every, **self.form))
+        if self.preview is not None:
+            found.append(Preview(self.preview))
+        if self.movie is not None:
+            found.append(Movie(self.movie, every=self.movie_every))
+        return found
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: a content (or the size of an image without one) and styles, each a path or `-`, the given options, and
+    the outputs."""
+
+    content: str | Canvas
+    styles: Sequence[str]
+    options: Mapping[str, Any]
+    outputs: Outputs
+
+    @property
+    def title(self) -> str:
+        """What it makes, in a line."""
+        styles = ", ".join(Path(style).name for style in self.styles)
+        if isinstance(self.content, Canvas):
+            return f"a texture of {styles}"
+        name = Path(self.content).name
+        return f"{name} in the style of {styles}" if styles else f"{name} reconstructed"
+
+    def sources(self) -> tuple[Source | Canvas, list[Source], dict[str, Any]]:
+        """Content, styles and options, with the stream for the one that is `-`.
+
+        Raises OptionError where more than one is, or the standard input has no picture to give.
+        """
+        words = [self.content, *self.styles, self.options.get("init", "")]
+        count = sum(isinstance(word, str) and word == STANDARD for word in words)
+        if count > 1:
+            raise OptionError(f"the standard input holds one picture, and - was given {count} times; give paths")
+        stream = standard_input() if count else None
+
+        def opened(word: Any) -> Any:
+            return stream if stream is not None and isinstance(word, str) and word == STANDARD else word
+
+        options = dict(self.options)
+        if "init" in options:
+            options["init"] = opened(options["init"])
+        return opened(self.content), [opened(style) for style in self.styles], options
+
+    def check(self) -> None:
+        """Raises FastnstError where an output could not be written, is an input, or is another output."""
+        outputs = self.outputs
+        for name in ("save_every", "movie_every", "checkpoint_every"):
+            value = getattr(outputs, name)
+            if value is not None and value < 1:
+                raise OptionError(f"--{name.replace('_', '-')} {value} is too small; it must be 1 or more")
+        if outputs.output == STANDARD:
+            _check_standard_output(outputs)
+        check_output_path(outputs.target, **outputs.form)
+        written = (outputs.preview, outputs.plot, outputs.movie, outputs.checkpoint)
+        targets = [Path(path) for path in written if path is not None]
+        if outputs.checkpoint is not None:
+            check_checkpoint(Path(outputs.checkpoint))
+        if outputs.preview is not None:
+            check_output_path(outputs.preview)
+        if outputs.plot is not None:
+            check_plot(Path(outputs.plot))
+        if outputs.movie is not None:
+            check_movie(Path(outputs.movie))
+        if outputs.output != STANDARD:
+            targets.append(Path(outputs.output))
+        for index, target in enumerate(targets):
+            if any(target == other or _same_file(target, other) for other in targets[:index]):
+                raise OptionError(f"{target} was given for two outputs; give each a name of its own")
+        targets += self._numbered()
+        masks = [source for mask in parse_masks(self.options.get("masks")) or () for source in mask.sources]
+        if STANDARD in masks:
+            raise OptionError("a mask cannot come from the standard input; give its path")
+        for given in (self.content, *self.styles, self.options.get("init", ""), *masks):
+            for target in targets:
+                if isinstance(given, str) and given != STANDARD and _same_file(Path(given), target):
+                    raise OptionError(f"{target} is also an input and would be overwritten; give another name with -o")
+
+    def _numbered(self) -> list[Path]:
+        """The numbered images that are there already."""
+        if self.outputs.save_every is None:
+            return []
+        output = Path(self.outputs.output)
+        check_output_path(numbered_path(output, self.outputs.save_every), **self.outputs.form)
+        return list(output.parent.glob(f"{glob.escape(output.stem)}_[0-9]*{glob.escape(output.suffix)}"))
+
+
+def style_paths(styles: Sequence[str], output: str) -> list[str]:
+    """The styles, each folder among them replaced by the pictures in it, by name.
+
+    Raises ImageError as `pictures_at` does, and OptionError where `output` would be among them the next time.
+    """
+    for style in styles:
+        if output != STANDARD and Path(style).is_dir() and _same_file(Path(output).parent, Path(style)):
+            raise OptionError(
+                f"-o {output} is in the folder of the styles, and outputs would become inputs; give another"
+            )
+    return [path for style in styles for path in pictures_at(style, "style")]
+
+
+def standard_input() -> IO[bytes]:
+    """The bytes of a pipe. Raises OptionError where the standard input is closed or a terminal."""
+    if sys.stdin is None or not hasattr(sys.stdin, "buffer"):
+        raise OptionError("the standard input is closed, and - asks for a picture from it; give a path")
+    if sys.stdin.isatty():
+        raise OptionError("the standard input is a terminal, and - asks for a picture from it; pipe one in")
+    return sys.stdin.buffer
+
+
+def _check_standard_output(outputs: Outputs) -> None:
+    if outputs.json:
+        raise OptionError("--json prints on the standard output, where -o - writes the picture; give one another place")
+    if outputs.save_every is not None:
+        raise OptionError("--save-every needs a name to number, and the output is -; give a path with -o")
+    if not hasattr(sys.stdout, "buffer") or sys.stdout.isatty():
+        raise OptionError("the standard output is a terminal; redirect it, or give a path with -o")
+
+
+def _same_file(path: Path, other: Path) -> bool:
+    try:
+        return path.samefile(other)
+    except (OSError, ValueError):  # one of them is missing, out of reach or no path: what reads it says so
+        return False

@@ -1,0 +1,128 @@
+"""`fastnst plan CONTENT`: what a run would do about memory, scale by scale, before anything runs."""
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastnst.plan.plan import Plan
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the command to those of `fastnst`."""
+    from fastnst.app.cli.arguments import add_options
+
+    parser = commands.add_parser(
+        "plan",
+        help="say how a run would fit into memory",
+        description="Prints, for each scale of a run on CONTENT, its tiles, their halo, the peak of memory and the "
+        "time; nothing runs but half a second of convolutions. The options are those of stylize.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("content", metavar="CONTENT", help="the picture to render")
+    add_options(parser)
+    parser.add_argument("--json", action="store_true", help="print the plans as one JSON object on stdout")
+    parser.set_defaults(run=run)
+
+
+def run(parsed: argparse.Namespace) -> int:
+    from fastnst.app.cli.arguments import given_options
+    from fastnst.images import open_picture
+    from fastnst.measure import device_name
+    from fastnst.network.runtime import resolve_runtime
+    from fastnst.options.options import resolve_options
+    from fastnst.plan.planner import plan_run
+    from fastnst.plan.speed import measure_rate, measure_transfer_rate
+    from fastnst.transfer.pyramid import scale_iterations
+    from fastnst.transfer.run_sizes import run_scales, style_size
+
+    options = resolve_options(**given_options(vars(parsed)))
+    runtime = resolve_runtime(options)
+    picture = open_picture(parsed.content, role="content", max_pixels=options.max_pixels)
+    sizes = run_scales(picture, (), options)
+    rate, transfer_rate = measure_rate(runtime), measure_transfer_rate(runtime.device)
+    # The style is not given: a picture of the content's proportions stands for it.
+    plans = [
+        plan_run(
+            options,
+            runtime,
+            size,
+            tile=options.tile,
+            max_memory=options.max_memory,
+            style_sizes=[style_size(picture, edge, options)],
+            network_is_loaded=False,
+            rate=rate,
+            transfer_rate=transfer_rate,
+        )
+        for edge, size in sizes.items()
+    ]
+    if parsed.json:
+        report = {
+            "device": device_name(runtime.device),
+            "precision": runtime.precision,
+            "optimizer": options.optimizer,
+            "iterations": options.iterations,
+            "flops_per_second": rate,
+            "scales": [plan.as_dict() for plan in plans],
+        }
+        print(json.dumps(report))
+        return 0
+    print(f"{device_name(runtime.device)}, {runtime.precision}, {options.optimizer}; about {rate / 1e9:.3g} GFLOP/s")
+    counts = scale_iterations(options.iterations, len(plans))
+    for plan, count in zip(plans, counts, strict=True):
+        print("\n".join(plan_lines(plan, count)))
+    if len(plans) > 1 and None not in [plan.seconds for plan in plans]:
+        seconds = sum((plan.seconds or 0.0) * count for plan, count in zip(plans, counts, strict=True))
+        print(f"in all about {_duration(seconds)} for {sum(counts)} iterations")
+    return 0
+
+
+def plan_lines(plan: "Plan", iterations: int) -> list[str]:
+    """A plan in words."""
+    from fastnst.options.tile_options import in_words
+
+    size = f"{plan.width}×{plan.height} px: "
+    if plan.tile is None:
+        lines = [size + "the whole image at once"]
+    else:
+        height, width = next(iter(plan.grid)).shape
+        how = {
+            "kept": "each forward once and back once, what lies between kept",
+            "kept-host": "each forward once and back once, what lies between kept in main memory",
+            "recompute": "each forward twice and back once",
+        }[plan.level]
+        if plan.again > 1:
+            how += f" but for the first {plan.again} steps, which are computed again"
+        lines = [
+            f"{size}{len(plan.grid)} tiles of {plan.tile} px, seen with their halo as {width}×{height} "
+            f"({plan.grid.overhead:.2f} × the pixels), {how}"
+        ]
+        content = {
+            "device": "",
+            "host": "the content's features are kept in main memory",
+            "disk": f"the content's features are kept on a disk ({in_words(plan.disk_bytes)})",
+            "recompute": "the content's features are computed anew each time",
+        }[plan.content]
+        lines += [f"  {content}"] if content else []
+    if plan.style_tile is not None:
+        lines.append(f"  the style's targets in tiles of {plan.style_tile} px")
+    if plan.image_on_host:
+        lines.append("  image, gradient and optimiser in main memory")
+    limit = "" if plan.limit_bytes is None else f" of {in_words(plan.limit_bytes)}"
+    verdict = "" if plan.fits else ": TOO MUCH"
+    host = f", and {in_words(plan.host_bytes)} in main memory" if plan.host_bytes else ""
+    lines.append(
+        f"  peak memory {in_words(plan.peak_bytes)}{limit} ({in_words(plan.held_bytes)} before the run){host}{verdict}"
+    )
+    if plan.seconds is not None:
+        lines.append(
+            f"  about {plan.seconds:.3g} s an iteration ({plan.flops / 1e12:.3g} TFLOP, modelled), "
+            f"{_duration(plan.seconds * iterations)} for {iterations}"
+        )
+    return lines
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,131 @@
+"""`fastnst reconstruct`: what layers hold of a picture, from noise; one image, or figure 1 of the paper."""
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from fastnst.errors import OptionError
+
+if TYPE_CHECKING:
+    from fastnst.app.cli.job import Outputs
+
+_LEFT_OUT = ("content_layers", "style_layers", "style_weights", "preserve_color")
+# Of what a run writes on its way, a sheet of many has nothing.
+_OF_ONE_RUN = ("format", "bit_depth", "save_every", "preview", "plot", "movie", "checkpoint", "json")
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the command to those of `fastnst`."""
+    from fastnst.app.cli.arguments import add_options, add_output, add_output_arguments, whole_number
+
+    parser = commands.add_parser(
+        "reconstruct",
+        help="make a picture again from what layers hold of it",
+        usage="%(prog)s IMAGE (--layer LAYER [LAYER …] | --style-layers LAYER [LAYER …] | --figure) -o OUT [OPTION …]",
+        description="Makes an image from noise that has the features of IMAGE at --layer, or its Gram matrices at "
+        "--style-layers (figure 1 of Gatys, Ecker and Bethge 2015), with --preset reconstruction where none is given.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("image", metavar="IMAGE", help="the picture to reconstruct; - reads it from stdin")
+    add_output(parser)
+    parser.add_argument("--layer", metavar="LAYER", nargs="+", help="reconstruct the content from these, as conv4_2")
+    parser.add_argument(
+        "--style-layers",
+        dest="layers_of_style",
+        metavar="LAYER",
+        nargs="+",
+        help="reconstruct the style from these, as conv1_1 conv2_1",
+    )
+    parser.add_argument(
+        "--figure",
+        action="store_true",
+        help="one labelled sheet: the content of each of conv1_1 … conv5_1, or of --layer, and the style of the first "
+        "of them, the first two, and so on",
+    )
+    parser.add_argument(
+        "--cell",
+        metavar="PX",
+        type=whole_number,
+        help="with --figure: long edge of each (default: the size, at most 256)",
+    )
+    parser.add_argument("--title", metavar="TEXT", default="", help="with --figure: a line above all")
+    parser.add_argument("--font", metavar="FILE", help="with --figure: a .ttf or .otf file, for letters beyond ASCII")
+    parser.add_argument("--keep", metavar="FOLDER", help="with --figure: also write each image into this folder")
+    add_options(parser, leave_out=_LEFT_OUT, preset="reconstruction")
+    add_output_arguments(parser)
+    parser.set_defaults(run=run, together=True)
+
+
+def run(parsed: argparse.Namespace) -> int:
+    from fastnst.app.cli.job import STANDARD, Job
+    from fastnst.app.cli.settings import settings_of
+    from fastnst.app.cli.together import execute_together
+    from fastnst.images import load_image
+    from fastnst.options.options import resolve_options
+    from fastnst.transfer.canvas import Canvas
+    from fastnst.transfer.reconstruction import content_options, style_options
+
+    layers, style_layers = parsed.layer, parsed.layers_of_style
+    options, outputs = settings_of(parsed)
+    if parsed.figure:
+        if style_layers is not None:
+            raise OptionError("--style-layers is for one image; name the layers of the figure with --layer")
+        return _run_figure(parsed, options, outputs)
+    if (layers is None) == (style_layers is None):
+        raise OptionError("give either --layer, as conv4_2, or --style-layers, as conv1_1 conv2_1, or --figure")
+    if layers is not None:
+        return execute_together(Job(parsed.image, [], content_options(layers, options), outputs))
+    if parsed.image == STANDARD:
+        raise OptionError("a style is reconstructed from a file; give a path in place of -")
+    options = style_options(style_layers, options)
+    picture = load_image(parsed.image, role="content", max_pixels=resolve_options(**options).max_pixels)
+    canvas = Canvas(picture.height, picture.width)
+    return execute_together(Job(canvas, [parsed.image], options, outputs))
+
+
+def _run_figure(parsed: argparse.Namespace, options: dict[str, Any], outputs: "Outputs") -> int:
+    import sys
+    from pathlib import Path
+
+    from tqdm import tqdm
+
+    from fastnst.app.cli.job import STANDARD, Job, standard_input
+    from fastnst.app.cli.sheet_output import save_sheet
+    from fastnst.contact_sheet import Look, check_look
+    from fastnst.images import load_image
+    from fastnst.options.options import resolve_options
+    from fastnst.output import check_output_path
+    from fastnst.places import make_folder
+    from fastnst.plan.ranks import are_launched
+    from fastnst.transfer.reconstruction import FIGURE_LAYERS, content_options, reconstruction_figure
+    from fastnst.transfer.result import Result
+
+    if are_launched():
+        raise OptionError("a figure is made by one process; start it without torchrun")
+    for name in _OF_ONE_RUN:
+        if getattr(outputs, name):
+            raise OptionError(f"--{name.replace('_', '-')} is for one run, and a figure is many; leave it out")
+    Job(parsed.image, [], options, outputs).check()
+    layers = tuple(parsed.layer or FIGURE_LAYERS)
+    names = [f"{kind}_{layer}.png" for kind in ("style", "content") for layer in layers]
+    resolved = resolve_options(**content_options(layers, options))
+    cell, look = parsed.cell if parsed.cell is not None else min(256, resolved.size), Look(font=parsed.font)
+    check_look(look, cell)
+    source = standard_input() if parsed.image == STANDARD else parsed.image
+    image = load_image(source, role="content", max_pixels=resolved.max_pixels)
+    if parsed.keep is not None:
+        make_folder(parsed.keep)
+        for name in names:
+            check_output_path(Path(parsed.keep) / name)
+    with tqdm(total=len(names), unit="picture", disable=True if outputs.quiet else None, file=sys.stderr) as bar:
+        left = iter(names)
+
+        def made(result: Result) -> None:
+            bar.update()
+            if parsed.keep is not None:
+                result.save(Path(parsed.keep) / next(left))
+
+        figure = reconstruction_figure(image, layers, made=made, **options)
+    sheet = figure.sheet(cell=cell, title=parsed.title, look=look)
+    cells = [[result.parameters for result in row] for row in (figure.style, figure.content)]
+    save_sheet(sheet, parsed.output, {"layers": list(layers), "cells": cells}, quiet=outputs.quiet)
+    return 0

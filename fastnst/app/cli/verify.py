@@ -1,0 +1,117 @@
+"""`fastnst verify`: the checks as a table or as JSON, and the exit code that says whether all passed."""
+
+import argparse
+import json
+import sys
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastnst.verification import Check
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the command to those of `fastnst`."""
+    parser = commands.add_parser(
+        "verify",
+        help="check every kernel against float64",
+        description="Checks each op × dtype × layout × layer shape against float64, forward and backward.",
+    )
+    parser.add_argument(
+        "--backend", choices=("all", "triton", "torch"), default="all", help="what to check (default: all)"
+    )
+    parser.add_argument(
+        "--size",
+        type=int,
+        metavar="PX",
+        help="side of the square image whose layers are checked (default: 512 on a GPU, 256 on a CPU)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the checks as one JSON object on stdout")
+    parser.set_defaults(run=run)
+
+
+def run(parsed: argparse.Namespace) -> int:
+    import torch
+
+    from fastnst.measure import device_name
+    from fastnst.network.runtime import versions
+    from fastnst.verification import Skipped, verify
+
+    checks: list[Check] = []
+    skipped: list[Skipped] = []
+    for found in verify(parsed.backend, parsed.size):
+        if isinstance(found, Skipped):
+            skipped.append(found)
+            continue
+        checks.append(found)
+        if not parsed.json:
+            _show_progress(len(checks))
+    failed = [check for check in checks if not check.passed]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if parsed.json:
+        report = {
+            "device": device_name(device),
+            "versions": versions(),
+            "passed": len(checks) - len(failed),
+            "failed": len(failed),
+            "skipped": [{"backend": skip.backend, "reason": skip.reason} for skip in skipped],
+            "checks": [check.as_dict() for check in checks],
+        }
+        print(json.dumps(report))
+    else:
+        _clear_progress()
+        _print_tables(checks)
+        for skip in skipped:
+            print(f"skipped: backend {skip.backend}, because {skip.reason}")
+        for check in failed:
+            print(_failure(check))
+        print(f"{len(checks) - len(failed)} passed, {len(failed)} failed on {device_name(device)}")
+    return 1 if failed else 0
+
+
+def _print_tables(checks: "list[Check]") -> None:
+    from fastnst.verification import MODES
+
+    for backend, device in dict.fromkeys((check.backend, check.device) for check in checks):
+        of_backend = [check for check in checks if (check.backend, check.device) == (backend, device)]
+        print(f"{backend} on {device}: the worst error / budget of all shapes and layouts; ! marks one that failed")
+        _print_shapes(of_backend)
+        names = dict.fromkeys((check.name, check.direction) for check in of_backend)
+        modes = [mode.name for mode in MODES if any(check.mode == mode.name for check in of_backend)]
+        width = max(len(name) for name, _ in names) + 1
+        print(" " * (width + 9) + "checks" + "".join(f"{mode:>17} " for mode in modes))
+        for name, direction in names:
+            row = [check for check in of_backend if (check.name, check.direction) == (name, direction)]
+            cells = "".join(f"{_cell([check for check in row if check.mode == mode]):>18}" for mode in modes)
+            print(f"{name:{width}}{direction:9}{len(row):6}{cells}".rstrip())
+        print()
+
+
+def _print_shapes(checks: "list[Check]") -> None:
+    shapes = dict.fromkeys((check.layer, check.shape) for check in checks)
+    named = ", ".join(f"{layer} {'×'.join(map(str, shape))}" for layer, shape in shapes)
+    print(textwrap.fill(named, width=110, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False))
+
+
+def _cell(checks: "list[Check]") -> str:
+    if not checks:
+        return ""
+    check = max(checks, key=lambda check: (not check.passed, check.share))
+    shown = "equal" if check.error == check.budget == 0 else f"{check.error:.1e}/{check.budget:.1e}"
+    return shown + (" " if check.passed else "!")
+
+
+def _failure(check: "Check") -> str:
+    what = f"{check.name} {check.direction}, {check.backend} on {check.device}, {check.mode} {check.layout}"
+    shape = f"{check.layer} {'×'.join(map(str, check.shape))}"
+    return f"failed: {what}, {shape}: {check.problem or f'error {check.error:.3g}, budget {check.budget:.3g}'}"
+
+
+def _show_progress(count: int) -> None:
+    if sys.stderr.isatty():
+        print(f"\r{count} checks", end="", file=sys.stderr, flush=True)
+
+
+def _clear_progress() -> None:
+    if sys.stderr.isatty():
+        print("\r\033[K", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,73 @@
+"""`fastnst web`: the page, on this machine."""
+
+import argparse
+import importlib.util
+from dataclasses import fields
+from typing import Any
+
+from fastnst.app.cli.arguments import add_option, whole_number
+from fastnst.app.web.controls import HOST_OPTIONS
+from fastnst.errors import OptionError
+from fastnst.options.options import Options
+from fastnst.options.tile_options import parse_memory
+
+HOST, PORT = "127.0.0.1", 8017
+_NEEDED = ("starlette", "uvicorn")
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the command to those of `fastnst`."""
+    parser = commands.add_parser(
+        "web",
+        help="serve a page to stylize pictures in a browser",
+        description="Serves a page (fastnst[web]) on which to drop pictures, move the controls and watch the image "
+        "form. Only this machine reaches it; nothing is loaded from elsewhere, and pictures and results stay in memory "
+        "until the page is closed.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--host", metavar="ADDRESS", default=HOST, help=f"where it listens (default: {HOST})")
+    parser.add_argument(
+        "--port", metavar="N", type=whole_number, default=PORT, help=f"its port; 0 is any free one (default: {PORT})"
+    )
+    parser.add_argument(
+        "--max-size",
+        metavar="PX",
+        type=whole_number,
+        default=2048,
+        help="largest --size that may be asked for (default: 2048)",
+    )
+    parser.add_argument(
+        "--max-upload", metavar="SIZE", default="32MB", help="most bytes of a picture's file (default: 32MB)"
+    )
+    parser.add_argument(
+        "--max-pixels",
+        metavar="N",
+        type=whole_number,
+        default=50_000_000,
+        help="most pixels of one (default: 50000000)",
+    )
+    for option in fields(Options):
+        if option.name in HOST_OPTIONS:
+            add_option(parser, option)
+    parser.set_defaults(run=run)
+
+
+def run(parsed: argparse.Namespace) -> int:
+    for package in _NEEDED:
+        if importlib.util.find_spec(package) is None:
+            raise OptionError(f'the page needs {package}; install it with pip install "fastnst[web]"')
+
+    from fastnst.app.web.limits import Limits
+    from fastnst.app.web.serve import serve
+
+    limits = Limits(upload_bytes=_upload_bytes(parsed.max_upload), pixels=parsed.max_pixels, size=parsed.max_size)
+    options = {name: getattr(parsed, name) for name in HOST_OPTIONS if name in parsed}
+    serve(parsed.host, parsed.port, options, limits)
+    return 0
+
+
+def _upload_bytes(text: str) -> int:
+    try:
+        return parse_memory(text) or 0
+    except OptionError as error:
+        raise OptionError(str(error).replace("max memory", "max upload", 1)) from None

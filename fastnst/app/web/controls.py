@@ -1,0 +1,164 @@
+"""The controls of the page, from the one definition of the options, and the way back from a filled form to options."""
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields
+from types import MappingProxyType
+from typing import Any
+
+from fastnst.app.cli.arguments import one_or_several, parse_as
+from fastnst.app.web.limits import Limits
+from fastnst.errors import OptionError
+from fastnst.options.option_groups import GROUPS
+from fastnst.options.options import Options, resolve_options
+from fastnst.options.presets import PRESETS
+
+HOST_OPTIONS = ("network", "weights", "device", "max_memory", "backend")
+"""What the one who starts the page decides, for all visitors."""
+
+MAIN = ("preset", "size", "style_weight", "iterations", "preserve_color")
+"""Shown at once; the other controls are a click away."""
+
+# What a run starts from has a control of its own, and the pixels of a picture are the page's limit.
+_NOT_OFFERED = (*HOST_OPTIONS, "init", "max_pixels")
+# Of the options that take free text only these are offered: another one may name a file of this machine.
+_TEXTS = ("style_weight", "iterations", "scales", "tile", "style_weights", "content_layers", "style_layers")
+# The range that a slider offers, beside the field that takes any value: low, high, step; a step of 0 is logarithmic.
+_SLIDERS = MappingProxyType({"size": (128, 2048, 64), "style_weight": (0.1, 1e4, 0), "iterations": (10, 500, 10)})
+_MOST_LETTERS = 500
+_NUMBERS = (int, float, int | None, float | None)
+
+
+@dataclass(frozen=True)
+class Control:
+    """One control of the page.
+
+    kind: choice, number, text or switch.
+    defaults: the value that each preset gives it, as it is typed; empty where the engine decides.
+    placeholder: what an empty field means.
+    group: the heading that it is under; empty for the main ones.
+    slider: low, high and step (0: logarithmic), or None.
+    """
+
+    name: str
+    label: str
+    meaning: str
+    kind: str
+    defaults: Mapping[str, str]
+    group: str = ""
+    choices: tuple[str, ...] = ()
+    placeholder: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+    whole: bool = False
+    slider: tuple[float, float, float] | None = field(default=None)
+
+
+def make_controls(limits: Limits) -> tuple[Control, ...]:
+    """The controls: the main ones, then group by group; each option that is not the host's, nor free text."""
+    presets = {name: resolve_options(preset=name) for name in PRESETS}
+    known = {option.name: option for option in fields(Options) if _kind(option) is not None}
+    grouped = {name: heading for heading, names in GROUPS.items() for name in names if name not in MAIN}
+    headings = {**dict.fromkeys(MAIN, ""), **grouped}
+    return tuple(
+        _control(known[name], heading.capitalize(), presets, limits)
+        for name, heading in headings.items()
+        if name in known
+    )
+
+
+def beginnings() -> dict[str, str]:
+    """What each preset starts from: one of `START_WORDS`."""
+    return {name: str(resolve_options(preset=name).init) for name in PRESETS}
+
+
+def read_form(form: Mapping[str, object]) -> dict[str, Any]:
+    """The options that a form gives: from a control's name to what is typed in it, words apart by spaces or commas.
+
+    An empty field is one that is not given. Values are parsed as the command parses them. Raises OptionError for a
+    name that is no control, and for a text that is no value of it; ranges are for `resolve_options`.
+    """
+    known = {option.name: option for option in fields(Options) if _kind(option) is not None}
+    values = {}
+    for name, text in form.items():
+        if name not in known:
+            raise OptionError(f"{name[:40]!r} is no control of this page; load the page again")
+        if not isinstance(text, str) or len(text) > _MOST_LETTERS:
+            raise OptionError(f"{_spoken(name)} is no text of up to {_MOST_LETTERS} letters; type it again")
+        if text.strip():
+            values[name] = _read(known[name], text.strip())
+    return values
+
+
+def _read(option: "Field[Any]", text: str) -> Any:
+    if option.type is bool:
+        return text == "on"
+    parse = parse_as(option)
+    try:
+        if not option.metadata["many"]:
+            return parse(text)
+        # A comma alone may be a decimal one.
+        comma = "," if option.name.endswith("_layers") else ", "
+        words = [parse(word) for word in text.replace(comma, " ").split()]
+    except argparse.ArgumentTypeError as error:
+        raise OptionError(f"{_spoken(option.name)}: {error}") from None
+    return one_or_several(option.name, words)
+
+
+def _kind(option: "Field[Any]") -> str | None:
+    """The kind of an option's control, or None where it has none."""
+    if option.name in _NOT_OFFERED:
+        return None
+    if option.metadata["choices"]:
+        return "choice"
+    if option.type is bool:
+        return "switch"
+    if option.type in _NUMBERS and not option.metadata["many"]:
+        return "number"
+    return "text" if option.name in _TEXTS else None
+
+
+def _control(option: "Field[Any]", group: str, presets: Mapping[str, Options], limits: Limits) -> Control:
+    name, facts = option.name, option.metadata
+    slider = _SLIDERS.get(name)
+    most = facts["maximum"]
+    if name == "size":
+        most = limits.size
+        slider = (min(128, limits.size), limits.size, 64 if limits.size % 64 == 0 else 1)
+    return Control(
+        name,
+        _label(name),
+        facts["meaning"],
+        _kind(option) or "",
+        {preset: _typed(name, getattr(options, name)) for preset, options in presets.items()},
+        group,
+        facts["choices"],
+        facts["shown"] or "",
+        facts["minimum"] if facts["minimum"] is not None else facts["above"],
+        most,
+        option.type is int,
+        slider,
+    )
+
+
+def _typed(name: str, value: Any) -> str:
+    """The value as one types it: the inverse of `read_form`."""
+    if value is None:
+        return "none" if name == "scales" else ""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if name.endswith("_layers"):
+        plain = all(weight == 1 / len(value) for _, weight in value)
+        return " ".join(layer if plain else f"{layer}={weight:.6g}" for layer, weight in value)
+    if isinstance(value, tuple):
+        return " ".join(_typed("", item) for item in value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _label(name: str) -> str:
+    spoken = _spoken(name)
+    return "TV" + spoken[2:] if spoken.startswith("tv ") else spoken[0].upper() + spoken[1:]
+
+
+def _spoken(name: str) -> str:
+    return name.replace("_", " ").replace("color", "colour").replace("optimizer", "optimiser")

@@ -1,0 +1,121 @@
+"""Where the page's runs are made: one network, loaded once, and a ticket's run from its pictures to its result."""
+
+import re
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from fastnst.app.web.limits import Limits
+from fastnst.app.web.results import Kept, Request, keep
+from fastnst.app.web.ticket import Ticket
+from fastnst.app.web.uploads import thumbnail
+from fastnst.errors import FastnstError
+from fastnst.images import load_image
+from fastnst.network.runtime import is_out_of_memory, resolve_runtime
+from fastnst.network.weights import load_weights
+from fastnst.options.options import Options, resolve_options
+from fastnst.transfer.networks import Networks
+from fastnst.transfer.result import DivergedError, Iterate, Result
+from fastnst.transfer.stylizer import Stylizer
+
+_PREVIEW_EDGE = 1024  # px
+_PREVIEW_SECONDS = 0.3
+# Of the time, what showing the image may take: one part in so many.
+_PREVIEW_SHARE = 20
+
+
+class Studio:
+    """Runs tickets with the options of the `host`; one at a time, always from the same thread.
+
+    `kept` is called with each result, also that of a run that was stopped or failed on its way.
+    Raises FastnstError where the host's options will not do: the network is loaded here.
+    """
+
+    def __init__(self, host: Mapping[str, Any], limits: Limits, kept: Callable[[Ticket, Kept], None]) -> None:
+        self.limits = limits
+        self._kept = kept
+        self._networks = Networks()
+        options = resolve_options(**host)
+        runtime = resolve_runtime(options)
+        weights = load_weights(options.weights, options.network, taps=options.taps, progress=sys.stderr.isatty())
+        self.device = str(runtime.device)
+        # What was found now goes for all runs: none of them asks a server.
+        self.host = {**host, "weights": weights.source}
+        self._networks.get(resolve_options(**self.host), runtime, lambda: weights)
+
+    def options(self, request: Request) -> Options:
+        """The request's options with the host's, checked. Raises OptionError."""
+        options = resolve_options(**request.options, **self.host)
+        content, *styles = ((one.width, one.height) for one in (request.content, *request.styles))
+        self.limits.check_options(options, content, styles)
+        return options
+
+    def run(self, ticket: Ticket) -> None:
+        """Makes the ticket's image. Whatever happens ends in the ticket, and the last image there was is kept."""
+        result: Result | None
+        message: str | None = None
+        try:
+            result = self._stylize(ticket)
+        except DivergedError as error:
+            result, message = error.result, str(error)
+        except Exception as error:  # noqa: BLE001 - the page goes on for the others
+            result, message = _rescued(ticket), _told(error)
+        if ticket.stopping and result is not None:
+            result = replace(result, stopped="interrupted", parameters={**result.parameters, "stopped": "interrupted"})
+        kept = None
+        if result is not None:
+            try:
+                kept = keep(result, ticket.request, ticket.losses())
+                self._kept(ticket, kept)
+            except FastnstError as error:
+                message = str(error)
+        ticket.finish(kept, message and _without_dashes(message), failed=message is not None)
+
+    def _stylize(self, ticket: Ticket) -> Result:
+        request = ticket.request
+        start = request.begins if request.start is None else request.start.opened()
+        styles = [style.opened() for style in request.styles]
+        options: dict[str, Any] = {**request.options, **self.host, "init": start}
+        stylizer = Stylizer(styles, networks=self._networks, **options)
+        content = load_image(request.content.opened(), role="content")
+        return stylizer(content, callback=_Shown(ticket), callback_every=None)
+
+
+class _Shown:
+    """The callback: shows the ticket each iterate, its image as often as costs little, and stops when asked to."""
+
+    def __init__(self, ticket: Ticket) -> None:
+        self._ticket = ticket
+        self._next = 0.0
+
+    def __call__(self, iterate: Iterate) -> bool:
+        began, preview = time.perf_counter(), None
+        if began >= self._next:
+            preview = thumbnail(iterate.image, iterate.alpha, _PREVIEW_EDGE)
+            now = time.perf_counter()
+            self._next = now + max(_PREVIEW_SECONDS, _PREVIEW_SHARE * (now - began))
+        self._ticket.show(iterate, preview)
+        return not self._ticket.stopping
+
+
+def _rescued(ticket: Ticket) -> Result | None:
+    last = ticket.last
+    return None if last is None else Result(last.image, last.alpha, (), last.parameters, last.parameters["stopped"])
+
+
+def _told(error: Exception) -> str:
+    """What the page says; what nobody expected is for the terminal too."""
+    if isinstance(error, FastnstError):
+        return str(error)
+    if is_out_of_memory(error):
+        return "out of memory; lower the size, the style scale or the scales"
+    traceback.print_exception(error)
+    return "something went wrong that should not; the terminal that the page was started from has the details"
+
+
+def _without_dashes(message: str) -> str:
+    """The command's words in the page's: --style-scale is the control style scale."""
+    return re.sub(r"--([a-z][a-z-]*)", lambda match: match[1].replace("-", " "), message)

@@ -1,1 +1,0 @@
-"""What each subcommand of `fastnst` does; their arguments are in `fastnst.cli`."""

@@ -1,0 +1,190 @@
+"""The whole objective as a `torch.nn.Module`: the perceptual loss that feed-forward networks are trained with."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Unpack
+
+import torch
+from fastnst_kernels import BlendedTarget, blend_targets, gram, tap
+from torch import Tensor, nn
+
+from fastnst.errors import OptionError
+from fastnst.images import Source, fitted_size, flattened, load_image, resize_picture
+from fastnst.loss.modules import TVLoss, content_factor
+from fastnst.loss.reductions import style_factor
+from fastnst.network.extractor import FeatureExtractor, Tap
+from fastnst.options.keywords import OptionValues
+from fastnst.options.options import resolve_options
+
+# The other options say how an image is optimised, which here is the caller's own business.
+_OPTIONS = (
+    *("preset", "size", "edge", "style_scale", "content_weight", "style_weight", "tv_weight", "tv_kind"),
+    *("tv_reduction", "style_weights", "content_layers", "style_layers", "objective", "content_reduction"),
+    *("style_reduction", "style_loss", "pooling", "padding", "network", "weights", "backend"),
+)
+
+
+class PerceptualTerms(NamedTuple):
+    """The terms of each image of a batch, (B,) float32: `total` is weighted, the others are before their weights."""
+
+    total: Tensor
+    content: Tensor
+    style: Tensor
+    tv: Tensor
+
+
+class PerceptualLoss(nn.Module):
+    """`content_weight · content + style_weight · style + tv_weight · tv`, the objective of `stylize`, of batches.
+
+    The loss with which Johnson, Alahi and Fei-Fei (2016) train a network that stylizes in one pass:
+
+        perceptual = fastnst.PerceptualLoss("mosaic.jpg", size=256, style_weight=5).to(device)
+        loss = perceptual(network(images), images)
+        loss.backward()
+
+    Its terms and their constants are those of `fastnst.loss.objective` (relative, or with `objective="paper"` the
+    paper's sums), so that the weights mean the same in both; the loss is their mean over the batch. The network's
+    weights and the style's targets are buffers, not saved with the module.
+
+    Args:
+        style: the style image or images, as `stylize` takes them; None with `style_weight=0`.
+        **options: those of `stylize` that say what the loss is: preset, content_weight, style_weight, tv_weight,
+            tv_kind, tv_reduction, style_weights, content_layers, style_layers, objective, content_reduction,
+            style_reduction, pooling, padding, network, weights, backend; and size · style_scale, the edge in pixels
+            (`edge`) at which the styles are looked at.
+
+    Raises FastnstError for input that cannot be used; its subclasses say which.
+    """
+
+    def __init__(self, style: Source | Sequence[Source] | None = None, **options: Unpack[OptionValues]) -> None:
+        super().__init__()
+        if other := [name for name in options if name not in _OPTIONS]:
+            raise OptionError(f"{other[0]} is no option of PerceptualLoss; its options are: {', '.join(_OPTIONS)}")
+        self.options = resolve_options(**options)
+        if self.options.style_loss != "gram":
+            raise OptionError(f'PerceptualLoss has no style loss {self.options.style_loss}; give style_loss="gram"')
+        if isinstance(self.options.style_weight, tuple):
+            raise OptionError("PerceptualLoss sees images at one scale; give one style weight")
+        self._style_layers = dict(self.options.active_style_layers)
+        self._content_layers = dict(self.options.active_content_layers)
+        self.extractor = FeatureExtractor(
+            self.options.weights,
+            self.options.network,
+            layers=self.options.taps,
+            pooling=self.options.pooling,
+            padding=self.options.padding,
+        )
+        self.tv = TVLoss(kind=self.options.tv_kind, reduction="none", backend=self.options.backend)
+        self._style_weight: dict[str, float] = {}
+        if self._style_layers:
+            if style is None:
+                raise OptionError("no style image given; give at least one, or style_weight=0")
+            self._set_targets(style)
+
+    def forward(self, images: Tensor, content: Tensor | None = None) -> Tensor:
+        """The mean loss of the batch, a scalar; arguments as for `terms`."""
+        return self.terms(images, content).total.mean()
+
+    def terms(self, images: Tensor, content: Tensor | None = None) -> PerceptualTerms:
+        """The loss of each image, term by term.
+
+        images: (B, 3, H, W), floating, RGB in 0…1 or somewhat beyond.
+        content: (1 or B, 3, H, W), what each shall show; it gets no gradient. None with `content_weight=0`.
+
+        Under autocast the network runs in its dtype; Gram matrices, sums and the total variation are float32.
+        """
+        targets = self._content_targets(images, content)
+        found_style: list[Tensor] = []
+        found_content: list[Tensor] = []
+
+        def tap_for(name: str) -> Tap:
+            def tapped(features: Tensor) -> Tensor:
+                with torch.autocast(features.device.type, enabled=False):
+                    target = targets[name].to(features.dtype) if name in targets else None
+                    passed, style, content = tap(
+                        features, target=self._target(name), content=target, backend=self.options.backend
+                    )
+                    if style is not None:
+                        found_style.append(style)
+                    if content is not None and target is not None:
+                        factor = content_factor(target, self.options.content_form)
+                        found_content.append(content * factor * self._content_layers[name])
+                return passed
+
+            return tapped
+
+        self.extractor.through(images, {name: tap_for(name) for name in {**self._style_layers, **targets}})
+        tv = self.tv(images)
+        if self.options.tv_reduction == "sum":
+            tv = tv * (images.shape[2] * images.shape[3])
+        style = sum(found_style, torch.zeros_like(tv))
+        shown = sum(found_content, torch.zeros_like(tv))
+        options = self.options
+        total = options.content_weight * shown + options.last_style_weight * style + options.tv_weight * tv
+        return PerceptualTerms(total, shown, style, tv)
+
+    @torch.no_grad()
+    def _content_targets(self, images: Tensor, content: Tensor | None) -> dict[str, Tensor]:
+        if not self._content_layers:
+            return {}
+        if content is None:
+            raise OptionError("no content given; give the images that the batch shall show, or content_weight=0")
+        if content.shape[1:] != images.shape[1:] or len(content) not in (1, len(images)):
+            raise OptionError(
+                f"content is {tuple(content.shape)}, the images {tuple(images.shape)}; give as many, of their size"
+            )
+        found: dict[str, Tensor] = {}
+
+        def keep(name: str) -> Tap:
+            def tap(features: Tensor) -> Tensor:
+                found[name] = features.detach()
+                return features
+
+            return tap
+
+        self.extractor.through(content, {name: keep(name) for name in self._content_layers})
+        return found
+
+    @torch.no_grad()
+    def _set_targets(self, style: Source | Sequence[Source]) -> None:
+        """Keeps each style layer's Gram target: that of several styles as one (see `blend_targets`)."""
+        sources: list[Source] = list(style) if isinstance(style, list | tuple) else [style]  # type: ignore[list-item]
+        shares = _shares(self.options.style_weights, len(sources))
+        edge = max(1, round(self.options.size * self.options.style_scale))
+        grams: dict[str, list[Tensor]] = {name: [] for name in self._style_layers}
+        for source in sources:
+            picture = flattened(load_image(source, role="style"))
+            picture = resize_picture(picture, size=fitted_size(picture.height, picture.width, edge, self.options.edge))
+            features = self.extractor(picture.rgb[None])
+            for name, matrices in grams.items():
+                matrices.append(gram(features[name], backend=self.options.backend))
+        for name, matrices in grams.items():
+            weights = [
+                self._style_layers[name] * share * _style_factor(matrix, self.options.style_form)
+                for matrix, share in zip(matrices, shares, strict=True)
+            ]
+            target = blend_targets(matrices, weights)
+            self._style_weight[name] = target.weight
+            self.register_buffer(f"_{name}_gram", target.matrix, persistent=False)
+            self.register_buffer(f"_{name}_offset", target.offset, persistent=False)
+
+    def _target(self, name: str) -> BlendedTarget | None:
+        if name not in self._style_weight:
+            return None
+        matrix, offset = self.get_buffer(f"_{name}_gram"), self.get_buffer(f"_{name}_offset")
+        return BlendedTarget(matrix, self._style_weight[name], offset)
+
+
+def _style_factor(matrix: Tensor, form: str) -> float:
+    """What `1/(4 C²) Σ (G − A)²` is multiplied by."""
+    return style_factor(form, float(matrix.double().square().sum()), matrix.shape[-1])
+
+
+def _shares(weights: tuple[float, ...] | None, count: int) -> tuple[float, ...]:
+    if not count:
+        raise OptionError("no style image given; give at least one")
+    if weights is None:
+        return (1 / count,) * count
+    if len(weights) != count:
+        raise OptionError(f"{len(weights)} style weights for {count} style images; give one for each image")
+    relative = [weight / max(weights) for weight in weights]
+    return tuple(weight / sum(relative) for weight in relative)

@@ -1,0 +1,191 @@
+"""Style losses of the first and second moments of a layer's features: how far they are from the style's.
+
+`F` (N filters × M positions) are the features, `m` a mask in 0…1 (or 1 everywhere), and the moments are
+
+    G = Σ m² F Fᵀ / Σ m²      μ = Σ m² F / Σ m²      Σ = G − μ μᵀ      σ = √(diag Σ + ε)
+
+those of the style image `A`, `μ_A`, `Σ_A`, `σ_A`. G with a mask is the guided Gram matrix of Gatys et al. (2017). The
+distances, which are functions of the moments alone, so that they can be summed over tiles and processes:
+
+    gram          ‖G − A‖²                   Gatys, Ecker, Bethge (2016)
+    covariance    ‖Σ − Σ_A‖²                 the Gram matrix of centred features: Li, Fang, Yang et al. (2017)
+    mean-std      |μ − μ_A|² + |σ − σ_A|²    Li, Wang, Liu, Hou (2017); Huang and Belongie (2017)
+    wasserstein   |μ − μ_A|² + tr(Σ' + Σ'_A − 2 (Σ'_A^½ Σ' Σ'_A^½)^½)   with Σ' = Σ + ε 1: the squared 2-Wasserstein
+                  distance of Gaussians (Olkin, Pukelsheim 1982), as style-transfer-pytorch has it
+
+A layer's style term is its weight times the distance times a constant:
+
+- `objective="paper"`: 1/(4 N²) for gram and covariance, 1/N for mean-std and wasserstein; ε is 1e-5 for mean-std and
+  1e-4 for wasserstein, as their authors have them.
+- `objective="relative"`: one over the distance of no features at all, ‖A‖², ‖A‖ ‖Σ_A‖, |μ_A|² + |σ_A|² and
+  |μ_A|² + tr Σ'_A, times `RELATIVE_FACTORS`, so that a style weight is as strong with each; ε is in units of the mean
+  variance of the style's features there. ‖Σ_A‖ counts as at least 1e-3 ‖A‖.
+- `style_reduction` "mean" and "channel-mean" have their own constants for gram and covariance (see `reductions`); for
+  mean-std and wasserstein "mean" is what "paper" is.
+
+Several styles make the sum of their terms by their shares, except that the Wasserstein distance, which costs more, is
+that to the moments of their mixture.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastnst.errors import FastnstError
+from fastnst.loss.matrix_root import root, root_trace
+from fastnst.loss.reductions import style_factor
+
+_EPSILON = {"gram": 0.0, "covariance": 0.0, "mean-std": 1e-5, "wasserstein": 1e-4}
+_LEAST_COVARIANCE = 1e-6
+RELATIVE_FACTORS = {"gram": 1.0, "covariance": 1.0, "mean-std": 3.5, "wasserstein": 0.75, "sliced": 4.0}
+"""What the relative style terms are multiplied by: with them a style weight moves the content as far as with gram,
+measured by `python -m bench.loss_strength`.
+
+A Gram matrix is of the second degree in the features, a distance between it and the style's of the fourth, so that near
+the style it is about four times the squared distance between features, which the means, deviations and sorted
+projections are. The Wasserstein distance counts directions in which the style has hardly any energy as well, and a Gram
+matrix does not. The covariance has about a tenth of the energy of the Gram matrix, and of a layer as of conv4_1 a
+hundredth: divided by its own alone, it would weigh most where there is least of it."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """`gram` G, (1, N, N), and `mean` μ, (1, N), of the same floating dtype and on the same device."""
+
+    gram: Tensor
+    mean: Tensor
+
+    @property
+    def covariance(self) -> Tensor:
+        """G − μ μᵀ, (1, N, N)."""
+        return self.gram - self.mean[:, :, None] * self.mean[:, None, :]
+
+
+@dataclass(frozen=True)
+class MomentTarget:
+    """A style's moments as a distance needs them, times `weight`. Make them with `moment_targets`.
+
+    `matrix` is (1, N, N): A, Σ_A, nothing that counts, or Σ'_A^½ in float64. `spread` is (1, N): σ_A for mean-std, the
+    diagonal of Σ'_A for wasserstein.
+    """
+
+    loss: str
+    weight: float
+    epsilon: float
+    mean: Tensor
+    matrix: Tensor
+    spread: Tensor
+
+
+RegionTargets = tuple[tuple[MomentTarget, ...], ...]
+"""A layer's targets, those of each region."""
+
+
+def moment_targets(
+    loss: str, styles: Sequence[Moments], shares: Sequence[float], weight: float, form: str
+) -> tuple[MomentTarget, ...]:
+    """A layer's targets: of several styles' moments by their shares, which sum to 1, and the layer's weight, with the
+    constants of `form`, one of `reductions.STYLE_FORMS`.
+
+    Raises FastnstError where a constant is out of range.
+    """
+    pairs = [(style, share) for style, share in zip(styles, shares, strict=True) if share > 0]
+    if loss == "wasserstein":
+        gram = sum((style.gram * share for style, share in pairs), torch.zeros_like(styles[0].gram))
+        mean = sum((style.mean * share for style, share in pairs), torch.zeros_like(styles[0].mean))
+        pairs = [(Moments(gram, mean), math.fsum(share for _, share in pairs))]
+    return tuple(_target(loss, style, share * weight, form) for style, share in pairs)
+
+
+def _target(loss: str, style: Moments, weight: float, form: str) -> MomentTarget:
+    exact = Moments(style.gram.double(), style.mean.double())
+    filters = style.mean.shape[1]
+    variance = exact.covariance.diagonal(dim1=1, dim2=2).clamp_min(0)
+    epsilon = _EPSILON[loss]
+    if form == "relative":
+        epsilon *= max(variance.mean().item(), math.ulp(1.0))
+    matrix, spread = exact.gram, variance
+    if loss == "covariance":
+        matrix = exact.covariance
+    elif loss == "mean-std":
+        spread = (variance + epsilon).sqrt()
+    elif loss == "wasserstein":
+        raised = exact.covariance + epsilon * torch.eye(filters, dtype=torch.float64, device=exact.mean.device)
+        matrix, spread = root(raised), variance + epsilon
+    means = exact.mean.square().sum().item()
+    whole = exact.gram.square().sum().item()
+    energies = {
+        "gram": whole,
+        "covariance": math.sqrt(whole * max(matrix.square().sum().item(), _LEAST_COVARIANCE * whole)),
+        "mean-std": means + spread.square().sum().item(),
+        "wasserstein": means + spread.sum().item(),
+    }
+    if form == "relative":
+        weight *= RELATIVE_FACTORS[loss]
+    if loss in ("gram", "covariance"):
+        weight *= style_factor(form, energies[loss], filters) / (4 * filters**2)
+    else:
+        weight *= 1 / max(energies[loss], math.ulp(1.0)) if form == "relative" else 1 / filters
+    if not 0 < weight < math.inf:
+        raise FastnstError(
+            "the style's moments are out of float32's range; check the network's weights, and lower the weights of the "
+            "style layers"
+        )
+    dtype = style.mean.dtype
+    matrix = matrix if loss == "wasserstein" else matrix.to(dtype)
+    return MomentTarget(loss, weight, epsilon, style.mean, matrix, spread.to(dtype))
+
+
+@dataclass(frozen=True)
+class MomentGradient:
+    """The gradient of a function of moments by them: `gram`, (1, N, N) symmetric, and `mean`, (1, N)."""
+
+    gram: Tensor
+    mean: Tensor
+
+
+def moment_loss(target: MomentTarget, moments: Moments) -> tuple[Tensor, MomentGradient]:
+    """The weighted distance of `moments` from the target, (1,), and its gradient by them; nothing is read back."""
+    if target.loss == "gram":
+        difference = moments.gram - (target.matrix + target.matrix.mT) / 2
+        loss = difference.square().sum((1, 2)) * target.weight
+        return loss, MomentGradient(difference * (2 * target.weight), torch.zeros_like(moments.mean))
+    distance, by_covariance, by_mean = _DISTANCES[target.loss](target, moments)
+    by_covariance = by_covariance * target.weight
+    # Σ = G − μ μᵀ.
+    by_mean = by_mean * target.weight - 2 * (by_covariance * moments.mean[:, None, :]).sum(2)
+    return distance * target.weight, MomentGradient(by_covariance, by_mean)
+
+
+def _covariance(target: MomentTarget, moments: Moments) -> tuple[Tensor, Tensor, Tensor]:
+    difference = moments.covariance - target.matrix
+    return difference.square().sum((1, 2)), 2 * difference, torch.zeros_like(moments.mean)
+
+
+def _mean_std(target: MomentTarget, moments: Moments) -> tuple[Tensor, Tensor, Tensor]:
+    shift = moments.mean - target.mean
+    variance = moments.gram.diagonal(dim1=1, dim2=2) - moments.mean.square()
+    deviation = (variance.clamp_min(0) + target.epsilon).sqrt()
+    stretch = deviation - target.spread
+    loss = shift.square().sum(1) + stretch.square().sum(1)
+    return loss, torch.diag_embed(stretch / deviation), 2 * shift
+
+
+def _wasserstein(target: MomentTarget, moments: Moments) -> tuple[Tensor, Tensor, Tensor]:
+    dtype, device = moments.mean.dtype, moments.mean.device
+    # The product squares what lies between the eigenvalues: in float32 it would lose the smaller half of them.
+    exact = torch.float64
+    shift = moments.mean.to(exact) - target.mean.to(exact)
+    own, one = target.matrix.to(exact), torch.eye(shift.shape[1], dtype=exact, device=device)
+    raised = Moments(moments.gram.to(exact), moments.mean.to(exact)).covariance + target.epsilon * one
+    product = own @ raised @ own
+    trace, inverse = root_trace((product + product.mT) / 2)
+    traces = raised.diagonal(dim1=1, dim2=2).sum(1) + target.spread.to(exact).sum(1) - 2 * trace
+    by_covariance = one - own @ inverse @ own
+    return (shift.square().sum(1) + traces).to(dtype), by_covariance.to(dtype), (2 * shift).to(dtype)
+
+
+_DISTANCES = {"covariance": _covariance, "mean-std": _mean_std, "wasserstein": _wasserstein}

@@ -1,0 +1,191 @@
+"""The network that sees the image: VGG's convolutions and pools, only as deep as the deepest layer that is tapped.
+
+Forward and backward are written out rather than left to autograd: nothing is kept but the features of the layers whose
+taps want them and one bit for each other activation, and no gradient is computed but the image's.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
+
+import torch
+from fastnst_kernels import image_ops
+from torch import Tensor
+
+from fastnst.errors import FastnstError
+from fastnst.network.architecture import layers_up_to
+from fastnst.network.layers import Convolution, DirectLayers, Layer, Layers, Pool, WinogradLayers
+from fastnst.network.runtime import Runtime
+from fastnst.network.weights import Preprocessing, Weights
+
+
+class Tap(Protocol):
+    """What looks at a layer."""
+
+    def forward(self, features: Tensor) -> None:
+        """Sees the layer's features, (1, C, H, W): the network's own, so what is kept of them is a copy."""
+
+    def backward(self, features: Tensor, gradient: Tensor, *, accumulate: bool, relu: bool) -> None:
+        """Writes the gradient of the features into `gradient`, (1, C, H, W); that of the layers above, in it if
+        `accumulate`, is added. With `relu` it is the gradient before the ReLU: zero where the features are."""
+
+
+class Trace(NamedTuple):
+    """What backward needs of a layer: its features if it is tapped, the bits of its ReLU or pool, its input's size."""
+
+    features: Tensor | None
+    bits: Tensor | None
+    input_shape: torch.Size
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """VGG with frozen weights, for one image at a time, in one thread at a time. Make one with `build_backbone`.
+
+    `steps` are by the name of the layer whose features they give: a pool that follows a convolution at once is part of
+    it. A convolution's features are those after its ReLU.
+    """
+
+    steps: Mapping[str, Layer]
+    layers: Layers
+    preprocessing: Preprocessing
+    backend: str
+
+    def forward(self, image: Tensor, taps: Mapping[str, Tap], *, record: bool = False) -> list[Trace]:
+        """Shows `image` to the network and each tapped layer's features to its tap, in order.
+
+        Args:
+            image: (1, 3, H, W) float32, RGB in 0…1, on the backbone's device.
+            taps: by layer name; nothing is computed beyond the deepest of them.
+            record: whether `backward` follows. What is returned is for it.
+        """
+        missing = taps.keys() - self.steps.keys()
+        if missing:
+            raise FastnstError(f"layers {sorted(missing)} are not in this backbone; name them when it is built")
+        self.layers.begin(image.shape)
+        scale, shift = _normalisation(self.preprocessing)
+        features = image_ops.normalise(
+            image, scale, shift, self.preprocessing.bgr, self.layers.dtype, self.layers.channels_last, self.backend
+        )
+        traces: list[Trace] = []
+        held = True
+        waiting = set(taps)
+        for name, step in self.steps.items():
+            if not waiting:
+                break
+            tapped = name in waiting
+            source = features
+            features, bits = self.layers.forward(step, source, record=record and not (tapped and step.pool is None))
+            if not held:
+                self.layers.release(source)
+            held = record and tapped
+            traces.append(Trace(features if tapped else None, bits, source.shape))
+            if tapped:
+                taps[name].forward(features)
+                waiting.remove(name)
+        if not held:
+            self.layers.release(features)
+        return traces
+
+    def backward(
+        self,
+        image: Tensor,
+        traces: list[Trace],
+        taps: Mapping[str, Tap],
+        *,
+        tv_weight: float,
+        tv_kind: str = "squared",
+        scale: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The gradient of the image, (1, 3, H, W) float32, and the image's total variation of `tv_kind`, (1,).
+
+        `traces` are what `forward` returned for the same image and taps; they are used up, and the list is empty then.
+        With `scale`, (1,) float32, the gradients of the taps are those of `scale` times their loss; what is returned is
+        not multiplied.
+        """
+        gradient: Tensor | None = None
+        for name, step in reversed(list(self.steps.items())[: len(traces)]):
+            features, bits, shape = traces.pop()
+            if features is not None:
+                accumulate = gradient is not None
+                if gradient is None:
+                    gradient = self.layers.empty(features.shape)
+                taps[name].backward(features, gradient, accumulate=accumulate, relu=step.pool is None)
+                self.layers.release(features)
+            if gradient is None:
+                raise FastnstError("the deepest layer is not tapped; there is nothing to go back from")
+            # The last reference to them: what follows may have their memory.
+            features = None
+            below = self.layers.backward(step, gradient, bits, shape)
+            if bits is not None:
+                self.layers.release(bits)
+            self.layers.release(gradient)
+            gradient = below
+        factors = _normalisation(self.preprocessing)[0]
+        whole, tv = image_ops.image_gradient(
+            image, gradient, factors, self.preprocessing.bgr, tv_weight, scale, tv_kind, self.backend
+        )
+        return (whole if scale is None else whole.div_(scale)), tv
+
+    def repadded(self, padding: str) -> "Backbone":
+        """The same network, its weights shared, with `padding` in all convolutions: see `Convolution`."""
+        steps = {
+            name: replace(step, padding=padding) if isinstance(step, Convolution) else step
+            for name, step in self.steps.items()
+        }
+        return replace(self, steps=steps)
+
+    def release(self, traces: list[Trace]) -> None:
+        """Gives back the memory of what `forward` recorded."""
+        for trace in traces:
+            for kept in (trace.features, trace.bits):
+                if kept is not None:
+                    self.layers.release(kept)
+
+
+def build_backbone(
+    weights: Weights,
+    taps: tuple[str, ...],
+    runtime: Runtime,
+    *,
+    pooling: str = "avg",
+    padding: str = "zeros",
+    cudnn_relu: bool = False,
+) -> Backbone:
+    """The backbone from the image to the deepest of `taps`, the only layers that it can be tapped at.
+
+    `padding` is that of the first convolution, "zeros" or "replicate", or "circular" for all of them: then the features
+    of an image that is rolled by multiples of the pooling grid are rolled too. `cudnn_relu` is that of `DirectLayers`:
+    no machine has shown yet whether it is quicker.
+    """
+    layers: Layers
+    direct = DirectLayers(runtime.device, runtime.dtype, runtime.kernels, cudnn_relu=cudnn_relu)
+    layers = WinogradLayers() if runtime.winograd else direct
+    memory_format = torch.channels_last if layers.channels_last else torch.contiguous_format
+
+    def placed(weight: Tensor) -> Tensor:
+        return weight.to(runtime.device, layers.dtype).contiguous(memory_format=memory_format)
+
+    steps: dict[str, Layer] = {}
+    names = [layer.name for layer in layers_up_to(weights.network, taps)]
+    for name, following in zip(names, [*names[1:], ""], strict=True):
+        if name.startswith("pool"):
+            if name not in steps:
+                steps[name] = Pool(pooling)
+            continue
+        weight, bias = (weights.tensors[f"{name}.{part}"] for part in ("weight", "bias"))
+        pooled = following.startswith("pool") and name not in taps
+        steps[following if pooled else name] = Convolution(
+            placed(weight),
+            placed(weight.flip(2, 3).transpose(0, 1)),
+            bias.to(runtime.device, layers.dtype),
+            pooling if pooled else None,
+            padding if name == "conv1_1" or padding == "circular" else "zeros",
+        )
+    return Backbone(steps, layers, weights.preprocessing, runtime.kernels)
+
+
+def _normalisation(preprocessing: Preprocessing) -> tuple[list[float], list[float]]:
+    """Scale and shift, in the network's order of channels, of `(x · scale − mean) / std`."""
+    scale = [preprocessing.scale / std for std in preprocessing.std]
+    return scale, [-mean / std for mean, std in zip(preprocessing.mean, preprocessing.std, strict=True)]

@@ -1,0 +1,138 @@
+"""The network as a `torch.nn.Module` under autograd, for people who train networks with its features.
+
+The engine's own `backbone` writes forward and backward out for one image; this is the same network over the same
+weights, layer names and preprocessing, for batches, autocast and torch.compile.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastnst.errors import ImageError, OptionError
+from fastnst.network.architecture import canonical_layer, layers_up_to
+from fastnst.network.weights import Weights, load_weights
+
+Tap = Callable[[Tensor], Tensor]
+
+
+class FeatureExtractor(nn.Module):
+    """VGG's features of a batch of images; its weights are buffers that are neither trained nor saved.
+
+        extractor = FeatureExtractor("imagenet", layers=["conv1_1", "conv4_2"])
+        extractor(images)["conv4_2"]                       # (B, 512, H/8, W/8)
+
+    Args:
+        weights: what `load_weights` takes, or the `Weights` that it gave.
+        network: "vgg19" or "vgg16"; that of the `Weights`, if these are given.
+        layers: the layers whose features are wanted, as `conv4_2` or `relu4_2` (the same: features after the ReLU).
+        pooling: "avg" or "max".
+        padding: that of the first convolution, "zeros" or "replicate".
+
+    Raises OptionError for an unknown network, layer, pooling or padding; WeightsError as `load_weights` does.
+    """
+
+    _scale: Tensor
+    _shift: Tensor
+
+    def __init__(
+        self,
+        weights: str | os.PathLike[str] | Weights = "auto",
+        network: str = "vgg19",
+        *,
+        layers: Sequence[str],
+        pooling: str = "avg",
+        padding: str = "zeros",
+    ) -> None:
+        super().__init__()
+        if pooling not in ("avg", "max"):
+            raise OptionError(f"unknown pooling {pooling!r}; choose one of: avg, max")
+        if padding not in ("zeros", "replicate"):
+            raise OptionError(f"unknown padding {padding!r}; choose one of: zeros, replicate")
+        if isinstance(layers, str) or not layers:
+            raise OptionError(f"layers {layers!r} is no list of layers; give at least one, as in ['conv4_2']")
+        network = weights.network if isinstance(weights, Weights) else network
+        self.layers = tuple(dict.fromkeys(canonical_layer(layer, network) for layer in layers))
+        loaded = weights if isinstance(weights, Weights) else load_weights(weights, network, taps=self.layers)
+        self.source, self.sha256 = loaded.source, loaded.sha256
+        self.pooling, self.padding = pooling, padding
+        self._names = tuple(layer.name for layer in layers_up_to(network, self.layers))
+        for name in self._names:
+            if not name.startswith("pool"):
+                for part in ("weight", "bias"):
+                    self.register_buffer(f"{name}_{part}", loaded.tensors[f"{name}.{part}"].clone(), persistent=False)
+        preparation = loaded.preprocessing
+        self._bgr = preparation.bgr
+        scale = torch.tensor([preparation.scale / std for std in preparation.std], dtype=torch.float32)
+        shift = torch.tensor(
+            [-mean / std for mean, std in zip(preparation.mean, preparation.std, strict=True)], dtype=torch.float32
+        )
+        self.register_buffer("_scale", scale[:, None, None], persistent=False)
+        self.register_buffer("_shift", shift[:, None, None], persistent=False)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """The features of each of `layers`, (B, C, h, w), in the order in which the network computes them.
+
+        images: (B, 3, H, W), floating, RGB in 0…1 (which is not looked at: a network that is being trained may go
+        beyond). Under autocast the features are in its dtype, else in that of the weights.
+        """
+        found: dict[str, Tensor] = {}
+
+        def keep(name: str) -> Tap:
+            def tap(features: Tensor) -> Tensor:
+                found[name] = features
+                return features
+
+            return tap
+
+        self.through(images, {name: keep(name) for name in self.layers})
+        return found
+
+    def through(self, images: Tensor, taps: Mapping[str, Tap]) -> None:
+        """Shows the images to the network as far as the deepest of `taps`, which are by the canonical layer name.
+
+        A tap is given its layer's features and returns what goes on to the next layer: the same, or an output that
+        passes their gradient on, such as those of `fastnst_kernels.tap`.
+        """
+        self._check(images, taps)
+        x = images.flip(1) if self._bgr else images
+        x = x * self._scale + self._shift
+        if not torch.is_autocast_enabled(x.device.type):
+            x = x.to(self.get_buffer("conv1_1_weight").dtype)
+        waiting = set(taps)
+        for name in self._names:
+            if not waiting:
+                break
+            x = self._pooled(x) if name.startswith("pool") else self._convolved(x, name).relu()
+            if name in waiting:
+                waiting.remove(name)
+                x = taps[name](x)
+
+    def _convolved(self, x: Tensor, name: str) -> Tensor:
+        weight, bias = self.get_buffer(f"{name}_weight"), self.get_buffer(f"{name}_bias")
+        if name == "conv1_1" and self.padding == "replicate":
+            return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), weight, bias)
+        return F.conv2d(x, weight, bias, padding=1)
+
+    def _pooled(self, x: Tensor) -> Tensor:
+        return F.avg_pool2d(x, 2) if self.pooling == "avg" else F.max_pool2d(x, 2)
+
+    def _check(self, images: Tensor, taps: Mapping[str, Tap]) -> None:
+        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            raise ImageError(f"images are {tuple(images.shape)} {images.dtype}; give (B, 3, H, W), float in 0…1")
+        if missing := [name for name in taps if name not in self.layers]:
+            raise OptionError(f"layers {', '.join(missing)} are not among those of this extractor: {self.layers}")
+        deepest = max([0, *(self._names.index(name) for name in taps)])
+        smallest = 2 ** sum(name.startswith("pool") for name in self._names[: deepest + 1])
+        if min(images.shape[2:]) < smallest:
+            raise ImageError(
+                f"images of {images.shape[3]}×{images.shape[2]} pixels are too small for {self._names[deepest]}; "
+                f"each side must be at least {smallest}"
+            )
+
+    def extra_repr(self) -> str:
+        return (
+            f"layers={list(self.layers)}, pooling={self.pooling!r}, padding={self.padding!r}, weights={self.source!r}"
+        )

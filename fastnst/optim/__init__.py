@@ -1,0 +1,54 @@
+"""The optimisers: one step from an image and its gradient, in place, without a host round trip.
+
+Its modules import `options`, `network` and the kernels.
+"""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from fastnst.network.runtime import Runtime
+from fastnst.optim.adam import ADAM_RATE, Adam
+from fastnst.optim.lbfgs import LBFGS, LBFGS_HISTORY, LBFGS_RATE
+from fastnst.options.options import Options
+from fastnst.plan.ranks import ALONE, Ranks
+
+__all__ = ["ADAM_RATE", "LBFGS", "LBFGS_HISTORY", "LBFGS_RATE", "Adam", "Optimizer", "make_optimizer"]
+
+_HISTORY_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Optimizer(Protocol):
+    """What moves an image. All of its state is on the image's device, and a step of it can be captured as a graph."""
+
+    def step(self, image: Tensor, gradient: Tensor, loss: Tensor | None = None) -> None:
+        """Moves `image` in place. `image` and `gradient` are (1, 3, H, W) in the same dtype and memory format; `loss`,
+        a scalar on their device, is the image's, which a line search needs."""
+
+    def rescaled(self, size: tuple[int, int]) -> "Optimizer":
+        """The optimiser for the same picture at `size`, (height, width): a new one, with what carries over."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of its state, as tensors and numbers by name; empty before the first step."""
+
+    def live_state(self) -> dict[str, Any]:
+        """Its state itself, without a copy; of use until the next step."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over the state of one made with the same options, and goes on from it to the same bits."""
+
+
+def make_optimizer(options: Options, runtime: Runtime, ranks: Ranks = ALONE) -> Optimizer:
+    """A fresh optimiser of the kind and learning rate that `options` name, for an image or, among several
+    `ranks`, for the rows of it that are this process's."""
+    if options.optimizer == "adam":
+        return Adam(learning_rate=options.learning_rate or ADAM_RATE, backend=runtime.kernels)
+    return LBFGS(
+        learning_rate=options.learning_rate or LBFGS_RATE,
+        history=options.history,
+        history_dtype=_HISTORY_DTYPES[options.history_precision],
+        hessian=options.hessian,
+        line_search=options.line_search,
+        ranks=ranks,
+    )

@@ -1,0 +1,162 @@
+"""The pairs of steps and gradient changes that L-BFGS remembers, and the inverse Hessian that they make."""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from fastnst.optim.frequency_bands import Basis
+from fastnst.optim.inverse_hessian import BandCurvature, latest_scale
+from fastnst.plan.ranks import ALONE, Ranks
+
+# In how many parts the history is widened where it is kept in 16 bit.
+_PARTS = 16
+# The largest magnitude of a kept vector, so that float16 holds most of the small ones too.
+_LARGEST = 2.0**14
+
+
+class History:
+    """The pairs in a ring, in blocks of a basis (see `fastnst.optim.frequency_bands`), and their inner products.
+
+    `pairs[0]` holds the `s`, `pairs[1]` the `y`, (history, channels, blocks, length) each, divided by `units`
+    (2, history), powers of two; only those that are `curved` have influence. `sy[i, j] = s_i · y_j` (of use where i is
+    not younger than j); `yy[i, j]` is (bands, channels, channels), sums over each band of the products of the channels
+    of `y_i` with those of `y_j`, and `h0` is (bands, channels, channels): the latest pair's scale where there is one
+    channel, else `BandCurvature`'s matrices on the scale of the pairs' mean `s·y / y·y`.
+    """
+
+    def __init__(self, like: Tensor, length: int, dtype: torch.dtype, basis: Basis, ranks: Ranks = ALONE) -> None:
+        """`like` are blocks of the basis. Each of `ranks` keeps its own pixels, and products are those of all."""
+        device, channels, bands = like.device, basis.channels, basis.bands
+        zeros = partial(torch.zeros, dtype=torch.float64, device=device)
+        self.length = length
+        self.pairs = torch.zeros((2, length, *like.shape), dtype=dtype, device=device)
+        self.units = zeros((2, length)) + 1
+        self.previous_gradient = torch.zeros_like(like)
+        self.slot = torch.zeros(1, dtype=torch.long, device=device)
+        self.sy = zeros((length, length))
+        self.yy = zeros((length, length, bands, channels, channels))
+        self.curved = torch.zeros(length, dtype=torch.bool, device=device)
+        self.h0 = torch.eye(channels, dtype=torch.float64, device=device).repeat(bands, 1, 1)
+        self._curvature = BandCurvature(bands, device) if channels > 1 else None
+        self._ring = torch.arange(length, device=device)
+        self._band = basis.band
+        self._ranks = ranks
+        self._members = (basis.band == torch.arange(bands, device=device)[:, None]).double()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that a history is, by name."""
+        names = ("pairs", "units", "previous_gradient", "slot", "sy", "yy", "curved", "h0")
+        memory = {} if self._curvature is None else self._curvature.tensors()
+        return {**{name: getattr(self, name) for name in names}, **memory}
+
+    def begin(self, s: Tensor, gradient: Tensor, wanted: Tensor | None = None) -> None:
+        """Puts `s` in the place of the oldest pair; its `y` follows with the next gradient. Only where `wanted`."""
+        if wanted is None:
+            self.slot.add_(1).remainder_(self.length)
+            self.previous_gradient.copy_(gradient)
+        else:
+            self.slot.add_(wanted.long()).remainder_(self.length)
+            torch.where(wanted, gradient, self.previous_gradient, out=self.previous_gradient)
+        self._keep(0, s)
+
+    def forget(self, wanted: Tensor) -> None:
+        """Takes all influence from the pairs, where `wanted`."""
+        self.curved.logical_and_(~wanted)
+
+    def inverse_times(self, gradient: Tensor, length: Tensor | None = None, taken: Tensor | None = None) -> Tensor:
+        """H g in blocks, with the pair that `gradient` completes: its `s` is `length` times the one it began with.
+        Where it is not `taken`, the pair is left open, and the result means nothing."""
+        if length is not None:
+            self.units[0].index_copy_(0, self.slot, self.units[0][self.slot] * length)
+        y = self._keep(1, gradient - self.previous_gradient)
+        with_s, with_y = self._products(torch.stack((y, gradient)))
+        self._complete_pair(with_s[:, 0], with_y[:, 0], taken)
+        order = (self._ring + self.slot + 1) % self.length
+        y_h0_g = torch.einsum("bcd,ibcd->i", self.h0, with_y[:, 1])
+        found = self._coefficients(order, with_s[order, 1], y_h0_g[order])
+        s_coefficients, y_coefficients = (torch.empty_like(x).index_copy_(0, order, x) for x in found)
+        remainder = gradient - self._combination(1, y_coefficients)
+        mixed = torch.bmm(self.h0[self._band].to(gradient.dtype), remainder.transpose(0, 1)).transpose(0, 1)
+        return self._combination(0, s_coefficients) + mixed
+
+    def _keep(self, row: int, vector: Tensor) -> Tensor:
+        """Keeps `vector` as the latest pair's `s` (row 0) or `y` (row 1); returns it as it is kept."""
+        largest = self._ranks.largest(vector.abs().amax().double())
+        _, exponent = torch.frexp(torch.where(largest > 0, largest, 1.0))
+        # Not so small that float32 lost it.
+        unit = torch.ldexp(torch.ones_like(largest), exponent.clamp_min(-100)) / _LARGEST
+        kept = (vector / unit.to(vector.dtype)).to(self.pairs.dtype)
+        self.pairs[row].index_copy_(0, self.slot, kept[None])
+        self.units[row].index_copy_(0, self.slot, unit[None])
+        return kept.to(vector.dtype) * unit.to(vector.dtype)
+
+    def _complete_pair(self, sy: Tensor, yy: Tensor, taken: Tensor | None) -> None:
+        """The latest pair's inner products; those of a pair without positive curvature are as if it were zero."""
+        s = self.pairs[0].index_select(0, self.slot)[0].to(self.previous_gradient.dtype)
+        ss = self._by_band(torch.bmm(s.transpose(0, 1), s.permute(1, 2, 0))) * self.units[0][self.slot].square()
+        self.sy.index_copy_(1, self.slot, sy[:, None])
+        self.yy.index_copy_(1, self.slot, yy[:, None])
+        self.yy.index_copy_(0, self.slot, yy.mT[None])
+        own_sy, own_yy = sy[self.slot], _trace(yy[self.slot])
+        curved = (own_sy > 1e-10 * (_trace(ss) * own_yy).sqrt()) & (own_yy > 0)
+        if taken is not None:
+            curved &= taken
+        self.curved.index_copy_(0, self.slot, curved)
+        if self._curvature is None:
+            h0 = latest_scale(own_sy, own_yy)
+        else:
+            self._curvature.learn(ss, self.yy[self.slot, self.slot][0], own_sy, own_yy, curved)
+            ratios = self.sy.diagonal() / _trace(self.yy[self._ring, self._ring])
+            h0 = self._curvature.matrices(torch.where(self.curved, ratios, 0.0).sum() / self.curved.sum())
+        self.h0.copy_(torch.where(curved, h0, self.h0))
+
+    def _products(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """The inner products of all `s` with the two `vectors`, (history, 2), and the products of their channels with
+        those of all `y` by band, (history, 2, bands, channels, channels): float64."""
+        _, length, channels, blocks, size = self.pairs.shape
+        left = self.pairs.view(-1, blocks, size).transpose(0, 1)
+        right = vectors.flatten(0, 1).permute(1, 2, 0)
+        parts = [torch.bmm(left[part].to(vectors.dtype), right[part]) for part in self._parts()]
+        products = self._by_band(parts[0] if len(parts) == 1 else torch.cat(parts))
+        shaped = products.view(-1, 2, length, channels, 2, channels) * self.units[:, :, None, None, None]
+        # To (s or y, history, vector, band, channel, channel).
+        ordered = shaped.permute(1, 2, 4, 0, 3, 5)
+        return _trace(ordered[0]), ordered[1]
+
+    def _combination(self, row: int, coefficients: Tensor) -> Tensor:
+        """The `s` (row 0) or `y` (row 1), each times its coefficient, (history,)."""
+        weights = (coefficients * self.units[row]).to(self.previous_gradient.dtype)
+        pairs = self.pairs[row]
+        parts = [torch.tensordot(weights, pairs[:, :, part].to(weights.dtype), 1) for part in self._parts()]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+    def _by_band(self, products: Tensor) -> Tensor:
+        """Sums over the blocks of each band: (blocks, rows, columns) to (bands, rows, columns), float64."""
+        sums = self._members @ products.double().flatten(1)
+        return self._ranks.total(sums).view(-1, *products.shape[1:])
+
+    def _parts(self) -> list[slice]:
+        """The blocks: all at once, or by parts where they are widened."""
+        blocks = self.pairs.shape[3]
+        step = blocks if self.pairs.dtype == self.previous_gradient.dtype else -(-blocks // _PARTS)
+        return [slice(start, start + step) for start in range(0, blocks, step)]
+
+    def _coefficients(self, order: Tensor, sg: Tensor, y_h0_g: Tensor) -> tuple[Tensor, Tensor]:
+        """The coefficients of the `s`, and those of the `y` that are taken from g before H₀, from the oldest pair to
+        the latest."""
+        curved = self.curved[order]
+        both = curved[:, None] & curved
+        y_h0_y = torch.einsum("bcd,ijbcd->ij", self.h0, self.yy)
+        sy, yy = (torch.where(both, matrix[order][:, order], 0.0) for matrix in (self.sy, y_h0_y))
+        sg, yg = (torch.where(curved, vector, 0.0)[:, None] for vector in (sg, y_h0_g))
+        # A pair without influence is a row and a column of zeros: a one on the diagonal makes R regular.
+        upper = sy.triu() + torch.diag((~curved).to(sy.dtype))
+        p = torch.linalg.solve_triangular(upper, sg, upper=True)
+        inner = sy.diagonal()[:, None] * p + (yy @ p - yg)
+        return torch.linalg.solve_triangular(upper.T, inner, upper=False)[:, 0], p[:, 0]
+
+
+def _trace(products: Tensor) -> Tensor:
+    """The inner products from the products of channels by band, (…, bands, channels, channels)."""
+    return products.diagonal(dim1=-2, dim2=-1).sum((-2, -1))

@@ -1,0 +1,202 @@
+"""Limited-memory BFGS on device vectors, without a host round trip."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastnst.optim.frequency_bands import Basis, Pixels, RadialBands, flat_view
+from fastnst.optim.history import History
+from fastnst.optim.line_search import StrongWolfe
+from fastnst.optim.shared_frequencies import SharedRadialBands
+from fastnst.plan.ranks import ALONE, Ranks
+
+LBFGS_HISTORY = 20
+LBFGS_RATE = 1.0
+MOST_MOVE = 0.02
+"""The longest step with band matrices: the root of the mean square over the pixels, in units of their 0…1 range."""
+
+
+IN_BLOCKS = ("pairs", "previous_gradient", "line_direction")
+"""Of the state, what is in blocks of the basis."""
+
+
+class LBFGS:
+    """Limited-memory BFGS, one step for each evaluation.
+
+    The direction is `−H g` over the last `history` pairs `s = Δx`, `y = Δg`, which take a first guess `H₀` further.
+    Where the two-loop recursion (Nocedal 1980) goes over each pair twice, one after the other, here the pairs' inner
+    products are kept as small matrices, and `H` is in its compact form (Byrd, Nocedal, Schnabel 1994, theorem 2.2)::
+
+        H g = S R⁻ᵀ ((D + Yᵀ H₀ Y) p − Yᵀ H₀ g) + H₀ (g − Y p),    p = R⁻¹ Sᵀg,    R = triu(SᵀY),    D = diag(SᵀY)
+
+    so that a step reads the history twice (vector-free L-BFGS, Chen, Wang, Zhou 2014) and its shape never changes:
+    nothing is read back to the host. The small matrices are float64.
+
+    `hessian="scalar"` is `H₀ = (s·y / y·y) I` of the latest pair: the iterates of `torch.optim.LBFGS(max_iter=1)`.
+    `hessian="bands"` keeps the pairs in the picture's Fourier transform and has a 3×3 matrix for each band of radial
+    frequencies (`fastnst.optim.inverse_hessian`); no step is longer than `MOST_MOVE`. Coarse and fine structure, and
+    brightness and colour, differ in curvature, which a scalar cannot tell.
+
+    The first step is `learning_rate / ‖g‖₁` along `−g` (torch's at most `learning_rate`, which makes tiny losses stand
+    still), later ones `learning_rate`. No threshold depends on the loss's scale, and the image may be channels-last. A
+    pair without positive curvature (`s·y ≤ 10⁻¹⁰ ‖s‖ ‖y‖`) has no influence.
+
+    `history_dtype` is that of the pairs: the image's where None, or a 16-bit one, each vector then scaled by a power of
+    two to fill its range. Memory: `2 · history` images of that dtype, and one of the image's.
+
+    With `line_search="strong_wolfe"` (and else "none") each call gets the loss too, and either takes the image as the
+    end of a line, from which it starts the next, or moves the image to another point of the same line; see
+    `fastnst.optim.line_search`. It keeps two more images.
+
+    With `ranks`, several processes take the same steps, each with its own rows of the image.
+    """
+
+    def __init__(
+        self,
+        *,
+        learning_rate: float = LBFGS_RATE,
+        history: int = LBFGS_HISTORY,
+        history_dtype: torch.dtype | None = None,
+        hessian: str = "scalar",
+        line_search: str = "none",
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self.learning_rate = learning_rate
+        self.history = history
+        self.history_dtype = history_dtype
+        self.hessian = hessian
+        self.line_search = line_search
+        self.ranks = ranks
+        self._basis: Basis | None = None
+        self._pairs: History | None = None
+        self._line: _Line | None = None
+        self._saved: dict[str, Any] = {}
+
+    @torch.no_grad()
+    def step(self, image: Tensor, gradient: Tensor, loss: Tensor | None = None) -> None:
+        """See `fastnst.optim.Optimizer`. Raises ValueError for a line search without a loss, or a layout that is
+        neither contiguous nor channels-last."""
+        flat_view(image)
+        if self.line_search != "none" and loss is None:
+            raise ValueError("a line search needs the loss of the image; give step(image, gradient, loss)")
+        if self._basis is None:
+            self._basis = self._made_basis(image)
+        basis = self._basis
+        g = basis.to_blocks(gradient)
+        if self._pairs is None and self._saved:
+            self._restore(image, g, basis)
+        if self._pairs is None:
+            self._pairs = self._history(g, basis)
+            direction = self._descent(g)
+            self._pairs.begin(direction, g)
+            if self.line_search != "none" and loss is not None:
+                self._line = _Line(image, g, self.ranks)
+                self._line.begin(image, direction, loss, g)
+            image += basis.to_picture(direction, image)
+        elif self._line is None or loss is None:
+            direction = self._quasi_newton(self._pairs.inverse_times(g), image)
+            self._pairs.begin(direction, g)
+            image += basis.to_picture(direction, image)
+        else:
+            self._search(self._pairs, self._line, basis, image, g, loss)
+
+    def _search(self, pairs: History, line: "_Line", basis: Basis, image: Tensor, g: Tensor, loss: Tensor) -> None:
+        taken = line.judge(loss, g)
+        stuck = taken & (line.length == 0)
+        direction = self._quasi_newton(pairs.inverse_times(g, line.length, taken), image)
+        # Where no length was better than the start, the history has misled: it is forgotten.
+        pairs.forget(stuck)
+        torch.where(stuck, self._descent(g), direction, out=direction)
+        line.follow(image, direction, loss, g, taken)
+        pairs.begin(line.direction, g, taken)
+        torch.addcmul(line.start, basis.to_picture(line.direction, image), line.length.to(image.dtype), out=image)
+
+    def _made_basis(self, image: Tensor) -> Basis:
+        if self.hessian != "bands":
+            return Pixels(image)
+        return RadialBands(image) if self.ranks.size == 1 else SharedRadialBands(image, self.ranks)
+
+    def _descent(self, g: Tensor) -> Tensor:
+        return g * (-self.learning_rate / self.ranks.total(g.abs().sum()).clamp_min(torch.finfo(g.dtype).tiny))
+
+    def _quasi_newton(self, direction: Tensor, image: Tensor) -> Tensor:
+        direction *= -self.learning_rate
+        if self.hessian == "bands":
+            squares = direction.norm().double().square()
+            squares, pixels = self.ranks.total(torch.stack((squares, torch.full_like(squares, image.numel())))).unbind()
+            direction *= (MOST_MOVE / (squares / pixels).sqrt()).clamp_max(1.0).to(direction.dtype)
+        return direction
+
+    def rescaled(self, size: tuple[int, int]) -> "LBFGS":
+        """A fresh one: pairs of another scale are those of another function."""
+        return LBFGS(
+            learning_rate=self.learning_rate,
+            history=self.history,
+            history_dtype=self.history_dtype,
+            hessian=self.hessian,
+            line_search=self.line_search,
+            ranks=self.ranks,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of the history and of the line: `load_state_dict` goes on from it to the same bits."""
+        return {name: value.clone() for name, value in self.live_state().items()}
+
+    def live_state(self) -> dict[str, Any]:
+        """The state itself, until the next step."""
+        if self._pairs is None:
+            return dict(self._saved)
+        line = {} if self._line is None else self._line.tensors()
+        return {**self._pairs.tensors(), **line}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over what `state_dict` of one with the same options gave, and reads it at the next step; an empty one
+        makes the optimiser fresh."""
+        self._basis = self._pairs = self._line = None
+        self._saved = dict(state)
+
+    def _restore(self, image: Tensor, g: Tensor, basis: Basis) -> None:
+        self._pairs = self._history(g, basis)
+        self._line = _Line(image, g, self.ranks) if self.line_search != "none" else None
+        line = {} if self._line is None else self._line.tensors()
+        for name, value in {**self._pairs.tensors(), **line}.items():
+            value.copy_(self._saved[name])
+        self._saved = {}
+
+    def _history(self, like: Tensor, basis: Basis) -> History:
+        return History(like, self.history, self.history_dtype or like.dtype, basis, self.ranks)
+
+
+class _Line:
+    """The line that is searched: the picture at its start, its direction in blocks, and what is known of the loss."""
+
+    def __init__(self, image: Tensor, blocks: Tensor, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self.start, self.direction = torch.zeros_like(image), torch.zeros_like(blocks)
+        self._search = StrongWolfe(image)
+
+    @property
+    def length(self) -> Tensor:
+        return self._search.length
+
+    def begin(self, image: Tensor, direction: Tensor, loss: Tensor, g: Tensor) -> None:
+        self.start.copy_(image)
+        self.direction.copy_(direction)
+        self._search.begin(loss, self._dot(direction, g))
+
+    def judge(self, loss: Tensor, g: Tensor) -> Tensor:
+        return self._search.judge(loss, self._dot(self.direction, g))
+
+    def follow(self, image: Tensor, direction: Tensor, loss: Tensor, g: Tensor, taken: Tensor) -> None:
+        """Starts a new line at `image` where the last one's end was `taken`."""
+        torch.where(taken, image, self.start, out=self.start)
+        torch.where(taken, direction, self.direction, out=self.direction)
+        self._search.begin(loss, self._dot(self.direction, g), taken)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"line_start": self.start, "line_direction": self.direction, "line": self._search.state}
+
+    def _dot(self, a: Tensor, b: Tensor) -> Tensor:
+        """The inner product of two tensors of blocks, a float64 scalar."""
+        return self._ranks.total((a * b).sum(dtype=torch.float64))

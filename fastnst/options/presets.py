@@ -1,0 +1,82 @@
+"""The presets: named starting values for the options of a run."""
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from fastnst.network.architecture import PAPER_STYLE_LAYERS
+from fastnst.options.keywords import OptionValues
+
+PRESETS: Mapping[str, OptionValues] = MappingProxyType(
+    {
+        "default": OptionValues(),
+        "gatys": OptionValues(
+            objective="paper",
+            content_weight=1.0,
+            style_weight=1e3,
+            tv_weight=0.0,
+            pooling="avg",
+            padding="zeros",
+            init="noise",
+            optimizer="lbfgs",
+            iterations=500,
+            scales=None,
+        ),
+        "texture": OptionValues(content_weight=0.0, style_weight=5.0, init="noise", scales=3),
+        "reconstruction": OptionValues(style_weight=5.0, init="noise", scales=None, iterations=200, tv_weight=0.01),
+        "neural-style": OptionValues(
+            content_reduction="mean",
+            content_weight=5.0,
+            style_reduction="channel-mean",
+            style_weight=100.0,
+            style_layers=dict.fromkeys(PAPER_STYLE_LAYERS, 1.0),
+            tv_reduction="sum",
+            tv_weight=1e-3 * 256**2 / 2,
+            pooling="max",
+            init="grey",
+            optimizer="lbfgs",
+            iterations=1000,
+            scales=None,
+        ),
+        "gatys-notebook": OptionValues(
+            content_reduction="mean",
+            content_weight=1.0,
+            style_reduction="channel-mean",
+            style_weight=1e3,
+            style_layers=dict.fromkeys(PAPER_STYLE_LAYERS, 1.0),
+            tv_weight=0.0,
+            pooling="max",
+            init="content",
+            optimizer="lbfgs",
+            iterations=(500, 200),
+            size=800,
+            edge="short",
+            scales=2,
+            scale_factor=800 / 512,
+        ),
+        "style-transfer-pytorch": OptionValues(
+            content_reduction="mean",
+            content_weight=0.015,
+            style_loss="wasserstein",
+            style_reduction="mean",
+            style_weight=1.0,
+            style_layers={name: 4.0 ** (4 - block) / 341 for block, name in enumerate(PAPER_STYLE_LAYERS)},
+            tv_kind="nine-point",
+            tv_weight=2.0,
+            pooling="max",
+            padding="replicate",
+            init="content",
+            optimizer="adam",
+            learning_rate=0.02,
+            average=0.99,
+            iterations=(1000, 500),
+            scales=5,
+            scale_factor=math.sqrt(2),
+        ),
+    }
+)
+"""What each preset sets; anything it leaves out keeps the default of `Options`.
+
+"gatys" is the paper; "neural-style", "gatys-notebook" and "style-transfer-pytorch" have the objectives and schedules of
+those programs (docs/moving-over.md).
+"""

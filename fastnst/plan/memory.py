@@ -1,0 +1,283 @@
+"""How much memory an evaluation of the objective needs, from the shapes alone: a rehearsal of the backbone's passes.
+
+It takes and gives back what `backbone`, `layers` and `winograd` take and give back, in their order, in bytes. What
+libraries use inside of a call is known for NNPACK, whose workspace holds the transforms of a stripe and of the weights,
+and bounded for the rest.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from math import ceil
+
+from fastnst.loss.moments import CHUNK_ELEMENTS
+from fastnst.network import winograd
+from fastnst.network.architecture import layers_up_to
+from fastnst.network.arena import Arena, Block
+from fastnst.network.layers import region_bytes
+from fastnst.network.runtime import Runtime
+from fastnst.options.options import Options
+
+# Beside the maps. On a CPU: chunks of the losses and bits, the library's reordered weights, and what malloc keeps of
+# freed blocks, measured at 60 to 200 MB. On a GPU: the workspace of its convolutions.
+_SCRATCH_BYTES = {True: 100_000_000, False: 250_000_000}
+_IMAGE_ELEMENT = _MASK_ELEMENT = 4
+IMAGE_BYTES = 3 * _IMAGE_ELEMENT
+"""Of a pixel."""
+_APART = -1
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of the backbone: a convolution with the pool that follows it, or a pool of its own (without weights)."""
+
+    name: str
+    channels: int
+    filters: int
+    is_convolution: bool
+    is_pooled: bool
+    is_tapped: bool
+
+    @property
+    def parameters(self) -> int:
+        """Of the weights, without the biases."""
+        return 9 * self.channels * self.filters if self.is_convolution else 0
+
+
+def steps_of(network: str, taps: tuple[str, ...]) -> tuple[Step, ...]:
+    """The steps of `build_backbone` from the image to the deepest of `taps`."""
+    steps: list[Step] = []
+    layers = layers_up_to(network, taps)
+    skip = False
+    for layer, following in zip(layers, [*layers[1:], None], strict=True):
+        if skip:
+            skip = False
+            continue
+        joined = not layer.is_pool and following is not None and following.is_pool and layer.name not in taps
+        name = following.name if joined and following is not None else layer.name
+        steps.append(
+            Step(name, layer.in_channels, layer.out_channels, not layer.is_pool, joined or layer.is_pool, name in taps)
+        )
+        skip = joined
+    return tuple(steps)
+
+
+@dataclass(frozen=True)
+class Network:
+    """What memory depends on besides the size: steps, bytes of an element, and how the layers are run."""
+
+    steps: tuple[Step, ...]
+    element: int
+    winograd: bool
+    on_cpu: bool
+    wraps: bool = False
+
+    @property
+    def weight_bytes(self) -> int:
+        """Each convolution's weights twice, for forward and back."""
+        return 2 * self.element * sum(step.parameters for step in self.steps)
+
+    @property
+    def scratch_bytes(self) -> int:
+        return _SCRATCH_BYTES[self.on_cpu]
+
+
+def network_of(options: Options, runtime: Runtime) -> Network:
+    steps = steps_of(options.network, options.taps)
+    return Network(steps, runtime.dtype.itemsize, runtime.winograd, runtime.device.type == "cpu", options.wraps)
+
+
+class _Ledger:
+    """Bytes that are held, and their peak: in regions of an arena of that length, or (None) each block for itself."""
+
+    def __init__(self, region: int | None = None) -> None:
+        self.peak = 0
+        self._apart = 0
+        self._arena = None if region is None else Arena(region)
+
+    def take(self, size: int) -> Block:
+        if self._arena is None or not size:
+            return self.take_apart(size)
+        block = self._arena.take(size)
+        self.use(0)
+        return block
+
+    def take_apart(self, size: int) -> Block:
+        """What is in no arena."""
+        self._apart += size
+        self.use(0)
+        return Block(_APART, 0, size)
+
+    def give(self, block: Block) -> None:
+        if block.region == _APART:
+            self._apart -= block.size
+        elif self._arena is not None:
+            self._arena.give(block)
+
+    def use(self, size: int) -> None:
+        """What is taken and given back at once."""
+        held = self._apart + (0 if self._arena is None else self._arena.used)
+        self.peak = max(self.peak, held + size)
+
+
+@dataclass(frozen=True)
+class _Trace:
+    """A step's tapped features (None if it is not), its bits, the bytes of its output, the height and width of its
+    input."""
+
+    features: Block | None
+    bits: Block
+    output: int
+    height: int
+    width: int
+
+
+def _output_size(step: Step, height: int, width: int) -> tuple[int, int]:
+    return (height // 2, width // 2) if step.is_pooled else (height, width)
+
+
+def _ledger(network: Network, height: int, width: int) -> _Ledger:
+    return _Ledger(region_bytes(height, width) if network.winograd else None)
+
+
+def _forward(network: Network, ledger: _Ledger, height: int, width: int, *, record: bool) -> list[_Trace]:
+    element = network.element
+    traces = []
+    source, held = ledger.take_apart(IMAGE_BYTES * height * width), False
+    for step in network.steps:
+        rows, columns = _output_size(step, height, width)
+        size = element * step.filters * rows * columns
+        has_bits = record and not (step.is_tapped and not step.is_pooled)
+        bits_size = step.filters * height * ceil(width / 8) if has_bits else 0
+        if network.winograd:
+            output, bits = ledger.take(size), ledger.take(bits_size)
+            ledger.use(_stripe_bytes(step, height, width))
+        else:
+            whole = element * step.filters * height * width
+            if network.wraps and step.is_convolution:
+                ledger.use(whole + element * step.channels * (height + 2) * (width + 2))
+            before_pool = ledger.take(whole if step.is_pooled and step.is_convolution else 0)
+            bits, output = ledger.take(bits_size), ledger.take(size)
+            ledger.give(before_pool)
+        if not held:
+            ledger.give(source)
+        source, held = output, record and step.is_tapped
+        traces.append(_Trace(output if step.is_tapped else None, bits, size, height, width))
+        height, width = rows, columns
+    if not held:
+        ledger.give(source)
+    return traces
+
+
+def _backward(network: Network, ledger: _Ledger, traces: Sequence[_Trace]) -> None:
+    element = network.element
+    gradient = ledger.take(traces[-1].output)
+    for step, trace in zip(reversed(network.steps), reversed(traces), strict=True):
+        if trace.features is not None:
+            ledger.give(trace.features)
+        positions = trace.height * trace.width
+        is_first = step.channels == 3
+        size = (_IMAGE_ELEMENT if is_first else element) * step.channels * positions
+        if network.winograd:
+            below = ledger.take_apart(size) if is_first else ledger.take(size)
+            ledger.use(_stripe_bytes(step, trace.height, trace.width))
+        else:
+            whole = ledger.take(element * step.filters * positions if step.is_pooled and step.is_convolution else 0)
+            below = ledger.take(size)
+            if network.wraps and step.is_convolution:
+                ledger.use(element * step.filters * (trace.height + 2) * (trace.width + 2))
+            ledger.give(whole)
+        ledger.give(trace.bits)
+        ledger.give(gradient)
+        gradient = below
+    ledger.use(IMAGE_BYTES * traces[0].height * traces[0].width)
+    ledger.give(gradient)
+
+
+def _stripe_bytes(step: Step, height: int, width: int) -> int:
+    """Of one stripe: its input, its output, a copy on the way, and NNPACK's transforms, those of the weights too."""
+    if not step.is_convolution or step.channels == 3:
+        return 0
+    channels = step.channels + step.filters
+    start, stop = next(winograd.stripes(channels, height, width))
+    maps = 4 * (stop - start + 2) * width * (channels + max(step.channels, step.filters))
+    tiles = ceil((stop - start) / 6) * ceil(width / 6)
+    return maps + 256 * (tiles * channels + step.channels * step.filters)
+
+
+@lru_cache(4096)
+def untiled_bytes(network: Network, height: int, width: int) -> int:
+    """The peak of an evaluation of the whole image with its gradient, besides image, gradient and content target."""
+    ledger = _ledger(network, height, width)
+    traces = _forward(network, ledger, height, width, record=True)
+    _backward(network, ledger, traces)
+    return ledger.peak + network.scratch_bytes
+
+
+def forward_bytes(network: Network, height: int, width: int) -> int:
+    """The peak of a forward pass alone, from which no backward follows."""
+    ledger = _ledger(network, height, width)
+    _forward(network, ledger, height, width, record=False)
+    return ledger.peak + network.scratch_bytes
+
+
+@lru_cache(4096)
+def kept_bytes(network: Network, height: int, width: int, again: int) -> int:
+    """What the first pass keeps of a tile whose crop is `height` × `width`, in the level "kept": all but the first
+    `again` steps."""
+    traces = _forward(network, _Ledger(), height, width, record=True)
+    features = [trace.features.size for trace in traces[again:] if trace.features is not None]
+    return sum(features) + sum(trace.bits.size for trace in traces[again:])
+
+
+@lru_cache(4096)
+def tiled_bytes(network: Network, height: int, width: int, tiles: int, level: str, again: int) -> int:
+    """The peak of an evaluation in `tiles` whose crops are `height` × `width`, besides image, gradient and content.
+
+    On the network's device: what lies on the host in the level "kept-host" is not in it.
+    """
+    crop = IMAGE_BYTES * height * width
+    if level == "kept-host":
+        # Of one more tile the kept state is on its way.
+        return crop + untiled_bytes(network, height, width) + kept_bytes(network, height, width, again)
+    if level == "recompute":
+        return crop + untiled_bytes(network, height, width)
+    if tiles <= 2:
+        return crop + network.scratch_bytes + _kept_peak(network, height, width, tiles, again)
+    two, three = (_kept_peak(network, height, width, count, again) for count in (2, 3))
+    return crop + network.scratch_bytes + two + (tiles - 2) * (three - two)
+
+
+def _kept_peak(network: Network, height: int, width: int, tiles: int, again: int) -> int:
+    ledger = _ledger(network, height, width)
+    first_steps = replace(network, steps=network.steps[:again])
+    kept = []
+    for _ in range(tiles):
+        traces = _forward(network, ledger, height, width, record=True)
+        for trace in traces[:again]:
+            if trace.features is not None:
+                ledger.give(trace.features)
+            ledger.give(trace.bits)
+        kept.append(traces[again:])
+    for traces in kept:
+        first = _forward(first_steps, ledger, height, width, record=True) if again else []
+        _backward(network, ledger, [*first, *traces])
+    return ledger.peak
+
+
+def mask_bytes(network: Network, levels: Mapping[str, int], regions: int, height: int, width: int) -> int:
+    """Of the maps of so many regions' masks at the layers' levels, by their names, and of what they are multiplied with
+    at a time; a CPU has the masks themselves and, while they are pooled, with the content's alpha, once more."""
+    if not regions:
+        return 0
+    maps = sum(_MASK_ELEMENT * (height >> level) * (width >> level) for level in set(levels.values()))
+    masks = 2 * _MASK_ELEMENT * height * width if network.on_cpu else 0
+    return regions * (maps + masks) + 2 * network.element * CHUNK_ELEMENTS
+
+
+def sorting_bytes(network: Network, levels: Mapping[str, int], height: int, width: int) -> int:
+    """Of the sliced Wasserstein distance at these layers: of each the style's values and the gradient by the sorted
+    ones, and what sorting the largest takes beyond what the network gives back by then, as was measured."""
+    filters = {step.name: step.filters for step in network.steps}
+    sizes = [filters[name] * (height >> level) * (width >> level) for name, level in levels.items()]
+    return 8 * sum(sizes) + 8 * max(sizes, default=0)

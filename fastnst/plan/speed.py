@@ -1,0 +1,122 @@
+"""How long an evaluation of the objective takes: its operations, counted, over a rate that is measured in a moment."""
+
+import math
+import time
+from functools import cache, lru_cache
+
+import torch
+
+from fastnst.loss.side_copies import in_main_memory
+from fastnst.measure import synchronise
+from fastnst.network.layers import Convolution, DirectLayers, Layers, WinogradLayers
+from fastnst.network.runtime import Runtime, float32_products
+from fastnst.plan.memory import Network
+
+# Convolutions that stand for the network's blocks: channels, the pool of most of their operations, the side of the map
+# on a CPU and on a GPU, and the share of VGG-19's operations. At full resolution fewer channels make for a lower rate.
+_SAMPLES = (
+    (64, "avg", 160, 1024, 0.11),
+    (128, "avg", 112, 512, 0.16),
+    (256, None, 80, 256, 0.36),
+    (512, None, 40, 128, 0.37),
+)
+_ATTEMPTS = 3
+_COPIED_BYTES = 1 << 26
+# The first layer, losses and the optimiser take time beside these: about a tenth of theirs, seen on a CPU.
+_BESIDE = 1.1
+
+
+@lru_cache(4096)
+def forward_flops(network: Network, height: int, width: int, through: tuple[str, ...] | None = None) -> float:
+    """Multiplications and additions of the convolutions of one forward pass, to the deepest of `through` or to the end;
+    the input's gradient takes as many."""
+    steps = network.steps
+    if through is not None:
+        last = max((index for index, step in enumerate(steps) if step.name in through), default=-1)
+        steps = steps[: last + 1]
+    total = 0.0
+    for step in steps:
+        total += 2 * step.parameters * height * width
+        if step.is_pooled:
+            height, width = height // 2, width // 2
+    return total
+
+
+def style_flops(network: Network, style: tuple[str, ...], height: int, width: int) -> float:
+    """Of the Gram matrices of the layers `style`, one triangle each, and of their gradient."""
+    total = 0.0
+    for step in network.steps:
+        if step.is_pooled:
+            height, width = height // 2, width // 2
+        if step.name in style:
+            total += 3.0 * step.filters**2 * height * width
+    return total
+
+
+def beside_seconds(forward: float, back: float, kept: float, content: float, tiles: int) -> float:
+    """Of two passes that compute for `forward` and `back` seconds, with copies beside them that take `kept` seconds to
+    main memory in the first pass and as many back in the second, and `content` seconds back in either.
+
+    Both ways can be gone at once. The second pass begins with the last tile, so nothing has to come before either pass.
+    """
+    waiting = max(kept - forward, content - forward, 0) + max(kept + content - back, 0)
+    return forward + back + waiting * (tiles - 1) / tiles
+
+
+@cache
+def measure_rate(runtime: Runtime) -> float:
+    """FLOP per second of an iteration in the arithmetic of `runtime`: from convolutions with their ReLU and pool,
+    forward and back, in VGG-19's proportions, which takes half a second on a CPU, less what the rest is known to take.
+    Winograd's savings count as speed."""
+    layers: Layers
+    layers = WinogradLayers() if runtime.winograd else DirectLayers(runtime.device, runtime.dtype, runtime.kernels)
+    seconds_per_operation = 0.0
+    with float32_products(runtime.tf32), torch.no_grad():
+        for channels, pool, on_cpu, on_gpu, share in _SAMPLES:
+            side = on_gpu if runtime.device.type == "cuda" else on_cpu
+            operations = 2 * 2 * 9 * channels**2 * side**2
+            seconds_per_operation += share * _seconds(layers, runtime, channels, pool, side) / operations
+    return 1 / (_BESIDE * seconds_per_operation)
+
+
+@cache
+def measure_transfer_rate(device: torch.device) -> float:
+    """Bytes per second from main memory, pinned for a GPU, to `device`: the best of a few copies, after the first."""
+    on_device = torch.empty(_COPIED_BYTES, dtype=torch.uint8, device=device)
+    kept = in_main_memory(on_device).zero_()
+    best = math.inf
+    for attempt in range(1 + _ATTEMPTS):
+        synchronise(device)
+        began = time.perf_counter()
+        on_device.copy_(kept, non_blocking=True)
+        synchronise(device)
+        if attempt:
+            best = min(best, time.perf_counter() - began)
+    return _COPIED_BYTES / best
+
+
+def _seconds(layers: Layers, runtime: Runtime, channels: int, pool: str | None, side: int) -> float:
+    """Of one convolution forward and back: the best of a few, after one to get ready."""
+    memory_format = torch.channels_last if layers.channels_last else torch.contiguous_format
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(*shape: int) -> torch.Tensor:
+        values: torch.Tensor = torch.randn(shape, generator=generator) / channels**0.5
+        return values.to(runtime.device, runtime.dtype).contiguous(memory_format=memory_format)
+
+    weight, image = noise(channels, channels, 3, 3), noise(1, channels, side, side)
+    layer = Convolution(weight, weight, noise(1, channels, 1, 1).flatten(), pool, "zeros")
+    layers.begin(image.shape)
+    best = math.inf
+    for attempt in range(1 + _ATTEMPTS):
+        synchronise(runtime.device)
+        began = time.perf_counter()
+        features, bits = layers.forward(layer, image, record=True)
+        layers.release(layers.backward(layer, features, bits, image.shape))
+        synchronise(runtime.device)
+        if attempt:
+            best = min(best, time.perf_counter() - began)
+        layers.release(features)
+        if bits is not None:
+            layers.release(bits)
+    return best

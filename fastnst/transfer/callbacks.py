@@ -1,0 +1,342 @@
+"""Ready-made callbacks: a preview, numbered frames, a movie, a plot, TensorBoard, an early stop; and their composition.
+
+A callback is any function of one `Iterate`; it stops the run by returning False (not None). Those here are such
+functions, and context managers too, because some have to be closed:
+
+    with fastnst.transfer.callbacks.chain(Preview("now.png"), Movie("run.gif", every=10)) as callback:
+        result = fastnst.stylize(content, style, callback=callback)
+
+What cannot be written is a FastnstWarning: a run does not end because a disk is full.
+"""
+
+import importlib.util
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from fastnst.errors import FastnstError, FastnstWarning, OptionError
+from fastnst.output import check_output_path
+from fastnst.roofline_plot import check_plot
+from fastnst.transfer.movie import MovieWriter, check_movie
+from fastnst.transfer.plot import draw_losses
+from fastnst.transfer.result import Iterate, LossRecord
+
+__all__ = [
+    "Callback",
+    "Chain",
+    "EarlyStop",
+    "Frames",
+    "LossPlot",
+    "Movie",
+    "Preview",
+    "Ready",
+    "TensorBoard",
+    "chain",
+    "numbered_path",
+]
+
+Callback = Callable[[Iterate], bool | None]
+
+
+class Ready:
+    """A callback that may be used as a context manager, and is closed on leaving.
+
+    `lazy`: it looks at an image while it is called, if it does, or is content with a later one (see `Iterate`).
+    """
+
+    lazy = False
+
+    def __call__(self, iterate: Iterate) -> bool | None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Finishes what the run has left open. Closing twice does nothing more."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Chain(Ready):
+    """Several callbacks as one: all are called, in order, even if one wants to stop; one that does stops the run."""
+
+    def __init__(self, *callbacks: Callback) -> None:
+        for callback in callbacks:
+            if not callable(callback):
+                raise OptionError(f"callback {callback!r} cannot be called; give functions of one Iterate")
+        self.callbacks = callbacks
+        self.lazy = all(getattr(callback, "lazy", False) for callback in callbacks)
+
+    def __call__(self, iterate: Iterate) -> bool:
+        answers = [callback(iterate) for callback in self.callbacks]
+        return all(answer is None or bool(answer) for answer in answers)
+
+    def close(self) -> None:
+        """Closes those that can be closed, all of them even if one fails; then the first error is raised."""
+        errors = []
+        for callback in self.callbacks:
+            if isinstance(callback, Ready):
+                try:
+                    callback.close()
+                except Exception as error:  # noqa: BLE001 - raised below
+                    errors.append(error)
+        if errors:
+            raise errors[0]
+
+
+def chain(*callbacks: Callback) -> Chain:
+    """The callbacks as one; see `Chain`."""
+    return Chain(*callbacks)
+
+
+class _Every:
+    """Which iterations are wanted: every n-th one of the run, each once, and the last one."""
+
+    def __init__(self, every: int) -> None:
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise OptionError(f"every {every!r} is not a whole number of iterations, 1 or more")
+        self.every = every
+        self._seen = 0
+
+    def wants(self, iterate: Iterate) -> bool:
+        # Losses may be read back in batches, and a scale's first record repeats the last one of the scale before it.
+        iteration = iterate.record.iteration
+        due = iteration // self.every > self._seen // self.every
+        if due:
+            self._seen = iteration
+        return due
+
+
+class Preview(Ready):
+    """The newest image in one file, for a viewer that shows it anew whenever it changes.
+
+    Args:
+        path: written whole or not at all, so that a viewer never sees half of it.
+        seconds: at most once in so many; the last image is written by `close`.
+        format: as for `Result.save`.
+        bit_depth: as for `Result.save`.
+    """
+
+    lazy = True
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        seconds: float = 1.0,
+        format: str | None = None,
+        bit_depth: int | None = None,
+    ) -> None:
+        check_output_path(path, format=format, bit_depth=bit_depth)
+        if not 0 <= seconds < math.inf:
+            raise OptionError(f"{seconds} seconds between previews are out of range; give 0 or more")
+        self._path, self._seconds, self._form = path, seconds, {"format": format, "bit_depth": bit_depth}
+        self._written = -math.inf
+        self._waiting: Iterate | None = None
+
+    def __call__(self, iterate: Iterate) -> None:
+        self._waiting = iterate
+        if time.monotonic() - self._written >= self._seconds:
+            self.close()
+
+    def close(self) -> None:
+        if self._waiting is not None:
+            _save(self._waiting, self._path, self._form)
+            self._waiting, self._written = None, time.monotonic()
+
+
+class Frames(Ready):
+    """The image of every n-th iteration in a file of its own: out_00050.png beside out.png (see `numbered_path`)."""
+
+    lazy = True
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        every: int,
+        format: str | None = None,
+        bit_depth: int | None = None,
+    ) -> None:
+        self._path, self._every = Path(path), _Every(every)
+        self._form = {"format": format, "bit_depth": bit_depth}
+        check_output_path(numbered_path(self._path, every), format=format, bit_depth=bit_depth)
+
+    def __call__(self, iterate: Iterate) -> None:
+        if self._every.wants(iterate):
+            _save(iterate, numbered_path(self._path, iterate.record.iteration), self._form)
+
+
+def numbered_path(path: Path, iteration: int) -> Path:
+    """Where the image of `iteration` goes: out_00050.png beside out.png."""
+    return path.with_name(f"{path.stem}_{iteration:05d}{path.suffix}")
+
+
+class Movie(Ready):
+    """A movie of the run, with the starting image, every n-th iteration, and the last image that was seen.
+
+    The frames are of the run's last scale; those of the scales before it are enlarged.
+
+    Args:
+        path: .mp4 (with PyAV, `fastnst[movie]`), .gif or .webp.
+        every: iterations between two frames.
+        frames_per_second: as for `MovieWriter`.
+        longest_side: as for `MovieWriter`.
+    """
+
+    lazy = True
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        every: int = 1,
+        frames_per_second: float = 12.0,
+        longest_side: int = 1280,
+    ) -> None:
+        self._path, self._every = Path(path), _Every(every)
+        check_movie(self._path)
+        self._options: dict[str, Any] = {"frames_per_second": frames_per_second, "longest_side": longest_side}
+        MovieWriter(self._path, (2, 2), **self._options)
+        self._writer: MovieWriter | None = None
+        self._waiting: Iterate | None = None
+
+    def __call__(self, iterate: Iterate) -> None:
+        if self._writer is None:
+            self._writer = MovieWriter(self._path, _last_size(iterate), **self._options)
+            self._add(iterate)
+        elif self._every.wants(iterate):
+            self._add(iterate)
+        else:
+            self._waiting = iterate
+
+    def close(self) -> None:
+        if self._writer is None:
+            return
+        if self._waiting is not None:
+            self._add(self._waiting)
+        writer, self._writer = self._writer, None
+        try:
+            writer.close()
+        except FastnstError as error:
+            _warn(error)
+
+    def _add(self, iterate: Iterate) -> None:
+        self._waiting = None
+        if self._writer is not None:
+            try:
+                self._writer.add(iterate.image)
+            except FastnstError as error:
+                _warn(error)
+
+
+class LossPlot(Ready):
+    """The losses as a plot, drawn when the run is over; needs matplotlib (`fastnst[plot]`).
+
+    It has the records that the callback saw: with `callback_every=1` all of them.
+    """
+
+    lazy = True
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = Path(path)
+        check_plot(self._path)
+        self._records: list[LossRecord] = []
+        self._options: Mapping[str, Any] = {}
+
+    def __call__(self, iterate: Iterate) -> None:
+        self._records.append(iterate.record)
+        self._options = iterate.parameters["options"]
+
+    def close(self) -> None:
+        if self._records:
+            records, self._records = self._records, []
+            try:
+                draw_losses(records, self._path, self._options)
+            except FastnstError as error:
+                _warn(error)
+
+
+class EarlyStop(Ready):
+    """Stops the run when its loss falls too slowly at one scale, or is low enough.
+
+    Unlike the option `tolerance`, which ends one scale and goes on to the next, this ends the run.
+
+    Args:
+        patience: evaluations within which the lowest loss of the present scale must have fallen…
+        tolerance: …by this fraction of it.
+        below: a total loss at which to stop at once; None for none.
+    """
+
+    lazy = True
+
+    def __init__(self, *, patience: int = 20, tolerance: float = 1e-3, below: float | None = None) -> None:
+        if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
+            raise OptionError(f"patience {patience!r} is not a whole number of evaluations, 1 or more")
+        if not 0 <= tolerance <= 1:
+            raise OptionError(f"tolerance {tolerance} is out of range; give 0 to 1")
+        self._patience, self._tolerance, self._below = patience, tolerance, below
+        self._scale = -1
+        self._best, self._waited = math.inf, 0
+
+    def __call__(self, iterate: Iterate) -> bool:
+        record = iterate.record
+        if record.scale != self._scale:
+            self._scale, self._best, self._waited = record.scale, math.inf, 0
+        if self._below is not None and record.total <= self._below:
+            return False
+        if record.total < self._best - self._tolerance * abs(self._best) or math.isinf(self._best):
+            self._best, self._waited = record.total, 0
+        else:
+            self._waited += 1
+        return self._waited < self._patience
+
+
+class TensorBoard(Ready):
+    """Losses of each evaluation, and every n-th image, in TensorBoard's files; needs `fastnst[tensorboard]`."""
+
+    lazy = True
+
+    def __init__(self, folder: str | os.PathLike[str], *, images_every: int = 25) -> None:
+        if importlib.util.find_spec("tensorboard") is None:
+            raise OptionError('TensorBoard is not here; install it with pip install "fastnst[tensorboard]"')
+        self._every = _Every(images_every)
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer: Any = SummaryWriter(os.fspath(folder))
+
+    def __call__(self, iterate: Iterate) -> None:
+        record = iterate.record
+        for term in ("total", "content", "style", "tv"):
+            self._writer.add_scalar(f"loss/{term}", getattr(record, term), record.iteration)
+        if self._every.wants(iterate):
+            self._writer.add_image("image", iterate.image, record.iteration)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def _last_size(iterate: Iterate) -> tuple[int, int]:
+    """(height, width) at the run's last scale."""
+    last = iterate.parameters["sizes"][-1]
+    return last["height"], last["width"]
+
+
+def _save(iterate: Iterate, path: str | os.PathLike[str], form: Mapping[str, Any]) -> None:
+    try:
+        iterate.save(path, **form)
+    except FastnstError as error:
+        _warn(error)
+
+
+def _warn(error: Exception) -> None:
+    warnings.warn(f"{error}; the run goes on", FastnstWarning, stacklevel=3)

@@ -1,0 +1,189 @@
+"""One scale's iterations: step, evaluate, note the loss, keep the best image, all on the device.
+
+Nothing is read back to the host until `read` asks for it, so that a GPU never waits between iterations.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from fastnst.loss.objective import Evaluation, Loss
+from fastnst.optim import Optimizer
+from fastnst.transfer.averaging import MeanImage
+from fastnst.transfer.best_image import Best, BestInPlace
+from fastnst.transfer.graph import Replayed
+
+CAPACITY = 64
+"""Evaluations that can be noted between two calls of `read`."""
+
+Terms = tuple[float, float, float, float]
+
+
+class Descent:
+    """The image of one scale on its way down.
+
+    `image` and `best` are (1, 3, H, W) float32: `image` stays where it is and is moved in place, `best` is the one of
+    the lowest loss so far, kept where `best` says. `make` makes a fresh optimiser, `optimizer` is the one to begin with
+    if that is another. The caller begins with `begin` or `restore`, goes on with `advance`, and comes to the end with
+    `end`, which saves the gradient that no step will use. With `mean`, the last image is the mean of those before.
+    """
+
+    def __init__(
+        self,
+        image: Tensor,
+        objective: Evaluation,
+        make: Callable[[], Optimizer],
+        optimizer: Optimizer | None = None,
+        mean: MeanImage | None = None,
+        best: Best | None = None,
+    ) -> None:
+        self.image = image.clone()
+        self._best: Best = BestInPlace(image) if best is None else best
+        self._objective = objective
+        self._make = make
+        self._mean = mean
+        self._loss = torch.zeros((), dtype=torch.float32, device=image.device)
+        self._gradient = torch.zeros_like(self.image)
+        self._lowest = torch.full((), math.inf, dtype=torch.float32, device=image.device)
+        self._rows = torch.zeros((CAPACITY, 5), dtype=torch.float32, device=image.device)
+        self._row = torch.zeros(1, dtype=torch.long, device=image.device)
+        self._noted = 0
+        self._ready(make() if optimizer is None else optimizer)
+
+    def begin(self) -> None:
+        """Evaluates the first image. In float16, with the largest loss scale that its gradient allows."""
+        loss = self._evaluate()
+        if self._objective.loss_scale.needed:
+            while not bool(self._is_usable()) and self._objective.loss_scale.lower():
+                self._evaluate()
+            self._objective.loss_scale.anchor(loss.total)
+            loss = self._evaluate()
+        self._note(loss)
+        self._noted += 1
+
+    def advance(self) -> None:
+        """One step of the optimiser, and the evaluation of what comes of it."""
+        if self._objective.is_tiled:
+            self._iterate()
+        else:
+            self._replayed(self._iterate)
+        self._noted += 1
+
+    def end(self) -> None:
+        """As `advance`, but without a gradient to go on from."""
+        self._step()
+        if self._mean is not None:
+            self.image.copy_(self._mean.mean())
+        self._gradient = self._gradient.new_zeros(1)
+        self._best.offer(self.image)
+        self._note(self._objective.loss(self.image))
+        self._noted += 1
+
+    @property
+    def best(self) -> Tensor:
+        """The image of the lowest loss that has been noted."""
+        return self._best.image
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimiser that made the latest step."""
+        return self._optimizer
+
+    @property
+    def loss_exponent(self) -> int:
+        """The power of two that is float16's loss scale."""
+        return self._objective.loss_scale.exponent
+
+    def state(self) -> dict[str, Tensor]:
+        """The tensors that `restore` takes; the optimiser has its own."""
+        mean = {} if self._mean is None else {f"mean.{name}": x for name, x in self._mean.state_dict().items()}
+        return {**self._own(), **mean}
+
+    def _own(self) -> dict[str, Tensor]:
+        reference = self._objective.loss_scale.reference
+        return {"image": self.image, "best": self.best, "lowest": self._lowest, "loss_scale": reference}
+
+    def restore(self, state: Mapping[str, Tensor], loss_exponent: int) -> None:
+        """In place of `begin`: goes on after the evaluation at which `state` was read, which is not noted again."""
+        for name, tensor in self._own().items():
+            tensor.copy_(state[name])
+        if self._mean is not None:
+            kept = {name.removeprefix("mean."): x for name, x in state.items() if name.startswith("mean.")}
+            self._mean.load_state_dict({name: x.to(self.image.device) for name, x in kept.items()})
+        self._objective.loss_scale.set_exponent(loss_exponent)
+        self._evaluate()
+
+    @property
+    def loss(self) -> Tensor:
+        """The total of the latest evaluation, which was not read back yet: a scalar that later ones do not change."""
+        return self._rows[self._noted - 1, 0].clone()
+
+    def read(self) -> list[Terms]:
+        """Total, content, style and total variation of each evaluation since the last call, which is waited for.
+
+        After an evaluation whose float16 gradient overflowed there is none: from the best image the descent goes on
+        with a lower loss scale and a fresh optimiser.
+        """
+        rows = self._rows[: self._noted].tolist()
+        self._noted = 0
+        self._row.zero_()
+        terms = [(total, content, style, tv) for total, content, style, tv, _ in rows]
+        overflowed = next((index for index, row in enumerate(rows) if not row[4]), None)
+        if overflowed is None or not all(math.isfinite(total) for total, *_ in terms[: overflowed + 1]):
+            return terms
+        if not self._objective.loss_scale.lower():
+            return [*terms[: overflowed + 1], (math.nan,) * 4]
+        self.image.copy_(self.best)
+        self._ready(self._make())
+        self._evaluate()
+        return terms[: overflowed + 1]
+
+    def _ready(self, optimizer: Optimizer) -> None:
+        self._optimizer = optimizer
+        self._replayed = Replayed(self.image.device)
+
+    def _iterate(self) -> None:
+        self._step()
+        self._note(self._evaluate())
+
+    def _step(self) -> None:
+        self._best.settle()
+        self._optimizer.step(self.image, self._gradient, self._loss)
+        if self._mean is not None:
+            self._mean.see(self.image)
+
+    def _evaluate(self) -> Loss:
+        # What a graph replays stays where it is; else one gradient is enough, and the last one makes room for the next.
+        stays = self.image.device.type == "cuda" and not self._objective.is_tiled
+        if not stays:
+            self._gradient = self._gradient.new_empty(0)
+        self._best.offer(self.image)
+        loss, gradient = self._objective.loss_and_gradient(self.image)
+        if stays and self._gradient.shape == gradient.shape:
+            self._gradient.copy_(gradient)
+        else:
+            self._gradient = _like(gradient, self.image)
+        self._loss.copy_(loss.total)
+        return loss
+
+    def _is_usable(self) -> Tensor:
+        """Whether the gradient is finite, which only float16 puts in doubt while the loss is."""
+        if not self._objective.loss_scale.needed:
+            return torch.ones((), dtype=torch.bool, device=self.image.device)
+        return self._gradient.isfinite().all()
+
+    def _note(self, loss: Loss) -> None:
+        terms = (loss.total, loss.content, loss.style, loss.tv, self._is_usable().float())
+        row = torch.stack([term.to(self.image.device) for term in terms])
+        self._rows.index_copy_(0, self._row, row[None])
+        self._row.add_(1)
+        better = row[0] < self._lowest
+        torch.where(better, row[0], self._lowest, out=self._lowest)
+        self._best.decide(self.image, better)
+
+
+def _like(gradient: Tensor, image: Tensor) -> Tensor:
+    """The gradient in the image's memory format."""
+    return gradient if gradient.stride() == image.stride() else torch.empty_like(image).copy_(gradient)

@@ -1,0 +1,96 @@
+"""The losses of a run as a picture: each weighted term over the iterations, and where the scales begin."""
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from fastnst.errors import OptionError
+from fastnst.roofline_plot import check_plot
+from fastnst.transfer.pyramid import scale_style_weights
+from fastnst.transfer.result import LossRecord
+
+# Told apart with any colour vision (Okabe and Ito), and in grey by their dashes.
+_LINES = {
+    "total": ("#000000", "-"),
+    "style": ("#D55E00", "--"),
+    "content": ("#0072B2", "-."),
+    "tv": ("#009E73", ":"),
+}
+_RANGE = 1e-6  # of the axis, at most
+_NAMES = {"total": "total", "style": "β · style", "content": "α · content", "tv": "γ · total variation"}
+
+
+def draw_losses(records: Sequence[LossRecord], path: Path, options: Mapping[str, Any], *, note: str = "") -> None:
+    """Writes the plot, a .png, .svg or .pdf, of `records`; `options` are those in a result's parameters.
+
+    The terms are multiplied by their weights, so that they sum to the total; one that is 0 throughout is left out, and
+    the axis is logarithmic. Raises OptionError where matplotlib is missing, `path` cannot be written or there is
+    nothing to draw.
+    """
+    check_plot(path)
+    if not records:
+        raise OptionError(f"there are no losses to draw in {path}; the run made no evaluation")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot()
+    largest = max(record.total for record in records)
+    for term, (colour, dashes) in _LINES.items():
+        weights = _weights(records, 1.0 if term == "total" else options.get(f"{term}_weight", 1.0))
+        values = [weight * getattr(record, term) for weight, record in zip(weights, records, strict=True)]
+        if not any(value > 0 for value in values):
+            continue
+        for first, (_, group) in enumerate(groupby(zip(records, values, strict=True), lambda pair: pair[0].scale)):
+            shown = [(record.iteration, value if value > 0 else float("nan")) for record, value in group]
+            axes.plot(
+                *zip(*shown, strict=True),
+                color=colour,
+                linestyle=dashes,
+                linewidth=2 if term == "total" else 1.5,
+                label=_NAMES[term] if first == 0 else None,
+                marker="." if len(shown) == 1 else None,
+            )
+    axes.set_yscale("log")
+    # A term that begins at 0, as the content's does where the run starts from it, would take all the height.
+    axes.set_ylim(bottom=max(_RANGE * largest, 0.5 * axes.get_ylim()[0]) if largest > 0 else None)
+    axes.set_xlabel("iteration")
+    axes.set_ylabel("loss, weighted")
+    axes.grid(color="#dddddd")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    _mark_scales(axes, records)
+    if note:
+        figure.supxlabel(note, fontsize=8, color="#444444")
+    try:
+        figure.savefig(path, dpi=150)
+    except OSError as error:
+        raise OptionError(f"{path} could not be written ({error.strerror}); choose another folder") from error
+
+
+def _weights(records: Sequence[LossRecord], weight: Any) -> list[float]:
+    """Those of the records: one for all, or of several that end with the last scale's the scale's own."""
+    edges = list(dict.fromkeys(record.scale for record in records))
+    if not isinstance(weight, list | tuple):
+        return [float(weight)] * len(records)
+    own = scale_style_weights(tuple(map(float, weight)), len(edges))
+    by_edge = dict(zip(edges, own, strict=True))
+    return [by_edge[record.scale] for record in records]
+
+
+def _mark_scales(axes: Any, records: Sequence[LossRecord]) -> None:
+    """A line where each scale begins, and its long edge above the axes."""
+    starts = [next(group) for _, group in groupby(records, lambda record: record.scale)]
+    if len(starts) == 1:
+        return
+    for record in starts:
+        axes.axvline(record.iteration, color="#999999", linewidth=0.8)
+        axes.annotate(
+            f"{record.scale} px",
+            (record.iteration, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(3, 3),
+            textcoords="offset points",
+            fontsize=9,
+            color="#444444",
+        )

@@ -1,0 +1,178 @@
+"""What layers hold of a picture: images from noise with the same features, or the same Gram matrices, there.
+
+The experiments of figure 1 of Gatys, Ecker and Bethge (A Neural Algorithm of Artistic Style, 2015).
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Unpack
+
+from PIL import Image
+from torch import Tensor
+
+from fastnst.contact_sheet import Look, contact_sheet
+from fastnst.errors import OptionError
+from fastnst.images import Picture, Source, flattened, load_image, resize
+from fastnst.network.architecture import PAPER_STYLE_LAYERS
+from fastnst.options.keywords import OptionValues
+from fastnst.options.options import resolve_options
+from fastnst.transfer.canvas import Canvas
+from fastnst.transfer.result import Result
+from fastnst.transfer.run import Callback
+from fastnst.transfer.stylizer import Stylizer
+
+Layers = str | Sequence[str] | Mapping[str, float]
+FIGURE_LAYERS = PAPER_STYLE_LAYERS
+
+
+def reconstruct_content(
+    image: Source | Picture,
+    layers: Layers = "conv4_2",
+    *,
+    callback: Callback | None = None,
+    callback_every: int | None = 1,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: float = 60.0,
+    **options: Unpack[OptionValues],
+) -> Result:
+    """Makes an image from noise that has the features of `image` at `layers`: `total = α · content + γ · tv`.
+
+    A layer near the pixels gives the picture again, a deep one its objects and their places without the exact pixels.
+
+    Args:
+        image: as `stylize` takes it.
+        layers: a layer, or several with or without weights, as the option `content_layers`.
+        callback: as for `stylize`.
+        callback_every: as for `stylize`.
+        checkpoint: as for `stylize`.
+        checkpoint_every: as for `stylize`.
+        **options: the fields of `fastnst.Options`; the preset is "reconstruction" where none is given.
+
+    Raises FastnstError as `stylize` does, and OptionError for a style weight.
+    """
+    return Stylizer([], **content_options(layers, options))(
+        image,
+        callback=callback,
+        callback_every=callback_every,
+        checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every,
+    )
+
+
+def reconstruct_style(
+    image: Source | Picture,
+    layers: Layers,
+    *,
+    callback: Callback | None = None,
+    callback_every: int | None = 1,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: float = 60.0,
+    **options: Unpack[OptionValues],
+) -> Result:
+    """Makes an image from noise, of the shape of `image`, that has its Gram matrices at `layers`.
+
+    `total = β · style + γ · tv`, as for a texture, but at one scale, so that nothing larger is in it than the layers
+    hold. Arguments and errors are those of `reconstruct_content`; a content weight is what is refused.
+    """
+    picture = _opened(image, options)
+    return Stylizer(picture, **style_options(layers, options))(
+        Canvas(picture.height, picture.width),
+        callback=callback,
+        callback_every=callback_every,
+        checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every,
+    )
+
+
+def _opened(image: Source | Picture, options: Mapping[str, Any]) -> Picture:
+    if isinstance(image, Picture):
+        return image
+    return load_image(image, role="content", max_pixels=resolve_options(**options).max_pixels)
+
+
+def content_options(layers: Layers, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a run that reconstructs from features. Raises OptionError for those of a style."""
+    _refuse(given, "style", "content")
+    return {"preset": "reconstruction", "init": "noise", **given, "content_layers": layers, "style_weight": 0.0}
+
+
+def style_options(layers: Layers, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a run that reconstructs from Gram matrices. Raises OptionError for those of a content."""
+    _refuse(given, "content", "style")
+    own = {"preset": "reconstruction", "init": "noise", "edge": "long"}
+    return {**own, **given, "style_layers": layers, "content_weight": 0.0}
+
+
+def _refuse(given: Mapping[str, Any], other: str, own: str) -> None:
+    weight = given.get(f"{other}_weight", 0)
+    if weight != 0:
+        raise OptionError(f"{other} weight {weight!r} was given for a reconstruction of {own} alone; leave it out")
+    if f"{own}_layers" in given:
+        raise OptionError(f"{own}_layers was given beside the layers of the reconstruction; give one of them")
+
+
+@dataclass(frozen=True, eq=False)
+class Figure:
+    """The reconstructions of one picture: of its `content` from each of `layers`, and of its `style` from the first of
+    them, the first two, and so on. `original` is the picture at their size, (3, H, W) in 0…1."""
+
+    layers: tuple[str, ...]
+    original: Tensor
+    style: tuple[Result, ...]
+    content: tuple[Result, ...]
+
+    def sheet(self, *, cell: int = 256, title: str = "", look: Look | None = None) -> Image.Image:
+        """All of them as one labelled picture; arguments and errors are those of `contact_sheet`."""
+        rows = [[self.original, *(result.tensor for result in row)] for row in (self.style, self.content)]
+        sets = ["the picture", self.layers[0], *(f"... and {name}" for name in self.layers[1:])]
+        return contact_sheet(
+            rows,
+            cell=cell,
+            row_labels=["style", "content"],
+            captions=[sets, ["the picture", *self.layers]],
+            title=title,
+            look=look,
+        )
+
+
+def reconstruction_figure(
+    image: Source | Picture,
+    layers: Sequence[str] = FIGURE_LAYERS,
+    *,
+    made: Callable[[Result], None] | None = None,
+    **options: Unpack[OptionValues],
+) -> Figure:
+    """Figure 1 of the paper, of one picture: each layer's content, and the style of ever more layers.
+
+    Args:
+        image: as `stylize` takes it.
+        layers: from shallow to deep.
+        made: called with each result when it is there; styles come first.
+        **options: those of `reconstruct_content` and `reconstruct_style` alike.
+
+    Raises FastnstError as they do.
+    """
+    names = tuple(layers)
+    if not names or isinstance(layers, str):
+        raise OptionError(f"layers {layers!r} are no list of layers; give several, such as conv1_1 and conv2_1")
+    picture = _opened(image, options)
+    canvas = Canvas(picture.height, picture.width)
+    runs: deque[tuple[Stylizer, Picture | Canvas]] = deque()
+    for count in range(len(names)):
+        runs.append((Stylizer(picture, **style_options(names[: count + 1], options)), canvas))
+    for name in names:
+        runs.append((Stylizer([], **content_options(name, options)), picture))
+    for stylizer, source in runs:
+        stylizer.scales(source)
+    results = []
+    while runs:
+        # Each holds a network, which goes with it.
+        stylizer, source = runs.popleft()
+        results.append(stylizer(source))
+        if made is not None:
+            made(results[-1])
+    height, width = results[0].tensor.shape[1:]
+    original = resize(flattened(picture).rgb, size=(height, width))
+    return Figure(names, original, tuple(results[: len(names)]), tuple(results[len(names) :]))
