@@ -40,7 +40,7 @@ from fastnst.loss.reductions import style_factor
 
 _EPSILON = {"gram": 0.0, "covariance": 0.0, "mean-std": 1e-5, "wasserstein": 1e-4}
 _LEAST_COVARIANCE = 1e-6
-RELATIVE_FACTORS = {"gram": 1.0, "covariance": 1.0, "mean-std": 3.5, "wasserstein": 0.75, "sliced": 4.0}
+RELATIVE_FACTORS = {"gram": 1.0, "covariance": 0.8, "mean-std": 3.5, "wasserstein": 0.4, "sliced": 4.5}
 """What the relative style terms are multiplied by: with them a style weight moves the content as far as with gram,
 measured by `python -m bench.loss_strength`.
 
