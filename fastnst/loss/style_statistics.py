@@ -17,9 +17,9 @@ A layer's style term is its weight times the distance times a constant:
 
 - `objective="paper"`: 1/(4 N²) for gram and covariance, 1/N for mean-std and wasserstein; ε is 1e-5 for mean-std and
   1e-4 for wasserstein, as their authors have them.
-- `objective="relative"`: one over the distance of no features at all, ‖A‖², ‖A‖ ‖Σ_A‖, |μ_A|² + |σ_A|² and
+- `objective="relative"`: one over the distance of no features at all, ‖A‖², ‖Σ_A‖², |μ_A|² + |σ_A|² and
   |μ_A|² + tr Σ'_A, times `RELATIVE_FACTORS`, so that a style weight is as strong with each; ε is in units of the mean
-  variance of the style's features there. ‖Σ_A‖ counts as at least 1e-3 ‖A‖.
+  variance of the style's features there. ‖Σ_A‖² counts as at least 1e-6 ‖A‖².
 - `style_reduction` "mean" and "channel-mean" have their own constants for gram and covariance (see `reductions`); for
   mean-std and wasserstein "mean" is what "paper" is.
 
@@ -40,15 +40,15 @@ from fastnst.loss.reductions import style_factor
 
 _EPSILON = {"gram": 0.0, "covariance": 0.0, "mean-std": 1e-5, "wasserstein": 1e-4}
 _LEAST_COVARIANCE = 1e-6
-RELATIVE_FACTORS = {"gram": 1.0, "covariance": 0.8, "mean-std": 3.5, "wasserstein": 0.4, "sliced": 4.5}
-"""What the relative style terms are multiplied by: with them a style weight moves the content as far as with gram,
-measured by `python -m bench.loss_strength`.
+RELATIVE_FACTORS = {"gram": 1.0, "covariance": 0.35, "mean-std": 3.5, "wasserstein": 0.55, "sliced": 4.5}
+"""What the relative style terms are multiplied by: with them a style weight takes the result about as far from the
+content as with gram, which `python -m bench.loss_strength` measures.
 
-A Gram matrix is of the second degree in the features, a distance between it and the style's of the fourth, so that near
-the style it is about four times the squared distance between features, which the means, deviations and sorted
-projections are. The Wasserstein distance counts directions in which the style has hardly any energy as well, and a Gram
-matrix does not. The covariance has about a tenth of the energy of the Gram matrix, and of a layer as of conv4_1 a
-hundredth: divided by its own alone, it would weigh most where there is least of it."""
+A Gram matrix is of the second degree in the features and its distance of the fourth: near the style it is about four
+times the squared distance between features, of which means, deviations and sorted projections are. A covariance has a
+tenth of the Gram matrix's energy or less, and is divided by that. The Wasserstein distance counts all directions alike,
+and so has a gradient in those that a Gram matrix, whose largest eigenvalues are nearly all of it, does not see.
+"""
 
 
 @dataclass(frozen=True)
@@ -116,10 +116,9 @@ def _target(loss: str, style: Moments, weight: float, form: str) -> MomentTarget
         raised = exact.covariance + epsilon * torch.eye(filters, dtype=torch.float64, device=exact.mean.device)
         matrix, spread = root(raised), variance + epsilon
     means = exact.mean.square().sum().item()
-    whole = exact.gram.square().sum().item()
     energies = {
-        "gram": whole,
-        "covariance": math.sqrt(whole * max(matrix.square().sum().item(), _LEAST_COVARIANCE * whole)),
+        "gram": exact.gram.square().sum().item(),
+        "covariance": max(matrix.square().sum().item(), _LEAST_COVARIANCE * exact.gram.square().sum().item()),
         "mean-std": means + spread.square().sum().item(),
         "wasserstein": means + spread.sum().item(),
     }

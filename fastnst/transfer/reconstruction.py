@@ -26,8 +26,8 @@ from fastnst.transfer.stylizer import Stylizer
 
 Layers = str | Sequence[str] | Mapping[str, float]
 FIGURE_LAYERS = PAPER_STYLE_LAYERS
-# The weight of the total variation for conv1; conv5 has a hundred times as much: its grain fades, its content does not.
-_VARIATION = 0.01
+# Weights of the total variation for conv1, as a hundredth of the weights of their terms.
+_CONTENT_VARIATION, _STYLE_VARIATION = 0.01, 0.05
 
 
 def reconstruct_content(
@@ -100,24 +100,27 @@ def _opened(image: Source | Picture, options: Mapping[str, Any]) -> Picture:
 def content_options(layers: Layers, given: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a run that reconstructs from features. Raises OptionError for those of a style."""
     _refuse(given, "style", "content")
-    return {**_start(layers, given, "grey"), **given, "content_layers": layers, "style_weight": 0.0}
+    return {**_start(layers, given, "grey", _CONTENT_VARIATION), **given, "content_layers": layers, "style_weight": 0.0}
 
 
 def style_options(layers: Layers, given: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a run that reconstructs from Gram matrices. Raises OptionError for those of a content."""
     _refuse(given, "content", "style")
-    own = {**_start(layers, given, "noise"), "edge": "long"}
+    own = {**_start(layers, given, "noise", _STYLE_VARIATION), "edge": "long"}
     return {**own, **given, "style_layers": layers, "content_weight": 0.0}
 
 
-def _start(layers: Layers, given: Mapping[str, Any], init: str) -> dict[str, Any]:
-    """The preset, and with it the start and the weight of the total variation: the deeper the deepest layer, the more
-    of the image it does not see. With another preset the start is noise, and the weight the preset's."""
+def _start(layers: Layers, given: Mapping[str, Any], init: str, variation: float) -> dict[str, Any]:
+    """The preset, and with it the start and the weight of the total variation, which is `variation` for conv1 and a
+    hundred times that for conv5: the deeper the deepest layer, the more of an image's grain it does not see.
+
+    With another preset the start is noise, and the weight the preset's.
+    """
     if given.get("preset", "reconstruction") != "reconstruction":
         return {"init": "noise"}
     # What is no layer is refused with the other options.
     block = max(map(int, re.findall(r"(?:conv|relu|pool)(\d)", str(layers))), default=1)
-    return {"preset": "reconstruction", "init": init, "tv_weight": _VARIATION * 10 ** ((block - 1) / 2)}
+    return {"preset": "reconstruction", "init": init, "tv_weight": variation * 10 ** ((block - 1) / 2)}
 
 
 def _refuse(given: Mapping[str, Any], other: str, own: str) -> None:
