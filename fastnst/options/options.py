@@ -81,7 +81,7 @@ class Options:
     )
     scales: Scales = _option(
         "auto",
-        "coarse to fine: auto (from 512 pixels on, each twice the last), none, a number of scales (see "
+        "coarse to fine: auto (from 256 pixels on, each twice the last), none, a number of scales (see "
         "--scale-factor), or their edges",
         metavar="S",
         many=True,
