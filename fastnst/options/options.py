@@ -73,7 +73,7 @@ class Options:
     )
     edge: str = _option("long", "the edge that size, scales and style scale measure", choices=("long", "short"))
     iterations: Iterations = _option(
-        100,
+        50,
         "optimiser steps at each scale: one count for all, or several that end with the last scale's",
         metavar="N",
         many=True,
