@@ -152,7 +152,7 @@ class Options:
     )
     content_weight: float = _option(1.0, "α, the weight of the content term", metavar="X", minimum=0)
     style_weight: StyleWeight = _option(
-        50.0,
+        20.0,
         "β, the weight of the style term: one for all scales, or several that end with the last scale's",
         metavar="X",
         many=True,
