@@ -10,26 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from bench.gallery import BENCH, QUALITY, rendered
-from fastnst.contact_sheet import Look, contact_sheet
 from fastnst.examples import example
-from fastnst.images import load_image
+from fastnst.image.read import load_image
+from fastnst.image.sheet import Look, contact_sheet
 
 # Of each sheet: the styles, then the options of each picture.
 SHEETS: Mapping[str, tuple[Sequence[str], Sequence[Mapping[str, Any]]]] = {
-    "style_weight": (["style_mosaic"], [{"style_weight": 5}, {}, {"style_weight": 500}]),
+    "weights": (["style_swirls"], [{}, {"weights": "random"}]),
     "preserve_color": (["style_woodcut"], [{}, {"preserve_color": "luminance"}, {"preserve_color": "histogram"}]),
-    "weights": (["style_swirls"], [{"weights": "original"}, {"weights": "random"}]),
-    "scales": (["style_swirls"], [{"scales": "none"}, {}]),
+    "style_weight": (["style_mosaic"], [{"style_weight": 2}, {}, {"style_weight": 200}]),
     "style_scale": (["style_swirls"], [{"style_scale": 0.5}, {}, {"style_scale": 2}]),
-    "style_weights": (
-        ["style_swirls", "style_woodcut"],
-        [{"style_weights": [0.7, 0.3]}, {"style_weights": [0.3, 0.7]}],
-    ),
-    "init": (["style_swirls"], [{}, {"init": "recoloured"}, {"init": "style-mean"}]),
-    "style_layers": (
-        ["style_woodcut"],
-        [{"style_layers": "conv1_1 conv2_1"}, {"style_layers": "conv1_1 conv2_1 conv3_1"}, {}],
-    ),
+    "style_weights": (["style_swirls", "style_woodcut"], [{"style_weights": [0.5, 0.5]}]),
+    "scales": (["style_swirls"], [{"scales": "none"}, {}]),
+    "init": (["style_swirls"], [{}, {"init": "style-mean"}]),
     "style_loss": (["style_mosaic"], [{}, {"style_loss": "wasserstein"}, {"style_loss": "sliced"}]),
 }
 

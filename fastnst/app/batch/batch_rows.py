@@ -13,12 +13,11 @@ import torch
 from fastnst.app.batch.batch_task import Outcome, Task
 from fastnst.app.batch.manifest import ManifestError, Row, for_each
 from fastnst.errors import FastnstError, ImageError, OptionError
-from fastnst.image_files import open_source
+from fastnst.image.files import contents, pictures_at
+from fastnst.image.write import check_output_path
 from fastnst.network.runtime import resolve_runtime
 from fastnst.network.weights import Weights, load_weights
 from fastnst.options.options import START_WORDS, Options, resolve_options
-from fastnst.output import check_output_path
-from fastnst.picture_folder import pictures_at
 from fastnst.plan.machine import USABLE, free_bytes, held_bytes
 
 NAME_PATTERN = "{content}_{style}.png"
@@ -133,8 +132,8 @@ def _inputs(task: Task) -> list[tuple[str, str]]:
 
 def _problem(role: str, path: str) -> str | None:
     try:
-        with open_source(path, f"{role} image {path!r}"):
-            return None
+        contents(path, f"{role} image {path!r}")
+        return None
     except ImageError as error:
         return str(error)
 

@@ -60,12 +60,12 @@ def run(parsed: argparse.Namespace) -> int:
     from fastnst.app.cli.axes import make_axis
     from fastnst.app.cli.job import Job, Outputs
     from fastnst.app.cli.sheet_output import save_sheet
-    from fastnst.contact_sheet import Look, check_look, contact_sheet
     from fastnst.errors import OptionError
-    from fastnst.images import open_picture
+    from fastnst.image.files import make_folder
+    from fastnst.image.read import open_picture
+    from fastnst.image.sheet import Look, check_look, contact_sheet
+    from fastnst.image.write import check_output_path
     from fastnst.options.options import resolve_options
-    from fastnst.output import check_output_path
-    from fastnst.places import make_folder
     from fastnst.transfer.result import Result
     from fastnst.transfer.stylizer import Stylizer
 

@@ -59,7 +59,7 @@ def run(parsed: argparse.Namespace) -> int:
     from fastnst.app.cli.job import STANDARD, Job
     from fastnst.app.cli.settings import settings_of
     from fastnst.app.cli.together import execute_together
-    from fastnst.images import load_image
+    from fastnst.image.read import load_image
     from fastnst.options.options import resolve_options
     from fastnst.transfer.canvas import Canvas
     from fastnst.transfer.reconstruction import content_options, style_options
@@ -90,11 +90,11 @@ def _run_figure(parsed: argparse.Namespace, options: dict[str, Any], outputs: "O
 
     from fastnst.app.cli.job import STANDARD, Job, standard_input
     from fastnst.app.cli.sheet_output import save_sheet
-    from fastnst.contact_sheet import Look, check_look
-    from fastnst.images import load_image
+    from fastnst.image.files import make_folder
+    from fastnst.image.read import load_image
+    from fastnst.image.sheet import Look, check_look
+    from fastnst.image.write import check_output_path
     from fastnst.options.options import resolve_options
-    from fastnst.output import check_output_path
-    from fastnst.places import make_folder
     from fastnst.plan.ranks import are_launched
     from fastnst.transfer.reconstruction import FIGURE_LAYERS, content_options, reconstruction_figure
     from fastnst.transfer.result import Result

@@ -13,7 +13,7 @@ from fastnst.app.web.results import Kept, Request, keep
 from fastnst.app.web.ticket import Ticket
 from fastnst.app.web.uploads import thumbnail
 from fastnst.errors import FastnstError
-from fastnst.images import load_image
+from fastnst.image.read import load_image
 from fastnst.network.runtime import is_out_of_memory, resolve_runtime
 from fastnst.network.weights import load_weights
 from fastnst.options.options import Options, resolve_options
