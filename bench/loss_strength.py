@@ -4,7 +4,7 @@ python -m bench.loss_strength --size 256 --iterations 40
 python -m bench.loss_strength --pairs content.jpg style.jpg --json strength.json
 
 For each pair the table has the content term of the result with `gram`, and by how much that of the other losses' is
-higher or lower with the same weight. `fastnst.loss.style_statistics.RELATIVE_FACTORS` was set by it. A weight twice
+higher or lower with the same weight. `fastnst.loss.statistics.RELATIVE_FACTORS` was set by it. A weight twice
 as high raises the content term by about a fifth.
 """
 
