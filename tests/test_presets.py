@@ -12,8 +12,9 @@ from network_samples import biased_network, smooth_and_rough
 from torch import Tensor
 
 from fastnst.errors import FastnstWarning, OptionError
-from fastnst.loss.objective import make_objective, style_targets
+from fastnst.loss.objective import make_objective
 from fastnst.loss.perceptual import PerceptualLoss
+from fastnst.loss.targets import style_targets
 from fastnst.network.backbone import build_backbone
 from fastnst.network.preprocessing import IMAGENET, Preprocessing
 from fastnst.network.runtime import resolve_runtime

@@ -7,7 +7,6 @@ from typing import Any
 
 from fastnst.errors import OptionError
 from fastnst.image.files import MAX_PIXELS
-from fastnst.loss.reductions import CONTENT_FORMS, OF_THE_OBJECTIVE, STYLE_FORMS
 from fastnst.network.architecture import (
     FILTER_SCALINGS,
     NETWORKS,
@@ -17,7 +16,10 @@ from fastnst.network.architecture import (
 )
 from fastnst.options.masks import Mask
 from fastnst.options.option_forms import (
+    CONTENT_FORMS,
     MOST_SCALES,
+    OF_THE_OBJECTIVE,
+    STYLE_FORMS,
     Iterations,
     LayerWeights,
     Scales,
@@ -78,7 +80,7 @@ class Options:
     )
     edge: str = _option("long", "the edge that size, scales and style scale measure", choices=("long", "short"))
     iterations: Iterations = _option(
-        100,
+        50,
         "optimiser steps at each scale: one count for all, or several that end with the last scale's",
         metavar="N",
         many=True,
@@ -86,7 +88,7 @@ class Options:
     )
     scales: Scales = _option(
         "auto",
-        "coarse to fine: auto (from 512 pixels on, each twice the last), none, a number of scales (see "
+        "coarse to fine: auto (from 256 pixels on, each twice the last), none, a number of scales (see "
         "--scale-factor), or their edges",
         metavar="S",
         many=True,
@@ -157,7 +159,7 @@ class Options:
     )
     content_weight: float = _option(1.0, "α, the weight of the content term", metavar="X", minimum=0)
     style_weight: StyleWeight = _option(
-        50.0,
+        20.0,
         "β, the weight of the style term: one for all scales, or several that end with the last scale's",
         metavar="X",
         many=True,

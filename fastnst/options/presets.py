@@ -23,7 +23,7 @@ PRESETS: Mapping[str, OptionValues] = MappingProxyType(
             iterations=500,
             scales=None,
         ),
-        "texture": OptionValues(content_weight=0.0, style_weight=5.0, init="noise", scales=3),
+        "texture": OptionValues(content_weight=0.0, style_weight=5.0, init="noise", scales=3, iterations=100),
         "reconstruction": OptionValues(style_weight=5.0, init="noise", scales=None, iterations=200, tv_weight=0.01),
         "neural-style": OptionValues(
             content_reduction="mean",
