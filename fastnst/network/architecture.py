@@ -44,11 +44,11 @@ PAPER_STYLE_LAYERS = tuple(f"conv{block}_1" for block in range(1, 6))
 
 
 FILTER_SCALINGS = ("none", "unit-mean")
-"""What `filter_scaling` may be."""
+"""Values of the option `filter_scaling`."""
 
 
 def is_original(network: str, weights: str) -> bool:
-    """Whether `weights` means the original ones of `network`."""
+    """True where `weights` means the original ones of `network`."""
     return network == ORIGINAL_NETWORK and weights in ("auto", "original")
 
 
