@@ -15,7 +15,7 @@ from drawn import drawn
 from PIL import Image
 
 from fastnst.app import cli
-from fastnst.app.cli.environment import report
+from fastnst.app.cli.env import report
 from fastnst.images import load_image
 from fastnst.output import read_parameters, save_image
 

@@ -16,7 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from fastnst.app import cli
 from fastnst.app.batch.manifest import read_manifest
-from fastnst.app.cli.config_file import read_config
+from fastnst.app.cli.arguments import read_config
 from fastnst.errors import FastnstError
 from fastnst.network.architecture import layers_up_to
 from fastnst.network.weights_file import open_weights, read_convolutions

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import fastnst
-from fastnst.app.batch.batch_rows import pair_rows
+from fastnst.app.batch.tasks import pair_rows
 from fastnst.app.cli import main
 from fastnst.output import read_parameters
 from fastnst.picture_folder import pictures_at

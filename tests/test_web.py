@@ -133,7 +133,7 @@ def test_a_form_is_parsed_as_the_command_parses() -> None:
     [
         ({"warp": "9"}, "'warp' is no control"),
         ({"size": "big"}, "size: 'big' is not a whole number"),
-        ({"style_weight": "1,5"}, "style weight: '1,5' is not a number"),
+        ({"style_weight": "1;5"}, "style weight: '1;5' is not a number"),
         ({"scales": "64 x"}, "scales: 'x' is not a scale"),
         ({"size": 5}, "size is no text"),
         ({"content_layers": "conv1_1 " * 100}, "content layers is no text of up to 500"),

@@ -36,8 +36,8 @@ def add_parser(commands: Any) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    from fastnst.app.cli.execution import execute
     from fastnst.app.cli.job import Job, Outputs
+    from fastnst.app.cli.run import execute
     from fastnst.images import load_image, opaque, open_picture
     from fastnst.options.options import MAX_PIXELS, START_WORDS, resolve_options
     from fastnst.output import read_parameters

@@ -1,12 +1,11 @@
 """The controls of the page, from the one definition of the options, and the way back from a filled form to options."""
 
-import argparse
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from fastnst.app.cli.arguments import one_or_several, parse_as
+from fastnst.app.cli.arguments import OPTIONS, read_option
 from fastnst.app.web.limits import Limits
 from fastnst.errors import OptionError
 from fastnst.options.option_groups import GROUPS
@@ -57,7 +56,7 @@ class Control:
 def make_controls(limits: Limits) -> tuple[Control, ...]:
     """The controls: the main ones, then group by group; each option that is not the host's, nor free text."""
     presets = {name: resolve_options(preset=name) for name in PRESETS}
-    known = {option.name: option for option in fields(Options) if _kind(option) is not None}
+    known = {name: option for name, option in OPTIONS.items() if _kind(option) is not None}
     grouped = {name: heading for heading, names in GROUPS.items() for name in names if name not in MAIN}
     headings = {**dict.fromkeys(MAIN, ""), **grouped}
     return tuple(
@@ -78,7 +77,7 @@ def read_form(form: Mapping[str, object]) -> dict[str, Any]:
     An empty field is one that is not given. Values are parsed as the command parses them. Raises OptionError for a
     name that is no control, and for a text that is no value of it; ranges are for `resolve_options`.
     """
-    known = {option.name: option for option in fields(Options) if _kind(option) is not None}
+    known = {name: option for name, option in OPTIONS.items() if _kind(option) is not None}
     values = {}
     for name, text in form.items():
         if name not in known:
@@ -86,23 +85,8 @@ def read_form(form: Mapping[str, object]) -> dict[str, Any]:
         if not isinstance(text, str) or len(text) > _MOST_LETTERS:
             raise OptionError(f"{_spoken(name)} is no text of up to {_MOST_LETTERS} letters; type it again")
         if text.strip():
-            values[name] = _read(known[name], text.strip())
+            values[name] = text.strip() == "on" if known[name].type is bool else read_option(name, text.strip())
     return values
-
-
-def _read(option: "Field[Any]", text: str) -> Any:
-    if option.type is bool:
-        return text == "on"
-    parse = parse_as(option)
-    try:
-        if not option.metadata["many"]:
-            return parse(text)
-        # A comma alone may be a decimal one.
-        comma = "," if option.name.endswith("_layers") else ", "
-        words = [parse(word) for word in text.replace(comma, " ").split()]
-    except argparse.ArgumentTypeError as error:
-        raise OptionError(f"{_spoken(option.name)}: {error}") from None
-    return one_or_several(option.name, words)
 
 
 def _kind(option: "Field[Any]") -> str | None:
