@@ -24,7 +24,7 @@ from bench.pairs import add_pair_arguments, add_schedule_arguments, base_options
 from bench.plain_loop import Form, Task, make_task, plain_iteration, plain_loss
 from fastnst import DivergedError, Stylizer
 from fastnst.errors import FastnstError
-from fastnst.images import load_image
+from fastnst.image.read import load_image
 from fastnst.measure import conditions
 from fastnst.network.runtime import is_out_of_memory, resolve_runtime
 from fastnst.options.options import Options, resolve_options

@@ -35,7 +35,8 @@ import torch
 from bench.bench_step import _peak, _restarted_peak
 from fastnst.errors import OptionError
 from fastnst.examples import example
-from fastnst.images import fitted_size, load_image, resize_picture
+from fastnst.image.read import load_image
+from fastnst.image.resize import fitted_size, resize_picture
 from fastnst.loss.objective import Objective, make_objective, style_targets
 from fastnst.measure import conditions, peak_resident_bytes, synchronise
 from fastnst.network.backbone import Backbone, build_backbone

@@ -12,8 +12,8 @@ from typing import Any
 from tqdm import tqdm
 
 import fastnst
-from fastnst.contact_sheet import contact_sheet
 from fastnst.examples import example
+from fastnst.image.sheet import contact_sheet
 
 RESULTS = Path(__file__).parent / "results"
 # Of each sheet: the styles, then the options of each picture.

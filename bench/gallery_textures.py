@@ -11,9 +11,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 import fastnst
-from fastnst.contact_sheet import contact_sheet
 from fastnst.examples import example
-from fastnst.images import load_image
+from fastnst.image.read import load_image
+from fastnst.image.sheet import contact_sheet
 
 STYLES = ("style_swirls", "style_mosaic", "style_woodcut")
 CELL = 240

@@ -37,10 +37,10 @@ from fastnst_kernels import budget, gram, reference, style_tap
 from torch import Tensor
 
 from fastnst.errors import FastnstError, OptionError
+from fastnst.image.files import check_place
 from fastnst.measure import Call, Timing, copy_bandwidth, interleaved, product_rate, synchronise
 from fastnst.memory import peak_extra_bytes, quieten_profiler
 from fastnst.network.runtime import Runtime, float32_products
-from fastnst.places import check_place
 from fastnst.verification import STYLE_LAYERS, worst
 
 OPERATIONS = ("forward", "loss", "backward")

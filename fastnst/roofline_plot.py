@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fastnst.errors import OptionError
-from fastnst.places import check_place
+from fastnst.image.files import check_place
 
 FORMATS = (".png", ".svg", ".pdf")
 # Colours that are told apart with any colour vision (Okabe and Ito), and in grey by the marks beside them.

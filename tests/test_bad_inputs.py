@@ -19,8 +19,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from fastnst.app import cli
-from fastnst.images import load_image
-from fastnst.output import read_parameters, save_image
+from fastnst.image.metadata import read_parameters
+from fastnst.image.read import load_image
+from fastnst.image.write import save_image
 from fastnst.transfer import networks
 from fastnst.transfer.checkpoint import FORMAT
 

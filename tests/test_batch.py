@@ -24,7 +24,7 @@ from fastnst.app.batch.tasks import grouped
 from fastnst.app.batch.workers import ProcessPool, run_batch
 from fastnst.app.cli import batch as command
 from fastnst.errors import FastnstError, OptionError
-from fastnst.output import read_parameters
+from fastnst.image.metadata import read_parameters
 
 
 def parsed(*arguments: str) -> argparse.Namespace:

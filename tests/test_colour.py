@@ -5,19 +5,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastnst import colour
-from fastnst.colour import (
+from fastnst.errors import OptionError
+from fastnst.image import colour
+from fastnst.image.colour import (
+    finished,
     grey_of,
     lightness,
     moved_colours,
     moved_lightness,
     oklab_to_srgb,
+    prepared,
     srgb_to_oklab,
     with_colours_of,
 )
-from fastnst.errors import OptionError
-from fastnst.picture import Picture
-from fastnst.preserve_color import finished, prepared
+from fastnst.image.picture import Picture
 
 
 def picture(height: int = 30, width: int = 40, seed: int = 0, low: float = 0.0, high: float = 1.0) -> Tensor:
@@ -215,8 +216,8 @@ def test_what_a_run_gives_back() -> None:
 def test_pictures_in_parts_are_as_whole_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     style, content = picture(seed=1), picture(seed=2, low=0.3, high=0.6)
     whole = matched_colours(style, content), matched_lightness(style, content), with_colours_of(style, content)
-    monkeypatch.setattr("fastnst.colour._PIXELS", 37)
-    monkeypatch.setattr("fastnst.colour._ROWS", 7)
+    monkeypatch.setattr("fastnst.image.colour._PIXELS", 37)
+    monkeypatch.setattr("fastnst.image.colour._ROWS", 7)
     parts = matched_colours(style, content), matched_lightness(style, content), with_colours_of(style, content)
     for one, other in zip(whole, parts, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-6)

@@ -16,8 +16,9 @@ from PIL import Image
 
 from fastnst.app import cli
 from fastnst.app.cli.env import report
-from fastnst.images import load_image
-from fastnst.output import read_parameters, save_image
+from fastnst.image.metadata import read_parameters
+from fastnst.image.read import load_image
+from fastnst.image.write import save_image
 
 FAST = ["--size", "48", "--iterations", "3", "--scales", "none", "--weights", "random", "--style-layers", "conv1_1"]
 FAST += ["--content-layers", "conv2_1", "--precision", "fp32"]

@@ -17,11 +17,11 @@ from processes import PATIENCE, finish, run_together, start
 
 import fastnst
 from fastnst.app.cli import main
+from fastnst.image.write import save_image
 from fastnst.network.runtime import resolve_runtime
 from fastnst.network.tiles import reach_of
 from fastnst.optim import make_optimizer
 from fastnst.options.options import resolve_options
-from fastnst.output import save_image
 from fastnst.plan.ranks import ALONE, Ranks, RanksError, joined
 from fastnst.plan.row_bands import make_bands
 from fastnst.transfer.checkpoint import load_run

@@ -15,6 +15,7 @@ from fastnst import CheckpointError, ImageError, OptionError, Stylizer, resume, 
 from fastnst.app.batch.manifest import read_manifest
 from fastnst.app.cli import main
 from fastnst.app.cli.arguments import read_option
+from fastnst.image.metadata import read_parameters
 from fastnst.loss.guidance import Guidance
 from fastnst.loss.objective import make_objective, style_targets
 from fastnst.loss.style_moments import region_targets
@@ -26,7 +27,6 @@ from fastnst.network.tiles import make_grid, reach_of
 from fastnst.network.weights import load_weights
 from fastnst.options.masks import Mask, parse_masks
 from fastnst.options.options import resolve_options
-from fastnst.output import read_parameters
 from fastnst.plan.band_objective import BandObjective
 from fastnst.plan.planner import plan_run
 from fastnst.plan.ranks import joined

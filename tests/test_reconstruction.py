@@ -10,7 +10,7 @@ from PIL import Image
 
 import fastnst
 from fastnst.app.cli import main
-from fastnst.output import read_parameters
+from fastnst.image.metadata import read_parameters
 from fastnst.transfer.canvas import Canvas
 from fastnst.transfer.stylizer import Stylizer
 

@@ -10,7 +10,7 @@ from network_samples import biased_network
 from style_references import DISTANCES, features, moments
 
 from fastnst import OptionError, Stylizer, stylize
-from fastnst.images import load_image
+from fastnst.image.read import load_image
 from fastnst.loss.guidance import Guidance
 from fastnst.loss.matrix_root import iterated_root_trace, root, root_trace
 from fastnst.loss.objective import make_objective, style_targets

@@ -46,11 +46,11 @@ from fastnst.loss.taps import ContentTarget, LayerTap, SummedTap
 from fastnst.loss.tile_taps import LayerSums, StyleTarget, layer_sums
 from fastnst.network.backbone import Backbone
 from fastnst.network.forward_tap import ForwardTap
+from fastnst.network.padding import seam_variation
 from fastnst.network.runtime import Runtime
 from fastnst.network.tiles import levels_of
 from fastnst.options.option_forms import LayerWeights
 from fastnst.options.options import Options
-from fastnst.wrapping import seam_variation
 
 
 @dataclass(frozen=True)

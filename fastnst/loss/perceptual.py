@@ -8,7 +8,9 @@ from fastnst_kernels import BlendedTarget, blend_targets, gram, tap
 from torch import Tensor, nn
 
 from fastnst.errors import OptionError
-from fastnst.images import Source, fitted_size, flattened, load_image, resize_picture
+from fastnst.image.picture import flattened
+from fastnst.image.read import Source, load_image
+from fastnst.image.resize import fitted_size, resize_picture
 from fastnst.loss.modules import TVLoss, content_factor
 from fastnst.loss.reductions import style_factor
 from fastnst.network.extractor import FeatureExtractor, Tap

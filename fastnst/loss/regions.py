@@ -7,7 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from fastnst.errors import ImageError, OptionError
-from fastnst.images import AnyPicture, load_image, resize
+from fastnst.image.picture import AnyPicture
+from fastnst.image.read import load_image
+from fastnst.image.resize import resize
 from fastnst.loss.guidance import Guidance
 from fastnst.loss.moments import StyleRegions
 from fastnst.options.masks import Mask

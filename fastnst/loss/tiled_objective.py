@@ -22,10 +22,10 @@ from fastnst.loss.scale import LossScale
 from fastnst.loss.side_copies import SideCopier, TileStore
 from fastnst.loss.tile_taps import LayerSums, StyleTarget, TileTap, layer_sums
 from fastnst.network.backbone import Backbone, Trace
+from fastnst.network.padding import seam_variation
 from fastnst.network.runtime import Runtime
 from fastnst.network.tiles import Tile, TileGrid, add_crop, cut, levels_of
 from fastnst.options.options import Options
-from fastnst.wrapping import seam_variation
 
 LEVELS = ("kept", "kept-host", "recompute")
 """What the first pass keeps for the second: bits and tapped features, on the device or on the host, or nothing."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from fastnst.errors import FastnstError
 from fastnst.network import edge_convolution, winograd
 from fastnst.network.buffers import Buffers
-from fastnst.wrapping import bordered
+from fastnst.network.padding import bordered
 
 # What the layers of the paper take is 650; the system refuses to reserve more than it has, whatever is used of it.
 _REGION_BYTES_PER_PIXEL = 768

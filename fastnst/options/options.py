@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from fastnst.errors import OptionError
+from fastnst.image.files import MAX_PIXELS
 from fastnst.loss.reductions import CONTENT_FORMS, OF_THE_OBJECTIVE, STYLE_FORMS
 from fastnst.network.architecture import NETWORKS, PAPER_STYLE_LAYERS
 from fastnst.options.masks import Mask
@@ -25,8 +26,6 @@ from fastnst.transfer.pyramid import scale_count
 
 START_WORDS = ("content", "recoloured", "noise", "grey", "style-mean")
 """What `init` may be beside a picture."""
-MAX_PIXELS = 200_000_000
-"""Of a picture that is read; decoded whole, it takes 3 to 8 GB at the peak."""
 
 
 def _option(

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 
 from fastnst.errors import OptionError
-from fastnst.images import MAX_PIXELS, AnyPicture, Picture, Source, StreamedPicture, open_picture
+from fastnst.image.files import MAX_PIXELS
+from fastnst.image.picture import AnyPicture, Picture, StreamedPicture
+from fastnst.image.read import Source, open_picture
 
 _LONGEST = 65_535
 

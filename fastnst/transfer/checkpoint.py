@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fastnst.errors import FastnstError, FastnstWarning, ImageError
+from fastnst.image.files import check_place
 from fastnst.options.masks import mask_hashes
-from fastnst.places import check_place
 from fastnst.transfer.result import LossRecord
 from fastnst.transfer.tensor_file import Pieces, is_whole, pieces_of, write_tensors
 

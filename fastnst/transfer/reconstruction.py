@@ -12,9 +12,11 @@ from typing import Any, Unpack
 from PIL import Image
 from torch import Tensor
 
-from fastnst.contact_sheet import Look, contact_sheet
 from fastnst.errors import OptionError
-from fastnst.images import Picture, Source, flattened, load_image, resize
+from fastnst.image.picture import Picture, flattened
+from fastnst.image.read import Source, load_image
+from fastnst.image.resize import resize
+from fastnst.image.sheet import Look, contact_sheet
 from fastnst.network.architecture import PAPER_STYLE_LAYERS
 from fastnst.options.keywords import OptionValues
 from fastnst.options.options import resolve_options

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from fastnst.errors import FastnstWarning, OptionError
+from fastnst.image.colour import finished
+from fastnst.image.picture import Picture
 from fastnst.loss.objective import Evaluation
 from fastnst.options.options import Options
-from fastnst.picture import Picture
 from fastnst.plan.row_bands import Bands
-from fastnst.preserve_color import finished
 from fastnst.transfer.checkpoint import OPTIMIZER, CheckpointError, SavedRun, check_checkpoint, save_run
 from fastnst.transfer.descent import Descent
 from fastnst.transfer.pace import READ_SECONDS, Pace

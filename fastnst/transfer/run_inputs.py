@@ -7,10 +7,11 @@ from functools import partial
 from typing import Any
 
 from fastnst.errors import OptionError
-from fastnst.images import AnyPicture, Picture, Source, StreamedPicture, opaque, open_picture
+from fastnst.image.files import pictures_at
+from fastnst.image.picture import AnyPicture, Picture, StreamedPicture, opaque
+from fastnst.image.read import Source, open_picture
 from fastnst.loss.regions import Region, load_regions, recorded_regions
 from fastnst.options.options import START_WORDS, Options
-from fastnst.picture_folder import pictures_at
 from fastnst.transfer.canvas import Canvas
 
 Styles = Source | AnyPicture | Sequence[Source | AnyPicture]

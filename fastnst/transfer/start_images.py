@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastnst.colour import moments, moved_colours
+from fastnst.image.colour import moments, moved_colours
+from fastnst.image.picture import Picture
 from fastnst.network.preprocessing import Preprocessing
-from fastnst.picture import Picture
 
 # Standard deviation of the noise on an even colour, as neural-style has it in pixel values of 0…255: enough to tell
 # neighbours apart.
@@ -18,7 +18,7 @@ _TRACE = 0.001 / 255
 def recoloured(content: Picture, styles: Sequence[Picture], shares: Sequence[float]) -> Tensor:
     """The content in colours with the mean and covariance of the styles' pixels, by their shares, (3, H, W) in 0…1.
 
-    The content's own count as far as its alpha shows them. See `fastnst.colour.moved_colours`.
+    The content's own count as far as its alpha shows them. See `fastnst.image.colour.moved_colours`.
     """
     weighted = (
         (style.rgb, style.rgb.new_full((1, *style.rgb.shape[1:]), share / style.rgb[0].numel()))

@@ -12,7 +12,10 @@ from typing import Any, Unpack
 from torch import Tensor
 
 from fastnst.errors import FastnstWarning, OptionError
-from fastnst.images import AnyPicture, AtSizes, Picture, Source, at_size, resize
+from fastnst.image.colour import prepared
+from fastnst.image.picture import AnyPicture, Picture
+from fastnst.image.read import Source
+from fastnst.image.resize import AtSizes, at_size, resize, resize_wrapped
 from fastnst.loss.guidance import Guidance
 from fastnst.loss.objective import style_targets
 from fastnst.loss.regions import guidance_of, style_regions
@@ -34,7 +37,6 @@ from fastnst.plan.plan import Plan
 from fastnst.plan.planner import device_of, plan_run
 from fastnst.plan.ranks import Ranks
 from fastnst.plan.row_bands import Bands, make_bands, most_bands
-from fastnst.preserve_color import prepared
 from fastnst.transfer.averaging import MeanImage
 from fastnst.transfer.best_image import BestAside
 from fastnst.transfer.canvas import Canvas, opened, recorded_canvas
@@ -49,7 +51,6 @@ from fastnst.transfer.run_inputs import Styles, load_inputs
 from fastnst.transfer.run_sizes import run_scales, style_size
 from fastnst.transfer.scale_optimizers import ScaleOptimizers
 from fastnst.transfer.start_images import even_colour, mean_colour, network_grey, recoloured, white_noise
-from fastnst.wrapping import resize_wrapped
 
 
 def stylize(

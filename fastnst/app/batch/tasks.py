@@ -13,15 +13,13 @@ import torch
 
 from fastnst.app.batch.manifest import ManifestError, Row, for_each
 from fastnst.errors import ImageError, OptionError
-from fastnst.image_files import open_source
-from fastnst.metadata import to_json
+from fastnst.image.files import contents, make_folder, pictures_at
+from fastnst.image.metadata import read_parameters, to_json
+from fastnst.image.write import check_output_path
 from fastnst.network.runtime import resolve_runtime
 from fastnst.network.weights import load_weights
 from fastnst.options.masks import mask_hashes
 from fastnst.options.options import START_WORDS, Options, resolve_options
-from fastnst.output import check_output_path, read_parameters
-from fastnst.picture_folder import pictures_at
-from fastnst.places import make_folder
 from fastnst.plan.machine import USABLE, free_bytes, held_bytes
 
 NAME_PATTERN = "{content}_{style}.png"
@@ -232,8 +230,8 @@ def _inputs(task: Task) -> list[tuple[str, str]]:
 
 def _problem(role: str, path: str) -> str | None:
     try:
-        with open_source(path, f"{role} image {path!r}"):
-            return None
+        contents(path, f"{role} image {path!r}")
+        return None
     except ImageError as error:
         return str(error)
 

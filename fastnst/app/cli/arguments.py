@@ -23,7 +23,7 @@ SEPARATOR = "|"
 """Stands between several styles, or several regions, in one cell of a table."""
 
 # Named here too, for the command's help must not wait for what the writers of pictures import.
-_FORMATS = ("png", "jpeg", "webp", "tiff", "npy")
+_FORMATS = ("png", "jpeg", "webp", "tiff", "avif", "npy")
 
 # The function takes a list or what is alone in it.
 _ONE_OR_SEVERAL = ("scales", "style_weight")

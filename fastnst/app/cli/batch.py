@@ -205,7 +205,7 @@ def _log_path(parsed: argparse.Namespace) -> Path:
 
     Raises OptionError for a name that is none of a log, or belongs to something else, ImageError as `check_place` does.
     """
-    from fastnst.places import check_place
+    from fastnst.image.files import check_place
 
     name = "failures.jsonl" if parsed.part is None else "failures.{}-of-{}.jsonl".format(*parsed.part)
     if parsed.log is not None:

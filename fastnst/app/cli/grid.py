@@ -113,8 +113,8 @@ def run_grid(parsed: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from fastnst.app.cli.job import Job, Outputs
-    from fastnst.contact_sheet import Look, check_look, contact_sheet
-    from fastnst.images import open_picture
+    from fastnst.image.read import open_picture
+    from fastnst.image.sheet import Look, check_look, contact_sheet
     from fastnst.options.options import resolve_options
     from fastnst.transfer.result import Result
     from fastnst.transfer.stylizer import Stylizer
@@ -167,8 +167,8 @@ def run_grid(parsed: argparse.Namespace) -> int:
 
 def run_compare(parsed: argparse.Namespace) -> int:
     from fastnst.app.cli.job import Job, Outputs
-    from fastnst.contact_sheet import Look, contact_sheet, in_rows
-    from fastnst.images import load_image
+    from fastnst.image.read import load_image
+    from fastnst.image.sheet import Look, contact_sheet, in_rows
 
     if parsed.columns is not None and parsed.columns < 1:
         raise OptionError(f"--columns {parsed.columns} is too small; it must be 1 or more")
@@ -197,8 +197,8 @@ def _captions(paths: Sequence[str]) -> list[str]:
     """The options in which each picture differs, or its name where fastnst did not write it."""
     from pathlib import Path
 
-    from fastnst.contact_sheet import differing_options
-    from fastnst.output import read_parameters
+    from fastnst.image.metadata import read_parameters
+    from fastnst.image.sheet import differing_options
 
     records = {}
     for index, path in enumerate(paths):
@@ -215,8 +215,8 @@ def make_kept_folder(folder: str | None, names: Sequence[str]) -> None:
     `names` in it cannot be written."""
     from pathlib import Path
 
-    from fastnst.output import check_output_path
-    from fastnst.places import make_folder
+    from fastnst.image.files import make_folder
+    from fastnst.image.write import check_output_path
 
     if folder is not None:
         make_folder(folder)
@@ -231,8 +231,8 @@ def save_sheet(sheet: "Image", output: str, parameters: Mapping[str, Any], *, qu
     Raises ImageError as `save_image` does.
     """
     from fastnst.app.cli.job import Outputs
-    from fastnst.images import load_image
-    from fastnst.output import save_image
+    from fastnst.image.read import load_image
+    from fastnst.image.write import save_image
 
     outputs = Outputs(output=output)
     save_image(outputs.target, load_image(sheet, role="the").rgb, parameters=parameters)

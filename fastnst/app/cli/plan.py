@@ -27,7 +27,7 @@ def add_parser(commands: Any) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     from fastnst.app.cli.arguments import given_options
-    from fastnst.images import open_picture
+    from fastnst.image.read import open_picture
     from fastnst.measure import device_name
     from fastnst.network.runtime import resolve_runtime
     from fastnst.options.options import resolve_options

@@ -59,7 +59,7 @@ def add_parser(commands: Any) -> None:
 def run(parsed: argparse.Namespace) -> int:
     from fastnst.app.cli.job import STANDARD, Job, settings_of
     from fastnst.app.cli.run import execute_together
-    from fastnst.images import load_image
+    from fastnst.image.read import load_image
     from fastnst.options.options import resolve_options
     from fastnst.transfer.canvas import Canvas
     from fastnst.transfer.reconstruction import content_options, style_options
@@ -90,8 +90,8 @@ def _run_figure(parsed: argparse.Namespace, options: dict[str, Any], outputs: "O
 
     from fastnst.app.cli.grid import make_kept_folder, save_sheet
     from fastnst.app.cli.job import STANDARD, Job, standard_input
-    from fastnst.contact_sheet import Look, check_look
-    from fastnst.images import load_image
+    from fastnst.image.read import load_image
+    from fastnst.image.sheet import Look, check_look
     from fastnst.options.options import resolve_options
     from fastnst.plan.ranks import are_launched
     from fastnst.transfer.reconstruction import FIGURE_LAYERS, content_options, reconstruction_figure

@@ -23,9 +23,9 @@ from tqdm import tqdm
 from fastnst.app.cli import EXIT_BAD_INPUT, EXIT_INTERRUPTED
 from fastnst.app.cli.job import STANDARD, Job, Outputs
 from fastnst.errors import FastnstError, FastnstWarning, Interrupted, OptionError
+from fastnst.image.write import check_output_path
 from fastnst.network.runtime import is_out_of_memory, resolve_runtime
 from fastnst.options.options import resolve_options
-from fastnst.output import check_output_path
 from fastnst.plan.ranks import ALONE, Ranks, RanksError, are_launched, joined
 from fastnst.transfer.callbacks import Callback, chain
 from fastnst.transfer.canvas import opened

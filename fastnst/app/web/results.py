@@ -11,11 +11,13 @@ from typing import Any
 from torch import Tensor
 
 from fastnst.errors import ImageError, OptionError
-from fastnst.images import load_image, resize_picture
+from fastnst.image.metadata import read_parameters
+from fastnst.image.picture import Picture
+from fastnst.image.read import load_image
+from fastnst.image.resize import resize_picture
+from fastnst.image.write import save_image, to_pil
 from fastnst.options.options import Options
 from fastnst.options.tile_options import in_words
-from fastnst.output import read_parameters, save_image, to_pil
-from fastnst.picture import Picture
 from fastnst.transfer.result import Result
 
 SUFFIXES: Mapping[str, str] = MappingProxyType({"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif"})

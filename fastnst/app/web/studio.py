@@ -11,7 +11,7 @@ from typing import Any
 from fastnst.app.web.queue import Ticket
 from fastnst.app.web.results import Kept, Limits, Request, keep, thumbnail
 from fastnst.errors import FastnstError
-from fastnst.images import load_image
+from fastnst.image.read import load_image
 from fastnst.network.runtime import is_out_of_memory, resolve_runtime
 from fastnst.network.weights import load_weights
 from fastnst.options.options import Options, resolve_options

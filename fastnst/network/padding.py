@@ -1,15 +1,7 @@
-"""Images that tile, left to right and top to bottom: what lies beyond a border is the other side."""
-
-import math
+"""Maps with a border, and images that tile: what lies beyond a border is the other side."""
 
 import torch
 from torch import Tensor
-
-from fastnst.errors import OptionError
-from fastnst.resizing import resize
-
-# Beyond a border the bicubic kernel sees two pixels of the coarser of the two sizes.
-_KERNEL_REACH = 3
 
 
 def bordered(x: Tensor, padding: str) -> Tensor:
@@ -32,34 +24,6 @@ def fill_columns_(padded: Tensor, padding: str) -> None:
     first, last = (-2, 1) if padding == "circular" else (1, -2)
     padded[..., 0] = padded[..., first]
     padded[..., -1] = padded[..., last]
-
-
-def resize_wrapped(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """`resize` of an image (B, C, H, W) that tiles: what it gives tiles too.
-
-    The image is continued beyond its borders by so many pixels that they are a whole number of the new ones, resized,
-    and cut to `size`. Raises OptionError as `resize` does.
-    """
-    if tuple(image.shape[2:]) == tuple(size):
-        return image
-    if min(size) < 1:
-        raise OptionError(f"size {size} is not possible; both sides must be at least 1 pixel")
-    margins = [_margin(old, new) for old, new in zip(image.shape[2:], size, strict=True)]
-    rows, columns = (
-        torch.arange(-margin, side + margin, device=image.device) % side
-        for (margin, _), side in zip(margins, image.shape[2:], strict=True)
-    )
-    (_, top), (_, left) = margins
-    larger = resize(image[:, :, rows][..., columns], size=(size[0] + 2 * top, size[1] + 2 * left))
-    return larger[:, :, top : top + size[0], left : left + size[1]].contiguous()
-
-
-def _margin(old: int, new: int) -> tuple[int, int]:
-    """How far to continue an axis, in the old pixels and in the new ones."""
-    common = math.gcd(old, new)
-    step, new_step = old // common, new // common
-    times = math.ceil(_KERNEL_REACH * max(1, old / new) / step)
-    return times * step, times * new_step
 
 
 def seam_variation(image: Tensor, gradient: Tensor | None = None, weight: float = 0.0, kind: str = "squared") -> Tensor:

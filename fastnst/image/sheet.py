@@ -2,7 +2,7 @@
 
 import math
 import os
-import unicodedata
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,22 +11,18 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from fastnst.errors import OptionError
-from fastnst.output import to_pil
-from fastnst.resizing import fitted_size, resize
-
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+from fastnst.image.resize import fitted_size, resize
+from fastnst.image.write import to_pil
 
 _INK, _PAPER = (34, 34, 34), (255, 255, 255)
 _MOST_PIXELS = 400_000_000
-# Pillow's own font has ASCII and little more.
-_SPELLED = {"α": "alpha", "β": "beta", "γ": "gamma", "×": "x", "–": "-", "—": "-", "…": "...", "·": ".", "−": "-"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
     """Lengths in pixels; None follows the cell: letters of a twentieth of its width, gaps of half of that.
 
-    font: the path of a TrueType or OpenType file; None for Pillow's own, in which what is beyond ASCII is spelled.
+    font: the path of a TrueType or OpenType file; None for Pillow's own, which has little beyond ASCII.
     """
 
     letters: int | None = None
@@ -61,7 +57,7 @@ def contact_sheet(
     cells: rows of pictures, (3, H, W) float in 0…1, or None for an empty cell; rows may be of different lengths.
     cell: the long edge in pixels to which each picture is brought; its aspect stays. All cells are as large as the
     largest of them, and a picture lies in the middle of its cell.
-    row_labels, column_labels: one for each row or column, or none at all.
+    row_labels, column_labels: a label for each row or column, or none at all.
     captions: for each cell a text under it, in rows as the cells are, or none at all.
 
     A label that is wider than its place is broken between words, and shortened after four lines.
@@ -86,26 +82,24 @@ def contact_sheet(
     beside = min(width, max((pen.width(label) for label in row_labels), default=0))
     left = gap + (beside + gap if row_labels else 0)
     whole_width = left + columns * (width + gap)
-    heading = pen.lines(title, whole_width - 2 * gap)
-    above = [pen.lines(label, width) for label in column_labels]
-    under = [[pen.lines(caption, width) for caption in row] for row in captions]
-    row_heights = [height + pen.height(max((len(lines) for lines in row), default=0), gap) for row in under]
-    row_heights = row_heights or [height] * len(cells)
-    top = gap + pen.height(len(heading), gap)
-    first = top + pen.height(max((len(lines) for lines in above), default=0), gap)
-    whole_height = first + sum(row_height + gap for row_height in row_heights)
+    heading = pen.label(title, whole_width - 2 * gap)
+    above = [pen.label(label, width) for label in column_labels]
+    under = [[pen.label(caption, width) for caption in row] for row in captions] or [[]] * len(cells)
+    top = gap + _room([heading], gap)
+    first = top + _room(above, gap)
+    row_heights = [height + _room(row, gap) + gap for row in under]
+    whole_height = first + sum(row_heights)
     if whole_height * whole_width > _MOST_PIXELS:
         raise OptionError(f"the sheet would be {whole_width}×{whole_height} pixels; use smaller cells or fewer of them")
 
     sheet = Image.new("RGB", (whole_width, whole_height), _PAPER)
-    draw = ImageDraw.Draw(sheet)
-    pen.write(draw, heading, (gap, gap))
-    for column, lines in enumerate(above):
-        pen.write(draw, lines, (left + column * (width + gap), top))
+    sheet.paste(heading, (gap, gap))
+    for column, label in enumerate(above):
+        sheet.paste(label, (left + column * (width + gap), top))
     y = first
     for index, row in enumerate(cells):
         if row_labels:
-            pen.write(draw, pen.lines(row_labels[index], beside), (gap, y))
+            sheet.paste(pen.label(row_labels[index], beside), (gap, y))
         for column, picture in enumerate(row):
             x = left + column * (width + gap)
             if picture is not None:
@@ -113,8 +107,8 @@ def contact_sheet(
                 place = (x + (width - size[1]) // 2, y + (height - size[0]) // 2)
                 sheet.paste(to_pil(resize(picture.detach().float().cpu(), size=size)), place)
             if captions:
-                pen.write(draw, under[index][column], (x, y + height + gap // 2))
-        y += row_heights[index] + gap
+                sheet.paste(under[index][column], (x, y + height + gap // 2))
+        y += row_heights[index]
     return sheet
 
 
@@ -122,6 +116,38 @@ def _size_of(picture: Tensor, cell: int) -> tuple[int, int]:
     """(height, width) of a picture in its cell."""
     _, height, width = picture.shape
     return fitted_size(height, width, cell)
+
+
+def _room(labels: Sequence[Image.Image], gap: int) -> int:
+    """The height of the highest label and of the gap that follows it; 0 where all are empty."""
+    height = max((label.height for label in labels), default=0)
+    return height + gap if height else 0
+
+
+class _Pen:
+    """Text of one size."""
+
+    def __init__(self, letters: int, font: str | os.PathLike[str] | None) -> None:
+        self._line = round(1.25 * letters)
+        try:
+            self._font = ImageFont.load_default(letters) if font is None else ImageFont.truetype(font, letters)
+        except (OSError, ValueError) as error:
+            raise OptionError(
+                f"font {os.fspath(font or '')!r} cannot be read ({error}); give a .ttf or .otf file"
+            ) from None
+
+    def width(self, text: str) -> int:
+        return math.ceil(self._font.getlength(" ".join(text.split())))
+
+    def label(self, text: str, width: int) -> Image.Image:
+        """`text` in four lines at most, cut where a word is wider than `width`; without height where it is empty."""
+        letters = max(1, len(text) * width // max(1, self.width(text)))
+        lines = textwrap.wrap(text, letters, max_lines=4, placeholder=" ..." if letters > 4 else "")
+        label = Image.new("RGB", (width, self._line * len(lines)), _PAPER)
+        draw = ImageDraw.Draw(label)
+        for index, line in enumerate(lines):
+            draw.text((0, index * self._line), line, fill=_INK, font=self._font)
+        return label
 
 
 def in_rows(pictures: Sequence[Any], *, width: float = 1.0, height: float = 1.0) -> list[list[Any]]:
@@ -142,13 +168,13 @@ def differing_options(parameters: Sequence[Mapping[str, Any]]) -> list[str]:
 
     As `style_weight 100, optimizer adam; loss 0.52`. Options that only some of them have count as different.
     """
-    options = [one["options"] if isinstance(one.get("options"), Mapping) else {} for one in parameters]
-    names = list(dict.fromkeys(name for one in options for name in one))
-    differing = [name for name in names if any(one.get(name) != options[0].get(name) for one in options)]
+    options = [record["options"] if isinstance(record.get("options"), Mapping) else {} for record in parameters]
+    names = list(dict.fromkeys(name for values in options for name in values))
+    differing = [name for name in names if any(values.get(name) != options[0].get(name) for values in options)]
     captions = []
-    for one, values in zip(parameters, options, strict=True):
+    for record, values in zip(parameters, options, strict=True):
         said = ", ".join(f"{name} {_said(values[name])}" for name in differing if name in values)
-        final = one.get("final")
+        final = record.get("final")
         total = final.get("total") if isinstance(final, Mapping) else None
         loss = f"loss {total:.4g}" if isinstance(total, int | float) else ""
         captions.append("; ".join(part for part in (said, loss) if part))
@@ -161,63 +187,6 @@ def _said(value: Any) -> str:
     if isinstance(value, list | tuple):
         return " ".join(_said(part) for part in value)
     return f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)
-
-
-class _Pen:
-    """Text of one size."""
-
-    def __init__(self, letters: int, font: str | os.PathLike[str] | None) -> None:
-        self.letters = letters
-        self._spells = font is None
-        try:
-            self._font: Font = ImageFont.load_default(letters) if font is None else ImageFont.truetype(font, letters)
-        except (OSError, ValueError) as error:
-            raise OptionError(
-                f"font {os.fspath(font or '')!r} cannot be read ({error}); give a .ttf or .otf file"
-            ) from None
-
-    def width(self, text: str) -> int:
-        return math.ceil(self._font.getlength(self._written(text)))
-
-    def height(self, lines: int, gap: int) -> int:
-        """Of so many lines and the gap that follows them; 0 for none."""
-        return lines * self._line + gap if lines else 0
-
-    @property
-    def _line(self) -> int:
-        return round(1.25 * self.letters)
-
-    def lines(self, text: str, width: int) -> list[str]:
-        """`text` broken between words, each line as wide as `width` at most, in four lines at most."""
-        lines: list[str] = []
-        for word in text.split():
-            longer = f"{lines[-1]} {word}" if lines else word
-            if lines and self.width(longer) <= width:
-                lines[-1] = longer
-            else:
-                lines.append(word)
-        shortened = [*lines[:3], f"{lines[3]} ..."] if len(lines) > 4 else lines
-        return [self._shortened(line, width) for line in shortened]
-
-    def _shortened(self, line: str, width: int) -> str:
-        if self.width(line) <= width:
-            return line
-        kept = line.removesuffix(" ...")
-        while kept and self.width(kept + "...") > width:
-            kept = kept[:-1]
-        return kept + "..."
-
-    def write(self, draw: ImageDraw.ImageDraw, lines: Sequence[str], place: tuple[int, int]) -> None:
-        for index, line in enumerate(lines):
-            draw.text((place[0], place[1] + index * self._line), self._written(line), fill=_INK, font=self._font)
-
-    def _written(self, text: str) -> str:
-        """`text` with the letters that the font has."""
-        if not self._spells:
-            return text
-        bare = (letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
-        plain = "".join(_SPELLED.get(letter, letter) for letter in bare)
-        return plain.encode("ascii", "replace").decode()
 
 
 def _check_count(what: str, labels: Sequence[str], count: int, of: str) -> None:

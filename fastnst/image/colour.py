@@ -6,19 +6,23 @@ CIELAB turns blues purple then, and YIQ's luma, of gamma-encoded values, is not 
 
 Colour matching: before the run, the style's colours are moved so that their mean and covariance are the content's.
 
-All functions are pure: (3, H, W) float tensors of sRGB in 0…1 in, new ones of the same dtype and device out.
+`prepared` and `finished` do it to a run's pictures, before it and afterwards. The other functions are pure: (3, H, W)
+float tensors of sRGB in 0…1 in, new ones of the same dtype and device out.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from fastnst.errors import OptionError
+from fastnst.image.picture import AnyPicture, recoloured
+
+MODES = ("none", "luminance", "histogram")
+"""The values of the option `preserve_color`."""
 
 Moments = tuple[Tensor, Tensor]
 """The mean, (C,), and the covariance, (C, C), of pixels, in float64."""
-
 
 # Ottosson's matrices: linear sRGB to cone responses, and their cube roots to L, a, b.
 _TO_CONES = (
@@ -36,6 +40,52 @@ _BISECTIONS = 16  # of the chroma: to 1/65536 of it
 _OUTSIDE = 1e-6  # of linear light; rounding
 # Of the covariances, as in the authors' own code: a style of one grey has none to divide by.
 _REGULARISATION = 1e-5
+
+
+def prepared(content: AnyPicture, styles: Sequence[AnyPicture], mode: str) -> tuple[AnyPicture, list[AnyPicture]]:
+    """The content and the styles that the network sees; names and alpha stay.
+
+    none: those that are given, themselves.
+    luminance: greys of their lightness, the styles' brought to the mean and deviation of the content's.
+    histogram: the content itself, and the styles in colours with its mean and covariance.
+
+    The content counts as far as its alpha shows it; styles are opaque. Raises OptionError for an unknown mode.
+    """
+    _check(mode)
+    if mode == "none":
+        return content, list(styles)
+    if mode == "histogram":
+        wanted = moments((part.rgb, part.alpha) for part in content.parts())
+        return content, [_in_colours(style, wanted) for style in styles]
+    wanted = moments((lightness(part.rgb), part.alpha) for part in content.parts())
+    return recoloured(content, lambda part: grey_of(lightness(part.rgb))), [
+        _in_greys(style, wanted) for style in styles
+    ]
+
+
+def _in_colours(style: AnyPicture, wanted: Moments) -> AnyPicture:
+    own = moments((part.rgb, None) for part in style.parts())
+    return recoloured(style, lambda part: moved_colours(part.rgb, own, wanted))
+
+
+def _in_greys(style: AnyPicture, wanted: Moments) -> AnyPicture:
+    own = moments((lightness(part.rgb), None) for part in style.parts())
+    return recoloured(style, lambda part: grey_of(moved_lightness(lightness(part.rgb), own, wanted)))
+
+
+def finished(image: Tensor, content: Tensor, mode: str) -> Tensor:
+    """The image as it is given back: with `luminance` its lightness under the content's colours, else itself.
+
+    image, content: (3, H, W) float in 0…1, of one size; `content` is the one that the run was given, not the grey one.
+    Raises OptionError for an unknown mode, or if the sizes differ.
+    """
+    _check(mode)
+    return with_colours_of(image, content) if mode == "luminance" else image
+
+
+def _check(mode: str) -> None:
+    if mode not in MODES:
+        raise OptionError(f"unknown preserve color {mode!r}; choose one of: {', '.join(MODES)}")
 
 
 def srgb_to_oklab(rgb: Tensor) -> Tensor:
@@ -100,10 +150,10 @@ def with_colours_of(image: Tensor, content: Tensor) -> Tensor:
     if image.shape != content.shape:
         raise OptionError(f"the image is {tuple(image.shape)} and the content {tuple(content.shape)}; resize one")
 
-    def recoloured(rows: Tensor, colours: Tensor) -> Tensor:
+    def with_colours(rows: Tensor, colours: Tensor) -> Tensor:
         return oklab_to_srgb(torch.cat([srgb_to_oklab(rows)[:1], srgb_to_oklab(colours)[1:]]))
 
-    return _by_rows(recoloured, image, content.to(image))
+    return _by_rows(with_colours, image, content.to(image))
 
 
 def moved_colours(style: Tensor, present: Moments, wanted: Moments) -> Tensor:
@@ -127,7 +177,7 @@ def moved_colours(style: Tensor, present: Moments, wanted: Moments) -> Tensor:
 
 
 def moments(parts: Iterable[tuple[Tensor, Tensor | None]]) -> Moments:
-    """Of the pixels of all parts, (C, h, W) each, with their weights, (1, h, W) or None where all count the same.
+    """The moments of all parts' pixels, (C, h, W) each, with their weights, (1, h, W) or None where all count the same.
 
     Pixels that nowhere have a weight, as those of a picture that is transparent everywhere, all count. Sums are made in
     float64, a part after the other (Chan, Golub and LeVeque 1983).
@@ -137,15 +187,14 @@ def moments(parts: Iterable[tuple[Tensor, Tensor | None]]) -> Moments:
         pixels = torch.split(planes.flatten(1), _PIXELS, dim=1)
         counts = [None] * len(pixels) if weights is None else torch.split(weights.flatten(1), _PIXELS, dim=1)
         for some, count in zip(pixels, counts, strict=True):
-            one = torch.ones_like(some[:1])
-            plain.add(some, one)
+            plain.add(some, torch.ones_like(some[:1]))
             if count is not None:
                 weighted.add(some, count.to(some))
     return (weighted if weighted.total > 0 else plain).moments()
 
 
 class _Sums:
-    """Of weights, and with them of pixels and of their squared distances from the mean."""
+    """Sums of weights, and with them of pixels and of their squared distances from the mean."""
 
     def __init__(self) -> None:
         self.total = 0.0
