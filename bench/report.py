@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fastnst_kernels.profiling.plot import Panel, Point, draw
+
 from bench.page_tables import replaced
-from fastnst.roofline_plot import Panel, Point, draw
 
 ROOT = Path(__file__).resolve().parent.parent
 _NO_GPU = (

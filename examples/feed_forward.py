@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from fastnst.examples import example
 from fastnst.image.read import load_image
 from fastnst.image.resize import resize
-from fastnst.loss.perceptual import PerceptualLoss
 from fastnst.image.write import save_image
+from fastnst.loss.perceptual import PerceptualLoss
 
 Report = Callable[[int, float], None]
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastnst_kernels.verify import STYLE_LAYERS
 
 from bench import report
-from fastnst.verification import STYLE_LAYERS
 
 GPU = {"name": "Some GPU", "driver_version": "999.1", "clocks.current.sm": "1980 MHz", "clocks.max.sm": "1980 MHz"}
 

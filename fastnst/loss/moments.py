@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from fastnst_kernels import GramDifference, accumulate_gram, ops
+from fastnst_kernels import GramDifference, accumulate_gram, direct
+from fastnst_kernels.losses.targets import StyleTerm, difference_dtype, normalised
 from torch import Tensor
 
 from fastnst.loss.guidance import LayerGuidance
@@ -95,7 +96,7 @@ class RegionSums:
         """All has been seen; the features are of `dtype`."""
         self._gradients = []
         self.loss = torch.zeros(1, dtype=torch.float32, device=self.runtime.device)
-        kept = ops.difference_dtype(dtype, self.runtime.kernels)
+        kept = difference_dtype(dtype, self.runtime.kernels)
         for sums, targets, total, area in zip(self._seen, self.targets, self.totals, self.areas, strict=True):
             moments = sums.moments(total)
             matrix, mean = torch.zeros_like(moments.gram), torch.zeros_like(moments.mean)
@@ -104,7 +105,7 @@ class RegionSums:
                 self.loss = self.loss + area * loss
                 matrix, mean = matrix + gradient.gram, mean + gradient.mean
             factor = self.style_weight * area / total
-            difference, scale = ops.normalised(matrix, kept)
+            difference, scale = normalised(matrix, kept)
             self._gradients.append((GramDifference(difference, scale, 2 * factor), mean * factor))
 
     @property
@@ -130,22 +131,16 @@ class RegionSums:
         """`scale` · D F, in the features' dtype and layout."""
         layout = torch.channels_last if features.stride(1) == 1 else torch.contiguous_format
         product = torch.empty_like(features, memory_format=layout)
-        ops.tap_backward(
-            product,
-            False,
-            features,
-            None,
-            difference.matrix,
-            difference.scale,
-            scale,
-            difference.factor,
-            None,
-            None,
-            0.0,
-            False,
-            None,
-            self.runtime.dot_precision,
+        direct.tap_backward(
             self.runtime.kernels,
+            product,
+            features=features,
+            upstream=None,
+            style=StyleTerm(difference.matrix, difference.scale, scale, difference.factor),
+            content=None,
+            relu=False,
+            owned=None,
+            precision=self.runtime.dot_precision,
         )
         return product
 

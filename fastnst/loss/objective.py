@@ -32,7 +32,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
-from fastnst_kernels import BlendedTarget, blend_targets, gram, image_ops
+from fastnst_kernels import BlendedTarget, blend_targets, direct, gram
 from torch import Tensor
 
 from fastnst.errors import FastnstError
@@ -129,7 +129,7 @@ class Objective:
         """The loss of `image`, (1, 3, H, W) float32 in 0…1, without a gradient."""
         taps = self._taps()
         self.backbone.forward(image, taps)
-        tv = image_ops.total_variation(image, self.variation.kind, self.runtime.kernels)
+        tv = direct.total_variation(self.runtime.kernels, image, self.variation.kind)
         return self._loss(taps, tv + seam_variation(image, kind=self.variation.kind) if self.wraps else tv)
 
     def loss_and_gradient(self, image: Tensor) -> tuple[Loss, Tensor]:

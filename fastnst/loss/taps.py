@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from fastnst_kernels import BlendedTarget, ops, reference
+from fastnst_kernels import BlendedTarget, direct
+from fastnst_kernels.losses import reference
+from fastnst_kernels.losses.targets import ContentTerm, StyleTerm
 from torch import Tensor
 
 from fastnst.loss.tile_taps import LayerSums, TileTap
@@ -43,43 +45,37 @@ class LayerTap:
             if self.runtime.backend == "reference":
                 self.style = reference.gram_loss(features, matrix, weight).float() + offset
             else:
-                self.style, *self._difference = ops.gram_difference_loss(
-                    features, matrix, weight, offset, 1.0, precision, backend
+                self.style, *self._difference = direct.gram_difference_loss(
+                    backend, features, matrix, weight=weight, offset=offset, offset_weight=1.0, precision=precision
                 )
         if self.content_target is not None:
             target, weight = self.content_target.features, self.content_target.weight
-            self.content = ops.content_loss(features, target, weight, backend)
+            self.content = direct.content_loss(backend, features, target, weight)
 
     def backward(self, features: Tensor, gradient: Tensor, *, accumulate: bool, relu: bool) -> None:
-        difference = scale = content = None
-        style_factor = content_factor = 0.0
+        style = content = None
         if self.style_target is not None:
             filters, height, width = features.shape[1:]
-            style_factor = self.style_weight * self.style_target.weight / (filters**2 * height * width)
+            factor = self.style_weight * self.style_target.weight / (filters**2 * height * width)
             if self.runtime.backend == "reference":
                 difference = self._reference_difference(features, self.style_target.matrix)
-                scale = torch.ones_like(self.scale)
+                style = StyleTerm(difference, torch.ones_like(self.scale), self.scale, factor)
             else:
                 difference, scale = self._difference
+                style = StyleTerm(difference, scale, self.scale, factor)
         if self.content_target is not None:
-            content = self.content_target.features
-            content_factor = self.content_weight * 2 * self.content_target.weight
-        ops.tap_backward(
-            gradient,
-            accumulate,
-            features,
-            None,
-            difference,
-            scale,
-            None if difference is None else self.scale,
-            style_factor,
-            content,
-            None if content is None else self.scale,
-            content_factor,
-            relu,
-            None,
-            self.runtime.dot_precision,
+            factor = self.content_weight * 2 * self.content_target.weight
+            content = ContentTerm(self.content_target.features, self.scale, factor)
+        direct.tap_backward(
             self.runtime.kernels,
+            gradient,
+            features=features,
+            upstream=gradient if accumulate else None,
+            style=style,
+            content=content,
+            relu=relu,
+            owned=None,
+            precision=self.runtime.dot_precision,
         )
 
     def _reference_difference(self, features: Tensor, target: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ The counterpart of `taps` for tiles: the Gram matrix is that of the whole image,
 from dataclasses import dataclass, field
 
 import torch
-from fastnst_kernels import BlendedTarget, GramDifference, accumulate_gram, finish_gram_loss, ops
+from fastnst_kernels import BlendedTarget, GramDifference, accumulate_gram, direct, finish_gram_loss
+from fastnst_kernels.losses.targets import ContentTerm, StyleTerm
 from torch import Tensor
 
 from fastnst.errors import FastnstError
@@ -70,7 +71,7 @@ class LayerSums:
         if self.content is None or self.content_constant is None or content is None:
             return
         if self.opaque is None:
-            self.content += ops.content_loss(features, content, self.content_constant, self.runtime.kernels)
+            self.content += direct.content_loss(self.runtime.kernels, features, content, self.content_constant)
         else:
             self.content += masked_square(features, content, self.opaque[:, :, *window]) * self.content_constant
 
@@ -155,22 +156,16 @@ class TileTap:
                 add_masked_difference(place, own, content, opaque[:, :, *self.window], constant * self.scale)
                 content = None
         rows, columns = self.inside
-        ops.tap_backward(
-            gradient,
-            accumulate,
-            features,
-            None,
-            None if difference is None else difference.matrix,
-            None if difference is None else difference.scale,
-            None if difference is None else self.scale,
-            factor,
-            content,
-            None if content is None else self.scale,
-            constant,
-            relu,
-            (rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start),
-            runtime.dot_precision,
+        direct.tap_backward(
             runtime.kernels,
+            gradient,
+            features=features,
+            upstream=gradient if accumulate else None,
+            style=None if difference is None else StyleTerm(difference.matrix, difference.scale, self.scale, factor),
+            content=None if content is None else ContentTerm(content, self.scale, constant),
+            relu=relu,
+            owned=(rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start),
+            precision=runtime.dot_precision,
         )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from fastnst_kernels import image_ops
+from fastnst_kernels import direct
 from torch import Tensor
 
 from fastnst.errors import FastnstError, OptionError
@@ -67,7 +67,7 @@ class TiledObjective:
         """The loss of `image`, (1, 3, H, W) float32 in 0…1 on any device, without a gradient."""
         self._check(image)
         self._sum(image, record=False)
-        tv = image_ops.total_variation(image, self.variation.kind, self._image_backend(image))
+        tv = direct.total_variation(self._image_backend(image), image, self.variation.kind)
         return self._loss(tv + seam_variation(image, kind=self.variation.kind) if self.wraps else tv)
 
     def loss_and_gradient(self, image: Tensor) -> tuple[Loss, Tensor]:
@@ -76,8 +76,15 @@ class TiledObjective:
         kept = self._sum(image, record=self.level != "recompute")
         self.loss_scale.follow(self._loss(torch.zeros((), dtype=torch.float32, device=self.runtime.device)).total)
         variation = self.variation
-        gradient, tv = image_ops.image_gradient(
-            image, None, [1.0] * 3, False, variation.weight, None, variation.kind, self._image_backend(image)
+        gradient, tv = direct.image_gradient(
+            self._image_backend(image),
+            image,
+            None,
+            [1.0] * 3,
+            flip=False,
+            tv_weight=variation.weight,
+            tv_gradient=None,
+            kind=variation.kind,
         )
         gradient = gradient.contiguous()
         if self.wraps:

@@ -7,7 +7,7 @@ counts the differences along its first and its last row twice more.
 
 from dataclasses import dataclass
 
-from fastnst_kernels import image_ops
+from fastnst_kernels import direct
 from torch import Tensor
 
 NINE_POINT = "nine-point"
@@ -54,18 +54,25 @@ class BandVariation:
 
     def _sum(self, rows: Tensor, kind: str) -> Tensor:
         """The variation of a block less its division by h·W."""
-        found: Tensor = image_ops.total_variation(rows.contiguous(), kind, self.backend)
+        found: Tensor = direct.total_variation(self.backend, rows.contiguous(), kind)
         return found.sum() * (rows.shape[2] * rows.shape[3])
 
     def _diagonals(self, rows: Tensor) -> Tensor:
         """The squares of a block's differences along both diagonals, with its replicated border."""
         height, width = rows.shape[2:]
-        whole: Tensor = image_ops.total_variation(rows.contiguous(), NINE_POINT, self.backend)
+        whole: Tensor = direct.total_variation(self.backend, rows.contiguous(), NINE_POINT)
         straight = 2 / 9 * self._sum(rows, "squared") / (height * width)
         return (whole.sum() - straight) * (18 * (height + 1) * (width + 1))
 
     def _gradient(self, rows: Tensor, kind: str, weight: float) -> Tensor:
-        found: tuple[Tensor, Tensor] = image_ops.image_gradient(
-            rows.contiguous(), None, [1.0] * 3, False, weight, None, kind, self.backend
+        gradient, _ = direct.image_gradient(
+            self.backend,
+            rows.contiguous(),
+            None,
+            [1.0] * 3,
+            flip=False,
+            tv_weight=weight,
+            tv_gradient=None,
+            kind=kind,
         )
-        return found[0]
+        return gradient

@@ -5,9 +5,9 @@ import time
 from functools import cache, lru_cache
 
 import torch
+from fastnst_kernels.profiling.measure import synchronise
 
 from fastnst.loss.side_copies import in_main_memory
-from fastnst.measure import synchronise
 from fastnst.network.layers import Convolution, DirectLayers, Layers, WinogradLayers
 from fastnst.network.runtime import Runtime, float32_products
 from fastnst.plan.memory import Network

@@ -21,9 +21,8 @@ from typing import Any, Self
 
 from fastnst.errors import FastnstError, FastnstWarning, OptionError
 from fastnst.image.write import check_output_path
-from fastnst.roofline_plot import check_plot
 from fastnst.transfer.movie import MovieWriter, check_movie
-from fastnst.transfer.plot import draw_losses
+from fastnst.transfer.plot import check_plot, draw_losses
 from fastnst.transfer.result import Iterate, LossRecord
 
 __all__ = [

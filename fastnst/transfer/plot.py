@@ -1,15 +1,17 @@
 """The losses of a run as a picture: each weighted term over the iterations, and where the scales begin."""
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from fastnst.errors import OptionError
-from fastnst.roofline_plot import check_plot
+from fastnst.image.files import check_place
 from fastnst.transfer.pyramid import scale_style_weights
 from fastnst.transfer.result import LossRecord
 
+FORMATS = (".png", ".svg", ".pdf")
 # Told apart with any colour vision (Okabe and Ito), and in grey by their dashes.
 _LINES = {
     "total": ("#000000", "-"),
@@ -19,6 +21,15 @@ _LINES = {
 }
 _RANGE = 1e-6  # of the axis, at most
 _NAMES = {"total": "total", "style": "β · style", "content": "α · content", "tv": "γ · total variation"}
+
+
+def check_plot(path: Path) -> None:
+    """Raises OptionError where matplotlib is missing or `path` is no plot's, ImageError as `check_place` does."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise OptionError('--plot needs matplotlib; install it with pip install "fastnst[plot]"')
+    if path.suffix.lower() not in FORMATS:
+        raise OptionError(f"{path} is not a plot's name; end it in {', '.join(FORMATS)}")
+    check_place(str(path), "plot")
 
 
 def draw_losses(records: Sequence[LossRecord], path: Path, options: Mapping[str, Any], *, note: str = "") -> None:

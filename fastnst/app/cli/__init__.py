@@ -34,7 +34,6 @@ _COMMANDS = (
     "plan",
     "verify",
     "profile",
-    "kernels",
     "env",
 )
 

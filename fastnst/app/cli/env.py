@@ -48,8 +48,8 @@ def report() -> dict[str, Any]:
     `auto` here, which ImageNet weights are there, and environment variables. No paths, no name of a user or a host."""
     import torch
     from fastnst_kernels import available_backends
+    from fastnst_kernels.profiling.measure import conditions
 
-    from fastnst.measure import conditions
     from fastnst.network import winograd
     from fastnst.network.runtime import resolve_runtime
     from fastnst.options.options import resolve_options

@@ -15,11 +15,11 @@ from fastnst.image.files import pictures_at
 from fastnst.image.read import Source
 from fastnst.image.write import Target, check_output_path
 from fastnst.options.masks import parse_masks
-from fastnst.roofline_plot import check_plot
 from fastnst.transfer.callbacks import Frames, Movie, Preview, Ready, numbered_path
 from fastnst.transfer.canvas import Canvas
 from fastnst.transfer.checkpoint import check_checkpoint
 from fastnst.transfer.movie import check_movie
+from fastnst.transfer.plot import check_plot
 
 STANDARD = "-"
 """Stands for the standard input or output."""

@@ -1,16 +1,22 @@
-"""`fastnst profile`: the measurements, or a model of a GPU that is not here, as a table, as JSON and as a plot."""
+"""`fastnst profile`: the measurements as a table, as JSON and as a plot."""
 
 import argparse
 import json
+import os
+import sys
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastnst.errors import OptionError
+from fastnst.image.files import check_place
 
 if TYPE_CHECKING:
+    from fastnst_kernels.profiling import Measurement
+    from fastnst_kernels.profiling.plot import Panel
+
     from fastnst.network.runtime import Runtime
-    from fastnst.profiling import Measurement
-    from fastnst.roofline_plot import Panel
 
 
 def add_parser(commands: Any) -> None:
@@ -19,10 +25,9 @@ def add_parser(commands: Any) -> None:
 
     parser = commands.add_parser(
         "profile",
-        help="time the kernels, or model a GPU that is not here",
+        help="time the kernels against eager PyTorch and torch.compile",
         description="Times the Gram matrix, its loss and its backward at the five style layers of an image, against "
-        "eager PyTorch and torch.compile, then the other kernels of an iteration; with --target nothing runs, and a "
-        "model of that GPU is printed instead.",
+        "eager PyTorch and torch.compile, then the other kernels of an iteration.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -48,31 +53,40 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--plot", metavar="FILE", help="also draw the roofline: .png, .svg or .pdf (fastnst[plot])")
     parser.add_argument("--trace", metavar="FILE", help="also write a trace to open in Perfetto: .json")
-    parser.add_argument(
-        "--target", metavar="NAME", help="model this GPU from its data sheet: sm_80 … sm_120, gfx942 or gfx1100"
-    )
     parser.add_argument("--json", action="store_true", help="print the measurements as one JSON object on stdout")
     parser.set_defaults(run=run)
 
 
 def run(parsed: argparse.Namespace) -> int:
-    import torch
+    try:
+        return _run(parsed)
+    except (ValueError, ArithmeticError) as error:
+        raise OptionError(str(error)) from None
 
-    from fastnst.app.cli.profile_tables import print_measurements, print_steps
-    from fastnst.measure import conditions, device_name
+
+def _run(parsed: argparse.Namespace) -> int:
+    import torch
+    from fastnst_kernels.profiling import (
+        check_size,
+        conditions,
+        device_name,
+        measure_roofline,
+        precisions,
+        profile,
+        profile_steps,
+        trace,
+    )
+    from fastnst_kernels.profiling.plot import draw
+
     from fastnst.network.runtime import resolve_runtime
     from fastnst.options.options import resolve_options
-    from fastnst.profiling import check_size, check_trace, measure_roofline, precisions, profile, trace
-    from fastnst.roofline_plot import check_plot, draw
-    from fastnst.step_profile import profile_steps
+    from fastnst.transfer.plot import check_plot
 
     check_size(parsed.size)
     if parsed.plot:
         check_plot(Path(parsed.plot))
-    if parsed.target:
-        return _run_model(parsed)
     if parsed.trace:
-        check_trace(Path(parsed.trace))
+        _check_trace(Path(parsed.trace))
     device = resolve_runtime(resolve_options(device=parsed.device)).device
     runtimes = [
         resolve_runtime(resolve_options(device=parsed.device, precision=precision, backend=parsed.backend))
@@ -94,8 +108,8 @@ def run(parsed: argparse.Namespace) -> int:
         except (torch.OutOfMemoryError, MemoryError):
             raise OptionError(f"size {parsed.size} does not fit into the memory of {device}; lower --size") from None
         if not parsed.json:
-            print_measurements(parsed.size, runtime, measurements)
-            print_steps(rest)
+            _print_measurements(parsed.size, runtime, measurements)
+            _print_steps(rest)
         sections.append((runtime, measurements))
         steps += rest
     if parsed.plot:
@@ -110,7 +124,6 @@ def run(parsed: argparse.Namespace) -> int:
     if parsed.json:
         report = {
             **conditions(device),
-            "model": False,
             "size": parsed.size,
             "rounds": parsed.rounds,
             "compile_mode": None if parsed.no_compile else parsed.compile_mode,
@@ -121,75 +134,118 @@ def run(parsed: argparse.Namespace) -> int:
                 }
                 for runtime in runtimes
             },
-            "measurements": [one.as_dict() for _, measurements in sections for one in measurements],
-            "steps": [one.as_dict() for one in steps],
+            "measurements": [layer.as_dict() for _, measurements in sections for layer in measurements],
+            "steps": [step.as_dict() for step in steps],
         }
         print(json.dumps(report))
     return 0
 
 
 def _panel(runtime: "Runtime", measurements: "list[Measurement]") -> "Panel":
-    from fastnst.profiling import measure_roofline
-    from fastnst.roofline_plot import Panel, Point
+    from fastnst_kernels.profiling import measure_roofline
+    from fastnst_kernels.profiling.plot import Panel, Point
 
     roofline = measure_roofline(runtime)
     points = [
         Point(
-            label=one.layer,
-            implementation=one.implementation,
-            operation=one.operation,
-            intensity=one.work.flops / one.work.bytes,
-            rate=one.work.flops / one.timing.median,
+            label=layer.layer,
+            implementation=layer.implementation,
+            operation=layer.operation,
+            intensity=layer.work.flops / layer.work.bytes,
+            rate=layer.work.flops / layer.timing.median,
         )
-        for one in measurements
-        if one.timing is not None and one.operation != "forward"
+        for layer in measurements
+        if layer.timing is not None and layer.operation != "forward"
     ]
     return Panel(f"{runtime.precision}, measured", roofline.bandwidth, roofline.rate, points)
 
 
-def _run_model(parsed: argparse.Namespace) -> int:
-    from fastnst.app.cli.profile_tables import model_lines
-    from fastnst.datasheets import DATASHEETS
-    from fastnst.gpu_model import datasheet_roofline, model, model_steps
-    from fastnst.roofline_plot import Panel, Point, draw
+def _check_trace(path: Path) -> None:
+    """Raises OptionError where `path` is no trace's, ImageError as `check_place` does."""
+    if path.suffix != ".json":
+        raise OptionError(f"{path} is not a trace's name; end it in .json")
+    check_place(str(path), "trace")
 
-    if parsed.trace:
-        raise OptionError("--trace records what runs, and --target is a model of a GPU that is not here; give one")
-    precision = "bf16" if parsed.precision == "auto" else parsed.precision
-    roofline = datasheet_roofline(parsed.target, precision)
-    rows = list(model(parsed.size, parsed.target, precision))
-    rest = list(model_steps(parsed.size, parsed.target, precision))
-    product = DATASHEETS[parsed.target].product
-    if parsed.plot:
-        points = [
-            Point(
-                label=row.layer,
-                implementation="what the launches move",
-                operation=row.operation,
-                intensity=row.work.flops / row.work.bytes,
-                rate=row.work.flops / row.plan_seconds,
-            )
-            for row in rows
-        ]
-        title = f"MODEL, not measured: {product}, {precision}"
-        panel = Panel(title, roofline.bandwidth, roofline.rate, points)
-        note = f"MODEL: data sheet ceilings, bytes counted from the launches, {parsed.size}×{parsed.size} px"
-        draw([panel], Path(parsed.plot), note)
-    if parsed.json:
-        ceilings = {
-            "gigabytes_per_second": roofline.bandwidth / 1e9,
-            "teraflops_per_second": roofline.rate / 1e12,
-        }
-        report = {
-            "model": True,
-            "target": parsed.target,
-            "product": product,
-            "size": parsed.size,
-            "ceilings": {precision: ceilings},
-            "operations": [row.as_dict() for row in rows],
-            "steps": [row.as_dict() for row in rest],
-        }
-        print(json.dumps(report))
-    else:
-        print("\n".join(f"MODEL {line}" for line in model_lines(rows, rest, product, precision, parsed.size)))
-    return 0
+
+def _print_measurements(size: int, runtime: "Runtime", measurements: "list[Measurement]") -> None:
+    """The losses of a square image of `size` pixels at the style layers, beneath what they were measured under."""
+    from fastnst_kernels.profiling import conditions, measure_roofline
+
+    roofline = measure_roofline(runtime)
+    facts = conditions(runtime.device)
+    print(
+        f"{facts['device']}, {runtime.precision}, {size}×{size} px, torch {facts['versions']['torch']}, "
+        f"{facts['machine']['threads']} threads, load {facts['machine']['load']}"
+    )
+    if runtime.device.type == "cpu" and (facts["machine"]["load"] or 0) > 1.5 * (os.cpu_count() or 1):
+        print("other programs keep the processors busy: these times say little; measure again when they do not")
+    print(
+        f"ceilings: copy {roofline.bandwidth / 1e9:.1f} GB/s, product {roofline.rate / 1e12:.3g} TFLOP/s; "
+        "times are medians in ms ± half the spread, × is their time over ours; memory besides inputs and result, in MB"
+    )
+    print(
+        f"{'layer':9}{'operation':10}{'fastnst':>17}{'GB/s':>8}{'TFLOP/s':>9}{'roofline':>9}{'eager':>17}{'compile':>17}"
+        f"{'× eager':>9}{'× compile':>10}{'memory':>8}{'eager':>8}"
+    )
+    for (layer, operation), group in groupby(measurements, key=attrgetter("layer", "operation")):
+        by_name = {measurement.implementation: measurement for measurement in group}
+        ours = by_name["fastnst"]
+        rates = ours.as_dict()
+        print(
+            f"{layer:9}{operation:10}{_time(ours):>17}{rates['gigabytes_per_second']:8.1f}"
+            f"{rates['teraflops_per_second']:9.3g}{ours.roofline_share:9.0%}{_time(by_name['eager']):>17}"
+            f"{_time(by_name.get('compile')):>17}{_ratio(by_name['eager'], ours):>9}"
+            f"{_ratio(by_name.get('compile'), ours):>10}{_memory(ours):>8}{_memory(by_name['eager']):>8}"
+        )
+    print(_peaks(measurements))
+    problems = [measurement for measurement in measurements if measurement.problem]
+    for line in dict.fromkeys(f"{failed.implementation} {failed.operation}: {failed.problem}" for failed in problems):
+        print(f"not timed: {line}")
+    print()
+    sys.stdout.flush()
+
+
+def _print_steps(measurements: "list[Measurement]") -> None:
+    """The other kernels of an iteration, which only move bytes."""
+    print(
+        f"{'layer':9}{'operation':25}{'fastnst':>17}{'GB/s':>8}{'of copy':>9}{'eager':>17}{'× eager':>9}"
+        f"{'memory':>8}{'eager':>8}"
+    )
+    for (layer, operation), group in groupby(measurements, key=attrgetter("layer", "operation")):
+        by_name = {measurement.implementation: measurement for measurement in group}
+        ours, eager = by_name["fastnst"], by_name["eager"]
+        print(
+            f"{layer:9}{operation:25}{_time(ours):>17}{ours.as_dict()['gigabytes_per_second']:8.1f}"
+            f"{ours.roofline_share:9.0%}{_time(eager):>17}{_ratio(eager, ours):>9}{_memory(ours):>8}{_memory(eager):>8}"
+        )
+    print()
+    sys.stdout.flush()
+
+
+def _peaks(measurements: "list[Measurement]") -> str:
+    """The peak memory of loss and backward over the layers, one after another, against the features of all."""
+    backward = [layer for layer in measurements if layer.operation == "backward"]
+    features = sum(layer.features for layer in backward if layer.implementation == "fastnst")
+    shares = []
+    for name in ("fastnst", "eager"):
+        peak = max((layer.extra_bytes or 0 for layer in backward if layer.implementation == name), default=0)
+        if peak:
+            shares.append(f"{name} {peak / 1e6:.1f} MB ({peak / features:.1%})")
+    return f"peak memory of a layer's loss and backward, and its share of all features: {', '.join(shares)}"
+
+
+def _time(measurement: "Measurement | None") -> str:
+    if measurement is None or measurement.timing is None:
+        return "-"
+    timing = measurement.timing
+    return f"{timing.median * 1e3:.3f} ±{timing.spread / 2:4.0%}"
+
+
+def _ratio(other: "Measurement | None", ours: "Measurement") -> str:
+    if other is None or other.timing is None or ours.timing is None:
+        return "-"
+    return f"{other.timing.median / ours.timing.median:.2f}"
+
+
+def _memory(measurement: "Measurement") -> str:
+    return "-" if measurement.extra_bytes is None else f"{measurement.extra_bytes / 1e6:.1f}"
