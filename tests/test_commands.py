@@ -230,7 +230,7 @@ def test_rerun_stops_where_an_interrupted_run_did(made: Path, tmp_path: Path, ca
         ({"options": {}, "content": {"name": "a"}, "styles": [], "weights": {}}, "lacks the option init"),
         (
             {"options": {"init": "noise", "warp": 9}, "content": {"name": "{content}"}, "styles": [], "weights": {}},
-            "is not the picture",
+            "unknown option 'warp'",
         ),
     ],
 )

@@ -20,7 +20,6 @@ from fastnst.network.architecture import Layer
 
 ORIGINAL_NETWORK = "vgg19"
 """The network whose weights are the original ones."""
-ATTRIBUTION = "VGG-19 of K. Simonyan and A. Zisserman (2015), University of Oxford, CC BY 4.0"
 _FILE = "vgg19_weights_tf_dim_ordering_tf_kernels_notop_q.bin"
 _BYTES = 20_063_401
 _SHA256 = "c34748d2a8b1ad0a651c18a3addff1b0189af7f070cdaaa0dced0db6150b6af6"

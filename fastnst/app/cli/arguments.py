@@ -5,11 +5,12 @@ import difflib
 import os
 import re
 import shlex
+import sys
 import tomllib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import Field, dataclass, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 from fastnst.errors import OptionError
 from fastnst.options.option_forms import Iterations, StyleWeight
@@ -18,6 +19,9 @@ from fastnst.options.options import Options, resolve_options
 from fastnst.options.presets import PRESETS
 
 OPTIONS: Mapping[str, "Field[Any]"] = {option.name: option for option in fields(Options)}
+
+STANDARD = "-"
+"""Stands for the standard input or output."""
 
 SEPARATOR = "|"
 """Stands between several styles, or several regions, in one cell of a table."""
@@ -217,6 +221,15 @@ def whole_number(word: str) -> int:
         return int(word)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{word!r} is not a whole number; write 512") from None
+
+
+def standard_input() -> IO[bytes]:
+    """The bytes of a pipe. Raises OptionError where the standard input is closed or a terminal."""
+    if sys.stdin is None or not hasattr(sys.stdin, "buffer"):
+        raise OptionError("the standard input is closed, and - asks for a picture from it; give a path")
+    if sys.stdin.isatty():
+        raise OptionError("the standard input is a terminal, and - asks for a picture from it; pipe one in")
+    return sys.stdin.buffer
 
 
 def describe_default(option: "Field[Any]", preset: str = "default") -> str:

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from fastnst.app.cli.arguments import given_options, read_config
+from fastnst.app.cli.arguments import STANDARD, given_options, read_config, standard_input
 from fastnst.errors import OptionError
 from fastnst.image.files import pictures_at
 from fastnst.image.read import Source
@@ -20,9 +20,6 @@ from fastnst.transfer.canvas import Canvas
 from fastnst.transfer.checkpoint import check_checkpoint
 from fastnst.transfer.movie import check_movie
 from fastnst.transfer.plot import check_plot
-
-STANDARD = "-"
-"""Stands for the standard input or output."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,15 +173,6 @@ def style_paths(styles: Sequence[str], output: str) -> list[str]:
                 f"-o {output} is in the folder of the styles, and outputs would become inputs; give another"
             )
     return [path for style in styles for path in pictures_at(style, "style")]
-
-
-def standard_input() -> IO[bytes]:
-    """The bytes of a pipe. Raises OptionError where the standard input is closed or a terminal."""
-    if sys.stdin is None or not hasattr(sys.stdin, "buffer"):
-        raise OptionError("the standard input is closed, and - asks for a picture from it; give a path")
-    if sys.stdin.isatty():
-        raise OptionError("the standard input is a terminal, and - asks for a picture from it; pipe one in")
-    return sys.stdin.buffer
 
 
 def _check_standard_output(outputs: Outputs) -> None:

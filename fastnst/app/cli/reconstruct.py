@@ -57,7 +57,8 @@ def add_parser(commands: Any) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    from fastnst.app.cli.job import STANDARD, Job, settings_of
+    from fastnst.app.cli.arguments import STANDARD
+    from fastnst.app.cli.job import Job, settings_of
     from fastnst.app.cli.run import execute_together
     from fastnst.image.read import load_image
     from fastnst.options.options import resolve_options
@@ -88,8 +89,9 @@ def _run_figure(parsed: argparse.Namespace, options: dict[str, Any], outputs: "O
 
     from tqdm import tqdm
 
+    from fastnst.app.cli.arguments import STANDARD, standard_input
     from fastnst.app.cli.grid import make_kept_folder, save_sheet
-    from fastnst.app.cli.job import STANDARD, Job, standard_input
+    from fastnst.app.cli.job import Job
     from fastnst.image.read import load_image
     from fastnst.image.sheet import Look, check_look
     from fastnst.options.options import resolve_options

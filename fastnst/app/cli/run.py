@@ -21,7 +21,8 @@ from typing import Any, ClassVar
 from tqdm import tqdm
 
 from fastnst.app.cli import EXIT_BAD_INPUT, EXIT_INTERRUPTED
-from fastnst.app.cli.job import STANDARD, Job, Outputs
+from fastnst.app.cli.arguments import STANDARD
+from fastnst.app.cli.job import Job, Outputs
 from fastnst.errors import FastnstError, FastnstWarning, Interrupted, OptionError
 from fastnst.image.write import check_output_path
 from fastnst.network.runtime import is_out_of_memory, resolve_runtime
