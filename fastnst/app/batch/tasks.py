@@ -119,8 +119,8 @@ def make_tasks(
     runtime = cache(resolve_runtime)
 
     @cache
-    def weights(source: str, network: str, taps: Any) -> tuple[str, str]:
-        loaded = load_weights(source, network, taps=taps, progress=progress)
+    def weights(source: str, network: str, taps: Any, scaling: Any) -> tuple[str, str]:
+        loaded = load_weights(source, network, taps=taps, filter_scaling=scaling, progress=progress)
         return loaded.source, loaded.sha256
 
     def task(numbered: tuple[int, Row]) -> Task:
@@ -131,7 +131,7 @@ def make_tasks(
         if count != len(row.styles):
             raise OptionError(f"{count} style weights for {len(row.styles)} style images; give one for each image")
         runtime(options)
-        source, sha256 = weights(options.weights, options.network, options.taps)
+        source, sha256 = weights(options.weights, options.network, options.taps, options.filter_scaling)
         if options.weights == "auto":
             given["weights"] = source
             options = replace(options, weights=source)

@@ -151,7 +151,7 @@ def _check_inputs(
         picture = opaque(picture) if role == "style" else picture
         if picture.sha256 != entry.get("sha256"):
             differs(f"the {role} {picture.name!r} is not the picture that the image was made of")
-    weights = load_weights(options.weights, options.network, taps=options.taps)
+    weights = load_weights(options.weights, options.network, taps=options.taps, filter_scaling=options.filter_scaling)
     if weights.sha256 != record["weights"].get("sha256"):
         differs(f"the weights {weights.source} are not those that the image was made with")
 
