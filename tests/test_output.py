@@ -17,8 +17,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from fastnst.errors import ImageError
 from fastnst.image import write
+from fastnst.image.decode import srgb_profile
 from fastnst.image.metadata import read_parameters
-from fastnst.image.read import load_image, srgb_profile
+from fastnst.image.read import load_image
 from fastnst.image.write import check_output_path, save_image, to_pil
 
 EXTENSIONS = ["png", "jpg", "jpeg", "webp", "tif", "tiff", "avif", "PNG", "JPG"]

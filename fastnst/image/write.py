@@ -19,9 +19,9 @@ from PIL import Image
 from torch import Tensor
 
 from fastnst.errors import ImageError, OptionError
+from fastnst.image.decode import libvips, srgb_profile
 from fastnst.image.files import check_place, real_target
 from fastnst.image.metadata import packet, to_json
-from fastnst.image.read import libvips, srgb_profile
 
 Target = str | os.PathLike[str] | IO[bytes]
 

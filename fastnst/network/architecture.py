@@ -93,3 +93,7 @@ def layers_up_to(network: str, taps: tuple[str, ...]) -> tuple[Layer, ...]:
 def pools_before(network: str, taps: tuple[str, ...]) -> int:
     """How many pools lie on the way to the deepest of `taps`; with n of them each side of the image is at least 2^n."""
     return sum(layer.is_pool for layer in layers_up_to(network, taps))
+
+
+ATTRIBUTION = "VGG-19 of K. Simonyan and A. Zisserman (2015), University of Oxford, CC BY 4.0"
+"""To be named wherever the original weights were used."""
