@@ -6,9 +6,12 @@ SMALLEST_EDGE = 64
 """Scales that are only counted, not named, go no lower than this short edge: below it there is nothing left to see."""
 
 
-LEAST_AUTOMATIC_EDGE = 512
-"""From the content at once, a picture of this size keeps its forms and takes on the style's marks as a whole; a larger
-one passes through such a size first."""
+LEAST_AUTOMATIC_EDGE = 256
+"""The edge of the first automatic scale.
+
+From the content at once, a picture of this size keeps its forms, faces too, and takes on the style's largest figures; a
+larger one passes through such a size first, for later the network sees only parts of such a figure.
+"""
 
 
 def scale_count(scales: Scales, size: int) -> int:

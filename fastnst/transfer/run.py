@@ -170,7 +170,7 @@ class Run:
         return Result(shown, content.alpha, tuple(self.losses), self._parameters_now(), self.stopped)
 
     def _shown(self, image: Tensor, content: Picture) -> Tensor:
-        return finished(image.detach()[0].clamp(0, 1).float().cpu(), content.rgb, self._options.preserve_color)
+        return finished(image.detach()[0].clamp(0, 1).float().cpu(), content, self._options.preserve_color)
 
     def _settle(self, descent: Descent) -> None:
         """Ends at the scale's best image: L-BFGS without a line search leaps now and then. A mean that was asked for

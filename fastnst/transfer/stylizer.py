@@ -350,7 +350,14 @@ class Stylizer:
     def _loaded(self, progress: bool = False) -> tuple[Weights, Backbone]:
         if self._network is None:
             options = self.options
-            load = partial(load_weights, options.weights, options.network, taps=options.taps, progress=progress)
+            load = partial(
+                load_weights,
+                options.weights,
+                options.network,
+                taps=options.taps,
+                filter_scaling=options.filter_scaling,
+                progress=progress,
+            )
             self._network = self._networks.get(options, self.runtime, lambda: self._ranks.in_turn(load))
             warn_of_other_network(options, self._network[0])
         return self._network

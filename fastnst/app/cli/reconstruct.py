@@ -1,4 +1,4 @@
-"""`fastnst reconstruct`: what layers hold of a picture, from noise; one image, or figure 1 of the paper."""
+"""`fastnst reconstruct`: what layers hold of a picture; one image, or figure 1 of the paper."""
 
 import argparse
 from typing import TYPE_CHECKING, Any
@@ -21,8 +21,9 @@ def add_parser(commands: Any) -> None:
         "reconstruct",
         help="make a picture again from what layers hold of it",
         usage="%(prog)s IMAGE (--layer LAYER [LAYER …] | --style-layers LAYER [LAYER …] | --figure) -o OUT [OPTION …]",
-        description="Makes an image from noise that has the features of IMAGE at --layer, or its Gram matrices at "
-        "--style-layers (figure 1 of Gatys, Ecker and Bethge 2015), with --preset reconstruction where none is given.",
+        description="Makes an image that has the features of IMAGE at --layer, from grey, or its Gram matrices at "
+        "--style-layers, from noise (figure 1 of Gatys, Ecker and Bethge 2015), with --preset reconstruction where no "
+        "other is given.",
         allow_abbrev=False,
     )
     parser.add_argument("image", metavar="IMAGE", help="the picture to reconstruct; - reads it from stdin")
