@@ -7,7 +7,7 @@ SMALLEST_EDGE = 64
 
 
 LEAST_AUTOMATIC_EDGE = 256
-"""From the content at once, a picture of this size keeps its forms, faces too, and takes on the style's largest figures;
+"""From the content at once, a picture of this size keeps its forms, faces too, and takes on a style's largest figures;
 a larger one passes through such a size first, for later the network sees only parts of such a figure."""
 
 
