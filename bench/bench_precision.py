@@ -23,8 +23,9 @@ from bench.pairs import add_pair_arguments, pairs_of
 from bench.plain_loop import Task, make_task
 from bench.rounded_layers import rounded_backbone
 from fastnst.errors import FastnstError
-from fastnst.loss.objective import Objective, make_objective, style_targets
+from fastnst.loss.objective import Objective, make_objective
 from fastnst.loss.scale import LossScale
+from fastnst.loss.targets import style_targets
 from fastnst.network import winograd
 from fastnst.network.backbone import Backbone, build_backbone
 from fastnst.network.runtime import Runtime, resolve_runtime

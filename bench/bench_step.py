@@ -38,7 +38,8 @@ from torch import Tensor
 from bench.convolution_floor import floor
 from bench.plain_loop import Form, Task, make_task, plain_iteration, plain_loss
 from fastnst.examples import example
-from fastnst.loss.objective import make_objective, style_targets
+from fastnst.loss.objective import make_objective
+from fastnst.loss.targets import style_targets
 from fastnst.network import winograd
 from fastnst.network.backbone import build_backbone
 from fastnst.network.runtime import float32_products, is_out_of_memory, resolve_runtime, timed_algorithms

@@ -19,7 +19,6 @@ RESULTS = ROOT / "bench" / "results"
 MODULE = "bench.highres_tables"
 _LEVELS = {
     "kept": "kept",
-    "kept-host": "kept in main memory",
     "recompute": "recomputed",
     "whole": "the whole image",
 }

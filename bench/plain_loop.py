@@ -63,7 +63,7 @@ def make_task(options: Options, content: Source, style: Source) -> Task:
         resize_picture(source, size=edges).rgb[None].to(device)
         for source, edges in ((picture, size), (painting, style_size))
     )
-    weights = load_weights(options.weights, options.network, taps=options.taps)
+    weights = load_weights(options.weights, options.network, taps=options.taps, filter_scaling=options.filter_scaling)
     return Task(pixels, strokes, start[None].to(device), weights, options, device)
 
 

@@ -16,7 +16,7 @@ from fastnst.app.batch.batch_rows import grouped
 from fastnst.app.batch.batch_worker import KEPT_STYLES, Worker
 from fastnst.errors import ImageError
 from fastnst.image.metadata import read_parameters
-from fastnst.loss.objective import style_targets
+from fastnst.loss.targets import style_targets
 from fastnst.network.weights import load_weights
 
 

@@ -20,7 +20,8 @@ from processes import PATIENCE
 
 from fastnst.app import cli
 from fastnst.image.metadata import read_parameters
-from fastnst.loss.objective import Loss, Objective
+from fastnst.loss.objective import Objective
+from fastnst.loss.terms import Loss
 
 FAST = ["--size", "48", "--iterations", "3", "--scales", "none", "--weights", "random", "--style-layers", "conv1_1"]
 FAST += ["--content-layers", "conv2_1"]

@@ -166,6 +166,16 @@ def test_rerun_is_the_same_image(made: Path, tmp_path: Path, capsys: Any) -> Non
     assert json.loads(capsys.readouterr().out)["options"]["style_weight"] == 40
 
 
+def test_rerun_has_the_filters_of_the_run(pictures: tuple[str, str], tmp_path: Path, capsys: Any) -> None:
+    made, again = tmp_path / "made.png", tmp_path / "again.png"
+    gatys = ["--preset", "gatys", "--size", "32", "--iterations", "2", "--style-layers", "conv1_1", "--quiet"]
+    assert cli.main(["stylize", *pictures, "-o", str(made), *gatys, "--content-layers", "conv2_1"]) == 0
+    assert read_parameters(made)["options"]["filter_scaling"] == "unit-mean"
+    assert cli.main(["rerun", str(made), "-o", str(again)]) == 0
+    assert "every pixel is the same" in capsys.readouterr().err
+    assert read_parameters(made)["weights"] == read_parameters(again)["weights"]
+
+
 def test_rerun_finds_what_was_moved(made: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "elsewhere"
     folder.mkdir()

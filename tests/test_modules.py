@@ -14,8 +14,9 @@ import fastnst
 from examples.feed_forward import Network, train
 from fastnst.errors import FastnstError, ImageError, OptionError
 from fastnst.loss.modules import ContentLoss, GramLoss, TVLoss
-from fastnst.loss.objective import make_objective, style_targets
+from fastnst.loss.objective import make_objective
 from fastnst.loss.perceptual import PerceptualLoss
+from fastnst.loss.targets import style_targets
 from fastnst.network.extractor import FeatureExtractor
 from fastnst.network.weights import load_weights
 
@@ -204,6 +205,16 @@ def test_extractor_under_caffe_preprocessing() -> None:
     x = images().flip(1) * 255 - torch.tensor([103.939, 116.779, 123.68])[:, None, None]
     wanted = F.conv2d(x, weights.tensors["conv1_1.weight"], weights.tensors["conv1_1.bias"], padding=1).relu()
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-3)
+
+
+def test_perceptual_loss_scales_the_filters() -> None:
+    layers: dict[str, Any] = {"style_layers": "conv1_1", "content_layers": "conv1_2", "size": 32}
+    plain, scaled = (
+        PerceptualLoss(images(1, 28)[0], preset="gatys", filter_scaling=scaling, **layers)
+        for scaling in ("none", "unit-mean")
+    )
+    assert plain.extractor.sha256 == load_weights("original", taps=("conv1_2",)).sha256
+    assert scaled.extractor.sha256 != plain.extractor.sha256
 
 
 @pytest.mark.parametrize("objective", ["relative", "paper"])

@@ -5,27 +5,23 @@ from typing import Any
 
 import pytest
 import torch
-from fastnst_kernels import BlendedTarget
 from network_samples import biased_network
-from style_references import DISTANCES, features, moments
+from style_references import DISTANCES, FACTORS, features, moments
 
 from fastnst import OptionError, Stylizer, stylize
 from fastnst.image.read import load_image
-from fastnst.loss.guidance import Guidance
-from fastnst.loss.matrix_root import iterated_root_trace, root, root_trace
-from fastnst.loss.objective import make_objective, style_targets
+from fastnst.loss.masks import Guidance
+from fastnst.loss.objective import make_objective
 from fastnst.loss.sliced import unit_vectors
-from fastnst.loss.style_statistics import Moments, moment_loss, moment_targets
-from fastnst.loss.taps import LayerTap
-from fastnst.loss.tile_style import tiled_style_targets
-from fastnst.loss.tiled_objective import make_tiled_objective
+from fastnst.loss.statistics import Moments, iterated_root_trace, moment_loss, moment_targets, root, root_trace
+from fastnst.loss.targets import style_targets
 from fastnst.network.backbone import Backbone, build_backbone
 from fastnst.network.runtime import Runtime, resolve_runtime
 from fastnst.network.tiles import make_grid, reach_of
 from fastnst.network.weights import Weights
 from fastnst.options.options import Options, resolve_options
 from fastnst.plan.planner import plan_run
-from fastnst.plan.ranks import Ranks
+from fastnst.plan.processes import Ranks
 
 SMALL: dict[str, Any] = {
     "precision": "fp32",
@@ -124,7 +120,7 @@ def test_sliced_loss_and_gradient_equal_the_formula(objective: str, mask: str | 
                 seen, share = own[name][:, :, : own[name].shape[2] // 2], 0.6 * index
             distance = plain_sliced(seen, found, directions)
             if objective == "relative":
-                distance = distance / (directions @ found.flatten(1)).square().mean()
+                distance = FACTORS["sliced"] * distance / (directions @ found.flatten(1)).square().mean()
             expected = expected + layers[name] * share * distance
     (expected_gradient,) = torch.autograd.grad(3.0 * expected, exact)
     assert float(terms.style) == pytest.approx(expected.item(), rel=1e-4)
@@ -189,9 +185,9 @@ def test_tiles_have_the_gradient_of_the_whole(loss: str, level: str, weights: We
     targets = style_targets(backbone, styles, options, runtime)
     whole, expected = make_objective(backbone, content, targets, options, runtime).loss_and_gradient(image)
 
-    tiled_targets = tiled_style_targets(backbone, styles, options, runtime, 16)
+    tiled_targets = style_targets(backbone, styles, options, runtime, tile=16)
     grid = make_grid(64, 47, 16, reach_of(options.network, options.taps))
-    objective = make_tiled_objective(backbone, content, tiled_targets, options, runtime, grid, level=level)
+    objective = make_objective(backbone, content, tiled_targets, options, runtime, grid=grid, level=level)
     terms, gradient = objective.loss_and_gradient(image)
 
     assert len(grid) > 3
@@ -239,12 +235,3 @@ def test_roots_of_covariances() -> None:
         trace, found = iterated_root_trace(matrix.to(dtype))
         assert torch.allclose(trace.double(), values.sqrt().sum(), rtol=1e-3)
         assert relative_error(found, inverse) < error
-
-
-def test_the_gram_matrix_of_all_positions_keeps_its_fused_path(weights: Weights) -> None:
-    options, runtime, backbone = prepared(weights, {"content_weight": 1})
-    image = picture(1, 40, 40)
-    targets = style_targets(backbone, [(image, 1.0)], options, runtime)
-    assert all(isinstance(target, BlendedTarget) for target in targets.values())
-    objective = make_objective(backbone, image, targets, options, runtime)
-    assert {type(tap) for tap in objective._taps().values()} == {LayerTap}

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 import fastnst
-from fastnst.loss.objective import Loss, Objective
+from fastnst.loss.objective import Objective
+from fastnst.loss.terms import Loss
 from fastnst.transfer import stylizer as module
 
 SMALL: dict[str, Any] = {

@@ -4,7 +4,9 @@ Luminance transfer: the style is learned from lightness alone, and the result's 
 The paper works in YIQ; here it is OKLab (Ottosson 2020), in which a colour keeps its hue when its lightness changes.
 CIELAB turns blues purple then, and YIQ's luma, of gamma-encoded values, is not the lightness of saturated colours.
 
-Colour matching: before the run, the style's colours are moved so that their mean and covariance are the content's.
+Colour matching: before the run, the style's colours are moved so that their mean and covariance are the content's, by
+the linear map that moves them least (Pitié and Kokaram 2007: optimal transport between Gaussians) in place of the image
+analogies' that the paper took: its gains are lower, so that less is clamped and less noise is raised.
 
 `prepared` and `finished` do it to a run's pictures, before it and afterwards. The other functions are pure: (3, H, W)
 float tensors of sRGB in 0…1 in, new ones of the same dtype and device out.
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fastnst.errors import OptionError
-from fastnst.image.picture import AnyPicture, recoloured
+from fastnst.image.picture import AnyPicture, Picture, recoloured
 
 MODES = ("none", "luminance", "histogram")
 """The values of the option `preserve_color`."""
@@ -40,6 +42,8 @@ _BISECTIONS = 16  # of the chroma: to 1/65536 of it
 _OUTSIDE = 1e-6  # of linear light; rounding
 # Of the covariances, as in the authors' own code: a style of one grey has none to divide by.
 _REGULARISATION = 1e-5
+# Of moved colours in any direction: the chroma of a sepia print is noise, and its contrast that of a fog.
+_MOST_GAIN = 4.0
 
 
 def prepared(content: AnyPicture, styles: Sequence[AnyPicture], mode: str) -> tuple[AnyPicture, list[AnyPicture]]:
@@ -73,14 +77,23 @@ def _in_greys(style: AnyPicture, wanted: Moments) -> AnyPicture:
     return recoloured(style, lambda part: grey_of(moved_lightness(lightness(part.rgb), own, wanted)))
 
 
-def finished(image: Tensor, content: Tensor, mode: str) -> Tensor:
-    """The image as it is given back: with `luminance` its lightness under the content's colours, else itself.
+def finished(image: Tensor, content: Picture, mode: str) -> Tensor:
+    """The image as it is given back, (3, H, W) in 0…1.
 
-    image, content: (3, H, W) float in 0…1, of one size; `content` is the one that the run was given, not the grey one.
+    none: itself.
+    luminance: its lightness under the content's colours.
+    histogram: its colours moved to the content's mean and covariance, of which the balance of content and style, which
+    is never the style alone, has lost some contrast and saturation.
+
+    image: (3, H, W) float in 0…1; `content`, of its size, is the one that the run was given, not the grey one.
     Raises OptionError for an unknown mode, or if the sizes differ.
     """
     _check(mode)
-    return with_colours_of(image, content) if mode == "luminance" else image
+    if mode == "none":
+        return image
+    if mode == "luminance":
+        return with_colours_of(image, content.rgb)
+    return moved_colours(image, moments([(image, content.alpha)]), moments([(content.rgb, content.alpha)]))
 
 
 def _check(mode: str) -> None:
@@ -162,14 +175,17 @@ def moved_colours(style: Tensor, present: Moments, wanted: Moments) -> Tensor:
 
         p' = A p + b,   A Σ_S Aᵀ = Σ_C,   b = μ_C − A μ_S,  clamped to 0…1
 
-    with `A = Σ_C^{1/2} Σ_S^{−1/2}` and symmetric roots ("image analogies", Hertzmann et al. 2001), which Gatys et al.
-    found better than Cholesky factors. Σ is in float64, plus 1e-5 on its diagonal; sRGB values are taken as they are.
+    with `A = Σ_S^{−1/2} (Σ_S^{1/2} Σ_C Σ_S^{1/2})^{1/2} Σ_S^{−1/2}`, which is symmetric, so that no hue is turned that
+    need not be. Its gain is at most 4 in any direction: a style that hardly varies in one stays below the content's
+    variance there. Σ is in float64, plus 1e-5 on its diagonal; sRGB values are taken as they are.
     """
     (own_mean, own_covariance), (mean, covariance) = present, wanted
     own_mean, own_covariance = own_mean.to(style.device), own_covariance.to(style.device)
     identity = _REGULARISATION * torch.eye(3, dtype=torch.float64, device=style.device)
     covariance, own_covariance = covariance.to(style.device) + identity, own_covariance + identity
-    matrix = _power(covariance, 0.5) @ _power(own_covariance, -0.5)
+    root, inverse = _power(own_covariance, 0.5), _power(own_covariance, -0.5)
+    gains, directions = torch.linalg.eigh(inverse @ _power(root @ covariance @ root, 0.5) @ inverse)
+    matrix = (directions * gains.clamp(max=_MOST_GAIN)) @ directions.mT
     pixels, moved = style.flatten(1), torch.empty_like(style).flatten(1)
     for part, target in zip(torch.split(pixels, _PIXELS, dim=1), torch.split(moved, _PIXELS, dim=1), strict=True):
         target.copy_((matrix @ (part.double() - own_mean[:, None]) + mean.to(style.device)[:, None]).clamp(0, 1))

@@ -45,7 +45,7 @@ class Format:
 
 
 FORMATS: Mapping[str, Format] = {
-    "png": Format("PNG", (".png",), 2**31 - 1, True, (8, 16), "pngsave_target"),
+    "png": Format(*("PNG", (".png",), 2**31 - 1, True, (8, 16), "pngsave_target"), {"compression": 4, "filter": "all"}),
     "jpeg": Format(
         *("JPEG", (".jpg", ".jpeg"), 65_500, False, (8,), "jpegsave_target"), {"Q": 95, "subsample_mode": "off"}
     ),
@@ -218,9 +218,6 @@ def _encode(
     vips, options = libvips(), dict(form.options)
     image.set_type(vips.GValue.blob_type, "icc-profile-data", srgb_profile())
     image.set_type(vips.GValue.blob_type, "xmp-data", packet(parameters, shortened=form.name == "JPEG"))
-    if form.name == "PNG":
-        # The lower half of 16 bits is noise, which no filter makes smaller.
-        options = {"compression": 6, "filter": "all"} if depth == 8 else {"compression": 4, "filter": "up"}
     if form.name == "TIFF":
         options["bigtiff"] = image.height * image.width * image.bands * depth // 8 > _LARGEST_TIFF
     # No more threads than torch has; it waits meanwhile.

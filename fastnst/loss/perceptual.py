@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Unpack
 
 import torch
-from fastnst_kernels import BlendedTarget, blend_targets, gram, tap
+from fastnst_kernels import BlendedTarget, gram, tap
 from torch import Tensor, nn
 
 from fastnst.errors import OptionError
@@ -12,8 +12,9 @@ from fastnst.image.picture import flattened
 from fastnst.image.read import Source, load_image
 from fastnst.image.resize import fitted_size, resize_picture
 from fastnst.loss.modules import TVLoss, content_factor
-from fastnst.loss.reductions import style_factor
+from fastnst.loss.targets import gram_target
 from fastnst.network.extractor import FeatureExtractor, Tap
+from fastnst.network.weights import load_weights
 from fastnst.options.keywords import OptionValues
 from fastnst.options.options import resolve_options
 
@@ -21,7 +22,8 @@ from fastnst.options.options import resolve_options
 _OPTIONS = (
     *("preset", "size", "edge", "style_scale", "content_weight", "style_weight", "tv_weight", "tv_kind"),
     *("tv_reduction", "style_weights", "content_layers", "style_layers", "objective", "content_reduction"),
-    *("style_reduction", "style_loss", "pooling", "padding", "network", "weights", "backend"),
+    *("style_reduction", "style_loss", "pooling", "padding", "network", "weights", "filter_scaling"),
+    "backend",
 )
 
 
@@ -43,7 +45,7 @@ class PerceptualLoss(nn.Module):
         loss = perceptual(network(images), images)
         loss.backward()
 
-    Its terms and their constants are those of `fastnst.loss.objective` (relative, or with `objective="paper"` the
+    Its terms and their constants are those of `fastnst.loss.terms` (relative, or with `objective="paper"` the
     paper's sums), so that the weights mean the same in both; the loss is their mean over the batch. The network's
     weights and the style's targets are buffers, not saved with the module.
 
@@ -51,8 +53,8 @@ class PerceptualLoss(nn.Module):
         style: the style image or images, as `stylize` takes them; None with `style_weight=0`.
         **options: those of `stylize` that say what the loss is: preset, content_weight, style_weight, tv_weight,
             tv_kind, tv_reduction, style_weights, content_layers, style_layers, objective, content_reduction,
-            style_reduction, pooling, padding, network, weights, backend; and size · style_scale, the edge in pixels
-            (`edge`) at which the styles are looked at.
+            style_reduction, pooling, padding, network, weights, filter_scaling, backend; and size ·
+            style_scale, the edge in pixels (`edge`) at which the styles are looked at.
 
     Raises FastnstError for input that cannot be used; its subclasses say which.
     """
@@ -68,10 +70,10 @@ class PerceptualLoss(nn.Module):
             raise OptionError("PerceptualLoss sees images at one scale; give one style weight")
         self._style_layers = dict(self.options.active_style_layers)
         self._content_layers = dict(self.options.active_content_layers)
+        taps, scaling = self.options.taps, self.options.filter_scaling
         self.extractor = FeatureExtractor(
-            self.options.weights,
-            self.options.network,
-            layers=self.options.taps,
+            load_weights(self.options.weights, self.options.network, taps=taps, filter_scaling=scaling),
+            layers=taps,
             pooling=self.options.pooling,
             padding=self.options.padding,
         )
@@ -160,11 +162,7 @@ class PerceptualLoss(nn.Module):
             for name, matrices in grams.items():
                 matrices.append(gram(features[name], backend=self.options.backend))
         for name, matrices in grams.items():
-            weights = [
-                self._style_layers[name] * share * _style_factor(matrix, self.options.style_form)
-                for matrix, share in zip(matrices, shares, strict=True)
-            ]
-            target = blend_targets(matrices, weights)
+            target = gram_target(matrices, shares, self._style_layers[name], self.options.style_form)
             self._style_weight[name] = target.weight
             self.register_buffer(f"_{name}_gram", target.matrix, persistent=False)
             self.register_buffer(f"_{name}_offset", target.offset, persistent=False)
@@ -174,11 +172,6 @@ class PerceptualLoss(nn.Module):
             return None
         matrix, offset = self.get_buffer(f"_{name}_gram"), self.get_buffer(f"_{name}_offset")
         return BlendedTarget(matrix, self._style_weight[name], offset)
-
-
-def _style_factor(matrix: Tensor, form: str) -> float:
-    """What `1/(4 C²) Σ (G − A)²` is multiplied by."""
-    return style_factor(form, float(matrix.double().square().sum()), matrix.shape[-1])
 
 
 def _shares(weights: tuple[float, ...] | None, count: int) -> tuple[float, ...]:

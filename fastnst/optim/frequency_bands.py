@@ -116,23 +116,10 @@ class Arranged:
         flat = blocks.reshape(len(blocks), -1).index_select(1, self._position).mul_(self._inverse_factor)
         return torch.view_as_complex(flat.view(len(blocks), *self._shape, 2))
 
-    def laid_out(self, blocks: Tensor) -> Tensor:
-        """Of blocks (…, blocks, length) the same numbers in their places, (…, rows, 2 · columns)."""
-        flat = blocks.flatten(-2).index_select(-1, self._position)
-        return flat.view(*blocks.shape[:-2], self._shape[0], 2 * self._shape[1])
 
-    def gathered(self, numbers: Tensor) -> Tensor:
-        """The inverse of `laid_out`."""
-        found = numbers.flatten(-2).index_select(-1, self._source) * (self._factor != 0)
-        return found.view(*numbers.shape[:-2], -1, self.length)
-
-
-def radial_places(
-    height: int, width: int, columns: slice = slice(None), bands: int = MOST_BANDS
-) -> tuple[Numbers, Numbers]:
-    """The band, from 0, and the weight of each frequency of a real transform, (height, width // 2 + 1), or of some of
-    its columns."""
-    radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, columns])
+def radial_places(height: int, width: int, bands: int = MOST_BANDS) -> tuple[Numbers, Numbers]:
+    """The band, from 0, and the weight of each frequency of a real transform, (height, width // 2 + 1)."""
+    radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
     lowest = 1 / max(height, width)
     span = math.log(math.sqrt(0.5) / lowest) if lowest < 0.5 else 1.0
     place = (np.log(np.maximum(radius, lowest) / lowest) / span * (bands - 1)).astype(np.int64)
@@ -141,7 +128,7 @@ def radial_places(
     weight[:, 0] = 1.0
     if width % 2 == 0:
         weight[:, -1] = 1.0
-    return place, weight[:, columns]
+    return place, weight
 
 
 def flat_view(picture: Tensor) -> Tensor:

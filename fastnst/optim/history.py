@@ -7,7 +7,6 @@ from torch import Tensor
 
 from fastnst.optim.frequency_bands import Basis
 from fastnst.optim.inverse_hessian import BandCurvature, latest_scale
-from fastnst.plan.ranks import ALONE, Ranks
 
 # In how many parts the history is widened where it is kept in 16 bit.
 _PARTS = 16
@@ -25,8 +24,8 @@ class History:
     channel, else `BandCurvature`'s matrices on the scale of the pairs' mean `s·y / y·y`.
     """
 
-    def __init__(self, like: Tensor, length: int, dtype: torch.dtype, basis: Basis, ranks: Ranks = ALONE) -> None:
-        """`like` are blocks of the basis. Each of `ranks` keeps its own pixels, and products are those of all."""
+    def __init__(self, like: Tensor, length: int, dtype: torch.dtype, basis: Basis) -> None:
+        """`like` are blocks of the basis."""
         device, channels, bands = like.device, basis.channels, basis.bands
         zeros = partial(torch.zeros, dtype=torch.float64, device=device)
         self.length = length
@@ -41,7 +40,6 @@ class History:
         self._curvature = BandCurvature(bands, device) if channels > 1 else None
         self._ring = torch.arange(length, device=device)
         self._band = basis.band
-        self._ranks = ranks
         self._members = (basis.band == torch.arange(bands, device=device)[:, None]).double()
 
     def tensors(self) -> dict[str, Tensor]:
@@ -82,7 +80,7 @@ class History:
 
     def _keep(self, row: int, vector: Tensor) -> Tensor:
         """Keeps `vector` as the latest pair's `s` (row 0) or `y` (row 1); returns it as it is kept."""
-        largest = self._ranks.largest(vector.abs().amax().double())
+        largest = vector.abs().amax().double()
         _, exponent = torch.frexp(torch.where(largest > 0, largest, 1.0))
         # Not so small that float32 lost it.
         unit = torch.ldexp(torch.ones_like(largest), exponent.clamp_min(-100)) / _LARGEST
@@ -133,8 +131,7 @@ class History:
 
     def _by_band(self, products: Tensor) -> Tensor:
         """Sums over the blocks of each band: (blocks, rows, columns) to (bands, rows, columns), float64."""
-        sums = self._members @ products.double().flatten(1)
-        return self._ranks.total(sums).view(-1, *products.shape[1:])
+        return (self._members @ products.double().flatten(1)).view(-1, *products.shape[1:])
 
     def _parts(self) -> list[slice]:
         """The blocks: all at once, or by parts where they are widened."""

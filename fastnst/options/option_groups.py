@@ -17,7 +17,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             *("tv_kind", "tv_reduction"),
         ),
         "optimiser": ("optimizer", "learning_rate", "line_search", "hessian", "history", "history_precision"),
-        "network": ("network", "weights", "pooling", "padding"),
+        "network": ("network", "weights", "filter_scaling", "pooling", "padding"),
         "machine": ("device", "precision", "backend", "tile", "max_memory", "max_pixels"),
     }
 )

@@ -7,11 +7,19 @@ from typing import Any
 
 from fastnst.errors import OptionError
 from fastnst.image.files import MAX_PIXELS
-from fastnst.loss.reductions import CONTENT_FORMS, OF_THE_OBJECTIVE, STYLE_FORMS
-from fastnst.network.architecture import NETWORKS, PAPER_STYLE_LAYERS
+from fastnst.network.architecture import (
+    FILTER_SCALINGS,
+    NETWORKS,
+    PAPER_STYLE_LAYERS,
+    check_filter_scaling,
+    is_original,
+)
 from fastnst.options.masks import Mask
 from fastnst.options.option_forms import (
+    CONTENT_FORMS,
     MOST_SCALES,
+    OF_THE_OBJECTIVE,
+    STYLE_FORMS,
     Iterations,
     LayerWeights,
     Scales,
@@ -21,7 +29,7 @@ from fastnst.options.option_forms import (
     normal_form,
     normal_scales,
 )
-from fastnst.options.presets import PRESETS
+from fastnst.options.presets import PRESETS, UNSCALED
 from fastnst.transfer.pyramid import scale_count
 
 START_WORDS = ("content", "recoloured", "noise", "grey", "style-mean")
@@ -248,6 +256,11 @@ class Options:
         "auto is original for vgg19, imagenet for vgg16",
         metavar="WEIGHTS",
     )
+    filter_scaling: str = _option(
+        "none",
+        "the network's filters as they are, or each scaled to a mean activation of 1, as in the paper (original alone)",
+        choices=FILTER_SCALINGS,
+    )
     precision: str = _option(
         "auto",
         "arithmetic of the network; auto is winograd (float32) on a CPU that can, else fp32, and tf32 on a GPU",
@@ -286,6 +299,7 @@ class Options:
                 f"tile {self.tile} was given, and style loss sliced sorts all of the image together; let tile be none, "
                 "or choose another style loss"
             )
+        check_filter_scaling(self.filter_scaling, self.network, self.weights)
         if self.style_weights is not None and sum(self.style_weights) == 0:
             raise OptionError("the style weights are all 0; at least one must be more")
         if self.style_form == "channel-mean" and self.style_loss not in ("gram", "covariance"):
@@ -337,7 +351,8 @@ def resolve_options(**given: Any) -> Options:
     Layers may be a name, a sequence of `NAME` or `NAME=WEIGHT`, or a mapping from name to weight. Scales may be
     `None` or "none", a number of scales, or the long edges; the last of these sets `size` unless that is given too.
     Iterations and the style weight may be a number or a sequence of them, no longer than the scales that are given
-    with it; of a preset's iterations the first is for the first scale and the last for those beyond them.
+    with it; of a preset's iterations the first is for the first scale and the last for those beyond them. A preset's
+    filter scaling is for the original network; with another one, or filter scaling none, `UNSCALED` holds.
     Raises OptionError for an unknown name, a wrong type, a value out of range or a contradiction.
     """
     known = {option.name: option for option in fields(Options)}
@@ -349,7 +364,9 @@ def resolve_options(**given: Any) -> Options:
     preset = given.get("preset", "default")
     if not isinstance(preset, str) or preset not in PRESETS:
         raise OptionError(f"unknown preset {preset!r}; choose one of: {', '.join(PRESETS)}")
-    values: dict[str, Any] = {**PRESETS[preset], **given}
+    original = is_original(given.get("network", Options.network), str(given.get("weights", Options.weights)))
+    scaled = given.get("filter_scaling", "unit-mean" if original else "none") != "none"
+    values: dict[str, Any] = {**PRESETS[preset], **({} if scaled else UNSCALED.get(preset, {})), **given}
     scales = normal_scales(values.get("scales", Options.scales))
     if isinstance(scales, tuple) and scales and "size" not in given:
         values["size"] = scales[-1]

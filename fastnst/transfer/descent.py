@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from fastnst.loss.objective import Evaluation, Loss
+from fastnst.loss.objective import Evaluation
+from fastnst.loss.terms import Loss
 from fastnst.optim import Optimizer
 from fastnst.transfer.averaging import MeanImage
-from fastnst.transfer.best_image import Best, BestInPlace
 from fastnst.transfer.graph import Replayed
 
 CAPACITY = 64
@@ -24,8 +24,8 @@ Terms = tuple[float, float, float, float]
 class Descent:
     """The image of one scale on its way down.
 
-    `image` and `best` are (1, 3, H, W) float32: `image` stays where it is and is moved in place, `best` is the one of
-    the lowest loss so far, kept where `best` says. `make` makes a fresh optimiser, `optimizer` is the one to begin with
+    `image` and `best` are (1, 3, H, W) float32 and stay where they are: `image` is moved in place, `best` is the one of
+    the lowest loss that has been noted. `make` makes a fresh optimiser, `optimizer` is the one to begin with
     if that is another. The caller begins with `begin` or `restore`, goes on with `advance`, and comes to the end with
     `end`, which saves the gradient that no step will use. With `mean`, the last image is the mean of those before.
     """
@@ -37,10 +37,9 @@ class Descent:
         make: Callable[[], Optimizer],
         optimizer: Optimizer | None = None,
         mean: MeanImage | None = None,
-        best: Best | None = None,
     ) -> None:
         self.image = image.clone()
-        self._best: Best = BestInPlace(image) if best is None else best
+        self.best = image.clone()
         self._objective = objective
         self._make = make
         self._mean = mean
@@ -77,14 +76,8 @@ class Descent:
         if self._mean is not None:
             self.image.copy_(self._mean.mean())
         self._gradient = self._gradient.new_zeros(1)
-        self._best.offer(self.image)
         self._note(self._objective.loss(self.image))
         self._noted += 1
-
-    @property
-    def best(self) -> Tensor:
-        """The image of the lowest loss that has been noted."""
-        return self._best.image
 
     @property
     def optimizer(self) -> Optimizer:
@@ -149,7 +142,6 @@ class Descent:
         self._note(self._evaluate())
 
     def _step(self) -> None:
-        self._best.settle()
         self._optimizer.step(self.image, self._gradient, self._loss)
         if self._mean is not None:
             self._mean.see(self.image)
@@ -159,7 +151,6 @@ class Descent:
         stays = self.image.device.type == "cuda" and not self._objective.is_tiled
         if not stays:
             self._gradient = self._gradient.new_empty(0)
-        self._best.offer(self.image)
         loss, gradient = self._objective.loss_and_gradient(self.image)
         if stays and self._gradient.shape == gradient.shape:
             self._gradient.copy_(gradient)
@@ -181,7 +172,7 @@ class Descent:
         self._row.add_(1)
         better = row[0] < self._lowest
         torch.where(better, row[0], self._lowest, out=self._lowest)
-        self._best.decide(self.image, better)
+        torch.where(better, self.image, self.best, out=self.best)
 
 
 def _like(gradient: Tensor, image: Tensor) -> Tensor:

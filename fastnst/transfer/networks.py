@@ -19,7 +19,8 @@ class Networks:
     def get(self, options: Options, runtime: Runtime, load: Callable[[], Weights]) -> tuple[Weights, Backbone]:
         """The network that `options` ask for, as `runtime` runs it; `load` gives its weights if it is not among those
         that are kept. Raises what `load` raises."""
-        key = (options.weights, options.network, options.taps, options.pooling, options.padding, runtime)
+        weights_key = (options.weights, options.network, options.taps, options.filter_scaling)
+        key = (*weights_key, options.pooling, options.padding, runtime)
         network = self._networks.pop(key, None)
         if network is None:
             while len(self._networks) >= self._kept:

@@ -7,8 +7,11 @@ SMALLEST_EDGE = 64
 
 
 LEAST_AUTOMATIC_EDGE = 256
-"""From the content at once, a picture of this size keeps its forms, faces too, and takes on a style's largest figures;
-a larger one passes through such a size first, for later the network sees only parts of such a figure."""
+"""The edge of the first automatic scale.
+
+From the content at once, a picture of this size keeps its forms, faces too, and takes on the style's largest figures; a
+larger one passes through such a size first, for later the network sees only parts of such a figure.
+"""
 
 
 def scale_count(scales: Scales, size: int) -> int:

@@ -1,9 +1,10 @@
-"""What layers hold of a picture: images from noise with the same features, or the same Gram matrices, there.
+"""What layers hold of a picture: images from grey with the same features there, or from noise with its Gram matrices.
 
 The experiments of figure 1 of Gatys, Ecker and Bethge (A Neural Algorithm of Artistic Style, 2015).
 """
 
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from fastnst.transfer.stylizer import Stylizer
 
 Layers = str | Sequence[str] | Mapping[str, float]
 FIGURE_LAYERS = PAPER_STYLE_LAYERS
+# Weights of the total variation for conv1, as a hundredth of the weights of their terms.
+_CONTENT_VARIATION, _STYLE_VARIATION = 0.01, 0.05
 
 
 def reconstruct_content(
@@ -39,9 +42,11 @@ def reconstruct_content(
     checkpoint_every: float = 60.0,
     **options: Unpack[OptionValues],
 ) -> Result:
-    """Makes an image from noise that has the features of `image` at `layers`: `total = α · content + γ · tv`.
+    """Makes an image from an even grey that has the features of `image` at `layers`: `total = α · content + γ · tv`.
 
     A layer near the pixels gives the picture again, a deep one its objects and their places without the exact pixels.
+    Pools hide the finest grain of an image from all layers above them: what the start has of it stays, so that from
+    noise (`init="noise"`, as in the paper, and with any other preset) the result is noise too, and takes more steps.
 
     Args:
         image: as `stylize` takes it.
@@ -97,14 +102,27 @@ def _opened(image: Source | Picture, options: Mapping[str, Any]) -> Picture:
 def content_options(layers: Layers, given: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a run that reconstructs from features. Raises OptionError for those of a style."""
     _refuse(given, "style", "content")
-    return {"preset": "reconstruction", "init": "noise", **given, "content_layers": layers, "style_weight": 0.0}
+    return {**_start(layers, given, "grey", _CONTENT_VARIATION), **given, "content_layers": layers, "style_weight": 0.0}
 
 
 def style_options(layers: Layers, given: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a run that reconstructs from Gram matrices. Raises OptionError for those of a content."""
     _refuse(given, "content", "style")
-    own = {"preset": "reconstruction", "init": "noise", "edge": "long"}
+    own = {**_start(layers, given, "noise", _STYLE_VARIATION), "edge": "long"}
     return {**own, **given, "style_layers": layers, "content_weight": 0.0}
+
+
+def _start(layers: Layers, given: Mapping[str, Any], init: str, variation: float) -> dict[str, Any]:
+    """The preset, and with it the start and the weight of the total variation, which is `variation` for conv1 and a
+    hundred times that for conv5: the deeper the deepest layer, the more of an image's grain it does not see.
+
+    With another preset the start is noise, and the weight the preset's.
+    """
+    if given.get("preset", "reconstruction") != "reconstruction":
+        return {"init": "noise"}
+    # What is no layer is refused with the other options.
+    block = max(map(int, re.findall(r"(?:conv|relu|pool)(\d)", str(layers))), default=1)
+    return {"preset": "reconstruction", "init": init, "tv_weight": variation * 10 ** ((block - 1) / 2)}
 
 
 def _refuse(given: Mapping[str, Any], other: str, own: str) -> None:

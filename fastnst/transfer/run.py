@@ -18,12 +18,12 @@ from fastnst.image.colour import finished
 from fastnst.image.picture import Picture
 from fastnst.loss.objective import Evaluation
 from fastnst.options.options import Options
-from fastnst.plan.row_bands import Bands
+from fastnst.plan.processes import ALONE, Ranks
 from fastnst.transfer.checkpoint import OPTIMIZER, CheckpointError, SavedRun, check_checkpoint, save_run
 from fastnst.transfer.descent import Descent
-from fastnst.transfer.pace import READ_SECONDS, Pace
+from fastnst.transfer.pace import Pace
 from fastnst.transfer.result import DivergedError, Iterate, LossRecord, Result
-from fastnst.transfer.tensor_file import exhaust
+from fastnst.transfer.tensor_file import pieces_of
 
 Callback = Callable[[Iterate], bool | None]
 
@@ -31,8 +31,6 @@ Callback = Callable[[Iterate], bool | None]
 _SUSPICIOUS_LOSS = 1e15
 # Steps over which the loss must fall by the tolerance: L-BFGS without a line search may rise for a few.
 _TOLERANCE_STEPS = 10
-# Of several processes' time, what showing the image may take where nobody says how often: one part in so many.
-_SHOWING_SHARE = 20
 
 
 @dataclass(frozen=True)
@@ -68,15 +66,13 @@ def make_watch(
 
 @dataclass(frozen=True)
 class Scale:
-    """One of a run's scales: its place among them, its long edge, steps, objective, the content there, and how its
-    image is shared among processes."""
+    """One of a run's scales: its place among them, its long edge, steps, objective, and the content there."""
 
     index: int
     edge: int
     iterations: int
     objective: Evaluation
     content: Picture
-    bands: Bands
 
 
 class Run:
@@ -95,6 +91,7 @@ class Run:
         options: Options,
         iterations: Mapping[int, int],
         saved: SavedRun | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.stopped: str | None = None
         self.losses: list[LossRecord] = [] if saved is None else list(saved.losses)
@@ -102,13 +99,12 @@ class Run:
         self._sources = sources
         self._watch = watch
         self._options = options
+        self._ranks = ranks
         self._edges = tuple(iterations)
         self._iterations = sum(iterations.values())
         self._saved_at = time.perf_counter()
         # The record of the image that a scale ended with.
         self._final: LossRecord | None = None
-        # When the callback was last called, and how long it took with what it was shown.
-        self._called_at, self._call_seconds = -math.inf, 0.0
         self._began = self._saved_at - (0.0 if saved is None else saved.seconds)
         # The steps of the scales before the present one, and the index of its first record.
         self._steps, self._first = 0, 0
@@ -128,8 +124,8 @@ class Run:
         else:
             done = saved.done
             own = {name: x for name, x in saved.tensors.items() if not name.startswith(OPTIMIZER)}
-            descent.restore(scale.bands.cut_state(own), saved.loss_exponent)
-        ranks = scale.bands.ranks
+            descent.restore(own, saved.loss_exponent)
+        ranks = self._ranks
         unread, settled, late, last = saved is None, self._is_settled(), False, False
         deadline = self._deadline(scale)
         every = self._watch.callback_every if self._watch.callback is not None else None
@@ -142,7 +138,7 @@ class Run:
                 done = len(self.losses) - self._first - 1
                 # An overflow of float16 takes iterations back.
                 ended = last and done == asked
-                answer = self._is_stopped_by_callback(descent, scale, last=last)
+                answer = self._is_stopped_by_callback(descent, scale)
                 stopped, saving = ranks.agree(answer, ended or answer or self._is_checkpoint_due())
                 if ended:
                     self._settle(descent)
@@ -174,7 +170,7 @@ class Run:
         return Result(shown, content.alpha, tuple(self.losses), self._parameters_now(), self.stopped)
 
     def _shown(self, image: Tensor, content: Picture) -> Tensor:
-        return finished(image.detach()[0].clamp(0, 1).float().cpu(), content.rgb, self._options.preserve_color)
+        return finished(image.detach()[0].clamp(0, 1).float().cpu(), content, self._options.preserve_color)
 
     def _settle(self, descent: Descent) -> None:
         """Ends at the scale's best image: L-BFGS without a line search leaps now and then. A mean that was asked for
@@ -195,7 +191,7 @@ class Run:
                 totals = [known.total for known in self.losses[self._first :]]
                 del self.losses[self._first + (totals.index(min(totals)) + 1 if totals else 0) :]
                 self.stopped = "diverged"
-                raise DivergedError(cause, self.result(scale.bands.whole(descent.best), scale.content))
+                raise DivergedError(cause, self.result(descent.best, scale.content))
             self.losses.append(record)
 
     def _deadline(self, scale: Scale) -> float:
@@ -216,34 +212,18 @@ class Run:
         # A loss of 0 has settled too.
         return before - after <= tolerance * abs(before)
 
-    def _is_stopped_by_callback(self, descent: Descent, scale: Scale, *, last: bool) -> bool:
+    def _is_stopped_by_callback(self, descent: Descent, scale: Scale) -> bool:
         callback = self._watch.callback
-        if callback is None or not self._is_callback_due(scale.bands, last=last):
+        if callback is None or not self._ranks.leads:
             return False
-        self._called_at = time.perf_counter()
-        image = scale.bands.gathered(descent.image)
-        if image is None:
-            return False
-        look = partial(self._shown, image, scale.content)
+        look = partial(self._shown, descent.image, scale.content)
         iterate = Iterate(
             self.losses[-1], look, scale.content.alpha, self._parameters_now(), self._iterations, self._edges
         )
         if not getattr(callback, "lazy", False):
             _ = iterate.image
         answer = callback(iterate)
-        self._call_seconds = time.perf_counter() - self._called_at
         return answer is not None and not answer
-
-    def _is_callback_due(self, bands: Bands, *, last: bool) -> bool:
-        """At each reading, unless the image has to be gathered for it: then no more often than was asked for."""
-        if not bands.is_split:
-            return True
-        every = self._watch.callback_every
-        if every is not None:
-            return last or (len(self.losses) - self._first - 1) % every == 0
-        pause = max(READ_SECONDS, _SHOWING_SHARE * self._call_seconds)
-        (due,) = bands.ranks.agree(last or time.perf_counter() - self._called_at > pause)
-        return due
 
     def _is_checkpoint_due(self) -> bool:
         return (
@@ -252,14 +232,11 @@ class Run:
 
     def _save(self, descent: Descent, scale: Scale, done: int, *, finished: bool) -> None:
         """Writes the checkpoint, if there is to be one; a run does not end because a disk is full."""
-        if self._watch.checkpoint is None:
+        if self._watch.checkpoint is None or not self._ranks.leads:
             return
         state = descent.optimizer.live_state()
-        pieces = scale.bands.pieces(descent.state())
-        pieces |= {OPTIMIZER + name: value for name, value in scale.bands.pieces(state).items()}
-        if not scale.bands.ranks.leads:
-            exhaust(pieces)
-            return
+        tensors = {OPTIMIZER + name: value for name, value in state.items() if isinstance(value, Tensor)}
+        pieces = {name: pieces_of(tensor) for name, tensor in {**descent.state(), **tensors}.items()}
         saved = SavedRun(
             parameters=self._parameters,
             sources=self._sources,
@@ -277,8 +254,6 @@ class Run:
             save_run(self._watch.checkpoint, saved, pieces)
         except CheckpointError as error:
             warnings.warn(f"{error}; the run goes on", FastnstWarning, stacklevel=2)
-            # The other processes send all.
-            exhaust(pieces)
         self._saved_at = time.perf_counter()
 
     def _parameters_now(self) -> dict[str, Any]:

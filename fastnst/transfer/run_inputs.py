@@ -10,7 +10,7 @@ from fastnst.errors import OptionError
 from fastnst.image.files import pictures_at
 from fastnst.image.picture import AnyPicture, Picture, StreamedPicture, opaque
 from fastnst.image.read import Source, open_picture
-from fastnst.loss.regions import Region, load_regions, recorded_regions
+from fastnst.loss.masks import Region, load_regions, recorded_regions
 from fastnst.options.options import START_WORDS, Options
 from fastnst.transfer.canvas import Canvas
 

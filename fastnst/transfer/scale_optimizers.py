@@ -1,17 +1,10 @@
 """The optimisers of a run's scales: each begins with what carries over from the one before, or from a saved run."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
-
-import torch
-from torch import Tensor
+from dataclasses import dataclass
 
 from fastnst.network.runtime import Runtime
 from fastnst.optim import Optimizer, make_optimizer
 from fastnst.options.options import Options
-from fastnst.plan.ranks import ALONE
-from fastnst.plan.row_bands import Bands
 from fastnst.transfer.checkpoint import SavedRun
 
 
@@ -22,44 +15,20 @@ class ScaleOptimizers:
     options: Options
     runtime: Runtime
 
-    def fresh(self, device: torch.device, bands: Bands | None = None) -> Optimizer:
-        """One for an image on `device`, which is not the network's where the plan says so, or for this process's band
-        of it."""
-        ranks = bands.ranks if bands is not None and bands.is_split else ALONE
-        return make_optimizer(self.options, replace(self.runtime, device=device), ranks)
+    def fresh(self) -> Optimizer:
+        """A new optimiser."""
+        return make_optimizer(self.options, self.runtime)
 
-    def following(
-        self, device: torch.device, bands: Bands, before: tuple[Optimizer, Bands] | None, saved: SavedRun | None
-    ) -> Optimizer:
-        """One with what carries over from the scale `before` with its bands, or else from the scale that `saved` ended
-        with; a fresh one where there is neither."""
+    def following(self, size: tuple[int, int], before: Optimizer | None, saved: SavedRun | None) -> Optimizer:
+        """The optimiser for an image of `size` with what carries over from the scale `before`, or else from the scale
+        that `saved` ended with; a fresh one where there is neither."""
         if before is None and saved is None:
-            return self.fresh(device, bands)
-        carried = self._carried(before, saved, device)
-        return self._loaded(device, bands, carried.rescaled((bands.height, bands.width)).state_dict())
+            return self.fresh()
+        carried = before or self.resumed(saved)
+        return carried.rescaled(size)
 
-    def resumed(self, device: torch.device, bands: Bands, saved: SavedRun) -> Optimizer:
-        """One that goes on inside the scale of `saved`, to the same bits."""
-        return self._loaded(device, bands, saved.optimizer_state(torch.device("cpu")))
-
-    def _loaded(self, device: torch.device, bands: Bands, state: Mapping[str, Any]) -> Optimizer:
-        """One with this process's part of `state`, that of the whole image."""
-        optimizer = self.fresh(device, bands)
-        own = bands.cut_state(state)
-        optimizer.load_state_dict({name: x.to(device) if isinstance(x, Tensor) else x for name, x in own.items()})
+    def resumed(self, saved: SavedRun | None) -> Optimizer:
+        """The optimiser that goes on inside the scale of `saved`, to the same bits."""
+        optimizer = self.fresh()
+        optimizer.load_state_dict({} if saved is None else saved.optimizer_state(self.runtime.device))
         return optimizer
-
-    def _carried(
-        self, before: tuple[Optimizer, Bands] | None, saved: SavedRun | None, device: torch.device
-    ) -> Optimizer:
-        """The optimiser of the scale before, for the whole image where anything of it carries over."""
-        if before is None:
-            optimizer = self.fresh(device)
-            optimizer.load_state_dict({} if saved is None else saved.optimizer_state(device))
-            return optimizer
-        optimizer, bands = before
-        if not bands.is_split or self.options.optimizer != "adam":
-            return optimizer
-        whole = self.fresh(torch.device("cpu"))
-        whole.load_state_dict(bands.whole_state(optimizer.state_dict()))
-        return whole

@@ -16,29 +16,20 @@ from fastnst.image.colour import prepared
 from fastnst.image.picture import AnyPicture, Picture
 from fastnst.image.read import Source
 from fastnst.image.resize import AtSizes, at_size, resize, resize_wrapped
-from fastnst.loss.guidance import Guidance
-from fastnst.loss.objective import style_targets
-from fastnst.loss.regions import guidance_of, style_regions
-from fastnst.loss.side_copies import SideCopier
-from fastnst.loss.tile_style import tiled_style_targets
-from fastnst.loss.tile_taps import StyleTarget
+from fastnst.loss.masks import Guidance, guidance_of, style_regions
+from fastnst.loss.targets import StyleTarget, style_targets
 from fastnst.network.backbone import Backbone
 from fastnst.network.forks import check_fork
 from fastnst.network.runtime import float32_products, own_modes, resolve_runtime, timed_algorithms, versions
-from fastnst.network.tiles import reach_of
 from fastnst.network.weights import Weights, load_weights
 from fastnst.optim import Optimizer
 from fastnst.options.keywords import OptionValues
 from fastnst.options.options import START_WORDS, resolve_options
 from fastnst.options.tile_options import in_words
-from fastnst.plan.band_objective import BandObjective
 from fastnst.plan.fitting import FittingObjective
-from fastnst.plan.plan import Plan
-from fastnst.plan.planner import device_of, plan_run
-from fastnst.plan.ranks import Ranks
-from fastnst.plan.row_bands import Bands, make_bands, most_bands
+from fastnst.plan.planner import Plan, most_tiles, plan_run
+from fastnst.plan.processes import Ranks
 from fastnst.transfer.averaging import MeanImage
-from fastnst.transfer.best_image import BestAside
 from fastnst.transfer.canvas import Canvas, opened, recorded_canvas
 from fastnst.transfer.checkpoint import CheckpointError, SavedRun, check_same_inputs, check_same_network, load_run
 from fastnst.transfer.descent import Descent
@@ -141,10 +132,9 @@ class Stylizer:
     Args and errors are those of `stylize`. The network is loaded by the first call. An instance may be used from one
     thread at a time.
 
-    With `ranks`, of `fastnst.plan.ranks.joined`, several processes share each image: all make the same calls with the
-    same arguments and get the same results, callbacks are called and checkpoints written by the first process alone,
-    and `max_memory` is that of each. Without `callback_every` a callback is called as often as costs little of the
-    time.
+    With `ranks`, of `fastnst.plan.processes.joined`, several processes share the tiles of each image: all make the same
+    calls with the same arguments and get the same results, callbacks are called and checkpoints written by the first
+    process alone, and `max_memory` is that of each.
 
     Stylizers of the same `networks` share what they load, and are used one after the other.
     """
@@ -203,8 +193,7 @@ class Stylizer:
         if saved is not None:
             check_same_inputs(saved.parameters, self._inputs.record(content, scales, self.options))
         picture = content.picture if isinstance(content, Canvas) else content
-        shared = {edge: self._bands(size) for edge, size in scales.items()}
-        plans = {edge: self.plan(edge, bands.seen_size) for edge, bands in shared.items()}
+        plans = self._agreed({edge: self.plan(edge, size) for edge, size in scales.items()})
         ahead = list(scales.values())[0 if saved is None else saved.scale :]
         pictures = AtSizes(picture, ahead)
         # What is damaged in the pictures is found before the network is loaded, for all of them are read here.
@@ -216,12 +205,12 @@ class Stylizer:
             check_same_network(saved.parameters, parameters)
         iterations = dict(zip(scales, scale_iterations(self.options.iterations, len(scales)), strict=True))
         betas = scale_style_weights(self.options.style_weight, len(scales))
-        run = Run(parameters, self._inputs.places(content), watch, self.options, iterations, saved)
+        run = Run(parameters, self._inputs.places(content), watch, self.options, iterations, saved, self._ranks)
         visible = pictures if shown is picture else AtSizes(shown, ahead)
         first = next(iter(scales))
         image = self._start(visible, styles, first, scales[first]) if saved is None else saved.tensors["image"]
         optimizers = ScaleOptimizers(self.options, self.runtime)
-        before: tuple[Optimizer, Bands] | None = None
+        before: Optimizer | None = None
         target: Picture | None = None
         for index, (edge, size) in enumerate(scales.items()):
             if saved is not None and (index < saved.scale or (index == saved.scale and saved.finished)):
@@ -230,30 +219,24 @@ class Stylizer:
             seen = target if visible is pictures else visible.at(size)
             for scaled in (pictures, visible):
                 scaled.drop(size)
-            plan, bands = plans[edge], shared[edge]
-            device = device_of(plan, self.runtime)
+            plan = plans[edge]
             continued = saved if saved is not None and index == saved.scale else None
-            image = bands.cut(self._resized(image.to("cpu" if bands.is_split else device), size)).to(device)
+            image = self._ranks.alike(self._resized(image.to(self.runtime.device), size))
             if continued is None:
-                optimizer = optimizers.following(device, bands, before, saved)
+                optimizer = optimizers.following(size, before, saved)
             else:
-                optimizer = optimizers.resumed(device, bands, continued)
+                optimizer = optimizers.resumed(continued)
             before = None
             backbone.layers.forget()
             guidance = guidance_of(self._inputs.regions, target.alpha, size)
             style = self._style(edge, backbone, styles, plan.style_tile, plain=guidance.is_plain)
-            objective = self._objective(backbone, seen.rgb[None], style, betas[index], plan, bands, guidance)
-            if bands.is_split and self.options.preserve_color != "luminance":
-                # Of the whole content, the result needs its alpha alone.
-                target = replace(target, rgb=target.rgb.new_zeros(()).expand(target.rgb.shape))
+            objective = self._objective(backbone, seen.rgb[None], style, betas[index], plan, guidance)
             mean = None if self.options.average is None else MeanImage(self.options.average)
-            aside = BestAside(image, SideCopier(device)) if plan.best_aside else None
-            fresh = partial(optimizers.fresh, device, bands)
-            descent = Descent(image, objective, fresh, optimizer, mean, aside)
+            descent = Descent(image, objective, optimizers.fresh, optimizer, mean)
             image = descent.image
-            del seen, optimizer, aside
-            run.optimise(descent, Scale(index, edge, iterations[edge], objective, target, bands), continued)
-            image, before = self._ranks.alike(bands.whole(descent.image)), (descent.optimizer, bands)
+            del seen, optimizer
+            run.optimise(descent, Scale(index, edge, iterations[edge], objective, target), continued)
+            image, before = descent.image, descent.optimizer
             # What they hold is as large as the image many times over, and not needed for the next scale or the result.
             del descent, objective
             if run.stopped:
@@ -268,32 +251,27 @@ class Stylizer:
         style: dict[str, StyleTarget],
         style_weight: float,
         plan: Plan,
-        bands: Bands,
         guidance: Guidance,
-    ) -> FittingObjective | BandObjective:
+    ) -> FittingObjective:
         """The objective of one scale; `content` is (1, 3, H, W) float32 on the CPU."""
         options = replace(self.options, style_weight=style_weight)
         fixed = options.tile == "none" or options.style_loss == "sliced"
-        if bands.is_split:
-            seen = content[:, :, bands.seen].clone()
-            return BandObjective(
-                backbone,
-                seen,
-                style,
-                options,
-                self.runtime,
-                bands,
-                plan,
-                guidance=guidance,
-                tile_is_fixed=fixed,
-            )
         return FittingObjective(
-            backbone, content, style, options, self.runtime, plan, guidance=guidance, tile_is_fixed=fixed
+            backbone,
+            content,
+            style,
+            options,
+            self.runtime,
+            plan=plan,
+            guidance=guidance,
+            tile_is_fixed=fixed,
+            ranks=self._ranks,
         )
 
-    def _bands(self, size: tuple[int, int]) -> Bands:
-        """How an image of `size` (height, width) is shared among the processes."""
-        return make_bands(self._ranks, *size, reach_of(self.options.network, self.options.taps, self.options.padding))
+    def _agreed(self, plans: dict[int, Plan]) -> dict[int, Plan]:
+        """The plans by which all processes go: those that need the least, for one may have less memory."""
+        everyone = self._ranks.gathered(plans)
+        return {edge: min((own[edge] for own in everyone), key=lambda plan: plan.added_bytes) for edge in plans}
 
     def plan(self, edge: int, size: tuple[int, int]) -> Plan:
         """How the scale whose long edge is `edge`, of `size` (height, width), fits into memory.
@@ -321,6 +299,7 @@ class Stylizer:
             max_memory=options.max_memory,
             style_sizes=styles,
             network_is_loaded=self._network is not None,
+            processes=self._ranks.size,
             sharers=self._ranks.local_size if self.runtime.device.type == "cpu" else 1,
         )
 
@@ -333,7 +312,7 @@ class Stylizer:
         if saved is not None:
             check_same_inputs(saved.parameters, self._inputs.record(content, scales, self.options))
         for edge, size in scales.items():
-            self._planned(edge, self._bands(size).seen_size)
+            self._planned(edge, size)
         return scales
 
     def scales(self, content: AnyPicture | Canvas) -> dict[int, tuple[int, int]]:
@@ -346,23 +325,21 @@ class Stylizer:
         role = "output" if isinstance(content, Canvas) else "content"
         for region in self._inputs.regions or ():
             region.content.check_aspect(content.height, content.width, f"the {role} image")
-        *_, (height, _) = sizes.values()
-        self._check_processes(height)
+        *_, largest = sizes.values()
+        self._check_processes(largest)
         return sizes
 
-    def _check_processes(self, height: int) -> None:
+    def _check_processes(self, size: tuple[int, int]) -> None:
         if self.options.style_loss == "sliced" and self._ranks.size > 1:
             raise OptionError(
                 "several processes cannot share an image whose features are sorted (style loss sliced); start one, or "
                 "choose another style loss"
             )
-        if self.options.wraps and self._ranks.size > 1:
-            raise OptionError("several processes cannot share an image that tiles (padding circular); start one")
-        most = most_bands(height, reach_of(self.options.network, self.options.taps, self.options.padding))
+        most = most_tiles(self.options, size)
         if self._ranks.size > most:
             raise OptionError(
-                f"{height} rows are too few for {self._ranks.size} processes with these layers; start {most} at most, "
-                "or raise --size"
+                f"{size[1]}×{size[0]} pixels are too few for {self._ranks.size} processes with these layers; start "
+                f"{most} at most, or raise --size"
             )
 
     def load(self, *, progress: bool = True) -> None:
@@ -373,7 +350,14 @@ class Stylizer:
     def _loaded(self, progress: bool = False) -> tuple[Weights, Backbone]:
         if self._network is None:
             options = self.options
-            load = partial(load_weights, options.weights, options.network, taps=options.taps, progress=progress)
+            load = partial(
+                load_weights,
+                options.weights,
+                options.network,
+                taps=options.taps,
+                filter_scaling=options.filter_scaling,
+                progress=progress,
+            )
             self._network = self._networks.get(options, self.runtime, lambda: self._ranks.in_turn(load))
             warn_of_other_network(options, self._network[0])
         return self._network
@@ -409,11 +393,7 @@ class Stylizer:
         backbone = backbone.repadded("replicate") if self.options.wraps else backbone
         shares = list(zip(images, self._inputs.shares, strict=True))
         regions = style_regions(self._inputs.regions, sizes, plain=plain)
-        if tile is None:
-            placed = [(image.to(self.runtime.device), share) for image, share in shares]
-            targets = style_targets(backbone, placed, self.options, self.runtime, regions)
-        else:
-            targets = tiled_style_targets(backbone, shares, self.options, self.runtime, tile, regions)
+        targets = style_targets(backbone, shares, self.options, self.runtime, regions, tile=tile)
         if given:
             self._style_targets[edge, plain] = targets
         return targets

@@ -59,13 +59,6 @@ def in_order(tensors: Mapping[str, Pieces]) -> list[str]:
     return sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
 
 
-def exhaust(tensors: Mapping[str, Pieces]) -> None:
-    """Goes through all pieces that are left, in the order of the file."""
-    for name in in_order(tensors):
-        for _ in tensors[name].each:
-            pass
-
-
 def write_tensors(file: IO[bytes], tensors: Mapping[str, Pieces], metadata: Mapping[str, str]) -> None:
     """Writes `tensors` and `metadata` to a seekable file, with `sha256` among the metadata: that of all the rest of
     them and of the tensors' names, dtypes, shapes and bytes."""

@@ -1,5 +1,6 @@
 """The comparison that the kernel tests share: an operation, forward and backward, against float64 within its budget."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -13,7 +14,17 @@ from fastnst_kernels.verify import budget
 from torch import Tensor
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+# The same tests run with torch, and where the kernels are interpreted, with Triton.
+BACKEND = "triton" if os.environ.get("TRITON_INTERPRET") == "1" else "torch"
 LAYOUTS = pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "channels_last"])
+
+
+T = TypeVar("T")
+
+
+def by_backend(torch_cases: Sequence[T], triton_cases: Sequence[T]) -> Sequence[T]:
+    """The cases of this process; the interpreter, which runs one program after the other, gets through few."""
+    return triton_cases if BACKEND == "triton" else torch_cases
 
 
 @contextmanager
@@ -31,9 +42,6 @@ def nan_in_empty() -> Iterator[None]:
         patch.setattr(torch, "empty", filled(torch.empty))
         patch.setattr(torch, "empty_like", filled(torch.empty_like))
         yield
-
-
-T = TypeVar("T")
 
 
 def captured(step: Callable[[], T], warm_up: Callable[[], object]) -> tuple[torch.cuda.CUDAGraph, T]:

@@ -20,8 +20,7 @@ from image_checks import (
     make_upstream,
     same_layout,
 )
-from kernel_backend import BACKEND, by_backend
-from kernel_checks import DTYPES, LAYOUTS, in_both_layouts, nan_in_empty, upstreams
+from kernel_checks import BACKEND, DTYPES, LAYOUTS, by_backend, in_both_layouts, nan_in_empty, upstreams
 
 Shape = tuple[int, int, int, int]
 KINDS = ("squared", "absolute", "nine-point")

@@ -22,11 +22,12 @@ from fastnst_kernels.verify import budget
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_checks import make_image
-from kernel_backend import BACKEND, by_backend
 from kernel_checks import (
+    BACKEND,
     DTYPES,
     LAYOUTS,
     assert_within,
+    by_backend,
     check_gram,
     check_loss_gradient_strides,
     check_style_tap,

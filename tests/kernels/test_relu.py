@@ -8,8 +8,7 @@ import torch
 from fastnst_kernels.relu import POOLS, bias_relu, bias_relu_pool, eager, reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_backend import BACKEND, by_backend
-from kernel_checks import LAYOUTS
+from kernel_checks import BACKEND, LAYOUTS, by_backend
 from relu_checks import (
     DTYPES,
     assert_same,

@@ -56,7 +56,11 @@ def make_tasks(
     would write, or that are inputs. OptionError: a pattern that will not do. Pictures are not looked at.
     """
     _check_pattern(pattern)
-    weights = cache(lambda *key: _facts(load_weights(key[0], key[1], taps=key[2], progress=progress)))
+    weights = cache(
+        lambda spec, network, taps, scaling: _facts(
+            load_weights(spec, network, taps=taps, filter_scaling=scaling, progress=progress)
+        )
+    )
     runtime = cache(resolve_runtime)
 
     def task(numbered: tuple[int, Row]) -> Task:
@@ -66,7 +70,7 @@ def make_tasks(
             options = resolve_options(**given)
             _check_counts(options, row.styles)
             runtime(options)
-            source, sha256 = weights(options.weights, options.network, options.taps)
+            source, sha256 = weights(options.weights, options.network, options.taps, options.filter_scaling)
             if options.weights == "auto":
                 given["weights"] = source
                 options = replace(options, weights=source)

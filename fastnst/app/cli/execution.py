@@ -19,7 +19,7 @@ from fastnst.errors import FastnstError, FastnstWarning, Interrupted
 from fastnst.image.write import check_output_path
 from fastnst.network.runtime import is_out_of_memory
 from fastnst.options.options import resolve_options
-from fastnst.plan.ranks import ALONE, Ranks
+from fastnst.plan.processes import ALONE, Ranks
 from fastnst.transfer.callbacks import Callback, chain
 from fastnst.transfer.canvas import opened
 from fastnst.transfer.checkpoint import load_run

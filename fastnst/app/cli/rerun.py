@@ -143,7 +143,7 @@ def _check_masks(masks: Any, recorded: Any, changed: bool) -> None:
 def _check_weights(options: "Options", recorded: dict[str, Any], changed: bool) -> None:
     from fastnst.network.weights import load_weights
 
-    found = load_weights(options.weights, options.network, taps=options.taps)
+    found = load_weights(options.weights, options.network, taps=options.taps, filter_scaling=options.filter_scaling)
     if found.sha256 != recorded.get("sha256"):
         _different(f"the weights {found.source} are not those that the image was made with", changed)
 

@@ -40,7 +40,13 @@ class Studio:
         self._networks = Networks()
         options = resolve_options(**host)
         runtime = resolve_runtime(options)
-        weights = load_weights(options.weights, options.network, taps=options.taps, progress=sys.stderr.isatty())
+        weights = load_weights(
+            options.weights,
+            options.network,
+            taps=options.taps,
+            filter_scaling=options.filter_scaling,
+            progress=sys.stderr.isatty(),
+        )
         self.device = str(runtime.device)
         # What was found now goes for all runs: none of them asks a server.
         self.host = {**host, "weights": weights.source}

@@ -1,6 +1,7 @@
-"""What a layer contributes to the loss of an image seen in tiles: sums over what each owns, then their gradient.
+"""A layer's contribution to the loss: sums over the positions that tiles own, then the gradient of what they make.
 
-The counterpart of `taps` for tiles: the Gram matrix is that of the whole image, known once all tiles have been seen.
+The loss depends on a layer's features through sums alone. A `LayerTerms` adds them up over all tiles, or over the one
+that is the whole image, and then knows the terms and their gradient; a `LayerTap` shows it one layer of one tile.
 """
 
 from dataclasses import dataclass, field
@@ -10,46 +11,42 @@ from fastnst_kernels import BlendedTarget, GramDifference, accumulate_gram, dire
 from fastnst_kernels.losses.targets import ContentTerm, StyleTerm
 from torch import Tensor
 
-from fastnst.errors import FastnstError
-from fastnst.loss.guidance import LayerGuidance
+from fastnst.loss.masks import LayerGuidance
 from fastnst.loss.moments import RegionSums, chunks, loss_backend, region_sums
 from fastnst.loss.sliced import SlicedSums, SlicedTargets, sliced_sums
-from fastnst.loss.style_statistics import RegionTargets
+from fastnst.loss.targets import StyleTarget
 from fastnst.network.runtime import Runtime
 from fastnst.network.tiles import Window
 
-StyleTarget = BlendedTarget | RegionTargets | SlicedTargets
-"""That of the Gram matrix of all positions, or those of regions."""
-
 
 @dataclass
-class LayerSums:
+class LayerTerms:
     """The terms of one layer over the whole image: `positions` M, its style target and the constant of its content.
 
-    `grams` is Σ F Fᵀ, (1, C, C), and `content` Σ (F − P)² times its constant, (1,), both float32, of the tiles seen so
-    far. After `finish`, tiles get the gradient of `content_weight · content + style_weight · style`. A style of other
-    moments than the Gram matrix of all positions is that of `regions`, and content that is transparent in places has
-    the map `opaque` a, (1, 1, h, w), of what is seen here: Σ a² (F − P)².
+    Tiles add Σ F Fᵀ, (1, C, C), and Σ (F − P)² times its constant, (1,), both float32; after `finish`, `style` and
+    `content` are the terms, (1,) or None, and tiles get the gradient of `content_weight · content + style_weight ·
+    style`. A style of other moments than the Gram matrix of all positions is that of `regions`, and content that is
+    transparent in places has the map `opaque` a, (1, 1, h, w): Σ a² (F − P)².
     """
 
     runtime: Runtime
     positions: int
-    style_target: BlendedTarget | None
+    target: BlendedTarget | None
     content_constant: float | None
     style_weight: float
     content_weight: float
     regions: RegionSums | SlicedSums | None = None
     opaque: Tensor | None = None
-    grams: Tensor | None = field(default=None, init=False)
     content: Tensor | None = field(default=None, init=False)
     style: Tensor | None = field(default=None, init=False)
     difference: GramDifference | None = field(default=None, init=False)
+    _grams: Tensor | None = field(default=None, init=False, repr=False)
 
     def begin(self) -> None:
-        """No tile has been seen."""
+        """Starts anew: no tile has been seen."""
         self.style = self.difference = None
-        if self.style_target is not None:
-            self.grams = torch.zeros_like(self.style_target.matrix)
+        if self.target is not None:
+            self._grams = torch.zeros_like(self.target.matrix)
         if self.regions is not None:
             self.regions.begin()
         if self.content_constant is not None:
@@ -57,15 +54,15 @@ class LayerSums:
 
     @property
     def sums(self) -> list[Tensor]:
-        """What is to be summed over all tiles, before `finish`."""
-        own = [found for found in (self.grams, self.content) if found is not None]
+        """The sums over positions, which several processes add up before `finish`."""
+        own = [tensor for tensor in (self._grams, self.content) if tensor is not None]
         return own if self.regions is None else own + self.regions.sums
 
     def add(self, features: Tensor, content: Tensor | None, window: Window) -> None:
-        """Sees what a tile owns of the layer, (1, C, h, w), a view of a larger map: the positions at `window`."""
-        if self.grams is not None:
+        """Adds what a tile owns of the layer, (1, C, h, w), a view of a larger map: the positions at `window`."""
+        if self._grams is not None:
             backend = loss_backend(self.runtime)
-            accumulate_gram(self.grams, features, precision=self.runtime.dot_precision, backend=backend)
+            accumulate_gram(self._grams, features, precision=self.runtime.dot_precision, backend=backend)
         if self.regions is not None:
             self.regions.add(features, window)
         if self.content is None or self.content_constant is None or content is None:
@@ -73,75 +70,71 @@ class LayerSums:
         if self.opaque is None:
             self.content += direct.content_loss(self.runtime.kernels, features, content, self.content_constant)
         else:
-            self.content += masked_square(features, content, self.opaque[:, :, *window]) * self.content_constant
+            self.content += _masked_square(features, content, self.opaque[:, :, *window]) * self.content_constant
 
     def finish(self, dtype: torch.dtype) -> None:
-        """All tiles have been seen; their features are of `dtype`."""
-        if self.grams is not None and self.style_target is not None:
+        """Makes the terms of the sums over all tiles, whose features are of `dtype`."""
+        if self._grams is not None and self.target is not None:
             self.style, self.difference = finish_gram_loss(
-                self.grams, self.positions, self.style_target, dtype=dtype, backend=loss_backend(self.runtime)
+                self._grams, self.positions, self.target, dtype=dtype, backend=loss_backend(self.runtime)
             )
+            self._grams = None
         if self.regions is not None:
             self.regions.finish(dtype)
             self.style = self.regions.loss
 
 
-def layer_sums(
+def layer_terms(
     runtime: Runtime,
     style: StyleTarget | None,
     content_constant: float | None,
     guidance: LayerGuidance,
+    *,
     style_weight: float,
     content_weight: float,
-) -> LayerSums:
-    """The sums of a layer, with whatever its style's target asks for."""
-    plain = style if isinstance(style, BlendedTarget) else None
+) -> LayerTerms:
+    """The terms of a layer, with whatever its style's target asks for."""
     regions: RegionSums | SlicedSums | None = None
     if isinstance(style, SlicedTargets):
         regions = sliced_sums(style, guidance, style_weight)
     elif style is not None and not isinstance(style, BlendedTarget):
         regions = region_sums(runtime, style, guidance, style_weight)
-    return LayerSums(
-        runtime, guidance.positions, plain, content_constant, style_weight, content_weight, regions, guidance.opaque
+    return LayerTerms(
+        runtime=runtime,
+        positions=guidance.positions,
+        target=style if isinstance(style, BlendedTarget) else None,
+        content_constant=content_constant,
+        style_weight=style_weight,
+        content_weight=content_weight,
+        regions=regions,
+        opaque=guidance.opaque,
     )
 
 
-def sums_of(style: StyleTarget, guidance: LayerGuidance) -> int:
-    """How many numbers the style term of a layer is summed up in."""
-    if isinstance(style, BlendedTarget):
-        return style.matrix.numel()
-    if isinstance(style, SlicedTargets):
-        raise FastnstError("sorted features cannot be summed up in parts; see the image whole, in one process")
-    regions = zip(style, guidance.totals, strict=True)
-    return sum(one[0].matrix.numel() + one[0].mean.numel() for one, total in regions if one and total > 0)
-
-
 @dataclass
-class TileTap:
-    """One layer of one tile: what it owns, `inside` the crop's map and at `window` of what is seen here, is added to
-    `sums`; back, it gets their gradient.
+class LayerTap:
+    """One layer of one tile, which owns the positions `inside` the crop's map, at `window` of the image's.
 
-    `content` is the P of the owned positions. With `seen` forward adds nothing. The gradient is multiplied by `scale`,
-    (1,) float32.
+    Forward `adds` them to `terms`, unless it is a second pass; backward gives them their gradient, times `scale`, (1,)
+    float32. `content` is the P of the owned positions, (1, C, h, w).
     """
 
-    sums: LayerSums
+    terms: LayerTerms
     inside: Window
     window: Window
     content: Tensor | None
-    seen: bool
+    adds: bool
     scale: Tensor
 
     def forward(self, features: Tensor) -> None:
-        if not self.seen:
-            self.sums.add(features[:, :, *self.inside], self.content, self.window)
+        if self.adds:
+            self.terms.add(features[:, :, *self.inside], self.content, self.window)
 
     def backward(self, features: Tensor, gradient: Tensor, *, accumulate: bool, relu: bool) -> None:
-        runtime, difference = self.sums.runtime, self.sums.difference
-        factor = 0.0 if difference is None else self.sums.style_weight * difference.factor
-        content = self.content
-        constant = 2 * self.sums.content_weight * (self.sums.content_constant or 0.0)
-        regions, opaque = self.sums.regions, self.sums.opaque
+        runtime, difference, content = self.terms.runtime, self.terms.difference, self.content
+        factor = 0.0 if difference is None else self.terms.style_weight * difference.factor
+        constant = 2 * self.terms.content_weight * (self.terms.content_constant or 0.0)
+        regions, opaque = self.terms.regions, self.terms.opaque
         if regions is not None or (opaque is not None and content is not None):
             if not accumulate:
                 gradient.zero_()
@@ -153,9 +146,8 @@ class TileTap:
             elif regions is not None:
                 regions.add_gradient(place, own, self.window, self.scale)
             if opaque is not None and content is not None:
-                add_masked_difference(place, own, content, opaque[:, :, *self.window], constant * self.scale)
+                _add_masked_difference(place, own, content, opaque[:, :, *self.window], factor=constant * self.scale)
                 content = None
-        rows, columns = self.inside
         direct.tap_backward(
             runtime.kernels,
             gradient,
@@ -164,20 +156,28 @@ class TileTap:
             style=None if difference is None else StyleTerm(difference.matrix, difference.scale, self.scale, factor),
             content=None if content is None else ContentTerm(content, self.scale, constant),
             relu=relu,
-            owned=(rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start),
+            owned=self._owned(features),
             precision=runtime.dot_precision,
         )
 
+    def _owned(self, features: Tensor) -> tuple[int, int, int, int] | None:
+        """The owned positions as (top, left, height, width); None for all of the map, which is quicker."""
+        rows, columns = self.inside
+        owned = (rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start)
+        return None if owned == (0, 0, *features.shape[2:]) else owned
 
-def masked_square(features: Tensor, content: Tensor, mask: Tensor) -> Tensor:
+
+def _masked_square(features: Tensor, content: Tensor, mask: Tensor) -> Tensor:
     """Σ a² (F − P)², (1,) float32, of features and content (1, C, h, w) and the mask a, (1, 1, h, w)."""
-    found = torch.zeros(1, dtype=torch.float32, device=features.device)
+    total = torch.zeros(1, dtype=torch.float32, device=features.device)
     for rows, part in chunks(features):
-        found += ((part - content[:, :, rows]) * mask[:, :, rows]).square().sum(dtype=torch.float32)
-    return found
+        total += ((part - content[:, :, rows]) * mask[:, :, rows]).square().sum(dtype=torch.float32)
+    return total
 
 
-def add_masked_difference(gradient: Tensor, features: Tensor, content: Tensor, mask: Tensor, factor: Tensor) -> None:
+def _add_masked_difference(
+    gradient: Tensor, features: Tensor, content: Tensor, mask: Tensor, *, factor: Tensor
+) -> None:
     """Adds `factor` · a² (F − P) to `gradient`, (1, C, h, w)."""
     for rows, part in chunks(features):
         gradient[:, :, rows] += (part - content[:, :, rows]) * (mask[:, :, rows].square() * factor)
