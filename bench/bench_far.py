@@ -33,7 +33,7 @@ from fastnst.measure import conditions
 from fastnst.metadata import png_text
 from fastnst.network.runtime import resolve_runtime
 from fastnst.options.options import MAX_PIXELS, resolve_options
-from fastnst.options.tile_options import in_words, parse_memory
+from fastnst.options.parse import in_words, parse_memory
 from fastnst.plan.planner import plan_run
 from fastnst.row_resampling import RowResampler
 from fastnst.row_writers import Samples, write_png

@@ -20,7 +20,7 @@ import torch
 
 from fastnst.network.runtime import Runtime
 from fastnst.options.options import Options, resolve_options
-from fastnst.options.tile_options import in_words
+from fastnst.options.parse import in_words
 from fastnst.plan.machine import Room
 from fastnst.plan.memory import network_of
 from fastnst.plan.plan import Plan

@@ -316,7 +316,6 @@ from fastnst.loss.guidance import Guidance
 from fastnst.measure import peak_resident_bytes
 from fastnst.loss.objective import style_targets
 from fastnst.optim import make_optimizer
-from fastnst.options.options import resolve_options
 from fastnst.plan.planner import plan_run
 from fastnst.network.runtime import resolve_runtime
 from fastnst.plan.fitting import FittingObjective

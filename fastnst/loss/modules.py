@@ -13,8 +13,8 @@ from fastnst_kernels.image import KINDS
 from torch import Tensor, nn
 
 from fastnst.errors import OptionError
-from fastnst.loss.reductions import CONTENT_FORMS
 from fastnst.loss.reductions import content_factor as factor_of
+from fastnst.options.options import CONTENT_FORMS
 
 REDUCTIONS = ("mean", "sum", "none")
 

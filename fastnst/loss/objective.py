@@ -48,8 +48,8 @@ from fastnst.network.backbone import Backbone
 from fastnst.network.forward_tap import ForwardTap
 from fastnst.network.runtime import Runtime
 from fastnst.network.tiles import levels_of
-from fastnst.options.option_forms import LayerWeights
 from fastnst.options.options import Options
+from fastnst.options.parse import LayerWeights
 from fastnst.wrapping import seam_variation
 
 

@@ -19,11 +19,6 @@ channel-mean                                                Σ (G/C − A/C)² /
 
 import math
 
-CONTENT_FORMS = ("relative", "paper", "mean", "root")
-STYLE_FORMS = ("relative", "paper", "mean", "channel-mean")
-OF_THE_OBJECTIVE = "objective"
-"""The form that the option `objective` names."""
-
 
 def content_factor(form: str, energy: float, count: int) -> float:
     """What `Σ (F − P)²` is multiplied by: `energy` is Σ P², `count` is C·M, both of the whole picture."""

@@ -10,7 +10,7 @@ from fastnst.errors import OptionError
 from fastnst.network.runtime import Runtime
 from fastnst.network.tiles import TileGrid, reach_of
 from fastnst.options.options import Options
-from fastnst.options.tile_options import in_words, parse_memory, parse_tile
+from fastnst.options.parse import in_words, parse_memory, parse_tile
 from fastnst.plan.machine import Room, room_on
 from fastnst.plan.memory import IMAGE_BYTES, Network, forward_bytes, network_of
 from fastnst.plan.plan import Plan

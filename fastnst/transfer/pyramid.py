@@ -1,23 +1,9 @@
 """Coarse to fine: the sizes that a run goes through, and the steps at each of them."""
 
-from fastnst.options.option_forms import Iterations, Scales, StyleWeight
+from fastnst.options.parse import Iterations, Scales, StyleWeight, scale_count
 
 SMALLEST_EDGE = 64
 """Scales that are only counted, not named, go no lower than this short edge: below it there is nothing left to see."""
-
-
-LEAST_AUTOMATIC_EDGE = 512
-"""From the content at once, a picture of this size keeps its forms and takes on the style's marks as a whole; a larger
-one passes through such a size first."""
-
-
-def scale_count(scales: Scales, size: int) -> int:
-    """How many scales there are up to `size`, in pixels; counted ones, before those that a picture is too small for."""
-    if scales is None:
-        return 1
-    if scales == "auto":
-        return max(1, (size // LEAST_AUTOMATIC_EDGE).bit_length())
-    return scales if isinstance(scales, int) else len(scales)
 
 
 def scale_edges(

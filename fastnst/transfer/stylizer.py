@@ -27,7 +27,7 @@ from fastnst.network.weights import Weights, load_weights
 from fastnst.optim import Optimizer
 from fastnst.options.keywords import OptionValues
 from fastnst.options.options import START_WORDS, resolve_options
-from fastnst.options.tile_options import in_words
+from fastnst.options.parse import in_words
 from fastnst.plan.band_objective import BandObjective
 from fastnst.plan.fitting import FittingObjective
 from fastnst.plan.plan import Plan

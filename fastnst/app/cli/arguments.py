@@ -10,9 +10,8 @@ from itertools import takewhile
 from typing import Any, NoReturn
 
 from fastnst.errors import OptionError
-from fastnst.options.option_forms import Iterations, StyleWeight
-from fastnst.options.option_groups import GROUPS
-from fastnst.options.options import Options
+from fastnst.options.options import GROUPS, Options
+from fastnst.options.parse import Iterations, StyleWeight
 from fastnst.options.presets import PRESETS
 
 # As in `fastnst.formats`, which is not imported here: the command's help must not wait for what it imports.

@@ -79,7 +79,7 @@ def run(parsed: argparse.Namespace) -> int:
 
 def plan_lines(plan: "Plan", iterations: int) -> list[str]:
     """A plan in words."""
-    from fastnst.options.tile_options import in_words
+    from fastnst.options.parse import in_words
 
     size = f"{plan.width}×{plan.height} px: "
     if plan.tile is None:

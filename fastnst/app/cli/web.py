@@ -9,7 +9,7 @@ from fastnst.app.cli.arguments import add_option, whole_number
 from fastnst.app.web.controls import HOST_OPTIONS
 from fastnst.errors import OptionError
 from fastnst.options.options import Options
-from fastnst.options.tile_options import parse_memory
+from fastnst.options.parse import parse_memory
 
 HOST, PORT = "127.0.0.1", 8017
 _NEEDED = ("starlette", "uvicorn")

@@ -9,8 +9,7 @@ from typing import Any
 from fastnst.app.cli.arguments import one_or_several, parse_as
 from fastnst.app.web.limits import Limits
 from fastnst.errors import OptionError
-from fastnst.options.option_groups import GROUPS
-from fastnst.options.options import Options, resolve_options
+from fastnst.options.options import GROUPS, Options, resolve_options
 from fastnst.options.presets import PRESETS
 
 HOST_OPTIONS = ("network", "weights", "device", "max_memory", "backend")

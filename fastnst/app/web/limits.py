@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 
 from fastnst.errors import ImageError, OptionError
 from fastnst.options.options import Options
-from fastnst.options.tile_options import in_words
+from fastnst.options.parse import in_words
 
 
 @dataclass(frozen=True, kw_only=True)
