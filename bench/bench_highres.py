@@ -36,7 +36,8 @@ from bench.bench_step import _peak, _restarted_peak
 from fastnst.errors import OptionError
 from fastnst.examples import example
 from fastnst.images import fitted_size, load_image, resize_picture
-from fastnst.loss.objective import Objective, make_objective, style_targets
+from fastnst.loss.objective import make_objective
+from fastnst.loss.targets import style_targets
 from fastnst.measure import conditions, peak_resident_bytes, synchronise
 from fastnst.network.backbone import Backbone, build_backbone
 from fastnst.network.runtime import Runtime, float32_products, is_out_of_memory, resolve_runtime
@@ -47,8 +48,7 @@ from fastnst.options.options import Options, resolve_options
 from fastnst.options.parse import in_words, parse_memory
 from fastnst.plan.fitting import FittingObjective
 from fastnst.plan.memory import network_of
-from fastnst.plan.plan import Plan
-from fastnst.plan.planner import plan_run, plan_tiles
+from fastnst.plan.planner import Plan, plan_run, plan_tiles
 from fastnst.plan.speed import forward_flops, measure_rate
 from fastnst.transfer.descent import Descent
 
@@ -110,7 +110,7 @@ def plan_side(side: str, options: Options, runtime: Runtime, size: tuple[int, in
 def _plan_tiles(options: Options, runtime: Runtime, tile: int, grid: TileGrid, level: str) -> Plan:
     if len(grid) == 1:
         return plan_run(options, runtime, (grid.height, grid.width), tile="none")
-    return plan_tiles(options, runtime, tile, grid, level, again=_AGAIN[level])
+    return plan_tiles(options, runtime, grid, tile=tile, level=level, again=_AGAIN[level])
 
 
 def blocks(size: tuple[int, int], options: Options, block: int, margin: int) -> TileGrid:
@@ -135,9 +135,8 @@ def make_descent(plan: Plan, options: Options, runtime: Runtime, backbone: Backb
     edge = min(options.size, STYLE_EDGE)
     style = resize_picture(strokes, size=fitted_size(strokes.height, strokes.width, edge)).rgb[None]
     targets = style_targets(backbone, [(style.to(runtime.device), 1.0)], options, runtime)
-    objective: Any = FittingObjective(backbone, content, targets, options, runtime, plan, tile_is_fixed=True)
-    start = content.to("cpu" if plan.image_on_host else runtime.device)
-    return Descent(start, objective, lambda: make_optimizer(options, runtime))
+    objective = FittingObjective(backbone, content, targets, options, runtime, plan=plan, tile_is_fixed=True)
+    return Descent(content.to(runtime.device), objective, lambda: make_optimizer(options, runtime))
 
 
 def check_gradients(sides: Sequence[str], device: str) -> dict[str, float]:
@@ -153,8 +152,7 @@ def check_gradients(sides: Sequence[str], device: str) -> dict[str, float]:
     errors = {}
     with float32_products(tf32=False):
         targets = style_targets(backbone, [(content.flip(3), 1.0)], options, runtime)
-        whole: Objective = make_objective(backbone, content, targets, options, runtime)
-        _, exact = whole.loss_and_gradient(image)
+        _, exact = make_objective(backbone, content, targets, options, runtime).loss_and_gradient(image)
         for kind in dict.fromkeys(side.partition(":")[0] for side in sides):
             plan = plan_run(options, runtime, size, tile=CHECK_TILE)
             if kind == "whole":
@@ -164,7 +162,7 @@ def check_gradients(sides: Sequence[str], device: str) -> dict[str, float]:
                 plan = replace(plan, level="recompute", grid=blocks(size, options, CHECK_TILE, margin))
             elif kind != "auto":
                 plan = replace(plan, level=kind, again=_AGAIN[kind])
-            objective = FittingObjective(backbone, content, targets, options, runtime, plan, tile_is_fixed=True)
+            objective = FittingObjective(backbone, content, targets, options, runtime, plan=plan, tile_is_fixed=True)
             _, gradient = objective.loss_and_gradient(image)
             errors[kind] = ((gradient - exact).norm() / exact.norm()).item()
             if not errors[kind] <= TOLERANCE:

@@ -22,8 +22,9 @@ from bench.pairs import add_pair_arguments, pairs_of
 from bench.plain_loop import Task, make_task
 from bench.rounded_layers import rounded_backbone
 from fastnst.errors import FastnstError
-from fastnst.loss.objective import Objective, make_objective, style_targets
+from fastnst.loss.objective import Objective, make_objective
 from fastnst.loss.scale import LossScale
+from fastnst.loss.targets import style_targets
 from fastnst.measure import conditions
 from fastnst.network import winograd
 from fastnst.network.backbone import Backbone, build_backbone
@@ -31,7 +32,7 @@ from fastnst.network.runtime import Runtime, resolve_runtime
 from fastnst.optim import make_optimizer
 from fastnst.options.options import Options, resolve_options
 from fastnst.transfer.descent import CAPACITY, Descent
-from fastnst.transfer.pyramid import scale_iterations
+from fastnst.transfer.scales import scale_iterations
 
 EXACT, AGAIN = "fp32", "fp32'"
 PERTURBATION = 1e-6

@@ -37,7 +37,8 @@ from torch import Tensor
 from bench.convolution_floor import floor
 from bench.plain_loop import Form, Task, make_task, plain_iteration, plain_loss
 from fastnst.examples import example
-from fastnst.loss.objective import make_objective, style_targets
+from fastnst.loss.objective import make_objective
+from fastnst.loss.targets import style_targets
 from fastnst.measure import Timing, conditions, interleaved, peak_resident_bytes
 from fastnst.network import winograd
 from fastnst.network.backbone import build_backbone

@@ -19,7 +19,6 @@ RESULTS = ROOT / "bench" / "results"
 MODULE = "bench.highres_tables"
 _LEVELS = {
     "kept": "kept",
-    "kept-host": "kept in main memory",
     "recompute": "recomputed",
     "whole": "the whole image",
 }
@@ -31,7 +30,6 @@ def tables() -> dict[str, str]:
     return {
         "sizes": sizes_table(_read("highres_cpu.json")),
         "far": far_table(far),
-        "gpus": gpus_table(_read("highres_model.json")),
     }
 
 
@@ -80,27 +78,6 @@ def far_table(reports: Iterable[Mapping[str, Any]]) -> str:
         for far in sorted(reports, key=lambda far: far["size"])
     ]
     head = ["pixels", "allowed", "tiles", "planned", "measured peak", "untiled", "with two evaluations", "when"]
-    return table(head, rows)
-
-
-def gpus_table(report: Mapping[str, Any]) -> str:
-    """What is modelled of GPUs: operations and seconds over those of the untiled step."""
-    rows = []
-    for row in report["rows"]:
-        again = f", first {row['again']} steps again" if row["again"] > 1 else ""
-        rows.append(
-            [
-                f"{row['gpu']}: {row['rate'] / 1e12:.0f} TFLOP/s, {row['transfer_rate'] / 1e9:.0f} GB/s",
-                f"`{row['precision']}`",
-                row["memory"],
-                f"{row['tile']} px, {_LEVELS[row['level']]}{again}",
-                in_words(row["peak_bytes"]),
-                in_words(row["host_bytes"]),
-                f"{row['operations']:.2f}",
-                f"**{row['seconds']:.2f}**",
-            ]
-        )
-    head = ["GPU", "", "allowed", "tiles", "peak", "main memory", "operations", "time"]
     return table(head, rows)
 
 

@@ -16,7 +16,7 @@ import torch
 PATIENCE = 600.0
 # The server has imported what takes long, and each process is forked from it.
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["torch.distributed", "fastnst.transfer.stylizer", "fastnst.plan.ranks"])
+_CONTEXT.set_forkserver_preload(["torch.distributed", "fastnst.transfer.stylizer", "fastnst.plan.processes"])
 
 
 def start(size: int, job: Callable[..., Any], folder: Path, *arguments: Any) -> list[BaseProcess]:

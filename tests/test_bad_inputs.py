@@ -21,8 +21,7 @@ from safetensors.torch import save_file
 from fastnst.app import cli
 from fastnst.images import load_image
 from fastnst.output import read_parameters, save_image
-from fastnst.transfer import networks
-from fastnst.transfer.checkpoint import FORMAT
+from fastnst.transfer import stylizer
 
 BAD_INPUT = 1
 BAD_USAGE = 2
@@ -234,9 +233,9 @@ CASES = {
     "checkpoint is a picture": Case(
         "resume content.png -o out.png", "; give the file that --checkpoint wrote, or begin anew"
     ),
-    "checkpoint is weights": Case("resume weights/other.safetensors -o out.png", "is no checkpoint of a run"),
-    "checkpoint is cut short": Case("resume runs/cut.st -o out.png", "cannot be read, or is damaged or cut short"),
-    "checkpoint was altered": Case("resume runs/altered.st -o out.png", "is damaged: its contents are not those"),
+    "checkpoint is weights": Case("resume weights/other.safetensors -o out.png", "or of an older format"),
+    "checkpoint is cut short": Case("resume runs/cut.st -o out.png", "cannot be read: it is damaged, cut short or"),
+    "checkpoint was altered": Case("resume runs/altered.st -o out.png", "is damaged: "),
     "checkpoint of the future": Case("resume runs/future.st -o out.png", "has format 9, this version of fastnst reads"),
     "checkpoint of other pictures": Case(
         "resume runs/run.st -o out.png --content style.png", "the content image style.png is not the one of the"
@@ -562,8 +561,9 @@ def _write_runs(folder: Path) -> None:
     assert cli.main(shlex.split(line)) == 0
     whole = (folder / "runs/run.st").read_bytes()
     (folder / "runs/cut.st").write_bytes(whole[:-100])
-    (folder / "runs/altered.st").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    (folder / "runs/future.st").write_bytes(whole.replace(f'"format": "{FORMAT}"'.encode(), b'"format": "9"'))
+    middle = len(whole) // 2
+    (folder / "runs/altered.st").write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+    torch.save({**torch.load(folder / "runs/run.st"), "format": 9}, folder / "runs/future.st")
     picture, record = load_image(folder / "made.png").rgb, read_parameters(folder / "made.png")
     save_image(folder / "little.png", picture, parameters={})
     save_image(folder / "odd.png", picture, parameters={**record, "options": {**record["options"], "warp": 9}})
@@ -610,7 +610,7 @@ def test_bad_input_is_refused_in_one_line(
             pytest.importorskip(package)
     monkeypatch.chdir(inputs)
     monkeypatch.setattr(sys, "stdin", None if case.stdin is None else io.TextIOWrapper(io.BytesIO(case.stdin)))
-    monkeypatch.setattr(networks, "build_backbone", must_not_work)
+    monkeypatch.setattr(stylizer, "build_backbone", must_not_work)
     before = states(inputs)
     try:
         code: object = cli.main(shlex.split(case.line))

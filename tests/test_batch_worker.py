@@ -15,7 +15,7 @@ from fastnst.app.batch import batch_worker
 from fastnst.app.batch.batch_rows import grouped
 from fastnst.app.batch.batch_worker import KEPT_STYLES, Worker
 from fastnst.errors import ImageError
-from fastnst.loss.objective import style_targets
+from fastnst.loss.targets import style_targets
 from fastnst.network.weights import load_weights
 from fastnst.output import read_parameters
 
@@ -23,9 +23,9 @@ from fastnst.output import read_parameters
 def test_a_worker_makes_what_the_function_makes(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     computed, loaded = [], []
 
-    def counted(*arguments: Any) -> Any:
+    def counted(*arguments: Any, **tiles: Any) -> Any:
         computed.append(arguments)
-        return style_targets(*arguments)
+        return style_targets(*arguments, **tiles)
 
     def counted_weights(*arguments: Any, **options: Any) -> Any:
         loaded.append(arguments)

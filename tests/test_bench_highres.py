@@ -11,7 +11,7 @@ from bench import bench_highres
 from bench.bench_highres import Row, blocks, options_for, plan_side
 from fastnst.errors import OptionError
 from fastnst.network.runtime import resolve_runtime
-from fastnst.plan.plan import Plan
+from fastnst.plan.planner import Plan
 
 
 def planned(side: str, size: tuple[int, int] = (1000, 1300)) -> Plan:

@@ -11,24 +11,29 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastnst
-from fastnst.loss.guidance import LayerGuidance
-from fastnst.loss.matrix_root import iterated_root_trace
-from fastnst.loss.objective import Loss, Objective, Variation
+from fastnst.loss.layer import layer_terms
+from fastnst.loss.masks import LayerGuidance
+from fastnst.loss.objective import Objective, make_objective
 from fastnst.loss.scale import LossScale
-from fastnst.loss.style_statistics import MomentTarget
-from fastnst.loss.taps import ContentTarget
+from fastnst.loss.statistics import MomentTarget, iterated_root_trace
+from fastnst.loss.terms import Loss
 from fastnst.network.backbone import build_backbone
 from fastnst.network.runtime import Runtime
 from fastnst.network.weights import Weights, load_weights
 from fastnst.optim import make_optimizer
 from fastnst.options.options import Options, resolve_options
-from fastnst.transfer.best_image import BestAside
-from fastnst.transfer.descent import CAPACITY, Descent
+from fastnst.transfer.descent import CAPACITY, Descent, MeanImage
 from fastnst.transfer.graph import Replayed
-from fastnst.transfer.pace import Pace
-from tests.late_copies import LateCopier
+from fastnst.transfer.run import Pace
 
 STYLE = {"conv1_1": 64, "conv2_1": 128}
+# The paper's constants need no value of the content's features.
+FAKE: dict[str, Any] = {
+    "weights": "random",
+    "objective": "paper",
+    "style_layers": list(STYLE),
+    "content_layers": "conv2_2",
+}
 
 
 def runtime(precision: str) -> Runtime:
@@ -38,16 +43,18 @@ def runtime(precision: str) -> Runtime:
 
 def fake_descent(weights: Weights, options: Options, place: Runtime) -> Descent:
     """A descent whose tensors have shapes and no values: what wants to read one fails."""
+    objective = fake_objective(weights, options, place)
+    return Descent(torch.empty(1, 3, 32, 24), objective, lambda: make_optimizer(options, place))
+
+
+def fake_objective(weights: Weights, options: Options, place: Runtime) -> Objective:
+    """An objective without values, of an image of 32×24 pixels."""
     tensors = {name: torch.empty(tensor.shape) for name, tensor in weights.tensors.items()}
     backbone = build_backbone(replace(weights, tensors=tensors), options.taps, place)
     style = {
         name: BlendedTarget(torch.empty(1, filters, filters), 0.2, torch.zeros(1)) for name, filters in STYLE.items()
     }
-    content = {"conv2_2": ContentTarget(torch.empty(1, 128, 16, 12, dtype=place.dtype), 1.0)}
-    objective = Objective(
-        backbone, content, style, 1.0, 100.0, Variation("squared", 1.0, 0.05), place, LossScale(place)
-    )
-    return Descent(torch.empty(1, 3, 32, 24), objective, lambda: make_optimizer(options, place))
+    return make_objective(backbone, torch.empty(1, 3, 32, 24), style, options, place)
 
 
 class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -63,7 +70,7 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
 @pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_an_iteration_reads_nothing_back_and_always_does_the_same(precision: str, optimizer: str) -> None:
-    options = resolve_options(weights="random", optimizer=optimizer, style_layers=list(STYLE), content_layers="conv2_2")
+    options = resolve_options(**FAKE, optimizer=optimizer)
     weights = load_weights("random", taps=options.taps)
     with FakeTensorMode():
         descent = fake_descent(weights, options, runtime(precision))
@@ -126,11 +133,8 @@ def descend(objective: Any, steps: list[float]) -> Descent:
     return Descent(torch.zeros(1, 3, 2, 2), objective, lambda: Walk(steps))
 
 
-@pytest.mark.parametrize("aside", [False, True])
-def test_the_best_image_is_kept_and_the_losses_come_in_a_batch(aside: bool) -> None:
-    start = torch.zeros(1, 3, 2, 2)
-    best = BestAside(start, LateCopier()) if aside else None
-    descent = Descent(start, Parabola(1.0), lambda: Walk([0.5, 0.4, 0.5, 0.5]), best=best)
+def test_the_best_image_is_kept_and_the_losses_come_in_a_batch() -> None:
+    descent = descend(Parabola(1.0), [0.5, 0.4, 0.5, 0.5])
     descent.begin()
     for _ in range(3):
         descent.advance()
@@ -202,7 +206,7 @@ def test_a_cpu_is_read_after_each_evaluation(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_gpu_is_read_a_few_times_a_second_and_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr("fastnst.transfer.pace.time.perf_counter", lambda: now)
+    monkeypatch.setattr("fastnst.transfer.run.time.perf_counter", lambda: now)
 
     def readings(pace: Pace, evaluations: int, seconds: float) -> list[int]:
         nonlocal now
@@ -275,26 +279,23 @@ def test_what_cannot_be_captured_runs_all_the_same() -> None:
 @pytest.mark.parametrize("loss", ["gram", "covariance", "mean-std", "wasserstein"])
 def test_losses_of_moments_read_nothing_back(loss: str, masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a GPU computes them, where the root of a matrix is found by products."""
-    monkeypatch.setattr("fastnst.loss.style_statistics.root_trace", iterated_root_trace)
-    options = resolve_options(weights="random", style_layers=list(STYLE), content_layers="conv2_2")
+    monkeypatch.setattr("fastnst.loss.statistics.root_trace", iterated_root_trace)
+    options = resolve_options(**FAKE)
     weights, place = load_weights("random", taps=options.taps), runtime("fp16")
     with FakeTensorMode():
-        tensors = {name: torch.empty(tensor.shape) for name, tensor in weights.tensors.items()}
-        backbone = build_backbone(replace(weights, tensors=tensors), options.taps, place)
-        style, guidance = {}, {}
+        objective = fake_objective(weights, options, place)
+        layers = {}
         for name, filters in {**STYLE, "conv2_2": 128}.items():
             matrix, vector = torch.empty(1, filters, filters), torch.empty(1, filters)
             target = MomentTarget(loss, 0.2, 1e-4, vector, matrix, vector)
-            style[name] = ((target,), (target, target))[: 1 + masked]
+            style = ((target,), (target, target))[: 1 + masked]
             size = (32, 24) if name == "conv1_1" else (16, 12)
             maps = (torch.empty(1, 1, *size), torch.empty(1, 1, *size)) if masked else (None,)
             opaque = torch.empty(1, 1, *size) if masked else None
-            guidance[name] = LayerGuidance(size[0] * size[1], maps, (9.0,) * len(maps), (0.5,) * len(maps), opaque)
-        content = {"conv2_2": ContentTarget(torch.empty(1, 128, 16, 12, dtype=place.dtype), 1.0)}
-        variation = Variation("squared", 1.0, 0.05)
-        objective = Objective(
-            backbone, content, style, 1.0, 100.0, variation, place, LossScale(place), guidance=guidance
-        )
+            guidance = LayerGuidance(size[0] * size[1], maps, (9.0,) * len(maps), (0.5,) * len(maps), opaque)
+            content = 1.0 if name == "conv2_2" else None
+            layers[name] = layer_terms(place, style, content, guidance, style_weight=100.0, content_weight=1.0)
+        objective = replace(objective, layers=layers)
         assert not objective.is_tiled
         for _ in range(2):
             with Operations() as operations:
@@ -302,3 +303,35 @@ def test_losses_of_moments_read_nothing_back(loss: str, masked: bool, monkeypatc
             assert not any(
                 name.startswith(("aten.lift", "aten._local_scalar", "aten.nonzero")) for name in operations.names
             )
+
+
+def test_mean_is_the_weighted_mean_of_what_was_added() -> None:
+    images = torch.rand(7, 1, 3, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    mean = MeanImage(0.9)
+    for image in images:
+        mean.add(image)
+    weights = 0.9 ** torch.arange(6, -1, -1, dtype=torch.float64)
+    expected = (weights.view(-1, 1, 1, 1, 1) * images).sum(0) / weights.sum()
+    torch.testing.assert_close(mean.mean(), expected, rtol=1e-12, atol=0)
+
+
+def test_mean_of_one_image_is_the_image() -> None:
+    mean = MeanImage(0.99)
+    mean.add(torch.full((1, 3, 2, 2), 0.25))
+    torch.testing.assert_close(mean.mean(), torch.full((1, 3, 2, 2), 0.25))
+
+
+def test_mean_goes_on_from_its_state_to_the_same_bits() -> None:
+    images = torch.rand(6, 1, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    whole, halves = MeanImage(0.9), MeanImage(0.9)
+    for index, image in enumerate(images):
+        whole.add(image)
+        halves.add(image)
+        if index == 2:
+            state = halves.state_dict()
+            halves = MeanImage(0.9)
+            halves.load_state_dict(state, image.device)
+    assert torch.equal(whole.mean(), halves.mean())
+    halves.load_state_dict({}, image.device)
+    with pytest.raises(RuntimeError, match="there is no image"):
+        halves.mean()

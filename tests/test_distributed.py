@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +18,29 @@ from processes import PATIENCE, finish, run_together, start
 
 import fastnst
 from fastnst.app.cli import main
+from fastnst.loss.objective import make_objective
+from fastnst.loss.targets import style_targets
+from fastnst.network.backbone import Backbone, build_backbone
 from fastnst.network.runtime import resolve_runtime
-from fastnst.network.tiles import reach_of
-from fastnst.optim import make_optimizer
+from fastnst.network.weights import load_weights
 from fastnst.options.options import resolve_options
 from fastnst.output import save_image
-from fastnst.plan.ranks import ALONE, Ranks, RanksError, joined
-from fastnst.plan.row_bands import make_bands
+from fastnst.plan.fitting import FittingObjective
+from fastnst.plan.planner import plan_run
+from fastnst.plan.processes import Ranks, RanksError, joined
 from fastnst.transfer.checkpoint import load_run
 from fastnst.transfer.result import Iterate, Result
 
+LAYERS: dict[str, Any] = {"style_layers": ["conv1_1", "conv2_1"], "content_layers": "conv2_2"}
+TERMS = ("total", "content", "style", "tv")
 RUN: dict[str, Any] = {
     "size": 96,
     "scales": [24, 48, 96],
     "iterations": 4,
     "weights": "random",
     "precision": "fp32",
-    "style_layers": ["conv1_1", "conv2_1"],
-    "content_layers": "conv2_2",
     "tv_weight": 0.5,
+    **LAYERS,
 }
 
 OPTIMIZERS: dict[str, dict[str, Any]] = {
@@ -46,7 +51,7 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
 }
 # L-BFGS makes more and more of what sums in another order differ by. Of each: how many evaluations are within 1e-4,
 # and how far apart the losses of a whole run may be, four times what 30 runs from contents 1e-6 apart differed by. That
-# evaluations and steps are the same is tested closely: test_band_objective, and the bowl below.
+# evaluations are the same is tested closely, below.
 CLOSE = {"adam": (15, 1e-4), "lbfgs": (8, 1e-3), "scalar": (7, 4e-2), "line search": (8, 0.12)}
 
 
@@ -92,40 +97,51 @@ def check_same_run(found: Result, expected: Result, name: str) -> None:
         assert difference.max() < 1e-2
 
 
-def bowl(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """A convex function of an image and its gradient: springs of several strengths to a picture and to neighbours."""
-    goal = pictures()[0][None].to(image)
-    strength = torch.linspace(0.01, 1, image.shape[3]).to(image)
-    drift, step = image - goal, image.diff(dim=2)
-    gradient = strength * drift
-    gradient[:, :, 1:] += step
-    gradient[:, :, :-1] -= step
-    return ((strength * drift**2).sum() + (step**2).sum()) / 2, gradient
-
-
-def rolled_down(name: str) -> list[torch.Tensor]:
-    """The images of 30 steps down the bowl, each process moving its own rows. Without processes, the whole."""
-    options = resolve_options(**{**RUN, **OPTIMIZERS[name]})
+def compared(tile: Any = "auto", **given: Any) -> float:
+    """The greatest relative difference of this process's loss and gradient from those of the whole image."""
+    options = resolve_options(**{"precision": "fp32", "weights": "random", "tv_weight": 0.5, **LAYERS, **given})
+    runtime = resolve_runtime(options)
+    backbone = build_backbone(load_weights("random", taps=options.taps), options.taps, runtime)
+    content, image = (picture[None].contiguous() for picture in pictures())
+    style = style_targets(backbone, [(image.flip(3), 1.0)], options, runtime)
+    expected, exact = make_objective(backbone, content, style, options, runtime).loss_and_gradient(image)
     with joined() as ranks:
-        bands = make_bands(ranks, 96, 64, reach_of(options.network, options.taps))
-        part = bands.cut(torch.full((1, 3, 96, 64), 0.5, dtype=torch.float64))
-        optimizer = make_optimizer(options, resolve_runtime(options), ranks if bands.is_split else ALONE)
-        images = []
-        for _ in range(30):
-            loss, gradient = bowl(bands.whole(part))
-            optimizer.step(part, bands.cut(gradient), loss.float())
-            images.append(bands.whole(part).clone())
-        return images
+        plan = ranks.gathered(plan_run(options, runtime, (96, 64), tile=tile, processes=ranks.size))[0]
+        objective = FittingObjective(backbone, content, style, options, runtime, plan=plan, ranks=ranks)
+        loss, gradient = objective.loss_and_gradient(image)
+        without = objective.loss(image)
+        assert torch.equal(ranks.alike(gradient.clone()), gradient)
+    pairs = [(getattr(each, name), getattr(expected, name)) for each in (loss, without) for name in TERMS]
+    return max(float((own - other).norm() / other.norm()) for own, other in [*pairs, (gradient, exact)])
 
 
-@pytest.mark.parametrize(("size", "name"), [(2, "adam"), (2, "scalar"), (2, "line search"), (4, "lbfgs")])
-def test_the_optimisers_take_the_same_steps(size: int, name: str, tmp_path: Path) -> None:
-    """On a convex function nothing makes more of rounding, so that all of a long run can be compared."""
-    expected = rolled_down(name)
-    assert bowl(expected[-1])[0] < 0.1 * bowl(expected[0])[0]
-    for found in run_together(size, rolled_down, tmp_path, name):
-        for one, other in zip(found, expected, strict=True):
-            torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
+@pytest.mark.parametrize("size", [2, 4])
+def test_the_tiles_of_all_make_the_whole(size: int, tmp_path: Path) -> None:
+    for tile in ("none", 16):
+        assert max(run_together(size, compared, tmp_path, tile)) < 1e-5
+
+
+def short_of_memory(where: str, call: int) -> tuple[float, list[str]]:
+    """The difference from the whole, and the warnings, where the second process runs out of memory in one call."""
+    method, calls = getattr(Backbone, where), iter(range(1000))
+
+    def failing(self: Backbone, image: torch.Tensor, *given: Any, **named: Any) -> Any:
+        if os.environ["RANK"] == "1" and image.shape[2:] != (96, 64) and next(calls) == call:
+            raise torch.OutOfMemoryError("not enough memory")
+        return method(self, image, *given, **named)
+
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        patch.setattr(Backbone, where, failing)
+        return compared(32), [str(each.message) for each in caught]
+
+
+@pytest.mark.parametrize(("where", "call"), [("forward", 0), ("forward", 4), ("backward", 0)])
+def test_memory_that_runs_out_for_one(where: str, call: int, tmp_path: Path) -> None:
+    """While the content is looked at, in the first pass, and in the second: all go on with smaller tiles."""
+    for difference, warned in run_together(2, short_of_memory, tmp_path, where, call):
+        assert difference < 1e-5
+        assert sum("memory ran out; going on with tiles of" in each for each in warned) == 1
 
 
 @pytest.mark.parametrize(("size", "name"), [(2, "adam"), (2, "scalar"), (2, "line search"), (4, "lbfgs")])
@@ -243,8 +259,8 @@ def test_runs_end_together(tmp_path: Path) -> None:
 
 def test_too_many_processes() -> None:
     content, style = pictures()
-    with pytest.raises(fastnst.OptionError, match=r"96 rows are too few for 9 processes .* start 6 at most"):
-        fastnst.Stylizer(style, ranks=Ranks(0, 9), **RUN, hessian="scalar")(content)
+    with pytest.raises(fastnst.OptionError, match=r"64×96 pixels are too few for 99 processes .* start 24 at most"):
+        fastnst.Stylizer(style, ranks=Ranks(0, 99), **RUN, hessian="scalar")(content)
 
 
 def launched(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":

@@ -124,7 +124,8 @@ def test_buffers_are_handed_out_again() -> None:
 
 @needs_nnpack
 def test_memory_does_not_grow() -> None:
-    from fastnst.loss.objective import make_objective, style_targets
+    from fastnst.loss.objective import make_objective
+    from fastnst.loss.targets import style_targets
 
     options = resolve_options(weights="random", precision="winograd", style_layers=["conv1_1", "pool1", "conv2_2"])
     runtime = resolve_runtime(options)

@@ -1,4 +1,4 @@
-"""Masks: regions with styles of their own, content that is transparent in places; against float64, tiled, in bands."""
+"""Masks: regions with styles of their own, content that is transparent in places; against float64, in tiles, shared."""
 
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,9 @@ from style_references import DISTANCES, features, moments, pooled
 from fastnst import CheckpointError, ImageError, OptionError, Stylizer, resume, stylize
 from fastnst.app.batch.manifest import parse_option, read_manifest
 from fastnst.app.cli import main
-from fastnst.loss.guidance import Guidance
-from fastnst.loss.objective import make_objective, style_targets
-from fastnst.loss.style_moments import region_targets
-from fastnst.loss.tile_style import tiled_style_targets
-from fastnst.loss.tiled_objective import make_tiled_objective
+from fastnst.loss.masks import Guidance
+from fastnst.loss.objective import make_objective
+from fastnst.loss.targets import style_targets
 from fastnst.network.backbone import build_backbone
 from fastnst.network.runtime import resolve_runtime
 from fastnst.network.tiles import make_grid, reach_of
@@ -26,10 +24,9 @@ from fastnst.network.weights import load_weights
 from fastnst.options.masks import Mask, parse_masks
 from fastnst.options.options import resolve_options
 from fastnst.output import read_parameters
-from fastnst.plan.band_objective import BandObjective
+from fastnst.plan.fitting import FittingObjective
 from fastnst.plan.planner import plan_run
-from fastnst.plan.ranks import joined
-from fastnst.plan.row_bands import make_bands
+from fastnst.plan.processes import joined
 
 SMALL: dict[str, Any] = {
     "precision": "fp32",
@@ -75,7 +72,9 @@ def test_regions_and_transparency_equal_the_formula(case: tuple[str, str]) -> No
     content, image = picture(1, HEIGHT, WIDTH), picture(2, HEIGHT, WIDTH)
 
     targets = style_targets(backbone, STYLES, options, runtime, REGIONS)
-    terms, gradient = make_objective(backbone, content, targets, options, runtime, guidance).loss_and_gradient(image)
+    terms, gradient = make_objective(backbone, content, targets, options, runtime, guidance=guidance).loss_and_gradient(
+        image
+    )
 
     exact = image.double().requires_grad_()
     own = features(weights, exact, options.taps)
@@ -111,26 +110,38 @@ def test_a_mask_of_everything_changes_nothing() -> None:
     plain = style_targets(backbone, STYLES, options, runtime)
     _, expected = make_objective(backbone, content, plain, options, runtime).loss_and_gradient(image)
     white = [{index: torch.ones(1, 1, *style.shape[2:]) for index, (style, _) in enumerate(STYLES)}]
-    targets = region_targets(backbone, STYLES, options, runtime, regions=white)
+    targets = style_targets(backbone, STYLES, options, runtime, white)
     everywhere = Guidance(40, 33, (torch.ones(1, 1, 40, 33),), opaque=torch.ones(1, 1, 40, 33))
-    _, gradient = make_objective(backbone, content, targets, options, runtime, everywhere).loss_and_gradient(image)
+    _, gradient = make_objective(backbone, content, targets, options, runtime, guidance=everywhere).loss_and_gradient(
+        image
+    )
     assert float((gradient - expected).norm() / expected.norm()) < 1e-5
 
 
 @pytest.mark.parametrize("level", ["kept", "recompute"])
-@pytest.mark.parametrize("place", ["device", "recompute"])
-def test_tiles_cut_their_part_of_a_mask(level: str, place: str) -> None:
+@pytest.mark.parametrize("content_is_kept", [True, False])
+def test_tiles_cut_their_part_of_a_mask(level: str, content_is_kept: bool) -> None:
     options = resolve_options(**SMALL)
     runtime = resolve_runtime(options)
     backbone = build_backbone(load_weights("random", "vgg19", taps=options.taps), options.taps, runtime)
     content, image = picture(1, HEIGHT, WIDTH), picture(2, HEIGHT, WIDTH)
     targets = style_targets(backbone, STYLES, options, runtime, REGIONS)
-    whole, expected = make_objective(backbone, content, targets, options, runtime, guided()).loss_and_gradient(image)
+    whole, expected = make_objective(backbone, content, targets, options, runtime, guidance=guided()).loss_and_gradient(
+        image
+    )
 
-    targets = tiled_style_targets(backbone, STYLES, options, runtime, 16, REGIONS)
+    targets = style_targets(backbone, STYLES, options, runtime, REGIONS, tile=16)
     grid = make_grid(HEIGHT, WIDTH, 8, reach_of(options.network, options.taps))
-    objective = make_tiled_objective(
-        backbone, content, targets, options, runtime, grid, guidance=guided(), level=level, content_place=place
+    objective = make_objective(
+        backbone,
+        content,
+        targets,
+        options,
+        runtime,
+        guidance=guided(),
+        grid=grid,
+        level=level,
+        content_is_kept=content_is_kept,
     )
     terms, gradient = objective.loss_and_gradient(image)
     assert len(grid) > 8
@@ -138,8 +149,8 @@ def test_tiles_cut_their_part_of_a_mask(level: str, place: str) -> None:
     assert float((gradient - expected).norm() / expected.norm()) < 1e-5
 
 
-def in_bands(loss: str) -> tuple[float, float, bool]:
-    """How far loss and gradient of two processes are from those of one, and whether they shared the image."""
+def shared(loss: str) -> tuple[float, float]:
+    """How far gradient and loss of two processes are from those of one."""
     with joined() as ranks:
         options = resolve_options(**SMALL, style_loss=loss)
         runtime = resolve_runtime(options)
@@ -147,19 +158,19 @@ def in_bands(loss: str) -> tuple[float, float, bool]:
         content, image = picture(1, 75, WIDTH), picture(2, 75, WIDTH)
         guidance = guided(75, WIDTH)
         targets = style_targets(backbone, STYLES, options, runtime, REGIONS)
-        whole, exact = make_objective(backbone, content, targets, options, runtime, guidance).loss_and_gradient(image)
-        bands = make_bands(ranks, 75, WIDTH, reach_of(options.network, options.taps))
-        seen = content[:, :, bands.seen]
-        plan = plan_run(options, runtime, (seen.shape[2], WIDTH), tile=16)
-        objective = BandObjective(backbone, seen, targets, options, runtime, bands, plan, guidance=guidance)
-        terms, part = objective.loss_and_gradient(bands.cut(image))
-        error = (bands.whole(part) - exact).norm() / exact.norm()
-        return float(error), abs(float(terms.total / whole.total) - 1), bands.is_split
+        whole, exact = make_objective(
+            backbone, content, targets, options, runtime, guidance=guidance
+        ).loss_and_gradient(image)
+        plan = plan_run(options, runtime, (75, WIDTH), tile=16, processes=2)
+        objective = FittingObjective(
+            backbone, content, targets, options, runtime, plan=plan, guidance=guidance, ranks=ranks
+        )
+        terms, gradient = objective.loss_and_gradient(image)
+        return float((gradient - exact).norm() / exact.norm()), abs(float(terms.total / whole.total) - 1)
 
 
-def test_bands_cut_their_part_of_a_mask(tmp_path: Path) -> None:
-    for error, difference, split in run_together(2, in_bands, tmp_path, "covariance"):
-        assert split
+def test_processes_cut_their_part_of_a_mask(tmp_path: Path) -> None:
+    for error, difference in run_together(2, shared, tmp_path, "covariance"):
         assert error < 1e-5
         assert difference < 1e-5
 

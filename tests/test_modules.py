@@ -14,8 +14,9 @@ import fastnst
 from examples.feed_forward import Network, train
 from fastnst.errors import FastnstError, ImageError, OptionError
 from fastnst.loss.modules import ContentLoss, GramLoss, TVLoss
-from fastnst.loss.objective import make_objective, style_targets
+from fastnst.loss.objective import make_objective
 from fastnst.loss.perceptual import PerceptualLoss
+from fastnst.loss.targets import style_targets
 from fastnst.network.extractor import FeatureExtractor
 from fastnst.network.weights import load_weights
 

@@ -6,7 +6,8 @@ import torch
 from network_samples import biased_network, smooth_and_rough
 from numpy_gatys import Network, objective
 
-from fastnst.loss.objective import make_objective, style_targets
+from fastnst.loss.objective import make_objective
+from fastnst.loss.targets import style_targets
 from fastnst.network import winograd
 from fastnst.network.backbone import build_backbone
 from fastnst.network.runtime import resolve_runtime

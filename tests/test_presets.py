@@ -12,15 +12,16 @@ from network_samples import biased_network, smooth_and_rough
 from torch import Tensor
 
 from fastnst.errors import FastnstWarning, OptionError
-from fastnst.loss.objective import make_objective, style_targets
+from fastnst.loss.objective import make_objective
 from fastnst.loss.perceptual import PerceptualLoss
+from fastnst.loss.targets import style_targets
 from fastnst.network.backbone import build_backbone
 from fastnst.network.preprocessing import IMAGENET, Preprocessing
 from fastnst.network.runtime import resolve_runtime
 from fastnst.network.weights import Weights, load_weights, save_weights
 from fastnst.options.options import resolve_options
 from fastnst.options.presets import PRESETS
-from fastnst.transfer.pyramid import scale_edges, scale_iterations
+from fastnst.transfer.scales import scale_edges, scale_iterations
 from fastnst.transfer.stylizer import Stylizer
 
 BLOCKS = ((1, 2), (2, 2), (3, 4), (4, 4), (5, 1))

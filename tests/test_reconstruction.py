@@ -11,7 +11,7 @@ from PIL import Image
 import fastnst
 from fastnst.app.cli import main
 from fastnst.output import read_parameters
-from fastnst.transfer.canvas import Canvas
+from fastnst.transfer.inputs import Canvas
 from fastnst.transfer.stylizer import Stylizer
 
 SMALL: dict[str, Any] = {"size": 40, "iterations": 3, "weights": "random"}

@@ -5,27 +5,22 @@ from typing import Any
 
 import pytest
 import torch
-from fastnst_kernels import BlendedTarget
 from network_samples import biased_network
 from style_references import DISTANCES, features, moments
 
 from fastnst import OptionError, Stylizer, stylize
-from fastnst.images import load_image
-from fastnst.loss.guidance import Guidance
-from fastnst.loss.matrix_root import iterated_root_trace, root, root_trace
-from fastnst.loss.objective import make_objective, style_targets
+from fastnst.loss.masks import Guidance
+from fastnst.loss.objective import make_objective
 from fastnst.loss.sliced import unit_vectors
-from fastnst.loss.style_statistics import Moments, moment_loss, moment_targets
-from fastnst.loss.taps import LayerTap
-from fastnst.loss.tile_style import tiled_style_targets
-from fastnst.loss.tiled_objective import make_tiled_objective
+from fastnst.loss.statistics import Moments, iterated_root_trace, moment_loss, moment_targets, root, root_trace
+from fastnst.loss.targets import style_targets
 from fastnst.network.backbone import Backbone, build_backbone
 from fastnst.network.runtime import Runtime, resolve_runtime
 from fastnst.network.tiles import make_grid, reach_of
 from fastnst.network.weights import Weights
 from fastnst.options.options import Options, resolve_options
 from fastnst.plan.planner import plan_run
-from fastnst.plan.ranks import Ranks
+from fastnst.plan.processes import Ranks
 
 SMALL: dict[str, Any] = {
     "precision": "fp32",
@@ -141,7 +136,7 @@ def test_what_is_sorted_is_not_shared() -> None:
         plan_run(options, runtime, (300, 200), tile="auto", max_memory=20_000_000)
     two = Stylizer(picture(1, 40, 40), ranks=Ranks(size=2), **SMALL, style_loss="sliced", size=64, scales=None)
     with pytest.raises(OptionError, match="several processes cannot share an image whose features are sorted"):
-        two.scales(load_image(picture(2, 64, 64)))
+        two.prepare(picture(2, 64, 64))
 
 
 @pytest.mark.parametrize("loss", [*DISTANCES, "sliced"])
@@ -189,9 +184,9 @@ def test_tiles_have_the_gradient_of_the_whole(loss: str, level: str, weights: We
     targets = style_targets(backbone, styles, options, runtime)
     whole, expected = make_objective(backbone, content, targets, options, runtime).loss_and_gradient(image)
 
-    tiled_targets = tiled_style_targets(backbone, styles, options, runtime, 16)
+    tiled_targets = style_targets(backbone, styles, options, runtime, tile=16)
     grid = make_grid(64, 47, 16, reach_of(options.network, options.taps))
-    objective = make_tiled_objective(backbone, content, tiled_targets, options, runtime, grid, level=level)
+    objective = make_objective(backbone, content, tiled_targets, options, runtime, grid=grid, level=level)
     terms, gradient = objective.loss_and_gradient(image)
 
     assert len(grid) > 3
@@ -239,12 +234,3 @@ def test_roots_of_covariances() -> None:
         trace, found = iterated_root_trace(matrix.to(dtype))
         assert torch.allclose(trace.double(), values.sqrt().sum(), rtol=1e-3)
         assert relative_error(found, inverse) < error
-
-
-def test_the_gram_matrix_of_all_positions_keeps_its_fused_path(weights: Weights) -> None:
-    options, runtime, backbone = prepared(weights, {"content_weight": 1})
-    image = picture(1, 40, 40)
-    targets = style_targets(backbone, [(image, 1.0)], options, runtime)
-    assert all(isinstance(target, BlendedTarget) for target in targets.values())
-    objective = make_objective(backbone, image, targets, options, runtime)
-    assert {type(tap) for tap in objective._taps().values()} == {LayerTap}

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from fastnst import stylize
-from fastnst.loss.guidance import Guidance
-from fastnst.loss.objective import make_objective, style_targets
+from fastnst.loss.masks import Guidance
+from fastnst.loss.objective import make_objective
+from fastnst.loss.targets import style_targets
 from fastnst.network.backbone import build_backbone
 from fastnst.network.runtime import resolve_runtime
 from fastnst.network.weights import load_weights

@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from fastnst.errors import FastnstWarning
-from fastnst.loss.objective import make_objective, style_targets
+from fastnst.loss.objective import make_objective
+from fastnst.loss.targets import style_targets
 from fastnst.network.backbone import Backbone, build_backbone
 from fastnst.network.runtime import resolve_runtime
 from fastnst.network.weights import load_weights
 from fastnst.optim import make_optimizer
 from fastnst.options.options import resolve_options
 from fastnst.plan.fitting import FittingObjective
-from fastnst.plan.plan import Plan
-from fastnst.plan.planner import next_smaller, plan_run
+from fastnst.plan.planner import Plan, next_smaller, plan_run
 from fastnst.transfer.descent import Descent
 
 SIZE = (60, 71)
@@ -66,7 +66,7 @@ def on_a_cpu() -> Exception:
 def fitting(backbone: Backbone, tile: Any, **settings: Any) -> FittingObjective:
     style = style_targets(backbone, [(noise(3), 1.0)], OPTIONS, RUNTIME)
     plan = plan_run(OPTIONS, RUNTIME, SIZE, tile=tile)
-    return FittingObjective(backbone, noise(1), style, OPTIONS, RUNTIME, plan, **settings)
+    return FittingObjective(backbone, noise(1), style, OPTIONS, RUNTIME, plan=plan, **settings)
 
 
 def exact(backbone: Backbone) -> tuple[float, torch.Tensor]:
@@ -128,7 +128,7 @@ def test_memory_that_runs_out_while_the_targets_are_computed(
     with monkeypatch.context() as patch:
         Failing(patch, "forward", {0}, out_of_memory)
         with pytest.warns(FastnstWarning, match="tiles of 32 pixels"):
-            objective = FittingObjective(backbone, noise(1), style, OPTIONS, RUNTIME, plan)
+            objective = FittingObjective(backbone, noise(1), style, OPTIONS, RUNTIME, plan=plan)
     check(objective, backbone)
 
 

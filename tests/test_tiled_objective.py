@@ -1,7 +1,9 @@
 """The loss and its gradient in tiles against those of the whole image."""
 
-from dataclasses import replace
-from pathlib import Path
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,18 +13,15 @@ from hypothesis import strategies as st
 from network_samples import biased_network, noise
 
 from fastnst.errors import FastnstError, OptionError
-from fastnst.loss.content import PLACES
-from fastnst.loss.objective import Objective, make_objective, style_targets
-from fastnst.loss.side_copies import TileStore
-from fastnst.loss.tile_style import tiled_style_targets
-from fastnst.loss.tiled_objective import LEVELS, TiledObjective, make_tiled_objective
+from fastnst.loss.objective import LEVELS, Objective, Share, make_objective
+from fastnst.loss.targets import style_targets
+from fastnst.loss.terms import Loss
 from fastnst.network import winograd
 from fastnst.network.backbone import Backbone, build_backbone
 from fastnst.network.runtime import Runtime, resolve_runtime
 from fastnst.network.tiles import TileGrid, even_spans, make_grid, reach_of
 from fastnst.network.weights import Weights
 from fastnst.options.options import Options, resolve_options
-from tests.late_copies import LateCopier
 
 needs_nnpack = pytest.mark.skipif(not winograd.available(), reason="torch has no NNPACK for this CPU")
 LAYERS = ["conv1_1", "conv1_2", "pool1", "conv2_1", "conv2_2", "pool2", "conv3_1"]
@@ -52,12 +51,12 @@ class Case:
     def grid(self, tile: int) -> TileGrid:
         return make_grid(*self.image.shape[2:], tile, reach_of(self.options.network, self.options.taps))
 
-    def tiled(self, grid: TileGrid, **settings: Any) -> TiledObjective:
-        return make_tiled_objective(
-            self.backbone, self.content, self.style, self.options, self.runtime, grid, **settings
+    def tiled(self, grid: TileGrid, **settings: Any) -> Objective:
+        return make_objective(
+            self.backbone, self.content, self.style, self.options, self.runtime, grid=grid, **settings
         )
 
-    def check(self, objective: TiledObjective, tolerance: float = 1e-5) -> None:
+    def check(self, objective: Objective, tolerance: float = 1e-5) -> None:
         expected, exact = self.whole.loss_and_gradient(self.image)
         loss, gradient = objective.loss_and_gradient(self.image)
         for found in (loss, objective.loss(self.image)):
@@ -114,7 +113,7 @@ SHALLOW_CASES: dict[str, dict[str, Any]] = {
 def test_layer_sets(case: str, level: str, weights: dict[str, Weights]) -> None:
     example = Case(weights, 50, 61, **SHALLOW_CASES[case])
     objective = example.tiled(example.grid(12), level=level)
-    assert len(objective.tiles) >= 6
+    assert len(objective.grid) >= 6
     example.check(objective)
     # Memory is used again.
     example.check(objective)
@@ -154,23 +153,11 @@ def test_some_steps_are_computed_again(precision: str, weights: dict[str, Weight
     expected, exact = example.tiled(example.grid(12), level="recompute").loss_and_gradient(example.image)
     for again, last in ((0, ""), (1, "conv1_1"), (3, "conv2_1"), (4, "conv2_2")):
         assert ["", *example.backbone.steps][again] == last
-        for level in ("kept", "kept-host"):
-            objective = example.tiled(example.grid(12), level=level, again=again)
-            for _ in range(2):
-                loss, gradient = objective.loss_and_gradient(example.image)
-                assert loss.total == expected.total
-                assert torch.equal(gradient, exact), (again, level)
-
-
-def test_kept_state_that_comes_and_goes_late(weights: dict[str, Weights]) -> None:
-    """Copies beside the computation, made as late as they may be: to the bit what is kept on the device."""
-    example = Case(weights, 50, 61, **SHALLOW)
-    grid = example.grid(12)
-    _, exact = example.tiled(grid).loss_and_gradient(example.image)
-    store = TileStore(example.runtime.device, LateCopier())
-    objective = replace(example.tiled(grid), store=store)
-    for _ in range(2):
-        assert torch.equal(objective.loss_and_gradient(example.image)[1], exact)
+        objective = example.tiled(example.grid(12), again=again)
+        for _ in range(2):
+            loss, gradient = objective.loss_and_gradient(example.image)
+            assert loss.total == expected.total
+            assert torch.equal(gradient, exact), again
 
 
 def test_the_last_step_computed_again_is_tapped(weights: dict[str, Weights]) -> None:
@@ -179,26 +166,11 @@ def test_the_last_step_computed_again_is_tapped(weights: dict[str, Weights]) -> 
         example.tiled(example.grid(12), again=2)
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("content_is_kept", [True, False])
 @pytest.mark.parametrize("objective", ["paper", "relative"])
-def test_places_of_the_content(
-    place: str, objective: str, weights: dict[str, Weights], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+def test_content_kept_or_computed_anew(content_is_kept: bool, objective: str, weights: dict[str, Weights]) -> None:
     example = Case(weights, 41, 50, **SHALLOW, objective=objective)
-    tiled = example.tiled(example.grid(16), content_place=place)
-    assert len(list(tmp_path.iterdir())) == (place == "disk")
-    example.check(tiled)
-    del tiled
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_full_disk(weights: dict[str, Weights], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr("fastnst.loss.content.Path.__truediv__", lambda self, name: Path("/dev/full"))
-    example = Case(weights, 41, 50, **SHALLOW)
-    with pytest.raises(FastnstError, match=r"cannot be written to .*No space left.*TMPDIR"):
-        example.tiled(example.grid(16), content_place="disk")
+    example.check(example.tiled(example.grid(16), content_is_kept=content_is_kept))
 
 
 def test_the_published_blocks(weights: dict[str, Weights]) -> None:
@@ -206,7 +178,7 @@ def test_the_published_blocks(weights: dict[str, Weights]) -> None:
     rows, columns = (even_spans(length, 16, 16, 4) for length in (50, 61))
     grid = TileGrid(50, 61, rows, columns)
     assert len(grid) == 12
-    example.check(example.tiled(grid, level="recompute", content_place="recompute"))
+    example.check(example.tiled(grid, level="recompute", content_is_kept=False))
 
 
 def test_bfloat16(weights: dict[str, Weights]) -> None:
@@ -241,7 +213,7 @@ def test_memory_does_not_grow(level: str, weights: dict[str, Weights], monkeypat
     example = Case(weights, 64, 70, **SHALLOW, precision="winograd")
     objective = example.tiled(example.grid(16), level=level)
     objective.loss_and_gradient(example.image)
-    height, width = objective.tiles[0].shape
+    height, width = next(iter(objective.grid)).shape
     fresh: list[object] = []
     empty = torch.empty
 
@@ -256,47 +228,41 @@ def test_memory_does_not_grow(level: str, weights: dict[str, Weights], monkeypat
     assert (64 * height * width,) not in fresh
 
 
-def test_sums_of_other_processes(weights: dict[str, Weights]) -> None:
-    """Two halves of the tiles, each with the other's sums, add up to the whole."""
-    example = Case(weights, 50, 61, **SHALLOW, tv_weight=0)
+@pytest.mark.parametrize(("height", "tile"), [(50, 12), (50, 100), (9, 4)])
+def test_the_shares_of_two_processes(height: int, tile: int, weights: dict[str, Weights]) -> None:
+    """Two halves of the tiles, each with the other's sums, add up to the whole; one tile is the first's alone."""
+    example = Case(weights, height, 61, **SHALLOW)
     expected, exact = example.whole.loss_and_gradient(example.image)
-    grid = example.grid(12)
-    sums: list[list[torch.Tensor]] = []
+    grid = example.grid(tile)
+    barrier, parts = threading.Barrier(2), [[], []]  # type: ignore[var-annotated]
 
-    def part(start: int, reduce: Any) -> TiledObjective:
-        whole = example.tiled(grid)
-        store = example.tiled(replace(grid)).content.store
-        kept = replace(whole.content, store=Offset(store, start))
-        return replace(whole, tiles=whole.tiles[start::2], content=kept, reduce=reduce)
+    def add_up(rank: int, tensors: Sequence[torch.Tensor]) -> None:
+        parts[rank] = [tensor.clone() for tensor in tensors]
+        barrier.wait(60)
+        for tensor, other in zip(tensors, parts[1 - rank], strict=True):
+            tensor += other
+        barrier.wait(60)
 
-    part(1, lambda found: sums.append([each.clone() for each in found])).loss(example.image)
-    first = part(0, lambda found: [mine.add_(other) for mine, other in zip(found, sums[0], strict=True)])
-    loss, gradient = first.loss_and_gradient(example.image)
-    part(0, lambda found: sums.append([each.clone() for each in found])).loss(example.image)
-    second = part(1, lambda found: [mine.add_(other) for mine, other in zip(found, sums[1], strict=True)])
-    gradient = gradient + second.loss_and_gradient(example.image)[1]
-    assert loss.total.item() == pytest.approx(expected.total.item(), rel=1e-5)
-    assert (gradient - exact).norm() <= 1e-5 * exact.norm()
+    def evaluated(rank: int) -> tuple[Loss, torch.Tensor]:
+        own = Case(weights, height, 61, **SHALLOW)
+        objective = own.tiled(grid, share=Share(rank, 2, partial(add_up, rank)))
+        objective.loss(own.image)
+        return objective.loss_and_gradient(own.image)
 
-
-class Offset:
-    """Every other tile of a store."""
-
-    def __init__(self, store: Any, start: int) -> None:
-        self.store, self.start = store, start
-
-    def put(self, index: int, features: Any) -> None:
-        raise NotImplementedError
-
-    def get(self, index: int, following: int) -> dict[str, torch.Tensor]:
-        return self.store.get(self.start + 2 * index, self.start + 2 * following)  # type: ignore[no-any-return]
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(evaluated, range(2))
+    for loss, gradient in (first, second):
+        for name in ("total", "content", "style", "tv"):
+            assert getattr(loss, name).item() == pytest.approx(getattr(expected, name).item(), rel=1e-5), name
+        assert (gradient - exact).norm() <= 1e-5 * exact.norm()
+    assert torch.equal(first[1], second[1])
 
 
 def test_style_targets_in_tiles(weights: dict[str, Weights]) -> None:
     example = Case(weights, 30, 41, **SHALLOW, style_weights=[1, 3])
     styles = [(noise(3, 45, 63), 0.25), (noise(4, 70, 33), 0.75)]
     expected = style_targets(example.backbone, styles, example.options, example.runtime)
-    found = tiled_style_targets(example.backbone, styles, example.options, example.runtime, 12)
+    found = style_targets(example.backbone, styles, example.options, example.runtime, tile=12)
     assert found.keys() == expected.keys()
     for name, target in found.items():
         assert target.weight == pytest.approx(expected[name].weight, rel=1e-5)
@@ -308,10 +274,8 @@ def test_what_does_not_fit(weights: dict[str, Weights]) -> None:
     example = Case(weights, 30, 41, **SHALLOW)
     with pytest.raises(OptionError, match="unknown level 'all'"):
         example.tiled(example.grid(12), level="all")
-    with pytest.raises(OptionError, match="unknown place 'cloud'"):
-        example.tiled(example.grid(12), content_place="cloud")
     other = make_grid(30, 40, 12, reach_of("vgg19", example.options.taps))
     with pytest.raises(OptionError, match="30×40 pixels do not fit"):
         example.tiled(other)
-    with pytest.raises(FastnstError, match="is not the tiled one"):
+    with pytest.raises(FastnstError, match="is not the objective's"):
         example.tiled(example.grid(12)).loss(noise(1, 30, 40))

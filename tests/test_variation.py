@@ -1,4 +1,4 @@
-"""The total variation of the objective, in each kind, against float64 autograd: at once, in tiles, and in bands."""
+"""The total variation of the objective, in each kind, against float64 autograd, at once and in tiles."""
 
 from typing import Any
 
@@ -9,13 +9,11 @@ from torch import Tensor
 
 from fastnst.loss.objective import Evaluation, make_objective
 from fastnst.loss.perceptual import PerceptualLoss
-from fastnst.loss.tiled_objective import make_tiled_objective
 from fastnst.network.backbone import build_backbone
 from fastnst.network.runtime import resolve_runtime
 from fastnst.network.tiles import make_grid, reach_of
 from fastnst.network.weights import load_weights
 from fastnst.options.options import resolve_options
-from fastnst.plan.band_variation import BandVariation
 
 KINDS = ("squared", "absolute", "nine-point")
 HEIGHT, WIDTH = 23, 18
@@ -54,7 +52,7 @@ def evaluation(tiled: bool, **given: Any) -> Evaluation:
     if not tiled:
         return make_objective(backbone, noise(0), {}, options, runtime)
     grid = make_grid(HEIGHT, WIDTH, 8, reach_of(options.network, options.taps))
-    return make_tiled_objective(backbone, noise(0), {}, options, runtime, grid)
+    return make_objective(backbone, noise(0), {}, options, runtime, grid=grid)
 
 
 @pytest.mark.parametrize("tiled", [False, True], ids=["whole", "tiled"])
@@ -68,23 +66,6 @@ def test_the_term_and_its_gradient(kind: str, reduction: str, tiled: bool) -> No
     assert loss.total.item() == pytest.approx(value, rel=1e-6)
     assert loss.tv.item() == pytest.approx(value / 0.3, rel=1e-6)
     assert (gradient - expected).norm() <= 1e-5 * expected.norm()
-
-
-@pytest.mark.parametrize("cuts", [(23,), (8, 23), (1, 2, 23), (7, 15, 16, 23)])
-@pytest.mark.parametrize("kind", KINDS)
-def test_bands_add_up(kind: str, cuts: tuple[int, ...]) -> None:
-    image = noise(3)
-    value, expected = exact(image, kind, 1.0)
-    band = BandVariation(kind, HEIGHT, "torch")
-    found, gradients, start = 0.0, [], 0
-    for stop in cuts:
-        above, below = start > 0, stop < HEIGHT
-        found += band.value(image[:, :, start : stop + below], above=above, below=below).item()
-        seen = band.gradient(image[:, :, start - above : stop + below], 1.0)
-        gradients.append(seen[:, :, int(above) : int(above) + stop - start])
-        start = stop
-    assert found == pytest.approx(value, rel=2e-6)
-    assert (torch.cat(gradients, 2) - expected).norm() <= 1e-5 * expected.norm()
 
 
 @pytest.mark.parametrize("kind", KINDS)

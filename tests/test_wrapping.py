@@ -16,10 +16,8 @@ from torch import Tensor
 import fastnst
 from fastnst.app.cli import main
 from fastnst.errors import OptionError
-from fastnst.images import load_image
-from fastnst.loss.objective import Objective, make_objective, style_targets
-from fastnst.loss.tile_style import tiled_style_targets
-from fastnst.loss.tiled_objective import make_tiled_objective
+from fastnst.loss.objective import Objective, make_objective
+from fastnst.loss.targets import style_targets
 from fastnst.network import winograd
 from fastnst.network.architecture import layers_up_to
 from fastnst.network.backbone import build_backbone
@@ -29,9 +27,7 @@ from fastnst.network.weights import Weights
 from fastnst.options.options import Options, resolve_options
 from fastnst.output import save_image
 from fastnst.plan.memory import network_of, untiled_bytes
-from fastnst.plan.ranks import Ranks
 from fastnst.resizing import resize
-from fastnst.transfer.canvas import Canvas
 from fastnst.transfer.stylizer import Stylizer
 from fastnst.wrapping import bordered, resize_wrapped, seam_variation
 
@@ -98,14 +94,16 @@ def in_float64(weights: Weights, options: Options, whole: Objective, image: Tens
         else:
             kernel, bias = (weights.tensors[f"{layer.name}.{part}"].double() for part in ("weight", "bias"))
             x = F.relu(F.conv2d(F.pad(x, (1, 1, 1, 1), mode="circular"), kernel, bias))
-        if layer.name in whole.style:
-            target, positions = whole.style[layer.name], x.shape[2] * x.shape[3]
+        terms = whole.layers.get(layer.name)
+        if terms is not None and terms.target is not None:
+            target, positions = terms.target, x.shape[2] * x.shape[3]
             matrix = x[0].flatten(1) @ x[0].flatten(1).T / positions
             squares = (matrix - target.matrix[0].double()).square().sum()
             total = total + options.style_weight * target.weight * squares / (4 * x.shape[1] ** 2)
-        if layer.name in whole.content:
-            content = whole.content[layer.name]
-            total = total + options.content_weight * content.weight * (x - content.features.double()).square().sum()
+        if layer.name in whole.content.weights:
+            content = whole.content.features(0)[layer.name].double()
+            weight = options.content_weight * whole.content.weights[layer.name]
+            total = total + weight * (x - content).square().sum()
     steps = [(image - image.roll(1, axis)).square().sum() for axis in (2, 3)]
     return total + options.tv_weight * sum(steps) / (image.shape[2] * image.shape[3])
 
@@ -125,14 +123,15 @@ def test_loss_and_gradient_are_those_of_circular_padding_in_float64(weights: Wei
 
 @pytest.mark.parametrize(
     ("height", "width", "tile", "level"),
-    [(64, 96, 16, "kept"), (40, 40, 8, "kept-host"), (40, 40, 8, "recompute"), (72, 28, 8, "recompute")],
+    [(64, 96, 16, "kept"), (40, 40, 8, "recompute"), (72, 28, 8, "recompute")],
 )
 def test_tiles_wrap_around(weights: Weights, height: int, width: int, tile: int, level: str) -> None:
     content, image = noise(1, height, width), noise(2, height, width)
     whole, options = objective(weights, content, **SHALLOW)
     grid = make_grid(height, width, tile, reach_of("vgg19", options.taps, options.padding))
     assert len(grid) > 1
-    tiled = make_tiled_objective(whole.backbone, content, whole.style, options, whole.runtime, grid, level=level)
+    style = {name: layer.target for name, layer in whole.layers.items() if layer.target is not None}
+    tiled = make_objective(whole.backbone, content, style, options, whole.runtime, grid=grid, level=level)
     expected, exact = whole.loss_and_gradient(image)
     loss, gradient = tiled.loss_and_gradient(image)
     for found in (loss, tiled.loss(image)):
@@ -159,7 +158,7 @@ def test_a_style_goes_on_beyond_its_borders_as_it_ends(weights: Weights, precisi
     expected = features @ features.T / features.shape[1]
     for found in (
         style_targets(backbone, [(image, 1.0)], options, runtime),
-        tiled_style_targets(backbone, [(image, 1.0)], options, runtime, 8),
+        style_targets(backbone, [(image, 1.0)], options, runtime, tile=8),
     ):
         target = found["conv2_1"]
         assert isinstance(target, BlendedTarget)
@@ -249,7 +248,8 @@ def test_a_texture_that_tiles_has_no_seam() -> None:
 
 def test_sizes_lie_on_the_grid() -> None:
     tall = Stylizer(noise(1, 40, 60), size=64, weights="random", padding="circular", scales=[36, 64], **SHALLOW)
-    assert tall.scales(load_image(noise(2, 50, 39))) == {36: (36, 28), 64: (64, 48)}
+    scales = tall.prepare(noise(2, 50, 39)).scales
+    assert [(scale.edge, scale.size) for scale in scales] == [(36, (36, 28)), (64, (64, 48))]
 
 
 @pytest.mark.parametrize(
@@ -272,12 +272,6 @@ def test_what_cannot_tile_is_refused() -> None:
         fastnst.synthesize_texture(noise(1, 32, 32), size=32, tileable=True, padding="zeros")
     with pytest.raises(OptionError, match=r"an image of 60×48 pixels does not tile.* give 64×48"):
         fastnst.stylize(noise(1, 44, 60), noise(1, 32, 32), size=60, padding="circular", weights="random")
-
-
-def test_several_processes_are_refused() -> None:
-    stylizer = Stylizer(noise(1, 32, 32), ranks=Ranks(size=2), size=64, preset="texture", padding="circular")
-    with pytest.raises(OptionError, match="several processes cannot share an image that tiles"):
-        stylizer.scales(Canvas(64, 64))
 
 
 def test_the_padded_maps_are_planned_for() -> None:

@@ -13,8 +13,8 @@ from fastnst_kernels.image import KINDS
 from torch import Tensor, nn
 
 from fastnst.errors import OptionError
-from fastnst.loss.reductions import content_factor as factor_of
-from fastnst.options.options import CONTENT_FORMS
+from fastnst.loss.terms import content_factor as factor_of
+from fastnst.options.parse import CONTENT_FORMS
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -163,7 +163,7 @@ class TVLoss(nn.Module):
 
 @torch.no_grad()
 def content_factor(target: Tensor, form: str) -> float | Tensor:
-    """What a form of `ContentLoss` multiplies `Σ (F − P)²` by, for P (1 or B, C, H, W): a number, or (1 or B,)."""
+    """The constant of `Σ (F − P)²` in a form of `ContentLoss`, for P (1 or B, C, H, W): a number, or (1 or B,)."""
     if form != "relative":
         return factor_of(form, 0.0, target[0].numel())
     wide = torch.promote_types(target.dtype, torch.float32)

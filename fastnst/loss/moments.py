@@ -4,21 +4,17 @@ With `m` the region's mask the sums are Σ m² F Fᵀ and Σ m² F, which the ke
 gradient `D` by G and `d` by μ, that of the features is m² (2 D F + d) / Σ m², which the kernels make too.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from fastnst_kernels import GramDifference, accumulate_gram, ops
 from torch import Tensor
 
-from fastnst.loss.guidance import LayerGuidance
-from fastnst.loss.style_statistics import Moments, MomentTarget, moment_loss
+from fastnst.loss.masks import LayerGuidance
+from fastnst.loss.statistics import Moments, MomentTarget, moment_loss
 from fastnst.network.runtime import Runtime
 from fastnst.network.tiles import Window
-
-StyleRegions = Sequence[Mapping[int, Tensor | None]]
-"""For each region, which styles it has, by their index, and where in them: a mask (1, 1, H, W) of the style's size,
-float32 in 0…1, or None for all of it."""
 
 CHUNK_ELEMENTS = 1 << 22
 """Elements of features of which a copy is made at a time."""
@@ -33,14 +29,14 @@ class MomentSums:
 
     @classmethod
     def nothing(cls, filters: int, device: torch.device) -> "MomentSums":
-        """Those of no positions, for N `filters`."""
+        """The sums of no positions, for N `filters`."""
         gram, mean = (
             torch.zeros(shape, dtype=torch.float32, device=device) for shape in ((1, filters, filters), (1, filters))
         )
         return cls(gram, mean)
 
     def add(self, features: Tensor, mask: Tensor | None, runtime: Runtime) -> None:
-        """Sees features (1, N, h, w), a view of a larger map, and their mask (1, 1, h, w)."""
+        """Adds features (1, N, h, w), a view of a larger map, with their mask (1, 1, h, w)."""
         backend = loss_backend(runtime)
         if mask is None:
             accumulate_gram(self.gram, features, precision=runtime.dot_precision, backend=backend)
@@ -53,14 +49,14 @@ class MomentSums:
             self.mean += masked.mul_(here).sum((2, 3), dtype=torch.float32)
 
     def moments(self, total: float) -> Moments:
-        """Those of positions whose m² are `total` in all."""
+        """The moments of the positions seen so far, whose m² are `total` in all."""
         return Moments(self.gram / total, self.mean / total)
 
 
 @dataclass
 class RegionSums:
-    """The style term of one layer in regions, over the whole image. Of each region: its targets, its mask's map `m` of
-    the positions that are seen here, the sum of m² of the whole image, and its share of the area.
+    """The style term of one layer in regions, over the whole image. For each region: its targets, its mask's map `m`,
+    the sum of m², and its share of the area.
 
     Between `begin` and `finish` the positions are seen; after it `loss` is the term, (1,), and `add_gradient` gives
     back that of `style_weight` times it.
@@ -77,22 +73,22 @@ class RegionSums:
     _gradients: list[tuple[GramDifference, Tensor]] = field(default_factory=list, init=False)
 
     def begin(self) -> None:
-        """Nothing has been seen."""
+        """Starts anew: no position has been seen."""
         self.loss = None
         self._seen = [MomentSums.nothing(region[0].mean.shape[1], self.runtime.device) for region in self.targets]
 
     @property
     def sums(self) -> list[Tensor]:
-        """What is to be summed over all that see a part, before `finish`."""
+        """The sums over positions, which several processes add up before `finish`."""
         return [tensor for sums in self._seen for tensor in (sums.gram, sums.mean)]
 
     def add(self, features: Tensor, window: Window) -> None:
-        """Sees features (1, N, h, w), a view of a larger map, of the positions at `window` of what is seen here."""
+        """Adds features (1, N, h, w), a view of a larger map, of the positions at `window` of the image."""
         for sums, mask in zip(self._seen, self.maps, strict=True):
             sums.add(features, None if mask is None else mask[:, :, *window], self.runtime)
 
     def finish(self, dtype: torch.dtype) -> None:
-        """All has been seen; the features are of `dtype`."""
+        """Makes the loss and its gradient of the sums over all positions; the features are of `dtype`."""
         self._gradients = []
         self.loss = torch.zeros(1, dtype=torch.float32, device=self.runtime.device)
         kept = ops.difference_dtype(dtype, self.runtime.kernels)
@@ -109,7 +105,7 @@ class RegionSums:
 
     @property
     def plain_gradient(self) -> tuple[GramDifference, Tensor] | None:
-        """Where the whole image is one region: D for the kernel that adds D F, and d, (1, N, 1, 1), added before it."""
+        """D for the kernel that adds D F, and d, (1, N, 1, 1), added before it, where the whole image is one region."""
         if len(self.maps) != 1 or self.maps[0] is not None:
             return None
         difference, mean = self._gradients[0]
@@ -117,7 +113,7 @@ class RegionSums:
 
     def add_gradient(self, gradient: Tensor, features: Tensor, window: Window, scale: Tensor) -> None:
         """Adds `scale`, (1,), times the gradient of features (1, N, h, w) to `gradient`, both views of larger maps, of
-        the positions at `window` of what is seen here."""
+        the positions at `window` of the image."""
         for (difference, mean), mask in zip(self._gradients, self.maps, strict=True):
             shift = (mean * scale)[:, :, None, None]
             for rows, part in chunks(features):
@@ -131,21 +127,21 @@ class RegionSums:
         layout = torch.channels_last if features.stride(1) == 1 else torch.contiguous_format
         product = torch.empty_like(features, memory_format=layout)
         ops.tap_backward(
-            product,
-            False,
-            features,
-            None,
-            difference.matrix,
-            difference.scale,
-            scale,
-            difference.factor,
-            None,
-            None,
-            0.0,
-            False,
-            None,
-            self.runtime.dot_precision,
-            self.runtime.kernels,
+            gradient=product,
+            accumulate=False,
+            features=features,
+            upstream=None,
+            difference=difference.matrix,
+            scale=difference.scale,
+            style_gradient=scale,
+            style_factor=difference.factor,
+            content=None,
+            content_gradient=None,
+            content_factor=0.0,
+            relu=False,
+            owned=None,
+            precision=self.runtime.dot_precision,
+            backend=self.runtime.kernels,
         )
         return product
 
@@ -156,12 +152,12 @@ def region_sums(
     """The sums of a layer whose regions have `targets`; regions that its resolution leaves nothing of have no part."""
     kept = [region for region, total in enumerate(guidance.totals) if total > 0 and targets[region]]
     return RegionSums(
-        runtime,
-        [targets[region] for region in kept],
-        [guidance.maps[region] for region in kept],
-        [guidance.totals[region] for region in kept],
-        [guidance.areas[region] for region in kept],
-        style_weight,
+        runtime=runtime,
+        targets=[targets[region] for region in kept],
+        maps=[guidance.maps[region] for region in kept],
+        totals=[guidance.totals[region] for region in kept],
+        areas=[guidance.areas[region] for region in kept],
+        style_weight=style_weight,
     )
 
 
@@ -171,7 +167,7 @@ def loss_backend(runtime: Runtime) -> str:
 
 
 def chunks(features: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Rows of a map and the features there, no more elements at a time than a copy of them may take."""
+    """Splits a map into rows and the features there, no more elements at a time than a copy of them may take."""
     height = features.shape[2]
     step = max(1, CHUNK_ELEMENTS // (features.shape[1] * features.shape[3]))
     for start in range(0, height, step):

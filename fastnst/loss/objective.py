@@ -1,87 +1,39 @@
-"""The objective of Gatys, Ecker and Bethge (2016) and its gradient with respect to the image.
+"""The loss as a function of the image, and its gradient: `terms` has the formulas.
 
-`F` (N filters × M positions) are the features of the image at a layer, `P` those of the content image, `G = F Fᵀ / M`
-the Gram matrix and `A` that of the style image (over the style image's own positions).
+The loss depends on the image through sums over positions alone. A first pass shows each tile to the network and adds
+what it owns to the Grams and to the content term; then the gradient of each term is known for any position, and a
+second pass goes back through each tile and adds its image's gradient to the whole (see `network.tiles` for what a tile
+sees). The second pass takes what the first one kept, or computes it again. The whole image is its own one tile, with
+neither halo nor a second way forward.
 
-`objective="paper"`, to the letter::
-
-    content = Σ_l v_l · ½ Σ (F − P)²
-    style   = Σ_l w_l · 1/(4 N²) Σ (G − A)²
-
-`objective="relative"`, each layer's term divided by its target's own energy, so that 1 means "as far from the target as
-nothing at all", with any network and at any size::
-
-    content = Σ_l v_l · Σ (F − P)² / Σ P²
-    style   = Σ_l w_l · Σ (G − A)² / Σ A²
-
-In both, `tv = 1/(H·W) Σ ((x_{i,j+1} − x_{i,j})² + (x_{i+1,j} − x_{i,j})²)` over the pixels and channels of the image in
-0…1 (with `padding="circular"` across its seams too), and `total = α · content + β · style + γ · tv`. Several styles
-with weights `ω_s` (Σ ω_s = 1) make `style = Σ_s ω_s style_s`.
-
-`content_reduction` and `style_reduction` choose other constants for one of the terms (see `reductions`). `tv_kind`
-chooses another variation (see `fastnst_kernels.total_variation`), and `tv_reduction="sum"` multiplies it by H·W.
-
-That is the style term with `style_loss="gram"`; `style_statistics` and `sliced` have the others. With masks it is
-the sum of those of the regions, each by its share of the image's area, and where the content is transparent nothing
-counts: with `a` its alpha at a layer, content = Σ_l v_l · ½ Σ a² (F − P)² (or over Σ a² P²).
+Several processes share the tiles: each takes every n-th, and they add up the sums and then the gradient.
 """
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
-from fastnst_kernels import BlendedTarget, blend_targets, gram, image_ops
+from fastnst_kernels import image_ops
 from torch import Tensor
 
-from fastnst.errors import FastnstError
-from fastnst.loss.guidance import Guidance, LayerGuidance
-from fastnst.loss.moments import StyleRegions, loss_backend
-from fastnst.loss.reductions import content_factor, style_factor
+from fastnst.errors import FastnstError, OptionError
+from fastnst.loss.content import ContentTarget, content_target
+from fastnst.loss.layer import LayerTap, LayerTerms, layer_terms
+from fastnst.loss.masks import Guidance
 from fastnst.loss.scale import LossScale
-from fastnst.loss.sliced import SlicedTargets, sliced_targets
-from fastnst.loss.style_moments import region_targets
-from fastnst.loss.taps import ContentTarget, LayerTap, SummedTap
-from fastnst.loss.tile_taps import LayerSums, StyleTarget, layer_sums
-from fastnst.network.backbone import Backbone
-from fastnst.network.forward_tap import ForwardTap
+from fastnst.loss.sliced import SlicedTargets
+from fastnst.loss.targets import StyleTarget
+from fastnst.loss.terms import Loss, Variation, variation_of
+from fastnst.network.backbone import Backbone, Trace
 from fastnst.network.runtime import Runtime
-from fastnst.network.tiles import levels_of
+from fastnst.network.tiles import TileGrid, add_crop, cut, levels_of, make_grid, reach_of
 from fastnst.options.options import Options
-from fastnst.options.parse import LayerWeights
 from fastnst.wrapping import seam_variation
 
-
-@dataclass(frozen=True)
-class Loss:
-    """The terms before their weights and the total after, float32 scalars on the image's device."""
-
-    total: Tensor
-    content: Tensor
-    style: Tensor
-    tv: Tensor
-
-
-@dataclass(frozen=True)
-class Variation:
-    """The total variation of the image, of a `kind` of `fastnst_kernels.total_variation`: the term is `factor` times
-    that, and the total has `weight` times that."""
-
-    kind: str
-    factor: float
-    weight: float
-
-    def added(self, loss: Loss, found: Tensor) -> Loss:
-        """The loss with the variation `found`, (1,) or a scalar."""
-        tv = found.sum() * self.factor
-        return Loss(loss.total + self.weight * found.sum(), loss.content, loss.style, tv)
-
-
-def variation_of(options: Options, height: int, width: int) -> Variation:
-    """That of an image of this size in pixels."""
-    factor = float(height * width) if options.tv_reduction == "sum" else 1.0
-    return Variation(options.tv_kind, factor, options.tv_weight * factor)
+LEVELS = ("kept", "recompute")
+"""What the first pass keeps for the second: bits and tapped features, or nothing."""
 
 
 class Evaluation(Protocol):
@@ -104,77 +56,153 @@ class Evaluation(Protocol):
         """The loss, and the gradient of its total: (1, 3, H, W) float32, contiguous."""
 
 
+def _alone(tensors: Sequence[Tensor]) -> None:
+    """All tiles are here: nothing is to be added."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """The tiles of one process among several: every `size`-th, from the `rank`-th on. `add_up` adds the other
+    processes' tensors to its own, in place."""
+
+    rank: int = 0
+    size: int = 1
+    add_up: Callable[[Sequence[Tensor]], None] = _alone
+
+
 @dataclass(frozen=True)
 class Objective:
-    """The total loss as a function of the image. Make one with `make_objective`."""
+    """The total loss as a function of the image. Make one with `make_objective`.
+
+    Where the first pass keeps something, the second computes the first `again` steps of the backbone once more, the
+    last of which is tapped.
+    """
 
     backbone: Backbone
-    content: dict[str, ContentTarget]
-    style: Mapping[str, StyleTarget]
+    grid: TileGrid
+    share: Share
+    layers: Mapping[str, LayerTerms]
+    levels: Mapping[str, int]
+    content: ContentTarget
     content_weight: float
     style_weight: float
     variation: Variation
+    level: str
+    again: int
     runtime: Runtime
     loss_scale: LossScale
+    is_tiled: bool
     wraps: bool = False
-    guidance: Mapping[str, LayerGuidance] = field(default_factory=dict)
-    _sums: dict[str, LayerSums] = field(default_factory=dict, init=False, repr=False)
-
-    @property
-    def is_tiled(self) -> bool:
-        # What torch allocates to sort is its own affair.
-        return any(isinstance(target, SlicedTargets) for target in self.style.values())
 
     def loss(self, image: Tensor) -> Loss:
         """The loss of `image`, (1, 3, H, W) float32 in 0…1, without a gradient."""
-        taps = self._taps()
-        self.backbone.forward(image, taps)
+        self._check(image)
+        self._forward(image, record=False)
         tv = image_ops.total_variation(image, self.variation.kind, self.runtime.kernels)
-        return self._loss(taps, tv + seam_variation(image, kind=self.variation.kind) if self.wraps else tv)
+        return self._loss(tv + seam_variation(image, kind=self.variation.kind) if self.wraps else tv)
 
     def loss_and_gradient(self, image: Tensor) -> tuple[Loss, Tensor]:
         """The loss, and the gradient of its total: (1, 3, H, W) float32, contiguous.
 
         Nothing is read back to the host. In float16 the gradient is not finite where `loss_scale` is too large.
         """
-        taps = self._taps()
-        traces = self.backbone.forward(image, taps, record=True)
-        scale = None
+        self._check(image)
+        kept = self._forward(image, record=self.level == "kept")
         if self.loss_scale.needed:
-            self.loss_scale.follow(self._loss(taps, image.new_zeros((1,))).total)
-            scale = self.loss_scale.factor
-        gradient, tv = self.backbone.backward(
-            image, traces, taps, tv_weight=self.variation.weight, tv_kind=self.variation.kind, scale=scale
-        )
-        if self.wraps:
-            tv = tv + seam_variation(image, gradient, self.variation.weight, self.variation.kind)
-        return self._loss(taps, tv), gradient.contiguous()
-
-    def _taps(self) -> dict[str, LayerTap | SummedTap]:
-        return {name: self._tap(name) for name in {**self.style, **self.content}}
-
-    def _tap(self, name: str) -> LayerTap | SummedTap:
-        """The fused tap of a Gram matrix and a content term of all positions; sums for what else there is."""
-        style, content, guidance = self.style.get(name), self.content.get(name), self.guidance.get(name)
-        scale = self.loss_scale.factor
-        whole = guidance is None or guidance.opaque is None
-        if whole and (style is None or isinstance(style, BlendedTarget)):
-            return LayerTap(self.runtime, style, content, self.style_weight, self.content_weight, scale)
-        if guidance is None:
-            raise FastnstError("a style of regions needs to know where they are; give make_objective its guidance")
-        if name not in self._sums:
-            constant = None if content is None else content.weight
-            self._sums[name] = layer_sums(
-                self.runtime, style, constant, guidance, self.style_weight, self.content_weight
+            self.loss_scale.follow(self._loss(image.new_zeros((1,))).total)
+        leads, kind = self.share.rank == 0, self.variation.kind
+        # The variation is the first process's, so that it is added once.
+        weight = self.variation.weight if leads else 0.0
+        if self._is_whole and leads:
+            gradient, tv = self._backward(image, 0, kept.pop(0, None), tv_weight=weight)
+        else:
+            gradient, tv = image_ops.image_gradient(
+                image, None, [1.0] * 3, False, weight, None, kind, self.runtime.kernels
             )
-        return SummedTap(self._sums[name], content, scale)
+        gradient = gradient.contiguous()
+        if self.wraps:
+            tv = tv + seam_variation(image, gradient, weight, kind)
+        if not self._is_whole:
+            for index in reversed(range(len(self.content.tiles))):
+                part, _ = self._backward(image, index, kept.pop(index, None), tv_weight=0.0)
+                add_crop(gradient, self.content.tiles[index], part)
+        if self.share.size > 1:
+            tv = tv if leads else torch.zeros_like(tv)
+            self.share.add_up([gradient, tv])
+        return self._loss(tv), gradient
 
-    def _loss(self, taps: Mapping[str, LayerTap | SummedTap], tv: Tensor) -> Loss:
-        zero = torch.zeros_like(tv)
-        style = sum((tap.style for tap in taps.values() if tap.style is not None), zero).sum()
-        content = sum((tap.content for tap in taps.values() if tap.content is not None), zero).sum()
-        total = self.content_weight * content + self.style_weight * style
-        return self.variation.added(Loss(total, content, style, zero.sum()), tv)
+    def _forward(self, image: Tensor, *, record: bool) -> dict[int, list[Trace]]:
+        """The first pass: the terms of all tiles. Returns what is kept of each, if `record`."""
+        for layer in self.layers.values():
+            layer.begin()
+        kept = {}
+        for index in range(len(self.content.tiles)):
+            taps, crop = self._taps(index, adds=True), self._crop(image, index)
+            # Nothing here holds the traces: what is not kept makes room for the next tile's.
+            if record:
+                kept[index] = self._kept(self.backbone.forward(crop, taps, record=True))
+            else:
+                self.backbone.forward(crop, taps)
+        self.share.add_up([sums for layer in self.layers.values() for sums in layer.sums])
+        for layer in self.layers.values():
+            layer.finish(self.backbone.layers.dtype)
+        return kept
+
+    def _kept(self, traces: list[Trace]) -> list[Trace]:
+        """What is kept of a tile's traces: those of the steps that are not computed again."""
+        self.backbone.release(traces[: self.again])
+        return traces[self.again :]
+
+    def _backward(
+        self, image: Tensor, index: int, kept: list[Trace] | None, *, tv_weight: float
+    ) -> tuple[Tensor, Tensor]:
+        """The second pass of one tile: the gradient of its crop, (1, 3, h, w), and the crop's total variation, (1,)."""
+        crop, taps = self._crop(image, index), self._taps(index, adds=False)
+        if kept is None:
+            traces = self.backbone.forward(crop, taps, record=True)
+        else:
+            first = {name: taps[name] for name in list(self.backbone.steps)[: self.again] if name in taps}
+            traces = (self.backbone.forward(crop, first, record=True) if first else []) + kept
+            kept.clear()
+        scale = self.loss_scale.factor if self.loss_scale.needed else None
+        return self.backbone.backward(crop, traces, taps, tv_weight=tv_weight, tv_kind=self.variation.kind, scale=scale)
+
+    def _taps(self, index: int, *, adds: bool) -> dict[str, LayerTap]:
+        content = self.content.features(index)
+        tile = self.content.tiles[index]
+        return {
+            name: LayerTap(
+                terms=layer,
+                inside=tile.inside(self.levels[name]),
+                window=tile.owned(self.levels[name]),
+                content=content.get(name),
+                adds=adds,
+                scale=self.loss_scale.factor,
+            )
+            for name, layer in self.layers.items()
+        }
+
+    @cached_property
+    def _is_whole(self) -> bool:
+        """Whether the image is its own one tile."""
+        return len(self.grid) == 1
+
+    def _crop(self, image: Tensor, index: int) -> Tensor:
+        return image if self._is_whole else cut(image, self.content.tiles[index]).contiguous()
+
+    def _check(self, image: Tensor) -> None:
+        expected = (1, 3, self.grid.height, self.grid.width)
+        if image.shape != expected:
+            raise FastnstError(f"image of shape {tuple(image.shape)} is not the objective's; give {expected}")
+
+    def _loss(self, tv: Tensor) -> Loss:
+        """The loss with the terms of all tiles and `tv`, (1,), the total variation."""
+        zero = torch.zeros((), dtype=torch.float32, device=tv.device)
+        layers = self.layers.values()
+        style = sum((layer.style.sum() for layer in layers if layer.style is not None), zero)
+        content = sum((layer.content.sum() for layer in layers if layer.content is not None), zero)
+        total = self.content_weight * content + self.style_weight * style + self.variation.weight * tv.sum()
+        return Loss(total, content, style, tv.sum() * self.variation.factor)
 
 
 def make_objective(
@@ -183,105 +211,90 @@ def make_objective(
     style: Mapping[str, StyleTarget],
     options: Options,
     runtime: Runtime,
+    *,
     guidance: Guidance | None = None,
+    grid: TileGrid | None = None,
+    level: str = "kept",
+    again: int | None = None,
+    content_is_kept: bool = True,
+    loss_scale: LossScale | None = None,
+    share: Share | None = None,
 ) -> Objective:
-    """The objective for an image of the size of `content`, (1, 3, H, W) float32 RGB in 0…1, with `style_targets`.
+    """The objective for an image of the size of `content`, (1, 3, H, W) float32 RGB in 0…1 on any device.
 
-    With a `guidance` that is not plain, which is of the same size, the style's targets are those of its regions.
+    Args:
+        style: the layers' `style_targets`; of the regions of `guidance` where that is not plain.
+        guidance: the regions of the image, and where it is opaque; None for all of it.
+        grid: its tiles; None for the whole image.
+        level: what the first pass keeps, one of `LEVELS`.
+        again: how many steps the second pass computes again in the level "kept"; by default, in tiles, the first
+            convolution, whose features are cheaper to compute than to keep.
+        content_is_kept: whether the content's features are kept, or computed anew in each pass.
+        loss_scale: that of a run that goes on; None for a new one.
+        share: the tiles of this process; None for all.
     """
-    guidance = guidance or Guidance(content.shape[2], content.shape[3])
-    layers = guidance.at(levels_of(options.network, options.taps), runtime.device)
-    return Objective(
+    height, width = content.shape[2:]
+    if grid is None:
+        grid = make_grid(height, width, max(height, width), reach_of(options.network, options.taps, options.padding))
+    if level not in LEVELS:
+        raise OptionError(f"unknown level {level!r} of tiles; choose one of: {', '.join(LEVELS)}")
+    if again and list(backbone.steps)[again - 1] not in options.taps:
+        raise OptionError(f"the last of {again} steps that are computed again is not tapped; choose another")
+    if (height, width) != (grid.height, grid.width):
+        raise OptionError(
+            f"tiles of {grid.height}×{grid.width} pixels do not fit {tuple(content.shape)}; make new ones"
+        )
+    is_sliced = any(isinstance(target, SlicedTargets) for target in style.values())
+    share = share or Share()
+    if is_sliced and (len(grid) > 1 or share.size > 1):
+        raise FastnstError("sorted features cannot be summed up in parts; see the image whole, in one process")
+    levels = levels_of(options.network, options.taps)
+    guided = (guidance or Guidance(height, width)).at(levels, runtime.device)
+    target = content_target(
         backbone,
-        content_targets(backbone, content, options, layers),
-        style,
-        options.content_weight,
-        options.last_style_weight,
-        variation_of(options, *content.shape[2:]),
-        runtime,
-        LossScale(runtime),
-        options.wraps,
-        layers,
+        content,
+        tuple(grid)[share.rank :: share.size],
+        options,
+        device=runtime.device,
+        opaque={name: layer.opaque for name, layer in guided.items()},
+        is_kept=content_is_kept,
+        add_up=share.add_up,
+    )
+    layers = {
+        name: layer_terms(
+            runtime,
+            style.get(name),
+            target.weights.get(name),
+            guided[name],
+            style_weight=options.last_style_weight,
+            content_weight=options.content_weight,
+        )
+        for name in levels
+        if name in style or name in target.weights
+    }
+    if again is None:
+        again = 0 if len(grid) == 1 else least_again(backbone.steps, layers)
+    return Objective(
+        backbone=backbone,
+        grid=grid,
+        share=share,
+        layers=layers,
+        levels=levels,
+        content=target,
+        content_weight=options.content_weight,
+        style_weight=options.last_style_weight,
+        variation=variation_of(options, height, width),
+        level=level,
+        again=again if level == "kept" else 0,
+        runtime=runtime,
+        loss_scale=loss_scale or LossScale(runtime),
+        # What torch allocates to sort is its own affair.
+        is_tiled=len(grid) > 1 or share.size > 1 or is_sliced,
+        wraps=options.wraps,
     )
 
 
-@torch.no_grad()
-def content_targets(
-    backbone: Backbone, content: Tensor, options: Options, guidance: Mapping[str, LayerGuidance] | None = None
-) -> dict[str, ContentTarget]:
-    """The content layers' features of `content`, (1, 3, H, W), with the constants of the chosen objective."""
-    features = _features(backbone, content, options.active_content_layers)
-    targets = {}
-    for name, weight in options.active_content_layers:
-        opaque = None if guidance is None else guidance[name].opaque
-        seen = features[name].float() if opaque is None else features[name].float() * opaque
-        energy = seen.square().sum().item()
-        factor = content_factor(options.content_form, energy, features[name].numel())
-        targets[name] = ContentTarget(features[name], weight * factor)
-    return targets
-
-
-@torch.no_grad()
-def style_targets(
-    backbone: Backbone,
-    styles: Sequence[tuple[Tensor, float]],
-    options: Options,
-    runtime: Runtime,
-    regions: StyleRegions | None = None,
-) -> dict[str, StyleTarget]:
-    """The style layers' targets, with the constants of the chosen objective.
-
-    `styles` are (image, weight): (1, 3, H, W) float32 RGB in 0…1, each of its own size, and weights that sum to 1.
-    `regions` are as for `region_targets`, which makes the targets of all but the Gram matrices of whole images. Of
-    these several styles cost no more than one: with `k_s` the constant of style `s` and `k = Σ k_s`,
-    `Σ k_s ‖G − A_s‖² = k ‖G − Ā‖² + Σ k_s ‖A_s − Ā‖²` where `Ā = Σ k_s A_s / k`.
-    """
-    if options.style_loss == "sliced":
-        return dict(sliced_targets(backbone, styles, options, regions))
-    if options.style_loss != "gram" or regions is not None:
-        return dict(region_targets(backbone, styles, options, runtime, regions=regions))
-    layers = options.active_style_layers
-    grams: dict[str, list[Tensor]] = {name: [] for name, _ in layers}
-    for image, _ in styles:
-        features = _features(backbone, image, layers)
-        for name, found in features.items():
-            grams[name].append(gram(found, precision=runtime.dot_precision, backend=loss_backend(runtime)))
-    shares = [share for _, share in styles]
-    return {name: style_target(grams[name], shares, weight, options) for name, weight in layers}
-
-
-def style_target(grams: list[Tensor], shares: list[float], weight: float, options: Options) -> BlendedTarget:
-    """One layer's target: of the Gram matrices of several styles, (1, N, N) each, by their shares.
-
-    Raises FastnstError where the constant of the relative objective is out of range.
-    """
-    weights = [
-        weight * share * style_factor(options.style_form, _energy(matrix), matrix.shape[-1])
-        for matrix, share in zip(grams, shares, strict=True)
-    ]
-    if not all(0 < each < math.inf for each, share in zip(weights, shares, strict=True) if share > 0):
-        raise FastnstError(
-            "the style's Gram matrix is out of float32's range; check the network's weights, and lower the weights of "
-            "the style layers"
-        )
-    return blend_targets(grams, weights)
-
-
-def _energy(matrix: Tensor) -> float:
-    return float(matrix.double().square().sum().item())
-
-
-@dataclass
-class _Copy(ForwardTap):
-    """A tap that keeps its layer's features."""
-
-    features: Tensor | None = None
-
-    def forward(self, features: Tensor) -> None:
-        self.features = features.clone()
-
-
-def _features(backbone: Backbone, image: Tensor, layers: LayerWeights) -> dict[str, Tensor]:
-    taps = {name: _Copy() for name, _ in layers}
-    backbone.forward(image, taps)
-    return {name: tap.features for name, tap in taps.items() if tap.features is not None}
+def least_again(steps: Iterable[str], taps: Container[str]) -> int:
+    """The steps that are always computed again in tiles: the first, if it is tapped and a convolution alone."""
+    first = next(iter(steps))
+    return int(first in taps and not first.startswith("pool"))

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from typing import NamedTuple, Unpack
 
 import torch
-from fastnst_kernels import BlendedTarget, blend_targets, gram, tap
+from fastnst_kernels import BlendedTarget, gram, tap
 from torch import Tensor, nn
 
 from fastnst.errors import OptionError
 from fastnst.images import Source, fitted_size, flattened, load_image, resize_picture
 from fastnst.loss.modules import TVLoss, content_factor
-from fastnst.loss.reductions import style_factor
+from fastnst.loss.targets import gram_target
 from fastnst.network.extractor import FeatureExtractor, Tap
 from fastnst.options.keywords import OptionValues
 from fastnst.options.options import resolve_options
@@ -41,7 +41,7 @@ class PerceptualLoss(nn.Module):
         loss = perceptual(network(images), images)
         loss.backward()
 
-    Its terms and their constants are those of `fastnst.loss.objective` (relative, or with `objective="paper"` the
+    Its terms and their constants are those of `fastnst.loss.terms` (relative, or with `objective="paper"` the
     paper's sums), so that the weights mean the same in both; the loss is their mean over the batch. The network's
     weights and the style's targets are buffers, not saved with the module.
 
@@ -158,11 +158,7 @@ class PerceptualLoss(nn.Module):
             for name, matrices in grams.items():
                 matrices.append(gram(features[name], backend=self.options.backend))
         for name, matrices in grams.items():
-            weights = [
-                self._style_layers[name] * share * _style_factor(matrix, self.options.style_form)
-                for matrix, share in zip(matrices, shares, strict=True)
-            ]
-            target = blend_targets(matrices, weights)
+            target = gram_target(matrices, shares, self._style_layers[name], self.options.style_form)
             self._style_weight[name] = target.weight
             self.register_buffer(f"_{name}_gram", target.matrix, persistent=False)
             self.register_buffer(f"_{name}_offset", target.offset, persistent=False)
@@ -172,11 +168,6 @@ class PerceptualLoss(nn.Module):
             return None
         matrix, offset = self.get_buffer(f"_{name}_gram"), self.get_buffer(f"_{name}_offset")
         return BlendedTarget(matrix, self._style_weight[name], offset)
-
-
-def _style_factor(matrix: Tensor, form: str) -> float:
-    """What `1/(4 C²) Σ (G − A)²` is multiplied by."""
-    return style_factor(form, float(matrix.double().square().sum()), matrix.shape[-1])
 
 
 def _shares(weights: tuple[float, ...] | None, count: int) -> tuple[float, ...]:

@@ -9,8 +9,8 @@ number of positions its sorted values are read at the quantiles (i + ½)/M, line
 takes the distance as it is; "relative" divides it by that of no features at all, 1/(N M) Σ_v |vᵀ F_A|². Several styles
 make the sum of their terms by their shares.
 
-A region has the positions whose mask is ½ or more. All positions have to be sorted together, so that there are neither
-tiles nor bands of it.
+A region has the positions whose mask is ½ or more. All positions have to be sorted together, so that there are no tiles
+of it.
 """
 
 import math
@@ -23,8 +23,7 @@ from fastnst_kernels import GramDifference
 from torch import Tensor
 
 from fastnst.errors import FastnstError
-from fastnst.loss.guidance import LayerGuidance, style_maps
-from fastnst.loss.moments import StyleRegions
+from fastnst.loss.masks import LayerGuidance, StyleRegions, style_maps
 from fastnst.network.backbone import Backbone
 from fastnst.network.forward_tap import ForwardTap
 from fastnst.network.tiles import Window, levels_of
@@ -58,7 +57,7 @@ def sliced_targets(
 ) -> dict[str, SlicedTargets]:
     """The style layers' targets of images (1, 3, H, W) float32 RGB in 0…1 on the backbone's device, by their shares.
 
-    `regions` are as for `region_targets`. Raises FastnstError where a constant is out of range.
+    `regions` are as for `style_targets`. Raises FastnstError where a constant is out of range.
     """
     if regions is None:
         regions = [dict.fromkeys(range(len(styles)))]

@@ -12,7 +12,6 @@ from fastnst.network.runtime import Runtime
 from fastnst.optim.adam import ADAM_RATE, Adam
 from fastnst.optim.lbfgs import LBFGS, LBFGS_HISTORY, LBFGS_RATE
 from fastnst.options.options import Options
-from fastnst.plan.ranks import ALONE, Ranks
 
 __all__ = ["ADAM_RATE", "LBFGS", "LBFGS_HISTORY", "LBFGS_RATE", "Adam", "Optimizer", "make_optimizer"]
 
@@ -39,9 +38,8 @@ class Optimizer(Protocol):
         """Takes over the state of one made with the same options, and goes on from it to the same bits."""
 
 
-def make_optimizer(options: Options, runtime: Runtime, ranks: Ranks = ALONE) -> Optimizer:
-    """A fresh optimiser of the kind and learning rate that `options` name, for an image or, among several
-    `ranks`, for the rows of it that are this process's."""
+def make_optimizer(options: Options, runtime: Runtime) -> Optimizer:
+    """A fresh optimiser of the kind and learning rate that `options` name."""
     if options.optimizer == "adam":
         return Adam(learning_rate=options.learning_rate or ADAM_RATE, backend=runtime.kernels)
     return LBFGS(
@@ -50,5 +48,4 @@ def make_optimizer(options: Options, runtime: Runtime, ranks: Ranks = ALONE) -> 
         history_dtype=_HISTORY_DTYPES[options.history_precision],
         hessian=options.hessian,
         line_search=options.line_search,
-        ranks=ranks,
     )

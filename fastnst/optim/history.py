@@ -5,9 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from fastnst.optim.frequency_bands import Basis
-from fastnst.optim.inverse_hessian import BandCurvature, latest_scale
-from fastnst.plan.ranks import ALONE, Ranks
+from fastnst.optim.bands import BandCurvature, Basis
 
 # In how many parts the history is widened where it is kept in 16 bit.
 _PARTS = 16
@@ -16,7 +14,7 @@ _LARGEST = 2.0**14
 
 
 class History:
-    """The pairs in a ring, in blocks of a basis (see `fastnst.optim.frequency_bands`), and their inner products.
+    """The pairs in a ring, in blocks of a basis (see `fastnst.optim.bands`), and their inner products.
 
     `pairs[0]` holds the `s`, `pairs[1]` the `y`, (history, channels, blocks, length) each, divided by `units`
     (2, history), powers of two; only those that are `curved` have influence. `sy[i, j] = s_i · y_j` (of use where i is
@@ -25,8 +23,8 @@ class History:
     channel, else `BandCurvature`'s matrices on the scale of the pairs' mean `s·y / y·y`.
     """
 
-    def __init__(self, like: Tensor, length: int, dtype: torch.dtype, basis: Basis, ranks: Ranks = ALONE) -> None:
-        """`like` are blocks of the basis. Each of `ranks` keeps its own pixels, and products are those of all."""
+    def __init__(self, like: Tensor, length: int, dtype: torch.dtype, basis: Basis) -> None:
+        """`like` are blocks of the basis."""
         device, channels, bands = like.device, basis.channels, basis.bands
         zeros = partial(torch.zeros, dtype=torch.float64, device=device)
         self.length = length
@@ -41,7 +39,6 @@ class History:
         self._curvature = BandCurvature(bands, device) if channels > 1 else None
         self._ring = torch.arange(length, device=device)
         self._band = basis.band
-        self._ranks = ranks
         self._members = (basis.band == torch.arange(bands, device=device)[:, None]).double()
 
     def tensors(self) -> dict[str, Tensor]:
@@ -82,7 +79,7 @@ class History:
 
     def _keep(self, row: int, vector: Tensor) -> Tensor:
         """Keeps `vector` as the latest pair's `s` (row 0) or `y` (row 1); returns it as it is kept."""
-        largest = self._ranks.largest(vector.abs().amax().double())
+        largest = vector.abs().amax().double()
         _, exponent = torch.frexp(torch.where(largest > 0, largest, 1.0))
         # Not so small that float32 lost it.
         unit = torch.ldexp(torch.ones_like(largest), exponent.clamp_min(-100)) / _LARGEST
@@ -104,7 +101,7 @@ class History:
             curved &= taken
         self.curved.index_copy_(0, self.slot, curved)
         if self._curvature is None:
-            h0 = latest_scale(own_sy, own_yy)
+            h0 = (own_sy / own_yy).view(1, 1, 1)
         else:
             self._curvature.learn(ss, self.yy[self.slot, self.slot][0], own_sy, own_yy, curved)
             ratios = self.sy.diagonal() / _trace(self.yy[self._ring, self._ring])
@@ -133,8 +130,7 @@ class History:
 
     def _by_band(self, products: Tensor) -> Tensor:
         """Sums over the blocks of each band: (blocks, rows, columns) to (bands, rows, columns), float64."""
-        sums = self._members @ products.double().flatten(1)
-        return self._ranks.total(sums).view(-1, *products.shape[1:])
+        return (self._members @ products.double().flatten(1)).view(-1, *products.shape[1:])
 
     def _parts(self) -> list[slice]:
         """The blocks: all at once, or by parts where they are widened."""

@@ -5,20 +5,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastnst.optim.frequency_bands import Basis, Pixels, RadialBands, flat_view
+from fastnst.optim.bands import Basis, Pixels, RadialBands, flat_view
 from fastnst.optim.history import History
 from fastnst.optim.line_search import StrongWolfe
-from fastnst.optim.shared_frequencies import SharedRadialBands
-from fastnst.plan.ranks import ALONE, Ranks
 
 LBFGS_HISTORY = 20
 LBFGS_RATE = 1.0
 MOST_MOVE = 0.02
 """The longest step with band matrices: the root of the mean square over the pixels, in units of their 0…1 range."""
-
-
-IN_BLOCKS = ("pairs", "previous_gradient", "line_direction")
-"""Of the state, what is in blocks of the basis."""
 
 
 class LBFGS:
@@ -35,7 +29,7 @@ class LBFGS:
 
     `hessian="scalar"` is `H₀ = (s·y / y·y) I` of the latest pair: the iterates of `torch.optim.LBFGS(max_iter=1)`.
     `hessian="bands"` keeps the pairs in the picture's Fourier transform and has a 3×3 matrix for each band of radial
-    frequencies (`fastnst.optim.inverse_hessian`); no step is longer than `MOST_MOVE`. Coarse and fine structure, and
+    frequencies (`fastnst.optim.bands`); no step is longer than `MOST_MOVE`. Coarse and fine structure, and
     brightness and colour, differ in curvature, which a scalar cannot tell.
 
     The first step is `learning_rate / ‖g‖₁` along `−g` (torch's at most `learning_rate`, which makes tiny losses stand
@@ -48,8 +42,6 @@ class LBFGS:
     With `line_search="strong_wolfe"` (and else "none") each call gets the loss too, and either takes the image as the
     end of a line, from which it starts the next, or moves the image to another point of the same line; see
     `fastnst.optim.line_search`. It keeps two more images.
-
-    With `ranks`, several processes take the same steps, each with its own rows of the image.
     """
 
     def __init__(
@@ -60,14 +52,12 @@ class LBFGS:
         history_dtype: torch.dtype | None = None,
         hessian: str = "scalar",
         line_search: str = "none",
-        ranks: Ranks = ALONE,
     ) -> None:
         self.learning_rate = learning_rate
         self.history = history
         self.history_dtype = history_dtype
         self.hessian = hessian
         self.line_search = line_search
-        self.ranks = ranks
         self._basis: Basis | None = None
         self._pairs: History | None = None
         self._line: _Line | None = None
@@ -81,7 +71,7 @@ class LBFGS:
         if self.line_search != "none" and loss is None:
             raise ValueError("a line search needs the loss of the image; give step(image, gradient, loss)")
         if self._basis is None:
-            self._basis = self._made_basis(image)
+            self._basis = RadialBands(image) if self.hessian == "bands" else Pixels(image)
         basis = self._basis
         g = basis.to_blocks(gradient)
         if self._pairs is None and self._saved:
@@ -91,7 +81,7 @@ class LBFGS:
             direction = self._descent(g)
             self._pairs.begin(direction, g)
             if self.line_search != "none" and loss is not None:
-                self._line = _Line(image, g, self.ranks)
+                self._line = _Line(image, g)
                 self._line.begin(image, direction, loss, g)
             image += basis.to_picture(direction, image)
         elif self._line is None or loss is None:
@@ -99,9 +89,9 @@ class LBFGS:
             self._pairs.begin(direction, g)
             image += basis.to_picture(direction, image)
         else:
-            self._search(self._pairs, self._line, basis, image, g, loss)
+            self._search(self._pairs, self._line, basis, image=image, g=g, loss=loss)
 
-    def _search(self, pairs: History, line: "_Line", basis: Basis, image: Tensor, g: Tensor, loss: Tensor) -> None:
+    def _search(self, pairs: History, line: "_Line", basis: Basis, *, image: Tensor, g: Tensor, loss: Tensor) -> None:
         taken = line.judge(loss, g)
         stuck = taken & (line.length == 0)
         direction = self._quasi_newton(pairs.inverse_times(g, line.length, taken), image)
@@ -112,20 +102,14 @@ class LBFGS:
         pairs.begin(line.direction, g, taken)
         torch.addcmul(line.start, basis.to_picture(line.direction, image), line.length.to(image.dtype), out=image)
 
-    def _made_basis(self, image: Tensor) -> Basis:
-        if self.hessian != "bands":
-            return Pixels(image)
-        return RadialBands(image) if self.ranks.size == 1 else SharedRadialBands(image, self.ranks)
-
     def _descent(self, g: Tensor) -> Tensor:
-        return g * (-self.learning_rate / self.ranks.total(g.abs().sum()).clamp_min(torch.finfo(g.dtype).tiny))
+        return g * (-self.learning_rate / g.abs().sum().clamp_min(torch.finfo(g.dtype).tiny))
 
     def _quasi_newton(self, direction: Tensor, image: Tensor) -> Tensor:
         direction *= -self.learning_rate
         if self.hessian == "bands":
-            squares = direction.norm().double().square()
-            squares, pixels = self.ranks.total(torch.stack((squares, torch.full_like(squares, image.numel())))).unbind()
-            direction *= (MOST_MOVE / (squares / pixels).sqrt()).clamp_max(1.0).to(direction.dtype)
+            mean_square = direction.norm().double().square() / image.numel()
+            direction *= (MOST_MOVE / mean_square.sqrt()).clamp_max(1.0).to(direction.dtype)
         return direction
 
     def rescaled(self, size: tuple[int, int]) -> "LBFGS":
@@ -136,7 +120,6 @@ class LBFGS:
             history_dtype=self.history_dtype,
             hessian=self.hessian,
             line_search=self.line_search,
-            ranks=self.ranks,
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -158,21 +141,20 @@ class LBFGS:
 
     def _restore(self, image: Tensor, g: Tensor, basis: Basis) -> None:
         self._pairs = self._history(g, basis)
-        self._line = _Line(image, g, self.ranks) if self.line_search != "none" else None
+        self._line = _Line(image, g) if self.line_search != "none" else None
         line = {} if self._line is None else self._line.tensors()
         for name, value in {**self._pairs.tensors(), **line}.items():
             value.copy_(self._saved[name])
         self._saved = {}
 
     def _history(self, like: Tensor, basis: Basis) -> History:
-        return History(like, self.history, self.history_dtype or like.dtype, basis, self.ranks)
+        return History(like, self.history, self.history_dtype or like.dtype, basis)
 
 
 class _Line:
     """The line that is searched: the picture at its start, its direction in blocks, and what is known of the loss."""
 
-    def __init__(self, image: Tensor, blocks: Tensor, ranks: Ranks) -> None:
-        self._ranks = ranks
+    def __init__(self, image: Tensor, blocks: Tensor) -> None:
         self.start, self.direction = torch.zeros_like(image), torch.zeros_like(blocks)
         self._search = StrongWolfe(image)
 
@@ -199,4 +181,4 @@ class _Line:
 
     def _dot(self, a: Tensor, b: Tensor) -> Tensor:
         """The inner product of two tensors of blocks, a float64 scalar."""
-        return self._ranks.total((a * b).sum(dtype=torch.float64))
+        return (a * b).sum(dtype=torch.float64)

@@ -10,6 +10,9 @@ from fastnst.errors import OptionError
 from fastnst.network.architecture import NETWORKS, PAPER_STYLE_LAYERS
 from fastnst.options.masks import Mask
 from fastnst.options.parse import (
+    CONTENT_FORMS,
+    OF_THE_OBJECTIVE,
+    STYLE_FORMS,
     Iterations,
     LayerWeights,
     Scales,
@@ -22,10 +25,6 @@ from fastnst.options.presets import PRESETS
 
 START_WORDS = ("content", "recoloured", "noise", "grey", "style-mean")
 """What `init` may be beside a picture."""
-CONTENT_FORMS = ("relative", "paper", "mean", "root")
-STYLE_FORMS = ("relative", "paper", "mean", "channel-mean")
-OF_THE_OBJECTIVE = "objective"
-"""The form that the option `objective` names."""
 MAX_PIXELS = 200_000_000
 """The most pixels of a picture that is read; decoded whole, it takes 3 to 8 GB at the peak."""
 

@@ -21,6 +21,11 @@ Scales = int | tuple[int, ...] | Literal["auto"] | None
 Iterations = int | tuple[int, ...]
 StyleWeight = float | tuple[float, ...]
 
+CONTENT_FORMS = ("relative", "paper", "mean", "root")
+STYLE_FORMS = ("relative", "paper", "mean", "channel-mean")
+"""The constants in which the content and the style term are written; see `fastnst.loss.terms`."""
+OF_THE_OBJECTIVE = "objective"
+"""The form that the option `objective` names."""
 MOST_SCALES = 12
 """The most scales that can be asked for by their number."""
 LEAST_AUTOMATIC_EDGE = 512

@@ -5,33 +5,38 @@ what the planner's room is for.
 """
 
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from fastnst.errors import FastnstWarning
-from fastnst.loss.guidance import Guidance
-from fastnst.loss.objective import Loss, Objective, make_objective
+from fastnst.loss.masks import Guidance
+from fastnst.loss.objective import Objective, Share, make_objective
 from fastnst.loss.scale import LossScale
-from fastnst.loss.tile_taps import StyleTarget
-from fastnst.loss.tiled_objective import TiledObjective, make_tiled_objective
+from fastnst.loss.targets import StyleTarget
+from fastnst.loss.terms import Loss
 from fastnst.network.backbone import Backbone
 from fastnst.network.runtime import Runtime, is_out_of_memory
 from fastnst.options.options import Options
-from fastnst.plan.plan import Plan
-from fastnst.plan.planner import next_smaller
+from fastnst.plan.planner import WHOLE, Plan, next_smaller
+from fastnst.plan.processes import ALONE, Ranks
 
 T = TypeVar("T")
 
 
-class FittingObjective:
-    """`Objective` or `TiledObjective`, by `plan`. Where memory runs out it halves the tile, warns, and evaluates the
-    same image again; what it raises in the end is what ran out of memory with the smallest tile.
+class _OtherRanOutError(Exception):
+    """Memory ran out for another process: all evaluate the image again."""
 
-    `guidance` is that of `make_objective`. With `tile_is_fixed` it stays with what was asked for, and raises at once.
+
+class FittingObjective:
+    """The objective of `plan`, of which each of `ranks` computes its tiles.
+
+    Where memory runs out, for one process, all halve the tile, warn, and evaluate the same image again; what is raised
+    in the end is what ran out of memory with the smallest tile. `guidance` is that of `make_objective`. With
+    `tile_is_fixed` the plan stays, and it raises at once.
     """
 
     def __init__(
@@ -41,88 +46,80 @@ class FittingObjective:
         style: Mapping[str, StyleTarget],
         options: Options,
         runtime: Runtime,
-        plan: Plan,
         *,
+        plan: Plan,
         guidance: Guidance | None = None,
         tile_is_fixed: bool = False,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.runtime = runtime
-        self.plan = plan
-        self._backbone = backbone
-        self._content = content
-        self._style = style
-        self._options = options
-        self._guidance = guidance
-        self._tile_is_fixed = tile_is_fixed
-        self._inner: Objective | TiledObjective | None = None
+        self.runtime, self.plan = runtime, plan
         self.loss_scale = LossScale(runtime)
+        self._options, self._tile_is_fixed, self._ranks = options, tile_is_fixed, ranks
+        self._make = partial(
+            make_objective,
+            backbone,
+            content,
+            style,
+            options,
+            runtime,
+            guidance=guidance,
+            loss_scale=self.loss_scale,
+            share=Share(ranks.rank, ranks.size, self._add_up),
+        )
+        self._objective: Objective | None = None
         self._fitted(lambda objective: objective)
 
     @property
     def is_tiled(self) -> bool:
-        """Whether it works in tiles now: then it allocates, waits and moves memory as no captured graph may."""
-        return self.plan.tile is not None or self._options.style_loss == "sliced"
+        """Whether it allocates, waits and moves memory now as no captured graph may."""
+        return self._objective is None or self._objective.is_tiled
 
     def loss(self, image: Tensor) -> Loss:
-        """As `Objective.loss`."""
+        """The loss of `image`: see `Objective.loss`."""
         return self._fitted(lambda objective: objective.loss(image))
 
     def loss_and_gradient(self, image: Tensor) -> tuple[Loss, Tensor]:
-        """As `Objective.loss_and_gradient`; `image` is not changed, so that it can be evaluated again."""
+        """The loss and its gradient: see `Objective.loss_and_gradient`; `image` is not changed, so that it can be
+        evaluated again."""
         return self._fitted(lambda objective: objective.loss_and_gradient(image))
 
-    def _fitted(self, use: Callable[[Objective | TiledObjective], T]) -> T:
+    def _fitted(self, use: Callable[[Objective], T]) -> T:
+        """The result of `use`, once memory suffices on every process."""
         while True:
             try:
-                if self._inner is None:
-                    self._inner = self._made()
-                return use(self._inner)
+                if self._objective is None:
+                    plan = self.plan
+                    self._objective = self._make(
+                        grid=plan.grid,
+                        level="kept" if plan.level == WHOLE else plan.level,
+                        again=plan.again,
+                        content_is_kept=plan.content_is_kept,
+                    )
+                    # All have made it, or all make it anew.
+                    self._add_up(())
+                return use(self._objective)
             except Exception as error:
-                smaller = plan_after(error, self.plan, self._options, self.runtime, tile_is_fixed=self._tile_is_fixed)
+                is_own = not isinstance(error, _OtherRanOutError)
+                smaller = self._smaller() if not is_own or is_out_of_memory(error) else None
                 if smaller is None:
                     raise
             # Outside of the handler: what the failed frames held is free again.
-            self._inner, self.plan = None, smaller
-            make_room(smaller, self.runtime)
+            if is_own:
+                self._ranks.any(True)
+            self._objective, self.plan = None, smaller
+            if self.runtime.device.type == "cuda":
+                torch.cuda.empty_cache()
+            message = f"memory ran out; going on with tiles of {smaller.tile} pixels, computed twice"
+            warnings.warn(message, FastnstWarning, stacklevel=3)
 
-    def _made(self) -> Objective | TiledObjective:
-        plan, content = self.plan, self._content
-        if plan.tile is None:
-            whole = make_objective(
-                self._backbone,
-                content.to(self.runtime.device),
-                self._style,
-                self._options,
-                self.runtime,
-                self._guidance,
-            )
-            return replace(whole, loss_scale=self.loss_scale)
-        tiled = make_tiled_objective(
-            self._backbone,
-            content,
-            self._style,
-            self._options,
-            self.runtime,
-            plan.grid,
-            guidance=self._guidance,
-            level=plan.level,
-            content_place=plan.content,
-            again=plan.again if plan.level != "recompute" else None,
-        )
-        return replace(tiled, loss_scale=self.loss_scale)
+    def _smaller(self) -> Plan | None:
+        """The plan with smaller tiles to go on with; None where there is none."""
+        capturing = self.runtime.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+        return None if self._tile_is_fixed or capturing else next_smaller(self.plan, self._options, self.runtime)
 
-
-def plan_after(error: Exception, plan: Plan, options: Options, runtime: Runtime, *, tile_is_fixed: bool) -> Plan | None:
-    """The plan with smaller tiles to go on with after `error`; None where there is none, or it is another error."""
-    capturing = runtime.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-    if tile_is_fixed or capturing or not is_out_of_memory(error):
-        return None
-    return next_smaller(plan, options, runtime)
-
-
-def make_room(plan: Plan, runtime: Runtime) -> None:
-    """Gives back what torch has kept of the larger tiles, and warns of the smaller ones of `plan`."""
-    if runtime.device.type == "cuda":
-        torch.cuda.empty_cache()
-    message = f"memory ran out; going on with tiles of {plan.tile} pixels, computed twice"
-    warnings.warn(message, FastnstWarning, stacklevel=3)
+    def _add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Adds the other processes' tensors to these, unless memory ran out for one before it came here."""
+        # A process that ran out of memory says so here, in place of the sums: all know of it before they wait.
+        if self._ranks.size > 1 and self._ranks.any(False):
+            raise _OtherRanOutError
+        self._ranks.add_up(tensors)

@@ -15,36 +15,32 @@ _UNLIMITED = 1 << 60
 
 @dataclass(frozen=True)
 class Room:
-    """`held` bytes are taken before the run; all that there may be in the end is `limit`, and in main memory beside a
-    GPU's `main`; None if nobody knows."""
+    """The memory of a run: `held` bytes are taken before it; all that there may be in the end is `limit`, None if
+    nobody knows."""
 
     held: int
     limit: int | None
-    main: int | None = None
 
 
 def room_on(device: torch.device, loading: int, sharers: int) -> Room:
-    """What this process has of `device` once it holds `loading` bytes more; `sharers` begin now and share it."""
+    """This process's memory of `device` once it holds `loading` bytes more; `sharers` begin now and share it."""
     held, free = held_bytes(device), free_bytes(device)
-    limit = None if free is None else held + int(USABLE * free / sharers)
-    free = None if device.type == "cpu" else free_bytes(torch.device("cpu"))
-    return Room(held + loading, limit, None if free is None else int(USABLE * free / sharers))
+    return Room(held + loading, None if free is None else held + int(USABLE * free / sharers))
 
 
 def held_bytes(device: torch.device) -> int:
-    """What this process holds now: its resident size for a CPU (0 where the system does not say), else the tensors'."""
+    """Bytes that this process holds: its resident size for a CPU (0 where unknown), else its tensors."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     return _status_bytes("VmRSS") or 0
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """What this process may still take of `device`'s memory; None where nothing says so."""
+    """Bytes that this process may still take of `device`'s memory; None where nothing says so."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    found = [size for size in (_available(), _cgroup_left()) if size is not None]
-    return min(found) if found else None
+    return min((size for size in (_available(), _cgroup_left()) if size is not None), default=None)
 
 
 def _available() -> int | None:
@@ -61,7 +57,7 @@ def _available() -> int | None:
 
 
 def _cgroup_left() -> int | None:
-    """What the control group that this process is in has left of its limit: that of a container, mostly."""
+    """Bytes left of the limit of this process's control group: a container's, mostly."""
     left = []
     for limit, used in (
         ("memory.max", "memory.current"),
@@ -73,11 +69,11 @@ def _cgroup_left() -> int | None:
             continue
         if allowed.isdecimal() and int(allowed) < _UNLIMITED:
             left.append(max(int(allowed) - int(taken) + _reclaimable(), 0))
-    return min(left) if left else None
+    return min(left, default=None)
 
 
 def _reclaimable() -> int:
-    """What the group's use holds of files that the system gives up when it needs memory."""
+    """Bytes of files in the group's use, which the system gives up when it needs memory."""
     try:
         lines = (_CGROUP / "memory.stat").read_text().splitlines()
     except OSError:

@@ -22,8 +22,11 @@ from fastnst.options.options import Options
 # freed blocks, measured at 60 to 200 MB. On a GPU: the workspace of its convolutions.
 _SCRATCH_BYTES = {True: 100_000_000, False: 250_000_000}
 _IMAGE_ELEMENT = _MASK_ELEMENT = 4
-IMAGE_BYTES = 3 * _IMAGE_ELEMENT
-"""Of a pixel."""
+IMAGE_BYTES_PER_PIXEL = 3 * _IMAGE_ELEMENT
+# A step of L-BFGS takes for a while six vectors, and malloc was seen to keep as many.
+_STEP_IMAGES = 8
+# Fourier bands are filled up to whole blocks, by half a block of 1/128 each, and have for each frequency where it lies.
+_BAND_PADDING, _BAND_PLACES_BYTES = 1.04, 16
 _APART = -1
 
 
@@ -40,7 +43,7 @@ class Step:
 
     @property
     def parameters(self) -> int:
-        """Of the weights, without the biases."""
+        """How many weights it has, without the biases."""
         return 9 * self.channels * self.filters if self.is_convolution else 0
 
 
@@ -103,7 +106,7 @@ class _Ledger:
         return block
 
     def take_apart(self, size: int) -> Block:
-        """What is in no arena."""
+        """Takes what is in no arena."""
         self._apart += size
         self.use(0)
         return Block(_APART, 0, size)
@@ -115,7 +118,7 @@ class _Ledger:
             self._arena.give(block)
 
     def use(self, size: int) -> None:
-        """What is taken and given back at once."""
+        """Notes what is taken and given back at once."""
         held = self._apart + (0 if self._arena is None else self._arena.used)
         self.peak = max(self.peak, held + size)
 
@@ -143,7 +146,7 @@ def _ledger(network: Network, height: int, width: int) -> _Ledger:
 def _forward(network: Network, ledger: _Ledger, height: int, width: int, *, record: bool) -> list[_Trace]:
     element = network.element
     traces = []
-    source, held = ledger.take_apart(IMAGE_BYTES * height * width), False
+    source, held = ledger.take_apart(IMAGE_BYTES_PER_PIXEL * height * width), False
     for step in network.steps:
         rows, columns = _output_size(step, height, width)
         size = element * step.filters * rows * columns
@@ -190,12 +193,12 @@ def _backward(network: Network, ledger: _Ledger, traces: Sequence[_Trace]) -> No
         ledger.give(trace.bits)
         ledger.give(gradient)
         gradient = below
-    ledger.use(IMAGE_BYTES * traces[0].height * traces[0].width)
+    ledger.use(IMAGE_BYTES_PER_PIXEL * traces[0].height * traces[0].width)
     ledger.give(gradient)
 
 
 def _stripe_bytes(step: Step, height: int, width: int) -> int:
-    """Of one stripe: its input, its output, a copy on the way, and NNPACK's transforms, those of the weights too."""
+    """Bytes of one stripe: its input, its output, a copy on the way, and NNPACK's transforms, of the weights too."""
     if not step.is_convolution or step.channels == 3:
         return 0
     channels = step.channels + step.filters
@@ -222,33 +225,19 @@ def forward_bytes(network: Network, height: int, width: int) -> int:
 
 
 @lru_cache(4096)
-def kept_bytes(network: Network, height: int, width: int, again: int) -> int:
-    """What the first pass keeps of a tile whose crop is `height` × `width`, in the level "kept": all but the first
-    `again` steps."""
-    traces = _forward(network, _Ledger(), height, width, record=True)
-    features = [trace.features.size for trace in traces[again:] if trace.features is not None]
-    return sum(features) + sum(trace.bits.size for trace in traces[again:])
-
-
-@lru_cache(4096)
-def tiled_bytes(network: Network, height: int, width: int, tiles: int, level: str, again: int) -> int:
-    """The peak of an evaluation in `tiles` whose crops are `height` × `width`, besides image, gradient and content.
-
-    On the network's device: what lies on the host in the level "kept-host" is not in it.
-    """
-    crop = IMAGE_BYTES * height * width
-    if level == "kept-host":
-        # Of one more tile the kept state is on its way.
-        return crop + untiled_bytes(network, height, width) + kept_bytes(network, height, width, again)
+def tiled_bytes(network: Network, height: int, width: int, *, tiles: int, level: str, again: int) -> int:
+    """The peak of an evaluation in `tiles` whose crops are `height` × `width`, besides image, gradient and content."""
+    crop = IMAGE_BYTES_PER_PIXEL * height * width
     if level == "recompute":
         return crop + untiled_bytes(network, height, width)
     if tiles <= 2:
-        return crop + network.scratch_bytes + _kept_peak(network, height, width, tiles, again)
-    two, three = (_kept_peak(network, height, width, count, again) for count in (2, 3))
+        return crop + network.scratch_bytes + _kept_peak(network, height, width, tiles, again=again)
+    two, three = (_kept_peak(network, height, width, count, again=again) for count in (2, 3))
     return crop + network.scratch_bytes + two + (tiles - 2) * (three - two)
 
 
-def _kept_peak(network: Network, height: int, width: int, tiles: int, again: int) -> int:
+def _kept_peak(network: Network, height: int, width: int, tiles: int, *, again: int) -> int:
+    """The peak where the first pass keeps all but the first `again` steps of each tile."""
     ledger = _ledger(network, height, width)
     first_steps = replace(network, steps=network.steps[:again])
     kept = []
@@ -265,9 +254,9 @@ def _kept_peak(network: Network, height: int, width: int, tiles: int, again: int
     return ledger.peak
 
 
-def mask_bytes(network: Network, levels: Mapping[str, int], regions: int, height: int, width: int) -> int:
-    """Of the maps of so many regions' masks at the layers' levels, by their names, and of what they are multiplied with
-    at a time; a CPU has the masks themselves and, while they are pooled, with the content's alpha, once more."""
+def mask_bytes(network: Network, levels: Mapping[str, int], height: int, width: int, *, regions: int) -> int:
+    """Bytes of the mask maps: one for each region and pooling level, and a chunk of features that is multiplied with
+    them at a time; a CPU has the masks themselves and, while they are pooled, with the content's alpha, once more."""
     if not regions:
         return 0
     maps = sum(_MASK_ELEMENT * (height >> level) * (width >> level) for level in set(levels.values()))
@@ -276,8 +265,21 @@ def mask_bytes(network: Network, levels: Mapping[str, int], regions: int, height
 
 
 def sorting_bytes(network: Network, levels: Mapping[str, int], height: int, width: int) -> int:
-    """Of the sliced Wasserstein distance at these layers: of each the style's values and the gradient by the sorted
-    ones, and what sorting the largest takes beyond what the network gives back by then, as was measured."""
+    """Bytes of the sliced Wasserstein distance: for each layer the style's values and the gradient by the sorted ones,
+    and what sorting the largest takes beyond what the network gives back by then, as was measured."""
     filters = {step.name: step.filters for step in network.steps}
     sizes = [filters[name] * (height >> level) * (width >> level) for name, level in levels.items()]
     return 8 * sum(sizes) + 8 * max(sizes, default=0)
+
+
+def optimizer_bytes_per_pixel(options: Options) -> int:
+    """Bytes of the optimiser's state and of what it uses in a step."""
+    if options.optimizer == "adam":
+        return 2 * IMAGE_BYTES_PER_PIXEL
+    element = 4 if options.history_precision == "fp32" else 2
+    pairs = 2 * options.history * 3 * element
+    # The last gradient, and a line's start and direction.
+    kept = 1 if options.line_search == "none" else 3
+    if options.hessian == "bands":
+        return int(_BAND_PADDING * pairs) + _BAND_PLACES_BYTES + (kept + _STEP_IMAGES) * IMAGE_BYTES_PER_PIXEL
+    return pairs + (kept + _STEP_IMAGES) * IMAGE_BYTES_PER_PIXEL

@@ -1,25 +1,110 @@
-"""How a run fits into memory: the whole image at once where it does, else in the tiles that take the least time."""
+"""How a run fits into memory: the whole image at once where it does, else in the tiles that take the least time.
 
-from collections.abc import Sequence
-from dataclasses import replace
+    the whole image            nothing is computed twice
+    kept                       each tile goes forward once and back once; its bits and tapped features are kept, but
+                               for those up to a tapped layer, which the way back computes again
+    recompute                  each tile goes forward twice and back once; nothing is kept
+
+and, for each, the content's features kept or computed anew. `memory` foresees the bytes of each way, `speed` counts its
+operations. Several processes share an image by its tiles: each way is that of the process that has the most of them.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from itertools import product
 from typing import Any
 
-import torch
-
 from fastnst.errors import OptionError
+from fastnst.loss.objective import least_again
 from fastnst.network.runtime import Runtime
-from fastnst.network.tiles import TileGrid, reach_of
+from fastnst.network.tiles import Reach, TileGrid, levels_of, make_grid, reach_of
 from fastnst.options.options import Options
 from fastnst.options.parse import in_words, parse_memory, parse_tile
 from fastnst.plan.machine import Room, room_on
-from fastnst.plan.memory import IMAGE_BYTES, Network, forward_bytes, network_of
-from fastnst.plan.plan import Plan
-from fastnst.plan.plan_space import TRANSFER_RATE, Space
+from fastnst.plan.memory import (
+    IMAGE_BYTES_PER_PIXEL,
+    Network,
+    forward_bytes,
+    mask_bytes,
+    network_of,
+    optimizer_bytes_per_pixel,
+    sorting_bytes,
+    tiled_bytes,
+    untiled_bytes,
+)
+from fastnst.plan.speed import forward_flops, style_flops
 
+WHOLE = "whole"
+# A scale holds the image that it moves, the best and a gradient.
+_IMAGES = 3
 # What is foreseen may be a little less than what is needed: tiles that leave some room are preferred.
 _SAFE = 0.95
 # Where nothing fits: so much over the least memory that there is, for fewer and larger tiles.
 _NEAR_LEAST = 1.02
+# Tile sizes that are tried: each about so much larger than the one before.
+_GROWTH = 1.08
+# Smaller tiles are not worth the talk about them.
+_LEAST_SHARED = 16
+_NO_GRID = TileGrid(0, 0, (), ())
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a scale of a run is computed.
+
+    Attributes:
+        tile: the edge in pixels of what inner tiles own, or None for the whole image.
+        level: `WHOLE`, or one of `fastnst.loss.objective.LEVELS`.
+        again: the steps of the backbone that the second pass computes again in the level "kept".
+        content_is_kept: whether the content's features are kept, or computed anew each time.
+        grid: the tiles; one, without halo, for the whole image.
+        style_tile: the tile in which the style's targets are computed, or None.
+        processes: how many share the tiles.
+        peak_bytes: the device's memory at the peak: on a CPU the resident size of the process, on a GPU its tensors.
+        held_bytes: what of it was held before, with the network's weights.
+        limit_bytes: what there is, or what is allowed; None if nobody knows.
+        flops: operations of one iteration, of the process that has the most tiles.
+        seconds: their time at a measured rate, or None.
+    """
+
+    height: int
+    width: int
+    tile: int | None
+    level: str
+    again: int
+    content_is_kept: bool
+    grid: TileGrid
+    style_tile: int | None
+    processes: int
+    peak_bytes: int
+    held_bytes: int
+    limit_bytes: int | None
+    flops: float
+    seconds: float | None
+
+    @property
+    def fits(self) -> bool:
+        """Whether the peak is within the limit, as far as there is one."""
+        return self.limit_bytes is None or self.peak_bytes <= self.limit_bytes
+
+    @property
+    def added_bytes(self) -> int:
+        """What the run adds to what was held before."""
+        return self.peak_bytes - self.held_bytes
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every field as JSON can hold it, the grid by its number of tiles, its crops and its overhead."""
+        fields = {name: value for name, value in asdict(replace(self, grid=_NO_GRID)).items() if name != "grid"}
+        tile = next(iter(self.grid))
+        return {
+            **fields,
+            "tiles": len(self.grid),
+            "crop": {"width": tile.shape[1], "height": tile.shape[0]},
+            "halo_overhead": self.grid.overhead,
+            "fits": self.fits,
+        }
 
 
 def plan_run(
@@ -32,7 +117,7 @@ def plan_run(
     style_sizes: Sequence[tuple[int, int]] = (),
     network_is_loaded: bool = True,
     rate: float | None = None,
-    transfer_rate: float = TRANSFER_RATE,
+    processes: int = 1,
     sharers: int = 1,
     room: Room | None = None,
 ) -> Plan:
@@ -40,11 +125,12 @@ def plan_run(
 
     Args:
         tile: "auto", "none" for the whole image whatever it needs, or the edge in pixels of what inner tiles own.
+            Several processes share the image in smaller ones, where that is quicker.
         max_memory: bytes or text such as "8GB" that the device's memory is held to; None for what is free of it.
         style_sizes: (height, width) of the style images.
         network_is_loaded: False if the weights are still to come.
-        rate: FLOP per second of `measure_rate`; without one no seconds are given, and nominal rates are compared.
-        transfer_rate: bytes per second between main memory and a GPU, each way.
+        rate: FLOP per second of `measure_rate`; without one no seconds are given.
+        processes: how many share the image.
         sharers: processes that begin now and share what is free.
         room: what there is of the device's memory, for a device that is not at hand.
 
@@ -61,16 +147,15 @@ def plan_run(
     limit = room.limit
     if allowed is not None:
         limit = allowed if limit is None else min(limit, allowed)
-    space = Space(options, runtime, network, size, replace(room, limit=limit), rate, transfer_rate)
-    plans = list(space.plans(tile))
-    plans = [plan for plan in plans if room.main is None or plan.host_bytes <= room.main] or plans
+    ways = Ways(options, network, size, replace(room, limit=limit), processes=processes, rate=rate)
+    plans = list(ways.plans(tile))
     fitting = [plan for plan in plans if plan.fits]
-    fitting = [plan for plan in fitting if plan.peak_bytes <= _SAFE * (limit or plan.peak_bytes)] or fitting
-    if fitting:
-        best = min(fitting, key=lambda plan: (space.cost(plan), plan.peak_bytes + plan.host_bytes))
+    safe = [plan for plan in fitting if limit is None or plan.peak_bytes <= _SAFE * limit]
+    if safe or fitting:
+        best = min(safe or fitting, key=lambda plan: (plan.flops, plan.peak_bytes))
     else:
         least = min(plan.peak_bytes for plan in plans)
-        best = min((plan for plan in plans if plan.peak_bytes <= _NEAR_LEAST * least), key=space.cost)
+        best = min((plan for plan in plans if plan.peak_bytes <= _NEAR_LEAST * least), key=lambda plan: plan.flops)
         if allowed is not None and limit == allowed:
             raise OptionError(_too_much(best, tile, options, allowed))
     return best if whole_alone else replace(best, style_tile=_style_tile(network, style_sizes, best))
@@ -79,36 +164,187 @@ def plan_run(
 def plan_tiles(
     options: Options,
     runtime: Runtime,
-    tile: int,
     grid: TileGrid,
-    level: str,
     *,
+    tile: int,
+    level: str,
     again: int = 0,
-    content: str = "device",
     rate: float | None = None,
     room: Room | None = None,
 ) -> Plan:
     """The plan to go over the tiles of `grid`, which own `tile` pixels each way, at `level`, whether or not it is the
-    quickest or fits; other arguments are as in `Plan` and `plan_run`. Everything but the content's features is on the
-    network's device."""
+    quickest or fits; other arguments are as in `Plan` and `plan_run`."""
     room = room or room_on(runtime.device, 0, 1)
-    space = Space(options, runtime, network_of(options, runtime), (grid.height, grid.width), room, rate)
-    return replace(space.over(grid, tile, level, again, content, image_on_host=False), style_tile=tile)
+    ways = Ways(options, network_of(options, runtime), (grid.height, grid.width), room, rate=rate)
+    return replace(ways.over(grid, tile, level, again), style_tile=tile)
 
 
 def next_smaller(plan: Plan, options: Options, runtime: Runtime) -> Plan | None:
     """The plan to go on with when `plan` ran out of memory: half the tile, nothing kept; None if there is no less."""
     reach = reach_of(options.network, options.taps, options.padding)
-    edge = max(min(plan.tile or max(plan.height, plan.width), max(plan.height, plan.width)) // 2, reach.grid)
-    edge = max(edge // reach.grid * reach.grid, reach.grid)
+    largest = max(plan.height, plan.width)
+    edge = max(min(plan.tile or largest, largest) // 2 // reach.grid * reach.grid, reach.grid)
     if options.style_loss == "sliced" or (plan.tile is not None and edge >= plan.tile):
         return None
-    network = network_of(options, runtime)
     room = Room(plan.held_bytes, plan.limit_bytes)
-    space = Space(options, runtime, network, (plan.height, plan.width), room, None)
-    content = plan.content if runtime.device.type == "cpu" or plan.content != "device" else "host"
-    smaller = space.recomputed(edge, content, image_on_host=plan.image_on_host)
+    ways = Ways(
+        options, network_of(options, runtime), (plan.height, plan.width), room, processes=plan.processes, rate=None
+    )
+    grid = make_grid(plan.height, plan.width, edge, reach)
+    smaller = ways.over(grid, edge, "recompute", 0, content_is_kept=plan.content_is_kept)
     return replace(smaller, style_tile=edge)
+
+
+def most_tiles(options: Options, size: tuple[int, int]) -> int:
+    """The tiles into which an image of `size`, (height, width), can be cut at most: for so many processes."""
+    reach = reach_of(options.network, options.taps, options.padding)
+    return len(make_grid(*size, max(least_edge(reach), _LEAST_SHARED // reach.grid * reach.grid), reach))
+
+
+def least_edge(reach: Reach) -> int:
+    """The smallest tile that is worth its halo: half of the reach, or one cell of the grid."""
+    return max(reach.grid, reach.pixels // 2 // reach.grid * reach.grid)
+
+
+@dataclass(frozen=True)
+class Ways:
+    """All ways to compute an image of `size`, (height, width), in `room`, shared by `processes`. Without a `rate` in
+    FLOP per second of the convolutions, plans have no seconds."""
+
+    options: Options
+    network: Network
+    size: tuple[int, int]
+    room: Room
+    processes: int = 1
+    rate: float | None = None
+
+    def plans(self, tile: int | str) -> Iterator[Plan]:
+        """The ways in tiles that own `tile` pixels each way, in any tiles ("auto"), or whole ("none")."""
+        reach, alone = self._reach, self.processes == 1
+        # A tile that is as large as the image is the whole image.
+        if tile in ("auto", "none") or len(make_grid(*self.size, int(tile), reach)) == 1:
+            whole = self.whole()
+            yield whole
+            # Alone, nothing is quicker.
+            if alone and (tile != "auto" or whole.fits):
+                return
+        steps = self.network.steps
+        tapped = [count for count, step in enumerate(steps[:-1], start=1) if step.is_tapped]
+        least = least_again([step.name for step in steps], self.options.taps)
+        levels = [("kept", again) for again in (least, *(count for count in tapped if count > least))]
+        contents = (True, False) if self.options.active_content_layers else (True,)
+        for edge in self._edges(tile):
+            grid = make_grid(*self.size, edge, reach)
+            for (level, again), content_is_kept in product([*levels, ("recompute", 0)], contents):
+                yield self.over(grid, edge, level, again, content_is_kept=content_is_kept)
+
+    def _edges(self, tile: int | str) -> Iterator[int]:
+        """The tiles that are tried: the one that was asked for, or all up to the image; for several processes all up
+        to the one that was asked for."""
+        grid = self._reach.grid
+        asked = max(self.size) if isinstance(tile, str) else max(tile // grid, 1) * grid
+        if self.processes == 1 and not isinstance(tile, str):
+            yield asked
+            return
+        edge = min(least_edge(self._reach), asked)
+        while True:
+            yield edge
+            edge = max(edge + grid, int(edge * _GROWTH) // grid * grid)
+            if edge >= asked:
+                break
+        if not isinstance(tile, str):
+            yield asked
+
+    def whole(self) -> Plan:
+        """The untiled step."""
+        return self._plan(
+            None,
+            WHOLE,
+            0,
+            grid=make_grid(*self.size, max(self.size), self._reach),
+            device=untiled_bytes(self.network, *self.size) + self._content_bytes,
+            flops=2 * forward_flops(self.network, *self.size),
+        )
+
+    def over(self, grid: TileGrid, edge: int, level: str, again: int, *, content_is_kept: bool = True) -> Plan:
+        """The step in the tiles of `grid`, which own `edge` pixels each way."""
+        crop, count = max(grid.crops, key=math.prod), math.ceil(len(grid) / self.processes)
+        content = self._content_bytes * count // len(grid)
+        device = tiled_bytes(self.network, *crop, tiles=count, level=level, again=again)
+        flops = (3 if level == "recompute" else 2) * self._forward_flops(grid)
+        if again:
+            flops += self._forward_flops(grid, (self.network.steps[again - 1].name,))
+        if not content_is_kept:
+            content = 2 * self._content_bytes // len(grid)
+            flops += 2 * self._forward_flops(grid, tuple(name for name, _ in self.options.active_content_layers))
+        return self._plan(
+            edge,
+            level,
+            again,
+            grid=grid,
+            device=device + content,
+            flops=flops * count / len(grid),
+            content_is_kept=content_is_kept,
+        )
+
+    def _plan(
+        self,
+        edge: int | None,
+        level: str,
+        again: int,
+        *,
+        grid: TileGrid,
+        device: int,
+        flops: float,
+        content_is_kept: bool = True,
+    ) -> Plan:
+        height, width = self.size
+        count = _IMAGES + (self.options.average is not None) + self.network.on_cpu  # the content's own pixels
+        per_pixel = count * IMAGE_BYTES_PER_PIXEL + optimizer_bytes_per_pixel(self.options)
+        flops += self._style_flops * math.ceil(len(grid) / self.processes) / len(grid)
+        return Plan(
+            height=height,
+            width=width,
+            tile=edge,
+            level=level,
+            again=again,
+            content_is_kept=content_is_kept,
+            grid=grid,
+            style_tile=None,
+            processes=self.processes,
+            peak_bytes=self.room.held + device + self._style_bytes + height * width * per_pixel,
+            held_bytes=self.room.held,
+            limit_bytes=self.room.limit,
+            flops=flops,
+            seconds=None if self.rate is None else flops / self.rate,
+        )
+
+    @cached_property
+    def _reach(self) -> Reach:
+        return reach_of(self.options.network, self.options.taps, self.options.padding)
+
+    def _forward_flops(self, grid: TileGrid, through: tuple[str, ...] | None = None) -> float:
+        return sum(count * forward_flops(self.network, *crop, through) for crop, count in grid.crops.items())
+
+    @cached_property
+    def _style_bytes(self) -> int:
+        levels = levels_of(self.options.network, tuple(name for name, _ in self.options.active_style_layers))
+        masks = mask_bytes(self.network, levels, *self.size, regions=len(self.options.masks or ()))
+        return masks + (sorting_bytes(self.network, levels, *self.size) if self.options.style_loss == "sliced" else 0)
+
+    @cached_property
+    def _content_bytes(self) -> int:
+        names = tuple(name for name, _ in self.options.active_content_layers)
+        height, width = self.size
+        filters = {step.name: step.filters for step in self.network.steps}
+        return sum(
+            self.network.element * filters[name] * (height >> level) * (width >> level)
+            for name, level in levels_of(self.options.network, names).items()
+        )
+
+    @cached_property
+    def _style_flops(self) -> float:
+        return style_flops(self.network, tuple(name for name, _ in self.options.active_style_layers), *self.size)
 
 
 def _loading_bytes(network: Network, runtime: Runtime) -> int:
@@ -118,13 +354,13 @@ def _loading_bytes(network: Network, runtime: Runtime) -> int:
 
 
 def _style_tile(network: Network, sizes: Sequence[tuple[int, int]], plan: Plan) -> int | None:
-    """The whole style images where they fit, else the plan's tile, or one of half their edge."""
+    """None, for whole style images, where they fit, else the plan's tile, or one as large as its image."""
     if plan.tile is not None:
         return plan.tile
     if plan.limit_bytes is None or not sizes:
         return None
     height, width = max(sizes, key=lambda size: size[0] * size[1])
-    needed = plan.held_bytes + forward_bytes(network, height, width) + IMAGE_BYTES * height * width
+    needed = plan.held_bytes + forward_bytes(network, height, width) + IMAGE_BYTES_PER_PIXEL * height * width
     return None if needed <= plan.limit_bytes else max(plan.height, plan.width)
 
 
@@ -142,8 +378,3 @@ def _too_much(least: Plan, tile: int | str, options: Options, allowed: int) -> s
         f"{what} of {least.width}×{least.height} pixels needs at least {in_words(least.peak_bytes)}, and "
         f"{in_words(allowed)} are allowed; {', '.join(others)}, or {last}"
     )
-
-
-def device_of(plan: Plan, runtime: Runtime) -> torch.device:
-    """Where the image, its gradient and the optimiser of `plan` lie."""
-    return torch.device("cpu") if plan.image_on_host else runtime.device

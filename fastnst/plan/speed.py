@@ -6,7 +6,6 @@ from functools import cache, lru_cache
 
 import torch
 
-from fastnst.loss.side_copies import in_main_memory
 from fastnst.measure import synchronise
 from fastnst.network.layers import Convolution, DirectLayers, Layers, WinogradLayers
 from fastnst.network.runtime import Runtime, float32_products
@@ -21,7 +20,6 @@ _SAMPLES = (
     (512, None, 40, 128, 0.37),
 )
 _ATTEMPTS = 3
-_COPIED_BYTES = 1 << 26
 # The first layer, losses and the optimiser take time beside these: about a tenth of theirs, seen on a CPU.
 _BESIDE = 1.1
 
@@ -43,7 +41,7 @@ def forward_flops(network: Network, height: int, width: int, through: tuple[str,
 
 
 def style_flops(network: Network, style: tuple[str, ...], height: int, width: int) -> float:
-    """Of the Gram matrices of the layers `style`, one triangle each, and of their gradient."""
+    """Operations of the Gram matrices of the layers `style`, one triangle each, and of their gradient."""
     total = 0.0
     for step in network.steps:
         if step.is_pooled:
@@ -51,16 +49,6 @@ def style_flops(network: Network, style: tuple[str, ...], height: int, width: in
         if step.name in style:
             total += 3.0 * step.filters**2 * height * width
     return total
-
-
-def beside_seconds(forward: float, back: float, kept: float, content: float, tiles: int) -> float:
-    """Of two passes that compute for `forward` and `back` seconds, with copies beside them that take `kept` seconds to
-    main memory in the first pass and as many back in the second, and `content` seconds back in either.
-
-    Both ways can be gone at once. The second pass begins with the last tile, so nothing has to come before either pass.
-    """
-    waiting = max(kept - forward, content - forward, 0) + max(kept + content - back, 0)
-    return forward + back + waiting * (tiles - 1) / tiles
 
 
 @cache
@@ -75,28 +63,12 @@ def measure_rate(runtime: Runtime) -> float:
         for channels, pool, on_cpu, on_gpu, share in _SAMPLES:
             side = on_gpu if runtime.device.type == "cuda" else on_cpu
             operations = 2 * 2 * 9 * channels**2 * side**2
-            seconds_per_operation += share * _seconds(layers, runtime, channels, pool, side) / operations
+            seconds_per_operation += share * _seconds(layers, runtime, channels, pool, side=side) / operations
     return 1 / (_BESIDE * seconds_per_operation)
 
 
-@cache
-def measure_transfer_rate(device: torch.device) -> float:
-    """Bytes per second from main memory, pinned for a GPU, to `device`: the best of a few copies, after the first."""
-    on_device = torch.empty(_COPIED_BYTES, dtype=torch.uint8, device=device)
-    kept = in_main_memory(on_device).zero_()
-    best = math.inf
-    for attempt in range(1 + _ATTEMPTS):
-        synchronise(device)
-        began = time.perf_counter()
-        on_device.copy_(kept, non_blocking=True)
-        synchronise(device)
-        if attempt:
-            best = min(best, time.perf_counter() - began)
-    return _COPIED_BYTES / best
-
-
-def _seconds(layers: Layers, runtime: Runtime, channels: int, pool: str | None, side: int) -> float:
-    """Of one convolution forward and back: the best of a few, after one to get ready."""
+def _seconds(layers: Layers, runtime: Runtime, channels: int, pool: str | None, *, side: int) -> float:
+    """Seconds of one convolution forward and back: the best of a few, after one to get ready."""
     memory_format = torch.channels_last if layers.channels_last else torch.contiguous_format
     generator = torch.Generator().manual_seed(0)
 

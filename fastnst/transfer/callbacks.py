@@ -14,7 +14,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +24,7 @@ from fastnst.errors import FastnstError, FastnstWarning, OptionError
 from fastnst.output import check_output_path
 from fastnst.transfer.movie import MovieWriter, check_movie
 from fastnst.transfer.plot import check_plot, draw_losses
-from fastnst.transfer.result import Iterate, LossRecord
+from fastnst.transfer.result import Callback, Iterate, LossRecord
 
 __all__ = [
     "Callback",
@@ -39,8 +39,6 @@ __all__ = [
     "chain",
     "numbered_path",
 ]
-
-Callback = Callable[[Iterate], bool | None]
 
 
 class Ready:

@@ -8,8 +8,8 @@ from typing import Any
 
 from fastnst.errors import OptionError
 from fastnst.places import check_place
-from fastnst.transfer.pyramid import scale_style_weights
 from fastnst.transfer.result import LossRecord
+from fastnst.transfer.scales import scale_style_weights
 
 # Told apart with any colour vision (Okabe and Ito), and in grey by their dashes.
 _LINES = {

@@ -71,6 +71,9 @@ class Iterate:
         return f"Iterate({record.iteration} of {self.iterations}, {record.scale} px, loss {record.total:.4g})"
 
 
+Callback = Callable[[Iterate], bool | None]
+
+
 @dataclass(frozen=True, eq=False)
 class Result:
     """A finished, or stopped, run.

@@ -15,9 +15,9 @@ from fastnst.errors import FastnstError, FastnstWarning
 from fastnst.images import opaque, open_picture
 from fastnst.network.runtime import is_out_of_memory
 from fastnst.output import check_output_path
-from fastnst.transfer.networks import Networks
 from fastnst.transfer.result import Result
-from fastnst.transfer.stylizer import Stylizer
+from fastnst.transfer.run import Watch
+from fastnst.transfer.stylizer import Networks, Stylizer
 
 KEPT_STYLES = 2
 """Stylizers that a worker keeps: each has its styles' pictures and targets. Tasks come by groups, so few are enough."""
@@ -68,8 +68,9 @@ class Worker:
     def _stylized(self, task: Task) -> Result:
         content = open_picture(task.content, role="content", max_pixels=task.options.max_pixels)
         stylizer = self._stylizer(task)
-        check_output_path(task.output, list(stylizer.scales(content).values())[-1])
-        return stylizer(content, callback=lambda _: not self._should_stop(), callback_every=None)
+        prepared = stylizer.prepare(content)
+        check_output_path(task.output, prepared.scales[-1].size)
+        return prepared.run(Watch(callback=lambda _: not self._should_stop(), callback_every=None))
 
     def _stylizer(self, task: Task) -> Stylizer:
         """The stylizer of the task's group, from those that were used last or a new one."""

@@ -19,12 +19,13 @@ from fastnst.errors import FastnstError, FastnstWarning, Interrupted
 from fastnst.network.runtime import is_out_of_memory
 from fastnst.options.options import resolve_options
 from fastnst.output import check_output_path
-from fastnst.plan.ranks import ALONE, Ranks
+from fastnst.plan.processes import ALONE, Ranks
 from fastnst.transfer.callbacks import Callback, chain
-from fastnst.transfer.canvas import opened
 from fastnst.transfer.checkpoint import load_run
+from fastnst.transfer.inputs import opened
 from fastnst.transfer.plot import draw_losses
 from fastnst.transfer.result import DivergedError, Iterate, Result
+from fastnst.transfer.run import Watch
 from fastnst.transfer.stylizer import Stylizer
 
 
@@ -42,30 +43,22 @@ def execute(job: Job, *callbacks: Callback, saved: Path | None = None, ranks: Ra
         try:
             picture = opened(content, resolve_options(**options).max_pixels)
             stylizer = Stylizer(styles, ranks=ranks, **options)
-            sizes = stylizer.check(picture, load_run(saved) if saved is not None else None)
-            check_output_path(outputs.target, list(sizes.values())[-1], **outputs.form)
+            prepared = stylizer.prepare(picture, None if saved is None else load_run(saved))
+            check_output_path(outputs.target, prepared.scales[-1].size, **outputs.form)
             # The others begin when all is well here.
             ranks.wait()
             stylizer.load(progress=not outputs.quiet)
             with _stop_on_signal(watch):
                 hidden = True if outputs.quiet else None
                 with tqdm(total=None, unit="it", disable=hidden, file=sys.stderr) as watch.bar:
-                    if saved is not None:
-                        result = stylizer.resume(
-                            saved,
-                            picture,
-                            callback=callback,
-                            callback_every=outputs.callback_every,
-                            checkpoint_every=outputs.checkpoint_every,
-                        )
-                    else:
-                        result = stylizer(
-                            picture,
+                    result = prepared.run(
+                        Watch(
                             callback=callback,
                             callback_every=outputs.callback_every,
                             checkpoint=outputs.checkpoint,
                             checkpoint_every=outputs.checkpoint_every,
                         )
+                    )
                 watch.save(result)
         except DivergedError as error:
             watch.save(error.result)

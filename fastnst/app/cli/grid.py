@@ -89,7 +89,7 @@ def run(parsed: argparse.Namespace) -> int:
     content = open_picture(parsed.content, role="content", max_pixels=most)
     for row in cells:
         for cell in row:
-            Stylizer(parsed.styles, **cell).check(content)
+            Stylizer(parsed.styles, **cell).prepare(content)
     if parsed.keep is not None:
         make_folder(parsed.keep)
         for row_of_names in names:

@@ -15,8 +15,8 @@ from fastnst.output import Target, check_output_path
 from fastnst.picture_folder import pictures_at
 from fastnst.roofline_plot import check_plot
 from fastnst.transfer.callbacks import Frames, Movie, Preview, Ready, numbered_path
-from fastnst.transfer.canvas import Canvas
 from fastnst.transfer.checkpoint import check_checkpoint
+from fastnst.transfer.inputs import Canvas
 from fastnst.transfer.movie import check_movie
 
 STANDARD = "-"

@@ -5,7 +5,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastnst.plan.plan import Plan
+    from fastnst.plan.planner import Plan
 
 
 def add_parser(commands: Any) -> None:
@@ -32,29 +32,28 @@ def run(parsed: argparse.Namespace) -> int:
     from fastnst.network.runtime import resolve_runtime
     from fastnst.options.options import resolve_options
     from fastnst.plan.planner import plan_run
-    from fastnst.plan.speed import measure_rate, measure_transfer_rate
-    from fastnst.transfer.pyramid import scale_iterations
-    from fastnst.transfer.run_sizes import run_scales, style_size
+    from fastnst.plan.speed import measure_rate
+    from fastnst.transfer.inputs import style_size
+    from fastnst.transfer.scales import run_scales
 
     options = resolve_options(**given_options(vars(parsed)))
     runtime = resolve_runtime(options)
     picture = open_picture(parsed.content, role="content", max_pixels=options.max_pixels)
-    sizes = run_scales(picture, (), options)
-    rate, transfer_rate = measure_rate(runtime), measure_transfer_rate(runtime.device)
+    scales = run_scales(picture, (), options)
+    rate = measure_rate(runtime)
     # The style is not given: a picture of the content's proportions stands for it.
     plans = [
         plan_run(
             options,
             runtime,
-            size,
+            scale.size,
             tile=options.tile,
             max_memory=options.max_memory,
-            style_sizes=[style_size(picture, edge, options)],
+            style_sizes=[style_size(picture, scale.edge, options)],
             network_is_loaded=False,
             rate=rate,
-            transfer_rate=transfer_rate,
         )
-        for edge, size in sizes.items()
+        for scale in scales
     ]
     if parsed.json:
         report = {
@@ -68,7 +67,7 @@ def run(parsed: argparse.Namespace) -> int:
         print(json.dumps(report))
         return 0
     print(f"{device_name(runtime.device)}, {runtime.precision}, {options.optimizer}; about {rate / 1e9:.3g} GFLOP/s")
-    counts = scale_iterations(options.iterations, len(plans))
+    counts = [scale.iterations for scale in scales]
     for plan, count in zip(plans, counts, strict=True):
         print("\n".join(plan_lines(plan, count)))
     if len(plans) > 1 and None not in [plan.seconds for plan in plans]:
@@ -88,7 +87,6 @@ def plan_lines(plan: "Plan", iterations: int) -> list[str]:
         height, width = next(iter(plan.grid)).shape
         how = {
             "kept": "each forward once and back once, what lies between kept",
-            "kept-host": "each forward once and back once, what lies between kept in main memory",
             "recompute": "each forward twice and back once",
         }[plan.level]
         if plan.again > 1:
@@ -97,22 +95,14 @@ def plan_lines(plan: "Plan", iterations: int) -> list[str]:
             f"{size}{len(plan.grid)} tiles of {plan.tile} px, seen with their halo as {width}×{height} "
             f"({plan.grid.overhead:.2f} × the pixels), {how}"
         ]
-        content = {
-            "device": "",
-            "host": "the content's features are kept in main memory",
-            "disk": f"the content's features are kept on a disk ({in_words(plan.disk_bytes)})",
-            "recompute": "the content's features are computed anew each time",
-        }[plan.content]
-        lines += [f"  {content}"] if content else []
+        if not plan.content_is_kept:
+            lines.append("  the content's features are computed anew each time")
     if plan.style_tile is not None:
         lines.append(f"  the style's targets in tiles of {plan.style_tile} px")
-    if plan.image_on_host:
-        lines.append("  image, gradient and optimiser in main memory")
     limit = "" if plan.limit_bytes is None else f" of {in_words(plan.limit_bytes)}"
     verdict = "" if plan.fits else ": TOO MUCH"
-    host = f", and {in_words(plan.host_bytes)} in main memory" if plan.host_bytes else ""
     lines.append(
-        f"  peak memory {in_words(plan.peak_bytes)}{limit} ({in_words(plan.held_bytes)} before the run){host}{verdict}"
+        f"  peak memory {in_words(plan.peak_bytes)}{limit} ({in_words(plan.held_bytes)} before the run){verdict}"
     )
     if plan.seconds is not None:
         lines.append(

@@ -1,4 +1,4 @@
-"""`fastnst reconstruct`: what layers hold of a picture, from noise; one image, or figure 1 of the paper."""
+"""`fastnst reconstruct`: what layers hold of a picture; one image, or figure 1 of the paper."""
 
 import argparse
 from typing import TYPE_CHECKING, Any
@@ -21,8 +21,9 @@ def add_parser(commands: Any) -> None:
         "reconstruct",
         help="make a picture again from what layers hold of it",
         usage="%(prog)s IMAGE (--layer LAYER [LAYER …] | --style-layers LAYER [LAYER …] | --figure) -o OUT [OPTION …]",
-        description="Makes an image from noise that has the features of IMAGE at --layer, or its Gram matrices at "
-        "--style-layers (figure 1 of Gatys, Ecker and Bethge 2015), with --preset reconstruction where none is given.",
+        description="Makes an image that has the features of IMAGE at --layer, from grey, or its Gram matrices at "
+        "--style-layers, from noise (figure 1 of Gatys, Ecker and Bethge 2015), with --preset reconstruction where "
+        "none is given.",
         allow_abbrev=False,
     )
     parser.add_argument("image", metavar="IMAGE", help="the picture to reconstruct; - reads it from stdin")
@@ -61,8 +62,8 @@ def run(parsed: argparse.Namespace) -> int:
     from fastnst.app.cli.together import execute_together
     from fastnst.images import load_image
     from fastnst.options.options import resolve_options
-    from fastnst.transfer.canvas import Canvas
-    from fastnst.transfer.reconstruction import content_options, style_options
+    from fastnst.transfer.inputs import Canvas
+    from fastnst.transfer.variants import content_options, style_options
 
     layers, style_layers = parsed.layer, parsed.layers_of_style
     options, outputs = settings_of(parsed)
@@ -95,9 +96,9 @@ def _run_figure(parsed: argparse.Namespace, options: dict[str, Any], outputs: "O
     from fastnst.options.options import resolve_options
     from fastnst.output import check_output_path
     from fastnst.places import make_folder
-    from fastnst.plan.ranks import are_launched
-    from fastnst.transfer.reconstruction import FIGURE_LAYERS, content_options, reconstruction_figure
+    from fastnst.plan.processes import are_launched
     from fastnst.transfer.result import Result
+    from fastnst.transfer.variants import FIGURE_LAYERS, content_options, reconstruction_figure
 
     if are_launched():
         raise OptionError("a figure is made by one process; start it without torchrun")

@@ -41,7 +41,7 @@ def run(parsed: argparse.Namespace) -> int:
     from fastnst.images import load_image, opaque, open_picture
     from fastnst.options.options import MAX_PIXELS, START_WORDS, resolve_options
     from fastnst.output import read_parameters
-    from fastnst.transfer.canvas import Canvas, recorded_canvas
+    from fastnst.transfer.inputs import Canvas, recorded_canvas
 
     record = read_parameters(parsed.image)
     options = _options(record, parsed)

@@ -41,8 +41,8 @@ def run(parsed: argparse.Namespace) -> int:
     from fastnst.app.cli.job import Job, style_paths
     from fastnst.app.cli.settings import settings_of
     from fastnst.app.cli.together import execute_together
-    from fastnst.transfer.canvas import parse_canvas
-    from fastnst.transfer.texture import texture_options
+    from fastnst.transfer.inputs import parse_canvas
+    from fastnst.transfer.variants import texture_options
 
     options, outputs = settings_of(parsed)
     size = options.pop("size", 512)

@@ -13,8 +13,8 @@ from fastnst.app.cli.job import STANDARD, Job
 from fastnst.errors import FastnstWarning, OptionError
 from fastnst.network.runtime import resolve_runtime
 from fastnst.options.options import resolve_options
-from fastnst.plan.ranks import Ranks, RanksError, are_launched, joined
-from fastnst.transfer.canvas import opened
+from fastnst.plan.processes import Ranks, RanksError, are_launched, joined
+from fastnst.transfer.inputs import opened
 from fastnst.transfer.result import DivergedError, Iterate
 from fastnst.transfer.stylizer import Stylizer
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fastnst.options.options import Options
-from fastnst.transfer.pyramid import scale_iterations
 from fastnst.transfer.result import LossRecord
+from fastnst.transfer.scales import scale_iterations
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastnst.optim.frequency_bands import Basis, Pixels, RadialBands
-from fastnst.optim.inverse_hessian import _OPPONENTS, BandCurvature
+from fastnst.optim.bands import OPPONENTS, BandCurvature, Basis, Pixels, RadialBands
 from fastnst.optim.lbfgs import LBFGS, MOST_MOVE
 
 SIZES = [(1, 1), (2, 2), (5, 8), (17, 12), (64, 33)]
@@ -66,7 +65,7 @@ def learnt(s: Tensor, y: Tensor) -> BandCurvature:
 
 
 def test_band_matrices_take_gradient_changes_to_steps() -> None:
-    opponents = torch.tensor(_OPPONENTS, dtype=torch.float64)
+    opponents = torch.tensor(OPPONENTS, dtype=torch.float64)
     opponents /= opponents.norm(dim=1, keepdim=True)
     entries = torch.tensor([[4.0, 1, 2], [1, 0.5, 1], [0.5, 1, 2]], dtype=torch.float64)
     h = opponents.mT @ torch.diag_embed(entries) @ opponents

@@ -1,4 +1,4 @@
-"""The processes that share one run: who they are, and the few things that they tell each other.
+"""The processes that share one run, each some of the tiles: who they are, and the few things that they tell each other.
 
 `torch.distributed` carries it: gloo between main memories, NCCL between GPUs. Every call is made by all processes, in
 the same order. Where one of them has ended, or does not answer in time, the others get a RanksError.
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -50,7 +50,7 @@ class Ranks:
         return self.rank == 0
 
     def device(self, device: torch.device) -> torch.device:
-        """`device`, or for "cuda" without a number the GPU that is this process's.
+        """`device`, or this process's own GPU for "cuda" without a number.
 
         Raises OptionError for a number where this machine has several processes, which would all take that GPU.
         """
@@ -65,133 +65,61 @@ class Ranks:
         return torch.device("cuda", self.local_rank % torch.cuda.device_count())
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
-        """Adds the other processes' tensors to these, in place; all of one dtype and device. The sums are the same
-        bits everywhere."""
-        if self.size == 1 or not tensors:
-            return
-        flat = self._on_the_way(torch.cat([tensor.reshape(-1) for tensor in tensors]))
-        with self._spoken("adding up sums"):
-            dist.all_reduce(flat)
-        start = 0
-        for tensor in tensors:
-            tensor.copy_(flat[start : start + tensor.numel()].view_as(tensor))
-            start += tensor.numel()
-
-    def total(self, tensor: Tensor) -> Tensor:
-        """The sum of all processes' tensors, of the same shape and dtype."""
+        """Adds the other processes' tensors to these, in place. The sums are the same bits everywhere."""
         if self.size == 1:
-            return tensor
-        found = tensor.clone()
-        self.add_up([found])
-        return found
+            return
+        sent = [self._on_the_way(tensor.contiguous()) for tensor in tensors]
+        with self._named("adding up sums"):
+            for work in [dist.all_reduce(tensor, async_op=True) for tensor in sent]:
+                work.wait()
+        for tensor, total in zip(tensors, sent, strict=True):
+            if tensor is not total:
+                tensor.copy_(total)
 
     def agree(self, *flags: bool) -> tuple[bool, ...]:
-        """What the leader's flags are; the others' mean nothing."""
-        if self.size == 1:
-            return flags
-        told = torch.tensor(flags, dtype=torch.uint8)
-        with self._spoken("hearing what the first decides"):
-            dist.broadcast(told, src=0)
-        return tuple(bool(flag) for flag in told.tolist())
+        """The leader's flags; the others' mean nothing."""
+        return tuple(bool(flag) for flag in self.alike(torch.tensor(flags, dtype=torch.uint8)).tolist())
 
     def any(self, flag: bool) -> bool:
         """Whether the flag of any process is set."""
-        if self.size == 1:
-            return flag
-        told = torch.tensor([flag], dtype=torch.uint8)
-        with self._spoken("waiting for all"):
-            dist.all_reduce(told, op=dist.ReduceOp.MAX)
-        return bool(told.item())
-
-    def exchange(
-        self, up: Tensor | None, down: Tensor | None, from_above: Tensor | None, from_below: Tensor | None
-    ) -> None:
-        """Sends `up` to the process before this one and `down` to the one after, and fills `from_above` and
-        `from_below` with what they send; None where there is no such process or nothing to send."""
-        operations, arrived = [], []
-        for out, into, peer in ((up, from_above, self.rank - 1), (down, from_below, self.rank + 1)):
-            if out is not None:
-                operations.append(dist.P2POp(dist.isend, self._on_the_way(out.contiguous()), peer))
-            if into is not None:
-                buffer = self._on_the_way(torch.empty_like(into, memory_format=torch.contiguous_format))
-                operations.append(dist.P2POp(dist.irecv, buffer, peer))
-                arrived.append((into, buffer))
-        if not operations:
-            return
-        with self._spoken("exchanging rows with its neighbours"):
-            for work in dist.batch_isend_irecv(operations):
-                work.wait()
-        for into, buffer in arrived:
-            into.copy_(buffer)
-
-    def trade(self, parts: Sequence[Tensor], into: Sequence[Tensor]) -> None:
-        """Sends `parts[r]` to process r and fills `into[r]` with what it sends, for every r."""
-        operations, arrived = [], []
-        for peer, (out, place) in enumerate(zip(parts, into, strict=True)):
-            if peer == self.rank:
-                place.copy_(out)
-                continue
-            buffer = self._on_the_way(torch.empty_like(place, memory_format=torch.contiguous_format))
-            operations.append(dist.P2POp(dist.isend, self._on_the_way(out.contiguous()), peer))
-            operations.append(dist.P2POp(dist.irecv, buffer, peer))
-            arrived.append((place, buffer))
-        if not operations:
-            return
-        with self._spoken("trading frequencies"):
-            for work in dist.batch_isend_irecv(operations):
-                work.wait()
-        for place, buffer in arrived:
-            place.copy_(buffer)
-
-    def send(self, tensor: Tensor) -> None:
-        """Sends a tensor to the leader, through main memory."""
-        with self._spoken("sending its part to the first"):
-            dist.send(tensor.cpu().contiguous(), dst=0)
-
-    def receive(self, into: Tensor, rank: int) -> None:
-        """Fills a contiguous tensor in main memory with what `rank` sends to the leader, which this is."""
-        with self._spoken(f"waiting for the part of process {rank}"):
-            dist.recv(into, src=rank)
-
-    def spread(self, tensor: Tensor, rank: int) -> None:
-        """Fills a tensor, on each process of the same shape and dtype, with that of `rank`."""
-        if self.size == 1:
-            return
-        buffer = self._on_the_way(tensor.contiguous())
-        with self._spoken(f"hearing from process {rank}"):
-            dist.broadcast(buffer, src=rank)
-        tensor.copy_(buffer)
+        count = torch.tensor([flag], dtype=torch.float32)
+        self.add_up([count])
+        return bool(count.item())
 
     def alike(self, tensor: Tensor) -> Tensor:
-        """The leader's tensor on all processes: `tensor`, of one shape and dtype, made the same."""
-        self.spread(tensor, 0)
+        """The leader's tensor on all processes: `tensor`, of one shape and dtype, made the same in place."""
+        if self.size > 1:
+            sent = self._on_the_way(tensor.contiguous())
+            with self._named("hearing from the first"):
+                dist.broadcast(sent, src=0)
+            if sent is not tensor:
+                tensor.copy_(sent)
         return tensor
 
-    def largest(self, tensor: Tensor) -> Tensor:
-        """The greatest of all processes' tensors, of the same shape and dtype, element by element."""
+    def gathered(self, value: T) -> list[T]:
+        """All processes' values, which can be pickled, in their order, on each of them."""
         if self.size == 1:
-            return tensor
-        found = self._on_the_way(tensor.clone())
-        with self._spoken("comparing numbers"):
-            dist.all_reduce(found, op=dist.ReduceOp.MAX)
-        return found.to(tensor.device)
+            return [value]
+        values: list[T | None] = [None] * self.size
+        with self._named("comparing plans"):
+            dist.all_gather_object(values, value)
+        return cast(list[T], values)
 
     def in_turn(self, load: Callable[[], T]) -> T:
-        """What `load` returns; one process of each machine goes first, and leaves the others a file to find."""
-        found = load() if self.local_rank == 0 else None
+        """The value of `load`; one process of each machine goes first, and leaves the others a file to find."""
+        value = load() if self.local_rank == 0 else None
         self.wait()
-        return load() if found is None else found
+        return load() if value is None else value
 
     def wait(self) -> None:
         """Waits until all processes are here."""
-        if self.size > 1:
-            self.any(False)
+        self.any(False)
 
     def _on_the_way(self, tensor: Tensor) -> Tensor:
         return tensor if self.nccl else tensor.cpu()
 
     @contextmanager
-    def _spoken(self, doing: str) -> Iterator[None]:
+    def _named(self, doing: str) -> Iterator[None]:
         try:
             yield
         except RuntimeError as error:

@@ -1,0 +1,188 @@
+"""A layer's contribution to the loss: sums over the positions that tiles own, then the gradient of what they make.
+
+The loss depends on a layer's features through sums alone. A `LayerTerms` adds them up over all tiles, or over the one
+that is the whole image, and then knows the terms and their gradient; a `LayerTap` shows it one layer of one tile.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from fastnst_kernels import BlendedTarget, GramDifference, accumulate_gram, finish_gram_loss, ops
+from torch import Tensor
+
+from fastnst.loss.masks import LayerGuidance
+from fastnst.loss.moments import RegionSums, chunks, loss_backend, region_sums
+from fastnst.loss.sliced import SlicedSums, SlicedTargets, sliced_sums
+from fastnst.loss.targets import StyleTarget
+from fastnst.network.runtime import Runtime
+from fastnst.network.tiles import Window
+
+
+@dataclass
+class LayerTerms:
+    """The terms of one layer over the whole image: `positions` M, its style target and the constant of its content.
+
+    Tiles add Σ F Fᵀ, (1, C, C), and Σ (F − P)² times its constant, (1,), both float32; after `finish`, `style` and
+    `content` are the terms, (1,) or None, and tiles get the gradient of `content_weight · content + style_weight ·
+    style`. A style of other moments than the Gram matrix of all positions is that of `regions`, and content that is
+    transparent in places has the map `opaque` a, (1, 1, h, w): Σ a² (F − P)².
+    """
+
+    runtime: Runtime
+    positions: int
+    target: BlendedTarget | None
+    content_constant: float | None
+    style_weight: float
+    content_weight: float
+    regions: RegionSums | SlicedSums | None = None
+    opaque: Tensor | None = None
+    content: Tensor | None = field(default=None, init=False)
+    style: Tensor | None = field(default=None, init=False)
+    difference: GramDifference | None = field(default=None, init=False)
+    _grams: Tensor | None = field(default=None, init=False, repr=False)
+
+    def begin(self) -> None:
+        """Starts anew: no tile has been seen."""
+        self.style = self.difference = None
+        if self.target is not None:
+            self._grams = torch.zeros_like(self.target.matrix)
+        if self.regions is not None:
+            self.regions.begin()
+        if self.content_constant is not None:
+            self.content = torch.zeros(1, dtype=torch.float32, device=self.runtime.device)
+
+    @property
+    def sums(self) -> list[Tensor]:
+        """The sums over positions, which several processes add up before `finish`."""
+        own = [tensor for tensor in (self._grams, self.content) if tensor is not None]
+        return own if self.regions is None else own + self.regions.sums
+
+    def add(self, features: Tensor, content: Tensor | None, window: Window) -> None:
+        """Adds what a tile owns of the layer, (1, C, h, w), a view of a larger map: the positions at `window`."""
+        if self._grams is not None:
+            backend = loss_backend(self.runtime)
+            accumulate_gram(self._grams, features, precision=self.runtime.dot_precision, backend=backend)
+        if self.regions is not None:
+            self.regions.add(features, window)
+        if self.content is None or self.content_constant is None or content is None:
+            return
+        if self.opaque is None:
+            self.content += ops.content_loss(features, content, self.content_constant, self.runtime.kernels)
+        else:
+            self.content += _masked_square(features, content, self.opaque[:, :, *window]) * self.content_constant
+
+    def finish(self, dtype: torch.dtype) -> None:
+        """Makes the terms of the sums over all tiles, whose features are of `dtype`."""
+        if self._grams is not None and self.target is not None:
+            self.style, self.difference = finish_gram_loss(
+                self._grams, self.positions, self.target, dtype=dtype, backend=loss_backend(self.runtime)
+            )
+            self._grams = None
+        if self.regions is not None:
+            self.regions.finish(dtype)
+            self.style = self.regions.loss
+
+
+def layer_terms(
+    runtime: Runtime,
+    style: StyleTarget | None,
+    content_constant: float | None,
+    guidance: LayerGuidance,
+    *,
+    style_weight: float,
+    content_weight: float,
+) -> LayerTerms:
+    """The terms of a layer, with whatever its style's target asks for."""
+    regions: RegionSums | SlicedSums | None = None
+    if isinstance(style, SlicedTargets):
+        regions = sliced_sums(style, guidance, style_weight)
+    elif style is not None and not isinstance(style, BlendedTarget):
+        regions = region_sums(runtime, style, guidance, style_weight)
+    return LayerTerms(
+        runtime=runtime,
+        positions=guidance.positions,
+        target=style if isinstance(style, BlendedTarget) else None,
+        content_constant=content_constant,
+        style_weight=style_weight,
+        content_weight=content_weight,
+        regions=regions,
+        opaque=guidance.opaque,
+    )
+
+
+@dataclass
+class LayerTap:
+    """One layer of one tile, which owns the positions `inside` the crop's map, at `window` of the image's.
+
+    Forward `adds` them to `terms`, unless it is a second pass; backward gives them their gradient, times `scale`, (1,)
+    float32. `content` is the P of the owned positions, (1, C, h, w).
+    """
+
+    terms: LayerTerms
+    inside: Window
+    window: Window
+    content: Tensor | None
+    adds: bool
+    scale: Tensor
+
+    def forward(self, features: Tensor) -> None:
+        if self.adds:
+            self.terms.add(features[:, :, *self.inside], self.content, self.window)
+
+    def backward(self, features: Tensor, gradient: Tensor, *, accumulate: bool, relu: bool) -> None:
+        runtime, difference, content = self.terms.runtime, self.terms.difference, self.content
+        factor = 0.0 if difference is None else self.terms.style_weight * difference.factor
+        constant = 2 * self.terms.content_weight * (self.terms.content_constant or 0.0)
+        regions, opaque = self.terms.regions, self.terms.opaque
+        if regions is not None or (opaque is not None and content is not None):
+            if not accumulate:
+                gradient.zero_()
+                accumulate = True
+            own, place = features[:, :, *self.inside], gradient[:, :, *self.inside]
+            if regions is not None and (plain := regions.plain_gradient) is not None:
+                difference, factor = plain[0], plain[0].factor
+                place += plain[1] * self.scale
+            elif regions is not None:
+                regions.add_gradient(place, own, self.window, self.scale)
+            if opaque is not None and content is not None:
+                _add_masked_difference(place, own, content, opaque[:, :, *self.window], factor=constant * self.scale)
+                content = None
+        ops.tap_backward(
+            gradient=gradient,
+            accumulate=accumulate,
+            features=features,
+            upstream=None,
+            difference=None if difference is None else difference.matrix,
+            scale=None if difference is None else difference.scale,
+            style_gradient=None if difference is None else self.scale,
+            style_factor=factor,
+            content=content,
+            content_gradient=None if content is None else self.scale,
+            content_factor=constant,
+            relu=relu,
+            owned=self._owned(features),
+            precision=runtime.dot_precision,
+            backend=runtime.kernels,
+        )
+
+    def _owned(self, features: Tensor) -> tuple[int, int, int, int] | None:
+        """The owned positions as (top, left, height, width); None for all of the map, which is quicker."""
+        rows, columns = self.inside
+        owned = (rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start)
+        return None if owned == (0, 0, *features.shape[2:]) else owned
+
+
+def _masked_square(features: Tensor, content: Tensor, mask: Tensor) -> Tensor:
+    """Σ a² (F − P)², (1,) float32, of features and content (1, C, h, w) and the mask a, (1, 1, h, w)."""
+    total = torch.zeros(1, dtype=torch.float32, device=features.device)
+    for rows, part in chunks(features):
+        total += ((part - content[:, :, rows]) * mask[:, :, rows]).square().sum(dtype=torch.float32)
+    return total
+
+
+def _add_masked_difference(
+    gradient: Tensor, features: Tensor, content: Tensor, mask: Tensor, *, factor: Tensor
+) -> None:
+    """Adds `factor` · a² (F − P) to `gradient`, (1, C, h, w)."""
+    for rows, part in chunks(features):
+        gradient[:, :, rows] += (part - content[:, :, rows]) * (mask[:, :, rows].square() * factor)

@@ -1,0 +1,198 @@
+"""Where in the image a loss looks: the masks of a run, loaded and checked, and their maps at each layer.
+
+A mask is brought to a layer's resolution as the network brings the image there, by means of 2×2 positions (Gatys et al.
+2017 call the result guidance channels). What a region has of the style term is its share of the image's area, so that a
+place is stylised as strongly as without masks.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastnst.errors import ImageError, OptionError
+from fastnst.images import AnyPicture, load_image, resize
+from fastnst.options.masks import Mask
+
+StyleRegions = Sequence[Mapping[int, Tensor | None]]
+"""For each region, which styles it has, by their index, and where in them: a mask (1, 1, H, W) of the style's size,
+float32 in 0…1, or None for all of it."""
+
+# The part of a side by which a mask's aspect may be another than its picture's, besides a pixel of rounding.
+_ASPECT_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True)
+class LayerGuidance:
+    """The regions at one layer of `positions`.
+
+    For each region: its map `m`, (1, 1, h, w) float32 in 0…1 or None for 1 everywhere; the sum of m²; its share of the
+    image's area. `opaque` is the map of the content term, None where all of it counts.
+    """
+
+    positions: int
+    maps: tuple[Tensor | None, ...]
+    totals: tuple[float, ...]
+    areas: tuple[float, ...]
+    opaque: Tensor | None
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """The regions of an image: a mask for each, (1, 1, H, W) float32 in 0…1, or None for the whole image; `opaque` is
+    the content's alpha, (1, 1, H, W), or None."""
+
+    height: int
+    width: int
+    masks: tuple[Tensor | None, ...] = (None,)
+    opaque: Tensor | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether all of the image counts, as one region."""
+        return self.masks == (None,) and self.opaque is None
+
+    def at(self, levels: Mapping[str, int], device: torch.device) -> dict[str, LayerGuidance]:
+        """The guidance of layers, by their names and the pools on the way to them; maps are on `device`."""
+        found = {level: self._at_level(level, device) for level in set(levels.values())}
+        return {name: found[level] for name, level in levels.items()}
+
+    def _at_level(self, level: int, device: torch.device) -> LayerGuidance:
+        maps, totals = [], []
+        positions = (self.height >> level) * (self.width >> level)
+        for mask in self._regions:
+            pooled = None if mask is None else halved(mask, level)
+            totals.append(float(positions) if pooled is None else pooled.square().sum(dtype=torch.float64).item())
+            maps.append(None if pooled is None else pooled.to(device))
+        opaque = None if self.opaque is None else halved(self.opaque, level).to(device)
+        return LayerGuidance(positions, tuple(maps), tuple(totals), self._areas, opaque)
+
+    @property
+    def _regions(self) -> list[Tensor | None]:
+        """The regions' masks with nothing of what is transparent."""
+        if self.opaque is None:
+            return list(self.masks)
+        return [self.opaque if mask is None else mask * self.opaque for mask in self.masks]
+
+    @property
+    def _areas(self) -> tuple[float, ...]:
+        """Each region's share of the opaque part of the image."""
+        whole = self.height * self.width if self.opaque is None else self.opaque.sum(dtype=torch.float64).item()
+        return tuple(
+            1.0 if mask is None else mask.sum(dtype=torch.float64).item() / max(whole, 1e-30) for mask in self._regions
+        )
+
+
+def halved(mask: Tensor, times: int) -> Tensor:
+    """A mask, (1, 1, H, W), after so many means of 2×2, as pools make them: (1, 1, ⌊H/2ⁿ⌋, ⌊W/2ⁿ⌋)."""
+    for _ in range(times):
+        mask = torch.nn.functional.avg_pool2d(mask, 2)
+    return mask
+
+
+def style_maps(masks: Sequence[Tensor | None], level: int) -> tuple[Tensor | None, ...]:
+    """The masks of a style image at a layer, one for each region."""
+    return tuple(None if mask is None else halved(mask, level) for mask in masks)
+
+
+@dataclass(frozen=True, eq=False)
+class GreyMask:
+    """A mask: `values`, (1, 1, H, W) float32 in 0…1, and the name and hash of its picture."""
+
+    values: Tensor
+    name: str
+    sha256: str
+
+    @property
+    def recorded(self) -> dict[str, str]:
+        return {"name": self.name, "sha256": self.sha256}
+
+    def check_aspect(self, height: int, width: int, what: str) -> None:
+        """Raises ImageError unless it has the proportions of `what`, of `height` × `width`."""
+        own_height, own_width = self.values.shape[2:]
+        wanted = own_width * height / width
+        if abs(wanted - own_height) > max(1.0, _ASPECT_TOLERANCE * own_height):
+            raise ImageError(
+                f"mask {self.name!r} is {own_width}×{own_height} pixels, and {what} {width}×{height}; give a mask of "
+                "the same proportions"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """A region: where it lies in the content, and in each of its styles, by their index; None is everywhere. `named`
+    are the styles that were given, none where all are meant."""
+
+    content: GreyMask
+    styles: Mapping[int, GreyMask | None]
+    named: Mapping[int, GreyMask | None]
+
+
+def load_regions(masks: Sequence[Mask], styles: Sequence[AnyPicture], shares: Sequence[float]) -> list[Region]:
+    """Reads the masks of a run with these styles and their shares.
+
+    A picture in colour is its mean grey, and what is transparent in it is outside. Raises ImageError for a mask that
+    cannot be read, shows nothing, or has other proportions than its style; OptionError for a style that is not there,
+    and for a region all of whose styles have the weight 0.
+    """
+    regions = []
+    for mask in masks:
+        content = _load(mask.content)
+        found: dict[int, GreyMask | None] = {}
+        for number, source in mask.styles:
+            if number > len(styles):
+                raise OptionError(f"a mask is for style {number}, and there are {len(styles)}; count them from 1")
+            found[number - 1] = None if source is None else _load(source)
+        if found and not any(shares[index] for index in found):
+            raise OptionError("a mask is for styles whose weights are all 0; raise one of them, or leave the mask out")
+        for index, grey in found.items():
+            if grey is not None:
+                grey.check_aspect(styles[index].height, styles[index].width, f"style {styles[index].name!r}")
+        regions.append(Region(content, found or dict.fromkeys(range(len(styles))), found))
+    return regions
+
+
+def _load(source: Any) -> GreyMask:
+    picture = load_image(source, role="mask")
+    values = picture.rgb.mean(0)[None, None]
+    if picture.alpha is not None:
+        values = values * picture.alpha
+    if float(values.max()) == 0:
+        raise ImageError(f"mask {picture.name!r} is black everywhere; paint the region white")
+    return GreyMask(values, picture.name, picture.sha256)
+
+
+def style_regions(
+    regions: Sequence[Region] | None, sizes: Sequence[tuple[int, int]], *, plain: bool
+) -> StyleRegions | None:
+    """The regions that `style_targets` takes, of styles of these sizes (height, width); None where one region is all
+    there is and its targets may be those of whole images, `plain`."""
+    if regions is None:
+        return None if plain else [dict.fromkeys(range(len(sizes)))]
+    return [
+        {
+            index: None if grey is None else resize(grey.values, size=sizes[index])
+            for index, grey in region.styles.items()
+        }
+        for region in regions
+    ]
+
+
+def guidance_of(regions: Sequence[Region] | None, alpha: Tensor | None, size: tuple[int, int]) -> Guidance:
+    """The guidance of an image of `size`, (height, width), whose content has this `alpha`, (1, H, W), or none."""
+    masks: tuple[Tensor | None, ...] = (None,)
+    if regions is not None:
+        masks = tuple(resize(region.content.values, size=size) for region in regions)
+    opaque = None if alpha is None or bool(alpha.min() == 1) else resize(alpha[None], size=size)
+    return Guidance(size[0], size[1], masks, opaque)
+
+
+def recorded_regions(regions: Sequence[Region]) -> list[dict[str, Any]]:
+    """Names and hashes of the masks, as JSON can hold them."""
+    return [
+        {"content": region.content.recorded}
+        | {f"style:{index + 1}": None if grey is None else grey.recorded for index, grey in region.named.items()}
+        for region in regions
+    ]
