@@ -19,16 +19,17 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from fastnst_kernels.profiling.measure import conditions
+
 from bench.bench_step import PLAIN, TOLERANCES
 from bench.pairs import add_pair_arguments, add_schedule_arguments, base_options, pairs_of
 from bench.plain_loop import Form, Task, make_task, plain_iteration, plain_loss
 from fastnst import DivergedError, Stylizer
 from fastnst.errors import FastnstError
-from fastnst.images import load_image
-from fastnst.measure import conditions
+from fastnst.image.read import load_image
 from fastnst.network.runtime import is_out_of_memory, resolve_runtime
 from fastnst.options.options import Options, resolve_options
-from fastnst.roofline_plot import check_plot
+from fastnst.transfer.plot import check_plot
 from fastnst.transfer.result import Iterate
 
 SCHEDULES = ("scales=none iterations=600", "scales=2 iterations=300", "scales=3 iterations=300")

@@ -17,26 +17,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
+from fastnst_kernels.profiling.measure import conditions
 
 from fastnst.examples import example
-from fastnst.icc import srgb_profile
-from fastnst.images import load_image
-from fastnst.measure import conditions
-from fastnst.metadata import png_text
+from fastnst.image.files import MAX_PIXELS
+from fastnst.image.read import libvips
 from fastnst.network.runtime import resolve_runtime
-from fastnst.options.options import MAX_PIXELS, resolve_options
+from fastnst.options.options import resolve_options
 from fastnst.options.parse import in_words, parse_memory
 from fastnst.plan.planner import plan_run
-from fastnst.row_resampling import RowResampler
-from fastnst.row_writers import Samples, write_png
 
 
 @dataclass(frozen=True)
@@ -58,16 +51,9 @@ class Far:
 
 def write_content(path: Path, size: int) -> None:
     """The example photograph as a square of `size` pixels."""
-    picture = load_image(example("content"))
-    sampler = RowResampler(picture.height, picture.width, (size, size))
-
-    def rows() -> Iterator[npt.NDArray[Any]]:
-        for top in range(0, picture.height, 16):
-            for _, made in sampler.push(picture.rgb[:, top : top + 16]):
-                yield (made.clamp(0, 1) * 255).round().permute(1, 2, 0).numpy().astype(np.uint8)
-
-    with path.open("wb") as file:
-        write_png(file, Samples(size, size, 3, 8, rows()), png_text(None), srgb_profile())
+    photograph = libvips().Image.new_from_file(str(example("content")))
+    across, down = size / photograph.width, size / photograph.height
+    photograph.resize(across, vscale=down, kernel="cubic").pngsave(str(path), profile="srgb", compression=1)
 
 
 def run_far(size: int, max_memory: str, iterations: int, optimizer: str, folder: Path) -> Far:

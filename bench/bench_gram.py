@@ -9,13 +9,13 @@ It is the workload of `fastnst profile`, which adds rates and ceilings. Caches a
 from collections.abc import Iterator
 
 import pytest
+from fastnst_kernels.profiling.losses import OPERATIONS, Problem, check_size, contender, expected, forms, work_of
+from fastnst_kernels.profiling.measure import Call, synchronise
+from fastnst_kernels.verify import STYLE_LAYERS, worst
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
-from fastnst.measure import Call, synchronise
 from fastnst.network.runtime import Runtime, float32_products
-from fastnst.profiling import OPERATIONS, Problem, check_size, contender, expected, forms, work_of
-from fastnst.verification import STYLE_LAYERS, worst
 
 PLAIN_ERROR = 0.05
 

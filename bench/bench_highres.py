@@ -31,14 +31,15 @@ from statistics import median
 from typing import Any
 
 import torch
+from fastnst_kernels.profiling.measure import conditions, peak_resident_bytes, synchronise
 
 from bench.bench_step import _peak, _restarted_peak
 from fastnst.errors import OptionError
 from fastnst.examples import example
-from fastnst.images import fitted_size, load_image, resize_picture
+from fastnst.image.read import load_image
+from fastnst.image.resize import fitted_size, resize_picture
 from fastnst.loss.objective import make_objective
 from fastnst.loss.targets import style_targets
-from fastnst.measure import conditions, peak_resident_bytes, synchronise
 from fastnst.network.backbone import Backbone, build_backbone
 from fastnst.network.runtime import Runtime, float32_products, is_out_of_memory, resolve_runtime
 from fastnst.network.tiles import TileGrid, even_spans, make_grid, reach_of

@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from fastnst_kernels.profiling.measure import conditions
 
 from bench.pairs import add_pair_arguments, pairs_of
 from bench.plain_loop import Task, make_task
@@ -25,7 +26,6 @@ from fastnst.errors import FastnstError
 from fastnst.loss.objective import Objective, make_objective
 from fastnst.loss.scale import LossScale
 from fastnst.loss.targets import style_targets
-from fastnst.measure import conditions
 from fastnst.network import winograd
 from fastnst.network.backbone import Backbone, build_backbone
 from fastnst.network.runtime import Runtime, resolve_runtime

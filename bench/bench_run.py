@@ -20,11 +20,11 @@ from statistics import median
 from typing import Any
 
 import torch
+from fastnst_kernels.profiling.measure import conditions, synchronise
 
 from fastnst import Stylizer
 from fastnst.errors import FastnstError
 from fastnst.examples import example
-from fastnst.measure import conditions, synchronise
 from fastnst.network.runtime import resolve_runtime
 from fastnst.options.options import resolve_options
 

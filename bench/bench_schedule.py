@@ -16,13 +16,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
 
+from fastnst_kernels.profiling.measure import conditions
+
 from bench.bench_convergence import check_objective, plain_curve, ready_stylizer, schedule_options
 from bench.bench_step import PLAIN
 from bench.pairs import add_pair_arguments, add_schedule_arguments, base_options, pairs_of
 from bench.plain_loop import make_task
 from fastnst import DivergedError
 from fastnst.errors import FastnstError
-from fastnst.measure import conditions
 from fastnst.network.runtime import resolve_runtime
 from fastnst.options.options import Options
 from fastnst.transfer.result import Iterate

@@ -32,6 +32,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from fastnst_kernels.profiling.measure import Timing, conditions, interleaved, peak_resident_bytes
 from torch import Tensor
 
 from bench.convolution_floor import floor
@@ -39,7 +40,6 @@ from bench.plain_loop import Form, Task, make_task, plain_iteration, plain_loss
 from fastnst.examples import example
 from fastnst.loss.objective import make_objective
 from fastnst.loss.targets import style_targets
-from fastnst.measure import Timing, conditions, interleaved, peak_resident_bytes
 from fastnst.network import winograd
 from fastnst.network.backbone import build_backbone
 from fastnst.network.runtime import float32_products, is_out_of_memory, resolve_runtime, timed_algorithms

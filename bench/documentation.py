@@ -22,7 +22,6 @@ def outside_files(root: Path) -> dict[str, str]:
     return {
         "CHANGELOG.md": "changelog.md",
         "CONTRIBUTING.md": "contributing.md",
-        "bench/results/kernels.md": "results/kernels.md",
         **{f"bench/results/{picture.name}": f"results/{picture.name}" for picture in pictures},
     }
 

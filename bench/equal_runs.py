@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from fastnst_kernels.profiling.measure import conditions
 from torch import Tensor
 
 from bench.operations import Operation, operations
-from fastnst.measure import conditions
 from fastnst.network.runtime import float32_products, resolve_runtime
 from fastnst.options.options import resolve_options
 

@@ -1,64 +1,71 @@
-"""The README's picture: the example content in each example style, `python -m bench.gallery`.
+"""The README's picture, `python -m bench.gallery`: the content, then each style beside what it makes of the content.
 
-Above, the content and the styles; below, the content in each style. It uses the network of the paper, which
-comes with the package, and the options' defaults but for size and iterations.
+All pictures of the documents are rendered here: the example pictures, the network of the paper and the options'
+defaults, but for what a caption says. Each is kept in build/pictures, and made once.
 """
 
 import argparse
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageOps
-from tqdm import tqdm
 
 import fastnst
 from fastnst.examples import example
+from fastnst.options.options import resolve_options
 
+BENCH = Path(__file__).parent
+PICTURES = BENCH.parent / "build" / "pictures"
 STYLES = ("style_swirls", "style_mosaic", "style_woodcut")
-WIDTH = 1536
 GAP = 12
 PAPER = (255, 255, 255)
+QUALITY = 84  # of the sheets' JPEGs
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=512)
-    parser.add_argument("--iterations", type=int, default=100)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "gallery.jpg")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--output", type=Path, default=BENCH / "results" / "gallery.jpg")
     given = parser.parse_args()
 
-    rendered = []
-    for name in tqdm(STYLES, desc="styles"):
-        result = fastnst.stylize(
-            example("content"), example(name), size=given.size, iterations=given.iterations, weights="original"
-        )
-        print(name, result.losses[-1])
-        rendered.append(result.image)
-
-    with Image.open(example("content")) as content:
-        above = [content.convert("RGB")]
-    for name in STYLES:
-        with Image.open(example(name)) as style:
-            above.append(style.convert("RGB"))
+    pairs = [(Image.open(example(name)), rendered([name], given.size, precision=given.precision)) for name in STYLES]
     given.output.parent.mkdir(exist_ok=True)
-    sheet(above, rendered).save(given.output, quality=88)
+    page(Image.open(example("content")), pairs, given.size).save(given.output, quality=QUALITY, progressive=True)
 
 
-def sheet(above: list[Image.Image], below: list[Image.Image]) -> Image.Image:
-    """Two rows of equal tiles, each row as wide as the sheet."""
-    rows = [_row(above), _row(below)]
-    page = Image.new("RGB", (WIDTH, sum(row.height for row in rows) + GAP), PAPER)
-    page.paste(rows[0], (0, 0))
-    page.paste(rows[1], (0, rows[0].height + GAP))
-    return page
+def rendered(styles: Sequence[str], size: int, **options: Any) -> Image.Image:
+    """The example content in the example `styles`, made once: the name of its file comes from all of its options."""
+    resolved = resolve_options(size=size, **options)
+    name = hashlib.sha256(repr((styles, resolved)).encode()).hexdigest()[:16]
+    path = PICTURES / f"{name}.png"
+    if not path.exists():
+        result = fastnst.stylize(example("content"), [example(style) for style in styles], size=size, **options)
+        print(*styles, options, result.losses[-1], flush=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        result.save(path)
+    with Image.open(path) as picture:
+        return picture.convert("RGB")
 
 
-def _row(pictures: list[Image.Image]) -> Image.Image:
-    width = (WIDTH - GAP * (len(pictures) - 1)) // len(pictures)
-    height = width * 3 // 4
-    row = Image.new("RGB", (WIDTH, height), PAPER)
-    for index, picture in enumerate(pictures):
-        row.paste(ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS), (index * (width + GAP), 0))
-    return row
+def page(content: Image.Image, pairs: Sequence[tuple[Image.Image, Image.Image]], width: int) -> Image.Image:
+    """The content over both columns, then rows of two cells, each `width` wide and of the content's proportions."""
+    cell = (width, round(width * content.height / content.width))
+    whole = 2 * width + GAP
+    top = round(whole * 9 / 16)
+    sheet = Image.new("RGB", (whole, top + len(pairs) * (cell[1] + GAP)), PAPER)
+    sheet.paste(_fitted(content, (whole, top)), (0, 0))
+    for row, pair in enumerate(pairs):
+        for column, picture in enumerate(pair):
+            place = (column * (width + GAP), top + GAP + row * (cell[1] + GAP))
+            sheet.paste(_fitted(picture, cell), place)
+    return sheet
+
+
+def _fitted(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    return ImageOps.fit(picture.convert("RGB"), size, Image.Resampling.LANCZOS)
 
 
 if __name__ == "__main__":

@@ -11,40 +11,41 @@ from torch import Tensor
 from tqdm import tqdm
 
 import fastnst
-from fastnst.contact_sheet import contact_sheet
+from bench.gallery import QUALITY
 from fastnst.examples import example
-from fastnst.images import load_image
+from fastnst.image.read import load_image
+from fastnst.image.sheet import contact_sheet
 
 STYLES = ("style_swirls", "style_mosaic", "style_woodcut")
-CELL = 240
+CELL = 400
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--size", type=int, default=384)
     parser.add_argument("--iterations", type=int, default=100)
     parser.add_argument("--styles", nargs="+", default=STYLES)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--weights", default="original")
     given = parser.parse_args(arguments)
 
-    rows = [textures(name, given.size, given.iterations, given.weights) for name in tqdm(given.styles, desc="styles")]
+    rows = [row(name, given.size, given.iterations, given.weights) for name in tqdm(given.styles, desc="styles")]
     names = [name.removeprefix("style_") for name in given.styles]
     labels = ["style", "texture", "tileable, four times"]
     contact_sheet(rows, cell=CELL, row_labels=names, column_labels=labels).save(
-        given.output / "gallery_textures.jpg", quality=88
+        given.output / "gallery_textures.jpg", quality=QUALITY, progressive=True
     )
 
 
-def textures(name: str, size: int, iterations: int, weights: str) -> list[Tensor]:
+def row(name: str, size: int, iterations: int, weights: str) -> list[Tensor]:
     """The style, its texture, and its tile 2 × 2."""
-    found = [
+    textures = [
         fastnst.synthesize_texture(
             example(name), size=size, iterations=iterations, tileable=tileable, weights=weights
         ).tensor
         for tileable in (False, True)
     ]
-    return [load_image(example(name)).rgb, found[0], torch.tile(found[1], (1, 2, 2))]
+    return [load_image(example(name)).rgb, textures[0], torch.tile(textures[1], (1, 2, 2))]
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
-from fastnst_kernels import api, image, relu, tiles
+from fastnst_kernels import image, losses, relu
 from torch import Tensor
 
 from fastnst.network.runtime import Runtime
@@ -42,18 +42,18 @@ def operations(
 
 def _tap(features: Tensor, content: Tensor, upstream: Tensor, target: Tensor, runtime: Runtime) -> list[Tensor]:
     leaf = features.detach().requires_grad_()
-    passed, style, difference = api.tap(
+    passed, style, difference = losses.tap(
         leaf, target=target, content=content, relu=True, precision=runtime.dot_precision, backend=runtime.backend
     )
-    losses = [loss for loss in (style, difference) if loss is not None]
-    ones = [torch.ones_like(loss) for loss in losses]
-    (gradient,) = torch.autograd.grad([passed, *losses], leaf, [upstream, *ones])
-    return [*(loss.detach() for loss in losses), gradient]
+    terms = [loss for loss in (style, difference) if loss is not None]
+    ones = [torch.ones_like(loss) for loss in terms]
+    (gradient,) = torch.autograd.grad([passed, *terms], leaf, [upstream, *ones])
+    return [*(loss.detach() for loss in terms), gradient]
 
 
 def _gram(features: Tensor, target: Tensor, runtime: Runtime) -> list[Tensor]:
     leaf = features.detach().requires_grad_()
-    matrix = api.gram(leaf, precision=runtime.dot_precision, backend=runtime.backend)
+    matrix = losses.gram(leaf, precision=runtime.dot_precision, backend=runtime.backend)
     (gradient,) = torch.autograd.grad(matrix, leaf, target.expand_as(matrix))
     return [matrix.detach(), gradient]
 
@@ -64,13 +64,11 @@ def _tiles(features: Tensor, target: Tensor, upstream: Tensor, runtime: Runtime)
     channels, half = features.shape[1], features.shape[2] // 2
     sums = torch.zeros((len(features), channels, channels), device=features.device)
     for rows in (features[:, :, :half], features[:, :, half:]):
-        tiles.accumulate_gram(sums, rows, precision=precision, backend=backend)
-    loss, difference = tiles.finish_gram_loss(
+        losses.accumulate_gram(sums, rows, precision=precision, backend=backend)
+    loss, difference = losses.finish_gram_loss(
         sums, features[0, 0].numel(), target, dtype=features.dtype, backend=backend
     )
-    gradient = tiles.tap_gradient(
-        features, upstream=upstream, difference=difference, precision=precision, backend=backend
-    )
+    gradient = losses.tap_gradient(features, difference, upstream, precision=precision, backend=backend)
     return [sums, loss, gradient]
 
 

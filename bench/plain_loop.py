@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastnst.images import Source, fitted_size, flattened, load_image, resize_picture
+from fastnst.image.picture import flattened
+from fastnst.image.read import Source, load_image
+from fastnst.image.resize import fitted_size, resize_picture
 from fastnst.network.architecture import layers_up_to
 from fastnst.network.runtime import resolve_runtime
 from fastnst.network.weights import Weights, load_weights
@@ -61,7 +63,7 @@ def make_task(options: Options, content: Source, style: Source) -> Task:
         resize_picture(source, size=edges).rgb[None].to(device)
         for source, edges in ((picture, size), (painting, style_size))
     )
-    weights = load_weights(options.weights, options.network, taps=options.taps)
+    weights = load_weights(options.weights, options.network, taps=options.taps, filter_scaling=options.filter_scaling)
     return Task(pixels, strokes, start[None].to(device), weights, options, device)
 
 

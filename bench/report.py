@@ -4,7 +4,7 @@ python -m bench.report            prints the table
 python -m bench.report --write    writes it into docs/figures.md, and bench/results/roofline.png
 python -m bench.report --check    exit code 1 if docs/figures.md says something else
 
-A profile is what `fastnst profile --json` printed, in a file profile*.json at any depth; a model is left out.
+A profile is what `fastnst profile --json` printed, in a file profile*.json at any depth.
 """
 
 import argparse
@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fastnst_kernels.profiling.plot import Panel, Point, draw
+
 from bench.page_tables import replaced
-from fastnst.roofline_plot import Panel, Point, draw
 
 ROOT = Path(__file__).resolve().parent.parent
 _NO_GPU = (
@@ -66,8 +67,6 @@ def sections(folder: Path) -> list[Section]:
     for path in sorted(folder.rglob("profile*.json")):
         try:
             facts = json.loads(path.read_text(encoding="utf-8"))
-            if facts.get("model"):
-                continue
             if not facts["measurements"]:
                 raise ValueError("no measurements")
             measured, steps = (_by_precision(facts.get(name, [])) for name in ("measurements", "steps"))

@@ -23,8 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-from fastnst.measure import conditions
+from fastnst_kernels.profiling.measure import conditions
 
 ROOT = Path(__file__).resolve().parent.parent
 TOTAL_SECONDS = 520.0
@@ -67,7 +66,6 @@ def steps(*, tiny: bool, on_gpu: bool) -> list[Step]:
             Step("profile_32", _profile(32, precision, "--no-compile", "--rounds", "2"), 120),
             Step("step", _step(["64"], ["tf32" if on_gpu else "fp32"], "--rounds", "2"), 120),
             Step("run", _run(["48"], "auto", "3", "--rounds", "1"), 120),
-            Step("tune", ("bench.tune", "--tiny", "--out", "{tuned}"), 120),
         ]
     return [
         Step("tests", ("pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests"), 150),
@@ -84,7 +82,6 @@ def steps(*, tiny: bool, on_gpu: bool) -> list[Step]:
         Step("profile_512", _profile(512, "auto"), 90),
         _sanitizer("racecheck", 60),
         Step("profile_1024_fp32", _profile(1024, "fp32", "--no-compile"), 60),
-        Step("tune", ("bench.tune", "--precision", "fp16", "--limit", "45", "--out", "{tuned}"), 90),
     ]
 
 
@@ -120,7 +117,7 @@ def run_step(step: Step, out: Path, seconds_left: float) -> Outcome:
     if step.tool and shutil.which(step.tool[0]) is None:
         return Outcome(step.name, "absent", 0.0)
     results, log = out / f"{step.name}.json", out / f"{step.name}.log"
-    places = {"json": results.resolve(), "tuned": (out / "tuned.json").resolve()}
+    places = {"json": results.resolve()}
     words = [word.format(**places) for word in step.arguments]
     command = [*step.tool, sys.executable, "-m", *words]
     results.unlink(missing_ok=True)

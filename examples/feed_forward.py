@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastnst.examples import example
-from fastnst.images import load_image, resize
+from fastnst.image.read import load_image
+from fastnst.image.resize import resize
+from fastnst.image.write import save_image
 from fastnst.loss.perceptual import PerceptualLoss
-from fastnst.output import save_image
 
 Report = Callable[[int, float], None]
 

@@ -9,8 +9,7 @@ import torch
 from PIL import Image
 
 from fastnst.errors import ImageError
-from fastnst.images import load_image
-from fastnst.row_writers import Samples
+from fastnst.image.read import load_image
 
 
 def noise(height: int = 5, width: int = 7, channels: int = 3, dtype: type = np.uint8) -> np.ndarray:
@@ -36,10 +35,3 @@ def refused(source: object, *patterns: str, **options: object) -> str:
     for pattern in patterns:
         assert re.search(pattern, message), message
     return message
-
-
-def samples_of(array: np.ndarray, rows: int = 64) -> Samples:
-    """Those of a whole array, (H, W, 3 or 4) of uint8 or uint16."""
-    height, width, channels = array.shape
-    parts = (array[top : top + rows] for top in range(0, height, rows))
-    return Samples(height, width, channels, 8 * array.itemsize, parts)

@@ -24,7 +24,7 @@ from fastnst.app.batch.batch_rows import grouped
 from fastnst.app.batch.ray import RayPool
 from fastnst.app.cli import batch as command
 from fastnst.errors import OptionError
-from fastnst.output import read_parameters
+from fastnst.image.metadata import read_parameters
 
 
 def parsed(*arguments: str) -> argparse.Namespace:

@@ -15,9 +15,9 @@ from fastnst.app.batch import batch_worker
 from fastnst.app.batch.batch_rows import grouped
 from fastnst.app.batch.batch_worker import KEPT_STYLES, Worker
 from fastnst.errors import ImageError
+from fastnst.image.metadata import read_parameters
 from fastnst.loss.targets import style_targets
 from fastnst.network.weights import load_weights
-from fastnst.output import read_parameters
 
 
 def test_a_worker_makes_what_the_function_makes(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from bench import (
     bench_step,
     convolution_floor,
     equal_runs,
+    loss_strength,
     plain_loop,
     run_gpu,
 )
@@ -276,6 +277,17 @@ def test_convergence_leaves_out_what_memory_is_too_small_for(
     else:
         assert bench_convergence.main(arguments) == 0
     assert "is left out: out of memory" in capsys.readouterr().out
+
+
+def test_the_strength_of_losses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pair = [str(example(name)) for name in ("content", "style_mosaic")]
+    small = ["--size", "48", "--iterations", "2", "--weights", "random", "--json", str(tmp_path / "strength.json")]
+    assert loss_strength.main(["--pairs", *pair, *small]) == 0
+    *_, row, mean = capsys.readouterr().out.splitlines()
+    assert row.startswith("| content × style_mosaic | ")
+    assert row.split("|")[2:] == mean.split("|")[2:]
+    terms = json.loads((tmp_path / "strength.json").read_text())["content_terms"]["content × style_mosaic"]
+    assert list(terms) == ["gram", "covariance", "mean-std", "wasserstein", "sliced"]
 
 
 def test_gram_benchmarks_are_found_and_pass(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 import fastnst
 from fastnst.errors import FastnstWarning, ImageError, OptionError
-from fastnst.output import read_parameters
+from fastnst.image.metadata import read_parameters
 from fastnst.transfer.callbacks import (
     Chain,
     EarlyStop,

@@ -19,9 +19,9 @@ from PIL import Image
 from processes import PATIENCE
 
 from fastnst.app import cli
+from fastnst.image.metadata import read_parameters
 from fastnst.loss.objective import Objective
 from fastnst.loss.terms import Loss
-from fastnst.output import read_parameters
 
 FAST = ["--size", "48", "--iterations", "3", "--scales", "none", "--weights", "random", "--style-layers", "conv1_1"]
 FAST += ["--content-layers", "conv2_1"]

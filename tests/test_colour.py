@@ -5,19 +5,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastnst import colour
-from fastnst.colour import (
+from fastnst.errors import OptionError
+from fastnst.image import colour
+from fastnst.image.colour import (
+    finished,
     grey_of,
     lightness,
     moved_colours,
     moved_lightness,
     oklab_to_srgb,
+    prepared,
     srgb_to_oklab,
     with_colours_of,
 )
-from fastnst.errors import OptionError
-from fastnst.picture import Picture
-from fastnst.preserve_color import finished, prepared
+from fastnst.image.picture import Picture
 
 
 def picture(height: int = 30, width: int = 40, seed: int = 0, low: float = 0.0, high: float = 1.0) -> Tensor:
@@ -122,6 +123,17 @@ def test_matched_lightness() -> None:
     assert abs(float(weighted.double().mean()) - moments(lightness(content), weights)[0][0]) < 5e-3
 
 
+def least_map(own: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """A Σ_S A = Σ_C with the symmetric A: Σ_C^½ (Σ_C^½ Σ_S Σ_C^½)^−½ Σ_C^½."""
+
+    def power(matrix: np.ndarray, exponent: float) -> np.ndarray:
+        values, vectors = np.linalg.eigh(matrix)
+        return vectors @ np.diag(values**exponent) @ vectors.T
+
+    half = power(wanted, 0.5)
+    return half @ power(half @ own @ half, -0.5) @ half
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 def test_matched_colours(weighted: bool) -> None:
     style, content = picture(20, 50, seed=5), picture(seed=6, low=0.35, high=0.6)
@@ -140,10 +152,8 @@ def test_matched_colours(weighted: bool) -> None:
 
     own_mean, own = moments(style)
     identity = 1e-5 * np.eye(3)
-    roots = []
-    for values, vectors in (np.linalg.eigh(wanted + identity), np.linalg.eigh(own + identity)):
-        roots.append(vectors @ np.diag(values**0.5) @ vectors.T)
-    matrix = roots[0] @ np.linalg.inv(roots[1])
+    matrix = least_map(own + identity, wanted + identity)
+    assert np.allclose(matrix, matrix.T)
     expected = matrix @ (style.double().flatten(1).numpy() - own_mean[:, None]) + wanted_mean[:, None]
     assert np.abs(matched.flatten(1).numpy() - expected).max() < 1e-6
 
@@ -159,6 +169,20 @@ def test_pictures_without_variance() -> None:
     assert np.abs(flat.flatten(1).mean(1).numpy() - moments(colours)[0]).max() < 1e-6
     same = matched_colours(colours, colours)
     torch.testing.assert_close(same, colours, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("spread", [0.002, 0.01])
+def test_the_noise_of_a_sepia_style_is_not_raised_to_colours(spread: float) -> None:
+    light = 0.5 * torch.rand(1, 40, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 0.25
+    grain = spread * torch.randn(3, 40, 40, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    sepia = torch.cat([light, 0.9 * light, 0.7 * light]) + grain
+    content = picture(seed=2, low=0.2, high=0.8).double()
+    content[2] = 1 - content[0]
+    present, wanted = colour.moments([(sepia, None)]), colour.moments([(content, None)])
+    middle = sepia.mean((1, 2))[:, None, None]
+    steps = 1e-3 * torch.eye(3, dtype=torch.float64)[:, None]
+    gains = (moved_colours(middle + steps, present, wanted) - moved_colours(middle, present, wanted)) / 1e-3
+    assert float(torch.linalg.matrix_norm(gains[:, 0], ord=2)) == pytest.approx(4)
 
 
 def test_a_transparent_content_counts_as_a_whole() -> None:
@@ -202,9 +226,14 @@ def test_what_a_run_is_shown(alpha: Tensor | None) -> None:
 
 
 def test_what_a_run_gives_back() -> None:
-    image, content = picture(seed=1), picture(seed=2)
-    assert finished(image, content, "none") is finished(image, content, "histogram") is image
-    assert torch.equal(finished(image, content, "luminance"), with_colours_of(image, content))
+    image, alpha = picture(seed=1, low=0.3, high=0.7), torch.ones(1, 30, 40)
+    alpha[:, :9] = 0
+    content = Picture(picture(seed=2, low=0.3, high=0.6), alpha, "c")
+    assert finished(image, content, "none") is image
+    assert torch.equal(finished(image, content, "luminance"), with_colours_of(image, content.rgb))
+    moved = finished(image, content, "histogram")
+    for part, wanted in zip(moments(moved, alpha), moments(content.rgb, alpha), strict=True):
+        assert np.abs(part - wanted).max() < 2e-5
     for call in (lambda: finished(image, content, "hue"), lambda: prepared(Picture(image, None, "i"), [], "hue")):
         with pytest.raises(
             OptionError, match="unknown preserve color 'hue'; choose one of: none, luminance, histogram"
@@ -215,8 +244,8 @@ def test_what_a_run_gives_back() -> None:
 def test_pictures_in_parts_are_as_whole_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     style, content = picture(seed=1), picture(seed=2, low=0.3, high=0.6)
     whole = matched_colours(style, content), matched_lightness(style, content), with_colours_of(style, content)
-    monkeypatch.setattr("fastnst.colour._PIXELS", 37)
-    monkeypatch.setattr("fastnst.colour._ROWS", 7)
+    monkeypatch.setattr("fastnst.image.colour._PIXELS", 37)
+    monkeypatch.setattr("fastnst.image.colour._ROWS", 7)
     parts = matched_colours(style, content), matched_lightness(style, content), with_colours_of(style, content)
     for one, other in zip(whole, parts, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-6)

@@ -16,8 +16,9 @@ from PIL import Image
 
 from fastnst.app import cli
 from fastnst.app.cli.environment import report
-from fastnst.images import load_image
-from fastnst.output import read_parameters, save_image
+from fastnst.image.metadata import read_parameters
+from fastnst.image.read import load_image
+from fastnst.image.write import save_image
 
 FAST = ["--size", "48", "--iterations", "3", "--scales", "none", "--weights", "random", "--style-layers", "conv1_1"]
 FAST += ["--content-layers", "conv2_1", "--precision", "fp32"]
@@ -163,6 +164,16 @@ def test_rerun_is_the_same_image(made: Path, tmp_path: Path, capsys: Any) -> Non
     assert first == second
     assert cli.main(["rerun", str(made), "-o", str(tmp_path / "b.jpg"), "--json", "--quiet"]) == 0
     assert json.loads(capsys.readouterr().out)["options"]["style_weight"] == 40
+
+
+def test_rerun_has_the_filters_of_the_run(pictures: tuple[str, str], tmp_path: Path, capsys: Any) -> None:
+    made, again = tmp_path / "made.png", tmp_path / "again.png"
+    gatys = ["--preset", "gatys", "--size", "32", "--iterations", "2", "--style-layers", "conv1_1", "--quiet"]
+    assert cli.main(["stylize", *pictures, "-o", str(made), *gatys, "--content-layers", "conv2_1"]) == 0
+    assert read_parameters(made)["options"]["filter_scaling"] == "unit-mean"
+    assert cli.main(["rerun", str(made), "-o", str(again)]) == 0
+    assert "every pixel is the same" in capsys.readouterr().err
+    assert read_parameters(made)["weights"] == read_parameters(again)["weights"]
 
 
 def test_rerun_finds_what_was_moved(made: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastnst.contact_sheet import Look, contact_sheet, differing_options, in_rows
 from fastnst.errors import OptionError
+from fastnst.image.sheet import Look, contact_sheet, differing_options, in_rows
 
 RED, BLUE = (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)
 PLAIN = Look(letters=12, gap=10)

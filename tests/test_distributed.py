@@ -18,13 +18,13 @@ from processes import PATIENCE, finish, run_together, start
 
 import fastnst
 from fastnst.app.cli import main
+from fastnst.image.write import save_image
 from fastnst.loss.objective import make_objective
 from fastnst.loss.targets import style_targets
 from fastnst.network.backbone import Backbone, build_backbone
 from fastnst.network.runtime import resolve_runtime
 from fastnst.network.weights import load_weights
 from fastnst.options.options import resolve_options
-from fastnst.output import save_image
 from fastnst.plan.fitting import FittingObjective
 from fastnst.plan.planner import plan_run
 from fastnst.plan.processes import Ranks, RanksError, joined

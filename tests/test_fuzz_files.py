@@ -1,5 +1,6 @@
 """Damaged and hostile files of options, rows, weights, runs and metadata: understood, or refused in one line."""
 
+import html
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -18,10 +19,11 @@ from fastnst.app import cli
 from fastnst.app.batch.manifest import read_manifest
 from fastnst.app.cli.config_file import read_config
 from fastnst.errors import FastnstError
+from fastnst.image.metadata import read_parameters
+from fastnst.image.write import save_image
 from fastnst.network.architecture import layers_up_to
 from fastnst.network.weights_file import open_weights, read_convolutions
 from fastnst.options.options import Options, resolve_options
-from fastnst.output import read_parameters, save_image
 from fastnst.transfer.checkpoint import FORMAT, load_run
 
 NAMES = sorted(Options.__dataclass_fields__)
@@ -210,7 +212,8 @@ def test_damaged_metadata(data: st.DataObject, kind: str, tmp_path: Path) -> Non
 )
 def test_foreign_metadata_in_commands(text: str, tmp_path: Path) -> None:
     path, marks = tmp_path / "fuzz.png", PngInfo()
-    marks.add_itxt("fastnst", text.encode(errors="replace").decode())
+    inner = html.escape(text.encode(errors="replace").decode())
+    marks.add_itxt("XML:com.adobe.xmp", f"<fastnst:parameters>{inner}</fastnst:parameters>")
     Image.new("RGB", (4, 4)).save(path, pnginfo=marks)
     understood_or_refused(lambda: read_parameters(path))
     assert cli.main(["info", str(path)]) in (0, 1)

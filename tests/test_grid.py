@@ -12,8 +12,8 @@ from PIL import Image
 from fastnst.app import cli
 from fastnst.app.cli.axes import Axis, make_axis
 from fastnst.errors import OptionError
-from fastnst.images import load_image
-from fastnst.output import read_parameters
+from fastnst.image.metadata import read_parameters
+from fastnst.image.read import load_image
 
 FAST = [
     "--size",
@@ -143,7 +143,7 @@ def test_compare(tmp_path: Path, pictures: tuple[str, str], monkeypatch: pytest.
         results.append(str(tmp_path / f"{weight}.png"))
         assert cli.main(["stylize", *pictures, "-o", results[-1], "--style-weight", weight, *FAST, *SHALLOW]) == 0
     seen: dict[str, Any] = {}
-    from fastnst import contact_sheet as module
+    from fastnst.image import sheet as module
 
     original = module.contact_sheet
 

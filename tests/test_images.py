@@ -8,9 +8,7 @@ import torch
 from picture_samples import noise, planes, saved
 from PIL import Image
 
-from fastnst.images import (
-    load_image,
-)
+from fastnst.image.read import load_image
 
 
 def test_every_source_gives_the_same_picture(tmp_path: Path) -> None:

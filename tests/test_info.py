@@ -1,5 +1,6 @@
 """What `fastnst info` prints, of our metadata and of a stranger's."""
 
+import html
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from fastnst.app import cli
 
 def foreign(path: Path, metadata: str) -> str:
     text = PngInfo()
-    text.add_itxt("fastnst", metadata)
+    text.add_itxt("XML:com.adobe.xmp", f"<fastnst:parameters>{html.escape(metadata)}</fastnst:parameters>")
     Image.new("RGB", (4, 4)).save(path, pnginfo=text)
     return str(path)
 

@@ -14,6 +14,7 @@ from style_references import DISTANCES, features, moments, pooled
 from fastnst import CheckpointError, ImageError, OptionError, Stylizer, resume, stylize
 from fastnst.app.batch.manifest import parse_option, read_manifest
 from fastnst.app.cli import main
+from fastnst.image.metadata import read_parameters
 from fastnst.loss.masks import Guidance
 from fastnst.loss.objective import make_objective
 from fastnst.loss.targets import style_targets
@@ -23,7 +24,6 @@ from fastnst.network.tiles import make_grid, reach_of
 from fastnst.network.weights import load_weights
 from fastnst.options.masks import Mask, parse_masks
 from fastnst.options.options import resolve_options
-from fastnst.output import read_parameters
 from fastnst.plan.fitting import FittingObjective
 from fastnst.plan.planner import plan_run
 from fastnst.plan.processes import joined

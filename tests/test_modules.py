@@ -207,6 +207,16 @@ def test_extractor_under_caffe_preprocessing() -> None:
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-3)
 
 
+def test_perceptual_loss_scales_the_filters() -> None:
+    layers: dict[str, Any] = {"style_layers": "conv1_1", "content_layers": "conv1_2", "size": 32}
+    plain, scaled = (
+        PerceptualLoss(images(1, 28)[0], preset="gatys", filter_scaling=scaling, **layers)
+        for scaling in ("none", "unit-mean")
+    )
+    assert plain.extractor.sha256 == load_weights("original", taps=("conv1_2",)).sha256
+    assert scaled.extractor.sha256 != plain.extractor.sha256
+
+
 @pytest.mark.parametrize("objective", ["relative", "paper"])
 @pytest.mark.parametrize("weights", [None, [1.0, 3.0]])
 def test_perceptual_loss_is_the_objective_of_stylize(objective: str, weights: list[float] | None) -> None:

@@ -43,6 +43,7 @@ def test_what_a_network_does_not_depend_on_shares_it() -> None:
         {"network": "vgg16"},
         {"style_layers": "conv2_1"},
         {"pooling": "max"},
+        {"filter_scaling": "unit-mean"},
         {"padding": "replicate"},
         {"precision": "bf16"},
     ],

@@ -29,7 +29,23 @@ def test_the_gatys_preset_is_the_paper() -> None:
     assert options.content_layers == (("conv4_2", 1.0),)
     assert (options.objective, options.pooling, options.init, options.optimizer) == ("paper", "avg", "noise", "lbfgs")
     assert (options.scales, options.tv_weight, options.network) == (None, 0.0, "vgg19")
-    assert 5e-4 <= options.content_weight / options.style_weight <= 5e-3
+    assert options.filter_scaling == "unit-mean"
+    # The paper's range, where the filters are as they are.
+    plain = resolve_options(preset="gatys", filter_scaling="none")
+    assert 5e-4 <= plain.content_weight / plain.style_weight <= 5e-3
+    assert resolve_options(preset="gatys", weights="random").style_weight == plain.style_weight
+
+
+@pytest.mark.parametrize("other", [{"weights": "random"}, {"weights": "own.pth"}, {"network": "vgg16"}], ids=str)
+def test_the_gatys_preset_leaves_the_filters_of_other_networks_as_they_are(other: dict[str, str]) -> None:
+    assert resolve_options(preset="gatys", **other).filter_scaling == "none"
+    with pytest.raises(OptionError, match="filter scaling unit-mean needs the mean activation of each filter"):
+        resolve_options(preset="gatys", filter_scaling="unit-mean", **other)
+
+
+def test_filter_scaling_of_any_run_of_the_original() -> None:
+    assert resolve_options(filter_scaling="unit-mean", weights="original").filter_scaling == "unit-mean"
+    assert resolve_options(preset="gatys", filter_scaling="none").filter_scaling == "none"
 
 
 def test_what_is_given_wins_over_the_preset() -> None:
@@ -140,6 +156,7 @@ REFUSED = [
     ({"colour": 1}, "unknown option 'colour'; the options are: preset"),
     ({"style_wieght": 1}, "unknown option 'style_wieght'; did you mean style_weight?"),
     ({"seed": -1}, "seed -1 is too small"),
+    ({"filter_scaling": "mean"}, "unknown filter scaling 'mean'; choose one of: none, unit-mean"),
     ({"weights": 3}, "weights 3 is neither a name nor a path"),
     ({"size": 10**30}, "must be 65535 or less"),
     ({"seed": 2**64}, "is too large"),

@@ -11,8 +11,8 @@ from PIL import Image
 import fastnst
 from fastnst.app.batch.batch_rows import pair_rows
 from fastnst.app.cli import main
-from fastnst.output import read_parameters
-from fastnst.picture_folder import pictures_at
+from fastnst.image.files import pictures_at
+from fastnst.image.metadata import read_parameters
 
 SMALL: dict[str, Any] = {
     "size": 32,

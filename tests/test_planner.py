@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from fastnst_kernels.profiling.measure import peak_extra_bytes
 
 from fastnst.app.cli import plan as command
 from fastnst.app.cli.plan import add_parser
@@ -17,7 +18,6 @@ from fastnst.errors import OptionError
 from fastnst.examples import example
 from fastnst.loss.objective import make_objective
 from fastnst.loss.targets import style_targets
-from fastnst.memory import peak_extra_bytes
 from fastnst.network import winograd
 from fastnst.network.architecture import NETWORKS
 from fastnst.network.backbone import build_backbone
@@ -293,10 +293,11 @@ def test_the_planned_peak_is_the_measured_one(precision: str, tile: str, size: i
 
 _PEAK = """
 import gc, sys, torch
+from fastnst_kernels.profiling.measure import peak_resident_bytes
 from fastnst.network.backbone import build_backbone
 from fastnst.transfer.descent import Descent
+from fastnst.loss.objective import style_targets
 from fastnst.loss.masks import Guidance
-from fastnst.measure import peak_resident_bytes
 from fastnst.loss.targets import style_targets
 from fastnst.optim import make_optimizer
 from fastnst.plan.planner import plan_run

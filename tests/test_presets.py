@@ -111,18 +111,72 @@ def style_transfer_pytorch(look: Callable[[Tensor], Features], image: Tensor, co
     return loss + 2 * 2 * (straight / 3 + (falling.square().mean() + rising.square().mean()) / 12)
 
 
-TOOLS: dict[str, tuple[Callable[..., Tensor], Preprocessing]] = {
-    "neural-style": (neural_style, OF_256),
-    "gatys-notebook": (gatys_notebook, OF_255),
-    "style-transfer-pytorch": (style_transfer_pytorch, IMAGENET),
+def pastiche(look: Callable[[Tensor], Features], image: Tensor, content: Tensor, style: Tensor) -> Tensor:
+    """10⁻² · mean (F − P)² + Σ_l 10/C² · mean (G/M − A/M)²."""
+    seen, wanted, painted = look(image), look(content), look(style)
+    loss = 1e-2 * (seen["conv4_2"] - wanted["conv4_2"]).square().mean()
+    for name in STYLE:
+        found, target = (gram(x[name]) / x[name][0, 0].numel() for x in (seen, painted))
+        loss = loss + 10 / len(found) ** 2 * (found - target).square().mean()
+    return loss
+
+
+STYLEMOD_WEIGHTS = dict(zip(STYLE, (1.0, 0.8, 0.5, 0.3, 0.1), strict=True))
+
+
+def stylemod(look: Callable[[Tensor], Features], image: Tensor, content: Tensor, style: Tensor) -> Tensor:
+    """10⁴ · mean (F − P)² + 10² · Σ_l w_l · mean (G − A)², G not divided by M; the style is as large as the image."""
+    seen, wanted, painted = look(image), look(content), look(style)
+    loss = 1e4 * (seen["conv4_2"] - wanted["conv4_2"]).square().mean()
+    for name, weight in STYLEMOD_WEIGHTS.items():
+        loss = loss + 1e2 * weight * (gram(seen[name]) - gram(painted[name])).square().mean()
+    return loss
+
+
+TOOLS: dict[str, tuple[Callable[..., Tensor], Preprocessing, tuple[int, int], dict[str, Any]]] = {
+    "neural-style": (neural_style, OF_256, (45, 33), {"preset": "neural-style"}),
+    "gatys-notebook": (gatys_notebook, OF_255, (45, 33), {"preset": "gatys-notebook"}),
+    "style-transfer-pytorch": (style_transfer_pytorch, IMAGENET, (45, 33), {"preset": "style-transfer-pytorch"}),
+    "pastiche": (
+        pastiche,
+        OF_255,
+        (45, 33),
+        {
+            "pooling": "max",
+            "content_reduction": "mean",
+            "content_weight": 0.01,
+            "style_reduction": "channel-mean",
+            "style_weight": 10,
+            "style_layers": dict.fromkeys(STYLE, 1.0),
+            "tv_weight": 0,
+        },
+    ),
+    "stylemod": (
+        stylemod,
+        IMAGENET,
+        (35, 50),
+        {
+            "pooling": "max",
+            "content_reduction": "mean",
+            "content_weight": 1e4,
+            "style_reduction": "mean",
+            "style_weight": 1e2,
+            # The positions of each layer, squared, as the page on moving over has it.
+            "style_layers": {
+                name: weight * ((35 >> block) * (50 >> block)) ** 2
+                for block, (name, weight) in enumerate(STYLEMOD_WEIGHTS.items())
+            },
+            "tv_weight": 0,
+        },
+    ),
 }
 
 
-@pytest.mark.parametrize("preset", TOOLS)
-def test_the_objective_is_that_of_the_tool(preset: str, tensors: dict[str, Tensor]) -> None:
-    formula, preprocessing = TOOLS[preset]
-    options = resolve_options(preset=preset, precision="fp32", device="cpu")
-    content, image, style = smooth_and_rough(1, 35, 50), smooth_and_rough(2, 35, 50), smooth_and_rough(3, 45, 33)
+@pytest.mark.parametrize("tool", TOOLS)
+def test_the_objective_is_that_of_the_tool(tool: str, tensors: dict[str, Tensor]) -> None:
+    formula, preprocessing, style_size, given = TOOLS[tool]
+    options = resolve_options(**given, precision="fp32", device="cpu")
+    content, image, style = smooth_and_rough(1, 35, 50), smooth_and_rough(2, 35, 50), smooth_and_rough(3, *style_size)
 
     runtime = resolve_runtime(options)
     weights = Weights("random", "vgg19", tensors, preprocessing, "")
@@ -208,6 +262,10 @@ def test_weights_that_leave_the_terms_out_of_balance_are_warned_of(
     Stylizer(picture, **options, tv_weight=0).load()
     Stylizer(picture, **{**options, "preset": "gatys-notebook"}).load()
     Stylizer(picture, **{**options, "weights": "original"}).load()
+    with pytest.warns(FastnstWarning, match="preset gatys is for the original VGG-19, whose filters it scales"):
+        Stylizer(picture, **{**options, "preset": "gatys"}).load()
+    for weights in ("random", "original"):
+        Stylizer(picture, **{**options, "preset": "gatys", "weights": weights}).load()
 
 
 def test_the_module_has_gram_matrices_alone() -> None:

@@ -10,8 +10,8 @@ from PIL import Image
 from fastnst.app.batch.manifest import read_manifest
 from fastnst.app.cli import main
 from fastnst.app.cli.config_file import read_config
-from fastnst.images import load_image
-from fastnst.output import read_parameters
+from fastnst.image.metadata import read_parameters
+from fastnst.image.read import load_image
 
 CONFIG = """
 preset = "neural-style"

@@ -23,9 +23,9 @@ def test_scales_grow_to_the_size(
 
 @pytest.mark.parametrize(
     ("size", "expected"),
-    [(64, (64,)), (512, (512,)), (1023, (1023,)), (1024, (512, 1024)), (4500, (562, 1125, 2250, 4500))],
+    [(64, (64,)), (256, (256,)), (511, (511,)), (512, (256, 512)), (4500, (281, 562, 1125, 2250, 4500))],
 )
-def test_automatic_scales_begin_at_512_pixels(size: int, expected: tuple[int, ...]) -> None:
+def test_automatic_scales_begin_at_256_pixels(size: int, expected: tuple[int, ...]) -> None:
     assert scale_edges("auto", size, 300, 400, factor=3.0) == expected
 
 

@@ -10,9 +10,10 @@ from PIL import Image
 
 import fastnst
 from fastnst.app.cli import main
-from fastnst.output import read_parameters
+from fastnst.image.metadata import read_parameters
 from fastnst.transfer.inputs import Canvas
 from fastnst.transfer.stylizer import Stylizer
+from fastnst.transfer.variants import content_options, style_options
 
 SMALL: dict[str, Any] = {"size": 40, "iterations": 3, "weights": "random"}
 FLAGS = ["--size", "40", "--iterations", "3", "--weights", "random", "--quiet"]
@@ -39,8 +40,22 @@ def test_a_layer_near_the_pixels_gives_the_picture_again() -> None:
     assert (result.tensor - expected).abs().mean() < 0.01
     assert result.parameters["styles"] == []
     options = result.parameters["options"]
-    assert (options["preset"], options["style_weight"], options["init"]) == ("reconstruction", 0.0, "noise")
+    assert (options["preset"], options["style_weight"], options["init"]) == ("reconstruction", 0.0, "grey")
     assert options["content_layers"] == {"conv1_1": 1.0}
+
+
+def test_a_content_comes_from_noise_where_that_or_another_preset_is_asked_for() -> None:
+    for given, start in (({}, "grey"), ({"init": "noise"}, "noise"), ({"preset": "gatys"}, "noise")):
+        assert content_options("conv1_1", given)["init"] == start
+    assert style_options("conv1_1", {})["init"] == "noise"
+
+
+def test_deeper_layers_have_more_total_variation() -> None:
+    for layers, weight in (("conv1_2", 0.01), ({"conv1_1": 1, "relu3_1": 2}, 0.1), (["conv1_1", "conv5_1=2"], 1.0)):
+        assert style_options(layers, {})["tv_weight"] == pytest.approx(5 * weight)
+        assert content_options(layers, {"preset": "reconstruction"})["tv_weight"] == pytest.approx(weight)
+    assert content_options("conv5_1", {"tv_weight": 0.0})["tv_weight"] == 0
+    assert "tv_weight" not in content_options("conv5_1", {"preset": "gatys"})
 
 
 def test_the_style_of_more_layers_has_their_gram_matrices() -> None:
@@ -160,5 +175,5 @@ def test_a_picture_with_alpha_is_flattened_for_its_style() -> None:
     image = np.dstack([picture(), np.full((30, 44), 128, np.uint8)])
     result = fastnst.reconstruct_style(image, "conv1_1", **SMALL)
     assert result.alpha is None
-    options = {**SMALL, "preset": "reconstruction", "content_weight": 0, "style_layers": "conv1_1"}
+    options = {**SMALL, "preset": "reconstruction", "content_weight": 0, "style_layers": "conv1_1", "tv_weight": 0.05}
     assert torch.equal(result.tensor, Stylizer(image, **options)(Canvas(30, 44)).tensor)

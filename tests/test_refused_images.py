@@ -1,7 +1,9 @@
-"""What is no picture, or one too large, is an ImageError of one line; nothing of Pillow's is left changed."""
+"""What is no picture, or too large, is an ImageError of one line; nothing of Pillow's is left changed."""
 
 import os
 import struct
+import subprocess
+import sys
 import threading
 import zlib
 from pathlib import Path
@@ -11,15 +13,11 @@ import pytest
 import torch
 from picture_samples import noise, refused, saved
 from PIL import Image
-from PIL.PngImagePlugin import PngImageFile
 
-from fastnst import arrays, decoding
-from fastnst import picture as picture_module
 from fastnst.errors import ImageError
-from fastnst.images import (
-    load_image,
-    open_image,
-)
+from fastnst.image import picture as picture_module
+from fastnst.image import read
+from fastnst.image.read import load_image, open_image
 
 
 def test_refused_paths(tmp_path: Path) -> None:
@@ -165,8 +163,8 @@ def test_limit_is_exact_and_pillows_own_is_not_used(tmp_path: Path, monkeypatch:
 def test_size_between_pillows_limit_and_ours(tmp_path: Path) -> None:
     path = tmp_path / "large.png"
     path.write_bytes(png_claiming(13_900, 13_900))  # Pillow refuses more than 178956970 pixels
-    with open_image(path, role="content") as image:
-        assert image.size == (13_900, 13_900)
+    image = open_image(str(path), "content image")
+    assert (image.width, image.height) == (13_900, 13_900)
     refused(path, "damaged or truncated")
 
 
@@ -179,25 +177,20 @@ OUT_OF_MEMORY = [
 
 
 @pytest.mark.parametrize("failure", OUT_OF_MEMORY, ids=lambda failure: type(failure).__name__)
-@pytest.mark.parametrize("place", ["load", "convert", "to_planes", "in_range", "from_planes"])
+@pytest.mark.parametrize("place", ["to_planes", "from_planes", "_upright_srgb"])
 def test_out_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, failure: Exception) -> None:
-    image = Image.fromarray(noise(channels=4))
-    path = saved(image, tmp_path / "a.png")
+    path = saved(Image.fromarray(noise(channels=4)), tmp_path / "a.png")
 
     def fails(*_: object, **__: object) -> None:
         raise failure
 
+    for module in (read, picture_module):
+        monkeypatch.setattr(module, place, fails, raising=False)
     said = r"does not fit in memory \(7×5 pixels\); reduce it first$"
-    if place in ("load", "convert"):
-        monkeypatch.setattr(PngImageFile, place, fails)
-    else:
-        of_range = (picture_module, decoding)
-        for module in {"to_planes": (arrays, decoding), "from_planes": (arrays,), "in_range": of_range}[place]:
-            monkeypatch.setattr(module, place, fails)
+    refused(path, said)
+    if place != "_upright_srgb":
         refused(noise(), r"^content image \(array\) " + said)
-    if place != "from_planes":
-        refused(path, said)
-    if place in ("in_range", "from_planes"):
+    if place == "from_planes":
         refused(torch.rand(3, 5, 7), r"^content image \(tensor\) " + said)
 
 
@@ -228,3 +221,47 @@ def test_threads_leave_pillows_limit_as_it_was(tmp_path: Path) -> None:
         thread.join()
     assert not failures
     assert before == Image.MAX_IMAGE_PIXELS
+
+
+@pytest.mark.parametrize("extension", ["png", "jpg", "tif", "webp", "gif"])
+def test_libvips_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str], extension: str) -> None:
+    exif = {"exif": b"Exif\0\0II*\0\xff\xff\xff\xff"} if extension not in ("gif", "tif") else {}
+    options = {**exif, "icc_profile": b"no profile"} if extension != "gif" else {}
+    path = saved(Image.fromarray(noise(64, 64)), tmp_path / f"a.{extension}", **options)
+    load_image(path)
+    path.write_bytes(path.read_bytes()[:-300])
+    refused(path, "damaged")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_file_that_is_not_trusted_reaches_no_rare_reader(tmp_path: Path) -> None:
+    """libvips has readers that its authors call unsafe for files from strangers, here the one for its own format."""
+    pyvips = read.libvips()
+    rare = pyvips.Image.black(8, 8).copy(interpretation="b-w")
+    pyvips.block_untrusted_set(False)
+    try:
+        rare.write_to_file(str(tmp_path / "a.v"))
+    finally:
+        pyvips.block_untrusted_set(True)
+    for name in ("a.v", "a.svg"):
+        if name == "a.svg":
+            (tmp_path / name).write_text("<svg xmlns='http://www.w3.org/2000/svg' width='8' height='8'/>")
+        refused(tmp_path / name, "is not an image of a known format")
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's count of a process's memory")
+def test_a_bomb_is_bounded_in_memory(tmp_path: Path) -> None:
+    """A whole picture of a hundred bytes: read by rows, it takes the memory of some rows."""
+    pyvips = read.libvips()
+    path = tmp_path / "bomb.png"
+    pyvips.Image.black(12_000, 12_000, bands=3).copy(interpretation="srgb").pngsave(str(path))
+    script = f"""
+import resource
+from fastnst.image.read import load_image, open_picture
+load_image(__import__("numpy").zeros((4, 4, 3), "u1"))
+picture = open_picture({str(path)!r})
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+assert sum(part.height for part in picture.parts()) == 12_000
+assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)

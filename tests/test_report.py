@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastnst_kernels.verify import STYLE_LAYERS
 
 from bench import report
-from fastnst.verification import STYLE_LAYERS
 
 GPU = {"name": "Some GPU", "driver_version": "999.1", "clocks.current.sm": "1980 MHz", "clocks.max.sm": "1980 MHz"}
 
@@ -35,7 +35,6 @@ def profile(*, on_gpu: bool, compiled: bool = True) -> dict[str, Any]:
         "machine": {"cpu": "Some CPU", "threads": 4},
         "gpu": [GPU] if on_gpu else [],
         "versions": {"torch": "2.13.0", "triton": "3.9.0"},
-        "model": False,
         "size": 1024,
         "compile_mode": "max-autotune" if compiled else None,
         "ceilings": {"bf16": {"gigabytes_per_second": 3000.0, "teraflops_per_second": 800.0}},
@@ -91,7 +90,6 @@ def test_without_a_gpu_it_says_so(root: Path) -> None:
 def test_figures_of_a_gpu_come_first(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     put(root, "profile_cpu.json", profile(on_gpu=False))
     put(root, "gpu/profile_1024.json", profile(on_gpu=True))
-    put(root, "profile_model.json", {"model": True})
     assert report.main(["--root", str(root)]) == 0
     printed = capsys.readouterr().out
     assert "No GPU figure" not in printed

@@ -8,14 +8,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fastnst.errors import ImageError, OptionError
-from fastnst.images import (
-    Picture,
-    check_fits,
-    fitted_size,
-    flattened,
-    resize,
-    resize_picture,
-)
+from fastnst.image.picture import Picture, flattened
+from fastnst.image.resize import check_fits, fitted_size, resize, resize_picture
 
 
 def test_check_fits() -> None:

@@ -67,6 +67,15 @@ def test_a_stopped_run_goes_on_bit_for_bit(optimizer: str, pictures: tuple[Path,
         assert seconds == sorted(seconds)
 
 
+def test_resume_has_the_filters_of_the_run(pictures: tuple[Path, Path], tmp_path: Path) -> None:
+    options = {"preset": "gatys", "weights": "original", "scales": None}
+    expected = fastnst.stylize(*pictures, **{**SMALL, **options})
+    stopped_at(3, pictures, tmp_path / "run.ckpt", **options)
+    result = fastnst.resume(tmp_path / "run.ckpt")
+    assert same(result, expected)
+    assert result.parameters["options"]["filter_scaling"] == "unit-mean"
+
+
 def test_a_run_may_be_stopped_again_and_again(pictures: tuple[Path, Path], tmp_path: Path) -> None:
     expected = fastnst.stylize(*pictures, **SMALL)
     checkpoint = tmp_path / "run.ckpt"

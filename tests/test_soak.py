@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import fastnst
-from fastnst.images import load_image
+from fastnst.image.read import load_image
 
 SMALL: dict[str, Any] = {
     "size": 32,

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 import fastnst
-from fastnst import output, streamed_picture
+from fastnst.image import read
+from fastnst.image.metadata import read_parameters
 from fastnst.transfer import stylizer
 
 SMALL: dict[str, Any] = {
@@ -39,8 +40,8 @@ def _streamed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streamed_picture, "STREAMED_PIXELS", 100)
-    monkeypatch.setattr(streamed_picture, "PART_PIXELS", 900)
+    monkeypatch.setattr(read, "STREAMED_PIXELS", 100)
+    monkeypatch.setattr(read, "PART_PIXELS", 900)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,6 @@ def test_a_style_with_alpha(pictures: tuple[Path, Path], monkeypatch: pytest.Mon
 
 @pytest.mark.usefixtures("_streamed")
 def test_checkpoint_and_rows_out(pictures: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output, "LARGE_PIXELS", 100)
     options = {**SMALL, "iterations": 2}
     expected = fastnst.stylize(*pictures, **options)
     saved = tmp_path / "run.ckpt"
@@ -85,7 +85,7 @@ def test_checkpoint_and_rows_out(pictures: tuple[Path, Path], tmp_path: Path, mo
     result = fastnst.resume(saved)
     assert torch.equal(result.tensor, expected.tensor)
     result.save(tmp_path / "out.tif", bit_depth=16)
-    assert output.read_parameters(tmp_path / "out.tif")["content"]["name"] == str(pictures[0])
+    assert read_parameters(tmp_path / "out.tif")["content"]["name"] == str(pictures[0])
 
 
 def test_pictures_beyond_the_limit_are_refused(pictures: tuple[Path, Path]) -> None:

@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from fastnst.errors import ImageError, OptionError
-from fastnst.images import load_image
-from fastnst.output import check_output_path, read_parameters, save_image
+from fastnst.image.metadata import read_parameters
+from fastnst.image.read import load_image
+from fastnst.image.write import check_output_path, save_image
 
 
 def rgb() -> torch.Tensor:
@@ -81,12 +82,12 @@ def test_a_closed_stream() -> None:
 
 
 def test_a_stream_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastnst.image_files._MAX_STREAM_BYTES", 1000)
+    monkeypatch.setattr("fastnst.image.files._MAX_STREAM_BYTES", 1000)
     with pytest.raises(ImageError, match="has more than 1000 bytes"):
         load_image(Pipe(bytes(5000)))
 
 
-@pytest.mark.parametrize("format", [None, "png", "jpeg", "webp", "tiff", "npy"])
+@pytest.mark.parametrize("format", [None, "png", "jpeg", "webp", "tiff", "avif", "npy"])
 def test_writing_to_a_stream(format: str | None) -> None:
     pipe = Pipe()
     check_output_path(pipe, (6, 5), format=format)
@@ -102,7 +103,7 @@ def test_a_format_goes_before_the_extension(tmp_path: Path) -> None:
     save_image(tmp_path / "a.dat", rgb(), format="tiff", bit_depth=16)
     with Image.open(tmp_path / "a.dat") as image:
         assert image.format == "TIFF"
-    with pytest.raises(OptionError, match="unknown format 'gif'; choose one of: png, jpeg, webp, tiff, npy"):
+    with pytest.raises(OptionError, match="unknown format 'gif'; choose one of: png, jpeg, webp, tiff, avif, npy"):
         save_image(tmp_path / "b.png", rgb(), format="gif")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from network_samples import biased_network
-from style_references import DISTANCES, features, moments
+from style_references import DISTANCES, FACTORS, features, moments
 
 from fastnst import OptionError, Stylizer, stylize
 from fastnst.loss.masks import Guidance
@@ -119,7 +119,7 @@ def test_sliced_loss_and_gradient_equal_the_formula(objective: str, mask: str | 
                 seen, share = own[name][:, :, : own[name].shape[2] // 2], 0.6 * index
             distance = plain_sliced(seen, found, directions)
             if objective == "relative":
-                distance = distance / (directions @ found.flatten(1)).square().mean()
+                distance = FACTORS["sliced"] * distance / (directions @ found.flatten(1)).square().mean()
             expected = expected + layers[name] * share * distance
     (expected_gradient,) = torch.autograd.grad(3.0 * expected, exact)
     assert float(terms.style) == pytest.approx(expected.item(), rel=1e-4)

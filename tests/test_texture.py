@@ -12,7 +12,7 @@ from PIL import Image
 import fastnst
 from fastnst.app.cli import main
 from fastnst.app.cli.job import Job, Outputs
-from fastnst.output import read_parameters
+from fastnst.image.metadata import read_parameters
 from fastnst.transfer.inputs import Canvas, parse_canvas
 
 SMALL: dict[str, Any] = {

@@ -26,10 +26,10 @@ from fastnst.app.web.uploads import Upload, plain_name, read_upload
 from fastnst.app.web.visits import Visit, Visits, continued
 from fastnst.errors import ImageError, OptionError
 from fastnst.examples import example
-from fastnst.images import load_image
+from fastnst.image.metadata import read_parameters
+from fastnst.image.read import load_image
 from fastnst.options.options import Options, resolve_options
 from fastnst.options.presets import PRESETS
-from fastnst.output import read_parameters
 from fastnst.transfer.result import LossRecord, Result
 
 FAST = {"size": "48", "iterations": "3", "scales": "none", "style_layers": "conv1_1", "content_layers": "conv2_1"}

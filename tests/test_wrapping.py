@@ -16,20 +16,20 @@ from torch import Tensor
 import fastnst
 from fastnst.app.cli import main
 from fastnst.errors import OptionError
+from fastnst.image.resize import resize, resize_wrapped
+from fastnst.image.write import save_image
 from fastnst.loss.objective import Objective, make_objective
 from fastnst.loss.targets import style_targets
 from fastnst.network import winograd
 from fastnst.network.architecture import layers_up_to
 from fastnst.network.backbone import build_backbone
+from fastnst.network.padding import bordered, seam_variation
 from fastnst.network.runtime import resolve_runtime
 from fastnst.network.tiles import Reach, make_grid, reach_of
 from fastnst.network.weights import Weights
 from fastnst.options.options import Options, resolve_options
-from fastnst.output import save_image
 from fastnst.plan.memory import network_of, untiled_bytes
-from fastnst.resizing import resize
 from fastnst.transfer.stylizer import Stylizer
-from fastnst.wrapping import bordered, resize_wrapped, seam_variation
 
 needs_nnpack = pytest.mark.skipif(not winograd.available(), reason="torch has no NNPACK for this CPU")
 SHALLOW: dict[str, Any] = {"style_layers": ["conv1_1", "conv2_1", "conv3_1"], "content_layers": "conv2_2"}

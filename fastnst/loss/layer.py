@@ -7,7 +7,8 @@ that is the whole image, and then knows the terms and their gradient; a `LayerTa
 from dataclasses import dataclass, field
 
 import torch
-from fastnst_kernels import BlendedTarget, GramDifference, accumulate_gram, finish_gram_loss, ops
+from fastnst_kernels import BlendedTarget, GramDifference, accumulate_gram, direct, finish_gram_loss
+from fastnst_kernels.losses.targets import ContentTerm, StyleTerm
 from torch import Tensor
 
 from fastnst.loss.masks import LayerGuidance
@@ -67,7 +68,7 @@ class LayerTerms:
         if self.content is None or self.content_constant is None or content is None:
             return
         if self.opaque is None:
-            self.content += ops.content_loss(features, content, self.content_constant, self.runtime.kernels)
+            self.content += direct.content_loss(self.runtime.kernels, features, content, self.content_constant)
         else:
             self.content += _masked_square(features, content, self.opaque[:, :, *window]) * self.content_constant
 
@@ -147,22 +148,16 @@ class LayerTap:
             if opaque is not None and content is not None:
                 _add_masked_difference(place, own, content, opaque[:, :, *self.window], factor=constant * self.scale)
                 content = None
-        ops.tap_backward(
-            gradient=gradient,
-            accumulate=accumulate,
+        direct.tap_backward(
+            runtime.kernels,
+            gradient,
             features=features,
-            upstream=None,
-            difference=None if difference is None else difference.matrix,
-            scale=None if difference is None else difference.scale,
-            style_gradient=None if difference is None else self.scale,
-            style_factor=factor,
-            content=content,
-            content_gradient=None if content is None else self.scale,
-            content_factor=constant,
+            upstream=gradient if accumulate else None,
+            style=None if difference is None else StyleTerm(difference.matrix, difference.scale, self.scale, factor),
+            content=None if content is None else ContentTerm(content, self.scale, constant),
             relu=relu,
             owned=self._owned(features),
             precision=runtime.dot_precision,
-            backend=runtime.kernels,
         )
 
     def _owned(self, features: Tensor) -> tuple[int, int, int, int] | None:

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from fastnst.errors import ImageError, OptionError
-from fastnst.images import AnyPicture, load_image, resize
+from fastnst.image.picture import AnyPicture
+from fastnst.image.read import load_image
+from fastnst.image.resize import resize
 from fastnst.options.masks import Mask
 
 StyleRegions = Sequence[Mapping[int, Tensor | None]]

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from fastnst_kernels import GramDifference, accumulate_gram, ops
+from fastnst_kernels import GramDifference, accumulate_gram, direct
+from fastnst_kernels.losses.targets import StyleTerm, difference_dtype, normalised
 from torch import Tensor
 
 from fastnst.loss.masks import LayerGuidance
@@ -91,7 +92,7 @@ class RegionSums:
         """Makes the loss and its gradient of the sums over all positions; the features are of `dtype`."""
         self._gradients = []
         self.loss = torch.zeros(1, dtype=torch.float32, device=self.runtime.device)
-        kept = ops.difference_dtype(dtype, self.runtime.kernels)
+        kept = difference_dtype(dtype, self.runtime.kernels)
         for sums, targets, total, area in zip(self._seen, self.targets, self.totals, self.areas, strict=True):
             moments = sums.moments(total)
             matrix, mean = torch.zeros_like(moments.gram), torch.zeros_like(moments.mean)
@@ -100,7 +101,7 @@ class RegionSums:
                 self.loss = self.loss + area * loss
                 matrix, mean = matrix + gradient.gram, mean + gradient.mean
             factor = self.style_weight * area / total
-            difference, scale = ops.normalised(matrix, kept)
+            difference, scale = normalised(matrix, kept)
             self._gradients.append((GramDifference(difference, scale, 2 * factor), mean * factor))
 
     @property
@@ -126,22 +127,16 @@ class RegionSums:
         """`scale` · D F, in the features' dtype and layout."""
         layout = torch.channels_last if features.stride(1) == 1 else torch.contiguous_format
         product = torch.empty_like(features, memory_format=layout)
-        ops.tap_backward(
-            gradient=product,
-            accumulate=False,
+        direct.tap_backward(
+            self.runtime.kernels,
+            product,
             features=features,
             upstream=None,
-            difference=difference.matrix,
-            scale=difference.scale,
-            style_gradient=scale,
-            style_factor=difference.factor,
+            style=StyleTerm(difference.matrix, difference.scale, scale, difference.factor),
             content=None,
-            content_gradient=None,
-            content_factor=0.0,
             relu=False,
             owned=None,
             precision=self.runtime.dot_precision,
-            backend=self.runtime.kernels,
         )
         return product
 

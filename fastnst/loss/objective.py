@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Protocol
 
 import torch
-from fastnst_kernels import image_ops
+from fastnst_kernels import direct
 from torch import Tensor
 
 from fastnst.errors import FastnstError, OptionError
@@ -27,10 +27,10 @@ from fastnst.loss.sliced import SlicedTargets
 from fastnst.loss.targets import StyleTarget
 from fastnst.loss.terms import Loss, Variation, variation_of
 from fastnst.network.backbone import Backbone, Trace
+from fastnst.network.padding import seam_variation
 from fastnst.network.runtime import Runtime
 from fastnst.network.tiles import TileGrid, add_crop, cut, levels_of, make_grid, reach_of
 from fastnst.options.options import Options
-from fastnst.wrapping import seam_variation
 
 LEVELS = ("kept", "recompute")
 """What the first pass keeps for the second: bits and tapped features, or nothing."""
@@ -98,7 +98,7 @@ class Objective:
         """The loss of `image`, (1, 3, H, W) float32 in 0…1, without a gradient."""
         self._check(image)
         self._forward(image, record=False)
-        tv = image_ops.total_variation(image, self.variation.kind, self.runtime.kernels)
+        tv = direct.total_variation(self.runtime.kernels, image, self.variation.kind)
         return self._loss(tv + seam_variation(image, kind=self.variation.kind) if self.wraps else tv)
 
     def loss_and_gradient(self, image: Tensor) -> tuple[Loss, Tensor]:
@@ -116,8 +116,15 @@ class Objective:
         if self._is_whole and leads:
             gradient, tv = self._backward(image, 0, kept.pop(0, None), tv_weight=weight)
         else:
-            gradient, tv = image_ops.image_gradient(
-                image, None, [1.0] * 3, False, weight, None, kind, self.runtime.kernels
+            gradient, tv = direct.image_gradient(
+                self.runtime.kernels,
+                image,
+                None,
+                [1.0] * 3,
+                flip=False,
+                tv_weight=weight,
+                tv_gradient=None,
+                kind=kind,
             )
         gradient = gradient.contiguous()
         if self.wraps:

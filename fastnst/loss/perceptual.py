@@ -8,10 +8,13 @@ from fastnst_kernels import BlendedTarget, gram, tap
 from torch import Tensor, nn
 
 from fastnst.errors import OptionError
-from fastnst.images import Source, fitted_size, flattened, load_image, resize_picture
+from fastnst.image.picture import flattened
+from fastnst.image.read import Source, load_image
+from fastnst.image.resize import fitted_size, resize_picture
 from fastnst.loss.modules import TVLoss, content_factor
 from fastnst.loss.targets import gram_target
 from fastnst.network.extractor import FeatureExtractor, Tap
+from fastnst.network.weights import load_weights
 from fastnst.options.keywords import OptionValues
 from fastnst.options.options import resolve_options
 
@@ -19,7 +22,8 @@ from fastnst.options.options import resolve_options
 _OPTIONS = (
     *("preset", "size", "edge", "style_scale", "content_weight", "style_weight", "tv_weight", "tv_kind"),
     *("tv_reduction", "style_weights", "content_layers", "style_layers", "objective", "content_reduction"),
-    *("style_reduction", "style_loss", "pooling", "padding", "network", "weights", "backend"),
+    *("style_reduction", "style_loss", "pooling", "padding", "network", "weights", "filter_scaling"),
+    "backend",
 )
 
 
@@ -49,8 +53,8 @@ class PerceptualLoss(nn.Module):
         style: the style image or images, as `stylize` takes them; None with `style_weight=0`.
         **options: those of `stylize` that say what the loss is: preset, content_weight, style_weight, tv_weight,
             tv_kind, tv_reduction, style_weights, content_layers, style_layers, objective, content_reduction,
-            style_reduction, pooling, padding, network, weights, backend; and size · style_scale, the edge in pixels
-            (`edge`) at which the styles are looked at.
+            style_reduction, pooling, padding, network, weights, filter_scaling, backend; and size ·
+            style_scale, the edge in pixels (`edge`) at which the styles are looked at.
 
     Raises FastnstError for input that cannot be used; its subclasses say which.
     """
@@ -66,10 +70,10 @@ class PerceptualLoss(nn.Module):
             raise OptionError("PerceptualLoss sees images at one scale; give one style weight")
         self._style_layers = dict(self.options.active_style_layers)
         self._content_layers = dict(self.options.active_content_layers)
+        taps, scaling = self.options.taps, self.options.filter_scaling
         self.extractor = FeatureExtractor(
-            self.options.weights,
-            self.options.network,
-            layers=self.options.taps,
+            load_weights(self.options.weights, self.options.network, taps=taps, filter_scaling=scaling),
+            layers=taps,
             pooling=self.options.pooling,
             padding=self.options.padding,
         )

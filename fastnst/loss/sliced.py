@@ -6,8 +6,8 @@ With `F` (N filters × M positions) and N random unit vectors `v`, drawn once fr
 
 which is 0 only where all of the distribution is the style's, not its first moments alone. Where the style has another
 number of positions its sorted values are read at the quantiles (i + ½)/M, linearly between them. `objective="paper"`
-takes the distance as it is; "relative" divides it by that of no features at all, 1/(N M) Σ_v |vᵀ F_A|². Several styles
-make the sum of their terms by their shares.
+takes the distance as it is; "relative" divides it by that of no features at all, 1/(N M) Σ_v |vᵀ F_A|², and multiplies
+it by its place in `statistics.RELATIVE_FACTORS`. Several styles make the sum of their terms by their shares.
 
 A region has the positions whose mask is ½ or more. All positions have to be sorted together, so that there are no tiles
 of it.
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from fastnst.errors import FastnstError
 from fastnst.loss.masks import LayerGuidance, StyleRegions, style_maps
+from fastnst.loss.statistics import RELATIVE_FACTORS
 from fastnst.network.backbone import Backbone
 from fastnst.network.forward_tap import ForwardTap
 from fastnst.network.tiles import Window, levels_of
@@ -78,7 +79,7 @@ def sliced_targets(
 
 def _weight(values: Tensor, weight: float, options: Options) -> float:
     if options.style_form == "relative":
-        weight /= max(values.double().square().mean().item(), math.ulp(1.0))
+        weight *= RELATIVE_FACTORS["sliced"] / max(values.double().square().mean().item(), math.ulp(1.0))
     if not 0 < weight < math.inf:
         raise FastnstError(
             "the style's features are out of float32's range; check the network's weights, and lower the weights of "

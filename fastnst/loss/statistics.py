@@ -17,8 +17,9 @@ A layer's style term is its weight times the distance times a constant:
 
 - `objective="paper"`: 1/(4 N²) for gram and covariance, 1/N for mean-std and wasserstein; ε is 1e-5 for mean-std and
   1e-4 for wasserstein, as their authors have them.
-- `objective="relative"`: one over the distance of no features at all: ‖A‖², ‖Σ_A‖², |μ_A|² + |σ_A|², |μ_A|² + tr Σ'_A;
-  ε is in units of the mean variance of the style's features there. That of the covariance is at least 1e-6 ‖A‖².
+- `objective="relative"`: one over the distance of no features at all, ‖A‖², ‖Σ_A‖², |μ_A|² + |σ_A|² and
+  |μ_A|² + tr Σ'_A, times `RELATIVE_FACTORS`, so that a style weight is as strong with each; ε is in units of the mean
+  variance of the style's features there. ‖Σ_A‖² counts as at least 1e-6 ‖A‖².
 - `style_reduction` "mean" and "channel-mean" have their own constants for gram and covariance (see `terms`); for
   mean-std and wasserstein "mean" is what "paper" is.
 
@@ -50,6 +51,15 @@ _STEPS = (
     (1.8750014808534479, -1.2500016453999487, 0.3750001645474248),
     (1.875, -1.25, 0.375),
 )
+RELATIVE_FACTORS = {"gram": 1.0, "covariance": 0.35, "mean-std": 3.5, "wasserstein": 0.55, "sliced": 4.5}
+"""What the relative style terms are multiplied by: with them a style weight takes the result about as far from the
+content as with gram, which `python -m bench.loss_strength` measures.
+
+A Gram matrix is of the second degree in the features and its distance of the fourth: near the style it is about four
+times the squared distance between features, of which means, deviations and sorted projections are. A covariance has a
+tenth of the Gram matrix's energy or less, and is divided by that. The Wasserstein distance counts all directions alike,
+and so has a gradient in those that a Gram matrix, whose largest eigenvalues are nearly all of it, does not see.
+"""
 
 
 @dataclass(frozen=True)
@@ -123,6 +133,8 @@ def _target(loss: str, style: Moments, weight: float, form: str) -> MomentTarget
         "mean-std": means + spread.square().sum().item(),
         "wasserstein": means + spread.sum().item(),
     }
+    if form == "relative":
+        weight *= RELATIVE_FACTORS[loss]
     if loss in ("gram", "covariance"):
         weight *= style_factor(form, energies[loss], filters) / (4 * filters**2)
     else:

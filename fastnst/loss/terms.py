@@ -34,9 +34,10 @@ channel-mean                                                Σ (G/N − A/N)² /
 `channel-mean` the mean of those. `tv_kind` chooses another variation (see `fastnst_kernels.total_variation`), and
 `tv_reduction="sum"` multiplies it by H·W.
 
-That is the style term with `style_loss="gram"`; `statistics` and `sliced` have the others. With masks it is the sum of
-those of the regions, each by its share of the image's area, and where the content is transparent nothing counts: with
-`a` its alpha at a layer, content = Σ_l v_l · ½ Σ a² (F − P)² (or over Σ a² P²).
+That is the style term with `style_loss="gram"`; `statistics` and `sliced` have the others, on one scale in the relative
+objective. With masks it is the sum of those of the regions, each by its share of the image's area, and where the
+content is transparent nothing counts: with `a` its alpha at a layer, content = Σ_l v_l · ½ Σ a² (F − P)² (or over
+Σ a² P²).
 """
 
 import math

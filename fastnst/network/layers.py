@@ -11,13 +11,14 @@ from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from fastnst_kernels import relu_layout, relu_ops
+from fastnst_kernels import direct
+from fastnst_kernels.launch.layout import bits_shape, empty_bits, packed_by_channels
 from torch import Tensor
 
 from fastnst.errors import FastnstError
 from fastnst.network import edge_convolution, winograd
 from fastnst.network.buffers import Buffers
-from fastnst.wrapping import bordered
+from fastnst.network.padding import bordered
 
 # What the layers of the paper take is 650; the system refuses to reserve more than it has, whatever is used of it.
 _REGION_BYTES_PER_PIXEL = 768
@@ -115,23 +116,23 @@ class DirectLayers:
         y = F.conv2d(x, layer.weight, padding=padding)
         if layer.pool is not None:
             return self._pooled(y, layer.bias, layer.pool, record)
-        bits = relu_layout.empty_bits(y) if record else None
-        relu_ops.bias_relu_(y, layer.bias, bits, self._backend)
+        bits = empty_bits(y) if record else None
+        direct.bias_relu(self._backend, y, layer.bias, y, bits)
         return y, bits
 
     def _pooled(self, x: Tensor, bias: Tensor | None, pool: str, record: bool) -> tuple[Tensor, Tensor | None]:
-        bits = relu_layout.empty_bits(x) if record else None
+        bits = empty_bits(x) if record else None
         pooled = self.empty((*x.shape[:2], x.shape[2] // 2, x.shape[3] // 2))
-        relu_ops.bias_relu_pool_out(x, bias, pool, pooled, bits, self._backend)
+        direct.bias_relu_pool(self._backend, x, bias, pool, pooled, bits)
         return pooled, bits
 
     def backward(self, layer: Layer, gradient: Tensor, bits: Tensor | None, shape: torch.Size) -> Tensor:
         if layer.pool is not None and bits is not None:
             full = self.empty((*gradient.shape[:2], *shape[2:]))
-            relu_ops.unpool_backward_out(gradient, bits, layer.pool, full, self._backend)
+            direct.unpool_backward(self._backend, gradient, bits, layer.pool, full)
             gradient = full
         elif bits is not None:
-            relu_ops.relu_backward_(gradient, bits, self._backend)
+            direct.relu_backward(self._backend, gradient, bits, gradient)
         if isinstance(layer, Pool):
             return gradient
         if layer.padding == "circular":
@@ -174,25 +175,25 @@ class WinogradLayers:
         result = self.empty(layer.output_shape(x.shape))
         bits = self._empty_bits(result.shape[1], x) if record else None
         if isinstance(layer, Pool):
-            relu_ops.bias_relu_pool_out(x, None, layer.pool, result, bits, "torch")
+            direct.bias_relu_pool("torch", x, None, layer.pool, result, bits)
             return result, bits
         if layer.is_first:
             edge_convolution.convolve_relu(x, layer.weight, layer.bias, layer.padding, result)
             if bits is not None:
-                relu_ops.bias_relu_(result, None, bits, "torch")
+                direct.bias_relu("torch", result, None, result, bits)
             return result, bits
 
         def read(start: int, stop: int, rows: Tensor) -> None:
             rows.copy_(x[:, :, start:stop])
 
         def write(start: int, stop: int, y: Tensor) -> None:
-            own_bits = None if bits is None else relu_layout.empty_bits(y)
+            own_bits = None if bits is None else empty_bits(y)
             if layer.pool is None:
-                relu_ops.bias_relu_(y, None, own_bits, "torch")
+                direct.bias_relu("torch", y, None, y, own_bits)
                 result[:, :, start:stop] = y
             else:
                 pooled = y.new_empty((*y.shape[:2], y.shape[2] // 2, y.shape[3] // 2))
-                relu_ops.bias_relu_pool_out(y, None, layer.pool, pooled, own_bits, "torch")
+                direct.bias_relu_pool("torch", y, None, layer.pool, pooled, own_bits)
                 result[:, :, start // 2 : stop // 2] = pooled
             if bits is not None and own_bits is not None:
                 bits[:, :, start:stop] = own_bits
@@ -203,11 +204,13 @@ class WinogradLayers:
     def backward(self, layer: Layer, gradient: Tensor, bits: Tensor | None, shape: torch.Size) -> Tensor:
         if isinstance(layer, Pool):
             result = self.empty(shape)
-            relu_ops.unpool_backward_out(gradient, bits, layer.pool, result, "torch")
+            if bits is None:
+                raise FastnstError("a pool has no way back without its bits")
+            direct.unpool_backward("torch", gradient, bits, layer.pool, result)
             return result
         if layer.is_first:
             if bits is not None:
-                relu_ops.relu_backward_(gradient, bits, "torch")
+                direct.relu_backward("torch", gradient, bits, gradient)
             return edge_convolution.input_gradient(gradient, layer.weight, layer.padding)
         result = self.empty(shape)
         height, width = shape[2:]
@@ -217,13 +220,13 @@ class WinogradLayers:
                 rows.copy_(gradient[:, :, start:stop])
             elif layer.pool is None:
                 passed = gradient[:, :, start:stop].contiguous()
-                relu_ops.relu_backward_(passed, bits[:, :, start:stop].contiguous(), "torch")
+                direct.relu_backward("torch", passed, bits[:, :, start:stop].contiguous(), passed)
                 rows.copy_(passed)
             else:
                 first, last = start // 2 * 2, min(height, (stop + 1) // 2 * 2)
                 above = gradient[:, :, first // 2 : last // 2].contiguous()
                 full = gradient.new_empty((*gradient.shape[:2], last - first, width))
-                relu_ops.unpool_backward_out(above, bits[:, :, first:last].contiguous(), layer.pool, full, "torch")
+                direct.unpool_backward("torch", above, bits[:, :, first:last].contiguous(), layer.pool, full)
                 rows.copy_(full[:, :, start - first : stop - first])
 
         def write(start: int, stop: int, y: Tensor) -> None:
@@ -246,6 +249,6 @@ class WinogradLayers:
     def _empty_bits(self, channels: int, x: Tensor) -> Tensor:
         # A map of one position counts as channels-last.
         height, width = x.shape[2:]
-        by_channels = relu_layout.packed_by_channels(x.new_empty((1, channels, height, width), device="meta"))
-        shape = relu_layout.bits_shape(1, channels, height, width, by_channels)
+        by_channels = packed_by_channels(x.new_empty((1, channels, height, width), device="meta"))
+        shape = bits_shape(1, channels, height, width, by_channels)
         return self._buffers.take(shape, torch.uint8)

@@ -1,14 +1,13 @@
 """Where and in what arithmetic a run happens: device, precision and backend, checked before anything is loaded."""
 
 import importlib.util
-import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
+from fastnst_kernels.profiling.measure import versions as versions
 
 from fastnst.errors import OptionError
 from fastnst.network import winograd
@@ -179,14 +178,3 @@ def is_out_of_memory(error: BaseException) -> bool:
         "CUDA error: out of memory",
     )
     return isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
-
-
-def versions() -> dict[str, str]:
-    """The versions that a result depends on, by package name."""
-    found = {"python": platform.python_version()}
-    for package in ("fastnst", "torch", "triton", "numpy", "pillow"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "absent"
-    return found

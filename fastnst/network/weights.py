@@ -12,8 +12,15 @@ from pathlib import Path
 import torch
 
 from fastnst.errors import FastnstWarning, OptionError, WeightsError
-from fastnst.network.architecture import Layer, canonical_layer, layers_of, layers_up_to
-from fastnst.network.builtin import ORIGINAL_NETWORK, original_convolutions, random_convolutions
+from fastnst.network.architecture import (
+    ORIGINAL_NETWORK,
+    Layer,
+    canonical_layer,
+    check_filter_scaling,
+    layers_of,
+    layers_up_to,
+)
+from fastnst.network.builtin import original_convolutions, random_convolutions, unit_mean
 from fastnst.network.download import claimed, fetch, sha256_of
 from fastnst.network.preprocessing import CAFFE, IMAGENET, Preprocessing
 from fastnst.network.weights_file import SUFFIXES_TEXT, open_weights, read_convolutions, save_weights
@@ -48,6 +55,7 @@ def load_weights(
     network: str = "vgg19",
     *,
     taps: tuple[str, ...] | None = None,
+    filter_scaling: str = "none",
     progress: bool = False,
 ) -> Weights:
     """The weights of `network` ("vgg19" or "vgg16") up to the deepest of the layers `taps` (None: all of it).
@@ -68,23 +76,29 @@ def load_weights(
       The names are all there is to go by: Caffe weights under torchvision's names, as in jcjohnson's VGG files, are
       prepared wrongly unless they are written anew by `save_weights`, with the preprocessing of Caffe.
 
+    With `filter_scaling` "unit-mean" each filter of `original` is scaled to a mean activation of 1, as in the paper
+    (`fastnst.network.builtin.unit_mean`); "none" leaves the filters as they are.
+
     Our cache is $FASTNST_CACHE, else $XDG_CACHE_HOME/fastnst, else ~/.cache/fastnst. $FASTNST_WEIGHTS_URL replaces
     https://download.pytorch.org/models; with $FASTNST_OFFLINE=1 nothing is downloaded.
 
     Raises WeightsError if the weights are unknown, missing, damaged, of another network or shape, not finite, unsafe to
-    read, or cannot be fetched, or if the original network is asked for as a vgg16; OptionError for an unknown network
-    or tap. A cache that cannot be written is a FastnstWarning.
+    read, or cannot be fetched, or if the original network is asked for as a vgg16; OptionError for an unknown network,
+    tap or filter scaling, and for unit-mean with other weights than the original ones. A cache that cannot be written
+    is a FastnstWarning.
     """
     convolutions = _convolutions(network, taps)
     name = os.fspath(spec)
     if name == "auto":
         name = "original" if network == ORIGINAL_NETWORK else "imagenet"
+    check_filter_scaling(filter_scaling, network, name)
     if name == "original":
         if network != ORIGINAL_NETWORK:
             raise WeightsError(
                 f"the original network is a {ORIGINAL_NETWORK}, not a {network}; pass imagenet, or random"
             )
-        return _weights("original", network, original_convolutions(convolutions), CAFFE)
+        tensors = original_convolutions(convolutions)
+        return _weights("original", network, unit_mean(tensors) if filter_scaling == "unit-mean" else tensors, CAFFE)
     if name == "imagenet":
         return _imagenet(network, convolutions, progress)
     if name == "embedded":

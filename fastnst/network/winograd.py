@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastnst.wrapping import bordered, fill_columns_
+from fastnst.network.padding import bordered, fill_columns_
 
 # Output rows and columns of one tile, and the bytes of its transform for one channel: 8 × 8 float32.
 _TILE = 6

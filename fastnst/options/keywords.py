@@ -45,6 +45,7 @@ class UnsizedValues(TypedDict, total=False):
     init: Any
     network: str
     weights: str | os.PathLike[str]
+    filter_scaling: str
     precision: str
     device: str
     backend: str

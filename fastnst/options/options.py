@@ -7,7 +7,14 @@ from types import MappingProxyType
 from typing import Any, TypedDict, Unpack, get_type_hints
 
 from fastnst.errors import OptionError
-from fastnst.network.architecture import NETWORKS, PAPER_STYLE_LAYERS
+from fastnst.image.files import MAX_PIXELS
+from fastnst.network.architecture import (
+    FILTER_SCALINGS,
+    NETWORKS,
+    PAPER_STYLE_LAYERS,
+    check_filter_scaling,
+    is_original,
+)
 from fastnst.options.masks import Mask
 from fastnst.options.parse import (
     CONTENT_FORMS,
@@ -21,12 +28,10 @@ from fastnst.options.parse import (
     parse_scales,
     scale_count,
 )
-from fastnst.options.presets import PRESETS
+from fastnst.options.presets import PRESETS, UNSCALED
 
 START_WORDS = ("content", "recoloured", "noise", "grey", "style-mean")
 """What `init` may be beside a picture."""
-MAX_PIXELS = 200_000_000
-"""The most pixels of a picture that is read; decoded whole, it takes 3 to 8 GB at the peak."""
 
 
 class _Facts(TypedDict, total=False):
@@ -57,7 +62,7 @@ class Options:
     preset: str = _option("look", "default", "starting values for the other options", choices=tuple(PRESETS))
     style_weight: StyleWeight = _option(
         "look",
-        50.0,
+        20.0,
         "β, the weight of the style term: one for all scales, or several that end with the last scale's",
         metavar="X",
         many=True,
@@ -115,7 +120,7 @@ class Options:
     )
     iterations: Iterations = _option(
         "size and schedule",
-        100,
+        50,
         "optimiser steps at each scale: one count for all, or several that end with the last scale's",
         metavar="N",
         many=True,
@@ -124,7 +129,7 @@ class Options:
     scales: Scales = _option(
         "size and schedule",
         "auto",
-        "coarse to fine: auto (from 512 pixels on, each twice the last), none, a number of scales (see "
+        "coarse to fine: auto (from 256 pixels on, each twice the last), none, a number of scales (see "
         "--scale-factor), or their edges",
         metavar="S",
         many=True,
@@ -252,6 +257,12 @@ class Options:
         "auto is original for vgg19, imagenet for vgg16",
         metavar="WEIGHTS",
     )
+    filter_scaling: str = _option(
+        "network",
+        "none",
+        "the network's filters as they are, or each scaled to a mean activation of 1, as in the paper (original alone)",
+        choices=FILTER_SCALINGS,
+    )
     pooling: str = _option("network", "avg", "average or maximum pooling", choices=("avg", "max"))
     padding: str = _option(
         "network",
@@ -308,6 +319,7 @@ class Options:
                 f"tile {self.tile} was given, and style loss sliced sorts all of the image together; let tile be none, "
                 "or choose another style loss"
             )
+        check_filter_scaling(self.filter_scaling, self.network, self.weights)
         if self.style_weights is not None and sum(self.style_weights) == 0:
             raise OptionError("the style weights are all 0; at least one must be more")
         if self.style_form == "channel-mean" and self.style_loss not in ("gram", "covariance"):
@@ -353,15 +365,10 @@ class Options:
         return tuple(dict.fromkeys(name for name, _ in self.active_content_layers + self.active_style_layers))
 
 
-def _by_heading() -> dict[str, tuple[str, ...]]:
-    groups: dict[str, tuple[str, ...]] = {}
-    for option in fields(Options):
-        heading = option.metadata["heading"]
-        groups[heading] = (*groups.get(heading, ()), option.name)
-    return groups
-
-
-GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(_by_heading())
+_HEADINGS = dict.fromkeys(option.metadata["heading"] for option in fields(Options))
+GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {each: tuple(x.name for x in fields(Options) if x.metadata["heading"] == each) for each in _HEADINGS}
+)
 """From a heading to its options, for the command's help, the page and the documents."""
 
 
@@ -371,7 +378,8 @@ def resolve_options(**given: Any) -> Options:
     Layers may be a name, a sequence of `NAME` or `NAME=WEIGHT`, or a mapping from name to weight. Scales may be
     `None` or "none", a number of scales, or the long edges; the last of these sets `size` unless that is given too.
     Iterations and the style weight may be a number or a sequence of them, no longer than the scales that are given
-    with it; of a preset's iterations the first is for the first scale and the last for those beyond them.
+    with it; of a preset's iterations the first is for the first scale and the last for those beyond them. A preset's
+    filter scaling is for the original network; with another one, or filter scaling none, `UNSCALED` holds.
     Raises OptionError for an unknown name, a wrong type, a value out of range or a contradiction.
     """
     known = {option.name: option for option in fields(Options)}
@@ -383,17 +391,23 @@ def resolve_options(**given: Any) -> Options:
     preset = given.get("preset", "default")
     if not isinstance(preset, str) or preset not in PRESETS:
         raise OptionError(f"unknown preset {preset!r}; choose one of: {', '.join(PRESETS)}")
-    values: dict[str, Any] = {**PRESETS[preset], **given}
+    original = is_original(given.get("network", Options.network), str(given.get("weights", Options.weights)))
+    scaled = given.get("filter_scaling", "unit-mean" if original else "none") != "none"
+    values: dict[str, Any] = {**PRESETS[preset], **({} if scaled else UNSCALED.get(preset, {})), **given}
     scales = parse_scales(values.get("scales", Options.scales))
     if isinstance(scales, tuple) and "size" not in given:
         values["size"] = scales[-1]
     if "iterations" not in given and "iterations" in values:
         values["iterations"] = _fitted_counts(values["iterations"], scales, values.get("size", Options.size))
     options = replace(Options(), **values)
-    if "iterations" in given and isinstance(options.iterations, tuple):
-        _check_counts("counts of iterations", options.iterations, options)
-    if "style_weight" in given and isinstance(options.style_weight, tuple):
-        _check_counts("style weights", options.style_weight, options)
+    count = scale_count(options.scales, options.size)
+    for name, spoken in (("iterations", "counts of iterations"), ("style_weight", "style weights")):
+        counts = getattr(options, name)
+        if name in given and isinstance(counts, tuple) and len(counts) > count:
+            raise OptionError(
+                f"{len(counts)} {spoken} for {count} scale{'s' if count > 1 else ''}; "
+                "give one for all scales, or at most one for each"
+            )
     return options
 
 
@@ -402,12 +416,3 @@ def _fitted_counts(iterations: Any, scales: Scales, size: Any) -> Any:
     if isinstance(iterations, int) or not isinstance(size, int):
         return iterations
     return tuple(iterations[min(index, len(iterations) - 1)] for index in range(scale_count(scales, size)))
-
-
-def _check_counts(what: str, values: tuple[float, ...], options: Options) -> None:
-    count = scale_count(options.scales, options.size)
-    if len(values) > count:
-        raise OptionError(
-            f"{len(values)} {what} for {count} scale{'s' if count > 1 else ''}; "
-            "give one for all scales, or at most one for each"
-        )

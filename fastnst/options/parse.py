@@ -28,9 +28,12 @@ OF_THE_OBJECTIVE = "objective"
 """The form that the option `objective` names."""
 MOST_SCALES = 12
 """The most scales that can be asked for by their number."""
-LEAST_AUTOMATIC_EDGE = 512
-"""From the content at once, a picture of this size keeps its forms and takes on the style's marks as a whole; a larger
-one passes through such a size first."""
+LEAST_AUTOMATIC_EDGE = 256
+"""The edge of the first automatic scale.
+
+From the content at once, a picture of this size keeps its forms, faces too, and takes on the style's largest figures; a
+larger one passes through such a size first, for later the network sees only parts of such a figure.
+"""
 
 # No option takes more; Python refuses to print a number of some thousand digits.
 _MOST_BITS = 128

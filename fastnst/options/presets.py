@@ -13,8 +13,9 @@ PRESETS: Mapping[str, OptionValues] = MappingProxyType(
         "gatys": OptionValues(
             objective="paper",
             content_weight=1.0,
-            style_weight=1e3,
+            style_weight=1e7,
             tv_weight=0.0,
+            filter_scaling="unit-mean",
             pooling="avg",
             padding="zeros",
             init="noise",
@@ -22,7 +23,7 @@ PRESETS: Mapping[str, OptionValues] = MappingProxyType(
             iterations=500,
             scales=None,
         ),
-        "texture": OptionValues(content_weight=0.0, style_weight=5.0, init="noise", scales=3),
+        "texture": OptionValues(content_weight=0.0, style_weight=5.0, init="noise", scales=3, iterations=100),
         "reconstruction": OptionValues(style_weight=5.0, init="noise", scales=None, iterations=200, tv_weight=0.01),
         "neural-style": OptionValues(
             content_reduction="mean",
@@ -79,4 +80,13 @@ PRESETS: Mapping[str, OptionValues] = MappingProxyType(
 
 "gatys" is the paper; "neural-style", "gatys-notebook" and "style-transfer-pytorch" have the objectives and schedules of
 those programs (docs/moving-over.md).
+"""
+
+UNSCALED: Mapping[str, OptionValues] = MappingProxyType(
+    {"gatys": OptionValues(filter_scaling="none", style_weight=1e3)},
+)
+"""What a preset sets in place of that where the filters are as they are, by the option or for want of their means.
+
+The content term goes with the square of the features, the style term with their fourth power: the same balance has
+another β.
 """

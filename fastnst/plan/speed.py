@@ -5,8 +5,8 @@ import time
 from functools import cache, lru_cache
 
 import torch
+from fastnst_kernels.profiling.measure import synchronise
 
-from fastnst.measure import synchronise
 from fastnst.network.layers import Convolution, DirectLayers, Layers, WinogradLayers
 from fastnst.network.runtime import Runtime, float32_products
 from fastnst.plan.memory import Network

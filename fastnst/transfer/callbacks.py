@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from fastnst.errors import FastnstError, FastnstWarning, OptionError
-from fastnst.output import check_output_path
+from fastnst.image.write import check_output_path
 from fastnst.transfer.movie import MovieWriter, check_movie
 from fastnst.transfer.plot import check_plot, draw_losses
 from fastnst.transfer.result import Callback, Iterate, LossRecord

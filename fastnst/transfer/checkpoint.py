@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from fastnst.errors import FastnstError, FastnstWarning, ImageError
+from fastnst.image.files import check_place
+from fastnst.image.read import Source
 from fastnst.options.masks import mask_hashes
-from fastnst.places import check_place
 from fastnst.transfer.result import LossRecord
 
 FORMAT = 3
@@ -68,6 +69,14 @@ class SavedRun:
                 if place is None and names[name] is not None:
                     raise CheckpointError("a mask of the checkpoint was no file; give the masks again as masks=…")
         return masks
+
+    def source(self, role: str, recorded: str | None, given: Source | None = None) -> Source:
+        """The picture to go on with: the one given, or else where the run read it. Raises CheckpointError for none."""
+        if given is not None:
+            return given
+        if recorded is None:
+            raise CheckpointError(f"the {role} image of the checkpoint was no file; give it again as {role}=…")
+        return recorded
 
 
 def check_checkpoint(path: Path) -> None:

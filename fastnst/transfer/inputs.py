@@ -11,24 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastnst.colour import moments, moved_colours
 from fastnst.errors import OptionError
-from fastnst.images import (
-    MAX_PIXELS,
-    AnyPicture,
-    AtSizes,
-    Picture,
-    Source,
-    StreamedPicture,
-    at_size,
-    fitted_size,
-    opaque,
-    open_picture,
-)
+from fastnst.image.colour import moments, moved_colours
+from fastnst.image.files import MAX_PIXELS, pictures_at
+from fastnst.image.picture import AnyPicture, Picture, StreamedPicture, opaque
+from fastnst.image.read import Source, open_picture
+from fastnst.image.resize import AtSizes, at_size, fitted_size
 from fastnst.loss.masks import Region, load_regions, recorded_regions
 from fastnst.network.preprocessing import Preprocessing
 from fastnst.options.options import START_WORDS, Options
-from fastnst.picture_folder import pictures_at
 
 Styles = Source | AnyPicture | Sequence[Source | AnyPicture]
 
@@ -246,7 +237,7 @@ def start_image(
 def recoloured(content: Picture, styles: Sequence[Picture], shares: Sequence[float]) -> Tensor:
     """The content in colours with the mean and covariance of the styles' pixels, by their shares, (3, H, W) in 0…1.
 
-    The content's own count as far as its alpha shows them. See `fastnst.colour.moved_colours`.
+    The content's own count as far as its alpha shows them. See `fastnst.image.colour.moved_colours`.
     """
     weighted = (
         (style.rgb, style.rgb.new_full((1, *style.rgb.shape[1:]), share / style.rgb[0].numel()))

@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from fastnst.errors import ImageError, OptionError
-from fastnst.output import to_pil
-from fastnst.places import check_place
-from fastnst.resizing import fitted_size, resize
+from fastnst.image.files import check_place
+from fastnst.image.resize import fitted_size, resize
+from fastnst.image.write import to_pil
 
 SUFFIXES = (".mp4", ".gif", ".webp")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fastnst.errors import OptionError
-from fastnst.places import check_place
+from fastnst.image.files import check_place
 from fastnst.transfer.result import LossRecord
 from fastnst.transfer.scales import scale_style_weights
 

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from fastnst.errors import FastnstError
-from fastnst.output import Target, save_image, to_pil
+from fastnst.image.write import Target, save_image, to_pil
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Result:
 
         Args:
             path: a path, or a binary stream.
-            format: png, jpeg, webp, tiff or npy, whatever the name; a stream gets PNG by default.
+            format: png, jpeg, webp, tiff, avif or npy, whatever the name; a stream gets PNG by default.
             bit_depth: 8, or for PNG and TIFF 16 bits per channel.
 
         Raises ImageError if the folder or the format will not do, OptionError for a format or depth that is unknown.

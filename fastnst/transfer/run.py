@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from fastnst.errors import FastnstWarning, OptionError
+from fastnst.image.colour import finished
+from fastnst.image.picture import Picture
 from fastnst.optim import Optimizer
 from fastnst.options.options import Options
-from fastnst.picture import Picture
 from fastnst.plan.processes import ALONE, Ranks
-from fastnst.preserve_color import finished
 from fastnst.transfer.checkpoint import CheckpointError, SavedRun, check_checkpoint, save_run
 from fastnst.transfer.descent import CAPACITY, Descent
 from fastnst.transfer.inputs import Scale
@@ -295,7 +295,7 @@ class Run:
         self._saved_at = time.perf_counter()
 
     def _finished(self, image: Tensor, content: Picture) -> Tensor:
-        return finished(image.detach()[0].clamp(0, 1).float().cpu(), content.rgb, self._options.preserve_color)
+        return finished(image.detach()[0].clamp(0, 1).float().cpu(), content, self._options.preserve_color)
 
     def _parameters_now(self) -> dict[str, Any]:
         final = self._final or (self.losses[-1] if self.losses else None)

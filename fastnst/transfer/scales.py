@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from fastnst.errors import ImageError, OptionError
-from fastnst.images import AnyPicture, Picture, check_fits, fitted_size
+from fastnst.image.picture import AnyPicture, Picture
+from fastnst.image.resize import check_fits, fitted_size
 from fastnst.network.architecture import pools_before
 from fastnst.network.tiles import check_on_grid
 from fastnst.options.options import Options

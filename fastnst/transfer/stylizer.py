@@ -13,9 +13,13 @@ from typing import Any, Unpack
 from torch import Tensor
 
 from fastnst.errors import FastnstWarning, OptionError
-from fastnst.images import AnyPicture, AtSizes, Picture, Source, at_size, resize
+from fastnst.image.colour import prepared as shown
+from fastnst.image.picture import AnyPicture, Picture
+from fastnst.image.read import Source
+from fastnst.image.resize import AtSizes, at_size, resize, resize_wrapped
 from fastnst.loss.masks import guidance_of, style_regions
 from fastnst.loss.targets import StyleTarget, style_targets
+from fastnst.network.architecture import is_original
 from fastnst.network.backbone import Backbone, build_backbone
 from fastnst.network.forks import check_fork
 from fastnst.network.runtime import Runtime, float32_products, own_modes, resolve_runtime, timed_algorithms, versions
@@ -27,14 +31,12 @@ from fastnst.options.parse import in_words
 from fastnst.plan.fitting import FittingObjective
 from fastnst.plan.planner import Plan, most_tiles, plan_run
 from fastnst.plan.processes import Ranks
-from fastnst.preserve_color import prepared as shown
-from fastnst.transfer.checkpoint import CheckpointError, SavedRun, check_same_inputs, check_same_network, load_run
+from fastnst.transfer.checkpoint import SavedRun, check_same_inputs, check_same_network, load_run
 from fastnst.transfer.descent import Descent
 from fastnst.transfer.inputs import Canvas, Scale, Styles, load_inputs, opened, recorded_canvas, start_image, style_size
 from fastnst.transfer.result import Result
 from fastnst.transfer.run import ResumeValues, Run, Watch, WatchValues, watch_and_options
 from fastnst.transfer.scales import run_scales
-from fastnst.wrapping import resize_wrapped
 
 
 class StylizeValues(WatchValues, OptionValues, total=False):
@@ -84,13 +86,13 @@ def resume(
     options = dict(saved.parameters["options"])
     source: Source | Canvas | None = recorded_canvas(saved.parameters)
     if source is None:
-        source = _source_again(content, saved.sources["content"], "content")
+        source = saved.source("content", saved.sources["content"], content)
     if options["init"] not in START_WORDS:
-        options["init"] = _source_again(init, saved.sources["init"], "init")
+        options["init"] = saved.source("init", saved.sources["init"], init)
     if options.get("masks") is not None:
         options["masks"] = saved.masks_again if masks is None else masks
     if style is None:
-        style = [_source_again(None, place, "style") for place in saved.sources["styles"]]
+        style = [saved.source("style", place) for place in saved.sources["styles"]]
     return Stylizer(style, **options).prepare(source, saved).run(Watch(checkpoint=path, **watch))
 
 
@@ -104,7 +106,8 @@ class Networks:
     def get(self, options: Options, runtime: Runtime, load: Callable[[], Weights]) -> tuple[Weights, Backbone]:
         """The network that `options` ask for, as `runtime` runs it; `load` gives its weights if it is not among those
         that are kept. Raises what `load` raises."""
-        key = (options.weights, options.network, options.taps, options.pooling, options.padding, runtime)
+        weights_key = (options.weights, options.network, options.taps, options.filter_scaling)
+        key = (*weights_key, options.pooling, options.padding, runtime)
         network = self._networks.pop(key, None)
         if network is None:
             while len(self._networks) >= self._kept:
@@ -243,7 +246,10 @@ class Stylizer:
     def _loaded(self, progress: bool = False) -> tuple[Weights, Backbone]:
         if self._network is None:
             options = self.options
-            load = partial(load_weights, options.weights, options.network, taps=options.taps, progress=progress)
+            taps, scaling = options.taps, options.filter_scaling
+            load = partial(
+                load_weights, options.weights, options.network, taps=taps, filter_scaling=scaling, progress=progress
+            )
             self._network = self._networks.get(options, self.runtime, lambda: self._ranks.in_turn(load))
             _warn_of_other_network(options, self._network[0])
         return self._network
@@ -389,27 +395,26 @@ class Prepared:
         return picture, visible
 
 
-def _source_again(given: Source | None, recorded: str | None, role: str) -> Source:
-    """The picture to go on with: the one given, or else where the run read it."""
-    if given is not None:
-        return given
-    if recorded is None:
-        raise CheckpointError(f"the {role} image of the checkpoint was no file; give it again as {role}=…")
-    return recorded
-
-
 def _warn_of_other_network(options: Options, weights: Weights) -> None:
     """Warns where the preset's terms would be far out of balance with this network.
 
     Content grows with the square of the features, style with their fourth power, and the total variation not at all.
-    That of neural-style is for features of Caffe's VGG, which sees pixels of 0…255.
+    That of neural-style is for features of Caffe's VGG, which sees pixels of 0…255; the α/β of the paper for filters of
+    mean activation 1. Random weights are for experiments, and warn of nothing.
     """
+    message = None
     summed = options.tv_reduction == "sum" and options.tv_weight > 0
-    if options.preset == "neural-style" and summed and weights.preprocessing.scale == 1 and weights.source != "random":
-        warnings.warn(
+    if options.preset == "gatys" and not is_original(options.network, weights.source):
+        message = (
+            "preset gatys is for the original VGG-19, whose filters it scales to a mean activation of 1; those of "
+            f"{weights.source} stay as they are, and the same α/β gives another balance: look at several, or pass "
+            "--weights original"
+        )
+    elif options.preset == "neural-style" and summed and weights.preprocessing.scale == 1:
+        message = (
             "preset neural-style weighs its terms for Caffe's VGG-19, whose features are far larger than those of "
             f"{weights.source}: the total variation will outweigh them and leave an even colour; pass that network "
-            "with --weights original, or take another preset",
-            FastnstWarning,
-            stacklevel=2,
+            "with --weights original, or take another preset"
         )
+    if message is not None and weights.source != "random":
+        warnings.warn(message, FastnstWarning, stacklevel=2)

@@ -1,5 +1,6 @@
 """Runs without a content or without a style: textures, and what layers hold of a picture."""
 
+import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,9 +9,11 @@ from typing import Any, Unpack
 from PIL import Image
 from torch import Tensor
 
-from fastnst.contact_sheet import Look, contact_sheet
 from fastnst.errors import OptionError
-from fastnst.images import Picture, Source, flattened, load_image, resize
+from fastnst.image.picture import Picture, flattened
+from fastnst.image.read import Source, load_image
+from fastnst.image.resize import resize
+from fastnst.image.sheet import Look, contact_sheet
 from fastnst.network.architecture import PAPER_STYLE_LAYERS
 from fastnst.options.keywords import OptionValues, UnsizedValues
 from fastnst.options.options import resolve_options
@@ -21,6 +24,8 @@ from fastnst.transfer.stylizer import Prepared, Stylizer, StylizeValues
 
 Layers = str | Sequence[str] | Mapping[str, float]
 FIGURE_LAYERS = PAPER_STYLE_LAYERS
+# Weights of the total variation for conv1, as a hundredth of the weights of their terms.
+_CONTENT_VARIATION, _STYLE_VARIATION = 0.01, 0.05
 
 
 class TextureValues(WatchValues, UnsizedValues, total=False):
@@ -75,9 +80,11 @@ def texture_options(canvas: Canvas, given: Mapping[str, Any], *, tileable: bool 
 
 
 def reconstruct_content(image: Source | Picture, layers: Layers = "conv4_2", **values: Unpack[StylizeValues]) -> Result:
-    """Makes an image from noise that has the features of `image` at `layers`: `total = α · content + γ · tv`.
+    """Makes an image from an even grey that has the features of `image` at `layers`: `total = α · content + γ · tv`.
 
     A layer near the pixels gives the picture again, a deep one its objects and their places without the exact pixels.
+    Pools hide the finest grain of an image from all layers above them: what the start has of it stays, so that from
+    noise (`init="noise"`, as in the paper, and with any other preset) the result is noise too, and takes more steps.
     With `reconstruct_style` it makes the experiments of figure 1 of Gatys, Ecker and Bethge (A Neural Algorithm of
     Artistic Style, 2015).
 
@@ -113,14 +120,27 @@ def _loaded(image: Source | Picture, options: Mapping[str, Any]) -> Picture:
 def content_options(layers: Layers, given: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a run that reconstructs from features. Raises OptionError for those of a style."""
     _refuse(given, "style", "content")
-    return {"preset": "reconstruction", "init": "noise", **given, "content_layers": layers, "style_weight": 0.0}
+    return {**_start(layers, given, "grey", _CONTENT_VARIATION), **given, "content_layers": layers, "style_weight": 0.0}
 
 
 def style_options(layers: Layers, given: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a run that reconstructs from Gram matrices. Raises OptionError for those of a content."""
     _refuse(given, "content", "style")
-    own = {"preset": "reconstruction", "init": "noise", "edge": "long"}
+    own = {**_start(layers, given, "noise", _STYLE_VARIATION), "edge": "long"}
     return {**own, **given, "style_layers": layers, "content_weight": 0.0}
+
+
+def _start(layers: Layers, given: Mapping[str, Any], init: str, variation: float) -> dict[str, Any]:
+    """The preset, and with it the start and the weight of the total variation, which is `variation` for conv1 and a
+    hundred times that for conv5: the deeper the deepest layer, the more of an image's grain it does not see.
+
+    With another preset the start is noise, and the weight the preset's.
+    """
+    if given.get("preset", "reconstruction") != "reconstruction":
+        return {"init": "noise"}
+    # What is no layer is refused with the other options.
+    block = max(map(int, re.findall(r"(?:conv|relu|pool)(\d)", str(layers))), default=1)
+    return {"preset": "reconstruction", "init": init, "tv_weight": variation * 10 ** ((block - 1) / 2)}
 
 
 def _refuse(given: Mapping[str, Any], other: str, own: str) -> None:

@@ -3,12 +3,22 @@
 Triton kernels on a GPU, plain torch elsewhere. Depends on torch; triton is imported by the first call that runs on it.
 """
 
-from fastnst_kernels.api import MAX_CHANNELS, gram, gram_loss, style_tap, tap
-from fastnst_kernels.backends import BACKENDS, PRECISIONS, available_backends
 from fastnst_kernels.image import adam_step_, image_gradient, normalise, total_variation
+from fastnst_kernels.launch.backends import BACKENDS, PRECISIONS, available_backends
+from fastnst_kernels.losses import (
+    MAX_CHANNELS,
+    BlendedTarget,
+    GramDifference,
+    accumulate_gram,
+    blend_targets,
+    finish_gram_loss,
+    gram,
+    gram_loss,
+    style_tap,
+    tap,
+    tap_gradient,
+)
 from fastnst_kernels.relu import bias_relu, bias_relu_pool
-from fastnst_kernels.targets import BlendedTarget, GramDifference, blend_targets
-from fastnst_kernels.tiles import accumulate_gram, finish_gram_loss, tap_gradient, tile_tap
 
 __all__ = [
     "BACKENDS",
@@ -30,6 +40,5 @@ __all__ = [
     "style_tap",
     "tap",
     "tap_gradient",
-    "tile_tap",
     "total_variation",
 ]

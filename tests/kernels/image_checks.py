@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 import torch
-from fastnst_kernels import image_budget, image_reference
-from fastnst_kernels.image import adam_step_, image_gradient, normalise, total_variation
+from fastnst_kernels.image import adam_step_, image_gradient, normalise, reference, total_variation
+from fastnst_kernels.verify import image_budget
 from kernel_checks import assert_within
 from torch import Tensor
 
@@ -44,7 +44,7 @@ def check_normalise(
     result = normalise(leaf, SCALE, SHIFT, flip=flip, dtype=dtype, channels_last=channels_last, backend=backend)
     assert result.dtype == dtype
     assert result.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-    exact = image_reference.normalise(image, SCALE, SHIFT, flip)
+    exact = reference.normalise(image, SCALE, SHIFT, flip)
     assert_within(result, exact, image_budget.normalise_budget(image, SCALE, SHIFT, flip, dtype), "normalised image")
     above = make_upstream(image, dtype, channels_last=channels_last) if upstream is None else upstream
     result.backward(above)
@@ -54,7 +54,7 @@ def check_normalise(
         assert same_layout(leaf.grad, image)
     assert_within(
         leaf.grad,
-        image_reference.normalise_gradient(above, SCALE, flip),
+        reference.normalise_gradient(above, SCALE, flip),
         image_budget.normalise_gradient_budget(above, SCALE, flip, image.dtype),
         "gradient of the normalised image",
     )
@@ -65,7 +65,7 @@ def check_total_variation(image: Tensor, *, backend: str, kind: str, above: Tens
     leaf = image.detach().requires_grad_()
     value = total_variation(leaf, kind=kind, backend=backend)
     assert value.dtype == image.dtype
-    exact = image_reference.total_variation(image, kind)
+    exact = reference.total_variation(image, kind)
     assert_within(value, exact, image_budget.total_variation_budget(image, kind), "total variation")
     if above is None:
         above = torch.arange(1.0, 1 + len(image), dtype=image.dtype, device=image.device) * image[0, 0].numel()
@@ -73,7 +73,7 @@ def check_total_variation(image: Tensor, *, backend: str, kind: str, above: Tens
     assert leaf.grad is not None
     assert_within(
         leaf.grad,
-        image_reference.image_gradient(image, None, SCALE, False, above, kind),
+        reference.image_gradient(image, None, SCALE, False, above, kind),
         image_budget.image_gradient_budget(image, None, SCALE, False, above, kind),
         "gradient of the total variation",
     )
@@ -90,11 +90,11 @@ def check_image_gradient(
         assert same_layout(gradient, image)
     assert_within(
         gradient,
-        image_reference.image_gradient(image, upstream, SCALE, flip, weight, kind),
+        reference.image_gradient(image, upstream, SCALE, flip, weight, kind),
         image_budget.image_gradient_budget(image, upstream, SCALE, flip, weight, kind),
         "gradient",
     )
-    exact = image_reference.total_variation(image, kind)
+    exact = reference.total_variation(image, kind)
     assert_within(value, exact, image_budget.total_variation_budget(image, kind), "total variation")
 
 
@@ -119,7 +119,7 @@ def check_adam(
     for index, gradient in enumerate(gradients):
         step = step_of(index + 1)
         adam_step_(x, gradient, m, v, step, learning_rate=RATE, betas=betas, clamp=clamp, backend=backend)
-        exact = image_reference.adam_step(
+        exact = reference.adam_step(
             exact[0],
             gradient,
             *exact[1:],
@@ -149,7 +149,7 @@ def check_last_rows(image: Tensor, *, backend: str, channels_last: bool) -> None
     last = image[:, :, -2:].clone()
     weight = 0.7 * image[0, 0].numel()
     gradient, value = image_gradient(image, upstream, SCALE, flip=True, tv_weight=weight, backend=backend)
-    cropped = image_reference.image_gradient(last, upstream[:, :, -2:], SCALE, True, 0.7 * last[0, 0].numel())
+    cropped = reference.image_gradient(last, upstream[:, :, -2:], SCALE, True, 0.7 * last[0, 0].numel())
     allowed = 1e-6 * cropped.abs().max()
     assert ((gradient[:, :, -1] - cropped[:, :, -1]).abs() <= allowed).all()
     assert torch.isfinite(gradient[:, :, ::97]).all()
@@ -161,7 +161,7 @@ def check_last_rows(image: Tensor, *, backend: str, channels_last: bool) -> None
     assert_within(value, exact / image[0, 0].numel(), torch.full_like(exact, 1e-6), "total variation")
     del gradient, upstream
     result = normalise(image, SCALE, SHIFT, dtype=torch.float16, channels_last=channels_last, backend=backend)
-    wanted = image_reference.normalise(last, SCALE, SHIFT)
+    wanted = reference.normalise(last, SCALE, SHIFT)
     allowed = image_budget.normalise_budget(last, SCALE, SHIFT, False, torch.float16)
     assert_within(result[:, :, -2:], wanted, allowed, "normalised image")
 

@@ -1,16 +1,30 @@
 """The comparison that the kernel tests share: an operation, forward and backward, against float64 within its budget."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import pytest
 import torch
-from fastnst_kernels import budget, gram, gram_loss, reference, style_tap
+from fastnst_kernels import gram, gram_loss, style_tap
+from fastnst_kernels.launch.backends import accumulation_dtype
+from fastnst_kernels.losses import reference
+from fastnst_kernels.verify import budget
 from torch import Tensor
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+# The same tests run with torch, and where the kernels are interpreted, with Triton.
+BACKEND = "triton" if os.environ.get("TRITON_INTERPRET") == "1" else "torch"
 LAYOUTS = pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "channels_last"])
+
+
+T = TypeVar("T")
+
+
+def by_backend(torch_cases: Sequence[T], triton_cases: Sequence[T]) -> Sequence[T]:
+    """The cases of this process; the interpreter, which runs one program after the other, gets through few."""
+    return triton_cases if BACKEND == "triton" else torch_cases
 
 
 @contextmanager
@@ -28,9 +42,6 @@ def nan_in_empty() -> Iterator[None]:
         patch.setattr(torch, "empty", filled(torch.empty))
         patch.setattr(torch, "empty_like", filled(torch.empty_like))
         yield
-
-
-T = TypeVar("T")
 
 
 def captured(step: Callable[[], T], warm_up: Callable[[], object]) -> tuple[torch.cuda.CUDAGraph, T]:
@@ -110,7 +121,7 @@ def check_style_tap(
     generator = torch.Generator().manual_seed(2)
     own = reference.gram_loss_gradient(features, target, weight)
     size = own.abs().mean((1, 2, 3)).clamp_min(1e-30)
-    loss_gradient = (1.0 / size).to(reference.result_dtype(features.dtype))
+    loss_gradient = (1.0 / size).to(accumulation_dtype(features.dtype))
     if upstream is None:
         upstream = torch.randn(features.shape, generator=generator).to(features.device, features.dtype)
     leaf = features.detach().requires_grad_()

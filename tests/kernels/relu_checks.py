@@ -1,8 +1,9 @@
 """The comparison that the tests of the sign-bit epilogues share: values, bits and gradients, equal to the bit."""
 
 import torch
-from fastnst_kernels import relu_layout, relu_ops, relu_reference
-from fastnst_kernels.relu import bias_relu, bias_relu_pool
+from fastnst_kernels import direct, operators
+from fastnst_kernels.launch.layout import dense, empty_bits, empty_map, in_layout, is_dense, packed_by_channels
+from fastnst_kernels.relu import POOLS, bias_relu, bias_relu_pool, reference
 from torch import Tensor
 from torch.nn import functional
 
@@ -13,7 +14,7 @@ SPECIAL = (float("nan"), float("inf"), -float("inf"), 0.0, -0.0)
 def make_activations(
     shape: tuple[int, int, int, int], dtype: torch.dtype, *, channels_last: bool = False, seed: int = 0
 ) -> Tensor:
-    """What a convolution gives: of both signs, with equal values and zeros among them."""
+    """Activations as a convolution gives them: of both signs, with equal values and zeros among them."""
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(shape, generator=generator)
     values = torch.where(torch.rand(shape, generator=generator) < 0.3, values.round(), values).to(dtype)
@@ -49,10 +50,10 @@ def _plain(x: Tensor, bias: Tensor | None, pool: str | None) -> Tensor:
 def check_relu(x: Tensor, bias: Tensor | None, *, backend: str, gradient: Tensor | None = None) -> None:
     """`bias_relu` and its operators, out of place and in place: value, bits and gradient."""
     expected = _plain(x, bias, None)
-    flags = relu_reference.mask(x, bias)
+    flags = reference.mask(x, bias)
     gradient = make_gradient(x) if gradient is None else gradient
-    masked = relu_reference.relu_gradient(gradient, flags).to(x.dtype)
-    for inplace in (False, True) if relu_layout.is_dense(x) else (False,):
+    masked = reference.relu_gradient(gradient, flags).to(x.dtype)
+    for inplace in (False, True) if is_dense(x) else (False,):
         leaf = x.detach().requires_grad_()
         given = leaf.clone() if inplace else leaf
         y = bias_relu(given, bias, inplace=inplace, backend=backend)
@@ -60,33 +61,33 @@ def check_relu(x: Tensor, bias: Tensor | None, *, backend: str, gradient: Tensor
         (result,) = torch.autograd.grad(y, leaf, gradient)
         assert_same(y.detach(), expected, "y")
         assert_same(result, masked, "gradient")
-    y, bits = relu_ops.bias_relu(x.detach(), bias, True, backend)
-    assert torch.equal(bits, relu_reference.pack(flags, relu_layout.packed_by_channels(y))), "bits"
-    own = relu_layout.in_layout(gradient, relu_layout.packed_by_channels(y)).clone()
-    relu_ops.relu_backward_(own, bits, backend)
+    y, bits = operators.bias_relu(backend, x.detach(), bias, True)
+    assert torch.equal(bits, reference.pack(flags, operators.by_channels(backend, y))), "bits"
+    own = in_layout(gradient, packed_by_channels(y)).clone()
+    direct.relu_backward(backend, own, bits, own)
     assert_same(own, masked, "gradient in place")
 
 
 def check_pool(x: Tensor, bias: Tensor | None, pool: str, *, backend: str, gradient: Tensor | None = None) -> None:
     """`bias_relu_pool` and its operators with the caller's buffers: value, bits and gradient."""
     expected = _plain(x, bias, pool)
-    flags = relu_reference.mask(x, bias, pool)
+    flags = reference.mask(x, bias, pool)
     gradient = make_gradient(expected) if gradient is None else gradient
-    spread = relu_reference.pool_gradient(gradient, flags, pool).to(x.dtype)
+    spread = reference.pool_gradient(gradient, flags, pool).to(x.dtype)
     leaf = x.detach().requires_grad_()
     pooled = bias_relu_pool(leaf, bias, pool, backend=backend)
     (result,) = torch.autograd.grad(pooled, leaf, gradient)
     assert_same(pooled.detach(), expected, "pooled")
     assert_same(result, spread, "gradient")
-    x = relu_layout.dense(x.detach())
-    by_channels = relu_layout.packed_by_channels(x)
-    buffer = relu_layout.empty_activations(x, x.shape[2] // 2, x.shape[3] // 2, by_channels).fill_(float("nan"))
-    bits = relu_layout.empty_bits(x).fill_(255)
-    relu_ops.bias_relu_pool_out(x, bias, pool, buffer, bits, backend)
+    x = dense(x.detach())
+    last, by_channels = packed_by_channels(x), operators.by_channels(backend, x)
+    buffer = empty_map(x, last, size=(x.shape[2] // 2, x.shape[3] // 2)).fill_(float("nan"))
+    bits = empty_bits(x, by_channels).fill_(255)
+    direct.bias_relu_pool(backend, x, bias, pool, buffer, bits)
     assert_same(buffer, expected, "pooled into a buffer")
-    assert torch.equal(bits, relu_reference.pack(flags, by_channels)), "bits"
+    assert torch.equal(bits, reference.pack(flags, by_channels)), "bits"
     full = torch.full_like(x, float("nan"))
-    relu_ops.unpool_backward_out(relu_layout.in_layout(gradient, by_channels), bits, pool, full, backend)
+    direct.unpool_backward(backend, in_layout(gradient, last), bits, pool, full)
     assert_same(full, spread, "gradient into a buffer")
 
 
@@ -99,13 +100,13 @@ def check_special_values(backend: str, dtype: torch.dtype, channels_last: bool, 
     leaf = x.clone().requires_grad_()
     (expected,) = torch.autograd.grad(torch.relu(leaf), leaf, gradient)
     assert expected[torch.isnan(x)].eq(3.0).all()
-    assert_same(relu_reference.relu_gradient(gradient, relu_reference.mask(x)).to(dtype), expected, "reference")
+    assert_same(reference.relu_gradient(gradient, reference.mask(x)).to(dtype), expected, "reference")
     check_relu(x, None, backend=backend, gradient=gradient)
-    for pool in relu_layout.POOLS:
+    for pool in POOLS:
         above = _plain(x, None, pool)
         wide = x.detach().float().requires_grad_()
         (expected,) = torch.autograd.grad(_plain(wide, None, pool), wide, above.float())
-        flags = relu_reference.mask(x, None, pool)
-        closed = relu_reference.pool_gradient(above, flags, pool).float()
+        flags = reference.mask(x, None, pool)
+        closed = reference.pool_gradient(above, flags, pool).float()
         assert_same(closed, expected, "reference")
         check_pool(x, None, pool, backend=backend, gradient=above)

@@ -1,11 +1,14 @@
 """The comparison of a whole tap, and of the tiles of a picture with the whole, against float64 within their budgets."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
-from fastnst_kernels import budget, reference
-from fastnst_kernels.api import tap
-from fastnst_kernels.tiles import accumulate_gram, finish_gram_loss, tap_gradient, tile_tap
+from fastnst_kernels import direct
+from fastnst_kernels.launch.backends import accumulation_dtype
+from fastnst_kernels.losses import GramDifference, accumulate_gram, finish_gram_loss, reference, tap
+from fastnst_kernels.losses.targets import ContentTerm, Owned, StyleTerm
+from fastnst_kernels.verify import budget
 from kernel_checks import assert_within, make_target
 from torch import Tensor
 
@@ -19,7 +22,7 @@ def make_content(features: Tensor, *, batch: int = 1, channels_last: bool = Fals
 
 
 def before_relu(features: Tensor) -> Tensor:
-    """What a ReLU makes `features`, which are not negative, of."""
+    """Features before a ReLU that leaves `features`, which are not negative."""
     generator = torch.Generator().manual_seed(5)
     below = -torch.rand(features.shape, generator=generator).to(features.device, features.dtype)
     return torch.where(features > 0, features, below)
@@ -39,7 +42,7 @@ def check_tap(
 ) -> None:
     """Both losses of `tap`, and its gradient, within their budgets, for non-negative `features` after the ReLU."""
     target = make_target(features) if style else None
-    dtype = reference.result_dtype(features.dtype)
+    dtype = accumulation_dtype(features.dtype)
     gradients: list[Tensor] = []
     outputs: list[Tensor] = []
     own = torch.zeros(features.shape, dtype=torch.float64, device=features.device)
@@ -105,7 +108,7 @@ def check_tap(
         assert leaf.grad[features <= 0].count_nonzero() == 0
 
 
-def tiles_of(height: int, width: int, side: int, halo: int) -> Iterator[tuple[tuple[slice, slice], tuple[int, ...]]]:
+def tiles_of(height: int, width: int, side: int, halo: int) -> Iterator[tuple[tuple[slice, slice], Owned]]:
     """The tiles of a map: the rows and columns of each with its halo, and the positions that it owns inside of them."""
     for top in range(0, height, side):
         for left in range(0, width, side):
@@ -113,6 +116,41 @@ def tiles_of(height: int, width: int, side: int, halo: int) -> Iterator[tuple[tu
             first, before = max(0, top - halo), max(0, left - halo)
             region = slice(first, min(height, bottom + halo)), slice(before, min(width, right + halo))
             yield region, (top - first, left - before, bottom - top, right - left)
+
+
+def tile_gradient(
+    features: Tensor,
+    *,
+    upstream: Tensor,
+    difference: GramDifference | None = None,
+    style_gradient: Tensor | None = None,
+    content: Tensor | None = None,
+    content_weight: float = 1.0,
+    owned: Owned | None = None,
+    relu: bool = True,
+    gradient: Tensor | None = None,
+    precision: str = "ieee",
+    backend: str,
+) -> Tensor:
+    """The gradient of a tile, in `gradient`, which may be `upstream`, or in a tensor of its own."""
+    ones = torch.ones(len(features), dtype=accumulation_dtype(features.dtype), device=features.device)
+    style = None
+    if difference is not None:
+        above = ones if style_gradient is None else style_gradient
+        style = StyleTerm(difference.matrix, difference.scale, above, difference.factor)
+    result = torch.empty_like(features) if gradient is None else gradient
+    direct.tap_backward(
+        backend,
+        result,
+        features=features,
+        upstream=upstream,
+        style=style,
+        content=None if content is None else ContentTerm(content, ones, 2 * content_weight),
+        relu=relu,
+        owned=owned,
+        precision=precision,
+    )
+    return result
 
 
 def check_tiles(
@@ -127,7 +165,7 @@ def check_tiles(
 ) -> None:
     """The loss and the gradient by tiles are those of the whole, and each tile's halo has the upstream alone."""
     batch, channels, height, width = features.shape
-    dtype = reference.result_dtype(features.dtype)
+    dtype = accumulation_dtype(features.dtype)
     target = make_target(features)
     layout = features.stride(1) == 1 and channels > 1
     content = make_content(features, batch=batch, channels_last=layout) if with_content else None
@@ -166,7 +204,7 @@ def check_tiles(
             slice(rows.start + top, rows.start + top + own_height),
             slice(columns.start + left, columns.start + left + own_width),
         )
-        options = {
+        options: dict[str, Any] = {
             "difference": difference,
             "style_gradient": style_gradient,
             "content": None if content is None else content[outer],
@@ -175,18 +213,10 @@ def check_tiles(
             "precision": precision,
             "backend": backend,
         }
-        gradient = tap_gradient(tile, upstream=above, **options)
-        leaf = (before_relu(tile) if relu else tile.clone()).requires_grad_()
-        passed = tile_tap(leaf, **options)
-        assert torch.equal(passed, tile)
-        passed.backward(above)
-        assert leaf.grad is not None
-        assert torch.equal(leaf.grad, gradient)
+        gradient = tile_gradient(tile, upstream=above, **options)
         for memory_format in (torch.contiguous_format, torch.channels_last):
             buffer = above.clone(memory_format=memory_format)
-            written = tap_gradient(tile, upstream=buffer, into_upstream=True, **options)
-            assert written.data_ptr() == buffer.data_ptr()
-            assert torch.equal(written, gradient)
+            assert torch.equal(tile_gradient(tile, upstream=buffer, gradient=buffer, **options), gradient)
         assembled[outer] = gradient[inner]
         outside = torch.ones_like(gradient, dtype=torch.bool)
         outside[inner] = False
@@ -250,15 +280,16 @@ def check_repeated(
     own = reference.gram_loss_gradient(block, target)
     factor = side * block.shape[3] / positions
     style_gradient = (1.0 / own.abs().mean() / factor).float().expand(batch).contiguous()
-    gradient = tap_gradient(
+    above = _repeated(upstream, height, width, channels_last, batch)
+    gradient = tile_gradient(
         features,
-        upstream=_repeated(upstream, height, width, channels_last, batch),
+        upstream=above,
+        gradient=above,
         difference=difference,
         style_gradient=style_gradient,
         content=_repeated(content, height, width, channels_last, 1),
         content_weight=0.25,
         relu=True,
-        into_upstream=True,
         precision=precision,
         backend=backend,
     )

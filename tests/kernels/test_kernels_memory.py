@@ -1,12 +1,11 @@
-"""What the CPU operations allocate besides their result, against the plain form in PyTorch."""
+"""Memory that the CPU operations allocate besides their result, against the plain form in PyTorch."""
 
 import pytest
 import torch
 from fastnst_kernels import gram_loss
-from fastnst_kernels.tiles import tap_gradient
+from fastnst_kernels.profiling.measure import peak_extra_bytes
 from kernel_checks import make_features, make_target
-
-from fastnst.memory import peak_extra_bytes
+from tap_checks import tile_gradient
 
 DEVICE = torch.device("cpu")
 
@@ -41,7 +40,7 @@ def test_a_gradient_over_its_upstream(dtype: torch.dtype) -> None:
     upstream = torch.ones_like(features)
 
     def gradient() -> torch.Tensor:
-        tap_gradient(features, upstream=upstream, content=features, relu=True, into_upstream=True)
+        tile_gradient(features, upstream=upstream, gradient=upstream, content=features, backend="torch")
         return torch.empty(0)
 
     # A few chunks of 4 MiB each.

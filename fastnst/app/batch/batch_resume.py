@@ -8,10 +8,9 @@ from typing import Any
 
 from fastnst.app.batch.batch_task import Task
 from fastnst.errors import ImageError
-from fastnst.metadata import to_json
+from fastnst.image.metadata import read_parameters, to_json
 from fastnst.options.masks import mask_hashes
 from fastnst.options.options import START_WORDS, Options
-from fastnst.output import read_parameters
 
 # Where, in which memory, or by which words a run is made; weights, init and masks are compared by themselves.
 _UNCOMPARED = frozenset({"preset", "device", "tile", "max_memory", "max_pixels", "weights", "init", "masks"})

@@ -13,12 +13,11 @@ import torch
 from fastnst.app.batch.batch_task import Outcome, Task
 from fastnst.app.batch.manifest import ManifestError, Row, for_each
 from fastnst.errors import FastnstError, ImageError, OptionError
-from fastnst.image_files import open_source
+from fastnst.image.files import contents, pictures_at
+from fastnst.image.write import check_output_path
 from fastnst.network.runtime import resolve_runtime
 from fastnst.network.weights import Weights, load_weights
 from fastnst.options.options import START_WORDS, Options, resolve_options
-from fastnst.output import check_output_path
-from fastnst.picture_folder import pictures_at
 from fastnst.plan.machine import USABLE, free_bytes, held_bytes
 
 NAME_PATTERN = "{content}_{style}.png"
@@ -57,7 +56,11 @@ def make_tasks(
     would write, or that are inputs. OptionError: a pattern that will not do. Pictures are not looked at.
     """
     _check_pattern(pattern)
-    weights = cache(lambda *key: _facts(load_weights(key[0], key[1], taps=key[2], progress=progress)))
+    weights = cache(
+        lambda spec, network, taps, scaling: _facts(
+            load_weights(spec, network, taps=taps, filter_scaling=scaling, progress=progress)
+        )
+    )
     runtime = cache(resolve_runtime)
 
     def task(numbered: tuple[int, Row]) -> Task:
@@ -67,7 +70,7 @@ def make_tasks(
             options = resolve_options(**given)
             _check_counts(options, row.styles)
             runtime(options)
-            source, sha256 = weights(options.weights, options.network, options.taps)
+            source, sha256 = weights(options.weights, options.network, options.taps, options.filter_scaling)
             if options.weights == "auto":
                 given["weights"] = source
                 options = replace(options, weights=source)
@@ -133,8 +136,8 @@ def _inputs(task: Task) -> list[tuple[str, str]]:
 
 def _problem(role: str, path: str) -> str | None:
     try:
-        with open_source(path, f"{role} image {path!r}"):
-            return None
+        contents(path, f"{role} image {path!r}")
+        return None
     except ImageError as error:
         return str(error)
 

@@ -12,9 +12,10 @@ import torch
 from fastnst.app.batch.batch_resume import is_done
 from fastnst.app.batch.batch_task import Outcome, Task
 from fastnst.errors import FastnstError, FastnstWarning
-from fastnst.images import opaque, open_picture
+from fastnst.image.picture import opaque
+from fastnst.image.read import open_picture
+from fastnst.image.write import check_output_path
 from fastnst.network.runtime import is_out_of_memory
-from fastnst.output import check_output_path
 from fastnst.transfer.result import Result
 from fastnst.transfer.run import Watch
 from fastnst.transfer.stylizer import Networks, Stylizer

@@ -33,7 +33,6 @@ _COMMANDS = (
     "plan",
     "verify",
     "profile",
-    "kernels",
     "env",
 )
 

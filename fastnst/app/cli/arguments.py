@@ -14,8 +14,8 @@ from fastnst.options.options import GROUPS, Options
 from fastnst.options.parse import Iterations, StyleWeight
 from fastnst.options.presets import PRESETS
 
-# As in `fastnst.formats`, which is not imported here: the command's help must not wait for what it imports.
-_FORMATS = ("png", "jpeg", "webp", "tiff", "npy")
+# As in `fastnst.image.write`, which is not imported here: the command's help must not wait for what it imports.
+_FORMATS = ("png", "jpeg", "webp", "tiff", "avif", "npy")
 
 
 @dataclass(frozen=True)

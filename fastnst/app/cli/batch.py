@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 from fastnst.app.cli.exit_codes import EXIT_BAD_INPUT, EXIT_INTERRUPTED
 from fastnst.app.cli.signals import heard
 from fastnst.errors import FastnstError, Interrupted, OptionError
-from fastnst.places import check_place
+from fastnst.image.files import check_place
 
 if TYPE_CHECKING:
     from fastnst.app.batch.batch import Pool

@@ -32,10 +32,10 @@ def run(parsed: argparse.Namespace) -> int:
 
     from fastnst.app.cli.job import Job, Outputs
     from fastnst.app.cli.sheet_output import save_sheet
-    from fastnst.contact_sheet import Look, contact_sheet, differing_options, in_rows
     from fastnst.errors import ImageError, OptionError
-    from fastnst.images import load_image
-    from fastnst.output import read_parameters
+    from fastnst.image.metadata import read_parameters
+    from fastnst.image.read import load_image
+    from fastnst.image.sheet import Look, contact_sheet, differing_options, in_rows
 
     if parsed.columns is not None and parsed.columns < 1:
         raise OptionError(f"--columns {parsed.columns} is too small; it must be 1 or more")

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from fastnst_kernels import available_backends
+from fastnst_kernels.profiling.measure import conditions
 
-from fastnst.measure import conditions
 from fastnst.network import winograd
 from fastnst.network.runtime import resolve_runtime
 from fastnst.network.weights import CHECKPOINTS, cache_folder

@@ -16,9 +16,9 @@ from fastnst.app.cli.exit_codes import EXIT_INTERRUPTED
 from fastnst.app.cli.job import Job, Outputs
 from fastnst.app.cli.signals import heard
 from fastnst.errors import FastnstError, FastnstWarning, Interrupted
+from fastnst.image.write import check_output_path
 from fastnst.network.runtime import is_out_of_memory
 from fastnst.options.options import resolve_options
-from fastnst.output import check_output_path
 from fastnst.plan.processes import ALONE, Ranks
 from fastnst.transfer.callbacks import Callback, chain
 from fastnst.transfer.checkpoint import load_run

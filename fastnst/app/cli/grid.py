@@ -10,8 +10,7 @@ if TYPE_CHECKING:
 
 # Figure 3 of Gatys et al. 2015: ever more layers down, α/β across.
 _DOWN = ["style_layers", *(" ".join(PAPER_STYLE_LAYERS[: count + 1]) for count in range(5))]
-_ACROSS = ["style_weight", "1e5", "1e4", "1e3", "1e2"]
-_RATIOS = [f"α/β 1e-{exponent}" for exponent in (5, 4, 3, 2)]
+_TIMES_BETA = (100, 10, 1, 0.1)
 
 
 def add_parser(commands: Any) -> None:
@@ -60,12 +59,12 @@ def run(parsed: argparse.Namespace) -> int:
     from fastnst.app.cli.axes import make_axis
     from fastnst.app.cli.job import Job, Outputs
     from fastnst.app.cli.sheet_output import save_sheet
-    from fastnst.contact_sheet import Look, check_look, contact_sheet
     from fastnst.errors import OptionError
-    from fastnst.images import open_picture
+    from fastnst.image.files import make_folder
+    from fastnst.image.read import open_picture
+    from fastnst.image.sheet import Look, check_look, contact_sheet
+    from fastnst.image.write import check_output_path
     from fastnst.options.options import resolve_options
-    from fastnst.output import check_output_path
-    from fastnst.places import make_folder
     from fastnst.transfer.result import Result
     from fastnst.transfer.stylizer import Stylizer
 
@@ -73,7 +72,14 @@ def run(parsed: argparse.Namespace) -> int:
     if parsed.down is None and parsed.across is None:
         given = {"preset": "gatys", **given}
     down = make_axis(parsed.down or ([] if parsed.across else _DOWN), "--down")
-    across = make_axis(parsed.across or ([] if parsed.down else _ACROSS), "--across")
+    ratios = None
+    if parsed.down is None and parsed.across is None:
+        preset = resolve_options(**{name: value for name, value in given.items() if name != "style_weight"})
+        betas = [factor * preset.last_style_weight for factor in _TIMES_BETA]
+        ratios = [f"α/β {preset.content_weight / beta:.0e}" for beta in betas]
+        across = make_axis(["style_weight", *(f"{beta:g}" for beta in betas)], "--across")
+    else:
+        across = make_axis(parsed.across or [], "--across")
     if down.option is not None and down.option == across.option:
         raise OptionError(f"{down.option} is on both axes; give another option to one")
     Job(parsed.content, parsed.styles, given, Outputs(output=parsed.output)).check()
@@ -110,7 +116,7 @@ def run(parsed: argparse.Namespace) -> int:
         [[result.tensor for result in row] for row in results],
         cell=side,
         row_labels=down.labels,
-        column_labels=across.labels if parsed.down or parsed.across else _RATIOS,
+        column_labels=ratios or across.labels,
         title=parsed.title,
         look=look,
     )

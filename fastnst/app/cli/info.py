@@ -20,7 +20,7 @@ def add_parser(commands: Any) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     from fastnst.app.cli.job import STANDARD, standard_input
-    from fastnst.output import read_parameters
+    from fastnst.image.metadata import read_parameters
 
     parameters = read_parameters(standard_input() if parsed.image == STANDARD else parsed.image)
     if parsed.json:

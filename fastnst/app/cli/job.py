@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from fastnst.errors import OptionError
-from fastnst.images import Source
+from fastnst.image.files import pictures_at
+from fastnst.image.read import Source
+from fastnst.image.write import Target, check_output_path
 from fastnst.options.masks import parse_masks
-from fastnst.output import Target, check_output_path
-from fastnst.picture_folder import pictures_at
-from fastnst.roofline_plot import check_plot
 from fastnst.transfer.callbacks import Frames, Movie, Preview, Ready, numbered_path
 from fastnst.transfer.checkpoint import check_checkpoint
 from fastnst.transfer.inputs import Canvas
 from fastnst.transfer.movie import check_movie
+from fastnst.transfer.plot import check_plot
 
 STANDARD = "-"
 """What stands for the standard input or output."""

@@ -26,9 +26,10 @@ def add_parser(commands: Any) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
+    from fastnst_kernels.profiling.measure import device_name
+
     from fastnst.app.cli.arguments import given_options
-    from fastnst.images import open_picture
-    from fastnst.measure import device_name
+    from fastnst.image.read import open_picture
     from fastnst.network.runtime import resolve_runtime
     from fastnst.options.options import resolve_options
     from fastnst.plan.planner import plan_run

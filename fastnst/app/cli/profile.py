@@ -1,4 +1,4 @@
-"""`fastnst profile`: the measurements, or a model of a GPU that is not here, as a table, as JSON and as a plot."""
+"""`fastnst profile`: the measurements as a table, as JSON and as a plot."""
 
 import argparse
 import json
@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastnst.errors import OptionError
+from fastnst.image.files import check_place
 
 if TYPE_CHECKING:
+    from fastnst_kernels.profiling import Measurement
+    from fastnst_kernels.profiling.plot import Panel
+
     from fastnst.network.runtime import Runtime
-    from fastnst.profiling import Measurement
-    from fastnst.roofline_plot import Panel
 
 
 def add_parser(commands: Any) -> None:
@@ -19,10 +21,9 @@ def add_parser(commands: Any) -> None:
 
     parser = commands.add_parser(
         "profile",
-        help="time the kernels, or model a GPU that is not here",
+        help="time the kernels against eager PyTorch and torch.compile",
         description="Times the Gram matrix, its loss and its backward at the five style layers of an image, against "
-        "eager PyTorch and torch.compile, then the other kernels of an iteration; with --target nothing runs, and a "
-        "model of that GPU is printed instead.",
+        "eager PyTorch and torch.compile, then the other kernels of an iteration.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -48,31 +49,41 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--plot", metavar="FILE", help="also draw the roofline: .png, .svg or .pdf (fastnst[plot])")
     parser.add_argument("--trace", metavar="FILE", help="also write a trace to open in Perfetto: .json")
-    parser.add_argument(
-        "--target", metavar="NAME", help="model this GPU from its data sheet: sm_80 … sm_120, gfx942 or gfx1100"
-    )
     parser.add_argument("--json", action="store_true", help="print the measurements as one JSON object on stdout")
     parser.set_defaults(run=run)
 
 
 def run(parsed: argparse.Namespace) -> int:
+    try:
+        return _run(parsed)
+    except (ValueError, ArithmeticError) as error:
+        raise OptionError(str(error)) from None
+
+
+def _run(parsed: argparse.Namespace) -> int:
     import torch
+    from fastnst_kernels.profiling import (
+        check_size,
+        conditions,
+        device_name,
+        measure_roofline,
+        precisions,
+        profile,
+        profile_steps,
+        trace,
+    )
+    from fastnst_kernels.profiling.plot import draw
 
     from fastnst.app.cli.profile_tables import print_measurements, print_steps
-    from fastnst.measure import conditions, device_name
     from fastnst.network.runtime import resolve_runtime
     from fastnst.options.options import resolve_options
-    from fastnst.profiling import check_size, check_trace, measure_roofline, precisions, profile, trace
-    from fastnst.roofline_plot import check_plot, draw
-    from fastnst.step_profile import profile_steps
+    from fastnst.transfer.plot import check_plot
 
     check_size(parsed.size)
     if parsed.plot:
         check_plot(Path(parsed.plot))
-    if parsed.target:
-        return _run_model(parsed)
     if parsed.trace:
-        check_trace(Path(parsed.trace))
+        _check_trace(Path(parsed.trace))
     device = resolve_runtime(resolve_options(device=parsed.device)).device
     runtimes = [
         resolve_runtime(resolve_options(device=parsed.device, precision=precision, backend=parsed.backend))
@@ -110,7 +121,6 @@ def run(parsed: argparse.Namespace) -> int:
     if parsed.json:
         report = {
             **conditions(device),
-            "model": False,
             "size": parsed.size,
             "rounds": parsed.rounds,
             "compile_mode": None if parsed.no_compile else parsed.compile_mode,
@@ -129,8 +139,8 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def _panel(runtime: "Runtime", measurements: "list[Measurement]") -> "Panel":
-    from fastnst.profiling import measure_roofline
-    from fastnst.roofline_plot import Panel, Point
+    from fastnst_kernels.profiling import measure_roofline
+    from fastnst_kernels.profiling.plot import Panel, Point
 
     roofline = measure_roofline(runtime)
     points = [
@@ -147,49 +157,8 @@ def _panel(runtime: "Runtime", measurements: "list[Measurement]") -> "Panel":
     return Panel(f"{runtime.precision}, measured", roofline.bandwidth, roofline.rate, points)
 
 
-def _run_model(parsed: argparse.Namespace) -> int:
-    from fastnst.app.cli.profile_tables import model_lines
-    from fastnst.datasheets import DATASHEETS
-    from fastnst.gpu_model import datasheet_roofline, model, model_steps
-    from fastnst.roofline_plot import Panel, Point, draw
-
-    if parsed.trace:
-        raise OptionError("--trace records what runs, and --target is a model of a GPU that is not here; give one")
-    precision = "bf16" if parsed.precision == "auto" else parsed.precision
-    roofline = datasheet_roofline(parsed.target, precision)
-    rows = list(model(parsed.size, parsed.target, precision))
-    rest = list(model_steps(parsed.size, parsed.target, precision))
-    product = DATASHEETS[parsed.target].product
-    if parsed.plot:
-        points = [
-            Point(
-                label=row.layer,
-                implementation="what the launches move",
-                operation=row.operation,
-                intensity=row.work.flops / row.work.bytes,
-                rate=row.work.flops / row.plan_seconds,
-            )
-            for row in rows
-        ]
-        title = f"MODEL, not measured: {product}, {precision}"
-        panel = Panel(title, roofline.bandwidth, roofline.rate, points)
-        note = f"MODEL: data sheet ceilings, bytes counted from the launches, {parsed.size}×{parsed.size} px"
-        draw([panel], Path(parsed.plot), note)
-    if parsed.json:
-        ceilings = {
-            "gigabytes_per_second": roofline.bandwidth / 1e9,
-            "teraflops_per_second": roofline.rate / 1e12,
-        }
-        report = {
-            "model": True,
-            "target": parsed.target,
-            "product": product,
-            "size": parsed.size,
-            "ceilings": {precision: ceilings},
-            "operations": [row.as_dict() for row in rows],
-            "steps": [row.as_dict() for row in rest],
-        }
-        print(json.dumps(report))
-    else:
-        print("\n".join(f"MODEL {line}" for line in model_lines(rows, rest, product, precision, parsed.size)))
-    return 0
+def _check_trace(path: Path) -> None:
+    """Raises OptionError where `path` is no trace's, ImageError as `check_place` does."""
+    if path.suffix != ".json":
+        raise OptionError(f"{path} is not a trace's name; end it in .json")
+    check_place(str(path), "trace")

@@ -1,13 +1,12 @@
-"""What `fastnst profile` prints: the measurements of a precision, or the model of a GPU, as tables."""
+"""The tables that `fastnst profile` prints: the measurements of a precision."""
 
 import os
 import sys
 from itertools import groupby
 
-from fastnst.gpu_model import Modelled, datasheet_roofline
-from fastnst.measure import conditions
+from fastnst_kernels.profiling import Measurement, conditions, measure_roofline
+
 from fastnst.network.runtime import Runtime
-from fastnst.profiling import Measurement, measure_roofline
 
 
 def print_measurements(size: int, runtime: Runtime, measurements: list[Measurement]) -> None:
@@ -91,40 +90,3 @@ def _ratio(other: Measurement | None, ours: Measurement) -> str:
 
 def _memory(measurement: Measurement) -> str:
     return "-" if measurement.extra_bytes is None else f"{measurement.extra_bytes / 1e6:.1f}"
-
-
-def model_lines(rows: list[Modelled], rest: list[Modelled], product: str, precision: str, size: int) -> list[str]:
-    """The model as a table; `rows` and `rest` are of one target and precision."""
-    roofline = datasheet_roofline(rows[0].target, precision)
-    features, workspace = sum(row.features for row in rows) // 2, max(row.workspace for row in rows)
-    moved, least = sum(row.plan_bytes for row in rows), sum(row.work.bytes for row in rows)
-    share = sum(row.least_seconds for row in rows) / sum(row.plan_seconds for row in rows)
-    columns = (
-        f"{'layer':9}{'operation':25}{'kernel':20}{'blocks':>8}{'rounds':>8}{'moved MB':>10}{'least MB':>10}"
-        f"{'GFLOP':>8}{'least µs':>10}{'moved µs':>10}{'at most':>9}{'workspace MB':>14}"
-    )
-    return [
-        f"of {product} ({rows[0].target}), {precision}, {size}×{size} px; nothing here was measured",
-        f"ceilings of its data sheet: {roofline.bandwidth / 1e9:.0f} GB/s, {roofline.rate / 1e12:.4g} TFLOP/s",
-        "blocks / multiprocessors = rounds; latency and what blocks read again from the cache are not in it",
-        columns,
-        *(line for row in rows for line in _row_lines(row)),
-        f"all layers: moved {moved / 1e6:.0f} MB, least {least / 1e6:.0f} MB; at most {share:.0%} of the roofline; "
-        f"peak workspace {workspace / 1e6:.1f} MB, {workspace / features:.1%} of the features' {features / 1e6:.0f} MB",
-        columns,
-        *(line for row in rest for line in _row_lines(row)),
-    ]
-
-
-def _row_lines(row: Modelled) -> list[str]:
-    """One operation, and beneath it its kernels where they are several."""
-    launched = [f"{one.kernel:20}{one.blocks:8}{one.waves:8.2f}" for one in row.kernels]
-    lines = [
-        f"{row.layer:9}{row.operation:25}{launched[0] if len(launched) == 1 else ' ' * 36}{row.plan_bytes / 1e6:10.2f}"
-        f"{row.work.bytes / 1e6:10.2f}{row.work.flops / 1e9:8.2f}{row.least_seconds * 1e6:10.1f}"
-        f"{row.plan_seconds * 1e6:10.1f}{row.roofline_share:9.0%}{row.workspace / 1e6:14.2f}"
-    ]
-    if len(launched) > 1:
-        for words, one in zip(launched, row.kernels, strict=True):
-            lines.append(f"{'':34}{words}" + ("" if one.bytes is None else f"{one.bytes / 1e6:10.2f}"))
-    return lines

@@ -22,8 +22,8 @@ def add_parser(commands: Any) -> None:
         help="make a picture again from what layers hold of it",
         usage="%(prog)s IMAGE (--layer LAYER [LAYER …] | --style-layers LAYER [LAYER …] | --figure) -o OUT [OPTION …]",
         description="Makes an image that has the features of IMAGE at --layer, from grey, or its Gram matrices at "
-        "--style-layers, from noise (figure 1 of Gatys, Ecker and Bethge 2015), with --preset reconstruction where "
-        "none is given.",
+        "--style-layers, from noise (figure 1 of Gatys, Ecker and Bethge 2015), with --preset reconstruction where no "
+        "other is given.",
         allow_abbrev=False,
     )
     parser.add_argument("image", metavar="IMAGE", help="the picture to reconstruct; - reads it from stdin")
@@ -60,7 +60,7 @@ def run(parsed: argparse.Namespace) -> int:
     from fastnst.app.cli.job import STANDARD, Job
     from fastnst.app.cli.settings import settings_of
     from fastnst.app.cli.together import execute_together
-    from fastnst.images import load_image
+    from fastnst.image.read import load_image
     from fastnst.options.options import resolve_options
     from fastnst.transfer.inputs import Canvas
     from fastnst.transfer.variants import content_options, style_options
@@ -91,11 +91,11 @@ def _run_figure(parsed: argparse.Namespace, options: dict[str, Any], outputs: "O
 
     from fastnst.app.cli.job import STANDARD, Job, standard_input
     from fastnst.app.cli.sheet_output import save_sheet
-    from fastnst.contact_sheet import Look, check_look
-    from fastnst.images import load_image
+    from fastnst.image.files import make_folder
+    from fastnst.image.read import load_image
+    from fastnst.image.sheet import Look, check_look
+    from fastnst.image.write import check_output_path
     from fastnst.options.options import resolve_options
-    from fastnst.output import check_output_path
-    from fastnst.places import make_folder
     from fastnst.plan.processes import are_launched
     from fastnst.transfer.result import Result
     from fastnst.transfer.variants import FIGURE_LAYERS, content_options, reconstruction_figure

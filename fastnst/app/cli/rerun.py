@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fastnst.errors import FastnstWarning, OptionError
 
 if TYPE_CHECKING:
-    from fastnst.images import AnyPicture, Picture
+    from fastnst.image.picture import AnyPicture, Picture
     from fastnst.options.options import Options
     from fastnst.transfer.result import Iterate, Result
 
@@ -38,9 +38,11 @@ def add_parser(commands: Any) -> None:
 def run(parsed: argparse.Namespace) -> int:
     from fastnst.app.cli.execution import execute
     from fastnst.app.cli.job import Job, Outputs
-    from fastnst.images import load_image, opaque, open_picture
-    from fastnst.options.options import MAX_PIXELS, START_WORDS, resolve_options
-    from fastnst.output import read_parameters
+    from fastnst.image.files import MAX_PIXELS
+    from fastnst.image.metadata import read_parameters
+    from fastnst.image.picture import opaque
+    from fastnst.image.read import load_image, open_picture
+    from fastnst.options.options import START_WORDS, resolve_options
     from fastnst.transfer.inputs import Canvas, recorded_canvas
 
     record = read_parameters(parsed.image)
@@ -127,7 +129,7 @@ def _check_picture(picture: "AnyPicture", recorded: dict[str, Any], role: str, c
 
 
 def _check_masks(masks: Any, recorded: Any, changed: bool) -> None:
-    from fastnst.images import load_image
+    from fastnst.image.read import load_image
     from fastnst.options.masks import mask_hashes, parse_masks
 
     def sha256(source: Any) -> str | None:
@@ -141,7 +143,7 @@ def _check_masks(masks: Any, recorded: Any, changed: bool) -> None:
 def _check_weights(options: "Options", recorded: dict[str, Any], changed: bool) -> None:
     from fastnst.network.weights import load_weights
 
-    found = load_weights(options.weights, options.network, taps=options.taps)
+    found = load_weights(options.weights, options.network, taps=options.taps, filter_scaling=options.filter_scaling)
     if found.sha256 != recorded.get("sha256"):
         _different(f"the weights {found.source} are not those that the image was made with", changed)
 

@@ -7,8 +7,8 @@ from typing import Any
 from PIL import Image
 
 from fastnst.app.cli.job import Outputs
-from fastnst.images import load_image
-from fastnst.output import save_image
+from fastnst.image.read import load_image
+from fastnst.image.write import save_image
 
 
 def save_sheet(sheet: Image.Image, output: str, parameters: Mapping[str, Any], *, quiet: bool = False) -> None:

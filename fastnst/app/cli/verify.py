@@ -7,7 +7,7 @@ import textwrap
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastnst.verification import Check
+    from fastnst_kernels.verify import Check
 
 
 def add_parser(commands: Any) -> None:
@@ -32,20 +32,23 @@ def add_parser(commands: Any) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     import torch
+    from fastnst_kernels.profiling.measure import device_name, versions
+    from fastnst_kernels.verify import Skipped, verify
 
-    from fastnst.measure import device_name
-    from fastnst.network.runtime import versions
-    from fastnst.verification import Skipped, verify
+    from fastnst.errors import OptionError
 
     checks: list[Check] = []
     skipped: list[Skipped] = []
-    for found in verify(parsed.backend, parsed.size):
-        if isinstance(found, Skipped):
-            skipped.append(found)
-            continue
-        checks.append(found)
-        if not parsed.json:
-            _show_progress(len(checks))
+    try:
+        for check in verify(parsed.backend, parsed.size):
+            if isinstance(check, Skipped):
+                skipped.append(check)
+                continue
+            checks.append(check)
+            if not parsed.json:
+                _show_progress(len(checks))
+    except (ValueError, RuntimeError) as error:
+        raise OptionError(str(error)) from None
     failed = [check for check in checks if not check.passed]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if parsed.json:
@@ -70,7 +73,7 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def _print_tables(checks: "list[Check]") -> None:
-    from fastnst.verification import MODES
+    from fastnst_kernels.verify import MODES
 
     for backend, device in dict.fromkeys((check.backend, check.device) for check in checks):
         of_backend = [check for check in checks if (check.backend, check.device) == (backend, device)]

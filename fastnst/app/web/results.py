@@ -10,8 +10,9 @@ from typing import Any
 
 from fastnst.app.web.uploads import NamedBytes, Upload, thumbnail
 from fastnst.errors import OptionError
-from fastnst.images import load_image
-from fastnst.output import read_parameters, save_image
+from fastnst.image.metadata import read_parameters
+from fastnst.image.read import load_image
+from fastnst.image.write import save_image
 from fastnst.transfer.result import Result
 
 SUFFIXES: Mapping[str, str] = MappingProxyType({"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif"})

@@ -13,7 +13,7 @@ from fastnst.app.web.results import Kept, Request, keep
 from fastnst.app.web.ticket import Ticket
 from fastnst.app.web.uploads import thumbnail
 from fastnst.errors import FastnstError
-from fastnst.images import load_image
+from fastnst.image.read import load_image
 from fastnst.network.runtime import is_out_of_memory, resolve_runtime
 from fastnst.network.weights import load_weights
 from fastnst.options.options import Options, resolve_options
@@ -39,7 +39,13 @@ class Studio:
         self._networks = Networks()
         options = resolve_options(**host)
         runtime = resolve_runtime(options)
-        weights = load_weights(options.weights, options.network, taps=options.taps, progress=sys.stderr.isatty())
+        weights = load_weights(
+            options.weights,
+            options.network,
+            taps=options.taps,
+            filter_scaling=options.filter_scaling,
+            progress=sys.stderr.isatty(),
+        )
         self.device = str(runtime.device)
         # What was found now goes for all runs: none of them asks a server.
         self.host = {**host, "weights": weights.source}

@@ -8,9 +8,10 @@ from PIL import Image
 from torch import Tensor
 
 from fastnst.app.web.limits import Limits
-from fastnst.images import load_image, resize_picture
-from fastnst.output import to_pil
-from fastnst.picture import Picture
+from fastnst.image.picture import Picture
+from fastnst.image.read import load_image
+from fastnst.image.resize import resize_picture
+from fastnst.image.write import to_pil
 
 _THUMBNAIL = 512  # px, long edge
 _MOST_LETTERS = 100

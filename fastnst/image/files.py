@@ -1,0 +1,146 @@
+"""Paths: which files are pictures, which can be read, and where one can be written, before any long work."""
+
+import os
+import re
+import stat
+from pathlib import Path
+from typing import IO
+
+from fastnst.errors import ImageError
+
+MAX_PIXELS = 200_000_000
+"""The most pixels that are read of a file unless another limit is given."""
+PICTURE_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif"),
+    *(".avif", ".jp2", ".ppm", ".pgm", ".psd", ".qoi", ".tga", ".npy"),
+)
+# The largest picture, with 16 bits and alpha, is 1.6 GB; what is longer is no picture, or never ends.
+_MAX_STREAM_BYTES = 2**31
+
+
+def pictures_at(path: str | os.PathLike[str], role: str) -> list[str]:
+    """The path itself, or for a folder the paths of the pictures in it, by name; its own folders are left out.
+
+    A picture is what ends as one and is not hidden. Raises ImageError, which `role` begins, for a folder without
+    pictures, or one that cannot be read.
+    """
+    place = os.fsdecode(path)
+    if not os.path.isdir(place):  # noqa: PTH112 - Path("") would be the current directory
+        return [place]
+    try:
+        names = sorted(entry.name for entry in os.scandir(place) if entry.is_file())
+    except OSError as error:
+        raise ImageError(f"{role} folder {place!r} cannot be read ({error.strerror}); check its permissions") from error
+    pictures = [name for name in names if Path(name).suffix.lower() in PICTURE_SUFFIXES and not name.startswith(".")]
+    if not pictures:
+        raise ImageError(f"{role} folder {place!r} has no pictures; pictures end in .png, .jpg, .webp, .tif …")
+    return [os.path.join(place, name) for name in pictures]  # noqa: PTH118 - "./a" stays as it was given
+
+
+def source_name(source: object, role: str) -> tuple[str, str]:
+    """The name of a path or a stream, and what messages call the image in it."""
+    if isinstance(source, str | os.PathLike):
+        name = os.fsdecode(source)
+        return name, f"{role} image {name!r}"
+    given = getattr(source, "name", None)
+    name = given if isinstance(given, str) else "stream"
+    return name, f"{role} image ({name})"
+
+
+def contents(source: str | os.PathLike[str] | IO[bytes], what: str) -> str | bytes:
+    """The path of a regular file that can be read, or the bytes of a stream.
+
+    what: the image, as messages call it. Raises ImageError: a URL, no readable regular file at the path, an empty
+    file, a stream that is text, fails or has more than 2 GiB.
+    """
+    if isinstance(source, str | os.PathLike):
+        name = os.fsdecode(source)
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", name) and not os.path.lexists(name):
+            raise ImageError(f"{what} is a URL; fastnst does not download images: save it and give the file's path")
+        _check_readable(name, what)
+        return name
+    try:
+        data = source.read(_MAX_STREAM_BYTES + 1)
+    except (OSError, ValueError, AttributeError) as error:  # closed, or not open for reading
+        raise ImageError(f"{what} could not be read ({error}); give a stream that is open for reading") from error
+    if not isinstance(data, bytes):
+        raise ImageError(f"{what} gives {type(data).__name__}, not bytes; open it in binary mode, as open(path, 'rb')")
+    if len(data) > _MAX_STREAM_BYTES:
+        raise ImageError(f"{what} has more than {_MAX_STREAM_BYTES} bytes; give a smaller picture")
+    if not data:
+        raise ImageError(_empty(what))
+    return data
+
+
+def _check_readable(name: str, what: str) -> None:
+    try:
+        mode = os.stat(name).st_mode  # noqa: PTH116 - Path("") would be the current directory
+        if not stat.S_ISREG(mode):
+            kind = "is a directory" if stat.S_ISDIR(mode) else "is not a regular file"
+            raise ImageError(f"{what} {kind}; give an image file")
+        with Path(name).open("rb") as file:
+            if not file.read(1):
+                raise ImageError(_empty(what))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ImageError(f"{what} does not exist; check the path") from error
+    except PermissionError as error:
+        raise ImageError(f"{what} may not be read by this user; check its permissions") from error
+    except OSError as error:
+        raise ImageError(f"{what} could not be opened ({error.strerror}); check the path") from error
+    except ImageError:
+        raise
+    except ValueError as error:
+        raise ImageError(f"{what} is not a valid path ({error}); check the path") from error
+
+
+def _empty(what: str) -> str:
+    return f"{what} is an empty file; give a PNG, JPEG, WebP, TIFF, GIF, BMP or AVIF file"
+
+
+def check_place(name: str, what: str = "output") -> None:
+    """Raises ImageError where no file can be written to the path `name`; messages call it `what`.
+
+    Refuses a name that is no path or ends in a slash, a folder that is missing or not writable, a directory, a
+    symbolic link that leads to itself or another thing that is not a file at `name`, and a file that may not be
+    overwritten.
+    """
+    if os.path.basename(name) in ("", "."):  # noqa: PTH119 - Path drops the slash at the end
+        raise ImageError(f"{what} {name!r} names a folder; give a file name, as in {str(Path(name))!r}")
+    target = real_target(name, what)
+    folder = target.parent
+    try:
+        if not folder.is_dir():
+            problem = "is not a folder" if folder.exists() else "does not exist"
+            raise ImageError(f"{what} {name!r}: the folder {str(folder)!r} {problem}; create it or choose another")
+        if target.is_dir():
+            raise ImageError(
+                f"{what} {name!r} is a directory; give a file name in it, as in {name + '/out' + target.suffix!r}"
+            )
+        if target.is_symlink():  # realpath stops only at a link that it cannot resolve
+            raise ImageError(f"{what} {name!r} is a symbolic link that leads to itself; choose another name")
+        exists = target.exists()
+        if exists and not target.is_file():
+            raise ImageError(f"{what} {name!r} is not a regular file; choose another name")
+    except OSError as error:
+        raise ImageError(f"{what} {name!r} is not possible ({error.strerror}); choose another name") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ImageError(f"{what} {name!r}: the folder {str(folder)!r} is not writable; choose another")
+    if exists and not os.access(target, os.W_OK):
+        raise ImageError(f"{what} {name!r} is write-protected; choose another name or change its permissions")
+
+
+def make_folder(name: str, what: str = "output") -> None:
+    """Makes the folder `name`, and those that it is in, where they are missing. Raises ImageError where that fails."""
+    try:
+        Path(name).mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(f"{what} folder {name!r} cannot be made ({reason}); choose another") from error
+
+
+def real_target(name: str, what: str = "output") -> Path:
+    """The file to replace: where `name` leads through symbolic links. Raises ImageError for what is no path."""
+    try:
+        return Path(os.path.realpath(name))
+    except ValueError as error:
+        raise ImageError(f"{what} {name!r} is not a valid path ({error}); choose another name") from error

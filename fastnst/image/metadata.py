@@ -1,0 +1,124 @@
+"""How a picture was made, in its own metadata: written as JSON, and read back.
+
+The metadata is one JSON object, in ASCII. In PNG, JPEG, WebP, TIFF and AVIF it is the property `fastnst:parameters` of
+an XMP packet (ISO 16684-1), which programs that edit pictures keep; in `.npy` a second array after the picture's, the
+bytes of the text.
+"""
+
+import html
+import json
+import math
+import os
+import re
+import tokenize
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from typing import IO, Any
+
+import numpy as np
+
+from fastnst.errors import ImageError
+from fastnst.image.files import contents, source_name
+from fastnst.image.read import is_npy, open_image, opened, read_npy_header
+
+_DEEPEST = 100  # fastnst's own parameters nest four deep
+# libvips leaves out a packet that is longer.
+_JPEG_PACKET_BYTES = 60_000
+_PACKET = (
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<rdf:Description rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmlns:fastnst="urn:fastnst:1">'
+    "<xmp:CreatorTool>fastnst {version}</xmp:CreatorTool>{parameters}"
+    "</rdf:Description></rdf:RDF></x:xmpmeta>"
+)
+_PARAMETERS = ("<fastnst:parameters>", "</fastnst:parameters>")
+
+
+def read_parameters(path: str | os.PathLike[str] | IO[bytes]) -> dict[str, Any]:
+    """The `parameters` that `save_image` wrote into the file at `path`, or into a stream of its bytes.
+
+    What fastnst would not have written is not trusted: infinities and NaN come as None. Raises ImageError if the file
+    cannot be read as an image, carries no parameters, or some that nest more than 100 deep.
+    """
+    name, _ = source_name(path, "the")
+    what = f"the image {name!r}"
+    held = contents(path, what)
+    text = _npy_text(held) if is_npy(held) else _packet_text(open_image(held, what))
+    try:
+        parameters = json.loads(text or "null")
+    except (ValueError, RecursionError):
+        parameters = None
+    if not isinstance(parameters, dict):
+        raise ImageError(f"{name!r} has no fastnst parameters; it was not made by fastnst, or its metadata was removed")
+    if not _nests_at_most(parameters, _DEEPEST):
+        raise ImageError(f"{name!r} has parameters that nest more than {_DEEPEST} deep; it was not made by fastnst")
+    return {key: _plain(value) for key, value in parameters.items()}
+
+
+def packet(parameters: Mapping[str, Any] | None, *, shortened: bool = False) -> bytes:
+    """The XMP packet that carries `parameters`; `shortened` to what a JPEG holds, without the largest entries."""
+    if parameters is None:
+        return _packet(None)
+    kept = dict(parameters)
+    largest_last = sorted(kept, key=lambda key: len(to_json(kept[key])))
+    left_out: list[str] = []
+    while len(data := _packet(kept)) > _JPEG_PACKET_BYTES and shortened:
+        key = largest_last.pop()
+        del kept[key]
+        if len(left_out) < 50:  # the list itself must fit, whatever the names are
+            left_out.append(str(key)[:50])
+        kept["left_out"] = left_out
+    return data
+
+
+def _packet(parameters: Mapping[str, Any] | None) -> bytes:
+    text = "" if parameters is None else html.escape(to_json(parameters), quote=False).join(_PARAMETERS)
+    return _PACKET.format(version=version("fastnst"), parameters=text).encode()
+
+
+def _packet_text(image: Any) -> str | None:
+    """The JSON in libvips' image; None where there is none."""
+    data = image.get("xmp-data") if image.get_typeof("xmp-data") else b""
+    match = re.search(b"(.*)".join(part.encode() for part in _PARAMETERS), data, re.DOTALL)
+    return html.unescape(match[1].decode(errors="replace")) if match else None
+
+
+def _npy_text(held: str | bytes) -> str | None:
+    """The text after the picture in a `.npy` file; None where there is none."""
+    try:
+        with opened(held) as file:
+            shape, dtype = read_npy_header(file)
+            file.seek(math.prod(shape) * dtype.itemsize, os.SEEK_CUR)
+            text = np.load(file, allow_pickle=False)
+        return bytes(text).decode() if text.dtype == np.uint8 and text.ndim == 1 else None
+    except (ValueError, TypeError, OSError, EOFError, OverflowError, MemoryError, SyntaxError, tokenize.TokenError):
+        return None
+
+
+def to_json(value: object) -> str:
+    """`value` as JSON in ASCII; objects that JSON does not know as their text, NaN and infinities as null."""
+    return json.dumps(_plain(value), allow_nan=False, separators=(",", ":"))
+
+
+def _plain(value: object) -> object:
+    """`value` in JSON's terms."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int) else str(value)
+
+
+def _nests_at_most(value: object, depth: int) -> bool:
+    """Whether lists and dicts are at most `depth` within each other; in a loop, for any depth that JSON can have."""
+    level = [value]
+    for _ in range(depth + 1):
+        level = [child for part in level if isinstance(part, dict | list) for child in _children(part)]
+    return not level
+
+
+def _children(part: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return part.values() if isinstance(part, dict) else part

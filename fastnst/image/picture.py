@@ -1,0 +1,283 @@
+"""A `Picture`: what every source is read into, and every step before the network works on."""
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fastnst.errors import ImageError
+
+MIN_SIDE = 2
+PART_PIXELS = 1 << 20
+"""About the pixels that are looked at at once of a picture that is not looked at whole."""
+
+_RANGE_TOLERANCE = 1e-3
+_DIGEST_ROWS = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """An upright picture in sRGB.
+
+    rgb: (3, H, W) float32 in 0…1, contiguous, on the CPU; shares no memory with its source. Colours are not
+    multiplied by alpha.
+    alpha: (1, H, W) float32 in 0…1 (1 is opaque), or None where the source has none.
+    name: the path, or the kind of object it came from; for messages and metadata.
+    """
+
+    rgb: Tensor
+    alpha: Tensor | None
+    name: str
+
+    @property
+    def height(self) -> int:
+        return self.rgb.shape[1]
+
+    @property
+    def width(self) -> int:
+        return self.rgb.shape[2]
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hex digest of the shape and the float32 samples: equal pixels have equal digests, from any kind of source."""
+        digest = _Digest(self.height, self.width)
+        for part in self.parts():
+            digest.add(part)
+        return digest.hexdigest()
+
+    def parts(self, pixels: int = PART_PIXELS) -> Iterator["Picture"]:
+        """Its rows from the top, about `pixels` pixels each time; they share its memory."""
+        step = max(1, pixels // self.width)
+        for top in range(0, self.height, step):
+            rows = slice(top, top + step)
+            yield Picture(self.rgb[:, rows], None if self.alpha is None else self.alpha[:, rows], self.name)
+
+
+class _Digest:
+    """The SHA-256 of a picture whose rows come some at a time: its size, then each row's samples, R, G and B and
+    alpha where there is one, float32."""
+
+    def __init__(self, height: int, width: int) -> None:
+        self._digest = hashlib.sha256(f"{height} {width}".encode())
+
+    def add(self, part: Picture) -> None:
+        planes = [part.rgb] if part.alpha is None else [part.rgb, part.alpha]
+        for rows in zip(*(torch.split(plane, _DIGEST_ROWS, dim=1) for plane in planes), strict=True):
+            self._digest.update(torch.cat(rows).transpose(0, 1).contiguous().numpy().data)
+
+    def hexdigest(self) -> str:
+        return self._digest.hexdigest()
+
+
+class StreamedPicture:
+    """A picture as rows that `read` gives, from the top, each time it is called; see `read.open_picture`.
+
+    `height`, `width` and `name` are those of a Picture. Raises what `read` does wherever it is looked at.
+    """
+
+    def __init__(self, height: int, width: int, name: str, read: Callable[[], Iterator[Picture]]) -> None:
+        self.height, self.width, self.name = height, width, name
+        self._read = read
+        self._sha256: str | None = None
+
+    @property
+    def sha256(self) -> str:
+        """The digest of the same Picture; known once this one has been looked at to its end."""
+        if self._sha256 is None:
+            for _ in self.parts():
+                pass
+        return str(self._sha256)
+
+    def parts(self) -> Iterator[Picture]:
+        """Its rows from the top, some at a time. Raises ImageError where they are others than the last time."""
+        digest = _Digest(self.height, self.width)
+        for part in self._read():
+            digest.add(part)
+            yield part
+        if self._sha256 not in (None, digest.hexdigest()):
+            raise ImageError(f"image {self.name!r} has changed while it was used; begin anew")
+        self._sha256 = digest.hexdigest()
+
+    def mapped(self, change: Callable[[Picture], Picture]) -> "StreamedPicture":
+        """The picture whose rows are what `change` makes of the rows of this one."""
+        return StreamedPicture(self.height, self.width, self.name, lambda: map(change, self.parts()))
+
+
+AnyPicture: TypeAlias = Picture | StreamedPicture
+
+
+def recoloured(picture: AnyPicture, colours: Callable[[Picture], Tensor]) -> AnyPicture:
+    """The picture with the `colours` that are made of it, (3, h, W) of h rows; name and alpha stay."""
+    if isinstance(picture, StreamedPicture):
+        return picture.mapped(lambda part: Picture(colours(part), part.alpha, part.name))
+    return Picture(colours(picture), picture.alpha, picture.name)
+
+
+def opaque(picture: AnyPicture) -> AnyPicture:
+    """The picture made opaque: what shows through is the mean of its colours, weighted by alpha.
+
+    `rgb · alpha + mean · (1 − alpha)` with `mean = Σ rgb · alpha / Σ alpha` per channel. The hidden colour under
+    transparent pixels has no part in it, and unlike white or black the mean adds no colour that the picture lacks.
+    Opaque pixels keep their exact colour; a picture without alpha is returned itself.
+
+    Raises ImageError if the picture is transparent everywhere.
+    """
+    if isinstance(picture, Picture):
+        return flattened(picture)
+    if next(picture.parts()).alpha is None:
+        return picture
+    mean = _mean_colour(picture.parts(), picture.name)
+    return picture.mapped(lambda part: _over(part, mean))
+
+
+def flattened(picture: Picture) -> Picture:
+    """`opaque`, of a Picture."""
+    return picture if picture.alpha is None else _over(picture, _mean_colour([picture], picture.name))
+
+
+def _mean_colour(parts: Iterator[Picture] | list[Picture], name: str) -> Tensor:
+    """The mean (3, 1, 1) of all rows' colours, weighted by alpha."""
+    colours, weights = torch.zeros((3, 1, 1), dtype=torch.float64), 0.0
+    for part in parts:
+        if part.alpha is not None:
+            colours += (part.rgb * part.alpha).sum(dim=(1, 2), keepdim=True, dtype=torch.float64)
+            weights += float(part.alpha.sum(dtype=torch.float64))
+    if weights == 0:
+        raise ImageError(f"image {name!r} is transparent everywhere and shows no colour; give another one")
+    return (colours / weights).float()
+
+
+def _over(picture: Picture, colour: Tensor) -> Picture:
+    """The picture over a colour, (3, 1, 1), without alpha."""
+    if picture.alpha is None:
+        return picture
+    return Picture(torch.lerp(colour, picture.rgb, picture.alpha), None, picture.name)
+
+
+def from_array(source: npt.NDArray[np.generic], what: str, name: str = "array") -> Picture:
+    """A Picture of (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): uint8, uint16, or float in 0…1, in either byte order.
+
+    `what` begins messages, `name` is the picture's.
+    """
+    if np.ma.isMaskedArray(source):
+        raise ImageError(f"{what} is a masked array, which has no values where it is masked; give its filled()")
+    array = np.asarray(source)
+    height, width = check_layout(array.shape, array.dtype, what)
+    with within_memory(what, height, width):
+        return from_planes(to_planes(array), what, name)
+
+
+def check_layout(shape: tuple[int, ...], dtype: np.dtype[np.generic], what: str) -> tuple[int, int]:
+    """(height, width) of an array that is a picture. Raises ImageError for a shape or a dtype that is none's."""
+    last = shape[2] if len(shape) == 3 else 1
+    if len(shape) not in (2, 3) or last not in (1, 3, 4):
+        hint = "; move the channels last with transpose(1, 2, 0)" if len(shape) == 3 and shape[0] in (1, 3, 4) else ""
+        raise ImageError(f"{what} has shape {shape}; give (H, W), (H, W, 3) or (H, W, 4){hint}")
+    if dtype.str[1:] not in ("u1", "u2") and dtype.kind != "f":
+        raise ImageError(f"{what} has dtype {dtype}; give uint8, uint16, or float in 0…1")
+    check_size(shape[0], shape[1], what)
+    return shape[0], shape[1]
+
+
+def from_tensor(tensor: Tensor, what: str) -> Picture:
+    """A Picture of (C, H, W) or (1, C, H, W) with C 1, 3 or 4, on any device: uint8, uint16, or float in 0…1."""
+    if tensor.layout != torch.strided or tensor.is_nested or tensor.is_quantized or tensor.is_meta:
+        kind = "nested" if tensor.is_nested else f"{tensor.layout}, {tensor.dtype}"
+        raise ImageError(f"{what} is {kind} on {tensor.device}; give a dense tensor that holds its values")
+    samples = tensor.detach()
+    if samples.ndim == 4 and samples.shape[0] == 1:
+        samples = samples[0]
+    if samples.ndim != 3 or samples.shape[0] not in (1, 3, 4):
+        last = samples.ndim == 3 and samples.shape[2] in (1, 3, 4)
+        hint = "; move the channels first with permute(2, 0, 1)" if last else ""
+        raise ImageError(
+            f"{what} has shape {tuple(tensor.shape)}; give (C, H, W) or (1, C, H, W) with 1, 3 or 4 channels{hint}"
+        )
+    if not samples.is_floating_point() and samples.dtype not in (torch.uint8, torch.uint16):
+        raise ImageError(f"{what} has dtype {tensor.dtype}; give uint8, uint16, or float in 0…1")
+    _, height, width = samples.shape
+    check_size(height, width, what)
+    peak = {torch.uint8: 255, torch.uint16: 65535}.get(samples.dtype, 1)
+    with within_memory(what, height, width):
+        try:
+            planes = torch.empty(samples.shape, dtype=torch.float32).copy_(samples).div_(peak)
+        except (RuntimeError, TypeError) as error:  # packed dtypes, fake tensors and others that are no plain values
+            if ran_out(error):
+                raise
+            raise ImageError(f"{what}, {tensor.dtype}, has no values that can be read; give float32 in 0…1") from error
+        return from_planes(planes, what, "tensor")
+
+
+def to_planes(samples: npt.NDArray[np.generic], out: npt.NDArray[np.float32] | None = None) -> Tensor:
+    """(H, W) or (H, W, C) samples to (C, H, W) float32, into `out` where it is given: integers of 8 bits over 255,
+    other integers over 65535, floats as they are."""
+    samples = samples if samples.ndim == 3 else samples[:, :, None]
+    peak = {"u1": 255.0}.get(samples.dtype.str[1:], 65535.0) if samples.dtype.kind in "iu" else 1.0
+    height, width, channels = samples.shape
+    planes = np.empty((channels, height, width), np.float32) if out is None else out
+    with np.errstate(all="ignore"):  # what overflows becomes infinite, and the check of the range refuses it
+        for channel in range(channels):
+            np.divide(samples[:, :, channel], np.float32(peak), out=planes[channel], dtype=np.float32)
+    return torch.from_numpy(planes)
+
+
+def from_planes(planes: Tensor, what: str, name: str) -> Picture:
+    """A Picture of (C, H, W) in 0…1: grey (1), grey with alpha (2), RGB (3) or RGB with alpha (4). Takes `planes` over.
+
+    Values up to 1e-3 outside 0…1 are clamped. Raises ImageError for others.
+    """
+    low, high = (float(bound) for bound in torch.aminmax(planes))
+    if not (low >= -_RANGE_TOLERANCE and high <= 1 + _RANGE_TOLERANCE):
+        raise ImageError(f"{what} {_range_problem(low, high)}")
+    if low < 0 or high > 1:
+        planes.clamp_(0, 1)
+    colours = 1 if len(planes) < 3 else 3
+    alpha = planes[colours:] if len(planes) > colours else None
+    return Picture(planes[:colours].expand(3, -1, -1).contiguous(), alpha, name)
+
+
+def _range_problem(low: float, high: float) -> str:
+    if not np.isfinite((low, high)).all():
+        return "has NaN or infinite values; every value must be in 0…1"
+    hint = "divide them by 255" if 1 < high <= 255 and low >= 0 else "scale or clip them"
+    return f"has values from {low:.6g} to {high:.6g}; they must be in 0…1: {hint}"
+
+
+def check_size(height: int, width: int, what: str) -> None:
+    """Raises ImageError, which begins with `what`, for a picture with a side of less than `MIN_SIDE` pixels."""
+    if min(height, width) < MIN_SIDE:
+        raise ImageError(f"{what} is {width}×{height} pixels; it must be at least {MIN_SIDE}×{MIN_SIDE}")
+
+
+def check_pixels(height: int, width: int, what: str, max_pixels: int) -> None:
+    """Raises ImageError, which begins with `what`, for a picture of more than `max_pixels` pixels."""
+    if width * height > max_pixels:
+        raise ImageError(
+            f"{what} is {width}×{height} = {width * height} pixels, more than the limit of {max_pixels} pixels; "
+            "reduce it, or raise --max-pixels (max_pixels=…)"
+        )
+
+
+@contextlib.contextmanager
+def within_memory(what: str, height: int, width: int) -> Iterator[None]:
+    """Raises ImageError where the block runs out of memory."""
+    try:
+        yield
+    except (MemoryError, OSError, RuntimeError) as error:
+        if not ran_out(error):
+            raise
+        raise ImageError(f"{what} does not fit in memory ({width}×{height} pixels); reduce it first") from error
+
+
+def ran_out(error: Exception) -> bool:
+    """Whether `error` says that memory ran out."""
+    said = str(error).lower()
+    # NumPy raises MemoryError, torch RuntimeError, Pillow's codecs OSError, libvips an error of its own.
+    return isinstance(error, MemoryError) or "can't allocate memory" in said or "out of memory" in said

@@ -1,0 +1,207 @@
+"""Pictures at other sizes: which size fits an edge, and resampling to it, whole, by rows or as an image that tiles."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from fastnst.errors import ImageError, OptionError
+from fastnst.image.picture import AnyPicture, Picture, StreamedPicture
+
+# Beyond a border the bicubic kernel sees two pixels of the coarser of the two sizes.
+_KERNEL_REACH = 3
+
+
+def check_fits(
+    height: int,
+    width: int,
+    minimum: int,
+    *,
+    role: str = "content",
+    scale: int | None = None,
+    layers: Sequence[str] = (),
+) -> None:
+    """Raise ImageError unless both sides, in pixels, are at least `minimum`.
+
+    scale: the edge, in pixels, at which the image has this size; None where it has it from the start.
+    layers: those that need this minimum.
+    """
+    if min(height, width) < minimum:
+        at_scale = f" at scale {scale}" if scale is not None else ""
+        needed_by = f" for the layer{'s' if len(layers) > 1 else ''} {', '.join(layers)}" if layers else ""
+        raise ImageError(
+            f"{role} image would be {width}×{height} pixels{at_scale}, but each side must be at least "
+            f"{minimum}{needed_by}; use a larger size, a less narrow picture or shallower layers"
+        )
+
+
+def fitted_size(height: int, width: int, pixels: int, edge: str = "long") -> tuple[int, int]:
+    """(height, width) scaled, up or down, so that the longer side, or with `edge` "short" the shorter one, is `pixels`;
+    rounded half up, each at least 1.
+
+    Raises OptionError if `pixels` is less than 1.
+    """
+    if pixels < 1:
+        raise OptionError(f"size {pixels} is not possible; the {edge} edge must be at least 1 pixel")
+    measured = min(height, width) if edge == "short" else max(height, width)
+    # In integers: half a pixel is decided by the sizes alone, not by floating-point rounding.
+    fitted_height, fitted_width = ((2 * side * pixels + measured) // (2 * measured) for side in (height, width))
+    return max(1, fitted_height), max(1, fitted_width)
+
+
+def resize(planes: Tensor, long_edge: int | None = None, size: tuple[int, int] | None = None) -> Tensor:
+    """Resample to `size` (height, width), or to a long edge in pixels with the aspect kept.
+
+    planes: (C, H, W) or (B, C, H, W), float in 0…1, any device. The kernel is bicubic (a = −0.5), widened by the
+    scale when shrinking, so that fine texture does not alias; it works on the sRGB values as they are, and its
+    overshoot is clamped to 0…1. At the size it has already, `planes` itself is returned.
+
+    Raises OptionError unless exactly one of `long_edge` and `size` is given, with sides of at least 1.
+    """
+    height, width = planes.shape[-2:]
+    if (long_edge is None) == (size is None):
+        raise OptionError("resize needs either a long edge or a size (height, width)")
+    target = fitted_size(height, width, long_edge) if long_edge is not None else size
+    if target is None or min(target) < 1:
+        raise OptionError(f"size {target} is not possible; both sides must be at least 1 pixel")
+    if tuple(target) == (height, width):
+        return planes
+    batch = planes if planes.ndim == 4 else planes[None]
+    resized = interpolate(batch, size=target, mode="bicubic", antialias=True).clamp(0, 1)
+    return resized if planes.ndim == 4 else resized[0]
+
+
+def resize_picture(picture: Picture, long_edge: int | None = None, size: tuple[int, int] | None = None) -> Picture:
+    """`resize` for colour and alpha together.
+
+    Colours are weighted by alpha while they are resampled, so that the invisible colour under transparent pixels does
+    not bleed into the visible edge. Where the result is fully transparent it keeps the plain resampled colour.
+    """
+    if picture.alpha is None:
+        return Picture(resize(picture.rgb, long_edge, size), None, picture.name)
+    alpha = resize(picture.alpha, long_edge, size)
+    plain = resize(picture.rgb, long_edge, size)
+    if alpha is picture.alpha or bool(picture.alpha.min() == 1):
+        return Picture(plain, alpha, picture.name)
+    weighted = resize(picture.rgb * picture.alpha, long_edge, size)
+    return Picture(_weighted_colours(weighted, alpha, plain), alpha, picture.name)
+
+
+def _weighted_colours(weighted: Tensor, alpha: Tensor, plain: Tensor) -> Tensor:
+    """The colours (3, …) of resampled colours times alpha, resampled alpha (1, …), and plain resampled colours."""
+    visible = alpha > 1 / 512  # half an 8-bit step: below it the pixel is written as transparent
+    return torch.where(visible, weighted / alpha.clamp(min=1 / 512), plain).clamp_(0, 1)
+
+
+class AtSizes:
+    """A picture at each of some sizes, (height, width), as `resize_picture` makes it.
+
+    A StreamedPicture is read once, now, and what it gives is kept until it is dropped.
+    """
+
+    def __init__(self, picture: AnyPicture, sizes: Sequence[tuple[int, int]]) -> None:
+        self._picture = picture
+        self._kept: dict[tuple[int, int], Picture] = {}
+        if isinstance(picture, StreamedPicture):
+            self._kept.update(zip(sizes, resized(picture, sizes), strict=True))
+
+    def at(self, size: tuple[int, int]) -> Picture:
+        if isinstance(self._picture, Picture):
+            return resize_picture(self._picture, size=size)
+        if size not in self._kept:
+            self._kept[size] = resized(self._picture, [size])[0]
+        return self._kept[size]
+
+    def drop(self, size: tuple[int, int]) -> None:
+        self._kept.pop(size, None)
+
+
+def at_size(picture: AnyPicture, size: tuple[int, int]) -> Picture:
+    """The picture at a size, (height, width)."""
+    return AtSizes(picture, [size]).at(size)
+
+
+def resized(picture: StreamedPicture, sizes: Sequence[tuple[int, int]]) -> list[Picture]:
+    """The picture at each of `sizes` (height, width), as `resize_picture` makes it up to rounding; it is read once."""
+    kept: dict[tuple[int, int], list[Tensor]] = {}
+    top = 0
+    for part in picture.parts():
+        layers = [part.rgb] if part.alpha is None else [part.rgb, part.alpha, part.rgb * part.alpha]
+        for size in sizes:
+            used = layers[:2] if size == (picture.height, picture.width) else layers
+            if size not in kept:
+                kept[size] = [torch.zeros((len(layer), *size)) for layer in used]
+            for whole, rows in zip(kept[size], used, strict=True):
+                _add_rows(whole, rows, top, picture.height)
+        top += part.height
+    pictures = []
+    for size in sizes:
+        rgb, *others = (layer.clamp_(0, 1) for layer in kept[size])
+        if len(others) == 2:
+            rgb = _weighted_colours(others[1], others[0], rgb)
+        pictures.append(Picture(rgb, others[0] if others else None, picture.name))
+    return pictures
+
+
+def _add_rows(whole: Tensor, rows: Tensor, top: int, height: int) -> None:
+    """Add to `whole`, (C, h, w), what the `rows`, (C, n, W) from row `top` on of a picture of `height` rows, give it.
+
+    The kernel is that of `resize`, first along the rows, then across them.
+    """
+    channels, count, before = rows.shape
+    _, after, width = whole.shape
+    if before != width:
+        flat = rows.reshape(1, channels * count, 1, before)  # each row a picture of its own
+        rows = interpolate(flat, size=(1, width), mode="bicubic", antialias=True).view(channels, count, width)
+    if after == height:
+        whole[:, top : top + count] = rows
+        return
+    scale = height / after
+    reach = math.ceil(2 * max(scale, 1.0))
+    first = max(0, math.floor((top - reach) / scale) - 1)
+    last = min(after, math.ceil((top + count + reach) / scale) + 1)
+    # Of the rows that any of these is made of, those that are here; the weights of all sum to 1.
+    places = torch.arange(max(0, top - 3 * reach), min(height, top + count + 3 * reach), dtype=torch.float64)
+    centres = scale * (torch.arange(first, last, dtype=torch.float64) + 0.5)
+    weights = _cubic((places + 0.5 - centres[:, None]) / max(scale, 1.0))
+    weights /= weights.sum(dim=1, keepdim=True)
+    here = weights[:, top - int(places[0]) :][:, :count].to(rows.dtype)
+    whole[:, first:last] += here @ rows
+
+
+def _cubic(x: Tensor) -> Tensor:
+    """Keys' kernel with a = −0.5: (|x| − 1)(1.5|x|² − |x| − 1) up to 1, −0.5(|x| − 1)(|x| − 2)² up to 2, then 0."""
+    x = x.abs()
+    near = (x - 1) * (1.5 * x * x - x - 1)
+    far = -0.5 * (x - 1) * (x - 2) ** 2
+    return torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
+
+
+def resize_wrapped(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """`resize` of an image (B, C, H, W) that tiles: what it gives tiles too.
+
+    The image is continued beyond its borders by so many pixels that they are a whole number of the new ones, resized,
+    and cut to `size`. Raises OptionError as `resize` does.
+    """
+    if tuple(image.shape[2:]) == tuple(size):
+        return image
+    if min(size) < 1:
+        raise OptionError(f"size {size} is not possible; both sides must be at least 1 pixel")
+    margins = [_margin(old, new) for old, new in zip(image.shape[2:], size, strict=True)]
+    rows, columns = (
+        torch.arange(-margin, side + margin, device=image.device) % side
+        for (margin, _), side in zip(margins, image.shape[2:], strict=True)
+    )
+    (_, top), (_, left) = margins
+    larger = resize(image[:, :, rows][..., columns], size=(size[0] + 2 * top, size[1] + 2 * left))
+    return larger[:, :, top : top + size[0], left : left + size[1]].contiguous()
+
+
+def _margin(old: int, new: int) -> tuple[int, int]:
+    """How far to continue an axis, in the old pixels and in the new ones."""
+    common = math.gcd(old, new)
+    step, new_step = old // common, new // common
+    times = math.ceil(_KERNEL_REACH * max(1, old / new) / step)
+    return times * step, times * new_step

@@ -1,0 +1,194 @@
+"""Several pictures as one: a grid of cells with labels beside rows, above columns and under cells."""
+
+import math
+import os
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from fastnst.errors import OptionError
+from fastnst.image.resize import fitted_size, resize
+from fastnst.image.write import to_pil
+
+_INK, _PAPER = (34, 34, 34), (255, 255, 255)
+_MOST_PIXELS = 400_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """Lengths in pixels; None follows the cell: letters of a twentieth of its width, gaps of half of that.
+
+    font: the path of a TrueType or OpenType file; None for Pillow's own, which has little beyond ASCII.
+    """
+
+    letters: int | None = None
+    gap: int | None = None
+    font: str | os.PathLike[str] | None = None
+
+    def sized(self, cell: int) -> tuple[int, int]:
+        """Letters and gap for a cell whose longer side is `cell` pixels."""
+        letters = self.letters if self.letters is not None else max(12, round(cell / 20))
+        return letters, self.gap if self.gap is not None else max(4, letters // 2)
+
+
+def check_look(look: Look, cell: int) -> None:
+    """Raises OptionError for a font that cannot be read, or cells whose long edge is less than 8 pixels."""
+    if cell < 8:
+        raise OptionError(f"cells of {cell} pixels are too small for a picture; give 8 or more")
+    _Pen(look.sized(cell)[0], look.font)
+
+
+def contact_sheet(
+    cells: Sequence[Sequence[Tensor | None]],
+    *,
+    cell: int = 256,
+    row_labels: Sequence[str] = (),
+    column_labels: Sequence[str] = (),
+    captions: Sequence[Sequence[str]] = (),
+    title: str = "",
+    look: Look | None = None,
+) -> Image.Image:
+    """A white RGB image of rows of cells.
+
+    cells: rows of pictures, (3, H, W) float in 0…1, or None for an empty cell; rows may be of different lengths.
+    cell: the long edge in pixels to which each picture is brought; its aspect stays. All cells are as large as the
+    largest of them, and a picture lies in the middle of its cell.
+    row_labels, column_labels: a label for each row or column, or none at all.
+    captions: for each cell a text under it, in rows as the cells are, or none at all.
+
+    A label that is wider than its place is broken between words, and shortened after four lines.
+
+    Raises OptionError where there are no pictures, where the numbers of labels or captions are others than those of
+    rows, columns or cells, and for a sheet of more than 400 million pixels or a font that cannot be read.
+    """
+    columns = max((len(row) for row in cells), default=0)
+    if not any(picture is not None for row in cells for picture in row):
+        raise OptionError("a sheet without pictures was asked for; give at least one")
+    look = look or Look()
+    check_look(look, cell)
+    _check_count("row labels", row_labels, len(cells), "rows")
+    _check_count("column labels", column_labels, columns, "columns")
+    if captions and [len(row) for row in captions] != [len(row) for row in cells]:
+        raise OptionError("the captions are not in rows as the cells are; give one for each cell, or none")
+    letters, gap = look.sized(cell)
+    pen = _Pen(letters, look.font)
+    sizes = [_size_of(picture, cell) for row in cells for picture in row if picture is not None]
+    height, width = max(size[0] for size in sizes), max(size[1] for size in sizes)
+
+    beside = min(width, max((pen.width(label) for label in row_labels), default=0))
+    left = gap + (beside + gap if row_labels else 0)
+    whole_width = left + columns * (width + gap)
+    heading = pen.label(title, whole_width - 2 * gap)
+    above = [pen.label(label, width) for label in column_labels]
+    under = [[pen.label(caption, width) for caption in row] for row in captions] or [[]] * len(cells)
+    top = gap + _room([heading], gap)
+    first = top + _room(above, gap)
+    row_heights = [height + _room(row, gap) + gap for row in under]
+    whole_height = first + sum(row_heights)
+    if whole_height * whole_width > _MOST_PIXELS:
+        raise OptionError(f"the sheet would be {whole_width}×{whole_height} pixels; use smaller cells or fewer of them")
+
+    sheet = Image.new("RGB", (whole_width, whole_height), _PAPER)
+    sheet.paste(heading, (gap, gap))
+    for column, label in enumerate(above):
+        sheet.paste(label, (left + column * (width + gap), top))
+    y = first
+    for index, row in enumerate(cells):
+        if row_labels:
+            sheet.paste(pen.label(row_labels[index], beside), (gap, y))
+        for column, picture in enumerate(row):
+            x = left + column * (width + gap)
+            if picture is not None:
+                size = _size_of(picture, cell)
+                place = (x + (width - size[1]) // 2, y + (height - size[0]) // 2)
+                sheet.paste(to_pil(resize(picture.detach().float().cpu(), size=size)), place)
+            if captions:
+                sheet.paste(under[index][column], (x, y + height + gap // 2))
+        y += row_heights[index]
+    return sheet
+
+
+def _size_of(picture: Tensor, cell: int) -> tuple[int, int]:
+    """(height, width) of a picture in its cell."""
+    _, height, width = picture.shape
+    return fitted_size(height, width, cell)
+
+
+def _room(labels: Sequence[Image.Image], gap: int) -> int:
+    """The height of the highest label and of the gap that follows it; 0 where all are empty."""
+    height = max((label.height for label in labels), default=0)
+    return height + gap if height else 0
+
+
+class _Pen:
+    """Text of one size."""
+
+    def __init__(self, letters: int, font: str | os.PathLike[str] | None) -> None:
+        self._line = round(1.25 * letters)
+        try:
+            self._font = ImageFont.load_default(letters) if font is None else ImageFont.truetype(font, letters)
+        except (OSError, ValueError) as error:
+            raise OptionError(
+                f"font {os.fspath(font or '')!r} cannot be read ({error}); give a .ttf or .otf file"
+            ) from None
+
+    def width(self, text: str) -> int:
+        return math.ceil(self._font.getlength(" ".join(text.split())))
+
+    def label(self, text: str, width: int) -> Image.Image:
+        """`text` in four lines at most, cut where a word is wider than `width`; without height where it is empty."""
+        letters = max(1, len(text) * width // max(1, self.width(text)))
+        lines = textwrap.wrap(text, letters, max_lines=4, placeholder=" ..." if letters > 4 else "")
+        label = Image.new("RGB", (width, self._line * len(lines)), _PAPER)
+        draw = ImageDraw.Draw(label)
+        for index, line in enumerate(lines):
+            draw.text((0, index * self._line), line, fill=_INK, font=self._font)
+        return label
+
+
+def in_rows(pictures: Sequence[Any], *, width: float = 1.0, height: float = 1.0) -> list[list[Any]]:
+    """`pictures`, in order, in the rows that make a sheet of cells of `width`×`height` nearest to a 4:3 screen."""
+    count = len(pictures)
+
+    def distance(columns: int) -> tuple[float, int]:
+        rows = math.ceil(count / columns)
+        empty = rows * columns - count
+        return abs(math.log((columns * width) / (rows * height) / (4 / 3))) + 0.6 * empty, -columns
+
+    columns = min(range(1, count + 1), key=distance, default=1)
+    return [list(pictures[start : start + columns]) for start in range(0, count, columns)]
+
+
+def differing_options(parameters: Sequence[Mapping[str, Any]]) -> list[str]:
+    """For each of several results' `parameters`, a caption of the options in which they differ, and the final loss.
+
+    As `style_weight 100, optimizer adam; loss 0.52`. Options that only some of them have count as different.
+    """
+    options = [record["options"] if isinstance(record.get("options"), Mapping) else {} for record in parameters]
+    names = list(dict.fromkeys(name for values in options for name in values))
+    differing = [name for name in names if any(values.get(name) != options[0].get(name) for values in options)]
+    captions = []
+    for record, values in zip(parameters, options, strict=True):
+        said = ", ".join(f"{name} {_said(values[name])}" for name in differing if name in values)
+        final = record.get("final")
+        total = final.get("total") if isinstance(final, Mapping) else None
+        loss = f"loss {total:.4g}" if isinstance(total, int | float) else ""
+        captions.append("; ".join(part for part in (said, loss) if part))
+    return captions
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return " ".join(f"{name}={_said(part)}" for name, part in value.items())
+    if isinstance(value, list | tuple):
+        return " ".join(_said(part) for part in value)
+    return f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)
+
+
+def _check_count(what: str, labels: Sequence[str], count: int, of: str) -> None:
+    if labels and len(labels) != count:
+        raise OptionError(f"{len(labels)} {what} for {count} {of}; give one for each, or none")

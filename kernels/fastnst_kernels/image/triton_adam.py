@@ -1,0 +1,148 @@
+# mypy: allow-untyped-decorators, allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
+"""The Triton kernel of Adam's step with a clamp, with its launcher: each tensor is read once and written once."""
+
+import math
+from math import ceil
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastnst_kernels.launch.gpu import Gpu
+from fastnst_kernels.launch.launch import Launch, Plan, launch_gpu, run
+from fastnst_kernels.launch.layout import dense_channels_last, in_layout
+
+_WARPS = 4
+# 16 bytes a thread.
+_ELEMENTS = 4
+
+
+@triton.jit
+def _one_minus_power(steps, log_beta):
+    """1 − β^t to float32 rounding: the plain difference has lost half of its digits while β^t is near 1."""
+    z = -steps * log_beta
+    small = tl.minimum(z, 0.5)
+    series = 1.0 - small * (1.0 / 9.0)
+    series = 1.0 - small * (1.0 / 8.0) * series
+    series = 1.0 - small * (1.0 / 7.0) * series
+    series = 1.0 - small * (1.0 / 6.0) * series
+    series = 1.0 - small * (1.0 / 5.0) * series
+    series = 1.0 - small * (1.0 / 4.0) * series
+    series = 1.0 - small * (1.0 / 3.0) * series
+    series = 1.0 - small * (1.0 / 2.0) * series
+    return tl.where(z < 0.5, small * series, 1.0 - tl.exp(-z))
+
+
+@triton.jit
+def adam_kernel(
+    image,  # (N,) float32, and so are the others but `step`
+    gradient,
+    first,
+    second,
+    step,  # () int64, int32 or float32
+    N,
+    learning_rate,
+    first_rest,  # 1 − β₁
+    beta_2,
+    second_rest,  # 1 − β₂
+    log_beta_1,
+    log_beta_2,
+    epsilon,
+    minimum,
+    maximum,
+    BLOCK: tl.constexpr,
+    CLAMP: tl.constexpr,
+    WIDE: tl.constexpr,  # N needs 64 bits
+):
+    program = tl.program_id(0)
+    if WIDE:
+        program = program.to(tl.int64)
+    steps = tl.load(step).to(tl.float32)
+    rate = tl.div_rn(learning_rate, _one_minus_power(steps, log_beta_1))
+    correction = _one_minus_power(steps, log_beta_2)
+    offsets = program * BLOCK + tl.arange(0, BLOCK)
+    mask = offsets < N
+    x = tl.load(image + offsets, mask=mask)
+    g = tl.load(gradient + offsets, mask=mask)
+    m = tl.load(first + offsets, mask=mask)
+    v = tl.load(second + offsets, mask=mask)
+    m += first_rest * (g - m)
+    v = v * beta_2 + second_rest * (g * g)
+    x -= rate * tl.div_rn(m, tl.sqrt_rn(tl.div_rn(v, tl.zeros_like(v) + correction)) + epsilon)
+    if CLAMP:
+        x = tl.clamp(x, minimum, maximum, propagate_nan=tl.PropagateNan.ALL)
+    tl.store(image + offsets, x, mask=mask)
+    tl.store(first + offsets, m, mask=mask)
+    tl.store(second + offsets, v, mask=mask)
+
+
+def plan_adam_step(
+    image: Tensor,
+    gradient: Tensor,
+    first: Tensor,
+    second: Tensor,
+    *,
+    step: Tensor,
+    learning_rate: float,
+    betas: tuple[float, float],
+    epsilon: float,
+    limits: tuple[float, float] | None,
+    gpu: Gpu,
+) -> Plan:
+    """One step of Adam on dense tensors of one layout, in place: its launch."""
+    elements = image.numel()
+    block = _WARPS * gpu.warp_size * _ELEMENTS
+    blocks = ceil(elements / block)
+    minimum, maximum = (0.0, 0.0) if limits is None else limits
+    arguments = {
+        "image": image,
+        "gradient": gradient,
+        "first": first,
+        "second": second,
+        "step": step,
+        "N": elements,
+        "learning_rate": float(learning_rate),
+        "first_rest": 1.0 - betas[0],
+        "beta_2": float(betas[1]),
+        "second_rest": 1.0 - betas[1],
+        "log_beta_1": _log(betas[0]),
+        "log_beta_2": _log(betas[1]),
+        "epsilon": float(epsilon),
+        "minimum": float(minimum),
+        "maximum": float(maximum),
+    }
+    constants = {"BLOCK": block, "CLAMP": limits is not None, "WIDE": blocks * block >= 2**31}
+    return Plan((Launch(adam_kernel, blocks, arguments, constants, _WARPS),))
+
+
+def _log(beta: float) -> float:
+    return math.log(beta) if beta > 0 else -math.inf
+
+
+def adam_step(
+    image: Tensor,
+    gradient: Tensor,
+    first: Tensor,
+    second: Tensor,
+    *,
+    step: Tensor,
+    learning_rate: float,
+    betas: tuple[float, float],
+    epsilon: float,
+    limits: tuple[float, float] | None,
+) -> None:
+    """One step of Adam in place; image, first and second are dense and of one layout."""
+    same = in_layout(gradient, dense_channels_last(image))
+    plan = plan_adam_step(
+        image,
+        same,
+        first,
+        second,
+        step=step,
+        learning_rate=learning_rate,
+        betas=betas,
+        epsilon=epsilon,
+        limits=limits,
+        gpu=launch_gpu(image.device),
+    )
+    run(plan, image.device)

@@ -1,0 +1,96 @@
+"""The implementation that runs, by the device or as asked for, and the precision of torch's products beside it."""
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+BACKENDS = ("auto", "triton", "torch", "reference")
+PRECISIONS = ("ieee", "tf32")
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def available_backends(device: torch.device | str = "cpu") -> tuple[str, ...]:
+    """The backends that can run tensors on `device`, the one that "auto" takes first.
+
+    "triton" needs the triton package and a CUDA or ROCm device, or TRITON_INTERPRET=1 for CPU tensors (slow: for
+    verification). "torch" and "reference" (naive float64) run everywhere.
+    """
+    kind = torch.device(device).type
+    installed = importlib.util.find_spec("triton") is not None
+    if kind == "cuda":
+        return ("triton", "torch", "reference") if installed else ("torch", "reference")
+    if kind == "cpu" and installed and _interpreting():
+        return ("torch", "triton", "reference")
+    return ("torch", "reference")
+
+
+def resolve_backend(backend: str, device: torch.device) -> str:
+    """The backend that `backend` means for tensors on `device`: "triton", "torch" or "reference".
+
+    "auto" is "triton" on CUDA and ROCm and "torch" elsewhere. Raises ValueError for an unknown backend or one that
+    cannot run on `device`, RuntimeError if the triton package is missing.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend {backend!r} is unknown; choose one of {', '.join(BACKENDS)}")
+    if backend == "auto":
+        backend = "triton" if device.type == "cuda" else "torch"
+    # Under torch.compile the look for the package would break the graph.
+    if backend == "triton" and not torch.compiler.is_compiling():
+        _require_triton(device.type)
+    return backend
+
+
+def _require_triton(device_type: str) -> None:
+    if importlib.util.find_spec("triton") is None:
+        raise RuntimeError('backend "triton" needs the triton package: pip install triton, or use backend="torch"')
+    if device_type not in ("cuda", "cpu"):
+        raise ValueError(f'backend "triton" cannot run {device_type} tensors; use backend="torch"')
+    if device_type == "cpu" and not _interpreting():
+        raise ValueError(
+            'backend "triton" runs CPU tensors only in its interpreter: set TRITON_INTERPRET=1 before Python starts, '
+            'or use backend="torch"'
+        )
+
+
+def _interpreting() -> bool:
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
+
+
+def check_dtype(dtype: torch.dtype, backend: str, what: str = "features are") -> None:
+    """Raises ValueError where `backend` takes no activations of `dtype`; `what` begins the message."""
+    if dtype not in DTYPES and not (dtype == torch.float64 and backend != "triton"):
+        allowed = "float32, float16 or bfloat16" + ("" if backend == "triton" else ", or float64")
+        raise ValueError(f"{what} {dtype}; backend {backend!r} takes {allowed}")
+
+
+def refuse_second_derivative(what: str) -> None:
+    """For the backward of an autograd function: raises RuntimeError, which names the operations (`what`), where
+    autograd records it, for its own derivative would be wrong or missing without a word."""
+    # torch.compile traces with gradients on, and refuses second derivatives itself.
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        raise RuntimeError(f"the {what} operations are differentiable once; call backward without create_graph=True")
+
+
+@contextmanager
+def float32_products(tf32: bool) -> Iterator[None]:
+    """Within it, torch's float32 products on a GPU are exact (ieee) or rounded (tf32), and exact on a CPU.
+
+    The settings are the process's, and what they were before is put back.
+    """
+    cuda, cpu = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = cuda.fp32_precision, cpu.fp32_precision
+    try:
+        cpu.fp32_precision = "ieee"
+        if torch.cuda.is_available():
+            cuda.fp32_precision = "tf32" if tf32 else "ieee"
+        yield
+    finally:
+        cuda.fp32_precision, cpu.fp32_precision = before
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of sums, Gram matrices and losses for features of `dtype`: float64 for float64, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32

@@ -1,0 +1,60 @@
+"""The facts of a GPU that a launch configuration needs, for the device at hand or for a named target."""
+
+from dataclasses import dataclass
+from functools import cache
+from types import MappingProxyType
+
+import torch
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU architecture.
+
+    `shared_limit` is the shared memory that one block may use, in bytes; `multiprocessors` are compute units on AMD.
+    """
+
+    name: str
+    backend: str
+    arch: int | str
+    warp_size: int
+    shared_limit: int
+    multiprocessors: int
+
+    @property
+    def tf32(self) -> bool:
+        """True if the tensor cores multiply float32 operands rounded to TF32."""
+        return self.backend == "cuda" or self.name == "gfx942"
+
+
+TARGETS = MappingProxyType(
+    {
+        gpu.name: gpu
+        for gpu in (
+            Gpu("sm_80", "cuda", 80, 32, 166_912, 108),
+            Gpu("sm_86", "cuda", 86, 32, 101_376, 84),
+            Gpu("sm_89", "cuda", 89, 32, 101_376, 142),
+            Gpu("sm_90", "cuda", 90, 32, 232_448, 132),
+            Gpu("sm_100", "cuda", 100, 32, 232_448, 148),
+            Gpu("sm_120", "cuda", 120, 32, 101_376, 170),
+            Gpu("gfx942", "hip", "gfx942", 64, 65_536, 304),
+            Gpu("gfx1100", "hip", "gfx1100", 32, 65_536, 96),
+        )
+    }
+)
+
+# Small enough for the interpreter, which runs one program after the other, and still more than one split.
+INTERPRETER = Gpu("interpreter", "cuda", 90, 32, 232_448, 6)
+
+
+@cache
+def gpu_of(index: int) -> Gpu:
+    """The GPU that torch counts as device `index`."""
+    properties = torch.cuda.get_device_properties(index)
+    processors = properties.multi_processor_count
+    if torch.version.hip is not None:
+        name = properties.gcnArchName.split(":")[0]
+        return Gpu(name, "hip", name, properties.warp_size, 65_536, processors)
+    arch = 10 * properties.major + properties.minor
+    shared = int(getattr(properties, "shared_memory_per_block_optin", 49_152))
+    return Gpu(f"sm_{arch}", "cuda", arch, 32, shared, processors)

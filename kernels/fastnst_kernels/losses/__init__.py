@@ -1,0 +1,276 @@
+"""Gram matrices, style and content losses of feature maps, whole or tile by tile: the public functions.
+
+The losses of a picture depend on its features only through sums over positions, so that its tiles can be seen one
+after another: each tile's `accumulate_gram`, then `finish_gram_loss` of the whole, then each tile's `tap_gradient`.
+"""
+
+import torch
+from torch import Tensor
+
+from fastnst_kernels import operators
+from fastnst_kernels.launch.backends import accumulation_dtype, check_dtype, resolve_backend
+from fastnst_kernels.losses import reference
+from fastnst_kernels.losses.autograd import Gram, Tap, written_gradient
+from fastnst_kernels.losses.checks import (
+    MAX_CHANNELS,
+    check_content,
+    check_difference,
+    check_features,
+    check_sums,
+    check_sums_for,
+    check_target,
+    check_weight,
+)
+from fastnst_kernels.losses.targets import BlendedTarget, GramDifference, StyleTerm, blend_targets, difference_dtype
+
+__all__ = [
+    "MAX_CHANNELS",
+    "BlendedTarget",
+    "GramDifference",
+    "accumulate_gram",
+    "blend_targets",
+    "finish_gram_loss",
+    "gram",
+    "gram_loss",
+    "style_tap",
+    "tap",
+    "tap_gradient",
+]
+
+
+def gram(features: Tensor, *, precision: str = "ieee", backend: str = "auto") -> Tensor:
+    """The Gram matrix of each image's features: G = F Fᵀ/M, with F the C×(H·W) matrix and M = H·W.
+
+    `features` is (B, C, H, W), float32, float16 or bfloat16 (float64 too with backends "torch" and "reference"), C up
+    to 1024; NCHW and channels-last are read without a copy, and so are crops of them. Returns (B, C, C), symmetric,
+    accumulated and kept in float32 (float64 for float64). Differentiable once: its gradient raises RuntimeError under
+    create_graph=True.
+
+    `precision` "tf32" lets the tensor cores round float32 factors to TF32; it changes nothing for 16-bit features or
+    where the torch backend runs on CPU. On CUDA the torch backend follows torch's own setting instead, which is
+    `torch.backends.cuda.matmul`'s; "ieee" there needs TF32 to be off, as it is by default.
+
+    `backend` is "auto" (Triton on CUDA and ROCm, torch elsewhere), "triton", "torch", or "reference" (naive float64).
+
+    Raises ValueError for a wrong shape, dtype, precision or backend; RuntimeError if triton is asked for and missing.
+    """
+    backend = check_features(features, precision, backend)
+    if backend == "reference":
+        return reference.gram(features).to(accumulation_dtype(features.dtype))
+    result: Tensor = Gram.apply(features, precision, backend)  # type: ignore[no-untyped-call]
+    return result
+
+
+def gram_loss(
+    features: Tensor,
+    target: Tensor | BlendedTarget,
+    weight: float = 1.0,
+    *,
+    precision: str = "ieee",
+    backend: str = "auto",
+) -> Tensor:
+    """The Gram-difference loss of each image: E = weight/4N² · Σ (G − A)², N = C (Gatys, Ecker, Bethge, equation 4).
+
+    `features`, `precision` and `backend` are those of `gram`. `target` A is (C, C), (1, C, C) or (B, C, C), of any
+    floating dtype and layout, on the features' device; it need not be symmetric, and gets no gradient. `weight` is a
+    finite number in float32's range. Several targets are one `BlendedTarget`, whose own weight and offset are
+    multiplied by `weight`. Returns (B,) float32 (float64 for float64).
+
+    The gradient weight/(N² M) · (G − (A + Aᵀ)/2) F is one product. Differentiable once: it raises RuntimeError under
+    create_graph=True.
+
+    Raises ValueError as `gram` does, for a target of another shape, device or dtype, for one that requires a gradient,
+    and for a weight that is not finite or beyond float32 (not looked at while torch.compile traces).
+    """
+    return style_tap(features, target, weight, precision=precision, backend=backend)[1]
+
+
+def style_tap(
+    features: Tensor,
+    target: Tensor | BlendedTarget,
+    weight: float = 1.0,
+    *,
+    precision: str = "ieee",
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """`gram_loss` as a pass-through: returns (features, loss), the features for the next layer, and the loss beside.
+
+    Takes, returns and raises what `gram_loss` does. The first output is a view of the input: no copy is made, and it
+    must not be changed in place. Fed with it, the next layer sends its gradient through the tap, whose backward writes
+
+        upstream + ∂loss · weight/(N² M) · (G − (A + Aᵀ)/2) F
+
+    in one pass: one product and no gradient accumulation. It also works if only one of the outputs is used.
+    """
+    passed, *losses = _tapped(features, target=target, weight=weight, precision=precision, backend=backend)
+    return passed, losses[0]
+
+
+def tap(
+    features: Tensor,
+    *,
+    target: Tensor | BlendedTarget | None = None,
+    weight: float = 1.0,
+    content: Tensor | None = None,
+    content_weight: float = 1.0,
+    relu: bool = False,
+    inplace: bool = False,
+    precision: str = "ieee",
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """A pass-through for a layer of style, of content or of both: (features, style loss, content loss).
+
+    The style loss is the `gram_loss` of `target` and `weight`, the content loss is content_weight · Σ (F − P)², each
+    (B,) float32 (float64 for float64), and None where its target is not given. P = `content` is (1 or B, C, H, W) in
+    the features' dtype, in any layout, and gets no gradient. Backward writes, in one pass,
+
+        upstream + ∂style · weight/(N² M) · (G − (A + Aᵀ)/2) F + ∂content · 2 content_weight · (F − P)
+
+    With `relu` the input is the layer's output before its ReLU: F = max(input, 0) is what is returned and compared, and
+    the gradient is zero where F is. `inplace` then writes F over the input, which must not be a leaf, a view of
+    another tensor, or kept for another gradient. Without `relu` the features are returned as `style_tap` does.
+
+    The other arguments, and what is raised, are those of `gram_loss`. Raises ValueError as well for a content that does
+    not fit, where neither target is given, and for `inplace` without `relu`.
+    """
+    if target is None and content is None:
+        raise ValueError("a tap without a target has no loss; give target, content or both")
+    if inplace and not relu:
+        raise ValueError("inplace=True writes the ReLU's output over its input; give relu=True with it")
+    passed, *losses = _tapped(
+        features,
+        target=target,
+        weight=weight,
+        content=content,
+        content_weight=content_weight,
+        relu=relu,
+        inplace=inplace,
+        precision=precision,
+        backend=backend,
+    )
+    return passed, None if target is None else losses[0], None if content is None else losses[-1]
+
+
+def accumulate_gram(sums: Tensor, features: Tensor, *, precision: str = "ieee", backend: str = "auto") -> None:
+    """sums += F Fᵀ, in place: (B, C, C) contiguous, float32 (float64 for float64 features), not divided by M.
+
+    `features`, `precision`, `backend` and what is raised are those of `gram`; give the owned part of a tile as a view,
+    `features[:, :, top : top + height, left : left + width]`, which is read without a copy. Nothing is differentiated.
+    The order of the calls is the order of the sum: tiles in the same order give the same bits. Raises ValueError for
+    sums of another shape, dtype, layout or device.
+    """
+    backend = check_features(features, precision, backend)
+    check_sums_for(features, sums)
+    features = features.detach()
+    if backend == "reference":
+        sums += (reference.gram(features) * features[0, 0].numel()).to(sums.dtype)
+    else:
+        operators.accumulate_gram(backend, sums, features, precision)
+
+
+def finish_gram_loss(
+    sums: Tensor,
+    positions: int,
+    target: Tensor | BlendedTarget,
+    weight: float = 1.0,
+    *,
+    dtype: torch.dtype,
+    backend: str = "auto",
+) -> tuple[Tensor, GramDifference]:
+    """The `gram_loss` of a whole picture from its F Fᵀ: (loss, the difference that its tiles' backward needs).
+
+    `sums` is (B, C, C) as `accumulate_gram` leaves it, and stays as it is; `positions` is M, 1 or more, `dtype` the
+    features'. `target`, `weight` and `backend` are those of `gram_loss`. The loss is (B,) in the dtype of the sums.
+    Raises ValueError as `gram_loss` does, and for sums or positions that are none.
+    """
+    check_sums(sums)
+    backend = resolve_backend(backend, sums.device)
+    check_dtype(dtype, backend)
+    matrix, total, offset = check_target(sums, target, weight)
+    if positions < 1:
+        raise ValueError(f"{positions} positions cannot be averaged over; give 1 or more")
+    factor = total / (sums.shape[1] ** 2 * positions)
+    if backend == "reference":
+        exact = sums.double() / positions
+        symmetric = (matrix.double() + matrix.double().mT) / 2
+        difference = (exact - symmetric).to(accumulation_dtype(dtype))
+        loss = total / (4 * sums.shape[1] ** 2) * (exact - matrix.double()).square().sum((1, 2))
+        loss = (loss if offset is None else loss + weight * offset.double()).to(sums.dtype)
+        return loss, GramDifference(difference, torch.ones_like(loss), factor)
+    loss, difference, scale = operators.finish_gram_loss(
+        backend, sums, positions, matrix, weight=total, offset=offset, offset_weight=weight, dtype=dtype
+    )
+    return loss, GramDifference(difference, scale, factor)
+
+
+def tap_gradient(
+    features: Tensor,
+    difference: GramDifference,
+    upstream: Tensor | None = None,
+    *,
+    precision: str = "ieee",
+    backend: str = "auto",
+) -> Tensor:
+    """upstream + factor · (G − (A + Aᵀ)/2) F: the gradient that a whole picture's loss sends to a part of its features.
+
+    `features` (B, C, H, W), `precision` and `backend` are those of `gram`, `difference` is `finish_gram_loss`'s for the
+    same backend and dtype, `upstream` has the features' shape and dtype. Returns (B, C, H, W) in the features' dtype
+    and layout, in one pass. Nothing is differentiated. Raises ValueError as `gram` does and for arguments that do not
+    fit.
+    """
+    backend = check_features(features, precision, backend)
+    check_difference(features, difference, difference_dtype(features.dtype, backend))
+    if upstream is not None and (upstream.shape, upstream.dtype, upstream.device) != (
+        features.shape,
+        features.dtype,
+        features.device,
+    ):
+        raise ValueError(
+            f"upstream {tuple(upstream.shape)} {upstream.dtype} on {upstream.device} does not fit features "
+            f"{tuple(features.shape)} {features.dtype} on {features.device}"
+        )
+    return written_gradient(
+        features.detach(),
+        upstream=None if upstream is None else upstream.detach(),
+        style=StyleTerm(difference.matrix, difference.scale, torch.ones_like(difference.scale), difference.factor),
+        content=None,
+        relu=False,
+        precision=precision,
+        backend=backend,
+    )
+
+
+def _tapped(
+    features: Tensor,
+    *,
+    target: Tensor | BlendedTarget | None,
+    weight: float,
+    content: Tensor | None = None,
+    content_weight: float = 1.0,
+    relu: bool = False,
+    inplace: bool = False,
+    precision: str,
+    backend: str,
+) -> tuple[Tensor, ...]:
+    """The features, then the losses that are asked for."""
+    backend = check_features(features, precision, backend)
+    matrix, total, offset = None, 1.0, None
+    if target is not None:
+        matrix, total, offset = check_target(features, target, weight)
+    if content is not None:
+        check_content(features, content)
+        content_weight = check_weight(content_weight)
+    if backend == "reference":
+        dtype = accumulation_dtype(features.dtype)
+        passed = features.relu() if relu else features.view_as(features)
+        losses = []
+        if matrix is not None:
+            loss = reference.gram_loss(passed, matrix, total)
+            losses.append(loss if offset is None else loss + weight * offset.double())
+        if content is not None:
+            losses.append(reference.content_loss(passed, content, content_weight))
+        return passed, *(loss.to(dtype) for loss in losses)
+    outputs: tuple[Tensor, ...] = Tap.apply(  # type: ignore[no-untyped-call]
+        features, matrix, total, offset, weight, content, content_weight, relu, inplace, precision, backend
+    )
+    return outputs

@@ -1,0 +1,123 @@
+"""The checks of the public operations: what is wrong with an argument, what is allowed and what to do."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from fastnst_kernels.launch.backends import PRECISIONS, accumulation_dtype, check_dtype, resolve_backend
+from fastnst_kernels.losses.targets import BlendedTarget, GramDifference
+
+MAX_CHANNELS = 1024
+_LARGEST_WEIGHT = torch.finfo(torch.float32).max
+
+
+def check_weight(weight: float) -> float:
+    """The weight, finite and in the range of float32."""
+    weight = float(weight)
+    # Under torch.compile the weight may be symbolic, and a look at its value would break the graph.
+    if torch.compiler.is_compiling():
+        return weight
+    if not math.isfinite(weight):
+        raise ValueError(f"weight {weight} is not finite; give a finite number")
+    if abs(weight) > _LARGEST_WEIGHT:
+        raise ValueError(f"weight {weight} is beyond float32; give a number of magnitude up to {_LARGEST_WEIGHT}")
+    return weight
+
+
+def check_features(features: Tensor, precision: str, backend: str) -> str:
+    """The backend for these features."""
+    if features.ndim != 4:
+        raise ValueError(f"features of shape {tuple(features.shape)} have {features.ndim} axes; give (B, C, H, W)")
+    if 0 in features.shape:
+        raise ValueError(f"features of shape {tuple(features.shape)} are empty; each axis must be 1 or more")
+    if features.shape[1] > MAX_CHANNELS:
+        raise ValueError(f"features have {features.shape[1]} channels; the Gram kernels take up to {MAX_CHANNELS}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
+    backend = resolve_backend(backend, features.device)
+    check_dtype(features.dtype, backend)
+    return backend
+
+
+def check_target(like: Tensor, target: Tensor | BlendedTarget, weight: float) -> tuple[Tensor, float, Tensor | None]:
+    """The target for features (B, C, H, W), or for sums (B, C, C): (1 or B, C, C), its weight and its offset before
+    `weight`, which is None for a plain target."""
+    weight = check_weight(weight)
+    batch, channels = like.shape[:2]
+    given = target.matrix if isinstance(target, BlendedTarget) else target
+    matrices = given.unsqueeze(0) if given.ndim == 2 else given
+    if matrices.ndim != 3 or matrices.shape[1:] != (channels, channels) or matrices.shape[0] not in (1, batch):
+        raise ValueError(
+            f"target of shape {tuple(given.shape)} does not fit features of shape {tuple(like.shape)}; "
+            f"give ({channels}, {channels}) or ({batch}, {channels}, {channels})"
+        )
+    if not given.is_floating_point():
+        raise ValueError(f"target is {given.dtype}; give a floating-point Gram matrix")
+    if given.device != like.device:
+        raise ValueError(f"target is on {given.device}, the features on {like.device}; move it there")
+    if given.requires_grad:
+        raise ValueError("target requires a gradient, which the loss does not give; pass target.detach()")
+    if isinstance(target, BlendedTarget):
+        if target.offset.shape not in ((1,), (batch,)) or target.offset.device != like.device:
+            raise ValueError(
+                f"offset of shape {tuple(target.offset.shape)} on {target.offset.device} does not fit {batch} images "
+                f"on {like.device}; make the target with blend_targets"
+            )
+        return matrices, check_weight(target.weight * weight), target.offset
+    return matrices, weight, None
+
+
+def check_content(features: Tensor, content: Tensor) -> None:
+    """Raises ValueError where the content does not fit the features (B, C, H, W)."""
+    batch, channels, height, width = features.shape
+    if content.ndim != 4 or content.shape[0] not in (1, batch) or content.shape[1:] != (channels, height, width):
+        raise ValueError(
+            f"content of shape {tuple(content.shape)} does not fit features of shape {tuple(features.shape)}; give "
+            f"(1 or {batch}, {channels}, {height}, {width})"
+        )
+    if content.dtype != features.dtype:
+        raise ValueError(f"content is {content.dtype}, the features {features.dtype}; convert it")
+    if content.device != features.device:
+        raise ValueError(f"content is on {content.device}, the features on {features.device}; move it there")
+    if content.requires_grad:
+        raise ValueError("content requires a gradient, which the loss does not give; pass content.detach()")
+
+
+def check_difference(features: Tensor, difference: GramDifference, dtype: torch.dtype) -> None:
+    """Raises ValueError where the difference does not fit the features (B, C, H, W) or is not kept in `dtype`."""
+    batch, channels = features.shape[:2]
+    if difference.matrix.shape != (batch, channels, channels) or difference.scale.shape != (batch,):
+        raise ValueError(
+            f"difference of shape {tuple(difference.matrix.shape)} does not fit features of shape "
+            f"{tuple(features.shape)}; give ({batch}, {channels}, {channels}) as finish_gram_loss does"
+        )
+    if difference.matrix.dtype != dtype or not difference.matrix.is_contiguous():
+        raise ValueError(
+            f"difference is {difference.matrix.dtype}, and a contiguous {dtype} is needed; finish_gram_loss makes it "
+            "for the same backend and the features' dtype"
+        )
+    if difference.matrix.device != features.device:
+        raise ValueError(f"difference is on {difference.matrix.device}, the features on {features.device}; move it")
+
+
+def check_sums(sums: Tensor) -> None:
+    """Raises ValueError where `sums` cannot hold F Fᵀ of a batch: contiguous (B, C, C) float32 or float64."""
+    if sums.ndim != 3 or sums.shape[1] != sums.shape[2] or 0 in sums.shape or sums.shape[1] > MAX_CHANNELS:
+        raise ValueError(
+            f"sums of shape {tuple(sums.shape)} are no Gram matrices; give (B, C, C) with C from 1 to {MAX_CHANNELS}"
+        )
+    if sums.dtype not in (torch.float32, torch.float64) or not sums.is_contiguous() or sums.requires_grad:
+        raise ValueError("sums must be contiguous float32 (float64 for float64 features) and require no gradient")
+
+
+def check_sums_for(features: Tensor, sums: Tensor) -> None:
+    """Raises ValueError where F Fᵀ of the features (B, C, H, W) cannot be added to `sums`."""
+    check_sums(sums)
+    batch, channels = features.shape[:2]
+    dtype = accumulation_dtype(features.dtype)
+    if sums.shape != (batch, channels, channels) or sums.dtype != dtype or sums.device != features.device:
+        raise ValueError(
+            f"sums {tuple(sums.shape)} {sums.dtype} on {sums.device} do not fit features of shape "
+            f"{tuple(features.shape)}; give ({batch}, {channels}, {channels}) {dtype} on {features.device}"
+        )

@@ -1,0 +1,282 @@
+"""The Gram matrix, its loss, the content loss and the gradient of a tap in plain torch.
+
+The fast path on a CPU, and what runs where Triton does not.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from fastnst_kernels.launch.backends import accumulation_dtype
+from fastnst_kernels.launch.layout import empty_map, position_stride
+from fastnst_kernels.losses.targets import ContentTerm, Owned, StyleTerm
+
+# Rows of G per product: blocks below the diagonal are skipped, and are not worth their own call when smaller.
+_BLOCK_ROWS = 128
+# Partial sums of a channels-last product: at most so many, and so many times the channels.
+_MOST_PARTS = 16
+_PART_CHANNELS = 2048
+# Elements of features that are copied or widened to float32 at a time: they stay in the cache.
+CHUNK_ELEMENTS = 1 << 20
+
+# A matrix (B, C, C) and the factor of its product.
+Scaled = tuple[Tensor, float]
+
+
+def row_chunks(features: Tensor) -> Iterator[tuple[int, int]]:
+    """The rows of (B, C, H, W) features as ranges (start, stop) of at most `CHUNK_ELEMENTS`, or of one row."""
+    batch, channels, height, width = features.shape
+    # At most a quarter of a large map: what is copied of it is beside it in memory.
+    elements = min(CHUNK_ELEMENTS, max(CHUNK_ELEMENTS // 8, features.numel() // 4))
+    rows = max(1, elements // (batch * channels * width))
+    for start in range(0, height, rows):
+        yield start, min(start + rows, height)
+
+
+def _add_products(sums: Tensor, matrix: Tensor) -> None:
+    """Add F Fᵀ of one image's (C, M) matrix to (C, C) `sums`, on and above the diagonal blocks."""
+    parts = _parts(matrix)
+    length = matrix.shape[1] // parts
+    for row in range(0, matrix.shape[0], _BLOCK_ROWS):
+        upper = sums[row : row + _BLOCK_ROWS, row:]
+        left, right = matrix[row : row + _BLOCK_ROWS], matrix[row:]
+        if parts > 1:
+            upper += torch.bmm(_split(left, parts, length), _split(right, parts, length).mT).sum(0)
+            left, right = left[:, parts * length :], right[:, parts * length :]
+        if left.shape[1]:
+            upper.addmm_(left, right.mT)
+
+
+def _parts(matrix: Tensor) -> int:
+    """The number of partial sums that the product of a (C, M) matrix is cut into.
+
+    Where the channels are contiguous, one product of so tall a matrix is up to nine times slower: the library does not
+    share the long axis among threads.
+    """
+    channels, positions = matrix.shape
+    if matrix.stride(1) == 1:
+        return 1
+    return max(1, min(_MOST_PARTS, _PART_CHANNELS // channels, positions // (2 * channels)))
+
+
+def _split(matrix: Tensor, parts: int, length: int) -> Tensor:
+    """The first parts · length positions of (C, M) as a batch, (parts, C, length)."""
+    stride_c, stride_m = matrix.stride()
+    return matrix.as_strided((parts, matrix.shape[0], length), (length * stride_m, stride_c, stride_m))
+
+
+def _mirror(sums: Tensor) -> None:
+    """Replace the elements of (C, C) below the diagonal by those above.
+
+    The product of a block on the diagonal need not be symmetric to the bit.
+    """
+    below = sums.triu(1).mT
+    sums.triu_().add_(below)
+
+
+def _products(features: Tensor) -> Tensor:
+    """F Fᵀ, (B, C, C) float32 (float64 for float64) and symmetric to the bit, of features (B, C, H, W)."""
+    batch, channels = features.shape[:2]
+    dtype = accumulation_dtype(features.dtype)
+    result = torch.zeros((batch, channels, channels), dtype=dtype, device=features.device)
+    whole = features.dtype == dtype and position_stride(features) is not None
+    with torch.autocast(features.device.type, enabled=False):
+        for image, sums in zip(features, result, strict=True):
+            if whole:
+                _add_products(sums, image.flatten(1))
+            else:
+                for start, stop in row_chunks(image[None]):
+                    _add_products(sums, image[:, start:stop].to(dtype).flatten(1))
+            _mirror(sums)
+    return result
+
+
+def gram(features: Tensor, precision: str) -> Tensor:
+    """G = F Fᵀ/M, (B, C, C) float32 (float64 for float64), of features (B, C, H, W), any floating dtype and layout.
+
+    `precision`, here and below, is Triton's alone: torch multiplies as its own settings say.
+    """
+    return _products(features).div_(features.shape[2] * features.shape[3])
+
+
+def accumulate_gram(sums: Tensor, features: Tensor, precision: str) -> None:
+    """sums += F Fᵀ, in place in (B, C, C) float32 (float64 for float64), of features (B, C, H, W)."""
+    sums += _products(features)
+
+
+def gram_difference_loss(
+    features: Tensor, target: Tensor, weight: float, offset: Tensor | None, offset_weight: float, precision: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss weight/4N² · Σ (G − A)² + offset_weight · offset (B,), the difference G − (A + Aᵀ)/2 (B, C, C) and its
+    scale (B,), all ones."""
+    return _loss_of(gram(features, precision), target, weight, offset, offset_weight)
+
+
+def finish_gram_loss(
+    sums: Tensor,
+    positions: int,
+    target: Tensor,
+    weight: float,
+    offset: Tensor | None,
+    offset_weight: float,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`gram_difference_loss` from F Fᵀ, (B, C, C), over `positions`; `dtype` is Triton's alone."""
+    return _loss_of(sums / positions, target, weight, offset, offset_weight)
+
+
+def _loss_of(
+    result: Tensor, target: Tensor, weight: float, offset: Tensor | None, offset_weight: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss, difference and scale, as `gram_difference_loss` has them, from G = `result`, which is overwritten."""
+    difference = result.sub_(target)
+    loss = difference.square().sum((1, 2)).mul_(weight / (4 * result.shape[1] ** 2))
+    if offset is not None:
+        loss.add_(offset, alpha=offset_weight)
+    difference = torch.add(difference, difference.mT).mul_(0.5)
+    return loss, difference, torch.ones_like(loss)
+
+
+def content_loss(features: Tensor, content: Tensor, weight: float) -> Tensor:
+    """weight · Σ (F − P)² of features (B, C, H, W) and content (B or 1, C, H, W): (B,) float32 (float64 for it)."""
+    dtype = accumulation_dtype(features.dtype)
+    sums = [
+        (features[:, :, start:stop].to(dtype) - content[:, :, start:stop].to(dtype)).square_().sum((1, 2, 3))
+        for start, stop in row_chunks(features)
+    ]
+    return torch.stack(sums).sum(0).mul_(weight)
+
+
+def tap_backward(
+    gradient: Tensor,
+    *,
+    features: Tensor,
+    upstream: Tensor | None,
+    style: StyleTerm | None,
+    content: ContentTerm | None,
+    relu: bool,
+    owned: Owned | None,
+    precision: str,
+) -> None:
+    """Write upstream + style term + content term, zero where `relu` and features ≤ 0, over `gradient` (B, C, H, W).
+
+    `upstream` may be `gradient`. The two terms are added inside `owned` alone.
+    """
+    dtype = accumulation_dtype(features.dtype)
+    matrix = None if style is None else _scaled(style)
+    coefficient = None
+    if content is not None:
+        coefficient = (content.gradient * content.factor)[:, None, None, None]
+    with torch.autocast(features.device.type, enabled=False):
+        alone = upstream is None and content is None and owned is None
+        if matrix is not None and alone and gradient.dtype == features.dtype == dtype:
+            _write_product(matrix, features, gradient)
+            if relu:
+                _mask(gradient, features)
+            return
+        for start, stop in row_chunks(features):
+            rows = slice(start, stop)
+            own, out = features[:, :, rows], gradient[:, :, rows]
+            above = None if upstream is None else upstream[:, :, rows]
+            if owned is None:
+                p = None if content is None else content.content[:, :, rows]
+                terms = _terms(own.to(dtype), matrix, p, coefficient)
+            else:
+                terms = _owned_terms(
+                    features,
+                    start,
+                    stop,
+                    owned=owned,
+                    style=matrix,
+                    content=content,
+                    coefficient=coefficient,
+                    dtype=dtype,
+                )
+            _write_sum(terms, above, out)
+            if relu:
+                _mask(out, own)
+
+
+def _mask(gradient: Tensor, features: Tensor) -> None:
+    """gradient = 0 where features ≤ 0, in one vectorised pass."""
+    torch.ops.aten.threshold_backward.grad_input(gradient, features, 0.0, grad_input=gradient)
+
+
+def _scaled(style: StyleTerm) -> Scaled:
+    """The matrix and the factor that its product with F is to be multiplied by."""
+    coefficient = style.gradient * style.scale * style.factor
+    # The matrix of a deep layer is as large as its features: one image on a CPU, where to read a number is free, needs
+    # no scaled copy of it.
+    if len(coefficient) == 1 and coefficient.device.type == "cpu":
+        return style.difference, float(coefficient)
+    return style.difference * coefficient[:, None, None], 1.0
+
+
+def _write_sum(terms: Tensor | None, above: Tensor | None, out: Tensor) -> None:
+    """out = terms + above, rounded once, however large the gradient from above is."""
+    if terms is None:
+        out.copy_(above) if above is not None else out.zero_()
+    elif above is None:
+        out.copy_(terms)
+    elif out.dtype == terms.dtype:
+        torch.add(terms, above, out=out)
+    else:
+        out.copy_(terms.add_(above))
+
+
+def _terms(f: Tensor, style: Scaled | None, p: Tensor | None, coefficient: Tensor | None) -> Tensor | None:
+    """style · F + coefficient · (F − P), in the layout of F; None without either."""
+    total = None if style is None else _product(style, f)
+    if p is None or coefficient is None:
+        return total
+    distance = (f - p).mul_(coefficient)
+    return distance if total is None else total.add_(distance)
+
+
+def _owned_terms(
+    features: Tensor,
+    start: int,
+    stop: int,
+    *,
+    owned: Owned,
+    style: Scaled | None,
+    content: ContentTerm | None,
+    coefficient: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor | None:
+    """The terms on rows start … stop of the features, zero outside the owned positions; None where there are none."""
+    top, left, height, width = owned
+    first, last = max(start, top), min(stop, top + height)
+    if first >= last:
+        return None
+    columns = slice(left, left + width)
+    p = None if content is None else content.content[:, :, first - top : last - top]
+    inner = _terms(features[:, :, first:last, columns].to(dtype), style, p, coefficient)
+    if inner is None:
+        return None
+    total = torch.zeros_like(features[:, :, start:stop], dtype=dtype)
+    total[:, :, first - start : last - start, columns] = inner
+    return total
+
+
+def _write_product(style: Scaled, features: Tensor, out: Tensor) -> None:
+    """out = style · F, in no other memory where H and W of `out` act as one axis."""
+    if position_stride(out) is None:
+        out.copy_(_product(style, features))
+    elif features.stride(1) == 1:
+        _multiply(features.flatten(2).mT, style[0], style[1], out.flatten(2).mT)
+    else:
+        _multiply(style[0], features.flatten(2), style[1], out.flatten(2))
+
+
+def _product(style: Scaled, features: Tensor) -> Tensor:
+    """style · F in the layout of the features."""
+    product = empty_map(features, features.stride(1) == 1)
+    _write_product(style, features, product)
+    return product
+
+
+def _multiply(left: Tensor, right: Tensor, factor: float, out: Tensor) -> None:
+    """out = factor · left · right of batches of matrices."""
+    torch.baddbmm(out, left, right, beta=0, alpha=factor, out=out)

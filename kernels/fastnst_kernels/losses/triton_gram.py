@@ -1,0 +1,330 @@
+# mypy: allow-untyped-decorators, allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
+"""The Triton kernels of the Gram matrix and the Gram-difference loss after their product, with their launchers.
+
+The partial sums of `triton_product` are reduced over the splits in a fixed order, and the loss, or the running sum of
+the tiles of a larger picture, is the reduction's epilogue. Two runs are equal to the bit.
+"""
+
+from math import ceil
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastnst_kernels.launch.gpu import Gpu
+from fastnst_kernels.launch.heuristic import pairs_of, power_of_two, reduce_heuristic
+from fastnst_kernels.launch.launch import Launch, Plan, launch_gpu, run, stored
+from fastnst_kernels.launch.layout import as_readable
+from fastnst_kernels.losses.triton_product import partial_launch, tile_of
+
+# The smallest peak that is scaled in full, 2⁻¹¹²: its scale is the smallest normal number.
+_SMALLEST_POWER = tl.constexpr(2.0**-112)
+_FINISH_BLOCK = 1024
+
+
+@triton.jit(do_not_specialize=["pairs", "splits", "tiles"])
+def reduce_gram_kernel(
+    partial,  # (B, splits, pairs, BLOCK_C, BLOCK_C) float32; (B, C, C) sums if SUMMED
+    target,  # (B or 1, C, C) by its strides, any float dtype; read if LOSS
+    result,  # (B, C, C) float32: G, G − (A + Aᵀ)/2 if LOSS, or a running sum that F Fᵀ is added to if ACCUMULATE
+    tile_loss,  # (B, tiles) float32, written if LOSS: Σ (G − A)² of the tile and of its mirror image
+    tile_peak,  # (B, tiles) float32, written if LOSS: the largest magnitude in the result's tile
+    target_stride_b,
+    target_stride_r,
+    target_stride_c,
+    C,
+    pairs,
+    splits,
+    tiles,
+    positions,  # M, as a float
+    BLOCK_C: tl.constexpr,
+    TILE: tl.constexpr,  # divides BLOCK_C
+    SPLIT_BLOCK: tl.constexpr,
+    SUMMED: tl.constexpr,
+    LOSS: tl.constexpr,
+    ACCUMULATE: tl.constexpr,
+):
+    PER_BLOCK: tl.constexpr = BLOCK_C // TILE
+    program = tl.program_id(0)
+    tile = program % tiles
+    image = (program // tiles).to(tl.int64)
+    tile_row, tile_column = tile_of(tile)
+    element = tl.arange(0, TILE * TILE)
+    r = element // TILE
+    c = element % TILE
+    row = tile_row * TILE + r
+    column = tile_column * TILE + c
+    upper = (row <= column) & (column < C)
+    strictly_upper = (row < column) & (column < C)
+    if SUMMED:
+        sums = tl.load(partial + image * C * C + row * C + column, mask=upper, other=0.0)
+    else:
+        row_block = tile_row // PER_BLOCK
+        column_block = tile_column // PER_BLOCK
+        pair = column_block * (column_block + 1) // 2 + row_block
+        s = tl.arange(0, SPLIT_BLOCK)
+        inner = (tile_row % PER_BLOCK * TILE + r) * BLOCK_C + tile_column % PER_BLOCK * TILE + c
+        base = partial + (image * splits * pairs + pair) * (BLOCK_C * BLOCK_C)
+        sums = tl.zeros((TILE * TILE,), dtype=tl.float32)
+        for split in range(0, splits, SPLIT_BLOCK):
+            offsets = (split + s).to(tl.int64)[:, None] * pairs * (BLOCK_C * BLOCK_C) + inner[None, :]
+            x = tl.load(base + offsets, mask=(split + s)[:, None] < splits, other=0.0)
+            sums += tl.sum(x, axis=0)
+
+    out = result + image * C * C
+    # Not times 1/M: its rounding would move all of G one way, which G − A then magnifies.
+    value = tl.div_rn(sums, positions)
+    if ACCUMULATE:
+        value += tl.load(out + row * C + column, mask=upper, other=0.0)
+    if LOSS:
+        a = target + image * target_stride_b
+        a_ij = tl.load(a + row * target_stride_r + column * target_stride_c, mask=upper, other=0.0).to(tl.float32)
+        a_ji = tl.load(a + column * target_stride_r + row * target_stride_c, mask=upper, other=0.0).to(tl.float32)
+        d_ij = value - a_ij
+        d_ji = value - a_ji
+        squares = tl.where(upper, d_ij * d_ij, 0.0) + tl.where(strictly_upper, d_ji * d_ji, 0.0)
+        value = value - 0.5 * (a_ij + a_ji)
+        tl.store(tile_loss + image * tiles + tile, tl.sum(squares, axis=0))
+        tl.store(tile_peak + image * tiles + tile, tl.max(tl.where(upper, tl.abs(value), 0.0), axis=0))
+    # Both triangles from one value: G is symmetric to the bit.
+    tl.store(out + row * C + column, value, mask=upper)
+    tl.store(out + column * C + row, value, mask=strictly_upper)
+
+
+@triton.jit(do_not_specialize=["offset_stride", "tiles", "blocks"])
+def finish_loss_kernel(
+    tile_loss,  # (B, tiles) float32
+    tile_peak,  # (B, tiles) float32
+    exact,  # (B, C·C) float32, read if NORMALISE
+    offset,  # (B or 1,) float32 by its stride, read if OFFSET
+    loss,  # (B,) float32
+    scale,  # (B,) float32
+    difference,  # (B, C·C) 16-bit, written if NORMALISE: exact / scale
+    offset_stride,
+    tiles,
+    blocks,
+    elements,  # C·C
+    factor,  # weight / 4N²
+    offset_factor,
+    TILES: tl.constexpr,  # power of two, at least `tiles`
+    BLOCK: tl.constexpr,
+    NORMALISE: tl.constexpr,
+    OFFSET: tl.constexpr,
+):
+    program = tl.program_id(0)
+    block = program % blocks
+    image = (program // blocks).to(tl.int64)
+    t = tl.arange(0, TILES)
+    if block == 0:
+        losses = tl.load(tile_loss + image * tiles + t, mask=t < tiles, other=0.0)
+        total = tl.sum(losses, axis=0) * factor
+        if OFFSET:
+            total += tl.load(offset + image * offset_stride) * offset_factor
+        tl.store(loss + image, total)
+    if NORMALISE:
+        peak = tl.max(tl.load(tile_peak + image * tiles + t, mask=t < tiles, other=0.0), axis=0)
+        # The power of two at or below the peak: its exponent bits alone. Zero and infinity are left as they are.
+        power = (peak.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True)
+        usable = (power > 0.0) & (power < float("inf"))
+        power = tl.where(usable, tl.maximum(power, _SMALLEST_POWER), 16384.0)
+        i = block * BLOCK + tl.arange(0, BLOCK)
+        x = tl.load(exact + image * elements + i, mask=i < elements, other=0.0)
+        x = x * (16384.0 / power)
+        tl.store(difference + image * elements + i, x.to(difference.dtype.element_ty), mask=i < elements)
+        if block == 0:
+            tl.store(scale + image, power * (1.0 / 16384.0))
+
+
+def _reduce_launch(
+    partial: Tensor, result: Tensor, positions: int, target: Tensor | None = None, *, accumulate: bool = False
+) -> tuple[Launch, Tensor]:
+    """The reduction of partial sums, or of (B, C, C) sums, into `result`; with the tiles' losses and peaks."""
+    batch, channels = result.shape[:2]
+    summed = partial.ndim == 3
+    splits, pairs, block_c = (1, 1, 32) if summed else partial.shape[1:4]
+    config = reduce_heuristic(channels, splits)
+    tiles = pairs_of(ceil(channels / config.tile))
+    sums = torch.empty((2, batch, tiles), dtype=torch.float32, device=partial.device)
+    matrix = result if target is None else target
+    arguments = {
+        "partial": partial,
+        "target": matrix,
+        "result": result,
+        "tile_loss": sums[0],
+        "tile_peak": sums[1],
+        "target_stride_b": 0 if matrix.shape[0] == 1 else matrix.stride(0),
+        "target_stride_r": matrix.stride(1),
+        "target_stride_c": matrix.stride(2),
+        "C": channels,
+        "pairs": pairs,
+        "splits": splits,
+        "tiles": tiles,
+        "positions": float(positions),
+    }
+    constants = {
+        "BLOCK_C": block_c,
+        "TILE": config.tile,
+        "SPLIT_BLOCK": config.split_block,
+        "SUMMED": summed,
+        "LOSS": target is not None,
+        "ACCUMULATE": accumulate,
+    }
+    return Launch(reduce_gram_kernel, batch * tiles, arguments, constants, config.num_warps), sums
+
+
+def _loss_plan(
+    before: tuple[Launch, ...],
+    partial: Tensor,
+    *,
+    positions: int,
+    target: Tensor,
+    weight: float,
+    offset: Tensor | None,
+    offset_weight: float,
+    batch: int,
+    dtype: torch.dtype,
+) -> Plan:
+    """`before`, the reduction of what it leaves in `partial` with the loss, and the end of the loss."""
+    channels = target.shape[1]
+    exact = torch.empty((batch, channels, channels), dtype=torch.float32, device=partial.device)
+    reduce_launch, sums = _reduce_launch(partial, exact, positions, target)
+    tiles = sums.shape[2]
+    normalise = dtype != torch.float32
+    loss = torch.empty((batch,), dtype=torch.float32, device=partial.device)
+    scale = torch.empty_like(loss) if normalise else torch.ones_like(loss)
+    difference = torch.empty_like(exact, dtype=stored(dtype)) if normalise else exact
+    elements = channels * channels
+    blocks = ceil(elements / _FINISH_BLOCK) if normalise else 1
+    arguments = {
+        "tile_loss": sums[0],
+        "tile_peak": sums[1],
+        "exact": exact,
+        "offset": loss if offset is None else offset,
+        "loss": loss,
+        "scale": scale,
+        "difference": difference,
+        "offset_stride": 0 if offset is None or len(offset) == 1 else offset.stride(0),
+        "tiles": tiles,
+        "blocks": blocks,
+        "elements": elements,
+        "factor": weight / (4 * channels**2),
+        "offset_factor": offset_weight,
+    }
+    constants = {
+        "TILES": power_of_two(tiles),
+        "BLOCK": _FINISH_BLOCK,
+        "NORMALISE": normalise,
+        "OFFSET": offset is not None,
+    }
+    finish_launch = Launch(finish_loss_kernel, batch * blocks, arguments, constants)
+    return Plan((*before, reduce_launch, finish_launch), (loss, difference, scale))
+
+
+def plan_gram(features: Tensor, precision: str, gpu: Gpu) -> Plan:
+    """G = F Fᵀ/M of features (B, C, H, W): its launches and its output, (B, C, C) float32."""
+    batch, channels, height, width = features.shape
+    result = torch.empty((batch, channels, channels), dtype=torch.float32, device=features.device)
+    launch, partial = partial_launch(features, precision, gpu)
+    reduce_launch, _ = _reduce_launch(partial, result, height * width)
+    return Plan((launch, reduce_launch), (result,))
+
+
+def plan_accumulate_gram(sums: Tensor, features: Tensor, precision: str, gpu: Gpu) -> Plan:
+    """sums += F Fᵀ of features (B, C, H, W), into (B, C, C) float32: its launches and its output, `sums`."""
+    launch, partial = partial_launch(features, precision, gpu)
+    reduce_launch, _ = _reduce_launch(partial, sums, 1, accumulate=True)
+    return Plan((launch, reduce_launch), (sums,))
+
+
+def plan_difference_loss(
+    features: Tensor,
+    target: Tensor,
+    weight: float,
+    precision: str,
+    gpu: Gpu,
+    *,
+    offset: Tensor | None = None,
+    offset_weight: float = 1.0,
+) -> Plan:
+    """weight/4N² · Σ (G − A)² + offset_weight · offset and what backward needs: its launches and its outputs.
+
+    The outputs are the loss, (B,) float32; the symmetric difference, (B, C, C) in the features' dtype; and its scale,
+    (B,) float32: G − (A + Aᵀ)/2 = difference · scale, a power of two that keeps 16-bit differences in range.
+    """
+    batch, _, height, width = features.shape
+    launch, partial = partial_launch(features, precision, gpu)
+    return _loss_plan(
+        (launch,),
+        partial,
+        positions=height * width,
+        target=target,
+        weight=weight,
+        offset=offset,
+        offset_weight=offset_weight,
+        batch=batch,
+        dtype=features.dtype,
+    )
+
+
+def plan_finish_gram_loss(
+    sums: Tensor,
+    positions: int,
+    target: Tensor,
+    weight: float,
+    dtype: torch.dtype,
+    *,
+    offset: Tensor | None = None,
+    offset_weight: float = 1.0,
+) -> Plan:
+    """`plan_difference_loss` for features of `dtype` from their F Fᵀ, (B, C, C) float32, over `positions`."""
+    return _loss_plan(
+        (),
+        sums,
+        positions=positions,
+        target=target,
+        weight=weight,
+        offset=offset,
+        offset_weight=offset_weight,
+        batch=len(sums),
+        dtype=dtype,
+    )
+
+
+def gram(features: Tensor, precision: str) -> Tensor:
+    """G = F Fᵀ/M, (B, C, C) float32, of features (B, C, H, W) in float32, float16 or bfloat16."""
+    features = as_readable(features)
+    (result,) = run(plan_gram(features, precision, launch_gpu(features.device)), features.device)
+    return result
+
+
+def accumulate_gram(sums: Tensor, features: Tensor, precision: str) -> None:
+    """sums += F Fᵀ, in place in contiguous (B, C, C) float32, of features (B, C, H, W)."""
+    features = as_readable(features)
+    run(plan_accumulate_gram(sums, features, precision, launch_gpu(features.device)), features.device)
+
+
+def gram_difference_loss(
+    features: Tensor, target: Tensor, weight: float, offset: Tensor | None, offset_weight: float, precision: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss (B,), the difference (B, C, C) in the features' dtype and its scale (B,); see `plan_difference_loss`."""
+    features = as_readable(features)
+    gpu = launch_gpu(features.device)
+    plan = plan_difference_loss(features, target, weight, precision, gpu, offset=offset, offset_weight=offset_weight)
+    loss, difference, scale = run(plan, features.device)
+    return loss, difference.to(features.dtype), scale
+
+
+def finish_gram_loss(
+    sums: Tensor,
+    positions: int,
+    target: Tensor,
+    weight: float,
+    offset: Tensor | None,
+    offset_weight: float,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`gram_difference_loss` for features of `dtype`, from their contiguous F Fᵀ (B, C, C) float32."""
+    plan = plan_finish_gram_loss(sums, positions, target, weight, dtype, offset=offset, offset_weight=offset_weight)
+    loss, difference, scale = run(plan, sums.device)
+    return loss, difference.to(dtype), scale

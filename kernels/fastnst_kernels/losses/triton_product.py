@@ -1,0 +1,152 @@
+# mypy: allow-untyped-decorators, allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
+"""The Triton kernel of the product F Fᵀ: split-K partial sums of the tiles on and above the diagonal.
+
+Every sum is in float32 and in an order that the shape alone decides, so two runs are equal to the bit.
+"""
+
+from math import ceil
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastnst_kernels.launch.gpu import Gpu
+from fastnst_kernels.launch.heuristic import Problem, pairs_of, partial_heuristic
+from fastnst_kernels.launch.launch import Launch, input_precision, upcast
+from fastnst_kernels.launch.layout import aligned, is_crop, position_strides, wide
+
+
+@triton.jit
+def tile_of(index):
+    """The tile (row, column) of an index that runs column by column down the upper triangle, index 0 at (0, 0)."""
+    # index = column·(column + 1)/2 + row
+    column = ((tl.sqrt(8.0 * index.to(tl.float32) + 1.0) - 1.0) * 0.5 + 1e-3).to(tl.int32)
+    return index - column * (column + 1) // 2, column
+
+
+@triton.jit(do_not_specialize=["pairs", "splits"])
+def partial_gram_kernel(
+    features,  # (B, C, H, W) by its strides
+    partial,  # (B, splits, pairs, BLOCK_C, BLOCK_C) float32
+    stride_b,
+    stride_c,
+    stride_h,  # used if CROP
+    stride_w,  # of neighbouring positions
+    C,
+    M,
+    W,  # used if CROP
+    pairs,
+    splits,
+    split_length,  # positions of one split, a multiple of BLOCK_M
+    BLOCK_C: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    WIDE: tl.constexpr,  # offsets inside one image's tile need 64 bits
+    CROP: tl.constexpr,  # H and W do not act as one axis
+    ONE_TILE: tl.constexpr,  # C fits one tile, whose two operands are the same
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,  # the interpreter multiplies the raw bits of bfloat16
+):
+    program = tl.program_id(0)
+    pair = program % pairs
+    split = (program // pairs) % splits
+    image = (program // pairs // splits).to(tl.int64)
+    row_block, column_block = tile_of(pair)
+
+    c = tl.arange(0, BLOCK_C)
+    m = tl.arange(0, BLOCK_M)
+    rows = row_block * BLOCK_C + c
+    columns = column_block * BLOCK_C + c
+    start = split.to(tl.int64) * split_length
+    length = tl.minimum(M - start, split_length).to(tl.int32)
+    row_mask = rows[:, None] < C
+    column_mask = columns[:, None] < C
+    if WIDE:
+        rows = rows.to(tl.int64)
+        columns = columns.to(tl.int64)
+        m = m.to(tl.int64)
+    base = features + image * stride_b
+    row_offsets = rows[:, None] * stride_c
+    column_offsets = columns[:, None] * stride_c
+    if CROP:
+        first = start if WIDE else start.to(tl.int32)
+    else:
+        base += start * stride_w
+        row_offsets += m[None, :] * stride_w
+        column_offsets += m[None, :] * stride_w
+
+    sums = tl.zeros((BLOCK_C, BLOCK_C), dtype=tl.float32)
+    for offset in range(0, length, BLOCK_M):
+        m_mask = m[None, :] < length - offset
+        if CROP:
+            position = (first + offset) + m
+            m_offsets = (position // W * stride_h + position % W * stride_w)[None, :]
+            x = tl.load(base + (row_offsets + m_offsets), mask=row_mask & m_mask, other=0.0)
+        else:
+            x = tl.load(base + row_offsets, mask=row_mask & m_mask, other=0.0)
+        if UPCAST:
+            x = x.to(tl.float32)
+        if ONE_TILE:
+            sums = tl.dot(x, tl.trans(x), sums, input_precision=PRECISION)
+        else:
+            if CROP:
+                y = tl.load(base + (column_offsets + m_offsets), mask=column_mask & m_mask, other=0.0)
+            else:
+                y = tl.load(base + column_offsets, mask=column_mask & m_mask, other=0.0)
+            if UPCAST:
+                y = y.to(tl.float32)
+            sums = tl.dot(x, tl.trans(y), sums, input_precision=PRECISION)
+        if not CROP:
+            base += (tl.cast(BLOCK_M, tl.int64) if WIDE else BLOCK_M) * stride_w
+
+    tile = partial + ((image * splits + split) * pairs + pair) * (BLOCK_C * BLOCK_C)
+    tl.store(tile + c[:, None] * BLOCK_C + c[None, :], sums)
+
+
+def partial_launch(features: Tensor, precision: str, gpu: Gpu) -> tuple[Launch, Tensor]:
+    """The launch for readable features (B, C, H, W), and its output (B, splits, pairs, block_c, block_c) float32."""
+    batch, channels, height, width = features.shape
+    positions = height * width
+    dot_precision = input_precision(features.dtype, precision, gpu)
+    tensor_cores = features.dtype != torch.float32 or dot_precision == "tf32"
+    problem = Problem(
+        channels=channels,
+        positions=positions,
+        batch=batch,
+        itemsize=features.element_size(),
+        tensor_cores=tensor_cores,
+        aligned=aligned(features),
+    )
+    config = partial_heuristic(problem, gpu)
+    blocks = ceil(channels / config.block_c)
+    pairs = pairs_of(blocks)
+    partial = torch.empty(
+        (batch, config.splits, pairs, config.block_c, config.block_c), dtype=torch.float32, device=features.device
+    )
+    stride_h, stride_w = position_strides(features)
+    crop = is_crop(features)
+    arguments = {
+        "features": features,
+        "partial": partial,
+        "stride_b": features.stride(0),
+        "stride_c": features.stride(1),
+        "stride_h": stride_h,
+        "stride_w": stride_w,
+        "C": channels,
+        "M": positions,
+        "W": width if crop else 0,
+        "pairs": pairs,
+        "splits": config.splits,
+        "split_length": config.split_length,
+    }
+    constants = {
+        "BLOCK_C": config.block_c,
+        "BLOCK_M": config.block_m,
+        "WIDE": wide(features),
+        "CROP": crop,
+        "ONE_TILE": blocks == 1,
+        "PRECISION": dot_precision,
+        "UPCAST": upcast(features.dtype),
+    }
+    grid = batch * config.splits * pairs
+    return Launch(partial_gram_kernel, grid, arguments, constants, config.num_warps, config.num_stages), partial

@@ -1,0 +1,351 @@
+# mypy: allow-untyped-decorators, allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
+"""The Triton kernel of the gradient of a tap: the style's product, the content term, the gradient from above and the
+ReLU's mask in one pass."""
+
+from math import ceil
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastnst_kernels.launch.gpu import Gpu
+from fastnst_kernels.launch.heuristic import Problem, backward_heuristic, power_of_two
+from fastnst_kernels.launch.launch import Launch, Plan, input_precision, launch_gpu, run, stored, upcast
+from fastnst_kernels.launch.layout import (
+    aligned,
+    as_one_axis,
+    as_readable,
+    channels_last,
+    empty_map,
+    is_crop,
+    position_strides,
+    strides,
+    wide,
+)
+from fastnst_kernels.losses.targets import ContentTerm, Owned, StyleTerm
+
+# Elements of a block where nothing is multiplied, fewer where they are read one by one, and the most along the
+# contiguous axis.
+_PLAIN_ELEMENTS = 2048
+_UNALIGNED_ELEMENTS = 1024
+_PLAIN_ROW = 512
+# Elements of a product's block for each warp that fill its registers.
+_FULL_WARP = 2048
+
+
+@triton.jit(
+    do_not_specialize=[
+        "m_blocks",
+        "style_gradient_stride",
+        "content_gradient_stride",
+        "W",
+        "top",
+        "left",
+        "bottom",
+        "right",
+    ]
+)
+def tap_backward_kernel(
+    features,  # (B, C, M) by its strides
+    difference,  # (B, C, C) symmetric, in the features' dtype; read if STYLE
+    scale,  # (B,) float32, read if STYLE
+    style_gradient,  # (B,) float32 by its stride, read if STYLE
+    content,  # (B or 1, C, h, w) by its strides, read if CONTENT; its h and w are one axis unless OWNED
+    content_gradient,  # (B,) float32 by its stride, read if CONTENT
+    upstream,  # (B, C, M) by its strides, read if UPSTREAM; may be `gradient`
+    gradient,  # (B, C, M) by its strides
+    stride_b,
+    stride_c,
+    stride_m,
+    content_stride_b,
+    content_stride_c,
+    content_stride_h,
+    content_stride_w,
+    upstream_stride_b,
+    upstream_stride_c,
+    upstream_stride_m,
+    gradient_stride_b,
+    gradient_stride_c,
+    gradient_stride_m,
+    style_gradient_stride,
+    content_gradient_stride,
+    C,
+    M,
+    W,  # positions of a row, used if OWNED
+    top,  # of the owned positions, used if OWNED
+    left,
+    bottom,
+    right,
+    m_blocks,
+    style_factor,  # weight / (N² M)
+    content_factor,  # 2 · weight
+    BLOCK_C: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    WIDE: tl.constexpr,  # offsets inside one image need 64 bits
+    CHANNELS_LAST: tl.constexpr,  # the accumulator is (positions, channels), so that it is stored as it lies
+    STYLE: tl.constexpr,
+    CONTENT: tl.constexpr,
+    UPSTREAM: tl.constexpr,
+    RELU: tl.constexpr,  # the gradient is zero where the features are
+    OWNED: tl.constexpr,  # the style and the content term only where top ≤ row < bottom and left ≤ column < right
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
+):
+    program = tl.program_id(0)
+    c_blocks = tl.cdiv(C, BLOCK_C)
+    image = (program // c_blocks // m_blocks).to(tl.int64)
+    c = program % c_blocks * BLOCK_C + tl.arange(0, BLOCK_C)
+    m = (program // c_blocks % m_blocks) * BLOCK_M + tl.arange(0, BLOCK_M)
+    features += image * stride_b
+    if OWNED:
+        row = m // W
+        column = m % W
+        inside = (row >= top) & (row < bottom) & (column >= left) & (column < right)
+        row -= top
+        column -= left
+    if CHANNELS_LAST:
+        m_mask = m[:, None] < M
+        c_mask = c[None, :] < C
+    else:
+        m_mask = m[None, :] < M
+        c_mask = c[:, None] < C
+    mask = m_mask & c_mask
+
+    if STYLE:
+        k = tl.arange(0, BLOCK_K)
+        if CHANNELS_LAST:
+            d_offsets = k[:, None] * C + c[None, :]
+            value = tl.zeros((BLOCK_M, BLOCK_C), dtype=tl.float32)
+        else:
+            d_offsets = c[:, None] * C + k[None, :]
+            value = tl.zeros((BLOCK_C, BLOCK_M), dtype=tl.float32)
+        if WIDE:
+            k_wide = k.to(tl.int64)
+            m_wide = m.to(tl.int64)
+        else:
+            k_wide = k
+            m_wide = m
+        if CHANNELS_LAST:
+            k_features = features + (m_wide[:, None] * stride_m + k_wide[None, :] * stride_c)
+        else:
+            k_features = features + (k_wide[:, None] * stride_c + m_wide[None, :] * stride_m)
+        k_difference = difference + image * C * C + d_offsets
+        # A block of the halo alone has no product.
+        channels = tl.where(tl.max(inside.to(tl.int32), axis=0) > 0, C, 0) if OWNED else C
+        for offset in range(0, channels, BLOCK_K):
+            if CHANNELS_LAST:
+                f = tl.load(k_features, mask=m_mask & (k[None, :] < C - offset), other=0.0)
+                d = tl.load(k_difference, mask=c_mask & (k[:, None] < C - offset), other=0.0)
+                k_difference += BLOCK_K * C
+            else:
+                f = tl.load(k_features, mask=m_mask & (k[:, None] < C - offset), other=0.0)
+                d = tl.load(k_difference, mask=c_mask & (k[None, :] < C - offset), other=0.0)
+                k_difference += BLOCK_K
+            if UPCAST:
+                f = f.to(tl.float32)
+                d = d.to(tl.float32)
+            if CHANNELS_LAST:
+                value = tl.dot(f, d, value, input_precision=PRECISION)
+            else:
+                value = tl.dot(d, f, value, input_precision=PRECISION)
+            k_features += tl.cast(BLOCK_K, tl.int64) * stride_c
+        value *= tl.load(style_gradient + image * style_gradient_stride) * (tl.load(scale + image) * style_factor)
+    elif CHANNELS_LAST:
+        value = tl.zeros((BLOCK_M, BLOCK_C), dtype=tl.float32)
+    else:
+        value = tl.zeros((BLOCK_C, BLOCK_M), dtype=tl.float32)
+
+    if WIDE:
+        c = c.to(tl.int64)
+        m = m.to(tl.int64)
+        if OWNED:
+            row = row.to(tl.int64)
+            column = column.to(tl.int64)
+    if CHANNELS_LAST:
+        c = c[None, :]
+        m = m[:, None]
+        if OWNED:
+            inside = inside[:, None]
+            row = row[:, None]
+            column = column[:, None]
+    else:
+        c = c[:, None]
+        m = m[None, :]
+        if OWNED:
+            inside = inside[None, :]
+            row = row[None, :]
+            column = column[None, :]
+    if CONTENT or RELU:
+        own = tl.load(features + (c * stride_c + m * stride_m), mask=mask, other=0.0).to(tl.float32)
+    if CONTENT:
+        content += image * content_stride_b
+        if OWNED:
+            offsets = c * content_stride_c + (row * content_stride_h + column * content_stride_w)
+            p = tl.load(content + offsets, mask=mask & inside, other=0.0)
+        else:
+            p = tl.load(content + (c * content_stride_c + m * content_stride_w), mask=mask, other=0.0)
+        coefficient = tl.load(content_gradient + image * content_gradient_stride) * content_factor
+        value += (own - p.to(tl.float32)) * coefficient
+    if OWNED:
+        value = tl.where(inside, value, 0.0)
+    if UPSTREAM:
+        above = upstream + image * upstream_stride_b + (c * upstream_stride_c + m * upstream_stride_m)
+        value += tl.load(above, mask=mask, other=0.0).to(tl.float32)
+    if RELU:
+        value = tl.where(own <= 0.0, 0.0, value)
+    below = gradient + image * gradient_stride_b + (c * gradient_stride_c + m * gradient_stride_m)
+    tl.store(below, value.to(gradient.dtype.element_ty), mask=mask)
+
+
+def _blocks(
+    features: Tensor, style: StyleTerm | None, content: ContentTerm | None, tensor_cores: bool, gpu: Gpu
+) -> tuple[int, int, int, int, int]:
+    """BLOCK_C, BLOCK_M, BLOCK_K, warps and stages: those of the product, or of a pass over the elements."""
+    batch, channels, height, width = features.shape
+    positions = height * width
+    if style is not None:
+        problem = Problem(
+            channels=channels,
+            positions=positions,
+            batch=batch,
+            itemsize=features.element_size(),
+            tensor_cores=tensor_cores,
+            aligned=aligned(features),
+        )
+        config = backward_heuristic(problem, gpu)
+        # The features and the content of a block wait in registers beside its sums: half of a block that fills them.
+        full = config.block_c * config.block_m >= _FULL_WARP * config.num_warps
+        block_m = config.block_m // 2 if full and content is not None else config.block_m
+        return config.block_c, block_m, config.block_k, config.num_warps, config.num_stages
+    row = min(_PLAIN_ROW, power_of_two(channels if channels_last(features) else positions))
+    elements = _PLAIN_ELEMENTS if aligned(features) else _UNALIGNED_ELEMENTS
+    other = min(elements // row, power_of_two(positions if channels_last(features) else channels))
+    block_c, block_m = (row, other) if channels_last(features) else (other, row)
+    return block_c, block_m, 16, 4, 1
+
+
+def plan_tap_backward(
+    features: Tensor,
+    precision: str,
+    gpu: Gpu,
+    *,
+    style: StyleTerm | None = None,
+    content: ContentTerm | None = None,
+    upstream: Tensor | None = None,
+    relu: bool = False,
+    owned: Owned | None = None,
+    gradient: Tensor | None = None,
+) -> Plan:
+    """upstream + style term + content term, zero where `relu` and features ≤ 0: its launch and its output.
+
+    The two terms are added inside `owned` alone. The output is (B, C, H, W): `gradient`, which may be `upstream`, or a
+    new tensor. H and W of each but the content act as one axis.
+    """
+    batch, channels, height, width = features.shape
+    positions = height * width
+    if owned is None and content is not None and is_crop(content.content):
+        owned = (0, 0, height, width)
+    dot_precision = input_precision(features.dtype, precision, gpu)
+    tensor_cores = features.dtype != torch.float32 or dot_precision == "tf32"
+    block_c, block_m, block_k, num_warps, num_stages = _blocks(features, style, content, tensor_cores, gpu)
+    if gradient is None:
+        gradient = empty_map(features, channels_last(features), dtype=stored(features.dtype))
+    added = gradient if upstream is None else upstream
+    stride_b, stride_c, stride_m = strides(features)
+    gradient_stride_b, gradient_stride_c, gradient_stride_m = strides(gradient)
+    upstream_stride_b, upstream_stride_c, upstream_stride_m = strides(added)
+    target = features if content is None else content.content
+    content_stride_h, content_stride_w = position_strides(target)
+    if owned is not None:
+        content_stride_h, content_stride_w = target.stride(2), target.stride(3)
+    top, left, owned_height, owned_width = owned or (0, 0, height, width)
+    arguments = {
+        "features": features,
+        "difference": features if style is None else style.difference,
+        "scale": features if style is None else style.scale,
+        "style_gradient": features if style is None else style.gradient,
+        "content": target,
+        "content_gradient": features if content is None else content.gradient,
+        "upstream": added,
+        "gradient": gradient,
+        "stride_b": stride_b,
+        "stride_c": stride_c,
+        "stride_m": stride_m,
+        "content_stride_b": 0 if target.shape[0] == 1 else target.stride(0),
+        "content_stride_c": target.stride(1),
+        "content_stride_h": content_stride_h,
+        "content_stride_w": content_stride_w,
+        "upstream_stride_b": upstream_stride_b,
+        "upstream_stride_c": upstream_stride_c,
+        "upstream_stride_m": upstream_stride_m,
+        "gradient_stride_b": gradient_stride_b,
+        "gradient_stride_c": gradient_stride_c,
+        "gradient_stride_m": gradient_stride_m,
+        "style_gradient_stride": 0 if style is None else style.gradient.stride(0),
+        "content_gradient_stride": 0 if content is None else content.gradient.stride(0),
+        "C": channels,
+        "M": positions,
+        "W": width,
+        "top": top,
+        "left": left,
+        "bottom": top + owned_height,
+        "right": left + owned_width,
+        "m_blocks": ceil(positions / block_m),
+        "style_factor": 0.0 if style is None else style.factor,
+        "content_factor": 0.0 if content is None else content.factor,
+    }
+    constants = {
+        "BLOCK_C": block_c,
+        "BLOCK_M": block_m,
+        "BLOCK_K": block_k,
+        "WIDE": wide(features, added, gradient, target),
+        "CHANNELS_LAST": channels_last(features),
+        "STYLE": style is not None,
+        "CONTENT": content is not None,
+        "UPSTREAM": upstream is not None,
+        "RELU": relu,
+        "OWNED": owned is not None and (style is not None or content is not None),
+        "PRECISION": dot_precision,
+        "UPCAST": upcast(features.dtype),
+    }
+    grid = batch * ceil(positions / block_m) * ceil(channels / block_c)
+    return Plan((Launch(tap_backward_kernel, grid, arguments, constants, num_warps, num_stages),), (gradient,))
+
+
+def tap_backward(
+    gradient: Tensor,
+    *,
+    features: Tensor,
+    upstream: Tensor | None,
+    style: StyleTerm | None,
+    content: ContentTerm | None,
+    relu: bool,
+    owned: Owned | None,
+    precision: str,
+) -> None:
+    """`plan_tap_backward` run, its output written over `gradient`, which may be `upstream`."""
+    gpu = launch_gpu(features.device)
+    features = as_one_axis(features)
+    if content is not None:
+        content = ContentTerm(as_readable(content.content), content.gradient, content.factor)
+    if upstream is not None and is_crop(upstream):
+        upstream = upstream.contiguous()
+    # The interpreter's float32 result of bfloat16 features does not fit into `gradient`.
+    direct = not is_crop(gradient) and stored(features.dtype) == gradient.dtype
+    out = gradient if direct else None
+    plan = plan_tap_backward(
+        features,
+        precision,
+        gpu,
+        style=style,
+        content=content,
+        upstream=upstream,
+        relu=relu,
+        owned=owned,
+        gradient=out,
+    )
+    (result,) = run(plan, features.device)
+    if not direct:
+        gradient.copy_(result)

@@ -1,0 +1,297 @@
+"""Fair timing, peaks of memory, and the facts about a machine that a measured figure needs beside it."""
+
+import gc
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from fastnst_kernels.launch.backends import float32_products
+
+T = TypeVar("T")
+Call = Callable[[], object]
+Contender = Callable[[], Call]
+"""Prepares one call, untimed, and returns it; the call is what is timed."""
+
+# Larger than the last-level cache of any device at hand, and long enough on a GPU for the host to enqueue what follows.
+_FLUSH_BYTES = {"cpu": 1 << 27, "cuda": 1 << 30}
+_COPY_BYTES = {"cpu": 1 << 28, "cuda": 1 << 30}
+_PRODUCT_SIDE = {"cpu": 1536, "cuda": 8192}
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one call over the rounds: the median, the fastest and the slowest."""
+
+    median: float
+    fastest: float
+    slowest: float
+    rounds: int
+
+    @property
+    def spread(self) -> float:
+        """(slowest − fastest) / median."""
+        return (self.slowest - self.fastest) / self.median
+
+
+def interleaved(
+    contenders: Mapping[str, Contender],
+    device: torch.device,
+    *,
+    rounds: int,
+    calls: int = 1,
+    warm_up: int = 2,
+    flush: bool = True,
+) -> dict[str, Timing]:
+    """Times each contender `calls` times in each of `rounds`, in turn: a change of load or clock meets them all.
+
+    Each round starts with another contender; a round's time is the median of its calls. With `flush` the caches are
+    overwritten before each call. On CUDA a call is timed by events on the stream while the host runs ahead, so the
+    figure is the device's; elsewhere by the wall clock. Every contender is called `warm_up` times before, untimed.
+    """
+    scratch = _scratch(device) if flush else None
+    names = list(contenders)
+    samples: dict[str, list[float]] = {name: [] for name in names}
+    for name in names:
+        for _ in range(warm_up):
+            contenders[name]()()
+    for index in range(rounds):
+        start = index % len(names)
+        for name in names[start:] + names[:start]:
+            samples[name].append(median(_timed(contenders[name], device, calls, scratch)))
+    return {name: Timing(median(times), min(times), max(times), rounds) for name, times in samples.items()}
+
+
+def _timed(contender: Contender, device: torch.device, calls: int, scratch: torch.Tensor | None) -> list[float]:
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return (_timed_cuda if device.type == "cuda" else _timed_host)(contender, device, calls, scratch)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _timed_cuda(contender: Contender, device: torch.device, calls: int, scratch: torch.Tensor | None) -> list[float]:
+    events = []
+    with torch.cuda.device(device):
+        for _ in range(calls):
+            call = contender()
+            if scratch is not None:
+                scratch.zero_()
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+            start.record()
+            call()
+            end.record()
+            events.append((start, end))
+        torch.cuda.synchronize()
+    return [start.elapsed_time(end) / 1e3 for start, end in events]
+
+
+def _timed_host(contender: Contender, device: torch.device, calls: int, scratch: torch.Tensor | None) -> list[float]:
+    seconds = []
+    for _ in range(calls):
+        call = contender()
+        if scratch is not None:
+            scratch.zero_()
+        synchronise(device)
+        began = time.perf_counter()
+        call()
+        synchronise(device)
+        seconds.append(time.perf_counter() - began)
+    return seconds
+
+
+def synchronise(device: torch.device) -> None:
+    """Waits until `device` has done what it was given."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def _scratch(device: torch.device) -> torch.Tensor:
+    return torch.empty(_FLUSH_BYTES.get(device.type, 1 << 27), dtype=torch.uint8, device=device)
+
+
+@cache
+def copy_bandwidth(device: torch.device) -> float:
+    """Bytes per second of a copy larger than the caches, read and written bytes both counted: the best of nine."""
+    size = _COPY_BYTES.get(device.type, 1 << 28)
+    source = torch.ones(size, dtype=torch.uint8, device=device)
+    destination = torch.empty_like(source)
+    timing = interleaved({"copy": lambda: lambda: destination.copy_(source)}, device, rounds=9, flush=False)["copy"]
+    return 2 * size / timing.fastest
+
+
+@cache
+def product_rate(device: torch.device, dtype: torch.dtype, tf32: bool = False) -> float:
+    """FLOP per second of a large square product of `dtype` matrices: the best of nine; `tf32` is for float32 ones."""
+    side = _PRODUCT_SIDE.get(device.type, 1536)
+    left, right = (torch.randn((side, side), device=device).to(dtype) for _ in range(2))
+    with float32_products(tf32):
+        timing = interleaved({"product": lambda: lambda: left @ right}, device, rounds=9, flush=False)["product"]
+    return 2 * side**3 / timing.fastest
+
+
+def peak_extra_bytes(contender: Contender, device: torch.device) -> int:
+    """The peak of what `contender` allocates, in its preparation or in its call, less the tensor that its call returns.
+
+    On CUDA it is the caching allocator's peak; on a CPU the running sum of what torch's profiler sees allocated and
+    freed. What a library allocates by itself is not seen.
+    """
+    watched = _watched_cuda if device.type == "cuda" else _watched_cpu
+    collecting = gc.isenabled()
+    # What is collected on the way would count as freed by the call.
+    gc.disable()
+    try:
+        call, prepared_peak, kept = watched(contender, device)
+        result, call_peak, _ = watched(call, device)
+    finally:
+        if collecting:
+            gc.enable()
+    returned = result.untyped_storage().nbytes() if isinstance(result, Tensor) else 0
+    return max(prepared_peak, kept + call_peak - returned, 0)
+
+
+def _watched_cuda(function: Callable[[], T], device: torch.device) -> tuple[T, int, int]:
+    """The result of `function`, and the bytes that it adds to those that live: at the peak and at its end."""
+    synchronise(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    result = function()
+    synchronise(device)
+    return result, torch.cuda.max_memory_allocated(device) - before, torch.cuda.memory_allocated(device) - before
+
+
+def _watched_cpu(function: Callable[[], T], device: torch.device) -> tuple[T, int, int]:
+    quieten_profiler()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        result = function()
+    recorded = profiler.profiler
+    if recorded is None or recorded.kineto_results is None:
+        raise RuntimeError("torch's profiler recorded nothing")
+    changes = [event for event in recorded.kineto_results.events() if event.name() == "[memory]"]
+    live = peak = 0
+    for event in sorted(changes, key=lambda event: int(event.start_ns())):
+        live += event.nbytes()
+        peak = max(peak, live)
+    return result, peak, live
+
+
+def quieten_profiler() -> None:
+    """Keeps the profiler's own log off the standard error; call it before the process profiles for the first time."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+
+
+def peak_resident_bytes() -> int:
+    """The largest resident size of this process so far, in bytes; 0 where the system does not say.
+
+    On Linux it is VmHWM: `ru_maxrss` would start from the size of the process that started this one.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    if os.name == "nt":
+        return 0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if platform.system() == "Darwin" else peak * 1024
+
+
+def conditions(device: torch.device) -> dict[str, Any]:
+    """Everything that a figure depends on besides the code: machine, device, versions, load, date (UTC) and commit."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "device": device_name(device),
+        "machine": {
+            "cpu": _cpu_name(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+            "system": platform.platform(),
+        },
+        "gpu": gpu_facts(),
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result depends on, by package name."""
+    return {
+        "python": platform.python_version(),
+        **{package: _version(package) for package in ("fastnst", "torch", "triton", "numpy", "pillow")},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"
+
+
+def device_name(device: torch.device) -> str:
+    """The model of `device`, as its maker calls it."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+
+
+def gpu_facts() -> list[dict[str, str]]:
+    """The facts that nvidia-smi gives of each GPU: driver, present and highest clocks, power limit and temperature."""
+    fields = (
+        "name,driver_version,clocks.current.sm,clocks.max.sm,clocks.current.memory,clocks.max.memory,power.limit,"
+        "temperature.gpu"
+    )
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    done = subprocess.run(
+        [tool, f"--query-gpu={fields}", "--format=csv,noheader"], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        return []
+    return [
+        dict(zip(fields.split(","), (value.strip() for value in line.split(",")), strict=False))
+        for line in done.stdout.splitlines()
+    ]
+
+
+def commit() -> str:
+    """The commit of the source tree that runs, with "+" if tracked files differ from it; "unknown" outside of one."""
+    folder = Path(__file__).parent
+    tool = shutil.which("git")
+    if tool is None:
+        return "unknown"
+
+    def ask(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run([tool, "-C", folder, *arguments], capture_output=True, text=True, check=False)
+
+    # A copy installed inside some other project's tree is not of that project's commit.
+    if ask("ls-files", "--error-unmatch", Path(__file__).name).returncode:
+        return "unknown"
+    head = ask("rev-parse", "--short=12", "HEAD").stdout.strip()
+    changed = ask("status", "--porcelain", "--untracked-files=no").stdout.strip()
+    return head + ("+" if changed else "")
+
+
+def _cpu_name() -> str:
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

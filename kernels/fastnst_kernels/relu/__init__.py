@@ -1,0 +1,165 @@
+"""Bias + ReLU, and bias + ReLU + 2×2 pooling, that keep one bit of each activation for backward: the public functions.
+
+The bit says whether the activation before pooling receives gradient, and backward needs nothing else: 1/16 of 16-bit
+activations, 1/32 of float32 ones. A step that has its own buffers calls the functions of `direct`.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastnst_kernels import direct, operators
+from fastnst_kernels.launch.backends import check_dtype, refuse_second_derivative, resolve_backend
+from fastnst_kernels.launch.layout import empty_bits, is_dense
+from fastnst_kernels.relu import reference
+
+POOLS = ("avg", "max")
+
+
+def bias_relu(x: Tensor, bias: Tensor | None = None, *, inplace: bool = False, backend: str = "auto") -> Tensor:
+    """y = max(x + bias, 0), which keeps the signs of y, one bit each, for backward, and neither x nor y.
+
+    `x` is (B, C, H, W), float32, float16 or bfloat16 (float64 too with backends "torch" and "reference"); NCHW and
+    channels-last are read without a copy, and y has the layout of `x`. `bias` is (C,), of any floating dtype, on the
+    device of `x`, frozen; None is zero. The sum is in float32 and rounded once. `inplace` writes y into `x`, a dense
+    tensor such as a convolution's output; backend "reference" has no such form.
+
+    ∂x = ∂y where y ≠ 0, else 0. As in torch, NaN is passed on and receives gradient, −0 and −∞ give 0. Differentiable
+    once: backward raises RuntimeError under create_graph=True.
+
+    `backend` is "auto" (Triton on CUDA and ROCm, torch elsewhere), "triton", "torch", or "reference" (naive float64).
+
+    Raises ValueError for a wrong shape, dtype, device, backend, for a bias that requires a gradient, and for `inplace`
+    on a tensor that is not dense; RuntimeError if triton is asked for and missing.
+    """
+    backend = _checked(x, bias, backend)
+    if backend == "reference":
+        if inplace:
+            raise ValueError('backend "reference" does not work in place; leave inplace out, or use backend="torch"')
+        return reference.bias_relu(x, bias).to(x.dtype)
+    if inplace and not is_dense(x):
+        raise ValueError(
+            f"x of shape {tuple(x.shape)} and strides {x.stride()} is not dense, which inplace=True needs; "
+            "make it contiguous or channels-last, or leave inplace out"
+        )
+    if torch.is_grad_enabled() and x.requires_grad:
+        result: Tensor = _BiasRelu.apply(x, bias, inplace, backend)  # type: ignore[no-untyped-call]
+        return result
+    y, _ = _activated(x, bias, keep_bits=False, inplace=inplace, backend=backend)
+    return y
+
+
+def bias_relu_pool(x: Tensor, bias: Tensor | None = None, pool: str = "avg", *, backend: str = "auto") -> Tensor:
+    """The average ("avg") or maximum ("max") of each 2×2 window of max(x + bias, 0), which keeps one bit of each
+    element of `x` for backward, and neither x nor the result.
+
+    Takes and raises what `bias_relu` does; H and W are 2 or more, windows do not overlap, and an odd last row or column
+    is in none of them. Returns (B, C, ⌊H/2⌋, ⌊W/2⌋) in the layout and dtype of `x`: all arithmetic is in float32, in
+    scan order, and rounded once.
+
+    ∂x is a quarter of the window's gradient where max(x + bias, 0) ≠ 0; for the maximum the window's gradient at the
+    first of the largest (at the last NaN, if there is one, as in torch) where that is not 0; else 0. Differentiable
+    once: backward raises RuntimeError under create_graph=True.
+
+    Raises ValueError also for an unknown `pool`.
+    """
+    backend = _checked(x, bias, backend)
+    if pool not in POOLS:
+        raise ValueError(f"pool {pool!r} is unknown; choose one of {', '.join(POOLS)}")
+    if min(x.shape[2:]) < 2:
+        raise ValueError(f"x of shape {tuple(x.shape)} has no 2×2 window; give 2 or more rows and columns")
+    if backend == "reference":
+        return reference.bias_relu_pool(x, bias, pool).to(x.dtype)
+    if torch.is_grad_enabled() and x.requires_grad:
+        result: Tensor = _BiasReluPool.apply(x, bias, pool, backend)  # type: ignore[no-untyped-call]
+        return result
+    result, _ = operators.bias_relu_pool(backend, x, bias, pool, False)
+    return result
+
+
+def _activated(
+    x: Tensor, bias: Tensor | None, *, keep_bits: bool, inplace: bool, backend: str
+) -> tuple[Tensor, Tensor | None]:
+    """max(x + bias, 0), in `x` itself if `inplace`, and its bits."""
+    if inplace and not torch.compiler.is_compiling():
+        bits = empty_bits(x, operators.by_channels(backend, x)) if keep_bits else None
+        direct.bias_relu(backend, x.detach(), bias, x.detach(), bits)
+        return x, bits
+    y, packed = operators.bias_relu(backend, x, bias, keep_bits)
+    # torch.compile takes functional operators whole, and makes of the copy what it likes.
+    return x.copy_(y) if inplace else y, packed
+
+
+class _BiasRelu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bias: Tensor | None, inplace: bool, backend: str) -> Tensor:
+        by_channels = _by_channels(x, backend)
+        y, bits = _activated(x, bias, keep_bits=True, inplace=inplace, backend=backend)
+        if inplace:
+            ctx.mark_dirty(x)
+        ctx.save_for_backward(bits)
+        ctx.by_channels, ctx.backend = by_channels, backend
+        return x if inplace else y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        refuse_second_derivative("sign-bit")
+        (bits,) = ctx.saved_tensors
+        return operators.relu_backward(ctx.backend, gradient, bits, ctx.by_channels), None, None, None
+
+
+class _BiasReluPool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bias: Tensor | None, pool: str, backend: str) -> Tensor:
+        pooled, bits = operators.bias_relu_pool(backend, x, bias, pool, True)
+        ctx.save_for_backward(bits)
+        ctx.height, ctx.width = x.shape[2:]
+        ctx.by_channels, ctx.pool, ctx.backend = _by_channels(x, backend), pool, backend
+        result: Tensor = pooled
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        refuse_second_derivative("sign-bit")
+        (bits,) = ctx.saved_tensors
+        full = operators.unpool_backward(
+            ctx.backend,
+            gradient,
+            bits,
+            height=ctx.height,
+            width=ctx.width,
+            by_channels=ctx.by_channels,
+            pool=ctx.pool,
+        )
+        return full, None, None, None
+
+
+def _by_channels(x: Tensor, backend: str) -> bool:
+    """True if the operators pack the bits of `x` by channels: torch makes activations that are not dense contiguous."""
+    if backend == "triton" or is_dense(x):
+        return operators.by_channels(backend, x)
+    return x.shape[1] > 1 and x.shape[2] * x.shape[3] == 1
+
+
+def _checked(x: Tensor, bias: Tensor | None, backend: str) -> str:
+    """The backend for this input, or the error that names what is wrong with it."""
+    if x.ndim != 4:
+        raise ValueError(f"x of shape {tuple(x.shape)} has {x.ndim} axes; give (B, C, H, W)")
+    if 0 in x.shape:
+        raise ValueError(f"x of shape {tuple(x.shape)} is empty; each axis must be 1 or more")
+    backend = resolve_backend(backend, x.device)
+    check_dtype(x.dtype, backend, "x is")
+    if bias is None:
+        return backend
+    if bias.shape != x.shape[1:2]:
+        raise ValueError(
+            f"bias of shape {tuple(bias.shape)} does not fit x of shape {tuple(x.shape)}; give ({x.shape[1]},)"
+        )
+    if not bias.is_floating_point():
+        raise ValueError(f"bias is {bias.dtype}; give a floating-point bias")
+    if bias.device != x.device:
+        raise ValueError(f"bias is on {bias.device}, x on {x.device}; move it there")
+    if bias.requires_grad:
+        raise ValueError("bias requires a gradient, which the sign bits do not give; pass bias.detach()")
+    return backend

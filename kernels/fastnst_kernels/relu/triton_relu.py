@@ -1,0 +1,193 @@
+# mypy: allow-untyped-decorators, allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
+"""The Triton kernels of bias + ReLU that keep one bit of each activation, and of the way back from the bits alone.
+
+Activations are channels-last, (B, H, W, C), and their bits run along the channels; other layouts are converted on the
+way in and out. Each tensor is read and written once, in groups of 32 activations (8 where 32 does not divide C) whose
+bits are one word: a thread holds 16 bytes of a group, and the threads of a group add up its word by shuffles. Where a
+program starts is in 64 bits, what lies inside it in 32.
+"""
+
+from math import ceil
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastnst_kernels.launch.launch import Launch, Plan, run, stored
+from fastnst_kernels.launch.layout import empty_map, in_layout
+
+
+@triton.jit
+def packed_word(off, mask, place, dtype: tl.constexpr):
+    """The words (G,) of the groups' bits: `place` where an activation (G, GROUP) is neither `off` nor masked."""
+    # Each activation has a bit of its own: the sum is the bitwise or.
+    return tl.sum(tl.where(off, 0, tl.where(mask, place, 0)), axis=1).to(dtype)
+
+
+@triton.jit
+def relu(value):
+    # NaN is not at most zero: it comes through, and so does its gradient, as in torch.
+    return tl.where(value <= 0.0, 0.0, value)
+
+
+def groups_per_program(elements: int, group: int) -> int:
+    """Groups of one program: so few that the thread that holds a group also reads and writes its bits."""
+    return min(elements, 1024 if group == 8 else 2048) // group
+
+
+def as_words(bits: Tensor, group: int) -> Tensor:
+    """Packed bits, uint8, as the words of groups of this size: int32 for 32 activations, uint8 for 8."""
+    return bits.view(-1).view(torch.int32) if group == 32 else bits
+
+
+def group_size(channels: int, bits: Tensor | None) -> int:
+    """Activations whose bits are one word, 32 or 8."""
+    words = bits is None or bits.storage_offset() % 4 == 0
+    return 32 if channels % 32 == 0 and words else 8
+
+
+def run_into(plan: Plan, written: Tensor, buffer: Tensor) -> None:
+    """Runs a plan that writes `buffer`, the `buffer_of` the tensor that is to be `written`."""
+    run(plan, written.device)
+    if buffer is not written:
+        written.copy_(buffer)
+
+
+def buffer_of(written: Tensor) -> Tensor:
+    """The channels-last tensor that the kernel writes: `written` itself, except where it lies otherwise or where the
+    interpreter cannot round to its dtype."""
+    dtype = stored(written.dtype)
+    if dtype == written.dtype and written.is_contiguous(memory_format=torch.channels_last):
+        return written
+    return empty_map(written, True, dtype=dtype)
+
+
+@triton.jit(do_not_specialize=["groups"])
+def bias_relu_kernel(
+    x,  # (positions, C)
+    bias,  # (C,) any float dtype, read if BIAS
+    y,  # as x, and may be x
+    bits,  # (positions, run_groups) words, written if BITS
+    C,
+    run_groups,  # ⌈C / GROUP⌉
+    groups,  # of all positions
+    GROUP: tl.constexpr,
+    GROUPS: tl.constexpr,  # of one program
+    EVEN: tl.constexpr,  # GROUP divides C
+    BIAS: tl.constexpr,
+    BITS: tl.constexpr,
+):
+    first = tl.program_id(0).to(tl.int64) * GROUPS
+    g = tl.arange(0, GROUPS)
+    j = tl.arange(0, GROUP)[None, :]
+    live = g < groups - first
+    in_run = (first % run_groups).to(tl.int32) + g
+    row = in_run // run_groups
+    column = (in_run - row * run_groups)[:, None] * GROUP + j
+    if EVEN:
+        start = first * GROUP
+        offsets = g[:, None] * GROUP + j
+        mask = live[:, None]
+    else:
+        start = first // run_groups * C
+        offsets = row[:, None] * C + column
+        mask = live[:, None] & (column < C)
+    value = tl.load(x + start + offsets, mask=mask, other=0.0).to(tl.float32)
+    if BIAS:
+        value += tl.load(bias + column, mask=mask, other=0.0).to(tl.float32)
+    tl.store(y + start + offsets, relu(value).to(y.dtype.element_ty), mask=mask)
+    if BITS:
+        word = packed_word(value <= 0.0, mask, tl.full((1, 1), 1, tl.int32) << j, bits.dtype.element_ty)
+        tl.store(bits + first + g, word, mask=live)
+
+
+@triton.jit(do_not_specialize=["groups"])
+def relu_backward_kernel(
+    gradient,  # (runs, run)
+    bits,  # (runs, run_groups) words
+    result,  # as gradient, and may be it
+    run,
+    run_groups,  # ⌈run / GROUP⌉
+    groups,  # of all runs
+    GROUP: tl.constexpr,
+    GROUPS: tl.constexpr,  # of one program
+    EVEN: tl.constexpr,  # GROUP divides run
+):
+    first = tl.program_id(0).to(tl.int64) * GROUPS
+    g = tl.arange(0, GROUPS)
+    j = tl.arange(0, GROUP)[None, :]
+    live = g < groups - first
+    if EVEN:
+        start = first * GROUP
+        offsets = g[:, None] * GROUP + j
+        mask = live[:, None]
+    else:
+        in_run = (first % run_groups).to(tl.int32) + g
+        row = in_run // run_groups
+        column = (in_run - row * run_groups)[:, None] * GROUP + j
+        start = first // run_groups * run
+        offsets = row[:, None] * run + column
+        mask = live[:, None] & (column < run)
+    word = tl.load(bits + first + g, mask=live, other=0).to(tl.int32)
+    value = tl.load(gradient + start + offsets, mask=mask, other=0.0)
+    tl.store(result + start + offsets, tl.where((word[:, None] >> j) & 1 != 0, value, 0.0), mask=mask)
+
+
+def plan_bias_relu(x: Tensor, bias: Tensor | None, y: Tensor, bits: Tensor | None) -> Plan:
+    """max(x + bias, 0) of channels-last activations (B, C, H, W) into `y`, and their bits into `bits`: its launch."""
+    channels = x.shape[1]
+    group = group_size(channels, bits)
+    run_groups = ceil(channels / group)
+    all_groups = x.numel() // channels * run_groups
+    groups = groups_per_program(2048, group)
+    arguments = {
+        "x": x,
+        "bias": x if bias is None else bias,
+        "y": y,
+        "bits": y if bits is None else as_words(bits, group),
+        "C": channels,
+        "run_groups": run_groups,
+        "groups": all_groups,
+    }
+    constants = {
+        "GROUP": group,
+        "GROUPS": groups,
+        "EVEN": channels % group == 0,
+        "BIAS": bias is not None,
+        "BITS": bits is not None,
+    }
+    return Plan((Launch(bias_relu_kernel, ceil(all_groups / groups), arguments, constants),), (y,))
+
+
+def plan_relu_backward(gradient: Tensor, bits: Tensor, result: Tensor) -> Plan:
+    """The gradient where its bit is set, else 0, into `result`, both channels-last: its launch."""
+    channels = gradient.shape[1]
+    # Runs of whole bytes are one run: nothing lies between their bits.
+    run_length = gradient.numel() if channels % 8 == 0 else channels
+    group = group_size(run_length, bits)
+    run_groups = ceil(run_length / group)
+    all_groups = gradient.numel() // run_length * run_groups
+    groups = groups_per_program(2048, group)
+    arguments = {
+        "gradient": gradient,
+        "bits": as_words(bits, group),
+        "result": result,
+        "run": run_length,
+        "run_groups": run_groups,
+        "groups": all_groups,
+    }
+    constants = {"GROUP": group, "GROUPS": groups, "EVEN": run_length % group == 0}
+    return Plan((Launch(relu_backward_kernel, ceil(all_groups / groups), arguments, constants),), (result,))
+
+
+def bias_relu(x: Tensor, bias: Tensor | None, y: Tensor, bits: Tensor | None) -> None:
+    """`eager.bias_relu` as one kernel, whose bits run along the channels."""
+    buffer = buffer_of(y)
+    run_into(plan_bias_relu(in_layout(x, True), bias, buffer, bits), y, buffer)
+
+
+def relu_backward(gradient: Tensor, bits: Tensor, result: Tensor) -> None:
+    """`eager.relu_backward` as one kernel, of bits that run along the channels."""
+    buffer = buffer_of(result)
+    run_into(plan_relu_backward(in_layout(gradient, True), bits, buffer), result, buffer)

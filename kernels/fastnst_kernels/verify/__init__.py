@@ -1,0 +1,27 @@
+"""Each public operation of `fastnst_kernels` × dtype × layout × shape, forward and backward, against float64.
+
+On a machine with a GPU the Triton kernels and the torch implementation run there, at the layers' full size; without one
+the kernels run in Triton's interpreter, at small shapes, and the torch implementation on CPU. `check` holds one
+operation against float64, `losses`, `relu` and `image` say what float64 makes of theirs, `families` at which shapes,
+`budget` how far off a result may be, and `everything` runs them all.
+"""
+
+from fastnst_kernels.verify.check import LAYOUTS, MODES, Check, Expected, Operation, Site, worst
+from fastnst_kernels.verify.everything import Skipped, run_checks, verify
+from fastnst_kernels.verify.families import FAMILIES, STYLE_LAYERS, layer_shapes
+
+__all__ = [
+    "FAMILIES",
+    "LAYOUTS",
+    "MODES",
+    "STYLE_LAYERS",
+    "Check",
+    "Expected",
+    "Operation",
+    "Site",
+    "Skipped",
+    "layer_shapes",
+    "run_checks",
+    "verify",
+    "worst",
+]

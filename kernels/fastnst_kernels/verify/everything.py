@@ -1,0 +1,129 @@
+"""All checks on this machine: in this process, and with the kernels interpreted in a few of its own beside it."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+
+from fastnst_kernels.launch.backends import available_backends
+from fastnst_kernels.verify.check import LAYOUTS, MODES, Check, Shape, Site, checks_of
+from fastnst_kernels.verify.families import FAMILIES, Family, Interpreted, all_shapes
+
+_INTERPRETERS = 4
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A backend that cannot run here, and why."""
+
+    backend: str
+    reason: str
+
+
+def verify(backend: str = "all", size: int | None = None) -> Iterator[Check | Skipped]:
+    """Every check of `backend` ("all", "triton" or "torch") on this machine, each as soon as it is known.
+
+    `size` is the image that the layers are of, where they are not interpreted: 512 px on a GPU and 256 px on a CPU
+    unless given. Raises ValueError for a backend that was asked for by name and cannot run, or a wrong size;
+    RuntimeError if the interpreter ended without a result.
+    """
+    on_gpu = torch.cuda.is_available()
+    device = torch.device("cuda" if on_gpu else "cpu")
+    if size is None:
+        size = 512 if on_gpu else 256
+    shapes = all_shapes(size)
+    missing = None if importlib.util.find_spec("triton") else "the package triton is not installed"
+    if missing is not None and backend == "triton":
+        raise ValueError(f"{missing}; install it (pip install triton) or use --backend torch")
+    interpret = not on_gpu or "triton" in available_backends("cpu")
+    with ThreadPoolExecutor(max_workers=_INTERPRETERS) as pool:
+        interpreted = []
+        if backend != "torch" and interpret and missing is None:
+            interpreted = [pool.submit(_interpreted, names) for names in _shares(_usable_cores())]
+        if backend != "triton":
+            yield from _all_families("torch", device, shapes)
+        if backend != "torch" and missing is not None:
+            yield Skipped("triton", missing)
+        elif backend != "torch" and not interpret:
+            yield from _all_families("triton", device, shapes)
+        results = {name: checks for share in interpreted for name, checks in share.result().items()}
+        for name in _interpreted_names() if results else ():
+            yield from results[name]
+
+
+def run_checks(
+    family: Family,
+    backend: str,
+    device: torch.device,
+    shapes: Mapping[str, Shape],
+    layouts: Sequence[str] = tuple(LAYOUTS),
+) -> Iterator[Check]:
+    """The checks of one family of a backend on a device: all `shapes`, each mode that means something there, all
+    `layouts`."""
+    for layer, shape in shapes.items():
+        for mode in MODES:
+            if mode.precision == "tf32" and not (family.products and _has_tf32(device)):
+                continue
+            site = Site(backend, device, layer, shape, mode)
+            for operation in family.operations(site):
+                for layout in layouts:
+                    yield from checks_of(operation, site, layout)
+
+
+def interpreted_checks(name: str) -> Iterator[Check]:
+    """The checks of `name`, such as gram/conv1_1, in a process whose kernels are interpreted."""
+    family, entry = _entry(name)
+    layer = name.partition("/")[2]
+    return run_checks(family, "triton", torch.device("cpu"), {layer: entry.shape}, entry.layouts)
+
+
+def _entry(name: str) -> tuple[Family, Interpreted]:
+    key, _, layer = name.partition("/")
+    return FAMILIES[key], FAMILIES[key].interpreted[layer]
+
+
+def _all_families(backend: str, device: torch.device, shapes: Mapping[str, Shape]) -> Iterator[Check]:
+    for family in FAMILIES.values():
+        yield from run_checks(family, backend, device, {layer: shapes[layer] for layer in family.layers})
+
+
+def _has_tf32(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _interpreted_names() -> list[str]:
+    return [f"{key}/{layer}" for key, family in FAMILIES.items() for layer in family.interpreted]
+
+
+def _shares(cores: int) -> list[list[str]]:
+    """The interpreted shapes of all families in shares of about equal work, for one process each."""
+    shares: list[list[str]] = [[] for _ in range(min(cores, _INTERPRETERS))]
+    for name in sorted(_interpreted_names(), key=lambda name: _entry(name)[1].work, reverse=True):
+        min(shares, key=lambda share: sum(_entry(member)[1].work for member in share)).append(name)
+    return shares
+
+
+def _interpreted(names: Sequence[str]) -> dict[str, list[Check]]:
+    """The `interpreted_checks` of each name, made by a process of their own."""
+    command = [sys.executable, "-m", "fastnst_kernels.verify", *names]
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    try:
+        results = json.loads(done.stdout)
+    except ValueError:
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise RuntimeError(f"the interpreted kernels gave no result (exit code {done.returncode}): {reason}") from None
+    return {
+        name: [Check(**{**values, "shape": tuple(values["shape"])}) for values in checks]
+        for name, checks in results.items()
+    }

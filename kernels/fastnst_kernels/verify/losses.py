@@ -1,0 +1,357 @@
+"""The losses against float64: Gram matrices, taps with each of their terms, and the sums and gradients of tiles."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastnst_kernels import direct
+from fastnst_kernels.losses import (
+    BlendedTarget,
+    GramDifference,
+    accumulate_gram,
+    blend_targets,
+    finish_gram_loss,
+    gram,
+    gram_loss,
+    reference,
+    style_tap,
+    tap,
+    tap_gradient,
+)
+from fastnst_kernels.losses.targets import ContentTerm, StyleTerm, difference_dtype
+from fastnst_kernels.verify import budget
+from fastnst_kernels.verify.check import Expected, Operation, Site, gradient_of
+
+WEIGHT = 0.2
+CONTENT_WEIGHT = 0.5
+BLEND = (0.4, 1.5)
+_UNIT = budget.unit(torch.float32)
+
+
+def features_of(site: Site) -> Tensor:
+    """Features as after a ReLU: not negative, part of them zero, with a mean of their own."""
+    features: Tensor = (site.noise(0)(*site.shape) + 0.3).relu().to(site.mode.dtype)
+    return features
+
+
+def target_near(features: Tensor, noise: Tensor) -> Tensor:
+    """A style target (C, C) float32 of the size of the first image's Gram matrix, and not symmetric."""
+    return (reference.gram(features[:1])[0] * (1 + 0.5 * noise)).float()
+
+
+def bring_to_one(gradient: Tensor) -> Tensor:
+    """The loss gradient (B,) that brings the features' gradient to the size of noise, and into the range of 16 bit."""
+    return (1 / gradient.abs().mean((1, 2, 3))).float()
+
+
+def gram_operations(site: Site) -> Iterator[Operation]:
+    """The checks of `gram`, `gram_loss` and `style_tap` at one site."""
+    noise, precision, backend = site.noise(1), site.mode.precision, site.backend
+    features = features_of(site)
+    channels = site.shape[1]
+    target = target_near(features, noise(channels, channels))
+    upstream = noise(*site.shape).to(site.mode.dtype)
+    gram_gradient = noise(len(features), channels, channels) * features[0, 0].numel()
+    own = reference.gram_loss_gradient(features, target, WEIGHT)
+    loss_gradient = bring_to_one(own)
+    scaled = loss_gradient.double()[:, None, None, None] * own
+
+    def leaf_of(layout: torch.memory_format) -> Tensor:
+        return features.to(memory_format=layout, copy=True).requires_grad_()
+
+    def run_gram(layout: torch.memory_format) -> Mapping[str, Sequence[Tensor]]:
+        leaf = leaf_of(layout)
+        result = gram(leaf, precision=precision, backend=backend)
+        torch.autograd.backward(result, gram_gradient)
+        return {"forward": [result.detach()], "backward": [gradient_of(leaf)]}
+
+    def run_loss(layout: torch.memory_format) -> Mapping[str, Sequence[Tensor]]:
+        leaf = leaf_of(layout)
+        loss = gram_loss(leaf, target, WEIGHT, precision=precision, backend=backend)
+        torch.autograd.backward(loss, loss_gradient)
+        return {"forward": [loss.detach()], "backward": [gradient_of(leaf)]}
+
+    def run_tap(layout: torch.memory_format) -> Mapping[str, Sequence[Tensor]]:
+        leaf, above = leaf_of(layout), upstream.to(memory_format=layout, copy=True)
+        passed, loss = style_tap(leaf, target, WEIGHT, precision=precision, backend=backend)
+        torch.autograd.backward([passed, loss], [above, loss_gradient])
+        return {"forward": [passed.detach(), loss.detach()], "backward": [gradient_of(leaf)]}
+
+    def tap_budget(above: Tensor) -> Tensor:
+        return budget.style_tap_budget(features, target, WEIGHT, above, loss_gradient, precision)
+
+    matrix = Expected(reference.gram(features), budget.gram_budget(features, precision))
+    matrix_gradient = Expected(
+        reference.gram_gradient(features, gram_gradient),
+        budget.gram_gradient_budget(features, gram_gradient, precision),
+    )
+    loss = Expected(
+        reference.gram_loss(features, target, WEIGHT), budget.gram_loss_budget(features, target, WEIGHT, precision)
+    )
+    loss_only = Expected(scaled, tap_budget(torch.zeros_like(upstream)))
+    with_upstream = Expected(scaled + upstream.double(), tap_budget(upstream))
+    yield Operation("gram", "", run_gram, {"forward": [matrix], "backward": [matrix_gradient]})
+    yield Operation("gram_loss", "", run_loss, {"forward": [loss], "backward": [loss_only]})
+    passed = Expected.equal(features)
+    yield Operation("style_tap", "", run_tap, {"forward": [passed, loss], "backward": [with_upstream]})
+
+
+@dataclass(frozen=True)
+class _Switches:
+    style: str
+    content: bool
+    relu: bool
+    inplace: bool
+
+    @property
+    def name(self) -> str:
+        words = (self.style, "content" * self.content, "ReLU" * self.relu, "in place" * self.inplace)
+        return ", ".join(word for word in words if word)
+
+
+_VARIANTS = (
+    _Switches(style="", content=True, relu=False, inplace=False),
+    _Switches(style="", content=True, relu=True, inplace=True),
+    _Switches(style="style", content=True, relu=True, inplace=False),
+    _Switches(style="blended styles", content=False, relu=True, inplace=True),
+)
+
+
+def content_of(features: Tensor, noise: Tensor) -> Tensor:
+    """Content features of one image, in the dtype of the features and of about their size."""
+    return noise[:1].relu().to(features.dtype)
+
+
+def blended_loss(
+    features: Tensor, targets: Sequence[Tensor], blended: BlendedTarget, weight: float, precision: str
+) -> Expected:
+    """Σ_s weight · w_s/4N² · Σ (G − A_s)², from the targets one by one.
+
+    To the budget of the loss of the blended target alone, what rounding that target and its offset adds.
+    """
+    exact = sum(
+        (reference.gram_loss(features, target, weight * share) for target, share in zip(targets, BLEND, strict=True)),
+        start=torch.zeros(len(features), dtype=torch.float64, device=features.device),
+    )
+    total, matrix = weight * blended.weight, blended.matrix.double()
+    alone = reference.gram_loss(features, matrix, total)
+    carried = ((reference.gram(features) - matrix) * matrix).square().sum((1, 2)).sqrt()
+    carried = total / (2 * features.shape[1] ** 2) * carried
+    rounding = 2 * _UNIT * (carried + weight * blended.offset.double() + exact)
+    allowed = budget.gram_loss_budget(features, blended.matrix, total, precision)
+    return Expected(exact, (allowed * alone + rounding) / exact)
+
+
+def tap_operations(site: Site) -> Iterator[Operation]:
+    """The checks of `tap` in its variants at one site."""
+    noise = site.noise(2)
+    features = features_of(site)
+    channels = site.shape[1]
+    targets = [target_near(features, noise(channels, channels)) for _ in BLEND]
+    content = content_of(features, noise(*site.shape))
+    upstream = noise(*site.shape).to(site.mode.dtype)
+    for switches in _VARIANTS:
+        yield _tap_operation(site, switches, features=features, targets=targets, content=content, upstream=upstream)
+
+
+def _tap_operation(
+    site: Site, switches: _Switches, *, features: Tensor, targets: Sequence[Tensor], content: Tensor, upstream: Tensor
+) -> Operation:
+    precision = site.mode.precision
+    blended = blend_targets(targets, BLEND)
+    matrix, weight, target = targets[0], WEIGHT, targets[0] if switches.style == "style" else blended
+    if switches.style == "blended styles":
+        matrix, weight = blended.matrix, WEIGHT * blended.weight
+    forward, gradients = [Expected.equal(features)], [upstream]
+    style = style_gradient = coefficient = content_gradient = None
+    if switches.style:
+        style_gradient = bring_to_one(reference.gram_loss_gradient(features, matrix, weight))
+        style = reference.style_matrix(features, matrix, weight, style_gradient)
+        gradients.append(style_gradient)
+        if switches.style == "style":
+            allowed = budget.gram_loss_budget(features, matrix, weight, precision)
+            forward.append(Expected(reference.gram_loss(features, matrix, weight), allowed))
+        else:
+            forward.append(blended_loss(features, targets, blended, WEIGHT, precision))
+    if switches.content:
+        content_gradient = bring_to_one(2 * CONTENT_WEIGHT * (features.double() - content.double()))
+        coefficient = 2 * CONTENT_WEIGHT * content_gradient
+        gradients.append(content_gradient)
+        allowed = budget.content_loss_budget(features, content, CONTENT_WEIGHT)
+        forward.append(Expected(reference.content_loss(features, content, CONTENT_WEIGHT), allowed))
+    exact = reference.tap_gradient(
+        features, upstream, style=style, content=content, content_coefficient=coefficient, relu=switches.relu
+    )
+    allowed = budget.tap_budget(
+        features,
+        upstream,
+        target=matrix if switches.style else None,
+        weight=weight,
+        style_gradient=style_gradient,
+        content=content if switches.content else None,
+        content_weight=CONTENT_WEIGHT,
+        content_gradient=content_gradient,
+        relu=switches.relu,
+        precision=precision,
+    )
+    # What a ReLU makes the features of.
+    below = torch.where(features > 0, features, -upstream.abs()) if switches.relu else features
+
+    def run(layout: torch.memory_format) -> Mapping[str, Sequence[Tensor]]:
+        leaf = below.to(memory_format=layout, copy=True).requires_grad_()
+        passed, style_loss, content_loss = tap(
+            leaf.clone() if switches.inplace else leaf,
+            target=target if switches.style else None,
+            weight=WEIGHT,
+            content=content if switches.content else None,
+            content_weight=CONTENT_WEIGHT,
+            relu=switches.relu,
+            inplace=switches.inplace,
+            precision=precision,
+            backend=site.backend,
+        )
+        outputs = [passed, *(loss for loss in (style_loss, content_loss) if loss is not None)]
+        torch.autograd.backward(outputs, [upstream.to(memory_format=layout, copy=True), *gradients[1:]])
+        return {"forward": [output.detach() for output in outputs], "backward": [gradient_of(leaf)]}
+
+    return Operation("tap", switches.name, run, {"forward": forward, "backward": [Expected(exact, allowed)]})
+
+
+def tile_operations(site: Site) -> Iterator[Operation]:
+    """The checks of the operations on tiles at one site."""
+    features = features_of(site)
+    yield _accumulate(site, features)
+    yield _finish(site, features)
+    yield from _backward(site, features)
+
+
+def _accumulate(site: Site, features: Tensor) -> Operation:
+    """The sums of four crops, which meet at no block's edge, over those of the whole."""
+    batch, channels, height, width = features.shape
+    row, column = height // 3 + 1, width // 2 + 1
+    rows = [part for part in (slice(0, row), slice(row, height)) if part.start < part.stop]
+    columns = [part for part in (slice(0, column), slice(column, width)) if part.start < part.stop]
+
+    def run(layout: torch.memory_format) -> Mapping[str, Sequence[Tensor]]:
+        given = features.contiguous(memory_format=layout)
+        sums = torch.zeros((batch, channels, channels), device=site.device)
+        for vertical in rows:
+            for horizontal in columns:
+                crop = given[:, :, vertical, horizontal]
+                accumulate_gram(sums, crop, precision=site.mode.precision, backend=site.backend)
+        return {"forward": [sums]}
+
+    # Each crop's sum is added to those before it, and rounded.
+    allowed = budget.gram_budget(features, site.mode.precision) + 2 * _UNIT * (len(rows) * len(columns)) ** 0.5
+    exact = reference.gram(features) * (height * width)
+    return Operation("accumulate_gram", "crops", run, {"forward": [Expected(exact, allowed)]})
+
+
+def _finish(site: Site, features: Tensor) -> Operation:
+    """The loss of blended targets and the difference for backward, from the sums that float64 gives."""
+    noise, channels, positions = site.noise(3), features.shape[1], features[0, 0].numel()
+    targets = [target_near(features, noise(channels, channels)) for _ in BLEND]
+    blended = blend_targets(targets, BLEND)
+    matrix = reference.gram(features)
+    sums = (matrix * positions).float()
+    symmetric = (blended.matrix.double() + blended.matrix.double().mT) / 2
+    exact = (matrix - symmetric) * (WEIGHT * blended.weight / (channels**2 * positions))
+
+    def run(layout: torch.memory_format) -> Mapping[str, Sequence[Tensor]]:
+        loss, difference = finish_gram_loss(
+            sums.clone(), positions, blended, WEIGHT, dtype=site.mode.dtype, backend=site.backend
+        )
+        scale = (difference.scale.double() * difference.factor)[:, None, None]
+        return {"forward": [loss, difference.matrix.double() * scale]}
+
+    # The sums, their division and the target's symmetric part are rounded, and then the difference itself.
+    size = (matrix - symmetric).flatten(1).norm(dim=1)
+    carried = _UNIT * (2 * matrix.square() + symmetric.square()).sum((1, 2)).sqrt() / size
+    kept = difference_dtype(site.mode.dtype, site.backend)
+    allowed = 2 * (carried + torch.finfo(kept).eps / 2)
+    loss = blended_loss(features, targets, blended, WEIGHT, site.mode.precision)
+    return Operation("finish_gram_loss", "blended styles", run, {"forward": [loss, Expected(exact, allowed)]})
+
+
+def _backward(site: Site, features: Tensor) -> Iterator[Operation]:
+    """The gradient of a tile whose owned part is a whole picture, and whose halo has the upstream alone."""
+    noise, precision, backend = site.noise(4), site.mode.precision, site.backend
+    channels, height, width = features.shape[1:]
+    owned = (height // 4, width // 3, (height + 1) // 2, (width + 1) // 2)
+    inside = (..., slice(owned[0], owned[0] + owned[2]), slice(owned[1], owned[1] + owned[3]))
+    inner = features[inside]
+    target = target_near(inner, noise(channels, channels))
+    upstream = noise(*site.shape).to(site.mode.dtype)
+    content = content_of(inner, noise(*inner.shape))
+    style_gradient = bring_to_one(reference.gram_loss_gradient(inner, target, WEIGHT))
+    content_gradient = bring_to_one(2 * CONTENT_WEIGHT * (inner.double() - content.double()))
+    positions = inner[0, 0].numel()
+    sums = (reference.gram(inner) * positions).float()
+
+    def difference(weight: float) -> GramDifference:
+        return finish_gram_loss(sums, positions, target, weight, dtype=site.mode.dtype, backend=backend)[1]
+
+    def split(gradient: Tensor) -> list[Tensor]:
+        halo = gradient.clone()
+        halo[inside] = 0
+        return [gradient[inside], halo]
+
+    def run_gradient(layout: torch.memory_format) -> Mapping[str, Sequence[Tensor]]:
+        # The weight of the loss takes its gradient's place: one number for all images.
+        gradient = tap_gradient(
+            inner.contiguous(memory_format=layout),
+            difference(WEIGHT * one_gradient),
+            upstream[inside].contiguous(memory_format=layout),
+            precision=precision,
+            backend=backend,
+        )
+        return {"backward": [gradient]}
+
+    def run_backward(layout: torch.memory_format) -> Mapping[str, Sequence[Tensor]]:
+        gradient, style = upstream.to(memory_format=layout, copy=True), difference(WEIGHT)
+        direct.tap_backward(
+            backend,
+            gradient,
+            features=features.contiguous(memory_format=layout),
+            upstream=gradient,
+            style=StyleTerm(style.matrix, style.scale, style_gradient, style.factor),
+            content=ContentTerm(content, content_gradient, 2 * CONTENT_WEIGHT),
+            relu=True,
+            owned=owned,
+            precision=precision,
+        )
+        return {"backward": split(gradient)}
+
+    one_gradient = float(style_gradient[0])
+    repeated = torch.full_like(style_gradient, one_gradient)
+    exact = reference.tap_gradient(
+        inner, upstream[inside], style=reference.style_matrix(inner, target, WEIGHT, repeated)
+    )
+    allowed = budget.style_tap_budget(inner, target, WEIGHT, upstream[inside], repeated, precision)
+    yield Operation("tap_gradient", "", run_gradient, {"backward": [Expected(exact, allowed)]})
+    exact = reference.tap_gradient(
+        features,
+        upstream,
+        style=reference.style_matrix(inner, target, WEIGHT, style_gradient),
+        content=content,
+        content_coefficient=2 * CONTENT_WEIGHT * content_gradient,
+        relu=True,
+        owned=owned,
+    )
+    allowed = budget.tap_budget(
+        inner,
+        upstream[inside],
+        target=target,
+        weight=WEIGHT,
+        style_gradient=style_gradient,
+        content=content,
+        content_weight=CONTENT_WEIGHT,
+        content_gradient=content_gradient,
+        relu=True,
+        precision=precision,
+    )
+    own, halo = split(exact)
+    expected = {"backward": [Expected(own, allowed), Expected.equal(halo)]}
+    yield Operation("tap_backward", "owned, ReLU, into upstream", run_backward, expected)
