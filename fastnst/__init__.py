@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fastnst.transfer.checkpoint import CheckpointError
     from fastnst.transfer.inputs import Canvas
     from fastnst.transfer.result import DivergedError, Iterate, LossRecord, Result
+    from fastnst.transfer.run import Watch
     from fastnst.transfer.stylizer import Stylizer, resume, stylize
     from fastnst.transfer.variants import (
         reconstruct_content,
@@ -43,6 +44,7 @@ _HOME = {
     "Result": "transfer.result",
     "Stylizer": "transfer.stylizer",
     "TVLoss": "loss.modules",
+    "Watch": "transfer.run",
     "WeightsError": "errors",
     "reconstruct_content": "transfer.variants",
     "reconstruct_style": "transfer.variants",
@@ -70,6 +72,7 @@ __all__ = [
     "Result",
     "Stylizer",
     "TVLoss",
+    "Watch",
     "WeightsError",
     "reconstruct_content",
     "reconstruct_style",

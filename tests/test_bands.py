@@ -59,8 +59,8 @@ def learnt(s: Tensor, y: Tensor) -> BandCurvature:
     """What pairs (history, bands, 3, positions) teach."""
     curvature = BandCurvature(s.shape[1], torch.device("cpu"))
     for one, change in zip(s, y, strict=True):
-        products = (one * change).sum().view(1), change.square().sum().view(1)
-        curvature.learn(one @ one.mT, change @ change.mT, *products, torch.ones(1, dtype=torch.bool))
+        inner = {"s_dot_y": (one * change).sum().view(1), "y_dot_y": change.square().sum().view(1)}
+        curvature.learn(one @ one.mT, change @ change.mT, **inner, wanted=torch.ones(1, dtype=torch.bool))
     return curvature
 
 
@@ -87,7 +87,8 @@ def test_band_matrices_stay_positive_where_the_pairs_are_degenerate() -> None:
     assert (torch.linalg.eigvalsh(found) > 0).all()
     before = found.clone()
     curvature = learnt(s, y)
-    curvature.learn(y[0] @ y[0].mT, y[0] @ y[0].mT, torch.ones(1), torch.zeros(1), torch.zeros(1, dtype=torch.bool))
+    product, unwanted = y[0] @ y[0].mT, torch.zeros(1, dtype=torch.bool)
+    curvature.learn(product, product, s_dot_y=torch.ones(1), y_dot_y=torch.zeros(1), wanted=unwanted)
     assert torch.equal(curvature.matrices(torch.ones((), dtype=torch.float64)), before)
 
 
@@ -102,8 +103,8 @@ def two_loops(pairs: list[tuple[Tensor, Tensor]], gradient: Tensor, history: int
 
     curvature = BandCurvature(basis.bands, torch.device("cpu"))
     for s, y in pairs:
-        inner = (s * y).sum().view(1), y.square().sum().view(1)
-        curvature.learn(products(s), products(y), *inner, torch.ones(1, dtype=torch.bool))
+        inner = {"s_dot_y": (s * y).sum().view(1), "y_dot_y": y.square().sum().view(1)}
+        curvature.learn(products(s), products(y), **inner, wanted=torch.ones(1, dtype=torch.bool))
     pairs = pairs[-history:]
     h0 = curvature.matrices(torch.stack([(s * y).sum() / y.square().sum() for s, y in pairs]).mean())
     q, steps = gradient.clone(), []

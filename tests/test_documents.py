@@ -18,7 +18,7 @@ from bench.documentation import COMMANDS, outside_files, site_links
 from bench.options_table import options_table
 from fastnst.app.cli import build_parser, main
 from fastnst.transfer import stylizer
-from fastnst.transfer.stylizer import Networks
+from fastnst.transfer.networks import Networks
 
 REPOSITORY = Path(__file__).parent.parent
 PAGES = sorted(

@@ -153,7 +153,7 @@ class BandCurvature:
         """All that is remembered, by name."""
         return {"memory_steps": self.steps, "memory_changes": self.changes, "memory_both": self.both}
 
-    def learn(self, ss: Tensor, yy: Tensor, s_dot_y: Tensor, y_dot_y: Tensor, wanted: Tensor) -> None:
+    def learn(self, ss: Tensor, yy: Tensor, *, s_dot_y: Tensor, y_dot_y: Tensor, wanted: Tensor) -> None:
         """Takes in a pair, where `wanted`: the channels' products of `s`, and of `y`, summed over each band
         (bands, 3, 3), and their inner products (1,); all float64."""
         for memory, value in ((self.steps, ss), (self.changes, yy), (self.both, s_dot_y)):

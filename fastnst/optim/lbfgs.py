@@ -98,7 +98,7 @@ class LBFGS:
         # Where no length was better than the start, the history has misled: it is forgotten.
         pairs.forget(stuck)
         torch.where(stuck, self._descent(g), direction, out=direction)
-        line.follow(image, direction, loss, g, taken)
+        line.follow(image, direction, loss=loss, g=g, taken=taken)
         pairs.begin(line.direction, g, taken)
         torch.addcmul(line.start, basis.to_picture(line.direction, image), line.length.to(image.dtype), out=image)
 
@@ -170,7 +170,7 @@ class _Line:
     def judge(self, loss: Tensor, g: Tensor) -> Tensor:
         return self._search.judge(loss, self._dot(self.direction, g))
 
-    def follow(self, image: Tensor, direction: Tensor, loss: Tensor, g: Tensor, taken: Tensor) -> None:
+    def follow(self, image: Tensor, direction: Tensor, *, loss: Tensor, g: Tensor, taken: Tensor) -> None:
         """Starts a new line at `image` where the last one's end was `taken`."""
         torch.where(taken, image, self.start, out=self.start)
         torch.where(taken, direction, self.direction, out=self.direction)

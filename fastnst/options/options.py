@@ -35,7 +35,7 @@ START_WORDS = ("content", "recoloured", "noise", "grey", "style-mean")
 
 
 class _Facts(TypedDict, total=False):
-    """What an option's field says beside its default: how it is written, and what values it may have."""
+    """The facts in an option's field beside its default: how it is written, and what values it may have."""
 
     shown: str
     choices: tuple[str, ...]

@@ -87,6 +87,7 @@ class Chain(Ready):
 
 
 chain = Chain
+"""Several callbacks as one; see `Chain`."""
 
 
 class _Every:

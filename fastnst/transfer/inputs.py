@@ -122,7 +122,7 @@ class Inputs:
     def record(
         self, content: AnyPicture | Canvas, sizes: Sequence[tuple[int, int]], options: Options
     ) -> dict[str, Any]:
-        """What is known of a run before its network is loaded: its pictures by name and hash, the (height, width) of
+        """The facts of a run before its network is loaded: its pictures by name and hash, the (height, width) of
         its scales, the options."""
         values = {option.name: getattr(options, option.name) for option in fields(Options)}
         values["init"] = options.init if self.init is None else self.init.name
@@ -209,10 +209,10 @@ def style_size(style: AnyPicture | Canvas, edge: int, options: Options) -> tuple
 def start_image(
     inputs: Inputs,
     scale: Scale,
+    *,
     content: AtSizes,
     styles: Sequence[AnyPicture],
     options: Options,
-    *,
     preprocessing: Preprocessing,
 ) -> Tensor:
     """The image that a run begins with at its first scale, (1, 3, H, W) float32 on the CPU, by the option `init`.

@@ -114,10 +114,10 @@ class Run:
         self,
         parameters: Mapping[str, Any],
         sources: Mapping[str, Any],
+        *,
         watch: Watch,
         options: Options,
         scales: Sequence[Scale],
-        *,
         saved: SavedRun | None = None,
         ranks: Ranks = ALONE,
     ) -> None:

@@ -91,7 +91,8 @@ def run_scales(content: AnyPicture | Canvas, styles: Sequence[AnyPicture], optio
             check_fits(*style_size(style, edge, options), smallest, role="style", scale=edge, layers=options.taps)
     steps = scale_iterations(options.iterations, len(edges))
     betas = scale_style_weights(options.style_weight, len(edges))
-    return tuple(map(Scale, range(len(edges)), edges, sizes, steps, betas))
+    facts = zip(edges, sizes, steps, betas, strict=True)
+    return tuple(Scale(index, *fact) for index, fact in enumerate(facts))
 
 
 def _check_contentless(options: Options) -> None:

@@ -3,8 +3,7 @@
 import os
 import sys
 import warnings
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,20 +12,19 @@ from typing import Any, Unpack
 from torch import Tensor
 
 from fastnst.errors import FastnstWarning, OptionError
-from fastnst.image.colour import prepared as shown
+from fastnst.image.colour import prepared as as_visible
 from fastnst.image.picture import AnyPicture, Picture
 from fastnst.image.read import Source
 from fastnst.image.resize import AtSizes, at_size, resize, resize_wrapped
 from fastnst.loss.masks import guidance_of, style_regions
 from fastnst.loss.targets import StyleTarget, style_targets
-from fastnst.network.architecture import is_original
-from fastnst.network.backbone import Backbone, build_backbone
+from fastnst.network.backbone import Backbone
 from fastnst.network.forks import check_fork
-from fastnst.network.runtime import Runtime, float32_products, own_modes, resolve_runtime, timed_algorithms, versions
+from fastnst.network.runtime import float32_products, own_modes, resolve_runtime, timed_algorithms, versions
 from fastnst.network.weights import Weights, load_weights
 from fastnst.optim import make_optimizer
 from fastnst.options.keywords import OptionValues
-from fastnst.options.options import START_WORDS, Options, resolve_options
+from fastnst.options.options import START_WORDS, resolve_options
 from fastnst.options.parse import in_words
 from fastnst.plan.fitting import FittingObjective
 from fastnst.plan.planner import Plan, most_tiles, plan_run
@@ -34,6 +32,7 @@ from fastnst.plan.processes import Ranks
 from fastnst.transfer.checkpoint import SavedRun, check_same_inputs, check_same_network, load_run
 from fastnst.transfer.descent import Descent
 from fastnst.transfer.inputs import Canvas, Scale, Styles, load_inputs, opened, recorded_canvas, start_image, style_size
+from fastnst.transfer.networks import Networks, warn_of_other_network
 from fastnst.transfer.result import Result
 from fastnst.transfer.run import ResumeValues, Run, Watch, WatchValues, watch_and_options
 from fastnst.transfer.scales import run_scales
@@ -94,33 +93,6 @@ def resume(
     if style is None:
         style = [saved.source("style", place) for place in saved.sources["styles"]]
     return Stylizer(style, **options).prepare(source, saved).run(Watch(checkpoint=path, **watch))
-
-
-class Networks:
-    """The `kept` networks that were used last. Those who share one use it one after the other, in one thread."""
-
-    def __init__(self, kept: int = 2) -> None:
-        self._kept = kept
-        self._networks: OrderedDict[Hashable, tuple[Weights, Backbone]] = OrderedDict()
-
-    def get(self, options: Options, runtime: Runtime, load: Callable[[], Weights]) -> tuple[Weights, Backbone]:
-        """The network that `options` ask for, as `runtime` runs it; `load` gives its weights if it is not among those
-        that are kept. Raises what `load` raises."""
-        weights_key = (options.weights, options.network, options.taps, options.filter_scaling)
-        key = (*weights_key, options.pooling, options.padding, runtime)
-        network = self._networks.pop(key, None)
-        if network is None:
-            while len(self._networks) >= self._kept:
-                self._networks.popitem(last=False)
-            weights = load()
-            pooling, padding = options.pooling, options.padding
-            network = weights, build_backbone(weights, options.taps, runtime, pooling=pooling, padding=padding)
-        self._networks[key] = network
-        return network
-
-    def clear(self) -> None:
-        """Gives them all up."""
-        self._networks.clear()
 
 
 class Stylizer:
@@ -196,7 +168,7 @@ class Stylizer:
             record = self._inputs.record(content, [scale.size for scale in scales], self.options)
             if saved is not None:
                 check_same_inputs(saved.parameters, record)
-            visible, styles = shown(picture, self._inputs.styles, self.options.preserve_color)
+            visible, styles = as_visible(picture, self._inputs.styles, self.options.preserve_color)
             return Prepared(
                 stylizer=self,
                 scales=scales,
@@ -251,43 +223,57 @@ class Stylizer:
                 load_weights, options.weights, options.network, taps=taps, filter_scaling=scaling, progress=progress
             )
             self._network = self._networks.get(options, self.runtime, lambda: self._ranks.in_turn(load))
-            _warn_of_other_network(options, self._network[0])
+            warn_of_other_network(options, self._network[0])
         return self._network
 
     def run(self, prepared: "Prepared", watch: Watch) -> Result:
         """Makes the image of a run that this stylizer prepared. Raises DivergedError."""
         check_fork()
         with own_modes(self.runtime.device), float32_products(self.runtime.tf32), timed_algorithms():
-            saved, plans = prepared.saved, self._agreed(prepared.plans)
-            weights, _ = self._loaded()
-            parameters = {
-                **prepared.record,
-                "weights": {"source": weights.source, "sha256": weights.sha256},
-                "device": str(self.runtime.device),
-                "precision": self.runtime.precision,
-                "versions": versions(),
-            }
-            run = Run(parameters, prepared.places, watch, self.options, prepared.scales, saved=saved, ranks=self._ranks)
-            if saved is None:
-                run.image = start_image(
-                    self._inputs,
-                    prepared.scales[0],
-                    prepared.visible,
-                    prepared.styles,
-                    self.options,
-                    preprocessing=weights.preprocessing,
-                )
-            else:
-                check_same_network(saved.parameters, parameters)
-                run.image, run.optimizer = saved.tensors["image"], make_optimizer(self.options, self.runtime)
-                run.optimizer.load_state_dict({name: x.to(self.runtime.device) for name, x in saved.optimizer.items()})
-                if not prepared.rest:
-                    run.content = prepared.pictures.at(prepared.scales[-1].size)
+            plans = self._agreed(prepared.plans)
+            run = self._begun(prepared, watch)
             for scale in prepared.rest:
                 self._optimise(run, scale, plans[scale.index], prepared)
                 if run.stopped:
                     break
             return run.result()
+
+    def _begun(self, prepared: "Prepared", watch: Watch) -> Run:
+        """The run with the image and the optimiser that it begins or goes on with."""
+        saved, scales, device = prepared.saved, prepared.scales, self.runtime.device
+        weights, _ = self._loaded()
+        parameters = {
+            **prepared.record,
+            "weights": {"source": weights.source, "sha256": weights.sha256},
+            "device": str(device),
+            "precision": self.runtime.precision,
+            "versions": versions(),
+        }
+        run = Run(
+            parameters,
+            prepared.places,
+            watch=watch,
+            options=self.options,
+            scales=scales,
+            saved=saved,
+            ranks=self._ranks,
+        )
+        if saved is None:
+            run.image = start_image(
+                self._inputs,
+                scales[0],
+                content=prepared.visible,
+                styles=prepared.styles,
+                options=self.options,
+                preprocessing=weights.preprocessing,
+            )
+            return run
+        check_same_network(saved.parameters, parameters)
+        run.image, run.optimizer = saved.tensors["image"], make_optimizer(self.options, self.runtime)
+        run.optimizer.load_state_dict({name: x.to(device) for name, x in saved.optimizer.items()})
+        if not prepared.rest:
+            run.content = prepared.pictures.at(scales[-1].size)
+        return run
 
     def _agreed(self, plans: Sequence[Plan]) -> list[Plan]:
         """The plans by which all processes go: those that need the least, for one may have less memory."""
@@ -315,10 +301,10 @@ class Stylizer:
         guidance = guidance_of(self._inputs.regions, content.alpha, scale.size)
         objective = FittingObjective(
             backbone,
-            visible.rgb[None],
-            self._style(scale, prepared.styles, plan.style_tile, plain=guidance.is_plain),
-            options,
-            self.runtime,
+            content=visible.rgb[None],
+            style=self._style(scale, prepared.styles, plan.style_tile, plain=guidance.is_plain),
+            options=options,
+            runtime=self.runtime,
             plan=plan,
             guidance=guidance,
             tile_is_fixed=options.tile == "none" or options.style_loss == "sliced",
@@ -349,7 +335,7 @@ class Stylizer:
             list(zip(images, self._inputs.shares, strict=True)),
             self.options,
             self.runtime,
-            style_regions(self._inputs.regions, sizes, plain=plain),
+            regions=style_regions(self._inputs.regions, sizes, plain=plain),
             tile=tile,
         )
         if is_given:
@@ -393,28 +379,3 @@ class Prepared:
         for each in (self.pictures, self.visible):
             each.drop(size)
         return picture, visible
-
-
-def _warn_of_other_network(options: Options, weights: Weights) -> None:
-    """Warns where the preset's terms would be far out of balance with this network.
-
-    Content grows with the square of the features, style with their fourth power, and the total variation not at all.
-    That of neural-style is for features of Caffe's VGG, which sees pixels of 0…255; the α/β of the paper for filters of
-    mean activation 1. Random weights are for experiments, and warn of nothing.
-    """
-    message = None
-    summed = options.tv_reduction == "sum" and options.tv_weight > 0
-    if options.preset == "gatys" and not is_original(options.network, weights.source):
-        message = (
-            "preset gatys is for the original VGG-19, whose filters it scales to a mean activation of 1; those of "
-            f"{weights.source} stay as they are, and the same α/β gives another balance: look at several, or pass "
-            "--weights original"
-        )
-    elif options.preset == "neural-style" and summed and weights.preprocessing.scale == 1:
-        message = (
-            "preset neural-style weighs its terms for Caffe's VGG-19, whose features are far larger than those of "
-            f"{weights.source}: the total variation will outweigh them and leave an even colour; pass that network "
-            "with --weights original, or take another preset"
-        )
-    if message is not None and weights.source != "random":
-        warnings.warn(message, FastnstWarning, stacklevel=2)

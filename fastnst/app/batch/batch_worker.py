@@ -16,9 +16,10 @@ from fastnst.image.picture import opaque
 from fastnst.image.read import open_picture
 from fastnst.image.write import check_output_path
 from fastnst.network.runtime import is_out_of_memory
+from fastnst.transfer.networks import Networks
 from fastnst.transfer.result import Result
 from fastnst.transfer.run import Watch
-from fastnst.transfer.stylizer import Networks, Stylizer
+from fastnst.transfer.stylizer import Stylizer
 
 KEPT_STYLES = 2
 """Stylizers that a worker keeps: each has its styles' pictures and targets. Tasks come by groups, so few are enough."""
