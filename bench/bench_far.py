@@ -24,8 +24,8 @@ import torch
 from fastnst_kernels.profiling.measure import conditions
 
 from fastnst.examples import example
+from fastnst.image.decode import libvips
 from fastnst.image.files import MAX_PIXELS
-from fastnst.image.read import libvips
 from fastnst.network.runtime import resolve_runtime
 from fastnst.options.options import resolve_options
 from fastnst.options.parse import in_words, parse_memory

@@ -49,7 +49,7 @@ _AGREEMENT = 1e-3
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a side made of a pair; `seconds` are of its steps."""
+    """The result of a side on a pair; `seconds` are of its steps."""
 
     pair: str
     side: str

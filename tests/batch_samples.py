@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from fastnst.app.batch.batch_rows import make_tasks, pair_rows
-from fastnst.app.batch.batch_task import Task
+from fastnst.app.batch.tasks import Task, make_tasks, pair_rows
 from fastnst.options.options import resolve_options
 
 SMALL: dict[str, Any] = {

@@ -114,8 +114,7 @@ def _small(arguments: list[str]) -> list[str]:
     command = arguments[0]
     if command not in COMMANDS:
         return arguments
-    scales = _values(arguments, "--scales")
-    iterations = _values(arguments, "--iterations")
+    scales, iterations = _values(arguments, "--scales"), _values(arguments, "--iterations")
     rest = _without(arguments, "--size", "--iterations", "--scales", "--weights")
     small = [*rest, "--size", str(SIZE), "--weights", "random", "--iterations", str(ITERATIONS)]
     if len(iterations) > 1:
@@ -147,7 +146,7 @@ def _values(arguments: list[str], flag: str) -> list[str]:
     for word in arguments[arguments.index(flag) + 1 :]:
         if word.startswith("-"):
             break
-        values.append(word)
+        values += word.split(",")
     return values
 
 

@@ -108,6 +108,17 @@ CASES = {
     "more counts than scales": stylize("--scales 2 --iterations 1 2 3", "3 counts of iterations for 2 scales"),
     "scales that shrink": stylize("--scales 64 32", "scales (64, 32) do not grow"),
     "negative scale": stylize("--scales -5 48", "are too small; give at least one, each 2 pixels or more"),
+    "a path after a number": Case(
+        "stylize --style-weight 5 content.png style.png -o out.png",
+        "'content.png' is not a number; write 0.5, and several as 0.3,0.7; paths that follow go after --",
+        BAD_USAGE,
+    ),
+    "paths after layers": Case(
+        "stylize --style-layers conv1_1 content.png style.png -o out.png", "STYLE; give them before the", BAD_USAGE
+    ),
+    "a manifest after a number": Case(
+        "batch --scales 2 manifests/range.jsonl", "paths that follow go after --", BAD_USAGE
+    ),
     "last scale is not the size": stylize("--scales 64 128 --size 256", "the last scale, 128, is not the size, 256"),
     "thirteen scales": stylize("--scales 13", "13 scales were asked for; give 1 to 12 scales"),
     "scale of a word": stylize("--scales coarse", "'coarse' is not a scale; write auto, none, a number of", BAD_USAGE),
@@ -257,7 +268,7 @@ CASES = {
     "info of metadata that nest": Case("info deep.png", "it was not made by fastnst"),
     "rerun of a foreign file": Case("rerun content.png -o out.png", "has no fastnst parameters"),
     "rerun of too little": Case("rerun little.png -o out.png", "lacks options, styles, weights, content in its"),
-    "rerun with odd options": Case("rerun odd.png -o out.png", "unknown option 'warp'; the options are: preset, size"),
+    "rerun with odd options": Case("rerun odd.png -o out.png", "unknown option 'warp'; the options are: preset, style_weight"),
     "rerun of what has moved": Case("rerun moved.png -o out.png", "say where with --content PATH"),
     "rerun with other styles": Case(
         "rerun made.png -o out.png --styles a.png b.png", "2 styles given, and it was made"
@@ -274,7 +285,7 @@ CASES = {
     "manifest without a style": batch("style.csv", "line 2: style is None; give the path of a picture"),
     "manifest with an open quote": batch("quote.csv", "check the quotes"),
     "manifest of no JSON": batch("broken.jsonl", "line 1: no JSON"),
-    "manifest with a wrong option": batch("option.csv", "line 2: --size: 'big' is not a whole number"),
+    "manifest with a wrong option": batch("option.csv", "line 2: size: 'big' is not a whole number"),
     "manifest out of range": batch("range.jsonl", "size 1 is too small; it must be 2 or more"),
     "manifest beyond floats": batch(
         "beyond.jsonl", "style weight is beyond what a float can hold; give an ordinary number"
@@ -292,6 +303,8 @@ CASES = {
     "batch with no workers": Case(
         "batch --content content.png --style style.png -o made --workers 0", "--workers 0 is too small"
     ),
+    "batch of a part too far": Case("batch manifests/range.jsonl --part 3/2", "write K/N, from 1/N to N/N", BAD_USAGE),
+    "batch of a part of a word": Case("batch manifests/range.jsonl --part half", "'half' is no part", BAD_USAGE),
     "batch with a wrong log": Case(
         "batch --content content.png --style style.png -o made --weights random --log a.png", "does not end in .jsonl"
     ),
@@ -315,6 +328,9 @@ CASES = {
     "grid without values": Case("grid content.png style.png -o out.png --down seed", "--down seed has 0 values"),
     "grid of one option twice": Case(
         "grid content.png style.png -o out.png --down seed 1 --across seed 2", "seed is on both axes"
+    ),
+    "grid of an unknown choice": Case(
+        "grid content.png style.png -o out.png --down optimizer sgd", "unknown optimizer 'sgd'; choose one of: lbfgs"
     ),
     "grid of a bad value": Case(
         "grid content.png style.png -o out.png --down style_weight 1 -1", "style weight -1.0 is too small"
@@ -439,7 +455,7 @@ CASES = {
     "profile on a missing device": Case("profile --device gpu", "unknown device 'gpu'"),
     "completion of an unknown shell": Case("completion cmd", "invalid choice: 'cmd'", BAD_USAGE),
     "unknown command": Case("paint", "invalid choice: 'paint'", BAD_USAGE),
-    "no styles": Case("stylize content.png -o out.png", "give CONTENT and STYLE before the options", BAD_USAGE),
+    "no styles": Case("stylize content.png -o out.png", "give them before the options that take several", BAD_USAGE),
 }
 CASES["no output"] = Case(CASES["no output"].line, CASES["no output"].said, BAD_USAGE)
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -18,12 +19,11 @@ from batch_samples import ENDLESS, FAST, SMALL, all_pairs
 from processes import PATIENCE
 
 import fastnst
-from fastnst.app.batch.batch import run_batch
-from fastnst.app.batch.batch_processes import ProcessPool
-from fastnst.app.batch.batch_rows import grouped
-from fastnst.app.batch.ray import RayPool
+from fastnst.app.batch.ray import run_on_ray
+from fastnst.app.batch.tasks import grouped
+from fastnst.app.batch.workers import ProcessPool, run_batch
 from fastnst.app.cli import batch as command
-from fastnst.errors import OptionError
+from fastnst.errors import FastnstError, OptionError
 from fastnst.image.metadata import read_parameters
 
 
@@ -62,27 +62,49 @@ def test_the_command_makes_what_it_can(folders: Path, capsys: Any, monkeypatch: 
     assert sorted(path.name for path in Path("out").glob("*.png")) == ["a_x.png", "b_x.png", "bad_y.png", "c_x.png"]
 
 
-def test_a_worker_that_is_killed_costs_one_picture(folders: Path) -> None:
+def test_a_worker_that_is_killed_twice_costs_one_picture(folders: Path) -> None:
     first, second, *_ = all_pairs(folders)
     first = replace(first, given={**SMALL, "iterations": ENDLESS})
     pool = ProcessPool(1, threads=1)
     begun = time.monotonic()
-    killed: list[bool] = []
+    killed: set[int | None] = set()
 
     def kill() -> bool:
-        worker = pool._workers[0]
-        if worker.ready and not killed:
-            assert worker.process.pid is not None
-            os.kill(worker.process.pid, signal.SIGKILL)
-            killed.append(True)
+        for worker in multiprocessing.active_children():
+            if pool._start.started.is_set() and len(killed | {worker.pid}) <= 2:
+                killed.add(worker.pid)
+                worker.kill()
         assert time.monotonic() < begun + PATIENCE
         return False
 
     lost, made = run_batch([first, second], pool, kill)
+    assert len(killed) == 2
     assert (lost.task.number, lost.status) == (first.number, "failed")
-    assert str(lost.error).startswith("the worker was killed by SIGKILL; lower the size")
+    assert str(lost.error).startswith("its worker died twice, the second time while it worked alone; lower the size")
     assert (made.task.number, made.status) == (second.number, "done")
-    assert not any(worker.process.is_alive() for worker in pool._workers)
+    assert not multiprocessing.active_children()
+
+
+def test_a_worker_that_cannot_start_is_told_once(folders: Path, capfd: Any) -> None:
+    with pytest.raises(FastnstError, match="a worker could not start; see above, or lower --workers"):
+        list(run_batch(all_pairs(folders), ProcessPool(1, threads=0)))
+    assert "set_num_threads expects a positive integer" in capfd.readouterr().err
+
+
+def test_parts_make_each_row_once(folders: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folders)
+    pairs = ["--content", "contents", "--style", "styles", "-o", "out", "--json", *FAST]
+    made = []
+    for part in ("1/3", "2/3", "3/3"):
+        assert command.run(parsed(*pairs, "--part", part)) == 0
+        made.append([json.loads(line)["row"] for line in capsys.readouterr().out.splitlines()])
+    assert made == [[1, 4], [2], [3]]
+    assert len(list(Path("out").glob("*.png"))) == 4
+    assert sorted(path.name for path in Path("out").glob("*.jsonl")) == [
+        f"failures.{part}-of-3.jsonl" for part in (1, 2, 3)
+    ]
+    assert command.run(parsed(*pairs, "--part", "5/5")) == 0
+    assert "no rows" in capsys.readouterr().err
 
 
 def test_ctrl_c_ends_it_cleanly_and_it_can_be_gone_on_with(folders: Path) -> None:
@@ -124,45 +146,27 @@ def test_the_gpus_are_shared_out_by_name(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_ray_that_is_absent_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(OptionError, match=r"--ray needs the package ray; install it \(pip install 'fastnst\[ray\]'\)"):
-        RayPool(1, most=1)
+        next(run_on_ray([]))
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::Warning:ray")
-def test_ray_makes_the_same_and_outlives_a_lost_actor(folders: Path) -> None:
+def test_ray_makes_the_same_and_stops(folders: Path) -> None:
     ray = pytest.importorskip("ray")
     bad = folders / "contents" / "bad.png"
     bad.write_bytes(b"no picture")
     tasks = all_pairs(folders)
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
     try:
-        pool = RayPool(2, most=len(tasks))
-        outcomes = list(run_batch(grouped(tasks), pool))
-        problems = [outcome.error for outcome in outcomes if "bad" not in outcome.task.where]
-        assert problems == [None] * 4
+        outcomes = list(run_on_ray(grouped(tasks), workers=2))
+        assert [outcome.error for outcome in outcomes if "bad" not in outcome.task.where] == [None] * 4
         assert [outcome.status for outcome in outcomes].count("failed") == 2
         for task in tasks:
-            if "bad" in task.where:
-                continue
-            expected = fastnst.stylize(task.content, list(task.styles), **SMALL)
-            assert read_parameters(task.output)["final"]["total"] == pytest.approx(expected.losses[-1].total, rel=1e-4)
-
+            if "bad" not in task.where:
+                expected = fastnst.stylize(task.content, list(task.styles), **SMALL).losses[-1].total
+                assert read_parameters(task.output)["final"]["total"] == pytest.approx(expected, rel=1e-4)
         lasting = replace(tasks[0], given={**SMALL, "iterations": ENDLESS})
-        pool = RayPool(1, most=2)
-        killed: list[bool] = []
-
-        def kill() -> bool:
-            if pool._ready and not killed:
-                killed.append(True)
-                ray.kill(pool._actors[0])
-            return False
-
-        lost, made = run_batch([lasting, replace(tasks[1], output=str(folders / "o.png"))], pool, kill)
-        assert (lost.status, made.status) == ("failed", "done")
-        assert str(lost.error).startswith("the worker was lost")
-
-        pool = RayPool(1, most=1)
-        (halted,) = run_batch([lasting], pool, lambda: bool(pool._ready))
+        (halted,) = run_on_ray([lasting], lambda: True)
         assert halted.status == "interrupted"
     finally:
         ray.shutdown()

@@ -11,9 +11,9 @@ from batch_samples import SMALL, never
 from PIL import Image
 
 import fastnst
-from fastnst.app.batch.batch_rows import make_tasks
-from fastnst.app.batch.batch_worker import Worker
 from fastnst.app.batch.manifest import Row
+from fastnst.app.batch.tasks import make_tasks
+from fastnst.app.batch.workers import Worker
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif", ".npy"])

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from batch_samples import SMALL, all_pairs
 
-from fastnst.app.batch.batch_rows import make_tasks, missing_inputs, pair_rows, with_memory_shares
 from fastnst.app.batch.manifest import ManifestError, Row
+from fastnst.app.batch.tasks import make_tasks, missing_inputs, pair_rows, with_memory_shares
 from fastnst.errors import ImageError, OptionError
 
 
@@ -41,6 +41,7 @@ def test_automatic_weights_become_what_they_mean(tmp_path: Path) -> None:
 
 
 REFUSED: dict[str, tuple[list[Row], str]] = {
+    "choice": ([Row("one", "a", ("x",), "o.png", {"pooling": "min"})], "one: unknown pooling 'min'; choose one of"),
     "range": ([Row("one", "a", ("x",), "o.png", {"size": 1})], "one: size 1 is too small"),
     "unknown option": ([Row("one", "a", ("x",), "o.png", {"szie": 1})], "one: unknown option 'szie'"),
     "counts": ([Row("one", "a", ("x",), "o.png", {"style_weights": [1, 2]})], "one: 2 style weights for 1 style"),
@@ -101,7 +102,7 @@ def test_an_output_needs_a_name_or_a_folder(tmp_path: Path) -> None:
         with pytest.raises(OptionError, match=message):
             make_tasks([Row("one", "a", ("x",))], SMALL, folder=str(tmp_path), pattern=pattern)
     (tmp_path / "file").touch()
-    with pytest.raises(ImageError, match=r"the output folder '.*file' cannot be made"):
+    with pytest.raises(ImageError, match=r"output folder '.*file' cannot be made"):
         make_tasks([Row("one", "a", ("x",))], SMALL, folder=str(tmp_path / "file"))
 
 
@@ -125,12 +126,12 @@ def test_missing_pictures_are_failures_of_their_rows(folders: Path) -> None:
 
 
 def test_workers_on_a_cpu_share_its_memory(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastnst.app.batch.batch_rows.free_bytes", lambda _: 8_000_000_000)
-    monkeypatch.setattr("fastnst.app.batch.batch_rows.held_bytes", lambda _: 500_000_000)
+    monkeypatch.setattr("fastnst.app.batch.tasks.free_bytes", lambda _: 8_000_000_000)
+    monkeypatch.setattr("fastnst.app.batch.tasks.held_bytes", lambda _: 500_000_000)
     (limited, *_), tasks = all_pairs(folders, max_memory="1GB"), all_pairs(folders)
     assert with_memory_shares(tasks, 1) == tasks
     shared = with_memory_shares([limited, *tasks], 4)
     assert [task.options.max_memory for task in shared] == [1_000_000_000] + [2_300_000_000] * 4
     assert shared[1].given["max_memory"] == 2_300_000_000
-    monkeypatch.setattr("fastnst.app.batch.batch_rows.free_bytes", lambda _: None)
+    monkeypatch.setattr("fastnst.app.batch.tasks.free_bytes", lambda _: None)
     assert with_memory_shares(tasks, 4) == tasks

@@ -1,106 +1,89 @@
-"""Who makes what: each task once, those of a style one after the other, whatever becomes of a worker."""
+"""Who makes what: each task once, whatever becomes of a worker."""
 
 from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 
-import pytest
 from batch_samples import dummy
-from hypothesis import given
-from hypothesis import strategies as st
 
-from fastnst.app.batch.batch import Event, Schedule, run_batch
-from fastnst.app.batch.batch_rows import grouped
-from fastnst.app.batch.batch_task import Outcome, Task
+from fastnst.app.batch.tasks import Outcome, Task, grouped
+from fastnst.app.batch.workers import ProcessPool, run_batch
 
 
-def test_a_workers_next_task_has_its_style() -> None:
-    tasks = [dummy(number, group) for number, group in enumerate("xyxyxzzzz")]
-    assert [task.styles[0] for task in grouped(tasks)] == list("xxxyyzzzz")
-    schedule = Schedule(grouped(tasks))
-    taken: dict[int, str] = {0: "", 1: ""}
-    for worker in (0, 1, 0, 1, 1, 1, 0, 0, 0):
-        taken[worker] += schedule.take(worker).styles[0]
-    # 1 has finished y and goes on to z; 0 has finished x and helps with what is left of z.
-    assert taken == {0: "xxxzz", 1: "yyzz"}
-    assert not schedule
-    with pytest.raises(IndexError):
-        schedule.take(0)
+class Pretence(ProcessPool):
+    """A pool without processes: `happens` says what comes of a task at its first, second … try."""
 
-
-@given(
-    groups=st.lists(st.sampled_from("uvwxyz"), max_size=30),
-    workers=st.lists(st.integers(0, 3), min_size=30, max_size=30),
-)
-def test_each_task_is_taken_once(groups: list[str], workers: list[int]) -> None:
-    tasks = [dummy(number, group) for number, group in enumerate(groups)]
-    schedule = Schedule(grouped(tasks))
-    own: dict[int, str] = {}
-    taken = []
-    for worker in workers[: len(tasks)]:
-        left = {task.styles[0] for task in tasks if task not in taken}
-        task = schedule.take(worker)
-        assert own.get(worker) not in left or task.styles[0] == own[worker]
-        own[worker] = task.styles[0]
-        taken.append(task)
-    assert sorted(task.number for task in taken) == list(range(len(groups)))
-    assert not schedule
-
-
-class Pretence:
-    """A pool without work: `happens` says what comes of each task; a worker can die."""
-
-    def __init__(self, workers: int, happens: Callable[[Task], str]) -> None:
-        self.happens, self.events = happens, [Event(worker) for worker in range(workers)]
+    def __init__(self, workers: int, happens: Callable[[Task, int], str]) -> None:
+        self.workers, self.happens = workers, happens
+        self.tries: list[int] = []
+        self.at_work: list[tuple[Task, Future[Outcome]]] = []
+        self.renewed = 0
         self.stopped = self.closed = False
-        self.restarted: list[int] = []
 
-    def submit(self, worker: int, task: Task) -> None:
-        what = self.happens(task)
+    def submit(self, task: Task) -> Future[Outcome]:
+        assert len([future for _, future in self.at_work if not future.done()]) < self.workers
+        self.tries.append(task.number)
+        future: Future[Outcome] = Future()
+        self.at_work.append((task, future))
+        what = self.happens(task, self.tries.count(task.number))
         if what == "dies":
-            self.events.append(Event(worker, died="the worker was killed by SIGKILL"))
+            for _, other in self.at_work:
+                if not other.done():
+                    other.set_exception(BrokenProcessPool())
         elif what != "hangs":
-            self.events.append(Event(worker, Outcome(task, what, 1.0)))
+            future.set_result(Outcome(task, what, 1.0))
+        return future
 
-    def wait(self, seconds: float) -> list[Event]:
-        events, self.events = self.events, []
-        return events
-
-    def restart(self, worker: int) -> None:
-        self.restarted.append(worker)
-        self.events.append(Event(worker))
+    def renew(self) -> None:
+        self.renewed += 1
 
     def stop(self) -> None:
         self.stopped = True
-        self.events.append(Event(0, Outcome(dummy(0, "x"), "interrupted", 1.0)))
+        for task, future in self.at_work:
+            if not future.done():
+                future.set_result(Outcome(task, "interrupted", 1.0))
 
     def close(self) -> None:
         self.closed = True
 
 
-def test_a_task_whose_worker_dies_has_failed_and_the_others_go_on() -> None:
-    tasks = [dummy(number, "x") for number in range(5)]
-    pool = Pretence(2, lambda task: "dies" if task.number in (1, 4) else "done")
-    outcomes = list(run_batch(tasks, pool))
-    assert sorted((outcome.task.number, outcome.status) for outcome in outcomes) == [
-        *((number, "failed" if number in (1, 4) else "done") for number in range(5))
+def statuses(outcomes: list[Outcome]) -> list[tuple[int, str]]:
+    return sorted((outcome.task.number, outcome.status) for outcome in outcomes)
+
+
+def test_tasks_of_a_style_come_one_after_the_other() -> None:
+    tasks = [dummy(number, group) for number, group in enumerate("xyxyxzzzz")]
+    assert [task.styles[0] for task in grouped(tasks)] == list("xxxyyzzzz")
+    pool = Pretence(2, lambda *_: "done")
+    assert statuses(list(run_batch(grouped(tasks), pool))) == [(number, "done") for number in range(9)]
+    assert pool.tries == [task.number for task in grouped(tasks)]
+    assert pool.closed
+
+
+def test_the_tasks_beside_one_that_kills_its_worker_are_made() -> None:
+    # 0 works until its neighbour, 1, kills the worker; 1 does so again when it works alone.
+    happens = {(0, 1): "hangs", (1, 1): "dies", (1, 2): "dies"}
+    pool = Pretence(2, lambda task, attempt: happens.get((task.number, attempt), "done"))
+    outcomes = list(run_batch([dummy(number, "x") for number in range(4)], pool))
+    assert statuses(outcomes) == [(0, "done"), (1, "failed"), (2, "done"), (3, "done")]
+    assert [outcome.error for outcome in outcomes if outcome.error] == [
+        "its worker died twice, the second time while it worked alone; lower the size if memory ran out"
     ]
-    assert [outcome.error for outcome in outcomes if outcome.status == "failed"] == [
-        "the worker was killed by SIGKILL"
-    ] * 2
-    assert len(pool.restarted) == 1
+    assert pool.renewed == 2
     assert pool.closed
 
 
 def test_a_batch_that_is_stopped_gives_out_no_more() -> None:
-    pool = Pretence(1, lambda _: "hangs")
+    pool = Pretence(1, lambda *_: "hangs")
     asked = iter([False, False, True])
     outcomes = list(run_batch([dummy(0, "x"), dummy(1, "x")], pool, lambda: next(asked)))
-    assert [outcome.status for outcome in outcomes] == ["interrupted"]
+    assert statuses(outcomes) == [(0, "interrupted")]
     assert pool.stopped
     assert pool.closed
 
 
 def test_a_batch_that_is_left_closes_its_workers() -> None:
-    pool = Pretence(1, lambda _: "done")
+    pool = Pretence(1, lambda *_: "done")
     outcomes = run_batch([dummy(0, "x"), dummy(1, "x")], pool)
     next(outcomes)
     outcomes.close()

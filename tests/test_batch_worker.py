@@ -11,9 +11,9 @@ from batch_samples import SMALL, all_pairs, never
 from PIL import Image
 
 import fastnst
-from fastnst.app.batch import batch_worker
-from fastnst.app.batch.batch_rows import grouped
-from fastnst.app.batch.batch_worker import KEPT_STYLES, Worker
+from fastnst.app.batch import workers
+from fastnst.app.batch.tasks import grouped
+from fastnst.app.batch.workers import KEPT_STYLES, Worker
 from fastnst.errors import ImageError
 from fastnst.image.metadata import read_parameters
 from fastnst.loss.targets import style_targets
@@ -60,7 +60,7 @@ def test_a_worker_keeps_few_stylizers(folders: Path, monkeypatch: pytest.MonkeyP
             made.append(tuple(style))
             super().__init__(style, **options)
 
-    monkeypatch.setattr(batch_worker, "Stylizer", Counted)
+    monkeypatch.setattr(workers, "Stylizer", Counted)
     worker = Worker(never)
     groups = [
         replace(task, options=replace(task.options, seed=seed), given={**task.given, "seed": seed})
@@ -91,7 +91,7 @@ def test_faults_and_a_lack_of_memory_are_told_apart(folders: Path, monkeypatch: 
     def broken(*_: Any, **__: Any) -> Any:
         raise errors.pop(0)
 
-    monkeypatch.setattr(batch_worker, "open_picture", broken)
+    monkeypatch.setattr(workers, "open_picture", broken)
     (task, *_) = all_pairs(folders)
     worker = Worker(never)
     fault, memory, refusal = (worker.run(task) for _ in range(3))
@@ -109,7 +109,7 @@ def test_warnings_come_with_the_outcome(folders: Path, monkeypatch: pytest.Monke
         warnings.warn("someone else's", UserWarning, stacklevel=1)
         raise ImageError("no")
 
-    monkeypatch.setattr(batch_worker, "open_picture", warned)
+    monkeypatch.setattr(workers, "open_picture", warned)
     assert Worker(never).run(all_pairs(folders)[0]).warnings == ("mind the gap",)
 
 

@@ -15,7 +15,7 @@ from drawn import drawn
 from PIL import Image
 
 from fastnst.app import cli
-from fastnst.app.cli.environment import report
+from fastnst.app.cli.env import report
 from fastnst.image.metadata import read_parameters
 from fastnst.image.read import load_image
 from fastnst.image.write import save_image
@@ -240,7 +240,7 @@ def test_rerun_stops_where_an_interrupted_run_did(made: Path, tmp_path: Path, ca
         ({"options": {}, "content": {"name": "a"}, "styles": [], "weights": {}}, "lacks the option init"),
         (
             {"options": {"init": "noise", "warp": 9}, "content": {"name": "{content}"}, "styles": [], "weights": {}},
-            "is not the picture",
+            "unknown option 'warp'",
         ),
     ],
 )

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from fastnst.app.cli import build_parser
-from fastnst.app.cli.config_file import read_config
+from fastnst.app.cli.arguments import read_config
 from fastnst.app.cli.stylize import make_job
 from fastnst.errors import OptionError
 
@@ -17,7 +17,7 @@ iterations = [50, 20]
 optimizer = "adam"
 learning-rate = 0.05
 style_weight = 200
-style-weights = [1, 3.5]
+style-weights = "1, 3.5"
 style_layers = {conv1_1 = 0.5, relu2_1 = 2}
 content-layers = ["conv4_2=0.5", "conv3_1"]
 init = "noise"
@@ -50,7 +50,7 @@ def test_a_file_sets_what_the_command_leaves_open(tmp_path: Path) -> None:
         "optimizer": "adam",
         "learning_rate": 0.05,
         "style_weight": 200,
-        "style_weights": [1, 3.5],
+        "style_weights": [1.0, 3.5],
         "style_layers": {"conv1_1": 0.5, "relu2_1": 2},
         "content_layers": ["conv4_2=0.5", "conv3_1"],
         "init": "noise",

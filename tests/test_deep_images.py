@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 from fastnst.errors import ImageError, OptionError
+from fastnst.image.decode import srgb_profile
 from fastnst.image.metadata import read_parameters
-from fastnst.image.read import load_image, srgb_profile
+from fastnst.image.read import load_image
 from fastnst.image.write import check_output_path, save_image
 
 # Files of 5×4 pixels that OpenCV 5.0 (PNG) and tifffile 2026.3 (TIFF) wrote of the arrays of `written`.

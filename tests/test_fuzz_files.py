@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from fastnst.app import cli
 from fastnst.app.batch.manifest import read_manifest
-from fastnst.app.cli.config_file import read_config
+from fastnst.app.cli.arguments import read_config
 from fastnst.errors import FastnstError
 from fastnst.image.metadata import read_parameters
 from fastnst.image.write import save_image

@@ -13,7 +13,8 @@ from PIL import ExifTags, Image
 
 from fastnst.errors import ImageError
 from fastnst.image import read
-from fastnst.image.read import load_image, open_picture, srgb_profile
+from fastnst.image.decode import srgb_profile
+from fastnst.image.read import load_image, open_picture
 from fastnst.image.write import save_image
 
 KINDS = {"jpg": "JPEG", "tif": "TIFF", "jp2": "JPEG2000", "deflate": "TIFF", "cmyk": "JPEG", "alpha": "PNG"}

@@ -10,7 +10,7 @@ from drawn import drawn
 from PIL import Image
 
 from fastnst.app import cli
-from fastnst.app.cli.axes import Axis, make_axis
+from fastnst.app.cli.grid import Axis, make_axis
 from fastnst.errors import OptionError
 from fastnst.image.metadata import read_parameters
 from fastnst.image.read import load_image
@@ -47,16 +47,16 @@ def pictures(tmp_path: Path) -> tuple[str, str]:
         ),
         (["--seed", "7"], [{"seed": 7}], ["seed 7"]),
         (
-            ["style_layers", "conv1_1", "conv1_1 conv2_1=2"],
+            ["style_layers", "conv1_1", "conv1_1,conv2_1=2"],
             [{"style_layers": ["conv1_1"]}, {"style_layers": ["conv1_1", "conv2_1=2"]}],
-            ["style layers conv1_1", "style layers conv1_1 conv2_1=2"],
+            ["style layers conv1_1", "style layers conv1_1,conv2_1=2"],
         ),
         (
             ["scales", "none", "2", "16 32"],
             [{"scales": "none"}, {"scales": 2}, {"scales": [16, 32]}],
             ["scales none", "scales 2", "scales 16 32"],
         ),
-        (["init", "noise", "'a b.png'"], [{"init": "noise"}, {"init": "a b.png"}], ["init noise", "init 'a b.png'"]),
+        (["init", "noise", "a b.png"], [{"init": "noise"}, {"init": "a b.png"}], ["init noise", "init a b.png"]),
         (["tv_weight", "-1"], [{"tv_weight": -1.0}], ["tv weight -1"]),
         ([], [{}], []),
     ],
@@ -72,14 +72,13 @@ def test_axes(words: list[str], settings: list[Any], labels: list[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["warp", "9"], "--down 'warp' is no option; the options are: preset, size"),
+        (["warp", "9"], "--down 'warp' is no option; the options are: preset, style_weight"),
         (["seed"], "--down seed has 0 values; give 1 to 64"),
         (["seed", *["1"] * 65], "--down seed has 65 values"),
-        (["seed", "x"], "--down seed: the value 'x' cannot be read: --seed: 'x' is not a whole number"),
-        (["seed", "1 2"], "the value '1 2' cannot be read: unrecognized arguments: 2"),
-        (["optimizer", "sgd"], "the value 'sgd' cannot be read: --optimizer: invalid choice"),
-        (["init", "'a"], 'the value "\'a" cannot be read: No closing quotation'),
-        (["seed", ""], "the value '' cannot be read: --seed: expected one argument"),
+        (["seed", "x"], "--down seed: 'x' is not a whole number; write 512"),
+        (["seed", "1 2"], "--down seed: '1 2' is not a whole number"),
+        (["masks", "content='a"], "cannot be read (No closing quotation); close its quotes"),
+        (["seed", ""], "--down seed: '' is not a whole number"),
     ],
 )
 def test_axes_that_are_refused(words: list[str], said: str) -> None:

@@ -10,7 +10,8 @@ from icc_samples import adobe_rgb_profile, adobe_rgb_to_srgb, cmyk_profile, enco
 from picture_samples import noise, planes, saved
 from PIL import Image, ImageCms
 
-from fastnst.image.read import load_image, srgb_profile
+from fastnst.image.decode import srgb_profile
+from fastnst.image.read import load_image
 
 
 def test_rgb_profile_becomes_srgb(tmp_path: Path) -> None:

@@ -2,14 +2,18 @@
 
 import html
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from fastnst.app import cli
+from fastnst.image.write import save_image
 
 
 def foreign(path: Path, metadata: str) -> str:
@@ -39,6 +43,15 @@ def test_what_would_steer_a_terminal_is_escaped(tmp_path: Path, value: str, show
     assert printed.isascii()
     assert printed.replace("\n", "").isprintable()
     assert json.loads(printed)["content"] == value
+
+
+def test_it_needs_no_torch(tmp_path: Path) -> None:
+    made = {"options": {"preset": "default", "size": 64}, "weights": {"source": "original"}}
+    save_image(tmp_path / "a.png", torch.rand(3, 8, 8), parameters=made)
+    code = "import sys; from fastnst.app import cli; cli.main(['info', sys.argv[1]]); sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.png")], capture_output=True, check=True)
+    assert b"size 64" in done.stdout
+    assert b"University of Oxford" in done.stdout
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])

@@ -12,8 +12,9 @@ from processes import run_together
 from style_references import DISTANCES, features, moments, pooled
 
 from fastnst import CheckpointError, ImageError, OptionError, Stylizer, resume, stylize
-from fastnst.app.batch.manifest import parse_option, read_manifest
+from fastnst.app.batch.manifest import read_manifest
 from fastnst.app.cli import main
+from fastnst.app.cli.arguments import read_option
 from fastnst.image.metadata import read_parameters
 from fastnst.loss.masks import Guidance
 from fastnst.loss.objective import make_objective
@@ -344,4 +345,4 @@ def test_a_manifest_finds_masks_beside_it(tmp_path: Path) -> None:
         {"content": str(tmp_path / "a.png"), "style:1": str(tmp_path / "b.png")},
         {"content": str(tmp_path / "d e.png")},
     ]
-    assert parse_option("masks", "content=a.png") == [["content=a.png"]]
+    assert read_option("masks", "content=a.png") == [["content=a.png"]]

@@ -4,6 +4,8 @@ import json
 import math
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from fastnst.errors import ImageError
 from fastnst.image import write
+from fastnst.image.decode import srgb_profile
 from fastnst.image.metadata import read_parameters
-from fastnst.image.read import load_image, srgb_profile
+from fastnst.image.read import load_image
 from fastnst.image.write import check_output_path, save_image, to_pil
 
 EXTENSIONS = ["png", "jpg", "jpeg", "webp", "tif", "tiff", "avif", "PNG", "JPG"]
@@ -419,3 +422,27 @@ def test_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir(tmp_path)
     save_image("a.png", picture())
     assert torch.equal(load_image("a.png").rgb, picture())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_reads_and_says_why_it_cannot_write(tmp_path: Path) -> None:
+    save_image(tmp_path / "a.png", picture())
+    script = f"""
+import os, torch
+from fastnst.errors import ImageError
+from fastnst.image.read import load_image
+from fastnst.image.write import save_image
+torch.set_num_threads(1)
+path = {str(tmp_path / "a.png")!r}
+save_image(path, load_image(path).rgb)
+child = os.fork()
+if child == 0:
+    rgb = load_image(path).rgb
+    try:
+        save_image(path, rgb)
+    except ImageError as error:
+        os._exit(3 if "start processes by spawn" in str(error) else 4)
+    os._exit(5)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)

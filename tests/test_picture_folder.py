@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import fastnst
-from fastnst.app.batch.batch_rows import pair_rows
+from fastnst.app.batch.tasks import pair_rows
 from fastnst.app.cli import main
 from fastnst.image.files import pictures_at
 from fastnst.image.metadata import read_parameters

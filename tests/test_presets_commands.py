@@ -9,7 +9,7 @@ from PIL import Image
 
 from fastnst.app.batch.manifest import read_manifest
 from fastnst.app.cli import main
-from fastnst.app.cli.config_file import read_config
+from fastnst.app.cli.arguments import read_config
 from fastnst.image.metadata import read_parameters
 from fastnst.image.read import load_image
 

@@ -17,7 +17,8 @@ from PIL import Image
 from fastnst.errors import ImageError
 from fastnst.image import picture as picture_module
 from fastnst.image import read
-from fastnst.image.read import load_image, open_image
+from fastnst.image.decode import libvips, open_image
+from fastnst.image.read import load_image
 
 
 def test_refused_paths(tmp_path: Path) -> None:
@@ -236,7 +237,7 @@ def test_libvips_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str
 
 def test_a_file_that_is_not_trusted_reaches_no_rare_reader(tmp_path: Path) -> None:
     """libvips has readers that its authors call unsafe for files from strangers, here the one for its own format."""
-    pyvips = read.libvips()
+    pyvips = libvips()
     rare = pyvips.Image.black(8, 8).copy(interpretation="b-w")
     pyvips.block_untrusted_set(False)
     try:
@@ -252,7 +253,7 @@ def test_a_file_that_is_not_trusted_reaches_no_rare_reader(tmp_path: Path) -> No
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's count of a process's memory")
 def test_a_bomb_is_bounded_in_memory(tmp_path: Path) -> None:
     """A whole picture of a hundred bytes: read by rows, it takes the memory of some rows."""
-    pyvips = read.libvips()
+    pyvips = libvips()
     path = tmp_path / "bomb.png"
     pyvips.Image.black(12_000, 12_000, bands=3).copy(interpretation="srgb").pngsave(str(path))
     script = f"""

@@ -11,8 +11,9 @@ from PIL import Image
 
 from fastnst.errors import ImageError
 from fastnst.image import read as reading
+from fastnst.image.decode import srgb_profile
 from fastnst.image.picture import Picture, StreamedPicture, opaque
-from fastnst.image.read import load_image, open_picture, srgb_profile
+from fastnst.image.read import load_image, open_picture
 from fastnst.image.resize import resize_picture, resized
 
 WIDTH, HEIGHT = 61, 47

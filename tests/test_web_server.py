@@ -29,7 +29,7 @@ FORM = {"size": "48", "iterations": "3", "scales": "none", "style_layers": "conv
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with serving(size=96, upload_bytes=100_000, pixels=20_000, visits=100) as address:
+    with serving(size=96, upload_bytes=100_000, pixels=20_000) as address:
         yield address
 
 
@@ -59,29 +59,34 @@ class Page:
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self.visit = f"/api/visits/{call(address, 'POST', '/api/visits')[1]['visit']}"
 
     def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        return call(self.address, method, self.visit + path, body)[:2]
+        return call(self.address, method, "/api" + path, body)[:2]
 
     def upload(self, data: bytes, name: str = "sea.png", role: str = "content") -> tuple[int, Any]:
         return self.ask("POST", f"/uploads?role={role}&name={name}", data)
+
+    def started(self, **form: str) -> int:
+        """The number of a run that begins."""
+        status, answer = self.start(**form)
+        assert status == 200
+        return int(answer["run"])
 
     def start(self, **form: str) -> tuple[int, Any]:
         content, style = (self.upload(png(seed=seed), f"{name}.png")[1]["id"] for seed, name in enumerate(("a", "b")))
         return self.ask("POST", "/runs", {"content": content, "styles": [style], "form": {**FORM, **form}})
 
     def listen(self) -> "Events":
-        return Events(self.address, self.visit)
+        return Events(self.address)
 
 
 class Events:
-    """The visit's events; open until it is closed. `results` are those that were told of last."""
+    """The session's events; open until it is closed. `results` are the newest history."""
 
-    def __init__(self, address: str, visit: str) -> None:
+    def __init__(self, address: str) -> None:
         parts = urlsplit(address)
         self._connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 0, timeout=PATIENCE)
-        self._connection.request("GET", f"{visit}/events")
+        self._connection.request("GET", "/api/events")
         self._answer = self._connection.getresponse()
         self.results: list[dict[str, Any]] = []
 
@@ -92,9 +97,10 @@ class Events:
                 self.results = event.get("results", self.results)
                 yield event
 
-    def until(self, state: str) -> dict[str, Any]:
-        """The first event of a run in this state."""
-        return next(event for event in self if event["run"] is not None and event["run"]["state"] == state)
+    def until(self, state: str, number: int) -> dict[str, Any]:
+        """The first event of the run of this number in this state."""
+        runs = ((event, event["run"] or {}) for event in self)
+        return next(event for event, run in runs if (run.get("state"), run.get("number")) == (state, number))
 
     def close(self) -> None:
         self._answer.close()
@@ -140,38 +146,38 @@ def test_calls_from_elsewhere_are_refused(address: str, headers: dict[str, str],
 def test_a_run_from_upload_to_file(address: str) -> None:
     page = Page(address)
     events = page.listen()
-    status, _ = page.start()
-    assert status == 200
-    done = events.until("done")
+    number = page.started()
+    done = events.until("done", number)
     assert done["run"]["done"] == 1
-    (result,) = events.results
-    assert result["id"] == "1"
+    assert done["session"] == call(address, "GET", "/api/page")[1]["session"]
+    result = events.results[-1]
+    assert result["id"] == str(number)
     assert result["form"] == FORM
-    status, body = page.ask("GET", "/results/1/file?format=png")
+    place = f"/results/{number}"
+    status, body = page.ask("GET", f"{place}/file?format=png")
     assert status == 200
     parameters = read_parameters(io.BytesIO(body))
     assert parameters["content"]["name"] == "a.png"
     assert parameters["options"]["size"] == 48
-    _, _, headers = call(address, "GET", f"{page.visit}/results/1/file?format=jpeg")
-    assert headers["content-disposition"] == 'attachment; filename="a-b-1.jpg"'
+    _, _, headers = call(address, "GET", f"/api{place}/file?format=jpeg")
+    assert headers["content-disposition"] == f'attachment; filename="a-b-{number}.jpg"'
     assert headers["content-type"] == "image/jpeg"
-    for path in ("/results/1/small", "/results/1/image", "/preview", f"/uploads/{result['content']['id']}"):
+    for path in (f"{place}/small", f"{place}/image", "/preview", f"/uploads/{result['content']['id']}"):
         status, picture = page.ask("GET", path)
         assert status == 200
         Image.open(io.BytesIO(picture)).verify()
-    status, losses = page.ask("GET", "/results/1/losses")
+    status, losses = page.ask("GET", f"{place}/losses")
     assert status == 200
     assert losses["terms"] == ["content", "style", "tv"]
     assert [row[:2] for row in losses["points"]] == [[0, 48], [1, 48], [2, 48], [3, 48]]
-    assert page.ask("POST", "/results/1/continue", {"size": 96})[0] == 200
-    # What is told of the first run may come again.
-    assert next(event for event in events if len(events.results) == 2)
-    assert [(one["id"], one["size"], one["begins"]) for one in events.results] == [
-        ("1", 48, "content"),
-        ("2", 96, "1"),
+    assert page.ask("POST", f"{place}/continue", {"size": 96}) == (200, {"run": number + 1})
+    assert events.until("done", number + 1)
+    assert [(one["id"], one["size"], one["begins"]) for one in events.results[-2:]] == [
+        (str(number), 48, "content"),
+        (str(number + 1), 96, str(number)),
     ]
     events.close()
-    assert page.ask("GET", "/results/3/file")[0] == 400
+    assert page.ask("GET", "/results/999/file")[0] == 400
 
 
 @pytest.mark.parametrize(
@@ -191,10 +197,9 @@ def test_bad_pictures(address: str, data: bytes, role: str, said: str) -> None:
 
 
 def test_a_body_without_its_length_is_counted(address: str) -> None:
-    page = Page(address)
     parts = urlsplit(address)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 0, timeout=PATIENCE)
-    connection.request("POST", f"{page.visit}/uploads?name=a.png", iter([b"x" * 60_000] * 2), encode_chunked=True)
+    connection.request("POST", "/api/uploads?name=a.png", iter([b"x" * 60_000] * 2), encode_chunked=True)
     answer = connection.getresponse()
     assert answer.status == 400
     assert "more than 100 kB" in json.loads(answer.read())["error"]
@@ -233,50 +238,27 @@ def test_bad_options(address: str) -> None:
         status, answer = page.start(**form)
         assert status == 400
         assert said in answer["error"]
-    assert page.ask("POST", "/results/1/continue", {"size": 96})[0] == 400
-    assert page.ask("POST", "/results/1/continue", {"size": True})[0] == 400
+    assert page.ask("POST", "/results/999/continue", {"size": 96})[0] == 400
+    assert page.ask("POST", "/results/999/continue", {"size": True})[0] == 400
     assert page.ask("DELETE", "/runs")[0] == 200
-    assert call(address, "GET", "/api/visits/unknown")[0] == 410
 
 
-def test_a_second_visitor_waits_and_a_closed_page_frees_the_queue(
-    address: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("fastnst.app.web.visits.AWAY_SECONDS", 0.3)
+def test_tabs_share_the_session_and_its_run(address: str) -> None:
     first, second = Page(address), Page(address)
-    watching, waiting = first.listen(), second.listen()
-    assert first.start(iterations="100000")[0] == 200
-    assert watching.until("running")
-    status, answer = first.start()
-    assert status == 400
-    assert "a run of this page is going on; stop it first" in answer["error"]
-    assert second.start()[0] == 200
-    assert waiting.until("waiting")["run"]["ahead"] == 1
-    watching.close()
-    assert waiting.until("done")["run"]["result"] == "1"
-    waiting.close()
-    # Whoever comes back finds the last image.
-    again = first.listen()
-    event = next(iter(again))
-    assert event["run"]["state"] == "done"
-    assert [result["stopped"] for result in event["results"]] == ["interrupted"]
-    again.close()
-
-
-def test_stop_frees_the_queue(address: str) -> None:
-    first, second = Page(address), Page(address)
-    watching, waiting = first.listen(), second.listen()
-    first.start(iterations="100000")
+    number = first.started(iterations="100000")
+    watching = second.listen()
     assert next(event for event in watching if (event["run"] or {}).get("iteration", 0) >= 1)
-    second.start(iterations="100000")
-    waiting.until("waiting")
+    status, answer = second.start()
+    assert status == 400
+    assert "a run is going on; stop it first" in answer["error"]
     assert second.ask("DELETE", "/runs")[0] == 200
-    assert waiting.until("done")["run"]["result"] is None
-    assert first.ask("DELETE", "/runs")[0] == 200
-    assert watching.until("done")
-    assert watching.results[0]["stopped"] == "interrupted"
+    assert watching.until("done", number)
+    assert (watching.results[-1]["id"], watching.results[-1]["stopped"]) == (str(number), "interrupted")
     watching.close()
-    waiting.close()
+    # A page that comes later finds the last image.
+    late = first.listen()
+    assert next(iter(late))["results"][-1]["id"] == str(number)
+    late.close()
 
 
 def test_ctrl_c_ends_it_while_a_run_goes_on() -> None:
@@ -290,27 +272,11 @@ def test_ctrl_c_ends_it_while_a_run_goes_on() -> None:
         assert found is not None
         page = Page(found[1])
         events = page.listen()
-        page.start(iterations="100000")
-        events.until("running")
+        events.until("running", page.started(iterations="100000"))
         server.send_signal(signal.SIGINT)
         assert server.wait(PATIENCE) == 0
         assert server.stderr.read() == "fastnst: the page is closed\n"
         events.close()
-
-
-def test_a_warning_where_others_can_reach_it(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    from fastnst.app import cli
-    from fastnst.app.web import serve
-
-    def nothing(self: Any, sockets: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(serve.Server, "run", nothing)
-    assert cli.main(["web", "--host", "0.0.0.0", "--port", "0", "--weights", "random"]) == 0
-    printed = capsys.readouterr().err
-    assert "fastnst: warning: 0.0.0.0 can be reached from other machines, and there is no password" in printed
-    assert cli.main(["web", "--port", "0", "--weights", "random"]) == 0
-    assert "warning" not in capsys.readouterr().err
 
 
 def test_addresses_of_this_machine() -> None:

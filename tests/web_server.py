@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from fastnst.app.web.limits import Limits
+from fastnst.app.web.results import Limits
 
 HOST = {"weights": "random", "device": "cpu"}
 
@@ -16,7 +16,7 @@ def serving(**limits: Any) -> Iterator[str]:
     from fastnst.app.web.app import App
     from fastnst.app.web.serve import Server, bound
 
-    with bound("127.0.0.1", 0) as listening:
+    with bound(0) as listening:
         app = App(HOST, Limits(**limits))
         server = Server(app)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

@@ -18,8 +18,8 @@ from typing import IO, Any
 import numpy as np
 
 from fastnst.errors import ImageError
+from fastnst.image.decode import is_npy, open_image, opened, read_npy_header
 from fastnst.image.files import contents, source_name
-from fastnst.image.read import is_npy, open_image, opened, read_npy_header
 
 _DEEPEST = 100  # fastnst's own parameters nest four deep
 # libvips leaves out a packet that is longer.

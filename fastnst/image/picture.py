@@ -1,6 +1,5 @@
 """A `Picture`: what every source is read into, and every step before the network works on."""
 
-import contextlib
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,8 +12,8 @@ import torch
 from torch import Tensor
 
 from fastnst.errors import ImageError
+from fastnst.image.decode import check_size, ran_out, within_memory
 
-MIN_SIDE = 2
 PART_PIXELS = 1 << 20
 """About the pixels that are looked at at once of a picture that is not looked at whole."""
 
@@ -248,36 +247,3 @@ def _range_problem(low: float, high: float) -> str:
         return "has NaN or infinite values; every value must be in 0…1"
     hint = "divide them by 255" if 1 < high <= 255 and low >= 0 else "scale or clip them"
     return f"has values from {low:.6g} to {high:.6g}; they must be in 0…1: {hint}"
-
-
-def check_size(height: int, width: int, what: str) -> None:
-    """Raises ImageError, which begins with `what`, for a picture with a side of less than `MIN_SIDE` pixels."""
-    if min(height, width) < MIN_SIDE:
-        raise ImageError(f"{what} is {width}×{height} pixels; it must be at least {MIN_SIDE}×{MIN_SIDE}")
-
-
-def check_pixels(height: int, width: int, what: str, max_pixels: int) -> None:
-    """Raises ImageError, which begins with `what`, for a picture of more than `max_pixels` pixels."""
-    if width * height > max_pixels:
-        raise ImageError(
-            f"{what} is {width}×{height} = {width * height} pixels, more than the limit of {max_pixels} pixels; "
-            "reduce it, or raise --max-pixels (max_pixels=…)"
-        )
-
-
-@contextlib.contextmanager
-def within_memory(what: str, height: int, width: int) -> Iterator[None]:
-    """Raises ImageError where the block runs out of memory."""
-    try:
-        yield
-    except (MemoryError, OSError, RuntimeError) as error:
-        if not ran_out(error):
-            raise
-        raise ImageError(f"{what} does not fit in memory ({width}×{height} pixels); reduce it first") from error
-
-
-def ran_out(error: Exception) -> bool:
-    """Whether `error` says that memory ran out."""
-    said = str(error).lower()
-    # NumPy raises MemoryError, torch RuntimeError, Pillow's codecs OSError, libvips an error of its own.
-    return isinstance(error, MemoryError) or "can't allocate memory" in said or "out of memory" in said

@@ -5,24 +5,31 @@ a `StreamedPicture` of the same rows. libvips decodes, some rows at a time where
 it converts colours at 16 bits; Pillow reads the formats that libvips does not.
 """
 
-import contextlib
 import io
 import os
-import sys
-import threading
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import IO, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from fastnst.errors import ImageError
+from fastnst.image.decode import (
+    check_pixels,
+    check_size,
+    decoding,
+    from_pil,
+    is_npy,
+    libvips,
+    open_image,
+    opened,
+    read_npy_header,
+    srgb_profile,
+    within_memory,
+)
 from fastnst.image.files import MAX_PIXELS, contents, source_name
 from fastnst.image.picture import (
     PART_PIXELS,
@@ -30,14 +37,10 @@ from fastnst.image.picture import (
     Picture,
     StreamedPicture,
     check_layout,
-    check_pixels,
-    check_size,
     from_array,
     from_planes,
     from_tensor,
-    ran_out,
     to_planes,
-    within_memory,
 )
 
 Source: TypeAlias = str | os.PathLike[str] | IO[bytes] | Image.Image | npt.NDArray[np.generic] | torch.Tensor
@@ -45,13 +48,7 @@ Source: TypeAlias = str | os.PathLike[str] | IO[bytes] | Image.Image | npt.NDArr
 STREAMED_PIXELS = 1 << 22
 """Files of more pixels are read as a StreamedPicture where a run does not need them whole: 50 MB in float."""
 
-_NPY_MAGIC = b"\x93NUMPY"
-# The formats that libvips lacks. Pillow opens others too, which start another program (EPS) or hold no photographs.
-_PILLOW_FORMATS = ("BMP", "DIB", "JPEG2000", "PPM", "PSD", "QOI", "TGA", "PCX", "SGI")
-_ORIENTATION = 274  # EXIF's tag
 _DTYPES = {"uchar": np.uint8, "ushort": np.uint16, "int": np.int32, "uint": np.uint32, "float": np.float32}
-# Pillow's limit of pixels and Python's warning filters belong to the whole process.
-_PILLOW_LOCK = threading.Lock()
 
 
 def load_image(source: Source, *, role: str = "content", max_pixels: int = MAX_PIXELS) -> Picture:
@@ -130,7 +127,7 @@ class _Samples:
 def _samples(source: object, role: str, max_pixels: int) -> _Samples:
     if isinstance(source, Image.Image):
         what = f"{role} image (PIL image)"
-        image = _from_pil(source, what, max_pixels)
+        image = from_pil(source, what, max_pixels)
         return _image_samples(lambda _: image, what, "PIL image", max_pixels)
     if not isinstance(source, str | os.PathLike) and not hasattr(source, "read"):
         raise ImageError(
@@ -182,117 +179,6 @@ def _upright_srgb(image: Any) -> Any:
     return image.autorot()
 
 
-def open_image(held: str | bytes, what: str, access: str = "sequential", max_pixels: int = MAX_PIXELS) -> Any:
-    """libvips' image of a path or a file's bytes, with its header read and its pixels not decoded.
-
-    Formats that only Pillow reads are decoded. Raises ImageError for what is no image.
-    """
-    vips = libvips()
-    options: dict[str, Any] = {"access": access, "fail_on": "error"}
-    if _head(held)[:2] in (b"II", b"MM"):
-        options["unlimited"] = True  # a strip may be the whole picture; its size is checked on the header
-    try:
-        if isinstance(held, bytes):
-            source = vips.Source.new_from_memory(held)
-        else:
-            source = vips.Source.new_from_file(os.fsencode(held))
-        return vips.Image.new_from_source(source, "", **options)
-    except Exception as error:  # UnicodeDecodeError too, where a message has bytes of the file
-        if "known format" not in str(error):
-            raise ImageError(_damaged(what, error)) from error
-    return _open_with_pillow(held, what, max_pixels)
-
-
-def _open_with_pillow(held: str | bytes, what: str, max_pixels: int) -> Any:
-    Image.init()
-    formats = [name for name in _PILLOW_FORMATS if name in Image.OPEN]
-    try:
-        with _unguarded():
-            image = Image.open(io.BytesIO(held) if isinstance(held, bytes) else held, formats=formats)
-    except UnidentifiedImageError as error:
-        raise ImageError(
-            f"{what} is not an image of a known format, or its header is damaged; "
-            "give a PNG, JPEG, WebP, TIFF, GIF, BMP or AVIF file"
-        ) from error
-    except Exception as error:
-        raise ImageError(_damaged(what, error)) from error
-    with image:
-        return _from_pil(image, what, max_pixels)
-
-
-def _from_pil(image: Image.Image, what: str, max_pixels: int) -> Any:
-    """libvips' image of one of PIL's, with its profile and orientation."""
-    check_pixels(image.height, image.width, what, max_pixels)
-    check_size(image.height, image.width, what)
-    with decoding(what), within_memory(what, image.height, image.width):
-        with _unguarded():
-            image.load()
-            orientation = _orientation(image)
-        vips, profile = libvips(), image.info.get("icc_profile")
-        array, interpretation = _pil_samples(image, what)
-        copied = vips.Image.new_from_array(array, interpretation=interpretation).copy()
-    if profile:
-        copied.set_type(vips.GValue.blob_type, "icc-profile-data", profile)
-    copied.set_type(vips.GValue.gint_type, "orientation", orientation)
-    return copied
-
-
-def _orientation(image: Image.Image) -> int:
-    with contextlib.suppress(AttributeError, LookupError, OSError, OverflowError, SyntaxError, TypeError, ValueError):
-        return int(image.getexif().get(_ORIENTATION, 1))
-    return 1  # damaged metadata is none
-
-
-def _pil_samples(image: Image.Image, what: str) -> tuple[npt.NDArray[np.generic], str]:
-    """The samples of a PIL image, (H, W) or (H, W, C), and what libvips calls their colours."""
-    if image.mode == "F":
-        return np.asarray(image), "b-w"
-    if image.mode.startswith("I"):
-        grey = np.asarray(image)
-        if grey.min() < 0 or grey.max() > 65535:
-            raise ImageError(f"{what} is of mode I with integers beyond 0…65535; save it with 16 bits")
-        grey, key = grey.astype(np.uint16), image.info.get("transparency")
-        return (np.dstack([grey, (grey != key) * np.uint16(65535)]) if isinstance(key, int) else grey), "grey16"
-    if image.mode == "CMYK":
-        return np.asarray(image), "cmyk"
-    if image.mode == "LAB":
-        lab = np.asarray(image)
-        return np.dstack([lab[:, :, 0] * np.float32(100 / 255), lab[:, :, 1:].astype(np.int8)]), "lab"
-    grey_mode = image.mode in ("1", "L", "LA", "La")
-    if image.mode not in ("YCbCr", "HSV") and image.has_transparency_data:
-        image = image.convert("LA" if grey_mode else "RGBA")
-    elif image.mode not in ("L", "RGB"):
-        image = image.convert("L" if grey_mode else "RGB")
-    return np.asarray(image), "b-w" if grey_mode else "srgb"
-
-
-def is_npy(held: str | bytes) -> bool:
-    """Whether a path leads to one of NumPy's own files, or bytes are one."""
-    return _head(held) == _NPY_MAGIC
-
-
-def _head(held: str | bytes) -> bytes:
-    with opened(held) as file:
-        return file.read(len(_NPY_MAGIC))
-
-
-def opened(held: str | bytes) -> IO[bytes]:
-    """A file at a path, or of bytes."""
-    return io.BytesIO(held) if isinstance(held, bytes) else Path(held).open("rb")
-
-
-def read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
-    """Shape and dtype of the array in a `.npy` file, which is left where its samples begin. Raises ValueError."""
-    read = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }.get(np.lib.format.read_magic(file))
-    if read is None:
-        raise ValueError("its version is none of 1.0 and 2.0")
-    shape, _, dtype = read(file)
-    return shape, dtype
-
-
 def _npy_samples(held: str | bytes, what: str, name: str, max_pixels: int) -> _Samples:
     with decoding(what):
         with opened(held) as file:
@@ -308,62 +194,3 @@ def _npy_samples(held: str | bytes, what: str, name: str, max_pixels: int) -> _S
         return (samples[top : top + step] for top in range(0, height, step))
 
     return _Samples(height, width, what, name, rows)
-
-
-@cache
-def libvips() -> Any:
-    """pyvips, set up: no operation is kept, what its authors call unsafe for untrusted files is blocked, and warnings
-    about damaged metadata, which a user can do nothing about, go nowhere."""
-    ours = "pyvips" not in sys.modules
-    if ours:
-        os.environ["VIPS_WARNING"] = "0"  # read as libvips starts: its own handler of warnings is to be an empty one
-    import pyvips
-
-    if ours:
-        del os.environ["VIPS_WARNING"]
-        pyvips._remove_log_handler()  # which prints a traceback where a file's bytes in a message are no UTF-8
-    pyvips.cache_set_max(0)
-    pyvips.block_untrusted_set(True)
-    return pyvips
-
-
-@cache
-def srgb_profile() -> bytes:
-    """An ICC profile of sRGB, the same bytes on every call and day."""
-    return bytes(libvips().Image.profile_load("srgb"))
-
-
-@contextlib.contextmanager
-def decoding(what: str) -> Iterator[None]:
-    """What decoders raise in the block becomes an ImageError, but for a lack of memory, which becomes a MemoryError."""
-    try:
-        yield
-    except (ImageError, GeneratorExit):
-        raise
-    except Exception as error:
-        if ran_out(error):
-            raise MemoryError(str(error)) from error
-        raise ImageError(_damaged(what, error)) from error
-
-
-def _damaged(what: str, error: Exception) -> str:
-    if isinstance(error, MemoryError):
-        return f"{what} does not fit in memory; reduce it first"
-    # libvips' errors have one line for each function that failed.
-    lines = [line for line in getattr(error, "detail", str(error)).splitlines() if line.strip()]
-    reason = lines[0].strip() if lines else type(error).__name__
-    if "nsupported" in reason or "labq" in reason:  # TIFF in CIELAB of 8 bits
-        return f"{what} is in a form that is not supported here ({reason}); save it as PNG, TIFF or JPEG"
-    return f"{what} is damaged or truncated ({reason}); fetch or export it again"
-
-
-@contextlib.contextmanager
-def _unguarded() -> Iterator[None]:
-    """Pillow without its own limit of pixels, and without its warnings about damaged metadata; a thread at a time."""
-    with _PILLOW_LOCK, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit

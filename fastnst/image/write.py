@@ -19,9 +19,9 @@ from PIL import Image
 from torch import Tensor
 
 from fastnst.errors import ImageError, OptionError
+from fastnst.image.decode import libvips, srgb_profile
 from fastnst.image.files import check_place, real_target
 from fastnst.image.metadata import packet, to_json
-from fastnst.image.read import libvips, srgb_profile
 
 Target = str | os.PathLike[str] | IO[bytes]
 
@@ -65,10 +65,12 @@ FORMATS: Mapping[str, Format] = {
 }
 BIT_DEPTHS = (8, 16)
 
-_ROWS = 64  # at a time of a `.npy` file
+_ROWS = 64  # at a time
 # A classic TIFF holds 4 GiB; deflate makes noise a little longer than it was.
 _LARGEST_TIFF = 4_000_000_000
 _COPIED = 1 << 20
+# The process in which libvips' threads run, once it has written.
+_WRITER: dict[str, int] = {}
 
 
 def format_of(name: str, given: str | None = None) -> Format:
@@ -202,7 +204,7 @@ def save_image(
             file.seek(0)
             shutil.copyfileobj(file, path, _COPIED)
         path.flush()
-    except BrokenPipeError:
+    except (BrokenPipeError, ImageError):
         raise
     except Exception as error:
         raise ImageError(f"output {name!r} could not be written {_write_problem(error)}") from error
@@ -220,6 +222,11 @@ def _encode(
     image.set_type(vips.GValue.blob_type, "xmp-data", packet(parameters, shortened=form.name == "JPEG"))
     if form.name == "TIFF":
         options["bigtiff"] = image.height * image.width * image.bands * depth // 8 > _LARGEST_TIFF
+    if _WRITER.setdefault("process", os.getpid()) != os.getpid():
+        raise ImageError(
+            "this process was forked from one that had written a picture, and libvips' threads did not come along; "
+            "start processes by spawn"
+        )
     # No more threads than torch has; it waits meanwhile.
     vips.concurrency_set(torch.get_num_threads())
     getattr(image, form.saver)(vips.Target.new_to_descriptor(file.fileno()), **options)
@@ -244,7 +251,13 @@ def to_pil(rgb: Tensor, alpha: Tensor | None = None) -> Image.Image:
 
     Raises ImageError for values that are not finite or a shape that is not a picture's.
     """
-    return Image.fromarray(_image(_layers(rgb, alpha), 8).numpy())
+    image = _image(_layers(rgb, alpha), 8)
+    # In this thread, as in `read`: a forked process has no threads of libvips.
+    region, pixels = libvips().Region.new(image), np.empty((image.height, image.width, image.bands), np.uint8)
+    for top in range(0, image.height, _ROWS):
+        rows = pixels[top : top + _ROWS]
+        rows.reshape(-1)[:] = np.frombuffer(region.fetch(0, top, image.width, len(rows)), np.uint8)
+    return Image.fromarray(pixels)
 
 
 def _layers(rgb: Tensor, alpha: Tensor | None) -> list[Tensor]:

@@ -44,11 +44,11 @@ PAPER_STYLE_LAYERS = tuple(f"conv{block}_1" for block in range(1, 6))
 
 
 FILTER_SCALINGS = ("none", "unit-mean")
-"""What `filter_scaling` may be."""
+"""Values of the option `filter_scaling`."""
 
 
 def is_original(network: str, weights: str) -> bool:
-    """Whether `weights` means the original ones of `network`."""
+    """True where `weights` means the original ones of `network`."""
     return network == ORIGINAL_NETWORK and weights in ("auto", "original")
 
 
@@ -93,3 +93,7 @@ def layers_up_to(network: str, taps: tuple[str, ...]) -> tuple[Layer, ...]:
 def pools_before(network: str, taps: tuple[str, ...]) -> int:
     """How many pools lie on the way to the deepest of `taps`; with n of them each side of the image is at least 2^n."""
     return sum(layer.is_pool for layer in layers_up_to(network, taps))
+
+
+ATTRIBUTION = "VGG-19 of K. Simonyan and A. Zisserman (2015), University of Oxford, CC BY 4.0"
+"""To be named wherever the original weights were used."""

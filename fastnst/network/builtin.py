@@ -21,7 +21,6 @@ import torch
 from fastnst.errors import WeightsError
 from fastnst.network.architecture import ORIGINAL_NETWORK, Layer, layers_of
 
-ATTRIBUTION = "VGG-19 of K. Simonyan and A. Zisserman (2015), University of Oxford, CC BY 4.0"
 MEANS = Path(__file__).with_name("mean_activations.npy")
 _FILE = "vgg19_weights_tf_dim_ordering_tf_kernels_notop_q.bin"
 _BYTES = 20_063_401

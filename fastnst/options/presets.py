@@ -85,7 +85,7 @@ those programs (docs/moving-over.md).
 UNSCALED: Mapping[str, OptionValues] = MappingProxyType(
     {"gatys": OptionValues(filter_scaling="none", style_weight=1e3)},
 )
-"""What a preset sets in place of that where the filters are as they are, by the option or for want of their means.
+"""Values that a preset sets instead where the filters are as they are, by the option or for want of their means.
 
 The content term goes with the square of the features, the style term with their fourth power: the same balance has
 another β.

@@ -1,157 +1,97 @@
-"""The workers of a batch as actors on a Ray cluster (https://docs.ray.io); needs `pip install 'fastnst[ray]'`."""
+"""The rows of a batch as tasks of a Ray cluster (https://docs.ray.io); needs `pip install 'fastnst[ray]'`."""
 
 import importlib
 import math
 import os
-import re
-import threading
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Generator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from fastnst.app.batch.batch import Event
-from fastnst.app.batch.batch_task import Outcome, Task
+from fastnst.app.batch.tasks import Outcome, Task
 from fastnst.errors import FastnstError, OptionError
 
+if TYPE_CHECKING:
+    from fastnst.app.batch.workers import Worker
 
-class RayPool:
-    """A `Pool` of Ray actors.
+_POLL = 0.2  # seconds between looks at whether to stop
 
-    Args:
-        workers: how many; None is one for each GPU of the cluster, or where it has none one for each machine, but no
-            more than `most`.
-        address: the cluster's; None is the one that RAY_ADDRESS names or that runs here, else one is started here.
-        use_gpus: whether a worker gets a GPU of its own, if the cluster has any.
-        resume: as for `Worker`.
 
-    Workers read and write the tasks' paths themselves: they must mean the same on all machines. Each has, for its
-    threads, what the smallest machine can give if they are spread evenly; a worker for whom there is no room gets no
-    task.
+def run_on_ray(
+    tasks: Sequence[Task],
+    should_stop: Callable[[], bool] = lambda: False,
+    *,
+    workers: int | None = None,
+    address: str | None = None,
+    resume: bool = False,
+) -> Generator[Outcome]:
+    """Yields the outcome of each task as it comes; Ray tries one whose worker dies once more.
+
+    workers: how many at a time; None is one for each GPU of the cluster, or where it has none one for each machine.
+    address: the cluster's; None is the one that RAY_ADDRESS names or that runs here, else one is started here.
+
+    The machines read and write the tasks' paths themselves, from this process's folder: both must mean the same on all.
 
     Raises OptionError where Ray is not installed, FastnstError where the cluster cannot be reached.
     """
-
-    def __init__(
-        self,
-        workers: int | None,
-        *,
-        most: int,
-        address: str | None = None,
-        use_gpus: bool = True,
-        resume: bool = False,
-    ) -> None:
-        self._ray = _import_ray()
-        self._was_there = self._ray.is_initialized()
-        if not self._was_there:
-            try:
-                self._ray.init(address=address, log_to_driver=False, logging_level="error")
-            except (ConnectionError, RuntimeError, ValueError) as error:
-                where = "Ray" if address is None else f"the Ray cluster {address!r}"
-                raise FastnstError(f"{where} cannot be reached ({str(error).splitlines()[0]}); check --ray") from error
-        machines = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        gpus = int(sum(machine.get("GPU", 0) for machine in machines)) if use_gpus else 0
-        count = min(most, workers or gpus or len(machines))
-        least = min(machine.get("CPU", 1) for machine in machines)
-        self._threads = max(1, int(least) // math.ceil(count / len(machines)))
-        self._gpus = 1 / math.ceil(count / gpus) if gpus else 0.0
-        self._resume = resume
-        self._actors: list[Any] = []
-        self._answers: dict[Any, int] = {}
-        self._ready: set[int] = set()
-        for worker in range(count):
-            self._actors.append(None)
-            self.restart(worker)
-
-    def submit(self, worker: int, task: Task) -> None:
-        self._answers[self._actors[worker].run.remote(_absolute(task))] = worker
-
-    def wait(self, seconds: float) -> list[Event]:
-        if not self._answers:
-            return []
-        answered, _ = self._ray.wait(list(self._answers), num_returns=1, timeout=seconds)
-        return [self._event(answer) for answer in answered]
-
-    def restart(self, worker: int) -> None:
-        actor = self._ray.remote(_Actor).options(
-            num_cpus=self._threads, num_gpus=self._gpus, max_concurrency=2, scheduling_strategy="SPREAD"
-        )
-        self._actors[worker] = actor.remote(self._threads, self._resume)
-        self._answers[self._actors[worker].ready.remote()] = worker
-
-    def stop(self) -> None:
-        for actor in self._actors:
-            actor.stop.remote()
-
-    def close(self) -> None:
-        for actor in self._actors:
-            self._ray.kill(actor)
-        if not self._was_there:
-            self._ray.shutdown()
-
-    def _event(self, answer: Any) -> Event:
-        worker = self._answers.pop(answer)
-        try:
-            outcome: Outcome | None = self._ray.get(answer)
-        except self._ray.exceptions.RayError as error:
-            how = _cause(error)
-            if worker not in self._ready:
-                raise FastnstError(f"a worker could not start on the Ray cluster: {how}") from error
-            return Event(worker, died=f"the worker was lost ({how}); lower the size if memory ran out")
-        self._ready.add(worker)
-        return Event(worker, outcome)
-
-
-class _Actor:
-    """A `Worker` in an actor of two threads: one works, the other hears that it should stop."""
-
-    def __init__(self, threads: int, resume: bool) -> None:
-        import torch
-
-        from fastnst.app.batch.batch_worker import Worker
-
-        torch.set_num_threads(threads)
-        self._stopped = threading.Event()
-        self._worker = Worker(self._stopped.is_set, resume=resume)
-
-    def ready(self) -> None:
-        return
-
-    def run(self, task: Task) -> Outcome:
-        return self._worker.run(task)
-
-    def stop(self) -> None:
-        self._stopped.set()
-
-
-def _cause(error: Exception) -> str:
-    """The line of Ray's report, a coloured traceback or a few sentences, that says why."""
-    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in str(error).splitlines()]
-    told = [line for line in lines if line]
-    if not told:
-        return type(error).__name__
-    return told[-1] if any("Traceback" in line or "::" in line for line in told) else told[0]
-
-
-def _import_ray() -> Any:
     try:
-        return importlib.import_module("ray")
+        ray = importlib.import_module("ray")
     except ImportError as error:
         raise OptionError("--ray needs the package ray; install it (pip install 'fastnst[ray]')") from error
+    was_there, at_work, stopping = ray.is_initialized(), dict[Any, Task](), False
+    if not was_there:
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="error")
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            where = "Ray" if address is None else f"the Ray cluster {address!r}"
+            raise FastnstError(f"{where} cannot be reached ({str(error).splitlines()[0]}); check --ray") from error
+    try:
+        on_gpu = any(task.options.device != "cpu" for task in tasks)
+        resources = _resources(ray, workers, on_gpu=on_gpu)
+        row = ray.remote(_row).options(max_retries=1, scheduling_strategy="SPREAD", **resources)
+        threads, folder = resources["num_cpus"], str(Path.cwd())
+        at_work = {row.remote(task, folder, threads, resume): task for task in tasks}
+        while at_work:
+            if not stopping and should_stop():
+                stopping = True
+                for reference in at_work:
+                    ray.cancel(reference)
+            for reference in ray.wait(list(at_work), timeout=_POLL)[0]:
+                task = at_work.pop(reference)
+                try:
+                    yield ray.get(reference)
+                except ray.exceptions.RayError as error:
+                    how = f"its worker was lost twice ({type(error).__name__}); lower the size if memory ran out"
+                    yield Outcome(task, "interrupted" if stopping else "failed", 0.0, None if stopping else how)
+    finally:
+        for reference in at_work:
+            ray.cancel(reference, force=True)
+        if not was_there:
+            ray.shutdown()
 
 
-def _absolute(task: Task) -> Task:
-    """The task with absolute paths: a worker's own folder is another one."""
-    options, given = task.options, dict(task.given)
-    for name in ("init", "weights"):
-        value = getattr(options, name)
-        if os.path.isfile(value):  # noqa: PTH113
-            given[name] = os.path.abspath(value)  # noqa: PTH100
-            options = replace(options, **{name: given[name]})
-    if options.masks is not None:
-        given["masks"] = [
-            {name: source and os.path.abspath(source) for name, source in mask.as_dict().items()}  # noqa: PTH100
-            for mask in options.masks
-        ]
-        options = replace(options, masks=given["masks"])
-    content, output = (os.path.abspath(path) for path in (task.content, task.output))  # noqa: PTH100
-    styles = tuple(os.path.abspath(style) for style in task.styles)  # noqa: PTH100
-    return replace(task, content=content, styles=styles, output=output, given=given, options=options)
+def _resources(ray: Any, workers: int | None, *, on_gpu: bool) -> dict[str, Any]:
+    """The part of a machine for each of so many workers, spread evenly: the threads of the smallest, and a GPU."""
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    gpus = int(sum(machine.get("GPU", 0) for machine in machines)) if on_gpu else 0
+    count = workers or gpus or len(machines)
+    least = int(min(machine.get("CPU", 1) for machine in machines))
+    threads = max(1, least // math.ceil(count / len(machines)))
+    return {"num_cpus": threads, "num_gpus": 1 / math.ceil(count / gpus) if gpus else 0}
+
+
+def _row(task: Task, folder: str, threads: int, resume: bool) -> Outcome:
+    """Runs one task in a process of Ray's."""
+    import torch
+
+    os.chdir(folder)
+    torch.set_num_threads(threads)
+    return _worker(resume).run(task)
+
+
+@cache
+def _worker(resume: bool) -> "Worker":
+    """The worker of this process, which keeps what its next task can use."""
+    from fastnst.app.batch.workers import Worker
+
+    return Worker(lambda: False, resume=resume)

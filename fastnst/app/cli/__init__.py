@@ -1,7 +1,4 @@
-"""The command `fastnst`: its subcommands, one module each, and how its errors are shown.
-
-The modules of `fastnst.app` may import everything, and nothing else imports them.
-"""
+"""The command `fastnst`: its subcommands, one module each, its exit codes, and how its errors are shown."""
 
 import argparse
 import io
@@ -10,12 +7,17 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
-from typing import TextIO
+from typing import Any
 
-from fastnst import __version__
 from fastnst.app.cli.arguments import Parser
-from fastnst.app.cli.exit_codes import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_USAGE
 from fastnst.errors import FastnstError, FastnstWarning, Interrupted, OptionError
+
+EXIT_BAD_INPUT = 1
+"""Bad input, or a check that failed."""
+EXIT_USAGE = 2
+"""No command was given, or arguments that are wrong."""
+EXIT_INTERRUPTED = 130
+"""Ctrl-C, or a signal like it: as a shell has it, 128 and the number of SIGINT."""
 
 # The modules in the order of `fastnst --help`. They import what they need when they run, for the help must not wait for
 # torch; they are imported by name here, for they import their neighbours in this package.
@@ -26,7 +28,6 @@ _COMMANDS = (
     "resume",
     "batch",
     "grid",
-    "compare",
     "rerun",
     "web",
     "info",
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _complain(f"interrupted. {stop}".removesuffix(". "))
             return EXIT_INTERRUPTED
         except BrokenPipeError:
-            # What reads our output has had enough; the interpreter must not try to write the rest.
+            # The reader of our output has had enough; the interpreter must not try to write the rest.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return EXIT_BAD_INPUT
         except OSError as error:
@@ -83,19 +84,29 @@ def _check_alone(parsed: argparse.Namespace) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of the command. What it parses has `run`, a function of it that returns the exit code."""
+    """The parser of the command. Its namespace has `run`, a function of the namespace that returns the exit code."""
     parser = Parser(
         prog="fastnst",
         description="Neural style transfer by optimisation, exact to Gatys, Ecker and Bethge (2016).",
         epilog="fastnst COMMAND --help tells the arguments of a command. To begin: "
         "fastnst stylize photo.jpg painting.jpg -o result.png",
     )
-    parser.add_argument("--version", action="version", version=f"fastnst {__version__}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name in _COMMANDS:
         import_module(f"fastnst.app.cli.{name}").add_parser(commands)
     import_module("fastnst.app.cli.completion").add_parser(commands, build_parser)
     return parser
+
+
+class _Version(argparse.Action):
+    """Prints the version, which only then is looked up."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib.metadata import version
+
+        print(f"fastnst {version('fastnst')}")
+        parser.exit()
 
 
 def _make_streams_safe() -> None:
@@ -109,14 +120,7 @@ def _make_streams_safe() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _plain_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
+def _plain_warning(message: Warning | str, *_: object, **__: object) -> None:
     print(f"fastnst: warning: {message}", file=sys.stderr)
 
 

@@ -1,21 +1,38 @@
-"""The arguments of the command: those of each option, from its one definition, and those that say where output goes."""
+"""The options of a run as words: an argument for each, from its one definition, and the same names in a TOML file."""
 
 import argparse
 import difflib
+import os
 import re
+import shlex
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+import tomllib
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import Field, dataclass, fields
-from itertools import takewhile
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import IO, Any, NoReturn
 
 from fastnst.errors import OptionError
-from fastnst.options.options import GROUPS, Options
+from fastnst.options.options import GROUPS, Options, resolve_options
 from fastnst.options.parse import Iterations, StyleWeight
 from fastnst.options.presets import PRESETS
 
-# As in `fastnst.image.write`, which is not imported here: the command's help must not wait for what it imports.
+OPTIONS: Mapping[str, "Field[Any]"] = {option.name: option for option in fields(Options)}
+
+STANDARD = "-"
+"""Stands for the standard input or output."""
+
+SEPARATOR = "|"
+"""Stands between several styles, or several regions, in one cell of a table."""
+
+# Named here too, for the command's help must not wait for what the writers of pictures import.
 _FORMATS = ("png", "jpeg", "webp", "tiff", "avif", "npy")
+
+# The function takes a list or what is alone in it.
+_ONE_OR_SEVERAL = ("scales", "style_weight")
+
+# More than a thousand times what all options take.
+_MOST_CONFIG_BYTES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -44,30 +61,21 @@ OUTPUT_ARGUMENTS = (
     OutputArgument("quiet", bool, "no progress bar and no closing line"),
     OutputArgument("json", bool, "print losses and parameters as one JSON object on stdout"),
 )
-"""Those that a `--config` file may hold beside the options."""
-
-
-# Options of which one value is no list of one.
-_ONE_OR_SEVERAL = ("scales", "style_weight")
-
-# What is told from a path, by its metavar: layers (nothing with a dot or a slash), and the pictures of a mask.
-_LOOKS = {"LAYER": r"[^-./\\][^./\\=]*(=.*)?$", "WORD": r"[^-./\\][^./\\=]*(=|$)"}
+"""The arguments that a `--config` file may hold beside the options."""
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line; the usage is a `--help` away. What an option of several values cannot take, as
-    a picture's path after numbers, is left to the command: `--style-weight 5 CONTENT STYLE`."""
+    """Says in one line what is wrong; the usage is a `--help` away."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        words = self._several_last(sys.argv[1:] if args is None else list(args))
-        parsed, unknown = super().parse_known_args(words, namespace)
+        parsed, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.error(f"unknown argument{'s' if len(unknown) > 1 else ''} {' '.join(unknown)}{self._near(unknown)}")
         return parsed, unknown
 
     def error(self, message: str) -> NoReturn:
-        if "required: CONTENT" in message or "required: STYLE" in message:
-            message += "; give CONTENT and STYLE before the options that take several values"
+        if re.search("required: [A-Z]", message):
+            message += "; give them before the options that take several values, or after --"
         self.exit(2, f"fastnst: error: {message} (see {self.prog} --help)\n")
 
     def _near(self, unknown: list[str]) -> str:
@@ -77,52 +85,26 @@ class Parser(argparse.ArgumentParser):
         close = difflib.get_close_matches(flags[0], known, n=1) if flags else []
         return f"; did you mean {close[0]}?" if close else ""
 
-    def _several_last(self, words: list[str]) -> list[str]:
-        """The same words, with the options of several values after all others: they would take paths that follow."""
-        others: list[str] = []
-        several: list[str] = []
-        end = words.index("--") if "--" in words else len(words)
-        at = 0
-        while at < end:
-            count = self._count_of_values(words[at:end])
-            (several if count else others).extend(words[at : at + 1 + count])
-            at += 1 + count
-        return [*others, *several, *words[end:]]
 
-    def _count_of_values(self, words: list[str]) -> int:
-        """How many values an option of several that comes first in `words` takes: 0 where it is none, or none fits."""
-        action = self._option_string_actions.get(words[0])
-        if action is None or action.nargs != "+":
-            return 0
-        return sum(1 for _ in takewhile(lambda word: _fits(action, word), words[1:]))
+class Several(argparse.Action):
+    """Joins what the words after a flag hold: `--scales 256 512` and `--scales 256,512` are the same."""
 
-
-def _fits(action: argparse.Action, word: str) -> bool:
-    """Whether a value of `action` may look like `word`: any text that is no option where nothing says more."""
-    if action.metavar in _LOOKS:
-        return re.match(_LOOKS[action.metavar], word) is not None
-    if action.type in (None, str):
-        return re.match(r"-(?!\d|\.\d|$)", word) is None
-    try:
-        action.type(word)  # type: ignore[operator]
-    except argparse.ArgumentTypeError:
-        return False
-    return True
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        setattr(namespace, self.dest, [value for word in values for value in word])
 
 
 def add_options(parser: argparse.ArgumentParser, *, leave_out: Collection[str] = (), preset: str = "default") -> None:
     """Adds an argument for each field of `Options` but those to `leave_out`, under the headings of `GROUPS`. What is
     not given is absent from the parsed namespace; the help says the defaults of `preset`."""
-    known = {option.name: option for option in fields(Options)}
     for heading, names in GROUPS.items():
         group = parser.add_argument_group(heading)
         for name in names:
             if name not in leave_out:
-                add_option(group, known[name], preset)
+                add_option(group, OPTIONS[name], preset)
 
 
 def flag_of(option: "Field[Any]") -> str:
-    """As the command has it: --style-weight."""
+    """The flag of an option, as --style-weight."""
     return option.metadata["flag"] or "--" + option.name.replace("_", "-")
 
 
@@ -130,18 +112,31 @@ def add_option(group: "argparse._ActionsContainer", option: "Field[Any]", preset
     """Adds the argument of one field of `Options`, whose help says the default of `preset`. What is not given is absent
     from the parsed namespace."""
     facts = option.metadata
+    # An option with a flag of its own is given once for each of its items.
+    repeats, several = facts["flag"] is not None, facts["many"]
     group.add_argument(
         flag_of(option),
         dest=option.name,
-        # One with a flag of its own is given once for each of its items.
-        action="append" if facts["flag"] else "store",
+        action="append" if repeats else Several if several else "store",
         default=argparse.SUPPRESS,
         choices=facts["choices"] or None,
         metavar=facts["metavar"],
-        nargs="+" if facts["many"] else None,
-        type=parse_as(option),
+        nargs="+" if several else None,
+        type=words_of(_parser_of(option)) if several and not repeats else _parser_of(option),
         help=f"{facts['meaning']} (default: {describe_default(option, preset)})",
     )
+
+
+def words_of(parse: Callable[[str], Any] = str) -> Callable[[str], list[Any]]:
+    """Reads one word of the command line that holds several values, apart by commas, each as `parse` does."""
+
+    def read(word: str) -> list[Any]:
+        try:
+            return _split(word, parse)
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentTypeError(f"{error}; paths that follow go after --") from None
+
+    return read
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
@@ -180,7 +175,7 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_input_places(parser: argparse.ArgumentParser) -> None:
-    """Adds those that say where the inputs of a run of before are now."""
+    """Adds the arguments that say where the inputs of an earlier run are now."""
     parser.add_argument("--content", metavar="PATH", help="where its content is now")
     parser.add_argument("--styles", metavar="PATH", nargs="+", help="where its styles are now, all of them, in order")
     parser.add_argument("--init", metavar="PATH", help="where the picture is that it started from")
@@ -194,46 +189,29 @@ def add_input_places(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def option_value(name: str, words: Sequence[str]) -> Any:
-    """The value of the option `name` with these words after its flag. Raises OptionError where the command would
-    refuse them."""
-    option = {option.name: option for option in fields(Options)}[name]
-    parser = _OptionParser(add_help=False, allow_abbrev=False)
-    add_option(parser, option)
-    # After a sign of equality a value may begin with a dash.
-    single = len(words) == 1 and not option.metadata["many"]
-    line = [f"{flag_of(option)}={words[0]}"] if single else [flag_of(option), *words]
-    return one_or_several(name, getattr(parser.parse_args(line), name))
-
-
-class _OptionParser(argparse.ArgumentParser):
-    """Raises what it would print."""
-
-    def error(self, message: str) -> NoReturn:
-        raise OptionError(message.removeprefix("argument "))
-
-
 def given_options(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of `settings`, as the command parsed them, that are fields of `Options`."""
-    return {
-        option.name: one_or_several(option.name, settings[option.name])
-        for option in fields(Options)
-        if option.name in settings
-    }
+    """The fields of `Options` among `settings`, as the command parsed them."""
+    return {name: _one_or_several(name, settings[name]) for name in OPTIONS if name in settings}
 
 
-def one_or_several(name: str, value: Any) -> Any:
-    """The value where the command takes a list, and the function a list or what is alone in it."""
-    return value[0] if name in _ONE_OR_SEVERAL and isinstance(value, list) and len(value) == 1 else value
+def read_option(name: str, text: str) -> Any:
+    """The value of the option `name` that a text gives: several values stand apart by spaces or commas, several
+    regions by |. Raises OptionError where the command would refuse them."""
+    option = OPTIONS[name]
+    try:
+        if option.metadata["flag"]:
+            return [shlex.split(region) for region in text.split(SEPARATOR)]
+        parse = _parser_of(option)
+        return _one_or_several(name, _split(text, parse) if option.metadata["many"] else parse(text))
+    except argparse.ArgumentTypeError as error:
+        raise OptionError(f"{name.replace('_', ' ')}: {error}") from None
+    except ValueError as error:
+        raise OptionError(f"{name}: {text!r} cannot be read ({error}); close its quotes") from None
 
 
-def parse_as(option: "Field[Any]") -> Callable[[str], Any]:
-    """What reads one word of an option's value, and raises ArgumentTypeError where it cannot."""
-    if option.name == "scales":
-        return _scale
-    if option.name == "style_weights" or option.type in (float, float | None, StyleWeight):
-        return _number
-    return whole_number if option.type in (int, Iterations) else str
+def file_value(name: str, value: Any) -> Any:
+    """The value of an option in a file that has types: a text of several values is read, anything else stays."""
+    return read_option(name, value) if isinstance(value, str) and OPTIONS[name].metadata["many"] else value
 
 
 def whole_number(word: str) -> int:
@@ -244,21 +222,13 @@ def whole_number(word: str) -> int:
         raise argparse.ArgumentTypeError(f"{word!r} is not a whole number; write 512") from None
 
 
-def _number(word: str) -> float:
-    try:
-        return float(word)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{word!r} is not a number; write 0.5, and several with spaces") from None
-
-
-def _scale(word: str) -> int | str:
-    if word in ("auto", "none"):
-        return word
-    try:
-        return int(word)
-    except ValueError:
-        hint = "write auto, none, a number of scales, or their long edges as in 128 256 512"
-        raise argparse.ArgumentTypeError(f"{word!r} is not a scale; {hint}") from None
+def standard_input() -> IO[bytes]:
+    """The bytes of a pipe. Raises OptionError where the standard input is closed or a terminal."""
+    if sys.stdin is None or not hasattr(sys.stdin, "buffer"):
+        raise OptionError("the standard input is closed, and - asks for a picture from it; give a path")
+    if sys.stdin.isatty():
+        raise OptionError("the standard input is a terminal, and - asks for a picture from it; pipe one in")
+    return sys.stdin.buffer
 
 
 def describe_default(option: "Field[Any]", preset: str = "default") -> str:
@@ -270,3 +240,102 @@ def describe_default(option: "Field[Any]", preset: str = "default") -> str:
     if isinstance(default, tuple):
         return " ".join(name for name, _ in default)
     return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The options of `stylize`, and the arguments that say where output goes, that a TOML file sets.
+
+    The names are those of the command, with dashes or underscores; the values are TOML's strings, numbers, lists and
+    booleans, and for layers a table from name to weight too:
+
+        size = 768
+        scales = "none"
+        style-weights = [0.3, 0.7]
+        style_layers = {conv1_1 = 0.5, conv2_1 = 0.5}
+        bit-depth = 16
+
+    Raises OptionError, with the file's name, if it cannot be read, is no TOML, or has an unknown name, one name twice,
+    or a value of a wrong type or out of range.
+    """
+    name = os.fsdecode(path)
+    outputs = {argument.name: argument for argument in OUTPUT_ARGUMENTS}
+    known = sorted({*OPTIONS, *outputs})
+    entries, settings = _toml(name), dict[str, Any]()
+    try:
+        for key, value in entries.items():
+            setting = key.replace("-", "_")
+            if setting not in known:
+                close = difflib.get_close_matches(setting, known, n=1)
+                hint = f"did you mean {close[0]}?" if close else "the names are those of fastnst stylize --help"
+                raise OptionError(f"unknown option {key!r}; {hint}")
+            if setting in settings:
+                raise OptionError(f"{setting} is set twice, with a dash and with an underscore; keep one")
+            if setting in outputs:
+                _check_output(outputs[setting], value)
+            settings[setting] = value if setting in outputs else file_value(setting, value)
+        resolve_options(**{key: value for key, value in settings.items() if key in OPTIONS})
+    except OptionError as error:
+        raise OptionError(f"config {name!r}: {error}") from None
+    return settings
+
+
+def _toml(name: str) -> dict[str, Any]:
+    try:
+        with Path(name).open("rb") as file:
+            data = file.read(_MOST_CONFIG_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OptionError(f"config {name!r} cannot be read ({reason}); check the path") from None
+    if len(data) > _MOST_CONFIG_BYTES:
+        raise OptionError(f"config {name!r} is larger than a file of options can be; check the path")
+    try:
+        return tomllib.loads(data.decode())
+    except UnicodeDecodeError:
+        raise OptionError(f"config {name!r} is not text in UTF-8; save it as UTF-8") from None
+    except RecursionError:
+        raise OptionError(f"config {name!r} is not TOML that can be read: it nests too deeply") from None
+    except ValueError as error:  # TOMLDecodeError, and what Python says of a number of thousands of digits
+        raise OptionError(f"config {name!r} is not TOML: {error}; see toml.io for how it is written") from None
+
+
+def _check_output(argument: OutputArgument, value: Any) -> None:
+    """Raises OptionError where `value` is not what the argument takes."""
+    words = {str: 'a text, as in "out.png"', int: "a whole number", bool: "true or false"}
+    if not isinstance(value, argument.kind) or (argument.kind is int and isinstance(value, bool)):
+        raise OptionError(f"{argument.name} {value!r} is not {words[argument.kind]}")
+    if argument.choices and value not in argument.choices:
+        raise OptionError(f"unknown {argument.name} {value!r}; choose one of: {', '.join(argument.choices)}")
+
+
+def _split(text: str, parse: Callable[[str], Any]) -> list[Any]:
+    return [parse(part) for part in text.replace(",", " ").split()]
+
+
+def _one_or_several(name: str, value: Any) -> Any:
+    return value[0] if name in _ONE_OR_SEVERAL and isinstance(value, list) and len(value) == 1 else value
+
+
+def _parser_of(option: "Field[Any]") -> Callable[[str], Any]:
+    """Reads one value of the option; raises ArgumentTypeError where it cannot."""
+    if option.name == "scales":
+        return _scale
+    if option.name == "style_weights" or option.type in (float, float | None, StyleWeight):
+        return _number
+    return whole_number if option.type in (int, Iterations) else str
+
+
+def _number(word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{word!r} is not a number; write 0.5, and several as 0.3,0.7") from None
+
+
+def _scale(word: str) -> int | str:
+    if word in ("auto", "none"):
+        return word
+    try:
+        return int(word)
+    except ValueError:
+        hint = "write auto, none, a number of scales, or their long edges as in 128,256,512"
+        raise argparse.ArgumentTypeError(f"{word!r} is not a scale; {hint}") from None

@@ -6,26 +6,21 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator
+from contextlib import closing
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from fastnst.app.cli.exit_codes import EXIT_BAD_INPUT, EXIT_INTERRUPTED
-from fastnst.app.cli.signals import heard
+from fastnst.app.cli import EXIT_BAD_INPUT, EXIT_INTERRUPTED
+from fastnst.app.cli.arguments import add_options, given_options, whole_number
 from fastnst.errors import FastnstError, Interrupted, OptionError
-from fastnst.image.files import check_place
 
 if TYPE_CHECKING:
-    from fastnst.app.batch.batch import Pool
-    from fastnst.app.batch.batch_task import Outcome, Task
+    from fastnst.app.batch.tasks import Outcome, Task
 
 
 def add_parser(commands: Any) -> None:
     """Adds the command to those of `fastnst`."""
-    from fastnst.app.cli.arguments import add_options, whole_number
-
     parser = commands.add_parser(
         "batch",
         help="render many pictures in many styles",
@@ -59,6 +54,12 @@ def add_parser(commands: Any) -> None:
         "--log", metavar="FILE", help="failures, as JSON lines (default: failures.jsonl in FOLDER, or by the manifest)"
     )
     parser.add_argument(
+        "--part",
+        metavar="K/N",
+        type=_part,
+        help="make every N-th row alone, from row K on: N such commands, wherever they run, make them all",
+    )
+    parser.add_argument(
         "--workers",
         metavar="N",
         type=whole_number,
@@ -79,8 +80,8 @@ def add_parser(commands: Any) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    from fastnst.app.batch.batch import run_batch
-    from fastnst.app.batch.batch_rows import grouped, missing_inputs
+    from fastnst.app.batch.tasks import grouped, missing_inputs
+    from fastnst.app.cli.run import on_stop_signal
 
     began = time.perf_counter()
     if parsed.workers is not None and parsed.workers < 1:
@@ -88,41 +89,73 @@ def run(parsed: argparse.Namespace) -> int:
     _check_given(parsed)
     log_path = _log_path(parsed)
     tasks = _tasks(parsed)
-    lost = missing_inputs(tasks)
-    left = grouped(task for task in tasks if task.number not in {outcome.task.number for outcome in lost})
-    with _opened(log_path) as log, _Report(parsed, log, len(tasks)) as report, _stop_on_signal() as stop:
+    signals, stopping = 0, False
+
+    def count(number: int, frame: object) -> None:
+        nonlocal signals
+        signals += 1
+        if signals > 1:
+            raise KeyboardInterrupt
+
+    def should_stop() -> bool:
+        """The first Ctrl-C (or SIGTERM, SIGHUP) gives out no more rows and ends those at work; the second at once."""
+        nonlocal stopping
+        if signals and not stopping:
+            stopping = True
+            print("fastnst: stopping after the present iterations; once more stops at once", file=sys.stderr)
+        return stopping
+
+    try:
+        log = log_path.open("w", encoding="utf-8")
+    except OSError as error:
+        problem = f"the log {log_path} cannot be written ({error.strerror})"
+        raise FastnstError(f"{problem}; give another with --log") from error
+    with log, _Report(parsed, log, len(tasks)) as report, on_stop_signal(count):
+        lost = missing_inputs(tasks)
         for outcome in lost:
             report.add(outcome)
+        missing = {outcome.task.number for outcome in lost}
+        left = grouped(task for task in tasks if task.number not in missing)
         try:
             if left:
-                with closing(run_batch(*_pool(parsed, left), stop.asked)) as outcomes:
+                with closing(_outcomes(parsed, left, should_stop)) as outcomes:
                     for outcome in outcomes:
                         report.add(outcome)
         except KeyboardInterrupt:
             raise Interrupted(f"{report.summary()}; go on with --resume") from None
     failed = report.counts["failed"]
     where = f"; see {log_path}" if failed else ""
-    if failed or stop.signals or not parsed.quiet:
-        more = "; stopped, go on with --resume" if stop.signals else ""
+    if failed or signals or not parsed.quiet:
+        more = "; stopped, go on with --resume" if signals else ""
         print(f"fastnst: {report.summary()} in {time.perf_counter() - began:.1f} s{where}{more}", file=sys.stderr)
-    if stop.signals:
+    if signals:
         return EXIT_INTERRUPTED
     return EXIT_BAD_INPUT if failed else 0
+
+
+def _part(word: str) -> tuple[int, int]:
+    """The numbers of "2/8". Raises ArgumentTypeError."""
+    first, _, count = word.partition("/")
+    if not (first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count)):
+        raise argparse.ArgumentTypeError(f"{word!r} is no part of a batch; write K/N, from 1/N to N/N, as 2/8")
+    return int(first), int(count)
 
 
 def _check_given(parsed: argparse.Namespace) -> None:
     """Raises OptionError where the rows are given neither as MANIFEST nor as pictures, or as both."""
     pairs = parsed.content is not None or parsed.style is not None
     if pairs == (parsed.manifest is not None):
-        raise OptionError("give either MANIFEST (before the options that take several values) or --content and --style")
+        raise OptionError(
+            "give either MANIFEST (before the options that take several values, or after --) or --content and --style"
+        )
     if pairs and (parsed.content is None or parsed.style is None or parsed.output is None):
         raise OptionError("without MANIFEST, --content, --style and -o FOLDER are all needed")
 
 
 def _tasks(parsed: argparse.Namespace) -> "list[Task]":
-    from fastnst.app.batch.batch_rows import make_tasks, pair_rows
+    """All rows, checked; of a part its own."""
     from fastnst.app.batch.manifest import read_manifest
-    from fastnst.app.cli.arguments import given_options
+    from fastnst.app.batch.tasks import make_tasks, pair_rows
 
     given = given_options(vars(parsed))
     if parsed.manifest is not None:
@@ -133,27 +166,27 @@ def _tasks(parsed: argparse.Namespace) -> "list[Task]":
             if os.path.realpath(path) == folder:
                 raise OptionError(f"-o {parsed.output} has inputs in it, and outputs would become inputs; give another")
         rows, root = pair_rows(parsed.content, parsed.style), ""
-    return make_tasks(rows, given, folder=parsed.output, root=root, pattern=parsed.name, progress=not parsed.quiet)
+    tasks = make_tasks(rows, given, folder=parsed.output, root=root, pattern=parsed.name, progress=not parsed.quiet)
+    first, count = parsed.part or (1, 1)
+    return tasks[first - 1 :: count]
 
 
-def _pool(parsed: argparse.Namespace, tasks: "Sequence[Task]") -> "tuple[list[Task], Pool]":
-    """The workers that the command asks for, no more than there are tasks, and the tasks as they are for those."""
+def _outcomes(parsed: argparse.Namespace, tasks: "list[Task]", should_stop: Callable[[], bool]) -> "Generator[Outcome]":
+    """The outcomes of the tasks, from Ray or from processes of this machine, no more of them than there are tasks."""
     import torch
 
-    from fastnst.app.batch.batch_processes import ProcessPool
-    from fastnst.app.batch.batch_rows import with_memory_shares
-    from fastnst.app.batch.ray import RayPool
+    from fastnst.app.batch.ray import run_on_ray
+    from fastnst.app.batch.tasks import with_memory_shares
+    from fastnst.app.batch.workers import ProcessPool, run_batch
 
     if parsed.ray is not None:
-        on_gpu = any(task.options.device != "cpu" for task in tasks)
-        pool = RayPool(
-            parsed.workers, most=len(tasks), address=parsed.ray or None, use_gpus=on_gpu, resume=parsed.resume
-        )
-        return list(tasks), pool
+        workers = parsed.workers and min(parsed.workers, len(tasks))
+        return run_on_ray(tasks, should_stop, workers=workers, address=parsed.ray or None, resume=parsed.resume)
     gpus = _gpus({task.options.device for task in tasks})
     workers = min(parsed.workers or len(gpus) or 1, len(tasks))
     threads = max(1, torch.get_num_threads() // workers)
-    return with_memory_shares(tasks, workers), ProcessPool(workers, threads=threads, gpus=gpus, resume=parsed.resume)
+    pool = ProcessPool(workers, threads=threads, gpus=gpus, resume=parsed.resume)
+    return run_batch(with_memory_shares(tasks, workers), pool, should_stop)
 
 
 def _gpus(devices: set[str]) -> list[str]:
@@ -168,10 +201,13 @@ def _gpus(devices: set[str]) -> list[str]:
 
 
 def _log_path(parsed: argparse.Namespace) -> Path:
-    """Where failures are written.
+    """The file that failures are written to; each part of a batch has its own.
 
     Raises OptionError for a name that is none of a log, or belongs to something else, ImageError as `check_place` does.
     """
+    from fastnst.image.files import check_place
+
+    name = "failures.jsonl" if parsed.part is None else "failures.{}-of-{}.jsonl".format(*parsed.part)
     if parsed.log is not None:
         path = Path(parsed.log)
         if path.suffix.lower() != ".jsonl":
@@ -179,33 +215,23 @@ def _log_path(parsed: argparse.Namespace) -> Path:
         if parsed.output is None or not path.resolve().is_relative_to(Path(parsed.output).resolve()):
             check_place(parsed.log, "log")
     elif parsed.output is not None:
-        path = Path(parsed.output) / "failures.jsonl"
+        path = Path(parsed.output) / name
     else:
-        path = Path(parsed.manifest).with_suffix(".failures.jsonl")
+        path = Path(parsed.manifest).with_suffix(f".{name}")
     if parsed.manifest is not None and os.path.realpath(path) == os.path.realpath(parsed.manifest):
         raise OptionError(f"the log {path} is also the manifest and would be overwritten; give another one with --log")
     return path
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[IO[str]]:
-    try:
-        log = path.open("w", encoding="utf-8")
-    except OSError as error:
-        raise FastnstError(f"the log {path} cannot be written ({error.strerror}); give another with --log") from error
-    with log:
-        yield log
-
-
 class _Report:
-    """Where outcomes go: the log, standard output, the progress bar."""
+    """Writes outcomes to the log, the standard output and the progress bar."""
 
     def __init__(self, parsed: argparse.Namespace, log: IO[str], total: int) -> None:
         from tqdm import tqdm
 
         self.counts: Counter[str] = Counter()
         self._json, self._log, self._total = parsed.json, log, total
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
         self._bar = tqdm(total=total, unit="image", disable=True if parsed.quiet else None, file=sys.stderr)
 
     def __enter__(self) -> "_Report":
@@ -220,52 +246,24 @@ class _Report:
         if outcome.status == "failed":
             self._log.write(line + "\n")
             self._log.flush()
-            self._tell(f"fastnst: failed: {outcome.task.where}: {outcome.error}")
+            self._say(f"fastnst: failed: {outcome.task.where}: {outcome.error}")
         for warning in outcome.warnings:
-            if warning not in self._told:
-                self._told.add(warning)
-                self._tell(f"fastnst: warning: {outcome.task.where}: {warning}")
+            if warning not in self._warned:
+                self._warned.add(warning)
+                self._say(f"fastnst: warning: {outcome.task.where}: {warning}")
         if self._json:
             print(line, flush=True)
-        shown = {name: self.counts[name] for name in ("failed", "skipped") if self.counts[name]}
-        self._bar.set_postfix(shown, refresh=False)
+        counts = {name: self.counts[name] for name in ("failed", "skipped") if self.counts[name]}
+        self._bar.set_postfix(counts, refresh=False)
         self._bar.update()
 
     def summary(self) -> str:
-        """How many of each, as a person reads it."""
+        """The counts, as a person reads them."""
         parts = [f"{self.counts[status]} {status}" for status in ("done", "skipped", "failed") if self.counts[status]]
         finished = sum(self.counts[status] for status in ("done", "skipped", "failed"))
         if finished < self._total:
             parts.append(f"{self._total - finished} not made")
-        return ", ".join(parts)
+        return ", ".join(parts) or "no rows"
 
-    def _tell(self, text: str) -> None:
+    def _say(self, text: str) -> None:
         self._bar.write(text, file=sys.stderr)
-
-
-@dataclass
-class _Stop:
-    """What signals have asked for."""
-
-    signals: int = 0
-    told: bool = field(default=False, repr=False)
-
-    def asked(self) -> bool:
-        if self.signals and not self.told:
-            self.told = True
-            print("fastnst: stopping after the present iterations; once more stops at once", file=sys.stderr)
-        return self.signals > 0
-
-
-@contextmanager
-def _stop_on_signal() -> Iterator[_Stop]:
-    """The first Ctrl-C (or SIGTERM, SIGHUP) gives out no more rows and ends those at work, the second one at once."""
-    stop = _Stop()
-
-    def count(number: int, frame: object) -> None:
-        stop.signals += 1
-        if stop.signals > 1:
-            raise KeyboardInterrupt
-
-    with heard(count):
-        yield stop

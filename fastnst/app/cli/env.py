@@ -2,14 +2,30 @@
 
 import argparse
 import json
+import os
+import platform
+import sys
+from pathlib import Path
 from typing import Any
+
+_PACKAGES = (
+    *("fastnst", "torch", "triton", "numpy", "pillow", "safetensors", "tqdm"),
+    *("matplotlib", "av", "tensorboard", "shtab", "ray", "starlette", "uvicorn"),
+)
+# Their values say nothing of the user.
+_TELLING = (
+    *("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"),
+    *("FASTNST_OFFLINE", "TRITON_INTERPRET", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", "CUDA_LAUNCH_BLOCKING"),
+)
+# Reported only as set: an address may hold a password, a path a name.
+_SET = ("FASTNST_CACHE", "FASTNST_WEIGHTS_URL", "TORCH_HOME", "TRITON_CACHE_DIR", "XDG_CACHE_HOME")
 
 
 def add_parser(commands: Any) -> None:
     """Adds the command to those of `fastnst`."""
     parser = commands.add_parser(
         "env",
-        help="print what a bug report needs to know of this machine",
+        help="print the facts of this machine that a bug report needs",
         description="Prints versions, processor, GPUs, torch's build, weights and settings, for a bug report. It holds "
         "no paths and no names of users or hosts.",
     )
@@ -18,8 +34,6 @@ def add_parser(commands: Any) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    from fastnst.app.cli.environment import report
-
     facts = report()
     if parsed.json:
         print(json.dumps(facts, indent=2))
@@ -27,6 +41,100 @@ def run(parsed: argparse.Namespace) -> int:
     for name, value in facts.items():
         print(f"{name.removesuffix('_bytes'):12} {_readable(name, value)}")
     return 0
+
+
+def report() -> dict[str, Any]:
+    """The facts, as JSON can hold them: versions, system, processor, memory, GPUs, torch's build, the meaning of
+    `auto` here, which ImageNet weights are there, and environment variables. No paths, no name of a user or a host."""
+    import torch
+    from fastnst_kernels import available_backends
+    from fastnst_kernels.profiling.measure import conditions
+
+    from fastnst.network import winograd
+    from fastnst.network.runtime import resolve_runtime
+    from fastnst.options.options import resolve_options
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    facts = conditions(device)
+    runtime = resolve_runtime(resolve_options())
+    return {
+        "versions": {"python": platform.python_version(), **{package: _version(package) for package in _PACKAGES}},
+        "commit": facts["commit"],
+        "system": platform.platform(),
+        "encoding": sys.getfilesystemencoding(),
+        "processor": {
+            "name": facts["machine"]["cpu"],
+            "cores": facts["machine"]["cores"],
+            "threads": facts["machine"]["threads"],
+            "vectors": torch.backends.cpu.get_cpu_capability(),
+            "load": facts["machine"]["load"],
+        },
+        "memory_bytes": _memory_bytes(),
+        "torch": {
+            "cuda": torch.version.cuda,
+            "hip": torch.version.hip,
+            "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+            "mkldnn": torch.backends.mkldnn.is_available(),  # type: ignore[no-untyped-call]
+            "nnpack": winograd.available(),
+        },
+        "gpus": [_gpu(index) for index in range(torch.cuda.device_count())],
+        "drivers": facts["gpu"],
+        "auto": {
+            "device": str(runtime.device),
+            "precision": runtime.precision,
+            "backend": available_backends(runtime.device)[0],
+        },
+        "weights": _weights(),
+        "environment": {
+            **{name: os.environ[name] for name in _TELLING if name in os.environ},
+            **dict.fromkeys((name for name in _SET if name in os.environ), "set"),
+        },
+    }
+
+
+def _version(package: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _memory_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _weights() -> dict[str, str]:
+    """The place that the ImageNet checkpoint of each network would be taken from."""
+    import torch
+
+    from fastnst.network.weights import CHECKPOINTS, cache_folder
+
+    sources = {}
+    for network, digest in CHECKPOINTS.items():
+        stem = f"{network}-{digest}"
+        places = {
+            "in fastnst's cache": cache_folder() / f"{stem}.safetensors",
+            "in torch's cache": Path(torch.hub.get_dir()) / "checkpoints" / f"{stem}.pth",
+        }
+        sources[network] = next((place for place, path in places.items() if path.is_file()), "not here")
+    return sources
+
+
+def _gpu(index: int) -> dict[str, Any]:
+    import torch
+
+    gpu = torch.cuda.get_device_properties(index)
+    return {
+        "name": gpu.name,
+        "capability": f"{gpu.major}.{gpu.minor}",
+        "memory_bytes": gpu.total_memory,
+        "multiprocessors": gpu.multi_processor_count,
+    }
 
 
 def _readable(name: str, value: Any) -> str:

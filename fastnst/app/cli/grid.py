@@ -1,23 +1,62 @@
-"""`fastnst grid`: the same pair with an option's values down and another's across, as one labelled picture."""
+"""`fastnst grid` and `fastnst compare`: several pictures on one labelled sheet.
+
+A grid is made of one pair, with the values of one option down and of another across; a comparison of results.
+"""
 
 import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fastnst.app.cli.arguments import OPTIONS, add_options, given_options, read_option, whole_number
+from fastnst.errors import ImageError, OptionError
 from fastnst.network.architecture import PAPER_STYLE_LAYERS
 
 if TYPE_CHECKING:
-    from fastnst.app.cli.axes import Axis
+    from PIL.Image import Image
+
+_MOST_VALUES = 64
 
 # Figure 3 of Gatys et al. 2015: ever more layers down, α/β across.
 _DOWN = ["style_layers", *(" ".join(PAPER_STYLE_LAYERS[: count + 1]) for count in range(5))]
 _TIMES_BETA = (100, 10, 1, 0.1)
 
 
-def add_parser(commands: Any) -> None:
-    """Adds the command to those of `fastnst`."""
-    from fastnst.app.cli.arguments import add_options, whole_number
+@dataclass(frozen=True)
+class Axis:
+    """`settings` are the options of each step, `labels` what stands beside them; with no option it is one step."""
 
-    parser = commands.add_parser(
+    option: str | None
+    settings: Sequence[Mapping[str, Any]]
+    labels: Sequence[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"option": self.option, "values": [value for setting in self.settings for value in setting.values()]}
+
+
+def make_axis(words: Sequence[str], flag: str) -> Axis:
+    """The axis of `words`, an option's name and its values, each written as on the command line; none make one step.
+
+    Raises OptionError, which names `flag`, for an unknown option, no values or too many, or one that cannot be read.
+    """
+    if not words:
+        return Axis(None, [{}], [])
+    name, values = words[0].removeprefix("--").replace("-", "_"), words[1:]
+    if name not in OPTIONS:
+        raise OptionError(f"{flag} {words[0]!r} is no option; the options are: {', '.join(OPTIONS)}")
+    if not values or len(values) > _MOST_VALUES:
+        raise OptionError(f"{flag} {name} has {len(values)} values; give 1 to {_MOST_VALUES}")
+    try:
+        settings = [{name: read_option(name, value)} for value in values]
+    except OptionError as error:
+        raise OptionError(f"{flag} {error}") from None
+    return Axis(name, settings, [f"{name.replace('_', ' ')} {value}" for value in values])
+
+
+def add_parser(commands: Any) -> None:
+    """Adds both commands to those of `fastnst`."""
+    grid = commands.add_parser(
         "grid",
         help="stylize a pair with the values of two options, as one labelled picture",
         usage="%(prog)s CONTENT STYLE [STYLE …] -o OUT [--down OPTION VALUE …] [--across OPTION VALUE …] [OPTION …]",
@@ -26,44 +65,55 @@ def add_parser(commands: Any) -> None:
         "layer sets down, α/β across, with --preset gatys.",
         allow_abbrev=False,
     )
-    parser.add_argument("content", metavar="CONTENT", help="the picture to render")
-    parser.add_argument(
-        "styles", metavar="STYLE", nargs="+", help="the pictures whose style it gets, or folders of them"
-    )
-    parser.add_argument("-o", "--output", metavar="OUT", required=True, help="the sheet; - writes it to stdout")
-    for axis, example in (("down", 'style_layers "conv1_1" "conv1_1 conv2_1"'), ("across", "style_weight 10 100 1000")):
-        parser.add_argument(
+    grid.add_argument("content", metavar="CONTENT", help="the picture to render")
+    grid.add_argument("styles", metavar="STYLE", nargs="+", help="the pictures whose style it gets, or folders of them")
+    grid.add_argument("-o", "--output", metavar="OUT", required=True, help="the sheet; - writes it to stdout")
+    for axis, example in (("down", "style_layers conv1_1 conv1_1,conv2_1"), ("across", "style_weight 10 100 1000")):
+        grid.add_argument(
             f"--{axis}",
             nargs="+",
             metavar="OPTION",
-            help=f"an option and its values, as --{axis} {example}; several numbers or layers make one value in quotes",
+            help=f"an option and its values, as --{axis} {example}; commas join several numbers or layers to one value",
         )
-    parser.add_argument(
+    grid.add_argument(
         "--cell", metavar="PX", type=whole_number, help="long edge of each (default: the size, 384 at most)"
     )
-    parser.add_argument("--title", metavar="TEXT", default="", help="a line above all")
-    parser.add_argument("--font", metavar="FILE", help="a .ttf or .otf file, for letters beyond ASCII")
-    parser.add_argument("--keep", metavar="FOLDER", help="also write each result into this folder")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar and no closing line")
-    add_options(parser)
-    parser.set_defaults(run=run)
+    grid.add_argument("--title", metavar="TEXT", default="", help="a line above all")
+    grid.add_argument("--font", metavar="FILE", help="a .ttf or .otf file, for letters beyond ASCII")
+    grid.add_argument("--keep", metavar="FOLDER", help="also write each result into this folder")
+    grid.add_argument("--quiet", action="store_true", help="no progress bar and no closing line")
+    add_options(grid)
+    grid.set_defaults(run=run_grid)
+
+    compare = commands.add_parser(
+        "compare",
+        help="put results side by side, with the options in which they differ",
+        description="Puts pictures on one sheet. Under each that fastnst wrote stand its loss and the options in which "
+        "they differ; under any other stands its name.",
+        allow_abbrev=False,
+    )
+    compare.add_argument("images", metavar="IMAGE", nargs="+", help="the pictures, in order")
+    compare.add_argument("-o", "--output", metavar="OUT", required=True, help="the sheet; - writes it to stdout")
+    compare.add_argument(
+        "--columns", metavar="N", type=whole_number, help="pictures in a row (default: as fits a screen)"
+    )
+    compare.add_argument(
+        "--cell", metavar="PX", type=whole_number, default=384, help="long edge of each (default: 384)"
+    )
+    compare.add_argument("--labels", metavar="TEXT", nargs="+", help="captions in place of the options, one for each")
+    compare.add_argument("--title", metavar="TEXT", default="", help="a line above all")
+    compare.add_argument("--font", metavar="FILE", help="a .ttf or .otf file, for letters beyond ASCII")
+    compare.set_defaults(run=run_compare)
 
 
-def run(parsed: argparse.Namespace) -> int:
-    import sys
+def run_grid(parsed: argparse.Namespace) -> int:
     from pathlib import Path
 
     from tqdm import tqdm
 
-    from fastnst.app.cli.arguments import given_options
-    from fastnst.app.cli.axes import make_axis
     from fastnst.app.cli.job import Job, Outputs
-    from fastnst.app.cli.sheet_output import save_sheet
-    from fastnst.errors import OptionError
-    from fastnst.image.files import make_folder
     from fastnst.image.read import open_picture
     from fastnst.image.sheet import Look, check_look, contact_sheet
-    from fastnst.image.write import check_output_path
     from fastnst.options.options import resolve_options
     from fastnst.transfer.result import Result
     from fastnst.transfer.stylizer import Stylizer
@@ -84,53 +134,113 @@ def run(parsed: argparse.Namespace) -> int:
         raise OptionError(f"{down.option} is on both axes; give another option to one")
     Job(parsed.content, parsed.styles, given, Outputs(output=parsed.output)).check()
     cells = [[{**given, **row, **column} for column in across.settings] for row in down.settings]
-    resolved = [[resolve_options(**cell) for cell in row] for row in cells]
-    names = [[_file_name(index, place, down, across) for place in range(len(row))] for index, row in enumerate(cells)]
-    side = (
-        parsed.cell if parsed.cell is not None else min(384, max(options.size for row in resolved for options in row))
-    )
+    resolved = [resolve_options(**cell) for row in cells for cell in row]
+    size = min(384, max(options.size for options in resolved)) if parsed.cell is None else parsed.cell
     look = Look(font=parsed.font)
-    check_look(look, side)
-    most = max(options.max_pixels for row in resolved for options in row)
+    check_look(look, size)
+    most = max(options.max_pixels for options in resolved)
     content = open_picture(parsed.content, role="content", max_pixels=most)
-    for row in cells:
-        for cell in row:
-            Stylizer(parsed.styles, **cell).prepare(content)
-    if parsed.keep is not None:
-        make_folder(parsed.keep)
-        for row_of_names in names:
-            for name in row_of_names:
-                check_output_path(Path(parsed.keep) / name)
+    for cell in (cell for row in cells for cell in row):
+        Stylizer(parsed.styles, **cell).prepare(content)
+    names = [f"{row + 1}_{column + 1}.png" for row in range(len(cells)) for column in range(len(cells[0]))]
+    if down.option is None or across.option is None:
+        names = [f"{index + 1}.png" for index in range(len(names))]
+    make_kept_folder(parsed.keep, names)
     results: list[list[Result]] = []
-    hidden = True if parsed.quiet else None
-    with tqdm(total=sum(map(len, cells)), unit="picture", disable=hidden, file=sys.stderr) as bar:
-        for row, row_of_names in zip(cells, names, strict=True):
+    with tqdm(total=len(names), unit="picture", disable=True if parsed.quiet else None, file=sys.stderr) as bar:
+        left = iter(names)
+        for row in cells:
             results.append([])
-            for cell, name in zip(row, row_of_names, strict=True):
-                # One at a time: each holds a network.
+            for cell in row:
+                # A stylizer for each, let go at once: it holds a network.
                 results[-1].append(Stylizer(parsed.styles, **cell)(content))
                 if parsed.keep is not None:
-                    results[-1][-1].save(Path(parsed.keep) / name)
+                    results[-1][-1].save(Path(parsed.keep) / next(left))
                 bar.update()
     sheet = contact_sheet(
         [[result.tensor for result in row] for row in results],
-        cell=side,
+        cell=size,
         row_labels=down.labels,
         column_labels=ratios or across.labels,
         title=parsed.title,
         look=look,
     )
-    made = {
-        "down": down.as_dict(),
-        "across": across.as_dict(),
-        "cells": [[result.parameters for result in row] for row in results],
-    }
+    parameters = [[result.parameters for result in row] for row in results]
+    made = {"down": down.as_dict(), "across": across.as_dict(), "cells": parameters}
     save_sheet(sheet, parsed.output, made, quiet=parsed.quiet)
     return 0
 
 
-def _file_name(row: int, column: int, down: "Axis", across: "Axis") -> str:
-    """As 2_3.png, counted from 1, or where there is one axis 3.png."""
-    if down.option is None or across.option is None:
-        return f"{max(row, column) + 1}.png"
-    return f"{row + 1}_{column + 1}.png"
+def run_compare(parsed: argparse.Namespace) -> int:
+    from fastnst.app.cli.job import Job, Outputs
+    from fastnst.image.read import load_image
+    from fastnst.image.sheet import Look, contact_sheet, in_rows
+
+    if parsed.columns is not None and parsed.columns < 1:
+        raise OptionError(f"--columns {parsed.columns} is too small; it must be 1 or more")
+    if parsed.labels is not None and len(parsed.labels) != len(parsed.images):
+        raise OptionError(f"{len(parsed.labels)} labels for {len(parsed.images)} pictures; give one for each")
+    Job(parsed.images[0], parsed.images[1:], {}, Outputs(output=parsed.output)).check()
+    pictures = [load_image(path, role="the") for path in parsed.images]
+    captions = parsed.labels or _captions(parsed.images)
+    indices = list(range(len(pictures)))
+    if parsed.columns is not None:
+        rows = [indices[start : start + parsed.columns] for start in indices[:: parsed.columns]]
+    else:
+        rows = in_rows(indices, width=pictures[0].width, height=pictures[0].height)
+    sheet = contact_sheet(
+        [[pictures[index].rgb for index in row] for row in rows],
+        cell=parsed.cell,
+        captions=[[captions[index] for index in row] for row in rows],
+        title=parsed.title,
+        look=Look(font=parsed.font),
+    )
+    save_sheet(sheet, parsed.output, {"compared": list(parsed.images)})
+    return 0
+
+
+def _captions(paths: Sequence[str]) -> list[str]:
+    """The options in which each picture differs, or its name where fastnst did not write it."""
+    from pathlib import Path
+
+    from fastnst.image.metadata import read_parameters
+    from fastnst.image.sheet import differing_options
+
+    records = {}
+    for index, path in enumerate(paths):
+        try:
+            records[index] = read_parameters(path)
+        except ImageError:  # another program's
+            continue
+    differing = dict(zip(records, differing_options(list(records.values())), strict=True))
+    return [differing.get(index) or Path(path).name for index, path in enumerate(paths)]
+
+
+def make_kept_folder(folder: str | None, names: Sequence[str]) -> None:
+    """Makes the folder in which each picture is kept, if there is to be one. Raises ImageError where it or one of the
+    `names` in it cannot be written."""
+    from pathlib import Path
+
+    from fastnst.image.files import make_folder
+    from fastnst.image.write import check_output_path
+
+    if folder is not None:
+        make_folder(folder)
+        for name in names:
+            check_output_path(Path(folder) / name)
+
+
+def save_sheet(sheet: "Image", output: str, parameters: Mapping[str, Any], *, quiet: bool = False) -> None:
+    """Writes the sheet in the format of the name `output`, or for `-` as PNG, with `parameters` in its metadata, and
+    says so unless `quiet`.
+
+    Raises ImageError as `save_image` does.
+    """
+    from fastnst.app.cli.job import Outputs
+    from fastnst.image.read import load_image
+    from fastnst.image.write import save_image
+
+    outputs = Outputs(output=output)
+    save_image(outputs.target, load_image(sheet, role="the").rgb, parameters=parameters)
+    if not quiet:
+        print(f"fastnst: saved {outputs.label} ({sheet.width}×{sheet.height})", file=sys.stderr)

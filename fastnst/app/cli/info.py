@@ -19,7 +19,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    from fastnst.app.cli.job import STANDARD, standard_input
+    from fastnst.app.cli.arguments import STANDARD, standard_input
     from fastnst.image.metadata import read_parameters
 
     parameters = read_parameters(standard_input() if parsed.image == STANDARD else parsed.image)
@@ -30,10 +30,10 @@ def run(parsed: argparse.Namespace) -> int:
         if name == "options" and isinstance(value, dict):
             print("\n".join(_option_lines(value)))
         else:
-            print(f"{_shown(name):10} {_readable(value)}")
+            print(f"{_printable(name):10} {_readable(value)}")
     weights = parameters.get("weights")
     if isinstance(weights, dict) and weights.get("source") == "original":
-        from fastnst.network.builtin import ATTRIBUTION
+        from fastnst.network.architecture import ATTRIBUTION
 
         print(f"{'network':10} {ATTRIBUTION}")
     return 0
@@ -44,17 +44,13 @@ def _option_lines(options: Mapping[str, Any]) -> list[str]:
     usual = _preset_values(options.get("preset"))
     own = {name: value for name, value in options.items() if name == "preset" or usual.get(name, ...) != value}
     rest = {name: value for name, value in options.items() if name not in own}
-    return [*_wrapped("options", _in_words(own)), *(_wrapped("as preset", _in_words(rest)) if rest else [])]
-
-
-def _in_words(options: Mapping[str, Any]) -> str:
-    return ", ".join(f"{_shown(name)} {_typed(value)}" for name, value in options.items())
+    return [*_wrapped("options", own), *(_wrapped("as preset", rest) if rest else [])]
 
 
 def _typed(value: Any) -> str:
     """Layers as the command takes them, conv1_1=0.5 conv3_1=0.5; other values as they are read."""
     if isinstance(value, dict) and value:
-        return " ".join(f"{_shown(layer)}={_readable(weight)}" for layer, weight in value.items())
+        return " ".join(f"{_printable(layer)}={_readable(weight)}" for layer, weight in value.items())
     return _readable(value)
 
 
@@ -71,8 +67,9 @@ def _preset_values(preset: Any) -> dict[str, Any]:
     return {**{name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}, **layers}
 
 
-def _wrapped(name: str, text: str) -> list[str]:
+def _wrapped(name: str, options: Mapping[str, Any]) -> list[str]:
     """Lines that break between options alone."""
+    text = ", ".join(f"{_printable(name)} {_typed(value)}" for name, value in options.items())
     glued = text.replace(" ", "\u00a0").replace(",\u00a0", ", ")
     lines = textwrap.wrap(glued, _WIDTH - _COLUMN, break_long_words=False, break_on_hyphens=False)
     headings = [name, *[""] * len(lines)]
@@ -83,12 +80,12 @@ def _readable(value: Any) -> str:
     if value is None:
         return "none"
     if isinstance(value, dict):
-        return ", ".join(f"{_shown(name)} {_readable(part)}" for name, part in value.items())
+        return ", ".join(f"{_printable(name)} {_readable(part)}" for name, part in value.items())
     if isinstance(value, list):
         return "; ".join(_readable(part) for part in value)
-    return f"{value:.6g}" if isinstance(value, float) else _shown(str(value))
+    return f"{value:.6g}" if isinstance(value, float) else _printable(str(value))
 
 
-def _shown(text: str) -> str:
+def _printable(text: str) -> str:
     """`text` with what would steer a terminal, or is no character (a lone surrogate), as an escape sequence."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -1,13 +1,15 @@
 """A run as the command asks for it: its inputs, its options and everything that it writes, checked beforehand."""
 
+import argparse
 import glob
 import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from fastnst.app.cli.arguments import STANDARD, given_options, read_config, standard_input
 from fastnst.errors import OptionError
 from fastnst.image.files import pictures_at
 from fastnst.image.read import Source
@@ -18,9 +20,6 @@ from fastnst.transfer.checkpoint import check_checkpoint
 from fastnst.transfer.inputs import Canvas
 from fastnst.transfer.movie import check_movie
 from fastnst.transfer.plot import check_plot
-
-STANDARD = "-"
-"""What stands for the standard input or output."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +41,8 @@ class Outputs:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> "Outputs":
-        """Those of `settings`, as the command parsed them."""
-        return cls(**{one.name: settings[one.name] for one in fields(cls) if one.name in settings})
+        """The outputs among `settings`, as the command parsed them."""
+        return cls(**{output.name: settings[output.name] for output in fields(cls) if output.name in settings})
 
     @property
     def target(self) -> Target:
@@ -51,30 +50,30 @@ class Outputs:
         return sys.stdout.buffer if self.output == STANDARD else self.output
 
     @property
-    def shown(self) -> str:
-        """What messages call it."""
+    def label(self) -> str:
+        """The name of the output in messages."""
         return "the standard output" if self.output == STANDARD else self.output
 
     @property
     def form(self) -> dict[str, Any]:
-        """How pictures are written."""
+        """The form in which pictures are written."""
         return {"format": self.format, "bit_depth": self.bit_depth}
 
     @property
     def callback_every(self) -> int | None:
-        """After how many evaluations the losses are read back at least: what every output on the way asks for."""
+        """The evaluations after which the losses are read back at least: as every output on the way asks."""
         return math.gcd(self.save_every or 0, self.movie_every if self.movie is not None else 0) or None
 
     def callbacks(self) -> list[Ready]:
-        """Those that write on the way. Raises FastnstError where they could not."""
-        found: list[Ready] = []
+        """The callbacks that write on the way. Raises FastnstError where they could not."""
+        callbacks: list[Ready] = []
         if self.save_every is not None:
-            found.append(Frames(self.output, every=self.save_every, **self.form))
+            callbacks.append(Frames(self.output, every=self.save_every, **self.form))
         if self.preview is not None:
-            found.append(Preview(self.preview))
+            callbacks.append(Preview(self.preview))
         if self.movie is not None:
-            found.append(Movie(self.movie, every=self.movie_every))
-        return found
+            callbacks.append(Movie(self.movie, every=self.movie_every))
+        return callbacks
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ class Job:
 
     @property
     def title(self) -> str:
-        """What it makes, in a line."""
+        """The picture that it makes, in words."""
         styles = ", ".join(Path(style).name for style in self.styles)
         if isinstance(self.content, Canvas):
             return f"a texture of {styles}"
@@ -107,13 +106,11 @@ class Job:
             raise OptionError(f"the standard input holds one picture, and - was given {count} times; give paths")
         stream = standard_input() if count else None
 
-        def opened(word: Any) -> Any:
-            return stream if stream is not None and isinstance(word, str) and word == STANDARD else word
+        def source(word: Any) -> Any:
+            return stream if isinstance(word, str) and word == STANDARD else word
 
-        options = dict(self.options)
-        if "init" in options:
-            options["init"] = opened(options["init"])
-        return opened(self.content), [opened(style) for style in self.styles], options
+        options = {name: source(value) if name == "init" else value for name, value in self.options.items()}
+        return source(self.content), [source(style) for style in self.styles], options
 
     def check(self) -> None:
         """Raises FastnstError where an output could not be written, is an input, or is another output."""
@@ -126,7 +123,7 @@ class Job:
             _check_standard_output(outputs)
         check_output_path(outputs.target, **outputs.form)
         written = (outputs.preview, outputs.plot, outputs.movie, outputs.checkpoint)
-        targets = [Path(path) for path in written if path is not None]
+        targets = [Path(path) for path in (*written, outputs.output) if path is not None and path != STANDARD]
         if outputs.checkpoint is not None:
             check_checkpoint(Path(outputs.checkpoint))
         if outputs.preview is not None:
@@ -135,8 +132,6 @@ class Job:
             check_plot(Path(outputs.plot))
         if outputs.movie is not None:
             check_movie(Path(outputs.movie))
-        if outputs.output != STANDARD:
-            targets.append(Path(outputs.output))
         for index, target in enumerate(targets):
             if any(target == other or _same_file(target, other) for other in targets[:index]):
                 raise OptionError(f"{target} was given for two outputs; give each a name of its own")
@@ -158,6 +153,15 @@ class Job:
         return list(output.parent.glob(f"{glob.escape(output.stem)}_[0-9]*{glob.escape(output.suffix)}"))
 
 
+def settings_of(parsed: argparse.Namespace) -> tuple[dict[str, Any], Outputs]:
+    """The options and outputs of the parsed arguments; the config file gives what they leave open.
+
+    Raises OptionError as `read_config` does.
+    """
+    settings = {**(read_config(parsed.config) if "config" in parsed else {}), **vars(parsed)}
+    return given_options(settings), Outputs.of(settings)
+
+
 def style_paths(styles: Sequence[str], output: str) -> list[str]:
     """The styles, each folder among them replaced by the pictures in it, by name.
 
@@ -169,15 +173,6 @@ def style_paths(styles: Sequence[str], output: str) -> list[str]:
                 f"-o {output} is in the folder of the styles, and outputs would become inputs; give another"
             )
     return [path for style in styles for path in pictures_at(style, "style")]
-
-
-def standard_input() -> IO[bytes]:
-    """The bytes of a pipe. Raises OptionError where the standard input is closed or a terminal."""
-    if sys.stdin is None or not hasattr(sys.stdin, "buffer"):
-        raise OptionError("the standard input is closed, and - asks for a picture from it; give a path")
-    if sys.stdin.isatty():
-        raise OptionError("the standard input is a terminal, and - asks for a picture from it; pipe one in")
-    return sys.stdin.buffer
 
 
 def _check_standard_output(outputs: Outputs) -> None:

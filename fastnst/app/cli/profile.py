@@ -2,6 +2,10 @@
 
 import argparse
 import json
+import os
+import sys
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +78,6 @@ def _run(parsed: argparse.Namespace) -> int:
     )
     from fastnst_kernels.profiling.plot import draw
 
-    from fastnst.app.cli.profile_tables import print_measurements, print_steps
     from fastnst.network.runtime import resolve_runtime
     from fastnst.options.options import resolve_options
     from fastnst.transfer.plot import check_plot
@@ -105,8 +108,8 @@ def _run(parsed: argparse.Namespace) -> int:
         except (torch.OutOfMemoryError, MemoryError):
             raise OptionError(f"size {parsed.size} does not fit into the memory of {device}; lower --size") from None
         if not parsed.json:
-            print_measurements(parsed.size, runtime, measurements)
-            print_steps(rest)
+            _print_measurements(parsed.size, runtime, measurements)
+            _print_steps(rest)
         sections.append((runtime, measurements))
         steps += rest
     if parsed.plot:
@@ -131,8 +134,8 @@ def _run(parsed: argparse.Namespace) -> int:
                 }
                 for runtime in runtimes
             },
-            "measurements": [one.as_dict() for _, measurements in sections for one in measurements],
-            "steps": [one.as_dict() for one in steps],
+            "measurements": [layer.as_dict() for _, measurements in sections for layer in measurements],
+            "steps": [step.as_dict() for step in steps],
         }
         print(json.dumps(report))
     return 0
@@ -145,14 +148,14 @@ def _panel(runtime: "Runtime", measurements: "list[Measurement]") -> "Panel":
     roofline = measure_roofline(runtime)
     points = [
         Point(
-            label=one.layer,
-            implementation=one.implementation,
-            operation=one.operation,
-            intensity=one.work.flops / one.work.bytes,
-            rate=one.work.flops / one.timing.median,
+            label=layer.layer,
+            implementation=layer.implementation,
+            operation=layer.operation,
+            intensity=layer.work.flops / layer.work.bytes,
+            rate=layer.work.flops / layer.timing.median,
         )
-        for one in measurements
-        if one.timing is not None and one.operation != "forward"
+        for layer in measurements
+        if layer.timing is not None and layer.operation != "forward"
     ]
     return Panel(f"{runtime.precision}, measured", roofline.bandwidth, roofline.rate, points)
 
@@ -162,3 +165,87 @@ def _check_trace(path: Path) -> None:
     if path.suffix != ".json":
         raise OptionError(f"{path} is not a trace's name; end it in .json")
     check_place(str(path), "trace")
+
+
+def _print_measurements(size: int, runtime: "Runtime", measurements: "list[Measurement]") -> None:
+    """The losses of a square image of `size` pixels at the style layers, beneath what they were measured under."""
+    from fastnst_kernels.profiling import conditions, measure_roofline
+
+    roofline = measure_roofline(runtime)
+    facts = conditions(runtime.device)
+    print(
+        f"{facts['device']}, {runtime.precision}, {size}×{size} px, torch {facts['versions']['torch']}, "
+        f"{facts['machine']['threads']} threads, load {facts['machine']['load']}"
+    )
+    if runtime.device.type == "cpu" and (facts["machine"]["load"] or 0) > 1.5 * (os.cpu_count() or 1):
+        print("other programs keep the processors busy: these times say little; measure again when they do not")
+    print(
+        f"ceilings: copy {roofline.bandwidth / 1e9:.1f} GB/s, product {roofline.rate / 1e12:.3g} TFLOP/s; "
+        "times are medians in ms ± half the spread, × is their time over ours; memory besides inputs and result, in MB"
+    )
+    print(
+        f"{'layer':9}{'operation':10}{'fastnst':>17}{'GB/s':>8}{'TFLOP/s':>9}{'roofline':>9}{'eager':>17}{'compile':>17}"
+        f"{'× eager':>9}{'× compile':>10}{'memory':>8}{'eager':>8}"
+    )
+    for (layer, operation), group in groupby(measurements, key=attrgetter("layer", "operation")):
+        by_name = {measurement.implementation: measurement for measurement in group}
+        ours = by_name["fastnst"]
+        rates = ours.as_dict()
+        print(
+            f"{layer:9}{operation:10}{_time(ours):>17}{rates['gigabytes_per_second']:8.1f}"
+            f"{rates['teraflops_per_second']:9.3g}{ours.roofline_share:9.0%}{_time(by_name['eager']):>17}"
+            f"{_time(by_name.get('compile')):>17}{_ratio(by_name['eager'], ours):>9}"
+            f"{_ratio(by_name.get('compile'), ours):>10}{_memory(ours):>8}{_memory(by_name['eager']):>8}"
+        )
+    print(_peaks(measurements))
+    problems = [measurement for measurement in measurements if measurement.problem]
+    for line in dict.fromkeys(f"{failed.implementation} {failed.operation}: {failed.problem}" for failed in problems):
+        print(f"not timed: {line}")
+    print()
+    sys.stdout.flush()
+
+
+def _print_steps(measurements: "list[Measurement]") -> None:
+    """The other kernels of an iteration, which only move bytes."""
+    print(
+        f"{'layer':9}{'operation':25}{'fastnst':>17}{'GB/s':>8}{'of copy':>9}{'eager':>17}{'× eager':>9}"
+        f"{'memory':>8}{'eager':>8}"
+    )
+    for (layer, operation), group in groupby(measurements, key=attrgetter("layer", "operation")):
+        by_name = {measurement.implementation: measurement for measurement in group}
+        ours, eager = by_name["fastnst"], by_name["eager"]
+        print(
+            f"{layer:9}{operation:25}{_time(ours):>17}{ours.as_dict()['gigabytes_per_second']:8.1f}"
+            f"{ours.roofline_share:9.0%}{_time(eager):>17}{_ratio(eager, ours):>9}{_memory(ours):>8}{_memory(eager):>8}"
+        )
+    print()
+    sys.stdout.flush()
+
+
+def _peaks(measurements: "list[Measurement]") -> str:
+    """The peak memory of loss and backward over the layers, one after another, against the features of all."""
+    backward = [layer for layer in measurements if layer.operation == "backward"]
+    features = sum(layer.features for layer in backward if layer.implementation == "fastnst")
+    shares = []
+    for name in ("fastnst", "eager"):
+        peak = max((layer.extra_bytes or 0 for layer in backward if layer.implementation == name), default=0)
+        if peak:
+            shares.append(f"{name} {peak / 1e6:.1f} MB ({peak / features:.1%})")
+    return f"peak memory of a layer's loss and backward, and its share of all features: {', '.join(shares)}"
+
+
+def _time(measurement: "Measurement | None") -> str:
+    if measurement is None or measurement.timing is None:
+        return "-"
+    timing = measurement.timing
+    return f"{timing.median * 1e3:.3f} ±{timing.spread / 2:4.0%}"
+
+
+def _ratio(other: "Measurement | None", ours: "Measurement") -> str:
+    if other is None or other.timing is None or ours.timing is None:
+        return "-"
+    return f"{other.timing.median / ours.timing.median:.2f}"
+
+
+def _memory(measurement: "Measurement") -> str:
+    return "-" if measurement.extra_bytes is None else f"{measurement.extra_bytes / 1e6:.1f}"

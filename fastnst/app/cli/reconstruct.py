@@ -1,4 +1,4 @@
-"""`fastnst reconstruct`: what layers hold of a picture; one image, or figure 1 of the paper."""
+"""`fastnst reconstruct`: a picture from what layers hold of it; one image, or figure 1 of the paper."""
 
 import argparse
 from typing import TYPE_CHECKING, Any
@@ -8,14 +8,15 @@ from fastnst.errors import OptionError
 if TYPE_CHECKING:
     from fastnst.app.cli.job import Outputs
 
+# The layers have arguments of their own; there are no weights of styles and no colours to keep.
 _LEFT_OUT = ("content_layers", "style_layers", "style_weights", "preserve_color")
-# Of what a run writes on its way, a sheet of many has nothing.
+# A sheet of many runs has no file for what each would write on its way.
 _OF_ONE_RUN = ("format", "bit_depth", "save_every", "preview", "plot", "movie", "checkpoint", "json")
 
 
 def add_parser(commands: Any) -> None:
     """Adds the command to those of `fastnst`."""
-    from fastnst.app.cli.arguments import add_options, add_output, add_output_arguments, whole_number
+    from fastnst.app.cli.arguments import Several, add_options, add_output, add_output_arguments, whole_number, words_of
 
     parser = commands.add_parser(
         "reconstruct",
@@ -28,13 +29,13 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("image", metavar="IMAGE", help="the picture to reconstruct; - reads it from stdin")
     add_output(parser)
-    parser.add_argument("--layer", metavar="LAYER", nargs="+", help="reconstruct the content from these, as conv4_2")
+    layers: dict[str, Any] = {"metavar": "LAYER", "nargs": "+", "action": Several, "type": words_of()}
+    parser.add_argument("--layer", help="reconstruct the content from these, as conv4_2", **layers)
     parser.add_argument(
         "--style-layers",
         dest="layers_of_style",
-        metavar="LAYER",
-        nargs="+",
-        help="reconstruct the style from these, as conv1_1 conv2_1",
+        help="reconstruct the style from these, as conv1_1,conv2_1",
+        **layers,
     )
     parser.add_argument(
         "--figure",
@@ -57,9 +58,9 @@ def add_parser(commands: Any) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    from fastnst.app.cli.job import STANDARD, Job
-    from fastnst.app.cli.settings import settings_of
-    from fastnst.app.cli.together import execute_together
+    from fastnst.app.cli.arguments import STANDARD
+    from fastnst.app.cli.job import Job, settings_of
+    from fastnst.app.cli.run import execute_together
     from fastnst.image.read import load_image
     from fastnst.options.options import resolve_options
     from fastnst.transfer.inputs import Canvas
@@ -72,7 +73,7 @@ def run(parsed: argparse.Namespace) -> int:
             raise OptionError("--style-layers is for one image; name the layers of the figure with --layer")
         return _run_figure(parsed, options, outputs)
     if (layers is None) == (style_layers is None):
-        raise OptionError("give either --layer, as conv4_2, or --style-layers, as conv1_1 conv2_1, or --figure")
+        raise OptionError("give either --layer, as conv4_2, or --style-layers, as conv1_1,conv2_1, or --figure")
     if layers is not None:
         return execute_together(Job(parsed.image, [], content_options(layers, options), outputs))
     if parsed.image == STANDARD:
@@ -89,12 +90,11 @@ def _run_figure(parsed: argparse.Namespace, options: dict[str, Any], outputs: "O
 
     from tqdm import tqdm
 
-    from fastnst.app.cli.job import STANDARD, Job, standard_input
-    from fastnst.app.cli.sheet_output import save_sheet
-    from fastnst.image.files import make_folder
+    from fastnst.app.cli.arguments import STANDARD, standard_input
+    from fastnst.app.cli.grid import make_kept_folder, save_sheet
+    from fastnst.app.cli.job import Job
     from fastnst.image.read import load_image
     from fastnst.image.sheet import Look, check_look
-    from fastnst.image.write import check_output_path
     from fastnst.options.options import resolve_options
     from fastnst.plan.processes import are_launched
     from fastnst.transfer.result import Result
@@ -113,10 +113,7 @@ def _run_figure(parsed: argparse.Namespace, options: dict[str, Any], outputs: "O
     check_look(look, cell)
     source = standard_input() if parsed.image == STANDARD else parsed.image
     image = load_image(source, role="content", max_pixels=resolved.max_pixels)
-    if parsed.keep is not None:
-        make_folder(parsed.keep)
-        for name in names:
-            check_output_path(Path(parsed.keep) / name)
+    make_kept_folder(parsed.keep, names)
     with tqdm(total=len(names), unit="picture", disable=True if outputs.quiet else None, file=sys.stderr) as bar:
         left = iter(names)
 

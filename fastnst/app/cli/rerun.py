@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from fastnst.errors import FastnstWarning, OptionError
 
 if TYPE_CHECKING:
-    from fastnst.image.picture import AnyPicture, Picture
+    from fastnst.image.picture import Picture
     from fastnst.options.options import Options
+    from fastnst.transfer.inputs import Canvas
     from fastnst.transfer.result import Iterate, Result
 
 
@@ -36,49 +37,35 @@ def add_parser(commands: Any) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    from fastnst.app.cli.execution import execute
     from fastnst.app.cli.job import Job, Outputs
-    from fastnst.image.files import MAX_PIXELS
+    from fastnst.app.cli.run import execute
     from fastnst.image.metadata import read_parameters
-    from fastnst.image.picture import opaque
-    from fastnst.image.read import load_image, open_picture
-    from fastnst.options.options import START_WORDS, resolve_options
+    from fastnst.image.read import load_image
+    from fastnst.options.options import resolve_options
     from fastnst.transfer.inputs import Canvas, recorded_canvas
 
     record = read_parameters(parsed.image)
     options = _options(record, parsed)
     original = load_image(parsed.image, role="the")
-    outputs = Outputs.of(vars(parsed))
     content: str | Canvas | None = recorded_canvas(record)
     if content is None:
-        content = _place(parsed.content, record["content"], parsed.image, "content")
+        content = _place(parsed.content, record["content"]["name"], parsed.image, "content")
     given = parsed.styles or [None] * len(record["styles"])
     if len(given) != len(record["styles"]):
         raise OptionError(f"{len(given)} styles given, and it was made of {len(record['styles'])}; give all, in order")
-    styles = [_place(path, style, parsed.image, "style") for path, style in zip(given, record["styles"], strict=True)]
-    if options["init"] not in START_WORDS:
-        options["init"] = _place(parsed.init, {"name": options["init"]}, parsed.image, "init")
-    most = options.get("max_pixels", MAX_PIXELS)
-    if options.get("masks") is not None:
-        options["masks"] = parsed.masks or [
-            {name: source and _place(None, {"name": source}, parsed.image, "mask") for name, source in mask.items()}
-            for mask in options["masks"]
-        ]
-        _check_masks(options["masks"], record.get("masks"), parsed.changed)
-    if isinstance(content, str):
-        picture = open_picture(content, role="content", max_pixels=most)
-        _check_picture(picture, record["content"], "content", parsed.changed)
-    for path, style in zip(styles, record["styles"], strict=True):
-        picture = opaque(open_picture(path, role="style", max_pixels=most))
-        _check_picture(picture, style, "style", parsed.changed)
+    styles = [
+        _place(path, style["name"], parsed.image, "style") for path, style in zip(given, record["styles"], strict=True)
+    ]
+    _place_options(options, parsed)
     resolved = resolve_options(**options)
-    _check_weights(resolved, record["weights"], parsed.changed)
+    _check_inputs(content, styles, resolved, record, changed=parsed.changed)
     _warn_of_differences(record, resolved)
     final = (record.get("final") or {}) if record.get("stopped") else {}
 
     def stop_where_it_stopped(iterate: "Iterate") -> bool:
         return (iterate.record.iteration, iterate.record.scale) != (final.get("iteration"), final.get("scale"))
 
+    outputs = Outputs.of(vars(parsed))
     code, result = execute(Job(content, styles, options, outputs), stop_where_it_stopped)
     if not outputs.quiet:
         print(f"fastnst: {_difference(result, original)}", file=sys.stderr)
@@ -91,28 +78,41 @@ def _options(record: dict[str, Any], parsed: argparse.Namespace) -> dict[str, An
     missing = [name for name, kind in needed.items() if not isinstance(record.get(name), kind)]
     missing += [] if isinstance(record.get("content", 0), dict) or _has_canvas(record) else ["content"]
     inputs = [] if missing else [*([] if record["content"] is None else [record["content"]]), *record["styles"]]
-    if missing or not all(isinstance(one, dict) and isinstance(one.get("name"), str) for one in inputs):
+    if missing or not all(isinstance(entry, dict) and isinstance(entry.get("name"), str) for entry in inputs):
         raise OptionError(f"{parsed.image!r} lacks {', '.join(missing) or 'its inputs'} in its metadata; make it anew")
     options = dict(record["options"])
     if "init" not in options:
         raise OptionError(f"{parsed.image!r} lacks the option init in its metadata; make it anew")
-    if parsed.device is not None:
-        options["device"] = parsed.device
     return options
 
 
 def _has_canvas(record: dict[str, Any]) -> bool:
-    """Whether it says that there was no content, and how large the image is."""
+    """True where it says that there was no content, and how large the image is."""
     sizes = record.get("sizes")
     last = sizes[-1] if isinstance(sizes, list) and sizes else None
     return record.get("content", 0) is None and isinstance(last, dict) and {"height", "width"} <= last.keys()
 
 
-def _place(given: str | None, recorded: dict[str, Any], image: str, role: str) -> str:
-    """Where an input is: at the path given now, or at the recorded one, from here or from the image's own folder."""
+def _place_options(options: dict[str, Any], parsed: argparse.Namespace) -> None:
+    """Puts the present places of init and masks, and the device, into the recorded options."""
+    from fastnst.options.options import START_WORDS
+
+    if parsed.device is not None:
+        options["device"] = parsed.device
+    if options["init"] not in START_WORDS:
+        options["init"] = _place(parsed.init, options["init"], parsed.image, "init")
+    if options.get("masks") is not None:
+        options["masks"] = parsed.masks or [
+            {name: source and _place(None, source, parsed.image, "mask") for name, source in mask.items()}
+            for mask in options["masks"]
+        ]
+
+
+def _place(given: str | None, recorded: object, image: str, role: str) -> str:
+    """The path of an input: the one given now, or the recorded one, from here or from the image's own folder."""
     if given is not None:
         return given
-    name = str(recorded["name"])
+    name = str(recorded)
     flag = {"content": "--content", "style": "--styles", "init": "--init", "mask": "--mask"}[role]
     for path in (Path(name), Path(image).parent / name, Path(image).parent / Path(name).name):
         try:
@@ -123,39 +123,41 @@ def _place(given: str | None, recorded: dict[str, Any], image: str, role: str) -
     raise OptionError(f"the {role} {name!r} is not where it was, nor beside {image!r}; say where with {flag} PATH")
 
 
-def _check_picture(picture: "AnyPicture", recorded: dict[str, Any], role: str, changed: bool) -> None:
-    if picture.sha256 != recorded.get("sha256"):
-        _different(f"the {role} {picture.name!r} is not the picture that the image was made of", changed)
+def _check_inputs(
+    content: "str | Canvas", styles: list[str], options: "Options", record: dict[str, Any], *, changed: bool
+) -> None:
+    """Raises OptionError where pictures or weights are others than the recorded ones; warns where they may be."""
+    from fastnst.image.picture import opaque
+    from fastnst.image.read import load_image, open_picture
+    from fastnst.network.weights import load_weights
+    from fastnst.options.masks import mask_hashes
 
-
-def _check_masks(masks: Any, recorded: Any, changed: bool) -> None:
-    from fastnst.image.read import load_image
-    from fastnst.options.masks import mask_hashes, parse_masks
+    def differs(problem: str) -> None:
+        if not changed:
+            raise OptionError(f"{problem}; give the one that it was, or --changed to go on with this one")
+        warnings.warn(f"{problem}; going on with this one", FastnstWarning, stacklevel=3)
 
     def sha256(source: Any) -> str | None:
         return None if source is None else load_image(source, role="mask").sha256
 
-    now = [{name: sha256(source) for name, source in mask.as_dict().items()} for mask in parse_masks(masks) or ()]
-    if now != mask_hashes(recorded):
-        _different("the masks are not those that the image was made with", changed)
-
-
-def _check_weights(options: "Options", recorded: dict[str, Any], changed: bool) -> None:
-    from fastnst.network.weights import load_weights
-
-    found = load_weights(options.weights, options.network, taps=options.taps, filter_scaling=options.filter_scaling)
-    if found.sha256 != recorded.get("sha256"):
-        _different(f"the weights {found.source} are not those that the image was made with", changed)
-
-
-def _different(problem: str, changed: bool) -> None:
-    if not changed:
-        raise OptionError(f"{problem}; give the one that it was, or --changed to go on with this one")
-    warnings.warn(f"{problem}; going on with this one", FastnstWarning, stacklevel=3)
+    masks = [{name: sha256(source) for name, source in mask.as_dict().items()} for mask in options.masks or ()]
+    if masks and masks != mask_hashes(record.get("masks")):
+        differs("the masks are not those that the image was made with")
+    inputs = [("style", path, entry) for path, entry in zip(styles, record["styles"], strict=True)]
+    if isinstance(content, str):
+        inputs.insert(0, ("content", content, record["content"]))
+    for role, path, entry in inputs:
+        picture = open_picture(path, role=role, max_pixels=options.max_pixels)
+        picture = opaque(picture) if role == "style" else picture
+        if picture.sha256 != entry.get("sha256"):
+            differs(f"the {role} {picture.name!r} is not the picture that the image was made of")
+    weights = load_weights(options.weights, options.network, taps=options.taps, filter_scaling=options.filter_scaling)
+    if weights.sha256 != record["weights"].get("sha256"):
+        differs(f"the weights {weights.source} are not those that the image was made with")
 
 
 def _warn_of_differences(record: dict[str, Any], options: "Options") -> None:
-    """One line where the arithmetic or the versions are others, or time ended the run."""
+    """Warns, in a line each, where the arithmetic or the versions are others, or time ended the run."""
     from fastnst.network.runtime import resolve_runtime, versions
 
     runtime = resolve_runtime(options)
@@ -178,7 +180,7 @@ def _warn_of_differences(record: dict[str, Any], options: "Options") -> None:
 
 
 def _difference(result: "Result", original: "Picture") -> str:
-    """How far the new image is from the old one, in steps of 8 bits."""
+    """The distance of the new image from the old one, in steps of 8 bits."""
     new = result.tensor
     if new.shape != original.rgb.shape:
         return (

@@ -29,7 +29,7 @@ def run(parsed: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from fastnst.app.cli.job import Job, Outputs
-    from fastnst.app.cli.together import execute_together
+    from fastnst.app.cli.run import execute_together
     from fastnst.options.options import START_WORDS
     from fastnst.transfer.checkpoint import CheckpointError, load_run
     from fastnst.transfer.inputs import recorded_canvas

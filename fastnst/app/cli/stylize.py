@@ -29,14 +29,13 @@ def add_parser(commands: Any) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    from fastnst.app.cli.together import execute_together
+    from fastnst.app.cli.run import execute_together
 
     return execute_together(make_job(parsed))
 
 
 def make_job(parsed: argparse.Namespace) -> "Job":
     """The job of the parsed arguments. Raises FastnstError as `settings_of` and `style_paths` do."""
-    from fastnst.app.cli.job import Job, style_paths
-    from fastnst.app.cli.settings import settings_of
+    from fastnst.app.cli.job import Job, settings_of, style_paths
 
     return Job(parsed.content, style_paths(parsed.styles, parsed.output), *settings_of(parsed))

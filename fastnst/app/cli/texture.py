@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-# What is about the content, of which there is none, and the size, which is one of two sides.
+# There is no content, and the size has two sides.
 _LEFT_OUT = ("content_weight", "content_layers", "preserve_color", "size")
 
 
@@ -38,9 +38,8 @@ def add_parser(commands: Any) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    from fastnst.app.cli.job import Job, style_paths
-    from fastnst.app.cli.settings import settings_of
-    from fastnst.app.cli.together import execute_together
+    from fastnst.app.cli.job import Job, settings_of, style_paths
+    from fastnst.app.cli.run import execute_together
     from fastnst.transfer.inputs import parse_canvas
     from fastnst.transfer.variants import texture_options
 

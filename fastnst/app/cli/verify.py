@@ -100,8 +100,8 @@ def _cell(checks: "list[Check]") -> str:
     if not checks:
         return ""
     check = max(checks, key=lambda check: (not check.passed, check.share))
-    shown = "equal" if check.error == check.budget == 0 else f"{check.error:.1e}/{check.budget:.1e}"
-    return shown + (" " if check.passed else "!")
+    error = "equal" if check.error == check.budget == 0 else f"{check.error:.1e}/{check.budget:.1e}"
+    return error + (" " if check.passed else "!")
 
 
 def _failure(check: "Check") -> str:

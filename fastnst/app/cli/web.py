@@ -2,16 +2,16 @@
 
 import argparse
 import importlib.util
-from dataclasses import fields
 from typing import Any
 
-from fastnst.app.cli.arguments import add_option, whole_number
-from fastnst.app.web.controls import HOST_OPTIONS
+from fastnst.app.cli.arguments import OPTIONS, add_option, whole_number
 from fastnst.errors import OptionError
-from fastnst.options.options import Options
 from fastnst.options.parse import parse_memory
 
-HOST, PORT = "127.0.0.1", 8017
+HOST_OPTIONS = ("network", "weights", "device", "max_memory", "backend")
+"""Decided by the one who starts the page, for all runs."""
+
+_PORT = 8017
 _NEEDED = ("starlette", "uvicorn")
 
 
@@ -22,12 +22,11 @@ def add_parser(commands: Any) -> None:
         help="serve a page to stylize pictures in a browser",
         description="Serves a page (fastnst[web]) on which to drop pictures, move the controls and watch the image "
         "form. Only this machine reaches it; nothing is loaded from elsewhere, and pictures and results stay in memory "
-        "until the page is closed.",
+        "until the command ends.",
         allow_abbrev=False,
     )
-    parser.add_argument("--host", metavar="ADDRESS", default=HOST, help=f"where it listens (default: {HOST})")
     parser.add_argument(
-        "--port", metavar="N", type=whole_number, default=PORT, help=f"its port; 0 is any free one (default: {PORT})"
+        "--port", metavar="N", type=whole_number, default=_PORT, help=f"its port; 0 is any free one (default: {_PORT})"
     )
     parser.add_argument(
         "--max-size",
@@ -46,9 +45,8 @@ def add_parser(commands: Any) -> None:
         default=50_000_000,
         help="most pixels of one (default: 50000000)",
     )
-    for option in fields(Options):
-        if option.name in HOST_OPTIONS:
-            add_option(parser, option)
+    for name in HOST_OPTIONS:
+        add_option(parser, OPTIONS[name])
     parser.set_defaults(run=run)
 
 
@@ -57,12 +55,12 @@ def run(parsed: argparse.Namespace) -> int:
         if importlib.util.find_spec(package) is None:
             raise OptionError(f'the page needs {package}; install it with pip install "fastnst[web]"')
 
-    from fastnst.app.web.limits import Limits
+    from fastnst.app.web.results import Limits
     from fastnst.app.web.serve import serve
 
     limits = Limits(upload_bytes=_upload_bytes(parsed.max_upload), pixels=parsed.max_pixels, size=parsed.max_size)
     options = {name: getattr(parsed, name) for name in HOST_OPTIONS if name in parsed}
-    serve(parsed.host, parsed.port, options, limits)
+    serve(parsed.port, options, limits)
     return 0
 
 

@@ -1,26 +1,23 @@
 """The controls of the page, from the one definition of the options, and the way back from a filled form to options."""
 
-import argparse
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from fastnst.app.cli.arguments import one_or_several, parse_as
-from fastnst.app.web.limits import Limits
+from fastnst.app.cli.arguments import OPTIONS, read_option
+from fastnst.app.cli.web import HOST_OPTIONS
+from fastnst.app.web.results import Limits
 from fastnst.errors import OptionError
 from fastnst.options.options import GROUPS, Options, resolve_options
 from fastnst.options.presets import PRESETS
 
-HOST_OPTIONS = ("network", "weights", "device", "max_memory", "backend")
-"""What the one who starts the page decides, for all visitors."""
-
 MAIN = ("preset", "size", "style_weight", "iterations", "preserve_color")
 """Shown at once; the other controls are a click away."""
 
-# What a run starts from has a control of its own, and the pixels of a picture are the page's limit.
+# The start of a run has a control of its own, and the pixels of a picture are the page's limit.
 _NOT_OFFERED = (*HOST_OPTIONS, "init", "max_pixels")
-# Of the options that take free text only these are offered: another one may name a file of this machine.
+# The only options of free text on the page: another one may name a file of this machine.
 _TEXTS = ("style_weight", "iterations", "scales", "tile", "style_weights", "content_layers", "style_layers")
 # The range that a slider offers, beside the field that takes any value: low, high, step; a step of 0 is logarithmic.
 _SLIDERS = MappingProxyType({"size": (128, 2048, 64), "style_weight": (0.1, 1e4, 0), "iterations": (10, 500, 10)})
@@ -34,7 +31,7 @@ class Control:
 
     kind: choice, number, text or switch.
     defaults: the value that each preset gives it, as it is typed; empty where the engine decides.
-    placeholder: what an empty field means.
+    placeholder: the meaning of an empty field.
     group: the heading that it is under; empty for the main ones.
     slider: low, high and step (0: logarithmic), or None.
     """
@@ -56,7 +53,7 @@ class Control:
 def make_controls(limits: Limits) -> tuple[Control, ...]:
     """The controls: the main ones, then group by group; each option that is not the host's, nor free text."""
     presets = {name: resolve_options(preset=name) for name in PRESETS}
-    known = {option.name: option for option in fields(Options) if _kind(option) is not None}
+    known = {name: option for name, option in OPTIONS.items() if _kind(option) is not None}
     grouped = {name: heading for heading, names in GROUPS.items() for name in names if name not in MAIN}
     headings = {**dict.fromkeys(MAIN, ""), **grouped}
     return tuple(
@@ -67,7 +64,7 @@ def make_controls(limits: Limits) -> tuple[Control, ...]:
 
 
 def beginnings() -> dict[str, str]:
-    """What each preset starts from: one of `START_WORDS`."""
+    """The start of each preset, from `START_WORDS`."""
     return {name: str(resolve_options(preset=name).init) for name in PRESETS}
 
 
@@ -77,7 +74,7 @@ def read_form(form: Mapping[str, object]) -> dict[str, Any]:
     An empty field is one that is not given. Values are parsed as the command parses them. Raises OptionError for a
     name that is no control, and for a text that is no value of it; ranges are for `resolve_options`.
     """
-    known = {option.name: option for option in fields(Options) if _kind(option) is not None}
+    known = {name: option for name, option in OPTIONS.items() if _kind(option) is not None}
     values = {}
     for name, text in form.items():
         if name not in known:
@@ -85,23 +82,8 @@ def read_form(form: Mapping[str, object]) -> dict[str, Any]:
         if not isinstance(text, str) or len(text) > _MOST_LETTERS:
             raise OptionError(f"{_spoken(name)} is no text of up to {_MOST_LETTERS} letters; type it again")
         if text.strip():
-            values[name] = _read(known[name], text.strip())
+            values[name] = text.strip() == "on" if known[name].type is bool else read_option(name, text.strip())
     return values
-
-
-def _read(option: "Field[Any]", text: str) -> Any:
-    if option.type is bool:
-        return text == "on"
-    parse = parse_as(option)
-    try:
-        if not option.metadata["many"]:
-            return parse(text)
-        # A comma alone may be a decimal one.
-        comma = "," if option.name.endswith("_layers") else ", "
-        words = [parse(word) for word in text.replace(comma, " ").split()]
-    except argparse.ArgumentTypeError as error:
-        raise OptionError(f"{_spoken(option.name)}: {error}") from None
-    return one_or_several(option.name, words)
 
 
 def _kind(option: "Field[Any]") -> str | None:
@@ -125,18 +107,18 @@ def _control(option: "Field[Any]", group: str, presets: Mapping[str, Options], l
         most = limits.size
         slider = (min(128, limits.size), limits.size, 64 if limits.size % 64 == 0 else 1)
     return Control(
-        name,
-        _label(name),
-        facts["meaning"],
-        _kind(option) or "",
-        {preset: _typed(name, getattr(options, name)) for preset, options in presets.items()},
-        group,
-        facts["choices"],
-        facts["shown"] or "",
-        facts["minimum"] if facts["minimum"] is not None else facts["above"],
-        most,
-        option.type is int,
-        slider,
+        name=name,
+        label=_label(name),
+        meaning=facts["meaning"],
+        kind=_kind(option) or "",
+        defaults={preset: _typed(name, getattr(options, name)) for preset, options in presets.items()},
+        group=group,
+        choices=facts["choices"],
+        placeholder=facts["shown"] or "",
+        minimum=facts["minimum"] if facts["minimum"] is not None else facts["above"],
+        maximum=most,
+        whole=option.type is int,
+        slider=slider,
     )
 
 

@@ -1,4 +1,4 @@
-"""What every answer says, and which calls are not heard: those that another site's page makes a browser send."""
+"""The headers of every answer, and the calls that are refused: those that another site's page makes a browser send."""
 
 import ipaddress
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -25,12 +25,11 @@ _NO_STORE = (b"cache-control", b"no-store")
 
 
 class Guard:
-    """An ASGI middleware. A call is refused (403) when it comes from another site's page, or, if the server is
-    `local`, under a name that is not this machine's own (as after DNS rebinding)."""
+    """An ASGI middleware. A call is refused (403) when it comes from another site's page, or under a name that is not
+    this machine's own (as after DNS rebinding)."""
 
-    def __init__(self, app: Asgi, *, local: bool) -> None:
+    def __init__(self, app: Asgi) -> None:
         self._app = app
-        self._local = local
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -44,7 +43,7 @@ class Guard:
                 message["headers"] = [*message["headers"], *extra]
             await send(message)
 
-        if self._is_refused({name: value.decode("latin-1") for name, value in scope["headers"]}):
+        if _is_refused({name: value.decode("latin-1") for name, value in scope["headers"]}):
             body = b"this page answers its own calls alone\n"
             start = {"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]}
             await with_headers(start)
@@ -52,17 +51,18 @@ class Guard:
             return
         await self._app(scope, receive, with_headers)
 
-    def _is_refused(self, headers: dict[bytes, str]) -> bool:
-        host, origin = headers.get(b"host", ""), headers.get(b"origin")
-        if self._local and not is_local(_name_of(f"//{host}")):
-            return True
-        if headers.get(b"sec-fetch-site") == "cross-site" and headers.get(b"sec-fetch-mode") != "navigate":
-            return True
-        return origin is not None and origin.partition("://")[2] != host
+
+def _is_refused(headers: dict[bytes, str]) -> bool:
+    host, origin = headers.get(b"host", ""), headers.get(b"origin")
+    if not is_local(_name_of(f"//{host}")):
+        return True
+    if headers.get(b"sec-fetch-site") == "cross-site" and headers.get(b"sec-fetch-mode") != "navigate":
+        return True
+    return origin is not None and origin.partition("://")[2] != host
 
 
 def is_local(host: str) -> bool:
-    """Whether `host` is a name or an address of this machine that no other one reaches."""
+    """True for a name or an address of this machine that no other one reaches."""
     if host == "localhost":
         return True
     try:

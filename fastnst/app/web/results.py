@@ -1,18 +1,23 @@
-"""A result in a visit's history: the image as its file, and all that made it."""
+"""The page's pictures: uploads as they came, results with all that made them, and the most of each."""
 
 import io
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from fastnst.app.web.uploads import NamedBytes, Upload, thumbnail
-from fastnst.errors import OptionError
+from torch import Tensor
+
+from fastnst.errors import ImageError, OptionError
 from fastnst.image.metadata import read_parameters
+from fastnst.image.picture import Picture
 from fastnst.image.read import load_image
-from fastnst.image.write import save_image
+from fastnst.image.resize import resize_picture
+from fastnst.image.write import save_image, to_pil
+from fastnst.options.options import Options
+from fastnst.options.parse import in_words
 from fastnst.transfer.result import Result
 
 SUFFIXES: Mapping[str, str] = MappingProxyType({"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif"})
@@ -22,13 +27,121 @@ MEDIA: Mapping[str, str] = MappingProxyType(
     {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp", "tiff": "image/tiff"}
 )
 
+_THUMBNAIL = 512  # px, long edge
+_MOST_LETTERS = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """The most that may be asked of the page.
+
+    upload_bytes, pixels: of one picture.
+    size: long edge in pixels of a result, and of a style at the scale that it is read at.
+    styles: style pictures of one run.
+    results: in the history; the oldest go first.
+    history_bytes: of the results with the pictures that they are made of; the oldest go first.
+
+    Raises OptionError for less than 1 of anything, and for a size under 64 pixels.
+    """
+
+    upload_bytes: int = 32_000_000
+    pixels: int = 50_000_000
+    size: int = 2048
+    styles: int = 4
+    results: int = 24
+    history_bytes: int = 512_000_000
+
+    def __post_init__(self) -> None:
+        for limit in fields(self):
+            value, least = getattr(self, limit.name), 64 if limit.name == "size" else 1
+            if value < least:
+                raise OptionError(f"a limit of {value} for {limit.name.replace('_', ' ')} is too small; give {least}")
+
+    def check_bytes(self, count: int, name: str) -> None:
+        """Raises ImageError where a file called `name` is longer than it may be."""
+        if count > self.upload_bytes:
+            raise ImageError(
+                f"{name} has more than {in_words(self.upload_bytes)}, the most that this page takes; reduce it first"
+            )
+
+    def check_options(self, options: Options, content: tuple[int, int], styles: Sequence[tuple[int, int]]) -> None:
+        """Raises OptionError where the options make larger pictures than there may be of a content and styles of these
+        widths and heights."""
+        most = self.size / _stretch(options, content)
+        if options.size > most:
+            raise OptionError(f"size {options.size} is more than this page makes; give {int(most)} or less")
+        most = self.size / max(_stretch(options, style) for style in styles) / options.size
+        if options.style_scale > most:
+            raise OptionError(
+                f"style scale {options.style_scale:g} at size {options.size} makes the style larger than the "
+                f"{self.size} pixels that this page allows; give {most:.3g} or less"
+            )
+
+
+class NamedBytes(io.BytesIO):
+    """A file in memory, with the name that messages and metadata call it."""
+
+    def __init__(self, data: bytes, name: str) -> None:
+        super().__init__(data)
+        self.name = name
+
+
+@dataclass(frozen=True, eq=False)
+class Upload:
+    """A picture that can be read: its name, file, size in pixels, and a small one as a browser shows it."""
+
+    name: str
+    data: bytes = field(repr=False)
+    width: int
+    height: int
+    thumbnail: bytes = field(repr=False)
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.data) + len(self.thumbnail)
+
+    def opened(self) -> NamedBytes:
+        """The file, as `load_image` reads it."""
+        return NamedBytes(self.data, self.name)
+
+
+def read_upload(name: str, data: bytes, limits: Limits, *, role: str = "content") -> Upload:
+    """The picture in `data`, a file that its owner calls `name`.
+
+    Raises ImageError for too many bytes or pixels, and as `load_image` does.
+    """
+    name = plain_name(name)
+    limits.check_bytes(len(data), name)
+    picture = load_image(NamedBytes(data, name), role=role, max_pixels=limits.pixels)
+    return Upload(name, data, picture.width, picture.height, thumbnail(picture.rgb, picture.alpha))
+
+
+def plain_name(name: str) -> str:
+    """The last part of a path from anywhere, without control characters, of at most 100 letters."""
+    last = re.split(r"[/\\]", name)[-1]
+    return "".join(letter for letter in last if letter.isprintable())[-_MOST_LETTERS:].strip() or "picture"
+
+
+def thumbnail(rgb: Tensor, alpha: Tensor | None, long_edge: int = _THUMBNAIL) -> bytes:
+    """A JPEG, or with alpha a PNG, of (3, H, W) in 0…1, its long edge no more than asked for."""
+    edge = max(rgb.shape[-2:])
+    picture = Picture(rgb, alpha, "")
+    if edge > long_edge:
+        picture = resize_picture(picture, long_edge)
+    image, file = to_pil(picture.rgb, picture.alpha), io.BytesIO()
+    if image.mode == "RGBA":
+        image.save(file, "PNG", compress_level=1)
+    else:
+        image.save(file, "JPEG", quality=88)
+    return file.getvalue()
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Request:
-    """What a visitor asks for: pictures, the options that the form gave, and the form itself to fill it again.
+    """A run that is asked for: pictures, the options that the form gave, and the form itself to fill it again.
 
-    number: 1 for the visit's first request, and so on.
-    begins: what it starts from: one of `START_WORDS`, or the number of a result.
+    number: 1 for the first request, and so on.
+    begins: the start of the run: one of `START_WORDS`, or the number of a result.
     start: that result, until the run is over.
     """
 
@@ -108,6 +221,11 @@ def oldest_first(results: Sequence[Kept], most: int, most_bytes: int) -> list[Ke
         kept.append(result)
         pictures |= new
     return kept[::-1]
+
+
+def _stretch(options: Options, size: tuple[int, int]) -> float:
+    """The long edge of a picture of `size` over the one that the options measure."""
+    return max(size) / min(size) if options.edge == "short" else 1.0
 
 
 def _word(text: str) -> str:

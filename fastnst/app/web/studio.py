@@ -8,10 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from fastnst.app.web.limits import Limits
-from fastnst.app.web.results import Kept, Request, keep
-from fastnst.app.web.ticket import Ticket
-from fastnst.app.web.uploads import thumbnail
+from fastnst.app.web.queue import Ticket
+from fastnst.app.web.results import Kept, Limits, Request, keep, thumbnail
 from fastnst.errors import FastnstError
 from fastnst.image.read import load_image
 from fastnst.network.runtime import is_out_of_memory, resolve_runtime
@@ -23,18 +21,18 @@ from fastnst.transfer.stylizer import Stylizer
 
 _PREVIEW_EDGE = 1024  # px
 _PREVIEW_SECONDS = 0.3
-# Of the time, what showing the image may take: one part in so many.
+# Showing the image may take one part in so many of the time.
 _PREVIEW_SHARE = 20
 
 
 class Studio:
-    """Runs tickets with the options of the `host`; one at a time, always from the same thread.
+    """Runs tickets with the options of the host, which go for all of them; one at a time, always from the same thread.
 
     `kept` is called with each result, also that of a run that was stopped or failed on its way.
     Raises FastnstError where the host's options will not do: the network is loaded here.
     """
 
-    def __init__(self, host: Mapping[str, Any], limits: Limits, kept: Callable[[Ticket, Kept], None]) -> None:
+    def __init__(self, host: Mapping[str, Any], limits: Limits, kept: Callable[[Kept], None]) -> None:
         self.limits = limits
         self._kept = kept
         self._networks = Networks()
@@ -48,14 +46,14 @@ class Studio:
             progress=sys.stderr.isatty(),
         )
         self.device = str(runtime.device)
-        # What was found now goes for all runs: none of them asks a server.
+        # The weights of now go for all runs: none of them asks a server.
         self.host = {**host, "weights": weights.source}
         self._networks.get(resolve_options(**self.host), runtime, lambda: weights)
 
     def options(self, request: Request) -> Options:
         """The request's options with the host's, checked. Raises OptionError."""
         options = resolve_options(**request.options, **self.host)
-        content, *styles = ((one.width, one.height) for one in (request.content, *request.styles))
+        content, *styles = ((upload.width, upload.height) for upload in (request.content, *request.styles))
         self.limits.check_options(options, content, styles)
         return options
 
@@ -68,14 +66,14 @@ class Studio:
         except DivergedError as error:
             result, message = error.result, str(error)
         except Exception as error:  # noqa: BLE001 - the page goes on for the others
-            result, message = _rescued(ticket), _told(error)
+            result, message = _rescued(ticket), _in_words(error)
         if ticket.stopping and result is not None:
             result = replace(result, stopped="interrupted", parameters={**result.parameters, "stopped": "interrupted"})
         kept = None
         if result is not None:
             try:
                 kept = keep(result, ticket.request, ticket.losses())
-                self._kept(ticket, kept)
+                self._kept(kept)
             except FastnstError as error:
                 message = str(error)
         ticket.finish(kept, message and _without_dashes(message), failed=message is not None)
@@ -87,10 +85,10 @@ class Studio:
         options: dict[str, Any] = {**request.options, **self.host, "init": start}
         stylizer = Stylizer(styles, networks=self._networks, **options)
         content = load_image(request.content.opened(), role="content")
-        return stylizer(content, callback=_Shown(ticket), callback_every=None)
+        return stylizer(content, callback=_Preview(ticket), callback_every=None)
 
 
-class _Shown:
+class _Preview:
     """The callback: shows the ticket each iterate, its image as often as costs little, and stops when asked to."""
 
     def __init__(self, ticket: Ticket) -> None:
@@ -112,8 +110,8 @@ def _rescued(ticket: Ticket) -> Result | None:
     return None if last is None else Result(last.image, last.alpha, (), last.parameters, last.parameters["stopped"])
 
 
-def _told(error: Exception) -> str:
-    """What the page says; what nobody expected is for the terminal too."""
+def _in_words(error: Exception) -> str:
+    """The error as the page says it; one that nobody expected is for the terminal too."""
     if isinstance(error, FastnstError):
         return str(error)
     if is_out_of_memory(error):

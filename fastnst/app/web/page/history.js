@@ -1,4 +1,4 @@
-// The results of this visit: a click shows one and puts its pictures and controls back.
+// The results of this session: a click shows one and puts its pictures and controls back.
 
 import * as api from "./api.js";
 import { element } from "./element.js";

@@ -35,7 +35,6 @@ async function main() {
   alertBox.querySelector("button").addEventListener("click", calm);
   for (const kind of ["dragover", "drop"]) document.addEventListener(kind, (event) => event.preventDefault());
   const page = await api.page();
-  const again = await api.enter();
   find("engine").textContent = `${page.version} · ${page.weights} network · ${page.device}`;
   find("format").append(...page.formats.map((format) => element("option", { value: format }, format.toUpperCase())));
 
@@ -54,7 +53,7 @@ async function main() {
   function remember() {
     calm();
     const pictures = { content: slots.content.pictures, style: slots.style.pictures };
-    sessionStorage.setItem("chosen", JSON.stringify({ pictures, ...controls.form() }));
+    sessionStorage.setItem("chosen", JSON.stringify({ session: page.session, pictures, ...controls.form() }));
   }
   controls.heard = remember;
 
@@ -112,7 +111,11 @@ async function main() {
     show();
   }
 
-  function heard({ run: now, results }) {
+  function heard({ session, run: now, results }) {
+    if (session !== page.session) {
+      complain("the program was started anew and this page's pictures are forgotten; load it again");
+      return;
+    }
     const before = run;
     if (now && before && now.number !== before.number) calm();
     run = now;
@@ -129,7 +132,6 @@ async function main() {
     find("start").hidden = isBusy();
     find("stop").hidden = !isBusy();
     find("stop").disabled = now?.stopping ?? false;
-    find("stop").textContent = now?.state === "waiting" ? "Leave the queue" : "Stop";
     show();
   }
 
@@ -167,14 +169,13 @@ async function main() {
     }),
   );
 
-  const chosen = again && JSON.parse(sessionStorage.getItem("chosen") ?? "null");
-  if (chosen) {
+  const chosen = JSON.parse(sessionStorage.getItem("chosen") ?? "null");
+  if (chosen?.session === page.session) {
     slots.content.put(chosen.pictures.content);
     slots.style.put(chosen.pictures.style);
     controls.restore(chosen);
   }
   api.listen(heard, {
-    lost: () => complain("this page was away for too long and its pictures are forgotten; load it again"),
     silent: () => complain("the server does not answer; it may have been ended in its terminal"),
     back: calm,
   });

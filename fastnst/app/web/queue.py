@@ -1,21 +1,21 @@
-"""A place in the queue, and what its run shows while it goes on: safe to look at from any thread."""
+"""The page's runs: one at a time, each a ticket that shows how far it is, safe to look at from any thread."""
 
 import threading
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from queue import SimpleQueue
 from typing import Any
 
-from fastnst.app.web.progress import progress_of
 from fastnst.app.web.results import Kept, Request
 from fastnst.options.options import Options
 from fastnst.transfer.result import Iterate, LossRecord
-from fastnst.transfer.scales import scale_style_weights
+from fastnst.transfer.scales import scale_iterations, scale_style_weights
 
 WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
 
 
 class Ticket:
-    """One request from its place in the queue to its result.
+    """One request from the queue to its result.
 
     `state` is waiting, running, done or failed; `version` grows with each change that a page has to show.
     """
@@ -37,7 +37,7 @@ class Ticket:
 
     @property
     def stopping(self) -> bool:
-        """Whether its visitor, or a closed page, wants it to end."""
+        """True once the run was asked to end."""
         return self._stop.is_set()
 
     @property
@@ -51,7 +51,7 @@ class Ticket:
 
     @property
     def last(self) -> Iterate | None:
-        """The last iterate that was seen, until the run is over."""
+        """The newest iterate, until the run is over."""
         return self._iterate
 
     def stop(self) -> None:
@@ -63,7 +63,7 @@ class Ticket:
             self.version += 1
 
     def begin(self) -> bool:
-        """Whether the run may begin: False where it was stopped while it waited."""
+        """Begins the run; False where it was stopped while it waited."""
         with self._lock:
             if self.state != WAITING:
                 return False
@@ -104,8 +104,8 @@ class Ticket:
             points = [_point(record, terms, self.options, self._whole["scales"]) for record in self._records[since:]]
             return {"terms": terms, "points": points, "since": since}
 
-    def view(self, ahead: int, since: int = 0) -> dict[str, Any]:
-        """What the page shows, as JSON holds it; of the losses those from the `since`-th on."""
+    def view(self, since: int = 0) -> dict[str, Any]:
+        """The run as the page shows it, in JSON's types; of the losses those from the `since`-th on."""
         losses = self.losses(since)
         with self._lock:
             records = self._records[: since + len(losses["points"])]
@@ -114,7 +114,6 @@ class Ticket:
                 "number": self.request.number,
                 "state": self.state,
                 "stopping": self.stopping and not self.over,
-                "ahead": ahead,
                 "message": self._message,
                 "result": self._result and self._result.id,
                 "preview": self._previews,
@@ -126,8 +125,64 @@ class Ticket:
             return view
 
 
+class Queue:
+    """Tickets, served one after the other by one thread; `serve` is called with each, and must not raise."""
+
+    def __init__(self, serve: Callable[[Ticket], None]) -> None:
+        self._serve = serve
+        self._tickets: SimpleQueue[Ticket | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="fastnst-web-queue", daemon=True)
+        self._thread.start()
+
+    def join(self, ticket: Ticket) -> None:
+        """Puts the ticket at the end of the queue."""
+        self._tickets.put(ticket)
+
+    def close(self, seconds: float = 10.0) -> None:
+        """Waits so long for the runs to end; each must have been stopped."""
+        self._tickets.put(None)
+        self._thread.join(seconds)
+
+    def _work(self) -> None:
+        while (ticket := self._tickets.get()) is not None:
+            if ticket.begin():
+                self._serve(ticket)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """done: the part of the work that is done, in 0…1; left: the seconds that the rest takes, None while unknown."""
+
+    done: float
+    left: float | None
+
+
+def progress_of(records: Sequence[LossRecord], edges: Sequence[int], options: Options) -> Progress:
+    """The progress of a run with these records so far, by work rather than by iterations; `edges` are the long edges of
+    its scales in pixels.
+
+    An iteration's work is in proportion to the pixels. With a limit of seconds, the run ends no later than that.
+    """
+    if not records:
+        return Progress(0.0, None)
+    last = records[-1]
+    index = list(edges).index(last.scale)
+    begun = next(record.iteration for record in records if record.scale == last.scale)
+    counts = scale_iterations(options.iterations, len(edges))
+    work = [count * edge**2 for count, edge in zip(counts, edges, strict=True)]
+    inside = min((last.iteration - begun) / counts[index], 1.0)
+    done = (sum(work[:index]) + inside * work[index]) / sum(work)
+    # The first evaluation of a run is slower than the rest, and there is nothing else to go by yet.
+    left = last.seconds * (1 - done) / done if last.iteration >= 2 else None
+    if options.seconds is not None:
+        rest = max(0.0, options.seconds - last.seconds)
+        left = rest if left is None else min(left, rest)
+        done = max(done, min(last.seconds / options.seconds, 1.0))
+    return Progress(done, left)
+
+
 def _terms(options: Options) -> list[str]:
-    """The terms of the loss that have a weight, and one of more than 0."""
+    """The terms of the loss whose weight is more than 0."""
     weights = {term.name: getattr(options, f"{term.name}_weight", 0) for term in fields(LossRecord)}
     return [name for name, weight in weights.items() if isinstance(weight, tuple) or weight > 0]
 

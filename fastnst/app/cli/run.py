@@ -1,9 +1,17 @@
-"""A command's run: it shows how far it is, and leaves the last good image whatever happens."""
+"""A command's run: it shows how far it is, and leaves the last good image whatever happens.
+
+Of processes that torchrun started the first does what it does alone, the others only compute:
+
+    torchrun --nproc-per-node=4 -m fastnst stylize CONTENT STYLE -o OUT
+"""
 
 import json
 import shlex
+import signal
 import sys
+import threading
 import warnings
+from collections.abc import Callable as Function
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -12,14 +20,14 @@ from typing import Any, ClassVar
 
 from tqdm import tqdm
 
-from fastnst.app.cli.exit_codes import EXIT_INTERRUPTED
+from fastnst.app.cli import EXIT_BAD_INPUT, EXIT_INTERRUPTED
+from fastnst.app.cli.arguments import STANDARD
 from fastnst.app.cli.job import Job, Outputs
-from fastnst.app.cli.signals import heard
-from fastnst.errors import FastnstError, FastnstWarning, Interrupted
+from fastnst.errors import FastnstError, FastnstWarning, Interrupted, OptionError
 from fastnst.image.write import check_output_path
-from fastnst.network.runtime import is_out_of_memory
+from fastnst.network.runtime import is_out_of_memory, resolve_runtime
 from fastnst.options.options import resolve_options
-from fastnst.plan.processes import ALONE, Ranks
+from fastnst.plan.processes import ALONE, Ranks, RanksError, are_launched, joined
 from fastnst.transfer.callbacks import Callback, chain
 from fastnst.transfer.checkpoint import load_run
 from fastnst.transfer.inputs import opened
@@ -27,6 +35,23 @@ from fastnst.transfer.plot import draw_losses
 from fastnst.transfer.result import DivergedError, Iterate, Result
 from fastnst.transfer.run import Watch
 from fastnst.transfer.stylizer import Stylizer
+
+# SIGHUP, where there is one, comes when the terminal goes away.
+_STOPPING = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+
+
+def execute_together(job: Job, *, saved: Path | None = None) -> int:
+    """`execute`, in this process or shared with the others of torchrun; returns the exit code.
+
+    Raises the errors of `execute`, and RanksError where another process ended or does not answer.
+    """
+    if not are_launched():
+        return execute(job, saved=saved)[0]
+    if STANDARD in (job.content, *job.styles, job.options.get("init")):
+        raise OptionError("several processes cannot all read the standard input; give paths in place of -")
+    device = resolve_runtime(resolve_options(**job.options)).device
+    with joined(device) as ranks:
+        return execute(job, saved=saved, ranks=ranks)[0] if ranks.leads else _follow(job, ranks, saved)
 
 
 def execute(job: Job, *callbacks: Callback, saved: Path | None = None, ranks: Ranks = ALONE) -> tuple[int, Result]:
@@ -51,20 +76,13 @@ def execute(job: Job, *callbacks: Callback, saved: Path | None = None, ranks: Ra
             with _stop_on_signal(watch):
                 hidden = True if outputs.quiet else None
                 with tqdm(total=None, unit="it", disable=hidden, file=sys.stderr) as watch.bar:
-                    result = prepared.run(
-                        Watch(
-                            callback=callback,
-                            callback_every=outputs.callback_every,
-                            checkpoint=outputs.checkpoint,
-                            checkpoint_every=outputs.checkpoint_every,
-                        )
-                    )
+                    result = prepared.run(_watch(outputs, callback))
                 watch.save(result)
         except DivergedError as error:
             watch.save(error.result)
             _draw(job, error.result)
             _print_json(outputs, error.result)
-            raise FastnstError(f"{error}. The best image before that is in {outputs.shown}") from None
+            raise FastnstError(f"{error}. The best image before that is in {outputs.label}") from None
         except KeyboardInterrupt:
             raise Interrupted(watch.rescue()) from None
         except Exception as error:
@@ -80,6 +98,36 @@ def execute(job: Job, *callbacks: Callback, saved: Path | None = None, ranks: Ra
     if watch.interrupted or not outputs.quiet:
         _print_summary(outputs, result)
     return (EXIT_INTERRUPTED if watch.interrupted else 0), result
+
+
+def _watch(outputs: Outputs, callback: Callback) -> Watch:
+    return Watch(
+        callback=callback,
+        callback_every=outputs.callback_every,
+        checkpoint=outputs.checkpoint,
+        checkpoint_every=outputs.checkpoint_every,
+    )
+
+
+def _follow(job: Job, ranks: Ranks, saved: Path | None) -> int:
+    """The part of a process that writes and prints nothing, and that the first one stops."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    warnings.simplefilter("ignore", FastnstWarning)
+    try:
+        # Problems that the first one finds before the run, it reports for all.
+        ranks.wait()
+    except RanksError:
+        raise SystemExit(EXIT_BAD_INPUT) from None
+    content, styles, options = job.sources()
+    stylizer = Stylizer(styles, ranks=ranks, **options)
+    stylizer.load(progress=False)
+    try:
+        # The callback only stands for that of the first process, which alone is called.
+        prepared = stylizer.prepare(content, None if saved is None else load_run(saved, check=False))
+        prepared.run(_watch(job.outputs, lambda _: None))
+    except DivergedError:
+        raise SystemExit(EXIT_BAD_INPUT) from None
+    return 0
 
 
 @dataclass
@@ -104,7 +152,7 @@ class _Watch:
         return not self.interrupted
 
     def labelled(self, result: Result) -> Result:
-        """The result, saying that the user stopped it if so."""
+        """The result, marked as interrupted if the user stopped it."""
         if not self.interrupted:
             return result
         return replace(result, stopped="interrupted", parameters={**result.parameters, "stopped": "interrupted"})
@@ -119,7 +167,25 @@ class _Watch:
         if self.last is None:
             return "Nothing was computed yet, so nothing was saved"
         self.last.save(self.outputs.target, **self.outputs.form)
-        return f"The image of iteration {self.last.record.iteration} is in {self.outputs.shown}"
+        return f"The image of iteration {self.last.record.iteration} is in {self.outputs.label}"
+
+
+@contextmanager
+def on_stop_signal(handler: Function[[int, object], None]) -> Iterator[None]:
+    """Within it, Ctrl-C, SIGTERM and SIGHUP call `handler`; only the main thread of Python hears them.
+
+    A signal that was ignored before stays so: nohup, and a shell's background jobs, mean it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [number for number in _STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
 
 
 @contextmanager
@@ -133,7 +199,7 @@ def _stop_on_signal(watch: _Watch) -> Iterator[None]:
             raise KeyboardInterrupt
         watch.interrupted = True
 
-    with heard(stop):
+    with on_stop_signal(stop):
         yield
 
 
@@ -158,7 +224,7 @@ def _print_summary(outputs: Outputs, result: Result) -> None:
     height, width = result.tensor.shape[-2:]
     how = {None: "saved", "time": "the time is up; saved"}.get(result.stopped, "interrupted; saved the image so far,")
     print(
-        f"fastnst: {how} {outputs.shown} ({width}×{height}) after {last.iteration} iterations in {last.seconds:.1f} s,"
+        f"fastnst: {how} {outputs.label} ({width}×{height}) after {last.iteration} iterations in {last.seconds:.1f} s,"
         f" loss {final['total']:.4g}",
         file=sys.stderr,
     )

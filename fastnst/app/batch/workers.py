@@ -1,0 +1,280 @@
+"""The workers of a batch as processes of this machine, and the loop that gives them its tasks."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+import warnings
+from collections import OrderedDict, deque
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Event as Flag
+from typing import Any
+
+import torch
+
+from fastnst.app.batch.tasks import Outcome, Task, is_done
+from fastnst.errors import FastnstError, FastnstWarning
+from fastnst.image.picture import opaque
+from fastnst.image.read import open_picture
+from fastnst.image.write import check_output_path
+from fastnst.network.runtime import is_out_of_memory
+from fastnst.transfer.networks import Networks
+from fastnst.transfer.result import Result
+from fastnst.transfer.run import Watch
+from fastnst.transfer.stylizer import Stylizer
+
+KEPT_STYLES = 2
+"""Stylizers that a worker keeps: each has its styles' pictures and targets. Tasks come by groups, so few are enough."""
+
+_POLL = 0.2  # seconds between looks at whether to stop
+_LAST_WORDS = 5.0  # seconds that workers have to end by themselves
+_LOST = "its worker died twice, the second time while it worked alone; lower the size if memory ran out"
+
+_worker: "Worker | None" = None  # of this process, where it is one
+
+
+def run_batch(
+    tasks: Sequence[Task], pool: "ProcessPool", should_stop: Callable[[], bool] = lambda: False
+) -> Generator[Outcome]:
+    """Yields the outcome of each task as it comes. Closes the pool at the end, however that comes.
+
+    Once `should_stop` says so, no more tasks are given out, and those at work end as interrupted. The tasks that were
+    at work when a worker died are tried once more, one by one; a task whose worker dies then too has failed.
+
+    Raises FastnstError where no worker can start.
+    """
+    try:
+        yield from _outcomes(tasks, pool, should_stop, pool.workers)
+    finally:
+        pool.close()
+
+
+def _outcomes(
+    tasks: Iterable[Task], pool: "ProcessPool", should_stop: Callable[[], bool], most: int, *, alone: bool = False
+) -> Generator[Outcome]:
+    """Keeps `most` tasks at work; `alone` are those that have lost a worker before."""
+    waiting, at_work, stopping = deque(tasks), dict[Future[Outcome], Task](), False
+    while at_work or (waiting and not stopping):
+        if not stopping and should_stop():
+            stopping = True
+            pool.stop()
+        while waiting and len(at_work) < most and not stopping:
+            task = waiting.popleft()
+            at_work[pool.submit(task)] = task
+        done, _ = wait(at_work, _POLL, FIRST_COMPLETED)
+        broken = any(isinstance(future.exception(), BrokenProcessPool) for future in done)
+        lost = []
+        for future in wait(at_work).done if broken else done:
+            task = at_work.pop(future)
+            if future.exception() is None:
+                yield future.result()
+            elif stopping:
+                yield Outcome(task, "interrupted", 0.0)
+            elif alone:
+                yield Outcome(task, "failed", 0.0, _LOST)
+            else:
+                lost.append(task)
+        if broken and not stopping:
+            pool.renew()
+            yield from _outcomes(lost, pool, should_stop, most=1, alone=True)
+
+
+class ProcessPool:
+    """Processes of this machine, started afresh (spawn); new ones take their place where one has died.
+
+    `threads` is how many each may use on a CPU; each sees one of the `gpus` alone, by its name in CUDA_VISIBLE_DEVICES,
+    or where there are none what this process sees. They ignore Ctrl-C, which is the parent's, and end with it.
+    """
+
+    def __init__(self, workers: int, *, threads: int, gpus: Sequence[str] = (), resume: bool = False) -> None:
+        self.workers = workers
+        self._gpus = gpus
+        self._context = multiprocessing.get_context("spawn")
+        # No worker has the other end: when it closes, or its process is gone, all of them end.
+        lifeline, self._held = self._context.Pipe(duplex=False)
+        stop, started = self._context.Event(), self._context.Event()
+        self._start = _Start(lifeline, stop, started, threads=threads, resume=resume)
+        self._executor = self._made()
+
+    def submit(self, task: Task) -> Future[Outcome]:
+        """Gives the task to a worker; the future raises BrokenProcessPool where one has died."""
+        try:
+            # A process that starts here must not hear a Ctrl-C before it says that it ignores it.
+            with _held_back(signal.SIGINT):
+                return self._executor.submit(_run, task)
+        except BrokenProcessPool as error:
+            future: Future[Outcome] = Future()
+            future.set_exception(error)
+            return future
+
+    def renew(self) -> None:
+        """Puts new processes in the place of all. Raises FastnstError where none has ever come to life."""
+        self._executor.shutdown()
+        if not self._start.started.is_set():
+            raise FastnstError("a worker could not start; see above, or lower --workers")
+        self._executor = self._made()
+
+    def stop(self) -> None:
+        """Tells all workers to leave off after the present iteration."""
+        self._start.stop.set()
+
+    def close(self) -> None:
+        """Ends the workers, also those that are at work, within seconds."""
+        self._held.close()
+        self._executor.shutdown(cancel_futures=True)
+
+    def _made(self) -> ProcessPoolExecutor:
+        start = self._start
+        if self._gpus:
+            start = replace(start, gpus=self._context.SimpleQueue())
+            for worker in range(self.workers):
+                start.gpus.put(self._gpus[worker % len(self._gpus)])
+        return ProcessPoolExecutor(self.workers, self._context, _begin, (start,))
+
+
+@contextmanager
+def _held_back(number: signal.Signals) -> Iterator[None]:
+    """Within it, the signal waits, also for a process that starts here and has not said what to do with it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [number])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@dataclass(frozen=True)
+class _Start:
+    """All that a worker is started with: the pipe that ends it, the flag that stops it, the one that it sets itself."""
+
+    lifeline: Connection
+    stop: Flag
+    started: Flag
+    threads: int
+    resume: bool
+    gpus: Any = None  # a queue of their names
+
+
+def _begin(start: _Start) -> None:
+    """Makes the process a worker, before its first task."""
+    global _worker
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    if start.gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = start.gpus.get()  # CUDA reads it when it is first used
+    torch.set_num_threads(start.threads)
+    ending = threading.Event()
+    threading.Thread(target=_end_with_the_parent, args=(start.lifeline, ending), daemon=True).start()
+    _worker = Worker(lambda: ending.is_set() or start.stop.is_set(), resume=start.resume)
+    start.started.set()
+
+
+def _end_with_the_parent(lifeline: Connection, ending: threading.Event) -> None:
+    with suppress(EOFError, OSError):
+        lifeline.recv()
+    ending.set()
+    time.sleep(_LAST_WORDS)
+    os._exit(1)
+
+
+def _run(task: Task) -> Outcome:
+    if _worker is None:
+        raise RuntimeError("the process was not made a worker")
+    return _worker.run(task)
+
+
+class Worker:
+    """Makes the pictures of tasks, one after the other, and keeps what the next one can use. Problems end in the
+    outcome of their task.
+
+    `should_stop` is asked after each evaluation; a picture that it stops is not written. With `resume`, an output that
+    is there already is not made again.
+    """
+
+    def __init__(self, should_stop: Callable[[], bool], *, resume: bool = False) -> None:
+        self._should_stop = should_stop
+        self._resume = resume
+        self._networks = Networks()
+        self._stylizers: OrderedDict[Hashable, Stylizer] = OrderedDict()
+        self._style_sha256 = cache(_style_sha256)
+
+    def run(self, task: Task) -> Outcome:
+        """Makes and writes one picture. Every Exception ends in the outcome."""
+        began = time.perf_counter()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("always", FastnstWarning)
+            status, error, trace, result = self._run(task)
+        facts = None if result is None else _facts(result)
+        texts = tuple(dict.fromkeys(str(warning.message) for warning in caught))
+        seconds = time.perf_counter() - began
+        return Outcome(task, status, seconds, error=error, traceback=trace, facts=facts, warnings=texts)
+
+    def _run(self, task: Task) -> tuple[str, str | None, str | None, Result | None]:
+        try:
+            if self._resume and is_done(task, partial(self._sha256, task.options.max_pixels)):
+                return "skipped", None, None, None
+            result = self._stylized(task)
+            if result.stopped == "callback":
+                return "interrupted", None, None, None
+            result.save(task.output)
+        except FastnstError as error:
+            return "failed", str(error), None, None
+        except Exception as error:  # noqa: BLE001 - the batch goes on; the log has the traceback
+            if is_out_of_memory(error):
+                self._forget()
+                return "failed", "out of memory; lower its size, style scale or scales, or the workers", None, None
+            return "failed", f"{type(error).__name__}: {error}", traceback.format_exc(), None
+        return "done", None, None, result
+
+    def _stylized(self, task: Task) -> Result:
+        content = open_picture(task.content, role="content", max_pixels=task.options.max_pixels)
+        stylizer = self._stylizer(task)
+        prepared = stylizer.prepare(content)
+        check_output_path(task.output, prepared.scales[-1].size)
+        return prepared.run(Watch(callback=lambda _: not self._should_stop(), callback_every=None))
+
+    def _stylizer(self, task: Task) -> Stylizer:
+        """The stylizer of the task's group, from those that were used last or a new one."""
+        stylizer = self._stylizers.pop(task.group, None)
+        if stylizer is None:
+            while len(self._stylizers) >= KEPT_STYLES:
+                self._stylizers.popitem(last=False)
+            stylizer = Stylizer(list(task.styles), networks=self._networks, **task.given)
+        self._stylizers[task.group] = stylizer
+        return stylizer
+
+    def _forget(self) -> None:
+        """Gives back the memory that is kept between pictures."""
+        self._stylizers.clear()
+        self._networks.clear()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _sha256(self, max_pixels: int, path: str, role: str) -> str:
+        if role == "style":
+            return self._style_sha256(path, max_pixels)
+        return open_picture(path, role=role, max_pixels=max_pixels).sha256
+
+
+def _style_sha256(path: str, max_pixels: int) -> str:
+    return opaque(open_picture(path, role="style", max_pixels=max_pixels)).sha256
+
+
+def _facts(result: Result) -> dict[str, object]:
+    height, width = result.tensor.shape[-2:]
+    iterations, loss = result.losses[-1].iteration, result.parameters["final"]["total"]
+    return {"width": width, "height": height, "iterations": iterations, "loss": loss}

@@ -1,0 +1,231 @@
+"""Files become libvips' images, whose header is read and whose pixels wait; nothing here needs torch."""
+
+import contextlib
+import io
+import os
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from fastnst.errors import ImageError
+from fastnst.image.files import MAX_PIXELS
+
+MIN_SIDE = 2
+
+_NPY_MAGIC = b"\x93NUMPY"
+# The formats that libvips lacks. Pillow opens others too, which start another program (EPS) or hold no photographs.
+_PILLOW_FORMATS = ("BMP", "DIB", "JPEG2000", "PPM", "PSD", "QOI", "TGA", "PCX", "SGI")
+_ORIENTATION = 274  # EXIF's tag
+# Pillow's limit of pixels and Python's warning filters belong to the whole process.
+_PILLOW_LOCK = threading.Lock()
+
+
+def open_image(held: str | bytes, what: str, access: str = "sequential", max_pixels: int = MAX_PIXELS) -> Any:
+    """libvips' image of a path or a file's bytes, with its header read and its pixels not decoded.
+
+    Formats that only Pillow reads are decoded. Raises ImageError for what is no image.
+    """
+    vips = libvips()
+    options: dict[str, Any] = {"access": access, "fail_on": "error"}
+    if _head(held)[:2] in (b"II", b"MM"):
+        options["unlimited"] = True  # a strip may be the whole picture; its size is checked on the header
+    try:
+        if isinstance(held, bytes):
+            source = vips.Source.new_from_memory(held)
+        else:
+            source = vips.Source.new_from_file(os.fsencode(held))
+        return vips.Image.new_from_source(source, "", **options)
+    except Exception as error:  # UnicodeDecodeError too, where a message has bytes of the file
+        if "known format" not in str(error):
+            raise ImageError(_damaged(what, error)) from error
+    return _open_with_pillow(held, what, max_pixels)
+
+
+def _open_with_pillow(held: str | bytes, what: str, max_pixels: int) -> Any:
+    Image.init()
+    formats = [name for name in _PILLOW_FORMATS if name in Image.OPEN]
+    try:
+        with _unguarded():
+            image = Image.open(io.BytesIO(held) if isinstance(held, bytes) else held, formats=formats)
+    except UnidentifiedImageError as error:
+        raise ImageError(
+            f"{what} is not an image of a known format, or its header is damaged; "
+            "give a PNG, JPEG, WebP, TIFF, GIF, BMP or AVIF file"
+        ) from error
+    except Exception as error:
+        raise ImageError(_damaged(what, error)) from error
+    with image:
+        return from_pil(image, what, max_pixels)
+
+
+def from_pil(image: Image.Image, what: str, max_pixels: int) -> Any:
+    """libvips' image of one of PIL's, with its profile and orientation."""
+    check_pixels(image.height, image.width, what, max_pixels)
+    check_size(image.height, image.width, what)
+    with decoding(what), within_memory(what, image.height, image.width):
+        with _unguarded():
+            image.load()
+            orientation = _orientation(image)
+        vips, profile = libvips(), image.info.get("icc_profile")
+        array, interpretation = _pil_samples(image, what)
+        copied = vips.Image.new_from_array(array, interpretation=interpretation).copy()
+    if profile:
+        copied.set_type(vips.GValue.blob_type, "icc-profile-data", profile)
+    copied.set_type(vips.GValue.gint_type, "orientation", orientation)
+    return copied
+
+
+def _orientation(image: Image.Image) -> int:
+    with contextlib.suppress(AttributeError, LookupError, OSError, OverflowError, SyntaxError, TypeError, ValueError):
+        return int(image.getexif().get(_ORIENTATION, 1))
+    return 1  # damaged metadata is none
+
+
+def _pil_samples(image: Image.Image, what: str) -> tuple[npt.NDArray[np.generic], str]:
+    """The samples of a PIL image, (H, W) or (H, W, C), and what libvips calls their colours."""
+    if image.mode == "F":
+        return np.asarray(image), "b-w"
+    if image.mode.startswith("I"):
+        grey = np.asarray(image)
+        if grey.min() < 0 or grey.max() > 65535:
+            raise ImageError(f"{what} is of mode I with integers beyond 0…65535; save it with 16 bits")
+        grey, key = grey.astype(np.uint16), image.info.get("transparency")
+        return (np.dstack([grey, (grey != key) * np.uint16(65535)]) if isinstance(key, int) else grey), "grey16"
+    if image.mode == "CMYK":
+        return np.asarray(image), "cmyk"
+    if image.mode == "LAB":
+        lab = np.asarray(image)
+        return np.dstack([lab[:, :, 0] * np.float32(100 / 255), lab[:, :, 1:].astype(np.int8)]), "lab"
+    grey_mode = image.mode in ("1", "L", "LA", "La")
+    if image.mode not in ("YCbCr", "HSV") and image.has_transparency_data:
+        image = image.convert("LA" if grey_mode else "RGBA")
+    elif image.mode not in ("L", "RGB"):
+        image = image.convert("L" if grey_mode else "RGB")
+    return np.asarray(image), "b-w" if grey_mode else "srgb"
+
+
+def is_npy(held: str | bytes) -> bool:
+    """Whether a path leads to one of NumPy's own files, or bytes are one."""
+    return _head(held) == _NPY_MAGIC
+
+
+def _head(held: str | bytes) -> bytes:
+    with opened(held) as file:
+        return file.read(len(_NPY_MAGIC))
+
+
+def opened(held: str | bytes) -> IO[bytes]:
+    """A file at a path, or of bytes."""
+    return io.BytesIO(held) if isinstance(held, bytes) else Path(held).open("rb")
+
+
+def read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
+    """Shape and dtype of the array in a `.npy` file, which is left where its samples begin. Raises ValueError."""
+    read = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }.get(np.lib.format.read_magic(file))
+    if read is None:
+        raise ValueError("its version is none of 1.0 and 2.0")
+    shape, _, dtype = read(file)
+    return shape, dtype
+
+
+@cache
+def libvips() -> Any:
+    """pyvips, set up: no operation is kept, what its authors call unsafe for untrusted files is blocked, and warnings
+    about damaged metadata, which a user can do nothing about, go nowhere."""
+    ours = "pyvips" not in sys.modules
+    if ours:
+        os.environ["VIPS_WARNING"] = "0"  # read as libvips starts: its own handler of warnings is to be an empty one
+    import pyvips
+
+    if ours:
+        del os.environ["VIPS_WARNING"]
+        pyvips._remove_log_handler()  # which prints a traceback where a file's bytes in a message are no UTF-8
+    pyvips.cache_set_max(0)
+    pyvips.block_untrusted_set(True)
+    return pyvips
+
+
+@cache
+def srgb_profile() -> bytes:
+    """An ICC profile of sRGB, the same bytes on every call and day."""
+    return bytes(libvips().Image.profile_load("srgb"))
+
+
+@contextlib.contextmanager
+def decoding(what: str) -> Iterator[None]:
+    """What decoders raise in the block becomes an ImageError, but for a lack of memory, which becomes a MemoryError."""
+    try:
+        yield
+    except (ImageError, GeneratorExit):
+        raise
+    except Exception as error:
+        if ran_out(error):
+            raise MemoryError(str(error)) from error
+        raise ImageError(_damaged(what, error)) from error
+
+
+def _damaged(what: str, error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return f"{what} does not fit in memory; reduce it first"
+    # libvips' errors have one line for each function that failed.
+    lines = [line for line in getattr(error, "detail", str(error)).splitlines() if line.strip()]
+    reason = lines[0].strip() if lines else type(error).__name__
+    if "nsupported" in reason or "labq" in reason:  # TIFF in CIELAB of 8 bits
+        return f"{what} is in a form that is not supported here ({reason}); save it as PNG, TIFF or JPEG"
+    return f"{what} is damaged or truncated ({reason}); fetch or export it again"
+
+
+@contextlib.contextmanager
+def _unguarded() -> Iterator[None]:
+    """Pillow without its own limit of pixels, and without its warnings about damaged metadata; a thread at a time."""
+    with _PILLOW_LOCK, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def check_size(height: int, width: int, what: str) -> None:
+    """Raises ImageError, which begins with `what`, for a picture with a side of less than `MIN_SIDE` pixels."""
+    if min(height, width) < MIN_SIDE:
+        raise ImageError(f"{what} is {width}×{height} pixels; it must be at least {MIN_SIDE}×{MIN_SIDE}")
+
+
+def check_pixels(height: int, width: int, what: str, max_pixels: int) -> None:
+    """Raises ImageError, which begins with `what`, for a picture of more than `max_pixels` pixels."""
+    if width * height > max_pixels:
+        raise ImageError(
+            f"{what} is {width}×{height} = {width * height} pixels, more than the limit of {max_pixels} pixels; "
+            "reduce it, or raise --max-pixels (max_pixels=…)"
+        )
+
+
+@contextlib.contextmanager
+def within_memory(what: str, height: int, width: int) -> Iterator[None]:
+    """Raises ImageError where the block runs out of memory."""
+    try:
+        yield
+    except (MemoryError, OSError, RuntimeError) as error:
+        if not ran_out(error):
+            raise
+        raise ImageError(f"{what} does not fit in memory ({width}×{height} pixels); reduce it first") from error
+
+
+def ran_out(error: Exception) -> bool:
+    """Whether `error` says that memory ran out."""
+    said = str(error).lower()
+    # NumPy raises MemoryError, torch RuntimeError, Pillow's codecs OSError, libvips an error of its own.
+    return isinstance(error, MemoryError) or "can't allocate memory" in said or "out of memory" in said
