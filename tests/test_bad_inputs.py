@@ -268,7 +268,7 @@ CASES = {
     "info of metadata that nest": Case("info deep.png", "it was not made by fastnst"),
     "rerun of a foreign file": Case("rerun content.png -o out.png", "has no fastnst parameters"),
     "rerun of too little": Case("rerun little.png -o out.png", "lacks options, styles, weights, content in its"),
-    "rerun with odd options": Case("rerun odd.png -o out.png", "unknown option 'warp'; the options are: preset, style_weight"),
+    "rerun with odd options": Case("rerun odd.png -o out.png", "unknown option 'warp'; the options are: preset"),
     "rerun of what has moved": Case("rerun moved.png -o out.png", "say where with --content PATH"),
     "rerun with other styles": Case(
         "rerun made.png -o out.png --styles a.png b.png", "2 styles given, and it was made"

@@ -105,7 +105,9 @@ def test_sliced_loss_and_gradient_equal_the_formula(objective: str, mask: str | 
         guidance, regions = Guidance(40, 48, (left,)), [{1: None}]
 
     targets = style_targets(backbone, styles, options, runtime, regions)
-    terms, gradient = make_objective(backbone, image, targets, options, runtime, guidance).loss_and_gradient(image)
+    terms, gradient = make_objective(backbone, image, targets, options, runtime, guidance=guidance).loss_and_gradient(
+        image
+    )
 
     exact = image.double().requires_grad_()
     layers = dict(options.style_layers)

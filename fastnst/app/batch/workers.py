@@ -171,8 +171,6 @@ def _begin(start: _Start) -> None:
     for name in ("SIGINT", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     if start.gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = start.gpus.get()  # CUDA reads it when it is first used
     torch.set_num_threads(start.threads)

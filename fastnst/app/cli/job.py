@@ -24,7 +24,7 @@ from fastnst.transfer.plot import check_plot
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """What a run writes and prints; the names are those of the command."""
+    """The files that a run writes and the lines that it prints; the names are those of the command."""
 
     output: str
     format: str | None = None

@@ -90,8 +90,8 @@ def plan_lines(plan: "Plan", iterations: int) -> list[str]:
             "kept": "each forward once and back once, what lies between kept",
             "recompute": "each forward twice and back once",
         }[plan.level]
-        if plan.again > 1:
-            how += f" but for the first {plan.again} steps, which are computed again"
+        if plan.redone_steps > 1:
+            how += f" but for the first {plan.redone_steps} steps, which are computed again"
         lines = [
             f"{size}{len(plan.grid)} tiles of {plan.tile} px, seen with their halo as {width}×{height} "
             f"({plan.grid.overhead:.2f} × the pixels), {how}"
