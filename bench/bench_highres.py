@@ -46,7 +46,7 @@ from fastnst.network.tiles import TileGrid, even_spans, make_grid, reach_of
 from fastnst.network.weights import load_weights
 from fastnst.optim import make_optimizer
 from fastnst.options.options import Options, resolve_options
-from fastnst.options.tile_options import in_words, parse_memory
+from fastnst.options.parse import in_words, parse_memory
 from fastnst.plan.fitting import FittingObjective
 from fastnst.plan.memory import network_of
 from fastnst.plan.planner import Plan, plan_run, plan_tiles

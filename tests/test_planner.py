@@ -25,7 +25,7 @@ from fastnst.network.layers import WinogradLayers
 from fastnst.network.runtime import Runtime, resolve_runtime
 from fastnst.network.tiles import TileGrid, even_spans, make_grid, reach_of
 from fastnst.network.weights import load_weights
-from fastnst.optim.frequency_bands import RadialBands
+from fastnst.optim.bands import RadialBands
 from fastnst.options.options import Options, resolve_options
 from fastnst.plan import machine as plan_limit
 from fastnst.plan import memory as plan_memory
@@ -300,7 +300,6 @@ from fastnst.loss.objective import style_targets
 from fastnst.loss.masks import Guidance
 from fastnst.loss.targets import style_targets
 from fastnst.optim import make_optimizer
-from fastnst.options.options import resolve_options
 from fastnst.plan.planner import plan_run
 from fastnst.network.runtime import resolve_runtime
 from fastnst.plan.fitting import FittingObjective

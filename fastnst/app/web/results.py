@@ -17,7 +17,7 @@ from fastnst.image.read import load_image
 from fastnst.image.resize import resize_picture
 from fastnst.image.write import save_image, to_pil
 from fastnst.options.options import Options
-from fastnst.options.tile_options import in_words
+from fastnst.options.parse import in_words
 from fastnst.transfer.result import Result
 
 SUFFIXES: Mapping[str, str] = MappingProxyType({"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif"})
