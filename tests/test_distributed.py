@@ -100,7 +100,7 @@ def check_same_run(found: Result, expected: Result, name: str) -> None:
 def compared(tile: Any = "auto", **given: Any) -> float:
     """The greatest relative difference of this process's loss and gradient from those of the whole image."""
     options = resolve_options(**{"precision": "fp32", "weights": "random", "tv_weight": 0.5, **LAYERS, **given})
-    runtime = resolve_runtime(options)
+    runtime = resolve_runtime(options.device, options.precision, options.backend)
     backbone = build_backbone(load_weights("random", taps=options.taps), options.taps, runtime)
     content, image = (picture[None].contiguous() for picture in pictures())
     style = style_targets(backbone, [(image.flip(3), 1.0)], options, runtime)

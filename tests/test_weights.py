@@ -29,10 +29,9 @@ from fastnst.examples import example
 from fastnst.image.read import load_image
 from fastnst.image.resize import resize_picture
 from fastnst.network import weights
-from fastnst.network.architecture import FILTER_SCALINGS, layers_of
+from fastnst.network.architecture import CAFFE, FILTER_SCALINGS, IMAGENET, layers_of
 from fastnst.network.builtin import mean_activations
 from fastnst.network.extractor import FeatureExtractor
-from fastnst.network.preprocessing import CAFFE, IMAGENET
 from fastnst.network.weights import Preprocessing, load_weights
 
 

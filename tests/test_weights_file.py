@@ -29,8 +29,7 @@ from checkpoints import (
 from safetensors.torch import save_file
 
 from fastnst.errors import WeightsError
-from fastnst.network.architecture import layers_up_to
-from fastnst.network.preprocessing import IMAGENET, Preprocessing
+from fastnst.network.architecture import IMAGENET, Preprocessing, layers_up_to
 from fastnst.network.weights_file import open_weights, read_convolutions, save_weights
 
 INDICES = {

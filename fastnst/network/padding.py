@@ -1,4 +1,4 @@
-"""Maps with a border, and images that tile: what lies beyond a border is the other side."""
+"""Maps with a border of one, and images that tile: what lies beyond a border is the other side."""
 
 import torch
 from torch import Tensor
@@ -26,8 +26,26 @@ def fill_columns_(padded: Tensor, padding: str) -> None:
     padded[..., -1] = padded[..., last]
 
 
+def unbordered(gradient: Tensor, padding: str) -> Tensor:
+    """The gradient (1, C, H, W) of a map, from `gradient`, that of the `bordered` map, (1, C, H + 2, W + 2).
+
+    The border's part is added to the positions that it was taken from, in place; with "zeros" it is dropped.
+    """
+    if padding == "replicate":
+        gradient[:, :, 1] += gradient[:, :, 0]
+        gradient[:, :, -2] += gradient[:, :, -1]
+        gradient[..., 1] += gradient[..., 0]
+        gradient[..., -2] += gradient[..., -1]
+    elif padding == "circular":
+        gradient[:, :, 1] += gradient[:, :, -1]
+        gradient[:, :, -2] += gradient[:, :, 0]
+        gradient[..., 1] += gradient[..., -1]
+        gradient[..., -2] += gradient[..., 0]
+    return gradient[:, :, 1:-1, 1:-1]
+
+
 def seam_variation(image: Tensor, gradient: Tensor | None = None, weight: float = 0.0, kind: str = "squared") -> Tensor:
-    """What the total variation of an image that tiles has beyond that of one that ends: its part across the seams.
+    """The total variation across the seams of an image that tiles, which one that ends does not have.
 
         1/(H·W) Σ |x_{1,j} − x_{H,j}|ᵖ + |x_{i,1} − x_{i,W}|ᵖ,    p = 2 for kind "squared", 1 for "absolute"
 

@@ -13,8 +13,11 @@ import torch
 
 from fastnst.errors import FastnstWarning, OptionError, WeightsError
 from fastnst.network.architecture import (
+    CAFFE,
+    IMAGENET,
     ORIGINAL_NETWORK,
     Layer,
+    Preprocessing,
     canonical_layer,
     check_filter_scaling,
     layers_of,
@@ -22,7 +25,6 @@ from fastnst.network.architecture import (
 )
 from fastnst.network.builtin import original_convolutions, random_convolutions, unit_mean
 from fastnst.network.download import claimed, fetch, sha256_of
-from fastnst.network.preprocessing import CAFFE, IMAGENET, Preprocessing
 from fastnst.network.weights_file import SUFFIXES_TEXT, open_weights, read_convolutions, save_weights
 
 __all__ = ["CHECKPOINTS", "Preprocessing", "Weights", "cache_folder", "load_weights", "save_weights"]

@@ -14,8 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from fastnst.errors import WeightsError
-from fastnst.network.architecture import NETWORKS, Layer, layers_of
-from fastnst.network.preprocessing import CAFFE, IMAGENET, Preprocessing
+from fastnst.network.architecture import CAFFE, IMAGENET, NETWORKS, Layer, Preprocessing, layers_of
 from fastnst.network.weights_contents import Contents, open_pickle, open_safetensors
 
 SUFFIXES_TEXT = ".pth, .pt or .safetensors"

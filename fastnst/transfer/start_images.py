@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fastnst.image.colour import moments, moved_colours
 from fastnst.image.picture import Picture
-from fastnst.network.preprocessing import Preprocessing
+from fastnst.network.architecture import Preprocessing
 
 # Standard deviation of the noise on an even colour, as neural-style has it in pixel values of 0…255: enough to tell
 # neighbours apart.

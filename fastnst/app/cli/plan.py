@@ -38,7 +38,7 @@ def run(parsed: argparse.Namespace) -> int:
     from fastnst.transfer.run_sizes import run_scales, style_size
 
     options = resolve_options(**given_options(vars(parsed)))
-    runtime = resolve_runtime(options)
+    runtime = resolve_runtime(options.device, options.precision, options.backend)
     picture = open_picture(parsed.content, role="content", max_pixels=options.max_pixels)
     sizes = run_scales(picture, (), options)
     rate = measure_rate(runtime)
