@@ -25,7 +25,6 @@ from processes import PATIENCE
 import fastnst
 from fastnst.app import cli
 from fastnst.network.runtime import SharedSetting
-from fastnst.quiet import quietened
 
 SMALL: Mapping[str, Any] = {
     "size": 32,
@@ -336,17 +335,3 @@ def test_a_setting_is_put_back_after_errors() -> None:
     with pytest.raises(Broken), setting.held("a"), setting.held("a"):
         raise Broken
     assert place.first == "before"
-
-
-def test_threads_that_quieten_leave_the_filters_as_they_were() -> None:
-    before = list(warnings.filters)
-
-    def quieten(_: int) -> None:
-        with quietened("elsewhere"):
-            time.sleep(0.001)
-
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(quieten, range(64)))
-    assert warnings.filters == before
-    with quietened("elsewhere"), pytest.warns(UserWarning, match="heard"):
-        warnings.warn("heard", UserWarning, stacklevel=1)

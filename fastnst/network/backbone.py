@@ -59,7 +59,7 @@ class Backbone:
     backend: str
 
     def forward(self, image: Tensor, taps: Mapping[str, Tap], *, record: bool = False) -> list[Trace]:
-        """Shows `image` to the network and each tapped layer's features to its tap, in order.
+        """Runs the network over `image`, and gives each tapped layer's features to its tap, in order.
 
         Args:
             image: (1, 3, H, W) float32, RGB in 0…1, on the backbone's device.

@@ -1,4 +1,4 @@
-"""What a layer of the network does, forward and back: a 3×3 convolution with its ReLU, and 2×2 pools.
+"""The layers of the network, forward and back: a 3×3 convolution with its ReLU, and 2×2 pools.
 
 `DirectLayers` runs torch's own convolutions over whole maps, in channels-last, on any device. `WinogradLayers` runs
 NNPACK's on a CPU, in NCHW and in stripes. Both keep one bit for each activation whose layer is not tapped: whether the

@@ -5,8 +5,8 @@ from torch import Tensor
 
 
 def bordered(x: Tensor, padding: str) -> Tensor:
-    """A map (B, C, H, W) with a border of one, (B, C, H + 2, W + 2), in its memory format: from its other sides
-    ("circular") or from the nearest pixels ("replicate")."""
+    """A map (B, C, H, W) with a border of one, (B, C, H + 2, W + 2), in the same memory format: its other sides
+    ("circular") or its nearest pixels ("replicate")."""
     by_position = x.stride(1) == 1 and x.shape[1] > 1
     layout = torch.channels_last if by_position else torch.contiguous_format
     height, width = x.shape[2:]

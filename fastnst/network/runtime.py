@@ -1,4 +1,4 @@
-"""Where and in what arithmetic a run happens: device, precision and backend, and the settings of the process for it."""
+"""The place of a run and its arithmetic: device, precision and backend, and the settings of the process for them."""
 
 import importlib.util
 import os
