@@ -215,7 +215,7 @@ def measured(
     problems: Mapping[str, str],
     rounds: int,
 ) -> Iterator[Measurement]:
-    """Times the contenders that have no problem, and takes their memory; `like` has the shape and dtype of the layer."""
+    """Times the contenders that have no problem and takes their memory; `like` has the layer's shape and dtype."""
     sound = {name: prepare for name, prepare in contenders.items() if name not in problems}
     timings = interleaved(sound, setting.device, rounds=rounds, calls=10 if setting.device.type == "cuda" else 1)
     memory = {name: peak_extra_bytes(prepare, setting.device) for name, prepare in sound.items()}
