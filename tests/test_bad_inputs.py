@@ -23,7 +23,6 @@ from fastnst.image.metadata import read_parameters
 from fastnst.image.read import load_image
 from fastnst.image.write import save_image
 from fastnst.transfer import networks
-from fastnst.transfer.checkpoint import FORMAT
 
 BAD_INPUT = 1
 BAD_USAGE = 2
@@ -227,9 +226,9 @@ CASES = {
     "weights are a folder": weights("folder", "weights folder is a folder; pass the path of a"),
     "weights are a picture": weights("content.png", "has an unknown type; it must be .pth, .pt or .safetensors"),
     "weights are empty": weights("weights/empty.pth", "is empty; fetch it again"),
-    "weights are text": weights("weights/text.pth", "is not a PyTorch checkpoint; pass a file written by torch.save"),
-    "weights are no safetensors": weights("weights/text.safetensors", "is damaged or not a safetensors file"),
-    "weights are cut short": weights("weights/cut.pth", "is truncated or damaged; fetch it again"),
+    "weights are text": weights("weights/text.pth", "is not a PyTorch checkpoint of plain tensors; pass a file"),
+    "weights are no safetensors": weights("weights/text.safetensors", "or not a safetensors file"),
+    "weights are cut short": weights("weights/cut.pth", "is truncated, damaged or not a PyTorch checkpoint; fetch"),
     "safetensors cut short": weights("weights/cut.safetensors", "is truncated"),
     "weights would run code": weights(
         "weights/code.pth", "was refused for safety: it holds code or whole Python objects"
@@ -239,16 +238,15 @@ CASES = {
     "weights of a wrong shape": weights("weights/shape.safetensors", "has the shape 3×3; expected 64×3×3×3"),
     "weights of NaN": weights("weights/nan.safetensors --style-layers conv1_1 --content-layers conv1_1", "NaN"),
     "original is no vgg16": weights("original --network vgg16", "pass imagenet, or random"),
-    "embedded is gone": weights("embedded", "pass original, the network of the paper"),
     "ImageNet offline": weights("imagenet", "FASTNST_OFFLINE"),
     # Checkpoints.
     "checkpoint is missing": Case("resume missing.st -o out.png", "checkpoint missing.st does not exist"),
     "checkpoint is a picture": Case(
         "resume content.png -o out.png", "; give the file that --checkpoint wrote, or begin anew"
     ),
-    "checkpoint is weights": Case("resume weights/other.safetensors -o out.png", "is no checkpoint of a run"),
-    "checkpoint is cut short": Case("resume runs/cut.st -o out.png", "cannot be read, or is damaged or cut short"),
-    "checkpoint was altered": Case("resume runs/altered.st -o out.png", "is damaged: its contents are not those"),
+    "checkpoint is weights": Case("resume weights/other.safetensors -o out.png", "or of an older format"),
+    "checkpoint is cut short": Case("resume runs/cut.st -o out.png", "cannot be read: it is damaged, cut short or"),
+    "checkpoint was altered": Case("resume runs/altered.st -o out.png", "is damaged: "),
     "checkpoint of the future": Case("resume runs/future.st -o out.png", "has format 9, this version of fastnst reads"),
     "checkpoint of other pictures": Case(
         "resume runs/run.st -o out.png --content style.png", "the content image style.png is not the one of the"
@@ -269,7 +267,7 @@ CASES = {
     "info of metadata that nest": Case("info deep.png", "it was not made by fastnst"),
     "rerun of a foreign file": Case("rerun content.png -o out.png", "has no fastnst parameters"),
     "rerun of too little": Case("rerun little.png -o out.png", "lacks options, styles, weights, content in its"),
-    "rerun with odd options": Case("rerun odd.png -o out.png", "unknown option 'warp'; the options are: preset, size"),
+    "rerun with odd options": Case("rerun odd.png -o out.png", "unknown option 'warp'; the options are: preset"),
     "rerun of what has moved": Case("rerun moved.png -o out.png", "say where with --content PATH"),
     "rerun with other styles": Case(
         "rerun made.png -o out.png --styles a.png b.png", "2 styles given, and it was made"
@@ -563,8 +561,9 @@ def _write_runs(folder: Path) -> None:
     assert cli.main(shlex.split(line)) == 0
     whole = (folder / "runs/run.st").read_bytes()
     (folder / "runs/cut.st").write_bytes(whole[:-100])
-    (folder / "runs/altered.st").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    (folder / "runs/future.st").write_bytes(whole.replace(f'"format": "{FORMAT}"'.encode(), b'"format": "9"'))
+    middle = len(whole) // 2
+    (folder / "runs/altered.st").write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+    torch.save({**torch.load(folder / "runs/run.st"), "format": 9}, folder / "runs/future.st")
     picture, record = load_image(folder / "made.png").rgb, read_parameters(folder / "made.png")
     save_image(folder / "little.png", picture, parameters={})
     save_image(folder / "odd.png", picture, parameters={**record, "options": {**record["options"], "warp": 9}})

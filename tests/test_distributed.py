@@ -100,7 +100,7 @@ def check_same_run(found: Result, expected: Result, name: str) -> None:
 def compared(tile: Any, padding: str = "zeros") -> float:
     """The greatest relative difference of this process's loss and gradient from those of the whole image."""
     options = resolve_options(precision="fp32", weights="random", tv_weight=0.5, padding=padding, **LAYERS)
-    runtime = resolve_runtime(options)
+    runtime = resolve_runtime(options.device, options.precision, options.backend)
     weights = load_weights("random", taps=options.taps)
     backbone = build_backbone(weights, options.taps, runtime, padding=padding)
     content, image = (picture[None].contiguous() for picture in pictures())

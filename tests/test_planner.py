@@ -25,7 +25,7 @@ from fastnst.network.layers import WinogradLayers
 from fastnst.network.runtime import Runtime, resolve_runtime
 from fastnst.network.tiles import TileGrid, even_spans, make_grid, reach_of
 from fastnst.network.weights import load_weights
-from fastnst.optim.frequency_bands import RadialBands
+from fastnst.optim.bands import RadialBands
 from fastnst.options.options import Options, resolve_options
 from fastnst.plan import machine as plan_limit
 from fastnst.plan import memory as plan_memory
@@ -47,7 +47,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def setting(**given: Any) -> tuple[Options, Runtime]:
     options = resolve_options(**{"precision": "fp32", "optimizer": "adam", "weights": "random"} | given)
-    return options, resolve_runtime(options)
+    return options, resolve_runtime(options.device, options.precision, options.backend)
 
 
 @pytest.mark.usefixtures("machine")
@@ -300,7 +300,6 @@ from fastnst.loss.objective import style_targets
 from fastnst.loss.masks import Guidance
 from fastnst.loss.targets import style_targets
 from fastnst.optim import make_optimizer
-from fastnst.options.options import resolve_options
 from fastnst.plan.planner import plan_run
 from fastnst.network.runtime import resolve_runtime
 from fastnst.plan.fitting import FittingObjective
@@ -308,7 +307,7 @@ from fastnst.network.weights import load_weights
 precision, size, tile, loss, count = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5])
 masks = [("mask.png", None)] * count or None
 options = resolve_options(weights="random", precision=precision, optimizer="adam", style_loss=loss, masks=masks)
-runtime = resolve_runtime(options)
+runtime = resolve_runtime(options.device, options.precision, options.backend)
 weights = load_weights("random", taps=options.taps)
 backbone = build_backbone(weights, options.taps, runtime)
 regions = [{0: None}] * count or None

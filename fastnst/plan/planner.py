@@ -21,7 +21,7 @@ from fastnst.loss.objective import least_redone
 from fastnst.network.runtime import Runtime
 from fastnst.network.tiles import Reach, TileGrid, levels_of, make_grid, reach_of
 from fastnst.options.options import Options
-from fastnst.options.tile_options import in_words, parse_memory, parse_tile
+from fastnst.options.parse import in_words, parse_memory, parse_tile
 from fastnst.plan.machine import Room, room_on
 from fastnst.plan.memory import (
     IMAGE_BYTES_PER_PIXEL,

@@ -11,7 +11,7 @@ from fastnst.errors import FastnstWarning, OptionError
 if TYPE_CHECKING:
     from fastnst.image.picture import Picture
     from fastnst.options.options import Options
-    from fastnst.transfer.canvas import Canvas
+    from fastnst.transfer.inputs import Canvas
     from fastnst.transfer.result import Iterate, Result
 
 
@@ -42,7 +42,7 @@ def run(parsed: argparse.Namespace) -> int:
     from fastnst.image.metadata import read_parameters
     from fastnst.image.read import load_image
     from fastnst.options.options import resolve_options
-    from fastnst.transfer.canvas import Canvas, recorded_canvas
+    from fastnst.transfer.inputs import Canvas, recorded_canvas
 
     record = read_parameters(parsed.image)
     options = _options(record, parsed)
@@ -160,7 +160,7 @@ def _warn_of_differences(record: dict[str, Any], options: "Options") -> None:
     """Warns, in a line each, where the arithmetic or the versions are others, or time ended the run."""
     from fastnst.network.runtime import resolve_runtime, versions
 
-    runtime = resolve_runtime(options)
+    runtime = resolve_runtime(options.device, options.precision, options.backend)
     now = {"device": str(runtime.device), "precision": runtime.precision, **versions()}
     recorded = record.get("versions")
     then = {
