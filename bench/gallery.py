@@ -6,7 +6,7 @@ defaults, but for what a caption says. Each is kept in build/pictures, and made 
 
 import argparse
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,17 @@ def main() -> None:
 
 
 def rendered(styles: Sequence[str], size: int, **options: Any) -> Image.Image:
-    """The example content in the example `styles`, made once: the name of its file comes from all of its options."""
+    """The example content in the example `styles`."""
     resolved = resolve_options(size=size, **options)
-    name = hashlib.sha256(repr((styles, resolved)).encode()).hexdigest()[:16]
-    path = PICTURES / f"{name}.png"
+    pictures = [example(style) for style in styles]
+    return kept((styles, resolved), lambda: fastnst.stylize(example("content"), pictures, size=size, **options))
+
+
+def kept(key: object, make: Callable[[], fastnst.Result]) -> Image.Image:
+    """The image that `make` makes, made once: its file is named by `key`, which is all that it depends on."""
+    path = PICTURES / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.png"
     if not path.exists():
-        result = fastnst.stylize(example("content"), [example(style) for style in styles], size=size, **options)
-        print(*styles, options, result.losses[-1], flush=True)
+        result = make()
         path.parent.mkdir(parents=True, exist_ok=True)
         result.save(path)
     with Image.open(path) as picture:

@@ -4,14 +4,17 @@
 """
 
 import argparse
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 import fastnst
-from bench.gallery import QUALITY
+from bench.gallery import QUALITY, kept
 from fastnst.examples import example
 from fastnst.image.read import load_image
 from fastnst.image.sheet import contact_sheet
@@ -27,9 +30,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--styles", nargs="+", default=STYLES)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--weights", default="original")
+    parser.add_argument("--precision", default="auto")
     given = parser.parse_args(arguments)
 
-    rows = [row(name, given.size, given.iterations, given.weights) for name in tqdm(given.styles, desc="styles")]
+    common = {name: getattr(given, name) for name in ("size", "iterations", "weights", "precision")}
+    rows = [row(name, common) for name in tqdm(given.styles, desc="styles")]
     names = [name.removeprefix("style_") for name in given.styles]
     labels = ["style", "texture", "tileable, four times"]
     contact_sheet(rows, cell=CELL, row_labels=names, column_labels=labels).save(
@@ -37,15 +42,14 @@ def main(arguments: list[str] | None = None) -> None:
     )
 
 
-def row(name: str, size: int, iterations: int, weights: str) -> list[Tensor]:
-    """The style, its texture, and its tile 2 × 2."""
+def row(name: str, common: Mapping[str, Any]) -> list[Tensor]:
+    """The style, its texture, and its tile 2 × 2, by the options `common`."""
     textures = [
-        fastnst.synthesize_texture(
-            example(name), size=size, iterations=iterations, tileable=tileable, weights=weights
-        ).tensor
-        for tileable in (False, True)
+        kept((name, options), partial(fastnst.synthesize_texture, example(name), **options))
+        for options in ({**common, "tileable": tileable} for tileable in (False, True))
     ]
-    return [load_image(example(name)).rgb, textures[0], torch.tile(textures[1], (1, 2, 2))]
+    texture, tile = (load_image(picture).rgb for picture in textures)
+    return [load_image(example(name)).rgb, texture, torch.tile(tile, (1, 2, 2))]
 
 
 if __name__ == "__main__":

@@ -41,7 +41,8 @@ def test_captions_are_as_the_command_has_it() -> None:
     assert gallery_settings.caption({"style_weights": [0.3, 0.7]}) == "--style-weights 0.3 0.7"
 
 
-def test_textures_have_their_sheet(tmp_path: Path) -> None:
+def test_textures_have_their_sheet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gallery, "PICTURES", tmp_path / "pictures")
     small = "--size 32 --iterations 1 --weights random --styles style_mosaic --output"
     gallery_textures.main([*small.split(), str(tmp_path)])
     with Image.open(tmp_path / "gallery_textures.jpg") as sheet:
