@@ -164,7 +164,7 @@ def test_a_style_weight_for_each_scale() -> None:
         ({"style_weight": [1, -1], "scales": 2}, "style weight -1.0 is too small"),
         ({"style_weight": [], "scales": 2}, "no style weight given"),
         ({"style_weight": [1, 2, 3], "scales": 2}, "3 style weights for 2 scales"),
-        ({"style_weight": ["1"]}, "style weight '1' is not a number"),
+        ({"style_weight": ["x"]}, "style weight 'x' is not a number"),
         ({"style_loss": "grams"}, "unknown style loss 'grams'; choose one of: gram, covariance"),
     ],
 )
