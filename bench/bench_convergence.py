@@ -183,7 +183,11 @@ def main(arguments: list[str] | None = None) -> int:
             load_image(path)
     except FastnstError as error:
         parser.error(str(error))
-    facts = {**conditions(resolve_runtime(base).device), "size": base.size, "preset": base.preset}
+    facts = {
+        **conditions(resolve_runtime(base.device, base.precision, base.backend).device),
+        "size": base.size,
+        "preset": base.preset,
+    }
     head = f"{facts['device']}, torch {facts['versions']['torch']}, {facts['machine']['threads']} threads"
     print(f"{head}, load {facts['machine']['load']}, commit {facts['commit']}, {facts['date']}")
     # What libraries set up at their first use is timed on no side.

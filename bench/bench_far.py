@@ -59,7 +59,7 @@ def write_content(path: Path, size: int) -> None:
 def run_far(size: int, max_memory: str, iterations: int, optimizer: str, folder: Path) -> Far:
     """Runs the command in a process of its own. Raises SystemExit where it fails."""
     options = resolve_options(size=size, scales=None, optimizer=optimizer, weights="random", max_memory=max_memory)
-    runtime = resolve_runtime(options)
+    runtime = resolve_runtime(options.device, options.precision, options.backend)
     plans = [
         plan_run(options, runtime, (size, size), tile=tile, max_memory=memory, network_is_loaded=False)
         for tile, memory in (("auto", max_memory), ("none", None))

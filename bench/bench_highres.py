@@ -143,7 +143,7 @@ def make_descent(plan: Plan, options: Options, runtime: Runtime, backbone: Backb
 def check_gradients(sides: Sequence[str], device: str) -> dict[str, float]:
     """Relative errors of each side's gradient in float32 against the whole image's; SystemExit for a wrong one."""
     options = options_for(CHECK_SIZE, device, "fp32", "adam")
-    runtime = resolve_runtime(options)
+    runtime = resolve_runtime(options.device, options.precision, options.backend)
     backbone = make_backbone(options, runtime)
     content = image_of(CHECK_SIZE)
     noise = torch.rand(content.shape, generator=torch.Generator().manual_seed(0))
@@ -174,7 +174,7 @@ def check_gradients(sides: Sequence[str], device: str) -> dict[str, float]:
 def measure(
     size: int, sides: Sequence[str], device: str, precision: str, optimizer: str, rounds: int, iterations: int
 ) -> list[Row]:
-    runtime = resolve_runtime(options_for(size, device, precision, optimizer))
+    runtime = resolve_runtime(device, precision)
     height, width = image_of(size).shape[2:]
     rows = {side: Row(size, side, width, height) for side in sides}
     found: dict[str, list[Mapping[str, Any]]] = {side: [] for side in sides}
@@ -246,7 +246,7 @@ def run_worker(side: str, size: int, device: str, precision: str, optimizer: str
 def work(side: str, size: int, device: str, precision: str, optimizer: str, iterations: int) -> Mapping[str, Any]:
     """What `run_worker` gets: this process measures itself."""
     options = options_for(size, device, precision, optimizer)
-    runtime = resolve_runtime(options)
+    runtime = resolve_runtime(options.device, options.precision, options.backend)
     try:
         with float32_products(runtime.tf32):
             backbone = make_backbone(options, runtime)
@@ -305,7 +305,7 @@ def convolution_flops(plan: Plan, options: Options, runtime: Runtime) -> float:
 def count(size: int, sides: Sequence[str], device: str, precision: str, optimizer: str) -> list[str]:
     """The lines of `--count` for an image of `size` pixels square."""
     options = options_for(size, device, precision, optimizer)
-    runtime = resolve_runtime(options)
+    runtime = resolve_runtime(options.device, options.precision, options.backend)
     whole, published = (
         convolution_flops(plan_side(side, options, runtime, (size, size)), options, runtime)
         for side in ("whole", "published")
@@ -344,7 +344,7 @@ def main(arguments: list[str] | None = None) -> int:
         for size in parsed.size:
             print("\n".join(count(size, parsed.sides, *given)))
         return 0
-    runtime = resolve_runtime(options_for(parsed.size[0], *given))
+    runtime = resolve_runtime(parsed.device, parsed.precision)
     for side in parsed.sides:
         if side.startswith("auto:"):
             parse_memory(side.partition(":")[2])

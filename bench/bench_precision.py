@@ -67,7 +67,7 @@ def precisions_here() -> list[str]:
 def final_loss(task: Task, precision: str, exact: Objective) -> float:
     """The float32 loss after the iterations of the task's options in `precision`."""
     options = replace(task.options, precision="winograd" if precision == "winograd" else "fp32")
-    runtime = resolve_runtime(options)
+    runtime = resolve_runtime(options.device, options.precision, options.backend)
     backbone = _backbone(task, options, runtime, precision)
     targets = style_targets(backbone, [(task.style, 1.0)], options, runtime)
     objective = make_objective(backbone, task.content, targets, options, runtime)
@@ -96,7 +96,7 @@ def endings(
     pair: tuple[Path, Path], options: Options, precisions: Sequence[str], show: Callable[[Ending], None]
 ) -> list[Ending]:
     task = make_task(options, *pair)
-    runtime = resolve_runtime(replace(options, precision="fp32"))
+    runtime = resolve_runtime(options.device, "fp32", options.backend)
     backbone = build_backbone(task.weights, options.taps, runtime)
     targets = style_targets(backbone, [(task.style, 1.0)], options, runtime)
     exact = make_objective(backbone, task.content, targets, options, runtime)

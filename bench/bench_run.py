@@ -26,7 +26,6 @@ from fastnst import Stylizer
 from fastnst.errors import FastnstError
 from fastnst.examples import example
 from fastnst.network.runtime import resolve_runtime
-from fastnst.options.options import resolve_options
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def run_row(size: int, optimizer: str, parsed: argparse.Namespace) -> Row:
 
 
 def command_rows(parsed: argparse.Namespace) -> list[Row]:
-    precision = resolve_runtime(resolve_options(device=parsed.device, precision=parsed.precision)).precision
+    precision = resolve_runtime(parsed.device, parsed.precision).precision
     rows = [Row("--help", 0, "", "", 0, _command_seconds(["--help"], parsed.rounds))]
     with tempfile.TemporaryDirectory() as folder:
         words = ["stylize", str(example("content")), str(example("style_swirls")), "-o", f"{folder}/out.png", "--quiet"]
@@ -105,7 +104,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="PATH", help="also write the results there")
     parsed = parser.parse_args(arguments)
     try:
-        device = resolve_runtime(resolve_options(device=parsed.device, precision=parsed.precision)).device
+        device = resolve_runtime(parsed.device, parsed.precision).device
         facts = conditions(device)
         print(f"{facts['device']}, torch {facts['versions']['torch']}, commit {facts['commit']}, {facts['date']}")
         rows = command_rows(parsed)

@@ -99,7 +99,12 @@ def main(arguments: list[str] | None = None) -> int:
             schedule_options(base, schedule)
     except FastnstError as error:
         parser.error(str(error))
-    facts = {**conditions(resolve_runtime(base).device), "size": base.size, "preset": base.preset, "within": WITHIN}
+    facts = {
+        **conditions(resolve_runtime(base.device, base.precision, base.backend).device),
+        "size": base.size,
+        "preset": base.preset,
+        "within": WITHIN,
+    }
     counts: list[Count] = []
     for content, style in pairs:
         found = measure((content, style), base, parsed.schedules, parsed.iterations)

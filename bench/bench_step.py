@@ -128,7 +128,7 @@ def plain_side(task: Task, form: Form, optimizer: str) -> Side:
 
 def engine_side(task: Task, name: str, optimizer: str) -> Side:
     options = replace(task.options, precision=_precision(name), optimizer=optimizer)
-    runtime = resolve_runtime(options)
+    runtime = resolve_runtime(options.device, options.precision, options.backend)
     backbone = build_backbone(
         task.weights,
         options.taps,
@@ -242,7 +242,7 @@ def _precision(name: str) -> str:
 
 
 def _floor(task: Task, precision: str) -> Callable[[], object]:
-    runtime = resolve_runtime(replace(task.options, precision=precision))
+    runtime = resolve_runtime(task.options.device, precision, task.options.backend)
     convolutions = floor(task.options, task.weights, task.start.shape, runtime)
 
     def run() -> None:
@@ -264,7 +264,7 @@ def _errors(found: tuple[float, Tensor], loss: float, gradient: Tensor) -> tuple
 
 def _has_peak(name: str, device: str) -> bool:
     """Whether the peak of a process says something: on a CPU it would be the compiler's."""
-    on_cpu = resolve_runtime(resolve_options(device=device)).device.type == "cpu"
+    on_cpu = resolve_runtime(device).device.type == "cpu"
     compiled = name in FORMS and FORMS[name].compile_mode is not None
     return not name.startswith(_FLOOR) and not (compiled and on_cpu)
 
@@ -291,7 +291,7 @@ def print_peak(name: str, size: int, device: str, optimizer: str) -> None:
     # What libraries load and set up at their first use is no side's.
     make_side(name, step_task(READYING_SIZE, device), optimizer).iterate()
     gc.collect()
-    place = resolve_runtime(resolve_options(device=device)).device
+    place = resolve_runtime(device).device
     before = _restarted_peak(place)
     task = step_task(size, device)
     parameters = sum(tensor.numel() for tensor in task.weights.tensors.values())
@@ -334,7 +334,7 @@ def main(arguments: list[str] | None = None) -> int:
     if parsed.peak_of:
         print_peak(parsed.peak_of, parsed.size[0], parsed.device, parsed.optimizer[0])
         return 0
-    device = resolve_runtime(resolve_options(device=parsed.device)).device
+    device = resolve_runtime(parsed.device).device
     names = parsed.sides or sides_here(device)
     facts = {**conditions(device), "bf16": has_bf16(device), "rounds": parsed.rounds}
     print(

@@ -3,7 +3,6 @@
 import pytest
 
 from fastnst.network.runtime import Runtime, resolve_runtime
-from fastnst.options.options import resolve_options
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -19,5 +18,4 @@ def size(pytestconfig: pytest.Config) -> int:
 
 @pytest.fixture(scope="session")
 def runtime(pytestconfig: pytest.Config) -> Runtime:
-    options = {name: pytestconfig.getoption(f"--{name}") for name in ("precision", "device")}
-    return resolve_runtime(resolve_options(**options))
+    return resolve_runtime(pytestconfig.getoption("--device"), pytestconfig.getoption("--precision"))

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from bench.operations import Operation, operations
 from fastnst.network.runtime import float32_products, resolve_runtime
-from fastnst.options.options import resolve_options
 
 SMALL = ((3, 5, 7), (24, 11, 14), (64, 16, 24), (136, 9, 16))
 # conv1_1, conv3_1 and conv5_1 of a 512 px image, and one that no block divides.
@@ -45,9 +44,9 @@ def _same_bits(one: Tensor, other: Tensor) -> bool:
 def check(shapes: Sequence[tuple[int, int, int]], device: str, runs: int) -> list[dict[str, Any]]:
     """One record for each op × precision × layout × shape."""
     records = []
-    place = resolve_runtime(resolve_options(device=device)).device
+    place = resolve_runtime(device).device
     for precision in ("fp16", "bf16", "tf32", "fp32") if place.type == "cuda" else ("bf16", "fp32"):
-        runtime = resolve_runtime(resolve_options(device=device, precision=precision))
+        runtime = resolve_runtime(device, precision)
         for shape in shapes:
             for layout in ("nchw", "channels_last"):
                 with float32_products(runtime.tf32):
@@ -69,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"{parsed.runs} runs were asked for; give 1 or more")
     records = check(SMALL if parsed.small else FULL, parsed.device, parsed.runs)
     unequal = [record for record in records if record["differing"]]
-    device = resolve_runtime(resolve_options(device=parsed.device)).device
+    device = resolve_runtime(parsed.device).device
     report = {**conditions(device), "runs": parsed.runs, "unequal": len(unequal), "operations": records}
     print(json.dumps(report))
     return 1 if unequal else 0

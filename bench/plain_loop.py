@@ -50,7 +50,7 @@ class Form:
 
 def make_task(options: Options, content: Source, style: Source) -> Task:
     """The pictures at the size of `options`, which name content, noise or a picture to start from."""
-    device = resolve_runtime(options).device
+    device = resolve_runtime(options.device, options.precision, options.backend).device
     picture, painting = (flattened(load_image(source)) for source in (content, style))
     size = fitted_size(picture.height, picture.width, options.size)
     style_edge = round(options.size * options.style_scale)

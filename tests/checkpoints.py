@@ -51,18 +51,3 @@ def save_legacy(state: object, path: Path) -> None:
 
 def save_safetensors(state: Any, path: Path) -> None:
     save_file(state, path)
-
-
-def legacy_bytes(tmp_path: Path) -> bytes:
-    save_legacy(torchvision_state(), tmp_path / "legacy.pth")
-    return (tmp_path / "legacy.pth").read_bytes()
-
-
-def zip_bytes(tmp_path: Path) -> bytes:
-    save_zip(torchvision_state(), tmp_path / "zip.pth")
-    return (tmp_path / "zip.pth").read_bytes()
-
-
-def safetensors_bytes(tmp_path: Path) -> bytes:
-    save_safetensors(torchvision_state(), tmp_path / "s.safetensors")
-    return (tmp_path / "s.safetensors").read_bytes()

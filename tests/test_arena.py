@@ -2,7 +2,7 @@
 
 import random
 
-from fastnst.network.arena import Arena, Block
+from fastnst.network.memory import Arena, Block
 
 
 def overlap(one: Block, other: Block) -> bool:

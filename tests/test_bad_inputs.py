@@ -226,9 +226,9 @@ CASES = {
     "weights are a folder": weights("folder", "weights folder is a folder; pass the path of a"),
     "weights are a picture": weights("content.png", "has an unknown type; it must be .pth, .pt or .safetensors"),
     "weights are empty": weights("weights/empty.pth", "is empty; fetch it again"),
-    "weights are text": weights("weights/text.pth", "is not a PyTorch checkpoint; pass a file written by torch.save"),
-    "weights are no safetensors": weights("weights/text.safetensors", "is damaged or not a safetensors file"),
-    "weights are cut short": weights("weights/cut.pth", "is truncated or damaged; fetch it again"),
+    "weights are text": weights("weights/text.pth", "is not a PyTorch checkpoint of plain tensors; pass a file"),
+    "weights are no safetensors": weights("weights/text.safetensors", "or not a safetensors file"),
+    "weights are cut short": weights("weights/cut.pth", "is truncated, damaged or not a PyTorch checkpoint; fetch"),
     "safetensors cut short": weights("weights/cut.safetensors", "is truncated"),
     "weights would run code": weights(
         "weights/code.pth", "was refused for safety: it holds code or whole Python objects"
@@ -238,7 +238,6 @@ CASES = {
     "weights of a wrong shape": weights("weights/shape.safetensors", "has the shape 3×3; expected 64×3×3×3"),
     "weights of NaN": weights("weights/nan.safetensors --style-layers conv1_1 --content-layers conv1_1", "NaN"),
     "original is no vgg16": weights("original --network vgg16", "pass imagenet, or random"),
-    "embedded is gone": weights("embedded", "pass original, the network of the paper"),
     "ImageNet offline": weights("imagenet", "FASTNST_OFFLINE"),
     # Checkpoints.
     "checkpoint is missing": Case("resume missing.st -o out.png", "checkpoint missing.st does not exist"),

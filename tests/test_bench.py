@@ -125,7 +125,12 @@ def test_floor_is_every_convolution_twice(precision: str, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(torch.nn.functional, "conv2d", seen(torch.nn.functional.conv2d))
     monkeypatch.setattr(torch, "_nnpack_spatial_convolution", seen(torch._nnpack_spatial_convolution))
-    convolution_floor.floor(options, weights, torch.Size((1, 3, 32, 48)), resolve_runtime(options))()
+    convolution_floor.floor(
+        options,
+        weights,
+        torch.Size((1, 3, 32, 48)),
+        resolve_runtime(options.device, options.precision, options.backend),
+    )()
     assert len(shapes) == 2 * 13
     assert shapes[:2] == [(3, 64, 32, 48), (64, 3, 32, 48)]
     assert shapes[-2:] == [(512, 512, 2, 3), (512, 512, 2, 3)]

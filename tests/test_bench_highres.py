@@ -16,7 +16,7 @@ from fastnst.plan.planner import Plan
 
 def planned(side: str, size: tuple[int, int] = (1000, 1300)) -> Plan:
     options = options_for(1300, "cpu", "fp32", "adam")
-    return plan_side(side, options, resolve_runtime(options), size)
+    return plan_side(side, options, resolve_runtime(options.device, options.precision, options.backend), size)
 
 
 def test_sides() -> None:

@@ -68,7 +68,10 @@ def test_regions_and_transparency_equal_the_formula(case: tuple[str, str]) -> No
     loss, objective = case
     options = resolve_options(**SMALL, style_loss=loss, objective=objective, style_weight=3.0, tv_weight=0)
     relative, guidance = objective == "relative", guided()
-    weights, runtime = with_biases(load_weights("random", "vgg19", taps=options.taps)), resolve_runtime(options)
+    weights, runtime = (
+        with_biases(load_weights("random", "vgg19", taps=options.taps)),
+        resolve_runtime(options.device, options.precision, options.backend),
+    )
     backbone = build_backbone(weights, options.taps, runtime)
     content, image = picture(1, HEIGHT, WIDTH), picture(2, HEIGHT, WIDTH)
 
@@ -105,7 +108,7 @@ def test_regions_and_transparency_equal_the_formula(case: tuple[str, str]) -> No
 
 def test_a_mask_of_everything_changes_nothing() -> None:
     options = resolve_options(**SMALL)
-    runtime = resolve_runtime(options)
+    runtime = resolve_runtime(options.device, options.precision, options.backend)
     backbone = build_backbone(load_weights("random", "vgg19", taps=options.taps), options.taps, runtime)
     content, image = picture(1, 40, 33), picture(2, 40, 33)
     plain = style_targets(backbone, STYLES, options, runtime)
@@ -123,7 +126,7 @@ def test_a_mask_of_everything_changes_nothing() -> None:
 @pytest.mark.parametrize("content_is_kept", [True, False])
 def test_tiles_cut_their_part_of_a_mask(level: str, content_is_kept: bool) -> None:
     options = resolve_options(**SMALL)
-    runtime = resolve_runtime(options)
+    runtime = resolve_runtime(options.device, options.precision, options.backend)
     backbone = build_backbone(load_weights("random", "vgg19", taps=options.taps), options.taps, runtime)
     content, image = picture(1, HEIGHT, WIDTH), picture(2, HEIGHT, WIDTH)
     targets = style_targets(backbone, STYLES, options, runtime, REGIONS)
@@ -154,7 +157,7 @@ def shared(loss: str) -> tuple[float, float]:
     """How far gradient and loss of two processes are from those of one."""
     with joined() as ranks:
         options = resolve_options(**SMALL, style_loss=loss)
-        runtime = resolve_runtime(options)
+        runtime = resolve_runtime(options.device, options.precision, options.backend)
         backbone = build_backbone(load_weights("random", "vgg19", taps=options.taps), options.taps, runtime)
         content, image = picture(1, 75, WIDTH), picture(2, 75, WIDTH)
         guidance = guided(75, WIDTH)

@@ -198,7 +198,7 @@ def test_extractor_stops_at_the_deepest_tap() -> None:
 def test_extractor_under_caffe_preprocessing() -> None:
     from dataclasses import replace
 
-    from fastnst.network.preprocessing import CAFFE
+    from fastnst.network.architecture import CAFFE
 
     weights = load_weights("random", taps=("conv1_1",))
     found = FeatureExtractor(replace(weights, preprocessing=CAFFE), layers=["conv1_1"])(images())["conv1_1"]
@@ -237,7 +237,7 @@ def test_perceptual_loss_is_the_objective_of_stylize(objective: str, weights: li
     terms = perceptual.terms(batch, content)
 
     options = resolve_options(**given, precision="fp32", device="cpu")
-    runtime = resolve_runtime(options)
+    runtime = resolve_runtime(options.device, options.precision, options.backend)
     backbone = build_backbone(load_weights("random", taps=options.taps), options.taps, runtime)
     shares = [0.5, 0.5] if weights is None else [0.25, 0.75]
     targets = style_targets(

@@ -26,7 +26,7 @@ class Shelf:
             self.loaded += 1
             return load_weights("random", options.network, taps=options.taps)
 
-        return self.networks.get(options, resolve_runtime(options), load)
+        return self.networks.get(options, resolve_runtime(options.device, options.precision, options.backend), load)
 
 
 def test_what_a_network_does_not_depend_on_shares_it() -> None:
@@ -79,4 +79,4 @@ def test_one_that_cannot_be_loaded_is_asked_for_again() -> None:
 
     for _ in range(2):
         with pytest.raises(WeightsError, match="torn"):
-            networks.get(options, resolve_runtime(options), broken)
+            networks.get(options, resolve_runtime(options.device, options.precision, options.backend), broken)

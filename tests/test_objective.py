@@ -80,7 +80,7 @@ def ours(
     image: torch.Tensor,
     styles: list[tuple[torch.Tensor, float]],
 ) -> tuple[dict[str, float], np.ndarray]:
-    runtime = resolve_runtime(options)
+    runtime = resolve_runtime(options.device, options.precision, options.backend)
     backbone = build_backbone(weights, options.taps, runtime, pooling=options.pooling, padding=options.padding)
     targets = style_targets(backbone, styles, options, runtime)
     loss, gradient = make_objective(backbone, content, targets, options, runtime).loss_and_gradient(image)

@@ -193,7 +193,7 @@ def test_an_optimiser_goes_on_from_its_state_to_the_same_bits(make: Callable[[],
 
 
 def made(options: Options) -> Optimizer:
-    return make_optimizer(options, resolve_runtime(options))
+    return make_optimizer(options, resolve_runtime(options.device, options.precision, options.backend))
 
 
 def test_the_options_choose_the_optimiser() -> None:

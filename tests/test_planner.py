@@ -47,7 +47,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def setting(**given: Any) -> tuple[Options, Runtime]:
     options = resolve_options(**{"precision": "fp32", "optimizer": "adam", "weights": "random"} | given)
-    return options, resolve_runtime(options)
+    return options, resolve_runtime(options.device, options.precision, options.backend)
 
 
 @pytest.mark.usefixtures("machine")
@@ -307,7 +307,7 @@ from fastnst.network.weights import load_weights
 precision, size, tile, loss, count = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5])
 masks = [("mask.png", None)] * count or None
 options = resolve_options(weights="random", precision=precision, optimizer="adam", style_loss=loss, masks=masks)
-runtime = resolve_runtime(options)
+runtime = resolve_runtime(options.device, options.precision, options.backend)
 weights = load_weights("random", taps=options.taps)
 backbone = build_backbone(weights, options.taps, runtime)
 regions = [{0: None}] * count or None

@@ -14,7 +14,6 @@ from bench.rounded_layers import rounded
 from fastnst.examples import example
 from fastnst.network import winograd
 from fastnst.network.runtime import resolve_runtime
-from fastnst.options.options import resolve_options
 
 
 def test_values_are_rounded_to_the_nearest_of_the_format() -> None:
@@ -44,7 +43,7 @@ def test_precision_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.slow
 @pytest.mark.skipif(not winograd.available(), reason="auto is float32 itself")
 def test_auto_ends_within_a_hundredth_of_float32(tmp_path: Path) -> None:
-    assert resolve_runtime(resolve_options(device="cpu")).precision == "winograd"
+    assert resolve_runtime("cpu").precision == "winograd"
     arguments = ["--size", "64", "--iterations", "60", "--seeds", "0", "1", "--precisions", "fp32'", "winograd"]
     endings = report(tmp_path / "precision.json", *arguments)
 

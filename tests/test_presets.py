@@ -15,8 +15,8 @@ from fastnst.errors import FastnstWarning, OptionError
 from fastnst.loss.objective import make_objective
 from fastnst.loss.perceptual import PerceptualLoss
 from fastnst.loss.targets import style_targets
+from fastnst.network.architecture import IMAGENET, Preprocessing
 from fastnst.network.backbone import build_backbone
-from fastnst.network.preprocessing import IMAGENET, Preprocessing
 from fastnst.network.runtime import resolve_runtime
 from fastnst.network.weights import Weights, load_weights, save_weights
 from fastnst.options.options import resolve_options
@@ -178,7 +178,7 @@ def test_the_objective_is_that_of_the_tool(tool: str, tensors: dict[str, Tensor]
     options = resolve_options(**given, precision="fp32", device="cpu")
     content, image, style = smooth_and_rough(1, 35, 50), smooth_and_rough(2, 35, 50), smooth_and_rough(3, *style_size)
 
-    runtime = resolve_runtime(options)
+    runtime = resolve_runtime(options.device, options.precision, options.backend)
     weights = Weights("random", "vgg19", tensors, preprocessing, "")
     backbone = build_backbone(weights, options.taps, runtime, pooling=options.pooling, padding=options.padding)
     targets = style_targets(backbone, [(style, 1.0)], options, runtime)

@@ -27,7 +27,6 @@ from fastnst_kernels.verify import STYLE_LAYERS, worst
 
 from fastnst.app.cli import main
 from fastnst.network.runtime import Runtime, resolve_runtime
-from fastnst.options.options import resolve_options
 
 CPU = torch.device("cpu")
 
@@ -40,7 +39,7 @@ def _small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def runtime(precision: str = "fp32") -> Runtime:
-    return resolve_runtime(resolve_options(device="cpu", precision=precision))
+    return resolve_runtime("cpu", precision)
 
 
 def test_json_has_each_layer_operation_and_implementation(capsys: pytest.CaptureFixture[str]) -> None:

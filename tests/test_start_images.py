@@ -12,7 +12,7 @@ import fastnst
 from fastnst.errors import OptionError
 from fastnst.image.picture import Picture
 from fastnst.image.resize import fitted_size
-from fastnst.network.preprocessing import CAFFE, IMAGENET
+from fastnst.network.architecture import CAFFE, IMAGENET
 from fastnst.transfer.checkpoint import load_run
 from fastnst.transfer.inputs import even_colour, mean_colour, network_grey, recoloured, white_noise
 

@@ -46,7 +46,7 @@ def picture(seed: int, height: int, width: int) -> torch.Tensor:
 
 def prepared(weights: Weights, given: Mapping[str, Any]) -> tuple[Options, Runtime, Backbone]:
     options = resolve_options(**{**SMALL, **given})
-    runtime = resolve_runtime(options)
+    runtime = resolve_runtime(options.device, options.precision, options.backend)
     return options, runtime, build_backbone(weights, options.taps, runtime)
 
 
@@ -132,7 +132,7 @@ def test_what_is_sorted_is_not_shared() -> None:
     with pytest.raises(OptionError, match="tile 64 was given, and style loss sliced sorts all of the image"):
         resolve_options(style_loss="sliced", tile=64)
     options = resolve_options(**SMALL, style_loss="sliced")
-    runtime = resolve_runtime(options)
+    runtime = resolve_runtime(options.device, options.precision, options.backend)
     assert plan_run(options, runtime, (300, 200), tile="auto").tile is None
     with pytest.raises(OptionError, match=r"the whole image at once of .* choose another --style-loss"):
         plan_run(options, runtime, (300, 200), tile="auto", max_memory=20_000_000)

@@ -30,7 +30,7 @@ def picture(seed: int, height: int, width: int) -> torch.Tensor:
 
 def gradient(device: str, loss: str, masked: bool) -> tuple[float, torch.Tensor]:
     options = resolve_options(**NAMES, style_loss=loss, precision="fp32", device=device)
-    runtime = resolve_runtime(options)
+    runtime = resolve_runtime(options.device, options.precision, options.backend)
     weights = load_weights("original", "vgg19", taps=options.taps)
     backbone = build_backbone(weights, options.taps, runtime)
     mask = torch.linspace(0, 1, 80).expand(1, 1, 96, 80).contiguous()

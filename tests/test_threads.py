@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,7 @@ from processes import PATIENCE
 
 import fastnst
 from fastnst.app import cli
-from fastnst.network.process_settings import HeldSetting
-from fastnst.quiet import quietened
+from fastnst.network.runtime import SharedSetting
 
 SMALL: Mapping[str, Any] = {
     "size": 32,
@@ -289,9 +289,9 @@ def test_a_forked_process_says_what_it_lacks() -> None:
 # What holds the process's settings.
 
 
-def held_setting() -> tuple[list[str], HeldSetting[str]]:
-    place = ["before"]
-    return place, HeldSetting(lambda: place[0], lambda value: place.__setitem__(0, value))
+def held_setting() -> tuple[SimpleNamespace, SharedSetting]:
+    place = SimpleNamespace(first="before", second="other")
+    return place, SharedSetting((place, "first"), (place, "second"))
 
 
 def test_the_last_to_let_go_puts_back_what_was_there() -> None:
@@ -301,65 +301,37 @@ def test_the_last_to_let_go_puts_back_what_was_there() -> None:
         first.__enter__()
         other.submit(second.__enter__).result(10)
         first.__exit__(None, None, None)
-        assert place == ["a"]
+        assert place == SimpleNamespace(first="a", second="a")
         other.submit(second.__exit__, None, None, None).result(10)
-    assert place == ["before"]
+    assert place == SimpleNamespace(first="before", second="other")
 
 
-def test_one_that_wants_another_value_waits() -> None:
+def test_a_thread_that_wants_another_value_waits() -> None:
     place, setting = held_setting()
-    seen: list[str] = []
 
-    def want() -> None:
+    def want() -> object:
         with setting.held("b"):
-            seen.append(place[0])
+            return place.first
 
     with ThreadPoolExecutor(1) as other, setting.held("a"):
         waiting = other.submit(want)
         time.sleep(0.05)
-        assert (place, seen) == (["a"], [])
-        with setting.held("c"):
-            assert place == ["c"]
-        assert (place, seen) == (["a"], [])
-    waiting.result(10)
-    assert (place, seen) == (["before"], ["b"])
-
-
-def test_waiting_for_ever_is_refused() -> None:
-    place, setting = held_setting()
-    holds, leave = threading.Event(), threading.Event()
-
-    def hold() -> None:
+        assert (place.first, waiting.done()) == ("a", False)
         with setting.held("a"):
-            holds.set()
-            leave.wait(60)
+            assert place.first == "a"
+    assert waiting.result(10) == "b"
+    assert place.first == "before"
 
-    with ThreadPoolExecutor(1) as other:
-        holding = other.submit(hold)
-        holds.wait(60)
-        with setting.held("a"), pytest.raises(fastnst.FastnstError, match="begin it when that has ended"):
-            setting.held("b").__enter__()
-        leave.set()
-        holding.result(10)
-    assert place == ["before"]
+
+def test_another_value_within_a_run_is_refused_rather_than_awaited() -> None:
+    place, setting = held_setting()
+    with setting.held("a"), pytest.raises(fastnst.FastnstError, match="begin it when that has ended"):
+        setting.held("b").__enter__()
+    assert place.first == "before"
 
 
 def test_a_setting_is_put_back_after_errors() -> None:
     place, setting = held_setting()
-    with pytest.raises(Broken), setting.held("a"), setting.held("b"):
+    with pytest.raises(Broken), setting.held("a"), setting.held("a"):
         raise Broken
-    assert place == ["before"]
-
-
-def test_threads_that_quieten_leave_the_filters_as_they_were() -> None:
-    before = list(warnings.filters)
-
-    def quieten(_: int) -> None:
-        with quietened("elsewhere"):
-            time.sleep(0.001)
-
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(quieten, range(64)))
-    assert warnings.filters == before
-    with quietened("elsewhere"), pytest.warns(UserWarning, match="heard"):
-        warnings.warn("heard", UserWarning, stacklevel=1)
+    assert place.first == "before"

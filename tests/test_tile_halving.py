@@ -27,7 +27,7 @@ OPTIONS = resolve_options(
     style_layers=["conv1_1", "conv2_1", "conv3_1"],
     content_layers="conv2_2",
 )
-RUNTIME = resolve_runtime(OPTIONS)
+RUNTIME = resolve_runtime(OPTIONS.device, OPTIONS.precision, OPTIONS.backend)
 
 
 def noise(seed: int) -> torch.Tensor:

@@ -39,7 +39,7 @@ class Case:
     def __init__(self, weights: dict[str, Weights], height: int, width: int, **given: Any) -> None:
         self.options: Options = resolve_options(**{"precision": "fp32", "tv_weight": 0.5} | given)
         options = self.options
-        self.runtime: Runtime = resolve_runtime(options)
+        self.runtime: Runtime = resolve_runtime(options.device, options.precision, options.backend)
         self.backbone: Backbone = build_backbone(
             weights[options.network], options.taps, self.runtime, pooling=options.pooling, padding=options.padding
         )
@@ -221,7 +221,7 @@ def test_memory_does_not_grow(level: str, weights: dict[str, Weights], monkeypat
         fresh.append(size)
         return empty(*size, **options)  # type: ignore[no-any-return]
 
-    monkeypatch.setattr("fastnst.network.buffers.torch.empty", counted)
+    monkeypatch.setattr("fastnst.network.memory.torch.empty", counted)
     for _ in range(2):
         objective.loss_and_gradient(example.image)
     monkeypatch.undo()

@@ -47,7 +47,7 @@ def evaluation(tiled: bool, **given: Any) -> Evaluation:
     options = resolve_options(
         style_weight=0, content_layers="conv1_2", weights="random", precision="fp32", device="cpu", **given
     )
-    runtime = resolve_runtime(options)
+    runtime = resolve_runtime(options.device, options.precision, options.backend)
     backbone = build_backbone(load_weights("random", "vgg19", taps=options.taps), options.taps, runtime)
     if not tiled:
         return make_objective(backbone, noise(0), {}, options, runtime)

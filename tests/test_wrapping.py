@@ -44,7 +44,7 @@ def weights() -> Weights:
 
 def objective(weights: Weights, content: Tensor, **given: Any) -> tuple[Objective, Options]:
     options = resolve_options(**{"padding": "circular", "tv_weight": 0.5, "precision": "fp32"} | given)
-    runtime = resolve_runtime(options)
+    runtime = resolve_runtime(options.device, options.precision, options.backend)
     backbone = build_backbone(weights, options.taps, runtime, pooling=options.pooling, padding=options.padding)
     style = style_targets(backbone, [(noise(3, 48, 64).to(runtime.device), 1.0)], options, runtime)
     return make_objective(backbone, content.to(runtime.device), style, options, runtime), options
@@ -143,7 +143,7 @@ def test_tiles_wrap_around(weights: Weights, height: int, width: int, tile: int,
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("winograd", marks=needs_nnpack)])
 def test_a_style_goes_on_beyond_its_borders_as_it_ends(weights: Weights, precision: str) -> None:
     options = resolve_options(padding="circular", precision=precision, **SHALLOW)
-    runtime = resolve_runtime(options)
+    runtime = resolve_runtime(options.device, options.precision, options.backend)
     backbone = build_backbone(weights, options.taps, runtime, padding="circular").repadded("replicate")
     image, preprocessing = noise(3, 21, 32), weights.preprocessing
     mean, std = (torch.tensor(x, dtype=torch.float64).view(1, 3, 1, 1) for x in (preprocessing.mean, preprocessing.std))
@@ -278,7 +278,11 @@ def test_the_padded_maps_are_planned_for() -> None:
     sizes = []
     for padding in ("zeros", "circular"):
         options = resolve_options(padding=padding, precision="fp32")
-        sizes.append(untiled_bytes(network_of(options, resolve_runtime(options)), 512, 512))
+        sizes.append(
+            untiled_bytes(
+                network_of(options, resolve_runtime(options.device, options.precision, options.backend)), 512, 512
+            )
+        )
     assert 1.0 < sizes[1] / sizes[0] < 1.5
 
 

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from fastnst.loss.terms import content_factor
-from fastnst.network.backbone import Backbone
-from fastnst.network.forward_tap import ForwardTap
+from fastnst.network.backbone import Backbone, ForwardTap
 from fastnst.network.tiles import Tile, Window, cut, levels_of
 from fastnst.options.options import Options
 

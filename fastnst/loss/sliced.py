@@ -25,8 +25,7 @@ from torch import Tensor
 from fastnst.errors import FastnstError
 from fastnst.loss.masks import LayerGuidance, StyleRegions, style_maps
 from fastnst.loss.statistics import RELATIVE_FACTORS
-from fastnst.network.backbone import Backbone
-from fastnst.network.forward_tap import ForwardTap
+from fastnst.network.backbone import Backbone, ForwardTap
 from fastnst.network.tiles import Window, levels_of
 from fastnst.options.options import Options
 

@@ -14,8 +14,7 @@ from fastnst.loss.moments import MomentSums
 from fastnst.loss.sliced import SlicedTargets, sliced_targets
 from fastnst.loss.statistics import Moments, MomentTarget, RegionTargets, moment_targets
 from fastnst.loss.terms import style_factor
-from fastnst.network.backbone import Backbone
-from fastnst.network.forward_tap import ForwardTap
+from fastnst.network.backbone import Backbone, ForwardTap
 from fastnst.network.runtime import Runtime
 from fastnst.network.tiles import Tile, cut, levels_of, make_grid, reach_of
 from fastnst.options.options import Options

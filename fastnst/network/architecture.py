@@ -1,4 +1,5 @@
-"""The networks by the field's layer names: conv1_1 … conv5_4 and pool1 … pool5 (Simonyan and Zisserman, 2015)."""
+"""The networks by the field's layer names, conv1_1 … conv5_4 and pool1 … pool5 (Simonyan and Zisserman, 2015), and the
+preprocessing of their pictures: torchvision's or Caffe's."""
 
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ class Layer:
 
     @property
     def is_pool(self) -> bool:
-        """Whether it pools; else it is a convolution."""
+        """True for a pool, False for a convolution."""
         return self.name.startswith("pool")
 
 
@@ -37,14 +38,32 @@ NETWORKS: dict[str, tuple[Layer, ...]] = {
 
 
 ORIGINAL_NETWORK = "vgg19"
-"""The network of the paper, whose weights `original` are."""
+"""The network of the paper, which the weights `original` belong to."""
+ATTRIBUTION = "VGG-19 of K. Simonyan and A. Zisserman (2015), University of Oxford, CC BY 4.0"
+"""The credit to be given wherever the original weights were used."""
 
 PAPER_STYLE_LAYERS = tuple(f"conv{block}_1" for block in range(1, 6))
-"""Those whose Gram matrices Gatys et al. match: the first of each block."""
-
+"""The layers whose Gram matrices Gatys et al. match: the first of each block."""
 
 FILTER_SCALINGS = ("none", "unit-mean")
 """Values of the option `filter_scaling`."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """The way from RGB values in 0…1 to the network's input: `(x[order] · scale − mean) / std`, per channel.
+
+    `order` is RGB, or BGR if `bgr`; `mean` and `std` are in that order and in the units of `x · scale`.
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    scale: float
+    bgr: bool
+
+
+IMAGENET = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), scale=1.0, bgr=False)
+CAFFE = Preprocessing(mean=(103.939, 116.779, 123.68), std=(1.0, 1.0, 1.0), scale=255.0, bgr=True)
 
 
 def is_original(network: str, weights: str) -> bool:
@@ -53,7 +72,7 @@ def is_original(network: str, weights: str) -> bool:
 
 
 def check_filter_scaling(scaling: str, network: str, weights: str) -> None:
-    """Raises OptionError for an unknown `scaling`, or one whose means are not known of these `weights`."""
+    """Raises OptionError for an unknown `scaling`, or where the means that it needs are not known of `weights`."""
     if scaling not in FILTER_SCALINGS:
         raise OptionError(f"unknown filter scaling {scaling!r}; choose one of: {', '.join(FILTER_SCALINGS)}")
     if scaling != "none" and not is_original(network, weights):
@@ -84,16 +103,12 @@ def canonical_layer(name: str, network: str) -> str:
 
 
 def layers_up_to(network: str, taps: tuple[str, ...]) -> tuple[Layer, ...]:
-    """The layers from the image to the deepest of `taps` (canonical names), that one included."""
+    """The layers from the image to the deepest of `taps` (canonical names), which is included."""
     layers = layers_of(network)
     deepest = max(index for index, layer in enumerate(layers) if layer.name in taps)
     return layers[: deepest + 1]
 
 
 def pools_before(network: str, taps: tuple[str, ...]) -> int:
-    """How many pools lie on the way to the deepest of `taps`; with n of them each side of the image is at least 2^n."""
+    """The number of pools up to the deepest of `taps`; with n of them each side of the image is at least 2^n."""
     return sum(layer.is_pool for layer in layers_up_to(network, taps))
-
-
-ATTRIBUTION = "VGG-19 of K. Simonyan and A. Zisserman (2015), University of Oxford, CC BY 4.0"
-"""To be named wherever the original weights were used."""

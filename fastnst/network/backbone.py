@@ -1,4 +1,4 @@
-"""The network that sees the image: VGG's convolutions and pools, only as deep as the deepest layer that is tapped.
+"""The network that looks at the image: VGG's convolutions and pools, no deeper than the deepest layer that is tapped.
 
 Forward and backward are written out rather than left to autograd: nothing is kept but the features of the layers whose
 taps want them and one bit for each other activation, and no gradient is computed but the image's.
@@ -13,25 +13,32 @@ from fastnst_kernels import direct
 from torch import Tensor
 
 from fastnst.errors import FastnstError
-from fastnst.network.architecture import layers_up_to
+from fastnst.network.architecture import Preprocessing, layers_up_to
 from fastnst.network.layers import Convolution, DirectLayers, Layer, Layers, Pool, WinogradLayers
 from fastnst.network.runtime import Runtime
-from fastnst.network.weights import Preprocessing, Weights
+from fastnst.network.weights import Weights
 
 
 class Tap(Protocol):
-    """What looks at a layer."""
+    """An observer of a layer: it is given the layer's features, and on the way back adds to their gradient."""
 
     def forward(self, features: Tensor) -> None:
-        """Sees the layer's features, (1, C, H, W): the network's own, so what is kept of them is a copy."""
+        """Reads the layer's features, (1, C, H, W), which the network writes over later: a tap keeps copies."""
 
     def backward(self, features: Tensor, gradient: Tensor, *, accumulate: bool, relu: bool) -> None:
-        """Writes the gradient of the features into `gradient`, (1, C, H, W); that of the layers above, in it if
-        `accumulate`, is added. With `relu` it is the gradient before the ReLU: zero where the features are."""
+        """Writes the gradient of the features into `gradient`, (1, C, H, W), or with `accumulate` adds it to what the
+        layers above left there. With `relu` the sum is the gradient before the ReLU: zero where the features are."""
+
+
+class ForwardTap:
+    """A tap of a forward pass alone, which keeps or adds up features and has no gradient to give."""
+
+    def backward(self, features: Tensor, gradient: Tensor, *, accumulate: bool, relu: bool) -> None:
+        raise FastnstError("a tap of a forward pass alone has no gradient")
 
 
 class Trace(NamedTuple):
-    """What backward needs of a layer: its features if it is tapped, the bits of its ReLU or pool, its input's size."""
+    """A layer's record for `backward`: its features if tapped, the bits of its ReLU or pool, its input's shape."""
 
     features: Tensor | None
     bits: Tensor | None
@@ -43,7 +50,7 @@ class Backbone:
     """VGG with frozen weights, for one image at a time, in one thread at a time. Make one with `build_backbone`.
 
     `steps` are by the name of the layer whose features they give: a pool that follows a convolution at once is part of
-    it. A convolution's features are those after its ReLU.
+    it. A convolution's features are taken after its ReLU.
     """
 
     steps: Mapping[str, Layer]
@@ -52,12 +59,12 @@ class Backbone:
     backend: str
 
     def forward(self, image: Tensor, taps: Mapping[str, Tap], *, record: bool = False) -> list[Trace]:
-        """Shows `image` to the network and each tapped layer's features to its tap, in order.
+        """Runs the network over `image`, and gives each tapped layer's features to its tap, in order.
 
         Args:
             image: (1, 3, H, W) float32, RGB in 0…1, on the backbone's device.
             taps: by layer name; nothing is computed beyond the deepest of them.
-            record: whether `backward` follows. What is returned is for it.
+            record: True if `backward` follows, which takes the list that is returned.
         """
         missing = taps.keys() - self.steps.keys()
         if missing:
@@ -68,7 +75,7 @@ class Backbone:
             self.backend,
             image,
             scale,
-            shift,
+            shift=shift,
             flip=self.preprocessing.bgr,
             dtype=self.layers.dtype,
             channels_last=self.layers.channels_last,
@@ -105,9 +112,8 @@ class Backbone:
     ) -> tuple[Tensor, Tensor]:
         """The gradient of the image, (1, 3, H, W) float32, and the image's total variation of `tv_kind`, (1,).
 
-        `traces` are what `forward` returned for the same image and taps; they are used up, and the list is empty then.
-        With `scale`, (1,) float32, the gradients of the taps are those of `scale` times their loss; what is returned is
-        not multiplied.
+        `traces` come from `forward` for the same image and taps; they are used up, and the list is empty then. With
+        `scale`, (1,) float32, the taps give gradients of `scale` times their loss; the image's is divided by it.
         """
         gradient: Tensor | None = None
         for name, step in reversed(list(self.steps.items())[: len(traces)]):
@@ -120,7 +126,7 @@ class Backbone:
                 self.layers.release(features)
             if gradient is None:
                 raise FastnstError("the deepest layer is not tapped; there is nothing to go back from")
-            # The last reference to them: what follows may have their memory.
+            # The last reference to them: the layers below may have their memory.
             features = None
             below = self.layers.backward(step, gradient, bits, shape)
             if bits is not None:
@@ -132,7 +138,7 @@ class Backbone:
             self.backend,
             image,
             gradient,
-            factors,
+            scale=factors,
             flip=self.preprocessing.bgr,
             tv_weight=tv_weight,
             tv_gradient=scale,
@@ -167,9 +173,9 @@ def build_backbone(
 ) -> Backbone:
     """The backbone from the image to the deepest of `taps`, the only layers that it can be tapped at.
 
-    `padding` is that of the first convolution, "zeros" or "replicate", or "circular" for all of them: then the features
-    of an image that is rolled by multiples of the pooling grid are rolled too. `cudnn_relu` is that of `DirectLayers`:
-    no machine has shown yet whether it is quicker.
+    `padding` belongs to the first convolution, "zeros" or "replicate", or is "circular" for all of them: then the
+    features of an image that is rolled by multiples of the pooling grid are rolled too. `cudnn_relu` goes to
+    `DirectLayers`: no machine has shown yet whether it is quicker.
     """
     layers: Layers
     direct = DirectLayers(runtime.device, runtime.dtype, runtime.kernels, cudnn_relu=cudnn_relu)
@@ -189,11 +195,11 @@ def build_backbone(
         weight, bias = (weights.tensors[f"{name}.{part}"] for part in ("weight", "bias"))
         pooled = following.startswith("pool") and name not in taps
         steps[following if pooled else name] = Convolution(
-            placed(weight),
-            placed(weight.flip(2, 3).transpose(0, 1)),
-            bias.to(runtime.device, layers.dtype),
-            pooling if pooled else None,
-            padding if name == "conv1_1" or padding == "circular" else "zeros",
+            weight=placed(weight),  # (K, C, 3, 3)
+            transposed=placed(weight.flip(2, 3).transpose(0, 1)),  # (C, K, 3, 3)
+            bias=bias.to(runtime.device, layers.dtype),  # (K,)
+            pool=pooling if pooled else None,
+            padding=padding if name == "conv1_1" or padding == "circular" else "zeros",
         )
     return Backbone(steps, layers, weights.preprocessing, runtime.kernels)
 

@@ -45,7 +45,7 @@ def original_convolutions(layers: Iterable[Layer]) -> dict[str, torch.Tensor]:
 
 
 def mean_activations() -> dict[str, torch.Tensor]:
-    """The mean activation of each filter by convolution, (out,) float32: what `unit_mean` divides by."""
+    """The mean activation of each filter by convolution, (out,) float32: the divisors of `unit_mean`."""
     convolutions = [layer for layer in layers_of(ORIGINAL_NETWORK) if not layer.is_pool]
     ends = np.cumsum([layer.out_channels for layer in convolutions])
     parts = np.split(np.load(MEANS), ends[:-1])

@@ -25,11 +25,11 @@ class FeatureExtractor(nn.Module):
         extractor(images)["conv4_2"]                       # (B, 512, H/8, W/8)
 
     Args:
-        weights: what `load_weights` takes, or the `Weights` that it gave.
-        network: "vgg19" or "vgg16"; that of the `Weights`, if these are given.
+        weights: a `spec` of `load_weights`, or the `Weights` that it gave.
+        network: "vgg19" or "vgg16"; `Weights` have their own.
         layers: the layers whose features are wanted, as `conv4_2` or `relu4_2` (the same: features after the ReLU).
         pooling: "avg" or "max".
-        padding: that of the first convolution, "zeros" or "replicate".
+        padding: of the first convolution, "zeros" or "replicate".
 
     Raises OptionError for an unknown network, layer, pooling or padding; WeightsError as `load_weights` does.
     """
@@ -75,30 +75,30 @@ class FeatureExtractor(nn.Module):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """The features of each of `layers`, (B, C, h, w), in the order in which the network computes them.
 
-        images: (B, 3, H, W), floating, RGB in 0…1 (which is not looked at: a network that is being trained may go
-        beyond). Under autocast the features are in its dtype, else in that of the weights.
+        images: (B, 3, H, W), floating, RGB in 0…1 (which is not checked: a network that is being trained may go
+        beyond). Under autocast the features are in its dtype, else in the weights'.
         """
-        found: dict[str, Tensor] = {}
+        kept: dict[str, Tensor] = {}
 
         def keep(name: str) -> Tap:
             def tap(features: Tensor) -> Tensor:
-                found[name] = features
+                kept[name] = features
                 return features
 
             return tap
 
         self.through(images, {name: keep(name) for name in self.layers})
-        return found
+        return kept
 
     def through(self, images: Tensor, taps: Mapping[str, Tap]) -> None:
-        """Shows the images to the network as far as the deepest of `taps`, which are by the canonical layer name.
+        """Runs the network over the images as far as the deepest of `taps`, which are by the canonical layer name.
 
-        A tap is given its layer's features and returns what goes on to the next layer: the same, or an output that
-        passes their gradient on, such as those of `fastnst_kernels.tap`.
+        A tap is given its layer's features and returns the next layer's input: the same, or an output that passes
+        their gradient on, such as those of `fastnst_kernels.tap`.
         """
         self._check(images, taps)
         x = images.flip(1) if self._bgr else images
-        x = x * self._scale + self._shift
+        x = x * self._scale + self._shift  # (B, 3, H, W)
         if not torch.is_autocast_enabled(x.device.type):
             x = x.to(self.get_buffer("conv1_1_weight").dtype)
         waiting = set(taps)

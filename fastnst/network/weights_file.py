@@ -5,21 +5,33 @@ import math
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from fastnst.errors import WeightsError
-from fastnst.network.architecture import NETWORKS, Layer, layers_of
-from fastnst.network.preprocessing import CAFFE, IMAGENET, Preprocessing
-from fastnst.network.weights_contents import Contents, open_pickle, open_safetensors
+from fastnst.network.architecture import CAFFE, IMAGENET, NETWORKS, Layer, Preprocessing, layers_of
 
 SUFFIXES_TEXT = ".pth, .pt or .safetensors"
 _PICKLE_SUFFIXES = (".pth", ".pt")
+# Python's warning filters belong to the whole process: if two threads set them aside at once, neither puts them back.
+_FILTERS = threading.RLock()
+
+
+class _Contents(NamedTuple):
+    """The contents of a file, none of which is trusted yet: its names, a way to read one, and its metadata."""
+
+    keys: Sequence[str]
+    get: Callable[[str], object]
+    metadata: Mapping[str, str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +39,7 @@ class WeightsFile:
     """An open file whose names are understood and whose tensors are not read yet.
 
     `keys` maps each name in the file, less any `module.`, to the name as it stands there; `prefixes` maps each
-    convolution of `network` to what its names begin with (`conv1_2` → `features.2`), whether the file has it or not.
+    convolution of `network` to the start of its names (`conv1_2` → `features.2`), also where the file has none.
     """
 
     path: Path
@@ -38,19 +50,19 @@ class WeightsFile:
     get: Callable[[str], object]
 
     def has(self, layer: Layer) -> bool:
-        """Whether the file names a weight of this convolution."""
+        """True where the file names a weight of this convolution."""
         return f"{self.prefixes[layer.name]}.weight" in self.keys
 
 
 def open_weights(path: Path, network: str, *, suffix: str | None = None) -> WeightsFile:
-    """Open a weights file of `network` and tell its preprocessing by the names in it.
+    """Opens a weights file of `network` and tells its preprocessing by the names in it.
 
     - `features.0.weight` (torchvision; also inside `state_dict`, or with `module.` in the names): `IMAGENET`.
     - `conv1_1.weight` (the Caffe model of Gatys et al.): `CAFFE`.
     - a file of `save_weights` declares its own.
 
     `.pth` and `.pt` are read by `torch.load(weights_only=True)`: plain tensors only, nothing in them is executed.
-    `suffix` is the type to go by where the file's name does not end in it.
+    `suffix` is the file's type where its name does not end in it.
 
     Raises WeightsError if the file is missing, not a regular file, unreadable, of an unknown type, empty, truncated,
     damaged, not a weights file, unsafe to read, not a VGG, with batch normalisation, of another network, or declares no
@@ -70,7 +82,7 @@ def open_weights(path: Path, network: str, *, suffix: str | None = None) -> Weig
             raise WeightsError(f"weights file {path} has an unknown type; it must be {SUFFIXES_TEXT}")
         if path.stat().st_size == 0:
             raise WeightsError(f"weights file {path} is empty; fetch it again")
-        contents = open_pickle(path) if suffix in _PICKLE_SUFFIXES else open_safetensors(path)
+        contents = _open_pickle(path) if suffix in _PICKLE_SUFFIXES else _open_safetensors(path)
     except OSError as error:
         raise WeightsError(
             f"weights file {path} cannot be read ({error.strerror or error}); check its permissions or pass another"
@@ -95,7 +107,7 @@ def read_convolutions(file: WeightsFile, layers: Iterable[Layer]) -> dict[str, t
 def save_weights(
     path: str | os.PathLike[str], network: str, tensors: Mapping[str, torch.Tensor], preprocessing: Preprocessing
 ) -> None:
-    """Write convolutions (as from `read_convolutions`) to a `.safetensors` file with their network and preprocessing.
+    """Writes convolutions (as from `read_convolutions`) to a `.safetensors` file with their network and preprocessing.
 
     The file appears whole or not at all. Raises OSError if it cannot be written.
     """
@@ -111,8 +123,60 @@ def save_weights(
         temporary.unlink(missing_ok=True)
 
 
-def _understood(path: Path, network: str, contents: Contents) -> WeightsFile:
-    """Tell the naming, and with it the preprocessing; refuse a file that is not a VGG or is another network."""
+def _open_safetensors(path: Path) -> _Contents:
+    try:
+        handle: Any = safe_open(path, framework="pt")
+        return _Contents(list(handle.keys()), handle.get_tensor, handle.metadata() or {})
+    except SafetensorError as error:
+        raise WeightsError(
+            f"weights file {path} is truncated, damaged or not a safetensors file ({error}); fetch it again"
+        ) from error
+
+
+def _open_pickle(path: Path) -> _Contents:
+    """The contents of a file that torch.save wrote: plain tensors by name; nothing in the file is executed."""
+    with path.open("rb") as file:
+        is_zip = file.read(4) == b"PK\x03\x04"
+    try:
+        with _quietly():  # torch doubts pickle protocol 3, and reads it
+            # A mapped file is never unpacked, whatever sizes it claims.
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except Exception as error:  # damage makes torch's unpickler raise nearly anything, struct.error for one
+        raise _refusal(path, str(error)) from error
+    state = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else loaded
+    if not isinstance(state, Mapping):
+        kind = type(state).__name__
+        raise WeightsError(
+            f"weights file {path} holds a {kind}, not named tensors; save the model's state_dict() in it"
+        )
+    return _Contents([key for key in state if isinstance(key, str)], state.__getitem__, {})
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keeps torch's warnings, which users can do nothing about, from them; for one thread at a time."""
+    with _FILTERS, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"torch(\.|$)")
+        yield
+
+
+def _refusal(path: Path, reason: str) -> WeightsError:
+    """The error of a file for which torch.load(weights_only=True) gave this `reason`, in the user's words."""
+    if code := re.search(r"GLOBAL (\S{1,80})|(TorchScript)", reason):
+        return WeightsError(
+            f"weights file {path} was refused for safety: it holds code or whole Python objects "
+            f"({code[1] or code[2]!r}), and only plain tensors are loaded; save the model's state_dict() instead"
+        )
+    if "Unsupported operand" in reason:
+        return WeightsError(
+            f"weights file {path} is not a PyTorch checkpoint of plain tensors; pass a file written by torch.save "
+            "without pickle_protocol, or .safetensors"
+        )
+    return WeightsError(f"weights file {path} is truncated, damaged or not a PyTorch checkpoint; fetch it again")
+
+
+def _understood(path: Path, network: str, contents: _Contents) -> WeightsFile:
+    """The file with its naming, and by it its preprocessing. Raises WeightsError where it is not a VGG or another."""
     # A model saved from DataParallel has "module." before the names, or inside them if only its features were wrapped.
     keys = {key.replace("module.", ""): key for key in contents.keys}
     if any(re.fullmatch(r"features\.\d+\.running_mean", key) for key in keys):
@@ -121,8 +185,8 @@ def _understood(path: Path, network: str, contents: Contents) -> WeightsFile:
         )
     is_torchvision = any(re.fullmatch(r"features\.\d+\.weight", key) for key in keys)
     pattern = r"(features\.\d+)\.weight" if is_torchvision else r"(conv\d_\d)\.weight"
-    found = {match[1] for key in keys if (match := re.fullmatch(pattern, key))}
-    if not found:
+    prefixes = {match[1] for key in keys if (match := re.fullmatch(pattern, key))}
+    if not prefixes:
         first = ", ".join(list(keys)[:3]) or "none"
         raise WeightsError(
             f"weights file {path} is not a VGG: it has no features.0.weight or conv1_1.weight, but: {first}"
@@ -131,18 +195,25 @@ def _understood(path: Path, network: str, contents: Contents) -> WeightsFile:
         held = [contents.metadata.get("network", "an unnamed network")]
         preprocessing = _declared_preprocessing(path, contents.metadata)
     else:
-        held = [name for name in NETWORKS if _is_start_of(found, _prefixes(name, is_torchvision))]
+        held = [name for name in NETWORKS if _is_start_of(prefixes, _prefixes(name, is_torchvision))]
         preprocessing = IMAGENET if is_torchvision else CAFFE
     # No network at all: convolutions are missing, and reading says which.
     if held and network not in held:
         raise WeightsError(
             f"weights file {path} holds {held[0]}, not {network}; choose that network, or pass a file of {network}"
         )
-    return WeightsFile(path, network, preprocessing, _prefixes(network, is_torchvision), keys, contents.get)
+    return WeightsFile(
+        path=path,
+        network=network,
+        preprocessing=preprocessing,
+        prefixes=_prefixes(network, is_torchvision),
+        keys=keys,
+        get=contents.get,
+    )
 
 
 def _prefixes(network: str, is_torchvision: bool) -> dict[str, str]:
-    """What a file's names of each convolution begin with; torchvision counts every convolution, ReLU and pool."""
+    """The start of a file's names of each convolution; torchvision counts every convolution, ReLU and pool."""
     prefixes = {}
     index = 0
     for layer in layers_of(network):
@@ -154,8 +225,8 @@ def _prefixes(network: str, is_torchvision: bool) -> dict[str, str]:
     return prefixes
 
 
-def _is_start_of(found: set[str], prefixes: Mapping[str, str]) -> bool:
-    return found == set(list(prefixes.values())[: len(found)])
+def _is_start_of(names: set[str], prefixes: Mapping[str, str]) -> bool:
+    return names == set(list(prefixes.values())[: len(names)])
 
 
 def _declared_preprocessing(path: Path, metadata: Mapping[str, str]) -> Preprocessing:

@@ -1,4 +1,4 @@
-"""Convolutions on a CPU by NNPACK's Winograd transforms: about half of the time of direct ones.
+"""Convolutions on a CPU: by NNPACK's Winograd transforms in about half of the time of direct ones, and the first one.
 
 NNPACK comes with torch. It computes 6×6 outputs of a 3×3 kernel from 8×8 inputs with 64 products instead of 324
 (Winograd 1980; Lavin and Gray 2016), in float32, with an error of 3 to 5·10⁻⁶ of the result's size against 0.4 to
@@ -14,20 +14,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastnst.network.padding import bordered, fill_columns_
+from fastnst.network.padding import bordered, fill_columns_, unbordered
 
 # Output rows and columns of one tile, and the bytes of its transform for one channel: 8 × 8 float32.
 _TILE = 6
 _TRANSFORM_BYTES = 256
-# Of a stripe's transforms: small enough to stay near the cache, large enough for the threads to share.
+# The bytes of a stripe's transforms: small enough to stay near the cache, large enough for the threads to share.
 _STRIPE_BYTES = 48_000_000
 # A stripe has whole tiles, and whole windows of the pooling.
 _ROW_STEP = 12
+# Elements of the columns of one band of the first convolution.
+_BAND_ELEMENTS = 1 << 20
 
 
 @cache
 def available() -> bool:
-    """Whether torch has NNPACK and it runs on this CPU; the call also readies it."""
+    """True where torch has NNPACK and it runs on this CPU; the call also readies it."""
     return bool(torch.backends.nnpack.is_available())  # type: ignore[no-untyped-call]
 
 
@@ -51,6 +53,7 @@ def convolve(
     weight: Tensor,
     bias: Tensor | None,
     write: Callable[[int, int, Tensor], None],
+    *,
     padding: str = "zeros",
 ) -> None:
     """Convolves a (1, C, H, W) float32 map of `shape` with `weight` (K, C, 3, 3), stripe by stripe.
@@ -64,7 +67,7 @@ def convolve(
     _, channels, height, width = shape
     if 2 * height * width < weight.shape[0] + channels:
         # The transform of the weights costs more than it saves.
-        whole = torch.empty((1, channels, height, width), dtype=torch.float32)
+        whole = torch.empty((1, channels, height, width), dtype=torch.float32)  # (1, C, H, W)
         read(0, height, whole)
         if padding == "zeros":
             write(0, height, F.conv2d(whole, weight, bias, padding=1))
@@ -102,3 +105,43 @@ def _rows_around(
     read(0, count, ends[1])
     last, first = ends[0, :, :, -1], ends[1, :, :, 0]
     return (last, first) if padding == "circular" else (first, last)
+
+
+def _bands(height: int, width: int) -> list[tuple[int, int]]:
+    rows = max(1, _BAND_ELEMENTS // (27 * width))
+    return [(start, min(start + rows, height)) for start in range(0, height, rows)]
+
+
+def convolve_first(image: Tensor, weight: Tensor, bias: Tensor, padding: str, result: Tensor) -> None:
+    """Writes the ReLU of the convolution of (1, 3, H, W) planes with `weight` (K, 3, 3, 3) into `result` (1, K, H, W).
+
+    It is one matrix product, since three channels are too few for a convolution's own kernels: twenty-seven shifted
+    copies of the planes are the columns (Chellapilla et al. 2006), a band of rows at a time, so that they stay in the
+    cache. `padding` is "zeros", "replicate" or "circular".
+    """
+    _, channels, height, width = image.shape
+    padded = F.pad(image[0], (1, 1, 1, 1), mode="constant" if padding == "zeros" else padding)
+    matrix = weight.flatten(1)
+    output = result.view(len(weight), height, width)
+    for start, stop in _bands(height, width):
+        rows = stop - start
+        band = padded[:, start:]
+        windows = band.as_strided((channels, 3, 3, rows, width), (padded.stride(0), width + 2, 1, width + 2, 1))
+        columns = windows.reshape(9 * channels, rows * width)
+        target = output[:, start:stop].flatten(1)
+        torch.addmm(bias[:, None], matrix, columns, out=target).relu_()
+
+
+def first_gradient(gradient: Tensor, weight: Tensor, padding: str) -> Tensor:
+    """The gradient of `convolve_first`'s image, (1, 3, H, W), for `gradient` before the ReLU, (1, K, H, W)."""
+    height, width = gradient.shape[2:]
+    channels = weight.shape[1]
+    matrix = weight.flatten(1).T.contiguous()
+    result = gradient.new_zeros((1, channels, height + 2, width + 2))
+    for start, stop in _bands(height, width):
+        columns = (matrix @ gradient[0, :, start:stop].flatten(1)).view(channels, 3, 3, stop - start, width)
+        for row in range(3):
+            for column in range(3):
+                target = result[0, :, start + row : stop + row, column : column + width]
+                target += columns[:, row, column]
+    return unbordered(result, padding)

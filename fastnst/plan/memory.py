@@ -13,8 +13,8 @@ from math import ceil
 from fastnst.loss.moments import CHUNK_ELEMENTS
 from fastnst.network import winograd
 from fastnst.network.architecture import layers_up_to
-from fastnst.network.arena import Arena, Block
 from fastnst.network.layers import region_bytes
+from fastnst.network.memory import Arena, Block
 from fastnst.network.runtime import Runtime
 from fastnst.options.options import Options
 

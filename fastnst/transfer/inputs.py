@@ -18,7 +18,7 @@ from fastnst.image.picture import AnyPicture, Picture, StreamedPicture, opaque
 from fastnst.image.read import Source, open_picture
 from fastnst.image.resize import AtSizes, at_size, fitted_size
 from fastnst.loss.masks import Region, load_regions, recorded_regions
-from fastnst.network.preprocessing import Preprocessing
+from fastnst.network.architecture import Preprocessing
 from fastnst.options.options import START_WORDS, Options
 
 Styles = Source | AnyPicture | Sequence[Source | AnyPicture]

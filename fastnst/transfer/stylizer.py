@@ -19,8 +19,7 @@ from fastnst.image.resize import AtSizes, at_size, resize, resize_wrapped
 from fastnst.loss.masks import guidance_of, style_regions
 from fastnst.loss.targets import StyleTarget, style_targets
 from fastnst.network.backbone import Backbone
-from fastnst.network.forks import check_fork
-from fastnst.network.runtime import float32_products, own_modes, resolve_runtime, timed_algorithms, versions
+from fastnst.network.runtime import check_fork, float32_products, own_modes, resolve_runtime, timed_algorithms, versions
 from fastnst.network.weights import Weights, load_weights
 from fastnst.optim import make_optimizer
 from fastnst.options.keywords import OptionValues
@@ -122,7 +121,7 @@ class Stylizer:
     ) -> None:
         self.options = resolve_options(**options)
         self._ranks = ranks or Ranks()
-        runtime = resolve_runtime(self.options)
+        runtime = resolve_runtime(self.options.device, self.options.precision, self.options.backend)
         self.runtime = replace(runtime, device=self._ranks.device(runtime.device))
         self._inputs = load_inputs(style, self.options)
         self._style_targets: dict[tuple[int, bool], dict[str, StyleTarget]] = {}

@@ -52,11 +52,10 @@ def report() -> dict[str, Any]:
 
     from fastnst.network import winograd
     from fastnst.network.runtime import resolve_runtime
-    from fastnst.options.options import resolve_options
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     facts = conditions(device)
-    runtime = resolve_runtime(resolve_options())
+    runtime = resolve_runtime()
     return {
         "versions": {"python": platform.python_version(), **{package: _version(package) for package in _PACKAGES}},
         "commit": facts["commit"],

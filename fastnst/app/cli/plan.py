@@ -38,7 +38,7 @@ def run(parsed: argparse.Namespace) -> int:
     from fastnst.transfer.scales import run_scales
 
     options = resolve_options(**given_options(vars(parsed)))
-    runtime = resolve_runtime(options)
+    runtime = resolve_runtime(options.device, options.precision, options.backend)
     picture = open_picture(parsed.content, role="content", max_pixels=options.max_pixels)
     scales = run_scales(picture, (), options)
     rate = measure_rate(runtime)

@@ -79,7 +79,6 @@ def _run(parsed: argparse.Namespace) -> int:
     from fastnst_kernels.profiling.plot import draw
 
     from fastnst.network.runtime import resolve_runtime
-    from fastnst.options.options import resolve_options
     from fastnst.transfer.plot import check_plot
 
     check_size(parsed.size)
@@ -87,10 +86,9 @@ def _run(parsed: argparse.Namespace) -> int:
         check_plot(Path(parsed.plot))
     if parsed.trace:
         _check_trace(Path(parsed.trace))
-    device = resolve_runtime(resolve_options(device=parsed.device)).device
+    device = resolve_runtime(parsed.device).device
     runtimes = [
-        resolve_runtime(resolve_options(device=parsed.device, precision=precision, backend=parsed.backend))
-        for precision in precisions(parsed.precision, device)
+        resolve_runtime(parsed.device, precision, parsed.backend) for precision in precisions(parsed.precision, device)
     ]
     sections, steps = [], []
     for runtime in runtimes:

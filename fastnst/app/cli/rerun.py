@@ -160,7 +160,7 @@ def _warn_of_differences(record: dict[str, Any], options: "Options") -> None:
     """Warns, in a line each, where the arithmetic or the versions are others, or time ended the run."""
     from fastnst.network.runtime import resolve_runtime, versions
 
-    runtime = resolve_runtime(options)
+    runtime = resolve_runtime(options.device, options.precision, options.backend)
     now = {"device": str(runtime.device), "precision": runtime.precision, **versions()}
     recorded = record.get("versions")
     then = {

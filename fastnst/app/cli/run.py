@@ -49,7 +49,8 @@ def execute_together(job: Job, *, saved: Path | None = None) -> int:
         return execute(job, saved=saved)[0]
     if STANDARD in (job.content, *job.styles, job.options.get("init")):
         raise OptionError("several processes cannot all read the standard input; give paths in place of -")
-    device = resolve_runtime(resolve_options(**job.options)).device
+    options = resolve_options(**job.options)
+    device = resolve_runtime(options.device, options.precision, options.backend).device
     with joined(device) as ranks:
         return execute(job, saved=saved, ranks=ranks)[0] if ranks.leads else _follow(job, ranks, saved)
 

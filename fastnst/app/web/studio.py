@@ -37,7 +37,7 @@ class Studio:
         self._kept = kept
         self._networks = Networks()
         options = resolve_options(**host)
-        runtime = resolve_runtime(options)
+        runtime = resolve_runtime(options.device, options.precision, options.backend)
         weights = load_weights(
             options.weights,
             options.network,

@@ -1,13 +1,20 @@
-"""Where in memory blocks lie, by arithmetic alone: the lowest place that has room is taken.
+"""Memory that is used again: on a CPU the pages of a fresh tensor cost more than what is written into it.
 
-So the blocks of a pass forward lie in the order of the layers, and on the way back those that are given back join to
-make room for the large ones of the first layers. A pool with a list for each size would hold almost twice as much.
+An `Arena` says where blocks lie, by arithmetic alone: the lowest place that has room is taken. So the blocks of a pass
+forward lie in the order of the layers, and on the way back those that are given back join to make room for the large
+ones of the first layers. A pool with a list for each size would hold almost twice as much. `Buffers` are an arena with
+tensors in it.
 """
 
 from bisect import bisect
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
-# Of the starts of blocks, in bytes: a line of the cache.
+import torch
+from torch import Tensor
+
+# Blocks start at lines of the cache, of so many bytes.
 _ALIGNMENT = 64
 
 
@@ -21,7 +28,7 @@ class Block:
 
 
 class _Region:
-    """A line of `length` bytes, and how much of it was in use at once: up to `end`."""
+    """A stretch of `length` bytes, and how much of it was in use at once: up to `end`."""
 
     def __init__(self, length: int) -> None:
         self.end = 0
@@ -56,7 +63,7 @@ class Arena:
         self._length = length
         self._regions: list[_Region] = []
         self.lengths: list[int] = []
-        """Of the regions, in bytes."""
+        """The bytes of each region."""
 
     @property
     def used(self) -> int:
@@ -77,3 +84,35 @@ class Arena:
     def give(self, block: Block) -> None:
         """Takes back a block, which nobody uses any more."""
         self._regions[block.region].give(block.start, block.size)
+
+
+class Buffers:
+    """Uninitialised contiguous CPU tensors, handed out and given back; what is given back is handed out again.
+
+    They lie in the regions of an `Arena` of `length`; the system gives only those pages that are written to.
+    Buffers are for one thread at a time.
+    """
+
+    def __init__(self, length: int) -> None:
+        self._arena = Arena(length)
+        self._regions: list[Tensor] = []
+        self._blocks: dict[int, Block] = {}
+
+    @property
+    def used(self) -> int:
+        """The bytes that were ever in use, in all regions."""
+        return self._arena.used
+
+    def take(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """A tensor of `shape`, which holds whatever was last there."""
+        size = prod(shape) * dtype.itemsize
+        block = self._arena.take(size)
+        for length in self._arena.lengths[len(self._regions) :]:
+            self._regions.append(torch.empty(length, dtype=torch.uint8))
+        tensor = self._regions[block.region][block.start : block.start + size].view(dtype).view(tuple(shape))
+        self._blocks[tensor.data_ptr()] = block
+        return tensor
+
+    def give(self, tensor: Tensor) -> None:
+        """Takes back a tensor that came from `take`, and that nobody reads any more."""
+        self._arena.give(self._blocks.pop(tensor.data_ptr()))
