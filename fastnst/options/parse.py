@@ -297,7 +297,7 @@ def _check_range(spoken: str, value: Any, facts: Mapping[str, Any]) -> None:
     for number in value if isinstance(value, tuple) else (value,):
         if not isinstance(number, int | float):
             continue
-        if not math.isfinite(number):
+        if isinstance(number, float) and not math.isfinite(number):
             raise OptionError(f"{spoken} {number} is not finite; give an ordinary number")
         if facts["minimum"] is not None and number < facts["minimum"]:
             raise OptionError(f"{spoken} {number} is too small; it must be {facts['minimum']} or more")

@@ -186,17 +186,21 @@ def load_run(path: Path, *, check: bool = True) -> SavedRun:
         with zipfile.ZipFile(path) as archive:
             # torch.load takes a flipped bit for what was written.
             damaged = archive.testzip() if check else None
-        contents = torch.load(path, map_location="cpu", mmap=True, weights_only=True) if damaged is None else None
+        if damaged is not None:
+            raise CheckpointError(f"checkpoint {path} is damaged: {damaged} is not what was written; begin anew")
+        # By such a name torch.load expects another format.
+        with path.open("rb") if path.suffix == ".safetensors" else contextlib.nullcontext(path) as source:
+            contents = torch.load(source, map_location="cpu", mmap=source is path, weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"checkpoint {path} does not exist; check the path") from None
+    except CheckpointError:
+        raise
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
             f"checkpoint {path} cannot be read: it is damaged, cut short or of an older format ({reason}); give the "
             "file that --checkpoint wrote, or begin anew"
         ) from error
-    if damaged is not None:
-        raise CheckpointError(f"checkpoint {path} is damaged: {damaged} is not what was written; begin anew")
     if not isinstance(contents, dict) or contents.get("kind") != _KIND:
         raise CheckpointError(f"{path} is no checkpoint of a run; give the file that --checkpoint wrote")
     if contents.get("format") != FORMAT:

@@ -167,7 +167,10 @@ class Run:
             is_last = self._done + 1 >= scale.iterations or self._is_settled()
             is_last, late = self._ranks.agree(is_last, not is_last and time.perf_counter() > deadline)
             stage = Stage.ENDING if is_last or late else Stage.RUNNING
-            descent.end() if stage is Stage.ENDING else descent.advance()
+            if stage is Stage.ENDING:
+                descent.end()
+            else:
+                descent.advance()
             self._done += 1
             if self._ranks.agree(stage is Stage.ENDING or pace.is_due(self._done))[0]:
                 stage = self._read(descent, pace, scale, stage, late=late)

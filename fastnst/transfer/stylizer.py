@@ -151,6 +151,7 @@ class Stylizer:
         several processes cannot share the image, or nothing that was asked for fits into `max_memory`; CheckpointError
         where the saved run had other inputs.
         """
+        check_fork()
         with own_modes(self.runtime.device):
             content = opened(content, self.options.max_pixels)
             scales = run_scales(content, self._inputs.styles, self.options)
