@@ -28,7 +28,7 @@ from fastnst.image.decode import libvips
 from fastnst.image.files import MAX_PIXELS
 from fastnst.network.runtime import resolve_runtime
 from fastnst.options.options import resolve_options
-from fastnst.options.tile_options import in_words, parse_memory
+from fastnst.options.parse import in_words, parse_memory
 from fastnst.plan.planner import plan_run
 
 

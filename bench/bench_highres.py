@@ -46,7 +46,7 @@ from fastnst.network.tiles import TileGrid, even_spans, make_grid, reach_of
 from fastnst.network.weights import load_weights
 from fastnst.optim import make_optimizer
 from fastnst.options.options import Options, resolve_options
-from fastnst.options.tile_options import in_words, parse_memory
+from fastnst.options.parse import in_words, parse_memory
 from fastnst.plan.fitting import FittingObjective
 from fastnst.plan.memory import network_of
 from fastnst.plan.planner import Plan, plan_run, plan_tiles
@@ -59,7 +59,7 @@ BLOCK, MARGIN = 512, 256
 STYLE_EDGE = 512
 READYING_SIZE = 64
 # The first convolution's features are cheaper to compute than to keep.
-_AGAIN = {"kept": 1, "recompute": 0}
+_REDONE = {"kept": 1, "recompute": 0}
 CHECK_SIZE, CHECK_TILE = 272, 32
 TOLERANCE = 1e-5
 LOSS_TOLERANCE = {"fp32": 1e-4, "winograd": 1e-4, "tf32": 5e-3, "fp16": 1e-2, "bf16": 5e-2}
@@ -111,7 +111,7 @@ def plan_side(side: str, options: Options, runtime: Runtime, size: tuple[int, in
 def _plan_tiles(options: Options, runtime: Runtime, tile: int, grid: TileGrid, level: str) -> Plan:
     if len(grid) == 1:
         return plan_run(options, runtime, (grid.height, grid.width), tile="none")
-    return plan_tiles(options, runtime, grid, tile=tile, level=level, again=_AGAIN[level])
+    return plan_tiles(options, runtime, grid, tile=tile, level=level, redone_steps=_REDONE[level])
 
 
 def blocks(size: tuple[int, int], options: Options, block: int, margin: int) -> TileGrid:
@@ -162,7 +162,7 @@ def check_gradients(sides: Sequence[str], device: str) -> dict[str, float]:
                 margin = 80
                 plan = replace(plan, level="recompute", grid=blocks(size, options, CHECK_TILE, margin))
             elif kind != "auto":
-                plan = replace(plan, level=kind, again=_AGAIN[kind])
+                plan = replace(plan, level=kind, redone_steps=_REDONE[kind])
             objective = FittingObjective(backbone, content, targets, options, runtime, plan=plan, tile_is_fixed=True)
             _, gradient = objective.loss_and_gradient(image)
             errors[kind] = ((gradient - exact).norm() / exact.norm()).item()
@@ -296,10 +296,9 @@ def convolution_flops(plan: Plan, options: Options, runtime: Runtime) -> float:
     """Multiplications and additions of the convolutions of one iteration, counted tile by tile."""
     network = network_of(options, runtime)
     passes = 3 if plan.level == "recompute" else 2
-    again = (network.steps[plan.again - 1].name,) if plan.again else ()
+    redone = (network.steps[plan.redone_steps - 1].name,) if plan.redone_steps else ()
     return sum(
-        passes * forward_flops(network, *tile.shape) + (forward_flops(network, *tile.shape, again) if again else 0.0)
-        for tile in plan.grid
+        passes * forward_flops(network, *tile.shape) + forward_flops(network, *tile.shape, redone) for tile in plan.grid
     )
 
 

@@ -32,7 +32,7 @@ from fastnst.network.runtime import Runtime, resolve_runtime
 from fastnst.optim import make_optimizer
 from fastnst.options.options import Options, resolve_options
 from fastnst.transfer.descent import CAPACITY, Descent
-from fastnst.transfer.pyramid import scale_iterations
+from fastnst.transfer.scales import scale_iterations
 
 EXACT, AGAIN = "fp32", "fp32'"
 PERTURBATION = 1e-6

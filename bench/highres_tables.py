@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.page_tables import print_or_write, replaced, table
-from fastnst.options.tile_options import in_words
+from fastnst.options.parse import in_words
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "high-resolution.md"

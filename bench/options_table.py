@@ -10,8 +10,7 @@ from pathlib import Path
 
 from bench.page_tables import print_or_write, table
 from fastnst.app.cli.arguments import describe_default, flag_of
-from fastnst.options.option_groups import GROUPS
-from fastnst.options.options import Options, resolve_options
+from fastnst.options.options import GROUPS, Options, resolve_options
 from fastnst.options.presets import PRESETS
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "options.md"

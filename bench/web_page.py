@@ -25,11 +25,11 @@ def main() -> None:
     command = [sys.executable, "-m", "fastnst", "web", "--port", "0", "--weights", "original"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         said = server.stderr.readline() if server.stderr else ""
-        found = re.search(r"http://\S+", said)
-        if found is None:
+        match = re.search(r"http://\S+", said)
+        if match is None:
             raise SystemExit(said)
         try:
-            photograph(found[0], given.size, given.iterations, given.output)
+            photograph(match[0], given.size, given.iterations, given.output)
         finally:
             server.send_signal(signal.SIGINT)
 

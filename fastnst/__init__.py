@@ -14,15 +14,20 @@ if TYPE_CHECKING:
     from fastnst.loss.perceptual import PerceptualLoss
     from fastnst.network.extractor import FeatureExtractor
     from fastnst.options.options import Options
-    from fastnst.transfer.canvas import Canvas
     from fastnst.transfer.checkpoint import CheckpointError
-    from fastnst.transfer.reconstruction import reconstruct_content, reconstruct_style, reconstruction_figure
+    from fastnst.transfer.inputs import Canvas
     from fastnst.transfer.result import DivergedError, Iterate, LossRecord, Result
+    from fastnst.transfer.run import Watch
     from fastnst.transfer.stylizer import Stylizer, resume, stylize
-    from fastnst.transfer.texture import synthesize_texture
+    from fastnst.transfer.variants import (
+        reconstruct_content,
+        reconstruct_style,
+        reconstruction_figure,
+        synthesize_texture,
+    )
 
 _HOME = {
-    "Canvas": "transfer.canvas",
+    "Canvas": "transfer.inputs",
     "CheckpointError": "transfer.checkpoint",
     "ContentLoss": "loss.modules",
     "DivergedError": "transfer.result",
@@ -39,13 +44,14 @@ _HOME = {
     "Result": "transfer.result",
     "Stylizer": "transfer.stylizer",
     "TVLoss": "loss.modules",
+    "Watch": "transfer.run",
     "WeightsError": "errors",
-    "reconstruct_content": "transfer.reconstruction",
-    "reconstruct_style": "transfer.reconstruction",
-    "reconstruction_figure": "transfer.reconstruction",
+    "reconstruct_content": "transfer.variants",
+    "reconstruct_style": "transfer.variants",
+    "reconstruction_figure": "transfer.variants",
     "resume": "transfer.stylizer",
     "stylize": "transfer.stylizer",
-    "synthesize_texture": "transfer.texture",
+    "synthesize_texture": "transfer.variants",
 }
 
 __all__ = [
@@ -66,6 +72,7 @@ __all__ = [
     "Result",
     "Stylizer",
     "TVLoss",
+    "Watch",
     "WeightsError",
     "reconstruct_content",
     "reconstruct_style",

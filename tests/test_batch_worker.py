@@ -23,9 +23,9 @@ from fastnst.network.weights import load_weights
 def test_a_worker_makes_what_the_function_makes(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     computed, loaded = [], []
 
-    def counted(*arguments: Any) -> Any:
+    def counted(*arguments: Any, **options: Any) -> Any:
         computed.append(arguments)
-        return style_targets(*arguments)
+        return style_targets(*arguments, **options)
 
     def counted_weights(*arguments: Any, **options: Any) -> Any:
         loaded.append(arguments)

@@ -128,6 +128,7 @@ def test_every_option_reaches_the_run(tmp_path: Path, pictures: tuple[str, str])
         "init": "style-mean",
         "network": "vgg16",
         "weights": "random",
+        "filter_scaling": "none",
         "precision": "fp32",
         "device": "cpu",
         "backend": "torch",

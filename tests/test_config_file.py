@@ -93,7 +93,7 @@ def test_nothing_given_is_nothing_set(tmp_path: Path) -> None:
         ("save_every = 1.5", "save_every 1.5 is not a whole number"),
         ("save_every = true", "save_every True is not a whole number"),
         ("plot = 3", "plot 3 is not a text"),
-        ('format = "gif"', "unknown format 'gif'; choose one of: png, jpeg, webp, tiff, npy"),
+        ('format = "gif"', "unknown format 'gif'; choose one of: png, jpeg, webp, tiff, avif, npy"),
         ("size = ", "is not TOML: Invalid value"),
         ("size = 3\nsize = 4", "is not TOML: Cannot overwrite a value"),
         (b"size = 3 # \xff", "is not text in UTF-8"),

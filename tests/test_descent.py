@@ -26,9 +26,9 @@ from fastnst.network.runtime import Runtime
 from fastnst.network.weights import Weights, load_weights
 from fastnst.optim import make_optimizer
 from fastnst.options.options import Options, resolve_options
-from fastnst.transfer.descent import CAPACITY, Descent
+from fastnst.transfer.descent import CAPACITY, Descent, MeanImage
 from fastnst.transfer.graph import Replayed
-from fastnst.transfer.pace import Pace
+from fastnst.transfer.run import Pace
 
 STYLE = {"conv1_1": 64, "conv2_1": 128}
 # The paper's constants need no value of the content's features.
@@ -253,7 +253,7 @@ def test_a_cpu_is_read_after_each_evaluation(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_gpu_is_read_a_few_times_a_second_and_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr("fastnst.transfer.pace.time.perf_counter", lambda: now)
+    monkeypatch.setattr("fastnst.transfer.run.time.perf_counter", lambda: now)
 
     def readings(pace: Pace, evaluations: int, seconds: float) -> list[int]:
         nonlocal now
@@ -351,3 +351,35 @@ def test_losses_of_moments_read_nothing_back(loss: str, masked: bool, monkeypatc
             assert not any(
                 name.startswith(("aten.lift", "aten._local_scalar", "aten.nonzero")) for name in operations.names
             )
+
+
+def test_mean_is_the_weighted_mean_of_what_was_added() -> None:
+    images = torch.rand(7, 1, 3, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    mean = MeanImage(0.9)
+    for image in images:
+        mean.add(image)
+    weights = 0.9 ** torch.arange(6, -1, -1, dtype=torch.float64)
+    expected = (weights.view(-1, 1, 1, 1, 1) * images).sum(0) / weights.sum()
+    torch.testing.assert_close(mean.mean(), expected, rtol=1e-12, atol=0)
+
+
+def test_mean_of_one_image_is_the_image() -> None:
+    mean = MeanImage(0.99)
+    mean.add(torch.full((1, 3, 2, 2), 0.25))
+    torch.testing.assert_close(mean.mean(), torch.full((1, 3, 2, 2), 0.25))
+
+
+def test_mean_goes_on_from_its_state_to_the_same_bits() -> None:
+    images = torch.rand(6, 1, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    whole, halves = MeanImage(0.9), MeanImage(0.9)
+    for index, image in enumerate(images):
+        whole.add(image)
+        halves.add(image)
+        if index == 2:
+            state = halves.state_dict()
+            halves = MeanImage(0.9)
+            halves.load_state_dict(state, image.device)
+    assert torch.equal(whole.mean(), halves.mean())
+    halves.load_state_dict({}, image.device)
+    with pytest.raises(RuntimeError, match="there is no image"):
+        halves.mean()

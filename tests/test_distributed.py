@@ -97,11 +97,12 @@ def check_same_run(found: Result, expected: Result, name: str) -> None:
         assert difference.max() < 1e-2
 
 
-def compared(tile: Any = "auto", **given: Any) -> float:
+def compared(tile: Any, padding: str = "zeros") -> float:
     """The greatest relative difference of this process's loss and gradient from those of the whole image."""
-    options = resolve_options(**{"precision": "fp32", "weights": "random", "tv_weight": 0.5, **LAYERS, **given})
+    options = resolve_options(precision="fp32", weights="random", tv_weight=0.5, padding=padding, **LAYERS)
     runtime = resolve_runtime(options.device, options.precision, options.backend)
-    backbone = build_backbone(load_weights("random", taps=options.taps), options.taps, runtime)
+    weights = load_weights("random", taps=options.taps)
+    backbone = build_backbone(weights, options.taps, runtime, padding=padding)
     content, image = (picture[None].contiguous() for picture in pictures())
     style = style_targets(backbone, [(image.flip(3), 1.0)], options, runtime)
     expected, exact = make_objective(backbone, content, style, options, runtime).loss_and_gradient(image)
@@ -117,8 +118,8 @@ def compared(tile: Any = "auto", **given: Any) -> float:
 
 @pytest.mark.parametrize("size", [2, 4])
 def test_the_tiles_of_all_make_the_whole(size: int, tmp_path: Path) -> None:
-    for tile in ("none", 16):
-        assert max(run_together(size, compared, tmp_path, tile)) < 1e-5
+    for tile, padding in (("none", "zeros"), (16, "zeros"), (16, "circular")):
+        assert max(run_together(size, compared, tmp_path, tile, padding)) < 1e-5
 
 
 def short_of_memory(where: str, call: int) -> tuple[float, list[str]]:

@@ -25,7 +25,6 @@ from fastnst.network.architecture import layers_up_to
 from fastnst.network.weights_file import open_weights, read_convolutions
 from fastnst.options.options import Options, resolve_options
 from fastnst.transfer.checkpoint import FORMAT, load_run
-from fastnst.transfer.tensor_file import pieces_of, write_tensors
 
 NAMES = sorted(Options.__dataclass_fields__)
 HUGE = [10**400, -(10**400), 2**64, 1e308, 5e-324, float("nan"), float("inf")]
@@ -151,11 +150,9 @@ FACTS: dict[str, Any] = {
 
 
 def run_file(path: Path, facts: Any) -> bytes:
-    """A checkpoint of those facts, with a fingerprint that is right."""
-    text, tensors = json.dumps(facts), {"image": torch.zeros(1, 3, 4, 4)}
-    with path.open("wb") as file:
-        marks = {"kind": "fastnst run", "format": str(FORMAT), "run": text}
-        write_tensors(file, {name: pieces_of(tensor) for name, tensor in tensors.items()}, marks)
+    """A checkpoint of those facts, whole."""
+    contents = {"kind": "fastnst run", "format": FORMAT, "run": json.dumps(facts)}
+    torch.save({**contents, "tensors": {"image": torch.zeros(1, 3, 4, 4)}, "optimizer": {}}, path)
     return path.read_bytes()
 
 

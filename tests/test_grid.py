@@ -72,7 +72,7 @@ def test_axes(words: list[str], settings: list[Any], labels: list[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["warp", "9"], "--down 'warp' is no option; the options are: preset, size"),
+        (["warp", "9"], "--down 'warp' is no option; the options are: preset, style_weight"),
         (["seed"], "--down seed has 0 values; give 1 to 64"),
         (["seed", *["1"] * 65], "--down seed has 65 values"),
         (["seed", "x"], "--down seed: 'x' is not a whole number; write 512"),

@@ -1,7 +1,7 @@
-"""Defaults, presets, normal forms and refusals of the options."""
+"""Defaults, presets, forms and refusals of the options."""
 
 from dataclasses import fields
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
@@ -9,8 +9,8 @@ import torch
 
 from fastnst.errors import OptionError
 from fastnst.options.keywords import OptionValues
-from fastnst.options.option_groups import GROUPS
-from fastnst.options.options import Options, resolve_options
+from fastnst.options.options import GROUPS, Options, resolve_options
+from fastnst.options.parse import in_words, parse_memory, parse_tile
 from fastnst.options.presets import PRESETS
 
 
@@ -18,11 +18,8 @@ def test_the_keyword_arguments_are_the_fields() -> None:
     assert set(get_type_hints(OptionValues)) == {option.name for option in fields(Options)}
 
 
-def test_every_option_has_its_heading() -> None:
-    assert sorted(name for names in GROUPS.values() for name in names) == sorted(one.name for one in fields(Options))
-
-
-def test_every_option_has_a_meaning() -> None:
+def test_every_option_has_its_heading_and_meaning() -> None:
+    assert [name for names in GROUPS.values() for name in names] == [option.name for option in fields(Options)]
     assert all(option.metadata["meaning"] for option in fields(Options))
 
 
@@ -107,6 +104,13 @@ def test_iterations_are_one_count_or_several() -> None:
     assert resolve_options(iterations=np.array([70]), scales=None).iterations == 70
 
 
+def test_several_values_in_one_text() -> None:
+    options = resolve_options(scales="64, 128", iterations="50,300", style_weight="5 10", style_weights="0.3,0.7")
+    assert (options.scales, options.size) == ((64, 128), 128)
+    assert (options.iterations, options.style_weight, options.style_weights) == ((50, 300), (5.0, 10.0), (0.3, 0.7))
+    assert resolve_options(iterations="70", scales="3", style_weights=["1,2", 3]).style_weights == (1.0, 2.0, 3.0)
+
+
 REFUSED = [
     ({"size": 1}, "size 1 is too small; it must be 2 or more"),
     ({"size": "512"}, "size '512' is not a whole number"),
@@ -129,6 +133,9 @@ REFUSED = [
     ({"style_weights": [1, -2]}, "style weight -2.0 is too small"),
     ({"style_weights": [0, 0]}, "the style weights are all 0"),
     ({"style_weights": ["a"]}, "style weight 'a' is not a number"),
+    ({"style_weights": "1,a"}, "style weight 'a' is not a number"),
+    ({"iterations": "5,1.5"}, "iterations 1.5 is not a whole number"),
+    ({"scales": "64,many"}, "scales '64,many' is neither auto, nor none"),
     ({"content_weight": 0, "style_weight": 0}, "content weight and style weight are both 0"),
     ({"style_layers": "conv6_1"}, "unknown layer 'conv6_1' of vgg19; its layers are: conv1_1"),
     ({"style_layers": "conv3_4", "network": "vgg16"}, "unknown layer 'conv3_4' of vgg16"),
@@ -182,3 +189,60 @@ def test_bad_options_are_refused(given: dict[str, object], message: str) -> None
         resolve_options(**given)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (None, None),
+        ("8GB", 8_000_000_000),
+        ("8 gb", 8_000_000_000),
+        ("1.5G", 1_500_000_000),
+        ("512MB", 512_000_000),
+        (".25TB", 250_000_000_000),
+        ("6GiB", 6 * 2**30),
+        ("700Mi", 700 * 2**20),
+        ("2000000KB", 2_000_000_000),
+        (3_000_000, 3_000_000),
+        ("3000000", 3_000_000),
+    ],
+)
+def test_memory(given: Any, expected: int | None) -> None:
+    assert parse_memory(given) == expected
+
+
+@pytest.mark.parametrize(
+    "given", ["", "much", "8 GB RAM", "-1GB", "1,5GB", "8XB", "nan", "1e9", True, [8], float("inf")]
+)
+def test_no_memory(given: Any) -> None:
+    with pytest.raises(OptionError, match="is not an amount of memory; write 8GB, 512MB or 6GiB"):
+        parse_memory(given)
+
+
+@pytest.mark.parametrize("given", ["8", 8, "0GB", "900kB"])
+def test_too_little_memory(given: Any) -> None:
+    with pytest.raises(OptionError, match="less than a megabyte; write its unit"):
+        parse_memory(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [("auto", "auto"), (" None ", "none"), (None, "none"), ("512", 512), (1, 1)]
+)
+def test_tile(given: Any, expected: int | str) -> None:
+    assert parse_tile(given) == expected
+
+
+@pytest.mark.parametrize("given", ["512px", "", "-512", "1.5", 512.0, True, [512]])
+def test_no_tile(given: Any) -> None:
+    with pytest.raises(OptionError, match="is neither auto, nor none, nor a number of pixels"):
+        parse_tile(given)
+
+
+@pytest.mark.parametrize("given", ["0", 0, -16])
+def test_too_small_a_tile(given: Any) -> None:
+    with pytest.raises(OptionError, match=r"(tile .* is too small|neither auto)"):
+        parse_tile(given)
+
+
+def test_words() -> None:
+    assert [in_words(size) for size in (1234, 56_700_000, 8.9e9, 123e9)] == ["1.23 kB", "56.7 MB", "8.9 GB", "123 GB"]

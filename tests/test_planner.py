@@ -25,7 +25,7 @@ from fastnst.network.layers import WinogradLayers
 from fastnst.network.runtime import Runtime, resolve_runtime
 from fastnst.network.tiles import TileGrid, even_spans, make_grid, reach_of
 from fastnst.network.weights import load_weights
-from fastnst.optim.frequency_bands import RadialBands
+from fastnst.optim.bands import RadialBands
 from fastnst.options.options import Options, resolve_options
 from fastnst.plan import machine as plan_limit
 from fastnst.plan import memory as plan_memory
@@ -73,7 +73,7 @@ def test_less_memory_means_smaller_tiles_and_then_what_is_kept() -> None:
     options, runtime = setting()
     plans = [plan_run(options, runtime, (4096, 4096), max_memory=memory) for memory in ("40GB", "12GB", "6GB", "2.4GB")]
     assert [plan.level for plan in plans] == ["whole", "kept", "kept", "recompute"]
-    assert [plan.again for plan in plans[1:]] == [1, 5, 0]
+    assert [plan.redone_steps for plan in plans[1:]] == [1, 5, 0]
     assert all(plan.fits for plan in plans)
     assert [plan.flops for plan in plans] == sorted(plan.flops for plan in plans)
     assert plans[-1].style_tile == plans[-1].tile
@@ -137,7 +137,7 @@ def test_what_cannot_be_planned(given: dict[str, Any], words: str) -> None:
 def test_a_plan_of_given_tiles(level: str) -> None:
     options, runtime = setting()
     grid = make_grid(1000, 900, 256, reach_of("vgg19", options.taps))
-    plan = plan_tiles(options, runtime, grid, tile=256, level=level, again=int(level == "kept"))
+    plan = plan_tiles(options, runtime, grid, tile=256, level=level, redone_steps=int(level == "kept"))
     assert (plan.level, plan.grid, plan.tile, plan.style_tile) == (level, grid, 256, 256)
     quickest = plan_run(options, runtime, (1000, 900), tile=256)
     assert (plan.flops > quickest.flops, plan.peak_bytes < quickest.peak_bytes) == ((level == "recompute"),) * 2
@@ -246,7 +246,7 @@ def test_the_rehearsal_allocates_what_a_pass_does() -> None:
     for level in ("kept", "recompute"):
         tiled = make_objective(backbone, content, style, options, runtime, grid=grid, level=level)
         measured = peak_extra_bytes(lambda tiled=tiled: lambda: tiled.loss_and_gradient(image)[1], runtime.device)  # type: ignore[misc]
-        foreseen = tiled_bytes(network, *crop, tiles=len(grid), level=level, again=1) - network.scratch_bytes
+        foreseen = tiled_bytes(network, *crop, tiles=len(grid), level=level, redone_steps=1) - network.scratch_bytes
         # The taps' chunks are part of the scratch.
         assert foreseen == pytest.approx(measured, rel=0.2, abs=8e6), level
 
@@ -300,7 +300,6 @@ from fastnst.loss.objective import style_targets
 from fastnst.loss.masks import Guidance
 from fastnst.loss.targets import style_targets
 from fastnst.optim import make_optimizer
-from fastnst.options.options import resolve_options
 from fastnst.plan.planner import plan_run
 from fastnst.network.runtime import resolve_runtime
 from fastnst.plan.fitting import FittingObjective

@@ -21,7 +21,7 @@ from fastnst.network.runtime import resolve_runtime
 from fastnst.network.weights import Weights, load_weights, save_weights
 from fastnst.options.options import resolve_options
 from fastnst.options.presets import PRESETS
-from fastnst.transfer.pyramid import scale_edges, scale_iterations
+from fastnst.transfer.scales import scale_edges, scale_iterations
 from fastnst.transfer.stylizer import Stylizer
 
 BLOCKS = ((1, 2), (2, 2), (3, 4), (4, 4), (5, 1))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fastnst.transfer.pyramid import scale_edges, scale_iterations
+from fastnst.transfer.scales import scale_edges, scale_iterations
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from PIL import Image
 import fastnst
 from fastnst.app.cli import main
 from fastnst.image.metadata import read_parameters
-from fastnst.transfer.canvas import Canvas
-from fastnst.transfer.reconstruction import content_options, style_options
+from fastnst.transfer.inputs import Canvas
 from fastnst.transfer.stylizer import Stylizer
+from fastnst.transfer.variants import content_options, style_options
 
 SMALL: dict[str, Any] = {"size": 40, "iterations": 3, "weights": "random"}
 FLAGS = ["--size", "40", "--iterations", "3", "--weights", "random", "--quiet"]

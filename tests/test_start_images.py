@@ -14,7 +14,7 @@ from fastnst.image.picture import Picture
 from fastnst.image.resize import fitted_size
 from fastnst.network.architecture import CAFFE, IMAGENET
 from fastnst.transfer.checkpoint import load_run
-from fastnst.transfer.start_images import even_colour, mean_colour, network_grey, recoloured, white_noise
+from fastnst.transfer.inputs import even_colour, mean_colour, network_grey, recoloured, white_noise
 
 SMALL: dict[str, Any] = {
     "scales": None,

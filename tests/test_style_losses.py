@@ -9,7 +9,6 @@ from network_samples import biased_network
 from style_references import DISTANCES, FACTORS, features, moments
 
 from fastnst import OptionError, Stylizer, stylize
-from fastnst.image.read import load_image
 from fastnst.loss.masks import Guidance
 from fastnst.loss.objective import make_objective
 from fastnst.loss.sliced import unit_vectors
@@ -106,7 +105,9 @@ def test_sliced_loss_and_gradient_equal_the_formula(objective: str, mask: str | 
         guidance, regions = Guidance(40, 48, (left,)), [{1: None}]
 
     targets = style_targets(backbone, styles, options, runtime, regions)
-    terms, gradient = make_objective(backbone, image, targets, options, runtime, guidance).loss_and_gradient(image)
+    terms, gradient = make_objective(backbone, image, targets, options, runtime, guidance=guidance).loss_and_gradient(
+        image
+    )
 
     exact = image.double().requires_grad_()
     layers = dict(options.style_layers)
@@ -137,7 +138,7 @@ def test_what_is_sorted_is_not_shared() -> None:
         plan_run(options, runtime, (300, 200), tile="auto", max_memory=20_000_000)
     two = Stylizer(picture(1, 40, 40), ranks=Ranks(size=2), **SMALL, style_loss="sliced", size=64, scales=None)
     with pytest.raises(OptionError, match="several processes cannot share an image whose features are sorted"):
-        two.scales(load_image(picture(2, 64, 64)))
+        two.prepare(picture(2, 64, 64))
 
 
 @pytest.mark.parametrize("loss", [*DISTANCES, "sliced"])

@@ -39,7 +39,7 @@ def gradient(device: str, loss: str, masked: bool) -> tuple[float, torch.Tensor]
     style = [(picture(3, 64, 64).to(runtime.device), 1.0)]
     targets = style_targets(backbone, style, options, runtime, regions)
     content = picture(1, 96, 80).to(runtime.device)
-    objective = make_objective(backbone, content, targets, options, runtime, guidance)
+    objective = make_objective(backbone, content, targets, options, runtime, guidance=guidance)
     terms, found = objective.loss_and_gradient(picture(2, 96, 80).to(runtime.device))
     return float(terms.style), found.cpu()
 

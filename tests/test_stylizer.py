@@ -63,7 +63,7 @@ def test_the_result_has_image_tensor_losses_and_parameters() -> None:
     assert [record.iteration for record in result.losses] == [0, 1, 2, 3, 4]
     for record in result.losses:
         assert record.scale == 48
-        assert record.total == pytest.approx(record.content + 50 * record.style + 0.05 * record.tv, rel=1e-5)
+        assert record.total == pytest.approx(record.content + 20 * record.style + 0.05 * record.tv, rel=1e-5)
     seconds = [record.seconds for record in result.losses]
     assert seconds == sorted(seconds)
     assert result.parameters["options"]["size"] == 48
@@ -355,7 +355,7 @@ def test_a_run_that_runs_out_of_memory_goes_on_in_smaller_tiles(monkeypatch: pyt
     monkeypatch.setattr(Objective, "loss_and_gradient", failing)
     with pytest.warns(fastnst.FastnstWarning, match="memory ran out; going on with tiles"):
         result = fastnst.stylize(photo(), photo(1), **SMALL, precision="fp32")
-    assert len(calls) == 3
+    assert len(calls) > 3
     assert [record.total for record in result.losses] == pytest.approx(
         [record.total for record in expected.losses], rel=1e-4
     )

@@ -13,7 +13,7 @@ import fastnst
 from fastnst.app.cli import main
 from fastnst.app.cli.job import Job, Outputs
 from fastnst.image.metadata import read_parameters
-from fastnst.transfer.canvas import Canvas, parse_canvas
+from fastnst.transfer.inputs import Canvas, parse_canvas
 
 SMALL: dict[str, Any] = {
     "iterations": 4,

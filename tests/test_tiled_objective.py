@@ -151,19 +151,19 @@ def test_any_size_and_layers(
 def test_some_steps_are_computed_again(precision: str, weights: dict[str, Weights]) -> None:
     example = Case(weights, 50, 61, **SHALLOW, precision=precision)
     expected, exact = example.tiled(example.grid(12), level="recompute").loss_and_gradient(example.image)
-    for again, last in ((0, ""), (1, "conv1_1"), (3, "conv2_1"), (4, "conv2_2")):
-        assert ["", *example.backbone.steps][again] == last
-        objective = example.tiled(example.grid(12), again=again)
+    for redone_steps, last in ((0, ""), (1, "conv1_1"), (3, "conv2_1"), (4, "conv2_2")):
+        assert ["", *example.backbone.steps][redone_steps] == last
+        objective = example.tiled(example.grid(12), redone_steps=redone_steps)
         for _ in range(2):
             loss, gradient = objective.loss_and_gradient(example.image)
             assert loss.total == expected.total
-            assert torch.equal(gradient, exact), again
+            assert torch.equal(gradient, exact), redone_steps
 
 
 def test_the_last_step_computed_again_is_tapped(weights: dict[str, Weights]) -> None:
     example = Case(weights, 50, 61, **SHALLOW)
     with pytest.raises(OptionError, match="the last of 2 steps that are computed again is not tapped"):
-        example.tiled(example.grid(12), again=2)
+        example.tiled(example.grid(12), redone_steps=2)
 
 
 @pytest.mark.parametrize("content_is_kept", [True, False])

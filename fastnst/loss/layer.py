@@ -44,25 +44,30 @@ class LayerTerms:
 
     def begin(self) -> None:
         """Starts anew: no tile has been seen."""
-        self.style = self.difference = None
-        if self.target is not None:
-            self._grams = torch.zeros_like(self.target.matrix)
+        self.style = self.difference = self._grams = None
         if self.regions is not None:
             self.regions.begin()
         if self.content_constant is not None:
             self.content = torch.zeros(1, dtype=torch.float32, device=self.runtime.device)
 
     @property
+    def _gram_sums(self) -> Tensor | None:
+        """Σ F Fᵀ so far: memory is taken when the layer's first tile comes."""
+        if self._grams is None and self.target is not None:
+            self._grams = torch.zeros_like(self.target.matrix)
+        return self._grams
+
+    @property
     def sums(self) -> list[Tensor]:
         """The sums over positions, which several processes add up before `finish`."""
-        own = [tensor for tensor in (self._grams, self.content) if tensor is not None]
+        own = [tensor for tensor in (self._gram_sums, self.content) if tensor is not None]
         return own if self.regions is None else own + self.regions.sums
 
     def add(self, features: Tensor, content: Tensor | None, window: Window) -> None:
         """Adds what a tile owns of the layer, (1, C, h, w), a view of a larger map: the positions at `window`."""
-        if self._grams is not None:
+        if (grams := self._gram_sums) is not None:
             backend = loss_backend(self.runtime)
-            accumulate_gram(self._grams, features, precision=self.runtime.dot_precision, backend=backend)
+            accumulate_gram(grams, features, precision=self.runtime.dot_precision, backend=backend)
         if self.regions is not None:
             self.regions.add(features, window)
         if self.content is None or self.content_constant is None or content is None:
@@ -74,9 +79,9 @@ class LayerTerms:
 
     def finish(self, dtype: torch.dtype) -> None:
         """Makes the terms of the sums over all tiles, whose features are of `dtype`."""
-        if self._grams is not None and self.target is not None:
+        if (grams := self._gram_sums) is not None and self.target is not None:
             self.style, self.difference = finish_gram_loss(
-                self._grams, self.positions, self.target, dtype=dtype, backend=loss_backend(self.runtime)
+                grams, self.positions, self.target, dtype=dtype, backend=loss_backend(self.runtime)
             )
             self._grams = None
         if self.regions is not None:

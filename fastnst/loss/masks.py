@@ -53,13 +53,13 @@ class Guidance:
 
     @property
     def is_plain(self) -> bool:
-        """Whether all of the image counts, as one region."""
+        """True where all of the image counts, as one region."""
         return self.masks == (None,) and self.opaque is None
 
     def at(self, levels: Mapping[str, int], device: torch.device) -> dict[str, LayerGuidance]:
         """The guidance of layers, by their names and the pools on the way to them; maps are on `device`."""
-        found = {level: self._at_level(level, device) for level in set(levels.values())}
-        return {name: found[level] for name, level in levels.items()}
+        by_level = {level: self._at_level(level, device) for level in set(levels.values())}
+        return {name: by_level[level] for name, level in levels.items()}
 
     def _at_level(self, level: int, device: torch.device) -> LayerGuidance:
         maps, totals = [], []
@@ -142,17 +142,17 @@ def load_regions(masks: Sequence[Mask], styles: Sequence[AnyPicture], shares: Se
     regions = []
     for mask in masks:
         content = _load(mask.content)
-        found: dict[int, GreyMask | None] = {}
+        greys: dict[int, GreyMask | None] = {}
         for number, source in mask.styles:
             if number > len(styles):
                 raise OptionError(f"a mask is for style {number}, and there are {len(styles)}; count them from 1")
-            found[number - 1] = None if source is None else _load(source)
-        if found and not any(shares[index] for index in found):
+            greys[number - 1] = None if source is None else _load(source)
+        if greys and not any(shares[index] for index in greys):
             raise OptionError("a mask is for styles whose weights are all 0; raise one of them, or leave the mask out")
-        for index, grey in found.items():
+        for index, grey in greys.items():
             if grey is not None:
                 grey.check_aspect(styles[index].height, styles[index].width, f"style {styles[index].name!r}")
-        regions.append(Region(content, found or dict.fromkeys(range(len(styles))), found))
+        regions.append(Region(content, greys or dict.fromkeys(range(len(styles))), greys))
     return regions
 
 

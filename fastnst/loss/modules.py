@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fastnst.errors import OptionError
 from fastnst.loss.terms import content_factor as factor_of
-from fastnst.options.option_forms import CONTENT_FORMS
+from fastnst.options.parse import CONTENT_FORMS
 
 REDUCTIONS = ("mean", "sum", "none")
 

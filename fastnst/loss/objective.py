@@ -33,7 +33,7 @@ from fastnst.network.tiles import TileGrid, add_crop, cut, levels_of, make_grid,
 from fastnst.options.options import Options
 
 LEVELS = ("kept", "recompute")
-"""What the first pass keeps for the second: bits and tapped features, or nothing."""
+"""Levels of what the first pass keeps for the second: bits and tapped features, or nothing."""
 
 
 class Evaluation(Protocol):
@@ -47,7 +47,7 @@ class Evaluation(Protocol):
 
     @property
     def is_tiled(self) -> bool:
-        """Whether it moves and allocates memory as no captured graph may."""
+        """True where it moves and allocates memory as no captured graph may."""
 
     def loss(self, image: Tensor) -> Loss:
         """The loss of `image`, (1, 3, H, W) float32 in 0…1, without a gradient."""
@@ -74,7 +74,7 @@ class Share:
 class Objective:
     """The total loss as a function of the image. Make one with `make_objective`.
 
-    Where the first pass keeps something, the second computes the first `again` steps of the backbone once more, the
+    Where the first pass keeps something, the second computes the first `redone_steps` of the backbone once more, the
     last of which is tapped.
     """
 
@@ -88,7 +88,7 @@ class Objective:
     style_weight: float
     variation: Variation
     level: str
-    again: int
+    redone_steps: int
     runtime: Runtime
     loss_scale: LossScale
     is_tiled: bool
@@ -156,9 +156,9 @@ class Objective:
         return kept
 
     def _kept(self, traces: list[Trace]) -> list[Trace]:
-        """What is kept of a tile's traces: those of the steps that are not computed again."""
-        self.backbone.release(traces[: self.again])
-        return traces[self.again :]
+        """The part of a tile's traces that is kept: the steps that are not computed again."""
+        self.backbone.release(traces[: self.redone_steps])
+        return traces[self.redone_steps :]
 
     def _backward(
         self, image: Tensor, index: int, kept: list[Trace] | None, *, tv_weight: float
@@ -168,7 +168,7 @@ class Objective:
         if kept is None:
             traces = self.backbone.forward(crop, taps, record=True)
         else:
-            first = {name: taps[name] for name in list(self.backbone.steps)[: self.again] if name in taps}
+            first = {name: taps[name] for name in list(self.backbone.steps)[: self.redone_steps] if name in taps}
             traces = (self.backbone.forward(crop, first, record=True) if first else []) + kept
             kept.clear()
         scale = self.loss_scale.factor if self.loss_scale.needed else None
@@ -191,7 +191,7 @@ class Objective:
 
     @cached_property
     def _is_whole(self) -> bool:
-        """Whether the image is its own one tile."""
+        """True where the image is its own one tile."""
         return len(self.grid) == 1
 
     def _crop(self, image: Tensor, index: int) -> Tensor:
@@ -222,7 +222,7 @@ def make_objective(
     guidance: Guidance | None = None,
     grid: TileGrid | None = None,
     level: str = "kept",
-    again: int | None = None,
+    redone_steps: int | None = None,
     content_is_kept: bool = True,
     loss_scale: LossScale | None = None,
     share: Share | None = None,
@@ -234,7 +234,7 @@ def make_objective(
         guidance: the regions of the image, and where it is opaque; None for all of it.
         grid: its tiles; None for the whole image.
         level: what the first pass keeps, one of `LEVELS`.
-        again: how many steps the second pass computes again in the level "kept"; by default, in tiles, the first
+        redone_steps: how many steps the second pass computes again in the level "kept"; by default, in tiles, the first
             convolution, whose features are cheaper to compute than to keep.
         content_is_kept: whether the content's features are kept, or computed anew in each pass.
         loss_scale: that of a run that goes on; None for a new one.
@@ -245,8 +245,8 @@ def make_objective(
         grid = make_grid(height, width, max(height, width), reach_of(options.network, options.taps, options.padding))
     if level not in LEVELS:
         raise OptionError(f"unknown level {level!r} of tiles; choose one of: {', '.join(LEVELS)}")
-    if again and list(backbone.steps)[again - 1] not in options.taps:
-        raise OptionError(f"the last of {again} steps that are computed again is not tapped; choose another")
+    if redone_steps and list(backbone.steps)[redone_steps - 1] not in options.taps:
+        raise OptionError(f"the last of {redone_steps} steps that are computed again is not tapped; choose another")
     if (height, width) != (grid.height, grid.width):
         raise OptionError(
             f"tiles of {grid.height}×{grid.width} pixels do not fit {tuple(content.shape)}; make new ones"
@@ -279,8 +279,8 @@ def make_objective(
         for name in levels
         if name in style or name in target.weights
     }
-    if again is None:
-        again = 0 if len(grid) == 1 else least_again(backbone.steps, layers)
+    if redone_steps is None:
+        redone_steps = 0 if len(grid) == 1 else least_redone(backbone.steps, layers)
     return Objective(
         backbone=backbone,
         grid=grid,
@@ -292,7 +292,7 @@ def make_objective(
         style_weight=options.last_style_weight,
         variation=variation_of(options, height, width),
         level=level,
-        again=again if level == "kept" else 0,
+        redone_steps=redone_steps if level == "kept" else 0,
         runtime=runtime,
         loss_scale=loss_scale or LossScale(runtime),
         # What torch allocates to sort is its own affair.
@@ -301,7 +301,7 @@ def make_objective(
     )
 
 
-def least_again(steps: Iterable[str], taps: Container[str]) -> int:
+def least_redone(steps: Iterable[str], taps: Container[str]) -> int:
     """The steps that are always computed again in tiles: the first, if it is tapped and a convolution alone."""
     first = next(iter(steps))
     return int(first in taps and not first.startswith("pool"))

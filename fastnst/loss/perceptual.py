@@ -97,8 +97,8 @@ class PerceptualLoss(nn.Module):
         Under autocast the network runs in its dtype; Gram matrices, sums and the total variation are float32.
         """
         targets = self._content_targets(images, content)
-        found_style: list[Tensor] = []
-        found_content: list[Tensor] = []
+        style_terms: list[Tensor] = []
+        content_terms: list[Tensor] = []
 
         def tap_for(name: str) -> Tap:
             def tapped(features: Tensor) -> Tensor:
@@ -108,10 +108,10 @@ class PerceptualLoss(nn.Module):
                         features, target=self._target(name), content=target, backend=self.options.backend
                     )
                     if style is not None:
-                        found_style.append(style)
+                        style_terms.append(style)
                     if content is not None and target is not None:
                         factor = content_factor(target, self.options.content_form)
-                        found_content.append(content * factor * self._content_layers[name])
+                        content_terms.append(content * factor * self._content_layers[name])
                 return passed
 
             return tapped
@@ -120,11 +120,11 @@ class PerceptualLoss(nn.Module):
         tv = self.tv(images)
         if self.options.tv_reduction == "sum":
             tv = tv * (images.shape[2] * images.shape[3])
-        style = sum(found_style, torch.zeros_like(tv))
-        shown = sum(found_content, torch.zeros_like(tv))
+        style = sum(style_terms, torch.zeros_like(tv))
+        content_term = sum(content_terms, torch.zeros_like(tv))
         options = self.options
-        total = options.content_weight * shown + options.last_style_weight * style + options.tv_weight * tv
-        return PerceptualTerms(total, shown, style, tv)
+        total = options.content_weight * content_term + options.last_style_weight * style + options.tv_weight * tv
+        return PerceptualTerms(total, content_term, style, tv)
 
     @torch.no_grad()
     def _content_targets(self, images: Tensor, content: Tensor | None) -> dict[str, Tensor]:
@@ -136,17 +136,17 @@ class PerceptualLoss(nn.Module):
             raise OptionError(
                 f"content is {tuple(content.shape)}, the images {tuple(images.shape)}; give as many, of their size"
             )
-        found: dict[str, Tensor] = {}
+        kept: dict[str, Tensor] = {}
 
         def keep(name: str) -> Tap:
             def tap(features: Tensor) -> Tensor:
-                found[name] = features.detach()
+                kept[name] = features.detach()
                 return features
 
             return tap
 
         self.extractor.through(content, {name: keep(name) for name in self._content_layers})
-        return found
+        return kept
 
     @torch.no_grad()
     def _set_targets(self, style: Source | Sequence[Source]) -> None:

@@ -1,4 +1,4 @@
-"""What the loss of a float16 run is multiplied by, so that small gradients do not vanish nor large ones overflow."""
+"""The factor of the loss of a float16 run, so that small gradients do not vanish nor large ones overflow."""
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ class LossScale:
         self.factor.copy_(self._base)
 
     def lower(self) -> bool:
-        """Divides the factor by 2⁴, and says whether that was still allowed."""
+        """Divides the factor by 2⁴; False where that is not allowed any more."""
         if not self.needed or self.exponent <= _LAST:
             return False
         self.set_exponent(self.exponent - _STEP)

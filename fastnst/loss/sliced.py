@@ -61,18 +61,18 @@ def sliced_targets(
     """
     if regions is None:
         regions = [dict.fromkeys(range(len(styles)))]
-    found = [_sorted(backbone, image, index, regions, options) for index, (image, _) in enumerate(styles)]
+    taps = [_sorted(backbone, image, index, regions, options) for index, (image, _) in enumerate(styles)]
     targets = {}
     for name, weight in options.active_style_layers:
         layer = []
         for region, members in enumerate(regions):
-            values = [(found[index][name].values[region], styles[index][1]) for index in members]
+            values = [(taps[index][name].values[region], styles[index][1]) for index in members]
             pairs = [(own, share) for own, share in values if own is not None]
             whole = sum(share for _, share in pairs)
             layer.append(
                 tuple((own, _weight(own, weight * share / whole, options)) for own, share in pairs if share > 0)
             )
-        targets[name] = SlicedTargets(found[0][name].directions, tuple(layer))
+        targets[name] = SlicedTargets(taps[0][name].directions, tuple(layer))
     return targets
 
 
@@ -90,12 +90,12 @@ def _weight(values: Tensor, weight: float, options: Options) -> float:
 def _sorted(
     backbone: Backbone, image: Tensor, index: int, regions: StyleRegions, options: Options
 ) -> dict[str, "_Sorting"]:
-    """Of each style layer the sorted projections of style `index` in each region."""
+    """The sorted projections of style `index` at each style layer, in each region."""
     levels = levels_of(options.network, tuple(name for name, _ in options.active_style_layers))
     masks = [region.get(index) for region in regions]
     wanted = [index in region for region in regions]
     taps = {
-        name: _Sorting(name, options.seed, wanted, [_inside(one) for one in style_maps(masks, level)])
+        name: _Sorting(name, options.seed, wanted, [_inside(mask) for mask in style_maps(masks, level)])
         for name, level in levels.items()
     }
     if taps:
@@ -132,8 +132,8 @@ def resampled(values: Tensor, count: int) -> Tensor:
     """Sorted values (N, M) at the quantiles (i + ½)/count, (N, count)."""
     if values.shape[1] == count:
         return values
-    found: Tensor = torch.nn.functional.interpolate(values[None], size=count, mode="linear", align_corners=False)[0]
-    return found
+    read: Tensor = torch.nn.functional.interpolate(values[None], size=count, mode="linear", align_corners=False)[0]
+    return read
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ class SlicedSums:
 
 def sliced_sums(target: SlicedTargets, guidance: LayerGuidance, style_weight: float) -> SlicedSums:
     """The term of a layer; regions that its resolution leaves nothing of have no part."""
-    found = []
+    regions = []
     for styles, mask, area in zip(target.regions, guidance.maps, guidance.areas, strict=True):
         inside = _inside(mask)
         count = guidance.positions if inside is None else len(inside)
@@ -216,5 +216,5 @@ def sliced_sums(target: SlicedTargets, guidance: LayerGuidance, style_weight: fl
         offset = torch.zeros(1, dtype=torch.float32, device=mean.device)
         for values, weight in parts:
             offset += area * weight * (values - mean).square().mean()
-        found.append(_Region(inside, mean, area * total, offset))
-    return SlicedSums(target.directions, found, style_weight)
+        regions.append(_Region(inside, mean, area * total, offset))
+    return SlicedSums(target.directions, regions, style_weight)

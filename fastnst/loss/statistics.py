@@ -189,12 +189,12 @@ def _wasserstein(target: MomentTarget, moments: Moments) -> tuple[Tensor, Tensor
     # The product squares what lies between the eigenvalues: in float32 it would lose the smaller half of them.
     exact = torch.float64
     shift = moments.mean.to(exact) - target.mean.to(exact)
-    own, one = target.matrix.to(exact), torch.eye(shift.shape[1], dtype=exact, device=device)
-    raised = Moments(moments.gram.to(exact), moments.mean.to(exact)).covariance + target.epsilon * one
+    own, unit = target.matrix.to(exact), torch.eye(shift.shape[1], dtype=exact, device=device)
+    raised = Moments(moments.gram.to(exact), moments.mean.to(exact)).covariance + target.epsilon * unit
     product = own @ raised @ own
     trace, inverse = root_trace((product + product.mT) / 2)
     traces = raised.diagonal(dim1=1, dim2=2).sum(1) + target.spread.to(exact).sum(1) - 2 * trace
-    by_covariance = one - own @ inverse @ own
+    by_covariance = unit - own @ inverse @ own
     return (shift.square().sum(1) + traces).to(dtype), by_covariance.to(dtype), (2 * shift).to(dtype)
 
 
@@ -204,8 +204,7 @@ _DISTANCES = {"covariance": _covariance, "mean-std": _mean_std, "wasserstein": _
 def root(matrix: Tensor) -> Tensor:
     """M^½ of symmetric matrices (B, C, C) without negative eigenvalues, by their eigenvalues in float64 on the CPU."""
     values, vectors = torch.linalg.eigh(matrix.double().cpu())
-    found = (vectors * values.clamp_min(0).sqrt()[:, None]) @ vectors.mT
-    result: Tensor = found.to(matrix.device, matrix.dtype)
+    result: Tensor = ((vectors * values.clamp_min(0).sqrt()[:, None]) @ vectors.mT).to(matrix.device, matrix.dtype)
     return result
 
 
@@ -228,11 +227,11 @@ def root_trace(matrix: Tensor) -> tuple[Tensor, Tensor]:
 def iterated_root_trace(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """`root_trace` by the iteration, on any device."""
     norm = torch.linalg.matrix_norm(matrix)[:, None, None].clamp_min(1e-30)
-    one = torch.eye(matrix.shape[1], dtype=matrix.dtype, device=matrix.device)
-    y, z = matrix / norm, one.expand_as(matrix)
+    unit = torch.eye(matrix.shape[1], dtype=matrix.dtype, device=matrix.device)
+    y, z = matrix / norm, unit.expand_as(matrix)
     for a, b, c in _STEPS:
         product = z @ y
-        step = a * one + b * product + c * (product @ product)
+        step = a * unit + b * product + c * (product @ product)
         y, z = y @ step, step @ z
     trace = y.diagonal(dim1=1, dim2=2).sum(1) * norm[:, 0, 0].sqrt()
     return trace, (z + z.mT) / (2 * norm.sqrt())

@@ -19,7 +19,7 @@ _HISTORY_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Optimizer(Protocol):
-    """What moves an image. All of its state is on the image's device, and a step of it can be captured as a graph."""
+    """The mover of an image. All of its state is on the image's device, and a step of it can be captured as a graph."""
 
     def step(self, image: Tensor, gradient: Tensor, loss: Tensor | None = None) -> None:
         """Moves `image` in place. `image` and `gradient` are (1, 3, H, W) in the same dtype and memory format; `loss`,

@@ -5,8 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from fastnst.optim.frequency_bands import Basis
-from fastnst.optim.inverse_hessian import BandCurvature, latest_scale
+from fastnst.optim.bands import BandCurvature, Basis
 
 # In how many parts the history is widened where it is kept in 16 bit.
 _PARTS = 16
@@ -15,7 +14,7 @@ _LARGEST = 2.0**14
 
 
 class History:
-    """The pairs in a ring, in blocks of a basis (see `fastnst.optim.frequency_bands`), and their inner products.
+    """The pairs in a ring, in blocks of a basis (see `fastnst.optim.bands`), and their inner products.
 
     `pairs[0]` holds the `s`, `pairs[1]` the `y`, (history, channels, blocks, length) each, divided by `units`
     (2, history), powers of two; only those that are `curved` have influence. `sy[i, j] = s_i · y_j` (of use where i is
@@ -72,8 +71,8 @@ class History:
         self._complete_pair(with_s[:, 0], with_y[:, 0], taken)
         order = (self._ring + self.slot + 1) % self.length
         y_h0_g = torch.einsum("bcd,ibcd->i", self.h0, with_y[:, 1])
-        found = self._coefficients(order, with_s[order, 1], y_h0_g[order])
-        s_coefficients, y_coefficients = (torch.empty_like(x).index_copy_(0, order, x) for x in found)
+        ordered = self._coefficients(order, with_s[order, 1], y_h0_g[order])
+        s_coefficients, y_coefficients = (torch.empty_like(x).index_copy_(0, order, x) for x in ordered)
         remainder = gradient - self._combination(1, y_coefficients)
         mixed = torch.bmm(self.h0[self._band].to(gradient.dtype), remainder.transpose(0, 1)).transpose(0, 1)
         return self._combination(0, s_coefficients) + mixed
@@ -102,9 +101,10 @@ class History:
             curved &= taken
         self.curved.index_copy_(0, self.slot, curved)
         if self._curvature is None:
-            h0 = latest_scale(own_sy, own_yy)
+            h0 = (own_sy / own_yy).view(1, 1, 1)
         else:
-            self._curvature.learn(ss, self.yy[self.slot, self.slot][0], own_sy, own_yy, curved)
+            own = self.yy[self.slot, self.slot][0]
+            self._curvature.learn(ss, own, s_dot_y=own_sy, y_dot_y=own_yy, wanted=curved)
             ratios = self.sy.diagonal() / _trace(self.yy[self._ring, self._ring])
             h0 = self._curvature.matrices(torch.where(self.curved, ratios, 0.0).sum() / self.curved.sum())
         self.h0.copy_(torch.where(curved, h0, self.h0))

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastnst.optim.frequency_bands import Basis, Pixels, RadialBands, flat_view
+from fastnst.optim.bands import Basis, Pixels, RadialBands, flat_view
 from fastnst.optim.history import History
 from fastnst.optim.line_search import StrongWolfe
 
@@ -29,7 +29,7 @@ class LBFGS:
 
     `hessian="scalar"` is `H₀ = (s·y / y·y) I` of the latest pair: the iterates of `torch.optim.LBFGS(max_iter=1)`.
     `hessian="bands"` keeps the pairs in the picture's Fourier transform and has a 3×3 matrix for each band of radial
-    frequencies (`fastnst.optim.inverse_hessian`); no step is longer than `MOST_MOVE`. Coarse and fine structure, and
+    frequencies (`fastnst.optim.bands`); no step is longer than `MOST_MOVE`. Coarse and fine structure, and
     brightness and colour, differ in curvature, which a scalar cannot tell.
 
     The first step is `learning_rate / ‖g‖₁` along `−g` (torch's at most `learning_rate`, which makes tiny losses stand
@@ -89,16 +89,16 @@ class LBFGS:
             self._pairs.begin(direction, g)
             image += basis.to_picture(direction, image)
         else:
-            self._search(self._pairs, self._line, basis, image, g, loss)
+            self._search(self._pairs, self._line, basis, image=image, g=g, loss=loss)
 
-    def _search(self, pairs: History, line: "_Line", basis: Basis, image: Tensor, g: Tensor, loss: Tensor) -> None:
+    def _search(self, pairs: History, line: "_Line", basis: Basis, *, image: Tensor, g: Tensor, loss: Tensor) -> None:
         taken = line.judge(loss, g)
         stuck = taken & (line.length == 0)
         direction = self._quasi_newton(pairs.inverse_times(g, line.length, taken), image)
         # Where no length was better than the start, the history has misled: it is forgotten.
         pairs.forget(stuck)
         torch.where(stuck, self._descent(g), direction, out=direction)
-        line.follow(image, direction, loss, g, taken)
+        line.follow(image, direction, loss=loss, g=g, taken=taken)
         pairs.begin(line.direction, g, taken)
         torch.addcmul(line.start, basis.to_picture(line.direction, image), line.length.to(image.dtype), out=image)
 
@@ -170,7 +170,7 @@ class _Line:
     def judge(self, loss: Tensor, g: Tensor) -> Tensor:
         return self._search.judge(loss, self._dot(self.direction, g))
 
-    def follow(self, image: Tensor, direction: Tensor, loss: Tensor, g: Tensor, taken: Tensor) -> None:
+    def follow(self, image: Tensor, direction: Tensor, *, loss: Tensor, g: Tensor, taken: Tensor) -> None:
         """Starts a new line at `image` where the last one's end was `taken`."""
         torch.where(taken, image, self.start, out=self.start)
         torch.where(taken, direction, self.direction, out=self.direction)

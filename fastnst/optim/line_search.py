@@ -28,8 +28,8 @@ class StrongWolfe:
     def begin(self, loss: Tensor, slope: Tensor, wanted: Tensor | None = None) -> None:
         """Starts a line at a point of this loss and slope, whose first trial length is 1; only where `wanted`."""
         loss, slope = loss.double(), slope.double()
-        zero, one = torch.zeros_like(loss), torch.ones_like(loss)
-        fresh = torch.stack((loss, slope, one, zero, loss, slope, zero, zero, zero, zero, zero, zero))
+        zero, unit = torch.zeros_like(loss), torch.ones_like(loss)
+        fresh = torch.stack((loss, slope, unit, zero, loss, slope, zero, zero, zero, zero, zero, zero))
         self.state.copy_(fresh if wanted is None else torch.where(wanted, fresh, self.state))
 
     @property
@@ -38,7 +38,7 @@ class StrongWolfe:
         return self.state[2]
 
     def judge(self, loss: Tensor, slope: Tensor) -> Tensor:
-        """Whether the present length, where loss and slope are these, is taken (a bool scalar); if not, the next."""
+        """Takes the present length, where loss and slope are these (True, a scalar), or chooses the next."""
         f, g = loss.double(), slope.double()
         f0, g0, t, low, f_low, g_low, high, f_high, g_high, bracketed, trials, settled = self.state.clone().unbind()
         # A loss that overflowed is a bad one.
@@ -72,18 +72,17 @@ class StrongWolfe:
 Point = tuple[Tensor, Tensor, Tensor]
 
 
-def _pick(condition: Tensor, one: Point, other: Point) -> Point:
-    a, b, c = (torch.where(condition, x, y) for x, y in zip(one, other, strict=True))
+def _pick(condition: Tensor, chosen: Point, other: Point) -> Point:
+    a, b, c = (torch.where(condition, x, y) for x, y in zip(chosen, other, strict=True))
     return a, b, c
 
 
-def _cubic_minimum(one: Point, other: Point, least: Tensor, most: Tensor) -> Tensor:
+def _cubic_minimum(p: Point, q: Point, least: Tensor, most: Tensor) -> Tensor:
     """The minimum within `least` … `most` of the cubic through two points (length, loss, slope), else the middle."""
-    first = one[0] <= other[0]
-    (x1, f1, g1), (x2, f2, g2) = _pick(first, one, other), _pick(first, other, one)
+    in_order = p[0] <= q[0]
+    (x1, f1, g1), (x2, f2, g2) = _pick(in_order, p, q), _pick(in_order, q, p)
     mean = g1 + g2 - 3 * (f1 - f2) / (x1 - x2)
     square = mean.square() - g1 * g2
     root = square.clamp_min(0).sqrt()
     minimum = x2 - (x2 - x1) * (g2 + root - mean) / (g2 - g1 + 2 * root)
-    found = torch.where((square >= 0) & minimum.isfinite(), minimum, (least + most) / 2)
-    return found.clamp(least, most)
+    return torch.where((square >= 0) & minimum.isfinite(), minimum, (least + most) / 2).clamp(least, most)

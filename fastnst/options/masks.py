@@ -22,7 +22,7 @@ class Mask:
     styles: tuple[tuple[int, Any], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """As `parse_masks` takes it again, with the names of its pictures."""
+        """The mapping that `parse_masks` takes for this region, with the names of its pictures."""
         return {"content": self.content, **{f"style:{number}": source for number, source in self.styles}}
 
     @property
@@ -38,24 +38,22 @@ def parse_masks(value: Any) -> tuple[Mask, ...] | None:
     - a mapping with the keys content, style, style:2 …;
     - words as the command takes them, `"content=sky.png style:2=dusk.png"`, in one text or a sequence of them.
 
-    A style mask of None, or the word `style:2` alone, is all of that style; None in place of a mapping or mask all of
-    all. Raises OptionError for anything else.
+    None in place of a style's mask, or the word `style:2` alone, takes all of that style; None in place of the second
+    of a pair takes all of every style. Raises OptionError for anything else.
     """
     if value is None:
         return None
-    if isinstance(value, str) or not isinstance(value, Iterable) or isinstance(value, Mapping):
-        raise OptionError(f"masks {_shown(value)} are no list of regions; {_FORM}, one such for each region")
-    found = tuple(_mask(item) for item in value)
-    return found or None
+    if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
+        raise OptionError(f"masks {_described(value)} are no list of regions; {_FORM}, one such for each region")
+    return tuple(_mask(item) for item in value) or None
 
 
 def mask_hashes(recorded: Any) -> list[dict[str, str | None]]:
-    """The fingerprints of the pictures of masks as a run's parameters have them, by what they are for; what is no such
-    record has none."""
-    regions = recorded if isinstance(recorded, list) else []
+    """The fingerprints of the pictures of masks as a run's parameters have them, by what they are for; no such record
+    has none."""
     return [
-        {name: one.get("sha256") if isinstance(one, dict) else None for name, one in region.items()}
-        for region in regions
+        {name: picture.get("sha256") if isinstance(picture, dict) else None for name, picture in region.items()}
+        for region in (recorded if isinstance(recorded, list) else [])
         if isinstance(region, dict)
     ]
 
@@ -69,62 +67,46 @@ def _mask(item: Any) -> Mask:
         except ValueError as error:
             raise OptionError(f"mask {item!r} cannot be read ({error}); {_FORM}") from None
     if isinstance(item, Mapping):
-        return _of_names(item)
+        return _region(item.items())
     if not isinstance(item, Sequence):
-        raise OptionError(f"mask {_shown(item)} is no region; give a content mask and a style mask, or {_FORM}")
-    if item and all(isinstance(word, str) for word in item) and any(_is_named(word) for word in item):
-        return _of_words(list(item))
+        raise OptionError(f"mask {_described(item)} is no region; give a content mask and a style mask, or {_FORM}")
+    if all(isinstance(word, str) for word in item) and any(
+        word.startswith(("content=", "style=", "style:")) for word in item
+    ):
+        return _region(_pair(word) for word in item)
     if len(item) != 2:
         raise OptionError(f"a mask of {len(item)} parts is no region; give a content mask and a style mask, or {_FORM}")
     content, style = item
-    if isinstance(style, Mapping):
-        return _checked(content, [(_number(f"style:{number}"), source) for number, source in style.items()])
-    return _checked(content, [] if style is None else [(1, style)])
+    styles = style if isinstance(style, Mapping) else {} if style is None else {1: style}
+    return _region([("content", content), *((f"style:{number}", source) for number, source in styles.items())])
 
 
-def _is_named(word: str) -> bool:
-    return word.startswith(("content=", "style=", "style:"))
+def _pair(word: str) -> tuple[str, str | None]:
+    name, equals, source = word.partition("=")
+    if equals and not source:
+        raise OptionError(f"mask {word!r} names no picture; {_FORM}")
+    return name, source if equals else None
 
 
-def _of_words(words: Sequence[str]) -> Mask:
-    pairs: dict[str, Any] = {}
-    for word in words:
-        name, equals, source = word.partition("=")
-        if equals and not source:
-            raise OptionError(f"mask {word!r} names no picture; {_FORM}")
-        if name in pairs:
-            raise OptionError(f"{name} is there twice in one mask; give each region a mask of its own")
-        pairs[name] = source if equals else None
-    return _of_names(pairs)
-
-
-def _of_names(pairs: Mapping[Any, Any]) -> Mask:
-    content, styles = None, []
-    for name, source in pairs.items():
-        if name == "content":
+def _region(pairs: Iterable[tuple[Any, Any]]) -> Mask:
+    """The region of pairs (content, style or style:2, its picture)."""
+    content, styles = None, dict[int, Any]()
+    for name, source in pairs:
+        if name == "content" and content is None:
             content = source
-        else:
-            styles.append((_number(name), source))
-    return _checked(content, styles)
-
-
-def _number(name: Any) -> int:
-    word, colon, number = str(name).partition(":")
-    if word != "style" or (colon and not (number.isdecimal() and int(number) > 0)):
-        raise OptionError(f"{str(name)!r} is no part of a mask; {_FORM}")
-    return int(number) if colon else 1
-
-
-def _checked(content: Any, styles: Iterable[tuple[int, Any]]) -> Mask:
-    ordered = tuple(sorted(styles, key=lambda pair: pair[0]))
+            continue
+        word, colon, digits = str(name).partition(":")
+        number = int(digits) if digits.isdecimal() else 0 if colon else 1
+        if name != "content" and (word != "style" or number == 0):
+            raise OptionError(f"{str(name)!r} is no part of a mask; {_FORM}")
+        if name == "content" or number in styles:
+            twice = "content" if name == "content" else f"style {number}"
+            raise OptionError(f"{twice} is there twice in one mask; give each region a mask of its own")
+        styles[number] = source
     if content is None:
         raise OptionError(f"a mask does not say where in the content it lies; {_FORM}")
-    numbers = [number for number, _ in ordered]
-    for number in numbers:
-        if numbers.count(number) > 1:
-            raise OptionError(f"style {number} is there twice in one mask; give each region a mask of its own")
-    return Mask(content, ordered)
+    return Mask(content, tuple(sorted(styles.items())))
 
 
-def _shown(value: Any) -> str:
+def _described(value: Any) -> str:
     return repr(value) if isinstance(value, str | int | float) else f"of type {type(value).__name__}"

@@ -1,9 +1,10 @@
 """Every option of a run, once: name, type, default, range and meaning, for command, function and documents."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypedDict, Unpack, get_type_hints
 
 from fastnst.errors import OptionError
 from fastnst.image.files import MAX_PIXELS
@@ -15,52 +16,40 @@ from fastnst.network.architecture import (
     is_original,
 )
 from fastnst.options.masks import Mask
-from fastnst.options.option_forms import (
+from fastnst.options.parse import (
     CONTENT_FORMS,
-    MOST_SCALES,
     OF_THE_OBJECTIVE,
     STYLE_FORMS,
     Iterations,
     LayerWeights,
     Scales,
     StyleWeight,
-    check_layers,
-    check_range,
-    normal_form,
-    normal_scales,
+    parse_option,
+    parse_scales,
+    scale_count,
 )
 from fastnst.options.presets import PRESETS, UNSCALED
-from fastnst.transfer.pyramid import scale_count
 
 START_WORDS = ("content", "recoloured", "noise", "grey", "style-mean")
 """What `init` may be beside a picture."""
 
 
-def _option(
-    default: Any,
-    meaning: str,
-    *,
-    shown: str | None = None,
-    choices: Sequence[str] = (),
-    metavar: str | None = None,
-    many: bool = False,
-    minimum: float | None = None,
-    maximum: float | None = None,
-    above: float | None = None,
-    flag: str | None = None,
-) -> Any:
-    facts = {
-        "meaning": meaning,
-        "shown": shown,
-        "choices": tuple(choices),
-        "metavar": metavar,
-        "many": many,
-        "minimum": minimum,
-        "maximum": maximum,
-        "above": above,
-        "flag": flag,
-    }
-    return field(default=default, metadata=facts)
+class _Facts(TypedDict, total=False):
+    """The facts in an option's field beside its default: how it is written, and what values it may have."""
+
+    shown: str
+    choices: tuple[str, ...]
+    metavar: str
+    many: bool
+    minimum: float
+    maximum: float
+    above: float
+    flag: str
+
+
+def _option(heading: str, default: Any, meaning: str, **facts: Unpack[_Facts]) -> Any:
+    absent = dict.fromkeys(get_type_hints(_Facts))
+    return field(default=default, metadata={"heading": heading, "meaning": meaning, **absent, **facts})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,112 +59,19 @@ class Options:
     Raises OptionError where a value has a wrong type, is out of range, or contradicts another one.
     """
 
-    preset: str = _option("default", "starting values for the other options", choices=tuple(PRESETS))
-    size: int = _option(
-        512,
-        "edge of the result, the long one unless --edge is short, in pixels",
-        metavar="PX",
-        minimum=2,
-        maximum=65_535,
-    )
-    edge: str = _option("long", "the edge that size, scales and style scale measure", choices=("long", "short"))
-    iterations: Iterations = _option(
-        50,
-        "optimiser steps at each scale: one count for all, or several that end with the last scale's",
-        metavar="N",
-        many=True,
-        minimum=1,
-    )
-    scales: Scales = _option(
-        "auto",
-        "coarse to fine: auto (from 256 pixels on, each twice the last), none, a number of scales (see "
-        "--scale-factor), or their edges",
-        metavar="S",
-        many=True,
-    )
-    scale_factor: float = _option(
-        2.0,
-        "how much larger each scale is than the last, where scales are a number",
-        metavar="X",
-        minimum=1.1,
-        maximum=8,
-    )
-    tile: int | str = _option(
-        "auto", "exact tiles: auto (none, or the largest that memory allows), none, or their edge", metavar="PX"
-    )
-    max_memory: int | None = _option(
-        None, "memory that a run may take, such as 8GB", shown="what is free", metavar="SIZE"
-    )
-    max_pixels: int = _option(
-        MAX_PIXELS,
-        "the most pixels of a picture that is read: a guard against files that say they are huge",
-        metavar="N",
-        minimum=4,
-    )
-    seconds: float | None = _option(
-        None,
-        "end after so many seconds; each scale before the last takes at most half of what is left",
-        shown="no limit",
-        metavar="X",
-        above=0,
-    )
-    tolerance: float | None = _option(
-        None,
-        "end a scale when ten steps lower the loss by less than this fraction of it",
-        shown="off",
-        metavar="X",
-        above=0,
-        maximum=1,
-    )
-    optimizer: str = _option("lbfgs", "the optimiser", choices=("lbfgs", "adam"))
-    learning_rate: float | None = _option(
-        None,
-        "step length; for adam in units of the 0…1 pixel range",
-        shown="1 (lbfgs), 0.02 (adam)",
-        metavar="X",
-        above=0,
-    )
-    line_search: str = _option(
-        "none",
-        "lbfgs alone: steps of length 1, or a line search, which evaluates again where a step was too long",
-        choices=("none", "strong_wolfe"),
-    )
-    hessian: str = _option(
-        "bands",
-        "lbfgs alone: its first guess of the inverse Hessian, a matrix by band of frequencies, or torch's scalar",
-        choices=("bands", "scalar"),
-    )
-    history: int = _option(20, "lbfgs alone: pairs of steps that it remembers", metavar="N", minimum=1, maximum=200)
-    history_precision: str = _option(
-        "fp32", "lbfgs alone: what it remembers them in; 16 bit halves its memory", choices=("fp32", "bf16", "fp16")
-    )
-    average: float | None = _option(
-        None,
-        "the result is a mean of the iterates, each counting this much of the next: 0.99 is about the last hundred",
-        shown="off",
-        metavar="X",
-        above=0,
-        maximum=0.9999,
-    )
-    content_weight: float = _option(1.0, "α, the weight of the content term", metavar="X", minimum=0)
+    preset: str = _option("look", "default", "starting values for the other options", choices=tuple(PRESETS))
     style_weight: StyleWeight = _option(
+        "look",
         20.0,
         "β, the weight of the style term: one for all scales, or several that end with the last scale's",
         metavar="X",
         many=True,
         minimum=0,
     )
-    tv_weight: float = _option(0.05, "γ, the weight of the total variation", metavar="X", minimum=0)
-    tv_kind: str = _option(
-        "squared",
-        "total variation: squared (L2) or absolute (L1) differences to the right and down, or nine-point, squared ones "
-        "that count the diagonals too",
-        choices=("squared", "absolute", "nine-point"),
-    )
-    tv_reduction: str = _option(
-        "mean", "total variation: the mean over positions, or their sum", choices=("mean", "sum")
-    )
+    content_weight: float = _option("look", 1.0, "α, the weight of the content term", metavar="X", minimum=0)
+    tv_weight: float = _option("look", 0.05, "γ, the weight of the total variation", metavar="X", minimum=0)
     style_weights: tuple[float, ...] | None = _option(
+        "look",
         None,
         "one weight for each style image, scaled to sum to 1",
         shown="equal",
@@ -184,21 +80,17 @@ class Options:
         minimum=0,
     )
     style_scale: float = _option(
-        1.0, "long edge of the style images relative to the result's", metavar="X", above=0, maximum=100
+        "look", 1.0, "long edge of the style images relative to the result's", metavar="X", above=0, maximum=100
     )
-    content_layers: LayerWeights = _option(
-        (("conv4_2", 1.0),),
-        "content layers, each NAME or NAME=WEIGHT; 1/count where no weight is given",
-        metavar="LAYER",
-        many=True,
-    )
-    style_layers: LayerWeights = _option(
-        tuple((name, 0.2) for name in PAPER_STYLE_LAYERS),
-        "style layers, each NAME or NAME=WEIGHT; 1/count where no weight is given",
-        metavar="LAYER",
-        many=True,
+    preserve_color: str = _option(
+        "look",
+        "none",
+        "the content's colours: luminance keeps them under the result's lightness, histogram moves the style's colours "
+        "to their mean and covariance",
+        choices=("none", "luminance", "histogram"),
     )
     masks: tuple[Mask, ...] | None = _option(
+        "look",
         None,
         "a region: content=FILE shows where it is, style=FILE what of the first style it gets, style:2=FILE of the "
         "second; white is inside; once for each region",
@@ -207,88 +99,216 @@ class Options:
         many=True,
         flag="--mask",
     )
+    init: Any = _option(
+        "look",
+        "content",
+        "the image to start from: content, recoloured (the content in the styles' colours), noise, grey or style-mean "
+        "(the network's or the styles' mean colour, with a trace of noise), or a picture's path",
+        metavar="INIT",
+    )
+    seed: int = _option("look", 0, "seed of the noise", metavar="N", minimum=0, maximum=2**63 - 1)
+    size: int = _option(
+        "size and schedule",
+        512,
+        "edge of the result, the long one unless --edge is short, in pixels",
+        metavar="PX",
+        minimum=2,
+        maximum=65_535,
+    )
+    edge: str = _option(
+        "size and schedule", "long", "the edge that size, scales and style scale measure", choices=("long", "short")
+    )
+    iterations: Iterations = _option(
+        "size and schedule",
+        50,
+        "optimiser steps at each scale: one count for all, or several that end with the last scale's",
+        metavar="N",
+        many=True,
+        minimum=1,
+    )
+    scales: Scales = _option(
+        "size and schedule",
+        "auto",
+        "coarse to fine: auto (from 256 pixels on, each twice the last), none, a number of scales (see "
+        "--scale-factor), or their edges",
+        metavar="S",
+        many=True,
+    )
+    scale_factor: float = _option(
+        "size and schedule",
+        2.0,
+        "how much larger each scale is than the last, where scales are a number",
+        metavar="X",
+        minimum=1.1,
+        maximum=8,
+    )
+    seconds: float | None = _option(
+        "size and schedule",
+        None,
+        "end after so many seconds; each scale before the last takes at most half of what is left",
+        shown="no limit",
+        metavar="X",
+        above=0,
+    )
+    tolerance: float | None = _option(
+        "size and schedule",
+        None,
+        "end a scale when ten steps lower the loss by less than this fraction of it",
+        shown="off",
+        metavar="X",
+        above=0,
+        maximum=1,
+    )
+    average: float | None = _option(
+        "size and schedule",
+        None,
+        "the result is a mean of the iterates, each counting this much of the next: 0.99 is about the last hundred",
+        shown="off",
+        metavar="X",
+        above=0,
+        maximum=0.9999,
+    )
+    content_layers: LayerWeights = _option(
+        "loss",
+        (("conv4_2", 1.0),),
+        "content layers, each NAME or NAME=WEIGHT; 1/count where no weight is given",
+        metavar="LAYER",
+        many=True,
+    )
+    style_layers: LayerWeights = _option(
+        "loss",
+        tuple((name, 0.2) for name in PAPER_STYLE_LAYERS),
+        "style layers, each NAME or NAME=WEIGHT; 1/count where no weight is given",
+        metavar="LAYER",
+        many=True,
+    )
     style_loss: str = _option(
+        "loss",
         "gram",
         "what of the style's features is matched: their Gram matrices, covariance, mean and deviation, mean and "
         "covariance by the Wasserstein distance, or all of their distribution in sorted projections",
         choices=("gram", "covariance", "mean-std", "wasserstein", "sliced"),
     )
-    preserve_color: str = _option(
-        "none",
-        "the content's colours: luminance keeps them under the result's lightness, histogram moves the style's colours "
-        "to their mean and covariance",
-        choices=("none", "luminance", "histogram"),
-    )
     objective: str = _option(
+        "loss",
         "relative",
         "relative: each term divided by its target's own energy; paper: the sums of Gatys et al.",
         choices=("relative", "paper"),
     )
     content_reduction: str = _option(
+        "loss",
         OF_THE_OBJECTIVE,
         "the content term alone: as the objective says, relative or as in the paper (half the sum of squares), their "
         "mean, or their sum divided by 2√count",
         choices=(OF_THE_OBJECTIVE, *CONTENT_FORMS),
     )
     style_reduction: str = _option(
+        "loss",
         OF_THE_OBJECTIVE,
         "the style term alone: as the objective says, relative or as in the paper (the sum over 4N²), the mean of "
         "squares, or that of Gram matrices divided by N",
         choices=(OF_THE_OBJECTIVE, *STYLE_FORMS),
     )
-    pooling: str = _option("avg", "average or maximum pooling", choices=("avg", "max"))
-    padding: str = _option(
-        "zeros",
-        "padding of the first convolution: zeros or replicate; circular: of all, and wherever else neighbours count, "
-        "so that the result tiles (styles are seen with replicate in all)",
-        choices=("zeros", "replicate", "circular"),
+    tv_kind: str = _option(
+        "loss",
+        "squared",
+        "total variation: squared (L2) or absolute (L1) differences to the right and down, or nine-point, squared ones "
+        "that count the diagonals too",
+        choices=("squared", "absolute", "nine-point"),
     )
-    init: Any = _option(
-        "content",
-        "the image to start from: content, recoloured (the content in the styles' colours), noise, grey or style-mean "
-        "(the network's or the styles' mean colour, with a trace of noise), or a picture's path",
-        metavar="INIT",
+    tv_reduction: str = _option(
+        "loss", "mean", "total variation: the mean over positions, or their sum", choices=("mean", "sum")
     )
-    network: str = _option("vgg19", "the network", choices=tuple(NETWORKS))
+    optimizer: str = _option("optimiser", "lbfgs", "the optimiser", choices=("lbfgs", "adam"))
+    learning_rate: float | None = _option(
+        "optimiser",
+        None,
+        "step length; for adam in units of the 0…1 pixel range",
+        shown="1 (lbfgs), 0.02 (adam)",
+        metavar="X",
+        above=0,
+    )
+    line_search: str = _option(
+        "optimiser",
+        "none",
+        "lbfgs alone: steps of length 1, or a line search, which evaluates again where a step was too long",
+        choices=("none", "strong_wolfe"),
+    )
+    hessian: str = _option(
+        "optimiser",
+        "bands",
+        "lbfgs alone: its first guess of the inverse Hessian, a matrix by band of frequencies, or torch's scalar",
+        choices=("bands", "scalar"),
+    )
+    history: int = _option(
+        "optimiser", 20, "lbfgs alone: pairs of steps that it remembers", metavar="N", minimum=1, maximum=200
+    )
+    history_precision: str = _option(
+        "optimiser",
+        "fp32",
+        "lbfgs alone: what it remembers them in; 16 bit halves its memory",
+        choices=("fp32", "bf16", "fp16"),
+    )
+    network: str = _option("network", "vgg19", "the network", choices=tuple(NETWORKS))
     weights: str = _option(
+        "network",
         "auto",
         "the network's weights: original (the paper's VGG-19), imagenet (torchvision's, fetched), random, or a file; "
         "auto is original for vgg19, imagenet for vgg16",
         metavar="WEIGHTS",
     )
     filter_scaling: str = _option(
+        "network",
         "none",
         "the network's filters as they are, or each scaled to a mean activation of 1, as in the paper (original alone)",
         choices=FILTER_SCALINGS,
     )
+    pooling: str = _option("network", "avg", "average or maximum pooling", choices=("avg", "max"))
+    padding: str = _option(
+        "network",
+        "zeros",
+        "padding of the first convolution: zeros or replicate; circular: of all, and wherever else neighbours count, "
+        "so that the result tiles (styles are seen with replicate in all)",
+        choices=("zeros", "replicate", "circular"),
+    )
+    device: str = _option("machine", "auto", "auto, cpu, cuda, cuda:1 …", metavar="DEVICE")
     precision: str = _option(
+        "machine",
         "auto",
         "arithmetic of the network; auto is winograd (float32) on a CPU that can, else fp32, and tf32 on a GPU",
         choices=("auto", "fp32", "winograd", "tf32", "bf16", "fp16"),
     )
-    device: str = _option("auto", "auto, cpu, cuda, cuda:1 …", metavar="DEVICE")
-    backend: str = _option("auto", "implementation of the losses", choices=("auto", "triton", "torch", "reference"))
-    seed: int = _option(0, "seed of the noise", metavar="N", minimum=0, maximum=2**63 - 1)
+    backend: str = _option(
+        "machine", "auto", "implementation of the losses", choices=("auto", "triton", "torch", "reference")
+    )
+    tile: int | str = _option(
+        "machine",
+        "auto",
+        "exact tiles: auto (none, or the largest that memory allows), none, or their edge",
+        metavar="PX",
+    )
+    max_memory: int | None = _option(
+        "machine", None, "memory that a run may take, such as 8GB", shown="what is free", metavar="SIZE"
+    )
+    max_pixels: int = _option(
+        "machine",
+        MAX_PIXELS,
+        "the most pixels of a picture that is read: a guard against files that say they are huge",
+        metavar="N",
+        minimum=4,
+    )
 
     def __post_init__(self) -> None:
-        check_range("network", normal_form("network", self.network, ""), self.__dataclass_fields__["network"].metadata)
-        for option in fields(self):
-            value = normal_form(option.name, getattr(self, option.name), self.network)
-            object.__setattr__(self, option.name, value)
-            check_range(option.name, value, option.metadata)
-        check_layers("content", self.content_layers, self.network)
-        check_layers("style", self.style_layers, self.network)
+        facts = {option.name: option.metadata for option in fields(self)}
+        network = parse_option("network", self.network, facts["network"], "")
+        for name in facts:
+            object.__setattr__(self, name, parse_option(name, getattr(self, name), facts[name], network))
         self._check_together()
 
     def _check_together(self) -> None:
         """Raises OptionError where options contradict each other."""
-        if isinstance(self.scales, tuple):
-            if min(self.scales, default=0) < 2:
-                raise OptionError(f"scales {self.scales} are too small; give at least one, each 2 pixels or more")
-            if any(low >= high for low, high in zip(self.scales, self.scales[1:], strict=False)):
-                raise OptionError(f"scales {self.scales} do not grow; list the long edges from small to large")
-            if self.scales[-1] != self.size:
-                raise OptionError(f"the last scale, {self.scales[-1]}, is not the size, {self.size}; make them equal")
+        if isinstance(self.scales, tuple) and self.scales[-1] != self.size:
+            raise OptionError(f"the last scale, {self.scales[-1]}, is not the size, {self.size}; make them equal")
         if isinstance(self.style_weight, tuple) and min(self.style_weight) <= 0:
             raise OptionError(
                 f"the style weights of the scales, {self.style_weight}, must each be more than 0; give 0 alone to "
@@ -321,7 +341,7 @@ class Options:
 
     @property
     def wraps(self) -> bool:
-        """Whether the result is to tile."""
+        """True where the result is to tile."""
         return self.padding == "circular"
 
     @property
@@ -343,6 +363,13 @@ class Options:
     def taps(self) -> tuple[str, ...]:
         """The layers that the objective looks at, each once."""
         return tuple(dict.fromkeys(name for name, _ in self.active_content_layers + self.active_style_layers))
+
+
+_HEADINGS = dict.fromkeys(option.metadata["heading"] for option in fields(Options))
+GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {each: tuple(x.name for x in fields(Options) if x.metadata["heading"] == each) for each in _HEADINGS}
+)
+"""From a heading to its options, for the command's help, the page and the documents."""
 
 
 def resolve_options(**given: Any) -> Options:
@@ -367,16 +394,20 @@ def resolve_options(**given: Any) -> Options:
     original = is_original(given.get("network", Options.network), str(given.get("weights", Options.weights)))
     scaled = given.get("filter_scaling", "unit-mean" if original else "none") != "none"
     values: dict[str, Any] = {**PRESETS[preset], **({} if scaled else UNSCALED.get(preset, {})), **given}
-    scales = normal_scales(values.get("scales", Options.scales))
-    if isinstance(scales, tuple) and scales and "size" not in given:
+    scales = parse_scales(values.get("scales", Options.scales))
+    if isinstance(scales, tuple) and "size" not in given:
         values["size"] = scales[-1]
     if "iterations" not in given and "iterations" in values:
         values["iterations"] = _fitted_counts(values["iterations"], scales, values.get("size", Options.size))
     options = replace(Options(), **values)
-    if "iterations" in given and isinstance(options.iterations, tuple):
-        _check_counts("counts of iterations", options.iterations, options)
-    if "style_weight" in given and isinstance(options.style_weight, tuple):
-        _check_counts("style weights", options.style_weight, options)
+    count = scale_count(options.scales, options.size)
+    for name, spoken in (("iterations", "counts of iterations"), ("style_weight", "style weights")):
+        counts = getattr(options, name)
+        if name in given and isinstance(counts, tuple) and len(counts) > count:
+            raise OptionError(
+                f"{len(counts)} {spoken} for {count} scale{'s' if count > 1 else ''}; "
+                "give one for all scales, or at most one for each"
+            )
     return options
 
 
@@ -384,16 +415,4 @@ def _fitted_counts(iterations: Any, scales: Scales, size: Any) -> Any:
     """A preset's counts of iterations for as many scales as there are."""
     if isinstance(iterations, int) or not isinstance(size, int):
         return iterations
-    count = scale_count(scales, size)
-    if isinstance(scales, int):
-        count = max(1, min(count, MOST_SCALES))
-    return tuple(iterations[min(index, len(iterations) - 1)] for index in range(count))
-
-
-def _check_counts(what: str, values: tuple[float, ...], options: Options) -> None:
-    count = scale_count(options.scales, options.size)
-    if len(values) > count:
-        raise OptionError(
-            f"{len(values)} {what} for {count} scale{'s' if count > 1 else ''}; "
-            "give one for all scales, or at most one for each"
-        )
+    return tuple(iterations[min(index, len(iterations) - 1)] for index in range(scale_count(scales, size)))

@@ -71,7 +71,7 @@ class FittingObjective:
 
     @property
     def is_tiled(self) -> bool:
-        """Whether it allocates, waits and moves memory now as no captured graph may."""
+        """True where it allocates, waits and moves memory now as no captured graph may."""
         return self._objective is None or self._objective.is_tiled
 
     def loss(self, image: Tensor) -> Loss:
@@ -92,7 +92,7 @@ class FittingObjective:
                     self._objective = self._make(
                         grid=plan.grid,
                         level="kept" if plan.level == WHOLE else plan.level,
-                        again=plan.again,
+                        redone_steps=plan.redone_steps,
                         content_is_kept=plan.content_is_kept,
                     )
                     # All have made it, or all make it anew.

@@ -67,7 +67,7 @@ def steps_of(network: str, taps: tuple[str, ...]) -> tuple[Step, ...]:
 
 @dataclass(frozen=True)
 class Network:
-    """What memory depends on besides the size: steps, bytes of an element, and how the layers are run."""
+    """The network as memory depends on it: steps, bytes of an element, and how the layers are run."""
 
     steps: tuple[Step, ...]
     element: int
@@ -225,31 +225,31 @@ def forward_bytes(network: Network, height: int, width: int) -> int:
 
 
 @lru_cache(4096)
-def tiled_bytes(network: Network, height: int, width: int, *, tiles: int, level: str, again: int) -> int:
+def tiled_bytes(network: Network, height: int, width: int, *, tiles: int, level: str, redone_steps: int) -> int:
     """The peak of an evaluation in `tiles` whose crops are `height` × `width`, besides image, gradient and content."""
     crop = IMAGE_BYTES_PER_PIXEL * height * width
     if level == "recompute":
         return crop + untiled_bytes(network, height, width)
     if tiles <= 2:
-        return crop + network.scratch_bytes + _kept_peak(network, height, width, tiles, again=again)
-    two, three = (_kept_peak(network, height, width, count, again=again) for count in (2, 3))
+        return crop + network.scratch_bytes + _kept_peak(network, height, width, tiles, redone_steps=redone_steps)
+    two, three = (_kept_peak(network, height, width, count, redone_steps=redone_steps) for count in (2, 3))
     return crop + network.scratch_bytes + two + (tiles - 2) * (three - two)
 
 
-def _kept_peak(network: Network, height: int, width: int, tiles: int, *, again: int) -> int:
-    """The peak where the first pass keeps all but the first `again` steps of each tile."""
+def _kept_peak(network: Network, height: int, width: int, tiles: int, *, redone_steps: int) -> int:
+    """The peak where the first pass keeps all but the first `redone_steps` steps of each tile."""
     ledger = _ledger(network, height, width)
-    first_steps = replace(network, steps=network.steps[:again])
+    first_steps = replace(network, steps=network.steps[:redone_steps])
     kept = []
     for _ in range(tiles):
         traces = _forward(network, ledger, height, width, record=True)
-        for trace in traces[:again]:
+        for trace in traces[:redone_steps]:
             if trace.features is not None:
                 ledger.give(trace.features)
             ledger.give(trace.bits)
-        kept.append(traces[again:])
+        kept.append(traces[redone_steps:])
     for traces in kept:
-        first = _forward(first_steps, ledger, height, width, record=True) if again else []
+        first = _forward(first_steps, ledger, height, width, record=True) if redone_steps else []
         _backward(network, ledger, [*first, *traces])
     return ledger.peak
 

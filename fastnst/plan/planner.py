@@ -17,11 +17,11 @@ from itertools import product
 from typing import Any
 
 from fastnst.errors import OptionError
-from fastnst.loss.objective import least_again
+from fastnst.loss.objective import least_redone
 from fastnst.network.runtime import Runtime
 from fastnst.network.tiles import Reach, TileGrid, levels_of, make_grid, reach_of
 from fastnst.options.options import Options
-from fastnst.options.tile_options import in_words, parse_memory, parse_tile
+from fastnst.options.parse import in_words, parse_memory, parse_tile
 from fastnst.plan.machine import Room, room_on
 from fastnst.plan.memory import (
     IMAGE_BYTES_PER_PIXEL,
@@ -57,7 +57,7 @@ class Plan:
     Attributes:
         tile: the edge in pixels of what inner tiles own, or None for the whole image.
         level: `WHOLE`, or one of `fastnst.loss.objective.LEVELS`.
-        again: the steps of the backbone that the second pass computes again in the level "kept".
+        redone_steps: the steps of the backbone that the second pass computes again in the level "kept".
         content_is_kept: whether the content's features are kept, or computed anew each time.
         grid: the tiles; one, without halo, for the whole image.
         style_tile: the tile in which the style's targets are computed, or None.
@@ -73,7 +73,7 @@ class Plan:
     width: int
     tile: int | None
     level: str
-    again: int
+    redone_steps: int
     content_is_kept: bool
     grid: TileGrid
     style_tile: int | None
@@ -86,12 +86,12 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        """Whether the peak is within the limit, as far as there is one."""
+        """True where the peak is within the limit, or there is none."""
         return self.limit_bytes is None or self.peak_bytes <= self.limit_bytes
 
     @property
     def added_bytes(self) -> int:
-        """What the run adds to what was held before."""
+        """Bytes that the run adds to what was held before."""
         return self.peak_bytes - self.held_bytes
 
     def as_dict(self) -> dict[str, Any]:
@@ -168,7 +168,7 @@ def plan_tiles(
     *,
     tile: int,
     level: str,
-    again: int = 0,
+    redone_steps: int = 0,
     rate: float | None = None,
     room: Room | None = None,
 ) -> Plan:
@@ -176,7 +176,7 @@ def plan_tiles(
     quickest or fits; other arguments are as in `Plan` and `plan_run`."""
     room = room or room_on(runtime.device, 0, 1)
     ways = Ways(options, network_of(options, runtime), (grid.height, grid.width), room, rate=rate)
-    return replace(ways.over(grid, tile, level, again), style_tile=tile)
+    return replace(ways.over(grid, tile, level, redone_steps), style_tile=tile)
 
 
 def next_smaller(plan: Plan, options: Options, runtime: Runtime) -> Plan | None:
@@ -230,13 +230,13 @@ class Ways:
                 return
         steps = self.network.steps
         tapped = [count for count, step in enumerate(steps[:-1], start=1) if step.is_tapped]
-        least = least_again([step.name for step in steps], self.options.taps)
-        levels = [("kept", again) for again in (least, *(count for count in tapped if count > least))]
+        least = least_redone([step.name for step in steps], self.options.taps)
+        levels = [("kept", redone_steps) for redone_steps in (least, *(count for count in tapped if count > least))]
         contents = (True, False) if self.options.active_content_layers else (True,)
         for edge in self._edges(tile):
             grid = make_grid(*self.size, edge, reach)
-            for (level, again), content_is_kept in product([*levels, ("recompute", 0)], contents):
-                yield self.over(grid, edge, level, again, content_is_kept=content_is_kept)
+            for (level, redone_steps), content_is_kept in product([*levels, ("recompute", 0)], contents):
+                yield self.over(grid, edge, level, redone_steps, content_is_kept=content_is_kept)
 
     def _edges(self, tile: int | str) -> Iterator[int]:
         """The tiles that are tried: the one that was asked for, or all up to the image; for several processes all up
@@ -266,21 +266,21 @@ class Ways:
             flops=2 * forward_flops(self.network, *self.size),
         )
 
-    def over(self, grid: TileGrid, edge: int, level: str, again: int, *, content_is_kept: bool = True) -> Plan:
+    def over(self, grid: TileGrid, edge: int, level: str, redone_steps: int, *, content_is_kept: bool = True) -> Plan:
         """The step in the tiles of `grid`, which own `edge` pixels each way."""
         crop, count = max(grid.crops, key=math.prod), math.ceil(len(grid) / self.processes)
         content = self._content_bytes * count // len(grid)
-        device = tiled_bytes(self.network, *crop, tiles=count, level=level, again=again)
+        device = tiled_bytes(self.network, *crop, tiles=count, level=level, redone_steps=redone_steps)
         flops = (3 if level == "recompute" else 2) * self._forward_flops(grid)
-        if again:
-            flops += self._forward_flops(grid, (self.network.steps[again - 1].name,))
+        if redone_steps:
+            flops += self._forward_flops(grid, (self.network.steps[redone_steps - 1].name,))
         if not content_is_kept:
             content = 2 * self._content_bytes // len(grid)
             flops += 2 * self._forward_flops(grid, tuple(name for name, _ in self.options.active_content_layers))
         return self._plan(
             edge,
             level,
-            again,
+            redone_steps,
             grid=grid,
             device=device + content,
             flops=flops * count / len(grid),
@@ -291,7 +291,7 @@ class Ways:
         self,
         edge: int | None,
         level: str,
-        again: int,
+        redone_steps: int,
         *,
         grid: TileGrid,
         device: int,
@@ -307,7 +307,7 @@ class Ways:
             width=width,
             tile=edge,
             level=level,
-            again=again,
+            redone_steps=redone_steps,
             content_is_kept=content_is_kept,
             grid=grid,
             style_tile=None,

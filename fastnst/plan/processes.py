@@ -1,4 +1,4 @@
-"""The processes that share one run, each some of the tiles: who they are, and the few things that they tell each other.
+"""The processes that share one run, each some of the tiles: who they are, and what goes between them.
 
 `torch.distributed` carries it: gloo between main memories, NCCL between GPUs. Every call is made by all processes, in
 the same order. Where one of them has ended, or does not answer in time, the others get a RanksError.
@@ -46,7 +46,7 @@ class Ranks:
 
     @property
     def leads(self) -> bool:
-        """Whether this is the process that decides, calls back, writes and prints."""
+        """True for the process that decides, calls back, writes and prints."""
         return self.rank == 0
 
     def device(self, device: torch.device) -> torch.device:
@@ -81,7 +81,7 @@ class Ranks:
         return tuple(bool(flag) for flag in self.alike(torch.tensor(flags, dtype=torch.uint8)).tolist())
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag of any process is set."""
+        """True where the flag of any process is set."""
         count = torch.tensor([flag], dtype=torch.float32)
         self.add_up([count])
         return bool(count.item())
@@ -136,7 +136,7 @@ ALONE = Ranks()
 
 
 def are_launched() -> bool:
-    """Whether torchrun, or what sets RANK and WORLD_SIZE as it does, started this process as one of several."""
+    """True where torchrun, or what sets RANK and WORLD_SIZE as it does, started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
 
 

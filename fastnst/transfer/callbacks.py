@@ -1,4 +1,4 @@
-"""Ready-made callbacks: a preview, numbered frames, a movie, a plot, TensorBoard, an early stop; and their composition.
+"""Ready-made callbacks: a preview, numbered frames, a movie, a plot, TensorBoard, an early stop; and their chain.
 
 A callback is any function of one `Iterate`; it stops the run by returning False (not None). Those here are such
 functions, and context managers too, because some have to be closed:
@@ -14,7 +14,8 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,7 +24,7 @@ from fastnst.errors import FastnstError, FastnstWarning, OptionError
 from fastnst.image.write import check_output_path
 from fastnst.transfer.movie import MovieWriter, check_movie
 from fastnst.transfer.plot import check_plot, draw_losses
-from fastnst.transfer.result import Iterate, LossRecord
+from fastnst.transfer.result import Callback, Iterate, LossRecord
 
 __all__ = [
     "Callback",
@@ -39,13 +40,11 @@ __all__ = [
     "numbered_path",
 ]
 
-Callback = Callable[[Iterate], bool | None]
-
 
 class Ready:
     """A callback that may be used as a context manager, and is closed on leaving.
 
-    `lazy`: it looks at an image while it is called, if it does, or is content with a later one (see `Iterate`).
+    `lazy` says that it looks at an image while it is called, if at all, or is content with a later one (see `Iterate`).
     """
 
     lazy = False
@@ -80,39 +79,42 @@ class Chain(Ready):
         return all(answer is None or bool(answer) for answer in answers)
 
     def close(self) -> None:
-        """Closes those that can be closed, all of them even if one fails; then the first error is raised."""
-        errors = []
-        for callback in self.callbacks:
-            if isinstance(callback, Ready):
-                try:
-                    callback.close()
-                except Exception as error:  # noqa: BLE001 - raised below
-                    errors.append(error)
-        if errors:
-            raise errors[0]
+        """Closes those that can be closed, last first, all of them even if some fail; the last error is raised."""
+        with ExitStack() as stack:
+            for callback in self.callbacks:
+                if isinstance(callback, Ready):
+                    stack.callback(callback.close)
 
 
-def chain(*callbacks: Callback) -> Chain:
-    """The callbacks as one; see `Chain`."""
-    return Chain(*callbacks)
+chain = Chain
+"""Several callbacks as one; see `Chain`."""
 
 
 class _Every:
-    """Which iterations are wanted: every n-th one of the run, each once, and the last one."""
+    """Every n-th iteration of a run, each once, though losses may be read back in batches."""
 
     def __init__(self, every: int) -> None:
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise OptionError(f"every {every!r} is not a whole number of iterations, 1 or more")
         self.every = every
-        self._seen = 0
+        self._last = 0
 
     def wants(self, iterate: Iterate) -> bool:
-        # Losses may be read back in batches, and a scale's first record repeats the last one of the scale before it.
+        """True where an n-th iteration has passed since the last one that was wanted."""
         iteration = iterate.record.iteration
-        due = iteration // self.every > self._seen // self.every
-        if due:
-            self._seen = iteration
-        return due
+        is_due = iteration // self.every > self._last // self.every
+        if is_due:
+            self._last = iteration
+        return is_due
+
+
+@contextmanager
+def _going_on() -> Iterator[None]:
+    """Makes a warning of what cannot be written."""
+    try:
+        yield
+    except FastnstError as error:
+        warnings.warn(f"{error}; the run goes on", FastnstWarning, stacklevel=4)
 
 
 class Preview(Ready):
@@ -138,7 +140,8 @@ class Preview(Ready):
         check_output_path(path, format=format, bit_depth=bit_depth)
         if not 0 <= seconds < math.inf:
             raise OptionError(f"{seconds} seconds between previews are out of range; give 0 or more")
-        self._path, self._seconds, self._form = path, seconds, {"format": format, "bit_depth": bit_depth}
+        self._path, self._seconds = path, seconds
+        self._form: dict[str, Any] = {"format": format, "bit_depth": bit_depth}
         self._written = -math.inf
         self._waiting: Iterate | None = None
 
@@ -149,7 +152,8 @@ class Preview(Ready):
 
     def close(self) -> None:
         if self._waiting is not None:
-            _save(self._waiting, self._path, self._form)
+            with _going_on():
+                self._waiting.save(self._path, **self._form)
             self._waiting, self._written = None, time.monotonic()
 
 
@@ -167,12 +171,13 @@ class Frames(Ready):
         bit_depth: int | None = None,
     ) -> None:
         self._path, self._every = Path(path), _Every(every)
-        self._form = {"format": format, "bit_depth": bit_depth}
+        self._form: dict[str, Any] = {"format": format, "bit_depth": bit_depth}
         check_output_path(numbered_path(self._path, every), format=format, bit_depth=bit_depth)
 
     def __call__(self, iterate: Iterate) -> None:
         if self._every.wants(iterate):
-            _save(iterate, numbered_path(self._path, iterate.record.iteration), self._form)
+            with _going_on():
+                iterate.save(numbered_path(self._path, iterate.record.iteration), **self._form)
 
 
 def numbered_path(path: Path, iteration: int) -> Path:
@@ -181,7 +186,7 @@ def numbered_path(path: Path, iteration: int) -> Path:
 
 
 class Movie(Ready):
-    """A movie of the run, with the starting image, every n-th iteration, and the last image that was seen.
+    """A movie of the run: the starting image, every n-th iteration, and the last image.
 
     The frames are of the run's last scale; those of the scales before it are enlarged.
 
@@ -210,38 +215,34 @@ class Movie(Ready):
         self._waiting: Iterate | None = None
 
     def __call__(self, iterate: Iterate) -> None:
+        is_first = self._writer is None
         if self._writer is None:
-            self._writer = MovieWriter(self._path, _last_size(iterate), **self._options)
-            self._add(iterate)
-        elif self._every.wants(iterate):
+            last = iterate.parameters["sizes"][-1]
+            self._writer = MovieWriter(self._path, (last["height"], last["width"]), **self._options)
+        if is_first or self._every.wants(iterate):
             self._add(iterate)
         else:
             self._waiting = iterate
 
     def close(self) -> None:
-        if self._writer is None:
-            return
         if self._waiting is not None:
             self._add(self._waiting)
         writer, self._writer = self._writer, None
-        try:
-            writer.close()
-        except FastnstError as error:
-            _warn(error)
+        if writer is not None:
+            with _going_on():
+                writer.close()
 
     def _add(self, iterate: Iterate) -> None:
         self._waiting = None
         if self._writer is not None:
-            try:
+            with _going_on():
                 self._writer.add(iterate.image)
-            except FastnstError as error:
-                _warn(error)
 
 
 class LossPlot(Ready):
     """The losses as a plot, drawn when the run is over; needs matplotlib (`fastnst[plot]`).
 
-    It has the records that the callback saw: with `callback_every=1` all of them.
+    It has the records that the callback was called with: with `callback_every=1` all of them.
     """
 
     lazy = True
@@ -259,10 +260,8 @@ class LossPlot(Ready):
     def close(self) -> None:
         if self._records:
             records, self._records = self._records, []
-            try:
+            with _going_on():
                 draw_losses(records, self._path, self._options)
-            except FastnstError as error:
-                _warn(error)
 
 
 class EarlyStop(Ready):
@@ -322,20 +321,3 @@ class TensorBoard(Ready):
 
     def close(self) -> None:
         self._writer.close()
-
-
-def _last_size(iterate: Iterate) -> tuple[int, int]:
-    """(height, width) at the run's last scale."""
-    last = iterate.parameters["sizes"][-1]
-    return last["height"], last["width"]
-
-
-def _save(iterate: Iterate, path: str | os.PathLike[str], form: Mapping[str, Any]) -> None:
-    try:
-        iterate.save(path, **form)
-    except FastnstError as error:
-        _warn(error)
-
-
-def _warn(error: Exception) -> None:
-    warnings.warn(f"{error}; the run goes on", FastnstWarning, stacklevel=3)

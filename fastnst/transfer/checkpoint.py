@@ -1,26 +1,26 @@
 """A run put to disk, to be gone on with: the image in float, the optimiser's state, the place in the schedule."""
 
+import contextlib
 import json
+import os
 import secrets
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fastnst.errors import FastnstError, FastnstWarning, ImageError
 from fastnst.image.files import check_place
+from fastnst.image.read import Source
 from fastnst.options.masks import mask_hashes
 from fastnst.transfer.result import LossRecord
-from fastnst.transfer.tensor_file import Pieces, is_whole, pieces_of, write_tensors
 
-FORMAT = 2
-OPTIMIZER = "optimizer."
-"""What the names of the optimiser's tensors begin with."""
+FORMAT = 3
 _KIND = "fastnst run"
 # Options that may be others: they change where and how the same image is computed.
 _FREE = ("init", "masks", "device", "tile", "max_memory", "max_pixels")
@@ -32,19 +32,19 @@ class CheckpointError(FastnstError):
 
 @dataclass(frozen=True, eq=False)
 class SavedRun:
-    """All that a run is after some evaluation.
+    """A run after some evaluation, complete.
 
     Attributes:
         parameters: what a `Result` has: options, hashes of the inputs and of the weights, versions.
         sources: where content, styles and init were read: absolute paths, or None for what was no file.
-        scale: the index of the scale; `done` its steps so far, all of which have been evaluated; `finished` whether no
-            more follow there.
+        scale: the index of the scale; `done` its steps so far, all of which have been evaluated; `finished` says that
+            no more follow there.
         steps: those of the scales before.
         seconds: how long the run has taken.
         losses: the records so far.
         loss_exponent: that of float16's loss scale.
-        optimizer: the optimiser's numbers; its tensors are among `tensors`.
-        tensors: `image`, `best` and `lowest` of the scale, and `optimizer.…`; on the CPU.
+        tensors: `image`, `best`, `lowest` … of the scale's descent.
+        optimizer: the optimiser's.
     """
 
     parameters: Mapping[str, Any]
@@ -56,8 +56,8 @@ class SavedRun:
     seconds: float
     losses: tuple[LossRecord, ...]
     loss_exponent: int
-    optimizer: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor]
 
     @property
     def masks_again(self) -> list[dict[str, Any]]:
@@ -70,11 +70,13 @@ class SavedRun:
                     raise CheckpointError("a mask of the checkpoint was no file; give the masks again as masks=…")
         return masks
 
-    def optimizer_state(self, device: torch.device) -> dict[str, Any]:
-        """What the `load_state_dict` of an optimiser on `device` takes."""
-        own = {name: tensor for name, tensor in self.tensors.items() if name.startswith(OPTIMIZER)}
-        tensors = {name.removeprefix(OPTIMIZER): tensor.to(device) for name, tensor in own.items()}
-        return {**self.optimizer, **tensors}
+    def source(self, role: str, recorded: str | None, given: Source | None = None) -> Source:
+        """The picture to go on with: the one given, or else where the run read it. Raises CheckpointError for none."""
+        if given is not None:
+            return given
+        if recorded is None:
+            raise CheckpointError(f"the {role} image of the checkpoint was no file; give it again as {role}=…")
+        return recorded
 
 
 def check_checkpoint(path: Path) -> None:
@@ -90,21 +92,18 @@ def check_same_inputs(saved: Mapping[str, Any], present: Mapping[str, Any]) -> N
 
     Both are parameters as a `Result` has them; of `present` those that are known before the network is loaded will do.
     """
-    pairs = []
     if (saved["content"] is None) != (present["content"] is None):
         raise CheckpointError("either the checkpoint or this run has no content picture; give what the run was made of")
-    if saved["content"] is not None:
-        pairs.append(("content image", saved["content"], present["content"]))
-    if saved.get("init") is not None and present["init"] is not None:
-        pairs.append(("init image", saved["init"], present["init"]))
-    pairs += [("style image", one, other) for one, other in zip(saved["styles"], present["styles"], strict=False)]
+    for role in ("content", "init"):
+        if saved.get(role) is not None and present[role] is not None:
+            _check_same(f"{role} image", saved[role], present[role])
+    for before, now in zip(saved["styles"], present["styles"], strict=False):
+        _check_same("style image", before, now)
     if len(saved["styles"]) != len(present["styles"]):
         raise CheckpointError(
             f"the checkpoint has {len(saved['styles'])} style images, not {len(present['styles'])}; give those, in "
             "order"
         )
-    for what, one, other in pairs:
-        _check_same(what, one, other)
     if mask_hashes(saved.get("masks")) != mask_hashes(present.get("masks")):
         raise CheckpointError("the masks are not those of the checkpoint; give those, in order, or begin anew")
     for name, value in saved["options"].items():
@@ -124,42 +123,58 @@ def check_same_network(saved: Mapping[str, Any], present: Mapping[str, Any]) -> 
     Other versions of the packages, and another device, are a FastnstWarning: the run goes on, but not bit for bit.
     """
     _check_same("weights", saved["weights"], present["weights"])
-    for what in ("device", "precision", "versions"):
-        if saved[what] != present[what]:
+    for part in ("device", "precision", "versions"):
+        if saved[part] != present[part]:
             warnings.warn(
-                f"the checkpoint's {what} was {saved[what]} and is now {present[what]}; the image will differ a little "
+                f"the checkpoint's {part} was {saved[part]} and is now {present[part]}; the image will differ a little "
                 "from that of the uninterrupted run",
                 FastnstWarning,
                 stacklevel=2,
             )
 
 
-def _check_same(what: str, saved: Mapping[str, Any], present: Mapping[str, Any]) -> None:
+def _check_same(role: str, saved: Mapping[str, Any], present: Mapping[str, Any]) -> None:
     if saved["sha256"] != present["sha256"]:
         name = present.get("name", present.get("source"))
-        raise CheckpointError(f"the {what} {name} is not the one of the checkpoint; give that, or begin anew")
+        raise CheckpointError(f"the {role} {name} is not the one of the checkpoint; give that, or begin anew")
 
 
-def save_run(path: Path, run: SavedRun, tensors: Mapping[str, Pieces] | None = None) -> None:
-    """Writes `run` to `path`, a safetensors file, whole or not at all. Raises CheckpointError if that fails.
+def save_run(path: Path, run: SavedRun) -> None:
+    """Writes `run` to `path`, whole or not at all: a file of `torch.save`. Raises CheckpointError if that fails.
 
-    `tensors` take the place of the run's own where they are not all there at once.
+    Tensors go from their device to the file one at a time. The file is on the disk before it takes the place of the
+    last one.
     """
-    facts = {name: getattr(run, name) for name in SavedRun.__dataclass_fields__ if name not in ("losses", "tensors")}
+    facts = {name: getattr(run, name) for name in _FACTS}
     facts["losses"] = [record.as_dict() for record in run.losses]
-    text = json.dumps(facts)
-    if tensors is None:
-        tensors = {name: pieces_of(tensor) for name, tensor in run.tensors.items()}
-    metadata = {"kind": _KIND, "format": str(FORMAT), "run": text}
+    contents = {"kind": _KIND, "format": FORMAT, "run": json.dumps(facts)}
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         with temporary.open("xb") as file:
-            write_tensors(file, tensors, metadata)
+            torch.save({**contents, "tensors": dict(run.tensors), "optimizer": dict(run.optimizer)}, file)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
-        raise CheckpointError(f"checkpoint {path} cannot be written: {error}") from error
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:
+        # torch's writer hides what the system said.
+        reason = error.__context__ if isinstance(error.__context__, OSError) else error
+        raise CheckpointError(f"checkpoint {path} cannot be written: {reason}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+_FACTS = tuple(name for name in SavedRun.__dataclass_fields__ if name not in ("tensors", "optimizer"))
+
+
+def _sync_folder(folder: Path) -> None:
+    """Puts the new name on the disk too, where the system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def load_run(path: Path, *, check: bool = True) -> SavedRun:
@@ -168,33 +183,33 @@ def load_run(path: Path, *, check: bool = True) -> SavedRun:
     With `check` all of it is read once. Raises CheckpointError, with the reason, for anything else or if it is damaged.
     """
     try:
-        with safe_open(path, framework="pt") as handle:
-            metadata = handle.metadata() or {}
-            kind, version = metadata.get("kind"), metadata.get("format")
-            if kind != _KIND:
-                raise CheckpointError(f"{path} is no checkpoint of a run; give the file that --checkpoint wrote")
-            if version != str(FORMAT):
-                raise CheckpointError(
-                    f"checkpoint {path} has format {version}, this version of fastnst reads {FORMAT}; go on with the "
-                    "version that wrote it, or begin anew"
-                )
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        if not path.exists():
-            raise CheckpointError(f"checkpoint {path} does not exist; check the path") from None
+        with zipfile.ZipFile(path) as archive:
+            # torch.load takes a flipped bit for what was written.
+            damaged = archive.testzip() if check else None
+        contents = torch.load(path, map_location="cpu", mmap=True, weights_only=True) if damaged is None else None
+    except FileNotFoundError:
+        raise CheckpointError(f"checkpoint {path} does not exist; check the path") from None
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
-            f"checkpoint {path} cannot be read, or is damaged or cut short ({error}); give the file that --checkpoint "
-            "wrote, or begin anew"
+            f"checkpoint {path} cannot be read: it is damaged, cut short or of an older format ({reason}); give the "
+            "file that --checkpoint wrote, or begin anew"
         ) from error
-    text = metadata.get("run", "")
-    if check and not _is_whole(path, metadata.get("sha256", "")):
-        raise CheckpointError(f"checkpoint {path} is damaged: its contents are not those that were written; begin anew")
+    if damaged is not None:
+        raise CheckpointError(f"checkpoint {path} is damaged: {damaged} is not what was written; begin anew")
+    if not isinstance(contents, dict) or contents.get("kind") != _KIND:
+        raise CheckpointError(f"{path} is no checkpoint of a run; give the file that --checkpoint wrote")
+    if contents.get("format") != FORMAT:
+        raise CheckpointError(
+            f"checkpoint {path} has format {contents.get('format')}, this version of fastnst reads {FORMAT}; go on "
+            "with the version that wrote it, or begin anew"
+        )
     try:
-        facts = json.loads(text)
+        facts = json.loads(contents["run"])
         facts["losses"] = tuple(LossRecord(**record) for record in facts["losses"])
-        run = SavedRun(**facts, tensors=tensors)
+        run = SavedRun(**facts, tensors=contents["tensors"], optimizer=contents["optimizer"])
         sound = _is_sound(run)
-    except (ValueError, TypeError, LookupError, RecursionError):
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         sound = False
     if not sound:
         raise CheckpointError(f"checkpoint {path} holds other facts than a run has; begin anew")
@@ -202,19 +217,18 @@ def load_run(path: Path, *, check: bool = True) -> SavedRun:
 
 
 def _is_sound(run: SavedRun) -> bool:
-    """Whether the facts are of the kinds that those who go on with the run take for granted."""
+    """True where the facts are of the kinds that those who go on with the run take for granted."""
     parameters, sources = run.parameters, run.sources
-    inputs = [
-        *parameters["styles"],
-        *(one for one in (parameters["content"], parameters.get("init")) if one is not None),
-    ]
+    pictures = [parameters["content"], parameters.get("init"), *parameters["styles"]]
+    inputs = [picture for picture in pictures if picture is not None]
     places = [sources["content"], sources["init"], *sources["styles"]]
+    tensors = [*run.tensors.values(), *run.optimizer.values()]
     return (
-        all(isinstance(one, dict) for one in (parameters, sources, parameters["options"], run.optimizer, *inputs))
-        and all(isinstance(one.get("sha256"), str) for one in inputs)
+        all(isinstance(each, dict) for each in (parameters, sources, parameters["options"], *inputs))
+        and all(isinstance(picture.get("sha256"), str) for picture in inputs)
         and all(isinstance(place, str | None) and "\0" not in (place or "") for place in places)
         and all(type(number) is int for number in (run.scale, run.done, run.steps, run.loss_exponent))
-        and all(isinstance(some, list) for some in (parameters["styles"], sources["styles"], parameters["sizes"]))
+        and all(isinstance(each, list) for each in (parameters["styles"], sources["styles"], parameters["sizes"]))
         and len(parameters["sizes"]) > 0
         and all(
             type(size[side]) is int and size[side] > 0 for size in parameters["sizes"] for side in ("width", "height")
@@ -223,10 +237,6 @@ def _is_sound(run: SavedRun) -> bool:
         and "init" in parameters["options"]
         and isinstance(run.finished, bool)
         and isinstance(run.seconds, int | float)
+        and all(isinstance(tensor, Tensor) for tensor in tensors)
         and "image" in run.tensors
     )
-
-
-def _is_whole(path: Path, sha256: str) -> bool:
-    with path.open("rb") as file:
-        return is_whole(file, sha256)

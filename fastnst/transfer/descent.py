@@ -12,7 +12,6 @@ from torch import Tensor
 from fastnst.loss.objective import Evaluation
 from fastnst.loss.terms import Loss
 from fastnst.optim import Optimizer
-from fastnst.transfer.averaging import MeanImage
 from fastnst.transfer.graph import Replayed
 
 CAPACITY = 64
@@ -21,35 +20,76 @@ CAPACITY = 64
 Terms = tuple[float, float, float, float]
 
 
+class MeanImage:
+    """The exponential moving average of the images that it takes in, with bias correction, on their device.
+
+        mean_t = Σ_k dᵗ⁻ᵏ x_k / Σ_k dᵗ⁻ᵏ
+
+    `decay` d is in 0…1, without 1; 0 is the last image. Memory: one image.
+    """
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+        self._sum: Tensor | None = None
+        self._weight = torch.zeros((), dtype=torch.float32)
+
+    @torch.no_grad()
+    def add(self, image: Tensor) -> None:
+        """Takes in the next image, (1, 3, H, W); nothing is read back to the host."""
+        if self._sum is None:
+            self._sum = torch.zeros_like(image)
+            self._weight = torch.zeros((), dtype=image.dtype, device=image.device)
+        self._sum.lerp_(image, 1 - self.decay)
+        self._weight.lerp_(torch.ones_like(self._weight), 1 - self.decay)
+
+    def mean(self) -> Tensor:
+        """The mean so far, a new (1, 3, H, W). Raises RuntimeError before the first image."""
+        if self._sum is None:
+            raise RuntimeError("there is no image to take a mean of; add one first")
+        return self._sum / self._weight
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The state itself, until the next image: `load_state_dict` goes on from it to the same bits."""
+        return {} if self._sum is None else {"mean.sum": self._sum, "mean.weight": self._weight}
+
+    def load_state_dict(self, state: Mapping[str, Tensor], device: torch.device) -> None:
+        """Takes over what `state_dict` gave; without that the mean is fresh."""
+        self._sum, self._weight = None, torch.zeros((), dtype=torch.float32)
+        if "mean.sum" in state:
+            self._sum, self._weight = (state[f"mean.{name}"].to(device, copy=True) for name in ("sum", "weight"))
+
+
 class Descent:
     """The image of one scale on its way down.
 
     `image` and `best` are (1, 3, H, W) float32 and stay where they are: `image` is moved in place, `best` is the one of
-    the lowest loss that has been noted. `make` makes a fresh optimiser, `optimizer` is the one to begin with
-    if that is another. The caller begins with `begin` or `restore`, goes on with `advance`, and comes to the end with
-    `end`, which saves the gradient that no step will use. With `mean`, the last image is the mean of those before.
+    the lowest loss that has been noted. `fresh` makes an optimiser; `optimizer` is the one to begin with if that is
+    another. The caller begins with `begin` or `restore`, goes on with `advance`, and comes to the end with `end`, which
+    saves the gradient that no step will use. With `average`, the decay of a `MeanImage`, the last image is the mean of
+    those before.
     """
 
     def __init__(
         self,
         image: Tensor,
         objective: Evaluation,
-        make: Callable[[], Optimizer],
+        fresh: Callable[[], Optimizer],
+        *,
         optimizer: Optimizer | None = None,
-        mean: MeanImage | None = None,
+        average: float | None = None,
     ) -> None:
         self.image = image.clone()
         self.best = image.clone()
         self._objective = objective
-        self._make = make
-        self._mean = mean
+        self._fresh = fresh
+        self._mean = None if average is None else MeanImage(average)
         self._loss = torch.zeros((), dtype=torch.float32, device=image.device)
         self._gradient = torch.zeros_like(self.image)
         self._lowest = torch.full((), math.inf, dtype=torch.float32, device=image.device)
         self._rows = torch.zeros((CAPACITY, 5), dtype=torch.float32, device=image.device)
         self._row = torch.zeros(1, dtype=torch.long, device=image.device)
         self._noted = 0
-        self._ready(make() if optimizer is None else optimizer)
+        self._move_by(fresh() if optimizer is None else optimizer)
 
     def begin(self) -> None:
         """Evaluates the first image. In float16, with the largest loss scale that its gradient allows."""
@@ -90,9 +130,8 @@ class Descent:
         return self._objective.loss_scale.exponent
 
     def state(self) -> dict[str, Tensor]:
-        """The tensors that `restore` takes; the optimiser has its own."""
-        mean = {} if self._mean is None else {f"mean.{name}": x for name, x in self._mean.state_dict().items()}
-        return {**self._own(), **mean}
+        """The tensors that `restore` takes, until the next step; the optimiser has its own."""
+        return {**self._own(), **({} if self._mean is None else self._mean.state_dict())}
 
     def _own(self) -> dict[str, Tensor]:
         reference = self._objective.loss_scale.reference
@@ -103,8 +142,7 @@ class Descent:
         for name, tensor in self._own().items():
             tensor.copy_(state[name])
         if self._mean is not None:
-            kept = {name.removeprefix("mean."): x for name, x in state.items() if name.startswith("mean.")}
-            self._mean.load_state_dict({name: x.to(self.image.device) for name, x in kept.items()})
+            self._mean.load_state_dict(state, self.image.device)
         self._objective.loss_scale.set_exponent(loss_exponent)
         self._evaluate()
 
@@ -129,11 +167,11 @@ class Descent:
         if not self._objective.loss_scale.lower():
             return [*terms[: overflowed + 1], (math.nan,) * 4]
         self.image.copy_(self.best)
-        self._ready(self._make())
+        self._move_by(self._fresh())
         self._evaluate()
         return terms[: overflowed + 1]
 
-    def _ready(self, optimizer: Optimizer) -> None:
+    def _move_by(self, optimizer: Optimizer) -> None:
         self._optimizer = optimizer
         self._replayed = Replayed(self.image.device)
 
@@ -144,7 +182,7 @@ class Descent:
     def _step(self) -> None:
         self._optimizer.step(self.image, self._gradient, self._loss)
         if self._mean is not None:
-            self._mean.see(self.image)
+            self._mean.add(self.image)
 
     def _evaluate(self) -> Loss:
         # What a graph replays stays where it is; else one gradient is enough, and the last one makes room for the next.
@@ -160,7 +198,7 @@ class Descent:
         return loss
 
     def _is_usable(self) -> Tensor:
-        """Whether the gradient is finite, which only float16 puts in doubt while the loss is."""
+        """True where the gradient is finite, which only float16 puts in doubt while the loss is."""
         if not self._objective.loss_scale.needed:
             return torch.ones((), dtype=torch.bool, device=self.image.device)
         return self._gradient.isfinite().all()

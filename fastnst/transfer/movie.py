@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from PIL import Image
 from torch import Tensor
@@ -19,8 +19,7 @@ from fastnst.image.write import to_pil
 
 SUFFIXES = (".mp4", ".gif", ".webp")
 
-_LONGEST_SIDE = 1280  # by default: what screens and players take without effort
-_HELD_SECONDS = 1.5  # the last frame, before a loop begins anew
+_HELD_SECONDS = 1.5  # for the last frame, before a loop begins anew
 
 
 def check_movie(path: Path) -> None:
@@ -55,7 +54,7 @@ class MovieWriter:
         size: tuple[int, int],
         *,
         frames_per_second: float = 12.0,
-        longest_side: int = _LONGEST_SIDE,
+        longest_side: int = 1280,  # what screens and players take without effort
     ) -> None:
         check_movie(path)
         if not 0 < frames_per_second <= 100:
@@ -63,17 +62,15 @@ class MovieWriter:
         if longest_side < 2:
             raise OptionError(f"longest side {longest_side} is too small; it must be 2 pixels or more")
         height, width = size if max(size) <= longest_side else fitted_size(*size, longest_side)
-        even = path.suffix.lower() == ".mp4"
-        self.size = (max(2, height // 2 * 2), max(2, width // 2 * 2)) if even else (height, width)
-        self.frames = 0
+        self._is_mp4 = path.suffix.lower() == ".mp4"
+        self.size = (max(2, height // 2 * 2), max(2, width // 2 * 2)) if self._is_mp4 else (height, width)
         self._path = path
         self._rate = Fraction(frames_per_second).limit_denominator(1000)
-        # Beside its target, to be moved into place.
-        self._temporary = path.with_name(f".fastnst-{secrets.token_hex(8)}{path.suffix}")
         # Frames wait on the disk: the formats of pictures are written in one go.
         self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._frames: list[Path] = []
 
-    def __enter__(self) -> "MovieWriter":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -85,60 +82,59 @@ class MovieWriter:
         """Adds a frame: (3, H, W), float in 0…1."""
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="fastnst-movie-")
+        frame = Path(self._folder.name) / f"{len(self._frames):06d}.png"
         try:
-            frame = to_pil(resize(image.detach().float().cpu(), size=self.size))
-            frame.save(Path(self._folder.name) / f"{self.frames:06d}.png", compress_level=1)
+            to_pil(resize(image.detach().float().cpu(), size=self.size)).save(frame, compress_level=1)
         except OSError as error:
             raise ImageError(
                 f"a frame of {self._path} could not be kept ({error.strerror}); free some space"
             ) from error
-        self.frames += 1
+        self._frames.append(frame)
 
     def close(self) -> None:
         """Writes the movie, if there is a frame, and removes what was kept of them. A second call does nothing."""
         if self._folder is None:
             return
+        # Beside its target, to be moved into place.
+        temporary = self._path.with_name(f".fastnst-{secrets.token_hex(8)}{self._path.suffix}")
         try:
-            if self._path.suffix.lower() == ".mp4":
-                self._write_mp4()
-            else:
-                self._write_pictures()
-            self._temporary.replace(self._path)
+            (self._write_mp4 if self._is_mp4 else self._write_pictures)(temporary)
+            temporary.replace(self._path)
         except (OSError, ValueError, RuntimeError) as error:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise ImageError(f"movie {str(self._path)!r} could not be written ({reason}); free some space") from error
         finally:
-            self._temporary.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             self._folder.cleanup()
-            self._folder = None
+            self._folder, self._frames = None, []
 
     def _kept(self) -> Iterator[Image.Image]:
-        for index in range(self.frames):
-            with Image.open(Path(self._folder.name if self._folder else "") / f"{index:06d}.png") as frame:
+        for path in self._frames:
+            with Image.open(path) as frame:
                 yield frame.convert("RGB")
 
-    def _write_pictures(self) -> None:
+    def _write_pictures(self, path: Path) -> None:
         """GIF with a palette of its own for each frame, or WebP."""
         # GIF counts in hundredths of a second.
         milliseconds = max(10, round(1000 / self._rate / 10) * 10)
-        durations = [milliseconds] * (self.frames - 1) + [max(milliseconds, int(1000 * _HELD_SECONDS))]
+        durations = [milliseconds] * (len(self._frames) - 1) + [max(milliseconds, int(1000 * _HELD_SECONDS))]
         frames = self._kept()
         options: dict[str, Any] = {"quality": 90, "method": 4}
-        if self._path.suffix.lower() == ".gif":
+        if path.suffix.lower() == ".gif":
             frames, options = (frame.quantize(256, Image.Quantize.MEDIANCUT) for frame in frames), {"disposal": 1}
         first = next(frames)
-        first.save(self._temporary, save_all=True, append_images=frames, duration=durations, loop=0, **options)
+        first.save(path, save_all=True, append_images=frames, duration=durations, loop=0, **options)
 
-    def _write_mp4(self) -> None:
+    def _write_mp4(self, path: Path) -> None:
         """H.264 in yuv420p, which every player takes."""
         import av
 
         height, width = self.size
-        with av.open(str(self._temporary), "w", options={"movflags": "faststart"}) as container:
+        held = max(1, round(_HELD_SECONDS * self._rate))
+        with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
             stream = container.add_stream("libx264", rate=self._rate, options={"crf": "18", "preset": "medium"})
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-            held = max(1, round(_HELD_SECONDS * self._rate))
-            for index, frame in enumerate(self._kept()):
-                for _ in range(held if index == self.frames - 1 else 1):
+            for number, frame in enumerate(self._kept(), start=1):
+                for _ in range(held if number == len(self._frames) else 1):
                     container.mux(stream.encode(av.VideoFrame.from_image(frame)))
             container.mux(stream.encode())

@@ -8,10 +8,9 @@ from typing import Any
 
 from fastnst.errors import OptionError
 from fastnst.image.files import check_place
-from fastnst.transfer.pyramid import scale_style_weights
 from fastnst.transfer.result import LossRecord
+from fastnst.transfer.scales import scale_style_weights
 
-FORMATS = (".png", ".svg", ".pdf")
 # Told apart with any colour vision (Okabe and Ito), and in grey by their dashes.
 _LINES = {
     "total": ("#000000", "-"),
@@ -19,8 +18,9 @@ _LINES = {
     "content": ("#0072B2", "-."),
     "tv": ("#009E73", ":"),
 }
-_RANGE = 1e-6  # of the axis, at most
+_RANGE = 1e-6  # the lowest point of the axis over the highest, at least
 _NAMES = {"total": "total", "style": "β · style", "content": "α · content", "tv": "γ · total variation"}
+FORMATS = (".png", ".svg", ".pdf")
 
 
 def check_plot(path: Path) -> None:
@@ -52,16 +52,18 @@ def draw_losses(records: Sequence[LossRecord], path: Path, options: Mapping[str,
         values = [weight * getattr(record, term) for weight, record in zip(weights, records, strict=True)]
         if not any(value > 0 for value in values):
             continue
-        for first, (_, group) in enumerate(groupby(zip(records, values, strict=True), lambda pair: pair[0].scale)):
-            shown = [(record.iteration, value if value > 0 else float("nan")) for record, value in group]
+        label: str | None = _NAMES[term]
+        for _, group in groupby(zip(records, values, strict=True), lambda pair: pair[0].scale):
+            points = [(record.iteration, value if value > 0 else float("nan")) for record, value in group]
             axes.plot(
-                *zip(*shown, strict=True),
+                *zip(*points, strict=True),
                 color=colour,
                 linestyle=dashes,
                 linewidth=2 if term == "total" else 1.5,
-                label=_NAMES[term] if first == 0 else None,
-                marker="." if len(shown) == 1 else None,
+                label=label,
+                marker="." if len(points) == 1 else None,
             )
+            label = None
     axes.set_yscale("log")
     # A term that begins at 0, as the content's does where the run starts from it, would take all the height.
     axes.set_ylim(bottom=max(_RANGE * largest, 0.5 * axes.get_ylim()[0]) if largest > 0 else None)
@@ -80,17 +82,15 @@ def draw_losses(records: Sequence[LossRecord], path: Path, options: Mapping[str,
 
 
 def _weights(records: Sequence[LossRecord], weight: Any) -> list[float]:
-    """Those of the records: one for all, or of several that end with the last scale's the scale's own."""
+    """The weight that applied to each record: one weight for all, or one for each scale, coarse first."""
     edges = list(dict.fromkeys(record.scale for record in records))
-    if not isinstance(weight, list | tuple):
-        return [float(weight)] * len(records)
-    own = scale_style_weights(tuple(map(float, weight)), len(edges))
-    by_edge = dict(zip(edges, own, strict=True))
+    weights = tuple(map(float, weight)) if isinstance(weight, list | tuple) else float(weight)
+    by_edge = dict(zip(edges, scale_style_weights(weights, len(edges)), strict=True))
     return [by_edge[record.scale] for record in records]
 
 
 def _mark_scales(axes: Any, records: Sequence[LossRecord]) -> None:
-    """A line where each scale begins, and its long edge above the axes."""
+    """Draws a line where each scale begins, and its long edge above the axes."""
     starts = [next(group) for _, group in groupby(records, lambda record: record.scale)]
     if len(starts) == 1:
         return

@@ -1,4 +1,4 @@
-"""What a run gives back: the image, its losses and how it was made."""
+"""The result of a run: the image, its losses and how it was made."""
 
 import io
 from collections.abc import Callable, Mapping
@@ -35,13 +35,13 @@ class LossRecord:
 
 @dataclass(frozen=True, eq=False)
 class Iterate:
-    """What a callback sees after each evaluation: the record of the image, the image, and how far the run is.
+    """The view that a callback gets after each evaluation: the record of the image, the image, and how far the run is.
 
     `image` is a copy, (3, H, W) float32 in 0…1 on the CPU, `alpha` and `parameters` are those of a `Result`;
     `iterations` counts the steps of the whole run, `scales` are its long edges in pixels.
 
-    `look` makes the copy. It is made before the callback is called, unless that has an attribute `lazy` that is true:
-    then when `image` is first asked for, of the image as it is then.
+    `look` makes the copy: before the callback is called, or with a callback whose attribute `lazy` is true when `image`
+    is first asked for, of the image as it is then.
     """
 
     record: LossRecord
@@ -69,6 +69,9 @@ class Iterate:
     def __repr__(self) -> str:
         record = self.record
         return f"Iterate({record.iteration} of {self.iterations}, {record.scale} px, loss {record.total:.4g})"
+
+
+Callback = Callable[[Iterate], bool | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +106,7 @@ class Result:
         return f"Result({width}×{height}{loss}{f', stopped: {self.stopped}' if self.stopped else ''})"
 
     def _repr_png_(self) -> bytes:
-        """What a notebook shows of it."""
+        """The picture that a notebook shows."""
         encoded = io.BytesIO()
         self.image.save(encoded, "PNG")
         return encoded.getvalue()

@@ -4,11 +4,12 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -16,63 +17,81 @@ from torch import Tensor
 from fastnst.errors import FastnstWarning, OptionError
 from fastnst.image.colour import finished
 from fastnst.image.picture import Picture
-from fastnst.loss.objective import Evaluation
+from fastnst.optim import Optimizer
 from fastnst.options.options import Options
 from fastnst.plan.processes import ALONE, Ranks
-from fastnst.transfer.checkpoint import OPTIMIZER, CheckpointError, SavedRun, check_checkpoint, save_run
-from fastnst.transfer.descent import Descent
-from fastnst.transfer.pace import Pace
-from fastnst.transfer.result import DivergedError, Iterate, LossRecord, Result
-from fastnst.transfer.tensor_file import pieces_of
+from fastnst.transfer.checkpoint import CheckpointError, SavedRun, check_checkpoint, save_run
+from fastnst.transfer.descent import CAPACITY, Descent
+from fastnst.transfer.inputs import Scale
+from fastnst.transfer.result import Callback, DivergedError, Iterate, LossRecord, Result
 
-Callback = Callable[[Iterate], bool | None]
-
+READ_SECONDS = 0.25
+"""How long a GPU is left alone at most, so that a run can be watched and stopped."""
 # A first loss beyond this leaves too little of float32's range for the squares in the optimiser.
 _SUSPICIOUS_LOSS = 1e15
 # Steps over which the loss must fall by the tolerance: L-BFGS without a line search may rise for a few.
 _TOLERANCE_STEPS = 10
 
 
+class ResumeValues(TypedDict, total=False):
+    """The fields of `Watch` but the checkpoint, as keyword arguments."""
+
+    callback: Callback | None
+    callback_every: int | None
+    checkpoint_every: float
+
+
+class WatchValues(ResumeValues, total=False):
+    """The fields of `Watch` as keyword arguments."""
+
+    checkpoint: str | os.PathLike[str] | None
+
+
 @dataclass(frozen=True)
 class Watch:
-    """Who looks at a run: the callback, called at least every `callback_every` evaluations, and the checkpoint, written
-    every `checkpoint_every` seconds and at the end of each scale."""
+    """Who looks at a run.
+
+    Attributes:
+        callback: called with an `Iterate` when losses have been read back; returning False (not None) stops the run
+            there.
+        callback_every: read them back at least after so many evaluations. On a CPU it is after each one anyway; on a
+            GPU 1 makes it wait at every iteration, and None leaves it at about four times a second.
+        checkpoint: a file from which `fastnst.resume` can go on, written every `checkpoint_every` seconds, at the end
+            of each scale and when the callback stops the run; whole or not at all.
+        checkpoint_every: seconds, 0 or more.
+
+    Raises OptionError for others, CheckpointError where the checkpoint's folder will not do.
+    """
 
     callback: Callback | None = None
-    callback_every: int | None = None
-    checkpoint: Path | None = None
+    callback_every: int | None = 1
+    checkpoint: str | os.PathLike[str] | None = None
     checkpoint_every: float = 60.0
 
-
-def make_watch(
-    callback: Callback | None,
-    callback_every: int | None,
-    checkpoint: str | os.PathLike[str] | None,
-    checkpoint_every: float,
-) -> Watch:
-    """A Watch of checked values. Raises OptionError, or CheckpointError where the checkpoint's folder will not do."""
-    if callback is not None and not callable(callback):
-        raise OptionError(f"callback {callback!r} cannot be called; give a function of one Iterate")
-    if callback_every is not None and (not isinstance(callback_every, int) or callback_every < 1):
-        raise OptionError(f"callback_every {callback_every!r} is not a whole number of 1 or more, nor None")
-    if not isinstance(checkpoint_every, int | float) or not 0 <= checkpoint_every < math.inf:
-        raise OptionError(f"checkpoint_every {checkpoint_every!r} is not a number of seconds, 0 or more")
-    if checkpoint is None:
-        return Watch(callback, callback_every)
-    path = Path(checkpoint)
-    check_checkpoint(path)
-    return Watch(callback, callback_every, path, checkpoint_every)
+    def __post_init__(self) -> None:
+        callback, every, seconds = self.callback, self.callback_every, self.checkpoint_every
+        if callback is not None and not callable(callback):
+            raise OptionError(f"callback {callback!r} cannot be called; give a function of one Iterate")
+        if every is not None and (not isinstance(every, int) or every < 1):
+            raise OptionError(f"callback_every {every!r} is not a whole number of 1 or more, nor None")
+        if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+            raise OptionError(f"checkpoint_every {seconds!r} is not a number of seconds, 0 or more")
+        if self.checkpoint is not None:
+            check_checkpoint(Path(self.checkpoint))
 
 
-@dataclass(frozen=True)
-class Scale:
-    """One of a run's scales: its place among them, its long edge, steps, objective, and the content there."""
+def watch_and_options(values: Mapping[str, Any]) -> tuple[Watch, dict[str, Any]]:
+    """The watch that keyword arguments ask for, and those that are options. Raises as `Watch` does."""
+    watching = {name: values[name] for name in Watch.__dataclass_fields__ if name in values}
+    return Watch(**watching), {name: value for name, value in values.items() if name not in watching}
 
-    index: int
-    edge: int
-    iterations: int
-    objective: Evaluation
-    content: Picture
+
+class Stage(Enum):
+    """Where the descent of a scale is: before its last step, at that, or past it."""
+
+    RUNNING = auto()
+    ENDING = auto()
+    ENDED = auto()
 
 
 class Run:
@@ -80,130 +99,167 @@ class Run:
 
     Of several processes the leader's clock, callback and tolerance decide for all, and it alone writes.
 
-    `stopped` says why it ended before its time, or None.
+    Attributes:
+        image: the image of the scale that it is at, (1, 3, H, W).
+        optimizer: what moved it last, or None before the first scale.
+        content: the content at that scale.
+        stopped: why the run ended before its time, or None.
+        losses: a record for each evaluation.
     """
+
+    image: Tensor
+    content: Picture
 
     def __init__(
         self,
         parameters: Mapping[str, Any],
         sources: Mapping[str, Any],
+        *,
         watch: Watch,
         options: Options,
-        iterations: Mapping[int, int],
+        scales: Sequence[Scale],
         saved: SavedRun | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
+        self.optimizer: Optimizer | None = None
         self.stopped: str | None = None
         self.losses: list[LossRecord] = [] if saved is None else list(saved.losses)
-        self._parameters = parameters
-        self._sources = sources
-        self._watch = watch
-        self._options = options
-        self._ranks = ranks
-        self._edges = tuple(iterations)
-        self._iterations = sum(iterations.values())
+        self._parameters, self._sources, self._watch, self._options = parameters, sources, watch, options
+        self._scales, self._ranks = scales, ranks
         self._saved_at = time.perf_counter()
+        self._began = self._saved_at - (0.0 if saved is None else saved.seconds)
         # The record of the image that a scale ended with.
         self._final: LossRecord | None = None
-        self._began = self._saved_at - (0.0 if saved is None else saved.seconds)
-        # The steps of the scales before the present one, and the index of its first record.
-        self._steps, self._first = 0, 0
+        # The steps of the scales before the present one, its own, and the index of its first record.
+        self._steps, self._done, self._first = 0, 0, 0
+        # The saved state inside of a scale.
+        self._inside: SavedRun | None = None
         if saved is not None:
-            self._steps = saved.steps + (saved.done if saved.finished else 0)
-            self._first = len(saved.losses) - saved.done - 1
+            self._steps, self._done, self._first = saved.steps, saved.done, len(saved.losses) - saved.done - 1
+            if saved.finished:
+                self._steps += saved.done
+            else:
+                self._inside = saved
 
-    def optimise(self, descent: Descent, scale: Scale, saved: SavedRun | None = None) -> None:
-        """The steps of one scale, each image evaluated, the last one too; with `saved`, those that follow it.
+    def continues(self, scale: Scale) -> bool:
+        """True where the run was saved inside of this scale, and has not gone on from there yet."""
+        return self._inside is not None and self._inside.scale == scale.index
 
-        In the end `descent.image` is the best image of the scale.
+    def optimise(self, descent: Descent, scale: Scale, content: Picture) -> None:
+        """The steps of one scale, each image evaluated, the last one too; of a saved scale, those that follow.
+
+        In the end `image` is the best image of the scale. Raises DivergedError.
         """
-        self._final = None
+        self.image, self.content, self._final = descent.image, content, None
+        saved, self._inside = self._inside, None
         if saved is None:
-            self._first, done = len(self.losses), 0
+            self._first, self._done = len(self.losses), 0
             descent.begin()
         else:
-            done = saved.done
-            own = {name: x for name, x in saved.tensors.items() if not name.startswith(OPTIMIZER)}
-            descent.restore(own, saved.loss_exponent)
-        ranks = self._ranks
-        unread, settled, late, last = saved is None, self._is_settled(), False, False
+            descent.restore(saved.tensors, saved.loss_exponent)
         deadline = self._deadline(scale)
         every = self._watch.callback_every if self._watch.callback is not None else None
-        pace = Pace(descent.image.device, every, deadline, read=len(self.losses) - self._first)
-        while True:
-            (due,) = ranks.agree(unread and (last or pace.is_due(done)))
-            if due:
-                asked = done
-                self._note(descent, pace, scale)
-                done = len(self.losses) - self._first - 1
-                # An overflow of float16 takes iterations back.
-                ended = last and done == asked
-                answer = self._is_stopped_by_callback(descent, scale)
-                stopped, saving = ranks.agree(answer, ended or answer or self._is_checkpoint_due())
-                if ended:
-                    self._settle(descent)
-                if saving:
-                    self._save(descent, scale, done, finished=ended)
-                if stopped:
-                    self._settle(descent)
-                    self.stopped = "callback"
-                    return
-                if ended:
-                    self._steps += done
-                    if late and scale.edge == self._edges[-1]:
-                        self.stopped = "time"
-                    return
-                settled = self._is_settled()
-            finished = done + 1 >= scale.iterations or settled
-            finished, late = ranks.agree(finished, not finished and time.perf_counter() > deadline)
-            last = finished or late
-            if last:
-                descent.end()
-            else:
-                descent.advance()
-            done += 1
-            unread = True
+        pace = Pace(self.image.device, every, deadline, read=len(self.losses) - self._first)
+        stage = Stage.RUNNING
+        if saved is None:
+            stage = self._read(descent, pace, scale, stage, late=False)
+        while stage is not Stage.ENDED:
+            is_last = self._done + 1 >= scale.iterations or self._is_settled()
+            is_last, late = self._ranks.agree(is_last, not is_last and time.perf_counter() > deadline)
+            stage = Stage.ENDING if is_last or late else Stage.RUNNING
+            descent.end() if stage is Stage.ENDING else descent.advance()
+            self._done += 1
+            if self._ranks.agree(stage is Stage.ENDING or pace.is_due(self._done))[0]:
+                stage = self._read(descent, pace, scale, stage, late=late)
+        self.optimizer = descent.optimizer
 
-    def result(self, image: Tensor, content: Picture) -> Result:
-        """The result of an image, (1, 3, H, W), made of `content` of the same size."""
-        shown = self._shown(image, content)
-        return Result(shown, content.alpha, tuple(self.losses), self._parameters_now(), self.stopped)
+    def result(self) -> Result:
+        """The result of the image as it is."""
+        return Result(
+            tensor=self._finished(self.image, self.content),
+            alpha=self.content.alpha,
+            losses=tuple(self.losses),
+            parameters=self._parameters_now(),
+            stopped=self.stopped,
+        )
 
-    def _shown(self, image: Tensor, content: Picture) -> Tensor:
-        return finished(image.detach()[0].clamp(0, 1).float().cpu(), content, self._options.preserve_color)
+    def _read(self, descent: Descent, pace: "Pace", scale: Scale, stage: Stage, *, late: bool) -> Stage:
+        """Reads the losses back, calls back and saves; ENDED where no step follows, else RUNNING."""
+        made = self._done
+        self._note(descent, pace, scale)
+        # An overflow of float16 takes steps back: then the scale goes on.
+        ended = stage is Stage.ENDING and self._done == made
+        reason = self.stop_reason(ended=ended, late=late and scale == self._scales[-1])
+        if ended:
+            self._settle(descent)
+        if ended or reason is not None or self._is_checkpoint_due():
+            self._save(descent, scale, finished=ended)
+        if ended:
+            self._steps += self._done
+        elif reason is not None:
+            self._settle(descent)
+        self.stopped = reason
+        return Stage.RUNNING if reason is None and not ended else Stage.ENDED
+
+    def stop_reason(self, *, ended: bool, late: bool) -> str | None:
+        """Why the run ends with the image that was evaluated last, if it does: "callback" or "time"."""
+        (is_refused,) = self._ranks.agree(self._is_refused())
+        if is_refused:
+            return "callback"
+        return "time" if ended and late else None
+
+    def _is_refused(self) -> bool:
+        """True where the callback, called with the present image, stops the run."""
+        callback = self._watch.callback
+        if callback is None or not self._ranks.leads:
+            return False
+        iterate = Iterate(
+            record=self.losses[-1],
+            look=partial(self._finished, self.image, self.content),
+            alpha=self.content.alpha,
+            parameters=self._parameters_now(),
+            iterations=sum(scale.iterations for scale in self._scales),
+            scales=tuple(scale.edge for scale in self._scales),
+        )
+        if not getattr(callback, "lazy", False):
+            _ = iterate.image
+        answer = callback(iterate)
+        return answer is not None and not answer
 
     def _settle(self, descent: Descent) -> None:
         """Ends at the scale's best image: L-BFGS without a line search leaps now and then. A mean that was asked for
         stays."""
         records = self.losses[self._first :]
-        self._final = records[-1] if self._options.average is not None else min(records, key=lambda one: one.total)
+        self._final = records[-1]
+        if self._options.average is None:
+            self._final = min(records, key=lambda record: record.total)
         if self._final is not records[-1]:
             descent.image.copy_(descent.best)
 
-    def _note(self, descent: Descent, pace: Pace, scale: Scale) -> None:
+    def _note(self, descent: Descent, pace: "Pace", scale: Scale) -> None:
         """Reads the losses back. Raises DivergedError with the best image of the scale if one is not finite."""
         rows = descent.read()
         for terms, moment in zip(rows, pace.moments(len(rows)), strict=True):
             iteration = self._steps + len(self.losses) - self._first
-            record = LossRecord(iteration, scale.edge, *terms, moment - self._began)
+            record = LossRecord(iteration, scale.edge, *terms, seconds=moment - self._began)
             if not math.isfinite(record.total):
-                cause = _divergence(record, scale.objective, self.losses)
+                cause = _divergence(record, self.losses, is_half=self._options.precision == "fp16")
                 totals = [known.total for known in self.losses[self._first :]]
                 del self.losses[self._first + (totals.index(min(totals)) + 1 if totals else 0) :]
-                self.stopped = "diverged"
-                raise DivergedError(cause, self.result(descent.best, scale.content))
+                self.image, self.stopped = descent.best, "diverged"
+                raise DivergedError(cause, self.result())
             self.losses.append(record)
+        self._done = len(self.losses) - self._first - 1
 
     def _deadline(self, scale: Scale) -> float:
         """When the scale must end: the last one with the run, others after half of the time that is left."""
         if self._options.seconds is None:
             return math.inf
-        end = self._began + self._options.seconds
-        now = time.perf_counter()
-        return end if scale.edge == self._edges[-1] else now + max(0.0, end - now) / 2
+        end, now = self._began + self._options.seconds, time.perf_counter()
+        return end if scale == self._scales[-1] else now + max(0.0, end - now) / 2
 
     def _is_settled(self) -> bool:
-        """Whether the present scale has lowered its loss too little of late."""
+        """True where the present scale has lowered its loss too little of late."""
         tolerance = self._options.tolerance
         if tolerance is None or len(self.losses) - self._first <= _TOLERANCE_STEPS:
             return False
@@ -212,61 +268,73 @@ class Run:
         # A loss of 0 has settled too.
         return before - after <= tolerance * abs(before)
 
-    def _is_stopped_by_callback(self, descent: Descent, scale: Scale) -> bool:
-        callback = self._watch.callback
-        if callback is None or not self._ranks.leads:
-            return False
-        look = partial(self._shown, descent.image, scale.content)
-        iterate = Iterate(
-            self.losses[-1], look, scale.content.alpha, self._parameters_now(), self._iterations, self._edges
-        )
-        if not getattr(callback, "lazy", False):
-            _ = iterate.image
-        answer = callback(iterate)
-        return answer is not None and not answer
-
     def _is_checkpoint_due(self) -> bool:
-        return (
-            self._watch.checkpoint is not None and time.perf_counter() - self._saved_at >= self._watch.checkpoint_every
-        )
+        return time.perf_counter() - self._saved_at >= self._watch.checkpoint_every
 
-    def _save(self, descent: Descent, scale: Scale, done: int, *, finished: bool) -> None:
+    def _save(self, descent: Descent, scale: Scale, *, finished: bool) -> None:
         """Writes the checkpoint, if there is to be one; a run does not end because a disk is full."""
         if self._watch.checkpoint is None or not self._ranks.leads:
             return
-        state = descent.optimizer.live_state()
-        tensors = {OPTIMIZER + name: value for name, value in state.items() if isinstance(value, Tensor)}
-        pieces = {name: pieces_of(tensor) for name, tensor in {**descent.state(), **tensors}.items()}
         saved = SavedRun(
             parameters=self._parameters,
             sources=self._sources,
             scale=scale.index,
-            done=done,
+            done=self._done,
             finished=finished,
             steps=self._steps,
             seconds=time.perf_counter() - self._began,
             losses=tuple(self.losses),
             loss_exponent=descent.loss_exponent,
-            optimizer={name: value for name, value in state.items() if not isinstance(value, Tensor)},
-            tensors={},
+            tensors=descent.state(),
+            optimizer=descent.optimizer.live_state(),
         )
         try:
-            save_run(self._watch.checkpoint, saved, pieces)
+            save_run(Path(self._watch.checkpoint), saved)
         except CheckpointError as error:
             warnings.warn(f"{error}; the run goes on", FastnstWarning, stacklevel=2)
         self._saved_at = time.perf_counter()
+
+    def _finished(self, image: Tensor, content: Picture) -> Tensor:
+        return finished(image.detach()[0].clamp(0, 1).float().cpu(), content, self._options.preserve_color)
 
     def _parameters_now(self) -> dict[str, Any]:
         final = self._final or (self.losses[-1] if self.losses else None)
         return {**self._parameters, "stopped": self.stopped, "final": final and final.as_dict()}
 
 
-def _divergence(record: LossRecord, objective: Evaluation, before: Sequence[LossRecord]) -> str:
+def _divergence(record: LossRecord, before: Sequence[LossRecord], *, is_half: bool) -> str:
     where = f"the loss became {record.total} at iteration {record.iteration} (scale {record.scale})"
-    if objective.runtime.dtype == torch.float16:
+    if is_half:
         cause = "float16 overflowed; use --precision bf16 or fp32"
     elif not before or before[0].total > _SUSPICIOUS_LOSS:
         cause = "it is too large for float32; lower the weights of its terms and layers, or check the network's weights"
     else:
         cause = "the steps are too long; lower --learning-rate, or use --optimizer adam"
     return f"{where}: {cause}"
+
+
+class Pace:
+    """When the losses are read back: after each evaluation on a CPU, where nobody waits for it; on a GPU in batches of
+    about `READ_SECONDS`, but at least every `every` evaluations, and no longer than until `deadline`. `read` says how
+    many have been read back before."""
+
+    def __init__(self, device: torch.device, every: int | None, deadline: float, *, read: int = 0) -> None:
+        self._every = every if device.type != "cpu" else 1
+        self._deadline = deadline
+        self._read_at = time.perf_counter()
+        self._next = self._count = read
+
+    def is_due(self, evaluation: int) -> bool:
+        """True where the losses are to be read back after this evaluation, counted from the scale's first, which is
+        0."""
+        return evaluation >= self._next or (self._every is not None and evaluation % self._every == 0)
+
+    def moments(self, count: int) -> list[float]:
+        """When the `count` evaluations just read back ended, on `time.perf_counter`: evenly since the last reading."""
+        before, now = self._read_at, time.perf_counter()
+        seconds = (now - before) / max(count, 1)
+        batch = min(READ_SECONDS, max(self._deadline - now, 0)) / max(seconds, 1e-9)
+        self._count += count
+        self._next = self._count - 1 + max(1, min(int(batch), CAPACITY))
+        self._read_at = now
+        return [before + seconds * (index + 1) for index in range(count)]

@@ -3,8 +3,8 @@
 import os
 import sys
 import warnings
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
@@ -12,47 +12,36 @@ from typing import Any, Unpack
 from torch import Tensor
 
 from fastnst.errors import FastnstWarning, OptionError
-from fastnst.image.colour import prepared
+from fastnst.image.colour import prepared as as_visible
 from fastnst.image.picture import AnyPicture, Picture
 from fastnst.image.read import Source
 from fastnst.image.resize import AtSizes, at_size, resize, resize_wrapped
-from fastnst.loss.masks import Guidance, guidance_of, style_regions
+from fastnst.loss.masks import guidance_of, style_regions
 from fastnst.loss.targets import StyleTarget, style_targets
 from fastnst.network.backbone import Backbone
 from fastnst.network.runtime import check_fork, float32_products, own_modes, resolve_runtime, timed_algorithms, versions
 from fastnst.network.weights import Weights, load_weights
-from fastnst.optim import Optimizer
+from fastnst.optim import make_optimizer
 from fastnst.options.keywords import OptionValues
 from fastnst.options.options import START_WORDS, resolve_options
-from fastnst.options.tile_options import in_words
+from fastnst.options.parse import in_words
 from fastnst.plan.fitting import FittingObjective
 from fastnst.plan.planner import Plan, most_tiles, plan_run
 from fastnst.plan.processes import Ranks
-from fastnst.transfer.averaging import MeanImage
-from fastnst.transfer.canvas import Canvas, opened, recorded_canvas
-from fastnst.transfer.checkpoint import CheckpointError, SavedRun, check_same_inputs, check_same_network, load_run
+from fastnst.transfer.checkpoint import SavedRun, check_same_inputs, check_same_network, load_run
 from fastnst.transfer.descent import Descent
-from fastnst.transfer.networks import Networks
-from fastnst.transfer.preset_network import warn_of_other_network
-from fastnst.transfer.pyramid import scale_iterations, scale_style_weights
+from fastnst.transfer.inputs import Canvas, Scale, Styles, load_inputs, opened, recorded_canvas, start_image, style_size
+from fastnst.transfer.networks import Networks, warn_of_other_network
 from fastnst.transfer.result import Result
-from fastnst.transfer.run import Callback, Run, Scale, Watch, make_watch
-from fastnst.transfer.run_inputs import Styles, load_inputs
-from fastnst.transfer.run_sizes import run_scales, style_size
-from fastnst.transfer.scale_optimizers import ScaleOptimizers
-from fastnst.transfer.start_images import even_colour, mean_colour, network_grey, recoloured, white_noise
+from fastnst.transfer.run import ResumeValues, Run, Watch, WatchValues, watch_and_options
+from fastnst.transfer.scales import run_scales
 
 
-def stylize(
-    content: Source,
-    style: Styles,
-    *,
-    callback: Callback | None = None,
-    callback_every: int | None = 1,
-    checkpoint: str | os.PathLike[str] | None = None,
-    checkpoint_every: float = 60.0,
-    **options: Unpack[OptionValues],
-) -> Result:
+class StylizeValues(WatchValues, OptionValues, total=False):
+    """The keyword arguments of `stylize`."""
+
+
+def stylize(content: Source, style: Styles, **values: Unpack[StylizeValues]) -> Result:
     """Renders `content` in the style of `style` by optimising the image itself (Gatys, Ecker and Bethge 2016).
 
     Args:
@@ -60,13 +49,8 @@ def stylize(
             (1, 3, H, W) in 0…1.
         style: the same, or a folder of pictures, which are taken by their names' order, or a sequence of these, which
             may be empty where the style weight is 0.
-        callback: called with an `Iterate` when losses have been read back; returning False (not None) stops the run
-            there.
-        callback_every: read them back at least after so many evaluations. On a CPU it is after each one anyway; on a
-            GPU 1 makes it wait at every iteration, and None leaves it at about four times a second.
-        checkpoint: a file from which `fastnst.resume` can go on, written every `checkpoint_every` seconds, at the end
-            of each scale and when the callback stops the run; whole or not at all.
-        **options: the fields of `fastnst.Options`, such as `size=512`, `style_weight=5` or `preset="gatys"`.
+        **values: the fields of `fastnst.Options`, such as `size=512`, `style_weight=5` or `preset="gatys"`, and those
+            of `fastnst.Watch`: `callback`, `callback_every`, `checkpoint` and `checkpoint_every`.
 
     Returns:
         The image, its losses and its parameters.
@@ -75,13 +59,8 @@ def stylize(
         FastnstError: for input that cannot be used, before any long work; its subclasses say which.
         DivergedError: when the loss turns NaN or infinite; it carries the best image before that.
     """
-    return Stylizer(style, **options)(
-        content,
-        callback=callback,
-        callback_every=callback_every,
-        checkpoint=checkpoint,
-        checkpoint_every=checkpoint_every,
-    )
+    watch, options = watch_and_options(values)
+    return Stylizer(style, **options).prepare(content).run(watch)
 
 
 def resume(
@@ -91,34 +70,28 @@ def resume(
     style: Styles | None = None,
     init: Source | None = None,
     masks: Sequence[Any] | None = None,
-    callback: Callback | None = None,
-    callback_every: int | None = 1,
-    checkpoint_every: float = 60.0,
+    **watch: Unpack[ResumeValues],
 ) -> Result:
     """Goes on with the run whose checkpoint is at `path`, and on with the checkpoint.
 
     The result is that of the uninterrupted run: on a CPU, with the same number of threads and the same versions, bit
     for bit. Content, styles, init and masks are read where the run read them, unless they are given; they must be the
-    same pictures. Other arguments are those of `stylize`.
+    same pictures. Other arguments are the fields of `fastnst.Watch`.
 
     Raises CheckpointError where the checkpoint is missing or damaged, or belongs to other pictures or weights.
     """
     saved = load_run(Path(path))
     options = dict(saved.parameters["options"])
-    canvas = recorded_canvas(saved.parameters)
+    source: Source | Canvas | None = recorded_canvas(saved.parameters)
+    if source is None:
+        source = saved.source("content", saved.sources["content"], content)
     if options["init"] not in START_WORDS:
-        options["init"] = _source_again(init, saved.sources["init"], "init")
+        options["init"] = saved.source("init", saved.sources["init"], init)
     if options.get("masks") is not None:
         options["masks"] = saved.masks_again if masks is None else masks
-    styles = [_source_again(None, source, "style") for source in saved.sources["styles"]] if style is None else style
-    stylizer = Stylizer(styles, **options)
-    return stylizer.resume(
-        path,
-        _source_again(content, saved.sources["content"], "content") if canvas is None else canvas,
-        callback=callback,
-        callback_every=callback_every,
-        checkpoint_every=checkpoint_every,
-    )
+    if style is None:
+        style = [saved.source("style", place) for place in saved.sources["styles"]]
+    return Stylizer(style, **options).prepare(source, saved).run(Watch(checkpoint=path, **watch))
 
 
 class Stylizer:
@@ -155,178 +128,58 @@ class Stylizer:
         self._networks = networks or Networks()
         self._network: tuple[Weights, Backbone] | None = None
 
-    def __call__(
-        self,
-        content: Source | AnyPicture | Canvas,
-        *,
-        callback: Callback | None = None,
-        callback_every: int | None = 1,
-        checkpoint: str | os.PathLike[str] | None = None,
-        checkpoint_every: float = 60.0,
-    ) -> Result:
+    def __call__(self, content: Source | AnyPicture | Canvas, **watch: Unpack[WatchValues]) -> Result:
         """Stylizes one image; see `stylize`. With a `Canvas` in place of a content it makes one of the styles alone."""
-        watch = make_watch(callback, callback_every, checkpoint, checkpoint_every)
-        check_fork()
-        with own_modes(self.runtime.device), float32_products(self.runtime.tf32), timed_algorithms():
-            return self._stylize(content, watch)
+        watching = Watch(**watch)
+        return self.prepare(content).run(watching)
 
     def resume(
         self,
         path: str | os.PathLike[str],
         content: Source | AnyPicture | Canvas,
-        *,
-        callback: Callback | None = None,
-        callback_every: int | None = 1,
-        checkpoint_every: float = 60.0,
+        **watch: Unpack[ResumeValues],
     ) -> Result:
         """Goes on with the run of this stylizer's options whose checkpoint is at `path`; see `fastnst.resume`."""
-        watch = make_watch(callback, callback_every, path, checkpoint_every)
+        watching = Watch(checkpoint=path, **watch)
         saved = load_run(Path(path), check=self._ranks.leads)
-        check_fork()
-        with own_modes(self.runtime.device), float32_products(self.runtime.tf32), timed_algorithms():
-            return self._stylize(content, watch, saved)
+        return self.prepare(content, saved).run(watching)
 
-    def _stylize(self, source: Source | AnyPicture | Canvas, watch: Watch, saved: SavedRun | None = None) -> Result:
-        content = opened(source, self.options.max_pixels)
-        scales = self.scales(content)
-        if saved is not None:
-            check_same_inputs(saved.parameters, self._inputs.record(content, scales, self.options))
-        picture = content.picture if isinstance(content, Canvas) else content
-        plans = self._agreed({edge: self.plan(edge, size) for edge, size in scales.items()})
-        ahead = list(scales.values())[0 if saved is None else saved.scale :]
-        pictures = AtSizes(picture, ahead)
-        # What is damaged in the pictures is found before the network is loaded, for all of them are read here.
-        inputs = self._inputs.record(content, scales, self.options)
-        weights, backbone = self._loaded()
-        parameters = self._parameters(inputs, weights)
-        shown, styles = prepared(picture, self._inputs.styles, self.options.preserve_color)
-        if saved is not None:
-            check_same_network(saved.parameters, parameters)
-        iterations = dict(zip(scales, scale_iterations(self.options.iterations, len(scales)), strict=True))
-        betas = scale_style_weights(self.options.style_weight, len(scales))
-        run = Run(parameters, self._inputs.places(content), watch, self.options, iterations, saved, self._ranks)
-        visible = pictures if shown is picture else AtSizes(shown, ahead)
-        first = next(iter(scales))
-        image = self._start(visible, styles, first, scales[first]) if saved is None else saved.tensors["image"]
-        optimizers = ScaleOptimizers(self.options, self.runtime)
-        before: Optimizer | None = None
-        target: Picture | None = None
-        for index, (edge, size) in enumerate(scales.items()):
-            if saved is not None and (index < saved.scale or (index == saved.scale and saved.finished)):
-                continue
-            target = pictures.at(size)
-            seen = target if visible is pictures else visible.at(size)
-            for scaled in (pictures, visible):
-                scaled.drop(size)
-            plan = plans[edge]
-            continued = saved if saved is not None and index == saved.scale else None
-            image = self._ranks.alike(self._resized(image.to(self.runtime.device), size))
-            if continued is None:
-                optimizer = optimizers.following(size, before, saved)
-            else:
-                optimizer = optimizers.resumed(continued)
-            before = None
-            backbone.layers.forget()
-            guidance = guidance_of(self._inputs.regions, target.alpha, size)
-            style = self._style(edge, backbone, styles, plan.style_tile, plain=guidance.is_plain)
-            objective = self._objective(backbone, seen.rgb[None], style, betas[index], plan, guidance)
-            mean = None if self.options.average is None else MeanImage(self.options.average)
-            descent = Descent(image, objective, optimizers.fresh, optimizer, mean)
-            image = descent.image
-            del seen, optimizer
-            run.optimise(descent, Scale(index, edge, iterations[edge], objective, target), continued)
-            image, before = descent.image, descent.optimizer
-            # What they hold is as large as the image many times over, and not needed for the next scale or the result.
-            del descent, objective
-            if run.stopped:
-                break
-        del before
-        return run.result(image, target or pictures.at(size))
+    def prepare(self, content: Source | AnyPicture | Canvas, saved: SavedRun | None = None) -> "Prepared":
+        """A run on `content`, or the rest of the `saved` one: read, checked and planned, before the network is loaded.
 
-    def _objective(
-        self,
-        backbone: Backbone,
-        content: Tensor,
-        style: dict[str, StyleTarget],
-        style_weight: float,
-        plan: Plan,
-        guidance: Guidance,
-    ) -> FittingObjective:
-        """The objective of one scale; `content` is (1, 3, H, W) float32 on the CPU."""
-        options = replace(self.options, style_weight=style_weight)
-        fixed = options.tile == "none" or options.style_loss == "sliced"
-        return FittingObjective(
-            backbone,
-            content,
-            style,
-            options,
-            self.runtime,
-            plan=plan,
-            guidance=guidance,
-            tile_is_fixed=fixed,
-            ranks=self._ranks,
-        )
-
-    def _agreed(self, plans: dict[int, Plan]) -> dict[int, Plan]:
-        """The plans by which all processes go: those that need the least, for one may have less memory."""
-        everyone = self._ranks.gathered(plans)
-        return {edge: min((own[edge] for own in everyone), key=lambda plan: plan.added_bytes) for edge in plans}
-
-    def plan(self, edge: int, size: tuple[int, int]) -> Plan:
-        """How the scale whose long edge is `edge`, of `size` (height, width), fits into memory.
-
-        Raises OptionError where nothing that was asked for fits into `max_memory`.
+        Raises ImageError and OptionError as `run_scales` does, where a mask has other proportions than the content,
+        several processes cannot share the image, or nothing that was asked for fits into `max_memory`; CheckpointError
+        where the saved run had other inputs.
         """
-        plan = self._planned(edge, size)
-        if not plan.fits and plan.limit_bytes is not None:
-            warnings.warn(
-                f"{plan.width}×{plan.height} pixels need about {in_words(plan.peak_bytes)} of memory, and "
-                f"{in_words(plan.limit_bytes)} are free; lower --size, or take --optimizer adam",
-                FastnstWarning,
-                stacklevel=2,
+        with own_modes(self.runtime.device):
+            content = opened(content, self.options.max_pixels)
+            scales = run_scales(content, self._inputs.styles, self.options)
+            role = "output" if isinstance(content, Canvas) else "content"
+            for region in self._inputs.regions or ():
+                region.content.check_aspect(content.height, content.width, f"the {role} image")
+            self._check_processes(scales[-1].size)
+            plans = [self._plan(scale) for scale in scales]
+            rest = scales if saved is None else scales[saved.scale + saved.finished :]
+            sizes = [scale.size for scale in rest]
+            picture = content.picture if isinstance(content, Canvas) else content
+            # What is damaged in the pictures is found here, for all of them are read.
+            pictures = AtSizes(picture, sizes)
+            record = self._inputs.record(content, [scale.size for scale in scales], self.options)
+            if saved is not None:
+                check_same_inputs(saved.parameters, record)
+            visible, styles = as_visible(picture, self._inputs.styles, self.options.preserve_color)
+            return Prepared(
+                stylizer=self,
+                scales=scales,
+                rest=rest,
+                plans=plans,
+                pictures=pictures,
+                visible=pictures if visible is picture else AtSizes(visible, sizes),
+                styles=styles,
+                record=record,
+                places=self._inputs.places(content),
+                saved=saved,
             )
-        return plan
-
-    def _planned(self, edge: int, size: tuple[int, int]) -> Plan:
-        options = self.options
-        styles = [style_size(style, edge, options) for style in self._inputs.styles]
-        return plan_run(
-            options,
-            self.runtime,
-            size,
-            tile=options.tile,
-            max_memory=options.max_memory,
-            style_sizes=styles,
-            network_is_loaded=self._network is not None,
-            processes=self._ranks.size,
-            sharers=self._ranks.local_size if self.runtime.device.type == "cpu" else 1,
-        )
-
-    def check(self, content: AnyPicture | Canvas, saved: SavedRun | None = None) -> dict[int, tuple[int, int]]:
-        """`scales`, where a call, or with `saved` going on with that, would refuse nothing before it loads the network.
-
-        Raises ImageError, OptionError and CheckpointError as the call would.
-        """
-        scales = self.scales(content)
-        if saved is not None:
-            check_same_inputs(saved.parameters, self._inputs.record(content, scales, self.options))
-        for edge, size in scales.items():
-            self._planned(edge, size)
-        return scales
-
-    def scales(self, content: AnyPicture | Canvas) -> dict[int, tuple[int, int]]:
-        """The run's scales in order: from the measured edge in pixels to the (height, width) of the image.
-
-        Raises ImageError and OptionError as `run_scales` does, and where a mask has other proportions than the content,
-        or several processes cannot share the image.
-        """
-        sizes = run_scales(content, self._inputs.styles, self.options)
-        role = "output" if isinstance(content, Canvas) else "content"
-        for region in self._inputs.regions or ():
-            region.content.check_aspect(content.height, content.width, f"the {role} image")
-        *_, largest = sizes.values()
-        self._check_processes(largest)
-        return sizes
 
     def _check_processes(self, size: tuple[int, int]) -> None:
         if self.options.style_loss == "sliced" and self._ranks.size > 1:
@@ -341,6 +194,21 @@ class Stylizer:
                 f"{most} at most, or raise --size"
             )
 
+    def _plan(self, scale: Scale) -> Plan:
+        """How a scale fits into memory. Raises OptionError where nothing that was asked for fits into `max_memory`."""
+        options = self.options
+        return plan_run(
+            options,
+            self.runtime,
+            scale.size,
+            tile=options.tile,
+            max_memory=options.max_memory,
+            style_sizes=[style_size(style, scale.edge, options) for style in self._inputs.styles],
+            network_is_loaded=self._network is not None,
+            processes=self._ranks.size,
+            sharers=self._ranks.local_size if self.runtime.device.type == "cpu" else 1,
+        )
+
     def load(self, *, progress: bool = True) -> None:
         """Loads the network now, not at the first call; a download shows its progress on a terminal."""
         with own_modes(self.runtime.device):
@@ -349,73 +217,164 @@ class Stylizer:
     def _loaded(self, progress: bool = False) -> tuple[Weights, Backbone]:
         if self._network is None:
             options = self.options
+            taps, scaling = options.taps, options.filter_scaling
             load = partial(
-                load_weights,
-                options.weights,
-                options.network,
-                taps=options.taps,
-                filter_scaling=options.filter_scaling,
-                progress=progress,
+                load_weights, options.weights, options.network, taps=taps, filter_scaling=scaling, progress=progress
             )
             self._network = self._networks.get(options, self.runtime, lambda: self._ranks.in_turn(load))
             warn_of_other_network(options, self._network[0])
         return self._network
 
-    def _start(self, content: AtSizes, styles: Sequence[AnyPicture], edge: int, size: tuple[int, int]) -> Tensor:
-        """The first image, (1, 3, H, W) float32 on the CPU."""
-        inputs, init, seed = self._inputs, self.options.init, self.options.seed
-        if inputs.init is not None:
-            return at_size(inputs.init, size).rgb[None]
-        if init == "noise":
-            return white_noise(size, seed)[None]
-        if init == "grey":
-            return even_colour(network_grey(self._loaded()[0].preprocessing), size, seed)[None]
-        if init == "content" or not styles:
-            return content.at(size).rgb[None]
-        seen = [at_size(style, style_size(style, edge, self.options)) for style in styles]
-        if init == "style-mean":
-            return even_colour(mean_colour(seen, inputs.shares), size, seed)[None]
-        return recoloured(content.at(size), seen, inputs.shares)[None]
+    def run(self, prepared: "Prepared", watch: Watch) -> Result:
+        """Makes the image of a run that this stylizer prepared. Raises DivergedError."""
+        check_fork()
+        with own_modes(self.runtime.device), float32_products(self.runtime.tf32), timed_algorithms():
+            plans = self._agreed(prepared.plans)
+            run = self._begun(prepared, watch)
+            for scale in prepared.rest:
+                self._optimise(run, scale, plans[scale.index], prepared)
+                if run.stopped:
+                    break
+            return run.result()
 
-    def _style(
-        self, edge: int, backbone: Backbone, styles: Sequence[AnyPicture], tile: int | None, *, plain: bool
-    ) -> dict[str, StyleTarget]:
-        """The targets of `styles` at the scale whose long edge is `edge`, in tiles where there is one; `plain` where
-        all of the content is one region. Those of the styles as they were given are computed once."""
-        given = all(style is own for style, own in zip(styles, self._inputs.styles, strict=True))
-        if given and (edge, plain) in self._style_targets:
-            return self._style_targets[edge, plain]
-        sizes = [style_size(style, edge, self.options) for style in styles]
-        pictures = [at_size(style, size) for style, size in zip(styles, sizes, strict=True)]
-        images = [picture.rgb[None] for picture in pictures]
-        # A style does not tile: its own seam would be among what the result is to look like.
-        backbone = backbone.repadded("replicate") if self.options.wraps else backbone
-        shares = list(zip(images, self._inputs.shares, strict=True))
-        regions = style_regions(self._inputs.regions, sizes, plain=plain)
-        targets = style_targets(backbone, shares, self.options, self.runtime, regions, tile=tile)
-        if given:
-            self._style_targets[edge, plain] = targets
-        return targets
+    def _begun(self, prepared: "Prepared", watch: Watch) -> Run:
+        """The run with the image and the optimiser that it begins or goes on with."""
+        saved, scales, device = prepared.saved, prepared.scales, self.runtime.device
+        weights, _ = self._loaded()
+        parameters = {
+            **prepared.record,
+            "weights": {"source": weights.source, "sha256": weights.sha256},
+            "device": str(device),
+            "precision": self.runtime.precision,
+            "versions": versions(),
+        }
+        run = Run(
+            parameters,
+            prepared.places,
+            watch=watch,
+            options=self.options,
+            scales=scales,
+            saved=saved,
+            ranks=self._ranks,
+        )
+        if saved is None:
+            run.image = start_image(
+                self._inputs,
+                scales[0],
+                content=prepared.visible,
+                styles=prepared.styles,
+                options=self.options,
+                preprocessing=weights.preprocessing,
+            )
+            return run
+        check_same_network(saved.parameters, parameters)
+        run.image, run.optimizer = saved.tensors["image"], make_optimizer(self.options, self.runtime)
+        run.optimizer.load_state_dict({name: x.to(device) for name, x in saved.optimizer.items()})
+        if not prepared.rest:
+            run.content = prepared.pictures.at(scales[-1].size)
+        return run
+
+    def _agreed(self, plans: Sequence[Plan]) -> list[Plan]:
+        """The plans by which all processes go: those that need the least, for one may have less memory."""
+        everyone = self._ranks.gathered(plans)
+        agreed = [min(each, key=lambda plan: plan.added_bytes) for each in zip(*everyone, strict=True)]
+        for plan in agreed:
+            if not plan.fits and plan.limit_bytes is not None:
+                warnings.warn(
+                    f"{plan.width}×{plan.height} pixels need about {in_words(plan.peak_bytes)} of memory, and "
+                    f"{in_words(plan.limit_bytes)} are free; lower --size, or take --optimizer adam",
+                    FastnstWarning,
+                    stacklevel=2,
+                )
+        return agreed
+
+    def _optimise(self, run: Run, scale: Scale, plan: Plan, prepared: "Prepared") -> None:
+        """One scale of the run. What it makes is as large as the image many times over, and dies with it."""
+        options = replace(self.options, style_weight=scale.style_weight)
+        backbone = self._loaded()[1]
+        content, visible = prepared.content_at(scale.size)
+        run.image = self._ranks.alike(self._resized(run.image.to(self.runtime.device), scale.size))
+        if run.optimizer is not None and not run.continues(scale):
+            run.optimizer = run.optimizer.rescaled(scale.size)
+        backbone.layers.forget()
+        guidance = guidance_of(self._inputs.regions, content.alpha, scale.size)
+        objective = FittingObjective(
+            backbone,
+            content=visible.rgb[None],
+            style=self._style(scale, prepared.styles, plan.style_tile, plain=guidance.is_plain),
+            options=options,
+            runtime=self.runtime,
+            plan=plan,
+            guidance=guidance,
+            tile_is_fixed=options.tile == "none" or options.style_loss == "sliced",
+            ranks=self._ranks,
+        )
+        fresh = partial(make_optimizer, options, self.runtime)
+        descent = Descent(run.image, objective, fresh, optimizer=run.optimizer, average=options.average)
+        run.optimise(descent, scale, content)
 
     def _resized(self, image: Tensor, size: tuple[int, int]) -> Tensor:
         """The image of one scale, (1, 3, H, W), at the `size` of the next."""
         return resize_wrapped(image, size) if self.options.wraps else resize(image, size=size)
 
-    def _parameters(self, inputs: dict[str, Any], weights: Weights) -> dict[str, Any]:
-        """How the image is made, as JSON can hold it."""
-        return {
-            **inputs,
-            "weights": {"source": weights.source, "sha256": weights.sha256},
-            "device": str(self.runtime.device),
-            "precision": self.runtime.precision,
-            "versions": versions(),
-        }
+    def _style(
+        self, scale: Scale, styles: Sequence[AnyPicture], tile: int | None, *, plain: bool
+    ) -> dict[str, StyleTarget]:
+        """The targets of `styles` at a scale, in tiles where there is one; `plain` where all of the content is one
+        region. Those of the styles as they were given are computed once."""
+        is_given = all(style is own for style, own in zip(styles, self._inputs.styles, strict=True))
+        if is_given and (scale.edge, plain) in self._style_targets:
+            return self._style_targets[scale.edge, plain]
+        sizes = [style_size(style, scale.edge, self.options) for style in styles]
+        images = [at_size(style, size).rgb[None] for style, size in zip(styles, sizes, strict=True)]
+        backbone = self._loaded()[1]
+        targets = style_targets(
+            # A style does not tile: its own seam would be among what the result is to look like.
+            backbone.repadded("replicate") if self.options.wraps else backbone,
+            list(zip(images, self._inputs.shares, strict=True)),
+            self.options,
+            self.runtime,
+            regions=style_regions(self._inputs.regions, sizes, plain=plain),
+            tile=tile,
+        )
+        if is_given:
+            self._style_targets[scale.edge, plain] = targets
+        return targets
 
 
-def _source_again(given: Source | None, recorded: str | None, role: str) -> Source:
-    """The picture to go on with: the one given, or else where the run read it."""
-    if given is not None:
-        return given
-    if recorded is None:
-        raise CheckpointError(f"the {role} image of the checkpoint was no file; give it again as {role}=…")
-    return recorded
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A run that has been read, checked and planned. Make one with `Stylizer.prepare`.
+
+    Attributes:
+        stylizer: what prepared it.
+        scales: all its scales, coarse first; `rest` are those that are still to be made.
+        plans: how each of them fits into memory.
+        pictures: the content at the sizes of the rest; `visible` as the network is shown it.
+        styles: the styles as the network is shown them.
+        record: what is known of the run, as JSON can hold it; `places` is where its pictures were read.
+        saved: what it goes on from, or None.
+    """
+
+    stylizer: Stylizer
+    scales: Sequence[Scale]
+    rest: Sequence[Scale]
+    plans: Sequence[Plan]
+    pictures: AtSizes
+    visible: AtSizes
+    styles: Sequence[AnyPicture]
+    record: Mapping[str, Any]
+    places: Mapping[str, Any]
+    saved: SavedRun | None
+
+    def run(self, watch: Watch | None = None) -> Result:
+        """Makes the image. Raises DivergedError."""
+        return self.stylizer.run(self, watch or Watch())
+
+    def content_at(self, size: tuple[int, int]) -> tuple[Picture, Picture]:
+        """The content at the `size` of a scale, and as the network is shown it; they are not kept any longer."""
+        picture = self.pictures.at(size)
+        visible = picture if self.visible is self.pictures else self.visible.at(size)
+        for each in (self.pictures, self.visible):
+            each.drop(size)
+        return picture, visible

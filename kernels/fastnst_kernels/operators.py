@@ -1,11 +1,12 @@
 """The operations behind the public functions as torch custom operators, so that `torch.compile` takes them whole.
 
-`OPERATORS` is all of them: the schema, the function that computes it, and the one that gives the shapes of its results
-without computing. Their first argument is the backend, "triton" or "torch"; the gradients are beside the public
-functions.
+`OPERATORS` has all of them by name. Each is made of its schema, the function that computes it, and the one that gives
+the shapes of its results without computing. The first argument is the backend, "triton" or "torch"; the gradients are
+beside the public functions.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,40 +24,67 @@ from fastnst_kernels.launch.layout import (
 )
 from fastnst_kernels.losses.targets import ContentTerm, StyleTerm, difference_dtype
 
-Triple = tuple[Tensor, Tensor, Tensor]
+OPERATORS: dict[str, Any] = {}
 
 
 def _nothing(*_: object) -> None:
     """The shapes of an operator that writes into its arguments alone: none."""
 
 
-def _gram_shape(backend: str, features: Tensor, precision: str) -> Tensor:
+def _operator(schema: str, function: Callable[..., object], shapes: Callable[..., object] = _nothing) -> Any:
+    name, bracket, signature = schema.partition("(")
+    torch.library.define(f"fastnst_kernels::{name}", bracket + signature)
+    torch.library.impl(f"fastnst_kernels::{name}", "default")(function)
+    torch.library.register_fake(f"fastnst_kernels::{name}")(shapes)
+    OPERATORS[name] = getattr(torch.ops.fastnst_kernels, name).default
+    return OPERATORS[name]
+
+
+def _by_image(backend: str, x: Tensor, *_: object) -> Tensor:
+    """A number for each image, in the dtype of its sums."""
+    return x.new_empty((len(x),), dtype=accumulation_dtype(x.dtype))
+
+
+def _by_channels_twice(backend: str, features: Tensor, *_: object) -> Tensor:
+    """A Gram matrix for each image."""
     batch, channels = features.shape[:2]
     return features.new_empty((batch, channels, channels), dtype=accumulation_dtype(features.dtype))
 
 
-def _difference_loss_shapes(backend: str, features: Tensor, *_: object) -> Triple:
-    matrix = _gram_shape(backend, features, "")
-    loss = matrix.new_empty((len(features),))
-    return loss, torch.empty_like(matrix, dtype=difference_dtype(features.dtype, backend)), torch.empty_like(loss)
+def _losses(backend: str, features: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
+    loss, matrix = _by_image(backend, features), _by_channels_twice(backend, features)
+    return loss, matrix.to(difference_dtype(features.dtype, backend)), torch.empty_like(loss)
 
 
-def _finished_shapes(
-    backend: str,
-    sums: Tensor,
-    positions: int,
-    target: Tensor,
-    weight: float,
-    offset: Tensor | None,
-    offset_weight: float,
-    dtype: torch.dtype,
-) -> Triple:
-    loss = sums.new_empty((sums.shape[0],))
-    return loss, torch.empty_like(sums, dtype=difference_dtype(dtype, backend)), torch.empty_like(loss)
+def _losses_of_sums(backend: str, sums: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """As `_losses`; the last argument is the features' dtype."""
+    loss = _by_image(backend, sums)
+    return loss, torch.empty_like(sums, dtype=difference_dtype(rest[-1], backend)), torch.empty_like(loss)
 
 
-def _content_loss_shape(backend: str, features: Tensor, content: Tensor, weight: float) -> Tensor:
-    return features.new_empty((len(features),), dtype=accumulation_dtype(features.dtype))
+gram = _operator("gram(str backend, Tensor features, str precision) -> Tensor", direct.gram, _by_channels_twice)
+accumulate_gram = _operator(
+    "accumulate_gram(str backend, Tensor(a!) sums, Tensor features, str precision) -> ()", direct.accumulate_gram
+)
+gram_difference_loss = _operator(
+    "gram_difference_loss(str backend, Tensor features, Tensor target, float weight, Tensor? offset, "
+    "float offset_weight, str precision) -> (Tensor, Tensor, Tensor)",
+    direct.gram_difference_loss,
+    _losses,
+)
+finish_gram_loss = _operator(
+    "finish_gram_loss(str backend, Tensor sums, SymInt positions, Tensor target, float weight, Tensor? offset, "
+    "float offset_weight, ScalarType dtype) -> (Tensor, Tensor, Tensor)",
+    direct.finish_gram_loss,
+    _losses_of_sums,
+)
+content_loss = _operator(
+    "content_loss(str backend, Tensor features, Tensor content, float weight) -> Tensor", direct.content_loss, _by_image
+)
+
+
+def _like_features(backend: str, features: Tensor, *_: object) -> Tensor:
+    return empty_map(features, channels_last(features))
 
 
 def _tap_gradient(
@@ -78,7 +106,7 @@ def _tap_gradient(
         style_term = StyleTerm(difference, scale, style_gradient, style_factor)
     if content is not None and content_gradient is not None:
         content_term = ContentTerm(content, content_gradient, content_factor)
-    gradient = empty_map(features, channels_last(features))  # (B, C, H, W)
+    gradient = _like_features(backend, features)  # (B, C, H, W)
     direct.tap_backward(
         backend,
         gradient,
@@ -93,8 +121,13 @@ def _tap_gradient(
     return gradient
 
 
-def _gradient_shape(backend: str, features: Tensor, *_: object) -> Tensor:
-    return empty_map(features, channels_last(features))
+tap_gradient = _operator(
+    "tap_gradient(str backend, Tensor features, Tensor? upstream, Tensor? difference, Tensor? scale, "
+    "Tensor? style_gradient, float style_factor, Tensor? content, Tensor? content_gradient, float content_factor, "
+    "bool relu, str precision) -> Tensor",
+    _tap_gradient,
+    _like_features,
+)
 
 
 def by_channels(backend: str, x: Tensor) -> bool:
@@ -102,8 +135,8 @@ def by_channels(backend: str, x: Tensor) -> bool:
     return backend == "triton" or packed_by_channels(x)
 
 
-def _activation_shapes(
-    backend: str, x: Tensor, bias: Tensor | None, keep_bits: bool, size: tuple[int, int] | None = None
+def _activated(
+    backend: str, x: Tensor, bias: Tensor | None, keep_bits: bool, *, size: tuple[int, int] | None = None
 ) -> tuple[Tensor, Tensor]:
     x = dense(x)
     y = empty_map(x, packed_by_channels(x), size=size)
@@ -111,71 +144,69 @@ def _activation_shapes(
 
 
 def _bias_relu(backend: str, x: Tensor, bias: Tensor | None, keep_bits: bool) -> tuple[Tensor, Tensor]:
-    x = dense(x)
-    y, bits = _activation_shapes(backend, x, bias, keep_bits)
-    direct.bias_relu(backend, x, bias, y, bits if keep_bits else None)
+    y, bits = _activated(backend, x, bias, keep_bits)
+    direct.bias_relu(backend, dense(x), bias, y, bits if keep_bits else None)
     return y, bits
 
 
-def _pooled_shapes(backend: str, x: Tensor, bias: Tensor | None, pool: str, keep_bits: bool) -> tuple[Tensor, Tensor]:
-    return _activation_shapes(backend, x, bias, keep_bits, (x.shape[2] // 2, x.shape[3] // 2))
+def _pooled(backend: str, x: Tensor, bias: Tensor | None, pool: str, keep_bits: bool) -> tuple[Tensor, Tensor]:
+    return _activated(backend, x, bias, keep_bits, size=(x.shape[2] // 2, x.shape[3] // 2))
 
 
 def _bias_relu_pool(backend: str, x: Tensor, bias: Tensor | None, pool: str, keep_bits: bool) -> tuple[Tensor, Tensor]:
-    x = dense(x)
-    pooled, bits = _pooled_shapes(backend, x, bias, pool, keep_bits)
-    direct.bias_relu_pool(backend, x, bias, pool, pooled, bits if keep_bits else None)
+    pooled, bits = _pooled(backend, x, bias, pool, keep_bits)
+    direct.bias_relu_pool(backend, dense(x), bias, pool, pooled, bits if keep_bits else None)
     return pooled, bits
 
 
-def _passed_shape(backend: str, gradient: Tensor, bits: Tensor, last: bool) -> Tensor:
+def _passed(backend: str, gradient: Tensor, bits: Tensor, last: bool) -> Tensor:
     return empty_map(gradient, last)
 
 
 def _relu_backward(backend: str, gradient: Tensor, bits: Tensor, last: bool) -> Tensor:
-    result = _passed_shape(backend, gradient, bits, last)
+    result = _passed(backend, gradient, bits, last)
     direct.relu_backward(backend, in_layout(gradient, last), bits, result)
     return result
 
 
-def _spread_shape(
-    backend: str, gradient: Tensor, bits: Tensor, height: int, width: int, last: bool, pool: str
-) -> Tensor:
+def _spread(backend: str, gradient: Tensor, bits: Tensor, height: int, width: int, last: bool, pool: str) -> Tensor:
     return empty_map(gradient, last, size=(height, width))
 
 
 def _unpool_backward(
     backend: str, gradient: Tensor, bits: Tensor, height: int, width: int, last: bool, pool: str
 ) -> Tensor:
-    result = _spread_shape(backend, gradient, bits, height, width, last, pool)
+    result = empty_map(gradient, last, size=(height, width))
     direct.unpool_backward(backend, in_layout(gradient, last), bits, pool, result)
     return result
 
 
-def _normalised_shape(
-    backend: str,
-    image: Tensor,
-    scale: Sequence[float],
-    shift: Sequence[float],
-    flip: bool,
-    dtype: torch.dtype,
-    last: bool,
-) -> Tensor:
-    return empty_map(image, last, dtype=dtype)
+bias_relu = _operator(
+    "bias_relu(str backend, Tensor x, Tensor? bias, bool keep_bits) -> (Tensor, Tensor)", _bias_relu, _activated
+)
+bias_relu_pool = _operator(
+    "bias_relu_pool(str backend, Tensor x, Tensor? bias, str pool, bool keep_bits) -> (Tensor, Tensor)",
+    _bias_relu_pool,
+    _pooled,
+)
+relu_backward = _operator(
+    "relu_backward(str backend, Tensor gradient, Tensor bits, bool by_channels) -> Tensor", _relu_backward, _passed
+)
+unpool_backward = _operator(
+    "unpool_backward(str backend, Tensor gradient, Tensor bits, SymInt height, SymInt width, bool by_channels, "
+    "str pool) -> Tensor",
+    _unpool_backward,
+    _spread,
+)
 
 
-def _denormalised_shape(
-    backend: str, upstream: Tensor, scale: Sequence[float], flip: bool, dtype: torch.dtype, last: bool
-) -> Tensor:
-    return empty_map(upstream, last, dtype=dtype)
-
-
-def _variation_shape(backend: str, image: Tensor, kind: str) -> Tensor:
-    return image.new_empty((len(image),))
+def _like_image(backend: str, image: Tensor, *rest: Any) -> Tensor:
+    """A map as `image`; the last two arguments are its dtype, and True for channels-last."""
+    return empty_map(image, rest[-1], dtype=rest[-2])
 
 
 def _image_gradient_shapes(backend: str, image: Tensor, *_: object) -> tuple[Tensor, Tensor]:
-    return empty_map(image, dense_channels_last(dense(image))), image.new_empty((len(image),))
+    return empty_map(image, dense_channels_last(dense(image))), _by_image(backend, image)
 
 
 def _adam_step(
@@ -186,13 +217,10 @@ def _adam_step(
     second: Tensor,
     step: Tensor,
     learning_rate: float,
-    beta_1: float,
-    beta_2: float,
+    betas: Sequence[float],
     epsilon: float,
-    minimum: float | None,
-    maximum: float | None,
+    limits: Sequence[float] | None,
 ) -> None:
-    limits = None if minimum is None or maximum is None else (minimum, maximum)
     direct.adam_step(
         backend,
         image,
@@ -201,113 +229,35 @@ def _adam_step(
         second,
         step=step,
         learning_rate=learning_rate,
-        betas=(beta_1, beta_2),
+        betas=(betas[0], betas[1]),
         epsilon=epsilon,
-        limits=limits,
+        limits=None if limits is None else (limits[0], limits[1]),
     )
 
 
-OPERATORS: Sequence[tuple[str, Callable[..., object], Callable[..., object]]] = (
-    ("gram(str backend, Tensor features, str precision) -> Tensor", direct.gram, _gram_shape),
-    (
-        "accumulate_gram(str backend, Tensor(a!) sums, Tensor features, str precision) -> ()",
-        direct.accumulate_gram,
-        _nothing,
-    ),
-    (
-        "gram_difference_loss(str backend, Tensor features, Tensor target, float weight, Tensor? offset, "
-        "float offset_weight, str precision) -> (Tensor, Tensor, Tensor)",
-        direct.gram_difference_loss,
-        _difference_loss_shapes,
-    ),
-    (
-        "finish_gram_loss(str backend, Tensor sums, SymInt positions, Tensor target, float weight, Tensor? offset, "
-        "float offset_weight, ScalarType dtype) -> (Tensor, Tensor, Tensor)",
-        direct.finish_gram_loss,
-        _finished_shapes,
-    ),
-    (
-        "content_loss(str backend, Tensor features, Tensor content, float weight) -> Tensor",
-        direct.content_loss,
-        _content_loss_shape,
-    ),
-    (
-        "tap_gradient(str backend, Tensor features, Tensor? upstream, Tensor? difference, Tensor? scale, "
-        "Tensor? style_gradient, float style_factor, Tensor? content, Tensor? content_gradient, float content_factor, "
-        "bool relu, str precision) -> Tensor",
-        _tap_gradient,
-        _gradient_shape,
-    ),
-    (
-        "bias_relu(str backend, Tensor x, Tensor? bias, bool keep_bits) -> (Tensor, Tensor)",
-        _bias_relu,
-        _activation_shapes,
-    ),
-    (
-        "bias_relu_pool(str backend, Tensor x, Tensor? bias, str pool, bool keep_bits) -> (Tensor, Tensor)",
-        _bias_relu_pool,
-        _pooled_shapes,
-    ),
-    (
-        "relu_backward(str backend, Tensor gradient, Tensor bits, bool by_channels) -> Tensor",
-        _relu_backward,
-        _passed_shape,
-    ),
-    (
-        "unpool_backward(str backend, Tensor gradient, Tensor bits, SymInt height, SymInt width, bool by_channels, "
-        "str pool) -> Tensor",
-        _unpool_backward,
-        _spread_shape,
-    ),
-    (
-        "normalise(str backend, Tensor image, float[] scale, float[] shift, bool flip, ScalarType dtype, "
-        "bool channels_last) -> Tensor",
-        direct.normalise,
-        _normalised_shape,
-    ),
-    (
-        "normalise_backward(str backend, Tensor upstream, float[] scale, bool flip, ScalarType dtype, "
-        "bool channels_last) -> Tensor",
-        direct.normalise_backward,
-        _denormalised_shape,
-    ),
-    (
-        "total_variation(str backend, Tensor image, str kind) -> Tensor",
-        direct.total_variation,
-        _variation_shape,
-    ),
-    (
-        "image_gradient(str backend, Tensor image, Tensor? upstream, float[] scale, bool flip, float tv_weight, "
-        "Tensor? tv_gradient, str kind) -> (Tensor, Tensor)",
-        direct.image_gradient,
-        _image_gradient_shapes,
-    ),
-    (
-        "adam_step_(str backend, Tensor(a!) image, Tensor gradient, Tensor(b!) first, Tensor(c!) second, Tensor step, "
-        "float learning_rate, float beta_1, float beta_2, float epsilon, float? minimum, float? maximum) -> ()",
-        _adam_step,
-        _nothing,
-    ),
+normalise = _operator(
+    "normalise(str backend, Tensor image, float[] scale, float[] shift, bool flip, ScalarType dtype, "
+    "bool channels_last) -> Tensor",
+    direct.normalise,
+    _like_image,
 )
-
-for _schema, _function, _shapes in OPERATORS:
-    _name = f"fastnst_kernels::{_schema.partition('(')[0]}"
-    torch.library.define(_name, _schema[_schema.index("(") :])
-    torch.library.impl(_name, "default")(_function)
-    torch.library.register_fake(_name)(_shapes)
-
-gram = torch.ops.fastnst_kernels.gram.default
-accumulate_gram = torch.ops.fastnst_kernels.accumulate_gram.default
-gram_difference_loss = torch.ops.fastnst_kernels.gram_difference_loss.default
-finish_gram_loss = torch.ops.fastnst_kernels.finish_gram_loss.default
-content_loss = torch.ops.fastnst_kernels.content_loss.default
-tap_gradient = torch.ops.fastnst_kernels.tap_gradient.default
-bias_relu = torch.ops.fastnst_kernels.bias_relu.default
-bias_relu_pool = torch.ops.fastnst_kernels.bias_relu_pool.default
-relu_backward = torch.ops.fastnst_kernels.relu_backward.default
-unpool_backward = torch.ops.fastnst_kernels.unpool_backward.default
-normalise = torch.ops.fastnst_kernels.normalise.default
-normalise_backward = torch.ops.fastnst_kernels.normalise_backward.default
-total_variation = torch.ops.fastnst_kernels.total_variation.default
-image_gradient = torch.ops.fastnst_kernels.image_gradient.default
-adam_step_ = torch.ops.fastnst_kernels.adam_step_.default
+normalise_backward = _operator(
+    "normalise_backward(str backend, Tensor upstream, float[] scale, bool flip, ScalarType dtype, "
+    "bool channels_last) -> Tensor",
+    direct.normalise_backward,
+    _like_image,
+)
+total_variation = _operator(
+    "total_variation(str backend, Tensor image, str kind) -> Tensor", direct.total_variation, _by_image
+)
+image_gradient = _operator(
+    "image_gradient(str backend, Tensor image, Tensor? upstream, float[] scale, bool flip, float tv_weight, "
+    "Tensor? tv_gradient, str kind) -> (Tensor, Tensor)",
+    direct.image_gradient,
+    _image_gradient_shapes,
+)
+adam_step_ = _operator(
+    "adam_step_(str backend, Tensor(a!) image, Tensor gradient, Tensor(b!) first, Tensor(c!) second, Tensor step, "
+    "float learning_rate, float[] betas, float epsilon, float[]? limits) -> ()",
+    _adam_step,
+)

@@ -32,8 +32,8 @@ _UNCOMPARED = frozenset({"preset", "device", "tile", "max_memory", "max_pixels",
 class Task:
     """One picture to make, checked.
 
-    `number` counts the rows from 1, `where` is what messages call the row, `given` are the options to make a
-    `Stylizer` with, `options` what they come to. `weights_sha256` is the fingerprint of the network's weights.
+    `number` counts the rows from 1, `where` is the row's name in messages, `given` are the options to make a
+    `Stylizer` with, `options` the same resolved. `weights_sha256` is the fingerprint of the network's weights.
     """
 
     number: int

@@ -28,6 +28,7 @@ from fastnst.image.write import check_output_path
 from fastnst.network.runtime import is_out_of_memory
 from fastnst.transfer.networks import Networks
 from fastnst.transfer.result import Result
+from fastnst.transfer.run import Watch
 from fastnst.transfer.stylizer import Stylizer
 
 KEPT_STYLES = 2
@@ -170,8 +171,6 @@ def _begin(start: _Start) -> None:
     for name in ("SIGINT", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     if start.gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = start.gpus.get()  # CUDA reads it when it is first used
     torch.set_num_threads(start.threads)
@@ -242,8 +241,9 @@ class Worker:
     def _stylized(self, task: Task) -> Result:
         content = open_picture(task.content, role="content", max_pixels=task.options.max_pixels)
         stylizer = self._stylizer(task)
-        check_output_path(task.output, list(stylizer.scales(content).values())[-1])
-        return stylizer(content, callback=lambda _: not self._should_stop(), callback_every=None)
+        prepared = stylizer.prepare(content)
+        check_output_path(task.output, prepared.scales[-1].size)
+        return prepared.run(Watch(callback=lambda _: not self._should_stop(), callback_every=None))
 
     def _stylizer(self, task: Task) -> Stylizer:
         """The stylizer of the task's group, from those that were used last or a new one."""

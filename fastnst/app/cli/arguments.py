@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from fastnst.errors import OptionError
-from fastnst.options.option_forms import Iterations, StyleWeight
-from fastnst.options.option_groups import GROUPS
-from fastnst.options.options import Options, resolve_options
+from fastnst.options.options import GROUPS, Options, resolve_options
+from fastnst.options.parse import Iterations, StyleWeight
 from fastnst.options.presets import PRESETS
 
 OPTIONS: Mapping[str, "Field[Any]"] = {option.name: option for option in fields(Options)}

@@ -141,7 +141,7 @@ def run_grid(parsed: argparse.Namespace) -> int:
     most = max(options.max_pixels for options in resolved)
     content = open_picture(parsed.content, role="content", max_pixels=most)
     for cell in (cell for row in cells for cell in row):
-        Stylizer(parsed.styles, **cell).check(content)
+        Stylizer(parsed.styles, **cell).prepare(content)
     names = [f"{row + 1}_{column + 1}.png" for row in range(len(cells)) for column in range(len(cells[0]))]
     if down.option is None or across.option is None:
         names = [f"{index + 1}.png" for index in range(len(names))]

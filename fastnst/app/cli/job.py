@@ -16,15 +16,15 @@ from fastnst.image.read import Source
 from fastnst.image.write import Target, check_output_path
 from fastnst.options.masks import parse_masks
 from fastnst.transfer.callbacks import Frames, Movie, Preview, Ready, numbered_path
-from fastnst.transfer.canvas import Canvas
 from fastnst.transfer.checkpoint import check_checkpoint
+from fastnst.transfer.inputs import Canvas
 from fastnst.transfer.movie import check_movie
 from fastnst.transfer.plot import check_plot
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """What a run writes and prints; the names are those of the command."""
+    """The files that a run writes and the lines that it prints; the names are those of the command."""
 
     output: str
     format: str | None = None

@@ -34,27 +34,27 @@ def run(parsed: argparse.Namespace) -> int:
     from fastnst.options.options import resolve_options
     from fastnst.plan.planner import plan_run
     from fastnst.plan.speed import measure_rate
-    from fastnst.transfer.pyramid import scale_iterations
-    from fastnst.transfer.run_sizes import run_scales, style_size
+    from fastnst.transfer.inputs import style_size
+    from fastnst.transfer.scales import run_scales
 
     options = resolve_options(**given_options(vars(parsed)))
     runtime = resolve_runtime(options.device, options.precision, options.backend)
     picture = open_picture(parsed.content, role="content", max_pixels=options.max_pixels)
-    sizes = run_scales(picture, (), options)
+    scales = run_scales(picture, (), options)
     rate = measure_rate(runtime)
     # The style is not given: a picture of the content's proportions stands for it.
     plans = [
         plan_run(
             options,
             runtime,
-            size,
+            scale.size,
             tile=options.tile,
             max_memory=options.max_memory,
-            style_sizes=[style_size(picture, edge, options)],
+            style_sizes=[style_size(picture, scale.edge, options)],
             network_is_loaded=False,
             rate=rate,
         )
-        for edge, size in sizes.items()
+        for scale in scales
     ]
     if parsed.json:
         report = {
@@ -68,7 +68,7 @@ def run(parsed: argparse.Namespace) -> int:
         print(json.dumps(report))
         return 0
     print(f"{device_name(runtime.device)}, {runtime.precision}, {options.optimizer}; about {rate / 1e9:.3g} GFLOP/s")
-    counts = scale_iterations(options.iterations, len(plans))
+    counts = [scale.iterations for scale in scales]
     for plan, count in zip(plans, counts, strict=True):
         print("\n".join(plan_lines(plan, count)))
     if len(plans) > 1 and None not in [plan.seconds for plan in plans]:
@@ -79,7 +79,7 @@ def run(parsed: argparse.Namespace) -> int:
 
 def plan_lines(plan: "Plan", iterations: int) -> list[str]:
     """A plan in words."""
-    from fastnst.options.tile_options import in_words
+    from fastnst.options.parse import in_words
 
     size = f"{plan.width}×{plan.height} px: "
     if plan.tile is None:
@@ -90,8 +90,8 @@ def plan_lines(plan: "Plan", iterations: int) -> list[str]:
             "kept": "each forward once and back once, what lies between kept",
             "recompute": "each forward twice and back once",
         }[plan.level]
-        if plan.again > 1:
-            how += f" but for the first {plan.again} steps, which are computed again"
+        if plan.redone_steps > 1:
+            how += f" but for the first {plan.redone_steps} steps, which are computed again"
         lines = [
             f"{size}{len(plan.grid)} tiles of {plan.tile} px, seen with their halo as {width}×{height} "
             f"({plan.grid.overhead:.2f} × the pixels), {how}"

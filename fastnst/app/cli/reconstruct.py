@@ -63,8 +63,8 @@ def run(parsed: argparse.Namespace) -> int:
     from fastnst.app.cli.run import execute_together
     from fastnst.image.read import load_image
     from fastnst.options.options import resolve_options
-    from fastnst.transfer.canvas import Canvas
-    from fastnst.transfer.reconstruction import content_options, style_options
+    from fastnst.transfer.inputs import Canvas
+    from fastnst.transfer.variants import content_options, style_options
 
     layers, style_layers = parsed.layer, parsed.layers_of_style
     options, outputs = settings_of(parsed)
@@ -97,8 +97,8 @@ def _run_figure(parsed: argparse.Namespace, options: dict[str, Any], outputs: "O
     from fastnst.image.sheet import Look, check_look
     from fastnst.options.options import resolve_options
     from fastnst.plan.processes import are_launched
-    from fastnst.transfer.reconstruction import FIGURE_LAYERS, content_options, reconstruction_figure
     from fastnst.transfer.result import Result
+    from fastnst.transfer.variants import FIGURE_LAYERS, content_options, reconstruction_figure
 
     if are_launched():
         raise OptionError("a figure is made by one process; start it without torchrun")

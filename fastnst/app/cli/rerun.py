@@ -11,7 +11,7 @@ from fastnst.errors import FastnstWarning, OptionError
 if TYPE_CHECKING:
     from fastnst.image.picture import Picture
     from fastnst.options.options import Options
-    from fastnst.transfer.canvas import Canvas
+    from fastnst.transfer.inputs import Canvas
     from fastnst.transfer.result import Iterate, Result
 
 
@@ -42,7 +42,7 @@ def run(parsed: argparse.Namespace) -> int:
     from fastnst.image.metadata import read_parameters
     from fastnst.image.read import load_image
     from fastnst.options.options import resolve_options
-    from fastnst.transfer.canvas import Canvas, recorded_canvas
+    from fastnst.transfer.inputs import Canvas, recorded_canvas
 
     record = read_parameters(parsed.image)
     options = _options(record, parsed)

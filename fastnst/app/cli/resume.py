@@ -31,8 +31,8 @@ def run(parsed: argparse.Namespace) -> int:
     from fastnst.app.cli.job import Job, Outputs
     from fastnst.app.cli.run import execute_together
     from fastnst.options.options import START_WORDS
-    from fastnst.transfer.canvas import recorded_canvas
     from fastnst.transfer.checkpoint import CheckpointError, load_run
+    from fastnst.transfer.inputs import recorded_canvas
 
     path = Path(parsed.saved)
     if getattr(parsed, "checkpoint", None) is not None:

@@ -29,10 +29,11 @@ from fastnst.network.runtime import is_out_of_memory, resolve_runtime
 from fastnst.options.options import resolve_options
 from fastnst.plan.processes import ALONE, Ranks, RanksError, are_launched, joined
 from fastnst.transfer.callbacks import Callback, chain
-from fastnst.transfer.canvas import opened
 from fastnst.transfer.checkpoint import load_run
+from fastnst.transfer.inputs import opened
 from fastnst.transfer.plot import draw_losses
 from fastnst.transfer.result import DivergedError, Iterate, Result
+from fastnst.transfer.run import Watch
 from fastnst.transfer.stylizer import Stylizer
 
 # SIGHUP, where there is one, comes when the terminal goes away.
@@ -68,15 +69,15 @@ def execute(job: Job, *callbacks: Callback, saved: Path | None = None, ranks: Ra
         try:
             picture = opened(content, resolve_options(**options).max_pixels)
             stylizer = Stylizer(styles, ranks=ranks, **options)
-            sizes = stylizer.check(picture, load_run(saved) if saved is not None else None)
-            check_output_path(outputs.target, list(sizes.values())[-1], **outputs.form)
+            prepared = stylizer.prepare(picture, None if saved is None else load_run(saved))
+            check_output_path(outputs.target, prepared.scales[-1].size, **outputs.form)
             # The others begin when all is well here.
             ranks.wait()
             stylizer.load(progress=not outputs.quiet)
             with _stop_on_signal(watch):
                 hidden = True if outputs.quiet else None
                 with tqdm(total=None, unit="it", disable=hidden, file=sys.stderr) as watch.bar:
-                    result = _run(stylizer, picture, outputs, callback, saved)
+                    result = prepared.run(_watch(outputs, callback))
                 watch.save(result)
         except DivergedError as error:
             watch.save(error.result)
@@ -100,12 +101,12 @@ def execute(job: Job, *callbacks: Callback, saved: Path | None = None, ranks: Ra
     return (EXIT_INTERRUPTED if watch.interrupted else 0), result
 
 
-def _run(stylizer: Stylizer, picture: Any, outputs: Outputs, callback: Callback, saved: Path | None) -> Result:
-    every, seconds = outputs.callback_every, outputs.checkpoint_every
-    if saved is not None:
-        return stylizer.resume(saved, picture, callback=callback, callback_every=every, checkpoint_every=seconds)
-    return stylizer(
-        picture, callback=callback, callback_every=every, checkpoint=outputs.checkpoint, checkpoint_every=seconds
+def _watch(outputs: Outputs, callback: Callback) -> Watch:
+    return Watch(
+        callback=callback,
+        callback_every=outputs.callback_every,
+        checkpoint=outputs.checkpoint,
+        checkpoint_every=outputs.checkpoint_every,
     )
 
 
@@ -123,7 +124,8 @@ def _follow(job: Job, ranks: Ranks, saved: Path | None) -> int:
     stylizer.load(progress=False)
     try:
         # The callback only stands for that of the first process, which alone is called.
-        _run(stylizer, opened(content, stylizer.options.max_pixels), job.outputs, lambda _: None, saved)
+        prepared = stylizer.prepare(content, None if saved is None else load_run(saved, check=False))
+        prepared.run(_watch(job.outputs, lambda _: None))
     except DivergedError:
         raise SystemExit(EXIT_BAD_INPUT) from None
     return 0

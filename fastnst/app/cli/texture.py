@@ -40,8 +40,8 @@ def add_parser(commands: Any) -> None:
 def run(parsed: argparse.Namespace) -> int:
     from fastnst.app.cli.job import Job, settings_of, style_paths
     from fastnst.app.cli.run import execute_together
-    from fastnst.transfer.canvas import parse_canvas
-    from fastnst.transfer.texture import texture_options
+    from fastnst.transfer.inputs import parse_canvas
+    from fastnst.transfer.variants import texture_options
 
     options, outputs = settings_of(parsed)
     size = options.pop("size", 512)

@@ -6,7 +6,7 @@ from typing import Any
 
 from fastnst.app.cli.arguments import OPTIONS, add_option, whole_number
 from fastnst.errors import OptionError
-from fastnst.options.tile_options import parse_memory
+from fastnst.options.parse import parse_memory
 
 HOST_OPTIONS = ("network", "weights", "device", "max_memory", "backend")
 """Decided by the one who starts the page, for all runs."""

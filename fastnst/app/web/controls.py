@@ -9,8 +9,7 @@ from fastnst.app.cli.arguments import OPTIONS, read_option
 from fastnst.app.cli.web import HOST_OPTIONS
 from fastnst.app.web.results import Limits
 from fastnst.errors import OptionError
-from fastnst.options.option_groups import GROUPS
-from fastnst.options.options import Options, resolve_options
+from fastnst.options.options import GROUPS, Options, resolve_options
 from fastnst.options.presets import PRESETS
 
 MAIN = ("preset", "size", "style_weight", "iterations", "preserve_color")

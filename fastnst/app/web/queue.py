@@ -8,8 +8,8 @@ from typing import Any
 
 from fastnst.app.web.results import Kept, Request
 from fastnst.options.options import Options
-from fastnst.transfer.pyramid import scale_iterations, scale_style_weights
 from fastnst.transfer.result import Iterate, LossRecord
+from fastnst.transfer.scales import scale_iterations, scale_style_weights
 
 WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
 

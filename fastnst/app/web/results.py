@@ -17,7 +17,7 @@ from fastnst.image.read import load_image
 from fastnst.image.resize import resize_picture
 from fastnst.image.write import save_image, to_pil
 from fastnst.options.options import Options
-from fastnst.options.tile_options import in_words
+from fastnst.options.parse import in_words
 from fastnst.transfer.result import Result
 
 SUFFIXES: Mapping[str, str] = MappingProxyType({"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif"})
@@ -35,9 +35,9 @@ _MOST_LETTERS = 100
 class Limits:
     """The most that may be asked of the page.
 
-    upload_bytes, pixels: of one picture.
+    upload_bytes, pixels: the most of each picture.
     size: long edge in pixels of a result, and of a style at the scale that it is read at.
-    styles: style pictures of one run.
+    styles: style pictures of a run.
     results: in the history; the oldest go first.
     history_bytes: of the results with the pictures that they are made of; the oldest go first.
 
@@ -229,5 +229,5 @@ def _stretch(options: Options, size: tuple[int, int]) -> float:
 
 
 def _word(text: str) -> str:
-    """What file systems and headers take: letters, digits, dashes and dots, at most 40."""
+    """The text as file systems and headers take it: letters, digits, dashes and dots, at most 40."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", text)[:40].strip("-.") or "picture"

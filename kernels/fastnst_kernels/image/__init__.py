@@ -163,6 +163,7 @@ def adam_step_(
         _check_adam_numbers(learning_rate, betas, epsilon, minimum, maximum)
     if increment:
         steps.add_(1)
+    limits = (float(minimum), float(maximum)) if clamp else None
     if backend == "reference":
         after = reference.adam_step(
             image,
@@ -173,12 +174,11 @@ def adam_step_(
             learning_rate=learning_rate,
             betas=betas,
             epsilon=epsilon,
-            limits=(minimum, maximum) if clamp else None,
+            limits=limits,
         )
         for tensor, value in zip((image, first, second), after, strict=True):
             tensor.copy_(value)
         return
-    limits = (float(minimum), float(maximum)) if clamp else (None, None)
     operators.adam_step_(
         backend,
         image,
@@ -187,11 +187,9 @@ def adam_step_(
         second,
         step=steps,
         learning_rate=learning_rate,
-        beta_1=betas[0],
-        beta_2=betas[1],
+        betas=betas,
         epsilon=epsilon,
-        minimum=limits[0],
-        maximum=limits[1],
+        limits=limits,
     )
 
 

@@ -26,7 +26,7 @@ Memory is the peak of what an operation allocates besides its inputs and its res
 loss, so that what is kept for backward is in it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -38,7 +38,7 @@ from torch import Tensor
 from fastnst_kernels.launch.backends import float32_products
 from fastnst_kernels.losses import gram, reference, style_tap
 from fastnst_kernels.profiling.measure import (
-    Call,
+    Contender,
     Timing,
     copy_bandwidth,
     interleaved,
@@ -176,18 +176,64 @@ def profile(
     if rounds < 1:
         raise ValueError(f"{rounds} rounds were asked for; give 1 or more")
     roofline = measure_roofline(setting)
+    names = IMPLEMENTATIONS if compiled else ("fastnst", "eager")
     with float32_products(setting.tf32):
-        for index, (layer, channels) in enumerate(STYLE_LAYERS.items()):
-            problem = Problem.make(channels, size >> index, setting)
-            yield from _profile_layer(
-                layer,
-                problem,
-                setting,
-                roofline,
-                rounds=rounds,
-                compiled=compiled,
-                compile_mode=compile_mode,
-            )
+        for layer, problem in _problems(size, setting).items():
+            torch.compiler.reset()
+            computed = {name: forms(name, setting, compile_mode) for name in names}
+            for operation in OPERATIONS:
+                contenders = {
+                    name: contender(operation, form, problem if name == "fastnst" else problem.in_nchw())
+                    for name, form in computed.items()
+                }
+                errors, problems = _checked(operation, contenders, problem, setting.dot_precision)
+                channels, height, width = problem.features.shape[1:]
+                yield from measured(
+                    contenders,
+                    setting,
+                    roofline,
+                    layer=layer,
+                    operation=operation,
+                    like=problem.features,
+                    work=work_of(operation, channels, height * width, problem.features.element_size()),
+                    errors=errors,
+                    problems=problems,
+                    rounds=rounds,
+                )
+
+
+def measured(
+    contenders: Mapping[str, Contender],
+    setting: Setting,
+    roofline: Roofline,
+    *,
+    layer: str,
+    operation: str,
+    like: Tensor,
+    work: Work,
+    errors: Mapping[str, float],
+    problems: Mapping[str, str],
+    rounds: int,
+) -> Iterator[Measurement]:
+    """Times the contenders that have no problem and takes their memory; `like` has the layer's shape and dtype."""
+    sound = {name: prepare for name, prepare in contenders.items() if name not in problems}
+    timings = interleaved(sound, setting.device, rounds=rounds, calls=10 if setting.device.type == "cuda" else 1)
+    memory = {name: peak_extra_bytes(prepare, setting.device) for name, prepare in sound.items()}
+    for name in contenders:
+        yield Measurement(
+            layer=layer,
+            shape=tuple(like.shape),
+            precision=setting.precision,
+            operation=operation,
+            implementation=name,
+            work=work,
+            least_seconds=roofline.seconds(work),
+            error=errors.get(name),
+            timing=timings.get(name),
+            extra_bytes=memory.get(name),
+            features=like.numel() * like.element_size(),
+            problem=problems.get(name),
+        )
 
 
 @dataclass(frozen=True)
@@ -244,25 +290,20 @@ def forms(implementation: str, setting: Setting, compile_mode: str = "default") 
     return torch.compile(plain_gram, dynamic=False, mode=mode), torch.compile(plain_tap, dynamic=False, mode=mode)
 
 
-def contender(operation: str, implementation: tuple[GramForm, TapForm], problem: Problem) -> Callable[[], Call]:
+def contender(operation: str, implementation: tuple[GramForm, TapForm], problem: Problem) -> Contender:
     """Prepares one call of `operation`; the call returns its result."""
     gram_form, tap_form = implementation
     if operation == "forward":
-        return lambda: partial(_without_gradient, gram_form, problem.features)
+        return lambda: torch.no_grad()(partial(gram_form, problem.features))
     leaf = problem.features.detach().requires_grad_()
     if operation == "loss":
         return lambda: lambda: tap_form(leaf, problem.target)[1]
 
-    def prepared() -> Call:
+    def prepared() -> Callable[[], Tensor]:
         passed, loss = tap_form(leaf, problem.target)
         return lambda: torch.autograd.grad([passed, loss], leaf, [problem.upstream, problem.loss_gradient])[0]
 
     return prepared
-
-
-def _without_gradient(form: GramForm, features: Tensor) -> Tensor:
-    with torch.no_grad():
-        return form(features)
 
 
 def expected(operation: str, problem: Problem, precision: str) -> tuple[Tensor, Tensor]:
@@ -277,76 +318,30 @@ def expected(operation: str, problem: Problem, precision: str) -> tuple[Tensor, 
     return reference.style_tap_gradient(*arguments), budget.style_tap_budget(*arguments, precision)
 
 
-def _profile_layer(
-    layer: str,
-    problem: Problem,
-    setting: Setting,
-    roofline: Roofline,
-    *,
-    rounds: int,
-    compiled: bool,
-    compile_mode: str,
-) -> Iterator[Measurement]:
-    channels, height, width = problem.features.shape[1:]
-    torch.compiler.reset()
-    implementations = {
-        name: forms(name, setting, compile_mode) for name in IMPLEMENTATIONS if compiled or name != "compile"
-    }
-    inputs = {name: problem if name == "fastnst" else problem.in_nchw() for name in implementations}
-    for operation in OPERATIONS:
-        contenders = {name: contender(operation, form, inputs[name]) for name, form in implementations.items()}
-        errors, problems = _checked(operation, contenders, problem, setting.dot_precision)
-        sound = {name: call for name, call in contenders.items() if name not in problems}
-        timings = interleaved(sound, setting.device, rounds=rounds, calls=10 if setting.device.type == "cuda" else 1)
-        memory = {name: peak_extra_bytes(call, setting.device) for name, call in sound.items()}
-        work = work_of(operation, channels, height * width, problem.features.element_size())
-        for name in contenders:
-            yield Measurement(
-                layer=layer,
-                shape=tuple(problem.features.shape),
-                precision=setting.precision,
-                operation=operation,
-                implementation=name,
-                work=work,
-                least_seconds=roofline.seconds(work),
-                error=errors.get(name),
-                timing=timings.get(name),
-                extra_bytes=memory.get(name),
-                features=problem.features.numel() * problem.features.element_size(),
-                problem=problems.get(name),
-            )
-
-
 def _checked(
-    operation: str, contenders: dict[str, Callable[[], Call]], problem: Problem, precision: str
+    operation: str, contenders: Mapping[str, Contender], problem: Problem, precision: str
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """Each contender's error against float64, and what keeps one from being timed."""
+    """Each contender's error against float64, and the problem that keeps it from being timed."""
     exact, allowed = expected(operation, problem, precision)
     errors: dict[str, float] = {}
     problems: dict[str, str] = {}
     for name, prepare in contenders.items():
         try:
-            result = prepare()()
-        except torch.OutOfMemoryError:
-            raise
+            result: Any = prepare()()
         except Exception as raised:
-            if name != "compile":
+            if name != "compile" or isinstance(raised, torch.OutOfMemoryError):
                 raise
             problems[name] = f"{type(raised).__name__}: {raised}".strip().splitlines()[0]
             continue
-        if not isinstance(result, Tensor):
-            raise TypeError(f"{name} {operation} returned {type(result).__name__}; a tensor is timed")
-        error, limit = worst(
-            result.detach(), exact, allowed if name == "fastnst" else torch.full_like(allowed, _PLAIN_ERROR)
-        )
-        errors[name] = error
-        if not error <= limit:
+        limits = allowed if name == "fastnst" else torch.full_like(allowed, _PLAIN_ERROR)
+        errors[name], limit = worst(result.detach(), exact, limits)
+        if not errors[name] <= limit:
             if name == "fastnst":
                 raise ArithmeticError(
-                    f"the {operation} of features {tuple(problem.features.shape)} is wrong (error {error:.3g}, budget "
-                    f"{limit:.3g}), so it is not timed; run fastnst verify"
+                    f"the {operation} of features {tuple(problem.features.shape)} is wrong (error {errors[name]:.3g}, "
+                    f"budget {limit:.3g}), so it is not timed; run fastnst verify"
                 )
-            problems[name] = f"wrong result: relative error {error:.3g}"
+            problems[name] = f"wrong result: relative error {errors[name]:.3g}"
     return errors, problems
 
 
@@ -358,16 +353,12 @@ def trace(size: int, setting: Setting, path: Path) -> None:
     """
     check_size(size)
     quieten_profiler()
-    problems = {
-        layer: Problem.make(channels, size >> index, setting)
-        for index, (layer, channels) in enumerate(STYLE_LAYERS.items())
-    }
     activities = [torch.profiler.ProfilerActivity.CPU]
     if setting.device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
     calls = [
         (f"{layer} {operation} {name}", contender(operation, forms(name, setting), inputs))
-        for layer, problem in problems.items()
+        for layer, problem in _problems(size, setting).items()
         for name, inputs in (("fastnst", problem), ("eager", problem.in_nchw()))
         for operation in ("loss", "backward")
     ]
@@ -385,6 +376,11 @@ def trace(size: int, setting: Setting, path: Path) -> None:
         profiler.export_chrome_trace(str(path))
     except RuntimeError as error:
         raise OSError(str(error)) from None
+
+
+def _problems(size: int, setting: Setting) -> dict[str, Problem]:
+    layers = enumerate(STYLE_LAYERS.items())
+    return {layer: Problem.make(channels, size >> index, setting) for index, (layer, channels) in layers}
 
 
 def precisions(precision: str, device: torch.device) -> Sequence[str]:

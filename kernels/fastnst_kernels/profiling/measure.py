@@ -6,7 +6,8 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -61,7 +62,7 @@ def interleaved(
     overwritten before each call. On CUDA a call is timed by events on the stream while the host runs ahead, so the
     figure is the device's; elsewhere by the wall clock. Every contender is called `warm_up` times before, untimed.
     """
-    scratch = _scratch(device) if flush else None
+    scratch = torch.empty(_of_kind(_FLUSH_BYTES, device), dtype=torch.uint8, device=device) if flush else None
     names = list(contenders)
     samples: dict[str, list[float]] = {name: [] for name in names}
     for name in names:
@@ -74,44 +75,39 @@ def interleaved(
     return {name: Timing(median(times), min(times), max(times), rounds) for name, times in samples.items()}
 
 
-def _timed(contender: Contender, device: torch.device, calls: int, scratch: torch.Tensor | None) -> list[float]:
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        return (_timed_cuda if device.type == "cuda" else _timed_host)(contender, device, calls, scratch)
-    finally:
-        if collecting:
-            gc.enable()
-
-
-def _timed_cuda(contender: Contender, device: torch.device, calls: int, scratch: torch.Tensor | None) -> list[float]:
-    events = []
-    with torch.cuda.device(device):
+def _timed(contender: Contender, device: torch.device, calls: int, scratch: Tensor | None) -> list[float]:
+    marks = []
+    with _no_collection():
         for _ in range(calls):
             call = contender()
             if scratch is not None:
                 scratch.zero_()
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-            start.record()
+            start = _mark(device)
             call()
-            end.record()
-            events.append((start, end))
-        torch.cuda.synchronize()
-    return [start.elapsed_time(end) / 1e3 for start, end in events]
+            marks.append((start, _mark(device)))
+        synchronise(device)
+    return [start.elapsed_time(end) / 1e3 if device.type == "cuda" else end - start for start, end in marks]
 
 
-def _timed_host(contender: Contender, device: torch.device, calls: int, scratch: torch.Tensor | None) -> list[float]:
-    seconds = []
-    for _ in range(calls):
-        call = contender()
-        if scratch is not None:
-            scratch.zero_()
+def _mark(device: torch.device) -> Any:
+    """An event on the current stream of a GPU, the time elsewhere."""
+    if device.type != "cuda":
         synchronise(device)
-        began = time.perf_counter()
-        call()
-        synchronise(device)
-        seconds.append(time.perf_counter() - began)
-    return seconds
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    event.record(torch.cuda.current_stream(device))
+    return event
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def synchronise(device: torch.device) -> None:
@@ -120,24 +116,23 @@ def synchronise(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
-def _scratch(device: torch.device) -> torch.Tensor:
-    return torch.empty(_FLUSH_BYTES.get(device.type, 1 << 27), dtype=torch.uint8, device=device)
+def _of_kind(sizes: Mapping[str, int], device: torch.device) -> int:
+    return sizes.get(device.type, sizes["cpu"])
 
 
 @cache
 def copy_bandwidth(device: torch.device) -> float:
     """Bytes per second of a copy larger than the caches, read and written bytes both counted: the best of nine."""
-    size = _COPY_BYTES.get(device.type, 1 << 28)
-    source = torch.ones(size, dtype=torch.uint8, device=device)
+    source = torch.ones(_of_kind(_COPY_BYTES, device), dtype=torch.uint8, device=device)
     destination = torch.empty_like(source)
     timing = interleaved({"copy": lambda: lambda: destination.copy_(source)}, device, rounds=9, flush=False)["copy"]
-    return 2 * size / timing.fastest
+    return 2 * len(source) / timing.fastest
 
 
 @cache
 def product_rate(device: torch.device, dtype: torch.dtype, tf32: bool = False) -> float:
     """FLOP per second of a large square product of `dtype` matrices: the best of nine; `tf32` is for float32 ones."""
-    side = _PRODUCT_SIDE.get(device.type, 1536)
+    side = _of_kind(_PRODUCT_SIDE, device)
     left, right = (torch.randn((side, side), device=device).to(dtype) for _ in range(2))
     with float32_products(tf32):
         timing = interleaved({"product": lambda: lambda: left @ right}, device, rounds=9, flush=False)["product"]
@@ -151,15 +146,10 @@ def peak_extra_bytes(contender: Contender, device: torch.device) -> int:
     freed. What a library allocates by itself is not seen.
     """
     watched = _watched_cuda if device.type == "cuda" else _watched_cpu
-    collecting = gc.isenabled()
     # What is collected on the way would count as freed by the call.
-    gc.disable()
-    try:
+    with _no_collection():
         call, prepared_peak, kept = watched(contender, device)
         result, call_peak, _ = watched(call, device)
-    finally:
-        if collecting:
-            gc.enable()
     returned = result.untyped_storage().nbytes() if isinstance(result, Tensor) else 0
     return max(prepared_peak, kept + call_peak - returned, 0)
 
@@ -195,21 +185,8 @@ def quieten_profiler() -> None:
 
 
 def peak_resident_bytes() -> int:
-    """The largest resident size of this process so far, in bytes; 0 where the system does not say.
-
-    On Linux it is VmHWM: `ru_maxrss` would start from the size of the process that started this one.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    if os.name == "nt":
-        return 0
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if platform.system() == "Darwin" else peak * 1024
+    """The largest resident size of this process so far, in bytes, as Linux keeps it; 0 on another system."""
+    return 1024 * int((_field("/proc/self/status", "VmHWM") or "0").split()[0])
 
 
 def conditions(device: torch.device) -> dict[str, Any]:
@@ -225,24 +202,20 @@ def conditions(device: torch.device) -> dict[str, Any]:
             "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
             "system": platform.platform(),
         },
-        "gpu": gpu_facts(),
+        "gpu": _gpu_facts(),
         "versions": versions(),
     }
 
 
 def versions() -> dict[str, str]:
     """The versions that a result depends on, by package name."""
-    return {
-        "python": platform.python_version(),
-        **{package: _version(package) for package in ("fastnst", "torch", "triton", "numpy", "pillow")},
-    }
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "absent"
+    installed = {"python": platform.python_version()}
+    for package in ("fastnst", "torch", "triton", "numpy", "pillow"):
+        try:
+            installed[package] = version(package)
+        except PackageNotFoundError:
+            installed[package] = "absent"
+    return installed
 
 
 def device_name(device: torch.device) -> str:
@@ -250,48 +223,38 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
 
 
-def gpu_facts() -> list[dict[str, str]]:
+def _gpu_facts() -> list[dict[str, str]]:
     """The facts that nvidia-smi gives of each GPU: driver, present and highest clocks, power limit and temperature."""
     fields = (
         "name,driver_version,clocks.current.sm,clocks.max.sm,clocks.current.memory,clocks.max.memory,power.limit,"
         "temperature.gpu"
     )
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return []
-    done = subprocess.run(
-        [tool, f"--query-gpu={fields}", "--format=csv,noheader"], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        return []
-    return [
-        dict(zip(fields.split(","), (value.strip() for value in line.split(",")), strict=False))
-        for line in done.stdout.splitlines()
-    ]
+    printed = _answer("nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader") or ""
+    return [dict(zip(fields.split(","), line.split(", "), strict=False)) for line in printed.splitlines()]
 
 
 def commit() -> str:
     """The commit of the source tree that runs, with "+" if tracked files differ from it; "unknown" outside of one."""
-    folder = Path(__file__).parent
-    tool = shutil.which("git")
-    if tool is None:
-        return "unknown"
-
-    def ask(*arguments: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run([tool, "-C", folder, *arguments], capture_output=True, text=True, check=False)
-
+    file = Path(__file__)
     # A copy installed inside some other project's tree is not of that project's commit.
-    if ask("ls-files", "--error-unmatch", Path(__file__).name).returncode:
+    if _answer("git", "-C", str(file.parent), "ls-files", "--error-unmatch", file.name) is None:
         return "unknown"
-    head = ask("rev-parse", "--short=12", "HEAD").stdout.strip()
-    changed = ask("status", "--porcelain", "--untracked-files=no").stdout.strip()
-    return head + ("+" if changed else "")
+    words = ("describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+")
+    return _answer("git", "-C", str(file.parent), *words) or "unknown"
+
+
+def _answer(tool: str, *words: str) -> str | None:
+    """The output of a command, None where it is absent or fails."""
+    path = shutil.which(tool)
+    done = subprocess.run([path, *words], capture_output=True, text=True, check=False) if path else None
+    return done.stdout.strip() if done is not None and done.returncode == 0 else None
+
+
+def _field(path: str, name: str) -> str | None:
+    """The value of the first line `name: value` of a file under /proc, None without one."""
+    lines = Path(path).read_text().splitlines() if Path(path).exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), None)
 
 
 def _cpu_name() -> str:
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        for line in information.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return _field("/proc/cpuinfo", "model name") or platform.processor() or platform.machine()

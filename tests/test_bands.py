@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastnst.optim.frequency_bands import Basis, Pixels, RadialBands
-from fastnst.optim.inverse_hessian import _OPPONENTS, BandCurvature
+from fastnst.optim.bands import OPPONENTS, BandCurvature, Basis, Pixels, RadialBands
 from fastnst.optim.lbfgs import LBFGS, MOST_MOVE
 
 SIZES = [(1, 1), (2, 2), (5, 8), (17, 12), (64, 33)]
@@ -60,13 +59,13 @@ def learnt(s: Tensor, y: Tensor) -> BandCurvature:
     """What pairs (history, bands, 3, positions) teach."""
     curvature = BandCurvature(s.shape[1], torch.device("cpu"))
     for one, change in zip(s, y, strict=True):
-        products = (one * change).sum().view(1), change.square().sum().view(1)
-        curvature.learn(one @ one.mT, change @ change.mT, *products, torch.ones(1, dtype=torch.bool))
+        inner = {"s_dot_y": (one * change).sum().view(1), "y_dot_y": change.square().sum().view(1)}
+        curvature.learn(one @ one.mT, change @ change.mT, **inner, wanted=torch.ones(1, dtype=torch.bool))
     return curvature
 
 
 def test_band_matrices_take_gradient_changes_to_steps() -> None:
-    opponents = torch.tensor(_OPPONENTS, dtype=torch.float64)
+    opponents = torch.tensor(OPPONENTS, dtype=torch.float64)
     opponents /= opponents.norm(dim=1, keepdim=True)
     entries = torch.tensor([[4.0, 1, 2], [1, 0.5, 1], [0.5, 1, 2]], dtype=torch.float64)
     h = opponents.mT @ torch.diag_embed(entries) @ opponents
@@ -88,7 +87,8 @@ def test_band_matrices_stay_positive_where_the_pairs_are_degenerate() -> None:
     assert (torch.linalg.eigvalsh(found) > 0).all()
     before = found.clone()
     curvature = learnt(s, y)
-    curvature.learn(y[0] @ y[0].mT, y[0] @ y[0].mT, torch.ones(1), torch.zeros(1), torch.zeros(1, dtype=torch.bool))
+    product, unwanted = y[0] @ y[0].mT, torch.zeros(1, dtype=torch.bool)
+    curvature.learn(product, product, s_dot_y=torch.ones(1), y_dot_y=torch.zeros(1), wanted=unwanted)
     assert torch.equal(curvature.matrices(torch.ones((), dtype=torch.float64)), before)
 
 
@@ -103,8 +103,8 @@ def two_loops(pairs: list[tuple[Tensor, Tensor]], gradient: Tensor, history: int
 
     curvature = BandCurvature(basis.bands, torch.device("cpu"))
     for s, y in pairs:
-        inner = (s * y).sum().view(1), y.square().sum().view(1)
-        curvature.learn(products(s), products(y), *inner, torch.ones(1, dtype=torch.bool))
+        inner = {"s_dot_y": (s * y).sum().view(1), "y_dot_y": y.square().sum().view(1)}
+        curvature.learn(products(s), products(y), **inner, wanted=torch.ones(1, dtype=torch.bool))
     pairs = pairs[-history:]
     h0 = curvature.matrices(torch.stack([(s * y).sum() / y.square().sum() for s, y in pairs]).mean())
     q, steps = gradient.clone(), []

@@ -1,9 +1,5 @@
-"""What layers hold of a picture: images from grey with the same features there, or from noise with its Gram matrices.
+"""Runs without a content or without a style: textures, and what layers hold of a picture."""
 
-The experiments of figure 1 of Gatys, Ecker and Bethge (A Neural Algorithm of Artistic Style, 2015).
-"""
-
-import os
 import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -19,12 +15,12 @@ from fastnst.image.read import Source, load_image
 from fastnst.image.resize import resize
 from fastnst.image.sheet import Look, contact_sheet
 from fastnst.network.architecture import PAPER_STYLE_LAYERS
-from fastnst.options.keywords import OptionValues
+from fastnst.options.keywords import OptionValues, UnsizedValues
 from fastnst.options.options import resolve_options
-from fastnst.transfer.canvas import Canvas
+from fastnst.transfer.inputs import Canvas, Styles, parse_canvas
 from fastnst.transfer.result import Result
-from fastnst.transfer.run import Callback
-from fastnst.transfer.stylizer import Stylizer
+from fastnst.transfer.run import WatchValues, watch_and_options
+from fastnst.transfer.stylizer import Prepared, Stylizer, StylizeValues
 
 Layers = str | Sequence[str] | Mapping[str, float]
 FIGURE_LAYERS = PAPER_STYLE_LAYERS
@@ -32,68 +28,90 @@ FIGURE_LAYERS = PAPER_STYLE_LAYERS
 _CONTENT_VARIATION, _STYLE_VARIATION = 0.01, 0.05
 
 
-def reconstruct_content(
-    image: Source | Picture,
-    layers: Layers = "conv4_2",
+class TextureValues(WatchValues, UnsizedValues, total=False):
+    """The keyword arguments of `synthesize_texture` that are fields of `Watch` or of `Options`."""
+
+
+def synthesize_texture(
+    style: Styles,
     *,
-    callback: Callback | None = None,
-    callback_every: int | None = 1,
-    checkpoint: str | os.PathLike[str] | None = None,
-    checkpoint_every: float = 60.0,
-    **options: Unpack[OptionValues],
+    size: int | str | tuple[int, int] = 512,
+    tileable: bool = False,
+    **values: Unpack[TextureValues],
 ) -> Result:
+    """Makes an image whose Gram matrices are those of `style`: its texture, without the arrangement of the picture.
+
+    The objective is that of `stylize` without its content term, `total = β · style + γ · tv`, minimised from white
+    noise (Gatys, Ecker and Bethge: Texture Synthesis Using Convolutional Neural Networks, 2015). The style layers say
+    up to which size structures are taken over: `["conv1_1", "conv2_1"]` those of a few pixels.
+
+    Args:
+        style: a picture, or a sequence of them, as `stylize` takes them; `style_weights` are their shares.
+        size: of the result in pixels: (height, width), "512x384" (width by height), or one number for a square. The
+            style pictures are scaled to its long edge times `style_scale`.
+        tileable: whether copies of the result fit together without a seam, left to right and top to bottom. It is
+            `padding="circular"`, and needs sides that are multiples of the pooling grid: 16 pixels down to conv5_1.
+        **values: as for `stylize`, but the size; the preset is "texture" where none is given.
+
+    Raises:
+        FastnstError: for input that cannot be used, before any long work; OptionError for a content weight, or other
+            options that need a content picture.
+        DivergedError: when the loss turns NaN or infinite; it carries the best image before that.
+    """
+    watch, options = watch_and_options(values)
+    canvas = parse_canvas(size)
+    return Stylizer(style, **texture_options(canvas, options, tileable=tileable)).prepare(canvas).run(watch)
+
+
+def texture_options(canvas: Canvas, given: Mapping[str, Any], *, tileable: bool = False) -> dict[str, Any]:
+    """The options of a run that makes a texture of the size of `canvas`, from those that are given.
+
+    Raises OptionError for a content weight, or a padding that does not tile where that is asked for.
+    """
+    padding = given.get("padding", "circular")
+    if tileable and padding != "circular":
+        raise OptionError(f"padding {padding!r} does not tile; leave it out, or do not ask for a texture that tiles")
+    weight = given.get("content_weight", 0)
+    if weight != 0:
+        raise OptionError(f"content weight {weight!r} was given for a texture, which has no content; leave it out")
+    own = {"preset": "texture", "init": "noise", "size": canvas.long_edge, "edge": "long"}
+    tiling = {"padding": "circular"} if tileable else {}
+    return {**own, **given, **tiling, "content_weight": 0.0}
+
+
+def reconstruct_content(image: Source | Picture, layers: Layers = "conv4_2", **values: Unpack[StylizeValues]) -> Result:
     """Makes an image from an even grey that has the features of `image` at `layers`: `total = α · content + γ · tv`.
 
     A layer near the pixels gives the picture again, a deep one its objects and their places without the exact pixels.
     Pools hide the finest grain of an image from all layers above them: what the start has of it stays, so that from
     noise (`init="noise"`, as in the paper, and with any other preset) the result is noise too, and takes more steps.
+    With `reconstruct_style` it makes the experiments of figure 1 of Gatys, Ecker and Bethge (A Neural Algorithm of
+    Artistic Style, 2015).
 
     Args:
         image: as `stylize` takes it.
         layers: a layer, or several with or without weights, as the option `content_layers`.
-        callback: as for `stylize`.
-        callback_every: as for `stylize`.
-        checkpoint: as for `stylize`.
-        checkpoint_every: as for `stylize`.
-        **options: the fields of `fastnst.Options`; the preset is "reconstruction" where none is given.
+        **values: as for `stylize`; the preset is "reconstruction" where none is given.
 
     Raises FastnstError as `stylize` does, and OptionError for a style weight.
     """
-    return Stylizer([], **content_options(layers, options))(
-        image,
-        callback=callback,
-        callback_every=callback_every,
-        checkpoint=checkpoint,
-        checkpoint_every=checkpoint_every,
-    )
+    watch, options = watch_and_options(values)
+    return Stylizer([], **content_options(layers, options)).prepare(image).run(watch)
 
 
-def reconstruct_style(
-    image: Source | Picture,
-    layers: Layers,
-    *,
-    callback: Callback | None = None,
-    callback_every: int | None = 1,
-    checkpoint: str | os.PathLike[str] | None = None,
-    checkpoint_every: float = 60.0,
-    **options: Unpack[OptionValues],
-) -> Result:
+def reconstruct_style(image: Source | Picture, layers: Layers, **values: Unpack[StylizeValues]) -> Result:
     """Makes an image from noise, of the shape of `image`, that has its Gram matrices at `layers`.
 
     `total = β · style + γ · tv`, as for a texture, but at one scale, so that nothing larger is in it than the layers
     hold. Arguments and errors are those of `reconstruct_content`; a content weight is what is refused.
     """
-    picture = _opened(image, options)
-    return Stylizer(picture, **style_options(layers, options))(
-        Canvas(picture.height, picture.width),
-        callback=callback,
-        callback_every=callback_every,
-        checkpoint=checkpoint,
-        checkpoint_every=checkpoint_every,
-    )
+    watch, options = watch_and_options(values)
+    picture = _loaded(image, options)
+    canvas = Canvas(picture.height, picture.width)
+    return Stylizer(picture, **style_options(layers, options)).prepare(canvas).run(watch)
 
 
-def _opened(image: Source | Picture, options: Mapping[str, Any]) -> Picture:
+def _loaded(image: Source | Picture, options: Mapping[str, Any]) -> Picture:
     if isinstance(image, Picture):
         return image
     return load_image(image, role="content", max_pixels=resolve_options(**options).max_pixels)
@@ -177,20 +195,17 @@ def reconstruction_figure(
     names = tuple(layers)
     if not names or isinstance(layers, str):
         raise OptionError(f"layers {layers!r} are no list of layers; give several, such as conv1_1 and conv2_1")
-    picture = _opened(image, options)
+    picture = _loaded(image, options)
     canvas = Canvas(picture.height, picture.width)
-    runs: deque[tuple[Stylizer, Picture | Canvas]] = deque()
+    runs: deque[Prepared] = deque()
     for count in range(len(names)):
-        runs.append((Stylizer(picture, **style_options(names[: count + 1], options)), canvas))
+        runs.append(Stylizer(picture, **style_options(names[: count + 1], options)).prepare(canvas))
     for name in names:
-        runs.append((Stylizer([], **content_options(name, options)), picture))
-    for stylizer, source in runs:
-        stylizer.scales(source)
+        runs.append(Stylizer([], **content_options(name, options)).prepare(picture))
     results = []
     while runs:
         # Each holds a network, which goes with it.
-        stylizer, source = runs.popleft()
-        results.append(stylizer(source))
+        results.append(runs.popleft().run())
         if made is not None:
             made(results[-1])
     height, width = results[0].tensor.shape[1:]

@@ -1,0 +1,172 @@
+"""A picture in coordinates that keep inner products, grouped into bands: all pixels as one, or radial frequencies; and
+the inverse Hessian of each band, from what pairs of steps have shown."""
+
+import math
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Numbers = np.ndarray[Any, Any]
+
+MOST_BANDS = 10
+MEMORY = 0.97
+"""How much each pair counts of what the next one does."""
+MOST_CONTRAST = 10.0
+"""How far a band may lie from the whole, as a factor either way."""
+# Brightness, red against blue, and green against both.
+OPPONENTS = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))
+_BLOCKS = 128
+
+
+class Basis(Protocol):
+    """An isometry from pictures (1, C, H, W) to blocks (channels, blocks, length), each block within one band.
+
+    Blocks are filled up with zeros. `band` is each block's, (blocks,) int64.
+    """
+
+    channels: int
+    bands: int
+    band: Tensor
+    length: int
+
+    def to_blocks(self, picture: Tensor) -> Tensor: ...
+
+    def to_picture(self, blocks: Tensor, like: Tensor) -> Tensor:
+        """A new picture of the layout of `like`."""
+
+
+class Pixels:
+    """All elements of a picture in memory order, as one band of one channel."""
+
+    channels = 1
+    bands = 1
+
+    def __init__(self, like: Tensor) -> None:
+        self.length = max(1, math.ceil(like.numel() / _BLOCKS))
+        self.band = torch.zeros(math.ceil(like.numel() / self.length), dtype=torch.long, device=like.device)
+
+    def to_blocks(self, picture: Tensor) -> Tensor:
+        flat = flat_view(picture)
+        missing = len(self.band) * self.length - len(flat)
+        return torch.nn.functional.pad(flat, (0, missing)).view(1, len(self.band), self.length)
+
+    def to_picture(self, blocks: Tensor, like: Tensor) -> Tensor:
+        picture = torch.empty_like(like)
+        flat_view(picture).copy_(blocks.view(-1)[: like.numel()])
+        return picture
+
+
+class RadialBands:
+    """The real and imaginary parts of the orthonormal two-dimensional Fourier transform, each channel by itself.
+
+    Half of the frequencies is enough; those that stand for two are multiplied by √2. The mean is a band of its own,
+    the others lie between radii that grow evenly in the logarithm, from the picture's lowest frequency to √½ of a cycle
+    per pixel; bands that hold nothing are left out.
+    """
+
+    def __init__(self, like: Tensor) -> None:
+        _, self.channels, self._height, self._width = like.shape
+        # Real and imaginary parts lie beside each other.
+        places, weights = (x.ravel().repeat(2) for x in radial_places(self._height, self._width))
+        self.length = max(1, math.ceil(len(places) / _BLOCKS))
+        values, counts = np.unique(places, return_counts=True)
+        blocks = -(-counts // self.length)
+        # The number that goes into each place of the blocks, or -1 where they are filled up.
+        members = np.full((int(blocks.sum()), self.length), -1, dtype=np.int32)
+        for value, count, end, own in zip(values, counts, np.cumsum(blocks), blocks, strict=True):
+            members[end - own : end].reshape(-1)[:count] = np.flatnonzero(places == value)
+        is_filled = members.ravel() >= 0
+        position = np.empty(len(places), dtype=np.int32)
+        position[members.ravel()[is_filled]] = np.flatnonzero(is_filled)
+        source = np.maximum(members.ravel(), 0)
+
+        def placed(numbers: Numbers, dtype: torch.dtype) -> Tensor:
+            return torch.from_numpy(numbers).to(like.device, dtype)
+
+        self.bands = len(values)
+        self.band = placed(np.repeat(np.arange(self.bands), blocks), torch.long)
+        self._source, self._position = placed(source, torch.int32), placed(position, torch.int32)
+        self._factor = placed(np.where(is_filled, weights[source], 0.0), like.dtype)
+        self._inverse_factor = placed(1 / weights, like.dtype)
+
+    def to_blocks(self, picture: Tensor) -> Tensor:
+        spectrum = torch.fft.rfft2(picture[0], norm="ortho")
+        flat = torch.view_as_real(spectrum).flatten(1)
+        return flat.index_select(1, self._source).mul_(self._factor).view(self.channels, -1, self.length)
+
+    def to_picture(self, blocks: Tensor, like: Tensor) -> Tensor:
+        flat = blocks.reshape(self.channels, -1).index_select(1, self._position).mul_(self._inverse_factor)
+        spectrum = torch.view_as_complex(flat.view(self.channels, self._height, -1, 2))
+        picture = torch.empty_like(like)
+        picture.copy_(torch.fft.irfft2(spectrum, s=(self._height, self._width), norm="ortho")[None])
+        return picture
+
+
+def radial_places(height: int, width: int, bands: int = MOST_BANDS) -> tuple[Numbers, Numbers]:
+    """The band, from 0, and the weight of each frequency of a real transform, (height, width // 2 + 1)."""
+    radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
+    lowest = 1 / max(height, width)
+    span = math.log(math.sqrt(0.5) / lowest) if lowest < 0.5 else 1.0
+    place = (np.log(np.maximum(radius, lowest) / lowest) / span * (bands - 1)).astype(np.int64)
+    place = np.where(radius == 0, 0, 1 + np.clip(place, 0, bands - 2))
+    weight = np.full((height, width // 2 + 1), math.sqrt(2))
+    weight[:, 0] = 1.0
+    if width % 2 == 0:
+        weight[:, -1] = 1.0
+    return place, weight
+
+
+def flat_view(picture: Tensor) -> Tensor:
+    """All elements as one dimension in memory order, without a copy for either memory format.
+
+    Raises ValueError for another layout.
+    """
+    if picture.is_contiguous():
+        return picture.view(-1)
+    if picture.dim() == 4 and picture.is_contiguous(memory_format=torch.channels_last):
+        return picture.permute(0, 2, 3, 1).view(-1)
+    strides = picture.stride()
+    raise ValueError(f"image with strides {strides} is neither contiguous nor channels-last; make it contiguous")
+
+
+class BandCurvature:
+    """A symmetric positive definite 3×3 matrix over red, green and blue for each band, from what pairs have shown.
+
+    In opponent colours `u` (brightness, red against blue, and green against both), in which the channels of pictures
+    are nearly uncorrelated, and for each band by itself, `√(Σ s_u² / Σ y_u²)` is the scalar that takes gradient changes
+    to steps of their size: `Σ s·y / Σ y·y` where the two are parallel, and larger where they are not. The sums are over
+    all pairs, each divided by its `y·y` and by `MEMORY` to the power of its age: they look further back than the
+    history, whose few pairs alone leave out what they did not move. The result is that scalar relative to the whole,
+    limited by `MOST_CONTRAST`, times a scale that is given.
+    """
+
+    def __init__(self, bands: int, device: torch.device) -> None:
+        zeros = partial(torch.zeros, dtype=torch.float64, device=device)
+        self.steps, self.changes, self.both = zeros((bands, 3, 3)), zeros((bands, 3, 3)), zeros(1)
+        opponents = torch.tensor(OPPONENTS, dtype=torch.float64)
+        self._opponents = torch.nn.functional.normalize(opponents, dim=1).to(device)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that is remembered, by name."""
+        return {"memory_steps": self.steps, "memory_changes": self.changes, "memory_both": self.both}
+
+    def learn(self, ss: Tensor, yy: Tensor, *, s_dot_y: Tensor, y_dot_y: Tensor, wanted: Tensor) -> None:
+        """Takes in a pair, where `wanted`: the channels' products of `s`, and of `y`, summed over each band
+        (bands, 3, 3), and their inner products (1,); all float64."""
+        for memory, value in ((self.steps, ss), (self.changes, yy), (self.both, s_dot_y)):
+            memory.copy_(torch.where(wanted, MEMORY * memory + value / y_dot_y, memory))
+
+    def matrices(self, scale: Tensor) -> Tensor:
+        """(bands, 3, 3) float64, on the whole `scale`, a float64 scalar."""
+        steps, changes = (
+            (self._opponents @ x @ self._opponents.mT).diagonal(dim1=-2, dim2=-1).clamp_min(0)
+            for x in (self.steps, self.changes)
+        )
+        tiny = torch.finfo(steps.dtype).tiny
+        whole = self.both / changes.sum().clamp_min(tiny)
+        contrast = (steps / changes.clamp_min(tiny)).sqrt() / whole.clamp_min(tiny)
+        contrast = contrast.clamp(1 / MOST_CONTRAST, MOST_CONTRAST)
+        return scale * (self._opponents.mT * contrast[:, None]) @ self._opponents

@@ -1,0 +1,307 @@
+"""How the value of each option is read: whatever form a caller may give becomes the one that `Options` keeps.
+
+An option of several values takes a sequence, or a text with commas or spaces between them: `"0.3,0.7"`.
+"""
+
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from itertools import pairwise
+from numbers import Integral, Real
+from types import MappingProxyType
+from typing import Any, Literal
+
+from fastnst.errors import OptionError
+from fastnst.network.architecture import canonical_layer
+from fastnst.options.masks import parse_masks
+
+LayerWeights = tuple[tuple[str, float], ...]
+Scales = int | tuple[int, ...] | Literal["auto"] | None
+Iterations = int | tuple[int, ...]
+StyleWeight = float | tuple[float, ...]
+
+CONTENT_FORMS = ("relative", "paper", "mean", "root")
+STYLE_FORMS = ("relative", "paper", "mean", "channel-mean")
+"""The constants in which the content and the style term are written; see `fastnst.loss.terms`."""
+OF_THE_OBJECTIVE = "objective"
+"""The form that the option `objective` names."""
+MOST_SCALES = 12
+"""The most scales that can be asked for by their number."""
+LEAST_AUTOMATIC_EDGE = 256
+"""The edge of the first automatic scale.
+
+From the content at once, a picture of this size keeps its forms, faces too, and takes on the style's largest figures; a
+larger one passes through such a size first, for later the network sees only parts of such a figure.
+"""
+
+# No option takes more; Python refuses to print a number of some thousand digits.
+_MOST_BITS = 128
+_MEMORY_BITS = 63
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+def parse_option(name: str, value: Any, facts: Mapping[str, Any], network: str) -> Any:
+    """The value of the option `name` as `Options` keeps it; layers are those of `network`.
+
+    `facts` are the metadata of the option's field. Raises OptionError for a wrong type, and for what they exclude.
+    """
+    spoken = name.replace("_", " ")
+    if name.endswith("_layers"):
+        return _layers(spoken, value, network)
+    parse: Callable[[str, Any], Any] = _PARSERS.get(name, _name)
+    parsed = parse(spoken, value)
+    _check_range(spoken, parsed, facts)
+    return parsed
+
+
+def _name(spoken: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise OptionError(f"{spoken} {value!r} is not a name")
+    return value
+
+
+def _number(spoken: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise OptionError(f"{spoken} {value!r} is not a number; write one as 0.5")
+    try:
+        return float(value)
+    except OverflowError:
+        raise OptionError(f"{spoken} is beyond what a float can hold; give an ordinary number") from None
+
+
+def _integer(spoken: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise OptionError(f"{spoken} {value!r} is not a whole number; write one as 512")
+    bits = int(value).bit_length()
+    if bits > _MOST_BITS:
+        raise OptionError(f"{spoken} has {bits} bits and is too large; give {_MOST_BITS} at most")
+    return int(value)
+
+
+def _number_or_none(spoken: str, value: Any) -> float | None:
+    return None if value is None else _number(spoken, value)
+
+
+def _items(value: Any) -> list[Any]:
+    """The items of a sequence, or the value alone; words of a text are numbers where they read as such."""
+    if isinstance(value, str):
+        return [_literal(word) for word in value.replace(",", " ").split()]
+    if not isinstance(value, Iterable):
+        return [value]
+    return [part for item in value for part in (_items(item) if isinstance(item, str) else [item])]
+
+
+def _literal(word: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(word)
+        except ValueError:
+            continue
+    return word
+
+
+def _style_weight(spoken: str, value: Any) -> StyleWeight:
+    weights = tuple(_number(spoken, weight) for weight in _items(value))
+    if not weights:
+        raise OptionError("no style weight given; give one, or one for each scale")
+    return weights[0] if len(weights) == 1 else weights
+
+
+def _style_weights(spoken: str, value: Any) -> tuple[float, ...] | None:
+    if value is None:
+        return None
+    weights = tuple(_number(spoken.removesuffix("s"), weight) for weight in _items(value))
+    if not weights:
+        raise OptionError("no style weights given; give one for each style image, or none for equal ones")
+    return weights
+
+
+def _iterations(spoken: str, value: Any) -> Iterations:
+    counts = tuple(_integer(spoken, count) for count in _items(value))
+    if not counts:
+        raise OptionError("no iterations given; give one count, or one for each scale")
+    return counts[0] if len(counts) == 1 else counts
+
+
+def parse_scales(value: Any) -> Scales:
+    """None, "auto", a count of scales, or their edges in pixels, which grow. Raises OptionError for anything else."""
+    if value is None or (isinstance(value, str) and value in ("none", "auto")):
+        return "auto" if value == "auto" else None
+    items = _items(value)
+    is_text = isinstance(value, str)
+    if (not isinstance(value, Iterable) or is_text) and not all(isinstance(edge, Integral) for edge in items or [""]):
+        raise OptionError(
+            f"scales {value!r} is neither auto, nor none, nor a number of scales, nor a list of long edges in pixels"
+        )
+    edges = tuple(_integer("scale", edge) for edge in items)
+    if len(edges) == 1 and (is_text or not isinstance(value, Iterable)):
+        if not 1 <= edges[0] <= MOST_SCALES:
+            raise OptionError(
+                f"{edges[0]} scales were asked for; give 1 to {MOST_SCALES} scales, or their long edges in pixels"
+            )
+        return edges[0]
+    if min(edges, default=0) < 2:
+        raise OptionError(f"scales {edges} are too small; give at least one, each 2 pixels or more")
+    if any(low >= high for low, high in pairwise(edges)):
+        raise OptionError(f"scales {edges} do not grow; list the long edges from small to large")
+    return edges
+
+
+def scale_count(scales: Scales, size: int) -> int:
+    """How many scales there are up to `size`, in pixels; counted ones, before those that a picture is too small for."""
+    if scales is None:
+        return 1
+    if scales == "auto":
+        return max(1, (size // LEAST_AUTOMATIC_EDGE).bit_length())
+    return scales if isinstance(scales, int) else len(scales)
+
+
+def _path(spoken: str, value: Any) -> str:
+    if not isinstance(value, str | os.PathLike):
+        raise OptionError(f"{spoken} {value!r} is neither a name nor a path")
+    return os.fspath(value)
+
+
+def _device(spoken: str, value: Any) -> str:
+    if not isinstance(value, str) and type(value).__name__ != "device":
+        raise OptionError(f"{spoken} {value!r} is neither a name such as cpu or cuda:1 nor a torch.device")
+    return str(value)
+
+
+def parse_memory(value: Any) -> int | None:
+    """Bytes of "8GB" (10⁹ each), "512 MB", "6GiB" (2³⁰ each) or a whole number of bytes; None is no limit.
+
+    Raises OptionError for anything else, and for less than a megabyte.
+    """
+    if value is None:
+        return None
+    too_much = "max memory is more than any machine has; write it as 8GB"
+    if isinstance(value, int) and value.bit_length() > _MEMORY_BITS:
+        raise OptionError(too_much)
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([kmgt]?i?)b?", str(value).strip().lower())
+    if isinstance(value, bool) or match is None or match[2] not in _UNITS:
+        raise OptionError(f"max memory {value!r} is not an amount of memory; write 8GB, 512MB or 6GiB")
+    size = float(match[1]) * _UNITS[match[2]]
+    if size >= 2**_MEMORY_BITS:
+        raise OptionError(too_much)
+    if size < 1_000_000:
+        raise OptionError(f"max memory {value!r} is less than a megabyte; write its unit, as in 8GB")
+    return int(size)
+
+
+def parse_tile(value: Any) -> int | str:
+    """ "auto", "none" or a number of pixels, 1 or more; None is "none". Raises OptionError for anything else."""
+    word = "none" if value is None else value.strip().lower() if isinstance(value, str) else value
+    if word in ("auto", "none"):
+        return str(word)
+    if isinstance(word, str) and word.isdecimal() and len(word) <= _MEMORY_BITS:
+        word = int(word)
+    if isinstance(word, bool) or not isinstance(word, int):
+        raise OptionError(f"tile {value!r} is neither auto, nor none, nor a number of pixels")
+    if word.bit_length() > _MEMORY_BITS:
+        raise OptionError("tile is larger than any picture; give a number of pixels, auto or none")
+    if word < 1:
+        raise OptionError(f"tile {word} is too small; give a number of pixels, 1 or more, auto or none")
+    return word
+
+
+def in_words(size: float) -> str:
+    """Bytes as a person reads them: "1.23 GB"."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
+        if size >= scale:
+            return f"{size / scale:.3g} {unit}"
+    return f"{size / 1e3:.3g} kB"
+
+
+_PARSERS: Mapping[str, Callable[[str, Any], Any]] = MappingProxyType(
+    {
+        "size": _integer,
+        "iterations": _iterations,
+        "scales": lambda _, value: parse_scales(value),
+        "scale_factor": _number,
+        "seconds": _number_or_none,
+        "tolerance": _number_or_none,
+        "average": _number_or_none,
+        "content_weight": _number,
+        "style_weight": _style_weight,
+        "style_weights": _style_weights,
+        "style_scale": _number,
+        "tv_weight": _number,
+        "masks": lambda _, value: parse_masks(value),
+        "init": lambda _, value: value,
+        "learning_rate": _number_or_none,
+        "history": _integer,
+        "weights": _path,
+        "device": _device,
+        "tile": lambda _, value: parse_tile(value),
+        "max_memory": lambda _, value: parse_memory(value),
+        "max_pixels": _integer,
+        "seed": _integer,
+    }
+)
+"""From an option to what reads its value; a name where there is nothing."""
+
+
+def _layers(spoken: str, value: Any, network: str) -> LayerWeights:
+    """The layers of a name, a sequence of `NAME` or `NAME=WEIGHT`, or a mapping from name to weight, each once."""
+    kind = spoken.removesuffix(" layers")
+    if isinstance(value, Mapping):
+        named = [(str(layer), _number("layer weight", weight)) for layer, weight in value.items()]
+    elif isinstance(value, Iterable):
+        words = [word for item in ([value] if isinstance(value, str) else value) for word in _layer_words(item)]
+        named = [_named_layer(word, len(words)) for word in words]
+    else:
+        raise OptionError(f"{spoken} {value!r} are neither names nor a mapping from name to weight")
+    layers = tuple((canonical_layer(layer, network), weight) for layer, weight in named)
+    if not layers:
+        raise OptionError(f"no {kind} layers given; name at least one, such as conv4_2, or set the {kind} weight to 0")
+    names = [layer for layer, _ in layers]
+    for layer, weight in layers:
+        if names.count(layer) > 1:
+            raise OptionError(f"{kind} layer {layer} is named twice; name each layer once")
+        if not math.isfinite(weight) or weight < 0:
+            raise OptionError(
+                f"weight {weight} of {kind} layer {layer} is out of range; weights must be finite and 0 or more"
+            )
+    if all(weight == 0 for _, weight in layers):
+        raise OptionError(f"the weights of the {kind} layers are all 0; at least one must be more")
+    return layers
+
+
+def _layer_words(item: Any) -> list[str]:
+    """The words of "conv1_1, conv2_1=0.5"; a (name, weight) pair is one word."""
+    if isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str):
+        return [f"{item[0]}={_number('layer weight', item[1])!r}"]
+    if not isinstance(item, str):
+        raise OptionError(f"layer {item!r} is not a name; write conv4_1 or conv4_1=0.5")
+    return item.replace(",", " ").split()
+
+
+def _named_layer(word: str, count: int) -> tuple[str, float]:
+    layer, equals, weight = word.partition("=")
+    if not equals:
+        return layer, 1 / count
+    try:
+        return layer, float(weight)
+    except ValueError:
+        raise OptionError(f"the weight {weight!r} of layer {layer} is not a number; write {layer}=0.5") from None
+
+
+def _check_range(spoken: str, value: Any, facts: Mapping[str, Any]) -> None:
+    """Raises OptionError where a value, or a number of several, is not what the metadata of its field allow."""
+    if facts["choices"] and value not in facts["choices"]:
+        raise OptionError(f"unknown {spoken} {value!r}; choose one of: {', '.join(facts['choices'])}")
+    if isinstance(value, tuple):
+        spoken = spoken.removesuffix("s")
+    for number in value if isinstance(value, tuple) else (value,):
+        if not isinstance(number, int | float):
+            continue
+        if not math.isfinite(number):
+            raise OptionError(f"{spoken} {number} is not finite; give an ordinary number")
+        if facts["minimum"] is not None and number < facts["minimum"]:
+            raise OptionError(f"{spoken} {number} is too small; it must be {facts['minimum']} or more")
+        if facts["maximum"] is not None and number > facts["maximum"]:
+            raise OptionError(f"{spoken} {number} is too large; it must be {facts['maximum']} or less")
+        if facts["above"] is not None and number <= facts["above"]:
+            raise OptionError(f"{spoken} {number} is too small; it must be more than {facts['above']}")

@@ -1,0 +1,269 @@
+"""The pictures of a run, read, checked and recorded as JSON can hold them, and the image that it begins with."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from numbers import Integral
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastnst.errors import OptionError
+from fastnst.image.colour import moments, moved_colours
+from fastnst.image.files import MAX_PIXELS, pictures_at
+from fastnst.image.picture import AnyPicture, Picture, StreamedPicture, opaque
+from fastnst.image.read import Source, open_picture
+from fastnst.image.resize import AtSizes, at_size, fitted_size
+from fastnst.loss.masks import Region, load_regions, recorded_regions
+from fastnst.network.architecture import Preprocessing
+from fastnst.options.options import START_WORDS, Options
+
+Styles = Source | AnyPicture | Sequence[Source | AnyPicture]
+
+_LONGEST = 65_535
+# Standard deviation of the noise on an even colour, as neural-style has it in pixel values of 0…255: enough to tell
+# neighbours apart.
+_TRACE = 0.001 / 255
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """A stand-in for a content picture, of which only the height and width in pixels are known, each 2 to 65535.
+
+    Raises OptionError for others.
+    """
+
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        for side in (self.height, self.width):
+            if isinstance(side, bool) or not isinstance(side, Integral) or not 2 <= side <= _LONGEST:
+                raise OptionError(
+                    f"size {self.width}x{self.height} (width by height) is not possible; each side must be a whole "
+                    f"number of 2 to {_LONGEST} pixels"
+                )
+
+    @property
+    def long_edge(self) -> int:
+        return max(self.height, self.width)
+
+    @property
+    def picture(self) -> Picture:
+        """An even grey of this size, of one sample that all pixels share."""
+        grey = torch.full((3, 1, 1), 0.5, dtype=torch.float32)
+        return Picture(grey.expand(3, self.height, self.width), None, "canvas")
+
+
+def parse_canvas(size: Any) -> Canvas:
+    """The canvas of "512x384" (width by height), of a (height, width), or of one number for a square.
+
+    Raises OptionError for anything else.
+    """
+    if isinstance(size, tuple | list) and len(size) == 2:
+        return Canvas(*size)
+    if isinstance(size, str):
+        match = re.fullmatch(r"([0-9]{1,9})(?:[x×]([0-9]{1,9}))?", size.strip())
+        if match is not None:
+            return Canvas(int(match[2] or match[1]), int(match[1]))
+    elif isinstance(size, Integral) and not isinstance(size, bool):
+        return Canvas(int(size), int(size))
+    raise OptionError(f"size {size!r} is no size in pixels; write 512x384 (width by height), or 512 for a square")
+
+
+def recorded_canvas(parameters: Mapping[str, Any]) -> Canvas | None:
+    """The canvas of the run whose `parameters` these are; None where it had a content picture."""
+    if parameters["content"] is not None:
+        return None
+    last = parameters["sizes"][-1]
+    return Canvas(last["height"], last["width"])
+
+
+def opened(content: Source | AnyPicture | Canvas, max_pixels: int = MAX_PIXELS) -> AnyPicture | Canvas:
+    """The content of a run, read if it is to be read. Raises ImageError as `open_picture` does."""
+    if isinstance(content, Picture | StreamedPicture | Canvas):
+        return content
+    return open_picture(content, role="content", max_pixels=max_pixels)
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """The pictures of a run beside its content. Make one with `load_inputs`.
+
+    Attributes:
+        styles: the style pictures, opaque.
+        shares: their weights, which sum to 1.
+        init: the picture that it starts from; None where the option `init` is one of `START_WORDS`.
+        regions: those of the option `masks`, or None.
+    """
+
+    styles: Sequence[AnyPicture]
+    shares: tuple[float, ...]
+    init: AnyPicture | None
+    regions: Sequence[Region] | None
+
+    def places(self, content: AnyPicture | Canvas) -> dict[str, Any]:
+        """Where the pictures were read: absolute paths, or None for what was no file; masks as `parse_masks` takes
+        them."""
+        regions = None if self.regions is None else recorded_regions(self.regions)
+        return {
+            "content": None if isinstance(content, Canvas) else _absolute(content.name),
+            "styles": [_absolute(style.name) for style in self.styles],
+            "init": None if self.init is None else _absolute(self.init.name),
+            "masks": regions
+            and [
+                {part: picture and _absolute(picture["name"]) for part, picture in region.items()} for region in regions
+            ],
+        }
+
+    def record(
+        self, content: AnyPicture | Canvas, sizes: Sequence[tuple[int, int]], options: Options
+    ) -> dict[str, Any]:
+        """The facts of a run before its network is loaded: its pictures by name and hash, the (height, width) of
+        its scales, the options."""
+        values = {option.name: getattr(options, option.name) for option in fields(Options)}
+        values["init"] = options.init if self.init is None else self.init.name
+        values["content_layers"] = dict(options.content_layers)
+        values["style_layers"] = dict(options.style_layers)
+        masks = None if self.regions is None else recorded_regions(self.regions)
+        if masks is not None:
+            values["masks"] = [{part: picture and picture["name"] for part, picture in mask.items()} for mask in masks]
+        return {
+            "content": None if isinstance(content, Canvas) else _named(content),
+            "styles": [
+                {**_named(style), "weight": share} for style, share in zip(self.styles, self.shares, strict=True)
+            ],
+            "init": None if self.init is None else _named(self.init),
+            "masks": masks,
+            "sizes": [{"width": width, "height": height} for height, width in sizes],
+            "options": values,
+        }
+
+
+def load_inputs(style: Styles, options: Options) -> Inputs:
+    """Reads a style, a sequence of them or a folder of pictures, and the pictures that `options` name.
+
+    Raises OptionError where there are none, or not as many as weights; ImageError for one that cannot be read; and both
+    as `load_regions` does.
+    """
+    styles = _load_styles(style, options)
+    shares = _style_shares(options.style_weights, len(styles))
+    is_word = isinstance(options.init, str) and options.init in START_WORDS
+    init = None if is_word else open_picture(options.init, role="init", max_pixels=options.max_pixels)
+    regions = None if options.masks is None else load_regions(options.masks, styles, shares)
+    return Inputs(styles, shares, init, regions)
+
+
+def _load_styles(style: Styles, options: Options) -> list[AnyPicture]:
+    given: list[Source | AnyPicture] = list(style) if isinstance(style, list | tuple) else [style]  # type: ignore[list-item]
+    sources: list[Source | AnyPicture] = []
+    for each in given:
+        sources += pictures_at(each, "style") if isinstance(each, str | os.PathLike) else [each]
+    read = partial(open_picture, role="style", max_pixels=options.max_pixels)
+    if not sources and (options.last_style_weight > 0 or options.init == "style-mean"):
+        raise OptionError("no style image given; give at least one")
+    if options.style_weights is not None and len(options.style_weights) != len(sources):
+        raise OptionError(
+            f"{len(options.style_weights)} style weights for {len(sources)} style images; give one for each image"
+        )
+    return [opaque(each if isinstance(each, Picture | StreamedPicture) else read(each)) for each in sources]
+
+
+def _style_shares(weights: tuple[float, ...] | None, count: int) -> tuple[float, ...]:
+    if weights is None:
+        return (1 / max(count, 1),) * count
+    # By the largest first: the sum of finite weights need not be finite.
+    relative = [weight / max(weights) for weight in weights]
+    return tuple(weight / sum(relative) for weight in relative)
+
+
+def _named(picture: AnyPicture) -> dict[str, Any]:
+    return {"name": picture.name, "sha256": picture.sha256}
+
+
+def _absolute(name: str) -> str | None:
+    return os.path.abspath(name) if os.path.isfile(name) else None  # noqa: PTH100, PTH113
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A scale of a run: its place among them, its measured edge in pixels, the (height, width) of its image, its steps,
+    and β there."""
+
+    index: int
+    edge: int
+    size: tuple[int, int]
+    iterations: int
+    style_weight: float
+
+
+def style_size(style: AnyPicture | Canvas, edge: int, options: Options) -> tuple[int, int]:
+    """The (height, width) at which a style is shown at the scale whose measured edge is `edge`."""
+    scaled = max(1, round(edge * options.style_scale))
+    return fitted_size(style.height, style.width, scaled, options.edge)
+
+
+def start_image(
+    inputs: Inputs,
+    scale: Scale,
+    *,
+    content: AtSizes,
+    styles: Sequence[AnyPicture],
+    options: Options,
+    preprocessing: Preprocessing,
+) -> Tensor:
+    """The image that a run begins with at its first scale, (1, 3, H, W) float32 on the CPU, by the option `init`.
+
+    `content` and `styles` are as the network is shown them, with its `preprocessing`.
+    """
+    init, size, seed = options.init, scale.size, options.seed
+    if inputs.init is not None:
+        return at_size(inputs.init, size).rgb[None]
+    if init == "noise":
+        return white_noise(size, seed)[None]
+    if init == "grey":
+        return even_colour(network_grey(preprocessing), size, seed)[None]
+    if init == "content" or not styles:
+        return content.at(size).rgb[None]
+    pictures = [at_size(style, style_size(style, scale.edge, options)) for style in styles]
+    if init == "style-mean":
+        return even_colour(mean_colour(pictures, inputs.shares), size, seed)[None]
+    return recoloured(content.at(size), pictures, inputs.shares)[None]
+
+
+def recoloured(content: Picture, styles: Sequence[Picture], shares: Sequence[float]) -> Tensor:
+    """The content in colours with the mean and covariance of the styles' pixels, by their shares, (3, H, W) in 0…1.
+
+    The content's own count as far as its alpha shows them. See `fastnst.image.colour.moved_colours`.
+    """
+    weighted = (
+        (style.rgb, style.rgb.new_full((1, *style.rgb.shape[1:]), share / style.rgb[0].numel()))
+        for style, share in zip(styles, shares, strict=True)
+    )
+    return moved_colours(content.rgb, moments([(content.rgb, content.alpha)]), moments(weighted))
+
+
+def white_noise(size: tuple[int, int], seed: int) -> Tensor:
+    """Uniform noise in 0…1, (3, height, width) float32."""
+    return torch.rand((3, *size), generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
+
+
+def even_colour(colour: Tensor, size: tuple[int, int], seed: int) -> Tensor:
+    """RGB `colour`, (3,) in 0…1, with normal noise of a thousandth of a grey level: (3, height, width) float32."""
+    trace = torch.randn((3, *size), generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
+    return (colour.float()[:, None, None] + _TRACE * trace).clamp(0, 1)
+
+
+def network_grey(preprocessing: Preprocessing) -> Tensor:
+    """The colour that the network sees as zero, RGB in 0…1: (3,)."""
+    colour = torch.tensor(preprocessing.mean, dtype=torch.float32) / preprocessing.scale
+    return colour.flip(0) if preprocessing.bgr else colour
+
+
+def mean_colour(pictures: Sequence[Picture], shares: Sequence[float]) -> Tensor:
+    """The mean colour of pictures by their shares, RGB in 0…1: (3,)."""
+    means = [share * picture.rgb.double().mean((1, 2)) for picture, share in zip(pictures, shares, strict=True)]
+    return torch.stack(means).sum(0).float()

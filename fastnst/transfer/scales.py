@@ -1,0 +1,120 @@
+"""Coarse to fine: the scales that a run goes through, their sizes and steps, and the pictures too small for them."""
+
+from collections.abc import Sequence
+
+from fastnst.errors import ImageError, OptionError
+from fastnst.image.picture import AnyPicture, Picture
+from fastnst.image.resize import check_fits, fitted_size
+from fastnst.network.architecture import pools_before
+from fastnst.network.tiles import check_on_grid
+from fastnst.options.options import Options
+from fastnst.options.parse import Iterations, Scales, StyleWeight, scale_count
+from fastnst.transfer.inputs import Canvas, Scale, style_size
+
+SMALLEST_EDGE = 64
+"""Scales that are only counted, not named, go no lower than this short edge: below it there is nothing left to see."""
+
+
+def scale_edges(
+    scales: Scales, size: int, height: int, width: int, *, edge: str = "long", factor: float = 2.0
+) -> tuple[int, ...]:
+    """The scales' edges in pixels, long or short ones, coarse first, the last one `size`.
+
+    `scales` is None for `size` alone, a count (each scale `factor` times the last one's size), the edges themselves, or
+    "auto": twice the last one's size each, from 512 pixels or a little more. A counted pyramid leaves out the scales
+    whose short edge would be under `SMALLEST_EDGE`.
+    """
+    if isinstance(scales, tuple):
+        return scales
+    if scales == "auto":
+        factor = 2.0
+    levels = range(scale_count(scales, size) - 1, 0, -1)
+    pixels = dict.fromkeys(round(size / factor**level) for level in levels)
+    aspect = 1.0 if edge == "short" else min(height, width) / max(height, width)
+    return (*(each for each in pixels if each * aspect >= SMALLEST_EDGE and each < size), size)
+
+
+def scale_iterations(iterations: Iterations, scales: int) -> tuple[int, ...]:
+    """Steps at each of `scales` scales, coarse first.
+
+    `iterations` is one count for all of them, or a list whose last count is for the last scale, the one before for the
+    scale before, and so on; its first count also goes for the scales before that. Counts of scales that a picture is
+    too small for are not used.
+    """
+    counts = (iterations,) if isinstance(iterations, int) else iterations
+    return (counts[0],) * (scales - len(counts)) + counts[-scales:]
+
+
+def scale_style_weights(weight: StyleWeight, scales: int) -> tuple[float, ...]:
+    """β at each of `scales` scales, coarse first: one for all, or a list that ends as that of `scale_iterations`."""
+    weights = weight if isinstance(weight, tuple) else (weight,)
+    return (weights[0],) * (scales - len(weights)) + weights[-scales:]
+
+
+def smallest_side(options: Options) -> int:
+    """The least side of what the network is shown, 2ⁿ pixels for the n pools before its deepest tap: the grid that the
+    sides of a result that tiles lie on."""
+    return 1 << pools_before(options.network, options.taps)
+
+
+def image_size(content: AnyPicture | Canvas, edge: int, options: Options) -> tuple[int, int]:
+    """The (height, width) with the measured edge `edge`, or near it on the pooling grid where the image is to tile."""
+    height, width = fitted_size(content.height, content.width, edge, options.edge)
+    if not options.wraps:
+        return height, width
+    grid = smallest_side(options)
+    return max(grid, round(height / grid) * grid), max(grid, round(width / grid) * grid)
+
+
+def run_scales(content: AnyPicture | Canvas, styles: Sequence[AnyPicture], options: Options) -> tuple[Scale, ...]:
+    """The scales of a run in order, coarse first.
+
+    Raises ImageError where the content shows nothing, or it or a style would be too small for the network at one of
+    them; OptionError where a `Canvas` is not what the options ask for, or the image could not tile.
+    """
+    role = "content"
+    if isinstance(content, Canvas):
+        _check_contentless(options)
+        role = "output"
+    edges = scale_edges(
+        options.scales, options.size, content.height, content.width, edge=options.edge, factor=options.scale_factor
+    )
+    if isinstance(content, Picture) and content.alpha is not None and float(content.alpha.max()) == 0:
+        raise ImageError(f"content image {content.name!r} is transparent everywhere; give one that shows something")
+    if options.wraps:
+        _check_tiles(content, options)
+    smallest = smallest_side(options)
+    sizes = [image_size(content, edge, options) for edge in edges]
+    for edge, size in zip(edges, sizes, strict=True):
+        check_fits(*size, smallest, role=role, scale=edge, layers=options.taps)
+        for style in styles:
+            check_fits(*style_size(style, edge, options), smallest, role="style", scale=edge, layers=options.taps)
+    steps = scale_iterations(options.iterations, len(edges))
+    betas = scale_style_weights(options.style_weight, len(edges))
+    facts = zip(edges, sizes, steps, betas, strict=True)
+    return tuple(Scale(index, *fact) for index, fact in enumerate(facts))
+
+
+def _check_contentless(options: Options) -> None:
+    """Raises OptionError for options that need a content picture."""
+    if options.content_weight > 0:
+        raise OptionError(
+            f"content weight {options.content_weight:g} needs a content picture, and there is none; give one, or 0"
+        )
+    if options.init in ("content", "recoloured"):
+        raise OptionError("there is no content picture to start from; give noise or a picture as init")
+    if options.edge == "short":
+        raise OptionError("edge short was given for an image without a content, whose size is given by both sides")
+    if options.preserve_color != "none":
+        raise OptionError(f"preserve color {options.preserve_color} needs a content picture, and there is none")
+
+
+def _check_tiles(content: AnyPicture | Canvas, options: Options) -> None:
+    """Raises OptionError where the result would not have the size that was asked for, for it is to tile. A content's
+    other side may be rounded to the grid."""
+    height, width = fitted_size(content.height, content.width, options.size, options.edge)
+    if not isinstance(content, Canvas):
+        near_height, near_width = image_size(content, options.size, options)
+        measures_height = (height >= width) == (options.edge == "long")
+        height, width = (height, near_width) if measures_height else (near_height, width)
+    check_on_grid(height, width, smallest_side(options))
