@@ -9,7 +9,6 @@ from fastnst.errors import FastnstError
 from fastnst.network import winograd
 from fastnst.network.backbone import build_backbone
 from fastnst.network.layers import Convolution, DirectLayers, Layers, Pool, WinogradLayers
-from fastnst.network.memory import Buffers
 from fastnst.network.runtime import resolve_runtime
 from fastnst.network.weights import load_weights
 from fastnst.options.options import resolve_options
@@ -111,16 +110,6 @@ def test_stripes_cover_each_row_once() -> None:
         assert rows == list(range(height))
 
 
-def test_buffers_are_handed_out_again() -> None:
-    buffers = Buffers(4096)
-    first = buffers.take((2, 3), torch.float32)
-    second = buffers.take((2, 3), torch.float32)
-    assert first.data_ptr() != second.data_ptr()
-    buffers.give(first)
-    assert buffers.take((3, 8), torch.uint8).data_ptr() == first.data_ptr()
-    assert buffers.take((3, 2), torch.float64).data_ptr() > second.data_ptr()
-
-
 @needs_nnpack
 def test_memory_does_not_grow() -> None:
     from fastnst.loss.objective import make_objective
@@ -134,10 +123,10 @@ def test_memory_does_not_grow() -> None:
     targets = style_targets(backbone, [(image, 1.0)], options, runtime)
     objective = make_objective(backbone, image, targets, options, runtime)
     objective.loss_and_gradient(image)
-    used = backbone.layers._buffers.used  # type: ignore[attr-defined]
+    used = backbone.layers.buffers.used  # type: ignore[attr-defined]
     for _ in range(3):
         objective.loss_and_gradient(image)
-    assert backbone.layers._buffers.used == used  # type: ignore[attr-defined]
+    assert backbone.layers.buffers.used == used  # type: ignore[attr-defined]
 
 
 @needs_nnpack
@@ -151,7 +140,7 @@ def test_the_memory_of_one_size_goes_with_the_next() -> None:
     assert layers.empty((1, 4, 8, 8)).data_ptr() == address
     layers.release(kept)
     layers.begin(torch.Size((1, 3, 8, 9)))
-    assert layers._buffers.used == 0
+    assert layers.buffers.used == 0
 
 
 @needs_nnpack
@@ -162,7 +151,7 @@ def test_what_a_failed_pass_took_is_taken_back() -> None:
     layers.empty((1, 4, 8, 8))
     layers.forget()
     layers.begin(shape)
-    assert layers._buffers.used == 0
+    assert layers.buffers.used == 0
 
 
 @needs_nnpack

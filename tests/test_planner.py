@@ -266,7 +266,7 @@ def test_the_rehearsal_takes_the_blocks_that_a_pass_takes(size: tuple[int, int])
     plan_memory._backward(network, ledger, plan_memory._forward(network, ledger, *size, record=True))
     assert isinstance(backbone.layers, WinogradLayers)
     assert ledger._arena is not None
-    assert backbone.layers._buffers.used == ledger._arena.used
+    assert backbone.layers.buffers.used == ledger._arena.used
 
 
 @pytest.mark.slow

@@ -163,12 +163,12 @@ class WinogradLayers:
     dtype = torch.float32
 
     def __init__(self) -> None:
-        self._buffers = Buffers(0)
+        self.buffers = Buffers(0)
         self._shape: torch.Size | None = None
 
     def begin(self, shape: torch.Size) -> None:
         if shape != self._shape:
-            self._buffers = Buffers(region_bytes(*shape[2:]))
+            self.buffers = Buffers(region_bytes(*shape[2:]))
             self._shape = shape
 
     def forward(self, layer: Layer, x: Tensor, *, record: bool) -> tuple[Tensor, Tensor | None]:
@@ -240,10 +240,10 @@ class WinogradLayers:
         return result
 
     def empty(self, shape: Sequence[int]) -> Tensor:
-        return self._buffers.take(shape, self.dtype)
+        return self.buffers.take(shape, self.dtype)
 
     def release(self, x: Tensor) -> None:
-        self._buffers.give(x)
+        self.buffers.give(x)
 
     def forget(self) -> None:
         self._shape = None
@@ -253,4 +253,4 @@ class WinogradLayers:
         height, width = x.shape[2:]
         by_channels = packed_by_channels(x.new_empty((1, channels, height, width), device="meta"))
         shape = bits_shape(1, channels, height, width, by_channels)
-        return self._buffers.take(shape, torch.uint8)
+        return self.buffers.take(shape, torch.uint8)

@@ -1,12 +1,14 @@
-"""Where blocks of memory lie."""
+"""Memory that is handed out again: where blocks lie, and the tensors in them."""
 
 import random
 
-from fastnst.network.memory import Arena, Block
+import torch
+
+from fastnst.network.memory import Arena, Block, Buffers
 
 
-def overlap(one: Block, other: Block) -> bool:
-    return one.region == other.region and one.start < other.start + other.size and other.start < one.start + one.size
+def overlap(a: Block, b: Block) -> bool:
+    return a.region == b.region and a.start < b.start + b.size and b.start < a.start + a.size
 
 
 def test_the_lowest_place_with_room_is_taken() -> None:
@@ -43,3 +45,13 @@ def test_blocks_that_are_taken_never_overlap() -> None:
     for length in arena.lengths:
         assert arena.take(length).start == 0
     assert arena.used == sum(arena.lengths)
+
+
+def test_buffers_are_handed_out_again() -> None:
+    buffers = Buffers(4096)
+    first = buffers.take((2, 3), torch.float32)
+    second = buffers.take((2, 3), torch.float32)
+    assert first.data_ptr() != second.data_ptr()
+    buffers.give(first)
+    assert buffers.take((3, 8), torch.uint8).data_ptr() == first.data_ptr()
+    assert buffers.take((3, 2), torch.float64).data_ptr() > second.data_ptr()
