@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastnst_kernels import operators
 from fastnst_kernels.image import reference
-from fastnst_kernels.launch.backends import DTYPES, refuse_second_derivative, resolve_backend
+from fastnst_kernels.launch.backends import DTYPES, check_map, refuse_second_derivative
 from fastnst_kernels.launch.layout import dense, dense_channels_last
 
 KINDS = ("squared", "absolute", "nine-point")
@@ -253,11 +253,7 @@ def _allowed(dtypes: Sequence[torch.dtype], backend: str) -> str:
 
 def _checked_backend(image: Tensor, backend: str) -> str:
     """The backend for this image, or the error that names what is wrong with its axes or its dtype."""
-    if image.ndim != 4:
-        raise ValueError(f"image of shape {tuple(image.shape)} has {image.ndim} axes; give (B, C, H, W)")
-    if 0 in image.shape:
-        raise ValueError(f"image of shape {tuple(image.shape)} is empty; each axis must be 1 or more")
-    backend = resolve_backend(backend, image.device)
+    backend = check_map(image, backend, "image")
     if image.dtype != torch.float32 and not (image.dtype == torch.float64 and backend != "triton"):
         raise ValueError(f"image is {image.dtype}; backend {backend!r} takes {_allowed((torch.float32,), backend)}")
     return backend

@@ -31,6 +31,18 @@ def _later_is_larger(best, value):
     return (value > best) | (value != value)
 
 
+@triton.jit
+def _place(H, W, half, blocks, half_rows, GROUPS: tl.constexpr):
+    """The image, the upper row and the groups (GROUPS,) of a program; the windows of its row, and the activations of
+    the row below."""
+    program = tl.program_id(0).to(tl.int64)
+    index = program // blocks
+    g = (program % blocks).to(tl.int32) * GROUPS + tl.arange(0, GROUPS)
+    h = index % half_rows * 2
+    # A last odd row is in no window, and has no row below.
+    return index // half_rows, h, g, tl.where(h + 1 < H, half, 0), tl.where(h + 1 < H, W, 0)
+
+
 @triton.jit(do_not_specialize=["blocks", "half_rows"])
 def bias_relu_pool_kernel(
     x,  # (B, H, W, C)
@@ -51,14 +63,7 @@ def bias_relu_pool_kernel(
     BITS: tl.constexpr,
     MAX: tl.constexpr,
 ):
-    program = tl.program_id(0).to(tl.int64)
-    index = program // blocks
-    g = (program % blocks).to(tl.int32) * GROUPS + tl.arange(0, GROUPS)
-    image = index // half_rows
-    h = index % half_rows * 2
-    # A last odd row is in no window, and has no row below.
-    windows = tl.where(h + 1 < H, half, 0)
-    W_below = tl.where(h + 1 < H, W, 0)
+    image, h, g, windows, W_below = _place(H, W, half, blocks, half_rows, GROUPS)
     j = tl.arange(0, GROUP)[None, :]
     window = g // run_groups
     group = g - window * run_groups
@@ -143,14 +148,7 @@ def unpool_backward_kernel(
     GROUPS: tl.constexpr,
     EVEN: tl.constexpr,
 ):
-    program = tl.program_id(0).to(tl.int64)
-    index = program // blocks
-    g = (program % blocks).to(tl.int32) * GROUPS + tl.arange(0, GROUPS)
-    image = index // half_rows
-    h = index % half_rows * 2
-    # A last odd row is in no window, and has no row below.
-    windows = tl.where(h + 1 < H, half, 0)
-    W_below = tl.where(h + 1 < H, W, 0)
+    image, h, g, windows, W_below = _place(H, W, half, blocks, half_rows, GROUPS)
     j = tl.arange(0, GROUP)[None, :]
     DTYPE: tl.constexpr = result.dtype.element_ty
     window = g // run_groups

@@ -6,7 +6,8 @@ operation against float64, `losses`, `relu` and `image` say what float64 makes o
 `budget` how far off a result may be, and `everything` runs them all.
 """
 
-from fastnst_kernels.verify.check import LAYOUTS, MODES, Check, Expected, Operation, Site, worst
+from fastnst_kernels.verify.budget import Expected
+from fastnst_kernels.verify.check import LAYOUTS, MODES, Check, Operation, Site, worst
 from fastnst_kernels.verify.everything import Skipped, run_checks, verify
 from fastnst_kernels.verify.families import FAMILIES, STYLE_LAYERS, layer_shapes
 
