@@ -151,7 +151,7 @@ def _image_plans(above: Tensor, gpu: Gpu) -> list[Plan]:
         edge: dict[str, Any] = {"flip": flip, "gpu": gpu}
         plans += [
             triton_image.plan_normalise(image, scale=ones, shift=ones, dtype=above.dtype, channels_last=last, **edge),
-            triton_image.plan_normalise_backward(above, ones, flip, image_last, gpu),
+            triton_image.plan_normalise_backward(above, ones, flip, image_last, gpu=gpu),
             triton_image.plan_image_gradient(
                 image, above, scale=ones, tv_weight=1.0, tv_gradient=None, kind=kind, **edge
             ),

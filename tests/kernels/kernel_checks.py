@@ -29,11 +29,13 @@ def by_backend(torch_cases: Sequence[T], triton_cases: Sequence[T]) -> Sequence[
 
 @contextmanager
 def nan_in_empty() -> Iterator[None]:
-    """Floating tensors that torch would leave uninitialised are full of NaN, so that an unwritten element shows."""
+    """Tensors that torch would leave uninitialised are full of NaN, or of set bits: an unwritten element shows."""
 
     def filled(create: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def create_filled(*args: Any, **kwargs: Any) -> Tensor:
             tensor = create(*args, **kwargs)
+            if tensor.dtype == torch.uint8:
+                return tensor.fill_(255)
             return tensor.fill_(float("nan")) if tensor.is_floating_point() else tensor
 
         return create_filled

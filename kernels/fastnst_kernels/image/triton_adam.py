@@ -113,7 +113,7 @@ def plan_adam_step(
         "maximum": float(maximum),
     }
     constants = {"BLOCK": block, "CLAMP": limits is not None, "WIDE": blocks * block >= 2**31}
-    return Plan((Launch(adam_kernel, blocks, arguments, constants, _WARPS),))
+    return Plan((Launch(adam_kernel, blocks, arguments, constants, num_warps=_WARPS),))
 
 
 def adam_step(image: Tensor, gradient: Tensor, *moments: Tensor, **options: Any) -> None:

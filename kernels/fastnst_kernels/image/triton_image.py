@@ -207,7 +207,7 @@ def plan_normalise(
         "ALIGNED": height * width % pixels == 0,
         "WIDE": wide_image(image),
     }
-    return Plan((Launch(normalise_kernel, batch * blocks, arguments, constants, _WARPS),), (result,))
+    return Plan((Launch(normalise_kernel, batch * blocks, arguments, constants, num_warps=_WARPS),), (result,))
 
 
 def _gradient_launch(
@@ -266,7 +266,7 @@ def _gradient_launch(
         "WIDE": wide_image(image),
     }
     grid = batch * row_tiles * column_tiles
-    return Launch(image_gradient_kernel, grid, arguments, constants, _WARPS), partial
+    return Launch(image_gradient_kernel, grid, arguments, constants, num_warps=_WARPS), partial
 
 
 def plan_total_variation(image: Tensor, kind: str, gpu: Gpu) -> Plan:
@@ -297,7 +297,7 @@ def plan_image_gradient(
 
 
 def plan_normalise_backward(
-    upstream: Tensor, scale: Sequence[float], flip: bool, channels_last: bool, gpu: Gpu
+    upstream: Tensor, scale: Sequence[float], flip: bool, channels_last: bool, *, gpu: Gpu
 ) -> Plan:
     """upstream · scale: its launch and its output, (B, 3, H, W) float32."""
     gradient = empty_map(upstream, channels_last, dtype=torch.float32)
@@ -324,7 +324,7 @@ def normalise_backward(
     upstream: Tensor, scale: Sequence[float], flip: bool, dtype: torch.dtype, channels_last: bool
 ) -> Tensor:
     """`eager.normalise_backward` as one kernel; `dtype` is float32."""
-    plan = plan_normalise_backward(dense(upstream), scale, flip, channels_last, launch_gpu(upstream.device))
+    plan = plan_normalise_backward(dense(upstream), scale, flip, channels_last, gpu=launch_gpu(upstream.device))
     (gradient,) = run(plan, upstream.device)
     return gradient
 

@@ -166,5 +166,5 @@ def empty_bits(x: Tensor, by_channels: bool | None = None) -> Tensor:
     """Uninitialised bits for dense activations (B, C, H, W), in their layout unless `by_channels` says."""
     batch, channels, height, width = x.shape
     by_channels = packed_by_channels(x) if by_channels is None else by_channels
-    shape = bits_shape(batch, channels, height, width, by_channels)
+    shape = bits_shape(batch, channels, height, width, by_channels=by_channels)
     return torch.empty(shape, dtype=torch.uint8, device=x.device)

@@ -171,7 +171,7 @@ def _reduce_launch(
         "LOSS": target is not None,
         "ACCUMULATE": accumulate,
     }
-    return Launch(reduce_gram_kernel, batch * tiles, arguments, constants, config.num_warps), sums
+    return Launch(reduce_gram_kernel, batch * tiles, arguments, constants, num_warps=config.num_warps), sums
 
 
 def plan_loss(

@@ -135,4 +135,6 @@ def partial_launch(features: Tensor, precision: str, gpu: Gpu) -> tuple[Launch, 
         "UPCAST": upcast(features.dtype),
     }
     grid = batch * config.splits * pairs
-    return Launch(partial_gram_kernel, grid, arguments, constants, config.num_warps, config.num_stages), partial
+    return Launch(
+        partial_gram_kernel, grid, arguments, constants, num_warps=config.num_warps, num_stages=config.num_stages
+    ), partial

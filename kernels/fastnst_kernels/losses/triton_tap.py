@@ -239,7 +239,9 @@ def plan_tap_backward(
     if owned is None and content is not None and is_crop(content.content):
         owned = (0, 0, height, width)
     dot_precision = input_precision(features.dtype, precision, gpu)
-    block_c, block_m, block_k, num_warps, num_stages = _blocks(features, style, content, dot_precision, gpu)
+    block_c, block_m, block_k, num_warps, num_stages = _blocks(
+        features, style, content, dot_precision=dot_precision, gpu=gpu
+    )
     if gradient is None:
         gradient = empty_map(features, channels_last(features), dtype=stored(features.dtype))
     added = gradient if upstream is None else upstream
@@ -286,7 +288,10 @@ def plan_tap_backward(
         "UPCAST": upcast(features.dtype),
     }
     grid = batch * ceil(positions / block_m) * ceil(channels / block_c)
-    return Plan((Launch(tap_backward_kernel, grid, arguments, constants, num_warps, num_stages),), (gradient,))
+    return Plan(
+        (Launch(tap_backward_kernel, grid, arguments, constants, num_warps=num_warps, num_stages=num_stages),),
+        (gradient,),
+    )
 
 
 def tap_backward(

@@ -212,7 +212,7 @@ def plan_bias_relu_pool(
     own = {"x": x, "bias": x if bias is None else bias, "pooled": pooled}
     switches = {"BIAS": bias is not None, "BITS": bits is not None, "MAX": pool == "max"}
     given = {"bits": pooled, **arguments, **own}
-    launch = Launch(bias_relu_pool_kernel, grid, given, {**constants, **switches}, _pool_warps(gpu))
+    launch = Launch(bias_relu_pool_kernel, grid, given, {**constants, **switches}, num_warps=_pool_warps(gpu))
     return Plan((launch,), (pooled,))
 
 
@@ -220,19 +220,19 @@ def plan_unpool_backward(gradient: Tensor, bits: Tensor, pool: str, result: Tens
     """The gradient of the pooled activations spread over `result` where its bit is set, channels-last: its launch."""
     arguments, constants, grid = _pool_arguments(result, bits)
     own = {"gradient": gradient, "result": result, "factor": 1.0 if pool == "max" else 0.25}
-    launch = Launch(unpool_backward_kernel, grid, {**arguments, **own}, constants, _pool_warps(gpu))
+    launch = Launch(unpool_backward_kernel, grid, {**arguments, **own}, constants, num_warps=_pool_warps(gpu))
     return Plan((launch,), (result,))
 
 
 def bias_relu_pool(x: Tensor, bias: Tensor | None, pool: str, pooled: Tensor, bits: Tensor | None) -> None:
     """`eager.bias_relu_pool` as one kernel, whose bits run along the channels."""
     buffer = buffer_of(pooled)
-    plan = plan_bias_relu_pool(in_layout(x, True), bias, pool, buffer, bits, launch_gpu(x.device))
+    plan = plan_bias_relu_pool(in_layout(x, True), bias, pool, pooled=buffer, bits=bits, gpu=launch_gpu(x.device))
     run_into(plan, pooled, buffer)
 
 
 def unpool_backward(gradient: Tensor, bits: Tensor, pool: str, result: Tensor) -> None:
     """`eager.unpool_backward` as one kernel, of bits that run along the channels."""
     buffer = buffer_of(result)
-    plan = plan_unpool_backward(in_layout(gradient, True), bits, pool, buffer, launch_gpu(gradient.device))
+    plan = plan_unpool_backward(in_layout(gradient, True), bits, pool, result=buffer, gpu=launch_gpu(gradient.device))
     run_into(plan, result, buffer)

@@ -71,7 +71,7 @@ def gram(features: Tensor, precision: str = "ieee") -> Expected:
     def plain(permuted: Tensor, order: Tensor) -> Tensor:
         return _plain_gram(permuted, precision)
 
-    return _budget(plain, features, exact, shared, accumulation_dtype(features.dtype))
+    return _budget(plain, features, exact, shared=shared, dtype=accumulation_dtype(features.dtype))
 
 
 def gram_loss(features: Tensor, target: Tensor, weight: float, precision: str = "ieee") -> Expected:
@@ -89,7 +89,7 @@ def gram_loss(features: Tensor, target: Tensor, weight: float, precision: str = 
         difference = _plain_gram(permuted, precision) - target.to(dtype)
         return weight / (4 * features.shape[1] ** 2) * difference.square().sum((1, 2))
 
-    return _budget(plain, features, exact, shared, dtype)
+    return _budget(plain, features, exact, shared=shared, dtype=dtype)
 
 
 def content_loss(features: Tensor, content: Tensor, weight: float) -> Expected:
@@ -105,7 +105,7 @@ def content_loss(features: Tensor, content: Tensor, weight: float) -> Expected:
         distance = permuted.to(dtype) - expanded[:, :, order].to(dtype)
         return weight * distance.square().sum((1, 2))
 
-    return _budget(plain, features, exact, carried / torch.where(exact > 0, exact, 1.0), dtype)
+    return _budget(plain, features, exact, shared=carried / torch.where(exact > 0, exact, 1.0), dtype=dtype)
 
 
 def tap_gradient(
@@ -146,7 +146,7 @@ def tap_gradient(
     if symmetric_target is not None:
         matrix = reference.gram(features)
         variance = 2 * (unit(dtype) * matrix).square() + _product_variance(matrix - symmetric_target, features.dtype)
-        shared = _carried(variance, features, factor, exact, kept)
+        shared = _carried(variance, features, factor, exact, kept=kept)
     expanded = None if content is None else content.expand_as(features).flatten(2)
 
     def plain(permuted: Tensor, order: Tensor) -> Tensor:
@@ -158,10 +158,10 @@ def tap_gradient(
             result = above.to(features.dtype)
         else:
             difference = _plain_gram(permuted, precision) - symmetric_target.to(dtype)
-            result = _plain_product(difference, permuted, factor, above, precision)
+            result = _plain_product(difference, permuted, factor, added=above, precision=precision)
         return torch.where(kept.flatten(2)[:, :, order], result, 0.0)
 
-    return _budget(plain, features, exact, shared, features.dtype)
+    return _budget(plain, features, exact, shared=shared, dtype=features.dtype)
 
 
 def gram_gradient(features: Tensor, gram_gradient: Tensor, precision: str = "ieee") -> Expected:
@@ -175,9 +175,11 @@ def gram_gradient(features: Tensor, gram_gradient: Tensor, precision: str = "iee
 
     def plain(permuted: Tensor, order: Tensor) -> Tensor:
         summed = gram_gradient.to(dtype) + gram_gradient.to(dtype).mT
-        return _plain_product(summed, permuted, factor, torch.zeros_like(permuted, dtype=dtype), precision)
+        return _plain_product(
+            summed, permuted, factor, added=torch.zeros_like(permuted, dtype=dtype), precision=precision
+        )
 
-    return _budget(plain, features, exact, shared, features.dtype)
+    return _budget(plain, features, exact, shared=shared, dtype=features.dtype)
 
 
 def _budget(

@@ -52,7 +52,7 @@ def _normalise(site: Site, image: Tensor, upstream: Tensor, flip: bool) -> Opera
         image,
         function,
         gradients=[upstream],
-        forward=[image_budget.normalise(image, _SCALE, _SHIFT, flip, dtype)],
+        forward=[image_budget.normalise(image, _SCALE, _SHIFT, flip, dtype=dtype)],
         backward=image_budget.normalise_gradient(upstream, _SCALE, flip, image.dtype),
     )
 

@@ -116,22 +116,20 @@ def content_of(features: Tensor, noise: Tensor) -> Tensor:
     return noise[:1].relu().to(features.dtype)
 
 
-def blended_loss(
-    features: Tensor, targets: Sequence[Tensor], blended: BlendedTarget, weight: float, precision: str
-) -> Expected:
-    """Σ_s weight · w_s/4N² · Σ (G − A_s)², from the targets one by one.
+def blended_loss(features: Tensor, targets: Sequence[Tensor], blended: BlendedTarget, precision: str) -> Expected:
+    """Σ_s WEIGHT · w_s/4N² · Σ (G − A_s)², from the targets one by one.
 
     To the budget of the loss of the blended target alone, what rounding that target and its offset adds.
     """
     exact = sum(
-        (reference.gram_loss(features, target, weight * share) for target, share in zip(targets, BLEND, strict=True)),
+        (reference.gram_loss(features, target, WEIGHT * share) for target, share in zip(targets, BLEND, strict=True)),
         start=torch.zeros(len(features), dtype=torch.float64, device=features.device),
     )
-    total, matrix = weight * blended.weight, blended.matrix.double()
+    total, matrix = WEIGHT * blended.weight, blended.matrix.double()
     alone = reference.gram_loss(features, matrix, total)
     carried = ((reference.gram(features) - matrix) * matrix).square().sum((1, 2)).sqrt()
     carried = total / (2 * features.shape[1] ** 2) * carried
-    rounding = 2 * _UNIT * (carried + weight * blended.offset.double() + exact)
+    rounding = 2 * _UNIT * (carried + WEIGHT * blended.offset.double() + exact)
     allowed = budget.gram_loss(features, blended.matrix, total, precision).budget
     return Expected(exact, (allowed * alone + rounding) / exact)
 
@@ -161,7 +159,7 @@ def _tap_operation(
         forward.append(budget.gram_loss(features, matrix, weight, precision))
         if switches.style == "blended styles":
             matrix, weight = blended.matrix, WEIGHT * blended.weight
-            forward[1] = blended_loss(features, targets, blended, WEIGHT, precision)
+            forward[1] = blended_loss(features, targets, blended, precision)
         gradients.append(bring_to_one(reference.gram_loss_gradient(features, matrix, weight)))
         given |= {"target": target, "weight": WEIGHT}
         exact |= {"target": matrix, "weight": weight, "style_gradient": gradients[-1]}
@@ -237,7 +235,7 @@ def _finish(site: Site, features: Tensor) -> Operation:
     carried = _UNIT * (2 * matrix.square() + symmetric.square()).sum((1, 2)).sqrt() / size
     kept = difference_dtype(site.mode.dtype, site.backend)
     allowed = 2 * (carried + torch.finfo(kept).eps / 2)
-    loss = blended_loss(features, targets, blended, WEIGHT, site.mode.precision)
+    loss = blended_loss(features, targets, blended, site.mode.precision)
     return Operation("finish_gram_loss", "blended styles", run, {"forward": [loss, Expected(exact, allowed)]})
 
 

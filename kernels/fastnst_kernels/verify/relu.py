@@ -25,7 +25,7 @@ def operations(site: Site) -> Iterator[Operation]:
     above = noise(*site.shape).to(dtype)
     yield from _activations(site, x, bias, above)
     for pool in POOLS:
-        yield from _pools(site, x, bias, above[:, :, : site.shape[2] // 2, : site.shape[3] // 2], pool)
+        yield from _pools(site, x, bias, above[:, :, : site.shape[2] // 2, : site.shape[3] // 2], pool=pool)
 
 
 def _quantised(values: Tensor) -> Tensor:
