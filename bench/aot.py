@@ -133,10 +133,7 @@ def _loss_plans(features: Tensor, precision: str, gpu: Gpu) -> list[Plan]:
 def _relu_plans(x: Tensor, gpu: Gpu) -> list[Plan]:
     bits, bias = empty_bits(x, True), torch.empty((x.shape[1],), dtype=x.dtype, device="meta")
     pooled = empty_map(x, True, size=(x.shape[2] // 2, x.shape[3] // 2))
-    plans = [
-        triton_relu.plan_relu_backward(x, bits, x),
-        triton_pool.plan_unpool_backward(pooled, bits, "avg", x, gpu),
-    ]
+    plans = [triton_relu.plan_relu_backward(x, bits, x), triton_pool.plan_unpool_backward(pooled, bits, "avg", x, gpu)]
     for shift, kept in ((bias, bits), (None, None)):
         plans.append(triton_relu.plan_bias_relu(x, shift, x, kept))
         plans += [triton_pool.plan_bias_relu_pool(x, shift, pool, pooled, kept, gpu) for pool in ("avg", "max")]

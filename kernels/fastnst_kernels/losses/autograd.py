@@ -85,13 +85,7 @@ class Tap(torch.autograd.Function):
         difference = scale = None
         if target is not None:
             loss, difference, scale = operators.gram_difference_loss(
-                backend,
-                matrix,
-                target,
-                weight=weight,
-                offset=offset,
-                offset_weight=offset_weight,
-                precision=precision,
+                backend, matrix, target, weight=weight, offset=offset, offset_weight=offset_weight, precision=precision
             )
             outputs.append(loss)
         if content is not None:

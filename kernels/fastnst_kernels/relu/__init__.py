@@ -124,13 +124,7 @@ class _BiasReluPool(torch.autograd.Function):
         refuse_second_derivative("sign-bit")
         (bits,) = ctx.saved_tensors
         full = operators.unpool_backward(
-            ctx.backend,
-            gradient,
-            bits,
-            height=ctx.height,
-            width=ctx.width,
-            by_channels=ctx.by_channels,
-            pool=ctx.pool,
+            ctx.backend, gradient, bits, height=ctx.height, width=ctx.width, by_channels=ctx.by_channels, pool=ctx.pool
         )
         return full, None, None, None
 
