@@ -26,7 +26,7 @@ from typing import Any
 import torch
 import triton
 from fastnst_kernels.image import triton_adam, triton_image
-from fastnst_kernels.launch.gpu import TARGETS, Gpu
+from fastnst_kernels.launch.gpu import Gpu
 from fastnst_kernels.launch.launch import Launch, Plan, interpreted
 from fastnst_kernels.launch.layout import dense_channels_last, empty_bits, empty_map, in_layout
 from fastnst_kernels.losses import triton_content, triton_gram, triton_tap
@@ -35,6 +35,8 @@ from fastnst_kernels.relu import triton_pool, triton_relu
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+
+from bench.targets import TARGETS
 
 # (B, C, H, W): style layers of VGG at 512 px, and shapes that no block divides.
 SHAPES = {
@@ -114,11 +116,14 @@ def _loss_plans(features: Tensor, precision: str, gpu: Gpu) -> list[Plan]:
         {"content": content},
         {"content": part, "upstream": features, "relu": True, "owned": owned},
     )
+    target: dict[str, Any] = {"target": sums[:1], "weight": 1.0, "offset": ones, "offset_weight": 1.0}
     return [
-        triton_gram.plan_difference_loss(features, sums[:1], 1.0, precision, gpu, offset=ones),
+        triton_gram.plan_difference_loss(features, **target, precision=precision, gpu=gpu),
         triton_gram.plan_gram(features, precision, gpu),
         triton_gram.plan_accumulate_gram(sums, inner, precision, gpu),
-        triton_gram.plan_finish_gram_loss(sums, height * width, sums[:1], 1.0, features.dtype),
+        triton_gram.plan_loss(
+            (), sums, batch, positions=height * width, dtype=features.dtype, **{**target, "offset": None}
+        ),
         triton_content.plan_content_loss(features, features, 1.0, gpu),
         triton_content.plan_content_loss(inner, inner, 1.0, gpu),
         *(triton_tap.plan_tap_backward(features, precision, gpu, **term) for term in terms),
@@ -128,10 +133,7 @@ def _loss_plans(features: Tensor, precision: str, gpu: Gpu) -> list[Plan]:
 def _relu_plans(x: Tensor, gpu: Gpu) -> list[Plan]:
     bits, bias = empty_bits(x, True), torch.empty((x.shape[1],), dtype=x.dtype, device="meta")
     pooled = empty_map(x, True, size=(x.shape[2] // 2, x.shape[3] // 2))
-    plans = [
-        triton_relu.plan_relu_backward(x, bits, x),
-        triton_pool.plan_unpool_backward(pooled, bits, "avg", x, gpu),
-    ]
+    plans = [triton_relu.plan_relu_backward(x, bits, x), triton_pool.plan_unpool_backward(pooled, bits, "avg", x, gpu)]
     for shift, kept in ((bias, bits), (None, None)):
         plans.append(triton_relu.plan_bias_relu(x, shift, x, kept))
         plans += [triton_pool.plan_bias_relu_pool(x, shift, pool, pooled, kept, gpu) for pool in ("avg", "max")]
@@ -146,7 +148,7 @@ def _image_plans(above: Tensor, gpu: Gpu) -> list[Plan]:
         edge: dict[str, Any] = {"flip": flip, "gpu": gpu}
         plans += [
             triton_image.plan_normalise(image, scale=ones, shift=ones, dtype=above.dtype, channels_last=last, **edge),
-            triton_image.plan_normalise_backward(above, ones, flip, image_last, gpu),
+            triton_image.plan_normalise_backward(above, ones, flip, image_last, gpu=gpu),
             triton_image.plan_image_gradient(
                 image, above, scale=ones, tv_weight=1.0, tv_gradient=None, kind=kind, **edge
             ),

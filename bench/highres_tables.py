@@ -17,20 +17,13 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "high-resolution.md"
 RESULTS = ROOT / "bench" / "results"
 MODULE = "bench.highres_tables"
-_LEVELS = {
-    "kept": "kept",
-    "recompute": "recomputed",
-    "whole": "the whole image",
-}
+_LEVELS = {"kept": "kept", "recompute": "recomputed", "whole": "the whole image"}
 
 
 def tables() -> dict[str, str]:
     """Each table by its mark in the page."""
     far = [json.loads(path.read_text(encoding="utf-8")) for path in RESULTS.glob("far_*_cpu.json")]
-    return {
-        "sizes": sizes_table(_read("highres_cpu.json")),
-        "far": far_table(far),
-    }
+    return {"sizes": sizes_table(_read("highres_cpu.json")), "far": far_table(far)}
 
 
 def sizes_table(report: Mapping[str, Any]) -> str:

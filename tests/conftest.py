@@ -24,7 +24,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).parent.parent
-IGNORED = {".hypothesis", ".pytest_cache", ".benchmarks", "__pycache__"}
+IGNORED = {".hypothesis", ".pytest_cache", "__pycache__"}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 

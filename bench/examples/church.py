@@ -3,19 +3,7 @@
 import numpy as np
 
 from bench.examples.layer import Layer, Point
-from bench.examples.parts import (
-    GLOW,
-    PANE,
-    SHADE,
-    STONE,
-    TIMBER,
-    Face,
-    arched_window,
-    between,
-    rectangle,
-    tiles,
-    times,
-)
+from bench.examples.parts import GLOW, PANE, SHADE, STONE, TIMBER, Face, arched_window, between, rectangle, tiles, times
 from bench.examples.raster import hex_colour
 
 SLATE = hex_colour("#6d4a48")

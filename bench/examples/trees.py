@@ -12,13 +12,7 @@ FIR = gradient("#0d1c1e", "#152d28", "#1f4030", "#355838", "#66743f", "#a8984f")
 
 
 def foliage(
-    layer: Layer,
-    centre: Point,
-    radii: Point,
-    dabs: int,
-    size: float,
-    palette: Stops,
-    rng: np.random.Generator,
+    layer: Layer, centre: Point, radii: Point, dabs: int, size: float, palette: Stops, rng: np.random.Generator
 ) -> None:
     """A crown of `dabs` leaves of length `size` in clumps, inside the ellipse of the given centre and radii."""
     clumps = max(3, dabs // 90)
@@ -58,13 +52,7 @@ def poplar(layer: Layer, x: float, ground: float, tall: float, rng: np.random.Ge
 
 
 def branch(
-    layer: Layer,
-    start: Point,
-    heading: float,
-    length: float,
-    width: float,
-    palette: Stops,
-    rng: np.random.Generator,
+    layer: Layer, start: Point, heading: float, length: float, width: float, palette: Stops, rng: np.random.Generator
 ) -> None:
     """A crooked branch that forks down to twigs, each of which carries a clump of leaves."""
     x, y = start

@@ -1,11 +1,12 @@
 """The comparison that the tests of the image operations share: against float64, each within its budget."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from fastnst_kernels.image import adam_step_, image_gradient, normalise, reference, total_variation
 from fastnst_kernels.verify import image_budget
-from kernel_checks import assert_within
+from kernel_checks import assert_expected, assert_within
 from torch import Tensor
 
 SCALE = (2.1, 3.7, -0.4)
@@ -44,20 +45,15 @@ def check_normalise(
     result = normalise(leaf, SCALE, SHIFT, flip=flip, dtype=dtype, channels_last=channels_last, backend=backend)
     assert result.dtype == dtype
     assert result.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-    exact = reference.normalise(image, SCALE, SHIFT, flip)
-    assert_within(result, exact, image_budget.normalise_budget(image, SCALE, SHIFT, flip, dtype), "normalised image")
+    assert_expected(result, image_budget.normalise(image, SCALE, SHIFT, flip, dtype), "normalised image")
     above = make_upstream(image, dtype, channels_last=channels_last) if upstream is None else upstream
     result.backward(above)
     assert leaf.grad is not None
     assert leaf.grad.dtype == image.dtype
     if image.is_contiguous() or image.is_contiguous(memory_format=torch.channels_last):
         assert same_layout(leaf.grad, image)
-    assert_within(
-        leaf.grad,
-        reference.normalise_gradient(above, SCALE, flip),
-        image_budget.normalise_gradient_budget(above, SCALE, flip, image.dtype),
-        "gradient of the normalised image",
-    )
+    gradient = image_budget.normalise_gradient(above, SCALE, flip, image.dtype)
+    assert_expected(leaf.grad, gradient, "gradient of the normalised image")
 
 
 def check_total_variation(image: Tensor, *, backend: str, kind: str, above: Tensor | None = None) -> None:
@@ -65,18 +61,13 @@ def check_total_variation(image: Tensor, *, backend: str, kind: str, above: Tens
     leaf = image.detach().requires_grad_()
     value = total_variation(leaf, kind=kind, backend=backend)
     assert value.dtype == image.dtype
-    exact = reference.total_variation(image, kind)
-    assert_within(value, exact, image_budget.total_variation_budget(image, kind), "total variation")
+    assert_expected(value, image_budget.total_variation(image, kind), "total variation")
     if above is None:
         above = torch.arange(1.0, 1 + len(image), dtype=image.dtype, device=image.device) * image[0, 0].numel()
     value.backward(above)
     assert leaf.grad is not None
-    assert_within(
-        leaf.grad,
-        reference.image_gradient(image, None, SCALE, False, above, kind),
-        image_budget.image_gradient_budget(image, None, SCALE, False, above, kind),
-        "gradient of the total variation",
-    )
+    gradient = image_budget.image_gradient(image, None, SCALE, flip=False, tv_weight=above, kind=kind)
+    assert_expected(leaf.grad, gradient, "gradient of the total variation")
 
 
 def check_image_gradient(
@@ -84,18 +75,13 @@ def check_image_gradient(
 ) -> None:
     """`image_gradient` with a variation as large as the upstream, so that an error in either shows."""
     weight *= image[0, 0].numel()
-    gradient, value = image_gradient(image, upstream, SCALE, flip=flip, tv_weight=weight, kind=kind, backend=backend)
+    terms: dict[str, Any] = {"flip": flip, "tv_weight": weight, "kind": kind}
+    gradient, value = image_gradient(image, upstream, SCALE, backend=backend, **terms)
     assert gradient.dtype == value.dtype == image.dtype
     if image.is_contiguous() or image.is_contiguous(memory_format=torch.channels_last):
         assert same_layout(gradient, image)
-    assert_within(
-        gradient,
-        reference.image_gradient(image, upstream, SCALE, flip, weight, kind),
-        image_budget.image_gradient_budget(image, upstream, SCALE, flip, weight, kind),
-        "gradient",
-    )
-    exact = reference.total_variation(image, kind)
-    assert_within(value, exact, image_budget.total_variation_budget(image, kind), "total variation")
+    assert_expected(gradient, image_budget.image_gradient(image, upstream, SCALE, **terms), "gradient")
+    assert_expected(value, image_budget.total_variation(image, kind), "total variation")
 
 
 def check_adam(
@@ -114,26 +100,13 @@ def check_adam(
     noise = (torch.randn(image.shape, generator=generator) for _ in range(steps))
     gradients = [gradient_of((sizes * x).to(image)) for x in noise]
     x, m, v = image.clone(), torch.zeros_like(image), torch.zeros_like(image)
-    exact = (image, torch.zeros_like(image), torch.zeros_like(image))
-    limits = (0.0, 1.0) if clamp else None
     for index, gradient in enumerate(gradients):
         step = step_of(index + 1)
         adam_step_(x, gradient, m, v, step, learning_rate=RATE, betas=betas, clamp=clamp, backend=backend)
-        exact = reference.adam_step(
-            exact[0],
-            gradient,
-            *exact[1:],
-            index + 1,
-            learning_rate=RATE,
-            betas=betas,
-            epsilon=EPSILON,
-            limits=limits,
-        )
-    budgets = image_budget.adam_budget(
-        image, gradients, learning_rate=RATE, betas=betas, epsilon=EPSILON, limits=limits
-    )
-    for result, wanted, allowed, what in zip((x, m, v), exact, budgets, ("image", "first", "second"), strict=True):
-        assert_within(result, wanted, allowed, what)
+    change: dict[str, Any] = {"learning_rate": RATE, "betas": betas, "epsilon": EPSILON}
+    expected = image_budget.adam(image, gradients, limits=(0.0, 1.0) if clamp else None, **change)
+    for result, wanted, what in zip((x, m, v), expected, ("image", "first", "second"), strict=True):
+        assert_expected(result, wanted, what)
 
 
 def check_last_rows(image: Tensor, *, backend: str, channels_last: bool) -> None:
@@ -161,9 +134,8 @@ def check_last_rows(image: Tensor, *, backend: str, channels_last: bool) -> None
     assert_within(value, exact / image[0, 0].numel(), torch.full_like(exact, 1e-6), "total variation")
     del gradient, upstream
     result = normalise(image, SCALE, SHIFT, dtype=torch.float16, channels_last=channels_last, backend=backend)
-    wanted = reference.normalise(last, SCALE, SHIFT)
-    allowed = image_budget.normalise_budget(last, SCALE, SHIFT, False, torch.float16)
-    assert_within(result[:, :, -2:], wanted, allowed, "normalised image")
+    wanted = image_budget.normalise(last, SCALE, SHIFT, flip=False, dtype=torch.float16)
+    assert_expected(result[:, :, -2:], wanted, "normalised image")
 
 
 def check_adam_at_the_end(image: Tensor, *, backend: str) -> None:

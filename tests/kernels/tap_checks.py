@@ -9,7 +9,7 @@ from fastnst_kernels.launch.backends import accumulation_dtype
 from fastnst_kernels.losses import GramDifference, accumulate_gram, finish_gram_loss, reference, tap
 from fastnst_kernels.losses.targets import ContentTerm, Owned, StyleTerm
 from fastnst_kernels.verify import budget
-from kernel_checks import assert_within, make_target
+from kernel_checks import assert_expected, make_target
 from torch import Tensor
 
 
@@ -76,22 +76,10 @@ def check_tap(
     torch.autograd.backward(outputs, gradients)
     assert leaf.grad is not None
     if target is not None and style_loss is not None:
-        allowed = budget.gram_loss_budget(features, target, weight, precision)
-        assert_within(style_loss, reference.gram_loss(features, target, weight), allowed, "style loss")
+        assert_expected(style_loss, budget.gram_loss(features, target, weight, precision), "style loss")
     if content is not None and content_loss is not None:
-        allowed = budget.content_loss_budget(features, content, content_weight)
-        assert_within(content_loss, reference.content_loss(features, content, content_weight), allowed, "content loss")
-    exact = reference.tap_gradient(
-        features,
-        upstream,
-        style=None
-        if target is None or style_gradient is None
-        else reference.style_matrix(features, target, weight, style_gradient),
-        content=content,
-        content_coefficient=None if content_gradient is None else content_gradient * 2 * content_weight,
-        relu=relu,
-    )
-    allowed = budget.tap_budget(
+        assert_expected(content_loss, budget.content_loss(features, content, content_weight), "content loss")
+    expected = budget.tap_gradient(
         features,
         upstream,
         target=target,
@@ -103,7 +91,7 @@ def check_tap(
         relu=relu,
         precision=precision,
     )
-    assert_within(leaf.grad, exact, allowed, "gradient")
+    assert_expected(leaf.grad, expected, "gradient")
     if relu:
         assert leaf.grad[features <= 0].count_nonzero() == 0
 
@@ -177,18 +165,11 @@ def check_tiles(
         accumulate_gram(sums, owned, precision=precision, backend=backend)
     assert torch.equal(sums, sums.mT)
     positions = height * width
-    assert_within(
-        sums / positions, reference.gram(features), 2 * budget.gram_budget(features, precision), "Gram matrix by tiles"
-    )
+    assert_expected(sums / positions, budget.gram(features, precision), "Gram matrix by tiles", budgets=2)
     size = reference.gram_loss_gradient(features, target).abs().mean((1, 2, 3)).clamp_min(1e-30)
     style_gradient = (1.0 / size).to(dtype)
     loss, difference = finish_gram_loss(sums, positions, target, dtype=features.dtype, backend=backend)
-    assert_within(
-        loss,
-        reference.gram_loss(features, target),
-        2 * budget.gram_loss_budget(features, target, 1.0, precision),
-        "loss by tiles",
-    )
+    assert_expected(loss, budget.gram_loss(features, target, 1.0, precision), "loss by tiles", budgets=2)
     generator = torch.Generator().manual_seed(6)
     upstream = torch.randn(features.shape, generator=generator).to(features.device, features.dtype)
     assembled = torch.full_like(features, float("nan"))
@@ -197,13 +178,9 @@ def check_tiles(
         tile = features[:, :, rows, columns]
         tile = tile.contiguous(memory_format=torch.channels_last if layout else torch.contiguous_format)
         above = upstream[:, :, rows, columns]
-        inner = (slice(None), slice(None), slice(top, top + own_height), slice(left, left + own_width))
-        outer = (
-            slice(None),
-            slice(None),
-            slice(rows.start + top, rows.start + top + own_height),
-            slice(columns.start + left, columns.start + left + own_width),
-        )
+        inner = (..., slice(top, top + own_height), slice(left, left + own_width))
+        first, column = rows.start + top, columns.start + left
+        outer = (..., slice(first, first + own_height), slice(column, column + own_width))
         options: dict[str, Any] = {
             "difference": difference,
             "style_gradient": style_gradient,
@@ -222,15 +199,7 @@ def check_tiles(
         outside[inner] = False
         alone = torch.where(tile <= 0, 0.0, above) if relu else above
         assert torch.equal(gradient[outside], alone[outside])
-    exact = reference.tap_gradient(
-        features,
-        upstream,
-        style=reference.style_matrix(features, target, 1.0, style_gradient),
-        content=content,
-        content_coefficient=None if content is None else torch.full((batch,), 2.0, device=features.device),
-        relu=relu,
-    )
-    allowed = budget.tap_budget(
+    expected = budget.tap_gradient(
         features,
         upstream,
         target=target,
@@ -239,7 +208,7 @@ def check_tiles(
         relu=relu,
         precision=precision,
     )
-    assert_within(assembled, exact, 2 * allowed, "gradient by tiles")
+    assert_expected(assembled, expected, "gradient by tiles", budgets=2)
 
 
 def _repeated(block: Tensor, height: int, width: int, channels_last: bool, batch: int) -> Tensor:
@@ -272,9 +241,7 @@ def check_repeated(
     for tile in (features[:, :, :side], features[:, :, side:]):
         accumulate_gram(sums, tile, precision=precision, backend=backend)
     positions = height * width
-    exact = reference.gram(block).expand(batch, -1, -1)
-    allowed = 10 * budget.gram_budget(block, precision).expand(batch)
-    assert_within(sums / positions, exact, allowed, "Gram matrix of equal blocks")
+    assert_expected(sums / positions, budget.gram(block, precision), "Gram matrix of equal blocks", budgets=10)
     loss, difference = finish_gram_loss(sums, positions, target, dtype=block.dtype, backend=backend)
     assert torch.isfinite(loss).all()
     own = reference.gram_loss_gradient(block, target)
@@ -293,15 +260,7 @@ def check_repeated(
         precision=precision,
         backend=backend,
     )
-    exact = reference.tap_gradient(
-        block,
-        upstream,
-        style=reference.style_matrix(block, target, 1.0, style_gradient[:1] * factor),
-        content=content,
-        content_coefficient=torch.full((1,), 0.5, device=block.device),
-        relu=True,
-    )
-    allowed = 10 * budget.tap_budget(
+    expected = budget.tap_gradient(
         block,
         upstream,
         target=target,
@@ -313,7 +272,7 @@ def check_repeated(
     )
     width_of_block = block.shape[3]
     for last in (gradient[-1:, :, -side:, -width_of_block:], gradient[:1, :, :side, :width_of_block]):
-        assert_within(last, exact, allowed, "gradient of equal blocks")
+        assert_expected(last, expected, "gradient of equal blocks", budgets=10)
 
 
 def check_equal_runs(features: Tensor, *, backend: str, runs: int) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from fastnst_kernels.launch.gpu import TARGETS
 
 pytest.importorskip("triton")
 if sys.platform != "linux":
@@ -17,6 +16,7 @@ from fastnst_kernels.launch.launch import Launch
 from fastnst_kernels.losses.triton_product import partial_launch
 
 from bench import aot
+from bench.targets import TARGETS
 
 
 @pytest.fixture(autouse=True)

@@ -3,16 +3,12 @@
 from math import ceil
 
 import pytest
-from fastnst_kernels.launch.gpu import TARGETS, Gpu
-from fastnst_kernels.launch.heuristic import (
-    Problem,
-    backward_heuristic,
-    pairs_of,
-    partial_heuristic,
-    reduce_heuristic,
-)
+from fastnst_kernels.launch.gpu import Gpu
+from fastnst_kernels.launch.heuristic import Problem, backward_heuristic, pairs_of, partial_heuristic, reduce_heuristic
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from bench.targets import TARGETS
 
 PROBLEMS = given(
     gpu=st.sampled_from(list(TARGETS.values())),

@@ -138,10 +138,7 @@ def test_refused_in_words(call: Call, message: str) -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (
-            lambda: gram(FEATURES.double(), backend="triton"),
-            "features are torch.float64; backend 'triton' takes flo",
-        ),
+        (lambda: gram(FEATURES.double(), backend="triton"), "features are torch.float64; backend 'triton' takes flo"),
         (lambda: total_variation(IMAGE.double(), backend="triton"), "backend 'triton' takes float32$"),
         (
             lambda: normalise(IMAGE, ONES, ONES, dtype=torch.float64, backend="triton"),

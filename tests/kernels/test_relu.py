@@ -1,14 +1,14 @@
 """The sign-bit epilogues against float64, to the bit: the torch implementation, or the interpreted Triton kernels."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from contextlib import nullcontext
 
 import pytest
 import torch
 from fastnst_kernels.relu import POOLS, bias_relu, bias_relu_pool, eager, reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_checks import BACKEND, LAYOUTS, by_backend
+from kernel_checks import BACKEND, LAYOUTS, by_backend, nan_in_empty
 from relu_checks import (
     DTYPES,
     assert_same,
@@ -30,21 +30,7 @@ TORCH_ALONE = pytest.mark.skipif(BACKEND == "triton", reason="holds for any back
 
 @pytest.fixture(autouse=True, scope="module")
 def _marked_empty() -> Iterator[None]:
-    """Memory that is to be written holds NaN, or bytes of ones, before."""
-
-    def filled(create: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-        def create_filled(*args: Any, **kwargs: Any) -> torch.Tensor:
-            tensor = create(*args, **kwargs)
-            return tensor.fill_(float("nan") if tensor.is_floating_point() else 255)
-
-        return create_filled
-
-    if BACKEND == "torch":
-        yield
-        return
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "empty", filled(torch.empty))
-        patch.setattr(torch, "empty_like", filled(torch.empty_like))
+    with nan_in_empty() if BACKEND == "triton" else nullcontext():
         yield
 
 

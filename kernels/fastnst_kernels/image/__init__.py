@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastnst_kernels import operators
 from fastnst_kernels.image import reference
-from fastnst_kernels.launch.backends import DTYPES, refuse_second_derivative, resolve_backend
+from fastnst_kernels.launch.backends import DTYPES, check_map, refuse_second_derivative
 from fastnst_kernels.launch.layout import dense, dense_channels_last
 
 KINDS = ("squared", "absolute", "nine-point")
@@ -116,7 +116,7 @@ def image_gradient(
         )
     _check_upstream(upstream, image)
     if backend == "reference":
-        gradient = reference.image_gradient(image, upstream, scale, flip, tv_weight, kind)
+        gradient = reference.image_gradient(image, upstream, scale, flip=flip, tv_weight=tv_weight, kind=kind)
         return gradient.to(image.dtype), reference.total_variation(image, kind).to(image.dtype)
     outputs: tuple[Tensor, Tensor] = operators.image_gradient(
         backend, image, upstream, scale, flip=flip, tv_weight=float(tv_weight), tv_gradient=None, kind=kind
@@ -160,7 +160,7 @@ def adam_step_(
     _check_adam_tensors(image, gradient, first, second)
     steps = _checked_step(step, image.device, increment)
     if not torch.compiler.is_compiling():
-        _check_adam_numbers(learning_rate, betas, epsilon, minimum, maximum)
+        _check_adam_numbers(learning_rate, betas, epsilon, limits=(minimum, maximum))
     if increment:
         steps.add_(1)
     limits = (float(minimum), float(maximum)) if clamp else None
@@ -253,11 +253,7 @@ def _allowed(dtypes: Sequence[torch.dtype], backend: str) -> str:
 
 def _checked_backend(image: Tensor, backend: str) -> str:
     """The backend for this image, or the error that names what is wrong with its axes or its dtype."""
-    if image.ndim != 4:
-        raise ValueError(f"image of shape {tuple(image.shape)} has {image.ndim} axes; give (B, C, H, W)")
-    if 0 in image.shape:
-        raise ValueError(f"image of shape {tuple(image.shape)} is empty; each axis must be 1 or more")
-    backend = resolve_backend(backend, image.device)
+    backend = check_map(image, backend, "image")
     if image.dtype != torch.float32 and not (image.dtype == torch.float64 and backend != "triton"):
         raise ValueError(f"image is {image.dtype}; backend {backend!r} takes {_allowed((torch.float32,), backend)}")
     return backend
@@ -333,7 +329,7 @@ def _checked_step(step: Tensor | int, device: torch.device, increment: bool) -> 
 
 
 def _check_adam_numbers(
-    learning_rate: float, betas: tuple[float, float], epsilon: float, minimum: float, maximum: float
+    learning_rate: float, betas: tuple[float, float], epsilon: float, limits: tuple[float, float]
 ) -> None:
     for name, number in (("learning_rate", learning_rate), ("epsilon", epsilon)):
         if not 0 <= number <= _LARGEST:
@@ -341,5 +337,5 @@ def _check_adam_numbers(
     for beta in betas:
         if not 0 <= beta < 1:
             raise ValueError(f"beta {beta} is out of range; give a number from 0 to below 1")
-    if not minimum <= maximum:
-        raise ValueError(f"minimum {minimum} is above maximum {maximum}; give the smaller number first")
+    if not limits[0] <= limits[1]:
+        raise ValueError(f"minimum {limits[0]} is above maximum {limits[1]}; give the smaller number first")

@@ -62,7 +62,7 @@ def image_gradient(
     if upstream is None:
         gradient = empty_map(image, last, dtype=image.dtype).zero_()
     else:
-        gradient = normalise_backward(upstream, scale, flip, image.dtype, last)
+        gradient = normalise_backward(upstream, scale, flip, dtype=image.dtype, channels_last=last)
     weights: Sequence[float | Tensor] = [tv_weight] * len(image)
     if tv_gradient is not None:
         weights = list(tv_gradient * tv_weight)
@@ -131,16 +131,18 @@ def _pairs(kind: str, height: int, width: int, step: int) -> Iterator[_Pairs]:
         for down, right, share in directions:
             rows, columns = min(step, height - row - down), width - abs(right)
             if rows > 0 and columns > 0:
-                yield _Pairs(row, rows, max(0, -right), columns, down, right, share)
+                yield _Pairs(
+                    row=row, height=rows, column=max(0, -right), width=columns, down=down, right=right, share=share
+                )
     if not diagonal:
         return
     # Where the border is replicated, each of both diagonals is a difference along it.
     for row in (0, height - 1):
         if width > 1:
-            yield _Pairs(row, 1, 0, width - 1, 0, 1, 2 * diagonal)
+            yield _Pairs(row=row, height=1, column=0, width=width - 1, down=0, right=1, share=2 * diagonal)
     for column in (0, width - 1):
         if height > 1:
-            yield _Pairs(0, height - 1, column, 1, 1, 0, 2 * diagonal)
+            yield _Pairs(row=0, height=height - 1, column=column, width=1, down=1, right=0, share=2 * diagonal)
 
 
 def adam_step(

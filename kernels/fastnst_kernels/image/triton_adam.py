@@ -3,6 +3,7 @@
 
 import math
 from math import ceil
+from typing import Any
 
 import triton
 import triton.language as tl
@@ -105,44 +106,17 @@ def plan_adam_step(
         "first_rest": 1.0 - betas[0],
         "beta_2": float(betas[1]),
         "second_rest": 1.0 - betas[1],
-        "log_beta_1": _log(betas[0]),
-        "log_beta_2": _log(betas[1]),
+        "log_beta_1": math.log(betas[0]) if betas[0] > 0 else -math.inf,
+        "log_beta_2": math.log(betas[1]) if betas[1] > 0 else -math.inf,
         "epsilon": float(epsilon),
         "minimum": float(minimum),
         "maximum": float(maximum),
     }
     constants = {"BLOCK": block, "CLAMP": limits is not None, "WIDE": blocks * block >= 2**31}
-    return Plan((Launch(adam_kernel, blocks, arguments, constants, _WARPS),))
+    return Plan((Launch(adam_kernel, blocks, arguments, constants, num_warps=_WARPS),))
 
 
-def _log(beta: float) -> float:
-    return math.log(beta) if beta > 0 else -math.inf
-
-
-def adam_step(
-    image: Tensor,
-    gradient: Tensor,
-    first: Tensor,
-    second: Tensor,
-    *,
-    step: Tensor,
-    learning_rate: float,
-    betas: tuple[float, float],
-    epsilon: float,
-    limits: tuple[float, float] | None,
-) -> None:
-    """One step of Adam in place; image, first and second are dense and of one layout."""
+def adam_step(image: Tensor, gradient: Tensor, *moments: Tensor, **options: Any) -> None:
+    """`eager.adam_step` as one kernel."""
     same = in_layout(gradient, dense_channels_last(image))
-    plan = plan_adam_step(
-        image,
-        same,
-        first,
-        second,
-        step=step,
-        learning_rate=learning_rate,
-        betas=betas,
-        epsilon=epsilon,
-        limits=limits,
-        gpu=launch_gpu(image.device),
-    )
-    run(plan, image.device)
+    run(plan_adam_step(image, same, *moments, **options, gpu=launch_gpu(image.device)), image.device)

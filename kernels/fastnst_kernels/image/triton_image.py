@@ -6,6 +6,7 @@ Pixels are taken in groups, a group to a thread (see `triton_pixels`). The nine-
 
 from collections.abc import Sequence
 from math import ceil
+from typing import Any
 
 import torch
 import triton
@@ -16,15 +17,12 @@ from fastnst_kernels.image import eager
 from fastnst_kernels.image.triton_pixels import load_pixels, pixel_beside, store_pixels, variation
 from fastnst_kernels.launch.gpu import Gpu
 from fastnst_kernels.launch.heuristic import power_of_two
-from fastnst_kernels.launch.launch import Launch, Plan, launch_gpu, run, stored
+from fastnst_kernels.launch.launch import Launch, Plan, finish_sum, launch_gpu, run, stored
 from fastnst_kernels.launch.layout import dense, dense_channels_last, empty_map, wide_image
 
 _WARPS = 4
-# Partial sums that one step of the final reduction reads.
-_FINISH_BLOCK = 1024
 # Groups of a row in a tile of the gradient: its rows are then many, and few of them are read by two tiles.
 _COLUMN_GROUPS = 16
-_ONES = (1.0, 1.0, 1.0)
 
 
 @triton.jit(do_not_specialize=["blocks"])
@@ -163,22 +161,6 @@ def image_gradient_kernel(
         store_pixels(gradient, pixel, valid, positions, r_sum, g_sum, b_sum, IMAGE_LAST, ALIGNED)
 
 
-@triton.jit(do_not_specialize=["tiles"])
-def finish_variation_kernel(
-    partial,  # (B, tiles) float32
-    value,  # (B,) float32
-    tiles,
-    factor,
-    BLOCK: tl.constexpr,
-):
-    index = tl.program_id(0).to(tl.int64)
-    t = tl.arange(0, BLOCK)
-    sums = tl.zeros((BLOCK,), dtype=tl.float32)
-    for start in range(0, tiles, BLOCK):
-        sums += tl.load(partial + index * tiles + start + t, mask=start + t < tiles, other=0.0)
-    tl.store(value + index, tl.sum(sums, axis=0) * factor)
-
-
 def _groups(gpu: Gpu) -> int:
     return _WARPS * gpu.warp_size
 
@@ -195,7 +177,6 @@ def _by_image_channel(values: Sequence[float], name: str, flip: bool) -> dict[st
 
 def plan_normalise(
     image: Tensor,
-    *,
     scale: Sequence[float],
     shift: Sequence[float],
     flip: bool,
@@ -226,20 +207,20 @@ def plan_normalise(
         "ALIGNED": height * width % pixels == 0,
         "WIDE": wide_image(image),
     }
-    return Plan((Launch(normalise_kernel, batch * blocks, arguments, constants, _WARPS),), (result,))
+    return Plan((Launch(normalise_kernel, batch * blocks, arguments, constants, num_warps=_WARPS),), (result,))
 
 
 def _gradient_launch(
     image: Tensor,
-    *,
-    gradient: Tensor | None,
-    upstream: Tensor | None,
-    scale: Sequence[float],
-    flip: bool,
-    kind: str | None,
-    factor: float,
-    weights: Tensor | None,
     gpu: Gpu,
+    *,
+    gradient: Tensor | None = None,
+    upstream: Tensor | None = None,
+    scale: Sequence[float] = (1.0, 1.0, 1.0),
+    flip: bool = False,
+    kind: str | None = None,
+    factor: float = 0.0,
+    weights: Tensor | None = None,
 ) -> tuple[Launch, Tensor]:
     """The launch of `image_gradient_kernel` and its partial sums, (B, tiles); `kind` None is no variation."""
     batch, _, height, width = image.shape
@@ -285,29 +266,19 @@ def _gradient_launch(
         "WIDE": wide_image(image),
     }
     grid = batch * row_tiles * column_tiles
-    return Launch(image_gradient_kernel, grid, arguments, constants, _WARPS), partial
-
-
-def _finish_launch(partial: Tensor, positions: int) -> tuple[Launch, Tensor]:
-    batch, tiles = partial.shape
-    value = torch.empty((batch,), dtype=torch.float32, device=partial.device)
-    arguments = {"partial": partial, "value": value, "tiles": tiles, "factor": 1 / positions}
-    return Launch(finish_variation_kernel, batch, arguments, {"BLOCK": _FINISH_BLOCK}), value
+    return Launch(image_gradient_kernel, grid, arguments, constants, num_warps=_WARPS), partial
 
 
 def plan_total_variation(image: Tensor, kind: str, gpu: Gpu) -> Plan:
     """The total variation of a dense image (B, 3, H, W): its launches and its output, (B,) float32."""
-    launch, partial = _gradient_launch(
-        image, gradient=None, upstream=None, scale=_ONES, flip=False, kind=kind, factor=0.0, weights=None, gpu=gpu
-    )
-    finish, value = _finish_launch(partial, image.shape[2] * image.shape[3])
+    launch, partial = _gradient_launch(image, gpu, kind=kind)
+    finish, value = finish_sum(partial, 1 / (image.shape[2] * image.shape[3]))
     return Plan((launch, finish), (value,))
 
 
 def plan_image_gradient(
     image: Tensor,
     upstream: Tensor | None,
-    *,
     scale: Sequence[float],
     flip: bool,
     tv_weight: float,
@@ -317,37 +288,20 @@ def plan_image_gradient(
 ) -> Plan:
     """upstream · scale + tv_weight · ∂TV: its launches and its outputs, the gradient (B, 3, H, W) and the TV (B,)."""
     gradient = empty_map(image, dense_channels_last(image), dtype=torch.float32)
+    above: dict[str, Any] = {"upstream": upstream, "scale": scale, "flip": flip}
     launch, partial = _gradient_launch(
-        image,
-        gradient=gradient,
-        upstream=upstream,
-        scale=scale,
-        flip=flip,
-        kind=kind,
-        factor=tv_weight,
-        weights=tv_gradient,
-        gpu=gpu,
+        image, gpu, gradient=gradient, kind=kind, factor=tv_weight, weights=tv_gradient, **above
     )
-    finish, value = _finish_launch(partial, image.shape[2] * image.shape[3])
+    finish, value = finish_sum(partial, 1 / (image.shape[2] * image.shape[3]))
     return Plan((launch, finish), (gradient, value))
 
 
 def plan_normalise_backward(
-    upstream: Tensor, scale: Sequence[float], flip: bool, channels_last: bool, gpu: Gpu
+    upstream: Tensor, scale: Sequence[float], flip: bool, channels_last: bool, *, gpu: Gpu
 ) -> Plan:
     """upstream · scale: its launch and its output, (B, 3, H, W) float32."""
     gradient = empty_map(upstream, channels_last, dtype=torch.float32)
-    launch, _ = _gradient_launch(
-        gradient,
-        gradient=gradient,
-        upstream=upstream,
-        scale=scale,
-        flip=flip,
-        kind=None,
-        factor=0.0,
-        weights=None,
-        gpu=gpu,
-    )
+    launch, _ = _gradient_launch(gradient, gpu, gradient=gradient, upstream=upstream, scale=scale, flip=flip)
     return Plan((launch,), (gradient,))
 
 
@@ -355,16 +309,14 @@ def normalise(
     image: Tensor, scale: Sequence[float], shift: Sequence[float], flip: bool, dtype: torch.dtype, channels_last: bool
 ) -> Tensor:
     """`eager.normalise` of a float32 image as one kernel."""
-    plan = plan_normalise(
-        dense(image),
-        scale=scale,
-        shift=shift,
-        flip=flip,
-        dtype=dtype,
-        channels_last=channels_last,
-        gpu=launch_gpu(image.device),
-    )
-    (result,) = run(plan, image.device)
+    change: dict[str, Any] = {
+        "scale": scale,
+        "shift": shift,
+        "flip": flip,
+        "dtype": dtype,
+        "channels_last": channels_last,
+    }
+    (result,) = run(plan_normalise(dense(image), gpu=launch_gpu(image.device), **change), image.device)
     return result.to(dtype)
 
 
@@ -372,7 +324,7 @@ def normalise_backward(
     upstream: Tensor, scale: Sequence[float], flip: bool, dtype: torch.dtype, channels_last: bool
 ) -> Tensor:
     """`eager.normalise_backward` as one kernel; `dtype` is float32."""
-    plan = plan_normalise_backward(dense(upstream), scale, flip, channels_last, launch_gpu(upstream.device))
+    plan = plan_normalise_backward(dense(upstream), scale, flip, channels_last, gpu=launch_gpu(upstream.device))
     (gradient,) = run(plan, upstream.device)
     return gradient
 
@@ -395,18 +347,16 @@ def image_gradient(
     kind: str,
 ) -> tuple[Tensor, Tensor]:
     """`eager.image_gradient` of a float32 image, in one pass but for kind "nine-point"."""
+    terms: dict[str, Any] = {
+        "scale": scale,
+        "flip": flip,
+        "tv_weight": tv_weight,
+        "tv_gradient": tv_gradient,
+        "kind": kind,
+    }
     if kind == "nine-point":
-        return eager.image_gradient(image, upstream, scale, flip, tv_weight, tv_gradient, kind)
+        return eager.image_gradient(image, upstream, **terms)
     above = None if upstream is None else dense(upstream)
-    plan = plan_image_gradient(
-        dense(image),
-        above,
-        scale=scale,
-        flip=flip,
-        tv_weight=tv_weight,
-        tv_gradient=tv_gradient,
-        kind=kind,
-        gpu=launch_gpu(image.device),
-    )
+    plan = plan_image_gradient(dense(image), above, gpu=launch_gpu(image.device), **terms)
     gradient, value = run(plan, image.device)
     return gradient, value

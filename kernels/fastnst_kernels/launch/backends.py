@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 BACKENDS = ("auto", "triton", "torch", "reference")
 PRECISIONS = ("ieee", "tf32")
@@ -57,6 +58,16 @@ def _require_triton(device_type: str) -> None:
 
 def _interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
+
+
+def check_map(x: Tensor, backend: str, name: str, verbs: tuple[str, str] = ("has", "is")) -> str:
+    """The backend that `backend` means for a map (B, C, H, W), or ValueError for other axes or an empty one; `name` and
+    its verbs go into the message."""
+    if x.ndim != 4:
+        raise ValueError(f"{name} of shape {tuple(x.shape)} {verbs[0]} {x.ndim} axes; give (B, C, H, W)")
+    if 0 in x.shape:
+        raise ValueError(f"{name} of shape {tuple(x.shape)} {verbs[1]} empty; each axis must be 1 or more")
+    return resolve_backend(backend, x.device)
 
 
 def check_dtype(dtype: torch.dtype, backend: str, what: str = "features are") -> None:

@@ -1,8 +1,7 @@
-"""The facts of a GPU that a launch configuration needs, for the device at hand or for a named target."""
+"""The facts of a GPU that a launch configuration needs, for the device at hand."""
 
 from dataclasses import dataclass
 from functools import cache
-from types import MappingProxyType
 
 import torch
 
@@ -26,22 +25,6 @@ class Gpu:
         """True if the tensor cores multiply float32 operands rounded to TF32."""
         return self.backend == "cuda" or self.name == "gfx942"
 
-
-TARGETS = MappingProxyType(
-    {
-        gpu.name: gpu
-        for gpu in (
-            Gpu("sm_80", "cuda", 80, 32, 166_912, 108),
-            Gpu("sm_86", "cuda", 86, 32, 101_376, 84),
-            Gpu("sm_89", "cuda", 89, 32, 101_376, 142),
-            Gpu("sm_90", "cuda", 90, 32, 232_448, 132),
-            Gpu("sm_100", "cuda", 100, 32, 232_448, 148),
-            Gpu("sm_120", "cuda", 120, 32, 101_376, 170),
-            Gpu("gfx942", "hip", "gfx942", 64, 65_536, 304),
-            Gpu("gfx1100", "hip", "gfx1100", 32, 65_536, 96),
-        )
-    }
-)
 
 # Small enough for the interpreter, which runs one program after the other, and still more than one split.
 INTERPRETER = Gpu("interpreter", "cuda", 90, 32, 232_448, 6)

@@ -94,7 +94,14 @@ def split_evenly(
     length = ceil(blocks / min(splits, blocks)) * block_m
     if problem.tensor_cores:
         length = min(length, LONGEST_SUM)
-    return PartialConfig(block_c, block_m, ceil(problem.positions / length), length, num_warps, num_stages)
+    return PartialConfig(
+        block_c=block_c,
+        block_m=block_m,
+        splits=ceil(problem.positions / length),
+        split_length=length,
+        num_warps=num_warps,
+        num_stages=num_stages,
+    )
 
 
 def _stages(stage_bytes: int, wanted: int, gpu: Gpu) -> int:

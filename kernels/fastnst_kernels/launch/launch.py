@@ -8,9 +8,20 @@ from typing import Any
 
 import torch
 import triton
+import triton.language as tl
 from torch import Tensor
 
 from fastnst_kernels.launch.gpu import INTERPRETER, Gpu, gpu_of
+from fastnst_kernels.launch.heuristic import Problem, power_of_two
+from fastnst_kernels.launch.layout import aligned, channels_last
+
+# Elements of a block where nothing is multiplied, fewer where they are read one by one, and the most along the
+# contiguous axis.
+_ELEMENTS = 2048
+_UNALIGNED_ELEMENTS = 1024
+_ROW = 512
+# Partial sums that one step of the last sum reads.
+_FINISH_BLOCK = 1024
 
 
 @dataclass(frozen=True)
@@ -62,6 +73,53 @@ def stored(dtype: torch.dtype) -> torch.dtype:
 def input_precision(dtype: torch.dtype, precision: str, gpu: Gpu) -> str:
     """The precision of `tl.dot` for operands in `dtype`: "tf32" where asked for and the GPU has it, else "ieee"."""
     return "tf32" if dtype == torch.float32 and precision == "tf32" and gpu.tf32 else "ieee"
+
+
+def problem_of(features: Tensor, dot_precision: str) -> Problem:
+    """The facts of readable features (B, C, H, W) that a configuration depends on, for products in `dot_precision`."""
+    return Problem(
+        channels=features.shape[1],
+        positions=features.shape[2] * features.shape[3],
+        batch=features.shape[0],
+        itemsize=features.element_size(),
+        tensor_cores=features.dtype != torch.float32 or dot_precision == "tf32",
+        aligned=aligned(features),
+    )
+
+
+def plain_block(features: Tensor, vectors: bool) -> tuple[int, int]:
+    """The block (channels, positions) of a pass over the elements, smaller where they are not read in `vectors`."""
+    last = channels_last(features)
+    run, other = features.shape[1], features.shape[2] * features.shape[3]
+    if not last:
+        run, other = other, run
+    row = min(_ROW, power_of_two(run))
+    rows = min((_ELEMENTS if vectors else _UNALIGNED_ELEMENTS) // row, power_of_two(other))
+    return (row, rows) if last else (rows, row)
+
+
+@triton.jit(do_not_specialize=["parts"])
+def finish_sum_kernel(
+    partial,  # (B, parts) float32
+    result,  # (B,) float32
+    parts,
+    factor,
+    BLOCK: tl.constexpr,
+):
+    image = tl.program_id(0).to(tl.int64)
+    i = tl.arange(0, BLOCK)
+    sums = tl.zeros((BLOCK,), dtype=tl.float32)
+    for offset in range(0, parts, BLOCK):
+        sums += tl.load(partial + image * parts + offset + i, mask=offset + i < parts, other=0.0)
+    tl.store(result + image, tl.sum(sums, axis=0) * factor)
+
+
+def finish_sum(partial: Tensor, factor: float) -> tuple[Launch, Tensor]:
+    """factor · Σ of the partial sums (B, parts) in a fixed order: its launch and its output, (B,) float32."""
+    batch, parts = partial.shape
+    result = torch.empty((batch,), dtype=torch.float32, device=partial.device)
+    arguments = {"partial": partial, "result": result, "parts": parts, "factor": factor}
+    return Launch(finish_sum_kernel, batch, arguments, {"BLOCK": _FINISH_BLOCK}), result
 
 
 def launch_gpu(device: torch.device) -> Gpu:

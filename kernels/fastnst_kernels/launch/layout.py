@@ -30,15 +30,25 @@ def position_strides(features: Tensor) -> tuple[int, int]:
     return (0, stride) if stride is not None else (features.stride(2), features.stride(3))
 
 
-def strides(features: Tensor) -> tuple[int, int, int]:
-    """The strides of features (B, C, H, W) by image, by channel and by position, in elements. Raises ValueError where
-    positions have no single stride, as in a crop."""
-    stride_m = position_stride(features)
-    if stride_m is None:
+def strides(features: Tensor, prefix: str = "", *, crop: bool = False) -> dict[str, int]:
+    """The strides of features (B, C, H, W) as arguments of a kernel, in elements: of images (0 where there is but one),
+    channels, rows and positions; those of rows are 0 where H and W act as one axis, unless `crop` asks for both."""
+    stride_h, stride_w = features.stride()[2:] if crop else position_strides(features)
+    return {
+        f"{prefix}stride_b": 0 if features.shape[0] == 1 else features.stride(0),
+        f"{prefix}stride_c": features.stride(1),
+        f"{prefix}stride_h": stride_h,
+        f"{prefix}stride_w": stride_w,
+    }
+
+
+def strides_of_one_axis(features: Tensor, prefix: str = "") -> dict[str, int]:
+    """`strides` of features whose H and W act as one axis, without that of rows. Raises ValueError for a crop."""
+    if is_crop(features):
         raise ValueError(
             f"features of strides {features.stride()} have no single position stride; make them contiguous"
         )
-    return features.stride(0), features.stride(1), stride_m
+    return {name: stride for name, stride in strides(features, prefix).items() if not name.endswith("_h")}
 
 
 def is_crop(features: Tensor) -> bool:
@@ -156,5 +166,5 @@ def empty_bits(x: Tensor, by_channels: bool | None = None) -> Tensor:
     """Uninitialised bits for dense activations (B, C, H, W), in their layout unless `by_channels` says."""
     batch, channels, height, width = x.shape
     by_channels = packed_by_channels(x) if by_channels is None else by_channels
-    shape = bits_shape(batch, channels, height, width, by_channels)
+    shape = bits_shape(batch, channels, height, width, by_channels=by_channels)
     return torch.empty(shape, dtype=torch.uint8, device=x.device)

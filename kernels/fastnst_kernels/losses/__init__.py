@@ -4,6 +4,8 @@ The losses of a picture depend on its features only through sums over positions,
 after another: each tile's `accumulate_gram`, then `finish_gram_loss` of the whole, then each tile's `tap_gradient`.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -102,8 +104,8 @@ def style_tap(
 
     in one pass: one product and no gradient accumulation. It also works if only one of the outputs is used.
     """
-    passed, *losses = _tapped(features, target=target, weight=weight, precision=precision, backend=backend)
-    return passed, losses[0]
+    passed, loss, _ = tap(features, target=target, weight=weight, precision=precision, backend=backend)
+    return passed, cast(Tensor, loss)
 
 
 def tap(
@@ -137,17 +139,26 @@ def tap(
         raise ValueError("a tap without a target has no loss; give target, content or both")
     if inplace and not relu:
         raise ValueError("inplace=True writes the ReLU's output over its input; give relu=True with it")
-    passed, *losses = _tapped(
-        features,
-        target=target,
-        weight=weight,
-        content=content,
-        content_weight=content_weight,
-        relu=relu,
-        inplace=inplace,
-        precision=precision,
-        backend=backend,
-    )
+    backend = check_features(features, precision, backend)
+    matrix, total, offset = None, 1.0, None
+    if target is not None:
+        matrix, total, offset = check_target(features, target, weight)
+    if content is not None:
+        check_content(features, content)
+        content_weight = check_weight(content_weight)
+    if backend == "reference":
+        dtype = accumulation_dtype(features.dtype)
+        passed = features.relu() if relu else features.view_as(features)
+        losses = []
+        if matrix is not None:
+            loss = reference.gram_loss(passed, matrix, total)
+            losses.append(loss.to(dtype) if offset is None else (loss + weight * offset.double()).to(dtype))
+        if content is not None:
+            losses.append(reference.content_loss(passed, content, content_weight).to(dtype))
+    else:
+        passed, *losses = Tap.apply(  # type: ignore[no-untyped-call]
+            features, matrix, total, offset, weight, content, content_weight, relu, inplace, precision, backend
+        )
     return passed, None if target is None else losses[0], None if content is None else losses[-1]
 
 
@@ -229,48 +240,14 @@ def tap_gradient(
             f"upstream {tuple(upstream.shape)} {upstream.dtype} on {upstream.device} does not fit features "
             f"{tuple(features.shape)} {features.dtype} on {features.device}"
         )
-    return written_gradient(
-        features.detach(),
-        upstream=None if upstream is None else upstream.detach(),
-        style=StyleTerm(difference.matrix, difference.scale, torch.ones_like(difference.scale), difference.factor),
-        content=None,
-        relu=False,
-        precision=precision,
-        backend=backend,
-    )
-
-
-def _tapped(
-    features: Tensor,
-    *,
-    target: Tensor | BlendedTarget | None,
-    weight: float,
-    content: Tensor | None = None,
-    content_weight: float = 1.0,
-    relu: bool = False,
-    inplace: bool = False,
-    precision: str,
-    backend: str,
-) -> tuple[Tensor, ...]:
-    """The features, then the losses that are asked for."""
-    backend = check_features(features, precision, backend)
-    matrix, total, offset = None, 1.0, None
-    if target is not None:
-        matrix, total, offset = check_target(features, target, weight)
-    if content is not None:
-        check_content(features, content)
-        content_weight = check_weight(content_weight)
     if backend == "reference":
-        dtype = accumulation_dtype(features.dtype)
-        passed = features.relu() if relu else features.view_as(features)
-        losses = []
-        if matrix is not None:
-            loss = reference.gram_loss(passed, matrix, total)
-            losses.append(loss if offset is None else loss + weight * offset.double())
-        if content is not None:
-            losses.append(reference.content_loss(passed, content, content_weight))
-        return passed, *(loss.to(dtype) for loss in losses)
-    outputs: tuple[Tensor, ...] = Tap.apply(  # type: ignore[no-untyped-call]
-        features, matrix, total, offset, weight, content, content_weight, relu, inplace, precision, backend
+        scale = difference.scale.double() * difference.factor
+        style = difference.matrix.double() * scale[:, None, None]  # (B, C, C)
+        return reference.tap_gradient(features.detach(), upstream, style=style).to(features.dtype)
+    return written_gradient(
+        backend,
+        features.detach(),
+        None if upstream is None else upstream.detach(),
+        style=StyleTerm(difference.matrix, difference.scale, torch.ones_like(difference.scale), difference.factor),
+        precision=precision,
     )
-    return outputs

@@ -8,37 +8,20 @@ from torch import Tensor
 from fastnst_kernels import operators
 from fastnst_kernels.launch.backends import refuse_second_derivative
 from fastnst_kernels.launch.layout import as_readable
-from fastnst_kernels.losses import reference
 from fastnst_kernels.losses.targets import ContentTerm, StyleTerm, difference_dtype, normalised
 
 
 def written_gradient(
-    features: Tensor,
-    *,
-    upstream: Tensor | None,
-    style: StyleTerm | None,
-    content: ContentTerm | None,
-    relu: bool,
-    precision: str,
     backend: str,
+    features: Tensor,
+    upstream: Tensor | None,
+    *,
+    style: StyleTerm | None = None,
+    content: ContentTerm | None = None,
+    relu: bool = False,
+    precision: str,
 ) -> Tensor:
     """upstream + style term + content term, zero where `relu` and features ≤ 0: (B, C, H, W) as the features lie."""
-    if backend == "reference":
-        matrix = coefficient = None
-        if style is not None:
-            scale = style.gradient.double() * style.scale.double() * style.factor
-            matrix = style.difference.double() * scale[:, None, None]  # (B, C, C)
-        if content is not None:
-            coefficient = content.gradient.double() * content.factor  # (B,)
-        exact = reference.tap_gradient(
-            features,
-            upstream,
-            style=matrix,
-            content=None if content is None else content.content,
-            content_coefficient=coefficient,
-            relu=relu,
-        )
-        return exact.to(features.dtype)
     result: Tensor = operators.tap_gradient(
         backend,
         features,
@@ -74,16 +57,8 @@ class Gram(torch.autograd.Function):
         refuse_second_derivative("Gram")
         (features,) = ctx.saved_tensors
         difference, scale = normalised(gradient + gradient.mT, difference_dtype(features.dtype, ctx.backend))
-        below = written_gradient(
-            features,
-            upstream=None,
-            style=StyleTerm(difference, scale, torch.ones_like(scale), ctx.factor),
-            content=None,
-            relu=False,
-            precision=ctx.precision,
-            backend=ctx.backend,
-        )
-        return below, None, None
+        style = StyleTerm(difference, scale, torch.ones_like(scale), ctx.factor)
+        return written_gradient(ctx.backend, features, None, style=style, precision=ctx.precision), None, None
 
 
 class Tap(torch.autograd.Function):
@@ -110,13 +85,7 @@ class Tap(torch.autograd.Function):
         difference = scale = None
         if target is not None:
             loss, difference, scale = operators.gram_difference_loss(
-                backend,
-                matrix,
-                target,
-                weight=weight,
-                offset=offset,
-                offset_weight=offset_weight,
-                precision=precision,
+                backend, matrix, target, weight=weight, offset=offset, offset_weight=offset_weight, precision=precision
             )
             outputs.append(loss)
         if content is not None:
@@ -139,13 +108,13 @@ class Tap(torch.autograd.Function):
         refuse_second_derivative("Gram")
         features, difference, scale, content = ctx.saved_tensors
         gradient = written_gradient(
+            ctx.backend,
             features,
-            upstream=upstream,
+            upstream,
             style=None if style_gradient is None else StyleTerm(difference, scale, style_gradient, ctx.style_factor),
             content=None if content_gradient is None else ContentTerm(content, content_gradient, ctx.content_factor),
             relu=ctx.relu,
             precision=ctx.precision,
-            backend=ctx.backend,
         )
         return gradient, *nothing
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from fastnst_kernels.launch.backends import PRECISIONS, accumulation_dtype, check_dtype, resolve_backend
+from fastnst_kernels.launch.backends import PRECISIONS, accumulation_dtype, check_dtype, check_map
 from fastnst_kernels.losses.targets import BlendedTarget, GramDifference
 
 MAX_CHANNELS = 1024
@@ -27,15 +27,11 @@ def check_weight(weight: float) -> float:
 
 def check_features(features: Tensor, precision: str, backend: str) -> str:
     """The backend for these features."""
-    if features.ndim != 4:
-        raise ValueError(f"features of shape {tuple(features.shape)} have {features.ndim} axes; give (B, C, H, W)")
-    if 0 in features.shape:
-        raise ValueError(f"features of shape {tuple(features.shape)} are empty; each axis must be 1 or more")
+    backend = check_map(features, backend, "features", ("have", "are"))
     if features.shape[1] > MAX_CHANNELS:
         raise ValueError(f"features have {features.shape[1]} channels; the Gram kernels take up to {MAX_CHANNELS}")
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
-    backend = resolve_backend(backend, features.device)
     check_dtype(features.dtype, backend)
     return backend
 

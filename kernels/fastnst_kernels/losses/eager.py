@@ -110,7 +110,7 @@ def gram_difference_loss(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The loss weight/4N² · Σ (G − A)² + offset_weight · offset (B,), the difference G − (A + Aᵀ)/2 (B, C, C) and its
     scale (B,), all ones."""
-    return _loss_of(gram(features, precision), target, weight, offset, offset_weight)
+    return _loss_of(gram(features, precision), target, weight, offset=offset, offset_weight=offset_weight)
 
 
 def finish_gram_loss(
@@ -123,7 +123,7 @@ def finish_gram_loss(
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`gram_difference_loss` from F Fᵀ, (B, C, C), over `positions`; `dtype` is Triton's alone."""
-    return _loss_of(sums / positions, target, weight, offset, offset_weight)
+    return _loss_of(sums / positions, target, weight, offset=offset, offset_weight=offset_weight)
 
 
 def _loss_of(
@@ -175,25 +175,19 @@ def tap_backward(
             if relu:
                 _mask(gradient, features)
             return
+        top, left, height, width = owned or (0, 0, *features.shape[2:])
+        columns = slice(left, left + width)
         for start, stop in row_chunks(features):
-            rows = slice(start, stop)
-            own, out = features[:, :, rows], gradient[:, :, rows]
-            above = None if upstream is None else upstream[:, :, rows]
-            if owned is None:
-                p = None if content is None else content.content[:, :, rows]
-                terms = _terms(own.to(dtype), matrix, p, coefficient)
-            else:
-                terms = _owned_terms(
-                    features,
-                    start,
-                    stop,
-                    owned=owned,
-                    style=matrix,
-                    content=content,
-                    coefficient=coefficient,
-                    dtype=dtype,
-                )
-            _write_sum(terms, above, out)
+            own, out = features[:, :, start:stop], gradient[:, :, start:stop]
+            first, last = max(start, top), min(stop, top + height)
+            terms = None
+            if first < last:
+                p = None if content is None else content.content[:, :, first - top : last - top]
+                terms = _terms(features[:, :, first:last, columns].to(dtype), matrix, p, coefficient)
+            if terms is not None and owned is not None:
+                inner, terms = terms, torch.zeros_like(own, dtype=dtype)
+                terms[:, :, first - start : last - start, columns] = inner
+            _write_sum(terms, None if upstream is None else upstream[:, :, start:stop], out)
             if relu:
                 _mask(out, own)
 
@@ -232,32 +226,6 @@ def _terms(f: Tensor, style: Scaled | None, p: Tensor | None, coefficient: Tenso
         return total
     distance = (f - p).mul_(coefficient)
     return distance if total is None else total.add_(distance)
-
-
-def _owned_terms(
-    features: Tensor,
-    start: int,
-    stop: int,
-    *,
-    owned: Owned,
-    style: Scaled | None,
-    content: ContentTerm | None,
-    coefficient: Tensor | None,
-    dtype: torch.dtype,
-) -> Tensor | None:
-    """The terms on rows start … stop of the features, zero outside the owned positions; None where there are none."""
-    top, left, height, width = owned
-    first, last = max(start, top), min(stop, top + height)
-    if first >= last:
-        return None
-    columns = slice(left, left + width)
-    p = None if content is None else content.content[:, :, first - top : last - top]
-    inner = _terms(features[:, :, first:last, columns].to(dtype), style, p, coefficient)
-    if inner is None:
-        return None
-    total = torch.zeros_like(features[:, :, start:stop], dtype=dtype)
-    total[:, :, first - start : last - start, columns] = inner
-    return total
 
 
 def _write_product(style: Scaled, features: Tensor, out: Tensor) -> None:

@@ -48,18 +48,6 @@ def content_loss(features: Tensor, content: Tensor, weight: float = 1.0) -> Tens
     return weight * (features.double() - content.double()).square().sum((1, 2, 3))
 
 
-def style_tap(features: Tensor, target: Tensor, weight: float = 1.0) -> tuple[Tensor, Tensor]:
-    """The features as they are, and their `gram_loss`."""
-    return features.view_as(features), gram_loss(features, target, weight)
-
-
-def style_tap_gradient(
-    features: Tensor, target: Tensor, weight: float, upstream: Tensor, loss_gradient: Tensor
-) -> Tensor:
-    """upstream + loss_gradient_b · ∂E_b/∂F, (B, C, H, W) float64: `upstream` has that shape, `loss_gradient` (B,)."""
-    return tap_gradient(features, upstream, style=style_matrix(features, target, weight, loss_gradient))
-
-
 def tap_gradient(
     features: Tensor,
     upstream: Tensor | None,

@@ -12,17 +12,11 @@ import triton.language as tl
 from torch import Tensor
 
 from fastnst_kernels.launch.gpu import Gpu
-from fastnst_kernels.launch.heuristic import power_of_two
-from fastnst_kernels.launch.launch import Launch, Plan, launch_gpu, run
-from fastnst_kernels.launch.layout import aligned, as_readable, channels_last, is_crop, position_strides, wide
+from fastnst_kernels.launch.launch import Launch, Plan, finish_sum, launch_gpu, plain_block, run
+from fastnst_kernels.launch.layout import aligned, as_readable, is_crop, strides, wide
 
-# Elements of a block, fewer where they are read one by one, and the most along the contiguous axis.
-_ELEMENTS = 2048
-_UNALIGNED_ELEMENTS = 1024
-_ROW = 512
 # Programs for each multiprocessor: loads of several hide each other's latency.
 _PROGRAMS = 4
-_FINISH_BLOCK = 1024
 
 
 @triton.jit(do_not_specialize=["c_blocks", "splits"])
@@ -83,55 +77,24 @@ def partial_content_kernel(
     tl.store(partial + program, tl.sum(tl.sum(sums, axis=1), axis=0))
 
 
-@triton.jit(do_not_specialize=["parts"])
-def finish_content_kernel(
-    partial,  # (B, parts) float32
-    loss,  # (B,) float32
-    parts,
-    weight,
-    BLOCK: tl.constexpr,
-):
-    image = tl.program_id(0).to(tl.int64)
-    i = tl.arange(0, BLOCK)
-    sums = tl.zeros((BLOCK,), dtype=tl.float32)
-    for offset in range(0, parts, BLOCK):
-        sums += tl.load(partial + image * parts + offset + i, mask=offset + i < parts, other=0.0)
-    tl.store(loss + image, tl.sum(sums, axis=0) * weight)
-
-
 def plan_content_loss(features: Tensor, content: Tensor, weight: float, gpu: Gpu) -> Plan:
     """weight · Σ (F − P)² of readable (B, C, H, W) and (B or 1, C, H, W): its launches and its output, (B,) float32."""
     batch, channels, height, width = features.shape
     positions = height * width
-    row = min(_ROW, power_of_two(channels if channels_last(features) else positions))
-    elements = _ELEMENTS if aligned(features) and aligned(content) else _UNALIGNED_ELEMENTS
-    other = min(elements // row, power_of_two(positions if channels_last(features) else channels))
-    block_c, block_m = (row, other) if channels_last(features) else (other, row)
+    block_c, block_m = plain_block(features, aligned(features) and aligned(content))
     c_blocks = ceil(channels / block_c)
     steps = ceil(positions / block_m)
     wanted = max(1, gpu.multiprocessors * _PROGRAMS // (batch * c_blocks))
     split_length = ceil(steps / min(steps, wanted)) * block_m
     splits = ceil(positions / split_length)
     crop = is_crop(features) or is_crop(content)
-    if crop:
-        (stride_h, stride_w), (content_stride_h, content_stride_w) = features.stride()[2:], content.stride()[2:]
-    else:
-        stride_h, stride_w = position_strides(features)
-        content_stride_h, content_stride_w = position_strides(content)
     partial = torch.empty((batch, c_blocks * splits), dtype=torch.float32, device=features.device)
-    loss = torch.empty((batch,), dtype=torch.float32, device=features.device)
     arguments = {
         "features": features,
         "content": content,
         "partial": partial,
-        "stride_b": features.stride(0),
-        "stride_c": features.stride(1),
-        "stride_h": stride_h,
-        "stride_w": stride_w,
-        "content_stride_b": 0 if content.shape[0] == 1 else content.stride(0),
-        "content_stride_c": content.stride(1),
-        "content_stride_h": content_stride_h,
-        "content_stride_w": content_stride_w,
+        **strides(features, crop=crop),
+        **strides(content, "content_", crop=crop),
         "C": channels,
         "M": positions,
         "W": width if crop else 0,
@@ -139,20 +102,9 @@ def plan_content_loss(features: Tensor, content: Tensor, weight: float, gpu: Gpu
         "splits": splits,
         "split_length": split_length,
     }
-    constants = {
-        "BLOCK_C": block_c,
-        "BLOCK_M": block_m,
-        "WIDE": wide(features, content),
-        "CROP": crop,
-    }
-    finish_arguments = {"partial": partial, "loss": loss, "parts": c_blocks * splits, "weight": weight}
-    return Plan(
-        (
-            Launch(partial_content_kernel, batch * c_blocks * splits, arguments, constants),
-            Launch(finish_content_kernel, batch, finish_arguments, {"BLOCK": _FINISH_BLOCK}),
-        ),
-        (loss,),
-    )
+    constants = {"BLOCK_C": block_c, "BLOCK_M": block_m, "WIDE": wide(features, content), "CROP": crop}
+    finish, loss = finish_sum(partial, weight)
+    return Plan((Launch(partial_content_kernel, batch * c_blocks * splits, arguments, constants), finish), (loss,))
 
 
 def content_loss(features: Tensor, content: Tensor, weight: float) -> Tensor:

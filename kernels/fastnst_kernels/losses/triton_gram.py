@@ -6,6 +6,7 @@ the tiles of a larger picture, is the reduction's epilogue. Two runs are equal t
 """
 
 from math import ceil
+from typing import Any
 
 import torch
 import triton
@@ -170,22 +171,22 @@ def _reduce_launch(
         "LOSS": target is not None,
         "ACCUMULATE": accumulate,
     }
-    return Launch(reduce_gram_kernel, batch * tiles, arguments, constants, config.num_warps), sums
+    return Launch(reduce_gram_kernel, batch * tiles, arguments, constants, num_warps=config.num_warps), sums
 
 
-def _loss_plan(
+def plan_loss(
     before: tuple[Launch, ...],
     partial: Tensor,
+    batch: int,
     *,
     positions: int,
     target: Tensor,
     weight: float,
     offset: Tensor | None,
     offset_weight: float,
-    batch: int,
     dtype: torch.dtype,
 ) -> Plan:
-    """`before`, the reduction of what it leaves in `partial` with the loss, and the end of the loss."""
+    """`before`, the reduction of the sums that it leaves in `partial` with the loss, and the end of the loss."""
     channels = target.shape[1]
     exact = torch.empty((batch, channels, channels), dtype=torch.float32, device=partial.device)
     reduce_launch, sums = _reduce_launch(partial, exact, positions, target)
@@ -241,11 +242,10 @@ def plan_difference_loss(
     features: Tensor,
     target: Tensor,
     weight: float,
+    offset: Tensor | None,
+    offset_weight: float,
     precision: str,
     gpu: Gpu,
-    *,
-    offset: Tensor | None = None,
-    offset_weight: float = 1.0,
 ) -> Plan:
     """weight/4N² · Σ (G − A)² + offset_weight · offset and what backward needs: its launches and its outputs.
 
@@ -254,40 +254,16 @@ def plan_difference_loss(
     """
     batch, _, height, width = features.shape
     launch, partial = partial_launch(features, precision, gpu)
-    return _loss_plan(
+    return plan_loss(
         (launch,),
         partial,
+        batch,
         positions=height * width,
         target=target,
         weight=weight,
         offset=offset,
         offset_weight=offset_weight,
-        batch=batch,
         dtype=features.dtype,
-    )
-
-
-def plan_finish_gram_loss(
-    sums: Tensor,
-    positions: int,
-    target: Tensor,
-    weight: float,
-    dtype: torch.dtype,
-    *,
-    offset: Tensor | None = None,
-    offset_weight: float = 1.0,
-) -> Plan:
-    """`plan_difference_loss` for features of `dtype` from their F Fᵀ, (B, C, C) float32, over `positions`."""
-    return _loss_plan(
-        (),
-        sums,
-        positions=positions,
-        target=target,
-        weight=weight,
-        offset=offset,
-        offset_weight=offset_weight,
-        batch=len(sums),
-        dtype=dtype,
     )
 
 
@@ -304,14 +280,11 @@ def accumulate_gram(sums: Tensor, features: Tensor, precision: str) -> None:
     run(plan_accumulate_gram(sums, features, precision, launch_gpu(features.device)), features.device)
 
 
-def gram_difference_loss(
-    features: Tensor, target: Tensor, weight: float, offset: Tensor | None, offset_weight: float, precision: str
-) -> tuple[Tensor, Tensor, Tensor]:
+def gram_difference_loss(features: Tensor, *terms: Any, **named: Any) -> tuple[Tensor, Tensor, Tensor]:
     """The loss (B,), the difference (B, C, C) in the features' dtype and its scale (B,); see `plan_difference_loss`."""
     features = as_readable(features)
-    gpu = launch_gpu(features.device)
-    plan = plan_difference_loss(features, target, weight, precision, gpu, offset=offset, offset_weight=offset_weight)
-    loss, difference, scale = run(plan, features.device)
+    named |= {"gpu": launch_gpu(features.device)}
+    loss, difference, scale = run(plan_difference_loss(features, *terms, **named), features.device)
     return loss, difference.to(features.dtype), scale
 
 
@@ -325,6 +298,16 @@ def finish_gram_loss(
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`gram_difference_loss` for features of `dtype`, from their contiguous F Fᵀ (B, C, C) float32."""
-    plan = plan_finish_gram_loss(sums, positions, target, weight, dtype, offset=offset, offset_weight=offset_weight)
+    plan = plan_loss(
+        (),
+        sums,
+        len(sums),
+        positions=positions,
+        target=target,
+        weight=weight,
+        offset=offset,
+        offset_weight=offset_weight,
+        dtype=dtype,
+    )
     loss, difference, scale = run(plan, sums.device)
     return loss, difference.to(dtype), scale

@@ -12,9 +12,9 @@ import triton.language as tl
 from torch import Tensor
 
 from fastnst_kernels.launch.gpu import Gpu
-from fastnst_kernels.launch.heuristic import Problem, pairs_of, partial_heuristic
-from fastnst_kernels.launch.launch import Launch, input_precision, upcast
-from fastnst_kernels.launch.layout import aligned, is_crop, position_strides, wide
+from fastnst_kernels.launch.heuristic import pairs_of, partial_heuristic
+from fastnst_kernels.launch.launch import Launch, input_precision, problem_of, upcast
+from fastnst_kernels.launch.layout import is_crop, strides, wide
 
 
 @triton.jit
@@ -106,34 +106,20 @@ def partial_gram_kernel(
 def partial_launch(features: Tensor, precision: str, gpu: Gpu) -> tuple[Launch, Tensor]:
     """The launch for readable features (B, C, H, W), and its output (B, splits, pairs, block_c, block_c) float32."""
     batch, channels, height, width = features.shape
-    positions = height * width
     dot_precision = input_precision(features.dtype, precision, gpu)
-    tensor_cores = features.dtype != torch.float32 or dot_precision == "tf32"
-    problem = Problem(
-        channels=channels,
-        positions=positions,
-        batch=batch,
-        itemsize=features.element_size(),
-        tensor_cores=tensor_cores,
-        aligned=aligned(features),
-    )
-    config = partial_heuristic(problem, gpu)
+    config = partial_heuristic(problem_of(features, dot_precision), gpu)
     blocks = ceil(channels / config.block_c)
     pairs = pairs_of(blocks)
     partial = torch.empty(
         (batch, config.splits, pairs, config.block_c, config.block_c), dtype=torch.float32, device=features.device
     )
-    stride_h, stride_w = position_strides(features)
     crop = is_crop(features)
     arguments = {
         "features": features,
         "partial": partial,
-        "stride_b": features.stride(0),
-        "stride_c": features.stride(1),
-        "stride_h": stride_h,
-        "stride_w": stride_w,
+        **strides(features),
         "C": channels,
-        "M": positions,
+        "M": height * width,
         "W": width if crop else 0,
         "pairs": pairs,
         "splits": config.splits,
@@ -149,4 +135,6 @@ def partial_launch(features: Tensor, precision: str, gpu: Gpu) -> tuple[Launch, 
         "UPCAST": upcast(features.dtype),
     }
     grid = batch * config.splits * pairs
-    return Launch(partial_gram_kernel, grid, arguments, constants, config.num_warps, config.num_stages), partial
+    return Launch(
+        partial_gram_kernel, grid, arguments, constants, num_warps=config.num_warps, num_stages=config.num_stages
+    ), partial

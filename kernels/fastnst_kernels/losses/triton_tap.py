@@ -3,15 +3,25 @@
 ReLU's mask in one pass."""
 
 from math import ceil
+from typing import Any
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from fastnst_kernels.launch.gpu import Gpu
-from fastnst_kernels.launch.heuristic import Problem, backward_heuristic, power_of_two
-from fastnst_kernels.launch.launch import Launch, Plan, input_precision, launch_gpu, run, stored, upcast
+from fastnst_kernels.launch.heuristic import backward_heuristic
+from fastnst_kernels.launch.launch import (
+    Launch,
+    Plan,
+    input_precision,
+    launch_gpu,
+    plain_block,
+    problem_of,
+    run,
+    stored,
+    upcast,
+)
 from fastnst_kernels.launch.layout import (
     aligned,
     as_one_axis,
@@ -19,17 +29,12 @@ from fastnst_kernels.launch.layout import (
     channels_last,
     empty_map,
     is_crop,
-    position_strides,
     strides,
+    strides_of_one_axis,
     wide,
 )
 from fastnst_kernels.losses.targets import ContentTerm, Owned, StyleTerm
 
-# Elements of a block where nothing is multiplied, fewer where they are read one by one, and the most along the
-# contiguous axis.
-_PLAIN_ELEMENTS = 2048
-_UNALIGNED_ELEMENTS = 1024
-_PLAIN_ROW = 512
 # Elements of a product's block for each warp that fill its registers.
 _FULL_WARP = 2048
 
@@ -57,17 +62,17 @@ def tap_backward_kernel(
     gradient,  # (B, C, M) by its strides
     stride_b,
     stride_c,
-    stride_m,
+    stride_w,
     content_stride_b,
     content_stride_c,
     content_stride_h,
     content_stride_w,
     upstream_stride_b,
     upstream_stride_c,
-    upstream_stride_m,
+    upstream_stride_w,
     gradient_stride_b,
     gradient_stride_c,
-    gradient_stride_m,
+    gradient_stride_w,
     style_gradient_stride,
     content_gradient_stride,
     C,
@@ -128,9 +133,9 @@ def tap_backward_kernel(
             k_wide = k
             m_wide = m
         if CHANNELS_LAST:
-            k_features = features + (m_wide[:, None] * stride_m + k_wide[None, :] * stride_c)
+            k_features = features + (m_wide[:, None] * stride_w + k_wide[None, :] * stride_c)
         else:
-            k_features = features + (k_wide[:, None] * stride_c + m_wide[None, :] * stride_m)
+            k_features = features + (k_wide[:, None] * stride_c + m_wide[None, :] * stride_w)
         k_difference = difference + image * C * C + d_offsets
         # A block of the halo alone has no product.
         channels = tl.where(tl.max(inside.to(tl.int32), axis=0) > 0, C, 0) if OWNED else C
@@ -178,7 +183,7 @@ def tap_backward_kernel(
             row = row[None, :]
             column = column[None, :]
     if CONTENT or RELU:
-        own = tl.load(features + (c * stride_c + m * stride_m), mask=mask, other=0.0).to(tl.float32)
+        own = tl.load(features + (c * stride_c + m * stride_w), mask=mask, other=0.0).to(tl.float32)
     if CONTENT:
         content += image * content_stride_b
         if OWNED:
@@ -191,39 +196,25 @@ def tap_backward_kernel(
     if OWNED:
         value = tl.where(inside, value, 0.0)
     if UPSTREAM:
-        above = upstream + image * upstream_stride_b + (c * upstream_stride_c + m * upstream_stride_m)
+        above = upstream + image * upstream_stride_b + (c * upstream_stride_c + m * upstream_stride_w)
         value += tl.load(above, mask=mask, other=0.0).to(tl.float32)
     if RELU:
         value = tl.where(own <= 0.0, 0.0, value)
-    below = gradient + image * gradient_stride_b + (c * gradient_stride_c + m * gradient_stride_m)
+    below = gradient + image * gradient_stride_b + (c * gradient_stride_c + m * gradient_stride_w)
     tl.store(below, value.to(gradient.dtype.element_ty), mask=mask)
 
 
 def _blocks(
-    features: Tensor, style: StyleTerm | None, content: ContentTerm | None, tensor_cores: bool, gpu: Gpu
+    features: Tensor, style: StyleTerm | None, content: ContentTerm | None, dot_precision: str, gpu: Gpu
 ) -> tuple[int, int, int, int, int]:
     """BLOCK_C, BLOCK_M, BLOCK_K, warps and stages: those of the product, or of a pass over the elements."""
-    batch, channels, height, width = features.shape
-    positions = height * width
     if style is not None:
-        problem = Problem(
-            channels=channels,
-            positions=positions,
-            batch=batch,
-            itemsize=features.element_size(),
-            tensor_cores=tensor_cores,
-            aligned=aligned(features),
-        )
-        config = backward_heuristic(problem, gpu)
+        config = backward_heuristic(problem_of(features, dot_precision), gpu)
         # The features and the content of a block wait in registers beside its sums: half of a block that fills them.
         full = config.block_c * config.block_m >= _FULL_WARP * config.num_warps
         block_m = config.block_m // 2 if full and content is not None else config.block_m
         return config.block_c, block_m, config.block_k, config.num_warps, config.num_stages
-    row = min(_PLAIN_ROW, power_of_two(channels if channels_last(features) else positions))
-    elements = _PLAIN_ELEMENTS if aligned(features) else _UNALIGNED_ELEMENTS
-    other = min(elements // row, power_of_two(positions if channels_last(features) else channels))
-    block_c, block_m = (row, other) if channels_last(features) else (other, row)
-    return block_c, block_m, 16, 4, 1
+    return *plain_block(features, aligned(features)), 16, 4, 1
 
 
 def plan_tap_backward(
@@ -248,18 +239,13 @@ def plan_tap_backward(
     if owned is None and content is not None and is_crop(content.content):
         owned = (0, 0, height, width)
     dot_precision = input_precision(features.dtype, precision, gpu)
-    tensor_cores = features.dtype != torch.float32 or dot_precision == "tf32"
-    block_c, block_m, block_k, num_warps, num_stages = _blocks(features, style, content, tensor_cores, gpu)
+    block_c, block_m, block_k, num_warps, num_stages = _blocks(
+        features, style, content, dot_precision=dot_precision, gpu=gpu
+    )
     if gradient is None:
         gradient = empty_map(features, channels_last(features), dtype=stored(features.dtype))
     added = gradient if upstream is None else upstream
-    stride_b, stride_c, stride_m = strides(features)
-    gradient_stride_b, gradient_stride_c, gradient_stride_m = strides(gradient)
-    upstream_stride_b, upstream_stride_c, upstream_stride_m = strides(added)
     target = features if content is None else content.content
-    content_stride_h, content_stride_w = position_strides(target)
-    if owned is not None:
-        content_stride_h, content_stride_w = target.stride(2), target.stride(3)
     top, left, owned_height, owned_width = owned or (0, 0, height, width)
     arguments = {
         "features": features,
@@ -270,19 +256,10 @@ def plan_tap_backward(
         "content_gradient": features if content is None else content.gradient,
         "upstream": added,
         "gradient": gradient,
-        "stride_b": stride_b,
-        "stride_c": stride_c,
-        "stride_m": stride_m,
-        "content_stride_b": 0 if target.shape[0] == 1 else target.stride(0),
-        "content_stride_c": target.stride(1),
-        "content_stride_h": content_stride_h,
-        "content_stride_w": content_stride_w,
-        "upstream_stride_b": upstream_stride_b,
-        "upstream_stride_c": upstream_stride_c,
-        "upstream_stride_m": upstream_stride_m,
-        "gradient_stride_b": gradient_stride_b,
-        "gradient_stride_c": gradient_stride_c,
-        "gradient_stride_m": gradient_stride_m,
+        **strides_of_one_axis(features),
+        **strides(target, "content_", crop=owned is not None),
+        **strides_of_one_axis(added, "upstream_"),
+        **strides_of_one_axis(gradient, "gradient_"),
         "style_gradient_stride": 0 if style is None else style.gradient.stride(0),
         "content_gradient_stride": 0 if content is None else content.gradient.stride(0),
         "C": channels,
@@ -311,7 +288,10 @@ def plan_tap_backward(
         "UPCAST": upcast(features.dtype),
     }
     grid = batch * ceil(positions / block_m) * ceil(channels / block_c)
-    return Plan((Launch(tap_backward_kernel, grid, arguments, constants, num_warps, num_stages),), (gradient,))
+    return Plan(
+        (Launch(tap_backward_kernel, grid, arguments, constants, num_warps=num_warps, num_stages=num_stages),),
+        (gradient,),
+    )
 
 
 def tap_backward(
@@ -319,14 +299,11 @@ def tap_backward(
     *,
     features: Tensor,
     upstream: Tensor | None,
-    style: StyleTerm | None,
     content: ContentTerm | None,
-    relu: bool,
-    owned: Owned | None,
     precision: str,
+    **terms: Any,
 ) -> None:
     """`plan_tap_backward` run, its output written over `gradient`, which may be `upstream`."""
-    gpu = launch_gpu(features.device)
     features = as_one_axis(features)
     if content is not None:
         content = ContentTerm(as_readable(content.content), content.gradient, content.factor)
@@ -334,18 +311,7 @@ def tap_backward(
         upstream = upstream.contiguous()
     # The interpreter's float32 result of bfloat16 features does not fit into `gradient`.
     direct = not is_crop(gradient) and stored(features.dtype) == gradient.dtype
-    out = gradient if direct else None
-    plan = plan_tap_backward(
-        features,
-        precision,
-        gpu,
-        style=style,
-        content=content,
-        upstream=upstream,
-        relu=relu,
-        owned=owned,
-        gradient=out,
-    )
-    (result,) = run(plan, features.device)
+    terms |= {"upstream": upstream, "content": content, "gradient": gradient if direct else None}
+    (result,) = run(plan_tap_backward(features, precision, launch_gpu(features.device), **terms), features.device)
     if not direct:
         gradient.copy_(result)

@@ -1,20 +1,12 @@
 """Time and memory of each operation, against eager PyTorch, torch.compile and the ceilings of the machine.
 
-`losses` profiles the Gram losses at the style layers, `steps` the other kernels of an iteration, `measure` times
-fairly and knows the machine, `plot` draws the roofline.
+`losses` has the steps of the Gram losses at the style layers, `steps` those of the other kernels of an iteration;
+`step` checks and measures them, `measure` times fairly and knows the machine, `plot` draws the roofline.
 """
 
-from fastnst_kernels.profiling.losses import (
-    Measurement,
-    Roofline,
-    Setting,
-    check_size,
-    measure_roofline,
-    precisions,
-    profile,
-    trace,
-)
+from fastnst_kernels.profiling.losses import profile, trace
 from fastnst_kernels.profiling.measure import conditions, device_name
+from fastnst_kernels.profiling.step import Measurement, Roofline, Setting, check_size, measure_roofline, precisions
 from fastnst_kernels.profiling.steps import profile_steps
 
 __all__ = [

@@ -26,112 +26,27 @@ Memory is the peak of what an operation allocates besides its inputs and its res
 loss, so that what is kept for backward is in it.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastnst_kernels.launch.backends import float32_products
 from fastnst_kernels.losses import gram, reference, style_tap
-from fastnst_kernels.profiling.measure import (
-    Contender,
-    Timing,
-    copy_bandwidth,
-    interleaved,
-    peak_extra_bytes,
-    product_rate,
-    quieten_profiler,
-    synchronise,
-)
-from fastnst_kernels.verify import STYLE_LAYERS, budget, worst
+from fastnst_kernels.profiling.measure import Contender, quieten_profiler, synchronise
+from fastnst_kernels.profiling.step import Measurement, Setting, Step, Work, check_size, measure_roofline, measured
+from fastnst_kernels.verify import STYLE_LAYERS, Expected, budget
 
 OPERATIONS = ("forward", "loss", "backward")
 IMPLEMENTATIONS = ("fastnst", "eager", "compile")
-SMALLEST_SIZE = 16
-LARGEST_SIZE = 4096
 WEIGHT = 0.2
-# The plain form rounds where it likes; farther off than this it computes something else.
-_PLAIN_ERROR = 0.05
 
 GramForm = Callable[[Tensor], Tensor]
 TapForm = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-
-
-class Setting(Protocol):
-    """The place and the arithmetic of a measurement: `dtype` is the features', `precision` its name (fp32, tf32, bf16,
-    fp16), `dot_precision` the kernels' ("tf32" or "ieee"), and `backend` theirs too."""
-
-    @property
-    def device(self) -> torch.device: ...
-    @property
-    def dtype(self) -> torch.dtype: ...
-    @property
-    def precision(self) -> str: ...
-    @property
-    def tf32(self) -> bool: ...
-    @property
-    def dot_precision(self) -> str: ...
-    @property
-    def backend(self) -> str: ...
-
-
-@dataclass(frozen=True)
-class Roofline:
-    """The machine's ceilings: bytes per second of a copy, FLOP per second of a large product."""
-
-    bandwidth: float
-    rate: float
-
-    def seconds(self, work: "Work") -> float:
-        """The least time for `work`."""
-        return max(work.bytes / self.bandwidth, work.flops / self.rate)
-
-
-@dataclass(frozen=True)
-class Work:
-    """The least bytes that an operation moves, and the floating-point operations."""
-
-    bytes: int
-    flops: int
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One implementation of one operation at one layer.
-
-    `timing` is None where there is no right result to time, and `problem` says why. `error` is the relative error
-    against float64. `extra_bytes` is the peak of what it allocates besides inputs and result; `features` their bytes.
-    """
-
-    layer: str
-    shape: tuple[int, ...]
-    precision: str
-    operation: str
-    implementation: str
-    work: Work
-    least_seconds: float
-    error: float | None
-    timing: Timing | None
-    extra_bytes: int | None
-    features: int
-    problem: str | None = None
-
-    @property
-    def roofline_share(self) -> float | None:
-        """Least time over measured time, 0…1; above 1 where a cache holds what the count says is moved."""
-        return None if self.timing is None else self.least_seconds / self.timing.median
-
-    def as_dict(self) -> dict[str, Any]:
-        """The fields and the rates as JSON can hold them; seconds, bytes/s in GB/s, FLOP/s in TFLOP/s."""
-        values = {**asdict(self), "shape": list(self.shape), "roofline_share": self.roofline_share}
-        seconds = None if self.timing is None else self.timing.median
-        values["gigabytes_per_second"] = None if seconds is None else self.work.bytes / seconds / 1e9
-        values["teraflops_per_second"] = None if seconds is None else self.work.flops / seconds / 1e12
-        return values
 
 
 def work_of(operation: str, channels: int, positions: int, itemsize: int) -> Work:
@@ -145,23 +60,6 @@ def work_of(operation: str, channels: int, positions: int, itemsize: int) -> Wor
     return Work(features + (4 + itemsize) * matrix, symmetric)
 
 
-def check_size(size: int) -> None:
-    """Raises ValueError for an image that the five layers leave nothing of, or that is too large to profile."""
-    if not SMALLEST_SIZE <= size <= LARGEST_SIZE:
-        raise ValueError(
-            f"size {size} is out of range; give {SMALLEST_SIZE} (conv5_1 halves the image four times) to "
-            f"{LARGEST_SIZE} pixels"
-        )
-
-
-def measure_roofline(setting: Setting) -> Roofline:
-    """The ceilings of the device in the dtype of `setting`; of float32 on a CPU that multiplies those faster."""
-    rate = product_rate(setting.device, setting.dtype, setting.tf32)
-    if setting.device.type == "cpu":
-        rate = max(rate, product_rate(setting.device, torch.float32))
-    return Roofline(copy_bandwidth(setting.device), rate)
-
-
 def profile(
     size: int, setting: Setting, *, rounds: int = 7, compiled: bool = True, compile_mode: str = "default"
 ) -> Iterator[Measurement]:
@@ -173,67 +71,25 @@ def profile(
     Raises ValueError for a wrong size or number of rounds, ArithmeticError where our own result is wrong.
     """
     check_size(size)
-    if rounds < 1:
-        raise ValueError(f"{rounds} rounds were asked for; give 1 or more")
-    roofline = measure_roofline(setting)
-    names = IMPLEMENTATIONS if compiled else ("fastnst", "eager")
-    with float32_products(setting.tf32):
-        for layer, problem in _problems(size, setting).items():
-            torch.compiler.reset()
-            computed = {name: forms(name, setting, compile_mode) for name in names}
-            for operation in OPERATIONS:
-                contenders = {
-                    name: contender(operation, form, problem if name == "fastnst" else problem.in_nchw())
-                    for name, form in computed.items()
-                }
-                errors, problems = _checked(operation, contenders, problem, setting.dot_precision)
-                channels, height, width = problem.features.shape[1:]
-                yield from measured(
-                    contenders,
-                    setting,
-                    roofline,
-                    layer=layer,
-                    operation=operation,
-                    like=problem.features,
-                    work=work_of(operation, channels, height * width, problem.features.element_size()),
-                    errors=errors,
-                    problems=problems,
-                    rounds=rounds,
-                )
+    steps = _steps(size, setting, IMPLEMENTATIONS if compiled else ("fastnst", "eager"), compile_mode)
+    yield from measured(steps, setting, measure_roofline(setting), rounds)
 
 
-def measured(
-    contenders: Mapping[str, Contender],
-    setting: Setting,
-    roofline: Roofline,
-    *,
-    layer: str,
-    operation: str,
-    like: Tensor,
-    work: Work,
-    errors: Mapping[str, float],
-    problems: Mapping[str, str],
-    rounds: int,
-) -> Iterator[Measurement]:
-    """Times the contenders that have no problem and takes their memory; `like` has the layer's shape and dtype."""
-    sound = {name: prepare for name, prepare in contenders.items() if name not in problems}
-    timings = interleaved(sound, setting.device, rounds=rounds, calls=10 if setting.device.type == "cuda" else 1)
-    memory = {name: peak_extra_bytes(prepare, setting.device) for name, prepare in sound.items()}
-    for name in contenders:
-        yield Measurement(
-            layer=layer,
-            shape=tuple(like.shape),
-            precision=setting.precision,
-            operation=operation,
-            implementation=name,
-            work=work,
-            least_seconds=roofline.seconds(work),
-            error=errors.get(name),
-            timing=timings.get(name),
-            extra_bytes=memory.get(name),
-            features=like.numel() * like.element_size(),
-            problem=problems.get(name),
-        )
+def _steps(size: int, setting: Setting, names: Sequence[str], compile_mode: str) -> Iterator[Step]:
+    for layer, problem in _problems(size, setting).items():
+        torch.compiler.reset()
+        inputs = {name: problem if name == "fastnst" else problem.in_nchw() for name in names}
+        computed = {name: forms(name, setting, compile_mode) for name in names}
+        channels, height, width = problem.features.shape[1:]
+        for operation in OPERATIONS:
+            yield Step(
+                layer=layer,
+                operation=operation,
+                work=work_of(operation, channels, height * width, problem.features.element_size()),
+                features=problem.features,
+                contenders={name: contender(operation, computed[name], inputs[name]) for name in names},
+                expected=expected(operation, problem, setting.dot_precision),
+            )
 
 
 @dataclass(frozen=True)
@@ -306,43 +162,15 @@ def contender(operation: str, implementation: tuple[GramForm, TapForm], problem:
     return prepared
 
 
-def expected(operation: str, problem: Problem, precision: str) -> tuple[Tensor, Tensor]:
-    """The float64 result of `operation` and the budget of its error, (1,)."""
+def expected(operation: str, problem: Problem, precision: str) -> Expected:
+    """The float64 result of `operation` and the budget of its error."""
     features, target = problem.features, problem.target
     if operation == "forward":
-        return reference.gram(features), budget.gram_budget(features, precision)
+        return budget.gram(features, precision)
     if operation == "loss":
-        exact = reference.gram_loss(features, target, WEIGHT)
-        return exact, budget.gram_loss_budget(features, target, WEIGHT, precision)
-    arguments = (features, target, WEIGHT, problem.upstream, problem.loss_gradient)
-    return reference.style_tap_gradient(*arguments), budget.style_tap_budget(*arguments, precision)
-
-
-def _checked(
-    operation: str, contenders: Mapping[str, Contender], problem: Problem, precision: str
-) -> tuple[dict[str, float], dict[str, str]]:
-    """Each contender's error against float64, and the problem that keeps it from being timed."""
-    exact, allowed = expected(operation, problem, precision)
-    errors: dict[str, float] = {}
-    problems: dict[str, str] = {}
-    for name, prepare in contenders.items():
-        try:
-            result: Any = prepare()()
-        except Exception as raised:
-            if name != "compile" or isinstance(raised, torch.OutOfMemoryError):
-                raise
-            problems[name] = f"{type(raised).__name__}: {raised}".strip().splitlines()[0]
-            continue
-        limits = allowed if name == "fastnst" else torch.full_like(allowed, _PLAIN_ERROR)
-        errors[name], limit = worst(result.detach(), exact, limits)
-        if not errors[name] <= limit:
-            if name == "fastnst":
-                raise ArithmeticError(
-                    f"the {operation} of features {tuple(problem.features.shape)} is wrong (error {errors[name]:.3g}, "
-                    f"budget {limit:.3g}), so it is not timed; run fastnst verify"
-                )
-            problems[name] = f"wrong result: relative error {errors[name]:.3g}"
-    return errors, problems
+        return budget.gram_loss(features, target, WEIGHT, precision)
+    loss: dict[str, Any] = {"target": target, "weight": WEIGHT, "style_gradient": problem.loss_gradient}
+    return budget.tap_gradient(features, problem.upstream, precision=precision, **loss)
 
 
 def trace(size: int, setting: Setting, path: Path) -> None:
@@ -381,10 +209,3 @@ def trace(size: int, setting: Setting, path: Path) -> None:
 def _problems(size: int, setting: Setting) -> dict[str, Problem]:
     layers = enumerate(STYLE_LAYERS.items())
     return {layer: Problem.make(channels, size >> index, setting) for index, (layer, channels) in layers}
-
-
-def precisions(precision: str, device: torch.device) -> Sequence[str]:
-    """The precisions of "auto": float32 on a CPU, TF32 and bfloat16 on a GPU; any other precision is itself."""
-    if precision != "auto":
-        return (precision,)
-    return ("tf32", "bf16") if device.type == "cuda" else ("fp32",)

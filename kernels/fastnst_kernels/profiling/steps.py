@@ -20,8 +20,7 @@ The eager form is plain PyTorch, channels-last as ours is; both add the bias the
 `losses`: a backward's begins with its forward.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
@@ -30,9 +29,8 @@ from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
 from fastnst_kernels import image, losses, relu
-from fastnst_kernels.profiling.losses import Measurement, Roofline, Setting, Work, check_size, measured
-from fastnst_kernels.profiling.measure import Contender
-from fastnst_kernels.verify import worst
+from fastnst_kernels.profiling.step import Measurement, Roofline, Setting, Step, Work, check_size, measured
+from fastnst_kernels.verify import Expected
 
 # The relative errors at which a result is not timed: rounding to the dtype, and what its sums add.
 _ERRORS = {"fp32": 1e-5, "tf32": 1e-5, "bf16": 1e-2, "fp16": 2e-3}
@@ -44,27 +42,6 @@ Form = Callable[..., Callable[[], Tensor]]
 """Takes a step's inputs, prepares one call and returns it; the call returns its result."""
 
 
-@dataclass(frozen=True)
-class Step:
-    """One operation: the layer whose size it has, its inputs, its least bytes, and the forms of it."""
-
-    operation: str
-    layer: str
-    bytes: int
-    inputs: tuple[Tensor, ...]
-    forms: Mapping[str, Form]
-
-    def contender(self, name: str) -> Contender:
-        """Prepares one call of the form `name`."""
-        return lambda: self.forms[name](*self.inputs)
-
-    def error(self, name: str) -> float:
-        """The relative error of the form `name` against the eager form in float64."""
-        exact = self.forms["eager"](*(tensor.double() for tensor in self.inputs))().detach()
-        result = self.forms[name](*self.inputs)().detach()
-        return worst(result, exact, torch.ones(len(exact), device=exact.device))[0]
-
-
 def profile_steps(size: int, setting: Setting, roofline: Roofline, *, rounds: int = 7) -> Iterator[Measurement]:
     """Measures each operation, ours and eager, for a square image of `size` pixels.
 
@@ -72,26 +49,7 @@ def profile_steps(size: int, setting: Setting, roofline: Roofline, *, rounds: in
     rounds, ArithmeticError where our own result is wrong.
     """
     check_size(size)
-    if rounds < 1:
-        raise ValueError(f"{rounds} rounds were asked for; give 1 or more")
-    for step in steps(size, setting):
-        errors = {name: step.error(name) for name in step.forms}
-        if not errors["fastnst"] <= _ERRORS[setting.precision]:
-            raise ArithmeticError(
-                f"{step.operation} at {step.layer} is wrong (error {errors['fastnst']:.3g}), so it is not timed"
-            )
-        yield from measured(
-            {name: step.contender(name) for name in step.forms},
-            setting,
-            roofline,
-            layer=step.layer,
-            operation=step.operation,
-            like=step.inputs[0],
-            work=Work(step.bytes, 0),
-            errors=errors,
-            problems={},
-            rounds=rounds,
-        )
+    yield from measured(steps(size, setting), setting, roofline, rounds)
 
 
 def steps(size: int, setting: Setting) -> Iterator[Step]:
@@ -105,8 +63,17 @@ def steps(size: int, setting: Setting) -> Iterator[Step]:
 
     def step(operation: str, layer: str, each: float, inputs: tuple[Tensor, ...], *forms: Form) -> Step:
         """`each` is the least bytes for an element of the first input."""
-        by_name = dict(zip(("fastnst", "eager"), forms, strict=True))
-        return Step(operation, layer, round(each * inputs[0].numel()), inputs, by_name)
+        ours, eager = forms
+        exact = eager(*(tensor.double() for tensor in inputs))().detach()
+        limit = torch.full((len(exact),), _ERRORS[setting.precision], device=exact.device)
+        return Step(
+            layer=layer,
+            operation=operation,
+            work=Work(round(each * inputs[0].numel()), 0),
+            features=inputs[0],
+            contenders={"fastnst": lambda: ours(*inputs), "eager": lambda: eager(*inputs)},
+            expected=Expected(exact, limit),
+        )
 
     picture = noise(3, size, torch.float32).sigmoid()
     yield step("normalise", "image", 4 + s, (picture,), *map(_forward, _normalise(setting)))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastnst_kernels import direct, operators
-from fastnst_kernels.launch.backends import check_dtype, refuse_second_derivative, resolve_backend
+from fastnst_kernels.launch.backends import check_dtype, check_map, refuse_second_derivative
 from fastnst_kernels.launch.layout import empty_bits, is_dense
 from fastnst_kernels.relu import reference
 
@@ -124,13 +124,7 @@ class _BiasReluPool(torch.autograd.Function):
         refuse_second_derivative("sign-bit")
         (bits,) = ctx.saved_tensors
         full = operators.unpool_backward(
-            ctx.backend,
-            gradient,
-            bits,
-            height=ctx.height,
-            width=ctx.width,
-            by_channels=ctx.by_channels,
-            pool=ctx.pool,
+            ctx.backend, gradient, bits, height=ctx.height, width=ctx.width, by_channels=ctx.by_channels, pool=ctx.pool
         )
         return full, None, None, None
 
@@ -144,11 +138,7 @@ def _by_channels(x: Tensor, backend: str) -> bool:
 
 def _checked(x: Tensor, bias: Tensor | None, backend: str) -> str:
     """The backend for this input, or the error that names what is wrong with it."""
-    if x.ndim != 4:
-        raise ValueError(f"x of shape {tuple(x.shape)} has {x.ndim} axes; give (B, C, H, W)")
-    if 0 in x.shape:
-        raise ValueError(f"x of shape {tuple(x.shape)} is empty; each axis must be 1 or more")
-    backend = resolve_backend(backend, x.device)
+    backend = check_map(x, backend, "x")
     check_dtype(x.dtype, backend, "x is")
     if bias is None:
         return backend

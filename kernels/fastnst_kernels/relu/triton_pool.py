@@ -31,6 +31,18 @@ def _later_is_larger(best, value):
     return (value > best) | (value != value)
 
 
+@triton.jit
+def _place(H, W, half, blocks, half_rows, GROUPS: tl.constexpr):
+    """The image, the upper row and the groups (GROUPS,) of a program; the windows of its row, and the activations of
+    the row below."""
+    program = tl.program_id(0).to(tl.int64)
+    index = program // blocks
+    g = (program % blocks).to(tl.int32) * GROUPS + tl.arange(0, GROUPS)
+    h = index % half_rows * 2
+    # A last odd row is in no window, and has no row below.
+    return index // half_rows, h, g, tl.where(h + 1 < H, half, 0), tl.where(h + 1 < H, W, 0)
+
+
 @triton.jit(do_not_specialize=["blocks", "half_rows"])
 def bias_relu_pool_kernel(
     x,  # (B, H, W, C)
@@ -51,14 +63,7 @@ def bias_relu_pool_kernel(
     BITS: tl.constexpr,
     MAX: tl.constexpr,
 ):
-    program = tl.program_id(0).to(tl.int64)
-    index = program // blocks
-    g = (program % blocks).to(tl.int32) * GROUPS + tl.arange(0, GROUPS)
-    image = index // half_rows
-    h = index % half_rows * 2
-    # A last odd row is in no window, and has no row below.
-    windows = tl.where(h + 1 < H, half, 0)
-    W_below = tl.where(h + 1 < H, W, 0)
+    image, h, g, windows, W_below = _place(H, W, half, blocks, half_rows, GROUPS)
     j = tl.arange(0, GROUP)[None, :]
     window = g // run_groups
     group = g - window * run_groups
@@ -143,14 +148,7 @@ def unpool_backward_kernel(
     GROUPS: tl.constexpr,
     EVEN: tl.constexpr,
 ):
-    program = tl.program_id(0).to(tl.int64)
-    index = program // blocks
-    g = (program % blocks).to(tl.int32) * GROUPS + tl.arange(0, GROUPS)
-    image = index // half_rows
-    h = index % half_rows * 2
-    # A last odd row is in no window, and has no row below.
-    windows = tl.where(h + 1 < H, half, 0)
-    W_below = tl.where(h + 1 < H, W, 0)
+    image, h, g, windows, W_below = _place(H, W, half, blocks, half_rows, GROUPS)
     j = tl.arange(0, GROUP)[None, :]
     DTYPE: tl.constexpr = result.dtype.element_ty
     window = g // run_groups
@@ -214,7 +212,7 @@ def plan_bias_relu_pool(
     own = {"x": x, "bias": x if bias is None else bias, "pooled": pooled}
     switches = {"BIAS": bias is not None, "BITS": bits is not None, "MAX": pool == "max"}
     given = {"bits": pooled, **arguments, **own}
-    launch = Launch(bias_relu_pool_kernel, grid, given, {**constants, **switches}, _pool_warps(gpu))
+    launch = Launch(bias_relu_pool_kernel, grid, given, {**constants, **switches}, num_warps=_pool_warps(gpu))
     return Plan((launch,), (pooled,))
 
 
@@ -222,19 +220,19 @@ def plan_unpool_backward(gradient: Tensor, bits: Tensor, pool: str, result: Tens
     """The gradient of the pooled activations spread over `result` where its bit is set, channels-last: its launch."""
     arguments, constants, grid = _pool_arguments(result, bits)
     own = {"gradient": gradient, "result": result, "factor": 1.0 if pool == "max" else 0.25}
-    launch = Launch(unpool_backward_kernel, grid, {**arguments, **own}, constants, _pool_warps(gpu))
+    launch = Launch(unpool_backward_kernel, grid, {**arguments, **own}, constants, num_warps=_pool_warps(gpu))
     return Plan((launch,), (result,))
 
 
 def bias_relu_pool(x: Tensor, bias: Tensor | None, pool: str, pooled: Tensor, bits: Tensor | None) -> None:
     """`eager.bias_relu_pool` as one kernel, whose bits run along the channels."""
     buffer = buffer_of(pooled)
-    plan = plan_bias_relu_pool(in_layout(x, True), bias, pool, buffer, bits, launch_gpu(x.device))
+    plan = plan_bias_relu_pool(in_layout(x, True), bias, pool, pooled=buffer, bits=bits, gpu=launch_gpu(x.device))
     run_into(plan, pooled, buffer)
 
 
 def unpool_backward(gradient: Tensor, bits: Tensor, pool: str, result: Tensor) -> None:
     """`eager.unpool_backward` as one kernel, of bits that run along the channels."""
     buffer = buffer_of(result)
-    plan = plan_unpool_backward(in_layout(gradient, True), bits, pool, buffer, launch_gpu(gradient.device))
+    plan = plan_unpool_backward(in_layout(gradient, True), bits, pool, result=buffer, gpu=launch_gpu(gradient.device))
     run_into(plan, result, buffer)

@@ -2,13 +2,13 @@
 
 On a machine with a GPU the Triton kernels and the torch implementation run there, at the layers' full size; without one
 the kernels run in Triton's interpreter, at small shapes, and the torch implementation on CPU. `check` holds one
-operation against float64, `losses`, `relu` and `image` say what float64 makes of theirs, `families` at which shapes,
-`budget` how far off a result may be, and `everything` runs them all.
+operation against float64, `losses`, `relu` and `image` say what float64 makes of theirs, `budget` how
+far off a result may be, and `everything` at which shapes, and runs them all.
 """
 
-from fastnst_kernels.verify.check import LAYOUTS, MODES, Check, Expected, Operation, Site, worst
-from fastnst_kernels.verify.everything import Skipped, run_checks, verify
-from fastnst_kernels.verify.families import FAMILIES, STYLE_LAYERS, layer_shapes
+from fastnst_kernels.verify.budget import Expected
+from fastnst_kernels.verify.check import LAYOUTS, MODES, Check, Operation, Site, worst
+from fastnst_kernels.verify.everything import FAMILIES, STYLE_LAYERS, Skipped, layer_shapes, run_checks, verify
 
 __all__ = [
     "FAMILIES",

@@ -12,10 +12,11 @@ implementation shares do to the output (G as a sum and after the division by M, 
 16 bit, where the product takes it so), carried through the formula to first order and added in quadrature. For large
 outputs the plain error is the larger of the two.
 
-Every function returns one number for each image, (B,) float64.
+Every function returns the exact result and its budget, one number for each image.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from math import ceil
 
 import torch
@@ -28,6 +29,19 @@ _ORDERS = 4
 # Positions that a matrix unit multiplies at once, and the most steps that a budget is computed in.
 _STEP = 16
 _MOST_STEPS = 1024
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A result in float64, (B, …), and the budget (B,) of each image's error; 0 asks for equality to the bit."""
+
+    exact: Tensor
+    budget: Tensor
+
+    @staticmethod
+    def equal(exact: Tensor) -> "Expected":
+        """The expectation of equality to the bit."""
+        return Expected(exact.double(), torch.zeros(len(exact), dtype=torch.float64, device=exact.device))
 
 
 def relative_error(result: Tensor, exact: Tensor) -> Tensor:
@@ -49,19 +63,19 @@ def unit(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).eps / 2
 
 
-def gram_budget(features: Tensor, precision: str = "ieee") -> Tensor:
-    """The budget of `gram` on features (B, C, H, W)."""
+def gram(features: Tensor, precision: str = "ieee") -> Expected:
+    """`gram` of features (B, C, H, W)."""
     exact = reference.gram(features)
     shared = 2**0.5 * unit(accumulation_dtype(features.dtype)) * torch.ones(len(features), dtype=torch.float64)
 
     def plain(permuted: Tensor, order: Tensor) -> Tensor:
         return _plain_gram(permuted, precision)
 
-    return _budget(plain, features, exact, shared, accumulation_dtype(features.dtype))
+    return _budget(plain, features, exact, shared=shared, dtype=accumulation_dtype(features.dtype))
 
 
-def gram_loss_budget(features: Tensor, target: Tensor, weight: float, precision: str = "ieee") -> Tensor:
-    """The budget of `gram_loss` on features (B, C, H, W)."""
+def gram_loss(features: Tensor, target: Tensor, weight: float, precision: str = "ieee") -> Expected:
+    """`gram_loss` of features (B, C, H, W)."""
     exact = reference.gram_loss(features, target, weight)
     matrix = reference.gram(features)
     difference = matrix - target.double()
@@ -75,11 +89,11 @@ def gram_loss_budget(features: Tensor, target: Tensor, weight: float, precision:
         difference = _plain_gram(permuted, precision) - target.to(dtype)
         return weight / (4 * features.shape[1] ** 2) * difference.square().sum((1, 2))
 
-    return _budget(plain, features, exact, shared, dtype)
+    return _budget(plain, features, exact, shared=shared, dtype=dtype)
 
 
-def content_loss_budget(features: Tensor, content: Tensor, weight: float) -> Tensor:
-    """The budget of the content loss of features (B, C, H, W) and content (1 or B, C, H, W)."""
+def content_loss(features: Tensor, content: Tensor, weight: float) -> Expected:
+    """The content loss of features (B, C, H, W) and content (1 or B, C, H, W)."""
     exact = reference.content_loss(features, content, weight)
     dtype = accumulation_dtype(features.dtype)
     squares = (features.double() - content.double()).square()
@@ -91,27 +105,10 @@ def content_loss_budget(features: Tensor, content: Tensor, weight: float) -> Ten
         distance = permuted.to(dtype) - expanded[:, :, order].to(dtype)
         return weight * distance.square().sum((1, 2))
 
-    return _budget(plain, features, exact, carried / torch.where(exact > 0, exact, 1.0), dtype)
+    return _budget(plain, features, exact, shared=carried / torch.where(exact > 0, exact, 1.0), dtype=dtype)
 
 
-def style_tap_budget(
-    features: Tensor,
-    target: Tensor,
-    weight: float,
-    upstream: Tensor,
-    loss_gradient: Tensor,
-    precision: str = "ieee",
-) -> Tensor:
-    """The budget of the gradient that `style_tap` gives its input, (B, C, H, W) as `features` and `upstream`.
-
-    With `upstream` of zeros it is the budget of the gradient of `gram_loss`. `loss_gradient` is (B,).
-    """
-    return tap_budget(
-        features, upstream, target=target, weight=weight, style_gradient=loss_gradient, precision=precision
-    )
-
-
-def tap_budget(
+def tap_gradient(
     features: Tensor,
     upstream: Tensor,
     *,
@@ -123,8 +120,8 @@ def tap_budget(
     content_gradient: Tensor | None = None,
     relu: bool = False,
     precision: str = "ieee",
-) -> Tensor:
-    """The budget of the gradient that a tap sends down, (B, C, H, W) as `features` and `upstream`.
+) -> Expected:
+    """The gradient that a tap sends down, (B, C, H, W) as `features` and `upstream`.
 
     `features` are those after the ReLU, `target` and `content` those of `tap`, and the gradients of the two losses
     (B,), ones where not given.
@@ -149,7 +146,7 @@ def tap_budget(
     if symmetric_target is not None:
         matrix = reference.gram(features)
         variance = 2 * (unit(dtype) * matrix).square() + _product_variance(matrix - symmetric_target, features.dtype)
-        shared = _carried(variance, features, factor, exact, kept)
+        shared = _carried(variance, features, factor, exact, kept=kept)
     expanded = None if content is None else content.expand_as(features).flatten(2)
 
     def plain(permuted: Tensor, order: Tensor) -> Tensor:
@@ -161,14 +158,14 @@ def tap_budget(
             result = above.to(features.dtype)
         else:
             difference = _plain_gram(permuted, precision) - symmetric_target.to(dtype)
-            result = _plain_product(difference, permuted, factor, above, precision)
+            result = _plain_product(difference, permuted, factor, added=above, precision=precision)
         return torch.where(kept.flatten(2)[:, :, order], result, 0.0)
 
-    return _budget(plain, features, exact, shared, features.dtype)
+    return _budget(plain, features, exact, shared=shared, dtype=features.dtype)
 
 
-def gram_gradient_budget(features: Tensor, gram_gradient: Tensor, precision: str = "ieee") -> Tensor:
-    """The budget of the gradient of `gram`, (B, C, H, W), for the gradient (B, C, C) of its output."""
+def gram_gradient(features: Tensor, gram_gradient: Tensor, precision: str = "ieee") -> Expected:
+    """The gradient of `gram`, (B, C, H, W), for the gradient (B, C, C) of its output."""
     exact = reference.gram_gradient(features, gram_gradient)
     dtype = accumulation_dtype(features.dtype)
     matrix = gram_gradient.double() + gram_gradient.double().mT
@@ -178,27 +175,29 @@ def gram_gradient_budget(features: Tensor, gram_gradient: Tensor, precision: str
 
     def plain(permuted: Tensor, order: Tensor) -> Tensor:
         summed = gram_gradient.to(dtype) + gram_gradient.to(dtype).mT
-        return _plain_product(summed, permuted, factor, torch.zeros_like(permuted, dtype=dtype), precision)
+        return _plain_product(
+            summed, permuted, factor, added=torch.zeros_like(permuted, dtype=dtype), precision=precision
+        )
 
-    return _budget(plain, features, exact, shared, features.dtype)
+    return _budget(plain, features, exact, shared=shared, dtype=features.dtype)
 
 
 def _budget(
     plain: Callable[[Tensor, Tensor], Tensor], features: Tensor, exact: Tensor, shared: Tensor, dtype: torch.dtype
-) -> Tensor:
-    """2 × (the plain error, at least `shared`, + the rounding to `dtype`).
+) -> Expected:
+    """The exact result and 2 × (the plain error, at least `shared`, + the rounding to `dtype`).
 
     `plain` takes (B, C, M) features and the order of their positions; a result with positions comes back in that order.
     """
     errors = []
-    for order in _orders(features[0, 0].numel(), features.device):
+    for order in orders(features[0, 0].numel(), features.device):
         result = plain(features.flatten(2)[:, :, order], order)
         in_order = exact.flatten(2)[:, :, order] if exact.ndim == 4 else exact
         errors.append(relative_error(result, in_order))
-    return allowed(errors, exact, shared, dtype)
+    return Expected(exact, allowed(errors, exact, shared, dtype))
 
 
-def _orders(positions: int, device: torch.device) -> Iterator[Tensor]:
+def orders(positions: int, device: torch.device) -> Iterator[Tensor]:
     """The positions as they are, then in a few random orders, the same in each run."""
     generator = torch.Generator().manual_seed(0)
     yield torch.arange(positions, device=device)

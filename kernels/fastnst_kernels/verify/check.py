@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastnst_kernels.launch.backends import float32_products
 from fastnst_kernels.verify import budget
+from fastnst_kernels.verify.budget import Expected
 
 Shape = tuple[int, int, int, int]
 
@@ -55,19 +56,6 @@ class Site:
 
 
 @dataclass(frozen=True)
-class Expected:
-    """A result in float64, (B, …), and the budget (B,) of each image's error; 0 asks for equality to the bit."""
-
-    exact: Tensor
-    budget: Tensor
-
-    @staticmethod
-    def equal(exact: Tensor) -> "Expected":
-        """The expectation of equality to the bit."""
-        return Expected(exact.double(), torch.zeros(len(exact), dtype=torch.float64, device=exact.device))
-
-
-@dataclass(frozen=True)
 class Operation:
     """An operation on the data of one site. Its layouts share the data, and what float64 makes of them.
 
@@ -78,6 +66,31 @@ class Operation:
     variant: str
     run: Callable[[torch.memory_format], Mapping[str, Sequence[Tensor]]]
     expected: Mapping[str, Sequence[Expected]]
+
+
+def differentiated(
+    op: str,
+    variant: str,
+    x: Tensor,
+    function: Callable[[Tensor], Tensor | Sequence[Tensor | None]],
+    *,
+    gradients: Sequence[Tensor],
+    forward: Sequence[Expected],
+    backward: Expected,
+) -> Operation:
+    """An operation on `x` alone: its results, and its gradient for the `gradients` of the results."""
+
+    def run(layout: torch.memory_format) -> Mapping[str, Sequence[Tensor]]:
+        leaf = x.to(memory_format=layout, copy=True).requires_grad_()
+        results = function(leaf)
+        outputs = [results] if isinstance(results, Tensor) else [result for result in results if result is not None]
+        # Each gradient in the layout of its result.
+        above = [torch.empty_like(a).copy_(b) for a, b in zip(outputs, gradients, strict=True)]
+        torch.autograd.backward(outputs, above)
+        gradient = torch.full_like(leaf, math.nan) if leaf.grad is None else leaf.grad
+        return {"forward": [output.detach() for output in outputs], "backward": [gradient]}
+
+    return Operation(op, variant, run, {"forward": forward, "backward": [backward]})
 
 
 @dataclass(frozen=True)
@@ -181,11 +194,6 @@ def _share(error: float, allowed: float) -> float:
         return 0.0
     share = error / allowed if allowed > 0 else math.inf
     return math.inf if math.isnan(share) else share
-
-
-def gradient_of(leaf: Tensor) -> Tensor:
-    """The gradient that backward has left; NaN where it has left none."""
-    return torch.full_like(leaf, math.nan) if leaf.grad is None else leaf.grad
 
 
 @contextmanager

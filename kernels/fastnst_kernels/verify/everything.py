@@ -1,21 +1,117 @@
-"""All checks on this machine: in this process, and with the kernels interpreted in a few of its own beside it."""
+"""All checks on this machine: in this process, and with the kernels interpreted in a few of its own beside it.
+
+The families of operations are checked at the layers' own shapes, and interpreted at small ones.
+"""
 
 import importlib.util
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
 
 from fastnst_kernels.launch.backends import available_backends
-from fastnst_kernels.verify.check import LAYOUTS, MODES, Check, Shape, Site, checks_of
-from fastnst_kernels.verify.families import FAMILIES, Family, Interpreted, all_shapes
+from fastnst_kernels.verify import image, losses, relu
+from fastnst_kernels.verify.check import LAYOUTS, MODES, Check, Operation, Shape, Site, checks_of
 
 _INTERPRETERS = 4
+SMALLEST_SIZE = 16
+LARGEST_SIZE = 2048
+STYLE_LAYERS = {"conv1_1": 64, "conv2_1": 128, "conv3_1": 256, "conv4_1": 512, "conv5_1": 512}
+
+# Channels and positions that no block size divides, and more than one image.
+ODD_SHAPE = (2, 65, 37, 53)
+ODD_IMAGE = (2, 3, 37, 53)
+
+
+@dataclass(frozen=True)
+class Interpreted:
+    """A shape that the interpreter gets through, in its layouts, and its share of the work: about seconds on a core."""
+
+    shape: Shape
+    work: float
+    layouts: tuple[str, ...] = tuple(LAYOUTS)
+
+
+@dataclass(frozen=True)
+class Family:
+    """Operations that share their data, the names of the shapes that they run at, and those that are interpreted.
+
+    `products` says that there are some, for which TF32 is a mode of its own.
+    """
+
+    operations: Callable[[Site], Iterator[Operation]]
+    layers: tuple[str, ...]
+    products: bool
+    interpreted: Mapping[str, Interpreted]
+
+
+# The interpreted Gram matrices have the layers' channels: conv2_1 takes the large tiles, "odd" no whole one. The
+# interpreter runs for long where there are many channels, so the layers that have them share the layouts.
+FAMILIES: Mapping[str, Family] = {
+    "gram": Family(
+        losses.gram_operations,
+        (*STYLE_LAYERS, "odd"),
+        products=True,
+        interpreted={
+            "conv1_1": Interpreted((1, 64, 29, 23), 6),
+            "conv2_1": Interpreted((1, 128, 32, 24), 14),
+            "conv3_1": Interpreted((1, 256, 17, 13), 9, ("channels-last",)),
+            "conv4_1": Interpreted((1, 512, 9, 7), 24, ("nchw",)),
+            "conv5_1": Interpreted((1, 512, 3, 5), 23, ("channels-last",)),
+            "odd": Interpreted((2, 65, 7, 11), 12),
+        },
+    ),
+    "tap": Family(
+        losses.tap_operations,
+        ("conv1_1", "conv4_1", "odd"),
+        products=True,
+        interpreted={"conv1_1": Interpreted((1, 64, 11, 13), 6), "odd": Interpreted((2, 33, 5, 7), 6)},
+    ),
+    "tiles": Family(
+        losses.tile_operations,
+        ("conv1_1", "conv4_1", "odd"),
+        products=True,
+        interpreted={"conv1_1": Interpreted((1, 64, 11, 13), 4), "odd": Interpreted((2, 33, 7, 9), 7)},
+    ),
+    "relu": Family(
+        relu.operations,
+        ("conv1_1", "conv4_1", "odd"),
+        products=False,
+        interpreted={
+            "conv1_1": Interpreted((1, 64, 4, 6), 4, ("channels-last",)),
+            "odd channels": Interpreted((2, 65, 3, 5), 3, ("channels-last",)),
+            "odd rows": Interpreted((2, 3, 5, 19), 7, ("nchw",)),
+        },
+    ),
+    "image": Family(
+        image.operations,
+        ("image", "odd image"),
+        products=False,
+        interpreted={"image": Interpreted((1, 3, 16, 48), 3), "odd image": Interpreted((2, 3, 9, 13), 4)},
+    ),
+}
+
+
+def layer_shapes(size: int) -> dict[str, Shape]:
+    """The features of the five style layers for a square image of `size` pixels, (1, C, H, W), by layer name.
+
+    Raises ValueError for a size that the network's pools leave nothing of, or that is too large to check.
+    """
+    if not SMALLEST_SIZE <= size <= LARGEST_SIZE:
+        raise ValueError(f"size {size} is out of range; give {SMALLEST_SIZE} to {LARGEST_SIZE} pixels")
+    return {
+        name: (1, channels, size >> index, size >> index) for index, (name, channels) in enumerate(STYLE_LAYERS.items())
+    }
+
+
+def all_shapes(size: int) -> dict[str, Shape]:
+    """The shapes of `layer_shapes`, the image itself, and two odd ones, by the names that families go by."""
+    return {**layer_shapes(size), "odd": ODD_SHAPE, "image": (1, 3, size, size), "odd image": ODD_IMAGE}
 
 
 @dataclass(frozen=True)
@@ -70,7 +166,7 @@ def run_checks(
         for mode in MODES:
             if mode.precision == "tf32" and not (family.products and _has_tf32(device)):
                 continue
-            site = Site(backend, device, layer, shape, mode)
+            site = Site(backend=backend, device=device, layer=layer, shape=shape, mode=mode)
             for operation in family.operations(site):
                 for layout in layouts:
                     yield from checks_of(operation, site, layout)
@@ -80,7 +176,7 @@ def interpreted_checks(name: str) -> Iterator[Check]:
     """The checks of `name`, such as gram/conv1_1, in a process whose kernels are interpreted."""
     family, entry = _entry(name)
     layer = name.partition("/")[2]
-    return run_checks(family, "triton", torch.device("cpu"), {layer: entry.shape}, entry.layouts)
+    return run_checks(family, "triton", torch.device("cpu"), {layer: entry.shape}, layouts=entry.layouts)
 
 
 def _entry(name: str) -> tuple[Family, Interpreted]:

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +24,8 @@ from fastnst_kernels.losses import (
 )
 from fastnst_kernels.losses.targets import ContentTerm, StyleTerm, difference_dtype
 from fastnst_kernels.verify import budget
-from fastnst_kernels.verify.check import Expected, Operation, Site, gradient_of
+from fastnst_kernels.verify.budget import Expected
+from fastnst_kernels.verify.check import Operation, Site, differentiated
 
 WEIGHT = 0.2
 CONTENT_WEIGHT = 0.5
@@ -48,54 +51,43 @@ def bring_to_one(gradient: Tensor) -> Tensor:
 
 def gram_operations(site: Site) -> Iterator[Operation]:
     """The checks of `gram`, `gram_loss` and `style_tap` at one site."""
-    noise, precision, backend = site.noise(1), site.mode.precision, site.backend
+    noise, precision = site.noise(1), site.mode.precision
+    options: dict[str, Any] = {"precision": precision, "backend": site.backend}
     features = features_of(site)
     channels = site.shape[1]
     target = target_near(features, noise(channels, channels))
     upstream = noise(*site.shape).to(site.mode.dtype)
-    gram_gradient = noise(len(features), channels, channels) * features[0, 0].numel()
-    own = reference.gram_loss_gradient(features, target, WEIGHT)
-    loss_gradient = bring_to_one(own)
-    scaled = loss_gradient.double()[:, None, None, None] * own
-
-    def leaf_of(layout: torch.memory_format) -> Tensor:
-        return features.to(memory_format=layout, copy=True).requires_grad_()
-
-    def run_gram(layout: torch.memory_format) -> Mapping[str, Sequence[Tensor]]:
-        leaf = leaf_of(layout)
-        result = gram(leaf, precision=precision, backend=backend)
-        torch.autograd.backward(result, gram_gradient)
-        return {"forward": [result.detach()], "backward": [gradient_of(leaf)]}
-
-    def run_loss(layout: torch.memory_format) -> Mapping[str, Sequence[Tensor]]:
-        leaf = leaf_of(layout)
-        loss = gram_loss(leaf, target, WEIGHT, precision=precision, backend=backend)
-        torch.autograd.backward(loss, loss_gradient)
-        return {"forward": [loss.detach()], "backward": [gradient_of(leaf)]}
-
-    def run_tap(layout: torch.memory_format) -> Mapping[str, Sequence[Tensor]]:
-        leaf, above = leaf_of(layout), upstream.to(memory_format=layout, copy=True)
-        passed, loss = style_tap(leaf, target, WEIGHT, precision=precision, backend=backend)
-        torch.autograd.backward([passed, loss], [above, loss_gradient])
-        return {"forward": [passed.detach(), loss.detach()], "backward": [gradient_of(leaf)]}
-
-    def tap_budget(above: Tensor) -> Tensor:
-        return budget.style_tap_budget(features, target, WEIGHT, above, loss_gradient, precision)
-
-    matrix = Expected(reference.gram(features), budget.gram_budget(features, precision))
-    matrix_gradient = Expected(
-        reference.gram_gradient(features, gram_gradient),
-        budget.gram_gradient_budget(features, gram_gradient, precision),
+    above = noise(len(features), channels, channels) * features[0, 0].numel()
+    yield differentiated(
+        "gram",
+        "",
+        features,
+        partial(gram, **options),
+        gradients=[above],
+        forward=[budget.gram(features, precision)],
+        backward=budget.gram_gradient(features, above, precision),
     )
-    loss = Expected(
-        reference.gram_loss(features, target, WEIGHT), budget.gram_loss_budget(features, target, WEIGHT, precision)
+    loss_gradient = bring_to_one(reference.gram_loss_gradient(features, target, WEIGHT))
+    terms: dict[str, Any] = {"target": target, "weight": WEIGHT, "style_gradient": loss_gradient}
+    loss = budget.gram_loss(features, target, WEIGHT, precision)
+    yield differentiated(
+        "gram_loss",
+        "",
+        features,
+        partial(gram_loss, target=target, weight=WEIGHT, **options),
+        gradients=[loss_gradient],
+        forward=[loss],
+        backward=budget.tap_gradient(features, torch.zeros_like(upstream), precision=precision, **terms),
     )
-    loss_only = Expected(scaled, tap_budget(torch.zeros_like(upstream)))
-    with_upstream = Expected(scaled + upstream.double(), tap_budget(upstream))
-    yield Operation("gram", "", run_gram, {"forward": [matrix], "backward": [matrix_gradient]})
-    yield Operation("gram_loss", "", run_loss, {"forward": [loss], "backward": [loss_only]})
-    passed = Expected.equal(features)
-    yield Operation("style_tap", "", run_tap, {"forward": [passed, loss], "backward": [with_upstream]})
+    yield differentiated(
+        "style_tap",
+        "",
+        features,
+        partial(style_tap, target=target, weight=WEIGHT, **options),
+        gradients=[upstream, loss_gradient],
+        forward=[Expected.equal(features), loss],
+        backward=budget.tap_gradient(features, upstream, precision=precision, **terms),
+    )
 
 
 @dataclass(frozen=True)
@@ -124,23 +116,21 @@ def content_of(features: Tensor, noise: Tensor) -> Tensor:
     return noise[:1].relu().to(features.dtype)
 
 
-def blended_loss(
-    features: Tensor, targets: Sequence[Tensor], blended: BlendedTarget, weight: float, precision: str
-) -> Expected:
-    """Σ_s weight · w_s/4N² · Σ (G − A_s)², from the targets one by one.
+def blended_loss(features: Tensor, targets: Sequence[Tensor], blended: BlendedTarget, precision: str) -> Expected:
+    """Σ_s WEIGHT · w_s/4N² · Σ (G − A_s)², from the targets one by one.
 
     To the budget of the loss of the blended target alone, what rounding that target and its offset adds.
     """
     exact = sum(
-        (reference.gram_loss(features, target, weight * share) for target, share in zip(targets, BLEND, strict=True)),
+        (reference.gram_loss(features, target, WEIGHT * share) for target, share in zip(targets, BLEND, strict=True)),
         start=torch.zeros(len(features), dtype=torch.float64, device=features.device),
     )
-    total, matrix = weight * blended.weight, blended.matrix.double()
+    total, matrix = WEIGHT * blended.weight, blended.matrix.double()
     alone = reference.gram_loss(features, matrix, total)
     carried = ((reference.gram(features) - matrix) * matrix).square().sum((1, 2)).sqrt()
     carried = total / (2 * features.shape[1] ** 2) * carried
-    rounding = 2 * _UNIT * (carried + weight * blended.offset.double() + exact)
-    allowed = budget.gram_loss_budget(features, blended.matrix, total, precision)
+    rounding = 2 * _UNIT * (carried + WEIGHT * blended.offset.double() + exact)
+    allowed = budget.gram_loss(features, blended.matrix, total, precision).budget
     return Expected(exact, (allowed * alone + rounding) / exact)
 
 
@@ -160,63 +150,36 @@ def _tap_operation(
     site: Site, switches: _Switches, *, features: Tensor, targets: Sequence[Tensor], content: Tensor, upstream: Tensor
 ) -> Operation:
     precision = site.mode.precision
-    blended = blend_targets(targets, BLEND)
-    matrix, weight, target = targets[0], WEIGHT, targets[0] if switches.style == "style" else blended
-    if switches.style == "blended styles":
-        matrix, weight = blended.matrix, WEIGHT * blended.weight
+    given: dict[str, Any] = {}
+    exact: dict[str, Any] = {}
     forward, gradients = [Expected.equal(features)], [upstream]
-    style = style_gradient = coefficient = content_gradient = None
     if switches.style:
-        style_gradient = bring_to_one(reference.gram_loss_gradient(features, matrix, weight))
-        style = reference.style_matrix(features, matrix, weight, style_gradient)
-        gradients.append(style_gradient)
-        if switches.style == "style":
-            allowed = budget.gram_loss_budget(features, matrix, weight, precision)
-            forward.append(Expected(reference.gram_loss(features, matrix, weight), allowed))
-        else:
-            forward.append(blended_loss(features, targets, blended, WEIGHT, precision))
+        blended = blend_targets(targets, BLEND)
+        matrix, weight, target = targets[0], WEIGHT, targets[0] if switches.style == "style" else blended
+        forward.append(budget.gram_loss(features, matrix, weight, precision))
+        if switches.style == "blended styles":
+            matrix, weight = blended.matrix, WEIGHT * blended.weight
+            forward[1] = blended_loss(features, targets, blended, precision)
+        gradients.append(bring_to_one(reference.gram_loss_gradient(features, matrix, weight)))
+        given |= {"target": target, "weight": WEIGHT}
+        exact |= {"target": matrix, "weight": weight, "style_gradient": gradients[-1]}
     if switches.content:
-        content_gradient = bring_to_one(2 * CONTENT_WEIGHT * (features.double() - content.double()))
-        coefficient = 2 * CONTENT_WEIGHT * content_gradient
-        gradients.append(content_gradient)
-        allowed = budget.content_loss_budget(features, content, CONTENT_WEIGHT)
-        forward.append(Expected(reference.content_loss(features, content, CONTENT_WEIGHT), allowed))
-    exact = reference.tap_gradient(
-        features, upstream, style=style, content=content, content_coefficient=coefficient, relu=switches.relu
-    )
-    allowed = budget.tap_budget(
-        features,
-        upstream,
-        target=matrix if switches.style else None,
-        weight=weight,
-        style_gradient=style_gradient,
-        content=content if switches.content else None,
-        content_weight=CONTENT_WEIGHT,
-        content_gradient=content_gradient,
-        relu=switches.relu,
-        precision=precision,
-    )
-    # What a ReLU makes the features of.
+        gradients.append(bring_to_one(2 * CONTENT_WEIGHT * (features.double() - content.double())))
+        forward.append(budget.content_loss(features, content, CONTENT_WEIGHT))
+        given |= {"content": content, "content_weight": CONTENT_WEIGHT}
+        exact |= {"content": content, "content_weight": CONTENT_WEIGHT, "content_gradient": gradients[-1]}
+    # The input of the ReLU that leaves the features.
     below = torch.where(features > 0, features, -upstream.abs()) if switches.relu else features
-
-    def run(layout: torch.memory_format) -> Mapping[str, Sequence[Tensor]]:
-        leaf = below.to(memory_format=layout, copy=True).requires_grad_()
-        passed, style_loss, content_loss = tap(
-            leaf.clone() if switches.inplace else leaf,
-            target=target if switches.style else None,
-            weight=WEIGHT,
-            content=content if switches.content else None,
-            content_weight=CONTENT_WEIGHT,
-            relu=switches.relu,
-            inplace=switches.inplace,
-            precision=precision,
-            backend=site.backend,
-        )
-        outputs = [passed, *(loss for loss in (style_loss, content_loss) if loss is not None)]
-        torch.autograd.backward(outputs, [upstream.to(memory_format=layout, copy=True), *gradients[1:]])
-        return {"forward": [output.detach() for output in outputs], "backward": [gradient_of(leaf)]}
-
-    return Operation("tap", switches.name, run, {"forward": forward, "backward": [Expected(exact, allowed)]})
+    given |= {"relu": switches.relu, "inplace": switches.inplace, "precision": precision, "backend": site.backend}
+    return differentiated(
+        "tap",
+        switches.name,
+        below,
+        lambda leaf: tap(leaf.clone() if switches.inplace else leaf, **given),
+        gradients=gradients,
+        forward=forward,
+        backward=budget.tap_gradient(features, upstream, relu=switches.relu, precision=precision, **exact),
+    )
 
 
 def tile_operations(site: Site) -> Iterator[Operation]:
@@ -244,9 +207,10 @@ def _accumulate(site: Site, features: Tensor) -> Operation:
         return {"forward": [sums]}
 
     # Each crop's sum is added to those before it, and rounded.
-    allowed = budget.gram_budget(features, site.mode.precision) + 2 * _UNIT * (len(rows) * len(columns)) ** 0.5
-    exact = reference.gram(features) * (height * width)
-    return Operation("accumulate_gram", "crops", run, {"forward": [Expected(exact, allowed)]})
+    matrix = budget.gram(features, site.mode.precision)
+    allowed = matrix.budget + 2 * _UNIT * (len(rows) * len(columns)) ** 0.5
+    expected = Expected(matrix.exact * (height * width), allowed)
+    return Operation("accumulate_gram", "crops", run, {"forward": [expected]})
 
 
 def _finish(site: Site, features: Tensor) -> Operation:
@@ -271,7 +235,7 @@ def _finish(site: Site, features: Tensor) -> Operation:
     carried = _UNIT * (2 * matrix.square() + symmetric.square()).sum((1, 2)).sqrt() / size
     kept = difference_dtype(site.mode.dtype, site.backend)
     allowed = 2 * (carried + torch.finfo(kept).eps / 2)
-    loss = blended_loss(features, targets, blended, WEIGHT, site.mode.precision)
+    loss = blended_loss(features, targets, blended, site.mode.precision)
     return Operation("finish_gram_loss", "blended styles", run, {"forward": [loss, Expected(exact, allowed)]})
 
 
@@ -293,16 +257,11 @@ def _backward(site: Site, features: Tensor) -> Iterator[Operation]:
     def difference(weight: float) -> GramDifference:
         return finish_gram_loss(sums, positions, target, weight, dtype=site.mode.dtype, backend=backend)[1]
 
-    def split(gradient: Tensor) -> list[Tensor]:
-        halo = gradient.clone()
-        halo[inside] = 0
-        return [gradient[inside], halo]
-
     def run_gradient(layout: torch.memory_format) -> Mapping[str, Sequence[Tensor]]:
         # The weight of the loss takes its gradient's place: one number for all images.
         gradient = tap_gradient(
             inner.contiguous(memory_format=layout),
-            difference(WEIGHT * one_gradient),
+            difference(WEIGHT * same),
             upstream[inside].contiguous(memory_format=layout),
             precision=precision,
             backend=backend,
@@ -322,36 +281,17 @@ def _backward(site: Site, features: Tensor) -> Iterator[Operation]:
             owned=owned,
             precision=precision,
         )
-        return {"backward": split(gradient)}
+        own = gradient[inside].clone()
+        gradient[inside] = 0
+        return {"backward": [own, gradient]}
 
-    one_gradient = float(style_gradient[0])
-    repeated = torch.full_like(style_gradient, one_gradient)
-    exact = reference.tap_gradient(
-        inner, upstream[inside], style=reference.style_matrix(inner, target, WEIGHT, repeated)
-    )
-    allowed = budget.style_tap_budget(inner, target, WEIGHT, upstream[inside], repeated, precision)
-    yield Operation("tap_gradient", "", run_gradient, {"backward": [Expected(exact, allowed)]})
-    exact = reference.tap_gradient(
-        features,
-        upstream,
-        style=reference.style_matrix(inner, target, WEIGHT, style_gradient),
-        content=content,
-        content_coefficient=2 * CONTENT_WEIGHT * content_gradient,
-        relu=True,
-        owned=owned,
-    )
-    allowed = budget.tap_budget(
-        inner,
-        upstream[inside],
-        target=target,
-        weight=WEIGHT,
-        style_gradient=style_gradient,
-        content=content,
-        content_weight=CONTENT_WEIGHT,
-        content_gradient=content_gradient,
-        relu=True,
-        precision=precision,
-    )
-    own, halo = split(exact)
-    expected = {"backward": [Expected(own, allowed), Expected.equal(halo)]}
+    same = float(style_gradient[0])
+    terms: dict[str, Any] = {"target": target, "weight": WEIGHT, "precision": precision}
+    whole = budget.tap_gradient(inner, upstream[inside], style_gradient=torch.full_like(style_gradient, same), **terms)
+    yield Operation("tap_gradient", "", run_gradient, {"backward": [whole]})
+    terms |= {"content": content, "content_weight": CONTENT_WEIGHT, "content_gradient": content_gradient}
+    own = budget.tap_gradient(inner, upstream[inside], style_gradient=style_gradient, relu=True, **terms)
+    halo = reference.tap_gradient(features, upstream, relu=True)
+    halo[inside] = 0
+    expected = {"backward": [own, Expected.equal(halo)]}
     yield Operation("tap_backward", "owned, ReLU, into upstream", run_backward, expected)

@@ -1,6 +1,7 @@
 """The sign-bit epilogues against float64: equal to the bit, as each result is exact and rounded once."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -9,7 +10,8 @@ from fastnst_kernels import direct
 from fastnst_kernels.launch.layout import empty_bits
 from fastnst_kernels.operators import by_channels
 from fastnst_kernels.relu import POOLS, bias_relu, bias_relu_pool, reference
-from fastnst_kernels.verify.check import Expected, Operation, Site, gradient_of
+from fastnst_kernels.verify.budget import Expected
+from fastnst_kernels.verify.check import Operation, Site, differentiated
 
 # Multiples of it add up without rounding in float32, so that equal sums are equal in float64 too.
 _QUANTUM = 2.0**-12
@@ -23,7 +25,7 @@ def operations(site: Site) -> Iterator[Operation]:
     above = noise(*site.shape).to(dtype)
     yield from _activations(site, x, bias, above)
     for pool in POOLS:
-        yield from _pools(site, x, bias, above[:, :, : site.shape[2] // 2, : site.shape[3] // 2], pool)
+        yield from _pools(site, x, bias, above[:, :, : site.shape[2] // 2, : site.shape[3] // 2], pool=pool)
 
 
 def _quantised(values: Tensor) -> Tensor:
@@ -35,12 +37,6 @@ def _activations(site: Site, x: Tensor, bias: Tensor, above: Tensor) -> Iterator
     forward = Expected.equal(reference.bias_relu(x, bias).to(x.dtype))
     backward = Expected.equal(reference.relu_gradient(above, flags))
 
-    def run(layout: torch.memory_format) -> Mapping[str, Sequence[Tensor]]:
-        leaf = x.to(memory_format=layout, copy=True).requires_grad_()
-        y = bias_relu(leaf, bias, backend=site.backend)
-        torch.autograd.backward(y, above.to(memory_format=layout, copy=True))
-        return {"forward": [y.detach()], "backward": [gradient_of(leaf)]}
-
     def run_in_place(layout: torch.memory_format) -> Mapping[str, Sequence[Tensor]]:
         y, gradient = (tensor.to(memory_format=layout, copy=True) for tensor in (x, above))
         bits = empty_bits(y, by_channels(site.backend, y))
@@ -48,7 +44,8 @@ def _activations(site: Site, x: Tensor, bias: Tensor, above: Tensor) -> Iterator
         direct.relu_backward(site.backend, gradient, bits, gradient)
         return {"forward": [y, _flags(bits, y, site.backend)], "backward": [gradient]}
 
-    yield Operation("bias_relu", "", run, {"forward": [forward], "backward": [backward]})
+    function = partial(bias_relu, bias=bias, backend=site.backend)
+    yield differentiated("bias_relu", "", x, function, gradients=[above], forward=[forward], backward=backward)
     expected = {"forward": [forward, Expected.equal(flags)], "backward": [backward]}
     yield Operation("bias_relu", "in place", run_in_place, expected)
 
@@ -58,12 +55,6 @@ def _pools(site: Site, x: Tensor, bias: Tensor, above: Tensor, pool: str) -> Ite
     forward = Expected.equal(reference.bias_relu_pool(x, bias, pool).to(x.dtype))
     backward = Expected.equal(reference.pool_gradient(above, flags, pool).to(x.dtype))
 
-    def run(layout: torch.memory_format) -> Mapping[str, Sequence[Tensor]]:
-        leaf = x.to(memory_format=layout, copy=True).requires_grad_()
-        pooled = bias_relu_pool(leaf, bias, pool, backend=site.backend)
-        torch.autograd.backward(pooled, above.to(memory_format=layout, copy=True))
-        return {"forward": [pooled.detach()], "backward": [gradient_of(leaf)]}
-
     def run_into_buffers(layout: torch.memory_format) -> Mapping[str, Sequence[Tensor]]:
         given = x.to(memory_format=layout, copy=True)
         pooled = torch.empty_like(above, memory_format=layout)
@@ -72,7 +63,8 @@ def _pools(site: Site, x: Tensor, bias: Tensor, above: Tensor, pool: str) -> Ite
         direct.unpool_backward(site.backend, above.contiguous(memory_format=layout), bits, pool, gradient)
         return {"forward": [pooled, _flags(bits, given, site.backend)], "backward": [gradient]}
 
-    yield Operation("bias_relu_pool", pool, run, {"forward": [forward], "backward": [backward]})
+    function = partial(bias_relu_pool, bias=bias, pool=pool, backend=site.backend)
+    yield differentiated("bias_relu_pool", pool, x, function, gradients=[above], forward=[forward], backward=backward)
     expected = {"forward": [forward, Expected.equal(flags)], "backward": [backward]}
     yield Operation("bias_relu_pool", f"{pool}, into buffers", run_into_buffers, expected)
 

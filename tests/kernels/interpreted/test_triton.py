@@ -61,13 +61,7 @@ def test_where_offsets_become_wide() -> None:
     for side, wide in ((16384, False), (32768, True)):
         image = torch.empty((1, 3, side, side), device="meta")
         plan = triton_image.plan_normalise(
-            image,
-            scale=SCALE,
-            shift=SHIFT,
-            flip=False,
-            dtype=torch.float16,
-            channels_last=True,
-            gpu=INTERPRETER,
+            image, scale=SCALE, shift=SHIFT, flip=False, dtype=torch.float16, channels_last=True, gpu=INTERPRETER
         )
         assert plan.launches[0].constants["WIDE"] == wide
 
