@@ -14,7 +14,7 @@ from torch import Tensor
 from fastnst.errors import ImageError
 from fastnst.image.decode import check_size, ran_out, within_memory
 
-PART_PIXELS = 1 << 20
+PART_PIXELS = 1 << 19
 """About the pixels that are looked at at once of a picture that is not looked at whole."""
 
 _RANGE_TOLERANCE = 1e-3
@@ -67,9 +67,10 @@ class _Digest:
         self._digest = hashlib.sha256(f"{height} {width}".encode())
 
     def add(self, part: Picture) -> None:
-        planes = [part.rgb] if part.alpha is None else [part.rgb, part.alpha]
-        for rows in zip(*(torch.split(plane, _DIGEST_ROWS, dim=1) for plane in planes), strict=True):
-            self._digest.update(torch.cat(rows).transpose(0, 1).contiguous().numpy().data)
+        planes = [plane.numpy() for layer in (part.rgb, part.alpha) if layer is not None for plane in layer]
+        for rows in zip(*planes, strict=True):
+            for row in rows:
+                self._digest.update(row.data)
 
     def hexdigest(self) -> str:
         return self._digest.hexdigest()
