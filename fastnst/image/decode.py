@@ -62,12 +62,14 @@ def open_image(held: str | bytes, what: str, access: str = "sequential", max_pix
 
 def from_pil(image: Image.Image, what: str, max_pixels: int) -> Any:
     """libvips' image of one of PIL's, with its profile and orientation."""
-    check_pixels(image.height, image.width, what, max_pixels)
-    check_size(image.height, image.width, what)
+    check_size(image.height, image.width, what, max_pixels)
     with decoding(what, image.height, image.width):
         with _unguarded():
             image.load()
-            orientation = _orientation(image)
+            orientation = 1
+            damaged = (AttributeError, LookupError, OSError, OverflowError, SyntaxError, TypeError, ValueError)
+            with contextlib.suppress(*damaged):  # damaged metadata is none
+                orientation = int(image.getexif().get(_ORIENTATION, 1))
         vips, profile = libvips(), image.info.get("icc_profile")
         array, interpretation = _pil_samples(image, what)
         copied = vips.Image.new_from_array(array, interpretation=interpretation).copy()
@@ -75,12 +77,6 @@ def from_pil(image: Image.Image, what: str, max_pixels: int) -> Any:
         copied.set_type(vips.GValue.blob_type, "icc-profile-data", profile)
     copied.set_type(vips.GValue.gint_type, "orientation", orientation)
     return copied
-
-
-def _orientation(image: Image.Image) -> int:
-    with contextlib.suppress(AttributeError, LookupError, OSError, OverflowError, SyntaxError, TypeError, ValueError):
-        return int(image.getexif().get(_ORIENTATION, 1))
-    return 1  # damaged metadata is none
 
 
 def _pil_samples(image: Image.Image, what: str) -> tuple[npt.NDArray[np.generic], str]:
@@ -192,16 +188,12 @@ def _unguarded() -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def check_size(height: int, width: int, what: str) -> None:
-    """Raises ImageError, which begins with `what`, for a picture with a side of less than `MIN_SIDE` pixels."""
-    if min(height, width) < MIN_SIDE:
-        raise ImageError(f"{what} is {width}×{height} pixels; it must be at least {MIN_SIDE}×{MIN_SIDE}")
-
-
-def check_pixels(height: int, width: int, what: str, max_pixels: int) -> None:
-    """Raises ImageError, which begins with `what`, for a picture of more than `max_pixels` pixels."""
-    if width * height > max_pixels:
+def check_size(height: int, width: int, what: str, max_pixels: int | None = None) -> None:
+    """Raises ImageError, which begins with `what`, for a side of less than `MIN_SIDE`, or more than `max_pixels`."""
+    if max_pixels is not None and width * height > max_pixels:
         raise ImageError(
             f"{what} is {width}×{height} = {width * height} pixels, more than the limit of {max_pixels} pixels; "
             "reduce it, or raise --max-pixels (max_pixels=…)"
         )
+    if min(height, width) < MIN_SIDE:
+        raise ImageError(f"{what} is {width}×{height} pixels; it must be at least {MIN_SIDE}×{MIN_SIDE}")

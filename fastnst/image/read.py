@@ -17,7 +17,6 @@ from PIL import Image
 
 from fastnst.errors import ImageError
 from fastnst.image.decode import (
-    check_pixels,
     check_size,
     decoding,
     from_pil,
@@ -127,8 +126,7 @@ def _opened(source: object, role: str, max_pixels: int) -> tuple[str, StreamedPi
 def _image_rows(opened: Callable[[str], Any], what: str, max_pixels: int) -> tuple[int, int, Rows]:
     """The rows of a libvips image, which `opened` gives for an access, "sequential" or "random"."""
     image = opened("sequential")
-    check_pixels(image.height, image.width, what, max_pixels)
-    check_size(image.height, image.width, what)
+    check_size(image.height, image.width, what, max_pixels)
     if image.bands > 5 or image.format not in _DTYPES:
         raise ImageError(f"{what} has {image.bands} channels of {image.format}; save it as RGB of 8 or 16 bits")
     orientation = image.get("orientation") if image.get_typeof("orientation") else 1
@@ -167,7 +165,7 @@ def _npy_rows(held: str | bytes, what: str, max_pixels: int) -> tuple[int, int, 
         with opened(held) as file:
             shape, dtype = read_npy_header(file)
         height, width = check_layout(shape, dtype, what)
-        check_pixels(height, width, what, max_pixels)
+        check_size(height, width, what, max_pixels)
         # Of a file only the pages that are looked at are in memory.
         array = np.load(held, mmap_mode="r") if isinstance(held, str) else np.load(io.BytesIO(held))
     step = max(1, PART_PIXELS // width)

@@ -223,13 +223,9 @@ def to_pil(rgb: Tensor, alpha: Tensor | None = None) -> Image.Image:
 
     Raises ImageError for values that are not finite or a shape that is not a picture's.
     """
-    image = _image(_layers(rgb, alpha), 8)
-    # In this thread, as in `read`: a forked process has no threads of libvips.
-    region, pixels = libvips().Region.new(image), np.empty((image.height, image.width, image.bands), np.uint8)
-    for top in range(0, image.height, _ROWS):
-        rows = pixels[top : top + _ROWS]
-        rows.reshape(-1)[:] = np.frombuffer(region.fetch(0, top, image.width, len(rows)), np.uint8)
-    return Image.fromarray(pixels)
+    # In float32 as in libvips: half precision would round twice.
+    planes = [(layer.float().cpu() * 255).round_().clamp_(0, 255).byte() for layer in _layers(rgb, alpha)]
+    return Image.fromarray(torch.cat(planes).permute(1, 2, 0).contiguous().numpy())
 
 
 def _layers(rgb: Tensor, alpha: Tensor | None) -> list[Tensor]:
