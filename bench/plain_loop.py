@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastnst.image.picture import flattened
+from fastnst.image.picture import opaque
 from fastnst.image.read import Source, load_image
 from fastnst.image.resize import fitted_size, resize_picture
 from fastnst.network.architecture import layers_up_to
@@ -51,7 +51,7 @@ class Form:
 def make_task(options: Options, content: Source, style: Source) -> Task:
     """The pictures at the size of `options`, which name content, noise or a picture to start from."""
     device = resolve_runtime(options.device, options.precision, options.backend).device
-    picture, painting = (flattened(load_image(source)) for source in (content, style))
+    picture, painting = (opaque(load_image(source)) for source in (content, style))
     size = fitted_size(picture.height, picture.width, options.size)
     style_edge = round(options.size * options.style_scale)
     style_size = fitted_size(painting.height, painting.width, style_edge)

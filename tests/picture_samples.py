@@ -1,6 +1,7 @@
 """Pictures that the tests of reading have in common, and how a refusal looks."""
 
 import re
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,30 @@ def planes(array: np.ndarray, peak: float = 255) -> torch.Tensor:
 
 def saved(image: Image.Image, path: Path, **options: object) -> Path:
     image.save(path, **options)
+    return path
+
+
+def write_tiff(path: Path, samples: np.ndarray, *, order: str = "<", planar: bool = False, strip_rows: int = 0) -> Path:
+    """Writes (H, W, 3) uncompressed, in either byte order, as TIFF 6.0 has it and neither Pillow nor libvips does."""
+    height, width, channels = samples.shape
+    rows = strip_rows or height
+    stored = samples.astype(samples.dtype.newbyteorder(order))
+    images = list(stored.transpose(2, 0, 1)) if planar else [stored]
+    strips = [image[top : top + rows].tobytes() for image in images for top in range(0, height, rows)]
+    sizes = [len(strip) for strip in strips]
+    places = [8 + sum(sizes[:index]) for index in range(len(sizes))]
+    bits, kind = 8 * samples.dtype.itemsize, 3 if samples.dtype.kind == "f" else 1
+    tags = {256: [width], 257: [height], 258: [bits] * channels, 259: [1], 262: [2], 273: places, 277: [channels]}
+    tags |= {278: [rows], 279: sizes, 284: [1 + planar], 339: [kind] * channels}
+    start = 8 + sum(sizes)
+    behind, directory, extra = start + 6 + 12 * len(tags), struct.pack(order + "H", len(tags)), b""
+    for tag, values in sorted(tags.items()):
+        data = struct.pack(f"{order}{len(values)}I", *values)
+        place = data if len(data) == 4 else struct.pack(order + "I", behind + len(extra))
+        extra += b"" if len(data) == 4 else data
+        directory += struct.pack(order + "HHI", tag, 4, len(values)) + place
+    header = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", start)
+    path.write_bytes(header + b"".join(strips) + directory + bytes(4) + extra)
     return path
 
 

@@ -25,6 +25,7 @@ from fastnst.image.write import check_output_path, save_image, to_pil
 EXTENSIONS = ["png", "jpg", "jpeg", "webp", "tif", "tiff", "avif", "PNG", "JPG"]
 LOSSLESS = ["png", "webp", "tif"]
 EVERY_FORMAT = ["png", "jpg", "webp", "tif", "avif"]
+DEEP = [("png", 16), ("tif", 16)]
 PARAMETERS: dict[str, Any] = {
     "content": "Tübingen/夜.jpg",
     "style": ["☃ “quoted” \\ \n\t\0", "🎨"],
@@ -251,10 +252,10 @@ def test_parameters_of_what_is_no_image(tmp_path: Path) -> None:
         read_parameters(tmp_path / "text.png")
 
 
-@pytest.mark.parametrize("extension", EVERY_FORMAT)
-def test_equal_pictures_are_equal_files(tmp_path: Path, extension: str) -> None:
+@pytest.mark.parametrize(("extension", "depth"), [*((name, 8) for name in [*EVERY_FORMAT, "npy"]), *DEEP])
+def test_equal_pictures_are_equal_files(tmp_path: Path, extension: str, depth: int) -> None:
     for name in ("a", "b"):
-        save_image(tmp_path / f"{name}.{extension}", picture(), parameters=PARAMETERS)
+        save_image(tmp_path / f"{name}.{extension}", picture(), parameters=PARAMETERS, bit_depth=depth)
     assert (tmp_path / f"a.{extension}").read_bytes() == (tmp_path / f"b.{extension}").read_bytes()
 
 

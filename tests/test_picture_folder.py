@@ -22,19 +22,8 @@ SMALL: dict[str, Any] = {
     "style_layers": "conv1_1",
     "content_layers": "conv1_2",
 }
-FLAGS = [
-    "--size",
-    "32",
-    "--iterations",
-    "2",
-    "--scales",
-    "none",
-    "--weights",
-    "random",
-    "--style-layers",
-    "conv1_1",
-    "--quiet",
-]
+FLAGS = [*("--size", "32", "--iterations", "2", "--scales", "none", "--weights", "random", "--quiet")]
+FLAGS += ["--style-layers", "conv1_1"]
 LAYER = ["--content-layers", "conv1_2"]
 
 

@@ -178,7 +178,7 @@ OUT_OF_MEMORY = [
 
 
 @pytest.mark.parametrize("failure", OUT_OF_MEMORY, ids=lambda failure: type(failure).__name__)
-@pytest.mark.parametrize("place", ["to_planes", "from_planes", "_upright_srgb"])
+@pytest.mark.parametrize("place", ["from_samples", "from_planes", "_upright_srgb"])
 def test_out_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, failure: Exception) -> None:
     path = saved(Image.fromarray(noise(channels=4)), tmp_path / "a.png")
 

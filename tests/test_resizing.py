@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fastnst.errors import ImageError, OptionError
-from fastnst.image.picture import Picture, flattened
+from fastnst.image.picture import Picture, opaque
 from fastnst.image.resize import check_fits, fitted_size, resize, resize_picture
 
 
@@ -110,7 +110,7 @@ def test_flattened_shows_the_mean_of_the_visible_colours() -> None:
     rgb = torch.rand(3, 6, 6)
     alpha = torch.zeros(1, 6, 6)
     alpha[:, :2], alpha[:, 2:3] = 1, 0.25
-    flat = flattened(Picture(rgb, alpha, "test"))
+    flat = opaque(Picture(rgb, alpha, "test"))
     assert (flat.alpha, flat.name, flat.rgb.dtype) == (None, "test", torch.float32)
     mean = (rgb[:, :2].sum((1, 2)) + 0.25 * rgb[:, 2].sum(1)) / (12 + 0.25 * 6)
     assert torch.equal(flat.rgb[:, :2], rgb[:, :2])
@@ -124,15 +124,15 @@ def test_flattened_does_not_know_the_hidden_colour() -> None:
     alpha = torch.ones(1, 6, 6)
     alpha[:, 3:] = 0
     other = torch.where(alpha > 0, rgb, 1 - rgb)
-    assert torch.equal(flattened(Picture(rgb, alpha, "a")).rgb, flattened(Picture(other, alpha, "b")).rgb)
+    assert torch.equal(opaque(Picture(rgb, alpha, "a")).rgb, opaque(Picture(other, alpha, "b")).rgb)
 
 
 def test_flattened_of_what_is_opaque_or_invisible() -> None:
     rgb = torch.rand(3, 6, 6)
     plain = Picture(rgb, None, "test")
-    assert flattened(plain) is plain
-    opaque = flattened(Picture(rgb, torch.ones(1, 6, 6), "test"))
-    assert opaque.alpha is None
-    assert torch.equal(opaque.rgb, rgb)
+    assert opaque(plain) is plain
+    flat = opaque(Picture(rgb, torch.ones(1, 6, 6), "test"))
+    assert flat.alpha is None
+    assert torch.equal(flat.rgb, rgb)
     with pytest.raises(ImageError, match="image 'test' is transparent everywhere and shows no colour; give another"):
-        flattened(Picture(rgb, torch.zeros(1, 6, 6), "test"))
+        opaque(Picture(rgb, torch.zeros(1, 6, 6), "test"))

@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from picture_samples import noise, saved, write_tiff
 from PIL import Image
 
 from fastnst.errors import ImageError
 from fastnst.image import read as reading
-from fastnst.image.decode import srgb_profile
+from fastnst.image.decode import libvips, srgb_profile
 from fastnst.image.picture import Picture, StreamedPicture, opaque
 from fastnst.image.read import load_image, open_picture
 from fastnst.image.resize import resize_picture, resized
 
 WIDTH, HEIGHT = 61, 47
-ZIPPED = {"rowsperstrip": 4, "compression": "zlib"}
 
 
 @pytest.fixture(autouse=True)
@@ -34,12 +34,6 @@ def samples(*shape: int, dtype: type = np.uint8) -> np.ndarray[Any, Any]:
     noise = generator.random((shape[0], shape[1], waves.shape[2])) * (rows % 9 == 0)[..., None]
     values = ((waves + noise - waves.min()) / (waves.max() - waves.min() + 1) * np.iinfo(dtype).max).astype(dtype)
     return values if len(shape) == 3 else values[:, :, 0]
-
-
-def saved(folder: Path, name: str, image: Image.Image, **options: Any) -> Path:
-    path = folder / name
-    image.save(path, **options)
-    return path
 
 
 def same(path: Path, expected: type = StreamedPicture) -> StreamedPicture:
@@ -74,13 +68,13 @@ def images() -> dict[str, Image.Image]:
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "1", "P", "I;16"])
 def test_png(tmp_path: Path, mode: str) -> None:
-    same(saved(tmp_path, "a.png", images()[mode], icc_profile=srgb_profile()))
+    same(saved(images()[mode], tmp_path / "a.png", icc_profile=srgb_profile()))
 
 
 def test_png_with_a_transparent_colour(tmp_path: Path) -> None:
-    same(saved(tmp_path, "p.png", images()["P"], transparency=bytes([255, 0, 128])))
+    same(saved(images()["P"], tmp_path / "p.png", transparency=bytes([255, 0, 128])))
     colour = tuple(int(x) for x in samples(HEIGHT, WIDTH, 3)[3, 4])
-    same(saved(tmp_path, "rgb.png", images()["RGB"], transparency=colour))
+    same(saved(images()["RGB"], tmp_path / "rgb.png", transparency=colour))
 
 
 @pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg"])
@@ -90,20 +84,27 @@ def test_tiff(tmp_path: Path, mode: str, compression: str | None) -> None:
         pytest.skip("JPEG holds no such samples")
     size = 8 if compression == "jpeg" else 3
     tags = {278: size}
-    same(saved(tmp_path, "a.tif", images()[mode], compression=compression, tiffinfo=tags))
+    same(saved(images()[mode], tmp_path / "a.tif", compression=compression, tiffinfo=tags))
 
 
-@pytest.mark.parametrize(("order", "big"), [("<", False), ("<", True), (">", False)])  # Pillow reads no other
-@pytest.mark.parametrize("form", [{"tile": (16, 32)}, {"rowsperstrip": 4}, ZIPPED, {}])
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_tiff_of_another_writer(tmp_path: Path, big: bool, order: str, form: dict[str, Any], dtype: type) -> None:
-    tifffile = pytest.importorskip("tifffile")
-    path = tmp_path / "a.tif"
-    data = samples(HEIGHT, WIDTH, 3, dtype=dtype)
-    options = {"predictor": True} if "compression" in form else {}
-    tifffile.imwrite(path, data, bigtiff=big, byteorder=order, photometric="rgb", **form, **options)
-    picture = same(path)
-    assert picture.width == WIDTH
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("planar", [False, True])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_tiff_of_another_writer(tmp_path: Path, order: str, planar: bool, dtype: type) -> None:
+    data = samples(HEIGHT, WIDTH, 3, dtype=np.uint8 if dtype == np.uint8 else np.uint16)
+    peak = np.iinfo(data.dtype).max
+    stored = (data / peak).astype(dtype) if dtype == np.float32 else data
+    picture = same(write_tiff(tmp_path / "a.tif", stored, order=order, planar=planar, strip_rows=4))
+    expected = torch.from_numpy((data / peak).astype(np.float32)).permute(2, 0, 1)
+    torch.testing.assert_close(picture.whole().rgb, expected, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("options", [{"tile": True, "tile_width": 16, "tile_height": 32}, {"predictor": "horizontal"}])
+@pytest.mark.parametrize("bigtiff", [False, True])
+def test_tiff_of_libvips(tmp_path: Path, bigtiff: bool, options: dict[str, Any]) -> None:
+    image = libvips().Image.new_from_array(samples(HEIGHT, WIDTH, 3, dtype=np.uint16), interpretation="rgb16")
+    image.tiffsave(str(tmp_path / "a.tif"), bigtiff=bigtiff, compression="deflate", **options)
+    same(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize("orientation", [1, 2, 3, 6, 8])
@@ -111,13 +112,13 @@ def test_tiff_of_another_writer(tmp_path: Path, big: bool, order: str, form: dic
 def test_turned(tmp_path: Path, orientation: int, extension: str) -> None:
     exif = Image.Exif()
     exif[274] = orientation
-    same(saved(tmp_path, f"a.{extension}", images()["RGB"], exif=exif))
+    same(saved(images()["RGB"], tmp_path / f"a.{extension}", exif=exif))
 
 
 def test_what_is_decoded_whole(tmp_path: Path) -> None:
-    same(saved(tmp_path, "a.jpg", images()["RGB"], quality=80))
-    same(saved(tmp_path, "a.tif", images()["RGB"], compression="tiff_lzw"))
-    same(saved(tmp_path, "a.gif", images()["P"]))
+    same(saved(images()["RGB"], tmp_path / "a.jpg", quality=80))
+    same(saved(images()["RGB"], tmp_path / "a.tif", compression="tiff_lzw"))
+    same(saved(images()["P"], tmp_path / "a.gif"))
 
 
 @pytest.mark.parametrize("dtype", ["|u1", "<u2", ">u2", "<f4", ">f8"])
@@ -136,14 +137,14 @@ def test_npy_by_columns(tmp_path: Path) -> None:
 
 
 def test_small_pictures_and_arrays_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = saved(tmp_path, "a.png", images()["RGB"])
+    path = saved(images()["RGB"], tmp_path / "a.png")
     assert isinstance(open_picture(samples(HEIGHT, WIDTH, 3)), Picture)
     monkeypatch.setattr(reading, "STREAMED_PIXELS", HEIGHT * WIDTH)
     assert isinstance(open_picture(path), Picture)
 
 
 def test_stream(tmp_path: Path) -> None:
-    path = saved(tmp_path, "a.png", images()["RGB"])
+    path = saved(images()["RGB"], tmp_path / "a.png")
     picture = open_picture(io.BytesIO(path.read_bytes()))
     assert isinstance(picture, StreamedPicture)
     assert picture.sha256 == load_image(path).sha256
@@ -152,7 +153,7 @@ def test_stream(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 @pytest.mark.parametrize("size", [(23, 30), (100, 130), (HEIGHT, WIDTH), (47, 20), (9, 61)])
 def test_resized(tmp_path: Path, mode: str, size: tuple[int, int]) -> None:
-    path = saved(tmp_path, "a.png", images()[mode])
+    path = saved(images()[mode], tmp_path / "a.png")
     picture = same(path)
     whole = resize_picture(load_image(path), size=size)
     other, streamed = resized(picture, [(31, 40), size])
@@ -167,7 +168,7 @@ def test_resized(tmp_path: Path, mode: str, size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.jpg", "a.webp", "a.bmp"])
 def test_cut_short(tmp_path: Path, name: str) -> None:
-    path = saved(tmp_path, name, Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 80, 3), np.uint8)))
+    path = saved(Image.fromarray(noise(90, 80)), tmp_path / name)
     data = path.read_bytes()
     path.write_bytes(data[: len(data) * 2 // 3])
     with pytest.raises(ImageError, match=r"is damaged or truncated \(.*\); fetch or export it again"):
@@ -175,16 +176,16 @@ def test_cut_short(tmp_path: Path, name: str) -> None:
 
 
 def test_changed_meanwhile(tmp_path: Path) -> None:
-    path = saved(tmp_path, "a.png", images()["RGB"])
+    path = saved(images()["RGB"], tmp_path / "a.png")
     picture = open_picture(path)
     assert picture.sha256
-    saved(tmp_path, "a.png", Image.fromarray(255 - samples(HEIGHT, WIDTH, 3)))
+    saved(Image.fromarray(255 - samples(HEIGHT, WIDTH, 3)), tmp_path / "a.png")
     with pytest.raises(ImageError, match="has changed while it was used"):
         list(picture.parts())
 
 
 def test_flattened(tmp_path: Path) -> None:
-    path = saved(tmp_path, "a.png", images()["RGBA"])
+    path = saved(images()["RGBA"], tmp_path / "a.png")
     whole, streamed = opaque(load_image(path)), opaque(open_picture(path))
     assert isinstance(whole, Picture)
     assert isinstance(streamed, StreamedPicture)

@@ -27,17 +27,24 @@ Moments = tuple[Tensor, Tensor]
 """The mean, (C,), and the covariance, (C, C), of pixels, in float64."""
 
 # Ottosson's matrices: linear sRGB to cone responses, and their cube roots to L, a, b.
-_TO_CONES = (
-    (0.4122214708, 0.5363325363, 0.0514459929),
-    (0.2119034982, 0.6806995451, 0.1073969566),
-    (0.0883024619, 0.2817188376, 0.6299787005),
+_TO_CONES = torch.tensor(
+    [
+        [0.4122214708, 0.5363325363, 0.0514459929],
+        [0.2119034982, 0.6806995451, 0.1073969566],
+        [0.0883024619, 0.2817188376, 0.6299787005],
+    ],
+    dtype=torch.float64,
 )
-_TO_LAB = (
-    (0.2104542553, 0.7936177850, -0.0040720468),
-    (1.9779984951, -2.4285922050, 0.4505937099),
-    (0.0259040371, 0.7827717662, -0.8086757660),
+_TO_LAB = torch.tensor(
+    [
+        [0.2104542553, 0.7936177850, -0.0040720468],
+        [1.9779984951, -2.4285922050, 0.4505937099],
+        [0.0259040371, 0.7827717662, -0.8086757660],
+    ],
+    dtype=torch.float64,
 )
-_PIXELS, _ROWS = 2**20, 128  # at a time
+_FROM_CONES, _FROM_LAB = torch.linalg.inv(_TO_CONES), torch.linalg.inv(_TO_LAB)
+_PIXELS, _ROWS = 2**19, 128  # at a time
 _BISECTIONS = 16  # of the chroma: to 1/65536 of it
 _OUTSIDE = 1e-6  # of linear light; rounding
 # Of the covariances, as in the authors' own code: a style of one grey has none to divide by.
@@ -60,21 +67,29 @@ def prepared(content: AnyPicture, styles: Sequence[AnyPicture], mode: str) -> tu
         return content, list(styles)
     if mode == "histogram":
         wanted = moments((part.rgb, part.alpha) for part in content.parts())
-        return content, [_in_colours(style, wanted) for style in styles]
-    wanted = moments((lightness(part.rgb), part.alpha) for part in content.parts())
-    return recoloured(content, lambda part: grey_of(lightness(part.rgb))), [
-        _in_greys(style, wanted) for style in styles
-    ]
+        return content, [_moved(style, lambda part: part.rgb, moved_colours, wanted) for style in styles]
+
+    def level(part: Picture) -> Tensor:
+        return lightness(part.rgb)
+
+    wanted = moments((level(part), part.alpha) for part in content.parts())
+    greys = [_moved(style, level, lambda *given: grey_of(moved_lightness(*given)), wanted) for style in styles]
+    return recoloured(content, lambda part: grey_of(level(part))), greys
 
 
-def _in_colours(style: AnyPicture, wanted: Moments) -> AnyPicture:
-    own = moments((part.rgb, None) for part in style.parts())
-    return recoloured(style, lambda part: moved_colours(part.rgb, own, wanted))
+def _moved(
+    style: AnyPicture,
+    of: Callable[[Picture], Tensor],
+    move: Callable[[Tensor, Moments, Moments], Tensor],
+    wanted: Moments,
+) -> AnyPicture:
+    own = moments((of(part), None) for part in style.parts())
+    return recoloured(style, lambda part: move(of(part), own, wanted))
 
 
-def _in_greys(style: AnyPicture, wanted: Moments) -> AnyPicture:
-    own = moments((lightness(part.rgb), None) for part in style.parts())
-    return recoloured(style, lambda part: grey_of(moved_lightness(lightness(part.rgb), own, wanted)))
+def _check(mode: str) -> None:
+    if mode not in MODES:
+        raise OptionError(f"unknown preserve color {mode!r}; choose one of: {', '.join(MODES)}")
 
 
 def finished(image: Tensor, content: Picture, mode: str) -> Tensor:
@@ -96,15 +111,11 @@ def finished(image: Tensor, content: Picture, mode: str) -> Tensor:
     return moved_colours(image, moments([(image, content.alpha)]), moments([(content.rgb, content.alpha)]))
 
 
-def _check(mode: str) -> None:
-    if mode not in MODES:
-        raise OptionError(f"unknown preserve color {mode!r}; choose one of: {', '.join(MODES)}")
-
-
 def srgb_to_oklab(rgb: Tensor) -> Tensor:
     """(3, …) sRGB in 0…1 to L in 0…1, a and b within ±0.4."""
     linear = torch.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055).clamp(min=0) ** 2.4)
-    return _mixed(_TO_LAB, _cube_root(_mixed(_TO_CONES, linear)))
+    cones = _mixed(_TO_CONES, linear)
+    return _mixed(_TO_LAB, cones.sign() * cones.abs() ** (1 / 3))
 
 
 def oklab_to_srgb(lab: Tensor) -> Tensor:
@@ -196,47 +207,23 @@ def moments(parts: Iterable[tuple[Tensor, Tensor | None]]) -> Moments:
     """The moments of all parts' pixels, (C, h, W) each, with their weights, (1, h, W) or None where all count the same.
 
     Pixels that nowhere have a weight, as those of a picture that is transparent everywhere, all count. Sums are made in
-    float64, a part after the other (Chan, Golub and LeVeque 1983).
+    float64, which loses nothing that counts of values in 0…1. Raises OptionError where there are no pixels.
     """
-    weighted, plain = _Sums(), _Sums()
+    weighted = plain = torch.zeros(())
     for planes, weights in parts:
         pixels = torch.split(planes.flatten(1), _PIXELS, dim=1)
         counts = [None] * len(pixels) if weights is None else torch.split(weights.flatten(1), _PIXELS, dim=1)
         for some, count in zip(pixels, counts, strict=True):
-            plain.add(some, torch.ones_like(some[:1]))
+            # With a row of ones, one product has the sums of squares, of values and of weights.
+            extended = torch.cat([some.double(), torch.ones_like(some[:1], dtype=torch.float64)])
+            plain = plain + extended @ extended.mT
             if count is not None:
-                weighted.add(some, count.to(some))
-    return (weighted if weighted.total > 0 else plain).moments()
-
-
-class _Sums:
-    """Sums of weights, and with them of pixels and of their squared distances from the mean."""
-
-    def __init__(self) -> None:
-        self.total = 0.0
-        self._mean: Tensor | None = None
-        self._scatter: Tensor | None = None
-
-    def add(self, pixels: Tensor, counts: Tensor) -> None:
-        """Takes (C, N) with weights (1, N)."""
-        total = float(counts.sum(dtype=torch.float64))
-        if total == 0:
-            return
-        mean = (pixels * counts).sum(dim=1, dtype=torch.float64) / total
-        centred = pixels.double() - mean[:, None]
-        scatter = (centred * counts) @ centred.mT
-        if self._mean is None or self._scatter is None:
-            self.total, self._mean, self._scatter = total, mean, scatter
-            return
-        apart, both = mean - self._mean, self.total + total
-        self._scatter = self._scatter + scatter + torch.outer(apart, apart) * (self.total * total / both)
-        self._mean = self._mean + apart * (total / both)
-        self.total = both
-
-    def moments(self) -> Moments:
-        if self._mean is None or self._scatter is None:
-            raise OptionError("no pixels were given, and none have no colours")
-        return self._mean, self._scatter / self.total
+                weighted = weighted + (extended * count.to(extended)) @ extended.mT
+    sums = weighted if weighted.ndim and weighted[-1, -1] > 0 else plain
+    if not sums.ndim:
+        raise OptionError("no pixels were given, and none have no colours")
+    total, mean = sums[-1, -1], sums[:-1, -1] / sums[-1, -1]
+    return mean, sums[:-1, :-1] / total - torch.outer(mean, mean)
 
 
 def _by_rows(function: Callable[..., Tensor], *pictures: Tensor) -> Tensor:
@@ -254,7 +241,7 @@ def _power(matrix: Tensor, exponent: float) -> Tensor:
 
 def _linear(lightness: Tensor, chroma: Tensor) -> Tensor:
     """Linear sRGB of L, (1, …), and a and b, (2, …)."""
-    return _mixed(_inverse(_TO_CONES), _mixed(_inverse(_TO_LAB), torch.cat([lightness, chroma])) ** 3)
+    return _mixed(_FROM_CONES, _mixed(_FROM_LAB, torch.cat([lightness, chroma])) ** 3)
 
 
 def _encoded(linear: Tensor) -> Tensor:
@@ -263,15 +250,6 @@ def _encoded(linear: Tensor) -> Tensor:
     return torch.where(linear <= 0.0031308, 12.92 * linear, bright)
 
 
-def _cube_root(values: Tensor) -> Tensor:
-    return values.sign() * torch.pow(values.abs(), 1 / 3)
-
-
-def _mixed(matrix: tuple[tuple[float, ...], ...], planes: Tensor) -> Tensor:
-    mixed: Tensor = torch.tensordot(planes.new_tensor(matrix), planes, dims=1)
+def _mixed(matrix: Tensor, planes: Tensor) -> Tensor:
+    mixed: Tensor = torch.tensordot(matrix.to(planes), planes, dims=1)
     return mixed
-
-
-def _inverse(matrix: tuple[tuple[float, ...], ...]) -> tuple[tuple[float, ...], ...]:
-    inverse = torch.linalg.inv(torch.tensor(matrix, dtype=torch.float64))
-    return tuple(tuple(row) for row in inverse.tolist())

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from fastnst.errors import ImageError
-from fastnst.image.files import MAX_PIXELS
+from fastnst.image.files import GIVE_A_PICTURE, MAX_PIXELS
 
 MIN_SIDE = 2
 
@@ -37,43 +37,39 @@ def open_image(held: str | bytes, what: str, access: str = "sequential", max_pix
     options: dict[str, Any] = {"access": access, "fail_on": "error"}
     if _head(held)[:2] in (b"II", b"MM"):
         options["unlimited"] = True  # a strip may be the whole picture; its size is checked on the header
-    try:
-        if isinstance(held, bytes):
-            source = vips.Source.new_from_memory(held)
-        else:
-            source = vips.Source.new_from_file(os.fsencode(held))
-        return vips.Image.new_from_source(source, "", **options)
-    except Exception as error:  # UnicodeDecodeError too, where a message has bytes of the file
-        if "known format" not in str(error):
-            raise ImageError(_damaged(what, error)) from error
-    return _open_with_pillow(held, what, max_pixels)
-
-
-def _open_with_pillow(held: str | bytes, what: str, max_pixels: int) -> Any:
-    Image.init()
-    formats = [name for name in _PILLOW_FORMATS if name in Image.OPEN]
-    try:
-        with _unguarded():
-            image = Image.open(io.BytesIO(held) if isinstance(held, bytes) else held, formats=formats)
-    except UnidentifiedImageError as error:
-        raise ImageError(
-            f"{what} is not an image of a known format, or its header is damaged; "
-            "give a PNG, JPEG, WebP, TIFF, GIF, BMP or AVIF file"
-        ) from error
-    except Exception as error:
-        raise ImageError(_damaged(what, error)) from error
+    source = vips.Source
+    with decoding(what):
+        try:
+            source = (
+                source.new_from_memory(held) if isinstance(held, bytes) else source.new_from_file(os.fsencode(held))
+            )
+            return vips.Image.new_from_source(source, "", **options)
+        except vips.Error as error:
+            if "known format" not in str(error):
+                raise
+        Image.init()
+        formats = [name for name in _PILLOW_FORMATS if name in Image.OPEN]
+        try:
+            with _unguarded():
+                image = Image.open(io.BytesIO(held) if isinstance(held, bytes) else held, formats=formats)
+        except UnidentifiedImageError as error:
+            raise ImageError(
+                f"{what} is not an image of a known format, or its header is damaged; {GIVE_A_PICTURE}"
+            ) from error
     with image:
         return from_pil(image, what, max_pixels)
 
 
 def from_pil(image: Image.Image, what: str, max_pixels: int) -> Any:
     """libvips' image of one of PIL's, with its profile and orientation."""
-    check_pixels(image.height, image.width, what, max_pixels)
-    check_size(image.height, image.width, what)
-    with decoding(what), within_memory(what, image.height, image.width):
+    check_size(image.height, image.width, what, max_pixels)
+    with decoding(what, image.height, image.width):
         with _unguarded():
             image.load()
-            orientation = _orientation(image)
+            orientation = 1
+            damaged = (AttributeError, LookupError, OSError, OverflowError, SyntaxError, TypeError, ValueError)
+            with contextlib.suppress(*damaged):  # damaged metadata is none
+                orientation = int(image.getexif().get(_ORIENTATION, 1))
         vips, profile = libvips(), image.info.get("icc_profile")
         array, interpretation = _pil_samples(image, what)
         copied = vips.Image.new_from_array(array, interpretation=interpretation).copy()
@@ -81,12 +77,6 @@ def from_pil(image: Image.Image, what: str, max_pixels: int) -> Any:
         copied.set_type(vips.GValue.blob_type, "icc-profile-data", profile)
     copied.set_type(vips.GValue.gint_type, "orientation", orientation)
     return copied
-
-
-def _orientation(image: Image.Image) -> int:
-    with contextlib.suppress(AttributeError, LookupError, OSError, OverflowError, SyntaxError, TypeError, ValueError):
-        return int(image.getexif().get(_ORIENTATION, 1))
-    return 1  # damaged metadata is none
 
 
 def _pil_samples(image: Image.Image, what: str) -> tuple[npt.NDArray[np.generic], str]:
@@ -113,7 +103,7 @@ def _pil_samples(image: Image.Image, what: str) -> tuple[npt.NDArray[np.generic]
 
 
 def is_npy(held: str | bytes) -> bool:
-    """Whether a path leads to one of NumPy's own files, or bytes are one."""
+    """True where a path leads to one of NumPy's own files, or bytes are one."""
     return _head(held) == _NPY_MAGIC
 
 
@@ -129,13 +119,8 @@ def opened(held: str | bytes) -> IO[bytes]:
 
 def read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
     """Shape and dtype of the array in a `.npy` file, which is left where its samples begin. Raises ValueError."""
-    read = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }.get(np.lib.format.read_magic(file))
-    if read is None:
-        raise ValueError("its version is none of 1.0 and 2.0")
-    shape, _, dtype = read(file)
+    first = np.lib.format.read_magic(file) == (1, 0)
+    shape, _, dtype = (np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0)(file)
     return shape, dtype
 
 
@@ -163,24 +148,29 @@ def srgb_profile() -> bytes:
 
 
 @contextlib.contextmanager
-def decoding(what: str) -> Iterator[None]:
-    """What decoders raise in the block becomes an ImageError, but for a lack of memory, which becomes a MemoryError."""
+def decoding(what: str, height: int = 0, width: int = 0) -> Iterator[None]:
+    """Makes an ImageError of what is raised in the block, while an image of that size is decoded."""
     try:
         yield
     except (ImageError, GeneratorExit):
         raise
     except Exception as error:
         if ran_out(error):
-            raise MemoryError(str(error)) from error
+            size = f" ({width}×{height} pixels)" if width else ""
+            raise ImageError(f"{what} does not fit in memory{size}; reduce it first") from error
         raise ImageError(_damaged(what, error)) from error
 
 
+def ran_out(error: Exception) -> bool:
+    """True where `error` says that memory ran out: NumPy's MemoryError, torch's RuntimeError, Pillow's OSError."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or "can't allocate memory" in said or "out of memory" in said
+
+
 def _damaged(what: str, error: Exception) -> str:
-    if isinstance(error, MemoryError):
-        return f"{what} does not fit in memory; reduce it first"
     # libvips' errors have one line for each function that failed.
-    lines = [line for line in getattr(error, "detail", str(error)).splitlines() if line.strip()]
-    reason = lines[0].strip() if lines else type(error).__name__
+    lines = [line.strip() for line in getattr(error, "detail", str(error)).splitlines() if line.strip()]
+    reason = lines[0] if lines else type(error).__name__
     if "nsupported" in reason or "labq" in reason:  # TIFF in CIELAB of 8 bits
         return f"{what} is in a form that is not supported here ({reason}); save it as PNG, TIFF or JPEG"
     return f"{what} is damaged or truncated ({reason}); fetch or export it again"
@@ -198,34 +188,12 @@ def _unguarded() -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def check_size(height: int, width: int, what: str) -> None:
-    """Raises ImageError, which begins with `what`, for a picture with a side of less than `MIN_SIDE` pixels."""
-    if min(height, width) < MIN_SIDE:
-        raise ImageError(f"{what} is {width}×{height} pixels; it must be at least {MIN_SIDE}×{MIN_SIDE}")
-
-
-def check_pixels(height: int, width: int, what: str, max_pixels: int) -> None:
-    """Raises ImageError, which begins with `what`, for a picture of more than `max_pixels` pixels."""
-    if width * height > max_pixels:
+def check_size(height: int, width: int, what: str, max_pixels: int | None = None) -> None:
+    """Raises ImageError, which begins with `what`, for a side of less than `MIN_SIDE`, or more than `max_pixels`."""
+    if max_pixels is not None and width * height > max_pixels:
         raise ImageError(
             f"{what} is {width}×{height} = {width * height} pixels, more than the limit of {max_pixels} pixels; "
             "reduce it, or raise --max-pixels (max_pixels=…)"
         )
-
-
-@contextlib.contextmanager
-def within_memory(what: str, height: int, width: int) -> Iterator[None]:
-    """Raises ImageError where the block runs out of memory."""
-    try:
-        yield
-    except (MemoryError, OSError, RuntimeError) as error:
-        if not ran_out(error):
-            raise
-        raise ImageError(f"{what} does not fit in memory ({width}×{height} pixels); reduce it first") from error
-
-
-def ran_out(error: Exception) -> bool:
-    """Whether `error` says that memory ran out."""
-    said = str(error).lower()
-    # NumPy raises MemoryError, torch RuntimeError, Pillow's codecs OSError, libvips an error of its own.
-    return isinstance(error, MemoryError) or "can't allocate memory" in said or "out of memory" in said
+    if min(height, width) < MIN_SIDE:
+        raise ImageError(f"{what} is {width}×{height} pixels; it must be at least {MIN_SIDE}×{MIN_SIDE}")

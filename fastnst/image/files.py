@@ -4,7 +4,6 @@ import os
 import re
 import stat
 from pathlib import Path
-from typing import IO
 
 from fastnst.errors import ImageError
 
@@ -14,6 +13,7 @@ PICTURE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif"),
     *(".avif", ".jp2", ".ppm", ".pgm", ".psd", ".qoi", ".tga", ".npy"),
 )
+GIVE_A_PICTURE = "give a PNG, JPEG, WebP, TIFF, GIF, BMP or AVIF file"
 # The largest picture, with 16 bits and alpha, is 1.6 GB; what is longer is no picture, or never ends.
 _MAX_STREAM_BYTES = 2**31
 
@@ -47,54 +47,51 @@ def source_name(source: object, role: str) -> tuple[str, str]:
     return name, f"{role} image ({name})"
 
 
-def contents(source: str | os.PathLike[str] | IO[bytes], what: str) -> str | bytes:
+def contents(source: object, what: str) -> str | bytes:
     """The path of a regular file that can be read, or the bytes of a stream.
 
     what: the image, as messages call it. Raises ImageError: a URL, no readable regular file at the path, an empty
     file, a stream that is text, fails or has more than 2 GiB.
     """
     if isinstance(source, str | os.PathLike):
-        name = os.fsdecode(source)
-        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", name) and not os.path.lexists(name):
-            raise ImageError(f"{what} is a URL; fastnst does not download images: save it and give the file's path")
-        _check_readable(name, what)
-        return name
-    try:
-        data = source.read(_MAX_STREAM_BYTES + 1)
-    except (OSError, ValueError, AttributeError) as error:  # closed, or not open for reading
-        raise ImageError(f"{what} could not be read ({error}); give a stream that is open for reading") from error
-    if not isinstance(data, bytes):
-        raise ImageError(f"{what} gives {type(data).__name__}, not bytes; open it in binary mode, as open(path, 'rb')")
-    if len(data) > _MAX_STREAM_BYTES:
-        raise ImageError(f"{what} has more than {_MAX_STREAM_BYTES} bytes; give a smaller picture")
-    if not data:
-        raise ImageError(_empty(what))
-    return data
+        held: str | bytes = os.fsdecode(source)
+        filled = _has_content(os.fsdecode(source), what)
+    else:
+        try:
+            held = source.read(_MAX_STREAM_BYTES + 1)  # type: ignore[attr-defined]
+        except (OSError, ValueError, AttributeError) as error:  # closed, or not open for reading
+            raise ImageError(f"{what} could not be read ({error}); give a stream that is open for reading") from error
+        if not isinstance(held, bytes):
+            raise ImageError(
+                f"{what} gives {type(held).__name__}, not bytes; open it in binary mode, as open(path, 'rb')"
+            )
+        if len(held) > _MAX_STREAM_BYTES:
+            raise ImageError(f"{what} has more than {_MAX_STREAM_BYTES} bytes; give a smaller picture")
+        filled = bool(held)
+    if not filled:
+        raise ImageError(f"{what} is an empty file; {GIVE_A_PICTURE}")
+    return held
 
 
-def _check_readable(name: str, what: str) -> None:
+def _has_content(name: str, what: str) -> bool:
+    """False for an empty file. Raises ImageError for what is no regular file that can be read."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", name) and not os.path.lexists(name):
+        raise ImageError(f"{what} is a URL; fastnst does not download images: save it and give the file's path")
     try:
         mode = os.stat(name).st_mode  # noqa: PTH116 - Path("") would be the current directory
-        if not stat.S_ISREG(mode):
-            kind = "is a directory" if stat.S_ISDIR(mode) else "is not a regular file"
-            raise ImageError(f"{what} {kind}; give an image file")
-        with Path(name).open("rb") as file:
-            if not file.read(1):
-                raise ImageError(_empty(what))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ImageError(f"{what} does not exist; check the path") from error
-    except PermissionError as error:
-        raise ImageError(f"{what} may not be read by this user; check its permissions") from error
+        if stat.S_ISREG(mode):
+            with Path(name).open("rb") as file:
+                return bool(file.read(1))
+        problem = f"{'is a directory' if stat.S_ISDIR(mode) else 'is not a regular file'}; give an image file"
+    except (FileNotFoundError, NotADirectoryError):
+        problem = "does not exist; check the path"
+    except PermissionError:
+        problem = "may not be read by this user; check its permissions"
     except OSError as error:
-        raise ImageError(f"{what} could not be opened ({error.strerror}); check the path") from error
-    except ImageError:
-        raise
+        problem = f"could not be opened ({error.strerror}); check the path"
     except ValueError as error:
-        raise ImageError(f"{what} is not a valid path ({error}); check the path") from error
-
-
-def _empty(what: str) -> str:
-    return f"{what} is an empty file; give a PNG, JPEG, WebP, TIFF, GIF, BMP or AVIF file"
+        problem = f"is not a valid path ({error}); check the path"
+    raise ImageError(f"{what} {problem}")
 
 
 def check_place(name: str, what: str = "output") -> None:
@@ -104,29 +101,29 @@ def check_place(name: str, what: str = "output") -> None:
     symbolic link that leads to itself or another thing that is not a file at `name`, and a file that may not be
     overwritten.
     """
+    problem = None
     if os.path.basename(name) in ("", "."):  # noqa: PTH119 - Path drops the slash at the end
         raise ImageError(f"{what} {name!r} names a folder; give a file name, as in {str(Path(name))!r}")
     target = real_target(name, what)
     folder = target.parent
     try:
         if not folder.is_dir():
-            problem = "is not a folder" if folder.exists() else "does not exist"
-            raise ImageError(f"{what} {name!r}: the folder {str(folder)!r} {problem}; create it or choose another")
-        if target.is_dir():
-            raise ImageError(
-                f"{what} {name!r} is a directory; give a file name in it, as in {name + '/out' + target.suffix!r}"
-            )
-        if target.is_symlink():  # realpath stops only at a link that it cannot resolve
-            raise ImageError(f"{what} {name!r} is a symbolic link that leads to itself; choose another name")
-        exists = target.exists()
-        if exists and not target.is_file():
-            raise ImageError(f"{what} {name!r} is not a regular file; choose another name")
+            missing = "is not a folder" if folder.exists() else "does not exist"
+            problem = f": the folder {str(folder)!r} {missing}; create it or choose another"
+        elif target.is_dir():
+            problem = f" is a directory; give a file name in it, as in {name + '/out' + target.suffix!r}"
+        elif target.is_symlink():  # realpath stops only at a link that it cannot resolve
+            problem = " is a symbolic link that leads to itself; choose another name"
+        elif (exists := target.exists()) and not target.is_file():
+            problem = " is not a regular file; choose another name"
+        elif not os.access(folder, os.W_OK | os.X_OK):
+            problem = f": the folder {str(folder)!r} is not writable; choose another"
+        elif exists and not os.access(target, os.W_OK):
+            problem = " is write-protected; choose another name or change its permissions"
     except OSError as error:
-        raise ImageError(f"{what} {name!r} is not possible ({error.strerror}); choose another name") from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ImageError(f"{what} {name!r}: the folder {str(folder)!r} is not writable; choose another")
-    if exists and not os.access(target, os.W_OK):
-        raise ImageError(f"{what} {name!r} is write-protected; choose another name or change its permissions")
+        problem = f" is not possible ({error.strerror}); choose another name"
+    if problem:
+        raise ImageError(f"{what} {name!r}{problem}")
 
 
 def make_folder(name: str, what: str = "output") -> None:

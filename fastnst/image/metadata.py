@@ -11,7 +11,7 @@ import math
 import os
 import re
 import tokenize
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import IO, Any
 
@@ -56,23 +56,18 @@ def read_parameters(path: str | os.PathLike[str] | IO[bytes]) -> dict[str, Any]:
 
 def packet(parameters: Mapping[str, Any] | None, *, shortened: bool = False) -> bytes:
     """The XMP packet that carries `parameters`; `shortened` to what a JPEG holds, without the largest entries."""
-    if parameters is None:
-        return _packet(None)
-    kept = dict(parameters)
-    largest_last = sorted(kept, key=lambda key: len(to_json(kept[key])))
+    kept = None if parameters is None else dict(parameters)
     left_out: list[str] = []
-    while len(data := _packet(kept)) > _JPEG_PACKET_BYTES and shortened:
-        key = largest_last.pop()
-        del kept[key]
+    while True:
+        text = "" if kept is None else html.escape(to_json(kept), quote=False).join(_PARAMETERS)
+        data = _PACKET.format(version=version("fastnst"), parameters=text).encode()
+        if not kept or not shortened or len(data) <= _JPEG_PACKET_BYTES:
+            return data
+        largest = max((key for key in kept if key != "left_out"), key=lambda key: len(to_json(kept[key])))
+        del kept[largest]
         if len(left_out) < 50:  # the list itself must fit, whatever the names are
-            left_out.append(str(key)[:50])
+            left_out.append(str(largest)[:50])
         kept["left_out"] = left_out
-    return data
-
-
-def _packet(parameters: Mapping[str, Any] | None) -> bytes:
-    text = "" if parameters is None else html.escape(to_json(parameters), quote=False).join(_PARAMETERS)
-    return _PACKET.format(version=version("fastnst"), parameters=text).encode()
 
 
 def _packet_text(image: Any) -> str | None:
@@ -113,12 +108,6 @@ def _plain(value: object) -> object:
 
 
 def _nests_at_most(value: object, depth: int) -> bool:
-    """Whether lists and dicts are at most `depth` within each other; in a loop, for any depth that JSON can have."""
-    level = [value]
-    for _ in range(depth + 1):
-        level = [child for part in level if isinstance(part, dict | list) for child in _children(part)]
-    return not level
-
-
-def _children(part: dict[str, Any] | list[Any]) -> Iterable[Any]:
-    return part.values() if isinstance(part, dict) else part
+    """True where lists and dicts are at most `depth` within each other."""
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return depth >= 0 and all(_nests_at_most(child, depth - 1) for child in children)

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeAlias
+from typing import TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -12,13 +12,12 @@ import torch
 from torch import Tensor
 
 from fastnst.errors import ImageError
-from fastnst.image.decode import check_size, ran_out, within_memory
+from fastnst.image.decode import check_size, decoding, ran_out
 
-PART_PIXELS = 1 << 20
+PART_PIXELS = 1 << 19
 """About the pixels that are looked at at once of a picture that is not looked at whole."""
 
 _RANGE_TOLERANCE = 1e-3
-_DIGEST_ROWS = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +45,8 @@ class Picture:
     @cached_property
     def sha256(self) -> str:
         """Hex digest of the shape and the float32 samples: equal pixels have equal digests, from any kind of source."""
-        digest = _Digest(self.height, self.width)
-        for part in self.parts():
-            digest.add(part)
+        digest = _digest(self)
+        _add(digest, self)
         return digest.hexdigest()
 
     def parts(self, pixels: int = PART_PIXELS) -> Iterator["Picture"]:
@@ -58,21 +56,20 @@ class Picture:
             rows = slice(top, top + step)
             yield Picture(self.rgb[:, rows], None if self.alpha is None else self.alpha[:, rows], self.name)
 
+    def mapped(self, change: Callable[["Picture"], "Picture"]) -> "Picture":
+        return change(self)
 
-class _Digest:
-    """The SHA-256 of a picture whose rows come some at a time: its size, then each row's samples, R, G and B and
-    alpha where there is one, float32."""
 
-    def __init__(self, height: int, width: int) -> None:
-        self._digest = hashlib.sha256(f"{height} {width}".encode())
+def _digest(picture: "AnyPicture") -> "hashlib._Hash":
+    """The SHA-256 of a picture's size; `_add` adds each row's samples, R, G and B and alpha where there is one."""
+    return hashlib.sha256(f"{picture.height} {picture.width}".encode())
 
-    def add(self, part: Picture) -> None:
-        planes = [part.rgb] if part.alpha is None else [part.rgb, part.alpha]
-        for rows in zip(*(torch.split(plane, _DIGEST_ROWS, dim=1) for plane in planes), strict=True):
-            self._digest.update(torch.cat(rows).transpose(0, 1).contiguous().numpy().data)
 
-    def hexdigest(self) -> str:
-        return self._digest.hexdigest()
+def _add(digest: "hashlib._Hash", part: Picture) -> None:
+    planes = [plane.contiguous().numpy() for layer in (part.rgb, part.alpha) if layer is not None for plane in layer]
+    for rows in zip(*planes, strict=True):
+        for row in rows:
+            digest.update(row.data)
 
 
 class StreamedPicture:
@@ -96,13 +93,23 @@ class StreamedPicture:
 
     def parts(self) -> Iterator[Picture]:
         """Its rows from the top, some at a time. Raises ImageError where they are others than the last time."""
-        digest = _Digest(self.height, self.width)
+        digest = _digest(self)
         for part in self._read():
-            digest.add(part)
+            _add(digest, part)
             yield part
         if self._sha256 not in (None, digest.hexdigest()):
             raise ImageError(f"image {self.name!r} has changed while it was used; begin anew")
         self._sha256 = digest.hexdigest()
+
+    def whole(self) -> Picture:
+        rgb, alpha, top = torch.empty((3, self.height, self.width)), None, 0
+        for part in self._read():
+            rows = slice(top, top := top + part.height)
+            rgb[:, rows] = part.rgb
+            if part.alpha is not None:
+                alpha = torch.empty((1, self.height, self.width)) if alpha is None else alpha
+                alpha[:, rows] = part.alpha
+        return Picture(rgb, alpha, self.name)
 
     def mapped(self, change: Callable[[Picture], Picture]) -> "StreamedPicture":
         """The picture whose rows are what `change` makes of the rows of this one."""
@@ -114,11 +121,13 @@ AnyPicture: TypeAlias = Picture | StreamedPicture
 
 def recoloured(picture: AnyPicture, colours: Callable[[Picture], Tensor]) -> AnyPicture:
     """The picture with the `colours` that are made of it, (3, h, W) of h rows; name and alpha stay."""
-    if isinstance(picture, StreamedPicture):
-        return picture.mapped(lambda part: Picture(colours(part), part.alpha, part.name))
-    return Picture(colours(picture), picture.alpha, picture.name)
+    return picture.mapped(lambda part: Picture(colours(part), part.alpha, part.name))
 
 
+@overload
+def opaque(picture: Picture) -> Picture: ...
+@overload
+def opaque(picture: AnyPicture) -> AnyPicture: ...
 def opaque(picture: AnyPicture) -> AnyPicture:
     """The picture made opaque: what shows through is the mean of its colours, weighted by alpha.
 
@@ -128,49 +137,31 @@ def opaque(picture: AnyPicture) -> AnyPicture:
 
     Raises ImageError if the picture is transparent everywhere.
     """
-    if isinstance(picture, Picture):
-        return flattened(picture)
     if next(picture.parts()).alpha is None:
         return picture
-    mean = _mean_colour(picture.parts(), picture.name)
-    return picture.mapped(lambda part: _over(part, mean))
-
-
-def flattened(picture: Picture) -> Picture:
-    """`opaque`, of a Picture."""
-    return picture if picture.alpha is None else _over(picture, _mean_colour([picture], picture.name))
-
-
-def _mean_colour(parts: Iterator[Picture] | list[Picture], name: str) -> Tensor:
-    """The mean (3, 1, 1) of all rows' colours, weighted by alpha."""
     colours, weights = torch.zeros((3, 1, 1), dtype=torch.float64), 0.0
-    for part in parts:
+    for part in picture.parts():
         if part.alpha is not None:
             colours += (part.rgb * part.alpha).sum(dim=(1, 2), keepdim=True, dtype=torch.float64)
             weights += float(part.alpha.sum(dtype=torch.float64))
     if weights == 0:
-        raise ImageError(f"image {name!r} is transparent everywhere and shows no colour; give another one")
-    return (colours / weights).float()
+        raise ImageError(f"image {picture.name!r} is transparent everywhere and shows no colour; give another one")
+    mean = (colours / weights).float()
+
+    def over_mean(part: Picture) -> Picture:
+        rgb = part.rgb if part.alpha is None else torch.lerp(mean, part.rgb, part.alpha)
+        return Picture(rgb, None, part.name)
+
+    return picture.mapped(over_mean)
 
 
-def _over(picture: Picture, colour: Tensor) -> Picture:
-    """The picture over a colour, (3, 1, 1), without alpha."""
-    if picture.alpha is None:
-        return picture
-    return Picture(torch.lerp(colour, picture.rgb, picture.alpha), None, picture.name)
-
-
-def from_array(source: npt.NDArray[np.generic], what: str, name: str = "array") -> Picture:
-    """A Picture of (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): uint8, uint16, or float in 0…1, in either byte order.
-
-    `what` begins messages, `name` is the picture's.
-    """
+def from_array(source: npt.NDArray[np.generic], what: str) -> Picture:
+    """A Picture of (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): uint8, uint16, or float in 0…1, in either byte order."""
     if np.ma.isMaskedArray(source):
         raise ImageError(f"{what} is a masked array, which has no values where it is masked; give its filled()")
     array = np.asarray(source)
-    height, width = check_layout(array.shape, array.dtype, what)
-    with within_memory(what, height, width):
-        return from_planes(to_planes(array), what, name)
+    with decoding(what, *check_layout(array.shape, array.dtype, what)):
+        return from_samples(array, what, "array")
 
 
 def check_layout(shape: tuple[int, ...], dtype: np.dtype[np.generic], what: str) -> tuple[int, int]:
@@ -204,7 +195,7 @@ def from_tensor(tensor: Tensor, what: str) -> Picture:
     _, height, width = samples.shape
     check_size(height, width, what)
     peak = {torch.uint8: 255, torch.uint16: 65535}.get(samples.dtype, 1)
-    with within_memory(what, height, width):
+    with decoding(what, height, width):
         try:
             planes = torch.empty(samples.shape, dtype=torch.float32).copy_(samples).div_(peak)
         except (RuntimeError, TypeError) as error:  # packed dtypes, fake tensors and others that are no plain values
@@ -214,17 +205,13 @@ def from_tensor(tensor: Tensor, what: str) -> Picture:
         return from_planes(planes, what, "tensor")
 
 
-def to_planes(samples: npt.NDArray[np.generic], out: npt.NDArray[np.float32] | None = None) -> Tensor:
-    """(H, W) or (H, W, C) samples to (C, H, W) float32, into `out` where it is given: integers of 8 bits over 255,
-    other integers over 65535, floats as they are."""
-    samples = samples if samples.ndim == 3 else samples[:, :, None]
-    peak = {"u1": 255.0}.get(samples.dtype.str[1:], 65535.0) if samples.dtype.kind in "iu" else 1.0
-    height, width, channels = samples.shape
-    planes = np.empty((channels, height, width), np.float32) if out is None else out
+def from_samples(samples: npt.NDArray[np.generic], what: str, name: str) -> Picture:
+    """A Picture of (H, W) or (H, W, C): integers of 8 bits over 255, other integers over 65535, floats as they are."""
+    peak = 1 if samples.dtype.kind == "f" else 255 if samples.dtype.itemsize == 1 else 65535
+    planes = np.empty((samples.shape[2] if samples.ndim == 3 else 1, *samples.shape[:2]), np.float32)
     with np.errstate(all="ignore"):  # what overflows becomes infinite, and the check of the range refuses it
-        for channel in range(channels):
-            np.divide(samples[:, :, channel], np.float32(peak), out=planes[channel], dtype=np.float32)
-    return torch.from_numpy(planes)
+        np.divide(np.moveaxis(np.atleast_3d(samples), 2, 0), np.float32(peak), out=planes, dtype=np.float32)
+    return from_planes(torch.from_numpy(planes), what, name)
 
 
 def from_planes(planes: Tensor, what: str, name: str) -> Picture:
@@ -233,17 +220,13 @@ def from_planes(planes: Tensor, what: str, name: str) -> Picture:
     Values up to 1e-3 outside 0…1 are clamped. Raises ImageError for others.
     """
     low, high = (float(bound) for bound in torch.aminmax(planes))
-    if not (low >= -_RANGE_TOLERANCE and high <= 1 + _RANGE_TOLERANCE):
-        raise ImageError(f"{what} {_range_problem(low, high)}")
+    if not np.isfinite((low, high)).all():
+        raise ImageError(f"{what} has NaN or infinite values; every value must be in 0…1")
+    if low < -_RANGE_TOLERANCE or high > 1 + _RANGE_TOLERANCE:
+        hint = "divide them by 255" if 1 < high <= 255 and low >= 0 else "scale or clip them"
+        raise ImageError(f"{what} has values from {low:.6g} to {high:.6g}; they must be in 0…1: {hint}")
     if low < 0 or high > 1:
         planes.clamp_(0, 1)
     colours = 1 if len(planes) < 3 else 3
     alpha = planes[colours:] if len(planes) > colours else None
     return Picture(planes[:colours].expand(3, -1, -1).contiguous(), alpha, name)
-
-
-def _range_problem(low: float, high: float) -> str:
-    if not np.isfinite((low, high)).all():
-        return "has NaN or infinite values; every value must be in 0…1"
-    hint = "divide them by 255" if 1 < high <= 255 and low >= 0 else "scale or clip them"
-    return f"has values from {low:.6g} to {high:.6g}; they must be in 0…1: {hint}"

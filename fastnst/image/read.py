@@ -8,7 +8,6 @@ it converts colours at 16 bits; Pillow reads the formats that libvips does not.
 import io
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import IO, Any, TypeAlias
 
 import numpy as np
@@ -18,7 +17,6 @@ from PIL import Image
 
 from fastnst.errors import ImageError
 from fastnst.image.decode import (
-    check_pixels,
     check_size,
     decoding,
     from_pil,
@@ -28,7 +26,6 @@ from fastnst.image.decode import (
     opened,
     read_npy_header,
     srgb_profile,
-    within_memory,
 )
 from fastnst.image.files import MAX_PIXELS, contents, source_name
 from fastnst.image.picture import (
@@ -38,12 +35,14 @@ from fastnst.image.picture import (
     StreamedPicture,
     check_layout,
     from_array,
-    from_planes,
+    from_samples,
     from_tensor,
-    to_planes,
 )
 
 Source: TypeAlias = str | os.PathLike[str] | IO[bytes] | Image.Image | npt.NDArray[np.generic] | torch.Tensor
+
+Rows: TypeAlias = Callable[[], Iterator[npt.NDArray[np.generic]]]
+"""Decodes the samples, (h, W) or (h, W, C) of any depth, some rows at a time from the top, each time it is called."""
 
 STREAMED_PIXELS = 1 << 22
 """Files of more pixels are read as a StreamedPicture where a run does not need them whole: 50 MB in float."""
@@ -76,7 +75,9 @@ def load_image(source: Source, *, role: str = "content", max_pixels: int = MAX_P
         return from_tensor(source, f"{role} image (tensor)")
     if isinstance(source, np.ndarray):
         return from_array(source, f"{role} image (array)")
-    return _samples(source, role, max_pixels).whole()
+    what, picture = _opened(source, role, max_pixels)
+    with decoding(what, picture.height, picture.width):
+        return picture.whole()
 
 
 def open_picture(source: Source, *, role: str = "content", max_pixels: int = MAX_PIXELS) -> AnyPicture:
@@ -86,86 +87,66 @@ def open_picture(source: Source, *, role: str = "content", max_pixels: int = MAX
     """
     if isinstance(source, torch.Tensor | np.ndarray):
         return load_image(source, role=role, max_pixels=max_pixels)
-    samples = _samples(source, role, max_pixels)
-    large = samples.height * samples.width > STREAMED_PIXELS and samples.name != "PIL image"
-    return samples.streamed() if large else samples.whole()
+    what, picture = _opened(source, role, max_pixels)
+    if picture.height * picture.width > STREAMED_PIXELS and not isinstance(source, Image.Image):
+        return picture
+    with decoding(what, picture.height, picture.width):
+        return picture.whole()
 
 
-@dataclass(frozen=True)
-class _Samples:
-    """An image whose header is read; `rows` decodes it, (h, W, C) of any depth from the top, each time it is called."""
-
-    height: int
-    width: int
-    what: str
-    name: str
-    rows: Callable[[], Iterator[npt.NDArray[np.generic]]]
-
-    def whole(self) -> Picture:
-        planes, top = None, 0
-        with within_memory(self.what, self.height, self.width):
-            for rows in self._checked_rows():
-                if planes is None:
-                    planes = np.empty((rows.shape[2], self.height, self.width), np.float32)
-                to_planes(rows, planes[:, top : top + len(rows)])
-                top += len(rows)
-            return from_planes(torch.from_numpy(planes), self.what, self.name)
-
-    def streamed(self) -> StreamedPicture:
-        def read() -> Iterator[Picture]:
-            with within_memory(self.what, self.height, self.width):
-                for rows in self._checked_rows():
-                    yield from_planes(to_planes(rows), self.what, self.name)
-
-        return StreamedPicture(self.height, self.width, self.name, read)
-
-    def _checked_rows(self) -> Iterator[npt.NDArray[np.generic]]:
-        with decoding(self.what):
-            yield from self.rows()
-
-
-def _samples(source: object, role: str, max_pixels: int) -> _Samples:
+def _opened(source: object, role: str, max_pixels: int) -> tuple[str, StreamedPicture]:
+    """What messages call the image, and the picture, of which the header is read."""
     if isinstance(source, Image.Image):
-        what = f"{role} image (PIL image)"
-        image = from_pil(source, what, max_pixels)
-        return _image_samples(lambda _: image, what, "PIL image", max_pixels)
-    if not isinstance(source, str | os.PathLike) and not hasattr(source, "read"):
+        what, name = f"{role} image (PIL image)", "PIL image"
+        decoded = from_pil(source, what, max_pixels)
+        height, width, rows = _image_rows(lambda _: decoded, what, max_pixels)
+    elif isinstance(source, str | os.PathLike) or hasattr(source, "read"):
+        name, what = source_name(source, role)
+        held = contents(source, what)
+        if is_npy(held):
+            height, width, rows = _npy_rows(held, what, max_pixels)
+        else:
+            height, width, rows = _image_rows(
+                lambda access: open_image(held, what, access, max_pixels), what, max_pixels
+            )
+    else:
         raise ImageError(
             f"{role} image is of type {type(source).__name__}; "
             "give a path, a PIL image, a NumPy array or a torch tensor"
         )
-    name, what = source_name(source, role)
-    held = contents(source, what)  # type: ignore[arg-type]
-    if is_npy(held):
-        return _npy_samples(held, what, name, max_pixels)
-    return _image_samples(lambda access: open_image(held, what, access, max_pixels), what, name, max_pixels)
+
+    def read() -> Iterator[Picture]:
+        with decoding(what, height, width):
+            for samples in rows():
+                yield from_samples(samples, what, name)
+
+    return what, StreamedPicture(height, width, name, read)
 
 
-def _image_samples(opened: Callable[[str], Any], what: str, name: str, max_pixels: int) -> _Samples:
-    """The samples of a libvips image, which `opened` gives for an access, "sequential" or "random"."""
+def _image_rows(opened: Callable[[str], Any], what: str, max_pixels: int) -> tuple[int, int, Rows]:
+    """The rows of a libvips image, which `opened` gives for an access, "sequential" or "random"."""
     image = opened("sequential")
-    check_pixels(image.height, image.width, what, max_pixels)
-    check_size(image.height, image.width, what)
+    check_size(image.height, image.width, what, max_pixels)
     if image.bands > 5 or image.format not in _DTYPES:
         raise ImageError(f"{what} has {image.bands} channels of {image.format}; save it as RGB of 8 or 16 bits")
     orientation = image.get("orientation") if image.get_typeof("orientation") else 1
     # Only what is not turned can be decoded from the top; libvips keeps the rest in memory or, when large, on disk.
     access = "sequential" if orientation in (1, 2) else "random"
-    size = (image.width, image.height) if orientation in (5, 6, 7, 8) else (image.height, image.width)
+    height, width = (image.width, image.height) if orientation in (5, 6, 7, 8) else (image.height, image.width)
 
     def rows() -> Iterator[npt.NDArray[np.generic]]:
         image = _upright_srgb(opened(access))
-        if (image.height, image.width) != size:
+        if (image.height, image.width) != (height, width):
             raise ImageError(f"{what} has changed while it was used; begin anew")
         # In this thread: rows come in order, and no threads of libvips stand beside torch's.
         region = libvips().Region.new(image)
-        step = max(1, PART_PIXELS // image.width)
-        for top in range(0, image.height, step):
-            count = min(step, image.height - top)
-            data = region.fetch(0, top, image.width, count)
-            yield np.frombuffer(data, _DTYPES[image.format]).reshape(count, image.width, image.bands)
+        step = max(1, PART_PIXELS // width)
+        for top in range(0, height, step):
+            count = min(step, height - top)
+            data = region.fetch(0, top, width, count)
+            yield np.frombuffer(data, _DTYPES[image.format]).reshape(count, width, image.bands)
 
-    return _Samples(*size, what, name, rows)
+    return height, width, rows
 
 
 def _upright_srgb(image: Any) -> Any:
@@ -179,18 +160,13 @@ def _upright_srgb(image: Any) -> Any:
     return image.autorot()
 
 
-def _npy_samples(held: str | bytes, what: str, name: str, max_pixels: int) -> _Samples:
+def _npy_rows(held: str | bytes, what: str, max_pixels: int) -> tuple[int, int, Rows]:
     with decoding(what):
         with opened(held) as file:
             shape, dtype = read_npy_header(file)
         height, width = check_layout(shape, dtype, what)
-        check_pixels(height, width, what, max_pixels)
+        check_size(height, width, what, max_pixels)
         # Of a file only the pages that are looked at are in memory.
         array = np.load(held, mmap_mode="r") if isinstance(held, str) else np.load(io.BytesIO(held))
-    samples = array[:, :, None] if array.ndim == 2 else array
     step = max(1, PART_PIXELS // width)
-
-    def rows() -> Iterator[npt.NDArray[np.generic]]:
-        return (samples[top : top + step] for top in range(0, height, step))
-
-    return _Samples(height, width, what, name, rows)
+    return height, width, lambda: (array[top : top + step] for top in range(0, height, step))

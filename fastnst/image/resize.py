@@ -103,16 +103,11 @@ class AtSizes:
 
     def __init__(self, picture: AnyPicture, sizes: Sequence[tuple[int, int]]) -> None:
         self._picture = picture
-        self._kept: dict[tuple[int, int], Picture] = {}
-        if isinstance(picture, StreamedPicture):
-            self._kept.update(zip(sizes, resized(picture, sizes), strict=True))
+        streamed = isinstance(picture, StreamedPicture)
+        self._kept = dict(zip(sizes, resized(picture, sizes), strict=True)) if streamed else {}
 
     def at(self, size: tuple[int, int]) -> Picture:
-        if isinstance(self._picture, Picture):
-            return resize_picture(self._picture, size=size)
-        if size not in self._kept:
-            self._kept[size] = resized(self._picture, [size])[0]
-        return self._kept[size]
+        return self._kept[size] if size in self._kept else at_size(self._picture, size)
 
     def drop(self, size: tuple[int, int]) -> None:
         self._kept.pop(size, None)
@@ -120,10 +115,10 @@ class AtSizes:
 
 def at_size(picture: AnyPicture, size: tuple[int, int]) -> Picture:
     """The picture at a size, (height, width)."""
-    return AtSizes(picture, [size]).at(size)
+    return resize_picture(picture, size=size) if isinstance(picture, Picture) else resized(picture, [size])[0]
 
 
-def resized(picture: StreamedPicture, sizes: Sequence[tuple[int, int]]) -> list[Picture]:
+def resized(picture: AnyPicture, sizes: Sequence[tuple[int, int]]) -> list[Picture]:
     """The picture at each of `sizes` (height, width), as `resize_picture` makes it up to rounding; it is read once."""
     kept: dict[tuple[int, int], list[Tensor]] = {}
     top = 0
@@ -189,19 +184,12 @@ def resize_wrapped(image: Tensor, size: tuple[int, int]) -> Tensor:
         return image
     if min(size) < 1:
         raise OptionError(f"size {size} is not possible; both sides must be at least 1 pixel")
-    margins = [_margin(old, new) for old, new in zip(image.shape[2:], size, strict=True)]
-    rows, columns = (
-        torch.arange(-margin, side + margin, device=image.device) % side
-        for (margin, _), side in zip(margins, image.shape[2:], strict=True)
-    )
-    (_, top), (_, left) = margins
-    larger = resize(image[:, :, rows][..., columns], size=(size[0] + 2 * top, size[1] + 2 * left))
-    return larger[:, :, top : top + size[0], left : left + size[1]].contiguous()
-
-
-def _margin(old: int, new: int) -> tuple[int, int]:
-    """How far to continue an axis, in the old pixels and in the new ones."""
-    common = math.gcd(old, new)
-    step, new_step = old // common, new // common
-    times = math.ceil(_KERNEL_REACH * max(1, old / new) / step)
-    return times * step, times * new_step
+    larger, cut = list(size), [0, 0]
+    for axis, (old, new) in enumerate(zip(image.shape[2:], size, strict=True)):
+        common = math.gcd(old, new)
+        times = math.ceil(_KERNEL_REACH * max(1, old / new) * common / old)
+        margin, cut[axis] = times * (old // common), times * (new // common)
+        image = image.index_select(2 + axis, torch.arange(-margin, old + margin, device=image.device) % old)
+        larger[axis] += 2 * cut[axis]
+    (top, left), (height, width) = cut, size
+    return resize(image, size=(larger[0], larger[1]))[:, :, top : top + height, left : left + width].contiguous()

@@ -66,56 +66,56 @@ def contact_sheet(
     rows, columns or cells, and for a sheet of more than 400 million pixels or a font that cannot be read.
     """
     columns = max((len(row) for row in cells), default=0)
-    if not any(picture is not None for row in cells for picture in row):
-        raise OptionError("a sheet without pictures was asked for; give at least one")
     look = look or Look()
     check_look(look, cell)
-    _check_count("row labels", row_labels, len(cells), "rows")
-    _check_count("column labels", column_labels, columns, "columns")
-    if captions and [len(row) for row in captions] != [len(row) for row in cells]:
-        raise OptionError("the captions are not in rows as the cells are; give one for each cell, or none")
     letters, gap = look.sized(cell)
     pen = _Pen(letters, look.font)
-    sizes = [_size_of(picture, cell) for row in cells for picture in row if picture is not None]
-    height, width = max(size[0] for size in sizes), max(size[1] for size in sizes)
+    sizes = [
+        [None if picture is None else fitted_size(picture.shape[1], picture.shape[2], cell) for picture in row]
+        for row in cells
+    ]
+    taken = [size for row in sizes for size in row if size is not None]
+    if not taken:
+        raise OptionError("a sheet without pictures was asked for; give at least one")
+    for what, labels, count, of in (
+        ("row labels", row_labels, len(cells), "rows"),
+        ("column labels", column_labels, columns, "columns"),
+    ):
+        if labels and len(labels) != count:
+            raise OptionError(f"{len(labels)} {what} for {count} {of}; give one for each, or none")
+    if captions and [len(row) for row in captions] != [len(row) for row in cells]:
+        raise OptionError("the captions are not in rows as the cells are; give one for each cell, or none")
 
+    height, width = (max(sides) for sides in zip(*taken, strict=True))
     beside = min(width, max((pen.width(label) for label in row_labels), default=0))
     left = gap + (beside + gap if row_labels else 0)
     whole_width = left + columns * (width + gap)
     heading = pen.label(title, whole_width - 2 * gap)
     above = [pen.label(label, width) for label in column_labels]
     under = [[pen.label(caption, width) for caption in row] for row in captions] or [[]] * len(cells)
-    top = gap + _room([heading], gap)
-    first = top + _room(above, gap)
+    top, room = gap + _room([heading], gap), _room(above, gap)
     row_heights = [height + _room(row, gap) + gap for row in under]
-    whole_height = first + sum(row_heights)
+    whole_height = top + room + sum(row_heights)
     if whole_height * whole_width > _MOST_PIXELS:
         raise OptionError(f"the sheet would be {whole_width}×{whole_height} pixels; use smaller cells or fewer of them")
 
     sheet = Image.new("RGB", (whole_width, whole_height), _PAPER)
     sheet.paste(heading, (gap, gap))
-    for column, label in enumerate(above):
-        sheet.paste(label, (left + column * (width + gap), top))
-    y = first
+    lefts = [left + column * (width + gap) for column in range(columns)]
+    for label, x in zip(above, lefts, strict=False):
+        sheet.paste(label, (x, top))
+    y = top + room
     for index, row in enumerate(cells):
         if row_labels:
             sheet.paste(pen.label(row_labels[index], beside), (gap, y))
-        for column, picture in enumerate(row):
-            x = left + column * (width + gap)
-            if picture is not None:
-                size = _size_of(picture, cell)
+        for picture, size, x in zip(row, sizes[index], lefts, strict=False):
+            if picture is not None and size is not None:
                 place = (x + (width - size[1]) // 2, y + (height - size[0]) // 2)
                 sheet.paste(to_pil(resize(picture.detach().float().cpu(), size=size)), place)
-            if captions:
-                sheet.paste(under[index][column], (x, y + height + gap // 2))
+        for label, x in zip(under[index], lefts, strict=False):
+            sheet.paste(label, (x, y + height + gap // 2))
         y += row_heights[index]
     return sheet
-
-
-def _size_of(picture: Tensor, cell: int) -> tuple[int, int]:
-    """(height, width) of a picture in its cell."""
-    _, height, width = picture.shape
-    return fitted_size(height, width, cell)
 
 
 def _room(labels: Sequence[Image.Image], gap: int) -> int:
@@ -125,29 +125,33 @@ def _room(labels: Sequence[Image.Image], gap: int) -> int:
 
 
 class _Pen:
-    """Text of one size."""
+    """Text of one size. The font draws a box for a letter that it lacks."""
 
     def __init__(self, letters: int, font: str | os.PathLike[str] | None) -> None:
         self._line = round(1.25 * letters)
         try:
             self._font = ImageFont.load_default(letters) if font is None else ImageFont.truetype(font, letters)
         except (OSError, ValueError) as error:
-            raise OptionError(
-                f"font {os.fspath(font or '')!r} cannot be read ({error}); give a .ttf or .otf file"
-            ) from None
+            name = os.fspath(font or "")
+            raise OptionError(f"font {name!r} cannot be read ({error}); give a .ttf or .otf file") from None
 
     def width(self, text: str) -> int:
-        return math.ceil(self._font.getlength(" ".join(text.split())))
+        return math.ceil(self._font.getlength(" ".join(_writable(text).split())))
 
     def label(self, text: str, width: int) -> Image.Image:
         """`text` in four lines at most, cut where a word is wider than `width`; without height where it is empty."""
         letters = max(1, len(text) * width // max(1, self.width(text)))
-        lines = textwrap.wrap(text, letters, max_lines=4, placeholder=" ..." if letters > 4 else "")
+        lines = textwrap.wrap(_writable(text), letters, max_lines=4, placeholder=" ..." if letters > 4 else "")
         label = Image.new("RGB", (width, self._line * len(lines)), _PAPER)
         draw = ImageDraw.Draw(label)
         for index, line in enumerate(lines):
             draw.text((0, index * self._line), line, fill=_INK, font=self._font)
         return label
+
+
+def _writable(text: str) -> str:
+    """The text with a question mark for what is no Unicode, as a file's name may have it."""
+    return text.encode(errors="replace").decode()
 
 
 def in_rows(pictures: Sequence[Any], *, width: float = 1.0, height: float = 1.0) -> list[list[Any]]:
@@ -173,11 +177,12 @@ def differing_options(parameters: Sequence[Mapping[str, Any]]) -> list[str]:
     differing = [name for name in names if any(values.get(name) != options[0].get(name) for values in options)]
     captions = []
     for record, values in zip(parameters, options, strict=True):
-        said = ", ".join(f"{name} {_said(values[name])}" for name in differing if name in values)
+        said = [", ".join(f"{name} {_said(values[name])}" for name in differing if name in values)]
         final = record.get("final")
         total = final.get("total") if isinstance(final, Mapping) else None
-        loss = f"loss {total:.4g}" if isinstance(total, int | float) else ""
-        captions.append("; ".join(part for part in (said, loss) if part))
+        if isinstance(total, int | float):
+            said.append(f"loss {total:.4g}")
+        captions.append("; ".join(filter(None, said)))
     return captions
 
 
@@ -185,10 +190,5 @@ def _said(value: Any) -> str:
     if isinstance(value, Mapping):
         return " ".join(f"{name}={_said(part)}" for name, part in value.items())
     if isinstance(value, list | tuple):
-        return " ".join(_said(part) for part in value)
+        return " ".join(map(_said, value))
     return f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)
-
-
-def _check_count(what: str, labels: Sequence[str], count: int, of: str) -> None:
-    if labels and len(labels) != count:
-        raise OptionError(f"{len(labels)} {what} for {count} {of}; give one for each, or none")

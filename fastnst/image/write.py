@@ -37,69 +37,55 @@ class Format:
 
     name: str
     extensions: tuple[str, ...]
-    longest_side: int
-    has_alpha: bool
-    depths: tuple[int, ...]
     saver: str = ""
     options: Mapping[str, object] = field(default_factory=dict)
+    longest_side: int = 2**31 - 1
+    has_alpha: bool = True
+    depths: tuple[int, ...] = (8,)
 
 
+_JPEG = {"Q": 95, "subsample_mode": "off"}
+# In lossless WebP, quality is the effort: 25 costs under 1 % in size and saves 40 % of the time against 80.
+_WEBP = {"lossless": True, "Q": 25, "exact": True}
+_TIFF = {"compression": "deflate", "predictor": "horizontal"}
+_AVIF = {"compression": "av1", "Q": 90, "subsample_mode": "off"}
 FORMATS: Mapping[str, Format] = {
-    "png": Format(*("PNG", (".png",), 2**31 - 1, True, (8, 16), "pngsave_target"), {"compression": 4, "filter": "all"}),
-    "jpeg": Format(
-        *("JPEG", (".jpg", ".jpeg"), 65_500, False, (8,), "jpegsave_target"), {"Q": 95, "subsample_mode": "off"}
-    ),
-    # In lossless WebP, quality is the effort: 25 costs under 1 % in size and saves 40 % of the time against 80.
-    "webp": Format(
-        *("WEBP", (".webp",), 16_383, True, (8,), "webpsave_target"), {"lossless": True, "Q": 25, "exact": True}
-    ),
-    "tiff": Format(
-        *("TIFF", (".tif", ".tiff"), 2**31 - 1, True, (8, 16), "tiffsave_target"),
-        {"compression": "deflate", "predictor": "horizontal"},
-    ),
-    "avif": Format(
-        *("AVIF", (".avif",), 16_384, True, (8,), "heifsave_target"),
-        {"compression": "av1", "Q": 90, "subsample_mode": "off"},
-    ),
-    "npy": Format("NPY", (".npy",), 2**31 - 1, True, (32,)),
+    "png": Format("PNG", (".png",), "pngsave_target", {"compression": 4, "filter": "all"}, depths=(8, 16)),
+    "jpeg": Format("JPEG", (".jpg", ".jpeg"), "jpegsave_target", _JPEG, longest_side=65_500, has_alpha=False),
+    "webp": Format("WEBP", (".webp",), "webpsave_target", _WEBP, longest_side=16_383),
+    "tiff": Format("TIFF", (".tif", ".tiff"), "tiffsave_target", _TIFF, depths=(8, 16)),
+    "avif": Format("AVIF", (".avif",), "heifsave_target", _AVIF, longest_side=16_384),
+    "npy": Format("NPY", (".npy",), depths=(32,)),
 }
-BIT_DEPTHS = (8, 16)
 
+_BIT_DEPTHS = (8, 16)
 _ROWS = 64  # at a time
 # A classic TIFF holds 4 GiB; deflate makes noise a little longer than it was.
 _LARGEST_TIFF = 4_000_000_000
-_COPIED = 1 << 20
 # The process in which libvips' threads run, once it has written.
 _WRITER: dict[str, int] = {}
 
 
-def format_of(name: str, given: str | None = None) -> Format:
-    """The format `given` by its own name, else that of the extension of the path `name`.
-
-    Raises OptionError for a format that is not known, ImageError for an extension that is not.
-    """
+def _format_of(name: str, given: str | None) -> Format:
+    """The format `given` by its own name, else that of the extension of the path `name`."""
     if given is not None:
         if given not in FORMATS:
             raise OptionError(f"unknown format {given!r}; choose one of: {', '.join(FORMATS)}")
         return FORMATS[given]
+    by_extension = {extension: form for form in FORMATS.values() for extension in form.extensions}
     extension = Path(name).suffix.lower()
-    for form in FORMATS.values():
-        if extension in form.extensions:
-            return form
-    known = ", ".join(extension for form in FORMATS.values() for extension in form.extensions)
-    problem = f"has the unknown extension {extension!r}" if extension else "has no extension"
-    raise ImageError(f"output {name!r} {problem}; use one of: {known}")
+    if extension not in by_extension:
+        problem = f"has the unknown extension {extension!r}" if extension else "has no extension"
+        raise ImageError(f"output {name!r} {problem}; use one of: {', '.join(by_extension)}")
+    return by_extension[extension]
 
 
-def depth_of(form: Format, bit_depth: int | None) -> int:
-    """The bits per channel to write `form` with: `bit_depth`, or where that is None the least that it has.
-
-    Raises OptionError where the format does not have it. A `.npy` file holds floats always, and takes any.
-    """
+def _depth_of(form: Format, bit_depth: int | None) -> int:
+    """The bits per channel to write: `bit_depth`, or the least of the format. NPY holds floats, and takes any."""
     if bit_depth is None or form.depths == (32,):
         return form.depths[0]
-    if bit_depth not in BIT_DEPTHS:
-        raise OptionError(f"bit depth {bit_depth} is none of {' and '.join(map(str, BIT_DEPTHS))} bits per channel")
+    if bit_depth not in _BIT_DEPTHS:
+        raise OptionError(f"bit depth {bit_depth} is none of {' and '.join(map(str, _BIT_DEPTHS))} bits per channel")
     if bit_depth not in form.depths:
         deep = " or ".join(name for name, other in FORMATS.items() if bit_depth in other.depths)
         raise OptionError(f"{form.name} holds {form.depths[0]} bits per channel, not {bit_depth}; choose {deep}")
@@ -115,44 +101,33 @@ def check_output_path(
     larger than the format holds. Raises OptionError for a `format` or a `bit_depth` that will not do; both are those
     of `save_image`.
     """
-    name, form = _destination(path, format)
-    depth_of(form, bit_depth)
-    if size is not None:
-        _check_side(size, form, name)
-    if not is_stream(path):
-        check_place(name)
+    _destination(path, size, format, bit_depth)
 
 
-def _check_side(size: tuple[int, int], form: Format, name: str) -> None:
-    height, width = size
-    side = max(height, width)
-    if side <= form.longest_side:
-        return
-    roomier = [
-        other.extensions[0]
-        for other in FORMATS.values()
-        if other.longest_side >= side and other.has_alpha and 8 in other.depths
-    ]
-    way = f"choose {' or '.join(roomier)}, or lower the size" if roomier else "lower the size"
-    raise ImageError(
-        f"output {name!r} would be {width}×{height} pixels, but {form.name} holds at most {form.longest_side} "
-        f"a side; {way}"
-    )
-
-
-def is_stream(path: object) -> bool:
-    """Whether `path` is no path but a binary stream to write to."""
-    return not isinstance(path, str | os.PathLike) and hasattr(path, "write")
-
-
-def _destination(path: Target, format: str | None) -> tuple[str, Format]:
-    """What messages call the target, and the format to write it in."""
+def _destination(
+    path: Target, size: tuple[int, int] | None, format: str | None, bit_depth: int | None
+) -> tuple[str, Format, int]:
+    """What messages call the target, and the format and depth to write it in."""
     if isinstance(path, str | os.PathLike):
         name = os.fsdecode(path)
-        return name, format_of(name, format)
-    if not is_stream(path):
+        form = _format_of(name, format)
+    elif hasattr(path, "write"):
+        name, form = str(getattr(path, "name", "stream")), _format_of("", format or "png")
+    else:
         raise ImageError(f"output is of type {type(path).__name__}; give a path or a binary stream")
-    return str(getattr(path, "name", "stream")), format_of("", format or "png")
+    depth = _depth_of(form, bit_depth)
+    height, width = size or (0, 0)
+    side = max(height, width)
+    if side > form.longest_side:
+        roomier = [other for other in FORMATS.values() if other.longest_side >= side and other.name in ("PNG", "TIFF")]
+        choice = " or ".join(other.extensions[0] for other in roomier)
+        raise ImageError(
+            f"output {name!r} would be {width}×{height} pixels, but {form.name} holds at most {form.longest_side} "
+            f"a side; {f'choose {choice}, or ' if choice else ''}lower the size"
+        )
+    if not hasattr(path, "write"):
+        check_place(name)
+    return name, form, depth
 
 
 def save_image(
@@ -187,12 +162,9 @@ def save_image(
     Raises ImageError: as check_output_path, values that are not finite, wrong shapes, a full disk, any failure of the
     encoder; OptionError: a format or bit depth that is not to be had; BrokenPipeError: nobody reads the stream.
     """
-    name, form = _destination(path, format)
-    depth = depth_of(form, bit_depth)
-    if not is_stream(path):
-        check_place(name)
     layers = _layers(rgb, alpha)
-    _check_side((layers[0].shape[1], layers[0].shape[2]), form, name)
+    _, height, width = layers[0].shape
+    name, form, depth = _destination(path, (height, width), format, bit_depth)
     try:
         if isinstance(path, str | os.PathLike):
             with _replacing(real_target(name)) as file:
@@ -202,7 +174,7 @@ def save_image(
         with tempfile.TemporaryFile() as file:
             _encode(file, layers, form, depth, parameters)
             file.seek(0)
-            shutil.copyfileobj(file, path, _COPIED)
+            shutil.copyfileobj(file, path)
         path.flush()
     except (BrokenPipeError, ImageError):
         raise
@@ -251,59 +223,49 @@ def to_pil(rgb: Tensor, alpha: Tensor | None = None) -> Image.Image:
 
     Raises ImageError for values that are not finite or a shape that is not a picture's.
     """
-    image = _image(_layers(rgb, alpha), 8)
-    # In this thread, as in `read`: a forked process has no threads of libvips.
-    region, pixels = libvips().Region.new(image), np.empty((image.height, image.width, image.bands), np.uint8)
-    for top in range(0, image.height, _ROWS):
-        rows = pixels[top : top + _ROWS]
-        rows.reshape(-1)[:] = np.frombuffer(region.fetch(0, top, image.width, len(rows)), np.uint8)
-    return Image.fromarray(pixels)
+    # In float32 as in libvips: half precision would round twice.
+    planes = [(layer.float().cpu() * 255).round_().clamp_(0, 255).byte() for layer in _layers(rgb, alpha)]
+    return Image.fromarray(torch.cat(planes).permute(1, 2, 0).contiguous().numpy())
 
 
 def _layers(rgb: Tensor, alpha: Tensor | None) -> list[Tensor]:
     """The colours (3, H, W) and, if given, alpha (1, H, W), of the same size."""
-    layers = [_checked(rgb, 3, "picture")]
-    if alpha is not None:
-        layers.append(_checked(alpha, 1, "alpha"))
-    if any(layer.shape[1:] != layers[0].shape[1:] for layer in layers):
+    layers = []
+    for planes, channels, what in ((rgb, 3, "picture"), (alpha, 1, "alpha")):
+        if planes is None:
+            continue
+        layer = planes.detach()
+        if layer.ndim == 4 and layer.shape[0] == 1:
+            layer = layer[0]
+        if layer.ndim != 3 or layer.shape[0] != channels or layer.numel() == 0 or not layer.is_floating_point():
+            raise ImageError(
+                f"the {what} is {tuple(planes.shape)} {planes.dtype}; it must be ({channels}, H, W), float in 0…1"
+            )
+        if not all(math.isfinite(bound) for bound in torch.aminmax(layer)):  # NaN propagates; 30 × as fast as isfinite
+            raise ImageError(f"the {what} has NaN or infinite values, and cannot be written")
+        layers.append(layer)
+    if layers[-1].shape[1:] != layers[0].shape[1:]:
         raise ImageError(f"alpha is {tuple(layers[-1].shape)}, but the picture is {tuple(layers[0].shape)}")
     return layers
 
 
-def _checked(planes: Tensor, channels: int, what: str) -> Tensor:
-    picture = planes.detach()
-    if picture.ndim == 4 and picture.shape[0] == 1:
-        picture = picture[0]
-    if picture.ndim != 3 or picture.shape[0] != channels or picture.numel() == 0 or not picture.is_floating_point():
-        raise ImageError(
-            f"the {what} is {tuple(planes.shape)} {planes.dtype}; it must be ({channels}, H, W), float in 0…1"
-        )
-    if not all(math.isfinite(bound) for bound in torch.aminmax(picture)):  # NaN propagates; 30 × as fast as isfinite
-        raise ImageError(f"the {what} has NaN or infinite values, and cannot be written")
-    return picture
-
-
 def _image(layers: list[Tensor], depth: int, *, over_white: bool = False) -> Any:
     """libvips' image of the layers, rounded to `depth` bits as its rows are asked for."""
-    peak = 2**depth - 1
-    bands = [band for layer in layers for band in _bands(layer)]
+    bands, new = [], libvips().Image.new_from_memory
+    for layer in (layer.float().cpu() for layer in layers):
+        count, height, width = layer.shape
+        pixels = layer.permute(1, 2, 0)
+        if pixels.is_contiguous():
+            bands.append(new(pixels.numpy(), width, height, count, "float"))
+        else:
+            bands += [new(plane.contiguous().numpy(), width, height, 1, "float") for plane in layer]
     image = bands[0].bandjoin(bands[1:]) if len(bands) > 1 else bands[0]
     if over_white and image.bands == 4:
         opacity = image[3]
         image = image[0:3] * opacity + (1 - opacity)
     # To an integer it is cast with saturation.
-    image = (image * peak).rint().cast("uchar" if depth == 8 else "ushort")
+    image = (image * (2**depth - 1)).rint().cast("uchar" if depth == 8 else "ushort")
     return image.copy(interpretation="srgb" if depth == 8 else "rgb16")
-
-
-def _bands(layer: Tensor) -> list[Any]:
-    """libvips' images of (C, H, W): one where the channels lie side by side, else one for each."""
-    vips = libvips()
-    layer = layer.float().cpu()
-    _, height, width = layer.shape
-    if not (pixels := layer.permute(1, 2, 0)).is_contiguous():
-        return [vips.Image.new_from_memory(plane.contiguous().numpy(), width, height, 1, "float") for plane in layer]
-    return [vips.Image.new_from_memory(pixels.numpy(), width, height, layer.shape[0], "float")]
 
 
 def _write_problem(error: Exception) -> str:
@@ -313,10 +275,9 @@ def _write_problem(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno not in (None, errno.ENOSPC, errno.EDQUOT):
         return f"({error.strerror}); choose another folder"
     text = str(getattr(error, "strerror", None) or getattr(error, "detail", None) or error)
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
     # libvips tells the system's reason in a line after its own.
-    reason = next((line for line in lines if "system error" in line), lines[0] if lines else type(error).__name__)
-    reason = reason.removeprefix("system error: ")
+    reason = next((line for line in lines if "system error" in line), lines[0]).removeprefix("system error: ")
     return f"({reason}); free some space or choose another folder"
 
 

@@ -8,7 +8,7 @@ from fastnst_kernels import BlendedTarget, gram, tap
 from torch import Tensor, nn
 
 from fastnst.errors import OptionError
-from fastnst.image.picture import flattened
+from fastnst.image.picture import opaque
 from fastnst.image.read import Source, load_image
 from fastnst.image.resize import fitted_size, resize_picture
 from fastnst.loss.modules import TVLoss, content_factor
@@ -156,7 +156,7 @@ class PerceptualLoss(nn.Module):
         edge = max(1, round(self.options.size * self.options.style_scale))
         grams: dict[str, list[Tensor]] = {name: [] for name in self._style_layers}
         for source in sources:
-            picture = flattened(load_image(source, role="style"))
+            picture = opaque(load_image(source, role="style"))
             picture = resize_picture(picture, size=fitted_size(picture.height, picture.width, edge, self.options.edge))
             features = self.extractor(picture.rgb[None])
             for name, matrices in grams.items():

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from fastnst.errors import OptionError
-from fastnst.image.picture import Picture, flattened
+from fastnst.image.picture import Picture, opaque
 from fastnst.image.read import Source, load_image
 from fastnst.image.resize import resize
 from fastnst.image.sheet import Look, contact_sheet
@@ -209,5 +209,5 @@ def reconstruction_figure(
         if made is not None:
             made(results[-1])
     height, width = results[0].tensor.shape[1:]
-    original = resize(flattened(picture).rgb, size=(height, width))
+    original = resize(opaque(picture).rgb, size=(height, width))
     return Figure(names, original, tuple(results[: len(names)]), tuple(results[len(names) :]))
