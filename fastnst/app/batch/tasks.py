@@ -16,7 +16,7 @@ from fastnst.errors import ImageError, OptionError
 from fastnst.image.files import contents, make_folder, pictures_at
 from fastnst.image.metadata import read_parameters, to_json
 from fastnst.image.write import check_output_path
-from fastnst.network.runtime import resolve_runtime
+from fastnst.network.runtime import Runtime, resolve_runtime
 from fastnst.network.weights import load_weights
 from fastnst.options.masks import mask_hashes
 from fastnst.options.options import START_WORDS, Options, resolve_options
@@ -116,7 +116,7 @@ def make_tasks(
     would write, or that are inputs. OptionError: a pattern that will not do. Pictures are not looked at.
     """
     _check_pattern(pattern)
-    runtime = cache(resolve_runtime)
+    runtime = cache(_runtime)
 
     @cache
     def weights(source: str, network: str, taps: Any, scaling: Any) -> tuple[str, str]:
@@ -171,7 +171,7 @@ def with_memory_shares(tasks: Iterable[Task], workers: int) -> list[Task]:
     if workers == 1 or free is None:
         return list(tasks)
     share = held_bytes(torch.device("cpu")) + int(USABLE * free / workers)
-    runtime = cache(resolve_runtime)
+    runtime = cache(_runtime)
 
     def shared(task: Task) -> Task:
         if task.options.max_memory is not None or runtime(task.options).device.type != "cpu":
@@ -324,3 +324,7 @@ def _part(record: dict[str, Any], name: str) -> dict[str, Any]:
 def _styles(record: dict[str, Any]) -> list[Any]:
     styles = record.get("styles")
     return [style.get("sha256") for style in styles if isinstance(style, dict)] if isinstance(styles, list) else []
+
+
+def _runtime(options: Options) -> Runtime:
+    return resolve_runtime(options.device, options.precision, options.backend)
