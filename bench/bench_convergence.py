@@ -103,10 +103,10 @@ def ready_stylizer(style: Path, options: Options) -> Stylizer:
 def check_objective(sources: tuple[Path, Path], options: Options, expected: float) -> None:
     """Raises SystemExit where the engine's loss at the first image is not the plain loop's, `expected`."""
     stylizer = ready_stylizer(sources[1], replace(options, scales=None, iterations=1))
-    found = stylizer(sources[0], callback=lambda _: False).losses[0].total
-    error, allowed = abs(found - expected) / expected, TOLERANCES[stylizer.runtime.precision][0]
+    measured = stylizer(sources[0], callback=lambda _: False).losses[0].total
+    error, allowed = abs(measured - expected) / expected, TOLERANCES[stylizer.runtime.precision][0]
     if not error <= allowed:
-        raise SystemExit(f"the loss of {sources[0].name} is {found}, the plain loop's {expected}: {error:.1e} off")
+        raise SystemExit(f"the loss of {sources[0].name} is {measured}, the plain loop's {expected}: {error:.1e} off")
 
 
 def measure(sources: tuple[Path, Path], base: Options, schedules: Sequence[str], iterations: int) -> list[Curve]:
@@ -194,9 +194,9 @@ def main(arguments: list[str] | None = None) -> int:
     measure(pairs[0], replace(base, size=READYING_SIZE), ["iterations=1"], 1)
     curves: list[Curve] = []
     for content, style in pairs:
-        found = measure((content, style), base, parsed.schedules, parsed.iterations)
-        _print_curves(found)
-        curves += found
+        measured = measure((content, style), base, parsed.schedules, parsed.iterations)
+        _print_curves(measured)
+        curves += measured
         if parsed.json:
             report: dict[str, Any] = {**facts, "curves": [asdict(curve) for curve in curves]}
             parsed.json.write_text(json.dumps(report, indent=1) + "\n")

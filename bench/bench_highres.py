@@ -94,7 +94,7 @@ def options_for(size: int, device: str, precision: str, optimizer: str) -> Optio
 
 
 def plan_side(side: str, options: Options, runtime: Runtime, size: tuple[int, int]) -> Plan:
-    """What `side` does with an image of `size`, (height, width). Raises OptionError for an unknown side."""
+    """The plan of `side` for an image of `size`, (height, width). Raises OptionError for an unknown side."""
     name, _, argument = side.partition(":")
     if side == "whole":
         return plan_run(options, runtime, size, tile="none")
@@ -177,15 +177,15 @@ def measure(
     runtime = resolve_runtime(device, precision)
     height, width = image_of(size).shape[2:]
     rows = {side: Row(size, side, width, height) for side in sides}
-    found: dict[str, list[Mapping[str, Any]]] = {side: [] for side in sides}
+    measured: dict[str, list[Mapping[str, Any]]] = {side: [] for side in sides}
     for index in range(rounds):
         start = index % len(sides)
         for side in [*sides[start:], *sides[:start]]:
             if rows[side].problem is None:
                 answer = run_worker(side, size, device, precision, optimizer, iterations)
-                found[side].append(answer)
+                measured[side].append(answer)
                 rows[side] = replace(rows[side], problem=answer.get("problem"))
-    for side, answers in found.items():
+    for side, answers in measured.items():
         if rows[side].problem is None and answers:
             rows[side] = _figures(rows[side], answers)
     _check_losses(list(rows.values()), LOSS_TOLERANCE[runtime.precision])
@@ -244,7 +244,7 @@ def run_worker(side: str, size: int, device: str, precision: str, optimizer: str
 
 
 def work(side: str, size: int, device: str, precision: str, optimizer: str, iterations: int) -> Mapping[str, Any]:
-    """What `run_worker` gets: this process measures itself."""
+    """The answer that `run_worker` gets: this process measures itself."""
     options = options_for(size, device, precision, optimizer)
     runtime = resolve_runtime(options.device, options.precision, options.backend)
     try:
@@ -368,9 +368,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{kind}: gradient in float32 {error:.1e} off the untiled one at {CHECK_SIZE} px, tiles of {CHECK_TILE}")
     rows: list[Row] = []
     for size in parsed.size:
-        found = measure(size, parsed.sides, *given, parsed.rounds, parsed.iterations)
-        print("\n".join(table(found)))
-        rows += found
+        measured = measure(size, parsed.sides, *given, parsed.rounds, parsed.iterations)
+        print("\n".join(table(measured)))
+        rows += measured
         if parsed.json:
             report = {**facts, "gradient_errors": errors, "rows": [asdict(row) for row in rows]}
             parsed.json.write_text(json.dumps(report, indent=1) + "\n")

@@ -100,14 +100,14 @@ def endings(
     backbone = build_backbone(task.weights, options.taps, runtime)
     targets = style_targets(backbone, [(task.style, 1.0)], options, runtime)
     exact = make_objective(backbone, task.content, targets, options, runtime)
-    found: list[Ending] = []
+    finished: list[Ending] = []
     for precision in dict.fromkeys((EXACT, *precisions)):
         loss = final_loss(task, precision, exact)
-        above = loss / found[0].loss - 1 if found else 0.0
+        above = loss / finished[0].loss - 1 if finished else 0.0
         name = " × ".join(path.stem for path in pair)
-        found.append(Ending(name, options.preset, options.optimizer, options.seed, precision, loss, above))
-        show(found[-1])
-    return found
+        finished.append(Ending(name, options.preset, options.optimizer, options.seed, precision, loss, above))
+        show(finished[-1])
+    return finished
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -122,7 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     pairs = pairs_of(parser, parsed)
     facts = {**conditions(torch.device("cpu")), "size": parsed.size, "iterations": parsed.iterations}
-    found: list[Ending] = []
+    finished: list[Ending] = []
 
     def show(ending: Ending) -> None:
         key = f"{ending.pair:34}{ending.preset:9}{ending.optimizer:7}{ending.seed:3}  "
@@ -143,15 +143,15 @@ def main(arguments: list[str] | None = None) -> int:
                             weights=parsed.weights,
                             device="cpu",
                         )
-                        found += endings((content, style), options, parsed.precisions, show)
+                        finished += endings((content, style), options, parsed.precisions, show)
                         if parsed.json:
-                            report = {**facts, "endings": [asdict(ending) for ending in found]}
+                            report = {**facts, "endings": [asdict(ending) for ending in finished]}
                             parsed.json.write_text(json.dumps(report, indent=1) + "\n")
     except FastnstError as error:
         parser.error(str(error))
     print(f"\n{'above float32':14}{'median':>9}{'worst':>9}{'best':>9}{'runs':>6}")
-    for precision in dict.fromkeys(ending.precision for ending in found):
-        above = [ending.above for ending in found if ending.precision == precision]
+    for precision in dict.fromkeys(ending.precision for ending in finished):
+        above = [ending.above for ending in finished if ending.precision == precision]
         print(f"{precision:14}{median(above):+9.2%}{max(above):+9.2%}{min(above):+9.2%}{len(above):6}")
     return 0
 

@@ -51,8 +51,8 @@ class Count:
 
 def count(pair: str, side: str, losses: Sequence[float], before: float, reference: float) -> Count:
     """`before` counts the iterations of the scales before that of `losses`."""
-    found = [next((i for i, loss in enumerate(losses) if loss <= factor * reference), None) for factor in WITHIN]
-    counts = tuple(None if index is None else before + index for index in found)
+    measured = [next((i for i, loss in enumerate(losses) if loss <= factor * reference), None) for factor in WITHIN]
+    counts = tuple(None if index is None else before + index for index in measured)
     return Count(pair, side, counts, min(losses) / reference)
 
 
@@ -107,9 +107,9 @@ def main(arguments: list[str] | None = None) -> int:
     }
     counts: list[Count] = []
     for content, style in pairs:
-        found = measure((content, style), base, parsed.schedules, parsed.iterations)
-        _print_counts(found)
-        counts += found
+        measured = measure((content, style), base, parsed.schedules, parsed.iterations)
+        _print_counts(measured)
+        counts += measured
         if parsed.json:
             report = {**facts, "counts": [asdict(each) for each in counts]}
             parsed.json.write_text(json.dumps(report, indent=1) + "\n")
@@ -121,7 +121,7 @@ def _print_counts(counts: Sequence[Count]) -> None:
     width = max(len(each.side) for each in counts)
     print(f"\n{counts[0].pair}\n{'within':{width}}" + "".join(f"{factor:8g}" for factor in WITHIN) + "  lowest")
     for each in counts:
-        cells = "".join(f"{'-' if found is None else f'{found:.0f}':>8}" for found in each.counts)
+        cells = "".join(f"{'-' if measured is None else f'{measured:.0f}':>8}" for measured in each.counts)
         print(f"{each.side:{width}}{cells}{each.lowest:8.4f}", flush=True)
 
 
@@ -133,7 +133,7 @@ def _print_means(counts: Sequence[Count]) -> None:
         cells = []
         for index in range(len(WITHIN)):
             pairs = [(each.counts[index], plain[each.pair][index]) for each in counts if each.side == side]
-            ratios = [found / most for found, most in pairs if found is not None and most]
+            ratios = [measured / most for measured, most in pairs if measured is not None and most]
             cells.append(f"{mean(ratios):.2f} ({len(ratios)})" if ratios else "-")
         print(f"{side}: {'  '.join(cells)}", flush=True)
 

@@ -85,7 +85,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured of one side with one optimiser at one size; the floors are sides too.
+    """The figures of a side with an optimiser at a size; the floors are sides too.
 
     `of_plain` and `of_floor` are its time over the plain loop's (None where that ran out of memory) and over those of
     the floors, by their precision.
@@ -179,7 +179,7 @@ def sides_here(device: torch.device) -> list[str]:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether `device` multiplies bfloat16 itself; other CPUs do it by way of float32, and more slowly."""
+    """True if `device` multiplies bfloat16 itself; other CPUs do it by way of float32, and more slowly."""
     return device.type == "cuda" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
@@ -191,12 +191,12 @@ def measure(size: int, device: str, names: Sequence[str], optimizer: str, rounds
     """
     task = step_task(size, device)
     sides: dict[str, Side] = {}
-    found: dict[str, tuple[float, Tensor]] = {}
+    measured: dict[str, tuple[float, Tensor]] = {}
     for name in (PLAIN, *(name for name in names if name != PLAIN)):
         try:
             side = make_side(name, task, optimizer)
             with float32_products(tf32=False):
-                found[name] = side.evaluate(task.start)
+                measured[name] = side.evaluate(task.start)
             # The history is allocated by the first step.
             side.iterate()
             sides[name] = side
@@ -207,7 +207,7 @@ def measure(size: int, device: str, names: Sequence[str], optimizer: str, rounds
     if not sides:
         return []
     names = list(sides)
-    errors = {name: _errors(result, *found[names[0]]) for name, result in found.items() if name in sides}
+    errors = {name: _errors(result, *measured[names[0]]) for name, result in measured.items() if name in sides}
     for name in names:
         limits = TOLERANCES[_precision(name)]
         if not all(error <= limit for error, limit in zip(errors[name], limits, strict=True)):
@@ -252,18 +252,18 @@ def _floor(task: Task, precision: str) -> Callable[[], object]:
     return run
 
 
-def _errors(found: tuple[float, Tensor], loss: float, gradient: Tensor) -> tuple[float, float, float]:
+def _errors(measured: tuple[float, Tensor], loss: float, gradient: Tensor) -> tuple[float, float, float]:
     """Relative errors of the loss, of the gradient in the median tile of `TILE` px, and of the whole gradient."""
-    wrong = (found[1] - gradient).double().square().sum(1, keepdim=True)
+    wrong = (measured[1] - gradient).double().square().sum(1, keepdim=True)
     right = gradient.double().square().sum(1, keepdim=True)
     tile = min(TILE, *gradient.shape[-2:])
     tiles = (F.avg_pool2d(wrong, tile) / F.avg_pool2d(right, tile)).sqrt()
     whole = (wrong.sum() / right.sum()).sqrt()
-    return abs(found[0] - loss) / abs(loss), tiles.median().item(), whole.item()
+    return abs(measured[0] - loss) / abs(loss), tiles.median().item(), whole.item()
 
 
 def _has_peak(name: str, device: str) -> bool:
-    """Whether the peak of a process says something: on a CPU it would be the compiler's."""
+    """True if the peak of a process says something: on a CPU it would be the compiler's."""
     on_cpu = resolve_runtime(device).device.type == "cpu"
     compiled = name in FORMS and FORMS[name].compile_mode is not None
     return not name.startswith(_FLOOR) and not (compiled and on_cpu)
@@ -346,11 +346,11 @@ def main(arguments: list[str] | None = None) -> int:
     rows: list[Row] = []
     for size in parsed.size:
         for optimizer in parsed.optimizer:
-            found = measure(size, parsed.device, names, optimizer, parsed.rounds, not parsed.no_memory)
-            if not found:
+            measured = measure(size, parsed.device, names, optimizer, parsed.rounds, not parsed.no_memory)
+            if not measured:
                 continue
-            _print_rows(found)
-            rows += found
+            _print_rows(measured)
+            rows += measured
             if parsed.json:
                 report: dict[str, Any] = {**facts, "rows": [asdict(row) for row in rows]}
                 parsed.json.write_text(json.dumps(report, indent=1) + "\n")

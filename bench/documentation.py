@@ -1,4 +1,4 @@
-"""What the site shows beside `docs/`, as hooks of MkDocs: pages and pictures from elsewhere, and generated reference.
+"""Hooks of MkDocs for what the site has beside `docs/`: pages and pictures from elsewhere, and generated reference.
 
 Links are written as they are in the repository, so that the pages read well there too; here they become the site's.
 """

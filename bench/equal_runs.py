@@ -1,4 +1,4 @@
-"""Whether runs of an operation are equal to the bit: each op × precision × layout × shape, many times.
+"""Equality to the bit of runs of an operation: each op × precision × layout × shape, many times.
 
 python -m bench.equal_runs --runs 20
 
@@ -36,9 +36,9 @@ def differing_runs(operation: Operation, runs: int, device: torch.device) -> lis
     return differing
 
 
-def _same_bits(one: Tensor, other: Tensor) -> bool:
-    integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[one.element_size()]
-    return torch.equal(one.contiguous().view(integers), other.contiguous().view(integers))
+def _same_bits(bits: Tensor, others: Tensor) -> bool:
+    integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[bits.element_size()]
+    return torch.equal(bits.contiguous().view(integers), others.contiguous().view(integers))
 
 
 def check(shapes: Sequence[tuple[int, int, int]], device: str, runs: int) -> list[dict[str, Any]]:
@@ -50,8 +50,8 @@ def check(shapes: Sequence[tuple[int, int, int]], device: str, runs: int) -> lis
         for shape in shapes:
             for layout in ("nchw", "channels_last"):
                 with float32_products(runtime.tf32):
-                    found = operations(*shape, runtime, channels_last=layout == "channels_last")
-                    for name, operation in found.items():
+                    calls = operations(*shape, runtime, channels_last=layout == "channels_last")
+                    for name, operation in calls.items():
                         differing = differing_runs(operation, runs, place)
                         record = {"op": name, "precision": precision, "shape": list(shape), "layout": layout}
                         records.append({**record, "runs": runs, "differing": differing})

@@ -74,7 +74,7 @@ def _tiles(features: Tensor, target: Tensor, upstream: Tensor, runtime: Runtime)
 
 def _bias_relu(x: Tensor, upstream: Tensor, bias: Tensor, runtime: Runtime) -> list[Tensor]:
     """With and without pooling: results and gradients."""
-    found = []
+    results = []
     for pool in (None, "avg", "max"):
         leaf = x.detach().requires_grad_()
         if pool is None:
@@ -82,8 +82,8 @@ def _bias_relu(x: Tensor, upstream: Tensor, bias: Tensor, runtime: Runtime) -> l
         else:
             y = relu.bias_relu_pool(leaf, bias, pool, backend=runtime.backend)
         above = upstream[:, :, : y.shape[2], : y.shape[3]]
-        found += [y.detach(), torch.autograd.grad(y, leaf, above)[0]]
-    return found
+        results += [y.detach(), torch.autograd.grad(y, leaf, above)[0]]
+    return results
 
 
 def _image(picture: Tensor, above: Tensor, runtime: Runtime) -> list[Tensor]:

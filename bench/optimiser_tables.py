@@ -58,13 +58,15 @@ def convergence_table(report: Mapping[str, Any]) -> str:
 
 def precision_table(report: Mapping[str, Any]) -> str:
     """For each precision the median and the worst distance from float32's loss, by optimiser."""
-    found: dict[str, dict[str, list[float]]] = {}
+    distances: dict[str, dict[str, list[float]]] = {}
     for ending in report["endings"]:
         if ending["precision"] != "fp32":
-            found.setdefault(ending["precision"], {}).setdefault(ending["optimizer"], []).append(abs(ending["above"]))
+            distances.setdefault(ending["precision"], {}).setdefault(ending["optimizer"], []).append(
+                abs(ending["above"])
+            )
     rows = []
-    for precision, by_optimizer in found.items():
-        cells = [f"{median(by_optimizer[one]):.2%}, {max(by_optimizer[one]):.2%}" for one in ("lbfgs", "adam")]
+    for precision, by_optimizer in distances.items():
+        cells = [f"{median(by_optimizer[name]):.2%}, {max(by_optimizer[name]):.2%}" for name in ("lbfgs", "adam")]
         rows.append([f"`{precision}`", *cells])
     return table(["", "L-BFGS", "Adam"], rows)
 

@@ -17,11 +17,11 @@ def replaced(text: str, tables: Mapping[str, str], module: str) -> str:
 
     Raises ValueError where a pair of marks is missing.
     """
-    for name, found in tables.items():
+    for name, content in tables.items():
         pattern = re.compile(rf"<!-- {name}: begin .*?<!-- {name}: end -->", re.DOTALL)
         if not pattern.search(text):
             raise ValueError(f"the page has no marks of the table {name!r}; add them")
-        block = f"<!-- {name}: begin (python -m {module} --write) -->\n\n{found}\n\n<!-- {name}: end -->"
+        block = f"<!-- {name}: begin (python -m {module} --write) -->\n\n{content}\n\n<!-- {name}: end -->"
         text = pattern.sub(lambda _, block=block: block, text)  # type: ignore[misc]
     return text
 

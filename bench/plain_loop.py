@@ -25,7 +25,7 @@ TUTORIAL_HISTORY = 100
 
 @dataclass(frozen=True)
 class Task:
-    """What all sides of a comparison work on: pictures (1, 3, H, W) in 0…1, weights and options."""
+    """The inputs of all sides of a comparison: pictures (1, 3, H, W) in 0…1, weights and options."""
 
     content: Tensor
     style: Tensor
@@ -92,12 +92,12 @@ def plain_loss(task: Task, form: Form) -> Callable[[Tensor], Tensor]:
         x = ((image - mean) / std).to(form.dtype)
         if form.tuned:
             x = x.contiguous(memory_format=torch.channels_last)
-        found = {}
+        kept = {}
         for name, module in network.items():
             x = module(x)
             if name in style_layers or name in content_layers:
-                found[name] = x
-        return found
+                kept[name] = x
+        return kept
 
     with torch.no_grad():
         grams = {name: _gram(x, form) for name, x in features(task.style).items() if name in style_layers}
@@ -111,12 +111,12 @@ def plain_loss(task: Task, form: Form) -> Callable[[Tensor], Tensor]:
         constants["content", name] = options.content_weight * weight / scale
 
     def total(image: Tensor) -> Tensor:
-        found = features(image)
+        kept = features(image)
         loss = image.new_zeros(())
         for name, target in grams.items():
-            loss = loss + constants["style", name] * F.mse_loss(_gram(found[name], form), target, reduction="sum")
+            loss = loss + constants["style", name] * F.mse_loss(_gram(kept[name], form), target, reduction="sum")
         for name, target in contents.items():
-            squares = F.mse_loss(found[name].float(), target.float(), reduction="sum")
+            squares = F.mse_loss(kept[name].float(), target.float(), reduction="sum")
             loss = loss + constants["content", name] * squares
         if options.tv_weight:
             right, down = image[..., 1:] - image[..., :-1], image[..., 1:, :] - image[..., :-1, :]

@@ -41,14 +41,14 @@ class Section:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether a GPU was timed; on a machine with one, the CPU may have been."""
+        """True if a GPU was timed; on a machine that has a GPU, the CPU may have been."""
         return bool(self.facts["gpu"]) and self.facts["device"] != self.facts["machine"]["cpu"]
 
     @property
     def ceilings(self) -> tuple[float, float]:
         """GB/s of a copy and TFLOP/s of a product, measured in the same run."""
-        found = self.facts["ceilings"][self.precision]
-        return found["gigabytes_per_second"], found["teraflops_per_second"]
+        listed = self.facts["ceilings"][self.precision]
+        return listed["gigabytes_per_second"], listed["teraflops_per_second"]
 
     @property
     def layers(self) -> list[str]:
@@ -63,7 +63,7 @@ class Section:
 
 def sections(folder: Path) -> list[Section]:
     """The measured profiles under `folder`, those of GPUs first. Raises SystemExit for a file that is none."""
-    found = []
+    listed = []
     for path in sorted(folder.rglob("profile*.json")):
         try:
             facts = json.loads(path.read_text(encoding="utf-8"))
@@ -71,28 +71,30 @@ def sections(folder: Path) -> list[Section]:
                 raise ValueError("no measurements")
             measured, steps = (_by_precision(facts.get(name, [])) for name in ("measurements", "steps"))
             name = path.relative_to(folder).as_posix()
-            found += [
+            listed += [
                 Section(name, facts, precision, rows, steps.get(precision, {})) for precision, rows in measured.items()
             ]
-            _ = [(section.on_gpu, section.ceilings) for section in found]
+            _ = [(section.on_gpu, section.ceilings) for section in listed]
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise SystemExit(f"{path} is not what fastnst profile --json prints ({error!r}); write it again") from None
-    return sorted(found, key=lambda section: (not section.on_gpu, section.name, section.precision))
+    return sorted(listed, key=lambda section: (not section.on_gpu, section.name, section.precision))
 
 
 def _by_precision(measurements: Sequence[Record]) -> dict[str, dict[tuple[str, str, str], Record]]:
-    found: dict[str, dict[tuple[str, str, str], Record]] = {}
-    for one in measurements:
-        found.setdefault(one["precision"], {})[one["layer"], one["operation"], one["implementation"]] = one
-    return found
+    listed: dict[str, dict[tuple[str, str, str], Record]] = {}
+    for record in measurements:
+        listed.setdefault(record["precision"], {})[record["layer"], record["operation"], record["implementation"]] = (
+            record
+        )
+    return listed
 
 
-def block(found: Sequence[Section], plot: Path | None = None) -> str:
-    """What stands in docs/figures.md between its marks; `plot` is shown where it is given."""
-    parts = [] if any(section.on_gpu for section in found) else [_NO_GPU]
-    parts += [_table(section) for section in found] or [_NONE]
+def block(listed: Sequence[Section], plot: Path | None = None) -> str:
+    """The text of docs/figures.md between its marks; `plot` is a part of it where it is given."""
+    parts = [] if any(section.on_gpu for section in listed) else [_NO_GPU]
+    parts += [_table(section) for section in listed] or [_NONE]
     if plot is not None:
-        devices = ", ".join(dict.fromkeys(section.facts["device"] for section in found))
+        devices = ", ".join(dict.fromkeys(section.facts["device"] for section in listed))
         text = f"Roofline: TFLOP/s of the kernels over FLOP per byte, beneath the ceilings measured on {devices}"
         parts.append(f'<img src="{plot.as_posix()}" alt="{text}" width="100%">')
     return "\n\n".join(parts)
@@ -146,7 +148,7 @@ def _step_lines(section: Section) -> list[str]:
         eager, seconds = section.steps[layer, operation, "eager"], ours["timing"]["median"]
         cells = [operation, layer, _time(seconds), f"{ours['gigabytes_per_second']:.4g}"]
         cells += [f"{ours['least_seconds'] / seconds:.0%}", f"{eager['timing']['median'] / seconds:.2f}"]
-        cells.append(_pair(*(f"{one['extra_bytes'] / 1e6:.1f} MB" for one in (ours, eager))))
+        cells.append(_pair(*(f"{record['extra_bytes'] / 1e6:.1f} MB" for record in (ours, eager))))
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 
@@ -157,13 +159,13 @@ def _whole(section: Section) -> list[str]:
     for operation in ("loss", "backward"):
         seconds = [section.seconds(layer, operation, "fastnst") for layer in section.layers]
         least = sum(section.measurements[layer, operation, "fastnst"]["least_seconds"] for layer in section.layers)
-        known = [one for one in seconds if one is not None]
+        known = [record for record in seconds if record is not None]
         cells += [_time(sum(known)), f"{least / sum(known):.0%}"] if len(known) == len(seconds) else ["-", "-"]
     cells += [_ratio(section, section.layers, form) for form in ("eager", "compile")]
     peaks = []
     for form in ("fastnst", "eager"):
         extra = [section.measurements.get((layer, "backward", form), {}).get("extra_bytes") for layer in section.layers]
-        known_bytes = [one for one in extra if one is not None]
+        known_bytes = [record for record in extra if record is not None]
         features = sum(
             section.measurements[layer, "backward", "fastnst"].get("features", 0) for layer in section.layers
         )
@@ -182,9 +184,9 @@ def _ratio(section: Section, layers: Sequence[str], form: str) -> str:
         name: [section.seconds(layer, operation, name) for layer in layers for operation in ("loss", "backward")]
         for name in (form, "fastnst")
     }
-    if any(one is None for found in times.values() for one in found):
+    if any(record is None for listed in times.values() for record in listed):
         return "-"
-    ours, theirs = (sum(one or 0.0 for one in times[name]) for name in ("fastnst", form))
+    ours, theirs = (sum(record or 0.0 for record in times[name]) for name in ("fastnst", form))
     return f"{theirs / ours:.2f}"
 
 
@@ -197,15 +199,21 @@ def _memory(section: Section, layer: str, form: str) -> str:
     return "-" if extra is None else f"{extra / 1e6:.1f} MB"
 
 
-def panels(found: Sequence[Section]) -> list[Panel]:
+def panels(listed: Sequence[Section]) -> list[Panel]:
     """One panel for each section; with figures of a GPU, those alone."""
-    on_gpu = [section for section in found if section.on_gpu]
+    on_gpu = [section for section in listed if section.on_gpu]
     drawn = []
-    for section in (on_gpu or list(found))[:4]:
+    for section in (on_gpu or list(listed))[:4]:
         bandwidth, rate = section.ceilings
         points = [
-            Point(layer, form, operation, one["work"]["flops"] / one["work"]["bytes"], one["work"]["flops"] / seconds)
-            for (layer, operation, form), one in section.measurements.items()
+            Point(
+                layer,
+                form,
+                operation,
+                record["work"]["flops"] / record["work"]["bytes"],
+                record["work"]["flops"] / seconds,
+            )
+            for (layer, operation, form), record in section.measurements.items()
             if operation != "forward" and (seconds := section.seconds(layer, operation, form)) is not None
         ]
         kind = "GPU" if section.on_gpu else "CPU"
@@ -223,16 +231,16 @@ def main(arguments: list[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     results, page = parsed.root / "bench" / "results", parsed.root / "docs" / "figures.md"
     plot = results / "roofline.png"
-    found = sections(results)
-    if parsed.write and found:
-        draw(panels(found), plot, "each point is one layer; ceilings measured in the same run")
-    shown = block(found, Path("..") / plot.relative_to(parsed.root) if plot.exists() else None)
+    listed = sections(results)
+    if parsed.write and listed:
+        draw(panels(listed), plot, "each point is record layer; ceilings measured in the same run")
+    written = block(listed, Path("..") / plot.relative_to(parsed.root) if plot.exists() else None)
     if not parsed.write and not parsed.check:
-        print(shown)
+        print(written)
         return 0
     text = page.read_text(encoding="utf-8")
     try:
-        new = replaced(text, {"kernels": shown}, "bench.report")
+        new = replaced(text, {"kernels": written}, "bench.report")
     except ValueError as error:
         raise SystemExit(f"{page}: {error}") from None
     if parsed.check and new != text:

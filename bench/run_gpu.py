@@ -5,7 +5,7 @@ python -m bench.run_gpu --out bench/results/gpu
 runs the GPU tests at full size, the kernels under compute-sanitizer, equal runs, the profiles, the engine and the
 search for launch parameters. It writes OUT/summary.json (conditions, and each step's exit code and seconds), for each
 step OUT/STEP.json (its results) and OUT/STEP.log, and prints a short table last. A step that fails or takes too long
-does not stop the others; the exit code is 1 if one did. `python -m bench.report` makes table and plot from OUT, and
+does not stop the others; the exit code is 1 if record did. `python -m bench.report` makes table and plot from OUT, and
 `--tiny` runs the same steps at small sizes, on a CPU too.
 """
 
@@ -184,8 +184,8 @@ def _figures(results: Mapping[str, Any]) -> list[str]:
             f"{row['what']:8}{row['size']:5} px{row['iterations']:5}{row['seconds']:9.2f} s" for row in results["runs"]
         ]
     if "measurements" in results:
-        found = [*results["measurements"], *results.get("steps", [])]
-        return [_layer_line(one, found) for one in _of(found, "fastnst")]
+        records = [*results["measurements"], *results.get("steps", [])]
+        return [_layer_line(record, records) for record in _of(records, "fastnst")]
     return [
         f"{row['size']:5} px {row['side']:18}{row['timing']['median'] * 1e3:9.2f} ms/iteration"
         f"{(row['memory'] or 0) / 1e6:9.0f} MB"
@@ -203,7 +203,9 @@ def _failed_check(check: Mapping[str, Any]) -> str:
 
 
 def _of(measurements: Sequence[Mapping[str, Any]], implementation: str) -> list[Mapping[str, Any]]:
-    return [one for one in measurements if one["implementation"] == implementation and one["timing"] is not None]
+    return [
+        record for record in measurements if record["implementation"] == implementation and record["timing"] is not None
+    ]
 
 
 def _layer_line(ours: Mapping[str, Any], measurements: Sequence[Mapping[str, Any]]) -> str:
@@ -227,7 +229,7 @@ def main(arguments: list[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     on_gpu = torch.cuda.is_available()
     if not on_gpu and not parsed.tiny:
-        parser.error("torch sees no GPU; --tiny tries the script without one")
+        parser.error("torch sees no GPU; --tiny tries the script without record")
     parsed.out.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     facts = conditions(torch.device("cuda" if on_gpu else "cpu"))
