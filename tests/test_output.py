@@ -68,7 +68,8 @@ def test_lossless_round_trip(tmp_path: Path, extension: str, depth: int, with_al
     assert torch.equal(loaded.rgb, rgb)
     assert loaded.alpha is alpha is None or torch.equal(loaded.alpha, alpha)
     assert read_parameters(path) == {"é": 1}
-    assert Image.open(path).info["icc_profile"] == srgb_profile()
+    with Image.open(path) as image:
+        assert image.info["icc_profile"] == srgb_profile()
 
 
 @pytest.mark.parametrize("extension", EXTENSIONS)
