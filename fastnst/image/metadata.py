@@ -63,7 +63,9 @@ def packet(parameters: Mapping[str, Any] | None, *, shortened: bool = False) -> 
         data = _PACKET.format(version=version("fastnst"), parameters=text).encode()
         if not kept or not shortened or len(data) <= _JPEG_PACKET_BYTES:
             return data
-        largest = max((key for key in kept if key != "left_out"), key=lambda key: len(to_json(kept[key])))
+        largest = max(
+            (key for key in kept if key != "left_out" or not left_out), key=lambda key: len(to_json(kept[key]))
+        )
         del kept[largest]
         if len(left_out) < 50:  # the list itself must fit, whatever the names are
             left_out.append(str(largest)[:50])

@@ -51,41 +51,39 @@ def fitted_size(height: int, width: int, pixels: int, edge: str = "long") -> tup
     return max(1, fitted_height), max(1, fitted_width)
 
 
-def resize(planes: Tensor, long_edge: int | None = None, size: tuple[int, int] | None = None) -> Tensor:
+def resize(planes: Tensor, size: int | tuple[int, int]) -> Tensor:
     """Resample to `size` (height, width), or to a long edge in pixels with the aspect kept.
 
     planes: (C, H, W) or (B, C, H, W), float in 0…1, any device. The kernel is bicubic (a = −0.5), widened by the
     scale when shrinking, so that fine texture does not alias; it works on the sRGB values as they are, and its
     overshoot is clamped to 0…1. At the size it has already, `planes` itself is returned.
 
-    Raises OptionError unless exactly one of `long_edge` and `size` is given, with sides of at least 1.
+    Raises OptionError unless sides are at least 1.
     """
     height, width = planes.shape[-2:]
-    if (long_edge is None) == (size is None):
-        raise OptionError("resize needs either a long edge or a size (height, width)")
-    target = fitted_size(height, width, long_edge) if long_edge is not None else size
-    if target is None or min(target) < 1:
+    target = fitted_size(height, width, size) if isinstance(size, int) else tuple(size)
+    if min(target) < 1:
         raise OptionError(f"size {target} is not possible; both sides must be at least 1 pixel")
-    if tuple(target) == (height, width):
+    if target == (height, width):
         return planes
     batch = planes if planes.ndim == 4 else planes[None]
     resized = interpolate(batch, size=target, mode="bicubic", antialias=True).clamp(0, 1)
     return resized if planes.ndim == 4 else resized[0]
 
 
-def resize_picture(picture: Picture, long_edge: int | None = None, size: tuple[int, int] | None = None) -> Picture:
+def resize_picture(picture: Picture, size: int | tuple[int, int]) -> Picture:
     """`resize` for colour and alpha together.
 
     Colours are weighted by alpha while they are resampled, so that the invisible colour under transparent pixels does
     not bleed into the visible edge. Where the result is fully transparent it keeps the plain resampled colour.
     """
+    plain = resize(picture.rgb, size)
     if picture.alpha is None:
-        return Picture(resize(picture.rgb, long_edge, size), None, picture.name)
-    alpha = resize(picture.alpha, long_edge, size)
-    plain = resize(picture.rgb, long_edge, size)
+        return Picture(plain, None, picture.name)
+    alpha = resize(picture.alpha, size)
     if alpha is picture.alpha or bool(picture.alpha.min() == 1):
         return Picture(plain, alpha, picture.name)
-    weighted = resize(picture.rgb * picture.alpha, long_edge, size)
+    weighted = resize(picture.rgb * picture.alpha, size)
     return Picture(_weighted_colours(weighted, alpha, plain), alpha, picture.name)
 
 
