@@ -222,6 +222,7 @@ CASES = {
     # Weights.
     "weights are missing": weights("missing.pth", "weights file missing.pth does not exist; check the path, or pass"),
     "weights of an unknown name": weights("vgg", "unknown weights 'vgg'; choose auto, original, imagenet, random"),
+    "embedded is gone": weights("embedded", "pass original, the network of the paper"),
     "weights are an address": weights("https://example.org/vgg.pth", "is an address, not a file; download it first"),
     "weights are a folder": weights("folder", "weights folder is a folder; pass the path of a"),
     "weights are a picture": weights("content.png", "has an unknown type; it must be .pth, .pt or .safetensors"),

@@ -109,6 +109,8 @@ def load_weights(
         return _imagenet(network, convolutions, progress)
     if name == "random":
         return _weights("random", network, random_convolutions(convolutions), IMAGENET)
+    if name == "embedded":
+        raise WeightsError("the embedded network is gone; pass original, the network of the paper, in its place")
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", name) and not os.path.lexists(name):
         raise WeightsError(f"weights {name} is an address, not a file; download it first and pass the file's path")
     path = Path(os.path.expanduser(name))  # noqa: PTH111  (Path.expanduser raises for an unknown user)
