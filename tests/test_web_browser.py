@@ -23,10 +23,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="the browser's dr
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
 )
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not CHROMIUM, reason="needs Chromium: apt-get install chromium"),
-]
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(not CHROMIUM, reason="needs Chromium: apt-get install chromium")]
 SECONDS = 600_000  # in milliseconds, for what takes a fraction of one on a quiet machine
 SIZES = {"desktop": (1280, 800), "phone": (390, 844)}
 

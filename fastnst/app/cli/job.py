@@ -64,10 +64,7 @@ class Outputs:
         """The run's watch; losses are read back at least as often as every output on the way asks."""
         every = math.gcd(self.save_every or 0, self.movie_every if self.movie is not None else 0) or None
         return Watch(
-            callback=callback,
-            callback_every=every,
-            checkpoint=self.checkpoint,
-            checkpoint_every=self.checkpoint_every,
+            callback=callback, callback_every=every, checkpoint=self.checkpoint, checkpoint_every=self.checkpoint_every
         )
 
     def callbacks(self) -> list[Ready]:

@@ -32,10 +32,7 @@ def add_parser(commands: Any) -> None:
     layers: dict[str, Any] = {"metavar": "LAYER", "nargs": "+", "action": Several}
     parser.add_argument("--layer", help="reconstruct the content from these, as conv4_2", **layers)
     parser.add_argument(
-        "--style-layers",
-        dest="layers_of_style",
-        help="reconstruct the style from these, as conv1_1,conv2_1",
-        **layers,
+        "--style-layers", dest="layers_of_style", help="reconstruct the style from these, as conv1_1,conv2_1", **layers
     )
     parser.add_argument(
         "--figure",
