@@ -51,12 +51,12 @@ def _code(value: object) -> str:
     if value is None:
         return "`none`"
     if isinstance(value, tuple):
-        return " ".join(_layer(*item) if isinstance(item, tuple) else _code(item) for item in value)
+        return (
+            "`"
+            + ",".join(f"{item[0]}={item[1]:.3g}" if isinstance(item, tuple) else f"{item:g}" for item in value)
+            + "`"
+        )
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
-
-
-def _layer(name: str, weight: float) -> str:
-    return f"`{name}={weight:.3g}`"
 
 
 if __name__ == "__main__":

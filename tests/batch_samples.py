@@ -15,12 +15,9 @@ SMALL: dict[str, Any] = {
     "content_layers": "conv2_1",
 }
 
-
 FAST = ["--size", "48", "--iterations", "2", "--scales", "none", "--weights", "random", "--style-layers", "conv1_1"]
 
-
 FAST += ["--content-layers", "conv2_1"]
-
 
 ENDLESS = 10**8
 
@@ -36,4 +33,4 @@ def never() -> bool:
 
 def dummy(number: int, group: str) -> Task:
     options = resolve_options(**SMALL)
-    return Task(number, f"row {number}", "a.png", (group,), f"{number}.png", SMALL, options, "0")
+    return Task(number, f"row {number}", "a.png", (group,), f"{number}.png", options, "0")

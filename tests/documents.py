@@ -10,6 +10,7 @@ import re
 import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 
 from fastnst.app.cli import build_parser
 
@@ -40,13 +41,17 @@ class Block:
     file: str | None = None
     source: str | None = None
 
+    @property
+    def is_run(self) -> bool:
+        return self.reason is None
+
 
 def blocks_of(markdown: str) -> Iterator[Block]:
     """The fenced blocks in order. Raises ValueError for one that is neither run, nor data, nor marked."""
-    for found in _FENCE.finditer(markdown):
-        line = markdown.count("\n", 0, found.start()) + 1
-        language, text = found["language"].strip(), _dedented(found["text"], len(found["indent"]))
-        comment = _COMMENT.search(markdown[: found.start()])
+    for fence in _FENCE.finditer(markdown):
+        line = markdown.count("\n", 0, fence.start()) + 1
+        language, text = fence["language"].strip(), _dedented(fence["text"], len(fence["indent"]))
+        comment = _COMMENT.search(markdown[: fence.start()])
         kind, value = (comment["kind"], comment["value"]) if comment else ("", None)
         reasons = {"not run": value, "from": "an excerpt", **dict.fromkeys(RUN_ELSEWHERE, "run by .ci/run")}
         reason = reasons.get(kind)
@@ -116,9 +121,8 @@ def _small(arguments: list[str]) -> list[str]:
         return arguments
     scales, iterations = _values(arguments, "--scales"), _values(arguments, "--iterations")
     rest = _without(arguments, "--size", "--iterations", "--scales", "--weights")
-    small = [*rest, "--size", str(SIZE), "--weights", "random", "--iterations", str(ITERATIONS)]
-    if len(iterations) > 1:
-        small.append(str(ITERATIONS))
+    counts = [str(ITERATIONS)] * min(2, len(iterations) or 1)
+    small = [*rest, "--size", str(SIZE), "--weights", "random", "--iterations", *counts]
     if scales:
         small += ["--scales", *(scales if len(scales) == 1 else [str(SIZE // 2), str(SIZE)])]
     return small
@@ -140,14 +144,9 @@ def _without(arguments: list[str], *flags: str) -> list[str]:
 
 
 def _values(arguments: list[str], flag: str) -> list[str]:
-    if flag not in arguments:
-        return []
-    values = []
-    for word in arguments[arguments.index(flag) + 1 :]:
-        if word.startswith("-"):
-            break
-        values += word.split(",")
-    return values
+    after = arguments[arguments.index(flag) + 1 :] if flag in arguments else []
+    words = takewhile(lambda word: not word.startswith("-"), after)
+    return [value for word in words for value in word.split(",")]
 
 
 class _Small(ast.NodeTransformer):

@@ -65,6 +65,22 @@ def batch(name: str, said: str) -> Case:
     return Case(f"batch manifests/{name} --weights random", said)
 
 
+def pair(options: str, said: str) -> Case:
+    return Case(f"batch --content content.png --style style.png -o made {options}", said)
+
+
+def grid(options: str, said: str) -> Case:
+    return Case(f"grid content.png style.png -o out.png {options}", said)
+
+
+def figure(options: str, said: str) -> Case:
+    return Case(f"reconstruct content.png -o out.png --figure {options}", said)
+
+
+def texture(options: str, said: str, code: int = BAD_INPUT) -> Case:
+    return Case(f"texture style.png -o out.png {options}", said, code)
+
+
 CASES = {
     # Pictures.
     "content is missing": content("missing.png", "content image 'missing.png' does not exist; check the path"),
@@ -77,13 +93,9 @@ CASES = {
     "content is cut short, jpeg": content("cut.jpg", "is damaged or truncated"),
     "content is a bomb": content("bomb.png", "60000×60000 = 3600000000 pixels, more than the limit of 200000000"),
     "content is one pixel": content("pixel.png", "is 1×1 pixels; it must be at least 2×2"),
-    "content is transparent": Case(
-        "stylize content.png clear.png -o out.png", "is transparent everywhere and shows no"
-    ),
+    "content is transparent": Case("stylize content.png clear.png -o out.png", "is transparent everywhere and shows"),
     "content has a long name": content("a" * 300 + ".png", "could not be opened (File name too long)"),
-    "content is an address": content(
-        "https://example.org/a.png", "is a URL; fastnst does not download images: save it and give the file's path"
-    ),
+    "content is an address": content("https://example.org/a.png", "is a URL; fastnst does not download images: save"),
     "content is an svg": content("drawing.svg", "is not an image of a known format"),
     "content is a pdf": content("paper.pdf", "is not an image of a known format"),
     "array of NaN": content("nan.npy", "has NaN or infinite values; every value must be in 0…1"),
@@ -92,9 +104,7 @@ CASES = {
     "array of the wrong shape": content("line.npy", "has shape (7,); give (H, W), (H, W, 3) or (H, W, 4)"),
     "array cut short": content("cut.npy", "is damaged or truncated"),
     "style is missing": Case("stylize content.png missing.png -o out.png", "style image 'missing.png' does not exist"),
-    "second style is text": Case(
-        "stylize content.png style.png notes.txt -o out.png", "style image 'notes.txt' is not"
-    ),
+    "second style is text": Case("stylize content.png style.png notes.txt -o out.png", "style image 'notes.txt' is"),
     "init is missing": stylize("--init missing.png", "init image 'missing.png' does not exist"),
     "init is text": stylize("--init notes.txt", "init image 'notes.txt' is not an image"),
     # Options.
@@ -110,18 +120,16 @@ CASES = {
     "negative scale": stylize("--scales -5 48", "are too small; give at least one, each 2 pixels or more"),
     "a path after a number": Case(
         "stylize --style-weight 5 content.png style.png -o out.png",
-        "'content.png' is not a number; write 0.5, and several as 0.3,0.7; paths that follow go after --",
+        "STYLE; give them before the options that take several values, or after --",
         BAD_USAGE,
     ),
     "paths after layers": Case(
         "stylize --style-layers conv1_1 content.png style.png -o out.png", "STYLE; give them before the", BAD_USAGE
     ),
-    "a manifest after a number": Case(
-        "batch --scales 2 manifests/range.jsonl", "paths that follow go after --", BAD_USAGE
-    ),
+    "a manifest after a number": Case("batch --scales 2 manifests/range.jsonl", "give either MANIFEST (before the"),
     "last scale is not the size": stylize("--scales 64 128 --size 256", "the last scale, 128, is not the size, 256"),
     "thirteen scales": stylize("--scales 13", "13 scales were asked for; give 1 to 12 scales"),
-    "scale of a word": stylize("--scales coarse", "'coarse' is not a scale; write auto, none, a number of", BAD_USAGE),
+    "scale of a word": stylize("--scales coarse", "scales 'coarse' is neither auto, nor none, nor a number of"),
     "tile of a word": stylize("--tile small", "tile 'small' is neither auto, nor none, nor a number of pixels"),
     "tile 0": stylize("--tile 0", "tile 0 is too small; give a number of pixels, 1 or more, auto or none"),
     "memory without a unit": stylize("--max-memory 8", "is less than a megabyte; write its unit, as in 8GB"),
@@ -137,7 +145,7 @@ CASES = {
     "average of 1": stylize("--average 1", "average 1.0 is too large; it must be 0.9999 or less"),
     "negative weight": stylize("--style-weight -1", "style weight -1.0 is too small; it must be 0 or more"),
     "weight that is no number": stylize("--tv-weight nan", "tv weight nan is not finite"),
-    "weight of a word": stylize("--style-weight heavy", "'heavy' is not a number; write 0.5", BAD_USAGE),
+    "weight of a word": stylize("--style-weight heavy", "style weight 'heavy' is not a number; write one as 0.5"),
     "nothing to do": stylize("--style-weight 0 --content-weight 0", "are both 0; at least one must be more"),
     "two weights, one style": stylize("--style-weights 1 2", "2 style weights for 1 style image"),
     "style weights all 0": stylize("--style-weights 0", "the style weights are all 0; at least one must be more"),
@@ -155,14 +163,12 @@ CASES = {
     "tf32 on a CPU": stylize("--device cpu --precision tf32", "precision tf32 needs a GPU and the device is cpu"),
     "triton on a CPU": stylize("--device cpu --backend triton", "backend triton needs a GPU and the device is cpu"),
     "unknown option": stylize("--sizes 3", "unknown arguments --sizes 3; did you mean --size?", BAD_USAGE),
-    "option twice shortened": stylize(
-        "--style-w 3", "unknown arguments --style-w 3; did you mean --style-weight?", BAD_USAGE
-    ),
+    "option twice shortened": stylize("--style-w 3", "unknown arguments --style-w 3; did you mean", BAD_USAGE),
     "save every 0": stylize("--save-every 0", "--save-every 0 is too small; it must be 1 or more"),
     "checkpoint every 0": stylize("--checkpoint run.st --checkpoint-every 0", "--checkpoint-every 0 is too small"),
     "movie every 0": stylize("--movie a.gif --movie-every 0", "--movie-every 0 is too small"),
     # Outputs.
-    "no output": output("", "the following arguments are required: -o/--output"),
+    "no output": Case("stylize content.png style.png", "arguments are required: -o/--output", BAD_USAGE),
     "folder that is missing": output("-o nowhere/out.png", "does not exist; create it or choose another"),
     "output is a folder": output("-o folder.png", "output 'folder.png' is a directory; give a file name in it"),
     "output ends in a slash, with an extension": output("-o folder.png/", "names a folder; give a file name, as in"),
@@ -189,12 +195,8 @@ CASES = {
     "movie's folder": stylize("--movie nowhere/run.gif", "nowhere' does not exist; create it or choose another"),
     "preview's name": stylize("--preview now.xyz", "output 'now.xyz' has the unknown extension"),
     "preview is an input": stylize("--preview content.png", "content.png is also an input"),
-    "checkpoint's folder": stylize(
-        "--checkpoint nowhere/run.st", "nowhere' does not exist; create it or choose another"
-    ),
-    "checkpoint is a folder": stylize(
-        "--checkpoint folder", "checkpoint 'folder' is a directory; give a file name in it"
-    ),
+    "checkpoint's folder": stylize("--checkpoint nowhere/run.st", "nowhere' does not exist; create it or choose"),
+    "checkpoint is a folder": stylize("--checkpoint folder", "checkpoint 'folder' is a directory; give a file name"),
     "two outputs, one file": stylize("--plot out.png", "out.png was given for two outputs"),
     # Standard input and output.
     "stdin twice": Case("stylize - - -o out.png", "the standard input holds one picture, and - was given 2 times"),
@@ -204,7 +206,7 @@ CASES = {
     "json and picture on stdout": output("-o - --json", "--json prints on the standard output, where -o - writes"),
     "numbers on stdout": output("-o - --save-every 2", "--save-every needs a name to number, and the output is -"),
     # Config files.
-    "config is missing": config("missing", "config 'configs/missing.toml' cannot be read (No such file or directory)"),
+    "config is missing": config("missing", "config 'configs/missing.toml': it cannot be read (No such file or"),
     "config is a folder": config("folder", "cannot be read (Is a directory); check the path"),
     "config is no TOML": config("broken", "is not TOML: "),
     "config is not UTF-8": config("latin", "is not text in UTF-8; save it as UTF-8"),
@@ -214,9 +216,7 @@ CASES = {
     "config is out of range": config("range", "size 1 is too small; it must be 2 or more"),
     "config has a table": config("table", "size {'of': 3} is not a whole number"),
     "config has a number beyond int": config("digits", "is not TOML: Exceeds the limit (4300 digits)"),
-    "config has a number beyond floats": config(
-        "hexadecimal", "size has 20000 bits and is too large; give 128 at most"
-    ),
+    "config has a number beyond floats": config("hexadecimal", "size has 20000 bits and is too large; give 128 at"),
     "config nests deeply": config("deep", "is not TOML that can be read: it nests too deeply"),
     "config has a path with a null": config("null", "is not a valid path (embedded null byte); choose another name"),
     # Weights.
@@ -231,9 +231,7 @@ CASES = {
     "weights are no safetensors": weights("weights/text.safetensors", "or not a safetensors file"),
     "weights are cut short": weights("weights/cut.pth", "is truncated, damaged or not a PyTorch checkpoint; fetch"),
     "safetensors cut short": weights("weights/cut.safetensors", "is truncated"),
-    "weights would run code": weights(
-        "weights/code.pth", "was refused for safety: it holds code or whole Python objects"
-    ),
+    "weights would run code": weights("weights/code.pth", "was refused for safety: it holds code or whole Python"),
     "weights are a list": weights("weights/list.pth", "holds a list, not named tensors; save the model's state_dict()"),
     "weights of another net": weights("weights/other.safetensors", "is not a VGG: it has no features.0.weight"),
     "weights of a wrong shape": weights("weights/shape.safetensors", "has the shape 3×3; expected 64×3×3×3"),
@@ -242,24 +240,18 @@ CASES = {
     "ImageNet offline": weights("imagenet", "FASTNST_OFFLINE"),
     # Checkpoints.
     "checkpoint is missing": Case("resume missing.st -o out.png", "checkpoint missing.st does not exist"),
-    "checkpoint is a picture": Case(
-        "resume content.png -o out.png", "; give the file that --checkpoint wrote, or begin anew"
-    ),
+    "checkpoint is a picture": Case("resume content.png -o out.png", "; give the file that --checkpoint wrote, or"),
     "checkpoint is weights": Case("resume weights/other.safetensors -o out.png", "or of an older format"),
     "checkpoint is cut short": Case("resume runs/cut.st -o out.png", "cannot be read: it is damaged, cut short or"),
     "checkpoint was altered": Case("resume runs/altered.st -o out.png", "is damaged: "),
     "checkpoint of the future": Case("resume runs/future.st -o out.png", "has format 9, this version of fastnst reads"),
-    "checkpoint of other pictures": Case(
-        "resume runs/run.st -o out.png --content style.png", "the content image style.png is not the one of the"
-    ),
+    "checkpoint of other pictures": Case("resume runs/run.st -o out.png --content style.png", "the content image"),
     "checkpoint of fewer styles": Case(
         "resume runs/run.st -o out.png --styles style.png content.png", "the checkpoint has 1 style images, not 2"
     ),
     "resume with a checkpoint": Case("resume runs/run.st -o out.png --checkpoint a.st", "leave --checkpoint out"),
     "resume into its content": Case("resume runs/run.st -o content.png", "content.png is also an input"),
-    "resume into its checkpoint": Case(
-        "resume runs/run.st -o runs/run.st --format png", "runs/run.st was given for two outputs"
-    ),
+    "resume into its checkpoint": Case("resume runs/run.st -o runs/run.st --format png", "runs/run.st was given for"),
     # Rerun and info.
     "info of a missing file": Case("info missing.png", "missing.png' does not exist; check the path"),
     "info of a foreign file": Case("info content.png", "has no fastnst parameters; it was not made by fastnst"),
@@ -270,9 +262,7 @@ CASES = {
     "rerun of too little": Case("rerun little.png -o out.png", "lacks options, styles, weights, content in its"),
     "rerun with odd options": Case("rerun odd.png -o out.png", "unknown option 'warp'; the options are: preset"),
     "rerun of what has moved": Case("rerun moved.png -o out.png", "say where with --content PATH"),
-    "rerun with other styles": Case(
-        "rerun made.png -o out.png --styles a.png b.png", "2 styles given, and it was made"
-    ),
+    "rerun with other styles": Case("rerun made.png -o out.png --styles a.png b.png", "2 styles given, and it was"),
     "rerun with another content": Case("rerun made.png -o out.png --content style.png", "is not the picture that the"),
     "rerun into its input": Case("rerun made.png -o style.png", "style.png is also an input"),
     "rerun of nothing": Case("rerun missing.png -o out.png", "missing.png' does not exist"),
@@ -282,14 +272,12 @@ CASES = {
     "manifest without rows": batch("empty.csv", "has no rows; write one for each picture"),
     "manifest is not UTF-8": batch("latin.csv", "is not UTF-8"),
     "manifest with an unknown column": batch("column.csv", "unknown column 'szie'; did you mean 'size'"),
-    "manifest without a style": batch("style.csv", "line 2: style is None; give the path of a picture"),
+    "manifest without a style": batch("style.csv", "line 2: style is None; give the path of a file"),
     "manifest with an open quote": batch("quote.csv", "check the quotes"),
     "manifest of no JSON": batch("broken.jsonl", "line 1: no JSON"),
     "manifest with a wrong option": batch("option.csv", "line 2: size: 'big' is not a whole number"),
     "manifest out of range": batch("range.jsonl", "size 1 is too small; it must be 2 or more"),
-    "manifest beyond floats": batch(
-        "beyond.jsonl", "style weight is beyond what a float can hold; give an ordinary number"
-    ),
+    "manifest beyond floats": batch("beyond.jsonl", "style weight is beyond what a float can hold; give an ordinary"),
     "manifest with one output twice": batch("twice.csv", "is also that of twice.csv, line 2; name them apart"),
     "manifest writes its input": batch("input.csv", "is also an input"),
     "manifest with a null in a path": batch("null.jsonl", "is not a valid path; take the null character out of it"),
@@ -300,82 +288,46 @@ CASES = {
         "batch --content folder --style style.png -o made --weights random", "content folder 'folder' has no pictures"
     ),
     "batch into its inputs": Case("batch --content . --style style.png -o .", "outputs would become inputs"),
-    "batch with no workers": Case(
-        "batch --content content.png --style style.png -o made --workers 0", "--workers 0 is too small"
-    ),
+    "batch with no workers": pair("--workers 0", "--workers 0 is too small"),
     "batch of a part too far": Case("batch manifests/range.jsonl --part 3/2", "write K/N, from 1/N to N/N", BAD_USAGE),
     "batch of a part of a word": Case("batch manifests/range.jsonl --part half", "'half' is no part", BAD_USAGE),
-    "batch with a wrong log": Case(
-        "batch --content content.png --style style.png -o made --weights random --log a.png", "does not end in .jsonl"
-    ),
+    "batch with a wrong log": pair("--weights random --log a.png", "does not end in .jsonl"),
     "batch that logs over its manifest": Case(
         "batch manifests/range.jsonl --log manifests/range.jsonl", "is also the manifest and would be overwritten"
     ),
-    "batch with a log nowhere": Case(
-        "batch --content content.png --style style.png -o made --weights random --log nowhere/a.jsonl",
-        "log 'nowhere/a.jsonl': the folder",
-    ),
-    "batch with unknown names": Case(
-        "batch --content content.png --style style.png -o made --name {artist}.png", "has an unknown field; those are"
-    ),
-    "batch with a broken name": Case(
-        "batch --content content.png --style style.png -o made --name '{content'", "cannot be read"
-    ),
+    "batch with a log nowhere": pair("--weights random --log nowhere/a.jsonl", "log 'nowhere/a.jsonl': the folder"),
+    "batch with unknown names": pair("--name {artist}.png", "has an unknown field; those are"),
+    "batch with a broken name": pair("--name '{content'", "cannot be read"),
     # Grids and comparisons.
-    "grid of an unknown option": Case(
-        "grid content.png style.png -o out.png --down warp 9", "--down 'warp' is no option"
-    ),
-    "grid without values": Case("grid content.png style.png -o out.png --down seed", "--down seed has 0 values"),
-    "grid of one option twice": Case(
-        "grid content.png style.png -o out.png --down seed 1 --across seed 2", "seed is on both axes"
-    ),
-    "grid of an unknown choice": Case(
-        "grid content.png style.png -o out.png --down optimizer sgd", "unknown optimizer 'sgd'; choose one of: lbfgs"
-    ),
-    "grid of a bad value": Case(
-        "grid content.png style.png -o out.png --down style_weight 1 -1", "style weight -1.0 is too small"
-    ),
-    "grid of a size too small": Case(
-        "grid content.png style.png -o out.png --down size 64 12", "each side must be at least 16"
-    ),
+    "grid of an unknown option": grid("--down warp 9", "--down 'warp' is no"),
+    "grid without values": grid("--down seed", "--down seed has 0 values"),
+    "grid of one option twice": grid("--down seed 1 --across seed 2", "seed is on both axes"),
+    "grid of an unknown choice": grid("--down optimizer sgd", "unknown optimizer 'sgd'; choose one of: lbfgs"),
+    "grid of a bad value": grid("--down style_weight 1 -1", "style weight -1.0 is too small"),
+    "grid of a size too small": grid("--down size 64 12", "each side must be at least 16"),
     "grid over its input": Case("grid content.png style.png -o content.png", "content.png is also an input"),
-    "grid of cells too small": Case(
-        f"grid content.png style.png -o out.png --down seed 1 --cell 3 {SMALL}", "cells of 3 pixels are too small"
-    ),
-    "grid with a missing font": Case(
-        f"grid content.png style.png -o out.png --down seed 1 --font none.ttf {SMALL}", "font 'none.ttf' cannot be read"
-    ),
-    "grid kept in a file": Case(
-        f"grid content.png style.png -o out.png --down seed 1 --keep notes.txt {SMALL}",
-        "output folder 'notes.txt' cannot be made (File exists)",
-    ),
+    "grid of cells too small": grid(f"--down seed 1 --cell 3 {SMALL}", "cells of 3 pixels are too small"),
+    "grid with a missing font": grid(f"--down seed 1 --font none.ttf {SMALL}", "font 'none.ttf' cannot be read"),
+    "grid kept in a file": grid(f"--down seed 1 --keep notes.txt {SMALL}", "output folder 'notes.txt' cannot be made"),
     "grid of a bad picture": Case(
         f"grid notes.txt style.png -o out.png --down seed 1 --keep kept {SMALL}", "content image 'notes.txt' is not"
     ),
     "comparison of a missing picture": Case("compare content.png none.png -o out.png", "'none.png' does not exist"),
     "comparison over its input": Case("compare content.png style.png -o style.png", "style.png is also an input"),
-    "comparison with too few labels": Case(
-        "compare content.png style.png -o out.png --labels a", "1 labels for 2 pictures; give one for each"
-    ),
+    "comparison with too few labels": Case("compare content.png style.png -o out.png --labels a", "1 labels for 2"),
     "comparison without columns": Case("compare content.png -o out.png --columns 0", "--columns 0 is too small"),
     "comparison of tiny cells": Case("compare content.png -o out.png --cell 0", "cells of 0 pixels are too small"),
     "comparison with a bad font": Case("compare content.png -o out.png --font notes.txt", "give a .ttf or .otf file"),
     # Textures and reconstructions.
     "texture of a missing style": Case("texture missing.png -o out.png", "style image 'missing.png' does not exist"),
-    "texture of no size": Case("texture style.png -o out.png --size 64by64", "is no size in pixels; write 512x384"),
-    "texture of one pixel": Case("texture style.png -o out.png --size 1x64", "each side must be a whole number of 2"),
-    "texture beyond bounds": Case(
-        "texture style.png -o out.png --size 64x99999", "each side must be a whole number of"
-    ),
-    "texture below the pools": Case("texture style.png -o out.png --size 64x8", "each side must be at least 16"),
-    "texture from the content": Case(
-        "texture style.png -o out.png --init content", "there is no content picture to start from; give noise"
-    ),
-    "texture with a content": Case("texture style.png -o out.png --content-weight 1", "--content-weight", BAD_USAGE),
+    "texture of no size": texture("--size 64by64", "is no size in pixels; write 512x384"),
+    "texture of one pixel": texture("--size 1x64", "each side must be a whole number of 2"),
+    "texture beyond bounds": texture("--size 64x99999", "each side must be a whole number"),
+    "texture below the pools": texture("--size 64x8", "each side must be at least 16"),
+    "texture from the content": texture("--init content", "there is no content picture to"),
+    "texture with a content": texture("--content-weight 1", "--content-weight", BAD_USAGE),
     "texture over its style": Case("texture style.png -o style.png", "style.png is also an input"),
-    "texture that tiles and is padded": Case(
-        "texture style.png -o out.png --tileable --padding zeros", "padding 'zeros' does not tile; leave it out"
-    ),
+    "texture that tiles and is padded": texture("--tileable --padding zeros", "padding 'zeros' does not tile; leave"),
     "texture from stdin twice": Case("texture - - -o out.png", "the standard input holds one picture"),
     "reconstruction of nothing": Case("reconstruct content.png -o out.png", "give either --layer, as conv4_2, or"),
     "reconstruction of both": Case(
@@ -388,26 +340,14 @@ CASES = {
     "reconstruction of a missing picture": Case(
         "reconstruct missing.png -o out.png --layer conv1_1", "content image 'missing.png' does not exist"
     ),
-    "figure of style layers": Case(
-        "reconstruct content.png -o out.png --figure --style-layers conv1_1", "--style-layers is for one image"
-    ),
-    "figure with a movie": Case(
-        "reconstruct content.png -o out.png --figure --movie a.gif", "--movie is for one run, and a figure is many"
-    ),
-    "figure of cells too small": Case(
-        "reconstruct content.png -o out.png --figure --cell 2", "cells of 2 pixels are too small"
-    ),
-    "figure with a missing font": Case(
-        "reconstruct content.png -o out.png --figure --font none.ttf", "font 'none.ttf' cannot be read"
-    ),
-    "figure kept in a file": Case(
-        "reconstruct content.png -o out.png --figure --keep notes.txt", "output folder 'notes.txt' cannot be made"
-    ),
+    "figure of style layers": figure("--style-layers conv1_1", "--style-layers is for one image"),
+    "figure with a movie": figure("--movie a.gif", "--movie is for one"),
+    "figure of cells too small": figure("--cell 2", "cells of 2 pixels are"),
+    "figure with a missing font": figure("--font none.ttf", "font 'none.ttf' cannot be read"),
+    "figure kept in a file": figure("--keep notes.txt", "output folder 'notes.txt' cannot be made"),
     # Masks, style losses and other newer options.
     "mask without a content": stylize("--mask style=style.png", "a mask does not say where in the content it lies"),
-    "mask of no words": stylize(
-        "--mask a.png b.png c.png", "a mask of 3 parts is no region; give a content mask and a"
-    ),
+    "mask of no words": stylize("--mask a.png b.png c.png", "a mask of 3 parts is no region; give a content mask and"),
     "mask of an unknown part": stylize("--mask content=content.png styles=style.png", "is no part of a mask; write"),
     "mask of style 0": stylize("--mask content=content.png style:0=style.png", "is no part of a mask; write"),
     "mask of a style that is not there": stylize(
@@ -416,9 +356,7 @@ CASES = {
     "mask names a part twice": stylize("--mask content=a.png content=b.png", "content is there twice in one mask"),
     "mask is missing": stylize("--mask content=missing.png", "missing.png' does not exist; check the path"),
     "mask is text": stylize("--mask content=notes.txt", "notes.txt' is not an image of a known format"),
-    "mask of another shape": stylize(
-        "--mask content=tall.png", "is 20×60 pixels, and the content image 64×48; give a mask"
-    ),
+    "mask of another shape": stylize("--mask content=tall.png", "is 20×60 pixels, and the content image 64×48; give"),
     "mask is black": stylize("--mask content=black.png", "is black everywhere; paint the region white"),
     "output is a mask": output("-o again.png --mask content=again.png", "again.png is also an input"),
     "unknown style loss": stylize("--style-loss histogram", "invalid choice: 'histogram'", BAD_USAGE),
@@ -438,9 +376,7 @@ CASES = {
     # The other commands.
     "plan of a missing picture": Case("plan missing.png", "content image 'missing.png' does not exist"),
     "plan of a picture too small": Case("plan content.png --size 12", "each side must be at least 16"),
-    "plan with too little memory": Case(
-        "plan content.png --max-memory 1MB", "and 1 MB are allowed; raise --max-memory, lower --size"
-    ),
+    "plan with too little memory": Case("plan content.png --max-memory 1MB", "and 1 MB are allowed; raise"),
     "plan with a bad option": Case("plan content.png --style-layers conv9_1", "unknown layer 'conv9_1'"),
     "verify at a wrong size": Case("verify --size 1", "size 1 is out of range; give 16 to 2048 pixels"),
     "verify of an unknown backend": Case("verify --backend cuda", "invalid choice: 'cuda'", BAD_USAGE),
@@ -449,15 +385,12 @@ CASES = {
     "profile with a wrong plot": Case("profile --plot a.txt", "a.txt is not a plot's name"),
     "profile with a wrong trace": Case("profile --trace a.txt", "a.txt is not a trace's name; end it in .json"),
     "profile with a plot nowhere": Case("profile --plot nowhere/a.png", "nowhere' does not exist; create it"),
-    "profile with a trace nowhere": Case(
-        "profile --trace nowhere/a.json", "nowhere' does not exist; create it or choose"
-    ),
+    "profile with a trace nowhere": Case("profile --trace nowhere/a.json", "nowhere' does not exist; create it or"),
     "profile on a missing device": Case("profile --device gpu", "unknown device 'gpu'"),
     "completion of an unknown shell": Case("completion cmd", "invalid choice: 'cmd'", BAD_USAGE),
     "unknown command": Case("paint", "invalid choice: 'paint'", BAD_USAGE),
     "no styles": Case("stylize content.png -o out.png", "give them before the options that take several", BAD_USAGE),
 }
-CASES["no output"] = Case(CASES["no output"].line, CASES["no output"].said, BAD_USAGE)
 
 
 def bomb() -> bytes:
@@ -486,13 +419,8 @@ def _write_pictures(folder: Path) -> None:
     Image.new("L", (64, 48)).save(folder / "black.png")
     Image.new("L", (20, 60), 255).save(folder / "tall.png")
     Image.new("RGBA", (32, 32), (9, 9, 9, 0)).save(folder / "clear.png")
-    texts = {
-        "notes.txt": "no picture",
-        "drawing.svg": "<svg xmlns='http://www.w3.org/2000/svg'/>",
-        "paper.pdf": "%PDF-1.7\n",
-        "empty.png": "",
-    }
-    for name, text in texts.items():
+    texts = {"notes.txt": "no picture", "drawing.svg": "<svg xmlns='http://www.w3.org/2000/svg'/>"}
+    for name, text in {**texts, "paper.pdf": "%PDF-1.7\n", "empty.png": ""}.items():
         (folder / name).write_text(text)
     (folder / "bomb.png").write_bytes(bomb())
     np.save(folder / "nan.npy", np.full((20, 20, 3), np.nan, np.float32))
@@ -502,9 +430,10 @@ def _write_pictures(folder: Path) -> None:
     (folder / "cut.npy").write_bytes((folder / "large.npy").read_bytes()[:300])
 
 
-def _write_configs(folder: Path) -> None:
-    (folder / "folder.toml").mkdir()
-    texts: dict[str, str | bytes] = {
+def _write_texts(folder: Path) -> None:
+    """The configs and the manifests."""
+    (folder / "configs" / "folder.toml").mkdir()
+    configs: dict[str, str | bytes] = {
         "broken": "size = ",
         "latin": "# é".encode("latin-1"),
         "unknown": "style-wieght = 3",
@@ -517,12 +446,7 @@ def _write_configs(folder: Path) -> None:
         "deep": "size = " + "[" * 5000,
         "null": 'checkpoint = "run\\u0000.st"',
     }
-    for name, text in texts.items():
-        (folder / f"{name}.toml").write_bytes(text if isinstance(text, bytes) else text.encode())
-
-
-def _write_manifests(folder: Path) -> None:
-    texts: dict[str, str | bytes] = {
+    manifests: dict[str, str | bytes] = {
         "empty.csv": "content,style\n",
         "latin.csv": "content,style\né,b\n".encode("latin-1"),
         "column.csv": "content,style,szie\na,b,1\n",
@@ -536,7 +460,8 @@ def _write_manifests(folder: Path) -> None:
         "input.csv": "content,style,output\na.png,b,c.png\nd,e,a.png\n",
         "null.jsonl": '{"content": "a", "style": "b", "output": "a\\u0000.png"}',
     }
-    for name, text in texts.items():
+    texts = {f"configs/{name}.toml": text for name, text in configs.items()}
+    for name, text in {**texts, **{f"manifests/{name}": text for name, text in manifests.items()}}.items():
         (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
 
 
@@ -582,8 +507,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for name in ("folder", "folder.png", "configs", "manifests", "weights", "runs"):
         (folder / name).mkdir()
     _write_pictures(folder)
-    _write_configs(folder / "configs")
-    _write_manifests(folder / "manifests")
+    _write_texts(folder)
     _write_weights(folder / "weights")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

@@ -41,12 +41,8 @@ def test_the_command_makes_what_it_can(folders: Path, capsys: Any, monkeypatch: 
     assert command.run(parsed("pairs.csv", "-o", "out", "--json", *FAST)) == 1
     printed = capsys.readouterr()
     results = [json.loads(line) for line in printed.out.splitlines()]
-    assert sorted((line["row"], line["status"]) for line in results) == [
-        (1, "done"),
-        (2, "done"),
-        (3, "failed"),
-        (4, "failed"),
-    ]
+    statuses = {line["row"]: line["status"] for line in results}
+    assert statuses == {1: "done", 2: "done", 3: "failed", 4: "failed"}
     failures = [json.loads(line) for line in Path("out/failures.jsonl").read_text().splitlines()]
     assert failures == [line for line in results if line["status"] == "failed"]
     assert all(failure["error"] and "seconds" in failure for failure in failures)
@@ -64,7 +60,7 @@ def test_the_command_makes_what_it_can(folders: Path, capsys: Any, monkeypatch: 
 
 def test_a_worker_that_is_killed_twice_costs_one_picture(folders: Path) -> None:
     first, second, *_ = all_pairs(folders)
-    first = replace(first, given={**SMALL, "iterations": ENDLESS})
+    first = replace(first, options=replace(first.options, iterations=ENDLESS))
     pool = ProcessPool(1, threads=1)
     begun = time.monotonic()
     killed: set[int | None] = set()
@@ -100,9 +96,7 @@ def test_parts_make_each_row_once(folders: Path, capsys: Any, monkeypatch: pytes
         made.append([json.loads(line)["row"] for line in capsys.readouterr().out.splitlines()])
     assert made == [[1, 4], [2], [3]]
     assert len(list(Path("out").glob("*.png"))) == 4
-    assert sorted(path.name for path in Path("out").glob("*.jsonl")) == [
-        f"failures.{part}-of-3.jsonl" for part in (1, 2, 3)
-    ]
+    assert sorted(path.name for path in Path("out").glob("*.jsonl")) == [f"failures.{k}-of-3.jsonl" for k in (1, 2, 3)]
     assert command.run(parsed(*pairs, "--part", "5/5")) == 0
     assert "no rows" in capsys.readouterr().err
 
@@ -114,9 +108,8 @@ def test_ctrl_c_ends_it_cleanly_and_it_can_be_gone_on_with(folders: Path) -> Non
     ]
     (folders / "pairs.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     arguments = [sys.executable, "-m", "fastnst", "batch", str(folders / "pairs.jsonl"), "--json", *FAST]
-    process = subprocess.Popen(
-        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(arguments, **pipes, start_new_session=True)
     assert process.stdout is not None
     assert json.loads(process.stdout.readline())["status"] == "done"
     # Until the second one has begun.
@@ -165,7 +158,7 @@ def test_ray_makes_the_same_and_stops(folders: Path) -> None:
             if "bad" not in task.where:
                 expected = fastnst.stylize(task.content, list(task.styles), **SMALL).losses[-1].total
                 assert read_parameters(task.output)["final"]["total"] == pytest.approx(expected, rel=1e-4)
-        lasting = replace(tasks[0], given={**SMALL, "iterations": ENDLESS})
+        lasting = replace(tasks[0], options=replace(tasks[0].options, iterations=ENDLESS))
         (halted,) = run_on_ray([lasting], lambda: True)
         assert halted.status == "interrupted"
     finally:

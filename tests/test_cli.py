@@ -19,27 +19,30 @@ from PIL import Image
 from processes import PATIENCE
 
 from fastnst.app import cli
+from fastnst.app.cli.arguments import given_options
 from fastnst.image.metadata import read_parameters
 from fastnst.loss.objective import Objective
 from fastnst.loss.terms import Loss
+from fastnst.options.options import resolve_options
 
 FAST = ["--size", "48", "--iterations", "3", "--scales", "none", "--weights", "random", "--style-layers", "conv1_1"]
 FAST += ["--content-layers", "conv2_1"]
 
 
-EVERYTHING = """
-    --preset gatys --size 40 --edge short --iterations 2 3 --scales 20 40 --scale-factor 1.5
-    --tile 32 --max-memory 8GB --seconds 1000
-    --tolerance 0.001 --line-search strong_wolfe --history 7 --history-precision bf16 --average 0.5
-    --hessian scalar --max-pixels 10000000
-    --optimizer adam --learning-rate 0.05 --content-weight 2
-    --style-weight 30 --tv-weight 0.5 --tv-kind nine-point --tv-reduction sum
-    --style-weights 1 3 --style-scale 0.8 --content-layers conv2_1
-    --preserve-color luminance --style-layers conv1_1=2 relu2_1 --objective relative
-    --content-reduction mean --style-reduction channel-mean --style-loss covariance
-    --pooling max --padding replicate
-    --init style-mean --network vgg16 --weights random --precision fp32 --device cpu --backend torch --seed 5
-"""
+# An option as it is typed, and as the metadata have it where that is not the same text.
+EVERYTHING: dict[str, Any] = {
+    **{"preset": "gatys", "edge": "short", "line-search": "strong_wolfe", "history-precision": "bf16"},
+    **{"hessian": "scalar", "optimizer": "adam", "tv-kind": "nine-point", "tv-reduction": "sum"},
+    **{"preserve-color": "luminance", "objective": "relative", "content-reduction": "mean"},
+    **{"style-reduction": "channel-mean", "style-loss": "covariance", "pooling": "max", "padding": "replicate"},
+    **{"init": "style-mean", "network": "vgg16", "weights": "random", "precision": "fp32", "device": "cpu"},
+    **{"backend": "torch", "size": 40, "scale-factor": 1.5, "tile": 32, "seconds": 1000, "tolerance": 0.001},
+    **{"history": 7, "average": 0.5, "max-pixels": 10_000_000, "learning-rate": 0.05, "content-weight": 2},
+    **{"style-weight": 30, "tv-weight": 0.5, "style-scale": 0.8, "seed": 5, "filter-scaling": "none"},
+    **{"iterations": ("2 3", [2, 3]), "scales": ("20 40", [20, 40]), "max-memory": ("8GB", 8_000_000_000)},
+    **{"style-weights": ("1 3", [1, 3]), "content-layers": ("conv2_1", {"conv2_1": 1})},
+    "style-layers": ("conv1_1=2 relu2_1", {"conv1_1": 2, "conv2_1": 0.5}),
+}
 
 
 @pytest.fixture
@@ -85,61 +88,12 @@ def test_json_is_one_object_on_stdout(tmp_path: Path, pictures: tuple[str, str],
 def test_every_option_reaches_the_run(tmp_path: Path, pictures: tuple[str, str]) -> None:
     content, style = pictures
     output = str(tmp_path / "out.png")
-    given = shlex.split(EVERYTHING)
+    pairs = {name: value if isinstance(value, tuple) else (str(value), value) for name, value in EVERYTHING.items()}
+    given = [word for name, (text, _) in pairs.items() for word in (f"--{name}", *text.split())]
     given += ["--mask", f"content={content}", "style:2"]
     assert run(content, style, style, "-o", output, *given, "--quiet") == 0
-    options = read_parameters(output)["options"]
-    assert options == {
-        "masks": [{"content": content, "style:2": None}],
-        "preset": "gatys",
-        "size": 40,
-        "edge": "short",
-        "iterations": [2, 3],
-        "scales": [20, 40],
-        "scale_factor": 1.5,
-        "tile": 32,
-        "max_memory": 8_000_000_000,
-        "max_pixels": 10_000_000,
-        "line_search": "strong_wolfe",
-        "history": 7,
-        "history_precision": "bf16",
-        "hessian": "scalar",
-        "average": 0.5,
-        "seconds": 1000,
-        "tolerance": 0.001,
-        "optimizer": "adam",
-        "learning_rate": 0.05,
-        "content_weight": 2,
-        "style_weight": 30,
-        "tv_weight": 0.5,
-        "tv_kind": "nine-point",
-        "tv_reduction": "sum",
-        "style_weights": [1, 3],
-        "style_scale": 0.8,
-        "content_layers": {"conv2_1": 1},
-        "style_layers": {"conv1_1": 2, "conv2_1": 0.5},
-        "style_loss": "covariance",
-        "preserve_color": "luminance",
-        "objective": "relative",
-        "content_reduction": "mean",
-        "style_reduction": "channel-mean",
-        "pooling": "max",
-        "padding": "replicate",
-        "init": "style-mean",
-        "network": "vgg16",
-        "weights": "random",
-        "filter_scaling": "none",
-        "precision": "fp32",
-        "device": "cpu",
-        "backend": "torch",
-        "seed": 5,
-    }
-
-
-def test_save_every_writes_numbered_images(tmp_path: Path, pictures: tuple[str, str]) -> None:
-    assert run(*pictures, "-o", str(tmp_path / "out.png"), *FAST, "--save-every", "2", "--quiet") == 0
-    assert sorted(path.name for path in tmp_path.glob("out*")) == ["out.png", "out_00002.png"]
-    assert read_parameters(tmp_path / "out_00002.png")["final"]["iteration"] == 2
+    recorded = {name.replace("-", "_"): value for name, (_, value) in pairs.items()}
+    assert read_parameters(output)["options"] == {**recorded, "masks": [{"content": content, "style:2": None}]}
 
 
 def test_automatic_weights_are_the_papers(tmp_path: Path, pictures: tuple[str, str], capsys: Any) -> None:
@@ -153,8 +107,11 @@ def test_a_diverging_run_leaves_the_last_good_image(
     tmp_path: Path, pictures: tuple[str, str], capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     breaking_at(2, Loss(*[torch.tensor(float("nan"))] * 4), monkeypatch)
-    assert run(*pictures, "-o", str(tmp_path / "out.png"), *FAST, "--quiet") == 1
-    assert "the loss became nan at iteration 2" in capsys.readouterr().err
+    assert run(*pictures, "-o", str(tmp_path / "out.png"), *FAST, "--json") == 1
+    printed = capsys.readouterr()
+    assert "the loss became nan at iteration 2" in printed.err
+    report = json.loads(printed.out)
+    assert (report["stopped"], report["losses"][-1]) == ("diverged", report["final"])
     assert read_parameters(tmp_path / "out.png")["final"]["iteration"] == 1
 
 
@@ -168,16 +125,6 @@ def test_running_out_of_memory_leaves_the_last_image(
     assert run(*pictures, "-o", str(tmp_path / "out.png"), *FAST, "--tile", "none", "--quiet") == 1
     assert "out of memory; lower --size" in capsys.readouterr().err
     assert read_parameters(tmp_path / "out.png")["final"]["iteration"] == 1
-
-
-def test_a_diverging_run_prints_its_losses_too(
-    tmp_path: Path, pictures: tuple[str, str], capsys: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    breaking_at(2, Loss(*[torch.tensor(float("inf"))] * 4), monkeypatch)
-    assert run(*pictures, "-o", str(tmp_path / "out.png"), *FAST, "--json") == 1
-    report = json.loads(capsys.readouterr().out)
-    assert report["stopped"] == "diverged"
-    assert report["losses"][-1] == report["final"]
 
 
 def test_weights_too_large_for_float32_are_named_as_the_cause(
@@ -210,11 +157,13 @@ def test_a_numbered_image_that_cannot_be_written_does_not_end_the_run(
     assert (tmp_path / "out_00003.png").is_file()
 
 
-def test_the_result_of_each_scale_keeps_its_number(tmp_path: Path, pictures: tuple[str, str]) -> None:
+def test_numbered_images_are_of_their_scales(tmp_path: Path, pictures: tuple[str, str]) -> None:
     scaled = [*FAST, "--scales", "24", "48", "--save-every", "3", "--quiet"]
     assert run(*pictures, "-o", str(tmp_path / "out.png"), *scaled) == 0
+    assert sorted(path.name for path in tmp_path.glob("out*")) == ["out.png", "out_00003.png", "out_00006.png"]
     with Image.open(tmp_path / "out_00003.png") as image:
         assert max(image.size) == 24
+    assert read_parameters(tmp_path / "out_00003.png")["final"]["iteration"] == 3
 
 
 def test_streams_that_hold_few_characters_are_written_to_all_the_same(
@@ -248,38 +197,40 @@ def breaking_at(step: int, outcome: Loss | Exception, monkeypatch: pytest.Monkey
     monkeypatch.setattr(Objective, "loss_and_gradient", broken)
 
 
+def signalled(words: list[str], awaited: Path, number: signal.Signals) -> tuple[int, str]:
+    """The exit code and stderr of a command that gets a signal once a file is there."""
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + PATIENCE
+    while not awaited.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, printed = process.communicate(timeout=PATIENCE)
+    return process.returncode, printed
+
+
+def command(folder: Path, pictures: tuple[str, str], iterations: int) -> list[str]:
+    fast = [word if word != "3" else str(iterations) for word in FAST]
+    return [sys.executable, "-m", "fastnst", "stylize", *pictures, "-o", str(folder / "out.png"), *fast]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_saves_its_image_and_says_so(
     number: signal.Signals, tmp_path: Path, pictures: tuple[str, str]
 ) -> None:
-    output = tmp_path / "out.png"
-    endless = [word if word != "3" else "1000000" for word in FAST]
-    command = [sys.executable, "-m", "fastnst", "stylize", *pictures, "-o", str(output), *endless, "--save-every", "1"]
-    command += ["--checkpoint", str(tmp_path / "run.state")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ})
-    deadline = time.monotonic() + PATIENCE
-    while not (tmp_path / "out_00002.png").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(number)
-    _, printed = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 130
+    words = [*command(tmp_path, pictures, 1_000_000), "--save-every", "1", "--checkpoint", str(tmp_path / "run.state")]
+    code, printed = signalled(words, tmp_path / "out_00002.png", number)
+    assert code == 130
     assert "interrupted; saved the image so far" in printed
     assert f"go on with: fastnst resume {tmp_path / 'run.state'} -o OUT" in printed
-    assert read_parameters(output)["stopped"] == "interrupted"
+    assert read_parameters(tmp_path / "out.png")["stopped"] == "interrupted"
 
 
 def test_a_run_under_nohup_outlives_its_terminal(tmp_path: Path, pictures: tuple[str, str]) -> None:
-    """Also one whose stderr is closed."""
-    output = tmp_path / "out.png"
-    many = [word if word != "3" else "30" for word in FAST]
-    command = [sys.executable, "-m", "fastnst", "stylize", *pictures, "-o", str(output), *many, "--save-every", "1"]
-    process = subprocess.Popen(["sh", "-c", f"trap '' HUP; exec {shlex.join(command)} 2>&-"])
-    deadline = time.monotonic() + PATIENCE
-    while not (tmp_path / "out_00001.png").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGHUP)
-    assert process.wait(timeout=PATIENCE) == 0
-    assert read_parameters(output)["stopped"] is None
+    """Also where its stderr is closed."""
+    line = shlex.join([*command(tmp_path, pictures, 30), "--save-every", "1"])
+    words = ["sh", "-c", f"trap '' HUP; exec {line} 2>&-"]
+    assert signalled(words, tmp_path / "out_00001.png", signal.SIGHUP)[0] == 0
+    assert read_parameters(tmp_path / "out.png")["stopped"] is None
 
 
 def test_a_command_for_one_process_is_refused_to_several(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -308,16 +259,11 @@ def test_help_needs_no_torch() -> None:
 def test_several_values_stand_apart_by_spaces_or_commas(words: str) -> None:
     parsed = cli.build_parser().parse_args(["stylize", *words.split()])
     assert (parsed.content, parsed.styles, parsed.output) == ("content.jpg", ["style.jpg"], "out.png")
-    assert (parsed.iterations, parsed.scales) == ([5, 10], [24, 48])
-    assert parsed.style_layers == ["conv1_1=2", "conv2_1"]
+    options = resolve_options(size=48, **given_options(vars(parsed)))
+    assert (options.iterations, options.scales) == ((5, 10), (24, 48))
+    assert options.style_layers == (("conv1_1", 2), ("conv2_1", 0.5))
 
 
 def test_without_a_command_it_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([]) == 2
     assert "render a picture in the style of others" in capsys.readouterr().err
-
-
-def test_values_that_do_not_fit_are_told(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        cli.build_parser().parse_args(["stylize", "a", "b", "-o", "c", "--iterations", "ten"])
-    assert "'ten' is not a whole number" in capsys.readouterr().err

@@ -79,38 +79,33 @@ ROWS = (
 RECORDS = st.dictionaries(st.sampled_from(["content", "style", "output", *NAMES]), VALUES, min_size=2, max_size=5)
 
 
-@fuzz(400)
-@given(data=damaged(CSV) | st.binary(max_size=60).map(lambda rest: b"content,style\n" + rest))
-def test_manifests_of_cells(data: bytes, tmp_path: Path) -> None:
-    (tmp_path / "rows.csv").write_bytes(data)
-    understood_or_refused(lambda: read_manifest(tmp_path / "rows.csv"))
+OF_CELLS = damaged(CSV) | st.binary(max_size=60).map(lambda rest: b"content,style\n" + rest)
+OF_LINES = damaged(2 * ROWS) | RECORDS.map(lambda record: json.dumps(record).encode())
 
 
-@fuzz(400)
-@given(data=damaged(2 * ROWS) | RECORDS.map(lambda record: json.dumps(record).encode()))
-def test_manifests_of_lines(data: bytes, tmp_path: Path) -> None:
-    (tmp_path / "rows.jsonl").write_bytes(data)
+@fuzz(800)
+@given(file=st.tuples(st.just("rows.csv"), OF_CELLS) | st.tuples(st.just("rows.jsonl"), OF_LINES))
+def test_manifests(file: tuple[str, bytes], tmp_path: Path) -> None:
+    path = tmp_path / file[0]
+    path.write_bytes(file[1])
 
     def read() -> None:
-        for row in read_manifest(tmp_path / "rows.jsonl"):
+        for row in read_manifest(path):
             resolve_options(**row.options)
 
     understood_or_refused(read)
 
 
-def weights_files(folder: Path) -> dict[str, bytes]:
-    found = {}
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Weights files by their kind."""
+    folder, files = tmp_path_factory.mktemp("weights"), {}
     for name, save in (("zip.pth", save_zip), ("old.pth", save_legacy), ("plain.safetensors", save_safetensors)):
         for key, state in (("torch", torchvision_state()), ("caffe", gatys_state())):
             small = {name: tensor for name, tensor in state.items() if "1_1" in name or "features.0" in name}
             save(small, folder / name)
-            found[f"{key} {name}"] = (folder / name).read_bytes()
-    return found
-
-
-@pytest.fixture(scope="module")
-def seeds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    return weights_files(tmp_path_factory.mktemp("weights"))
+            files[f"{key} {name}"] = (folder / name).read_bytes()
+    return files
 
 
 @fuzz(500)
@@ -191,16 +186,12 @@ def test_runs_of_other_facts(facts: dict[str, Any], tmp_path: Path) -> None:
 PARAMETERS = {"options": {"size": 3, "init": "noise"}, "content": {"name": "a.png"}, "styles": [{"name": "b.png"}]}
 
 
-def picture_with(kind: str, parameters: Any, folder: Path) -> bytes:
-    save_image(folder / f"seed.{kind}", torch.full((3, 4, 4), 0.5), parameters=parameters)
-    return (folder / f"seed.{kind}").read_bytes()
-
-
 @fuzz(400)
 @given(data=st.data(), kind=st.sampled_from(["png", "jpg", "webp", "tif", "npy"]))
 def test_damaged_metadata(data: st.DataObject, kind: str, tmp_path: Path) -> None:
     path = tmp_path / f"fuzz.{kind}"
-    path.write_bytes(data.draw(damaged(picture_with(kind, PARAMETERS, tmp_path))))
+    save_image(path, torch.full((3, 4, 4), 0.5), parameters=PARAMETERS)
+    path.write_bytes(data.draw(damaged(path.read_bytes())))
     understood_or_refused(lambda: read_parameters(path))
 
 

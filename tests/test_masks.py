@@ -348,4 +348,4 @@ def test_a_manifest_finds_masks_beside_it(tmp_path: Path) -> None:
         {"content": str(tmp_path / "a.png"), "style:1": str(tmp_path / "b.png")},
         {"content": str(tmp_path / "d e.png")},
     ]
-    assert read_option("masks", "content=a.png") == [["content=a.png"]]
+    assert read_option("masks", "content=a.png") == ["content=a.png"]

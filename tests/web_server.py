@@ -1,13 +1,24 @@
-"""The page's server in a thread of this process, for tests."""
+"""The page's server in a thread of this process, and its pictures, for tests."""
 
+import io
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from fastnst.app.web.results import Limits
 
 HOST = {"weights": "random", "device": "cpu"}
+
+
+def png(width: int = 64, height: int = 48, seed: int = 0, mode: str = "RGB") -> bytes:
+    coarse = np.random.default_rng(seed).integers(0, 255, (6, 8, len(mode)), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(file, "PNG")
+    return file.getvalue()
 
 
 @contextmanager

@@ -5,13 +5,13 @@ import difflib
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fastnst.app.cli.arguments import OPTIONS, SEPARATOR, file_value, read_option
+from fastnst.app.cli.arguments import OPTIONS, SEPARATOR, read_option
 from fastnst.errors import FastnstError
 from fastnst.options.masks import parse_masks
 from fastnst.options.options import START_WORDS
@@ -20,13 +20,13 @@ CSV_SUFFIXES = (".csv", ".tsv")
 JSON_SUFFIXES = (".jsonl", ".ndjson")
 
 _COLUMNS = ("content", "style", "output")
-_DELIMITERS = ",;\t"
 # The words that these options take beside paths.
 _WORDS = {"init": START_WORDS, "weights": ("auto", "original", "imagenet", "random")}
 
 _Item = TypeVar("_Item")
 _Made = TypeVar("_Made")
 _Record = dict[str, Any]
+_Lines = list[tuple[int, Callable[[], _Record]]]
 
 
 class ManifestError(FastnstError):
@@ -72,19 +72,11 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Row]:
         raise ManifestError(f"manifest {str(path)!r} cannot be read ({error.strerror}); check the path") from error
     except UnicodeDecodeError as error:
         raise ManifestError(f"manifest {str(path)!r} is not UTF-8 ({error.reason}); save it as UTF-8") from error
-    read: Callable[[Any], _Record]
-    lines: Sequence[tuple[int, Any]]
-    if suffix in CSV_SUFFIXES:
-        read, lines = _csv_lines(text, path.name)
-    else:
-        read, lines = _json_record, [line for line in enumerate(text.split("\n"), 1) if line[1].strip()]
+    lines = (_csv_lines if suffix in CSV_SUFFIXES else _json_lines)(text, path.name)
     if not lines:
         raise ManifestError(f"manifest {str(path)!r} has no rows; write one for each picture")
-
-    def where(line: tuple[int, Any]) -> str:
-        return f"{path.name}, line {line[0]}"
-
-    return for_each(lines, where, lambda line: _row(where(line), read(line[1]), path.parent))
+    rows = [(f"{path.name}, line {number}", read) for number, read in lines]
+    return for_each(rows, lambda row: row[0], lambda row: _row(row[0], row[1](), path.parent))
 
 
 def for_each(items: Iterable[_Item], name: Callable[[_Item], str], make: Callable[[_Item], _Made]) -> list[_Made]:
@@ -106,22 +98,20 @@ def for_each(items: Iterable[_Item], name: Callable[[_Item], str], make: Callabl
     return made
 
 
-def _csv_lines(text: str, name: str) -> tuple[Callable[[list[str]], _Record], list[tuple[int, list[str]]]]:
-    """The reader of a line's cells, and the lines by their numbers. Raises ManifestError for a bad header or quote."""
+def _csv_lines(text: str, name: str) -> _Lines:
     header_line = text.lstrip("\r\n").partition("\n")[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(_DELIMITERS, key=header_line.count), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header_line.count), strict=True)
     try:
         lines = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
     except csv.Error as error:
         raise ManifestError(f"{name}, line {reader.line_num}: {error}; check the quotes") from error
     if not lines:
-        return partial(_csv_record, []), []
+        return []
     (first, header), *rest = lines
-    try:
-        columns = [column for column, _ in _named((cell.strip(), None) for cell in header)]
-    except ManifestError as error:
-        raise ManifestError(f"{name}, line {first}: {error}") from None
-    return partial(_csv_record, columns), rest
+    (columns,) = for_each(
+        [header], lambda _: f"{name}, line {first}", lambda cells: _named([(cell.strip(), None) for cell in cells])
+    )
+    return [(number, partial(_csv_record, list(columns), cells)) for number, cells in rest]
 
 
 def _csv_record(columns: list[str], cells: list[str]) -> _Record:
@@ -134,9 +124,13 @@ def _csv_record(columns: list[str], cells: list[str]) -> _Record:
     return record
 
 
+def _json_lines(text: str, name: str) -> _Lines:
+    return [(number, partial(_json_record, line)) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+
+
 def _json_record(line: str) -> _Record:
     try:
-        entries = json.loads(line, object_pairs_hook=_object)
+        entries = json.loads(line, object_pairs_hook=_once)
     except ManifestError:
         raise
     except (ValueError, RecursionError) as error:
@@ -144,62 +138,51 @@ def _json_record(line: str) -> _Record:
         raise ManifestError(f"no JSON ({reason}); write one object in each line") from error
     if not isinstance(entries, dict):
         raise ManifestError(f'{line.strip()[:40]!r} is no object; write {{"content": …, "style": …}}')
-    return {name: file_value(name, value) if name in OPTIONS else value for name, value in _named(entries.items())}
+    return _named(list(entries.items()))
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name.replace("-", "_") for name, _ in pairs]
-    for name in names:
-        if names.count(name) > 1:
-            raise ManifestError(f"{name!r} is there twice; keep one")
-    return dict(pairs)
+def _once(pairs: list[tuple[str, Any]]) -> _Record:
+    """The pairs as a mapping, names with underscores. Raises ManifestError where a name is there twice."""
+    record: _Record = {}
+    for name, value in pairs:
+        if (plain := name.replace("-", "_")) in record:
+            raise ManifestError(f"{plain!r} is there twice; keep one")
+        record[plain] = value
+    return record
 
 
-def _named(pairs: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """The pairs with the columns, or the options, that their names mean."""
-    known = [*_COLUMNS, *OPTIONS]
-    named = []
-    for name, value in _object(list(pairs)).items():
-        column = name.replace("-", "_")
-        if column not in known:
-            near = difflib.get_close_matches(column, known, 1)
+def _named(pairs: list[tuple[str, Any]]) -> _Record:
+    """As `_once`, of columns and options alone."""
+    record = _once(pairs)
+    for name in record:
+        if name not in _COLUMNS and name not in OPTIONS:
+            near = difflib.get_close_matches(name, [*_COLUMNS, *OPTIONS], 1)
             hint = f"did you mean {near[0]!r}?" if near else f"use {', '.join(_COLUMNS)} and the options"
             raise ManifestError(f"unknown column {name!r}; {hint}")
-        named.append((column, value))
-    return named
+    return record
 
 
 def _row(where: str, record: _Record, folder: Path) -> Row:
-    content, output, styles = record.get("content"), record.get("output"), record.get("style")
-    styles = [styles] if isinstance(styles, str) else styles
-    if not isinstance(content, str) or not content:
-        raise ManifestError(f"content is {content!r}; give the path of a picture")
-    if not isinstance(styles, list) or not styles or not all(isinstance(style, str) and style for style in styles):
-        raise ManifestError(f"style is {record.get('style')!r}; give the path of a picture, or several")
-    if output is not None and (not isinstance(output, str) or not output):
-        raise ManifestError(f"output is {output!r}; give a path, or leave it out")
-    for path in (content, *styles, output or ""):
-        if "\0" in path:
-            raise ManifestError(f"{path!r} is not a valid path; take the null character out of it")
+    styles = record.get("style")
+    content = _path("content", record.get("content"))
+    paths = [_path("style", style) for style in (styles if isinstance(styles, list) and styles else [styles])]
+    output = None if record.get("output") is None else _path("output", record["output"])
     options = {name: value for name, value in record.items() if name in OPTIONS}
     for name, words in _WORDS.items():
-        value = options.get(name, words[0])
-        if not isinstance(value, str) or "\0" in value:
-            raise ManifestError(f"{name} is {value!r}; give a word or a path")
+        value = _path(name, options.get(name, words[0]))
         if value not in words and (folder / value).is_file():
             options[name] = str(folder / value)
     if options.get("masks") is not None:
-        options["masks"] = _masks(options["masks"], folder)
-    return Row(where, str(folder / content), tuple(str(folder / style) for style in styles), output, options)
+        options["masks"] = [
+            {part: source and str(folder / _path("a mask", source)) for part, source in mask.as_dict().items()}
+            for mask in parse_masks(options["masks"]) or ()
+        ]
+    return Row(where, str(folder / content), tuple(str(folder / path) for path in paths), output, options)
 
 
-def _masks(value: Any, folder: Path) -> list[dict[str, Any]]:
-    """The masks with their pictures as they are found from the manifest's folder."""
-    masks = parse_masks(value) or ()
-    for source in (source for mask in masks for source in mask.sources):
-        if not isinstance(source, str) or "\0" in source:
-            raise ManifestError(f"a mask is {source!r}; give the path of a picture")
-    return [
-        {name: None if source is None else str(folder / source) for name, source in mask.as_dict().items()}
-        for mask in masks
-    ]
+def _path(role: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ManifestError(f"{role} is {value!r}; give the path of a file")
+    if "\0" in value:
+        raise ManifestError(f"{value!r} is not a valid path; take the null character out of it")
+    return value

@@ -62,7 +62,7 @@ def run_on_ray(
                     yield ray.get(reference)
                 except ray.exceptions.RayError as error:
                     how = f"its worker was lost twice ({type(error).__name__}); lower the size if memory ran out"
-                    yield Outcome(task, "interrupted" if stopping else "failed", 0.0, None if stopping else how)
+                    yield Outcome(task, "interrupted") if stopping else Outcome(task, "failed", error=how)
     finally:
         for reference in at_work:
             ray.cancel(reference, force=True)

@@ -16,7 +16,7 @@ from fastnst.errors import ImageError, OptionError
 from fastnst.image.files import contents, make_folder, pictures_at
 from fastnst.image.metadata import read_parameters, to_json
 from fastnst.image.write import check_output_path
-from fastnst.network.runtime import Runtime, resolve_runtime
+from fastnst.network.runtime import resolve_runtime
 from fastnst.network.weights import load_weights
 from fastnst.options.masks import mask_hashes
 from fastnst.options.options import START_WORDS, Options, resolve_options
@@ -24,7 +24,7 @@ from fastnst.plan.machine import USABLE, free_bytes, held_bytes
 
 NAME_PATTERN = "{content}_{style}.png"
 _FIELDS = ("content", "style", "number")
-# They say where, in which memory, or by which words a run is made; weights, init and masks are compared by themselves.
+# They say where, in which memory, or by which words a run is made; weights and pictures are compared by fingerprint.
 _UNCOMPARED = frozenset({"preset", "device", "tile", "max_memory", "max_pixels", "weights", "init", "masks"})
 
 
@@ -32,8 +32,8 @@ _UNCOMPARED = frozenset({"preset", "device", "tile", "max_memory", "max_pixels",
 class Task:
     """One picture to make, checked.
 
-    `number` counts the rows from 1, `where` is the row's name in messages, `given` are the options to make a
-    `Stylizer` with, `options` the same resolved. `weights_sha256` is the fingerprint of the network's weights.
+    `number` counts the rows from 1, `where` is the row's name in messages, `weights_sha256` the fingerprint of the
+    network's weights.
     """
 
     number: int
@@ -41,7 +41,6 @@ class Task:
     content: str
     styles: tuple[str, ...]
     output: str
-    given: Mapping[str, Any]
     options: Options
     weights_sha256: str
 
@@ -53,16 +52,15 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of a task.
+    """The end of a task after `seconds`: done, skipped (it was there already), failed or interrupted.
 
-    `status` is done, skipped (it was there already), failed or interrupted; `error` says why it failed, `traceback`
-    where, if that is a fault of the program's. `seconds` is the time it took; `facts` are size, iterations and loss of
-    the picture; `warnings` are those that came up.
+    `error` says why it failed, `traceback` where, if that is a fault of the program's; `facts` are size, iterations and
+    loss of the picture; `warnings` are those that came up.
     """
 
     task: Task
     status: str
-    seconds: float
+    seconds: float = 0.0
     error: str | None = None
     traceback: str | None = None
     facts: Mapping[str, Any] | None = None
@@ -71,15 +69,8 @@ class Outcome:
     def as_dict(self) -> dict[str, Any]:
         """As one line of JSON holds it."""
         task = self.task
-        known = {
-            "row": task.number,
-            "where": task.where,
-            "content": task.content,
-            "style": list(task.styles),
-            "output": task.output,
-            "status": self.status,
-            "seconds": round(self.seconds, 3),
-        }
+        known = {"row": task.number, "where": task.where, "content": task.content, "style": list(task.styles)}
+        known |= {"output": task.output, "status": self.status, "seconds": round(self.seconds, 3)}
         optional = {"error": self.error, "traceback": self.traceback, **(self.facts or {})}
         return {**known, **{name: value for name, value in optional.items() if value is not None}}
 
@@ -108,15 +99,14 @@ def make_tasks(
     """The rows as tasks: options over those of `base`, outputs in `folder` (else, if they have a name, in `root`).
 
     `pattern` names outputs that have no name, by {content} and {style}, the names of the files without extension, and
-    {number}, that of the row. Missing folders below `folder`, and itself, are made. Weights are loaded once, which
-    fetches them where that is needed; `auto` becomes what it means, so that all rows have the same network.
+    {number}, that of the row. Missing folders below `folder`, and itself, are made. Weights are loaded once; `auto`
+    becomes what it means, so that all rows have the same network. Pictures are not looked at.
 
-    Raises ManifestError, with the first row that is wrong and the number of others: options that are unknown or out of
-    range, or that this machine lacks, weights that are not to be had, outputs that cannot be written, that two rows
-    would write, or that are inputs. OptionError: a pattern that will not do. Pictures are not looked at.
+    Raises ManifestError, with the first row that is wrong and the number of others: options or weights that are not to
+    be had, outputs that cannot be written, that two rows would write, or that are inputs. OptionError: a pattern that
+    will not do.
     """
     _check_pattern(pattern)
-    runtime = cache(_runtime)
 
     @cache
     def weights(source: str, network: str, taps: Any, scaling: Any) -> tuple[str, str]:
@@ -125,15 +115,13 @@ def make_tasks(
 
     def task(numbered: tuple[int, Row]) -> Task:
         number, row = numbered
-        given = {**base, **row.options}
-        options = resolve_options(**given)
+        options = resolve_options(**{**base, **row.options})
         count = len(options.style_weights or row.styles)
         if count != len(row.styles):
             raise OptionError(f"{count} style weights for {len(row.styles)} style images; give one for each image")
-        runtime(options)
+        runtime(options.device, options.precision, options.backend)
         source, sha256 = weights(options.weights, options.network, options.taps, options.filter_scaling)
         if options.weights == "auto":
-            given["weights"] = source
             options = replace(options, weights=source)
         return Task(
             number=number,
@@ -141,7 +129,6 @@ def make_tasks(
             content=row.content,
             styles=row.styles,
             output=_output(row, number, folder, root=root, pattern=pattern),
-            given=given,
             options=options,
             weights_sha256=sha256,
         )
@@ -171,13 +158,12 @@ def with_memory_shares(tasks: Iterable[Task], workers: int) -> list[Task]:
     if workers == 1 or free is None:
         return list(tasks)
     share = held_bytes(torch.device("cpu")) + int(USABLE * free / workers)
-    runtime = cache(_runtime)
 
     def shared(task: Task) -> Task:
-        if task.options.max_memory is not None or runtime(task.options).device.type != "cpu":
-            return task
-        given = {**task.given, "max_memory": share}
-        return replace(task, given=given, options=replace(task.options, max_memory=share))
+        options = task.options
+        runtime = resolve_runtime(options.device, options.precision, options.backend)
+        on_cpu = options.max_memory is None and runtime.device.type == "cpu"
+        return replace(task, options=replace(options, max_memory=share)) if on_cpu else task
 
     return [shared(task) for task in tasks]
 
@@ -185,39 +171,60 @@ def with_memory_shares(tasks: Iterable[Task], workers: int) -> list[Task]:
 def is_done(task: Task, sha256_of: Callable[[str, str], str]) -> bool:
     """Says if the task's output was made by a run like the task's that came to its end.
 
-    Content, styles, weights and options must be the same, but for those that say where and in how much memory the run
-    happens. `sha256_of(path, role)` is a picture's fingerprint as it is recorded; it is not asked for before all else
-    agrees. An init picture has none: it must be the file that is recorded, and no newer than the output. An output
-    whose parameters are absent or cannot be read is not done.
+    Pictures, weights and options must be the same, but for those that say where and in how much memory the run happens.
+    `sha256_of(path, role)` is a picture's fingerprint as it is recorded; it is not asked for before all else agrees. An
+    output whose parameters are absent or cannot be read is not done.
 
     Raises ImageError where a picture cannot be read.
     """
-    if not Path(task.output).is_file():
-        return False
     try:
         record = read_parameters(task.output)
     except ImageError:
         return False
+    options, recorded, styles = task.options, record.get("options"), record.get("styles")
+    values = {option.name: getattr(options, option.name) for option in fields(Options)}
+    layers = {name: dict(value) for name, value in values.items() if name.endswith("_layers")}
+    plain = json.loads(to_json({**values, **layers}))  # as it comes back from a file
+    compared = plain.keys() - _UNCOMPARED
+    if (
+        record.get("stopped") not in (None, "time")
+        or not isinstance(recorded, dict)
+        or any(name not in recorded or recorded[name] != plain[name] for name in compared)
+        or _sha256(record.get("weights")) != task.weights_sha256
+    ):
+        return False
+    masks = [
+        {part: source and sha256_of(source, "mask") for part, source in mask.as_dict().items()}
+        for mask in options.masks or ()
+    ]
+    is_word = options.init in START_WORDS
     return (
-        record.get("stopped") in (None, "time")
-        and _options_agree(task.options, record.get("options"))
-        and _init_agrees(task, record)
-        and _part(record, "weights").get("sha256") == task.weights_sha256
-        and _part(record, "content").get("sha256") == sha256_of(task.content, "content")
-        and _styles(record) == [sha256_of(style, "style") for style in task.styles]
-        and mask_hashes(record.get("masks")) == _mask_hashes(task, sha256_of)
+        _sha256(record.get("content")) == sha256_of(task.content, "content")
+        and isinstance(styles, list)
+        and [_sha256(style) for style in styles] == [sha256_of(style, "style") for style in task.styles]
+        and (recorded.get("init") if is_word else _sha256(record.get("init")))
+        == (options.init if is_word else sha256_of(options.init, "init"))
+        and mask_hashes(record.get("masks")) == masks
     )
+
+
+def _sha256(recorded: object) -> object:
+    return recorded.get("sha256") if isinstance(recorded, dict) else None
 
 
 def missing_inputs(tasks: Iterable[Task]) -> list[Outcome]:
     """A failure for each task one of whose pictures is no readable file."""
-    problem = cache(_problem)
-    missing = []
-    for task in tasks:
-        errors = [error for role, path in _inputs(task) if (error := problem(role, path)) is not None]
-        if errors:
-            missing.append(Outcome(task, "failed", 0.0, errors[0]))
-    return missing
+
+    @cache
+    def problem(role: str, path: str) -> str | None:
+        try:
+            contents(path, f"{role} image {path!r}")
+            return None
+        except ImageError as error:
+            return str(error)
+
+    problems = [(task, [text for picture in _inputs(task) if (text := problem(*picture))]) for task in tasks]
+    return [Outcome(task, "failed", error=texts[0]) for task, texts in problems if texts]
 
 
 def _inputs(task: Task) -> list[tuple[str, str]]:
@@ -226,14 +233,6 @@ def _inputs(task: Task) -> list[tuple[str, str]]:
     starts = [] if init in START_WORDS else [("init", init)]
     masks = [("mask", source) for mask in task.options.masks or () for source in mask.sources]
     return [("content", task.content), *(("style", style) for style in task.styles), *starts, *masks]
-
-
-def _problem(role: str, path: str) -> str | None:
-    try:
-        contents(path, f"{role} image {path!r}")
-        return None
-    except ImageError as error:
-        return str(error)
 
 
 def _check_pattern(pattern: str) -> None:
@@ -277,54 +276,8 @@ def _check_collisions(tasks: Sequence[Task]) -> None:
 
 
 def _make_folders(folder: str, tasks: Sequence[Task]) -> None:
-    root = os.path.realpath(folder)
-    parents = dict.fromkeys(os.path.dirname(os.path.realpath(task.output)) for task in tasks)  # noqa: PTH120
-    below = [parent for parent in parents if Path(parent).is_relative_to(root)]
-    for path in (root, *below):
-        make_folder(path)
-
-
-def _options_agree(options: Options, record: object) -> bool:
-    if not isinstance(record, dict):
-        return False
-    names = [option.name for option in fields(Options) if option.name not in _UNCOMPARED]
-    return all(name in record and _plain(name, record[name]) == _plain(name, getattr(options, name)) for name in names)
-
-
-def _plain(name: str, value: Any) -> Any:
-    """`value` as it comes back from a file."""
-    return json.loads(to_json(dict(value) if name.endswith("_layers") and isinstance(value, tuple) else value))
-
-
-def _init_agrees(task: Task, record: dict[str, Any]) -> bool:
-    init = task.options.init
-    made_from = _part(record, "options").get("init")
-    if init in START_WORDS:
-        return bool(made_from == init)
-    try:
-        if not isinstance(made_from, str) or not Path(made_from).samefile(init):
-            return False
-        return Path(init).stat().st_mtime <= Path(task.output).stat().st_mtime
-    except (OSError, ValueError):
-        return False
-
-
-def _mask_hashes(task: Task, sha256_of: Callable[[str, str], str]) -> list[dict[str, str | None]]:
-    return [
-        {name: None if source is None else sha256_of(source, "mask") for name, source in mask.as_dict().items()}
-        for mask in task.options.masks or ()
-    ]
-
-
-def _part(record: dict[str, Any], name: str) -> dict[str, Any]:
-    part = record.get(name)
-    return part if isinstance(part, dict) else {}
-
-
-def _styles(record: dict[str, Any]) -> list[Any]:
-    styles = record.get("styles")
-    return [style.get("sha256") for style in styles if isinstance(style, dict)] if isinstance(styles, list) else []
-
-
-def _runtime(options: Options) -> Runtime:
-    return resolve_runtime(options.device, options.precision, options.backend)
+    root = Path(os.path.realpath(folder))
+    parents = dict.fromkeys(Path(os.path.realpath(task.output)).parent for task in tasks)
+    for path in (root, *parents):
+        if path.is_relative_to(root):
+            make_folder(str(path))

@@ -7,13 +7,13 @@ import threading
 import time
 import traceback
 import warnings
-from collections import OrderedDict, deque
-from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event as Flag
 from typing import Any
@@ -26,8 +26,8 @@ from fastnst.image.picture import opaque
 from fastnst.image.read import open_picture
 from fastnst.image.write import check_output_path
 from fastnst.network.runtime import is_out_of_memory
+from fastnst.options.options import Options
 from fastnst.transfer.networks import Networks
-from fastnst.transfer.result import Result
 from fastnst.transfer.run import Watch
 from fastnst.transfer.stylizer import Stylizer
 
@@ -77,9 +77,9 @@ def _outcomes(
             if future.exception() is None:
                 yield future.result()
             elif stopping:
-                yield Outcome(task, "interrupted", 0.0)
+                yield Outcome(task, "interrupted")
             elif alone:
-                yield Outcome(task, "failed", 0.0, _LOST)
+                yield Outcome(task, "failed", error=_LOST)
             else:
                 lost.append(task)
         if broken and not stopping:
@@ -195,19 +195,18 @@ def _run(task: Task) -> Outcome:
 
 
 class Worker:
-    """Makes the pictures of tasks, one after the other, and keeps what the next one can use. Problems end in the
-    outcome of their task.
+    """Makes the pictures of tasks, one after the other, and keeps what the next one can use.
 
     `should_stop` is asked after each evaluation; a picture that it stops is not written. With `resume`, an output that
     is there already is not made again.
     """
 
     def __init__(self, should_stop: Callable[[], bool], *, resume: bool = False) -> None:
-        self._should_stop = should_stop
+        self._watch = Watch(callback=lambda _: not should_stop(), callback_every=None)
         self._resume = resume
         self._networks = Networks()
-        self._stylizers: OrderedDict[Hashable, Stylizer] = OrderedDict()
-        self._style_sha256 = cache(_style_sha256)
+        self._fingerprint = cache(_fingerprint)
+        self._stylizer = lru_cache(KEPT_STYLES)(self._made)
 
     def run(self, task: Task) -> Outcome:
         """Makes and writes one picture. Every Exception ends in the outcome."""
@@ -215,64 +214,46 @@ class Worker:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("ignore")
             warnings.simplefilter("always", FastnstWarning)
-            status, error, trace, result = self._run(task)
-        facts = None if result is None else _facts(result)
+            outcome = self._run(task)
         texts = tuple(dict.fromkeys(str(warning.message) for warning in caught))
-        seconds = time.perf_counter() - began
-        return Outcome(task, status, seconds, error=error, traceback=trace, facts=facts, warnings=texts)
+        return replace(outcome, seconds=time.perf_counter() - began, warnings=texts)
 
-    def _run(self, task: Task) -> tuple[str, str | None, str | None, Result | None]:
+    def _run(self, task: Task) -> Outcome:
+        pixels = task.options.max_pixels
         try:
-            if self._resume and is_done(task, partial(self._sha256, task.options.max_pixels)):
-                return "skipped", None, None, None
-            result = self._stylized(task)
+            if self._resume and is_done(task, partial(self._fingerprint, pixels)):
+                return Outcome(task, "skipped")
+            content = open_picture(task.content, role="content", max_pixels=pixels)
+            prepared = self._stylizer(*task.group).prepare(content)
+            check_output_path(task.output, prepared.scales[-1].size)
+            result = prepared.run(self._watch)
             if result.stopped == "callback":
-                return "interrupted", None, None, None
+                return Outcome(task, "interrupted")
             result.save(task.output)
         except FastnstError as error:
-            return "failed", str(error), None, None
+            return Outcome(task, "failed", error=str(error))
         except Exception as error:  # noqa: BLE001 - the batch goes on; the log has the traceback
             if is_out_of_memory(error):
                 self._forget()
-                return "failed", "out of memory; lower its size, style scale or scales, or the workers", None, None
-            return "failed", f"{type(error).__name__}: {error}", traceback.format_exc(), None
-        return "done", None, None, result
+                lower = "out of memory; lower its size, style scale or scales, or the workers"
+                return Outcome(task, "failed", error=lower)
+            fault = f"{type(error).__name__}: {error}"
+            return Outcome(task, "failed", error=fault, traceback=traceback.format_exc())
+        height, width = result.tensor.shape[-2:]
+        iterations, loss = result.losses[-1].iteration, result.parameters["final"]["total"]
+        return Outcome(task, "done", facts={"width": width, "height": height, "iterations": iterations, "loss": loss})
 
-    def _stylized(self, task: Task) -> Result:
-        content = open_picture(task.content, role="content", max_pixels=task.options.max_pixels)
-        stylizer = self._stylizer(task)
-        prepared = stylizer.prepare(content)
-        check_output_path(task.output, prepared.scales[-1].size)
-        return prepared.run(Watch(callback=lambda _: not self._should_stop(), callback_every=None))
-
-    def _stylizer(self, task: Task) -> Stylizer:
-        """The stylizer of the task's group, from those that were used last or a new one."""
-        stylizer = self._stylizers.pop(task.group, None)
-        if stylizer is None:
-            while len(self._stylizers) >= KEPT_STYLES:
-                self._stylizers.popitem(last=False)
-            stylizer = Stylizer(list(task.styles), networks=self._networks, **task.given)
-        self._stylizers[task.group] = stylizer
-        return stylizer
+    def _made(self, styles: tuple[str, ...], options: Options) -> Stylizer:
+        return Stylizer(list(styles), networks=self._networks, **vars(options))
 
     def _forget(self) -> None:
         """Gives back the memory that is kept between pictures."""
-        self._stylizers.clear()
+        self._stylizer.cache_clear()
         self._networks.clear()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _sha256(self, max_pixels: int, path: str, role: str) -> str:
-        if role == "style":
-            return self._style_sha256(path, max_pixels)
-        return open_picture(path, role=role, max_pixels=max_pixels).sha256
 
-
-def _style_sha256(path: str, max_pixels: int) -> str:
-    return opaque(open_picture(path, role="style", max_pixels=max_pixels)).sha256
-
-
-def _facts(result: Result) -> dict[str, object]:
-    height, width = result.tensor.shape[-2:]
-    iterations, loss = result.losses[-1].iteration, result.parameters["final"]["total"]
-    return {"width": width, "height": height, "iterations": iterations, "loss": loss}
+def _fingerprint(max_pixels: int, path: str, role: str) -> str:
+    picture = open_picture(path, role=role, max_pixels=max_pixels)
+    return (opaque(picture) if role == "style" else picture).sha256

@@ -4,7 +4,6 @@ import argparse
 import difflib
 import os
 import re
-import shlex
 import sys
 import tomllib
 from collections.abc import Callable, Collection, Mapping
@@ -14,7 +13,6 @@ from typing import IO, Any, NoReturn
 
 from fastnst.errors import OptionError
 from fastnst.options.options import GROUPS, Options, resolve_options
-from fastnst.options.parse import Iterations, StyleWeight
 from fastnst.options.presets import PRESETS
 
 OPTIONS: Mapping[str, "Field[Any]"] = {option.name: option for option in fields(Options)}
@@ -27,9 +25,6 @@ SEPARATOR = "|"
 
 # Named here too, for the command's help must not wait for what the writers of pictures import.
 _FORMATS = ("png", "jpeg", "webp", "tiff", "avif", "npy")
-
-# The function takes a list or what is alone in it.
-_ONE_OR_SEVERAL = ("scales", "style_weight")
 
 # More than a thousand times what all options take.
 _MOST_CONFIG_BYTES = 1_000_000
@@ -87,10 +82,10 @@ class Parser(argparse.ArgumentParser):
 
 
 class Several(argparse.Action):
-    """Joins what the words after a flag hold: `--scales 256 512` and `--scales 256,512` are the same."""
+    """Joins the words after a flag to one text: `--scales 256 512` and `--scales 256,512` are the same."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        setattr(namespace, self.dest, [value for word in values for value in word])
+        setattr(namespace, self.dest, " ".join(values))
 
 
 def add_options(parser: argparse.ArgumentParser, *, leave_out: Collection[str] = (), preset: str = "default") -> None:
@@ -113,105 +108,76 @@ def add_option(group: "argparse._ActionsContainer", option: "Field[Any]", preset
     from the parsed namespace."""
     facts = option.metadata
     # An option with a flag of its own is given once for each of its items.
-    repeats, several = facts["flag"] is not None, facts["many"]
+    action: Any = "append" if facts["flag"] else Several if facts["many"] else "store"
     group.add_argument(
         flag_of(option),
         dest=option.name,
-        action="append" if repeats else Several if several else "store",
+        action=action,
         default=argparse.SUPPRESS,
         choices=facts["choices"] or None,
         metavar=facts["metavar"],
-        nargs="+" if several else None,
-        type=words_of(_parser_of(option)) if several and not repeats else _parser_of(option),
+        nargs="+" if facts["many"] else None,
+        type=_parser_of(option),
         help=f"{facts['meaning']} (default: {describe_default(option, preset)})",
     )
 
 
-def words_of(parse: Callable[[str], Any] = str) -> Callable[[str], list[Any]]:
-    """Reads one word of the command line that holds several values, apart by commas, each as `parse` does."""
-
-    def read(word: str) -> list[Any]:
-        try:
-            return _split(word, parse)
-        except argparse.ArgumentTypeError as error:
-            raise argparse.ArgumentTypeError(f"{error}; paths that follow go after --") from None
-
-    return read
-
-
-def add_output(parser: argparse.ArgumentParser) -> None:
-    """Adds -o and --config."""
-    parser.add_argument(
-        "-o",
-        "--output",
-        metavar="OUT",
-        required=True,
-        help="the result: .png, .jpg, .webp, .tif or .npy; - writes it to stdout",
-    )
+def add_run(parser: argparse.ArgumentParser, *, leave_out: Collection[str] = (), preset: str = "default") -> None:
+    """Adds all that a new run takes beside its pictures: -o, --config, the options and the output arguments."""
+    add_output(parser, "the result: .png, .jpg, .webp, .tif or .npy; - writes it to stdout")
     parser.add_argument(
         "--config",
         metavar="FILE",
         default=argparse.SUPPRESS,
         help="options from a TOML file, by the same names; those of the command go before them",
     )
+    add_options(parser, leave_out=leave_out, preset=preset)
+    _add_output_arguments(parser)
 
 
-def add_output_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the OUTPUT_ARGUMENTS. What is not given is absent from the parsed namespace."""
-    group = parser.add_argument_group("output")
-    for argument in OUTPUT_ARGUMENTS:
-        flag = "--" + argument.name.replace("_", "-")
-        if argument.kind is bool:
-            group.add_argument(flag, action="store_true", default=argparse.SUPPRESS, help=argument.meaning)
-            continue
-        group.add_argument(
-            flag,
-            default=argparse.SUPPRESS,
-            metavar=argument.metavar,
-            choices=argument.choices or None,
-            type=whole_number if argument.kind is int else str,
-            help=argument.meaning,
-        )
-
-
-def add_input_places(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments that say where the inputs of an earlier run are now."""
+def add_earlier_run(parser: argparse.ArgumentParser) -> None:
+    """Adds all that an earlier run takes to go on or be made again: -o, where its inputs are now, and the outputs."""
+    add_output(parser, "where the image goes, as for stylize")
     parser.add_argument("--content", metavar="PATH", help="where its content is now")
     parser.add_argument("--styles", metavar="PATH", nargs="+", help="where its styles are now, all of them, in order")
     parser.add_argument("--init", metavar="PATH", help="where the picture is that it started from")
-    parser.add_argument(
-        "--mask",
-        dest="masks",
-        action="append",
-        metavar="WORD",
-        nargs="+",
-        help="where its masks are now, all of them, in order, as for stylize",
-    )
+    masks = "where its masks are now, all of them, in order, as for stylize"
+    parser.add_argument("--mask", dest="masks", action="append", metavar="WORD", nargs="+", help=masks)
+    _add_output_arguments(parser)
+
+
+def add_output(parser: argparse.ArgumentParser, meaning: str) -> None:
+    """Adds -o."""
+    parser.add_argument("-o", "--output", metavar="OUT", required=True, help=meaning)
+
+
+def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("output")
+    for argument in OUTPUT_ARGUMENTS:
+        facts: dict[str, Any] = {"action": "store_true"}
+        if argument.kind is not bool:
+            kind = whole_number if argument.kind is int else str
+            facts = {"metavar": argument.metavar, "choices": argument.choices or None, "type": kind}
+        flag = "--" + argument.name.replace("_", "-")
+        group.add_argument(flag, default=argparse.SUPPRESS, help=argument.meaning, **facts)
 
 
 def given_options(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of `Options` among `settings`, as the command parsed them."""
-    return {name: _one_or_several(name, settings[name]) for name in OPTIONS if name in settings}
+    return {name: settings[name] for name in OPTIONS if name in settings}
 
 
 def read_option(name: str, text: str) -> Any:
-    """The value of the option `name` that a text gives: several values stand apart by spaces or commas, several
-    regions by |. Raises OptionError where the command would refuse them."""
-    option = OPTIONS[name]
+    """The value of the option `name` that the text of a cell or a field gives; several regions stand apart by |.
+
+    Raises OptionError where the command would refuse it as one word.
+    """
+    if OPTIONS[name].metadata["flag"]:
+        return text.split(SEPARATOR)
     try:
-        if option.metadata["flag"]:
-            return [shlex.split(region) for region in text.split(SEPARATOR)]
-        parse = _parser_of(option)
-        return _one_or_several(name, _split(text, parse) if option.metadata["many"] else parse(text))
+        return _parser_of(OPTIONS[name])(text)
     except argparse.ArgumentTypeError as error:
         raise OptionError(f"{name.replace('_', ' ')}: {error}") from None
-    except ValueError as error:
-        raise OptionError(f"{name}: {text!r} cannot be read ({error}); close its quotes") from None
-
-
-def file_value(name: str, value: Any) -> Any:
-    """The value of an option in a file that has types: a text of several values is read, anything else stays."""
-    return read_option(name, value) if isinstance(value, str) and OPTIONS[name].metadata["many"] else value
 
 
 def whole_number(word: str) -> int:
@@ -238,7 +204,7 @@ def describe_default(option: "Field[Any]", preset: str = "default") -> str:
     if default is None:
         return "none"
     if isinstance(default, tuple):
-        return " ".join(name for name, _ in default)
+        return ",".join(name for name, _ in default)
     return f"{default:g}" if isinstance(default, float) else str(default)
 
 
@@ -259,21 +225,20 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     name = os.fsdecode(path)
     outputs = {argument.name: argument for argument in OUTPUT_ARGUMENTS}
-    known = sorted({*OPTIONS, *outputs})
-    entries, settings = _toml(name), dict[str, Any]()
+    settings = dict[str, Any]()
     try:
-        for key, value in entries.items():
+        for key, value in _toml(name).items():
             setting = key.replace("-", "_")
-            if setting not in known:
-                close = difflib.get_close_matches(setting, known, n=1)
+            if setting not in OPTIONS and setting not in outputs:
+                close = difflib.get_close_matches(setting, sorted({*OPTIONS, *outputs}), n=1)
                 hint = f"did you mean {close[0]}?" if close else "the names are those of fastnst stylize --help"
                 raise OptionError(f"unknown option {key!r}; {hint}")
             if setting in settings:
                 raise OptionError(f"{setting} is set twice, with a dash and with an underscore; keep one")
             if setting in outputs:
                 _check_output(outputs[setting], value)
-            settings[setting] = value if setting in outputs else file_value(setting, value)
-        resolve_options(**{key: value for key, value in settings.items() if key in OPTIONS})
+            settings[setting] = value
+        resolve_options(**given_options(settings))
     except OptionError as error:
         raise OptionError(f"config {name!r}: {error}") from None
     return settings
@@ -284,18 +249,17 @@ def _toml(name: str) -> dict[str, Any]:
         with Path(name).open("rb") as file:
             data = file.read(_MOST_CONFIG_BYTES + 1)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise OptionError(f"config {name!r} cannot be read ({reason}); check the path") from None
+        raise OptionError(f"it cannot be read ({getattr(error, 'strerror', None) or error}); check the path") from None
     if len(data) > _MOST_CONFIG_BYTES:
-        raise OptionError(f"config {name!r} is larger than a file of options can be; check the path")
+        raise OptionError("it is larger than a file of options can be; check the path")
     try:
         return tomllib.loads(data.decode())
     except UnicodeDecodeError:
-        raise OptionError(f"config {name!r} is not text in UTF-8; save it as UTF-8") from None
+        raise OptionError("it is not text in UTF-8; save it as UTF-8") from None
     except RecursionError:
-        raise OptionError(f"config {name!r} is not TOML that can be read: it nests too deeply") from None
+        raise OptionError("it is not TOML that can be read: it nests too deeply") from None
     except ValueError as error:  # TOMLDecodeError, and what Python says of a number of thousands of digits
-        raise OptionError(f"config {name!r} is not TOML: {error}; see toml.io for how it is written") from None
+        raise OptionError(f"it is not TOML: {error}; see toml.io for how it is written") from None
 
 
 def _check_output(argument: OutputArgument, value: Any) -> None:
@@ -307,35 +271,15 @@ def _check_output(argument: OutputArgument, value: Any) -> None:
         raise OptionError(f"unknown {argument.name} {value!r}; choose one of: {', '.join(argument.choices)}")
 
 
-def _split(text: str, parse: Callable[[str], Any]) -> list[Any]:
-    return [parse(part) for part in text.replace(",", " ").split()]
-
-
-def _one_or_several(name: str, value: Any) -> Any:
-    return value[0] if name in _ONE_OR_SEVERAL and isinstance(value, list) and len(value) == 1 else value
-
-
 def _parser_of(option: "Field[Any]") -> Callable[[str], Any]:
-    """Reads one value of the option; raises ArgumentTypeError where it cannot."""
-    if option.name == "scales":
-        return _scale
-    if option.name == "style_weights" or option.type in (float, float | None, StyleWeight):
-        return _number
-    return whole_number if option.type in (int, Iterations) else str
+    """Reads a word of the command as a number where the option is one alone; raises ArgumentTypeError for no number."""
+    if option.metadata["many"] or option.type not in (int, float, float | None):
+        return str
+    return whole_number if option.type is int else _number
 
 
 def _number(word: str) -> float:
     try:
         return float(word)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{word!r} is not a number; write 0.5, and several as 0.3,0.7") from None
-
-
-def _scale(word: str) -> int | str:
-    if word in ("auto", "none"):
-        return word
-    try:
-        return int(word)
-    except ValueError:
-        hint = "write auto, none, a number of scales, or their long edges as in 128,256,512"
-        raise argparse.ArgumentTypeError(f"{word!r} is not a scale; {hint}") from None
+        raise argparse.ArgumentTypeError(f"{word!r} is not a number; write 0.5") from None

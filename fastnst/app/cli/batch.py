@@ -16,6 +16,8 @@ from fastnst.app.cli.arguments import add_options, given_options, whole_number
 from fastnst.errors import FastnstError, Interrupted, OptionError
 
 if TYPE_CHECKING:
+    from tqdm import tqdm
+
     from fastnst.app.batch.tasks import Outcome, Task
 
 
@@ -80,15 +82,15 @@ def add_parser(commands: Any) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
     from fastnst.app.batch.tasks import grouped, missing_inputs
     from fastnst.app.cli.run import on_stop_signal
 
     began = time.perf_counter()
     if parsed.workers is not None and parsed.workers < 1:
         raise OptionError(f"--workers {parsed.workers} is too small; it must be 1 or more")
-    _check_given(parsed)
-    log_path = _log_path(parsed)
-    tasks = _tasks(parsed)
+    log_path, tasks = _log_path(parsed), _tasks(parsed)
     signals, stopping = 0, False
 
     def count(number: int, frame: object) -> None:
@@ -110,7 +112,9 @@ def run(parsed: argparse.Namespace) -> int:
     except OSError as error:
         problem = f"the log {log_path} cannot be written ({error.strerror})"
         raise FastnstError(f"{problem}; give another with --log") from error
-    with log, _Report(parsed, log, len(tasks)) as report, on_stop_signal(count):
+    bar = tqdm(total=len(tasks), unit="image", disable=True if parsed.quiet else None, file=sys.stderr)
+    with log, bar, on_stop_signal(count):
+        report = _Report(log, bar, json=parsed.json)
         lost = missing_inputs(tasks)
         for outcome in lost:
             report.add(outcome)
@@ -124,10 +128,9 @@ def run(parsed: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             raise Interrupted(f"{report.summary()}; go on with --resume") from None
     failed = report.counts["failed"]
-    where = f"; see {log_path}" if failed else ""
     if failed or signals or not parsed.quiet:
-        more = "; stopped, go on with --resume" if signals else ""
-        print(f"fastnst: {report.summary()} in {time.perf_counter() - began:.1f} s{where}{more}", file=sys.stderr)
+        more = (f"; see {log_path}" if failed else "") + ("; stopped, go on with --resume" if signals else "")
+        print(f"fastnst: {report.summary()} in {time.perf_counter() - began:.1f} s{more}", file=sys.stderr)
     if signals:
         return EXIT_INTERRUPTED
     return EXIT_BAD_INPUT if failed else 0
@@ -141,32 +144,20 @@ def _part(word: str) -> tuple[int, int]:
     return int(first), int(count)
 
 
-def _check_given(parsed: argparse.Namespace) -> None:
-    """Raises OptionError where the rows are given neither as MANIFEST nor as pictures, or as both."""
-    pairs = parsed.content is not None or parsed.style is not None
-    if pairs == (parsed.manifest is not None):
-        raise OptionError(
-            "give either MANIFEST (before the options that take several values, or after --) or --content and --style"
-        )
-    if pairs and (parsed.content is None or parsed.style is None or parsed.output is None):
-        raise OptionError("without MANIFEST, --content, --style and -o FOLDER are all needed")
-
-
 def _tasks(parsed: argparse.Namespace) -> "list[Task]":
     """All rows, checked; of a part its own."""
     from fastnst.app.batch.manifest import read_manifest
     from fastnst.app.batch.tasks import make_tasks, pair_rows
 
-    given = given_options(vars(parsed))
     if parsed.manifest is not None:
         rows, root = read_manifest(parsed.manifest), str(Path(parsed.manifest).parent)
     else:
         folder = os.path.realpath(parsed.output)
-        for path in (*parsed.content, *parsed.style):
-            if os.path.realpath(path) == folder:
-                raise OptionError(f"-o {parsed.output} has inputs in it, and outputs would become inputs; give another")
+        if folder in map(os.path.realpath, (*parsed.content, *parsed.style)):
+            raise OptionError(f"-o {parsed.output} has inputs in it, and outputs would become inputs; give another")
         rows, root = pair_rows(parsed.content, parsed.style), ""
-    tasks = make_tasks(rows, given, folder=parsed.output, root=root, pattern=parsed.name, progress=not parsed.quiet)
+    given, progress = given_options(vars(parsed)), not parsed.quiet
+    tasks = make_tasks(rows, given, folder=parsed.output, root=root, pattern=parsed.name, progress=progress)
     first, count = parsed.part or (1, 1)
     return tasks[first - 1 :: count]
 
@@ -203,54 +194,50 @@ def _gpus(devices: set[str]) -> list[str]:
 def _log_path(parsed: argparse.Namespace) -> Path:
     """The file that failures are written to; each part of a batch has its own.
 
-    Raises OptionError for a name that is none of a log, or belongs to something else, ImageError as `check_place` does.
+    Raises OptionError where the rows are given neither as MANIFEST nor as pictures, or as both, and for a name that is
+    none of a log, or belongs to something else; ImageError as `check_place` does.
     """
     from fastnst.image.files import check_place
 
+    pairs = parsed.content is not None or parsed.style is not None
+    if pairs == (parsed.manifest is not None):
+        raise OptionError(
+            "give either MANIFEST (before the options that take several values, or after --) or --content and --style"
+        )
+    if pairs and None in (parsed.content, parsed.style, parsed.output):
+        raise OptionError("without MANIFEST, --content, --style and -o FOLDER are all needed")
     name = "failures.jsonl" if parsed.part is None else "failures.{}-of-{}.jsonl".format(*parsed.part)
+    path = Path(parsed.manifest).with_suffix(f".{name}") if parsed.output is None else Path(parsed.output) / name
     if parsed.log is not None:
         path = Path(parsed.log)
         if path.suffix.lower() != ".jsonl":
             raise OptionError(f"--log {parsed.log} does not end in .jsonl; give the log such a name")
         if parsed.output is None or not path.resolve().is_relative_to(Path(parsed.output).resolve()):
             check_place(parsed.log, "log")
-    elif parsed.output is not None:
-        path = Path(parsed.output) / name
-    else:
-        path = Path(parsed.manifest).with_suffix(f".{name}")
     if parsed.manifest is not None and os.path.realpath(path) == os.path.realpath(parsed.manifest):
         raise OptionError(f"the log {path} is also the manifest and would be overwritten; give another one with --log")
     return path
 
 
 class _Report:
-    """Writes outcomes to the log, the standard output and the progress bar."""
+    """Writes outcomes to the log and the progress bar, and with `json` to the standard output."""
 
-    def __init__(self, parsed: argparse.Namespace, log: IO[str], total: int) -> None:
-        from tqdm import tqdm
-
+    def __init__(self, log: IO[str], bar: "tqdm[Any]", *, json: bool) -> None:
         self.counts: Counter[str] = Counter()
-        self._json, self._log, self._total = parsed.json, log, total
+        self._json, self._log, self._bar = json, log, bar
         self._warned: set[str] = set()
-        self._bar = tqdm(total=total, unit="image", disable=True if parsed.quiet else None, file=sys.stderr)
-
-    def __enter__(self) -> "_Report":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
 
     def add(self, outcome: "Outcome") -> None:
         self.counts[outcome.status] += 1
-        line = json.dumps(outcome.as_dict())
+        line, where = json.dumps(outcome.as_dict()), outcome.task.where
         if outcome.status == "failed":
             self._log.write(line + "\n")
             self._log.flush()
-            self._say(f"fastnst: failed: {outcome.task.where}: {outcome.error}")
+            self._bar.write(f"fastnst: failed: {where}: {outcome.error}", file=sys.stderr)
         for warning in outcome.warnings:
             if warning not in self._warned:
                 self._warned.add(warning)
-                self._say(f"fastnst: warning: {outcome.task.where}: {warning}")
+                self._bar.write(f"fastnst: warning: {where}: {warning}", file=sys.stderr)
         if self._json:
             print(line, flush=True)
         counts = {name: self.counts[name] for name in ("failed", "skipped") if self.counts[name]}
@@ -259,11 +246,6 @@ class _Report:
 
     def summary(self) -> str:
         """The counts, as a person reads them."""
-        parts = [f"{self.counts[status]} {status}" for status in ("done", "skipped", "failed") if self.counts[status]]
-        finished = sum(self.counts[status] for status in ("done", "skipped", "failed"))
-        if finished < self._total:
-            parts.append(f"{self._total - finished} not made")
-        return ", ".join(parts) or "no rows"
-
-    def _say(self, text: str) -> None:
-        self._bar.write(text, file=sys.stderr)
+        counts = {status: self.counts[status] for status in ("done", "skipped", "failed")}
+        counts["not made"] = int(self._bar.total or 0) - sum(counts.values())
+        return ", ".join(f"{count} {status}" for status, count in counts.items() if count) or "no rows"

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ def report() -> dict[str, Any]:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     facts = conditions(device)
+    machine = facts["machine"]
     runtime = resolve_runtime()
     return {
         "versions": {"python": platform.python_version(), **{package: _version(package) for package in _PACKAGES}},
@@ -62,11 +64,8 @@ def report() -> dict[str, Any]:
         "system": platform.platform(),
         "encoding": sys.getfilesystemencoding(),
         "processor": {
-            "name": facts["machine"]["cpu"],
-            "cores": facts["machine"]["cores"],
-            "threads": facts["machine"]["threads"],
-            "vectors": torch.backends.cpu.get_cpu_capability(),
-            "load": facts["machine"]["load"],
+            **{"name": machine["cpu"], "cores": machine["cores"], "threads": machine["threads"]},
+            **{"vectors": torch.backends.cpu.get_cpu_capability(), "load": machine["load"]},
         },
         "memory_bytes": _memory_bytes(),
         "torch": {
@@ -76,7 +75,15 @@ def report() -> dict[str, Any]:
             "mkldnn": torch.backends.mkldnn.is_available(),  # type: ignore[no-untyped-call]
             "nnpack": winograd.available(),
         },
-        "gpus": [_gpu(index) for index in range(torch.cuda.device_count())],
+        "gpus": [
+            {
+                "name": gpu.name,
+                "capability": f"{gpu.major}.{gpu.minor}",
+                "memory_bytes": gpu.total_memory,
+                "multiprocessors": gpu.multi_processor_count,
+            }
+            for gpu in map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+        ],
         "drivers": facts["gpu"],
         "auto": {
             "device": str(runtime.device),
@@ -94,17 +101,15 @@ def report() -> dict[str, Any]:
 def _version(package: str) -> str | None:
     from importlib.metadata import PackageNotFoundError, version
 
-    try:
+    with suppress(PackageNotFoundError):
         return version(package)
-    except PackageNotFoundError:
-        return None
+    return None
 
 
 def _memory_bytes() -> int | None:
-    try:
+    with suppress(AttributeError, ValueError, OSError):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None
+    return None
 
 
 def _weights() -> dict[str, str]:
@@ -124,27 +129,13 @@ def _weights() -> dict[str, str]:
     return sources
 
 
-def _gpu(index: int) -> dict[str, Any]:
-    import torch
-
-    gpu = torch.cuda.get_device_properties(index)
-    return {
-        "name": gpu.name,
-        "capability": f"{gpu.major}.{gpu.minor}",
-        "memory_bytes": gpu.total_memory,
-        "multiprocessors": gpu.multi_processor_count,
-    }
-
-
 def _readable(name: str, value: Any) -> str:
     if name.endswith("_bytes") and isinstance(value, int):
         return f"{value / 2**30:.1f} GiB"
     if isinstance(value, dict):
-        return (
-            ", ".join(f"{key.removesuffix('_bytes')} {_readable(key, part)}" for key, part in value.items()) or "none"
-        )
-    if isinstance(value, list):
-        return "; ".join(_readable("", part) for part in value) or "none"
-    if value is None:
-        return "none"
-    return ("no", "yes")[value] if isinstance(value, bool) else str(value)
+        value = ", ".join(f"{key.removesuffix('_bytes')} {_readable(key, part)}" for key, part in value.items())
+    elif isinstance(value, list):
+        value = "; ".join(_readable("", part) for part in value)
+    elif isinstance(value, bool):
+        value = "yes" if value else "no"
+    return "none" if value in ("", None) else str(value)

@@ -25,14 +25,21 @@ _TIMES_BETA = (100, 10, 1, 0.1)
 
 @dataclass(frozen=True)
 class Axis:
-    """`settings` are the options of each step, `labels` what stands beside them; with no option it is one step."""
+    """One option and the `values` of its steps as they are typed; with no option it is one step.
+
+    `settings` are the options of each step, `labels` what stands beside them.
+    """
 
     option: str | None
+    values: Sequence[str]
     settings: Sequence[Mapping[str, Any]]
-    labels: Sequence[str]
+
+    @property
+    def labels(self) -> list[str]:
+        return [f"{(self.option or '').replace('_', ' ')} {value}" for value in self.values]
 
     def as_dict(self) -> dict[str, Any]:
-        return {"option": self.option, "values": [value for setting in self.settings for value in setting.values()]}
+        return {"option": self.option, "values": list(self.values)}
 
 
 def make_axis(words: Sequence[str], flag: str) -> Axis:
@@ -41,17 +48,16 @@ def make_axis(words: Sequence[str], flag: str) -> Axis:
     Raises OptionError, which names `flag`, for an unknown option, no values or too many, or one that cannot be read.
     """
     if not words:
-        return Axis(None, [{}], [])
+        return Axis(None, [], [{}])
     name, values = words[0].removeprefix("--").replace("-", "_"), words[1:]
     if name not in OPTIONS:
         raise OptionError(f"{flag} {words[0]!r} is no option; the options are: {', '.join(OPTIONS)}")
     if not values or len(values) > _MOST_VALUES:
         raise OptionError(f"{flag} {name} has {len(values)} values; give 1 to {_MOST_VALUES}")
     try:
-        settings = [{name: read_option(name, value)} for value in values]
+        return Axis(name, values, [{name: read_option(name, value)} for value in values])
     except OptionError as error:
         raise OptionError(f"{flag} {error}") from None
-    return Axis(name, settings, [f"{name.replace('_', ' ')} {value}" for value in values])
 
 
 def add_parser(commands: Any) -> None:
@@ -75,12 +81,7 @@ def add_parser(commands: Any) -> None:
             metavar="OPTION",
             help=f"an option and its values, as --{axis} {example}; commas join several numbers or layers to one value",
         )
-    grid.add_argument(
-        "--cell", metavar="PX", type=whole_number, help="long edge of each (default: the size, 384 at most)"
-    )
-    grid.add_argument("--title", metavar="TEXT", default="", help="a line above all")
-    grid.add_argument("--font", metavar="FILE", help="a .ttf or .otf file, for letters beyond ASCII")
-    grid.add_argument("--keep", metavar="FOLDER", help="also write each result into this folder")
+    add_sheet(grid, "the size, 384 at most", keep="each result")
     grid.add_argument("--quiet", action="store_true", help="no progress bar and no closing line")
     add_options(grid)
     grid.set_defaults(run=run_grid)
@@ -97,13 +98,18 @@ def add_parser(commands: Any) -> None:
     compare.add_argument(
         "--columns", metavar="N", type=whole_number, help="pictures in a row (default: as fits a screen)"
     )
-    compare.add_argument(
-        "--cell", metavar="PX", type=whole_number, default=384, help="long edge of each (default: 384)"
-    )
     compare.add_argument("--labels", metavar="TEXT", nargs="+", help="captions in place of the options, one for each")
-    compare.add_argument("--title", metavar="TEXT", default="", help="a line above all")
-    compare.add_argument("--font", metavar="FILE", help="a .ttf or .otf file, for letters beyond ASCII")
-    compare.set_defaults(run=run_compare)
+    add_sheet(compare, "384")
+    compare.set_defaults(run=run_compare, cell=384)
+
+
+def add_sheet(parser: argparse.ArgumentParser, size: str, *, keep: str = "", prefix: str = "") -> None:
+    """Adds the arguments of a sheet, whose cells have by default that `size`; `keep` says what --keep writes."""
+    parser.add_argument("--cell", metavar="PX", type=whole_number, help=f"{prefix}long edge of each (default: {size})")
+    parser.add_argument("--title", metavar="TEXT", default="", help=f"{prefix}a line above all")
+    parser.add_argument("--font", metavar="FILE", help=f"{prefix}a .ttf or .otf file, for letters beyond ASCII")
+    if keep:
+        parser.add_argument("--keep", metavar="FOLDER", help=f"{prefix}also write {keep} into this folder")
 
 
 def run_grid(parsed: argparse.Namespace) -> int:
@@ -118,45 +124,40 @@ def run_grid(parsed: argparse.Namespace) -> int:
     from fastnst.transfer.result import Result
     from fastnst.transfer.stylizer import Stylizer
 
-    given = given_options(vars(parsed))
+    given, ratios = given_options(vars(parsed)), None
+    down, across = make_axis(parsed.down or [], "--down"), make_axis(parsed.across or [], "--across")
     if parsed.down is None and parsed.across is None:
         given = {"preset": "gatys", **given}
-    down = make_axis(parsed.down or ([] if parsed.across else _DOWN), "--down")
-    ratios = None
-    if parsed.down is None and parsed.across is None:
         preset = resolve_options(**{name: value for name, value in given.items() if name != "style_weight"})
         betas = [factor * preset.last_style_weight for factor in _TIMES_BETA]
         ratios = [f"α/β {preset.content_weight / beta:.0e}" for beta in betas]
+        down = make_axis(_DOWN, "--down")
         across = make_axis(["style_weight", *(f"{beta:g}" for beta in betas)], "--across")
-    else:
-        across = make_axis(parsed.across or [], "--across")
     if down.option is not None and down.option == across.option:
         raise OptionError(f"{down.option} is on both axes; give another option to one")
     Job(parsed.content, parsed.styles, given, Outputs(output=parsed.output)).check()
-    cells = [[{**given, **row, **column} for column in across.settings] for row in down.settings]
-    resolved = [resolve_options(**cell) for row in cells for cell in row]
+    cells = [{**given, **row, **column} for row in down.settings for column in across.settings]
+    resolved = [resolve_options(**cell) for cell in cells]
     size = min(384, max(options.size for options in resolved)) if parsed.cell is None else parsed.cell
     look = Look(font=parsed.font)
     check_look(look, size)
     most = max(options.max_pixels for options in resolved)
     content = open_picture(parsed.content, role="content", max_pixels=most)
-    for cell in (cell for row in cells for cell in row):
+    for cell in cells:
         Stylizer(parsed.styles, **cell).prepare(content)
-    names = [f"{row + 1}_{column + 1}.png" for row in range(len(cells)) for column in range(len(cells[0]))]
+    columns = len(across.settings)
+    names = [f"{index // columns + 1}_{index % columns + 1}.png" for index in range(len(cells))]
     if down.option is None or across.option is None:
-        names = [f"{index + 1}.png" for index in range(len(names))]
+        names = [f"{index + 1}.png" for index in range(len(cells))]
     make_kept_folder(parsed.keep, names)
-    results: list[list[Result]] = []
-    with tqdm(total=len(names), unit="picture", disable=True if parsed.quiet else None, file=sys.stderr) as bar:
-        left = iter(names)
-        for row in cells:
-            results.append([])
-            for cell in row:
-                # A stylizer for each, let go at once: it holds a network.
-                results[-1].append(Stylizer(parsed.styles, **cell)(content))
-                if parsed.keep is not None:
-                    results[-1][-1].save(Path(parsed.keep) / next(left))
-                bar.update()
+    made: list[Result] = []
+    disabled = True if parsed.quiet else None
+    for name, cell in zip(tqdm(names, unit="picture", disable=disabled, file=sys.stderr), cells, strict=True):
+        # A stylizer for each, let go at once: it holds a network.
+        made.append(Stylizer(parsed.styles, **cell)(content))
+        if parsed.keep is not None:
+            made[-1].save(Path(parsed.keep) / name)
+    results = [made[start : start + columns] for start in range(0, len(made), columns)]
     sheet = contact_sheet(
         [[result.tensor for result in row] for row in results],
         cell=size,
@@ -166,8 +167,8 @@ def run_grid(parsed: argparse.Namespace) -> int:
         look=look,
     )
     parameters = [[result.parameters for result in row] for row in results]
-    made = {"down": down.as_dict(), "across": across.as_dict(), "cells": parameters}
-    save_sheet(sheet, parsed.output, made, quiet=parsed.quiet)
+    axes = {"down": down.as_dict(), "across": across.as_dict()}
+    save_sheet(sheet, parsed.output, {**axes, "cells": parameters}, quiet=parsed.quiet)
     return 0
 
 

@@ -15,11 +15,12 @@ from fastnst.image.files import pictures_at
 from fastnst.image.read import Source
 from fastnst.image.write import Target, check_output_path
 from fastnst.options.masks import parse_masks
-from fastnst.transfer.callbacks import Frames, Movie, Preview, Ready, numbered_path
+from fastnst.transfer.callbacks import Callback, Frames, Movie, Preview, Ready, numbered_path
 from fastnst.transfer.checkpoint import check_checkpoint
 from fastnst.transfer.inputs import Canvas
 from fastnst.transfer.movie import check_movie
 from fastnst.transfer.plot import check_plot
+from fastnst.transfer.run import Watch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +60,12 @@ class Outputs:
         """The form in which pictures are written."""
         return {"format": self.format, "bit_depth": self.bit_depth}
 
-    @property
-    def callback_every(self) -> int | None:
-        """The evaluations after which the losses are read back at least: as every output on the way asks."""
-        return math.gcd(self.save_every or 0, self.movie_every if self.movie is not None else 0) or None
+    def watch(self, callback: Callback) -> Watch:
+        """The run's watch; losses are read back at least as often as every output on the way asks."""
+        every = math.gcd(self.save_every or 0, self.movie_every if self.movie is not None else 0) or None
+        return Watch(
+            callback=callback, callback_every=every, checkpoint=self.checkpoint, checkpoint_every=self.checkpoint_every
+        )
 
     def callbacks(self) -> list[Ready]:
         """The callbacks that write on the way. Raises FastnstError where they could not."""

@@ -86,10 +86,8 @@ def plan_lines(plan: "Plan", iterations: int) -> list[str]:
         lines = [size + "the whole image at once"]
     else:
         height, width = next(iter(plan.grid)).shape
-        how = {
-            "kept": "each forward once and back once, what lies between kept",
-            "recompute": "each forward twice and back once",
-        }[plan.level]
+        kept = plan.level == "kept"
+        how = "each forward once and back once, what lies between kept" if kept else "each forward twice and back once"
         if plan.redone_steps > 1:
             how += f" but for the first {plan.redone_steps} steps, which are computed again"
         lines = [
@@ -101,10 +99,8 @@ def plan_lines(plan: "Plan", iterations: int) -> list[str]:
     if plan.style_tile is not None:
         lines.append(f"  the style's targets in tiles of {plan.style_tile} px")
     limit = "" if plan.limit_bytes is None else f" of {in_words(plan.limit_bytes)}"
-    verdict = "" if plan.fits else ": TOO MUCH"
-    lines.append(
-        f"  peak memory {in_words(plan.peak_bytes)}{limit} ({in_words(plan.held_bytes)} before the run){verdict}"
-    )
+    before = f"{in_words(plan.held_bytes)} before the run"
+    lines.append(f"  peak memory {in_words(plan.peak_bytes)}{limit} ({before}){'' if plan.fits else ': TOO MUCH'}")
     if plan.seconds is not None:
         lines.append(
             f"  about {plan.seconds:.3g} s an iteration ({plan.flops / 1e12:.3g} TFLOP, modelled), "

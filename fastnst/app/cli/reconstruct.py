@@ -16,7 +16,8 @@ _OF_ONE_RUN = ("format", "bit_depth", "save_every", "preview", "plot", "movie", 
 
 def add_parser(commands: Any) -> None:
     """Adds the command to those of `fastnst`."""
-    from fastnst.app.cli.arguments import Several, add_options, add_output, add_output_arguments, whole_number, words_of
+    from fastnst.app.cli.arguments import Several, add_run
+    from fastnst.app.cli.grid import add_sheet
 
     parser = commands.add_parser(
         "reconstruct",
@@ -28,14 +29,10 @@ def add_parser(commands: Any) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("image", metavar="IMAGE", help="the picture to reconstruct; - reads it from stdin")
-    add_output(parser)
-    layers: dict[str, Any] = {"metavar": "LAYER", "nargs": "+", "action": Several, "type": words_of()}
+    layers: dict[str, Any] = {"metavar": "LAYER", "nargs": "+", "action": Several}
     parser.add_argument("--layer", help="reconstruct the content from these, as conv4_2", **layers)
     parser.add_argument(
-        "--style-layers",
-        dest="layers_of_style",
-        help="reconstruct the style from these, as conv1_1,conv2_1",
-        **layers,
+        "--style-layers", dest="layers_of_style", help="reconstruct the style from these, as conv1_1,conv2_1", **layers
     )
     parser.add_argument(
         "--figure",
@@ -43,17 +40,8 @@ def add_parser(commands: Any) -> None:
         help="one labelled sheet: the content of each of conv1_1 … conv5_1, or of --layer, and the style of the first "
         "of them, the first two, and so on",
     )
-    parser.add_argument(
-        "--cell",
-        metavar="PX",
-        type=whole_number,
-        help="with --figure: long edge of each (default: the size, at most 256)",
-    )
-    parser.add_argument("--title", metavar="TEXT", default="", help="with --figure: a line above all")
-    parser.add_argument("--font", metavar="FILE", help="with --figure: a .ttf or .otf file, for letters beyond ASCII")
-    parser.add_argument("--keep", metavar="FOLDER", help="with --figure: also write each image into this folder")
-    add_options(parser, leave_out=_LEFT_OUT, preset="reconstruction")
-    add_output_arguments(parser)
+    add_sheet(parser, "the size, 256 at most", keep="each image", prefix="with --figure: ")
+    add_run(parser, leave_out=_LEFT_OUT, preset="reconstruction")
     parser.set_defaults(run=run, together=True)
 
 
@@ -106,7 +94,7 @@ def _run_figure(parsed: argparse.Namespace, options: dict[str, Any], outputs: "O
         if getattr(outputs, name):
             raise OptionError(f"--{name.replace('_', '-')} is for one run, and a figure is many; leave it out")
     Job(parsed.image, [], options, outputs).check()
-    layers = tuple(parsed.layer or FIGURE_LAYERS)
+    layers = tuple(parsed.layer.replace(",", " ").split()) if parsed.layer else FIGURE_LAYERS
     names = [f"{kind}_{layer}.png" for kind in ("style", "content") for layer in layers]
     resolved = resolve_options(**content_options(layers, options))
     cell, look = parsed.cell if parsed.cell is not None else min(256, resolved.size), Look(font=parsed.font)

@@ -3,6 +3,8 @@
 import argparse
 import sys
 import warnings
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 def add_parser(commands: Any) -> None:
     """Adds the command to those of `fastnst`."""
-    from fastnst.app.cli.arguments import add_input_places, add_output_arguments
+    from fastnst.app.cli.arguments import add_earlier_run
 
     parser = commands.add_parser(
         "rerun",
@@ -28,11 +30,9 @@ def add_parser(commands: Any) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("image", metavar="IMAGE", help="an image that fastnst wrote")
-    parser.add_argument("-o", "--output", metavar="OUT", required=True, help="where the new one goes, as for stylize")
-    add_input_places(parser)
+    add_earlier_run(parser)
     parser.add_argument("--device", metavar="DEVICE", help="another device than the one it was made on")
     parser.add_argument("--changed", action="store_true", help="go on with inputs that are not the same any more")
-    add_output_arguments(parser)
     parser.set_defaults(run=run)
 
 
@@ -41,24 +41,34 @@ def run(parsed: argparse.Namespace) -> int:
     from fastnst.app.cli.run import execute
     from fastnst.image.metadata import read_parameters
     from fastnst.image.read import load_image
-    from fastnst.options.options import resolve_options
-    from fastnst.transfer.inputs import Canvas, recorded_canvas
+    from fastnst.options.masks import parse_masks
+    from fastnst.options.options import START_WORDS, resolve_options
+    from fastnst.transfer.inputs import recorded_canvas
 
     record = read_parameters(parsed.image)
-    options = _options(record, parsed)
+    _check_complete(record, parsed.image)
     original = load_image(parsed.image, role="the")
-    content: str | Canvas | None = recorded_canvas(record)
-    if content is None:
-        content = _place(parsed.content, record["content"]["name"], parsed.image, "content")
+    place = partial(_place, parsed.image)
+    content = recorded_canvas(record) or place("content", record["content"]["name"], parsed.content)
     given = parsed.styles or [None] * len(record["styles"])
     if len(given) != len(record["styles"]):
         raise OptionError(f"{len(given)} styles given, and it was made of {len(record['styles'])}; give all, in order")
-    styles = [
-        _place(path, style["name"], parsed.image, "style") for path, style in zip(given, record["styles"], strict=True)
-    ]
-    _place_options(options, parsed)
+    styles = [place("style", style["name"], path) for path, style in zip(given, record["styles"], strict=True)]
+    options = dict(record["options"])
+    if parsed.device is not None:
+        options["device"] = parsed.device
+    if options["init"] not in START_WORDS:
+        options["init"] = place("init", options["init"], parsed.init)
+    if options.get("masks") is not None:
+        options["masks"] = parsed.masks or [
+            {part: source and place("mask", source) for part, source in mask.as_dict().items()}
+            for mask in parse_masks(options["masks"]) or ()
+        ]
     resolved = resolve_options(**options)
-    _check_inputs(content, styles, resolved, record, changed=parsed.changed)
+    for problem in _changed_inputs(content, styles, resolved, record):
+        if not parsed.changed:
+            raise OptionError(f"{problem}; give the one that it was, or --changed to go on with this one")
+        _warn(f"{problem}; going on with this one")
     _warn_of_differences(record, resolved)
     final = (record.get("final") or {}) if record.get("stopped") else {}
 
@@ -72,88 +82,62 @@ def run(parsed: argparse.Namespace) -> int:
     return code
 
 
-def _options(record: dict[str, Any], parsed: argparse.Namespace) -> dict[str, Any]:
-    """The recorded options. Raises OptionError where the metadata have not all that is needed."""
+def _check_complete(record: dict[str, Any], image: str) -> None:
+    """Raises OptionError where the metadata have not all that is needed."""
     needed = {"options": dict, "styles": list, "weights": dict}
     missing = [name for name, kind in needed.items() if not isinstance(record.get(name), kind)]
-    missing += [] if isinstance(record.get("content", 0), dict) or _has_canvas(record) else ["content"]
-    inputs = [] if missing else [*([] if record["content"] is None else [record["content"]]), *record["styles"]]
-    if missing or not all(isinstance(entry, dict) and isinstance(entry.get("name"), str) for entry in inputs):
-        raise OptionError(f"{parsed.image!r} lacks {', '.join(missing) or 'its inputs'} in its metadata; make it anew")
-    options = dict(record["options"])
-    if "init" not in options:
-        raise OptionError(f"{parsed.image!r} lacks the option init in its metadata; make it anew")
-    return options
-
-
-def _has_canvas(record: dict[str, Any]) -> bool:
-    """True where it says that there was no content, and how large the image is."""
-    sizes = record.get("sizes")
+    content, sizes = record.get("content", 0), record.get("sizes")
     last = sizes[-1] if isinstance(sizes, list) and sizes else None
-    return record.get("content", 0) is None and isinstance(last, dict) and {"height", "width"} <= last.keys()
+    has_canvas = content is None and isinstance(last, dict) and {"height", "width"} <= last.keys()
+    if not has_canvas and not isinstance(content, dict):
+        missing.append("content")
+    inputs = [] if missing else [*([] if content is None else [content]), *record["styles"]]
+    if missing or not all(isinstance(entry, dict) and isinstance(entry.get("name"), str) for entry in inputs):
+        raise OptionError(f"{image!r} lacks {', '.join(missing) or 'its inputs'} in its metadata; make it anew")
+    if "init" not in record["options"]:
+        raise OptionError(f"{image!r} lacks the option init in its metadata; make it anew")
 
 
-def _place_options(options: dict[str, Any], parsed: argparse.Namespace) -> None:
-    """Puts the present places of init and masks, and the device, into the recorded options."""
-    from fastnst.options.options import START_WORDS
-
-    if parsed.device is not None:
-        options["device"] = parsed.device
-    if options["init"] not in START_WORDS:
-        options["init"] = _place(parsed.init, options["init"], parsed.image, "init")
-    if options.get("masks") is not None:
-        options["masks"] = parsed.masks or [
-            {name: source and _place(None, source, parsed.image, "mask") for name, source in mask.items()}
-            for mask in options["masks"]
-        ]
-
-
-def _place(given: str | None, recorded: object, image: str, role: str) -> str:
-    """The path of an input: the one given now, or the recorded one, from here or from the image's own folder."""
+def _place(image: str, role: str, recorded: object, given: str | None = None) -> str:
+    """The path of an input: the given one, or the recorded one, from here or from the image's own folder."""
     if given is not None:
         return given
     name = str(recorded)
-    flag = {"content": "--content", "style": "--styles", "init": "--init", "mask": "--mask"}[role]
     for path in (Path(name), Path(image).parent / name, Path(image).parent / Path(name).name):
         try:
             if path.is_file():
                 return str(path)
         except (OSError, ValueError):  # a name that is no path
             continue
-    raise OptionError(f"the {role} {name!r} is not where it was, nor beside {image!r}; say where with {flag} PATH")
+    flag = {"style": "styles"}.get(role, role)
+    raise OptionError(f"the {role} {name!r} is not where it was, nor beside {image!r}; say where with --{flag} PATH")
 
 
-def _check_inputs(
-    content: "str | Canvas", styles: list[str], options: "Options", record: dict[str, Any], *, changed: bool
-) -> None:
-    """Raises OptionError where pictures or weights are others than the recorded ones; warns where they may be."""
+def _changed_inputs(
+    content: "str | Canvas", styles: list[str], options: "Options", record: dict[str, Any]
+) -> Iterator[str]:
+    """The pictures and weights that are others than the recorded ones."""
     from fastnst.image.picture import opaque
     from fastnst.image.read import load_image, open_picture
     from fastnst.network.weights import load_weights
     from fastnst.options.masks import mask_hashes
 
-    def differs(problem: str) -> None:
-        if not changed:
-            raise OptionError(f"{problem}; give the one that it was, or --changed to go on with this one")
-        warnings.warn(f"{problem}; going on with this one", FastnstWarning, stacklevel=3)
-
-    def sha256(source: Any) -> str | None:
-        return None if source is None else load_image(source, role="mask").sha256
-
-    masks = [{name: sha256(source) for name, source in mask.as_dict().items()} for mask in options.masks or ()]
+    masks = [
+        {part: source and load_image(source, role="mask").sha256 for part, source in mask.as_dict().items()}
+        for mask in options.masks or ()
+    ]
     if masks and masks != mask_hashes(record.get("masks")):
-        differs("the masks are not those that the image was made with")
+        yield "the masks are not those that the image was made with"
     inputs = [("style", path, entry) for path, entry in zip(styles, record["styles"], strict=True)]
     if isinstance(content, str):
         inputs.insert(0, ("content", content, record["content"]))
     for role, path, entry in inputs:
         picture = open_picture(path, role=role, max_pixels=options.max_pixels)
-        picture = opaque(picture) if role == "style" else picture
-        if picture.sha256 != entry.get("sha256"):
-            differs(f"the {role} {picture.name!r} is not the picture that the image was made of")
+        if (opaque(picture) if role == "style" else picture).sha256 != entry.get("sha256"):
+            yield f"the {role} {picture.name!r} is not the picture that the image was made of"
     weights = load_weights(options.weights, options.network, taps=options.taps, filter_scaling=options.filter_scaling)
     if weights.sha256 != record["weights"].get("sha256"):
-        differs(f"the weights {weights.source} are not those that the image was made with")
+        yield f"the weights {weights.source} are not those that the image was made with"
 
 
 def _warn_of_differences(record: dict[str, Any], options: "Options") -> None:
@@ -163,30 +147,24 @@ def _warn_of_differences(record: dict[str, Any], options: "Options") -> None:
     runtime = resolve_runtime(options.device, options.precision, options.backend)
     now = {"device": str(runtime.device), "precision": runtime.precision, **versions()}
     recorded = record.get("versions")
-    then = {
-        "device": record.get("device"),
-        "precision": record.get("precision"),
-        **(recorded if isinstance(recorded, dict) else {}),
-    }
+    then = {**record, **(recorded if isinstance(recorded, dict) else {})}
     changed = [f"{name} {then[name]} (now {now[name]})" for name in now if name in then and then[name] != now[name]]
     if changed:
-        warnings.warn(f"it was made with {', '.join(changed)}; pixels may differ", FastnstWarning, stacklevel=2)
+        _warn(f"it was made with {', '.join(changed)}; pixels may differ")
     if options.seconds is not None:
-        warnings.warn(
-            f"it had {options.seconds:g} seconds; how many iterations they are differs from run to run",
-            FastnstWarning,
-            stacklevel=2,
-        )
+        _warn(f"it had {options.seconds:g} seconds; how many iterations they are differs from run to run")
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, FastnstWarning, stacklevel=2)
 
 
 def _difference(result: "Result", original: "Picture") -> str:
     """The distance of the new image from the old one, in steps of 8 bits."""
-    new = result.tensor
-    if new.shape != original.rgb.shape:
-        return (
-            f"the new image is {tuple(new.shape[1:])} and the old one {tuple(original.rgb.shape[1:])} (height, width)"
-        )
-    steps = ((new * 255).round() - (original.rgb * 255).round()).abs()
+    new, old = result.tensor, original.rgb
+    if new.shape != old.shape:
+        return f"the new image is {tuple(new.shape[1:])} and the old one {tuple(old.shape[1:])} (height, width)"
+    steps = ((new * 255).round() - (old * 255).round()).abs()
     worst = int(steps.max())
     if worst == 0:
         return "every pixel is the same, at 8 bits"

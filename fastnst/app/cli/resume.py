@@ -7,7 +7,7 @@ from typing import Any
 
 def add_parser(commands: Any) -> None:
     """Adds the command to those of `fastnst`."""
-    from fastnst.app.cli.arguments import add_input_places, add_output_arguments
+    from fastnst.app.cli.arguments import add_earlier_run
 
     parser = commands.add_parser(
         "resume",
@@ -17,11 +17,9 @@ def add_parser(commands: Any) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("saved", metavar="CHECKPOINT", help="the file that --checkpoint wrote")
-    parser.add_argument("-o", "--output", metavar="OUT", required=True, help="where the image goes, as for stylize")
-    add_input_places(parser)
+    add_earlier_run(parser)
     for name, what in (("device", "another device"), ("tile", "other tiles"), ("max-memory", "another memory limit")):
         parser.add_argument(f"--{name}", default=argparse.SUPPRESS, metavar="X", help=f"{what} than the run had")
-    add_output_arguments(parser)
     parser.set_defaults(run=run, together=True)
 
 

@@ -33,7 +33,6 @@ from fastnst.transfer.checkpoint import load_run
 from fastnst.transfer.inputs import opened
 from fastnst.transfer.plot import draw_losses
 from fastnst.transfer.result import DivergedError, Iterate, Result
-from fastnst.transfer.run import Watch
 from fastnst.transfer.stylizer import Stylizer
 
 # SIGHUP, where there is one, comes when the terminal goes away.
@@ -77,12 +76,11 @@ def execute(job: Job, *callbacks: Callback, saved: Path | None = None, ranks: Ra
             with _stop_on_signal(watch):
                 hidden = True if outputs.quiet else None
                 with tqdm(total=None, unit="it", disable=hidden, file=sys.stderr) as watch.bar:
-                    result = prepared.run(_watch(outputs, callback))
+                    result = prepared.run(outputs.watch(callback))
                 watch.save(result)
         except DivergedError as error:
             watch.save(error.result)
-            _draw(job, error.result)
-            _print_json(outputs, error.result)
+            _report(job, error.result)
             raise FastnstError(f"{error}. The best image before that is in {outputs.label}") from None
         except KeyboardInterrupt:
             raise Interrupted(watch.rescue()) from None
@@ -94,20 +92,10 @@ def execute(job: Job, *callbacks: Callback, saved: Path | None = None, ranks: Ra
                 print(f"fastnst: {watch.rescue()}", file=sys.stderr)
             raise
     result = watch.labelled(result)
-    _draw(job, result)
-    _print_json(outputs, result)
+    _report(job, result)
     if watch.interrupted or not outputs.quiet:
         _print_summary(outputs, result)
     return (EXIT_INTERRUPTED if watch.interrupted else 0), result
-
-
-def _watch(outputs: Outputs, callback: Callback) -> Watch:
-    return Watch(
-        callback=callback,
-        callback_every=outputs.callback_every,
-        checkpoint=outputs.checkpoint,
-        checkpoint_every=outputs.checkpoint_every,
-    )
 
 
 def _follow(job: Job, ranks: Ranks, saved: Path | None) -> int:
@@ -125,7 +113,7 @@ def _follow(job: Job, ranks: Ranks, saved: Path | None) -> int:
     try:
         # The callback only stands for that of the first process, which alone is called.
         prepared = stylizer.prepare(content, None if saved is None else load_run(saved, check=False))
-        prepared.run(_watch(job.outputs, lambda _: None))
+        prepared.run(job.outputs.watch(lambda _: None))
     except DivergedError:
         raise SystemExit(EXIT_BAD_INPUT) from None
     return 0
@@ -204,17 +192,14 @@ def _stop_on_signal(watch: _Watch) -> Iterator[None]:
         yield
 
 
-def _draw(job: Job, result: Result) -> None:
-    """The plot of the losses, if there is to be one; the image is saved already, so what fails is a warning."""
-    if job.outputs.plot is None:
-        return
-    try:
-        draw_losses(result.losses, Path(job.outputs.plot), result.parameters["options"], note=job.title)
-    except FastnstError as error:
-        warnings.warn(str(error), FastnstWarning, stacklevel=2)
-
-
-def _print_json(outputs: Outputs, result: Result) -> None:
+def _report(job: Job, result: Result) -> None:
+    """The plot and the JSON, where they are asked for; the image is saved already, so that a failure is a warning."""
+    outputs = job.outputs
+    if outputs.plot is not None:
+        try:
+            draw_losses(result.losses, Path(outputs.plot), result.parameters["options"], note=job.title)
+        except FastnstError as error:
+            warnings.warn(str(error), FastnstWarning, stacklevel=2)
     if outputs.json:
         losses = [record.as_dict() for record in result.losses]
         print(json.dumps({"output": outputs.output, **result.parameters, "losses": losses}))

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 def add_parser(commands: Any) -> None:
     """Adds the command to those of `fastnst`."""
-    from fastnst.app.cli.arguments import add_options, add_output, add_output_arguments
+    from fastnst.app.cli.arguments import add_run
 
     parser = commands.add_parser(
         "stylize",
@@ -22,9 +22,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "styles", metavar="STYLE", nargs="+", help="the pictures whose style it gets, or folders of them"
     )
-    add_output(parser)
-    add_options(parser)
-    add_output_arguments(parser)
+    add_run(parser)
     parser.set_defaults(run=run, together=True)
 
 

@@ -9,7 +9,7 @@ _LEFT_OUT = ("content_weight", "content_layers", "preserve_color", "size")
 
 def add_parser(commands: Any) -> None:
     """Adds the command to those of `fastnst`."""
-    from fastnst.app.cli.arguments import add_options, add_output, add_output_arguments
+    from fastnst.app.cli.arguments import add_run
 
     parser = commands.add_parser(
         "texture",
@@ -20,7 +20,6 @@ def add_parser(commands: Any) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("styles", metavar="STYLE", nargs="+", help="the pictures whose texture it gets, or folders")
-    add_output(parser)
     parser.add_argument(
         "--size",
         dest="canvas",
@@ -32,8 +31,7 @@ def add_parser(commands: Any) -> None:
         action="store_true",
         help="make copies of it fit together without a seam; the sides are then multiples of the pooling grid (16)",
     )
-    add_options(parser, leave_out=_LEFT_OUT, preset="texture")
-    add_output_arguments(parser)
+    add_run(parser, leave_out=_LEFT_OUT, preset="texture")
     parser.set_defaults(run=run, together=True)
 
 

@@ -39,14 +39,15 @@ def run(parsed: argparse.Namespace) -> int:
 
     checks: list[Check] = []
     skipped: list[Skipped] = []
+    shows_progress = sys.stderr.isatty() and not parsed.json
     try:
         for check in verify(parsed.backend, parsed.size):
             if isinstance(check, Skipped):
                 skipped.append(check)
                 continue
             checks.append(check)
-            if not parsed.json:
-                _show_progress(len(checks))
+            if shows_progress:
+                print(f"\r{len(checks)} checks", end="", file=sys.stderr, flush=True)
     except (ValueError, RuntimeError) as error:
         raise OptionError(str(error)) from None
     failed = [check for check in checks if not check.passed]
@@ -62,7 +63,8 @@ def run(parsed: argparse.Namespace) -> int:
         }
         print(json.dumps(report))
     else:
-        _clear_progress()
+        if shows_progress:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
         _print_tables(checks)
         for skip in skipped:
             print(f"skipped: backend {skip.backend}, because {skip.reason}")
@@ -78,7 +80,9 @@ def _print_tables(checks: "list[Check]") -> None:
     for backend, device in dict.fromkeys((check.backend, check.device) for check in checks):
         of_backend = [check for check in checks if (check.backend, check.device) == (backend, device)]
         print(f"{backend} on {device}: the worst error / budget of all shapes and layouts; ! marks one that failed")
-        _print_shapes(of_backend)
+        shapes = dict.fromkeys((check.layer, check.shape) for check in of_backend)
+        named = ", ".join(f"{layer} {'×'.join(map(str, shape))}" for layer, shape in shapes)
+        print(textwrap.fill(named, width=110, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False))
         names = dict.fromkeys((check.name, check.direction) for check in of_backend)
         modes = [mode.name for mode in MODES if any(check.mode == mode.name for check in of_backend)]
         width = max(len(name) for name, _ in names) + 1
@@ -88,12 +92,6 @@ def _print_tables(checks: "list[Check]") -> None:
             cells = "".join(f"{_cell([check for check in row if check.mode == mode]):>18}" for mode in modes)
             print(f"{name:{width}}{direction:9}{len(row):6}{cells}".rstrip())
         print()
-
-
-def _print_shapes(checks: "list[Check]") -> None:
-    shapes = dict.fromkeys((check.layer, check.shape) for check in checks)
-    named = ", ".join(f"{layer} {'×'.join(map(str, shape))}" for layer, shape in shapes)
-    print(textwrap.fill(named, width=110, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False))
 
 
 def _cell(checks: "list[Check]") -> str:
@@ -108,13 +106,3 @@ def _failure(check: "Check") -> str:
     what = f"{check.name} {check.direction}, {check.backend} on {check.device}, {check.mode} {check.layout}"
     shape = f"{check.layer} {'×'.join(map(str, check.shape))}"
     return f"failed: {what}, {shape}: {check.problem or f'error {check.error:.3g}, budget {check.budget:.3g}'}"
-
-
-def _show_progress(count: int) -> None:
-    if sys.stderr.isatty():
-        print(f"\r{count} checks", end="", file=sys.stderr, flush=True)
-
-
-def _clear_progress() -> None:
-    if sys.stderr.isatty():
-        print("\r\033[K", end="", file=sys.stderr, flush=True)

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +20,7 @@ from starlette.staticfiles import StaticFiles
 from fastnst.app.web.controls import beginnings, make_controls, read_form
 from fastnst.app.web.guard import Guard
 from fastnst.app.web.queue import Queue, Ticket
-from fastnst.app.web.results import MEDIA, SUFFIXES, Kept, Limits, Request, Upload, read_upload
+from fastnst.app.web.results import SUFFIXES, Kept, Limits, Request, Upload, read_upload
 from fastnst.app.web.session import Session, continued
 from fastnst.app.web.studio import Studio
 from fastnst.errors import FastnstError, OptionError
@@ -32,8 +32,6 @@ _LOOK_SECONDS = 0.2
 # A browser gives up a stream in which nothing comes.
 _SIGN_OF_LIFE_SECONDS = 10.0
 _MOST_JSON_BYTES = 100_000
-
-Answer = Callable[[Call], Awaitable[Response]]
 
 
 class App:
@@ -54,20 +52,21 @@ class App:
                 Route("/", self._index),
                 Route("/api/page", self._page),
                 Route("/api/events", self._events),
-                Route("/api/uploads", _mendable(self._upload), methods=["POST"]),
-                Route("/api/examples/{name}", _mendable(self._example), methods=["POST"]),
-                Route("/api/uploads/{name}", _mendable(self._uploaded)),
-                Route("/api/runs", _mendable(self._start), methods=["POST"]),
+                Route("/api/uploads", self._upload, methods=["POST"]),
+                Route("/api/examples/{name}", self._example, methods=["POST"]),
+                Route("/api/uploads/{name}", self._uploaded),
+                Route("/api/runs", self._start, methods=["POST"]),
                 Route("/api/runs", self._stop, methods=["DELETE"]),
                 Route("/api/preview", self._preview),
-                Route(f"{result}/small", _mendable(self._small)),
-                Route(f"{result}/image", _mendable(self._image)),
-                Route(f"{result}/file", _mendable(self._file)),
-                Route(f"{result}/losses", _mendable(self._losses)),
-                Route(f"{result}/continue", _mendable(self._continue), methods=["POST"]),
+                Route(f"{result}/small", self._small),
+                Route(f"{result}/image", self._image),
+                Route(f"{result}/file", self._file),
+                Route(f"{result}/losses", self._losses),
+                Route(f"{result}/continue", self._continue, methods=["POST"]),
                 Mount("/page", StaticFiles(directory=_PAGE)),
             ],
             middleware=[Middleware(Guard)],
+            exception_handlers={FastnstError: _refused, ClientDisconnect: _gone},
         )
 
     def close_streams(self) -> None:
@@ -106,8 +105,7 @@ class App:
     async def _stream(self) -> AsyncIterator[str]:
         """The changes of the session as server-sent events of JSON: the run, with new losses alone, and the history."""
         last: tuple[Any, ...] = ()
-        ticket, sent, history, silent = None, 0, -1, 0.0
-        session = self._session
+        session, ticket, sent, history, silent = self._session, None, 0, -1, 0.0
         while not self._closing:
             if session.ticket is not ticket:
                 ticket, sent = session.ticket, 0
@@ -171,7 +169,7 @@ class App:
         size = (await _json(call)).get("size")
         if not isinstance(size, int) or isinstance(size, bool):
             raise OptionError("the size to continue at is no whole number of pixels")
-        return self._join(continued(self._session.result(call.path_params["name"]), self._session.next_number, size))
+        return self._join(continued(self._result(call), self._session.next_number, size))
 
     def _join(self, request: Request) -> Response:
         ticket = Ticket(request, self._studio.options(request))
@@ -188,41 +186,39 @@ class App:
         preview = None if self._session.ticket is None else self._session.ticket.preview
         return Response(status_code=404) if preview is None else _picture(preview)
 
+    def _result(self, call: Call) -> Kept:
+        return self._session.result(call.path_params["name"])
+
     async def _small(self, call: Call) -> Response:
-        return _picture(self._session.result(call.path_params["name"]).thumbnail)
+        return _picture(self._result(call).thumbnail)
 
     async def _image(self, call: Call) -> Response:
-        return Response(self._session.result(call.path_params["name"]).png, media_type=MEDIA["png"])
+        return _picture(self._result(call).png)
 
     async def _losses(self, call: Call) -> Response:
-        return JSONResponse(self._session.result(call.path_params["name"]).losses)
+        return JSONResponse(self._result(call).losses)
 
     async def _file(self, call: Call) -> Response:
-        kept = self._session.result(call.path_params["name"])
-        format = call.query_params.get("format", "png")
+        kept, format = self._result(call), call.query_params.get("format", "png")
         data = await run_in_threadpool(kept.file, format)
         name = kept.request.name + SUFFIXES[format]
         disposition = {"Content-Disposition": f'attachment; filename="{name}"'}
-        return Response(data, media_type=MEDIA[format], headers=disposition)
+        return Response(data, media_type=f"image/{format}", headers=disposition)
 
 
-def _mendable(answer: Answer) -> Answer:
-    """The answer to a call; a problem that the caller can mend is told in one line."""
+async def _refused(call: Call, error: Exception) -> Response:
+    """A problem that the caller can mend, in one line."""
+    return JSONResponse({"error": str(error)}, 400)
 
-    async def answered(call: Call) -> Response:
-        try:
-            return await answer(call)
-        except FastnstError as error:
-            return JSONResponse({"error": str(error)}, 400)
-        except ClientDisconnect:
-            return Response(status_code=499)
 
-    return answered
+async def _gone(call: Call, error: Exception) -> Response:
+    return Response(status_code=499)
 
 
 def _described(kept: Kept, session: Session) -> dict[str, Any]:
     """A result as the page shows it."""
     request, final = kept.request, kept.parameters["final"]
+    measure = min if kept.parameters["options"]["edge"] == "short" else max
     pictures = [(upload, session.upload_name(upload)) for upload in (request.content, *request.styles)]
     known = [_facts(upload, name) for upload, name in pictures if name is not None]
     return {
@@ -230,7 +226,7 @@ def _described(kept: Kept, session: Session) -> dict[str, Any]:
         "name": request.name,
         "width": kept.width,
         "height": kept.height,
-        "size": _measured(kept),
+        "size": measure(kept.width, kept.height),
         "form": dict(request.form),
         "begins": request.begins,
         "iterations": final["iteration"],
@@ -240,12 +236,6 @@ def _described(kept: Kept, session: Session) -> dict[str, Any]:
         "content": known[0],
         "styles": known[1:],
     }
-
-
-def _measured(kept: Kept) -> int:
-    """The edge of the image that its options measure."""
-    measure = min if kept.parameters["options"]["edge"] == "short" else max
-    return measure(kept.width, kept.height)
 
 
 def _facts(upload: Upload, name: str | None) -> dict[str, Any]:
@@ -272,12 +262,11 @@ async def _json(call: Call) -> dict[str, Any]:
         if count > _MOST_JSON_BYTES:
             raise OptionError("this is more than a form holds; load the page again")
 
+    body = await _body(call, check)
     try:
-        form = json.loads(await _body(call, check))
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, FastnstError):
-            raise
-        raise OptionError("this is no form; load the page again") from None
+        form = json.loads(body)
+    except (ValueError, RecursionError):
+        form = None
     if not isinstance(form, dict):
         raise OptionError("this is no form; load the page again")
     return form

@@ -53,13 +53,13 @@ class Control:
 def make_controls(limits: Limits) -> tuple[Control, ...]:
     """The controls: the main ones, then group by group; each option that is not the host's, nor free text."""
     presets = {name: resolve_options(preset=name) for name in PRESETS}
-    known = {name: option for name, option in OPTIONS.items() if _kind(option) is not None}
-    grouped = {name: heading for heading, names in GROUPS.items() for name in names if name not in MAIN}
-    headings = {**dict.fromkeys(MAIN, ""), **grouped}
+    headings = dict.fromkeys(MAIN, "")
+    for heading, names in GROUPS.items():
+        headings |= {name: heading.capitalize() for name in names if name not in MAIN}
     return tuple(
-        _control(known[name], heading.capitalize(), presets, limits)
+        _control(OPTIONS[name], heading, presets, limits)
         for name, heading in headings.items()
-        if name in known
+        if _kind(OPTIONS[name]) is not None
     )
 
 
@@ -74,15 +74,14 @@ def read_form(form: Mapping[str, object]) -> dict[str, Any]:
     An empty field is one that is not given. Values are parsed as the command parses them. Raises OptionError for a
     name that is no control, and for a text that is no value of it; ranges are for `resolve_options`.
     """
-    known = {name: option for name, option in OPTIONS.items() if _kind(option) is not None}
     values = {}
     for name, text in form.items():
-        if name not in known:
+        if name not in OPTIONS or _kind(OPTIONS[name]) is None:
             raise OptionError(f"{name[:40]!r} is no control of this page; load the page again")
         if not isinstance(text, str) or len(text) > _MOST_LETTERS:
             raise OptionError(f"{_spoken(name)} is no text of up to {_MOST_LETTERS} letters; type it again")
         if text.strip():
-            values[name] = text.strip() == "on" if known[name].type is bool else read_option(name, text.strip())
+            values[name] = text.strip() == "on" if OPTIONS[name].type is bool else read_option(name, text.strip())
     return values
 
 
@@ -130,9 +129,9 @@ def _typed(name: str, value: Any) -> str:
         return "on" if value else "off"
     if name.endswith("_layers"):
         plain = all(weight == 1 / len(value) for _, weight in value)
-        return " ".join(layer if plain else f"{layer}={weight:.6g}" for layer, weight in value)
+        return ",".join(layer if plain else f"{layer}={weight:.6g}" for layer, weight in value)
     if isinstance(value, tuple):
-        return " ".join(_typed("", item) for item in value)
+        return ",".join(_typed("", item) for item in value)
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 

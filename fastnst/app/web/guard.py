@@ -1,14 +1,10 @@
 """The headers of every answer, and the calls that are refused: those that another site's page makes a browser send."""
 
 import ipaddress
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
 from urllib.parse import urlsplit
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Asgi = Callable[[Message, Receive, Send], Awaitable[None]]
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _HEADERS = (
     # Nothing from elsewhere, not even by mistake.
@@ -28,10 +24,10 @@ class Guard:
     """An ASGI middleware. A call is refused (403) when it comes from another site's page, or under a name that is not
     this machine's own (as after DNS rebinding)."""
 
-    def __init__(self, app: Asgi) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -44,17 +40,19 @@ class Guard:
             await send(message)
 
         if _is_refused({name: value.decode("latin-1") for name, value in scope["headers"]}):
-            body = b"this page answers its own calls alone\n"
-            start = {"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]}
-            await with_headers(start)
-            await send({"type": "http.response.body", "body": body})
+            refusal = PlainTextResponse("this page answers its own calls alone\n", 403)
+            await refusal(scope, receive, with_headers)
             return
         await self._app(scope, receive, with_headers)
 
 
 def _is_refused(headers: dict[bytes, str]) -> bool:
     host, origin = headers.get(b"host", ""), headers.get(b"origin")
-    if not is_local(_name_of(f"//{host}")):
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return True
+    if not is_local(name):
         return True
     if headers.get(b"sec-fetch-site") == "cross-site" and headers.get(b"sec-fetch-mode") != "navigate":
         return True
@@ -69,10 +67,3 @@ def is_local(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _name_of(address: str) -> str:
-    try:
-        return urlsplit(address).hostname or ""
-    except ValueError:
-        return ""

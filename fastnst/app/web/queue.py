@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from queue import SimpleQueue
 from typing import Any
 
@@ -17,7 +17,8 @@ WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
 class Ticket:
     """One request from the queue to its result.
 
-    `state` is waiting, running, done or failed; `version` grows with each change that a page has to show.
+    `state` is waiting, running, done or failed; `version` grows with each change that a page has to show. `preview` is
+    the newest image as a browser shows it, `last` the newest iterate until the run is over.
     """
 
     def __init__(self, request: Request, options: Options) -> None:
@@ -28,9 +29,9 @@ class Ticket:
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._records: list[LossRecord] = []
-        self._iterate: Iterate | None = None
+        self.last: Iterate | None = None
         self._whole: dict[str, Any] = {}
-        self._preview: bytes | None = None
+        self.preview: bytes | None = None
         self._previews = 0
         self._message: str | None = None
         self._result: Kept | None = None
@@ -43,16 +44,6 @@ class Ticket:
     @property
     def over(self) -> bool:
         return self.state in (DONE, FAILED)
-
-    @property
-    def preview(self) -> bytes | None:
-        """The newest image, as a browser shows it."""
-        return self._preview
-
-    @property
-    def last(self) -> Iterate | None:
-        """The newest iterate, until the run is over."""
-        return self._iterate
 
     def stop(self) -> None:
         """Ends the run at its next iteration, or before it begins."""
@@ -75,16 +66,12 @@ class Ticket:
         """Takes an iterate and, now and then, its image."""
         with self._lock:
             self._records.append(iterate.record)
-            self._iterate = iterate
+            self.last = iterate
             height, width = iterate.image.shape[-2:]
-            self._whole = {
-                "iterations": iterate.iterations,
-                "scales": list(iterate.scales),
-                "width": width,
-                "height": height,
-            }
+            self._whole = {"iterations": iterate.iterations, "scales": list(iterate.scales)}
+            self._whole |= {"width": width, "height": height}
             if preview is not None:
-                self._preview = preview
+                self.preview = preview
                 self._previews += 1
             self.version += 1
 
@@ -93,7 +80,7 @@ class Ticket:
         with self._lock:
             self._result, self._message = result, message
             self.state = FAILED if failed else DONE
-            self._iterate = None
+            self.last = None
             self.version += 1
 
     def losses(self, since: int = 0) -> dict[str, Any]:
@@ -119,9 +106,9 @@ class Ticket:
                 "preview": self._previews,
             }
             if records:
-                last, progress = records[-1], progress_of(records, self._whole["scales"], self.options)
+                last, (done, left) = records[-1], progress_of(records, self._whole["scales"], self.options)
                 view |= {"iteration": last.iteration, "scale": last.scale, "seconds": last.seconds}
-                view |= {"done": progress.done, "left": progress.left, **self._whole}
+                view |= {"done": done, "left": left, **self._whole}
             return view
 
 
@@ -149,22 +136,12 @@ class Queue:
                 self._serve(ticket)
 
 
-@dataclass(frozen=True)
-class Progress:
-    """done: the part of the work that is done, in 0…1; left: the seconds that the rest takes, None while unknown."""
-
-    done: float
-    left: float | None
-
-
-def progress_of(records: Sequence[LossRecord], edges: Sequence[int], options: Options) -> Progress:
-    """The progress of a run with these records so far, by work rather than by iterations; `edges` are the long edges of
-    its scales in pixels.
+def progress_of(records: Sequence[LossRecord], edges: Sequence[int], options: Options) -> tuple[float, float | None]:
+    """The part of a run that is done, in 0…1, after these records, and the seconds that the rest takes, None while
+    unknown; `edges` are the long edges of its scales in pixels.
 
     An iteration's work is in proportion to the pixels. With a limit of seconds, the run ends no later than that.
     """
-    if not records:
-        return Progress(0.0, None)
     last = records[-1]
     index = list(edges).index(last.scale)
     begun = next(record.iteration for record in records if record.scale == last.scale)
@@ -178,7 +155,7 @@ def progress_of(records: Sequence[LossRecord], edges: Sequence[int], options: Op
         rest = max(0.0, options.seconds - last.seconds)
         left = rest if left is None else min(left, rest)
         done = max(done, min(last.seconds / options.seconds, 1.0))
-    return Progress(done, left)
+    return done, left
 
 
 def _terms(options: Options) -> list[str]:

@@ -23,10 +23,6 @@ from fastnst.transfer.result import Result
 SUFFIXES: Mapping[str, str] = MappingProxyType({"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif"})
 """The formats that a result can be had in."""
 
-MEDIA: Mapping[str, str] = MappingProxyType(
-    {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp", "tiff": "image/tiff"}
-)
-
 _THUMBNAIL = 512  # px, long edge
 _MOST_LETTERS = 100
 
@@ -124,15 +120,11 @@ def plain_name(name: str) -> str:
 
 def thumbnail(rgb: Tensor, alpha: Tensor | None, long_edge: int = _THUMBNAIL) -> bytes:
     """A JPEG, or with alpha a PNG, of (3, H, W) in 0…1, its long edge no more than asked for."""
-    edge = max(rgb.shape[-2:])
-    picture = Picture(rgb, alpha, "")
-    if edge > long_edge:
+    picture, file = Picture(rgb, alpha, ""), io.BytesIO()
+    if max(rgb.shape[-2:]) > long_edge:
         picture = resize_picture(picture, long_edge)
-    image, file = to_pil(picture.rgb, picture.alpha), io.BytesIO()
-    if image.mode == "RGBA":
-        image.save(file, "PNG", compress_level=1)
-    else:
-        image.save(file, "JPEG", quality=88)
+    image = to_pil(picture.rgb, picture.alpha)
+    image.save(file, "PNG" if image.mode == "RGBA" else "JPEG", compress_level=1, quality=88)
     return file.getvalue()
 
 
@@ -156,14 +148,14 @@ class Request:
     @property
     def name(self) -> str:
         """The name of the result's file, without its suffix."""
-        parts = [_word(Path(upload.name).stem) for upload in (self.content, self.styles[0])]
-        return "-".join([*parts, str(self.number)])
+        stems = [re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(upload.name).stem) for upload in (self.content, self.styles[0])]
+        # As file systems and headers take it.
+        return "-".join([*(stem[:40].strip("-.") or "picture" for stem in stems), str(self.number)])
 
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """A result: its PNG with all metadata, a small one to show, its losses as the page draws them, and the request that
-    it came from."""
+    """A result: its PNG with all metadata, a small one to show, its losses as the page draws them, and its request."""
 
     request: Request
     png: bytes = field(repr=False)
@@ -191,9 +183,8 @@ class Kept:
             raise OptionError(f"unknown format {format[:20]!r}; choose one of: {', '.join(SUFFIXES)}")
         if format == "png":
             return self.png
-        picture, file = load_image(io.BytesIO(self.png)), io.BytesIO()
-        parameters = read_parameters(io.BytesIO(self.png))
-        save_image(file, picture.rgb, picture.alpha, parameters=parameters, format=format)
+        picture, file = load_image(self.opened()), io.BytesIO()
+        save_image(file, picture.rgb, picture.alpha, parameters=read_parameters(self.opened()), format=format)
         return file.getvalue()
 
 
@@ -226,8 +217,3 @@ def oldest_first(results: Sequence[Kept], most: int, most_bytes: int) -> list[Ke
 def _stretch(options: Options, size: tuple[int, int]) -> float:
     """The long edge of a picture of `size` over the one that the options measure."""
     return max(size) / min(size) if options.edge == "short" else 1.0
-
-
-def _word(text: str) -> str:
-    """The text as file systems and headers take it: letters, digits, dashes and dots, at most 40."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text)[:40].strip("-.") or "picture"

@@ -2,6 +2,7 @@
 
 import secrets
 import threading
+from dataclasses import replace
 from typing import Any
 
 from fastnst.app.web.queue import Ticket
@@ -54,10 +55,10 @@ class Session:
 
     def result(self, name: object) -> Kept:
         """Raises OptionError where there is none of this name."""
-        for kept in self._results:
-            if kept.id == name:
-                return kept
-        raise OptionError("this result is not in the history any more; make it anew")
+        kept = next((kept for kept in self._results if kept.id == name), None)
+        if kept is None:
+            raise OptionError("this result is not in the history any more; make it anew")
+        return kept
 
     @property
     def next_number(self) -> int:
@@ -100,12 +101,5 @@ def continued(kept: Kept, number: int, size: int) -> Request:
         if isinstance(options[name], list | tuple):
             changed[name] = options[name][-1]
     form = {**request.form, **{name: str(value) for name, value in changed.items()}}
-    return Request(
-        number=number,
-        content=request.content,
-        styles=request.styles,
-        options={**request.options, **changed},
-        form=form,
-        begins=kept.id,
-        start=kept,
-    )
+    options = {**request.options, **changed}
+    return replace(request, number=number, options=options, form=form, begins=kept.id, start=kept)

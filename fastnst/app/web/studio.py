@@ -66,7 +66,9 @@ class Studio:
         except DivergedError as error:
             result, message = error.result, str(error)
         except Exception as error:  # noqa: BLE001 - the page goes on for the others
-            result, message = _rescued(ticket), _in_words(error)
+            last, message, result = ticket.last, _in_words(error), None
+            if last is not None:
+                result = Result(last.image, last.alpha, (), last.parameters, last.parameters["stopped"])
         if ticket.stopping and result is not None:
             result = replace(result, stopped="interrupted", parameters={**result.parameters, "stopped": "interrupted"})
         kept = None
@@ -76,7 +78,9 @@ class Studio:
                 self._kept(kept)
             except FastnstError as error:
                 message = str(error)
-        ticket.finish(kept, message and _without_dashes(message), failed=message is not None)
+        # The command's words in the page's: --style-scale is the control style scale.
+        said = message and re.sub(r"--([a-z][a-z-]*)", lambda match: match[1].replace("-", " "), message)
+        ticket.finish(kept, said, failed=message is not None)
 
     def _stylize(self, ticket: Ticket) -> Result:
         request = ticket.request
@@ -105,11 +109,6 @@ class _Preview:
         return not self._ticket.stopping
 
 
-def _rescued(ticket: Ticket) -> Result | None:
-    last = ticket.last
-    return None if last is None else Result(last.image, last.alpha, (), last.parameters, last.parameters["stopped"])
-
-
 def _in_words(error: Exception) -> str:
     """The error as the page says it; one that nobody expected is for the terminal too."""
     if isinstance(error, FastnstError):
@@ -118,8 +117,3 @@ def _in_words(error: Exception) -> str:
         return "out of memory; lower the size, the style scale or the scales"
     traceback.print_exception(error)
     return "something went wrong that should not; the terminal that the page was started from has the details"
-
-
-def _without_dashes(message: str) -> str:
-    """The command's words in the page's: --style-scale is the control style scale."""
-    return re.sub(r"--([a-z][a-z-]*)", lambda match: match[1].replace("-", " "), message)

@@ -117,7 +117,8 @@ def image_gradient(
     _check_upstream(upstream, image)
     if backend == "reference":
         gradient = reference.image_gradient(image, upstream, scale, flip=flip, tv_weight=tv_weight, kind=kind)
-        return gradient.to(image.dtype), reference.total_variation(image, kind).to(image.dtype)
+        # In the image's layout, also where a side of 1 leaves it open.
+        return torch.empty_like(image).copy_(gradient), reference.total_variation(image, kind).to(image.dtype)
     outputs: tuple[Tensor, Tensor] = operators.image_gradient(
         backend, image, upstream, scale, flip=flip, tv_weight=float(tv_weight), tv_gradient=None, kind=kind
     )

@@ -54,7 +54,7 @@ export class Controls {
     slider.min = scale.to(low);
     slider.max = scale.to(high);
     slider.step = step || 0.01;
-    slider.put = (text) => (slider.value = scale.to(Number(String(text).split(" ").at(-1))));
+    slider.put = (text) => (slider.value = scale.to(Number(String(text).split(/[ ,]+/).at(-1))));
     slider.addEventListener("input", () => this.set(control.name, String(scale.from(Number(slider.value)))));
     return slider;
   }
