@@ -107,6 +107,7 @@ def make_tasks(
     will not do.
     """
     _check_pattern(pattern)
+    runtime = cache(resolve_runtime)
 
     @cache
     def weights(source: str, network: str, taps: Any, scaling: Any) -> tuple[str, str]:
