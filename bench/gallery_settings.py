@@ -57,10 +57,8 @@ def caption(options: Mapping[str, Any]) -> str:
     words = []
     for name, value in options.items():
         values = value if isinstance(value, list) else [value]
-        words += [
-            "--" + name.replace("_", "-"),
-            *(f"{each:g}" if isinstance(each, float) else str(each) for each in values),
-        ]
+        text = ",".join(f"{each:g}" if isinstance(each, float) else str(each) for each in values)
+        words += ["--" + name.replace("_", "-"), text]
     return " ".join(words) or "the defaults"
 
 
