@@ -8,10 +8,10 @@ import time
 import traceback
 import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
 from multiprocessing.connection import Connection
@@ -106,14 +106,18 @@ class ProcessPool:
 
     def submit(self, task: Task) -> Future[Outcome]:
         """Gives the task to a worker; the future raises BrokenProcessPool where one has died."""
+        masks = hasattr(signal, "pthread_sigmask")
+        # A process that starts here must not hear a Ctrl-C before it says that it ignores it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT]) if masks else None
         try:
-            # A process that starts here must not hear a Ctrl-C before it says that it ignores it.
-            with _held_back(signal.SIGINT):
-                return self._executor.submit(_run, task)
+            return self._executor.submit(_run, task)
         except BrokenProcessPool as error:
             future: Future[Outcome] = Future()
             future.set_exception(error)
             return future
+        finally:
+            if before is not None:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def renew(self) -> None:
         """Puts new processes in the place of all. Raises FastnstError where none has ever come to life."""
@@ -138,19 +142,6 @@ class ProcessPool:
             for worker in range(self.workers):
                 start.gpus.put(self._gpus[worker % len(self._gpus)])
         return ProcessPoolExecutor(self.workers, self._context, _begin, (start,))
-
-
-@contextmanager
-def _held_back(number: signal.Signals) -> Iterator[None]:
-    """Within it, the signal waits, also for a process that starts here and has not said what to do with it."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [number])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @dataclass(frozen=True)

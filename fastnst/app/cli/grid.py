@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fastnst.app.cli.arguments import OPTIONS, add_options, given_options, read_option, whole_number
+from fastnst.app.cli.arguments import OPTIONS, add_options, add_output, given_options, read_option, whole_number
 from fastnst.errors import ImageError, OptionError
 from fastnst.network.architecture import PAPER_STYLE_LAYERS
 
@@ -73,7 +73,7 @@ def add_parser(commands: Any) -> None:
     )
     grid.add_argument("content", metavar="CONTENT", help="the picture to render")
     grid.add_argument("styles", metavar="STYLE", nargs="+", help="the pictures whose style it gets, or folders of them")
-    grid.add_argument("-o", "--output", metavar="OUT", required=True, help="the sheet; - writes it to stdout")
+    add_output(grid, "the sheet; - writes it to stdout")
     for axis, example in (("down", "style_layers conv1_1 conv1_1,conv2_1"), ("across", "style_weight 10 100 1000")):
         grid.add_argument(
             f"--{axis}",
@@ -94,7 +94,7 @@ def add_parser(commands: Any) -> None:
         allow_abbrev=False,
     )
     compare.add_argument("images", metavar="IMAGE", nargs="+", help="the pictures, in order")
-    compare.add_argument("-o", "--output", metavar="OUT", required=True, help="the sheet; - writes it to stdout")
+    add_output(compare, "the sheet; - writes it to stdout")
     compare.add_argument(
         "--columns", metavar="N", type=whole_number, help="pictures in a row (default: as fits a screen)"
     )
@@ -184,15 +184,14 @@ def run_compare(parsed: argparse.Namespace) -> int:
     Job(parsed.images[0], parsed.images[1:], {}, Outputs(output=parsed.output)).check()
     pictures = [load_image(path, role="the") for path in parsed.images]
     captions = parsed.labels or _captions(parsed.images)
-    indices = list(range(len(pictures)))
+    cells = [(picture.rgb, caption) for picture, caption in zip(pictures, captions, strict=True)]
+    rows = in_rows(cells, width=pictures[0].width, height=pictures[0].height)
     if parsed.columns is not None:
-        rows = [indices[start : start + parsed.columns] for start in indices[:: parsed.columns]]
-    else:
-        rows = in_rows(indices, width=pictures[0].width, height=pictures[0].height)
+        rows = [cells[start : start + parsed.columns] for start in range(0, len(cells), parsed.columns)]
     sheet = contact_sheet(
-        [[pictures[index].rgb for index in row] for row in rows],
+        [[pixels for pixels, _ in row] for row in rows],
         cell=parsed.cell,
-        captions=[[captions[index] for index in row] for row in rows],
+        captions=[[caption for _, caption in row] for row in rows],
         title=parsed.title,
         look=Look(font=parsed.font),
     )

@@ -27,13 +27,10 @@ _NUMBERS = (int, float, int | None, float | None)
 
 @dataclass(frozen=True)
 class Control:
-    """One control of the page.
+    """One control of the page: a choice, a number, a text or a switch, by its `kind`.
 
-    kind: choice, number, text or switch.
-    defaults: the value that each preset gives it, as it is typed; empty where the engine decides.
-    placeholder: the meaning of an empty field.
-    group: the heading that it is under; empty for the main ones.
-    slider: low, high and step (0: logarithmic), or None.
+    `defaults` are the values of the presets as they are typed, empty where the engine decides; `placeholder` is the
+    meaning of an empty field, `group` its heading, `slider` low, high and step (0: logarithmic).
     """
 
     name: str
