@@ -211,7 +211,9 @@ def test_content_loss_off_by_one_percent_fails(monkeypatch: pytest.MonkeyPatch) 
 def test_blend_without_its_offset_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     right = eager._loss_of
     monkeypatch.setattr(
-        eager, "_loss_of", lambda result, target, weight, offset, _: right(result, target, weight, None, 0.0)
+        eager,
+        "_loss_of",
+        lambda result, target, weight, offset, offset_weight: right(result, target, weight, None, offset_weight),
     )
     assert failing("tap") == {(BLENDED, "forward")}
     assert failing("tiles") == {("finish_gram_loss (blended styles)", "forward")}
