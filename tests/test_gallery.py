@@ -38,7 +38,7 @@ def test_the_page_has_the_content_over_two_columns() -> None:
 
 
 def test_captions_are_as_the_command_has_it() -> None:
-    assert gallery_settings.caption({"style_weights": [0.3, 0.7]}) == "--style-weights 0.3 0.7"
+    assert gallery_settings.caption({"style_weights": [0.3, 0.7]}) == "--style-weights 0.3,0.7"
 
 
 def test_textures_have_their_sheet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from fastnst.loss.perceptual import PerceptualLoss
 from fastnst.loss.targets import style_targets
 from fastnst.network.extractor import FeatureExtractor
 from fastnst.network.weights import load_weights
+from fastnst.options.options import resolve_options
 
 NAMES = {"content_layers": ["conv2_1"], "style_layers": ["conv1_1", "conv2_1=2"], "weights": "random"}
 COMPILES = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
@@ -222,7 +223,6 @@ def test_perceptual_loss_scales_the_filters() -> None:
 def test_perceptual_loss_is_the_objective_of_stylize(objective: str, weights: list[float] | None) -> None:
     from fastnst.network.backbone import build_backbone
     from fastnst.network.runtime import resolve_runtime
-    from fastnst.options.options import resolve_options
 
     styles = [images(1, 28, seed)[0] for seed in (5, 6)]
     given: dict[str, Any] = {
