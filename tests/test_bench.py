@@ -28,8 +28,6 @@ from fastnst.network.runtime import resolve_runtime
 from fastnst.network.weights import load_weights
 from fastnst.options.options import resolve_options
 
-ROOT = Path(__file__).parent.parent
-
 
 def step_sides(task: plain_loop.Task, optimizer: str, *names: str) -> list[bench_step.Side]:
     return [bench_step.make_side(name, task, optimizer) for name in names]
