@@ -77,7 +77,14 @@ def run(block: Block, page: str, names: dict[str, object], elsewhere: list[list[
             if arguments not in elsewhere:
                 # The README's commands are for the repository's folder.
                 here = [word if Path(word).exists() else str(_in_repository(word)) for word in arguments]
-                assert main(here) == 0, f"{where}: fastnst {' '.join(here)}"
+                assert exit_code(here) == 0, f"{where}: fastnst {' '.join(here)}"
+
+
+def exit_code(arguments: list[str]) -> int | str | None:
+    try:
+        return main(arguments)
+    except SystemExit as end:  # --help
+        return end.code
 
 
 def _in_repository(word: str) -> str | Path:

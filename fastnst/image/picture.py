@@ -102,12 +102,12 @@ class StreamedPicture:
         self._sha256 = digest.hexdigest()
 
     def whole(self) -> Picture:
-        rgb, alpha, top = torch.empty((3, self.height, self.width)), None, 0
+        rgb, alpha, top = torch.empty((3, self.height, self.width), device="cpu"), None, 0
         for part in self._read():
             rows = slice(top, top := top + part.height)
             rgb[:, rows] = part.rgb
             if part.alpha is not None:
-                alpha = torch.empty((1, self.height, self.width)) if alpha is None else alpha
+                alpha = torch.empty((1, self.height, self.width), device="cpu") if alpha is None else alpha
                 alpha[:, rows] = part.alpha
         return Picture(rgb, alpha, self.name)
 
@@ -197,7 +197,7 @@ def from_tensor(tensor: Tensor, what: str) -> Picture:
     peak = {torch.uint8: 255, torch.uint16: 65535}.get(samples.dtype, 1)
     with decoding(what, height, width):
         try:
-            planes = torch.empty(samples.shape, dtype=torch.float32).copy_(samples).div_(peak)
+            planes = torch.empty(samples.shape, dtype=torch.float32, device="cpu").copy_(samples).div_(peak)
         except (RuntimeError, TypeError) as error:  # packed dtypes, fake tensors and others that are no plain values
             if ran_out(error):
                 raise

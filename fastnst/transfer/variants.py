@@ -144,7 +144,8 @@ def _start(layers: Layers, given: Mapping[str, Any], init: str, variation: float
 
 
 def _refuse(given: Mapping[str, Any], other: str, own: str) -> None:
-    weight = given.get(f"{other}_weight", 0)
+    name = f"{other}_weight"
+    weight = getattr(resolve_options(**{name: given[name]}), name) if name in given else 0
     if weight != 0:
         raise OptionError(f"{other} weight {weight!r} was given for a reconstruction of {own} alone; leave it out")
     if f"{own}_layers" in given:
