@@ -25,8 +25,8 @@ CELL = 400
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=384)
-    parser.add_argument("--iterations", type=int, default=100)
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--iterations", type=int, default=40)
     parser.add_argument("--styles", nargs="+", default=STYLES)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--weights", default="original")
