@@ -27,7 +27,7 @@ def test_the_gatys_preset_is_the_paper() -> None:
     options = resolve_options(preset="gatys")
     assert options.style_layers == tuple((f"conv{block}_1", 0.2) for block in (1, 2, 3, 4, 5))
     assert options.content_layers == (("conv4_2", 1.0),)
-    assert (options.objective, options.pooling, options.init, options.optimizer) == ("paper", "avg", "noise", "lbfgs")
+    assert (options.objective, options.pooling, options.init, options.optimizer) == ("paper", "avg", "grey", "lbfgs")
     assert (options.scales, options.tv_weight, options.network) == (None, 0.0, "vgg19")
     assert options.filter_scaling == "unit-mean"
     # The paper's range, where the filters are as they are.
