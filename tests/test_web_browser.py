@@ -126,7 +126,7 @@ def pictures(tmp_path: Path) -> tuple[Path, Path]:
 def test_from_two_pictures_to_a_larger_result(tab: Tab, pictures: tuple[Path, Path], tmp_path: Path) -> None:
     page = tab.page
     tab.give(*pictures)
-    tab.set(size="64", iterations="12", scales="none", style_weight="20", seed="3")
+    tab.set(size="64", iterations="12", scales="none", style_weight="30", seed="3")
     tab.start()
     tab.until_moving()
     tab.until_over()
@@ -134,13 +134,13 @@ def test_from_two_pictures_to_a_larger_result(tab: Tab, pictures: tuple[Path, Pa
     said = page.inner_text("#said")
     assert "Result 1 · 64 × 48 px" in said
     assert "12 iterations" in said
-    assert "style weight 20" in said
+    assert "style weight 30" in said
     assert page.locator("#chart path").count() == 4
 
     name, file = tab.download()
     assert name == "sea-oil-1.png"
     options = read_parameters(file)["options"]
-    assert (options["size"], options["style_weight"], options["seed"]) == (64, 20, 3)
+    assert (options["size"], options["style_weight"], options["seed"]) == (64, 30, 3)
     shutil.copy(file, tmp_path / "made.png")
     assert cli.main(["rerun", str(tmp_path / "made.png"), "-o", str(tmp_path / "again.png"), "--quiet"]) == 0
     page.select_option("#format", "tiff")
