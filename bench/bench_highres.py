@@ -89,7 +89,13 @@ class Row:
 
 def options_for(size: int, device: str, precision: str, optimizer: str) -> Options:
     return resolve_options(
-        preset="gatys", size=size, device=device, precision=precision, optimizer=optimizer, weights="random"
+        preset="gatys",
+        init="noise",
+        size=size,
+        device=device,
+        precision=precision,
+        optimizer=optimizer,
+        weights="random",
     )
 
 

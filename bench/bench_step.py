@@ -104,7 +104,7 @@ class Row:
 
 
 def step_task(size: int, device: str) -> Task:
-    options = resolve_options(preset="gatys", size=size, device=device, weights="random")
+    options = resolve_options(preset="gatys", init="noise", size=size, device=device, weights="random")
     return make_task(options, example("content"), example("style_swirls"))
 
 

@@ -19,7 +19,6 @@ from fastnst.network.runtime import resolve_runtime
 from fastnst.network.weights import Weights, load_weights
 from fastnst.optim import ADAM_RATE, LBFGS_HISTORY
 from fastnst.options.options import Options
-from fastnst.transfer.inputs import even_colour, network_grey
 
 TUTORIAL_HISTORY = 100
 
@@ -50,16 +49,13 @@ class Form:
 
 
 def make_task(options: Options, content: Source, style: Source) -> Task:
-    """The pictures at the size of `options`, which name content, grey, noise or a picture to start from."""
+    """The pictures at the size of `options`, which name content, noise or a picture to start from."""
     device = resolve_runtime(options.device, options.precision, options.backend).device
     picture, painting = (opaque(load_image(source)) for source in (content, style))
     size = fitted_size(picture.height, picture.width, options.size)
     style_edge = round(options.size * options.style_scale)
     style_size = fitted_size(painting.height, painting.width, style_edge)
-    weights = load_weights(options.weights, options.network, taps=options.taps, filter_scaling=options.filter_scaling)
-    if options.init == "grey":
-        start = even_colour(network_grey(weights.preprocessing), size, options.seed)
-    elif options.init == "noise":
+    if options.init == "noise":
         start = torch.rand((3, *size), generator=torch.Generator().manual_seed(options.seed))
     else:
         start = resize_picture(picture if options.init == "content" else load_image(options.init), size=size).rgb
@@ -67,6 +63,7 @@ def make_task(options: Options, content: Source, style: Source) -> Task:
         resize_picture(source, size=edges).rgb[None].to(device)
         for source, edges in ((picture, size), (painting, style_size))
     )
+    weights = load_weights(options.weights, options.network, taps=options.taps, filter_scaling=options.filter_scaling)
     return Task(pixels, strokes, start[None].to(device), weights, options, device)
 
 

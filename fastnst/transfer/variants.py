@@ -147,7 +147,7 @@ def _refuse(given: Mapping[str, Any], other: str, own: str) -> None:
     name = f"{other}_weight"
     weight = getattr(resolve_options(**{name: given[name]}), name) if name in given else 0
     if weight != 0:
-        raise OptionError(f"{other} weight {weight!r} was given for a reconstruction of {own} alone; leave it out")
+        raise OptionError(f"{other} weight {given[name]} was given for a reconstruction of {own} alone; leave it out")
     if f"{own}_layers" in given:
         raise OptionError(f"{own}_layers was given beside the layers of the reconstruction; give one of them")
 
