@@ -88,7 +88,8 @@ def exit_code(arguments: list[str]) -> int | str | None:
 
 
 def _in_repository(word: str) -> str | Path:
-    return REPOSITORY / word if (REPOSITORY / word).is_file() else word
+    # A name without a folder may be an output that was made here before.
+    return REPOSITORY / word if "/" in word and (REPOSITORY / word).is_file() else word
 
 
 @pytest.mark.parametrize(
