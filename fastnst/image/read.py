@@ -95,7 +95,7 @@ def open_picture(source: Source, *, role: str = "content", max_pixels: int = MAX
 
 
 def _opened(source: object, role: str, max_pixels: int) -> tuple[str, StreamedPicture]:
-    """What messages call the image, and the picture, of which the header is read."""
+    """The name of the image in messages, and the picture, whose header alone is read."""
     if isinstance(source, Image.Image):
         what, name = f"{role} image (PIL image)", "PIL image"
         decoded = from_pil(source, what, max_pixels)

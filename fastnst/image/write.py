@@ -107,7 +107,7 @@ def check_output_path(
 def _destination(
     path: Target, size: tuple[int, int] | None, format: str | None, bit_depth: int | None
 ) -> tuple[str, Format, int]:
-    """What messages call the target, and the format and depth to write it in."""
+    """The name of the target in messages, and the format and depth to write it in."""
     if isinstance(path, str | os.PathLike):
         name = os.fsdecode(path)
         form = _format_of(name, format)

@@ -52,7 +52,7 @@ _STEPS = (
     (1.875, -1.25, 0.375),
 )
 RELATIVE_FACTORS = {"gram": 1.0, "covariance": 0.35, "mean-std": 3.5, "wasserstein": 0.55, "sliced": 4.5}
-"""What the relative style terms are multiplied by: with them a style weight takes the result about as far from the
+"""The factor of each relative style term: with it a style weight takes the result about as far from the
 content as with gram, which `python -m bench.loss_strength` measures.
 
 A Gram matrix is of the second degree in the features and its distance of the fourth: near the style it is about four

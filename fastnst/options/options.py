@@ -31,7 +31,7 @@ from fastnst.options.parse import (
 from fastnst.options.presets import PRESETS, UNSCALED
 
 START_WORDS = ("content", "recoloured", "noise", "grey", "style-mean")
-"""What `init` may be beside a picture."""
+"""The words that `init` takes beside a picture."""
 
 
 class _Facts(TypedDict, total=False):

@@ -76,7 +76,7 @@ PRESETS: Mapping[str, OptionValues] = MappingProxyType(
         ),
     }
 )
-"""What each preset sets; anything it leaves out keeps the default of `Options`.
+"""The values that each preset sets; anything it leaves out keeps the default of `Options`.
 
 "gatys" is the paper; "neural-style", "gatys-notebook" and "style-transfer-pytorch" have the objectives and schedules of
 those programs (docs/moving-over.md).

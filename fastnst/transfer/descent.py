@@ -111,7 +111,7 @@ class Descent:
         self._noted += 1
 
     def end(self) -> None:
-        """As `advance`, but without a gradient to go on from."""
+        """Advances like `advance`, but without a gradient to go on from."""
         self._step()
         if self._mean is not None:
             self.image.copy_(self._mean.mean())

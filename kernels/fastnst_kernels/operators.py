@@ -57,7 +57,7 @@ def _losses(backend: str, features: Tensor, *_: object) -> tuple[Tensor, Tensor,
 
 
 def _losses_of_sums(backend: str, sums: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """As `_losses`; the last argument is the features' dtype."""
+    """The shapes of `_losses`; the last argument is the features' dtype."""
     loss = _by_image(backend, sums)
     return loss, torch.empty_like(sums, dtype=difference_dtype(rest[-1], backend)), torch.empty_like(loss)
 

@@ -152,7 +152,7 @@ def _once(pairs: list[tuple[str, Any]]) -> _Record:
 
 
 def _named(pairs: list[tuple[str, Any]]) -> _Record:
-    """As `_once`, of columns and options alone."""
+    """The pairs as `_once` has them. Raises ManifestError for a name that is neither a column nor an option."""
     record = _once(pairs)
     for name in record:
         if name not in _COLUMNS and name not in OPTIONS:

@@ -67,7 +67,7 @@ class Outcome:
     warnings: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """As one line of JSON holds it."""
+        """The record as a mapping that one line of JSON can hold."""
         task = self.task
         known = {"row": task.number, "where": task.where, "content": task.content, "style": list(task.styles)}
         known |= {"output": task.output, "status": self.status, "seconds": round(self.seconds, 3)}
