@@ -4,8 +4,7 @@ python -m bench.bench_precision --size 96 --iterations 100 --json precision.json
 
 Every run has the same objective, start and number of iterations; the loss of its last image is computed in float32.
 As rounding alone sends L-BFGS another way, `fp32'` is the float32 run from a start changed by 1e-6: what differs by no
-more than that is chance. `winograd` is run as it is; `tf32`, `bf16` and `fp16` are rounded as a GPU would
-(`bench.rounded_layers`), fp16 with the engine's loss scale.
+more than that is chance.
 """
 
 import argparse
@@ -21,14 +20,12 @@ from fastnst_kernels.profiling.measure import conditions
 
 from bench.pairs import add_pair_arguments, pairs_of
 from bench.plain_loop import Task, make_task
-from bench.rounded_layers import rounded_backbone
 from fastnst.errors import FastnstError
 from fastnst.loss.objective import Objective, make_objective
-from fastnst.loss.scale import LossScale
 from fastnst.loss.targets import style_targets
 from fastnst.network import winograd
-from fastnst.network.backbone import Backbone, build_backbone
-from fastnst.network.runtime import Runtime, resolve_runtime
+from fastnst.network.backbone import build_backbone
+from fastnst.network.runtime import resolve_runtime
 from fastnst.optim import make_optimizer
 from fastnst.options.options import Options, resolve_options
 from fastnst.transfer.descent import CAPACITY, Descent
@@ -53,26 +50,17 @@ class Ending:
     above: float
 
 
-class _Float16Scale(LossScale):
-    """A loss scale for features that are rounded to float16 and stored in float32."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        super().__init__(replace(runtime, dtype=torch.float16))
-
-
 def precisions_here() -> list[str]:
-    return [EXACT, AGAIN, *(["winograd"] if winograd.available() else []), "tf32", "fp16", "bf16"]
+    return [EXACT, AGAIN, *(["winograd"] if winograd.available() else []), "bf16"]
 
 
 def final_loss(task: Task, precision: str, exact: Objective) -> float:
     """The float32 loss after the iterations of the task's options in `precision`."""
-    options = replace(task.options, precision="winograd" if precision == "winograd" else "fp32")
+    options = replace(task.options, precision="fp32" if precision == AGAIN else precision)
     runtime = resolve_runtime(options.device, options.precision, options.backend)
-    backbone = _backbone(task, options, runtime, precision)
+    backbone = build_backbone(task.weights, options.taps, runtime)
     targets = style_targets(backbone, [(task.style, 1.0)], options, runtime)
     objective = make_objective(backbone, task.content, targets, options, runtime)
-    if precision == "fp16":
-        objective = replace(objective, loss_scale=_Float16Scale(runtime))
     start = task.start
     if precision == AGAIN:
         start = start + PERTURBATION * torch.randn(start.shape, generator=torch.Generator().manual_seed(1))
@@ -84,12 +72,6 @@ def final_loss(task: Task, precision: str, exact: Objective) -> float:
             descent.read()
         descent.advance()
     return exact.loss(descent.image).total.item()
-
-
-def _backbone(task: Task, options: Options, runtime: Runtime, precision: str) -> Backbone:
-    if precision in ("tf32", "bf16", "fp16"):
-        return rounded_backbone(task.weights, options.taps, runtime, precision)  # type: ignore[arg-type]
-    return build_backbone(task.weights, options.taps, runtime)
 
 
 def endings(

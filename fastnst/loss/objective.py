@@ -147,18 +147,13 @@ class Objective:
             taps, crop = self._taps(index, adds=True), self._crop(image, index)
             # Nothing here holds the traces: what is not kept makes room for the next tile's.
             if record:
-                kept[index] = self._kept(self.backbone.forward(crop, taps, record=True))
+                kept[index] = self.backbone.forward(crop, taps, record=True)[self.redone_steps :]
             else:
                 self.backbone.forward(crop, taps)
         self.share.add_up([sums for layer in self.layers.values() for sums in layer.sums])
         for layer in self.layers.values():
             layer.finish(self.backbone.layers.dtype)
         return kept
-
-    def _kept(self, traces: list[Trace]) -> list[Trace]:
-        """The part of a tile's traces that is kept: the steps that are not computed again."""
-        self.backbone.release(traces[: self.redone_steps])
-        return traces[self.redone_steps :]
 
     def _backward(
         self, image: Tensor, index: int, kept: list[Trace] | None, *, tv_weight: float

@@ -1,7 +1,7 @@
 """The network that looks at the image: VGG's convolutions and pools, no deeper than the deepest layer that is tapped.
 
-Forward and backward are written out rather than left to autograd: nothing is kept but the features of the layers whose
-taps want them and one bit for each other activation, and no gradient is computed but the image's.
+Forward and backward are written out rather than left to autograd: what the way back reads of a layer is kept once, on a
+GPU one bit for each activation that no tap wants, and no gradient is computed but the image's.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from fastnst.errors import FastnstError
 from fastnst.network.architecture import Preprocessing, layers_up_to
-from fastnst.network.layers import Convolution, DirectLayers, Layer, Layers, Pool, WinogradLayers
+from fastnst.network.cpu import CpuLayers, OneDnn, Winograd
+from fastnst.network.layers import Convolution, GpuLayers, Layer, Layers, Pool
 from fastnst.network.runtime import Runtime
 from fastnst.network.weights import Weights
 
@@ -38,10 +39,10 @@ class ForwardTap:
 
 
 class Trace(NamedTuple):
-    """A layer's record for `backward`: its features if tapped, the bits of its ReLU or pool, its input's shape."""
+    """What `backward` reads of a layer: its features if tapped, the layers' own record, its input's shape."""
 
     features: Tensor | None
-    bits: Tensor | None
+    record: Tensor | None
     input_shape: torch.Size
 
 
@@ -69,7 +70,6 @@ class Backbone:
         missing = taps.keys() - self.steps.keys()
         if missing:
             raise FastnstError(f"layers {sorted(missing)} are not in this backbone; name them when it is built")
-        self.layers.begin(image.shape)
         scale, shift = _normalisation(self.preprocessing)
         features = direct.normalise(
             self.backend,
@@ -81,23 +81,16 @@ class Backbone:
             channels_last=self.layers.channels_last,
         )
         traces: list[Trace] = []
-        held = True
         waiting = set(taps)
         for name, step in self.steps.items():
             if not waiting:
                 break
-            tapped = name in waiting
-            source = features
-            features, bits = self.layers.forward(step, source, record=record and not (tapped and step.pool is None))
-            if not held:
-                self.layers.release(source)
-            held = record and tapped
-            traces.append(Trace(features if tapped else None, bits, source.shape))
+            tapped, shape = name in waiting, features.shape
+            features, kept = self.layers.forward(step, features, record=record and not (tapped and step.pool is None))
+            traces.append(Trace(features if tapped and record else None, kept, shape))
             if tapped:
                 taps[name].forward(features)
                 waiting.remove(name)
-        if not held:
-            self.layers.release(features)
         return traces
 
     def backward(
@@ -117,22 +110,17 @@ class Backbone:
         """
         gradient: Tensor | None = None
         for name, step in reversed(list(self.steps.items())[: len(traces)]):
-            features, bits, shape = traces.pop()
+            features, kept, shape = traces.pop()
             if features is not None:
                 accumulate = gradient is not None
                 if gradient is None:
                     gradient = self.layers.empty(features.shape)
                 taps[name].backward(features, gradient, accumulate=accumulate, relu=step.pool is None)
-                self.layers.release(features)
             if gradient is None:
                 raise FastnstError("the deepest layer is not tapped; there is nothing to go back from")
-            # The last reference to them: the layers below may have their memory.
+            # The layers below may have their memory.
             features = None
-            below = self.layers.backward(step, gradient, bits, shape)
-            if bits is not None:
-                self.layers.release(bits)
-            self.layers.release(gradient)
-            gradient = below
+            gradient = self.layers.backward(step, gradient, kept, shape)
         factors = _normalisation(self.preprocessing)[0]
         whole, tv = direct.image_gradient(
             self.backend,
@@ -154,12 +142,12 @@ class Backbone:
         }
         return replace(self, steps=steps)
 
-    def release(self, traces: list[Trace]) -> None:
-        """Gives back the memory of what `forward` recorded."""
-        for trace in traces:
-            for kept in (trace.features, trace.bits):
-                if kept is not None:
-                    self.layers.release(kept)
+
+def make_layers(runtime: Runtime, *, cudnn_relu: bool = False) -> Layers:
+    """The way to run layers where `runtime` is."""
+    if runtime.device.type != "cpu":
+        return GpuLayers(runtime.device, runtime.dtype, runtime.kernels, cudnn_relu=cudnn_relu)
+    return CpuLayers(Winograd() if runtime.winograd else OneDnn(runtime.dtype))
 
 
 def build_backbone(
@@ -175,16 +163,9 @@ def build_backbone(
 
     `padding` belongs to the first convolution, "zeros" or "replicate", or is "circular" for all of them: then the
     features of an image that is rolled by multiples of the pooling grid are rolled too. `cudnn_relu` goes to
-    `DirectLayers`: no machine has shown yet whether it is quicker.
+    `GpuLayers`: no machine has shown yet whether it is quicker.
     """
-    layers: Layers
-    direct = DirectLayers(runtime.device, runtime.dtype, runtime.kernels, cudnn_relu=cudnn_relu)
-    layers = WinogradLayers() if runtime.winograd else direct
-    memory_format = torch.channels_last if layers.channels_last else torch.contiguous_format
-
-    def placed(weight: Tensor) -> Tensor:
-        return weight.to(runtime.device, layers.dtype).contiguous(memory_format=memory_format)
-
+    layers = make_layers(runtime, cudnn_relu=cudnn_relu)
     steps: dict[str, Layer] = {}
     names = [layer.name for layer in layers_up_to(weights.network, taps)]
     for name, following in zip(names, [*names[1:], ""], strict=True):
@@ -195,9 +176,9 @@ def build_backbone(
         weight, bias = (weights.tensors[f"{name}.{part}"] for part in ("weight", "bias"))
         pooled = following.startswith("pool") and name not in taps
         steps[following if pooled else name] = Convolution(
-            weight=placed(weight),  # (K, C, 3, 3)
-            transposed=placed(weight.flip(2, 3).transpose(0, 1)),  # (C, K, 3, 3)
-            bias=bias.to(runtime.device, layers.dtype),  # (K,)
+            weight=layers.pack(weight),  # (K, C, 3, 3)
+            transposed=layers.pack(weight.flip(2, 3).transpose(0, 1)),  # (C, K, 3, 3)
+            bias=layers.pack_bias(bias),  # (K,)
             pool=pooling if pooled else None,
             padding=padding if name == "conv1_1" or padding == "circular" else "zeros",
         )

@@ -1,8 +1,8 @@
 """How much memory an evaluation of the objective needs, from the shapes alone: a rehearsal of the backbone's passes.
 
-It takes and gives back what `backbone`, `layers` and `winograd` take and give back, in their order, in bytes. What
-libraries use inside of a call is known for NNPACK, whose workspace holds the transforms of a stripe and of the weights,
-and bounded for the rest.
+It takes and gives back what `backbone` and its layers take and give back, in their order, in bytes. What libraries use
+inside of a call is known for NNPACK, whose workspace holds the transforms of a stripe and of the weights, and bounded
+for the rest.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,13 +13,11 @@ from math import ceil
 from fastnst.loss.moments import CHUNK_ELEMENTS
 from fastnst.network import winograd
 from fastnst.network.architecture import layers_up_to
-from fastnst.network.layers import region_bytes
-from fastnst.network.memory import Arena, Block
 from fastnst.network.runtime import Runtime
 from fastnst.options.options import Options
 
-# Beside the maps. On a CPU: chunks of the losses and bits, the library's reordered weights, and what malloc keeps of
-# freed blocks, measured at 60 to 200 MB. On a GPU: the workspace of its convolutions.
+# Beside the maps. On a CPU: chunks of the losses, and what malloc keeps of freed blocks, measured at 60 to 200 MB. On a
+# GPU: the workspace of its convolutions.
 _SCRATCH_BYTES = {True: 100_000_000, False: 250_000_000}
 _IMAGE_ELEMENT = _MASK_ELEMENT = 4
 IMAGE_BYTES_PER_PIXEL = 3 * _IMAGE_ELEMENT
@@ -27,7 +25,6 @@ IMAGE_BYTES_PER_PIXEL = 3 * _IMAGE_ELEMENT
 _STEP_IMAGES = 8
 # Fourier bands are filled up to whole blocks, by half a block of 1/128 each, and have for each frequency where it lies.
 _BAND_PADDING, _BAND_PLACES_BYTES = 1.04, 16
-_APART = -1
 
 
 @dataclass(frozen=True)
@@ -91,84 +88,61 @@ def network_of(options: Options, runtime: Runtime) -> Network:
 
 
 class _Ledger:
-    """Bytes that are held, and their peak: in regions of an arena of that length, or (None) each block for itself."""
+    """Bytes that are held, and their peak."""
 
-    def __init__(self, region: int | None = None) -> None:
-        self.peak = 0
-        self._apart = 0
-        self._arena = None if region is None else Arena(region)
+    def __init__(self) -> None:
+        self.held = self.peak = 0
 
-    def take(self, size: int) -> Block:
-        if self._arena is None or not size:
-            return self.take_apart(size)
-        block = self._arena.take(size)
-        self.use(0)
-        return block
-
-    def take_apart(self, size: int) -> Block:
-        """Takes what is in no arena."""
-        self._apart += size
-        self.use(0)
-        return Block(_APART, 0, size)
-
-    def give(self, block: Block) -> None:
-        if block.region == _APART:
-            self._apart -= block.size
-        elif self._arena is not None:
-            self._arena.give(block)
+    def take(self, size: int) -> int:
+        self.held += size
+        self.peak = max(self.peak, self.held)
+        return size
 
     def use(self, size: int) -> None:
-        """Notes what is taken and given back at once."""
-        held = self._apart + (0 if self._arena is None else self._arena.used)
-        self.peak = max(self.peak, held + size)
+        """Takes and gives back at once."""
+        self.take(size)
+        self.held -= size
 
 
 @dataclass(frozen=True)
 class _Trace:
-    """A step's tapped features (None if it is not), its bits, the bytes of its output, the height and width of its
-    input."""
+    """The bytes that a step leaves for the way back, beside its tapped features: on a GPU bits, on a CPU its features
+    before the pool. Also the bytes of its output, and the height and width of its input."""
 
-    features: Block | None
-    bits: Block
+    features: int
+    record: int
     output: int
     height: int
     width: int
 
 
-def _output_size(step: Step, height: int, width: int) -> tuple[int, int]:
-    return (height // 2, width // 2) if step.is_pooled else (height, width)
-
-
-def _ledger(network: Network, height: int, width: int) -> _Ledger:
-    return _Ledger(region_bytes(height, width) if network.winograd else None)
-
-
 def _forward(network: Network, ledger: _Ledger, height: int, width: int, *, record: bool) -> list[_Trace]:
     element = network.element
     traces = []
-    source, held = ledger.take_apart(IMAGE_BYTES_PER_PIXEL * height * width), False
+    source = ledger.take(IMAGE_BYTES_PER_PIXEL * height * width)
     for step in network.steps:
-        rows, columns = _output_size(step, height, width)
-        size = element * step.filters * rows * columns
-        has_bits = record and not (step.is_tapped and not step.is_pooled)
-        bits_size = step.filters * height * ceil(width / 8) if has_bits else 0
+        rows, columns = (height // 2, width // 2) if step.is_pooled else (height, width)
+        joined = step.is_convolution and step.is_pooled
+        whole, size = (element * step.filters * positions for positions in (height * width, rows * columns))
+        if network.wraps and step.is_convolution:
+            ledger.use(whole + element * step.channels * (height + 2) * (width + 2))
         if network.winograd:
-            output, bits = ledger.take(size), ledger.take(bits_size)
-            ledger.use(_stripe_bytes(step, height, width))
-        else:
-            whole = element * step.filters * height * width
-            if network.wraps and step.is_convolution:
-                ledger.use(whole + element * step.channels * (height + 2) * (width + 2))
-            before_pool = ledger.take(whole if step.is_pooled and step.is_convolution else 0)
-            bits, output = ledger.take(bits_size), ledger.take(size)
-            ledger.give(before_pool)
-        if not held:
-            ledger.give(source)
-        source, held = output, record and step.is_tapped
-        traces.append(_Trace(output if step.is_tapped else None, bits, size, height, width))
+            ledger.use(size + _stripe_bytes(step, height, width))
+        full = ledger.take(whole if joined else 0)
+        has_bits = record and not network.on_cpu and not (step.is_tapped and not step.is_pooled)
+        bits = ledger.take(step.filters * height * ceil(width / 8) if has_bits else 0)
+        output = ledger.take(size)
+        keeps_full = record and network.on_cpu
+        if not keeps_full:
+            ledger.held -= full
+        ledger.held -= source
+        features = output if record and step.is_tapped else 0
+        # A convolution's features are the next step's input and, on a CPU, what the way back reads as well.
+        own = output if keeps_full and step.is_convolution and not step.is_pooled and not features else 0
+        source = 0 if features or own else output
+        traces.append(_Trace(features, bits + own + (full if keeps_full else 0), size, height, width))
         height, width = rows, columns
-    if not held:
-        ledger.give(source)
+    ledger.held -= source
     return traces
 
 
@@ -176,34 +150,27 @@ def _backward(network: Network, ledger: _Ledger, traces: Sequence[_Trace]) -> No
     element = network.element
     gradient = ledger.take(traces[-1].output)
     for step, trace in zip(reversed(network.steps), reversed(traces), strict=True):
-        if trace.features is not None:
-            ledger.give(trace.features)
+        ledger.held -= trace.features
         positions = trace.height * trace.width
-        is_first = step.channels == 3
-        size = (_IMAGE_ELEMENT if is_first else element) * step.channels * positions
+        whole = ledger.take(element * step.filters * positions if step.is_pooled and step.is_convolution else 0)
+        if network.wraps and step.is_convolution:
+            ledger.use(element * step.filters * (trace.height + 2) * (trace.width + 2))
+        below = ledger.take(element * step.channels * positions)
         if network.winograd:
-            below = ledger.take_apart(size) if is_first else ledger.take(size)
             ledger.use(_stripe_bytes(step, trace.height, trace.width))
-        else:
-            whole = ledger.take(element * step.filters * positions if step.is_pooled and step.is_convolution else 0)
-            below = ledger.take(size)
-            if network.wraps and step.is_convolution:
-                ledger.use(element * step.filters * (trace.height + 2) * (trace.width + 2))
-            ledger.give(whole)
-        ledger.give(trace.bits)
-        ledger.give(gradient)
+        ledger.held -= whole + trace.record + gradient
         gradient = below
     ledger.use(IMAGE_BYTES_PER_PIXEL * traces[0].height * traces[0].width)
-    ledger.give(gradient)
+    ledger.held -= gradient
 
 
 def _stripe_bytes(step: Step, height: int, width: int) -> int:
-    """Bytes of one stripe: its input, its output, a copy on the way, and NNPACK's transforms, of the weights too."""
+    """Bytes of one stripe: its input, its output, and NNPACK's transforms, of the weights too."""
     if not step.is_convolution or step.channels == 3:
         return 0
     channels = step.channels + step.filters
     start, stop = next(winograd.stripes(channels, height, width))
-    maps = 4 * (stop - start + 2) * width * (channels + max(step.channels, step.filters))
+    maps = 4 * (stop - start + 2) * width * channels
     tiles = ceil((stop - start) / 6) * ceil(width / 6)
     return maps + 256 * (tiles * channels + step.channels * step.filters)
 
@@ -211,7 +178,7 @@ def _stripe_bytes(step: Step, height: int, width: int) -> int:
 @lru_cache(4096)
 def untiled_bytes(network: Network, height: int, width: int) -> int:
     """The peak of an evaluation of the whole image with its gradient, besides image, gradient and content target."""
-    ledger = _ledger(network, height, width)
+    ledger = _Ledger()
     traces = _forward(network, ledger, height, width, record=True)
     _backward(network, ledger, traces)
     return ledger.peak + network.scratch_bytes
@@ -219,7 +186,7 @@ def untiled_bytes(network: Network, height: int, width: int) -> int:
 
 def forward_bytes(network: Network, height: int, width: int) -> int:
     """The peak of a forward pass alone, from which no backward follows."""
-    ledger = _ledger(network, height, width)
+    ledger = _Ledger()
     _forward(network, ledger, height, width, record=False)
     return ledger.peak + network.scratch_bytes
 
@@ -238,15 +205,12 @@ def tiled_bytes(network: Network, height: int, width: int, *, tiles: int, level:
 
 def _kept_peak(network: Network, height: int, width: int, tiles: int, *, redone_steps: int) -> int:
     """The peak where the first pass keeps all but the first `redone_steps` steps of each tile."""
-    ledger = _ledger(network, height, width)
+    ledger = _Ledger()
     first_steps = replace(network, steps=network.steps[:redone_steps])
     kept = []
     for _ in range(tiles):
         traces = _forward(network, ledger, height, width, record=True)
-        for trace in traces[:redone_steps]:
-            if trace.features is not None:
-                ledger.give(trace.features)
-            ledger.give(trace.bits)
+        ledger.held -= sum(trace.features + trace.record for trace in traces[:redone_steps])
         kept.append(traces[redone_steps:])
     for traces in kept:
         first = _forward(first_steps, ledger, height, width, record=True) if redone_steps else []

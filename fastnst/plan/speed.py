@@ -7,7 +7,8 @@ from functools import cache, lru_cache
 import torch
 from fastnst_kernels.profiling.measure import synchronise
 
-from fastnst.network.layers import Convolution, DirectLayers, Layers, WinogradLayers
+from fastnst.network.backbone import make_layers
+from fastnst.network.layers import Convolution, Layers
 from fastnst.network.runtime import Runtime, float32_products
 from fastnst.plan.memory import Network
 
@@ -56,8 +57,7 @@ def measure_rate(runtime: Runtime) -> float:
     """FLOP per second of an iteration in the arithmetic of `runtime`: from convolutions with their ReLU and pool,
     forward and back, in VGG-19's proportions, which takes half a second on a CPU, less what the rest is known to take.
     Winograd's savings count as speed."""
-    layers: Layers
-    layers = WinogradLayers() if runtime.winograd else DirectLayers(runtime.device, runtime.dtype, runtime.kernels)
+    layers = make_layers(runtime)
     seconds_per_operation = 0.0
     with float32_products(runtime.tf32), torch.no_grad():
         for channels, pool, on_cpu, on_gpu, share in _SAMPLES:
@@ -71,24 +71,17 @@ def _seconds(layers: Layers, runtime: Runtime, channels: int, pool: str | None, 
     """Seconds of one convolution forward and back: the best of a few, after one to get ready."""
     memory_format = torch.channels_last if layers.channels_last else torch.contiguous_format
     generator = torch.Generator().manual_seed(0)
-
-    def noise(*shape: int) -> torch.Tensor:
-        values: torch.Tensor = torch.randn(shape, generator=generator) / channels**0.5
-        return values.to(runtime.device, runtime.dtype).contiguous(memory_format=memory_format)
-
-    weight, image = noise(channels, channels, 3, 3), noise(1, channels, side, side)
-    layer = Convolution(weight, weight, noise(1, channels, 1, 1).flatten(), pool, "zeros")
-    layers.begin(image.shape)
+    weight = layers.pack(torch.randn((channels, channels, 3, 3), generator=generator) / channels**0.5)
+    layer = Convolution(weight, weight, layers.pack_bias(torch.zeros(channels)), pool, "zeros")
+    image = torch.randn((1, channels, side, side), generator=generator).to(runtime.device, layers.dtype)
+    image = image.contiguous(memory_format=memory_format)
     best = math.inf
     for attempt in range(1 + _ATTEMPTS):
         synchronise(runtime.device)
         began = time.perf_counter()
-        features, bits = layers.forward(layer, image, record=True)
-        layers.release(layers.backward(layer, features, bits, image.shape))
+        features, record = layers.forward(layer, image, record=True)
+        layers.backward(layer, torch.ones_like(features), record, image.shape)
         synchronise(runtime.device)
         if attempt:
             best = min(best, time.perf_counter() - began)
-        layers.release(features)
-        if bits is not None:
-            layers.release(bits)
     return best

@@ -297,7 +297,6 @@ class Stylizer:
         run.image = self._ranks.alike(self._resized(run.image.to(self.runtime.device), scale.size))
         if run.optimizer is not None and not run.continues(scale):
             run.optimizer = run.optimizer.rescaled(scale.size)
-        backbone.layers.forget()
         guidance = guidance_of(self._inputs.regions, content.alpha, scale.size)
         objective = FittingObjective(
             backbone,

@@ -1,9 +1,12 @@
 """The Gram matrix, its loss, the content loss and the gradient of a tap in plain torch.
 
-The fast path on a CPU, and what runs where Triton does not.
+The fast path on a CPU, and what runs where Triton does not. On a CPU with 16-bit units bfloat16 features are multiplied
+as they are: Gram matrices as products of slices of positions, whose sum is float32, and the gradient of a tap in one
+product that adds to what comes from above.
 """
 
 from collections.abc import Iterator
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -20,6 +23,10 @@ _PART_CHANNELS = 2048
 # Elements of features that are copied or widened to float32 at a time: they stay in the cache.
 CHUNK_ELEMENTS = 1 << 20
 
+# Positions of a 16-bit slice, and slices: each is rounded once; the more there are, the less their sum is off. A map of
+# few positions, which has few slices, is multiplied in float32.
+_SLICE_POSITIONS, _MOST_SLICES, _FEW_POSITIONS = 256, 64, 1024
+
 # A matrix (B, C, C) and the factor of its product.
 Scaled = tuple[Tensor, float]
 
@@ -32,6 +39,39 @@ def row_chunks(features: Tensor) -> Iterator[tuple[int, int]]:
     rows = max(1, elements // (batch * channels * width))
     for start in range(0, height, rows):
         yield start, min(start + rows, height)
+
+
+@cache
+def _has_16_bit_units() -> bool:
+    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return bool(available and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _is_16_bit(features: Tensor) -> bool:
+    """True for bfloat16 maps in channels-last on a CPU that multiplies them as they are."""
+    by_position = features.stride(1) == 1 or features.shape[1] == 1
+    return features.dtype == torch.bfloat16 and features.device.type == "cpu" and by_position and _has_16_bit_units()
+
+
+def _rows(features: Tensor) -> Tensor:
+    """One map (C, H, W) in channels-last as (H·W, C), without a copy where it is whole."""
+    return features.permute(1, 2, 0).reshape(-1, features.shape[0])
+
+
+def _add_sliced_products(sums: Tensor, rows: Tensor) -> None:
+    """Add Fᵀ F of 16-bit (M, C) rows to (C, C) float32 `sums`."""
+    positions, channels = rows.shape
+    if positions < _FEW_POSITIONS:
+        rows = rows.float()
+        sums.addmm_(rows.mT, rows)
+        return
+    slices = min(_MOST_SLICES, positions // _SLICE_POSITIONS)
+    length = positions // slices
+    parts = rows[: slices * length].view(slices, length, channels)
+    sums += torch.bmm(parts.mT, parts).sum(0, dtype=torch.float32)
+    if slices * length < positions:
+        rest = rows[slices * length :].float()
+        sums.addmm_(rest.mT, rest)
 
 
 def _add_products(sums: Tensor, matrix: Tensor) -> None:
@@ -83,7 +123,9 @@ def _products(features: Tensor) -> Tensor:
     whole = features.dtype == dtype and position_stride(features) is not None
     with torch.autocast(features.device.type, enabled=False):
         for image, sums in zip(features, result, strict=True):
-            if whole:
+            if _is_16_bit(features):
+                _add_sliced_products(sums, _rows(image))
+            elif whole:
                 _add_products(sums, image.flatten(1))
             else:
                 for start, stop in row_chunks(image[None]):
@@ -163,6 +205,9 @@ def tap_backward(
 
     `upstream` may be `gradient`. The two terms are added inside `owned` alone.
     """
+    if _is_16_bit(features) and _is_16_bit(gradient) and len(features) == 1:
+        _tap_backward_in_16_bit(gradient, features, upstream, style=style, content=content, relu=relu, owned=owned)
+        return
     dtype = accumulation_dtype(features.dtype)
     matrix = None if style is None else _scaled(style)
     coefficient = None
@@ -190,6 +235,38 @@ def tap_backward(
             _write_sum(terms, None if upstream is None else upstream[:, :, start:stop], out)
             if relu:
                 _mask(out, own)
+
+
+def _tap_backward_in_16_bit(
+    gradient: Tensor,
+    features: Tensor,
+    upstream: Tensor | None,
+    *,
+    style: StyleTerm | None,
+    content: ContentTerm | None,
+    relu: bool,
+    owned: Owned | None,
+) -> None:
+    """`tap_backward` of one map: each term is added to the gradient and rounded, products while they are summed."""
+    if upstream is None:
+        gradient.zero_()
+    elif upstream is not gradient:
+        gradient.copy_(upstream)
+    top, left, height, width = owned or (0, 0, *features.shape[2:])
+    inside = (slice(top, top + height), slice(left, left + width))
+    own, place = features[:, :, *inside], gradient[:, :, *inside]
+    if style is not None:
+        matrix, factor = _scaled(style)
+        low = (matrix[0] * factor).to(features.dtype)
+        if owned is None and position_stride(gradient) is not None:
+            _rows(gradient[0]).addmm_(_rows(own[0]), low)
+        else:
+            product = _rows(own[0]) @ low
+            place += product.view(height, width, -1).permute(2, 0, 1)
+    if content is not None:
+        place += (own - content.content).mul_(content.gradient.view(()) * content.factor)
+    if relu:
+        _mask(gradient, features)
 
 
 def _mask(gradient: Tensor, features: Tensor) -> None:

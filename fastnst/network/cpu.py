@@ -1,0 +1,167 @@
+"""The layers on a CPU: a convolution, its bias and its ReLU are one call, and the way back reads the features it left.
+
+`OneDnn` runs Intel's library, in 16 bit where the CPU multiplies bfloat16 and in float32, on maps in channels-last and
+on weights that it orders once. `Winograd` runs NNPACK's transforms in float32 on planes, for CPUs without 16-bit units.
+The gradient of a convolution's input is a convolution itself, with flipped weights.
+"""
+
+from functools import cache
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastnst.network import winograd
+from fastnst.network.layers import Convolution, Layer, Pool
+from fastnst.network.padding import bordered, unbordered
+
+_ONES = [1, 1]
+
+
+class Convolver(Protocol):
+    """A library's 3×3 convolution, for maps in `dtype` whose memory format `channels_last` says."""
+
+    dtype: torch.dtype
+    channels_last: bool
+
+    def pack(self, weight: Tensor) -> Tensor:
+        """The weight (K, C, 3, 3), float32, as calls take it; its shape stays."""
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool, padding: int) -> Tensor:
+        """The convolution of `x`, (1, C, H, W), with 0, 1 or 2 rows and columns of zeros around it."""
+
+
+@cache
+def has_onednn() -> bool:
+    """True where torch was built with oneDNN, which most CPUs' builds are."""
+    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return bool(available) and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+
+
+class OneDnn:
+    """oneDNN's convolutions, or torch's own where the build lacks it."""
+
+    channels_last = True
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+
+    def pack(self, weight: Tensor) -> Tensor:
+        if not has_onednn():
+            return weight.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        # The order suits maps of any size; this is one.
+        size = [1, weight.shape[1], 64, 64]
+        packed: Tensor = torch.ops.mkldnn._reorder_convolution_weight(
+            weight.to(self.dtype).contiguous(), _ONES, _ONES, _ONES, 1, size
+        )
+        return packed
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool, padding: int) -> Tensor:
+        if not has_onednn():
+            y = F.conv2d(x, weight, None if bias is None else bias.to(x.dtype), padding=padding)
+            return y.relu_() if relu else y
+        after = "relu" if relu else "none"
+        result: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            x, weight, bias, [padding] * 2, _ONES, _ONES, 1, after, [], ""
+        )
+        return result
+
+
+class Winograd:
+    """NNPACK's convolutions in float32; `winograd.available` says where they are to be had."""
+
+    channels_last = False
+    dtype = torch.float32
+
+    def pack(self, weight: Tensor) -> Tensor:
+        return weight.contiguous()
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool, padding: int) -> Tensor:
+        return winograd.convolve(x, weight, bias, relu=relu, padding=padding)
+
+
+class CpuLayers:
+    """The layers in the arithmetic of `convolver`; what is recorded of a layer are its features before the pool."""
+
+    def __init__(self, convolver: Convolver) -> None:
+        self.dtype = convolver.dtype
+        self.channels_last = convolver.channels_last
+        self._convolver = convolver
+
+    def pack(self, weight: Tensor) -> Tensor:
+        return self._convolver.pack(weight)
+
+    def pack_bias(self, bias: Tensor) -> Tensor:
+        return bias
+
+    def forward(self, layer: Layer, x: Tensor, *, record: bool) -> tuple[Tensor, Tensor | None]:
+        y = x
+        if isinstance(layer, Convolution):
+            padding = 1
+            if layer.padding != "zeros":
+                x, padding = bordered(x, layer.padding), 0
+            y = self._convolver(x, layer.weight, layer.bias, relu=True, padding=padding)  # (1, K, H, W)
+        features = y if layer.pool is None else self._pooled(y, layer.pool)
+        return features, y if record else None
+
+    def backward(self, layer: Layer, gradient: Tensor, record: Tensor | None, shape: torch.Size) -> Tensor:
+        if record is not None and layer.pool is not None:
+            gradient = self._unpooled(gradient, record, layer.pool)  # (1, K, H, W)
+        elif record is not None:
+            torch.ops.aten.threshold_backward.grad_input(gradient, record, 0, grad_input=gradient)
+        if isinstance(layer, Pool):
+            return gradient
+        if layer.padding == "circular":
+            padded = bordered(gradient, "circular")
+            return self._convolver(padded, layer.transposed, None, relu=False, padding=0)
+        if layer.padding == "replicate":
+            full = self._convolver(gradient, layer.transposed, None, relu=False, padding=2)
+            return unbordered(full, "replicate")
+        return self._convolver(gradient, layer.transposed, None, relu=False, padding=1)
+
+    def empty(self, shape: torch.Size) -> Tensor:
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        return torch.empty(shape, dtype=self.dtype, memory_format=layout)
+
+    def _pooled(self, y: Tensor, pool: str) -> Tensor:
+        if pool == "max":
+            return F.max_pool2d(y, 2)
+        if self.channels_last:
+            return F.avg_pool2d(y, 2)
+        # On planes, sums of rows and then of columns are three times as quick as torch's pool.
+        height, width = (side // 2 * 2 for side in y.shape[2:])
+        rows = y[:, :, 0:height:2] + y[:, :, 1:height:2]
+        return (rows[..., 0:width:2] + rows[..., 1:width:2]).mul_(0.25)
+
+    def _unpooled(self, gradient: Tensor, y: Tensor, pool: str) -> Tensor:
+        """The gradient before the ReLU whose features `y`, (1, K, H, W), were pooled, from that of the pool."""
+        height, width = gradient.shape[2:]
+        if pool == "max":
+            _, indices = F.max_pool2d(y, 2, return_indices=True)
+            full: Tensor = torch.ops.aten.max_pool2d_with_indices_backward(
+                gradient, y, [2, 2], [2, 2], [0, 0], [1, 1], False, indices
+            )
+            torch.ops.aten.threshold_backward.grad_input(full, y, 0, grad_input=full)
+            return full
+        spread = gradient.mul_(0.25)
+        full = torch.empty_like(y)
+        if self.channels_last:
+            spread = spread.permute(0, 2, 3, 1)[:, :, None, :, None].expand(-1, -1, 2, -1, 2, -1)
+            windows = [_windows(x.permute(0, 2, 3, 1), height, width) for x in (y, full)]  # (1, h, 2, w, 2, K)
+        else:
+            # What repeats along the innermost axis is copied: there, strides of nought are slow.
+            wide = gradient.new_empty((*gradient.shape, 2))
+            wide[..., 0] = wide[..., 1] = spread
+            spread = wide.view(1, -1, height, 1, 2 * width).expand(-1, -1, -1, 2, -1)
+            windows = [x[:, :, : 2 * height, : 2 * width].view(1, -1, height, 2, 2 * width) for x in (y, full)]
+        torch.ops.aten.threshold_backward.grad_input(spread, windows[0], 0, grad_input=windows[1])
+        full[:, :, 2 * height :] = 0
+        full[..., 2 * width :] = 0
+        return full
+
+
+def _windows(x: Tensor, height: int, width: int) -> Tensor:
+    """The 2×2 windows of a map (1, H, W, K) as (1, height, 2, width, 2, K), without an odd last row or column."""
+    whole = x[:, : 2 * height, : 2 * width]
+    return whole.view(1, height, 2, width, 2, x.shape[3])
