@@ -42,7 +42,9 @@ class Runtime:
 
     @property
     def dot_precision(self) -> str:
-        """The kernels' name for the float32 product."""
+        """The kernels' name for how products are computed."""
+        if self.device.type == "cpu" and self.dtype == torch.bfloat16:
+            return "bf16"
         return "tf32" if self.tf32 else "ieee"
 
     @property

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 BACKENDS = ("auto", "triton", "torch", "reference")
-PRECISIONS = ("ieee", "tf32")
+PRECISIONS = ("ieee", "tf32", "bf16")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 

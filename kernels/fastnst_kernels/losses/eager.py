@@ -1,8 +1,8 @@
 """The Gram matrix, its loss, the content loss and the gradient of a tap in plain torch.
 
-The fast path on a CPU, and what runs where Triton does not. On a CPU with 16-bit units bfloat16 features are multiplied
-as they are: Gram matrices as products of slices of positions, whose sum is float32, and the gradient of a tap in one
-product that adds to what comes from above.
+The fast path on a CPU, and what runs where Triton does not. In the precision "bf16", on a CPU with 16-bit units,
+bfloat16 features are multiplied as they are: Gram matrices as products of slices of positions, whose sum is float32,
+and the gradient of a tap in one product that adds to what comes from above.
 """
 
 from collections.abc import Iterator
@@ -47,10 +47,10 @@ def _has_16_bit_units() -> bool:
     return bool(available and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def _is_16_bit(features: Tensor) -> bool:
-    """True for bfloat16 maps in channels-last on a CPU that multiplies them as they are."""
+def _is_16_bit(features: Tensor, precision: str) -> bool:
+    """True for bfloat16 maps in channels-last on a CPU that may, and can, multiply them as they are."""
     by_position = features.stride(1) == 1 or features.shape[1] == 1
-    return features.dtype == torch.bfloat16 and features.device.type == "cpu" and by_position and _has_16_bit_units()
+    return precision == "bf16" and features.dtype == torch.bfloat16 and by_position and _has_16_bit_units()
 
 
 def _rows(features: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ def _mirror(sums: Tensor) -> None:
     sums.triu_().add_(below)
 
 
-def _products(features: Tensor) -> Tensor:
+def _products(features: Tensor, precision: str) -> Tensor:
     """F Fᵀ, (B, C, C) float32 (float64 for float64) and symmetric to the bit, of features (B, C, H, W)."""
     batch, channels = features.shape[:2]
     dtype = accumulation_dtype(features.dtype)
@@ -123,7 +123,7 @@ def _products(features: Tensor) -> Tensor:
     whole = features.dtype == dtype and position_stride(features) is not None
     with torch.autocast(features.device.type, enabled=False):
         for image, sums in zip(features, result, strict=True):
-            if _is_16_bit(features):
+            if _is_16_bit(features, precision):
                 _add_sliced_products(sums, _rows(image))
             elif whole:
                 _add_products(sums, image.flatten(1))
@@ -137,14 +137,14 @@ def _products(features: Tensor) -> Tensor:
 def gram(features: Tensor, precision: str) -> Tensor:
     """G = F Fᵀ/M, (B, C, C) float32 (float64 for float64), of features (B, C, H, W), any floating dtype and layout.
 
-    `precision`, here and below, is Triton's alone: torch multiplies as its own settings say.
+    `precision`, here and below, is for "bf16" alone: else torch multiplies as its own settings say.
     """
-    return _products(features).div_(features.shape[2] * features.shape[3])
+    return _products(features, precision).div_(features.shape[2] * features.shape[3])
 
 
 def accumulate_gram(sums: Tensor, features: Tensor, precision: str) -> None:
     """sums += F Fᵀ, in place in (B, C, C) float32 (float64 for float64), of features (B, C, H, W)."""
-    sums += _products(features)
+    sums += _products(features, precision)
 
 
 def gram_difference_loss(
@@ -205,7 +205,7 @@ def tap_backward(
 
     `upstream` may be `gradient`. The two terms are added inside `owned` alone.
     """
-    if _is_16_bit(features) and _is_16_bit(gradient) and len(features) == 1:
+    if _is_16_bit(features, precision) and gradient.stride(1) == 1 and len(features) == 1:
         _tap_backward_in_16_bit(gradient, features, upstream, style=style, content=content, relu=relu, owned=owned)
         return
     dtype = accumulation_dtype(features.dtype)

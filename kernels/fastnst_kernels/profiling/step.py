@@ -26,7 +26,7 @@ _PLAIN_ERROR = 0.05
 
 class Setting(Protocol):
     """The place and the arithmetic of a measurement: `dtype` is the features', `precision` its name (fp32, tf32, bf16,
-    fp16), `dot_precision` the kernels' ("tf32" or "ieee"), and `backend` theirs too."""
+    fp16), `dot_precision` the kernels' (one of `PRECISIONS`), and `backend` theirs too."""
 
     @property
     def device(self) -> torch.device: ...

@@ -233,9 +233,12 @@ def _factors(values: Tensor, precision: str) -> Tensor:
 def _plain_gram(features: Tensor, precision: str) -> Tensor:
     """F Fᵀ/M of (B, C, M), summed as matrix units do it: a few positions at a time, onto a running float32 sum.
 
-    One product of the whole is no measure: how a library splits it depends on its threads, and so does its error.
+    One product of the whole is no measure: how a library splits it depends on its threads, and so does its error. In
+    "bf16" the product is rounded to the features' 16 bits.
     """
     positions = features.shape[2]
+    if precision == "bf16" and features.dtype == torch.bfloat16:
+        return (features @ features.mT).float() / positions
     step = max(_STEP, ceil(positions / _MOST_STEPS))
     factors = _factors(features, precision)
     sums: Tensor = factors[:, :, :step] @ factors[:, :, :step].mT
