@@ -1,4 +1,4 @@
-"""The interpreted tests need TRITON_INTERPRET=1 before triton is imported: `test_kernels_interpreted` runs them in a
+"""The interpreted tests need TRITON_INTERPRET=1 before triton is imported: `test_kernels_backends` runs them in a
 process of their own, and a plain run does not collect them."""
 
 import os

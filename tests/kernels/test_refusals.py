@@ -1,8 +1,6 @@
-"""Arguments that the public functions refuse, and the package without triton."""
+"""Arguments that the public functions refuse."""
 
 import math
-import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +9,6 @@ from fastnst_kernels import (
     BlendedTarget,
     accumulate_gram,
     adam_step_,
-    available_backends,
     bias_relu,
     bias_relu_pool,
     blend_targets,
@@ -151,58 +148,3 @@ def test_float64_is_not_for_triton(call: Call, message: str, monkeypatch: pytest
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     with pytest.raises(ValueError, match=message):
         call()
-
-
-def test_triton_on_cpu_only_interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("triton")
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    with pytest.raises(ValueError, match="set TRITON_INTERPRET=1 before Python starts"):
-        gram(FEATURES, backend="triton")
-    assert available_backends("cpu") == ("torch", "reference")
-
-
-WITHOUT_TRITON = """
-import sys
-from importlib.abc import MetaPathFinder
-
-class Blocked(MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "triton":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Blocked())
-import importlib.util
-found = importlib.util.find_spec
-importlib.util.find_spec = lambda name, package=None: None if name == "triton" else found(name, package)
-import torch
-from fastnst_kernels import available_backends, gram_loss
-
-features = torch.rand(1, 4, 5, 5, requires_grad=True)
-gram_loss(features, torch.rand(4, 4)).sum().backward()
-assert torch.isfinite(features.grad).all()
-assert "triton" not in sys.modules
-assert available_backends("cuda") == ("torch", "reference")
-try:
-    gram_loss(features, torch.rand(4, 4), backend="triton")
-except RuntimeError as error:
-    print(error)
-"""
-
-
-def test_without_triton() -> None:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", WITHOUT_TRITON], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "pip install triton" in done.stdout
-
-
-def test_importing_does_not_import_triton_and_no_module_hides_a_function() -> None:
-    code = (
-        "import sys, torch; before = 'triton' in sys.modules; import fastnst_kernels, fastnst_kernels.verify; "
-        "import fastnst_kernels.profiling, pkgutil; "
-        "assert 'fastnst_kernels.losses.triton_gram' not in sys.modules; assert ('triton' in sys.modules) == before; "
-        "modules = {module.name for module in pkgutil.iter_modules(fastnst_kernels.__path__)}; "
-        "assert not modules & set(fastnst_kernels.__all__), modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
