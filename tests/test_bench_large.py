@@ -1,13 +1,15 @@
-"""The benchmark of high resolution, at sizes where only its working counts."""
+"""The benchmarks of large pictures, at sizes where only their working counts."""
 
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from bench import bench_highres
+from bench import bench_far, bench_highres, bench_pictures
 from bench.bench_highres import Row, blocks, options_for, plan_side
 from fastnst.errors import OptionError
 from fastnst.network.runtime import resolve_runtime
@@ -59,20 +61,8 @@ def test_measured_in_processes_of_their_own(
 ) -> None:
     monkeypatch.setattr(bench_highres, "check_gradients", lambda sides, device: {"kept": 1e-6})
     path = tmp_path / "highres.json"
-    words = [
-        "--size",
-        "96",
-        "--sides",
-        "kept:32",
-        "auto:2MB",
-        "--rounds",
-        "1",
-        "--iterations",
-        "1",
-        "--json",
-        str(path),
-    ]
-    assert bench_highres.main([*words, "--precision", "fp32", "--device", "cpu"]) == 0
+    words = f"--size 96 --sides kept:32 auto:2MB --rounds 1 --iterations 1 --precision fp32 --device cpu --json {path}"
+    assert bench_highres.main(words.split()) == 0
     kept, little = json.loads(path.read_text())["rows"]
     assert (kept["tile"], kept["tiles"], kept["problem"]) == (None, 1, None)
     assert kept["seconds"] > 0
@@ -91,13 +81,8 @@ def test_a_wrong_loss_is_no_figure() -> None:
 
 
 def test_what_the_system_kills_ran_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Done:
-        returncode, stdout, stderr = -9, "", ""
-
-    def killed(*arguments: Any, **options: Any) -> Done:
-        return Done()
-
-    monkeypatch.setattr("subprocess.run", killed)
+    killed = SimpleNamespace(returncode=-9, stdout="", stderr="")
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: killed)
     assert bench_highres.run_worker("whole", 64, "cpu", "fp32", "adam", 1) == {"problem": "out of memory"}
 
 
@@ -109,3 +94,31 @@ def test_operations_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
     assert of_whole["whole"] == of_published["published"] == 1
     assert of_whole["kept:1024"] < 1.3 < of_whole["recompute:1024"] < 2
     assert of_published["kept:1024"] < of_published["recompute:1024"] < 0.5
+
+
+def test_a_far_larger_content_is_a_square(tmp_path: Path) -> None:
+    bench_far.write_content(tmp_path / "a.png", 130)
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.size == (130, 130)
+        assert np.asarray(image).std() > 20
+
+
+@pytest.mark.slow
+def test_a_small_far_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--size", "160", "--max-memory", "900MB", "--json", str(tmp_path / "far.json"), "--folder", str(tmp_path)]
+    assert bench_far.main(words) == 0
+    assert "the untiled step would take" in capsys.readouterr().out
+    report = json.loads((tmp_path / "far.json").read_text())
+    assert report["size"] == 160
+    assert 1e8 < report["peak_bytes"] < 2e9
+
+
+@pytest.mark.slow
+def test_pictures_are_read_and_written_by_rows(tmp_path: Path) -> None:
+    # In float32 the picture has 201 MB.
+    assert bench_pictures.main(["--size", "4096", "--json", str(tmp_path / "a.json"), "--folder", str(tmp_path)]) == 0
+    pictures = json.loads((tmp_path / "a.json").read_text())["pictures"]
+    assert len(pictures) == 8
+    for picture in pictures:
+        assert picture["peak_mb"] < 400, picture
+        assert picture["peak_mb"] - picture["rest_mb"] < 160, picture
