@@ -112,6 +112,9 @@ def _write_runs(folder: Path) -> None:
     torch.save({**torch.load(folder / "runs/run.st"), "format": 9}, folder / "runs/future.st")
     picture, record = load_image(folder / "made.png").rgb, read_parameters(folder / "made.png")
     save_image(folder / "little.png", picture, parameters={})
+    foreign: dict[str, Any] = {"options": {}, "content": {}, "styles": [], "weights": {}}
+    save_image(folder / "inputless.png", picture, parameters=foreign)
+    save_image(folder / "startless.png", picture, parameters={**foreign, "content": {"name": "a"}})
     save_image(folder / "odd.png", picture, parameters={**record, "options": {**record["options"], "warp": 9}})
     save_image(folder / "moved.png", picture, parameters={**record, "content": {"name": "gone.png", "sha256": ""}})
     nested: Any = "deep"

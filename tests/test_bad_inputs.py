@@ -62,6 +62,8 @@ REFUSED: dict[str, dict[str, str]] = {
         "info deep.png": "it was not made by fastnst",
         "rerun content.png -o out.png": "has no fastnst parameters",
         "rerun little.png -o out.png": "lacks options, styles, weights, content in its",
+        "rerun inputless.png -o out.png": "lacks its inputs in its metadata",
+        "rerun startless.png -o out.png": "lacks the option init",
         "rerun odd.png -o out.png": "unknown option 'warp'; the options are: preset",
         "rerun moved.png -o out.png": "say where with --content PATH",
         "rerun made.png -o out.png --styles a.png b.png": "2 styles given, and it was",

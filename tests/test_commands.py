@@ -88,14 +88,6 @@ def test_a_reader_that_has_had_enough(pictures: tuple[str, str]) -> None:
     assert b"Traceback" not in told
 
 
-def test_a_pipeline_of_processes(tmp_path: Path, pictures: tuple[str, str]) -> None:
-    command = [sys.executable, "-m", "fastnst", "stylize", "-", pictures[1], "-o", "-", *FAST]
-    with Path(pictures[0]).open("rb") as content:
-        done = subprocess.run(command, stdin=content, capture_output=True, check=True)
-    assert load_image(io.BytesIO(done.stdout)).width == 48
-    assert b"saved the standard output (48" in done.stderr
-
-
 def test_terminals_and_closed_streams(pictures: tuple[str, str], capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.TextIOWrapper):
         def isatty(self) -> bool:
@@ -203,20 +195,6 @@ def test_rerun_stops_where_an_interrupted_run_did(made: Path, tmp_path: Path, ca
     printed = capsys.readouterr().err
     assert "it was made with torch 2.0 (now " in printed
     assert "of the pixels differ, by at most" in printed
-
-
-@pytest.mark.parametrize(
-    ("record", "said"),
-    [
-        ({"options": {}, "content": {}, "styles": [], "weights": {}}, "lacks its inputs in its metadata"),
-        ({"options": {}, "content": {"name": "a"}, "styles": [], "weights": {}}, "lacks the option init"),
-    ],
-)
-def test_rerun_of_foreign_metadata(
-    record: dict[str, Any], said: str, tmp_path: Path, pictures: tuple[str, str], capsys: Any
-) -> None:
-    save_image(tmp_path / "out.png", load_image(pictures[0]).rgb, parameters=record)
-    refused(capsys, said, "rerun", str(tmp_path / "out.png"), "-o", str(tmp_path / "again.png"))
 
 
 def test_env(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -308,8 +308,17 @@ def test_the_command_says_what_is_wrong_once(tmp_path: Path) -> None:
     assert "process 1 of 2" not in failed.stderr
 
 
-def test_the_standard_input_is_not_shared(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["stylize", "-", "style.png", "-o", "out.png"], "several processes cannot all read the standard input"),
+        (["env"], "several processes share the work of stylize, texture, reconstruct and resume alone"),
+    ],
+)
+def test_what_several_processes_cannot_do(
+    words: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert main(["stylize", "-", "style.png", "-o", "out.png"]) == 1
-    assert "several processes cannot all read the standard input" in capsys.readouterr().err
+    assert main(words) == 1
+    assert said in capsys.readouterr().err
