@@ -185,15 +185,15 @@ def check_activations(
     `gradient_like` makes the gradient from above of the result.
     """
     for pool in (None, *POOLS):
-        exact = epilogues.bias_relu(x, bias) if pool is None else epilogues.bias_relu_pool(x, bias, pool)
-        above, flags = gradient_like(exact.to(x.dtype)), epilogues.mask(x, bias, pool)
-        wanted = epilogues.relu_gradient(above, flags) if pool is None else epilogues.pool_gradient(above, flags, pool)
-        leaf = x.detach().requires_grad_()
-        y = (
-            bias_relu(leaf, bias, backend=backend)
-            if pool is None
-            else bias_relu_pool(leaf, bias, pool, backend=backend)
-        )
+        leaf, flags = x.detach().requires_grad_(), epilogues.mask(x, bias, pool)
+        if pool is None:
+            y, exact = bias_relu(leaf, bias, backend=backend), epilogues.bias_relu(x, bias)
+            above = gradient_like(exact.to(x.dtype))
+            wanted = epilogues.relu_gradient(above, flags)
+        else:
+            y, exact = bias_relu_pool(leaf, bias, pool, backend=backend), epilogues.bias_relu_pool(x, bias, pool)
+            above = gradient_like(exact.to(x.dtype))
+            wanted = epilogues.pool_gradient(above, flags, pool)
         (gradient,) = torch.autograd.grad(y, leaf, above)
         for result, expected in ((y, exact), (gradient, wanted)):
             torch.testing.assert_close(result, expected.to(x.dtype), rtol=0, atol=0, equal_nan=True)
@@ -206,11 +206,10 @@ def check_special_values(dtype: torch.dtype, channels_last: bool, device: str = 
     x = x.to(device, dtype, memory_format=layout_of(channels_last))
     check_activations(x, None, gradient_like=lambda like: torch.where(like.isnan(), 3.0, like), backend=backend)
     leaf = x.float().requires_grad_()
-    for pool, plain in ((None, torch.relu), ("max", functional.max_pool2d), ("avg", functional.avg_pool2d)):
-        y = plain(leaf) if pool is None else plain(leaf.relu(), 2)
+    for pool, plain in (("max", functional.max_pool2d), ("avg", functional.avg_pool2d)):
+        y = plain(leaf.relu(), 2)
         (expected,) = torch.autograd.grad(y, leaf, y.detach())
-        flags = epilogues.mask(x, None, pool)
-        closed = epilogues.relu_gradient(y, flags) if pool is None else epilogues.pool_gradient(y.detach(), flags, pool)
+        closed = epilogues.pool_gradient(y.detach(), epilogues.mask(x, None, pool), pool)
         torch.testing.assert_close(closed.float(), expected, rtol=0, atol=0, equal_nan=True)
 
 

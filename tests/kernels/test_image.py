@@ -196,23 +196,18 @@ class TestOnTorchAlone:
         assert leaf.flatten().tolist() == [0.25, 0.75]
 
     def test_the_references_are_the_formulas(self) -> None:
-        image = make_image((1, 3, 6, 5), dtype=torch.float64).requires_grad_()
+        image = make_image((1, 3, 6, 5), dtype=torch.float64)
         mean, std = (torch.tensor(values, dtype=torch.float64).view(1, 3, 1, 1) for values in ((1, 2, 3), (4, 5, 6)))
         exact = (image.flip(1) * 255 - mean) / std
         scale, shift = [255 / value for value in (4, 5, 6)], [-m / s for m, s in ((1, 4), (2, 5), (3, 6))]
         torch.testing.assert_close(reference.normalise(image, scale, shift, True), exact)
-        upstream = torch.rand(image.shape, dtype=torch.float64)
-        (gradient,) = torch.autograd.grad((exact * upstream).sum(), image)
-        torch.testing.assert_close(reference.normalise_gradient(upstream, scale, True), gradient)
         across, down = image[..., 1:] - image[..., :-1], image[..., 1:, :] - image[..., :-1, :]
         for kind, value in (
             ("squared", (across.square().sum() + down.square().sum()) / 30),
             ("absolute", (across.abs().sum() + down.abs().sum()) / 30),
             ("nine-point", nine_point_of_the_padded(image)),
         ):
-            torch.testing.assert_close(reference.total_variation(image.detach(), kind), value.detach()[None])
-            (gradient,) = torch.autograd.grad(value, image)
-            torch.testing.assert_close(reference.total_variation_gradient(image.detach(), kind), gradient)
+            torch.testing.assert_close(reference.total_variation(image, kind), value[None])
 
 
 def nine_point_of_the_padded(image: torch.Tensor) -> torch.Tensor:
