@@ -45,14 +45,8 @@ def runtime(precision: str) -> Runtime:
     return Runtime(torch.device("cpu"), precision, dtypes[precision], False, False, "torch")
 
 
-def fake_descent(weights: Weights, options: Options, place: Runtime) -> Descent:
-    """A descent whose tensors have shapes and no values: what wants to read one fails."""
-    objective = fake_objective(weights, options, place)
-    return Descent(torch.empty(1, 3, 32, 24), objective, lambda: make_optimizer(options, place))
-
-
 def fake_objective(weights: Weights, options: Options, place: Runtime) -> Objective:
-    """An objective without values, of an image of 32×24 pixels."""
+    """An objective of an image of 32×24 pixels whose tensors have no values: what wants to read one fails."""
     tensors = {name: torch.empty(tensor.shape) for name, tensor in weights.tensors.items()}
     backbone = build_backbone(replace(weights, tensors=tensors), options.taps, place)
     style = {
@@ -72,13 +66,8 @@ def kernel_calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         return empty_map(image, channels_last, dtype=dtype)
 
     shapes: dict[Any, dict[str, Any]] = {
-        losses_eager: {
-            "content_loss": lambda *_, **__: torch.empty(1),
-            "tap_backward": lambda *_, **__: None,
-        },
-        relu_eager: dict.fromkeys(
-            ("bias_relu", "bias_relu_pool", "relu_backward", "unpool_backward"), lambda *_, **__: None
-        ),
+        losses_eager: {"content_loss": lambda *_, **__: torch.empty(1), "tap_backward": None},
+        relu_eager: dict.fromkeys(("bias_relu", "bias_relu_pool", "relu_backward", "unpool_backward")),
         image_eager: {
             "normalise": normalised,
             "image_gradient": lambda image, *_, **__: (torch.empty_like(image), torch.empty(1)),
@@ -88,7 +77,7 @@ def kernel_calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     def stand_in(name: str, shape: Any) -> Any:
         def call(*arguments: Any, **named: Any) -> Any:
             calls[name] += 1
-            return shape(*arguments, **named)
+            return None if shape is None else shape(*arguments, **named)
 
         return call
 
@@ -104,6 +93,8 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.names: Counter[str] = Counter()
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # Values that come from the host would need a copy to the device, which no graph captures.
+        assert not str(function).startswith(("aten.lift", "aten._local_scalar", "aten.nonzero"))
         self.names[str(function)] += 1
         return function(*args, **(kwargs or {}))
 
@@ -116,7 +107,9 @@ def test_an_iteration_reads_nothing_back_and_always_does_the_same(
     options = resolve_options(**FAKE, optimizer=optimizer)
     weights = load_weights("random", taps=options.taps)
     with FakeTensorMode():
-        descent = fake_descent(weights, options, runtime(precision))
+        place = runtime(precision)
+        objective = fake_objective(weights, options, place)
+        descent = Descent(torch.empty(1, 3, 32, 24), objective, lambda: make_optimizer(options, place))
         for _ in range(2):
             descent.advance()
         counts = []
@@ -127,8 +120,6 @@ def test_an_iteration_reads_nothing_back_and_always_does_the_same(
             counts.append(operations.names + kernel_calls)
     assert counts[0] == counts[1]
     assert counts[0]["tap_backward"] == 3
-    # Values that come from the host would need a copy to the device, which no graph captures.
-    assert not any(name.startswith(("aten.lift", "aten._local_scalar", "aten.nonzero")) for name in counts[0])
 
 
 class Parabola:
@@ -160,14 +151,8 @@ class Walk:
     def __init__(self, steps: list[float]) -> None:
         self.steps = list(steps)
 
-    def rescaled(self, size: tuple[int, int]) -> "Walk":
-        return Walk(self.steps)
-
     def state_dict(self) -> dict[str, Any]:
         return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
 
     def step(self, image: torch.Tensor, gradient: torch.Tensor, loss: torch.Tensor | None = None) -> None:
         image += self.steps.pop(0) + 0 * gradient
@@ -175,19 +160,6 @@ class Walk:
 
 def descend(objective: Any, steps: list[float]) -> Descent:
     return Descent(torch.zeros(1, 3, 2, 2), objective, lambda: Walk(steps))
-
-
-def test_the_best_image_is_kept_and_the_losses_come_in_a_batch() -> None:
-    descent = descend(Parabola(1.0), [0.5, 0.4, 0.5, 0.5])
-    descent.begin()
-    for _ in range(3):
-        descent.advance()
-    descent.end()
-    totals = [terms[0] for terms in descent.read()]
-    assert totals == pytest.approx([12 * (1 - x) ** 2 for x in (0, 0.5, 0.9, 1.4, 1.9)], rel=1e-5)
-    torch.testing.assert_close(descent.best, torch.full((1, 3, 2, 2), 0.9))
-    torch.testing.assert_close(descent.image, torch.full((1, 3, 2, 2), 1.9))
-    assert descent.read() == []
 
 
 def test_the_largest_loss_scale_that_fits_is_found_once_with_a_margin() -> None:
@@ -207,9 +179,8 @@ def test_after_an_overflow_the_descent_goes_on_from_the_best_image() -> None:
     objective = Parabola(1.0, limit=2.0**15)
     descent = descend(objective, [0.5, 4000.0, 0.1, 0.1])
     descent.begin()
-    descent.advance()
-    descent.advance()
-    descent.advance()
+    for _ in range(3):
+        descent.advance()
     rows = descent.read()
     assert [terms[0] for terms in rows] == pytest.approx([12, 3, 12 * 3999.5**2])
     assert objective.loss_scale.factor.item() == 2.0**2
@@ -243,11 +214,6 @@ def test_a_gradient_that_no_loss_scale_fits_ends_in_a_loss_that_is_no_number() -
     assert totals[1] != totals[1]
 
 
-def test_a_cpu_is_read_after_each_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
-    pace = Pace(torch.device("cpu"), None, float("inf"))
-    assert all(pace.is_due(evaluation) for evaluation in range(5))
-
-
 def test_a_gpu_is_read_a_few_times_a_second_and_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr("fastnst.transfer.run.time.perf_counter", lambda: now)
@@ -274,14 +240,6 @@ def test_a_gpu_is_read_a_few_times_a_second_and_when_asked(monkeypatch: pytest.M
     now = 0.0
     # The last reading comes before the time is up, not a quarter of a second later.
     assert readings(Pace(gpu, None, 0.25), 20, 2**-6)[-5:] == [15, 16, 17, 18, 19]
-
-
-def test_a_function_is_called_as_it_is_where_there_are_no_graphs() -> None:
-    calls = []
-    replayed = Replayed(torch.device("cpu"))
-    for index in range(5):
-        replayed(lambda index=index: calls.append(index))  # type: ignore[misc]
-    assert calls == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.gpu
@@ -343,40 +301,20 @@ def test_losses_of_moments_read_nothing_back(loss: str, masked: bool, monkeypatc
         objective = replace(objective, layers=layers)
         assert not objective.is_tiled
         for _ in range(2):
-            with Operations() as operations:
+            with Operations():
                 objective.loss_and_gradient(torch.empty(1, 3, 32, 24))
-            assert not any(
-                name.startswith(("aten.lift", "aten._local_scalar", "aten.nonzero")) for name in operations.names
-            )
 
 
 def test_mean_is_the_weighted_mean_of_what_was_added() -> None:
     images = torch.rand(7, 1, 3, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     mean = MeanImage(0.9)
-    for image in images:
+    for index, image in enumerate(images):
         mean.add(image)
+        if index == 2:
+            state, mean = mean.state_dict(), MeanImage(0.9)
+            mean.load_state_dict(state, image.device)
     weights = 0.9 ** torch.arange(6, -1, -1, dtype=torch.float64)
     expected = (weights.view(-1, 1, 1, 1, 1) * images).sum(0) / weights.sum()
     torch.testing.assert_close(mean.mean(), expected, rtol=1e-12, atol=0)
-
-
-def test_mean_of_one_image_is_the_image() -> None:
-    mean = MeanImage(0.99)
-    mean.add(torch.full((1, 3, 2, 2), 0.25))
-    torch.testing.assert_close(mean.mean(), torch.full((1, 3, 2, 2), 0.25))
-
-
-def test_mean_goes_on_from_its_state_to_the_same_bits() -> None:
-    images = torch.rand(6, 1, 3, 4, 5, generator=torch.Generator().manual_seed(0))
-    whole, halves = MeanImage(0.9), MeanImage(0.9)
-    for index, image in enumerate(images):
-        whole.add(image)
-        halves.add(image)
-        if index == 2:
-            state = halves.state_dict()
-            halves = MeanImage(0.9)
-            halves.load_state_dict(state, image.device)
-    assert torch.equal(whole.mean(), halves.mean())
-    halves.load_state_dict({}, image.device)
     with pytest.raises(RuntimeError, match="there is no image"):
-        halves.mean()
+        MeanImage(0.9).mean()
