@@ -259,6 +259,8 @@ REFUSED: dict[str, dict[str, str]] = {
     "grid content.png style.png -o out.png {}": {
         "--down warp 9": "--down 'warp' is no",
         "--down seed": "--down seed has 0 values",
+        f"--down seed {'1 ' * 65}": "--down seed has 65 values; give 1 to 64",
+        "--down seed x": "--down seed: 'x' is not a whole number; write 512",
         "--down seed 1 --across seed 2": "seed is on both axes",
         "--down optimizer sgd": "unknown optimizer 'sgd'; choose one of: lbfgs",
         "--down style_weight 1 -1": "style weight -1.0 is too small",
