@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastnst.errors import OptionError
-from fastnst.image.sheet import Look, contact_sheet, differing_options, in_rows
+from fastnst.image.sheet import Look, contact_sheet
 
 RED, BLUE = (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)
 PLAIN = Look(letters=12, gap=10)
@@ -104,27 +104,3 @@ def test_a_font_from_a_file(tmp_path: Path) -> None:
 def test_refused(cells: Any, options: dict[str, Any], said: str) -> None:
     with pytest.raises(OptionError, match=said):
         contact_sheet(cells, **options)
-
-
-@pytest.mark.parametrize(("count", "columns"), [(1, 1), (2, 2), (3, 3), (4, 2), (6, 3), (12, 4), (0, None)])
-def test_in_rows(count: int, columns: int | None) -> None:
-    rows = in_rows(list(range(count)))
-    assert [one for row in rows for one in row] == list(range(count))
-    assert (len(rows[0]) if rows else None) == columns
-    assert len(in_rows(list(range(4)), width=10, height=1)[0]) == 1
-
-
-def test_differing_options() -> None:
-    shared = {"size": 512, "seed": 0}
-    parameters = [
-        {"options": {**shared, "style_weight": 100.0, "style_layers": {"conv1_1": 0.2}}, "final": {"total": 0.51234}},
-        {"options": {**shared, "style_weight": 1e4, "style_layers": {"conv1_1": 0.5}}, "final": None},
-        {"options": {**shared, "style_weight": 100.0, "style_layers": {"conv1_1": 0.2}, "scales": [1, 2]}},
-    ]
-    assert differing_options(parameters) == [
-        "style_weight 100, style_layers conv1_1=0.2; loss 0.5123",
-        "style_weight 10000, style_layers conv1_1=0.5",
-        "style_weight 100, style_layers conv1_1=0.2, scales 1 2",
-    ]
-    assert differing_options([]) == []
-    assert differing_options([{}, {"options": 3}]) == ["", ""]

@@ -78,15 +78,6 @@ def test_a_sheet_is_made_of_pictures_that_are_kept(tmp_path: Path, monkeypatch: 
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "pictures").iterdir()} == made
 
 
-def test_the_page_has_the_content_over_two_columns() -> None:
-    content, style, result = (Image.new("RGB", (80, 60), colour) for colour in ("red", "green", "blue"))
-    page = gallery.page(content, [(style, result)], 40)
-    assert page.size == (80 + gallery.GAP, 52 + gallery.GAP + 30)
-    assert page.getpixel((3, 3)) == (255, 0, 0)
-    assert page.getpixel((3, page.height - 3)) == (0, 128, 0)
-    assert page.getpixel((page.width - 3, page.height - 3)) == (0, 0, 255)
-
-
 def test_textures_have_their_sheet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gallery, "PICTURES", tmp_path / "pictures")
     small = "--size 32 --iterations 1 --weights random --styles style_mosaic --output"

@@ -3,7 +3,6 @@
 import io
 import sys
 from pathlib import Path
-from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -11,7 +10,6 @@ from drawn import drawn
 from PIL import Image
 
 from fastnst.app import cli
-from fastnst.app.cli.grid import Axis, make_axis
 from fastnst.image import sheet
 from fastnst.image.metadata import read_parameters
 from fastnst.image.read import load_image
@@ -26,28 +24,14 @@ def pictures(tmp_path: Path) -> tuple[str, str]:
     return content, style
 
 
-@pytest.mark.parametrize(
-    ("words", "option", "values"),
-    [
-        (["style-weight", "1", "1e3"], "style_weight", ["1", "1e3"]),
-        (["--seed", "7"], "seed", [7]),
-        (["style_layers", "conv1_1", "conv1_1,conv2_1=2"], "style_layers", ["conv1_1", "conv1_1,conv2_1=2"]),
-        (["init", "noise", "a b.png"], "init", ["noise", "a b.png"]),
-        (["tv_weight", "-1"], "tv_weight", [-1.0]),
-    ],
-)
-def test_axes(words: list[str], option: str, values: list[Any]) -> None:
-    axis = make_axis(words, "--down")
-    assert axis.settings == [{option: value} for value in values]
-    assert axis.labels == [f"{option.replace('_', ' ')} {word}" for word in words[1:]]
-    assert axis.as_dict() == {"option": option, "values": words[1:]}
-    assert make_axis([], "--across") == Axis(None, [], [{}])
-
-
-def test_a_grid_of_two_options(tmp_path: Path, pictures: tuple[str, str]) -> None:
+def test_a_grid_of_two_options(tmp_path: Path, pictures: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = Mock(wraps=sheet.contact_sheet)
+    monkeypatch.setattr(sheet, "contact_sheet", watched)
     out, keep = tmp_path / "grid.png", tmp_path / "cells"
     axes = ["--down", "style_weight", "1", "100", "--across", "init", "content", "noise", "--keep", str(keep)]
     assert cli.main(["grid", *pictures, "-o", str(out), *axes, *FAST, *SHALLOW]) == 0
+    assert watched.call_args.kwargs["row_labels"] == ["style weight 1", "style weight 100"]
+    assert watched.call_args.kwargs["column_labels"] == ["init content", "init noise"]
     made = read_parameters(out)
     assert made["down"] == {"option": "style_weight", "values": ["1", "100"]}
     assert made["across"] == {"option": "init", "values": ["content", "noise"]}

@@ -52,15 +52,3 @@ def test_it_needs_no_torch(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.png")], capture_output=True, check=True)
     assert b"size 64" in done.stdout
     assert b"University of Oxford" in done.stdout
-
-
-@pytest.mark.parametrize("options", [[], ["--json"]])
-@pytest.mark.parametrize("opening", ['{"a":', "["])
-def test_deep_metadata(tmp_path: Path, opening: str, options: list[str], capsys: Any) -> None:
-    closing = "}" if opening[0] == "{" else "]"
-    for depth, code in ((99, 0), (900, 1)):
-        path = foreign(tmp_path / "a.png", f'{{"nest": {opening * depth}0{closing * depth}}}')
-        assert cli.main(["info", path, *options]) == code
-    error = capsys.readouterr().err
-    assert "nest more than 100 deep" in error
-    assert len(error.splitlines()) == 1
