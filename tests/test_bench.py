@@ -314,5 +314,5 @@ def test_equal_runs_on_a_cpu(capsys: pytest.CaptureFixture[str], monkeypatch: py
 
 @pytest.mark.gpu
 def test_equal_runs_on_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
-    assert equal_runs.main(["--small", "--runs", "3", "--device", "cuda"]) == 0
+    assert equal_runs.main(["--small", "--runs", "20", "--device", "cuda"]) == 0
     assert json.loads(capsys.readouterr().out)["unequal"] == 0

@@ -1,8 +1,7 @@
 """What the kernel tests share: the checks of `fastnst_kernels.verify` at their shapes, and `tap` on any tensors."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import pytest
@@ -36,25 +35,6 @@ def by_backend(torch_cases: Sequence[T], triton_cases: Sequence[T]) -> Sequence[
 
 def layout_of(channels_last: bool) -> torch.memory_format:
     return torch.channels_last if channels_last else torch.contiguous_format
-
-
-@contextmanager
-def nan_in_empty() -> Iterator[None]:
-    """Tensors that torch would leave uninitialised are full of NaN, or of set bits: an unwritten element shows."""
-
-    def filled(create: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def create_filled(*args: Any, **kwargs: Any) -> Tensor:
-            tensor = create(*args, **kwargs)
-            if tensor.dtype == torch.uint8:
-                return tensor.fill_(255)
-            return tensor.fill_(float("nan")) if tensor.is_floating_point() else tensor
-
-        return create_filled
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "empty", filled(torch.empty))
-        patch.setattr(torch, "empty_like", filled(torch.empty_like))
-        yield
 
 
 def check_family(
@@ -293,24 +273,3 @@ def check_repeated(
     )
     for last in (gradient[-1:, :, -side:, -across:], gradient[:1, :, :side, :across]):
         assert_expected(last, expected, "gradient of equal blocks", budgets=10)
-
-
-def check_equal_runs(features: Tensor, *, backend: str, runs: int) -> None:
-    """Losses, gradient and sums are equal to the bit, run after run."""
-    target, content = make_target(features), make_content(features)
-    size = features.shape[1]
-
-    def run() -> tuple[Tensor, ...]:
-        leaf = features.detach().clone().requires_grad_()
-        passed, style, distance = tap(leaf, target=target, content=content, relu=True, backend=backend)
-        assert style is not None
-        assert distance is not None
-        (gradient,) = torch.autograd.grad(passed.float().sum() + style.sum() + distance.sum(), leaf)
-        sums = torch.zeros((len(features), size, size), device=features.device)
-        accumulate_gram(sums, features[:, :, 1:, 1:], backend=backend)
-        accumulate_gram(sums, features, backend=backend)
-        return style.detach(), distance.detach(), gradient, sums
-
-    first = run()
-    for _ in range(runs):
-        assert all(torch.equal(a, b) for a, b in zip(first, run(), strict=True))

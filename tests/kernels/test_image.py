@@ -1,6 +1,6 @@
 """The operations at the image's edge against float64: the torch implementation, or the interpreted Triton kernels."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -26,17 +26,10 @@ from kernel_checks import (
     by_backend,
     check_family,
     layout_of,
-    nan_in_empty,
     upstreams,
 )
 
 SHAPES = [(1, 3, 1, 1), (3, 3, 5, 7), (1, 3, 1, 24), (1, 3, 9, 1), (2, 3, 4, 12), (1, 3, 9, 136)]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _nan_in_empty() -> Iterator[None]:
-    with nan_in_empty():
-        yield
 
 
 @pytest.mark.parametrize("shape", by_backend(SHAPES, SHAPES[:2] + SHAPES[-1:]))
@@ -156,29 +149,23 @@ def test_nan_and_infinity_come_through(value: float) -> None:
     assert after.isnan().all()
 
 
-def test_two_runs_are_equal_to_the_bit() -> None:
-    image = make_image((2, 3, 30, 31))
-    upstream = make_upstream(image, torch.bfloat16)
-    runs = [image_gradient(image, upstream, SCALE, tv_weight=0.1, backend=BACKEND) for _ in range(2)]
-    assert all(torch.equal(first, second) for first, second in zip(*runs, strict=True))
-
-
 @settings(max_examples=40 if BACKEND == "torch" else 15, deadline=None, database=None, derandomize=True)
 @given(
-    shape=st.tuples(st.integers(1, 3), st.just(3), st.integers(1, 20), st.integers(1, 40)),
+    image=st.builds(
+        make_image,
+        st.tuples(st.integers(1, 3), st.just(3), st.integers(1, 20), st.integers(1, 40)),
+        channels_last=st.booleans(),
+        seed=st.integers(0, 1000),
+    ),
     dtype=st.sampled_from(DTYPES),
-    channels_last=st.booleans(),
     above_last=st.booleans(),
     flip=st.booleans(),
     kind=st.sampled_from(KINDS),
-    seed=st.integers(0, 1000),
 )
 def test_any_shape_layout_and_value(
-    shape: Shape, dtype: torch.dtype, channels_last: bool, above_last: bool, flip: bool, kind: str, seed: int
+    image: torch.Tensor, dtype: torch.dtype, above_last: bool, flip: bool, kind: str
 ) -> None:
-    image = make_image(shape, channels_last=channels_last, seed=seed)
-    upstream = make_upstream(image, dtype, channels_last=above_last, seed=seed + 1)
-    check_image(image, upstream, flip=flip, kind=kind)
+    check_image(image, make_upstream(image, dtype, channels_last=above_last), flip=flip, kind=kind)
 
 
 @TORCH_ALONE

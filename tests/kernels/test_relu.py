@@ -1,7 +1,6 @@
 """The sign-bit epilogues, equal to the bit to their references, by the torch implementation or interpreted Triton."""
 
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -18,7 +17,6 @@ from kernel_checks import (
     check_family,
     check_special_values,
     make_activations,
-    nan_in_empty,
 )
 
 SHAPES = by_backend(
@@ -26,12 +24,6 @@ SHAPES = by_backend(
     [(1, 1, 1, 1), (3, 3, 3, 2), (1, 64, 3, 5), (1, 65, 2, 2), (1, 512, 1, 1), (1, 96, 5, 9)],
 )
 BIAS = torch.linspace(-1, 1, 9)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _marked_empty() -> Iterator[None]:
-    with nan_in_empty() if BACKEND == "triton" else nullcontext():
-        yield
 
 
 @pytest.mark.parametrize("shape", SHAPES)

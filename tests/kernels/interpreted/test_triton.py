@@ -1,7 +1,6 @@
 """The Triton kernels alone, interpreted: wide offsets, crops, scales, splits, bits that start anywhere."""
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -13,13 +12,7 @@ from fastnst_kernels.launch.launch import interpreted
 from fastnst_kernels.losses import triton_content, triton_gram, triton_product, triton_tap
 from fastnst_kernels.losses.targets import normalised
 from image_checks import SCALE, SHIFT
-from kernel_checks import LAYOUTS, Shape, check_family, gradient_over, make_activations, make_features, nan_in_empty
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _nan_in_empty() -> Iterator[None]:
-    with nan_in_empty():
-        yield
+from kernel_checks import LAYOUTS, Shape, check_family, gradient_over, make_activations, make_features
 
 
 def test_these_are_the_interpreted_kernels() -> None:
