@@ -3,6 +3,7 @@
 import importlib.util
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -65,22 +66,11 @@ def test_chain_calls_all_and_stops_when_one_does() -> None:
 
 
 def test_chain_closes_all() -> None:
-    class Closed(Ready):
-        def __init__(self, error: Exception | None) -> None:
-            self.error, self.closed = error, 0
-
-        def __call__(self, iterate: Iterate) -> None:
-            pass
-
-        def close(self) -> None:
-            self.closed += 1
-            if self.error:
-                raise self.error
-
-    parts = [Closed(ImageError("one")), Closed(None), Closed(ImageError("two"))]
+    parts = [Mock(spec=Ready) for _ in range(3)]
+    parts[0].close.side_effect, parts[2].close.side_effect = ImageError("one"), ImageError("two")
     with pytest.raises(ImageError, match="one"), Chain(*parts, print):
         pass
-    assert [part.closed for part in parts] == [1, 1, 1]
+    assert [part.close.call_count for part in parts] == [1, 1, 1]
 
 
 def test_preview(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

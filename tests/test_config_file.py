@@ -66,11 +66,8 @@ def test_nothing_given_is_nothing_set(tmp_path: Path) -> None:
         ("zzzzzz = 3", "the names are those of fastnst stylize --help"),
         ("[options]\nsize = 3", "unknown option 'options'"),
         ("size = true", "size True is not a whole number"),
-        ("tv_weight = nan", "is not finite"),
         ("content_weight = [1]", r"content weight \[1\] is not a number"),
         ("optimizer = 3", "optimizer 3 is not a name"),
-        ('optimizer = "sgd"', "unknown optimizer 'sgd'; choose one of"),
-        ('style_layers = {conv1_1 = "x"}', "layer weight 'x' is not a number"),
         ("size = 2026-11-21", "is not a whole number"),
         ('quiet = "yes"', "quiet 'yes' is not true or false"),
         ("save_every = 1.5", "save_every 1.5 is not a whole number"),
@@ -81,7 +78,7 @@ def test_nothing_given_is_nothing_set(tmp_path: Path) -> None:
         (b"\x89PNG\r\n\x1a\n", "is not text in UTF-8"),
         (b" " * 1_100_000, "is larger than a file of options can be"),
     ],
-    ids=range(18),
+    ids=range(15),
 )
 def test_refused(text: str | bytes, said: str, tmp_path: Path) -> None:
     """The table of bad input has what is not here."""
