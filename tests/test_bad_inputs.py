@@ -116,6 +116,8 @@ REFUSED: dict[str, dict[str, str]] = {
         "-o again.png --init again.png": "again.png is also an input",
         "-o /dev/null --format png": "is not a regular file; choose another name",
         "-o out.jpg --bit-depth 16": "JPEG holds 8 bits per channel, not 16; choose png or",
+        "-o out.webp --bit-depth 16": "WEBP holds 8 bits per channel, not 16; choose png or",
+        "-o out.avif --bit-depth 16": "AVIF holds 8 bits per channel, not 16; choose png or",
         "-o out.webp --size 20000": "but WEBP holds at most 16383 a side",
         "-o - --json": "--json prints on the standard output, where -o - writes",
         "-o - --save-every 2": "--save-every needs a name to number, and the output is -",

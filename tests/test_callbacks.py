@@ -261,16 +261,3 @@ def test_missing_packages(make: Any, package: str, said: str, tmp_path: Path, mo
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else find(name))
     with pytest.raises(OptionError, match=said):
         make(tmp_path)
-
-
-def test_in_a_run(tmp_path: Path) -> None:
-    generator = torch.Generator().manual_seed(0)
-    content, style = (torch.rand(3, 24, 32, generator=generator) for _ in range(2))
-    options: Any = {"weights": "random", "style_layers": "conv1_1", "content_layers": "conv2_1", "iterations": 3}
-    with chain(Movie(tmp_path / "a.gif"), Frames(tmp_path / "f.png", every=2), EarlyStop()) as callback:
-        result = fastnst.stylize(content, style, scales=(16, 32), callback=callback, **options)
-    assert result.stopped is None
-    assert numbered_path(tmp_path / "f.png", 6).exists()
-    with Image.open(tmp_path / "a.gif") as image:
-        assert image.size == (32, 24)
-        assert image.n_frames == 7  # type: ignore[attr-defined]

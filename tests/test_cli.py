@@ -1,5 +1,6 @@
 """The command: what it writes, prints and returns, and how it refuses."""
 
+import itertools
 import json
 import os
 import shlex
@@ -156,16 +157,14 @@ def test_streams_that_hold_few_characters_are_written_to_all_the_same(
 def breaking_at(step: int, outcome: Loss | Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     """From evaluation `step` on, the objective gives, or raises, `outcome`."""
     original: Callable[..., Any] = Objective.loss_and_gradient
-    calls = []
+    calls = itertools.count(1)
 
     def broken(self: Any, image: torch.Tensor) -> Any:
-        calls.append(1)
         loss, gradient = original(self, image)
-        if len(calls) <= step:
-            return loss, gradient
-        if isinstance(outcome, Exception):
+        breaks = next(calls) > step
+        if breaks and isinstance(outcome, Exception):
             raise outcome
-        return outcome, gradient
+        return outcome if breaks else loss, gradient
 
     monkeypatch.setattr(Objective, "loss_and_gradient", broken)
 

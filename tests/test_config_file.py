@@ -86,8 +86,3 @@ def test_refused(text: str | bytes, said: str, tmp_path: Path) -> None:
         read_config(written(tmp_path, text))
     assert str(caught.value).startswith("config '")
     assert len(str(caught.value).splitlines()) == 1
-
-
-def test_a_name_that_is_no_path() -> None:
-    with pytest.raises(OptionError, match="cannot be read"):
-        read_config("a\0b")

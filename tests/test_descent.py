@@ -210,18 +210,16 @@ def test_a_gpu_is_read_a_few_times_a_second_and_when_asked(monkeypatch: pytest.M
 
     def readings(pace: Pace, evaluations: int, seconds: float) -> list[int]:
         nonlocal now
-        due, waiting = [], 0
+        due = [-1]
         for evaluation in range(evaluations):
             now += seconds
-            waiting += 1
             if pace.is_due(evaluation):
-                moments = pace.moments(waiting)
+                moments = pace.moments(evaluation - due[-1])
                 assert moments == sorted(moments)
                 assert moments[-1] == pytest.approx(now)
+                assert len(moments) <= CAPACITY
                 due.append(evaluation)
-                assert waiting <= CAPACITY
-                waiting = 0
-        return due
+        return due[1:]
 
     gpu = torch.device("cuda", 0)
     assert readings(Pace(gpu, None, float("inf")), 60, 2**-6) == [0, 16, 32, 48]

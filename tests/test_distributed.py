@@ -31,18 +31,12 @@ from fastnst.plan.processes import Ranks, RanksError, joined
 from fastnst.transfer.checkpoint import load_run
 from fastnst.transfer.result import Iterate, Result
 
-LAYERS: dict[str, Any] = {"style_layers": ["conv1_1", "conv2_1"], "content_layers": "conv2_2"}
-TERMS = ("total", "content", "style", "tv")
-RUN: dict[str, Any] = {
-    "size": 96,
-    "scales": [24, 48, 96],
-    "iterations": 4,
-    "weights": "random",
-    "precision": "fp32",
-    "tv_weight": 0.5,
-    **LAYERS,
+SMALL: dict[str, Any] = {
+    **{"weights": "random", "precision": "fp32", "tv_weight": 0.5},
+    **{"style_layers": ["conv1_1", "conv2_1"], "content_layers": "conv2_2"},
 }
-
+RUN: dict[str, Any] = {"size": 96, "scales": [24, 48, 96], "iterations": 4, **SMALL}
+TERMS = ("total", "content", "style", "tv")
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "adam": {"optimizer": "adam", "average": 0.5},
     "lbfgs": {"optimizer": "lbfgs"},
@@ -99,7 +93,7 @@ def check_same_run(found: Result, expected: Result, name: str) -> None:
 
 def compared(tile: Any, padding: str = "zeros") -> float:
     """The greatest relative difference of this process's loss and gradient from those of the whole image."""
-    options = resolve_options(precision="fp32", weights="random", tv_weight=0.5, padding=padding, **LAYERS)
+    options = resolve_options(padding=padding, **SMALL)
     runtime = resolve_runtime(options.device, options.precision, options.backend)
     weights = load_weights("random", taps=options.taps)
     backbone = build_backbone(weights, options.taps, runtime, padding=padding)

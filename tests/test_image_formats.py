@@ -1,5 +1,6 @@
 """Formats, modes, depths, palettes, frames and orientations, as they are read."""
 
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -105,12 +106,8 @@ def test_alpha_and_hidden_colour_are_kept(tmp_path: Path, mode: str, extension: 
 
 @pytest.mark.parametrize("mode", ["RGBa", "La", "PA", "RGBX", "YCbCr", "HSV"])
 def test_other_modes_follow_pillows_conversion(mode: str) -> None:
-    source = Image.fromarray(noise(channels=4))
-    image = {
-        "La": lambda: source.convert("LA").convert("La"),
-        "PA": lambda: source.convert("RGB").convert("P").convert("PA"),
-        "RGBa": lambda: source.convert("RGBa"),
-    }.get(mode, lambda: source.convert("RGB").convert(mode))()
+    steps = {"La": ("LA", "La"), "PA": ("RGB", "P", "PA"), "RGBa": ("RGBa",)}.get(mode, ("RGB", mode))
+    image = reduce(Image.Image.convert, steps, Image.fromarray(noise(channels=4)))
     through = {"La": "LA", "PA": "RGBA", "RGBa": "RGBA"}.get(mode)
     expected = image.convert(through) if through else image
     assert torch.equal(load_image(image).rgb, planes(np.asarray(expected.convert("RGB"))))
