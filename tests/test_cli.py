@@ -68,9 +68,9 @@ def test_the_output_says_how_it_was_made(name: str, tmp_path: Path, pictures: tu
     assert parameters["final"]["iteration"] == 3
 
     assert cli.main(["info", output]) == 0
-    told = capsys.readouterr().out
-    assert "style_weight 7" in told.partition("as preset")[0]
-    assert "tv_weight 0.05" in told.partition("as preset")[2]
+    text = capsys.readouterr().out
+    assert "style_weight 7" in text.partition("as preset")[0]
+    assert "tv_weight 0.05" in text.partition("as preset")[2]
     assert cli.main(["info", output, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == parameters
 

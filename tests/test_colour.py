@@ -79,11 +79,11 @@ def test_what_srgb_cannot_show_keeps_lightness_and_hue() -> None:
     lab = torch.stack([levels, 0.35 * angles.cos(), 0.35 * angles.sin()])
     rgb = oklab_to_srgb(lab)
     assert 0 <= float(rgb.min()) <= float(rgb.max()) <= 1
-    found = srgb_to_oklab(rgb)
-    assert (found[0] - levels).abs().max() < 2e-3
-    chroma = found[1:].norm(dim=0)
+    result = srgb_to_oklab(rgb)
+    assert (result[0] - levels).abs().max() < 2e-3
+    chroma = result[1:].norm(dim=0)
     assert chroma.max() < 0.34
-    turned = torch.atan2(found[2], found[1]) - angles
+    turned = torch.atan2(result[2], result[1]) - angles
     turned = torch.remainder(turned + torch.pi, 2 * torch.pi) - torch.pi
     assert turned[chroma > 0.02].abs().max() < 0.02
     clipped = srgb_to_oklab(oklab_to_srgb(torch.stack([levels * 0 + 3, angles * 0, angles * 0])))

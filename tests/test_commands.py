@@ -86,9 +86,9 @@ def test_a_reader_that_has_had_enough(pictures: tuple[str, str]) -> None:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
-        told = process.stderr.read()
+        text = process.stderr.read()
     assert process.returncode == 1
-    assert b"Traceback" not in told
+    assert b"Traceback" not in text
 
 
 def test_terminals_and_closed_streams(pictures: tuple[str, str], capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,11 +131,11 @@ def made(tmp_path: Path, pictures: tuple[str, str]) -> Path:
 
 
 def test_rerun_is_the_same_image(made: Path, tmp_path: Path, capsys: Any) -> None:
-    again = tmp_path / "again.png"
-    assert cli.main(["rerun", str(made), "-o", str(again)]) == 0
+    remade = tmp_path / "again.png"
+    assert cli.main(["rerun", str(made), "-o", str(remade)]) == 0
     assert "every pixel is the same" in capsys.readouterr().err
-    assert load_image(again).sha256 == load_image(made).sha256
-    first, second = read_parameters(made), read_parameters(again)
+    assert load_image(remade).sha256 == load_image(made).sha256
+    first, second = read_parameters(made), read_parameters(remade)
     for parameters in (first, second):
         del parameters["final"]["seconds"]
     assert first == second
@@ -148,15 +148,15 @@ def test_rerun_finds_what_was_moved(made: Path, tmp_path: Path, capsys: Any, mon
     folder.mkdir()
     for name in ("content.png", "style.png", "out.png"):
         shutil.move(tmp_path / name, folder / name)
-    again = str(tmp_path / "again.png")
-    assert cli.main(["rerun", str(folder / "out.png"), "-o", again, "--quiet"]) == 0
+    remade = str(tmp_path / "again.png")
+    assert cli.main(["rerun", str(folder / "out.png"), "-o", remade, "--quiet"]) == 0
     for name in ("content.png", "style.png"):
         shutil.move(folder / name, tmp_path / f"new-{name}")
     at = {"image": str(folder / "out.png"), "content": str(tmp_path / "new-content.png")}
     style = str(tmp_path / "new-style.png")
-    refused(capsys, "say where with --content PATH", "rerun", at["image"], "-o", again)
-    refused(capsys, "say where with --styles PATH", "rerun", at["image"], "-o", again, "--content", at["content"])
-    most = ["rerun", at["image"], "-o", again, "--content", at["content"], "--styles", style]
+    refused(capsys, "say where with --content PATH", "rerun", at["image"], "-o", remade)
+    refused(capsys, "say where with --styles PATH", "rerun", at["image"], "-o", remade, "--content", at["content"])
+    most = ["rerun", at["image"], "-o", remade, "--content", at["content"], "--styles", style]
     refused(capsys, "say where with --init PATH", *most)
     assert cli.main([*most, "--init", style]) == 0
     assert "every pixel is the same" in capsys.readouterr().err
@@ -164,12 +164,12 @@ def test_rerun_finds_what_was_moved(made: Path, tmp_path: Path, capsys: Any, mon
 
 
 def test_rerun_refuses_other_inputs(made: Path, pictures: tuple[str, str], tmp_path: Path, capsys: Any) -> None:
-    again = str(tmp_path / "again.png")
+    remade = str(tmp_path / "again.png")
     array = np.asarray(Image.open(pictures[0])).copy()
     array[0, 0] ^= 1
     Image.fromarray(array).save(pictures[0])
-    refused(capsys, "is not the picture that the image was made of", "rerun", str(made), "-o", again)
-    assert cli.main(["rerun", str(made), "-o", again, "--changed"]) == 0
+    refused(capsys, "is not the picture that the image was made of", "rerun", str(made), "-o", remade)
+    assert cli.main(["rerun", str(made), "-o", remade, "--changed"]) == 0
     printed = capsys.readouterr().err
     assert "is not the picture that the image was made of; going on with this one" in printed
     assert "of the pixels differ, by at most" in printed or "every pixel is the same" in printed
@@ -192,9 +192,9 @@ def test_rerun_refuses_other_weights(made: Path, tmp_path: Path, capsys: Any) ->
 
 def test_rerun_stops_where_an_interrupted_run_did(made: Path, tmp_path: Path, capsys: Any) -> None:
     changed(made, stopped="interrupted", final={"iteration": 2}, versions={"torch": "2.0"})
-    again = tmp_path / "again.png"
-    assert cli.main(["rerun", str(made), "-o", str(again)]) == 0
-    assert read_parameters(again)["final"]["iteration"] == 2
+    remade = tmp_path / "again.png"
+    assert cli.main(["rerun", str(made), "-o", str(remade)]) == 0
+    assert read_parameters(remade)["final"]["iteration"] == 2
     printed = capsys.readouterr().err
     assert "it was made with torch 2.0 (now " in printed
     assert "of the pixels differ, by at most" in printed

@@ -59,15 +59,15 @@ def pictures() -> tuple[torch.Tensor, torch.Tensor]:
 def stylized(options: dict[str, Any], calls: dict[str, Any]) -> tuple[Result, list[Iterate]]:
     """This process's result, and what its callback saw."""
     content, style = pictures()
-    seen: list[Iterate] = []
+    iterates: list[Iterate] = []
     stop: int = calls.pop("stop", 1000)
 
     def callback(iterate: Iterate) -> bool:
-        seen.append(iterate)
-        return len(seen) < stop
+        iterates.append(iterate)
+        return len(iterates) < stop
 
     with joined() as ranks:
-        return fastnst.Stylizer(style, ranks=ranks, **options)(content, callback=callback, **calls), seen
+        return fastnst.Stylizer(style, ranks=ranks, **options)(content, callback=callback, **calls), iterates
 
 
 def resumed(path: Path, options: dict[str, Any]) -> Result:
@@ -80,12 +80,12 @@ def totals(result: Result) -> list[float]:
     return [record.total for record in result.losses]
 
 
-def check_same_run(found: Result, expected: Result, name: str) -> None:
+def check_same_run(result: Result, expected: Result, name: str) -> None:
     """The losses and the image are those of `expected`, as far as rounding lets them."""
     count, apart = CLOSE[name]
-    assert totals(found)[:count] == pytest.approx(totals(expected)[:count], rel=1e-4)
-    assert totals(found) == pytest.approx(totals(expected), rel=apart)
-    difference = (found.tensor - expected.tensor).abs()
+    assert totals(result)[:count] == pytest.approx(totals(expected)[:count], rel=1e-4)
+    assert totals(result) == pytest.approx(totals(expected), rel=apart)
+    difference = (result.tensor - expected.tensor).abs()
     assert difference.mean() < 4e-3
     if name == "adam":
         assert difference.max() < 1e-2
@@ -144,14 +144,14 @@ def test_a_run_on_several_processes(size: int, name: str, tmp_path: Path) -> Non
     options = {**RUN, **OPTIMIZERS[name]}
     content, style = pictures()
     expected = fastnst.stylize(content, style, **options)
-    found = run_together(size, stylized, tmp_path, options, {"checkpoint": tmp_path / "run.ckpt"})
-    for rank, (result, seen) in enumerate(found):
+    results = run_together(size, stylized, tmp_path, options, {"checkpoint": tmp_path / "run.ckpt"})
+    for rank, (result, iterates) in enumerate(results):
         check_same_run(result, expected, name)
-        assert torch.equal(result.tensor, found[0][0].tensor)
-        assert len(seen) == (len(expected.losses) if rank == 0 else 0)
-    first = found[0][1]
-    assert [iterate.record.total for iterate in first] == totals(found[0][0])
-    assert torch.equal(first[-1].image, found[0][0].tensor)
+        assert torch.equal(result.tensor, results[0][0].tensor)
+        assert len(iterates) == (len(expected.losses) if rank == 0 else 0)
+    first = results[0][1]
+    assert [iterate.record.total for iterate in first] == totals(results[0][0])
+    assert torch.equal(first[-1].image, results[0][0].tensor)
 
 
 @pytest.mark.parametrize("name", ["lbfgs", "scalar", "adam"])
@@ -161,8 +161,8 @@ def test_a_checkpoint_is_that_of_one_process(name: str, tmp_path: Path) -> None:
     content, style = pictures()
     expected = fastnst.stylize(content, style, **options)
     checkpoint = tmp_path / "run.ckpt"
-    found = run_together(2, stylized, tmp_path, options, {"checkpoint": checkpoint, "stop": 12})
-    assert [result.stopped for result, _ in found] == ["callback"] * 2
+    results = run_together(2, stylized, tmp_path, options, {"checkpoint": checkpoint, "stop": 12})
+    assert [result.stopped for result, _ in results] == ["callback"] * 2
     result = fastnst.resume(checkpoint, content=content, style=style)
     check_same_run(result, expected, name)
 
