@@ -1,4 +1,4 @@
-"""The command, its processes and its signals."""
+"""A batch: the command, who makes what whatever becomes of a worker, its processes and its signals."""
 
 import argparse
 import json
@@ -9,18 +9,21 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from batch_samples import ENDLESS, FAST, SMALL, all_pairs
+from batch_samples import ENDLESS, FAST, SMALL, all_pairs, dummy
 from processes import PATIENCE
 
 import fastnst
 from fastnst.app.batch.ray import run_on_ray
-from fastnst.app.batch.tasks import grouped
+from fastnst.app.batch.tasks import Outcome, Task, grouped
 from fastnst.app.batch.workers import ProcessPool, run_batch
 from fastnst.app.cli import batch as command
 from fastnst.errors import FastnstError, OptionError
@@ -58,6 +61,81 @@ def test_the_command_makes_what_it_can(folders: Path, capsys: Any, monkeypatch: 
     assert sorted(path.name for path in Path("out").glob("*.png")) == ["a_x.png", "b_x.png", "bad_y.png", "c_x.png"]
 
 
+class Pretence(ProcessPool):
+    """A pool without processes: `happens` says what comes of a task at its first, second … try."""
+
+    def __init__(self, workers: int, happens: Callable[[Task, int], str]) -> None:
+        self.workers, self.happens = workers, happens
+        self.tries: list[int] = []
+        self.at_work: list[tuple[Task, Future[Outcome]]] = []
+        self.renewed = 0
+        self.stopped = self.closed = False
+
+    def submit(self, task: Task) -> Future[Outcome]:
+        assert len([future for _, future in self.at_work if not future.done()]) < self.workers
+        self.tries.append(task.number)
+        future: Future[Outcome] = Future()
+        self.at_work.append((task, future))
+        what = self.happens(task, self.tries.count(task.number))
+        if what == "dies":
+            for _, other in self.at_work:
+                if not other.done():
+                    other.set_exception(BrokenProcessPool())
+        elif what != "hangs":
+            future.set_result(Outcome(task, what, 1.0))
+        return future
+
+    def renew(self) -> None:
+        self.renewed += 1
+
+    def stop(self) -> None:
+        self.stopped = True
+        for task, future in self.at_work:
+            if not future.done():
+                future.set_result(Outcome(task, "interrupted", 1.0))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def statuses(outcomes: list[Outcome]) -> list[tuple[int, str]]:
+    return sorted((outcome.task.number, outcome.status) for outcome in outcomes)
+
+
+def test_tasks_of_a_style_come_one_after_the_other() -> None:
+    tasks = [dummy(number, group) for number, group in enumerate("xyxyxzzzz")]
+    assert [task.styles[0] for task in grouped(tasks)] == list("xxxyyzzzz")
+    pool = Pretence(2, lambda *_: "done")
+    assert statuses(list(run_batch(grouped(tasks), pool))) == [(number, "done") for number in range(9)]
+    assert pool.tries == [task.number for task in grouped(tasks)]
+    assert pool.closed
+    left = Pretence(1, lambda *_: "done")
+    outcomes = run_batch(tasks, left)
+    next(outcomes)
+    outcomes.close()
+    assert left.closed
+
+
+def test_the_tasks_beside_one_that_kills_its_worker_are_made() -> None:
+    # 0 works until its neighbour, 1, kills the worker; 1 does so again when it works alone.
+    happens = {(0, 1): "hangs", (1, 1): "dies", (1, 2): "dies"}
+    pool = Pretence(2, lambda task, attempt: happens.get((task.number, attempt), "done"))
+    outcomes = list(run_batch([dummy(number, "x") for number in range(4)], pool))
+    assert statuses(outcomes) == [(0, "done"), (1, "failed"), (2, "done"), (3, "done")]
+    assert [str(outcome.error)[:22] for outcome in outcomes if outcome.error] == ["its worker died twice,"]
+    assert pool.renewed == 2
+    assert pool.closed
+
+
+def test_a_batch_that_is_stopped_gives_out_no_more() -> None:
+    pool = Pretence(1, lambda *_: "hangs")
+    asked = iter([False, False, True])
+    outcomes = list(run_batch([dummy(0, "x"), dummy(1, "x")], pool, lambda: next(asked)))
+    assert statuses(outcomes) == [(0, "interrupted")]
+    assert pool.stopped
+    assert pool.closed
+
+
 def test_a_worker_that_is_killed_twice_costs_one_picture(folders: Path) -> None:
     first, second, *_ = all_pairs(folders)
     first = replace(first, options=replace(first.options, iterations=ENDLESS))
@@ -76,7 +154,7 @@ def test_a_worker_that_is_killed_twice_costs_one_picture(folders: Path) -> None:
     lost, made = run_batch([first, second], pool, kill)
     assert len(killed) == 2
     assert (lost.task.number, lost.status) == (first.number, "failed")
-    assert str(lost.error).startswith("its worker died twice, the second time while it worked alone; lower the size")
+    assert str(lost.error).startswith("its worker died twice, the second time while it worked alone")
     assert (made.task.number, made.status) == (second.number, "done")
     assert not multiprocessing.active_children()
 

@@ -1,6 +1,8 @@
-"""What becomes of a task: a picture, a failure that says why, or nothing where it is stopped."""
+"""What becomes of a task: a picture, a failure that says why, or nothing where it is done already or stopped."""
 
+import shutil
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,9 @@ from PIL import Image
 
 import fastnst
 from fastnst.app.batch import workers
-from fastnst.app.batch.tasks import grouped
+from fastnst.app.batch.manifest import Row
+from fastnst.app.batch.tasks import Task, grouped, make_tasks
 from fastnst.app.batch.workers import KEPT_STYLES, Worker
-from fastnst.errors import ImageError
 from fastnst.image.metadata import read_parameters
 from fastnst.loss.targets import style_targets
 from fastnst.network.weights import load_weights
@@ -54,46 +56,99 @@ def test_a_worker_keeps_few_stylizers(folders: Path, monkeypatch: pytest.MonkeyP
     assert made.call_count == KEPT_STYLES + 2
 
 
-def test_a_bad_picture_does_not_stop_the_rest(folders: Path) -> None:
-    (folders / "contents" / "a.png").write_bytes(b"no picture")
-    Image.new("RGB", (3, 3)).save(folders / "contents" / "tiny.png")
-    worker = Worker(never)
-    outcomes = [worker.run(task) for task in all_pairs(folders) if "x.png" in task.where]
-    assert [outcome.status for outcome in outcomes] == ["failed", "done", "done"]
-    assert [Path(outcome.task.output).exists() for outcome in outcomes] == [False, True, True]
-    assert "is not an image" in str(outcomes[0].error)
-    assert outcomes[0].traceback is None
-
-
-def test_faults_and_a_lack_of_memory_are_told_apart(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_faults_a_lack_of_memory_and_refusals_are_told_apart(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     errors: list[Exception] = [KeyError("bug"), MemoryError(), fastnst.ImageError("the style is torn")]
 
     def broken(*_: Any, **__: Any) -> Any:
+        for text, category in (*[("mind the gap", fastnst.FastnstWarning)] * 2, ("someone else's", UserWarning)):
+            warnings.warn(text, category, stacklevel=1)
         raise errors.pop(0)
 
-    monkeypatch.setattr(workers, "open_picture", broken)
-    (task, *_) = all_pairs(folders)
+    tasks = all_pairs(folders)
     worker = Worker(never)
-    fault, memory, refusal = (worker.run(task) for _ in range(3))
+    with monkeypatch.context() as context:
+        context.setattr(workers, "open_picture", broken)
+        fault, memory, refusal = (worker.run(tasks[0]) for _ in range(3))
     assert fault.error == "KeyError: 'bug'"
     assert "raise errors.pop(0)" in fault.as_dict()["traceback"]
     assert str(memory.error).startswith("out of memory; lower its size")
     assert refusal.as_dict()["error"] == "the style is torn"
     assert "traceback" not in refusal.as_dict()
-
-
-def test_warnings_come_with_the_outcome(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def warned(path: str, **options: Any) -> Any:
-        for _ in range(2):
-            warnings.warn("mind the gap", fastnst.FastnstWarning, stacklevel=1)
-        warnings.warn("someone else's", UserWarning, stacklevel=1)
-        raise ImageError("no")
-
-    monkeypatch.setattr(workers, "open_picture", warned)
-    assert Worker(never).run(all_pairs(folders)[0]).warnings == ("mind the gap",)
+    assert refusal.warnings == ("mind the gap",)
+    # None of them stops the rest.
+    assert [worker.run(task).status for task in tasks] == ["done"] * 4
 
 
 def test_a_picture_that_is_stopped_is_not_written(folders: Path) -> None:
     (task, *_) = all_pairs(folders)
     assert Worker(lambda: True).run(task).status == "interrupted"
     assert not Path(task.output).exists()
+
+
+def task_of(folder: Path, *styles: str, output: str = "o.png", **options: Any) -> Task:
+    paths = tuple(str(folder / "styles" / style) for style in styles or ("x.png",))
+    row = Row("first", str(folder / "contents/a.png"), paths, output, options)
+    return make_tasks([row], SMALL, folder=str(folder))[0]
+
+
+def status_of(task: Task, *, resume: bool = True) -> str:
+    return Worker(never, resume=resume).run(task).status
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif", ".npy"])
+def test_what_is_done_is_skipped(suffix: str, folders: Path) -> None:
+    options: dict[str, Any] = {"style_weights": [1.0, 3.0], "scales": [24, 48], "iterations": [2, 1]}
+    task = task_of(folders, "x.png", "y.png", output=f"o{suffix}", tolerance=0.001, **options)
+    assert status_of(task) == "done"
+    before = Path(task.output).stat().st_mtime_ns
+    assert status_of(task) == "skipped"
+    assert Path(task.output).stat().st_mtime_ns == before
+    assert status_of(task, resume=False) == "done"
+
+
+def repaint(path: Path) -> None:
+    Image.new("RGB", (64, 48), "teal").save(path)
+
+
+# Options of the second run, or what happens to the folder before it.
+CHANGES: dict[str, dict[str, Any] | Callable[[Path], object]] = {
+    "an option": {"seed": 1},
+    "the layers": {"style_layers": ["conv1_2"]},
+    "the network": {"network": "vgg16", "content_layers": "conv2_1"},
+    "the start": {"init": "noise"},
+    "the content": lambda folder: repaint(folder / "contents/a.png"),
+    "the style": lambda folder: repaint(folder / "styles/x.png"),
+    "a damaged output": lambda folder: (folder / "o.png").write_bytes(b"nothing"),
+    "another's output": lambda folder: repaint(folder / "o.png"),
+}
+SAME: dict[str, dict[str, Any]] = {
+    "the device": {"device": "cpu"},
+    "the memory": {"max_memory": "8GB"},
+    "the spelling": {"style_layers": "conv1_1=1"},
+    "the preset's name": {"preset": "default"},
+}
+
+
+@pytest.mark.parametrize("change", [*CHANGES, *SAME])
+def test_what_has_changed_is_made_again(change: str, folders: Path) -> None:
+    assert status_of(task_of(folders)) == "done"
+    given = {**CHANGES, **SAME}[change]
+    if callable(given):
+        given(folders)
+    task = task_of(folders) if callable(given) else task_of(folders, **given)
+    assert status_of(task) == ("skipped" if change in SAME else "done")
+
+
+def test_a_run_that_did_not_end_is_made_again(folders: Path) -> None:
+    task = task_of(folders)
+    fastnst.stylize(task.content, list(task.styles), callback=lambda _: False, **SMALL).save(task.output)
+    assert status_of(task) == "done"
+
+
+def test_a_start_picture_is_known_by_what_it_shows(folders: Path) -> None:
+    start, copy = folders / "contents/b.png", folders / "copy.png"
+    assert status_of(task_of(folders, init=str(start))) == "done"
+    shutil.copy(start, copy)
+    assert status_of(task_of(folders, init=str(copy))) == "skipped"
+    repaint(copy)
+    assert status_of(task_of(folders, init=str(copy))) == "done"

@@ -3,10 +3,10 @@
 import importlib.util
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -28,9 +28,19 @@ from fastnst.network.runtime import resolve_runtime
 from fastnst.network.weights import load_weights
 from fastnst.options.options import resolve_options
 
+REPORT = ["--size", "48", "--device", "cpu"]
+PAIR = [str(example("content")), str(example("style_mosaic"))]
+
 
 def step_sides(task: plain_loop.Task, optimizer: str, *names: str) -> list[bench_step.Side]:
     return [bench_step.make_side(name, task, optimizer) for name in names]
+
+
+def check_agreement(plain: bench_step.Side, other: bench_step.Side, image: torch.Tensor, apart: float) -> None:
+    loss, gradient = plain.evaluate(image)
+    own_loss, own_gradient = other.evaluate(image)
+    assert own_loss == pytest.approx(loss, rel=apart / 10)
+    assert (own_gradient - gradient).norm() < apart * gradient.norm()
 
 
 @pytest.mark.parametrize("optimizer", bench_step.OPTIMIZERS)
@@ -39,13 +49,11 @@ def test_plain_loops_and_engine_agree(optimizer: str) -> None:
     # With torch's own inverse Hessian the iterates are torch's.
     task = replace(task, options=replace(task.options, hessian="scalar"))
     plain, *others = step_sides(task, optimizer, bench_step.PLAIN, "tuned", "fp32")
-    loss, gradient = plain.evaluate(task.start)
-    losses = [plain.iterate().item() for _ in range(3)]
     for side in others:
-        found, found_gradient = side.evaluate(task.start)
-        assert found == pytest.approx(loss, rel=1e-5)
-        assert (found_gradient - gradient).norm() < 1e-4 * gradient.norm()
-        assert [side.iterate().item() for _ in range(3)] == pytest.approx(losses, rel=1e-3)
+        check_agreement(plain, side, task.start, 1e-4)
+    losses, *rest = [[side.iterate().item() for _ in range(3)] for side in (plain, *others)]
+    for own in rest:
+        assert own == pytest.approx(losses, rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -60,47 +68,10 @@ def test_plain_loops_and_engine_agree(optimizer: str) -> None:
 def test_plain_loss_is_the_engines(given: dict[str, Any]) -> None:
     options = resolve_options(**{"size": 48, "device": "cpu", "weights": "random", "init": "noise"} | given)
     task = plain_loop.make_task(options, example("content"), example("style_mosaic"))
-    plain, engine = step_sides(task, "lbfgs", bench_step.PLAIN, "fp32")
-    loss, gradient = plain.evaluate(task.start)
-    found, found_gradient = engine.evaluate(task.start)
-    assert found == pytest.approx(loss, rel=1e-4)
-    assert (found_gradient - gradient).norm() < 1e-3 * gradient.norm()
-
-
-def test_plain_loss_of_a_network_for_bgr() -> None:
-    task = bench_step.step_task(32, "cpu")
-    preprocessing = replace(
-        task.weights.preprocessing, bgr=True, scale=255.0, mean=(104.0, 117.0, 124.0), std=(1, 1, 2)
-    )
-    task = replace(task, weights=replace(task.weights, preprocessing=preprocessing))
-    plain, engine = step_sides(task, "lbfgs", bench_step.PLAIN, "fp32")
-    loss, gradient = plain.evaluate(task.start)
-    found, found_gradient = engine.evaluate(task.start)
-    assert found == pytest.approx(loss, rel=1e-4)
-    assert (found_gradient - gradient).norm() < 1e-3 * gradient.norm()
-
-
-def test_plain_lbfgs_is_timed_with_a_full_history() -> None:
-    image = torch.zeros(1, 3, 2, 2)
-
-    def loss(x: torch.Tensor) -> torch.Tensor:
-        return (x - 1).square().sum() + (x**4).sum()
-
-    iterate, padded = (
-        plain_loop.plain_iteration(loss, image, "lbfgs", plain_loop.Form(), full_history=full) for full in (False, True)
-    )
-    for _ in range(4):
-        assert padded().isfinite()
-        iterate()
-    lengths = [len(find_history(one)) for one in (iterate, padded)]
-    assert lengths == [3, plain_loop.TUTORIAL_HISTORY]
-
-
-def find_history(iterate: Any) -> list[torch.Tensor]:
-    cells = dict(zip(iterate.__code__.co_freevars, iterate.__closure__, strict=True))
-    (state,) = cells["lbfgs"].cell_contents.state.values()
-    history: list[torch.Tensor] = state["old_dirs"]
-    return history
+    check_agreement(*step_sides(task, "lbfgs", bench_step.PLAIN, "fp32"), task.start, 1e-3)
+    bgr = replace(task.weights.preprocessing, bgr=True, scale=255.0, mean=(104.0, 117.0, 124.0), std=(1, 1, 2))
+    task = replace(task, weights=replace(task.weights, preprocessing=bgr))
+    check_agreement(*step_sides(task, "lbfgs", bench_step.PLAIN, "fp32"), task.start, 1e-3)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "winograd"])
@@ -109,27 +80,14 @@ def test_floor_is_every_convolution_twice(precision: str, monkeypatch: pytest.Mo
         pytest.skip("no NNPACK here")
     options = resolve_options(preset="gatys", precision=precision, device="cpu", weights="random")
     weights = load_weights("random", "vgg19", taps=options.taps)
-    shapes = []
-
-    def seen(right: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-        def call(x: torch.Tensor, weight: torch.Tensor, *rest: Any, **named: Any) -> torch.Tensor:
-            result = right(x, weight, *rest, **named)
-            shapes.append((weight.shape[1], *result.shape[1:]))
-            return result
-
-        return call
-
-    monkeypatch.setattr(torch.nn.functional, "conv2d", seen(torch.nn.functional.conv2d))
-    monkeypatch.setattr(torch, "_nnpack_spatial_convolution", seen(torch._nnpack_spatial_convolution))
-    convolution_floor.floor(
-        options,
-        weights,
-        torch.Size((1, 3, 32, 48)),
-        resolve_runtime(options.device, options.precision, options.backend),
-    )()
-    assert len(shapes) == 2 * 13
-    assert shapes[:2] == [(3, 64, 32, 48), (64, 3, 32, 48)]
-    assert shapes[-2:] == [(512, 512, 2, 3), (512, 512, 2, 3)]
+    runtime = resolve_runtime(options.device, options.precision, options.backend)
+    direct, nnpack = Mock(wraps=torch.nn.functional.conv2d), Mock(wraps=torch._nnpack_spatial_convolution)
+    monkeypatch.setattr(torch.nn.functional, "conv2d", direct)
+    monkeypatch.setattr(torch, "_nnpack_spatial_convolution", nnpack)
+    convolution_floor.floor(options, weights, torch.Size((1, 3, 32, 48)), runtime)()
+    filters = [tuple(call.args[1].shape[:2]) for call in direct.mock_calls + nnpack.mock_calls if call.args]
+    assert len(filters) == 2 * 13
+    assert filters.count((64, 3)) == filters.count((3, 64)) == 1
 
 
 def test_wrong_engine_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,39 +95,17 @@ def test_wrong_engine_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def wrong(task: plain_loop.Task, precision: str, optimizer: str) -> bench_step.Side:
         side = right(task, precision, optimizer)
-
-        def evaluate(image: torch.Tensor) -> tuple[float, torch.Tensor]:
-            loss, gradient = side.evaluate(image)
-            return 1.01 * loss, gradient
-
-        return bench_step.Side(evaluate, side.iterate)
+        return bench_step.Side(lambda image: (1.01 * side.evaluate(image)[0], side.evaluate(image)[1]), side.iterate)
 
     monkeypatch.setattr(bench_step, "engine_side", wrong)
     with pytest.raises(SystemExit, match="fp32 at 32 px is wrong"):
         bench_step.measure(32, "cpu", ["fp32"], "lbfgs", rounds=1, memory=False)
 
 
-def test_a_side_without_memory_is_left_out(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def greedy(*_: object) -> bench_step.Side:
-        raise torch.OutOfMemoryError("no")
-
-    monkeypatch.setattr(bench_step, "plain_side", greedy)
-    rows = bench_step.measure(32, "cpu", ["fp32"], "lbfgs", rounds=1, memory=False)
-    assert [(row.side, row.of_plain) for row in rows] == [("fp32", None), ("floor of fp32", None)]
-    bench_step._print_rows(rows)
-    assert "plain at 32 px is left out: out of memory" in capsys.readouterr().out
-
-
-def test_the_peak_of_a_process_that_fails_is_unknown(capsys: pytest.CaptureFixture[str]) -> None:
-    assert bench_step.peak_of("plain", 32, "nowhere", "lbfgs") == (None, None)
-    assert "the peak of plain at 32 px is not known" in capsys.readouterr().err
-
-
 @pytest.mark.slow
 def test_run_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "run.json"
-    arguments = ["--size", "48", "--iterations", "3", "--rounds", "1", "--device", "cpu", "--json", str(path)]
-    assert bench_run.main(arguments) == 0
+    assert bench_run.main([*REPORT, "--iterations", "3", "--rounds", "1", "--json", str(path)]) == 0
     rows = json.loads(path.read_text())["runs"]
     assert [row["what"] for row in rows] == ["--help", "command", "run"]
     assert all(row["seconds"] > 0 for row in rows)
@@ -193,12 +129,14 @@ def test_step_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.slow
-def test_peak_memory_is_that_of_a_process_of_its_own() -> None:
+def test_peak_memory_is_that_of_a_process_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     (small, network), (large, _) = (bench_step.peak_of("plain", size, "cpu", "adam") for size in (32, 192))
     assert network is not None
     assert small is not None
     assert large is not None
     assert 0 < network < small < large
+    assert bench_step.peak_of("plain", 32, "nowhere", "lbfgs") == (None, None)
+    assert "the peak of plain at 32 px is not known" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -214,9 +152,8 @@ def test_convergence_report(
 ) -> None:
     monkeypatch.setattr(bench_convergence, "READYING_SIZE", 32)
     path, plot = tmp_path / "convergence.json", tmp_path / "convergence.png"
-    pair = [str(example("content")), str(example("style_mosaic"))]
     schedules = ["hessian=scalar precision=fp32 iterations=8", "scales=[32,48] precision=fp32 iterations=[1,1]"]
-    arguments = ["--size", "48", "--iterations", "4", "--device", "cpu", "--json", str(path), "--pairs", *pair]
+    arguments = [*REPORT, "--iterations", "4", "--json", str(path), "--pairs", *PAIR]
     drawing = ["--plot", str(plot)] if importlib.util.find_spec("matplotlib") else []
     assert bench_convergence.main([*arguments, *drawing, "--schedules", *schedules]) == 0
     plain, engine, pyramid = json.loads(path.read_text())["curves"]
@@ -229,61 +166,44 @@ def test_convergence_report(
     assert "content × style_mosaic" in capsys.readouterr().out
 
 
-def test_convergence_refuses_another_objective_and_bad_options(capsys: pytest.CaptureFixture[str]) -> None:
-    sources = example("content"), example("style_mosaic")
+def test_another_objective_is_refused() -> None:
     base = resolve_options(size=32, scales=None, weights="random", device="cpu", precision="fp32")
     with pytest.raises(SystemExit, match="the plain loop's"):
-        bench_convergence.measure(sources, base, ["style_weight=3"], 1)
+        bench_convergence.measure((example("content"), example("style_mosaic")), base, ["style_weight=3"], 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--schedules", "iterations=none"], "iterations 'none' is not a whole number"),
+        (["--schedules", "history=0"], "history 0 is too small"),
+        (["--pairs", "one.jpg"], "1 pictures are no pairs"),
+    ],
+)
+@pytest.mark.parametrize("bench", [bench_convergence, bench_schedule])
+def test_bad_options_are_refused(bench: Any, words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        bench_convergence.main(["--schedules", "iterations=none"])
-    with pytest.raises(SystemExit):
-        bench_convergence.main(["--pairs", "one.jpg"])
-    errors = capsys.readouterr().err
-    assert "iterations 'none' is not a whole number" in errors
-    assert "1 pictures are no pairs" in errors
+        bench.main(words)
+    assert said in capsys.readouterr().err
 
 
 def test_schedules_are_counted_in_iterations_of_the_final_size(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "schedule.json"
-    pair = [str(example("content")), str(example("style_mosaic"))]
     schedules = ["hessian=scalar precision=fp32 iterations=8", "scales=[24,48] precision=fp32 iterations=[4,8]"]
-    arguments = ["--size", "48", "--iterations", "3", "--device", "cpu", "--json", str(path), "--pairs", *pair]
+    arguments = [*REPORT, "--iterations", "3", "--json", str(path), "--pairs", *PAIR]
     assert bench_schedule.main([*arguments, "--schedules", *schedules]) == 0
     plain, engine, pyramid = json.loads(path.read_text())["counts"]
     assert plain["counts"][-1] == 3
     assert engine["counts"][-1] == pytest.approx(3, abs=1)
     assert all(count is None or count >= 1 for count in pyramid["counts"])
     assert "of the plain loop's, in the mean" in capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        bench_schedule.main(["--pairs", "one.jpg"])
-    with pytest.raises(SystemExit):
-        bench_schedule.main(["--schedules", "history=0"])
-
-
-@pytest.mark.parametrize("side", ["plain_curve", "engine_curve"])
-def test_convergence_leaves_out_what_memory_is_too_small_for(
-    side: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(bench_convergence, side, full)
-    monkeypatch.setattr(bench_convergence, "READYING_SIZE", 32)
-    arguments = ["--size", "32", "--iterations", "1", "--device", "cpu", "--schedules", "precision=fp32 iterations=1"]
-    if side == "plain_curve":
-        with pytest.raises(SystemExit, match="memory is too small for the plain loop at 32 px"):
-            bench_convergence.main(arguments)
-    else:
-        assert bench_convergence.main(arguments) == 0
-    assert "is left out: out of memory" in capsys.readouterr().out
 
 
 def test_the_strength_of_losses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pair = [str(example(name)) for name in ("content", "style_mosaic")]
     small = ["--size", "48", "--iterations", "2", "--weights", "random", "--json", str(tmp_path / "strength.json")]
-    assert loss_strength.main(["--pairs", *pair, *small]) == 0
+    assert loss_strength.main(["--pairs", *PAIR, *small]) == 0
     *_, row, mean = capsys.readouterr().out.splitlines()
     assert row.startswith("| content × style_mosaic | ")
     assert row.split("|")[2:] == mean.split("|")[2:]
@@ -291,20 +211,23 @@ def test_the_strength_of_losses(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert list(terms) == ["gram", "covariance", "mean-std", "wasserstein", "sliced"]
 
 
-def test_failing_and_slow_steps_do_not_stop_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        run_gpu,
-        "steps",
-        lambda **_: [
-            run_gpu.Step("usage", ("fastnst", "nonsense"), 60),
-            run_gpu.Step("slow", ("timeit", "-n1", "-r1", "import time; time.sleep(60)"), 5),
-            run_gpu.Step("version", ("fastnst", "--version"), 60),
-        ],
-    )
+@pytest.mark.skipif(sys.platform == "win32", reason="env is a program of Unix")
+def test_failing_slow_and_absent_steps_do_not_stop_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = ("timeit", "-n1", "-r1", "import os; print('===='); print('{{' + os.environ['WATCHED'] + '}}')")
+    given = [
+        run_gpu.Step("usage", ("fastnst", "nonsense"), 60),
+        run_gpu.Step("slow", ("timeit", "-n1", "-r1", "import time; time.sleep(60)"), 5),
+        run_gpu.Step("untooled", ("fastnst", "--version"), 60, tool=("no-such-sanitizer",)),
+        run_gpu.Step("watched", watched, 60, tool=("env",), environment=(("WATCHED", '"one": 1'),)),
+    ]
+    monkeypatch.setattr(run_gpu, "steps", lambda **_: given)
     assert run_gpu.main(["--tiny", "--out", str(tmp_path)]) == 1
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert [step["status"] for step in summary["steps"]] == ["failed", "timed out", "passed"]
+    assert [step["status"] for step in summary["steps"]] == ["failed", "timed out", "absent", "passed"]
     assert "nonsense" in (tmp_path / "usage.log").read_text()
+    # A tool's own lines stay out of the results.
+    assert json.loads((tmp_path / "watched.json").read_text()) == {"one": 1}
+    assert "====" in (tmp_path / "watched.log").read_text()
 
 
 @pytest.mark.slow
@@ -319,47 +242,11 @@ def test_gpu_script_runs_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixtur
         assert json.loads((tmp_path / f"{name}.json").read_text())
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="it is for machines without a GPU")
-def test_full_run_without_a_gpu_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        run_gpu.main(["--out", str(tmp_path / "out")])
-    assert "torch sees no GPU; --tiny" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-
-
-def test_steps_fit_into_the_time() -> None:
-    assert run_gpu.TOTAL_SECONDS <= 520
-    names = [step.name for step in run_gpu.steps(tiny=False, on_gpu=True)]
-    assert names[:4] == ["tests", "profile_1024", "sanitizer_memcheck", "equal_runs"]
-    assert len(names) == len(set(names))
-
-
-def test_a_tool_that_is_not_there_is_said_so(tmp_path: Path) -> None:
-    step = run_gpu.Step("watched", ("fastnst", "--version"), 60, tool=("no-such-sanitizer",))
-    assert run_gpu.run_step(step, tmp_path, 60).status == "absent"
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="env is a program of Unix")
-def test_a_tool_runs_python_and_its_own_lines_stay_out_of_the_results(tmp_path: Path) -> None:
-    step = run_gpu.Step(
-        "watched",
-        ("timeit", "-n1", "-r1", "import os; print('===='); print('{{' + os.environ['WATCHED'] + '}}')"),
-        60,
-        tool=("env",),
-        environment=(("WATCHED", '"one": 1'),),
-    )
-    assert run_gpu.run_step(step, tmp_path, 60).status == "passed"
-    assert json.loads((tmp_path / "watched.json").read_text()) == {"one": 1}
-    assert "====" in (tmp_path / "watched.log").read_text()
-
-
 def test_equal_runs_are_told_from_others() -> None:
-    calls = iter(range(100))
+    calls, cpu = iter(range(100)), torch.device("cpu")
     steady = torch.tensor([1.0, float("nan"), -0.0])
-    assert equal_runs.differing_runs(lambda: [steady.clone()], 3, torch.device("cpu")) == []
-    assert equal_runs.differing_runs(lambda: [steady * (next(calls) == 2)], 3, torch.device("cpu")) == [3]
-    with pytest.raises(SystemExit):
-        equal_runs.main(["--runs", "0"])
+    assert equal_runs.differing_runs(lambda: [steady.clone()], 3, cpu) == []
+    assert equal_runs.differing_runs(lambda: [steady * (next(calls) == 2)], 3, cpu) == [3]
 
 
 def test_equal_runs_on_a_cpu(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -372,5 +259,5 @@ def test_equal_runs_on_a_cpu(capsys: pytest.CaptureFixture[str], monkeypatch: py
 
 @pytest.mark.gpu
 def test_equal_runs_on_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
-    assert equal_runs.main(["--small", "--runs", "3", "--device", "cuda"]) == 0
+    assert equal_runs.main(["--small", "--runs", "20", "--device", "cuda"]) == 0
     assert json.loads(capsys.readouterr().out)["unequal"] == 0

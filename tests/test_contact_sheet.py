@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastnst.errors import OptionError
-from fastnst.image.sheet import Look, contact_sheet, differing_options, in_rows
+from fastnst.image.sheet import Look, contact_sheet
 
 RED, BLUE = (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)
 PLAIN = Look(letters=12, gap=10)
@@ -30,63 +30,44 @@ def ink(pixels: np.ndarray) -> np.ndarray:
     return (pixels.max(axis=2) < 120) & (np.ptp(pixels, axis=2) < 20)
 
 
+def sheet_of(cells: Any, **options: Any) -> np.ndarray:
+    return np.asarray(contact_sheet(cells, look=PLAIN, **options))
+
+
 def test_cells_without_labels() -> None:
-    sheet = np.asarray(contact_sheet([[filled(RED), filled(BLUE)]], cell=32, look=PLAIN))
+    sheet = sheet_of([[filled(RED), filled(BLUE)]], cell=32)
     assert sheet.shape == (10 + 24 + 10, 10 + 2 * (32 + 10), 3)
     assert box(sheet, RED) == (10, 10, 34, 42)
     assert box(sheet, BLUE) == (10, 52, 34, 84)
     assert not ink(sheet).any()
-
-
-def test_aspects_stay_and_pictures_lie_in_the_middle() -> None:
-    sheet = np.asarray(contact_sheet([[filled(RED, 64, 32)], [filled(BLUE, 32, 64), None]], cell=40, look=PLAIN))
+    # Aspects stay, and pictures lie in the middle.
+    sheet = sheet_of([[filled(RED, 64, 32)], [filled(BLUE, 32, 64), None]], cell=40)
     assert box(sheet, RED) == (10, 20, 50, 40)
     assert box(sheet, BLUE) == (10 + 40 + 10 + 10, 10, 10 + 40 + 10 + 30, 50)
     assert sheet.shape == (2 * 50 + 10, 2 * 50 + 10, 3)
 
 
-def test_labels_are_beside_their_rows_and_columns() -> None:
+def test_labels_are_beside_their_rows_and_columns_and_captions_under_their_cells() -> None:
     cells = [[filled(RED), filled(RED)], [filled(BLUE), filled(BLUE)]]
-    sheet = np.asarray(
-        contact_sheet(cells, cell=64, row_labels=["a", "b"], column_labels=["c", "d"], title="title", look=PLAIN)
-    )
-    red, blue = box(sheet, RED), box(sheet, BLUE)
-    marks = ink(sheet)
-    assert marks[: red[0]].any()
-    assert marks[red[0] : red[2], : red[1]].any()
-    assert marks[blue[0] : blue[2], : blue[1]].any()
+    labels = {"row_labels": ["a", "b"], "column_labels": ["c", "d"], "title": "title"}
+    sheet = sheet_of(cells, cell=64, captions=[["one two three four five six", ""], ["x", ""]], **labels)
+    red, blue, marks = box(sheet, RED), box(sheet, BLUE), ink(sheet)
     half = (red[1] + red[3]) // 2
-    assert marks[25 : red[0], red[1] : half].any()
-    assert marks[25 : red[0], half : red[3]].any()
-    assert not marks[blue[2] :].any()
-
-
-def test_captions_are_under_their_cells() -> None:
-    cells = [[filled(RED), filled(RED)], [filled(BLUE)]]
-    captions = [["one two three four five six", ""], ["x"]]
-    sheet = np.asarray(contact_sheet(cells, cell=64, captions=captions, look=PLAIN))
-    red, blue = box(sheet, RED), box(sheet, BLUE)
-    marks = ink(sheet)
-    assert marks[red[2] : blue[0], : 10 + 64].any()
-    assert not marks[red[2] : blue[0], 10 + 64 :].any()
-    assert marks[blue[2] :, : 10 + 64].any()
+    assert marks[: red[0]].any()
+    for place in (red, blue):
+        assert marks[place[0] : place[2], : place[1]].any()
+    for left, right in ((red[1], half), (half, red[3])):
+        assert marks[25 : red[0], left:right].any()
+    assert marks[red[2] : blue[0], red[1] : half].any()
+    assert not marks[red[2] : blue[0], half:].any()
+    assert marks[blue[2] :, blue[1] : half].any()
 
 
 @pytest.mark.parametrize("text", ["word " * 200, "w" * 500, "α/β = 10⁻³ × Tübingen 夜 — …", "  ", "line\nbreak"])
 def test_any_label_stays_in_its_place(text: str) -> None:
-    sheet = np.asarray(
-        contact_sheet(
-            [[filled(RED), filled(RED)]],
-            cell=80,
-            row_labels=[text],
-            column_labels=[text, ""],
-            captions=[[text, ""]],
-            title=text,
-            look=PLAIN,
-        )
-    )
-    red = box(sheet, RED)
-    marks = ink(sheet)
+    labels: dict[str, Any] = {"row_labels": [text], "column_labels": [text, ""], "captions": [[text, ""]]}
+    sheet = sheet_of([[filled(RED), filled(RED)]], cell=80, title=text, **labels)
+    red, marks = box(sheet, RED), ink(sheet)
     assert red[1] <= 10 + 80 + 10
     assert not marks[red[2] :, red[1] + 80 :].any()
     assert not marks[:, -9:].any()
@@ -95,20 +76,13 @@ def test_any_label_stays_in_its_place(text: str) -> None:
     assert sheet.shape[0] <= red[2] + lines + 10
 
 
-def test_the_look_follows_the_cell() -> None:
-    small, large = (contact_sheet([[filled(RED)]], cell=cell, column_labels=["x"]) for cell in (100, 1000))
-    assert small.size == (4 + 2 + 100 + 6, 6 + 15 + 6 + 75 + 6)
-    assert large.size[0] > 1000 + 2 * 20
-
-
 def test_a_font_from_a_file(tmp_path: Path) -> None:
     matplotlib = pytest.importorskip("matplotlib")
     font = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-    sheets = [
-        contact_sheet([[filled(RED)]], column_labels=["αβ"], look=Look(font=chosen)).tobytes()
-        for chosen in (None, font)
-    ]
-    assert sheets[0] != sheets[1]
+    plain, own = (
+        contact_sheet([[filled(RED)]], column_labels=["αβ"], look=Look(font=chosen)) for chosen in (None, font)
+    )
+    assert plain.tobytes() != own.tobytes()
     (tmp_path / "a.ttf").write_bytes(b"no font")
     for path in (tmp_path / "a.ttf", tmp_path / "none.ttf"):
         with pytest.raises(OptionError, match=r"ttf' cannot be read"):
@@ -130,27 +104,3 @@ def test_a_font_from_a_file(tmp_path: Path) -> None:
 def test_refused(cells: Any, options: dict[str, Any], said: str) -> None:
     with pytest.raises(OptionError, match=said):
         contact_sheet(cells, **options)
-
-
-@pytest.mark.parametrize(("count", "columns"), [(1, 1), (2, 2), (3, 3), (4, 2), (6, 3), (12, 4), (0, None)])
-def test_in_rows(count: int, columns: int | None) -> None:
-    rows = in_rows(list(range(count)))
-    assert [one for row in rows for one in row] == list(range(count))
-    assert (len(rows[0]) if rows else None) == columns
-    assert len(in_rows(list(range(4)), width=10, height=1)[0]) == 1
-
-
-def test_differing_options() -> None:
-    shared = {"size": 512, "seed": 0}
-    parameters = [
-        {"options": {**shared, "style_weight": 100.0, "style_layers": {"conv1_1": 0.2}}, "final": {"total": 0.51234}},
-        {"options": {**shared, "style_weight": 1e4, "style_layers": {"conv1_1": 0.5}}, "final": None},
-        {"options": {**shared, "style_weight": 100.0, "style_layers": {"conv1_1": 0.2}, "scales": [1, 2]}},
-    ]
-    assert differing_options(parameters) == [
-        "style_weight 100, style_layers conv1_1=0.2; loss 0.5123",
-        "style_weight 10000, style_layers conv1_1=0.5",
-        "style_weight 100, style_layers conv1_1=0.2, scales 1 2",
-    ]
-    assert differing_options([]) == []
-    assert differing_options([{}, {"options": 3}]) == ["", ""]

@@ -10,12 +10,11 @@ import picture_samples
 import pytest
 import pyvips
 import torch
-from PIL import Image
 
-from fastnst.errors import ImageError, OptionError
+from fastnst.errors import ImageError
 from fastnst.image.metadata import read_parameters
 from fastnst.image.read import load_image
-from fastnst.image.write import check_output_path, save_image
+from fastnst.image.write import save_image
 
 # Files of 5×4 pixels that OpenCV 5.0 (PNG) and tifffile 2026.3 (TIFF) wrote of the arrays of `written`.
 FOREIGN = {
@@ -54,28 +53,14 @@ def channels_of(source: Any) -> torch.Tensor:
     return picture.rgb if picture.alpha is None else torch.cat([picture.rgb, picture.alpha])
 
 
-@pytest.mark.parametrize("name", FOREIGN)
-def test_files_of_other_programs_are_read_in_full(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "channels"), [("lzw-big3.tif", 3), ("cv4.png", 4)])
+def test_files_of_other_programs_are_read_in_full(name: str, channels: int, tmp_path: Path) -> None:
     data = base64.b85decode(FOREIGN[name])
     path = tmp_path / name
     path.write_bytes(data)
-    expected = planes(written(3 if "3" in name else 4))
-    assert torch.equal(channels_of(path), expected)
-    assert torch.equal(channels_of(io.BytesIO(data)), expected)
-
-
-def test_a_decoded_image_has_the_bits_that_pillow_kept(tmp_path: Path) -> None:
-    path = tmp_path / "a.png"
-    save_image(path, planes(noise()), bit_depth=16)
-    with Image.open(path) as image:
-        image.load()
-        assert torch.equal(channels_of(image) * 255, torch.from_numpy(noise() >> 8).permute(2, 0, 1).float())
-
-
-def test_smooth_gradients_have_no_steps(tmp_path: Path) -> None:
-    ramp = torch.linspace(0, 1, 4000).expand(3, 2, -1)
-    save_image(tmp_path / "a.png", ramp, bit_depth=16)
-    assert load_image(tmp_path / "a.png").rgb[0, 0].unique().numel() == 4000
+    expected = planes(written(channels))
+    for source in (path, io.BytesIO(data)):
+        assert torch.equal(channels_of(source), expected)
 
 
 @pytest.mark.parametrize("extension", ["png", "tif"])
@@ -99,19 +84,6 @@ def test_grey_alpha_and_interlaced_files(channels: int, options: dict[str, Any],
     if channels == 2:
         expected = torch.cat([expected[:1].expand(3, -1, -1), expected[1:]])
     assert torch.equal(channels_of(tmp_path / "a.png"), expected)
-
-
-@pytest.mark.parametrize("extension", ["jpg", "webp", "avif"])
-def test_formats_without_16_bits(extension: str, tmp_path: Path) -> None:
-    for call in (
-        lambda: save_image(tmp_path / f"a.{extension}", planes(noise()), bit_depth=16),
-        lambda: check_output_path(tmp_path / f"a.{extension}", bit_depth=16),
-    ):
-        with pytest.raises(OptionError, match="holds 8 bits per channel, not 16; choose png or tiff"):
-            call()
-    with pytest.raises(OptionError, match="bit depth 12 is none of 8 and 16"):
-        save_image(tmp_path / "a.png", planes(noise()), bit_depth=12)
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("with_alpha", [False, True])
@@ -146,29 +118,10 @@ def test_npy_inputs() -> None:
     ("array", "said"),
     [
         (np.zeros((3, 8, 8)), r"shape \(3, 8, 8\).*move the channels last"),
-        (np.full((8, 8), None), "dtype object"),
         (np.zeros((8, 8), np.int64), "dtype int64"),
-        (np.zeros((1, 8)), "8×1 pixels"),
-        (np.full((8, 8), np.nan), "NaN"),
         (np.zeros((400, 400)), "more than the limit of 100000 pixels"),
     ],
 )
 def test_npy_refusals(array: np.ndarray, said: str) -> None:
     with pytest.raises(ImageError, match=said):
         load_image(npy(array), max_pixels=100_000)
-
-
-def test_npy_damage() -> None:
-    whole = npy(noise(8, 8) / 65535).getvalue()
-    generator = np.random.default_rng(4)
-    with pytest.raises(ImageError, match="damaged or truncated"):
-        load_image(io.BytesIO(whole[:-1]))
-    for _ in range(200):
-        data = bytearray(whole)
-        for place in generator.integers(0, 130, 2):
-            data[place] = generator.integers(256)
-        for read in (lambda file: load_image(file, max_pixels=10_000), read_parameters):
-            try:
-                read(io.BytesIO(bytes(data)))
-            except ImageError as error:
-                assert "\n" not in str(error)  # noqa: PT017

@@ -31,18 +31,12 @@ from fastnst.plan.processes import Ranks, RanksError, joined
 from fastnst.transfer.checkpoint import load_run
 from fastnst.transfer.result import Iterate, Result
 
-LAYERS: dict[str, Any] = {"style_layers": ["conv1_1", "conv2_1"], "content_layers": "conv2_2"}
-TERMS = ("total", "content", "style", "tv")
-RUN: dict[str, Any] = {
-    "size": 96,
-    "scales": [24, 48, 96],
-    "iterations": 4,
-    "weights": "random",
-    "precision": "fp32",
-    "tv_weight": 0.5,
-    **LAYERS,
+SMALL: dict[str, Any] = {
+    **{"weights": "random", "precision": "fp32", "tv_weight": 0.5},
+    **{"style_layers": ["conv1_1", "conv2_1"], "content_layers": "conv2_2"},
 }
-
+RUN: dict[str, Any] = {"size": 96, "scales": [24, 48, 96], "iterations": 4, **SMALL}
+TERMS = ("total", "content", "style", "tv")
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "adam": {"optimizer": "adam", "average": 0.5},
     "lbfgs": {"optimizer": "lbfgs"},
@@ -65,15 +59,15 @@ def pictures() -> tuple[torch.Tensor, torch.Tensor]:
 def stylized(options: dict[str, Any], calls: dict[str, Any]) -> tuple[Result, list[Iterate]]:
     """This process's result, and what its callback saw."""
     content, style = pictures()
-    seen: list[Iterate] = []
+    iterates: list[Iterate] = []
     stop: int = calls.pop("stop", 1000)
 
     def callback(iterate: Iterate) -> bool:
-        seen.append(iterate)
-        return len(seen) < stop
+        iterates.append(iterate)
+        return len(iterates) < stop
 
     with joined() as ranks:
-        return fastnst.Stylizer(style, ranks=ranks, **options)(content, callback=callback, **calls), seen
+        return fastnst.Stylizer(style, ranks=ranks, **options)(content, callback=callback, **calls), iterates
 
 
 def resumed(path: Path, options: dict[str, Any]) -> Result:
@@ -86,12 +80,12 @@ def totals(result: Result) -> list[float]:
     return [record.total for record in result.losses]
 
 
-def check_same_run(found: Result, expected: Result, name: str) -> None:
+def check_same_run(result: Result, expected: Result, name: str) -> None:
     """The losses and the image are those of `expected`, as far as rounding lets them."""
     count, apart = CLOSE[name]
-    assert totals(found)[:count] == pytest.approx(totals(expected)[:count], rel=1e-4)
-    assert totals(found) == pytest.approx(totals(expected), rel=apart)
-    difference = (found.tensor - expected.tensor).abs()
+    assert totals(result)[:count] == pytest.approx(totals(expected)[:count], rel=1e-4)
+    assert totals(result) == pytest.approx(totals(expected), rel=apart)
+    difference = (result.tensor - expected.tensor).abs()
     assert difference.mean() < 4e-3
     if name == "adam":
         assert difference.max() < 1e-2
@@ -99,7 +93,7 @@ def check_same_run(found: Result, expected: Result, name: str) -> None:
 
 def compared(tile: Any, padding: str = "zeros") -> float:
     """The greatest relative difference of this process's loss and gradient from those of the whole image."""
-    options = resolve_options(precision="fp32", weights="random", tv_weight=0.5, padding=padding, **LAYERS)
+    options = resolve_options(padding=padding, **SMALL)
     runtime = resolve_runtime(options.device, options.precision, options.backend)
     weights = load_weights("random", taps=options.taps)
     backbone = build_backbone(weights, options.taps, runtime, padding=padding)
@@ -150,14 +144,14 @@ def test_a_run_on_several_processes(size: int, name: str, tmp_path: Path) -> Non
     options = {**RUN, **OPTIMIZERS[name]}
     content, style = pictures()
     expected = fastnst.stylize(content, style, **options)
-    found = run_together(size, stylized, tmp_path, options, {"checkpoint": tmp_path / "run.ckpt"})
-    for rank, (result, seen) in enumerate(found):
+    results = run_together(size, stylized, tmp_path, options, {"checkpoint": tmp_path / "run.ckpt"})
+    for rank, (result, iterates) in enumerate(results):
         check_same_run(result, expected, name)
-        assert torch.equal(result.tensor, found[0][0].tensor)
-        assert len(seen) == (len(expected.losses) if rank == 0 else 0)
-    first = found[0][1]
-    assert [iterate.record.total for iterate in first] == totals(found[0][0])
-    assert torch.equal(first[-1].image, found[0][0].tensor)
+        assert torch.equal(result.tensor, results[0][0].tensor)
+        assert len(iterates) == (len(expected.losses) if rank == 0 else 0)
+    first = results[0][1]
+    assert [iterate.record.total for iterate in first] == totals(results[0][0])
+    assert torch.equal(first[-1].image, results[0][0].tensor)
 
 
 @pytest.mark.parametrize("name", ["lbfgs", "scalar", "adam"])
@@ -167,8 +161,8 @@ def test_a_checkpoint_is_that_of_one_process(name: str, tmp_path: Path) -> None:
     content, style = pictures()
     expected = fastnst.stylize(content, style, **options)
     checkpoint = tmp_path / "run.ckpt"
-    found = run_together(2, stylized, tmp_path, options, {"checkpoint": checkpoint, "stop": 12})
-    assert [result.stopped for result, _ in found] == ["callback"] * 2
+    results = run_together(2, stylized, tmp_path, options, {"checkpoint": checkpoint, "stop": 12})
+    assert [result.stopped for result, _ in results] == ["callback"] * 2
     result = fastnst.resume(checkpoint, content=content, style=style)
     check_same_run(result, expected, name)
 
@@ -308,8 +302,17 @@ def test_the_command_says_what_is_wrong_once(tmp_path: Path) -> None:
     assert "process 1 of 2" not in failed.stderr
 
 
-def test_the_standard_input_is_not_shared(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["stylize", "-", "style.png", "-o", "out.png"], "several processes cannot all read the standard input"),
+        (["env"], "several processes share the work of stylize, texture, reconstruct and resume alone"),
+    ],
+)
+def test_what_several_processes_cannot_do(
+    words: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert main(["stylize", "-", "style.png", "-o", "out.png"]) == 1
-    assert "several processes cannot all read the standard input" in capsys.readouterr().err
+    assert main(words) == 1
+    assert said in capsys.readouterr().err

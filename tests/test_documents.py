@@ -92,37 +92,6 @@ def _in_repository(word: str) -> str | Path:
     return REPOSITORY / word if "/" in word and (REPOSITORY / word).is_file() else word
 
 
-@pytest.mark.parametrize(
-    ("block", "said"),
-    [
-        ("```sh\npip install fastnst\n```", "^line 1: .*is not run; mark it"),
-        ("```sh\ncat a | fastnst stylize - b -o c.png\n```", "^line 1: .*is not run; mark it"),
-        ("```\nwhat?\n```", "^line 1: .*a block of ''"),
-        ("<!-- not run -->\n```sh\npip install fastnst\n```", "nothing says why"),
-    ],
-)
-def test_a_block_that_is_not_run_must_say_so(block: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        list(blocks_of(block))
-
-
-@pytest.mark.parametrize("command", ["fastnst stylize a b -o c.png --sise 3", "python -m bench.no_such_thing"])
-def test_a_command_that_is_not_run_must_exist(command: str) -> None:
-    with pytest.raises(ValueError, match=r"is refused|no such module"):
-        check_unrun(command)
-
-
-def test_examples_are_made_small() -> None:
-    commands = "fastnst stylize a b -o c.tif --size 2048 --scales 256 512 2048 --iterations 200 50 --tile 512\n"
-    small = "stylize a b -o c.tif --tile 512 --size 48 --weights random --iterations 1 1 --scales 24 48"
-    assert small_commands(commands) == [small.split()]
-    program = "r = fastnst.stylize(a, b, size=900, scales=[300, 900])\nload_weights('imagenet')"
-    small = (
-        "r = fastnst.stylize(a, b, scales=[24, 48], size=48, weights='random', iterations=1)\nload_weights('random')"
-    )
-    assert small_python(program) == small
-
-
 @pytest.mark.parametrize("module", [optimiser_tables, highres_tables])
 def test_tables_are_those_of_the_results(module: Any) -> None:
     page = module.PAGE.read_text(encoding="utf-8")

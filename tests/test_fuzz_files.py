@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+import fastnst
 from fastnst.app import cli
 from fastnst.app.batch.manifest import read_manifest
 from fastnst.app.cli.arguments import read_config
@@ -24,7 +25,7 @@ from fastnst.image.write import save_image
 from fastnst.network.architecture import layers_up_to
 from fastnst.network.weights_file import open_weights, read_convolutions
 from fastnst.options.options import Options, resolve_options
-from fastnst.transfer.checkpoint import FORMAT, load_run
+from fastnst.transfer.checkpoint import load_run
 
 NAMES = sorted(Options.__dataclass_fields__)
 HUGE = [10**400, -(10**400), 2**64, 1e308, 5e-324, float("nan"), float("inf")]
@@ -123,62 +124,40 @@ def test_weights(data: st.DataObject, seeds: dict[str, bytes], tmp_path: Path) -
     understood_or_refused(read)
 
 
-FACTS: dict[str, Any] = {
-    "parameters": {
-        "options": {"size": 32, "init": "noise"},
-        "content": {"name": "a", "sha256": "0"},
-        "styles": [{"name": "b", "sha256": "0"}],
-        "weights": {"source": "random", "sha256": "0"},
-        "sizes": [{"width": 4, "height": 4}],
-        **dict.fromkeys(["device", "precision", "versions"], ""),
-    },
-    "sources": {"content": "a.png", "styles": ["b.png"], "init": None},
-    "scale": 0,
-    "done": 1,
-    "finished": False,
-    "steps": 0,
-    "seconds": 1.5,
-    "loss_exponent": 0,
-    "optimizer": {"kind": "adam"},
-    "losses": [],
-}
-
-
-def run_file(path: Path, facts: Any) -> bytes:
-    """A checkpoint of those facts, whole."""
-    contents = {"kind": "fastnst run", "format": FORMAT, "run": json.dumps(facts)}
-    torch.save({**contents, "tensors": {"image": torch.zeros(1, 3, 4, 4)}, "optimizer": {}}, path)
-    return path.read_bytes()
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the checkpoint of a small run holds."""
+    path = tmp_path_factory.mktemp("run") / "run.st"
+    small: dict[str, Any] = {"weights": "random", "style_layers": "conv1_1", "content_layers": "conv1_1"}
+    picture = torch.linspace(0, 1, 48).view(3, 4, 4)
+    fastnst.stylize(picture, picture.flip(1), size=4, iterations=1, checkpoint=path, **small)
+    return torch.load(path)
 
 
 @fuzz(300)
 @given(data=st.data())
-def test_damaged_runs(data: st.DataObject, tmp_path: Path) -> None:
+def test_damaged_runs(data: st.DataObject, checkpoint: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "run.st"
-    path.write_bytes(data.draw(damaged(run_file(path, FACTS))))
+    torch.save(checkpoint, path)
+    path.write_bytes(data.draw(damaged(path.read_bytes())))
     understood_or_refused(lambda: load_run(path))
 
 
-@st.composite
-def other_facts(draw: st.DrawFn) -> dict[str, Any]:
-    """FACTS of which some are lost or others, themselves or the parameters and sources among them."""
-    facts: dict[str, Any] = json.loads(json.dumps(FACTS))
+@fuzz(150)
+@given(data=st.data())
+def test_runs_of_other_facts(data: st.DataObject, checkpoint: dict[str, Any], tmp_path: Path) -> None:
+    """Some are lost or others, themselves or the parameters and sources among them."""
+    facts: dict[str, Any] = json.loads(checkpoint["run"])
     parts = [facts, facts["parameters"], facts["sources"], facts["parameters"]["options"]]
-    for _ in range(draw(st.integers(1, 3))):
-        part = draw(st.sampled_from(parts))
-        name = draw(st.sampled_from(sorted(part) or ["size"]))
-        if draw(st.booleans()):
-            part[name] = draw(VALUES)
+    for _ in range(data.draw(st.integers(1, 3))):
+        part = data.draw(st.sampled_from(parts))
+        name = data.draw(st.sampled_from(sorted(part) or ["size"]))
+        if data.draw(st.booleans()):
+            part[name] = data.draw(VALUES)
         else:
             part.pop(name, None)
-    return facts
-
-
-@fuzz(150)
-@given(facts=other_facts())
-def test_runs_of_other_facts(facts: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "run.st"
-    run_file(path, facts)
+    torch.save({**checkpoint, "run": json.dumps(facts)}, path)
     understood_or_refused(lambda: load_run(path))
     assert cli.main(["resume", str(path), "-o", str(tmp_path / "out.png")]) == 1
 

@@ -65,12 +65,11 @@ def test_damaged_pictures(tmp_path: Path, data: bytes) -> None:
     read_or_refuse(tmp_path / "fuzz", data)
 
 
+BY_ROWS = st.sampled_from(["png", "alpha", "tif", "deflate", "deep png", "deep tif", "npy"])
+
+
 @fuzz(300)
-@given(
-    data=st.sampled_from(["png", "alpha", "tif", "deflate", "deep png", "deep tif", "npy"]).flatmap(
-        lambda name: damaged(SEEDS[name])
-    )
-)
+@given(data=BY_ROWS.flatmap(lambda name: damaged(SEEDS[name])))
 def test_damaged_pictures_by_rows(data: bytes) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(read, "STREAMED_PIXELS", 1)

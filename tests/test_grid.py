@@ -3,7 +3,6 @@
 import io
 import sys
 from pathlib import Path
-from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -11,8 +10,6 @@ from drawn import drawn
 from PIL import Image
 
 from fastnst.app import cli
-from fastnst.app.cli.grid import Axis, make_axis
-from fastnst.errors import OptionError
 from fastnst.image import sheet
 from fastnst.image.metadata import read_parameters
 from fastnst.image.read import load_image
@@ -27,42 +24,14 @@ def pictures(tmp_path: Path) -> tuple[str, str]:
     return content, style
 
 
-@pytest.mark.parametrize(
-    ("words", "option", "values"),
-    [
-        (["style-weight", "1", "1e3"], "style_weight", ["1", "1e3"]),
-        (["--seed", "7"], "seed", [7]),
-        (["style_layers", "conv1_1", "conv1_1,conv2_1=2"], "style_layers", ["conv1_1", "conv1_1,conv2_1=2"]),
-        (["init", "noise", "a b.png"], "init", ["noise", "a b.png"]),
-        (["tv_weight", "-1"], "tv_weight", [-1.0]),
-    ],
-)
-def test_axes(words: list[str], option: str, values: list[Any]) -> None:
-    axis = make_axis(words, "--down")
-    assert axis.settings == [{option: value} for value in values]
-    assert axis.labels == [f"{option.replace('_', ' ')} {word}" for word in words[1:]]
-    assert axis.as_dict() == {"option": option, "values": words[1:]}
-    assert make_axis([], "--across") == Axis(None, [], [{}])
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["seed", *["1"] * 65], "--down seed has 65 values; give 1 to 64"),
-        (["seed", "x"], "--down seed: 'x' is not a whole number; write 512"),
-        (["seed", "1 2"], "--down seed: '1 2' is not a whole number"),
-        (["seed", ""], "--down seed: '' is not a whole number"),
-    ],
-)
-def test_axes_that_are_refused(words: list[str], said: str) -> None:
-    with pytest.raises(OptionError, match=said):
-        make_axis(words, "--down")
-
-
-def test_a_grid_of_two_options(tmp_path: Path, pictures: tuple[str, str]) -> None:
+def test_a_grid_of_two_options(tmp_path: Path, pictures: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = Mock(wraps=sheet.contact_sheet)
+    monkeypatch.setattr(sheet, "contact_sheet", watched)
     out, keep = tmp_path / "grid.png", tmp_path / "cells"
     axes = ["--down", "style_weight", "1", "100", "--across", "init", "content", "noise", "--keep", str(keep)]
     assert cli.main(["grid", *pictures, "-o", str(out), *axes, *FAST, *SHALLOW]) == 0
+    assert watched.call_args.kwargs["row_labels"] == ["style weight 1", "style weight 100"]
+    assert watched.call_args.kwargs["column_labels"] == ["init content", "init noise"]
     made = read_parameters(out)
     assert made["down"] == {"option": "style_weight", "values": ["1", "100"]}
     assert made["across"] == {"option": "init", "values": ["content", "noise"]}
@@ -78,15 +47,14 @@ def test_a_grid_of_two_options(tmp_path: Path, pictures: tuple[str, str]) -> Non
             assert (windows == pixels[:, None, None]).all(dim=(0, 3, 4)).sum() == 1
 
 
-def test_a_grid_with_one_axis(tmp_path: Path, pictures: tuple[str, str]) -> None:
-    keep = tmp_path / "cells"
-    for axis, shape in (("--down", (2, 1)), ("--across", (1, 2))):
-        out = tmp_path / f"{axis}.tif"
-        words = [axis, "seed", "1", "2", "--keep", str(keep), "--title", "seeds"]
-        assert cli.main(["grid", *pictures, "-o", str(out), *words, "--init", "noise", *FAST, *SHALLOW]) == 0
-        cells = read_parameters(out)["cells"]
-        assert (len(cells), len(cells[0])) == shape
-        assert sorted(path.name for path in keep.iterdir()) == ["1.png", "2.png"]
+@pytest.mark.parametrize(("axis", "shape"), [("--down", (2, 1)), ("--across", (1, 2))])
+def test_a_grid_with_one_axis(axis: str, shape: tuple[int, int], tmp_path: Path, pictures: tuple[str, str]) -> None:
+    out, keep = tmp_path / "grid.tif", tmp_path / "cells"
+    words = [axis, "seed", "1", "2", "--keep", str(keep), "--title", "seeds"]
+    assert cli.main(["grid", *pictures, "-o", str(out), *words, "--init", "noise", *FAST, *SHALLOW]) == 0
+    cells = read_parameters(out)["cells"]
+    assert (len(cells), len(cells[0])) == shape
+    assert sorted(path.name for path in keep.iterdir()) == ["1.png", "2.png"]
 
 
 def test_the_papers_grid(tmp_path: Path, pictures: tuple[str, str]) -> None:

@@ -28,8 +28,7 @@ def test_every_source_gives_the_same_picture(tmp_path: Path) -> None:
     }
     pictures = {kind: load_image(source) for kind, source in sources.items()}
     for kind, picture in pictures.items():
-        assert picture.rgb.dtype == torch.float32, kind
-        assert picture.rgb.is_contiguous(), kind
+        assert (picture.rgb.dtype, picture.rgb.is_contiguous()) == (torch.float32, True), kind
         assert picture.alpha is None, kind
         assert torch.equal(picture.rgb, planes(array)), kind
     assert len({picture.sha256 for picture in pictures.values()}) == 1
@@ -70,21 +69,15 @@ def test_arrays(channels: int, dtype: str) -> None:
     picture = load_image(array)
     expected = planes(array.astype(np.float64), peak)
     assert torch.equal(picture.rgb, expected[:3].expand(3, -1, -1))
-    if channels == 4:
-        assert picture.alpha is not None
-        assert torch.equal(picture.alpha, expected[3:])
-    else:
-        assert picture.alpha is None
+    assert (picture.alpha is not None) == (channels == 4)
+    assert picture.alpha is None or torch.equal(picture.alpha, expected[3:])
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
-@pytest.mark.parametrize(
-    "dtype", [torch.uint8, torch.uint16, torch.float16, torch.bfloat16, torch.float32, torch.float64]
-)
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.float16, torch.bfloat16, torch.float64])
 def test_tensors(channels: int, dtype: torch.dtype) -> None:
-    values = planes(noise(channels=4))[:channels]
     peak = {torch.uint8: 255, torch.uint16: 65535}.get(dtype, 1)
-    tensor = (values * peak).to(dtype)
+    tensor = (planes(noise(channels=4))[:channels] * peak).to(dtype)
     picture = load_image(tensor.requires_grad_(dtype.is_floating_point))
     expected = tensor.detach().float() / peak
     assert torch.equal(picture.rgb, expected[:3].expand(3, -1, -1))

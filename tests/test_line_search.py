@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -59,6 +60,32 @@ def test_a_line_that_only_rises_ends_where_it_began() -> None:
     assert search.length == 0
 
 
+def advance(optimizer: LBFGS, image: Tensor, loss: Callable[[Tensor], Tensor]) -> float:
+    """One step, and the loss before it."""
+    tracked = image.clone().requires_grad_()
+    value = loss(tracked)
+    (gradient,) = torch.autograd.grad(value, tracked)
+    optimizer.step(image, gradient, value.detach())
+    return value.item()
+
+
+def by_torch(loss: Callable[[Tensor], Tensor], start: Tensor, **options: Any) -> tuple[Tensor, int]:
+    """Where torch's L-BFGS with a line search ends, and how many evaluations it takes."""
+    image, evaluations = start.clone().requires_grad_(), 0
+    optimizer = torch.optim.LBFGS([image], line_search_fn="strong_wolfe", **options)
+
+    def closure() -> Tensor:
+        nonlocal evaluations
+        evaluations += 1
+        optimizer.zero_grad()
+        value = loss(image)
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+    return image.detach(), evaluations
+
+
 def rosenbrock(image: Tensor) -> Tensor:
     x = image.flatten()
     return (100 * (x[1:] - x[:-1].square()).square() + (1 - x[:-1]).square()).sum()
@@ -66,41 +93,16 @@ def rosenbrock(image: Tensor) -> Tensor:
 
 def test_lbfgs_with_a_line_search_comes_as_far_as_that_of_torch() -> None:
     start = torch.linspace(-1.2, 1.3, 12, dtype=torch.float64).view(1, 3, 2, 2)
-    theirs = start.clone().requires_grad_()
-    reference = torch.optim.LBFGS([theirs], max_iter=60, history_size=10, line_search_fn="strong_wolfe")
-    evaluations = 0
-
-    def closure() -> Tensor:
-        nonlocal evaluations
-        evaluations += 1
-        reference.zero_grad()
-        loss = rosenbrock(theirs)
-        loss.backward()
-        return loss
-
-    reference.step(closure)
-    image, optimizer, lowest = start.clone(), LBFGS(history=10, line_search="strong_wolfe"), float("inf")
-    for _ in range(evaluations):
-        tracked = image.clone().requires_grad_()
-        loss = rosenbrock(tracked)
-        loss.backward()
-        lowest = min(lowest, loss.item())
-        assert tracked.grad is not None
-        optimizer.step(image, tracked.grad, loss.detach())
-    assert lowest <= 1.5 * rosenbrock(theirs.detach()).item() + 1e-12
+    end, evaluations = by_torch(rosenbrock, start, max_iter=60, history_size=10)
+    optimizer = LBFGS(history=10, line_search="strong_wolfe")
+    lowest = min(advance(optimizer, start, rosenbrock) for _ in range(evaluations))
+    assert lowest <= 1.5 * rosenbrock(end).item() + 1e-12
 
 
 def test_a_line_search_survives_what_steps_of_length_one_do_not() -> None:
     image, optimizer = torch.full((1, 3, 4, 4), 1.0), LBFGS(line_search="strong_wolfe")
-    losses = []
-    for _ in range(60):
-        tracked = image.clone().requires_grad_()
-        loss = torch.cosh(20 * tracked).sum()
-        loss.backward()
-        losses.append(loss.item())
-        assert tracked.grad is not None
-        optimizer.step(image, tracked.grad, loss.detach())
-    assert min(losses) == pytest.approx(48, rel=1e-3)
+    lowest = min(advance(optimizer, image, lambda x: torch.cosh(20 * x).sum()) for _ in range(60))
+    assert lowest == pytest.approx(48, rel=1e-3)
 
 
 def test_a_line_search_without_a_loss_is_refused() -> None:
@@ -136,44 +138,22 @@ def test_iterates_on_the_real_objective_are_those_of_torch(
 
     image, optimizer = start.clone(), LBFGS(history=10)
     for _ in range(30):
-        tracked = image.clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(loss(tracked), tracked)
         reference.step(closure)
-        optimizer.step(image, gradient)
+        advance(optimizer, image, loss)
         # Rounding is multiplied by the curvature's spread from step to step.
         torch.testing.assert_close(image, theirs.detach(), rtol=0, atol=1e-8)
 
 
 @pytest.fixture(scope="module")
-def as_far_as_torch(style_loss: tuple[Callable[[Tensor], Tensor], Tensor]) -> tuple[float, int]:
-    """The loss that torch's L-BFGS with a line search ends with, and its evaluations."""
-    loss, start = style_loss
-    image, evaluations = start.clone().requires_grad_(), 0
-    optimizer = torch.optim.LBFGS([image], max_iter=40, history_size=20, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        nonlocal evaluations
-        evaluations += 1
-        optimizer.zero_grad()
-        value = loss(image)
-        value.backward()
-        return value
-
-    optimizer.step(closure)
-    return loss(image).item(), evaluations
+def as_far_as_torch(style_loss: tuple[Callable[[Tensor], Tensor], Tensor]) -> tuple[Tensor, int]:
+    return by_torch(*style_loss, max_iter=40, history_size=20)
 
 
 @pytest.mark.parametrize("hessian", ["scalar", "bands"])
 def test_a_line_search_on_the_real_objective_comes_as_far_as_that_of_torch(
-    hessian: str, style_loss: tuple[Callable[[Tensor], Tensor], Tensor], as_far_as_torch: tuple[float, int]
+    hessian: str, style_loss: tuple[Callable[[Tensor], Tensor], Tensor], as_far_as_torch: tuple[Tensor, int]
 ) -> None:
     loss, start = style_loss
-    theirs, evaluations = as_far_as_torch
-    image, optimizer, losses = start.clone(), LBFGS(hessian=hessian, line_search="strong_wolfe"), []
-    for _ in range(evaluations):
-        tracked = image.clone().requires_grad_()
-        value = loss(tracked)
-        (gradient,) = torch.autograd.grad(value, tracked)
-        losses.append(value.item())
-        optimizer.step(image, gradient, value.detach())
-    assert min(losses) <= 1.1 * theirs
+    end, evaluations = as_far_as_torch
+    image, optimizer = start.clone(), LBFGS(hessian=hessian, line_search="strong_wolfe")
+    assert min(advance(optimizer, image, loss) for _ in range(evaluations)) <= 1.1 * loss(end).item()

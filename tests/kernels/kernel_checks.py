@@ -1,25 +1,31 @@
-"""The comparison that the kernel tests share: an operation, forward and backward, against float64 within its budget."""
+"""What the kernel tests share: the checks of `fastnst_kernels.verify` at their shapes, and `tap` on any tensors."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import pytest
 import torch
-from fastnst_kernels import gram, gram_loss, style_tap
+from fastnst_kernels import direct
 from fastnst_kernels.launch.backends import accumulation_dtype
-from fastnst_kernels.losses import reference
-from fastnst_kernels.verify import budget
+from fastnst_kernels.losses import GramDifference, accumulate_gram, finish_gram_loss, reference, tap
+from fastnst_kernels.losses.targets import ContentTerm, StyleTerm
+from fastnst_kernels.relu import POOLS, bias_relu, bias_relu_pool
+from fastnst_kernels.relu import reference as epilogues
+from fastnst_kernels.verify import FAMILIES, budget, run_checks, worst
+from fastnst_kernels.verify import LAYOUTS as BOTH_LAYOUTS
+from fastnst_kernels.verify.losses import target_near
 from torch import Tensor
+from torch.nn import functional
+
+Shape = tuple[int, int, int, int]
+T = TypeVar("T")
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # The same tests run with torch, and where the kernels are interpreted, with Triton.
 BACKEND = "triton" if os.environ.get("TRITON_INTERPRET") == "1" else "torch"
 LAYOUTS = pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "channels_last"])
-
-
-T = TypeVar("T")
+TORCH_ALONE = pytest.mark.skipif(BACKEND == "triton", reason="holds for any backend")
 
 
 def by_backend(torch_cases: Sequence[T], triton_cases: Sequence[T]) -> Sequence[T]:
@@ -27,66 +33,64 @@ def by_backend(torch_cases: Sequence[T], triton_cases: Sequence[T]) -> Sequence[
     return triton_cases if BACKEND == "triton" else torch_cases
 
 
-@contextmanager
-def nan_in_empty() -> Iterator[None]:
-    """Tensors that torch would leave uninitialised are full of NaN, or of set bits: an unwritten element shows."""
-
-    def filled(create: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def create_filled(*args: Any, **kwargs: Any) -> Tensor:
-            tensor = create(*args, **kwargs)
-            if tensor.dtype == torch.uint8:
-                return tensor.fill_(255)
-            return tensor.fill_(float("nan")) if tensor.is_floating_point() else tensor
-
-        return create_filled
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "empty", filled(torch.empty))
-        patch.setattr(torch, "empty_like", filled(torch.empty_like))
-        yield
+def layout_of(channels_last: bool) -> torch.memory_format:
+    return torch.channels_last if channels_last else torch.contiguous_format
 
 
-def captured(step: Callable[[], T], warm_up: Callable[[], object]) -> tuple[torch.cuda.CUDAGraph, T]:
-    """`step` as a CUDA graph, and what it returned, after `warm_up` on a stream of its own."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        warm_up()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = step()
-    return graph, result
+def check_family(
+    name: str,
+    *shapes: Shape,
+    backend: str = BACKEND,
+    device: str = "cpu",
+    layouts: Sequence[str] = tuple(BOTH_LAYOUTS),
+) -> None:
+    """The operations of a family at these shapes, in every mode and in `layouts`, forward and backward."""
+    named = {str(shape): shape for shape in shapes}
+    checks = list(run_checks(FAMILIES[name], backend, torch.device(device), named, layouts))
+    assert {check.layer for check in checks} == set(named)
+    assert [check for check in checks if not check.passed] == []
 
 
-def in_both_layouts(first: Sequence[Any], second: Sequence[Any]) -> list[tuple[Any, Any, bool]]:
-    """Each pair of values with one of the two layouts in turn: each value meets every other one, and both layouts."""
-    return [(a, b, (i + j) % 2 == 1) for i, a in enumerate(first) for j, b in enumerate(second)]
+def assert_expected(result: Tensor, expected: budget.Expected, what: str, *, budgets: float = 1) -> None:
+    exact, allowed = expected.exact.expand(result.shape), budgets * expected.budget.expand(len(result))
+    error, limit = worst(result, exact, allowed)
+    assert error <= limit, f"{what}: error {error}, budget {limit}"
 
 
 def make_features(
-    shape: tuple[int, int, int, int],
-    dtype: torch.dtype,
-    *,
-    channels_last: bool = False,
-    scale: float = 1.0,
-    seed: int = 0,
+    shape: Shape, dtype: torch.dtype, *, channels_last: bool = False, scale: float = 1.0, seed: int = 0
 ) -> Tensor:
     """Features as after a ReLU with a mean of their own: non-negative, part of them zero."""
-    generator = torch.Generator().manual_seed(seed)
-    values = (torch.randn(shape, generator=generator) + 0.3).relu() * scale
-    features = values.to(dtype)
-    return features.contiguous(memory_format=torch.channels_last) if channels_last else features
+    values = (torch.randn(shape, generator=torch.Generator().manual_seed(seed)) + 0.3).relu() * scale
+    return values.to(dtype, memory_format=layout_of(channels_last))
 
 
 def make_target(features: Tensor, *, seed: int = 1) -> Tensor:
     """A target of the size of the features' Gram matrix, not symmetric, (C, C) float32."""
-    generator = torch.Generator().manual_seed(seed)
-    matrix = reference.gram(features)[0].float().cpu()
-    return (matrix * (0.5 + torch.rand(matrix.shape, generator=generator))).to(features.device)
+    noise = torch.randn([features.shape[1]] * 2, generator=torch.Generator().manual_seed(seed))
+    return target_near(features, noise.to(features.device))
 
 
-def upstreams(shape: tuple[int, int, int, int]) -> dict[str, Tensor]:
+def make_content(features: Tensor, *, batch: int = 1, channels_last: bool = False) -> Tensor:
+    """Content features of the shape of the features, of one image or of as many."""
+    values = torch.randn(features.shape, generator=torch.Generator().manual_seed(4))[:batch].relu()
+    values = values.to(features.device, features.dtype) * features.abs().amax().clamp_min(1e-3) / 2
+    return values.contiguous(memory_format=layout_of(channels_last))
+
+
+def make_activations(shape: Shape, dtype: torch.dtype, *, channels_last: bool = False, seed: int = 0) -> Tensor:
+    """Activations of both signs, with equal ones and zeros among them; their sums need no rounding."""
+    values = (4 * torch.randn(shape, generator=torch.Generator().manual_seed(seed))).round() / 4
+    return values.to(dtype, memory_format=layout_of(channels_last))
+
+
+def before_relu(features: Tensor) -> Tensor:
+    """Features before a ReLU that leaves `features`, which are not negative."""
+    below = -torch.rand(features.shape, generator=torch.Generator().manual_seed(5))
+    return torch.where(features > 0, features, below.to(features.device, features.dtype))
+
+
+def upstreams(shape: Shape) -> dict[str, Tensor]:
     """Gradients from above in every kind of memory layout, float32."""
     batch, channels, height, width = shape
     values = torch.linspace(-1, 1, batch * channels * (height + 2) * (width + 2))
@@ -100,67 +104,172 @@ def upstreams(shape: tuple[int, int, int, int]) -> dict[str, Tensor]:
     }
 
 
-def assert_within(result: Tensor, exact: Tensor, allowed: Tensor, what: str) -> None:
-    error = budget.relative_error(result, exact.expand(result.shape))
-    assert torch.isfinite(result).all(), f"{what} is not finite"
-    assert (error <= allowed).all(), f"{what}: error {error.tolist()}, budget {allowed.tolist()}"
-
-
-def assert_expected(result: Tensor, expected: budget.Expected, what: str, *, budgets: float = 1) -> None:
-    assert_within(result, expected.exact, budgets * expected.budget, what)
-
-
-def check_style_tap(
+def check_tap(
     features: Tensor,
-    target: Tensor,
     *,
-    backend: str,
+    target: Tensor | None = None,
+    content: Tensor | None = None,
     weight: float = 1.0,
     upstream: Tensor | None = None,
+    relu: bool = False,
     precision: str = "ieee",
+    backend: str = BACKEND,
 ) -> None:
-    """Loss and gradient of `style_tap` within their budgets.
+    """Both losses of `tap` and its gradient within their budgets, for tensors of any strides, `features` ≥ 0.
 
-    The gradient from above is `upstream`, or noise as large as the gradient of the loss, so that an error in either
-    shows; the gradient of the loss is scaled to that size as well, which 16-bit features need to stay in range.
+    The gradients of the losses bring their share to the size of `upstream`, noise unless given: an error in each shows,
+    and 16-bit features stay in range.
     """
-    generator = torch.Generator().manual_seed(2)
-    own = reference.gram_loss_gradient(features, target, weight)
-    size = own.abs().mean((1, 2, 3)).clamp_min(1e-30)
-    loss_gradient = (1.0 / size).to(accumulation_dtype(features.dtype))
     if upstream is None:
-        upstream = torch.randn(features.shape, generator=generator).to(features.device, features.dtype)
-    leaf = features.detach().requires_grad_()
-    passed, loss = style_tap(leaf, target, weight, precision=precision, backend=backend)
-    assert passed.data_ptr() == leaf.data_ptr()
-    assert loss.dtype == loss_gradient.dtype
-    torch.autograd.backward([passed, loss], [upstream, loss_gradient])
+        noise = torch.randn(features.shape, generator=torch.Generator().manual_seed(2))
+        upstream = noise.to(features.device, features.dtype)
+    gradients, expected = [], []
+    given: dict[str, Any] = {}
+    exact: dict[str, Any] = {}
+    if target is not None:
+        gradients.append(_to_one(reference.gram_loss_gradient(features, target, weight), features.dtype))
+        expected.append(budget.gram_loss(features, target, weight, precision))
+        given, exact = {"target": target, "weight": weight}, {"style_gradient": gradients[-1]}
+    if content is not None:
+        gradients.append(_to_one(2 * weight * (features.double() - content.double()), features.dtype))
+        expected.append(budget.content_loss(features, content, weight))
+        given |= {"content": content, "content_weight": weight}
+        exact["content_gradient"] = gradients[-1]
+    leaf = (before_relu(features) if relu else features.detach()).requires_grad_()
+    passed, *losses = (
+        result for result in tap(leaf, relu=relu, precision=precision, backend=backend, **given) if result is not None
+    )
+    assert torch.equal(passed, features)
+    torch.autograd.backward([passed, *losses], [upstream, *gradients])
+    for loss, wanted in zip(losses, expected, strict=True):
+        assert loss.dtype == accumulation_dtype(features.dtype)
+        assert_expected(loss, wanted, "loss")
     assert leaf.grad is not None
-    assert_expected(loss, budget.gram_loss(features, target, weight, precision), "loss")
-    terms: dict[str, Any] = {"target": target, "weight": weight, "style_gradient": loss_gradient}
-    assert_expected(leaf.grad, budget.tap_gradient(features, upstream, precision=precision, **terms), "gradient")
+    wanted = budget.tap_gradient(features, upstream, relu=relu, precision=precision, **given, **exact)
+    assert_expected(leaf.grad, wanted, "gradient")
 
 
-def check_gram(features: Tensor, *, backend: str, precision: str = "ieee") -> None:
-    """The Gram matrix and its gradient within their budgets, and the matrix symmetric to the bit."""
-    leaf = features.detach().requires_grad_()
-    result = gram(leaf, precision=precision, backend=backend)
-    generator = torch.Generator().manual_seed(3)
-    above = torch.randn(result.shape, generator=generator).to(features.device, result.dtype) * features[0, 0].numel()
-    result.backward(above)
-    assert leaf.grad is not None
-    assert torch.equal(result, result.mT)
-    assert_expected(result, budget.gram(features, precision), "Gram matrix")
-    assert_expected(leaf.grad, budget.gram_gradient(features, above, precision), "gradient of the Gram matrix")
+def _to_one(gradient: Tensor, dtype: torch.dtype) -> Tensor:
+    return (1 / gradient.abs().mean((1, 2, 3)).clamp_min(1e-30)).to(accumulation_dtype(dtype))
 
 
-def check_loss_gradient_strides(backend: str) -> None:
-    """The gradient of `gram_loss` of two images for a loss gradient of stride 0, and for one of stride 2."""
-    features = make_features((2, 9, 5, 6), torch.float32)
-    target = make_target(features)
-    own = reference.gram_loss_gradient(features, target)
-    for loss_gradient in (torch.tensor(1.0).expand(2), torch.tensor([2.0, 7.0, -3.0])[::2]):
-        leaf = features.detach().requires_grad_()
-        gram_loss(leaf, target, backend=backend).backward(loss_gradient)
-        assert leaf.grad is not None
-        torch.testing.assert_close(leaf.grad.double(), loss_gradient.double()[:, None, None, None] * own)
+def check_activations(
+    x: Tensor,
+    bias: Tensor | None,
+    *,
+    gradient_like: Callable[[Tensor], Tensor] = lambda like: like + 1,
+    backend: str = BACKEND,
+) -> None:
+    """`bias_relu`, alone and with each pool, and its gradient, equal to the bit, for tensors of any strides.
+
+    `gradient_like` makes the gradient from above of the result.
+    """
+    for pool in (None, *POOLS):
+        leaf, flags = x.detach().requires_grad_(), epilogues.mask(x, bias, pool)
+        if pool is None:
+            y, exact = bias_relu(leaf, bias, backend=backend), epilogues.bias_relu(x, bias)
+            above = gradient_like(exact.to(x.dtype))
+            wanted = epilogues.relu_gradient(above, flags)
+        else:
+            y, exact = bias_relu_pool(leaf, bias, pool, backend=backend), epilogues.bias_relu_pool(x, bias, pool)
+            above = gradient_like(exact.to(x.dtype))
+            wanted = epilogues.pool_gradient(above, flags, pool)
+        (gradient,) = torch.autograd.grad(y, leaf, above)
+        for result, expected in ((y, exact), (gradient, wanted)):
+            torch.testing.assert_close(result, expected.to(x.dtype), rtol=0, atol=0, equal_nan=True)
+
+
+def check_special_values(dtype: torch.dtype, channels_last: bool, device: str = "cpu", backend: str = BACKEND) -> None:
+    """NaN, infinities and both zeros: values and gradients are those of torch."""
+    values = torch.tensor((float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1.0, -1.0, 2.0))
+    x = values[torch.randint(len(values), (1, 8, 4, 8), generator=torch.Generator().manual_seed(3))]
+    x = x.to(device, dtype, memory_format=layout_of(channels_last))
+    check_activations(x, None, gradient_like=lambda like: torch.where(like.isnan(), 3.0, like), backend=backend)
+    leaf = x.float().requires_grad_()
+    for pool, plain in (("max", functional.max_pool2d), ("avg", functional.avg_pool2d)):
+        y = plain(leaf.relu(), 2)
+        (expected,) = torch.autograd.grad(y, leaf, y.detach())
+        closed = epilogues.pool_gradient(y.detach(), epilogues.mask(x, None, pool), pool)
+        torch.testing.assert_close(closed.float(), expected, rtol=0, atol=0, equal_nan=True)
+
+
+def gradient_over(
+    upstream: Tensor,
+    features: Tensor,
+    *,
+    difference: GramDifference | None = None,
+    style_gradient: Tensor | None = None,
+    content: Tensor | None = None,
+    precision: str = "ieee",
+    backend: str = BACKEND,
+) -> Tensor:
+    """The gradient of a tile before its ReLU, written over `upstream`."""
+    ones = torch.ones(len(features), dtype=accumulation_dtype(features.dtype), device=features.device)
+    style = None
+    if difference is not None:
+        above = ones if style_gradient is None else style_gradient
+        style = StyleTerm(difference.matrix, difference.scale, above, difference.factor)
+    direct.tap_backward(
+        backend,
+        upstream,
+        features=features,
+        upstream=upstream,
+        style=style,
+        content=None if content is None else ContentTerm(content, ones, 2.0),
+        relu=True,
+        owned=None,
+        precision=precision,
+    )
+    return upstream
+
+
+def _repeated(block: Tensor, height: int, width: int, channels_last: bool, batch: int) -> Tensor:
+    """A map of `batch` images made of equal blocks, (1, C, h, w) each; h and w divide its height and width."""
+    size = (batch, block.shape[1], height, width)
+    result = torch.empty(size, dtype=block.dtype, device=block.device, memory_format=layout_of(channels_last))
+    row = block.repeat(1, 1, 1, width // block.shape[3])
+    for top in range(0, height, block.shape[2]):
+        result[:, :, top : top + block.shape[2]] = row
+    return result
+
+
+def check_repeated(
+    block: Tensor, height: int, width: int, *, batch: int, channels_last: bool, backend: str, precision: str = "ieee"
+) -> None:
+    """A picture of equal blocks has the Gram matrix and the gradient of one, at sizes that float64 does not fit.
+
+    Forward by the sums of two tiles, backward over the memory of the upstream, with each term, at the picture's end.
+    """
+    channels, side, across = block.shape[1:]
+    target, content = make_target(block), make_content(block)
+    upstream = torch.randn(block.shape, generator=torch.Generator().manual_seed(7)).to(block.device, block.dtype)
+    features = _repeated(block, height, width, channels_last, batch)
+    sums = torch.zeros((batch, channels, channels), device=block.device)
+    for tile in (features[:, :, :side], features[:, :, side:]):
+        accumulate_gram(sums, tile, precision=precision, backend=backend)
+    positions = height * width
+    assert_expected(sums / positions, budget.gram(block, precision), "Gram matrix of equal blocks", budgets=10)
+    loss, difference = finish_gram_loss(sums, positions, target, dtype=block.dtype, backend=backend)
+    assert torch.isfinite(loss).all()
+    factor = side * across / positions
+    style_gradient = _to_one(factor * reference.gram_loss_gradient(block, target), block.dtype)
+    gradient = gradient_over(
+        _repeated(upstream, height, width, channels_last, batch),
+        features,
+        difference=difference,
+        style_gradient=style_gradient.expand(batch).contiguous(),
+        content=_repeated(content, height, width, channels_last, 1),
+        precision=precision,
+        backend=backend,
+    )
+    expected = budget.tap_gradient(
+        block,
+        upstream,
+        target=target,
+        style_gradient=style_gradient * factor,
+        content=content,
+        relu=True,
+        precision=precision,
+    )
+    for last in (gradient[-1:, :, -side:, -across:], gradient[:1, :, :side, :across]):
+        assert_expected(last, expected, "gradient of equal blocks", budgets=10)

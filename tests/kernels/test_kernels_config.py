@@ -10,42 +10,35 @@ from hypothesis import strategies as st
 
 from bench.targets import TARGETS
 
-PROBLEMS = given(
-    gpu=st.sampled_from(list(TARGETS.values())),
+PROBLEMS = st.builds(
+    lambda channels, positions, batch, kind, aligned: Problem(channels, positions, batch, *kind, aligned),
     channels=st.integers(1, 1024),
     positions=st.one_of(st.integers(1, 5000), st.integers(1, 2**26)),
     batch=st.integers(1, 64),
     kind=st.sampled_from([(4, False), (4, True), (2, True)]),
     aligned=st.booleans(),
 )
-SETTINGS = settings(max_examples=400, deadline=None, database=None, derandomize=True)
 
 
-@SETTINGS
-@PROBLEMS
-def test_partial(gpu: Gpu, channels: int, positions: int, batch: int, kind: tuple[int, bool], aligned: bool) -> None:
-    itemsize, tensor_cores = kind
-    config = partial_heuristic(Problem(channels, positions, batch, itemsize, tensor_cores, aligned), gpu)
-    operands = 1 if channels <= config.block_c else 2
-    assert operands * config.block_c * config.block_m * itemsize * config.num_stages <= gpu.shared_limit
+@settings(max_examples=400, deadline=None, database=None, derandomize=True)
+@given(gpu=st.sampled_from(list(TARGETS.values())), problem=PROBLEMS)
+def test_within_the_limits(gpu: Gpu, problem: Problem) -> None:
+    config = partial_heuristic(problem, gpu)
+    operands = 1 if problem.channels <= config.block_c else 2
+    assert operands * config.block_c * config.block_m * problem.itemsize * config.num_stages <= gpu.shared_limit
     assert config.split_length % config.block_m == 0
-    assert (config.splits - 1) * config.split_length < positions <= config.splits * config.split_length
-    pairs = pairs_of(ceil(channels / config.block_c))
-    assert not tensor_cores or config.split_length <= 4096
-    needed = ceil(positions / 4096) if tensor_cores else 1
-    assert config.splits <= needed or pairs * batch * config.splits <= 3 * gpu.multiprocessors
-    assert config.block_c % reduce_heuristic(channels, config.splits).tile == 0
+    assert (config.splits - 1) * config.split_length < problem.positions <= config.splits * config.split_length
+    pairs = pairs_of(ceil(problem.channels / config.block_c))
+    assert not problem.tensor_cores or config.split_length <= 4096
+    needed = ceil(problem.positions / 4096) if problem.tensor_cores else 1
+    assert config.splits <= needed or pairs * problem.batch * config.splits <= 3 * gpu.multiprocessors
+    assert config.block_c % reduce_heuristic(problem.channels, config.splits).tile == 0
 
-
-@SETTINGS
-@PROBLEMS
-def test_backward(gpu: Gpu, channels: int, positions: int, batch: int, kind: tuple[int, bool], aligned: bool) -> None:
-    itemsize, tensor_cores = kind
-    config = backward_heuristic(Problem(channels, positions, batch, itemsize, tensor_cores, aligned), gpu)
-    stage = (config.block_c + config.block_m) * config.block_k * itemsize
-    assert stage * config.num_stages <= gpu.shared_limit
-    assert config.block_k <= max(16, 2 * channels)
-    assert min(config.block_c, config.block_m, config.block_k) >= 16
+    backward = backward_heuristic(problem, gpu)
+    stage = (backward.block_c + backward.block_m) * backward.block_k * problem.itemsize
+    assert stage * backward.num_stages <= gpu.shared_limit
+    assert backward.block_k <= max(16, 2 * problem.channels)
+    assert min(backward.block_c, backward.block_m, backward.block_k) >= 16
 
 
 @pytest.mark.parametrize("name", ["sm_80", "sm_90", "gfx942"])

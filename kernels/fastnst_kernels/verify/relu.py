@@ -24,7 +24,7 @@ def operations(site: Site) -> Iterator[Operation]:
     bias = _quantised(0.5 * noise(site.shape[1])).to(dtype)
     above = noise(*site.shape).to(dtype)
     yield from _activations(site, x, bias, above)
-    for pool in POOLS:
+    for pool in POOLS if min(site.shape[2:]) > 1 else ():
         yield from _pools(site, x, bias, above[:, :, : site.shape[2] // 2, : site.shape[3] // 2], pool=pool)
 
 

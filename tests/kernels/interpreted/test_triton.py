@@ -1,7 +1,6 @@
 """The Triton kernels alone, interpreted: wide offsets, crops, scales, splits, bits that start anywhere."""
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -12,24 +11,8 @@ from fastnst_kernels.launch.gpu import INTERPRETER
 from fastnst_kernels.launch.launch import interpreted
 from fastnst_kernels.losses import triton_content, triton_gram, triton_product, triton_tap
 from fastnst_kernels.losses.targets import normalised
-from image_checks import (
-    SCALE,
-    SHIFT,
-    check_adam_at_the_end,
-    check_image_gradient,
-    check_last_rows,
-    make_image,
-    make_upstream,
-)
-from kernel_checks import LAYOUTS, check_gram, check_style_tap, make_features, make_target, nan_in_empty
-from relu_checks import make_activations
-from tap_checks import check_tiles, tile_gradient
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _nan_in_empty() -> Iterator[None]:
-    with nan_in_empty():
-        yield
+from image_checks import SCALE, SHIFT
+from kernel_checks import LAYOUTS, Shape, check_family, gradient_over, make_activations, make_features
 
 
 def test_these_are_the_interpreted_kernels() -> None:
@@ -37,24 +20,15 @@ def test_these_are_the_interpreted_kernels() -> None:
     assert available_backends("cpu") == ("torch", "triton", "reference")
 
 
-@LAYOUTS
-def test_wide_offsets_in_features(channels_last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("family", "shape"),
+    [("gram", (2, 70, 5, 6)), ("tiles", (1, 20, 9, 8)), ("image", (2, 3, 5, 6)), ("image", (2, 3, 5, 8))],
+)
+def test_wide_offsets(family: str, shape: Shape, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (triton_product, triton_tap, triton_content):
         monkeypatch.setattr(module, "wide", lambda *tensors: True)
-    features = make_features((2, 70, 5, 6), torch.float16, channels_last=channels_last)
-    check_style_tap(features, make_target(features), backend="triton")
-    check_tiles(make_features((1, 20, 9, 8), torch.float16, channels_last=channels_last), backend="triton", relu=True)
-
-
-@LAYOUTS
-def test_wide_offsets_in_images(channels_last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton_image, "wide_image", lambda image: True)
-    for width in (6, 8):
-        image = make_image((2, 3, 5, width), channels_last=channels_last)
-        check_last_rows(image, backend="triton", channels_last=channels_last)
-        check_adam_at_the_end(image, backend="triton")
-        upstream = make_upstream(image, torch.float32)
-        check_image_gradient(image, upstream, backend="triton", flip=False, kind="squared")
+    check_family(family, shape)
 
 
 def test_where_offsets_become_wide() -> None:
@@ -94,15 +68,15 @@ def test_zero_differences_and_features() -> None:
     assert zeros.grad.count_nonzero() == 0
 
 
-@pytest.mark.parametrize(("channels", "channels_last"), [(20, True), (70, False)])
-def test_many_splits(channels: int, channels_last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("channels", "layout"), [(20, "channels-last"), (70, "nchw")])
+def test_many_splits(channels: int, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heuristic, "LONGEST_SUM", 64)
     monkeypatch.setattr(heuristic, "_MANY_SPLITS", 4)
-    features = make_features((2, channels, 24, 25), torch.float16, channels_last=channels_last)
+    features = make_features((2, channels, 24, 25), torch.float16, channels_last=layout == "channels-last")
     reduce = triton_gram.plan_gram(features, "ieee", INTERPRETER).launches[1]
     assert reduce.arguments["splits"] >= 5
     assert reduce.constants["TILE"] == 8
-    check_gram(features, backend="triton")
+    check_family("gram", (2, channels, 24, 25), layouts=(layout,))
 
 
 @LAYOUTS
@@ -118,7 +92,7 @@ def test_nothing_else_is_written() -> None:
     around = torch.full((1, 9, 9, 9), float("nan"), dtype=torch.float16)
     upstream = around[:, :, 2:7, 2:8]
     upstream.fill_(0.25)
-    tile_gradient(features, upstream=upstream, gradient=upstream, content=features, backend="triton")
+    gradient_over(upstream, features, content=features)
     assert torch.equal(upstream, 0.25 * (features > 0))
     assert around.isnan().sum() == around.numel() - upstream.numel()
 

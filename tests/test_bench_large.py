@@ -1,14 +1,13 @@
-"""The benchmark of high resolution, at sizes where only its working counts."""
+"""The benchmarks of large pictures, at sizes where only their working counts."""
 
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from bench import bench_highres
-from bench.bench_highres import Row, blocks, options_for, plan_side
+from bench import bench_far, bench_highres, bench_pictures
+from bench.bench_highres import Row, options_for, plan_side
 from fastnst.errors import OptionError
 from fastnst.network.runtime import resolve_runtime
 from fastnst.plan.planner import Plan
@@ -20,6 +19,8 @@ def planned(side: str, size: tuple[int, int] = (1000, 1300)) -> Plan:
 
 
 def test_sides() -> None:
+    with pytest.raises(OptionError):
+        planned("recompute:much")
     assert planned("whole").tile is None
     assert (planned("kept:256").tile, planned("kept:256").level) == (256, "kept")
     assert planned("recompute:96").level == "recompute"
@@ -29,18 +30,6 @@ def test_sides() -> None:
     inner = list(published.grid)[1]
     assert (inner.columns.first, inner.columns.last) == (512, 1024)
     assert (inner.columns.start, inner.columns.stop) == (256, 1280)
-
-
-@pytest.mark.parametrize("side", ["kept", "kept:", "recompute:much", "blocks", "auto:1"])
-def test_no_sides(side: str) -> None:
-    with pytest.raises(OptionError):
-        planned(side)
-
-
-def test_the_published_blocks_take_four_times_the_pixels() -> None:
-    grid = blocks((8192, 8192), options_for(8192, "cpu", "fp32", "adam"), 512, 256)
-    assert len(grid) == 256
-    assert grid.overhead == pytest.approx(3.75, rel=0.01)
 
 
 @pytest.mark.slow
@@ -59,20 +48,8 @@ def test_measured_in_processes_of_their_own(
 ) -> None:
     monkeypatch.setattr(bench_highres, "check_gradients", lambda sides, device: {"kept": 1e-6})
     path = tmp_path / "highres.json"
-    words = [
-        "--size",
-        "96",
-        "--sides",
-        "kept:32",
-        "auto:2MB",
-        "--rounds",
-        "1",
-        "--iterations",
-        "1",
-        "--json",
-        str(path),
-    ]
-    assert bench_highres.main([*words, "--precision", "fp32", "--device", "cpu"]) == 0
+    words = f"--size 96 --sides kept:32 auto:2MB --rounds 1 --iterations 1 --precision fp32 --device cpu --json {path}"
+    assert bench_highres.main(words.split()) == 0
     kept, little = json.loads(path.read_text())["rows"]
     assert (kept["tile"], kept["tiles"], kept["problem"]) == (None, 1, None)
     assert kept["seconds"] > 0
@@ -90,17 +67,6 @@ def test_a_wrong_loss_is_no_figure() -> None:
     bench_highres._check_losses([rows[0], replace(rows[1], loss=None)], 1e-4)
 
 
-def test_what_the_system_kills_ran_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Done:
-        returncode, stdout, stderr = -9, "", ""
-
-    def killed(*arguments: Any, **options: Any) -> Done:
-        return Done()
-
-    monkeypatch.setattr("subprocess.run", killed)
-    assert bench_highres.run_worker("whole", 64, "cpu", "fp32", "adam", 1) == {"problem": "out of memory"}
-
-
 def test_operations_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
     sides = ["whole", "kept:1024", "recompute:1024", "published"]
     assert bench_highres.main(["--count", "--size", "4096", "--precision", "fp32", "--sides", *sides]) == 0
@@ -109,3 +75,24 @@ def test_operations_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
     assert of_whole["whole"] == of_published["published"] == 1
     assert of_whole["kept:1024"] < 1.3 < of_whole["recompute:1024"] < 2
     assert of_published["kept:1024"] < of_published["recompute:1024"] < 0.5
+
+
+@pytest.mark.slow
+def test_a_small_far_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--size", "160", "--max-memory", "900MB", "--json", str(tmp_path / "far.json"), "--folder", str(tmp_path)]
+    assert bench_far.main(words) == 0
+    assert "the untiled step would take" in capsys.readouterr().out
+    report = json.loads((tmp_path / "far.json").read_text())
+    assert report["size"] == 160
+    assert 1e8 < report["peak_bytes"] < 2e9
+
+
+@pytest.mark.slow
+def test_pictures_are_read_and_written_by_rows(tmp_path: Path) -> None:
+    # In float32 the picture has 201 MB.
+    assert bench_pictures.main(["--size", "4096", "--json", str(tmp_path / "a.json"), "--folder", str(tmp_path)]) == 0
+    pictures = json.loads((tmp_path / "a.json").read_text())["pictures"]
+    assert len(pictures) == 8
+    for picture in pictures:
+        assert picture["peak_mb"] < 400, picture
+        assert picture["peak_mb"] - picture["rest_mb"] < 160, picture
