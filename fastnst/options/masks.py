@@ -1,7 +1,7 @@
 """Which part of the content takes its style from which part of which style: the `masks` option, before it is loaded."""
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,10 @@ class Mask:
     def as_dict(self) -> dict[str, Any]:
         """The mapping that `parse_masks` takes for this region, with the names of its pictures."""
         return {"content": self.content, **{f"style:{number}": source for number, source in self.styles}}
+
+    def mapped(self, change: Callable[[str], Any]) -> dict[str, Any]:
+        """`as_dict` with what `change` makes of each path."""
+        return {part: source and change(source) for part, source in self.as_dict().items()}
 
     @property
     def sources(self) -> list[Any]:

@@ -329,6 +329,11 @@ class Options:
         if self.content_weight == self.style_weight == 0:
             raise OptionError("content weight and style weight are both 0; at least one must be more")
 
+    def as_dict(self) -> dict[str, Any]:
+        """The options by name, layers as mappings from name to weight."""
+        values = {option.name: getattr(self, option.name) for option in fields(self)}
+        return {name: dict(value) if name.endswith("_layers") else value for name, value in values.items()}
+
     @property
     def active_content_layers(self) -> LayerWeights:
         """The content layers whose weight counts: none where the content weight is 0."""

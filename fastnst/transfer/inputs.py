@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from numbers import Integral
 from typing import Any
@@ -89,6 +89,12 @@ def opened(content: Source | AnyPicture | Canvas, max_pixels: int = MAX_PIXELS) 
     return open_picture(content, role="content", max_pixels=max_pixels)
 
 
+def fingerprint(max_pixels: int, role: str, path: str) -> str:
+    """The hash by which a run records the picture at `path`; a style is recorded opaque."""
+    picture = open_picture(path, role=role, max_pixels=max_pixels)
+    return (opaque(picture) if role == "style" else picture).sha256
+
+
 @dataclass(frozen=True, eq=False)
 class Inputs:
     """The pictures of a run beside its content. Make one with `load_inputs`.
@@ -124,10 +130,8 @@ class Inputs:
     ) -> dict[str, Any]:
         """The facts of a run before its network is loaded: its pictures by name and hash, the (height, width) of
         its scales, the options."""
-        values = {option.name: getattr(options, option.name) for option in fields(Options)}
+        values = options.as_dict()
         values["init"] = options.init if self.init is None else self.init.name
-        values["content_layers"] = dict(options.content_layers)
-        values["style_layers"] = dict(options.style_layers)
         masks = None if self.regions is None else recorded_regions(self.regions)
         if masks is not None:
             values["masks"] = [{part: picture and picture["name"] for part, picture in mask.items()} for mask in masks]

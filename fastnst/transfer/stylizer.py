@@ -23,14 +23,14 @@ from fastnst.network.runtime import check_fork, float32_products, own_modes, res
 from fastnst.network.weights import Weights, load_weights
 from fastnst.optim import make_optimizer
 from fastnst.options.keywords import OptionValues
-from fastnst.options.options import START_WORDS, resolve_options
+from fastnst.options.options import resolve_options
 from fastnst.options.parse import in_words
 from fastnst.plan.fitting import FittingObjective
 from fastnst.plan.planner import Plan, most_tiles, plan_run
 from fastnst.plan.processes import Ranks
 from fastnst.transfer.checkpoint import SavedRun, check_same_inputs, check_same_network, load_run
 from fastnst.transfer.descent import Descent
-from fastnst.transfer.inputs import Canvas, Scale, Styles, load_inputs, opened, recorded_canvas, start_image, style_size
+from fastnst.transfer.inputs import Canvas, Scale, Styles, load_inputs, opened, start_image, style_size
 from fastnst.transfer.networks import Networks, warn_of_other_network
 from fastnst.transfer.result import Result
 from fastnst.transfer.run import ResumeValues, Run, Watch, WatchValues, watch_and_options
@@ -81,16 +81,7 @@ def resume(
     Raises CheckpointError where the checkpoint is missing or damaged, or belongs to other pictures or weights.
     """
     saved = load_run(Path(path))
-    options = dict(saved.parameters["options"])
-    source: Source | Canvas | None = recorded_canvas(saved.parameters)
-    if source is None:
-        source = saved.source("content", saved.sources["content"], content)
-    if options["init"] not in START_WORDS:
-        options["init"] = saved.source("init", saved.sources["init"], init)
-    if options.get("masks") is not None:
-        options["masks"] = saved.masks_again if masks is None else masks
-    if style is None:
-        style = [saved.source("style", place) for place in saved.sources["styles"]]
+    source, style, options = saved.again(content=content, style=style, init=init, masks=masks)
     return Stylizer(style, **options).prepare(source, saved).run(Watch(checkpoint=path, **watch))
 
 

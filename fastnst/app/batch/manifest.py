@@ -173,10 +173,8 @@ def _row(where: str, record: _Record, folder: Path) -> Row:
         if value not in words and (folder / value).is_file():
             options[name] = str(folder / value)
     if options.get("masks") is not None:
-        options["masks"] = [
-            {part: source and str(folder / _path("a mask", source)) for part, source in mask.as_dict().items()}
-            for mask in parse_masks(options["masks"]) or ()
-        ]
+        masks = parse_masks(options["masks"]) or ()
+        options["masks"] = [mask.mapped(lambda source: str(folder / _path("a mask", source))) for mask in masks]
     return Row(where, str(folder / content), tuple(str(folder / path) for path in paths), output, options)
 
 

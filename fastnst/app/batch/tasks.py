@@ -4,8 +4,8 @@ import json
 import os
 import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +173,7 @@ def is_done(task: Task, sha256_of: Callable[[str, str], str]) -> bool:
     """Says if the task's output was made by a run like the task's that came to its end.
 
     Pictures, weights and options must be the same, but for those that say where and in how much memory the run happens.
-    `sha256_of(path, role)` is a picture's fingerprint as it is recorded; it is not asked for before all else agrees. An
+    `sha256_of(role, path)` is a picture's fingerprint as it is recorded; it is not asked for before all else agrees. An
     output whose parameters are absent or cannot be read is not done.
 
     Raises ImageError where a picture cannot be read.
@@ -183,9 +183,7 @@ def is_done(task: Task, sha256_of: Callable[[str, str], str]) -> bool:
     except ImageError:
         return False
     options, recorded, styles = task.options, record.get("options"), record.get("styles")
-    values = {option.name: getattr(options, option.name) for option in fields(Options)}
-    layers = {name: dict(value) for name, value in values.items() if name.endswith("_layers")}
-    plain = json.loads(to_json({**values, **layers}))  # as it comes back from a file
+    plain = json.loads(to_json(options.as_dict()))  # as it comes back from a file
     compared = plain.keys() - _UNCOMPARED
     if (
         record.get("stopped") not in (None, "time")
@@ -194,17 +192,14 @@ def is_done(task: Task, sha256_of: Callable[[str, str], str]) -> bool:
         or _sha256(record.get("weights")) != task.weights_sha256
     ):
         return False
-    masks = [
-        {part: source and sha256_of(source, "mask") for part, source in mask.as_dict().items()}
-        for mask in options.masks or ()
-    ]
+    masks = [mask.mapped(partial(sha256_of, "mask")) for mask in options.masks or ()]
     is_word = options.init in START_WORDS
     return (
-        _sha256(record.get("content")) == sha256_of(task.content, "content")
+        _sha256(record.get("content")) == sha256_of("content", task.content)
         and isinstance(styles, list)
-        and [_sha256(style) for style in styles] == [sha256_of(style, "style") for style in task.styles]
+        and [_sha256(style) for style in styles] == [sha256_of("style", style) for style in task.styles]
         and (recorded.get("init") if is_word else _sha256(record.get("init")))
-        == (options.init if is_word else sha256_of(options.init, "init"))
+        == (options.init if is_word else sha256_of("init", options.init))
         and mask_hashes(record.get("masks")) == masks
     )
 

@@ -22,11 +22,11 @@ import torch
 
 from fastnst.app.batch.tasks import Outcome, Task, is_done
 from fastnst.errors import FastnstError, FastnstWarning
-from fastnst.image.picture import opaque
 from fastnst.image.read import open_picture
 from fastnst.image.write import check_output_path
 from fastnst.network.runtime import is_out_of_memory
 from fastnst.options.options import Options
+from fastnst.transfer.inputs import fingerprint
 from fastnst.transfer.networks import Networks
 from fastnst.transfer.run import Watch
 from fastnst.transfer.stylizer import Stylizer
@@ -196,7 +196,7 @@ class Worker:
         self._watch = Watch(callback=lambda _: not should_stop(), callback_every=None)
         self._resume = resume
         self._networks = Networks()
-        self._fingerprint = cache(_fingerprint)
+        self._fingerprint = cache(fingerprint)
         self._stylizer = lru_cache(KEPT_STYLES)(self._made)
 
     def run(self, task: Task) -> Outcome:
@@ -243,8 +243,3 @@ class Worker:
         self._networks.clear()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def _fingerprint(max_pixels: int, path: str, role: str) -> str:
-    picture = open_picture(path, role=role, max_pixels=max_pixels)
-    return (opaque(picture) if role == "style" else picture).sha256

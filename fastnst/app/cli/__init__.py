@@ -1,6 +1,7 @@
-"""The command `fastnst`: its subcommands, one module each, its exit codes, and how its errors are shown."""
+"""The command `fastnst`: its subcommands, its exit codes, and how its errors are shown."""
 
 import argparse
+import importlib.util
 import io
 import os
 import sys
@@ -21,26 +22,12 @@ EXIT_INTERRUPTED = 130
 
 # The modules in the order of `fastnst --help`. They import what they need when they run, for the help must not wait for
 # torch; they are imported by name here, for they import their neighbours in this package.
-_COMMANDS = (
-    "stylize",
-    "texture",
-    "reconstruct",
-    "resume",
-    "batch",
-    "grid",
-    "rerun",
-    "web",
-    "info",
-    "plan",
-    "verify",
-    "profile",
-    "env",
-)
+_COMMANDS = ("stylize", "reconstruct", "rerun", "batch", "grid", "web", "info", "plan", "verify", "profile", "env")
+_SHELLS = ("bash", "zsh", "fish", "tcsh", "powershell")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command and returns its exit code: 0, 1 for bad input or a failed check, 2 without a command, 130 for
-    Ctrl-C."""
+    """Runs the command and returns its exit code, 0 or one of those above."""
     # Before torch is imported: threads that wait by spinning make a run ten times slower beside another busy process.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     _make_streams_safe()
@@ -95,8 +82,27 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name in _COMMANDS:
         import_module(f"fastnst.app.cli.{name}").add_parser(commands)
-    import_module("fastnst.app.cli.completion").add_parser(commands, build_parser)
+    completion = commands.add_parser(
+        "completion",
+        help="print a script that completes this command in a shell",
+        description="Prints a script of completions (fastnst[completion]). For bash, write "
+        'eval "$(fastnst completion bash)" into ~/.bashrc; for zsh, save it as _fastnst in a folder of $fpath; for '
+        "fish, as ~/.config/fish/completions/fastnst.fish.",
+    )
+    completion.add_argument("shell", choices=_SHELLS, help="the shell")
+    completion.set_defaults(run=_print_completion)
     return parser
+
+
+def _print_completion(parsed: argparse.Namespace) -> int:
+    if importlib.util.find_spec("shtab") is None:
+        raise OptionError('completion needs shtab; install it with pip install "fastnst[completion]"')
+    import shtab
+
+    if parsed.shell not in shtab.SUPPORTED_SHELLS:
+        raise OptionError(f"the shtab that is installed does not know {parsed.shell}; install a newer one")
+    print(shtab.complete(build_parser(), shell=parsed.shell))
+    return 0
 
 
 class _Version(argparse.Action):

@@ -7,7 +7,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import Field, dataclass, fields
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -30,32 +30,53 @@ _FORMATS = ("png", "jpeg", "webp", "tiff", "avif", "npy")
 _MOST_CONFIG_BYTES = 1_000_000
 
 
-@dataclass(frozen=True)
-class OutputArgument:
-    """An argument of `stylize` that changes nothing of the picture. `kind` is str, int or bool (a flag)."""
-
-    name: str
-    kind: type
-    meaning: str
-    metavar: str | None = None
-    choices: tuple[str, ...] = ()
+def _output(default: Any, meaning: str, metavar: str | None = None, choices: tuple[str, ...] = ()) -> Any:
+    return field(default=default, metadata={"meaning": meaning, "metavar": metavar, "choices": choices})
 
 
-OUTPUT_ARGUMENTS = (
-    OutputArgument("format", str, "format of OUT, whatever its name (default: by the name; png for -)", None, _FORMATS),
-    OutputArgument("bit_depth", int, "bits per channel: 8, or 16 for png and tiff (default: 8)", "N"),
-    OutputArgument(
-        "save_every", int, "also write the image every N iterations, beside OUT, with the iteration in its name", "N"
-    ),
-    OutputArgument("preview", str, "also keep the newest image in this file, written once a second", "FILE"),
-    OutputArgument("plot", str, "also draw the losses: .png, .svg or .pdf (fastnst[plot])", "FILE"),
-    OutputArgument("movie", str, "also make a movie of the run: .gif, .webp or .mp4 (fastnst[movie])", "FILE"),
-    OutputArgument("movie_every", int, "iterations between two frames of the movie (default: 10)", "N"),
-    OutputArgument("checkpoint", str, "also keep all of the run in this file, for `fastnst resume`", "FILE"),
-    OutputArgument("checkpoint_every", int, "seconds between two checkpoints (default: 60)", "N"),
-    OutputArgument("quiet", bool, "no progress bar and no closing line"),
-    OutputArgument("json", bool, "print losses and parameters as one JSON object on stdout"),
-)
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """The files that a run writes and the lines that it prints; nothing here changes the picture."""
+
+    output: str
+    format: str | None = _output(
+        None, "format of OUT, whatever its name (default: by the name; png for -)", None, _FORMATS
+    )
+    bit_depth: int | None = _output(None, "bits per channel: 8, or 16 for png and tiff (default: 8)", "N")
+    save_every: int | None = _output(
+        None, "also write the image every N iterations, beside OUT, with the iteration in its name", "N"
+    )
+    preview: str | None = _output(None, "also keep the newest image in this file, written once a second", "FILE")
+    plot: str | None = _output(None, "also draw the losses: .png, .svg or .pdf (fastnst[plot])", "FILE")
+    movie: str | None = _output(None, "also make a movie of the run: .gif, .webp or .mp4 (fastnst[movie])", "FILE")
+    movie_every: int = _output(10, "iterations between two frames of the movie (default: 10)", "N")
+    checkpoint: str | None = _output(None, "also keep all of the run in this file, for `fastnst resume`", "FILE")
+    checkpoint_every: int = _output(60, "seconds between two checkpoints (default: 60)", "N")
+    quiet: bool = _output(False, "no progress bar and no closing line")
+    json: bool = _output(False, "print losses and parameters as one JSON object on stdout")
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> "Outputs":
+        """The outputs among `settings`, as the command parsed them."""
+        return cls(**{output.name: settings[output.name] for output in fields(cls) if output.name in settings})
+
+    @property
+    def target(self) -> str | IO[bytes]:
+        """The path, or the standard output."""
+        return sys.stdout.buffer if self.output == STANDARD else self.output
+
+    @property
+    def label(self) -> str:
+        """The name of the output in messages."""
+        return "the standard output" if self.output == STANDARD else self.output
+
+    @property
+    def form(self) -> dict[str, Any]:
+        """The form in which pictures are written."""
+        return {"format": self.format, "bit_depth": self.bit_depth}
+
+
+OUTPUTS: Mapping[str, "Field[Any]"] = {output.name: output for output in fields(Outputs) if output.name != "output"}
 """The arguments that a `--config` file may hold beside the options."""
 
 
@@ -89,8 +110,7 @@ class Several(argparse.Action):
 
 
 def add_options(parser: argparse.ArgumentParser, *, leave_out: Collection[str] = (), preset: str = "default") -> None:
-    """Adds an argument for each field of `Options` but those to `leave_out`, under the headings of `GROUPS`. What is
-    not given is absent from the parsed namespace; the help says the defaults of `preset`."""
+    """Adds an argument for each field of `Options` but those to `leave_out`, under the headings of `GROUPS`."""
     for heading, names in GROUPS.items():
         group = parser.add_argument_group(heading)
         for name in names:
@@ -153,13 +173,17 @@ def add_output(parser: argparse.ArgumentParser, meaning: str) -> None:
 
 def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("output")
-    for argument in OUTPUT_ARGUMENTS:
+    for name, argument in OUTPUTS.items():
         facts: dict[str, Any] = {"action": "store_true"}
-        if argument.kind is not bool:
-            kind = whole_number if argument.kind is int else str
-            facts = {"metavar": argument.metavar, "choices": argument.choices or None, "type": kind}
-        flag = "--" + argument.name.replace("_", "-")
-        group.add_argument(flag, default=argparse.SUPPRESS, help=argument.meaning, **facts)
+        if argument.type is not bool:
+            kind = whole_number if argument.type in (int, int | None) else str
+            facts = {
+                "metavar": argument.metadata["metavar"],
+                "choices": argument.metadata["choices"] or None,
+                "type": kind,
+            }
+        flag = "--" + name.replace("_", "-")
+        group.add_argument(flag, default=argparse.SUPPRESS, help=argument.metadata["meaning"], **facts)
 
 
 def given_options(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -224,19 +248,18 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     or a value of a wrong type or out of range.
     """
     name = os.fsdecode(path)
-    outputs = {argument.name: argument for argument in OUTPUT_ARGUMENTS}
     settings = dict[str, Any]()
     try:
         for key, value in _toml(name).items():
             setting = key.replace("-", "_")
-            if setting not in OPTIONS and setting not in outputs:
-                close = difflib.get_close_matches(setting, sorted({*OPTIONS, *outputs}), n=1)
+            if setting not in OPTIONS and setting not in OUTPUTS:
+                close = difflib.get_close_matches(setting, sorted({*OPTIONS, *OUTPUTS}), n=1)
                 hint = f"did you mean {close[0]}?" if close else "the names are those of fastnst stylize --help"
                 raise OptionError(f"unknown option {key!r}; {hint}")
             if setting in settings:
                 raise OptionError(f"{setting} is set twice, with a dash and with an underscore; keep one")
-            if setting in outputs:
-                _check_output(outputs[setting], value)
+            if setting in OUTPUTS:
+                _check_output(OUTPUTS[setting], value)
             settings[setting] = value
         resolve_options(**given_options(settings))
     except OptionError as error:
@@ -262,13 +285,14 @@ def _toml(name: str) -> dict[str, Any]:
         raise OptionError(f"it is not TOML: {error}; see toml.io for how it is written") from None
 
 
-def _check_output(argument: OutputArgument, value: Any) -> None:
+def _check_output(argument: "Field[Any]", value: Any) -> None:
     """Raises OptionError where `value` is not what the argument takes."""
-    words = {str: 'a text, as in "out.png"', int: "a whole number", bool: "true or false"}
-    if not isinstance(value, argument.kind) or (argument.kind is int and isinstance(value, bool)):
-        raise OptionError(f"{argument.name} {value!r} is not {words[argument.kind]}")
-    if argument.choices and value not in argument.choices:
-        raise OptionError(f"unknown {argument.name} {value!r}; choose one of: {', '.join(argument.choices)}")
+    words = {bool: "true or false", int: "a whole number", str: 'a text, as in "out.png"'}
+    kind, choices = next(kind for kind in words if argument.type in (kind, kind | None)), argument.metadata["choices"]
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise OptionError(f"{argument.name} {value!r} is not {words[kind]}")
+    if choices and value not in choices:
+        raise OptionError(f"unknown {argument.name} {value!r}; choose one of: {', '.join(choices)}")
 
 
 def _parser_of(option: "Field[Any]") -> Callable[[str], Any]:

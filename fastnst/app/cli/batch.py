@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 
 def add_parser(commands: Any) -> None:
-    """Adds the command to those of `fastnst`."""
     parser = commands.add_parser(
         "batch",
         help="render many pictures in many styles",

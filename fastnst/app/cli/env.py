@@ -23,7 +23,6 @@ _SET = ("FASTNST_CACHE", "FASTNST_WEIGHTS_URL", "TORCH_HOME", "TRITON_CACHE_DIR"
 
 
 def add_parser(commands: Any) -> None:
-    """Adds the command to those of `fastnst`."""
     parser = commands.add_parser(
         "env",
         help="print the facts of this machine that a bug report needs",

@@ -9,7 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fastnst.app.cli.arguments import OPTIONS, add_options, add_output, given_options, read_option, whole_number
+from fastnst.app.cli.arguments import (
+    OPTIONS,
+    Outputs,
+    add_options,
+    add_output,
+    given_options,
+    read_option,
+    whole_number,
+)
 from fastnst.errors import ImageError, OptionError
 from fastnst.network.architecture import PAPER_STYLE_LAYERS
 
@@ -61,7 +69,6 @@ def make_axis(words: Sequence[str], flag: str) -> Axis:
 
 
 def add_parser(commands: Any) -> None:
-    """Adds both commands to those of `fastnst`."""
     grid = commands.add_parser(
         "grid",
         help="stylize a pair with the values of two options, as one labelled picture",
@@ -117,7 +124,7 @@ def run_grid(parsed: argparse.Namespace) -> int:
 
     from tqdm import tqdm
 
-    from fastnst.app.cli.job import Job, Outputs
+    from fastnst.app.cli.job import Job
     from fastnst.image.read import open_picture
     from fastnst.image.sheet import Look, check_look, contact_sheet
     from fastnst.options.options import resolve_options
@@ -173,7 +180,7 @@ def run_grid(parsed: argparse.Namespace) -> int:
 
 
 def run_compare(parsed: argparse.Namespace) -> int:
-    from fastnst.app.cli.job import Job, Outputs
+    from fastnst.app.cli.job import Job
     from fastnst.image.read import load_image
     from fastnst.image.sheet import Look, contact_sheet, in_rows
 
@@ -236,7 +243,6 @@ def save_sheet(sheet: "Image", output: str, parameters: Mapping[str, Any], *, qu
 
     Raises ImageError as `save_image` does.
     """
-    from fastnst.app.cli.job import Outputs
     from fastnst.image.read import load_image
     from fastnst.image.write import save_image
 

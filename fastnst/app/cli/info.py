@@ -4,14 +4,12 @@ import argparse
 import json
 import textwrap
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 
 _COLUMN, _WIDTH = 11, 100
 
 
 def add_parser(commands: Any) -> None:
-    """Adds the command to those of `fastnst`."""
     parser = commands.add_parser("info", help="print how an image was made", description="Prints how OUT was made.")
     parser.add_argument("image", metavar="OUT", help="an image that fastnst wrote; - reads it from stdin")
     parser.add_argument("--json", action="store_true", help="print the parameters as JSON")
@@ -56,15 +54,13 @@ def _typed(value: Any) -> str:
 
 def _preset_values(preset: Any) -> dict[str, Any]:
     """The options of a preset as the metadata have them; none of one that is not known here."""
-    from fastnst.options.options import Options, resolve_options
+    from fastnst.image.metadata import to_json
+    from fastnst.options.options import resolve_options
     from fastnst.options.presets import PRESETS
 
     if not isinstance(preset, str) or preset not in PRESETS:
         return {}
-    resolved = resolve_options(preset=preset)
-    values = {option.name: getattr(resolved, option.name) for option in fields(Options)}
-    layers = {name: dict(value) for name, value in values.items() if name.endswith("_layers")}
-    return {**{name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}, **layers}
+    return dict(json.loads(to_json(resolve_options(preset=preset).as_dict())))
 
 
 def _wrapped(name: str, options: Mapping[str, Any]) -> list[str]:

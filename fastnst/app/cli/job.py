@@ -5,15 +5,15 @@ import glob
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastnst.app.cli.arguments import STANDARD, given_options, read_config, standard_input
+from fastnst.app.cli.arguments import STANDARD, Outputs, given_options, read_config, standard_input
 from fastnst.errors import OptionError
 from fastnst.image.files import pictures_at
 from fastnst.image.read import Source
-from fastnst.image.write import Target, check_output_path
+from fastnst.image.write import check_output_path
 from fastnst.options.masks import parse_masks
 from fastnst.transfer.callbacks import Callback, Frames, Movie, Preview, Ready, numbered_path
 from fastnst.transfer.checkpoint import check_checkpoint
@@ -23,60 +23,22 @@ from fastnst.transfer.plot import check_plot
 from fastnst.transfer.run import Watch
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outputs:
-    """The files that a run writes and the lines that it prints; the names are those of the command."""
+def watch_of(outputs: Outputs, callback: Callback) -> Watch:
+    """The run's watch; losses are read back at least as often as every output on the way asks."""
+    every = math.gcd(outputs.save_every or 0, outputs.movie_every if outputs.movie is not None else 0) or None
+    return Watch(callback, every, outputs.checkpoint, outputs.checkpoint_every)
 
-    output: str
-    format: str | None = None
-    bit_depth: int | None = None
-    save_every: int | None = None
-    preview: str | None = None
-    plot: str | None = None
-    movie: str | None = None
-    movie_every: int = 10
-    checkpoint: str | None = None
-    checkpoint_every: int = 60
-    quiet: bool = False
-    json: bool = False
 
-    @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> "Outputs":
-        """The outputs among `settings`, as the command parsed them."""
-        return cls(**{output.name: settings[output.name] for output in fields(cls) if output.name in settings})
-
-    @property
-    def target(self) -> Target:
-        """The path, or the standard output."""
-        return sys.stdout.buffer if self.output == STANDARD else self.output
-
-    @property
-    def label(self) -> str:
-        """The name of the output in messages."""
-        return "the standard output" if self.output == STANDARD else self.output
-
-    @property
-    def form(self) -> dict[str, Any]:
-        """The form in which pictures are written."""
-        return {"format": self.format, "bit_depth": self.bit_depth}
-
-    def watch(self, callback: Callback) -> Watch:
-        """The run's watch; losses are read back at least as often as every output on the way asks."""
-        every = math.gcd(self.save_every or 0, self.movie_every if self.movie is not None else 0) or None
-        return Watch(
-            callback=callback, callback_every=every, checkpoint=self.checkpoint, checkpoint_every=self.checkpoint_every
-        )
-
-    def callbacks(self) -> list[Ready]:
-        """The callbacks that write on the way. Raises FastnstError where they could not."""
-        callbacks: list[Ready] = []
-        if self.save_every is not None:
-            callbacks.append(Frames(self.output, every=self.save_every, **self.form))
-        if self.preview is not None:
-            callbacks.append(Preview(self.preview))
-        if self.movie is not None:
-            callbacks.append(Movie(self.movie, every=self.movie_every))
-        return callbacks
+def callbacks_of(outputs: Outputs) -> list[Ready]:
+    """The callbacks that write on the way. Raises FastnstError where they could not."""
+    callbacks: list[Ready] = []
+    if outputs.save_every is not None:
+        callbacks.append(Frames(outputs.output, every=outputs.save_every, **outputs.form))
+    if outputs.preview is not None:
+        callbacks.append(Preview(outputs.preview))
+    if outputs.movie is not None:
+        callbacks.append(Movie(outputs.movie, every=outputs.movie_every))
+    return callbacks
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ if TYPE_CHECKING:
 
 
 def add_parser(commands: Any) -> None:
-    """Adds the command to those of `fastnst`."""
     from fastnst.app.cli.arguments import add_options
 
     parser = commands.add_parser(

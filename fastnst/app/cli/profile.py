@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 
 def add_parser(commands: Any) -> None:
-    """Adds the command to those of `fastnst`."""
     from fastnst.app.cli.arguments import whole_number
 
     parser = commands.add_parser(

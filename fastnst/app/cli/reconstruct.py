@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from fastnst.errors import OptionError
 
 if TYPE_CHECKING:
-    from fastnst.app.cli.job import Outputs
+    from fastnst.app.cli.arguments import Outputs
 
 # The layers have arguments of their own; there are no weights of styles and no colours to keep.
 _LEFT_OUT = ("content_layers", "style_layers", "style_weights", "preserve_color")
@@ -15,7 +15,6 @@ _OF_ONE_RUN = ("format", "bit_depth", "save_every", "preview", "plot", "movie", 
 
 
 def add_parser(commands: Any) -> None:
-    """Adds the command to those of `fastnst`."""
     from fastnst.app.cli.arguments import Several, add_run
     from fastnst.app.cli.grid import add_sheet
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 
 def add_parser(commands: Any) -> None:
-    """Adds the command to those of `fastnst`."""
     from fastnst.app.cli.arguments import add_earlier_run
 
     parser = commands.add_parser(
@@ -37,7 +36,8 @@ def add_parser(commands: Any) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    from fastnst.app.cli.job import Job, Outputs
+    from fastnst.app.cli.arguments import Outputs
+    from fastnst.app.cli.job import Job
     from fastnst.app.cli.run import execute
     from fastnst.image.metadata import read_parameters
     from fastnst.image.read import load_image
@@ -60,10 +60,8 @@ def run(parsed: argparse.Namespace) -> int:
     if options["init"] not in START_WORDS:
         options["init"] = place("init", options["init"], parsed.init)
     if options.get("masks") is not None:
-        options["masks"] = parsed.masks or [
-            {part: source and place("mask", source) for part, source in mask.as_dict().items()}
-            for mask in parse_masks(options["masks"]) or ()
-        ]
+        recorded = parse_masks(options["masks"]) or ()
+        options["masks"] = parsed.masks or [mask.mapped(partial(place, "mask")) for mask in recorded]
     resolved = resolve_options(**options)
     for problem in _changed_inputs(content, styles, resolved, record):
         if not parsed.changed:
@@ -116,25 +114,21 @@ def _place(image: str, role: str, recorded: object, given: str | None = None) ->
 def _changed_inputs(
     content: "str | Canvas", styles: list[str], options: "Options", record: dict[str, Any]
 ) -> Iterator[str]:
-    """The pictures and weights that are others than the recorded ones."""
-    from fastnst.image.picture import opaque
-    from fastnst.image.read import load_image, open_picture
+    """A sentence for each picture, and for weights, that are others than the recorded ones."""
     from fastnst.network.weights import load_weights
     from fastnst.options.masks import mask_hashes
+    from fastnst.transfer.inputs import fingerprint
 
-    masks = [
-        {part: source and load_image(source, role="mask").sha256 for part, source in mask.as_dict().items()}
-        for mask in options.masks or ()
-    ]
+    sha256 = partial(fingerprint, options.max_pixels)
+    masks = [mask.mapped(partial(sha256, "mask")) for mask in options.masks or ()]
     if masks and masks != mask_hashes(record.get("masks")):
         yield "the masks are not those that the image was made with"
     inputs = [("style", path, entry) for path, entry in zip(styles, record["styles"], strict=True)]
     if isinstance(content, str):
         inputs.insert(0, ("content", content, record["content"]))
     for role, path, entry in inputs:
-        picture = open_picture(path, role=role, max_pixels=options.max_pixels)
-        if (opaque(picture) if role == "style" else picture).sha256 != entry.get("sha256"):
-            yield f"the {role} {picture.name!r} is not the picture that the image was made of"
+        if sha256(role, path) != entry.get("sha256"):
+            yield f"the {role} {path!r} is not the picture that the image was made of"
     weights = load_weights(options.weights, options.network, taps=options.taps, filter_scaling=options.filter_scaling)
     if weights.sha256 != record["weights"].get("sha256"):
         yield f"the weights {weights.source} are not those that the image was made with"

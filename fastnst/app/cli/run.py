@@ -21,8 +21,8 @@ from typing import Any, ClassVar
 from tqdm import tqdm
 
 from fastnst.app.cli import EXIT_BAD_INPUT, EXIT_INTERRUPTED
-from fastnst.app.cli.arguments import STANDARD
-from fastnst.app.cli.job import Job, Outputs
+from fastnst.app.cli.arguments import STANDARD, Outputs
+from fastnst.app.cli.job import Job, callbacks_of, watch_of
 from fastnst.errors import FastnstError, FastnstWarning, Interrupted, OptionError
 from fastnst.image.write import check_output_path
 from fastnst.network.runtime import is_out_of_memory, resolve_runtime
@@ -64,7 +64,7 @@ def execute(job: Job, *callbacks: Callback, saved: Path | None = None, ranks: Ra
     outputs = job.outputs
     content, styles, options = job.sources()
     watch = _Watch(outputs)
-    with chain(watch, *outputs.callbacks(), *callbacks) as callback:
+    with chain(watch, *callbacks_of(outputs), *callbacks) as callback:
         try:
             picture = opened(content, resolve_options(**options).max_pixels)
             stylizer = Stylizer(styles, ranks=ranks, **options)
@@ -73,10 +73,10 @@ def execute(job: Job, *callbacks: Callback, saved: Path | None = None, ranks: Ra
             # The others begin when all is well here.
             ranks.wait()
             stylizer.load(progress=not outputs.quiet)
-            with _stop_on_signal(watch):
+            with on_stop_signal(watch.stop):
                 hidden = True if outputs.quiet else None
                 with tqdm(total=None, unit="it", disable=hidden, file=sys.stderr) as watch.bar:
-                    result = prepared.run(outputs.watch(callback))
+                    result = prepared.run(watch_of(outputs, callback))
                 watch.save(result)
         except DivergedError as error:
             watch.save(error.result)
@@ -113,7 +113,7 @@ def _follow(job: Job, ranks: Ranks, saved: Path | None) -> int:
     try:
         # The callback only stands for that of the first process, which alone is called.
         prepared = stylizer.prepare(content, None if saved is None else load_run(saved, check=False))
-        prepared.run(job.outputs.watch(lambda _: None))
+        prepared.run(watch_of(job.outputs, lambda _: None))
     except DivergedError:
         raise SystemExit(EXIT_BAD_INPUT) from None
     return 0
@@ -151,6 +151,14 @@ class _Watch:
         self.saving = True
         self.labelled(result).save(self.outputs.target, **self.outputs.form)
 
+    def stop(self, number: int, frame: object) -> None:
+        """Ends the run at the first signal after the present iteration, at the second one at once."""
+        if self.saving:
+            return
+        if self.interrupted or self.last is None:
+            raise KeyboardInterrupt
+        self.interrupted = True
+
     def rescue(self) -> str:
         """Writes the last image of a run that failed, and says so."""
         if self.last is None:
@@ -175,21 +183,6 @@ def on_stop_signal(handler: Function[[int, object], None]) -> Iterator[None]:
     finally:
         for number, former in before.items():
             signal.signal(number, former)
-
-
-@contextmanager
-def _stop_on_signal(watch: _Watch) -> Iterator[None]:
-    """The first Ctrl-C (or SIGTERM, SIGHUP) ends the run after the present iteration, the second one at once."""
-
-    def stop(number: int, frame: object) -> None:
-        if watch.saving:
-            return
-        if watch.interrupted or watch.last is None:
-            raise KeyboardInterrupt
-        watch.interrupted = True
-
-    with on_stop_signal(stop):
-        yield
 
 
 def _report(job: Job, result: Result) -> None:

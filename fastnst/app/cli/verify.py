@@ -11,7 +11,6 @@ if TYPE_CHECKING:
 
 
 def add_parser(commands: Any) -> None:
-    """Adds the command to those of `fastnst`."""
     parser = commands.add_parser(
         "verify",
         help="check every kernel against float64",

@@ -16,7 +16,6 @@ _NEEDED = ("starlette", "uvicorn")
 
 
 def add_parser(commands: Any) -> None:
-    """Adds the command to those of `fastnst`."""
     parser = commands.add_parser(
         "web",
         help="serve a page to stylize pictures in a browser",
