@@ -5,8 +5,8 @@ import threading
 from dataclasses import replace
 from typing import Any
 
-from fastnst.app.web.queue import Ticket
 from fastnst.app.web.results import Kept, Limits, Request, Upload, oldest_first
+from fastnst.app.web.ticket import Ticket
 from fastnst.errors import OptionError
 
 

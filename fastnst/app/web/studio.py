@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from fastnst.app.web.queue import Ticket
 from fastnst.app.web.results import Kept, Limits, Request, keep, thumbnail
+from fastnst.app.web.ticket import Ticket
 from fastnst.errors import FastnstError
 from fastnst.image.read import load_image
 from fastnst.network.runtime import is_out_of_memory, resolve_runtime
@@ -26,7 +26,7 @@ _PREVIEW_SHARE = 20
 
 
 class Studio:
-    """Runs tickets with the options of the host, which go for all of them; one at a time, always from the same thread.
+    """Runs tickets with the options of the host, which go for all of them; one at a time.
 
     `kept` is called with each result, also that of a run that was stopped or failed on its way.
     Raises FastnstError where the host's options will not do: the network is loaded here.

@@ -1,7 +1,6 @@
 """The losses against float64: Gram matrices, taps with each of their terms, and the sums and gradients of tiles."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -90,24 +89,11 @@ def gram_operations(site: Site) -> Iterator[Operation]:
     )
 
 
-@dataclass(frozen=True)
-class _Switches:
-    style: str
-    content: bool
-    relu: bool
-    inplace: bool
-
-    @property
-    def name(self) -> str:
-        words = (self.style, "content" * self.content, "ReLU" * self.relu, "in place" * self.inplace)
-        return ", ".join(word for word in words if word)
-
-
 _VARIANTS = (
-    _Switches(style="", content=True, relu=False, inplace=False),
-    _Switches(style="", content=True, relu=True, inplace=True),
-    _Switches(style="style", content=True, relu=True, inplace=False),
-    _Switches(style="blended styles", content=False, relu=True, inplace=True),
+    "content",
+    "content, ReLU, in place",
+    "style, content, ReLU",
+    "blended styles, ReLU, in place",
 )
 
 
@@ -142,43 +128,46 @@ def tap_operations(site: Site) -> Iterator[Operation]:
     targets = [target_near(features, noise(channels, channels)) for _ in BLEND]
     content = content_of(features, noise(*site.shape))
     upstream = noise(*site.shape).to(site.mode.dtype)
-    for switches in _VARIANTS:
-        yield _tap_operation(site, switches, features=features, targets=targets, content=content, upstream=upstream)
+    for variant in _VARIANTS:
+        yield _tap(site, variant, features=features, targets=targets, content=content, upstream=upstream)
 
 
-def _tap_operation(
-    site: Site, switches: _Switches, *, features: Tensor, targets: Sequence[Tensor], content: Tensor, upstream: Tensor
+def _tap(
+    site: Site, variant: str, *, features: Tensor, targets: Sequence[Tensor], content: Tensor, upstream: Tensor
 ) -> Operation:
-    precision = site.mode.precision
+    precision, switches = site.mode.precision, variant.split(", ")
+    relu, inplace = "ReLU" in switches, "in place" in switches
     given: dict[str, Any] = {}
     exact: dict[str, Any] = {}
     forward, gradients = [Expected.equal(features)], [upstream]
-    if switches.style:
-        blended = blend_targets(targets, BLEND)
-        matrix, weight, target = targets[0], WEIGHT, targets[0] if switches.style == "style" else blended
-        forward.append(budget.gram_loss(features, matrix, weight, precision))
-        if switches.style == "blended styles":
+    if "content" not in switches[0]:
+        target: Tensor | BlendedTarget = targets[0]
+        matrix, weight, loss = targets[0], WEIGHT, budget.gram_loss(features, targets[0], WEIGHT, precision)
+        if switches[0] == "blended styles":
+            target = blended = blend_targets(targets, BLEND)
             matrix, weight = blended.matrix, WEIGHT * blended.weight
-            forward[1] = blended_loss(features, targets, blended, precision)
+            loss = blended_loss(features, targets, blended, precision)
+        forward.append(loss)
         gradients.append(bring_to_one(reference.gram_loss_gradient(features, matrix, weight)))
         given |= {"target": target, "weight": WEIGHT}
         exact |= {"target": matrix, "weight": weight, "style_gradient": gradients[-1]}
-    if switches.content:
+    if "content" in switches:
         gradients.append(bring_to_one(2 * CONTENT_WEIGHT * (features.double() - content.double())))
         forward.append(budget.content_loss(features, content, CONTENT_WEIGHT))
-        given |= {"content": content, "content_weight": CONTENT_WEIGHT}
-        exact |= {"content": content, "content_weight": CONTENT_WEIGHT, "content_gradient": gradients[-1]}
+        terms = {"content": content, "content_weight": CONTENT_WEIGHT}
+        given |= terms
+        exact |= {**terms, "content_gradient": gradients[-1]}
     # The input of the ReLU that leaves the features.
-    below = torch.where(features > 0, features, -upstream.abs()) if switches.relu else features
-    given |= {"relu": switches.relu, "inplace": switches.inplace, "precision": precision, "backend": site.backend}
+    below = torch.where(features > 0, features, -upstream.abs()) if relu else features
+    given |= {"relu": relu, "inplace": inplace, "precision": precision, "backend": site.backend}
     return differentiated(
         "tap",
-        switches.name,
+        variant,
         below,
-        lambda leaf: tap(leaf.clone() if switches.inplace else leaf, **given),
+        lambda leaf: tap(leaf.clone() if inplace else leaf, **given),
         gradients=gradients,
         forward=forward,
-        backward=budget.tap_gradient(features, upstream, relu=switches.relu, precision=precision, **exact),
+        backward=budget.tap_gradient(features, upstream, relu=relu, precision=precision, **exact),
     )
 
 

@@ -1,9 +1,8 @@
-"""The page's runs: one at a time, each a ticket that shows how far it is, safe to look at from any thread."""
+"""A run of the page: how far it is and what came of it, safe to look at from any thread."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
-from queue import SimpleQueue
 from typing import Any
 
 from fastnst.app.web.results import Kept, Request
@@ -11,27 +10,24 @@ from fastnst.options.options import Options
 from fastnst.transfer.result import Iterate, LossRecord
 from fastnst.transfer.scales import scale_iterations, scale_style_weights
 
-WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
+RUNNING, DONE, FAILED = "running", "done", "failed"
 
 
 class Ticket:
-    """One request from the queue to its result.
+    """One request from its start to its result.
 
-    `state` is waiting, running, done or failed; `version` grows with each change that a page has to show. `preview` is
-    the newest image as a browser shows it, `last` the newest iterate until the run is over.
+    `state` is running, done or failed; `version` grows with each change that a page has to show. `preview` is the
+    newest image as a browser shows it, `last` the newest iterate until the run is over.
     """
 
     def __init__(self, request: Request, options: Options) -> None:
-        self.request = request
-        self.options = options
-        self.state = WAITING
-        self.version = 0
-        self._stop = threading.Event()
-        self._lock = threading.Lock()
-        self._records: list[LossRecord] = []
-        self.last: Iterate | None = None
-        self._whole: dict[str, Any] = {}
+        self.request, self.options = request, options
+        self.state, self.version = RUNNING, 0
         self.preview: bytes | None = None
+        self.last: Iterate | None = None
+        self._stop, self._lock = threading.Event(), threading.Lock()
+        self._records: list[LossRecord] = []
+        self._whole: dict[str, Any] = {}
         self._previews = 0
         self._message: str | None = None
         self._result: Kept | None = None
@@ -43,24 +39,13 @@ class Ticket:
 
     @property
     def over(self) -> bool:
-        return self.state in (DONE, FAILED)
+        return self.state != RUNNING
 
     def stop(self) -> None:
-        """Ends the run at its next iteration, or before it begins."""
+        """Ends the run at its next iteration."""
         with self._lock:
             self._stop.set()
-            if self.state == WAITING:
-                self.state = DONE
             self.version += 1
-
-    def begin(self) -> bool:
-        """Begins the run; False where it was stopped while it waited."""
-        with self._lock:
-            if self.state != WAITING:
-                return False
-            self.state = RUNNING
-            self.version += 1
-            return True
 
     def show(self, iterate: Iterate, preview: bytes | None) -> None:
         """Takes an iterate and, now and then, its image."""
@@ -110,30 +95,6 @@ class Ticket:
                 view |= {"iteration": last.iteration, "scale": last.scale, "seconds": last.seconds}
                 view |= {"done": done, "left": left, **self._whole}
             return view
-
-
-class Queue:
-    """Tickets, served one after the other by one thread; `serve` is called with each, and must not raise."""
-
-    def __init__(self, serve: Callable[[Ticket], None]) -> None:
-        self._serve = serve
-        self._tickets: SimpleQueue[Ticket | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="fastnst-web-queue", daemon=True)
-        self._thread.start()
-
-    def join(self, ticket: Ticket) -> None:
-        """Puts the ticket at the end of the queue."""
-        self._tickets.put(ticket)
-
-    def close(self, seconds: float = 10.0) -> None:
-        """Waits so long for the runs to end; each must have been stopped."""
-        self._tickets.put(None)
-        self._thread.join(seconds)
-
-    def _work(self) -> None:
-        while (ticket := self._tickets.get()) is not None:
-            if ticket.begin():
-                self._serve(ticket)
 
 
 def progress_of(records: Sequence[LossRecord], edges: Sequence[int], options: Options) -> tuple[float, float | None]:
