@@ -22,7 +22,7 @@ from fastnst.app import cli
 from fastnst.image.metadata import read_parameters
 from fastnst.image.read import load_image
 from fastnst.image.write import save_image
-from fastnst.transfer import networks
+from fastnst.transfer import stylizer
 
 BAD_INPUT = 1
 BAD_USAGE = 2
@@ -535,7 +535,7 @@ def test_bad_input_is_refused_in_one_line(
             pytest.importorskip(package)
     monkeypatch.chdir(inputs)
     monkeypatch.setattr(sys, "stdin", None if case.stdin is None else io.TextIOWrapper(io.BytesIO(case.stdin)))
-    monkeypatch.setattr(networks, "build_backbone", must_not_work)
+    monkeypatch.setattr(stylizer, "build_backbone", must_not_work)
     before = states(inputs)
     try:
         code: object = cli.main(shlex.split(case.line))

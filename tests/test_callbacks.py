@@ -1,6 +1,7 @@
 """The ready-made callbacks: what they write, when, and that nothing they cannot do ends a run."""
 
 import importlib.util
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +185,7 @@ def frames_of_mp4(path: Path) -> list[np.ndarray]:
 
 
 def test_a_movies_frames_are_of_one_size(tmp_path: Path) -> None:
-    with MovieWriter(tmp_path / "a.gif", (3000, 2000), longest_side=60) as movie:
+    with closing(MovieWriter(tmp_path / "a.gif", (3000, 2000), longest_side=60)) as movie:
         assert movie.size == (60, 40)
         movie.add(torch.rand(3, 30, 20))
         movie.add(torch.rand(3, 300, 200))
@@ -196,7 +197,7 @@ def test_a_movies_frames_are_of_one_size(tmp_path: Path) -> None:
 
 def test_a_movie_without_frames_leaves_nothing(tmp_path: Path) -> None:
     Movie(tmp_path / "a.gif").close()
-    with MovieWriter(tmp_path / "b.gif", (4, 4)):
+    with closing(MovieWriter(tmp_path / "b.gif", (4, 4))):
         pass
     assert not list(tmp_path.iterdir())
 

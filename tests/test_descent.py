@@ -26,8 +26,7 @@ from fastnst.network.runtime import Runtime
 from fastnst.network.weights import Weights, load_weights
 from fastnst.optim import make_optimizer
 from fastnst.options.options import Options, resolve_options
-from fastnst.transfer.descent import CAPACITY, Descent, MeanImage
-from fastnst.transfer.graph import Replayed
+from fastnst.transfer.descent import CAPACITY, Descent, MeanImage, Replayed
 from fastnst.transfer.run import Pace
 
 STYLE = {"conv1_1": 64, "conv2_1": 128}

@@ -167,7 +167,7 @@ def save_image(
     name, form, depth = _destination(path, (height, width), format, bit_depth)
     try:
         if isinstance(path, str | os.PathLike):
-            with _replacing(real_target(name)) as file:
+            with replacing(real_target(name)) as file:
                 _encode(file, layers, form, depth, parameters)
             return
         # A TIFF's writer goes back to the beginning in the end, and a pipe cannot.
@@ -282,7 +282,7 @@ def _write_problem(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _replacing(target: Path) -> Iterator[IO[bytes]]:
+def replacing(target: Path) -> Iterator[IO[bytes]]:
     """A new file, to be written, that takes the place of `target` if the block succeeds and vanishes if not."""
     temporary = target.with_name(f".fastnst-{secrets.token_hex(8)}.tmp")
     # Mode 0666 less the umask, as for any new file.

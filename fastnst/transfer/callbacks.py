@@ -17,7 +17,6 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from fastnst.errors import FastnstError, FastnstWarning, OptionError
@@ -25,20 +24,6 @@ from fastnst.image.write import check_output_path
 from fastnst.transfer.movie import MovieWriter, check_movie
 from fastnst.transfer.plot import check_plot, draw_losses
 from fastnst.transfer.result import Callback, Iterate, LossRecord
-
-__all__ = [
-    "Callback",
-    "Chain",
-    "EarlyStop",
-    "Frames",
-    "LossPlot",
-    "Movie",
-    "Preview",
-    "Ready",
-    "TensorBoard",
-    "chain",
-    "numbered_path",
-]
 
 
 class Ready:
@@ -58,9 +43,7 @@ class Ready:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -90,12 +73,16 @@ chain = Chain
 """Several callbacks as one; see `Chain`."""
 
 
+def _check_count(name: str, count: object, unit: str) -> None:
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise OptionError(f"{name} {count!r} is not a whole number of {unit}, 1 or more")
+
+
 class _Every:
     """Every n-th iteration of a run, each once, though losses may be read back in batches."""
 
     def __init__(self, every: int) -> None:
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise OptionError(f"every {every!r} is not a whole number of iterations, 1 or more")
+        _check_count("every", every, "iterations")
         self.every = every
         self._last = 0
 
@@ -120,11 +107,8 @@ def _going_on() -> Iterator[None]:
 class Preview(Ready):
     """The newest image in one file, for a viewer that shows it anew whenever it changes.
 
-    Args:
-        path: written whole or not at all, so that a viewer never sees half of it.
-        seconds: at most once in so many; the last image is written by `close`.
-        format: as for `Result.save`.
-        bit_depth: as for `Result.save`.
+    `path` is written whole or not at all, at most once in so many `seconds`; `close` writes the last image. `format`
+    and `bit_depth` are those of `Result.save`.
     """
 
     lazy = True
@@ -188,13 +172,8 @@ def numbered_path(path: Path, iteration: int) -> Path:
 class Movie(Ready):
     """A movie of the run: the starting image, every n-th iteration, and the last image.
 
-    The frames are of the run's last scale; those of the scales before it are enlarged.
-
-    Args:
-        path: .mp4 (with PyAV, `fastnst[movie]`), .gif or .webp.
-        every: iterations between two frames.
-        frames_per_second: as for `MovieWriter`.
-        longest_side: as for `MovieWriter`.
+    The frames are of the run's last scale; those of the scales before it are enlarged. `path` ends in .mp4 (with PyAV,
+    `fastnst[movie]`), .gif or .webp; the other arguments are those of `fastnst.transfer.movie.MovieWriter`.
     """
 
     lazy = True
@@ -278,8 +257,7 @@ class EarlyStop(Ready):
     lazy = True
 
     def __init__(self, *, patience: int = 20, tolerance: float = 1e-3, below: float | None = None) -> None:
-        if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
-            raise OptionError(f"patience {patience!r} is not a whole number of evaluations, 1 or more")
+        _check_count("patience", patience, "evaluations")
         if not 0 <= tolerance <= 1:
             raise OptionError(f"tolerance {tolerance} is out of range; give 0 to 1")
         self._patience, self._tolerance, self._below = patience, tolerance, below

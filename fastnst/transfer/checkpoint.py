@@ -2,8 +2,6 @@
 
 import contextlib
 import json
-import os
-import secrets
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -17,6 +15,7 @@ from torch import Tensor
 from fastnst.errors import FastnstError, FastnstWarning, ImageError
 from fastnst.image.files import check_place
 from fastnst.image.read import Source
+from fastnst.image.write import replacing
 from fastnst.options.masks import mask_hashes
 from fastnst.options.options import START_WORDS
 from fastnst.transfer.inputs import Styles, recorded_canvas
@@ -156,39 +155,21 @@ def _check_same(role: str, saved: Mapping[str, Any], present: Mapping[str, Any])
 def save_run(path: Path, run: SavedRun) -> None:
     """Writes `run` to `path`, whole or not at all: a file of `torch.save`. Raises CheckpointError if that fails.
 
-    Tensors go from their device to the file one at a time. The file is on the disk before it takes the place of the
-    last one.
+    Tensors go from their device to the file one at a time. The file is on the disk before it replaces the last one.
     """
     facts = {name: getattr(run, name) for name in _FACTS}
     facts["losses"] = [record.as_dict() for record in run.losses]
     contents = {"kind": _KIND, "format": FORMAT, "run": json.dumps(facts)}
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        with temporary.open("xb") as file:
+        with replacing(path) as file:
             torch.save({**contents, "tensors": dict(run.tensors), "optimizer": dict(run.optimizer)}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
         # torch's writer hides what the system said.
         reason = error.__context__ if isinstance(error.__context__, OSError) else error
         raise CheckpointError(f"checkpoint {path} cannot be written: {reason}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 _FACTS = tuple(name for name in SavedRun.__dataclass_fields__ if name not in ("tensors", "optimizer"))
-
-
-def _sync_folder(folder: Path) -> None:
-    """Puts the new name on the disk too, where the system can."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def load_run(path: Path, *, check: bool = True) -> SavedRun:

@@ -6,8 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from PIL import Image
 from torch import Tensor
@@ -34,8 +33,9 @@ def check_movie(path: Path) -> None:
 class MovieWriter:
     """Frames to a movie, which appears at `path` when it is closed: whole or not at all, like every file of fastnst's.
 
-        with MovieWriter(Path("run.gif"), size=(512, 384)) as movie:
-            movie.add(image)
+        movie = MovieWriter(Path("run.gif"), size=(512, 384))
+        movie.add(image)
+        movie.close()
 
     Args:
         path: ends in .mp4 (H.264, for which PyAV must be there), .gif or .webp.
@@ -44,8 +44,7 @@ class MovieWriter:
         frames_per_second: more than 0 and up to 100. The last frame stays for a second and a half.
         longest_side: in pixels.
 
-    Raises OptionError and ImageError as `check_movie` does, OptionError for the numbers, ImageError where writing
-    fails.
+    Raises OptionError and ImageError as `check_movie` does, and where writing fails.
     """
 
     def __init__(
@@ -69,14 +68,6 @@ class MovieWriter:
         # Frames wait on the disk: the formats of pictures are written in one go.
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._frames: list[Path] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def add(self, image: Tensor) -> None:
         """Adds a frame: (3, H, W), float in 0…1."""

@@ -3,7 +3,8 @@
 import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,20 +19,28 @@ from fastnst.image.read import Source
 from fastnst.image.resize import AtSizes, at_size, resize, resize_wrapped
 from fastnst.loss.masks import guidance_of, style_regions
 from fastnst.loss.targets import StyleTarget, style_targets
-from fastnst.network.backbone import Backbone
-from fastnst.network.runtime import check_fork, float32_products, own_modes, resolve_runtime, timed_algorithms, versions
+from fastnst.network.backbone import Backbone, build_backbone
+from fastnst.network.runtime import (
+    Runtime,
+    check_fork,
+    float32_products,
+    own_modes,
+    resolve_runtime,
+    timed_algorithms,
+    versions,
+)
 from fastnst.network.weights import Weights, load_weights
 from fastnst.optim import make_optimizer
 from fastnst.options.keywords import OptionValues
-from fastnst.options.options import resolve_options
+from fastnst.options.options import Options, resolve_options
 from fastnst.options.parse import in_words
+from fastnst.options.presets import warn_of_other_network
 from fastnst.plan.fitting import FittingObjective
 from fastnst.plan.planner import Plan, most_tiles, plan_run
 from fastnst.plan.processes import Ranks
 from fastnst.transfer.checkpoint import SavedRun, check_same_inputs, check_same_network, load_run
 from fastnst.transfer.descent import Descent
 from fastnst.transfer.inputs import Canvas, Scale, Styles, load_inputs, opened, start_image, style_size
-from fastnst.transfer.networks import Networks, warn_of_other_network
 from fastnst.transfer.result import Result
 from fastnst.transfer.run import ResumeValues, Run, Watch, WatchValues, watch_and_options
 from fastnst.transfer.scales import run_scales
@@ -83,6 +92,31 @@ def resume(
     saved = load_run(Path(path))
     source, style, options = saved.again(content=content, style=style, init=init, masks=masks)
     return Stylizer(style, **options).prepare(source, saved).run(Watch(checkpoint=path, **watch))
+
+
+class Networks:
+    """The `kept` networks that were used last. Those who share one use it one after the other, in one thread."""
+
+    def __init__(self, kept: int = 2) -> None:
+        self._kept = kept
+        self._networks: OrderedDict[Hashable, tuple[Weights, Backbone]] = OrderedDict()
+
+    def get(self, options: Options, runtime: Runtime, load: Callable[[], Weights]) -> tuple[Weights, Backbone]:
+        """The network that `options` ask for, as `runtime` runs it; `load` gives its weights if it is not kept."""
+        pooling, padding = options.pooling, options.padding
+        key = (options.weights, options.network, options.taps, options.filter_scaling, pooling, padding, runtime)
+        network = self._networks.pop(key, None)
+        if network is None:
+            while len(self._networks) >= self._kept:
+                self._networks.popitem(last=False)
+            weights = load()
+            network = weights, build_backbone(weights, options.taps, runtime, pooling=pooling, padding=padding)
+        self._networks[key] = network
+        return network
+
+    def clear(self) -> None:
+        """Gives them all up."""
+        self._networks.clear()
 
 
 class Stylizer:

@@ -27,9 +27,8 @@ from fastnst.image.write import check_output_path
 from fastnst.network.runtime import is_out_of_memory
 from fastnst.options.options import Options
 from fastnst.transfer.inputs import fingerprint
-from fastnst.transfer.networks import Networks
 from fastnst.transfer.run import Watch
-from fastnst.transfer.stylizer import Stylizer
+from fastnst.transfer.stylizer import Networks, Stylizer
 
 KEPT_STYLES = 2
 """Stylizers that a worker keeps: each has its styles' pictures and targets. Tasks come by groups, so few are enough."""

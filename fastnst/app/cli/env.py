@@ -44,11 +44,10 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def report() -> dict[str, Any]:
-    """The facts, as JSON can hold them: versions, system, processor, memory, GPUs, torch's build, the meaning of
-    `auto` here, which ImageNet weights are there, and environment variables. No paths, no name of a user or a host."""
+    """The facts, as JSON can hold them, without paths and without the name of a user or a host."""
     import torch
     from fastnst_kernels import available_backends
-    from fastnst_kernels.profiling.measure import conditions
+    from fastnst_kernels.profiling.measure import conditions, versions
 
     from fastnst.network import winograd
     from fastnst.network.runtime import resolve_runtime
@@ -58,7 +57,7 @@ def report() -> dict[str, Any]:
     machine = facts["machine"]
     runtime = resolve_runtime()
     return {
-        "versions": {"python": platform.python_version(), **{package: _version(package) for package in _PACKAGES}},
+        "versions": versions(_PACKAGES),
         "commit": facts["commit"],
         "system": platform.platform(),
         "encoding": sys.getfilesystemencoding(),
@@ -97,14 +96,6 @@ def report() -> dict[str, Any]:
     }
 
 
-def _version(package: str) -> str | None:
-    from importlib.metadata import PackageNotFoundError, version
-
-    with suppress(PackageNotFoundError):
-        return version(package)
-    return None
-
-
 def _memory_bytes() -> int | None:
     with suppress(AttributeError, ValueError, OSError):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -117,14 +108,12 @@ def _weights() -> dict[str, str]:
 
     from fastnst.network.weights import CHECKPOINTS, cache_folder
 
+    torchs = Path(torch.hub.get_dir()) / "checkpoints"
     sources = {}
     for network, digest in CHECKPOINTS.items():
         stem = f"{network}-{digest}"
-        places = {
-            "in fastnst's cache": cache_folder() / f"{stem}.safetensors",
-            "in torch's cache": Path(torch.hub.get_dir()) / "checkpoints" / f"{stem}.pth",
-        }
-        sources[network] = next((place for place, path in places.items() if path.is_file()), "not here")
+        places = {"fastnst's": cache_folder() / f"{stem}.safetensors", "torch's": torchs / f"{stem}.pth"}
+        sources[network] = next((f"in {whose} cache" for whose, path in places.items() if path.is_file()), "not here")
     return sources
 
 

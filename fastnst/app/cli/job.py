@@ -15,11 +15,12 @@ from fastnst.image.files import pictures_at
 from fastnst.image.read import Source
 from fastnst.image.write import check_output_path
 from fastnst.options.masks import parse_masks
-from fastnst.transfer.callbacks import Callback, Frames, Movie, Preview, Ready, numbered_path
+from fastnst.transfer.callbacks import Frames, Movie, Preview, Ready, numbered_path
 from fastnst.transfer.checkpoint import check_checkpoint
 from fastnst.transfer.inputs import Canvas
 from fastnst.transfer.movie import check_movie
 from fastnst.transfer.plot import check_plot
+from fastnst.transfer.result import Callback
 from fastnst.transfer.run import Watch
 
 

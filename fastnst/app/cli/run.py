@@ -28,11 +28,11 @@ from fastnst.image.write import check_output_path
 from fastnst.network.runtime import is_out_of_memory, resolve_runtime
 from fastnst.options.options import resolve_options
 from fastnst.plan.processes import ALONE, Ranks, RanksError, are_launched, joined
-from fastnst.transfer.callbacks import Callback, chain
+from fastnst.transfer.callbacks import chain
 from fastnst.transfer.checkpoint import load_run
 from fastnst.transfer.inputs import opened
 from fastnst.transfer.plot import draw_losses
-from fastnst.transfer.result import DivergedError, Iterate, Result
+from fastnst.transfer.result import Callback, DivergedError, Iterate, Result
 from fastnst.transfer.stylizer import Stylizer
 
 # SIGHUP, where there is one, comes when the terminal goes away.

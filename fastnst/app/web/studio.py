@@ -15,9 +15,8 @@ from fastnst.image.read import load_image
 from fastnst.network.runtime import is_out_of_memory, resolve_runtime
 from fastnst.network.weights import load_weights
 from fastnst.options.options import Options, resolve_options
-from fastnst.transfer.networks import Networks
 from fastnst.transfer.result import DivergedError, Iterate, Result
-from fastnst.transfer.stylizer import Stylizer
+from fastnst.transfer.stylizer import Networks, Stylizer
 
 _PREVIEW_EDGE = 1024  # px
 _PREVIEW_SECONDS = 0.3

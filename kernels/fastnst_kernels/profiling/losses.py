@@ -26,7 +26,7 @@ Memory is the peak of what an operation allocates besides its inputs and its res
 loss, so that what is kept for backward is in it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -61,21 +61,21 @@ def work_of(operation: str, channels: int, positions: int, itemsize: int) -> Wor
 
 
 def profile(
-    size: int, setting: Setting, *, rounds: int = 7, compiled: bool = True, compile_mode: str = "default"
+    size: int, setting: Setting, *, rounds: int = 7, compile_mode: str | None = "default"
 ) -> Iterator[Measurement]:
     """Measures each operation and implementation at the style layers of a square image of `size` pixels.
 
-    A result is compared with float64 before it is timed: ours against its budget, the others against 5 %. With
-    `compiled` false torch.compile is left out; `compile_mode` is "default" or "max-autotune".
+    A result is compared with float64 before it is timed: ours against its budget, the others against 5 %.
+    `compile_mode` is torch.compile's, "default" or "max-autotune"; with None it is left out.
 
     Raises ValueError for a wrong size or number of rounds, ArithmeticError where our own result is wrong.
     """
     check_size(size)
-    steps = _steps(size, setting, IMPLEMENTATIONS if compiled else ("fastnst", "eager"), compile_mode)
-    yield from measured(steps, setting, measure_roofline(setting), rounds)
+    yield from measured(_steps(size, setting, compile_mode), setting, measure_roofline(setting), rounds)
 
 
-def _steps(size: int, setting: Setting, names: Sequence[str], compile_mode: str) -> Iterator[Step]:
+def _steps(size: int, setting: Setting, compile_mode: str | None) -> Iterator[Step]:
+    names = IMPLEMENTATIONS[:2] if compile_mode is None else IMPLEMENTATIONS
     for layer, problem in _problems(size, setting).items():
         torch.compiler.reset()
         inputs = {name: problem if name == "fastnst" else problem.in_nchw() for name in names}
@@ -135,7 +135,7 @@ def plain_tap(features: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return features.view_as(features), WEIGHT / (4 * features.shape[1] ** 2) * difference.square().sum((1, 2))
 
 
-def forms(implementation: str, setting: Setting, compile_mode: str = "default") -> tuple[GramForm, TapForm]:
+def forms(implementation: str, setting: Setting, compile_mode: str | None = "default") -> tuple[GramForm, TapForm]:
     """The Gram matrix and the loss with its pass-through, as `implementation` computes them."""
     if implementation == "fastnst":
         options: dict[str, Any] = {"precision": setting.dot_precision, "backend": setting.backend}

@@ -6,7 +6,7 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -207,10 +207,10 @@ def conditions(device: torch.device) -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str]:
+def versions(packages: Iterable[str] = ("fastnst", "torch", "triton", "numpy", "pillow")) -> dict[str, str]:
     """The versions that a result depends on, by package name."""
     installed = {"python": platform.python_version()}
-    for package in ("fastnst", "torch", "triton", "numpy", "pillow"):
+    for package in packages:
         try:
             installed[package] = version(package)
         except PackageNotFoundError:
