@@ -233,14 +233,12 @@ def _by_rows(function: Callable[..., Tensor], *pictures: Tensor) -> Tensor:
 
 
 def _power(matrix: Tensor, exponent: float) -> Tensor:
-    """A power of a symmetric positive definite matrix."""
     values, vectors = torch.linalg.eigh(matrix)
     power: Tensor = vectors @ torch.diag(values**exponent) @ vectors.mT
     return power
 
 
 def _linear(lightness: Tensor, chroma: Tensor) -> Tensor:
-    """Linear sRGB of L, (1, …), and a and b, (2, …)."""
     return _mixed(_FROM_CONES, _mixed(_FROM_LAB, torch.cat([lightness, chroma])) ** 3)
 
 

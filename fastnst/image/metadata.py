@@ -97,7 +97,6 @@ def to_json(value: object) -> str:
 
 
 def _plain(value: object) -> object:
-    """`value` in JSON's terms."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -30,7 +30,6 @@ class Look:
     font: str | os.PathLike[str] | None = None
 
     def sized(self, cell: int) -> tuple[int, int]:
-        """Letters and gap for a cell whose longer side is `cell` pixels."""
         letters = self.letters if self.letters is not None else max(12, round(cell / 20))
         return letters, self.gap if self.gap is not None else max(4, letters // 2)
 

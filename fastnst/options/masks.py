@@ -31,7 +31,6 @@ class Mask:
 
     @property
     def sources(self) -> list[Any]:
-        """All its pictures."""
         return [self.content, *(source for _, source in self.styles if source is not None)]
 
 

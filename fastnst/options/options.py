@@ -306,7 +306,6 @@ class Options:
         self._check_together()
 
     def _check_together(self) -> None:
-        """Raises OptionError where options contradict each other."""
         if isinstance(self.scales, tuple) and self.scales[-1] != self.size:
             raise OptionError(f"the last scale, {self.scales[-1]}, is not the size, {self.size}; make them equal")
         if isinstance(self.style_weight, tuple) and min(self.style_weight) <= 0:
@@ -417,7 +416,6 @@ def resolve_options(**given: Any) -> Options:
 
 
 def _fitted_counts(iterations: Any, scales: Scales, size: Any) -> Any:
-    """A preset's counts of iterations for as many scales as there are."""
     if isinstance(iterations, int) or not isinstance(size, int):
         return iterations
     return tuple(iterations[min(index, len(iterations) - 1)] for index in range(scale_count(scales, size)))

@@ -87,7 +87,6 @@ class _Every:
         self._last = 0
 
     def wants(self, iterate: Iterate) -> bool:
-        """True where an n-th iteration has passed since the last one that was wanted."""
         iteration = iterate.record.iteration
         is_due = iteration // self.every > self._last // self.every
         if is_due:

@@ -125,7 +125,6 @@ class Descent:
 
     @property
     def optimizer(self) -> Optimizer:
-        """The optimiser that made the latest step."""
         return self._optimizer
 
     @property

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from numbers import Integral
@@ -19,6 +19,7 @@ from fastnst.image.read import Source, open_picture
 from fastnst.image.resize import AtSizes, at_size, fitted_size
 from fastnst.loss.masks import Region, load_regions, recorded_regions
 from fastnst.network.architecture import Preprocessing
+from fastnst.options.masks import mask_hashes
 from fastnst.options.options import START_WORDS, Options
 
 Styles = Source | AnyPicture | Sequence[Source | AnyPicture]
@@ -93,6 +94,34 @@ def fingerprint(max_pixels: int, role: str, path: str) -> str:
     """The hash by which a run records the picture at `path`; a style is recorded opaque."""
     picture = open_picture(path, role=role, max_pixels=max_pixels)
     return (opaque(picture) if role == "style" else picture).sha256
+
+
+def changed_inputs(
+    record: Mapping[str, Any],
+    content: str | None,
+    styles: Sequence[str],
+    options: Options,
+    sha256_of: Callable[[str, str], str],
+) -> Iterator[str]:
+    """A sentence for each of a run's pictures, by their paths, that is another than the one in the `record` of a run.
+
+    `sha256_of(role, path)` is a picture's `fingerprint`.
+    """
+    masks = [mask.mapped(partial(sha256_of, "mask")) for mask in options.masks or ()]
+    if masks != mask_hashes(record.get("masks")):
+        yield "the masks are not those that the image was made with"
+    recorded = record.get("styles")
+    entries = recorded if isinstance(recorded, list) else []
+    if len(entries) != len(styles):
+        yield f"the image was made of {len(entries)} styles"
+    pictures = [("style", path, entry) for path, entry in zip(styles, entries, strict=False)]
+    if content is not None:
+        pictures.insert(0, ("content", content, record.get("content")))
+    if options.init not in START_WORDS:
+        pictures.append(("init", options.init, record.get("init")))
+    for role, path, entry in pictures:
+        if not isinstance(entry, dict) or entry.get("sha256") != sha256_of(role, path):
+            yield f"the {role} {path!r} is not the picture that the image was made of"
 
 
 @dataclass(frozen=True, eq=False)

@@ -106,7 +106,6 @@ class Result:
         return f"Result({width}×{height}{loss}{f', stopped: {self.stopped}' if self.stopped else ''})"
 
     def _repr_png_(self) -> bytes:
-        """The picture that a notebook shows."""
         encoded = io.BytesIO()
         self.image.save(encoded, "PNG")
         return encoded.getvalue()

@@ -177,7 +177,6 @@ class Run:
         self.optimizer = descent.optimizer
 
     def result(self) -> Result:
-        """The result of the image as it is."""
         return Result(
             tensor=self._finished(self.image, self.content),
             alpha=self.content.alpha,

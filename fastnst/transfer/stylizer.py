@@ -115,7 +115,6 @@ class Networks:
         return network
 
     def clear(self) -> None:
-        """Gives them all up."""
         self._networks.clear()
 
 

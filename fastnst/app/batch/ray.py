@@ -81,7 +81,6 @@ def _resources(ray: Any, workers: int | None, *, on_gpu: bool) -> dict[str, Any]
 
 
 def _row(task: Task, folder: str, threads: int, resume: bool) -> Outcome:
-    """Runs one task in a process of Ray's."""
     import torch
 
     os.chdir(folder)

@@ -5,7 +5,7 @@ import os
 import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,14 @@ from fastnst.image.metadata import read_parameters, to_json
 from fastnst.image.write import check_output_path
 from fastnst.network.runtime import resolve_runtime
 from fastnst.network.weights import load_weights
-from fastnst.options.masks import mask_hashes
 from fastnst.options.options import START_WORDS, Options, resolve_options
 from fastnst.plan.machine import USABLE, free_bytes, held_bytes
+from fastnst.transfer.inputs import changed_inputs
 
 NAME_PATTERN = "{content}_{style}.png"
 _FIELDS = ("content", "style", "number")
 # They say where, in which memory, or by which words a run is made; weights and pictures are compared by fingerprint.
-_UNCOMPARED = frozenset({"preset", "device", "tile", "max_memory", "max_pixels", "weights", "init", "masks"})
+_UNCOMPARED = frozenset({"preset", "device", "tile", "max_memory", "max_pixels", "weights", "masks"})
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,6 @@ class Outcome:
     warnings: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """The record as a mapping that one line of JSON can hold."""
         task = self.task
         known = {"row": task.number, "where": task.where, "content": task.content, "style": list(task.styles)}
         known |= {"output": task.output, "status": self.status, "seconds": round(self.seconds, 3)}
@@ -182,30 +181,18 @@ def is_done(task: Task, sha256_of: Callable[[str, str], str]) -> bool:
         record = read_parameters(task.output)
     except ImageError:
         return False
-    options, recorded, styles = task.options, record.get("options"), record.get("styles")
+    options, recorded, weights = task.options, record.get("options"), record.get("weights")
     plain = json.loads(to_json(options.as_dict()))  # as it comes back from a file
-    compared = plain.keys() - _UNCOMPARED
-    if (
-        record.get("stopped") not in (None, "time")
-        or not isinstance(recorded, dict)
-        or any(name not in recorded or recorded[name] != plain[name] for name in compared)
-        or _sha256(record.get("weights")) != task.weights_sha256
-    ):
-        return False
-    masks = [mask.mapped(partial(sha256_of, "mask")) for mask in options.masks or ()]
-    is_word = options.init in START_WORDS
+    # A picture to start from is compared with the others.
+    compared = plain.keys() - _UNCOMPARED - ({"init"} if options.init not in START_WORDS else set())
     return (
-        _sha256(record.get("content")) == sha256_of("content", task.content)
-        and isinstance(styles, list)
-        and [_sha256(style) for style in styles] == [sha256_of("style", style) for style in task.styles]
-        and (recorded.get("init") if is_word else _sha256(record.get("init")))
-        == (options.init if is_word else sha256_of("init", options.init))
-        and mask_hashes(record.get("masks")) == masks
+        record.get("stopped") in (None, "time")
+        and isinstance(recorded, dict)
+        and all(name in recorded and recorded[name] == plain[name] for name in compared)
+        and isinstance(weights, dict)
+        and weights.get("sha256") == task.weights_sha256
+        and not any(changed_inputs(record, task.content, task.styles, options, sha256_of))
     )
-
-
-def _sha256(recorded: object) -> object:
-    return recorded.get("sha256") if isinstance(recorded, dict) else None
 
 
 def missing_inputs(tasks: Iterable[Task]) -> list[Outcome]:
@@ -224,7 +211,6 @@ def missing_inputs(tasks: Iterable[Task]) -> list[Outcome]:
 
 
 def _inputs(task: Task) -> list[tuple[str, str]]:
-    """The roles of the task's pictures, and their paths."""
     init = task.options.init
     starts = [] if init in START_WORDS else [("init", init)]
     masks = [("mask", source) for mask in task.options.masks or () for source in mask.sources]

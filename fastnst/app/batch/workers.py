@@ -156,7 +156,6 @@ class _Start:
 
 
 def _begin(start: _Start) -> None:
-    """Makes the process a worker, before its first task."""
     global _worker
     for name in ("SIGINT", "SIGHUP"):
         if hasattr(signal, name):

@@ -57,22 +57,18 @@ class Outputs:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> "Outputs":
-        """The outputs among `settings`, as the command parsed them."""
         return cls(**{output.name: settings[output.name] for output in fields(cls) if output.name in settings})
 
     @property
     def target(self) -> str | IO[bytes]:
-        """The path, or the standard output."""
         return sys.stdout.buffer if self.output == STANDARD else self.output
 
     @property
     def label(self) -> str:
-        """The name of the output in messages."""
         return "the standard output" if self.output == STANDARD else self.output
 
     @property
     def form(self) -> dict[str, Any]:
-        """The form in which pictures are written."""
         return {"format": self.format, "bit_depth": self.bit_depth}
 
 
@@ -119,7 +115,6 @@ def add_options(parser: argparse.ArgumentParser, *, leave_out: Collection[str] =
 
 
 def flag_of(option: "Field[Any]") -> str:
-    """The flag of an option, as --style-weight."""
     return option.metadata["flag"] or "--" + option.name.replace("_", "-")
 
 
@@ -167,7 +162,6 @@ def add_earlier_run(parser: argparse.ArgumentParser) -> None:
 
 
 def add_output(parser: argparse.ArgumentParser, meaning: str) -> None:
-    """Adds -o."""
     parser.add_argument("-o", "--output", metavar="OUT", required=True, help=meaning)
 
 
@@ -187,7 +181,6 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def given_options(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of `Options` among `settings`, as the command parsed them."""
     return {name: settings[name] for name in OPTIONS if name in settings}
 
 
@@ -286,7 +279,6 @@ def _toml(name: str) -> dict[str, Any]:
 
 
 def _check_output(argument: "Field[Any]", value: Any) -> None:
-    """Raises OptionError where `value` is not what the argument takes."""
     words = {bool: "true or false", int: "a whole number", str: 'a text, as in "out.png"'}
     kind, choices = next(kind for kind in words if argument.type in (kind, kind | None)), argument.metadata["choices"]
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):

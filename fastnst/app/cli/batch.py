@@ -136,7 +136,6 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def _part(word: str) -> tuple[int, int]:
-    """The numbers of "2/8". Raises ArgumentTypeError."""
     first, _, count = word.partition("/")
     if not (first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count)):
         raise argparse.ArgumentTypeError(f"{word!r} is no part of a batch; write K/N, from 1/N to N/N, as 2/8")
@@ -144,7 +143,6 @@ def _part(word: str) -> tuple[int, int]:
 
 
 def _tasks(parsed: argparse.Namespace) -> "list[Task]":
-    """All rows, checked; of a part its own."""
     from fastnst.app.batch.manifest import read_manifest
     from fastnst.app.batch.tasks import make_tasks, pair_rows
 
@@ -219,8 +217,6 @@ def _log_path(parsed: argparse.Namespace) -> Path:
 
 
 class _Report:
-    """Writes outcomes to the log and the progress bar, and with `json` to the standard output."""
-
     def __init__(self, log: IO[str], bar: "tqdm[Any]", *, json: bool) -> None:
         self.counts: Counter[str] = Counter()
         self._json, self._log, self._bar = json, log, bar
@@ -244,7 +240,6 @@ class _Report:
         self._bar.update()
 
     def summary(self) -> str:
-        """The counts, as a person reads them."""
         counts = {status: self.counts[status] for status in ("done", "skipped", "failed")}
         counts["not made"] = int(self._bar.total or 0) - sum(counts.values())
         return ", ".join(f"{count} {status}" for status, count in counts.items() if count) or "no rows"

@@ -54,7 +54,6 @@ class Job:
 
     @property
     def title(self) -> str:
-        """The picture that it makes, in words."""
         styles = ", ".join(Path(style).name for style in self.styles)
         if isinstance(self.content, Canvas):
             return f"a texture of {styles}"
@@ -111,7 +110,6 @@ class Job:
                     raise OptionError(f"{target} is also an input and would be overwritten; give another name with -o")
 
     def _numbered(self) -> list[Path]:
-        """The numbered images that are there already."""
         if self.outputs.save_every is None:
             return []
         output = Path(self.outputs.output)

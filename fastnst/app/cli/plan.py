@@ -77,7 +77,6 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def plan_lines(plan: "Plan", iterations: int) -> list[str]:
-    """A plan in words."""
     from fastnst.options.parse import in_words
 
     size = f"{plan.width}×{plan.height} px: "

@@ -138,7 +138,6 @@ def _panel(runtime: "Runtime", measurements: "list[Measurement]") -> "Panel":
 
 
 def _check_trace(path: Path) -> None:
-    """Raises OptionError where `path` is no trace's, ImageError as `check_place` does."""
     if path.suffix != ".json":
         raise OptionError(f"{path} is not a trace's name; end it in .json")
     check_place(str(path), "trace")
@@ -161,7 +160,6 @@ def _print_conditions(size: int, runtime: "Runtime", facts: dict[str, Any]) -> N
 
 
 def _print_table(measurements: "list[Measurement]") -> None:
-    """A line for each operation at each layer, and one for each that was not timed."""
     print(
         f"{'layer':9}{'operation':25}{'fastnst':>17}{'GB/s':>8}{'TFLOP/s':>9}{'roofline':>9}{'eager':>17}{'compile':>17}"
         f"{'× eager':>9}{'× compile':>10}{'memory':>8}{'eager':>8}"

@@ -63,7 +63,7 @@ def run(parsed: argparse.Namespace) -> int:
         recorded = parse_masks(options["masks"]) or ()
         options["masks"] = parsed.masks or [mask.mapped(partial(place, "mask")) for mask in recorded]
     resolved = resolve_options(**options)
-    for problem in _changed_inputs(content, styles, resolved, record):
+    for problem in _changes(content, styles, resolved, record):
         if not parsed.changed:
             raise OptionError(f"{problem}; give the one that it was, or --changed to go on with this one")
         _warn(f"{problem}; going on with this one")
@@ -81,7 +81,6 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def _check_complete(record: dict[str, Any], image: str) -> None:
-    """Raises OptionError where the metadata have not all that is needed."""
     needed = {"options": dict, "styles": list, "weights": dict}
     missing = [name for name, kind in needed.items() if not isinstance(record.get(name), kind)]
     content, sizes = record.get("content", 0), record.get("sizes")
@@ -111,24 +110,12 @@ def _place(image: str, role: str, recorded: object, given: str | None = None) ->
     raise OptionError(f"the {role} {name!r} is not where it was, nor beside {image!r}; say where with --{flag} PATH")
 
 
-def _changed_inputs(
-    content: "str | Canvas", styles: list[str], options: "Options", record: dict[str, Any]
-) -> Iterator[str]:
-    """A sentence for each picture, and for weights, that are others than the recorded ones."""
+def _changes(content: "str | Canvas", styles: list[str], options: "Options", record: dict[str, Any]) -> Iterator[str]:
     from fastnst.network.weights import load_weights
-    from fastnst.options.masks import mask_hashes
-    from fastnst.transfer.inputs import fingerprint
+    from fastnst.transfer.inputs import changed_inputs, fingerprint
 
-    sha256 = partial(fingerprint, options.max_pixels)
-    masks = [mask.mapped(partial(sha256, "mask")) for mask in options.masks or ()]
-    if masks and masks != mask_hashes(record.get("masks")):
-        yield "the masks are not those that the image was made with"
-    inputs = [("style", path, entry) for path, entry in zip(styles, record["styles"], strict=True)]
-    if isinstance(content, str):
-        inputs.insert(0, ("content", content, record["content"]))
-    for role, path, entry in inputs:
-        if sha256(role, path) != entry.get("sha256"):
-            yield f"the {role} {path!r} is not the picture that the image was made of"
+    path = content if isinstance(content, str) else None
+    yield from changed_inputs(record, path, styles, options, partial(fingerprint, options.max_pixels))
     weights = load_weights(options.weights, options.network, taps=options.taps, filter_scaling=options.filter_scaling)
     if weights.sha256 != record["weights"].get("sha256"):
         yield f"the weights {weights.source} are not those that the image was made with"
@@ -154,7 +141,6 @@ def _warn(text: str) -> None:
 
 
 def _difference(result: "Result", original: "Picture") -> str:
-    """The distance of the new image from the old one, in steps of 8 bits."""
     new, old = result.tensor, original.rgb
     if new.shape != old.shape:
         return f"the new image is {tuple(new.shape[1:])} and the old one {tuple(old.shape[1:])} (height, width)"

@@ -141,7 +141,6 @@ class _Watch:
         return not self.interrupted
 
     def labelled(self, result: Result) -> Result:
-        """The result, marked as interrupted if the user stopped it."""
         if not self.interrupted:
             return result
         return replace(result, stopped="interrupted", parameters={**result.parameters, "stopped": "interrupted"})

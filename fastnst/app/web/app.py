@@ -115,7 +115,6 @@ class App:
         return Response((_PAGE / "index.html").read_bytes(), media_type="text/html")
 
     async def _page(self, call: Call) -> Response:
-        """The parts that the page is built from."""
         return JSONResponse(
             {
                 "version": version("fastnst"),
@@ -246,7 +245,6 @@ async def _gone(call: Call, error: Exception) -> Response:
 
 
 def _described(kept: Kept, session: Session) -> dict[str, Any]:
-    """A result as the page shows it."""
     request, final = kept.request, kept.parameters["final"]
     measure = min if kept.parameters["options"]["edge"] == "short" else max
     pictures = [(upload, session.upload_name(upload)) for upload in (request.content, *request.styles)]

@@ -147,7 +147,6 @@ class Request:
 
     @property
     def name(self) -> str:
-        """The name of the result's file, without its suffix."""
         stems = [re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(upload.name).stem) for upload in (self.content, self.styles[0])]
         # As file systems and headers take it.
         return "-".join([*(stem[:40].strip("-.") or "picture" for stem in stems), str(self.number)])

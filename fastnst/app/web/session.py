@@ -62,7 +62,6 @@ class Session:
 
     @property
     def next_number(self) -> int:
-        """The number of the request that comes next."""
         return self._requests + 1
 
     def take(self, ticket: Ticket) -> None:

@@ -50,7 +50,6 @@ class Studio:
         self._networks.get(resolve_options(**self.host), runtime, lambda: weights)
 
     def options(self, request: Request) -> Options:
-        """The request's options with the host's, checked. Raises OptionError."""
         options = resolve_options(**request.options, **self.host)
         content, *styles = ((upload.width, upload.height) for upload in (request.content, *request.styles))
         self.limits.check_options(options, content, styles)

@@ -61,7 +61,6 @@ class Ticket:
             self.version += 1
 
     def finish(self, result: Kept | None, message: str | None = None, *, failed: bool = False) -> None:
-        """Ends with a result, a message, or both."""
         with self._lock:
             self._result, self._message = result, message
             self.state = FAILED if failed else DONE

@@ -102,7 +102,6 @@ class Problem:
     loss_gradient: Tensor
 
     def in_nchw(self) -> "Problem":
-        """A copy with features and upstream in NCHW."""
         return replace(self, features=self.features.contiguous(), upstream=self.upstream.contiguous())
 
     @classmethod

@@ -111,7 +111,6 @@ def _no_collection() -> Iterator[None]:
 
 
 def synchronise(device: torch.device) -> None:
-    """Waits until `device` has done what it was given."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 

@@ -58,7 +58,6 @@ class Roofline:
     rate: float
 
     def seconds(self, work: Work) -> float:
-        """The least time for `work`."""
         return max(work.bytes / self.bandwidth, work.flops / self.rate)
 
 

@@ -40,7 +40,6 @@ class Expected:
 
     @staticmethod
     def equal(exact: Tensor) -> "Expected":
-        """The expectation of equality to the bit."""
         return Expected(exact.double(), torch.zeros(len(exact), dtype=torch.float64, device=exact.device))
 
 

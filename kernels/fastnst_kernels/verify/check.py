@@ -118,17 +118,14 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """True if the error is within its budget, and nothing was raised."""
         return self.problem is None and self.error <= self.budget
 
     @property
     def name(self) -> str:
-        """The operation with what is switched on."""
         return f"{self.op} ({self.variant})" if self.variant else self.op
 
     @property
     def mode(self) -> str:
-        """The name of its mode."""
         dtype = f"torch.{self.dtype}"
         return next(mode.name for mode in MODES if (str(mode.dtype), mode.precision) == (dtype, self.precision))
 

@@ -18,7 +18,6 @@ _STEPS = 3
 
 
 def operations(site: Site) -> Iterator[Operation]:
-    """The checks of the operations at the image's edge at one site."""
     noise = site.noise(6)
     # Part of it lies at either end, as after a clamp, so that neighbours can be equal.
     image = (0.5 + 0.4 * noise(*site.shape)).clamp(0, 1)

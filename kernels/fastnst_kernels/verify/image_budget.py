@@ -19,7 +19,6 @@ from fastnst_kernels.verify.budget import Expected, allowed, orders, relative_er
 def normalise(
     image: Tensor, scale: Sequence[float], shift: Sequence[float], flip: bool, dtype: torch.dtype
 ) -> Expected:
-    """The result of `normalise`."""
     exact = reference.normalise(image, scale, shift, flip)
     plain = reference.normalise(image, scale, shift, flip, dtype=image.dtype)
     shifts = reference.by_channel(shift, exact).expand_as(exact)

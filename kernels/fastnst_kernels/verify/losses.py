@@ -49,7 +49,6 @@ def bring_to_one(gradient: Tensor) -> Tensor:
 
 
 def gram_operations(site: Site) -> Iterator[Operation]:
-    """The checks of `gram`, `gram_loss` and `style_tap` at one site."""
     noise, precision = site.noise(1), site.mode.precision
     options: dict[str, Any] = {"precision": precision, "backend": site.backend}
     features = features_of(site)
@@ -121,7 +120,6 @@ def blended_loss(features: Tensor, targets: Sequence[Tensor], blended: BlendedTa
 
 
 def tap_operations(site: Site) -> Iterator[Operation]:
-    """The checks of `tap` in its variants at one site."""
     noise = site.noise(2)
     features = features_of(site)
     channels = site.shape[1]
@@ -172,7 +170,6 @@ def _tap(
 
 
 def tile_operations(site: Site) -> Iterator[Operation]:
-    """The checks of the operations on tiles at one site."""
     features = features_of(site)
     yield _accumulate(site, features)
     yield _finish(site, features)
