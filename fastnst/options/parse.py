@@ -7,6 +7,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import Field
 from itertools import pairwise
 from numbers import Integral, Real
 from types import MappingProxyType
@@ -41,17 +42,17 @@ _MEMORY_BITS = 63
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
-def parse_option(name: str, value: Any, facts: Mapping[str, Any], network: str) -> Any:
-    """The value of the option `name` as `Options` keeps it; layers are those of `network`.
+def parse_option(option: "Field[Any]", value: Any, network: str) -> Any:
+    """The value of an option as `Options` keeps it; layers are those of `network`.
 
-    `facts` are the metadata of the option's field. Raises OptionError for a wrong type, and for what they exclude.
+    Raises OptionError for a wrong type, and for what the metadata of its field exclude.
     """
-    spoken = name.replace("_", " ")
-    if name.endswith("_layers"):
+    spoken = option.name.replace("_", " ")
+    if option.name.endswith("_layers"):
         return _layers(spoken, value, network)
-    parse: Callable[[str, Any], Any] = _PARSERS.get(name, _name)
+    parse = _BY_NAME.get(option.name) or _BY_TYPE[option.type]
     parsed = parse(spoken, value)
-    _check_range(spoken, parsed, facts)
+    _check_range(spoken, parsed, option.metadata)
     return parsed
 
 
@@ -214,33 +215,23 @@ def in_words(size: float) -> str:
     return f"{size / 1e3:.3g} kB"
 
 
-_PARSERS: Mapping[str, Callable[[str, Any], Any]] = MappingProxyType(
+_BY_TYPE: Mapping[Any, Callable[[str, Any], Any]] = MappingProxyType(
+    {str: _name, int: _integer, float: _number, float | None: _number_or_none}
+)
+_BY_NAME: Mapping[str, Callable[[str, Any], Any]] = MappingProxyType(
     {
-        "size": _integer,
         "iterations": _iterations,
         "scales": lambda _, value: parse_scales(value),
-        "scale_factor": _number,
-        "seconds": _number_or_none,
-        "tolerance": _number_or_none,
-        "average": _number_or_none,
-        "content_weight": _number,
         "style_weight": _style_weight,
         "style_weights": _style_weights,
-        "style_scale": _number,
-        "tv_weight": _number,
         "masks": lambda _, value: parse_masks(value),
         "init": lambda _, value: value,
-        "learning_rate": _number_or_none,
-        "history": _integer,
         "weights": _path,
         "device": _device,
         "tile": lambda _, value: parse_tile(value),
         "max_memory": lambda _, value: parse_memory(value),
-        "max_pixels": _integer,
-        "seed": _integer,
     }
 )
-"""From an option to what reads its value; a name where there is nothing."""
 
 
 def _layers(spoken: str, value: Any, network: str) -> LayerWeights:

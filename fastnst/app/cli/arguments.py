@@ -130,7 +130,7 @@ def add_option(group: "argparse._ActionsContainer", option: "Field[Any]", preset
         action=action,
         default=argparse.SUPPRESS,
         choices=facts["choices"] or None,
-        metavar=facts["metavar"],
+        metavar=facts["metavar"] or {int: "N", float: "X", float | None: "X"}.get(option.type),
         nargs="+" if facts["many"] else None,
         type=_parser_of(option),
         help=f"{facts['meaning']} (default: {describe_default(option, preset)})",
