@@ -153,17 +153,19 @@ def _writable(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-def in_rows(pictures: Sequence[Any], *, width: float = 1.0, height: float = 1.0) -> list[list[Any]]:
-    """`pictures`, in order, in the rows that make a sheet of cells of `width`×`height` nearest to a 4:3 screen."""
+def in_rows(
+    pictures: Sequence[Any], columns: int | None = None, *, width: float = 1.0, height: float = 1.0
+) -> list[list[Any]]:
+    """`pictures`, in order, in rows of `columns`; or of as many as make a sheet of cells of `width`×`height` nearest to
+    a 4:3 screen."""
     count = len(pictures)
 
     def distance(columns: int) -> tuple[float, int]:
         rows = math.ceil(count / columns)
-        empty = rows * columns - count
-        return abs(math.log((columns * width) / (rows * height) / (4 / 3))) + 0.6 * empty, -columns
+        return abs(math.log((columns * width) / (rows * height) / (4 / 3))) + 0.6 * (rows * columns - count), -columns
 
-    columns = min(range(1, count + 1), key=distance, default=1)
-    return [list(pictures[start : start + columns]) for start in range(0, count, columns)]
+    step = columns or min(range(1, count + 1), key=distance, default=1)
+    return [list(pictures[start : start + step]) for start in range(0, count, step)]
 
 
 def differing_options(parameters: Sequence[Mapping[str, Any]]) -> list[str]:

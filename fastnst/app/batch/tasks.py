@@ -30,11 +30,7 @@ _UNCOMPARED = frozenset({"preset", "device", "tile", "max_memory", "max_pixels",
 
 @dataclass(frozen=True)
 class Task:
-    """One picture to make, checked.
-
-    `number` counts the rows from 1, `where` is the row's name in messages, `weights_sha256` the fingerprint of the
-    network's weights.
-    """
+    """One picture to make, checked. `number` counts the rows from 1, `where` is the row's name in messages."""
 
     number: int
     where: str
@@ -101,9 +97,7 @@ def make_tasks(
     {number}, that of the row. Missing folders below `folder`, and itself, are made. Weights are loaded once; `auto`
     becomes what it means, so that all rows have the same network. Pictures are not looked at.
 
-    Raises ManifestError, with the first row that is wrong and the number of others: options or weights that are not to
-    be had, outputs that cannot be written, that two rows would write, or that are inputs. OptionError: a pattern that
-    will not do.
+    Raises ManifestError, which names the first row that is wrong and counts the others, and OptionError for `pattern`.
     """
     _check_pattern(pattern)
     runtime = cache(resolve_runtime)
@@ -123,20 +117,17 @@ def make_tasks(
         source, sha256 = weights(options.weights, options.network, options.taps, options.filter_scaling)
         if options.weights == "auto":
             options = replace(options, weights=source)
-        return Task(
-            number=number,
-            where=row.where,
-            content=row.content,
-            styles=row.styles,
-            output=_output(row, number, folder, root=root, pattern=pattern),
-            options=options,
-            weights_sha256=sha256,
-        )
+        output = _output(row, number, folder, root=root, pattern=pattern)
+        return Task(number, row.where, row.content, row.styles, output, options, weights_sha256=sha256)
 
     tasks = for_each(enumerate(rows, 1), lambda numbered: numbered[1].where, task)
     _check_collisions(tasks)
     if folder is not None:
-        _make_folders(folder, tasks)
+        place = Path(os.path.realpath(folder))
+        parents = dict.fromkeys(Path(os.path.realpath(task.output)).parent for task in tasks)
+        for path in (place, *parents):
+            if path.is_relative_to(place):
+                make_folder(str(path))
     for_each(tasks, lambda task: task.where, lambda task: check_output_path(task.output))
     return tasks
 
@@ -255,11 +246,3 @@ def _check_collisions(tasks: Sequence[Task]) -> None:
         writers[target] = task
 
     for_each(tasks, lambda task: task.where, check)
-
-
-def _make_folders(folder: str, tasks: Sequence[Task]) -> None:
-    root = Path(os.path.realpath(folder))
-    parents = dict.fromkeys(Path(os.path.realpath(task.output)).parent for task in tasks)
-    for path in (root, *parents):
-        if path.is_relative_to(root):
-            make_folder(str(path))

@@ -26,6 +26,8 @@ SEPARATOR = "|"
 # Named here too, for the command's help must not wait for what the writers of pictures import.
 _FORMATS = ("png", "jpeg", "webp", "tiff", "avif", "npy")
 
+_METAVARS: Mapping[Any, str] = {int: "N", float: "X", float | None: "X"}
+
 # More than a thousand times what all options take.
 _MOST_CONFIG_BYTES = 1_000_000
 
@@ -130,7 +132,7 @@ def add_option(group: "argparse._ActionsContainer", option: "Field[Any]", preset
         action=action,
         default=argparse.SUPPRESS,
         choices=facts["choices"] or None,
-        metavar=facts["metavar"] or {int: "N", float: "X", float | None: "X"}.get(option.type),
+        metavar=facts["metavar"] or _METAVARS.get(option.type),
         nargs="+" if facts["many"] else None,
         type=_parser_of(option),
         help=f"{facts['meaning']} (default: {describe_default(option, preset)})",

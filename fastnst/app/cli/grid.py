@@ -7,6 +7,7 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastnst.app.cli.arguments import (
@@ -120,13 +121,11 @@ def add_sheet(parser: argparse.ArgumentParser, size: str, *, keep: str = "", pre
 
 
 def run_grid(parsed: argparse.Namespace) -> int:
-    from pathlib import Path
-
     from tqdm import tqdm
 
     from fastnst.app.cli.job import Job
     from fastnst.image.read import open_picture
-    from fastnst.image.sheet import Look, check_look, contact_sheet
+    from fastnst.image.sheet import Look, check_look, contact_sheet, in_rows
     from fastnst.options.options import resolve_options
     from fastnst.transfer.result import Result
     from fastnst.transfer.stylizer import Stylizer
@@ -164,7 +163,7 @@ def run_grid(parsed: argparse.Namespace) -> int:
         made.append(Stylizer(parsed.styles, **cell)(content))
         if parsed.keep is not None:
             made[-1].save(Path(parsed.keep) / name)
-    results = [made[start : start + columns] for start in range(0, len(made), columns)]
+    results = in_rows(made, columns)
     sheet = contact_sheet(
         [[result.tensor for result in row] for row in results],
         cell=size,
@@ -173,9 +172,9 @@ def run_grid(parsed: argparse.Namespace) -> int:
         title=parsed.title,
         look=look,
     )
-    parameters = [[result.parameters for result in row] for row in results]
-    axes = {"down": down.as_dict(), "across": across.as_dict()}
-    save_sheet(sheet, parsed.output, {**axes, "cells": parameters}, quiet=parsed.quiet)
+    cells_of = [[result.parameters for result in row] for row in results]
+    parameters = {"down": down.as_dict(), "across": across.as_dict(), "cells": cells_of}
+    save_sheet(sheet, parsed.output, parameters, quiet=parsed.quiet)
     return 0
 
 
@@ -192,9 +191,7 @@ def run_compare(parsed: argparse.Namespace) -> int:
     pictures = [load_image(path, role="the") for path in parsed.images]
     captions = parsed.labels or _captions(parsed.images)
     cells = [(picture.rgb, caption) for picture, caption in zip(pictures, captions, strict=True)]
-    rows = in_rows(cells, width=pictures[0].width, height=pictures[0].height)
-    if parsed.columns is not None:
-        rows = [cells[start : start + parsed.columns] for start in range(0, len(cells), parsed.columns)]
+    rows = in_rows(cells, parsed.columns, width=pictures[0].width, height=pictures[0].height)
     sheet = contact_sheet(
         [[pixels for pixels, _ in row] for row in rows],
         cell=parsed.cell,
@@ -208,8 +205,6 @@ def run_compare(parsed: argparse.Namespace) -> int:
 
 def _captions(paths: Sequence[str]) -> list[str]:
     """The options in which each picture differs, or its name where fastnst did not write it."""
-    from pathlib import Path
-
     from fastnst.image.metadata import read_parameters
     from fastnst.image.sheet import differing_options
 
@@ -226,8 +221,6 @@ def _captions(paths: Sequence[str]) -> list[str]:
 def make_kept_folder(folder: str | None, names: Sequence[str]) -> None:
     """Makes the folder in which each picture is kept, if there is to be one. Raises ImageError where it or one of the
     `names` in it cannot be written."""
-    from pathlib import Path
-
     from fastnst.image.files import make_folder
     from fastnst.image.write import check_output_path
 

@@ -1,6 +1,8 @@
 """`fastnst reconstruct`: a picture from what layers hold of it; one image, or figure 1 of the paper."""
 
 import argparse
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastnst.errors import OptionError
@@ -72,9 +74,6 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def _run_figure(parsed: argparse.Namespace, options: dict[str, Any], outputs: "Outputs") -> int:
-    import sys
-    from pathlib import Path
-
     from tqdm import tqdm
 
     from fastnst.app.cli.arguments import STANDARD, standard_input
