@@ -68,9 +68,8 @@ class Descent:
 
     `image` and `best` are (1, 3, H, W) float32 and stay where they are: `image` is moved in place, `best` is the one of
     the lowest loss that has been noted. `fresh` makes an optimiser; `optimizer` is the one to begin with if that is
-    another. The caller begins with `begin` or `restore`, goes on with `advance`, and comes to the end with `end`, which
-    saves the gradient that no step will use. With `average`, the decay of a `MeanImage`, the last image is the mean of
-    those before.
+    another. The caller begins with `begin` or `restore`, goes on with `advance`, and comes to the end with `end`. With
+    `average`, the decay of a `MeanImage`, the last image is the mean of those before.
     """
 
     def __init__(
@@ -196,7 +195,9 @@ class Descent:
         if stays and self._gradient.shape == gradient.shape:
             self._gradient.copy_(gradient)
         else:
-            self._gradient = _like(gradient, self.image)
+            # In the image's memory format.
+            same = gradient.stride() == self.image.stride()
+            self._gradient = gradient if same else torch.empty_like(self.image).copy_(gradient)
         self._loss.copy_(loss.total)
         return loss
 
@@ -214,11 +215,6 @@ class Descent:
         better = row[0] < self._lowest
         torch.where(better, row[0], self._lowest, out=self._lowest)
         torch.where(better, self.image, self.best, out=self.best)
-
-
-def _like(gradient: Tensor, image: Tensor) -> Tensor:
-    """The gradient in the image's memory format."""
-    return gradient if gradient.stride() == image.stride() else torch.empty_like(image).copy_(gradient)
 
 
 class Replayed:

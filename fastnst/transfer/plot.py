@@ -9,7 +9,7 @@ from typing import Any
 from fastnst.errors import OptionError
 from fastnst.image.files import check_place
 from fastnst.transfer.result import LossRecord
-from fastnst.transfer.scales import scale_style_weights
+from fastnst.transfer.scales import by_scale
 
 # Told apart with any colour vision (Okabe and Ito), and in grey by their dashes.
 _LINES = {
@@ -84,9 +84,8 @@ def draw_losses(records: Sequence[LossRecord], path: Path, options: Mapping[str,
 def _weights(records: Sequence[LossRecord], weight: Any) -> list[float]:
     """The weight that applied to each record: one weight for all, or one for each scale, coarse first."""
     edges = list(dict.fromkeys(record.scale for record in records))
-    weights = tuple(map(float, weight)) if isinstance(weight, list | tuple) else float(weight)
-    by_edge = dict(zip(edges, scale_style_weights(weights, len(edges)), strict=True))
-    return [by_edge[record.scale] for record in records]
+    weights = by_scale(tuple(map(float, weight)) if isinstance(weight, list | tuple) else float(weight), len(edges))
+    return [weights[edges.index(record.scale)] for record in records]
 
 
 def _mark_scales(axes: Any, records: Sequence[LossRecord]) -> None:

@@ -52,13 +52,11 @@ class Watch:
     """Who looks at a run.
 
     Attributes:
-        callback: called with an `Iterate` when losses have been read back; returning False (not None) stops the run
-            there.
+        callback: called with an `Iterate` when losses have been read back; returning False (not None) stops the run.
         callback_every: read them back at least after so many evaluations. On a CPU it is after each one anyway; on a
             GPU 1 makes it wait at every iteration, and None leaves it at about four times a second.
         checkpoint: a file from which `fastnst.resume` can go on, written every `checkpoint_every` seconds, at the end
             of each scale and when the callback stops the run; whole or not at all.
-        checkpoint_every: seconds, 0 or more.
 
     Raises OptionError for others, CheckpointError where the checkpoint's folder will not do.
     """
@@ -97,14 +95,9 @@ class Stage(Enum):
 class Run:
     """The records and the state of a run, anew or from where `saved` left it.
 
-    Of several processes the leader's clock, callback and tolerance decide for all, and it alone writes.
-
-    Attributes:
-        image: the image of the scale that it is at, (1, 3, H, W).
-        optimizer: what moved it last, or None before the first scale.
-        content: the content at that scale.
-        stopped: why the run ended before its time, or None.
-        losses: a record for each evaluation.
+    Of several processes the leader's clock, callback and tolerance decide for all, and it alone writes. `image`, (1, 3,
+    H, W), and `content` are those of the scale that it is at, `optimizer` is the one that moved the image last,
+    `losses` has a record for each evaluation, and `stopped` is why the run ended before its time, or None.
     """
 
     image: Tensor
@@ -114,8 +107,8 @@ class Run:
         self,
         parameters: Mapping[str, Any],
         sources: Mapping[str, Any],
-        *,
         watch: Watch,
+        *,
         options: Options,
         scales: Sequence[Scale],
         saved: SavedRun | None = None,
@@ -177,13 +170,8 @@ class Run:
         self.optimizer = descent.optimizer
 
     def result(self) -> Result:
-        return Result(
-            tensor=self._finished(self.image, self.content),
-            alpha=self.content.alpha,
-            losses=tuple(self.losses),
-            parameters=self._parameters_now(),
-            stopped=self.stopped,
-        )
+        image = self._finished(self.image, self.content)
+        return Result(image, self.content.alpha, tuple(self.losses), self._parameters_now(), self.stopped)
 
     def _read(self, descent: Descent, pace: "Pace", scale: Scale, stage: Stage, *, late: bool) -> Stage:
         """Reads the losses back, calls back and saves; ENDED where no step follows, else RUNNING."""
@@ -191,10 +179,13 @@ class Run:
         self._note(descent, pace, scale)
         # An overflow of float16 takes steps back: then the scale goes on.
         ended = stage is Stage.ENDING and self._done == made
-        reason = self.stop_reason(ended=ended, late=late and scale == self._scales[-1])
+        is_last = scale == self._scales[-1]
+        (is_refused,) = self._ranks.agree(self._is_refused())
+        reason = "callback" if is_refused else "time" if ended and late and is_last else None
         if ended:
             self._settle(descent)
-        if ended or reason is not None or self._is_checkpoint_due():
+        is_due = time.perf_counter() - self._saved_at >= self._watch.checkpoint_every
+        if ended or reason is not None or is_due:
             self._save(descent, scale, finished=ended)
         if ended:
             self._steps += self._done
@@ -202,13 +193,6 @@ class Run:
             self._settle(descent)
         self.stopped = reason
         return Stage.RUNNING if reason is None and not ended else Stage.ENDED
-
-    def stop_reason(self, *, ended: bool, late: bool) -> str | None:
-        """Why the run ends with the image that was evaluated last, if it does: "callback" or "time"."""
-        (is_refused,) = self._ranks.agree(self._is_refused())
-        if is_refused:
-            return "callback"
-        return "time" if ended and late else None
 
     def _is_refused(self) -> bool:
         """True where the callback, called with the present image, stops the run."""
@@ -269,9 +253,6 @@ class Run:
         before, after = min(totals[:-_TOLERANCE_STEPS]), min(totals[-_TOLERANCE_STEPS:])
         # A loss of 0 has settled too.
         return before - after <= tolerance * abs(before)
-
-    def _is_checkpoint_due(self) -> bool:
-        return time.perf_counter() - self._saved_at >= self._watch.checkpoint_every
 
     def _save(self, descent: Descent, scale: Scale, *, finished: bool) -> None:
         """Writes the checkpoint, if there is to be one; a run does not end because a disk is full."""

@@ -10,8 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
-from torch import Tensor
-
 from fastnst.errors import FastnstWarning, OptionError
 from fastnst.image.colour import prepared as as_visible
 from fastnst.image.picture import AnyPicture, Picture
@@ -61,12 +59,8 @@ def stylize(content: Source, style: Styles, **values: Unpack[StylizeValues]) -> 
         **values: the fields of `fastnst.Options`, such as `size=512`, `style_weight=5` or `preset="gatys"`, and those
             of `fastnst.Watch`: `callback`, `callback_every`, `checkpoint` and `checkpoint_every`.
 
-    Returns:
-        The image, its losses and its parameters.
-
-    Raises:
-        FastnstError: for input that cannot be used, before any long work; its subclasses say which.
-        DivergedError: when the loss turns NaN or infinite; it carries the best image before that.
+    Raises FastnstError for input that cannot be used, before any long work, and DivergedError, which carries the best
+    image, when the loss turns NaN or infinite.
     """
     watch, options = watch_and_options(values)
     return Stylizer(style, **options).prepare(content).run(watch)
@@ -84,8 +78,7 @@ def resume(
     """Goes on with the run whose checkpoint is at `path`, and on with the checkpoint.
 
     The result is that of the uninterrupted run: on a CPU, with the same number of threads and the same versions, bit
-    for bit. Content, styles, init and masks are read where the run read them, unless they are given; they must be the
-    same pictures. Other arguments are the fields of `fastnst.Watch`.
+    for bit. Pictures are read where the run read them, unless they are given. `watch` are fields of `fastnst.Watch`.
 
     Raises CheckpointError where the checkpoint is missing or damaged, or belongs to other pictures or weights.
     """
@@ -126,13 +119,10 @@ class Stylizer:
             stylizer(path).save(...)
 
     Args and errors are those of `stylize`. The network is loaded by the first call. An instance may be used from one
-    thread at a time.
+    thread at a time; those of the same `networks` share what they load, and are used one after the other.
 
     With `ranks`, of `fastnst.plan.processes.joined`, several processes share the tiles of each image: all make the same
-    calls with the same arguments and get the same results, callbacks are called and checkpoints written by the first
-    process alone, and `max_memory` is that of each.
-
-    Stylizers of the same `networks` share what they load, and are used one after the other.
+    calls and get the same results, the first alone calls back and saves, and `max_memory` is that of each.
     """
 
     def __init__(
@@ -171,9 +161,7 @@ class Stylizer:
     def prepare(self, content: Source | AnyPicture | Canvas, saved: SavedRun | None = None) -> "Prepared":
         """A run on `content`, or the rest of the `saved` one: read, checked and planned, before the network is loaded.
 
-        Raises ImageError and OptionError as `run_scales` does, where a mask has other proportions than the content,
-        several processes cannot share the image, or nothing that was asked for fits into `max_memory`; CheckpointError
-        where the saved run had other inputs.
+        Raises FastnstError where the pictures or the options will not do, CheckpointError for other inputs than saved.
         """
         check_fork()
         with own_modes(self.runtime.device):
@@ -274,13 +262,7 @@ class Stylizer:
             "versions": versions(),
         }
         run = Run(
-            parameters,
-            prepared.places,
-            watch=watch,
-            options=self.options,
-            scales=scales,
-            saved=saved,
-            ranks=self._ranks,
+            parameters, prepared.places, watch, options=self.options, scales=scales, saved=saved, ranks=self._ranks
         )
         if saved is None:
             run.image = start_image(
@@ -318,7 +300,8 @@ class Stylizer:
         options = replace(self.options, style_weight=scale.style_weight)
         backbone = self._loaded()[1]
         content, visible = prepared.content_at(scale.size)
-        run.image = self._ranks.alike(self._resized(run.image.to(self.runtime.device), scale.size))
+        resized = resize_wrapped if options.wraps else resize
+        run.image = self._ranks.alike(resized(run.image.to(self.runtime.device), scale.size))
         if run.optimizer is not None and not run.continues(scale):
             run.optimizer = run.optimizer.rescaled(scale.size)
         backbone.layers.forget()
@@ -337,10 +320,6 @@ class Stylizer:
         fresh = partial(make_optimizer, options, self.runtime)
         descent = Descent(run.image, objective, fresh, optimizer=run.optimizer, average=options.average)
         run.optimise(descent, scale, content)
-
-    def _resized(self, image: Tensor, size: tuple[int, int]) -> Tensor:
-        """The image of one scale, (1, 3, H, W), at the `size` of the next."""
-        return resize_wrapped(image, size) if self.options.wraps else resize(image, size=size)
 
     def _style(
         self, scale: Scale, styles: Sequence[AnyPicture], tile: int | None, *, plain: bool
@@ -369,16 +348,13 @@ class Stylizer:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A run that has been read, checked and planned. Make one with `Stylizer.prepare`.
+    """A run that `Stylizer.prepare` has read, checked and planned.
 
     Attributes:
-        stylizer: what prepared it.
-        scales: all its scales, coarse first; `rest` are those that are still to be made.
-        plans: how each of them fits into memory.
-        pictures: the content at the sizes of the rest; `visible` as the network is shown it.
-        styles: the styles as the network is shown them.
-        record: what is known of the run, as JSON can hold it; `places` is where its pictures were read.
-        saved: what it goes on from, or None.
+        scales: all its scales, coarse first, and the `plans` of how each fits into memory; `rest` are still to be made.
+        pictures: the content at the sizes of the rest; `visible` and `styles` are as the network is shown them.
+        record: the facts of the run, as JSON can hold them; `places` is where its pictures were read.
+        saved: the state that it goes on from, or None.
     """
 
     stylizer: Stylizer

@@ -8,7 +8,7 @@ from typing import Any
 from fastnst.app.web.results import Kept, Request
 from fastnst.options.options import Options
 from fastnst.transfer.result import Iterate, LossRecord
-from fastnst.transfer.scales import scale_iterations, scale_style_weights
+from fastnst.transfer.scales import by_scale
 
 RUNNING, DONE, FAILED = "running", "done", "failed"
 
@@ -105,7 +105,7 @@ def progress_of(records: Sequence[LossRecord], edges: Sequence[int], options: Op
     last = records[-1]
     index = list(edges).index(last.scale)
     begun = next(record.iteration for record in records if record.scale == last.scale)
-    counts = scale_iterations(options.iterations, len(edges))
+    counts = by_scale(options.iterations, len(edges))
     work = [count * edge**2 for count, edge in zip(counts, edges, strict=True)]
     inside = min((last.iteration - begun) / counts[index], 1.0)
     done = (sum(work[:index]) + inside * work[index]) / sum(work)
@@ -126,6 +126,6 @@ def _terms(options: Options) -> list[str]:
 
 def _point(record: LossRecord, terms: Sequence[str], options: Options, edges: Sequence[int]) -> list[float]:
     index = edges.index(record.scale)
-    weights = [scale_style_weights(getattr(options, f"{term}_weight"), len(edges))[index] for term in terms]
+    weights = [by_scale(getattr(options, f"{term}_weight"), len(edges))[index] for term in terms]
     weighted = [getattr(record, term) * weight for term, weight in zip(terms, weights, strict=True)]
     return [record.iteration, record.scale, *(float(f"{value:.5g}") for value in (record.total, *weighted))]
