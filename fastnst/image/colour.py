@@ -93,14 +93,13 @@ def _check(mode: str) -> None:
 
 
 def finished(image: Tensor, content: Picture, mode: str) -> Tensor:
-    """The image as it is given back, (3, H, W) in 0…1.
+    """The `image` as it is given back, (3, H, W) in 0…1; `content`, of its size, is the one that the run was given.
 
     none: itself.
     luminance: its lightness under the content's colours.
-    histogram: its colours moved to the content's mean and covariance, of which the balance of content and style, which
-    is never the style alone, has lost some contrast and saturation.
+    histogram: its colours moved to the content's mean and covariance, as the balance of content and style has lost some
+    contrast and saturation.
 
-    image: (3, H, W) float in 0…1; `content`, of its size, is the one that the run was given, not the grey one.
     Raises OptionError for an unknown mode, or if the sizes differ.
     """
     _check(mode)
@@ -167,10 +166,7 @@ def moved_lightness(own: Tensor, present: Moments, wanted: Moments) -> Tensor:
 
 
 def with_colours_of(image: Tensor, content: Tensor) -> Tensor:
-    """The lightness of `image` with the colours (a and b) of `content`, both (3, H, W) of one size.
-
-    Raises OptionError if their sizes differ.
-    """
+    """The lightness of `image` with the colours (a and b) of `content`, both (3, H, W); OptionError if sizes differ."""
     if image.shape != content.shape:
         raise OptionError(f"the image is {tuple(image.shape)} and the content {tuple(content.shape)}; resize one")
 

@@ -56,13 +56,11 @@ def contact_sheet(
     cells: rows of pictures, (3, H, W) float in 0…1, or None for an empty cell; rows may be of different lengths.
     cell: the long edge in pixels to which each picture is brought; its aspect stays. All cells are as large as the
     largest of them, and a picture lies in the middle of its cell.
-    row_labels, column_labels: a label for each row or column, or none at all.
-    captions: for each cell a text under it, in rows as the cells are, or none at all.
+    row_labels, column_labels: a label for each row or column, or none at all; `captions` are texts under the cells. One
+    that is wider than its place is broken between words, and shortened after four lines.
 
-    A label that is wider than its place is broken between words, and shortened after four lines.
-
-    Raises OptionError where there are no pictures, where the numbers of labels or captions are others than those of
-    rows, columns or cells, and for a sheet of more than 400 million pixels or a font that cannot be read.
+    Raises OptionError where there are no pictures, as many labels or captions as there must be, or more than 400
+    million pixels, and for a font that cannot be read.
     """
     columns = max((len(row) for row in cells), default=0)
     look = look or Look()
@@ -76,12 +74,9 @@ def contact_sheet(
     taken = [size for row in sizes for size in row if size is not None]
     if not taken:
         raise OptionError("a sheet without pictures was asked for; give at least one")
-    for what, labels, count, of in (
-        ("row labels", row_labels, len(cells), "rows"),
-        ("column labels", column_labels, columns, "columns"),
-    ):
+    for what, labels, count in (("row", row_labels, len(cells)), ("column", column_labels, columns)):
         if labels and len(labels) != count:
-            raise OptionError(f"{len(labels)} {what} for {count} {of}; give one for each, or none")
+            raise OptionError(f"{len(labels)} {what} labels for {count} {what}s; give one for each, or none")
     if captions and [len(row) for row in captions] != [len(row) for row in cells]:
         raise OptionError("the captions are not in rows as the cells are; give one for each cell, or none")
 

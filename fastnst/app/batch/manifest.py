@@ -56,10 +56,8 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Row]:
     other, separated by `|` too; an empty one leaves it as it is. JSON lines (`.jsonl`, `.ndjson`) have the same as the
     keys of an object, and a list for several styles.
 
-    Contents, styles, masks, an init picture and a weights file are looked for from the manifest's folder.
-
-    Raises ManifestError: no readable file of UTF-8, an unknown extension or column, a row without content or style, a
-    value that cannot be read, no rows. The first row that is wrong is named, the others are counted.
+    Contents, styles, masks, an init picture and a weights file are looked for from the manifest's folder. Raises
+    ManifestError; the first row that is wrong is named, the others are counted.
     """
     path = Path(path)
     suffix = path.suffix.lower()

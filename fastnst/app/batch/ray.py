@@ -31,7 +31,6 @@ def run_on_ray(
     address: the cluster's; None is the one that RAY_ADDRESS names or that runs here, else one is started here.
 
     The machines read and write the tasks' paths themselves, from this process's folder: both must mean the same on all.
-
     Raises OptionError where Ray is not installed, FastnstError where the cluster cannot be reached.
     """
     try:

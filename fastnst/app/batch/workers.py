@@ -43,12 +43,10 @@ _worker: "Worker | None" = None  # of this process, where it is one
 def run_batch(
     tasks: Sequence[Task], pool: "ProcessPool", should_stop: Callable[[], bool] = lambda: False
 ) -> Generator[Outcome]:
-    """Yields the outcome of each task as it comes. Closes the pool at the end, however that comes.
+    """Yields the outcome of each task as it comes, and closes the pool in the end.
 
     Once `should_stop` says so, no more tasks are given out, and those at work end as interrupted. The tasks that were
-    at work when a worker died are tried once more, one by one; a task whose worker dies then too has failed.
-
-    Raises FastnstError where no worker can start.
+    at work when a worker died are tried once more, one by one. Raises FastnstError where no worker can start.
     """
     try:
         yield from _outcomes(tasks, pool, should_stop, pool.workers)
@@ -223,7 +221,10 @@ class Worker:
             return Outcome(task, "failed", error=str(error))
         except Exception as error:  # noqa: BLE001 - the batch goes on; the log has the traceback
             if is_out_of_memory(error):
-                self._forget()
+                self._stylizer.cache_clear()
+                self._networks.clear()
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
                 lower = "out of memory; lower its size, style scale or scales, or the workers"
                 return Outcome(task, "failed", error=lower)
             fault = f"{type(error).__name__}: {error}"
@@ -234,10 +235,3 @@ class Worker:
 
     def _made(self, styles: tuple[str, ...], options: Options) -> Stylizer:
         return Stylizer(list(styles), networks=self._networks, **vars(options))
-
-    def _forget(self) -> None:
-        """Gives back the memory that is kept between pictures."""
-        self._stylizer.cache_clear()
-        self._networks.clear()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()

@@ -189,11 +189,8 @@ def _gpus(devices: set[str]) -> list[str]:
 
 
 def _log_path(parsed: argparse.Namespace) -> Path:
-    """The file that failures are written to; each part of a batch has its own.
-
-    Raises OptionError where the rows are given neither as MANIFEST nor as pictures, or as both, and for a name that is
-    none of a log, or belongs to something else; ImageError as `check_place` does.
-    """
+    """The file that failures are written to; each part of a batch has its own. Raises FastnstError for a name that will
+    not do, and where the rows are given neither as MANIFEST nor as pictures, or as both."""
     from fastnst.image.files import check_place
 
     pairs = parsed.content is not None or parsed.style is not None

@@ -54,8 +54,9 @@ def report() -> dict[str, Any]:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     facts = conditions(device)
-    machine = facts["machine"]
-    runtime = resolve_runtime()
+    machine, runtime, memory = facts["machine"], resolve_runtime(), None
+    with suppress(AttributeError, ValueError, OSError):
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "versions": versions(_PACKAGES),
         "commit": facts["commit"],
@@ -65,7 +66,7 @@ def report() -> dict[str, Any]:
             **{"name": machine["cpu"], "cores": machine["cores"], "threads": machine["threads"]},
             **{"vectors": torch.backends.cpu.get_cpu_capability(), "load": machine["load"]},
         },
-        "memory_bytes": _memory_bytes(),
+        "memory_bytes": memory,
         "torch": {
             "cuda": torch.version.cuda,
             "hip": torch.version.hip,
@@ -94,12 +95,6 @@ def report() -> dict[str, Any]:
             **dict.fromkeys((name for name in _SET if name in os.environ), "set"),
         },
     }
-
-
-def _memory_bytes() -> int | None:
-    with suppress(AttributeError, ValueError, OSError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return None
 
 
 def _weights() -> dict[str, str]:

@@ -34,10 +34,7 @@ _TIMES_BETA = (100, 10, 1, 0.1)
 
 @dataclass(frozen=True)
 class Axis:
-    """One option and the `values` of its steps as they are typed; with no option it is one step.
-
-    `settings` are the options of each step, `labels` what stands beside them.
-    """
+    """One option and the `values` of its steps as they are typed, and the options of each; with none it is one step."""
 
     option: str | None
     values: Sequence[str]
@@ -54,7 +51,7 @@ class Axis:
 def make_axis(words: Sequence[str], flag: str) -> Axis:
     """The axis of `words`, an option's name and its values, each written as on the command line; none make one step.
 
-    Raises OptionError, which names `flag`, for an unknown option, no values or too many, or one that cannot be read.
+    Raises OptionError, which names `flag`.
     """
     if not words:
         return Axis(None, [], [{}])
@@ -219,8 +216,7 @@ def _captions(paths: Sequence[str]) -> list[str]:
 
 
 def make_kept_folder(folder: str | None, names: Sequence[str]) -> None:
-    """Makes the folder in which each picture is kept, if there is to be one. Raises ImageError where it or one of the
-    `names` in it cannot be written."""
+    """Makes the folder in which pictures of these `names` are kept. Raises ImageError where they cannot be written."""
     from fastnst.image.files import make_folder
     from fastnst.image.write import check_output_path
 
@@ -231,11 +227,7 @@ def make_kept_folder(folder: str | None, names: Sequence[str]) -> None:
 
 
 def save_sheet(sheet: "Image", output: str, parameters: Mapping[str, Any], *, quiet: bool = False) -> None:
-    """Writes the sheet in the format of the name `output`, or for `-` as PNG, with `parameters` in its metadata, and
-    says so unless `quiet`.
-
-    Raises ImageError as `save_image` does.
-    """
+    """Writes the sheet, with `parameters` in its metadata, to the path `output` or for `-` as PNG, and says so."""
     from fastnst.image.read import load_image
     from fastnst.image.write import save_image
 

@@ -39,7 +39,13 @@ def run(parsed: argparse.Namespace) -> int:
 
 def _option_lines(options: Mapping[str, Any]) -> list[str]:
     """The options that are not as their preset has them, then the others."""
-    usual = _preset_values(options.get("preset"))
+    from fastnst.image.metadata import to_json
+    from fastnst.options.options import resolve_options
+    from fastnst.options.presets import PRESETS
+
+    preset, usual = options.get("preset"), dict[str, Any]()
+    if isinstance(preset, str) and preset in PRESETS:
+        usual = json.loads(to_json(resolve_options(preset=preset).as_dict()))
     own = {name: value for name, value in options.items() if name == "preset" or usual.get(name, ...) != value}
     rest = {name: value for name, value in options.items() if name not in own}
     return [*_wrapped("options", own), *(_wrapped("as preset", rest) if rest else [])]
@@ -50,17 +56,6 @@ def _typed(value: Any) -> str:
     if isinstance(value, dict) and value:
         return " ".join(f"{_printable(layer)}={_readable(weight)}" for layer, weight in value.items())
     return _readable(value)
-
-
-def _preset_values(preset: Any) -> dict[str, Any]:
-    """The options of a preset as the metadata have them; none of one that is not known here."""
-    from fastnst.image.metadata import to_json
-    from fastnst.options.options import resolve_options
-    from fastnst.options.presets import PRESETS
-
-    if not isinstance(preset, str) or preset not in PRESETS:
-        return {}
-    return dict(json.loads(to_json(resolve_options(preset=preset).as_dict())))
 
 
 def _wrapped(name: str, options: Mapping[str, Any]) -> list[str]:

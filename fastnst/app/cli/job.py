@@ -44,8 +44,7 @@ def callbacks_of(outputs: Outputs) -> list[Ready]:
 
 @dataclass(frozen=True)
 class Job:
-    """One run: a content (or the size of an image without one) and styles, each a path or `-`, the given options, and
-    the outputs."""
+    """One run: a content (or the size of an image without one) and styles, each a path or `-`, options and outputs."""
 
     content: str | Canvas
     styles: Sequence[str]
@@ -100,7 +99,10 @@ class Job:
         for index, target in enumerate(targets):
             if any(target == other or _same_file(target, other) for other in targets[:index]):
                 raise OptionError(f"{target} was given for two outputs; give each a name of its own")
-        targets += self._numbered()
+        if outputs.save_every is not None:
+            output = Path(outputs.output)
+            check_output_path(numbered_path(output, outputs.save_every), **outputs.form)
+            targets += output.parent.glob(f"{glob.escape(output.stem)}_[0-9]*{glob.escape(output.suffix)}")
         masks = [source for mask in parse_masks(self.options.get("masks")) or () for source in mask.sources]
         if STANDARD in masks:
             raise OptionError("a mask cannot come from the standard input; give its path")
@@ -109,19 +111,9 @@ class Job:
                 if isinstance(given, str) and given != STANDARD and _same_file(Path(given), target):
                     raise OptionError(f"{target} is also an input and would be overwritten; give another name with -o")
 
-    def _numbered(self) -> list[Path]:
-        if self.outputs.save_every is None:
-            return []
-        output = Path(self.outputs.output)
-        check_output_path(numbered_path(output, self.outputs.save_every), **self.outputs.form)
-        return list(output.parent.glob(f"{glob.escape(output.stem)}_[0-9]*{glob.escape(output.suffix)}"))
-
 
 def settings_of(parsed: argparse.Namespace) -> tuple[dict[str, Any], Outputs]:
-    """The options and outputs of the parsed arguments; the config file gives what they leave open.
-
-    Raises OptionError as `read_config` does.
-    """
+    """The options and outputs of the parsed arguments; the config file gives what they leave open."""
     settings = {**(read_config(parsed.config) if "config" in parsed else {}), **vars(parsed)}
     return given_options(settings), Outputs.of(settings)
 

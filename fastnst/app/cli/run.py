@@ -40,10 +40,7 @@ _STOPPING = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal,
 
 
 def execute_together(job: Job, *, saved: Path | None = None) -> int:
-    """`execute`, in this process or shared with the others of torchrun; returns the exit code.
-
-    Raises the errors of `execute`, and RanksError where another process ended or does not answer.
-    """
+    """`execute`, in this process or shared with the others of torchrun; returns the exit code."""
     if not are_launched():
         return execute(job, saved=saved)[0]
     if STANDARD in (job.content, *job.styles, job.options.get("init")):
@@ -55,10 +52,10 @@ def execute_together(job: Job, *, saved: Path | None = None) -> int:
 
 
 def execute(job: Job, *callbacks: Callback, saved: Path | None = None, ranks: Ranks = ALONE) -> tuple[int, Result]:
-    """Runs the job and returns its exit code and its result; `callbacks` see the run too.
+    """Runs the job, or goes on from `saved`, and returns its exit code and its result; `callbacks` see the run too.
 
-    With `saved` it goes on from that checkpoint, and on with it; with `ranks` it is the first of several processes.
-    Raises FastnstError and Interrupted; the last good image is written first.
+    With `ranks` it is the first of several processes. Raises FastnstError and Interrupted after the last good image is
+    written.
     """
     job.check()
     outputs = job.outputs

@@ -2,8 +2,8 @@
 
 import argparse
 import json
-import sys
 import textwrap
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -33,22 +33,17 @@ def run(parsed: argparse.Namespace) -> int:
     import torch
     from fastnst_kernels.profiling.measure import device_name, versions
     from fastnst_kernels.verify import Skipped, verify
+    from tqdm import tqdm
 
     from fastnst.errors import OptionError
 
-    checks: list[Check] = []
-    skipped: list[Skipped] = []
-    shows_progress = sys.stderr.isatty() and not parsed.json
+    hidden = True if parsed.json else None
     try:
-        for check in verify(parsed.backend, parsed.size):
-            if isinstance(check, Skipped):
-                skipped.append(check)
-                continue
-            checks.append(check)
-            if shows_progress:
-                print(f"\r{len(checks)} checks", end="", file=sys.stderr, flush=True)
+        results = list(tqdm(verify(parsed.backend, parsed.size), unit="check", disable=hidden, leave=False))
     except (ValueError, RuntimeError) as error:
         raise OptionError(str(error)) from None
+    skipped = [result for result in results if isinstance(result, Skipped)]
+    checks = [result for result in results if not isinstance(result, Skipped)]
     failed = [check for check in checks if not check.passed]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if parsed.json:
@@ -57,13 +52,11 @@ def run(parsed: argparse.Namespace) -> int:
             "versions": versions(),
             "passed": len(checks) - len(failed),
             "failed": len(failed),
-            "skipped": [{"backend": skip.backend, "reason": skip.reason} for skip in skipped],
+            "skipped": [asdict(skip) for skip in skipped],
             "checks": [check.as_dict() for check in checks],
         }
         print(json.dumps(report))
     else:
-        if shows_progress:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
         _print_tables(checks)
         for skip in skipped:
             print(f"skipped: backend {skip.backend}, because {skip.reason}")

@@ -10,9 +10,7 @@ from fastnst.options.parse import parse_memory
 
 HOST_OPTIONS = ("network", "weights", "device", "max_memory", "backend")
 """Decided by the one who starts the page, for all runs."""
-
 _PORT = 8017
-_NEEDED = ("starlette", "uvicorn")
 
 
 def add_parser(commands: Any) -> None:
@@ -50,21 +48,18 @@ def add_parser(commands: Any) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    for package in _NEEDED:
+    for package in ("starlette", "uvicorn"):
         if importlib.util.find_spec(package) is None:
             raise OptionError(f'the page needs {package}; install it with pip install "fastnst[web]"')
 
     from fastnst.app.web.results import Limits
     from fastnst.app.web.serve import serve
 
-    limits = Limits(upload_bytes=_upload_bytes(parsed.max_upload), pixels=parsed.max_pixels, size=parsed.max_size)
+    try:
+        upload_bytes = parse_memory(parsed.max_upload) or 0
+    except OptionError as error:
+        raise OptionError(str(error).replace("max memory", "max upload", 1)) from None
+    limits = Limits(upload_bytes=upload_bytes, pixels=parsed.max_pixels, size=parsed.max_size)
     options = {name: getattr(parsed, name) for name in HOST_OPTIONS if name in parsed}
     serve(parsed.port, options, limits)
     return 0
-
-
-def _upload_bytes(text: str) -> int:
-    try:
-        return parse_memory(text) or 0
-    except OptionError as error:
-        raise OptionError(str(error).replace("max memory", "max upload", 1)) from None

@@ -29,14 +29,8 @@ _MOST_LETTERS = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """The most that may be asked of the page.
-
-    upload_bytes, pixels: the most of each picture.
-    size: long edge in pixels of a result, and of a style at the scale that it is read at.
-    styles: style pictures of a run.
-    results: in the history; the oldest go first.
-    history_bytes: of the results with the pictures that they are made of; the oldest go first.
-
+    """The most that may be asked of the page: of each picture (`upload_bytes`, `pixels`), of the long edge of a result
+    and of a style at the scale that it is read at (`size`), of a run's styles, and of the history with its pictures.
     Raises OptionError for less than 1 of anything, and for a size under 64 pixels.
     """
 
@@ -132,9 +126,7 @@ def thumbnail(rgb: Tensor, alpha: Tensor | None, long_edge: int = _THUMBNAIL) ->
 class Request:
     """A run that is asked for: pictures, the options that the form gave, and the form itself to fill it again.
 
-    number: 1 for the first request, and so on.
-    begins: the start of the run: one of `START_WORDS`, or the number of a result.
-    start: that result, until the run is over.
+    It `begins` with one of `START_WORDS`, or the number of a result, which is `start` until the run is over.
     """
 
     number: int

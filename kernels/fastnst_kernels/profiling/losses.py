@@ -40,10 +40,10 @@ from fastnst_kernels.losses import gram, reference, style_tap
 from fastnst_kernels.profiling.measure import Contender, quieten_profiler, synchronise
 from fastnst_kernels.profiling.step import Measurement, Setting, Step, Work, check_size, measure_roofline, measured
 from fastnst_kernels.verify import STYLE_LAYERS, Expected, budget
+from fastnst_kernels.verify.losses import WEIGHT, bring_to_one, target_near
 
 OPERATIONS = ("forward", "loss", "backward")
 IMPLEMENTATIONS = ("fastnst", "eager", "compile")
-WEIGHT = 0.2
 
 GramForm = Callable[[Tensor], Tensor]
 TapForm = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -116,10 +116,9 @@ class Problem:
             return values.to(setting.dtype).contiguous(memory_format=torch.channels_last)
 
         features = channels_last((noise(1, channels, side, side) + 0.3).relu() * (128 / side))
-        exact = reference.gram(features)[0]
-        target = (exact * (1 + 0.5 * noise(channels, channels))).float()
-        size = reference.gram_loss_gradient(features, target, WEIGHT).abs().mean()
-        return cls(features, target, channels_last(noise(1, channels, side, side)), (1 / size).float()[None])
+        target = target_near(features, noise(channels, channels))
+        loss_gradient = bring_to_one(reference.gram_loss_gradient(features, target, WEIGHT))
+        return cls(features, target, channels_last(noise(1, channels, side, side)), loss_gradient)
 
 
 def plain_gram(features: Tensor) -> Tensor:

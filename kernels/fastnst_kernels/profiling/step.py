@@ -106,9 +106,11 @@ class Measurement:
     def as_dict(self) -> dict[str, Any]:
         """The fields and the rates as JSON can hold them; seconds, bytes/s in GB/s, FLOP/s in TFLOP/s."""
         values = {**asdict(self), "shape": list(self.shape), "roofline_share": self.roofline_share}
-        seconds = None if self.timing is None else self.timing.median
-        values["gigabytes_per_second"] = None if seconds is None else self.work.bytes / seconds / 1e9
-        values["teraflops_per_second"] = None if seconds is None else self.work.flops / seconds / 1e12
+        for name, amount in (
+            ("gigabytes_per_second", self.work.bytes / 1e9),
+            ("teraflops_per_second", self.work.flops / 1e12),
+        ):
+            values[name] = None if self.timing is None else amount / self.timing.median
         return values
 
 
@@ -162,9 +164,8 @@ def _checked(step: Step) -> tuple[dict[str, float], dict[str, str]]:
                 raise
             problems[name] = f"{type(raised).__name__}: {raised}".strip().splitlines()[0]
             continue
-        limits = step.expected.budget
-        limits = limits if name == "fastnst" else torch.full_like(limits, _PLAIN_ERROR)
-        errors[name], limit = worst(result.detach(), step.expected.exact, limits)
+        allowed = step.expected.budget if name == "fastnst" else torch.full_like(step.expected.budget, _PLAIN_ERROR)
+        errors[name], limit = worst(result.detach(), step.expected.exact, allowed)
         if not errors[name] <= limit:
             if name == "fastnst":
                 raise ArithmeticError(

@@ -45,28 +45,22 @@ def _normalise(site: Site, image: Tensor, upstream: Tensor, flip: bool) -> Opera
         last = dense_channels_last(leaf) != flip
         return normalise(leaf, _SCALE, _SHIFT, flip=flip, dtype=dtype, channels_last=last, backend=site.backend)
 
+    variant, forward = "flipped" if flip else "", [image_budget.normalise(image, _SCALE, _SHIFT, flip, dtype=dtype)]
+    backward = image_budget.normalise_gradient(upstream, _SCALE, flip, image.dtype)
+    gradients = [upstream]
     return differentiated(
-        "normalise",
-        "flipped" if flip else "",
-        image,
-        function,
-        gradients=[upstream],
-        forward=[image_budget.normalise(image, _SCALE, _SHIFT, flip, dtype=dtype)],
-        backward=image_budget.normalise_gradient(upstream, _SCALE, flip, image.dtype),
+        "normalise", variant, image, function, gradients=gradients, forward=forward, backward=backward
     )
 
 
 def _total_variation(site: Site, image: Tensor, kind: str) -> Operation:
     # Brings the gradient to the size of one.
     above = torch.arange(1.0, 1 + len(image), device=image.device) * image[0, 0].numel()
+    function = partial(total_variation, kind=kind, backend=site.backend)
+    forward = [image_budget.total_variation(image, kind)]
+    backward = image_budget.image_gradient(image, None, _SCALE, flip=False, tv_weight=above, kind=kind)
     return differentiated(
-        "total_variation",
-        kind,
-        image,
-        partial(total_variation, kind=kind, backend=site.backend),
-        gradients=[above],
-        forward=[image_budget.total_variation(image, kind)],
-        backward=image_budget.image_gradient(image, None, _SCALE, flip=False, tv_weight=above, kind=kind),
+        "total_variation", kind, image, function, gradients=[above], forward=forward, backward=backward
     )
 
 

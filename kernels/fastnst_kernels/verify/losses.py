@@ -1,6 +1,6 @@
 """The losses against float64: Gram matrices, taps with each of their terms, and the sums and gradients of tiles."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -56,36 +56,21 @@ def gram_operations(site: Site) -> Iterator[Operation]:
     target = target_near(features, noise(channels, channels))
     upstream = noise(*site.shape).to(site.mode.dtype)
     above = noise(len(features), channels, channels) * features[0, 0].numel()
-    yield differentiated(
-        "gram",
-        "",
-        features,
-        partial(gram, **options),
-        gradients=[above],
-        forward=[budget.gram(features, precision)],
-        backward=budget.gram_gradient(features, above, precision),
-    )
+    forward, backward = [budget.gram(features, precision)], budget.gram_gradient(features, above, precision)
+    function: Callable[..., Any] = partial(gram, **options)
+    yield differentiated("gram", "", features, function, gradients=[above], forward=forward, backward=backward)
+
     loss_gradient = bring_to_one(reference.gram_loss_gradient(features, target, WEIGHT))
     terms: dict[str, Any] = {"target": target, "weight": WEIGHT, "style_gradient": loss_gradient}
-    loss = budget.gram_loss(features, target, WEIGHT, precision)
-    yield differentiated(
-        "gram_loss",
-        "",
-        features,
-        partial(gram_loss, target=target, weight=WEIGHT, **options),
-        gradients=[loss_gradient],
-        forward=[loss],
-        backward=budget.tap_gradient(features, torch.zeros_like(upstream), precision=precision, **terms),
-    )
-    yield differentiated(
-        "style_tap",
-        "",
-        features,
-        partial(style_tap, target=target, weight=WEIGHT, **options),
-        gradients=[upstream, loss_gradient],
-        forward=[Expected.equal(features), loss],
-        backward=budget.tap_gradient(features, upstream, precision=precision, **terms),
-    )
+    forward, gradients = [budget.gram_loss(features, target, WEIGHT, precision)], [loss_gradient]
+    backward = budget.tap_gradient(features, torch.zeros_like(upstream), precision=precision, **terms)
+    function = partial(gram_loss, target=target, weight=WEIGHT, **options)
+    yield differentiated("gram_loss", "", features, function, gradients=gradients, forward=forward, backward=backward)
+
+    forward, gradients = [Expected.equal(features), *forward], [upstream, loss_gradient]
+    backward = budget.tap_gradient(features, upstream, precision=precision, **terms)
+    function = partial(style_tap, target=target, weight=WEIGHT, **options)
+    yield differentiated("style_tap", "", features, function, gradients=gradients, forward=forward, backward=backward)
 
 
 _VARIANTS = (
@@ -158,15 +143,12 @@ def _tap(
     # The input of the ReLU that leaves the features.
     below = torch.where(features > 0, features, -upstream.abs()) if relu else features
     given |= {"relu": relu, "inplace": inplace, "precision": precision, "backend": site.backend}
-    return differentiated(
-        "tap",
-        variant,
-        below,
-        lambda leaf: tap(leaf.clone() if inplace else leaf, **given),
-        gradients=gradients,
-        forward=forward,
-        backward=budget.tap_gradient(features, upstream, relu=relu, precision=precision, **exact),
-    )
+    backward = budget.tap_gradient(features, upstream, relu=relu, precision=precision, **exact)
+
+    def function(leaf: Tensor) -> Sequence[Tensor | None]:
+        return tap(leaf.clone() if inplace else leaf, **given)
+
+    return differentiated("tap", variant, below, function, gradients=gradients, forward=forward, backward=backward)
 
 
 def tile_operations(site: Site) -> Iterator[Operation]:
