@@ -12,16 +12,19 @@ What cannot be written is a FastnstWarning: a run does not end because a disk is
 import importlib.util
 import math
 import os
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Self
 
-from fastnst.errors import FastnstError, FastnstWarning, OptionError
-from fastnst.image.write import check_output_path
-from fastnst.transfer.movie import MovieWriter, check_movie
+from fastnst.errors import FastnstError, FastnstWarning, ImageError, OptionError
+from fastnst.image.resize import resize
+from fastnst.image.write import check_output_path, to_pil
+from fastnst.transfer.movie import check_movie, frame_size, write_movie
 from fastnst.transfer.plot import check_plot, draw_losses
 from fastnst.transfer.result import Callback, Iterate, LossRecord
 
@@ -171,8 +174,8 @@ def numbered_path(path: Path, iteration: int) -> Path:
 class Movie(Ready):
     """A movie of the run: the starting image, every n-th iteration, and the last image.
 
-    The frames are of the run's last scale; those of the scales before it are enlarged. `path` ends in .mp4 (with PyAV,
-    `fastnst[movie]`), .gif or .webp; the other arguments are those of `fastnst.transfer.movie.MovieWriter`.
+    The frames are of the run's last scale, with a long edge of `longest_side` pixels at most; those before it are
+    enlarged. `path` ends in .mp4 (with PyAV, `fastnst[movie]`), .gif or .webp, and is written by `close`.
     """
 
     lazy = True
@@ -183,21 +186,22 @@ class Movie(Ready):
         *,
         every: int = 1,
         frames_per_second: float = 12.0,
-        longest_side: int = 1280,
+        longest_side: int = 1280,  # what screens and players take without effort
     ) -> None:
         self._path, self._every = Path(path), _Every(every)
         check_movie(self._path)
-        self._options: dict[str, Any] = {"frames_per_second": frames_per_second, "longest_side": longest_side}
-        MovieWriter(self._path, (2, 2), **self._options)
-        self._writer: MovieWriter | None = None
+        if not 0 < frames_per_second <= 100:
+            raise OptionError(f"{frames_per_second} frames per second are out of range; give more than 0, up to 100")
+        if longest_side < 2:
+            raise OptionError(f"longest side {longest_side} is too small; it must be 2 pixels or more")
+        self._rate, self._longest_side = Fraction(frames_per_second).limit_denominator(1000), longest_side
+        # Frames wait on the disk: the formats of pictures are written in one go.
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._frames: list[Path] = []
         self._waiting: Iterate | None = None
 
     def __call__(self, iterate: Iterate) -> None:
-        is_first = self._writer is None
-        if self._writer is None:
-            last = iterate.parameters["sizes"][-1]
-            self._writer = MovieWriter(self._path, (last["height"], last["width"]), **self._options)
-        if is_first or self._every.wants(iterate):
+        if self._folder is None or self._every.wants(iterate):
             self._add(iterate)
         else:
             self._waiting = iterate
@@ -205,16 +209,24 @@ class Movie(Ready):
     def close(self) -> None:
         if self._waiting is not None:
             self._add(self._waiting)
-        writer, self._writer = self._writer, None
-        if writer is not None:
-            with _going_on():
-                writer.close()
+        if self._folder is not None:
+            with self._folder, _going_on():
+                if self._frames:
+                    write_movie(self._path, self._frames, self._rate)
+            self._folder, self._frames = None, []
 
     def _add(self, iterate: Iterate) -> None:
-        self._waiting = None
-        if self._writer is not None:
-            with _going_on():
-                self._writer.add(iterate.image)
+        self._folder = self._folder or tempfile.TemporaryDirectory(prefix="fastnst-movie-")
+        self._waiting, last = None, iterate.parameters["sizes"][-1]
+        size = frame_size(self._path, (last["height"], last["width"]), self._longest_side)
+        frame = Path(self._folder.name) / f"{len(self._frames):06d}.png"
+        with _going_on():
+            try:
+                to_pil(resize(iterate.image, size)).save(frame, compress_level=1)
+            except OSError as error:
+                problem = f"a frame of {self._path} could not be kept ({error.strerror})"
+                raise ImageError(f"{problem}; free some space") from error
+            self._frames.append(frame)
 
 
 class LossPlot(Ready):
