@@ -11,6 +11,7 @@ from drawn import drawn
 from PIL import Image
 
 from fastnst.app import cli
+from fastnst.app.cli import grid
 from fastnst.app.cli.grid import Axis, make_axis
 from fastnst.errors import OptionError
 from fastnst.image import sheet
@@ -105,7 +106,7 @@ def test_compare(tmp_path: Path, pictures: tuple[str, str], monkeypatch: pytest.
         results.append(str(tmp_path / f"{weight}.png"))
         assert cli.main(["stylize", *pictures, "-o", results[-1], "--style-weight", weight, *FAST, *SHALLOW]) == 0
     watched = Mock(wraps=sheet.contact_sheet)
-    monkeypatch.setattr(sheet, "contact_sheet", watched)
+    monkeypatch.setattr(grid, "contact_sheet", watched)
     out = tmp_path / "sheet.png"
     assert cli.main(["compare", *results, pictures[0], "-o", str(out), "--cell", "64", "--columns", "2"]) == 0
     (first, second), (third,) = watched.call_args.kwargs["captions"]

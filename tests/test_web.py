@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from fastnst.app import cli
-from fastnst.app.cli.web import HOST_OPTIONS
+from fastnst.app.cli.arguments import HOST_OPTIONS
 from fastnst.app.web.controls import MAIN, make_controls, read_form
 from fastnst.app.web.results import Kept, Limits, Request, Upload, keep, oldest_first, plain_name, read_upload
 from fastnst.app.web.session import Session, continued

@@ -1,7 +1,6 @@
 """The command `fastnst`: its subcommands, its exit codes, and how its errors are shown."""
 
 import argparse
-import importlib.util
 import io
 import os
 import sys
@@ -11,6 +10,7 @@ from importlib import import_module
 from typing import Any
 
 from fastnst.app.cli.arguments import Parser
+from fastnst.app.cli.commands import ADDERS
 from fastnst.errors import FastnstError, FastnstWarning, Interrupted, OptionError
 
 EXIT_BAD_INPUT = 1
@@ -19,11 +19,6 @@ EXIT_USAGE = 2
 """No command was given, or arguments that are wrong."""
 EXIT_INTERRUPTED = 130
 """Ctrl-C, or a signal like it: as a shell has it, 128 and the number of SIGINT."""
-
-# The modules in the order of `fastnst --help`. They import what they need when they run, for the help must not wait for
-# torch; they are imported by name here, for they import their neighbours in this package.
-_COMMANDS = ("stylize", "reconstruct", "rerun", "batch", "grid", "web", "info", "plan", "verify", "profile", "env")
-_SHELLS = ("bash", "zsh", "fish", "tcsh", "powershell")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warnings.simplefilter("always", FastnstWarning)
         try:
             _check_alone(parsed)
-            code = int(parsed.run(parsed))
+            module, name = parsed.run.split(".")
+            code = int(getattr(import_module(f"fastnst.app.cli.{module}"), name)(parsed))
             sys.stdout.flush()
             return code
         except FastnstError as error:
@@ -71,7 +67,7 @@ def _check_alone(parsed: argparse.Namespace) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of the command. Its namespace has `run`, a function of the namespace that returns the exit code."""
+    """The parser of the command. Its namespace has `run`, the module and the name of a function of the namespace."""
     parser = Parser(
         prog="fastnst",
         description="Neural style transfer by optimisation, exact to Gatys, Ecker and Bethge (2016).",
@@ -80,29 +76,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name in _COMMANDS:
-        import_module(f"fastnst.app.cli.{name}").add_parser(commands)
-    completion = commands.add_parser(
-        "completion",
-        help="print a script that completes this command in a shell",
-        description="Prints a script of completions (fastnst[completion]). For bash, write "
-        'eval "$(fastnst completion bash)" into ~/.bashrc; for zsh, save it as _fastnst in a folder of $fpath; for '
-        "fish, as ~/.config/fish/completions/fastnst.fish.",
-    )
-    completion.add_argument("shell", choices=_SHELLS, help="the shell")
-    completion.set_defaults(run=_print_completion)
+    for add in ADDERS:
+        add(commands)
     return parser
-
-
-def _print_completion(parsed: argparse.Namespace) -> int:
-    if importlib.util.find_spec("shtab") is None:
-        raise OptionError('completion needs shtab; install it with pip install "fastnst[completion]"')
-    import shtab
-
-    if parsed.shell not in shtab.SUPPORTED_SHELLS:
-        raise OptionError(f"the shtab that is installed does not know {parsed.shell}; install a newer one")
-    print(shtab.complete(build_parser(), shell=parsed.shell))
-    return 0
 
 
 class _Version(argparse.Action):

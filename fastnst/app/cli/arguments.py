@@ -20,6 +20,9 @@ OPTIONS: Mapping[str, "Field[Any]"] = {option.name: option for option in fields(
 STANDARD = "-"
 """Stands for the standard input or output."""
 
+HOST_OPTIONS = ("network", "weights", "device", "max_memory", "backend")
+"""Decided by the one who starts the page, for all its runs."""
+
 SEPARATOR = "|"
 """Stands between several styles, or several regions, in one cell of a table."""
 

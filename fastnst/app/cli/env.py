@@ -9,6 +9,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
+from fastnst_kernels import available_backends
+from fastnst_kernels.profiling.measure import conditions, versions
+
+from fastnst.network import winograd
+from fastnst.network.runtime import resolve_runtime
+from fastnst.network.weights import CHECKPOINTS, cache_folder
+
 _PACKAGES = (
     *("fastnst", "torch", "triton", "numpy", "pillow", "safetensors", "tqdm"),
     *("matplotlib", "av", "tensorboard", "shtab", "ray", "starlette", "uvicorn"),
@@ -20,17 +28,6 @@ _TELLING = (
 )
 # Reported only as set: an address may hold a password, a path a name.
 _SET = ("FASTNST_CACHE", "FASTNST_WEIGHTS_URL", "TORCH_HOME", "TRITON_CACHE_DIR", "XDG_CACHE_HOME")
-
-
-def add_parser(commands: Any) -> None:
-    parser = commands.add_parser(
-        "env",
-        help="print the facts of this machine that a bug report needs",
-        description="Prints versions, processor, GPUs, torch's build, weights and settings, for a bug report. It holds "
-        "no paths and no names of users or hosts.",
-    )
-    parser.add_argument("--json", action="store_true", help="print the facts as one JSON object on stdout")
-    parser.set_defaults(run=run)
 
 
 def run(parsed: argparse.Namespace) -> int:
@@ -45,13 +42,6 @@ def run(parsed: argparse.Namespace) -> int:
 
 def report() -> dict[str, Any]:
     """The facts, as JSON can hold them, without paths and without the name of a user or a host."""
-    import torch
-    from fastnst_kernels import available_backends
-    from fastnst_kernels.profiling.measure import conditions, versions
-
-    from fastnst.network import winograd
-    from fastnst.network.runtime import resolve_runtime
-
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     facts = conditions(device)
     machine, runtime, memory = facts["machine"], resolve_runtime(), None
@@ -99,10 +89,6 @@ def report() -> dict[str, Any]:
 
 def _weights() -> dict[str, str]:
     """The place that the ImageNet checkpoint of each network would be taken from."""
-    import torch
-
-    from fastnst.network.weights import CHECKPOINTS, cache_folder
-
     torchs = Path(torch.hub.get_dir()) / "checkpoints"
     sources = {}
     for network, digest in CHECKPOINTS.items():

@@ -6,20 +6,16 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
+from fastnst.app.cli.arguments import STANDARD, standard_input
+from fastnst.image.metadata import read_parameters, to_json
+from fastnst.network.architecture import ATTRIBUTION
+from fastnst.options.options import resolve_options
+from fastnst.options.presets import PRESETS
+
 _COLUMN, _WIDTH = 11, 100
 
 
-def add_parser(commands: Any) -> None:
-    parser = commands.add_parser("info", help="print how an image was made", description="Prints how OUT was made.")
-    parser.add_argument("image", metavar="OUT", help="an image that fastnst wrote; - reads it from stdin")
-    parser.add_argument("--json", action="store_true", help="print the parameters as JSON")
-    parser.set_defaults(run=run)
-
-
 def run(parsed: argparse.Namespace) -> int:
-    from fastnst.app.cli.arguments import STANDARD, standard_input
-    from fastnst.image.metadata import read_parameters
-
     parameters = read_parameters(standard_input() if parsed.image == STANDARD else parsed.image)
     if parsed.json:
         print(json.dumps(parameters, indent=2))
@@ -31,18 +27,12 @@ def run(parsed: argparse.Namespace) -> int:
             print(f"{_printable(name):10} {_readable(value)}")
     weights = parameters.get("weights")
     if isinstance(weights, dict) and weights.get("source") == "original":
-        from fastnst.network.architecture import ATTRIBUTION
-
         print(f"{'network':10} {ATTRIBUTION}")
     return 0
 
 
 def _option_lines(options: Mapping[str, Any]) -> list[str]:
     """The options that are not as their preset has them, then the others."""
-    from fastnst.image.metadata import to_json
-    from fastnst.options.options import resolve_options
-    from fastnst.options.presets import PRESETS
-
     preset, usual = options.get("preset"), dict[str, Any]()
     if isinstance(preset, str) and preset in PRESETS:
         usual = json.loads(to_json(resolve_options(preset=preset).as_dict()))

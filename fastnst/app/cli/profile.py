@@ -6,58 +6,28 @@ import os
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from fastnst_kernels.profiling import (
+    Measurement,
+    check_size,
+    conditions,
+    measure_roofline,
+    precisions,
+    profile,
+    profile_steps,
+    trace,
+)
+from fastnst_kernels.profiling.plot import Panel, Point, draw
 
 from fastnst.errors import OptionError
 from fastnst.image.files import check_place
-
-if TYPE_CHECKING:
-    from fastnst_kernels.profiling import Measurement
-    from fastnst_kernels.profiling.plot import Panel
-
-    from fastnst.network.runtime import Runtime
-
-
-def add_parser(commands: Any) -> None:
-    from fastnst.app.cli.arguments import whole_number
-
-    parser = commands.add_parser(
-        "profile",
-        help="time the kernels against eager PyTorch and torch.compile",
-        description="Times the Gram matrix, its loss and its backward at the five style layers of an image, against "
-        "eager PyTorch and torch.compile, then the other kernels of an iteration.",
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--size", type=whole_number, default=512, metavar="PX", help="side of the square image (default: 512)"
-    )
-    parser.add_argument(
-        "--precision",
-        choices=("auto", "fp32", "tf32", "bf16", "fp16"),
-        default="auto",
-        help="dtype of the features (default: auto)",
-    )
-    parser.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, cuda:1 … (default: auto)")
-    parser.add_argument(
-        "--backend", choices=("auto", "triton", "torch"), default="auto", help="what to time (default: auto)"
-    )
-    parser.add_argument("--rounds", type=whole_number, default=7, metavar="N", help="interleaved rounds (default: 7)")
-    parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile")
-    parser.add_argument(
-        "--compile-mode",
-        choices=("default", "max-autotune"),
-        default="default",
-        help="torch.compile's mode; max-autotune takes minutes (default: default)",
-    )
-    parser.add_argument("--plot", metavar="FILE", help="also draw the roofline: .png, .svg or .pdf (fastnst[plot])")
-    parser.add_argument("--trace", metavar="FILE", help="also write a trace to open in Perfetto: .json")
-    parser.add_argument("--json", action="store_true", help="print the measurements as one JSON object on stdout")
-    parser.set_defaults(run=run)
+from fastnst.network.runtime import Runtime, resolve_runtime
+from fastnst.transfer.plot import check_plot
 
 
 def run(parsed: argparse.Namespace) -> int:
-    import torch
-
     try:
         return _run(parsed)
     except (ValueError, ArithmeticError) as error:
@@ -67,20 +37,6 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def _run(parsed: argparse.Namespace) -> int:
-    from fastnst_kernels.profiling import (
-        check_size,
-        conditions,
-        measure_roofline,
-        precisions,
-        profile,
-        profile_steps,
-        trace,
-    )
-    from fastnst_kernels.profiling.plot import draw
-
-    from fastnst.network.runtime import resolve_runtime
-    from fastnst.transfer.plot import check_plot
-
     check_size(parsed.size)
     if parsed.plot:
         check_plot(Path(parsed.plot))
@@ -125,10 +81,7 @@ def _run(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _panel(runtime: "Runtime", measurements: "list[Measurement]") -> "Panel":
-    from fastnst_kernels.profiling import measure_roofline
-    from fastnst_kernels.profiling.plot import Panel, Point
-
+def _panel(runtime: Runtime, measurements: list[Measurement]) -> Panel:
     roofline, points = measure_roofline(runtime), []
     for loss in measurements:
         if loss.timing is not None and loss.operation != "forward":
@@ -143,9 +96,7 @@ def _check_trace(path: Path) -> None:
     check_place(str(path), "trace")
 
 
-def _print_conditions(size: int, runtime: "Runtime", facts: dict[str, Any]) -> None:
-    from fastnst_kernels.profiling import measure_roofline
-
+def _print_conditions(size: int, runtime: Runtime, facts: dict[str, Any]) -> None:
     roofline, machine = measure_roofline(runtime), facts["machine"]
     print(
         f"{facts['device']}, {runtime.precision}, {size}×{size} px, torch {facts['versions']['torch']}, "
@@ -159,7 +110,7 @@ def _print_conditions(size: int, runtime: "Runtime", facts: dict[str, Any]) -> N
     )
 
 
-def _print_table(measurements: "list[Measurement]") -> None:
+def _print_table(measurements: list[Measurement]) -> None:
     print(
         f"{'layer':9}{'operation':25}{'fastnst':>17}{'GB/s':>8}{'TFLOP/s':>9}{'roofline':>9}{'eager':>17}{'compile':>17}"
         f"{'× eager':>9}{'× compile':>10}{'memory':>8}{'eager':>8}"
@@ -179,7 +130,7 @@ def _print_table(measurements: "list[Measurement]") -> None:
     print(flush=True)
 
 
-def _peaks(measurements: "list[Measurement]") -> str:
+def _peaks(measurements: list[Measurement]) -> str:
     """The peak memory of loss and backward over the layers, one after another, against the features of all."""
     backward = [layer for layer in measurements if layer.operation == "backward"]
     features = sum(layer.features for layer in backward if layer.implementation == "fastnst")
@@ -191,17 +142,17 @@ def _peaks(measurements: "list[Measurement]") -> str:
     return f"peak memory of a layer's loss and backward, and its share of all features: {', '.join(shares)}"
 
 
-def _time(measurement: "Measurement | None") -> str:
+def _time(measurement: Measurement | None) -> str:
     if measurement is None or measurement.timing is None:
         return "-"
     return f"{measurement.timing.median * 1e3:.3f} ±{measurement.timing.spread / 2:4.0%}"
 
 
-def _ratio(other: "Measurement | None", ours: "Measurement") -> str:
+def _ratio(other: Measurement | None, ours: Measurement) -> str:
     if other is None or other.timing is None or ours.timing is None:
         return "-"
     return f"{other.timing.median / ours.timing.median:.2f}"
 
 
-def _memory(measurement: "Measurement") -> str:
+def _memory(measurement: Measurement) -> str:
     return "-" if measurement.extra_bytes is None else f"{measurement.extra_bytes / 1e6:.1f}"

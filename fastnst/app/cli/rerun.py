@@ -6,45 +6,24 @@ import warnings
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from fastnst.app.cli.arguments import Outputs
+from fastnst.app.cli.job import Job
+from fastnst.app.cli.run import execute
 from fastnst.errors import FastnstWarning, OptionError
-
-if TYPE_CHECKING:
-    from fastnst.image.picture import Picture
-    from fastnst.options.options import Options
-    from fastnst.transfer.inputs import Canvas
-    from fastnst.transfer.result import Iterate, Result
-
-
-def add_parser(commands: Any) -> None:
-    from fastnst.app.cli.arguments import add_earlier_run
-
-    parser = commands.add_parser(
-        "rerun",
-        help="make an image again from its metadata",
-        description="Makes IMAGE again from the options in its metadata, after a check that pictures and weights are "
-        "those that it was made of, and says how far the new one is from it. Inputs are looked for where they were, "
-        "and beside IMAGE.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("image", metavar="IMAGE", help="an image that fastnst wrote")
-    add_earlier_run(parser)
-    parser.add_argument("--device", metavar="DEVICE", help="another device than the one it was made on")
-    parser.add_argument("--changed", action="store_true", help="go on with inputs that are not the same any more")
-    parser.set_defaults(run=run)
+from fastnst.image.metadata import read_parameters
+from fastnst.image.picture import Picture
+from fastnst.image.read import load_image
+from fastnst.network.runtime import resolve_runtime, versions
+from fastnst.network.weights import load_weights
+from fastnst.options.masks import parse_masks
+from fastnst.options.options import START_WORDS, Options, resolve_options
+from fastnst.transfer.inputs import Canvas, changed_inputs, fingerprint, recorded_canvas
+from fastnst.transfer.result import Iterate, Result
 
 
 def run(parsed: argparse.Namespace) -> int:
-    from fastnst.app.cli.arguments import Outputs
-    from fastnst.app.cli.job import Job
-    from fastnst.app.cli.run import execute
-    from fastnst.image.metadata import read_parameters
-    from fastnst.image.read import load_image
-    from fastnst.options.masks import parse_masks
-    from fastnst.options.options import START_WORDS, resolve_options
-    from fastnst.transfer.inputs import recorded_canvas
-
     record = read_parameters(parsed.image)
     _check_complete(record, parsed.image)
     original = load_image(parsed.image, role="the")
@@ -70,7 +49,7 @@ def run(parsed: argparse.Namespace) -> int:
     _warn_of_differences(record, resolved)
     final = (record.get("final") or {}) if record.get("stopped") else {}
 
-    def stop_where_it_stopped(iterate: "Iterate") -> bool:
+    def stop_where_it_stopped(iterate: Iterate) -> bool:
         return (iterate.record.iteration, iterate.record.scale) != (final.get("iteration"), final.get("scale"))
 
     outputs = Outputs.of(vars(parsed))
@@ -110,10 +89,7 @@ def _place(image: str, role: str, recorded: object, given: str | None = None) ->
     raise OptionError(f"the {role} {name!r} is not where it was, nor beside {image!r}; say where with --{flag} PATH")
 
 
-def _changes(content: "str | Canvas", styles: list[str], options: "Options", record: dict[str, Any]) -> Iterator[str]:
-    from fastnst.network.weights import load_weights
-    from fastnst.transfer.inputs import changed_inputs, fingerprint
-
+def _changes(content: str | Canvas, styles: list[str], options: Options, record: dict[str, Any]) -> Iterator[str]:
     path = content if isinstance(content, str) else None
     yield from changed_inputs(record, path, styles, options, partial(fingerprint, options.max_pixels))
     weights = load_weights(options.weights, options.network, taps=options.taps, filter_scaling=options.filter_scaling)
@@ -121,10 +97,8 @@ def _changes(content: "str | Canvas", styles: list[str], options: "Options", rec
         yield f"the weights {weights.source} are not those that the image was made with"
 
 
-def _warn_of_differences(record: dict[str, Any], options: "Options") -> None:
+def _warn_of_differences(record: dict[str, Any], options: Options) -> None:
     """Warns, in a line each, where the arithmetic or the versions are others, or time ended the run."""
-    from fastnst.network.runtime import resolve_runtime, versions
-
     runtime = resolve_runtime(options.device, options.precision, options.backend)
     now = {"device": str(runtime.device), "precision": runtime.precision, **versions()}
     recorded = record.get("versions")
@@ -140,7 +114,7 @@ def _warn(text: str) -> None:
     warnings.warn(text, FastnstWarning, stacklevel=2)
 
 
-def _difference(result: "Result", original: "Picture") -> str:
+def _difference(result: Result, original: Picture) -> str:
     new, old = result.tensor, original.rgb
     if new.shape != old.shape:
         return f"the new image is {tuple(new.shape[1:])} and the old one {tuple(old.shape[1:])} (height, width)"

@@ -4,39 +4,16 @@ import argparse
 import json
 import textwrap
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from fastnst_kernels.verify import Check
+import torch
+from fastnst_kernels.profiling.measure import device_name, versions
+from fastnst_kernels.verify import MODES, Check, Skipped, verify
+from tqdm import tqdm
 
-
-def add_parser(commands: Any) -> None:
-    parser = commands.add_parser(
-        "verify",
-        help="check every kernel against float64",
-        description="Checks each op × dtype × layout × layer shape against float64, forward and backward.",
-    )
-    parser.add_argument(
-        "--backend", choices=("all", "triton", "torch"), default="all", help="what to check (default: all)"
-    )
-    parser.add_argument(
-        "--size",
-        type=int,
-        metavar="PX",
-        help="side of the square image whose layers are checked (default: 512 on a GPU, 256 on a CPU)",
-    )
-    parser.add_argument("--json", action="store_true", help="print the checks as one JSON object on stdout")
-    parser.set_defaults(run=run)
+from fastnst.errors import OptionError
 
 
 def run(parsed: argparse.Namespace) -> int:
-    import torch
-    from fastnst_kernels.profiling.measure import device_name, versions
-    from fastnst_kernels.verify import Skipped, verify
-    from tqdm import tqdm
-
-    from fastnst.errors import OptionError
-
     hidden = True if parsed.json else None
     try:
         results = list(tqdm(verify(parsed.backend, parsed.size), unit="check", disable=hidden, leave=False))
@@ -66,9 +43,7 @@ def run(parsed: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _print_tables(checks: "list[Check]") -> None:
-    from fastnst_kernels.verify import MODES
-
+def _print_tables(checks: list[Check]) -> None:
     for backend, device in dict.fromkeys((check.backend, check.device) for check in checks):
         of_backend = [check for check in checks if (check.backend, check.device) == (backend, device)]
         print(f"{backend} on {device}: the worst error / budget of all shapes and layouts; ! marks one that failed")
@@ -86,7 +61,7 @@ def _print_tables(checks: "list[Check]") -> None:
         print()
 
 
-def _cell(checks: "list[Check]") -> str:
+def _cell(checks: list[Check]) -> str:
     if not checks:
         return ""
     check = max(checks, key=lambda check: (not check.passed, check.share))
@@ -94,7 +69,7 @@ def _cell(checks: "list[Check]") -> str:
     return error + (" " if check.passed else "!")
 
 
-def _failure(check: "Check") -> str:
+def _failure(check: Check) -> str:
     what = f"{check.name} {check.direction}, {check.backend} on {check.device}, {check.mode} {check.layout}"
     shape = f"{check.layer} {'×'.join(map(str, check.shape))}"
     return f"failed: {what}, {shape}: {check.problem or f'error {check.error:.3g}, budget {check.budget:.3g}'}"

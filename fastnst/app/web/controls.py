@@ -5,8 +5,7 @@ from dataclasses import Field, dataclass
 from types import MappingProxyType
 from typing import Any
 
-from fastnst.app.cli.arguments import OPTIONS, read_option
-from fastnst.app.cli.web import HOST_OPTIONS
+from fastnst.app.cli.arguments import HOST_OPTIONS, OPTIONS, read_option
 from fastnst.app.web.results import Limits
 from fastnst.errors import OptionError
 from fastnst.options.options import GROUPS, Options, resolve_options
