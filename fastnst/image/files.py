@@ -3,9 +3,10 @@
 import os
 import re
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
-from fastnst.errors import ImageError
+from fastnst.errors import ImageError, OptionError
 
 MAX_PIXELS = 200_000_000
 """The most pixels that are read of a file unless another limit is given."""
@@ -94,14 +95,12 @@ def _has_content(name: str, what: str) -> bool:
     raise ImageError(f"{what} {problem}")
 
 
-def check_place(name: str, what: str = "output") -> None:
-    """Raises ImageError where no file can be written to the path `name`; messages call it `what`.
-
-    Refuses a name that is no path or ends in a slash, a folder that is missing or not writable, a directory, a
-    symbolic link that leads to itself or another thing that is not a file at `name`, and a file that may not be
-    overwritten.
-    """
+def check_place(name: str, what: str = "output", suffixes: Sequence[str] = ()) -> None:
+    """Raises ImageError where no file can be written to the path `name`, which messages call `what`; OptionError where
+    it ends in none of the `suffixes`."""
     problem = None
+    if suffixes and Path(name).suffix.lower() not in suffixes:
+        raise OptionError(f"{name} is not a {what}'s name; end it in {', '.join(suffixes)}")
     if os.path.basename(name) in ("", "."):  # noqa: PTH119 - Path drops the slash at the end
         raise ImageError(f"{what} {name!r} names a folder; give a file name, as in {str(Path(name))!r}")
     target = real_target(name, what)

@@ -20,11 +20,9 @@ _HELD_SECONDS = 1.5  # for the last frame, before a loop begins anew
 
 def check_movie(path: Path) -> None:
     """Raises OptionError for a name that is no movie's or a missing package, ImageError as `check_place` does."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise OptionError(f"{path} is not a movie's name; end it in {', '.join(SUFFIXES)}")
+    check_place(str(path), "movie", SUFFIXES)
     if path.suffix.lower() == ".mp4" and importlib.util.find_spec("av") is None:
         raise OptionError('an mp4 needs PyAV; install it with pip install "fastnst[movie]", or choose .gif or .webp')
-    check_place(str(path), "movie")
 
 
 def frame_size(path: Path, size: tuple[int, int], longest_side: int) -> tuple[int, int]:

@@ -27,9 +27,7 @@ def check_plot(path: Path) -> None:
     """Raises OptionError where matplotlib is missing or `path` is no plot's, ImageError as `check_place` does."""
     if importlib.util.find_spec("matplotlib") is None:
         raise OptionError('--plot needs matplotlib; install it with pip install "fastnst[plot]"')
-    if path.suffix.lower() not in FORMATS:
-        raise OptionError(f"{path} is not a plot's name; end it in {', '.join(FORMATS)}")
-    check_place(str(path), "plot")
+    check_place(str(path), "plot", FORMATS)
 
 
 def draw_losses(records: Sequence[LossRecord], path: Path, options: Mapping[str, Any], *, note: str = "") -> None:

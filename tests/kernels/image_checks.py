@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from fastnst_kernels.image import adam_step_, image_gradient, normalise, reference, total_variation
-from fastnst_kernels.verify import image_budget
+from fastnst_kernels.verify import budget
 from kernel_checks import assert_expected, assert_within
 from torch import Tensor
 
@@ -45,14 +45,14 @@ def check_normalise(
     result = normalise(leaf, SCALE, SHIFT, flip=flip, dtype=dtype, channels_last=channels_last, backend=backend)
     assert result.dtype == dtype
     assert result.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-    assert_expected(result, image_budget.normalise(image, SCALE, SHIFT, flip, dtype), "normalised image")
+    assert_expected(result, budget.normalise(image, SCALE, SHIFT, flip, dtype), "normalised image")
     above = make_upstream(image, dtype, channels_last=channels_last) if upstream is None else upstream
     result.backward(above)
     assert leaf.grad is not None
     assert leaf.grad.dtype == image.dtype
     if image.is_contiguous() or image.is_contiguous(memory_format=torch.channels_last):
         assert same_layout(leaf.grad, image)
-    gradient = image_budget.normalise_gradient(above, SCALE, flip, image.dtype)
+    gradient = budget.normalise_gradient(above, SCALE, flip, image.dtype)
     assert_expected(leaf.grad, gradient, "gradient of the normalised image")
 
 
@@ -61,12 +61,12 @@ def check_total_variation(image: Tensor, *, backend: str, kind: str, above: Tens
     leaf = image.detach().requires_grad_()
     value = total_variation(leaf, kind=kind, backend=backend)
     assert value.dtype == image.dtype
-    assert_expected(value, image_budget.total_variation(image, kind), "total variation")
+    assert_expected(value, budget.total_variation(image, kind), "total variation")
     if above is None:
         above = torch.arange(1.0, 1 + len(image), dtype=image.dtype, device=image.device) * image[0, 0].numel()
     value.backward(above)
     assert leaf.grad is not None
-    gradient = image_budget.image_gradient(image, None, SCALE, flip=False, tv_weight=above, kind=kind)
+    gradient = budget.image_gradient(image, None, SCALE, flip=False, tv_weight=above, kind=kind)
     assert_expected(leaf.grad, gradient, "gradient of the total variation")
 
 
@@ -80,8 +80,8 @@ def check_image_gradient(
     assert gradient.dtype == value.dtype == image.dtype
     if image.is_contiguous() or image.is_contiguous(memory_format=torch.channels_last):
         assert same_layout(gradient, image)
-    assert_expected(gradient, image_budget.image_gradient(image, upstream, SCALE, **terms), "gradient")
-    assert_expected(value, image_budget.total_variation(image, kind), "total variation")
+    assert_expected(gradient, budget.image_gradient(image, upstream, SCALE, **terms), "gradient")
+    assert_expected(value, budget.total_variation(image, kind), "total variation")
 
 
 def check_adam(
@@ -104,7 +104,7 @@ def check_adam(
         step = step_of(index + 1)
         adam_step_(x, gradient, m, v, step, learning_rate=RATE, betas=betas, clamp=clamp, backend=backend)
     change: dict[str, Any] = {"learning_rate": RATE, "betas": betas, "epsilon": EPSILON}
-    expected = image_budget.adam(image, gradients, limits=(0.0, 1.0) if clamp else None, **change)
+    expected = budget.adam(image, gradients, limits=(0.0, 1.0) if clamp else None, **change)
     for result, wanted, what in zip((x, m, v), expected, ("image", "first", "second"), strict=True):
         assert_expected(result, wanted, what)
 
@@ -134,7 +134,7 @@ def check_last_rows(image: Tensor, *, backend: str, channels_last: bool) -> None
     assert_within(value, exact / image[0, 0].numel(), torch.full_like(exact, 1e-6), "total variation")
     del gradient, upstream
     result = normalise(image, SCALE, SHIFT, dtype=torch.float16, channels_last=channels_last, backend=backend)
-    wanted = image_budget.normalise(last, SCALE, SHIFT, flip=False, dtype=torch.float16)
+    wanted = budget.normalise(last, SCALE, SHIFT, flip=False, dtype=torch.float16)
     assert_expected(result[:, :, -2:], wanted, "normalised image")
 
 

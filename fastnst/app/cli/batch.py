@@ -134,7 +134,7 @@ def _log_path(parsed: argparse.Namespace) -> Path:
 
 
 class _Report:
-    def __init__(self, log: IO[str], bar: tqdm[Any], *, json: bool) -> None:
+    def __init__(self, log: IO[str], bar: "tqdm[Any]", *, json: bool) -> None:
         self.counts: Counter[str] = Counter()
         self._json, self._log, self._bar = json, log, bar
         self._warned: set[str] = set()

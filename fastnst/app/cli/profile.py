@@ -41,7 +41,7 @@ def _run(parsed: argparse.Namespace) -> int:
     if parsed.plot:
         check_plot(Path(parsed.plot))
     if parsed.trace:
-        _check_trace(Path(parsed.trace))
+        check_place(parsed.trace, "trace", (".json",))
     device = resolve_runtime(parsed.device).device
     runtimes = [
         resolve_runtime(parsed.device, precision, parsed.backend) for precision in precisions(parsed.precision, device)
@@ -88,12 +88,6 @@ def _panel(runtime: Runtime, measurements: list[Measurement]) -> Panel:
             intensity, rate = loss.work.flops / loss.work.bytes, loss.work.flops / loss.timing.median
             points.append(Point(loss.layer, loss.implementation, loss.operation, intensity, rate))
     return Panel(f"{runtime.precision}, measured", roofline.bandwidth, roofline.rate, points)
-
-
-def _check_trace(path: Path) -> None:
-    if path.suffix != ".json":
-        raise OptionError(f"{path} is not a trace's name; end it in .json")
-    check_place(str(path), "trace")
 
 
 def _print_conditions(size: int, runtime: Runtime, facts: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastnst_kernels.image import KINDS, adam_step_, image_gradient, normalise, total_variation
 from fastnst_kernels.launch.layout import dense_channels_last
-from fastnst_kernels.verify import image_budget
+from fastnst_kernels.verify import budget
 from fastnst_kernels.verify.check import Operation, Site, differentiated
 
 _SCALE = (2.1, 3.7, -0.4)
@@ -45,8 +45,8 @@ def _normalise(site: Site, image: Tensor, upstream: Tensor, flip: bool) -> Opera
         last = dense_channels_last(leaf) != flip
         return normalise(leaf, _SCALE, _SHIFT, flip=flip, dtype=dtype, channels_last=last, backend=site.backend)
 
-    variant, forward = "flipped" if flip else "", [image_budget.normalise(image, _SCALE, _SHIFT, flip, dtype=dtype)]
-    backward = image_budget.normalise_gradient(upstream, _SCALE, flip, image.dtype)
+    variant, forward = "flipped" if flip else "", [budget.normalise(image, _SCALE, _SHIFT, flip, dtype=dtype)]
+    backward = budget.normalise_gradient(upstream, _SCALE, flip, image.dtype)
     gradients = [upstream]
     return differentiated(
         "normalise", variant, image, function, gradients=gradients, forward=forward, backward=backward
@@ -57,8 +57,8 @@ def _total_variation(site: Site, image: Tensor, kind: str) -> Operation:
     # Brings the gradient to the size of one.
     above = torch.arange(1.0, 1 + len(image), device=image.device) * image[0, 0].numel()
     function = partial(total_variation, kind=kind, backend=site.backend)
-    forward = [image_budget.total_variation(image, kind)]
-    backward = image_budget.image_gradient(image, None, _SCALE, flip=False, tv_weight=above, kind=kind)
+    forward = [budget.total_variation(image, kind)]
+    backward = budget.image_gradient(image, None, _SCALE, flip=False, tv_weight=above, kind=kind)
     return differentiated(
         "total_variation", kind, image, function, gradients=[above], forward=forward, backward=backward
     )
@@ -76,8 +76,8 @@ def _image_gradient(site: Site, image: Tensor, upstream: Tensor, kind: str) -> O
         gradient, value = image_gradient(given, above, _SCALE, backend=site.backend, **terms)
         return {"forward": [value], "backward": [gradient]}
 
-    backward = image_budget.image_gradient(image, upstream, _SCALE, **terms)
-    expected = {"forward": [image_budget.total_variation(image, kind)], "backward": [backward]}
+    backward = budget.image_gradient(image, upstream, _SCALE, **terms)
+    expected = {"forward": [budget.total_variation(image, kind)], "backward": [backward]}
     return Operation("image_gradient", f"{kind}, flipped" if flip else kind, run, expected)
 
 
@@ -97,5 +97,5 @@ def _adam(site: Site, image: Tensor, limits: tuple[float, float] | None) -> Oper
             adam_step_(x, gradient.contiguous(memory_format=layout), m, v, step, **change, **switches)
         return {"forward": [x, m, v]}
 
-    expected = image_budget.adam(image, gradients, limits=limits, **change)
+    expected = budget.adam(image, gradients, limits=limits, **change)
     return Operation("adam_step_", "clamped" if limits else "counted", run, {"forward": expected})
