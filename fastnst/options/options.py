@@ -330,12 +330,10 @@ GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(_groups())
 def resolve_options(**given: Any) -> Options:
     """Options from the defaults, then the preset, then what is `given`.
 
-    Layers may be a name, a sequence of `NAME` or `NAME=WEIGHT`, or a mapping from name to weight. Scales may be
-    `None` or "none", a number of scales, or the long edges; the last of these sets `size` unless that is given too.
-    Iterations and the style weight may be a number or a sequence of them, no longer than the scales that are given
-    with it; of a preset's iterations the first is for the first scale and the last for those beyond them. A preset's
-    filter scaling is for the original network; with another one, or filter scaling none, `UNSCALED` holds.
-    Raises OptionError for an unknown name, a wrong type, a value out of range or a contradiction.
+    The last of the scales' edges sets `size` unless that is given too. Iterations and the style weight may be a number
+    or a sequence of them, no longer than the scales that are given with it; of a preset's iterations the first is for
+    the first scale and the last for those beyond them. A preset's filter scaling is for the original network; with
+    another one, or filter scaling none, `UNSCALED` holds. Raises OptionError.
     """
     known = {option.name: option for option in fields(Options)}
     for name in given:
@@ -352,8 +350,9 @@ def resolve_options(**given: Any) -> Options:
     scales = parse_scales(values.get("scales", Options.scales))
     if isinstance(scales, tuple) and "size" not in given:
         values["size"] = scales[-1]
-    if "iterations" not in given and "iterations" in values:
-        values["iterations"] = _fitted_counts(values["iterations"], scales, values.get("size", Options.size))
+    counts, size = values.get("iterations"), values.get("size", Options.size)
+    if "iterations" not in given and isinstance(counts, tuple) and isinstance(size, int):
+        values["iterations"] = tuple(counts[min(index, len(counts) - 1)] for index in range(scale_count(scales, size)))
     options = replace(Options(), **values)
     count = scale_count(options.scales, options.size)
     for name, spoken in (("iterations", "counts of iterations"), ("style_weight", "style weights")):
@@ -364,9 +363,3 @@ def resolve_options(**given: Any) -> Options:
                 "give one for all scales, or at most one for each"
             )
     return options
-
-
-def _fitted_counts(iterations: Any, scales: Scales, size: Any) -> Any:
-    if isinstance(iterations, int) or not isinstance(size, int):
-        return iterations
-    return tuple(iterations[min(index, len(iterations) - 1)] for index in range(scale_count(scales, size)))

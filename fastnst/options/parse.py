@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field
+from functools import partial
 from itertools import pairwise
 from numbers import Integral, Real
 from types import MappingProxyType
@@ -102,11 +103,12 @@ def _literal(word: str) -> int | float | str:
     return word
 
 
-def _style_weight(spoken: str, value: Any) -> StyleWeight:
-    weights = tuple(_number(spoken, weight) for weight in _items(value))
-    if not weights:
-        raise OptionError("no style weight given; give one, or one for each scale")
-    return weights[0] if len(weights) == 1 else weights
+def _by_scale(read: Callable[[str, Any], Any], spoken: str, value: Any) -> Any:
+    """A value, or several for as many scales."""
+    values = tuple(read(spoken, item) for item in _items(value))
+    if not values:
+        raise OptionError(f"no {spoken} given; give one, or one for each scale")
+    return values[0] if len(values) == 1 else values
 
 
 def _style_weights(spoken: str, value: Any) -> tuple[float, ...] | None:
@@ -116,13 +118,6 @@ def _style_weights(spoken: str, value: Any) -> tuple[float, ...] | None:
     if not weights:
         raise OptionError("no style weights given; give one for each style image, or none for equal ones")
     return weights
-
-
-def _iterations(spoken: str, value: Any) -> Iterations:
-    counts = tuple(_integer(spoken, count) for count in _items(value))
-    if not counts:
-        raise OptionError("no iterations given; give one count, or one for each scale")
-    return counts[0] if len(counts) == 1 else counts
 
 
 def parse_scales(value: Any) -> Scales:
@@ -220,9 +215,9 @@ _BY_TYPE: Mapping[Any, Callable[[str, Any], Any]] = MappingProxyType(
 )
 _BY_NAME: Mapping[str, Callable[[str, Any], Any]] = MappingProxyType(
     {
-        "iterations": _iterations,
+        "iterations": partial(_by_scale, _integer),
         "scales": lambda _, value: parse_scales(value),
-        "style_weight": _style_weight,
+        "style_weight": partial(_by_scale, _number),
         "style_weights": _style_weights,
         "masks": lambda _, value: parse_masks(value),
         "init": lambda _, value: value,

@@ -143,16 +143,19 @@ class Inputs:
     def places(self, content: AnyPicture | Canvas) -> dict[str, Any]:
         """Where the pictures were read: absolute paths, or None for what was no file; masks as `parse_masks` takes
         them."""
-        regions = None if self.regions is None else recorded_regions(self.regions)
         return {
             "content": None if isinstance(content, Canvas) else _absolute(content.name),
             "styles": [_absolute(style.name) for style in self.styles],
             "init": None if self.init is None else _absolute(self.init.name),
-            "masks": regions
-            and [
-                {part: picture and _absolute(picture["name"]) for part, picture in region.items()} for region in regions
-            ],
+            "masks": self._masks(lambda picture: _absolute(picture["name"])),
         }
+
+    def _masks(self, change: Callable[[Mapping[str, Any]], Any] = dict) -> list[dict[str, Any]] | None:
+        """The records of the masks' pictures, by what they are for, with what `change` makes of each."""
+        if self.regions is None:
+            return None
+        regions = recorded_regions(self.regions)
+        return [{part: picture and change(picture) for part, picture in region.items()} for region in regions]
 
     def record(
         self, content: AnyPicture | Canvas, sizes: Sequence[tuple[int, int]], options: Options
@@ -161,16 +164,14 @@ class Inputs:
         its scales, the options."""
         values = options.as_dict()
         values["init"] = options.init if self.init is None else self.init.name
-        masks = None if self.regions is None else recorded_regions(self.regions)
-        if masks is not None:
-            values["masks"] = [{part: picture and picture["name"] for part, picture in mask.items()} for mask in masks]
+        values["masks"] = self._masks(lambda picture: picture["name"])
         return {
             "content": None if isinstance(content, Canvas) else _named(content),
             "styles": [
                 {**_named(style), "weight": share} for style, share in zip(self.styles, self.shares, strict=True)
             ],
             "init": None if self.init is None else _named(self.init),
-            "masks": masks,
+            "masks": self._masks(),
             "sizes": [{"width": width, "height": height} for height, width in sizes],
             "options": values,
         }
@@ -179,11 +180,14 @@ class Inputs:
 def load_inputs(style: Styles, options: Options) -> Inputs:
     """Reads a style, a sequence of them or a folder of pictures, and the pictures that `options` name.
 
-    Raises OptionError where there are none, or not as many as weights; ImageError for one that cannot be read; and both
-    as `load_regions` does.
+    Raises OptionError where there are none, or not as many as weights, and ImageError for one that cannot be read.
     """
     styles = _load_styles(style, options)
-    shares = _style_shares(options.style_weights, len(styles))
+    shares = (1 / max(len(styles), 1),) * len(styles)
+    if options.style_weights is not None:
+        # By the largest first: the sum of finite weights need not be finite.
+        relative = [weight / max(options.style_weights) for weight in options.style_weights]
+        shares = tuple(weight / sum(relative) for weight in relative)
     is_word = isinstance(options.init, str) and options.init in START_WORDS
     init = None if is_word else open_picture(options.init, role="init", max_pixels=options.max_pixels)
     regions = None if options.masks is None else load_regions(options.masks, styles, shares)
@@ -203,14 +207,6 @@ def _load_styles(style: Styles, options: Options) -> list[AnyPicture]:
             f"{len(options.style_weights)} style weights for {len(sources)} style images; give one for each image"
         )
     return [opaque(each if isinstance(each, Picture | StreamedPicture) else read(each)) for each in sources]
-
-
-def _style_shares(weights: tuple[float, ...] | None, count: int) -> tuple[float, ...]:
-    if weights is None:
-        return (1 / max(count, 1),) * count
-    # By the largest first: the sum of finite weights need not be finite.
-    relative = [weight / max(weights) for weight in weights]
-    return tuple(weight / sum(relative) for weight in relative)
 
 
 def _named(picture: AnyPicture) -> dict[str, Any]:

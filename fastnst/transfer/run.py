@@ -6,7 +6,6 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum, auto
 from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict
@@ -84,14 +83,6 @@ def watch_and_options(values: Mapping[str, Any]) -> tuple[Watch, dict[str, Any]]
     return Watch(**watching), {name: value for name, value in values.items() if name not in watching}
 
 
-class Stage(Enum):
-    """Where the descent of a scale is: before its last step, at that, or past it."""
-
-    RUNNING = auto()
-    ENDING = auto()
-    ENDED = auto()
-
-
 class Run:
     """The records and the state of a run, anew or from where `saved` left it.
 
@@ -153,32 +144,30 @@ class Run:
         deadline = self._deadline(scale)
         every = self._watch.callback_every if self._watch.callback is not None else None
         pace = Pace(self.image.device, every, deadline, read=len(self.losses) - self._first)
-        stage = Stage.RUNNING
-        if saved is None:
-            stage = self._read(descent, pace, scale, stage, late=False)
-        while stage is not Stage.ENDED:
+        ended = saved is None and self._read(descent, pace, scale, ending=False, late=False)
+        while not ended:
             is_last = self._done + 1 >= scale.iterations or self._is_settled()
             is_last, late = self._ranks.agree(is_last, not is_last and time.perf_counter() > deadline)
-            stage = Stage.ENDING if is_last or late else Stage.RUNNING
-            if stage is Stage.ENDING:
+            ending = is_last or late
+            if ending:
                 descent.end()
             else:
                 descent.advance()
             self._done += 1
-            if self._ranks.agree(stage is Stage.ENDING or pace.is_due(self._done))[0]:
-                stage = self._read(descent, pace, scale, stage, late=late)
+            if self._ranks.agree(ending or pace.is_due(self._done))[0]:
+                ended = self._read(descent, pace, scale, ending=ending, late=late)
         self.optimizer = descent.optimizer
 
     def result(self) -> Result:
         image = self._finished(self.image, self.content)
         return Result(image, self.content.alpha, tuple(self.losses), self._parameters_now(), self.stopped)
 
-    def _read(self, descent: Descent, pace: "Pace", scale: Scale, stage: Stage, *, late: bool) -> Stage:
-        """Reads the losses back, calls back and saves; ENDED where no step follows, else RUNNING."""
+    def _read(self, descent: Descent, pace: "Pace", scale: Scale, *, ending: bool, late: bool) -> bool:
+        """Reads the losses back, calls back and saves; returns True where no step follows."""
         made = self._done
         self._note(descent, pace, scale)
         # An overflow of float16 takes steps back: then the scale goes on.
-        ended = stage is Stage.ENDING and self._done == made
+        ended = ending and self._done == made
         is_last = scale == self._scales[-1]
         (is_refused,) = self._ranks.agree(self._is_refused())
         reason = "callback" if is_refused else "time" if ended and late and is_last else None
@@ -192,7 +181,7 @@ class Run:
         elif reason is not None:
             self._settle(descent)
         self.stopped = reason
-        return Stage.RUNNING if reason is None and not ended else Stage.ENDED
+        return ended or reason is not None
 
     def _is_refused(self) -> bool:
         """True where the callback, called with the present image, stops the run."""

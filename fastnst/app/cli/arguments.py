@@ -36,7 +36,7 @@ _MOST_CONFIG_BYTES = 1_000_000
 
 
 def _output(default: Any, meaning: str, metavar: str | None = None, choices: tuple[str, ...] = ()) -> Any:
-    return field(default=default, metadata={"meaning": meaning, "metavar": metavar, "choices": choices})
+    return field(default=default, metadata={"help": meaning, "metavar": metavar, "choices": choices})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,10 @@ OUTPUTS: Mapping[str, "Field[Any]"] = {output.name: output for output in fields(
 
 
 class Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong; the usage is a `--help` away."""
+    """Says in one line what is wrong; the usage is a `--help` away. Options are given by their whole names."""
+
+    def __init__(self, **facts: Any) -> None:
+        super().__init__(allow_abbrev=False, **facts)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         parsed, unknown = super().parse_known_args(args, namespace)
@@ -124,8 +127,7 @@ def flag_of(option: "Field[Any]") -> str:
 
 
 def add_option(group: "argparse._ActionsContainer", option: "Field[Any]", preset: str = "default") -> None:
-    """Adds the argument of one field of `Options`, whose help says the default of `preset`. What is not given is absent
-    from the parsed namespace."""
+    """Adds the argument of one option, whose help says the default of `preset`; what is not given is not parsed."""
     facts = option.metadata
     # An option with a flag of its own is given once for each of its items.
     action: Any = "append" if facts["flag"] else Several if facts["many"] else "store"
@@ -176,13 +178,9 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
         facts: dict[str, Any] = {"action": "store_true"}
         if argument.type is not bool:
             kind = whole_number if argument.type in (int, int | None) else str
-            facts = {
-                "metavar": argument.metadata["metavar"],
-                "choices": argument.metadata["choices"] or None,
-                "type": kind,
-            }
+            facts = {**argument.metadata, "choices": argument.metadata["choices"] or None, "type": kind}
         flag = "--" + name.replace("_", "-")
-        group.add_argument(flag, default=argparse.SUPPRESS, help=argument.metadata["meaning"], **facts)
+        group.add_argument(flag, default=argparse.SUPPRESS, **{"help": argument.metadata["help"], **facts})
 
 
 def given_options(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -231,20 +229,8 @@ def describe_default(option: "Field[Any]", preset: str = "default") -> str:
 
 
 def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The options of `stylize`, and the arguments that say where output goes, that a TOML file sets.
-
-    The names are those of the command, with dashes or underscores; the values are TOML's strings, numbers, lists and
-    booleans, and for layers a table from name to weight too:
-
-        size = 768
-        scales = "none"
-        style-weights = [0.3, 0.7]
-        style_layers = {conv1_1 = 0.5, conv2_1 = 0.5}
-        bit-depth = 16
-
-    Raises OptionError, with the file's name, if it cannot be read, is no TOML, or has an unknown name, one name twice,
-    or a value of a wrong type or out of range.
-    """
+    """The options of `stylize`, and the arguments that say where output goes, that a TOML file sets by the same names,
+    with dashes or underscores. Raises OptionError, with the file's name."""
     name = os.fsdecode(path)
     settings = dict[str, Any]()
     try:

@@ -48,7 +48,6 @@ def _add_stylize(commands: Any) -> None:
         help="render a picture in the style of others",
         usage="%(prog)s CONTENT STYLE [STYLE …] -o OUT [OPTION …]",
         description="Renders CONTENT in the style of STYLE by optimising the image itself.",
-        allow_abbrev=False,
     )
     parser.add_argument("content", metavar="CONTENT", help="the picture to render; - reads it from stdin")
     parser.add_argument(
@@ -65,7 +64,6 @@ def _add_texture(commands: Any) -> None:
         usage="%(prog)s STYLE [STYLE …] -o OUT [--size WxH] [--tileable] [OPTION …]",
         description="Makes an image of the style of STYLE alone, from noise (Gatys, Ecker and Bethge 2015), with "
         "--preset texture where none is given. --style-layers says up to which size structures are taken over.",
-        allow_abbrev=False,
     )
     parser.add_argument("styles", metavar="STYLE", nargs="+", help="the pictures whose texture it gets, or folders")
     size = "width and height of the result in pixels, or one number for a square (default: 512)"
@@ -87,7 +85,6 @@ def _add_reconstruct(commands: Any) -> None:
         description="Makes an image that has the features of IMAGE at --layer, from grey, or its Gram matrices at "
         "--style-layers, from noise (figure 1 of Gatys, Ecker and Bethge 2015), with --preset reconstruction where no "
         "other is given.",
-        allow_abbrev=False,
     )
     parser.add_argument("image", metavar="IMAGE", help="the picture to reconstruct; - reads it from stdin")
     layers: dict[str, Any] = {"metavar": "LAYER", "nargs": "+", "action": Several}
@@ -112,7 +109,6 @@ def _add_resume(commands: Any) -> None:
         help="go on with a run from its checkpoint",
         description="Goes on with the run whose CHECKPOINT `fastnst stylize --checkpoint` wrote, and on with the "
         "checkpoint. On a CPU the image is that of the run that was not stopped, bit for bit.",
-        allow_abbrev=False,
     )
     parser.add_argument("saved", metavar="CHECKPOINT", help="the file that --checkpoint wrote")
     add_earlier_run(parser)
@@ -130,7 +126,6 @@ def _add_batch(commands: Any) -> None:
         description="Renders each row of MANIFEST, or each of the contents in each of the styles. A picture that fails "
         "does not stop the rest; the exit code is 0 if all went well and 1 if some failed. The other options are those "
         "of stylize, for all rows that do not have their own.",
-        allow_abbrev=False,
     )
     parser.add_argument(
         "manifest",
@@ -188,7 +183,6 @@ def _add_grid(commands: Any) -> None:
         description="Renders CONTENT in the style of STYLE once for each value of one option (down) and of another "
         "(across), and puts the results on one labelled sheet. Without --down and --across it is the paper's grid: "
         "layer sets down, α/β across, with --preset gatys.",
-        allow_abbrev=False,
     )
     parser.add_argument("content", metavar="CONTENT", help="the picture to render")
     parser.add_argument(
@@ -214,7 +208,6 @@ def _add_compare(commands: Any) -> None:
         help="put results side by side, with the options in which they differ",
         description="Puts pictures on one sheet. Under each that fastnst wrote stand its loss and the options in which "
         "they differ; under any other stands its name.",
-        allow_abbrev=False,
     )
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="the pictures, in order")
     add_output(parser, "the sheet; - writes it to stdout")
@@ -233,7 +226,6 @@ def _add_rerun(commands: Any) -> None:
         description="Makes IMAGE again from the options in its metadata, after a check that pictures and weights are "
         "those that it was made of, and says how far the new one is from it. Inputs are looked for where they were, "
         "and beside IMAGE.",
-        allow_abbrev=False,
     )
     parser.add_argument("image", metavar="IMAGE", help="an image that fastnst wrote")
     add_earlier_run(parser)
@@ -249,7 +241,6 @@ def _add_web(commands: Any) -> None:
         description="Serves a page (fastnst[web]) on which to drop pictures, move the controls and watch the image "
         "form. Only this machine reaches it; nothing is loaded from elsewhere, and pictures and results stay in memory "
         "until the command ends.",
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--port", metavar="N", type=whole_number, default=_PORT, help=f"its port; 0 is any free one (default: {_PORT})"
@@ -289,7 +280,6 @@ def _add_plan(commands: Any) -> None:
         help="say how a run would fit into memory",
         description="Prints, for each scale of a run on CONTENT, its tiles, their halo, the peak of memory and the "
         "time; nothing runs but half a second of convolutions. The options are those of stylize.",
-        allow_abbrev=False,
     )
     parser.add_argument("content", metavar="CONTENT", help="the picture to render")
     add_options(parser)
@@ -322,7 +312,6 @@ def _add_profile(commands: Any) -> None:
         help="time the kernels against eager PyTorch and torch.compile",
         description="Times the Gram matrix, its loss and its backward at the five style layers of an image, against "
         "eager PyTorch and torch.compile, then the other kernels of an iteration.",
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--size", type=whole_number, default=512, metavar="PX", help="side of the square image (default: 512)"

@@ -84,7 +84,14 @@ class Job:
             if value is not None and value < 1:
                 raise OptionError(f"--{name.replace('_', '-')} {value} is too small; it must be 1 or more")
         if outputs.output == STANDARD:
-            _check_standard_output(outputs)
+            if outputs.json:
+                raise OptionError(
+                    "--json prints on the standard output, where -o - writes the picture; give one another place"
+                )
+            if outputs.save_every is not None:
+                raise OptionError("--save-every needs a name to number, and the output is -; give a path with -o")
+            if not hasattr(sys.stdout, "buffer") or sys.stdout.isatty():
+                raise OptionError("the standard output is a terminal; redirect it, or give a path with -o")
         check_output_path(outputs.target, **outputs.form)
         written = (outputs.preview, outputs.plot, outputs.movie, outputs.checkpoint)
         targets = [Path(path) for path in (*written, outputs.output) if path is not None and path != STANDARD]
@@ -129,15 +136,6 @@ def style_paths(styles: Sequence[str], output: str) -> list[str]:
                 f"-o {output} is in the folder of the styles, and outputs would become inputs; give another"
             )
     return [path for style in styles for path in pictures_at(style, "style")]
-
-
-def _check_standard_output(outputs: Outputs) -> None:
-    if outputs.json:
-        raise OptionError("--json prints on the standard output, where -o - writes the picture; give one another place")
-    if outputs.save_every is not None:
-        raise OptionError("--save-every needs a name to number, and the output is -; give a path with -o")
-    if not hasattr(sys.stdout, "buffer") or sys.stdout.isatty():
-        raise OptionError("the standard output is a terminal; redirect it, or give a path with -o")
 
 
 def _same_file(path: Path, other: Path) -> bool:

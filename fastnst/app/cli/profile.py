@@ -14,7 +14,6 @@ from fastnst_kernels.profiling import (
     check_size,
     conditions,
     measure_roofline,
-    precisions,
     profile,
     profile_steps,
     trace,
@@ -43,9 +42,9 @@ def _run(parsed: argparse.Namespace) -> int:
     if parsed.trace:
         check_place(parsed.trace, "trace", (".json",))
     device = resolve_runtime(parsed.device).device
-    runtimes = [
-        resolve_runtime(parsed.device, precision, parsed.backend) for precision in precisions(parsed.precision, device)
-    ]
+    own = ("tf32", "bf16") if device.type == "cuda" else ("fp32",)
+    precisions = own if parsed.precision == "auto" else (parsed.precision,)
+    runtimes = [resolve_runtime(parsed.device, precision, parsed.backend) for precision in precisions]
     mode, facts = None if parsed.no_compile else parsed.compile_mode, conditions(device)
     losses: list[list[Measurement]] = []
     steps: list[Measurement] = []

@@ -8,17 +8,8 @@ Three implementations: `fastnst`, `eager` (the plain PyTorch form: F @ F.T, /M, 
 alone, and that is not in the figures). Ours reads features in channels-last, as the engine has them; the plain forms
 read the same values in NCHW, as the tutorials have them, which is faster for them.
 
-With C channels, M positions and s bytes for an element, the least that must be moved and multiplied is
-
-=========  ==============================================  ===============================================
-operation  bytes                                           floating-point operations
-=========  ==============================================  ===============================================
-forward    M C s (F read) + 4 C² (G written)               M C (C + 1) (a symmetric product)
-loss       M C s + 4 C² (A read) + C² s (G − A written)    M C (C + 1)
-backward   3 M C s (F and upstream read, the gradient      2 M C²
-           written) + C² s (G − A read)
-=========  ==============================================  ===============================================
-
+With C channels and M positions, `work_of` says the least that must be moved and multiplied: F, and for backward the
+upstream, read once, matrices read and written once, and M C (C + 1) operations for a symmetric product,
 and the roofline is the larger of bytes / copy bandwidth and operations / rate of a large product, both measured in the
 same run. GB/s and TFLOP/s count the same bytes and operations for each implementation, whatever it really moves.
 

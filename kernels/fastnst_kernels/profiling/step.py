@@ -1,6 +1,6 @@
 """A step of the profile, how it is checked and measured, and the ceilings that its time is compared with."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -183,10 +183,3 @@ def check_size(size: int) -> None:
             f"size {size} is out of range; give {SMALLEST_SIZE} (conv5_1 halves the image four times) to "
             f"{LARGEST_SIZE} pixels"
         )
-
-
-def precisions(precision: str, device: torch.device) -> Sequence[str]:
-    """The precisions of "auto": float32 on a CPU, TF32 and bfloat16 on a GPU; any other precision is itself."""
-    if precision != "auto":
-        return (precision,)
-    return ("tf32", "bf16") if device.type == "cuda" else ("fp32",)

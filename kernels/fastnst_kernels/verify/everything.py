@@ -126,8 +126,7 @@ def verify(backend: str = "all", size: int | None = None) -> Iterator[Check | Sk
     """Every check of `backend` ("all", "triton" or "torch") on this machine, each as soon as it is known.
 
     `size` is the image that the layers are of, where they are not interpreted: 512 px on a GPU and 256 px on a CPU
-    unless given. Raises ValueError for a backend that was asked for by name and cannot run, or a wrong size;
-    RuntimeError if the interpreter ended without a result.
+    unless given. Raises ValueError where that cannot be done, RuntimeError if the interpreter gave no result.
     """
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
