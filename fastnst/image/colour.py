@@ -54,13 +54,11 @@ _MOST_GAIN = 4.0
 
 
 def prepared(content: AnyPicture, styles: Sequence[AnyPicture], mode: str) -> tuple[AnyPicture, list[AnyPicture]]:
-    """The content and the styles that the network sees; names and alpha stay.
+    """The content and the opaque styles that the network sees; names and alpha stay. OptionError for an unknown mode.
 
     none: those that are given, themselves.
     luminance: greys of their lightness, the styles' brought to the mean and deviation of the content's.
     histogram: the content itself, and the styles in colours with its mean and covariance.
-
-    The content counts as far as its alpha shows it; styles are opaque. Raises OptionError for an unknown mode.
     """
     _check(mode)
     if mode == "none":

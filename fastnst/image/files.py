@@ -20,10 +20,9 @@ _MAX_STREAM_BYTES = 2**31
 
 
 def pictures_at(path: str | os.PathLike[str], role: str) -> list[str]:
-    """The path itself, or for a folder the paths of the pictures in it, by name; its own folders are left out.
+    """The path itself, or for a folder the paths of what ends as a picture in it and is not hidden, by name.
 
-    A picture is what ends as one and is not hidden. Raises ImageError, which `role` begins, for a folder without
-    pictures, or one that cannot be read.
+    Raises ImageError, which `role` begins, for a folder without pictures, or one that cannot be read.
     """
     place = os.fsdecode(path)
     if not os.path.isdir(place):  # noqa: PTH112 - Path("") would be the current directory
@@ -49,11 +48,7 @@ def source_name(source: object, role: str) -> tuple[str, str]:
 
 
 def contents(source: object, what: str) -> str | bytes:
-    """The path of a regular file that can be read, or the bytes of a stream.
-
-    what: the image, as messages call it. Raises ImageError: a URL, no readable regular file at the path, an empty
-    file, a stream that is text, fails or has more than 2 GiB.
-    """
+    """The path of a regular file that can be read, or the bytes of a stream. Raises ImageError, which `what` begins."""
     if isinstance(source, str | os.PathLike):
         held: str | bytes = os.fsdecode(source)
         filled = _has_content(os.fsdecode(source), what)

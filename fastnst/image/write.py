@@ -28,11 +28,9 @@ Target = str | os.PathLike[str] | IO[bytes]
 
 @dataclass(frozen=True)
 class Format:
-    """A format that pictures are written in. `name` is Pillow's, or NPY.
+    """A format that pictures are written in, by the `saver` of a libvips image and its options.
 
-    longest_side: the most pixels a side that it holds.
-    depths: the bits per channel that it can be written with; 32 is float.
-    saver: the method of a libvips image that writes it, and its options.
+    It holds sides of `longest_side` pixels at most; `depths` are its bits per channel, of which 32 is float.
     """
 
     name: str

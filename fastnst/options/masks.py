@@ -52,8 +52,7 @@ def parse_masks(value: Any) -> tuple[Mask, ...] | None:
 
 
 def mask_hashes(recorded: Any) -> list[dict[str, str | None]]:
-    """The fingerprints of the pictures of masks as a run's parameters have them, by what they are for; no such record
-    has none."""
+    """The fingerprints of the pictures of masks as a run's parameters have them, by what they are for."""
     return [
         {name: picture.get("sha256") if isinstance(picture, dict) else None for name, picture in region.items()}
         for region in (recorded if isinstance(recorded, list) else [])

@@ -257,12 +257,8 @@ class LossPlot(Ready):
 class EarlyStop(Ready):
     """Stops the run when its loss falls too slowly at one scale, or is low enough.
 
-    Unlike the option `tolerance`, which ends one scale and goes on to the next, this ends the run.
-
-    Args:
-        patience: evaluations within which the lowest loss of the present scale must have fallen…
-        tolerance: …by this fraction of it.
-        below: a total loss at which to stop at once; None for none.
+    Within `patience` evaluations the lowest loss of the present scale must have fallen by the fraction `tolerance`; at
+    a total loss of `below` the run stops at once. The option `tolerance` ends one scale, and goes on to the next.
     """
 
     lazy = True

@@ -126,14 +126,8 @@ def changed_inputs(
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """The pictures of a run beside its content. Make one with `load_inputs`.
-
-    Attributes:
-        styles: the style pictures, opaque.
-        shares: their weights, which sum to 1.
-        init: the picture that it starts from; None where the option `init` is one of `START_WORDS`.
-        regions: those of the option `masks`, or None.
-    """
+    """The pictures of a run beside its content, from `load_inputs`: opaque `styles`, with `shares` that sum to 1, the
+    picture that it starts from, or None for one of `START_WORDS`, and the regions of its masks, or None."""
 
     styles: Sequence[AnyPicture]
     shares: tuple[float, ...]

@@ -80,8 +80,7 @@ class Result:
 
     Attributes:
         tensor: the image, (3, H, W) float32 in 0…1 on the CPU: of the last scale the one of the lowest loss, or the
-            mean of them if that was asked for.
-        alpha: the content's alpha at the same size, (1, H, W), or None where it has none.
+            mean of them if that was asked for. `alpha` is the content's at that size, (1, H, W), or None.
         losses: one record for each evaluation.
         parameters: how it was made, as JSON can hold it: options, inputs, weights, sizes, versions, and `final`, the
             record of `tensor`.

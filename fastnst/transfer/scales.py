@@ -61,11 +61,8 @@ def image_size(content: AnyPicture | Canvas, edge: int, options: Options) -> tup
 
 
 def run_scales(content: AnyPicture | Canvas, styles: Sequence[AnyPicture], options: Options) -> tuple[Scale, ...]:
-    """The scales of a run in order, coarse first.
-
-    Raises ImageError where the content shows nothing, or it or a style would be too small for the network at one of
-    them; OptionError where a `Canvas` is not what the options ask for, or the image could not tile.
-    """
+    """The scales of a run, coarse first. Raises ImageError where the content shows nothing, or a picture is too small
+    for the network at one of them; OptionError where the options need a content, or it could not tile."""
     role = "content"
     if isinstance(content, Canvas):
         _check_contentless(options)

@@ -126,11 +126,8 @@ def style_options(layers: Layers, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _start(layers: Layers, given: Mapping[str, Any], init: str, variation: float) -> dict[str, Any]:
-    """The preset, and with it the start and the weight of the total variation, which is `variation` for conv1 and a
-    hundred times that for conv5: the deeper the deepest layer, the more of an image's grain it does not see.
-
-    With another preset the start is noise, and the weight the preset's.
-    """
+    """The preset, and with it the start and the weight of the total variation, `variation` for conv1 and a hundred
+    times that for conv5: the deeper a layer, the less grain it sees. With another preset the start is noise."""
     if given.get("preset", "reconstruction") != "reconstruction":
         return {"init": "noise"}
     # What is no layer is refused with the other options.

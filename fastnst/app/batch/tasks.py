@@ -71,10 +71,7 @@ class Outcome:
 
 
 def pair_rows(contents: Sequence[str], styles: Sequence[str]) -> list[Row]:
-    """Each content with each style; a folder stands for the pictures in it, by name, not for those in its folders.
-
-    Raises ImageError for a folder without pictures, or one that cannot be read.
-    """
+    """Each content with each style; a folder stands for the pictures in it, by name, not for those in its folders."""
     pictures = [path for content in contents for path in pictures_at(content, "content")]
     models = [path for style in styles for path in pictures_at(style, "style")]
     return [
@@ -163,10 +160,7 @@ def is_done(task: Task, sha256_of: Callable[[str, str], str]) -> bool:
     """Says if the task's output was made by a run like the task's that came to its end.
 
     Pictures, weights and options must be the same, but for those that say where and in how much memory the run happens.
-    `sha256_of(role, path)` is a picture's fingerprint as it is recorded; it is not asked for before all else agrees. An
-    output whose parameters are absent or cannot be read is not done.
-
-    Raises ImageError where a picture cannot be read.
+    `sha256_of(role, path)` is a picture's `fingerprint`; it is not asked for before all else agrees.
     """
     try:
         record = read_parameters(task.output)

@@ -65,10 +65,9 @@ def beginnings() -> dict[str, str]:
 
 
 def read_form(form: Mapping[str, object]) -> dict[str, Any]:
-    """The options that a form gives: from a control's name to what is typed in it, words apart by spaces or commas.
+    """The options that a form gives, from a control's name to what is typed in it, parsed as the command parses words.
 
-    An empty field is one that is not given. Values are parsed as the command parses them. Raises OptionError for a
-    name that is no control, and for a text that is no value of it; ranges are for `resolve_options`.
+    Raises OptionError for a name that is no control, and for a text that is no value of it.
     """
     values = {}
     for name, text in form.items():

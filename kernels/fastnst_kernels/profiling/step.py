@@ -63,11 +63,8 @@ class Roofline:
 
 @dataclass(frozen=True)
 class Step:
-    """One operation at one layer: its least work, its contenders by implementation, and the result of each.
-
-    `features` has the layer's shape and dtype. The result of "fastnst" has to be within the budget that is expected,
-    that of another within 5 %.
-    """
+    """One operation at one layer, its contenders by implementation, and the expected result: that of "fastnst" has to
+    be within the budget, that of another within 5 %. `features` has the layer's shape and dtype."""
 
     layer: str
     operation: str
