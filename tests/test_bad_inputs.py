@@ -271,7 +271,7 @@ CASES = {
     "manifest is a picture": Case("batch content.png", "has an unknown extension; use one of: .csv"),
     "manifest without rows": batch("empty.csv", "has no rows; write one for each picture"),
     "manifest is not UTF-8": batch("latin.csv", "is not UTF-8"),
-    "manifest with an unknown column": batch("column.csv", "unknown column 'szie'; did you mean 'size'"),
+    "manifest with an unknown column": batch("column.csv", "unknown column 'szie'; did you mean size"),
     "manifest without a style": batch("style.csv", "line 2: style is None; give the path of a file"),
     "manifest with an open quote": batch("quote.csv", "check the quotes"),
     "manifest of no JSON": batch("broken.jsonl", "line 1: no JSON"),

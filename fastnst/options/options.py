@@ -1,6 +1,5 @@
 """Every option of a run, once: name, type, default, range and meaning, for command, function and documents."""
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
@@ -24,6 +23,7 @@ from fastnst.options.parse import (
     LayerWeights,
     Scales,
     StyleWeight,
+    hint_for,
     parse_option,
     parse_scales,
     scale_count,
@@ -338,8 +338,7 @@ def resolve_options(**given: Any) -> Options:
     known = {option.name: option for option in fields(Options)}
     for name in given:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"the options are: {', '.join(known)}"
+            hint = hint_for(name, known, f"the options are: {', '.join(known)}")
             raise OptionError(f"unknown option {name!r}; {hint}")
     preset = given.get("preset", "default")
     if not isinstance(preset, str) or preset not in PRESETS:

@@ -3,6 +3,7 @@
 An option of several values takes a sequence, or a text with commas or spaces between them: `"0.3,0.7"`.
 """
 
+import difflib
 import math
 import os
 import re
@@ -200,6 +201,12 @@ def parse_tile(value: Any) -> int | str:
     if word < 1:
         raise OptionError(f"tile {word} is too small; give a number of pixels, 1 or more, auto or none")
     return word
+
+
+def hint_for(name: str, known: Iterable[str], otherwise: str) -> str:
+    """The name that an unknown one may have meant, or else `otherwise`."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {close[0]}?" if close else otherwise
 
 
 def in_words(size: float) -> str:

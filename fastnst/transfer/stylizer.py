@@ -87,6 +87,12 @@ def resume(
     return Stylizer(style, **options).prepare(source, saved).run(Watch(checkpoint=path, **watch))
 
 
+def weights_of(options: Options, *, progress: bool = False) -> Weights:
+    """The weights that `options` ask for. Raises WeightsError as `load_weights` does."""
+    scaling = options.filter_scaling
+    return load_weights(options.weights, options.network, taps=options.taps, filter_scaling=scaling, progress=progress)
+
+
 class Networks:
     """The `kept` networks that were used last. Those who share one use it one after the other, in one thread."""
 
@@ -229,13 +235,9 @@ class Stylizer:
 
     def _loaded(self, progress: bool = False) -> tuple[Weights, Backbone]:
         if self._network is None:
-            options = self.options
-            taps, scaling = options.taps, options.filter_scaling
-            load = partial(
-                load_weights, options.weights, options.network, taps=taps, filter_scaling=scaling, progress=progress
-            )
-            self._network = self._networks.get(options, self.runtime, lambda: self._ranks.in_turn(load))
-            warn_of_other_network(options, self._network[0])
+            load = partial(weights_of, self.options, progress=progress)
+            self._network = self._networks.get(self.options, self.runtime, lambda: self._ranks.in_turn(load))
+            warn_of_other_network(self.options, self._network[0])
         return self._network
 
     def run(self, prepared: "Prepared", watch: Watch) -> Result:

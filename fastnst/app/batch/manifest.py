@@ -1,7 +1,6 @@
 """The manifest of a batch: a CSV file, or JSON lines, with one content and its styles in each row."""
 
 import csv
-import difflib
 import io
 import json
 import os
@@ -15,6 +14,7 @@ from fastnst.app.cli.arguments import OPTIONS, SEPARATOR, read_option
 from fastnst.errors import FastnstError
 from fastnst.options.masks import parse_masks
 from fastnst.options.options import START_WORDS
+from fastnst.options.parse import hint_for
 
 CSV_SUFFIXES = (".csv", ".tsv")
 JSON_SUFFIXES = (".jsonl", ".ndjson")
@@ -154,8 +154,7 @@ def _named(pairs: list[tuple[str, Any]]) -> _Record:
     record = _once(pairs)
     for name in record:
         if name not in _COLUMNS and name not in OPTIONS:
-            near = difflib.get_close_matches(name, [*_COLUMNS, *OPTIONS], 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"use {', '.join(_COLUMNS)} and the options"
+            hint = hint_for(name, [*_COLUMNS, *OPTIONS], f"use {', '.join(_COLUMNS)} and the options")
             raise ManifestError(f"unknown column {name!r}; {hint}")
     return record
 

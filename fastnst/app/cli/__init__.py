@@ -7,8 +7,8 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
 
+from fastnst import __version__
 from fastnst.app.cli.arguments import Parser
 from fastnst.app.cli.commands import ADDERS
 from fastnst.errors import FastnstError, FastnstWarning, Interrupted, OptionError
@@ -74,21 +74,12 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="fastnst COMMAND --help tells the arguments of a command. To begin: "
         "fastnst stylize photo.jpg painting.jpg -o result.png",
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    version = f"fastnst {__version__}"
+    parser.add_argument("--version", action="version", version=version, help="print the version and exit")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for add in ADDERS:
         add(commands)
     return parser
-
-
-class _Version(argparse.Action):
-    """Prints the version, which only then is looked up."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        from importlib.metadata import version
-
-        print(f"fastnst {version('fastnst')}")
-        parser.exit()
 
 
 def _make_streams_safe() -> None:

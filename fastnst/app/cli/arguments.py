@@ -1,7 +1,6 @@
 """The options of a run as words: an argument for each, from its one definition, and the same names in a TOML file."""
 
 import argparse
-import difflib
 import os
 import re
 import sys
@@ -13,6 +12,7 @@ from typing import IO, Any, NoReturn
 
 from fastnst.errors import OptionError
 from fastnst.options.options import GROUPS, Options, resolve_options
+from fastnst.options.parse import hint_for
 from fastnst.options.presets import PRESETS
 
 OPTIONS: Mapping[str, "Field[Any]"] = {option.name: option for option in fields(Options)}
@@ -102,8 +102,8 @@ class Parser(argparse.ArgumentParser):
         """The option that the first of the `unknown` words may have meant."""
         known = [flag for flag in self._option_string_actions if flag.startswith("--")]
         flags = [word.partition("=")[0] for word in unknown if word.startswith("--")]
-        close = difflib.get_close_matches(flags[0], known, n=1) if flags else []
-        return f"; did you mean {close[0]}?" if close else ""
+        hint = hint_for(flags[0], known, "") if flags else ""
+        return f"; {hint}" if hint else ""
 
 
 class Several(argparse.Action):
@@ -237,8 +237,7 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
         for key, value in _toml(name).items():
             setting = key.replace("-", "_")
             if setting not in OPTIONS and setting not in OUTPUTS:
-                close = difflib.get_close_matches(setting, sorted({*OPTIONS, *OUTPUTS}), n=1)
-                hint = f"did you mean {close[0]}?" if close else "the names are those of fastnst stylize --help"
+                hint = hint_for(setting, [*OPTIONS, *OUTPUTS], "the names are those of fastnst stylize --help")
                 raise OptionError(f"unknown option {key!r}; {hint}")
             if setting in settings:
                 raise OptionError(f"{setting} is set twice, with a dash and with an underscore; keep one")

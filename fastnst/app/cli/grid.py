@@ -7,6 +7,7 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,12 +130,11 @@ def run_compare(parsed: argparse.Namespace) -> int:
     Job(parsed.images[0], parsed.images[1:], {}, Outputs(output=parsed.output)).check()
     pictures = [load_image(path, role="the") for path in parsed.images]
     captions = parsed.labels or _captions(parsed.images)
-    cells = [(picture.rgb, caption) for picture, caption in zip(pictures, captions, strict=True)]
-    rows = in_rows(cells, parsed.columns, width=pictures[0].width, height=pictures[0].height)
+    rows = partial(in_rows, columns=parsed.columns, width=pictures[0].width, height=pictures[0].height)
     sheet = contact_sheet(
-        [[pixels for pixels, _ in row] for row in rows],
+        rows([picture.rgb for picture in pictures]),
         cell=parsed.cell,
-        captions=[[caption for _, caption in row] for row in rows],
+        captions=rows(captions),
         title=parsed.title,
         look=Look(font=parsed.font),
     )

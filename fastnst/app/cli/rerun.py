@@ -16,11 +16,11 @@ from fastnst.image.metadata import read_parameters
 from fastnst.image.picture import Picture
 from fastnst.image.read import load_image
 from fastnst.network.runtime import resolve_runtime, versions
-from fastnst.network.weights import load_weights
 from fastnst.options.masks import parse_masks
 from fastnst.options.options import START_WORDS, Options, resolve_options
 from fastnst.transfer.inputs import Canvas, changed_inputs, fingerprint, recorded_canvas
 from fastnst.transfer.result import Iterate, Result
+from fastnst.transfer.stylizer import weights_of
 
 
 def run(parsed: argparse.Namespace) -> int:
@@ -92,7 +92,7 @@ def _place(image: str, role: str, recorded: object, given: str | None = None) ->
 def _changes(content: str | Canvas, styles: list[str], options: Options, record: dict[str, Any]) -> Iterator[str]:
     path = content if isinstance(content, str) else None
     yield from changed_inputs(record, path, styles, options, partial(fingerprint, options.max_pixels))
-    weights = load_weights(options.weights, options.network, taps=options.taps, filter_scaling=options.filter_scaling)
+    weights = weights_of(options)
     if weights.sha256 != record["weights"].get("sha256"):
         yield f"the weights {weights.source} are not those that the image was made with"
 

@@ -6,7 +6,6 @@ import json
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,6 +21,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from fastnst import __version__
 from fastnst.app.web.controls import beginnings, make_controls, read_form
 from fastnst.app.web.results import SUFFIXES, Kept, Limits, Request, Upload, read_upload
 from fastnst.app.web.session import Session, continued
@@ -117,7 +117,7 @@ class App:
     async def _page(self, call: Call) -> Response:
         return JSONResponse(
             {
-                "version": version("fastnst"),
+                "version": __version__,
                 "session": self._session.id,
                 "device": self._studio.device,
                 "weights": Path(self._studio.host["weights"]).name,

@@ -13,10 +13,9 @@ from fastnst.app.web.ticket import Ticket
 from fastnst.errors import FastnstError
 from fastnst.image.read import load_image
 from fastnst.network.runtime import is_out_of_memory, resolve_runtime
-from fastnst.network.weights import load_weights
 from fastnst.options.options import Options, resolve_options
 from fastnst.transfer.result import DivergedError, Iterate, Result
-from fastnst.transfer.stylizer import Networks, Stylizer
+from fastnst.transfer.stylizer import Networks, Stylizer, weights_of
 
 _PREVIEW_EDGE = 1024  # px
 _PREVIEW_SECONDS = 0.3
@@ -37,13 +36,7 @@ class Studio:
         self._networks = Networks()
         options = resolve_options(**host)
         runtime = resolve_runtime(options.device, options.precision, options.backend)
-        weights = load_weights(
-            options.weights,
-            options.network,
-            taps=options.taps,
-            filter_scaling=options.filter_scaling,
-            progress=sys.stderr.isatty(),
-        )
+        weights = weights_of(options, progress=sys.stderr.isatty())
         self.device = str(runtime.device)
         # The weights of now go for all runs: none of them asks a server.
         self.host = {**host, "weights": weights.source}

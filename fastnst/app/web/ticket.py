@@ -70,10 +70,18 @@ class Ticket:
     def losses(self, since: int = 0) -> dict[str, Any]:
         """The curve, from the `since`-th point on: `points` are rows of iteration, scale, total and the weighted terms,
         whose names `terms` are."""
+        weights = {term.name: getattr(self.options, f"{term.name}_weight", 0) for term in fields(LossRecord)}
+        terms = [name for name, weight in weights.items() if isinstance(weight, tuple) or weight > 0]
         with self._lock:
-            terms = _terms(self.options)
-            points = [_point(record, terms, self.options, self._whole["scales"]) for record in self._records[since:]]
-            return {"terms": terms, "points": points, "since": since}
+            points = [self._point(record, terms) for record in self._records[since:]]
+        return {"terms": terms, "points": points, "since": since}
+
+    def _point(self, record: LossRecord, terms: Sequence[str]) -> list[float]:
+        edges: Sequence[int] = self._whole["scales"]
+        weights = [by_scale(getattr(self.options, f"{term}_weight"), len(edges)) for term in terms]
+        pairs = zip(terms, weights, strict=True)
+        weighted = [getattr(record, term) * weight[edges.index(record.scale)] for term, weight in pairs]
+        return [record.iteration, record.scale, *(float(f"{value:.5g}") for value in (record.total, *weighted))]
 
     def view(self, since: int = 0) -> dict[str, Any]:
         """The run as the page shows it, in JSON's types; of the losses those from the `since`-th on."""
@@ -116,16 +124,3 @@ def progress_of(records: Sequence[LossRecord], edges: Sequence[int], options: Op
         left = rest if left is None else min(left, rest)
         done = max(done, min(last.seconds / options.seconds, 1.0))
     return done, left
-
-
-def _terms(options: Options) -> list[str]:
-    """The terms of the loss whose weight is more than 0."""
-    weights = {term.name: getattr(options, f"{term.name}_weight", 0) for term in fields(LossRecord)}
-    return [name for name, weight in weights.items() if isinstance(weight, tuple) or weight > 0]
-
-
-def _point(record: LossRecord, terms: Sequence[str], options: Options, edges: Sequence[int]) -> list[float]:
-    index = edges.index(record.scale)
-    weights = [by_scale(getattr(options, f"{term}_weight"), len(edges))[index] for term in terms]
-    weighted = [getattr(record, term) * weight for term, weight in zip(terms, weights, strict=True)]
-    return [record.iteration, record.scale, *(float(f"{value:.5g}") for value in (record.total, *weighted))]

@@ -17,8 +17,8 @@ from fastnst_kernels.profiling.measure import (
     product_rate,
 )
 from fastnst_kernels.verify import Expected, worst
+from fastnst_kernels.verify.everything import SMALLEST_SIZE
 
-SMALLEST_SIZE = 16
 LARGEST_SIZE = 4096
 # The plain form rounds where it likes; farther off than this it computes something else.
 _PLAIN_ERROR = 0.05

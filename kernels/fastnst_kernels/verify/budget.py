@@ -68,11 +68,8 @@ def gram(features: Tensor, precision: str = "ieee") -> Expected:
     """`gram` of features (B, C, H, W)."""
     exact = reference.gram(features)
     shared = 2**0.5 * unit(accumulation_dtype(features.dtype)) * torch.ones(len(features), dtype=torch.float64)
-
-    def plain(permuted: Tensor, order: Tensor) -> Tensor:
-        return _plain_gram(permuted, precision)
-
-    return _budget(plain, features, exact, shared=shared, dtype=accumulation_dtype(features.dtype))
+    dtype = accumulation_dtype(features.dtype)
+    return _budget(lambda x, _: _plain_gram(x, precision), features, exact, shared=shared, dtype=dtype)
 
 
 def gram_loss(features: Tensor, target: Tensor, weight: float, precision: str = "ieee") -> Expected:
@@ -175,10 +172,8 @@ def gram_gradient(features: Tensor, gram_gradient: Tensor, precision: str = "iee
     shared = _carried(variance, features, factor, exact)
 
     def plain(permuted: Tensor, order: Tensor) -> Tensor:
-        summed = gram_gradient.to(dtype) + gram_gradient.to(dtype).mT
-        return _plain_product(
-            summed, permuted, factor, added=torch.zeros_like(permuted, dtype=dtype), precision=precision
-        )
+        summed, zeros = gram_gradient.to(dtype) + gram_gradient.to(dtype).mT, torch.zeros_like(permuted, dtype=dtype)
+        return _plain_product(summed, permuted, factor, added=zeros, precision=precision)
 
     return _budget(plain, features, exact, shared=shared, dtype=features.dtype)
 

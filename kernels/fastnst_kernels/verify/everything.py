@@ -142,8 +142,8 @@ def verify(backend: str = "all", size: int | None = None) -> Iterator[Check | Sk
     with ThreadPoolExecutor(max_workers=_INTERPRETERS) as pool:
         interpreted = pool.map(_interpreted, _shares(cores) if interprets else ())
         for name in backends:
-            if name == "torch" or (runs_triton and not interprets):
-                yield from _all_families(name, device, shapes)
+            for family in FAMILIES.values() if name == "torch" or (runs_triton and not interprets) else ():
+                yield from run_checks(family, name, device, {layer: shapes[layer] for layer in family.layers})
         if missing is not None and "triton" in backends:
             yield Skipped("triton", missing)
         results = {name: checks for share in interpreted for name, checks in share.items()}
@@ -159,9 +159,11 @@ def run_checks(
     layouts: Sequence[str] = tuple(LAYOUTS),
 ) -> Iterator[Check]:
     """The checks of one family at all `shapes`, in each mode that means something there, and all `layouts`."""
+    on_nvidia = device.type == "cuda" and torch.version.hip is None
+    has_tf32 = family.products and on_nvidia and torch.cuda.get_device_capability(device) >= (8, 0)
     for layer, shape in shapes.items():
         for mode in MODES:
-            if mode.precision == "tf32" and not (family.products and _has_tf32(device)):
+            if mode.precision == "tf32" and not has_tf32:
                 continue
             site = Site(backend, device, layer, shape, mode)
             for operation in family.operations(site):
@@ -176,15 +178,6 @@ def _interpreted_cases() -> dict[str, tuple[Family, dict[str, Shape], Interprete
         for key, family in FAMILIES.items()
         for layer, entry in family.interpreted.items()
     }
-
-
-def _all_families(backend: str, device: torch.device, shapes: Mapping[str, Shape]) -> Iterator[Check]:
-    for family in FAMILIES.values():
-        yield from run_checks(family, backend, device, {layer: shapes[layer] for layer in family.layers})
-
-
-def _has_tf32(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _shares(cores: int) -> list[list[str]]:

@@ -33,10 +33,6 @@ def operations(site: Site) -> Iterator[Operation]:
             yield _adam(site, image, limits)
 
 
-def _other(layout: torch.memory_format) -> torch.memory_format:
-    return torch.contiguous_format if layout == torch.channels_last else torch.channels_last
-
-
 def _normalise(site: Site, image: Tensor, upstream: Tensor, flip: bool) -> Operation:
     """With `flip` into the other layout, without it into the same."""
     dtype = site.mode.dtype
@@ -71,7 +67,8 @@ def _image_gradient(site: Site, image: Tensor, upstream: Tensor, kind: str) -> O
     terms: Mapping[str, Any] = {"flip": flip, "tv_weight": 0.7 * image[0, 0].numel(), "kind": kind}
 
     def run(layout: torch.memory_format) -> Mapping[str, Sequence[Tensor]]:
-        above = upstream.to(memory_format=_other(layout) if flip else layout, copy=True)
+        nchw, last = torch.contiguous_format, torch.channels_last
+        above = upstream.to(memory_format=layout if not flip else nchw if layout == last else last, copy=True)
         given = image.contiguous(memory_format=layout)
         gradient, value = image_gradient(given, above, _SCALE, backend=site.backend, **terms)
         return {"forward": [value], "backward": [gradient]}

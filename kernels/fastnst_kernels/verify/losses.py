@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -164,19 +165,18 @@ def _accumulate(site: Site, features: Tensor) -> Operation:
     row, column = height // 3 + 1, width // 2 + 1
     rows = [part for part in (slice(0, row), slice(row, height)) if part.start < part.stop]
     columns = [part for part in (slice(0, column), slice(column, width)) if part.start < part.stop]
+    crops = list(product(rows, columns))
 
     def run(layout: torch.memory_format) -> Mapping[str, Sequence[Tensor]]:
         given = features.contiguous(memory_format=layout)
         sums = torch.zeros((batch, channels, channels), device=site.device)
-        for vertical in rows:
-            for horizontal in columns:
-                crop = given[:, :, vertical, horizontal]
-                accumulate_gram(sums, crop, precision=site.mode.precision, backend=site.backend)
+        for part in crops:
+            accumulate_gram(sums, given[(..., *part)], precision=site.mode.precision, backend=site.backend)
         return {"forward": [sums]}
 
     # Each crop's sum is added to those before it, and rounded.
     matrix = budget.gram(features, site.mode.precision)
-    allowed = matrix.budget + 2 * _UNIT * (len(rows) * len(columns)) ** 0.5
+    allowed = matrix.budget + 2 * _UNIT * len(crops) ** 0.5
     expected = Expected(matrix.exact * (height * width), allowed)
     return Operation("accumulate_gram", "crops", run, {"forward": [expected]})
 
@@ -226,15 +226,10 @@ def _backward(site: Site, features: Tensor) -> Iterator[Operation]:
         return finish_gram_loss(sums, positions, target, weight, dtype=site.mode.dtype, backend=backend)[1]
 
     def run_gradient(layout: torch.memory_format) -> Mapping[str, Sequence[Tensor]]:
+        given, above = (tensor.contiguous(memory_format=layout) for tensor in (inner, upstream[inside]))
         # The weight of the loss takes its gradient's place: one number for all images.
-        gradient = tap_gradient(
-            inner.contiguous(memory_format=layout),
-            difference(WEIGHT * same),
-            upstream[inside].contiguous(memory_format=layout),
-            precision=precision,
-            backend=backend,
-        )
-        return {"backward": [gradient]}
+        style = difference(WEIGHT * same)
+        return {"backward": [tap_gradient(given, style, above, precision=precision, backend=backend)]}
 
     def run_backward(layout: torch.memory_format) -> Mapping[str, Sequence[Tensor]]:
         gradient, style = upstream.to(memory_format=layout, copy=True), difference(WEIGHT)
