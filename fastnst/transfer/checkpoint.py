@@ -57,7 +57,7 @@ class SavedRun:
     tensors: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
 
-    def again(
+    def inputs(
         self,
         *,
         content: Source | None = None,
@@ -72,23 +72,24 @@ class SavedRun:
         options, sources = dict(self.parameters["options"]), self.sources
         source: Any = recorded_canvas(self.parameters)
         if source is None:
-            source = _again("content", sources["content"], content)
+            source = _source("content", sources["content"], content)
         if options["init"] not in START_WORDS:
-            options["init"] = _again("init", sources["init"], init)
+            options["init"] = _source("init", sources["init"], init)
         if options.get("masks") is not None and masks is None:
             masks = sources.get("masks") or []
             for mask, recorded in zip(masks, self.parameters.get("masks") or [], strict=True):
                 if any(place is None and recorded[part] for part, place in mask.items()):
-                    raise CheckpointError("a mask of the checkpoint was no file; say where the masks are now")
+                    raise CheckpointError("a mask of the checkpoint was no file; give all as masks=… or --mask")
         options["masks"] = options.get("masks") and masks
-        return source, [_again("style", place) for place in sources["styles"]] if style is None else style, options
+        return source, [_source("style", place) for place in sources["styles"]] if style is None else style, options
 
 
-def _again(role: str, recorded: str | None, given: Source | None = None) -> Source:
+def _source(role: str, recorded: str | None, given: Source | None = None) -> Source:
     if given is not None:
         return given
     if recorded is None:
-        raise CheckpointError(f"the {role} image of the checkpoint was no file; say where it is now")
+        flag = "--styles" if role == "style" else f"--{role}"
+        raise CheckpointError(f"the {role} image of the checkpoint was no file; give it as {role}=… or {flag} PATH")
     return recorded
 
 

@@ -83,7 +83,7 @@ def resume(
     Raises CheckpointError where the checkpoint is missing or damaged, or belongs to other pictures or weights.
     """
     saved = load_run(Path(path))
-    source, style, options = saved.again(content=content, style=style, init=init, masks=masks)
+    source, style, options = saved.inputs(content=content, style=style, init=init, masks=masks)
     return Stylizer(style, **options).prepare(source, saved).run(Watch(checkpoint=path, **watch))
 
 

@@ -53,7 +53,7 @@ def run_resume(parsed: argparse.Namespace) -> int:
     if getattr(parsed, "checkpoint", None) is not None:
         raise CheckpointError("the run goes on with its own checkpoint; leave --checkpoint out")
     path = Path(parsed.saved)
-    content, styles, options = load_run(path, check=False).again(
+    content, styles, options = load_run(path, check=False).inputs(
         content=parsed.content, style=parsed.styles, init=parsed.init, masks=parsed.masks
     )
     options.update({name: getattr(parsed, name) for name in ("device", "tile", "max_memory") if name in parsed})
