@@ -59,6 +59,9 @@ class Iterate:
         object.__setattr__(self, "look", lambda: image)
         return image
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "image": self.image, "look": None}
+
     def save(self, path: Target, *, format: str | None = None, bit_depth: int | None = None) -> None:
         """Writes the image as `Result.save` does."""
         save_image(path, self.image, self.alpha, parameters=self.parameters, format=format, bit_depth=bit_depth)
