@@ -89,8 +89,8 @@ def resume(
 
 def weights_of(options: Options, *, progress: bool = False) -> Weights:
     """The weights that `options` ask for. Raises WeightsError as `load_weights` does."""
-    scaling = options.filter_scaling
-    return load_weights(options.weights, options.network, taps=options.taps, filter_scaling=scaling, progress=progress)
+    taps, scaling = options.taps, options.filter_scaling
+    return load_weights(options.weights, options.network, taps=taps, filter_scaling=scaling, progress=progress)
 
 
 class Networks:

@@ -96,10 +96,7 @@ class Upload:
 
 
 def read_upload(name: str, data: bytes, limits: Limits, *, role: str = "content") -> Upload:
-    """The picture in `data`, a file that its owner calls `name`.
-
-    Raises ImageError for too many bytes or pixels, and as `load_image` does.
-    """
+    """The picture in `data`, a file that its owner calls `name`. Raises ImageError as `load_image` does."""
     name = plain_name(name)
     limits.check_bytes(len(data), name)
     picture = load_image(NamedBytes(data, name), role=role, max_pixels=limits.pixels)
