@@ -56,8 +56,8 @@ class Axis:
 
 
 def make_axis(words: Sequence[str], flag: str) -> Axis:
-    """The axis of `words`, an option's name and its values as the command has them; none make one step. OptionErrors name
-    the `flag`."""
+    """The axis of `words`, an option's name and its values as the command has them; none make one step. OptionErrors
+    name the `flag`."""
     if not words:
         return Axis(None, [], [{}])
     name, values = words[0].removeprefix("--").replace("-", "_"), words[1:]
