@@ -29,7 +29,7 @@ from fastnst.network.runtime import resolve_runtime
 from fastnst.optim import make_optimizer
 from fastnst.options.options import Options, resolve_options
 from fastnst.transfer.descent import CAPACITY, Descent
-from fastnst.transfer.scales import scale_iterations
+from fastnst.transfer.scales import by_scale
 
 EXACT, AGAIN = "fp32", "fp32'"
 PERTURBATION = 1e-6
@@ -66,7 +66,7 @@ def final_loss(task: Task, precision: str, exact: Objective) -> float:
         start = start + PERTURBATION * torch.randn(start.shape, generator=torch.Generator().manual_seed(1))
     descent = Descent(start, objective, lambda: make_optimizer(options, runtime))
     descent.begin()
-    (iterations,) = scale_iterations(options.iterations, 1)
+    (iterations,) = by_scale(options.iterations, 1)
     for done in range(iterations):
         if done % (CAPACITY // 2) == 0:
             descent.read()

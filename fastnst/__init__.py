@@ -26,67 +26,32 @@ if TYPE_CHECKING:
         synthesize_texture,
     )
 
-_HOME = {
-    "Canvas": "transfer.inputs",
-    "CheckpointError": "transfer.checkpoint",
-    "ContentLoss": "loss.modules",
-    "DivergedError": "transfer.result",
-    "FastnstError": "errors",
-    "FastnstWarning": "errors",
-    "FeatureExtractor": "network.extractor",
-    "GramLoss": "loss.modules",
-    "ImageError": "errors",
-    "Iterate": "transfer.result",
-    "LossRecord": "transfer.result",
-    "OptionError": "errors",
-    "Options": "options.options",
-    "PerceptualLoss": "loss.perceptual",
-    "Result": "transfer.result",
-    "Stylizer": "transfer.stylizer",
-    "TVLoss": "loss.modules",
-    "Watch": "transfer.run",
-    "WeightsError": "errors",
-    "reconstruct_content": "transfer.variants",
-    "reconstruct_style": "transfer.variants",
-    "reconstruction_figure": "transfer.variants",
-    "resume": "transfer.stylizer",
-    "stylize": "transfer.stylizer",
-    "synthesize_texture": "transfer.variants",
-}
+__all__ = ["FastnstError", "FastnstWarning", "ImageError", "OptionError", "WeightsError"]
+__all__ += ["ContentLoss", "FeatureExtractor", "GramLoss", "PerceptualLoss", "TVLoss"]
+__all__ += ["Canvas", "Iterate", "LossRecord", "Options", "Result", "Stylizer", "Watch", "resume", "stylize"]
+__all__ += ["CheckpointError", "DivergedError"]
+__all__ += ["reconstruct_content", "reconstruct_style", "reconstruction_figure", "synthesize_texture"]
 
-__all__ = [
-    "Canvas",
-    "CheckpointError",
-    "ContentLoss",
-    "DivergedError",
-    "FastnstError",
-    "FastnstWarning",
-    "FeatureExtractor",
-    "GramLoss",
-    "ImageError",
-    "Iterate",
-    "LossRecord",
-    "OptionError",
-    "Options",
-    "PerceptualLoss",
-    "Result",
-    "Stylizer",
-    "TVLoss",
-    "Watch",
-    "WeightsError",
-    "reconstruct_content",
-    "reconstruct_style",
-    "reconstruction_figure",
-    "resume",
-    "stylize",
-    "synthesize_texture",
-]
+_HOMES = {
+    "errors": __all__[:5],
+    "loss.modules": ("ContentLoss", "GramLoss", "TVLoss"),
+    "loss.perceptual": ("PerceptualLoss",),
+    "network.extractor": ("FeatureExtractor",),
+    "options.options": ("Options",),
+    "transfer.checkpoint": ("CheckpointError",),
+    "transfer.inputs": ("Canvas",),
+    "transfer.result": ("DivergedError", "Iterate", "LossRecord", "Result"),
+    "transfer.run": ("Watch",),
+    "transfer.stylizer": ("Stylizer", "resume", "stylize"),
+    "transfer.variants": __all__[-4:],
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'fastnst' has no attribute {name!r}")
-    return getattr(import_module(f"fastnst.{_HOME[name]}"), name)
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"fastnst.{module}"), name)
+    raise AttributeError(f"module 'fastnst' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

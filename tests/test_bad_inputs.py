@@ -11,7 +11,7 @@ import pytest
 from bad_files import SMALL, write_all
 
 from fastnst.app import cli
-from fastnst.transfer import networks
+from fastnst.transfer import stylizer
 
 HUGE = "1" + "0" * 400
 # By command line, with {} for the words that are wrong, what the message says of them.
@@ -240,7 +240,7 @@ REFUSED: dict[str, dict[str, str]] = {
         "missing.csv": "cannot be read (No such file or directory); check the path",
         "empty.csv": "has no rows; write one for each picture",
         "latin.csv": "is not UTF-8",
-        "column.csv": "unknown column 'szie'; did you mean 'size'",
+        "column.csv": "unknown column 'szie'; did you mean size",
         "style.csv": "line 2: style is None; give the path of a file",
         "quote.csv": "check the quotes",
         "broken.jsonl": "line 1: no JSON",
@@ -371,7 +371,7 @@ def test_bad_input_is_refused_in_one_line(
         if word in words:
             pytest.importorskip(package)
     monkeypatch.chdir(inputs)
-    monkeypatch.setattr(networks, "build_backbone", must_not_work)
+    monkeypatch.setattr(stylizer, "build_backbone", must_not_work)
     before = states(inputs)
     try:
         ended: object = cli.main(words)

@@ -26,14 +26,13 @@ from fastnst.app.batch.ray import run_on_ray
 from fastnst.app.batch.tasks import Outcome, Task, grouped
 from fastnst.app.batch.workers import ProcessPool, run_batch
 from fastnst.app.cli import batch as command
+from fastnst.app.cli import build_parser
 from fastnst.errors import FastnstError, OptionError
 from fastnst.image.metadata import read_parameters
 
 
 def parsed(*arguments: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    command.add_parser(parser.add_subparsers())
-    return parser.parse_args(["batch", *arguments])
+    return build_parser().parse_args(["batch", *arguments])
 
 
 def test_the_command_makes_what_it_can(folders: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:

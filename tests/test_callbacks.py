@@ -25,7 +25,7 @@ from fastnst.transfer.callbacks import (
     chain,
     numbered_path,
 )
-from fastnst.transfer.movie import MovieWriter
+from fastnst.transfer.movie import frame_size
 from fastnst.transfer.plot import draw_losses
 from fastnst.transfer.result import Iterate, LossRecord
 
@@ -169,15 +169,9 @@ def frames_of_mp4(path: Path) -> list[np.ndarray]:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
 
-def test_a_movies_frames_are_of_one_size(tmp_path: Path) -> None:
-    with MovieWriter(tmp_path / "a.gif", (3000, 2000), longest_side=60) as movie:
-        assert movie.size == (60, 40)
-        movie.add(torch.rand(3, 30, 20))
-        movie.add(torch.rand(3, 300, 200))
-    with Image.open(tmp_path / "a.gif") as image:
-        assert image.size == (40, 60)
-    if HAS_AV:
-        assert MovieWriter(tmp_path / "a.mp4", (33, 21)).size == (32, 20)
+def test_the_size_of_a_movies_frames() -> None:
+    assert frame_size(Path("a.gif"), (3000, 2000), 60) == (60, 40)
+    assert frame_size(Path("a.mp4"), (33, 21), 1280) == (32, 20)
 
 
 def test_a_movie_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,8 +23,7 @@ from fastnst.network.runtime import Runtime
 from fastnst.network.weights import load_weights
 from fastnst.optim import make_optimizer
 from fastnst.options.options import Options, resolve_options
-from fastnst.transfer.descent import CAPACITY, Descent, MeanImage
-from fastnst.transfer.graph import Replayed
+from fastnst.transfer.descent import CAPACITY, Descent, MeanImage, Replayed
 from fastnst.transfer.run import Pace
 
 LAYERS: dict[str, Any] = {"weights": "random", "style_layers": ["conv1_1", "conv2_1"], "content_layers": "conv2_2"}

@@ -18,7 +18,6 @@ from bench.documentation import COMMANDS, outside_files, site_links
 from bench.options_table import options_table
 from fastnst.app.cli import build_parser, main
 from fastnst.transfer import stylizer
-from fastnst.transfer.networks import Networks
 
 REPOSITORY = Path(__file__).parent.parent
 PAGES = sorted(
@@ -32,12 +31,12 @@ def text_of(page: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def networks() -> Networks:
-    return Networks(kept=4)
+def networks() -> stylizer.Networks:
+    return stylizer.Networks(kept=4)
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, networks: Networks) -> Path:
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, networks: stylizer.Networks) -> Path:
     """The current folder, with the pictures that the examples name; each network is loaded once for all of them."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(stylizer, "Networks", lambda: networks)

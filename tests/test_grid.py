@@ -10,6 +10,7 @@ from drawn import drawn
 from PIL import Image
 
 from fastnst.app import cli
+from fastnst.app.cli import grid
 from fastnst.image import sheet
 from fastnst.image.metadata import read_parameters
 from fastnst.image.read import load_image
@@ -26,7 +27,7 @@ def pictures(tmp_path: Path) -> tuple[str, str]:
 
 def test_a_grid_of_two_options(tmp_path: Path, pictures: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     watched = Mock(wraps=sheet.contact_sheet)
-    monkeypatch.setattr(sheet, "contact_sheet", watched)
+    monkeypatch.setattr(grid, "contact_sheet", watched)
     out, keep = tmp_path / "grid.png", tmp_path / "cells"
     axes = ["--down", "style_weight", "1", "100", "--across", "init", "content", "noise", "--keep", str(keep)]
     assert cli.main(["grid", *pictures, "-o", str(out), *axes, *FAST, *SHALLOW]) == 0
@@ -73,7 +74,7 @@ def test_compare(tmp_path: Path, pictures: tuple[str, str], monkeypatch: pytest.
         results.append(str(tmp_path / f"{weight}.png"))
         assert cli.main(["stylize", *pictures, "-o", results[-1], "--style-weight", weight, *FAST, *SHALLOW]) == 0
     watched = Mock(wraps=sheet.contact_sheet)
-    monkeypatch.setattr(sheet, "contact_sheet", watched)
+    monkeypatch.setattr(grid, "contact_sheet", watched)
     out = tmp_path / "sheet.png"
     assert cli.main(["compare", *results, pictures[0], "-o", str(out), "--cell", "64", "--columns", "2"]) == 0
     (first, second), (third,) = watched.call_args.kwargs["captions"]

@@ -115,7 +115,7 @@ REFUSED = [
     ({"size": 1}, "size 1 is too small; it must be 2 or more"),
     ({"size": "512"}, "size '512' is not a whole number"),
     ({"iterations": [5, 0]}, "iteration 0 is too small; it must be 1 or more"),
-    ({"iterations": []}, "no iterations given; give one count, or one for each scale"),
+    ({"iterations": []}, "no iterations given; give one, or one for each scale"),
     ({"iterations": "many"}, "iterations 'many' is not a whole number"),
     ({"iterations": [5, 6], "scales": None}, "2 counts of iterations for 1 scale; give one for all scales"),
     ({"iterations": [5, 6, 7], "scales": [32, 64]}, "3 counts of iterations for 2 scales; give one for all scales"),

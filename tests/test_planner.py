@@ -12,8 +12,8 @@ import pytest
 import torch
 from fastnst_kernels.profiling.measure import peak_extra_bytes
 
+from fastnst.app.cli import build_parser
 from fastnst.app.cli import plan as command
-from fastnst.app.cli.plan import add_parser
 from fastnst.errors import OptionError
 from fastnst.examples import example
 from fastnst.loss.objective import make_objective
@@ -331,21 +331,19 @@ def test_a_containers_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def parse(*words: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    add_parser(parser.add_subparsers())
-    return parser.parse_args(["plan", str(example("content")), *words])
+    return build_parser().parse_args(["plan", str(example("content")), *words])
 
 
 @pytest.fixture
 def _no_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastnst.plan.speed.measure_rate", lambda runtime: 1e11)
+    monkeypatch.setattr("fastnst.app.cli.plan.measure_rate", lambda runtime: 1e11)
 
 
 @pytest.mark.usefixtures("machine", "_no_calibration")
 def test_the_command_prints_what_it_would_do(capsys: pytest.CaptureFixture[str]) -> None:
     words = ("--size", "2048", "--scales", "2", "--optimizer", "adam", "--precision", "fp32", "--weights", "random")
     parsed = parse(*words, "--max-memory", "2GB")
-    assert parsed.run(parsed) == 0
+    assert command.run(parsed) == 0
     text = capsys.readouterr().out
     assert "1024×768 px: the whole image at once" in text
     assert "2048×1536 px: " in text
@@ -358,7 +356,7 @@ def test_the_command_prints_what_it_would_do(capsys: pytest.CaptureFixture[str])
 def test_the_command_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
     words = ("--size", "512", "--scales", "none", "--precision", "fp32", "--tile", "128", "--json")
     parsed = parse(*words)
-    assert parsed.run(parsed) == 0
+    assert command.run(parsed) == 0
     report = json.loads(capsys.readouterr().out)
     (scale,) = report["scales"]
     assert (scale["width"], scale["height"], scale["tile"]) == (512, 384, 128)
@@ -371,7 +369,7 @@ def test_the_command_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.usefixtures("machine", "_no_calibration")
 def test_the_command_plans_for_the_sizes_of_the_run(capsys: pytest.CaptureFixture[str]) -> None:
     parsed = parse("--size", "480", "--scales", "none", "--padding", "circular", "--weights", "random")
-    assert parsed.run(parsed) == 0
+    assert command.run(parsed) == 0
     assert "480×352 px: " in capsys.readouterr().out
 
 

@@ -21,7 +21,7 @@ from fastnst.network.runtime import resolve_runtime
 from fastnst.network.weights import Weights, load_weights, save_weights
 from fastnst.options.options import resolve_options
 from fastnst.options.presets import PRESETS
-from fastnst.transfer.scales import scale_edges, scale_iterations
+from fastnst.transfer.scales import by_scale, scale_edges
 from fastnst.transfer.stylizer import Stylizer
 
 BLOCKS = ((1, 2), (2, 2), (3, 4), (4, 4), (5, 1))
@@ -238,7 +238,7 @@ def test_the_schedule_is_that_of_the_tool(case: str) -> None:
     options = resolve_options(preset=case.partition(",")[0], **given)
     scales = scale_edges(options.scales, options.size, 600, 800, edge=options.edge, factor=options.scale_factor)
     assert scales == edges
-    assert scale_iterations(options.iterations, len(scales)) == iterations
+    assert by_scale(options.iterations, len(scales)) == iterations
 
 
 @pytest.mark.parametrize("name", list(PRESETS))

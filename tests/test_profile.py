@@ -116,7 +116,7 @@ def test_wrong_result_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     right = eager.gram
     monkeypatch.setattr(eager, "gram", lambda *arguments: 1.01 * right(*arguments))
     with pytest.raises(ArithmeticError, match=r"forward at conv1_1 is wrong .* run fastnst verify"):
-        list(profile(16, runtime(), rounds=1, compiled=False))
+        list(profile(16, runtime(), rounds=1, compile_mode=None))
 
 
 def test_wrong_step_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +136,7 @@ def test_least_bytes_of_the_steps() -> None:
 
 def test_wrong_plain_form_is_named_and_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(losses, "plain_gram", lambda features: torch.zeros(1, *(features.shape[1:2] * 2)))
-    found = next(one for one in profile(16, runtime(), rounds=1, compiled=False) if one.implementation == "eager")
+    found = next(one for one in profile(16, runtime(), rounds=1, compile_mode=None) if one.implementation == "eager")
     assert found.timing is None
     assert found.problem is not None
     assert found.problem.startswith("wrong result")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fastnst.transfer.scales import scale_edges, scale_iterations
+from fastnst.transfer.scales import by_scale, scale_edges
 
 
 @pytest.mark.parametrize(
@@ -59,4 +59,4 @@ def test_scales_too_small_to_see_anything_are_left_out() -> None:
 def test_counts_of_iterations_end_with_the_last_scale(
     iterations: int | tuple[int, ...], scales: int, expected: tuple[int, ...]
 ) -> None:
-    assert scale_iterations(iterations, scales) == expected
+    assert by_scale(iterations, scales) == expected

@@ -11,7 +11,8 @@ from PIL import Image
 
 import fastnst
 from fastnst.app.cli import main
-from fastnst.app.cli.job import Job, Outputs
+from fastnst.app.cli.arguments import Outputs
+from fastnst.app.cli.job import Job
 from fastnst.image.metadata import read_parameters
 from fastnst.transfer.inputs import Canvas, parse_canvas
 

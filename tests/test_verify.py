@@ -361,14 +361,14 @@ def test_missing_triton_is_skipped_unless_asked_for(
 
 def test_interpreter_that_ends_early_is_an_error() -> None:
     pytest.importorskip("triton")
-    with pytest.raises(RuntimeError, match=r"gave no result \(exit code 1\): KeyError: 'conv9_1'"):
+    with pytest.raises(RuntimeError, match=r"gave no result \(exit code 1\): KeyError: 'gram/conv9_1'"):
         everything._interpreted(["gram/conv9_1"])
 
 
 def test_interpreted_shapes_are_shared_out_whole() -> None:
     for cores in (1, 2, 3, 16):
         shares = everything._shares(cores)
-        assert sorted(name for share in shares for name in share) == sorted(everything._interpreted_names())
+        assert sorted(name for share in shares for name in share) == sorted(everything._interpreted_cases())
         assert len(shares) == min(cores, 4)
     for family in FAMILIES.values():
         assert {layout for entry in family.interpreted.values() for layout in entry.layouts} == set(LAYOUTS)

@@ -1,8 +1,6 @@
 """What the page of `fastnst web` decides, without a browser or a web library."""
 
 import io
-import threading
-import time
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
@@ -13,15 +11,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from processes import PATIENCE
 
 from fastnst.app import cli
-from fastnst.app.cli.web import HOST_OPTIONS
+from fastnst.app.cli.arguments import HOST_OPTIONS
 from fastnst.app.web.controls import MAIN, make_controls, read_form
-from fastnst.app.web.queue import DONE, FAILED, RUNNING, Queue, Ticket, progress_of
 from fastnst.app.web.results import Kept, Limits, Request, Upload, keep, oldest_first, plain_name, read_upload
 from fastnst.app.web.session import Session, continued
 from fastnst.app.web.studio import Studio
+from fastnst.app.web.ticket import DONE, FAILED, Ticket, progress_of
 from fastnst.errors import ImageError, OptionError
 from fastnst.image.metadata import read_parameters
 from fastnst.image.read import load_image
@@ -52,19 +49,12 @@ def kept(number: int = 1, size: int = 8, **given: Any) -> Kept:
     return keep(Result(torch.rand(3, size, size), None, (), parameters), asked, {})
 
 
-def wait_for(what: Any, seconds: float = PATIENCE) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 def test_every_offered_option_has_one_control() -> None:
     controls = make_controls(Limits())
     names = [control.name for control in controls]
     assert names[: len(MAIN)] == list(MAIN)
     assert len(set(names)) == len(names)
-    assert {control.kind for control in controls} <= {"choice", "number", "text", "switch"}
+    assert {control.kind for control in controls} <= {"choice", "number", "text"}
     assert all(control.meaning and control.label for control in controls)
     known = {option.name for option in fields(Options)}
     assert set(names) <= known - set(HOST_OPTIONS) - {"init"}
@@ -220,33 +210,12 @@ def test_progress_goes_by_pixels_and_seconds(
     assert progress[1] == (left if left is None else pytest.approx(left))
 
 
-def test_the_queue_serves_in_order_one_at_a_time() -> None:
-    go, served = threading.Semaphore(0), []
-
-    def serve(one: Ticket) -> None:
-        go.acquire()
-        served.append(one)
-        one.finish(None)
-
-    queue = Queue(serve)
-    tickets = [ticket(number=number) for number in range(3)]
-    for one in tickets:
-        queue.join(one)
-    wait_for(lambda: tickets[0].state == RUNNING)
-    tickets[1].stop()
-    assert tickets[1].state == DONE
-    go.release(2)
-    wait_for(lambda: all(one.over for one in tickets))
-    assert served == [tickets[0], tickets[2]]
-    queue.close()
-
-
 def test_a_session_has_one_run_at_a_time() -> None:
     session, first = Session(Limits()), ticket()
     session.take(first)
     with pytest.raises(OptionError, match="a run is going on; stop it first"):
         session.take(ticket())
-    first.stop()
+    first.finish(None)
     session.take(ticket())
     assert session.next_number == 3
 
@@ -278,7 +247,6 @@ RESULTS: list[Kept] = []
 
 def run(studio: Studio, asked: Request) -> Ticket:
     one = Ticket(asked, studio.options(asked))
-    one.begin()
     studio.run(one)
     return one
 
@@ -320,7 +288,6 @@ def test_a_stopped_run_keeps_its_last_image(studio: Studio, monkeypatch: pytest.
             one.stop()
 
     monkeypatch.setattr(one, "show", stop_soon)
-    one.begin()
     studio.run(one)
     assert one.state == DONE
     parameters = read_parameters(io.BytesIO(RESULTS[-1].png))
@@ -336,14 +303,6 @@ def test_the_curve_has_the_weights_of_its_scales(studio: Studio) -> None:
     assert one.view()["terms"] == ["content", "style"]
     for _, _, total, content, style in one.view()["points"]:
         assert content + style == pytest.approx(total, rel=1e-3)
-
-
-def test_a_run_that_is_stopped_while_it_waits_makes_nothing(studio: Studio) -> None:
-    one = ticket()
-    one.stop()
-    assert not one.begin()
-    assert one.view()["result"] is None
-    assert "iteration" not in one.view()
 
 
 @pytest.mark.parametrize(

@@ -54,13 +54,11 @@ _MOST_GAIN = 4.0
 
 
 def prepared(content: AnyPicture, styles: Sequence[AnyPicture], mode: str) -> tuple[AnyPicture, list[AnyPicture]]:
-    """The content and the styles that the network sees; names and alpha stay.
+    """The content and the opaque styles that the network sees; names and alpha stay. OptionError for an unknown mode.
 
     none: those that are given, themselves.
     luminance: greys of their lightness, the styles' brought to the mean and deviation of the content's.
     histogram: the content itself, and the styles in colours with its mean and covariance.
-
-    The content counts as far as its alpha shows it; styles are opaque. Raises OptionError for an unknown mode.
     """
     _check(mode)
     if mode == "none":
@@ -93,14 +91,13 @@ def _check(mode: str) -> None:
 
 
 def finished(image: Tensor, content: Picture, mode: str) -> Tensor:
-    """The image as it is given back, (3, H, W) in 0…1.
+    """The `image` as it is given back, (3, H, W) in 0…1; `content`, of its size, is the one that the run was given.
 
     none: itself.
     luminance: its lightness under the content's colours.
-    histogram: its colours moved to the content's mean and covariance, of which the balance of content and style, which
-    is never the style alone, has lost some contrast and saturation.
+    histogram: its colours moved to the content's mean and covariance, as the balance of content and style has lost some
+    contrast and saturation.
 
-    image: (3, H, W) float in 0…1; `content`, of its size, is the one that the run was given, not the grey one.
     Raises OptionError for an unknown mode, or if the sizes differ.
     """
     _check(mode)
@@ -167,10 +164,7 @@ def moved_lightness(own: Tensor, present: Moments, wanted: Moments) -> Tensor:
 
 
 def with_colours_of(image: Tensor, content: Tensor) -> Tensor:
-    """The lightness of `image` with the colours (a and b) of `content`, both (3, H, W) of one size.
-
-    Raises OptionError if their sizes differ.
-    """
+    """The lightness of `image` with the colours (a and b) of `content`, both (3, H, W); OptionError if sizes differ."""
     if image.shape != content.shape:
         raise OptionError(f"the image is {tuple(image.shape)} and the content {tuple(content.shape)}; resize one")
 
@@ -233,14 +227,12 @@ def _by_rows(function: Callable[..., Tensor], *pictures: Tensor) -> Tensor:
 
 
 def _power(matrix: Tensor, exponent: float) -> Tensor:
-    """A power of a symmetric positive definite matrix."""
     values, vectors = torch.linalg.eigh(matrix)
     power: Tensor = vectors @ torch.diag(values**exponent) @ vectors.mT
     return power
 
 
 def _linear(lightness: Tensor, chroma: Tensor) -> Tensor:
-    """Linear sRGB of L, (1, …), and a and b, (2, …)."""
     return _mixed(_FROM_CONES, _mixed(_FROM_LAB, torch.cat([lightness, chroma])) ** 3)
 
 

@@ -113,7 +113,6 @@ def _head(held: str | bytes) -> bytes:
 
 
 def opened(held: str | bytes) -> IO[bytes]:
-    """A file at a path, or of bytes."""
     return io.BytesIO(held) if isinstance(held, bytes) else Path(held).open("rb")
 
 

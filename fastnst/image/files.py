@@ -3,9 +3,10 @@
 import os
 import re
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
-from fastnst.errors import ImageError
+from fastnst.errors import ImageError, OptionError
 
 MAX_PIXELS = 200_000_000
 """The most pixels that are read of a file unless another limit is given."""
@@ -19,10 +20,9 @@ _MAX_STREAM_BYTES = 2**31
 
 
 def pictures_at(path: str | os.PathLike[str], role: str) -> list[str]:
-    """The path itself, or for a folder the paths of the pictures in it, by name; its own folders are left out.
+    """The path itself, or for a folder the paths of what ends as a picture in it and is not hidden, by name.
 
-    A picture is what ends as one and is not hidden. Raises ImageError, which `role` begins, for a folder without
-    pictures, or one that cannot be read.
+    Raises ImageError, which `role` begins, for a folder without pictures, or one that cannot be read.
     """
     place = os.fsdecode(path)
     if not os.path.isdir(place):  # noqa: PTH112 - Path("") would be the current directory
@@ -48,11 +48,7 @@ def source_name(source: object, role: str) -> tuple[str, str]:
 
 
 def contents(source: object, what: str) -> str | bytes:
-    """The path of a regular file that can be read, or the bytes of a stream.
-
-    what: the image, as messages call it. Raises ImageError: a URL, no readable regular file at the path, an empty
-    file, a stream that is text, fails or has more than 2 GiB.
-    """
+    """The path of a regular file that can be read, or the bytes of a stream. Raises ImageError, which `what` begins."""
     if isinstance(source, str | os.PathLike):
         held: str | bytes = os.fsdecode(source)
         filled = _has_content(os.fsdecode(source), what)
@@ -94,14 +90,12 @@ def _has_content(name: str, what: str) -> bool:
     raise ImageError(f"{what} {problem}")
 
 
-def check_place(name: str, what: str = "output") -> None:
-    """Raises ImageError where no file can be written to the path `name`; messages call it `what`.
-
-    Refuses a name that is no path or ends in a slash, a folder that is missing or not writable, a directory, a
-    symbolic link that leads to itself or another thing that is not a file at `name`, and a file that may not be
-    overwritten.
-    """
+def check_place(name: str, what: str = "output", suffixes: Sequence[str] = ()) -> None:
+    """Raises ImageError where no file can be written to the path `name`, which messages call `what`; OptionError where
+    it ends in none of the `suffixes`."""
     problem = None
+    if suffixes and Path(name).suffix.lower() not in suffixes:
+        raise OptionError(f"{name} is not a {what}'s name; end it in {', '.join(suffixes)}")
     if os.path.basename(name) in ("", "."):  # noqa: PTH119 - Path drops the slash at the end
         raise ImageError(f"{what} {name!r} names a folder; give a file name, as in {str(Path(name))!r}")
     target = real_target(name, what)

@@ -34,10 +34,9 @@ _PARAMETERS = ("<fastnst:parameters>", "</fastnst:parameters>")
 
 
 def read_parameters(path: str | os.PathLike[str] | IO[bytes]) -> dict[str, Any]:
-    """The `parameters` that `save_image` wrote into the file at `path`, or into a stream of its bytes.
+    """The `parameters` that `save_image` wrote into the file at `path`, or a stream of it; NaN and infinities are None.
 
-    What fastnst would not have written is not trusted: infinities and NaN come as None. Raises ImageError if the file
-    cannot be read as an image, carries no parameters, or some that nest more than 100 deep.
+    Raises ImageError if it cannot be read as an image, or carries no parameters as fastnst writes them.
     """
     name, _ = source_name(path, "the")
     what = f"the image {name!r}"
@@ -97,7 +96,6 @@ def to_json(value: object) -> str:
 
 
 def _plain(value: object) -> object:
-    """`value` in JSON's terms."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -61,7 +61,7 @@ class Picture:
 
 
 def _digest(picture: "AnyPicture") -> "hashlib._Hash":
-    """The SHA-256 of a picture's size; `_add` adds each row's samples, R, G and B and alpha where there is one."""
+    """The SHA-256 of a picture's size, to which `_add` adds each row's samples."""
     return hashlib.sha256(f"{picture.height} {picture.width}".encode())
 
 
@@ -129,13 +129,10 @@ def opaque(picture: Picture) -> Picture: ...
 @overload
 def opaque(picture: AnyPicture) -> AnyPicture: ...
 def opaque(picture: AnyPicture) -> AnyPicture:
-    """The picture made opaque: what shows through is the mean of its colours, weighted by alpha.
+    """The picture made opaque: `rgb · alpha + mean · (1 − alpha)` with `mean = Σ rgb · alpha / Σ alpha` per channel.
 
-    `rgb · alpha + mean · (1 − alpha)` with `mean = Σ rgb · alpha / Σ alpha` per channel. The hidden colour under
-    transparent pixels has no part in it, and unlike white or black the mean adds no colour that the picture lacks.
-    Opaque pixels keep their exact colour; a picture without alpha is returned itself.
-
-    Raises ImageError if the picture is transparent everywhere.
+    The hidden colour under transparent pixels has no part in it, and unlike white or black the mean adds no colour that
+    the picture lacks. A picture without alpha is returned itself. Raises ImageError if it is transparent everywhere.
     """
     if next(picture.parts()).alpha is None:
         return picture

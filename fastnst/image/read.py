@@ -51,7 +51,7 @@ _DTYPES = {"uchar": np.uint8, "ushort": np.uint16, "int": np.int32, "uint": np.u
 
 
 def load_image(source: Source, *, role: str = "content", max_pixels: int = MAX_PIXELS) -> Picture:
-    """Read `source` as a Picture.
+    """Reads `source` as a Picture.
 
     source: one of
       - a path to an image file, or to a `.npy` file of an array as below; of several frames or pages the first;
@@ -63,13 +63,10 @@ def load_image(source: Source, *, role: str = "content", max_pixels: int = MAX_P
     max_pixels: the most pixels that are decoded from a file or PIL image, checked on the header before decoding.
 
     ICC profiles (RGB, grey, CMYK) are converted to sRGB at 16 bits, relative colorimetric with black point
-    compensation; a broken profile is ignored, and CMYK without one is that of a usual press. Files keep the depth that
-    they have, a PIL image the 8 bits of its mode. Floats, arrays and tensors are taken as sRGB; floats up to 1e-3
-    outside 0…1 are clamped. Safe to call from several threads.
+    compensation; a broken profile is ignored, and CMYK without one is that of a usual press. Files keep their depth.
+    Floats, arrays and tensors are taken as sRGB; floats up to 1e-3 outside 0…1 are clamped. Safe in several threads.
 
-    Raises ImageError: missing, unreadable, not an image, damaged, too large for `max_pixels` or for the memory, smaller
-    than 2×2, a wrong shape or dtype, a tensor or array without plain values (sparse, meta, masked …), values that are
-    not finite or not in 0…1, a URL.
+    Raises ImageError for whatever is no readable picture of 2×2 pixels or more with finite values in 0…1.
     """
     if isinstance(source, torch.Tensor):
         return from_tensor(source, f"{role} image (tensor)")

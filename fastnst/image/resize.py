@@ -23,11 +23,7 @@ def check_fits(
     scale: int | None = None,
     layers: Sequence[str] = (),
 ) -> None:
-    """Raise ImageError unless both sides, in pixels, are at least `minimum`.
-
-    scale: the edge, in pixels, at which the image has this size; None where it has it from the start.
-    layers: those that need this minimum.
-    """
+    """Raises ImageError, which names `scale` and the `layers` that need it, unless both sides have the `minimum`."""
     if min(height, width) < minimum:
         at_scale = f" at scale {scale}" if scale is not None else ""
         needed_by = f" for the layer{'s' if len(layers) > 1 else ''} {', '.join(layers)}" if layers else ""
@@ -175,13 +171,10 @@ def _cubic(x: Tensor) -> Tensor:
 def resize_wrapped(image: Tensor, size: tuple[int, int]) -> Tensor:
     """`resize` of an image (B, C, H, W) that tiles: what it gives tiles too.
 
-    The image is continued beyond its borders by so many pixels that they are a whole number of the new ones, resized,
-    and cut to `size`. Raises OptionError as `resize` does.
+    It is continued beyond its borders by so many pixels that they are a whole number of the new ones, resized, and cut.
     """
     if tuple(image.shape[2:]) == tuple(size):
         return image
-    if min(size) < 1:
-        raise OptionError(f"size {size} is not possible; both sides must be at least 1 pixel")
     larger, cut = list(size), [0, 0]
     for axis, (old, new) in enumerate(zip(image.shape[2:], size, strict=True)):
         common = math.gcd(old, new)

@@ -30,7 +30,6 @@ class Look:
     font: str | os.PathLike[str] | None = None
 
     def sized(self, cell: int) -> tuple[int, int]:
-        """Letters and gap for a cell whose longer side is `cell` pixels."""
         letters = self.letters if self.letters is not None else max(12, round(cell / 20))
         return letters, self.gap if self.gap is not None else max(4, letters // 2)
 
@@ -57,13 +56,11 @@ def contact_sheet(
     cells: rows of pictures, (3, H, W) float in 0…1, or None for an empty cell; rows may be of different lengths.
     cell: the long edge in pixels to which each picture is brought; its aspect stays. All cells are as large as the
     largest of them, and a picture lies in the middle of its cell.
-    row_labels, column_labels: a label for each row or column, or none at all.
-    captions: for each cell a text under it, in rows as the cells are, or none at all.
+    row_labels, column_labels: a label for each row or column, or none at all; `captions` are texts under the cells. One
+    that is wider than its place is broken between words, and shortened after four lines.
 
-    A label that is wider than its place is broken between words, and shortened after four lines.
-
-    Raises OptionError where there are no pictures, where the numbers of labels or captions are others than those of
-    rows, columns or cells, and for a sheet of more than 400 million pixels or a font that cannot be read.
+    Raises OptionError where there are no pictures, as many labels or captions as there must be, or more than 400
+    million pixels, and for a font that cannot be read.
     """
     columns = max((len(row) for row in cells), default=0)
     look = look or Look()
@@ -77,12 +74,9 @@ def contact_sheet(
     taken = [size for row in sizes for size in row if size is not None]
     if not taken:
         raise OptionError("a sheet without pictures was asked for; give at least one")
-    for what, labels, count, of in (
-        ("row labels", row_labels, len(cells), "rows"),
-        ("column labels", column_labels, columns, "columns"),
-    ):
+    for what, labels, count in (("row", row_labels, len(cells)), ("column", column_labels, columns)):
         if labels and len(labels) != count:
-            raise OptionError(f"{len(labels)} {what} for {count} {of}; give one for each, or none")
+            raise OptionError(f"{len(labels)} {what} labels for {count} {what}s; give one for each, or none")
     if captions and [len(row) for row in captions] != [len(row) for row in cells]:
         raise OptionError("the captions are not in rows as the cells are; give one for each cell, or none")
 
@@ -154,17 +148,19 @@ def _writable(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-def in_rows(pictures: Sequence[Any], *, width: float = 1.0, height: float = 1.0) -> list[list[Any]]:
-    """`pictures`, in order, in the rows that make a sheet of cells of `width`×`height` nearest to a 4:3 screen."""
+def in_rows(
+    pictures: Sequence[Any], columns: int | None = None, *, width: float = 1.0, height: float = 1.0
+) -> list[list[Any]]:
+    """`pictures`, in order, in rows of `columns`; or of as many as make a sheet of cells of `width`×`height` nearest to
+    a 4:3 screen."""
     count = len(pictures)
 
     def distance(columns: int) -> tuple[float, int]:
         rows = math.ceil(count / columns)
-        empty = rows * columns - count
-        return abs(math.log((columns * width) / (rows * height) / (4 / 3))) + 0.6 * empty, -columns
+        return abs(math.log((columns * width) / (rows * height) / (4 / 3))) + 0.6 * (rows * columns - count), -columns
 
-    columns = min(range(1, count + 1), key=distance, default=1)
-    return [list(pictures[start : start + columns]) for start in range(0, count, columns)]
+    step = columns or min(range(1, count + 1), key=distance, default=1)
+    return [list(pictures[start : start + step]) for start in range(0, count, step)]
 
 
 def differing_options(parameters: Sequence[Mapping[str, Any]]) -> list[str]:

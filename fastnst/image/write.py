@@ -28,11 +28,9 @@ Target = str | os.PathLike[str] | IO[bytes]
 
 @dataclass(frozen=True)
 class Format:
-    """A format that pictures are written in. `name` is Pillow's, or NPY.
+    """A format that pictures are written in, by the `saver` of a libvips image and its options.
 
-    longest_side: the most pixels a side that it holds.
-    depths: the bits per channel that it can be written with; 32 is float.
-    saver: the method of a libvips image that writes it, and its options.
+    It holds sides of `longest_side` pixels at most; `depths` are its bits per channel, of which 32 is float.
     """
 
     name: str
@@ -58,7 +56,6 @@ FORMATS: Mapping[str, Format] = {
     "npy": Format("NPY", (".npy",), depths=(32,)),
 }
 
-_BIT_DEPTHS = (8, 16)
 _ROWS = 64  # at a time
 # A classic TIFF holds 4 GiB; deflate makes noise a little longer than it was.
 _LARGEST_TIFF = 4_000_000_000
@@ -84,8 +81,8 @@ def _depth_of(form: Format, bit_depth: int | None) -> int:
     """The bits per channel to write: `bit_depth`, or the least of the format. NPY holds floats, and takes any."""
     if bit_depth is None or form.depths == (32,):
         return form.depths[0]
-    if bit_depth not in _BIT_DEPTHS:
-        raise OptionError(f"bit depth {bit_depth} is none of {' and '.join(map(str, _BIT_DEPTHS))} bits per channel")
+    if bit_depth not in (8, 16):
+        raise OptionError(f"bit depth {bit_depth} is none of 8 and 16 bits per channel")
     if bit_depth not in form.depths:
         deep = " or ".join(name for name, other in FORMATS.items() if bit_depth in other.depths)
         raise OptionError(f"{form.name} holds {form.depths[0]} bits per channel, not {bit_depth}; choose {deep}")
@@ -95,12 +92,9 @@ def _depth_of(form: Format, bit_depth: int | None) -> int:
 def check_output_path(
     path: Target, size: tuple[int, int] | None = None, *, format: str | None = None, bit_depth: int | None = None
 ) -> None:
-    """Raise ImageError if a picture, of `size` (height, width) where known, could not be written to `path`.
-
-    To be called before any long work. Refuses an unknown extension, what `files.check_place` refuses, and a picture
-    larger than the format holds. Raises OptionError for a `format` or a `bit_depth` that will not do; both are those
-    of `save_image`.
-    """
+    """Raises ImageError if a picture, of `size` (height, width) where known, could not be written to `path`; for an
+    unknown extension, a place that will not do, and a picture larger than the format holds. Raises OptionError for a
+    `format` or a `bit_depth`, those of `save_image`, that will not do."""
     _destination(path, size, format, bit_depth)
 
 
@@ -117,13 +111,11 @@ def _destination(
         raise ImageError(f"output is of type {type(path).__name__}; give a path or a binary stream")
     depth = _depth_of(form, bit_depth)
     height, width = size or (0, 0)
-    side = max(height, width)
-    if side > form.longest_side:
-        roomier = [other for other in FORMATS.values() if other.longest_side >= side and other.name in ("PNG", "TIFF")]
-        choice = " or ".join(other.extensions[0] for other in roomier)
+    if max(height, width) > form.longest_side:
+        choice = "choose .png or .tif, or " if form.longest_side < FORMATS["png"].longest_side else ""
         raise ImageError(
             f"output {name!r} would be {width}×{height} pixels, but {form.name} holds at most {form.longest_side} "
-            f"a side; {f'choose {choice}, or ' if choice else ''}lower the size"
+            f"a side; {choice}lower the size"
         )
     if not hasattr(path, "write"):
         check_place(name)
@@ -142,32 +134,28 @@ def save_image(
     """Write an sRGB picture, with an sRGB profile, in the format of the path's extension.
 
     path: a path, or a binary stream such as `sys.stdout.buffer`, which gets PNG unless `format` says otherwise.
-    rgb: (3, H, W) or (1, 3, H, W), float, any device; rounded to the nearest of 256 (65536 with 16 bits) values after
-    clamping to 0…1.
+    rgb: (3, H, W) or (1, 3, H, W), float, any device; rounded to the nearest value after clamping to 0…1.
     alpha: (1, H, W) or (1, 1, H, W), or None for an opaque picture. JPEG has no alpha: it is laid over white.
-    parameters: how the picture was made, as far as JSON goes (paths and other objects as their text, NaN and
-    infinities as null). JPEG metadata holds 60 KB: what does not fit is left out, the largest entries first (the
-    losses, as a rule), and named under `left_out`.
+    parameters: how the picture was made, as far as JSON goes. JPEG metadata holds 60 KB: what does not fit is left out,
+    the largest entries first (the losses, as a rule), and named under `left_out`.
     format: png, jpeg, webp, tiff, avif or npy, whatever the extension.
     bit_depth: 8 or, for PNG and TIFF, 16 bits per channel; 8 by default.
 
-    float32 on the CPU is written as it lies in memory, some rows at a time, with no copy of the picture (WebP and AVIF
-    need it whole). PNG, lossless WebP and TIFF (deflate; BigTIFF from 4 GB) keep the rounded values exactly; JPEG is
-    quality 95 and AVIF quality 90, both without chroma subsampling. A `.npy` file holds float32, (H, W, 3 or 4) in
-    0…1, unrounded.
-    A file appears whole or not at all: it is written beside its target, flushed to the disk and moved into place, and
-    a file that was there stays untouched if anything fails. A symbolic link is followed. A new file gets the umask's
-    permissions, a replaced one keeps its own.
+    float32 on the CPU is written as it lies in memory, some rows at a time (WebP and AVIF need it whole). PNG, lossless
+    WebP and TIFF (deflate; BigTIFF from 4 GB) keep the rounded values exactly; JPEG is quality 95 and AVIF quality 90,
+    both without chroma subsampling. A `.npy` file holds float32, (H, W, 3 or 4) in 0…1, unrounded.
+    A file appears whole or not at all: it is written beside its target, flushed to the disk and moved into place. A
+    symbolic link is followed. A new file gets the umask's permissions, a replaced one keeps its own.
 
-    Raises ImageError: as check_output_path, values that are not finite, wrong shapes, a full disk, any failure of the
-    encoder; OptionError: a format or bit depth that is not to be had; BrokenPipeError: nobody reads the stream.
+    Raises ImageError as check_output_path, and for values that are not finite, wrong shapes and what fails on the way;
+    OptionError for a format or bit depth that is not to be had; BrokenPipeError where nobody reads the stream.
     """
     layers = _layers(rgb, alpha)
     _, height, width = layers[0].shape
     name, form, depth = _destination(path, (height, width), format, bit_depth)
     try:
         if isinstance(path, str | os.PathLike):
-            with _replacing(real_target(name)) as file:
+            with replacing(real_target(name)) as file:
                 _encode(file, layers, form, depth, parameters)
             return
         # A TIFF's writer goes back to the beginning in the end, and a pipe cannot.
@@ -282,7 +270,7 @@ def _write_problem(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _replacing(target: Path) -> Iterator[IO[bytes]]:
+def replacing(target: Path) -> Iterator[IO[bytes]]:
     """A new file, to be written, that takes the place of `target` if the block succeeds and vanishes if not."""
     temporary = target.with_name(f".fastnst-{secrets.token_hex(8)}.tmp")
     # Mode 0666 less the umask, as for any new file.
@@ -295,6 +283,17 @@ def _replacing(target: Path) -> Iterator[IO[bytes]]:
         if target.exists():
             temporary.chmod(stat.S_IMODE(target.stat().st_mode))
         temporary.replace(target)
+        _sync_folder(target.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a file's new name last through a power cut, where the system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,7 +1,7 @@
 """Which part of the content takes its style from which part of which style: the `masks` option, before it is loaded."""
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,9 +25,12 @@ class Mask:
         """The mapping that `parse_masks` takes for this region, with the names of its pictures."""
         return {"content": self.content, **{f"style:{number}": source for number, source in self.styles}}
 
+    def mapped(self, change: Callable[[str], Any]) -> dict[str, Any]:
+        """`as_dict` with what `change` makes of each path."""
+        return {part: source and change(source) for part, source in self.as_dict().items()}
+
     @property
     def sources(self) -> list[Any]:
-        """All its pictures."""
         return [self.content, *(source for _, source in self.styles if source is not None)]
 
 
@@ -49,8 +52,7 @@ def parse_masks(value: Any) -> tuple[Mask, ...] | None:
 
 
 def mask_hashes(recorded: Any) -> list[dict[str, str | None]]:
-    """The fingerprints of the pictures of masks as a run's parameters have them, by what they are for; no such record
-    has none."""
+    """The fingerprints of the pictures of masks as a run's parameters have them, by what they are for."""
     return [
         {name: picture.get("sha256") if isinstance(picture, dict) else None for name, picture in region.items()}
         for region in (recorded if isinstance(recorded, list) else [])

@@ -1,6 +1,5 @@
 """Every option of a run, once: name, type, default, range and meaning, for command, function and documents."""
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
@@ -24,6 +23,7 @@ from fastnst.options.parse import (
     LayerWeights,
     Scales,
     StyleWeight,
+    hint_for,
     parse_option,
     parse_scales,
     scale_count,
@@ -35,8 +35,12 @@ START_WORDS = ("content", "recoloured", "noise", "grey", "style-mean")
 
 
 class _Facts(TypedDict, total=False):
-    """The facts in an option's field beside its default: how it is written, and what values it may have."""
+    """The facts in an option's field beside its default: how it is written, and what values it may have.
 
+    `heading` stands above the option, and above those that follow it.
+    """
+
+    heading: str
     shown: str
     choices: tuple[str, ...]
     metavar: str
@@ -47,9 +51,8 @@ class _Facts(TypedDict, total=False):
     flag: str
 
 
-def _option(heading: str, default: Any, meaning: str, **facts: Unpack[_Facts]) -> Any:
-    absent = dict.fromkeys(get_type_hints(_Facts))
-    return field(default=default, metadata={"heading": heading, "meaning": meaning, **absent, **facts})
+def _option(default: Any, meaning: str, **facts: Unpack[_Facts]) -> Any:
+    return field(default=default, metadata={**dict.fromkeys(get_type_hints(_Facts)), "meaning": meaning, **facts})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,38 +62,27 @@ class Options:
     Raises OptionError where a value has a wrong type, is out of range, or contradicts another one.
     """
 
-    preset: str = _option("look", "default", "starting values for the other options", choices=tuple(PRESETS))
+    preset: str = _option("default", "starting values for the other options", choices=tuple(PRESETS), heading="look")
     style_weight: StyleWeight = _option(
-        "look",
         20.0,
         "β, the weight of the style term: one for all scales, or several that end with the last scale's",
         metavar="X",
         many=True,
         minimum=0,
     )
-    content_weight: float = _option("look", 1.0, "α, the weight of the content term", metavar="X", minimum=0)
-    tv_weight: float = _option("look", 0.05, "γ, the weight of the total variation", metavar="X", minimum=0)
+    content_weight: float = _option(1.0, "α, the weight of the content term", minimum=0)
+    tv_weight: float = _option(0.05, "γ, the weight of the total variation", minimum=0)
     style_weights: tuple[float, ...] | None = _option(
-        "look",
-        None,
-        "one weight for each style image, scaled to sum to 1",
-        shown="equal",
-        metavar="X",
-        many=True,
-        minimum=0,
+        None, "one weight for each style image, scaled to sum to 1", shown="equal", metavar="X", many=True, minimum=0
     )
-    style_scale: float = _option(
-        "look", 1.0, "long edge of the style images relative to the result's", metavar="X", above=0, maximum=100
-    )
+    style_scale: float = _option(1.0, "long edge of the style images relative to the result's", above=0, maximum=100)
     preserve_color: str = _option(
-        "look",
         "none",
         "the content's colours: luminance keeps them under the result's lightness, histogram moves the style's colours "
         "to their mean and covariance",
         choices=("none", "luminance", "histogram"),
     )
     masks: tuple[Mask, ...] | None = _option(
-        "look",
         None,
         "a region: content=FILE shows where it is, style=FILE what of the first style it gets, style:2=FILE of the "
         "second; white is inside; once for each region",
@@ -100,26 +92,22 @@ class Options:
         flag="--mask",
     )
     init: Any = _option(
-        "look",
         "content",
         "the image to start from: content, recoloured (the content in the styles' colours), noise, grey or style-mean "
         "(the network's or the styles' mean colour, with a trace of noise), or a picture's path",
         metavar="INIT",
     )
-    seed: int = _option("look", 0, "seed of the noise", metavar="N", minimum=0, maximum=2**63 - 1)
+    seed: int = _option(0, "seed of the noise", minimum=0, maximum=2**63 - 1)
     size: int = _option(
-        "size and schedule",
         512,
         "edge of the result, the long one unless --edge is short, in pixels",
         metavar="PX",
         minimum=2,
         maximum=65_535,
+        heading="size and schedule",
     )
-    edge: str = _option(
-        "size and schedule", "long", "the edge that size, scales and style scale measure", choices=("long", "short")
-    )
+    edge: str = _option("long", "the edge that size, scales and style scale measure", choices=("long", "short"))
     iterations: Iterations = _option(
-        "size and schedule",
         50,
         "optimiser steps at each scale: one count for all, or several that end with the last scale's",
         metavar="N",
@@ -127,7 +115,6 @@ class Options:
         minimum=1,
     )
     scales: Scales = _option(
-        "size and schedule",
         "auto",
         "coarse to fine: auto (from 256 pixels on, each twice the last), none, a number of scales (see "
         "--scale-factor), or their edges",
@@ -135,178 +122,135 @@ class Options:
         many=True,
     )
     scale_factor: float = _option(
-        "size and schedule",
-        2.0,
-        "how much larger each scale is than the last, where scales are a number",
-        metavar="X",
-        minimum=1.1,
-        maximum=8,
+        2.0, "how much larger each scale is than the last, where scales are a number", minimum=1.1, maximum=8
     )
     seconds: float | None = _option(
-        "size and schedule",
         None,
         "end after so many seconds; each scale before the last takes at most half of what is left",
         shown="no limit",
-        metavar="X",
         above=0,
     )
     tolerance: float | None = _option(
-        "size and schedule",
         None,
         "end a scale when ten steps lower the loss by less than this fraction of it",
         shown="off",
-        metavar="X",
         above=0,
         maximum=1,
     )
     average: float | None = _option(
-        "size and schedule",
         None,
         "the result is a mean of the iterates, each counting this much of the next: 0.99 is about the last hundred",
         shown="off",
-        metavar="X",
         above=0,
         maximum=0.9999,
     )
     content_layers: LayerWeights = _option(
-        "loss",
         (("conv4_2", 1.0),),
         "content layers, each NAME or NAME=WEIGHT; 1/count where no weight is given",
         metavar="LAYER",
         many=True,
+        heading="loss",
     )
     style_layers: LayerWeights = _option(
-        "loss",
         tuple((name, 0.2) for name in PAPER_STYLE_LAYERS),
         "style layers, each NAME or NAME=WEIGHT; 1/count where no weight is given",
         metavar="LAYER",
         many=True,
     )
     style_loss: str = _option(
-        "loss",
         "gram",
         "what of the style's features is matched: their Gram matrices, covariance, mean and deviation, mean and "
         "covariance by the Wasserstein distance, or all of their distribution in sorted projections",
         choices=("gram", "covariance", "mean-std", "wasserstein", "sliced"),
     )
     objective: str = _option(
-        "loss",
         "relative",
         "relative: each term divided by its target's own energy; paper: the sums of Gatys et al.",
         choices=("relative", "paper"),
     )
     content_reduction: str = _option(
-        "loss",
         OF_THE_OBJECTIVE,
         "the content term alone: as the objective says, relative or as in the paper (half the sum of squares), their "
         "mean, or their sum divided by 2√count",
         choices=(OF_THE_OBJECTIVE, *CONTENT_FORMS),
     )
     style_reduction: str = _option(
-        "loss",
         OF_THE_OBJECTIVE,
         "the style term alone: as the objective says, relative or as in the paper (the sum over 4N²), the mean of "
         "squares, or that of Gram matrices divided by N",
         choices=(OF_THE_OBJECTIVE, *STYLE_FORMS),
     )
     tv_kind: str = _option(
-        "loss",
         "squared",
         "total variation: squared (L2) or absolute (L1) differences to the right and down, or nine-point, squared ones "
         "that count the diagonals too",
         choices=("squared", "absolute", "nine-point"),
     )
     tv_reduction: str = _option(
-        "loss", "mean", "total variation: the mean over positions, or their sum", choices=("mean", "sum")
+        "mean", "total variation: the mean over positions, or their sum", choices=("mean", "sum")
     )
-    optimizer: str = _option("optimiser", "lbfgs", "the optimiser", choices=("lbfgs", "adam"))
+    optimizer: str = _option("lbfgs", "the optimiser", choices=("lbfgs", "adam"), heading="optimiser")
     learning_rate: float | None = _option(
-        "optimiser",
-        None,
-        "step length; for adam in units of the 0…1 pixel range",
-        shown="1 (lbfgs), 0.02 (adam)",
-        metavar="X",
-        above=0,
+        None, "step length; for adam in units of the 0…1 pixel range", shown="1 (lbfgs), 0.02 (adam)", above=0
     )
     line_search: str = _option(
-        "optimiser",
         "none",
         "lbfgs alone: steps of length 1, or a line search, which evaluates again where a step was too long",
         choices=("none", "strong_wolfe"),
     )
     hessian: str = _option(
-        "optimiser",
         "bands",
         "lbfgs alone: its first guess of the inverse Hessian, a matrix by band of frequencies, or torch's scalar",
         choices=("bands", "scalar"),
     )
-    history: int = _option(
-        "optimiser", 20, "lbfgs alone: pairs of steps that it remembers", metavar="N", minimum=1, maximum=200
-    )
+    history: int = _option(20, "lbfgs alone: pairs of steps that it remembers", minimum=1, maximum=200)
     history_precision: str = _option(
-        "optimiser",
-        "fp32",
-        "lbfgs alone: what it remembers them in; 16 bit halves its memory",
-        choices=("fp32", "bf16", "fp16"),
+        "fp32", "lbfgs alone: what it remembers them in; 16 bit halves its memory", choices=("fp32", "bf16", "fp16")
     )
-    network: str = _option("network", "vgg19", "the network", choices=tuple(NETWORKS))
+    network: str = _option("vgg19", "the network", choices=tuple(NETWORKS), heading="network")
     weights: str = _option(
-        "network",
         "auto",
         "the network's weights: original (the paper's VGG-19), imagenet (torchvision's, fetched), random, or a file; "
         "auto is original for vgg19, imagenet for vgg16",
         metavar="WEIGHTS",
     )
     filter_scaling: str = _option(
-        "network",
         "none",
         "the network's filters as they are, or each scaled to a mean activation of 1, as in the paper (original alone)",
         choices=FILTER_SCALINGS,
     )
-    pooling: str = _option("network", "avg", "average or maximum pooling", choices=("avg", "max"))
+    pooling: str = _option("avg", "average or maximum pooling", choices=("avg", "max"))
     padding: str = _option(
-        "network",
         "zeros",
         "padding of the first convolution: zeros or replicate; circular: of all, and wherever else neighbours count, "
         "so that the result tiles (styles are seen with replicate in all)",
         choices=("zeros", "replicate", "circular"),
     )
-    device: str = _option("machine", "auto", "auto, cpu, cuda, cuda:1 …", metavar="DEVICE")
+    device: str = _option("auto", "auto, cpu, cuda, cuda:1 …", metavar="DEVICE", heading="machine")
     precision: str = _option(
-        "machine",
         "auto",
         "arithmetic of the network; auto is winograd (float32) on a CPU that can, else fp32, and tf32 on a GPU",
         choices=("auto", "fp32", "winograd", "tf32", "bf16", "fp16"),
     )
-    backend: str = _option(
-        "machine", "auto", "implementation of the losses", choices=("auto", "triton", "torch", "reference")
-    )
+    backend: str = _option("auto", "implementation of the losses", choices=("auto", "triton", "torch", "reference"))
     tile: int | str = _option(
-        "machine",
-        "auto",
-        "exact tiles: auto (none, or the largest that memory allows), none, or their edge",
-        metavar="PX",
+        "auto", "exact tiles: auto (none, or the largest that memory allows), none, or their edge", metavar="PX"
     )
     max_memory: int | None = _option(
-        "machine", None, "memory that a run may take, such as 8GB", shown="what is free", metavar="SIZE"
+        None, "memory that a run may take, such as 8GB", shown="what is free", metavar="SIZE"
     )
     max_pixels: int = _option(
-        "machine",
-        MAX_PIXELS,
-        "the most pixels of a picture that is read: a guard against files that say they are huge",
-        metavar="N",
-        minimum=4,
+        MAX_PIXELS, "the most pixels of a picture that is read: a guard against files that say they are huge", minimum=4
     )
 
     def __post_init__(self) -> None:
-        facts = {option.name: option.metadata for option in fields(self)}
-        network = parse_option("network", self.network, facts["network"], "")
-        for name in facts:
-            object.__setattr__(self, name, parse_option(name, getattr(self, name), facts[name], network))
+        options = {option.name: option for option in fields(self)}
+        network = parse_option(options["network"], self.network, "")
+        for name, option in options.items():
+            object.__setattr__(self, name, parse_option(option, getattr(self, name), network))
         self._check_together()
 
     def _check_together(self) -> None:
-        """Raises OptionError where options contradict each other."""
         if isinstance(self.scales, tuple) and self.scales[-1] != self.size:
             raise OptionError(f"the last scale, {self.scales[-1]}, is not the size, {self.size}; make them equal")
         if isinstance(self.style_weight, tuple) and min(self.style_weight) <= 0:
@@ -328,6 +272,11 @@ class Options:
             raise OptionError("tv kind nine-point replicates the border, which padding circular has not; take squared")
         if self.content_weight == self.style_weight == 0:
             raise OptionError("content weight and style weight are both 0; at least one must be more")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The options by name, layers as mappings from name to weight."""
+        values = {option.name: getattr(self, option.name) for option in fields(self)}
+        return {name: dict(value) if name.endswith("_layers") else value for name, value in values.items()}
 
     @property
     def active_content_layers(self) -> LayerWeights:
@@ -365,28 +314,31 @@ class Options:
         return tuple(dict.fromkeys(name for name, _ in self.active_content_layers + self.active_style_layers))
 
 
-_HEADINGS = dict.fromkeys(option.metadata["heading"] for option in fields(Options))
-GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {each: tuple(x.name for x in fields(Options) if x.metadata["heading"] == each) for each in _HEADINGS}
-)
+def _groups() -> dict[str, tuple[str, ...]]:
+    groups: dict[str, tuple[str, ...]] = {}
+    heading = ""
+    for option in fields(Options):
+        heading = option.metadata["heading"] or heading
+        groups[heading] = (*groups.get(heading, ()), option.name)
+    return groups
+
+
+GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(_groups())
 """From a heading to its options, for the command's help, the page and the documents."""
 
 
 def resolve_options(**given: Any) -> Options:
     """Options from the defaults, then the preset, then what is `given`.
 
-    Layers may be a name, a sequence of `NAME` or `NAME=WEIGHT`, or a mapping from name to weight. Scales may be
-    `None` or "none", a number of scales, or the long edges; the last of these sets `size` unless that is given too.
-    Iterations and the style weight may be a number or a sequence of them, no longer than the scales that are given
-    with it; of a preset's iterations the first is for the first scale and the last for those beyond them. A preset's
-    filter scaling is for the original network; with another one, or filter scaling none, `UNSCALED` holds.
-    Raises OptionError for an unknown name, a wrong type, a value out of range or a contradiction.
+    The last of the scales' edges sets `size` unless that is given too. Iterations and the style weight may be a number
+    or a sequence of them, no longer than the scales that are given with it; of a preset's iterations the first is for
+    the first scale and the last for those beyond them. A preset's filter scaling is for the original network; with
+    another one, or filter scaling none, `UNSCALED` holds. Raises OptionError.
     """
     known = {option.name: option for option in fields(Options)}
     for name in given:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"the options are: {', '.join(known)}"
+            hint = hint_for(name, known, f"the options are: {', '.join(known)}")
             raise OptionError(f"unknown option {name!r}; {hint}")
     preset = given.get("preset", "default")
     if not isinstance(preset, str) or preset not in PRESETS:
@@ -397,8 +349,9 @@ def resolve_options(**given: Any) -> Options:
     scales = parse_scales(values.get("scales", Options.scales))
     if isinstance(scales, tuple) and "size" not in given:
         values["size"] = scales[-1]
-    if "iterations" not in given and "iterations" in values:
-        values["iterations"] = _fitted_counts(values["iterations"], scales, values.get("size", Options.size))
+    counts, size = values.get("iterations"), values.get("size", Options.size)
+    if "iterations" not in given and isinstance(counts, tuple) and isinstance(size, int):
+        values["iterations"] = tuple(counts[min(index, len(counts) - 1)] for index in range(scale_count(scales, size)))
     options = replace(Options(), **values)
     count = scale_count(options.scales, options.size)
     for name, spoken in (("iterations", "counts of iterations"), ("style_weight", "style weights")):
@@ -409,10 +362,3 @@ def resolve_options(**given: Any) -> Options:
                 "give one for all scales, or at most one for each"
             )
     return options
-
-
-def _fitted_counts(iterations: Any, scales: Scales, size: Any) -> Any:
-    """A preset's counts of iterations for as many scales as there are."""
-    if isinstance(iterations, int) or not isinstance(size, int):
-        return iterations
-    return tuple(iterations[min(index, len(iterations) - 1)] for index in range(scale_count(scales, size)))

@@ -3,10 +3,13 @@
 An option of several values takes a sequence, or a text with commas or spaces between them: `"0.3,0.7"`.
 """
 
+import difflib
 import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import Field
+from functools import partial
 from itertools import pairwise
 from numbers import Integral, Real
 from types import MappingProxyType
@@ -41,17 +44,17 @@ _MEMORY_BITS = 63
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
-def parse_option(name: str, value: Any, facts: Mapping[str, Any], network: str) -> Any:
-    """The value of the option `name` as `Options` keeps it; layers are those of `network`.
+def parse_option(option: "Field[Any]", value: Any, network: str) -> Any:
+    """The value of an option as `Options` keeps it; layers are those of `network`.
 
-    `facts` are the metadata of the option's field. Raises OptionError for a wrong type, and for what they exclude.
+    Raises OptionError for a wrong type, and for what the metadata of its field exclude.
     """
-    spoken = name.replace("_", " ")
-    if name.endswith("_layers"):
+    spoken = option.name.replace("_", " ")
+    if option.name.endswith("_layers"):
         return _layers(spoken, value, network)
-    parse: Callable[[str, Any], Any] = _PARSERS.get(name, _name)
+    parse = _BY_NAME.get(option.name) or _BY_TYPE[option.type]
     parsed = parse(spoken, value)
-    _check_range(spoken, parsed, facts)
+    _check_range(spoken, parsed, option.metadata)
     return parsed
 
 
@@ -101,11 +104,12 @@ def _literal(word: str) -> int | float | str:
     return word
 
 
-def _style_weight(spoken: str, value: Any) -> StyleWeight:
-    weights = tuple(_number(spoken, weight) for weight in _items(value))
-    if not weights:
-        raise OptionError("no style weight given; give one, or one for each scale")
-    return weights[0] if len(weights) == 1 else weights
+def _by_scale(read: Callable[[str, Any], Any], spoken: str, value: Any) -> Any:
+    """A value, or several for as many scales."""
+    values = tuple(read(spoken, item) for item in _items(value))
+    if not values:
+        raise OptionError(f"no {spoken} given; give one, or one for each scale")
+    return values[0] if len(values) == 1 else values
 
 
 def _style_weights(spoken: str, value: Any) -> tuple[float, ...] | None:
@@ -115,13 +119,6 @@ def _style_weights(spoken: str, value: Any) -> tuple[float, ...] | None:
     if not weights:
         raise OptionError("no style weights given; give one for each style image, or none for equal ones")
     return weights
-
-
-def _iterations(spoken: str, value: Any) -> Iterations:
-    counts = tuple(_integer(spoken, count) for count in _items(value))
-    if not counts:
-        raise OptionError("no iterations given; give one count, or one for each scale")
-    return counts[0] if len(counts) == 1 else counts
 
 
 def parse_scales(value: Any) -> Scales:
@@ -206,6 +203,12 @@ def parse_tile(value: Any) -> int | str:
     return word
 
 
+def hint_for(name: str, known: Iterable[str], otherwise: str) -> str:
+    """The name that an unknown one may have meant, or else `otherwise`."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {close[0]}?" if close else otherwise
+
+
 def in_words(size: float) -> str:
     """Bytes as a person reads them: "1.23 GB"."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6)):
@@ -214,33 +217,23 @@ def in_words(size: float) -> str:
     return f"{size / 1e3:.3g} kB"
 
 
-_PARSERS: Mapping[str, Callable[[str, Any], Any]] = MappingProxyType(
+_BY_TYPE: Mapping[Any, Callable[[str, Any], Any]] = MappingProxyType(
+    {str: _name, int: _integer, float: _number, float | None: _number_or_none}
+)
+_BY_NAME: Mapping[str, Callable[[str, Any], Any]] = MappingProxyType(
     {
-        "size": _integer,
-        "iterations": _iterations,
+        "iterations": partial(_by_scale, _integer),
         "scales": lambda _, value: parse_scales(value),
-        "scale_factor": _number,
-        "seconds": _number_or_none,
-        "tolerance": _number_or_none,
-        "average": _number_or_none,
-        "content_weight": _number,
-        "style_weight": _style_weight,
+        "style_weight": partial(_by_scale, _number),
         "style_weights": _style_weights,
-        "style_scale": _number,
-        "tv_weight": _number,
         "masks": lambda _, value: parse_masks(value),
         "init": lambda _, value: value,
-        "learning_rate": _number_or_none,
-        "history": _integer,
         "weights": _path,
         "device": _device,
         "tile": lambda _, value: parse_tile(value),
         "max_memory": lambda _, value: parse_memory(value),
-        "max_pixels": _integer,
-        "seed": _integer,
     }
 )
-"""From an option to what reads its value; a name where there is nothing."""
 
 
 def _layers(spoken: str, value: Any, network: str) -> LayerWeights:

@@ -1,11 +1,18 @@
 """The presets: named starting values for the options of a run."""
 
 import math
+import warnings
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
-from fastnst.network.architecture import PAPER_STYLE_LAYERS
+from fastnst.errors import FastnstWarning
+from fastnst.network.architecture import PAPER_STYLE_LAYERS, is_original
 from fastnst.options.keywords import OptionValues
+
+if TYPE_CHECKING:
+    from fastnst.network.weights import Weights
+    from fastnst.options.options import Options
 
 PRESETS: Mapping[str, OptionValues] = MappingProxyType(
     {
@@ -90,3 +97,28 @@ UNSCALED: Mapping[str, OptionValues] = MappingProxyType(
 The content term goes with the square of the features, the style term with their fourth power: the same balance has
 another β.
 """
+
+
+def warn_of_other_network(options: "Options", weights: "Weights") -> None:
+    """Warns where the preset's terms would be far out of balance with this network.
+
+    Content grows with the square of the features, style with their fourth power, and the total variation not at all.
+    That of neural-style is for features of Caffe's VGG, which sees pixels of 0…255; the α/β of the paper for filters of
+    mean activation 1. Random weights are for experiments, and warn of nothing.
+    """
+    message = None
+    summed = options.tv_reduction == "sum" and options.tv_weight > 0
+    if options.preset == "gatys" and not is_original(options.network, weights.source):
+        message = (
+            "preset gatys is for the original VGG-19, whose filters it scales to a mean activation of 1; those of "
+            f"{weights.source} stay as they are, and the same α/β gives another balance: look at several, or pass "
+            "--weights original"
+        )
+    elif options.preset == "neural-style" and summed and weights.preprocessing.scale == 1:
+        message = (
+            "preset neural-style weighs its terms for Caffe's VGG-19, whose features are far larger than those of "
+            f"{weights.source}: the total variation will outweigh them and leave an even colour; pass that network "
+            "with --weights original, or take another preset"
+        )
+    if message is not None and weights.source != "random":
+        warnings.warn(message, FastnstWarning, stacklevel=2)

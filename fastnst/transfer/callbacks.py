@@ -12,33 +12,21 @@ What cannot be written is a FastnstWarning: a run does not end because a disk is
 import importlib.util
 import math
 import os
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
-from fastnst.errors import FastnstError, FastnstWarning, OptionError
-from fastnst.image.write import check_output_path
-from fastnst.transfer.movie import MovieWriter, check_movie
+from fastnst.errors import FastnstError, FastnstWarning, ImageError, OptionError
+from fastnst.image.resize import resize
+from fastnst.image.write import check_output_path, to_pil
+from fastnst.transfer.movie import check_movie, frame_size, write_movie
 from fastnst.transfer.plot import check_plot, draw_losses
 from fastnst.transfer.result import Callback, Iterate, LossRecord
-
-__all__ = [
-    "Callback",
-    "Chain",
-    "EarlyStop",
-    "Frames",
-    "LossPlot",
-    "Movie",
-    "Preview",
-    "Ready",
-    "TensorBoard",
-    "chain",
-    "numbered_path",
-]
 
 
 class Ready:
@@ -58,9 +46,7 @@ class Ready:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -90,17 +76,20 @@ chain = Chain
 """Several callbacks as one; see `Chain`."""
 
 
+def _check_count(name: str, count: object, unit: str) -> None:
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise OptionError(f"{name} {count!r} is not a whole number of {unit}, 1 or more")
+
+
 class _Every:
     """Every n-th iteration of a run, each once, though losses may be read back in batches."""
 
     def __init__(self, every: int) -> None:
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise OptionError(f"every {every!r} is not a whole number of iterations, 1 or more")
+        _check_count("every", every, "iterations")
         self.every = every
         self._last = 0
 
     def wants(self, iterate: Iterate) -> bool:
-        """True where an n-th iteration has passed since the last one that was wanted."""
         iteration = iterate.record.iteration
         is_due = iteration // self.every > self._last // self.every
         if is_due:
@@ -120,11 +109,8 @@ def _going_on() -> Iterator[None]:
 class Preview(Ready):
     """The newest image in one file, for a viewer that shows it anew whenever it changes.
 
-    Args:
-        path: written whole or not at all, so that a viewer never sees half of it.
-        seconds: at most once in so many; the last image is written by `close`.
-        format: as for `Result.save`.
-        bit_depth: as for `Result.save`.
+    `path` is written whole or not at all, at most once in so many `seconds`; `close` writes the last image. `format`
+    and `bit_depth` are those of `Result.save`.
     """
 
     lazy = True
@@ -188,13 +174,8 @@ def numbered_path(path: Path, iteration: int) -> Path:
 class Movie(Ready):
     """A movie of the run: the starting image, every n-th iteration, and the last image.
 
-    The frames are of the run's last scale; those of the scales before it are enlarged.
-
-    Args:
-        path: .mp4 (with PyAV, `fastnst[movie]`), .gif or .webp.
-        every: iterations between two frames.
-        frames_per_second: as for `MovieWriter`.
-        longest_side: as for `MovieWriter`.
+    The frames are of the run's last scale, with a long edge of `longest_side` pixels at most; those before it are
+    enlarged. `path` ends in .mp4 (with PyAV, `fastnst[movie]`), .gif or .webp, and is written by `close`.
     """
 
     lazy = True
@@ -205,21 +186,22 @@ class Movie(Ready):
         *,
         every: int = 1,
         frames_per_second: float = 12.0,
-        longest_side: int = 1280,
+        longest_side: int = 1280,  # what screens and players take without effort
     ) -> None:
         self._path, self._every = Path(path), _Every(every)
         check_movie(self._path)
-        self._options: dict[str, Any] = {"frames_per_second": frames_per_second, "longest_side": longest_side}
-        MovieWriter(self._path, (2, 2), **self._options)
-        self._writer: MovieWriter | None = None
+        if not 0 < frames_per_second <= 100:
+            raise OptionError(f"{frames_per_second} frames per second are out of range; give more than 0, up to 100")
+        if longest_side < 2:
+            raise OptionError(f"longest side {longest_side} is too small; it must be 2 pixels or more")
+        self._rate, self._longest_side = Fraction(frames_per_second).limit_denominator(1000), longest_side
+        # Frames wait on the disk: the formats of pictures are written in one go.
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._frames: list[Path] = []
         self._waiting: Iterate | None = None
 
     def __call__(self, iterate: Iterate) -> None:
-        is_first = self._writer is None
-        if self._writer is None:
-            last = iterate.parameters["sizes"][-1]
-            self._writer = MovieWriter(self._path, (last["height"], last["width"]), **self._options)
-        if is_first or self._every.wants(iterate):
+        if self._folder is None or self._every.wants(iterate):
             self._add(iterate)
         else:
             self._waiting = iterate
@@ -227,16 +209,24 @@ class Movie(Ready):
     def close(self) -> None:
         if self._waiting is not None:
             self._add(self._waiting)
-        writer, self._writer = self._writer, None
-        if writer is not None:
-            with _going_on():
-                writer.close()
+        if self._folder is not None:
+            with self._folder, _going_on():
+                if self._frames:
+                    write_movie(self._path, self._frames, self._rate)
+            self._folder, self._frames = None, []
 
     def _add(self, iterate: Iterate) -> None:
-        self._waiting = None
-        if self._writer is not None:
-            with _going_on():
-                self._writer.add(iterate.image)
+        self._folder = self._folder or tempfile.TemporaryDirectory(prefix="fastnst-movie-")
+        self._waiting, last = None, iterate.parameters["sizes"][-1]
+        size = frame_size(self._path, (last["height"], last["width"]), self._longest_side)
+        frame = Path(self._folder.name) / f"{len(self._frames):06d}.png"
+        with _going_on():
+            try:
+                to_pil(resize(iterate.image, size)).save(frame, compress_level=1)
+            except OSError as error:
+                problem = f"a frame of {self._path} could not be kept ({error.strerror})"
+                raise ImageError(f"{problem}; free some space") from error
+            self._frames.append(frame)
 
 
 class LossPlot(Ready):
@@ -267,19 +257,14 @@ class LossPlot(Ready):
 class EarlyStop(Ready):
     """Stops the run when its loss falls too slowly at one scale, or is low enough.
 
-    Unlike the option `tolerance`, which ends one scale and goes on to the next, this ends the run.
-
-    Args:
-        patience: evaluations within which the lowest loss of the present scale must have fallen…
-        tolerance: …by this fraction of it.
-        below: a total loss at which to stop at once; None for none.
+    Within `patience` evaluations the lowest loss of the present scale must have fallen by the fraction `tolerance`; at
+    a total loss of `below` the run stops at once. The option `tolerance` ends one scale, and goes on to the next.
     """
 
     lazy = True
 
     def __init__(self, *, patience: int = 20, tolerance: float = 1e-3, below: float | None = None) -> None:
-        if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
-            raise OptionError(f"patience {patience!r} is not a whole number of evaluations, 1 or more")
+        _check_count("patience", patience, "evaluations")
         if not 0 <= tolerance <= 1:
             raise OptionError(f"tolerance {tolerance} is out of range; give 0 to 1")
         self._patience, self._tolerance, self._below = patience, tolerance, below

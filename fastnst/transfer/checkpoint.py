@@ -2,11 +2,9 @@
 
 import contextlib
 import json
-import os
-import secrets
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,10 @@ from torch import Tensor
 from fastnst.errors import FastnstError, FastnstWarning, ImageError
 from fastnst.image.files import check_place
 from fastnst.image.read import Source
+from fastnst.image.write import replacing
 from fastnst.options.masks import mask_hashes
+from fastnst.options.options import START_WORDS
+from fastnst.transfer.inputs import Styles, recorded_canvas
 from fastnst.transfer.result import LossRecord
 
 FORMAT = 3
@@ -36,15 +37,12 @@ class SavedRun:
 
     Attributes:
         parameters: what a `Result` has: options, hashes of the inputs and of the weights, versions.
-        sources: where content, styles and init were read: absolute paths, or None for what was no file.
+        sources: where its pictures were read: absolute paths, or None for what was no file.
         scale: the index of the scale; `done` its steps so far, all of which have been evaluated; `finished` says that
-            no more follow there.
-        steps: those of the scales before.
+            no more follow there. `steps` are those of the scales before.
         seconds: how long the run has taken.
-        losses: the records so far.
-        loss_exponent: that of float16's loss scale.
-        tensors: `image`, `best`, `lowest` … of the scale's descent.
-        optimizer: the optimiser's.
+        loss_exponent: the power of two that is float16's loss scale.
+        tensors: `image`, `best`, `lowest` … of the scale's descent; `optimizer` has the optimiser's.
     """
 
     parameters: Mapping[str, Any]
@@ -59,24 +57,40 @@ class SavedRun:
     tensors: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
 
-    @property
-    def masks_again(self) -> list[dict[str, Any]]:
-        """The masks of the run where it read them. Raises CheckpointError where one was no file."""
-        masks = self.sources.get("masks") or []
-        recorded = self.parameters.get("masks") or []
-        for mask, names in zip(masks, recorded, strict=True):
-            for name, place in mask.items():
-                if place is None and names[name] is not None:
-                    raise CheckpointError("a mask of the checkpoint was no file; give the masks again as masks=…")
-        return masks
+    def inputs(
+        self,
+        *,
+        content: Source | None = None,
+        style: Styles | None = None,
+        init: Source | None = None,
+        masks: Sequence[Any] | None = None,
+    ) -> tuple[Any, Any, dict[str, Any]]:
+        """Content, styles and options to go on with: those that are given, or else where the run read them.
 
-    def source(self, role: str, recorded: str | None, given: Source | None = None) -> Source:
-        """The picture to go on with: the one given, or else where the run read it. Raises CheckpointError for none."""
-        if given is not None:
-            return given
-        if recorded is None:
-            raise CheckpointError(f"the {role} image of the checkpoint was no file; give it again as {role}=…")
-        return recorded
+        Raises CheckpointError for a picture that was no file.
+        """
+        options, sources = dict(self.parameters["options"]), self.sources
+        source: Any = recorded_canvas(self.parameters)
+        if source is None:
+            source = _source("content", sources["content"], content)
+        if options["init"] not in START_WORDS:
+            options["init"] = _source("init", sources["init"], init)
+        if options.get("masks") is not None and masks is None:
+            masks = sources.get("masks") or []
+            for mask, recorded in zip(masks, self.parameters.get("masks") or [], strict=True):
+                if any(place is None and recorded[part] for part, place in mask.items()):
+                    raise CheckpointError("a mask of the checkpoint was no file; give all as masks=… or --mask")
+        options["masks"] = options.get("masks") and masks
+        return source, [_source("style", place) for place in sources["styles"]] if style is None else style, options
+
+
+def _source(role: str, recorded: str | None, given: Source | None = None) -> Source:
+    if given is not None:
+        return given
+    if recorded is None:
+        flag = "--styles" if role == "style" else f"--{role}"
+        raise CheckpointError(f"the {role} image of the checkpoint was no file; give it as {role}=… or {flag} PATH")
+    return recorded
 
 
 def check_checkpoint(path: Path) -> None:
@@ -142,39 +156,21 @@ def _check_same(role: str, saved: Mapping[str, Any], present: Mapping[str, Any])
 def save_run(path: Path, run: SavedRun) -> None:
     """Writes `run` to `path`, whole or not at all: a file of `torch.save`. Raises CheckpointError if that fails.
 
-    Tensors go from their device to the file one at a time. The file is on the disk before it takes the place of the
-    last one.
+    Tensors go from their device to the file one at a time. The file is on the disk before it replaces the last one.
     """
     facts = {name: getattr(run, name) for name in _FACTS}
     facts["losses"] = [record.as_dict() for record in run.losses]
     contents = {"kind": _KIND, "format": FORMAT, "run": json.dumps(facts)}
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        with temporary.open("xb") as file:
+        with replacing(path) as file:
             torch.save({**contents, "tensors": dict(run.tensors), "optimizer": dict(run.optimizer)}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
         # torch's writer hides what the system said.
         reason = error.__context__ if isinstance(error.__context__, OSError) else error
         raise CheckpointError(f"checkpoint {path} cannot be written: {reason}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 _FACTS = tuple(name for name in SavedRun.__dataclass_fields__ if name not in ("tensors", "optimizer"))
-
-
-def _sync_folder(folder: Path) -> None:
-    """Puts the new name on the disk too, where the system can."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def load_run(path: Path, *, check: bool = True) -> SavedRun:

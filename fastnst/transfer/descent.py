@@ -4,20 +4,24 @@ Nothing is read back to the host until `read` asks for it, so that a GPU never w
 """
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
+from fastnst.errors import FastnstWarning
 from fastnst.loss.objective import Evaluation
 from fastnst.loss.terms import Loss
 from fastnst.optim import Optimizer
-from fastnst.transfer.graph import Replayed
 
 CAPACITY = 64
 """Evaluations that can be noted between two calls of `read`."""
 
 Terms = tuple[float, float, float, float]
+
+# Calls that run as they are: libraries choose their algorithms and kernels are built, which no capture allows.
+_WARM_UP = 3
 
 
 class MeanImage:
@@ -64,9 +68,8 @@ class Descent:
 
     `image` and `best` are (1, 3, H, W) float32 and stay where they are: `image` is moved in place, `best` is the one of
     the lowest loss that has been noted. `fresh` makes an optimiser; `optimizer` is the one to begin with if that is
-    another. The caller begins with `begin` or `restore`, goes on with `advance`, and comes to the end with `end`, which
-    saves the gradient that no step will use. With `average`, the decay of a `MeanImage`, the last image is the mean of
-    those before.
+    another. The caller begins with `begin` or `restore`, goes on with `advance`, and comes to the end with `end`. With
+    `average`, the decay of a `MeanImage`, the last image is the mean of those before.
     """
 
     def __init__(
@@ -121,7 +124,6 @@ class Descent:
 
     @property
     def optimizer(self) -> Optimizer:
-        """The optimiser that made the latest step."""
         return self._optimizer
 
     @property
@@ -193,7 +195,9 @@ class Descent:
         if stays and self._gradient.shape == gradient.shape:
             self._gradient.copy_(gradient)
         else:
-            self._gradient = _like(gradient, self.image)
+            # In the image's memory format.
+            same = gradient.stride() == self.image.stride()
+            self._gradient = gradient if same else torch.empty_like(self.image).copy_(gradient)
         self._loss.copy_(loss.total)
         return loss
 
@@ -213,6 +217,51 @@ class Descent:
         torch.where(better, self.image, self.best, out=self.best)
 
 
-def _like(gradient: Tensor, image: Tensor) -> Tensor:
-    """The gradient in the image's memory format."""
-    return gradient if gradient.stride() == image.stride() else torch.empty_like(image).copy_(gradient)
+class Replayed:
+    """Calls of one function on a GPU: the first few as they are, then captured once and replayed.
+
+    The function, the same at each call, takes and returns nothing, works in place on tensors that stay where they are,
+    and never waits for the device. Where it cannot be captured it goes on uncaptured, with a FastnstWarning. On other
+    devices it is just called.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._calls = 0
+        self._capturable = device.type == "cuda"
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, function: Callable[[], None]) -> None:
+        if self._capturable and self._graph is None and self._calls == _WARM_UP:
+            self._graph = self._captured(function)
+        if self._graph is not None:
+            self._graph.replay()
+        elif not self._capturable:
+            function()
+        else:
+            self._warm_up(function)
+
+    def _warm_up(self, function: Callable[[], None]) -> None:
+        self._calls += 1
+        # On a stream of its own, as the capture will be: what libraries keep for a stream is then there.
+        stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(stream):
+            function()
+        torch.cuda.current_stream(self._device).wait_stream(stream)
+
+    def _captured(self, function: Callable[[], None]) -> torch.cuda.CUDAGraph | None:
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.device(self._device), torch.cuda.graph(graph):
+                function()
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[0]
+            warnings.warn(
+                f"the iteration cannot be captured as a CUDA graph ({reason}); it runs uncaptured, and slower",
+                FastnstWarning,
+                stacklevel=2,
+            )
+            self._capturable = False
+            return None
+        return graph

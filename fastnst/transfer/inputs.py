@@ -2,8 +2,8 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from numbers import Integral
 from typing import Any
@@ -19,6 +19,7 @@ from fastnst.image.read import Source, open_picture
 from fastnst.image.resize import AtSizes, at_size, fitted_size
 from fastnst.loss.masks import Region, load_regions, recorded_regions
 from fastnst.network.architecture import Preprocessing
+from fastnst.options.masks import mask_hashes
 from fastnst.options.options import START_WORDS, Options
 
 Styles = Source | AnyPicture | Sequence[Source | AnyPicture]
@@ -89,16 +90,44 @@ def opened(content: Source | AnyPicture | Canvas, max_pixels: int = MAX_PIXELS) 
     return open_picture(content, role="content", max_pixels=max_pixels)
 
 
+def fingerprint(max_pixels: int, role: str, path: str) -> str:
+    """The hash by which a run records the picture at `path`; a style is recorded opaque."""
+    picture = open_picture(path, role=role, max_pixels=max_pixels)
+    return (opaque(picture) if role == "style" else picture).sha256
+
+
+def changed_inputs(
+    record: Mapping[str, Any],
+    content: str | None,
+    styles: Sequence[str],
+    options: Options,
+    sha256_of: Callable[[str, str], str],
+) -> Iterator[str]:
+    """A sentence for each of a run's pictures, by their paths, that is another than the one in the `record` of a run.
+
+    `sha256_of(role, path)` is a picture's `fingerprint`.
+    """
+    masks = [mask.mapped(partial(sha256_of, "mask")) for mask in options.masks or ()]
+    if masks != mask_hashes(record.get("masks")):
+        yield "the masks are not those that the image was made with"
+    recorded = record.get("styles")
+    entries = recorded if isinstance(recorded, list) else []
+    if len(entries) != len(styles):
+        yield f"the image was made of {len(entries)} styles"
+    pictures = [("style", path, entry) for path, entry in zip(styles, entries, strict=False)]
+    if content is not None:
+        pictures.insert(0, ("content", content, record.get("content")))
+    if options.init not in START_WORDS:
+        pictures.append(("init", options.init, record.get("init")))
+    for role, path, entry in pictures:
+        if not isinstance(entry, dict) or entry.get("sha256") != sha256_of(role, path):
+            yield f"the {role} {path!r} is not the picture that the image was made of"
+
+
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """The pictures of a run beside its content. Make one with `load_inputs`.
-
-    Attributes:
-        styles: the style pictures, opaque.
-        shares: their weights, which sum to 1.
-        init: the picture that it starts from; None where the option `init` is one of `START_WORDS`.
-        regions: those of the option `masks`, or None.
-    """
+    """The pictures of a run beside its content, from `load_inputs`: opaque `styles`, with `shares` that sum to 1, the
+    picture that it starts from, or None for one of `START_WORDS`, and the regions of its masks, or None."""
 
     styles: Sequence[AnyPicture]
     shares: tuple[float, ...]
@@ -108,36 +137,35 @@ class Inputs:
     def places(self, content: AnyPicture | Canvas) -> dict[str, Any]:
         """Where the pictures were read: absolute paths, or None for what was no file; masks as `parse_masks` takes
         them."""
-        regions = None if self.regions is None else recorded_regions(self.regions)
         return {
             "content": None if isinstance(content, Canvas) else _absolute(content.name),
             "styles": [_absolute(style.name) for style in self.styles],
             "init": None if self.init is None else _absolute(self.init.name),
-            "masks": regions
-            and [
-                {part: picture and _absolute(picture["name"]) for part, picture in region.items()} for region in regions
-            ],
+            "masks": self._masks(lambda picture: _absolute(picture["name"])),
         }
+
+    def _masks(self, change: Callable[[Mapping[str, Any]], Any] = dict) -> list[dict[str, Any]] | None:
+        """The records of the masks' pictures, by what they are for, with what `change` makes of each."""
+        if self.regions is None:
+            return None
+        regions = recorded_regions(self.regions)
+        return [{part: picture and change(picture) for part, picture in region.items()} for region in regions]
 
     def record(
         self, content: AnyPicture | Canvas, sizes: Sequence[tuple[int, int]], options: Options
     ) -> dict[str, Any]:
         """The facts of a run before its network is loaded: its pictures by name and hash, the (height, width) of
         its scales, the options."""
-        values = {option.name: getattr(options, option.name) for option in fields(Options)}
+        values = options.as_dict()
         values["init"] = options.init if self.init is None else self.init.name
-        values["content_layers"] = dict(options.content_layers)
-        values["style_layers"] = dict(options.style_layers)
-        masks = None if self.regions is None else recorded_regions(self.regions)
-        if masks is not None:
-            values["masks"] = [{part: picture and picture["name"] for part, picture in mask.items()} for mask in masks]
+        values["masks"] = self._masks(lambda picture: picture["name"])
         return {
             "content": None if isinstance(content, Canvas) else _named(content),
             "styles": [
                 {**_named(style), "weight": share} for style, share in zip(self.styles, self.shares, strict=True)
             ],
             "init": None if self.init is None else _named(self.init),
-            "masks": masks,
+            "masks": self._masks(),
             "sizes": [{"width": width, "height": height} for height, width in sizes],
             "options": values,
         }
@@ -146,11 +174,14 @@ class Inputs:
 def load_inputs(style: Styles, options: Options) -> Inputs:
     """Reads a style, a sequence of them or a folder of pictures, and the pictures that `options` name.
 
-    Raises OptionError where there are none, or not as many as weights; ImageError for one that cannot be read; and both
-    as `load_regions` does.
+    Raises OptionError where there are none, or not as many as weights, and ImageError for one that cannot be read.
     """
     styles = _load_styles(style, options)
-    shares = _style_shares(options.style_weights, len(styles))
+    shares = (1 / max(len(styles), 1),) * len(styles)
+    if options.style_weights is not None:
+        # By the largest first: the sum of finite weights need not be finite.
+        relative = [weight / max(options.style_weights) for weight in options.style_weights]
+        shares = tuple(weight / sum(relative) for weight in relative)
     is_word = isinstance(options.init, str) and options.init in START_WORDS
     init = None if is_word else open_picture(options.init, role="init", max_pixels=options.max_pixels)
     regions = None if options.masks is None else load_regions(options.masks, styles, shares)
@@ -170,14 +201,6 @@ def _load_styles(style: Styles, options: Options) -> list[AnyPicture]:
             f"{len(options.style_weights)} style weights for {len(sources)} style images; give one for each image"
         )
     return [opaque(each if isinstance(each, Picture | StreamedPicture) else read(each)) for each in sources]
-
-
-def _style_shares(weights: tuple[float, ...] | None, count: int) -> tuple[float, ...]:
-    if weights is None:
-        return (1 / max(count, 1),) * count
-    # By the largest first: the sum of finite weights need not be finite.
-    relative = [weight / max(weights) for weight in weights]
-    return tuple(weight / sum(relative) for weight in relative)
 
 
 def _named(picture: AnyPicture) -> dict[str, Any]:

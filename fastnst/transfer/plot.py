@@ -9,7 +9,7 @@ from typing import Any
 from fastnst.errors import OptionError
 from fastnst.image.files import check_place
 from fastnst.transfer.result import LossRecord
-from fastnst.transfer.scales import scale_style_weights
+from fastnst.transfer.scales import by_scale
 
 # Told apart with any colour vision (Okabe and Ito), and in grey by their dashes.
 _LINES = {
@@ -27,17 +27,14 @@ def check_plot(path: Path) -> None:
     """Raises OptionError where matplotlib is missing or `path` is no plot's, ImageError as `check_place` does."""
     if importlib.util.find_spec("matplotlib") is None:
         raise OptionError('--plot needs matplotlib; install it with pip install "fastnst[plot]"')
-    if path.suffix.lower() not in FORMATS:
-        raise OptionError(f"{path} is not a plot's name; end it in {', '.join(FORMATS)}")
-    check_place(str(path), "plot")
+    check_place(str(path), "plot", FORMATS)
 
 
 def draw_losses(records: Sequence[LossRecord], path: Path, options: Mapping[str, Any], *, note: str = "") -> None:
     """Writes the plot, a .png, .svg or .pdf, of `records`; `options` are those in a result's parameters.
 
-    The terms are multiplied by their weights, so that they sum to the total; one that is 0 throughout is left out, and
-    the axis is logarithmic. Raises OptionError where matplotlib is missing, `path` cannot be written or there is
-    nothing to draw.
+    The terms are multiplied by their weights, so that they sum to the total; one that is 0 throughout is left out.
+    Raises OptionError where matplotlib is missing, `path` cannot be written or there is nothing to draw.
     """
     check_plot(path)
     if not records:
@@ -55,14 +52,8 @@ def draw_losses(records: Sequence[LossRecord], path: Path, options: Mapping[str,
         label: str | None = _NAMES[term]
         for _, group in groupby(zip(records, values, strict=True), lambda pair: pair[0].scale):
             points = [(record.iteration, value if value > 0 else float("nan")) for record, value in group]
-            axes.plot(
-                *zip(*points, strict=True),
-                color=colour,
-                linestyle=dashes,
-                linewidth=2 if term == "total" else 1.5,
-                label=label,
-                marker="." if len(points) == 1 else None,
-            )
+            look: dict[str, Any] = {"color": colour, "linestyle": dashes, "linewidth": 2 if term == "total" else 1.5}
+            axes.plot(*zip(*points, strict=True), label=label, marker="." if len(points) == 1 else None, **look)
             label = None
     axes.set_yscale("log")
     # A term that begins at 0, as the content's does where the run starts from it, would take all the height.
@@ -84,9 +75,8 @@ def draw_losses(records: Sequence[LossRecord], path: Path, options: Mapping[str,
 def _weights(records: Sequence[LossRecord], weight: Any) -> list[float]:
     """The weight that applied to each record: one weight for all, or one for each scale, coarse first."""
     edges = list(dict.fromkeys(record.scale for record in records))
-    weights = tuple(map(float, weight)) if isinstance(weight, list | tuple) else float(weight)
-    by_edge = dict(zip(edges, scale_style_weights(weights, len(edges)), strict=True))
-    return [by_edge[record.scale] for record in records]
+    weights = by_scale(tuple(map(float, weight)) if isinstance(weight, list | tuple) else float(weight), len(edges))
+    return [weights[edges.index(record.scale)] for record in records]
 
 
 def _mark_scales(axes: Any, records: Sequence[LossRecord]) -> None:
@@ -96,12 +86,5 @@ def _mark_scales(axes: Any, records: Sequence[LossRecord]) -> None:
         return
     for record in starts:
         axes.axvline(record.iteration, color="#999999", linewidth=0.8)
-        axes.annotate(
-            f"{record.scale} px",
-            (record.iteration, 1),
-            xycoords=("data", "axes fraction"),
-            xytext=(3, 3),
-            textcoords="offset points",
-            fontsize=9,
-            color="#444444",
-        )
+        look = {"transform": axes.get_xaxis_transform(), "va": "bottom", "fontsize": 9, "color": "#444444"}
+        axes.text(record.iteration, 1.01, f"{record.scale} px", **look)

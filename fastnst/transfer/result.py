@@ -37,8 +37,8 @@ class LossRecord:
 class Iterate:
     """The view that a callback gets after each evaluation: the record of the image, the image, and how far the run is.
 
-    `image` is a copy, (3, H, W) float32 in 0…1 on the CPU, `alpha` and `parameters` are those of a `Result`;
-    `iterations` counts the steps of the whole run, `scales` are its long edges in pixels.
+    `alpha` and `parameters` are those of a `Result`; `iterations` counts the steps of the whole run, `scales` are its
+    long edges in pixels.
 
     `look` makes the copy: before the callback is called, or with a callback whose attribute `lazy` is true when `image`
     is first asked for, of the image as it is then.
@@ -80,8 +80,7 @@ class Result:
 
     Attributes:
         tensor: the image, (3, H, W) float32 in 0…1 on the CPU: of the last scale the one of the lowest loss, or the
-            mean of them if that was asked for.
-        alpha: the content's alpha at the same size, (1, H, W), or None where it has none.
+            mean of them if that was asked for. `alpha` is the content's at that size, (1, H, W), or None.
         losses: one record for each evaluation.
         parameters: how it was made, as JSON can hold it: options, inputs, weights, sizes, versions, and `final`, the
             record of `tensor`.
@@ -106,20 +105,15 @@ class Result:
         return f"Result({width}×{height}{loss}{f', stopped: {self.stopped}' if self.stopped else ''})"
 
     def _repr_png_(self) -> bytes:
-        """The picture that a notebook shows."""
         encoded = io.BytesIO()
         self.image.save(encoded, "PNG")
         return encoded.getvalue()
 
     def save(self, path: Target, *, format: str | None = None, bit_depth: int | None = None) -> None:
-        """Writes the image (PNG, JPEG, WebP, TIFF or `.npy` by its name) with `parameters` in its metadata, atomically.
+        """Writes the image to a path or a binary stream, with `parameters` in its metadata, atomically.
 
-        Args:
-            path: a path, or a binary stream.
-            format: png, jpeg, webp, tiff, avif or npy, whatever the name; a stream gets PNG by default.
-            bit_depth: 8, or for PNG and TIFF 16 bits per channel.
-
-        Raises ImageError if the folder or the format will not do, OptionError for a format or depth that is unknown.
+        `format` is png, jpeg, webp, tiff, avif or npy, whatever the name (a stream gets PNG by default), `bit_depth` 8,
+        or for PNG and TIFF 16. Raises ImageError where the place will not do, OptionError for the two.
         """
         save_image(path, self.tensor, self.alpha, parameters=self.parameters, format=format, bit_depth=bit_depth)
 

@@ -6,7 +6,6 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum, auto
 from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict
@@ -52,13 +51,11 @@ class Watch:
     """Who looks at a run.
 
     Attributes:
-        callback: called with an `Iterate` when losses have been read back; returning False (not None) stops the run
-            there.
+        callback: called with an `Iterate` when losses have been read back; returning False (not None) stops the run.
         callback_every: read them back at least after so many evaluations. On a CPU it is after each one anyway; on a
             GPU 1 makes it wait at every iteration, and None leaves it at about four times a second.
         checkpoint: a file from which `fastnst.resume` can go on, written every `checkpoint_every` seconds, at the end
             of each scale and when the callback stops the run; whole or not at all.
-        checkpoint_every: seconds, 0 or more.
 
     Raises OptionError for others, CheckpointError where the checkpoint's folder will not do.
     """
@@ -86,25 +83,12 @@ def watch_and_options(values: Mapping[str, Any]) -> tuple[Watch, dict[str, Any]]
     return Watch(**watching), {name: value for name, value in values.items() if name not in watching}
 
 
-class Stage(Enum):
-    """Where the descent of a scale is: before its last step, at that, or past it."""
-
-    RUNNING = auto()
-    ENDING = auto()
-    ENDED = auto()
-
-
 class Run:
     """The records and the state of a run, anew or from where `saved` left it.
 
-    Of several processes the leader's clock, callback and tolerance decide for all, and it alone writes.
-
-    Attributes:
-        image: the image of the scale that it is at, (1, 3, H, W).
-        optimizer: what moved it last, or None before the first scale.
-        content: the content at that scale.
-        stopped: why the run ended before its time, or None.
-        losses: a record for each evaluation.
+    Of several processes the leader's clock, callback and tolerance decide for all, and it alone writes. `image`, (1, 3,
+    H, W), and `content` are those of the scale that it is at, `optimizer` is the one that moved the image last,
+    `losses` has a record for each evaluation, and `stopped` is why the run ended before its time, or None.
     """
 
     image: Tensor
@@ -114,8 +98,8 @@ class Run:
         self,
         parameters: Mapping[str, Any],
         sources: Mapping[str, Any],
-        *,
         watch: Watch,
+        *,
         options: Options,
         scales: Sequence[Scale],
         saved: SavedRun | None = None,
@@ -160,56 +144,44 @@ class Run:
         deadline = self._deadline(scale)
         every = self._watch.callback_every if self._watch.callback is not None else None
         pace = Pace(self.image.device, every, deadline, read=len(self.losses) - self._first)
-        stage = Stage.RUNNING
-        if saved is None:
-            stage = self._read(descent, pace, scale, stage, late=False)
-        while stage is not Stage.ENDED:
+        ended = saved is None and self._read(descent, pace, scale, ending=False, late=False)
+        while not ended:
             is_last = self._done + 1 >= scale.iterations or self._is_settled()
             is_last, late = self._ranks.agree(is_last, not is_last and time.perf_counter() > deadline)
-            stage = Stage.ENDING if is_last or late else Stage.RUNNING
-            if stage is Stage.ENDING:
+            ending = is_last or late
+            if ending:
                 descent.end()
             else:
                 descent.advance()
             self._done += 1
-            if self._ranks.agree(stage is Stage.ENDING or pace.is_due(self._done))[0]:
-                stage = self._read(descent, pace, scale, stage, late=late)
+            if self._ranks.agree(ending or pace.is_due(self._done))[0]:
+                ended = self._read(descent, pace, scale, ending=ending, late=late)
         self.optimizer = descent.optimizer
 
     def result(self) -> Result:
-        """The result of the image as it is."""
-        return Result(
-            tensor=self._finished(self.image, self.content),
-            alpha=self.content.alpha,
-            losses=tuple(self.losses),
-            parameters=self._parameters_now(),
-            stopped=self.stopped,
-        )
+        image = self._finished(self.image, self.content)
+        return Result(image, self.content.alpha, tuple(self.losses), self._parameters_now(), self.stopped)
 
-    def _read(self, descent: Descent, pace: "Pace", scale: Scale, stage: Stage, *, late: bool) -> Stage:
-        """Reads the losses back, calls back and saves; ENDED where no step follows, else RUNNING."""
+    def _read(self, descent: Descent, pace: "Pace", scale: Scale, *, ending: bool, late: bool) -> bool:
+        """Reads the losses back, calls back and saves; returns True where no step follows."""
         made = self._done
         self._note(descent, pace, scale)
         # An overflow of float16 takes steps back: then the scale goes on.
-        ended = stage is Stage.ENDING and self._done == made
-        reason = self.stop_reason(ended=ended, late=late and scale == self._scales[-1])
+        ended = ending and self._done == made
+        is_last = scale == self._scales[-1]
+        (is_refused,) = self._ranks.agree(self._is_refused())
+        reason = "callback" if is_refused else "time" if ended and late and is_last else None
         if ended:
             self._settle(descent)
-        if ended or reason is not None or self._is_checkpoint_due():
+        is_due = time.perf_counter() - self._saved_at >= self._watch.checkpoint_every
+        if ended or reason is not None or is_due:
             self._save(descent, scale, finished=ended)
         if ended:
             self._steps += self._done
         elif reason is not None:
             self._settle(descent)
         self.stopped = reason
-        return Stage.RUNNING if reason is None and not ended else Stage.ENDED
-
-    def stop_reason(self, *, ended: bool, late: bool) -> str | None:
-        """Why the run ends with the image that was evaluated last, if it does: "callback" or "time"."""
-        (is_refused,) = self._ranks.agree(self._is_refused())
-        if is_refused:
-            return "callback"
-        return "time" if ended and late else None
+        return ended or reason is not None
 
     def _is_refused(self) -> bool:
         """True where the callback, called with the present image, stops the run."""
@@ -270,9 +242,6 @@ class Run:
         before, after = min(totals[:-_TOLERANCE_STEPS]), min(totals[-_TOLERANCE_STEPS:])
         # A loss of 0 has settled too.
         return before - after <= tolerance * abs(before)
-
-    def _is_checkpoint_due(self) -> bool:
-        return time.perf_counter() - self._saved_at >= self._watch.checkpoint_every
 
     def _save(self, descent: Descent, scale: Scale, *, finished: bool) -> None:
         """Writes the checkpoint, if there is to be one; a run does not end because a disk is full."""

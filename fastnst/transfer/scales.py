@@ -1,6 +1,7 @@
 """Coarse to fine: the scales that a run goes through, their sizes and steps, and the pictures too small for them."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from fastnst.errors import ImageError, OptionError
 from fastnst.image.picture import AnyPicture, Picture
@@ -8,8 +9,10 @@ from fastnst.image.resize import check_fits, fitted_size
 from fastnst.network.architecture import pools_before
 from fastnst.network.tiles import check_on_grid
 from fastnst.options.options import Options
-from fastnst.options.parse import Iterations, Scales, StyleWeight, scale_count
+from fastnst.options.parse import Scales, scale_count
 from fastnst.transfer.inputs import Canvas, Scale, style_size
+
+Value = TypeVar("Value", int, float)
 
 SMALLEST_EDGE = 64
 """Scales that are only counted, not named, go no lower than this short edge: below it there is nothing left to see."""
@@ -18,11 +21,9 @@ SMALLEST_EDGE = 64
 def scale_edges(
     scales: Scales, size: int, height: int, width: int, *, edge: str = "long", factor: float = 2.0
 ) -> tuple[int, ...]:
-    """The scales' edges in pixels, long or short ones, coarse first, the last one `size`.
+    """The scales' edges in pixels, long or short ones, coarse first, the last one `size`, for `scales` of `Options`.
 
-    `scales` is None for `size` alone, a count (each scale `factor` times the last one's size), the edges themselves, or
-    "auto": twice the last one's size each, from 512 pixels or a little more. A counted pyramid leaves out the scales
-    whose short edge would be under `SMALLEST_EDGE`.
+    A counted pyramid leaves out the scales whose short edge would be under `SMALLEST_EDGE`.
     """
     if isinstance(scales, tuple):
         return scales
@@ -34,21 +35,14 @@ def scale_edges(
     return (*(each for each in pixels if each * aspect >= SMALLEST_EDGE and each < size), size)
 
 
-def scale_iterations(iterations: Iterations, scales: int) -> tuple[int, ...]:
-    """Steps at each of `scales` scales, coarse first.
+def by_scale(value: Value | tuple[Value, ...], scales: int) -> tuple[Value, ...]:
+    """The value at each of `scales` scales, coarse first: of one for all, or of a list that ends with the last scale's.
 
-    `iterations` is one count for all of them, or a list whose last count is for the last scale, the one before for the
-    scale before, and so on; its first count also goes for the scales before that. Counts of scales that a picture is
-    too small for are not used.
+    The first of a list also goes for the scales before those that it has; values of scales that a picture is too small
+    for are not used.
     """
-    counts = (iterations,) if isinstance(iterations, int) else iterations
-    return (counts[0],) * (scales - len(counts)) + counts[-scales:]
-
-
-def scale_style_weights(weight: StyleWeight, scales: int) -> tuple[float, ...]:
-    """β at each of `scales` scales, coarse first: one for all, or a list that ends as that of `scale_iterations`."""
-    weights = weight if isinstance(weight, tuple) else (weight,)
-    return (weights[0],) * (scales - len(weights)) + weights[-scales:]
+    values = value if isinstance(value, tuple) else (value,)
+    return (values[0],) * (scales - len(values)) + values[-scales:]
 
 
 def smallest_side(options: Options) -> int:
@@ -67,11 +61,8 @@ def image_size(content: AnyPicture | Canvas, edge: int, options: Options) -> tup
 
 
 def run_scales(content: AnyPicture | Canvas, styles: Sequence[AnyPicture], options: Options) -> tuple[Scale, ...]:
-    """The scales of a run in order, coarse first.
-
-    Raises ImageError where the content shows nothing, or it or a style would be too small for the network at one of
-    them; OptionError where a `Canvas` is not what the options ask for, or the image could not tile.
-    """
+    """The scales of a run, coarse first. Raises ImageError where the content shows nothing, or a picture is too small
+    for the network at one of them; OptionError where the options need a content, or it could not tile."""
     role = "content"
     if isinstance(content, Canvas):
         _check_contentless(options)
@@ -89,8 +80,7 @@ def run_scales(content: AnyPicture | Canvas, styles: Sequence[AnyPicture], optio
         check_fits(*size, smallest, role=role, scale=edge, layers=options.taps)
         for style in styles:
             check_fits(*style_size(style, edge, options), smallest, role="style", scale=edge, layers=options.taps)
-    steps = scale_iterations(options.iterations, len(edges))
-    betas = scale_style_weights(options.style_weight, len(edges))
+    steps, betas = by_scale(options.iterations, len(edges)), by_scale(options.style_weight, len(edges))
     facts = zip(edges, sizes, steps, betas, strict=True)
     return tuple(Scale(index, *fact) for index, fact in enumerate(facts))
 

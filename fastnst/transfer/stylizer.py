@@ -3,13 +3,12 @@
 import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
-
-from torch import Tensor
 
 from fastnst.errors import FastnstWarning, OptionError
 from fastnst.image.colour import prepared as as_visible
@@ -18,20 +17,28 @@ from fastnst.image.read import Source
 from fastnst.image.resize import AtSizes, at_size, resize, resize_wrapped
 from fastnst.loss.masks import guidance_of, style_regions
 from fastnst.loss.targets import StyleTarget, style_targets
-from fastnst.network.backbone import Backbone
-from fastnst.network.runtime import check_fork, float32_products, own_modes, resolve_runtime, timed_algorithms, versions
+from fastnst.network.backbone import Backbone, build_backbone
+from fastnst.network.runtime import (
+    Runtime,
+    check_fork,
+    float32_products,
+    own_modes,
+    resolve_runtime,
+    timed_algorithms,
+    versions,
+)
 from fastnst.network.weights import Weights, load_weights
 from fastnst.optim import make_optimizer
 from fastnst.options.keywords import OptionValues
-from fastnst.options.options import START_WORDS, resolve_options
+from fastnst.options.options import Options, resolve_options
 from fastnst.options.parse import in_words
+from fastnst.options.presets import warn_of_other_network
 from fastnst.plan.fitting import FittingObjective
 from fastnst.plan.planner import Plan, most_tiles, plan_run
 from fastnst.plan.processes import Ranks
 from fastnst.transfer.checkpoint import SavedRun, check_same_inputs, check_same_network, load_run
 from fastnst.transfer.descent import Descent
-from fastnst.transfer.inputs import Canvas, Scale, Styles, load_inputs, opened, recorded_canvas, start_image, style_size
-from fastnst.transfer.networks import Networks, warn_of_other_network
+from fastnst.transfer.inputs import Canvas, Scale, Styles, load_inputs, opened, start_image, style_size
 from fastnst.transfer.result import Result
 from fastnst.transfer.run import ResumeValues, Run, Watch, WatchValues, watch_and_options
 from fastnst.transfer.scales import run_scales
@@ -52,12 +59,8 @@ def stylize(content: Source, style: Styles, **values: Unpack[StylizeValues]) -> 
         **values: the fields of `fastnst.Options`, such as `size=512`, `style_weight=5` or `preset="gatys"`, and those
             of `fastnst.Watch`: `callback`, `callback_every`, `checkpoint` and `checkpoint_every`.
 
-    Returns:
-        The image, its losses and its parameters.
-
-    Raises:
-        FastnstError: for input that cannot be used, before any long work; its subclasses say which.
-        DivergedError: when the loss turns NaN or infinite; it carries the best image before that.
+    Raises FastnstError for input that cannot be used, before any long work, and DivergedError, which carries the best
+    image, when the loss turns NaN or infinite.
     """
     watch, options = watch_and_options(values)
     return Stylizer(style, **options).prepare(content).run(watch)
@@ -75,23 +78,43 @@ def resume(
     """Goes on with the run whose checkpoint is at `path`, and on with the checkpoint.
 
     The result is that of the uninterrupted run: on a CPU, with the same number of threads and the same versions, bit
-    for bit. Content, styles, init and masks are read where the run read them, unless they are given; they must be the
-    same pictures. Other arguments are the fields of `fastnst.Watch`.
+    for bit. Pictures are read where the run read them, unless they are given. `watch` are fields of `fastnst.Watch`.
 
     Raises CheckpointError where the checkpoint is missing or damaged, or belongs to other pictures or weights.
     """
     saved = load_run(Path(path))
-    options = dict(saved.parameters["options"])
-    source: Source | Canvas | None = recorded_canvas(saved.parameters)
-    if source is None:
-        source = saved.source("content", saved.sources["content"], content)
-    if options["init"] not in START_WORDS:
-        options["init"] = saved.source("init", saved.sources["init"], init)
-    if options.get("masks") is not None:
-        options["masks"] = saved.masks_again if masks is None else masks
-    if style is None:
-        style = [saved.source("style", place) for place in saved.sources["styles"]]
+    source, style, options = saved.inputs(content=content, style=style, init=init, masks=masks)
     return Stylizer(style, **options).prepare(source, saved).run(Watch(checkpoint=path, **watch))
+
+
+def weights_of(options: Options, *, progress: bool = False) -> Weights:
+    """The weights that `options` ask for. Raises WeightsError as `load_weights` does."""
+    taps, scaling = options.taps, options.filter_scaling
+    return load_weights(options.weights, options.network, taps=taps, filter_scaling=scaling, progress=progress)
+
+
+class Networks:
+    """The `kept` networks that were used last. Those who share one use it one after the other, in one thread."""
+
+    def __init__(self, kept: int = 2) -> None:
+        self._kept = kept
+        self._networks: OrderedDict[Hashable, tuple[Weights, Backbone]] = OrderedDict()
+
+    def get(self, options: Options, runtime: Runtime, load: Callable[[], Weights]) -> tuple[Weights, Backbone]:
+        """The network that `options` ask for, as `runtime` runs it; `load` gives its weights if it is not kept."""
+        pooling, padding = options.pooling, options.padding
+        key = (options.weights, options.network, options.taps, options.filter_scaling, pooling, padding, runtime)
+        network = self._networks.pop(key, None)
+        if network is None:
+            while len(self._networks) >= self._kept:
+                self._networks.popitem(last=False)
+            weights = load()
+            network = weights, build_backbone(weights, options.taps, runtime, pooling=pooling, padding=padding)
+        self._networks[key] = network
+        return network
+
+    def clear(self) -> None:
+        self._networks.clear()
 
 
 class Stylizer:
@@ -102,13 +125,10 @@ class Stylizer:
             stylizer(path).save(...)
 
     Args and errors are those of `stylize`. The network is loaded by the first call. An instance may be used from one
-    thread at a time.
+    thread at a time; those of the same `networks` share what they load, and are used one after the other.
 
     With `ranks`, of `fastnst.plan.processes.joined`, several processes share the tiles of each image: all make the same
-    calls with the same arguments and get the same results, callbacks are called and checkpoints written by the first
-    process alone, and `max_memory` is that of each.
-
-    Stylizers of the same `networks` share what they load, and are used one after the other.
+    calls and get the same results, the first alone calls back and saves, and `max_memory` is that of each.
     """
 
     def __init__(
@@ -147,9 +167,7 @@ class Stylizer:
     def prepare(self, content: Source | AnyPicture | Canvas, saved: SavedRun | None = None) -> "Prepared":
         """A run on `content`, or the rest of the `saved` one: read, checked and planned, before the network is loaded.
 
-        Raises ImageError and OptionError as `run_scales` does, where a mask has other proportions than the content,
-        several processes cannot share the image, or nothing that was asked for fits into `max_memory`; CheckpointError
-        where the saved run had other inputs.
+        Raises FastnstError where the pictures or the options will not do, CheckpointError for other inputs than saved.
         """
         check_fork()
         with own_modes(self.runtime.device):
@@ -217,13 +235,9 @@ class Stylizer:
 
     def _loaded(self, progress: bool = False) -> tuple[Weights, Backbone]:
         if self._network is None:
-            options = self.options
-            taps, scaling = options.taps, options.filter_scaling
-            load = partial(
-                load_weights, options.weights, options.network, taps=taps, filter_scaling=scaling, progress=progress
-            )
-            self._network = self._networks.get(options, self.runtime, lambda: self._ranks.in_turn(load))
-            warn_of_other_network(options, self._network[0])
+            load = partial(weights_of, self.options, progress=progress)
+            self._network = self._networks.get(self.options, self.runtime, lambda: self._ranks.in_turn(load))
+            warn_of_other_network(self.options, self._network[0])
         return self._network
 
     def run(self, prepared: "Prepared", watch: Watch) -> Result:
@@ -250,13 +264,7 @@ class Stylizer:
             "versions": versions(),
         }
         run = Run(
-            parameters,
-            prepared.places,
-            watch=watch,
-            options=self.options,
-            scales=scales,
-            saved=saved,
-            ranks=self._ranks,
+            parameters, prepared.places, watch, options=self.options, scales=scales, saved=saved, ranks=self._ranks
         )
         if saved is None:
             run.image = start_image(
@@ -294,7 +302,8 @@ class Stylizer:
         options = replace(self.options, style_weight=scale.style_weight)
         backbone = self._loaded()[1]
         content, visible = prepared.content_at(scale.size)
-        run.image = self._ranks.alike(self._resized(run.image.to(self.runtime.device), scale.size))
+        resized = resize_wrapped if options.wraps else resize
+        run.image = self._ranks.alike(resized(run.image.to(self.runtime.device), scale.size))
         if run.optimizer is not None and not run.continues(scale):
             run.optimizer = run.optimizer.rescaled(scale.size)
         guidance = guidance_of(self._inputs.regions, content.alpha, scale.size)
@@ -312,10 +321,6 @@ class Stylizer:
         fresh = partial(make_optimizer, options, self.runtime)
         descent = Descent(run.image, objective, fresh, optimizer=run.optimizer, average=options.average)
         run.optimise(descent, scale, content)
-
-    def _resized(self, image: Tensor, size: tuple[int, int]) -> Tensor:
-        """The image of one scale, (1, 3, H, W), at the `size` of the next."""
-        return resize_wrapped(image, size) if self.options.wraps else resize(image, size=size)
 
     def _style(
         self, scale: Scale, styles: Sequence[AnyPicture], tile: int | None, *, plain: bool
@@ -344,16 +349,13 @@ class Stylizer:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A run that has been read, checked and planned. Make one with `Stylizer.prepare`.
+    """A run that `Stylizer.prepare` has read, checked and planned.
 
     Attributes:
-        stylizer: what prepared it.
-        scales: all its scales, coarse first; `rest` are those that are still to be made.
-        plans: how each of them fits into memory.
-        pictures: the content at the sizes of the rest; `visible` as the network is shown it.
-        styles: the styles as the network is shown them.
-        record: what is known of the run, as JSON can hold it; `places` is where its pictures were read.
-        saved: what it goes on from, or None.
+        scales: all its scales, coarse first, and the `plans` of how each fits into memory; `rest` are still to be made.
+        pictures: the content at the sizes of the rest; `visible` and `styles` are as the network is shown them.
+        record: the facts of the run, as JSON can hold them; `places` is where its pictures were read.
+        saved: the state that it goes on from, or None.
     """
 
     stylizer: Stylizer

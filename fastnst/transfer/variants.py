@@ -53,10 +53,7 @@ def synthesize_texture(
             `padding="circular"`, and needs sides that are multiples of the pooling grid: 16 pixels down to conv5_1.
         **values: as for `stylize`, but the size; the preset is "texture" where none is given.
 
-    Raises:
-        FastnstError: for input that cannot be used, before any long work; OptionError for a content weight, or other
-            options that need a content picture.
-        DivergedError: when the loss turns NaN or infinite; it carries the best image before that.
+    Raises FastnstError as `stylize` does, and OptionError for a content weight, or other options that need a content.
     """
     watch, options = watch_and_options(values)
     canvas = parse_canvas(size)
@@ -88,10 +85,8 @@ def reconstruct_content(image: Source | Picture, layers: Layers = "conv4_2", **v
     With `reconstruct_style` it makes the experiments of figure 1 of Gatys, Ecker and Bethge (A Neural Algorithm of
     Artistic Style, 2015).
 
-    Args:
-        image: as `stylize` takes it.
-        layers: a layer, or several with or without weights, as the option `content_layers`.
-        **values: as for `stylize`; the preset is "reconstruction" where none is given.
+    `layers` are one, or several with or without weights, as the option `content_layers`; the other arguments are those
+    of `stylize`, with the preset "reconstruction" where none is given.
 
     Raises FastnstError as `stylize` does, and OptionError for a style weight.
     """
@@ -131,11 +126,8 @@ def style_options(layers: Layers, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _start(layers: Layers, given: Mapping[str, Any], init: str, variation: float) -> dict[str, Any]:
-    """The preset, and with it the start and the weight of the total variation, which is `variation` for conv1 and a
-    hundred times that for conv5: the deeper the deepest layer, the more of an image's grain it does not see.
-
-    With another preset the start is noise, and the weight the preset's.
-    """
+    """The preset, and with it the start and the weight of the total variation, `variation` for conv1 and a hundred
+    times that for conv5: the deeper a layer, the less grain it sees. With another preset the start is noise."""
     if given.get("preset", "reconstruction") != "reconstruction":
         return {"init": "noise"}
     # What is no layer is refused with the other options.
@@ -185,13 +177,8 @@ def reconstruction_figure(
 ) -> Figure:
     """Figure 1 of the paper, of one picture: each layer's content, and the style of ever more layers.
 
-    Args:
-        image: as `stylize` takes it.
-        layers: from shallow to deep.
-        made: called with each result when it is there; styles come first.
-        **options: those of `reconstruct_content` and `reconstruct_style` alike.
-
-    Raises FastnstError as they do.
+    `layers` go from shallow to deep, `options` are those of `reconstruct_content` and `reconstruct_style` alike, and
+    `made` is called with each result when it is there, styles first. Raises FastnstError as they do.
     """
     names = tuple(layers)
     if not names or isinstance(layers, str):

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from fastnst_kernels.image import adam_step_, image_gradient, normalise, reference, total_variation
-from fastnst_kernels.verify import budget, image_budget
+from fastnst_kernels.verify import budget
 from kernel_checks import BACKEND, Shape, assert_expected, layout_of
 from torch import Tensor
 
@@ -38,13 +38,13 @@ def check_image(
     result = normalise(leaf, SCALE, SHIFT, flip=flip, dtype=upstream.dtype, backend=backend)
     result.backward(upstream)
     assert leaf.grad is not None
-    assert_expected(result, image_budget.normalise(image, SCALE, SHIFT, flip, upstream.dtype), "normalised image")
-    assert_expected(leaf.grad, image_budget.normalise_gradient(upstream, SCALE, flip, image.dtype), "its gradient")
+    assert_expected(result, budget.normalise(image, SCALE, SHIFT, flip, upstream.dtype), "normalised image")
+    assert_expected(leaf.grad, budget.normalise_gradient(upstream, SCALE, flip, image.dtype), "its gradient")
     terms: dict[str, Any] = {"flip": flip, "tv_weight": 0.7 * image[0, 0].numel(), "kind": kind}
     gradient, value = image_gradient(image, upstream, SCALE, backend=backend, **terms)
-    assert_expected(gradient, image_budget.image_gradient(image, upstream, SCALE, **terms), "gradient")
+    assert_expected(gradient, budget.image_gradient(image, upstream, SCALE, **terms), "gradient")
     for variation in (value, total_variation(image, kind=kind, backend=backend)):
-        assert_expected(variation, image_budget.total_variation(image, kind), "total variation")
+        assert_expected(variation, budget.total_variation(image, kind), "total variation")
 
 
 def check_last_rows(image: Tensor, *, backend: str, channels_last: bool) -> None:
@@ -72,7 +72,7 @@ def check_last_rows(image: Tensor, *, backend: str, channels_last: bool) -> None
     assert_expected(value, wanted, "total variation")
     del gradient, upstream
     result = normalise(image, SCALE, SHIFT, dtype=torch.float16, channels_last=channels_last, backend=backend)
-    wanted = image_budget.normalise(last, SCALE, SHIFT, flip=False, dtype=torch.float16)
+    wanted = budget.normalise(last, SCALE, SHIFT, flip=False, dtype=torch.float16)
     assert_expected(result[:, :, -2:], wanted, "normalised image")
 
 

@@ -1,7 +1,6 @@
 """The manifest of a batch: a CSV file, or JSON lines, with one content and its styles in each row."""
 
 import csv
-import difflib
 import io
 import json
 import os
@@ -15,6 +14,7 @@ from fastnst.app.cli.arguments import OPTIONS, SEPARATOR, read_option
 from fastnst.errors import FastnstError
 from fastnst.options.masks import parse_masks
 from fastnst.options.options import START_WORDS
+from fastnst.options.parse import hint_for
 
 CSV_SUFFIXES = (".csv", ".tsv")
 JSON_SUFFIXES = (".jsonl", ".ndjson")
@@ -56,10 +56,8 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Row]:
     other, separated by `|` too; an empty one leaves it as it is. JSON lines (`.jsonl`, `.ndjson`) have the same as the
     keys of an object, and a list for several styles.
 
-    Contents, styles, masks, an init picture and a weights file are looked for from the manifest's folder.
-
-    Raises ManifestError: no readable file of UTF-8, an unknown extension or column, a row without content or style, a
-    value that cannot be read, no rows. The first row that is wrong is named, the others are counted.
+    Contents, styles, masks, an init picture and a weights file are looked for from the manifest's folder. Raises
+    ManifestError; the first row that is wrong is named, the others are counted.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -156,8 +154,7 @@ def _named(pairs: list[tuple[str, Any]]) -> _Record:
     record = _once(pairs)
     for name in record:
         if name not in _COLUMNS and name not in OPTIONS:
-            near = difflib.get_close_matches(name, [*_COLUMNS, *OPTIONS], 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"use {', '.join(_COLUMNS)} and the options"
+            hint = hint_for(name, [*_COLUMNS, *OPTIONS], f"use {', '.join(_COLUMNS)} and the options")
             raise ManifestError(f"unknown column {name!r}; {hint}")
     return record
 
@@ -173,10 +170,8 @@ def _row(where: str, record: _Record, folder: Path) -> Row:
         if value not in words and (folder / value).is_file():
             options[name] = str(folder / value)
     if options.get("masks") is not None:
-        options["masks"] = [
-            {part: source and str(folder / _path("a mask", source)) for part, source in mask.as_dict().items()}
-            for mask in parse_masks(options["masks"]) or ()
-        ]
+        masks = parse_masks(options["masks"]) or ()
+        options["masks"] = [mask.mapped(lambda source: str(folder / _path("a mask", source))) for mask in masks]
     return Row(where, str(folder / content), tuple(str(folder / path) for path in paths), output, options)
 
 

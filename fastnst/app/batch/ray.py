@@ -31,7 +31,6 @@ def run_on_ray(
     address: the cluster's; None is the one that RAY_ADDRESS names or that runs here, else one is started here.
 
     The machines read and write the tasks' paths themselves, from this process's folder: both must mean the same on all.
-
     Raises OptionError where Ray is not installed, FastnstError where the cluster cannot be reached.
     """
     try:
@@ -81,7 +80,6 @@ def _resources(ray: Any, workers: int | None, *, on_gpu: bool) -> dict[str, Any]
 
 
 def _row(task: Task, folder: str, threads: int, resume: bool) -> Outcome:
-    """Runs one task in a process of Ray's."""
     import torch
 
     os.chdir(folder)

@@ -4,7 +4,7 @@ import json
 import os
 import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,23 +18,19 @@ from fastnst.image.metadata import read_parameters, to_json
 from fastnst.image.write import check_output_path
 from fastnst.network.runtime import resolve_runtime
 from fastnst.network.weights import load_weights
-from fastnst.options.masks import mask_hashes
 from fastnst.options.options import START_WORDS, Options, resolve_options
 from fastnst.plan.machine import USABLE, free_bytes, held_bytes
+from fastnst.transfer.inputs import changed_inputs
 
 NAME_PATTERN = "{content}_{style}.png"
 _FIELDS = ("content", "style", "number")
 # They say where, in which memory, or by which words a run is made; weights and pictures are compared by fingerprint.
-_UNCOMPARED = frozenset({"preset", "device", "tile", "max_memory", "max_pixels", "weights", "init", "masks"})
+_UNCOMPARED = frozenset({"preset", "device", "tile", "max_memory", "max_pixels", "weights", "masks"})
 
 
 @dataclass(frozen=True)
 class Task:
-    """One picture to make, checked.
-
-    `number` counts the rows from 1, `where` is the row's name in messages, `weights_sha256` the fingerprint of the
-    network's weights.
-    """
+    """One picture to make, checked. `number` counts the rows from 1, `where` is the row's name in messages."""
 
     number: int
     where: str
@@ -67,7 +63,6 @@ class Outcome:
     warnings: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """The record as a mapping that one line of JSON can hold."""
         task = self.task
         known = {"row": task.number, "where": task.where, "content": task.content, "style": list(task.styles)}
         known |= {"output": task.output, "status": self.status, "seconds": round(self.seconds, 3)}
@@ -76,10 +71,7 @@ class Outcome:
 
 
 def pair_rows(contents: Sequence[str], styles: Sequence[str]) -> list[Row]:
-    """Each content with each style; a folder stands for the pictures in it, by name, not for those in its folders.
-
-    Raises ImageError for a folder without pictures, or one that cannot be read.
-    """
+    """Each content with each style; a folder stands for the pictures in it, by name, not for those in its folders."""
     pictures = [path for content in contents for path in pictures_at(content, "content")]
     models = [path for style in styles for path in pictures_at(style, "style")]
     return [
@@ -102,9 +94,7 @@ def make_tasks(
     {number}, that of the row. Missing folders below `folder`, and itself, are made. Weights are loaded once; `auto`
     becomes what it means, so that all rows have the same network. Pictures are not looked at.
 
-    Raises ManifestError, with the first row that is wrong and the number of others: options or weights that are not to
-    be had, outputs that cannot be written, that two rows would write, or that are inputs. OptionError: a pattern that
-    will not do.
+    Raises ManifestError, which names the first row that is wrong and counts the others, and OptionError for `pattern`.
     """
     _check_pattern(pattern)
     runtime = cache(resolve_runtime)
@@ -124,20 +114,17 @@ def make_tasks(
         source, sha256 = weights(options.weights, options.network, options.taps, options.filter_scaling)
         if options.weights == "auto":
             options = replace(options, weights=source)
-        return Task(
-            number=number,
-            where=row.where,
-            content=row.content,
-            styles=row.styles,
-            output=_output(row, number, folder, root=root, pattern=pattern),
-            options=options,
-            weights_sha256=sha256,
-        )
+        output = _output(row, number, folder, root=root, pattern=pattern)
+        return Task(number, row.where, row.content, row.styles, output, options, weights_sha256=sha256)
 
     tasks = for_each(enumerate(rows, 1), lambda numbered: numbered[1].where, task)
     _check_collisions(tasks)
     if folder is not None:
-        _make_folders(folder, tasks)
+        place = Path(os.path.realpath(folder))
+        parents = dict.fromkeys(Path(os.path.realpath(task.output)).parent for task in tasks)
+        for path in (place, *parents):
+            if path.is_relative_to(place):
+                make_folder(str(path))
     for_each(tasks, lambda task: task.where, lambda task: check_output_path(task.output))
     return tasks
 
@@ -173,44 +160,24 @@ def is_done(task: Task, sha256_of: Callable[[str, str], str]) -> bool:
     """Says if the task's output was made by a run like the task's that came to its end.
 
     Pictures, weights and options must be the same, but for those that say where and in how much memory the run happens.
-    `sha256_of(path, role)` is a picture's fingerprint as it is recorded; it is not asked for before all else agrees. An
-    output whose parameters are absent or cannot be read is not done.
-
-    Raises ImageError where a picture cannot be read.
+    `sha256_of(role, path)` is a picture's `fingerprint`; it is not asked for before all else agrees.
     """
     try:
         record = read_parameters(task.output)
     except ImageError:
         return False
-    options, recorded, styles = task.options, record.get("options"), record.get("styles")
-    values = {option.name: getattr(options, option.name) for option in fields(Options)}
-    layers = {name: dict(value) for name, value in values.items() if name.endswith("_layers")}
-    plain = json.loads(to_json({**values, **layers}))  # as it comes back from a file
-    compared = plain.keys() - _UNCOMPARED
-    if (
-        record.get("stopped") not in (None, "time")
-        or not isinstance(recorded, dict)
-        or any(name not in recorded or recorded[name] != plain[name] for name in compared)
-        or _sha256(record.get("weights")) != task.weights_sha256
-    ):
-        return False
-    masks = [
-        {part: source and sha256_of(source, "mask") for part, source in mask.as_dict().items()}
-        for mask in options.masks or ()
-    ]
-    is_word = options.init in START_WORDS
+    options, recorded, weights = task.options, record.get("options"), record.get("weights")
+    plain = json.loads(to_json(options.as_dict()))  # as it comes back from a file
+    # A picture to start from is compared with the others.
+    compared = plain.keys() - _UNCOMPARED - ({"init"} if options.init not in START_WORDS else set())
     return (
-        _sha256(record.get("content")) == sha256_of(task.content, "content")
-        and isinstance(styles, list)
-        and [_sha256(style) for style in styles] == [sha256_of(style, "style") for style in task.styles]
-        and (recorded.get("init") if is_word else _sha256(record.get("init")))
-        == (options.init if is_word else sha256_of(options.init, "init"))
-        and mask_hashes(record.get("masks")) == masks
+        record.get("stopped") in (None, "time")
+        and isinstance(recorded, dict)
+        and all(name in recorded and recorded[name] == plain[name] for name in compared)
+        and isinstance(weights, dict)
+        and weights.get("sha256") == task.weights_sha256
+        and not any(changed_inputs(record, task.content, task.styles, options, sha256_of))
     )
-
-
-def _sha256(recorded: object) -> object:
-    return recorded.get("sha256") if isinstance(recorded, dict) else None
 
 
 def missing_inputs(tasks: Iterable[Task]) -> list[Outcome]:
@@ -229,7 +196,6 @@ def missing_inputs(tasks: Iterable[Task]) -> list[Outcome]:
 
 
 def _inputs(task: Task) -> list[tuple[str, str]]:
-    """The roles of the task's pictures, and their paths."""
     init = task.options.init
     starts = [] if init in START_WORDS else [("init", init)]
     masks = [("mask", source) for mask in task.options.masks or () for source in mask.sources]
@@ -274,11 +240,3 @@ def _check_collisions(tasks: Sequence[Task]) -> None:
         writers[target] = task
 
     for_each(tasks, lambda task: task.where, check)
-
-
-def _make_folders(folder: str, tasks: Sequence[Task]) -> None:
-    root = Path(os.path.realpath(folder))
-    parents = dict.fromkeys(Path(os.path.realpath(task.output)).parent for task in tasks)
-    for path in (root, *parents):
-        if path.is_relative_to(root):
-            make_folder(str(path))

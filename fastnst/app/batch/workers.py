@@ -22,14 +22,13 @@ import torch
 
 from fastnst.app.batch.tasks import Outcome, Task, is_done
 from fastnst.errors import FastnstError, FastnstWarning
-from fastnst.image.picture import opaque
 from fastnst.image.read import open_picture
 from fastnst.image.write import check_output_path
 from fastnst.network.runtime import is_out_of_memory
 from fastnst.options.options import Options
-from fastnst.transfer.networks import Networks
+from fastnst.transfer.inputs import fingerprint
 from fastnst.transfer.run import Watch
-from fastnst.transfer.stylizer import Stylizer
+from fastnst.transfer.stylizer import Networks, Stylizer
 
 KEPT_STYLES = 2
 """Stylizers that a worker keeps: each has its styles' pictures and targets. Tasks come by groups, so few are enough."""
@@ -44,12 +43,10 @@ _worker: "Worker | None" = None  # of this process, where it is one
 def run_batch(
     tasks: Sequence[Task], pool: "ProcessPool", should_stop: Callable[[], bool] = lambda: False
 ) -> Generator[Outcome]:
-    """Yields the outcome of each task as it comes. Closes the pool at the end, however that comes.
+    """Yields the outcome of each task as it comes, and closes the pool in the end.
 
     Once `should_stop` says so, no more tasks are given out, and those at work end as interrupted. The tasks that were
-    at work when a worker died are tried once more, one by one; a task whose worker dies then too has failed.
-
-    Raises FastnstError where no worker can start.
+    at work when a worker died are tried once more, one by one. Raises FastnstError where no worker can start.
     """
     try:
         yield from _outcomes(tasks, pool, should_stop, pool.workers)
@@ -157,7 +154,6 @@ class _Start:
 
 
 def _begin(start: _Start) -> None:
-    """Makes the process a worker, before its first task."""
     global _worker
     for name in ("SIGINT", "SIGHUP"):
         if hasattr(signal, name):
@@ -196,7 +192,7 @@ class Worker:
         self._watch = Watch(callback=lambda _: not should_stop(), callback_every=None)
         self._resume = resume
         self._networks = Networks()
-        self._fingerprint = cache(_fingerprint)
+        self._fingerprint = cache(fingerprint)
         self._stylizer = lru_cache(KEPT_STYLES)(self._made)
 
     def run(self, task: Task) -> Outcome:
@@ -225,7 +221,10 @@ class Worker:
             return Outcome(task, "failed", error=str(error))
         except Exception as error:  # noqa: BLE001 - the batch goes on; the log has the traceback
             if is_out_of_memory(error):
-                self._forget()
+                self._stylizer.cache_clear()
+                self._networks.clear()
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
                 lower = "out of memory; lower its size, style scale or scales, or the workers"
                 return Outcome(task, "failed", error=lower)
             fault = f"{type(error).__name__}: {error}"
@@ -236,15 +235,3 @@ class Worker:
 
     def _made(self, styles: tuple[str, ...], options: Options) -> Stylizer:
         return Stylizer(list(styles), networks=self._networks, **vars(options))
-
-    def _forget(self) -> None:
-        """Gives back the memory that is kept between pictures."""
-        self._stylizer.cache_clear()
-        self._networks.clear()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-
-def _fingerprint(max_pixels: int, path: str, role: str) -> str:
-    picture = open_picture(path, role=role, max_pixels=max_pixels)
-    return (opaque(picture) if role == "style" else picture).sha256

@@ -1,4 +1,4 @@
-"""The command `fastnst`: its subcommands, one module each, its exit codes, and how its errors are shown."""
+"""The command `fastnst`: its subcommands, its exit codes, and how its errors are shown."""
 
 import argparse
 import io
@@ -7,9 +7,10 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
 
+from fastnst import __version__
 from fastnst.app.cli.arguments import Parser
+from fastnst.app.cli.commands import ADDERS
 from fastnst.errors import FastnstError, FastnstWarning, Interrupted, OptionError
 
 EXIT_BAD_INPUT = 1
@@ -19,28 +20,9 @@ EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 """Ctrl-C, or a signal like it: as a shell has it, 128 and the number of SIGINT."""
 
-# The modules in the order of `fastnst --help`. They import what they need when they run, for the help must not wait for
-# torch; they are imported by name here, for they import their neighbours in this package.
-_COMMANDS = (
-    "stylize",
-    "texture",
-    "reconstruct",
-    "resume",
-    "batch",
-    "grid",
-    "rerun",
-    "web",
-    "info",
-    "plan",
-    "verify",
-    "profile",
-    "env",
-)
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command and returns its exit code: 0, 1 for bad input or a failed check, 2 without a command, 130 for
-    Ctrl-C."""
+    """Runs the command and returns its exit code, 0 or one of those above."""
     # Before torch is imported: threads that wait by spinning make a run ten times slower beside another busy process.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     _make_streams_safe()
@@ -54,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warnings.simplefilter("always", FastnstWarning)
         try:
             _check_alone(parsed)
-            code = int(parsed.run(parsed))
+            module, name = parsed.run.split(".")
+            code = int(getattr(import_module(f"fastnst.app.cli.{module}"), name)(parsed))
             sys.stdout.flush()
             return code
         except FastnstError as error:
@@ -84,29 +67,19 @@ def _check_alone(parsed: argparse.Namespace) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of the command. Its namespace has `run`, a function of the namespace that returns the exit code."""
+    """The parser of the command. Its namespace has `run`, the module and the name of a function of the namespace."""
     parser = Parser(
         prog="fastnst",
         description="Neural style transfer by optimisation, exact to Gatys, Ecker and Bethge (2016).",
         epilog="fastnst COMMAND --help tells the arguments of a command. To begin: "
         "fastnst stylize photo.jpg painting.jpg -o result.png",
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    version = f"fastnst {__version__}"
+    parser.add_argument("--version", action="version", version=version, help="print the version and exit")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name in _COMMANDS:
-        import_module(f"fastnst.app.cli.{name}").add_parser(commands)
-    import_module("fastnst.app.cli.completion").add_parser(commands, build_parser)
+    for add in ADDERS:
+        add(commands)
     return parser
-
-
-class _Version(argparse.Action):
-    """Prints the version, which only then is looked up."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        from importlib.metadata import version
-
-        print(f"fastnst {version('fastnst')}")
-        parser.exit()
 
 
 def _make_streams_safe() -> None:

@@ -1,18 +1,18 @@
 """The options of a run as words: an argument for each, from its one definition, and the same names in a TOML file."""
 
 import argparse
-import difflib
 import os
 import re
 import sys
 import tomllib
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import Field, dataclass, fields
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from fastnst.errors import OptionError
 from fastnst.options.options import GROUPS, Options, resolve_options
+from fastnst.options.parse import hint_for
 from fastnst.options.presets import PRESETS
 
 OPTIONS: Mapping[str, "Field[Any]"] = {option.name: option for option in fields(Options)}
@@ -20,47 +20,72 @@ OPTIONS: Mapping[str, "Field[Any]"] = {option.name: option for option in fields(
 STANDARD = "-"
 """Stands for the standard input or output."""
 
+HOST_OPTIONS = ("network", "weights", "device", "max_memory", "backend")
+"""Decided by the one who starts the page, for all its runs."""
+
 SEPARATOR = "|"
 """Stands between several styles, or several regions, in one cell of a table."""
 
 # Named here too, for the command's help must not wait for what the writers of pictures import.
 _FORMATS = ("png", "jpeg", "webp", "tiff", "avif", "npy")
 
+_METAVARS: Mapping[Any, str] = {int: "N", float: "X", float | None: "X"}
+
 # More than a thousand times what all options take.
 _MOST_CONFIG_BYTES = 1_000_000
 
 
-@dataclass(frozen=True)
-class OutputArgument:
-    """An argument of `stylize` that changes nothing of the picture. `kind` is str, int or bool (a flag)."""
-
-    name: str
-    kind: type
-    meaning: str
-    metavar: str | None = None
-    choices: tuple[str, ...] = ()
+def _output(default: Any, meaning: str, metavar: str | None = None, choices: tuple[str, ...] = ()) -> Any:
+    return field(default=default, metadata={"help": meaning, "metavar": metavar, "choices": choices})
 
 
-OUTPUT_ARGUMENTS = (
-    OutputArgument("format", str, "format of OUT, whatever its name (default: by the name; png for -)", None, _FORMATS),
-    OutputArgument("bit_depth", int, "bits per channel: 8, or 16 for png and tiff (default: 8)", "N"),
-    OutputArgument(
-        "save_every", int, "also write the image every N iterations, beside OUT, with the iteration in its name", "N"
-    ),
-    OutputArgument("preview", str, "also keep the newest image in this file, written once a second", "FILE"),
-    OutputArgument("plot", str, "also draw the losses: .png, .svg or .pdf (fastnst[plot])", "FILE"),
-    OutputArgument("movie", str, "also make a movie of the run: .gif, .webp or .mp4 (fastnst[movie])", "FILE"),
-    OutputArgument("movie_every", int, "iterations between two frames of the movie (default: 10)", "N"),
-    OutputArgument("checkpoint", str, "also keep all of the run in this file, for `fastnst resume`", "FILE"),
-    OutputArgument("checkpoint_every", int, "seconds between two checkpoints (default: 60)", "N"),
-    OutputArgument("quiet", bool, "no progress bar and no closing line"),
-    OutputArgument("json", bool, "print losses and parameters as one JSON object on stdout"),
-)
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """The files that a run writes and the lines that it prints; nothing here changes the picture."""
+
+    output: str
+    format: str | None = _output(
+        None, "format of OUT, whatever its name (default: by the name; png for -)", None, _FORMATS
+    )
+    bit_depth: int | None = _output(None, "bits per channel: 8, or 16 for png and tiff (default: 8)", "N")
+    save_every: int | None = _output(
+        None, "also write the image every N iterations, beside OUT, with the iteration in its name", "N"
+    )
+    preview: str | None = _output(None, "also keep the newest image in this file, written once a second", "FILE")
+    plot: str | None = _output(None, "also draw the losses: .png, .svg or .pdf (fastnst[plot])", "FILE")
+    movie: str | None = _output(None, "also make a movie of the run: .gif, .webp or .mp4 (fastnst[movie])", "FILE")
+    movie_every: int = _output(10, "iterations between two frames of the movie (default: 10)", "N")
+    checkpoint: str | None = _output(None, "also keep all of the run in this file, for `fastnst resume`", "FILE")
+    checkpoint_every: int = _output(60, "seconds between two checkpoints (default: 60)", "N")
+    quiet: bool = _output(False, "no progress bar and no closing line")
+    json: bool = _output(False, "print losses and parameters as one JSON object on stdout")
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> "Outputs":
+        return cls(**{output.name: settings[output.name] for output in fields(cls) if output.name in settings})
+
+    @property
+    def target(self) -> str | IO[bytes]:
+        return sys.stdout.buffer if self.output == STANDARD else self.output
+
+    @property
+    def label(self) -> str:
+        return "the standard output" if self.output == STANDARD else self.output
+
+    @property
+    def form(self) -> dict[str, Any]:
+        return {"format": self.format, "bit_depth": self.bit_depth}
+
+
+OUTPUTS: Mapping[str, "Field[Any]"] = {output.name: output for output in fields(Outputs) if output.name != "output"}
 """The arguments that a `--config` file may hold beside the options."""
 
 
 class Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong; the usage is a `--help` away."""
+    """Says in one line what is wrong; the usage is a `--help` away. Options are given by their whole names."""
+
+    def __init__(self, **facts: Any) -> None:
+        super().__init__(allow_abbrev=False, **facts)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         parsed, unknown = super().parse_known_args(args, namespace)
@@ -77,8 +102,8 @@ class Parser(argparse.ArgumentParser):
         """The option that the first of the `unknown` words may have meant."""
         known = [flag for flag in self._option_string_actions if flag.startswith("--")]
         flags = [word.partition("=")[0] for word in unknown if word.startswith("--")]
-        close = difflib.get_close_matches(flags[0], known, n=1) if flags else []
-        return f"; did you mean {close[0]}?" if close else ""
+        hint = hint_for(flags[0], known, "") if flags else ""
+        return f"; {hint}" if hint else ""
 
 
 class Several(argparse.Action):
@@ -89,8 +114,7 @@ class Several(argparse.Action):
 
 
 def add_options(parser: argparse.ArgumentParser, *, leave_out: Collection[str] = (), preset: str = "default") -> None:
-    """Adds an argument for each field of `Options` but those to `leave_out`, under the headings of `GROUPS`. What is
-    not given is absent from the parsed namespace; the help says the defaults of `preset`."""
+    """Adds an argument for each field of `Options` but those to `leave_out`, under the headings of `GROUPS`."""
     for heading, names in GROUPS.items():
         group = parser.add_argument_group(heading)
         for name in names:
@@ -99,13 +123,11 @@ def add_options(parser: argparse.ArgumentParser, *, leave_out: Collection[str] =
 
 
 def flag_of(option: "Field[Any]") -> str:
-    """The flag of an option, as --style-weight."""
     return option.metadata["flag"] or "--" + option.name.replace("_", "-")
 
 
 def add_option(group: "argparse._ActionsContainer", option: "Field[Any]", preset: str = "default") -> None:
-    """Adds the argument of one field of `Options`, whose help says the default of `preset`. What is not given is absent
-    from the parsed namespace."""
+    """Adds the argument of one option, whose help says the default of `preset`; what is not given is not parsed."""
     facts = option.metadata
     # An option with a flag of its own is given once for each of its items.
     action: Any = "append" if facts["flag"] else Several if facts["many"] else "store"
@@ -115,7 +137,7 @@ def add_option(group: "argparse._ActionsContainer", option: "Field[Any]", preset
         action=action,
         default=argparse.SUPPRESS,
         choices=facts["choices"] or None,
-        metavar=facts["metavar"],
+        metavar=facts["metavar"] or _METAVARS.get(option.type),
         nargs="+" if facts["many"] else None,
         type=_parser_of(option),
         help=f"{facts['meaning']} (default: {describe_default(option, preset)})",
@@ -147,23 +169,21 @@ def add_earlier_run(parser: argparse.ArgumentParser) -> None:
 
 
 def add_output(parser: argparse.ArgumentParser, meaning: str) -> None:
-    """Adds -o."""
     parser.add_argument("-o", "--output", metavar="OUT", required=True, help=meaning)
 
 
 def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("output")
-    for argument in OUTPUT_ARGUMENTS:
+    for name, argument in OUTPUTS.items():
         facts: dict[str, Any] = {"action": "store_true"}
-        if argument.kind is not bool:
-            kind = whole_number if argument.kind is int else str
-            facts = {"metavar": argument.metavar, "choices": argument.choices or None, "type": kind}
-        flag = "--" + argument.name.replace("_", "-")
-        group.add_argument(flag, default=argparse.SUPPRESS, help=argument.meaning, **facts)
+        if argument.type is not bool:
+            kind = whole_number if argument.type in (int, int | None) else str
+            facts = {**argument.metadata, "choices": argument.metadata["choices"] or None, "type": kind}
+        flag = "--" + name.replace("_", "-")
+        group.add_argument(flag, default=argparse.SUPPRESS, **{"help": argument.metadata["help"], **facts})
 
 
 def given_options(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of `Options` among `settings`, as the command parsed them."""
     return {name: settings[name] for name in OPTIONS if name in settings}
 
 
@@ -209,34 +229,20 @@ def describe_default(option: "Field[Any]", preset: str = "default") -> str:
 
 
 def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The options of `stylize`, and the arguments that say where output goes, that a TOML file sets.
-
-    The names are those of the command, with dashes or underscores; the values are TOML's strings, numbers, lists and
-    booleans, and for layers a table from name to weight too:
-
-        size = 768
-        scales = "none"
-        style-weights = [0.3, 0.7]
-        style_layers = {conv1_1 = 0.5, conv2_1 = 0.5}
-        bit-depth = 16
-
-    Raises OptionError, with the file's name, if it cannot be read, is no TOML, or has an unknown name, one name twice,
-    or a value of a wrong type or out of range.
-    """
+    """The options of `stylize`, and the arguments that say where output goes, that a TOML file sets by the same names,
+    with dashes or underscores. Raises OptionError, with the file's name."""
     name = os.fsdecode(path)
-    outputs = {argument.name: argument for argument in OUTPUT_ARGUMENTS}
     settings = dict[str, Any]()
     try:
         for key, value in _toml(name).items():
             setting = key.replace("-", "_")
-            if setting not in OPTIONS and setting not in outputs:
-                close = difflib.get_close_matches(setting, sorted({*OPTIONS, *outputs}), n=1)
-                hint = f"did you mean {close[0]}?" if close else "the names are those of fastnst stylize --help"
+            if setting not in OPTIONS and setting not in OUTPUTS:
+                hint = hint_for(setting, [*OPTIONS, *OUTPUTS], "the names are those of fastnst stylize --help")
                 raise OptionError(f"unknown option {key!r}; {hint}")
             if setting in settings:
                 raise OptionError(f"{setting} is set twice, with a dash and with an underscore; keep one")
-            if setting in outputs:
-                _check_output(outputs[setting], value)
+            if setting in OUTPUTS:
+                _check_output(OUTPUTS[setting], value)
             settings[setting] = value
         resolve_options(**given_options(settings))
     except OptionError as error:
@@ -262,13 +268,13 @@ def _toml(name: str) -> dict[str, Any]:
         raise OptionError(f"it is not TOML: {error}; see toml.io for how it is written") from None
 
 
-def _check_output(argument: OutputArgument, value: Any) -> None:
-    """Raises OptionError where `value` is not what the argument takes."""
-    words = {str: 'a text, as in "out.png"', int: "a whole number", bool: "true or false"}
-    if not isinstance(value, argument.kind) or (argument.kind is int and isinstance(value, bool)):
-        raise OptionError(f"{argument.name} {value!r} is not {words[argument.kind]}")
-    if argument.choices and value not in argument.choices:
-        raise OptionError(f"unknown {argument.name} {value!r}; choose one of: {', '.join(argument.choices)}")
+def _check_output(argument: "Field[Any]", value: Any) -> None:
+    words = {bool: "true or false", int: "a whole number", str: 'a text, as in "out.png"'}
+    kind, choices = next(kind for kind in words if argument.type in (kind, kind | None)), argument.metadata["choices"]
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise OptionError(f"{argument.name} {value!r} is not {words[kind]}")
+    if choices and value not in choices:
+        raise OptionError(f"unknown {argument.name} {value!r}; choose one of: {', '.join(choices)}")
 
 
 def _parser_of(option: "Field[Any]") -> Callable[[str], Any]:

@@ -9,84 +9,23 @@ from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import closing
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
+import torch
+from tqdm import tqdm
+
+from fastnst.app.batch.manifest import read_manifest
+from fastnst.app.batch.ray import run_on_ray
+from fastnst.app.batch.tasks import Outcome, Task, grouped, make_tasks, missing_inputs, pair_rows, with_memory_shares
+from fastnst.app.batch.workers import ProcessPool, run_batch
 from fastnst.app.cli import EXIT_BAD_INPUT, EXIT_INTERRUPTED
-from fastnst.app.cli.arguments import add_options, given_options, whole_number
+from fastnst.app.cli.arguments import given_options
+from fastnst.app.cli.run import on_stop_signal
 from fastnst.errors import FastnstError, Interrupted, OptionError
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
-
-    from fastnst.app.batch.tasks import Outcome, Task
-
-
-def add_parser(commands: Any) -> None:
-    """Adds the command to those of `fastnst`."""
-    parser = commands.add_parser(
-        "batch",
-        help="render many pictures in many styles",
-        usage="%(prog)s MANIFEST [-o FOLDER] [OPTION …]\n"
-        "       %(prog)s --content PATH [PATH …] --style PATH [PATH …] -o FOLDER [OPTION …]",
-        description="Renders each row of MANIFEST, or each of the contents in each of the styles. A picture that fails "
-        "does not stop the rest; the exit code is 0 if all went well and 1 if some failed. The other options are those "
-        "of stylize, for all rows that do not have their own.",
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "manifest",
-        metavar="MANIFEST",
-        nargs="?",
-        help="a CSV file (.csv) or JSON lines (.jsonl) with content, style, output and any option in each row; its "
-        "paths are taken from its folder",
-    )
-    parser.add_argument("--content", metavar="PATH", nargs="+", help="pictures to render, or folders of them")
-    parser.add_argument("--style", metavar="PATH", nargs="+", help="pictures whose style they get, or folders of them")
-    parser.add_argument(
-        "-o", "--output", metavar="FOLDER", help="where outputs go (default: the manifest's folder); made if missing"
-    )
-    parser.add_argument(
-        "--name",
-        metavar="NAME",
-        default="{content}_{style}.png",
-        help="names the outputs that have no name, by {content}, {style} and {number} (default: %(default)s)",
-    )
-    parser.add_argument("--resume", action="store_true", help="leave out what is there, made from the same inputs")
-    parser.add_argument(
-        "--log", metavar="FILE", help="failures, as JSON lines (default: failures.jsonl in FOLDER, or by the manifest)"
-    )
-    parser.add_argument(
-        "--part",
-        metavar="K/N",
-        type=_part,
-        help="make every N-th row alone, from row K on: N such commands, wherever they run, make them all",
-    )
-    parser.add_argument(
-        "--workers",
-        metavar="N",
-        type=whole_number,
-        help="pictures at a time, each in a process of its own, with its own --max-memory (default: one for each GPU, "
-        "or one on a CPU)",
-    )
-    parser.add_argument(
-        "--ray",
-        metavar="ADDRESS",
-        nargs="?",
-        const="",
-        help="work on a Ray cluster (fastnst[ray]): that at ADDRESS, or by RAY_ADDRESS, or one of this machine",
-    )
-    add_options(parser)
-    parser.add_argument("--quiet", action="store_true", help="no progress bar and no closing line")
-    parser.add_argument("--json", action="store_true", help="print one JSON object for each result on stdout")
-    parser.set_defaults(run=run)
+from fastnst.image.files import check_place
 
 
 def run(parsed: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
-    from fastnst.app.batch.tasks import grouped, missing_inputs
-    from fastnst.app.cli.run import on_stop_signal
-
     began = time.perf_counter()
     if parsed.workers is not None and parsed.workers < 1:
         raise OptionError(f"--workers {parsed.workers} is too small; it must be 1 or more")
@@ -136,19 +75,7 @@ def run(parsed: argparse.Namespace) -> int:
     return EXIT_BAD_INPUT if failed else 0
 
 
-def _part(word: str) -> tuple[int, int]:
-    """The numbers of "2/8". Raises ArgumentTypeError."""
-    first, _, count = word.partition("/")
-    if not (first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count)):
-        raise argparse.ArgumentTypeError(f"{word!r} is no part of a batch; write K/N, from 1/N to N/N, as 2/8")
-    return int(first), int(count)
-
-
-def _tasks(parsed: argparse.Namespace) -> "list[Task]":
-    """All rows, checked; of a part its own."""
-    from fastnst.app.batch.manifest import read_manifest
-    from fastnst.app.batch.tasks import make_tasks, pair_rows
-
+def _tasks(parsed: argparse.Namespace) -> list[Task]:
     if parsed.manifest is not None:
         rows, root = read_manifest(parsed.manifest), str(Path(parsed.manifest).parent)
     else:
@@ -162,14 +89,8 @@ def _tasks(parsed: argparse.Namespace) -> "list[Task]":
     return tasks[first - 1 :: count]
 
 
-def _outcomes(parsed: argparse.Namespace, tasks: "list[Task]", should_stop: Callable[[], bool]) -> "Generator[Outcome]":
+def _outcomes(parsed: argparse.Namespace, tasks: list[Task], should_stop: Callable[[], bool]) -> Generator[Outcome]:
     """The outcomes of the tasks, from Ray or from processes of this machine, no more of them than there are tasks."""
-    import torch
-
-    from fastnst.app.batch.ray import run_on_ray
-    from fastnst.app.batch.tasks import with_memory_shares
-    from fastnst.app.batch.workers import ProcessPool, run_batch
-
     if parsed.ray is not None:
         workers = parsed.workers and min(parsed.workers, len(tasks))
         return run_on_ray(tasks, should_stop, workers=workers, address=parsed.ray or None, resume=parsed.resume)
@@ -182,8 +103,6 @@ def _outcomes(parsed: argparse.Namespace, tasks: "list[Task]", should_stop: Call
 
 def _gpus(devices: set[str]) -> list[str]:
     """The GPUs to be shared out, by their names in CUDA_VISIBLE_DEVICES; none where rows name one by its number."""
-    import torch
-
     if not torch.cuda.is_available() or not devices <= {"auto", "cuda", "cpu"} or devices == {"cpu"}:
         return []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -192,13 +111,8 @@ def _gpus(devices: set[str]) -> list[str]:
 
 
 def _log_path(parsed: argparse.Namespace) -> Path:
-    """The file that failures are written to; each part of a batch has its own.
-
-    Raises OptionError where the rows are given neither as MANIFEST nor as pictures, or as both, and for a name that is
-    none of a log, or belongs to something else; ImageError as `check_place` does.
-    """
-    from fastnst.image.files import check_place
-
+    """The file that failures are written to; each part of a batch has its own. Raises FastnstError for a name that will
+    not do, and where the rows are given neither as MANIFEST nor as pictures, or as both."""
     pairs = parsed.content is not None or parsed.style is not None
     if pairs == (parsed.manifest is not None):
         raise OptionError(
@@ -220,14 +134,12 @@ def _log_path(parsed: argparse.Namespace) -> Path:
 
 
 class _Report:
-    """Writes outcomes to the log and the progress bar, and with `json` to the standard output."""
-
     def __init__(self, log: IO[str], bar: "tqdm[Any]", *, json: bool) -> None:
         self.counts: Counter[str] = Counter()
         self._json, self._log, self._bar = json, log, bar
         self._warned: set[str] = set()
 
-    def add(self, outcome: "Outcome") -> None:
+    def add(self, outcome: Outcome) -> None:
         self.counts[outcome.status] += 1
         line, where = json.dumps(outcome.as_dict()), outcome.task.where
         if outcome.status == "failed":
@@ -245,7 +157,6 @@ class _Report:
         self._bar.update()
 
     def summary(self) -> str:
-        """The counts, as a person reads them."""
         counts = {status: self.counts[status] for status in ("done", "skipped", "failed")}
         counts["not made"] = int(self._bar.total or 0) - sum(counts.values())
         return ", ".join(f"{count} {status}" for status, count in counts.items() if count) or "no rows"

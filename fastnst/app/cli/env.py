@@ -9,6 +9,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
+from fastnst_kernels import available_backends
+from fastnst_kernels.profiling.measure import conditions, versions
+
+from fastnst.network import winograd
+from fastnst.network.runtime import resolve_runtime
+from fastnst.network.weights import CHECKPOINTS, cache_folder
+
 _PACKAGES = (
     *("fastnst", "torch", "triton", "numpy", "pillow", "safetensors", "tqdm"),
     *("matplotlib", "av", "tensorboard", "shtab", "ray", "starlette", "uvicorn"),
@@ -22,18 +30,6 @@ _TELLING = (
 _SET = ("FASTNST_CACHE", "FASTNST_WEIGHTS_URL", "TORCH_HOME", "TRITON_CACHE_DIR", "XDG_CACHE_HOME")
 
 
-def add_parser(commands: Any) -> None:
-    """Adds the command to those of `fastnst`."""
-    parser = commands.add_parser(
-        "env",
-        help="print the facts of this machine that a bug report needs",
-        description="Prints versions, processor, GPUs, torch's build, weights and settings, for a bug report. It holds "
-        "no paths and no names of users or hosts.",
-    )
-    parser.add_argument("--json", action="store_true", help="print the facts as one JSON object on stdout")
-    parser.set_defaults(run=run)
-
-
 def run(parsed: argparse.Namespace) -> int:
     facts = report()
     if parsed.json:
@@ -45,21 +41,14 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def report() -> dict[str, Any]:
-    """The facts, as JSON can hold them: versions, system, processor, memory, GPUs, torch's build, the meaning of
-    `auto` here, which ImageNet weights are there, and environment variables. No paths, no name of a user or a host."""
-    import torch
-    from fastnst_kernels import available_backends
-    from fastnst_kernels.profiling.measure import conditions
-
-    from fastnst.network import winograd
-    from fastnst.network.runtime import resolve_runtime
-
+    """The facts, as JSON can hold them, without paths and without the name of a user or a host."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     facts = conditions(device)
-    machine = facts["machine"]
-    runtime = resolve_runtime()
+    machine, runtime, memory = facts["machine"], resolve_runtime(), None
+    with suppress(AttributeError, ValueError, OSError):
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
-        "versions": {"python": platform.python_version(), **{package: _version(package) for package in _PACKAGES}},
+        "versions": versions(_PACKAGES),
         "commit": facts["commit"],
         "system": platform.platform(),
         "encoding": sys.getfilesystemencoding(),
@@ -67,7 +56,7 @@ def report() -> dict[str, Any]:
             **{"name": machine["cpu"], "cores": machine["cores"], "threads": machine["threads"]},
             **{"vectors": torch.backends.cpu.get_cpu_capability(), "load": machine["load"]},
         },
-        "memory_bytes": _memory_bytes(),
+        "memory_bytes": memory,
         "torch": {
             "cuda": torch.version.cuda,
             "hip": torch.version.hip,
@@ -98,34 +87,14 @@ def report() -> dict[str, Any]:
     }
 
 
-def _version(package: str) -> str | None:
-    from importlib.metadata import PackageNotFoundError, version
-
-    with suppress(PackageNotFoundError):
-        return version(package)
-    return None
-
-
-def _memory_bytes() -> int | None:
-    with suppress(AttributeError, ValueError, OSError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return None
-
-
 def _weights() -> dict[str, str]:
     """The place that the ImageNet checkpoint of each network would be taken from."""
-    import torch
-
-    from fastnst.network.weights import CHECKPOINTS, cache_folder
-
+    torchs = Path(torch.hub.get_dir()) / "checkpoints"
     sources = {}
     for network, digest in CHECKPOINTS.items():
         stem = f"{network}-{digest}"
-        places = {
-            "in fastnst's cache": cache_folder() / f"{stem}.safetensors",
-            "in torch's cache": Path(torch.hub.get_dir()) / "checkpoints" / f"{stem}.pth",
-        }
-        sources[network] = next((place for place, path in places.items() if path.is_file()), "not here")
+        places = {"fastnst's": cache_folder() / f"{stem}.safetensors", "torch's": torchs / f"{stem}.pth"}
+        sources[network] = next((f"in {whose} cache" for whose, path in places.items() if path.is_file()), "not here")
     return sources
 
 

@@ -7,14 +7,30 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from pathlib import Path
+from typing import Any
 
-from fastnst.app.cli.arguments import OPTIONS, add_options, add_output, given_options, read_option, whole_number
+from PIL.Image import Image
+from tqdm import tqdm
+
+from fastnst.app.cli.arguments import (
+    OPTIONS,
+    Outputs,
+    given_options,
+    read_option,
+)
+from fastnst.app.cli.job import Job
 from fastnst.errors import ImageError, OptionError
+from fastnst.image.files import make_folder
+from fastnst.image.metadata import read_parameters
+from fastnst.image.read import load_image, open_picture
+from fastnst.image.sheet import Look, check_look, contact_sheet, differing_options, in_rows
+from fastnst.image.write import check_output_path, save_image
 from fastnst.network.architecture import PAPER_STYLE_LAYERS
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from fastnst.options.options import resolve_options
+from fastnst.transfer.result import Result
+from fastnst.transfer.stylizer import Stylizer
 
 _MOST_VALUES = 64
 
@@ -25,10 +41,7 @@ _TIMES_BETA = (100, 10, 1, 0.1)
 
 @dataclass(frozen=True)
 class Axis:
-    """One option and the `values` of its steps as they are typed; with no option it is one step.
-
-    `settings` are the options of each step, `labels` what stands beside them.
-    """
+    """One option and the `values` of its steps as they are typed, and the options of each; with none it is one step."""
 
     option: str | None
     values: Sequence[str]
@@ -43,10 +56,8 @@ class Axis:
 
 
 def make_axis(words: Sequence[str], flag: str) -> Axis:
-    """The axis of `words`, an option's name and its values, each written as on the command line; none make one step.
-
-    Raises OptionError, which names `flag`, for an unknown option, no values or too many, or one that cannot be read.
-    """
+    """The axis of `words`, an option's name and its values as the command has them; none make one step. OptionErrors
+    name the `flag`."""
     if not words:
         return Axis(None, [], [{}])
     name, values = words[0].removeprefix("--").replace("-", "_"), words[1:]
@@ -60,70 +71,7 @@ def make_axis(words: Sequence[str], flag: str) -> Axis:
         raise OptionError(f"{flag} {error}") from None
 
 
-def add_parser(commands: Any) -> None:
-    """Adds both commands to those of `fastnst`."""
-    grid = commands.add_parser(
-        "grid",
-        help="stylize a pair with the values of two options, as one labelled picture",
-        usage="%(prog)s CONTENT STYLE [STYLE …] -o OUT [--down OPTION VALUE …] [--across OPTION VALUE …] [OPTION …]",
-        description="Renders CONTENT in the style of STYLE once for each value of one option (down) and of another "
-        "(across), and puts the results on one labelled sheet. Without --down and --across it is the paper's grid: "
-        "layer sets down, α/β across, with --preset gatys.",
-        allow_abbrev=False,
-    )
-    grid.add_argument("content", metavar="CONTENT", help="the picture to render")
-    grid.add_argument("styles", metavar="STYLE", nargs="+", help="the pictures whose style it gets, or folders of them")
-    add_output(grid, "the sheet; - writes it to stdout")
-    for axis, example in (("down", "style_layers conv1_1 conv1_1,conv2_1"), ("across", "style_weight 10 100 1000")):
-        grid.add_argument(
-            f"--{axis}",
-            nargs="+",
-            metavar="OPTION",
-            help=f"an option and its values, as --{axis} {example}; commas join several numbers or layers to one value",
-        )
-    add_sheet(grid, "the size, 384 at most", keep="each result")
-    grid.add_argument("--quiet", action="store_true", help="no progress bar and no closing line")
-    add_options(grid)
-    grid.set_defaults(run=run_grid)
-
-    compare = commands.add_parser(
-        "compare",
-        help="put results side by side, with the options in which they differ",
-        description="Puts pictures on one sheet. Under each that fastnst wrote stand its loss and the options in which "
-        "they differ; under any other stands its name.",
-        allow_abbrev=False,
-    )
-    compare.add_argument("images", metavar="IMAGE", nargs="+", help="the pictures, in order")
-    add_output(compare, "the sheet; - writes it to stdout")
-    compare.add_argument(
-        "--columns", metavar="N", type=whole_number, help="pictures in a row (default: as fits a screen)"
-    )
-    compare.add_argument("--labels", metavar="TEXT", nargs="+", help="captions in place of the options, one for each")
-    add_sheet(compare, "384")
-    compare.set_defaults(run=run_compare, cell=384)
-
-
-def add_sheet(parser: argparse.ArgumentParser, size: str, *, keep: str = "", prefix: str = "") -> None:
-    """Adds the arguments of a sheet, whose cells have by default that `size`; `keep` says what --keep writes."""
-    parser.add_argument("--cell", metavar="PX", type=whole_number, help=f"{prefix}long edge of each (default: {size})")
-    parser.add_argument("--title", metavar="TEXT", default="", help=f"{prefix}a line above all")
-    parser.add_argument("--font", metavar="FILE", help=f"{prefix}a .ttf or .otf file, for letters beyond ASCII")
-    if keep:
-        parser.add_argument("--keep", metavar="FOLDER", help=f"{prefix}also write {keep} into this folder")
-
-
 def run_grid(parsed: argparse.Namespace) -> int:
-    from pathlib import Path
-
-    from tqdm import tqdm
-
-    from fastnst.app.cli.job import Job, Outputs
-    from fastnst.image.read import open_picture
-    from fastnst.image.sheet import Look, check_look, contact_sheet
-    from fastnst.options.options import resolve_options
-    from fastnst.transfer.result import Result
-    from fastnst.transfer.stylizer import Stylizer
-
     given, ratios = given_options(vars(parsed)), None
     down, across = make_axis(parsed.down or [], "--down"), make_axis(parsed.across or [], "--across")
     if parsed.down is None and parsed.across is None:
@@ -157,7 +105,7 @@ def run_grid(parsed: argparse.Namespace) -> int:
         made.append(Stylizer(parsed.styles, **cell)(content))
         if parsed.keep is not None:
             made[-1].save(Path(parsed.keep) / name)
-    results = [made[start : start + columns] for start in range(0, len(made), columns)]
+    results = in_rows(made, columns)
     sheet = contact_sheet(
         [[result.tensor for result in row] for row in results],
         cell=size,
@@ -166,17 +114,13 @@ def run_grid(parsed: argparse.Namespace) -> int:
         title=parsed.title,
         look=look,
     )
-    parameters = [[result.parameters for result in row] for row in results]
-    axes = {"down": down.as_dict(), "across": across.as_dict()}
-    save_sheet(sheet, parsed.output, {**axes, "cells": parameters}, quiet=parsed.quiet)
+    cells_of = [[result.parameters for result in row] for row in results]
+    parameters = {"down": down.as_dict(), "across": across.as_dict(), "cells": cells_of}
+    save_sheet(sheet, parsed.output, parameters, quiet=parsed.quiet)
     return 0
 
 
 def run_compare(parsed: argparse.Namespace) -> int:
-    from fastnst.app.cli.job import Job, Outputs
-    from fastnst.image.read import load_image
-    from fastnst.image.sheet import Look, contact_sheet, in_rows
-
     if parsed.columns is not None and parsed.columns < 1:
         raise OptionError(f"--columns {parsed.columns} is too small; it must be 1 or more")
     if parsed.labels is not None and len(parsed.labels) != len(parsed.images):
@@ -184,14 +128,11 @@ def run_compare(parsed: argparse.Namespace) -> int:
     Job(parsed.images[0], parsed.images[1:], {}, Outputs(output=parsed.output)).check()
     pictures = [load_image(path, role="the") for path in parsed.images]
     captions = parsed.labels or _captions(parsed.images)
-    cells = [(picture.rgb, caption) for picture, caption in zip(pictures, captions, strict=True)]
-    rows = in_rows(cells, width=pictures[0].width, height=pictures[0].height)
-    if parsed.columns is not None:
-        rows = [cells[start : start + parsed.columns] for start in range(0, len(cells), parsed.columns)]
+    rows = partial(in_rows, columns=parsed.columns, width=pictures[0].width, height=pictures[0].height)
     sheet = contact_sheet(
-        [[pixels for pixels, _ in row] for row in rows],
+        rows([picture.rgb for picture in pictures]),
         cell=parsed.cell,
-        captions=[[caption for _, caption in row] for row in rows],
+        captions=rows(captions),
         title=parsed.title,
         look=Look(font=parsed.font),
     )
@@ -201,11 +142,6 @@ def run_compare(parsed: argparse.Namespace) -> int:
 
 def _captions(paths: Sequence[str]) -> list[str]:
     """The options in which each picture differs, or its name where fastnst did not write it."""
-    from pathlib import Path
-
-    from fastnst.image.metadata import read_parameters
-    from fastnst.image.sheet import differing_options
-
     records = {}
     for index, path in enumerate(paths):
         try:
@@ -217,29 +153,15 @@ def _captions(paths: Sequence[str]) -> list[str]:
 
 
 def make_kept_folder(folder: str | None, names: Sequence[str]) -> None:
-    """Makes the folder in which each picture is kept, if there is to be one. Raises ImageError where it or one of the
-    `names` in it cannot be written."""
-    from pathlib import Path
-
-    from fastnst.image.files import make_folder
-    from fastnst.image.write import check_output_path
-
+    """Makes the folder in which pictures of these `names` are kept. Raises ImageError where they cannot be written."""
     if folder is not None:
         make_folder(folder)
         for name in names:
             check_output_path(Path(folder) / name)
 
 
-def save_sheet(sheet: "Image", output: str, parameters: Mapping[str, Any], *, quiet: bool = False) -> None:
-    """Writes the sheet in the format of the name `output`, or for `-` as PNG, with `parameters` in its metadata, and
-    says so unless `quiet`.
-
-    Raises ImageError as `save_image` does.
-    """
-    from fastnst.app.cli.job import Outputs
-    from fastnst.image.read import load_image
-    from fastnst.image.write import save_image
-
+def save_sheet(sheet: Image, output: str, parameters: Mapping[str, Any], *, quiet: bool = False) -> None:
+    """Writes the sheet, with `parameters` in its metadata, to the path `output` or for `-` as PNG, and says so."""
     outputs = Outputs(output=output)
     save_image(outputs.target, load_image(sheet, role="the").rgb, parameters=parameters)
     if not quiet:

@@ -4,24 +4,18 @@ import argparse
 import json
 import textwrap
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
+
+from fastnst.app.cli.arguments import STANDARD, standard_input
+from fastnst.image.metadata import read_parameters, to_json
+from fastnst.network.architecture import ATTRIBUTION
+from fastnst.options.options import resolve_options
+from fastnst.options.presets import PRESETS
 
 _COLUMN, _WIDTH = 11, 100
 
 
-def add_parser(commands: Any) -> None:
-    """Adds the command to those of `fastnst`."""
-    parser = commands.add_parser("info", help="print how an image was made", description="Prints how OUT was made.")
-    parser.add_argument("image", metavar="OUT", help="an image that fastnst wrote; - reads it from stdin")
-    parser.add_argument("--json", action="store_true", help="print the parameters as JSON")
-    parser.set_defaults(run=run)
-
-
 def run(parsed: argparse.Namespace) -> int:
-    from fastnst.app.cli.arguments import STANDARD, standard_input
-    from fastnst.image.metadata import read_parameters
-
     parameters = read_parameters(standard_input() if parsed.image == STANDARD else parsed.image)
     if parsed.json:
         print(json.dumps(parameters, indent=2))
@@ -33,15 +27,15 @@ def run(parsed: argparse.Namespace) -> int:
             print(f"{_printable(name):10} {_readable(value)}")
     weights = parameters.get("weights")
     if isinstance(weights, dict) and weights.get("source") == "original":
-        from fastnst.network.architecture import ATTRIBUTION
-
         print(f"{'network':10} {ATTRIBUTION}")
     return 0
 
 
 def _option_lines(options: Mapping[str, Any]) -> list[str]:
     """The options that are not as their preset has them, then the others."""
-    usual = _preset_values(options.get("preset"))
+    preset, usual = options.get("preset"), dict[str, Any]()
+    if isinstance(preset, str) and preset in PRESETS:
+        usual = json.loads(to_json(resolve_options(preset=preset).as_dict()))
     own = {name: value for name, value in options.items() if name == "preset" or usual.get(name, ...) != value}
     rest = {name: value for name, value in options.items() if name not in own}
     return [*_wrapped("options", own), *(_wrapped("as preset", rest) if rest else [])]
@@ -52,19 +46,6 @@ def _typed(value: Any) -> str:
     if isinstance(value, dict) and value:
         return " ".join(f"{_printable(layer)}={_readable(weight)}" for layer, weight in value.items())
     return _readable(value)
-
-
-def _preset_values(preset: Any) -> dict[str, Any]:
-    """The options of a preset as the metadata have them; none of one that is not known here."""
-    from fastnst.options.options import Options, resolve_options
-    from fastnst.options.presets import PRESETS
-
-    if not isinstance(preset, str) or preset not in PRESETS:
-        return {}
-    resolved = resolve_options(preset=preset)
-    values = {option.name: getattr(resolved, option.name) for option in fields(Options)}
-    layers = {name: dict(value) for name, value in values.items() if name.endswith("_layers")}
-    return {**{name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}, **layers}
 
 
 def _wrapped(name: str, options: Mapping[str, Any]) -> list[str]:

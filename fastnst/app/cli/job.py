@@ -5,84 +5,46 @@ import glob
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastnst.app.cli.arguments import STANDARD, given_options, read_config, standard_input
+from fastnst.app.cli.arguments import STANDARD, Outputs, given_options, read_config, standard_input
 from fastnst.errors import OptionError
 from fastnst.image.files import pictures_at
 from fastnst.image.read import Source
-from fastnst.image.write import Target, check_output_path
+from fastnst.image.write import check_output_path
 from fastnst.options.masks import parse_masks
-from fastnst.transfer.callbacks import Callback, Frames, Movie, Preview, Ready, numbered_path
+from fastnst.transfer.callbacks import Frames, Movie, Preview, Ready, numbered_path
 from fastnst.transfer.checkpoint import check_checkpoint
 from fastnst.transfer.inputs import Canvas
 from fastnst.transfer.movie import check_movie
 from fastnst.transfer.plot import check_plot
+from fastnst.transfer.result import Callback
 from fastnst.transfer.run import Watch
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outputs:
-    """The files that a run writes and the lines that it prints; the names are those of the command."""
+def watch_of(outputs: Outputs, callback: Callback) -> Watch:
+    """The run's watch; losses are read back at least as often as every output on the way asks."""
+    every = math.gcd(outputs.save_every or 0, outputs.movie_every if outputs.movie is not None else 0) or None
+    return Watch(callback, every, outputs.checkpoint, outputs.checkpoint_every)
 
-    output: str
-    format: str | None = None
-    bit_depth: int | None = None
-    save_every: int | None = None
-    preview: str | None = None
-    plot: str | None = None
-    movie: str | None = None
-    movie_every: int = 10
-    checkpoint: str | None = None
-    checkpoint_every: int = 60
-    quiet: bool = False
-    json: bool = False
 
-    @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> "Outputs":
-        """The outputs among `settings`, as the command parsed them."""
-        return cls(**{output.name: settings[output.name] for output in fields(cls) if output.name in settings})
-
-    @property
-    def target(self) -> Target:
-        """The path, or the standard output."""
-        return sys.stdout.buffer if self.output == STANDARD else self.output
-
-    @property
-    def label(self) -> str:
-        """The name of the output in messages."""
-        return "the standard output" if self.output == STANDARD else self.output
-
-    @property
-    def form(self) -> dict[str, Any]:
-        """The form in which pictures are written."""
-        return {"format": self.format, "bit_depth": self.bit_depth}
-
-    def watch(self, callback: Callback) -> Watch:
-        """The run's watch; losses are read back at least as often as every output on the way asks."""
-        every = math.gcd(self.save_every or 0, self.movie_every if self.movie is not None else 0) or None
-        return Watch(
-            callback=callback, callback_every=every, checkpoint=self.checkpoint, checkpoint_every=self.checkpoint_every
-        )
-
-    def callbacks(self) -> list[Ready]:
-        """The callbacks that write on the way. Raises FastnstError where they could not."""
-        callbacks: list[Ready] = []
-        if self.save_every is not None:
-            callbacks.append(Frames(self.output, every=self.save_every, **self.form))
-        if self.preview is not None:
-            callbacks.append(Preview(self.preview))
-        if self.movie is not None:
-            callbacks.append(Movie(self.movie, every=self.movie_every))
-        return callbacks
+def callbacks_of(outputs: Outputs) -> list[Ready]:
+    """The callbacks that write on the way. Raises FastnstError where they could not."""
+    callbacks: list[Ready] = []
+    if outputs.save_every is not None:
+        callbacks.append(Frames(outputs.output, every=outputs.save_every, **outputs.form))
+    if outputs.preview is not None:
+        callbacks.append(Preview(outputs.preview))
+    if outputs.movie is not None:
+        callbacks.append(Movie(outputs.movie, every=outputs.movie_every))
+    return callbacks
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run: a content (or the size of an image without one) and styles, each a path or `-`, the given options, and
-    the outputs."""
+    """One run: a content (or the size of an image without one) and styles, each a path or `-`, options and outputs."""
 
     content: str | Canvas
     styles: Sequence[str]
@@ -91,7 +53,6 @@ class Job:
 
     @property
     def title(self) -> str:
-        """The picture that it makes, in words."""
         styles = ", ".join(Path(style).name for style in self.styles)
         if isinstance(self.content, Canvas):
             return f"a texture of {styles}"
@@ -123,7 +84,14 @@ class Job:
             if value is not None and value < 1:
                 raise OptionError(f"--{name.replace('_', '-')} {value} is too small; it must be 1 or more")
         if outputs.output == STANDARD:
-            _check_standard_output(outputs)
+            if outputs.json:
+                raise OptionError(
+                    "--json prints on the standard output, where -o - writes the picture; give one another place"
+                )
+            if outputs.save_every is not None:
+                raise OptionError("--save-every needs a name to number, and the output is -; give a path with -o")
+            if not hasattr(sys.stdout, "buffer") or sys.stdout.isatty():
+                raise OptionError("the standard output is a terminal; redirect it, or give a path with -o")
         check_output_path(outputs.target, **outputs.form)
         written = (outputs.preview, outputs.plot, outputs.movie, outputs.checkpoint)
         targets = [Path(path) for path in (*written, outputs.output) if path is not None and path != STANDARD]
@@ -138,7 +106,10 @@ class Job:
         for index, target in enumerate(targets):
             if any(target == other or _same_file(target, other) for other in targets[:index]):
                 raise OptionError(f"{target} was given for two outputs; give each a name of its own")
-        targets += self._numbered()
+        if outputs.save_every is not None:
+            output = Path(outputs.output)
+            check_output_path(numbered_path(output, outputs.save_every), **outputs.form)
+            targets += output.parent.glob(f"{glob.escape(output.stem)}_[0-9]*{glob.escape(output.suffix)}")
         masks = [source for mask in parse_masks(self.options.get("masks")) or () for source in mask.sources]
         if STANDARD in masks:
             raise OptionError("a mask cannot come from the standard input; give its path")
@@ -147,20 +118,9 @@ class Job:
                 if isinstance(given, str) and given != STANDARD and _same_file(Path(given), target):
                     raise OptionError(f"{target} is also an input and would be overwritten; give another name with -o")
 
-    def _numbered(self) -> list[Path]:
-        """The numbered images that are there already."""
-        if self.outputs.save_every is None:
-            return []
-        output = Path(self.outputs.output)
-        check_output_path(numbered_path(output, self.outputs.save_every), **self.outputs.form)
-        return list(output.parent.glob(f"{glob.escape(output.stem)}_[0-9]*{glob.escape(output.suffix)}"))
-
 
 def settings_of(parsed: argparse.Namespace) -> tuple[dict[str, Any], Outputs]:
-    """The options and outputs of the parsed arguments; the config file gives what they leave open.
-
-    Raises OptionError as `read_config` does.
-    """
+    """The options and outputs of the parsed arguments; the config file gives what they leave open."""
     settings = {**(read_config(parsed.config) if "config" in parsed else {}), **vars(parsed)}
     return given_options(settings), Outputs.of(settings)
 
@@ -176,15 +136,6 @@ def style_paths(styles: Sequence[str], output: str) -> list[str]:
                 f"-o {output} is in the folder of the styles, and outputs would become inputs; give another"
             )
     return [path for style in styles for path in pictures_at(style, "style")]
-
-
-def _check_standard_output(outputs: Outputs) -> None:
-    if outputs.json:
-        raise OptionError("--json prints on the standard output, where -o - writes the picture; give one another place")
-    if outputs.save_every is not None:
-        raise OptionError("--save-every needs a name to number, and the output is -; give a path with -o")
-    if not hasattr(sys.stdout, "buffer") or sys.stdout.isatty():
-        raise OptionError("the standard output is a terminal; redirect it, or give a path with -o")
 
 
 def _same_file(path: Path, other: Path) -> bool:

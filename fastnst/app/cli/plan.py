@@ -2,41 +2,21 @@
 
 import argparse
 import json
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from fastnst.plan.planner import Plan
+from fastnst_kernels.profiling.measure import device_name
 
-
-def add_parser(commands: Any) -> None:
-    """Adds the command to those of `fastnst`."""
-    from fastnst.app.cli.arguments import add_options
-
-    parser = commands.add_parser(
-        "plan",
-        help="say how a run would fit into memory",
-        description="Prints, for each scale of a run on CONTENT, its tiles, their halo, the peak of memory and the "
-        "time; nothing runs but half a second of convolutions. The options are those of stylize.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("content", metavar="CONTENT", help="the picture to render")
-    add_options(parser)
-    parser.add_argument("--json", action="store_true", help="print the plans as one JSON object on stdout")
-    parser.set_defaults(run=run)
+from fastnst.app.cli.arguments import given_options
+from fastnst.image.read import open_picture
+from fastnst.network.runtime import resolve_runtime
+from fastnst.options.options import resolve_options
+from fastnst.options.parse import in_words
+from fastnst.plan.planner import Plan, plan_run
+from fastnst.plan.speed import measure_rate
+from fastnst.transfer.inputs import style_size
+from fastnst.transfer.scales import run_scales
 
 
 def run(parsed: argparse.Namespace) -> int:
-    from fastnst_kernels.profiling.measure import device_name
-
-    from fastnst.app.cli.arguments import given_options
-    from fastnst.image.read import open_picture
-    from fastnst.network.runtime import resolve_runtime
-    from fastnst.options.options import resolve_options
-    from fastnst.plan.planner import plan_run
-    from fastnst.plan.speed import measure_rate
-    from fastnst.transfer.inputs import style_size
-    from fastnst.transfer.scales import run_scales
-
     options = resolve_options(**given_options(vars(parsed)))
     runtime = resolve_runtime(options.device, options.precision, options.backend)
     picture = open_picture(parsed.content, role="content", max_pixels=options.max_pixels)
@@ -77,10 +57,7 @@ def run(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def plan_lines(plan: "Plan", iterations: int) -> list[str]:
-    """A plan in words."""
-    from fastnst.options.parse import in_words
-
+def plan_lines(plan: Plan, iterations: int) -> list[str]:
     size = f"{plan.width}×{plan.height} px: "
     if plan.tile is None:
         lines = [size + "the whole image at once"]

@@ -6,45 +6,24 @@ import warnings
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from fastnst.app.cli.arguments import Outputs
+from fastnst.app.cli.job import Job
+from fastnst.app.cli.run import execute
 from fastnst.errors import FastnstWarning, OptionError
-
-if TYPE_CHECKING:
-    from fastnst.image.picture import Picture
-    from fastnst.options.options import Options
-    from fastnst.transfer.inputs import Canvas
-    from fastnst.transfer.result import Iterate, Result
-
-
-def add_parser(commands: Any) -> None:
-    """Adds the command to those of `fastnst`."""
-    from fastnst.app.cli.arguments import add_earlier_run
-
-    parser = commands.add_parser(
-        "rerun",
-        help="make an image again from its metadata",
-        description="Makes IMAGE again from the options in its metadata, after a check that pictures and weights are "
-        "those that it was made of, and says how far the new one is from it. Inputs are looked for where they were, "
-        "and beside IMAGE.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("image", metavar="IMAGE", help="an image that fastnst wrote")
-    add_earlier_run(parser)
-    parser.add_argument("--device", metavar="DEVICE", help="another device than the one it was made on")
-    parser.add_argument("--changed", action="store_true", help="go on with inputs that are not the same any more")
-    parser.set_defaults(run=run)
+from fastnst.image.metadata import read_parameters
+from fastnst.image.picture import Picture
+from fastnst.image.read import load_image
+from fastnst.network.runtime import resolve_runtime, versions
+from fastnst.options.masks import parse_masks
+from fastnst.options.options import START_WORDS, Options, resolve_options
+from fastnst.transfer.inputs import Canvas, changed_inputs, fingerprint, recorded_canvas
+from fastnst.transfer.result import Iterate, Result
+from fastnst.transfer.stylizer import weights_of
 
 
 def run(parsed: argparse.Namespace) -> int:
-    from fastnst.app.cli.job import Job, Outputs
-    from fastnst.app.cli.run import execute
-    from fastnst.image.metadata import read_parameters
-    from fastnst.image.read import load_image
-    from fastnst.options.masks import parse_masks
-    from fastnst.options.options import START_WORDS, resolve_options
-    from fastnst.transfer.inputs import recorded_canvas
-
     record = read_parameters(parsed.image)
     _check_complete(record, parsed.image)
     original = load_image(parsed.image, role="the")
@@ -60,19 +39,17 @@ def run(parsed: argparse.Namespace) -> int:
     if options["init"] not in START_WORDS:
         options["init"] = place("init", options["init"], parsed.init)
     if options.get("masks") is not None:
-        options["masks"] = parsed.masks or [
-            {part: source and place("mask", source) for part, source in mask.as_dict().items()}
-            for mask in parse_masks(options["masks"]) or ()
-        ]
+        recorded = parse_masks(options["masks"]) or ()
+        options["masks"] = parsed.masks or [mask.mapped(partial(place, "mask")) for mask in recorded]
     resolved = resolve_options(**options)
-    for problem in _changed_inputs(content, styles, resolved, record):
+    for problem in _changes(content, styles, resolved, record):
         if not parsed.changed:
             raise OptionError(f"{problem}; give the one that it was, or --changed to go on with this one")
         _warn(f"{problem}; going on with this one")
     _warn_of_differences(record, resolved)
     final = (record.get("final") or {}) if record.get("stopped") else {}
 
-    def stop_where_it_stopped(iterate: "Iterate") -> bool:
+    def stop_where_it_stopped(iterate: Iterate) -> bool:
         return (iterate.record.iteration, iterate.record.scale) != (final.get("iteration"), final.get("scale"))
 
     outputs = Outputs.of(vars(parsed))
@@ -83,7 +60,6 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def _check_complete(record: dict[str, Any], image: str) -> None:
-    """Raises OptionError where the metadata have not all that is needed."""
     needed = {"options": dict, "styles": list, "weights": dict}
     missing = [name for name, kind in needed.items() if not isinstance(record.get(name), kind)]
     content, sizes = record.get("content", 0), record.get("sizes")
@@ -113,37 +89,16 @@ def _place(image: str, role: str, recorded: object, given: str | None = None) ->
     raise OptionError(f"the {role} {name!r} is not where it was, nor beside {image!r}; say where with --{flag} PATH")
 
 
-def _changed_inputs(
-    content: "str | Canvas", styles: list[str], options: "Options", record: dict[str, Any]
-) -> Iterator[str]:
-    """The pictures and weights that are others than the recorded ones."""
-    from fastnst.image.picture import opaque
-    from fastnst.image.read import load_image, open_picture
-    from fastnst.network.weights import load_weights
-    from fastnst.options.masks import mask_hashes
-
-    masks = [
-        {part: source and load_image(source, role="mask").sha256 for part, source in mask.as_dict().items()}
-        for mask in options.masks or ()
-    ]
-    if masks and masks != mask_hashes(record.get("masks")):
-        yield "the masks are not those that the image was made with"
-    inputs = [("style", path, entry) for path, entry in zip(styles, record["styles"], strict=True)]
-    if isinstance(content, str):
-        inputs.insert(0, ("content", content, record["content"]))
-    for role, path, entry in inputs:
-        picture = open_picture(path, role=role, max_pixels=options.max_pixels)
-        if (opaque(picture) if role == "style" else picture).sha256 != entry.get("sha256"):
-            yield f"the {role} {picture.name!r} is not the picture that the image was made of"
-    weights = load_weights(options.weights, options.network, taps=options.taps, filter_scaling=options.filter_scaling)
+def _changes(content: str | Canvas, styles: list[str], options: Options, record: dict[str, Any]) -> Iterator[str]:
+    path = content if isinstance(content, str) else None
+    yield from changed_inputs(record, path, styles, options, partial(fingerprint, options.max_pixels))
+    weights = weights_of(options)
     if weights.sha256 != record["weights"].get("sha256"):
         yield f"the weights {weights.source} are not those that the image was made with"
 
 
-def _warn_of_differences(record: dict[str, Any], options: "Options") -> None:
+def _warn_of_differences(record: dict[str, Any], options: Options) -> None:
     """Warns, in a line each, where the arithmetic or the versions are others, or time ended the run."""
-    from fastnst.network.runtime import resolve_runtime, versions
-
     runtime = resolve_runtime(options.device, options.precision, options.backend)
     now = {"device": str(runtime.device), "precision": runtime.precision, **versions()}
     recorded = record.get("versions")
@@ -159,8 +114,7 @@ def _warn(text: str) -> None:
     warnings.warn(text, FastnstWarning, stacklevel=2)
 
 
-def _difference(result: "Result", original: "Picture") -> str:
-    """The distance of the new image from the old one, in steps of 8 bits."""
+def _difference(result: Result, original: Picture) -> str:
     new, old = result.tensor, original.rgb
     if new.shape != old.shape:
         return f"the new image is {tuple(new.shape[1:])} and the old one {tuple(old.shape[1:])} (height, width)"

@@ -21,18 +21,18 @@ from typing import Any, ClassVar
 from tqdm import tqdm
 
 from fastnst.app.cli import EXIT_BAD_INPUT, EXIT_INTERRUPTED
-from fastnst.app.cli.arguments import STANDARD
-from fastnst.app.cli.job import Job, Outputs
+from fastnst.app.cli.arguments import STANDARD, Outputs
+from fastnst.app.cli.job import Job, callbacks_of, watch_of
 from fastnst.errors import FastnstError, FastnstWarning, Interrupted, OptionError
 from fastnst.image.write import check_output_path
 from fastnst.network.runtime import is_out_of_memory, resolve_runtime
 from fastnst.options.options import resolve_options
 from fastnst.plan.processes import ALONE, Ranks, RanksError, are_launched, joined
-from fastnst.transfer.callbacks import Callback, chain
+from fastnst.transfer.callbacks import chain
 from fastnst.transfer.checkpoint import load_run
 from fastnst.transfer.inputs import opened
 from fastnst.transfer.plot import draw_losses
-from fastnst.transfer.result import DivergedError, Iterate, Result
+from fastnst.transfer.result import Callback, DivergedError, Iterate, Result
 from fastnst.transfer.stylizer import Stylizer
 
 # SIGHUP, where there is one, comes when the terminal goes away.
@@ -40,10 +40,7 @@ _STOPPING = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal,
 
 
 def execute_together(job: Job, *, saved: Path | None = None) -> int:
-    """`execute`, in this process or shared with the others of torchrun; returns the exit code.
-
-    Raises the errors of `execute`, and RanksError where another process ended or does not answer.
-    """
+    """`execute`, in this process or shared with the others of torchrun; returns the exit code."""
     if not are_launched():
         return execute(job, saved=saved)[0]
     if STANDARD in (job.content, *job.styles, job.options.get("init")):
@@ -55,16 +52,16 @@ def execute_together(job: Job, *, saved: Path | None = None) -> int:
 
 
 def execute(job: Job, *callbacks: Callback, saved: Path | None = None, ranks: Ranks = ALONE) -> tuple[int, Result]:
-    """Runs the job and returns its exit code and its result; `callbacks` see the run too.
+    """Runs the job, or goes on from `saved`, and returns its exit code and its result; `callbacks` see the run too.
 
-    With `saved` it goes on from that checkpoint, and on with it; with `ranks` it is the first of several processes.
-    Raises FastnstError and Interrupted; the last good image is written first.
+    With `ranks` it is the first of several processes. Raises FastnstError and Interrupted after the last good image is
+    written.
     """
     job.check()
     outputs = job.outputs
     content, styles, options = job.sources()
     watch = _Watch(outputs)
-    with chain(watch, *outputs.callbacks(), *callbacks) as callback:
+    with chain(watch, *callbacks_of(outputs), *callbacks) as callback:
         try:
             picture = opened(content, resolve_options(**options).max_pixels)
             stylizer = Stylizer(styles, ranks=ranks, **options)
@@ -73,10 +70,10 @@ def execute(job: Job, *callbacks: Callback, saved: Path | None = None, ranks: Ra
             # The others begin when all is well here.
             ranks.wait()
             stylizer.load(progress=not outputs.quiet)
-            with _stop_on_signal(watch):
+            with on_stop_signal(watch.stop):
                 hidden = True if outputs.quiet else None
                 with tqdm(total=None, unit="it", disable=hidden, file=sys.stderr) as watch.bar:
-                    result = prepared.run(outputs.watch(callback))
+                    result = prepared.run(watch_of(outputs, callback))
                 watch.save(result)
         except DivergedError as error:
             watch.save(error.result)
@@ -113,7 +110,7 @@ def _follow(job: Job, ranks: Ranks, saved: Path | None) -> int:
     try:
         # The callback only stands for that of the first process, which alone is called.
         prepared = stylizer.prepare(content, None if saved is None else load_run(saved, check=False))
-        prepared.run(job.outputs.watch(lambda _: None))
+        prepared.run(watch_of(job.outputs, lambda _: None))
     except DivergedError:
         raise SystemExit(EXIT_BAD_INPUT) from None
     return 0
@@ -141,7 +138,6 @@ class _Watch:
         return not self.interrupted
 
     def labelled(self, result: Result) -> Result:
-        """The result, marked as interrupted if the user stopped it."""
         if not self.interrupted:
             return result
         return replace(result, stopped="interrupted", parameters={**result.parameters, "stopped": "interrupted"})
@@ -150,6 +146,14 @@ class _Watch:
         """Writes the result; Ctrl-C waits until that is done."""
         self.saving = True
         self.labelled(result).save(self.outputs.target, **self.outputs.form)
+
+    def stop(self, number: int, frame: object) -> None:
+        """Ends the run at the first signal after the present iteration, at the second one at once."""
+        if self.saving:
+            return
+        if self.interrupted or self.last is None:
+            raise KeyboardInterrupt
+        self.interrupted = True
 
     def rescue(self) -> str:
         """Writes the last image of a run that failed, and says so."""
@@ -175,21 +179,6 @@ def on_stop_signal(handler: Function[[int, object], None]) -> Iterator[None]:
     finally:
         for number, former in before.items():
             signal.signal(number, former)
-
-
-@contextmanager
-def _stop_on_signal(watch: _Watch) -> Iterator[None]:
-    """The first Ctrl-C (or SIGTERM, SIGHUP) ends the run after the present iteration, the second one at once."""
-
-    def stop(number: int, frame: object) -> None:
-        if watch.saving:
-            return
-        if watch.interrupted or watch.last is None:
-            raise KeyboardInterrupt
-        watch.interrupted = True
-
-    with on_stop_signal(stop):
-        yield
 
 
 def _report(job: Job, result: Result) -> None:

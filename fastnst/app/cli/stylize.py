@@ -1,39 +1,110 @@
-"""`fastnst stylize`: a picture in the style of others."""
+"""`fastnst stylize`, `texture`, `resume` and `reconstruct`: one run, and the figure of many reconstructions."""
 
 import argparse
-from typing import TYPE_CHECKING, Any
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    from fastnst.app.cli.job import Job
+from tqdm import tqdm
+
+from fastnst.app.cli.arguments import STANDARD, Outputs, standard_input
+from fastnst.app.cli.grid import make_kept_folder, save_sheet
+from fastnst.app.cli.job import Job, settings_of, style_paths
+from fastnst.app.cli.run import execute_together
+from fastnst.errors import OptionError
+from fastnst.image.read import load_image
+from fastnst.image.sheet import Look, check_look
+from fastnst.options.options import resolve_options
+from fastnst.plan.processes import are_launched
+from fastnst.transfer.checkpoint import CheckpointError, load_run
+from fastnst.transfer.inputs import Canvas, parse_canvas
+from fastnst.transfer.result import Result
+from fastnst.transfer.variants import (
+    FIGURE_LAYERS,
+    content_options,
+    reconstruction_figure,
+    style_options,
+    texture_options,
+)
+
+# A sheet of many runs has no file for what each would write on its way.
+_OF_ONE_RUN = ("format", "bit_depth", "save_every", "preview", "plot", "movie", "checkpoint", "json")
 
 
-def add_parser(commands: Any) -> None:
-    """Adds the command to those of `fastnst`."""
-    from fastnst.app.cli.arguments import add_run
-
-    parser = commands.add_parser(
-        "stylize",
-        help="render a picture in the style of others",
-        usage="%(prog)s CONTENT STYLE [STYLE …] -o OUT [OPTION …]",
-        description="Renders CONTENT in the style of STYLE by optimising the image itself.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("content", metavar="CONTENT", help="the picture to render; - reads it from stdin")
-    parser.add_argument(
-        "styles", metavar="STYLE", nargs="+", help="the pictures whose style it gets, or folders of them"
-    )
-    add_run(parser)
-    parser.set_defaults(run=run, together=True)
-
-
-def run(parsed: argparse.Namespace) -> int:
-    from fastnst.app.cli.run import execute_together
-
+def run_stylize(parsed: argparse.Namespace) -> int:
     return execute_together(make_job(parsed))
 
 
-def make_job(parsed: argparse.Namespace) -> "Job":
+def make_job(parsed: argparse.Namespace) -> Job:
     """The job of the parsed arguments. Raises FastnstError as `settings_of` and `style_paths` do."""
-    from fastnst.app.cli.job import Job, settings_of, style_paths
-
     return Job(parsed.content, style_paths(parsed.styles, parsed.output), *settings_of(parsed))
+
+
+def run_texture(parsed: argparse.Namespace) -> int:
+    options, outputs = settings_of(parsed)
+    size = options.pop("size", 512)
+    canvas = parse_canvas(size if parsed.canvas is None else parsed.canvas)
+    options = texture_options(canvas, options, tileable=parsed.tileable)
+    return execute_together(Job(canvas, style_paths(parsed.styles, parsed.output), options, outputs))
+
+
+def run_resume(parsed: argparse.Namespace) -> int:
+    if getattr(parsed, "checkpoint", None) is not None:
+        raise CheckpointError("the run goes on with its own checkpoint; leave --checkpoint out")
+    path = Path(parsed.saved)
+    content, styles, options = load_run(path, check=False).inputs(
+        content=parsed.content, style=parsed.styles, init=parsed.init, masks=parsed.masks
+    )
+    options.update({name: getattr(parsed, name) for name in ("device", "tile", "max_memory") if name in parsed})
+    outputs = replace(Outputs.of(vars(parsed)), checkpoint=parsed.saved)
+    return execute_together(Job(content, styles, options, outputs), saved=path)
+
+
+def run_reconstruct(parsed: argparse.Namespace) -> int:
+    layers, style_layers = parsed.layer, parsed.layers_of_style
+    options, outputs = settings_of(parsed)
+    if parsed.figure:
+        if style_layers is not None:
+            raise OptionError("--style-layers is for one image; name the layers of the figure with --layer")
+        return _run_figure(parsed, options, outputs)
+    if (layers is None) == (style_layers is None):
+        raise OptionError("give either --layer, as conv4_2, or --style-layers, as conv1_1,conv2_1, or --figure")
+    if layers is not None:
+        return execute_together(Job(parsed.image, [], content_options(layers, options), outputs))
+    if parsed.image == STANDARD:
+        raise OptionError("a style is reconstructed from a file; give a path in place of -")
+    options = style_options(style_layers, options)
+    picture = load_image(parsed.image, role="content", max_pixels=resolve_options(**options).max_pixels)
+    canvas = Canvas(picture.height, picture.width)
+    return execute_together(Job(canvas, [parsed.image], options, outputs))
+
+
+def _run_figure(parsed: argparse.Namespace, options: dict[str, Any], outputs: Outputs) -> int:
+    if are_launched():
+        raise OptionError("a figure is made by one process; start it without torchrun")
+    for name in _OF_ONE_RUN:
+        if getattr(outputs, name):
+            raise OptionError(f"--{name.replace('_', '-')} is for one run, and a figure is many; leave it out")
+    Job(parsed.image, [], options, outputs).check()
+    layers = tuple(parsed.layer.replace(",", " ").split()) if parsed.layer else FIGURE_LAYERS
+    names = [f"{kind}_{layer}.png" for kind in ("style", "content") for layer in layers]
+    resolved = resolve_options(**content_options(layers, options))
+    cell, look = parsed.cell if parsed.cell is not None else min(256, resolved.size), Look(font=parsed.font)
+    check_look(look, cell)
+    source = standard_input() if parsed.image == STANDARD else parsed.image
+    image = load_image(source, role="content", max_pixels=resolved.max_pixels)
+    make_kept_folder(parsed.keep, names)
+    with tqdm(total=len(names), unit="picture", disable=True if outputs.quiet else None, file=sys.stderr) as bar:
+        left = iter(names)
+
+        def made(result: Result) -> None:
+            bar.update()
+            if parsed.keep is not None:
+                result.save(Path(parsed.keep) / next(left))
+
+        figure = reconstruction_figure(image, layers, made=made, **options)
+    sheet = figure.sheet(cell=cell, title=parsed.title, look=look)
+    cells = [[result.parameters for result in row] for row in (figure.style, figure.content)]
+    save_sheet(sheet, parsed.output, {"layers": list(layers), "cells": cells}, quiet=outputs.quiet)
+    return 0

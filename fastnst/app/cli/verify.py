@@ -2,54 +2,25 @@
 
 import argparse
 import json
-import sys
 import textwrap
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
 
-if TYPE_CHECKING:
-    from fastnst_kernels.verify import Check
+import torch
+from fastnst_kernels.profiling.measure import device_name, versions
+from fastnst_kernels.verify import MODES, Check, Skipped, verify
+from tqdm import tqdm
 
-
-def add_parser(commands: Any) -> None:
-    """Adds the command to those of `fastnst`."""
-    parser = commands.add_parser(
-        "verify",
-        help="check every kernel against float64",
-        description="Checks each op × dtype × layout × layer shape against float64, forward and backward.",
-    )
-    parser.add_argument(
-        "--backend", choices=("all", "triton", "torch"), default="all", help="what to check (default: all)"
-    )
-    parser.add_argument(
-        "--size",
-        type=int,
-        metavar="PX",
-        help="side of the square image whose layers are checked (default: 512 on a GPU, 256 on a CPU)",
-    )
-    parser.add_argument("--json", action="store_true", help="print the checks as one JSON object on stdout")
-    parser.set_defaults(run=run)
+from fastnst.errors import OptionError
 
 
 def run(parsed: argparse.Namespace) -> int:
-    import torch
-    from fastnst_kernels.profiling.measure import device_name, versions
-    from fastnst_kernels.verify import Skipped, verify
-
-    from fastnst.errors import OptionError
-
-    checks: list[Check] = []
-    skipped: list[Skipped] = []
-    shows_progress = sys.stderr.isatty() and not parsed.json
+    hidden = True if parsed.json else None
     try:
-        for check in verify(parsed.backend, parsed.size):
-            if isinstance(check, Skipped):
-                skipped.append(check)
-                continue
-            checks.append(check)
-            if shows_progress:
-                print(f"\r{len(checks)} checks", end="", file=sys.stderr, flush=True)
+        results = list(tqdm(verify(parsed.backend, parsed.size), unit="check", disable=hidden, leave=False))
     except (ValueError, RuntimeError) as error:
         raise OptionError(str(error)) from None
+    skipped = [result for result in results if isinstance(result, Skipped)]
+    checks = [result for result in results if not isinstance(result, Skipped)]
     failed = [check for check in checks if not check.passed]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if parsed.json:
@@ -58,13 +29,11 @@ def run(parsed: argparse.Namespace) -> int:
             "versions": versions(),
             "passed": len(checks) - len(failed),
             "failed": len(failed),
-            "skipped": [{"backend": skip.backend, "reason": skip.reason} for skip in skipped],
+            "skipped": [asdict(skip) for skip in skipped],
             "checks": [check.as_dict() for check in checks],
         }
         print(json.dumps(report))
     else:
-        if shows_progress:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
         _print_tables(checks)
         for skip in skipped:
             print(f"skipped: backend {skip.backend}, because {skip.reason}")
@@ -74,9 +43,7 @@ def run(parsed: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _print_tables(checks: "list[Check]") -> None:
-    from fastnst_kernels.verify import MODES
-
+def _print_tables(checks: list[Check]) -> None:
     for backend, device in dict.fromkeys((check.backend, check.device) for check in checks):
         of_backend = [check for check in checks if (check.backend, check.device) == (backend, device)]
         print(f"{backend} on {device}: the worst error / budget of all shapes and layouts; ! marks one that failed")
@@ -94,7 +61,7 @@ def _print_tables(checks: "list[Check]") -> None:
         print()
 
 
-def _cell(checks: "list[Check]") -> str:
+def _cell(checks: list[Check]) -> str:
     if not checks:
         return ""
     check = max(checks, key=lambda check: (not check.passed, check.share))
@@ -102,7 +69,7 @@ def _cell(checks: "list[Check]") -> str:
     return error + (" " if check.passed else "!")
 
 
-def _failure(check: "Check") -> str:
+def _failure(check: Check) -> str:
     what = f"{check.name} {check.direction}, {check.backend} on {check.device}, {check.mode} {check.layout}"
     shape = f"{check.layer} {'×'.join(map(str, check.shape))}"
     return f"failed: {what}, {shape}: {check.problem or f'error {check.error:.3g}, budget {check.budget:.3g}'}"

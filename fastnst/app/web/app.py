@@ -1,28 +1,32 @@
-"""The page's addresses: the calls of its scripts, answered from the session, the queue and the studio."""
+"""The page's addresses: the calls of its scripts, answered from the session and the studio, and those refused."""
 
 import asyncio
+import ipaddress
 import json
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as Call
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from fastnst import __version__
 from fastnst.app.web.controls import beginnings, make_controls, read_form
-from fastnst.app.web.guard import Guard
-from fastnst.app.web.queue import Queue, Ticket
 from fastnst.app.web.results import SUFFIXES, Kept, Limits, Request, Upload, read_upload
 from fastnst.app.web.session import Session, continued
 from fastnst.app.web.studio import Studio
+from fastnst.app.web.ticket import Ticket
 from fastnst.errors import FastnstError, OptionError
 from fastnst.examples import NAMES, example
 from fastnst.options.options import START_WORDS
@@ -32,6 +36,36 @@ _LOOK_SECONDS = 0.2
 # A browser gives up a stream in which nothing comes.
 _SIGN_OF_LIFE_SECONDS = 10.0
 _MOST_JSON_BYTES = 100_000
+_CLOSING_SECONDS = 10.0
+_HEADERS = {
+    # Nothing from elsewhere, not even by mistake.
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    "connect-src 'self'; form-action 'none'; frame-ancestors 'none'; base-uri 'none'",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-store",
+}
+
+
+async def _guard(call: Call, answer: RequestResponseEndpoint) -> Response:
+    """The answer with the headers above; 403 for a call that `_is_refused`."""
+    refusal = PlainTextResponse("this page answers its own calls alone\n", 403)
+    response = refusal if _is_refused(call.headers) else await answer(call)
+    response.headers.update(_HEADERS)
+    return response
+
+
+def _is_refused(headers: Headers) -> bool:
+    """True for a call from another site's page, or under a name that is not this machine's own (DNS rebinding)."""
+    host = headers.get("host", "")
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        is_local = name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        is_local = False
+    is_foreign = headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") != "navigate"
+    return not is_local or is_foreign or headers.get("origin", f"://{host}").partition("://")[2] != host
 
 
 class App:
@@ -44,7 +78,7 @@ class App:
         self._limits = limits
         self._session = Session(limits)
         self._studio = Studio(host, limits, self._session.keep)
-        self._queue = Queue(self._studio.run)
+        self._run = threading.Thread()
         self._closing = False
         result = "/api/results/{name}"
         self.asgi = Starlette(
@@ -58,14 +92,12 @@ class App:
                 Route("/api/runs", self._start, methods=["POST"]),
                 Route("/api/runs", self._stop, methods=["DELETE"]),
                 Route("/api/preview", self._preview),
-                Route(f"{result}/small", self._small),
-                Route(f"{result}/image", self._image),
                 Route(f"{result}/file", self._file),
-                Route(f"{result}/losses", self._losses),
                 Route(f"{result}/continue", self._continue, methods=["POST"]),
+                Route(f"{result}/{{part}}", self._part),
                 Mount("/page", StaticFiles(directory=_PAGE)),
             ],
-            middleware=[Middleware(Guard)],
+            middleware=[Middleware(BaseHTTPMiddleware, dispatch=_guard)],
             exception_handlers={FastnstError: _refused, ClientDisconnect: _gone},
         )
 
@@ -74,19 +106,18 @@ class App:
         self._closing = True
 
     def close(self) -> None:
-        """Ends the run and the queue."""
+        """Ends the run; one whose iteration takes longer ends with the process."""
         if self._session.ticket is not None:
             self._session.ticket.stop()
-        self._queue.close()
+            self._run.join(_CLOSING_SECONDS)
 
     async def _index(self, call: Call) -> Response:
         return Response((_PAGE / "index.html").read_bytes(), media_type="text/html")
 
     async def _page(self, call: Call) -> Response:
-        """The parts that the page is built from."""
         return JSONResponse(
             {
-                "version": version("fastnst"),
+                "version": __version__,
                 "session": self._session.id,
                 "device": self._studio.device,
                 "weights": Path(self._studio.host["weights"]).name,
@@ -100,7 +131,7 @@ class App:
         )
 
     async def _events(self, call: Call) -> Response:
-        return StreamingResponse(self._stream(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        return StreamingResponse(self._stream(), media_type="text/event-stream")
 
     async def _stream(self) -> AsyncIterator[str]:
         """The changes of the session as server-sent events of JSON: the run, with new losses alone, and the history."""
@@ -174,7 +205,8 @@ class App:
     def _join(self, request: Request) -> Response:
         ticket = Ticket(request, self._studio.options(request))
         self._session.take(ticket)
-        self._queue.join(ticket)
+        self._run = threading.Thread(target=self._studio.run, args=(ticket,), daemon=True)
+        self._run.start()
         return JSONResponse({"run": request.number})
 
     async def _stop(self, call: Call) -> Response:
@@ -189,14 +221,11 @@ class App:
     def _result(self, call: Call) -> Kept:
         return self._session.result(call.path_params["name"])
 
-    async def _small(self, call: Call) -> Response:
-        return _picture(self._result(call).thumbnail)
-
-    async def _image(self, call: Call) -> Response:
-        return _picture(self._result(call).png)
-
-    async def _losses(self, call: Call) -> Response:
-        return JSONResponse(self._result(call).losses)
+    async def _part(self, call: Call) -> Response:
+        kept, part = self._result(call), call.path_params["part"]
+        if part == "losses":
+            return JSONResponse(kept.losses)
+        return _picture(kept.thumbnail if part == "small" else kept.png)
 
     async def _file(self, call: Call) -> Response:
         kept, format = self._result(call), call.query_params.get("format", "png")
@@ -216,7 +245,6 @@ async def _gone(call: Call, error: Exception) -> Response:
 
 
 def _described(kept: Kept, session: Session) -> dict[str, Any]:
-    """A result as the page shows it."""
     request, final = kept.request, kept.parameters["final"]
     measure = min if kept.parameters["options"]["edge"] == "short" else max
     pictures = [(upload, session.upload_name(upload)) for upload in (request.content, *request.styles)]

@@ -1,12 +1,11 @@
 """The controls of the page, from the one definition of the options, and the way back from a filled form to options."""
 
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, field
+from dataclasses import Field, dataclass
 from types import MappingProxyType
 from typing import Any
 
-from fastnst.app.cli.arguments import OPTIONS, read_option
-from fastnst.app.cli.web import HOST_OPTIONS
+from fastnst.app.cli.arguments import HOST_OPTIONS, OPTIONS, read_option
 from fastnst.app.web.results import Limits
 from fastnst.errors import OptionError
 from fastnst.options.options import GROUPS, Options, resolve_options
@@ -27,7 +26,7 @@ _NUMBERS = (int, float, int | None, float | None)
 
 @dataclass(frozen=True)
 class Control:
-    """One control of the page: a choice, a number, a text or a switch, by its `kind`.
+    """One control of the page: a choice, a number or a text, by its `kind`.
 
     `defaults` are the values of the presets as they are typed, empty where the engine decides; `placeholder` is the
     meaning of an empty field, `group` its heading, `slider` low, high and step (0: logarithmic).
@@ -44,7 +43,7 @@ class Control:
     minimum: float | None = None
     maximum: float | None = None
     whole: bool = False
-    slider: tuple[float, float, float] | None = field(default=None)
+    slider: tuple[float, float, float] | None = None
 
 
 def make_controls(limits: Limits) -> tuple[Control, ...]:
@@ -66,10 +65,9 @@ def beginnings() -> dict[str, str]:
 
 
 def read_form(form: Mapping[str, object]) -> dict[str, Any]:
-    """The options that a form gives: from a control's name to what is typed in it, words apart by spaces or commas.
+    """The options that a form gives, from a control's name to what is typed in it, parsed as the command parses words.
 
-    An empty field is one that is not given. Values are parsed as the command parses them. Raises OptionError for a
-    name that is no control, and for a text that is no value of it; ranges are for `resolve_options`.
+    Raises OptionError for a name that is no control, and for a text that is no value of it.
     """
     values = {}
     for name, text in form.items():
@@ -78,7 +76,7 @@ def read_form(form: Mapping[str, object]) -> dict[str, Any]:
         if not isinstance(text, str) or len(text) > _MOST_LETTERS:
             raise OptionError(f"{_spoken(name)} is no text of up to {_MOST_LETTERS} letters; type it again")
         if text.strip():
-            values[name] = text.strip() == "on" if OPTIONS[name].type is bool else read_option(name, text.strip())
+            values[name] = read_option(name, text.strip())
     return values
 
 
@@ -88,8 +86,6 @@ def _kind(option: "Field[Any]") -> str | None:
         return None
     if option.metadata["choices"]:
         return "choice"
-    if option.type is bool:
-        return "switch"
     if option.type in _NUMBERS and not option.metadata["many"]:
         return "number"
     return "text" if option.name in _TEXTS else None
@@ -122,8 +118,6 @@ def _typed(name: str, value: Any) -> str:
     """The value as one types it: the inverse of `read_form`."""
     if value is None:
         return "none" if name == "scales" else ""
-    if isinstance(value, bool):
-        return "on" if value else "off"
     if name.endswith("_layers"):
         plain = all(weight == 1 / len(value) for _, weight in value)
         return ",".join(layer if plain else f"{layer}={weight:.6g}" for layer, weight in value)

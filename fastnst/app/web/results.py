@@ -29,14 +29,8 @@ _MOST_LETTERS = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """The most that may be asked of the page.
-
-    upload_bytes, pixels: the most of each picture.
-    size: long edge in pixels of a result, and of a style at the scale that it is read at.
-    styles: style pictures of a run.
-    results: in the history; the oldest go first.
-    history_bytes: of the results with the pictures that they are made of; the oldest go first.
-
+    """The most that may be asked of the page: of each picture (`upload_bytes`, `pixels`), of the long edge of a result
+    and of a style at the scale that it is read at (`size`), of a run's styles, and of the history with its pictures.
     Raises OptionError for less than 1 of anything, and for a size under 64 pixels.
     """
 
@@ -102,10 +96,7 @@ class Upload:
 
 
 def read_upload(name: str, data: bytes, limits: Limits, *, role: str = "content") -> Upload:
-    """The picture in `data`, a file that its owner calls `name`.
-
-    Raises ImageError for too many bytes or pixels, and as `load_image` does.
-    """
+    """The picture in `data`, a file that its owner calls `name`. Raises ImageError as `load_image` does."""
     name = plain_name(name)
     limits.check_bytes(len(data), name)
     picture = load_image(NamedBytes(data, name), role=role, max_pixels=limits.pixels)
@@ -132,9 +123,7 @@ def thumbnail(rgb: Tensor, alpha: Tensor | None, long_edge: int = _THUMBNAIL) ->
 class Request:
     """A run that is asked for: pictures, the options that the form gave, and the form itself to fill it again.
 
-    number: 1 for the first request, and so on.
-    begins: the start of the run: one of `START_WORDS`, or the number of a result.
-    start: that result, until the run is over.
+    It `begins` with one of `START_WORDS`, or the number of a result, which is `start` until the run is over.
     """
 
     number: int
@@ -147,7 +136,6 @@ class Request:
 
     @property
     def name(self) -> str:
-        """The name of the result's file, without its suffix."""
         stems = [re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(upload.name).stem) for upload in (self.content, self.styles[0])]
         # As file systems and headers take it.
         return "-".join([*(stem[:40].strip("-.") or "picture" for stem in stems), str(self.number)])

@@ -19,10 +19,9 @@ _CLOSING_SECONDS = 3
 
 
 def serve(port: int, options: Mapping[str, Any], limits: Limits) -> None:
-    """Serves the page on this machine until Ctrl-C (or SIGTERM); a port of 0 is any free one.
+    """Serves the page on this machine until Ctrl-C (or SIGTERM); a port of 0 is any free one, options go for all runs.
 
-    Prints its address on stderr. Raises OptionError where the port is taken, and FastnstError where `options`, which go
-    for all runs, will not do.
+    Prints its address on stderr. Raises FastnstError where the port or the options will not do.
     """
     with bound(port) as listening:
         app = App(options, limits)
@@ -41,17 +40,12 @@ def bound(port: int) -> socket.socket:
     """A socket that listens there. Raises OptionError where it cannot."""
     if not 0 <= port < 65_536:
         raise OptionError(f"port {port} is out of range; give 1 to 65535, or 0 for any free one")
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((HOST, port))
-        listening.listen(128)
+        return socket.create_server((HOST, port), backlog=128)
     except OSError as error:
-        listening.close()
         raise OptionError(
             f"port {port} is not to be had ({error.strerror}); give another one with --port, or 0 for any"
         ) from None
-    return listening
 
 
 class Server(uvicorn.Server):

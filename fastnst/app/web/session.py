@@ -5,8 +5,8 @@ import threading
 from dataclasses import replace
 from typing import Any
 
-from fastnst.app.web.queue import Ticket
 from fastnst.app.web.results import Kept, Limits, Request, Upload, oldest_first
+from fastnst.app.web.ticket import Ticket
 from fastnst.errors import OptionError
 
 
@@ -62,7 +62,6 @@ class Session:
 
     @property
     def next_number(self) -> int:
-        """The number of the request that comes next."""
         return self._requests + 1
 
     def take(self, ticket: Ticket) -> None:

@@ -8,16 +8,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from fastnst.app.web.queue import Ticket
 from fastnst.app.web.results import Kept, Limits, Request, keep, thumbnail
+from fastnst.app.web.ticket import Ticket
 from fastnst.errors import FastnstError
 from fastnst.image.read import load_image
 from fastnst.network.runtime import is_out_of_memory, resolve_runtime
-from fastnst.network.weights import load_weights
 from fastnst.options.options import Options, resolve_options
-from fastnst.transfer.networks import Networks
 from fastnst.transfer.result import DivergedError, Iterate, Result
-from fastnst.transfer.stylizer import Stylizer
+from fastnst.transfer.stylizer import Networks, Stylizer, weights_of
 
 _PREVIEW_EDGE = 1024  # px
 _PREVIEW_SECONDS = 0.3
@@ -26,7 +24,7 @@ _PREVIEW_SHARE = 20
 
 
 class Studio:
-    """Runs tickets with the options of the host, which go for all of them; one at a time, always from the same thread.
+    """Runs tickets with the options of the host, which go for all of them; one at a time.
 
     `kept` is called with each result, also that of a run that was stopped or failed on its way.
     Raises FastnstError where the host's options will not do: the network is loaded here.
@@ -38,20 +36,13 @@ class Studio:
         self._networks = Networks()
         options = resolve_options(**host)
         runtime = resolve_runtime(options.device, options.precision, options.backend)
-        weights = load_weights(
-            options.weights,
-            options.network,
-            taps=options.taps,
-            filter_scaling=options.filter_scaling,
-            progress=sys.stderr.isatty(),
-        )
+        weights = weights_of(options, progress=sys.stderr.isatty())
         self.device = str(runtime.device)
         # The weights of now go for all runs: none of them asks a server.
         self.host = {**host, "weights": weights.source}
         self._networks.get(resolve_options(**self.host), runtime, lambda: weights)
 
     def options(self, request: Request) -> Options:
-        """The request's options with the host's, checked. Raises OptionError."""
         options = resolve_options(**request.options, **self.host)
         content, *styles = ((upload.width, upload.height) for upload in (request.content, *request.styles))
         self.limits.check_options(options, content, styles)

@@ -50,8 +50,9 @@ def gram(features: Tensor, *, precision: str = "ieee", backend: str = "auto") ->
 
     `precision` "tf32" lets the tensor cores round float32 factors to TF32; it changes nothing for 16-bit features or
     where the torch backend runs on CPU. "bf16" lets a CPU with 16-bit units round the products of slices of bfloat16
-    features, channels-last, before it sums them in float32, and changes nothing elsewhere. On CUDA the torch backend follows torch's own setting instead, which is
-    `torch.backends.cuda.matmul`'s; "ieee" there needs TF32 to be off, as it is by default.
+    features, channels-last, before it sums them in float32, and changes nothing elsewhere. On CUDA the torch backend
+    follows torch's own setting instead, which is `torch.backends.cuda.matmul`'s; "ieee" there needs TF32 to be off, as
+    it is by default.
 
     `backend` is "auto" (Triton on CUDA and ROCm, torch elsewhere), "triton", "torch", or "reference" (naive float64).
 

@@ -6,7 +6,7 @@
 
 from fastnst_kernels.profiling.losses import profile, trace
 from fastnst_kernels.profiling.measure import conditions, device_name
-from fastnst_kernels.profiling.step import Measurement, Roofline, Setting, check_size, measure_roofline, precisions
+from fastnst_kernels.profiling.step import Measurement, Roofline, Setting, check_size, measure_roofline
 from fastnst_kernels.profiling.steps import profile_steps
 
 __all__ = [
@@ -17,7 +17,6 @@ __all__ = [
     "conditions",
     "device_name",
     "measure_roofline",
-    "precisions",
     "profile",
     "profile_steps",
     "trace",

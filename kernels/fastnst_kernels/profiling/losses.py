@@ -8,17 +8,8 @@ Three implementations: `fastnst`, `eager` (the plain PyTorch form: F @ F.T, /M, 
 alone, and that is not in the figures). Ours reads features in channels-last, as the engine has them; the plain forms
 read the same values in NCHW, as the tutorials have them, which is faster for them.
 
-With C channels, M positions and s bytes for an element, the least that must be moved and multiplied is
-
-=========  ==============================================  ===============================================
-operation  bytes                                           floating-point operations
-=========  ==============================================  ===============================================
-forward    M C s (F read) + 4 C² (G written)               M C (C + 1) (a symmetric product)
-loss       M C s + 4 C² (A read) + C² s (G − A written)    M C (C + 1)
-backward   3 M C s (F and upstream read, the gradient      2 M C²
-           written) + C² s (G − A read)
-=========  ==============================================  ===============================================
-
+With C channels and M positions, `work_of` says the least that must be moved and multiplied: F, and for backward the
+upstream, read once, matrices read and written once, and M C (C + 1) operations for a symmetric product,
 and the roofline is the larger of bytes / copy bandwidth and operations / rate of a large product, both measured in the
 same run. GB/s and TFLOP/s count the same bytes and operations for each implementation, whatever it really moves.
 
@@ -26,7 +17,7 @@ Memory is the peak of what an operation allocates besides its inputs and its res
 loss, so that what is kept for backward is in it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -40,10 +31,10 @@ from fastnst_kernels.losses import gram, reference, style_tap
 from fastnst_kernels.profiling.measure import Contender, quieten_profiler, synchronise
 from fastnst_kernels.profiling.step import Measurement, Setting, Step, Work, check_size, measure_roofline, measured
 from fastnst_kernels.verify import STYLE_LAYERS, Expected, budget
+from fastnst_kernels.verify.losses import WEIGHT, bring_to_one, target_near
 
 OPERATIONS = ("forward", "loss", "backward")
 IMPLEMENTATIONS = ("fastnst", "eager", "compile")
-WEIGHT = 0.2
 
 GramForm = Callable[[Tensor], Tensor]
 TapForm = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -61,21 +52,21 @@ def work_of(operation: str, channels: int, positions: int, itemsize: int) -> Wor
 
 
 def profile(
-    size: int, setting: Setting, *, rounds: int = 7, compiled: bool = True, compile_mode: str = "default"
+    size: int, setting: Setting, *, rounds: int = 7, compile_mode: str | None = "default"
 ) -> Iterator[Measurement]:
     """Measures each operation and implementation at the style layers of a square image of `size` pixels.
 
-    A result is compared with float64 before it is timed: ours against its budget, the others against 5 %. With
-    `compiled` false torch.compile is left out; `compile_mode` is "default" or "max-autotune".
+    A result is compared with float64 before it is timed: ours against its budget, the others against 5 %.
+    `compile_mode` is torch.compile's, "default" or "max-autotune"; with None it is left out.
 
     Raises ValueError for a wrong size or number of rounds, ArithmeticError where our own result is wrong.
     """
     check_size(size)
-    steps = _steps(size, setting, IMPLEMENTATIONS if compiled else ("fastnst", "eager"), compile_mode)
-    yield from measured(steps, setting, measure_roofline(setting), rounds)
+    yield from measured(_steps(size, setting, compile_mode), setting, measure_roofline(setting), rounds)
 
 
-def _steps(size: int, setting: Setting, names: Sequence[str], compile_mode: str) -> Iterator[Step]:
+def _steps(size: int, setting: Setting, compile_mode: str | None) -> Iterator[Step]:
+    names = IMPLEMENTATIONS[:2] if compile_mode is None else IMPLEMENTATIONS
     for layer, problem in _problems(size, setting).items():
         torch.compiler.reset()
         inputs = {name: problem if name == "fastnst" else problem.in_nchw() for name in names}
@@ -102,7 +93,6 @@ class Problem:
     loss_gradient: Tensor
 
     def in_nchw(self) -> "Problem":
-        """A copy with features and upstream in NCHW."""
         return replace(self, features=self.features.contiguous(), upstream=self.upstream.contiguous())
 
     @classmethod
@@ -117,10 +107,9 @@ class Problem:
             return values.to(setting.dtype).contiguous(memory_format=torch.channels_last)
 
         features = channels_last((noise(1, channels, side, side) + 0.3).relu() * (128 / side))
-        exact = reference.gram(features)[0]
-        target = (exact * (1 + 0.5 * noise(channels, channels))).float()
-        size = reference.gram_loss_gradient(features, target, WEIGHT).abs().mean()
-        return cls(features, target, channels_last(noise(1, channels, side, side)), (1 / size).float()[None])
+        target = target_near(features, noise(channels, channels))
+        loss_gradient = bring_to_one(reference.gram_loss_gradient(features, target, WEIGHT))
+        return cls(features, target, channels_last(noise(1, channels, side, side)), loss_gradient)
 
 
 def plain_gram(features: Tensor) -> Tensor:
@@ -135,7 +124,7 @@ def plain_tap(features: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return features.view_as(features), WEIGHT / (4 * features.shape[1] ** 2) * difference.square().sum((1, 2))
 
 
-def forms(implementation: str, setting: Setting, compile_mode: str = "default") -> tuple[GramForm, TapForm]:
+def forms(implementation: str, setting: Setting, compile_mode: str | None = "default") -> tuple[GramForm, TapForm]:
     """The Gram matrix and the loss with its pass-through, as `implementation` computes them."""
     if implementation == "fastnst":
         options: dict[str, Any] = {"precision": setting.dot_precision, "backend": setting.backend}

@@ -6,7 +6,7 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -59,10 +59,10 @@ def interleaved(
     """Times each contender `calls` times in each of `rounds`, in turn: a change of load or clock meets them all.
 
     Each round starts with another contender; a round's time is the median of its calls. With `flush` the caches are
-    overwritten before each call. On CUDA a call is timed by events on the stream while the host runs ahead, so the
-    figure is the device's; elsewhere by the wall clock. Every contender is called `warm_up` times before, untimed.
+    overwritten before each call. On CUDA calls are timed by events on the stream, elsewhere by the wall clock. Every
+    contender is called `warm_up` times before, untimed.
     """
-    scratch = torch.empty(_of_kind(_FLUSH_BYTES, device), dtype=torch.uint8, device=device) if flush else None
+    scratch = torch.empty(_FLUSH_BYTES[device.type], dtype=torch.uint8, device=device) if flush else None
     names = list(contenders)
     samples: dict[str, list[float]] = {name: [] for name in names}
     for name in names:
@@ -111,19 +111,14 @@ def _no_collection() -> Iterator[None]:
 
 
 def synchronise(device: torch.device) -> None:
-    """Waits until `device` has done what it was given."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
-
-
-def _of_kind(sizes: Mapping[str, int], device: torch.device) -> int:
-    return sizes.get(device.type, sizes["cpu"])
 
 
 @cache
 def copy_bandwidth(device: torch.device) -> float:
     """Bytes per second of a copy larger than the caches, read and written bytes both counted: the best of nine."""
-    source = torch.ones(_of_kind(_COPY_BYTES, device), dtype=torch.uint8, device=device)
+    source = torch.ones(_COPY_BYTES[device.type], dtype=torch.uint8, device=device)
     destination = torch.empty_like(source)
     timing = interleaved({"copy": lambda: lambda: destination.copy_(source)}, device, rounds=9, flush=False)["copy"]
     return 2 * len(source) / timing.fastest
@@ -132,7 +127,7 @@ def copy_bandwidth(device: torch.device) -> float:
 @cache
 def product_rate(device: torch.device, dtype: torch.dtype, tf32: bool = False) -> float:
     """FLOP per second of a large square product of `dtype` matrices: the best of nine; `tf32` is for float32 ones."""
-    side = _of_kind(_PRODUCT_SIDE, device)
+    side = _PRODUCT_SIDE[device.type]
     left, right = (torch.randn((side, side), device=device).to(dtype) for _ in range(2))
     with float32_products(tf32):
         timing = interleaved({"product": lambda: lambda: left @ right}, device, rounds=9, flush=False)["product"]
@@ -207,10 +202,10 @@ def conditions(device: torch.device) -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str]:
+def versions(packages: Iterable[str] = ("fastnst", "torch", "triton", "numpy", "pillow")) -> dict[str, str]:
     """The versions that a result depends on, by package name."""
     installed = {"python": platform.python_version()}
-    for package in ("fastnst", "torch", "triton", "numpy", "pillow"):
+    for package in packages:
         try:
             installed[package] = version(package)
         except PackageNotFoundError:

@@ -8,13 +8,12 @@ from typing import Any
 
 # Colours that are told apart with any colour vision (Okabe and Ito), and in grey by the marks beside them.
 _COLOURS = {"fastnst": "#0072B2", "compile": "#009E73", "eager": "#D55E00"}
-_OTHER_COLOUR = "#666666"
 _MARKS = {"forward": "s", "loss": "o", "backward": "^"}
 
 
 @dataclass(frozen=True)
 class Point:
-    """`intensity` in FLOP per byte, `rate` in FLOP per second; `label` stands beside the fastest of its intensity."""
+    """`intensity` in FLOP per byte, `rate` in FLOP per second; `label` stands beside the fastest of a place."""
 
     label: str
     implementation: str
@@ -62,28 +61,16 @@ def _draw_panel(axes: Any, panel: Panel) -> None:
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter(NullFormatter())
     for name in dict.fromkeys(point.implementation for point in panel.points):
-        axes.scatter([], [], color=_COLOURS.get(name, _OTHER_COLOUR), label=name)
+        axes.scatter([], [], color=_COLOURS[name], label=name)
     for name in dict.fromkeys(point.operation for point in panel.points):
-        axes.scatter([], [], color="white", edgecolor="black", marker=_MARKS.get(name, "D"), label=name)
-    labels: list[list[Point]] = []
+        axes.scatter([], [], color="white", edgecolor="black", marker=_MARKS[name], label=name)
     by_place = sorted(panel.points, key=lambda point: (point.operation, point.intensity, point.label, point.rate))
     for _, group in groupby(by_place, key=lambda point: (point.operation, point.intensity, point.label)):
         points = list(group)
         axes.plot([points[0].intensity] * len(points), [p.rate / 1e12 for p in points], color="#aaaaaa", lw=0.8)
         for point in points:
-            look = {"marker": _MARKS.get(point.operation, "D"), "edgecolor": "white", "lw": 0.6, "s": 42, "zorder": 3}
-            colour = _COLOURS.get(point.implementation, _OTHER_COLOUR)
-            axes.scatter(point.intensity, point.rate / 1e12, color=colour, **look)
-        # Neighbours in the picture share one label, beneath the fastest.
-        near = labels and labels[-1][0].operation == points[-1].operation and _beside(labels[-1][0], points[-1])
-        labels[-1].append(points[-1]) if near else labels.append([points[-1]])
-    for near_points in labels:
-        top = max(near_points, key=lambda point: point.rate)
-        names = ", ".join(point.label for point in near_points)
+            look = {"marker": _MARKS[point.operation], "edgecolor": "white", "lw": 0.6, "s": 42, "zorder": 3}
+            axes.scatter(point.intensity, point.rate / 1e12, color=_COLOURS[point.implementation], **look)
         where = {"xytext": (6, -9), "textcoords": "offset points"}
-        axes.annotate(names, (top.intensity, top.rate / 1e12), fontsize=7, **where)
+        axes.annotate(points[-1].label, (points[-1].intensity, points[-1].rate / 1e12), fontsize=7, **where)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.11), ncols=3, fontsize=8, frameon=False)
-
-
-def _beside(point: Point, other: Point) -> bool:
-    return max(other.intensity / point.intensity, point.rate / other.rate, other.rate / point.rate) < 1.1

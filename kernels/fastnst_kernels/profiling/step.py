@@ -1,6 +1,6 @@
 """A step of the profile, how it is checked and measured, and the ceilings that its time is compared with."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -17,8 +17,8 @@ from fastnst_kernels.profiling.measure import (
     product_rate,
 )
 from fastnst_kernels.verify import Expected, worst
+from fastnst_kernels.verify.everything import SMALLEST_SIZE
 
-SMALLEST_SIZE = 16
 LARGEST_SIZE = 4096
 # The plain form rounds where it likes; farther off than this it computes something else.
 _PLAIN_ERROR = 0.05
@@ -58,17 +58,13 @@ class Roofline:
     rate: float
 
     def seconds(self, work: Work) -> float:
-        """The least time for `work`."""
         return max(work.bytes / self.bandwidth, work.flops / self.rate)
 
 
 @dataclass(frozen=True)
 class Step:
-    """One operation at one layer: its least work, its contenders by implementation, and the result of each.
-
-    `features` has the layer's shape and dtype. The result of "fastnst" has to be within the budget that is expected,
-    that of another within 5 %.
-    """
+    """One operation at one layer, its contenders by implementation, and the expected result: that of "fastnst" has to
+    be within the budget, that of another within 5 %. `features` has the layer's shape and dtype."""
 
     layer: str
     operation: str
@@ -107,9 +103,11 @@ class Measurement:
     def as_dict(self) -> dict[str, Any]:
         """The fields and the rates as JSON can hold them; seconds, bytes/s in GB/s, FLOP/s in TFLOP/s."""
         values = {**asdict(self), "shape": list(self.shape), "roofline_share": self.roofline_share}
-        seconds = None if self.timing is None else self.timing.median
-        values["gigabytes_per_second"] = None if seconds is None else self.work.bytes / seconds / 1e9
-        values["teraflops_per_second"] = None if seconds is None else self.work.flops / seconds / 1e12
+        for name, amount in (
+            ("gigabytes_per_second", self.work.bytes / 1e9),
+            ("teraflops_per_second", self.work.flops / 1e12),
+        ):
+            values[name] = None if self.timing is None else amount / self.timing.median
         return values
 
 
@@ -163,9 +161,8 @@ def _checked(step: Step) -> tuple[dict[str, float], dict[str, str]]:
                 raise
             problems[name] = f"{type(raised).__name__}: {raised}".strip().splitlines()[0]
             continue
-        limits = step.expected.budget
-        limits = limits if name == "fastnst" else torch.full_like(limits, _PLAIN_ERROR)
-        errors[name], limit = worst(result.detach(), step.expected.exact, limits)
+        allowed = step.expected.budget if name == "fastnst" else torch.full_like(step.expected.budget, _PLAIN_ERROR)
+        errors[name], limit = worst(result.detach(), step.expected.exact, allowed)
         if not errors[name] <= limit:
             if name == "fastnst":
                 raise ArithmeticError(
@@ -183,10 +180,3 @@ def check_size(size: int) -> None:
             f"size {size} is out of range; give {SMALLEST_SIZE} (conv5_1 halves the image four times) to "
             f"{LARGEST_SIZE} pixels"
         )
-
-
-def precisions(precision: str, device: torch.device) -> Sequence[str]:
-    """The precisions of "auto": float32 on a CPU, TF32 and bfloat16 on a GPU; any other precision is itself."""
-    if precision != "auto":
-        return (precision,)
-    return ("tf32", "bf16") if device.type == "cuda" else ("fp32",)

@@ -1,20 +1,7 @@
 """Times the rest of an iteration's own kernels, which all only move bytes: GB/s against the ceiling of a copy.
 
-With n elements of s bytes the least that must be moved is
-
-==========================  ==========================================================================================
-operation                   bytes
-==========================  ==========================================================================================
-content loss                2 n s (F and P read)
-content backward            4 n s (F, P and upstream read, the gradient written)
-bias_relu                   2 n s + n/8 (a sign bit for each element)
-bias_relu backward          2 n s + n/8
-bias_relu_pool              1.25 n s + n/8
-bias_relu_pool backward     1.25 n s + n/8
-normalise                   4 n + n s (the image is float32)
-image_gradient              8 n + n s (the image and upstream read, the gradient written)
-adam_step                   28 n (the image, its gradient and both moments read, all but the gradient written)
-==========================  ==========================================================================================
+The least bytes of each are in `steps`: with elements of s bytes, what is read and what is written once, a sign bit for
+each activation, and 4 bytes for what belongs to the image.
 
 The eager form is plain PyTorch, channels-last as ours is; both add the bias themselves. Memory is counted as in
 `losses`: a backward's begins with its forward.
@@ -76,6 +63,7 @@ def steps(size: int, setting: Setting) -> Iterator[Step]:
         )
 
     picture = noise(3, size, torch.float32).sigmoid()
+    # The image read, the features written.
     yield step("normalise", "image", 4 + s, (picture,), *map(_forward, _normalise(setting)))
 
     bias = torch.randn(64, generator=generator).to(setting.device, setting.dtype)
@@ -86,12 +74,15 @@ def steps(size: int, setting: Setting) -> Iterator[Step]:
         yield step(name, layer, each + 1 / 8, (before, bias), *map(_forward, functions))
         yield step(f"{name} backward", layer, each + 1 / 8, (before, gradient, bias), *map(_backward, functions))
 
+    # Both features read; backward reads the upstream too, and writes the gradient.
     features, content, upstream = (noise(512, size // 8).relu_() for _ in range(3))
     functions = _content(setting)
     yield step("content loss", "conv4_2", 2 * s, (features, content), *map(_forward, functions))
     yield step("content backward", "conv4_2", 4 * s, (features, upstream, content), *map(_backward, functions))
 
+    # The image and the upstream read, the gradient written.
     yield step("image_gradient", "image", 8 + s, (picture, noise(3, size)), *map(_forward, _image_gradient(setting)))
+    # The image, its gradient and both moments read, all but the gradient written.
     yield step("adam_step", "image", 28, (picture, noise(3, size, torch.float32)), *_adam(setting))
 
 

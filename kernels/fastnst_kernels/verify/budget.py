@@ -1,4 +1,4 @@
-"""Error budgets, how far a result may be from float64: the rule, and the budgets of Gram matrices, losses and taps.
+"""Error budgets, how far a result may be from float64: the rule, and the budget of each operation.
 
 An error is ‖result − exact‖₂ / ‖exact‖₂ of one image, so that one element near zero decides nothing. Its budget is
 
@@ -9,8 +9,8 @@ float32 sum, one rounding at the end; TF32 factors cut to 10 bits. A result that
 budget of nothing, as it could where the output is one element. So the plain error is the largest over a few orders of
 the positions, which change the rounding and not the result; and it is not taken below what the roundings that every
 implementation shares do to the output (G as a sum and after the division by M, both in float32; the difference G − A in
-16 bit, where the product takes it so), carried through the formula to first order and added in quadrature. For large
-outputs the plain error is the larger of the two.
+16 bit, where the product takes it so; at the image's edge those of the factors, and of each sum where terms cancel),
+carried through the formula to first order and added in quadrature. For large outputs the plain error is the larger.
 
 Every function returns the exact result and its budget, one number for each image.
 """
@@ -18,10 +18,12 @@ Every function returns the exact result and its budget, one number for each imag
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastnst_kernels.image import reference as image_reference
 from fastnst_kernels.launch.backends import accumulation_dtype
 from fastnst_kernels.losses import reference
 
@@ -40,7 +42,6 @@ class Expected:
 
     @staticmethod
     def equal(exact: Tensor) -> "Expected":
-        """The expectation of equality to the bit."""
         return Expected(exact.double(), torch.zeros(len(exact), dtype=torch.float64, device=exact.device))
 
 
@@ -67,11 +68,8 @@ def gram(features: Tensor, precision: str = "ieee") -> Expected:
     """`gram` of features (B, C, H, W)."""
     exact = reference.gram(features)
     shared = 2**0.5 * unit(accumulation_dtype(features.dtype)) * torch.ones(len(features), dtype=torch.float64)
-
-    def plain(permuted: Tensor, order: Tensor) -> Tensor:
-        return _plain_gram(permuted, precision)
-
-    return _budget(plain, features, exact, shared=shared, dtype=accumulation_dtype(features.dtype))
+    dtype = accumulation_dtype(features.dtype)
+    return _budget(lambda x, _: _plain_gram(x, precision), features, exact, shared=shared, dtype=dtype)
 
 
 def gram_loss(features: Tensor, target: Tensor, weight: float, precision: str = "ieee") -> Expected:
@@ -174,10 +172,8 @@ def gram_gradient(features: Tensor, gram_gradient: Tensor, precision: str = "iee
     shared = _carried(variance, features, factor, exact)
 
     def plain(permuted: Tensor, order: Tensor) -> Tensor:
-        summed = gram_gradient.to(dtype) + gram_gradient.to(dtype).mT
-        return _plain_product(
-            summed, permuted, factor, added=torch.zeros_like(permuted, dtype=dtype), precision=precision
-        )
+        summed, zeros = gram_gradient.to(dtype) + gram_gradient.to(dtype).mT, torch.zeros_like(permuted, dtype=dtype)
+        return _plain_product(summed, permuted, factor, added=zeros, precision=precision)
 
     return _budget(plain, features, exact, shared=shared, dtype=features.dtype)
 
@@ -257,3 +253,79 @@ def _plain_product(difference: Tensor, features: Tensor, factor: Tensor, added: 
         peak = torch.where(peak > 0, peak, 1.0)
         product = (difference / peak).to(features.dtype).float() @ features.float() * peak
     return (added + factor.to(product.dtype)[:, None, None] * product).to(features.dtype)
+
+
+def normalise(
+    image: Tensor, scale: Sequence[float], shift: Sequence[float], flip: bool, dtype: torch.dtype
+) -> Expected:
+    exact = image_reference.normalise(image, scale, shift, flip)
+    plain = image_reference.normalise(image, scale, shift, flip, dtype=image.dtype)
+    shifts = image_reference.by_channel(shift, exact).expand_as(exact)
+    return _rounded([plain.to(dtype)], exact, [exact - shifts, shifts, exact], dtype=image.dtype, result_dtype=dtype)
+
+
+def normalise_gradient(upstream: Tensor, scale: Sequence[float], flip: bool, dtype: torch.dtype) -> Expected:
+    """The gradient of `normalise` for the image's `dtype`."""
+    exact = image_reference.normalise_gradient(upstream, scale, flip)
+    plain = image_reference.normalise_gradient(upstream, scale, flip, dtype=dtype)
+    return _rounded([plain], exact, [exact, exact], dtype=dtype)
+
+
+def total_variation(image: Tensor, kind: str) -> Expected:
+    """The total variation: its plain sum is taken in a few orders of the terms."""
+    exact = image_reference.total_variation(image, kind)
+    plains = [image_reference.total_variation(image, kind, dtype=image.dtype)]
+    if kind != "nine-point":
+        terms = torch.cat([difference.flatten(1) for difference in image_reference.differences(image, kind)], 1)
+        terms = terms.square() if kind == "squared" else terms.abs()
+        plains += [terms[:, order].sum(1) / image[0, 0].numel() for order in orders(terms.shape[1], image.device)]
+    return _rounded(plains, exact, [exact] * (3 if kind == "nine-point" else 2), dtype=image.dtype)
+
+
+def image_gradient(
+    image: Tensor, upstream: Tensor | None, scale: Sequence[float], flip: bool, tv_weight: float | Tensor, kind: str
+) -> Expected:
+    """The gradient of `image_gradient`; with no upstream, the one of `total_variation`."""
+    exact, plain = (
+        image_reference.image_gradient(image, upstream, scale, flip=flip, tv_weight=tv_weight, kind=kind, dtype=dtype)
+        for dtype in (torch.float64, image.dtype)
+    )
+    weights = torch.as_tensor(tv_weight, dtype=image.dtype, device=image.device).expand(len(image))[:, None, None, None]
+    # Each difference counts in two pixels.
+    terms = [weights * slope for slope in image_reference.slopes(image, kind)] * 2 + [exact, exact]
+    if upstream is not None:
+        terms.append(image_reference.normalise_gradient(upstream, scale, flip))
+    return _rounded([plain], exact, terms, dtype=image.dtype)
+
+
+def adam(image: Tensor, gradients: Sequence[Tensor], **change: Any) -> list[Expected]:
+    """Image, first and second moment after one step for each gradient, from moments of zero; `change` is the rest of
+    what `image_reference.adam_step` takes."""
+    exact = plain = (image, torch.zeros_like(image), torch.zeros_like(image))
+    updates = [torch.zeros_like(image)] * 3
+    for index, gradient in enumerate(gradients):
+        before = exact
+        exact = image_reference.adam_step(exact[0], gradient, *exact[1:], index + 1, **change)
+        plain = image_reference.adam_step(plain[0], gradient, *plain[1:], index + 1, **change, dtype=image.dtype)
+        updates = [(now - then).abs() + total for now, then, total in zip(exact, before, updates, strict=True)]
+    return [
+        _rounded([result], state, [state, 2 * update], dtype=image.dtype)
+        for result, state, update in zip(plain, exact, updates, strict=True)
+    ]
+
+
+def _rounded(
+    plains: Sequence[Tensor],
+    exact: Tensor,
+    terms: Sequence[Tensor],
+    *,
+    dtype: torch.dtype,
+    result_dtype: torch.dtype | None = None,
+) -> Expected:
+    """The exact result and the budget of plain results that share one rounding of each of `terms` in `dtype`."""
+    size = exact.reshape(len(exact), -1).norm(dim=1)
+    sizes = torch.stack([term.double().reshape(len(exact), -1).norm(dim=1) for term in terms])
+    shared = unit(dtype) * sizes.norm(dim=0) / torch.where(size > 0, size, 1.0)
+    return Expected(
+        exact, allowed([relative_error(plain, exact) for plain in plains], exact, shared, result_dtype or dtype)
+    )

@@ -95,11 +95,10 @@ def differentiated(
 
 @dataclass(frozen=True)
 class Check:
-    """The results of one direction of an operation against float64.
+    """The results of one direction of an operation against float64: the worst of its images and results.
 
-    `error` is ‖result − exact‖ / ‖exact‖ of the image where it is largest against its budget, or an eighth of
-    max|result − exact| / max|exact| where that is more; NaN where there is no finite result. Of several results, such
-    as two losses, it is the worst. A budget of 0 asks for equality to the bit. `variant` names what is switched on,
+    `error` is ‖result − exact‖ / ‖exact‖, or an eighth of max|result − exact| / max|exact| where that is more, and NaN
+    where there is no finite result. A budget of 0 asks for equality to the bit. `variant` names what is switched on,
     `device` is a torch device, or "interpreter", and `problem` what the op raised, if it did.
     """
 
@@ -119,17 +118,14 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """True if the error is within its budget, and nothing was raised."""
         return self.problem is None and self.error <= self.budget
 
     @property
     def name(self) -> str:
-        """The operation with what is switched on."""
         return f"{self.op} ({self.variant})" if self.variant else self.op
 
     @property
     def mode(self) -> str:
-        """The name of its mode."""
         dtype = f"torch.{self.dtype}"
         return next(mode.name for mode in MODES if (str(mode.dtype), mode.precision) == (dtype, self.precision))
 
@@ -140,10 +136,11 @@ class Check:
 
     def as_dict(self) -> dict[str, Any]:
         """The fields and the verdict as JSON can hold them: a number that is not finite is None."""
-        values = {**asdict(self), "shape": list(self.shape), "passed": self.passed}
-        for name in ("error", "budget"):
-            values[name] = values[name] if math.isfinite(values[name]) else None
-        return values
+        finite = {
+            name: value if math.isfinite(value) else None
+            for name, value in (("error", self.error), ("budget", self.budget))
+        }
+        return {**asdict(self), **finite, "shape": list(self.shape), "passed": self.passed}
 
 
 def checks_of(operation: Operation, site: Site, layout: str) -> Iterator[Check]:
@@ -157,11 +154,9 @@ def checks_of(operation: Operation, site: Site, layout: str) -> Iterator[Check]:
         problem = f"{type(raised).__name__}: {raised}".strip().splitlines()[0]
     interpreted = site.backend == "triton" and site.device.type == "cpu"
     for direction, expected in operation.expected.items():
-        error, allowed = math.nan, math.nan
-        if problem is None:
-            pairs = zip(results[direction], expected, strict=True)
-            errors = [worst(result, wanted.exact, wanted.budget) for result, wanted in pairs]
-            error, allowed = max(errors, key=lambda pair: _share(*pair))
+        pairs = zip(results.get(direction, ()), expected, strict=problem is None)
+        errors = [worst(result, wanted.exact, wanted.budget) for result, wanted in pairs]
+        error, allowed = max(errors, key=lambda pair: _share(*pair), default=(math.nan, math.nan))
         yield Check(
             op=operation.op,
             variant=operation.variant,
@@ -199,7 +194,7 @@ def _share(error: float, allowed: float) -> float:
 @contextmanager
 def _poisoned() -> Iterator[None]:
     """Within it, memory that torch hands out uninitialised holds NaN, so that an output that is not written shows."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    before, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         with warnings.catch_warnings():
@@ -207,4 +202,4 @@ def _poisoned() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.use_deterministic_algorithms(before, warn_only=warns)

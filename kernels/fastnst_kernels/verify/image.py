@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastnst_kernels.image import KINDS, adam_step_, image_gradient, normalise, total_variation
 from fastnst_kernels.launch.layout import dense_channels_last
-from fastnst_kernels.verify import image_budget
+from fastnst_kernels.verify import budget
 from fastnst_kernels.verify.check import Operation, Site, differentiated
 
 _SCALE = (2.1, 3.7, -0.4)
@@ -18,7 +18,6 @@ _STEPS = 3
 
 
 def operations(site: Site) -> Iterator[Operation]:
-    """The checks of the operations at the image's edge at one site."""
     noise = site.noise(6)
     # Part of it lies at either end, as after a clamp, so that neighbours can be equal.
     image = (0.5 + 0.4 * noise(*site.shape)).clamp(0, 1)
@@ -34,10 +33,6 @@ def operations(site: Site) -> Iterator[Operation]:
             yield _adam(site, image, limits)
 
 
-def _other(layout: torch.memory_format) -> torch.memory_format:
-    return torch.contiguous_format if layout == torch.channels_last else torch.channels_last
-
-
 def _normalise(site: Site, image: Tensor, upstream: Tensor, flip: bool) -> Operation:
     """With `flip` into the other layout, without it into the same."""
     dtype = site.mode.dtype
@@ -46,28 +41,22 @@ def _normalise(site: Site, image: Tensor, upstream: Tensor, flip: bool) -> Opera
         last = dense_channels_last(leaf) != flip
         return normalise(leaf, _SCALE, _SHIFT, flip=flip, dtype=dtype, channels_last=last, backend=site.backend)
 
+    variant, forward = "flipped" if flip else "", [budget.normalise(image, _SCALE, _SHIFT, flip, dtype=dtype)]
+    backward = budget.normalise_gradient(upstream, _SCALE, flip, image.dtype)
+    gradients = [upstream]
     return differentiated(
-        "normalise",
-        "flipped" if flip else "",
-        image,
-        function,
-        gradients=[upstream],
-        forward=[image_budget.normalise(image, _SCALE, _SHIFT, flip, dtype=dtype)],
-        backward=image_budget.normalise_gradient(upstream, _SCALE, flip, image.dtype),
+        "normalise", variant, image, function, gradients=gradients, forward=forward, backward=backward
     )
 
 
 def _total_variation(site: Site, image: Tensor, kind: str) -> Operation:
     # Brings the gradient to the size of one.
     above = torch.arange(1.0, 1 + len(image), device=image.device) * image[0, 0].numel()
+    function = partial(total_variation, kind=kind, backend=site.backend)
+    forward = [budget.total_variation(image, kind)]
+    backward = budget.image_gradient(image, None, _SCALE, flip=False, tv_weight=above, kind=kind)
     return differentiated(
-        "total_variation",
-        kind,
-        image,
-        partial(total_variation, kind=kind, backend=site.backend),
-        gradients=[above],
-        forward=[image_budget.total_variation(image, kind)],
-        backward=image_budget.image_gradient(image, None, _SCALE, flip=False, tv_weight=above, kind=kind),
+        "total_variation", kind, image, function, gradients=[above], forward=forward, backward=backward
     )
 
 
@@ -78,13 +67,14 @@ def _image_gradient(site: Site, image: Tensor, upstream: Tensor, kind: str) -> O
     terms: Mapping[str, Any] = {"flip": flip, "tv_weight": 0.7 * image[0, 0].numel(), "kind": kind}
 
     def run(layout: torch.memory_format) -> Mapping[str, Sequence[Tensor]]:
-        above = upstream.to(memory_format=_other(layout) if flip else layout, copy=True)
+        nchw, last = torch.contiguous_format, torch.channels_last
+        above = upstream.to(memory_format=layout if not flip else nchw if layout == last else last, copy=True)
         given = image.contiguous(memory_format=layout)
         gradient, value = image_gradient(given, above, _SCALE, backend=site.backend, **terms)
         return {"forward": [value], "backward": [gradient]}
 
-    backward = image_budget.image_gradient(image, upstream, _SCALE, **terms)
-    expected = {"forward": [image_budget.total_variation(image, kind)], "backward": [backward]}
+    backward = budget.image_gradient(image, upstream, _SCALE, **terms)
+    expected = {"forward": [budget.total_variation(image, kind)], "backward": [backward]}
     return Operation("image_gradient", f"{kind}, flipped" if flip else kind, run, expected)
 
 
@@ -104,5 +94,5 @@ def _adam(site: Site, image: Tensor, limits: tuple[float, float] | None) -> Oper
             adam_step_(x, gradient.contiguous(memory_format=layout), m, v, step, **change, **switches)
         return {"forward": [x, m, v]}
 
-    expected = image_budget.adam(image, gradients, limits=limits, **change)
+    expected = budget.adam(image, gradients, limits=limits, **change)
     return Operation("adam_step_", "clamped" if limits else "counted", run, {"forward": expected})

@@ -1,8 +1,8 @@
 """The losses against float64: Gram matrices, taps with each of their terms, and the sums and gradients of tiles."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -50,7 +50,6 @@ def bring_to_one(gradient: Tensor) -> Tensor:
 
 
 def gram_operations(site: Site) -> Iterator[Operation]:
-    """The checks of `gram`, `gram_loss` and `style_tap` at one site."""
     noise, precision = site.noise(1), site.mode.precision
     options: dict[str, Any] = {"precision": precision, "backend": site.backend}
     features = features_of(site)
@@ -58,56 +57,28 @@ def gram_operations(site: Site) -> Iterator[Operation]:
     target = target_near(features, noise(channels, channels))
     upstream = noise(*site.shape).to(site.mode.dtype)
     above = noise(len(features), channels, channels) * features[0, 0].numel()
-    yield differentiated(
-        "gram",
-        "",
-        features,
-        partial(gram, **options),
-        gradients=[above],
-        forward=[budget.gram(features, precision)],
-        backward=budget.gram_gradient(features, above, precision),
-    )
+    forward, backward = [budget.gram(features, precision)], budget.gram_gradient(features, above, precision)
+    function: Callable[..., Any] = partial(gram, **options)
+    yield differentiated("gram", "", features, function, gradients=[above], forward=forward, backward=backward)
+
     loss_gradient = bring_to_one(reference.gram_loss_gradient(features, target, WEIGHT))
     terms: dict[str, Any] = {"target": target, "weight": WEIGHT, "style_gradient": loss_gradient}
-    loss = budget.gram_loss(features, target, WEIGHT, precision)
-    yield differentiated(
-        "gram_loss",
-        "",
-        features,
-        partial(gram_loss, target=target, weight=WEIGHT, **options),
-        gradients=[loss_gradient],
-        forward=[loss],
-        backward=budget.tap_gradient(features, torch.zeros_like(upstream), precision=precision, **terms),
-    )
-    yield differentiated(
-        "style_tap",
-        "",
-        features,
-        partial(style_tap, target=target, weight=WEIGHT, **options),
-        gradients=[upstream, loss_gradient],
-        forward=[Expected.equal(features), loss],
-        backward=budget.tap_gradient(features, upstream, precision=precision, **terms),
-    )
+    forward, gradients = [budget.gram_loss(features, target, WEIGHT, precision)], [loss_gradient]
+    backward = budget.tap_gradient(features, torch.zeros_like(upstream), precision=precision, **terms)
+    function = partial(gram_loss, target=target, weight=WEIGHT, **options)
+    yield differentiated("gram_loss", "", features, function, gradients=gradients, forward=forward, backward=backward)
 
-
-@dataclass(frozen=True)
-class _Switches:
-    style: str
-    content: bool
-    relu: bool
-    inplace: bool
-
-    @property
-    def name(self) -> str:
-        words = (self.style, "content" * self.content, "ReLU" * self.relu, "in place" * self.inplace)
-        return ", ".join(word for word in words if word)
+    forward, gradients = [Expected.equal(features), *forward], [upstream, loss_gradient]
+    backward = budget.tap_gradient(features, upstream, precision=precision, **terms)
+    function = partial(style_tap, target=target, weight=WEIGHT, **options)
+    yield differentiated("style_tap", "", features, function, gradients=gradients, forward=forward, backward=backward)
 
 
 _VARIANTS = (
-    _Switches(style="", content=True, relu=False, inplace=False),
-    _Switches(style="", content=True, relu=True, inplace=True),
-    _Switches(style="style", content=True, relu=True, inplace=False),
-    _Switches(style="blended styles", content=False, relu=True, inplace=True),
+    "content",
+    "content, ReLU, in place",
+    "style, content, ReLU",
+    "blended styles, ReLU, in place",
 )
 
 
@@ -135,55 +106,53 @@ def blended_loss(features: Tensor, targets: Sequence[Tensor], blended: BlendedTa
 
 
 def tap_operations(site: Site) -> Iterator[Operation]:
-    """The checks of `tap` in its variants at one site."""
     noise = site.noise(2)
     features = features_of(site)
     channels = site.shape[1]
     targets = [target_near(features, noise(channels, channels)) for _ in BLEND]
     content = content_of(features, noise(*site.shape))
     upstream = noise(*site.shape).to(site.mode.dtype)
-    for switches in _VARIANTS:
-        yield _tap_operation(site, switches, features=features, targets=targets, content=content, upstream=upstream)
+    for variant in _VARIANTS:
+        yield _tap(site, variant, features=features, targets=targets, content=content, upstream=upstream)
 
 
-def _tap_operation(
-    site: Site, switches: _Switches, *, features: Tensor, targets: Sequence[Tensor], content: Tensor, upstream: Tensor
+def _tap(
+    site: Site, variant: str, *, features: Tensor, targets: Sequence[Tensor], content: Tensor, upstream: Tensor
 ) -> Operation:
-    precision = site.mode.precision
+    precision, switches = site.mode.precision, variant.split(", ")
+    relu, inplace = "ReLU" in switches, "in place" in switches
     given: dict[str, Any] = {}
     exact: dict[str, Any] = {}
     forward, gradients = [Expected.equal(features)], [upstream]
-    if switches.style:
-        blended = blend_targets(targets, BLEND)
-        matrix, weight, target = targets[0], WEIGHT, targets[0] if switches.style == "style" else blended
-        forward.append(budget.gram_loss(features, matrix, weight, precision))
-        if switches.style == "blended styles":
+    if "content" not in switches[0]:
+        target: Tensor | BlendedTarget = targets[0]
+        matrix, weight, loss = targets[0], WEIGHT, budget.gram_loss(features, targets[0], WEIGHT, precision)
+        if switches[0] == "blended styles":
+            target = blended = blend_targets(targets, BLEND)
             matrix, weight = blended.matrix, WEIGHT * blended.weight
-            forward[1] = blended_loss(features, targets, blended, precision)
+            loss = blended_loss(features, targets, blended, precision)
+        forward.append(loss)
         gradients.append(bring_to_one(reference.gram_loss_gradient(features, matrix, weight)))
         given |= {"target": target, "weight": WEIGHT}
         exact |= {"target": matrix, "weight": weight, "style_gradient": gradients[-1]}
-    if switches.content:
+    if "content" in switches:
         gradients.append(bring_to_one(2 * CONTENT_WEIGHT * (features.double() - content.double())))
         forward.append(budget.content_loss(features, content, CONTENT_WEIGHT))
-        given |= {"content": content, "content_weight": CONTENT_WEIGHT}
-        exact |= {"content": content, "content_weight": CONTENT_WEIGHT, "content_gradient": gradients[-1]}
+        terms = {"content": content, "content_weight": CONTENT_WEIGHT}
+        given |= terms
+        exact |= {**terms, "content_gradient": gradients[-1]}
     # The input of the ReLU that leaves the features.
-    below = torch.where(features > 0, features, -upstream.abs()) if switches.relu else features
-    given |= {"relu": switches.relu, "inplace": switches.inplace, "precision": precision, "backend": site.backend}
-    return differentiated(
-        "tap",
-        switches.name,
-        below,
-        lambda leaf: tap(leaf.clone() if switches.inplace else leaf, **given),
-        gradients=gradients,
-        forward=forward,
-        backward=budget.tap_gradient(features, upstream, relu=switches.relu, precision=precision, **exact),
-    )
+    below = torch.where(features > 0, features, -upstream.abs()) if relu else features
+    given |= {"relu": relu, "inplace": inplace, "precision": precision, "backend": site.backend}
+    backward = budget.tap_gradient(features, upstream, relu=relu, precision=precision, **exact)
+
+    def function(leaf: Tensor) -> Sequence[Tensor | None]:
+        return tap(leaf.clone() if inplace else leaf, **given)
+
+    return differentiated("tap", variant, below, function, gradients=gradients, forward=forward, backward=backward)
 
 
 def tile_operations(site: Site) -> Iterator[Operation]:
-    """The checks of the operations on tiles at one site."""
     features = features_of(site)
     yield _accumulate(site, features)
     yield _finish(site, features)
@@ -196,19 +165,18 @@ def _accumulate(site: Site, features: Tensor) -> Operation:
     row, column = height // 3 + 1, width // 2 + 1
     rows = [part for part in (slice(0, row), slice(row, height)) if part.start < part.stop]
     columns = [part for part in (slice(0, column), slice(column, width)) if part.start < part.stop]
+    crops = list(product(rows, columns))
 
     def run(layout: torch.memory_format) -> Mapping[str, Sequence[Tensor]]:
         given = features.contiguous(memory_format=layout)
         sums = torch.zeros((batch, channels, channels), device=site.device)
-        for vertical in rows:
-            for horizontal in columns:
-                crop = given[:, :, vertical, horizontal]
-                accumulate_gram(sums, crop, precision=site.mode.precision, backend=site.backend)
+        for part in crops:
+            accumulate_gram(sums, given[(..., *part)], precision=site.mode.precision, backend=site.backend)
         return {"forward": [sums]}
 
     # Each crop's sum is added to those before it, and rounded.
     matrix = budget.gram(features, site.mode.precision)
-    allowed = matrix.budget + 2 * _UNIT * (len(rows) * len(columns)) ** 0.5
+    allowed = matrix.budget + 2 * _UNIT * len(crops) ** 0.5
     expected = Expected(matrix.exact * (height * width), allowed)
     return Operation("accumulate_gram", "crops", run, {"forward": [expected]})
 
@@ -258,15 +226,10 @@ def _backward(site: Site, features: Tensor) -> Iterator[Operation]:
         return finish_gram_loss(sums, positions, target, weight, dtype=site.mode.dtype, backend=backend)[1]
 
     def run_gradient(layout: torch.memory_format) -> Mapping[str, Sequence[Tensor]]:
+        given, above = (tensor.contiguous(memory_format=layout) for tensor in (inner, upstream[inside]))
         # The weight of the loss takes its gradient's place: one number for all images.
-        gradient = tap_gradient(
-            inner.contiguous(memory_format=layout),
-            difference(WEIGHT * same),
-            upstream[inside].contiguous(memory_format=layout),
-            precision=precision,
-            backend=backend,
-        )
-        return {"backward": [gradient]}
+        style = difference(WEIGHT * same)
+        return {"backward": [tap_gradient(given, style, above, precision=precision, backend=backend)]}
 
     def run_backward(layout: torch.memory_format) -> Mapping[str, Sequence[Tensor]]:
         gradient, style = upstream.to(memory_format=layout, copy=True), difference(WEIGHT)

@@ -18,7 +18,6 @@ _QUANTUM = 2.0**-12
 
 
 def operations(site: Site) -> Iterator[Operation]:
-    """The checks of the sign-bit epilogues at one site."""
     noise, dtype = site.noise(5), site.mode.dtype
     x = _quantised(noise(*site.shape)).to(dtype)
     bias = _quantised(0.5 * noise(site.shape[1])).to(dtype)

@@ -39,9 +39,8 @@ export class Controls {
   }
 
   field(control, id) {
-    if (control.kind === "choice" || control.kind === "switch") {
-      const choices = control.kind === "switch" ? ["off", "on"] : control.choices;
-      return element("select", { id }, ...choices.map((choice) => element("option", {}, choice)));
+    if (control.kind === "choice") {
+      return element("select", { id }, ...control.choices.map((choice) => element("option", {}, choice)));
     }
     const keyboard = control.kind === "number" ? (control.whole ? "numeric" : "decimal") : "text";
     return element("input", { id, type: "text", inputMode: keyboard, placeholder: control.placeholder, spellcheck: false });

@@ -98,7 +98,7 @@ async function main() {
     find("download").href = api.fileUrl(result.id, find("format").value);
   }
 
-  const isBusy = () => run !== null && (run.state === "waiting" || run.state === "running");
+  const isBusy = () => run !== null && run.state === "running";
 
   function choose(id) {
     history.select(id);

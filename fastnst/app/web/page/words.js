@@ -13,7 +13,7 @@ export const sides = ({ width, height }) => `${width} × ${height}`;
 
 // The lines under the bar: of a run that goes on, or of a result.
 export function ofRun(run) {
-  if (run.state !== "waiting" && run.state !== "running") return null;
+  if (run.state !== "running") return null;
   if (run.iteration === undefined) return [run.stopping ? "Stopping …" : "Starting …", "Reading the pictures and the style."];
   const left = run.left === null ? "" : ` · about ${clock(run.left)} left`;
   const first = run.stopping ? "Stopping …" : `${Math.floor(run.done * 100)} %${left}`;

@@ -1,37 +1,33 @@
-"""The page's runs: one at a time, each a ticket that shows how far it is, safe to look at from any thread."""
+"""A run of the page: how far it is and what came of it, safe to look at from any thread."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
-from queue import SimpleQueue
 from typing import Any
 
 from fastnst.app.web.results import Kept, Request
 from fastnst.options.options import Options
 from fastnst.transfer.result import Iterate, LossRecord
-from fastnst.transfer.scales import scale_iterations, scale_style_weights
+from fastnst.transfer.scales import by_scale
 
-WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
+RUNNING, DONE, FAILED = "running", "done", "failed"
 
 
 class Ticket:
-    """One request from the queue to its result.
+    """One request from its start to its result.
 
-    `state` is waiting, running, done or failed; `version` grows with each change that a page has to show. `preview` is
-    the newest image as a browser shows it, `last` the newest iterate until the run is over.
+    `state` is running, done or failed; `version` grows with each change that a page has to show. `preview` is the
+    newest image as a browser shows it, `last` the newest iterate until the run is over.
     """
 
     def __init__(self, request: Request, options: Options) -> None:
-        self.request = request
-        self.options = options
-        self.state = WAITING
-        self.version = 0
-        self._stop = threading.Event()
-        self._lock = threading.Lock()
-        self._records: list[LossRecord] = []
-        self.last: Iterate | None = None
-        self._whole: dict[str, Any] = {}
+        self.request, self.options = request, options
+        self.state, self.version = RUNNING, 0
         self.preview: bytes | None = None
+        self.last: Iterate | None = None
+        self._stop, self._lock = threading.Event(), threading.Lock()
+        self._records: list[LossRecord] = []
+        self._whole: dict[str, Any] = {}
         self._previews = 0
         self._message: str | None = None
         self._result: Kept | None = None
@@ -43,24 +39,13 @@ class Ticket:
 
     @property
     def over(self) -> bool:
-        return self.state in (DONE, FAILED)
+        return self.state != RUNNING
 
     def stop(self) -> None:
-        """Ends the run at its next iteration, or before it begins."""
+        """Ends the run at its next iteration."""
         with self._lock:
             self._stop.set()
-            if self.state == WAITING:
-                self.state = DONE
             self.version += 1
-
-    def begin(self) -> bool:
-        """Begins the run; False where it was stopped while it waited."""
-        with self._lock:
-            if self.state != WAITING:
-                return False
-            self.state = RUNNING
-            self.version += 1
-            return True
 
     def show(self, iterate: Iterate, preview: bytes | None) -> None:
         """Takes an iterate and, now and then, its image."""
@@ -76,7 +61,6 @@ class Ticket:
             self.version += 1
 
     def finish(self, result: Kept | None, message: str | None = None, *, failed: bool = False) -> None:
-        """Ends with a result, a message, or both."""
         with self._lock:
             self._result, self._message = result, message
             self.state = FAILED if failed else DONE
@@ -86,10 +70,18 @@ class Ticket:
     def losses(self, since: int = 0) -> dict[str, Any]:
         """The curve, from the `since`-th point on: `points` are rows of iteration, scale, total and the weighted terms,
         whose names `terms` are."""
+        weights = {term.name: getattr(self.options, f"{term.name}_weight", 0) for term in fields(LossRecord)}
+        terms = [name for name, weight in weights.items() if isinstance(weight, tuple) or weight > 0]
         with self._lock:
-            terms = _terms(self.options)
-            points = [_point(record, terms, self.options, self._whole["scales"]) for record in self._records[since:]]
-            return {"terms": terms, "points": points, "since": since}
+            points = [self._point(record, terms) for record in self._records[since:]]
+        return {"terms": terms, "points": points, "since": since}
+
+    def _point(self, record: LossRecord, terms: Sequence[str]) -> list[float]:
+        edges: Sequence[int] = self._whole["scales"]
+        weights = [by_scale(getattr(self.options, f"{term}_weight"), len(edges)) for term in terms]
+        pairs = zip(terms, weights, strict=True)
+        weighted = [getattr(record, term) * weight[edges.index(record.scale)] for term, weight in pairs]
+        return [record.iteration, record.scale, *(float(f"{value:.5g}") for value in (record.total, *weighted))]
 
     def view(self, since: int = 0) -> dict[str, Any]:
         """The run as the page shows it, in JSON's types; of the losses those from the `since`-th on."""
@@ -112,30 +104,6 @@ class Ticket:
             return view
 
 
-class Queue:
-    """Tickets, served one after the other by one thread; `serve` is called with each, and must not raise."""
-
-    def __init__(self, serve: Callable[[Ticket], None]) -> None:
-        self._serve = serve
-        self._tickets: SimpleQueue[Ticket | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="fastnst-web-queue", daemon=True)
-        self._thread.start()
-
-    def join(self, ticket: Ticket) -> None:
-        """Puts the ticket at the end of the queue."""
-        self._tickets.put(ticket)
-
-    def close(self, seconds: float = 10.0) -> None:
-        """Waits so long for the runs to end; each must have been stopped."""
-        self._tickets.put(None)
-        self._thread.join(seconds)
-
-    def _work(self) -> None:
-        while (ticket := self._tickets.get()) is not None:
-            if ticket.begin():
-                self._serve(ticket)
-
-
 def progress_of(records: Sequence[LossRecord], edges: Sequence[int], options: Options) -> tuple[float, float | None]:
     """The part of a run that is done, in 0…1, after these records, and the seconds that the rest takes, None while
     unknown; `edges` are the long edges of its scales in pixels.
@@ -145,7 +113,7 @@ def progress_of(records: Sequence[LossRecord], edges: Sequence[int], options: Op
     last = records[-1]
     index = list(edges).index(last.scale)
     begun = next(record.iteration for record in records if record.scale == last.scale)
-    counts = scale_iterations(options.iterations, len(edges))
+    counts = by_scale(options.iterations, len(edges))
     work = [count * edge**2 for count, edge in zip(counts, edges, strict=True)]
     inside = min((last.iteration - begun) / counts[index], 1.0)
     done = (sum(work[:index]) + inside * work[index]) / sum(work)
@@ -156,16 +124,3 @@ def progress_of(records: Sequence[LossRecord], edges: Sequence[int], options: Op
         left = rest if left is None else min(left, rest)
         done = max(done, min(last.seconds / options.seconds, 1.0))
     return done, left
-
-
-def _terms(options: Options) -> list[str]:
-    """The terms of the loss whose weight is more than 0."""
-    weights = {term.name: getattr(options, f"{term.name}_weight", 0) for term in fields(LossRecord)}
-    return [name for name, weight in weights.items() if isinstance(weight, tuple) or weight > 0]
-
-
-def _point(record: LossRecord, terms: Sequence[str], options: Options, edges: Sequence[int]) -> list[float]:
-    index = edges.index(record.scale)
-    weights = [scale_style_weights(getattr(options, f"{term}_weight"), len(edges))[index] for term in terms]
-    weighted = [getattr(record, term) * weight for term, weight in zip(terms, weights, strict=True)]
-    return [record.iteration, record.scale, *(float(f"{value:.5g}") for value in (record.total, *weighted))]

@@ -1,0 +1,370 @@
+"""The arguments of each command, and the function that does it, by the name of its module.
+
+Nothing here may import what a run needs: the help must not wait for torch.
+"""
+
+import argparse
+from typing import Any
+
+from fastnst.app.cli.arguments import (
+    HOST_OPTIONS,
+    OPTIONS,
+    Several,
+    add_earlier_run,
+    add_option,
+    add_options,
+    add_output,
+    add_run,
+    whole_number,
+)
+
+_SHELLS = ("bash", "zsh", "fish", "tcsh", "powershell")
+_PORT = 8017
+# A texture has no content, and its size has two sides.
+_NOT_OF_TEXTURES = ("content_weight", "content_layers", "preserve_color", "size")
+# The layers have arguments of their own; there are no weights of styles and no colours to keep.
+_NOT_OF_RECONSTRUCTIONS = ("content_layers", "style_layers", "style_weights", "preserve_color")
+
+
+def _add_sheet(parser: argparse.ArgumentParser, size: str, *, keep: str = "", prefix: str = "") -> None:
+    """Adds the arguments of a sheet, whose cells have by default that `size`; `keep` says what --keep writes."""
+    parser.add_argument("--cell", metavar="PX", type=whole_number, help=f"{prefix}long edge of each (default: {size})")
+    parser.add_argument("--title", metavar="TEXT", default="", help=f"{prefix}a line above all")
+    parser.add_argument("--font", metavar="FILE", help=f"{prefix}a .ttf or .otf file, for letters beyond ASCII")
+    if keep:
+        parser.add_argument("--keep", metavar="FOLDER", help=f"{prefix}also write {keep} into this folder")
+
+
+def _part(word: str) -> tuple[int, int]:
+    first, _, count = word.partition("/")
+    if not (first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count)):
+        raise argparse.ArgumentTypeError(f"{word!r} is no part of a batch; write K/N, from 1/N to N/N, as 2/8")
+    return int(first), int(count)
+
+
+def _add_stylize(commands: Any) -> None:
+    parser = commands.add_parser(
+        "stylize",
+        help="render a picture in the style of others",
+        usage="%(prog)s CONTENT STYLE [STYLE …] -o OUT [OPTION …]",
+        description="Renders CONTENT in the style of STYLE by optimising the image itself.",
+    )
+    parser.add_argument("content", metavar="CONTENT", help="the picture to render; - reads it from stdin")
+    parser.add_argument(
+        "styles", metavar="STYLE", nargs="+", help="the pictures whose style it gets, or folders of them"
+    )
+    add_run(parser)
+    parser.set_defaults(run="stylize.run_stylize", together=True)
+
+
+def _add_texture(commands: Any) -> None:
+    parser = commands.add_parser(
+        "texture",
+        help="make a texture of a picture's style, from noise",
+        usage="%(prog)s STYLE [STYLE …] -o OUT [--size WxH] [--tileable] [OPTION …]",
+        description="Makes an image of the style of STYLE alone, from noise (Gatys, Ecker and Bethge 2015), with "
+        "--preset texture where none is given. --style-layers says up to which size structures are taken over.",
+    )
+    parser.add_argument("styles", metavar="STYLE", nargs="+", help="the pictures whose texture it gets, or folders")
+    size = "width and height of the result in pixels, or one number for a square (default: 512)"
+    parser.add_argument("--size", dest="canvas", metavar="WxH", help=size)
+    parser.add_argument(
+        "--tileable",
+        action="store_true",
+        help="make copies of it fit together without a seam; the sides are then multiples of the pooling grid (16)",
+    )
+    add_run(parser, leave_out=_NOT_OF_TEXTURES, preset="texture")
+    parser.set_defaults(run="stylize.run_texture", together=True)
+
+
+def _add_reconstruct(commands: Any) -> None:
+    parser = commands.add_parser(
+        "reconstruct",
+        help="make a picture again from what layers hold of it",
+        usage="%(prog)s IMAGE (--layer LAYER [LAYER …] | --style-layers LAYER [LAYER …] | --figure) -o OUT [OPTION …]",
+        description="Makes an image that has the features of IMAGE at --layer, from grey, or its Gram matrices at "
+        "--style-layers, from noise (figure 1 of Gatys, Ecker and Bethge 2015), with --preset reconstruction where no "
+        "other is given.",
+    )
+    parser.add_argument("image", metavar="IMAGE", help="the picture to reconstruct; - reads it from stdin")
+    layers: dict[str, Any] = {"metavar": "LAYER", "nargs": "+", "action": Several}
+    parser.add_argument("--layer", help="reconstruct the content from these, as conv4_2", **layers)
+    parser.add_argument(
+        "--style-layers", dest="layers_of_style", help="reconstruct the style from these, as conv1_1,conv2_1", **layers
+    )
+    parser.add_argument(
+        "--figure",
+        action="store_true",
+        help="one labelled sheet: the content of each of conv1_1 … conv5_1, or of --layer, and the style of the first "
+        "of them, the first two, and so on",
+    )
+    _add_sheet(parser, "the size, 256 at most", keep="each image", prefix="with --figure: ")
+    add_run(parser, leave_out=_NOT_OF_RECONSTRUCTIONS, preset="reconstruction")
+    parser.set_defaults(run="stylize.run_reconstruct", together=True)
+
+
+def _add_resume(commands: Any) -> None:
+    parser = commands.add_parser(
+        "resume",
+        help="go on with a run from its checkpoint",
+        description="Goes on with the run whose CHECKPOINT `fastnst stylize --checkpoint` wrote, and on with the "
+        "checkpoint. On a CPU the image is that of the run that was not stopped, bit for bit.",
+    )
+    parser.add_argument("saved", metavar="CHECKPOINT", help="the file that --checkpoint wrote")
+    add_earlier_run(parser)
+    for name, what in (("device", "another device"), ("tile", "other tiles"), ("max-memory", "another memory limit")):
+        parser.add_argument(f"--{name}", default=argparse.SUPPRESS, metavar="X", help=f"{what} than the run had")
+    parser.set_defaults(run="stylize.run_resume", together=True)
+
+
+def _add_batch(commands: Any) -> None:
+    parser = commands.add_parser(
+        "batch",
+        help="render many pictures in many styles",
+        usage="%(prog)s MANIFEST [-o FOLDER] [OPTION …]\n"
+        "       %(prog)s --content PATH [PATH …] --style PATH [PATH …] -o FOLDER [OPTION …]",
+        description="Renders each row of MANIFEST, or each of the contents in each of the styles. A picture that fails "
+        "does not stop the rest; the exit code is 0 if all went well and 1 if some failed. The other options are those "
+        "of stylize, for all rows that do not have their own.",
+    )
+    parser.add_argument(
+        "manifest",
+        metavar="MANIFEST",
+        nargs="?",
+        help="a CSV file (.csv) or JSON lines (.jsonl) with content, style, output and any option in each row; its "
+        "paths are taken from its folder",
+    )
+    parser.add_argument("--content", metavar="PATH", nargs="+", help="pictures to render, or folders of them")
+    parser.add_argument("--style", metavar="PATH", nargs="+", help="pictures whose style they get, or folders of them")
+    parser.add_argument(
+        "-o", "--output", metavar="FOLDER", help="where outputs go (default: the manifest's folder); made if missing"
+    )
+    parser.add_argument(
+        "--name",
+        metavar="NAME",
+        default="{content}_{style}.png",
+        help="names the outputs that have no name, by {content}, {style} and {number} (default: %(default)s)",
+    )
+    parser.add_argument("--resume", action="store_true", help="leave out what is there, made from the same inputs")
+    parser.add_argument(
+        "--log", metavar="FILE", help="failures, as JSON lines (default: failures.jsonl in FOLDER, or by the manifest)"
+    )
+    parser.add_argument(
+        "--part",
+        metavar="K/N",
+        type=_part,
+        help="make every N-th row alone, from row K on: N such commands, wherever they run, make them all",
+    )
+    parser.add_argument(
+        "--workers",
+        metavar="N",
+        type=whole_number,
+        help="pictures at a time, each in a process of its own, with its own --max-memory (default: one for each GPU, "
+        "or one on a CPU)",
+    )
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        nargs="?",
+        const="",
+        help="work on a Ray cluster (fastnst[ray]): that at ADDRESS, or by RAY_ADDRESS, or one of this machine",
+    )
+    add_options(parser)
+    parser.add_argument("--quiet", action="store_true", help="no progress bar and no closing line")
+    parser.add_argument("--json", action="store_true", help="print one JSON object for each result on stdout")
+    parser.set_defaults(run="batch.run")
+
+
+def _add_grid(commands: Any) -> None:
+    parser = commands.add_parser(
+        "grid",
+        help="stylize a pair with the values of two options, as one labelled picture",
+        usage="%(prog)s CONTENT STYLE [STYLE …] -o OUT [--down OPTION VALUE …] [--across OPTION VALUE …] [OPTION …]",
+        description="Renders CONTENT in the style of STYLE once for each value of one option (down) and of another "
+        "(across), and puts the results on one labelled sheet. Without --down and --across it is the paper's grid: "
+        "layer sets down, α/β across, with --preset gatys.",
+    )
+    parser.add_argument("content", metavar="CONTENT", help="the picture to render")
+    parser.add_argument(
+        "styles", metavar="STYLE", nargs="+", help="the pictures whose style it gets, or folders of them"
+    )
+    add_output(parser, "the sheet; - writes it to stdout")
+    for axis, example in (("down", "style_layers conv1_1 conv1_1,conv2_1"), ("across", "style_weight 10 100 1000")):
+        parser.add_argument(
+            f"--{axis}",
+            nargs="+",
+            metavar="OPTION",
+            help=f"an option and its values, as --{axis} {example}; commas join several numbers or layers to one value",
+        )
+    _add_sheet(parser, "the size, 384 at most", keep="each result")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar and no closing line")
+    add_options(parser)
+    parser.set_defaults(run="grid.run_grid")
+
+
+def _add_compare(commands: Any) -> None:
+    parser = commands.add_parser(
+        "compare",
+        help="put results side by side, with the options in which they differ",
+        description="Puts pictures on one sheet. Under each that fastnst wrote stand its loss and the options in which "
+        "they differ; under any other stands its name.",
+    )
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="the pictures, in order")
+    add_output(parser, "the sheet; - writes it to stdout")
+    parser.add_argument(
+        "--columns", metavar="N", type=whole_number, help="pictures in a row (default: as fits a screen)"
+    )
+    parser.add_argument("--labels", metavar="TEXT", nargs="+", help="captions in place of the options, one for each")
+    _add_sheet(parser, "384")
+    parser.set_defaults(run="grid.run_compare", cell=384)
+
+
+def _add_rerun(commands: Any) -> None:
+    parser = commands.add_parser(
+        "rerun",
+        help="make an image again from its metadata",
+        description="Makes IMAGE again from the options in its metadata, after a check that pictures and weights are "
+        "those that it was made of, and says how far the new one is from it. Inputs are looked for where they were, "
+        "and beside IMAGE.",
+    )
+    parser.add_argument("image", metavar="IMAGE", help="an image that fastnst wrote")
+    add_earlier_run(parser)
+    parser.add_argument("--device", metavar="DEVICE", help="another device than the one it was made on")
+    parser.add_argument("--changed", action="store_true", help="go on with inputs that are not the same any more")
+    parser.set_defaults(run="rerun.run")
+
+
+def _add_web(commands: Any) -> None:
+    parser = commands.add_parser(
+        "web",
+        help="serve a page to stylize pictures in a browser",
+        description="Serves a page (fastnst[web]) on which to drop pictures, move the controls and watch the image "
+        "form. Only this machine reaches it; nothing is loaded from elsewhere, and pictures and results stay in memory "
+        "until the command ends.",
+    )
+    parser.add_argument(
+        "--port", metavar="N", type=whole_number, default=_PORT, help=f"its port; 0 is any free one (default: {_PORT})"
+    )
+    parser.add_argument(
+        "--max-size",
+        metavar="PX",
+        type=whole_number,
+        default=2048,
+        help="largest --size that may be asked for (default: 2048)",
+    )
+    parser.add_argument(
+        "--max-upload", metavar="SIZE", default="32MB", help="most bytes of a picture's file (default: 32MB)"
+    )
+    parser.add_argument(
+        "--max-pixels",
+        metavar="N",
+        type=whole_number,
+        default=50_000_000,
+        help="most pixels of one (default: 50000000)",
+    )
+    for name in HOST_OPTIONS:
+        add_option(parser, OPTIONS[name])
+    parser.set_defaults(run="extras.run_web")
+
+
+def _add_info(commands: Any) -> None:
+    parser = commands.add_parser("info", help="print how an image was made", description="Prints how OUT was made.")
+    parser.add_argument("image", metavar="OUT", help="an image that fastnst wrote; - reads it from stdin")
+    parser.add_argument("--json", action="store_true", help="print the parameters as JSON")
+    parser.set_defaults(run="info.run")
+
+
+def _add_plan(commands: Any) -> None:
+    parser = commands.add_parser(
+        "plan",
+        help="say how a run would fit into memory",
+        description="Prints, for each scale of a run on CONTENT, its tiles, their halo, the peak of memory and the "
+        "time; nothing runs but half a second of convolutions. The options are those of stylize.",
+    )
+    parser.add_argument("content", metavar="CONTENT", help="the picture to render")
+    add_options(parser)
+    parser.add_argument("--json", action="store_true", help="print the plans as one JSON object on stdout")
+    parser.set_defaults(run="plan.run")
+
+
+def _add_verify(commands: Any) -> None:
+    parser = commands.add_parser(
+        "verify",
+        help="check every kernel against float64",
+        description="Checks each op × dtype × layout × layer shape against float64, forward and backward.",
+    )
+    parser.add_argument(
+        "--backend", choices=("all", "triton", "torch"), default="all", help="what to check (default: all)"
+    )
+    parser.add_argument(
+        "--size",
+        type=int,
+        metavar="PX",
+        help="side of the square image whose layers are checked (default: 512 on a GPU, 256 on a CPU)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the checks as one JSON object on stdout")
+    parser.set_defaults(run="verify.run")
+
+
+def _add_profile(commands: Any) -> None:
+    parser = commands.add_parser(
+        "profile",
+        help="time the kernels against eager PyTorch and torch.compile",
+        description="Times the Gram matrix, its loss and its backward at the five style layers of an image, against "
+        "eager PyTorch and torch.compile, then the other kernels of an iteration.",
+    )
+    parser.add_argument(
+        "--size", type=whole_number, default=512, metavar="PX", help="side of the square image (default: 512)"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "tf32", "bf16", "fp16"),
+        default="auto",
+        help="dtype of the features (default: auto)",
+    )
+    parser.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, cuda:1 … (default: auto)")
+    parser.add_argument(
+        "--backend", choices=("auto", "triton", "torch"), default="auto", help="what to time (default: auto)"
+    )
+    parser.add_argument("--rounds", type=whole_number, default=7, metavar="N", help="interleaved rounds (default: 7)")
+    parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile")
+    parser.add_argument(
+        "--compile-mode",
+        choices=("default", "max-autotune"),
+        default="default",
+        help="torch.compile's mode; max-autotune takes minutes (default: default)",
+    )
+    parser.add_argument("--plot", metavar="FILE", help="also draw the roofline: .png, .svg or .pdf (fastnst[plot])")
+    parser.add_argument("--trace", metavar="FILE", help="also write a trace to open in Perfetto: .json")
+    parser.add_argument("--json", action="store_true", help="print the measurements as one JSON object on stdout")
+    parser.set_defaults(run="profile.run")
+
+
+def _add_env(commands: Any) -> None:
+    parser = commands.add_parser(
+        "env",
+        help="print the facts of this machine that a bug report needs",
+        description="Prints versions, processor, GPUs, torch's build, weights and settings, for a bug report. It holds "
+        "no paths and no names of users or hosts.",
+    )
+    parser.add_argument("--json", action="store_true", help="print the facts as one JSON object on stdout")
+    parser.set_defaults(run="env.run")
+
+
+def _add_completion(commands: Any) -> None:
+    parser = commands.add_parser(
+        "completion",
+        help="print a script that completes this command in a shell",
+        description="Prints a script of completions (fastnst[completion]). For bash, write "
+        'eval "$(fastnst completion bash)" into ~/.bashrc; for zsh, save it as _fastnst in a folder of $fpath; for '
+        "fish, as ~/.config/fish/completions/fastnst.fish.",
+    )
+    parser.add_argument("shell", choices=_SHELLS, help="the shell")
+    parser.set_defaults(run="extras.print_completion")
+
+
+ADDERS = (
+    *(_add_stylize, _add_texture, _add_reconstruct, _add_resume, _add_batch, _add_grid, _add_compare, _add_rerun),
+    *(_add_web, _add_info, _add_plan, _add_verify, _add_profile, _add_env, _add_completion),
+)
+"""They add the commands in the order of `fastnst --help`."""

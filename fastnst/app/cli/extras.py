@@ -1,0 +1,38 @@
+"""`fastnst web` and `fastnst completion`, each of which needs the packages of an extra."""
+
+import argparse
+import importlib.util
+
+from fastnst.app.cli import build_parser
+from fastnst.app.cli.arguments import HOST_OPTIONS
+from fastnst.errors import OptionError
+from fastnst.options.parse import parse_memory
+
+
+def run_web(parsed: argparse.Namespace) -> int:
+    for package in ("starlette", "uvicorn"):
+        if importlib.util.find_spec(package) is None:
+            raise OptionError(f'the page needs {package}; install it with pip install "fastnst[web]"')
+
+    from fastnst.app.web.results import Limits
+    from fastnst.app.web.serve import serve
+
+    try:
+        upload_bytes = parse_memory(parsed.max_upload) or 0
+    except OptionError as error:
+        raise OptionError(str(error).replace("max memory", "max upload", 1)) from None
+    limits = Limits(upload_bytes=upload_bytes, pixels=parsed.max_pixels, size=parsed.max_size)
+    options = {name: getattr(parsed, name) for name in HOST_OPTIONS if name in parsed}
+    serve(parsed.port, options, limits)
+    return 0
+
+
+def print_completion(parsed: argparse.Namespace) -> int:
+    if importlib.util.find_spec("shtab") is None:
+        raise OptionError('completion needs shtab; install it with pip install "fastnst[completion]"')
+    import shtab
+
+    if parsed.shell not in shtab.SUPPORTED_SHELLS:
+        raise OptionError(f"the shtab that is installed does not know {parsed.shell}; install a newer one")
+    print(shtab.complete(build_parser(), shell=parsed.shell))
+    return 0
