@@ -1,6 +1,7 @@
 """What holds for every test: no network, a cache of its own, and nothing written beside tmp_path."""
 
 import functools
+import json
 import os
 import signal
 import sys
@@ -41,10 +42,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs a GPU"))
 
 
+@pytest.fixture(scope="session")
+def trials() -> str:
+    """The cache of a machine whose quickest arithmetic is in float32, whatever this one's is."""
+    from fastnst.network import trial
+
+    names = ["winograd", "fp32", "bf16"] if trial.winograd.available() else ["fp32", "bf16"]
+    return json.dumps({trial.machine(): {name: 1.0 + index / 10 for index, name in enumerate(names)}})
+
+
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test has an empty cache, and torch's own cache is not looked into."""
-    monkeypatch.setenv("FASTNST_CACHE", str(tmp_path / "cache"))
+def own_cache(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, trials: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each test has a cache with nothing but a trial, and torch's own cache is not looked into."""
+    cache = tmp_path_factory.mktemp("cache")
+    (cache / "trials.json").write_text(trials)
+    monkeypatch.setenv("FASTNST_CACHE", str(cache))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
 
 

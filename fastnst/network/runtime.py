@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -11,8 +12,8 @@ from functools import cache
 import torch
 from fastnst_kernels.profiling.measure import versions as versions
 
-from fastnst.errors import FastnstError, OptionError
-from fastnst.network import winograd
+from fastnst.errors import FastnstError, FastnstWarning, OptionError
+from fastnst.network import trial, winograd
 
 _DTYPES = {
     "fp32": torch.float32,
@@ -21,6 +22,8 @@ _DTYPES = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
+# Slower by less is not worth a word.
+_SLOW = 1.3
 _BACKENDS = ("auto", "triton", "torch", "reference")
 
 
@@ -72,6 +75,8 @@ def resolve_runtime(device: str = "auto", precision: str = "auto", backend: str 
         )
     if precision == "fp16" and place.type == "cpu":
         raise OptionError("precision fp16 is a thousand times slower than fp32 on a CPU; use fp32 or bf16")
+    if precision == "bf16" and place.type == "cpu":
+        _warn_if_slow(precision)
     if backend == "triton":
         if importlib.util.find_spec("triton") is None:
             raise OptionError("backend triton needs the package triton; install it (pip install triton) or use torch")
@@ -88,14 +93,23 @@ def resolve_runtime(device: str = "auto", precision: str = "auto", backend: str 
 
 
 def _automatic_precision(device: torch.device) -> str:
-    """The quickest arithmetic that ends within 1 % of float32's final loss (`bench.bench_precision`).
-
-    bfloat16 does not: it ends up to 6 % above, so that CPUs that have it take Winograd's as well. float16 does where a
-    GPU's rounding is emulated, and is left to those who ask for it until one has shown it.
-    """
+    """The quickest arithmetic that ends within 1 % of float32's final loss (`bench.bench_precision`): on a CPU the
+    winner of a trial."""
     if device.type == "cuda":
         return "tf32"
-    return "winograd" if device.type == "cpu" and winograd.available() else "fp32"
+    return trial.quickest() if device.type == "cpu" else "fp32"
+
+
+def _warn_if_slow(precision: str) -> None:
+    """Warns where 16 bits take longer than float32 on this CPU, as they do without units of their own."""
+    seconds = trial.trial()
+    factor = seconds[precision] / min(seconds.values())
+    if factor > _SLOW:
+        warnings.warn(
+            f"precision {precision} is {factor:.1f} times as slow as {trial.quickest()} on this CPU; take --precision auto",
+            FastnstWarning,
+            stacklevel=3,
+        )
 
 
 def _device(name: str) -> torch.device:

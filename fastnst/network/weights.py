@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -122,12 +123,16 @@ def load_weights(
 
 
 def cache_folder() -> Path:
-    """The folder of the ImageNet convolutions: $FASTNST_CACHE, else $XDG_CACHE_HOME/fastnst, else ~/.cache/fastnst."""
+    """The folder of what is kept between runs: $FASTNST_CACHE, else $XDG_CACHE_HOME/fastnst, else ~/.cache/fastnst; for
+    a user without a home, one among the temporary files."""
     if own := os.environ.get("FASTNST_CACHE"):
         return Path(own).expanduser()
     if shared := os.environ.get("XDG_CACHE_HOME"):
         return Path(shared).expanduser() / "fastnst"
-    return Path.home() / ".cache" / "fastnst"
+    try:
+        return Path.home() / ".cache" / "fastnst"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"fastnst-{os.getuid()}"
 
 
 def _exists(path: Path) -> bool:

@@ -1,15 +1,12 @@
 """How long an evaluation of the objective takes: its operations, counted, over a rate that is measured in a moment."""
 
-import math
-import time
 from functools import cache, lru_cache
 
 import torch
-from fastnst_kernels.profiling.measure import synchronise
 
 from fastnst.network.backbone import make_layers
-from fastnst.network.layers import Convolution, Layers
 from fastnst.network.runtime import Runtime, float32_products
+from fastnst.network.trial import layer_seconds
 from fastnst.plan.memory import Network
 
 # Convolutions that stand for the network's blocks: channels, the pool of most of their operations, the side of the map
@@ -20,7 +17,6 @@ _SAMPLES = (
     (256, None, 80, 256, 0.36),
     (512, None, 40, 128, 0.37),
 )
-_ATTEMPTS = 3
 # The first layer, losses and the optimiser take time beside these: about a tenth of theirs, seen on a CPU.
 _BESIDE = 1.1
 
@@ -63,25 +59,6 @@ def measure_rate(runtime: Runtime) -> float:
         for channels, pool, on_cpu, on_gpu, share in _SAMPLES:
             side = on_gpu if runtime.device.type == "cuda" else on_cpu
             operations = 2 * 2 * 9 * channels**2 * side**2
-            seconds_per_operation += share * _seconds(layers, runtime, channels, pool, side=side) / operations
+            seconds = layer_seconds(layers, runtime.device, channels, pool, side=side)
+            seconds_per_operation += share * seconds / operations
     return 1 / (_BESIDE * seconds_per_operation)
-
-
-def _seconds(layers: Layers, runtime: Runtime, channels: int, pool: str | None, *, side: int) -> float:
-    """Seconds of one convolution forward and back: the best of a few, after one to get ready."""
-    memory_format = torch.channels_last if layers.channels_last else torch.contiguous_format
-    generator = torch.Generator().manual_seed(0)
-    weight = layers.pack(torch.randn((channels, channels, 3, 3), generator=generator) / channels**0.5)
-    layer = Convolution(weight, weight, layers.pack_bias(torch.zeros(channels)), pool, "zeros")
-    image = torch.randn((1, channels, side, side), generator=generator).to(runtime.device, layers.dtype)
-    image = image.contiguous(memory_format=memory_format)
-    best = math.inf
-    for attempt in range(1 + _ATTEMPTS):
-        synchronise(runtime.device)
-        began = time.perf_counter()
-        features, record = layers.forward(layer, image, record=True)
-        layers.backward(layer, torch.ones_like(features), record, image.shape)
-        synchronise(runtime.device)
-        if attempt:
-            best = min(best, time.perf_counter() - began)
-    return best

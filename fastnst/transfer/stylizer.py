@@ -17,6 +17,7 @@ from fastnst.image.read import Source
 from fastnst.image.resize import AtSizes, at_size, resize, resize_wrapped
 from fastnst.loss.masks import guidance_of, style_regions
 from fastnst.loss.targets import StyleTarget, style_targets
+from fastnst.network import trial
 from fastnst.network.backbone import Backbone, build_backbone
 from fastnst.network.runtime import (
     Runtime,
@@ -263,6 +264,8 @@ class Stylizer:
             "precision": self.runtime.precision,
             "versions": versions(),
         }
+        if device.type == "cpu" and self.options.precision == "auto":
+            parameters["trial"] = trial.comparison()
         run = Run(
             parameters, prepared.places, watch, options=self.options, scales=scales, saved=saved, ranks=self._ranks
         )

@@ -13,7 +13,7 @@ import torch
 from fastnst_kernels import available_backends
 from fastnst_kernels.profiling.measure import conditions, versions
 
-from fastnst.network import winograd
+from fastnst.network import trial, winograd
 from fastnst.network.runtime import resolve_runtime
 from fastnst.network.weights import CHECKPOINTS, cache_folder
 
@@ -77,6 +77,7 @@ def report() -> dict[str, Any]:
         "auto": {
             "device": str(runtime.device),
             "precision": runtime.precision,
+            "trial": trial.comparison(),
             "backend": available_backends(runtime.device)[0],
         },
         "weights": _weights(),

@@ -191,7 +191,7 @@ def conditions(device: torch.device) -> dict[str, Any]:
         "commit": commit(),
         "device": device_name(device),
         "machine": {
-            "cpu": _cpu_name(),
+            "cpu": cpu_name(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
             "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
@@ -215,7 +215,7 @@ def versions(packages: Iterable[str] = ("fastnst", "torch", "triton", "numpy", "
 
 def device_name(device: torch.device) -> str:
     """The model of `device`, as its maker calls it."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
 
 
 def _gpu_facts() -> list[dict[str, str]]:
@@ -251,5 +251,6 @@ def _field(path: str, name: str) -> str | None:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), None)
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """The processor's name, as the system has it."""
     return _field("/proc/cpuinfo", "model name") or platform.processor() or platform.machine()
