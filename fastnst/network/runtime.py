@@ -106,7 +106,7 @@ def _warn_if_slow(precision: str) -> None:
     factor = seconds[precision] / min(seconds.values())
     if factor > _SLOW:
         warnings.warn(
-            f"precision {precision} is {factor:.1f} times as slow as {trial.quickest()} on this CPU; take --precision auto",
+            f"precision {precision} takes {factor:.1f} times as long as {trial.quickest()} on this CPU; use auto",
             FastnstWarning,
             stacklevel=3,
         )

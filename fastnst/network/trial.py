@@ -22,12 +22,12 @@ from fastnst.network.layers import Convolution, Layers
 from fastnst.network.weights import cache_folder
 
 # Channels, the pool of most of their operations, the side of the map, and the share of VGG-19's operations.
-_SAMPLES = ((64, "avg", 96, 0.27), (256, None, 32, 0.73))
+_SAMPLES = ((64, "avg", 128, 0.27), (256, None, 48, 0.73))
 # A first look at a library that may compute some types by its reference loops, a thousand times slower.
 _GLANCE_SIDE, _HOPELESS = 16, 8
 # Sixteen bits must win by so much: float32's results differ less from machine to machine.
 _WORTHWHILE = 0.9
-_ATTEMPTS = 6
+_ATTEMPTS = 4
 # They hide units from the libraries.
 _LIMITS = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
 
