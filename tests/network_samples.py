@@ -40,7 +40,7 @@ def smooth_and_rough(seed: int, height: int, width: int) -> Tensor:
     return (0.7 * smooth + 0.3 * torch.rand((1, 3, height, width), generator=generator)).contiguous()
 
 
-def prepared(weights: Weights | None = None, **given: Any) -> tuple[Options, Runtime, Backbone]:
+def prepared(weights: Weights | None = None, /, **given: Any) -> tuple[Options, Runtime, Backbone]:
     """A run's options, its runtime and its backbone, in float32 and with random weights where nothing else is given."""
     options = resolve_options(**{"precision": "fp32"} | given)
     runtime = resolve_runtime(options.device, options.precision, options.backend)
