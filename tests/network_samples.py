@@ -32,6 +32,14 @@ def noise(seed: int, height: int, width: int) -> Tensor:
     return torch.rand((1, 3, height, width), generator=torch.Generator().manual_seed(seed))
 
 
+def patches(seed: int, height: int, width: int) -> Tensor:
+    """Patches with some grain, in 0…1, (1, 3, height, width): features whose spread is no less than their mean."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand((1, 3, 7, 7), generator=generator) ** 2
+    large = torch.nn.functional.interpolate(coarse, (height, width))
+    return (large + 0.3 * torch.rand((1, 3, height, width), generator=generator)).clamp(0, 1)
+
+
 def smooth_and_rough(seed: int, height: int, width: int) -> Tensor:
     """An image with smooth and rough parts, in 0…1: (1, 3, height, width)."""
     generator = torch.Generator().manual_seed(seed)

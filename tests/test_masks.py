@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from network_samples import patches as picture
 from network_samples import prepared, relative_error
 from PIL import Image
 from processes import run_together
@@ -31,12 +32,6 @@ SMALL: dict[str, Any] = {
     "content_layers": {"conv1_1": 0.5, "conv2_2": 0.5},
 }
 QUICK: dict[str, Any] = {**SMALL, "size": 32, "scales": None, "iterations": 3}
-
-
-def picture(seed: int, height: int, width: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    large = torch.nn.functional.interpolate(torch.rand((1, 3, 5, 5), generator=generator), (height, width))
-    return (0.7 * large + 0.3 * torch.rand((1, 3, height, width), generator=generator)).contiguous()
 
 
 def shared() -> tuple[float, float]:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from network_samples import biased_network, prepared, relative_error
+from network_samples import patches as picture
 from style_references import DISTANCES, exact_terms
 
 from fastnst import OptionError, Stylizer, stylize
@@ -28,14 +29,6 @@ SMALL: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def weights() -> Weights:
     return biased_network(deepest="conv3_1")
-
-
-def picture(seed: int, height: int, width: int) -> torch.Tensor:
-    """Patches with some grain, (1, 3, height, width): features whose spread is no less than their mean."""
-    generator = torch.Generator().manual_seed(seed)
-    patches = torch.rand((1, 3, 7, 7), generator=generator) ** 2
-    large = torch.nn.functional.interpolate(patches, (height, width))
-    return (large + 0.3 * torch.rand((1, 3, height, width), generator=generator)).clamp(0, 1)
 
 
 def soft(seed: int, height: int, width: int) -> torch.Tensor:
