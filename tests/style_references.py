@@ -1,6 +1,7 @@
 """The content and style terms as their papers write them, in float64 and left to autograd, on a small VGG."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -136,9 +137,13 @@ def exact_terms(
     The sliced loss takes what lies inside a mask, more than ½, and styles without masks.
     """
     relative, loss = options.objective == "relative", options.style_loss
-    own = features(weights, image, options.taps)
-    shown = features(weights, content.double(), options.taps)
-    theirs = [features(weights, style.double(), options.taps) for style, _ in styles]
+    wraps = options.padding == "circular"
+    edges: dict[str, Any] = {"pooling": options.pooling, "padding": options.padding, "everywhere": wraps}
+    own = features(weights, image, options.taps, **edges)
+    shown = features(weights, content.double(), options.taps, **edges)
+    # A style goes on beyond its borders as it ends.
+    edges |= {"padding": "replicate"} if wraps else {}
+    theirs = [features(weights, style.double(), options.taps, **edges) for style, _ in styles]
     white = torch.ones(image.shape[2:], dtype=torch.float64)
     opaque = white if guidance.opaque is None else guidance.opaque[0, 0].double()
     content_term = style_term = torch.zeros((), dtype=torch.float64)
