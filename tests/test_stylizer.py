@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from picture_samples import photo
 from PIL import Image
 
 import fastnst
@@ -22,14 +23,6 @@ SMALL: dict[str, Any] = {
     "style_layers": ["conv1_1", "conv2_1"],
     "content_layers": "conv2_2",
 }
-
-
-def photo(seed: int = 0, height: int = 40, width: int = 60) -> np.ndarray:
-    """Blocks and noise, uint8 (height, width, 3)."""
-    generator = np.random.default_rng(seed)
-    coarse = generator.integers(0, 255, (5, 5, 3), dtype=np.uint8)
-    image = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC), dtype=np.int16)
-    return np.clip(image + generator.integers(-20, 20, image.shape), 0, 255).astype(np.uint8)
 
 
 def test_every_kind_of_input_gives_the_same_image(tmp_path: Path) -> None:
