@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from drawn import drawn
 
 import fastnst
 from fastnst.errors import OptionError
@@ -14,7 +14,7 @@ from fastnst.image.picture import Picture
 from fastnst.image.resize import fitted_size
 from fastnst.network.architecture import CAFFE, IMAGENET
 from fastnst.transfer.checkpoint import load_run
-from fastnst.transfer.inputs import even_colour, mean_colour, network_grey, recoloured, white_noise
+from fastnst.transfer.inputs import even_colour, mean_colour, network_grey, recoloured
 
 SMALL: dict[str, Any] = {
     "scales": None,
@@ -29,44 +29,28 @@ def photo(seed: int = 0, height: int = 30, width: int = 40) -> np.ndarray:
     return np.random.default_rng(seed).random((height, width, 3), dtype=np.float32)
 
 
-def test_white_noise_depends_on_the_seed() -> None:
-    assert torch.equal(white_noise((4, 5), 1), white_noise((4, 5), 1))
-    assert not torch.equal(white_noise((4, 5), 1), white_noise((4, 5), 2))
-
-
-def test_an_even_colour_has_a_trace_of_noise() -> None:
+def test_even_colours() -> None:
     image = even_colour(torch.tensor([0.2, 0.5, 0.7]), (40, 50), 0)
     assert image.shape == (3, 40, 50)
     torch.testing.assert_close(image.mean((1, 2)), torch.tensor([0.2, 0.5, 0.7]), rtol=0, atol=1e-6)
+    # A trace of noise.
     assert 3e-6 < image.std(dim=(1, 2)).max() < 5e-6
-
-
-def test_the_networks_grey_is_what_it_sees_as_zero() -> None:
     torch.testing.assert_close(network_grey(IMAGENET), torch.tensor([0.485, 0.456, 0.406]))
     torch.testing.assert_close(network_grey(CAFFE) * 255, torch.tensor([123.68, 116.779, 103.939]))
-
-
-def test_the_mean_colour_is_by_shares() -> None:
     pictures = [Picture(torch.full((3, 2, 2), value), None, "") for value in (0.0, 1.0)]
     torch.testing.assert_close(mean_colour(pictures, (0.25, 0.75)), torch.full((3,), 0.75))
+    with pytest.raises(OptionError, match="no style image given"):
+        fastnst.Stylizer([], **SMALL, style_weight=0, init="style-mean")
 
 
 @pytest.mark.parametrize("word", ["grey", "style-mean", "recoloured"])
 def test_a_run_from_what_the_pictures_give_goes_on_from_its_checkpoint(word: str, tmp_path: Path) -> None:
-    for name, seed in (("content.png", 0), ("style.png", 1)):
-        Image.fromarray((photo(seed) * 255).astype(np.uint8)).save(tmp_path / name)
-    sources = str(tmp_path / "content.png"), str(tmp_path / "style.png")
+    sources, run = drawn(tmp_path, "content.png", "style.png"), tmp_path / "run"
     options = {**SMALL, "size": 40, "init": word, "iterations": 3, "device": "cpu"}
     whole = fastnst.stylize(*sources, **options)
-    fastnst.stylize(
-        *sources,
-        **options,
-        checkpoint=tmp_path / "run",
-        checkpoint_every=0,
-        callback=lambda at: at.record.iteration < 1,
-    )
-    assert load_run(tmp_path / "run").parameters["options"]["init"] == word
-    assert torch.equal(fastnst.resume(tmp_path / "run").tensor, whole.tensor)
+    fastnst.stylize(*sources, **options, checkpoint=run, callback=lambda at: at.record.iteration < 1)
+    assert load_run(run).parameters["options"]["init"] == word
+    assert torch.equal(fastnst.resume(run).tensor, whole.tensor)
 
 
 def test_recoloured_content_has_the_styles_moments_by_their_shares() -> None:
@@ -94,11 +78,6 @@ def test_without_a_style_the_recoloured_content_is_the_content() -> None:
     options = {**SMALL, "iterations": 1, "style_weight": 0, "tv_weight": 0, "scales": None, "size": 40}
     first = fastnst.stylize(photo(), [], **options, init="recoloured").losses[0]
     assert first.content == 0
-
-
-def test_no_styles_have_no_mean_colour() -> None:
-    with pytest.raises(OptionError, match="no style image given"):
-        fastnst.Stylizer([], **SMALL, style_weight=0, init="style-mean")
 
 
 def test_sizes_by_the_short_edge() -> None:
