@@ -124,17 +124,6 @@ def test_other_dtypes(dtype: torch.dtype) -> None:
     assert TVLoss()(images().to(dtype)).dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
 
 
-def test_sums_are_not_rounded_under_autocast() -> None:
-    features, style, content = noise(2, 64, 9, 7), noise(1, 64, 9, 7, seed=1), noise(2, 64, 9, 7, seed=2)
-    losses = [(GramLoss(style), ()), (ContentLoss(content), ()), (GramLoss(), (style,)), (ContentLoss(), (content,))]
-    for loss, targets in losses:
-        wanted = loss(features, *targets)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert torch.equal(loss(features, *targets), wanted)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        torch.testing.assert_close(TVLoss()(images()), exact_tv(images(), 2).mean().float())
-
-
 @pytest.mark.parametrize(
     ("pooling", "padding", "preprocessing"),
     [("avg", "zeros", IMAGENET), ("max", "replicate", IMAGENET), ("avg", "replicate", CAFFE)],
@@ -168,6 +157,23 @@ def test_extractor_stops_at_the_deepest_tap() -> None:
     assert seen == ["conv1_1"]
     with pytest.raises(ImageError, match="12×8 pixels are too small for conv5_1; each side must be at least 16"):
         extractor(images(1, 8))
+
+
+def test_sums_are_not_rounded_under_autocast() -> None:
+    features, style, content = noise(2, 64, 9, 7), noise(1, 64, 9, 7, seed=1), noise(2, 64, 9, 7, seed=2)
+    losses = [(GramLoss(style), ()), (ContentLoss(content), ()), (GramLoss(), (style,)), (ContentLoss(), (content,))]
+    perceptual = PerceptualLoss(images(1)[0], **NAMES, size=28)
+    image = images(2, seed=1).requires_grad_()
+    wanted, exact = [loss(features, *targets) for loss, targets in losses], perceptual.terms(image, images(2, seed=2))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = perceptual.terms(image, images(2, seed=2))
+        for (loss, targets), value in zip(losses, wanted, strict=True):
+            assert torch.equal(loss(features, *targets), value)
+        torch.testing.assert_close(TVLoss()(images()), exact_tv(images(), 2).mean().float())
+    for name in ("total", "content", "style", "tv"):
+        torch.testing.assert_close(getattr(rounded, name), getattr(exact, name), rtol=3e-2, atol=0)
+    (gradient,) = torch.autograd.grad(rounded.total.sum(), image)
+    assert gradient.dtype == rounded.total.dtype == torch.float32
 
 
 def test_perceptual_loss_scales_the_filters() -> None:
@@ -219,21 +225,6 @@ def test_perceptual_loss_of_one_content_and_of_none() -> None:
     assert texture.state_dict() == {}
     assert list(texture.parameters()) == []
     assert texture.double()(images(2, seed=1).double()).dtype == torch.float64
-
-
-def test_perceptual_loss_under_autocast() -> None:
-    perceptual = PerceptualLoss(images(1)[0], **NAMES, size=28)
-    batch, content = images(2, seed=1), images(2, seed=2)
-    wanted = perceptual.terms(batch, content)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = perceptual.terms(batch, content)
-        image = batch.clone().requires_grad_()
-        loss = perceptual(image, content)
-    for name in ("total", "content", "style", "tv"):
-        assert getattr(found, name).dtype == torch.float32
-        torch.testing.assert_close(getattr(found, name), getattr(wanted, name), rtol=3e-2, atol=0)
-    (gradient,) = torch.autograd.grad(loss, image)
-    assert gradient.dtype == torch.float32
 
 
 @compiles

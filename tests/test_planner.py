@@ -20,19 +20,16 @@ from fastnst.examples import example
 from fastnst.loss.objective import make_objective
 from fastnst.loss.targets import style_targets
 from fastnst.network import winograd
-from fastnst.network.architecture import NETWORKS
-from fastnst.network.backbone import build_backbone
 from fastnst.network.layers import WinogradLayers
 from fastnst.network.runtime import Runtime, resolve_runtime
 from fastnst.network.tiles import TileGrid, even_spans, make_grid, reach_of
-from fastnst.network.weights import load_weights
 from fastnst.optim.bands import RadialBands
 from fastnst.options.options import Options, resolve_options
 from fastnst.plan import machine as plan_limit
 from fastnst.plan import memory as plan_memory
 from fastnst.plan.machine import Room
-from fastnst.plan.memory import network_of, optimizer_bytes_per_pixel, steps_of, tiled_bytes, untiled_bytes
-from fastnst.plan.planner import Plan, most_tiles, plan_run, plan_tiles
+from fastnst.plan.memory import network_of, optimizer_bytes_per_pixel, tiled_bytes, untiled_bytes
+from fastnst.plan.planner import most_tiles, plan_run, plan_tiles
 from fastnst.plan.speed import forward_flops, measure_rate
 
 SHALLOW: dict[str, Any] = {"style_layers": ["conv1_1", "conv2_1", "conv3_1"], "content_layers": "conv2_2"}
@@ -149,6 +146,8 @@ def test_crops_of_several_sizes_are_counted() -> None:
     plan = plan_tiles(options, runtime, grid, tile=512, level="recompute", room=Room(0, None))
     crops = [tile.shape for tile in grid]
     network = network_of(options, runtime)
+    assert forward_flops(network, 1024, 1024) == pytest.approx(1024**2 * 722e3, rel=0.01)
+    assert forward_flops(network, 1024, 1024, ("conv1_1",)) == 1024**2 * 2 * 9 * 3 * 64
     convolutions = sum(3 * forward_flops(network, *crop) for crop in crops)
     assert plan.flops == pytest.approx(convolutions, rel=0.05)
 
@@ -162,44 +161,16 @@ def test_large_styles_are_seen_in_tiles() -> None:
     assert (large.tile, large.style_tile) == (None, 256)
 
 
-@pytest.mark.usefixtures("machine")
-def test_the_optimisers_memory() -> None:
+@pytest.mark.parametrize("size", [(96, 96), (130, 77), (256, 384)])
+def test_the_optimisers_memory(size: tuple[int, int]) -> None:
     assert optimizer_bytes_per_pixel(setting()[0]) == 24
     scalar = {"optimizer": "lbfgs", "hessian": "scalar", "history": 5}
     assert optimizer_bytes_per_pixel(setting(**scalar)[0]) == 19 * 12
     assert optimizer_bytes_per_pixel(setting(**scalar, history_precision="bf16")[0]) == 5 * 12 + 9 * 12
-
-
-@pytest.mark.parametrize("size", [(96, 96), (130, 77), (256, 384)])
-def test_the_memory_of_fourier_bands(size: tuple[int, int]) -> None:
     basis = RadialBands(torch.rand(1, 3, *size))
     pairs = 2 * 5 * 3 * 4 * len(basis.band) * basis.length
     planned = optimizer_bytes_per_pixel(setting(optimizer="lbfgs", history=5)[0]) - 16 - 9 * 12
     assert planned * size[0] * size[1] == pytest.approx(pairs, rel=0.04)
-
-
-@pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("taps", [("conv5_1", "conv4_2"), ("pool1", "conv2_1"), ("conv1_2", "pool1"), ("conv1_1",)])
-def test_the_rehearsed_steps_are_the_backbones(network: str, taps: tuple[str, ...]) -> None:
-    _, runtime = setting(network=network)
-    backbone = build_backbone(load_weights("random", network, taps=taps), taps, runtime)
-    steps = steps_of(network, taps)
-    assert [step.name for step in steps] == list(backbone.steps)
-    for step, layer in zip(steps, backbone.steps.values(), strict=True):
-        weight = getattr(layer, "weight", None)
-        assert step.is_convolution == (weight is not None)
-        assert step.is_pooled == (layer.pool is not None)
-        if weight is not None:
-            assert tuple(weight.shape[:2]) == (step.filters, step.channels)
-            assert step.parameters == weight.numel()
-
-
-def test_operations_of_the_papers_network() -> None:
-    options, runtime = setting()
-    network = network_of(options, runtime)
-    assert forward_flops(network, 1024, 1024) == pytest.approx(1024**2 * 722e3, rel=0.01)
-    assert forward_flops(network, 1024, 1024, ("conv1_1",)) == 1024**2 * 2 * 9 * 3 * 64
-    assert forward_flops(network, 64, 64, ()) == 0
 
 
 @pytest.mark.parametrize("padding", ["zeros", "circular"])
@@ -322,14 +293,13 @@ def test_the_command_prints_json(report: Callable[..., str]) -> None:
 
 
 @pytest.mark.usefixtures("machine")
-def test_every_plan_has_words() -> None:
-    options, runtime = setting()
-    plan: Plan = plan_run(options, runtime, (1024, 1024), tile=256)
-    for level in ("kept", "recompute"):
-        for is_kept in (True, False):
-            lines = command.plan_lines(replace(plan, level=level, content_is_kept=is_kept, limit_bytes=10), 1000)
-            assert "TOO MUCH" in "\n".join(lines)
-            assert ("computed anew each time" in "\n".join(lines)) is not is_kept
+@pytest.mark.parametrize("level", ["kept", "recompute"])
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_every_plan_has_words(level: str, is_kept: bool) -> None:
+    plan = plan_run(*setting(), (1024, 1024), tile=256)
+    lines = command.plan_lines(replace(plan, level=level, content_is_kept=is_kept, limit_bytes=10), 1000)
+    assert "TOO MUCH" in "\n".join(lines)
+    assert ("computed anew each time" in "\n".join(lines)) is not is_kept
 
 
 def test_the_machines_own_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

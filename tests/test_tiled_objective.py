@@ -45,12 +45,18 @@ class Case:
             left = torch.linspace(0, 1, width).expand(1, 1, height, width).contiguous()
             self.guidance = Guidance(height, width, (left, 1 - left), opaque=left.sqrt())
             regions = [{0: noise(4, 45, 63)[:, :1]}, {0: None}]
-        self.style = style_targets(self.backbone, [(picture(3, 45, 63), 1.0)], self.options, self.runtime, regions)
+        styles = [(picture(3, 45, 63), 1.0)]
+        if self.options.style_weights is not None:
+            styles = [(picture(3, 45, 63), 0.25), (picture(5, 70, 33), 0.75)]
+        self.style, self.tiled_style = (
+            style_targets(self.backbone, styles, self.options, self.runtime, regions, tile=tile) for tile in (None, 12)
+        )
         self.whole = self.objective()
 
     def objective(self, **settings: Any) -> Objective:
-        given = {"guidance": self.guidance, **settings}
-        return make_objective(self.backbone, self.content, self.style, self.options, self.runtime, **given)
+        style = self.tiled_style if "grid" in settings else self.style
+        settings["guidance"] = self.guidance
+        return make_objective(self.backbone, self.content, style, self.options, self.runtime, **settings)
 
     def grid(self, tile: int) -> TileGrid:
         return make_grid(*self.image.shape[2:], tile, reach_of(self.options.network, self.options.taps))
@@ -99,6 +105,7 @@ SHALLOW_CASES: dict[str, dict[str, Any]] = {
     "pools": {"style_layers": ["pool1", "conv2_1"], "content_layers": "pool2"},
     "maximum pools": {"style_layers": ["pool1", "conv2_1"], "content_layers": "pool2", "pooling": "max"},
     "without the first": {"style_layers": ["conv2_1", "conv2_2"], "content_layers": "conv3_1"},
+    "two styles": SHALLOW | {"style_weights": [1, 3]},
     "style only": SHALLOW | {"content_weight": 0},
     "content only": SHALLOW | {"style_weight": 0},
     "shared layer": {"style_layers": "conv2_1", "content_layers": "conv2_1", "tv_weight": 0},
@@ -201,27 +208,6 @@ def test_winograd_rounds_with_the_tile(weights: dict[str, Weights]) -> None:
     assert (gradient - exact).norm() < 1e-2 * exact.norm()
 
 
-@needs_nnpack
-@pytest.mark.parametrize("level", LEVELS)
-def test_memory_does_not_grow(level: str, weights: dict[str, Weights], monkeypatch: pytest.MonkeyPatch) -> None:
-    example = Case(weights, 64, 70, **SHALLOW, precision="winograd")
-    objective = example.tiled(16, level=level)
-    objective.loss_and_gradient(example.image)
-    height, width = next(iter(objective.grid)).shape
-    fresh: list[object] = []
-    empty = torch.empty
-
-    def counted(*size: Any, **options: Any) -> torch.Tensor:
-        fresh.append(size)
-        return empty(*size, **options)  # type: ignore[no-any-return]
-
-    monkeypatch.setattr("fastnst.network.memory.torch.empty", counted)
-    for _ in range(2):
-        objective.loss_and_gradient(example.image)
-    monkeypatch.undo()
-    assert (64 * height * width,) not in fresh
-
-
 @pytest.mark.parametrize(("height", "tile"), [(50, 12), (50, 100), (9, 4)])
 def test_the_shares_of_two_processes(height: int, tile: int, weights: dict[str, Weights]) -> None:
     """Two halves of the tiles, each with the other's sums, add up to the whole; one tile is the first's alone."""
@@ -248,18 +234,6 @@ def test_the_shares_of_two_processes(height: int, tile: int, weights: dict[str, 
         same_terms(loss, expected)
         assert relative_error(gradient, exact) <= 1e-5
     assert torch.equal(first[1], second[1])
-
-
-def test_style_targets_in_tiles(weights: dict[str, Weights]) -> None:
-    example = Case(weights, 30, 41, **SHALLOW, style_weights=[1, 3])
-    styles = [(noise(3, 45, 63), 0.25), (noise(4, 70, 33), 0.75)]
-    expected = style_targets(example.backbone, styles, example.options, example.runtime)
-    found = style_targets(example.backbone, styles, example.options, example.runtime, tile=12)
-    assert found.keys() == expected.keys()
-    for name, target in found.items():
-        assert target.weight == pytest.approx(expected[name].weight, rel=1e-5)
-        assert (target.matrix - expected[name].matrix).norm() <= 1e-6 * expected[name].matrix.norm()
-        torch.testing.assert_close(target.offset, expected[name].offset, rtol=1e-4, atol=1e-6)
 
 
 def test_what_does_not_fit(weights: dict[str, Weights]) -> None:

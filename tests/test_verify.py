@@ -27,7 +27,6 @@ from fastnst_kernels.verify import (
     everything,
     run_checks,
     verify,
-    worst,
 )
 from fastnst_kernels.verify.check import MODES, checks_of
 
@@ -234,16 +233,6 @@ def test_result_that_is_not_finite_fails(
     wrong = [check for check in report["checks"] if check["direction"] == "backward"]
     assert not any(check["passed"] for check in wrong)
     assert all(check["error"] is None for check in wrong)
-
-
-def test_worst_image_decides() -> None:
-    exact = torch.ones(3, 4, dtype=torch.float64)
-    image_errors = exact * torch.tensor([[1.0], [1.5], [1.1]])
-    allowed = torch.tensor([1.0, 1.0, 0.01], dtype=torch.float64)
-    error, budget = worst(image_errors, exact, allowed)
-    assert (error, budget) == (pytest.approx(0.1), 0.01)
-    image_errors[0, 0] = math.nan
-    assert math.isnan(worst(image_errors, exact, allowed)[0])
 
 
 @pytest.mark.parametrize(

@@ -287,27 +287,6 @@ def test_a_run_and_its_continuation_are_made_again_from_their_files(
     assert "sea-oil-1.png" in capsys.readouterr().out
 
 
-def test_a_stopped_run_keeps_its_last_image(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = request(form={**FAST, "iterations": "1000"})
-    one = Ticket(asked, studio.options(asked))
-    show = one.show
-
-    def stop_soon(iterate: Any, preview: Any) -> None:
-        show(iterate, preview)
-        if iterate.record.iteration == 2:
-            one.stop()
-
-    monkeypatch.setattr(one, "show", stop_soon)
-    one.begin()
-    studio.run(one)
-    assert one.state == DONE
-    parameters = read_parameters(io.BytesIO(RESULTS[-1].png))
-    assert parameters["stopped"] == "interrupted"
-    assert parameters["final"]["iteration"] <= 2
-    assert one.view()["result"] == "1"
-    assert one.last is None
-
-
 def test_the_curve_has_the_weights_of_its_scales(studio: Studio) -> None:
     form = {**FAST, "scales": "24 48", "style_weight": "8 2", "iterations": "1", "tv_weight": "0"}
     view = run(studio, request(form=form)).view()
