@@ -32,12 +32,6 @@ from fastnst.errors import WeightsError
 from fastnst.network.architecture import IMAGENET, Preprocessing, layers_up_to
 from fastnst.network.weights_file import open_weights, read_convolutions, save_weights
 
-INDICES = {
-    "vgg16": (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28),
-    "vgg19": (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34),
-}
-
-
 SAVERS: dict[str, Callable[[Any, Path], None]] = {
     "file.pth": save_zip,
     "legacy.pth": save_legacy,
@@ -99,11 +93,13 @@ def test_wrapped_state(tmp_path: Path, wrap: Callable[[State], object]) -> None:
     assert not any(tensor.requires_grad for tensor in loaded.values())
 
 
-def test_other_float_types_and_strides(tmp_path: Path) -> None:
+def test_other_float_types_and_strides_and_what_is_not_asked_for(tmp_path: Path) -> None:
     state = {key: tensor.half().double() for key, tensor in torchvision_state().items()}
     state["features.2.weight"] = state["features.2.weight"].bfloat16().to(memory_format=torch.channels_last)
+    state["features.5.bias"] = torch.zeros(3)
     torch.save(state, tmp_path / "file.pth")
-    loaded = read(tmp_path / "file.pth")
+    loaded = read(tmp_path / "file.pth", taps=("conv1_2",))
+    assert len(loaded) == 4
     assert all(tensor.dtype == torch.float32 and tensor.is_contiguous() for tensor in loaded.values())
     torch.testing.assert_close(loaded["conv1_2.weight"], state["features.2.weight"].float().contiguous())
 
@@ -166,9 +162,7 @@ def test_truncated_file(tmp_path: Path, name: str, share: float) -> None:
 def test_not_a_checkpoint(tmp_path: Path, name: str, content: bytes, words: str) -> None:
     (tmp_path / name).write_bytes(content)
     assert_refused(tmp_path / name, words)
-
-
-def test_other_zip_is_no_checkpoint(tmp_path: Path) -> None:
+    # Another zip than PyTorch's.
     with (tmp_path / "file.pth").open("wb") as file:
         np.savez(file, x=np.zeros(3))
     assert_refused(tmp_path / "file.pth", "not a PyTorch checkpoint")
@@ -224,17 +218,18 @@ def test_checkpoint_with_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, i
     assert not Path("executed").exists()
 
 
-def rich_checkpoint() -> dict[str, object]:
-    """What a training script may keep beside the weights, all of it plain data that torch loads safely."""
-    counts = Counter("aab")
-    return {"state_dict": torchvision_state(), "type": torch.float16, "counts": counts, "seen": {1}, "salt": b"x"}
-
-
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("is_zip", [True, False])
 def test_pickle_protocol(tmp_path: Path, protocol: int, is_zip: bool) -> None:
     path = tmp_path / "file.pth"
-    torch.save(rich_checkpoint(), path, pickle_protocol=protocol, _use_new_zipfile_serialization=is_zip)
+    # What a training script may keep beside the weights, all of it plain data that torch loads safely.
+    beside = {"type": torch.float16, "counts": Counter("aab"), "seen": {1}, "salt": b"x"}
+    torch.save(
+        {"state_dict": torchvision_state(), **beside},
+        path,
+        pickle_protocol=protocol,
+        _use_new_zipfile_serialization=is_zip,
+    )
     if protocol == 2:
         assert_is_the_state(read(path))
     else:
@@ -298,29 +293,21 @@ def test_wrong_tensor(tmp_path: Path, name: str, key: str, tensor: torch.Tensor 
     assert_refused(tmp_path / name, words)
 
 
-def test_tensors_that_are_not_asked_for_do_not_matter(tmp_path: Path) -> None:
-    torch.save({**torchvision_state(), "features.5.bias": torch.zeros(3)}, tmp_path / "file.pth")
-    assert len(read(tmp_path / "file.pth", taps=("conv1_2",))) == 4
-
-
 @pytest.mark.parametrize(("held", "asked"), [("vgg16", "vgg19"), ("vgg19", "vgg16")])
 @pytest.mark.parametrize("naming", ["torchvision", "gatys"])
 def test_other_network(tmp_path: Path, held: str, asked: str, naming: str) -> None:
     state = torchvision_state() if naming == "torchvision" else gatys_state()
-    names = [f"features.{index}" for index in INDICES[held]]
-    if naming == "gatys":
-        names = [
-            f"conv{b}_{i}" for b in range(1, 6) for i in range(1, (2, 2, *(int(held[3:]) // 3 - 2,) * 3)[b - 1] + 1)
-        ]
-    state |= {f"{name}.weight": torch.zeros(1) for name in names if f"{name}.weight" not in state}
+    for index, layer in enumerate(layers_up_to(held, ("conv5_3" if held == "vgg16" else "conv5_4",))):
+        # In torchvision's list each convolution is followed by its ReLU.
+        place = sum(1 if other.is_pool else 2 for other in layers_up_to(held, (layer.name,))[:index])
+        name = f"features.{place}" if naming == "torchvision" else layer.name
+        if not layer.is_pool:
+            state.setdefault(f"{name}.weight", torch.zeros(1))
     torch.save(state, tmp_path / "file.pth")
     assert_refused(tmp_path / "file.pth", f"holds {held}, not {asked}", network=asked)
     assert_is_the_state(read(tmp_path / "file.pth", held))
-
-
-def test_other_network_by_its_metadata(tmp_path: Path) -> None:
-    save_weights(tmp_path / "own.safetensors", "vgg16", gatys_state(), IMAGENET)
-    assert_refused(tmp_path / "own.safetensors", "holds vgg16, not vgg19")
+    save_weights(tmp_path / "own.safetensors", held, gatys_state(), IMAGENET)
+    assert_refused(tmp_path / "own.safetensors", f"holds {held}, not {asked}", network=asked)
 
 
 @pytest.mark.parametrize(
