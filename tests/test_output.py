@@ -98,21 +98,19 @@ def test_jpeg_keeps_colour_edges_and_lays_alpha_over_white(tmp_path: Path) -> No
 def test_rounding_and_clamping(tmp_path: Path, depth: int) -> None:
     peak = 2**depth - 1
     steps = torch.tensor([-1000, -0.1, 0.49, 0.51, 2.5, peak - 0.51, peak - 0.49, peak, 2 * peak])
-    save_image(tmp_path / "a.png", (steps / peak).expand(3, 2, -1), bit_depth=depth)
+    rgb = (steps / peak).expand(3, 2, -1)
+    save_image(tmp_path / "a.png", rgb, bit_depth=depth)
     expected = [0, 0, 0, 1, 2, peak - 1, peak, peak, peak]
     assert (load_image(tmp_path / "a.png").rgb[0, 0] * peak).round().tolist() == expected
     if depth == 8:
-        image = to_pil((steps / peak).expand(3, 2, -1), torch.ones(1, 2, 9))
+        image = to_pil(rgb, torch.ones(1, 2, 9))
         assert image.mode == "RGBA"
         assert np.asarray(image)[0, :, 0].tolist() == expected
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_to_pil_takes_any_float_and_layout(dtype: torch.dtype) -> None:
-    rgb = picture().to(dtype)
-    expected = (rgb.float() * 255).round().byte().permute(1, 2, 0).numpy()
-    for form in (rgb, rgb[None], rgb[None].contiguous(memory_format=torch.channels_last), rgb.requires_grad_()):
-        assert np.array_equal(np.asarray(to_pil(form)), expected)
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        rgb = picture().to(dtype)
+        whole = (rgb.float() * 255).round().byte().permute(1, 2, 0).numpy()
+        for form in (rgb, rgb[None], rgb[None].contiguous(memory_format=torch.channels_last), rgb.requires_grad_()):
+            assert np.array_equal(np.asarray(to_pil(form)), whole)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +215,7 @@ def test_equal_pictures_are_equal_files(tmp_path: Path, extension: str, depth: i
     assert (tmp_path / f"a.{extension}").read_bytes() == (tmp_path / f"b.{extension}").read_bytes()
 
 
-def test_refused_paths(tmp_path: Path) -> None:
+def test_refused_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known = r"use one of: \.png, \.jpg, \.jpeg, \.webp, \.tif, \.tiff, \.avif, \.npy"
     refused_path(tmp_path / "a.gif", rf"unknown extension '\.gif'; {known}")
     refused_path(tmp_path / "a", f"has no extension; {known}")
@@ -229,6 +227,13 @@ def test_refused_paths(tmp_path: Path) -> None:
     (tmp_path / "folder.png").mkdir()
     refused_path(tmp_path / "folder.png", "is a directory; give a file name in it")
     refused_path(f"{tmp_path}/folder.png/", "names a folder")
+    for denied, words in ((tmp_path, "folder '.*' is not writable"), (tmp_path / "file.png", "write-protected")):
+        (tmp_path / "file.png").touch()
+        with monkeypatch.context() as patch:
+            # root may do what chmod forbids
+            patch.setattr(os, "access", lambda asked, _, denied=denied: Path(asked) != denied)
+            refused_path(tmp_path / "file.png", words)
+        (tmp_path / "file.png").unlink()
     for end in ("/", "//", "/."):
         refused_path(f"{tmp_path}/a.png{end}", r"names a folder; give a file name, as in '.*/a\.png'")
     refused_path(str(tmp_path / "a\0.png"), "not a valid path")
@@ -236,15 +241,6 @@ def test_refused_paths(tmp_path: Path) -> None:
     (tmp_path / "null.png").symlink_to(os.devnull)
     refused_path(tmp_path / "null.png", "not a regular file")
     assert {entry.name for entry in tmp_path.iterdir()} == {"file", "folder.png", "null.png"}
-
-
-@pytest.mark.parametrize(("which", "said"), [("folder", "folder '.*' is not writable"), ("file", "write-protected")])
-def test_missing_permissions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str, said: str) -> None:
-    path = tmp_path / "a.png"
-    path.touch()
-    denied = tmp_path if which == "folder" else path
-    monkeypatch.setattr(os, "access", lambda asked, _: Path(asked) != denied)  # root may do what chmod forbids
-    refused_path(path, said)
 
 
 @pytest.mark.parametrize(

@@ -20,13 +20,11 @@ from fastnst.examples import example
 from fastnst.loss.objective import make_objective
 from fastnst.loss.targets import style_targets
 from fastnst.network import winograd
-from fastnst.network.layers import WinogradLayers
 from fastnst.network.runtime import Runtime, resolve_runtime
 from fastnst.network.tiles import TileGrid, even_spans, make_grid, reach_of
 from fastnst.optim.bands import RadialBands
 from fastnst.options.options import Options, resolve_options
 from fastnst.plan import machine as plan_limit
-from fastnst.plan import memory as plan_memory
 from fastnst.plan.machine import Room
 from fastnst.plan.memory import network_of, optimizer_bytes_per_pixel, tiled_bytes, untiled_bytes
 from fastnst.plan.planner import most_tiles, plan_run, plan_tiles
@@ -192,23 +190,6 @@ def test_the_rehearsal_allocates_what_a_pass_does(padding: str) -> None:
         foreseen = tiled_bytes(network, *crop, tiles=len(grid), level=level, redone_steps=1) - network.scratch_bytes
         # The taps' chunks are part of the scratch.
         assert foreseen == pytest.approx(measured, rel=0.2, abs=8e6), level
-
-
-@pytest.mark.skipif(not winograd.available(), reason="torch has no NNPACK for this CPU")
-@pytest.mark.parametrize("size", [(40, 52), (33, 71)])
-def test_the_rehearsal_takes_the_blocks_that_a_pass_takes(size: tuple[int, int]) -> None:
-    options, runtime, backbone = prepared(precision="winograd", optimizer="adam")
-    image = noise(1, *size)
-    style = style_targets(backbone, [(image, 1.0)], options, runtime)
-    objective = make_objective(backbone, image, style, options, runtime)
-    backbone.layers.forget()
-    objective.loss_and_gradient(image)
-    network = network_of(options, runtime)
-    ledger = plan_memory._ledger(network, *size)
-    plan_memory._backward(network, ledger, plan_memory._forward(network, ledger, *size, record=True))
-    assert isinstance(backbone.layers, WinogradLayers)
-    assert ledger._arena is not None
-    assert backbone.layers.buffers.used == ledger._arena.used
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ from fastnst.loss.objective import make_objective
 from fastnst.loss.perceptual import PerceptualLoss
 from fastnst.loss.targets import style_targets
 from fastnst.network.architecture import IMAGENET, Preprocessing
-from fastnst.network.weights import Weights, load_weights, save_weights
+from fastnst.network.weights import Weights, save_weights
 from fastnst.options.options import resolve_options
 from fastnst.options.presets import PRESETS
 from fastnst.transfer.scales import scale_edges, scale_iterations
@@ -173,15 +173,6 @@ def test_the_objective_is_that_of_the_tool(tool: str, tensors: dict[str, Tensor]
     (exact,) = torch.autograd.grad(expected, leaf)
     assert loss.total.item() == pytest.approx(expected.item(), rel=1e-5)
     assert (gradient - exact).norm() <= 2e-5 * exact.norm()
-
-
-def test_weights_of_caffe_are_written_anew(tensors: dict[str, Tensor], tmp_path: Path) -> None:
-    """As the page on moving over has it."""
-    path = str(tmp_path / "caffe.safetensors")
-    save_weights(path, "vgg19", tensors, OF_256)
-    loaded = load_weights(path, "vgg19", taps=("conv5_1",))
-    assert loaded.preprocessing == OF_256
-    assert all(torch.equal(loaded.tensors[name], tensor) for name, tensor in tensors.items())
 
 
 SCHEDULES: dict[str, tuple[dict[str, Any], tuple[int, ...], tuple[int, ...]]] = {

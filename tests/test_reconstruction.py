@@ -37,13 +37,11 @@ def test_a_layer_near_the_pixels_gives_the_picture_again() -> None:
     assert options["content_layers"] == {"conv1_1": 1.0}
 
 
-def test_a_content_comes_from_noise_where_that_or_another_preset_is_asked_for() -> None:
+def test_the_options_of_a_reconstruction() -> None:
     for given, start in (({}, "grey"), ({"init": "noise"}, "noise"), ({"preset": "gatys"}, "noise")):
         assert content_options("conv1_1", given)["init"] == start
     assert style_options("conv1_1", {})["init"] == "noise"
-
-
-def test_deeper_layers_have_more_total_variation() -> None:
+    # Deeper layers have more total variation.
     for layers, weight in (("conv1_2", 0.01), ({"conv1_1": 1, "relu3_1": 2}, 0.1), (["conv1_1", "conv5_1=2"], 1.0)):
         assert style_options(layers, {})["tv_weight"] == pytest.approx(5 * weight)
         assert content_options(layers, {"preset": "reconstruction"})["tv_weight"] == pytest.approx(weight)

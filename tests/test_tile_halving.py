@@ -1,6 +1,5 @@
 """Memory that runs out during a run: the tile is halved, and the run goes on from the image it had."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,10 +10,8 @@ from fastnst.errors import FastnstWarning
 from fastnst.loss.objective import make_objective
 from fastnst.loss.targets import style_targets
 from fastnst.network.backbone import Backbone
-from fastnst.optim import make_optimizer
 from fastnst.plan.fitting import FittingObjective
-from fastnst.plan.planner import Plan, next_smaller, plan_run
-from fastnst.transfer.descent import Descent
+from fastnst.plan.planner import plan_run
 
 SIZE = (60, 71)
 LAYERS: dict[str, Any] = {"style_layers": ["conv1_1", "conv2_1", "conv3_1"], "content_layers": "conv2_2"}
@@ -96,41 +93,8 @@ def test_the_whole_image_becomes_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     check(objective)
 
 
-def test_the_run_goes_on_from_the_same_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The images of a run that was hit are those of one that was not."""
-
-    def run(failing: set[int]) -> tuple[list[float], torch.Tensor]:
-        objective = fitting(32)
-        with monkeypatch.context() as patch:
-            Failing(patch, "backward", failing)
-            descent = Descent(IMAGE, objective, lambda: make_optimizer(OPTIONS, RUNTIME))  # type: ignore[arg-type]
-            descent.begin()
-            for _ in range(3):
-                descent.advance()
-            descent.end()
-        return [row[0] for row in descent.read()], descent.image
-
-    losses, image = run(set())
-    with pytest.warns(FastnstWarning, match="memory ran out"):
-        after_losses, after = run({7})
-    assert len(after_losses) == 5
-    assert after_losses == pytest.approx(losses, rel=1e-3)
-    assert (after - image).abs().max() < 0.05
-
-
 def test_in_the_end_it_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     objective = fitting(8)
     Failing(monkeypatch, "forward", set(range(1000)))
     with pytest.warns(FastnstWarning), pytest.raises(torch.OutOfMemoryError):
         objective.loss(IMAGE)
-
-
-def test_smaller_and_smaller() -> None:
-    plan: Plan | None = plan_run(OPTIONS, RUNTIME, SIZE)
-    edges = []
-    while plan is not None:
-        edges.append(plan.tile)
-        plan = next_smaller(plan, OPTIONS, RUNTIME)
-    assert edges == [None, 32, 16, 8, 4]
-    smallest = plan_run(OPTIONS, RUNTIME, SIZE, tile=4)
-    assert next_smaller(replace(smallest, tile=4), OPTIONS, RUNTIME) is None

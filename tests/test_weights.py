@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -42,13 +43,6 @@ def test_shallow_request_is_the_start_of_a_deep_one() -> None:
     copy = pickle.loads(pickle.dumps(shallow))
     assert all(torch.equal(tensor, deep[key]) for key, tensor in copy.tensors.items())
     assert len(repr(shallow)) < 400
-
-
-@pytest.mark.parametrize(("network", "convolutions"), [("vgg19", 16), ("vgg16", 13)])
-def test_no_taps_means_every_convolution(network: str, convolutions: int) -> None:
-    tensors = load_weights("random", network).tensors
-    assert len(tensors) == 2 * convolutions
-    assert tensors["conv5_3.weight"].shape == (512, 512, 3, 3)
 
 
 def test_random_weights_are_the_same_everywhere() -> None:
@@ -282,20 +276,21 @@ def test_what_the_server_gives_is_checked(server: Server, tmp_path: Path, name: 
 
 
 @pytest.mark.parametrize(
-    ("url", "word"),
-    [("http://127.0.0.1:9", "Connection refused"), ("nonsense", "unknown url type"), ("http://[::1", "URL")],
+    ("url", "words"),
+    [
+        ("http://127.0.0.1:9", ("cannot download http://127.0.0.1:9", "Connection refused", "pass its path")),
+        ("nonsense", ("cannot download nonsense", "unknown url type", "pass its path")),
+        ("http://[::1", ("cannot download http://[::1", "URL", "pass its path")),
+        ("full disk", ("No space left on device", "check the address, the connection and the space")),
+    ],
 )
-def test_unreachable_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, word: str) -> None:
-    monkeypatch.setenv("FASTNST_WEIGHTS_URL", url)
-    assert_not_downloaded(tmp_path, f"cannot download {url}", word, "pass its path")
-
-
-def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", full)
-    assert_not_downloaded(tmp_path, "No space left on device", "check the address, the connection and the space")
+def test_unreachable_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, words: tuple[str, ...]) -> None:
+    if url != "full disk":
+        monkeypatch.setenv("FASTNST_WEIGHTS_URL", url)
+    else:
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        monkeypatch.setattr(torch.hub, "download_url_to_file", Mock(side_effect=full))
+    assert_not_downloaded(tmp_path, *words)
 
 
 def test_imagenet_offline(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
@@ -314,6 +309,8 @@ def test_auto_is_the_papers_network_and_asks_no_server(server: Server, tmp_path:
     assert (loaded.source, loaded.preprocessing) == ("original", CAFFE)
     assert loaded.sha256 == load_weights("original").sha256
     assert list(loaded.tensors) == list(load_weights("random").tensors)
+    assert len(loaded.tensors) == 2 * 16
+    assert len(load_weights("random", "vgg16").tensors) == 2 * 13
     assert sum(tensor.numel() for tensor in loaded.tensors.values()) == 20_024_384
     assert server.requests == []
     assert not (tmp_path / "cache").exists()
