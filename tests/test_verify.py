@@ -151,6 +151,8 @@ one_percent = result(lambda value: 1.01 * value)
     [
         ("gram", eager, "tap_backward", nothing, backward(*GRAMS)),
         ("gram", eager, "tap_backward", argument(0, one_more), backward(*GRAMS)),
+        ("gram", eager, "tap_backward", argument(0, lambda values: values * math.nan), backward(*GRAMS)),
+        ("gram", eager, "tap_backward", argument(0, lambda values: values.abs() + math.inf), backward(*GRAMS)),
         ("gram", eager, "tap_backward", given(upstream=None), backward("style_tap")),
         ("gram", eager, "gram", one_percent, forward(*GRAMS) | backward("gram_loss", "style_tap")),
         ("tap", eager, "tap_backward", given(content=None), backward(CONTENT, CONTENT_RELU, STYLE)),
@@ -215,20 +217,6 @@ def test_failures_are_named_and_counted(monkeypatch: pytest.MonkeyPatch, capsys:
     for size in ("15", "5000"):
         assert main(["verify", "--size", size]) == 1
         assert capsys.readouterr().err.startswith(f"fastnst: error: size {size} is out of range; give 16 to 2048")
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_result_that_is_not_finite_fails(
-    value: float, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    gram_alone(monkeypatch)
-    damage = argument(0, lambda gradient: torch.full_like(gradient, value))
-    monkeypatch.setattr(eager, "tap_backward", damage(eager.tap_backward))
-    code, report = report_of(capsys)
-    assert code == 1
-    wrong = [check for check in report["checks"] if check["direction"] == "backward"]
-    assert not any(check["passed"] for check in wrong)
-    assert all(check["error"] is None for check in wrong)
 
 
 def test_missing_triton_is_skipped_unless_asked_for(
