@@ -8,7 +8,7 @@ import ast
 import importlib.util
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -50,7 +50,8 @@ def blocks_of(markdown: str) -> Iterator[Block]:
     """The fenced blocks in order. Raises ValueError for one that is neither run, nor data, nor marked."""
     for fence in _FENCE.finditer(markdown):
         line = markdown.count("\n", 0, fence.start()) + 1
-        language, text = fence["language"].strip(), _dedented(fence["text"], len(fence["indent"]))
+        language = fence["language"].strip()
+        text = re.sub(f"^{fence['indent']}", "", fence["text"], flags=re.MULTILINE)
         comment = _COMMENT.search(markdown[: fence.start()])
         kind, value = (comment["kind"], comment["value"]) if comment else ("", None)
         reasons = {"not run": value, "from": "an excerpt", **dict.fromkeys(RUN_ELSEWHERE, "run by .ci/run")}
@@ -106,13 +107,12 @@ def _arguments(words: list[str]) -> list[str]:
         words = words[1:]
     if {"|", ">", "<"} & set(words) or not words:
         return []
-    if words[0].split("/")[-1] == "fastnst":
-        return words[1:]
+    program = words[0].split("/")[-1]
+    if program == "torchrun" and "fastnst" in words:
+        return words[words.index("fastnst") + 1 :]
     if words[0].startswith("python") and words[1:3] == ["-m", "fastnst"]:
         return words[3:]
-    if words[0].split("/")[-1] == "torchrun" and "fastnst" in words:
-        return words[words.index("fastnst") + 1 :]
-    return []
+    return words[1:] if program == "fastnst" else []
 
 
 def _small(arguments: list[str]) -> list[str]:
@@ -158,20 +158,12 @@ class _Small(ast.NodeTransformer):
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
         if name not in CALLS:
             return node
-        values: dict[str, object] = {"size": SIZE, "weights": "random"}
+        values: dict[str, int | str] = {"size": SIZE, "weights": "random"}
         if name != "PerceptualLoss":
             values["iterations"] = ITERATIONS
         kept = [keyword for keyword in node.keywords if keyword.arg not in values]
         for keyword in kept:
             if keyword.arg == "scales" and isinstance(keyword.value, ast.List | ast.Tuple):
                 keyword.value = ast.List([ast.Constant(SIZE // 2), ast.Constant(SIZE)], ast.Load())
-        node.keywords = [*kept, *_keywords(values.items())]
+        node.keywords = [*kept, *(ast.keyword(name, ast.Constant(value)) for name, value in values.items())]
         return node
-
-
-def _keywords(values: Iterable[tuple[str, object]]) -> list[ast.keyword]:
-    return [ast.keyword(name, ast.Constant(value)) for name, value in values]  # type: ignore[arg-type]
-
-
-def _dedented(text: str, indent: int) -> str:
-    return "".join(line[indent:] if line.startswith(" " * indent) else line for line in text.splitlines(keepends=True))

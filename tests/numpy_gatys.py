@@ -10,39 +10,28 @@ import numpy as np
 
 Array = np.ndarray
 
-PLANS = {
-    "vgg19": [(1, 2), (2, 2), (3, 4), (4, 4), (5, 4)],
-    "vgg16": [(1, 2), (2, 2), (3, 3), (4, 3), (5, 3)],
-}
+CONVOLUTIONS = {"vgg19": (2, 2, 4, 4, 4), "vgg16": (2, 2, 3, 3, 3)}
+MEAN, STD = (np.array(values)[:, None, None] for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 
 
 def layer_names(network: str) -> list[str]:
     names = []
-    for block, count in PLANS[network]:
+    for block, count in enumerate(CONVOLUTIONS[network], 1):
         names += [f"conv{block}_{index + 1}" for index in range(count)] + [f"pool{block}"]
     return names
 
 
-def windows(x: Array, pad: str) -> Array:
-    """(C, H, W) to the (9·C, H·W) matrix of 3×3 neighbourhoods."""
-    channels, height, width = x.shape
-    mode = {"mode": "edge"} if pad == "replicate" else {"mode": "constant"}
-    padded = np.pad(x, ((0, 0), (1, 1), (1, 1)), **mode)
-    rows = [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
-    return np.stack(rows, axis=1).reshape(channels * 9, height * width)
-
-
 def convolve(x: Array, weight: Array, bias: Array, pad: str) -> Array:
-    out = weight.reshape(weight.shape[0], -1) @ windows(x, pad) + bias[:, None]
-    return out.reshape(weight.shape[0], *x.shape[1:])
+    """Of (C, H, W) by 3×3 kernels."""
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1)), mode="edge" if pad == "replicate" else "constant")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
+    return np.einsum("nckl,chwkl->nhw", weight, windows, optimize=True) + bias[:, None, None]
 
 
 def convolve_back(upstream: Array, weight: Array, pad: str) -> Array:
-    channels = weight.shape[1]
     height, width = upstream.shape[1:]
-    spread = weight.reshape(weight.shape[0], -1).T @ upstream.reshape(weight.shape[0], -1)
-    spread = spread.reshape(channels, 3, 3, height, width)
-    padded = np.zeros((channels, height + 2, width + 2))
+    spread = np.tensordot(weight, upstream, (0, 0))
+    padded = np.zeros((len(spread), height + 2, width + 2))
     for i in range(3):
         for j in range(3):
             padded[:, i : i + height, j : j + width] += spread[:, i, j]
@@ -56,21 +45,16 @@ def convolve_back(upstream: Array, weight: Array, pad: str) -> Array:
 
 def blocks(x: Array) -> Array:
     """(C, H, W) to (C, H//2, W//2, 4); an odd last row or column is dropped."""
-    channels, height, width = x.shape
-    even = x[:, : height // 2 * 2, : width // 2 * 2]
-    return (
-        even.reshape(channels, height // 2, 2, width // 2, 2)
-        .transpose(0, 1, 3, 2, 4)
-        .reshape(channels, height // 2, width // 2, 4)
-    )
+    channels, height, width = x.shape[0], x.shape[1] // 2, x.shape[2] // 2
+    even = x[:, : height * 2, : width * 2].reshape(channels, height, 2, width, 2)
+    return even.transpose(0, 1, 3, 2, 4).reshape(channels, height, width, 4)
 
 
 def unblock(parts: Array, shape: tuple[int, ...]) -> Array:
     channels, height, width, _ = parts.shape
     out = np.zeros(shape)
-    out[:, : height * 2, : width * 2] = (
-        parts.reshape(channels, height, width, 2, 2).transpose(0, 1, 3, 2, 4).reshape(channels, height * 2, width * 2)
-    )
+    whole = parts.reshape(channels, height, width, 2, 2).transpose(0, 1, 3, 2, 4)
+    out[:, : height * 2, : width * 2] = whole.reshape(channels, height * 2, width * 2)
     return out
 
 
@@ -83,37 +67,36 @@ class Network:
 
     def forward(self, image: Array, deepest: str) -> dict[str, Array]:
         """The input of the first layer under 'input', then every layer's output up to `deepest`."""
-        mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-        x = (image - mean[:, None, None]) / std[:, None, None]
-        seen = {"input": x}
+        x = (image - MEAN) / STD
+        outputs = {"input": x}
         for name in layer_names(self.name):
             if name.startswith("pool"):
                 x = blocks(x).mean(-1) if self.pooling == "avg" else blocks(x).max(-1)
             else:
                 pad = self.padding if name == "conv1_1" else "zeros"
                 x = np.maximum(convolve(x, self.tensors[name + ".weight"], self.tensors[name + ".bias"], pad), 0)
-            seen[name] = x
+            outputs[name] = x
             if name == deepest:
-                return seen
+                return outputs
         raise KeyError(deepest)
 
-    def backward(self, seen: dict[str, Array], taps: dict[str, Array]) -> Array:
+    def backward(self, outputs: dict[str, Array], taps: dict[str, Array]) -> Array:
         """The gradient at the image, given that at each tapped layer's output."""
-        names = list(seen)
-        upstream = np.zeros_like(seen[names[-1]])
+        names = list(outputs)
+        upstream = np.zeros_like(outputs[names[-1]])
         for before, name in zip(reversed(names[:-1]), reversed(names[1:]), strict=True):
             upstream = upstream + taps.get(name, 0)
             if name.startswith("pool"):
-                parts = blocks(seen[before])
+                parts = blocks(outputs[before])
                 if self.pooling == "avg":
                     share = np.full(parts.shape, 0.25)
                 else:
                     share = (np.arange(4) == parts.argmax(-1)[..., None]).astype(float)
-                upstream = unblock(share * upstream[..., None], seen[before].shape)
+                upstream = unblock(share * upstream[..., None], outputs[before].shape)
             else:
                 pad = self.padding if name == "conv1_1" else "zeros"
-                upstream = convolve_back(upstream * (seen[name] > 0), self.tensors[name + ".weight"], pad)
-        return upstream / np.array([0.229, 0.224, 0.225])[:, None, None]
+                upstream = convolve_back(upstream * (outputs[name] > 0), self.tensors[name + ".weight"], pad)
+        return upstream / STD
 
 
 def gram_matrix(features: Array) -> Array:
@@ -151,15 +134,13 @@ def objective(
 
     for name, weight in style_layers.items():
         features = seen[name]
-        filters, positions = features.shape[0], features[0].size
-        flat = features.reshape(filters, positions)
         for style, share in painted:
             target = gram_matrix(style[name])
             difference = gram_matrix(features) - target
-            constant = weight * share * (1 / np.sum(target**2) if relative else 1 / (4 * filters**2))
+            constant = weight * share * (1 / np.sum(target**2) if relative else 1 / (4 * len(features) ** 2))
             terms["style"] += constant * np.sum(difference**2)
-            gradient = 4 * constant / positions * difference @ flat
-            taps[name] = taps.get(name, 0) + beta * gradient.reshape(features.shape)
+            gradient = 4 * constant / features[0].size * np.tensordot(difference, features, 1)
+            taps[name] = taps.get(name, 0) + beta * gradient
 
     gradient = network.backward(seen, taps)
     pixels = image[0].size

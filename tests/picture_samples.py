@@ -1,4 +1,4 @@
-"""Pictures that the tests of reading have in common, and how a refusal looks."""
+"""Pictures that the tests of reading and of runs have in common, and how a refusal looks."""
 
 import re
 import struct
@@ -16,6 +16,21 @@ from fastnst.image.read import load_image
 def noise(height: int = 5, width: int = 7, channels: int = 3, dtype: type = np.uint8) -> np.ndarray:
     shape = (height, width, channels) if channels > 1 else (height, width)
     return np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+
+
+def blocks(
+    seed: int = 0, height: int = 30, width: int = 44, resampling: Image.Resampling = Image.Resampling.NEAREST
+) -> np.ndarray:
+    """Blocks and noise, uint8 (height, width, 3)."""
+    generator = np.random.default_rng(seed)
+    coarse = Image.fromarray(generator.integers(0, 255, (5, 5, 3), dtype=np.uint8))
+    image = np.asarray(coarse.resize((width, height), resampling), dtype=np.int16)
+    return np.clip(image + generator.integers(-20, 20, image.shape), 0, 255).astype(np.uint8)
+
+
+def photo(seed: int = 0, height: int = 40, width: int = 60) -> np.ndarray:
+    """Soft blocks and noise, uint8 (height, width, 3)."""
+    return blocks(seed, height, width, Image.Resampling.BICUBIC)
 
 
 def planes(array: np.ndarray, peak: float = 255) -> torch.Tensor:

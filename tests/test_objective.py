@@ -1,30 +1,24 @@
-"""The objective and its gradient against an independent float64 NumPy implementation of the formulas."""
+"""The objective and its gradient against an independent float64 NumPy implementation; each kind of total variation."""
 
 import numpy as np
 import pytest
 import torch
-from network_samples import biased_network, smooth_and_rough
+import torch.nn.functional as F
+from network_samples import biased_network, prepared
+from network_samples import smooth_and_rough as picture
 from numpy_gatys import Network, objective
 
 from fastnst.loss.objective import make_objective
+from fastnst.loss.perceptual import PerceptualLoss
 from fastnst.loss.targets import style_targets
 from fastnst.network import winograd
-from fastnst.network.backbone import build_backbone
-from fastnst.network.runtime import resolve_runtime
 from fastnst.network.weights import Weights
-from fastnst.options.options import Options, resolve_options
-
-HEIGHT, WIDTH = 37, 50
-needs_nnpack = pytest.mark.skipif(not winograd.available(), reason="torch has no NNPACK for this CPU")
+from fastnst.options.options import resolve_options
 
 
 @pytest.fixture(scope="module")
 def weights() -> dict[str, Weights]:
     return {network: biased_network(network) for network in ("vgg19", "vgg16")}
-
-
-def picture(seed: int, height: int = HEIGHT, width: int = WIDTH) -> torch.Tensor:
-    return smooth_and_rough(seed, height, width)
 
 
 SHALLOW = {"style_layers": ["conv1_1", "conv2_1", "conv3_1"], "content_layers": "conv2_2"}
@@ -46,7 +40,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_terms_and_gradient_equal_numpy(case: str, weights: dict[str, Weights]) -> None:
     options = resolve_options(**CASES[case])
-    content, image = picture(1), picture(2)
+    content, image = picture(1, 37, 50), picture(2, 37, 50)
     styles = [(picture(3, 45, 33), 1.0)]
     if options.style_weights is not None:
         styles = [(picture(3, 45, 33), 0.25), (picture(4, 40, 61), 0.75)]
@@ -65,24 +59,40 @@ def test_terms_and_gradient_equal_numpy(case: str, weights: dict[str, Weights]) 
         relative=options.objective == "relative",
     )
     for precision in ("fp32", "winograd") if winograd.available() else ("fp32",):
-        given = resolve_options(**CASES[case], precision=precision)
-        terms, gradient = ours(given, weights[options.network], content, image, styles)
+        given, runtime, backbone = prepared(weights[options.network], **CASES[case], precision=precision)
+        targets = style_targets(backbone, styles, given, runtime)
+        loss, gradient = make_objective(backbone, content, targets, given, runtime).loss_and_gradient(image)
         for name, value in expected.items():
-            assert terms[name] == pytest.approx(value, rel=2e-5), (precision, name)
-        error = np.linalg.norm(gradient - expected_gradient) / np.linalg.norm(expected_gradient)
+            assert getattr(loss, name).item() == pytest.approx(value, rel=2e-5), (precision, name)
+        error = np.linalg.norm(gradient[0].double().numpy() - expected_gradient) / np.linalg.norm(expected_gradient)
         assert error < 2e-5, precision
 
 
-def ours(
-    options: Options,
-    weights: Weights,
-    content: torch.Tensor,
-    image: torch.Tensor,
-    styles: list[tuple[torch.Tensor, float]],
-) -> tuple[dict[str, float], np.ndarray]:
-    runtime = resolve_runtime(options.device, options.precision, options.backend)
-    backbone = build_backbone(weights, options.taps, runtime, pooling=options.pooling, padding=options.padding)
-    targets = style_targets(backbone, styles, options, runtime)
-    loss, gradient = make_objective(backbone, content, targets, options, runtime).loss_and_gradient(image)
-    terms = {name: getattr(loss, name).item() for name in ("total", "content", "style", "tv")}
-    return terms, gradient[0].double().numpy()
+def variation(image: torch.Tensor, kind: str) -> torch.Tensor:
+    """The mean over pixels, from the formulas, in the image's dtype."""
+    if kind != "nine-point":
+        differences = torch.cat((image.diff(dim=3).flatten(), image.diff(dim=2).flatten()))
+        return (differences.square() if kind == "squared" else differences.abs()).sum() / image[0, 0].numel()
+    x = F.pad(image, (1, 1, 1, 1), mode="replicate")
+    inside = x[..., 1:-1, 1:-1]
+    straight = (x[..., 1:-1, 2:] - inside).square().mean() + (x[..., 2:, 1:-1] - inside).square().mean()
+    falling, rising = x[..., 1:, 1:] - x[..., :-1, :-1], x[..., 1:, :-1] - x[..., :-1, 1:]
+    return 2 * (straight / 3 + (falling.square().mean() + rising.square().mean()) / 12)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("kind", ["squared", "absolute", "nine-point"])
+def test_variation_of_each_kind(kind: str, reduction: str) -> None:
+    given = {"style_weight": 0, "content_layers": "conv1_2", "tv_kind": kind, "tv_reduction": reduction}
+    options, runtime, backbone = prepared(**given, tv_weight=0.3)
+    # An image that shows its content: all that its objective has is the variation.
+    image = torch.rand((1, 3, 23, 18), generator=torch.Generator().manual_seed(0))
+    loss, gradient = make_objective(backbone, image, {}, options, runtime).loss_and_gradient(image)
+    exact = image.double().requires_grad_()
+    value = variation(exact, kind) * (23 * 18 if reduction == "sum" else 1)
+    (expected,) = torch.autograd.grad(0.3 * value, exact)
+    assert loss.tv.item() == pytest.approx(value.item(), rel=1e-6)
+    assert loss.total.item() == pytest.approx(0.3 * value.item(), rel=1e-6)
+    assert (gradient - expected).norm() <= 1e-5 * expected.norm()
+    terms = PerceptualLoss(**given, content_reduction="mean", weights="random").terms(image, image)
+    assert terms.tv.item() == pytest.approx(value.item(), rel=1e-6)

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from fastnst.network.runtime import resolve_runtime
 from fastnst.optim import LBFGS, Adam, Optimizer, make_optimizer
-from fastnst.optim import history as lbfgs_history
-from fastnst.options.options import Options, resolve_options
+from fastnst.options.options import resolve_options
 
 
 def quadratic(size: int = 36, condition: float = 1e3) -> tuple[Tensor, Tensor]:
@@ -52,41 +51,20 @@ def test_lbfgs_accepts_channels_last(hessian: str) -> None:
         steps[1].step(last, (curvature * last).contiguous(memory_format=torch.channels_last))
     torch.testing.assert_close(plain, last, check_stride=False)
     assert last.is_contiguous(memory_format=torch.channels_last)
-
-
-def test_lbfgs_refuses_a_strided_image() -> None:
     strided = torch.zeros(1, 3, 8, 8)[..., ::2]
     with pytest.raises(ValueError, match="neither contiguous nor channels-last"):
-        LBFGS().step(strided, torch.zeros_like(strided))
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 1e-4)])
-@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
-def test_lbfgs_does_not_depend_on_the_scale_of_the_loss(scale: float, dtype: torch.dtype, tolerance: float) -> None:
-    matrix, vector = (each.to(dtype) for each in quadratic(condition=10))
-    image = torch.full((1, 1, 6, 6), 0.5, dtype=dtype)
-    optimizer = LBFGS()
-    for _ in range(60):
-        optimizer.step(image, scale * (matrix @ image.view(-1) - vector).view_as(image))
-    torch.testing.assert_close(matrix @ image.view(-1), vector, rtol=0, atol=tolerance)
+        LBFGS(hessian=hessian).step(strided, torch.zeros_like(strided))
 
 
 @pytest.mark.parametrize("hessian", ["scalar", "bands"])
-def test_lbfgs_survives_a_gradient_that_does_not_change(hessian: str) -> None:
-    image = torch.zeros(1, 3, 2, 2)
-    optimizer = LBFGS(hessian=hessian)
-    for _ in range(5):
-        optimizer.step(image, torch.ones_like(image))
-    assert image.isfinite().all()
-
-
-@pytest.mark.parametrize("hessian", ["scalar", "bands"])
-def test_lbfgs_survives_a_zero_gradient(hessian: str) -> None:
+@pytest.mark.parametrize("slope", [0.0, 1.0])
+def test_lbfgs_survives_a_gradient_that_does_not_change(slope: float, hessian: str) -> None:
     image = torch.full((1, 3, 2, 2), 0.5)
     optimizer = LBFGS(hessian=hessian)
     for _ in range(5):
-        optimizer.step(image, torch.zeros_like(image))
-    assert (image == 0.5).all()
+        optimizer.step(image, torch.full_like(image, slope))
+    assert image.isfinite().all()
+    assert (image == 0.5).all() == (slope == 0)
 
 
 def test_adam_takes_the_steps_of_torch() -> None:
@@ -100,15 +78,9 @@ def test_adam_takes_the_steps_of_torch() -> None:
         optimizer.step(image, (image - 0.1) ** 3)
         reference.step()
     torch.testing.assert_close(image, theirs.detach(), rtol=1e-10, atol=1e-12)
-
-
-def test_adam_keeps_the_image_in_range() -> None:
-    image = torch.rand(1, 3, 4, 4)
-    optimizer = Adam(learning_rate=1.0)
     for _ in range(3):
-        optimizer.step(image, torch.randn_like(image))
-    assert image.min() >= 0
-    assert image.max() <= 1
+        optimizer.step(image, 1e6 * torch.randn_like(image))
+    assert 0 <= float(image.min()) <= float(image.max()) <= 1
 
 
 def test_adam_carries_its_moments_to_another_size() -> None:
@@ -124,37 +96,29 @@ def test_adam_carries_its_moments_to_another_size() -> None:
     assert Adam().rescaled((4, 4)).state_dict() == {}
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize(
-    ("scale", "dtype", "layout"),
+    ("dtype", "history_dtype", "tolerance"),
     [
-        (1e-9, torch.float32, torch.contiguous_format),
-        (1e9, torch.float32, torch.channels_last),
-        (1e-9, torch.bfloat16, torch.channels_last),
-        (1e9, torch.bfloat16, torch.contiguous_format),
-        (1e-9, torch.float16, torch.contiguous_format),
-        (1e9, torch.float16, torch.channels_last),
+        (torch.float64, torch.float64, 1e-6),
+        (torch.float32, torch.float32, 1e-4),
+        (torch.float32, torch.bfloat16, 1e-3),
+        (torch.float32, torch.float16, 1e-3),
     ],
 )
-def test_lbfgs_with_a_16_bit_history_gets_there(scale: float, dtype: torch.dtype, layout: torch.memory_format) -> None:
-    matrix, vector = (each.float() for each in quadratic(size=108, condition=30))
-    image = torch.full((1, 3, 6, 6), 0.5).to(memory_format=layout)
-    optimizer = LBFGS(history_dtype=dtype)
-    for _ in range(80):
+@pytest.mark.parametrize("sign", [-1, 0, 1])
+def test_lbfgs_gets_there_whatever_the_scale_of_the_loss(
+    sign: int, dtype: torch.dtype, history_dtype: torch.dtype, tolerance: float, layout: torch.memory_format
+) -> None:
+    is_short = history_dtype.itemsize == 2
+    scale = 10.0 ** (sign * (9 if is_short else 12))
+    matrix, vector = (each.to(dtype) for each in quadratic(size=108, condition=30 if is_short else 10))
+    image = torch.full((1, 3, 6, 6), 0.5, dtype=dtype).to(memory_format=layout)
+    optimizer = LBFGS(history_dtype=history_dtype) if is_short else LBFGS()
+    for _ in range(80 if is_short else 60):
         gradient = (matrix @ image.reshape(-1) - vector).view(1, 3, 6, 6)
         optimizer.step(image, scale * gradient.contiguous(memory_format=layout))
-    torch.testing.assert_close(matrix @ image.reshape(-1), vector, rtol=0, atol=1e-3)
-
-
-def test_a_16_bit_history_is_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    matrix, vector = (each.float() for each in quadratic(condition=10))
-    images = []
-    for parts in (1, 7):
-        monkeypatch.setattr(lbfgs_history, "_PARTS", parts)
-        image, optimizer = torch.zeros(1, 1, 6, 6), LBFGS(history_dtype=torch.bfloat16)
-        for _ in range(5):
-            optimizer.step(image, (matrix @ image.view(-1) - vector).view_as(image))
-        images.append(image)
-    torch.testing.assert_close(*images)
+    torch.testing.assert_close(matrix @ image.reshape(-1), vector, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize(
@@ -192,18 +156,15 @@ def test_an_optimiser_goes_on_from_its_state_to_the_same_bits(make: Callable[[],
     assert second.state_dict() == {}
 
 
-def made(options: Options) -> Optimizer:
-    return make_optimizer(options, resolve_runtime(options.device, options.precision, options.backend))
-
-
 def test_the_options_choose_the_optimiser() -> None:
-    adam = made(resolve_options(optimizer="adam", learning_rate=0.5))
+    runtime = resolve_runtime("cpu")
+    adam = make_optimizer(resolve_options(optimizer="adam", learning_rate=0.5), runtime)
     assert isinstance(adam, Adam)
     assert adam.learning_rate == 0.5
-    assert isinstance(made(resolve_options()), LBFGS)
+    assert isinstance(make_optimizer(resolve_options(), runtime), LBFGS)
     options = resolve_options(history=7, history_precision="bf16", line_search="strong_wolfe")
-    lbfgs_made = made(options)
-    assert isinstance(lbfgs_made, LBFGS)
-    assert (lbfgs_made.history, lbfgs_made.history_dtype) == (7, torch.bfloat16)
-    assert isinstance(lbfgs_made.rescaled((2, 3)), LBFGS)
-    assert lbfgs_made.rescaled((2, 3)).__dict__.items() >= {"history": 7, "line_search": "strong_wolfe"}.items()
+    lbfgs = make_optimizer(options, runtime)
+    assert isinstance(lbfgs, LBFGS)
+    assert (lbfgs.history, lbfgs.history_dtype) == (7, torch.bfloat16)
+    assert isinstance(lbfgs.rescaled((2, 3)), LBFGS)
+    assert lbfgs.rescaled((2, 3)).__dict__.items() >= {"history": 7, "line_search": "strong_wolfe"}.items()

@@ -1,5 +1,6 @@
 """Defaults, presets, forms and refusals of the options."""
 
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, get_type_hints
 
@@ -11,14 +12,10 @@ from fastnst.errors import OptionError
 from fastnst.options.keywords import OptionValues
 from fastnst.options.options import GROUPS, Options, resolve_options
 from fastnst.options.parse import in_words, parse_memory, parse_tile
-from fastnst.options.presets import PRESETS
-
-
-def test_the_keyword_arguments_are_the_fields() -> None:
-    assert set(get_type_hints(OptionValues)) == {option.name for option in fields(Options)}
 
 
 def test_every_option_has_its_heading_and_meaning() -> None:
+    assert set(get_type_hints(OptionValues)) == {option.name for option in fields(Options)}
     assert [name for names in GROUPS.values() for name in names] == [option.name for option in fields(Options)]
     assert all(option.metadata["meaning"] for option in fields(Options))
 
@@ -34,96 +31,69 @@ def test_the_gatys_preset_is_the_paper() -> None:
     plain = resolve_options(preset="gatys", filter_scaling="none")
     assert 5e-4 <= plain.content_weight / plain.style_weight <= 5e-3
     assert resolve_options(preset="gatys", weights="random").style_weight == plain.style_weight
-
-
-@pytest.mark.parametrize("other", [{"weights": "random"}, {"weights": "own.pth"}, {"network": "vgg16"}], ids=str)
-def test_the_gatys_preset_leaves_the_filters_of_other_networks_as_they_are(other: dict[str, str]) -> None:
-    assert resolve_options(preset="gatys", **other).filter_scaling == "none"
-    with pytest.raises(OptionError, match="filter scaling unit-mean needs the mean activation of each filter"):
-        resolve_options(preset="gatys", filter_scaling="unit-mean", **other)
-
-
-def test_filter_scaling_of_any_run_of_the_original() -> None:
-    assert resolve_options(filter_scaling="unit-mean", weights="original").filter_scaling == "unit-mean"
-    assert resolve_options(preset="gatys", filter_scaling="none").filter_scaling == "none"
-
-
-def test_what_is_given_wins_over_the_preset() -> None:
     assert resolve_options(preset="gatys", pooling="max", iterations=7).pooling == "max"
-    assert set(PRESETS) >= {"default", "gatys", "texture"}
+    # The filters of other networks are left as they are.
+    for other in ({"weights": "random"}, {"weights": "own.pth"}, {"network": "vgg16"}):
+        assert resolve_options(preset="gatys", **other).filter_scaling == "none"
+        with pytest.raises(OptionError, match="filter scaling unit-mean needs the mean activation of each filter"):
+            resolve_options(preset="gatys", filter_scaling="unit-mean", **other)
+
+
+EQUAL_LAYERS = (("conv1_1", 0.5), ("conv2_1", 0.5))
 
 
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ("conv1_1", (("conv1_1", 1.0),)),
-        ("conv1_1, relu2_1", (("conv1_1", 0.5), ("conv2_1", 0.5))),
-        (["conv1_1=2", "pool4"], (("conv1_1", 2.0), ("pool4", 0.5))),
-        ({"conv3_1": 3}, (("conv3_1", 3.0),)),
-        (["conv1_1,conv2_1=2"], (("conv1_1", 0.5), ("conv2_1", 2.0))),
+        ({"style_layers": "conv1_1"}, {"style_layers": (("conv1_1", 1.0),)}),
+        ({"style_layers": "conv1_1, relu2_1"}, {"style_layers": EQUAL_LAYERS}),
+        ({"style_layers": ["conv1_1=2", "pool4"]}, {"style_layers": (("conv1_1", 2.0), ("pool4", 0.5))}),
+        ({"style_layers": {"conv3_1": 3}}, {"style_layers": (("conv3_1", 3.0),)}),
+        ({"style_layers": ["conv1_1,conv2_1=2"]}, {"style_layers": (("conv1_1", 0.5), ("conv2_1", 2.0))}),
+        # Layers of weight 0 are not tapped.
+        ({"style_layers": {"conv1_1": 1, "conv5_1": 0}, "content_weight": 0}, {"taps": ("conv1_1",)}),
+        ({"filter_scaling": "unit-mean", "weights": "original"}, {"filter_scaling": "unit-mean"}),
+        # Forms are those of the objective unless given.
+        ({"objective": "paper", "content_reduction": "mean"}, {"content_form": "mean", "style_form": "paper"}),
+        ({"style_reduction": "mean"}, {"style_form": "mean", "content_form": "relative"}),
+        ({"scales": "none"}, {"scales": None}),
+        ({"scales": 2}, {"scales": 2}),
+        ({"scales": np.array([32, 64])}, {"scales": (32, 64), "size": 64}),
+        ({"scales": "64, 128"}, {"scales": (64, 128), "size": 128}),
+        ({"size": np.int64(64), "style_weight": np.float32(3)}, {"size": 64, "style_weight": 3.0}),
+        ({"device": torch.device("cpu")}, {"device": "cpu"}),
+        ({"iterations": [50, 300], "scales": 3}, {"iterations": (50, 300)}),
+        ({"iterations": "50,300", "scales": "2"}, {"iterations": (50, 300)}),
+        ({"iterations": np.array([70]), "scales": None}, {"iterations": 70}),
+        ({"iterations": "70"}, {"iterations": 70}),
+        ({"style_weight": "5 10", "scales": 2}, {"style_weight": (5.0, 10.0)}),
+        ({"style_weights": "0.3,0.7"}, {"style_weights": (0.3, 0.7)}),
+        ({"style_weights": ["1,2", 3]}, {"style_weights": (1.0, 2.0, 3.0)}),
     ],
+    ids=str,
 )
-def test_layers_have_many_forms(given: object, expected: object) -> None:
-    assert resolve_options(style_layers=given).style_layers == expected
-
-
-def test_layers_of_weight_zero_are_not_tapped() -> None:
-    options = resolve_options(style_layers={"conv1_1": 1, "conv5_1": 0}, content_weight=0)
-    assert options.taps == ("conv1_1",)
-
-
-def test_forms_are_those_of_the_objective_unless_given() -> None:
-    paper = resolve_options(objective="paper", content_reduction="mean")
-    assert (paper.content_form, paper.style_form) == ("mean", "paper")
-    assert resolve_options(style_reduction="mean").style_form == "mean"
-    assert resolve_options().content_form == "relative"
-
-
-def test_scales() -> None:
-    assert resolve_options(scales="none").scales is None
-    assert resolve_options(scales=2).scales == 2
-    assert resolve_options(scales=[100, 200]).size == 200
-
-
-def test_numbers_of_numpy_and_devices_of_torch_are_taken() -> None:
-    options = resolve_options(
-        size=np.int64(64), style_weight=np.float32(3), scales=np.array([32, 64]), device=torch.device("cpu")
-    )
-    assert (options.size, options.style_weight, options.scales, options.device) == (64, 3.0, (32, 64), "cpu")
+def test_options_have_many_forms(given: dict[str, Any], expected: dict[str, Any]) -> None:
+    options = resolve_options(**given)
+    assert {name: getattr(options, name) for name in expected} == expected
     assert type(options.size) is int
-
-
-def test_the_class_checks_what_it_is_given() -> None:
-    with pytest.raises(OptionError, match="size 'x' is not a whole number"):
-        Options(size="x")  # type: ignore[arg-type]
-
-
-def test_iterations_are_one_count_or_several() -> None:
-    assert resolve_options(iterations=[50, 300], scales=2).iterations == (50, 300)
-    assert resolve_options(iterations=[50, 300], scales=3).iterations == (50, 300)
-    assert resolve_options(iterations=np.array([70]), scales=None).iterations == 70
-
-
-def test_several_values_in_one_text() -> None:
-    options = resolve_options(scales="64, 128", iterations="50,300", style_weight="5 10", style_weights="0.3,0.7")
-    assert (options.scales, options.size) == ((64, 128), 128)
-    assert (options.iterations, options.style_weight, options.style_weights) == ((50, 300), (5.0, 10.0), (0.3, 0.7))
-    assert resolve_options(iterations="70", scales="3", style_weights=["1,2", 3]).style_weights == (1.0, 2.0, 3.0)
 
 
 REFUSED = [
     ({"size": 1}, "size 1 is too small; it must be 2 or more"),
     ({"size": "512"}, "size '512' is not a whole number"),
+    ({"style_weight": [1, 0], "scales": 2}, "must each be more than 0; give 0 alone"),
+    ({"style_weight": [1, -1], "scales": 2}, "style weight -1.0 is too small"),
+    ({"style_weight": [], "scales": 2}, "no style weight given"),
+    ({"style_weight": [1, 2, 3], "scales": 2}, "3 style weights for 2 scales"),
+    ({"style_weight": ["much"]}, "style weight 'much' is not a number"),
+    ({"style_loss": "grams"}, "unknown style loss 'grams'; choose one of: gram, covariance"),
     ({"iterations": [5, 0]}, "iteration 0 is too small; it must be 1 or more"),
     ({"iterations": []}, "no iterations given; give one, or one for each scale"),
-    ({"iterations": "many"}, "iterations 'many' is not a whole number"),
     ({"iterations": [5, 6], "scales": None}, "2 counts of iterations for 1 scale; give one for all scales"),
     ({"iterations": [5, 6, 7], "scales": [32, 64]}, "3 counts of iterations for 2 scales; give one for all scales"),
     ({"history": 0}, "history 0 is too small; it must be 1 or more"),
-    ({"history_precision": "fp8"}, "unknown history precision 'fp8'; choose one of: fp32, bf16, fp16"),
     ({"line_search": "armijo"}, "unknown line search 'armijo'; choose one of: none, strong_wolfe"),
     ({"average": 1}, "average 1.0 is too large; it must be 0.9999 or less"),
-    ({"size": True}, "size True is not a whole number"),
     ({"iterations": 0}, "iterations 0 is too small; it must be 1 or more"),
     ({"style_weight": -1.0}, "style weight -1.0 is too small; it must be 0 or more"),
     ({"content_weight": float("nan")}, "content weight nan is not finite"),
@@ -132,7 +102,6 @@ REFUSED = [
     ({"style_scale": 0}, "style scale 0.0 is too small; it must be more than 0"),
     ({"style_weights": [1, -2]}, "style weight -2.0 is too small"),
     ({"style_weights": [0, 0]}, "the style weights are all 0"),
-    ({"style_weights": ["a"]}, "style weight 'a' is not a number"),
     ({"style_weights": "1,a"}, "style weight 'a' is not a number"),
     ({"iterations": "5,1.5"}, "iterations 1.5 is not a whole number"),
     ({"scales": "64,many"}, "scales '64,many' is neither auto, nor none"),
@@ -143,7 +112,6 @@ REFUSED = [
     ({"style_layers": [3]}, "layer 3 is not a name"),
     ({"style_layers": "conv1_1=x"}, "the weight 'x' of layer conv1_1 is not a number"),
     ({"style_layers": "conv1_1=-1"}, "weight -1.0 of style layer conv1_1 is out of range"),
-    ({"style_layers": "conv1_1=nan"}, "weight nan of style layer conv1_1 is out of range"),
     ({"style_layers": ["conv1_1", "relu1_1"]}, "style layer conv1_1 is named twice"),
     ({"content_layers": "conv4_2=0"}, "the weights of the content layers are all 0"),
     ({"scales": 0}, "0 scales were asked for; give 1 to 12"),
@@ -156,7 +124,6 @@ REFUSED = [
     ({"colour": 1}, "unknown option 'colour'; the options are: preset"),
     ({"style_wieght": 1}, "unknown option 'style_wieght'; did you mean style_weight?"),
     ({"seed": -1}, "seed -1 is too small"),
-    ({"filter_scaling": "mean"}, "unknown filter scaling 'mean'; choose one of: none, unit-mean"),
     ({"weights": 3}, "weights 3 is neither a name nor a path"),
     ({"size": 10**30}, "must be 65535 or less"),
     ({"seed": 2**64}, "is too large"),
@@ -168,10 +135,7 @@ REFUSED = [
     ({"device": None}, "device None is neither a name"),
     ({"preset": ["gatys"]}, "unknown preset ['gatys']"),
     ({"pooling": 3}, "pooling 3 is not a name"),
-    ({"edge": "width"}, "unknown edge 'width'; choose one of: long, short"),
     ({"tv_kind": "l1"}, "unknown tv kind 'l1'; choose one of: squared, absolute, nine-point"),
-    ({"tv_reduction": "max"}, "unknown tv reduction 'max'; choose one of: mean, sum"),
-    ({"content_reduction": "sum"}, "unknown content reduction 'sum'; choose one of: objective, relative, paper, mean"),
     ({"style_reduction": "root"}, "unknown style reduction 'root'; choose one of: objective, relative, paper, mean"),
     (
         {"style_reduction": "channel-mean", "style_loss": "wasserstein"},
@@ -179,7 +143,6 @@ REFUSED = [
     ),
     ({"tv_kind": "nine-point", "padding": "circular"}, "tv kind nine-point replicates the border"),
     ({"scale_factor": 1}, "scale factor 1.0 is too small; it must be 1.1 or more"),
-    ({"scale_factor": "2"}, "scale factor '2' is not a number"),
 ]
 
 
@@ -189,60 +152,46 @@ def test_bad_options_are_refused(given: dict[str, object], message: str) -> None
         resolve_options(**given)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+    with pytest.raises(OptionError, match="size 'x' is not a whole number"):
+        Options(size="x")  # type: ignore[arg-type]
+
+
+def test_memory() -> None:
+    for given, expected in {
+        None: None,
+        "8GB": 8_000_000_000,
+        "8 gb": 8_000_000_000,
+        "1.5G": 1_500_000_000,
+        "512MB": 512_000_000,
+        ".25TB": 250_000_000_000,
+        "6GiB": 6 * 2**30,
+        "700Mi": 700 * 2**20,
+        "2000000KB": 2_000_000_000,
+        3_000_000: 3_000_000,
+        "3000000": 3_000_000,
+    }.items():
+        assert parse_memory(given) == expected
+    words = [in_words(size) for size in (1234, 56_700_000, 8.9e9, 123e9)]
+    assert words == ["1.23 kB", "56.7 MB", "8.9 GB", "123 GB"]
+    for given, expected in {"auto": "auto", " None ": "none", None: "none", "512": 512, 1: 1}.items():
+        assert parse_tile(given) == expected
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("parse", "given", "message"),
     [
-        (None, None),
-        ("8GB", 8_000_000_000),
-        ("8 gb", 8_000_000_000),
-        ("1.5G", 1_500_000_000),
-        ("512MB", 512_000_000),
-        (".25TB", 250_000_000_000),
-        ("6GiB", 6 * 2**30),
-        ("700Mi", 700 * 2**20),
-        ("2000000KB", 2_000_000_000),
-        (3_000_000, 3_000_000),
-        ("3000000", 3_000_000),
+        *(
+            (parse_memory, given, "is not an amount of memory; write 8GB, 512MB or 6GiB")
+            for given in ("", "much", "8 GB RAM", "-1GB", "1,5GB", "8XB", "nan", "1e9", True, [8], float("inf"))
+        ),
+        *((parse_memory, given, "less than a megabyte; write its unit") for given in ("8", 8, "0GB", "900kB")),
+        *(
+            (parse_tile, given, "is neither auto, nor none, nor a number of pixels")
+            for given in ("512px", "", "-512", "1.5", 512.0, True, [512])
+        ),
+        *((parse_tile, given, r"(tile .* is too small|neither auto)") for given in ("0", 0, -16)),
     ],
 )
-def test_memory(given: Any, expected: int | None) -> None:
-    assert parse_memory(given) == expected
-
-
-@pytest.mark.parametrize(
-    "given", ["", "much", "8 GB RAM", "-1GB", "1,5GB", "8XB", "nan", "1e9", True, [8], float("inf")]
-)
-def test_no_memory(given: Any) -> None:
-    with pytest.raises(OptionError, match="is not an amount of memory; write 8GB, 512MB or 6GiB"):
-        parse_memory(given)
-
-
-@pytest.mark.parametrize("given", ["8", 8, "0GB", "900kB"])
-def test_too_little_memory(given: Any) -> None:
-    with pytest.raises(OptionError, match="less than a megabyte; write its unit"):
-        parse_memory(given)
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"), [("auto", "auto"), (" None ", "none"), (None, "none"), ("512", 512), (1, 1)]
-)
-def test_tile(given: Any, expected: int | str) -> None:
-    assert parse_tile(given) == expected
-
-
-@pytest.mark.parametrize("given", ["512px", "", "-512", "1.5", 512.0, True, [512]])
-def test_no_tile(given: Any) -> None:
-    with pytest.raises(OptionError, match="is neither auto, nor none, nor a number of pixels"):
-        parse_tile(given)
-
-
-@pytest.mark.parametrize("given", ["0", 0, -16])
-def test_too_small_a_tile(given: Any) -> None:
-    with pytest.raises(OptionError, match=r"(tile .* is too small|neither auto)"):
-        parse_tile(given)
-
-
-def test_words() -> None:
-    assert [in_words(size) for size in (1234, 56_700_000, 8.9e9, 123e9)] == ["1.23 kB", "56.7 MB", "8.9 GB", "123 GB"]
+def test_no_memory_and_no_tile(parse: Callable[[Any], Any], given: Any, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        parse(given)

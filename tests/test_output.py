@@ -1,6 +1,5 @@
 """What is written can be read back, pixels and parameters, and a failure leaves no trace."""
 
-import json
 import math
 import os
 import stat
@@ -22,7 +21,6 @@ from fastnst.image.metadata import read_parameters
 from fastnst.image.read import load_image
 from fastnst.image.write import check_output_path, save_image, to_pil
 
-EXTENSIONS = ["png", "jpg", "jpeg", "webp", "tif", "tiff", "avif", "PNG", "JPG"]
 EVERY_FORMAT = ["png", "jpg", "webp", "tif", "avif"]
 DEEP = [("png", 16), ("tif", 16)]
 PARAMETERS: dict[str, Any] = {
@@ -72,25 +70,22 @@ def test_lossless_round_trip(tmp_path: Path, extension: str, depth: int, with_al
         assert image.info["icc_profile"] == srgb_profile()
 
 
-@pytest.mark.parametrize("extension", EXTENSIONS)
-def test_every_extension(tmp_path: Path, extension: str) -> None:
-    path = tmp_path / f"a.{extension}"
-    save_image(path, smooth())
-    assert (load_image(path).rgb - smooth()).abs().max() < 4 / 255
-    with Image.open(path) as image:
+@pytest.mark.parametrize("extension", ["png", "jpg", "jpeg", "webp", "tif", "tiff", "avif", "PNG", "JPG"])
+def test_every_extension(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extension: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_image(f"a.{extension}", smooth())
+    assert (load_image(f"a.{extension}").rgb - smooth()).abs().max() < 4 / 255
+    with Image.open(f"a.{extension}") as image:
         expected = {"jpg": "JPEG", "jpeg": "JPEG", "tif": "TIFF"}.get(extension.lower(), extension.upper())
         assert image.format == expected
         assert image.info["icc_profile"] == srgb_profile()
 
 
-def test_jpeg_keeps_colour_edges(tmp_path: Path) -> None:
+def test_jpeg_keeps_colour_edges_and_lays_alpha_over_white(tmp_path: Path) -> None:
     stripes = torch.zeros(3, 32, 32)
     stripes[0, :, ::2], stripes[2, :, 1::2] = 1, 1
     save_image(tmp_path / "a.jpg", stripes)
     assert (load_image(tmp_path / "a.jpg").rgb - stripes).abs().mean() < 0.03  # with 4:2:0 it is above 0.3
-
-
-def test_jpeg_lays_alpha_over_white(tmp_path: Path) -> None:
     alpha = torch.zeros(1, 32, 32)
     alpha[:, 16:] = 0.5
     save_image(tmp_path / "a.jpg", torch.zeros(3, 32, 32), alpha)
@@ -103,21 +98,19 @@ def test_jpeg_lays_alpha_over_white(tmp_path: Path) -> None:
 def test_rounding_and_clamping(tmp_path: Path, depth: int) -> None:
     peak = 2**depth - 1
     steps = torch.tensor([-1000, -0.1, 0.49, 0.51, 2.5, peak - 0.51, peak - 0.49, peak, 2 * peak])
-    save_image(tmp_path / "a.png", (steps / peak).expand(3, 2, -1), bit_depth=depth)
+    rgb = (steps / peak).expand(3, 2, -1)
+    save_image(tmp_path / "a.png", rgb, bit_depth=depth)
     expected = [0, 0, 0, 1, 2, peak - 1, peak, peak, peak]
     assert (load_image(tmp_path / "a.png").rgb[0, 0] * peak).round().tolist() == expected
     if depth == 8:
-        image = to_pil((steps / peak).expand(3, 2, -1), torch.ones(1, 2, 9))
+        image = to_pil(rgb, torch.ones(1, 2, 9))
         assert image.mode == "RGBA"
         assert np.asarray(image)[0, :, 0].tolist() == expected
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_to_pil_takes_any_float_and_layout(dtype: torch.dtype) -> None:
-    rgb = picture().to(dtype)
-    expected = (rgb.float() * 255).round().byte().permute(1, 2, 0).numpy()
-    for form in (rgb, rgb[None], rgb[None].contiguous(memory_format=torch.channels_last), rgb.requires_grad_()):
-        assert np.array_equal(np.asarray(to_pil(form)), expected)
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        rgb = picture().to(dtype)
+        whole = (rgb.float() * 255).round().byte().permute(1, 2, 0).numpy()
+        for form in (rgb, rgb[None], rgb[None].contiguous(memory_format=torch.channels_last), rgb.requires_grad_()):
+            assert np.array_equal(np.asarray(to_pil(form)), whole)
 
 
 @pytest.mark.parametrize(
@@ -157,35 +150,27 @@ def test_parameters_round_trip(tmp_path: Path, extension: str) -> None:
 
 
 def long_run(records: int) -> dict[str, Any]:
-    losses = [
-        {"iteration": i, "scale": 1, "total": i / 7, "content": i / 11, "seconds": i / 13} for i in range(records)
-    ]
-    return {**PARAMETERS, "losses": losses}
+    return {**PARAMETERS, "losses": [{"iteration": i, "total": i / 7, "seconds": i / 13} for i in range(records)]}
 
 
-@pytest.mark.parametrize("extension", ["png", "webp", "tif", "avif"])
-def test_long_runs_are_kept_whole(tmp_path: Path, extension: str) -> None:
+@pytest.mark.parametrize("extension", EVERY_FORMAT)
+def test_long_runs_are_kept_where_they_fit(tmp_path: Path, extension: str) -> None:
     path = tmp_path / f"a.{extension}"
-    parameters = long_run(20_000)
-    assert len(json.dumps(parameters)) > 1_500_000
-    save_image(path, picture(), parameters=parameters)
-    assert read_parameters(path) == parameters
+    for records in (100, 20_000):
+        save_image(path, picture(), parameters=long_run(records))
+        if extension == "jpg" and records > 100:
+            kept = {key: value for key, value in PARAMETERS.items() if key != "losses"}
+            assert read_parameters(path) == {**kept, "left_out": ["losses"]}
+        else:
+            assert read_parameters(path) == long_run(records)
 
 
 def test_jpeg_leaves_out_what_does_not_fit(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
-    save_image(path, picture(), parameters=long_run(100))
-    assert read_parameters(path) == long_run(100)
-    save_image(path, picture(), parameters=long_run(5000))
-    kept = {key: value for key, value in PARAMETERS.items() if key != "losses"}
-    assert read_parameters(path) == {**kept, "left_out": ["losses"]}
     save_image(path, picture(), parameters={f"{i}é" * 30: "x" * 1000 for i in range(150)})
     assert len(read_parameters(path)["left_out"]) == 50
-
-
-def test_jpeg_fills_exif_to_the_last_byte(tmp_path: Path) -> None:
-    path = tmp_path / "a.jpg"
-    for length in range(64_900, 65_100, 7):
+    # To the last byte.
+    for length in range(64_900, 65_100, 40):
         save_image(path, picture(), parameters={"text": "x" * length})
         assert set(read_parameters(path)) in ({"text"}, {"left_out"})
 
@@ -198,30 +183,24 @@ def foreign(path: Path, text: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("text", ["a holiday", "[1]", "3", "[" * 100_000, "é", "&lt;"])
-def test_someone_elses_parameters(tmp_path: Path, text: str) -> None:
-    with pytest.raises(ImageError, match="has no fastnst parameters"):
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        *((text, "has no fastnst parameters") for text in ("a holiday", "[1]", "3", "[" * 100_000, "é", "&lt;")),
+        *((f'{{"nest": {"[" * depth}0{"]" * depth}}}', "nest more than 100 deep") for depth in (100, 900)),
+        ('{"nest": ' + '{"a":' * 100 + "0" + "}" * 101, "nest more than 100 deep"),
+    ],
+)
+def test_someone_elses_parameters(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ImageError, match=said):
         read_parameters(foreign(tmp_path / "a.png", text))
 
 
-@pytest.mark.parametrize("opening", ['{"a":', "["])
-def test_parameters_that_nest_too_deeply(tmp_path: Path, opening: str) -> None:
-    def nested(depth: int) -> Path:
-        closing = "}" if opening[0] == "{" else "]"
-        return foreign(tmp_path / "a.png", f'{{"nest": {opening * (depth - 1)}0{closing * (depth - 1)}}}')
-
-    assert read_parameters(nested(100)).keys() == {"nest"}
-    for depth in (101, 900):
-        with pytest.raises(ImageError, match="nest more than 100 deep"):
-            read_parameters(nested(depth))
-
-
-def test_parameters_that_json_cannot_hold(tmp_path: Path) -> None:
+def test_parameters_at_the_edge_of_json(tmp_path: Path) -> None:
     path = foreign(tmp_path / "a.png", '{"a": [NaN, -Infinity, 1e999], "b": 1.5}')
     assert read_parameters(path) == {"a": [None, None, None], "b": 1.5}
-
-
-def test_parameters_of_what_is_no_image(tmp_path: Path) -> None:
+    nested = foreign(tmp_path / "a.png", f'{{"nest": {"[" * 99}0{"]" * 99}}}')
+    assert read_parameters(nested).keys() == {"nest"}
     with pytest.raises(ImageError, match="does not exist"):
         read_parameters(tmp_path / "none.png")
     (tmp_path / "text.png").write_text("text")
@@ -236,7 +215,7 @@ def test_equal_pictures_are_equal_files(tmp_path: Path, extension: str, depth: i
     assert (tmp_path / f"a.{extension}").read_bytes() == (tmp_path / f"b.{extension}").read_bytes()
 
 
-def test_refused_paths(tmp_path: Path) -> None:
+def test_refused_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known = r"use one of: \.png, \.jpg, \.jpeg, \.webp, \.tif, \.tiff, \.avif, \.npy"
     refused_path(tmp_path / "a.gif", rf"unknown extension '\.gif'; {known}")
     refused_path(tmp_path / "a", f"has no extension; {known}")
@@ -248,50 +227,37 @@ def test_refused_paths(tmp_path: Path) -> None:
     (tmp_path / "folder.png").mkdir()
     refused_path(tmp_path / "folder.png", "is a directory; give a file name in it")
     refused_path(f"{tmp_path}/folder.png/", "names a folder")
+    for denied, words in ((tmp_path, "folder '.*' is not writable"), (tmp_path / "file.png", "write-protected")):
+        (tmp_path / "file.png").touch()
+        with monkeypatch.context() as patch:
+            # root may do what chmod forbids
+            patch.setattr(os, "access", lambda asked, _, denied=denied: Path(asked) != denied)
+            refused_path(tmp_path / "file.png", words)
+        (tmp_path / "file.png").unlink()
     for end in ("/", "//", "/."):
         refused_path(f"{tmp_path}/a.png{end}", r"names a folder; give a file name, as in '.*/a\.png'")
     refused_path(str(tmp_path / "a\0.png"), "not a valid path")
     refused_path(tmp_path / ("x" * 300 + ".png"), "name too long")
-    assert {entry.name for entry in tmp_path.iterdir()} == {"file", "folder.png"}
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
-def test_special_files_are_not_replaced(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.png")
-    refused_path(tmp_path / "pipe.png", "not a regular file")
     (tmp_path / "null.png").symlink_to(os.devnull)
     refused_path(tmp_path / "null.png", "not a regular file")
+    assert {entry.name for entry in tmp_path.iterdir()} == {"file", "folder.png", "null.png"}
 
 
-@pytest.mark.parametrize(("which", "said"), [("folder", "folder '.*' is not writable"), ("file", "write-protected")])
-def test_missing_permissions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str, said: str) -> None:
-    path = tmp_path / "a.png"
-    path.touch()
-    denied = tmp_path if which == "folder" else path
-    monkeypatch.setattr(os, "access", lambda asked, _: Path(asked) != denied)  # root may do what chmod forbids
-    refused_path(path, said)
-
-
-def test_sides_that_a_format_cannot_hold(tmp_path: Path) -> None:
-    check_output_path(tmp_path / "a.webp", (16_383, 10))
-    for name, size in (("a.webp", (10, 16_384)), ("a.jpg", (70_000, 10))):
-        with pytest.raises(ImageError, match=rf"{size[1]}×{size[0]} pixels.*holds at most .*choose \.png or \.tif"):
-            check_output_path(tmp_path / name, size)
-    check_output_path(tmp_path / "a.png", (70_000, 70_000))
-    with pytest.raises(ImageError, match=r"PNG holds at most 2147483647 a side; lower the size$"):
-        check_output_path(tmp_path / "a.png", (10, 10**10))
+@pytest.mark.parametrize(
+    ("name", "size", "said"),
+    [
+        ("a.webp", (10, 16_384), r"16384×10 pixels.*holds at most 16383 .*choose \.png or \.tif"),
+        ("a.jpg", (70_000, 10), r"10×70000 pixels.*holds at most .*choose \.png or \.tif"),
+        ("a.png", (10, 10**10), r"PNG holds at most 2147483647 a side; lower the size$"),
+    ],
+)
+def test_sides_that_a_format_cannot_hold(tmp_path: Path, name: str, size: tuple[int, int], said: str) -> None:
+    check_output_path(tmp_path / name, (16_383, 10))
+    with pytest.raises(ImageError, match=said):
+        check_output_path(tmp_path / name, size)
     with pytest.raises(ImageError, match="WEBP holds at most 16383"):
         save_image(tmp_path / "a.webp", torch.zeros(3, 1, 16_384))
     assert not list(tmp_path.iterdir())
-
-
-def test_checking_touches_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "a.png"
-    check_output_path(path)
-    assert not list(tmp_path.iterdir())
-    path.write_bytes(b"old")
-    check_output_path(str(path))
-    assert path.read_bytes() == b"old"
 
 
 @pytest.mark.parametrize("extension", EVERY_FORMAT)
@@ -304,6 +270,7 @@ def test_checking_touches_nothing(tmp_path: Path) -> None:
         (RuntimeError("tiff codec initialization failed"), "(tiff codec initialization failed); free some space"),
         (RuntimeError(), "(RuntimeError); free some space"),
         (MemoryError(), "(out of memory); lower the size"),
+        (PermissionError(13, "Permission denied"), "(Permission denied)"),
         (KeyboardInterrupt(), None),
     ],
     ids=repr,
@@ -318,7 +285,11 @@ def test_failure_leaves_the_old_file_and_nothing_else(
         file.write(b"half a picture")
         raise failure
 
-    monkeypatch.setattr(write, "_encode", fails_half_way)
+    def fails(*_: object) -> None:
+        raise failure
+
+    place = (Path, "replace", fails) if isinstance(failure, PermissionError) else (write, "_encode", fails_half_way)
+    monkeypatch.setattr(*place)
     with pytest.raises(ImageError if said else type(failure)) as caught:
         save_image(path, picture())
     if said:
@@ -345,16 +316,6 @@ def test_a_disk_that_fills_up_at_any_byte(tmp_path: Path, extension: str) -> Non
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
         assert path.read_bytes() == whole
         assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
-
-
-def test_failure_to_move_into_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def denied(*_: object) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "replace", denied)
-    with pytest.raises(ImageError, match="Permission denied"):
-        save_image(tmp_path / "a.png", picture())
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(os.name != "posix", reason="no umask here")
@@ -390,12 +351,6 @@ def test_symbolic_links_are_followed(tmp_path: Path) -> None:
     there.symlink_to(here)
     refused_path(here, "is a symbolic link that leads to itself; choose another name")
     assert here.is_symlink()
-
-
-def test_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    save_image("a.png", picture())
-    assert torch.equal(load_image("a.png").rgb, picture())
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -1,9 +1,9 @@
 """What is planned: by memory that is foreseen from shapes, and by time that is modelled."""
 
-import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,25 +11,23 @@ from typing import Any
 import pytest
 import torch
 from fastnst_kernels.profiling.measure import peak_extra_bytes
+from network_samples import noise, prepared
 
-from fastnst.app.cli import build_parser
+from fastnst.app.cli import main
 from fastnst.app.cli import plan as command
 from fastnst.errors import OptionError
 from fastnst.examples import example
 from fastnst.loss.objective import make_objective
 from fastnst.loss.targets import style_targets
 from fastnst.network import winograd
-from fastnst.network.architecture import NETWORKS
-from fastnst.network.backbone import build_backbone
 from fastnst.network.runtime import Runtime, resolve_runtime
 from fastnst.network.tiles import TileGrid, even_spans, make_grid, reach_of
-from fastnst.network.weights import load_weights
 from fastnst.optim.bands import RadialBands
 from fastnst.options.options import Options, resolve_options
 from fastnst.plan import machine as plan_limit
 from fastnst.plan.machine import Room
-from fastnst.plan.memory import network_of, optimizer_bytes_per_pixel, steps_of, tiled_bytes, untiled_bytes
-from fastnst.plan.planner import Plan, most_tiles, plan_run, plan_tiles
+from fastnst.plan.memory import network_of, optimizer_bytes_per_pixel, tiled_bytes, untiled_bytes
+from fastnst.plan.planner import most_tiles, plan_run, plan_tiles
 from fastnst.plan.speed import forward_flops, measure_rate
 
 SHALLOW: dict[str, Any] = {"style_layers": ["conv1_1", "conv2_1", "conv3_1"], "content_layers": "conv2_2"}
@@ -49,21 +47,27 @@ def setting(**given: Any) -> tuple[Options, Runtime]:
 
 
 @pytest.mark.usefixtures("machine")
-def test_the_whole_image_where_it_fits() -> None:
+def test_the_whole_image_where_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = plan_run(*setting(), (512, 700))
-    assert (plan.tile, plan.level, plan.content_is_kept, len(plan.grid), plan.style_tile) == (
-        None,
-        "whole",
-        True,
-        1,
-        None,
-    )
+    assert (plan.tile, plan.level, plan.content_is_kept, len(plan.grid)) == (None, "whole", True, 1)
+    assert plan.style_tile is plan.seconds is None
     assert plan.grid.overhead == 1
     assert plan.fits
-    assert plan.held_bytes == HELD
-    assert plan.limit_bytes == HELD + 90_000_000_000
+    assert (plan.held_bytes, plan.limit_bytes) == (HELD, HELD + 90_000_000_000)
     assert plan.flops == pytest.approx(512 * 700 * 1.44e6, rel=0.05)
-    assert plan.seconds is None
+    # A tile that holds the image is the image.
+    plan = plan_run(*setting(), (200, 300), tile=512)
+    assert (plan.tile, plan.level, len(plan.grid)) == (None, "whole", 1)
+    # What is not known is no limit.
+    monkeypatch.setattr(plan_limit, "free_bytes", lambda device: None)
+    plan = plan_run(*setting(), (20_000, 20_000))
+    assert (plan.tile, plan.limit_bytes, plan.fits) == (None, None, True)
+    # The least is planned where nothing fits.
+    monkeypatch.setattr(plan_limit, "free_bytes", lambda device: 1_000_000_000)
+    plan = plan_run(*setting(optimizer="lbfgs"), (4096, 4096))
+    assert not plan.fits
+    assert plan.tile is not None
+    assert plan.peak_bytes > 8e9
 
 
 @pytest.mark.usefixtures("machine")
@@ -75,13 +79,7 @@ def test_less_memory_means_smaller_tiles_and_then_what_is_kept() -> None:
     assert all(plan.fits for plan in plans)
     assert [plan.flops for plan in plans] == sorted(plan.flops for plan in plans)
     assert plans[-1].style_tile == plans[-1].tile
-
-
-@pytest.mark.usefixtures("machine")
-def test_four_thousand_pixels_fit_into_three_gigabytes() -> None:
-    plan = plan_run(*setting(), (4096, 4096), max_memory="3GB")
-    assert plan.peak_bytes <= 3_000_000_000
-    assert plan.grid.overhead < 2
+    assert plan_run(options, runtime, (4096, 4096), max_memory="3GB").grid.overhead < 2
 
 
 @pytest.mark.usefixtures("machine")
@@ -90,28 +88,6 @@ def test_a_tile_that_is_asked_for(tile: Any, expected: int) -> None:
     plan = plan_run(*setting(), (1000, 900), tile=tile)
     assert plan.tile == expected
     assert plan.grid == make_grid(1000, 900, int(tile), reach_of("vgg19", setting()[0].taps))
-
-
-@pytest.mark.usefixtures("machine")
-def test_a_tile_that_holds_the_image_is_the_image() -> None:
-    plan = plan_run(*setting(), (200, 300), tile=512)
-    assert (plan.tile, plan.level, len(plan.grid)) == (None, "whole", 1)
-
-
-@pytest.mark.usefixtures("machine")
-def test_what_is_not_known_is_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan_limit, "free_bytes", lambda device: None)
-    plan = plan_run(*setting(), (20_000, 20_000))
-    assert (plan.tile, plan.limit_bytes, plan.fits) == (None, None, True)
-
-
-@pytest.mark.usefixtures("machine")
-def test_the_least_is_planned_where_nothing_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan_limit, "free_bytes", lambda device: 1_000_000_000)
-    plan = plan_run(*setting(optimizer="lbfgs"), (4096, 4096))
-    assert not plan.fits
-    assert plan.tile is not None
-    assert plan.peak_bytes > 8e9
 
 
 @pytest.mark.usefixtures("machine")
@@ -151,17 +127,13 @@ def test_several_processes_share_the_tiles(processes: int) -> None:
     assert shared.flops < alone.flops
     assert shared.peak_bytes < alone.peak_bytes
     assert len(shared.grid) % processes == 0
-
-
-@pytest.mark.usefixtures("machine")
-def test_a_small_image_is_not_cut_for_more_processes() -> None:
-    options, runtime = setting()
-    assert len(plan_run(options, runtime, (48, 64), processes=4).grid) == 1
-    assert most_tiles(options, (48, 64)) == 1
     assert most_tiles(options, (1024, 1024)) > 16
     tiles = plan_run(options, runtime, (1024, 1024), tile=512, processes=8)
     assert tiles.tile is not None
     assert tiles.tile < 512
+    # A small image is not cut for more processes.
+    assert len(plan_run(options, runtime, (48, 64), processes=processes).grid) == 1
+    assert most_tiles(options, (48, 64)) == 1
 
 
 def test_crops_of_several_sizes_are_counted() -> None:
@@ -172,6 +144,8 @@ def test_crops_of_several_sizes_are_counted() -> None:
     plan = plan_tiles(options, runtime, grid, tile=512, level="recompute", room=Room(0, None))
     crops = [tile.shape for tile in grid]
     network = network_of(options, runtime)
+    assert forward_flops(network, 1024, 1024) == pytest.approx(1024**2 * 722e3, rel=0.01)
+    assert forward_flops(network, 1024, 1024, ("conv1_1",)) == 1024**2 * 2 * 9 * 3 * 64
     convolutions = sum(3 * forward_flops(network, *crop) for crop in crops)
     assert plan.flops == pytest.approx(convolutions, rel=0.05)
 
@@ -185,61 +159,30 @@ def test_large_styles_are_seen_in_tiles() -> None:
     assert (large.tile, large.style_tile) == (None, 256)
 
 
-@pytest.mark.usefixtures("machine")
-def test_the_optimisers_memory() -> None:
+@pytest.mark.parametrize("size", [(96, 96), (130, 77), (256, 384)])
+def test_the_optimisers_memory(size: tuple[int, int]) -> None:
     assert optimizer_bytes_per_pixel(setting()[0]) == 24
     scalar = {"optimizer": "lbfgs", "hessian": "scalar", "history": 5}
     assert optimizer_bytes_per_pixel(setting(**scalar)[0]) == 19 * 12
     assert optimizer_bytes_per_pixel(setting(**scalar, history_precision="bf16")[0]) == 5 * 12 + 9 * 12
-
-
-@pytest.mark.parametrize("size", [(96, 96), (130, 77), (256, 384)])
-def test_the_memory_of_fourier_bands(size: tuple[int, int]) -> None:
-    options = setting(optimizer="lbfgs", history=5)[0]
-    image = torch.rand(1, 3, *size)
-    basis = RadialBands(image)
+    basis = RadialBands(torch.rand(1, 3, *size))
     pairs = 2 * 5 * 3 * 4 * len(basis.band) * basis.length
-    planned = optimizer_bytes_per_pixel(options) - 16 - 9 * 12
+    planned = optimizer_bytes_per_pixel(setting(optimizer="lbfgs", history=5)[0]) - 16 - 9 * 12
     assert planned * size[0] * size[1] == pytest.approx(pairs, rel=0.04)
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("taps", [("conv5_1", "conv4_2"), ("pool1", "conv2_1"), ("conv1_2", "pool1"), ("conv1_1",)])
-def test_the_rehearsed_steps_are_the_backbones(network: str, taps: tuple[str, ...]) -> None:
-    _, runtime = setting(network=network)
-    backbone = build_backbone(load_weights("random", network, taps=taps), taps, runtime)
-    steps = steps_of(network, taps)
-    assert [step.name for step in steps] == list(backbone.steps)
-    for step, layer in zip(steps, backbone.steps.values(), strict=True):
-        weight = getattr(layer, "weight", None)
-        assert step.is_convolution == (weight is not None)
-        assert step.is_pooled == (layer.pool is not None)
-        if weight is not None:
-            assert tuple(weight.shape[:2]) == (step.filters, step.channels)
-            assert step.parameters == weight.numel()
-
-
-def test_operations_of_the_papers_network() -> None:
-    options, runtime = setting()
-    network = network_of(options, runtime)
-    assert forward_flops(network, 1024, 1024) == pytest.approx(1024**2 * 722e3, rel=0.01)
-    assert forward_flops(network, 1024, 1024, ("conv1_1",)) == 1024**2 * 2 * 9 * 3 * 64
-    assert forward_flops(network, 64, 64, ()) == 0
-
-
-def test_the_rehearsal_allocates_what_a_pass_does() -> None:
+@pytest.mark.parametrize("padding", ["zeros", "circular"])
+def test_the_rehearsal_allocates_what_a_pass_does(padding: str) -> None:
     """The peak of what torch allocates in fp32, where nothing is taken out of its sight."""
-    options, runtime = setting(**SHALLOW)
-    backbone = build_backbone(load_weights("random", taps=options.taps), options.taps, runtime)
-    network = network_of(options, runtime)
-    side = 400
-    image, content = (torch.rand((1, 3, side, side), generator=torch.Generator().manual_seed(seed)) for seed in (1, 2))
+    options, runtime, backbone = prepared(**SHALLOW, padding=padding, optimizer="adam")
+    network, side = network_of(options, runtime), 400
+    image, content = noise(1, side, side), noise(2, side, side)
     style = style_targets(backbone, [(content, 1.0)], options, runtime)
     whole = make_objective(backbone, content, style, options, runtime)
     measured = peak_extra_bytes(lambda: lambda: whole.loss_and_gradient(image)[1], runtime.device)
     foreseen = untiled_bytes(network, side, side) - network.scratch_bytes
     assert foreseen == pytest.approx(measured, rel=0.15)
-    grid = make_grid(side, side, 120, reach_of("vgg19", options.taps))
+    grid = make_grid(side, side, 120, reach_of("vgg19", options.taps, padding))
     crop = next(iter(grid)).shape
     for level in ("kept", "recompute"):
         tiled = make_objective(backbone, content, style, options, runtime, grid=grid, level=level)
@@ -272,24 +215,22 @@ def test_the_planned_peak_is_the_measured_one(precision: str, tile: str, size: i
 
 
 _PEAK = """
-import gc, sys, torch
+import sys, torch
+sys.path.insert(0, "tests")
 from fastnst_kernels.profiling.measure import peak_resident_bytes
-from fastnst.network.backbone import build_backbone
-from fastnst.transfer.descent import Descent
-from fastnst.loss.objective import style_targets
+from network_samples import prepared
+from fastnst.network.weights import load_weights
+from fastnst.options.options import resolve_options
 from fastnst.loss.masks import Guidance
 from fastnst.loss.targets import style_targets
 from fastnst.optim import make_optimizer
-from fastnst.plan.planner import plan_run
-from fastnst.network.runtime import resolve_runtime
 from fastnst.plan.fitting import FittingObjective
-from fastnst.network.weights import load_weights
+from fastnst.plan.planner import plan_run
+from fastnst.transfer.descent import Descent
 precision, size, tile, loss, count = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5])
 masks = [("mask.png", None)] * count or None
-options = resolve_options(weights="random", precision=precision, optimizer="adam", style_loss=loss, masks=masks)
-runtime = resolve_runtime(options.device, options.precision, options.backend)
-weights = load_weights("random", taps=options.taps)
-backbone = build_backbone(weights, options.taps, runtime)
+weights = load_weights("random", taps=resolve_options().taps)
+options, runtime, backbone = prepared(weights, precision=precision, optimizer="adam", style_loss=loss, masks=masks)
 regions = [{0: None}] * count or None
 style = style_targets(backbone, [(torch.rand(1, 3, 64, 64), 1.0)], options, runtime, regions)
 plan = plan_run(options, runtime, (size, size), tile=tile)
@@ -304,81 +245,58 @@ print(plan.peak_bytes, peak_resident_bytes())
 """
 
 
-def test_rates_are_measured() -> None:
-    assert 1e8 < measure_rate(setting()[1]) < 1e14
-
-
-def test_limits_of_this_machine() -> None:
-    device = torch.device("cpu")
-    free = plan_limit.free_bytes(device)
-    assert free is None or free > 0
-    assert plan_limit.held_bytes(device) >= 0
-
-
-def test_a_containers_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan_limit, "_CGROUP", tmp_path)
-    assert plan_limit._cgroup_left() is None
-    (tmp_path / "memory.max").write_text("max\n")
-    (tmp_path / "memory.current").write_text("1000\n")
-    assert plan_limit._cgroup_left() is None
-    (tmp_path / "memory.max").write_text("5000\n")
-    assert plan_limit._cgroup_left() == 4000
-    (tmp_path / "memory.stat").write_text("anon 10\ninactive_file 300\nactive_file 5\n")
-    assert plan_limit._cgroup_left() == 4300
-    (tmp_path / "memory.max").write_text("200\n")
-    (tmp_path / "memory.stat").unlink()
-    assert plan_limit._cgroup_left() == 0
-
-
-def parse(*words: str) -> argparse.Namespace:
-    return build_parser().parse_args(["plan", str(example("content")), *words])
-
-
 @pytest.fixture
-def _no_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
+def report(machine: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """What `fastnst plan` prints of the example, on a machine of 100 GFLOP/s."""
     monkeypatch.setattr("fastnst.app.cli.plan.measure_rate", lambda runtime: 1e11)
 
+    def printed(*words: str) -> str:
+        assert main(["plan", str(example("content")), "--weights", "random", "--precision", "fp32", *words]) == 0
+        return capsys.readouterr().out
 
-@pytest.mark.usefixtures("machine", "_no_calibration")
-def test_the_command_prints_what_it_would_do(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ("--size", "2048", "--scales", "2", "--optimizer", "adam", "--precision", "fp32", "--weights", "random")
-    parsed = parse(*words, "--max-memory", "2GB")
-    assert command.run(parsed) == 0
-    text = capsys.readouterr().out
-    assert "1024×768 px: the whole image at once" in text
-    assert "2048×1536 px: " in text
-    assert "tiles of" in text
-    assert "of 2 GB" in text
-    assert "s an iteration" in text
+    return printed
 
 
-@pytest.mark.usefixtures("machine", "_no_calibration")
-def test_the_command_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ("--size", "512", "--scales", "none", "--precision", "fp32", "--tile", "128", "--json")
-    parsed = parse(*words)
-    assert command.run(parsed) == 0
-    report = json.loads(capsys.readouterr().out)
-    (scale,) = report["scales"]
-    assert (scale["width"], scale["height"], scale["tile"]) == (512, 384, 128)
-    assert scale["tiles"] == 6
+def test_the_command_prints_what_it_would_do(report: Callable[..., str]) -> None:
+    text = report("--size", "2048", "--scales", "2", "--optimizer", "adam", "--max-memory", "2GB")
+    for words in ("1024×768 px: the whole image at once", "2048×1536 px: ", "tiles of", "of 2 GB", "s an iteration"):
+        assert words in text
+    # The sizes are those of the run.
+    assert "480×352 px: " in report("--size", "480", "--scales", "none", "--padding", "circular")
+
+
+def test_the_command_prints_json(report: Callable[..., str]) -> None:
+    (scale,) = json.loads(report("--size", "512", "--scales", "none", "--tile", "128", "--json"))["scales"]
+    assert (scale["width"], scale["height"], scale["tile"], scale["tiles"]) == (512, 384, 128, 6)
     assert scale["fits"] is True
     assert scale["crop"]["width"] <= 128 + 80 + 80
     assert scale["seconds"] == pytest.approx(scale["flops"] / 1e11, rel=0.01)
 
 
-@pytest.mark.usefixtures("machine", "_no_calibration")
-def test_the_command_plans_for_the_sizes_of_the_run(capsys: pytest.CaptureFixture[str]) -> None:
-    parsed = parse("--size", "480", "--scales", "none", "--padding", "circular", "--weights", "random")
-    assert command.run(parsed) == 0
-    assert "480×352 px: " in capsys.readouterr().out
-
-
 @pytest.mark.usefixtures("machine")
-def test_every_plan_has_words() -> None:
-    options, runtime = setting()
-    plan: Plan = plan_run(options, runtime, (1024, 1024), tile=256)
-    for level in ("kept", "recompute"):
-        for is_kept in (True, False):
-            lines = command.plan_lines(replace(plan, level=level, content_is_kept=is_kept, limit_bytes=10), 1000)
-            assert "TOO MUCH" in "\n".join(lines)
-            assert ("computed anew each time" in "\n".join(lines)) is not is_kept
+@pytest.mark.parametrize("level", ["kept", "recompute"])
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_every_plan_has_words(level: str, is_kept: bool) -> None:
+    plan = plan_run(*setting(), (1024, 1024), tile=256)
+    lines = command.plan_lines(replace(plan, level=level, content_is_kept=is_kept, limit_bytes=10), 1000)
+    assert "TOO MUCH" in "\n".join(lines)
+    assert ("computed anew each time" in "\n".join(lines)) is not is_kept
+
+
+def test_the_machines_own_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 1e8 < measure_rate(setting()[1]) < 1e14
+    assert plan_limit.held_bytes(torch.device("cpu")) >= 0
+    # The limit of a container.
+    monkeypatch.setattr(plan_limit, "_CGROUP", tmp_path)
+    assert plan_limit._cgroup_left() is None
+    for limit, statistics, left in (
+        ("max\n", None, None),
+        ("5000\n", None, 4000),
+        ("5000\n", "anon 10\ninactive_file 300\nactive_file 5\n", 4300),
+        ("200\n", "", 0),
+    ):
+        (tmp_path / "memory.max").write_text(limit)
+        (tmp_path / "memory.current").write_text("1000\n")
+        if statistics is not None:
+            (tmp_path / "memory.stat").write_text(statistics)
+        assert plan_limit._cgroup_left() == left

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from picture_samples import blocks as picture
 from PIL import Image
 
 import fastnst
@@ -19,14 +20,6 @@ SMALL: dict[str, Any] = {"size": 40, "iterations": 3, "weights": "random"}
 FLAGS = ["--size", "40", "--iterations", "3", "--weights", "random", "--quiet"]
 
 
-def picture(height: int = 30, width: int = 44) -> np.ndarray:
-    """Blocks and noise, uint8 (height, width, 3)."""
-    generator = np.random.default_rng(0)
-    coarse = Image.fromarray(generator.integers(0, 255, (4, 4, 3), dtype=np.uint8))
-    image = np.asarray(coarse.resize((width, height), Image.Resampling.NEAREST), dtype=np.int16)
-    return np.clip(image + generator.integers(-20, 20, image.shape), 0, 255).astype(np.uint8)
-
-
 @pytest.fixture
 def path(tmp_path: Path) -> str:
     Image.fromarray(picture()).save(tmp_path / "picture.png")
@@ -34,7 +27,7 @@ def path(tmp_path: Path) -> str:
 
 
 def test_a_layer_near_the_pixels_gives_the_picture_again() -> None:
-    image = picture(32, 48)
+    image = picture(0, 32, 48)
     result = fastnst.reconstruct_content(image, "conv1_1", size=48, iterations=50, weights="random")
     expected = torch.from_numpy(image).permute(2, 0, 1) / 255
     assert (result.tensor - expected).abs().mean() < 0.01
@@ -44,13 +37,11 @@ def test_a_layer_near_the_pixels_gives_the_picture_again() -> None:
     assert options["content_layers"] == {"conv1_1": 1.0}
 
 
-def test_a_content_comes_from_noise_where_that_or_another_preset_is_asked_for() -> None:
+def test_the_options_of_a_reconstruction() -> None:
     for given, start in (({}, "grey"), ({"init": "noise"}, "noise"), ({"preset": "gatys"}, "noise")):
         assert content_options("conv1_1", given)["init"] == start
     assert style_options("conv1_1", {})["init"] == "noise"
-
-
-def test_deeper_layers_have_more_total_variation() -> None:
+    # Deeper layers have more total variation.
     for layers, weight in (("conv1_2", 0.01), ({"conv1_1": 1, "relu3_1": 2}, 0.1), (["conv1_1", "conv5_1=2"], 1.0)):
         assert style_options(layers, {})["tv_weight"] == pytest.approx(5 * weight)
         assert content_options(layers, {"preset": "reconstruction"})["tv_weight"] == pytest.approx(weight)
@@ -67,43 +58,33 @@ def test_the_style_of_more_layers_has_their_gram_matrices() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "problem"),
+    ("make", "options", "problem"),
     [
-        ({"style_weight": 2}, "style weight 2 was given for a reconstruction of content alone"),
-        ({"content_layers": "conv1_1"}, "content_layers was given beside the layers"),
-        ({"init": "warm"}, "does not exist"),
-        ({"layers": "conv9_9"}, "unknown layer 'conv9_9'"),
+        (fastnst.reconstruct_content, {"style_weight": 2}, "style weight 2 was given for a reconstruction of content"),
+        (fastnst.reconstruct_content, {"content_layers": "conv1_1"}, "content_layers was given beside the layers"),
+        (fastnst.reconstruct_content, {"init": "warm"}, "does not exist"),
+        (fastnst.reconstruct_content, {"layers": "conv9_9"}, "unknown layer 'conv9_9'"),
+        (fastnst.reconstruct_style, {"layers": "conv1_1", "content_weight": 1}, "of style alone"),
+        (fastnst.reconstruction_figure, {"layers": []}, "no list of layers"),
+        (fastnst.reconstruction_figure, {"layers": "conv1_1"}, "no list of layers"),
+        (fastnst.reconstruction_figure, {"layers": ["conv1_1", "conv9_9"], "made": pytest.fail}, "unknown layer"),
+        (Stylizer, {"iterations": 3}, "no style image given"),
+        (Stylizer, {"style_weight": 0, "style_weights": [1, 2]}, "2 style weights for 0 style images"),
     ],
 )
-def test_what_is_no_reconstruction_of_content_is_refused(options: dict[str, Any], problem: str) -> None:
+def test_what_is_no_reconstruction_is_refused(make: Any, options: dict[str, Any], problem: str) -> None:
     with pytest.raises(fastnst.FastnstError, match=problem):
-        fastnst.reconstruct_content(picture(), **{**SMALL, **options})
-
-
-def test_what_is_no_reconstruction_of_style_is_refused() -> None:
-    with pytest.raises(fastnst.OptionError, match="content weight 1 was given for a reconstruction of style alone"):
-        fastnst.reconstruct_style(picture(), "conv1_1", content_weight=1, **SMALL)
-
-
-def test_a_stylizer_without_styles_needs_no_style_term() -> None:
-    with pytest.raises(fastnst.OptionError, match="no style image given"):
-        Stylizer([], size=40)
-    with pytest.raises(fastnst.OptionError, match="2 style weights for 0 style images"):
-        Stylizer([], size=40, style_weight=0, style_weights=[1, 2])
+        make([] if make is Stylizer else picture(), **{**SMALL, **options})
 
 
 def test_the_figure_has_both_rows() -> None:
     made: list[fastnst.Result] = []
     figure = fastnst.reconstruction_figure(picture(), ["conv1_1", "conv1_2"], made=made.append, **SMALL)
     assert made == [*figure.style, *figure.content]
-    assert [list(result.parameters["options"]["style_layers"]) for result in figure.style] == [
-        ["conv1_1"],
-        ["conv1_1", "conv1_2"],
-    ]
-    assert [list(result.parameters["options"]["content_layers"]) for result in figure.content] == [
-        ["conv1_1"],
-        ["conv1_2"],
-    ]
+    layers = [list(result.parameters["options"]["style_layers"]) for result in figure.style]
+    assert layers == [["conv1_1"], ["conv1_1", "conv1_2"]]
+    layers = [list(result.parameters["options"]["content_layers"]) for result in figure.content]
+    assert layers == [["conv1_1"], ["conv1_2"]]
     assert figure.original.shape == made[0].tensor.shape
     alone = fastnst.reconstruct_content(picture(), "conv1_2", **SMALL)
     assert torch.equal(figure.content[1].tensor, alone.tensor)
@@ -112,29 +93,18 @@ def test_the_figure_has_both_rows() -> None:
     assert sheet.height > 2 * 30
 
 
-@pytest.mark.parametrize("layers", [[], "conv1_1"])
-def test_a_figure_of_no_layers_is_refused(layers: Any) -> None:
-    with pytest.raises(fastnst.OptionError, match="no list of layers"):
-        fastnst.reconstruction_figure(picture(), layers, **SMALL)
-
-
-def test_a_figure_is_checked_before_its_first_run() -> None:
-    with pytest.raises(fastnst.OptionError, match="unknown layer"):
-        fastnst.reconstruction_figure(picture(), ["conv1_1", "conv9_9"], made=lambda _: pytest.fail("it ran"), **SMALL)
-
-
 @pytest.mark.parametrize("what", [["--layer", "conv1_1"], ["--style-layers", "conv1_1", "conv1_2"]])
 def test_the_command_reconstructs(
     what: list[str], tmp_path: Path, path: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out, again = str(tmp_path / "out.png"), str(tmp_path / "again.png")
+    out, remade = str(tmp_path / "out.png"), str(tmp_path / "again.png")
     assert main(["reconstruct", path, *what, "-o", out, *FLAGS, "--checkpoint", str(tmp_path / "run")]) == 0
     with Image.open(out) as image:
         assert image.size == (40, 27)
     assert read_parameters(out)["options"]["preset"] == "reconstruction"
-    assert main(["rerun", out, "-o", again]) == 0
+    assert main(["rerun", out, "-o", remade]) == 0
     assert "every pixel is the same" in capsys.readouterr().err
-    assert main(["resume", str(tmp_path / "run"), "-o", again, "--quiet"]) == 0
+    assert main(["resume", str(tmp_path / "run"), "-o", remade, "--quiet"]) == 0
 
 
 def test_the_command_makes_the_figure(tmp_path: Path, path: str) -> None:

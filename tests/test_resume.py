@@ -1,13 +1,12 @@
 """Checkpoints: a run that was stopped, or killed, ends with the image of the run that was not."""
 
-import os
-import subprocess
-import sys
 import time
 from dataclasses import replace
+from itertools import count
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -38,13 +37,9 @@ def pictures(tmp_path: Path) -> tuple[Path, Path]:
 
 def stopped_at(evaluations: int, pictures: tuple[Path, Path], checkpoint: Path, **options: Any) -> fastnst.Result:
     """A run that ends after so many evaluations, with its checkpoint."""
-    seen = []
-
-    def callback(iterate: fastnst.Iterate) -> bool:
-        seen.append(iterate)
-        return len(seen) < evaluations
-
-    return fastnst.stylize(*pictures, callback=callback, checkpoint=checkpoint, **{**SMALL, **options})
+    counter = count(1)
+    run = {**SMALL, "callback": lambda _: next(counter) < evaluations, **options}
+    return fastnst.stylize(*pictures, checkpoint=checkpoint, **run)
 
 
 def same(result: fastnst.Result, expected: fastnst.Result) -> bool:
@@ -67,24 +62,79 @@ def test_a_stopped_run_goes_on_bit_for_bit(optimizer: str, pictures: tuple[Path,
         assert seconds == sorted(seconds)
 
 
-def test_resume_has_the_filters_of_the_run(pictures: tuple[Path, Path], tmp_path: Path) -> None:
-    options = {"preset": "gatys", "weights": "original", "scales": None}
-    expected = fastnst.stylize(*pictures, **{**SMALL, **options})
-    stopped_at(3, pictures, tmp_path / "run.ckpt", **options)
-    result = fastnst.resume(tmp_path / "run.ckpt")
-    assert same(result, expected)
-    assert result.parameters["options"]["filter_scaling"] == "unit-mean"
-
-
-def test_a_run_may_be_stopped_again_and_again(pictures: tuple[Path, Path], tmp_path: Path) -> None:
-    expected = fastnst.stylize(*pictures, **SMALL)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"preset": "gatys", "weights": "original", "scales": None},
+        {"style_weights": [1, 3], "tv_weight": 0.5, "preset": "gatys", "seed": 4},
+    ],
+    ids=str,
+)
+def test_the_options_of_the_checkpoint_are_those_of_the_run(
+    options: dict[str, Any], pictures: tuple[Path, Path], tmp_path: Path
+) -> None:
+    content, style = pictures
+    run: dict[str, Any] = {**SMALL, **options}
+    styles = [style, content] if "style_weights" in options else [style]
+    expected = fastnst.stylize(content, styles, **run)
     checkpoint = tmp_path / "run.ckpt"
-    stopped_at(1, pictures, checkpoint)
-    for _ in range(20):
-        result = fastnst.resume(checkpoint, callback=lambda _: False)
-        if result.stopped is None:
-            break
-    assert same(fastnst.resume(checkpoint), expected)
+    fastnst.stylize(content, styles, checkpoint=checkpoint, callback=lambda _: False, **run)
+    # It may be stopped and resumed as often as there are evaluations.
+    for _ in range(2):
+        fastnst.resume(checkpoint, callback=lambda _: False)
+    result = fastnst.resume(checkpoint)
+    assert same(result, expected)
+    assert result.parameters["options"] == expected.parameters["options"]
+
+
+def test_what_is_not_of_the_checkpoint_is_refused(pictures: tuple[Path, Path], tmp_path: Path) -> None:
+    content, style = pictures
+    checkpoint = tmp_path / "run.ckpt"
+    stopped_at(2, pictures, checkpoint)
+    for given, message in (
+        ({"content": style}, r"content image .* is not the one of the checkpoint"),
+        ({"style": content}, r"style image .* is not the one of the checkpoint"),
+        ({"style": [style, content]}, "has 1 style images, not 2"),
+    ):
+        with pytest.raises(fastnst.CheckpointError, match=message):
+            fastnst.resume(checkpoint, **given)
+    with pytest.raises(fastnst.CheckpointError, match=r"tv_weight is 0\.05, not 1"):
+        fastnst.Stylizer(style, **{**SMALL, "tv_weight": 1.0}).resume(checkpoint, content)
+    saved = load_run(checkpoint)
+    other_weights = {**saved.parameters, "weights": {"source": "random", "sha256": "0"}}
+    save_run(checkpoint, replace(saved, parameters=other_weights))
+    with pytest.raises(fastnst.CheckpointError, match="the weights random is not the one"):
+        fastnst.resume(checkpoint)
+    save_run(checkpoint, replace(saved, parameters={**saved.parameters, "versions": {"torch": "1"}}))
+    with pytest.warns(fastnst.FastnstWarning, match="the checkpoint's versions was"):
+        fastnst.resume(checkpoint)
+    style.unlink()
+    with pytest.raises(fastnst.ImageError, match="does not exist"):
+        fastnst.resume(checkpoint)
+
+
+def test_a_damaged_checkpoint_is_refused_with_the_reason(pictures: tuple[Path, Path], tmp_path: Path) -> None:
+    checkpoint = tmp_path / "run.ckpt"
+    with pytest.raises(fastnst.CheckpointError, match="does not exist"):
+        fastnst.resume(checkpoint)
+    stopped_at(2, pictures, checkpoint)
+    whole, contents = checkpoint.read_bytes(), torch.load(checkpoint)
+    # A flipped bit among the samples of a tensor, which torch.load alone takes for another sample.
+    changed = bytearray(whole)
+    changed[whole.index(load_run(checkpoint).tensors["image"].numpy().tobytes()[:64]) + 5] ^= 1
+    no_run, later = tmp_path / "no run", tmp_path / "later"
+    torch.save(contents["tensors"], no_run)
+    torch.save({**contents, "format": 99}, later)
+    for content, message in (
+        (whole[:-100], "is damaged, cut short or of an older format"),
+        (changed, r"is damaged: .*data/\d+ is not what was written"),
+        (no_run.read_bytes(), "is no checkpoint of a run"),
+        (later.read_bytes(), "has format 99"),
+        (b"", "cannot be read: it is damaged, cut short or of an older"),
+    ):
+        checkpoint.write_bytes(content)
+        with pytest.raises(fastnst.CheckpointError, match=message):
+            fastnst.resume(checkpoint)
 
 
 def test_pictures_that_were_no_files_are_given_again(pictures: tuple[Path, Path], tmp_path: Path) -> None:
@@ -95,84 +145,6 @@ def test_pictures_that_were_no_files_are_given_again(pictures: tuple[Path, Path]
     with pytest.raises(fastnst.CheckpointError, match="the init image of the checkpoint was no file"):
         fastnst.resume(checkpoint, content=content, style=style)
     assert same(fastnst.resume(checkpoint, content=content, style=style, init=start), expected)
-
-
-def test_the_options_of_the_checkpoint_are_those_of_the_run(pictures: tuple[Path, Path], tmp_path: Path) -> None:
-    options = {"style_weights": [1, 3], "tv_weight": 0.5, "preset": "gatys", "seed": 4}
-    content, style = pictures
-    expected = fastnst.stylize(content, [style, content], **{**SMALL, **options})
-    checkpoint = tmp_path / "run.ckpt"
-    fastnst.stylize(content, [style, content], checkpoint=checkpoint, callback=lambda _: False, **{**SMALL, **options})
-    result = fastnst.resume(checkpoint)
-    assert same(result, expected)
-    assert result.parameters["options"] == expected.parameters["options"]
-
-
-def test_other_pictures_are_refused(pictures: tuple[Path, Path], tmp_path: Path) -> None:
-    content, style = pictures
-    checkpoint = tmp_path / "run.ckpt"
-    stopped_at(2, pictures, checkpoint)
-    with pytest.raises(fastnst.CheckpointError, match=r"content image .* is not the one of the checkpoint"):
-        fastnst.resume(checkpoint, content=style)
-    with pytest.raises(fastnst.CheckpointError, match=r"style image .* is not the one of the checkpoint"):
-        fastnst.resume(checkpoint, style=content)
-    with pytest.raises(fastnst.CheckpointError, match="has 1 style images, not 2"):
-        fastnst.resume(checkpoint, style=[style, content])
-    style.unlink()
-    with pytest.raises(fastnst.ImageError, match="does not exist"):
-        fastnst.resume(checkpoint)
-
-
-def test_other_options_and_weights_are_refused(pictures: tuple[Path, Path], tmp_path: Path) -> None:
-    checkpoint = tmp_path / "run.ckpt"
-    stopped_at(2, pictures, checkpoint)
-    stylizer = fastnst.Stylizer(pictures[1], **{**SMALL, "tv_weight": 1.0})
-    with pytest.raises(fastnst.CheckpointError, match="tv_weight is 0\\.05, not 1"):
-        stylizer.resume(checkpoint, pictures[0])
-    saved = load_run(checkpoint)
-    parameters = {**saved.parameters, "weights": {"source": "random", "sha256": "0"}}
-    save_run(checkpoint, replace(saved, parameters=parameters))
-    with pytest.raises(fastnst.CheckpointError, match="the weights random is not the one"):
-        fastnst.resume(checkpoint)
-
-
-def test_other_versions_are_a_warning(pictures: tuple[Path, Path], tmp_path: Path) -> None:
-    checkpoint = tmp_path / "run.ckpt"
-    stopped_at(2, pictures, checkpoint)
-    saved = load_run(checkpoint)
-    save_run(checkpoint, replace(saved, parameters={**saved.parameters, "versions": {"torch": "1"}}))
-    with pytest.warns(fastnst.FastnstWarning, match="the checkpoint's versions was"):
-        fastnst.resume(checkpoint)
-
-
-def test_a_damaged_checkpoint_is_refused_with_the_reason(pictures: tuple[Path, Path], tmp_path: Path) -> None:
-    checkpoint = tmp_path / "run.ckpt"
-    with pytest.raises(fastnst.CheckpointError, match="does not exist"):
-        fastnst.resume(checkpoint)
-    stopped_at(2, pictures, checkpoint)
-    whole = checkpoint.read_bytes()
-    checkpoint.write_bytes(whole[:-100])
-    with pytest.raises(fastnst.CheckpointError, match="is damaged, cut short or of an older format"):
-        fastnst.resume(checkpoint)
-    checkpoint.write_bytes(whole)
-    # A flipped bit among the samples of a tensor, which torch.load alone takes for another sample.
-    samples = load_run(checkpoint).tensors["image"].numpy().tobytes()
-    changed = bytearray(whole)
-    changed[whole.index(samples[:64]) + 5] ^= 1
-    checkpoint.write_bytes(changed)
-    with pytest.raises(fastnst.CheckpointError, match=r"is damaged: .*data/\d+ is not what was written"):
-        fastnst.resume(checkpoint)
-    checkpoint.write_bytes(whole)
-    contents = torch.load(checkpoint)
-    torch.save(contents["tensors"], checkpoint)
-    with pytest.raises(fastnst.CheckpointError, match="is no checkpoint of a run"):
-        fastnst.resume(checkpoint)
-    torch.save({**contents, "format": 99}, checkpoint)
-    with pytest.raises(fastnst.CheckpointError, match="has format 99"):
-        fastnst.resume(checkpoint)
-    checkpoint.write_bytes(b"")
-    with pytest.raises(fastnst.CheckpointError, match="cannot be read: it is damaged, cut short or of an older"):
-        fastnst.resume(checkpoint)
 
 
 def test_any_other_bit_is_found_or_harmless(pictures: tuple[Path, Path], tmp_path: Path) -> None:
@@ -207,14 +179,10 @@ def test_a_place_that_will_not_do_is_refused_before_the_run(pictures: tuple[Path
 def test_a_full_disk_does_not_end_the_run(
     pictures: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(28, "No space left on device")
-
     expected = fastnst.stylize(*pictures, **SMALL)
-    monkeypatch.setattr(torch, "save", full)
-    checkpoint = tmp_path / "run.ckpt"
+    monkeypatch.setattr(torch, "save", Mock(side_effect=OSError(28, "No space left on device")))
     with pytest.warns(fastnst.FastnstWarning, match=r"cannot be written: .*No space left.*the run goes on"):
-        result = fastnst.stylize(*pictures, checkpoint=checkpoint, **SMALL)
+        result = fastnst.stylize(*pictures, checkpoint=tmp_path / "run.ckpt", **SMALL)
     assert same(result, expected)
     assert sorted(tmp_path.iterdir()) == sorted(pictures)
 
@@ -255,35 +223,22 @@ FAST = ["--size", "48", "--scales", "24", "48", "--weights", "random", "--style-
 FAST += ["--content-layers", "conv2_1"]
 
 
-def test_the_command_goes_on_after_a_kill(pictures: tuple[Path, Path], tmp_path: Path) -> None:
-    whole, out, checkpoint = (tmp_path / name for name in ("whole.png", "out.png", "run.ckpt"))
-    words = [*map(str, pictures), *FAST, "--iterations", "20"]
-    assert cli.main(["stylize", *words, "-o", str(whole)]) == 0
-    command = [sys.executable, "-m", "fastnst", "stylize", *words, "-o", str(out), "--checkpoint", str(checkpoint)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen([*command, "--checkpoint-every", "1"], env=environment)
-    while not checkpoint.exists() and process.poll() is None:
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
-    assert cli.main(["resume", str(checkpoint), "-o", str(out), "--quiet"]) == 0
-    assert np.array_equal(np.asarray(Image.open(out)), np.asarray(Image.open(whole)))
-
-
 def test_the_command_refuses_what_is_no_checkpoint(
     pictures: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = str(tmp_path / "out.png")
-    assert cli.main(["resume", str(pictures[0]), "-o", out]) == 1
-    assert "fastnst: " in capsys.readouterr().err
-    assert cli.main(["resume", str(tmp_path / "missing"), "-o", out]) == 1
-    assert "does not exist" in capsys.readouterr().err
-    missing = str(tmp_path / "missing" / "run.ckpt")
-    assert cli.main(["stylize", *map(str, pictures), *FAST, "-o", out, "--checkpoint", missing]) == 1
-    assert "the folder" in capsys.readouterr().err
-    checkpoint = str(tmp_path / "run.ckpt")
-    assert cli.main(["stylize", *map(str, pictures), *FAST, "-o", out, "--checkpoint", checkpoint]) == 0
-    assert cli.main(["resume", checkpoint, "-o", out, "--content", str(pictures[1])]) == 1
-    assert "is not the one of the checkpoint" in capsys.readouterr().err
-    assert cli.main(["resume", checkpoint, "-o", checkpoint]) == 1
+    out, checkpoint, missing = (str(tmp_path / name) for name in ("out.png", "run.ckpt", "missing/run.ckpt"))
+    run = ["stylize", *map(str, pictures), *FAST, "-o", out, "--checkpoint-every", "1", "--checkpoint"]
+    assert cli.main([*run, checkpoint]) == 0
+    for arguments, message in (
+        (["resume", str(pictures[0]), "-o", out], "fastnst: "),
+        (["resume", missing, "-o", out], "does not exist"),
+        ([*run, missing], "the folder"),
+        (["resume", checkpoint, "-o", out, "--content", str(pictures[1])], "is not the one of the checkpoint"),
+        (["resume", checkpoint, "-o", checkpoint], "fastnst: "),
+    ):
+        assert cli.main(arguments) == 1
+        assert message in capsys.readouterr().err
+    whole = np.asarray(Image.open(out))
+    assert cli.main(["resume", checkpoint, "-o", out, "--quiet"]) == 0
+    assert np.array_equal(np.asarray(Image.open(out)), whole)
     assert cli.main(["resume", checkpoint, "-o", out, "--tile", "16", "--quiet"]) == 0

@@ -6,9 +6,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from picture_samples import photo
 
 import fastnst
 from fastnst.image.read import load_image
@@ -43,13 +43,9 @@ def stylize_once(number: int, folder: Path) -> None:
         if number % 7 == 6:
             raise Broken
 
-    content = np.random.default_rng(0).random((40, 48, 3), dtype=np.float32)
-    style = np.random.default_rng(1).random((48, 40, 3), dtype=np.float32)
-    checkpoint = folder / "run.st" if number % 2 else None
+    options = {**SMALL, **KINDS[number % len(KINDS)], "checkpoint": folder / "run.st" if number % 2 else None}
     try:
-        result = fastnst.stylize(
-            content, style, callback=callback, checkpoint=checkpoint, **{**SMALL, **KINDS[number % len(KINDS)]}
-        )
+        result = fastnst.stylize(photo(), photo(1), callback=callback, **options)
     except Broken:
         return
     result.save(folder / "out.png")
@@ -59,14 +55,12 @@ def stylize_once(number: int, folder: Path) -> None:
 def held() -> dict[str, int]:
     """What the process holds besides memory, where the system tells."""
     gc.collect()
-    found = {
-        "tensors": sum(issubclass(type(one), torch.Tensor) for one in gc.get_objects()),
-        "threads": threading.active_count(),
-    }
+    counts = {"tensors": sum(issubclass(type(each), torch.Tensor) for each in gc.get_objects())}
+    counts["threads"] = threading.active_count()
     for name, place in (("files", Path("/proc/self/fd")), ("tasks", Path("/proc/self/task"))):
         if place.is_dir():
-            found[name] = len(list(place.iterdir()))
-    return found
+            counts[name] = len(list(place.iterdir()))
+    return counts
 
 
 def resident_bytes() -> int:

@@ -1,4 +1,4 @@
-"""The images that a run may start from, and runs that start there."""
+"""The images that a run may start from; the sizes of its scales and the steps at each."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from drawn import drawn
 
 import fastnst
 from fastnst.errors import OptionError
@@ -14,7 +14,8 @@ from fastnst.image.picture import Picture
 from fastnst.image.resize import fitted_size
 from fastnst.network.architecture import CAFFE, IMAGENET
 from fastnst.transfer.checkpoint import load_run
-from fastnst.transfer.inputs import even_colour, mean_colour, network_grey, recoloured, white_noise
+from fastnst.transfer.inputs import even_colour, mean_colour, network_grey, recoloured
+from fastnst.transfer.scales import by_scale, scale_edges
 
 SMALL: dict[str, Any] = {
     "scales": None,
@@ -29,44 +30,28 @@ def photo(seed: int = 0, height: int = 30, width: int = 40) -> np.ndarray:
     return np.random.default_rng(seed).random((height, width, 3), dtype=np.float32)
 
 
-def test_white_noise_depends_on_the_seed() -> None:
-    assert torch.equal(white_noise((4, 5), 1), white_noise((4, 5), 1))
-    assert not torch.equal(white_noise((4, 5), 1), white_noise((4, 5), 2))
-
-
-def test_an_even_colour_has_a_trace_of_noise() -> None:
+def test_even_colours() -> None:
     image = even_colour(torch.tensor([0.2, 0.5, 0.7]), (40, 50), 0)
     assert image.shape == (3, 40, 50)
     torch.testing.assert_close(image.mean((1, 2)), torch.tensor([0.2, 0.5, 0.7]), rtol=0, atol=1e-6)
+    # A trace of noise.
     assert 3e-6 < image.std(dim=(1, 2)).max() < 5e-6
-
-
-def test_the_networks_grey_is_what_it_sees_as_zero() -> None:
     torch.testing.assert_close(network_grey(IMAGENET), torch.tensor([0.485, 0.456, 0.406]))
     torch.testing.assert_close(network_grey(CAFFE) * 255, torch.tensor([123.68, 116.779, 103.939]))
-
-
-def test_the_mean_colour_is_by_shares() -> None:
     pictures = [Picture(torch.full((3, 2, 2), value), None, "") for value in (0.0, 1.0)]
     torch.testing.assert_close(mean_colour(pictures, (0.25, 0.75)), torch.full((3,), 0.75))
+    with pytest.raises(OptionError, match="no style image given"):
+        fastnst.Stylizer([], **SMALL, style_weight=0, init="style-mean")
 
 
 @pytest.mark.parametrize("word", ["grey", "style-mean", "recoloured"])
 def test_a_run_from_what_the_pictures_give_goes_on_from_its_checkpoint(word: str, tmp_path: Path) -> None:
-    for name, seed in (("content.png", 0), ("style.png", 1)):
-        Image.fromarray((photo(seed) * 255).astype(np.uint8)).save(tmp_path / name)
-    sources = str(tmp_path / "content.png"), str(tmp_path / "style.png")
+    sources, run = drawn(tmp_path, "content.png", "style.png"), tmp_path / "run"
     options = {**SMALL, "size": 40, "init": word, "iterations": 3, "device": "cpu"}
     whole = fastnst.stylize(*sources, **options)
-    fastnst.stylize(
-        *sources,
-        **options,
-        checkpoint=tmp_path / "run",
-        checkpoint_every=0,
-        callback=lambda at: at.record.iteration < 1,
-    )
-    assert load_run(tmp_path / "run").parameters["options"]["init"] == word
-    assert torch.equal(fastnst.resume(tmp_path / "run").tensor, whole.tensor)
+    fastnst.stylize(*sources, **options, checkpoint=run, callback=lambda at: at.record.iteration < 1)
+    assert load_run(run).parameters["options"]["init"] == word
+    assert torch.equal(fastnst.resume(run).tensor, whole.tensor)
 
 
 def test_recoloured_content_has_the_styles_moments_by_their_shares() -> None:
@@ -91,26 +76,66 @@ def test_recoloured_content_has_the_styles_moments_by_their_shares() -> None:
 
 
 def test_without_a_style_the_recoloured_content_is_the_content() -> None:
-    options = {**SMALL, "iterations": 1, "style_weight": 0, "tv_weight": 0, "scales": None, "size": 40}
+    options = {**SMALL, "style_weight": 0, "tv_weight": 0, "size": 40}
     first = fastnst.stylize(photo(), [], **options, init="recoloured").losses[0]
     assert first.content == 0
 
 
-def test_no_styles_have_no_mean_colour() -> None:
-    with pytest.raises(OptionError, match="no style image given"):
-        fastnst.Stylizer([], **SMALL, style_weight=0, init="style-mean")
-
-
 def test_sizes_by_the_short_edge() -> None:
     assert fitted_size(300, 400, 90, "short") == (90, 120)
-    assert fitted_size(300, 400, 90) == (68, 90)
     result = fastnst.stylize(photo(), photo(1), **{**SMALL, "scales": 2}, size=80, edge="short", scale_factor=1.25)
     assert [(each["height"], each["width"]) for each in result.parameters["sizes"]] == [(64, 85), (80, 107)]
-
-
-def test_an_image_without_a_content_has_no_short_edge() -> None:
+    # An image without a content has no short edge.
     options = {name: value for name, value in SMALL.items() if name != "content_layers"}
-    result = fastnst.synthesize_texture(photo(), size=(20, 30), preset="gatys-notebook", **options)
-    assert result.tensor.shape[1:] == (20, 30)
+    texture = fastnst.synthesize_texture(photo(), size=(20, 30), preset="gatys-notebook", **options)
+    assert texture.tensor.shape[1:] == (20, 30)
     with pytest.raises(OptionError, match="edge short was given for an image without a content"):
         fastnst.synthesize_texture(photo(), size=(20, 30), edge="short", **options)
+
+
+@pytest.mark.parametrize(
+    ("scales", "size", "shape", "expected"),
+    [
+        (None, 512, (300, 400), (512,)),
+        (1, 512, (300, 400), (512,)),
+        (3, 512, (300, 400), (128, 256, 512)),
+        (3, 500, (400, 300), (125, 250, 500)),
+        ((100, 230), 230, (300, 400), (100, 230)),
+        # Scales too small to see anything are left out.
+        (6, 512, (400, 400), (64, 128, 256, 512)),
+        (3, 512, (100, 400), (256, 512)),
+        (5, 32, (100, 100), (32,)),
+        (3, 256, (100, 400), (256,)),
+    ],
+)
+def test_scales_grow_to_the_size(scales: Any, size: int, shape: tuple[int, int], expected: tuple[int, ...]) -> None:
+    assert scale_edges(scales, size, *shape) == expected
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [(64, (64,)), (256, (256,)), (511, (511,)), (512, (256, 512)), (4500, (281, 562, 1125, 2250, 4500))],
+)
+def test_automatic_scales_begin_at_256_pixels(size: int, expected: tuple[int, ...]) -> None:
+    assert scale_edges("auto", size, 300, 400, factor=3.0) == expected
+
+
+def test_the_factor_between_scales_and_short_edges() -> None:
+    assert scale_edges(5, 512, 300, 400, factor=2**0.5) == (128, 181, 256, 362, 512)
+    assert scale_edges(2, 800, 300, 400, factor=800 / 512) == (512, 800)
+    assert scale_edges(12, 70, 80, 80, factor=1.1) == (64, 70)
+    assert scale_edges(3, 256, 100, 400, edge="short") == (64, 128, 256)
+
+
+@pytest.mark.parametrize(
+    ("iterations", "scales", "expected"),
+    [
+        (100, 3, (100, 100, 100)),
+        ((50, 300), 2, (50, 300)),
+        ((50, 300), 4, (50, 50, 50, 300)),
+        ((10, 20, 30), 2, (20, 30)),
+        ((10, 20, 30), 1, (30,)),
+    ],
+)
+def test_counts_of_iterations_end_with_the_last_scale(iterations: Any, scales: int, expected: tuple[int, ...]) -> None:
+    assert by_scale(iterations, scales) == expected

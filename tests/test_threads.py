@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from drawn import drawn
 from PIL import Image
 from processes import PATIENCE
 
@@ -88,11 +89,11 @@ def test_asyncio_and_generators(alone: dict[str, fastnst.Result]) -> None:
         loop = asyncio.get_running_loop()
         return await asyncio.gather(*(loop.run_in_executor(None, made, kind) for kind in ("lbfgs", "adam")))
 
-    found = asyncio.run(both())
-    assert same(found[0], alone["lbfgs"])
-    assert same(found[1], alone["adam"])
+    lbfgs, adam = asyncio.run(both())
+    assert same(lbfgs, alone["lbfgs"])
+    assert same(adam, alone["adam"])
+    results = (made(kind) for kind in ("lbfgs", "adam"))
     with torch.no_grad():
-        results = (made(kind) for kind in ("lbfgs", "adam"))
         assert same(next(results), alone["lbfgs"])
         assert not torch.is_grad_enabled()
     assert same(next(results), alone["adam"])
@@ -110,49 +111,22 @@ def test_a_run_within_a_callback(alone: dict[str, fastnst.Result]) -> None:
 
 
 @contextmanager
-def default_dtype() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
+def setting(change: Callable[[Any], object], value: object, before: object) -> Iterator[None]:
+    change(value)
     try:
         yield
     finally:
-        torch.set_default_dtype(torch.float32)
-
-
-@contextmanager
-def default_device() -> Iterator[None]:
-    torch.set_default_device("meta")
-    try:
-        yield
-    finally:
-        torch.set_default_device(None)
-
-
-@contextmanager
-def deterministic() -> Iterator[None]:
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(False)
-
-
-@contextmanager
-def rounded_products() -> Iterator[None]:
-    torch.set_float32_matmul_precision("medium")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision("highest")
+        change(before)
 
 
 MODES: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "no_grad": torch.no_grad,
     "inference": torch.inference_mode,
     "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
-    "float64": default_dtype,
-    "meta": default_device,
-    "deterministic": deterministic,
-    "rounded products": rounded_products,
+    "float64": lambda: setting(torch.set_default_dtype, torch.float64, torch.float32),
+    "meta": lambda: setting(torch.set_default_device, "meta", None),
+    "deterministic": lambda: setting(torch.use_deterministic_algorithms, True, False),
+    "rounded products": lambda: setting(torch.set_float32_matmul_precision, "medium", "highest"),
 }
 
 
@@ -198,48 +172,32 @@ class Broken(Exception):
 @pytest.mark.parametrize("end", ["well", "refused", "broken", "interrupted"])
 def test_the_callers_settings_are_as_they_were(mode: str, end: str, tmp_path: Path) -> None:
     def callback(iterate: fastnst.Iterate) -> None:
-        if end == "broken":
-            raise Broken
-        if end == "interrupted":
-            raise KeyboardInterrupt
+        if end in ("broken", "interrupted"):
+            raise Broken if end == "broken" else KeyboardInterrupt
 
-    style = picture(1)
-    Image.fromarray((255 * style).astype(np.uint8)).save(tmp_path / "style.png")
+    (style,) = drawn(tmp_path, "style.png")
+    options = {**SMALL, "iterations": 2, "max_memory": "1MB" if end == "refused" else None}
+    errors = pytest.raises((fastnst.FastnstError, Broken, KeyboardInterrupt))
     with {"none": nullcontext, **MODES}[mode]():
         before = settings()
-        with pytest.MonkeyPatch.context() as patch:
-            if end == "refused":
-                patch.setitem(KINDS, "lbfgs", {"max_memory": "1MB"})
-            with nullcontext() if end == "well" else pytest.raises((fastnst.FastnstError, Broken, KeyboardInterrupt)):
-                fastnst.stylize(
-                    picture(0),
-                    tmp_path / "style.png",
-                    callback=callback,
-                    checkpoint=tmp_path / "run.st",
-                    **{**SMALL, **KINDS["lbfgs"], "iterations": 2},
-                )
+        with nullcontext() if end == "well" else errors:
+            fastnst.stylize(picture(0), style, callback=callback, checkpoint=tmp_path / "run.st", **options)
         assert settings() == before
 
 
-def test_the_number_of_threads_is_the_callers(alone: dict[str, fastnst.Result]) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        one = made("lbfgs")
+def test_the_number_of_threads_is_the_callers() -> None:
+    with setting(torch.set_num_threads, 1, torch.get_num_threads()):
+        assert same(made("lbfgs"), made("lbfgs"))
         assert torch.get_num_threads() == 1
-        assert same(made("lbfgs"), one)
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_the_command_in_another_thread(tmp_path: Path) -> None:
-    for name, seed in (("content.png", 0), ("style.png", 1)):
-        Image.fromarray((255 * picture(seed)).astype(np.uint8)).save(tmp_path / name)
-    words = ["stylize", str(tmp_path / "content.png"), str(tmp_path / "style.png"), "-o", str(tmp_path / "out.png")]
-    words += ["--size", "32", "--iterations", "2", "--weights", "random", "--scales", "none", "--quiet"]
+    out = str(tmp_path / "out.png")
+    words = ["stylize", *drawn(tmp_path, "content.png", "style.png"), "-o", out, "--size", "32", "--iterations", "2"]
+    words += ["--weights", "random", "--scales", "none", "--quiet", "--style-layers", "conv1_1"]
     with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(cli.main, [*words, "--style-layers", "conv1_1", "--content-layers", "conv1_1"]).result() == 0
-    assert (tmp_path / "out.png").is_file()
+        assert pool.submit(cli.main, [*words, "--content-layers", "conv1_1"]).result() == 0
+    assert Path(out).is_file()
 
 
 FORKED = """
@@ -271,65 +229,34 @@ print(forked(2), forked(1))
 def test_a_forked_process_says_what_it_lacks() -> None:
     folders = [str(Path(__file__).parent), str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", FORKED],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        env=environment,
-        check=False,
-    )
+    words = [sys.executable, "-W", "ignore", "-c", FORKED]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE, env=environment, check=False)
     refused, codes = done.stdout.splitlines()
     assert "start processes by spawn, or call torch.set_num_threads(1) in this one first" in refused
     assert codes == "2 0", done.stderr
 
 
-# What holds the process's settings.
-
-
-def held_setting() -> tuple[SimpleNamespace, SharedSetting]:
+def test_a_setting_is_held_by_those_who_want_the_same() -> None:
     place = SimpleNamespace(first="before", second="other")
-    return place, SharedSetting((place, "first"), (place, "second"))
-
-
-def test_the_last_to_let_go_puts_back_what_was_there() -> None:
-    place, setting = held_setting()
-    first, second = setting.held("a"), setting.held("a")
-    with ThreadPoolExecutor(1) as other:
-        first.__enter__()
-        other.submit(second.__enter__).result(10)
-        first.__exit__(None, None, None)
-        assert place == SimpleNamespace(first="a", second="a")
-        other.submit(second.__exit__, None, None, None).result(10)
-    assert place == SimpleNamespace(first="before", second="other")
-
-
-def test_a_thread_that_wants_another_value_waits() -> None:
-    place, setting = held_setting()
+    held = SharedSetting((place, "first"), (place, "second")).held
 
     def want() -> object:
-        with setting.held("b"):
+        with held("b"):
             return place.first
 
-    with ThreadPoolExecutor(1) as other, setting.held("a"):
-        waiting = other.submit(want)
+    first, second = held("a"), held("a")
+    with ThreadPoolExecutor(1) as other, ThreadPoolExecutor(1) as third:
+        first.__enter__()
+        other.submit(second.__enter__).result(10)
+        waiting = third.submit(want)
+        # Another value is refused within a run, rather than awaited.
+        with pytest.raises(fastnst.FastnstError, match="begin it when that has ended"):
+            held("b").__enter__()
+        first.__exit__(None, None, None)
         time.sleep(0.05)
-        assert (place.first, waiting.done()) == ("a", False)
-        with setting.held("a"):
-            assert place.first == "a"
-    assert waiting.result(10) == "b"
-    assert place.first == "before"
-
-
-def test_another_value_within_a_run_is_refused_rather_than_awaited() -> None:
-    place, setting = held_setting()
-    with setting.held("a"), pytest.raises(fastnst.FastnstError, match="begin it when that has ended"):
-        setting.held("b").__enter__()
-    assert place.first == "before"
-
-
-def test_a_setting_is_put_back_after_errors() -> None:
-    place, setting = held_setting()
-    with pytest.raises(Broken), setting.held("a"), setting.held("a"):
+        assert (place.first, place.second, waiting.done()) == ("a", "a", False)
+        other.submit(second.__exit__, None, None, None).result(10)
+        assert waiting.result(10) == "b"
+    with pytest.raises(Broken), held("a"), held("a"):
         raise Broken
-    assert place.first == "before"
+    assert place == SimpleNamespace(first="before", second="other")

@@ -190,9 +190,7 @@ def test_bad_pictures(address: str, data: bytes, role: str, said: str) -> None:
     status, answer = Page(address).upload(data, role=role)
     assert status == 400
     assert said in answer["error"]
-
-
-def test_a_body_without_its_length_is_counted(address: str) -> None:
+    # A body without its length is counted.
     connection = connected(address)
     connection.request("POST", "/api/uploads?name=a.png", iter([b"x" * 60_000] * 2), encode_chunked=True)
     answer = connection.getresponse()
@@ -222,19 +220,22 @@ def test_bad_runs(address: str, body: Any, said: str) -> None:
     assert said in answer["error"]
 
 
-def test_bad_options(address: str) -> None:
-    page = Page(address)
-    for form, said in [
+@pytest.mark.parametrize(
+    ("form", "said"),
+    [
         ({"weights": "/etc/passwd"}, "'weights' is no control"),
         ({"size": "97"}, "size 97 is more than this page makes; give 96 or less"),
         ({"style_weight": "-1"}, "style weight -1.0 is too small"),
         ({"iterations": "2 3"}, "2 counts of iterations for 1 scale"),
-    ]:
-        status, answer = page.start(**form)
-        assert status == 400
-        assert said in answer["error"]
-    assert page.ask("POST", "/results/999/continue", {"size": 96})[0] == 400
-    assert page.ask("POST", "/results/999/continue", {"size": True})[0] == 400
+    ],
+)
+def test_bad_options(address: str, form: dict[str, str], said: str) -> None:
+    page = Page(address)
+    status, answer = page.start(**form)
+    assert status == 400
+    assert said in answer["error"]
+    for size in (96, True):
+        assert page.ask("POST", "/results/999/continue", {"size": size})[0] == 400
     assert page.ask("DELETE", "/runs")[0] == 200
 
 

