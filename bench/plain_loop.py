@@ -49,16 +49,18 @@ class Form:
 
 
 def make_task(options: Options, content: Source, style: Source) -> Task:
-    """The pictures at the size of `options`, which name content, noise or a picture to start from."""
+    """The pictures at the size of `options`, which name content, noise, grey or a picture to start from."""
     device = resolve_runtime(options.device, options.precision, options.backend).device
     picture, painting = (opaque(load_image(source)) for source in (content, style))
     size = fitted_size(picture.height, picture.width, options.size)
     style_edge = round(options.size * options.style_scale)
     style_size = fitted_size(painting.height, painting.width, style_edge)
-    if options.init == "noise":
+    if options.init in ("noise", "grey"):
         start = torch.rand((3, *size), generator=torch.Generator().manual_seed(options.seed))
     else:
         start = resize_picture(picture if options.init == "content" else load_image(options.init), size=size).rgb
+    if options.init == "grey":
+        start = 0.5 + 0.01 * (start - 0.5)
     pixels, strokes = (
         resize_picture(source, size=edges).rgb[None].to(device)
         for source, edges in ((picture, size), (painting, style_size))

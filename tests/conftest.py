@@ -42,24 +42,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs a GPU"))
 
 
-@pytest.fixture(scope="session")
-def trials() -> str:
-    """The cache of a machine whose quickest arithmetic is in float32, whatever this one's is."""
+@pytest.fixture(scope="session", autouse=True)
+def trials(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache of a machine whose quickest arithmetic is in float32, whatever this one's is, for the session."""
     from fastnst.network import trial
 
     names = ["winograd", "fp32", "bf16"] if trial.winograd.available() else ["fp32", "bf16"]
-    return json.dumps({trial.machine(): {name: 1.0 + index / 10 for index, name in enumerate(names)}})
+    path = tmp_path_factory.mktemp("cache") / "trials.json"
+    path.write_text(json.dumps({trial.machine(): {name: 1.0 + index / 10 for index, name in enumerate(names)}}))
+    os.environ["FASTNST_CACHE"] = str(path.parent)
+    return path
 
 
 @pytest.fixture(autouse=True)
-def own_cache(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, trials: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def own_cache(tmp_path_factory: pytest.TempPathFactory, trials: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test has a cache with nothing but a trial, and torch's own cache is not looked into."""
     cache = tmp_path_factory.mktemp("cache")
-    (cache / "trials.json").write_text(trials)
+    (cache / trials.name).write_bytes(trials.read_bytes())
     monkeypatch.setenv("FASTNST_CACHE", str(cache))
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("TORCH_HOME", str(cache / "torch"))
 
 
 @pytest.fixture

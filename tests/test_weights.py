@@ -30,7 +30,8 @@ from fastnst.network.weights import Preprocessing, load_weights
 
 
 @pytest.fixture(autouse=True)
-def _online(monkeypatch: pytest.MonkeyPatch) -> None:
+def _online(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTNST_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("FASTNST_WEIGHTS_URL", "http://127.0.0.1:9/models")
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.delenv("FASTNST_OFFLINE", raising=False)
@@ -162,7 +163,7 @@ def server(monkeypatch: pytest.MonkeyPatch, checkpoint: bytes, name: str) -> Ite
 @pytest.fixture
 def torchs_file(tmp_path: Path, checkpoint: bytes, name: str) -> Path:
     """The checkpoint where torchvision would have kept it."""
-    path = tmp_path / "torch" / "hub" / "checkpoints" / f"{name}.pth"
+    path = Path(os.environ["TORCH_HOME"]) / "hub" / "checkpoints" / f"{name}.pth"
     path.parent.mkdir(parents=True)
     path.write_bytes(checkpoint)
     return path

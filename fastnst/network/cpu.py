@@ -156,8 +156,8 @@ class CpuLayers:
             spread = wide.view(1, -1, height, 1, 2 * width).expand(-1, -1, -1, 2, -1)
             windows = [x[:, :, : 2 * height, : 2 * width].view(1, -1, height, 2, 2 * width) for x in (y, full)]
         torch.ops.aten.threshold_backward.grad_input(spread, windows[0], 0, grad_input=windows[1])
-        full[:, :, 2 * height :] = 0
-        full[..., 2 * width :] = 0
+        full[:, :, 2 * height :].zero_()
+        full[..., 2 * width :].zero_()
         return full
 
 

@@ -153,9 +153,9 @@ def _backward(network: Network, ledger: _Ledger, traces: Sequence[_Trace]) -> No
         ledger.held -= trace.features
         positions = trace.height * trace.width
         whole = ledger.take(element * step.filters * positions if step.is_pooled and step.is_convolution else 0)
+        below = ledger.take(element * step.channels * positions)
         if network.wraps and step.is_convolution:
             ledger.use(element * step.filters * (trace.height + 2) * (trace.width + 2))
-        below = ledger.take(element * step.channels * positions)
         if network.winograd:
             ledger.use(_stripe_bytes(step, trace.height, trace.width))
         ledger.held -= whole + trace.record + gradient
