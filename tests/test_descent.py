@@ -18,7 +18,9 @@ from fastnst.loss.scale import LossScale
 from fastnst.loss.statistics import iterated_root_trace
 from fastnst.loss.targets import style_targets
 from fastnst.loss.terms import Loss
+from fastnst.network import backbone
 from fastnst.network.backbone import build_backbone
+from fastnst.network.layers import GpuLayers
 from fastnst.network.runtime import Runtime
 from fastnst.network.weights import load_weights
 from fastnst.optim import make_optimizer
@@ -55,6 +57,7 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def kernel_calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Counts the kernels that are called, and hides what they do: how they compute is a GPU's affair."""
     calls: Counter[str] = Counter()
+    monkeypatch.setattr(backbone, "make_layers", lambda place, **_: GpuLayers(place.device, place.dtype, place.kernels))
 
     def hidden(name: str, kernel: Any) -> Any:
         def call(*arguments: Any, **named: Any) -> Any:
@@ -72,10 +75,10 @@ def kernel_calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 def objective_of(options: Options, place: Runtime, guidance: Guidance | None = None) -> Objective:
     image, mask = torch.rand(1, 3, 32, 24), torch.rand(1, 1, 32, 24)
-    backbone = build_backbone(load_weights("random", taps=options.taps), options.taps, place)
+    network = build_backbone(load_weights("random", taps=options.taps), options.taps, place)
     regions: list[dict[int, Any]] | None = None if guidance is None else [{0: mask}, {0: None}]
-    style = style_targets(backbone, [(image.flip(2), 1.0)], options, place, regions)
-    return make_objective(backbone, image, style, options, place, guidance=guidance)
+    style = style_targets(network, [(image.flip(2), 1.0)], options, place, regions)
+    return make_objective(network, image, style, options, place, guidance=guidance)
 
 
 @pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])

@@ -136,7 +136,7 @@ def test_16_bit_maps_are_off_by_their_rounding() -> None:
 def test_without_onednn_torch_s_own_convolution_does(monkeypatch: pytest.MonkeyPatch) -> None:
     from fastnst.network import cpu
 
-    monkeypatch.setattr(cpu, "has_onednn", lambda: False)
+    monkeypatch.setattr(cpu, "has_onednn", lambda dtype: False)
     layers = make_layers("onednn")
     check(layers, convolution(layers, 16, 24, "avg", "zeros"), noise(1, 16, 9, 12))
 

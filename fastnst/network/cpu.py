@@ -33,10 +33,12 @@ class Convolver(Protocol):
 
 
 @cache
-def has_onednn() -> bool:
-    """True where torch was built with oneDNN, which most CPUs' builds are."""
+def has_onednn(dtype: torch.dtype) -> bool:
+    """True where torch was built with oneDNN, as most CPUs' builds are, and it takes maps in `dtype` on this one."""
     available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return bool(available) and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+    if not available or not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class OneDnn:
@@ -48,7 +50,7 @@ class OneDnn:
         self.dtype = dtype
 
     def pack(self, weight: Tensor) -> Tensor:
-        if not has_onednn():
+        if not has_onednn(self.dtype):
             return weight.to(self.dtype).contiguous(memory_format=torch.channels_last)
         # The order suits maps of any size; this is one.
         size = [1, weight.shape[1], 64, 64]
@@ -58,7 +60,7 @@ class OneDnn:
         return packed
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool, padding: int) -> Tensor:
-        if not has_onednn():
+        if not has_onednn(self.dtype):
             y = F.conv2d(x, weight, None if bias is None else bias.to(x.dtype), padding=padding)
             return y.relu_() if relu else y
         after = "relu" if relu else "none"

@@ -56,10 +56,11 @@ def trial() -> dict[str, float]:
 def _trial(folder: Path) -> dict[str, float]:
     path, key = folder / "trials.json", machine()
     trials: dict[str, dict[str, float]] = {}
-    with suppress(OSError, ValueError):
-        trials = json.loads(path.read_text(encoding="utf-8"))
-        if set(kept := trials[key]) == set(_arithmetics()):
-            return {name: float(value) for name, value in kept.items()}
+    with suppress(OSError, ValueError, TypeError, AttributeError):
+        trials = dict(json.loads(path.read_text(encoding="utf-8")))
+        kept = {name: float(value) for name, value in trials.get(key, {}).items()}
+        if set(kept) == set(_arithmetics()):
+            return kept
     measured = _measured()
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
