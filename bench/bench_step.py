@@ -10,12 +10,13 @@ example pictures, start and random weights:
     tuned-bf16      the same with weights and features in bfloat16
     compiled        `tuned` through torch.compile; compiled-bf16 likewise; graphs-bf16 and autotuned-bf16 with the modes
                     reduce-overhead (CUDA graphs) and max-autotune (both)
+    pastiche        pastiche 1.6, on a CPU, with an objective of its own (`bench.pastiche_compare` has one for both)
     fp32 winograd … the engine in each precision; fp16+cudnn and the like with cuDNN's fused bias and ReLU
     floor of …      the convolutions of an iteration and nothing else, forward and input gradient
 
 Loss and gradient are compared with the plain loop's before anything is timed; the sides then take turns, each L-BFGS
-with a full history. Memory is the peak of a fresh process for each side, beyond what it holds once its libraries have
-computed a small image; "above" leaves out the weights, once.
+with a full history but pastiche's. Memory is the peak of a fresh process for each side, beyond what it holds once its
+libraries have computed a small image; "above" leaves out the weights, once.
 """
 
 import argparse
@@ -35,14 +36,15 @@ import torch.nn.functional as F
 from fastnst_kernels.profiling.measure import Timing, conditions, interleaved, peak_resident_bytes
 from torch import Tensor
 
-from bench.convolution_floor import floor
 from bench.plain_loop import Form, Task, make_task, plain_iteration, plain_loss
 from fastnst.examples import example
 from fastnst.loss.objective import make_objective
 from fastnst.loss.targets import style_targets
-from fastnst.network import winograd
-from fastnst.network.backbone import build_backbone
-from fastnst.network.runtime import float32_products, is_out_of_memory, resolve_runtime, timed_algorithms
+from fastnst.network import trial
+from fastnst.network.backbone import Backbone, build_backbone
+from fastnst.network.cpu import CpuLayers
+from fastnst.network.layers import Convolution
+from fastnst.network.runtime import Runtime, float32_products, is_out_of_memory, resolve_runtime, timed_algorithms
 from fastnst.optim import make_optimizer
 from fastnst.options.options import resolve_options
 from fastnst.transfer.descent import CAPACITY, Descent
@@ -59,7 +61,7 @@ TOLERANCES = {
 }
 TILE = 32
 READYING_SIZE = 32
-PLAIN = "plain"
+PLAIN, PASTICHE = "plain", "pastiche"
 FORMS = {
     PLAIN: Form(),
     "tuned": Form(tuned=True),
@@ -77,9 +79,9 @@ ENGINE = (*TOLERANCES, *(name + _CUDNN_RELU for name in TOLERANCES if name != "w
 
 @dataclass(frozen=True)
 class Side:
-    """One contender: its loss and gradient of an image, and one iteration on an image of its own."""
+    """One contender: its loss and gradient of an image, if it minimises the same, and one iteration on an image."""
 
-    evaluate: Callable[[Tensor], tuple[float, Tensor]]
+    evaluate: Callable[[Tensor], tuple[float, Tensor]] | None
     iterate: Callable[[], Tensor]
 
 
@@ -126,9 +128,23 @@ def plain_side(task: Task, form: Form, optimizer: str) -> Side:
     return Side(evaluate, tuned_iteration if form.tuned else iteration)
 
 
-def engine_side(task: Task, name: str, optimizer: str) -> Side:
-    options = replace(task.options, precision=_precision(name), optimizer=optimizer)
-    runtime = resolve_runtime(options.device, options.precision, options.backend)
+def pastiche_side(task: Task, optimizer: str) -> Side:
+    from pastiche.pastiche import PasticheArtist
+
+    height, width = task.start.shape[2:]
+    content, styles = str(example("content")), [str(example("style_swirls"))]
+    artist = PasticheArtist(content, styles, device="cpu", optimizer=optimizer, size_pixels=height * width)
+
+    def iterate() -> Tensor:
+        artist.draw()
+        return torch.tensor(artist.loss)
+
+    return Side(None, iterate)
+
+
+def engine_backbone(task: Task, name: str) -> tuple[Backbone, Runtime]:
+    options = task.options
+    runtime = resolve_runtime(options.device, _precision(name), options.backend)
     backbone = build_backbone(
         task.weights,
         options.taps,
@@ -137,6 +153,12 @@ def engine_side(task: Task, name: str, optimizer: str) -> Side:
         padding=options.padding,
         cudnn_relu=name.endswith(_CUDNN_RELU),
     )
+    return backbone, runtime
+
+
+def engine_side(task: Task, name: str, optimizer: str) -> Side:
+    options = replace(task.options, precision=_precision(name), optimizer=optimizer)
+    backbone, runtime = engine_backbone(task, name)
     with float32_products(runtime.tf32):
         targets = style_targets(backbone, [(task.style, 1.0)], options, runtime)
         objective = make_objective(backbone, task.content, targets, options, runtime)
@@ -164,6 +186,8 @@ def engine_side(task: Task, name: str, optimizer: str) -> Side:
 
 
 def make_side(name: str, task: Task, optimizer: str) -> Side:
+    if name == PASTICHE:
+        return pastiche_side(task, optimizer)
     return plain_side(task, FORMS[name], optimizer) if name in FORMS else engine_side(task, name, optimizer)
 
 
@@ -172,15 +196,7 @@ def sides_here(device: torch.device) -> list[str]:
     if device.type == "cuda":
         forms = [PLAIN, "tuned", "tuned-bf16", "compiled-bf16", "graphs-bf16", "autotuned-bf16"]
         return [*forms, "fp32", "tf32", "fp16", "bf16", "fp16" + _CUDNN_RELU]
-    precisions = ["fp32"] + ["winograd"] * winograd.available()
-    if has_bf16(device):
-        return [PLAIN, "tuned", "compiled", "tuned-bf16", "compiled-bf16", *precisions, "bf16"]
-    return [PLAIN, "tuned", "compiled", *precisions]
-
-
-def has_bf16(device: torch.device) -> bool:
-    """True if `device` multiplies bfloat16 itself; other CPUs do it by way of float32, and more slowly."""
-    return device.type == "cuda" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return [PLAIN, PASTICHE, "tuned", *trial.trial()]
 
 
 def measure(size: int, device: str, names: Sequence[str], optimizer: str, rounds: int, memory: bool) -> list[Row]:
@@ -195,8 +211,9 @@ def measure(size: int, device: str, names: Sequence[str], optimizer: str, rounds
     for name in (PLAIN, *(name for name in names if name != PLAIN)):
         try:
             side = make_side(name, task, optimizer)
-            with float32_products(tf32=False):
-                measured[name] = side.evaluate(task.start)
+            if side.evaluate is not None:
+                with float32_products(tf32=False):
+                    measured[name] = side.evaluate(task.start)
             # The history is allocated by the first step.
             side.iterate()
             sides[name] = side
@@ -208,13 +225,11 @@ def measure(size: int, device: str, names: Sequence[str], optimizer: str, rounds
         return []
     names = list(sides)
     errors = {name: _errors(result, *measured[names[0]]) for name, result in measured.items() if name in sides}
-    for name in names:
+    for name in errors:
         limits = TOLERANCES[_precision(name)]
         if not all(error <= limit for error, limit in zip(errors[name], limits, strict=True)):
             raise SystemExit(f"{name} at {size} px is wrong: errors {errors[name]}, allowed {limits}")
-    precisions = list(dict.fromkeys(_precision(name) for name in names if name not in FORMS))
-    if "winograd" in precisions and "fp32" not in precisions:
-        precisions.append("fp32")
+    precisions = dict.fromkeys(_precision(name) for name in names if name not in (*FORMS, PASTICHE))
     floors = {_FLOOR + name: _floor(task, name) for name in precisions}
     calls = {name: side.iterate for name, side in sides.items()} | floors
     contenders = {name: (lambda call=call: call) for name, call in calls.items()}
@@ -232,22 +247,39 @@ def measure(size: int, device: str, names: Sequence[str], optimizer: str, rounds
 
 def _precision(name: str) -> str:
     """The precision of a side: one of `TOLERANCES`."""
-    return (
-        name.removesuffix(_CUDNN_RELU)
-        if name not in FORMS
-        else "bf16"
-        if FORMS[name].dtype == torch.bfloat16
-        else "fp32"
-    )
+    if name == PASTICHE:
+        return "fp32"
+    if name in FORMS:
+        return "bf16" if FORMS[name].dtype == torch.bfloat16 else "fp32"
+    return name.removesuffix(_CUDNN_RELU)
 
 
 def _floor(task: Task, precision: str) -> Callable[[], object]:
-    runtime = resolve_runtime(task.options.device, precision, task.options.backend)
-    convolutions = floor(task.options, task.weights, task.start.shape, runtime)
+    """Every convolution of an evaluation as the engine calls it, forward and back, on maps that are there already."""
+    backbone, runtime = engine_backbone(task, precision)
+    layers = backbone.layers
+    layout = torch.channels_last if layers.channels_last else torch.contiguous_format
+    calls: list[Callable[[], Tensor]] = []
 
+    def add(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+        if isinstance(layers, CpuLayers):
+            calls.append(lambda: layers.convolver(x, weight, bias, relu=bias is not None, padding=1))
+        else:
+            calls.append(lambda: F.conv2d(x, weight, padding=1))
+
+    size = task.start.shape[2:]
+    for step in backbone.steps.values():
+        if isinstance(step, Convolution):
+            for weight, bias in ((step.weight, step.bias), (step.transposed, None)):
+                x = torch.rand((1, weight.shape[1], *size), device=task.device)
+                add(x.to(layers.dtype, memory_format=layout), weight, bias)
+        size = torch.Size(side // 2 for side in size) if step.pool else size
+
+    @torch.no_grad()
     def run() -> None:
         with float32_products(runtime.tf32), timed_algorithms():
-            convolutions()
+            for call in calls:
+                call()
 
     return run
 
@@ -336,13 +368,14 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     device = resolve_runtime(parsed.device).device
     names = parsed.sides or sides_here(device)
-    facts = {**conditions(device), "bf16": has_bf16(device), "rounds": parsed.rounds}
+    facts = {**conditions(device), "rounds": parsed.rounds}
+    if device.type == "cpu":
+        facts["trial"] = trial.comparison()
     print(
         f"{facts['device']}, torch {facts['versions']['torch']}, {facts['machine']['threads']} threads, "
         f"load {facts['machine']['load']}, commit {facts['commit']}, {facts['date']}"
     )
-    if not facts["bf16"]:
-        print("bf16 is left out: this CPU computes it by way of float32")
+    print(f"time of the layers in a trial: {facts.get('trial', '-')}")
     rows: list[Row] = []
     for size in parsed.size:
         for optimizer in parsed.optimizer:

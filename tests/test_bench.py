@@ -6,7 +6,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
 import torch
@@ -14,9 +13,7 @@ import torch
 from bench import (
     bench_convergence,
     bench_run,
-    bench_schedule,
     bench_step,
-    convolution_floor,
     equal_runs,
     loss_strength,
     plain_loop,
@@ -24,8 +21,6 @@ from bench import (
 )
 from fastnst.examples import example
 from fastnst.network import winograd
-from fastnst.network.runtime import resolve_runtime
-from fastnst.network.weights import load_weights
 from fastnst.options.options import resolve_options
 
 REPORT = ["--size", "48", "--device", "cpu"]
@@ -74,20 +69,13 @@ def test_plain_loss_is_the_engines(given: dict[str, Any]) -> None:
     check_agreement(*step_sides(task, "lbfgs", bench_step.PLAIN, "fp32"), task.start, 1e-3)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "winograd"])
-def test_floor_is_every_convolution_twice(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "winograd"])
+def test_each_precision_has_its_floor(precision: str) -> None:
     if precision == "winograd" and not winograd.available():
         pytest.skip("no NNPACK here")
-    options = resolve_options(preset="gatys", precision=precision, device="cpu", weights="random")
-    weights = load_weights("random", "vgg19", taps=options.taps)
-    runtime = resolve_runtime(options.device, options.precision, options.backend)
-    direct, nnpack = Mock(wraps=torch.nn.functional.conv2d), Mock(wraps=torch._nnpack_spatial_convolution)
-    monkeypatch.setattr(torch.nn.functional, "conv2d", direct)
-    monkeypatch.setattr(torch, "_nnpack_spatial_convolution", nnpack)
-    convolution_floor.floor(options, weights, torch.Size((1, 3, 32, 48)), runtime)()
-    filters = [tuple(call.args[1].shape[:2]) for call in direct.mock_calls + nnpack.mock_calls if call.args]
-    assert len(filters) == 2 * 13
-    assert filters.count((64, 3)) == filters.count((3, 64)) == 1
+    rows = bench_step.measure(32, "cpu", [precision], "adam", rounds=1, memory=False)
+    assert [row.side for row in rows] == ["plain", precision, f"floor of {precision}"]
+    assert all(row.timing.median > 0 for row in rows)
 
 
 def test_wrong_engine_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +83,9 @@ def test_wrong_engine_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def wrong(task: plain_loop.Task, precision: str, optimizer: str) -> bench_step.Side:
         side = right(task, precision, optimizer)
-        return bench_step.Side(lambda image: (1.01 * side.evaluate(image)[0], side.evaluate(image)[1]), side.iterate)
+        evaluate = side.evaluate
+        assert evaluate is not None
+        return bench_step.Side(lambda image: (1.01 * evaluate(image)[0], evaluate(image)[1]), side.iterate)
 
     monkeypatch.setattr(bench_step, "engine_side", wrong)
     with pytest.raises(SystemExit, match="fp32 at 32 px is wrong"):
@@ -122,7 +112,7 @@ def test_step_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert rows[0]["of_plain"] == rows[2]["of_floor"]["fp32"] == 1
     assert rows[1]["errors"][0] < 1e-4
     assert report["versions"]["torch"] == torch.__version__
-    assert {"date", "commit", "machine", "device", "bf16"} <= report.keys()
+    assert {"date", "commit", "machine", "device", "trial"} <= report.keys()
     printed = capsys.readouterr().out
     assert "32 px, adam" in printed
     assert "floor of fp32" in printed
@@ -180,25 +170,11 @@ def test_another_objective_is_refused() -> None:
         (["--pairs", "one.jpg"], "1 pictures are no pairs"),
     ],
 )
-@pytest.mark.parametrize("bench", [bench_convergence, bench_schedule])
+@pytest.mark.parametrize("bench", [bench_convergence])
 def test_bad_options_are_refused(bench: Any, words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         bench.main(words)
     assert said in capsys.readouterr().err
-
-
-def test_schedules_are_counted_in_iterations_of_the_final_size(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "schedule.json"
-    schedules = ["hessian=scalar precision=fp32 iterations=8", "scales=[24,48] precision=fp32 iterations=[4,8]"]
-    arguments = [*REPORT, "--iterations", "3", "--json", str(path), "--pairs", *PAIR]
-    assert bench_schedule.main([*arguments, "--schedules", *schedules]) == 0
-    plain, engine, pyramid = json.loads(path.read_text())["counts"]
-    assert plain["counts"][-1] == 3
-    assert engine["counts"][-1] == pytest.approx(3, abs=1)
-    assert all(count is None or count >= 1 for count in pyramid["counts"])
-    assert "of the plain loop's, in the mean" in capsys.readouterr().out
 
 
 def test_the_strength_of_losses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

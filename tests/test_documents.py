@@ -12,7 +12,7 @@ from drawn import drawn
 from PIL import Image, ImageDraw
 
 import fastnst
-from bench import highres_tables, optimiser_tables
+from bench import highres_tables
 from bench.command_reference import command_reference, subcommands
 from bench.documentation import COMMANDS, outside_files, site_links
 from bench.options_table import options_table
@@ -91,7 +91,7 @@ def _in_repository(word: str) -> str | Path:
     return REPOSITORY / word if "/" in word and (REPOSITORY / word).is_file() else word
 
 
-@pytest.mark.parametrize("module", [optimiser_tables, highres_tables])
+@pytest.mark.parametrize("module", [highres_tables])
 def test_tables_are_those_of_the_results(module: Any) -> None:
     page = module.PAGE.read_text(encoding="utf-8")
     assert module.with_tables(page) == page, f"write them with `python -m {module.MODULE} --write`"

@@ -1,4 +1,4 @@
-"""The example pictures that come with the package, drawn by `python -m bench.examples.draw`."""
+"""The example pictures that come with the package: a content and three styles, drawn by a program for it."""
 
 from pathlib import Path
 

@@ -89,10 +89,10 @@ class CpuLayers:
     def __init__(self, convolver: Convolver) -> None:
         self.dtype = convolver.dtype
         self.channels_last = convolver.channels_last
-        self._convolver = convolver
+        self.convolver = convolver
 
     def pack(self, weight: Tensor) -> Tensor:
-        return self._convolver.pack(weight)
+        return self.convolver.pack(weight)
 
     def pack_bias(self, bias: Tensor) -> Tensor:
         return bias
@@ -103,7 +103,7 @@ class CpuLayers:
             padding = 1
             if layer.padding != "zeros":
                 x, padding = bordered(x, layer.padding), 0
-            y = self._convolver(x, layer.weight, layer.bias, relu=True, padding=padding)  # (1, K, H, W)
+            y = self.convolver(x, layer.weight, layer.bias, relu=True, padding=padding)  # (1, K, H, W)
         features = y if layer.pool is None else self._pooled(y, layer.pool)
         return features, y if record else None
 
@@ -116,11 +116,11 @@ class CpuLayers:
             return gradient
         if layer.padding == "circular":
             padded = bordered(gradient, "circular")
-            return self._convolver(padded, layer.transposed, None, relu=False, padding=0)
+            return self.convolver(padded, layer.transposed, None, relu=False, padding=0)
         if layer.padding == "replicate":
-            full = self._convolver(gradient, layer.transposed, None, relu=False, padding=2)
+            full = self.convolver(gradient, layer.transposed, None, relu=False, padding=2)
             return unbordered(full, "replicate")
-        return self._convolver(gradient, layer.transposed, None, relu=False, padding=1)
+        return self.convolver(gradient, layer.transposed, None, relu=False, padding=1)
 
     def empty(self, shape: torch.Size) -> Tensor:
         layout = torch.channels_last if self.channels_last else torch.contiguous_format

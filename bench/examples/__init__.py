@@ -1,1 +1,0 @@
-"""The scripts that draw the example pictures of `fastnst.examples`: `python -m bench.examples.draw`."""
