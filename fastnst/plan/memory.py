@@ -152,7 +152,9 @@ def _backward(network: Network, ledger: _Ledger, traces: Sequence[_Trace]) -> No
     for step, trace in zip(reversed(network.steps), reversed(traces), strict=True):
         ledger.held -= trace.features
         positions = trace.height * trace.width
-        whole = ledger.take(element * step.filters * positions if step.is_pooled and step.is_convolution else 0)
+        # On a CPU it takes the place of the features.
+        apart = step.is_pooled and step.is_convolution and not network.on_cpu
+        whole = ledger.take(element * step.filters * positions if apart else 0)
         below = ledger.take(element * step.channels * positions)
         if network.wraps and step.is_convolution:
             ledger.use(element * step.filters * (trace.height + 2) * (trace.width + 2))
