@@ -275,3 +275,10 @@ def test_completion(shell: str, tmp_path: Path, capsys: Any) -> None:
 def test_completion_without_shtab(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     refused(capsys, 'pip install "fastnst[completion]"', "completion", "bash")
+
+
+def test_the_command_takes_the_cores_that_it_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 1 <= cli.usable_cores() <= (os.cpu_count() or 1)
+    if hasattr(os, "sched_getaffinity"):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+        assert cli.usable_cores() == 1

@@ -13,6 +13,7 @@ import torch
 from fastnst_kernels import available_backends
 from fastnst_kernels.profiling.measure import conditions, versions
 
+from fastnst.app.cli import usable_cores
 from fastnst.network import trial, winograd
 from fastnst.network.runtime import resolve_runtime
 from fastnst.network.weights import CHECKPOINTS, cache_folder
@@ -53,7 +54,8 @@ def report() -> dict[str, Any]:
         "system": platform.platform(),
         "encoding": sys.getfilesystemencoding(),
         "processor": {
-            **{"name": machine["cpu"], "cores": machine["cores"], "threads": machine["threads"]},
+            **{"name": machine["cpu"], "cores": machine["cores"], "usable_cores": usable_cores()},
+            **{"threads": machine["threads"]},
             **{"vectors": torch.backends.cpu.get_cpu_capability(), "load": machine["load"]},
         },
         "memory_bytes": memory,
