@@ -33,7 +33,7 @@ from fastnst.network.tiles import TileGrid, add_crop, cut, levels_of, make_grid,
 from fastnst.options.options import Options
 
 LEVELS = ("kept", "recompute")
-"""Levels of what the first pass keeps for the second: bits and tapped features, or nothing."""
+"""Levels of what the first pass keeps for the second: what the layers recorded, or nothing."""
 
 
 class Evaluation(Protocol):
