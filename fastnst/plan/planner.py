@@ -1,7 +1,7 @@
 """How a run fits into memory: the whole image at once where it does, else in the tiles that take the least time.
 
     the whole image            nothing is computed twice
-    kept                       each tile goes forward once and back once; its features (on a GPU bits of most) are kept, but
+    kept                       each tile goes forward once and back once; its features (a GPU: bits) are kept, but
                                for those up to a tapped layer, which the way back computes again
     recompute                  each tile goes forward twice and back once; nothing is kept
 
