@@ -208,6 +208,18 @@ def test_winograd_rounds_with_the_tile(weights: dict[str, Weights]) -> None:
     assert (gradient - exact).norm() < 1e-2 * exact.norm()
 
 
+@pytest.mark.parametrize("level", ["kept", "recompute"])
+def test_tiles_in_16_bit_are_no_worse_than_the_whole(level: str, weights: dict[str, Weights]) -> None:
+    exact = Case(weights, 101, 110, **SHALLOW).whole.loss_and_gradient
+    example = Case(weights, 101, 110, **SHALLOW, precision="bf16")
+    (loss, gradient), (expected, right) = (of(example.image) for of in (example.whole.loss_and_gradient, exact))
+    tiled, tiled_gradient = example.tiled(32, level=level).loss_and_gradient(example.image)
+    assert tiled.total.item() == pytest.approx(expected.total.item(), rel=5e-3)
+    assert loss.total.item() == pytest.approx(expected.total.item(), rel=5e-3)
+    assert (tiled_gradient - right).norm() <= 1.2 * (gradient - right).norm()
+    assert (gradient - right).norm() <= 0.1 * right.norm()
+
+
 @pytest.mark.parametrize(("height", "tile"), [(50, 12), (50, 100), (9, 4)])
 def test_the_shares_of_two_processes(height: int, tile: int, weights: dict[str, Weights]) -> None:
     """Two halves of the tiles, each with the other's sums, add up to the whole; one tile is the first's alone."""

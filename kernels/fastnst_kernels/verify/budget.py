@@ -67,7 +67,7 @@ def unit(dtype: torch.dtype) -> float:
 def gram(features: Tensor, precision: str = "ieee") -> Expected:
     """`gram` of features (B, C, H, W)."""
     exact = reference.gram(features)
-    shared = 2**0.5 * unit(accumulation_dtype(features.dtype)) * torch.ones(len(features), dtype=torch.float64)
+    shared = _gram_rounding(features, precision) * torch.ones(len(features), dtype=torch.float64)
     dtype = accumulation_dtype(features.dtype)
     return _budget(lambda x, _: _plain_gram(x, precision), features, exact, shared=shared, dtype=dtype)
 
@@ -78,7 +78,7 @@ def gram_loss(features: Tensor, target: Tensor, weight: float, precision: str = 
     matrix = reference.gram(features)
     difference = matrix - target.double()
     dtype = accumulation_dtype(features.dtype)
-    carried = 2**0.5 * unit(dtype) * 2 * (difference * matrix).square().sum((1, 2)).sqrt()
+    carried = _gram_rounding(features, precision) * 2 * (difference * matrix).square().sum((1, 2)).sqrt()
     size = difference.square().sum((1, 2))
     # The sum's last addition, the factor and the product of both are rounded as well.
     shared = ((carried / torch.where(size > 0, size, 1.0)).square() + 3 * unit(dtype) ** 2).sqrt()
@@ -143,7 +143,7 @@ def tap_gradient(
     symmetric_target = None if target is None else (target.double() + target.double().mT) / 2
     if symmetric_target is not None:
         matrix = reference.gram(features)
-        variance = 2 * (unit(dtype) * matrix).square() + _product_variance(matrix - symmetric_target, features.dtype)
+        variance = (_gram_rounding(features, precision) * matrix).square() + _product_variance(matrix - symmetric_target, features.dtype)
         shared = _carried(variance, features, factor, exact, kept=kept)
     expanded = None if content is None else content.expand_as(features).flatten(2)
 
@@ -199,6 +199,14 @@ def orders(positions: int, device: torch.device) -> Iterator[Tensor]:
     yield torch.arange(positions, device=device)
     for _ in range(_ORDERS - 1):
         yield torch.randperm(positions, generator=generator).to(device)
+
+
+def _gram_rounding(features: Tensor, precision: str) -> float:
+    """The relative error of an element of G that every implementation makes: its sum and its division are rounded, or
+    its product to 16 bits."""
+    if precision == "bf16" and features.dtype == torch.bfloat16:
+        return unit(torch.bfloat16)
+    return 2**0.5 * unit(accumulation_dtype(features.dtype))
 
 
 def _product_variance(difference: Tensor, dtype: torch.dtype) -> Tensor:
