@@ -64,7 +64,7 @@ def _activations(x: Tensor, bias: Tensor | None) -> Tensor:
 def _pack(flags: Tensor, bits: Tensor, by_channels: bool) -> None:
     """Write flags (B, C, H, W), bool, as `bits`."""
     runs = flags.permute(0, 2, 3, 1) if by_channels else flags
-    runs = F.pad(runs, (0, -runs.shape[3] % 8)).unflatten(3, (-1, 8))
+    runs = F.pad(runs, (0, -runs.shape[3] % 8)).view(*bits.shape, 8)
     torch.sum(runs << _places(bits), 4, dtype=torch.uint8, out=bits)
 
 
