@@ -21,7 +21,7 @@ _BLOCK_ROWS = 128
 _MOST_PARTS = 16
 _PART_CHANNELS = 2048
 # Elements of features that are copied or widened to float32 at a time: they stay in the cache.
-CHUNK_ELEMENTS = 1 << 20
+CHUNK_ELEMENTS = 1 << 19
 
 # Positions of a 16-bit slice, and slices: each is rounded once; the more there are, the less their sum is off. A map of
 # few positions, which has few slices, is multiplied in float32.
@@ -31,8 +31,8 @@ _SLICE_POSITIONS, _MOST_SLICES, _FEW_POSITIONS = 256, 64, 1024
 def row_chunks(features: Tensor) -> Iterator[tuple[int, int]]:
     """The rows of (B, C, H, W) features as ranges (start, stop) of at most `CHUNK_ELEMENTS`, or of one row."""
     batch, channels, height, width = features.shape
-    # At most a quarter of a large map: what is copied of it is beside it in memory.
-    elements = min(CHUNK_ELEMENTS, max(CHUNK_ELEMENTS // 8, features.numel() // 4))
+    # At most an eighth of a large map: what is copied of it is beside it in memory.
+    elements = min(CHUNK_ELEMENTS, max(CHUNK_ELEMENTS // 8, features.numel() // 8))
     rows = max(1, elements // (batch * channels * width))
     for start in range(0, height, rows):
         yield start, min(start + rows, height)
@@ -74,17 +74,18 @@ def _add_sliced_products(sums: Tensor, rows: Tensor) -> None:
 def _add_products(sums: Tensor, matrix: Tensor) -> None:
     """Add F Fᵀ of one image's (C, M) matrix to (C, C) `sums`, on and above the diagonal blocks."""
     channels, positions = matrix.shape
-    parts = 1
+    parts, length = 0, 0
     if matrix.stride(1) != 1:
-        # Where the channels are contiguous, one product of so tall a matrix is up to nine times slower: the library does
-        # not share the long axis among threads.
+        # One product of so tall a matrix whose channels are contiguous is up to nine times slower: the library does not
+        # share the long axis among threads.
         parts = max(1, min(_MOST_PARTS, _PART_CHANNELS // channels, positions // (2 * channels)))
-    length = positions // parts
+        length = positions // parts
     split = matrix[:, : parts * length].view(channels, parts, length).movedim(1, 0)
     rest = matrix[:, parts * length :]
     for row in range(0, channels, _BLOCK_ROWS):
         upper = sums[row : row + _BLOCK_ROWS, row:]
-        upper += torch.bmm(split[:, row : row + _BLOCK_ROWS], split[:, row:].mT).sum(0)
+        if parts:
+            upper += torch.bmm(split[:, row : row + _BLOCK_ROWS], split[:, row:].mT).sum(0)
         upper.addmm_(rest[row : row + _BLOCK_ROWS], rest[row:].mT)
 
 
@@ -202,7 +203,7 @@ def _add_terms_in_16_bit(
     inside = (slice(top, top + height), slice(left, left + width))
     own, place = features[:, :, *inside], gradient[:, :, *inside]
     if style is not None:
-        low = _scaled(style)[0].to(features.dtype)
+        low = (style.difference[0] * (style.gradient * style.scale * style.factor)).to(features.dtype)
         if owned is None and position_stride(gradient) is not None:
             _rows(gradient[0]).addmm_(_rows(own[0]), low)
         else:
@@ -215,23 +216,21 @@ def _add_terms_in_16_bit(
 def _add_terms(
     gradient: Tensor, features: Tensor, style: StyleTerm | None, content: ContentTerm | None, owned: Owned | None
 ) -> None:
-    """Add the terms to the gradient and round once, however large the gradient is, in chunks of rows."""
+    """Add the terms to the gradient in chunks of rows, in the dtype of their sums."""
     dtype = accumulation_dtype(features.dtype)
-    matrix = None if style is None else _scaled(style)
     top, left, height, width = owned or (0, 0, *features.shape[2:])
     own, place = (x[:, :, top : top + height, left : left + width] for x in (features, gradient))
     for start, stop in row_chunks(own):
         f, out = own[:, :, start:stop].to(dtype), place[:, :, start:stop]
-        terms = torch.zeros_like(f) if matrix is None else _product(matrix, f)
+        total = out.to(dtype)
+        if style is not None:
+            coefficient = style.gradient * style.scale * style.factor
+            total.addcmul_(_product(style.difference, f), coefficient[:, None, None, None])
         if content is not None:
-            coefficient = (content.gradient * content.factor)[:, None, None, None]
-            terms += (f - content.content[:, :, start:stop]).mul_(coefficient)
-        out.copy_(terms.add_(out))
-
-
-def _scaled(style: StyleTerm) -> Tensor:
-    """The matrix (B, C, C) whose product with F is the style term."""
-    return style.difference * (style.gradient * style.scale * style.factor)[:, None, None]
+            coefficient = content.gradient * content.factor
+            total.addcmul_(f - content.content[:, :, start:stop], coefficient[:, None, None, None])
+        if total is not out:
+            out.copy_(total)
 
 
 def _product(matrix: Tensor, features: Tensor) -> Tensor:
