@@ -109,11 +109,6 @@ def image_gradient(
     scale = _checked_numbers("scale", scale)
     _check_kind(kind)
     _check_number("tv_weight", tv_weight)
-    if upstream.shape != image.shape:
-        raise ValueError(
-            f"upstream of shape {tuple(upstream.shape)} does not fit an image of shape {tuple(image.shape)}; "
-            "give the gradient of the normalised image"
-        )
     _check_upstream(upstream, image)
     if backend == "reference":
         gradient = reference.image_gradient(image, upstream, scale, flip=flip, tv_weight=tv_weight, kind=kind)
@@ -164,34 +159,14 @@ def adam_step_(
         _check_adam_numbers(learning_rate, betas, epsilon, limits=(minimum, maximum))
     if increment:
         steps.add_(1)
-    limits = (float(minimum), float(maximum)) if clamp else None
-    if backend == "reference":
-        after = reference.adam_step(
-            image,
-            gradient,
-            first,
-            second,
-            int(steps),
-            learning_rate=learning_rate,
-            betas=betas,
-            epsilon=epsilon,
-            limits=limits,
-        )
-        for tensor, value in zip((image, first, second), after, strict=True):
-            tensor.copy_(value)
+    change: dict[str, Any] = {"learning_rate": learning_rate, "betas": betas, "epsilon": epsilon}
+    change["limits"] = (float(minimum), float(maximum)) if clamp else None
+    if backend != "reference":
+        operators.adam_step_(backend, image, gradient, first, second, step=steps, **change)
         return
-    operators.adam_step_(
-        backend,
-        image,
-        gradient,
-        first,
-        second,
-        step=steps,
-        learning_rate=learning_rate,
-        betas=betas,
-        epsilon=epsilon,
-        limits=limits,
-    )
+    after = reference.adam_step(image, gradient, first, second, int(steps), **change)
+    for tensor, value in zip((image, first, second), after, strict=True):
+        tensor.copy_(value)
 
 
 class _Normalise(torch.autograd.Function):
@@ -288,8 +263,12 @@ def _check_kind(kind: str) -> None:
 
 
 def _check_upstream(upstream: Tensor, image: Tensor) -> None:
-    allowed = (*DTYPES, image.dtype)
-    if upstream.dtype not in allowed:
+    if upstream.shape != image.shape:
+        raise ValueError(
+            f"upstream of shape {tuple(upstream.shape)} does not fit an image of shape {tuple(image.shape)}; "
+            "give the gradient of the normalised image"
+        )
+    if upstream.dtype not in (*DTYPES, image.dtype):
         raise ValueError(f"upstream is {upstream.dtype}; give float32, float16 or bfloat16, or the image's dtype")
     if upstream.device != image.device:
         raise ValueError(f"upstream is on {upstream.device}, the image on {image.device}; move it there")

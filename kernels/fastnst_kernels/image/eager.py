@@ -120,12 +120,11 @@ def adam_step(
     gradient: Tensor,
     first: Tensor,
     second: Tensor,
-    *,
     step: Tensor,
     learning_rate: float,
-    betas: tuple[float, float],
+    betas: Sequence[float],
     epsilon: float,
-    limits: tuple[float, float] | None,
+    limits: Sequence[float] | None,
 ) -> None:
     """One step of Adam in place; image, first and second are dense and of one layout."""
     layout = dense_channels_last(image)

@@ -309,14 +309,9 @@ def normalise(
     image: Tensor, scale: Sequence[float], shift: Sequence[float], flip: bool, dtype: torch.dtype, channels_last: bool
 ) -> Tensor:
     """`eager.normalise` of a float32 image as one kernel."""
-    change: dict[str, Any] = {
-        "scale": scale,
-        "shift": shift,
-        "flip": flip,
-        "dtype": dtype,
-        "channels_last": channels_last,
-    }
-    (result,) = run(plan_normalise(dense(image), gpu=launch_gpu(image.device), **change), image.device)
+    gpu = launch_gpu(image.device)
+    plan = plan_normalise(dense(image), scale, shift, flip=flip, dtype=dtype, channels_last=channels_last, gpu=gpu)
+    (result,) = run(plan, image.device)
     return result.to(dtype)
 
 
@@ -347,16 +342,10 @@ def image_gradient(
     kind: str,
 ) -> tuple[Tensor, Tensor]:
     """`eager.image_gradient` of a float32 image, in one pass but for kind "nine-point"."""
-    terms: dict[str, Any] = {
-        "scale": scale,
-        "flip": flip,
-        "tv_weight": tv_weight,
-        "tv_gradient": tv_gradient,
-        "kind": kind,
-    }
+    terms: dict[str, Any] = {"flip": flip, "tv_weight": tv_weight, "tv_gradient": tv_gradient, "kind": kind}
     if kind == "nine-point":
-        return eager.image_gradient(image, upstream, **terms)
+        return eager.image_gradient(image, upstream, scale, **terms)
     above = None if upstream is None else dense(upstream)
-    plan = plan_image_gradient(dense(image), above, gpu=launch_gpu(image.device), **terms)
+    plan = plan_image_gradient(dense(image), above, scale, gpu=launch_gpu(image.device), **terms)
     gradient, value = run(plan, image.device)
     return gradient, value
