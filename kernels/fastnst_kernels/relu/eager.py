@@ -12,7 +12,7 @@ from fastnst_kernels.launch.layout import packed_by_channels
 def bias_relu(x: Tensor, bias: Tensor | None, y: Tensor, bits: Tensor | None) -> None:
     """Write max(x + bias, 0) into `y`, which may be `x`, and its sign bits into `bits`.
 
-    `x` and `y` are dense (B, C, H, W) tensors of one layout, `bits` of the shape that `layout.bits_shape` gives.
+    `x` and `y` are dense (B, C, H, W) tensors of one layout, `bits` as `layout.empty_bits` makes them.
     The sum is in float32 (float64 for float64) and rounded once.
     """
     activations = _activations(x, bias)
