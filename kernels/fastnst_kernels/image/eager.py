@@ -127,8 +127,8 @@ def adam_step(
     limits: Sequence[float] | None,
 ) -> None:
     """One step of Adam in place; image, first and second are dense and of one layout."""
-    layout = dense_channels_last(image)
-    x, g, m, v = ([_flat(tensor)] for tensor in (image, in_layout(gradient, layout), first, second))
+    gradient = in_layout(gradient, dense_channels_last(image))
+    x, g, m, v = ([_flat(tensor)] for tensor in (image, gradient, first, second))
     # What torch.optim.Adam(fused=True) calls: one pass, and the step is read where it lies.
     torch._fused_adam_(
         x,
