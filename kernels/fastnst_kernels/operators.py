@@ -5,7 +5,7 @@ the shapes of its results without computing. The first argument is the backend, 
 beside the public functions.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -209,32 +209,6 @@ def _image_gradient_shapes(backend: str, image: Tensor, *_: object) -> tuple[Ten
     return empty_map(image, dense_channels_last(dense(image))), _by_image(backend, image)
 
 
-def _adam_step(
-    backend: str,
-    image: Tensor,
-    gradient: Tensor,
-    first: Tensor,
-    second: Tensor,
-    step: Tensor,
-    learning_rate: float,
-    betas: Sequence[float],
-    epsilon: float,
-    limits: Sequence[float] | None,
-) -> None:
-    direct.adam_step(
-        backend,
-        image,
-        gradient,
-        first,
-        second,
-        step=step,
-        learning_rate=learning_rate,
-        betas=(betas[0], betas[1]),
-        epsilon=epsilon,
-        limits=None if limits is None else (limits[0], limits[1]),
-    )
-
-
 normalise = _operator(
     "normalise(str backend, Tensor image, float[] scale, float[] shift, bool flip, ScalarType dtype, "
     "bool channels_last) -> Tensor",
@@ -259,5 +233,5 @@ image_gradient = _operator(
 adam_step_ = _operator(
     "adam_step_(str backend, Tensor(a!) image, Tensor gradient, Tensor(b!) first, Tensor(c!) second, Tensor step, "
     "float learning_rate, float[] betas, float epsilon, float[]? limits) -> ()",
-    _adam_step,
+    direct.adam_step,
 )

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from fastnst_kernels.relu import POOLS, bias_relu, bias_relu_pool, eager, reference
+from fastnst_kernels.relu import POOLS, bias_relu, bias_relu_pool, reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_checks import (
@@ -27,11 +27,8 @@ BIAS = torch.linspace(-1, 1, 9)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_values_bits_and_gradients(shape: Shape, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_bits_and_gradients(shape: Shape) -> None:
     check_family("relu", shape)
-    if BACKEND == "torch":
-        monkeypatch.setattr(eager, "_CHUNK", 64)
-        check_family("relu", shape)
 
 
 @settings(max_examples=20 if BACKEND == "torch" else 1, deadline=None, database=None, derandomize=True)
@@ -94,11 +91,6 @@ def test_without_gradients_nothing_is_kept(channels_last: bool) -> None:
 @TORCH_ALONE
 class TestOnTorchAlone:
     """What torch's own computation is made of, the bits, and what is kept for backward."""
-
-    @pytest.mark.parametrize("shape", [(2, 64, 4, 8), (2, 11, 3, 5)])
-    def test_without_numpy(self, shape: Shape, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(eager, "_by_numpy", lambda x: False)
-        check_family("relu", shape)
 
     @LAYOUTS
     def test_reference_backend_and_float64(self, channels_last: bool) -> None:

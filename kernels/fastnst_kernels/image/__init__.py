@@ -1,6 +1,5 @@
 """Normalisation, total variation, image gradient and Adam at the image's edge of the network: the public functions."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,11 +8,17 @@ from torch import Tensor
 
 from fastnst_kernels import operators
 from fastnst_kernels.image import reference
-from fastnst_kernels.launch.backends import DTYPES, check_map, refuse_second_derivative
+from fastnst_kernels.launch.backends import (
+    DTYPES,
+    LARGEST,
+    check_dtype,
+    check_map,
+    check_number,
+    refuse_second_derivative,
+)
 from fastnst_kernels.launch.layout import dense, dense_channels_last
 
 KINDS = ("squared", "absolute", "nine-point")
-_LARGEST = torch.finfo(torch.float32).max
 _STEP_DTYPES = (torch.int64, torch.int32, torch.float32)
 
 
@@ -46,8 +51,7 @@ def normalise(
     """
     backend = _checked_image(image, backend)
     scale, shift = _checked_numbers("scale", scale), _checked_numbers("shift", shift)
-    if dtype not in DTYPES and not (dtype == torch.float64 and backend != "triton"):
-        raise ValueError(f"dtype {dtype} is not taken by backend {backend!r}; give {_allowed(DTYPES, backend)}")
+    check_dtype(dtype, backend, "dtype is")
     if backend == "reference":
         layout = torch.channels_last if channels_last else torch.contiguous_format
         return reference.normalise(image, scale, shift, flip).to(dtype, memory_format=layout)
@@ -108,12 +112,7 @@ def image_gradient(
     backend = _checked_image(image, backend)
     scale = _checked_numbers("scale", scale)
     _check_kind(kind)
-    _check_number("tv_weight", tv_weight)
-    if upstream.shape != image.shape:
-        raise ValueError(
-            f"upstream of shape {tuple(upstream.shape)} does not fit an image of shape {tuple(image.shape)}; "
-            "give the gradient of the normalised image"
-        )
+    check_number("tv_weight", tv_weight)
     _check_upstream(upstream, image)
     if backend == "reference":
         gradient = reference.image_gradient(image, upstream, scale, flip=flip, tv_weight=tv_weight, kind=kind)
@@ -164,34 +163,14 @@ def adam_step_(
         _check_adam_numbers(learning_rate, betas, epsilon, limits=(minimum, maximum))
     if increment:
         steps.add_(1)
-    limits = (float(minimum), float(maximum)) if clamp else None
-    if backend == "reference":
-        after = reference.adam_step(
-            image,
-            gradient,
-            first,
-            second,
-            int(steps),
-            learning_rate=learning_rate,
-            betas=betas,
-            epsilon=epsilon,
-            limits=limits,
-        )
-        for tensor, value in zip((image, first, second), after, strict=True):
-            tensor.copy_(value)
+    change: dict[str, Any] = {"learning_rate": learning_rate, "betas": betas, "epsilon": epsilon}
+    change["limits"] = (float(minimum), float(maximum)) if clamp else None
+    if backend != "reference":
+        operators.adam_step_(backend, image, gradient, first, second, step=steps, **change)
         return
-    operators.adam_step_(
-        backend,
-        image,
-        gradient,
-        first,
-        second,
-        step=steps,
-        learning_rate=learning_rate,
-        betas=betas,
-        epsilon=epsilon,
-        limits=limits,
-    )
+    after = reference.adam_step(image, gradient, first, second, int(steps), **change)
+    for tensor, value in zip((image, first, second), after, strict=True):
+        tensor.copy_(value)
 
 
 class _Normalise(torch.autograd.Function):
@@ -247,16 +226,12 @@ class _TotalVariation(torch.autograd.Function):
         return gradient, None, None
 
 
-def _allowed(dtypes: Sequence[torch.dtype], backend: str) -> str:
-    names = [str(dtype).removeprefix("torch.") for dtype in dtypes] + ["float64"] * (backend != "triton")
-    return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-
-
 def _checked_backend(image: Tensor, backend: str) -> str:
     """The backend for this image, or the error that names what is wrong with its axes or its dtype."""
     backend = check_map(image, backend, "image")
     if image.dtype != torch.float32 and not (image.dtype == torch.float64 and backend != "triton"):
-        raise ValueError(f"image is {image.dtype}; backend {backend!r} takes {_allowed((torch.float32,), backend)}")
+        allowed = "float32" if backend == "triton" else "float32 or float64"
+        raise ValueError(f"image is {image.dtype}; backend {backend!r} takes {allowed}")
     return backend
 
 
@@ -272,14 +247,8 @@ def _checked_numbers(name: str, numbers: Sequence[float]) -> tuple[float, ...]:
     if len(numbers) != 3:
         raise ValueError(f"{name} has {len(numbers)} numbers; give three, one for each channel")
     for number in numbers:
-        _check_number(name, number)
+        check_number(name, number)
     return tuple(float(number) for number in numbers)
-
-
-def _check_number(name: str, number: float) -> None:
-    # Under torch.compile the number may be symbolic, and a look at its value would break the graph.
-    if not torch.compiler.is_compiling() and not (math.isfinite(number) and abs(number) <= _LARGEST):
-        raise ValueError(f"{name} {number} is not a finite float32 number; give one of magnitude up to {_LARGEST}")
 
 
 def _check_kind(kind: str) -> None:
@@ -288,8 +257,12 @@ def _check_kind(kind: str) -> None:
 
 
 def _check_upstream(upstream: Tensor, image: Tensor) -> None:
-    allowed = (*DTYPES, image.dtype)
-    if upstream.dtype not in allowed:
+    if upstream.shape != image.shape:
+        raise ValueError(
+            f"upstream of shape {tuple(upstream.shape)} does not fit an image of shape {tuple(image.shape)}; "
+            "give the gradient of the normalised image"
+        )
+    if upstream.dtype not in (*DTYPES, image.dtype):
         raise ValueError(f"upstream is {upstream.dtype}; give float32, float16 or bfloat16, or the image's dtype")
     if upstream.device != image.device:
         raise ValueError(f"upstream is on {upstream.device}, the image on {image.device}; move it there")
@@ -333,7 +306,7 @@ def _check_adam_numbers(
     learning_rate: float, betas: tuple[float, float], epsilon: float, limits: tuple[float, float]
 ) -> None:
     for name, number in (("learning_rate", learning_rate), ("epsilon", epsilon)):
-        if not 0 <= number <= _LARGEST:
+        if not 0 <= number <= LARGEST:
             raise ValueError(f"{name} {number} is out of range; give a finite number of 0 or more")
     for beta in betas:
         if not 0 <= beta < 1:

@@ -1,20 +1,20 @@
-"""The operations at the image's edge in plain torch: the fast path on CPU, and what runs where Triton does not.
-
-All of them work through the image in pieces that stay in the cache, so that memory is read and written about once.
-"""
+"""The operations at the image's edge in plain torch: the fast path on CPU, and what runs where Triton does not."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from types import EllipsisType
 
 import torch
 from torch import Tensor
 
 from fastnst_kernels.launch.layout import dense, dense_channels_last, empty_map, in_layout
 
-# Elements of a piece: on a CPU a few arrays of it fit the last-level cache, and each call on it outweighs starting the
-# threads; a GPU is kept busy by a few calls.
+# Elements whose variation is computed at a time: on a CPU a few arrays of them fit the last-level cache, a GPU is kept
+# busy by a few calls.
 _PIECE = 1 << 19
 _GPU_PIECE = 1 << 25
+
+# Rows and columns of an image (B, 3, H, W), as an index.
+Place = tuple[EllipsisType, slice, slice]
 
 
 def normalise(
@@ -44,7 +44,7 @@ def normalise_backward(
 
 def total_variation(image: Tensor, kind: str) -> Tensor:
     """The total variation of an image (B, 3, H, W), (B,) in its dtype."""
-    return torch.stack([_add_variation(x, None, kind, 0.0) for x in dense(image)])
+    return _add_variation(dense(image), None, kind, 0.0)
 
 
 def image_gradient(
@@ -63,64 +63,34 @@ def image_gradient(
         gradient = empty_map(image, last, dtype=image.dtype).zero_()
     else:
         gradient = normalise_backward(upstream, scale, flip, dtype=image.dtype, channels_last=last)
-    weights: Sequence[float | Tensor] = [tv_weight] * len(image)
-    if tv_gradient is not None:
-        weights = list(tv_gradient * tv_weight)
-    values = [_add_variation(x, g, kind, weight) for x, g, weight in zip(image, gradient, weights, strict=True)]
-    return gradient, torch.stack(values)
+    weight = tv_weight if tv_gradient is None else (tv_gradient * tv_weight)[:, None, None, None]
+    return gradient, _add_variation(image, gradient, kind, weight)
 
 
 def _add_variation(image: Tensor, gradient: Tensor | None, kind: str, weight: float | Tensor) -> Tensor:
-    """The total variation of one image (3, H, W); weight · its derivative is added to `gradient`."""
-    rows = 1
-    if not image.is_contiguous():
-        rows, image = 0, image.permute(1, 2, 0)
-        gradient = None if gradient is None else gradient.permute(1, 2, 0)
-    columns = rows + 1
-    height, width = image.shape[rows], image.shape[columns]
-    factor = weight * ((1.0 if kind == "absolute" else 2.0) / (height * width))
-    step = max(1, (_PIECE if image.device.type == "cpu" else _GPU_PIECE) // (3 * width))
-    buffers = image.new_empty((2, 3 * max(min(step, height) * width, height)))
-    sums = [image.new_zeros(())]
-
-    def part(x: Tensor, row: int, column: int, pairs: _Pairs) -> Tensor:
-        return x.narrow(rows, row, pairs.height).narrow(columns, column, pairs.width)
-
-    for pairs in _pairs(kind, height, width, step):
-        near = part(image, pairs.row, pairs.column, pairs)
-        far = part(image, pairs.row + pairs.down, pairs.column + pairs.right, pairs)
-        difference = buffers[0][: near.numel()].view(near.shape)
-        torch.sub(far, near, out=difference)
-        terms = buffers[1][: near.numel()].view(near.shape)
+    """The total variation (B,) of images (B, 3, H, W); weight · its derivative is added to `gradient`."""
+    positions = image[0, 0].numel()
+    factor = weight * ((1.0 if kind == "absolute" else 2.0) / positions)
+    sums = []
+    for near, far, share in _neighbours(image, kind):
+        difference = image[far] - image[near]
         if kind == "absolute":
-            sums.append(torch.abs(difference, out=terms).sum())
+            sums.append(difference.abs().sum((1, 2, 3)))
             difference.sgn_()
         else:
-            sums.append(torch.mul(difference, difference, out=terms).sum() * pairs.share)
+            sums.append(difference.square().sum((1, 2, 3)) * share)
         if gradient is not None:
-            difference *= factor * pairs.share
-            part(gradient, pairs.row + pairs.down, pairs.column + pairs.right, pairs).add_(difference)
-            part(gradient, pairs.row, pairs.column, pairs).sub_(difference)
-    return torch.stack(sums).sum() / (height * width)
+            difference *= factor * share
+            gradient[far] += difference
+            gradient[near] -= difference
+    return torch.stack(sums).sum(0) / positions
 
 
-@dataclass(frozen=True)
-class _Pairs:
-    """Neighbours: each pixel of a block, and the one `down` rows below and `right` columns beside it. Their differences
-    count `share` times."""
-
-    row: int
-    height: int
-    column: int
-    width: int
-    down: int
-    right: int
-    share: float
-
-
-def _pairs(kind: str, height: int, width: int, step: int) -> Iterator[_Pairs]:
-    """All pairs of neighbours, in blocks of at most `step` rows, or of one column. The shares are those of a sum that
-    is divided by H·W in the end."""
+def _neighbours(image: Tensor, kind: str) -> Iterator[tuple[Place, Place, float]]:
+    """All pairs of neighbours, in pieces: the places of the first and of the second of them, and how often their
+    difference counts in a sum that is divided by H·W in the end."""
+    height, width = image.shape[2:]
+    step = max(1, (_PIECE if image.device.type == "cpu" else _GPU_PIECE) // image[:, :, 0].numel())
     straight, diagonal = 1.0, 0.0
     if kind == "nine-point":
         straight, diagonal = 2 / 9, height * width / (18 * (height + 1) * (width + 1))
@@ -129,20 +99,20 @@ def _pairs(kind: str, height: int, width: int, step: int) -> Iterator[_Pairs]:
         directions += [(1, 1, diagonal), (1, -1, diagonal)]
     for row in range(0, height, step):
         for down, right, share in directions:
-            rows, columns = min(step, height - row - down), width - abs(right)
-            if rows > 0 and columns > 0:
-                yield _Pairs(
-                    row=row, height=rows, column=max(0, -right), width=columns, down=down, right=right, share=share
-                )
-    if not diagonal:
-        return
-    # Where the border is replicated, each of both diagonals is a difference along it.
-    for row in (0, height - 1):
-        if width > 1:
-            yield _Pairs(row=row, height=1, column=0, width=width - 1, down=0, right=1, share=2 * diagonal)
-    for column in (0, width - 1):
-        if height > 1:
-            yield _Pairs(row=0, height=height - 1, column=column, width=1, down=1, right=0, share=2 * diagonal)
+            rows, columns = (row, min(row + step, height - down)), (max(0, -right), width - max(0, right))
+            yield _place(rows, columns), _place(rows, columns, down=down, right=right), share
+    if diagonal:
+        # Where the border is replicated, each of both diagonals is a difference along it.
+        for row in (0, height - 1):
+            rows, columns = (row, row + 1), (0, width - 1)
+            yield _place(rows, columns), _place(rows, columns, right=1), 2 * diagonal
+        for column in (0, width - 1):
+            rows, columns = (0, height - 1), (column, column + 1)
+            yield _place(rows, columns), _place(rows, columns, down=1), 2 * diagonal
+
+
+def _place(rows: tuple[int, int], columns: tuple[int, int], *, down: int = 0, right: int = 0) -> Place:
+    return (..., slice(rows[0] + down, rows[1] + down), slice(columns[0] + right, columns[1] + right))
 
 
 def adam_step(
@@ -150,36 +120,33 @@ def adam_step(
     gradient: Tensor,
     first: Tensor,
     second: Tensor,
-    *,
     step: Tensor,
     learning_rate: float,
-    betas: tuple[float, float],
+    betas: Sequence[float],
     epsilon: float,
-    limits: tuple[float, float] | None,
+    limits: Sequence[float] | None,
 ) -> None:
     """One step of Adam in place; image, first and second are dense and of one layout."""
-    tensors = [_flat(x) for x in (image, in_layout(gradient, dense_channels_last(image)), first, second)]
-    piece = min(_PIECE, image.numel()) if image.device.type == "cpu" else image.numel()
-    steps = [step.reshape(()).float()]
+    gradient = in_layout(gradient, dense_channels_last(image))
+    x, g, m, v = ([_flat(tensor)] for tensor in (image, gradient, first, second))
     # What torch.optim.Adam(fused=True) calls: one pass, and the step is read where it lies.
-    for x, g, m, v in zip(*(torch.split(tensor, piece) for tensor in tensors), strict=True):
-        torch._fused_adam_(
-            [x],
-            [g],
-            [m],
-            [v],
-            [],
-            steps,
-            lr=learning_rate,
-            beta1=betas[0],
-            beta2=betas[1],
-            weight_decay=0.0,
-            eps=epsilon,
-            amsgrad=False,
-            maximize=False,
-        )
-        if limits is not None:
-            x.clamp_(*limits)
+    torch._fused_adam_(
+        x,
+        g,
+        m,
+        v,
+        [],
+        [step.reshape(()).float()],
+        lr=learning_rate,
+        beta1=betas[0],
+        beta2=betas[1],
+        weight_decay=0.0,
+        eps=epsilon,
+        amsgrad=False,
+        maximize=False,
+    )
+    if limits is not None:
+        image.clamp_(*limits)
 
 
 def _flat(image: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 """The Triton kernel of Adam's step with a clamp, with its launcher: each tensor is read once and written once."""
 
 import math
+from collections.abc import Sequence
 from math import ceil
 from typing import Any
 
@@ -82,12 +83,12 @@ def plan_adam_step(
     gradient: Tensor,
     first: Tensor,
     second: Tensor,
-    *,
     step: Tensor,
     learning_rate: float,
-    betas: tuple[float, float],
+    betas: Sequence[float],
     epsilon: float,
-    limits: tuple[float, float] | None,
+    limits: Sequence[float] | None,
+    *,
     gpu: Gpu,
 ) -> Plan:
     """One step of Adam on dense tensors of one layout, in place: its launch."""
@@ -116,7 +117,7 @@ def plan_adam_step(
     return Plan((Launch(adam_kernel, blocks, arguments, constants, num_warps=_WARPS),))
 
 
-def adam_step(image: Tensor, gradient: Tensor, *moments: Tensor, **options: Any) -> None:
+def adam_step(image: Tensor, gradient: Tensor, *rest: Any) -> None:
     """`eager.adam_step` as one kernel."""
     same = in_layout(gradient, dense_channels_last(image))
-    run(plan_adam_step(image, same, *moments, **options, gpu=launch_gpu(image.device)), image.device)
+    run(plan_adam_step(image, same, *rest, gpu=launch_gpu(image.device)), image.device)

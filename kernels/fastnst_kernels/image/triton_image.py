@@ -161,10 +161,6 @@ def image_gradient_kernel(
         store_pixels(gradient, pixel, valid, positions, r_sum, g_sum, b_sum, IMAGE_LAST, ALIGNED)
 
 
-def _groups(gpu: Gpu) -> int:
-    return _WARPS * gpu.warp_size
-
-
 def _group_pixels(dtype: torch.dtype, width: int) -> int:
     """V: 16 bytes of the narrower side where rows of `width` pixels keep them aligned, else of float32."""
     return 8 if dtype != torch.float32 and width % 8 == 0 else 4
@@ -188,7 +184,7 @@ def plan_normalise(
     batch, _, height, width = image.shape
     result = empty_map(image, channels_last, dtype=stored(dtype))
     pixels = _group_pixels(result.dtype, height * width)
-    groups = _groups(gpu)
+    groups = _WARPS * gpu.warp_size
     blocks = ceil(height * width / (groups * pixels))
     arguments = {
         "image": image,
@@ -227,7 +223,7 @@ def _gradient_launch(
     if kind is None:
         height, width = 1, height * width
     pixels = 4 if upstream is None else _group_pixels(upstream.dtype, width)
-    groups = _groups(gpu)
+    groups = _WARPS * gpu.warp_size
     column_groups = groups if kind is None else min(_COLUMN_GROUPS, power_of_two(ceil(width / pixels)))
     rows = groups // column_groups
     row_tiles = ceil(height / rows)
@@ -309,14 +305,9 @@ def normalise(
     image: Tensor, scale: Sequence[float], shift: Sequence[float], flip: bool, dtype: torch.dtype, channels_last: bool
 ) -> Tensor:
     """`eager.normalise` of a float32 image as one kernel."""
-    change: dict[str, Any] = {
-        "scale": scale,
-        "shift": shift,
-        "flip": flip,
-        "dtype": dtype,
-        "channels_last": channels_last,
-    }
-    (result,) = run(plan_normalise(dense(image), gpu=launch_gpu(image.device), **change), image.device)
+    gpu = launch_gpu(image.device)
+    plan = plan_normalise(dense(image), scale, shift, flip=flip, dtype=dtype, channels_last=channels_last, gpu=gpu)
+    (result,) = run(plan, image.device)
     return result.to(dtype)
 
 
@@ -347,16 +338,10 @@ def image_gradient(
     kind: str,
 ) -> tuple[Tensor, Tensor]:
     """`eager.image_gradient` of a float32 image, in one pass but for kind "nine-point"."""
-    terms: dict[str, Any] = {
-        "scale": scale,
-        "flip": flip,
-        "tv_weight": tv_weight,
-        "tv_gradient": tv_gradient,
-        "kind": kind,
-    }
+    terms: dict[str, Any] = {"flip": flip, "tv_weight": tv_weight, "tv_gradient": tv_gradient, "kind": kind}
     if kind == "nine-point":
-        return eager.image_gradient(image, upstream, **terms)
+        return eager.image_gradient(image, upstream, scale, **terms)
     above = None if upstream is None else dense(upstream)
-    plan = plan_image_gradient(dense(image), above, gpu=launch_gpu(image.device), **terms)
+    plan = plan_image_gradient(dense(image), above, scale, gpu=launch_gpu(image.device), **terms)
     gradient, value = run(plan, image.device)
     return gradient, value

@@ -1,6 +1,7 @@
 """The implementation that runs, by the device or as asked for, and the precision of torch's products beside it."""
 
 import importlib.util
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from torch import Tensor
 BACKENDS = ("auto", "triton", "torch", "reference")
 PRECISIONS = ("ieee", "tf32", "bf16")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+LARGEST = torch.finfo(torch.float32).max
 
 
 def available_backends(device: torch.device | str = "cpu") -> tuple[str, ...]:
@@ -75,6 +77,13 @@ def check_dtype(dtype: torch.dtype, backend: str, what: str = "features are") ->
     if dtype not in DTYPES and not (dtype == torch.float64 and backend != "triton"):
         allowed = "float32, float16 or bfloat16" + ("" if backend == "triton" else ", or float64")
         raise ValueError(f"{what} {dtype}; backend {backend!r} takes {allowed}")
+
+
+def check_number(name: str, number: float) -> None:
+    """Raises ValueError for a number that is not finite or beyond float32."""
+    # Under torch.compile the number may be symbolic, and a look at its value would break the graph.
+    if not torch.compiler.is_compiling() and not (math.isfinite(number) and abs(number) <= LARGEST):
+        raise ValueError(f"{name} {number} is not a finite float32 number; give one of magnitude up to {LARGEST}")
 
 
 def refuse_second_derivative(what: str) -> None:

@@ -79,31 +79,6 @@ def partial_stage_bytes(problem: Problem, block_c: int, block_m: int) -> int:
     return (1 if problem.channels <= block_c else 2) * block_c * block_m * problem.itemsize
 
 
-def backward_stage_bytes(problem: Problem, block_c: int, block_m: int, block_k: int) -> int:
-    """Shared memory of one pipeline stage of the product (G − A)·F."""
-    return (block_c + block_m) * block_k * problem.itemsize
-
-
-def split_evenly(
-    problem: Problem, *, block_c: int, block_m: int, splits: int, num_warps: int, num_stages: int
-) -> PartialConfig:
-    """About `splits` equal splits of whole blocks of positions, and more where tensor cores would sum too long."""
-    if problem.tensor_cores:
-        splits = max(splits, ceil(problem.positions / LONGEST_SUM))
-    blocks = ceil(problem.positions / block_m)
-    length = ceil(blocks / min(splits, blocks)) * block_m
-    if problem.tensor_cores:
-        length = min(length, LONGEST_SUM)
-    return PartialConfig(
-        block_c=block_c,
-        block_m=block_m,
-        splits=ceil(problem.positions / length),
-        split_length=length,
-        num_warps=num_warps,
-        num_stages=num_stages,
-    )
-
-
 def _stages(stage_bytes: int, wanted: int, gpu: Gpu) -> int:
     """As many pipeline stages as wanted, or as fit into 15/16 of the shared memory: barriers need some of it."""
     return max(1, min(wanted, gpu.shared_limit * 15 // 16 // stage_bytes))
@@ -160,6 +135,7 @@ def _split_counts(problem: Problem, block_c: int, gpu: Gpu) -> set[int]:
 
 
 def _partial_candidate(problem: Problem, block_c: int, splits: int, gpu: Gpu) -> PartialConfig:
+    """About `splits` equal splits of whole blocks of positions, and more where tensor cores would sum too long."""
     roomy = _roomy(problem.aligned, gpu)
     block_m = 16
     if problem.tensor_cores:
@@ -172,11 +148,17 @@ def _partial_candidate(problem: Problem, block_c: int, splits: int, gpu: Gpu) ->
     if problem.aligned:
         # Each thread has 16 bytes of a block to load.
         warps = max(1, min(warps, block_c * block_m * problem.itemsize // (16 * gpu.warp_size)))
-    return split_evenly(
-        problem,
+    if problem.tensor_cores:
+        splits = max(splits, ceil(problem.positions / LONGEST_SUM))
+    blocks = ceil(problem.positions / block_m)
+    length = ceil(blocks / min(splits, blocks)) * block_m
+    if problem.tensor_cores:
+        length = min(length, LONGEST_SUM)
+    return PartialConfig(
         block_c=block_c,
         block_m=block_m,
-        splits=splits,
+        splits=ceil(problem.positions / length),
+        split_length=length,
         num_warps=warps,
         num_stages=_stages(partial_stage_bytes(problem, block_c, block_m), stages, gpu),
     )
@@ -220,5 +202,5 @@ def backward_heuristic(problem: Problem, gpu: Gpu) -> BackwardConfig:
         block_m=block_m,
         block_k=block_k,
         num_warps=_warps(block_c, block_m, problem.tensor_cores, gpu),
-        num_stages=_stages(backward_stage_bytes(problem, block_c, block_m, block_k), stages, gpu),
+        num_stages=_stages((block_c + block_m) * block_k * problem.itemsize, stages, gpu),
     )

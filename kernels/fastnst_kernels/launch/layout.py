@@ -155,16 +155,8 @@ def packed_by_channels(x: Tensor) -> bool:
     return x.shape[1] > 1 and x.is_contiguous(memory_format=torch.channels_last)
 
 
-def bits_shape(batch: int, channels: int, height: int, width: int, by_channels: bool) -> tuple[int, int, int, int]:
-    """The shape of the sign bits of (B, C, H, W) activations."""
-    if by_channels:
-        return batch, height, width, (channels + 7) // 8
-    return batch, channels, height, (width + 7) // 8
-
-
 def empty_bits(x: Tensor, by_channels: bool | None = None) -> Tensor:
     """Uninitialised bits for dense activations (B, C, H, W), in their layout unless `by_channels` says."""
-    batch, channels, height, width = x.shape
     by_channels = packed_by_channels(x) if by_channels is None else by_channels
-    shape = bits_shape(batch, channels, height, width, by_channels=by_channels)
-    return torch.empty(shape, dtype=torch.uint8, device=x.device)
+    *outer, run = x.permute(0, 2, 3, 1).shape if by_channels else x.shape
+    return torch.empty((*outer, (run + 7) // 8), dtype=torch.uint8, device=x.device)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastnst_kernels import operators
-from fastnst_kernels.launch.backends import accumulation_dtype, check_dtype, resolve_backend
+from fastnst_kernels.launch.backends import accumulation_dtype, check_dtype, check_number, resolve_backend
 from fastnst_kernels.losses import reference
 from fastnst_kernels.losses.autograd import Gram, Tap, written_gradient
 from fastnst_kernels.losses.checks import (
@@ -21,7 +21,6 @@ from fastnst_kernels.losses.checks import (
     check_sums,
     check_sums_for,
     check_target,
-    check_weight,
 )
 from fastnst_kernels.losses.targets import BlendedTarget, GramDifference, StyleTerm, blend_targets, difference_dtype
 
@@ -147,7 +146,8 @@ def tap(
         matrix, total, offset = check_target(features, target, weight)
     if content is not None:
         check_content(features, content)
-        content_weight = check_weight(content_weight)
+        content_weight = float(content_weight)
+        check_number("weight", content_weight)
     if backend == "reference":
         dtype = accumulation_dtype(features.dtype)
         passed = features.relu() if relu else features.view_as(features)

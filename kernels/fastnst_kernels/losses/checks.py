@@ -1,28 +1,12 @@
 """The checks of the public operations: what is wrong with an argument, what is allowed and what to do."""
 
-import math
-
 import torch
 from torch import Tensor
 
-from fastnst_kernels.launch.backends import PRECISIONS, accumulation_dtype, check_dtype, check_map
+from fastnst_kernels.launch.backends import PRECISIONS, accumulation_dtype, check_dtype, check_map, check_number
 from fastnst_kernels.losses.targets import BlendedTarget, GramDifference
 
 MAX_CHANNELS = 1024
-_LARGEST_WEIGHT = torch.finfo(torch.float32).max
-
-
-def check_weight(weight: float) -> float:
-    """The weight, finite and in the range of float32."""
-    weight = float(weight)
-    # Under torch.compile the weight may be symbolic, and a look at its value would break the graph.
-    if torch.compiler.is_compiling():
-        return weight
-    if not math.isfinite(weight):
-        raise ValueError(f"weight {weight} is not finite; give a finite number")
-    if abs(weight) > _LARGEST_WEIGHT:
-        raise ValueError(f"weight {weight} is beyond float32; give a number of magnitude up to {_LARGEST_WEIGHT}")
-    return weight
 
 
 def check_features(features: Tensor, precision: str, backend: str) -> str:
@@ -39,7 +23,7 @@ def check_features(features: Tensor, precision: str, backend: str) -> str:
 def check_target(like: Tensor, target: Tensor | BlendedTarget, weight: float) -> tuple[Tensor, float, Tensor | None]:
     """The target for features (B, C, H, W), or for sums (B, C, C): (1 or B, C, C), its weight and its offset before
     `weight`, which is None for a plain target."""
-    weight = check_weight(weight)
+    check_number("weight", weight)
     batch, channels = like.shape[:2]
     given = target.matrix if isinstance(target, BlendedTarget) else target
     matrices = given.unsqueeze(0) if given.ndim == 2 else given
@@ -60,8 +44,10 @@ def check_target(like: Tensor, target: Tensor | BlendedTarget, weight: float) ->
                 f"offset of shape {tuple(target.offset.shape)} on {target.offset.device} does not fit {batch} images "
                 f"on {like.device}; make the target with blend_targets"
             )
-        return matrices, check_weight(target.weight * weight), target.offset
-    return matrices, weight, None
+        weight *= target.weight
+        check_number("weight", weight)
+        return matrices, float(weight), target.offset
+    return matrices, float(weight), None
 
 
 def check_content(features: Tensor, content: Tensor) -> None:

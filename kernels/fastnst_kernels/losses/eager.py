@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastnst_kernels.launch.backends import accumulation_dtype
-from fastnst_kernels.launch.layout import empty_map, position_stride
+from fastnst_kernels.launch.layout import position_stride
 from fastnst_kernels.losses.targets import ContentTerm, Owned, StyleTerm
 
 # Rows of G per product: blocks below the diagonal are skipped, and are not worth their own call when smaller.
@@ -21,21 +21,18 @@ _BLOCK_ROWS = 128
 _MOST_PARTS = 16
 _PART_CHANNELS = 2048
 # Elements of features that are copied or widened to float32 at a time: they stay in the cache.
-CHUNK_ELEMENTS = 1 << 20
+CHUNK_ELEMENTS = 1 << 19
 
 # Positions of a 16-bit slice, and slices: each is rounded once; the more there are, the less their sum is off. A map of
 # few positions, which has few slices, is multiplied in float32.
 _SLICE_POSITIONS, _MOST_SLICES, _FEW_POSITIONS = 256, 64, 1024
 
-# A matrix (B, C, C) and the factor of its product.
-Scaled = tuple[Tensor, float]
-
 
 def row_chunks(features: Tensor) -> Iterator[tuple[int, int]]:
     """The rows of (B, C, H, W) features as ranges (start, stop) of at most `CHUNK_ELEMENTS`, or of one row."""
     batch, channels, height, width = features.shape
-    # At most a quarter of a large map: what is copied of it is beside it in memory.
-    elements = min(CHUNK_ELEMENTS, max(CHUNK_ELEMENTS // 8, features.numel() // 4))
+    # At most an eighth of a large map: what is copied of it is beside it in memory.
+    elements = min(CHUNK_ELEMENTS, max(CHUNK_ELEMENTS // 8, features.numel() // 8))
     rows = max(1, elements // (batch * channels * width))
     for start in range(0, height, rows):
         yield start, min(start + rows, height)
@@ -76,34 +73,20 @@ def _add_sliced_products(sums: Tensor, rows: Tensor) -> None:
 
 def _add_products(sums: Tensor, matrix: Tensor) -> None:
     """Add F Fᵀ of one image's (C, M) matrix to (C, C) `sums`, on and above the diagonal blocks."""
-    parts = _parts(matrix)
-    length = matrix.shape[1] // parts
-    for row in range(0, matrix.shape[0], _BLOCK_ROWS):
-        upper = sums[row : row + _BLOCK_ROWS, row:]
-        left, right = matrix[row : row + _BLOCK_ROWS], matrix[row:]
-        if parts > 1:
-            upper += torch.bmm(_split(left, parts, length), _split(right, parts, length).mT).sum(0)
-            left, right = left[:, parts * length :], right[:, parts * length :]
-        if left.shape[1]:
-            upper.addmm_(left, right.mT)
-
-
-def _parts(matrix: Tensor) -> int:
-    """The number of partial sums that the product of a (C, M) matrix is cut into.
-
-    Where the channels are contiguous, one product of so tall a matrix is up to nine times slower: the library does not
-    share the long axis among threads.
-    """
     channels, positions = matrix.shape
-    if matrix.stride(1) == 1:
-        return 1
-    return max(1, min(_MOST_PARTS, _PART_CHANNELS // channels, positions // (2 * channels)))
-
-
-def _split(matrix: Tensor, parts: int, length: int) -> Tensor:
-    """The first parts · length positions of (C, M) as a batch, (parts, C, length)."""
-    stride_c, stride_m = matrix.stride()
-    return matrix.as_strided((parts, matrix.shape[0], length), (length * stride_m, stride_c, stride_m))
+    parts, length = 0, 0
+    if matrix.stride(1) != 1:
+        # One product of so tall a matrix whose channels are contiguous is up to nine times slower: the library does not
+        # share the long axis among threads.
+        parts = max(1, min(_MOST_PARTS, _PART_CHANNELS // channels, positions // (2 * channels)))
+        length = positions // parts
+    split = matrix[:, : parts * length].view(channels, parts, length).movedim(1, 0)
+    rest = matrix[:, parts * length :]
+    for row in range(0, channels, _BLOCK_ROWS):
+        upper = sums[row : row + _BLOCK_ROWS, row:]
+        if parts:
+            upper += torch.bmm(split[:, row : row + _BLOCK_ROWS], split[:, row:].mT).sum(0)
+        upper.addmm_(rest[row : row + _BLOCK_ROWS], rest[row:].mT)
 
 
 def _mirror(sums: Tensor) -> None:
@@ -152,7 +135,10 @@ def gram_difference_loss(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The loss weight/4N² · Σ (G − A)² + offset_weight · offset (B,), the difference G − (A + Aᵀ)/2 (B, C, C) and its
     scale (B,), all ones."""
-    return _loss_of(gram(features, precision), target, weight, offset=offset, offset_weight=offset_weight)
+    sums, positions = _products(features, precision), features[0, 0].numel()
+    return finish_gram_loss(
+        sums, positions, target, weight, offset=offset, offset_weight=offset_weight, dtype=features.dtype
+    )
 
 
 def finish_gram_loss(
@@ -165,19 +151,11 @@ def finish_gram_loss(
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`gram_difference_loss` from F Fᵀ, (B, C, C), over `positions`; `dtype` is Triton's alone."""
-    return _loss_of(sums / positions, target, weight, offset=offset, offset_weight=offset_weight)
-
-
-def _loss_of(
-    result: Tensor, target: Tensor, weight: float, offset: Tensor | None, offset_weight: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss, difference and scale, as `gram_difference_loss` has them, from G = `result`, which is overwritten."""
-    difference = result.sub_(target)
-    loss = difference.square().sum((1, 2)).mul_(weight / (4 * result.shape[1] ** 2))
+    difference = (sums / positions).sub_(target)
+    loss = difference.square().sum((1, 2)).mul_(weight / (4 * sums.shape[1] ** 2))
     if offset is not None:
         loss.add_(offset, alpha=offset_weight)
-    difference = torch.add(difference, difference.mT).mul_(0.5)
-    return loss, difference, torch.ones_like(loss)
+    return loss, (difference + difference.mT).mul_(0.5), torch.ones_like(loss)
 
 
 def content_loss(features: Tensor, content: Tensor, weight: float) -> Tensor:
@@ -205,59 +183,27 @@ def tap_backward(
 
     `upstream` may be `gradient`. The two terms are added inside `owned` alone.
     """
-    if _is_16_bit(features, precision) and gradient.stride(1) == 1 and len(features) == 1:
-        _tap_backward_in_16_bit(gradient, features, upstream, style=style, content=content, relu=relu, owned=owned)
-        return
-    dtype = accumulation_dtype(features.dtype)
-    matrix = None if style is None else _scaled(style)
-    coefficient = None
-    if content is not None:
-        coefficient = (content.gradient * content.factor)[:, None, None, None]
-    with torch.autocast(features.device.type, enabled=False):
-        alone = upstream is None and content is None and owned is None
-        if matrix is not None and alone and gradient.dtype == features.dtype == dtype:
-            _write_product(matrix, features, gradient)
-            if relu:
-                _mask(gradient, features)
-            return
-        top, left, height, width = owned or (0, 0, *features.shape[2:])
-        columns = slice(left, left + width)
-        for start, stop in row_chunks(features):
-            own, out = features[:, :, start:stop], gradient[:, :, start:stop]
-            first, last = max(start, top), min(stop, top + height)
-            terms = None
-            if first < last:
-                p = None if content is None else content.content[:, :, first - top : last - top]
-                terms = _terms(features[:, :, first:last, columns].to(dtype), matrix, p, coefficient)
-            if terms is not None and owned is not None:
-                inner, terms = terms, torch.zeros_like(own, dtype=dtype)
-                terms[:, :, first - start : last - start, columns] = inner
-            _write_sum(terms, None if upstream is None else upstream[:, :, start:stop], out)
-            if relu:
-                _mask(out, own)
-
-
-def _tap_backward_in_16_bit(
-    gradient: Tensor,
-    features: Tensor,
-    upstream: Tensor | None,
-    *,
-    style: StyleTerm | None,
-    content: ContentTerm | None,
-    relu: bool,
-    owned: Owned | None,
-) -> None:
-    """`tap_backward` of one map: each term is added to the gradient and rounded, products while they are summed."""
     if upstream is None:
         gradient.zero_()
     elif upstream is not gradient:
         gradient.copy_(upstream)
+    in_16_bit = _is_16_bit(features, precision) and gradient.stride(1) == 1 and len(features) == 1
+    with torch.autocast(features.device.type, enabled=False):
+        (_add_terms_in_16_bit if in_16_bit else _add_terms)(gradient, features, style, content, owned)
+    if relu:
+        # In one vectorised pass.
+        torch.ops.aten.threshold_backward.grad_input(gradient, features, 0.0, grad_input=gradient)
+
+
+def _add_terms_in_16_bit(
+    gradient: Tensor, features: Tensor, style: StyleTerm | None, content: ContentTerm | None, owned: Owned | None
+) -> None:
+    """Add the terms of one map to the gradient: each is rounded when it is added, products while they are summed."""
     top, left, height, width = owned or (0, 0, *features.shape[2:])
     inside = (slice(top, top + height), slice(left, left + width))
     own, place = features[:, :, *inside], gradient[:, :, *inside]
     if style is not None:
-        matrix, factor = _scaled(style)
-        low = (matrix[0] * factor).to(features.dtype)
+        low = (style.difference[0] * (style.gradient * style.scale * style.factor)).to(features.dtype)
         if owned is None and position_stride(gradient) is not None:
             _rows(gradient[0]).addmm_(_rows(own[0]), low)
         else:
@@ -265,63 +211,30 @@ def _tap_backward_in_16_bit(
             place += product.view(height, width, -1).permute(2, 0, 1)
     if content is not None:
         place += (own - content.content).mul_(content.gradient.view(()) * content.factor)
-    if relu:
-        _mask(gradient, features)
 
 
-def _mask(gradient: Tensor, features: Tensor) -> None:
-    """gradient = 0 where features ≤ 0, in one vectorised pass."""
-    torch.ops.aten.threshold_backward.grad_input(gradient, features, 0.0, grad_input=gradient)
+def _add_terms(
+    gradient: Tensor, features: Tensor, style: StyleTerm | None, content: ContentTerm | None, owned: Owned | None
+) -> None:
+    """Add the terms to the gradient in chunks of rows, in the dtype of their sums."""
+    dtype = accumulation_dtype(features.dtype)
+    top, left, height, width = owned or (0, 0, *features.shape[2:])
+    own, place = (x[:, :, top : top + height, left : left + width] for x in (features, gradient))
+    for start, stop in row_chunks(own):
+        f, out = own[:, :, start:stop].to(dtype), place[:, :, start:stop]
+        total = out.to(dtype)
+        if style is not None:
+            coefficient = style.gradient * style.scale * style.factor
+            total.addcmul_(_product(style.difference, f), coefficient[:, None, None, None])
+        if content is not None:
+            coefficient = content.gradient * content.factor
+            total.addcmul_(f - content.content[:, :, start:stop], coefficient[:, None, None, None])
+        if total is not out:
+            out.copy_(total)
 
 
-def _scaled(style: StyleTerm) -> Scaled:
-    """The matrix and the factor that its product with F is to be multiplied by."""
-    coefficient = style.gradient * style.scale * style.factor
-    # The matrix of a deep layer is as large as its features: one image on a CPU, where to read a number is free, needs
-    # no scaled copy of it.
-    if len(coefficient) == 1 and coefficient.device.type == "cpu":
-        return style.difference, float(coefficient)
-    return style.difference * coefficient[:, None, None], 1.0
-
-
-def _write_sum(terms: Tensor | None, above: Tensor | None, out: Tensor) -> None:
-    """out = terms + above, rounded once, however large the gradient from above is."""
-    if terms is None:
-        out.copy_(above) if above is not None else out.zero_()
-    elif above is None:
-        out.copy_(terms)
-    elif out.dtype == terms.dtype:
-        torch.add(terms, above, out=out)
-    else:
-        out.copy_(terms.add_(above))
-
-
-def _terms(f: Tensor, style: Scaled | None, p: Tensor | None, coefficient: Tensor | None) -> Tensor | None:
-    """style · F + coefficient · (F − P), in the layout of F; None without either."""
-    total = None if style is None else _product(style, f)
-    if p is None or coefficient is None:
-        return total
-    distance = (f - p).mul_(coefficient)
-    return distance if total is None else total.add_(distance)
-
-
-def _write_product(style: Scaled, features: Tensor, out: Tensor) -> None:
-    """out = style · F, in no other memory where H and W of `out` act as one axis."""
-    if position_stride(out) is None:
-        out.copy_(_product(style, features))
-    elif features.stride(1) == 1:
-        _multiply(features.flatten(2).mT, style[0], style[1], out.flatten(2).mT)
-    else:
-        _multiply(style[0], features.flatten(2), style[1], out.flatten(2))
-
-
-def _product(style: Scaled, features: Tensor) -> Tensor:
-    """style · F in the layout of the features."""
-    product = empty_map(features, features.stride(1) == 1)
-    _write_product(style, features, product)
-    return product
-
-
-def _multiply(left: Tensor, right: Tensor, factor: float, out: Tensor) -> None:
-    """out = factor · left · right of batches of matrices."""
-    torch.baddbmm(out, left, right, beta=0, alpha=factor, out=out)
+def _product(matrix: Tensor, features: Tensor) -> Tensor:
+    """matrix · F of a symmetric (B, C, C) and (B, C, H, W), in the layout of the features."""
+    f = features.flatten(2)
+    product = torch.bmm(f.mT, matrix).mT if features.stride(1) == 1 else torch.bmm(matrix, f)
+    return product.view(features.shape)

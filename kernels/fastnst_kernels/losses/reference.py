@@ -28,11 +28,8 @@ def gram_loss(features: Tensor, target: Tensor, weight: float = 1.0) -> Tensor:
 
 def gram_loss_gradient(features: Tensor, target: Tensor, weight: float = 1.0) -> Tensor:
     """∂E/∂F = weight/(N² M) · (G − (A + Aᵀ)/2) F: (B, C, H, W) float64."""
-    responses = features.double().flatten(2)
-    filters, positions = responses.shape[1:]
-    symmetric_target = (target.double() + target.double().mT) / 2
-    gradient = weight / (filters**2 * positions) * (gram(features) - symmetric_target) @ responses
-    return gradient.view(features.shape)
+    matrix = style_matrix(features, target, weight, torch.ones_like(features[:, 0, 0, 0]))
+    return (matrix @ features.double().flatten(2)).view(features.shape)
 
 
 def style_matrix(features: Tensor, target: Tensor, weight: float, loss_gradient: Tensor) -> Tensor:

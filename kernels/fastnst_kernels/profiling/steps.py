@@ -142,14 +142,10 @@ def _normalise(setting: Setting) -> tuple[Function, Function]:
         return image.normalise(picture, _SCALE, _SHIFT, dtype=setting.dtype, backend=setting.backend)
 
     def eager(picture: Tensor) -> Tensor:
-        normalised = picture * _by_channel(_SCALE, picture) + _by_channel(_SHIFT, picture)
+        normalised = image.reference.normalise(picture, _SCALE, _SHIFT, dtype=picture.dtype)
         return normalised if picture.dtype == torch.float64 else normalised.to(setting.dtype)
 
     return ours, eager
-
-
-def _by_channel(values: tuple[float, ...], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]
 
 
 def _image_gradient(setting: Setting) -> tuple[Function, Function]:
@@ -157,9 +153,9 @@ def _image_gradient(setting: Setting) -> tuple[Function, Function]:
         return image.image_gradient(picture, upstream, _SCALE, tv_weight=_TV_WEIGHT, backend=setting.backend)[0]
 
     def eager(picture: Tensor, upstream: Tensor) -> Tensor:
-        right, down = picture[..., 1:] - picture[..., :-1], picture[..., 1:, :] - picture[..., :-1, :]
-        variation = (right.square().sum() + down.square().sum()) / picture[0, 0].numel()
-        return torch.autograd.grad(_TV_WEIGHT * variation, picture)[0] + upstream * _by_channel(_SCALE, picture)
+        weighted = _TV_WEIGHT * image.reference.total_variation(picture, dtype=picture.dtype).sum()
+        scale = image.reference.by_channel(_SCALE, picture)
+        return torch.autograd.grad(weighted, picture)[0] + upstream * scale
 
     return ours, eager
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastnst_kernels import direct, operators
 from fastnst_kernels.launch.backends import check_dtype, check_map, refuse_second_derivative
-from fastnst_kernels.launch.layout import empty_bits, is_dense
+from fastnst_kernels.launch.layout import dense, empty_bits, is_dense
 from fastnst_kernels.relu import reference
 
 POOLS = ("avg", "max")
@@ -94,12 +94,12 @@ def _activated(
 class _BiasRelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor | None, inplace: bool, backend: str) -> Tensor:
-        by_channels = _by_channels(x, backend)
+        x = x if inplace else dense(x)
         y, bits = _activated(x, bias, keep_bits=True, inplace=inplace, backend=backend)
         if inplace:
             ctx.mark_dirty(x)
         ctx.save_for_backward(bits)
-        ctx.by_channels, ctx.backend = by_channels, backend
+        ctx.by_channels, ctx.backend = operators.by_channels(backend, x), backend
         return x if inplace else y
 
     @staticmethod
@@ -112,10 +112,11 @@ class _BiasRelu(torch.autograd.Function):
 class _BiasReluPool(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor | None, pool: str, backend: str) -> Tensor:
+        x = dense(x)
         pooled, bits = operators.bias_relu_pool(backend, x, bias, pool, True)
         ctx.save_for_backward(bits)
         ctx.height, ctx.width = x.shape[2:]
-        ctx.by_channels, ctx.pool, ctx.backend = _by_channels(x, backend), pool, backend
+        ctx.by_channels, ctx.pool, ctx.backend = operators.by_channels(backend, x), pool, backend
         result: Tensor = pooled
         return result
 
@@ -127,13 +128,6 @@ class _BiasReluPool(torch.autograd.Function):
             ctx.backend, gradient, bits, height=ctx.height, width=ctx.width, by_channels=ctx.by_channels, pool=ctx.pool
         )
         return full, None, None, None
-
-
-def _by_channels(x: Tensor, backend: str) -> bool:
-    """True if the operators pack the bits of `x` by channels: torch makes activations that are not dense contiguous."""
-    if backend == "triton" or is_dense(x):
-        return operators.by_channels(backend, x)
-    return x.shape[1] > 1 and x.shape[2] * x.shape[3] == 1
 
 
 def _checked(x: Tensor, bias: Tensor | None, backend: str) -> str:

@@ -74,12 +74,7 @@ def gram_operations(site: Site) -> Iterator[Operation]:
     yield differentiated("style_tap", "", features, function, gradients=gradients, forward=forward, backward=backward)
 
 
-_VARIANTS = (
-    "content",
-    "content, ReLU, in place",
-    "style, content, ReLU",
-    "blended styles, ReLU, in place",
-)
+_VARIANTS = ("content", "content, ReLU, in place", "style, content, ReLU", "blended styles, ReLU, in place")
 
 
 def content_of(features: Tensor, noise: Tensor) -> Tensor:
