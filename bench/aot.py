@@ -155,7 +155,10 @@ def _image_plans(above: Tensor, gpu: Gpu) -> list[Plan]:
             triton_image.plan_total_variation(image, kind, gpu),
         ]
     adam = triton_adam.plan_adam_step(
-        *[image] * 4,
+        image,
+        gradient=image,
+        first=image,
+        second=image,
         step=torch.empty((), dtype=torch.int64, device="meta"),
         learning_rate=0.1,
         betas=(0.9, 0.99),

@@ -143,7 +143,9 @@ def tap_gradient(
     symmetric_target = None if target is None else (target.double() + target.double().mT) / 2
     if symmetric_target is not None:
         matrix = reference.gram(features)
-        variance = (_gram_rounding(features, precision) * matrix).square() + _product_variance(matrix - symmetric_target, features.dtype)
+        variance = (_gram_rounding(features, precision) * matrix).square() + _product_variance(
+            matrix - symmetric_target, features.dtype
+        )
         shared = _carried(variance, features, factor, exact, kept=kept)
     expanded = None if content is None else content.expand_as(features).flatten(2)
 
