@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def caption(options: Mapping[str, Any]) -> str:
-    """As the command has it: --style-weight 5."""
+    """An option as the command has it: --style-weight 5."""
     words = []
     for name, value in options.items():
         values = value if isinstance(value, list) else [value]

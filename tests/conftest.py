@@ -1,4 +1,4 @@
-"""What holds for every test: no network, a cache of its own, and nothing written beside tmp_path."""
+"""Rules of every test: no network, a cache of its own, and nothing written beside tmp_path."""
 
 import functools
 import json

@@ -102,7 +102,7 @@ def commands_of(text: str) -> Iterator[list[str]]:
 
 
 def _arguments(words: list[str]) -> list[str]:
-    """What follows `fastnst`, `.venv/bin/fastnst` or `python -m fastnst`, also after torchrun; else nothing."""
+    """The words after `fastnst`, `.venv/bin/fastnst` or `python -m fastnst`, also after torchrun; else nothing."""
     while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
         words = words[1:]
     if {"|", ">", "<"} & set(words) or not words:

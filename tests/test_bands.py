@@ -42,7 +42,7 @@ def test_lbfgs_in_bands_does_not_depend_on_the_scale_of_the_loss(size: tuple[int
 
 
 def learnt(s: Tensor, y: Tensor) -> BandCurvature:
-    """What pairs (history, bands, 3, positions) teach."""
+    """The curvature that pairs (history, bands, 3, positions) teach."""
     curvature = BandCurvature(s.shape[1], torch.device("cpu"))
     for one, change in zip(s, y, strict=True):
         inner = {"s_dot_y": (one * change).sum().view(1), "y_dot_y": change.square().sum().view(1)}

@@ -104,7 +104,7 @@ def test_an_iteration_reads_nothing_back_and_always_does_the_same(
 @pytest.mark.parametrize("loss", ["gram", "covariance", "mean-std", "wasserstein"])
 @pytest.mark.usefixtures("kernel_calls")
 def test_losses_of_moments_read_nothing_back(loss: str, masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a GPU computes them, where the root of a matrix is found by products."""
+    """The losses as a GPU computes them, where the root of a matrix is found by products."""
     monkeypatch.setattr("fastnst.loss.statistics.root_trace", iterated_root_trace)
     mask = torch.rand(1, 1, 32, 24)
     guidance = Guidance(32, 24, (mask, 1 - mask), opaque=mask) if masked else None

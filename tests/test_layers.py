@@ -1,5 +1,7 @@
 """The layers' ways to run, forward and back, against autograd through torch's own operations in float64."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -139,6 +141,18 @@ def test_without_onednn_torch_s_own_convolution_does(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(cpu, "has_onednn", lambda dtype: False)
     layers = make_layers("onednn")
     check(layers, convolution(layers, 16, 24, "avg", "zeros"), noise(1, 16, 9, 12))
+
+
+@pytest.mark.parametrize("pool", [None, "avg"])
+def test_a_library_that_answers_in_planes(pool: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = F.conv2d
+
+    def in_planes(*arguments: Any, **named: Any) -> Tensor:
+        return real(*arguments, **named).contiguous()
+
+    monkeypatch.setattr("fastnst.network.layers.F.conv2d", in_planes)
+    layers = make_layers("bits")
+    check(layers, convolution(layers, 16, 24, pool, "zeros"), noise(1, 16, 9, 12))
 
 
 @pytest.mark.gpu

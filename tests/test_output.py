@@ -1,4 +1,4 @@
-"""What is written can be read back, pixels and parameters, and a failure leaves no trace."""
+"""Pictures that are written can be read back, pixels and parameters, and a failure leaves no trace."""
 
 import math
 import os

@@ -1,4 +1,4 @@
-"""What `precision="auto"` ends with, beside float32: the bench that decides it, at small sizes."""
+"""The final loss of `precision="auto"`, beside float32: the bench that decides it, at small sizes."""
 
 import json
 from pathlib import Path

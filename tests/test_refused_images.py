@@ -1,4 +1,4 @@
-"""What is no picture, or too large, is an ImageError of one line; nothing of Pillow's is left changed."""
+"""A file that is no picture, or too large, is an ImageError of one line; nothing of Pillow's is left changed."""
 
 import os
 import struct

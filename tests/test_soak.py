@@ -33,7 +33,7 @@ MOST_GROWTH = 24_000_000
 
 
 class Broken(Exception):
-    """What a callback raises."""
+    """An error that a callback raises."""
 
 
 def stylize_once(number: int, folder: Path) -> None:
@@ -53,7 +53,7 @@ def stylize_once(number: int, folder: Path) -> None:
 
 
 def held() -> dict[str, int]:
-    """What the process holds besides memory, where the system tells."""
+    """Resources of the process besides memory, where the system tells."""
     gc.collect()
     counts = {"tensors": sum(issubclass(type(each), torch.Tensor) for each in gc.get_objects())}
     counts["threads"] = threading.active_count()
@@ -64,7 +64,7 @@ def held() -> dict[str, int]:
 
 
 def resident_bytes() -> int:
-    """Those of this process; 0 where the system does not tell."""
+    """Resident memory of this process; 0 where the system does not tell."""
     statm = Path("/proc/self/statm")
     return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
 

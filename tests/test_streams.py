@@ -28,7 +28,7 @@ def encoded(kind: str = "PNG") -> bytes:
 
 
 class Pipe(io.RawIOBase):
-    """What can only be read or written once, as the standard streams in a pipe."""
+    """A stream that can be read or written once alone, as the standard streams in a pipe."""
 
     def __init__(self, data: bytes = b"") -> None:
         self.name = "<stdin>"

@@ -1,4 +1,4 @@
-"""What the page of `fastnst web` decides, without a browser or a web library."""
+"""The decisions of the page of `fastnst web`, without a browser or a web library."""
 
 import io
 from contextlib import nullcontext

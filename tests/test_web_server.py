@@ -50,7 +50,7 @@ def call(
 
 
 class Page:
-    """What a page does, in Python."""
+    """A page's requests, in Python."""
 
     def __init__(self, address: str) -> None:
         self.address = address

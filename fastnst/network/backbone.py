@@ -39,7 +39,7 @@ class ForwardTap:
 
 
 class Trace(NamedTuple):
-    """What `backward` reads of a layer: its features if tapped, the layers' own record, its input's shape."""
+    """A layer's record for the way back: its features if tapped, the layers' own record, its input's shape."""
 
     features: Tensor | None
     record: Tensor | None

@@ -96,7 +96,7 @@ class GpuLayers:
             x, padding = bordered(x, layer.padding), 0
         if self._cudnn_relu and layer.pool is None and not record:
             return torch.cudnn_convolution_relu(x, layer.weight, layer.bias, (1, 1), (padding,) * 2, (1, 1), 1), None
-        y = F.conv2d(x, layer.weight, padding=padding)
+        y = _convolution(x, layer.weight, padding)
         if layer.pool is not None:
             return self._pooled(y, layer.bias, layer.pool, record)
         bits = empty_bits(y) if record else None
@@ -119,10 +119,15 @@ class GpuLayers:
         if isinstance(layer, Pool):
             return gradient
         if layer.padding == "circular":
-            return F.conv2d(bordered(gradient, "circular"), layer.transposed)
+            return _convolution(bordered(gradient, "circular"), layer.transposed, 0)
         if layer.padding == "replicate":
-            return unbordered(F.conv2d(gradient, layer.transposed, padding=2), "replicate")
-        return F.conv2d(gradient, layer.transposed, padding=1)
+            return unbordered(_convolution(gradient, layer.transposed, 2), "replicate")
+        return _convolution(gradient, layer.transposed, 1)
 
     def empty(self, shape: Sequence[int]) -> Tensor:
         return torch.empty(tuple(shape), dtype=self.dtype, device=self._device, memory_format=torch.channels_last)
+
+
+def _convolution(x: Tensor, weight: Tensor, padding: int) -> Tensor:
+    """The convolution in channels-last, also where MIOpen, or torch without cuDNN, answers in planes."""
+    return F.conv2d(x, weight, padding=padding).contiguous(memory_format=torch.channels_last)

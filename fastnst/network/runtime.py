@@ -174,10 +174,8 @@ class SharedSetting:
 
 
 # Torch's stubs lack some of these.
-_CUDA = SharedSetting(
-    (torch.backends.cudnn.conv, "fp32_precision"),  # type: ignore[attr-defined]
-    (torch.backends.cuda.matmul, "fp32_precision"),
-)
+_CUDNN = SharedSetting((torch.backends.cudnn.conv, "fp32_precision"))  # type: ignore[attr-defined]
+_CUBLAS = SharedSetting((torch.backends.cuda.matmul, "fp32_precision"))
 _MKLDNN = SharedSetting(
     (torch.backends.mkldnn.conv, "fp32_precision"),  # type: ignore[attr-defined]
     (torch.backends.mkldnn.matmul, "fp32_precision"),  # type: ignore[attr-defined]
@@ -187,14 +185,16 @@ _TIMED = SharedSetting((torch.backends.cudnn, "benchmark"))
 
 @contextmanager
 def float32_products(tf32: bool) -> Iterator[None]:
-    """Makes float32 products on a GPU exact (ieee) or rounded (tf32), and exact on a CPU, whatever was set.
+    """Makes float32 convolutions on a GPU exact (ieee) or rounded (tf32), and all other products exact, whatever was
+    set: the optimiser's inner products are among them.
 
     The settings are the process's: a thread that needs the other of the two on a GPU waits until no run needs this one.
     """
     with ExitStack() as settings:
         settings.enter_context(_MKLDNN.held("ieee"))
         if torch.cuda.is_available():
-            settings.enter_context(_CUDA.held("tf32" if tf32 else "ieee"))
+            settings.enter_context(_CUBLAS.held("ieee"))
+            settings.enter_context(_CUDNN.held("tf32" if tf32 else "ieee"))
         yield
 
 

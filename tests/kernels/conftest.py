@@ -1,4 +1,4 @@
-"""What holds for every kernel test: an output that is not written shows, and interpreted tests run interpreted.
+"""Rules of every kernel test: an output that is not written shows, and interpreted tests run interpreted.
 
 Those need TRITON_INTERPRET=1 before triton is imported: `test_kernels_backends` runs them in processes of their own,
 and a plain run does not collect them.

@@ -1,4 +1,4 @@
-"""What the kernel tests share: the checks of `fastnst_kernels.verify` at their shapes, and `tap` on any tensors."""
+"""Checks that the kernel tests share: those of `fastnst_kernels.verify` at their shapes, and `tap` on any tensors."""
 
 import os
 from collections.abc import Callable, Sequence

@@ -170,7 +170,7 @@ def test_any_shape_layout_and_value(
 
 @TORCH_ALONE
 class TestOnTorchAlone:
-    """What torch's own computation is made of, and the references; the backend changes nothing."""
+    """The parts of torch's own computation, and the references; the backend changes nothing."""
 
     def test_in_several_pieces(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(eager, "_PIECE", 100)

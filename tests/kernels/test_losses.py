@@ -239,7 +239,7 @@ def test_any_tiles(shape: Shape) -> None:
 
 @TORCH_ALONE
 class TestOnTorchAlone:
-    """What torch's own computation is made of, its memory, and the budgets; the backend changes nothing."""
+    """The parts of torch's own computation, its memory, and the budgets; the backend changes nothing."""
 
     def test_several_chunks(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(eager, "CHUNK_ELEMENTS", 6 * 2 * 4)

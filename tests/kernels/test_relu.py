@@ -90,7 +90,7 @@ def test_without_gradients_nothing_is_kept(channels_last: bool) -> None:
 
 @TORCH_ALONE
 class TestOnTorchAlone:
-    """What torch's own computation is made of, the bits, and what is kept for backward."""
+    """The parts of torch's own computation, the bits, and what is kept for backward."""
 
     @LAYOUTS
     def test_reference_backend_and_float64(self, channels_last: bool) -> None:
