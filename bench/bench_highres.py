@@ -41,7 +41,8 @@ from fastnst.image.resize import fitted_size, resize_picture
 from fastnst.loss.objective import make_objective
 from fastnst.loss.targets import style_targets
 from fastnst.network.backbone import Backbone, build_backbone
-from fastnst.network.runtime import Runtime, float32_products, is_out_of_memory, resolve_runtime
+from fastnst.network.runtime import Runtime, is_out_of_memory, resolve_runtime
+from fastnst.network.settings import float32_products
 from fastnst.network.tiles import TileGrid, even_spans, make_grid, reach_of
 from fastnst.network.weights import load_weights
 from fastnst.optim import make_optimizer

@@ -44,7 +44,8 @@ from fastnst.network import trial
 from fastnst.network.backbone import Backbone, build_backbone
 from fastnst.network.cpu import CpuLayers
 from fastnst.network.layers import Convolution
-from fastnst.network.runtime import Runtime, float32_products, is_out_of_memory, resolve_runtime, timed_algorithms
+from fastnst.network.runtime import Runtime, is_out_of_memory, resolve_runtime
+from fastnst.network.settings import float32_products, timed_algorithms
 from fastnst.optim import make_optimizer
 from fastnst.options.options import resolve_options
 from fastnst.transfer.descent import CAPACITY, Descent

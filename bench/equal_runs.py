@@ -17,7 +17,8 @@ from fastnst_kernels.profiling.measure import conditions
 from torch import Tensor
 
 from bench.operations import Operation, operations
-from fastnst.network.runtime import float32_products, resolve_runtime
+from fastnst.network.runtime import resolve_runtime
+from fastnst.network.settings import float32_products
 
 SMALL = ((3, 5, 7), (24, 11, 14), (64, 16, 24), (136, 9, 16))
 # conv1_1, conv3_1 and conv5_1 of a 512 px image, and one that no block divides.

@@ -22,6 +22,7 @@ from fastnst.app.cli.env import report
 from fastnst.image.metadata import read_parameters
 from fastnst.image.read import load_image
 from fastnst.image.write import save_image
+from fastnst.network import trial
 
 FAST = ["--size", "48", "--iterations", "3", "--scales", "none", "--weights", "random", "--style-layers", "conv1_1"]
 FAST += ["--content-layers", "conv2_1", "--precision", "fp32"]
@@ -141,6 +142,13 @@ def test_rerun_is_the_same_image(made: Path, tmp_path: Path, capsys: Any) -> Non
     assert first == second
     assert cli.main(["rerun", str(made), "-o", str(tmp_path / "b.jpg"), "--json", "--quiet"]) == 0
     assert json.loads(capsys.readouterr().out)["options"]["style_weight"] == 40
+
+
+def test_rerun_keeps_the_precision(made: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the quickest is by now."""
+    monkeypatch.setattr(trial, "quickest", lambda: "bf16")
+    assert cli.main(["rerun", str(made), "-o", str(tmp_path / "again.png")]) == 0
+    assert "every pixel is the same" in capsys.readouterr().err
 
 
 def test_rerun_finds_what_was_moved(made: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,7 +286,9 @@ def test_completion_without_shtab(capsys: Any, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_command_takes_the_cores_that_it_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert 1 <= cli.usable_cores() <= (os.cpu_count() or 1)
     if hasattr(os, "sched_getaffinity"):
+        assert 1 <= (cli.usable_cores() or 0) <= len(os.sched_getaffinity(0))
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
         assert cli.usable_cores() == 1
+        monkeypatch.delattr(os, "sched_getaffinity")
+    assert cli.usable_cores() is None

@@ -17,6 +17,7 @@ from processes import forked
 
 import fastnst
 from fastnst.app import cli
+from fastnst.network import trial
 from fastnst.transfer.checkpoint import load_run, save_run
 
 SMALL: dict[str, Any] = {
@@ -60,6 +61,18 @@ def test_a_stopped_run_goes_on_bit_for_bit(optimizer: str, pictures: tuple[Path,
         assert [record.iteration for record in result.losses] == [record.iteration for record in expected.losses]
         seconds = [record.seconds for record in result.losses]
         assert seconds == sorted(seconds)
+
+
+def test_a_run_goes_on_in_the_precision_that_it_began_in(
+    pictures: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the quickest is by now."""
+    expected = fastnst.stylize(*pictures, **SMALL)
+    stopped_at(3, pictures, tmp_path / "run.ckpt")
+    monkeypatch.setattr(trial, "quickest", lambda: "bf16")
+    result = fastnst.resume(tmp_path / "run.ckpt")
+    assert result.parameters["precision"] == expected.parameters["precision"] != "bf16"
+    assert same(result, expected)
 
 
 @pytest.mark.parametrize(

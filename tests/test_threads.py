@@ -25,7 +25,7 @@ from processes import PATIENCE
 
 import fastnst
 from fastnst.app import cli
-from fastnst.network.runtime import SharedSetting
+from fastnst.network.settings import SharedSetting
 
 SMALL: Mapping[str, Any] = {
     "size": 32,

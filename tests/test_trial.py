@@ -1,6 +1,9 @@
 """The trial that decides `auto` on a CPU: what it picks, what it keeps, and what a slow precision is told."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,21 @@ def test_a_trial_is_kept_for_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert torch.__version__ in trial.machine()
 
 
+@pytest.mark.parametrize(
+    "modes",
+    [torch.inference_mode, torch.no_grad, lambda: torch.device("meta"), lambda: torch.autocast("cpu")],
+    ids=["inference", "no_grad", "meta", "autocast"],
+)
+def test_the_caller_s_modes_do_not_reach_a_trial(
+    modes: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.setenv("FASTNST_CACHE", str(tmp_path))
+    request.addfinalizer(lambda: torch.set_default_dtype(torch.float32))
+    torch.set_default_dtype(torch.float64)
+    with modes():
+        assert all(0 < seconds < 60 for seconds in trial.trial().values())
+
+
 @pytest.mark.parametrize("content", ["", "[1]", "{}", '{"another machine": {"fp32": 1}}', '{"KEY": {"fp32": 1}}'])
 def test_a_cache_without_this_machine_s_trial(content: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(trial, "_measured", lambda: {"fp32": 2.0, "bf16": 1.0})
@@ -30,6 +48,18 @@ def test_a_cache_without_this_machine_s_trial(content: str, monkeypatch: pytest.
     path.parent.mkdir(exist_ok=True)
     path.write_text(content.replace("KEY", trial.machine()))
     assert trial.trial() == {"fp32": 2.0, "bf16": 1.0}
+
+
+def test_processes_that_begin_together_make_one_trial(tmp_path: Path) -> None:
+    words = "from fastnst.network import trial; print(sorted(trial.trial().items()))"
+    begun = [
+        subprocess.Popen(
+            [sys.executable, "-c", words], env={**os.environ, "FASTNST_CACHE": str(tmp_path)}, stdout=subprocess.PIPE
+        )
+        for _ in range(2)
+    ]
+    first, second = (process.communicate()[0] for process in begun)
+    assert first == second != b""
 
 
 def test_a_cache_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,18 +1,13 @@
-"""The place of a run and its arithmetic: device, precision and backend, and the settings of the process for them."""
+"""The place of a run and its arithmetic: device, precision and backend."""
 
 import importlib.util
-import os
-import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from fastnst_kernels.profiling.measure import versions as versions
 
-from fastnst.errors import FastnstError, FastnstWarning, OptionError
+from fastnst.errors import FastnstWarning, OptionError
 from fastnst.network import trial, winograd
 
 _DTYPES = {
@@ -92,8 +87,19 @@ def resolve_runtime(device: str = "auto", precision: str = "auto", backend: str 
     )
 
 
+def as_before(runtime: Runtime, device: object, precision: object) -> Runtime:
+    """The runtime in the precision that `auto` was in an earlier run on `device`, as both were recorded, where it is to
+    be had here."""
+    if device != str(runtime.device) or not isinstance(precision, str):
+        return runtime
+    try:
+        return resolve_runtime(str(runtime.device), precision, runtime.backend)
+    except OptionError:
+        return runtime
+
+
 def _automatic_precision(device: torch.device) -> str:
-    """The quickest arithmetic that ends within 1 % of float32's final loss (`bench.bench_precision`): on a CPU the
+    """The quickest arithmetic that ends where float32 does, but for chance (`bench.bench_precision`): on a CPU the
     winner of a trial."""
     if device.type == "cuda":
         return "tf32"
@@ -132,113 +138,6 @@ def _device(name: str) -> torch.device:
         if accelerator is None or accelerator.type != device.type:
             raise OptionError(f"device {name} was asked for, but torch cannot reach one here; use auto or cpu")
     return device
-
-
-class SharedSetting:
-    """Attributes that belong to the whole process, and have one value for as long as the runs of any thread hold it.
-
-    Threads that want the same value hold it together, one that wants another waits for them, and the last to let go
-    puts back what was there before the first, whatever order they end in.
-    """
-
-    def __init__(self, *attributes: tuple[object, str]) -> None:
-        self._attributes = attributes
-        self._changed = threading.Condition()
-        self._holders: list[tuple[int, object]] = []
-        self._restore = ExitStack()
-
-    @contextmanager
-    def held(self, value: object) -> Iterator[None]:
-        """Gives the attributes `value` within its block. Raises FastnstError where this thread itself holds another."""
-        holder = threading.get_ident(), value
-        with self._changed:
-            if own := [held for thread, held in self._holders if thread == holder[0] and held != value]:
-                raise FastnstError(
-                    f"this run needs {value} while one that it is within needs {own[0]}; begin it when that has ended, "
-                    "or give both the same precision"
-                )
-            self._changed.wait_for(lambda: all(held == value for _, held in self._holders))
-            if not self._holders:
-                for place, name in self._attributes:
-                    self._restore.callback(setattr, place, name, getattr(place, name))
-                    setattr(place, name, value)
-            self._holders.append(holder)
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._holders.remove(holder)
-                if not self._holders:
-                    self._restore.close()
-                self._changed.notify_all()
-
-
-# Torch's stubs lack some of these.
-_CUDNN = SharedSetting((torch.backends.cudnn.conv, "fp32_precision"))  # type: ignore[attr-defined]
-_CUBLAS = SharedSetting((torch.backends.cuda.matmul, "fp32_precision"))
-_MKLDNN = SharedSetting(
-    (torch.backends.mkldnn.conv, "fp32_precision"),  # type: ignore[attr-defined]
-    (torch.backends.mkldnn.matmul, "fp32_precision"),  # type: ignore[attr-defined]
-)
-_TIMED = SharedSetting((torch.backends.cudnn, "benchmark"))
-
-
-@contextmanager
-def float32_products(tf32: bool) -> Iterator[None]:
-    """Makes float32 convolutions on a GPU exact (ieee) or rounded (tf32), and all other products exact, whatever was
-    set: the optimiser's inner products are among them.
-
-    The settings are the process's: a thread that needs the other of the two on a GPU waits until no run needs this one.
-    """
-    with ExitStack() as settings:
-        settings.enter_context(_MKLDNN.held("ieee"))
-        if torch.cuda.is_available():
-            settings.enter_context(_CUBLAS.held("ieee"))
-            settings.enter_context(_CUDNN.held("tf32" if tf32 else "ieee"))
-        yield
-
-
-@contextmanager
-def timed_algorithms() -> Iterator[None]:
-    """Lets cuDNN time its algorithms at the first call of each shape, since every iteration has the same shapes.
-
-    Without a GPU nothing is touched.
-    """
-    with ExitStack() as settings:
-        if torch.cuda.is_available():
-            settings.enter_context(_TIMED.held(True))
-        yield
-
-
-@contextmanager
-def own_modes(device: torch.device) -> Iterator[None]:
-    """Keeps the caller's torch modes (no_grad, inference_mode, autocast, a default device) from a run."""
-    with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        torch.autocast(device.type, enabled=False),
-        torch.device("cpu"),
-    ):
-        yield
-
-
-@cache
-def _first_process() -> int:
-    """The process of the first call; one that is forked from it inherits the answer."""
-    return os.getpid()
-
-
-def check_fork() -> None:
-    """Raises FastnstError in a process forked from one that had called it, where a run would hang.
-
-    OpenMP's threads do not come along, and the first operation waits for them for ever. Where torch uses one thread
-    there is nothing to wait for.
-    """
-    if _first_process() != os.getpid() and torch.get_num_threads() > 1:
-        raise FastnstError(
-            "this process was forked from one that had run, and torch's threads did not come along; start processes "
-            "by spawn, or call torch.set_num_threads(1) in this one first"
-        )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -1,7 +1,8 @@
 """The quickest arithmetic of a CPU, found by a trial of the layers themselves: flags do not tell how a library runs.
 
-Two convolutions that stand for the network's, forward and back, are timed in each arithmetic. It takes a quarter of a
-second, once for a processor, a release of torch and what may be used of both: the figures are kept in the cache.
+Two convolutions that stand for the network's, forward and back, are timed in each arithmetic. It takes half a second,
+once for a processor, a release of torch and what may be used of both: the figures are kept in the cache, and processes
+that begin together wait for those of the first, so that all compute alike.
 """
 
 import json
@@ -9,16 +10,18 @@ import math
 import os
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from functools import cache
+from contextlib import ExitStack, suppress
+from functools import cache, partial
 from pathlib import Path
 
 import torch
 from fastnst_kernels.profiling.measure import cpu_name, synchronise
+from filelock import FileLock
 
 from fastnst.network import winograd
 from fastnst.network.cpu import CpuLayers, OneDnn, Winograd
 from fastnst.network.layers import Convolution, Layers
+from fastnst.network.settings import float32_products, own_modes
 from fastnst.network.weights import cache_folder
 
 # Channels, the pool of most of their operations, the side of the map, and the share of VGG-19's operations.
@@ -54,20 +57,31 @@ def trial() -> dict[str, float]:
 
 @cache
 def _trial(folder: Path) -> dict[str, float]:
-    path, key = folder / "trials.json", machine()
-    trials: dict[str, dict[str, float]] = {}
-    with suppress(OSError, ValueError, TypeError, AttributeError):
-        trials = dict(json.loads(path.read_text(encoding="utf-8")))
-        kept = {name: float(value) for name, value in trials.get(key, {}).items()}
-        if set(kept) == set(_arithmetics()):
+    path = folder / "trials.json"
+    with ExitStack() as alone:
+        # A cache that cannot be written is none.
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            alone.enter_context(FileLock(path.with_suffix(".lock")))
+        trials = _kept(path)
+        if (kept := trials.get(machine())) is not None:
             return kept
-    measured = _measured()
-    with suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f"trials.{os.getpid()}.tmp"
-        temporary.write_text(json.dumps({**trials, key: measured}, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    return measured
+        measured = _measured()
+        with suppress(OSError):
+            temporary = path.with_suffix(f".{os.getpid()}.tmp")
+            temporary.write_text(json.dumps({**trials, machine(): measured}, indent=1) + "\n", encoding="utf-8")
+            temporary.replace(path)
+        return measured
+
+
+def _kept(path: Path) -> dict[str, dict[str, float]]:
+    """The trials in a file, by machine; those that are not of this release's arithmetics are left out."""
+    try:
+        machines = json.loads(path.read_text(encoding="utf-8")).items()
+        trials = {name: {way: float(value) for way, value in each.items()} for name, each in machines}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+    return {name: each for name, each in trials.items() if name != machine() or each.keys() == _arithmetics().keys()}
 
 
 def machine() -> str:
@@ -87,6 +101,12 @@ def _arithmetics() -> dict[str, Callable[[], Layers]]:
 
 
 def _measured() -> dict[str, float]:
+    """A trial, whatever modes and settings of torch the caller has."""
+    with own_modes(torch.device("cpu")), float32_products(tf32=False):
+        return _timed()
+
+
+def _timed() -> dict[str, float]:
     cpu, ways = torch.device("cpu"), {name: make() for name, make in _arithmetics().items()}
     glances = {name: layer_seconds(layers, cpu, 64, None, side=_GLANCE_SIDE) for name, layers in ways.items()}
     hopeless = _HOPELESS * min(glances.values())
@@ -108,10 +128,10 @@ def _giga_operations(channels: int, side: int) -> float:
 def layer_seconds(layers: Layers, device: torch.device, channels: int, pool: str | None, *, side: int) -> float:
     """Seconds of one convolution of `channels` to as many with its ReLU and pool, forward and back, on a map of `side`
     × `side`: the best of a few, after one to get ready."""
-    generator = torch.Generator().manual_seed(0)
-    weight = layers.pack(torch.randn((channels, channels, 3, 3), generator=generator) / channels**0.5)
-    layer = Convolution(weight, weight, layers.pack_bias(torch.zeros(channels)), pool, "zeros")
-    image = torch.randn((1, channels, side, side), generator=generator).to(device, layers.dtype)
+    noise = partial(torch.randn, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
+    weight = layers.pack(noise((channels, channels, 3, 3)) / channels**0.5)
+    layer = Convolution(weight, weight, layers.pack_bias(torch.zeros(channels, dtype=torch.float32)), pool, "zeros")
+    image = noise((1, channels, side, side)).to(device, layers.dtype)
     image = image.contiguous(memory_format=torch.channels_last if layers.channels_last else torch.contiguous_format)
     best = math.inf
     for attempt in range(1 + _ATTEMPTS):

@@ -5,7 +5,8 @@ from functools import cache, lru_cache
 import torch
 
 from fastnst.network.backbone import make_layers
-from fastnst.network.runtime import Runtime, float32_products
+from fastnst.network.runtime import Runtime
+from fastnst.network.settings import float32_products
 from fastnst.network.trial import layer_seconds
 from fastnst.plan.memory import Network
 

@@ -19,15 +19,8 @@ from fastnst.loss.masks import guidance_of, style_regions
 from fastnst.loss.targets import StyleTarget, style_targets
 from fastnst.network import trial
 from fastnst.network.backbone import Backbone, build_backbone
-from fastnst.network.runtime import (
-    Runtime,
-    check_fork,
-    float32_products,
-    own_modes,
-    resolve_runtime,
-    timed_algorithms,
-    versions,
-)
+from fastnst.network.runtime import Runtime, as_before, resolve_runtime, versions
+from fastnst.network.settings import check_fork, float32_products, own_modes, timed_algorithms
 from fastnst.network.weights import Weights, load_weights
 from fastnst.optim import make_optimizer
 from fastnst.options.keywords import OptionValues
@@ -171,6 +164,8 @@ class Stylizer:
         Raises FastnstError where the pictures or the options will not do, CheckpointError for other inputs than saved.
         """
         check_fork()
+        if saved is not None and self.options.precision == "auto":
+            self._go_on_in(saved.parameters["device"], saved.parameters["precision"])
         with own_modes(self.runtime.device):
             content = opened(content, self.options.max_pixels)
             scales = run_scales(content, self._inputs.styles, self.options)
@@ -200,6 +195,13 @@ class Stylizer:
                 places=self._inputs.places(content),
                 saved=saved,
             )
+
+    def _go_on_in(self, device: str, precision: str) -> None:
+        """Takes the precision that `auto` was where the run began: a trial may end otherwise now."""
+        runtime = as_before(self.runtime, device, precision)
+        if runtime != self.runtime:
+            self.runtime, self._network = runtime, None
+            self._style_targets.clear()
 
     def _check_processes(self, size: tuple[int, int]) -> None:
         if self.options.style_loss == "sliced" and self._ranks.size > 1:

@@ -26,8 +26,9 @@ EXIT_INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code, 0 or one of those above."""
-    # Before torch is imported, which knows nothing of a container's share of the processor.
-    os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
+    if (cores := usable_cores()) is not None:
+        # Before torch is imported, which knows nothing of a container's share of the processor.
+        os.environ.setdefault("OMP_NUM_THREADS", str(cores))
     _make_streams_safe()
     words = sys.argv[1:] if arguments is None else list(arguments)
     if not words:
@@ -60,19 +61,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return EXIT_BAD_INPUT
 
 
-def usable_cores() -> int:
-    """The physical cores that this process may use: those of its affinity, up to what its control group allows."""
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+def usable_cores() -> int | None:
+    """The physical cores that this process may use, on Linux: those of its affinity, up to its control group's share.
+
+    None where the system does not tell: torch's own number is as good.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return None
     cores = set()
-    for cpu in allowed:
+    for cpu in os.sched_getaffinity(0):
         siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-        cores.add(siblings.read_text() if siblings.exists() else str(cpu))
-    granted = len(cores)
+        try:
+            cores.add(siblings.read_text())
+        except OSError:
+            cores.add(str(cpu))
+    share = len(cores)
     # Without a limit the first word is "max".
     with contextlib.suppress(OSError, ValueError):
-        share, period = map(int, Path("/sys/fs/cgroup/cpu.max").read_text().split())
-        granted = math.ceil(share / period)
-    return max(1, min(len(cores), granted))
+        granted, period = map(int, Path("/sys/fs/cgroup/cpu.max").read_text().split())
+        share = math.ceil(granted / period)
+    return max(1, min(len(cores), share))
 
 
 def _check_alone(parsed: argparse.Namespace) -> None:

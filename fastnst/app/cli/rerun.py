@@ -4,6 +4,7 @@ import argparse
 import sys
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from fastnst.errors import FastnstWarning, OptionError
 from fastnst.image.metadata import read_parameters
 from fastnst.image.picture import Picture
 from fastnst.image.read import load_image
-from fastnst.network.runtime import resolve_runtime, versions
+from fastnst.network.runtime import as_before, resolve_runtime, versions
 from fastnst.options.masks import parse_masks
 from fastnst.options.options import START_WORDS, Options, resolve_options
 from fastnst.transfer.inputs import Canvas, changed_inputs, fingerprint, recorded_canvas
@@ -42,6 +43,13 @@ def run(parsed: argparse.Namespace) -> int:
         recorded = parse_masks(options["masks"]) or ()
         options["masks"] = parsed.masks or [mask.mapped(partial(place, "mask")) for mask in recorded]
     resolved = resolve_options(**options)
+    if resolved.precision == "auto":
+        # A trial may end otherwise now.
+        now = resolve_runtime(resolved.device, backend=resolved.backend)
+        then = as_before(now, record.get("device"), record.get("precision"))
+        if then != now:
+            options["precision"] = then.precision
+            resolved = replace(resolved, precision=then.precision)
     for problem in _changes(content, styles, resolved, record):
         if not parsed.changed:
             raise OptionError(f"{problem}; give the one that it was, or --changed to go on with this one")

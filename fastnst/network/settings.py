@@ -1,0 +1,118 @@
+"""The settings of the process that a run needs, whatever its caller set, and gives back at its end."""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
+
+import torch
+
+from fastnst.errors import FastnstError
+
+
+class SharedSetting:
+    """Attributes that belong to the whole process, and have one value for as long as the runs of any thread hold it.
+
+    Threads that want the same value hold it together, one that wants another waits for them, and the last to let go
+    puts back what was there before the first, whatever order they end in.
+    """
+
+    def __init__(self, *attributes: tuple[object, str]) -> None:
+        self._attributes = attributes
+        self._changed = threading.Condition()
+        self._holders: list[tuple[int, object]] = []
+        self._restore = ExitStack()
+
+    @contextmanager
+    def held(self, value: object) -> Iterator[None]:
+        """Gives the attributes `value` within its block. Raises FastnstError where this thread itself holds another."""
+        holder = threading.get_ident(), value
+        with self._changed:
+            if own := [held for thread, held in self._holders if thread == holder[0] and held != value]:
+                raise FastnstError(
+                    f"this run needs {value} while one that it is within needs {own[0]}; begin it when that has ended, "
+                    "or give both the same precision"
+                )
+            self._changed.wait_for(lambda: all(held == value for _, held in self._holders))
+            if not self._holders:
+                for place, name in self._attributes:
+                    self._restore.callback(setattr, place, name, getattr(place, name))
+                    setattr(place, name, value)
+            self._holders.append(holder)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._holders.remove(holder)
+                if not self._holders:
+                    self._restore.close()
+                self._changed.notify_all()
+
+
+# Torch's stubs lack some of these.
+_CUDNN = SharedSetting((torch.backends.cudnn.conv, "fp32_precision"))  # type: ignore[attr-defined]
+_CUBLAS = SharedSetting((torch.backends.cuda.matmul, "fp32_precision"))
+_MKLDNN = SharedSetting(
+    (torch.backends.mkldnn.conv, "fp32_precision"),  # type: ignore[attr-defined]
+    (torch.backends.mkldnn.matmul, "fp32_precision"),  # type: ignore[attr-defined]
+)
+_TIMED = SharedSetting((torch.backends.cudnn, "benchmark"))
+
+
+@contextmanager
+def float32_products(tf32: bool) -> Iterator[None]:
+    """Makes float32 convolutions on a GPU exact (ieee) or rounded (tf32), and all other products exact, whatever was
+    set: the optimiser's inner products are among them.
+
+    The settings are the process's: a thread that needs the other of the two on a GPU waits until no run needs this one.
+    """
+    with ExitStack() as settings:
+        settings.enter_context(_MKLDNN.held("ieee"))
+        if torch.cuda.is_available():
+            settings.enter_context(_CUBLAS.held("ieee"))
+            settings.enter_context(_CUDNN.held("tf32" if tf32 else "ieee"))
+        yield
+
+
+@contextmanager
+def timed_algorithms() -> Iterator[None]:
+    """Lets cuDNN time its algorithms at the first call of each shape, since every iteration has the same shapes.
+
+    Without a GPU nothing is touched.
+    """
+    with ExitStack() as settings:
+        if torch.cuda.is_available():
+            settings.enter_context(_TIMED.held(True))
+        yield
+
+
+@contextmanager
+def own_modes(device: torch.device) -> Iterator[None]:
+    """Keeps the caller's torch modes (no_grad, inference_mode, autocast, a default device) from a run."""
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast(device.type, enabled=False),
+        torch.device("cpu"),
+    ):
+        yield
+
+
+@cache
+def _first_process() -> int:
+    """The process of the first call; one that is forked from it inherits the answer."""
+    return os.getpid()
+
+
+def check_fork() -> None:
+    """Raises FastnstError in a process forked from one that had called it, where a run would hang.
+
+    OpenMP's threads do not come along, and the first operation waits for them for ever. Where torch uses one thread
+    there is nothing to wait for.
+    """
+    if _first_process() != os.getpid() and torch.get_num_threads() > 1:
+        raise FastnstError(
+            "this process was forked from one that had run, and torch's threads did not come along; start processes "
+            "by spawn, or call torch.set_num_threads(1) in this one first"
+        )
