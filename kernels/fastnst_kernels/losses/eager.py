@@ -25,7 +25,7 @@ CHUNK_ELEMENTS = 1 << 19
 
 # Positions of a 16-bit slice, and slices: each is rounded once; the more there are, the less their sum is off. A map of
 # few positions, which has few slices, is multiplied in float32.
-_SLICE_POSITIONS, _MOST_SLICES, _FEW_POSITIONS = 256, 64, 1024
+_SLICE_POSITIONS, _MOST_SLICES, _FEW_POSITIONS = 512, 64, 1024
 
 
 def row_chunks(features: Tensor) -> Iterator[tuple[int, int]]:

@@ -7,6 +7,10 @@ from torch import Tensor
 from fastnst_kernels.launch.backends import accumulation_dtype
 from fastnst_kernels.launch.layout import packed_by_channels
 
+# As little-endian numbers: eight bytes of 0 or 1 times the first are their eight bits in the highest byte; a byte times
+# the second is that byte eight times, of which the third keeps one bit each.
+_GATHER, _SPREAD, _PLACES = 0x0102040810204080, 0x0101010101010101, 0x8040201008040201 - (1 << 64)
+
 
 @torch.no_grad()
 def bias_relu(x: Tensor, bias: Tensor | None, y: Tensor, bits: Tensor | None) -> None:
@@ -64,17 +68,14 @@ def _activations(x: Tensor, bias: Tensor | None) -> Tensor:
 def _pack(flags: Tensor, bits: Tensor, by_channels: bool) -> None:
     """Write flags (B, C, H, W), bool, as `bits`."""
     runs = flags.permute(0, 2, 3, 1) if by_channels else flags
-    runs = F.pad(runs, (0, -runs.shape[3] % 8)).view(*bits.shape, 8)
-    torch.sum(runs << _places(bits), 4, dtype=torch.uint8, out=bits)
+    eights = F.pad(runs, (0, -runs.shape[3] % 8)).flatten().view(torch.int64)
+    bits.copy_((eights * _GATHER).bitwise_right_shift_(56).view(bits.shape))
 
 
 def _unpack(bits: Tensor, like: Tensor) -> Tensor:
     """The flags of the bits of `like`, (B, C, H, W) bool."""
-    runs = (bits[..., None] >> _places(bits) & 1).bool().flatten(3)  # (B, H, W, C) or (B, C, H, W), and a rest
+    eight = (bits.to(torch.int64) * _SPREAD).bitwise_and_(_PLACES)
+    runs = eight.view(torch.uint8) != 0  # (B, H, W, C) or (B, C, H, W), and a rest
     if packed_by_channels(like):
         runs = runs.permute(0, 3, 1, 2)
     return runs[:, : like.shape[1], :, : like.shape[3]]
-
-
-def _places(bits: Tensor) -> Tensor:
-    return torch.arange(8, dtype=torch.uint8, device=bits.device)
