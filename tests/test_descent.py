@@ -133,7 +133,7 @@ class Parabola:
         total = (image - self.target).square().sum()
         return Loss(total, total, total * 0, total * 0)
 
-    def loss_and_gradient(self, image: torch.Tensor) -> tuple[Loss, torch.Tensor]:
+    def loss_and_gradient(self, image: torch.Tensor, out: Any = None) -> tuple[Loss, torch.Tensor]:
         gradient = 2 * (image - self.target)
         if bool((gradient * self.loss_scale.factor).abs().max() > self.limit):
             self.overflows += 1

@@ -100,7 +100,7 @@ class Descent:
         """Evaluates the first image. In float16, with the largest loss scale that its gradient allows."""
         loss = self._evaluate()
         if self._objective.loss_scale.needed:
-            while not bool(self._is_usable()) and self._objective.loss_scale.lower():
+            while not math.isfinite(self._gradient.sum().item()) and self._objective.loss_scale.lower():
                 self._evaluate()
             self._objective.loss_scale.anchor(loss.total)
             loss = self._evaluate()
@@ -166,7 +166,7 @@ class Descent:
         self._noted = 0
         self._row.zero_()
         terms = [(total, content, style, tv) for total, content, style, tv, _ in rows]
-        overflowed = next((index for index, row in enumerate(rows) if not row[4]), None)
+        overflowed = next((index for index, row in enumerate(rows) if not math.isfinite(row[4])), None)
         if overflowed is None or not all(math.isfinite(total) for total, *_ in terms[: overflowed + 1]):
             return terms
         if not self._objective.loss_scale.lower():
@@ -194,29 +194,24 @@ class Descent:
         stays = self.image.device.type == "cuda" and not self._objective.is_tiled
         if not stays:
             self._gradient = self._gradient.new_empty(0)
-        loss, gradient = self._objective.loss_and_gradient(self.image)
-        if stays and self._gradient.shape == gradient.shape:
-            self._gradient.copy_(gradient)
-        else:
+        out = self._gradient if self._gradient.shape == self.image.shape else None
+        loss, gradient = self._objective.loss_and_gradient(self.image, out)
+        if out is None:
             # In the image's memory format.
             same = gradient.stride() == self.image.stride()
             self._gradient = gradient if same else torch.empty_like(self.image).copy_(gradient)
         self._loss.copy_(loss.total)
         return loss
 
-    def _is_usable(self) -> Tensor:
-        """True where the gradient is finite, which only float16 puts in doubt while the loss is."""
-        if not self._objective.loss_scale.needed:
-            return torch.ones((), dtype=torch.bool, device=self.image.device)
-        return self._gradient.isfinite().all()
-
     def _note(self, loss: Loss) -> None:
-        terms = (loss.total, loss.content, loss.style, loss.tv, self._is_usable().float())
+        # The sum of the gradient is finite where the gradient is, which float16 alone puts in doubt while the loss is.
+        check = self._gradient.sum() if self._objective.loss_scale.needed else loss.total
+        terms = (loss.total, loss.content, loss.style, loss.tv, check)
         row = torch.stack([term.to(self.image.device) for term in terms])
         self._rows.index_copy_(0, self._row, row[None])
         self._row.add_(1)
         better = row[0] < self._lowest
-        torch.where(better, row[0], self._lowest, out=self._lowest)
+        torch.fmin(row[0], self._lowest, out=self._lowest)
         torch.where(better, self.image, self.best, out=self.best)
 
 
