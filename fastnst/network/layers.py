@@ -1,7 +1,8 @@
 """The layers of the network, forward and back: a 3×3 convolution with its ReLU, and 2×2 pools.
 
 `GpuLayers` runs cuDNN's convolutions, in channels-last, and keeps one bit for each activation whose layer is not
-tapped: whether the gradient passes its ReLU, and in a maximum pool whether it is the maximum. `cpu` has a CPU's.
+tapped: whether the gradient passes its ReLU, and in a maximum pool whether it is the maximum. `cpu` has those of a
+machine without Triton's kernels, which keep the features.
 """
 
 from collections.abc import Sequence

@@ -218,7 +218,7 @@ class Run:
             iteration = self._steps + len(self.losses) - self._first
             record = LossRecord(iteration, scale.edge, *terms, seconds=moment - self._began)
             if not math.isfinite(record.total):
-                cause = _divergence(record, self.losses, is_half=self._options.precision == "fp16")
+                cause = _divergence(record, self.losses, is_half=self._parameters["precision"] == "fp16")
                 totals = [known.total for known in self.losses[self._first :]]
                 del self.losses[self._first + (totals.index(min(totals)) + 1 if totals else 0) :]
                 self.image, self.stopped = descent.best, "diverged"

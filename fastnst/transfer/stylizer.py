@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
-from fastnst.errors import FastnstWarning, OptionError
+from fastnst.errors import FastnstWarning, OptionError, RangeError
 from fastnst.image.colour import prepared as as_visible
 from fastnst.image.picture import AnyPicture, Picture
 from fastnst.image.read import Source
@@ -19,7 +19,7 @@ from fastnst.loss.masks import guidance_of, style_regions
 from fastnst.loss.targets import StyleTarget, style_targets
 from fastnst.network import trial
 from fastnst.network.backbone import Backbone, build_backbone
-from fastnst.network.runtime import Runtime, as_before, resolve_runtime, versions
+from fastnst.network.runtime import Runtime, as_before, resolve_runtime, versions, without_overflow
 from fastnst.network.settings import check_fork, float32_products, own_modes, timed_algorithms
 from fastnst.network.weights import Weights, load_weights
 from fastnst.optim import make_optimizer
@@ -33,7 +33,7 @@ from fastnst.plan.processes import Ranks
 from fastnst.transfer.checkpoint import SavedRun, check_same_inputs, check_same_network, load_run
 from fastnst.transfer.descent import Descent
 from fastnst.transfer.inputs import Canvas, Scale, Styles, load_inputs, opened, start_image, style_size
-from fastnst.transfer.result import Result
+from fastnst.transfer.result import DivergedError, Result
 from fastnst.transfer.run import ResumeValues, Run, Watch, WatchValues, watch_and_options
 from fastnst.transfer.scales import run_scales
 
@@ -198,7 +198,9 @@ class Stylizer:
 
     def _go_on_in(self, device: str, precision: str) -> None:
         """Takes the precision that `auto` was where the run began: a trial may end otherwise now."""
-        runtime = as_before(self.runtime, device, precision)
+        self._compute_in(as_before(self.runtime, device, precision))
+
+    def _compute_in(self, runtime: Runtime) -> None:
         if runtime != self.runtime:
             self.runtime, self._network = runtime, None
             self._style_targets.clear()
@@ -246,6 +248,21 @@ class Stylizer:
     def run(self, prepared: "Prepared", watch: Watch) -> Result:
         """Makes the image of a run that this stylizer prepared. Raises DivergedError."""
         check_fork()
+        try:
+            return self._made(prepared, watch)
+        except (DivergedError, RangeError) as error:
+            is_first = prepared.saved is None and not (isinstance(error, DivergedError) and error.result.losses)
+            if not (is_first and self.options.precision == "auto" and self.runtime.precision == "fp16"):
+                raise
+        self._compute_in(without_overflow(self.runtime))
+        warnings.warn(
+            f"float16's range is too short for the first image; going on in {self.runtime.precision}",
+            FastnstWarning,
+            stacklevel=2,
+        )
+        return self._made(replace(prepared, plans=[self._plan(scale) for scale in prepared.scales]), watch)
+
+    def _made(self, prepared: "Prepared", watch: Watch) -> Result:
         with own_modes(self.runtime.device), float32_products(self.runtime.tf32), timed_algorithms():
             plans = self._agreed(prepared.plans)
             run = self._begun(prepared, watch)

@@ -42,7 +42,7 @@ def _run(parsed: argparse.Namespace) -> int:
     if parsed.trace:
         check_place(parsed.trace, "trace", (".json",))
     device = resolve_runtime(parsed.device).device
-    own = ("tf32", "bf16") if device.type == "cuda" else ("fp32",)
+    own = (resolve_runtime(parsed.device).precision if device.type == "cuda" else "fp32",)
     precisions = own if parsed.precision == "auto" else (parsed.precision,)
     runtimes = [resolve_runtime(parsed.device, precision, parsed.backend) for precision in precisions]
     mode, facts = None if parsed.no_compile else parsed.compile_mode, conditions(device)
