@@ -13,12 +13,15 @@ from network_samples import patches
 from test_descent import LAYERS, Operations, objective_of, runtime
 
 from fastnst import FastnstWarning, OptionError, Stylizer
+from fastnst.app.cli.plan import plan_lines
 from fastnst.network import backbone
 from fastnst.network.cpu import CpuLayers, Torch
 from fastnst.network.runtime import Runtime, resolve_runtime
 from fastnst.network.weights import load_weights, save_weights
 from fastnst.optim import make_optimizer
 from fastnst.options.options import resolve_options
+from fastnst.plan.machine import Room
+from fastnst.plan.planner import plan_run
 from fastnst.transfer.descent import Descent
 
 CUDA = torch.device("cuda")
@@ -98,3 +101,18 @@ def test_without_triton_an_iteration_reads_nothing_back(
     with Operations() as operations:
         descent.advance()
     assert operations.names["aten.threshold_backward.grad_input"] > 0
+
+
+@pytest.mark.parametrize(("edge", "tiled"), [(5792, False), (5793, True)])
+def test_maps_that_32_bits_cannot_count_are_tiled(monkeypatch: pytest.MonkeyPatch, edge: int, tiled: bool) -> None:
+    a_gpu(monkeypatch, 9, 0)
+    options, place, room = resolve_options(weights="random"), resolve_runtime("cuda"), Room(0, 10**12)
+    plan = plan_run(options, place, (edge, edge), style_sizes=[(8192, 8192)], room=room)
+    assert (plan.tile is not None, plan.fits) == (tiled, True)
+    assert all(64 * height * width < 2**31 for height, width in plan.grid.crops)
+    assert plan.style_tile is not None
+    lines = "\n".join(plan_lines(plan, 1))
+    assert ("2,147,766,336 elements, too many for 32 bits" in lines) == tiled
+    # A word of the user's own counts more, and a CPU's libraries count in 64 bits.
+    assert plan_run(options, place, (edge, edge), tile="none", room=room).tile is None
+    assert plan_run(options, resolve_runtime("cpu"), (edge, edge), room=room).tile is None

@@ -195,6 +195,16 @@ def untiled_bytes(network: Network, height: int, width: int) -> int:
     return ledger.peak + network.scratch_bytes
 
 
+def most_elements(network: Network, height: int, width: int) -> int:
+    """Elements of the largest map of an image of `height` × `width` pixels."""
+    sizes = []
+    for step in network.steps:
+        sizes.append(max(step.channels, step.filters) * height * width)
+        if step.is_pooled:
+            height, width = height // 2, width // 2
+    return max(sizes)
+
+
 def forward_bytes(network: Network, height: int, width: int) -> int:
     """The peak of a forward pass alone, from which no backward follows."""
     ledger = _Ledger()
