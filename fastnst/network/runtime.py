@@ -50,7 +50,10 @@ class Runtime:
 
     @property
     def kernels(self) -> str:
-        """The kernels' backend: "triton" or "torch", which surrounds the reference losses as well."""
+        """The kernels' backend: "triton" or "torch", which surrounds the reference losses as well. Meta tensors stand
+        for those of Triton's kernels."""
+        if self.device.type == "meta":
+            return "triton"
         wanted = self.device.type == "cuda" and self.backend in ("auto", "triton")
         return "triton" if wanted and "triton" in available_backends(self.device) else "torch"
 

@@ -33,6 +33,7 @@ from fastnst.plan.processes import Ranks
 from fastnst.transfer.checkpoint import SavedRun, check_same_inputs, check_same_network, load_run
 from fastnst.transfer.descent import Descent
 from fastnst.transfer.inputs import Canvas, Scale, Styles, load_inputs, opened, start_image, style_size
+from fastnst.transfer.kernels import Building, Rehearsal
 from fastnst.transfer.result import DivergedError, Result
 from fastnst.transfer.run import ResumeValues, Run, Watch, WatchValues, watch_and_options
 from fastnst.transfer.scales import run_scales
@@ -194,6 +195,7 @@ class Stylizer:
                 record=record,
                 places=self._inputs.places(content),
                 saved=saved,
+                kernels=self._building(scales, plans),
             )
 
     def _go_on_in(self, device: str, precision: str) -> None:
@@ -233,6 +235,17 @@ class Stylizer:
             sharers=self._ranks.local_size if self.runtime.device.type == "cpu" else 1,
         )
 
+    def _building(self, scales: Sequence[Scale], plans: Sequence[Plan]) -> Building | None:
+        """The kernels of the run, which begin to be built; None where there are none, or another process of this
+        machine builds them."""
+        if self.runtime.kernels != "triton" or self._ranks.local_rank > 0:
+            return None
+        rehearsals = []
+        for scale, plan in zip(scales, plans, strict=True):
+            sizes = tuple(style_size(style, scale.edge, self.options) for style in self._inputs.styles)
+            rehearsals.append(Rehearsal(self.options, self.runtime, plan, sizes))
+        return Building(rehearsals, self.runtime.device)
+
     def load(self, *, progress: bool = True) -> None:
         """Loads the network now, not at the first call; a download shows its progress on a terminal."""
         with own_modes(self.runtime.device):
@@ -260,12 +273,16 @@ class Stylizer:
             FastnstWarning,
             stacklevel=2,
         )
-        return self._made(replace(prepared, plans=[self._plan(scale) for scale in prepared.scales]), watch)
+        plans = [self._plan(scale) for scale in prepared.scales]
+        return self._made(replace(prepared, plans=plans, kernels=self._building(prepared.scales, plans)), watch)
 
     def _made(self, prepared: "Prepared", watch: Watch) -> Result:
         with own_modes(self.runtime.device), float32_products(self.runtime.tf32), timed_algorithms():
             plans = self._agreed(prepared.plans)
             run = self._begun(prepared, watch)
+            if prepared.kernels is not None:
+                prepared.kernels.wait()
+            self._ranks.wait()
             for scale in prepared.rest:
                 self._optimise(run, scale, plans[scale.index], prepared)
                 if run.stopped:
@@ -378,6 +395,7 @@ class Prepared:
         pictures: the content at the sizes of the rest; `visible` and `styles` are as the network is shown them.
         record: the facts of the run, as JSON can hold them; `places` is where its pictures were read.
         saved: the state that it goes on from, or None.
+        kernels: a GPU's, which are being built, or None.
     """
 
     stylizer: Stylizer
@@ -390,6 +408,7 @@ class Prepared:
     record: Mapping[str, Any]
     places: Mapping[str, Any]
     saved: SavedRun | None
+    kernels: Building | None
 
     def run(self, watch: Watch | None = None) -> Result:
         """Makes the image. Raises DivergedError."""

@@ -117,7 +117,7 @@ def plan_adam_step(
     return Plan((Launch(adam_kernel, blocks, arguments, constants, num_warps=_WARPS),))
 
 
-def adam_step(image: Tensor, gradient: Tensor, *rest: Any) -> None:
+def adam_step(image: Tensor, gradient: Tensor, *rest: Any, **named: Any) -> None:
     """`eager.adam_step` as one kernel."""
     same = in_layout(gradient, dense_channels_last(image))
-    run(plan_adam_step(image, same, *rest, gpu=launch_gpu(image.device)), image.device)
+    run(plan_adam_step(image, same, *rest, **named, gpu=launch_gpu(image.device)), image.device)

@@ -59,7 +59,7 @@ def _is_built_for(device: torch.device) -> bool:
 def _require_triton(device: torch.device) -> None:
     if importlib.util.find_spec("triton") is None:
         raise RuntimeError('backend "triton" needs the triton package: pip install triton, or use backend="torch"')
-    if device.type not in ("cuda", "cpu"):
+    if device.type not in ("cuda", "cpu", "meta"):
         raise ValueError(f'backend "triton" cannot run {device.type} tensors; use backend="torch"')
     if device.type == "cuda" and not _is_built_for(device):
         raise ValueError(

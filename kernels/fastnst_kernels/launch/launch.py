@@ -1,8 +1,9 @@
 # mypy: allow-untyped-decorators, allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 """Launches and plans of Triton kernels: how they run, and the dtypes and precisions that they are told."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +48,9 @@ class Plan:
 
     launches: Sequence[Launch]
     outputs: Sequence[Tensor] = field(default=())
+
+
+_planned: ContextVar[list[Launch] | None] = ContextVar("planned launches", default=None)
 
 
 @triton.jit
@@ -123,14 +127,30 @@ def finish_sum(partial: Tensor, factor: float) -> tuple[Launch, Tensor]:
 
 
 def launch_gpu(device: torch.device) -> Gpu:
-    """The GPU that a launch on `device` is planned for; the interpreter's for the CPU."""
+    """The GPU that a launch on `device` is planned for; the interpreter's for the CPU, the present one for meta
+    tensors."""
     if device.type == "cpu":
         return INTERPRETER
     return gpu_of(torch.cuda.current_device() if device.index is None else device.index)
 
 
+@contextmanager
+def planned() -> Iterator[list[Launch]]:
+    """Gives a list that has the launches of all that this thread computes on meta tensors within the block."""
+    launches: list[Launch] = []
+    token = _planned.set(launches)
+    try:
+        yield launches
+    finally:
+        _planned.reset(token)
+
+
 def run(plan: Plan, device: torch.device) -> Sequence[Tensor]:
-    """Runs the launches of `plan` on `device`, and returns its outputs."""
+    """Runs the launches of `plan` on `device`, and returns its outputs; meta tensors' are `planned` at most."""
+    if device.type == "meta":
+        if (launches := _planned.get()) is not None:
+            launches.extend(plan.launches)
+        return plan.outputs
     with nullcontext() if device.type == "cpu" else torch.cuda.device(device):
         for launch in plan.launches:
             launch.kernel[(launch.grid,)](**launch.arguments, **launch.constants, **launch.options)
