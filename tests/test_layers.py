@@ -155,18 +155,3 @@ def test_a_library_that_answers_in_planes(pool: str | None, monkeypatch: pytest.
     monkeypatch.setattr("fastnst.network.layers.F.conv2d", in_planes)
     layers = make_layers("bits")
     check(layers, convolution(layers, 16, 24, pool, "zeros"), noise(1, 16, 9, 12))
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("padding", ["zeros", "replicate"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_cudnn_s_fused_relu_gives_the_same_features(dtype: torch.dtype, padding: str) -> None:
-    gpu = torch.device("cuda")
-    fused, plain = (GpuLayers(gpu, dtype, "triton", cudnn_relu=cudnn_relu) for cudnn_relu in (True, False))
-    for channels in (3, 64):
-        layer = convolution(plain, channels, 64, None, padding)
-        x = noise(1, channels, 37, 50).to(gpu, dtype).contiguous(memory_format=torch.channels_last)
-        (expected, _), (features, bits) = (layers.forward(layer, x, record=False) for layers in (plain, fused))
-        assert bits is None
-        # The bias is added before the result is rounded, not after.
-        torch.testing.assert_close(features, expected, rtol=4 * torch.finfo(dtype).eps, atol=4 * torch.finfo(dtype).eps)

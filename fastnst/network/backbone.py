@@ -143,11 +143,11 @@ class Backbone:
         return replace(self, steps=steps)
 
 
-def make_layers(runtime: Runtime, *, cudnn_relu: bool = False) -> Layers:
+def make_layers(runtime: Runtime) -> Layers:
     """The way to run layers where `runtime` is. Bits are kept by Triton's kernels alone: torch's take longer to make
     them than to read the features."""
     if runtime.kernels == "triton":
-        return GpuLayers(runtime.device, runtime.dtype, runtime.kernels, cudnn_relu=cudnn_relu)
+        return GpuLayers(runtime.device, runtime.dtype, runtime.kernels)
     if runtime.device.type != "cpu":
         return CpuLayers(Torch(runtime.device, runtime.dtype))
     return CpuLayers(Winograd() if runtime.winograd else OneDnn(runtime.dtype))
@@ -160,15 +160,13 @@ def build_backbone(
     *,
     pooling: str = "avg",
     padding: str = "zeros",
-    cudnn_relu: bool = False,
 ) -> Backbone:
     """The backbone from the image to the deepest of `taps`, the only layers that it can be tapped at.
 
     `padding` belongs to the first convolution, "zeros" or "replicate", or is "circular" for all of them: then the
-    features of an image that is rolled by multiples of the pooling grid are rolled too. `cudnn_relu` goes to
-    `GpuLayers`: no machine has shown yet whether it is quicker.
+    features of an image that is rolled by multiples of the pooling grid are rolled too.
     """
-    layers = make_layers(runtime, cudnn_relu=cudnn_relu)
+    layers = make_layers(runtime)
     steps: dict[str, Layer] = {}
     names = [layer.name for layer in layers_up_to(weights.network, taps)]
     for name, following in zip(names, [*names[1:], ""], strict=True):

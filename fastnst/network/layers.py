@@ -72,16 +72,16 @@ class Layers(Protocol):
 class GpuLayers:
     """Torch's convolutions over whole maps, on any device, with the kernels' own bias, ReLU and pool.
 
-    With `cudnn_relu`, on an NVIDIA GPU, a convolution whose bits nobody wants is one call of cuDNN with bias and ReLU.
+    cuDNN's fused convolution, bias and ReLU is not called: torch has it read its output, which is not initialised, as
+    the addend of a factor of 0, and what is no number there stays none.
     """
 
     channels_last = True
 
-    def __init__(self, device: torch.device, dtype: torch.dtype, backend: str, *, cudnn_relu: bool = False) -> None:
+    def __init__(self, device: torch.device, dtype: torch.dtype, backend: str) -> None:
         self.dtype = dtype
         self._device = device
         self._backend = backend
-        self._cudnn_relu = cudnn_relu
 
     def pack(self, weight: Tensor) -> Tensor:
         return weight.to(self._device, self.dtype).contiguous(memory_format=torch.channels_last)
@@ -95,8 +95,6 @@ class GpuLayers:
         padding = 1
         if layer.padding != "zeros":
             x, padding = bordered(x, layer.padding), 0
-        if self._cudnn_relu and layer.pool is None and not record:
-            return torch.cudnn_convolution_relu(x, layer.weight, layer.bias, (1, 1), (padding,) * 2, (1, 1), 1), None
         y = _convolution(x, layer.weight, padding)
         if layer.pool is not None:
             return self._pooled(y, layer.bias, layer.pool, record)

@@ -308,7 +308,8 @@ class Ways:
         content_is_kept: bool = True,
     ) -> Plan:
         height, width = self.size
-        count = _IMAGES + (self.options.average is not None) + self.network.on_cpu  # the content's own pixels
+        # On a CPU the content's own pixels, and among several processes the gradient on its way.
+        count = _IMAGES + (self.options.average is not None) + self.network.on_cpu + (self.processes > 1)
         per_pixel = count * IMAGE_BYTES_PER_PIXEL + optimizer_bytes_per_pixel(self.options)
         flops += self._style_flops * math.ceil(len(grid) / self.processes) / len(grid)
         return Plan(

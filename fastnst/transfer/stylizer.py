@@ -232,7 +232,7 @@ class Stylizer:
             style_sizes=[style_size(style, scale.edge, options) for style in self._inputs.styles],
             network_is_loaded=self._network is not None,
             processes=self._ranks.size,
-            sharers=self._ranks.local_size if self.runtime.device.type == "cpu" else 1,
+            sharers=self._ranks.sharers(self.runtime.device),
         )
 
     def _building(self, scales: Sequence[Scale], plans: Sequence[Plan]) -> Building | None:
