@@ -79,7 +79,7 @@ class Ranks:
         sent = self._on_the_way(torch.cat([*parts, parts[0].new_full((1,), flag)]))
         with self._named("adding up sums"):
             dist.all_reduce(sent)
-        for tensor, total in zip(tensors, sent[:-1].split([len(part) for part in parts]), strict=True):
+        for tensor, total in zip(tensors, torch.split(sent[:-1], [len(part) for part in parts]), strict=True):
             tensor.copy_(total.view_as(tensor))
         return bool(sent[-1] > 0)
 

@@ -120,6 +120,13 @@ def _print_table(measurements: list[Measurement]) -> None:
     failed = [measurement for measurement in measurements if measurement.problem]
     for line in dict.fromkeys(f"{each.implementation} {each.operation}: {each.problem}" for each in failed):
         print(f"not timed: {line}")
+    by_calls = {
+        f"{each.implementation} {each.operation}" for each in measurements if each.timing and each.timing.by == "events"
+    }
+    if by_calls:
+        print(
+            f"could not be captured as a graph, so that the host's calls are in the time: {', '.join(sorted(by_calls))}"
+        )
     print(flush=True)
 
 

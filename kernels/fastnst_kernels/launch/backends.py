@@ -4,7 +4,7 @@ import importlib.util
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import Tensor
@@ -112,16 +112,23 @@ def refuse_second_derivative(what: str) -> None:
 def float32_products(tf32: bool) -> Iterator[None]:
     """Within it, torch's float32 products on a GPU are exact (ieee) or rounded (tf32), and exact on a CPU.
 
-    The settings are the process's, and what they were before is put back.
+    The settings are the process's, and what they were before is put back. torch.compile reads the older name of the
+    GPU's, which raises where it says something else.
     """
     cuda, cpu = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = cuda.fp32_precision, cpu.fp32_precision
+    older = "high" if before[0] == "tf32" else "highest"
+    with suppress(RuntimeError):
+        older = torch.get_float32_matmul_precision()
     try:
-        cpu.fp32_precision = "ieee"
         if torch.cuda.is_available():
+            torch.set_float32_matmul_precision("high" if tf32 else "highest")
             cuda.fp32_precision = "tf32" if tf32 else "ieee"
+        cpu.fp32_precision = "ieee"
         yield
     finally:
+        if torch.cuda.is_available():
+            torch.set_float32_matmul_precision(older)
         cuda.fp32_precision, cpu.fp32_precision = before
 
 
