@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastnst.errors import FastnstError
 from fastnst.network.architecture import Preprocessing, layers_up_to
-from fastnst.network.cpu import CpuLayers, OneDnn, Winograd
+from fastnst.network.cpu import CpuLayers, OneDnn, Torch, Winograd
 from fastnst.network.layers import Convolution, GpuLayers, Layer, Layers, Pool, Sums
 from fastnst.network.runtime import Runtime
 from fastnst.network.weights import Weights
@@ -170,9 +170,12 @@ class Backbone:
 
 
 def make_layers(runtime: Runtime) -> Layers:
-    """The way to run layers where `runtime` is."""
-    if runtime.device.type != "cpu":
+    """The way to run layers where `runtime` is. Bits are kept by Triton's kernels alone: torch's take longer to make
+    them than to read the features."""
+    if runtime.kernels == "triton":
         return GpuLayers(runtime.device, runtime.dtype, runtime.kernels)
+    if runtime.device.type != "cpu":
+        return CpuLayers(Torch(runtime.device, runtime.dtype))
     return CpuLayers(Winograd() if runtime.winograd else OneDnn(runtime.dtype))
 
 
