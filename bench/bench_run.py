@@ -101,13 +101,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--weights", default="random")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--no-command", action="store_true", help="leave out the seconds of the command")
     parser.add_argument("--json", type=Path, metavar="PATH", help="also write the results there")
     parsed = parser.parse_args(arguments)
     try:
         device = resolve_runtime(parsed.device, parsed.precision).device
         facts = conditions(device)
         print(f"{facts['device']}, torch {facts['versions']['torch']}, commit {facts['commit']}, {facts['date']}")
-        rows = command_rows(parsed)
+        rows = [] if parsed.no_command else command_rows(parsed)
         rows += [run_row(size, optimizer, parsed) for size in parsed.size for optimizer in parsed.optimizer]
     except FastnstError as error:
         parser.error(str(error))
