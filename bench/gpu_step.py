@@ -10,6 +10,7 @@ python -m bench.gpu_step --parts first convolutions lbfgs --size 1024
     lbfgs           a step of L-BFGS with a full history, in float32 and in 16 bit
     equal           gradients and runs made again, to the bit; freed memory is overwritten in between, so that a value
                     that was never written shows
+    run             a whole run at one scale: seconds and peak memory
 
 A part that fails is reported, and the others go on; the exit code is 1 then.
 """
@@ -17,9 +18,11 @@ A part that fails is reported, and the others go on; the exit code is 1 then.
 import argparse
 import json
 import sys
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
+from itertools import product
 from typing import Any
 from unittest import mock
 
@@ -30,18 +33,39 @@ from torch import Tensor
 
 from bench.bench_step import TOLERANCES, engine_side, floor_calls, step_task
 from bench.plain_loop import Task
+from fastnst import Stylizer
+from fastnst.examples import example
 from fastnst.network.runtime import resolve_runtime
 from fastnst.network.settings import float32_products, timed_algorithms
 from fastnst.optim import LBFGS
 from fastnst.transfer.descent import Replayed
 
-PARTS = ("step", "first", "convolutions", "lbfgs", "equal")
+PARTS = ("step", "first", "convolutions", "lbfgs", "equal", "run")
 _ITERATIONS, _ROUNDS = 8, 5
 _MOST_KERNELS = 60
 
 
-def step(task: Task, precisions: Sequence[str]) -> list[dict[str, Any]]:
-    return [_one_step(task, precision, optimizer) for precision in precisions for optimizer in ("adam", "lbfgs")]
+@dataclass(frozen=True)
+class Given:
+    """The arguments of the command, and the pictures."""
+
+    size: int
+    device: str
+    precisions: Sequence[str]
+    iterations: int
+    optimizer: str
+
+    @cached_property
+    def task(self) -> Task:
+        task = step_task(self.size, self.device)
+        # The example picture is three by four; here the sides are alike.
+        start, content = (F.interpolate(image, (self.size, self.size)) for image in (task.start, task.content))
+        return replace(task, start=start, content=content)
+
+
+def step(given: Given) -> list[dict[str, Any]]:
+    modes = product(given.precisions, ("adam", "lbfgs"))
+    return [_one_step(given.task, precision, optimizer) for precision, optimizer in modes]
 
 
 def _one_step(task: Task, precision: str, optimizer: str) -> dict[str, Any]:
@@ -87,10 +111,10 @@ def _kernels(iterate: Callable[[], object], device: torch.device) -> list[dict[s
     return sorted(rows, key=lambda row: -row["microseconds"])[:_MOST_KERNELS]
 
 
-def first(task: Task, precisions: Sequence[str]) -> list[dict[str, Any]]:
+def first(given: Given) -> list[dict[str, Any]]:
+    task, rows = given.task, []
     height, width = task.start.shape[2:]
-    rows = []
-    for precision in precisions:
+    for precision in given.precisions:
         runtime = resolve_runtime(task.options.device, precision)
         calls: dict[str, Callable[[], object]] = {}
         for channels in (3, 8):
@@ -109,9 +133,9 @@ def _random(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) ->
     return torch.rand(shape, device=device).to(dtype, memory_format=torch.channels_last)
 
 
-def convolutions(task: Task, precisions: Sequence[str]) -> list[dict[str, Any]]:
-    rows = []
-    for precision in precisions:
+def convolutions(given: Given) -> list[dict[str, Any]]:
+    task, rows = given.task, []
+    for precision in given.precisions:
         runtime, calls = floor_calls(task, precision)
         with torch.no_grad(), float32_products(runtime.tf32), timed_algorithms():
             timings = _timed({name: call for name, (_, call) in calls.items()}, task.device)
@@ -121,8 +145,8 @@ def convolutions(task: Task, precisions: Sequence[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def lbfgs(task: Task, precisions: Sequence[str]) -> list[dict[str, Any]]:
-    rows = []
+def lbfgs(given: Given) -> list[dict[str, Any]]:
+    task, rows = given.task, []
     for dtype in (None, torch.bfloat16):
         image, gradient = task.start.clone(), torch.randn_like(task.start)
         loss, optimizer = torch.ones((), device=task.device), LBFGS(history_dtype=dtype)
@@ -133,17 +157,42 @@ def lbfgs(task: Task, precisions: Sequence[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def equal(task: Task, precisions: Sequence[str]) -> list[dict[str, Any]]:
-    for precision in precisions:
+def equal(given: Given) -> list[dict[str, Any]]:
+    task = given.task
+    for precision in given.precisions:
         sides = [engine_side(task, precision, "lbfgs") for _ in range(2)]
         losses = [[side.iterate().item() for _ in range(_ITERATIONS)] for side in sides]
-        expected = sides[0].evaluate(task.start)
-        for _ in range(_ITERATIONS):
+        gradients = []
+        for side in sides * 4:
             torch.empty(1 << 26, device=task.device).fill_(torch.nan)
-            loss, gradient = sides[1].evaluate(task.start)
-            if losses[0] != losses[1] or loss != expected[0] or not torch.equal(gradient, expected[1]):
-                raise ArithmeticError(f"{precision} is not equal when made again: {losses}")
+            gradients += [side.evaluate(task.start)[1]] if side.evaluate else []
+        if losses[0] != losses[1] or not all(torch.equal(gradient, gradients[0]) for gradient in gradients):
+            raise ArithmeticError(f"{precision} is not equal when made again: {losses}")
     return []
+
+
+def run(given: Given) -> list[dict[str, Any]]:
+    """The second call of a `Stylizer`: the first one readies the device. The graph is captured in each."""
+    precision = given.precisions[0]
+    options: dict[str, Any] = {"precision": precision, "device": given.device, "iterations": given.iterations}
+    stylizer = Stylizer(
+        example("style_swirls"), size=given.size, scales=None, weights="random", optimizer=given.optimizer, **options
+    )
+    device, seconds = stylizer.runtime.device, []
+    for _ in range(2):
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        began = time.perf_counter()
+        result = stylizer(example("content"))
+        synchronise(device)
+        seconds.append(time.perf_counter() - began)
+    totals = [record.total for record in result.losses]
+    if not min(totals) < totals[0]:
+        raise ArithmeticError(f"the loss did not fall: {totals[0]} to {min(totals)}")
+    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    what = f"{given.size} px, {given.iterations} of {given.optimizer}"
+    timing = {"median": seconds[1], "first": seconds[0], "by": "clock"}
+    return [{"precision": stylizer.runtime.precision, "what": what, "timing": timing, "peak": peak}]
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -151,17 +200,17 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--size", type=int, default=1024, metavar="PX")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--iterations", type=int, default=500, help="of a whole run (default: 500)")
+    parser.add_argument("--optimizer", default="lbfgs", choices=["lbfgs", "adam"], help="of it (default: lbfgs)")
     parser.add_argument("--precisions", nargs="+", default=["fp16", "tf32"])
     parsed = parser.parse_args(words)
-    task = step_task(parsed.size, parsed.device)
-    # The example picture is three by four; here the sides are alike.
-    start, content = (F.interpolate(image, (parsed.size, parsed.size)) for image in (task.start, task.content))
-    task = replace(task, start=start, content=content)
-    parts = dict(zip(PARTS, (step, first, convolutions, lbfgs, equal), strict=True))
-    report: dict[str, Any] = {**conditions(task.device), "size": parsed.size, "problems": {}}
+    given = Given(parsed.size, parsed.device, parsed.precisions, parsed.iterations, parsed.optimizer)
+    parts = dict(zip(PARTS, (step, first, convolutions, lbfgs, equal, run), strict=True))
+    device = resolve_runtime(parsed.device).device
+    report: dict[str, Any] = {**conditions(device), "size": parsed.size, "problems": {}}
     for name in parsed.parts:
         try:
-            report[name] = parts[name](task, parsed.precisions)
+            report[name] = parts[name](given)
         except Exception as error:  # noqa: BLE001  (what else the machine can tell is wanted all the same)
             report["problems"][name] = f"{type(error).__name__}: {error}".splitlines()[0]
     print(json.dumps(report))

