@@ -66,7 +66,7 @@ def steps(*, tiny: bool, on_gpu: bool, cache: Path | None = None) -> list[Step]:
         Step(
             "profile",
             ("fastnst", "profile", "--size", size, "--precision", half, "--json", "--no-compile", *rounds),
-            60,
+            120 if tiny else 60,
         ),
         Step(
             "tests", ("pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests/kernels" if tiny else "tests"), 150
