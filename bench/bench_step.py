@@ -10,7 +10,7 @@ example pictures, start and random weights:
     tuned-bf16      the same with weights and features in bfloat16
     compiled        `tuned` through torch.compile; compiled-bf16 likewise; graphs-bf16 and autotuned-bf16 with the modes
                     reduce-overhead (CUDA graphs) and max-autotune (both)
-    pastiche        pastiche 1.6, on a CPU, with an objective of its own (`bench.pastiche_compare` has one for both)
+    pastiche        pastiche 1.6, with an objective of its own (`bench.pastiche_compare` has one for both)
     fp32 winograd … the engine in each precision
     floor of …      the convolutions of an iteration and nothing else, forward and input gradient
 
@@ -28,6 +28,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -138,7 +139,7 @@ def pastiche_side(task: Task, optimizer: str) -> Side:
 
     height, width = task.start.shape[2:]
     content, styles = str(example("content")), [str(example("style_swirls"))]
-    artist = PasticheArtist(content, styles, device="cpu", optimizer=optimizer, size_pixels=height * width)
+    artist = PasticheArtist(content, styles, device=str(task.device), optimizer=optimizer, size_pixels=height * width)
 
     def iterate() -> Tensor:
         artist.draw()
@@ -199,7 +200,7 @@ def sides_here(device: torch.device) -> list[str]:
     """The sides that run on `device`, and are not emulated there."""
     if device.type == "cuda":
         forms = [PLAIN, "tuned", "tuned-bf16", "compiled-bf16", "graphs-bf16", "autotuned-bf16"]
-        return [*forms, "fp32", "tf32", "fp16", "bf16"]
+        return [*forms, PASTICHE, "fp32", "tf32", "fp16", "bf16"]
     return [PLAIN, PASTICHE, "tuned", *trial.trial()]
 
 
@@ -260,31 +261,34 @@ def _precision(name: str) -> str:
     return name
 
 
-def _floor(task: Task, precision: str) -> Callable[[], object]:
-    """Every convolution of an evaluation as the engine calls it, forward and back, on maps that are there already."""
+def floor_calls(task: Task, precision: str) -> tuple[Runtime, dict[str, tuple[float, Callable[[], Tensor]]]]:
+    """Every convolution of an evaluation as the engine calls it, forward and back, on maps that are there already: its
+    operations and its call, by name."""
     backbone, runtime = engine_backbone(task, precision)
     layers = backbone.layers
     layout = torch.channels_last if layers.channels_last else torch.contiguous_format
-    calls: list[Callable[[], Tensor]] = []
-
-    def add(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-        if isinstance(layers, CpuLayers):
-            calls.append(lambda: layers.convolver(x, weight, bias, relu=bias is not None, padding=1))
-        else:
-            calls.append(lambda: F.conv2d(x, weight, padding=1))
-
+    calls: dict[str, tuple[float, Callable[[], Tensor]]] = {}
     size = task.start.shape[2:]
-    for step in backbone.steps.values():
+    for name, step in backbone.steps.items():
         if isinstance(step, Convolution):
-            for weight, bias in ((step.weight, step.bias), (step.transposed, None)):
+            for way, weight, bias in (("forward", step.weight, step.bias), ("back", step.transposed, None)):
                 x = torch.rand((1, weight.shape[1], *size), device=task.device)
-                add(x.to(layers.dtype, memory_format=layout), weight, bias)
+                x = x.to(layers.dtype, memory_format=layout)
+                call = partial(F.conv2d, x, weight, padding=1)
+                if isinstance(layers, CpuLayers):
+                    call = partial(layers.convolver, x, weight, bias, relu=bias is not None, padding=1)
+                calls[f"{name} {way}"] = 18.0 * weight.shape[0] * weight.shape[1] * size[0] * size[1], call
         size = torch.Size(side // 2 for side in size) if step.pool else size
+    return runtime, calls
+
+
+def _floor(task: Task, precision: str) -> Callable[[], object]:
+    runtime, calls = floor_calls(task, precision)
 
     @torch.no_grad()
     def run() -> None:
         with float32_products(runtime.tf32), timed_algorithms():
-            for call in calls:
+            for _, call in calls.values():
                 call()
 
     return run

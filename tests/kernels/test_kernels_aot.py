@@ -14,8 +14,9 @@ if sys.platform != "linux":
 
 from fastnst_kernels.launch.launch import Launch
 from fastnst_kernels.losses.triton_product import partial_launch
+from triton.runtime import driver
 
-from bench import aot
+from bench import aot, gpu_cache
 from bench.targets import TARGETS
 
 
@@ -59,3 +60,20 @@ def test_each_problem_is_named() -> None:
     broken = replace(launch, constants={**constants, "BLOCK_C": 48})
     built = aot.build(broken, gpu, mode="float16", layout="nchw", shape="conv1_1")
     assert built.problems[0].startswith("does not compile: ")
+
+
+def test_a_cache_for_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its kernels are found by the keys that the launch itself looks for, and another compiler is named."""
+    folder = tmp_path / "sm_90"
+    whole = gpu_cache.rehearsals
+    monkeypatch.setattr(gpu_cache, "rehearsals", lambda sizes: [next(iter(whole(sizes)))])
+    monkeypatch.setattr(driver, "_active", None)
+    built = gpu_cache.build_cache(folder, "sm_90", [64])
+    binaries = list(folder.glob("*/*.cubin"))
+    assert len(binaries) == built > 12
+    before = {path: path.stat().st_mtime_ns for path in binaries}
+    assert gpu_cache.build_cache(folder, "sm_90", [64]) == built
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("*/*.cubin")} == before
+    assert gpu_cache.main(["--compare", str(folder)]) == 0
+    (folder / "key.json").write_text((folder / "key.json").read_text().replace('"compiler": "', '"compiler": "other '))
+    assert [line.partition(":")[0] for line in gpu_cache.differing(folder)] == ["compiler"]
