@@ -1,8 +1,8 @@
 """The first layer and the image in one kernel each way.
 
-Forward: normalisation, the 3×3 convolution of three channels, bias, ReLU and the sums of the Gram matrix. Back: the tap,
-the ReLU, the transposed convolution, the normalisation's scale and the total variation. The features are computed anew
-on the way back, from the image, which takes a fortieth of their bytes to read: nothing is kept of the layer.
+Forward: normalisation, the 3×3 convolution of three channels, bias, ReLU and the sums of the Gram matrix. Back: the
+style's tap, the ReLU, the transposed convolution, the normalisation's scale and the total variation. The features are
+computed anew on the way back, from the image, whose bytes are a tenth of theirs: nothing is kept of the layer.
 
 `FirstLayer` says what the layer does to the image; `eager` has the operations in torch, `reference` in naive float64.
 """

@@ -1,6 +1,5 @@
 """The first layer in plain torch, operation by operation: what the Triton kernels do at once."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 

@@ -36,7 +36,12 @@ def transposed(gradient: Tensor, layer: FirstLayer) -> Tensor:
 
 
 def image_gradient(
-    image: Tensor, layer: FirstLayer, upstream: Tensor | None, style: Tensor | None, tv_weight: float | Tensor, kind: str
+    image: Tensor,
+    layer: FirstLayer,
+    upstream: Tensor | None,
+    style: Tensor | None,
+    tv_weight: float | Tensor,
+    kind: str,
 ) -> Tensor:
     """∂x of an image (B, 3, H, W), with upstream (B, N, H, W) and the style's S (B, N, N), 0 where None: float64."""
     own = features(image, layer)

@@ -2,8 +2,8 @@
 """The Triton kernel of the first layer's way back to the image, and its launcher.
 
 A program walks down a strip of BLOCK columns, the outer two of which are its neighbours', and row by row computes the
-features anew, the gradient before the ReLU, and what that sends to the image: rows above, beside and below wait in three
-accumulators, columns are shifted once a row is complete. Nothing of N channels is written.
+features anew, the gradient before the ReLU, and what that sends to the image: the rows above, beside and below wait in
+three accumulators, and columns are shifted once a row is complete. Nothing of N channels is written.
 """
 
 from math import ceil
@@ -16,12 +16,15 @@ from torch import Tensor
 
 from fastnst_kernels.first import FirstLayer
 from fastnst_kernels.first.triton_first import (
+    STAGES,
+    activated,
     by_channel,
     filters,
     image_arguments,
     layer_constants,
     numbered,
     patches,
+    warps,
     wrapped,
 )
 from fastnst_kernels.image import eager as image_eager
@@ -30,7 +33,6 @@ from fastnst_kernels.launch.gpu import Gpu
 from fastnst_kernels.launch.launch import Launch, Plan, finish_sum, launch_gpu, run
 from fastnst_kernels.launch.layout import dense, dense_channels_last, empty_map, in_layout
 from fastnst_kernels.losses.targets import StyleTerm
-from fastnst_kernels.relu.triton_relu import relu
 
 _BLOCK = 64
 # Programs for each multiprocessor, and rows of one at least: two more of each strip are computed twice.
@@ -108,8 +110,7 @@ def first_backward_kernel(
     n = tl.arange(0, C)
     p = tl.arange(0, BLOCK)
     j = column_tile * (BLOCK - 2) - 1 + p
-    matrix = filters(weight, C).to(dtype)
-    shift = tl.load(bias + n).to(tl.float32)
+    matrix = filters(weight, bias, C).to(dtype)
     above_filters = _transposed_filters(weight, 0, FLIP, C).to(dtype)
     beside_filters = _transposed_filters(weight, 1, FLIP, C).to(dtype)
     below_filters = _transposed_filters(weight, 2, FLIP, C).to(dtype)
@@ -164,15 +165,15 @@ def first_backward_kernel(
             FLIP,
             WIDE,
         )
-        f = relu(tl.dot(tl.trans(x.to(dtype)), matrix, input_precision=PRECISION) + shift[None, :]).to(dtype)
-        if STYLE:
-            g = tl.dot(f, d, input_precision=PRECISION) * coefficient
-        else:
-            g = tl.zeros((BLOCK, C), dtype=tl.float32)
+        # Zero outside the image, and so is the gradient there.
+        f = activated(tl.dot(tl.trans(x.to(dtype)), matrix, input_precision=PRECISION), dtype)
+        g = tl.zeros((BLOCK, C), dtype=tl.float32)
         if UPSTREAM:
             above = upstream + ((index * H + seen_row) * W + seen_column)[:, None] * C + n[None, :]
-            g += tl.load(above, mask=inside[:, None], other=0.0).to(tl.float32)
-        g = tl.where(inside[:, None], tl.where(f <= 0.0, 0.0, g), 0.0).to(dtype)
+            g = tl.load(above, mask=inside[:, None], other=0.0).to(tl.float32)
+        if STYLE:
+            g += tl.dot(f, d, input_precision=PRECISION) * coefficient
+        g = tl.where(f <= 0.0, 0.0, g).to(dtype)
         done = tl.dot(g, above_filters, beside, input_precision=PRECISION)
         # What a replicated border gets is the nearest pixel's.
         if PADDING == "replicate":
@@ -223,8 +224,9 @@ def plan_first_backward(
     precision: str,
     gpu: Gpu,
 ) -> Plan:
-    """The gradient of a dense image (B, 3, H, W), in its layout, with `upstream` (B, N, H, W) channels-last: its launches
-    and its outputs, the gradient and the total variation, (B,). `kind` None is no variation, and one output."""
+    """The gradient of a dense image (B, 3, H, W), in its layout, with `upstream` (B, N, H, W) channels-last: its
+    launches and its outputs, the gradient and the total variation, (B,). `kind` None is no variation, and one output.
+    """
     batch, _, height, width = image.shape
     gradient = empty_map(image, dense_channels_last(image), dtype=torch.float32)
     column_tiles = ceil(width / (_BLOCK - 2))
@@ -261,7 +263,7 @@ def plan_first_backward(
         "WEIGHTED": tv_gradient is not None,
     }
     grid = batch * row_tiles * column_tiles
-    launch = Launch(first_backward_kernel, grid, arguments, constants, num_warps=4, num_stages=2)
+    launch = Launch(first_backward_kernel, grid, arguments, constants, num_warps=warps(layer), num_stages=STAGES)
     if kind is None:
         return Plan((launch,), (gradient,))
     finish, value = finish_sum(partial, 1 / (height * width))
@@ -278,15 +280,13 @@ def first_backward(
     kind: str,
     precision: str,
 ) -> tuple[Tensor, Tensor]:
-    """`eager.first_backward` as one kernel and the sum of its variation, but for kind "nine-point", which is torch's."""
+    """`eager.first_backward` as one kernel and the sum of its variation; that of kind "nine-point" is torch's."""
     image = dense(image)
     terms: dict[str, Any] = {"tv_weight": tv_weight, "tv_gradient": tv_gradient, "kind": kind}
     if kind == "nine-point":
         terms["kind"] = None
     above = None if upstream is None else in_layout(upstream, True)
-    plan = plan_first_backward(
-        image, layer, above, style, precision=precision, gpu=launch_gpu(image.device), **terms
-    )
+    plan = plan_first_backward(image, layer, above, style, precision=precision, gpu=launch_gpu(image.device), **terms)
     gradient, *value = run(plan, image.device)
     if value:
         return gradient, value[0]

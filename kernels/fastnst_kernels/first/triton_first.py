@@ -20,9 +20,11 @@ from fastnst_kernels.launch.heuristic import LONGEST_SUM
 from fastnst_kernels.launch.launch import Launch, Plan, input_precision, launch_gpu, run, upcast
 from fastnst_kernels.launch.layout import wide_image
 from fastnst_kernels.losses.triton_gram import plan_accumulated
-from fastnst_kernels.relu.triton_relu import buffer_of, relu, run_into
+from fastnst_kernels.relu.triton_relu import buffer_of, run_into
 
 _BLOCK_M = 128
+# Pixels of the next step are on their way while one is computed.
+STAGES = 2
 # Programs for each multiprocessor: one more writes a matrix of partial sums more.
 _PROGRAMS = 2
 
@@ -60,9 +62,11 @@ def patches(
     FLIP: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """The normalised pixels around positions, (32, P): three channels of 3 × 3 in the order of `filters`, then zeros."""
+    """The normalised pixels around positions, (32, P): three channels of 3 × 3, two ones for the bias, zeros; all zeros
+    where a position is not `valid`."""
     k = tl.arange(0, 32)
     channel = k % 3
+    ones = tl.where(valid[None, :] & ((k == 27) | (k == 28))[:, None], 1.0, 0.0)
     rows = row[None, :] + (k // 9 - 1)[:, None]
     columns = column[None, :] + (k // 3 % 3 - 1)[:, None]
     mask = valid[None, :] & (k < 27)[:, None]
@@ -81,14 +85,27 @@ def patches(
     x = tl.load(image + plane * stride_c + (rows * stride_h + columns * stride_w), mask=mask, other=0.0)
     scale = by_channel(channel, scale_0, scale_1, scale_2)[:, None]
     shift = by_channel(channel, shift_0, shift_1, shift_2)[:, None]
-    return tl.where(mask, x * scale + shift, 0.0)
+    return tl.where(mask, x * scale + shift, ones)
 
 
 @triton.jit
-def filters(weight, C: tl.constexpr):
-    """The filters (N, 3, 3, 3), channels-last, as a matrix of 32 rows, (32, N): 27 of them, then zeros."""
+def filters(weight, bias, C: tl.constexpr):
+    """The filters (C, 3, 3, 3), channels-last, and the bias (C,) as the matrix (32, C) that multiplies `patches`.
+
+    The bias is two rows, its first ten bits and the rest: TF32 then takes nothing of it.
+    """
     k = tl.arange(0, 32)[:, None]
-    return tl.load(weight + tl.arange(0, C)[None, :] * 27 + k, mask=k < 27, other=0.0)
+    n = tl.arange(0, C)[None, :]
+    weights = tl.load(weight + n * 27 + k, mask=k < 27, other=0.0).to(tl.float32)
+    shift = tl.load(bias + n).to(tl.float32)
+    high = (shift.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
+    return tl.where(k == 27, high, tl.where(k == 28, shift - high, weights))
+
+
+@triton.jit
+def activated(value, dtype: tl.constexpr):
+    """max(value, 0) in `dtype`; a NaN stays one."""
+    return tl.maximum(value, 0.0, propagate_nan=tl.PropagateNan.ALL).to(dtype)
 
 
 @triton.jit(do_not_specialize=["splits"])
@@ -134,8 +151,7 @@ def first_forward_kernel(
 
     dtype = tl.float32 if UPCAST else weight.dtype.element_ty
     n = tl.arange(0, C)
-    matrix = filters(weight, C).to(dtype)
-    shift = tl.load(bias + n).to(tl.float32)
+    matrix = filters(weight, bias, C).to(dtype)
     sums = tl.zeros((C, C), dtype=tl.float32)
     for offset in range(0, length, BLOCK_M):
         m = offset + tl.arange(0, BLOCK_M)
@@ -161,8 +177,7 @@ def first_forward_kernel(
             WIDE,
         )
         mask = (m < length)[:, None]
-        f = tl.dot(tl.trans(x.to(dtype)), matrix, input_precision=PRECISION) + shift[None, :]
-        f = tl.where(mask, relu(f), 0.0).to(dtype)
+        f = activated(tl.dot(tl.trans(x.to(dtype)), matrix, input_precision=PRECISION), dtype)
         tl.store(y + (m[:, None] * C + n[None, :]), f.to(y.dtype.element_ty), mask=mask)
         if GRAM:
             sums = tl.dot(tl.trans(f), f, sums, input_precision=PRECISION)
@@ -187,6 +202,11 @@ def image_arguments(image: Tensor, layer: FirstLayer) -> dict[str, Any]:
 def numbered(name: str, values: Sequence[float]) -> dict[str, float]:
     """Numbers as arguments of a kernel: name_0, name_1, …"""
     return {f"{name}_{index}": float(value) for index, value in enumerate(values)}
+
+
+def warps(layer: FirstLayer) -> int:
+    """Warps of a program: 8 where the tensor cores' operands are of 32 bits, for 4 run out of registers."""
+    return 4 if layer.weight.element_size() == 2 else 8
 
 
 def layer_constants(image: Tensor, layer: FirstLayer, precision: str, gpu: Gpu) -> dict[str, Any]:
@@ -221,7 +241,10 @@ def plan_first_forward(image: Tensor, layer: FirstLayer, y: Tensor, gram: bool, 
         "split_length": split_length,
     }
     constants = {**layer_constants(image, layer, precision, gpu), "BLOCK_M": _BLOCK_M, "GRAM": gram}
-    return Plan((Launch(first_forward_kernel, batch * splits, arguments, constants, num_warps=4, num_stages=2),), outputs)
+    launch = Launch(
+        first_forward_kernel, batch * splits, arguments, constants, num_warps=warps(layer), num_stages=STAGES
+    )
+    return Plan((launch,), outputs)
 
 
 def first_forward(image: Tensor, layer: FirstLayer, y: Tensor, sums: Tensor | None, precision: str) -> None:
