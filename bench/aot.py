@@ -179,13 +179,13 @@ def _first_plans(x: Tensor, precision: str, gpu: Gpu) -> list[Plan]:
     y = empty_map(torch.empty((batch, 64, height, width), dtype=x.dtype, device="meta"), True)
     ones, matrix = (torch.empty(size, device="meta") for size in ((batch,), (batch, 64, 64)))
     style, plans = StyleTerm(matrix.to(x.dtype), ones, ones, 1.0), []
-    switches: Sequence[tuple[str, bool, Tensor | None, StyleTerm | None, Tensor | None, str | None]] = (
-        ("zeros", True, y, style, None, "squared"),
-        ("replicate", False, y, style, ones, "absolute"),
-        ("circular", True, y, None, None, None),
-        ("replicate", True, None, style, None, "squared"),
+    switches: Sequence[tuple[str, bool, Tensor | None, StyleTerm | None, str | None]] = (
+        ("zeros", True, y, style, "squared"),
+        ("replicate", False, y, style, "absolute"),
+        ("circular", True, y, None, None),
+        ("replicate", True, None, style, "squared"),
     )
-    for padding, flip, above, term, tv_gradient, kind in switches:
+    for padding, flip, above, term, kind in switches:
         layer = FirstLayer(in_layout(weight, True), bias, (1.0, 1.0, 1.0), (1.0, 1.0, 1.0), flip, padding)
         image = empty_map(x, not flip, dtype=torch.float32)
         plans += [
@@ -196,10 +196,10 @@ def _first_plans(x: Tensor, precision: str, gpu: Gpu) -> list[Plan]:
                 upstream=above,
                 style=term,
                 tv_weight=1.0,
-                tv_gradient=tv_gradient,
                 kind=kind,
                 precision=precision,
                 gpu=gpu,
+                divisor=None if flip else ones[:1],
             ),
         ]
     return plans

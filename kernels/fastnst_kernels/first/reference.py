@@ -1,6 +1,7 @@
 """The first layer in naive float64 torch, straight from the formulas.
 
-    F = max(W ∗ (x · scale + shift) + b, 0)        ∂x = scale · Wᵀ ∗ [F > 0] (upstream + S F) + tv_weight · ∂TV
+    F = max(W ∗ (x · scale + shift) + b, 0)
+    ∂x = scale / divisor · Wᵀ ∗ [F > 0] (upstream + S F) + tv_weight · ∂TV
 
 S is the style's matrix, (B, N, N), that the gradient of its loss is the product of with F.
 """
@@ -40,13 +41,15 @@ def image_gradient(
     layer: FirstLayer,
     upstream: Tensor | None,
     style: Tensor | None,
-    tv_weight: float | Tensor,
+    tv_weight: float,
     kind: str,
+    *,
+    divisor: float = 1.0,
 ) -> Tensor:
     """∂x of an image (B, 3, H, W), with upstream (B, N, H, W) and the style's S (B, N, N), 0 where None: float64."""
     own = features(image, layer)
     above = torch.zeros_like(own) if upstream is None else upstream.double()
     if style is not None:
         above = above + (style.double() @ own.flatten(2)).view(own.shape)
-    below = transposed(torch.where(own > 0, above, 0.0), layer)
+    below = transposed(torch.where(own > 0, above, 0.0), layer) / divisor
     return image_reference.image_gradient(image, below, layer.scale, layer.flip, tv_weight, kind)

@@ -7,14 +7,13 @@ three accumulators, and columns are shifted once a row is complete. Nothing of N
 """
 
 from math import ceil
-from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastnst_kernels.first import FirstLayer
+from fastnst_kernels.first import FirstLayer, eager
 from fastnst_kernels.first.triton_first import (
     STAGES,
     activated,
@@ -27,7 +26,6 @@ from fastnst_kernels.first.triton_first import (
     warps,
     wrapped,
 )
-from fastnst_kernels.image import eager as image_eager
 from fastnst_kernels.image.triton_pixels import sign
 from fastnst_kernels.launch.gpu import Gpu
 from fastnst_kernels.launch.launch import Launch, Plan, finish_sum, launch_gpu, run
@@ -50,7 +48,7 @@ def _transposed_filters(weight, KY: tl.constexpr, FLIP: tl.constexpr, C: tl.cons
     return tl.load(weight + (tl.arange(0, C) * 27)[:, None] + k[None, :], mask=mask[None, :], other=0.0)
 
 
-@triton.jit(do_not_specialize=["row_tiles", "column_tiles", "rows", "style_gradient_stride", "tv_gradient_stride"])
+@triton.jit(do_not_specialize=["row_tiles", "column_tiles", "rows", "style_gradient_stride"])
 def first_backward_kernel(
     image,  # (B, 3, H, W) float32 by its strides
     weight,  # (C, 3, 3, 3) channels-last
@@ -61,13 +59,12 @@ def first_backward_kernel(
     style_gradient,  # (B,) float32 by its stride, read if STYLE
     gradient,  # (B, 3, H, W) float32 in the image's layout
     partial,  # (B, row_tiles · column_tiles) float32, written if VARIATION
-    tv_gradient,  # (B,) float32 by its stride, read if WEIGHTED
+    divisor,  # (1,) float32, a power of two, read if DIVIDED
     stride_b,
     stride_c,
     stride_h,
     stride_w,
     style_gradient_stride,
-    tv_gradient_stride,
     H,
     W,
     row_tiles,
@@ -92,7 +89,7 @@ def first_backward_kernel(
     STYLE: tl.constexpr,
     VARIATION: tl.constexpr,
     ABSOLUTE: tl.constexpr,
-    WEIGHTED: tl.constexpr,
+    DIVIDED: tl.constexpr,  # all but the variation
     WIDE: tl.constexpr,  # offsets inside one image need 64 bits
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,  # the interpreter multiplies the raw bits of bfloat16
@@ -119,9 +116,6 @@ def first_backward_kernel(
         coefficient = tl.load(style_gradient + index * style_gradient_stride) * (
             tl.load(style_scale + index) * style_factor
         )
-    factor = tv_factor
-    if WEIGHTED:
-        factor *= tl.load(tv_gradient + index * tv_gradient_stride)
 
     t = tl.arange(0, 16)[None, :]
     source = tl.minimum(tl.maximum(p[:, None] + 1 - t % 4, 0), BLOCK - 1)
@@ -129,6 +123,8 @@ def first_backward_kernel(
     channel = tl.arange(0, 4)[None, :]
     own = ((p > 0) & (p < BLOCK - 1) & (j < W))[:, None] & (channel < 3)
     out_scale = by_channel(channel, out_scale_0, out_scale_1, out_scale_2)
+    if DIVIDED:
+        out_scale *= 1.0 / tl.load(divisor)
     column = j[:, None]
     if WIDE:
         column = column.to(tl.int64)
@@ -207,7 +203,7 @@ def first_backward_kernel(
             else:
                 values += to_right * to_right + to_down * to_down
                 slope = (to_left + to_right) + (to_up + to_down)
-            result += slope * factor
+            result += slope * tv_factor
         tl.store(gradient + here, result, mask=mask)
     if VARIATION:
         tl.store(partial + program, tl.sum(tl.sum(values, axis=1), axis=0))
@@ -219,16 +215,19 @@ def plan_first_backward(
     upstream: Tensor | None,
     style: StyleTerm | None,
     tv_weight: float,
-    tv_gradient: Tensor | None,
     kind: str | None,
     precision: str,
     gpu: Gpu,
+    *,
+    divisor: Tensor | None = None,
+    out: Tensor | None = None,
 ) -> Plan:
     """The gradient of a dense image (B, 3, H, W), in its layout, with `upstream` (B, N, H, W) channels-last: its
-    launches and its outputs, the gradient and the total variation, (B,). `kind` None is no variation, and one output.
+    launches and its outputs, the gradient, which is `out` if given, and the total variation, (B,). `kind` None is no
+    variation, and one output.
     """
     batch, _, height, width = image.shape
-    gradient = empty_map(image, dense_channels_last(image), dtype=torch.float32)
+    gradient = empty_map(image, dense_channels_last(image), dtype=torch.float32) if out is None else out
     column_tiles = ceil(width / (_BLOCK - 2))
     wanted = max(1, _PROGRAMS * gpu.multiprocessors // (batch * column_tiles))
     rows = max(min(_LEAST_ROWS, height), ceil(height / wanted))
@@ -244,8 +243,7 @@ def plan_first_backward(
         "style_gradient_stride": 0 if style is None else style.gradient.stride(0),
         "gradient": gradient,
         "partial": partial,
-        "tv_gradient": partial if tv_gradient is None else tv_gradient,
-        "tv_gradient_stride": 0 if tv_gradient is None else tv_gradient.stride(0),
+        "divisor": unread if divisor is None else divisor,
         "row_tiles": row_tiles,
         "column_tiles": column_tiles,
         "rows": rows,
@@ -260,7 +258,7 @@ def plan_first_backward(
         "STYLE": style is not None,
         "VARIATION": kind is not None,
         "ABSOLUTE": kind == "absolute",
-        "WEIGHTED": tv_gradient is not None,
+        "DIVIDED": divisor is not None,
     }
     grid = batch * row_tiles * column_tiles
     launch = Launch(first_backward_kernel, grid, arguments, constants, num_warps=warps(layer), num_stages=STAGES)
@@ -276,18 +274,24 @@ def first_backward(
     upstream: Tensor | None,
     style: StyleTerm | None,
     tv_weight: float,
-    tv_gradient: Tensor | None,
     kind: str,
     precision: str,
+    divisor: Tensor | None = None,
+    out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`eager.first_backward` as one kernel and the sum of its variation; that of kind "nine-point" is torch's."""
     image = dense(image)
-    terms: dict[str, Any] = {"tv_weight": tv_weight, "tv_gradient": tv_gradient, "kind": kind}
-    if kind == "nine-point":
-        terms["kind"] = None
-    above = None if upstream is None else in_layout(upstream, True)
-    plan = plan_first_backward(image, layer, above, style, precision=precision, gpu=launch_gpu(image.device), **terms)
+    plan = plan_first_backward(
+        image,
+        layer,
+        upstream=None if upstream is None else in_layout(upstream, True),
+        style=style,
+        tv_weight=tv_weight,
+        kind=None if kind == "nine-point" else kind,
+        precision=precision,
+        gpu=launch_gpu(image.device),
+        divisor=divisor,
+        out=out,
+    )
     gradient, *value = run(plan, image.device)
-    if value:
-        return gradient, value[0]
-    return gradient, image_eager.add_variation(image, gradient, kind, tv_weight, tv_gradient)
+    return gradient, value[0] if value else eager.add_variation(image, gradient, tv_weight, kind)

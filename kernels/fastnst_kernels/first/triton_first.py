@@ -17,9 +17,8 @@ from torch import Tensor
 from fastnst_kernels.first import FirstLayer
 from fastnst_kernels.launch.gpu import Gpu
 from fastnst_kernels.launch.heuristic import LONGEST_SUM
-from fastnst_kernels.launch.launch import Launch, Plan, input_precision, launch_gpu, run, upcast
+from fastnst_kernels.launch.launch import Launch, Plan, input_precision, launch_gpu, upcast
 from fastnst_kernels.launch.layout import wide_image
-from fastnst_kernels.losses.triton_gram import plan_accumulated
 from fastnst_kernels.relu.triton_relu import buffer_of, run_into
 
 _BLOCK_M = 128
@@ -247,10 +246,9 @@ def plan_first_forward(image: Tensor, layer: FirstLayer, y: Tensor, gram: bool, 
     return Plan((launch,), outputs)
 
 
-def first_forward(image: Tensor, layer: FirstLayer, y: Tensor, sums: Tensor | None, precision: str) -> None:
-    """`eager.first_forward` as one kernel, and another that sums its partial sums up."""
-    gpu, buffer = launch_gpu(image.device), buffer_of(y)
-    plan = plan_first_forward(image, layer, buffer, sums is not None, precision, gpu)
+def first_forward(image: Tensor, layer: FirstLayer, y: Tensor, gram: bool, precision: str) -> Tensor | None:
+    """`eager.first_forward` as one kernel; its sums are those of the splits."""
+    buffer = buffer_of(y)
+    plan = plan_first_forward(image, layer, buffer, gram, precision, launch_gpu(image.device))
     run_into(plan, y, buffer)
-    if sums is not None:
-        run(plan_accumulated(sums, plan.outputs[1]), image.device)
+    return plan.outputs[1] if gram else None

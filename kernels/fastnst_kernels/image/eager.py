@@ -44,7 +44,7 @@ def normalise_backward(
 
 def total_variation(image: Tensor, kind: str) -> Tensor:
     """The total variation of an image (B, 3, H, W), (B,) in its dtype."""
-    return add_variation(dense(image), None, kind, 0.0, None)
+    return _add_variation(dense(image), None, kind, 0.0)
 
 
 def image_gradient(
@@ -63,15 +63,12 @@ def image_gradient(
         gradient = empty_map(image, last, dtype=image.dtype).zero_()
     else:
         gradient = normalise_backward(upstream, scale, flip, dtype=image.dtype, channels_last=last)
-    return gradient, add_variation(image, gradient, kind, tv_weight, tv_gradient)
-
-
-def add_variation(
-    image: Tensor, gradient: Tensor | None, kind: str, tv_weight: float, tv_gradient: Tensor | None
-) -> Tensor:
-    """The total variation (B,) of dense images (B, 3, H, W); tv_weight · `tv_gradient` (B,), if given, · its derivative
-    is added to `gradient`."""
     weight = tv_weight if tv_gradient is None else (tv_gradient * tv_weight)[:, None, None, None]
+    return gradient, _add_variation(image, gradient, kind, weight)
+
+
+def _add_variation(image: Tensor, gradient: Tensor | None, kind: str, weight: float | Tensor) -> Tensor:
+    """The total variation (B,) of images (B, 3, H, W); weight · its derivative is added to `gradient`."""
     positions = image[0, 0].numel()
     factor = weight * ((1.0 if kind == "absolute" else 2.0) / positions)
     sums = []

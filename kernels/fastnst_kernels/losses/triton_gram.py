@@ -234,12 +234,8 @@ def plan_gram(features: Tensor, precision: str, gpu: Gpu) -> Plan:
 def plan_accumulate_gram(sums: Tensor, features: Tensor, precision: str, gpu: Gpu) -> Plan:
     """sums += F Fᵀ of features (B, C, H, W), into (B, C, C) float32: its launches and its output, `sums`."""
     launch, partial = partial_launch(features, precision, gpu)
-    return Plan((launch, *plan_accumulated(sums, partial).launches), (sums,))
-
-
-def plan_accumulated(sums: Tensor, partial: Tensor) -> Plan:
-    """sums += the partial sums of F Fᵀ, into (B, C, C) float32: its launch and its output, `sums`."""
-    return Plan((_reduce_launch(partial, sums, 1, accumulate=True)[0],), (sums,))
+    reduce_launch, _ = _reduce_launch(partial, sums, 1, accumulate=True)
+    return Plan((launch, reduce_launch), (sums,))
 
 
 def plan_difference_loss(

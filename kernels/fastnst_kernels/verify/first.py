@@ -24,21 +24,21 @@ _SCALE, _SHIFT, _FILTERS = (2.1, 3.7, -0.4), (0.1, -2.0, 0.3), 64
 
 @dataclass(frozen=True)
 class _Variant:
-    """A padding with what is switched on beside it; the variation of `kind` is weighted by image, or by one number."""
+    """A padding with what is switched on beside it."""
 
     padding: str
     kind: str
     flip: bool
     style: bool
     upstream: bool
-    by_image: bool
+    divided: bool
 
 
 _VARIANTS = (
-    _Variant("zeros", "squared", flip=False, style=True, upstream=True, by_image=True),
-    _Variant("replicate", "absolute", flip=True, style=True, upstream=True, by_image=False),
-    _Variant("circular", "nine-point", flip=True, style=False, upstream=True, by_image=True),
-    _Variant("replicate", "squared", flip=False, style=True, upstream=False, by_image=False),
+    _Variant("zeros", "squared", flip=False, style=True, upstream=True, divided=True),
+    _Variant("replicate", "absolute", flip=True, style=True, upstream=True, divided=False),
+    _Variant("circular", "nine-point", flip=True, style=False, upstream=True, divided=True),
+    _Variant("replicate", "squared", flip=False, style=True, upstream=False, divided=False),
 )
 
 
@@ -58,14 +58,14 @@ def _both_ways(site: Site, variant: _Variant) -> Operation:
     # As large as `upstream`, and exact in the features' dtype.
     difference, style_scale = (matrix + matrix.mT).to(dtype), 1 + torch.arange(batch, device=image.device) / 2
     factor, tv_weight = 0.05, 0.7 * height * width
-    by_image = style_scale + 1 if variant.by_image else None
+    divisor = torch.full((1,), 4.0, device=image.device) if variant.divided else None
     style = StyleTerm(difference.to(difference_dtype(dtype, site.backend)), style_scale, style_scale + 2, factor)
 
     def run(layout: torch.memory_format) -> Mapping[str, Sequence[Tensor]]:
         given = image.to(memory_format=layout, copy=True)
         like = image.new_empty((batch, _FILTERS, height, width), dtype=dtype)
-        y, sums = empty_map(like, True), torch.ones_like(matrix)
-        direct.first_forward(site.backend, given, layer, y, sums if variant.style else None, precision)
+        y, out = empty_map(like, True), torch.empty_like(given)
+        sums = direct.first_forward(site.backend, given, layer, y, variant.style, precision)
         above = None if upstream is None else upstream.contiguous(memory_format=torch.channels_last)
         gradient, value = direct.first_backward(
             site.backend,
@@ -74,19 +74,28 @@ def _both_ways(site: Site, variant: _Variant) -> Operation:
             above,
             style if variant.style else None,
             tv_weight=tv_weight,
-            tv_gradient=by_image,
             kind=variant.kind,
             precision=precision,
+            divisor=divisor,
+            out=out if variant.divided else None,
         )
-        return {"forward": [y, sums, value] if variant.style else [y, value], "backward": [gradient]}
+        # Triton leaves those of its splits.
+        summed = [] if sums is None else [sums if sums.ndim == 3 else sums.sum((1, 2))]
+        return {"forward": [y, value, *summed], "backward": [gradient]}
 
     scaled = difference.double() * (factor * style_scale * (style_scale + 2)).double()[:, None, None]
-    weights = tv_weight if by_image is None else by_image * tv_weight
     forward = [_features(image, layer, precision), budget.total_variation(image, variant.kind)]
     if variant.style:
-        forward.insert(1, _sums(image, layer, precision))
+        forward.append(_sums(image, layer, precision))
     backward = _gradient(
-        image, layer, upstream, scaled if variant.style else None, weights, kind=variant.kind, precision=precision
+        image,
+        layer,
+        upstream,
+        scaled if variant.style else None,
+        tv_weight,
+        divisor=4.0 if variant.divided else 1.0,
+        kind=variant.kind,
+        precision=precision,
     )
     name = ", ".join([variant.padding, variant.kind, *(["style"] if variant.style else [])])
     return Operation("first_layer", name, run, {"forward": forward, "backward": [backward]})
@@ -119,13 +128,13 @@ def _features(image: Tensor, layer: FirstLayer, precision: str) -> Expected:
 
 
 def _sums(image: Tensor, layer: FirstLayer, precision: str) -> Expected:
-    """One, and the sum F Fᵀ of the features in their own dtype, over a few orders of the positions."""
+    """F Fᵀ of the features in their own dtype, over a few orders of the positions."""
     features = reference.features(image, layer).flatten(2)
-    exact = features @ features.mT + 1
+    exact = features @ features.mT
     plain = _plain_features(image, layer, precision).flatten(2)
     positions = plain.shape[2]
     errors = [
-        budget.relative_error(1 + positions * budget.plain_gram(plain[:, :, order], precision), exact)
+        budget.relative_error(positions * budget.plain_gram(plain[:, :, order], precision), exact)
         for order in budget.orders(positions, image.device)
     ]
     carried = 4 * (_product_error(image, layer).flatten(2) @ features.square().mT).sum((1, 2))
@@ -138,12 +147,13 @@ def _gradient(
     layer: FirstLayer,
     upstream: Tensor | None,
     style: Tensor | None,
-    tv_weight: float | Tensor,
+    tv_weight: float,
     *,
+    divisor: float,
     kind: str,
     precision: str,
 ) -> Expected:
-    exact = reference.image_gradient(image, layer, upstream, style, tv_weight, kind)
+    exact = reference.image_gradient(image, layer, upstream, style, tv_weight, kind, divisor=divisor)
     dtype, own = layer.weight.dtype, _plain_features(image, layer, precision)
     above = torch.zeros_like(own, dtype=image.dtype) if upstream is None else upstream.float()
     if style is not None:
@@ -153,17 +163,15 @@ def _gradient(
     gradient = torch.where(own > 0, above, 0.0).to(dtype)
     below = reference.transposed(budget.operands(gradient, precision), _seen(layer, precision))
     plain = image_reference.image_gradient(
-        image, below, layer.scale, layer.flip, tv_weight=tv_weight, kind=kind, dtype=image.dtype
+        image, below / divisor, layer.scale, layer.flip, tv_weight=tv_weight, kind=kind, dtype=image.dtype
     )
     squares = FirstLayer(layer.weight.double().square(), layer.bias, (), (), layer.flip, layer.padding)
     carried = reference.transposed(gradient.double().square(), squares)
-    factors = [scale**2 for scale in layer.scale]
+    factors = [(scale / divisor) ** 2 for scale in layer.scale]
     rounded = image_reference.normalise_gradient(carried, factors, layer.flip).sum((1, 2, 3)) * budget.unit(dtype) ** 2
-    by_image = torch.as_tensor(tv_weight, dtype=image.dtype, device=image.device).expand(len(image))
-    slopes = sum(
-        (2 * slope.double().square().sum((1, 2, 3)) for slope in image_reference.slopes(image, kind)), rounded * 0
-    )
-    edges = by_image.double().square() * slopes + 3 * _size(exact).square()
+    edges = 3 * _size(exact).square()
+    for slope in image_reference.slopes(image, kind):
+        edges += 2 * (tv_weight * slope.double()).square().sum((1, 2, 3))
     shared = (rounded + budget.unit(image.dtype) ** 2 * edges).sqrt() / _size(exact)
     return Expected(exact, budget.allowed([budget.relative_error(plain, exact)], exact, shared, image.dtype))
 
