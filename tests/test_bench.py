@@ -14,6 +14,7 @@ from bench import (
     bench_convergence,
     bench_run,
     bench_step,
+    count,
     equal_runs,
     loss_strength,
     plain_loop,
@@ -237,3 +238,13 @@ def test_equal_runs_on_a_cpu(capsys: pytest.CaptureFixture[str], monkeypatch: py
 def test_equal_runs_on_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
     assert equal_runs.main(["--small", "--runs", "20", "--device", "cuda"]) == 0
     assert json.loads(capsys.readouterr().out)["unequal"] == 0
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="needs triton")
+def test_an_iteration_launches_few_kernels_and_moves_few_bytes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert count.main(["--size", "1024", "--optimizer", "adam", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]["adam"]
+    others = [row for row in rows if row["of"] != "convolutions"]
+    assert sum(row["launches"] for row in others) <= 60
+    assert sum(row["bytes"] for row in others) <= 2_670e6
+    assert sum(row["launches"] for row in rows if row["of"] == "convolutions") == 26

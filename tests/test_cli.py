@@ -159,7 +159,7 @@ def breaking_at(step: int, outcome: Loss | Exception, monkeypatch: pytest.Monkey
     original: Callable[..., Any] = Objective.loss_and_gradient
     calls = itertools.count(1)
 
-    def broken(self: Any, image: torch.Tensor) -> Any:
+    def broken(self: Any, image: torch.Tensor, out: Any = None) -> Any:
         loss, gradient = original(self, image)
         breaks = next(calls) > step
         if breaks and isinstance(outcome, Exception):

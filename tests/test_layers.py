@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastnst.network import winograd
 from fastnst.network.cpu import CpuLayers, OneDnn, Winograd
-from fastnst.network.layers import Convolution, GpuLayers, Layers, Pool
+from fastnst.network.layers import Convolution, GpuLayers, Layers, Pool, Sums
 
 needs_nnpack = pytest.mark.skipif(not winograd.available(), reason="torch has no NNPACK for this CPU")
 WAYS = pytest.mark.parametrize("way", ["bits", "onednn", pytest.param("winograd", marks=needs_nnpack)])
@@ -155,16 +155,18 @@ def test_a_library_that_answers_in_planes(pool: str | None, monkeypatch: pytest.
     check(layers, convolution(layers, 16, 24, pool, "zeros"), noise(1, 16, 9, 12))
 
 
-@pytest.mark.gpu
 @pytest.mark.parametrize("padding", ["zeros", "replicate"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_cudnn_s_fused_relu_gives_the_same_features(dtype: torch.dtype, padding: str) -> None:
-    gpu = torch.device("cuda")
-    fused, plain = (GpuLayers(gpu, dtype, "triton", cudnn_relu=cudnn_relu) for cudnn_relu in (True, False))
-    for channels in (3, 64):
-        layer = convolution(plain, channels, 64, None, padding)
-        x = noise(1, channels, 37, 50).to(gpu, dtype).contiguous(memory_format=torch.channels_last)
-        (expected, _), (features, bits) = (layers.forward(layer, x, record=False) for layers in (plain, fused))
-        assert bits is None
-        # The bias is added before the result is rounded, not after.
-        torch.testing.assert_close(features, expected, rtol=4 * torch.finfo(dtype).eps, atol=4 * torch.finfo(dtype).eps)
+def test_sums_that_a_layer_makes_are_those_of_its_features(padding: str) -> None:
+    layers = make_layers("bits")
+    assert isinstance(layers, GpuLayers)
+    layer = convolution(layers, 16, 24, None, padding)
+    x = noise(1, 16, 9, 12).contiguous(memory_format=torch.channels_last)
+    expected, _ = layers.forward(layer, x, record=False)
+    content = noise(1, 24, 9, 12)
+    features, term = layers.forward_with_sums(layer, x, Sums(content=(content, 0.5)))
+    torch.testing.assert_close(features, expected)
+    torch.testing.assert_close(term, 0.5 * (expected - content).square().sum((1, 2, 3)))
+    features, products = layers.forward_with_sums(layer, x, Sums(precision="ieee"))
+    torch.testing.assert_close(features, expected)
+    rows = expected.flatten(2)
+    torch.testing.assert_close(products, rows @ rows.mT)

@@ -120,7 +120,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_last_good_image(
     original = Objective.loss_and_gradient
     images = []
 
-    def broken(self: Any, image: torch.Tensor) -> tuple[Loss, torch.Tensor]:
+    def broken(self: Any, image: torch.Tensor, out: Any = None) -> tuple[Loss, torch.Tensor]:
         loss, gradient = original(self, image)
         if len(images) == 2:
             loss = Loss(torch.tensor(value), loss.content, loss.style, loss.tv)
@@ -240,7 +240,7 @@ def test_a_run_that_runs_out_of_memory_goes_on_in_smaller_tiles(monkeypatch: pyt
     original = Objective.loss_and_gradient
     calls = []
 
-    def failing(self: Any, image: torch.Tensor) -> tuple[Loss, torch.Tensor]:
+    def failing(self: Any, image: torch.Tensor, out: Any = None) -> tuple[Loss, torch.Tensor]:
         calls.append(image.shape)
         if len(calls) == 3:
             raise torch.OutOfMemoryError("no memory")

@@ -15,6 +15,7 @@ from fastnst.loss.masks import LayerGuidance
 from fastnst.loss.moments import RegionSums, chunks, loss_backend, region_sums
 from fastnst.loss.sliced import SlicedSums, SlicedTargets, sliced_sums
 from fastnst.loss.targets import StyleTarget
+from fastnst.network.layers import Sums
 from fastnst.network.runtime import Runtime
 from fastnst.network.tiles import Window
 
@@ -25,8 +26,9 @@ class LayerTerms:
 
     Tiles add Σ F Fᵀ, (1, C, C), and Σ (F − P)² times its constant, (1,), both float32; after `finish`, `style` and
     `content` are the terms, (1,) or None, and tiles get the gradient of `content_weight · content + style_weight ·
-    style`. A style of other moments than the Gram matrix of all positions is that of `regions`, and content that is
-    transparent in places has the map `opaque` a, (1, 1, h, w): Σ a² (F − P)².
+    style`. With `is_whole` one tile, the whole image, is all that is seen. A style of other moments than the Gram
+    matrix of all positions is that of `regions`, and content that is transparent in places has the map `opaque` a,
+    (1, 1, h, w): Σ a² (F − P)².
     """
 
     runtime: Runtime
@@ -37,6 +39,7 @@ class LayerTerms:
     content_weight: float
     regions: RegionSums | SlicedSums | None = None
     opaque: Tensor | None = None
+    is_whole: bool = False
     content: Tensor | None = field(default=None, init=False)
     style: Tensor | None = field(default=None, init=False)
     difference: GramDifference | None = field(default=None, init=False)
@@ -44,11 +47,13 @@ class LayerTerms:
 
     def begin(self) -> None:
         """Starts anew: no tile has been seen."""
-        self.style = self.difference = self._grams = None
+        self.style = self.content = self.difference = self._grams = None
         if self.regions is not None:
             self.regions.begin()
-        if self.content_constant is not None:
-            self.content = torch.zeros(1, dtype=torch.float32, device=self.runtime.device)
+
+    @property
+    def has_style(self) -> bool:
+        return self.target is not None or self.regions is not None
 
     @property
     def _gram_sums(self) -> Tensor | None:
@@ -60,33 +65,69 @@ class LayerTerms:
     @property
     def sums(self) -> list[Tensor]:
         """The sums over positions, which several processes add up before `finish`."""
+        if self.content is None and self.content_constant is not None:
+            self.content = torch.zeros(1, dtype=torch.float32, device=self.runtime.device)
         own = [tensor for tensor in (self._gram_sums, self.content) if tensor is not None]
         return own if self.regions is None else own + self.regions.sums
 
-    def add(self, features: Tensor, content: Tensor | None, window: Window) -> None:
-        """Adds what a tile owns of the layer, (1, C, h, w), a view of a larger map: the positions at `window`."""
-        if (grams := self._gram_sums) is not None:
-            backend = loss_backend(self.runtime)
-            accumulate_gram(grams, features, precision=self.runtime.dot_precision, backend=backend)
+    def wanted(self, content: Tensor | None) -> Sums | None:
+        """The sums of the features that a layer may make as it writes them: F Fᵀ, or else the content term."""
+        if not self.is_whole or self.runtime.backend == "reference":
+            return None
+        if self.target is not None:
+            return Sums(precision=self.runtime.dot_precision)
+        if self.content_constant is not None and content is not None and self.opaque is None and self.regions is None:
+            return Sums(content=(content, self.content_constant))
+        return None
+
+    def add(self, features: Tensor, content: Tensor | None, window: Window, made: Tensor | None = None) -> None:
+        """Adds what a tile owns of the layer, (1, C, h, w), a view of a larger map: the positions at `window`. The sums
+        that were `wanted` are there already if they are `made`."""
+        if made is not None and self.target is None:
+            self.content = made
+            return
+        if made is not None:
+            self._grams = made
+        elif (grams := self._gram_sums) is not None:
+            backend, precision = loss_backend(self.runtime), self.runtime.dot_precision
+            if backend == "reference":
+                accumulate_gram(grams, features, precision=precision, backend=backend)
+            else:
+                direct.accumulate_gram(backend, grams, features, precision)
         if self.regions is not None:
             self.regions.add(features, window)
-        if self.content is None or self.content_constant is None or content is None:
+        if self.content_constant is None or content is None:
             return
         if self.opaque is None:
-            self.content += direct.content_loss(self.runtime.kernels, features, content, self.content_constant)
+            term = direct.content_loss(self.runtime.kernels, features, content, self.content_constant)
         else:
-            self.content += _masked_square(features, content, self.opaque[:, :, *window]) * self.content_constant
+            term = _masked_square(features, content, self.opaque[:, :, *window]) * self.content_constant
+        self.content = term if self.content is None else self.content + term
 
     def finish(self, dtype: torch.dtype) -> None:
         """Makes the terms of the sums over all tiles, whose features are of `dtype`."""
         if (grams := self._gram_sums) is not None and self.target is not None:
-            self.style, self.difference = finish_gram_loss(
-                grams, self.positions, self.target, dtype=dtype, backend=loss_backend(self.runtime)
-            )
+            self.style, self.difference = self._finished(grams, self.target, dtype)
             self._grams = None
         if self.regions is not None:
             self.regions.finish(dtype)
             self.style = self.regions.loss
+
+    def _finished(self, grams: Tensor, target: BlendedTarget, dtype: torch.dtype) -> tuple[Tensor, GramDifference]:
+        backend = loss_backend(self.runtime)
+        if backend == "reference":
+            return finish_gram_loss(grams, self.positions, target, dtype=dtype, backend=backend)
+        loss, difference, scale = direct.finish_gram_loss(
+            backend,
+            grams,
+            self.positions,
+            target.matrix,
+            weight=target.weight,
+            offset=target.offset,
+            offset_weight=1.0,
+            dtype=dtype,
+        )
+        return loss, GramDifference(difference, scale, target.weight / (target.matrix.shape[1] ** 2 * self.positions))
 
 
 def layer_terms(
@@ -97,6 +138,7 @@ def layer_terms(
     *,
     style_weight: float,
     content_weight: float,
+    is_whole: bool,
 ) -> LayerTerms:
     """The terms of a layer, with whatever its style's target asks for."""
     regions: RegionSums | SlicedSums | None = None
@@ -113,6 +155,7 @@ def layer_terms(
         content_weight=content_weight,
         regions=regions,
         opaque=guidance.opaque,
+        is_whole=is_whole,
     )
 
 
@@ -131,9 +174,16 @@ class LayerTap:
     adds: bool
     scale: Tensor
 
+    @property
+    def wanted(self) -> Sums | None:
+        return self.terms.wanted(self.content) if self.adds else None
+
     def forward(self, features: Tensor) -> None:
         if self.adds:
             self.terms.add(features[:, :, *self.inside], self.content, self.window)
+
+    def forward_summed(self, features: Tensor, sums: Tensor) -> None:
+        self.terms.add(features[:, :, *self.inside], self.content, self.window, sums)
 
     def backward(self, features: Tensor, gradient: Tensor, *, accumulate: bool, relu: bool) -> None:
         runtime, difference, content = self.terms.runtime, self.terms.difference, self.content

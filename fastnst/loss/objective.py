@@ -52,8 +52,9 @@ class Evaluation(Protocol):
     def loss(self, image: Tensor) -> Loss:
         """The loss of `image`, (1, 3, H, W) float32 in 0…1, without a gradient."""
 
-    def loss_and_gradient(self, image: Tensor) -> tuple[Loss, Tensor]:
-        """The loss, and the gradient of its total: (1, 3, H, W) float32, contiguous."""
+    def loss_and_gradient(self, image: Tensor, out: Tensor | None = None) -> tuple[Loss, Tensor]:
+        """The loss, and the gradient of its total: (1, 3, H, W) float32, contiguous; or written into `out`, which has
+        the memory format of the image."""
 
 
 def _alone(tensors: Sequence[Tensor]) -> None:
@@ -75,7 +76,7 @@ class Objective:
     """The total loss as a function of the image. Make one with `make_objective`.
 
     Where the first pass keeps something, the second computes the first `redone_steps` of the backbone once more, the
-    last of which is tapped.
+    last of which is tapped. `weights`, (3, terms), are the shares of the layers' terms in total, content and style.
     """
 
     backbone: Backbone
@@ -84,8 +85,7 @@ class Objective:
     layers: Mapping[str, LayerTerms]
     levels: Mapping[str, int]
     content: ContentTarget
-    content_weight: float
-    style_weight: float
+    weights: Tensor
     variation: Variation
     level: str
     redone_steps: int
@@ -99,22 +99,24 @@ class Objective:
         self._check(image)
         self._forward(image, record=False)
         tv = direct.total_variation(self.runtime.kernels, image, self.variation.kind)
-        return self._loss(tv + seam_variation(image, kind=self.variation.kind) if self.wraps else tv)
+        terms = self._terms()
+        return self._loss(terms, tv + seam_variation(image, kind=self.variation.kind) if self.wraps else tv)
 
-    def loss_and_gradient(self, image: Tensor) -> tuple[Loss, Tensor]:
-        """The loss, and the gradient of its total: (1, 3, H, W) float32, contiguous.
+    def loss_and_gradient(self, image: Tensor, out: Tensor | None = None) -> tuple[Loss, Tensor]:
+        """The loss, and the gradient of its total: (1, 3, H, W) float32, contiguous; or written into `out`, which has
+        the memory format of the image.
 
         Nothing is read back to the host. In float16 the gradient is not finite where `loss_scale` is too large.
         """
         self._check(image)
         kept = self._forward(image, record=self.level == "kept")
-        if self.loss_scale.needed:
-            self.loss_scale.follow(self._loss(image.new_zeros((1,))).total)
+        terms = self._terms()
+        self.loss_scale.follow(terms[0])
         leads, kind = self.share.rank == 0, self.variation.kind
         # The variation is the first process's, so that it is added once.
         weight = self.variation.weight if leads else 0.0
         if self._is_whole and leads:
-            gradient, tv = self._backward(image, 0, kept.pop(0, None), tv_weight=weight)
+            gradient, tv = self._backward(image, 0, kept.pop(0, None), tv_weight=weight, out=out)
         else:
             gradient, tv = direct.image_gradient(
                 self.runtime.kernels,
@@ -125,8 +127,10 @@ class Objective:
                 tv_weight=weight,
                 tv_gradient=None,
                 kind=kind,
+                out=out,
             )
-        gradient = gradient.contiguous()
+        if out is None:
+            gradient = gradient.contiguous()
         if self.wraps:
             tv = tv + seam_variation(image, gradient, weight, kind)
         if not self._is_whole:
@@ -136,7 +140,7 @@ class Objective:
         if self.share.size > 1:
             tv = tv if leads else torch.zeros_like(tv)
             self.share.add_up([gradient, tv])
-        return self._loss(tv), gradient
+        return self._loss(terms, tv), gradient
 
     def _forward(self, image: Tensor, *, record: bool) -> dict[int, list[Trace]]:
         """The first pass: the terms of all tiles. Returns what is kept of each, if `record`."""
@@ -150,13 +154,14 @@ class Objective:
                 kept[index] = self.backbone.forward(crop, taps, record=True)[self.redone_steps :]
             else:
                 self.backbone.forward(crop, taps)
-        self.share.add_up([sums for layer in self.layers.values() for sums in layer.sums])
+        if self.share.size > 1:
+            self.share.add_up([sums for layer in self.layers.values() for sums in layer.sums])
         for layer in self.layers.values():
             layer.finish(self.backbone.layers.dtype)
         return kept
 
     def _backward(
-        self, image: Tensor, index: int, kept: list[Trace] | None, *, tv_weight: float
+        self, image: Tensor, index: int, kept: list[Trace] | None, *, tv_weight: float, out: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """The second pass of one tile: the gradient of its crop, (1, 3, h, w), and the crop's total variation, (1,)."""
         crop, taps = self._crop(image, index), self._taps(index, adds=False)
@@ -167,7 +172,8 @@ class Objective:
             traces = (self.backbone.forward(crop, first, record=True) if first else []) + kept
             kept.clear()
         scale = self.loss_scale.factor if self.loss_scale.needed else None
-        return self.backbone.backward(crop, traces, taps, tv_weight=tv_weight, tv_kind=self.variation.kind, scale=scale)
+        kind = self.variation.kind
+        return self.backbone.backward(crop, traces, taps, tv_weight=tv_weight, tv_kind=kind, scale=scale, out=out)
 
     def _taps(self, index: int, *, adds: bool) -> dict[str, LayerTap]:
         content = self.content.features(index)
@@ -197,14 +203,20 @@ class Objective:
         if image.shape != expected:
             raise FastnstError(f"image of shape {tuple(image.shape)} is not the objective's; give {expected}")
 
-    def _loss(self, tv: Tensor) -> Loss:
-        """The loss with the terms of all tiles and `tv`, (1,), the total variation."""
-        zero = torch.zeros((), dtype=torch.float32, device=tv.device)
-        layers = self.layers.values()
-        style = sum((layer.style.sum() for layer in layers if layer.style is not None), zero)
-        content = sum((layer.content.sum() for layer in layers if layer.content is not None), zero)
-        total = self.content_weight * content + self.style_weight * style + self.variation.weight * tv.sum()
-        return Loss(total, content, style, tv.sum() * self.variation.factor)
+    def _terms(self) -> Tensor:
+        """Total, content and style of all tiles, without the variation: (3,)."""
+        terms = [term for layer in self.layers.values() for term in (layer.style, layer.content) if term is not None]
+        if not terms:
+            return self.weights.new_zeros(3)
+        return self.weights @ torch.cat([term.view(1) for term in terms])
+
+    def _loss(self, terms: Tensor, tv: Tensor) -> Loss:
+        """The loss of the `terms` of all tiles and `tv`, (1,), the total variation."""
+        total, content, style, variation = torch.cat((terms, tv)).unbind()
+        total.add_(variation, alpha=self.variation.weight)
+        if self.variation.factor != 1:
+            variation.mul_(self.variation.factor)
+        return Loss(total, content, style, variation)
 
 
 def make_objective(
@@ -270,6 +282,7 @@ def make_objective(
             guided[name],
             style_weight=options.last_style_weight,
             content_weight=options.content_weight,
+            is_whole=len(grid) == 1 and share.size == 1,
         )
         for name in levels
         if name in style or name in target.weights
@@ -283,8 +296,7 @@ def make_objective(
         layers=layers,
         levels=levels,
         content=target,
-        content_weight=options.content_weight,
-        style_weight=options.last_style_weight,
+        weights=_weights(layers.values(), options).to(runtime.device),
         variation=variation_of(options, height, width),
         level=level,
         redone_steps=redone_steps if level == "kept" else 0,
@@ -294,6 +306,14 @@ def make_objective(
         is_tiled=len(grid) > 1 or share.size > 1 or is_sliced,
         wraps=options.wraps,
     )
+
+
+def _weights(layers: Iterable[LayerTerms], options: Options) -> Tensor:
+    columns = []
+    for layer in layers:
+        columns += [(options.last_style_weight, 0.0, 1.0)] if layer.has_style else []
+        columns += [(options.content_weight, 1.0, 0.0)] if layer.content_constant is not None else []
+    return torch.tensor(columns, dtype=torch.float32).view(-1, 3).T
 
 
 def least_redone(steps: Iterable[str], taps: Container[str]) -> int:

@@ -50,5 +50,7 @@ class LossScale:
     def follow(self, loss: Tensor) -> None:
         """Fits the factor to the loss of the image whose gradient is next; nothing is read back to the host."""
         if self.needed:
-            ratio = (self.reference / loss).clamp(_SMALLEST_RATIO, 1)
-            self.factor.copy_(self._base * ratio.log2().floor().exp2())
+            ratio = (self.reference / loss).clamp_(_SMALLEST_RATIO, 1)
+            # Its exponent's bits alone: the power of two at or below it.
+            power = ratio.view(torch.int32).bitwise_and_(0x7F800000).view(torch.float32)
+            torch.mul(self._base, power, out=self.factor)

@@ -105,12 +105,12 @@ def _sorted(
 
 @dataclass
 class _Sorting(ForwardTap):
-    """A tap that keeps a layer's sorted projections, (N, M), in each region that `wanted` names; None where it has
+    """A tap that keeps a layer's sorted projections, (N, M), in each region that it is `among`; None where it has
     nothing of them."""
 
     name: str
     seed: int
-    wanted: list[bool]
+    among: list[bool]
     inside: list[Tensor | None]
     directions: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float32))
     values: list[Tensor | None] = field(default_factory=list)
@@ -118,9 +118,9 @@ class _Sorting(ForwardTap):
     def forward(self, features: Tensor) -> None:
         self.directions = unit_vectors(self.name, features.shape[1], self.seed).to(features.device)
         projected = self.directions @ features[0].float().flatten(1)
-        for wanted, inside in zip(self.wanted, self.inside, strict=True):
+        for is_member, inside in zip(self.among, self.inside, strict=True):
             own = projected if inside is None else projected[:, inside.to(features.device)]
-            self.values.append(own.sort(dim=1).values if wanted and own.numel() else None)
+            self.values.append(own.sort(dim=1).values if is_member and own.numel() else None)
 
 
 def _inside(mask: Tensor | None) -> Tensor | None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from fastnst.errors import FastnstError
 from fastnst.network.architecture import Preprocessing, layers_up_to
 from fastnst.network.cpu import CpuLayers, OneDnn, Winograd
-from fastnst.network.layers import Convolution, GpuLayers, Layer, Layers, Pool
+from fastnst.network.layers import Convolution, GpuLayers, Layer, Layers, Pool, Sums
 from fastnst.network.runtime import Runtime
 from fastnst.network.weights import Weights
 
@@ -23,8 +23,15 @@ from fastnst.network.weights import Weights
 class Tap(Protocol):
     """An observer of a layer: it is given the layer's features, and on the way back adds to their gradient."""
 
+    @property
+    def wanted(self) -> Sums | None:
+        """The sums that `forward` makes, if a layer has them for less as it writes the features."""
+
     def forward(self, features: Tensor) -> None:
         """Reads the layer's features, (1, C, H, W), which the network writes over later: a tap keeps copies."""
+
+    def forward_summed(self, features: Tensor, sums: Tensor) -> None:
+        """Does what `forward` does where the layer made the sums that are `wanted`."""
 
     def backward(self, features: Tensor, gradient: Tensor, *, accumulate: bool, relu: bool) -> None:
         """Writes the gradient of the features into `gradient`, (1, C, H, W), or with `accumulate` adds it to what the
@@ -33,6 +40,13 @@ class Tap(Protocol):
 
 class ForwardTap:
     """A tap of a forward pass alone, which keeps or adds up features and has no gradient to give."""
+
+    @property
+    def wanted(self) -> None:
+        return None
+
+    def forward_summed(self, features: Tensor, sums: Tensor) -> None:
+        raise FastnstError("a tap that wants no sums was given some")
 
     def backward(self, features: Tensor, gradient: Tensor, *, accumulate: bool, relu: bool) -> None:
         raise FastnstError("a tap of a forward pass alone has no gradient")
@@ -86,10 +100,19 @@ class Backbone:
             if not waiting:
                 break
             tapped, shape = name in waiting, features.shape
-            features, kept = self.layers.forward(step, features, record=record and not (tapped and step.pool is None))
+            wanted = taps[name].wanted if tapped else None
+            if wanted is not None and isinstance(self.layers, GpuLayers) and isinstance(step, Convolution):
+                features, sums = self.layers.forward_with_sums(step, features, wanted)
+                kept = None
+            else:
+                is_kept = record and not (tapped and step.pool is None)
+                (features, kept), sums = self.layers.forward(step, features, record=is_kept), None
             traces.append(Trace(features if tapped and record else None, kept, shape))
             if tapped:
-                taps[name].forward(features)
+                if sums is None:
+                    taps[name].forward(features)
+                else:
+                    taps[name].forward_summed(features, sums)
                 waiting.remove(name)
         return traces
 
@@ -102,11 +125,13 @@ class Backbone:
         tv_weight: float,
         tv_kind: str = "squared",
         scale: Tensor | None = None,
+        out: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The gradient of the image, (1, 3, H, W) float32, and the image's total variation of `tv_kind`, (1,).
 
         `traces` come from `forward` for the same image and taps; they are used up, and the list is empty then. With
-        `scale`, (1,) float32, the taps give gradients of `scale` times their loss; the image's is divided by it.
+        `scale`, (1,) float32, the taps give gradients of `scale` times their loss; the image's is divided by it. It is
+        written into `out` where that is given, in the image's memory format.
         """
         gradient: Tensor | None = None
         for name, step in reversed(list(self.steps.items())[: len(traces)]):
@@ -122,17 +147,18 @@ class Backbone:
             features = None
             gradient = self.layers.backward(step, gradient, kept, shape)
         factors = _normalisation(self.preprocessing)[0]
-        whole, tv = direct.image_gradient(
+        return direct.image_gradient(
             self.backend,
             image,
             gradient,
             scale=factors,
             flip=self.preprocessing.bgr,
             tv_weight=tv_weight,
-            tv_gradient=scale,
+            tv_gradient=None,
             kind=tv_kind,
+            divisor=scale,
+            out=out,
         )
-        return (whole if scale is None else whole.div_(scale)), tv
 
     def repadded(self, padding: str) -> "Backbone":
         """The same network, its weights shared, with `padding` in all convolutions: see `Convolution`."""
@@ -143,10 +169,10 @@ class Backbone:
         return replace(self, steps=steps)
 
 
-def make_layers(runtime: Runtime, *, cudnn_relu: bool = False) -> Layers:
+def make_layers(runtime: Runtime) -> Layers:
     """The way to run layers where `runtime` is."""
     if runtime.device.type != "cpu":
-        return GpuLayers(runtime.device, runtime.dtype, runtime.kernels, cudnn_relu=cudnn_relu)
+        return GpuLayers(runtime.device, runtime.dtype, runtime.kernels)
     return CpuLayers(Winograd() if runtime.winograd else OneDnn(runtime.dtype))
 
 
@@ -157,15 +183,13 @@ def build_backbone(
     *,
     pooling: str = "avg",
     padding: str = "zeros",
-    cudnn_relu: bool = False,
 ) -> Backbone:
     """The backbone from the image to the deepest of `taps`, the only layers that it can be tapped at.
 
     `padding` belongs to the first convolution, "zeros" or "replicate", or is "circular" for all of them: then the
-    features of an image that is rolled by multiples of the pooling grid are rolled too. `cudnn_relu` goes to
-    `GpuLayers`: no machine has shown yet whether it is quicker.
+    features of an image that is rolled by multiples of the pooling grid are rolled too.
     """
-    layers = make_layers(runtime, cudnn_relu=cudnn_relu)
+    layers = make_layers(runtime)
     steps: dict[str, Layer] = {}
     names = [layer.name for layer in layers_up_to(weights.network, taps)]
     for name, following in zip(names, [*names[1:], ""], strict=True):

@@ -43,6 +43,15 @@ class Pool:
 Layer = Convolution | Pool
 
 
+@dataclass(frozen=True)
+class Sums:
+    """What a tap wants summed up while its layer's features are written, in one pass: F Fᵀ in a `precision` of the
+    kernels, or Σ (F − P)² times a constant, `content`, for P of the layer's shape."""
+
+    precision: str | None = None
+    content: tuple[Tensor, float] | None = None
+
+
 class Layers(Protocol):
     """A way to run the layers. Maps are (1, C, H, W) in `dtype`, in the memory format that `channels_last` says."""
 
@@ -69,18 +78,14 @@ class Layers(Protocol):
 
 
 class GpuLayers:
-    """Torch's convolutions over whole maps, on any device, with the kernels' own bias, ReLU and pool.
-
-    With `cudnn_relu`, on an NVIDIA GPU, a convolution whose bits nobody wants is one call of cuDNN with bias and ReLU.
-    """
+    """Torch's convolutions over whole maps, on any device, with the kernels' own bias, ReLU and pool."""
 
     channels_last = True
 
-    def __init__(self, device: torch.device, dtype: torch.dtype, backend: str, *, cudnn_relu: bool = False) -> None:
+    def __init__(self, device: torch.device, dtype: torch.dtype, backend: str) -> None:
         self.dtype = dtype
         self._device = device
         self._backend = backend
-        self._cudnn_relu = cudnn_relu
 
     def pack(self, weight: Tensor) -> Tensor:
         return weight.to(self._device, self.dtype).contiguous(memory_format=torch.channels_last)
@@ -91,17 +96,26 @@ class GpuLayers:
     def forward(self, layer: Layer, x: Tensor, *, record: bool) -> tuple[Tensor, Tensor | None]:
         if isinstance(layer, Pool):
             return self._pooled(x, None, layer.pool, record)
-        padding = 1
-        if layer.padding != "zeros":
-            x, padding = bordered(x, layer.padding), 0
-        if self._cudnn_relu and layer.pool is None and not record:
-            return torch.cudnn_convolution_relu(x, layer.weight, layer.bias, (1, 1), (padding,) * 2, (1, 1), 1), None
-        y = _convolution(x, layer.weight, padding)
+        y = self._convolved(layer, x)
         if layer.pool is not None:
             return self._pooled(y, layer.bias, layer.pool, record)
         bits = empty_bits(y) if record else None
         direct.bias_relu(self._backend, y, layer.bias, y=y, bits=bits)
         return y, bits
+
+    def forward_with_sums(self, layer: Convolution, x: Tensor, sums: Sums) -> tuple[Tensor, Tensor]:
+        """The features of a layer without a pool, and what is summed up of them: see `Sums`."""
+        y = self._convolved(layer, x)
+        if sums.content is not None:
+            return y, direct.bias_relu_content(self._backend, y, layer.bias, y, *sums.content)
+        features = torch.empty_like(y)
+        return features, direct.bias_relu_gram(self._backend, y, layer.bias, features, sums.precision or "ieee")
+
+    def _convolved(self, layer: Convolution, x: Tensor) -> Tensor:
+        """The output before bias and ReLU."""
+        if layer.padding != "zeros":
+            return _convolution(bordered(x, layer.padding), layer.weight, 0)
+        return _convolution(x, layer.weight, 1)
 
     def _pooled(self, x: Tensor, bias: Tensor | None, pool: str, record: bool) -> tuple[Tensor, Tensor | None]:
         bits = empty_bits(x) if record else None

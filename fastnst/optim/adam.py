@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from fastnst_kernels.image import adam_step_
+from fastnst_kernels import direct
 from torch import Tensor
 
 ADAM_RATE = 0.02
@@ -19,7 +19,7 @@ class Adam:
         learning_rate: float = ADAM_RATE,
         betas: tuple[float, float] = (0.9, 0.99),
         epsilon: float = 1e-8,
-        backend: str = "auto",
+        backend: str = "torch",
     ) -> None:
         self.learning_rate = learning_rate
         self.betas = betas
@@ -34,7 +34,9 @@ class Adam:
         if self._moments is None:
             self._moments = torch.zeros_like(image), torch.zeros_like(image)
             self._steps = torch.zeros((), dtype=torch.int64, device=image.device)
-        adam_step_(
+        self._steps.add_(1)
+        direct.adam_step(
+            self.backend,
             image,
             gradient,
             *self._moments,
@@ -42,8 +44,7 @@ class Adam:
             learning_rate=self.learning_rate,
             betas=self.betas,
             epsilon=self.epsilon,
-            increment=True,
-            backend=self.backend,
+            limits=(0.0, 1.0),
         )
 
     @torch.no_grad()

@@ -78,10 +78,10 @@ class FittingObjective:
         """The loss of `image`: see `Objective.loss`."""
         return self._fitted(lambda objective: objective.loss(image))
 
-    def loss_and_gradient(self, image: Tensor) -> tuple[Loss, Tensor]:
+    def loss_and_gradient(self, image: Tensor, out: Tensor | None = None) -> tuple[Loss, Tensor]:
         """The loss and its gradient: see `Objective.loss_and_gradient`; `image` is not changed, so that it can be
         evaluated again."""
-        return self._fitted(lambda objective: objective.loss_and_gradient(image))
+        return self._fitted(lambda objective: objective.loss_and_gradient(image, out))
 
     def _fitted(self, use: Callable[[Objective], T]) -> T:
         """The result of `use`, once memory suffices on every process."""

@@ -6,6 +6,8 @@ Nothing is read back to the host until `read` asks for it, so that a GPU never w
 import math
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -98,7 +100,7 @@ class Descent:
         """Evaluates the first image. In float16, with the largest loss scale that its gradient allows."""
         loss = self._evaluate()
         if self._objective.loss_scale.needed:
-            while not bool(self._is_usable()) and self._objective.loss_scale.lower():
+            while not math.isfinite(self._gradient.sum().item()) and self._objective.loss_scale.lower():
                 self._evaluate()
             self._objective.loss_scale.anchor(loss.total)
             loss = self._evaluate()
@@ -114,7 +116,8 @@ class Descent:
         self._noted += 1
 
     def end(self) -> None:
-        """Advances like `advance`, but without a gradient to go on from."""
+        """Advances like `advance`, but without a gradient to go on from, nor the memory of a captured graph."""
+        self._replayed.drop()
         self._step()
         if self._mean is not None:
             self.image.copy_(self._mean.mean())
@@ -163,7 +166,7 @@ class Descent:
         self._noted = 0
         self._row.zero_()
         terms = [(total, content, style, tv) for total, content, style, tv, _ in rows]
-        overflowed = next((index for index, row in enumerate(rows) if not row[4]), None)
+        overflowed = next((index for index, row in enumerate(rows) if not math.isfinite(row[4])), None)
         if overflowed is None or not all(math.isfinite(total) for total, *_ in terms[: overflowed + 1]):
             return terms
         if not self._objective.loss_scale.lower():
@@ -191,29 +194,24 @@ class Descent:
         stays = self.image.device.type == "cuda" and not self._objective.is_tiled
         if not stays:
             self._gradient = self._gradient.new_empty(0)
-        loss, gradient = self._objective.loss_and_gradient(self.image)
-        if stays and self._gradient.shape == gradient.shape:
-            self._gradient.copy_(gradient)
-        else:
+        out = self._gradient if self._gradient.shape == self.image.shape else None
+        loss, gradient = self._objective.loss_and_gradient(self.image, out)
+        if out is None:
             # In the image's memory format.
             same = gradient.stride() == self.image.stride()
             self._gradient = gradient if same else torch.empty_like(self.image).copy_(gradient)
         self._loss.copy_(loss.total)
         return loss
 
-    def _is_usable(self) -> Tensor:
-        """True where the gradient is finite, which only float16 puts in doubt while the loss is."""
-        if not self._objective.loss_scale.needed:
-            return torch.ones((), dtype=torch.bool, device=self.image.device)
-        return self._gradient.isfinite().all()
-
     def _note(self, loss: Loss) -> None:
-        terms = (loss.total, loss.content, loss.style, loss.tv, self._is_usable().float())
+        # The sum of the gradient is finite where the gradient is, which float16 alone puts in doubt while the loss is.
+        check = self._gradient.sum() if self._objective.loss_scale.needed else loss.total
+        terms = (loss.total, loss.content, loss.style, loss.tv, check)
         row = torch.stack([term.to(self.image.device) for term in terms])
         self._rows.index_copy_(0, self._row, row[None])
         self._row.add_(1)
         better = row[0] < self._lowest
-        torch.where(better, row[0], self._lowest, out=self._lowest)
+        torch.fmin(row[0], self._lowest, out=self._lowest)
         torch.where(better, self.image, self.best, out=self.best)
 
 
@@ -230,38 +228,67 @@ class Replayed:
         self._calls = 0
         self._capturable = device.type == "cuda"
         self._graph: torch.cuda.CUDAGraph | None = None
+        # Of the function's own device, for the first calls and the capture: what libraries keep for a stream is then
+        # there, once.
+        self._stream: torch.cuda.Stream | None = None
 
     def __call__(self, function: Callable[[], None]) -> None:
-        if self._capturable and self._graph is None and self._calls == _WARM_UP:
+        if not self._capturable:
+            function()
+            return
+        if self._graph is None and self._calls == _WARM_UP:
             self._graph = self._captured(function)
         if self._graph is not None:
             self._graph.replay()
-        elif not self._capturable:
-            function()
-        else:
+        elif self._capturable:
             self._warm_up(function)
+        else:
+            function()
+
+    def drop(self) -> None:
+        """Gives the graph's memory back; the next call captures anew."""
+        if self._graph is not None:
+            torch.cuda.synchronize(self._device)
+            self._graph.reset()
+            self._graph = None
 
     def _warm_up(self, function: Callable[[], None]) -> None:
         self._calls += 1
-        # On a stream of its own, as the capture will be: what libraries keep for a stream is then there.
-        stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(stream):
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._stream):
             function()
-        torch.cuda.current_stream(self._device).wait_stream(stream)
+        torch.cuda.current_stream(self._device).wait_stream(self._stream)
 
     def _captured(self, function: Callable[[], None]) -> torch.cuda.CUDAGraph | None:
-        graph = torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.device(self._device), torch.cuda.graph(graph):
-                function()
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[0]
-            warnings.warn(
-                f"the iteration cannot be captured as a CUDA graph ({reason}); it runs uncaptured, and slower",
-                FastnstWarning,
-                stacklevel=2,
-            )
-            self._capturable = False
-            return None
+        before = torch.cuda.current_stream(self._device)
+        with torch.cuda.device(self._device):
+            graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+            try:
+                # Other threads may allocate meanwhile.
+                with torch.cuda.graph(graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"):
+                    function()
+            except RuntimeError as error:
+                self._capturable = False
+                _clean_up(self._device, before, pool)
+                # Where the capture cannot end either, that is the later error.
+                reason = str(error.__context__ or error).strip().splitlines()[0]
+                warnings.warn(
+                    f"the iteration cannot be captured as a CUDA graph ({reason}); it runs uncaptured, and slower",
+                    FastnstWarning,
+                    stacklevel=2,
+                )
+                return None
         return graph
+
+
+def _clean_up(device: torch.device, stream: torch.cuda.Stream, pool: Any) -> None:
+    """Does after a capture that could not be ended what torch leaves out: the `stream` of before is current again, and
+    allocations go no longer to the graph's `pool`."""
+    torch.cuda.set_stream(stream)
+    index = torch.cuda.current_device() if device.index is None else device.index
+    with suppress(RuntimeError):
+        # Raises where the capture was ended.
+        torch._C._cuda_endAllocateToPool(index, pool)
+        torch._C._cuda_releasePool(index, pool)

@@ -55,14 +55,23 @@ def image_gradient(
     tv_weight: float,
     tv_gradient: Tensor | None,
     kind: str,
+    divisor: Tensor | None = None,
+    out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The gradient upstream · scale + tv_weight · ∂TV, (B, 3, H, W) in the image's layout, and the TV (B,)."""
+    """The gradient upstream · scale / divisor + tv_weight · ∂TV, (B, 3, H, W) in the image's layout, and the TV (B,).
+
+    `divisor`, (1,) float32, is a power of two. The gradient is written into `out` if that is given.
+    """
     image = dense(image)
     last = dense_channels_last(image)
     if upstream is None:
         gradient = empty_map(image, last, dtype=image.dtype).zero_()
     else:
         gradient = normalise_backward(upstream, scale, flip, dtype=image.dtype, channels_last=last)
+    if divisor is not None:
+        gradient.div_(divisor)
+    if out is not None:
+        gradient = out.copy_(gradient)
     weight = tv_weight if tv_gradient is None else (tv_gradient * tv_weight)[:, None, None, None]
     return gradient, _add_variation(image, gradient, kind, weight)
 

@@ -114,10 +114,11 @@ def plan_adam_step(
         "maximum": float(maximum),
     }
     constants = {"BLOCK": block, "CLAMP": limits is not None, "WIDE": blocks * block >= 2**31}
-    return Plan((Launch(adam_kernel, blocks, arguments, constants, num_warps=_WARPS),))
+    moves = {"image": 2, "gradient": 1, "first": 2, "second": 2}
+    return Plan((Launch(adam_kernel, blocks, arguments, constants, num_warps=_WARPS, moves=moves),))
 
 
-def adam_step(image: Tensor, gradient: Tensor, *rest: Any) -> None:
+def adam_step(image: Tensor, gradient: Tensor, *rest: Any, **named: Any) -> None:
     """`eager.adam_step` as one kernel."""
     same = in_layout(gradient, dense_channels_last(image))
-    run(plan_adam_step(image, same, *rest, gpu=launch_gpu(image.device)), image.device)
+    run(plan_adam_step(image, same, *rest, **named, gpu=launch_gpu(image.device)), image.device)

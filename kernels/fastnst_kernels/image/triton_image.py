@@ -75,6 +75,7 @@ def image_gradient_kernel(
     partial,  # (B, tiles) float32, written if VARIATION
     variation_gradient,  # (B,) float32 by its stride, read if WEIGHTED
     variation_gradient_stride,
+    divisor,  # (1,) float32, a power of two, read if DIVIDED
     H,
     W,
     row_tiles,
@@ -94,6 +95,7 @@ def image_gradient_kernel(
     ABSOLUTE: tl.constexpr,
     GRADIENT: tl.constexpr,
     WEIGHTED: tl.constexpr,
+    DIVIDED: tl.constexpr,  # the upstream
     ALIGNED: tl.constexpr,  # W is a multiple of V
     WIDE: tl.constexpr,  # offsets inside one image need 64 bits
 ):
@@ -151,6 +153,11 @@ def image_gradient_kernel(
             b_sum = tl.zeros((GROUPS, V), dtype=tl.float32)
         if UPSTREAM:
             x, y, z = load_pixels(upstream, pixel, valid, positions, UPSTREAM_LAST, V, ALIGNED)
+            if DIVIDED:
+                inverse = 1.0 / tl.load(divisor)
+                scale_0 *= inverse
+                scale_1 *= inverse
+                scale_2 *= inverse
             if FLIP:
                 r_sum += z * scale_0
                 b_sum += x * scale_2
@@ -203,7 +210,9 @@ def plan_normalise(
         "ALIGNED": height * width % pixels == 0,
         "WIDE": wide_image(image),
     }
-    return Plan((Launch(normalise_kernel, batch * blocks, arguments, constants, num_warps=_WARPS),), (result,))
+    moves = {"image": 1, "result": 1}
+    launch = Launch(normalise_kernel, batch * blocks, arguments, constants, num_warps=_WARPS, moves=moves)
+    return Plan((launch,), (result,))
 
 
 def _gradient_launch(
@@ -217,6 +226,7 @@ def _gradient_launch(
     kind: str | None = None,
     factor: float = 0.0,
     weights: Tensor | None = None,
+    divisor: Tensor | None = None,
 ) -> tuple[Launch, Tensor]:
     """The launch of `image_gradient_kernel` and its partial sums, (B, tiles); `kind` None is no variation."""
     batch, _, height, width = image.shape
@@ -239,6 +249,7 @@ def _gradient_launch(
         "partial": partial,
         "variation_gradient": above,
         "variation_gradient_stride": above.stride(0),
+        "divisor": partial if divisor is None else divisor,
         "H": height,
         "W": width,
         "row_tiles": row_tiles,
@@ -258,11 +269,18 @@ def _gradient_launch(
         "ABSOLUTE": kind == "absolute",
         "GRADIENT": gradient is not None,
         "WEIGHTED": weighted,
+        "DIVIDED": divisor is not None,
         "ALIGNED": width % pixels == 0,
         "WIDE": wide_image(image),
     }
     grid = batch * row_tiles * column_tiles
-    return Launch(image_gradient_kernel, grid, arguments, constants, num_warps=_WARPS), partial
+    moves = {
+        "image": int(kind is not None),
+        "upstream": int(upstream is not None),
+        "gradient": int(gradient is not None),
+        "partial": int(kind is not None),
+    }
+    return Launch(image_gradient_kernel, grid, arguments, constants, num_warps=_WARPS, moves=moves), partial
 
 
 def plan_total_variation(image: Tensor, kind: str, gpu: Gpu) -> Plan:
@@ -281,10 +299,14 @@ def plan_image_gradient(
     tv_gradient: Tensor | None,
     kind: str,
     gpu: Gpu,
+    *,
+    divisor: Tensor | None = None,
+    out: Tensor | None = None,
 ) -> Plan:
-    """upstream · scale + tv_weight · ∂TV: its launches and its outputs, the gradient (B, 3, H, W) and the TV (B,)."""
-    gradient = empty_map(image, dense_channels_last(image), dtype=torch.float32)
-    above: dict[str, Any] = {"upstream": upstream, "scale": scale, "flip": flip}
+    """upstream · scale / divisor + tv_weight · ∂TV: its launches and its outputs, the gradient (B, 3, H, W), which is
+    `out` if given, of the image's layout, and the TV (B,)."""
+    gradient = empty_map(image, dense_channels_last(image), dtype=torch.float32) if out is None else out
+    above: dict[str, Any] = {"upstream": upstream, "scale": scale, "flip": flip, "divisor": divisor}
     launch, partial = _gradient_launch(
         image, gpu, gradient=gradient, kind=kind, factor=tv_weight, weights=tv_gradient, **above
     )
@@ -336,9 +358,12 @@ def image_gradient(
     tv_weight: float,
     tv_gradient: Tensor | None,
     kind: str,
+    divisor: Tensor | None = None,
+    out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`eager.image_gradient` of a float32 image, in one pass but for kind "nine-point"."""
     terms: dict[str, Any] = {"flip": flip, "tv_weight": tv_weight, "tv_gradient": tv_gradient, "kind": kind}
+    terms |= {"divisor": divisor, "out": out}
     if kind == "nine-point":
         return eager.image_gradient(image, upstream, scale, **terms)
     above = None if upstream is None else dense(upstream)

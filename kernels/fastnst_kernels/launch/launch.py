@@ -1,8 +1,8 @@
 # mypy: allow-untyped-decorators, allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 """Launches and plans of Triton kernels: how they run, and the dtypes and precisions that they are told."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +26,11 @@ _FINISH_BLOCK = 1024
 
 @dataclass(frozen=True)
 class Launch:
-    """One kernel launch: everything that decides which binary runs, and on what."""
+    """One kernel launch: everything that decides which binary runs, and on what.
+
+    `moves` says how often each element of an argument passes between the device's memory and the chip at the least:
+    once for what is read or written, twice for what is both.
+    """
 
     kernel: Any
     grid: int
@@ -34,6 +38,13 @@ class Launch:
     constants: Mapping[str, Any]
     num_warps: int = 4
     num_stages: int = 1
+    moves: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def bytes(self) -> int:
+        """The bytes that the launch moves at the least."""
+        tensors: dict[str, Tensor] = {name: self.arguments[name] for name in self.moves}
+        return sum(self.moves[name] * tensor.numel() * tensor.element_size() for name, tensor in tensors.items())
 
     @property
     def options(self) -> dict[str, int]:
@@ -47,6 +58,21 @@ class Plan:
 
     launches: Sequence[Launch]
     outputs: Sequence[Tensor] = field(default=())
+
+
+# The GPU that launches on meta tensors are planned for, and the list that they are noted in.
+_planning: list[tuple[Gpu, list[Launch]]] = []
+
+
+@contextmanager
+def planned(gpu: Gpu) -> Iterator[list[Launch]]:
+    """Operations on meta tensors within it are planned for `gpu` and noted in the list; nothing runs."""
+    launches: list[Launch] = []
+    _planning.append((gpu, launches))
+    try:
+        yield launches
+    finally:
+        _planning.pop()
 
 
 @triton.jit
@@ -119,11 +145,14 @@ def finish_sum(partial: Tensor, factor: float) -> tuple[Launch, Tensor]:
     batch, parts = partial.shape
     result = torch.empty((batch,), dtype=torch.float32, device=partial.device)
     arguments = {"partial": partial, "result": result, "parts": parts, "factor": factor}
-    return Launch(finish_sum_kernel, batch, arguments, {"BLOCK": _FINISH_BLOCK}), result
+    moves = {"partial": 1, "result": 1}
+    return Launch(finish_sum_kernel, batch, arguments, {"BLOCK": _FINISH_BLOCK}, moves=moves), result
 
 
 def launch_gpu(device: torch.device) -> Gpu:
-    """The GPU that a launch on `device` is planned for; the interpreter's for the CPU."""
+    """The GPU that a launch on `device` is planned for: the interpreter's for the CPU, that of `planned` for meta."""
+    if device.type == "meta":
+        return _planning[-1][0]
     if device.type == "cpu":
         return INTERPRETER
     return gpu_of(torch.cuda.current_device() if device.index is None else device.index)
@@ -131,6 +160,9 @@ def launch_gpu(device: torch.device) -> Gpu:
 
 def run(plan: Plan, device: torch.device) -> Sequence[Tensor]:
     """Runs the launches of `plan` on `device`, and returns its outputs."""
+    if device.type == "meta":
+        _planning[-1][1].extend(plan.launches)
+        return plan.outputs
     with nullcontext() if device.type == "cpu" else torch.cuda.device(device):
         for launch in plan.launches:
             launch.kernel[(launch.grid,)](**launch.arguments, **launch.constants, **launch.options)

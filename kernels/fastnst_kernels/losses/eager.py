@@ -14,6 +14,7 @@ from torch import Tensor
 from fastnst_kernels.launch.backends import accumulation_dtype
 from fastnst_kernels.launch.layout import position_stride
 from fastnst_kernels.losses.targets import ContentTerm, Owned, StyleTerm
+from fastnst_kernels.relu.eager import bias_relu
 
 # Rows of G per product: blocks below the diagonal are skipped, and are not worth their own call when smaller.
 _BLOCK_ROWS = 128
@@ -128,6 +129,13 @@ def gram(features: Tensor, precision: str) -> Tensor:
 def accumulate_gram(sums: Tensor, features: Tensor, precision: str) -> None:
     """sums += F Fᵀ, in place in (B, C, C) float32 (float64 for float64), of features (B, C, H, W)."""
     sums += _products(features, precision)
+
+
+def bias_relu_gram(x: Tensor, bias: Tensor, y: Tensor, precision: str) -> Tensor:
+    """Write F = max(x + bias, 0) into `y`, another dense (B, C, H, W) of the layout of `x`, and return sums of F Fᵀ, as
+    `finish_gram_loss` takes them from the same backend."""
+    bias_relu(x, bias, y, None)
+    return _products(y, precision)
 
 
 def gram_difference_loss(

@@ -104,7 +104,9 @@ def plan_content_loss(features: Tensor, content: Tensor, weight: float, gpu: Gpu
     }
     constants = {"BLOCK_C": block_c, "BLOCK_M": block_m, "WIDE": wide(features, content), "CROP": crop}
     finish, loss = finish_sum(partial, weight)
-    return Plan((Launch(partial_content_kernel, batch * c_blocks * splits, arguments, constants), finish), (loss,))
+    moves = {"features": 1, "content": 1, "partial": 1}
+    launch = Launch(partial_content_kernel, batch * c_blocks * splits, arguments, constants, moves=moves)
+    return Plan((launch, finish), (loss,))
 
 
 def content_loss(features: Tensor, content: Tensor, weight: float) -> Tensor:

@@ -17,6 +17,7 @@ from fastnst_kernels.launch.gpu import Gpu
 from fastnst_kernels.launch.heuristic import pairs_of, power_of_two, reduce_heuristic
 from fastnst_kernels.launch.launch import Launch, Plan, launch_gpu, run, stored
 from fastnst_kernels.launch.layout import as_readable
+from fastnst_kernels.losses import eager
 from fastnst_kernels.losses.triton_product import partial_launch, tile_of
 
 # The smallest peak that is scaled in full, 2⁻¹¹²: its scale is the smallest normal number.
@@ -171,7 +172,9 @@ def _reduce_launch(
         "LOSS": target is not None,
         "ACCUMULATE": accumulate,
     }
-    return Launch(reduce_gram_kernel, batch * tiles, arguments, constants, num_warps=config.num_warps), sums
+    moves = {"partial": 1, "target": int(target is not None), "result": 2 if accumulate else 1}
+    launch = Launch(reduce_gram_kernel, batch * tiles, arguments, constants, num_warps=config.num_warps, moves=moves)
+    return launch, sums
 
 
 def plan_loss(
@@ -218,7 +221,8 @@ def plan_loss(
         "NORMALISE": normalise,
         "OFFSET": offset is not None,
     }
-    finish_launch = Launch(finish_loss_kernel, batch * blocks, arguments, constants)
+    moves = {"tile_loss": 1, "tile_peak": 1, "exact": int(normalise), "difference": int(normalise)}
+    finish_launch = Launch(finish_loss_kernel, batch * blocks, arguments, constants, moves=moves)
     return Plan((*before, reduce_launch, finish_launch), (loss, difference, scale))
 
 
@@ -267,6 +271,13 @@ def plan_difference_loss(
     )
 
 
+def plan_bias_relu_gram(x: Tensor, bias: Tensor, y: Tensor, precision: str, gpu: Gpu) -> Plan:
+    """max(x + bias, 0) of `x`, (B, C, H, W), into `y` of the same strides: its launch and its output, the partial sums
+    of F Fᵀ that `plan_loss` takes."""
+    launch, partial = partial_launch(x, precision, gpu, bias, y)
+    return Plan((launch,), (partial,))
+
+
 def gram(features: Tensor, precision: str) -> Tensor:
     """G = F Fᵀ/M, (B, C, C) float32, of features (B, C, H, W) in float32, float16 or bfloat16."""
     features = as_readable(features)
@@ -288,6 +299,15 @@ def gram_difference_loss(features: Tensor, *terms: Any, **named: Any) -> tuple[T
     return loss, difference.to(features.dtype), scale
 
 
+def bias_relu_gram(x: Tensor, bias: Tensor, y: Tensor, precision: str) -> Tensor:
+    """`eager.bias_relu_gram` in one pass, of dense maps; its sums are those of the splits."""
+    if stored(x.dtype) != x.dtype:
+        # The interpreter cannot round the features that it multiplies.
+        return eager.bias_relu_gram(x, bias, y, precision)
+    (partial,) = run(plan_bias_relu_gram(x, bias, y, precision, launch_gpu(x.device)), x.device)
+    return partial
+
+
 def finish_gram_loss(
     sums: Tensor,
     positions: int,
@@ -297,7 +317,8 @@ def finish_gram_loss(
     offset_weight: float,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`gram_difference_loss` for features of `dtype`, from their contiguous F Fᵀ (B, C, C) float32."""
+    """`gram_difference_loss` for features of `dtype`, from their contiguous F Fᵀ (B, C, C) float32, or from the sums of
+    `bias_relu_gram`."""
     plan = plan_loss(
         (),
         sums,

@@ -1,9 +1,12 @@
 # mypy: allow-untyped-decorators, allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 """The Triton kernel of the product F Fᵀ: split-K partial sums of the tiles on and above the diagonal.
 
+It takes the features, or a convolution's output before bias and ReLU, of which it writes the features on the way.
+
 Every sum is in float32 and in an order that the shape alone decides, so two runs are equal to the bit.
 """
 
+from dataclasses import replace
 from math import ceil
 
 import torch
@@ -15,6 +18,7 @@ from fastnst_kernels.launch.gpu import Gpu
 from fastnst_kernels.launch.heuristic import pairs_of, partial_heuristic
 from fastnst_kernels.launch.launch import Launch, input_precision, problem_of, upcast
 from fastnst_kernels.launch.layout import is_crop, strides, wide
+from fastnst_kernels.relu.triton_relu import relu
 
 
 @triton.jit
@@ -25,9 +29,17 @@ def tile_of(index):
     return index - column * (column + 1) // 2, column
 
 
+@triton.jit
+def _activated(x, bias, mask):
+    """max(x + bias, 0), rounded to the dtype of x; 0 where it is masked."""
+    return tl.where(mask, relu(x.to(tl.float32) + bias), 0.0).to(x.dtype)
+
+
 @triton.jit(do_not_specialize=["pairs", "splits"])
 def partial_gram_kernel(
-    features,  # (B, C, H, W) by its strides
+    features,  # (B, C, H, W) by its strides; before bias and ReLU if ACTIVATE
+    bias,  # (C,) any float dtype, read if ACTIVATE
+    activations,  # as features, and another tensor: written if ACTIVATE
     partial,  # (B, splits, pairs, BLOCK_C, BLOCK_C) float32
     stride_b,
     stride_c,
@@ -44,6 +56,7 @@ def partial_gram_kernel(
     WIDE: tl.constexpr,  # offsets inside one image's tile need 64 bits
     CROP: tl.constexpr,  # H and W do not act as one axis
     ONE_TILE: tl.constexpr,  # C fits one tile, whose two operands are the same
+    ACTIVATE: tl.constexpr,  # not with CROP
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,  # the interpreter multiplies the raw bits of bfloat16
 ):
@@ -61,17 +74,24 @@ def partial_gram_kernel(
     length = tl.minimum(M - start, split_length).to(tl.int32)
     row_mask = rows[:, None] < C
     column_mask = columns[:, None] < C
+    if ACTIVATE:
+        row_bias = tl.load(bias + rows, mask=rows < C, other=0.0).to(tl.float32)[:, None]
+        column_bias = tl.load(bias + columns, mask=columns < C, other=0.0).to(tl.float32)[:, None]
+        # A tile on the diagonal writes its channels.
+        written_mask = rows[:, None] < tl.where(row_block == column_block, C, 0)
     if WIDE:
         rows = rows.to(tl.int64)
         columns = columns.to(tl.int64)
         m = m.to(tl.int64)
     base = features + image * stride_b
+    written = activations + image * stride_b
     row_offsets = rows[:, None] * stride_c
     column_offsets = columns[:, None] * stride_c
     if CROP:
         first = start if WIDE else start.to(tl.int32)
     else:
         base += start * stride_w
+        written += start * stride_w
         row_offsets += m[None, :] * stride_w
         column_offsets += m[None, :] * stride_w
 
@@ -84,6 +104,9 @@ def partial_gram_kernel(
             x = tl.load(base + (row_offsets + m_offsets), mask=row_mask & m_mask, other=0.0)
         else:
             x = tl.load(base + row_offsets, mask=row_mask & m_mask, other=0.0)
+        if ACTIVATE:
+            x = _activated(x, row_bias, row_mask & m_mask)
+            tl.store(written + row_offsets, x, mask=written_mask & m_mask)
         if UPCAST:
             x = x.to(tl.float32)
         if ONE_TILE:
@@ -93,22 +116,35 @@ def partial_gram_kernel(
                 y = tl.load(base + (column_offsets + m_offsets), mask=column_mask & m_mask, other=0.0)
             else:
                 y = tl.load(base + column_offsets, mask=column_mask & m_mask, other=0.0)
+            if ACTIVATE:
+                y = _activated(y, column_bias, column_mask & m_mask)
             if UPCAST:
                 y = y.to(tl.float32)
             sums = tl.dot(x, tl.trans(y), sums, input_precision=PRECISION)
         if not CROP:
-            base += (tl.cast(BLOCK_M, tl.int64) if WIDE else BLOCK_M) * stride_w
+            step = (tl.cast(BLOCK_M, tl.int64) if WIDE else BLOCK_M) * stride_w
+            base += step
+            written += step
 
     tile = partial + ((image * splits + split) * pairs + pair) * (BLOCK_C * BLOCK_C)
     tl.store(tile + c[:, None] * BLOCK_C + c[None, :], sums)
 
 
-def partial_launch(features: Tensor, precision: str, gpu: Gpu) -> tuple[Launch, Tensor]:
-    """The launch for readable features (B, C, H, W), and its output (B, splits, pairs, block_c, block_c) float32."""
+def partial_launch(
+    features: Tensor, precision: str, gpu: Gpu, bias: Tensor | None = None, activations: Tensor | None = None
+) -> tuple[Launch, Tensor]:
+    """The launch for readable features (B, C, H, W), and its output (B, splits, pairs, block_c, block_c) float32.
+
+    With `bias`, (C,), the features are those of max(features + bias, 0), and are written into `activations`, which has
+    their shape and strides.
+    """
     batch, channels, height, width = features.shape
     dot_precision = input_precision(features.dtype, precision, gpu)
     config = partial_heuristic(problem_of(features, dot_precision), gpu)
     blocks = ceil(channels / config.block_c)
+    if bias is not None and blocks == 1 and features.element_size() == 2:
+        # One operand's block of twice the positions leaves no registers for its activation.
+        config = replace(config, block_m=config.block_m // 2)
     pairs = pairs_of(blocks)
     partial = torch.empty(
         (batch, config.splits, pairs, config.block_c, config.block_c), dtype=torch.float32, device=features.device
@@ -116,6 +152,8 @@ def partial_launch(features: Tensor, precision: str, gpu: Gpu) -> tuple[Launch, 
     crop = is_crop(features)
     arguments = {
         "features": features,
+        "bias": features if bias is None else bias,
+        "activations": features if activations is None else activations,
         "partial": partial,
         **strides(features),
         "C": channels,
@@ -131,10 +169,17 @@ def partial_launch(features: Tensor, precision: str, gpu: Gpu) -> tuple[Launch, 
         "WIDE": wide(features),
         "CROP": crop,
         "ONE_TILE": blocks == 1,
+        "ACTIVATE": bias is not None,
         "PRECISION": dot_precision,
         "UPCAST": upcast(features.dtype),
     }
     grid = batch * config.splits * pairs
     return Launch(
-        partial_gram_kernel, grid, arguments, constants, num_warps=config.num_warps, num_stages=config.num_stages
+        partial_gram_kernel,
+        grid,
+        arguments,
+        constants,
+        num_warps=config.num_warps,
+        num_stages=config.num_stages,
+        moves={"features": 1, "partial": 1, "activations": int(activations is not None)},
     ), partial

@@ -288,10 +288,17 @@ def plan_tap_backward(
         "UPCAST": upcast(features.dtype),
     }
     grid = batch * ceil(positions / block_m) * ceil(channels / block_c)
-    return Plan(
-        (Launch(tap_backward_kernel, grid, arguments, constants, num_warps=num_warps, num_stages=num_stages),),
-        (gradient,),
+    moves = {
+        "features": int(style is not None or content is not None or relu),
+        "difference": int(style is not None),
+        "content": int(content is not None),
+        "upstream": int(upstream is not None),
+        "gradient": 1,
+    }
+    launch = Launch(
+        tap_backward_kernel, grid, arguments, constants, num_warps=num_warps, num_stages=num_stages, moves=moves
     )
+    return Plan((launch,), (gradient,))
 
 
 def tap_backward(

@@ -26,6 +26,14 @@ def bias_relu(x: Tensor, bias: Tensor | None, y: Tensor, bits: Tensor | None) ->
 
 
 @torch.no_grad()
+def bias_relu_content(x: Tensor, bias: Tensor, y: Tensor, content: Tensor, weight: float) -> Tensor:
+    """Write max(x + bias, 0) of one image into `y`, as `bias_relu` does, and return weight · Σ (y − content)², (1,)."""
+    bias_relu(x, bias, y, None)
+    dtype = accumulation_dtype(x.dtype)
+    return (y.to(dtype) - content.to(dtype)).square_().sum((1, 2, 3)).mul_(weight)
+
+
+@torch.no_grad()
 def relu_backward(gradient: Tensor, bits: Tensor, result: Tensor) -> None:
     """Write the gradient where its bit is set and 0 elsewhere into `result`, which may be `gradient`; all are dense and
     of one layout."""

@@ -212,7 +212,10 @@ def plan_bias_relu_pool(
     own = {"x": x, "bias": x if bias is None else bias, "pooled": pooled}
     switches = {"BIAS": bias is not None, "BITS": bits is not None, "MAX": pool == "max"}
     given = {"bits": pooled, **arguments, **own}
-    launch = Launch(bias_relu_pool_kernel, grid, given, {**constants, **switches}, num_warps=_pool_warps(gpu))
+    moves = {"x": 1, "pooled": 1, "bits": int(bits is not None)}
+    launch = Launch(
+        bias_relu_pool_kernel, grid, given, {**constants, **switches}, num_warps=_pool_warps(gpu), moves=moves
+    )
     return Plan((launch,), (pooled,))
 
 
@@ -220,7 +223,10 @@ def plan_unpool_backward(gradient: Tensor, bits: Tensor, pool: str, result: Tens
     """The gradient of the pooled activations spread over `result` where its bit is set, channels-last: its launch."""
     arguments, constants, grid = _pool_arguments(result, bits)
     own = {"gradient": gradient, "result": result, "factor": 1.0 if pool == "max" else 0.25}
-    launch = Launch(unpool_backward_kernel, grid, {**arguments, **own}, constants, num_warps=_pool_warps(gpu))
+    moves = {"gradient": 1, "bits": 1, "result": 1}
+    launch = Launch(
+        unpool_backward_kernel, grid, {**arguments, **own}, constants, num_warps=_pool_warps(gpu), moves=moves
+    )
     return Plan((launch,), (result,))
 
 

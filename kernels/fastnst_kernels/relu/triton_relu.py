@@ -14,8 +14,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastnst_kernels.launch.launch import Launch, Plan, run, stored
+from fastnst_kernels.launch.launch import Launch, Plan, finish_sum, run, stored
 from fastnst_kernels.launch.layout import empty_map, in_layout
+from fastnst_kernels.relu import eager
 
 
 @triton.jit
@@ -69,6 +70,8 @@ def bias_relu_kernel(
     bias,  # (C,) any float dtype, read if BIAS
     y,  # as x, and may be x
     bits,  # (positions, run_groups) words, written if BITS
+    content,  # (positions, C), read if CONTENT
+    partial,  # (programs,) float32: Σ (y − content)², written if CONTENT
     C,
     run_groups,  # ⌈C / GROUP⌉
     groups,  # of all positions
@@ -77,6 +80,7 @@ def bias_relu_kernel(
     EVEN: tl.constexpr,  # GROUP divides C
     BIAS: tl.constexpr,
     BITS: tl.constexpr,
+    CONTENT: tl.constexpr,
 ):
     first = tl.program_id(0).to(tl.int64) * GROUPS
     g = tl.arange(0, GROUPS)
@@ -96,7 +100,12 @@ def bias_relu_kernel(
     value = tl.load(x + start + offsets, mask=mask, other=0.0).to(tl.float32)
     if BIAS:
         value += tl.load(bias + column, mask=mask, other=0.0).to(tl.float32)
-    tl.store(y + start + offsets, relu(value).to(y.dtype.element_ty), mask=mask)
+    rounded = relu(value).to(y.dtype.element_ty)
+    tl.store(y + start + offsets, rounded, mask=mask)
+    if CONTENT:
+        target = tl.load(content + start + offsets, mask=mask, other=0.0).to(tl.float32)
+        difference = tl.where(mask, rounded.to(tl.float32) - target, 0.0)
+        tl.store(partial + tl.program_id(0), tl.sum(tl.sum(difference * difference, axis=1), axis=0))
     if BITS:
         word = packed_word(value <= 0.0, mask, tl.full((1, 1), 1, tl.int32) << j, bits.dtype.element_ty)
         tl.store(bits + first + g, word, mask=live)
@@ -134,8 +143,13 @@ def relu_backward_kernel(
     tl.store(result + start + offsets, tl.where((word[:, None] >> j) & 1 != 0, value, 0.0), mask=mask)
 
 
-def plan_bias_relu(x: Tensor, bias: Tensor | None, y: Tensor, bits: Tensor | None) -> Plan:
-    """max(x + bias, 0) of channels-last activations (B, C, H, W) into `y`, and their bits into `bits`: its launch."""
+def plan_bias_relu(
+    x: Tensor, bias: Tensor | None, y: Tensor, bits: Tensor | None, content: tuple[Tensor, float] | None = None
+) -> Plan:
+    """max(x + bias, 0) of channels-last activations (B, C, H, W) into `y`, and their bits into `bits`: its launch.
+
+    With `content`, (P, weight), of one image: its launches and its output, weight · Σ (y − P)², (1,) float32.
+    """
     channels = x.shape[1]
     group = group_size(channels, bits)
     run_groups = ceil(channels / group)
@@ -146,6 +160,8 @@ def plan_bias_relu(x: Tensor, bias: Tensor | None, y: Tensor, bits: Tensor | Non
         "bias": x if bias is None else bias,
         "y": y,
         "bits": y if bits is None else as_words(bits, group),
+        "content": y if content is None else content[0],
+        "partial": y,
         "C": channels,
         "run_groups": run_groups,
         "groups": all_groups,
@@ -156,8 +172,17 @@ def plan_bias_relu(x: Tensor, bias: Tensor | None, y: Tensor, bits: Tensor | Non
         "EVEN": channels % group == 0,
         "BIAS": bias is not None,
         "BITS": bits is not None,
+        "CONTENT": content is not None,
     }
-    return Plan((Launch(bias_relu_kernel, ceil(all_groups / groups), arguments, constants),), (y,))
+    grid = ceil(all_groups / groups)
+    moves = {"x": 1, "y": 1, "bits": int(bits is not None)}
+    if content is None:
+        return Plan((Launch(bias_relu_kernel, grid, arguments, constants, moves=moves),), (y,))
+    partial = torch.empty((1, grid), dtype=torch.float32, device=x.device)
+    moves |= {"content": 1, "partial": 1}
+    launch = Launch(bias_relu_kernel, grid, {**arguments, "partial": partial}, constants, moves=moves)
+    finish, loss = finish_sum(partial, content[1])
+    return Plan((launch, finish), (loss,))
 
 
 def plan_relu_backward(gradient: Tensor, bits: Tensor, result: Tensor) -> Plan:
@@ -178,13 +203,26 @@ def plan_relu_backward(gradient: Tensor, bits: Tensor, result: Tensor) -> Plan:
         "groups": all_groups,
     }
     constants = {"GROUP": group, "GROUPS": groups, "EVEN": run_length % group == 0}
-    return Plan((Launch(relu_backward_kernel, ceil(all_groups / groups), arguments, constants),), (result,))
+    moves = {"gradient": 1, "bits": 1, "result": 1}
+    launch = Launch(relu_backward_kernel, ceil(all_groups / groups), arguments, constants, moves=moves)
+    return Plan((launch,), (result,))
 
 
 def bias_relu(x: Tensor, bias: Tensor | None, y: Tensor, bits: Tensor | None) -> None:
     """`eager.bias_relu` as one kernel, whose bits run along the channels."""
     buffer = buffer_of(y)
     run_into(plan_bias_relu(in_layout(x, True), bias, buffer, bits), y, buffer)
+
+
+def bias_relu_content(x: Tensor, bias: Tensor, y: Tensor, content: Tensor, weight: float) -> Tensor:
+    """`eager.bias_relu_content` of one image in one pass."""
+    if stored(x.dtype) != x.dtype:
+        # The interpreter cannot round what it compares.
+        return eager.bias_relu_content(x, bias, y, content, weight)
+    buffer, target = buffer_of(y), (in_layout(content, True), weight)
+    plan = plan_bias_relu(in_layout(x, True), bias, buffer, None, target)
+    run_into(plan, y, buffer)
+    return plan.outputs[0]
 
 
 def relu_backward(gradient: Tensor, bits: Tensor, result: Tensor) -> None:

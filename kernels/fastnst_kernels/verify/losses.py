@@ -72,6 +72,26 @@ def gram_operations(site: Site) -> Iterator[Operation]:
     backward = budget.tap_gradient(features, upstream, precision=precision, **terms)
     function = partial(style_tap, target=target, weight=WEIGHT, **options)
     yield differentiated("style_tap", "", features, function, gradients=gradients, forward=forward, backward=backward)
+    yield _activated(site, features, target)
+
+
+def _activated(site: Site, features: Tensor, target: Tensor) -> Operation:
+    """The features and their loss from what is before bias and ReLU; their sum is exact."""
+    precision = site.mode.precision
+    bias = torch.linspace(-0.5, 0.5, site.shape[1], device=site.device).to(site.mode.dtype)
+    before = torch.where(features > 0, features, -1.0) - bias[:, None, None]
+    exact = (before.double() + bias.double()[:, None, None]).relu().to(site.mode.dtype)
+
+    def run(layout: torch.memory_format) -> Mapping[str, Sequence[Tensor]]:
+        given = before.contiguous(memory_format=layout)
+        written = torch.empty_like(given)
+        sums = direct.bias_relu_gram(site.backend, given, bias, written, precision)
+        positions, terms = given[0, 0].numel(), (target[None], WEIGHT, None, 1.0)
+        loss, _, _ = direct.finish_gram_loss(site.backend, sums, positions, *terms, dtype=given.dtype)
+        return {"forward": [written, loss]}
+
+    forward = [Expected.equal(exact), budget.gram_loss(exact, target, WEIGHT, precision)]
+    return Operation("bias_relu_gram", "", run, {"forward": forward})
 
 
 _VARIANTS = ("content", "content, ReLU, in place", "style, content, ReLU", "blended styles, ReLU, in place")

@@ -1,0 +1,150 @@
+"""Counts what one iteration of a run moves and launches on a GPU, by its launch plans; no GPU is needed.
+
+python -m bench.count --size 1024 --precision fp16
+
+An iteration, of the default layers and with the optimiser that is named, is run on meta tensors: Triton's launches are
+planned and noted, and torch's operations counted as a launch each, which reads its inputs and writes its outputs. Bytes
+are the least: each tensor once for each time that it is read or written, whatever a cache holds, and what programs read
+twice counts once. Convolutions are counted apart; a first layer that convolves in a kernel of its own is not.
+"""
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from fastnst_kernels import BlendedTarget
+from fastnst_kernels.launch.launch import Launch, planned
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bench.targets import TARGETS
+from fastnst.loss.objective import make_objective
+from fastnst.network.architecture import layers_up_to
+from fastnst.network.backbone import build_backbone
+from fastnst.network.runtime import Runtime
+from fastnst.network.weights import load_weights
+from fastnst.optim import make_optimizer
+from fastnst.options.options import resolve_options
+from fastnst.transfer.descent import Descent
+
+_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "tf32": torch.float32, "fp32": torch.float32}
+# Written without being read.
+_FILLED = ("zero_", "fill_", "copy_", "zeros", "ones", "full", "empty")
+
+
+class Planned(Runtime):
+    """A runtime on meta tensors whose kernels are Triton's."""
+
+    kernels = "triton"
+
+
+class TorchOperations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts torch's operations, and the bytes that they read and write."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.launches: Counter[str] = Counter()
+        self.bytes: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        name = function.__name__.partition(".")[0]
+        if name == "convolution":
+            # As cuDNN answers; meta tensors lose it.
+            result = result.contiguous(memory_format=torch.channels_last)
+        is_view = any(out.alias_info is not None and not out.alias_info.is_write for out in function._schema.returns)
+        if not is_view and not name.startswith(("empty", "new_empty", "detach", "_to_copy_view")):
+            given = _tensors([args, {name: value for name, value in (kwargs or {}).items() if name != "out"}])
+            if name.startswith(_FILLED):
+                given = given[1:]
+            self.launches[name] += 1
+            self.bytes[name] += sum(x.numel() * x.element_size() for x in [*given, *_tensors(result)])
+        return result
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    if isinstance(values, Tensor):
+        return [values]
+    members = values.values() if isinstance(values, dict) else values if isinstance(values, list | tuple) else ()
+    return [x for member in members for x in _tensors(member)]
+
+
+def count(size: int, precision: str, target: str, optimizer: str) -> list[dict[str, Any]]:
+    """A row for each kernel and each operation of torch: name, whose it is, launches and bytes, in one iteration."""
+    options = resolve_options(weights="random", objective="paper", optimizer=optimizer, size=size)
+    device = torch.device("meta")
+    runtime = Planned(device, precision, _DTYPES[precision], precision == "tf32", False, "triton")
+    image = torch.empty((1, 3, size, size), device=device)
+    with planned(TARGETS[target]) as launches:
+        network = build_backbone(load_weights("random", taps=options.taps), options.taps, runtime)
+        channels = {layer.name: layer.out_channels for layer in layers_up_to(options.network, options.taps)}
+        style = {name: _target(channels[name]) for name, _ in options.active_style_layers}
+        objective = make_objective(network, image, style, options, runtime)
+        descent = Descent(image, objective, lambda: make_optimizer(options, runtime))
+        # The first steps make what the later ones go on with.
+        for _ in range(2):
+            descent.advance()
+        launches.clear()
+        with TorchOperations() as operations:
+            descent.advance()
+    return [*_kernels(launches), *_torch(operations)]
+
+
+def _target(channels: int) -> BlendedTarget:
+    return BlendedTarget(torch.empty((1, channels, channels), device="meta"), 1.0, torch.empty(1, device="meta"))
+
+
+def _kernels(launches: Sequence[Launch]) -> list[dict[str, Any]]:
+    counts, moved = Counter[str](), Counter[str]()
+    for launch in launches:
+        name = launch.kernel.__name__.removesuffix("_kernel")
+        counts[name] += 1
+        moved[name] += launch.bytes
+    return [{"name": name, "of": "triton", "launches": counts[name], "bytes": moved[name]} for name in counts]
+
+
+def _torch(operations: TorchOperations) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": name,
+            "of": "convolutions" if "convolution" in name else "torch",
+            "launches": operations.launches[name],
+            "bytes": operations.bytes[name],
+        }
+        for name in operations.launches
+    ]
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.count", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--size", type=int, default=1024, help="edge of the square image in pixels (default: 1024)")
+    parser.add_argument("--precision", choices=list(_DTYPES), default="fp16")
+    parser.add_argument(
+        "--target", choices=list(TARGETS), default="sm_90", help="the GPU that launches are planned for"
+    )
+    parser.add_argument("--optimizer", nargs="+", choices=["adam", "lbfgs"], default=["adam", "lbfgs"])
+    parser.add_argument("--json", action="store_true", help="print the rows as one JSON object")
+    parsed = parser.parse_args(words)
+    rows = {name: count(parsed.size, parsed.precision, parsed.target, name) for name in parsed.optimizer}
+    if parsed.json:
+        print(json.dumps({"size": parsed.size, "precision": parsed.precision, "target": parsed.target, "rows": rows}))
+        return 0
+    for optimizer, own in rows.items():
+        print(f"{optimizer}, {parsed.size} px, {parsed.precision}, {parsed.target}")
+        for row in sorted(own, key=lambda row: -row["bytes"]):
+            print(f"  {row['name']:32}{row['of']:14}{row['launches']:5}{row['bytes'] / 1e6:10.1f} MB")
+        for what, members in (
+            ("convolutions", [row for row in own if row["of"] == "convolutions"]),
+            ("all else", [row for row in own if row["of"] != "convolutions"]),
+        ):
+            launches, moved = (sum(row[key] for row in members) for key in ("launches", "bytes"))
+            print(f"  {what:46}{launches:5}{moved / 1e6:10.1f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
