@@ -81,7 +81,7 @@ def test_wide_offsets_many_splits_and_many_strips(monkeypatch: pytest.MonkeyPatc
     upstream = torch.randn((2, 16, 9, 70), generator=torch.Generator().manual_seed(3))
     plain = (*features_of(image, layer, gram=True), *gradient_of(image, layer, upstream, tv_weight=3.0))
     monkeypatch.setattr(triton_first, "wide_image", lambda image: True)
-    monkeypatch.setattr(triton_first, "_BLOCK_M", 16)
+    monkeypatch.setattr(triton_first, "_BLOCK_M", 32)
     monkeypatch.setattr(triton_first, "LONGEST_SUM", 64)
     monkeypatch.setattr(triton_back, "_LEAST_ROWS", 2)
     monkeypatch.setattr(triton_back, "_PROGRAMS", 4)

@@ -261,7 +261,20 @@ def plan_first_backward(
         "DIVIDED": divisor is not None,
     }
     grid = batch * row_tiles * column_tiles
-    launch = Launch(first_backward_kernel, grid, arguments, constants, num_warps=warps(layer), num_stages=STAGES)
+    launch = Launch(
+        first_backward_kernel,
+        grid,
+        arguments,
+        constants,
+        num_warps=warps(layer, gpu),
+        num_stages=STAGES,
+        moves={
+            **dict.fromkeys(("image", "weight", "bias", "gradient"), 1),
+            "upstream": int(upstream is not None),
+            "difference": int(style is not None),
+            "partial": int(kind is not None),
+        },
+    )
     if kind is None:
         return Plan((launch,), (gradient,))
     finish, value = finish_sum(partial, 1 / (height * width))

@@ -21,6 +21,7 @@ from fastnst_kernels.launch.launch import Launch, Plan, input_precision, launch_
 from fastnst_kernels.launch.layout import wide_image
 from fastnst_kernels.relu.triton_relu import buffer_of, run_into
 
+# Positions at a time, of features in 16 bit, and half as many in 32.
 _BLOCK_M = 128
 # Pixels of the next step are on their way while one is computed.
 STAGES = 2
@@ -203,9 +204,9 @@ def numbered(name: str, values: Sequence[float]) -> dict[str, float]:
     return {f"{name}_{index}": float(value) for index, value in enumerate(values)}
 
 
-def warps(layer: FirstLayer) -> int:
-    """Warps of a program: 8 where the tensor cores' operands are of 32 bits, for 4 run out of registers."""
-    return 4 if layer.weight.element_size() == 2 else 8
+def warps(layer: FirstLayer, gpu: Gpu) -> int:
+    """Warps of a program: 8 where tensor cores take 32 bits, for 4 run out of registers; AMD's have more of them."""
+    return 8 if layer.weight.element_size() == 4 and gpu.backend == "cuda" else 4
 
 
 def layer_constants(image: Tensor, layer: FirstLayer, precision: str, gpu: Gpu) -> dict[str, Any]:
@@ -225,9 +226,10 @@ def plan_first_forward(image: Tensor, layer: FirstLayer, y: Tensor, gram: bool, 
     """The features of an image (B, 3, H, W) into `y`, (B, C, H, W) channels-last: the launch, and its outputs `y` and,
     if `gram`, the partial sums of F Fᵀ as `triton_product` has them, (B, splits, 1, C, C) float32."""
     batch, channels, height, width = y.shape
-    steps = ceil(height * width / _BLOCK_M)
+    block_m = _BLOCK_M * 2 // layer.weight.element_size()
+    steps = ceil(height * width / block_m)
     wanted = max(ceil(_PROGRAMS * gpu.multiprocessors / batch), ceil(height * width / LONGEST_SUM))
-    split_length = min(ceil(steps / min(steps, wanted)) * _BLOCK_M, LONGEST_SUM)
+    split_length = min(ceil(steps / min(steps, wanted)) * block_m, LONGEST_SUM)
     splits = ceil(height * width / split_length)
     outputs = [y]
     if gram:
@@ -239,9 +241,15 @@ def plan_first_forward(image: Tensor, layer: FirstLayer, y: Tensor, gram: bool, 
         "splits": splits,
         "split_length": split_length,
     }
-    constants = {**layer_constants(image, layer, precision, gpu), "BLOCK_M": _BLOCK_M, "GRAM": gram}
+    constants = {**layer_constants(image, layer, precision, gpu), "BLOCK_M": block_m, "GRAM": gram}
     launch = Launch(
-        first_forward_kernel, batch * splits, arguments, constants, num_warps=warps(layer), num_stages=STAGES
+        first_forward_kernel,
+        batch * splits,
+        arguments,
+        constants,
+        num_warps=warps(layer, gpu),
+        num_stages=STAGES,
+        moves={"image": 1, "weight": 1, "bias": 1, "y": 1, "partial": int(gram)},
     )
     return Plan((launch,), outputs)
 
