@@ -27,6 +27,7 @@ import torch
 import triton
 from fastnst_kernels.first import FirstLayer, triton_back, triton_first
 from fastnst_kernels.image import triton_adam, triton_image
+from fastnst_kernels.launch.build import specialised
 from fastnst_kernels.launch.gpu import Gpu
 from fastnst_kernels.launch.launch import Launch, Plan, interpreted
 from fastnst_kernels.launch.layout import dense_channels_last, empty_bits, empty_map, in_layout
@@ -53,14 +54,6 @@ MODES = {
     "tf32": (torch.float32, "tf32"),
     "float16": (torch.float16, "ieee"),
     "bfloat16": (torch.bfloat16, "ieee"),
-}
-_TYPES = {
-    torch.float32: "fp32",
-    torch.float16: "fp16",
-    torch.bfloat16: "bf16",
-    torch.int64: "i64",
-    torch.int32: "i32",
-    torch.uint8: "u8",
 }
 _MATRIX = re.compile(r"\b(?:[A-Z]*(?:HGMMA|HMMA|UTC[A-Z]*MMA|OMMA|QMMA)|v_(?:mfma|wmma|smfmac)_\w+)")
 _PRODUCT = re.compile(r"= tt\.dot .*: tensor<(\d+)x\d+x(\w+)(?:, [^>]*)?> \* ")
@@ -208,35 +201,6 @@ def _first_plans(x: Tensor, precision: str, gpu: Gpu) -> list[Plan]:
     return plans
 
 
-def source_of(launch: Launch, gpu: Gpu) -> Any:
-    """The kernel with its arguments specialised as at a launch: ones are constants, multiples of 16 are known, and on
-    AMD that a tensor spans less than 2 GiB."""
-    signature: dict[str, str] = {}
-    constants: dict[str, Any] = {}
-    attributes: dict[tuple[int], list[list[Any]]] = {}
-    for position, parameter in enumerate(launch.kernel.params):
-        name, known = parameter.name, []
-        value = launch.constants.get(name, launch.arguments.get(name))
-        if name in launch.constants or (type(value) is int and value == 1 and not parameter.do_not_specialize):
-            signature[name], constants[name] = "constexpr", value
-        elif isinstance(value, Tensor):
-            signature[name] = f"*{_TYPES[value.dtype]}"
-            if value.storage_offset() * value.element_size() % 16 == 0:
-                known.append(["tt.divisibility", 16])
-            if gpu.backend == "hip" and value.untyped_storage().nbytes() < 2**31:
-                known.append(["tt.pointer_range", 32])
-        elif isinstance(value, float):
-            signature[name] = "fp32"
-        else:
-            number = int(launch.arguments[name])
-            signature[name] = "i32" if -(2**31) <= number < 2**31 else "i64"
-            if number % 16 == 0 and not parameter.do_not_specialize:
-                known.append(["tt.divisibility", 16])
-        if known:
-            attributes[(position,)] = known
-    return ASTSource(launch.kernel, signature, constants, attributes)
-
-
 def build_all(target: str, shapes: Sequence[str], modes: Sequence[str], kernels: Sequence[str]) -> Iterator[Built]:
     """Each distinct binary for `target`, of the named `kernels` alone if there are any, as it is built.
 
@@ -252,7 +216,8 @@ def build_all(target: str, shapes: Sequence[str], modes: Sequence[str], kernels:
                     continue
                 for launch in launches(shape, mode, layout, gpu):
                     name = launch.kernel.__name__.removesuffix("_kernel")
-                    key = (source_of(launch, gpu).hash(), *launch.options.values())
+                    source = ASTSource(launch.kernel, *specialised(launch, gpu))
+                    key = (source.hash(), *launch.options.values())
                     if key not in sources and (not kernels or name in kernels):
                         sources.add(key)
                         yield build(launch, gpu, mode=mode, layout=layout, shape=shape)
@@ -263,8 +228,9 @@ def build(launch: Launch, gpu: Gpu, **names: str) -> Built:
     registers = spills = shared = 0
     matrix: dict[str, int] = {}
     try:
+        source = ASTSource(launch.kernel, *specialised(launch, gpu))
         target = GPUTarget(gpu.backend, gpu.arch, gpu.warp_size)
-        binary = triton.compile(source_of(launch, gpu), target=target, options=launch.options)
+        binary = triton.compile(source, target=target, options=launch.options)
     except Exception as error:  # noqa: BLE001  (the compiler's passes raise what they like)
         reason = (str(error).strip().splitlines() or [""])[0]
         problems = [f"does not compile: {type(error).__name__}: {reason}"]

@@ -36,12 +36,6 @@ _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "tf32": torch.float32,
 _FILLED = ("zero_", "fill_", "copy_", "zeros", "ones", "full", "empty")
 
 
-class Planned(Runtime):
-    """A runtime on meta tensors whose kernels are Triton's."""
-
-    kernels = "triton"
-
-
 class TorchOperations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts torch's operations, and the bytes that they read and write."""
 
@@ -77,7 +71,7 @@ def count(size: int, precision: str, target: str, optimizer: str) -> list[dict[s
     """A row for each kernel and each operation of torch: name, whose it is, launches and bytes, in one iteration."""
     options = resolve_options(weights="random", objective="paper", optimizer=optimizer, size=size)
     device = torch.device("meta")
-    runtime = Planned(device, precision, _DTYPES[precision], precision == "tf32", False, "triton")
+    runtime = Runtime(device, precision, _DTYPES[precision], precision == "tf32", False, "triton")
     image = torch.empty((1, 3, size, size), device=device)
     with planned(TARGETS[target]) as launches:
         network = build_backbone(load_weights("random", taps=options.taps), options.taps, runtime)

@@ -17,6 +17,10 @@ class OptionError(FastnstError):
     """An option is out of its range, unknown, or contradicts another one."""
 
 
+class RangeError(FastnstError):
+    """A constant of the loss is beyond its dtype's range; another arithmetic of the network may have it within."""
+
+
 class ImageError(FastnstError):
     """An image cannot be read, is unusable, or cannot be written."""
 

@@ -61,7 +61,7 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def kernel_calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Counts the kernels that are called, and hides what they do: how they compute is a GPU's affair."""
     calls: Counter[str] = Counter()
-    monkeypatch.setattr(backbone, "make_layers", lambda place, **_: GpuLayers(place.device, place.dtype, place.kernels))
+    monkeypatch.setattr(backbone, "make_layers", lambda place: GpuLayers(place.device, place.dtype, place.kernels))
 
     def hidden(name: str, kernel: Any) -> Any:
         def call(*arguments: Any, **named: Any) -> Any:
@@ -216,15 +216,16 @@ def test_a_gpu_is_read_a_few_times_a_second_and_when_asked(monkeypatch: pytest.M
 
     def readings(pace: Pace, evaluations: int, seconds: float) -> list[int]:
         nonlocal now
-        due = [-1]
+        due, following = [-1], 0
         for evaluation in range(evaluations):
             now += seconds
-            if pace.is_due(evaluation):
+            if evaluation >= following:
                 moments = pace.moments(evaluation - due[-1])
                 assert moments == sorted(moments)
                 assert moments[-1] == pytest.approx(now)
                 assert len(moments) <= CAPACITY
                 due.append(evaluation)
+                following = pace.next_due(evaluation)
         return due[1:]
 
     gpu = torch.device("cuda", 0)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from PIL import Image
 from processes import PATIENCE, finish, run_together, start
 
@@ -30,6 +31,7 @@ from fastnst.plan.planner import plan_run
 from fastnst.plan.processes import Ranks, RanksError, joined
 from fastnst.transfer.checkpoint import load_run
 from fastnst.transfer.result import Iterate, Result
+from fastnst.transfer.run import Pace
 
 SMALL: dict[str, Any] = {
     **{"weights": "random", "precision": "fp32", "tv_weight": 0.5},
@@ -91,8 +93,9 @@ def check_same_run(result: Result, expected: Result, name: str) -> None:
         assert difference.max() < 1e-2
 
 
-def compared(tile: Any, padding: str = "zeros") -> float:
-    """The greatest relative difference of this process's loss and gradient from those of the whole image."""
+def compared(tile: Any, padding: str = "zeros", evaluations: int = 1) -> float:
+    """The greatest relative difference of this process's loss and gradient from those of the whole image, at the last
+    of some evaluations."""
     options = resolve_options(padding=padding, **SMALL)
     runtime = resolve_runtime(options.device, options.precision, options.backend)
     weights = load_weights("random", taps=options.taps)
@@ -103,7 +106,8 @@ def compared(tile: Any, padding: str = "zeros") -> float:
     with joined() as ranks:
         plan = ranks.gathered(plan_run(options, runtime, (96, 64), tile=tile, processes=ranks.size))[0]
         objective = FittingObjective(backbone, content, style, options, runtime, plan=plan, ranks=ranks)
-        loss, gradient = objective.loss_and_gradient(image)
+        for _ in range(evaluations):
+            loss, gradient = objective.loss_and_gradient(image)
         without = objective.loss(image)
         assert torch.equal(ranks.alike(gradient.clone()), gradient)
     pairs = [(getattr(each, name), getattr(expected, name)) for each in (loss, without) for name in TERMS]
@@ -116,7 +120,82 @@ def test_the_tiles_of_all_make_the_whole(size: int, tmp_path: Path) -> None:
         assert max(run_together(size, compared, tmp_path, tile, padding)) < 1e-5
 
 
-def short_of_memory(where: str, call: int) -> tuple[float, list[str]]:
+def messages() -> tuple[list[int], int, int]:
+    """The messages of each of three evaluations, those of a run, and its evaluations."""
+    counts = [0]
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("all_reduce", "broadcast"):
+            send = getattr(dist, name)
+
+            def counted(*given: Any, send: Any = send, **named: Any) -> Any:
+                counts[-1] += 1
+                return send(*given, **named)
+
+            patch.setattr(dist, name, counted)
+        evaluate = FittingObjective.loss_and_gradient
+
+        def evaluated(self: FittingObjective, image: torch.Tensor) -> Any:
+            counts.append(0)
+            result = evaluate(self, image)
+            counts.append(0)
+            return result
+
+        patch.setattr(FittingObjective, "loss_and_gradient", evaluated)
+        # As seldom as on a GPU.
+        patch.setattr(Pace, "next_due", lambda self, evaluation: evaluation + 100)
+        content, style = pictures()
+        with joined() as ranks:
+            fastnst.Stylizer(style, ranks=ranks, **{**RUN, "scales": None, "iterations": 9})(content)
+    return counts[1:-1:2], sum(counts[2:-1:2]), len(counts) // 2
+
+
+def test_a_step_needs_two_messages(tmp_path: Path) -> None:
+    """Of the sums and of the gradient, from the second evaluation on; and one where losses are read."""
+    for evaluations, between, count in run_together(2, messages, tmp_path):
+        assert count == 9
+        assert evaluations[1:] == [2] * 8
+        assert between == 1
+
+
+def test_processes_that_share_a_gpu_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    devices = [torch.device(name) for name in ("cpu", "cuda", "meta")]
+    assert [Ranks(0, 5, 0, 5).sharers(device) for device in devices] == [5, 3, 1]
+    assert Ranks(0, 2, 0, 2).sharers(devices[1]) == 1
+
+
+def test_nccl_is_told_of_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[str, Any] = {}
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TORCH_NCCL_BLOCKING_WAIT", "1")
+    for place, name, value in (
+        (torch.cuda, "device_count", lambda: 2),
+        (torch.cuda, "set_device", lambda index: None),
+        (torch.cuda, "current_device", lambda: 1),
+        (dist, "is_nccl_available", lambda: True),
+        (dist, "init_process_group", lambda backend, **given: told.update(given)),
+        (dist, "get_rank", lambda: 1),
+        (dist, "get_world_size", lambda: 1),
+        (dist, "destroy_process_group", lambda: None),
+    ):
+        monkeypatch.setattr(place, name, value)
+    with joined("cuda") as ranks:
+        assert ranks.nccl
+    assert told["device_id"] == torch.device("cuda", 1)
+
+
+def test_memory_that_runs_out_later(tmp_path: Path) -> None:
+    """In the second evaluation, where the word goes with the sums."""
+    for forward, backward in run_together(2, later_short_of_memory, tmp_path):
+        assert max(forward, backward) < 1e-5
+
+
+def later_short_of_memory() -> list[float]:
+    return [short_of_memory(where, call, evaluations=2)[0] for where, call in (("forward", 10), ("backward", 4))]
+
+
+def short_of_memory(where: str, call: int, evaluations: int = 1) -> tuple[float, list[str]]:
     """The difference from the whole, and the warnings, where the second process runs out of memory in one call."""
     method, calls = getattr(Backbone, where), iter(range(1000))
 
@@ -128,7 +207,7 @@ def short_of_memory(where: str, call: int) -> tuple[float, list[str]]:
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         patch.setattr(Backbone, where, failing)
-        return compared(32), [str(each.message) for each in caught]
+        return compared(32, evaluations=evaluations), [str(each.message) for each in caught]
 
 
 @pytest.mark.parametrize(("where", "call"), [("forward", 0), ("forward", 4), ("backward", 0)])

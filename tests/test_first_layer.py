@@ -130,5 +130,4 @@ def test_who_computes_the_first_layer(
 ) -> None:
     monkeypatch.setattr(Runtime, "kernels", kernels)
     layers = make_layers(Runtime(torch.device("meta"), precision, dtype, tf32, False, "auto"))
-    assert isinstance(layers, GpuLayers)
-    assert layers.first_precision == wanted
+    assert (layers.first_precision if isinstance(layers, GpuLayers) else None) == wanted

@@ -8,16 +8,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastnst.network import winograd
-from fastnst.network.cpu import CpuLayers, OneDnn, Winograd
+from fastnst.network.cpu import CpuLayers, OneDnn, Torch, Winograd
 from fastnst.network.layers import Convolution, GpuLayers, Layers, Pool, Sums
 
 needs_nnpack = pytest.mark.skipif(not winograd.available(), reason="torch has no NNPACK for this CPU")
-WAYS = pytest.mark.parametrize("way", ["bits", "onednn", pytest.param("winograd", marks=needs_nnpack)])
+WAYS = pytest.mark.parametrize("way", ["bits", "torch", "onednn", pytest.param("winograd", marks=needs_nnpack)])
 
 
 def make_layers(way: str) -> Layers:
     if way == "bits":
         return GpuLayers(torch.device("cpu"), torch.float32, "torch")
+    if way == "torch":
+        return CpuLayers(Torch(torch.device("cpu"), torch.float32))
     return CpuLayers(Winograd() if way == "winograd" else OneDnn(torch.float32))
 
 

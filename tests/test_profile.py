@@ -10,6 +10,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 from fastnst_kernels import image
+from fastnst_kernels.launch.backends import float32_products
 from fastnst_kernels.losses import eager
 from fastnst_kernels.profiling import losses, measure
 from fastnst_kernels.profiling.losses import OPERATIONS, profile, work_of
@@ -188,6 +189,69 @@ def test_interleaved_times_the_call_and_not_its_preparation(monkeypatch: pytest.
     timings = measure.interleaved({"a": make("a", 1.0), "b": make("b", 4.0)}, CPU, rounds=3, warm_up=1, flush=False)
     assert "".join(order) == "ab" + "abbaab"
     assert timings == {"a": measure.Timing(1.0, 1.0, 1.0, 3), "b": measure.Timing(4.0, 4.0, 4.0, 3)}
+
+
+def test_caches_are_filled_by_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written before a call would be written back within it."""
+    made: list[torch.Tensor] = []
+    ones = torch.ones
+
+    def kept(*given: Any, **named: Any) -> torch.Tensor:
+        made.append(ones(*given, **named))
+        return made[-1]
+
+    monkeypatch.setattr(measure.torch, "ones", kept)
+    monkeypatch.setitem(measure._FLUSH_BYTES, "cpu", 1 << 16)
+    measure.interleaved({"a": lambda: lambda: None}, CPU, rounds=2)
+    (scratch,) = made
+    assert scratch._version == 0
+    assert scratch.numel() * scratch.element_size() == 1 << 16
+
+
+def test_a_gpu_s_calls_are_timed_as_replays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GPU: what can be captured is replayed, and what cannot is called and said to be."""
+    order: list[str] = []
+
+    def captured(contender: measure.Contender, device: torch.device) -> measure.Contender | None:
+        return (lambda: lambda: order.append("replay")) if contender is capturable else None
+
+    def capturable() -> measure.Call:
+        return lambda: order.append("a")
+
+    monkeypatch.setattr(measure, "captured", captured)
+    monkeypatch.setattr(measure, "_timed", lambda contender, device, calls, scratch: [contender()() or 1.0] * calls)
+    contenders = {"a": capturable, "b": lambda: lambda: order.append("b")}
+    cuda = torch.device("cuda")
+    timings = measure.interleaved(contenders, cuda, rounds=2, calls=3, flush=False, replay=True)
+    assert order == ["a", "a", "b", "b", "replay", "b", "b", "replay"]
+    assert (timings["a"].by, timings["b"].by) == ("graph", "events")
+    assert measure.interleaved(contenders, cuda, rounds=1, flush=False)["a"].by == "events"
+
+
+@pytest.mark.gpu
+def test_a_graph_s_replay_computes_what_the_call_does() -> None:
+    x, y = torch.ones(8, device="cuda"), torch.zeros(8, device="cuda")
+    replay = measure.captured(lambda: lambda: y.add_(x), torch.device("cuda"))
+    assert replay is not None
+    before = y.clone()
+    replay()()
+    torch.cuda.synchronize()
+    assert torch.equal(y, before + 1)
+    assert measure.captured(lambda: lambda: y.sum().item(), torch.device("cuda")) is None
+    assert torch.equal(y * 2, y + y)
+
+
+def test_tf32_is_told_by_both_of_its_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.compile reads the older one."""
+    matmul = torch.backends.cuda.matmul
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for tf32 in (True, False):
+        with float32_products(tf32):
+            assert matmul.allow_tf32 is tf32
+            assert torch.get_float32_matmul_precision() == ("high" if tf32 else "highest")
+            assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"
+    assert matmul.fp32_precision == "none"
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 @pytest.mark.gpu

@@ -22,7 +22,7 @@ import torch
 from fastnst_kernels import GramDifference
 from torch import Tensor
 
-from fastnst.errors import FastnstError
+from fastnst.errors import RangeError
 from fastnst.loss.masks import LayerGuidance, StyleRegions, style_maps
 from fastnst.loss.statistics import RELATIVE_FACTORS
 from fastnst.network.backbone import Backbone, ForwardTap
@@ -57,7 +57,7 @@ def sliced_targets(
 ) -> dict[str, SlicedTargets]:
     """The style layers' targets of images (1, 3, H, W) float32 RGB in 0…1 on the backbone's device, by their shares.
 
-    `regions` are as for `style_targets`. Raises FastnstError where a constant is out of range.
+    `regions` are as for `style_targets`. Raises RangeError where a constant is out of range.
     """
     if regions is None:
         regions = [dict.fromkeys(range(len(styles)))]
@@ -80,7 +80,7 @@ def _weight(values: Tensor, weight: float, options: Options) -> float:
     if options.style_form == "relative":
         weight *= RELATIVE_FACTORS["sliced"] / max(values.double().square().mean().item(), math.ulp(1.0))
     if not 0 < weight < math.inf:
-        raise FastnstError(
+        raise RangeError(
             "the style's features are out of float32's range; check the network's weights, and lower the weights of "
             "the style layers"
         )

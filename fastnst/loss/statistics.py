@@ -34,7 +34,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastnst.errors import FastnstError
+from fastnst.errors import RangeError
 from fastnst.loss.terms import style_factor
 
 _EPSILON = {"gram": 0.0, "covariance": 0.0, "mean-std": 1e-5, "wasserstein": 1e-4}
@@ -101,7 +101,7 @@ def moment_targets(
     """A layer's targets: of several styles' moments by their shares, which sum to 1, and the layer's weight, with the
     constants of `form`, one of `STYLE_FORMS`.
 
-    Raises FastnstError where a constant is out of range.
+    Raises RangeError where a constant is out of range.
     """
     pairs = [(style, share) for style, share in zip(styles, shares, strict=True) if share > 0]
     if loss == "wasserstein":
@@ -140,7 +140,7 @@ def _target(loss: str, style: Moments, weight: float, form: str) -> MomentTarget
     else:
         weight *= 1 / max(energies[loss], math.ulp(1.0)) if form == "relative" else 1 / filters
     if not 0 < weight < math.inf:
-        raise FastnstError(
+        raise RangeError(
             "the style's moments are out of float32's range; check the network's weights, and lower the weights of the "
             "style layers"
         )

@@ -8,7 +8,7 @@ import torch
 from fastnst_kernels import BlendedTarget, blend_targets
 from torch import Tensor
 
-from fastnst.errors import FastnstError
+from fastnst.errors import FastnstError, RangeError
 from fastnst.loss.masks import StyleRegions, style_maps
 from fastnst.loss.moments import MomentSums
 from fastnst.loss.sliced import SlicedTargets, sliced_targets
@@ -41,7 +41,7 @@ def style_targets(
         regions: for each region its styles, whose shares count among themselves; None for one region of all.
         tile: the images are seen in tiles that own at most `tile` × `tile` pixels, to the same sums; None for whole.
 
-    Raises FastnstError for sorted features in tiles, and where a constant is out of range.
+    Raises FastnstError for sorted features in tiles, RangeError where a constant is out of range.
     """
     if options.style_loss == "sliced":
         if tile is not None:
@@ -73,7 +73,7 @@ def gram_target(grams: Sequence[Tensor], shares: Sequence[float], weight: float,
     """A layer's target from the Gram matrices of several styles, (1, N, N) each, by their shares.
 
     Several styles cost no more than one: with `k_s` the constant of style `s` and `k = Σ k_s`,
-    `Σ k_s ‖G − A_s‖² = k ‖G − Ā‖² + Σ k_s ‖A_s − Ā‖²` where `Ā = Σ k_s A_s / k`. Raises FastnstError where the
+    `Σ k_s ‖G − A_s‖² = k ‖G − Ā‖² + Σ k_s ‖A_s − Ā‖²` where `Ā = Σ k_s A_s / k`. Raises RangeError where the
     constant of the relative objective is out of range.
     """
     weights = [
@@ -81,7 +81,7 @@ def gram_target(grams: Sequence[Tensor], shares: Sequence[float], weight: float,
         for matrix, share in zip(grams, shares, strict=True)
     ]
     if not all(0 < each < math.inf for each, share in zip(weights, shares, strict=True) if share > 0):
-        raise FastnstError(
+        raise RangeError(
             "the style's Gram matrix is out of float32's range; check the network's weights, and lower the weights of "
             "the style layers"
         )

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastnst.errors import FastnstError
 from fastnst.network.architecture import Preprocessing, layers_up_to
-from fastnst.network.cpu import CpuLayers, OneDnn, Winograd
+from fastnst.network.cpu import CpuLayers, OneDnn, Torch, Winograd
 from fastnst.network.layers import Convolution, GpuLayers, Layer, Layers, Pool, Sums
 from fastnst.network.runtime import Runtime
 from fastnst.network.weights import Weights
@@ -209,12 +209,15 @@ class Backbone:
 
 
 def make_layers(runtime: Runtime) -> Layers:
-    """The way to run layers where `runtime` is."""
-    if runtime.device.type != "cpu":
-        # Without tensor cores, which RDNA has for 16 bits alone, libraries are quicker.
-        units = runtime.dtype != torch.float32 or (runtime.tf32 and torch.version.hip is None)
-        precision = runtime.dot_precision if runtime.kernels == "triton" and units else None
+    """The way to run layers where `runtime` is. Bits are kept by Triton's kernels alone: torch's take longer to make
+    them than to read the features."""
+    if runtime.kernels == "triton":
+        # Without units for them, which RDNA has for 16 bits alone, products are quicker in a library.
+        has_units = runtime.dtype != torch.float32 or (runtime.tf32 and torch.version.hip is None)
+        precision = runtime.dot_precision if has_units else None
         return GpuLayers(runtime.device, runtime.dtype, runtime.kernels, first_precision=precision)
+    if runtime.device.type != "cpu":
+        return CpuLayers(Torch(runtime.device, runtime.dtype))
     return CpuLayers(Winograd() if runtime.winograd else OneDnn(runtime.dtype))
 
 

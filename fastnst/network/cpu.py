@@ -1,8 +1,9 @@
-"""The layers on a CPU: a convolution, its bias and its ReLU are one call, and the way back reads the features it left.
+"""The layers without kernels of our own, as on a CPU: the way back reads the features that the way there left.
 
 `OneDnn` runs Intel's library, in 16 bit where the CPU multiplies bfloat16 and in float32, on maps in channels-last and
-on weights that it orders once. `Winograd` runs NNPACK's transforms in float32 on planes, for CPUs without 16-bit units.
-The gradient of a convolution's input is a convolution itself, with flipped weights.
+on weights that it orders once: a convolution, its bias and its ReLU are one call. `Winograd` runs NNPACK's transforms
+in float32 on planes, for CPUs without 16-bit units. `Torch` runs torch's own convolution on any device, such as a GPU
+for which Triton does not build. The gradient of a convolution's input is a convolution itself, with flipped weights.
 """
 
 from functools import cache
@@ -22,6 +23,7 @@ _ONES = [1, 1]
 class Convolver(Protocol):
     """A library's 3×3 convolution, for maps in `dtype` whose memory format `channels_last` says."""
 
+    device: torch.device
     dtype: torch.dtype
     channels_last: bool
 
@@ -44,6 +46,7 @@ def has_onednn(dtype: torch.dtype) -> bool:
 class OneDnn:
     """oneDNN's convolutions, or torch's own where the build lacks it."""
 
+    device = torch.device("cpu")
     channels_last = True
 
     def __init__(self, dtype: torch.dtype) -> None:
@@ -61,8 +64,7 @@ class OneDnn:
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool, padding: int) -> Tensor:
         if not has_onednn(self.dtype):
-            y = F.conv2d(x, weight, None if bias is None else bias.to(x.dtype), padding=padding)
-            return y.relu_() if relu else y
+            return _convolved(x, weight, bias, relu=relu, padding=padding)
         after = "relu" if relu else "none"
         result: Tensor = torch.ops.mkldnn._convolution_pointwise(
             x, weight, bias, [padding] * 2, _ONES, _ONES, 1, after, [], ""
@@ -73,6 +75,7 @@ class OneDnn:
 class Winograd:
     """NNPACK's convolutions in float32; `winograd.available` says where they are to be had."""
 
+    device = torch.device("cpu")
     channels_last = False
     dtype = torch.float32
 
@@ -81,6 +84,29 @@ class Winograd:
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool, padding: int) -> Tensor:
         return winograd.convolve(x, weight, bias, relu=relu, padding=padding)
+
+
+class Torch:
+    """Torch's own convolutions on any device. Nothing is read back to the host, so that a step can be captured."""
+
+    channels_last = True
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self.device = device
+        self.dtype = dtype
+
+    def pack(self, weight: Tensor) -> Tensor:
+        return weight.to(self.device, self.dtype).contiguous(memory_format=torch.channels_last)
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool, padding: int) -> Tensor:
+        return _convolved(x, weight, bias, relu=relu, padding=padding)
+
+
+def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool, padding: int) -> Tensor:
+    y = F.conv2d(x, weight, None if bias is None else bias.to(x.dtype), padding=padding)
+    # MIOpen, and torch without cuDNN, answer in planes.
+    y = y.contiguous(memory_format=torch.channels_last)
+    return y.relu_() if relu else y
 
 
 class CpuLayers:
@@ -95,7 +121,7 @@ class CpuLayers:
         return self.convolver.pack(weight)
 
     def pack_bias(self, bias: Tensor) -> Tensor:
-        return bias
+        return bias.to(self.convolver.device)
 
     def forward(self, layer: Layer, x: Tensor, *, record: bool) -> tuple[Tensor, Tensor | None]:
         y = x
@@ -126,7 +152,7 @@ class CpuLayers:
 
     def empty(self, shape: torch.Size) -> Tensor:
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        return torch.empty(shape, dtype=self.dtype, memory_format=layout)
+        return torch.empty(shape, dtype=self.dtype, device=self.convolver.device, memory_format=layout)
 
     def _pooled(self, y: Tensor, pool: str) -> Tensor:
         if pool == "max":

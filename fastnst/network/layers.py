@@ -1,7 +1,8 @@
 """The layers of the network, forward and back: a 3×3 convolution with its ReLU, and 2×2 pools.
 
 `GpuLayers` runs cuDNN's convolutions, in channels-last, and keeps one bit for each activation whose layer is not
-tapped: whether the gradient passes its ReLU, and in a maximum pool whether it is the maximum. `cpu` has a CPU's.
+tapped: whether the gradient passes its ReLU, and in a maximum pool whether it is the maximum. `cpu` has those of a
+machine without Triton's kernels, which keep the features.
 """
 
 from collections.abc import Sequence
@@ -81,6 +82,9 @@ class Layers(Protocol):
 
 class GpuLayers:
     """Torch's convolutions over whole maps, on any device, with the kernels' own bias, ReLU and pool.
+
+    cuDNN's fused convolution, bias and ReLU is not called: torch has it read its output, which is not initialised, as
+    the addend of a factor of 0, and what is no number there stays none.
 
     With `first_precision`, a precision of the kernels, they compute the first layer from the image at once, and back.
     """

@@ -5,6 +5,7 @@ import warnings
 from dataclasses import dataclass
 
 import torch
+from fastnst_kernels import available_backends
 from fastnst_kernels.profiling.measure import versions as versions
 
 from fastnst.errors import FastnstWarning, OptionError
@@ -19,6 +20,8 @@ _DTYPES = {
 }
 # Slower by less is not worth a word.
 _SLOW = 1.3
+# The capabilities from which NVIDIA's GPUs multiply float16, and bfloat16 and TF32; AMD's numbers are higher.
+_TURING, _AMPERE = (7, 5), (8, 0)
 _BACKENDS = ("auto", "triton", "torch", "reference")
 
 
@@ -47,9 +50,12 @@ class Runtime:
 
     @property
     def kernels(self) -> str:
-        """The kernels' backend: "triton" or "torch", which surrounds the reference losses as well."""
+        """The kernels' backend: "triton" or "torch", which surrounds the reference losses as well. Meta tensors stand
+        for those of Triton's kernels."""
+        if self.device.type == "meta":
+            return "triton"
         wanted = self.device.type == "cuda" and self.backend in ("auto", "triton")
-        return "triton" if wanted and importlib.util.find_spec("triton") is not None else "torch"
+        return "triton" if wanted and "triton" in available_backends(self.device) else "torch"
 
 
 def resolve_runtime(device: str = "auto", precision: str = "auto", backend: str = "auto") -> Runtime:
@@ -64,6 +70,10 @@ def resolve_runtime(device: str = "auto", precision: str = "auto", backend: str 
         raise OptionError(f"unknown backend {backend!r}; choose one of: {', '.join(_BACKENDS)}")
     if precision == "tf32" and place.type != "cuda":
         raise OptionError(f"precision tf32 needs a GPU and the device is {place}; use fp32")
+    if precision in ("tf32", "bf16") and place.type == "cuda" and _capability(place) < _AMPERE:
+        raise OptionError(
+            f"precision {precision} needs a GPU of capability 8.0 or more, and {place} is older; use fp16"
+        )
     if precision == "winograd" and not (place.type == "cpu" and winograd.available()):
         raise OptionError(
             f"precision winograd needs a CPU for which torch has NNPACK, and the device is {place}; use fp32"
@@ -77,6 +87,8 @@ def resolve_runtime(device: str = "auto", precision: str = "auto", backend: str 
             raise OptionError("backend triton needs the package triton; install it (pip install triton) or use torch")
         if place.type != "cuda":
             raise OptionError(f"backend triton needs a GPU and the device is {place}; use auto or torch")
+        if "triton" not in available_backends(place):
+            raise OptionError(f"backend triton needs a GPU of capability 8.0 or more, and {place} is older; use auto")
     return Runtime(
         device=place,
         precision=precision,
@@ -98,11 +110,21 @@ def as_before(runtime: Runtime, device: object, precision: object) -> Runtime:
         return runtime
 
 
+def without_overflow(runtime: Runtime) -> Runtime:
+    """The runtime to go on with where float16's range is too short: bf16, or fp32 on a GPU that lacks it."""
+    precision = "bf16" if _capability(runtime.device) >= _AMPERE else "fp32"
+    return resolve_runtime(str(runtime.device), precision, runtime.backend)
+
+
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
+
+
 def _automatic_precision(device: torch.device) -> str:
     """The quickest arithmetic that ends where float32 does, but for chance (`bench.bench_precision`): on a CPU the
-    winner of a trial."""
+    winner of a trial, on a GPU fp16 where it has matrix units for it."""
     if device.type == "cuda":
-        return "tf32"
+        return "fp16" if _capability(device) >= _TURING else "fp32"
     return trial.quickest() if device.type == "cpu" else "fp32"
 
 

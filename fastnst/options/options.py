@@ -229,7 +229,7 @@ class Options:
     device: str = _option("auto", "auto, cpu, cuda, cuda:1 …", metavar="DEVICE", heading="machine")
     precision: str = _option(
         "auto",
-        "arithmetic of the network; auto is tf32 on a GPU, the quickest of bf16, winograd and fp32 on a CPU",
+        "arithmetic of the network; auto is fp16 on a GPU, the quickest of bf16, winograd and fp32 on a CPU",
         choices=("auto", "fp32", "winograd", "tf32", "bf16", "fp16"),
     )
     backend: str = _option("auto", "implementation of the losses", choices=("auto", "triton", "torch", "reference"))

@@ -67,6 +67,9 @@ class FittingObjective:
             share=Share(ranks.rank, ranks.size, self._add_up),
         )
         self._objective: Objective | None = None
+        # Of the sums of an evaluation, how many are done, and how many numbers each of them has, once that is known.
+        self._sums_done = 0
+        self._sizes: dict[int, int] = {}
         self._fitted(lambda objective: objective)
 
     @property
@@ -97,6 +100,8 @@ class FittingObjective:
                     )
                     # All have made it, or all make it anew.
                     self._add_up(())
+                    self._sizes.clear()
+                self._sums_done = 0
                 return use(self._objective)
             except Exception as error:
                 is_own = not isinstance(error, _OtherRanOutError)
@@ -105,8 +110,13 @@ class FittingObjective:
                     raise
             # Outside of the handler: what the failed frames held is free again.
             if is_own:
-                self._ranks.any(True)
+                size = self._sizes.get(self._sums_done)
+                if size is None:
+                    self._ranks.any(True)
+                else:
+                    self._ranks.add_up([torch.zeros(size, device=self.runtime.device)], True)
             self._objective, self.plan = None, smaller
+            self._sizes.clear()
             if self.runtime.device.type == "cuda":
                 torch.cuda.empty_cache()
             message = f"memory ran out; going on with tiles of {smaller.tile} pixels, computed twice"
@@ -118,8 +128,16 @@ class FittingObjective:
         return None if self._tile_is_fixed or capturing else next_smaller(self.plan, self._options, self.runtime)
 
     def _add_up(self, tensors: Sequence[Tensor]) -> None:
-        """Adds the other processes' tensors to these, unless memory ran out for one before it came here."""
-        # A process that ran out of memory says so here, in place of the sums: all know of it before they wait.
-        if self._ranks.size > 1 and self._ranks.any(False):
+        """Adds the other processes' tensors to these, unless memory ran out for one before it came here.
+
+        That one says so in place of its sums. The first evaluation asks before each sum; from the second on all know
+        how many numbers a sum has, and the word goes with it.
+        """
+        is_known = self._sums_done in self._sizes
+        if self._ranks.any(False) if not is_known else self._ranks.add_up(tensors):
             raise _OtherRanOutError
-        self._ranks.add_up(tensors)
+        if not is_known:
+            self._ranks.add_up(tensors)
+            if self._objective is not None:
+                self._sizes[self._sums_done] = sum(tensor.numel() for tensor in tensors)
+        self._sums_done += 1

@@ -64,12 +64,14 @@ def steps_of(network: str, taps: tuple[str, ...]) -> tuple[Step, ...]:
 
 @dataclass(frozen=True)
 class Network:
-    """The network as memory depends on it: steps, bytes of an element, and how the layers are run."""
+    """The network as memory depends on it: steps, bytes of an element, and how the layers are run: where, and whether
+    the way back reads features or bits of them."""
 
     steps: tuple[Step, ...]
     element: int
     winograd: bool
     on_cpu: bool
+    keeps_features: bool
     wraps: bool = False
 
     @property
@@ -84,7 +86,14 @@ class Network:
 
 def network_of(options: Options, runtime: Runtime) -> Network:
     steps = steps_of(options.network, options.taps)
-    return Network(steps, runtime.dtype.itemsize, runtime.winograd, runtime.device.type == "cpu", options.wraps)
+    return Network(
+        steps=steps,
+        element=runtime.dtype.itemsize,
+        winograd=runtime.winograd,
+        on_cpu=runtime.device.type == "cpu",
+        keeps_features=runtime.kernels != "triton",
+        wraps=options.wraps,
+    )
 
 
 class _Ledger:
@@ -106,8 +115,8 @@ class _Ledger:
 
 @dataclass(frozen=True)
 class _Trace:
-    """The bytes that a step leaves for the way back, beside its tapped features: on a GPU bits, on a CPU its features
-    before the pool. Also the bytes of its output, and the height and width of its input."""
+    """The bytes that a step leaves for the way back, beside its tapped features: bits, or its features before the
+    pool. Also the bytes of its output, and the height and width of its input."""
 
     features: int
     record: int
@@ -129,15 +138,15 @@ def _forward(network: Network, ledger: _Ledger, height: int, width: int, *, reco
         if network.winograd:
             ledger.use(size + _stripe_bytes(step, height, width))
         full = ledger.take(whole if joined else 0)
-        has_bits = record and not network.on_cpu and not (step.is_tapped and not step.is_pooled)
+        has_bits = record and not network.keeps_features and not (step.is_tapped and not step.is_pooled)
         bits = ledger.take(step.filters * height * ceil(width / 8) if has_bits else 0)
         output = ledger.take(size)
-        keeps_full = record and network.on_cpu
+        keeps_full = record and network.keeps_features
         if not keeps_full:
             ledger.held -= full
         ledger.held -= source
         features = output if record and step.is_tapped else 0
-        # A convolution's features are the next step's input and, on a CPU, what the way back reads as well.
+        # A convolution's features are the next step's input and, where they are kept, what the way back reads as well.
         own = output if keeps_full and step.is_convolution and not step.is_pooled and not features else 0
         source = 0 if features or own else output
         traces.append(_Trace(features, bits + own + (full if keeps_full else 0), size, height, width))
@@ -152,8 +161,8 @@ def _backward(network: Network, ledger: _Ledger, traces: Sequence[_Trace]) -> No
     for step, trace in zip(reversed(network.steps), reversed(traces), strict=True):
         ledger.held -= trace.features
         positions = trace.height * trace.width
-        # On a CPU it takes the place of the features.
-        apart = step.is_pooled and step.is_convolution and not network.on_cpu
+        # Where features are kept, it takes their place.
+        apart = step.is_pooled and step.is_convolution and not network.keeps_features
         whole = ledger.take(element * step.filters * positions if apart else 0)
         below = ledger.take(element * step.channels * positions)
         if network.wraps and step.is_convolution:
@@ -184,6 +193,16 @@ def untiled_bytes(network: Network, height: int, width: int) -> int:
     traces = _forward(network, ledger, height, width, record=True)
     _backward(network, ledger, traces)
     return ledger.peak + network.scratch_bytes
+
+
+def most_elements(network: Network, height: int, width: int) -> int:
+    """Elements of the largest map of an image of `height` × `width` pixels."""
+    sizes = []
+    for step in network.steps:
+        sizes.append(max(step.channels, step.filters) * height * width)
+        if step.is_pooled:
+            height, width = height // 2, width // 2
+    return max(sizes)
 
 
 def forward_bytes(network: Network, height: int, width: int) -> int:

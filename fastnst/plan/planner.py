@@ -28,6 +28,7 @@ from fastnst.plan.memory import (
     Network,
     forward_bytes,
     mask_bytes,
+    most_elements,
     network_of,
     optimizer_bytes_per_pixel,
     sorting_bytes,
@@ -47,6 +48,8 @@ _NEAR_LEAST = 1.02
 _GROWTH = 1.08
 # Smaller tiles are not worth the talk about them.
 _LEAST_SHARED = 16
+# The libraries of a GPU's convolutions count a map's elements in 32 bits.
+_COUNTED = 2**31
 _NO_GRID = TileGrid(0, 0, (), ())
 
 
@@ -67,6 +70,8 @@ class Plan:
         limit_bytes: what there is, or what is allowed; None if nobody knows.
         flops: operations of one iteration, of the process that has the most tiles.
         seconds: their time at a measured rate, or None.
+        uncounted: elements of the whole image's largest map, where they are more than a GPU's libraries count and it is
+            in tiles therefore; else None.
     """
 
     height: int
@@ -83,6 +88,7 @@ class Plan:
     limit_bytes: int | None
     flops: float
     seconds: float | None
+    uncounted: int | None = None
 
     @property
     def fits(self) -> bool:
@@ -222,7 +228,8 @@ class Ways:
         """The ways in tiles that own `tile` pixels each way, in any tiles ("auto"), or whole ("none")."""
         reach, alone = self._reach, self.processes == 1
         # A tile that is as large as the image is the whole image.
-        if tile in ("auto", "none") or len(make_grid(*self.size, int(tile), reach)) == 1:
+        is_whole = tile in ("auto", "none") or len(make_grid(*self.size, int(tile), reach)) == 1
+        if is_whole and (tile != "auto" or self._is_counted(self.size)):
             whole = self.whole()
             yield whole
             # Alone, nothing is quicker.
@@ -235,6 +242,8 @@ class Ways:
         contents = (True, False) if self.options.active_content_layers else (True,)
         for edge in self._edges(tile):
             grid = make_grid(*self.size, edge, reach)
+            if tile == "auto" and not self._is_counted(max(grid.crops, key=math.prod)):
+                break
             for (level, redone_steps), content_is_kept in product([*levels, ("recompute", 0)], contents):
                 yield self.over(grid, edge, level, redone_steps, content_is_kept=content_is_kept)
 
@@ -299,7 +308,8 @@ class Ways:
         content_is_kept: bool = True,
     ) -> Plan:
         height, width = self.size
-        count = _IMAGES + (self.options.average is not None) + self.network.on_cpu  # the content's own pixels
+        # On a CPU the content's own pixels, and among several processes the gradient on its way.
+        count = _IMAGES + (self.options.average is not None) + self.network.on_cpu + (self.processes > 1)
         per_pixel = count * IMAGE_BYTES_PER_PIXEL + optimizer_bytes_per_pixel(self.options)
         flops += self._style_flops * math.ceil(len(grid) / self.processes) / len(grid)
         return Plan(
@@ -317,7 +327,12 @@ class Ways:
             limit_bytes=self.room.limit,
             flops=flops,
             seconds=None if self.rate is None else flops / self.rate,
+            uncounted=None if edge is None or self._is_counted(self.size) else most_elements(self.network, *self.size),
         )
+
+    def _is_counted(self, size: tuple[int, int]) -> bool:
+        """True where the maps of a crop have no more elements than the device's libraries count."""
+        return self.network.on_cpu or most_elements(self.network, *size) < _COUNTED
 
     @cached_property
     def _reach(self) -> Reach:
@@ -357,9 +372,13 @@ def _style_tile(network: Network, sizes: Sequence[tuple[int, int]], plan: Plan) 
     """None, for whole style images, where they fit, else the plan's tile, or one as large as its image."""
     if plan.tile is not None:
         return plan.tile
-    if plan.limit_bytes is None or not sizes:
+    if not sizes:
         return None
     height, width = max(sizes, key=lambda size: size[0] * size[1])
+    if not network.on_cpu and most_elements(network, height, width) >= _COUNTED:
+        return max(plan.height, plan.width)
+    if plan.limit_bytes is None:
+        return None
     needed = plan.held_bytes + forward_bytes(network, height, width) + IMAGE_BYTES_PER_PIXEL * height * width
     return None if needed <= plan.limit_bytes else max(plan.height, plan.width)
 

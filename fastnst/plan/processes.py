@@ -64,27 +64,32 @@ class Ranks:
             )
         return torch.device("cuda", self.local_rank % torch.cuda.device_count())
 
-    def add_up(self, tensors: Sequence[Tensor]) -> None:
-        """Adds the other processes' tensors to these, in place. The sums are the same bits everywhere."""
-        if self.size == 1:
-            return
-        sent = [self._on_the_way(tensor.contiguous()) for tensor in tensors]
-        with self._named("adding up sums"):
-            for work in [dist.all_reduce(tensor, async_op=True) for tensor in sent]:
-                work.wait()
-        for tensor, total in zip(tensors, sent, strict=True):
-            if tensor is not total:
-                tensor.copy_(total)
+    def sharers(self, device: torch.device) -> int:
+        """The processes of this machine that share the memory of `device` with this one, itself among them."""
+        if device.type == "cpu":
+            return self.local_size
+        return -(-self.local_size // max(torch.cuda.device_count(), 1)) if device.type == "cuda" else 1
 
-    def agree(self, *flags: bool) -> tuple[bool, ...]:
-        """The leader's flags; the others' mean nothing."""
-        return tuple(bool(flag) for flag in self.alike(torch.tensor(flags, dtype=torch.uint8)).tolist())
+    def add_up(self, tensors: Sequence[Tensor], flag: bool = False) -> bool:
+        """Adds the other processes' tensors, of the same shapes in one dtype, to these, in place, all in one message;
+        True where the flag of any process is set. The sums are the same bits everywhere."""
+        if self.size == 1 or not tensors:
+            return flag
+        parts = [tensor.reshape(-1) for tensor in tensors]
+        sent = self._on_the_way(torch.cat([*parts, parts[0].new_full((1,), flag)]))
+        with self._named("adding up sums"):
+            dist.all_reduce(sent)
+        for tensor, total in zip(tensors, torch.split(sent[:-1], [len(part) for part in parts]), strict=True):
+            tensor.copy_(total.view_as(tensor))
+        return bool(sent[-1] > 0)
+
+    def agree(self, *numbers: int) -> tuple[int, ...]:
+        """The leader's numbers; the others' mean nothing."""
+        return tuple(self.alike(torch.tensor(numbers)).tolist())
 
     def any(self, flag: bool) -> bool:
         """True where the flag of any process is set."""
-        count = torch.tensor([flag], dtype=torch.float32)
-        self.add_up([count])
-        return bool(count.item())
+        return self.add_up([torch.zeros(1)], flag)
 
     def alike(self, tensor: Tensor) -> Tensor:
         """The leader's tensor on all processes: `tensor`, of one shape and dtype, made the same in place."""
@@ -162,7 +167,12 @@ def joined(device: torch.device | str = "cpu", *, timeout: float = TIMEOUT) -> I
         # A wait that raises when its time is up; NCCL would else end the process without a word of ours.
         os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo", timeout=timedelta(seconds=timeout))
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if nccl else "gloo",
+            timeout=timedelta(seconds=timeout),
+            # Without it NCCL guesses the GPU by the rank, and meets the others at the first sum.
+            device_id=torch.device("cuda", torch.cuda.current_device()) if nccl else None,
+        )
     except (RuntimeError, ValueError) as error:
         raise RanksError(
             f"the processes do not find each other: {_reason(error)}; start them with torchrun, on several machines "

@@ -116,6 +116,8 @@ class Run:
         self._final: LossRecord | None = None
         # The steps of the scales before the present one, its own, and the index of its first record.
         self._steps, self._done, self._first = 0, 0, 0
+        # The next evaluation whose losses are read back, and whether time was up at the last: the leader says so.
+        self._due, self._late = 0, False
         # The saved state inside of a scale.
         self._inside: SavedRun | None = None
         if saved is not None:
@@ -144,17 +146,19 @@ class Run:
         deadline = self._deadline(scale)
         every = self._watch.callback_every if self._watch.callback is not None else None
         pace = Pace(self.image.device, every, deadline, read=len(self.losses) - self._first)
+        self._due, self._late = self._done + 1, False
         ended = saved is None and self._read(descent, pace, scale, ending=False, late=False)
         while not ended:
             is_last = self._done + 1 >= scale.iterations or self._is_settled()
-            is_last, late = self._ranks.agree(is_last, not is_last and time.perf_counter() > deadline)
+            # Alone a clock is looked at before each step, together when losses are read: a step needs no word.
+            late = (self._late if self._ranks.size > 1 else pace.is_late()) and not is_last
             ending = is_last or late
             if ending:
                 descent.end()
             else:
                 descent.advance()
             self._done += 1
-            if self._ranks.agree(ending or pace.is_due(self._done))[0]:
+            if ending or self._done >= self._due:
                 ended = self._read(descent, pace, scale, ending=ending, late=late)
         self.optimizer = descent.optimizer
 
@@ -169,7 +173,10 @@ class Run:
         # An overflow of float16 takes steps back: then the scale goes on.
         ended = ending and self._done == made
         is_last = scale == self._scales[-1]
-        (is_refused,) = self._ranks.agree(self._is_refused())
+        is_refused, is_late, self._due = self._ranks.agree(
+            self._is_refused(), pace.is_late(), pace.next_due(self._done)
+        )
+        self._late = bool(is_late)
         reason = "callback" if is_refused else "time" if ended and late and is_last else None
         if ended:
             self._settle(descent)
@@ -218,7 +225,7 @@ class Run:
             iteration = self._steps + len(self.losses) - self._first
             record = LossRecord(iteration, scale.edge, *terms, seconds=moment - self._began)
             if not math.isfinite(record.total):
-                cause = _divergence(record, self.losses, is_half=self._options.precision == "fp16")
+                cause = _divergence(record, self.losses, is_half=self._parameters["precision"] == "fp16")
                 totals = [known.total for known in self.losses[self._first :]]
                 del self.losses[self._first + (totals.index(min(totals)) + 1 if totals else 0) :]
                 self.image, self.stopped = descent.best, "diverged"
@@ -296,10 +303,14 @@ class Pace:
         self._read_at = time.perf_counter()
         self._next = self._count = read
 
-    def is_due(self, evaluation: int) -> bool:
-        """True where the losses are to be read back after this evaluation, counted from the scale's first, which is
-        0."""
-        return evaluation >= self._next or (self._every is not None and evaluation % self._every == 0)
+    def is_late(self) -> bool:
+        return time.perf_counter() > self._deadline
+
+    def next_due(self, evaluation: int) -> int:
+        """The first evaluation after this one, counted from the scale's first, which is 0, whose losses are to be read
+        back."""
+        due = max(self._next, evaluation + 1)
+        return due if self._every is None else min(due, (evaluation // self._every + 1) * self._every)
 
     def moments(self, count: int) -> list[float]:
         """When the `count` evaluations just read back ended, on `time.perf_counter`: evenly since the last reading."""

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
-from fastnst.errors import FastnstWarning, OptionError
+from fastnst.errors import FastnstWarning, OptionError, RangeError
 from fastnst.image.colour import prepared as as_visible
 from fastnst.image.picture import AnyPicture, Picture
 from fastnst.image.read import Source
@@ -19,7 +19,7 @@ from fastnst.loss.masks import guidance_of, style_regions
 from fastnst.loss.targets import StyleTarget, style_targets
 from fastnst.network import trial
 from fastnst.network.backbone import Backbone, build_backbone
-from fastnst.network.runtime import Runtime, as_before, resolve_runtime, versions
+from fastnst.network.runtime import Runtime, as_before, resolve_runtime, versions, without_overflow
 from fastnst.network.settings import check_fork, float32_products, own_modes, timed_algorithms
 from fastnst.network.weights import Weights, load_weights
 from fastnst.optim import make_optimizer
@@ -33,7 +33,8 @@ from fastnst.plan.processes import Ranks
 from fastnst.transfer.checkpoint import SavedRun, check_same_inputs, check_same_network, load_run
 from fastnst.transfer.descent import Descent
 from fastnst.transfer.inputs import Canvas, Scale, Styles, load_inputs, opened, start_image, style_size
-from fastnst.transfer.result import Result
+from fastnst.transfer.kernels import Building, Rehearsal
+from fastnst.transfer.result import DivergedError, Result
 from fastnst.transfer.run import ResumeValues, Run, Watch, WatchValues, watch_and_options
 from fastnst.transfer.scales import run_scales
 
@@ -194,11 +195,14 @@ class Stylizer:
                 record=record,
                 places=self._inputs.places(content),
                 saved=saved,
+                kernels=self._building(scales, plans),
             )
 
     def _go_on_in(self, device: str, precision: str) -> None:
         """Takes the precision that `auto` was where the run began: a trial may end otherwise now."""
-        runtime = as_before(self.runtime, device, precision)
+        self._compute_in(as_before(self.runtime, device, precision))
+
+    def _compute_in(self, runtime: Runtime) -> None:
         if runtime != self.runtime:
             self.runtime, self._network = runtime, None
             self._style_targets.clear()
@@ -228,8 +232,19 @@ class Stylizer:
             style_sizes=[style_size(style, scale.edge, options) for style in self._inputs.styles],
             network_is_loaded=self._network is not None,
             processes=self._ranks.size,
-            sharers=self._ranks.local_size if self.runtime.device.type == "cpu" else 1,
+            sharers=self._ranks.sharers(self.runtime.device),
         )
+
+    def _building(self, scales: Sequence[Scale], plans: Sequence[Plan]) -> Building | None:
+        """The kernels of the run, which begin to be built; None where there are none, or another process of this
+        machine builds them."""
+        if self.runtime.kernels != "triton" or self._ranks.local_rank > 0:
+            return None
+        rehearsals = []
+        for scale, plan in zip(scales, plans, strict=True):
+            sizes = tuple(style_size(style, scale.edge, self.options) for style in self._inputs.styles)
+            rehearsals.append(Rehearsal(self.options, self.runtime, plan, sizes))
+        return Building(rehearsals, self.runtime.device)
 
     def load(self, *, progress: bool = True) -> None:
         """Loads the network now, not at the first call; a download shows its progress on a terminal."""
@@ -246,9 +261,28 @@ class Stylizer:
     def run(self, prepared: "Prepared", watch: Watch) -> Result:
         """Makes the image of a run that this stylizer prepared. Raises DivergedError."""
         check_fork()
+        try:
+            return self._made(prepared, watch)
+        except (DivergedError, RangeError) as error:
+            is_first = prepared.saved is None and not (isinstance(error, DivergedError) and error.result.losses)
+            if not (is_first and self.options.precision == "auto" and self.runtime.precision == "fp16"):
+                raise
+        self._compute_in(without_overflow(self.runtime))
+        warnings.warn(
+            f"float16's range is too short for the first image; going on in {self.runtime.precision}",
+            FastnstWarning,
+            stacklevel=2,
+        )
+        plans = [self._plan(scale) for scale in prepared.scales]
+        return self._made(replace(prepared, plans=plans, kernels=self._building(prepared.scales, plans)), watch)
+
+    def _made(self, prepared: "Prepared", watch: Watch) -> Result:
         with own_modes(self.runtime.device), float32_products(self.runtime.tf32), timed_algorithms():
             plans = self._agreed(prepared.plans)
             run = self._begun(prepared, watch)
+            if prepared.kernels is not None:
+                prepared.kernels.wait()
+            self._ranks.wait()
             for scale in prepared.rest:
                 self._optimise(run, scale, plans[scale.index], prepared)
                 if run.stopped:
@@ -361,6 +395,7 @@ class Prepared:
         pictures: the content at the sizes of the rest; `visible` and `styles` are as the network is shown them.
         record: the facts of the run, as JSON can hold them; `places` is where its pictures were read.
         saved: the state that it goes on from, or None.
+        kernels: a GPU's, which are being built, or None.
     """
 
     stylizer: Stylizer
@@ -373,6 +408,7 @@ class Prepared:
     record: Mapping[str, Any]
     places: Mapping[str, Any]
     saved: SavedRun | None
+    kernels: Building | None
 
     def run(self, watch: Watch | None = None) -> Result:
         """Makes the image. Raises DivergedError."""

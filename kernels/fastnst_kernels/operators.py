@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastnst_kernels import direct
+from fastnst_kernels import direct as direct
 from fastnst_kernels.launch.backends import accumulation_dtype
 from fastnst_kernels.launch.layout import (
     channels_last,

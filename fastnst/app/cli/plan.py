@@ -71,6 +71,8 @@ def plan_lines(plan: Plan, iterations: int) -> list[str]:
             f"{size}{len(plan.grid)} tiles of {plan.tile} px, seen with their halo as {width}×{height} "
             f"({plan.grid.overhead:.2f} × the pixels), {how}"
         ]
+        if plan.uncounted is not None:
+            lines.append(f"  because the whole image's maps have {plan.uncounted:,} elements, too many for 32 bits")
         if not plan.content_is_kept:
             lines.append("  the content's features are computed anew each time")
     if plan.style_tile is not None:

@@ -42,7 +42,7 @@ def _run(parsed: argparse.Namespace) -> int:
     if parsed.trace:
         check_place(parsed.trace, "trace", (".json",))
     device = resolve_runtime(parsed.device).device
-    own = ("tf32", "bf16") if device.type == "cuda" else ("fp32",)
+    own = (resolve_runtime(parsed.device).precision if device.type == "cuda" else "fp32",)
     precisions = own if parsed.precision == "auto" else (parsed.precision,)
     runtimes = [resolve_runtime(parsed.device, precision, parsed.backend) for precision in precisions]
     mode, facts = None if parsed.no_compile else parsed.compile_mode, conditions(device)
@@ -120,6 +120,13 @@ def _print_table(measurements: list[Measurement]) -> None:
     failed = [measurement for measurement in measurements if measurement.problem]
     for line in dict.fromkeys(f"{each.implementation} {each.operation}: {each.problem}" for each in failed):
         print(f"not timed: {line}")
+    by_calls = {
+        f"{each.implementation} {each.operation}" for each in measurements if each.timing and each.timing.by == "events"
+    }
+    if by_calls:
+        print(
+            f"could not be captured as a graph, so that the host's calls are in the time: {', '.join(sorted(by_calls))}"
+        )
     print(flush=True)
 
 

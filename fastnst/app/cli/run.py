@@ -73,6 +73,8 @@ def execute(job: Job, *callbacks: Callback, saved: Path | None = None, ranks: Ra
             with on_stop_signal(watch.stop):
                 hidden = True if outputs.quiet else None
                 with tqdm(total=None, unit="it", disable=hidden, file=sys.stderr) as watch.bar:
+                    if prepared.kernels is not None:
+                        prepared.kernels.wait(watch.building)
                     result = prepared.run(watch_of(outputs, callback))
                 watch.save(result)
         except DivergedError as error:
@@ -136,6 +138,11 @@ class _Watch:
             self.bar.set_postfix_str(f"loss {record.total:.4g}", refresh=False)
             self.bar.update(record.iteration - self.bar.n)
         return not self.interrupted
+
+    def building(self, left: int) -> None:
+        """Says in the bar that kernels are being built."""
+        if self.bar is not None:
+            self.bar.set_description(f"building the GPU's kernels, {left} left")
 
     def labelled(self, result: Result) -> Result:
         if not self.interrupted:

@@ -166,7 +166,8 @@ def adam_step_(
     change: dict[str, Any] = {"learning_rate": learning_rate, "betas": betas, "epsilon": epsilon}
     change["limits"] = (float(minimum), float(maximum)) if clamp else None
     if backend != "reference":
-        operators.adam_step_(backend, image, gradient, first, second, step=steps, **change)
+        step_by = operators.adam_step_ if torch.compiler.is_compiling() else operators.direct.adam_step
+        step_by(backend, image, gradient, first, second, step=steps, **change)
         return
     after = reference.adam_step(image, gradient, first, second, int(steps), **change)
     for tensor, value in zip((image, first, second), after, strict=True):

@@ -25,7 +25,8 @@ _WARPS = 4
 _COLUMN_GROUPS = 16
 
 
-@triton.jit(do_not_specialize=["blocks"])
+# A multiple of V is made known inside of the kernel, which is enough for vectors.
+@triton.jit(do_not_specialize=["M", "blocks"])
 def normalise_kernel(
     image,  # (B, 3, M) float32, planes or channels-last
     result,  # (B, 3, M), planes or channels-last
@@ -67,7 +68,7 @@ def normalise_kernel(
         store_pixels(result, pixel, valid, positions, r, g, b, RESULT_LAST, ALIGNED)
 
 
-@triton.jit(do_not_specialize=["row_tiles", "column_tiles", "variation_gradient_stride"])
+@triton.jit(do_not_specialize=["H", "W", "row_tiles", "column_tiles", "variation_gradient_stride"])
 def image_gradient_kernel(
     image,  # (B, 3, H, W) float32, planes or channels-last, read if VARIATION
     upstream,  # (B, 3, H, W), planes or channels-last, read if UPSTREAM

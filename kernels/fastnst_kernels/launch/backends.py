@@ -4,7 +4,7 @@ import importlib.util
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import Tensor
@@ -13,19 +13,21 @@ BACKENDS = ("auto", "triton", "torch", "reference")
 PRECISIONS = ("ieee", "tf32", "bf16")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 LARGEST = torch.finfo(torch.float32).max
+# Triton builds for NVIDIA's GPUs from Ampere on.
+_LEAST_CAPABILITY = (8, 0)
 
 
 def available_backends(device: torch.device | str = "cpu") -> tuple[str, ...]:
     """The backends that can run tensors on `device`, the one that "auto" takes first.
 
-    "triton" needs the triton package and a CUDA or ROCm device, or TRITON_INTERPRET=1 for CPU tensors (slow: for
-    verification). "torch" and "reference" (naive float64) run everywhere.
+    "triton" needs the triton package and a ROCm device or a CUDA one of capability 8.0 or more, or TRITON_INTERPRET=1
+    for CPU tensors (slow: for verification). "torch" and "reference" (naive float64) run everywhere.
     """
-    kind = torch.device(device).type
+    device = torch.device(device)
     installed = importlib.util.find_spec("triton") is not None
-    if kind == "cuda":
-        return ("triton", "torch", "reference") if installed else ("torch", "reference")
-    if kind == "cpu" and installed and _interpreting():
+    if device.type == "cuda":
+        return ("triton", "torch", "reference") if installed and _is_built_for(device) else ("torch", "reference")
+    if device.type == "cpu" and installed and _interpreting():
         return ("torch", "triton", "reference")
     return ("torch", "reference")
 
@@ -33,25 +35,37 @@ def available_backends(device: torch.device | str = "cpu") -> tuple[str, ...]:
 def resolve_backend(backend: str, device: torch.device) -> str:
     """The backend that `backend` means for tensors on `device`: "triton", "torch" or "reference".
 
-    "auto" is "triton" on CUDA and ROCm and "torch" elsewhere. Raises ValueError for an unknown backend or one that
-    cannot run on `device`, RuntimeError if the triton package is missing.
+    "auto" is "triton" on ROCm, and on CUDA from capability 8.0 on, and "torch" elsewhere. Raises ValueError for an
+    unknown backend or one that cannot run on `device`, RuntimeError if the triton package is missing.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is unknown; choose one of {', '.join(BACKENDS)}")
     if backend == "auto":
-        backend = "triton" if device.type == "cuda" else "torch"
+        backend = "triton" if device.type == "cuda" and _is_built_for(device) else "torch"
     # Under torch.compile the look for the package would break the graph.
     if backend == "triton" and not torch.compiler.is_compiling():
-        _require_triton(device.type)
+        _require_triton(device)
     return backend
 
 
-def _require_triton(device_type: str) -> None:
+def _is_built_for(device: torch.device) -> bool:
+    """True where Triton builds kernels for this GPU; without any GPU it is taken for one of today's."""
+    if torch.version.hip is not None or not torch.cuda.is_available():
+        return True
+    properties = torch.cuda.get_device_properties(device)
+    return (properties.major, properties.minor) >= _LEAST_CAPABILITY
+
+
+def _require_triton(device: torch.device) -> None:
     if importlib.util.find_spec("triton") is None:
         raise RuntimeError('backend "triton" needs the triton package: pip install triton, or use backend="torch"')
-    if device_type not in ("cuda", "cpu"):
-        raise ValueError(f'backend "triton" cannot run {device_type} tensors; use backend="torch"')
-    if device_type == "cpu" and not _interpreting():
+    if device.type not in ("cuda", "cpu", "meta"):
+        raise ValueError(f'backend "triton" cannot run {device.type} tensors; use backend="torch"')
+    if device.type == "cuda" and not _is_built_for(device):
+        raise ValueError(
+            f'backend "triton" needs a GPU of capability 8.0 or more, and {device} is older; use backend="torch"'
+        )
+    if device.type == "cpu" and not _interpreting():
         raise ValueError(
             'backend "triton" runs CPU tensors only in its interpreter: set TRITON_INTERPRET=1 before Python starts, '
             'or use backend="torch"'
@@ -98,16 +112,23 @@ def refuse_second_derivative(what: str) -> None:
 def float32_products(tf32: bool) -> Iterator[None]:
     """Within it, torch's float32 products on a GPU are exact (ieee) or rounded (tf32), and exact on a CPU.
 
-    The settings are the process's, and what they were before is put back.
+    The settings are the process's, and what they were before is put back. torch.compile reads the older name of the
+    GPU's, which raises where it says something else.
     """
     cuda, cpu = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = cuda.fp32_precision, cpu.fp32_precision
+    older = "high" if before[0] == "tf32" else "highest"
+    with suppress(RuntimeError):
+        older = torch.get_float32_matmul_precision()
     try:
-        cpu.fp32_precision = "ieee"
         if torch.cuda.is_available():
+            torch.set_float32_matmul_precision("high" if tf32 else "highest")
             cuda.fp32_precision = "tf32" if tf32 else "ieee"
+        cpu.fp32_precision = "ieee"
         yield
     finally:
+        if torch.cuda.is_available():
+            torch.set_float32_matmul_precision(older)
         cuda.fp32_precision, cpu.fp32_precision = before
 
 

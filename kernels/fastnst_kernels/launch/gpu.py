@@ -22,8 +22,8 @@ class Gpu:
 
     @property
     def tf32(self) -> bool:
-        """True if the tensor cores multiply float32 operands rounded to TF32."""
-        return self.backend == "cuda" or self.name == "gfx942"
+        """True if the tensor cores multiply float32 operands rounded to TF32: NVIDIA's from Ampere on."""
+        return self.name == "gfx942" or (isinstance(self.arch, int) and self.arch >= 80)
 
 
 # Small enough for the interpreter, which runs one program after the other, and still more than one split.

@@ -3,6 +3,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,19 +61,8 @@ class Plan:
     outputs: Sequence[Tensor] = field(default=())
 
 
-# The GPU that launches on meta tensors are planned for, and the list that they are noted in.
-_planning: list[tuple[Gpu, list[Launch]]] = []
-
-
-@contextmanager
-def planned(gpu: Gpu) -> Iterator[list[Launch]]:
-    """Operations on meta tensors within it are planned for `gpu` and noted in the list; nothing runs."""
-    launches: list[Launch] = []
-    _planning.append((gpu, launches))
-    try:
-        yield launches
-    finally:
-        _planning.pop()
+# The GPU that meta tensors are planned for, the present one where None, and the list that their launches are noted in.
+_planned: ContextVar[tuple[Gpu | None, list[Launch]] | None] = ContextVar("planned launches", default=None)
 
 
 @triton.jit
@@ -150,18 +140,33 @@ def finish_sum(partial: Tensor, factor: float) -> tuple[Launch, Tensor]:
 
 
 def launch_gpu(device: torch.device) -> Gpu:
-    """The GPU that a launch on `device` is planned for: the interpreter's for the CPU, that of `planned` for meta."""
-    if device.type == "meta":
-        return _planning[-1][0]
+    """The GPU that a launch on `device` is planned for: the interpreter's for the CPU, for meta tensors that of
+    `planned`."""
+    planning = _planned.get()
+    if device.type == "meta" and planning is not None and planning[0] is not None:
+        return planning[0]
     if device.type == "cpu":
         return INTERPRETER
     return gpu_of(torch.cuda.current_device() if device.index is None else device.index)
 
 
+@contextmanager
+def planned(gpu: Gpu | None = None) -> Iterator[list[Launch]]:
+    """Gives a list that has the launches of all that this thread computes on meta tensors within the block, as they are
+    on `gpu`, or on the present one."""
+    launches: list[Launch] = []
+    token = _planned.set((gpu, launches))
+    try:
+        yield launches
+    finally:
+        _planned.reset(token)
+
+
 def run(plan: Plan, device: torch.device) -> Sequence[Tensor]:
-    """Runs the launches of `plan` on `device`, and returns its outputs."""
+    """Runs the launches of `plan` on `device`, and returns its outputs; meta tensors' are `planned` at most."""
     if device.type == "meta":
-        _planning[-1][1].extend(plan.launches)
+        if (planning := _planned.get()) is not None:
+            planning[1].extend(plan.launches)
         return plan.outputs
     with nullcontext() if device.type == "cpu" else torch.cuda.device(device):
         for launch in plan.launches:

@@ -4,7 +4,7 @@ The losses of a picture depend on its features only through sums over positions,
 after another: each tile's `accumulate_gram`, then `finish_gram_loss` of the whole, then each tile's `tap_gradient`.
 """
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -178,7 +178,12 @@ def accumulate_gram(sums: Tensor, features: Tensor, *, precision: str = "ieee", 
     if backend == "reference":
         sums += (reference.gram(features) * features[0, 0].numel()).to(sums.dtype)
     else:
-        operators.accumulate_gram(backend, sums, features, precision)
+        _by_compiling().accumulate_gram(backend, sums, features, precision)
+
+
+def _by_compiling() -> Any:
+    """The operators that torch.compile takes whole under it, else what they call: nothing is differentiated here."""
+    return operators if torch.compiler.is_compiling() else operators.direct
 
 
 def finish_gram_loss(
@@ -210,7 +215,7 @@ def finish_gram_loss(
         loss = total / (4 * sums.shape[1] ** 2) * (exact - matrix.double()).square().sum((1, 2))
         loss = (loss if offset is None else loss + weight * offset.double()).to(sums.dtype)
         return loss, GramDifference(difference, torch.ones_like(loss), factor)
-    loss, difference, scale = operators.finish_gram_loss(
+    loss, difference, scale = _by_compiling().finish_gram_loss(
         backend, sums, positions, matrix, weight=total, offset=offset, offset_weight=weight, dtype=dtype
     )
     return loss, GramDifference(difference, scale, factor)

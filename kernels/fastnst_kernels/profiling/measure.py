@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -34,12 +34,17 @@ _PRODUCT_SIDE = {"cpu": 1536, "cuda": 8192}
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one call over the rounds: the median, the fastest and the slowest."""
+    """Seconds of one call over the rounds: the median, the fastest and the slowest.
+
+    `by` says what was timed: "clock", the host's call; on a GPU "events", between which the host's calls are queued, or
+    "graph", replays of a captured call, in which nothing of Python is left.
+    """
 
     median: float
     fastest: float
     slowest: float
     rounds: int
+    by: str = "clock"
 
     @property
     def spread(self) -> float:
@@ -55,24 +60,54 @@ def interleaved(
     calls: int = 1,
     warm_up: int = 2,
     flush: bool = True,
+    replay: bool = False,
 ) -> dict[str, Timing]:
     """Times each contender `calls` times in each of `rounds`, in turn: a change of load or clock meets them all.
 
     Each round starts with another contender; a round's time is the median of its calls. With `flush` the caches are
-    overwritten before each call. On CUDA calls are timed by events on the stream, elsewhere by the wall clock. Every
-    contender is called `warm_up` times before, untimed.
+    filled with something else before each call. On CUDA calls are timed by events on the stream, elsewhere by the wall
+    clock. Every contender is called `warm_up` times before, untimed. With `replay` a call on CUDA is captured, and the
+    graph is what is timed, where it can be.
     """
-    scratch = torch.empty(_FLUSH_BYTES[device.type], dtype=torch.uint8, device=device) if flush else None
-    names = list(contenders)
+    # Ones, because pages that nobody has written are all the same one.
+    scratch = torch.ones(_FLUSH_BYTES[device.type] // 4, dtype=torch.int32, device=device) if flush else None
+    names, by = list(contenders), dict.fromkeys(contenders, "events" if device.type == "cuda" else "clock")
     samples: dict[str, list[float]] = {name: [] for name in names}
+    timed = dict(contenders)
     for name in names:
         for _ in range(warm_up):
             contenders[name]()()
+        if replay and device.type == "cuda" and (graph := captured(contenders[name], device)) is not None:
+            timed[name], by[name] = graph, "graph"
     for index in range(rounds):
         start = index % len(names)
         for name in names[start:] + names[:start]:
-            samples[name].append(median(_timed(contenders[name], device, calls, scratch)))
-    return {name: Timing(median(times), min(times), max(times), rounds) for name, times in samples.items()}
+            samples[name].append(median(_timed(timed[name], device, calls, scratch)))
+    return {name: Timing(median(times), min(times), max(times), rounds, by[name]) for name, times in samples.items()}
+
+
+def captured(contender: Contender, device: torch.device) -> Contender | None:
+    """A contender whose call replays one call of `contender` from a CUDA graph; None where that cannot be captured."""
+    before, stream = torch.cuda.current_stream(device), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+    stream.wait_stream(before)
+    with torch.cuda.stream(stream):
+        # What libraries keep for a stream is then there.
+        contender()()
+        call = contender()
+    synchronise(device)
+    try:
+        with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+            result = call()
+    except RuntimeError:
+        # What torch leaves out where the capture could not be ended either.
+        torch.cuda.set_stream(before)
+        with suppress(RuntimeError):
+            torch._C._cuda_endAllocateToPool(device.index or 0, pool)
+            torch._C._cuda_releasePool(device.index or 0, pool)
+        return None
+    # What the graph reads and writes lives as long as it.
+    return lambda kept=(call, result): graph.replay  # type: ignore[misc]
 
 
 def _timed(contender: Contender, device: torch.device, calls: int, scratch: Tensor | None) -> list[float]:
@@ -81,7 +116,8 @@ def _timed(contender: Contender, device: torch.device, calls: int, scratch: Tens
         for _ in range(calls):
             call = contender()
             if scratch is not None:
-                scratch.zero_()
+                # Read, not written: lines that wait to be written back would be the call's to wait for.
+                scratch.sum()
             start = _mark(device)
             call()
             marks.append((start, _mark(device)))

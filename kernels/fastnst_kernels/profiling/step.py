@@ -131,7 +131,7 @@ def measured(steps: Iterable[Step], setting: Setting, roofline: Roofline, rounds
             errors, problems = _checked(step)
             sound = {name: prepare for name, prepare in step.contenders.items() if name not in problems}
             calls = 10 if setting.device.type == "cuda" else 1
-            timings = interleaved(sound, setting.device, rounds=rounds, calls=calls)
+            timings = interleaved(sound, setting.device, rounds=rounds, calls=calls, replay=True)
             for name in step.contenders:
                 yield Measurement(
                     layer=step.layer,

@@ -43,7 +43,7 @@ def _place(H, W, half, blocks, half_rows, GROUPS: tl.constexpr):
     return index // half_rows, h, g, tl.where(h + 1 < H, half, 0), tl.where(h + 1 < H, W, 0)
 
 
-@triton.jit(do_not_specialize=["blocks", "half_rows"])
+@triton.jit(do_not_specialize=["H", "W", "half", "run_groups", "blocks", "half_rows"])
 def bias_relu_pool_kernel(
     x,  # (B, H, W, C)
     bias,  # (C,) any float dtype, read if BIAS
@@ -131,7 +131,7 @@ def _let_through(word, j, value, dtype: tl.constexpr):
     return tl.where((word[:, None] >> j) & 1 != 0, value, 0.0).to(dtype)
 
 
-@triton.jit(do_not_specialize=["blocks", "half_rows"])
+@triton.jit(do_not_specialize=["H", "W", "half", "run_groups", "blocks", "half_rows"])
 def unpool_backward_kernel(
     gradient,  # (B, H // 2, W // 2, C)
     bits,  # (B, H, W, run_groups) words

@@ -64,7 +64,7 @@ def buffer_of(written: Tensor) -> Tensor:
     return empty_map(written, True, dtype=dtype)
 
 
-@triton.jit(do_not_specialize=["groups"])
+@triton.jit(do_not_specialize=["run_groups", "groups"])
 def bias_relu_kernel(
     x,  # (positions, C)
     bias,  # (C,) any float dtype, read if BIAS
@@ -111,7 +111,7 @@ def bias_relu_kernel(
         tl.store(bits + first + g, word, mask=live)
 
 
-@triton.jit(do_not_specialize=["groups"])
+@triton.jit(do_not_specialize=["run", "run_groups", "groups"])
 def relu_backward_kernel(
     gradient,  # (runs, run)
     bits,  # (runs, run_groups) words
