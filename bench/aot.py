@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 import triton
+from fastnst_kernels.first import FirstLayer, triton_back, triton_first
 from fastnst_kernels.image import triton_adam, triton_image
 from fastnst_kernels.launch.build import specialised
 from fastnst_kernels.launch.gpu import Gpu
@@ -84,6 +85,8 @@ def launches(shape: str, mode: str, layout: str, gpu: Gpu) -> list[Launch]:
     features = in_layout(torch.empty(SHAPES[shape], dtype=dtype, device="meta"), last)  # (B, C, H, W)
     if features.shape[1] == 3:
         plans = [] if precision == "tf32" else _image_plans(features, gpu)
+        if last and mode != "float32":
+            plans += _first_plans(features, precision, gpu)
     else:
         plans = _loss_plans(features, precision, gpu)
         if last and precision == "ieee":
@@ -163,6 +166,39 @@ def _image_plans(above: Tensor, gpu: Gpu) -> list[Plan]:
         gpu=gpu,
     )
     return [*plans, adam]
+
+
+def _first_plans(x: Tensor, precision: str, gpu: Gpu) -> list[Plan]:
+    """The first layer's kernels, which float32 in IEEE precision goes without."""
+    batch, _, height, width = x.shape
+    weight, bias = (torch.empty(size, dtype=x.dtype, device="meta") for size in ((64, 3, 3, 3), (64,)))
+    y = empty_map(torch.empty((batch, 64, height, width), dtype=x.dtype, device="meta"), True)
+    ones, matrix = (torch.empty(size, device="meta") for size in ((batch,), (batch, 64, 64)))
+    style, plans = StyleTerm(matrix.to(x.dtype), ones, ones, 1.0), []
+    switches: Sequence[tuple[str, bool, Tensor | None, StyleTerm | None, str | None]] = (
+        ("zeros", True, y, style, "squared"),
+        ("replicate", False, y, style, "absolute"),
+        ("circular", True, y, None, None),
+        ("replicate", True, None, style, "squared"),
+    )
+    for padding, flip, above, term, kind in switches:
+        layer = FirstLayer(in_layout(weight, True), bias, (1.0, 1.0, 1.0), (1.0, 1.0, 1.0), flip, padding)
+        image = empty_map(x, not flip, dtype=torch.float32)
+        plans += [
+            triton_first.plan_first_forward(image, layer, y, term is not None, precision, gpu),
+            triton_back.plan_first_backward(
+                image,
+                layer,
+                upstream=above,
+                style=term,
+                tv_weight=1.0,
+                kind=kind,
+                precision=precision,
+                gpu=gpu,
+                divisor=None if flip else ones[:1],
+            ),
+        ]
+    return plans
 
 
 def build_all(target: str, shapes: Sequence[str], modes: Sequence[str], kernels: Sequence[str]) -> Iterator[Built]:

@@ -12,6 +12,7 @@ from unittest.mock import Mock
 import fastnst_kernels
 import pytest
 import torch
+from fastnst_kernels.first import eager as first_eager
 from fastnst_kernels.image import eager as image_eager
 from fastnst_kernels.losses import eager
 from fastnst_kernels.relu import eager as relu_eager
@@ -36,7 +37,7 @@ Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def failing(family: str) -> set[tuple[str, str]]:
-    shapes = SMALL_IMAGE if family == "image" else SMALL
+    shapes = SMALL_IMAGE if family in ("image", "first") else SMALL
     checks = run_checks(FAMILIES[family], "torch", CPU, shapes)
     return {(check.name, check.direction) for check in checks if not check.passed}
 
@@ -73,7 +74,7 @@ def test_json_covers_each_op_dtype_layout_and_layer(capsys: pytest.CaptureFixtur
     assert report["versions"]["torch"] == torch.__version__
     operations = {name for name in fastnst_kernels.__all__ if name.islower()}
     helpers = {"available_backends", "blend_targets"}
-    assert {check["op"] for check in report["checks"]} - {"tap_backward"} == operations - helpers
+    assert {check["op"] for check in report["checks"]} - {"tap_backward", "first_layer"} == operations - helpers
 
 
 def one_more(values: torch.Tensor) -> torch.Tensor:
@@ -142,6 +143,13 @@ INTO = [name for name in POOLS if "buffers" in name]
 NORMALISE = ("normalise", "normalise (flipped)")
 ADAM = ("adam_step_ (clamped)", "adam_step_ (counted)")
 VARIATION = [f"total_variation ({kind})" for kind in ("squared", "absolute", "nine-point")]
+FIRST = [
+    f"first_layer ({variant})"
+    for variant in (
+        *("zeros, squared, style", "replicate, absolute, style", "circular, nine-point"),
+        "replicate, squared, style",
+    )
+]
 GRADIENT = [f"image_gradient ({kind})" for kind in ("squared", "absolute, flipped", "nine-point")]
 one_percent = result(lambda value: 1.01 * value)
 
@@ -181,6 +189,9 @@ one_percent = result(lambda value: 1.01 * value)
             ("image", image_eager, "adam_step", argument(index, lambda state: 1.001 * state), forward(*ADAM))
             for index in (0, 2, 3)
         ),
+        ("first", image_eager, "normalise", one_percent, forward(*FIRST) | backward(*FIRST)),
+        ("first", first_eager, "_transposed", one_percent, backward(*FIRST)),
+        ("first", first_eager, "add_variation", one_percent, forward(*FIRST)),
     ],
 )
 def test_a_wrong_kernel_fails(

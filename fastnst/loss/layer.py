@@ -178,6 +178,18 @@ class LayerTap:
     def wanted(self) -> Sums | None:
         return self.terms.wanted(self.content) if self.adds else None
 
+    @property
+    def is_plain(self) -> bool:
+        terms = self.terms
+        is_gram = terms.target is not None and terms.regions is None and self.content is None
+        return is_gram and terms.is_whole and terms.runtime.backend != "reference"
+
+    def style_term(self) -> StyleTerm | None:
+        if (difference := self.terms.difference) is None:
+            return None
+        factor = self.terms.style_weight * difference.factor
+        return StyleTerm(difference.matrix, difference.scale, self.scale, factor)
+
     def forward(self, features: Tensor) -> None:
         if self.adds:
             self.terms.add(features[:, :, *self.inside], self.content, self.window)

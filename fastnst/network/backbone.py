@@ -10,6 +10,8 @@ from typing import NamedTuple, Protocol
 
 import torch
 from fastnst_kernels import direct
+from fastnst_kernels.first import FirstLayer
+from fastnst_kernels.losses.targets import StyleTerm
 from torch import Tensor
 
 from fastnst.errors import FastnstError
@@ -27,6 +29,13 @@ class Tap(Protocol):
     def wanted(self) -> Sums | None:
         """The sums that `forward` makes, if a layer has them for less as it writes the features."""
 
+    @property
+    def is_plain(self) -> bool:
+        """True if all that `backward` would add is the style's term of a whole map: a first layer adds it itself."""
+
+    def style_term(self) -> StyleTerm | None:
+        """The style's term of the gradient, once it is known."""
+
     def forward(self, features: Tensor) -> None:
         """Reads the layer's features, (1, C, H, W), which the network writes over later: a tap keeps copies."""
 
@@ -43,6 +52,13 @@ class ForwardTap:
 
     @property
     def wanted(self) -> None:
+        return None
+
+    @property
+    def is_plain(self) -> bool:
+        return False
+
+    def style_term(self) -> None:
         return None
 
     def forward_summed(self, features: Tensor, sums: Tensor) -> None:
@@ -84,16 +100,8 @@ class Backbone:
         missing = taps.keys() - self.steps.keys()
         if missing:
             raise FastnstError(f"layers {sorted(missing)} are not in this backbone; name them when it is built")
-        scale, shift = _normalisation(self.preprocessing)
-        features = direct.normalise(
-            self.backend,
-            image,
-            scale,
-            shift=shift,
-            flip=self.preprocessing.bgr,
-            dtype=self.layers.dtype,
-            channels_last=self.layers.channels_last,
-        )
+        first = self._first_layer()
+        features = self._normalised(image) if first is None else image
         traces: list[Trace] = []
         waiting = set(taps)
         for name, step in self.steps.items():
@@ -101,13 +109,16 @@ class Backbone:
                 break
             tapped, shape = name in waiting, features.shape
             wanted = taps[name].wanted if tapped else None
-            if wanted is not None and isinstance(self.layers, GpuLayers) and isinstance(step, Convolution):
+            kept, is_seen = None, tapped
+            if first is not None and not traces and isinstance(self.layers, GpuLayers):
+                features, sums = self.layers.forward_first(first, image, wanted)
+                is_seen = tapped and not taps[name].is_plain
+            elif wanted is not None and isinstance(self.layers, GpuLayers) and isinstance(step, Convolution):
                 features, sums = self.layers.forward_with_sums(step, features, wanted)
-                kept = None
             else:
                 is_kept = record and not (tapped and step.pool is None)
                 (features, kept), sums = self.layers.forward(step, features, record=is_kept), None
-            traces.append(Trace(features if tapped and record else None, kept, shape))
+            traces.append(Trace(features if is_seen and record else None, kept, shape))
             if tapped:
                 if sums is None:
                     taps[name].forward(features)
@@ -133,9 +144,15 @@ class Backbone:
         `scale`, (1,) float32, the taps give gradients of `scale` times their loss; the image's is divided by it. It is
         written into `out` where that is given, in the image's memory format.
         """
+        first = self._first_layer()
         gradient: Tensor | None = None
         for name, step in reversed(list(self.steps.items())[: len(traces)]):
             features, kept, shape = traces.pop()
+            if first is not None and not traces and features is None and isinstance(self.layers, GpuLayers):
+                term = taps[name].style_term() if name in taps else None
+                return self.layers.backward_first(
+                    first, image, gradient, term, tv_weight=tv_weight, tv_kind=tv_kind, scale=scale, out=out
+                )
             if features is not None:
                 accumulate = gradient is not None
                 if gradient is None:
@@ -160,6 +177,28 @@ class Backbone:
             out=out,
         )
 
+    def _normalised(self, image: Tensor) -> Tensor:
+        scale, shift = _normalisation(self.preprocessing)
+        return direct.normalise(
+            self.backend,
+            image,
+            scale,
+            shift=shift,
+            flip=self.preprocessing.bgr,
+            dtype=self.layers.dtype,
+            channels_last=self.layers.channels_last,
+        )
+
+    def _first_layer(self) -> FirstLayer | None:
+        """The first layer, if it is computed from the image at once."""
+        step = next(iter(self.steps.values()))
+        if not isinstance(self.layers, GpuLayers) or not isinstance(step, Convolution):
+            return None
+        if self.layers.first_precision is None or step.pool is not None:
+            return None
+        scale, shift = _normalisation(self.preprocessing)
+        return FirstLayer(step.weight, step.bias, scale, shift=shift, flip=self.preprocessing.bgr, padding=step.padding)
+
     def repadded(self, padding: str) -> "Backbone":
         """The same network, its weights shared, with `padding` in all convolutions: see `Convolution`."""
         steps = {
@@ -173,7 +212,10 @@ def make_layers(runtime: Runtime) -> Layers:
     """The way to run layers where `runtime` is. Bits are kept by Triton's kernels alone: torch's take longer to make
     them than to read the features."""
     if runtime.kernels == "triton":
-        return GpuLayers(runtime.device, runtime.dtype, runtime.kernels)
+        # Without units for them, which RDNA has for 16 bits alone, products are quicker in a library.
+        has_units = runtime.dtype != torch.float32 or (runtime.tf32 and torch.version.hip is None)
+        precision = runtime.dot_precision if has_units else None
+        return GpuLayers(runtime.device, runtime.dtype, runtime.kernels, first_precision=precision)
     if runtime.device.type != "cpu":
         return CpuLayers(Torch(runtime.device, runtime.dtype))
     return CpuLayers(Winograd() if runtime.winograd else OneDnn(runtime.dtype))

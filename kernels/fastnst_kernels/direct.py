@@ -9,6 +9,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Concatenate, ParamSpec, TypeVar
 
+from fastnst_kernels.first import eager as first
 from fastnst_kernels.image import eager as image
 from fastnst_kernels.losses import eager as losses
 from fastnst_kernels.relu import eager as relu
@@ -48,3 +49,6 @@ normalise_backward = _by_backend(image.normalise_backward, "image.triton_image")
 total_variation = _by_backend(image.total_variation, "image.triton_image")
 image_gradient = _by_backend(image.image_gradient, "image.triton_image")
 adam_step = _by_backend(image.adam_step, "image.triton_adam")
+
+first_forward = _by_backend(first.first_forward, "first.triton_first")
+first_backward = _by_backend(first.first_backward, "first.triton_back")

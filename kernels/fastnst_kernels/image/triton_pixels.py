@@ -183,7 +183,7 @@ def variation(x, up, down, before, after, row, col, H, W, ABSOLUTE: tl.constexpr
     to_down = tl.where((row + 1 < H)[:, None], x - down, 0.0)
     if ABSOLUTE:
         value = tl.abs(to_right) + tl.abs(to_down)
-        slope = (_sign(to_left) + _sign(to_right)) + (_sign(to_up) + _sign(to_down))
+        slope = (sign(to_left) + sign(to_right)) + (sign(to_up) + sign(to_down))
     else:
         value = to_right * to_right + to_down * to_down
         slope = (to_left + to_right) + (to_up + to_down)
@@ -191,6 +191,6 @@ def variation(x, up, down, before, after, row, col, H, W, ABSOLUTE: tl.constexpr
 
 
 @triton.jit
-def _sign(x):
+def sign(x):
     # x itself where it is neither above nor below zero: a NaN stays one.
     return tl.where(x > 0, 1.0, tl.where(x < 0, -1.0, x))

@@ -2,8 +2,8 @@
 
 On a machine with a GPU the Triton kernels and the torch implementation run there, at the layers' full size; without one
 the kernels run in Triton's interpreter, at small shapes, and the torch implementation on CPU. `check` holds one
-operation against float64, `losses`, `relu` and `image` say what float64 makes of theirs, `budget` how
-far off a result may be, and `everything` at which shapes, and runs them all.
+operation against float64, `losses`, `relu`, `image` and `first` say what float64 makes of theirs, `budget` how far off
+a result may be, and `everything` at which shapes, and runs them all.
 """
 
 from fastnst_kernels.verify.budget import Expected

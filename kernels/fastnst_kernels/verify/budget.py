@@ -69,7 +69,7 @@ def gram(features: Tensor, precision: str = "ieee") -> Expected:
     exact = reference.gram(features)
     shared = _gram_rounding(features, precision) * torch.ones(len(features), dtype=torch.float64)
     dtype = accumulation_dtype(features.dtype)
-    return _budget(lambda x, _: _plain_gram(x, precision), features, exact, shared=shared, dtype=dtype)
+    return _budget(lambda x, _: plain_gram(x, precision), features, exact, shared=shared, dtype=dtype)
 
 
 def gram_loss(features: Tensor, target: Tensor, weight: float, precision: str = "ieee") -> Expected:
@@ -84,7 +84,7 @@ def gram_loss(features: Tensor, target: Tensor, weight: float, precision: str = 
     shared = ((carried / torch.where(size > 0, size, 1.0)).square() + 3 * unit(dtype) ** 2).sqrt()
 
     def plain(permuted: Tensor, order: Tensor) -> Tensor:
-        difference = _plain_gram(permuted, precision) - target.to(dtype)
+        difference = plain_gram(permuted, precision) - target.to(dtype)
         return weight / (4 * features.shape[1] ** 2) * difference.square().sum((1, 2))
 
     return _budget(plain, features, exact, shared=shared, dtype=dtype)
@@ -157,7 +157,7 @@ def tap_gradient(
         if symmetric_target is None:
             result = above.to(features.dtype)
         else:
-            difference = _plain_gram(permuted, precision) - symmetric_target.to(dtype)
+            difference = plain_gram(permuted, precision) - symmetric_target.to(dtype)
             result = _plain_product(difference, permuted, factor, added=above, precision=precision)
         return torch.where(kept.flatten(2)[:, :, order], result, 0.0)
 
@@ -229,14 +229,14 @@ def _carried(variance: Tensor, features: Tensor, factor: Tensor, exact: Tensor, 
     return squared.sqrt() / torch.where(size > 0, size, 1.0)
 
 
-def _factors(values: Tensor, precision: str) -> Tensor:
+def operands(values: Tensor, precision: str) -> Tensor:
     """The values as the multipliers see them: 16-bit ones are exact in float32, TF32 cuts float32 to 10 bits."""
     if values.dtype == torch.float32 and precision == "tf32":
         return (values.contiguous().view(torch.int32) & ~0x1FFF).view(torch.float32)
     return values if values.dtype == torch.float64 else values.float()
 
 
-def _plain_gram(features: Tensor, precision: str) -> Tensor:
+def plain_gram(features: Tensor, precision: str) -> Tensor:
     """F Fᵀ/M of (B, C, M), summed as matrix units do it: a few positions at a time, onto a running float32 sum.
 
     One product of the whole is no measure: how a library splits it depends on its threads, and so does its error. In
@@ -246,7 +246,7 @@ def _plain_gram(features: Tensor, precision: str) -> Tensor:
     if precision == "bf16" and features.dtype == torch.bfloat16:
         return (features @ features.mT).float() / positions
     step = max(_STEP, ceil(positions / _MOST_STEPS))
-    factors = _factors(features, precision)
+    factors = operands(features, precision)
     sums: Tensor = factors[:, :, :step] @ factors[:, :, :step].mT
     for start in range(step, positions, step):
         chunk = factors[:, :, start : start + step]
@@ -257,7 +257,7 @@ def _plain_gram(features: Tensor, precision: str) -> Tensor:
 def _plain_product(difference: Tensor, features: Tensor, factor: Tensor, added: Tensor, precision: str) -> Tensor:
     """added + factor · difference · F, (B, C, M) in the features' dtype; 16-bit products scale the difference first."""
     if features.dtype in (torch.float32, torch.float64):
-        product = _factors(difference, precision) @ _factors(features, precision)
+        product = operands(difference, precision) @ operands(features, precision)
     else:
         peak = difference.abs().amax((1, 2), keepdim=True)
         peak = torch.where(peak > 0, peak, 1.0)

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from fastnst_kernels.launch.backends import available_backends
-from fastnst_kernels.verify import image, losses, relu
+from fastnst_kernels.verify import first, image, losses, relu
 from fastnst_kernels.verify.check import LAYOUTS, MODES, Check, Operation, Shape, Site, checks_of
 
 _INTERPRETERS = 4
@@ -93,6 +93,12 @@ FAMILIES: Mapping[str, Family] = {
         ("image", "odd image"),
         products=False,
         interpreted={"image": Interpreted((1, 3, 16, 48), 3), "odd image": Interpreted((2, 3, 9, 13), 4)},
+    ),
+    "first": Family(
+        first.operations,
+        ("image", "odd image"),
+        products=True,
+        interpreted={"image": Interpreted((1, 3, 11, 70), 6), "odd image": Interpreted((2, 3, 7, 9), 6)},
     ),
 }
 

@@ -1,0 +1,88 @@
+"""The first layer in plain torch, operation by operation: what the Triton kernels do at once."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastnst_kernels.first import FirstLayer
+from fastnst_kernels.image import eager as image_eager
+from fastnst_kernels.launch.layout import dense, dense_channels_last, empty_map
+from fastnst_kernels.losses import eager as losses_eager
+from fastnst_kernels.losses.targets import StyleTerm
+
+
+def first_forward(image: Tensor, layer: FirstLayer, y: Tensor, gram: bool, precision: str) -> Tensor | None:
+    """Write the features of an image (B, 3, H, W) float32 into `y`, (B, N, H, W) channels-last in their dtype.
+
+    Returns, if `gram`, the sums of F Fᵀ as `finish_gram_loss` takes them from the same backend.
+    """
+    x = image_eager.normalise(image, layer.scale, layer.shift, layer.flip, dtype=y.dtype, channels_last=True)
+    padding = 1
+    if layer.padding != "zeros":
+        x, padding = F.pad(x, (1, 1, 1, 1), mode=layer.padding), 0
+    y.copy_(F.conv2d(x, layer.weight, layer.bias, padding=padding).relu_())
+    if not gram:
+        return None
+    sums = torch.zeros((len(y), y.shape[1], y.shape[1]), dtype=torch.float32, device=y.device)
+    losses_eager.accumulate_gram(sums, y, precision)
+    return sums
+
+
+def first_backward(
+    image: Tensor,
+    layer: FirstLayer,
+    upstream: Tensor | None,
+    style: StyleTerm | None,
+    tv_weight: float,
+    kind: str,
+    precision: str,
+    divisor: Tensor | None = None,
+    out: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The gradient of an image (B, 3, H, W) float32, in its layout, and its total variation of `kind`, (B,).
+
+    It comes from `upstream`, that of the layer's features, (B, N, H, W) in their dtype or None, and from their `style`,
+    both divided by `divisor`, (1,) float32, a power of two; and from tv_weight · TV. It is written into `out`, of the
+    image's layout, if that is given.
+    """
+    like = image.new_empty((len(image), len(layer.weight), *image.shape[2:]), dtype=layer.weight.dtype)
+    features, before_relu = empty_map(like, True), empty_map(like, True)
+    first_forward(image, layer, features, False, precision)
+    losses_eager.tap_backward(
+        before_relu,
+        features=features,
+        upstream=upstream,
+        style=style,
+        content=None,
+        relu=True,
+        owned=None,
+        precision=precision,
+    )
+    below, last = _transposed(before_relu, layer), dense_channels_last(dense(image))
+    gradient = image_eager.normalise_backward(below, layer.scale, layer.flip, dtype=image.dtype, channels_last=last)
+    if divisor is not None:
+        gradient.div_(divisor)
+    value = add_variation(image, gradient, tv_weight, kind)
+    return gradient if out is None else out.copy_(gradient), value
+
+
+def add_variation(image: Tensor, gradient: Tensor, tv_weight: float, kind: str) -> Tensor:
+    """The total variation of `kind`, (B,); tv_weight times its derivative is added to `gradient`, (B, 3, H, W)."""
+    slope, value = image_eager.image_gradient(
+        image, None, (), flip=False, tv_weight=tv_weight, tv_gradient=None, kind=kind
+    )
+    gradient += slope
+    return value
+
+
+def _transposed(gradient: Tensor, layer: FirstLayer) -> Tensor:
+    """The gradient of the normalised image, (B, 3, H, W), from that of the pre-activations, (B, N, H, W)."""
+    if layer.padding == "zeros":
+        return F.conv_transpose2d(gradient, layer.weight, padding=1)
+    bordered = F.conv_transpose2d(gradient, layer.weight)  # (B, 3, H + 2, W + 2)
+    for axis in (2, 3):
+        end = bordered.shape[axis] - 1
+        near, far = (1, end - 1) if layer.padding == "replicate" else (end - 1, 1)
+        bordered.select(axis, near).add_(bordered.select(axis, 0))
+        bordered.select(axis, far).add_(bordered.select(axis, end))
+    return bordered[:, :, 1:-1, 1:-1]

@@ -1,0 +1,310 @@
+# mypy: allow-untyped-decorators, allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
+"""The Triton kernel of the first layer's way back to the image, and its launcher.
+
+A program walks down a strip of BLOCK columns, the outer two of which are its neighbours', and row by row computes the
+features anew, the gradient before the ReLU, and what that sends to the image: the rows above, beside and below wait in
+three accumulators, and columns are shifted once a row is complete. Nothing of N channels is written.
+"""
+
+from math import ceil
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastnst_kernels.first import FirstLayer, eager
+from fastnst_kernels.first.triton_first import (
+    STAGES,
+    activated,
+    by_channel,
+    filters,
+    image_arguments,
+    layer_constants,
+    numbered,
+    patches,
+    warps,
+    wrapped,
+)
+from fastnst_kernels.image.triton_pixels import sign
+from fastnst_kernels.launch.gpu import Gpu
+from fastnst_kernels.launch.launch import Launch, Plan, finish_sum, launch_gpu, run
+from fastnst_kernels.launch.layout import dense, dense_channels_last, empty_map, in_layout
+from fastnst_kernels.losses.targets import StyleTerm
+
+_BLOCK = 64
+# Programs for each multiprocessor, and rows of one at least: two more of each strip are computed twice.
+_PROGRAMS, _LEAST_ROWS = 4, 8
+
+
+@triton.jit
+def _transposed_filters(weight, KY: tl.constexpr, FLIP: tl.constexpr, C: tl.constexpr):
+    """A row of the filters as a matrix (N, 16): the image's channel times 4 + the column, zeros where there is none."""
+    t = tl.arange(0, 16)
+    kx = t % 4
+    channel = t // 4
+    k = (KY * 3 + kx) * 3 + (2 - channel if FLIP else channel)
+    mask = (kx < 3) & (channel < 3)
+    return tl.load(weight + (tl.arange(0, C) * 27)[:, None] + k[None, :], mask=mask[None, :], other=0.0)
+
+
+@triton.jit(do_not_specialize=["row_tiles", "column_tiles", "rows", "style_gradient_stride"])
+def first_backward_kernel(
+    image,  # (B, 3, H, W) float32 by its strides
+    weight,  # (C, 3, 3, 3) channels-last
+    bias,  # (C,)
+    upstream,  # (B, H, W, C), read if UPSTREAM
+    difference,  # (B, C, C) symmetric, in the weight's dtype; read if STYLE
+    style_scale,  # (B,) float32, read if STYLE
+    style_gradient,  # (B,) float32 by its stride, read if STYLE
+    gradient,  # (B, 3, H, W) float32 in the image's layout
+    partial,  # (B, row_tiles · column_tiles) float32, written if VARIATION
+    divisor,  # (1,) float32, a power of two, read if DIVIDED
+    stride_b,
+    stride_c,
+    stride_h,
+    stride_w,
+    style_gradient_stride,
+    H,
+    W,
+    row_tiles,
+    column_tiles,
+    rows,  # of one program
+    scale_0,  # by the network's channels
+    scale_1,
+    scale_2,
+    shift_0,
+    shift_1,
+    shift_2,
+    out_scale_0,  # by the image's channels
+    out_scale_1,
+    out_scale_2,
+    style_factor,  # weight / (N² M)
+    tv_factor,  # of the derivative of the variation
+    C: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PADDING: tl.constexpr,
+    FLIP: tl.constexpr,
+    UPSTREAM: tl.constexpr,
+    STYLE: tl.constexpr,
+    VARIATION: tl.constexpr,
+    ABSOLUTE: tl.constexpr,
+    DIVIDED: tl.constexpr,  # all but the variation
+    WIDE: tl.constexpr,  # offsets inside one image need 64 bits
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,  # the interpreter multiplies the raw bits of bfloat16
+):
+    program = tl.program_id(0)
+    column_tile = program % column_tiles
+    row_tile = program // column_tiles % row_tiles
+    index = (program // column_tiles // row_tiles).to(tl.int64)
+    first = row_tile * rows
+    stop = tl.minimum(first + rows, H)
+    image += index * stride_b
+    gradient += index * stride_b
+
+    dtype = tl.float32 if UPCAST else weight.dtype.element_ty
+    n = tl.arange(0, C)
+    p = tl.arange(0, BLOCK)
+    j = column_tile * (BLOCK - 2) - 1 + p
+    matrix = filters(weight, bias, C).to(dtype)
+    above_filters = _transposed_filters(weight, 0, FLIP, C).to(dtype)
+    beside_filters = _transposed_filters(weight, 1, FLIP, C).to(dtype)
+    below_filters = _transposed_filters(weight, 2, FLIP, C).to(dtype)
+    if STYLE:
+        d = tl.load(difference + index * (C * C) + (n[:, None] * C + n[None, :])).to(dtype)
+        coefficient = tl.load(style_gradient + index * style_gradient_stride) * (
+            tl.load(style_scale + index) * style_factor
+        )
+
+    t = tl.arange(0, 16)[None, :]
+    source = tl.minimum(tl.maximum(p[:, None] + 1 - t % 4, 0), BLOCK - 1)
+    at_the_edge = ((t % 4 == 0) & (j == 0)[:, None]) | ((t % 4 == 2) & (j == W - 1)[:, None])
+    channel = tl.arange(0, 4)[None, :]
+    own = ((p > 0) & (p < BLOCK - 1) & (j < W))[:, None] & (channel < 3)
+    out_scale = by_channel(channel, out_scale_0, out_scale_1, out_scale_2)
+    if DIVIDED:
+        out_scale *= 1.0 / tl.load(divisor)
+    column = j[:, None]
+    if WIDE:
+        column = column.to(tl.int64)
+    places = channel * stride_c + column * stride_w
+
+    beside = tl.zeros((BLOCK, 16), dtype=tl.float32)
+    below = tl.zeros((BLOCK, 16), dtype=tl.float32)
+    values = tl.zeros((BLOCK, 4), dtype=tl.float32)
+    for step in range(0, stop - first + 2):
+        row = first - 1 + step
+        seen_row = tl.zeros((BLOCK,), dtype=tl.int32) + row
+        seen_column = j
+        if PADDING == "circular":
+            seen_row = wrapped(seen_row, H)
+            seen_column = wrapped(j, W)
+        inside = (seen_row >= 0) & (seen_row < H) & (seen_column >= 0) & (seen_column < W)
+        x = patches(
+            image,
+            seen_row,
+            seen_column,
+            inside,
+            stride_c,
+            stride_h,
+            stride_w,
+            H,
+            W,
+            scale_0,
+            scale_1,
+            scale_2,
+            shift_0,
+            shift_1,
+            shift_2,
+            PADDING,
+            FLIP,
+            WIDE,
+        )
+        # Zero outside the image, and so is the gradient there.
+        f = activated(tl.dot(tl.trans(x.to(dtype)), matrix, input_precision=PRECISION), dtype)
+        g = tl.zeros((BLOCK, C), dtype=tl.float32)
+        if UPSTREAM:
+            above = upstream + ((index * H + seen_row) * W + seen_column)[:, None] * C + n[None, :]
+            g = tl.load(above, mask=inside[:, None], other=0.0).to(tl.float32)
+        if STYLE:
+            g += tl.dot(f, d, input_precision=PRECISION) * coefficient
+        g = tl.where(f <= 0.0, 0.0, g).to(dtype)
+        done = tl.dot(g, above_filters, beside, input_precision=PRECISION)
+        # What a replicated border gets is the nearest pixel's.
+        if PADDING == "replicate":
+            done = tl.where(row == H, done + below, done)
+        beside = tl.dot(g, beside_filters, below, input_precision=PRECISION)
+        if PADDING == "replicate":
+            beside = tl.where(row == 0, beside + done, beside)
+        below = tl.dot(g, below_filters, input_precision=PRECISION)
+
+        shifted = tl.gather(done, source, 0)
+        if PADDING == "replicate":
+            shifted = tl.where(at_the_edge, shifted + done, shifted)
+        result = tl.sum(tl.reshape(shifted, (BLOCK, 4, 4)), axis=2) * out_scale
+        i = tl.zeros((BLOCK, 4), dtype=tl.int64 if WIDE else tl.int32) + (row - 1)
+        mask = own & (i >= first)
+        here = i * stride_h + places
+        if VARIATION:
+            pixel = tl.load(image + here, mask=mask, other=0.0)
+            left = tl.load(image + here - stride_w, mask=mask & (column > 0), other=0.0)
+            right = tl.load(image + here + stride_w, mask=mask & (column + 1 < W), other=0.0)
+            up = tl.load(image + here - stride_h, mask=mask & (i > 0), other=0.0)
+            down = tl.load(image + here + stride_h, mask=mask & (i + 1 < H), other=0.0)
+            # A neighbour beyond the border is the pixel itself, and differs by nothing.
+            to_left = tl.where(column > 0, pixel - left, 0.0)
+            to_right = tl.where(column + 1 < W, pixel - right, 0.0)
+            to_up = tl.where(i > 0, pixel - up, 0.0)
+            to_down = tl.where(i + 1 < H, pixel - down, 0.0)
+            if ABSOLUTE:
+                values += tl.abs(to_right) + tl.abs(to_down)
+                slope = (sign(to_left) + sign(to_right)) + (sign(to_up) + sign(to_down))
+            else:
+                values += to_right * to_right + to_down * to_down
+                slope = (to_left + to_right) + (to_up + to_down)
+            result += slope * tv_factor
+        tl.store(gradient + here, result, mask=mask)
+    if VARIATION:
+        tl.store(partial + program, tl.sum(tl.sum(values, axis=1), axis=0))
+
+
+def plan_first_backward(
+    image: Tensor,
+    layer: FirstLayer,
+    upstream: Tensor | None,
+    style: StyleTerm | None,
+    tv_weight: float,
+    kind: str | None,
+    precision: str,
+    gpu: Gpu,
+    *,
+    divisor: Tensor | None = None,
+    out: Tensor | None = None,
+) -> Plan:
+    """The gradient of a dense image (B, 3, H, W), in its layout, with `upstream` (B, N, H, W) channels-last: its
+    launches and its outputs, the gradient, which is `out` if given, and the total variation, (B,). `kind` None is no
+    variation, and one output.
+    """
+    batch, _, height, width = image.shape
+    gradient = empty_map(image, dense_channels_last(image), dtype=torch.float32) if out is None else out
+    column_tiles = ceil(width / (_BLOCK - 2))
+    wanted = max(1, _PROGRAMS * gpu.multiprocessors // (batch * column_tiles))
+    rows = max(min(_LEAST_ROWS, height), ceil(height / wanted))
+    row_tiles = ceil(height / rows)
+    partial = torch.empty((batch, row_tiles * column_tiles), dtype=torch.float32, device=image.device)
+    unread = layer.bias
+    arguments = {
+        **image_arguments(image, layer),
+        "upstream": unread if upstream is None else upstream,
+        "difference": unread if style is None else style.difference,
+        "style_scale": unread if style is None else style.scale,
+        "style_gradient": unread if style is None else style.gradient,
+        "style_gradient_stride": 0 if style is None else style.gradient.stride(0),
+        "gradient": gradient,
+        "partial": partial,
+        "divisor": unread if divisor is None else divisor,
+        "row_tiles": row_tiles,
+        "column_tiles": column_tiles,
+        "rows": rows,
+        **numbered("out_scale", [*reversed(layer.scale)] if layer.flip else layer.scale),
+        "style_factor": 0.0 if style is None else style.factor,
+        "tv_factor": tv_weight * (1.0 if kind == "absolute" else 2.0) / (height * width),
+    }
+    constants = {
+        **layer_constants(image, layer, precision, gpu),
+        "BLOCK": _BLOCK,
+        "UPSTREAM": upstream is not None,
+        "STYLE": style is not None,
+        "VARIATION": kind is not None,
+        "ABSOLUTE": kind == "absolute",
+        "DIVIDED": divisor is not None,
+    }
+    grid = batch * row_tiles * column_tiles
+    launch = Launch(
+        first_backward_kernel,
+        grid,
+        arguments,
+        constants,
+        num_warps=warps(layer, gpu),
+        num_stages=STAGES,
+        moves={
+            **dict.fromkeys(("image", "weight", "bias", "gradient"), 1),
+            "upstream": int(upstream is not None),
+            "difference": int(style is not None),
+            "partial": int(kind is not None),
+        },
+    )
+    if kind is None:
+        return Plan((launch,), (gradient,))
+    finish, value = finish_sum(partial, 1 / (height * width))
+    return Plan((launch, finish), (gradient, value))
+
+
+def first_backward(
+    image: Tensor,
+    layer: FirstLayer,
+    upstream: Tensor | None,
+    style: StyleTerm | None,
+    tv_weight: float,
+    kind: str,
+    precision: str,
+    divisor: Tensor | None = None,
+    out: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`eager.first_backward` as one kernel and the sum of its variation; that of kind "nine-point" is torch's."""
+    image = dense(image)
+    plan = plan_first_backward(
+        image,
+        layer,
+        upstream=None if upstream is None else in_layout(upstream, True),
+        style=style,
+        tv_weight=tv_weight,
+        kind=None if kind == "nine-point" else kind,
+        precision=precision,
+        gpu=launch_gpu(image.device),
+        divisor=divisor,
+        out=out,
+    )
+    gradient, *value = run(plan, image.device)
+    return gradient, value[0] if value else eager.add_variation(image, gradient, tv_weight, kind)
