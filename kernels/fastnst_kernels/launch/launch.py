@@ -26,7 +26,11 @@ _FINISH_BLOCK = 1024
 
 @dataclass(frozen=True)
 class Launch:
-    """One kernel launch: everything that decides which binary runs, and on what."""
+    """One kernel launch: everything that decides which binary runs, and on what.
+
+    `moves` says how often each element of an argument passes between the device's memory and the chip at the least:
+    once for what is read or written, twice for what is both.
+    """
 
     kernel: Any
     grid: int
@@ -34,6 +38,13 @@ class Launch:
     constants: Mapping[str, Any]
     num_warps: int = 4
     num_stages: int = 1
+    moves: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def bytes(self) -> int:
+        """The bytes that the launch moves at the least."""
+        tensors: dict[str, Tensor] = {name: self.arguments[name] for name in self.moves}
+        return round(sum(self.moves[name] * tensor.numel() * tensor.element_size() for name, tensor in tensors.items()))
 
     @property
     def options(self) -> dict[str, int]:
