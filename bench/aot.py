@@ -26,8 +26,7 @@ from typing import Any
 import torch
 import triton
 from fastnst_kernels.image import triton_adam, triton_image
-from fastnst_kernels.lbfgs import plan as lbfgs
-from fastnst_kernels.lbfgs.state import Blocks, State
+from fastnst_kernels.lbfgs.plan import plan_step
 from fastnst_kernels.launch.gpu import Gpu
 from fastnst_kernels.launch.launch import Launch, Plan, interpreted
 from fastnst_kernels.launch.layout import dense_channels_last, empty_bits, empty_map, in_layout
@@ -177,17 +176,8 @@ def _image_plans(above: Tensor, gpu: Gpu) -> list[Plan]:
 def _lbfgs_plans(like: Tensor, gpu: Gpu) -> list[Plan]:
     """A step of L-BFGS with pairs in the dtype of `like`, by bands and by a scalar."""
     height, width = like.shape[2:]
-    image, half = torch.empty((1, 3, height, width), device="meta"), width // 2 + 1
-    columns = [torch.empty((half, height, 2), device="meta")] * 3
-    plans = []
-    for places in (radial_places(height, width)[0], None):
-        blocks = Blocks.of(height * width, places, lbfgs.programs(gpu), image.device)
-        state = State.fresh(blocks, LBFGS_HISTORY, like.dtype)
-        gradient = columns if places is not None else image.view(3, -1).unbind()
-        result = torch.empty((half, 3, height, 2), device="meta") if places is not None else image
-        plan = lbfgs.plan_direction(state, blocks, gradient, result, size=(height, width), rate=1.0, gpu=gpu)
-        plans += [plan, lbfgs.plan_move(state, image, image, plan.outputs[0], most=0.02)]
-    return plans
+    shared: dict[str, Any] = {"history": LBFGS_HISTORY, "dtype": like.dtype, "gpu": gpu}
+    return [plan_step((height, width), places, **shared) for places in (radial_places(height, width)[0], None)]
 
 
 def source_of(launch: Launch, gpu: Gpu) -> Any:

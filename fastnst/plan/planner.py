@@ -300,7 +300,8 @@ class Ways:
     ) -> Plan:
         height, width = self.size
         count = _IMAGES + (self.options.average is not None) + self.network.on_cpu  # the content's own pixels
-        per_pixel = count * IMAGE_BYTES_PER_PIXEL + optimizer_bytes_per_pixel(self.options)
+        per_pixel = count * IMAGE_BYTES_PER_PIXEL
+        per_pixel += optimizer_bytes_per_pixel(self.options, on_cpu=self.network.on_cpu)
         flops += self._style_flops * math.ceil(len(grid) / self.processes) / len(grid)
         return Plan(
             height=height,

@@ -30,13 +30,13 @@ def product(target: str, dtype: torch.dtype = torch.float16) -> Launch:
 
 
 def test_kernels_are_right_for_sm_90(capsys: pytest.CaptureFixture[str]) -> None:
-    kernels = ["partial_gram", "bias_relu", "adam"]
+    kernels = ["partial_gram", "bias_relu", "adam", "products", "algebra"]
     words = ["--target", "sm_90", "--shapes", "conv4_1", "image", "--modes", "float16", "--kernel", *kernels, "--json"]
     assert aot.main(words) == 0
     records = json.loads(capsys.readouterr().out)["kernels"]
     assert {record["kernel"] for record in records} == set(kernels)
     assert all(record["registers"] > 0 and not record["spills"] for record in records)
-    assert all("HGMMA" in record["matrix"] for record in records if record["kernel"] == "partial_gram")
+    assert all("HGMMA" in record["matrix"] for record in records if record["kernel"] in ("partial_gram", "products"))
 
 
 @pytest.mark.parametrize(("target", "unit"), [("sm_80", "HMMA"), ("sm_100", "UTCHMMA"), ("gfx942", "v_mfma")])

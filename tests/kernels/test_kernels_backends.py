@@ -10,7 +10,10 @@ import torch
 from fastnst_kernels import available_backends, gram
 
 FOLDER = Path(__file__).parent
-FILES = ("test_losses.py", "test_relu.py", "test_image.py", "test_operators.py", "interpreted/test_triton.py")
+FILES = (
+    *("test_losses.py", "test_relu.py", "test_image.py", "test_operators.py"),
+    *("interpreted/test_triton.py", "interpreted/test_lbfgs.py"),
+)
 
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="this process is one of those")

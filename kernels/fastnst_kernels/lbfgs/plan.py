@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastnst_kernels.lbfgs.state import BLOCK, Blocks, State
+from fastnst_kernels.lbfgs.state import BLOCK, Blocks, Numbers, State
 from fastnst_kernels.lbfgs.triton_algebra import algebra_kernel
 from fastnst_kernels.lbfgs.triton_lbfgs import direction_kernel, move_kernel, products_kernel, reduce_kernel
 from fastnst_kernels.launch.gpu import Gpu
@@ -16,7 +16,6 @@ from fastnst_kernels.launch.heuristic import power_of_two
 from fastnst_kernels.launch.launch import Launch, Plan, upcast
 
 _ROWS = 128
-_GROUP = 4
 _MOVED = 2048
 
 
@@ -54,11 +53,14 @@ def plan_direction(
     tiles = ceil(6 * history / _ROWS)
     rows = tiles * _ROWS + 16
     short = state.pairs.dtype != torch.float32
+    # 16 bytes a thread.
+    group = 8 if short else 4
+    warps, stages = _warps_and_stages(gpu) if short else (4, 1)
     place_moves: dict[str, float] = {"place": 1} if transformed else {}
     partial = torch.empty((len(blocks.chunks), rows, 16), dtype=torch.float32, device=device)
     sums = torch.empty((blocks.bands, rows, 16), dtype=torch.float64, device=device)
     weights = torch.empty((2, power_of_two(max(history, 2))), dtype=torch.float32, device=device)
-    squares = torch.empty((ceil(number / _GROUP),), dtype=torch.float32, device=device)
+    squares = torch.empty((ceil(number / group),), dtype=torch.float32, device=device)
     channels = dict(zip(("red", "green", "blue"), gradient, strict=True))
     products = Launch(
         products_kernel,
@@ -83,7 +85,8 @@ def plan_direction(
             "TRANSFORMED": transformed,
             "UPCAST": upcast(state.pairs.dtype),
         },
-        num_stages=_stages(gpu) if short else 1,
+        num_warps=warps,
+        num_stages=stages,
         # The newest y is written where none is read.
         moves={"red": 1, "green": 1, "blue": 1, **place_moves, "previous": 2, "pairs": 1, "units": 1, "partial": 1},
     )
@@ -118,7 +121,7 @@ def plan_direction(
             "ROWS": rows,
             "SCALAR": not transformed,
         },
-        num_warps=8,
+        num_warps=16,
         moves={"products": 1, "yy": 1, "sy": 2},
     )
     direction = Launch(
@@ -135,7 +138,7 @@ def plan_direction(
             "rate": float(rate),
             **spectrum,
         },
-        {"HISTORY": history, "SIZE": weights.shape[1], "BLOCK": BLOCK, "GROUP": _GROUP, "TRANSFORMED": transformed},
+        {"HISTORY": history, "SIZE": weights.shape[1], "BLOCK": BLOCK, "GROUP": group, "TRANSFORMED": transformed},
         # All pairs are read, and one s is written.
         moves={
             "gradient": 1,
@@ -166,7 +169,33 @@ def plan_move(state: State, image: Tensor, direction: Tensor, squares: Tensor, m
     return Plan((Launch(move_kernel, ceil(image.numel() / _MOVED), arguments, constants, moves=moves),))
 
 
-def _stages(gpu: Gpu) -> int:
-    return 3 if gpu.shared_limit > 160 * 1024 else 2
+def plan_step(
+    size: tuple[int, int], places: Numbers | None, *, history: int, dtype: torch.dtype, gpu: Gpu, most: float = 1.0
+) -> Plan:
+    """A whole step without its transforms, for an image of `size` (H, W) that need not be here; see `FusedLBFGS`."""
+    height, width = size
+    blocks = Blocks.of(height * width, places, programs(gpu), torch.device("meta"))
+    state = State.fresh(blocks, history, dtype)
+    result = image = torch.empty((1, 3, height, width), device="meta")
+    gradient: Sequence[Tensor] = image.view(3, -1).unbind()
+    if places is not None:
+        result = torch.empty((width // 2 + 1, 3, height, 2), device="meta")
+        gradient = [torch.empty((width // 2 + 1, height, 2), device="meta") for _ in range(3)]
+    plan = plan_direction(state, blocks, gradient, result, size=size, rate=1.0, gpu=gpu)
+    if places is None:
+        return plan
+    return Plan((*plan.launches, *plan_move(state, image, image, plan.outputs[0], most).launches))
 
 
+def transforms(size: tuple[int, int]) -> tuple[int, int]:
+    """Launches and bytes of a step's Fourier transforms, of images of `size` (H, W) up to 4096 px, which the library
+    transforms in one pass for each axis: rows at once and columns by channels, and back both at once."""
+    height, width = size
+    image, spectrum = 4 * 3 * height * width, 8 * 3 * height * (width // 2 + 1)
+    return 1 + 3 + 2, 2 * (image + 3 * spectrum)
+
+
+def _warps_and_stages(gpu: Gpu) -> tuple[int, int]:
+    """Those of the products in 16 bit: where operands wait in registers, twice the warps keep them from spilling."""
+    from_shared_memory = gpu.backend == "hip" or gpu.arch in (90, 100)
+    return (4, 2) if from_shared_memory else (8, 3)

@@ -34,11 +34,11 @@ class Blocks:
 
     @staticmethod
     def of(elements: int, places: Numbers | None, programs: int, device: torch.device) -> "Blocks":
-        """Blocks of a channel of `elements`, or of the bands `places` (H, W // 2 + 1) of its spectrum, from 0."""
+        """Blocks of a channel of `elements`, or of the bands `places` (H, W // 2 + 1) of its spectrum."""
         if places is None:
             counts, place = np.array([math.ceil(elements / BLOCK)]), None
         else:
-            flat, half = places.T.ravel(), BLOCK // 2
+            flat, half = np.unique(places.T.ravel(), return_inverse=True)[1], BLOCK // 2
             numbers = np.bincount(flat)
             counts = -(-numbers // half)
             table = np.full((int(counts.sum()), half), -1, dtype=np.int32)

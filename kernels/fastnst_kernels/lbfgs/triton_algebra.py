@@ -38,12 +38,12 @@ def _along(x, c, d, INDEX: tl.constexpr):
 @triton.jit
 def _share(steps, changes, whole, c, d, INDEX: tl.constexpr):
     """An opponent colour's part of the matrices (bands, 4, 4), relative to the whole."""
-    contrast = tl.sqrt(steps / tl.maximum(changes, _TINY)) / tl.maximum(whole, _TINY)
+    contrast = tl.sqrt(steps / tl.maximum(changes, _TINY)) * whole
     contrast = tl.minimum(tl.maximum(contrast, 1.0 / _MOST_CONTRAST), _MOST_CONTRAST)
     return contrast[:, None, None] * (_opponent(c, INDEX) * _opponent(d, INDEX))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["bands"])
 def algebra_kernel(
     products,  # (bands, ROWS, 16) float64, and so are the others but `slot` and `weights`
     lengths,  # (HISTORY,)
@@ -94,30 +94,31 @@ def algebra_kernel(
     is_curved = (own_sy > 1e-10 * tl.sqrt(own_ss * own_yy)) & (own_yy > 0)
     flag = tl.load(curved + i, mask=inside, other=0.0)
     flag = tl.where(i == newest, tl.where(is_curved, 1.0, 0.0), flag)
+    size_of_y = tl.where(is_curved, own_yy, 1.0)
     diagonal = tl.where(i == newest, own_sy, tl.load(sy + i * (HISTORY + 1), mask=inside, other=0.0))
 
     if SCALAR:
-        guess = tl.where(c == d, own_sy / own_yy, tl.zeros((BANDS, 4, 4), dtype=tl.float64))
+        guess = tl.where(c == d, own_sy / size_of_y, tl.zeros((BANDS, 4, 4), dtype=tl.float64))
     else:
         # Each pair divided by its y·y, and by _MEMORY to the power of its age.
-        keep, add = tl.where(is_curved, _MEMORY, 1.0), tl.where(is_curved, 1.0 / own_yy, 0.0)
+        keep, add = tl.where(is_curved, _MEMORY, 1.0), tl.where(is_curved, 1.0 / size_of_y, 0.0)
         all_steps = keep * tl.load(steps + entry, mask=filled, other=0.0) + tl.where(is_curved, add * ss, 0.0)
         all_changes = keep * tl.load(changes + entry, mask=filled, other=0.0) + tl.where(is_curved, add * own, 0.0)
         all_both = keep * tl.load(both) + tl.where(is_curved, add * own_sy, 0.0)
         change_0 = _along(all_changes, c, d, 0)
         change_1 = _along(all_changes, c, d, 1)
         change_2 = _along(all_changes, c, d, 2)
-        whole = all_both / tl.maximum(tl.sum(change_0 + change_1 + change_2, axis=0), _TINY)
+        whole = tl.sum(change_0 + change_1 + change_2, axis=0) / tl.maximum(all_both, _TINY)
         guess = _share(_along(all_steps, c, d, 0), change_0, whole, c, d, 0)
         guess += _share(_along(all_steps, c, d, 1), change_1, whole, c, d, 1)
         guess += _share(_along(all_steps, c, d, 2), change_2, whole, c, d, 2)
-        band = tl.arange(0, BANDS)[:, None]
+        each = tl.arange(0, BANDS)[:, None]
         size = tl.zeros((BANDS, SIZE), dtype=tl.float64)
         for channel in tl.static_range(3):
-            place = (band * 9 + channel * 4) * HISTORY * HISTORY + (i * (HISTORY + 1))[None, :]
-            size += tl.load(yy + place, mask=(band < bands) & inside[None, :], other=0.0)
-        ratio = tl.where(flag > 0, diagonal / tl.sum(size, axis=0), 0.0)
-        guess *= tl.sum(ratio, axis=0) / tl.sum(flag, axis=0)
+            place = (each * 9 + channel * 4) * HISTORY * HISTORY + (i * (HISTORY + 1))[None, :]
+            size += tl.load(yy + place, mask=(each < bands) & inside[None, :], other=0.0)
+        ratio = tl.where(flag > 0, diagonal / tl.where(flag > 0, tl.sum(size, axis=0), 1.0), 0.0)
+        guess *= tl.sum(ratio, axis=0) / tl.maximum(tl.sum(flag, axis=0), 1.0)
     guess = tl.where(is_curved, guess, tl.load(h0 + entry, mask=filled, other=0.0))
     # All have read what is written now, and will read it next.
     tl.debug_barrier()
@@ -136,16 +137,16 @@ def algebra_kernel(
     place = i[:, None] * HISTORY + i[None, :]
     is_pair = inside[:, None] & inside[None, :]
     for band in range(bands):
-        for entry in tl.static_range(9):
-            h = tl.load(h0 + band * 9 + entry)
-            matrix += h * tl.load(yy + (band * 9 + entry) * square + place, mask=is_pair, other=0.0)
-            row = tl.where(i == newest, ROWS - 16 + entry // 3, (HISTORY + i) * 3 + entry // 3)
-            column = products + (band * ROWS + row) * 16 + 8 + entry % 3
-            yg += h * (tl.load(column, mask=inside, other=0.0) + tl.load(column + 4, mask=inside, other=0.0))
+        for cd in tl.static_range(9):
+            h = tl.load(h0 + band * 9 + cd)
+            matrix += h * tl.load(yy + (band * 9 + cd) * square + place, mask=is_pair, other=0.0)
+            own_row = tl.where(i == newest, ROWS - 16 + cd // 3, (HISTORY + i) * 3 + cd // 3)
+            half = products + (band * ROWS + own_row) * 16 + 8 + cd % 3
+            yg += h * (tl.load(half, mask=inside, other=0.0) + tl.load(half + 4, mask=inside, other=0.0))
     flag = tl.load(curved + i, mask=inside, other=0.0)
     active = flag > 0
     yg = tl.where(active, yg, 0.0)
-    inverse = tl.where(active, 1.0 / diagonal, 0.0)
+    inverse = tl.where(active, 1.0 / tl.where(active, diagonal, 1.0), 0.0)
     age = (newest - i + HISTORY) % HISTORY
 
     # p = R⁻¹ Sᵀg, from the newest pair to the oldest.

@@ -28,7 +28,7 @@ def _place(place, block, elements, height, lone, BLOCK: tl.constexpr):
     return number, column, number >= 0, weight
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["height", "lone"])
 def products_kernel(
     red,  # a channel of the gradient: its spectrum (W // 2 + 1, H) complex as float32, or a third of its elements
     green,
@@ -151,7 +151,7 @@ def reduce_kernel(
     tl.store(yy + (band * 9 + d * 3 + c) * square + newest * HISTORY + pair, total, mask=is_y & (pair != newest))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["blocks", "height", "lone"])
 def direction_kernel(
     gradient,  # (blocks, 3, BLOCK) float32
     pairs,  # (blocks, 2, HISTORY, 3, BLOCK): the new s takes the oldest one's place
@@ -265,7 +265,7 @@ def move_kernel(
     for offset in range(0, parts, SUMS):
         sums += tl.load(squares + offset + i, mask=offset + i < parts, other=0.0).to(tl.float64)
     mean = tl.sqrt(tl.sum(sums, axis=0) / N)
-    length = tl.where(mean > most, most / mean, 1.0)
+    length = most / tl.maximum(mean, most)
     tl.store(lengths + tl.load(slot), length, mask=tl.program_id(0) == 0)
     offsets = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = offsets < N

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from fastnst_kernels.launch.backends import available_backends
-from fastnst_kernels.verify import image, losses, relu
+from fastnst_kernels.verify import image, lbfgs, losses, relu
 from fastnst_kernels.verify.check import LAYOUTS, MODES, Check, Operation, Shape, Site, checks_of
 
 _INTERPRETERS = 4
@@ -93,6 +93,15 @@ FAMILIES: Mapping[str, Family] = {
         ("image", "odd image"),
         products=False,
         interpreted={"image": Interpreted((1, 3, 16, 48), 3), "odd image": Interpreted((2, 3, 9, 13), 4)},
+    ),
+    "lbfgs": Family(
+        lbfgs.operations,
+        ("image", "odd image"),
+        products=False,
+        interpreted={
+            "image": Interpreted((1, 3, 12, 16), 20, ("nchw",)),
+            "odd image": Interpreted((1, 3, 9, 7), 20, ("channels-last",)),
+        },
     ),
 }
 
