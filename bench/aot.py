@@ -26,10 +26,10 @@ from typing import Any
 import torch
 import triton
 from fastnst_kernels.image import triton_adam, triton_image
-from fastnst_kernels.lbfgs.plan import plan_step
 from fastnst_kernels.launch.gpu import Gpu
 from fastnst_kernels.launch.launch import Launch, Plan, interpreted
 from fastnst_kernels.launch.layout import dense_channels_last, empty_bits, empty_map, in_layout
+from fastnst_kernels.lbfgs.plan import plan_step
 from fastnst_kernels.losses import triton_content, triton_gram, triton_tap
 from fastnst_kernels.losses.targets import ContentTerm, StyleTerm
 from fastnst_kernels.relu import triton_pool, triton_relu

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastnst_kernels.lbfgs.state import BLOCK, Blocks, Numbers, State
-from fastnst_kernels.lbfgs.triton_algebra import algebra_kernel
-from fastnst_kernels.lbfgs.triton_lbfgs import direction_kernel, move_kernel, products_kernel, reduce_kernel
 from fastnst_kernels.launch.gpu import Gpu
 from fastnst_kernels.launch.heuristic import power_of_two
 from fastnst_kernels.launch.launch import Launch, Plan, upcast
+from fastnst_kernels.lbfgs.state import BLOCK, Blocks, Numbers, State
+from fastnst_kernels.lbfgs.triton_algebra import algebra_kernel
+from fastnst_kernels.lbfgs.triton_lbfgs import direction_kernel, move_kernel, products_kernel, reduce_kernel
 
 _ROWS = 128
 _MOVED = 2048
@@ -29,7 +29,13 @@ def _spectrum(blocks: Blocks, size: tuple[int, int]) -> dict[str, Any]:
     height, width = size
     lone = width // 2 if width % 2 == 0 else -1
     place = blocks.band if blocks.place is None else blocks.place
-    return {"place": place, "elements": height * width, "height": height, "lone": lone, "norm": 1 / sqrt(height * width)}
+    return {
+        "place": place,
+        "elements": height * width,
+        "height": height,
+        "lone": lone,
+        "norm": 1 / sqrt(height * width),
+    }
 
 
 def plan_direction(

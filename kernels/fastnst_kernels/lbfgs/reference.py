@@ -33,8 +33,9 @@ class _Coordinates:
         height, width = self._size
         if self.weights is None:
             return x.reshape(1, 3, height, width)
-        spectrum = torch.view_as_complex((x.reshape(3, height, -1, 2) / self.weights).contiguous())
-        return torch.fft.irfft2(spectrum, s=(height, width), norm="ortho")[None]
+        spectrum: Tensor = torch.view_as_complex((x.reshape(3, height, -1, 2) / self.weights).contiguous())
+        picture: Tensor = torch.fft.irfft2(spectrum, s=(height, width), norm="ortho")
+        return picture[None]
 
 
 def iterate(
@@ -67,11 +68,11 @@ def iterate(
             ring = [*ring, (s, y) if is_curved else None][-history:]
             pairs = [pair for pair in ring if pair is not None]
             if is_curved and places is None:
-                h0 = (sy / yy) * torch.eye(3, dtype=torch.float64)[None]
+                h0 = float(sy / yy) * torch.eye(3, dtype=torch.float64)[None]
             elif is_curved:
-                products = [torch.einsum("bn,cn,dn->bcd", members.cpu(), x.double().cpu(), x.double().cpu()) for x in (s, y)]
-                memory_steps = 0.97 * memory_steps + products[0] / yy.cpu()
-                memory_changes = 0.97 * memory_changes + products[1] / yy.cpu()
+                ss, changes = (torch.einsum("bn,cn,dn->bcd", members, x.double(), x.double()) / yy for x in (s, y))
+                memory_steps = 0.97 * memory_steps + ss.cpu()
+                memory_changes = 0.97 * memory_changes + changes.cpu()
                 both = 0.97 * both + float(sy / yy)
                 scale = sum(float((a * b).sum() / (b * b).sum()) for a, b in pairs) / len(pairs)
                 h0 = scale * _contrasts(memory_steps, memory_changes, both)

@@ -72,7 +72,7 @@ def products_kernel(
             block = first + part // PARTS
             e = (part % PARTS) * DEPTH + tl.arange(0, DEPTH)[None, :]
             if TRANSFORMED:
-                number, column, filled, weight = _place(place, block, e, height, lone, BLOCK)
+                number, _, filled, weight = _place(place, block, e, height, lone, BLOCK)
                 offset, weight = 2 * number + e % 2, weight * norm
             else:
                 offset = block * BLOCK + e
@@ -98,9 +98,7 @@ def products_kernel(
             right = tl.reshape(tl.where(kind == 0, y[None, :, :], right), (16, DEPTH))
             scale = tl.where(j < 4, y_unit, tl.where(j < 8, s_unit, g_unit))
 
-            left = tl.load(
-                pairs + (block * 6 * HISTORY + row)[:, None] * BLOCK + e, mask=written[:, None], other=0.0
-            )
+            left = tl.load(pairs + (block * 6 * HISTORY + row)[:, None] * BLOCK + e, mask=written[:, None], other=0.0)
             row_unit = tl.load(units + block * 2 * HISTORY + row // 3, mask=written, other=0.0)
             if UPCAST:
                 left, right = left.to(tl.float32), right.to(tl.float32)
