@@ -31,6 +31,7 @@ from fastnst_kernels.launch.build import specialised
 from fastnst_kernels.launch.gpu import Gpu
 from fastnst_kernels.launch.launch import Launch, Plan, interpreted
 from fastnst_kernels.launch.layout import dense_channels_last, empty_bits, empty_map, in_layout
+from fastnst_kernels.lbfgs.plan import plan_step
 from fastnst_kernels.losses import triton_content, triton_gram, triton_tap
 from fastnst_kernels.losses.targets import ContentTerm, StyleTerm
 from fastnst_kernels.relu import triton_pool, triton_relu
@@ -39,6 +40,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from bench.targets import TARGETS
+from fastnst.optim import LBFGS_HISTORY
+from fastnst.optim.bands import radial_places
 
 # (B, C, H, W): style layers of VGG at 512 px, and shapes that no block divides.
 SHAPES = {
@@ -165,7 +168,14 @@ def _image_plans(above: Tensor, gpu: Gpu) -> list[Plan]:
         limits=(0.0, 1.0),
         gpu=gpu,
     )
-    return [*plans, adam]
+    return [*plans, adam, *(_lbfgs_plans(above, gpu) if last else ())]
+
+
+def _lbfgs_plans(like: Tensor, gpu: Gpu) -> list[Plan]:
+    """A step of L-BFGS with pairs in the dtype of `like`, by bands and by a scalar."""
+    height, width = like.shape[2:]
+    shared: dict[str, Any] = {"history": LBFGS_HISTORY, "dtype": like.dtype, "gpu": gpu}
+    return [plan_step((height, width), places, **shared) for places in (radial_places(height, width)[0], None)]
 
 
 def _first_plans(x: Tensor, precision: str, gpu: Gpu) -> list[Plan]:

@@ -1,6 +1,7 @@
 """The optimisers against torch's own, and their behaviour at the edges."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -166,5 +167,9 @@ def test_the_options_choose_the_optimiser() -> None:
     lbfgs = make_optimizer(options, runtime)
     assert isinstance(lbfgs, LBFGS)
     assert (lbfgs.history, lbfgs.history_dtype) == (7, torch.bfloat16)
+    for device, dtype in (("cpu", None), ("cuda", torch.float16)):
+        automatic = make_optimizer(resolve_options(), replace(runtime, device=torch.device(device)))
+        assert isinstance(automatic, LBFGS)
+        assert automatic.history_dtype == dtype
     assert isinstance(lbfgs.rescaled((2, 3)), LBFGS)
     assert lbfgs.rescaled((2, 3)).__dict__.items() >= {"history": 7, "line_search": "strong_wolfe"}.items()

@@ -249,7 +249,15 @@ def test_interpreted_kernels_pass() -> None:
     pytest.importorskip("triton")
     with pytest.raises(RuntimeError, match=r"gave no result \(exit code 1\): KeyError: 'gram/conv9_1'"):
         everything._interpreted(["gram/conv9_1"])
-    names = ["gram/odd", "tap/odd", "tiles/odd", "relu/odd channels", "relu/odd rows", "image/odd image"]
+    names = [
+        "gram/odd",
+        "tap/odd",
+        "tiles/odd",
+        "relu/odd channels",
+        "relu/odd rows",
+        "image/odd image",
+        "lbfgs/odd image",
+    ]
     results = everything._interpreted(names)
     assert list(results) == names
     checks = [check for each in results.values() for check in each]

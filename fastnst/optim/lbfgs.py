@@ -1,11 +1,13 @@
 """Limited-memory BFGS on device vectors, without a host round trip."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from fastnst_kernels.lbfgs import MOST_HISTORY, FusedLBFGS
 from torch import Tensor
 
-from fastnst.optim.bands import Basis, Pixels, RadialBands, flat_view
+from fastnst.optim.bands import Basis, Pixels, RadialBands, flat_view, radial_places
 from fastnst.optim.history import History
 from fastnst.optim.line_search import StrongWolfe
 
@@ -42,6 +44,9 @@ class LBFGS:
     With `line_search="strong_wolfe"` (and else "none") each call gets the loss too, and either takes the image as the
     end of a line, from which it starts the next, or moves the image to another point of the same line; see
     `fastnst.optim.line_search`. It keeps two more images.
+
+    With `backend="triton"` and no line search, a contiguous float32 image is moved by a few launches
+    (`fastnst_kernels.lbfgs`) where the history is at most `MOST_HISTORY`; all else is plain torch.
     """
 
     def __init__(
@@ -52,12 +57,15 @@ class LBFGS:
         history_dtype: torch.dtype | None = None,
         hessian: str = "scalar",
         line_search: str = "none",
+        backend: str = "torch",
     ) -> None:
         self.learning_rate = learning_rate
         self.history = history
         self.history_dtype = history_dtype
         self.hessian = hessian
         self.line_search = line_search
+        self.backend = backend
+        self._fused: FusedLBFGS | None = None
         self._basis: Basis | None = None
         self._pairs: History | None = None
         self._line: _Line | None = None
@@ -70,6 +78,9 @@ class LBFGS:
         flat_view(image)
         if self.line_search != "none" and loss is None:
             raise ValueError("a line search needs the loss of the image; give step(image, gradient, loss)")
+        if self._is_fused(image):
+            self._step_fused(image, gradient)
+            return
         if self._basis is None:
             self._basis = RadialBands(image) if self.hessian == "bands" else Pixels(image)
         basis = self._basis
@@ -90,6 +101,25 @@ class LBFGS:
             image += basis.to_picture(direction, image)
         else:
             self._search(self._pairs, self._line, basis, image=image, g=g, loss=loss)
+
+    def _is_fused(self, image: Tensor) -> bool:
+        fits = image.dtype == torch.float32 and image.is_contiguous() and image.shape[:2] == (1, 3)
+        few = self.history <= MOST_HISTORY and self.line_search == "none"
+        return self.backend == "triton" and fits and few
+
+    def _step_fused(self, image: Tensor, gradient: Tensor) -> None:
+        if self._fused is None:
+            self._fused = FusedLBFGS(
+                image,
+                learning_rate=self.learning_rate,
+                history=self.history,
+                dtype=self.history_dtype or image.dtype,
+                places=radial_places(*image.shape[2:])[0] if self.hessian == "bands" else None,
+                most=MOST_MOVE,
+            )
+            if not self._take_over(self._fused.tensors()):
+                self._fused.begin(gradient)
+        self._fused.step(image, gradient)
 
     def _search(self, pairs: History, line: "_Line", basis: Basis, *, image: Tensor, g: Tensor, loss: Tensor) -> None:
         taken = line.judge(loss, g)
@@ -120,6 +150,7 @@ class LBFGS:
             history_dtype=self.history_dtype,
             hessian=self.hessian,
             line_search=self.line_search,
+            backend=self.backend,
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -128,6 +159,8 @@ class LBFGS:
 
     def live_state(self) -> dict[str, Any]:
         """The state itself, until the next step."""
+        if self._fused is not None:
+            return dict(self._fused.tensors())
         if self._pairs is None:
             return dict(self._saved)
         line = {} if self._line is None else self._line.tensors()
@@ -135,17 +168,23 @@ class LBFGS:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over what `state_dict` of one with the same options gave, and reads it at the next step; an empty one
-        makes the optimiser fresh."""
-        self._basis = self._pairs = self._line = None
+        makes the optimiser fresh, and so does that of another backend."""
+        self._basis = self._pairs = self._line = self._fused = None
         self._saved = dict(state)
 
     def _restore(self, image: Tensor, g: Tensor, basis: Basis) -> None:
-        self._pairs = self._history(g, basis)
-        self._line = _Line(image, g) if self.line_search != "none" else None
-        line = {} if self._line is None else self._line.tensors()
-        for name, value in {**self._pairs.tensors(), **line}.items():
-            value.copy_(self._saved[name])
-        self._saved = {}
+        pairs = self._history(g, basis)
+        line = _Line(image, g) if self.line_search != "none" else None
+        if self._take_over({**pairs.tensors(), **({} if line is None else line.tensors())}):
+            self._pairs, self._line = pairs, line
+
+    def _take_over(self, tensors: Mapping[str, Tensor]) -> bool:
+        """Copies what was saved, if it is of the same kind, into `tensors`."""
+        saved, self._saved = self._saved, {}
+        fits = all(name in saved and saved[name].shape == value.shape for name, value in tensors.items())
+        for name, value in tensors.items() if fits else ():
+            value.copy_(saved[name])
+        return fits
 
     def _history(self, like: Tensor, basis: Basis) -> History:
         return History(like, self.history, self.history_dtype or like.dtype, basis)

@@ -205,7 +205,9 @@ class Options:
     )
     history: int = _option(20, "lbfgs alone: pairs of steps that it remembers", minimum=1, maximum=200)
     history_precision: str = _option(
-        "fp32", "lbfgs alone: what it remembers them in; 16 bit halves its memory", choices=("fp32", "bf16", "fp16")
+        "auto",
+        "lbfgs alone: what it remembers them in; 16 bit halves its memory; auto is fp16 on a GPU, else fp32",
+        choices=("auto", "fp32", "bf16", "fp16"),
     )
     network: str = _option("vgg19", "the network", choices=tuple(NETWORKS), heading="network")
     weights: str = _option(

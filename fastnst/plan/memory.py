@@ -257,11 +257,12 @@ def sorting_bytes(network: Network, levels: Mapping[str, int], height: int, widt
     return 8 * sum(sizes) + 8 * max(sizes, default=0)
 
 
-def optimizer_bytes_per_pixel(options: Options) -> int:
+def optimizer_bytes_per_pixel(options: Options, *, on_cpu: bool = True) -> int:
     """Bytes of the optimiser's state and of what it uses in a step."""
     if options.optimizer == "adam":
         return 2 * IMAGE_BYTES_PER_PIXEL
-    element = 4 if options.history_precision == "fp32" else 2
+    in_32 = options.history_precision == "fp32" or (options.history_precision == "auto" and on_cpu)
+    element = 4 if in_32 else 2
     pairs = 2 * options.history * 3 * element
     # The last gradient, and a line's start and direction.
     kept = 1 if options.line_search == "none" else 3

@@ -310,7 +310,8 @@ class Ways:
         height, width = self.size
         # On a CPU the content's own pixels, and among several processes the gradient on its way.
         count = _IMAGES + (self.options.average is not None) + self.network.on_cpu + (self.processes > 1)
-        per_pixel = count * IMAGE_BYTES_PER_PIXEL + optimizer_bytes_per_pixel(self.options)
+        per_pixel = count * IMAGE_BYTES_PER_PIXEL
+        per_pixel += optimizer_bytes_per_pixel(self.options, on_cpu=self.network.on_cpu)
         flops += self._style_flops * math.ceil(len(grid) / self.processes) / len(grid)
         return Plan(
             height=height,

@@ -8,10 +8,13 @@ import torch
 from fastnst_kernels import available_backends, direct, operators
 from fastnst_kernels.image import adam_step_, image_gradient, normalise
 from fastnst_kernels.launch.layout import empty_bits, empty_map
+from fastnst_kernels.lbfgs import FusedLBFGS
+from fastnst_kernels.lbfgs.state import Numbers
 from fastnst_kernels.losses import blend_targets, gram, tap
 from fastnst_kernels.relu import POOLS, bias_relu_pool
 from fastnst_kernels.verify import FAMILIES
 from fastnst_kernels.verify.everything import all_shapes
+from fastnst_kernels.verify.lbfgs import octaves
 from image_checks import SCALE, SHIFT, check_adam_at_the_end, check_last_rows, make_image
 from kernel_checks import (
     DTYPES,
@@ -57,8 +60,8 @@ def test_the_layers_of_512(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "shape"),
     [
-        *((name, shape) for name in FAMILIES if name != "image" for shape in ODD + LARGE),
-        *(("image", s) for s in IMAGES),
+        *((name, shape) for name in FAMILIES if name not in ("image", "lbfgs") for shape in ODD + LARGE),
+        *((name, s) for name in ("image", "lbfgs") for s in IMAGES),
     ],
 )
 def test_odd_and_large_shapes(name: str, shape: Shape) -> None:
@@ -191,3 +194,28 @@ def test_a_captured_step_counts_on() -> None:
     assert replayed[3].item() == 5
     assert torch.equal(value, expected)
     assert all(torch.equal(result, wanted) for result, wanted in zip(replayed, eager, strict=True))
+
+
+@pytest.mark.parametrize("places", [octaves(64, 96), None], ids=["bands", "scalar"])
+def test_a_captured_step_of_lbfgs_goes_on(places: Numbers | None) -> None:
+    def state() -> tuple[torch.Tensor, torch.Tensor, FusedLBFGS]:
+        image = make_image((1, 3, 64, 96)).cuda()
+        terms = {"learning_rate": 1.0, "history": 3, "dtype": torch.float16}
+        fused = FusedLBFGS(image, places=places, most=0.02, **terms)
+        gradient = image.square()
+        fused.begin(gradient)
+        return image, gradient, fused
+
+    def advance(image: torch.Tensor, gradient: torch.Tensor, fused: FusedLBFGS) -> None:
+        fused.step(image, gradient)
+        gradient.copy_(image.square())
+
+    eager, replayed = state(), state()
+    for _ in range(6):
+        advance(*eager)
+    graph, _ = captured(lambda: advance(*replayed), lambda: advance(*state()))
+    for _ in range(6):
+        graph.replay()
+    torch.cuda.synchronize()
+    assert torch.equal(replayed[0], eager[0])
+    assert eager[2].tensors()["curved"].any()

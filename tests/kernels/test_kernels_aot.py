@@ -31,8 +31,8 @@ def product(target: str, dtype: torch.dtype = torch.float16) -> Launch:
 
 
 def test_kernels_are_right_for_sm_90(capsys: pytest.CaptureFixture[str]) -> None:
-    products = ["partial_gram", "first_forward", "first_backward"]
-    kernels = [*products, "bias_relu", "adam"]
+    products = ["partial_gram", "products", "first_forward", "first_backward"]
+    kernels = [*products, "algebra", "bias_relu", "adam"]
     words = ["--target", "sm_90", "--shapes", "conv4_1", "image", "--modes", "float16", "--kernel", *kernels, "--json"]
     assert aot.main(words) == 0
     records = json.loads(capsys.readouterr().out)["kernels"]

@@ -12,7 +12,7 @@ from fastnst_kernels import available_backends, gram
 FOLDER = Path(__file__).parent
 FILES = (
     *("test_losses.py", "test_relu.py", "test_image.py", "test_first.py", "test_operators.py"),
-    "interpreted/test_triton.py",
+    *("interpreted/test_triton.py", "interpreted/test_lbfgs.py"),
 )
 
 

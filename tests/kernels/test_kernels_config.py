@@ -3,8 +3,10 @@
 from math import ceil
 
 import pytest
+import torch
 from fastnst_kernels.launch.gpu import Gpu
 from fastnst_kernels.launch.heuristic import Problem, backward_heuristic, pairs_of, partial_heuristic, reduce_heuristic
+from fastnst_kernels.verify.lbfgs import octaves
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -54,3 +56,16 @@ def test_vgg_layers_fill_the_gpu(name: str) -> None:
 def test_a_second_round_of_a_few_blocks_is_avoided() -> None:
     config = partial_heuristic(Problem(512, 128 * 128, 1, 2, True, True), TARGETS["sm_90"])
     assert pairs_of(512 // config.block_c) * config.splits in range(120, 133)
+
+
+@pytest.mark.parametrize(("by_bands", "launches", "megabytes"), [(True, 11, 730), (False, 4, 600)])
+def test_a_step_of_lbfgs_is_few_launches(by_bands: bool, launches: int, megabytes: int) -> None:
+    pytest.importorskip("triton")
+    from fastnst_kernels.lbfgs.plan import plan_step, transforms
+
+    size = 1024, 1024
+    places = octaves(*size) if by_bands else None
+    plan = plan_step(size, places, history=20, dtype=torch.float16, gpu=TARGETS["sm_90"])
+    apart, moved = transforms(size) if by_bands else (0, 0)
+    assert len(plan.launches) + apart == launches
+    assert sum(launch.bytes for launch in plan.launches) + moved < 1e6 * megabytes

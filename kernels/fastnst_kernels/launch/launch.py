@@ -39,13 +39,13 @@ class Launch:
     constants: Mapping[str, Any]
     num_warps: int = 4
     num_stages: int = 1
-    moves: Mapping[str, int] = field(default_factory=dict)
+    moves: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def bytes(self) -> int:
         """The bytes that the launch moves at the least."""
         tensors: dict[str, Tensor] = {name: self.arguments[name] for name in self.moves}
-        return sum(self.moves[name] * tensor.numel() * tensor.element_size() for name, tensor in tensors.items())
+        return round(sum(self.moves[name] * tensor.numel() * tensor.element_size() for name, tensor in tensors.items()))
 
     @property
     def options(self) -> dict[str, int]:

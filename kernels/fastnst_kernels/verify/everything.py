@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from fastnst_kernels.launch.backends import available_backends
-from fastnst_kernels.verify import first, image, losses, relu
+from fastnst_kernels.verify import first, image, lbfgs, losses, relu
 from fastnst_kernels.verify.check import LAYOUTS, MODES, Check, Operation, Shape, Site, checks_of
 
 _INTERPRETERS = 4
@@ -99,6 +99,15 @@ FAMILIES: Mapping[str, Family] = {
         ("image", "odd image"),
         products=True,
         interpreted={"image": Interpreted((1, 3, 11, 70), 6), "odd image": Interpreted((2, 3, 7, 9), 6)},
+    ),
+    "lbfgs": Family(
+        lbfgs.operations,
+        ("image", "odd image"),
+        products=False,
+        interpreted={
+            "image": Interpreted((1, 3, 12, 16), 20, ("nchw",)),
+            "odd image": Interpreted((1, 3, 9, 7), 20, ("channels-last",)),
+        },
     ),
 }
 

@@ -1,0 +1,91 @@
+"""L-BFGS in a few launches, on a GPU: the mover of an image whose state stays on the device and in place."""
+
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastnst_kernels.lbfgs.state import MOST_HISTORY, Blocks, Numbers, State
+
+__all__ = ["MOST_HISTORY", "FusedLBFGS"]
+
+
+class FusedLBFGS:
+    """Steps of `−learning_rate · H g` over the last `history` pairs, with `H` in its compact form.
+
+    As `fastnst.optim.LBFGS` without a line search does them, which says how they are made, but with a power-of-two unit
+    for each block of 16-bit pairs. With `places`, the band (H, W // 2 + 1) of each frequency of a real transform, pairs
+    are kept as spectra and H₀ is a matrix by band, and no step is longer than `most`, the root of the mean square over
+    the elements; without, H₀ is the latest pair's scalar, and the length is not limited.
+
+    `image` is (1, 3, H, W) float32, contiguous; `history` is at most `MOST_HISTORY`, `dtype` that of the pairs:
+    float32, float16 or bfloat16. Needs triton.
+    """
+
+    def __init__(
+        self,
+        image: Tensor,
+        *,
+        learning_rate: float,
+        history: int,
+        dtype: torch.dtype,
+        places: Numbers | None,
+        most: float,
+    ) -> None:
+        self._plans = import_module("fastnst_kernels.lbfgs.plan")
+        self._launch = import_module("fastnst_kernels.launch.launch")
+        self._gpu = self._launch.launch_gpu(image.device)
+        self._rate, self._most = learning_rate, most
+        height, width = self._size = image.shape[2], image.shape[3]
+        self.blocks = Blocks.of(height * width, places, self._plans.programs(self._gpu), image.device)
+        self.state = State.fresh(self.blocks, history, dtype)
+        self._spectrum: Tensor | None = None
+        if places is not None:
+            # In the order in which the transform back reads and writes without a copy.
+            spectrum = torch.empty((width // 2 + 1, 3, height), dtype=torch.complex64, device=image.device)
+            self._spectrum = spectrum.permute(1, 2, 0)
+
+    @torch.no_grad()
+    def begin(self, gradient: Tensor) -> None:
+        """Before the first step: it is to be `learning_rate / ‖g‖₁` along `−g`."""
+        spectrum = gradient
+        if self._spectrum is not None:
+            both = torch.view_as_real(torch.fft.rfft2(gradient[0], norm="ortho"))
+            spectrum = both * self._weights(both.shape[2])[:, None]
+        size = spectrum.abs().sum().clamp_min(torch.finfo(gradient.dtype).tiny)
+        self.state.h0.copy_(torch.eye(3, dtype=torch.float64, device=gradient.device) / size.double())
+
+    def _weights(self, columns: int) -> Tensor:
+        weights = torch.full((columns,), 2**0.5, device=self.state.units.device)
+        weights[0] = 1.0
+        if self._size[1] % 2 == 0:
+            weights[-1] = 1.0
+        return weights
+
+    @torch.no_grad()
+    def step(self, image: Tensor, gradient: Tensor) -> None:
+        """Moves `image` in place; nothing is read back to the host, and a CUDA graph can capture it."""
+        if self._spectrum is None:
+            self._run(self._direction(gradient.contiguous().view(3, -1).unbind(), image))
+            return
+        rows = torch.fft.rfft(gradient[0])
+        # Channel by channel, for torch copies before it transforms columns of several.
+        columns = [torch.view_as_real(torch.fft.fft(channel, dim=0).T.contiguous()) for channel in rows]
+        spectrum = torch.view_as_real(self._spectrum.permute(2, 0, 1))
+        (squares,) = self._run(self._direction(columns, spectrum))
+        picture = torch.fft.irfft2(self._spectrum, s=self._size, norm="forward")
+        self._run(self._plans.plan_move(self.state, image, picture.contiguous(), squares, self._most))
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """The state itself, until the next step."""
+        return self.state.tensors()
+
+    def _direction(self, gradient: Sequence[Tensor], result: Tensor) -> Any:
+        terms = {"size": self._size, "rate": self._rate, "gpu": self._gpu}
+        return self._plans.plan_direction(self.state, self.blocks, gradient, result, **terms)
+
+    def _run(self, plan: Any) -> Sequence[Tensor]:
+        outputs: Sequence[Tensor] = self._launch.run(plan, self.state.pairs.device)
+        return outputs
