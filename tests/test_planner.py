@@ -165,7 +165,7 @@ def test_the_optimisers_memory(size: tuple[int, int]) -> None:
     scalar = {"optimizer": "lbfgs", "hessian": "scalar", "history": 5}
     assert optimizer_bytes_per_pixel(setting(**scalar)[0]) == 19 * 12
     assert optimizer_bytes_per_pixel(setting(**scalar, history_precision="bf16")[0]) == 5 * 12 + 9 * 12
-    assert optimizer_bytes_per_pixel(setting(**scalar)[0], on_cpu=False) == 5 * 12 + 9 * 12
+    assert optimizer_bytes_per_pixel(setting(**scalar)[0], is_fused=True) == 5 * 12 + 9 * 12
     basis = RadialBands(torch.rand(1, 3, *size))
     pairs = 2 * 5 * 3 * 4 * len(basis.band) * basis.length
     planned = optimizer_bytes_per_pixel(setting(optimizer="lbfgs", history=5)[0]) - 16 - 9 * 12

@@ -14,6 +14,7 @@ from fastnst.loss.moments import CHUNK_ELEMENTS
 from fastnst.network import winograd
 from fastnst.network.architecture import layers_up_to
 from fastnst.network.runtime import Runtime
+from fastnst.optim import history_precision
 from fastnst.options.options import Options
 
 # Beside the maps. On a CPU: chunks of the losses, and what malloc keeps of freed blocks, measured at 60 to 200 MB. On a
@@ -257,12 +258,11 @@ def sorting_bytes(network: Network, levels: Mapping[str, int], height: int, widt
     return 8 * sum(sizes) + 8 * max(sizes, default=0)
 
 
-def optimizer_bytes_per_pixel(options: Options, *, on_cpu: bool = True) -> int:
-    """Bytes of the optimiser's state and of what it uses in a step."""
+def optimizer_bytes_per_pixel(options: Options, *, is_fused: bool = False) -> int:
+    """Bytes of the optimiser's state and of what it uses in a step; `is_fused` where Triton moves the image."""
     if options.optimizer == "adam":
         return 2 * IMAGE_BYTES_PER_PIXEL
-    in_32 = options.history_precision == "fp32" or (options.history_precision == "auto" and on_cpu)
-    element = 4 if in_32 else 2
+    element = 4 if history_precision(options, is_fused=is_fused) == "fp32" else 2
     pairs = 2 * options.history * 3 * element
     # The last gradient, and a line's start and direction.
     kept = 1 if options.line_search == "none" else 3

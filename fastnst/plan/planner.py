@@ -311,7 +311,7 @@ class Ways:
         # On a CPU the content's own pixels, and among several processes the gradient on its way.
         count = _IMAGES + (self.options.average is not None) + self.network.on_cpu + (self.processes > 1)
         per_pixel = count * IMAGE_BYTES_PER_PIXEL
-        per_pixel += optimizer_bytes_per_pixel(self.options, on_cpu=self.network.on_cpu)
+        per_pixel += optimizer_bytes_per_pixel(self.options, is_fused=not self.network.keeps_features)
         flops += self._style_flops * math.ceil(len(grid) / self.processes) / len(grid)
         return Plan(
             height=height,
