@@ -5,7 +5,8 @@ python -m bench.count --size 1024 --precision fp16
 An iteration, of the default layers and with the optimiser that is named, is run on meta tensors: Triton's launches are
 planned and noted, and torch's operations counted as a launch each, which reads its inputs and writes its outputs. Bytes
 are the least: each tensor once for each time that it is read or written, whatever a cache holds, and what programs read
-twice counts once. Convolutions are counted apart; a first layer that convolves in a kernel of its own is not.
+twice counts once. Convolutions are counted apart. The first layer convolves in kernels of its own: its maps, which a
+convolution would read and write just so, are counted as a convolution's, its other work is not.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -32,6 +34,8 @@ from fastnst.options.options import resolve_options
 from fastnst.transfer.descent import Descent
 
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "tf32": torch.float32, "fp32": torch.float32}
+# The map of 64 channels that a convolution would write, or read, just so.
+_FIRST_MAPS = {"first_forward": ("y",), "first_backward": ("upstream",)}
 # Written without being read.
 _FILLED = ("zero_", "fill_", "copy_", "zeros", "ones", "full", "empty")
 
@@ -55,8 +59,10 @@ class TorchOperations(TorchDispatchMode):  # type: ignore[no-untyped-call]
             given = _tensors([args, {name: value for name, value in (kwargs or {}).items() if name != "out"}])
             if name.startswith(_FILLED):
                 given = given[1:]
-            self.launches[name] += 1
-            self.bytes[name] += sum(x.numel() * x.element_size() for x in [*given, *_tensors(result)])
+            # cuFFT passes once over the map for each axis.
+            passes = len(args[1]) if name.startswith("_fft") else 1
+            self.launches[name] += passes
+            self.bytes[name] += passes * sum(x.numel() * x.element_size() for x in [*given, *_tensors(result)])
         return result
 
 
@@ -93,12 +99,15 @@ def _target(channels: int) -> BlendedTarget:
 
 
 def _kernels(launches: Sequence[Launch]) -> list[dict[str, Any]]:
-    counts, moved = Counter[str](), Counter[str]()
+    counts, moved, first = Counter[str](), Counter[str](), 0
     for launch in launches:
         name = launch.kernel.__name__.removesuffix("_kernel")
+        own = sum(replace(launch, moves={key: 1}).bytes for key in _FIRST_MAPS.get(name, ()))
         counts[name] += 1
-        moved[name] += launch.bytes
-    return [{"name": name, "of": "triton", "launches": counts[name], "bytes": moved[name]} for name in counts]
+        moved[name] += launch.bytes - own
+        first += own
+    rows = [{"name": name, "of": "triton", "launches": counts[name], "bytes": moved[name]} for name in counts]
+    return [*rows, {"name": "maps of the first layer", "of": "convolutions", "launches": 0, "bytes": first}]
 
 
 def _torch(operations: TorchOperations) -> list[dict[str, Any]]:

@@ -39,6 +39,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[launch.Launch]:
             output.zero_()
         return plan.outputs
 
+    monkeypatch.setattr(launch, "run", run)
     for module in pkgutil.walk_packages(fastnst_kernels.__path__, "fastnst_kernels."):
         if ".triton_" in module.name and hasattr(importlib.import_module(module.name), "run"):
             monkeypatch.setattr(importlib.import_module(module.name), "run", run)

@@ -39,8 +39,8 @@ class Optimizer(Protocol):
 
 
 def history_precision(options: Options, *, is_fused: bool) -> str:
-    """The precision of L-BFGS's history. Where Triton moves the image and 16 bits are read as they are (`is_fused`), auto
-    is fp16, which moves little more than half and ends where fp32 does but for chance; elsewhere it is fp32."""
+    """The precision of L-BFGS's history. Where Triton moves the image and reads 16 bits as they are (`is_fused`), auto
+    is fp16, which moves little more than half; elsewhere it is fp32."""
     if options.history_precision != "auto":
         return options.history_precision
     return "fp16" if is_fused and options.line_search == "none" else "fp32"
