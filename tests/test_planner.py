@@ -172,6 +172,15 @@ def test_the_optimisers_memory(size: tuple[int, int]) -> None:
     assert planned * size[0] * size[1] == pytest.approx(pairs, rel=0.04)
 
 
+def test_a_gpu_keeps_nothing_of_the_first_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Runtime, "kernels", property(lambda self: "triton"))
+    place = Runtime(torch.device("cuda"), "fp16", torch.float16, tf32=False, winograd=False, backend="auto")
+    side, features = 512, 2 * 64 * 512 * 512
+    gram, covariance = (network_of(resolve_options(style_loss=loss), place) for loss in ("gram", "covariance"))
+    assert untiled_bytes(covariance, side, side) - untiled_bytes(gram, side, side) == features
+    assert untiled_bytes(gram, side, side, is_tile=True) == untiled_bytes(covariance, side, side)
+
+
 @pytest.mark.parametrize("padding", ["zeros", "circular"])
 def test_the_rehearsal_allocates_what_a_pass_does(padding: str) -> None:
     """The peak of what torch allocates in fp32, where nothing is taken out of its sight."""

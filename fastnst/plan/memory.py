@@ -73,6 +73,8 @@ class Network:
     winograd: bool
     on_cpu: bool
     keeps_features: bool
+    # The whole image's first layer is computed from it again on the way back, and none of it is kept.
+    redoes_first: bool = False
     wraps: bool = False
 
     @property
@@ -86,6 +88,8 @@ class Network:
 
 
 def network_of(options: Options, runtime: Runtime) -> Network:
+    content = dict(options.active_content_layers)
+    is_plain = options.style_loss == "gram" and not options.masks and "conv1_1" not in content
     steps = steps_of(options.network, options.taps)
     return Network(
         steps=steps,
@@ -93,6 +97,7 @@ def network_of(options: Options, runtime: Runtime) -> Network:
         winograd=runtime.winograd,
         on_cpu=runtime.device.type == "cpu",
         keeps_features=runtime.kernels != "triton",
+        redoes_first=runtime.kernels == "triton" and (runtime.dtype.itemsize == 2 or runtime.tf32) and is_plain,
         wraps=options.wraps,
     )
 
@@ -126,7 +131,9 @@ class _Trace:
     width: int
 
 
-def _forward(network: Network, ledger: _Ledger, height: int, width: int, *, record: bool) -> list[_Trace]:
+def _forward(
+    network: Network, ledger: _Ledger, height: int, width: int, *, record: bool, redoes_first: bool = False
+) -> list[_Trace]:
     element = network.element
     traces = []
     source = ledger.take(IMAGE_BYTES_PER_PIXEL * height * width)
@@ -146,7 +153,7 @@ def _forward(network: Network, ledger: _Ledger, height: int, width: int, *, reco
         if not keeps_full:
             ledger.held -= full
         ledger.held -= source
-        features = output if record and step.is_tapped else 0
+        features = output if record and step.is_tapped and not (redoes_first and not traces) else 0
         # A convolution's features are the next step's input and, where they are kept, what the way back reads as well.
         own = output if keeps_full and step.is_convolution and not step.is_pooled and not features else 0
         source = 0 if features or own else output
@@ -188,10 +195,11 @@ def _stripe_bytes(step: Step, height: int, width: int) -> int:
 
 
 @lru_cache(4096)
-def untiled_bytes(network: Network, height: int, width: int) -> int:
-    """The peak of an evaluation of the whole image with its gradient, besides image, gradient and content target."""
+def untiled_bytes(network: Network, height: int, width: int, *, is_tile: bool = False) -> int:
+    """The peak of an evaluation of the whole image, or of one tile, with its gradient, besides image, gradient and
+    content target."""
     ledger = _Ledger()
-    traces = _forward(network, ledger, height, width, record=True)
+    traces = _forward(network, ledger, height, width, record=True, redoes_first=network.redoes_first and not is_tile)
     _backward(network, ledger, traces)
     return ledger.peak + network.scratch_bytes
 
@@ -218,7 +226,7 @@ def tiled_bytes(network: Network, height: int, width: int, *, tiles: int, level:
     """The peak of an evaluation in `tiles` whose crops are `height` × `width`, besides image, gradient and content."""
     crop = IMAGE_BYTES_PER_PIXEL * height * width
     if level == "recompute":
-        return crop + untiled_bytes(network, height, width)
+        return crop + untiled_bytes(network, height, width, is_tile=True)
     if tiles <= 2:
         return crop + network.scratch_bytes + _kept_peak(network, height, width, tiles, redone_steps=redone_steps)
     two, three = (_kept_peak(network, height, width, count, redone_steps=redone_steps) for count in (2, 3))
