@@ -135,7 +135,7 @@ def _forward(
     network: Network, ledger: _Ledger, height: int, width: int, *, record: bool, redoes_first: bool = False
 ) -> list[_Trace]:
     element = network.element
-    traces = []
+    traces: list[_Trace] = []
     source = ledger.take(IMAGE_BYTES_PER_PIXEL * height * width)
     for step in network.steps:
         rows, columns = (height // 2, width // 2) if step.is_pooled else (height, width)
