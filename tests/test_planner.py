@@ -242,8 +242,8 @@ masks = [("mask.png", None)] * count or None
 weights = load_weights("random", taps=resolve_options().taps)
 options, runtime, backbone = prepared(weights, precision=precision, optimizer="adam", style_loss=loss, masks=masks)
 regions = [{0: None}] * count or None
-style = style_targets(backbone, [(torch.rand(1, 3, 64, 64), 1.0)], options, runtime, regions)
 plan = plan_run(options, runtime, (size, size), tile=tile)
+style = style_targets(backbone, [(torch.rand(1, 3, 64, 64), 1.0)], options, runtime, regions)
 content = torch.rand(1, 3, size, size)
 guidance = Guidance(size, size, tuple(torch.rand(1, 1, size, size) for _ in range(count)) or (None,))
 objective = FittingObjective(backbone, content, style, options, runtime, plan=plan, guidance=guidance)

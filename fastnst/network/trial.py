@@ -26,8 +26,9 @@ from fastnst.network.weights import cache_folder
 
 # Channels, the pool of most of their operations, the side of the map, and the share of VGG-19's operations.
 _SAMPLES = ((64, "avg", 128, 0.27), (256, None, 48, 0.73))
-# A first look at a library that may compute some types by its reference loops, a thousand times slower.
-_GLANCE_SIDE, _HOPELESS = 16, 8
+# A first look at a library that may compute some types by its reference loops, a thousand times slower. On maps so
+# small oneDNN may order the weights anew in each call, which takes ten times as long as the rest.
+_GLANCE_SIDE, _HOPELESS = 16, 40
 # Sixteen bits must win by so much: float32's results differ less from machine to machine.
 _WORTHWHILE = 0.9
 _ATTEMPTS = 4
@@ -127,7 +128,11 @@ def _giga_operations(channels: int, side: int) -> float:
 @torch.no_grad()
 def layer_seconds(layers: Layers, device: torch.device, channels: int, pool: str | None, *, side: int) -> float:
     """Seconds of one convolution of `channels` to as many with its ReLU and pool, forward and back, on a map of `side`
-    × `side`: the best of a few, after one to get ready."""
+    × `side`: the best of a few, after one to get ready.
+
+    A CPU's own are counted, spread over the threads but no less than the calling one's: on a busy machine the clock on
+    the wall says little.
+    """
     noise = partial(torch.randn, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
     weight = layers.pack(noise((channels, channels, 3, 3)) / channels**0.5)
     layer = Convolution(weight, weight, layers.pack_bias(torch.zeros(channels, dtype=torch.float32)), pool, "zeros")
@@ -136,10 +141,17 @@ def layer_seconds(layers: Layers, device: torch.device, channels: int, pool: str
     best = math.inf
     for attempt in range(1 + _ATTEMPTS):
         synchronise(device)
-        began = time.perf_counter()
+        began = _clocks(device)
         features, record = layers.forward(layer, image, record=True)
         layers.backward(layer, torch.ones_like(features), record, image.shape)
         synchronise(device)
         if attempt:
-            best = min(best, time.perf_counter() - began)
+            best = min(best, max(end - start for start, end in zip(began, _clocks(device), strict=True)))
     return best
+
+
+def _clocks(device: torch.device) -> tuple[float, ...]:
+    # Windows counts the time of threads in steps of 15 ms.
+    if device.type != "cpu" or os.name != "posix":
+        return (time.perf_counter(),)
+    return time.thread_time(), time.process_time() / torch.get_num_threads()

@@ -42,24 +42,29 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool, padd
     """The convolution of a float32 map (1, C, H, W), `padding` rows and columns of zeros around it, with `weight`
     (K, C, 3, 3), and its ReLU if wanted: (1, K, H + 2 · padding − 2, W + 2 · padding − 2)."""
     _, channels, height, width = x.shape
-    filters = len(weight)
-    result = x.new_empty((1, filters, height + 2 * padding - 2, width + 2 * padding - 2))
-    if channels == 3:
-        _gather(x, weight, bias, padding, result)
-    elif filters == 3:
+    filters, shape = len(weight), (height + 2 * padding - 2, width + 2 * padding - 2)
+    if filters == 3:
         return _scatter(x, weight, padding)
-    elif 2 * height * width < filters + channels:
+    if channels == 3:
+        result = x.new_empty((1, filters, *shape))
+        _gather(x, weight, bias, padding, result)
+        return result.relu_() if relu else result
+    if 2 * height * width < filters + channels:
         # The transform of the weights costs more than it saves.
         result = F.conv2d(x, weight, bias, padding=padding)
-    else:
-        for start, stop in stripes(filters + channels, *result.shape[2:]):
-            first, last = start - padding, stop + 2 - padding
-            rows = x[:, :, max(first, 0) : last]
-            source = F.pad(rows, (0, 0, max(-first, 0), max(last - height, 0)))  # (1, C, stop − start + 2, W)
-            stripe = torch._nnpack_spatial_convolution(source, weight, bias, [0, padding])
-            result[:, :, start:stop] = stripe.relu_() if relu else stripe
-        return result
-    return result.relu_() if relu else result
+        return result.relu_() if relu else result
+    parts = tuple(stripes(filters + channels, *shape))
+    if len(parts) == 1:
+        result = torch._nnpack_spatial_convolution(x, weight, bias, [padding, padding])
+        return result.relu_() if relu else result
+    result = x.new_empty((1, filters, *shape))
+    for start, stop in parts:
+        first, last = start - padding, stop + 2 - padding
+        rows = x[:, :, max(first, 0) : last]
+        source = F.pad(rows, (0, 0, max(-first, 0), max(last - height, 0)))  # (1, C, stop − start + 2, W)
+        stripe = torch._nnpack_spatial_convolution(source, weight, bias, [0, padding])
+        result[:, :, start:stop] = stripe.relu_() if relu else stripe
+    return result
 
 
 def _bands(height: int, width: int) -> Iterator[tuple[int, int]]:

@@ -1,8 +1,8 @@
 """How much memory an evaluation of the objective needs, from the shapes alone: a rehearsal of the backbone's passes.
 
 It takes and gives back what `backbone` and its layers take and give back, in their order, in bytes. What libraries use
-inside of a call is known for NNPACK, whose workspace holds the transforms of a stripe and of the weights, and bounded
-for the rest.
+inside of a call is known for NNPACK, whose workspace holds transforms of a stripe and of the weights, and bounded for
+the rest.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,6 +24,8 @@ _IMAGE_ELEMENT = _MASK_ELEMENT = 4
 IMAGE_BYTES_PER_PIXEL = 3 * _IMAGE_ELEMENT
 # A step of L-BFGS takes for a while six vectors, and malloc was seen to keep as many.
 _STEP_IMAGES = 8
+# Input channels that NNPACK transforms at a time, for its first cache: its workspace's growth by the weights' size.
+_NNPACK_CHANNELS = 144
 # Fourier bands are filled up to whole blocks, by half a block of 1/128 each, and have for each frequency where it lies.
 _BAND_PADDING, _BAND_PLACES_BYTES = 1.04, 16
 
@@ -143,8 +145,8 @@ def _forward(
         whole, size = (element * step.filters * positions for positions in (height * width, rows * columns))
         if network.wraps and step.is_convolution:
             ledger.use(whole + element * step.channels * (height + 2) * (width + 2))
-        if network.winograd:
-            ledger.use(size + _stripe_bytes(step, height, width))
+        if network.winograd and step.is_convolution:
+            ledger.use(size + _stripe_bytes(step.channels, step.filters, height, width))
         full = ledger.take(whole if joined else 0)
         has_bits = record and not network.keeps_features and not (step.is_tapped and not step.is_pooled)
         bits = ledger.take(step.filters * height * ceil(width / 8) if has_bits else 0)
@@ -175,23 +177,23 @@ def _backward(network: Network, ledger: _Ledger, traces: Sequence[_Trace]) -> No
         below = ledger.take(element * step.channels * positions)
         if network.wraps and step.is_convolution:
             ledger.use(element * step.filters * (trace.height + 2) * (trace.width + 2))
-        if network.winograd:
-            ledger.use(_stripe_bytes(step, trace.height, trace.width))
+        if network.winograd and step.is_convolution:
+            ledger.use(_stripe_bytes(step.filters, step.channels, trace.height, trace.width))
         ledger.held -= whole + trace.record + gradient
         gradient = below
     ledger.use(IMAGE_BYTES_PER_PIXEL * traces[0].height * traces[0].width)
     ledger.held -= gradient
 
 
-def _stripe_bytes(step: Step, height: int, width: int) -> int:
-    """Bytes of one stripe: its input, its output, and NNPACK's transforms, of the weights too."""
-    if not step.is_convolution or step.channels == 3:
+def _stripe_bytes(channels: int, filters: int, height: int, width: int) -> int:
+    """Bytes of one stripe of a convolution: its input, its output, and NNPACK's transforms, of the weights too."""
+    if 3 in (channels, filters):
         return 0
-    channels = step.channels + step.filters
-    start, stop = next(winograd.stripes(channels, height, width))
-    maps = 4 * (stop - start + 2) * width * channels
+    start, stop = next(winograd.stripes(channels + filters, height, width))
+    maps = 4 * (stop - start + 2) * width * (channels + filters)
     tiles = ceil((stop - start) / 6) * ceil(width / 6)
-    return maps + 256 * (tiles * channels + step.channels * step.filters)
+    block = min(channels, _NNPACK_CHANNELS)
+    return maps + 256 * (tiles * (block + filters) + block * filters)
 
 
 @lru_cache(4096)
