@@ -18,6 +18,7 @@ from fastnst.image.picture import AnyPicture, Picture, StreamedPicture, opaque
 from fastnst.image.read import Source, open_picture
 from fastnst.image.resize import AtSizes, at_size, fitted_size
 from fastnst.loss.masks import Region, load_regions, recorded_regions
+from fastnst.loss.temporal import Coherence
 from fastnst.network.architecture import Preprocessing
 from fastnst.options.masks import mask_hashes
 from fastnst.options.options import START_WORDS, Options
@@ -221,6 +222,16 @@ class Scale:
     size: tuple[int, int]
     iterations: int
     style_weight: float
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """A start in place of the option `init`: an `image`, (1, 3, H, W) float32 of the last scale, which alone is made,
+    in so many `iterations`, held to what `coherence` says."""
+
+    image: Tensor
+    iterations: int
+    coherence: Coherence | None = None
 
 
 def style_size(style: AnyPicture | Canvas, edge: int, options: Options) -> tuple[int, int]:

@@ -16,7 +16,9 @@ from fastnst.image.picture import AnyPicture, Picture
 from fastnst.image.read import Source
 from fastnst.image.resize import AtSizes, at_size, resize, resize_wrapped
 from fastnst.loss.masks import guidance_of, style_regions
+from fastnst.loss.objective import Evaluation
 from fastnst.loss.targets import StyleTarget, style_targets
+from fastnst.loss.temporal import Coherent
 from fastnst.network import trial
 from fastnst.network.backbone import Backbone, build_backbone
 from fastnst.network.runtime import Runtime, as_before, resolve_runtime, versions
@@ -32,7 +34,7 @@ from fastnst.plan.planner import Plan, most_tiles, plan_run
 from fastnst.plan.processes import Ranks
 from fastnst.transfer.checkpoint import SavedRun, check_same_inputs, check_same_network, load_run
 from fastnst.transfer.descent import Descent
-from fastnst.transfer.inputs import Canvas, Scale, Styles, load_inputs, opened, start_image, style_size
+from fastnst.transfer.inputs import Canvas, Scale, Start, Styles, load_inputs, opened, start_image, style_size
 from fastnst.transfer.result import Result
 from fastnst.transfer.run import ResumeValues, Run, Watch, WatchValues, watch_and_options
 from fastnst.transfer.scales import run_scales
@@ -158,8 +160,12 @@ class Stylizer:
         saved = load_run(Path(path), check=self._ranks.leads)
         return self.prepare(content, saved).run(watching)
 
-    def prepare(self, content: Source | AnyPicture | Canvas, saved: SavedRun | None = None) -> "Prepared":
+    def prepare(
+        self, content: Source | AnyPicture | Canvas, saved: SavedRun | None = None, *, start: Start | None = None
+    ) -> "Prepared":
         """A run on `content`, or the rest of the `saved` one: read, checked and planned, before the network is loaded.
+
+        With `start` it goes on from another frame's image.
 
         Raises FastnstError where the pictures or the options will not do, CheckpointError for other inputs than saved.
         """
@@ -169,6 +175,8 @@ class Stylizer:
         with own_modes(self.runtime.device):
             content = opened(content, self.options.max_pixels)
             scales = run_scales(content, self._inputs.styles, self.options)
+            if start is not None:
+                scales = (replace(scales[-1], index=0, iterations=start.iterations),)
             role = "output" if isinstance(content, Canvas) else "content"
             for region in self._inputs.regions or ():
                 region.content.check_aspect(content.height, content.width, f"the {role} image")
@@ -194,6 +202,7 @@ class Stylizer:
                 record=record,
                 places=self._inputs.places(content),
                 saved=saved,
+                start=start,
             )
 
     def _go_on_in(self, device: str, precision: str) -> None:
@@ -245,6 +254,10 @@ class Stylizer:
 
     def run(self, prepared: "Prepared", watch: Watch) -> Result:
         """Makes the image of a run that this stylizer prepared. Raises DivergedError."""
+        return self.made(prepared, watch).result()
+
+    def made(self, prepared: "Prepared", watch: Watch) -> Run:
+        """The run itself, at its end: its `image` is as the optimiser left it. Raises DivergedError."""
         check_fork()
         with own_modes(self.runtime.device), float32_products(self.runtime.tf32), timed_algorithms():
             plans = self._agreed(prepared.plans)
@@ -253,7 +266,7 @@ class Stylizer:
                 self._optimise(run, scale, plans[scale.index], prepared)
                 if run.stopped:
                     break
-            return run.result()
+            return run
 
     def _begun(self, prepared: "Prepared", watch: Watch) -> Run:
         """The run with the image and the optimiser that it begins or goes on with."""
@@ -271,6 +284,9 @@ class Stylizer:
         run = Run(
             parameters, prepared.places, watch, options=self.options, scales=scales, saved=saved, ranks=self._ranks
         )
+        if prepared.start is not None:
+            run.image = prepared.start.image
+            return run
         if saved is None:
             run.image = start_image(
                 self._inputs,
@@ -312,7 +328,7 @@ class Stylizer:
         if run.optimizer is not None and not run.continues(scale):
             run.optimizer = run.optimizer.rescaled(scale.size)
         guidance = guidance_of(self._inputs.regions, content.alpha, scale.size)
-        objective = FittingObjective(
+        objective: Evaluation = FittingObjective(
             backbone,
             content=visible.rgb[None],
             style=self._style(scale, prepared.styles, plan.style_tile, plain=guidance.is_plain),
@@ -323,6 +339,8 @@ class Stylizer:
             tile_is_fixed=options.tile == "none" or options.style_loss == "sliced",
             ranks=self._ranks,
         )
+        if prepared.start is not None and prepared.start.coherence is not None:
+            objective = Coherent(objective, prepared.start.coherence.on(self.runtime.device))
         fresh = partial(make_optimizer, options, self.runtime)
         descent = Descent(run.image, objective, fresh, optimizer=run.optimizer, average=options.average)
         run.optimise(descent, scale, content)
@@ -361,6 +379,7 @@ class Prepared:
         pictures: the content at the sizes of the rest; `visible` and `styles` are as the network is shown them.
         record: the facts of the run, as JSON can hold them; `places` is where its pictures were read.
         saved: the state that it goes on from, or None.
+        start: the frame's image that it goes on from, or None.
     """
 
     stylizer: Stylizer
@@ -373,6 +392,7 @@ class Prepared:
     record: Mapping[str, Any]
     places: Mapping[str, Any]
     saved: SavedRun | None
+    start: Start | None
 
     def run(self, watch: Watch | None = None) -> Result:
         """Makes the image. Raises DivergedError."""
