@@ -15,7 +15,7 @@ from PIL import Image, ImageSequence
 
 from fastnst.errors import ImageError, OptionError
 from fastnst.image.decode import MIN_SIDE
-from fastnst.image.files import pictures_at
+from fastnst.image.files import PICTURE_SUFFIXES, pictures_at
 from fastnst.image.read import load_image, open_picture
 from fastnst.image.write import to_pil
 from fastnst.video.flow import Frame
@@ -123,6 +123,21 @@ def check_packages(*names: str) -> None:
     for name in names:
         if importlib.util.find_spec(name) is None:
             raise OptionError(f'video needs {name}; install it with pip install "fastnst[video]"')
+
+
+def moves(path: str | os.PathLike[str]) -> bool:
+    """True for the path of a clip, False for that of one picture."""
+    name = os.fspath(path)
+    if os.path.isdir(name):  # noqa: PTH112
+        return True
+    suffix = Path(name).suffix.lower()
+    if suffix not in ANIMATIONS:
+        return suffix not in PICTURE_SUFFIXES
+    try:
+        with Image.open(name) as image:
+            return getattr(image, "n_frames", 1) > 1
+    except (OSError, ValueError, SyntaxError):
+        return False
 
 
 def open_clip(path: str | os.PathLike[str], part: Part | None = None) -> Clip:
