@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from fastnst.errors import FastnstError, ImageError, OptionError
-from fastnst.video.clip import BrokenFrameError, Part, open_clip
+from fastnst.video.clip import BrokenFrameError, open_clip
 from fastnst.video.container import check_target, even, sound_of, write_clip
+from fastnst.video.options import Part
 
 RATE = Fraction(10)
 

@@ -19,10 +19,10 @@ from fastnst.image.files import PICTURE_SUFFIXES, pictures_at
 from fastnst.image.read import load_image, open_picture
 from fastnst.image.write import to_pil
 from fastnst.video.flow import Frame
+from fastnst.video.options import Part
 
 ANIMATIONS = (".gif", ".webp", ".png", ".apng")
 FOLDER_RATE = Fraction(24)
-MOST_FRAMES = 1000
 
 _GIVE_A_CLIP = "give a video, a GIF, a WebP or a folder of frames"
 
@@ -33,32 +33,6 @@ _HIGH_DEFINITION = 720  # lines from which a video that does not say so has the 
 
 class BrokenFrameError(ImageError):
     """A frame amid a clip cannot be decoded."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """Which frames of a clip are meant: those shown from `start` on and before `end`, in seconds, every n-th of them,
-    after the clip was brought to `rate` frames a second, and no more than `max_frames`.
-
-    Raises OptionError for what cannot be.
-    """
-
-    start: float = 0.0
-    end: float | None = None
-    every: int = 1
-    rate: float | None = None
-    max_frames: int = MOST_FRAMES
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.start < float("inf"):
-            raise OptionError(f"start {self.start:g} is no time in the clip; give seconds, 0 or more")
-        if self.end is not None and not self.end > self.start:
-            raise OptionError(f"end {self.end:g} is not after the start, {self.start:g}; give seconds, more than that")
-        for name, value in (("every", self.every), ("max_frames", self.max_frames)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise OptionError(f"{name.replace('_', ' ')} {value!r} is not a whole number of frames, 1 or more")
-        if self.rate is not None and not 0 < self.rate <= 1000:
-            raise OptionError(f"rate {self.rate:g} is out of range; give frames a second, more than 0, up to 1000")
 
 
 @dataclass(frozen=True, eq=False)

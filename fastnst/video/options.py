@@ -10,12 +10,40 @@ from typing import Any
 from fastnst.errors import OptionError
 from fastnst.options.keywords import OptionValues
 from fastnst.options.options import Options, resolve_options
-from fastnst.video.clip import MOST_FRAMES, Part
 
 TRACKED = ("style_weight", "content_weight", "tv_weight", "style_scale", "style_weights")
 """The options that may be a track."""
 
 _POINT = re.compile(r"([0-9]*\.?[0-9]+)s?:(.+)")
+
+
+_MOST_FRAMES = 1000
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which frames of a clip are meant: those shown from `start` on and before `end`, in seconds, every n-th of them,
+    after the clip was brought to `rate` frames a second, and no more than `max_frames`.
+
+    Raises OptionError for what cannot be.
+    """
+
+    start: float = 0.0
+    end: float | None = None
+    every: int = 1
+    rate: float | None = None
+    max_frames: int = _MOST_FRAMES
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < float("inf"):
+            raise OptionError(f"start {self.start:g} is no time in the clip; give seconds, 0 or more")
+        if self.end is not None and not self.end > self.start:
+            raise OptionError(f"end {self.end:g} is not after the start, {self.start:g}; give seconds, more than that")
+        for name, value in (("every", self.every), ("max_frames", self.max_frames)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise OptionError(f"{name.replace('_', ' ')} {value!r} is not a whole number of frames, 1 or more")
+        if self.rate is not None and not 0 < self.rate <= 1000:
+            raise OptionError(f"rate {self.rate:g} is out of range; give frames a second, more than 0, up to 1000")
 
 
 def _option(default: Any, meaning: str, metavar: str | None = None) -> Any:
@@ -32,7 +60,7 @@ class VideoOptions:
     rate: float | None = _option(
         None, "bring the clip to so many frames a second first (default: its own; of a folder 24)", "X"
     )
-    max_frames: int = _option(MOST_FRAMES, "refuse a clip of more frames", "N")
+    max_frames: int = _option(_MOST_FRAMES, "refuse a clip of more frames", "N")
     sound: bool = _option(True, "leave the clip's sound out")
     temporal_weight: float = _option(
         1000.0,
