@@ -1,8 +1,9 @@
 """The temporal term of a frame of a clip, and the objective with it (Ruder, Dosovitskiy and Brox 2016).
 
-With `w` the results of earlier frames warped to where their points are now, and `c` in 0…1 where that is known::
+With `w` the results of earlier frames warped to where their points are now, and `c` in 0…1 how far that is known, at
+`K` of the pixels at all::
 
-    temporal = Σ c (x − w)² / (3 Σ c)        over pixels and channels, x and w in 0…1
+    temporal = Σ c (x − w)² / (3 K)        over pixels and channels, x and w in 0…1
     total    = α · content + β · style + γ · tv + δ · temporal
 
 It looks at the image alone, at no feature: one pass over the image, whatever tiles the other terms are seen in.
@@ -26,9 +27,9 @@ class Coherence:
 
     Attributes:
         target: the warped results, (1, 3, H, W) float32.
-        valid: where they are known, (1, 1, H, W) float32 in 0…1.
+        valid: how far they are known, (1, 1, H, W) float32 in 0…1.
         weight: δ.
-        is_frozen: True where the image may change only where the target is not known.
+        is_frozen: True if the image may change only where the target is not known.
     """
 
     target: Tensor
@@ -41,13 +42,13 @@ class Coherence:
 
     @cached_property
     def factor(self) -> Tensor:
-        """What each (x − w)² counts in the total: δ c / (3 Σ c)."""
-        return self.weight / (3 * self.valid.sum().clamp_min(1)) * self.valid
+        """What each (x − w)² counts in the total: δ c / (3 K)."""
+        return self.weight / (3 * (self.valid > 0).sum().clamp_min(1)) * self.valid
 
     @cached_property
     def free(self) -> Tensor:
         """Where a frozen image may change, (1, 1, H, W) bool."""
-        return self.valid < 1
+        return self.valid == 0
 
     def held(self, image: Tensor) -> Tensor:
         """The image, a new one, with the target's pixels where it is frozen."""

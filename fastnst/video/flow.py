@@ -22,6 +22,8 @@ Frame = npt.NDArray[np.uint8]
 Flow = npt.NDArray[np.float32]
 
 _FLO_MAGIC = 202021.25
+# What a warp by half a pixel leaves of the trust in its result: a frame that is held to a blurred one stays blurred.
+_BLURRED = 0.05
 # Frames whose neighbourhoods differ by less, in grey levels, stand still: their flow is none, not nearly none.
 _STILL, _STILL_WINDOW = 1.5, 15
 # Colours of a point in two frames that differ by more, in 0…1, are not those of one point under one light.
@@ -119,6 +121,12 @@ def warped(image: Tensor, flow: Flow) -> Tensor:
     return sampled(image, flow, "bicubic")
 
 
+def sharpness(flow: Flow) -> npt.NDArray[np.float32]:
+    """How little of an image a warp blurs, (H, W) in 0…1: 1 for a way of whole pixels, least for one of halves."""
+    off = np.abs(flow - np.round(flow)).max(2)
+    return (_BLURRED + (1 - _BLURRED) * np.square(1 - 2 * off)).astype(np.float32)
+
+
 def sampled(image: Tensor, flow: Flow, mode: str) -> Tensor:
     height, width = flow.shape[:2]
     x, y = (place + offset for place, offset in zip(_places(height, width), np.moveaxis(flow, 2, 0), strict=True))
@@ -155,15 +163,15 @@ def read_flow(path: Path, size: tuple[int, int]) -> Flow:
     """The flow of a .flo file (Middlebury: 202021.25, width, height, and u, v by rows), brought to `size`, (height,
     width). Raises ImageError."""
     try:
-        with path.open("rb") as file:
-            magic = np.fromfile(file, "<f4", 1)
-            width, height = (int(side) for side in np.fromfile(file, "<i4", 2))
-            values = np.fromfile(file, "<f4", 2 * width * height)
+        data = path.read_bytes()
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it is too short"
+        reason = getattr(error, "strerror", None) or error
         raise ImageError(f"flow {str(path)!r} cannot be read ({reason}); check the path") from None
-    if magic != np.float32(_FLO_MAGIC) or min(width, height) < 1 or values.size != 2 * width * height:
+    width, height = (int(side) for side in np.frombuffer(data[4:12].ljust(8, b"\0"), "<i4"))
+    whole = data[:4] == np.float32(_FLO_MAGIC).tobytes() and min(width, height) > 0
+    if not whole or len(data) != 12 + 8 * width * height:
         raise ImageError(f"flow {str(path)!r} is no .flo file, or cut short; write it anew")
+    values = np.frombuffer(data, "<f4", offset=12)
     flow: Flow = values.reshape(height, width, 2).astype(np.float32)
     if not np.isfinite(flow).all():
         raise ImageError(f"flow {str(path)!r} has values that are not finite; write it anew")

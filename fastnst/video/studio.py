@@ -20,7 +20,7 @@ from fastnst.transfer.callbacks import EarlyStop
 from fastnst.transfer.inputs import Start, Styles, load_inputs
 from fastnst.transfer.run import Run, Watch
 from fastnst.transfer.stylizer import Networks, Stylizer
-from fastnst.video.flow import Flow, Frame, Motion, as_planes, motion, read_flow, warped
+from fastnst.video.flow import Flow, Frame, Motion, as_planes, motion, read_flow, sharpness, warped
 from fastnst.video.options import Look, VideoOptions
 
 # A frame after the first of its scene takes at most this part of the steps.
@@ -114,7 +114,8 @@ def start_of(
             start = torch.where(trusted & (held == 0), (image + own) / 2, start)
         begun |= covered
         target = torch.where(trusted & (held == 0), image, target)
-        held = torch.maximum(held, trusted.to(held.dtype))
+        trust = torch.from_numpy(sharpness(each.motion.flow))[None, None]
+        held = torch.where(trusted & (held == 0), trust, held)
     return start, Coherence(target, held, video.temporal_weight, is_frozen=video.freeze)
 
 

@@ -77,9 +77,11 @@ class Work:
             return
         for name, value in present["same"].items():
             if saved["same"].get(name) != value:
+                many = name.endswith("s") and isinstance(value, list)
+                verb, theirs = ("are", "those") if many else ("is", "that")
                 raise CheckpointError(
-                    f"the {name.replace('_', ' ')} is not that of the frames in {str(self.folder)!r}; leave it as it "
-                    "was, or delete the folder and begin anew"
+                    f"the {name.replace('_', ' ')} of this run {verb} not {theirs} of the frames in "
+                    f"{str(self.folder)!r}; take what they were made with, or delete them and begin anew"
                 )
 
     def extract(self, clip: Clip, size: tuple[int, int], name: str = "content") -> tuple[int, str, str | None]:
