@@ -133,9 +133,16 @@ class LBFGS:
         line = {} if self._line is None else self._line.tensors()
         return {**self._pairs.tensors(), **line}
 
+    def curvature(self) -> dict[str, Tensor]:
+        """A copy of what is known of each band, without the pairs: for another image of that size. Nothing with a line
+        search."""
+        names = ("h0", "memory_steps", "memory_changes", "memory_both")
+        state = self.live_state() if self.line_search == "none" else {}
+        return {name: state[name].clone() for name in names if name in state}
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over what `state_dict` of one with the same options gave, and reads it at the next step; an empty one
-        makes the optimiser fresh."""
+        makes the optimiser fresh, and what `curvature` gave one that knows how long its first step is to be."""
         self._basis = self._pairs = self._line = None
         self._saved = dict(state)
 
@@ -144,7 +151,8 @@ class LBFGS:
         self._line = _Line(image, g) if self.line_search != "none" else None
         line = {} if self._line is None else self._line.tensors()
         for name, value in {**self._pairs.tensors(), **line}.items():
-            value.copy_(self._saved[name])
+            if name in self._saved:
+                value.copy_(self._saved[name])
         self._saved = {}
 
     def _history(self, like: Tensor, basis: Basis) -> History:

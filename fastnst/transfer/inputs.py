@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from numbers import Integral
 from typing import Any
@@ -227,11 +227,12 @@ class Scale:
 @dataclass(frozen=True, eq=False)
 class Start:
     """A start in place of the option `init`: an `image`, (1, 3, H, W) float32 of the last scale, which alone is made,
-    in so many `iterations`, held to what `coherence` says."""
+    in so many `iterations`, held to what `coherence` says. `curvature` is what L-BFGS knew after another frame."""
 
     image: Tensor
     iterations: int
     coherence: Coherence | None = None
+    curvature: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def style_size(style: AnyPicture | Canvas, edge: int, options: Options) -> tuple[int, int]:

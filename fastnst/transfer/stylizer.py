@@ -10,6 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
+import torch
+from fastnst_kernels import BlendedTarget
+
 from fastnst.errors import FastnstWarning, OptionError
 from fastnst.image.colour import prepared as as_visible
 from fastnst.image.picture import AnyPicture, Picture
@@ -252,6 +255,17 @@ class Stylizer:
             warn_of_other_network(self.options, self._network[0])
         return self._network
 
+    def gram_trace(self, picture: Picture) -> float:
+        """The trace of a picture's Gram matrix, as the geometric mean over the style layers; 1 where there are none."""
+        if not self.options.active_style_layers:
+            return 1.0
+        options = replace(self.options, style_loss="gram", style_reduction="paper")
+        with own_modes(self.runtime.device):
+            targets = style_targets(self._loaded()[1], [(picture.rgb[None], 1.0)], options, self.runtime)
+        matrices = [target.matrix for target in targets.values() if isinstance(target, BlendedTarget)]
+        traces = torch.stack([matrix.diagonal(dim1=-2, dim2=-1).sum() for matrix in matrices])
+        return float(traces.double().clamp_min(1e-30).log().mean().exp())
+
     def run(self, prepared: "Prepared", watch: Watch) -> Result:
         """Makes the image of a run that this stylizer prepared. Raises DivergedError."""
         return self.made(prepared, watch).result()
@@ -285,7 +299,8 @@ class Stylizer:
             parameters, prepared.places, watch, options=self.options, scales=scales, saved=saved, ranks=self._ranks
         )
         if prepared.start is not None:
-            run.image = prepared.start.image
+            run.image, run.optimizer = prepared.start.image, make_optimizer(self.options, self.runtime)
+            run.optimizer.load_state_dict({name: x.to(device) for name, x in prepared.start.curvature.items()})
             return run
         if saved is None:
             run.image = start_image(
@@ -325,7 +340,7 @@ class Stylizer:
         content, visible = prepared.content_at(scale.size)
         resized = resize_wrapped if options.wraps else resize
         run.image = self._ranks.alike(resized(run.image.to(self.runtime.device), scale.size))
-        if run.optimizer is not None and not run.continues(scale):
+        if run.optimizer is not None and prepared.start is None and not run.continues(scale):
             run.optimizer = run.optimizer.rescaled(scale.size)
         guidance = guidance_of(self._inputs.regions, content.alpha, scale.size)
         objective: Evaluation = FittingObjective(

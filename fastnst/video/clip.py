@@ -21,6 +21,11 @@ from fastnst.image.write import to_pil
 from fastnst.video.flow import Frame
 from fastnst.video.options import Part
 
+FILMS = (
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".3gp", ".wmv", ".flv"),
+    *(".ogv", ".mjpeg", ".y4m"),
+)
+"""Names of videos end so, as a rule: FFmpeg reads others too."""
 ANIMATIONS = (".gif", ".webp", ".png", ".apng")
 FOLDER_RATE = Fraction(24)
 

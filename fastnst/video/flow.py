@@ -124,7 +124,8 @@ def warped(image: Tensor, flow: Flow) -> Tensor:
 def sharpness(flow: Flow) -> npt.NDArray[np.float32]:
     """How little of an image a warp blurs, (H, W) in 0…1: 1 for a way of whole pixels, least for one of halves."""
     off = np.abs(flow - np.round(flow)).max(2)
-    return (_BLURRED + (1 - _BLURRED) * np.square(1 - 2 * off)).astype(np.float32)
+    sharp: npt.NDArray[np.float32] = (_BLURRED + (1 - _BLURRED) * np.square(1 - 2 * off)).astype(np.float32)
+    return sharp
 
 
 def sampled(image: Tensor, flow: Flow, mode: str) -> Tensor:

@@ -5,11 +5,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Unpack
 
+from torch import Tensor
+
 from fastnst.errors import ImageError, OptionError
-from fastnst.image.resize import resize
+from fastnst.image.picture import AnyPicture, Picture
+from fastnst.image.resize import at_size, fitted_size, resize
 from fastnst.network.runtime import versions
 from fastnst.options.options import Options
 from fastnst.transfer.inputs import Canvas, Styles
@@ -19,11 +23,13 @@ from fastnst.video.clip import Clip, check_packages, moves, open_clip
 from fastnst.video.container import Sound, check_target, even, sound_of, write_clip
 from fastnst.video.flow import Frame, as_frame, as_planes, is_cut
 from fastnst.video.options import VIDEO_OPTIONS, Look, VideoOptions, VideoValues
-from fastnst.video.studio import Known, Motions, Studio
+from fastnst.video.studio import Known, Motions, Studio, curvature_of
 from fastnst.video.work import Work, work_folder
 
 # Options of which the same frames come, and of clips those that their content's hash stands for.
 _FREE = ("device", "tile", "max_memory", "max_pixels", "masks", "init", "precision")
+# Styles whose features are so many times as strong as the clip's flicker most; seen at this size.
+_RESTLESS, _SEEN_EDGE = 3.0, 256
 _FREE_OF_CLIPS = ("start", "end", "every", "rate", "max_frames", "sound", "flow")
 
 
@@ -164,6 +170,10 @@ def _sized(options: Options, size: tuple[int, int]) -> dict[str, Any]:
     return {"size": edge, "scales": (*(scale for scale in options.scales[:-1] if scale < edge), edge)}
 
 
+def _seen(picture: AnyPicture) -> tuple[int, int]:
+    return fitted_size(picture.height, picture.width, min(_SEEN_EDGE, max(picture.height, picture.width)))
+
+
 def _fitted(frame: Frame, size: tuple[int, int]) -> Frame:
     return as_frame(resize(as_planes(frame), size))
 
@@ -207,6 +217,16 @@ class Production:
     masks: Sequence[int]
     peak_bytes: int
 
+    def restless_style(self) -> float | None:
+        """How much larger the trace of the styles' Gram matrices is than that of the first frame, where it is so much
+        that they are known to flicker (Gupta et al. 2017: the larger the trace, the less stable); else None."""
+        stylizer = self.studio.stylizer(0.0, {region: self.work.frame(0, f"masks/{region}") for region in self.masks})
+        traces = [stylizer.gram_trace(at_size(style, _seen(style))) for style in self.studio.styles]
+        content = Picture(as_planes(self.work.frame(0))[0], None, "clip")
+        ratio = max(traces, default=0.0) / stylizer.gram_trace(at_size(content, _seen(content)))
+        return ratio if ratio >= _RESTLESS else None
+
+    @cached_property
     def scenes(self) -> list[int]:
         """The first frame of each scene, from 0."""
         starts, before = [0], self.work.frame(0)
@@ -220,7 +240,7 @@ class Production:
 
     def run(self, callback: Callable[[FrameDone], None] | None = None) -> VideoResult:
         """Makes the frames that are not finished, and writes the clip."""
-        scenes, seconds = self.scenes(), dict[tuple[int, int], float]()
+        scenes, seconds = self.scenes, dict[tuple[int, int], float]()
         for number in range(1, self.video.passes + 1):
             backward = number % 2 == 0
             for index in reversed(range(self.count)) if backward else range(self.count):
@@ -273,8 +293,17 @@ class Production:
         else:
             known = [self._known(number, other, (index, content)) for other in others]
             own = None if number == 1 else self.work.image(number - 1, index)
-            run = self.studio.after(content, stylizer, known, own)
+            run = self.studio.after(content, stylizer, known, own, self._curvature(number, index))
         self._keep(number, index, run)
+
+    def _curvature(self, number: int, index: int) -> dict[str, Tensor]:
+        """What the optimiser knew after the frame that was made before this one."""
+        backward = number % 2 == 0
+        before = (number, index + 1 if backward else index - 1)
+        if not 0 <= before[1] < self.count:
+            before = (number - 1, index)
+        state = self.work.state(*before)
+        return {name: tensor for name, tensor in state.items() if name != "image"}
 
     def _known(self, number: int, other: int, frame: tuple[int, Frame]) -> Known:
         moved = self.motions.between((other, self.work.frame(other)), frame)
@@ -283,6 +312,7 @@ class Production:
     def _keep(self, number: int, index: int, run: Run) -> None:
         is_last = number == self.video.passes
         image = run.image.detach().float().clamp(0, 1).cpu()
-        self.work.finish(number, index, image, as_frame(run.result().tensor) if is_last else None)
+        state = {"image": image, **curvature_of(run)}
+        self.work.finish(number, index, state, as_frame(run.result().tensor) if is_last else None)
         if self.video.passes == 1 and index >= max(self.video.look_back):
             self.work.forget(number, index - max(self.video.look_back))

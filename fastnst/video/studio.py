@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from fastnst.errors import ImageError
 from fastnst.image.picture import AnyPicture
 from fastnst.loss.temporal import Coherence
 from fastnst.network.runtime import as_before
+from fastnst.optim import LBFGS
 from fastnst.options.masks import Mask
 from fastnst.options.options import Options
 from fastnst.transfer.callbacks import EarlyStop
@@ -78,10 +80,18 @@ class Studio:
         """The first frame of a scene: the whole schedule."""
         return stylizer.made(stylizer.prepare(content), Watch())
 
-    def after(self, content: Frame, stylizer: Stylizer, known: Sequence[Known], own: Tensor | None = None) -> Run:
-        """A frame that follows others, the nearest first; `own` is what an earlier pass made of it, if one did."""
+    def after(
+        self,
+        content: Frame,
+        stylizer: Stylizer,
+        known: Sequence[Known],
+        own: Tensor | None = None,
+        curvature: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> Run:
+        """A frame that follows others, the nearest first; `own` is what an earlier pass made of it, if one did, and
+        `curvature` what was known after the frame that was made before."""
         image, coherence = start_of(as_planes(content), known, self._video, own)
-        start = Start(image, self._later_iterations(), coherence)
+        start = Start(image, self._later_iterations(), coherence, curvature)
         tolerance = self.options.tolerance or _TOLERANCE
         watch = Watch(EarlyStop(patience=_PATIENCE, tolerance=tolerance), callback_every=_PATIENCE)
         run = stylizer.made(stylizer.prepare(content, start=start), watch)
@@ -92,6 +102,11 @@ class Studio:
         counts = self.options.iterations
         last = counts[-1] if isinstance(counts, tuple) else counts
         return self._video.later_iterations or max(1, round(_LATER_SHARE * last))
+
+
+def curvature_of(run: Run) -> dict[str, Tensor]:
+    """What the run's optimiser knows that holds for the next frame too."""
+    return run.optimizer.curvature() if isinstance(run.optimizer, LBFGS) else {}
 
 
 def start_of(

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,17 +120,20 @@ class Work:
             ) from error
 
     def _raw(self, number: int, index: int) -> Path:
-        return self.folder / "raw" / f"{number}" / f"{index + 1:06d}.npy"
+        return self.folder / "raw" / f"{number}" / f"{index + 1:06d}.npz"
 
     def image(self, number: int, index: int) -> Tensor:
         """The image that the pass of that number left of a frame, (1, 3, H, W). Raises CheckpointError."""
+        return self.state(number, index)["image"]
+
+    def state(self, number: int, index: int) -> dict[str, Tensor]:
+        """The image, and what the optimiser knew after it. Raises CheckpointError."""
         path = self._raw(number, index)
         try:
-            return torch.from_numpy(np.load(path))
-        except (OSError, ValueError, EOFError) as error:
-            raise CheckpointError(
-                f"{str(path)!r} cannot be read; delete {str(self.folder)!r} and begin anew"
-            ) from error
+            with np.load(path) as arrays:
+                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise self._lost(path) from error
 
     def _lost(self, path: Path) -> CheckpointError:
         return CheckpointError(f"{str(path)!r} cannot be read; delete {str(self.folder)!r} and begin anew")
@@ -137,12 +141,13 @@ class Work:
     def is_finished(self, number: int, index: int, *, is_last: bool) -> bool:
         return (self.path("done", index) if is_last else self._raw(number, index)).exists()
 
-    def finish(self, number: int, index: int, image: Tensor, frame: Frame | None) -> None:
-        """Keeps what a pass made of a frame, and in the last pass the frame itself."""
+    def finish(self, number: int, index: int, state: Mapping[str, Tensor], frame: Frame | None) -> None:
+        """Keeps what a pass made of a frame, as `state` gives it, and in the last pass the frame itself."""
         path = self._raw(number, index)
         path.parent.mkdir(exist_ok=True)
         with replacing(path) as file:
-            np.save(file, image.numpy())
+            arrays: dict[str, Any] = {name: tensor.cpu().numpy() for name, tensor in state.items()}
+            np.savez(file, **arrays)
         if frame is not None:
             with replacing(self.path("done", index)) as file:
                 Image.fromarray(frame).save(file, "PNG", compress_level=1)

@@ -3,7 +3,9 @@
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from PIL import Image
@@ -36,7 +38,10 @@ def run(parsed: argparse.Namespace) -> int:
             production = prepare_video(parsed.clip, styles, parsed.output, resume=parsed.resume, **values)
             watch.begin(production)
             with tqdm(
-                total=watch.total, unit="frame", disable=True if parsed.quiet else None, file=sys.stderr
+                total=production.count * production.video.passes,
+                unit="frame",
+                disable=True if parsed.quiet else None,
+                file=sys.stderr,
             ) as watch.bar:
                 result = production.run(watch)
         except KeyboardInterrupt:
@@ -95,34 +100,57 @@ class _Watch:
 
     def __init__(self, preview: Path | None, *, quiet: bool) -> None:
         self.bar: tqdm[Any] | None = None
-        self.total, self._done = 0, 0
-        self._preview, self._quiet, self._told = preview, quiet, quiet
+        self._preview, self._quiet, self._done = preview, quiet, 0
+        self._fresh, self._later = list[float](), list[float]()
+        self._starts: Sequence[int] = ()
+        self._total = 0
 
     def begin(self, production: Production) -> None:
-        self.total = production.count * production.video.passes
-        self._done = 0
+        """Prints the forecast; after two frames their seconds are known, and the bar says how much is left."""
+        self._starts, self._total = production.scenes, production.count * production.video.passes
         if self._quiet:
             return
-        height, width = production.size
+        (height, width), scenes = production.size, len(self._starts)
         passes = f" in {production.video.passes} passes" if production.video.passes > 1 else ""
-        print(
-            f"fastnst: {production.count} frames of {width}×{height} px{passes}, peak memory about "
-            f"{in_words(production.peak_bytes)}",
-            file=sys.stderr,
+        parts = f" in {scenes} scenes" if scenes > 1 else ""
+        self._say(
+            f"{production.count} frames of {width}×{height} px{parts}{passes}, peak memory about "
+            f"{in_words(production.peak_bytes)}"
         )
         if production.broken is not None:
-            print(f"fastnst: warning: {production.broken}; the clip ends before it", file=sys.stderr)
+            self._say(f"warning: {production.broken}; the clip ends before it")
+        ratio = production.restless_style()
+        if ratio is not None:
+            self._say(
+                f"note: the style's features are {ratio:.1f} times as strong as the clip's, and such styles flicker "
+                "most (Gupta et al. 2017); where it does, raise --temporal-weight or give --look-back 1 2 4 8"
+            )
 
     def __call__(self, done: FrameDone) -> None:
         self._done = done.done
         if self._preview is not None:
+            format = Image.registered_extensions().get(self._preview.suffix.lower(), "PNG")
             with replacing(self._preview) as file:
-                Image.fromarray(done.frame).save(
-                    file, Image.registered_extensions().get(self._preview.suffix.lower(), "PNG")
-                )
-        if self.bar is None:
-            return
-        self.bar.update(done.done - self.bar.n)
+                Image.fromarray(done.frame).save(file, format)
+        if done.seconds is not None:
+            (self._fresh if done.begins_scene else self._later).append(done.seconds)
+            if len(self._fresh) + len(self._later) == 2 and not self._quiet and self._later:
+                first, later = sum(self._fresh), self._later[0]
+                self._say(f"{first:.3g} s for the first frame, {later:.2g} s for the next: {self._left(done)}")
+        if self.bar is not None:
+            self.bar.set_postfix_str(self._left(done), refresh=False)
+            self.bar.update(done.done - self.bar.n)
+
+    def _left(self, done: FrameDone) -> str:
+        """The time that is left, as far as frames of either kind have been made."""
+        fresh = sum(start >= done.done for start in self._starts)
+        later = self._total - done.done - fresh
+        known = self._later or self._fresh or [0.0]
+        seconds = fresh * (sum(self._fresh) / max(1, len(self._fresh))) + later * median(known)
+        return f"about {seconds:.0f} s left" if seconds < 120 else f"about {seconds / 60:.0f} min left"
+
+    def _say(self, text: str) -> None:
+        print(f"fastnst: {text}", file=sys.stderr)
 
     def stop(self, number: int, frame: object) -> None:
         raise KeyboardInterrupt
