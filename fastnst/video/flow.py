@@ -23,7 +23,7 @@ Flow = npt.NDArray[np.float32]
 
 _FLO_MAGIC = 202021.25
 # What a warp by half a pixel leaves of the trust in its result: a frame that is held to a blurred one stays blurred.
-_BLURRED = 0.05
+_BLURRED, _BLUR_POWER = 0.02, 6
 # Frames whose neighbourhoods differ by less, in grey levels, stand still: their flow is none, not nearly none.
 _STILL, _STILL_WINDOW = 1.5, 15
 # Colours of a point in two frames that differ by more, in 0…1, are not those of one point under one light.
@@ -124,7 +124,7 @@ def warped(image: Tensor, flow: Flow) -> Tensor:
 def sharpness(flow: Flow) -> npt.NDArray[np.float32]:
     """How little of an image a warp blurs, (H, W) in 0…1: 1 for a way of whole pixels, least for one of halves."""
     off = np.abs(flow - np.round(flow)).max(2)
-    sharp: npt.NDArray[np.float32] = (_BLURRED + (1 - _BLURRED) * np.square(1 - 2 * off)).astype(np.float32)
+    sharp: npt.NDArray[np.float32] = (_BLURRED + (1 - _BLURRED) * (1 - 2 * off) ** _BLUR_POWER).astype(np.float32)
     return sharp
 
 
