@@ -95,7 +95,15 @@ async function main() {
     button.disabled = isBusy() || size <= result.size;
     button.textContent = size > result.size ? `Continue at ${size} px` : "Largest size reached";
     button.onclick = () => attempt(() => api.proceed(result.id, size));
+    offerFormats(result.formats);
     find("download").href = api.fileUrl(result.id, find("format").value);
+  }
+
+  // A clip can be had as one, and its first frame as a picture.
+  function offerFormats(formats) {
+    const list = find("format");
+    if (list.length === formats.length) return;
+    list.replaceChildren(...formats.map((format) => element("option", { value: format }, format.toUpperCase())));
   }
 
   const isBusy = () => run !== null && run.state === "running";
