@@ -147,7 +147,7 @@ def test_what_is_no_clip_is_refused(tmp_path: Path, frames: list[Path]) -> None:
         ("none", Part(), "has no pictures"),
         ("tone.wav", Part(), "has no video stream"),
         ("mixed", Part(), "different sizes: 9.png is 9×8, 8.png 8×8"),
-        ("clip.gif", Part(start=5), "has no frames between 5 s and 1 s; it lasts 1 s"),
+        ("clip.gif", Part(start=5), "has no frames from 5 s; it lasts 1 s"),
         ("clip.gif", Part(max_frames=4), "has 10 frames, more than the 4 of max frames.*every 3.*--max-frames"),
         ("uneven.mp4", Part(), "variable frame rate.*--rate 10"),
     ]

@@ -141,10 +141,8 @@ def open_clip(path: str | os.PathLike[str], part: Part | None = None) -> Clip:
     last = len(indices) if end is None else min(len(indices), int(-((slack - end) * rate // 1)))
     chosen = indices[max(0, int(first)) : last : part.every]
     if not chosen:
-        length = float(len(indices) / rate)
-        raise ImageError(
-            f"clip {name!r} has no frames between {part.start:g} and {part.end or length:g} s; it lasts {length:.3g} s"
-        )
+        length, until = float(len(indices) / rate), "" if part.end is None else f" to {part.end:g} s"
+        raise ImageError(f"clip {name!r} has no frames from {part.start:g} s{until}; it lasts {length:.3g} s")
     if len(chosen) > part.max_frames:
         raise OptionError(
             f"clip {name!r} has {len(chosen)} frames, more than the {part.max_frames} of max frames; take a part with "
