@@ -23,15 +23,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image, ImageDraw
-from torch import Tensor
 
 from fastnst.examples import example
 from fastnst.image.read import load_image
 from fastnst.loss.perceptual import PerceptualLoss
-from fastnst.video.flow import Flow, Frame, as_frame, as_planes, motion
+from fastnst.video.flow import Flow, Frame, as_planes, motion
 from fastnst.video.options import Look, VideoOptions
 from fastnst.video.score import warping_error
-from fastnst.video.studio import Known, Studio, curvature_of
+from fastnst.video.studio import Known, Made, Studio
 
 STYLE = "style_swirls"
 _STEP, _ZOOM, _OBJECT = 4, 1.006, (3, -2)
@@ -127,20 +126,17 @@ def measure(clip: Drawn, way: str, values: dict[str, Any], options: dict[str, An
     studio = Studio(load_image(example(STYLE), role="style"), Look.of(options), video)
     stylizer = studio.stylizer(0.0)
     stylizer.load(progress=False)
-    images, frames, seconds = list[Tensor](), list[Frame](), list[float]()
-    curvature: dict[str, Tensor] = {}
+    made, seconds = list[Made](), list[float]()
     for index, content in enumerate(clip.frames):
         began = time.process_time()
         if index == 0 or way == "alone":
-            run = studio.afresh(content, stylizer)
+            made.append(studio.afresh(content, stylizer))
         else:
             backs = [back for back in video.look_back if back <= index]
-            known = [Known(images[index - back], motion(clip.frames[index - back], content)) for back in backs]
-            run = studio.after(content, stylizer, known, None, curvature)
-        curvature = curvature_of(run)
-        images.append(run.image.detach().clamp(0, 1).clone())
-        frames.append(as_frame(run.result().tensor))
+            known = [Known(made[index - back], motion(clip.frames[index - back], content)) for back in backs]
+            made.append(studio.after(content, stylizer, known, before=made[-1]))
         seconds.append(time.process_time() - began)
+    frames = [each.frame for each in made if each.frame is not None]
     errors = [
         warping_error(frames[index], frames[index + 1], clip.flows[index], clip.valid[index])
         for index in range(len(frames) - 1)

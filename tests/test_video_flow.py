@@ -39,7 +39,7 @@ def test_the_temporal_term_is_that_of_the_formula(is_frozen: bool) -> None:
     valid = (noise(4, 20, 26)[:, :1] - 0.4).clamp_min(0)
     targets = style_targets(backbone, [(noise(5, 24, 24), 1.0)], options, runtime)
     plain = make_objective(backbone, content, targets, options, runtime)
-    coherent = Coherent(plain, Coherence(target, valid, 30.0, is_frozen))
+    coherent = Coherent(plain, Coherence(target, valid, 30.0, valid == 0 if is_frozen else None))
 
     held = torch.where(valid > 0, target, image) if is_frozen else image
     x, w, c = held.double().requires_grad_(), target.double(), valid.double()

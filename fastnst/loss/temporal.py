@@ -29,30 +29,26 @@ class Coherence:
         target: the warped results, (1, 3, H, W) float32.
         valid: how far they are known, (1, 1, H, W) float32 in 0…1.
         weight: δ.
-        is_frozen: True if the image may change only where the target is not known.
+        free: where the image may change, (1, 1, H, W) bool; elsewhere it is the target. None for everywhere.
     """
 
     target: Tensor
     valid: Tensor
     weight: float
-    is_frozen: bool = False
+    free: Tensor | None = None
 
     def on(self, device: torch.device) -> "Coherence":
-        return replace(self, target=self.target.to(device), valid=self.valid.to(device))
+        free = None if self.free is None else self.free.to(device)
+        return replace(self, target=self.target.to(device), valid=self.valid.to(device), free=free)
 
     @cached_property
     def factor(self) -> Tensor:
         """What each (x − w)² counts in the total: δ c / (3 K)."""
         return self.weight / (3 * (self.valid > 0).sum().clamp_min(1)) * self.valid
 
-    @cached_property
-    def free(self) -> Tensor:
-        """Where a frozen image may change, (1, 1, H, W) bool."""
-        return self.valid == 0
-
     def held(self, image: Tensor) -> Tensor:
-        """The image, a new one, with the target's pixels where it is frozen."""
-        return torch.where(self.free, image, self.target) if self.is_frozen else image
+        """The image with the target's pixels where it may not change."""
+        return image if self.free is None else torch.where(self.free, image, self.target)
 
 
 class Coherent:
@@ -84,7 +80,7 @@ class Coherent:
         loss, gradient = self._objective.loss_and_gradient(held)
         difference = held - self._coherence.target
         gradient = torch.addcmul(gradient, self._coherence.factor, difference, value=2)
-        if self._coherence.is_frozen:
+        if self._coherence.free is not None:
             gradient = gradient * self._coherence.free
         return self._with_term(loss, difference), gradient
 

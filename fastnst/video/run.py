@@ -9,21 +9,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Unpack
 
-from torch import Tensor
-
 from fastnst.errors import ImageError, OptionError
 from fastnst.image.picture import AnyPicture, Picture
 from fastnst.image.resize import at_size, fitted_size, resize
 from fastnst.network.runtime import versions
 from fastnst.options.options import Options
 from fastnst.transfer.inputs import Canvas, Styles
-from fastnst.transfer.run import Run
 from fastnst.transfer.scales import image_size
 from fastnst.video.clip import Clip, check_packages, moves, open_clip
 from fastnst.video.container import Sound, check_target, even, sound_of, write_clip
 from fastnst.video.flow import Frame, as_frame, as_planes, is_cut
 from fastnst.video.options import VIDEO_OPTIONS, Look, VideoOptions, VideoValues
-from fastnst.video.studio import Known, Motions, Studio, curvature_of
+from fastnst.video.studio import Known, Made, Motions, Studio
 from fastnst.video.work import Work, work_folder
 
 # Options of which the same frames come, and of clips those that their content's hash stands for.
@@ -259,7 +256,7 @@ class Production:
                             index=index,
                             done=done,
                             total=self.count * self.video.passes,
-                            frame=as_frame(self.work.image(number, index)) if frame is None else frame,
+                            frame=as_frame(self.work.tensors(number, index)["image"]) if frame is None else frame,
                             seconds=seconds.get((number, index)),
                             begins_scene=begins,
                         )
@@ -289,30 +286,23 @@ class Production:
         else:
             others = [other for other in (index + (1 if number % 2 == 0 else -1),) if begin <= other < end]
         if number == 1 and index == begin:
-            run = self.studio.afresh(content, stylizer)
+            made = self.studio.afresh(content, stylizer)
         else:
             known = [self._known(number, other, (index, content)) for other in others]
-            own = None if number == 1 else self.work.image(number - 1, index)
-            run = self.studio.after(content, stylizer, known, own, self._curvature(number, index))
-        self._keep(number, index, run)
+            own = None if number == 1 else self._made(number - 1, index)
+            made = self.studio.after(content, stylizer, known, own=own, before=self._before(number, index))
+        self.work.finish(number, index, made.tensors(), made.frame if number == self.video.passes else None)
+        if self.video.passes == 1 and index >= max(self.video.look_back):
+            self.work.forget(number, index - max(self.video.look_back))
 
-    def _curvature(self, number: int, index: int) -> dict[str, Tensor]:
-        """What the optimiser knew after the frame that was made before this one."""
-        backward = number % 2 == 0
-        before = (number, index + 1 if backward else index - 1)
-        if not 0 <= before[1] < self.count:
-            before = (number - 1, index)
-        state = self.work.state(*before)
-        return {name: tensor for name, tensor in state.items() if name != "image"}
+    def _before(self, number: int, index: int) -> Made:
+        """The frame that was made before this one, in this pass or the one before."""
+        before = index + 1 if number % 2 == 0 else index - 1
+        return self._made(number, before) if 0 <= before < self.count else self._made(number - 1, index)
 
     def _known(self, number: int, other: int, frame: tuple[int, Frame]) -> Known:
         moved = self.motions.between((other, self.work.frame(other)), frame)
-        return Known(self.work.image(number, other), moved)
+        return Known(self._made(number, other), moved)
 
-    def _keep(self, number: int, index: int, run: Run) -> None:
-        is_last = number == self.video.passes
-        image = run.image.detach().float().clamp(0, 1).cpu()
-        state = {"image": image, **curvature_of(run)}
-        self.work.finish(number, index, state, as_frame(run.result().tensor) if is_last else None)
-        if self.video.passes == 1 and index >= max(self.video.look_back):
-            self.work.forget(number, index - max(self.video.look_back))
+    def _made(self, number: int, index: int) -> Made:
+        return Made.of(self.work.tensors(number, index))

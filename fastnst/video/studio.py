@@ -4,7 +4,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,22 +21,49 @@ from fastnst.transfer.callbacks import EarlyStop
 from fastnst.transfer.inputs import Start, Styles, load_inputs
 from fastnst.transfer.run import Run, Watch
 from fastnst.transfer.stylizer import Networks, Stylizer
-from fastnst.video.flow import Flow, Frame, Motion, as_planes, motion, read_flow, sharpness, warped
+from fastnst.video.flow import Flow, Frame, Motion, as_frame, as_planes, motion, read_flow, sampled, sharpness, warped
 from fastnst.video.options import Look, VideoOptions
 
 # A frame after the first of its scene takes at most this part of the steps.
 _LATER_SHARE = 0.1
 # It ends when so many evaluations lower its loss by less than the tolerance, this one unless another is given.
 _PATIENCE, _TOLERANCE = 3, 1e-3
+# How much less a frame is held to what has not had a whole schedule, and how little at least.
+_FINISH_POWER, _LEAST_FINISH = 4, 0.05
 # A mask that is black in a frame is so grey there: of no weight, but not of none.
 _FAINT = 1 / 255
 
 
 @dataclass(frozen=True, eq=False)
-class Known:
-    """An image that is made already of another frame, with the motion from there: (1, 3, H, W), not warped."""
+class Made:
+    """A frame that is made, on the CPU, as the next ones need it.
+
+    Attributes:
+        image: as the optimiser left it, (1, 3, H, W) float32 in 0…1.
+        finish: the part of a whole schedule that each point has had, (1, 1, H, W) in 0…1.
+        curvature: what L-BFGS knew after it.
+        frame: how it looks, (H, W, 3); None where it was read back.
+    """
 
     image: Tensor
+    finish: Tensor
+    curvature: Mapping[str, Tensor]
+    frame: Frame | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"image": self.image, "finish": self.finish, **self.curvature}
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> "Made":
+        rest = {name: tensor for name, tensor in tensors.items() if name not in ("image", "finish")}
+        return cls(tensors["image"], tensors["finish"], rest)
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """Another frame that is made already, and the motion from there."""
+
+    made: Made
     motion: Motion
 
 
@@ -76,62 +102,67 @@ class Studio:
             self._stylizer = Stylizer(list(self.styles), networks=self._networks, **values)
         return self._stylizer
 
-    def afresh(self, content: Frame, stylizer: Stylizer) -> Run:
+    def afresh(self, content: Frame, stylizer: Stylizer) -> Made:
         """The first frame of a scene: the whole schedule."""
-        return stylizer.made(stylizer.prepare(content), Watch())
+        run = stylizer.made(stylizer.prepare(content), Watch())
+        return _made(run, torch.ones((1, 1, *content.shape[:2])))
 
     def after(
         self,
         content: Frame,
         stylizer: Stylizer,
         known: Sequence[Known],
-        own: Tensor | None = None,
-        curvature: Mapping[str, Tensor] = MappingProxyType({}),
-    ) -> Run:
+        *,
+        own: Made | None = None,
+        before: Made | None = None,
+    ) -> Made:
         """A frame that follows others, the nearest first; `own` is what an earlier pass made of it, if one did, and
-        `curvature` what was known after the frame that was made before."""
-        image, coherence = start_of(as_planes(content), known, self._video, own)
-        start = Start(image, self._later_iterations(), coherence, curvature)
+        `before` the frame that was made before."""
+        begun, coherence = start_of(as_planes(content), known, self._video, own)
+        whole = self.options.iterations
+        whole = whole[-1] if isinstance(whole, tuple) else whole
+        steps = self._video.later_iterations or max(1, round(_LATER_SHARE * whole))
+        start = Start(begun.image, steps, coherence, {} if before is None else before.curvature)
         tolerance = self.options.tolerance or _TOLERANCE
         watch = Watch(EarlyStop(patience=_PATIENCE, tolerance=tolerance), callback_every=_PATIENCE)
         run = stylizer.made(stylizer.prepare(content, start=start), watch)
         run.image = coherence.on(run.image.device).held(run.image)
-        return run
-
-    def _later_iterations(self) -> int:
-        counts = self.options.iterations
-        last = counts[-1] if isinstance(counts, tuple) else counts
-        return self._video.later_iterations or max(1, round(_LATER_SHARE * last))
+        return _made(run, (begun.finish + (len(run.losses) - 1) / whole).clamp(max=1))
 
 
-def curvature_of(run: Run) -> dict[str, Tensor]:
-    """What the run's optimiser knows that holds for the next frame too."""
-    return run.optimizer.curvature() if isinstance(run.optimizer, LBFGS) else {}
+def _made(run: Run, finish: Tensor) -> Made:
+    curvature = run.optimizer.curvature() if isinstance(run.optimizer, LBFGS) else {}
+    image = run.image.detach().float().clamp(0, 1).cpu()
+    kept = {name: tensor.cpu() for name, tensor in curvature.items()}
+    return Made(image, finish, kept, as_frame(run.result().tensor))
 
 
 def start_of(
-    content: Tensor, known: Sequence[Known], video: VideoOptions, own: Tensor | None = None
-) -> tuple[Tensor, Coherence]:
+    content: Tensor, known: Sequence[Known], video: VideoOptions, own: Made | None = None
+) -> tuple[Made, Coherence]:
     """The image that a frame begins as, and what it is held to.
 
     It begins as the nearest image in which a point is visible, warped; where none shows it, as the content. Where the
-    flow can be trusted it is held to that. With `own` it begins as the mean of both, and where none shows it as `own`.
+    flow can be trusted it is held to that, as far as that is finished: what came into view of late goes on to take on
+    the style. With `own` it begins as the mean of both, and where none shows it as `own`.
     """
-    start = content.clone() if own is None else own.clone()
-    target, held = start.clone(), torch.zeros_like(content[:, :1])
-    begun = torch.zeros_like(held, dtype=torch.bool)
+    nothing = torch.zeros_like(content[:, :1])
+    image, finish = (content, nothing) if own is None else (own.image, own.finish)
+    target, held, begun = image, nothing, nothing.bool()
     for each in known:
-        image = warped(each.image, each.motion.flow).clamp(0, 1)
+        flow = each.motion.flow
+        moved, done = warped(each.made.image, flow).clamp(0, 1), sampled(each.made.finish, flow, "INTER_LINEAR")
         covered, trusted = (torch.from_numpy(mask)[None, None] for mask in (each.motion.covered, each.motion.trusted))
-        if own is None:
-            start = torch.where(covered & ~begun, image, start)
-        else:
-            start = torch.where(trusted & (held == 0), (image + own) / 2, start)
-        begun |= covered
-        target = torch.where(trusted & (held == 0), image, target)
-        trust = torch.from_numpy(sharpness(each.motion.flow))[None, None]
-        held = torch.where(trusted & (held == 0), trust, held)
-    return start, Coherence(target, held, video.temporal_weight, is_frozen=video.freeze)
+        new = covered & ~begun if own is None else trusted & ~begun
+        image = torch.where(new, moved if own is None else (moved + own.image) / 2, image)
+        finish = torch.where(new, torch.maximum(done, finish), finish)
+        begun = begun | new
+        held_now = trusted & (held == 0)
+        target = torch.where(held_now, moved, target)
+        trust = torch.from_numpy(sharpness(flow))[None, None] * done.clamp_min(_LEAST_FINISH) ** _FINISH_POWER
+        held = torch.where(held_now, trust, held)
+    free = (finish < 1) | (held == 0) if video.freeze else None
+    return Made(image, finish, {}), Coherence(target, held, video.temporal_weight, free)
 
 
 @dataclass(frozen=True)

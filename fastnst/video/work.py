@@ -122,12 +122,8 @@ class Work:
     def _raw(self, number: int, index: int) -> Path:
         return self.folder / "raw" / f"{number}" / f"{index + 1:06d}.npz"
 
-    def image(self, number: int, index: int) -> Tensor:
-        """The image that the pass of that number left of a frame, (1, 3, H, W). Raises CheckpointError."""
-        return self.state(number, index)["image"]
-
-    def state(self, number: int, index: int) -> dict[str, Tensor]:
-        """The image, and what the optimiser knew after it. Raises CheckpointError."""
+    def tensors(self, number: int, index: int) -> dict[str, Tensor]:
+        """The tensors that the pass of that number left of a frame. Raises CheckpointError."""
         path = self._raw(number, index)
         try:
             with np.load(path) as arrays:
@@ -141,12 +137,12 @@ class Work:
     def is_finished(self, number: int, index: int, *, is_last: bool) -> bool:
         return (self.path("done", index) if is_last else self._raw(number, index)).exists()
 
-    def finish(self, number: int, index: int, state: Mapping[str, Tensor], frame: Frame | None) -> None:
-        """Keeps what a pass made of a frame, as `state` gives it, and in the last pass the frame itself."""
+    def finish(self, number: int, index: int, made: Mapping[str, Tensor], frame: Frame | None) -> None:
+        """Keeps the tensors that a pass made of a frame, and in the last pass the frame itself."""
         path = self._raw(number, index)
         path.parent.mkdir(exist_ok=True)
         with replacing(path) as file:
-            arrays: dict[str, Any] = {name: tensor.cpu().numpy() for name, tensor in state.items()}
+            arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in made.items()}
             np.savez(file, **arrays)
         if frame is not None:
             with replacing(self.path("done", index)) as file:
