@@ -7,6 +7,10 @@ With `w` the results of earlier frames warped to where their points are now, and
     total    = α · content + β · style + γ · tv + δ · temporal
 
 It looks at the image alone, at no feature: one pass over the image, whatever tiles the other terms are seen in.
+
+Where δ c is large the term is steeper than the others by far, and an optimiser whose steps fit there goes nowhere in
+what is not held. So what it moves is z, of which the image is x = w + d (z − w), with d = 1 / √(1 + δ c / STEEPNESS):
+in z all are about as steep as without the term.
 """
 
 from dataclasses import dataclass, replace
@@ -20,6 +24,9 @@ from fastnst.loss.scale import LossScale
 from fastnst.loss.terms import Loss
 from fastnst.network.runtime import Runtime
 
+STEEPNESS = 300.0
+"""The δ with which the temporal term is about as steep as the others are, in the relative objective."""
+
 
 @dataclass(frozen=True, eq=False)
 class Coherence:
@@ -29,26 +36,32 @@ class Coherence:
         target: the warped results, (1, 3, H, W) float32.
         valid: how far they are known, (1, 1, H, W) float32 in 0…1.
         weight: δ.
-        free: where the image may change, (1, 1, H, W) bool; elsewhere it is the target. None for everywhere.
+        frozen: where the image may not change, (1, 1, H, W) bool; None for nowhere.
     """
 
     target: Tensor
     valid: Tensor
     weight: float
-    free: Tensor | None = None
+    frozen: Tensor | None = None
 
     def on(self, device: torch.device) -> "Coherence":
-        free = None if self.free is None else self.free.to(device)
-        return replace(self, target=self.target.to(device), valid=self.valid.to(device), free=free)
+        frozen = None if self.frozen is None else self.frozen.to(device)
+        return replace(self, target=self.target.to(device), valid=self.valid.to(device), frozen=frozen)
 
     @cached_property
     def factor(self) -> Tensor:
         """What each (x − w)² counts in the total: δ c / (3 K)."""
         return self.weight / (3 * (self.valid > 0).sum().clamp_min(1)) * self.valid
 
-    def held(self, image: Tensor) -> Tensor:
-        """The image with the target's pixels where it may not change."""
-        return image if self.free is None else torch.where(self.free, image, self.target)
+    @cached_property
+    def give(self) -> Tensor:
+        """How far the image follows what is moved, (1, 1, H, W) in 0…1: d, and 0 where it is frozen."""
+        give = (1 + self.weight * self.valid / STEEPNESS).rsqrt()
+        return give if self.frozen is None else give.masked_fill(self.frozen, 0)
+
+    def image(self, moved: Tensor) -> Tensor:
+        """The image x that z, `moved`, stands for: (1, 3, H, W)."""
+        return torch.lerp(self.target, moved, self.give)
 
 
 class Coherent:
@@ -69,19 +82,17 @@ class Coherent:
     def is_tiled(self) -> bool:
         return self._objective.is_tiled
 
-    def loss(self, image: Tensor) -> Loss:
-        """The loss of `image`: see `Objective.loss`."""
-        held = self._coherence.held(image)
-        return self._with_term(self._objective.loss(held), held - self._coherence.target)
+    def loss(self, moved: Tensor) -> Loss:
+        """The loss of the image of `moved`: see `Objective.loss`."""
+        image = self._coherence.image(moved)
+        return self._with_term(self._objective.loss(image), image - self._coherence.target)
 
-    def loss_and_gradient(self, image: Tensor) -> tuple[Loss, Tensor]:
-        """The loss and its gradient: see `Objective.loss_and_gradient`."""
-        held = self._coherence.held(image)
-        loss, gradient = self._objective.loss_and_gradient(held)
-        difference = held - self._coherence.target
-        gradient = torch.addcmul(gradient, self._coherence.factor, difference, value=2)
-        if self._coherence.free is not None:
-            gradient = gradient * self._coherence.free
+    def loss_and_gradient(self, moved: Tensor) -> tuple[Loss, Tensor]:
+        """The loss of the image of `moved`, and its gradient by `moved`: see `Objective.loss_and_gradient`."""
+        image = self._coherence.image(moved)
+        loss, gradient = self._objective.loss_and_gradient(image)
+        difference = image - self._coherence.target
+        gradient = torch.addcmul(gradient, self._coherence.factor, difference, value=2) * self._coherence.give
         return self._with_term(loss, difference), gradient
 
     def _with_term(self, loss: Loss, difference: Tensor) -> Loss:

@@ -23,6 +23,8 @@ Flow = npt.NDArray[np.float32]
 _FLO_MAGIC = 202021.25
 # What a warp by half a pixel leaves of the trust in its result: a frame that is held to a blurred one stays blurred.
 _BLURRED, _BLUR_POWER = 0.01, 8
+# The radius in which the tone around is looked at, as a part of the long side, and the weight below which it fades.
+_TONE_PART, _TONE_LEAST = 32, 0.02
 # Frames whose neighbourhoods differ by less, in grey levels, stand still: their flow is none, not nearly none.
 _STILL, _STILL_WINDOW = 1.5, 15
 # Colours of a point in two frames that differ by more, in 0…1, are not those of one point under one light.
@@ -144,6 +146,20 @@ def sharpness(flow: Flow) -> npt.NDArray[np.float32]:
     off = np.abs(flow - np.round(flow)).max(2)
     sharp: npt.NDArray[np.float32] = (_BLURRED + (1 - _BLURRED) * (1 - 2 * off) ** _BLUR_POWER).astype(np.float32)
     return sharp
+
+
+def toned(image: Tensor, content: Tensor, begun: Tensor) -> Tensor:
+    """The `content` where no image has `begun`, (1, 1, H, W) bool, in the tone that the image has around it: with the
+    mean difference of the two near by, (1, 3, H, W) in 0…1."""
+    import cv2
+
+    mask = begun[0, 0].float().numpy()
+    apart = np.moveaxis((image - content)[0].numpy(), 0, 2) * mask[..., None]
+    radius = max(content.shape[-2:]) / _TONE_PART
+    near, weight = (cv2.GaussianBlur(x, (0, 0), radius, borderType=cv2.BORDER_REPLICATE) for x in (apart, mask))
+    tone = near / np.maximum(weight, _TONE_LEAST)[..., None]
+    toned_content = (content + torch.from_numpy(np.moveaxis(tone, 2, 0).copy())[None]).clamp(0, 1)
+    return torch.where(begun, image, toned_content)
 
 
 def is_cut(earlier: Frame, later: Frame, moved: Motion, *, least: float) -> bool:

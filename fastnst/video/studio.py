@@ -21,7 +21,19 @@ from fastnst.transfer.callbacks import EarlyStop
 from fastnst.transfer.inputs import Start, Styles, load_inputs
 from fastnst.transfer.run import Run, Watch
 from fastnst.transfer.stylizer import Networks, Stylizer
-from fastnst.video.flow import Flow, Frame, Motion, as_frame, as_planes, motion, read_flow, sampled, sharpness, warped
+from fastnst.video.flow import (
+    Flow,
+    Frame,
+    Motion,
+    as_frame,
+    as_planes,
+    motion,
+    read_flow,
+    sampled,
+    sharpness,
+    toned,
+    warped,
+)
 from fastnst.video.options import Look, VideoOptions
 
 # A frame after the first of its scene takes at most this part of the steps.
@@ -29,7 +41,7 @@ _LATER_SHARE = 0.1
 # It ends when so many evaluations lower its loss by less than the tolerance, this one unless another is given.
 _PATIENCE, _TOLERANCE = 3, 1e-3
 # How much less a frame is held to what has not had a whole schedule, and how little at least.
-_FINISH_POWER, _LEAST_FINISH = 4, 0.05
+_FINISH_POWER, _LEAST_FINISH = 8, 0.3
 # A mask that is black in a frame is so grey there: of no weight, but not of none.
 _FAINT = 1 / 255
 
@@ -126,7 +138,7 @@ class Studio:
         tolerance = self.options.tolerance or _TOLERANCE
         watch = Watch(EarlyStop(patience=_PATIENCE, tolerance=tolerance), callback_every=_PATIENCE)
         run = stylizer.made(stylizer.prepare(content, start=start), watch)
-        run.image = coherence.on(run.image.device).held(run.image)
+        run.image = coherence.on(run.image.device).image(run.image)
         return _made(run, (begun.finish + (len(run.losses) - 1) / whole).clamp(max=1))
 
 
@@ -142,9 +154,9 @@ def start_of(
 ) -> tuple[Made, Coherence]:
     """The image that a frame begins as, and what it is held to.
 
-    It begins as the nearest image in which a point is visible, warped; where none shows it, as the content. Where the
-    flow can be trusted it is held to that, as far as that is finished: what came into view of late goes on to take on
-    the style. With `own` it begins as the mean of both, and where none shows it as `own`.
+    It begins as the nearest image in which a point is visible, warped; where none shows it, as the content in the tone
+    around it. Where the flow can be trusted it is held to that, as far as that is finished: what came into view of late
+    goes on to take on the style. With `own` it begins as the mean of both, and where none shows it as `own`.
     """
     nothing = torch.zeros_like(content[:, :1])
     image, finish = (content, nothing) if own is None else (own.image, own.finish)
@@ -161,8 +173,11 @@ def start_of(
         target = torch.where(held_now, moved, target)
         trust = torch.from_numpy(sharpness(flow))[None, None] * done.clamp_min(_LEAST_FINISH) ** _FINISH_POWER
         held = torch.where(held_now, trust, held)
-    free = (finish < 1) | (held == 0) if video.freeze else None
-    return Made(image, finish, {}), Coherence(target, held, video.temporal_weight, free)
+    if own is None:
+        image = toned(image, content, begun)
+        target = torch.where(held > 0, target, image)
+    frozen = (finish == 1) & (held > 0) if video.freeze else None
+    return Made(image, finish, {}), Coherence(target, held, video.temporal_weight, frozen)
 
 
 @dataclass(frozen=True)
