@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ import fastnst
 from fastnst.app.cli import main
 from fastnst.errors import FastnstError, OptionError
 from fastnst.transfer.checkpoint import CheckpointError
+from fastnst.video.clip import open_clip
+from fastnst.video.container import write_clip
 from fastnst.video.options import Look, Track, VideoOptions, read_track
 from fastnst.video.run import FrameDone, stylize_video
 from fastnst.video.work import work_folder
@@ -244,3 +247,18 @@ def test_a_missing_package_is_named(tmp_path: Path, style: str, monkeypatch: pyt
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(OptionError, match=r'video needs cv2; install it with pip install "fastnst\[video\]"'):
         stylize_video(tmp_path, style, tmp_path / "out.gif")
+
+
+def test_clips_in_a_batch(tmp_path: Path, style: str, capsys: pytest.CaptureFixture[str]) -> None:
+    moving.folder_of(tmp_path / "frames", moving.pan(3))
+    source = tmp_path / "pan.mp4"
+    write_clip(source, sorted((tmp_path / "frames").iterdir()), Fraction(12))
+    words = ["batch", "--content", str(source), "--style", style, "-o", str(tmp_path / "out"), "--json"]
+    words += ["--size", "48", "--iterations", "4", "--weights", "random", "--style-layers", "conv1_1"]
+    words += ["--content-layers", "conv1_2", "--workers", "1"]
+    assert main(words) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["status"], facts["frames"]) == ("done", 3)
+    assert len(open_clip(tmp_path / "out" / "pan_style.mp4")) == 3
+    assert main([*words, "--resume"]) == 0
+    assert json.loads(capsys.readouterr().out)["status"] == "skipped"

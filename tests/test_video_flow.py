@@ -12,6 +12,7 @@ from fastnst.errors import ImageError
 from fastnst.loss.objective import make_objective
 from fastnst.loss.targets import style_targets
 from fastnst.loss.temporal import STEEPNESS, Coherence, Coherent
+from fastnst.optim import LBFGS
 from fastnst.video.clip import open_clip
 from fastnst.video.container import write_clip
 from fastnst.video.flow import (
@@ -23,6 +24,7 @@ from fastnst.video.flow import (
     is_cut,
     motion,
     read_flow,
+    toned,
     warped,
 )
 from fastnst.video.score import score_clip, warping_error
@@ -178,3 +180,34 @@ def test_the_score_of_a_pan_is_nothing_and_of_a_change_its_mean_square(tmp_path:
 def test_frames_and_planes_are_the_same_samples() -> None:
     frame = moving.texture(9, 11)
     assert (as_frame(as_planes(frame)) == frame).all()
+
+
+def test_what_comes_into_view_begins_in_the_tone_around_it() -> None:
+    content, begun = noise(0, 32, 40), torch.ones(1, 1, 32, 40, dtype=torch.bool)
+    begun[..., 34:] = False
+    image = (content * 0.5 + 0.25).where(begun, torch.zeros(1))
+    result = toned(content * 0.5 + 0.2, content * 0.5, begun)
+    assert torch.equal(result[..., :34], (content * 0.5 + 0.2)[..., :34])
+    assert torch.allclose(result[..., 34:36], (content * 0.5 + 0.2)[..., 34:36], atol=1e-3)
+    assert torch.equal(toned(image, content, torch.zeros_like(begun)), content)
+
+
+def test_an_optimiser_that_knows_the_curvature_takes_a_whole_first_step() -> None:
+    options, runtime, backbone = prepared(style_layers="conv1_1", content_layers="conv1_2")
+    targets = style_targets(backbone, [(noise(5, 24, 24), 1.0)], options, runtime)
+    objective = make_objective(backbone, noise(1, 20, 26), targets, options, runtime)
+    image, before = noise(2, 20, 26), LBFGS()
+    for _ in range(8):
+        _, gradient = objective.loss_and_gradient(image)
+        before.step(image, gradient)
+    _, gradient = objective.loss_and_gradient(image)
+    steps = []
+    for curvature in ({}, before.curvature()):
+        other, moved = LBFGS(), image.clone()
+        other.load_state_dict(curvature)
+        other.step(moved, gradient)
+        steps.append(moved - image)
+    # The first step of one that knows nothing is as short as a pixel; both go downhill.
+    assert float(steps[1].norm()) > 10 * float(steps[0].norm())
+    assert all(float((step * gradient).sum()) < 0 for step in steps)
+    assert LBFGS(line_search="strong_wolfe").curvature() == {}

@@ -63,7 +63,7 @@ class VideoOptions:
     max_frames: int = _option(_MOST_FRAMES, "refuse a clip of more frames", "N")
     sound: bool = _option(True, "leave the clip's sound out")
     temporal_weight: float = _option(
-        10_000.0,
+        3000.0,
         "δ, the weight of the temporal term: the mean of (x − the last result, warped)² where that is known",
         "X",
     )

@@ -134,7 +134,7 @@ class _Watch:
                 Image.fromarray(done.frame).save(file, format)
         if done.seconds is not None:
             (self._fresh if done.begins_scene else self._later).append(done.seconds)
-            if len(self._fresh) + len(self._later) == 2 and not self._quiet and self._later:
+            if len(self._fresh) == len(self._later) == 1 and not self._quiet:
                 first, later = sum(self._fresh), self._later[0]
                 self._say(f"{first:.3g} s for the first frame, {later:.2g} s for the next: {self._left(done)}")
         if self.bar is not None:
