@@ -99,6 +99,14 @@ def test_what_stands_still_has_no_flow_at_all() -> None:
     assert moved.trusted[:, 70:].all()
 
 
+def test_a_flat_part_of_what_moves_moves() -> None:
+    frames = moving.pan(2, (96, 128), 4)
+    whole = np.concatenate([frames[0], frames[1][:, -4:]], axis=1)
+    whole[30:60, 50:90] = 128
+    moved = motion(whole[:, :-4].copy(), whole[:, 4:].copy())
+    assert np.abs(moved.flow[34:56, 54:80] - [4, 0]).mean() < 0.5
+
+
 def test_the_checks_know_what_an_object_hides_and_uncovers() -> None:
     # A block of 10 × 10 moves by 4 to the right before a still ground: from 12 to 16.
     forward, backward = constant(30, 40, 0, 0), constant(30, 40, 0, 0)

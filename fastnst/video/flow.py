@@ -26,7 +26,7 @@ _BLURRED, _BLUR_POWER = 0.01, 8
 # The radius in which the tone around is looked at, as a part of the long side, and the weight below which it fades.
 _TONE_PART, _TONE_LEAST = 32, 0.02
 # Frames whose neighbourhoods differ by less, in grey levels, stand still: their flow is none, not nearly none.
-_STILL, _STILL_WINDOW = 1.5, 15
+_STILL, _STILL_WINDOW, _NEARLY = 1.5, 15, 0.5
 # Colours of a point in two frames that differ by more, in 0…1, are not those of one point under one light.
 _SAME_COLOUR = 0.2
 
@@ -53,8 +53,9 @@ def motion(earlier: Frame, later: Frame, flows: tuple[Flow, Flow] | None = None)
         before, after = _grey(earlier), _grey(later)
         backward, forward = dense_flow(after, before), dense_flow(before, after)
         still = _still(before, after)
-        backward[still] = 0
-        forward[still] = 0
+        for flow in (backward, forward):
+            # A flat part looks the same wherever it goes: what moves, by its surroundings, moves.
+            flow[still & (np.abs(flow).max(2) < _NEARLY)] = 0
     else:
         backward, forward = flows
     covered = ~disoccluded(forward, backward)
