@@ -92,7 +92,7 @@ async function main() {
       return;
     }
     const size = Math.min(2 * result.size, page.limits.size);
-    button.disabled = isBusy() || size <= result.size;
+    button.disabled = isBusy() || size <= result.size || result.frames > 0;
     button.textContent = size > result.size ? `Continue at ${size} px` : "Largest size reached";
     button.onclick = () => attempt(() => api.proceed(result.id, size));
     offerFormats(result.formats);
