@@ -41,10 +41,10 @@ def test_the_temporal_term_is_that_of_the_formula(is_frozen: bool) -> None:
     valid = (noise(4, 20, 26)[:, :1] - 0.4).clamp_min(0)
     targets = style_targets(backbone, [(noise(5, 24, 24), 1.0)], options, runtime)
     plain = make_objective(backbone, content, targets, options, runtime)
-    coherent = Coherent(plain, Coherence(target, valid, 30.0, valid > 0.3 if is_frozen else None))
+    coherent = Coherent(plain, Coherence(target, valid, 15.0, 2.0, valid > 0.3 if is_frozen else None))
 
     z, w, c = image.double().requires_grad_(), target.double(), valid.double()
-    give = (1 + 30 * c / STEEPNESS) ** -0.5
+    give = (1 + 15 * c / STEEPNESS) ** -0.5
     x = w + (give * (c <= 0.3) if is_frozen else give) * (z - w)
     term = (c * (x - w) ** 2).sum() / (3 * int((c > 0).sum()))
     before, gradient = plain.loss_and_gradient(x.detach().float())

@@ -4,7 +4,9 @@ With `w` the results of earlier frames warped to where their points are now, and
 `K` of the pixels at all::
 
     temporal = Σ c (x − w)² / (3 K)        over pixels and channels, x and w in 0…1
-    total    = α · content + β · style + γ · tv + δ · temporal
+    total    = α · content + β · style + γ · tv + δ L · temporal
+
+L is the total that the first frame of the scene ended with: so δ means the same with any weights and any objective.
 
 It looks at the image alone, at no feature: one pass over the image, whatever tiles the other terms are seen in.
 
@@ -24,8 +26,8 @@ from fastnst.loss.scale import LossScale
 from fastnst.loss.terms import Loss
 from fastnst.network.runtime import Runtime
 
-STEEPNESS = 300.0
-"""The δ with which the temporal term is about as steep as the others are, in the relative objective."""
+STEEPNESS = 200.0
+"""The δ with which the temporal term is about as steep as the others are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,12 +38,14 @@ class Coherence:
         target: the warped results, (1, 3, H, W) float32.
         valid: how far they are known, (1, 1, H, W) float32 in 0…1.
         weight: δ.
+        level: L.
         frozen: where the image may not change, (1, 1, H, W) bool; None for nowhere.
     """
 
     target: Tensor
     valid: Tensor
     weight: float
+    level: float = 1.0
     frozen: Tensor | None = None
 
     def on(self, device: torch.device) -> "Coherence":
@@ -50,8 +54,8 @@ class Coherence:
 
     @cached_property
     def factor(self) -> Tensor:
-        """What each (x − w)² counts in the total: δ c / (3 K)."""
-        return self.weight / (3 * (self.valid > 0).sum().clamp_min(1)) * self.valid
+        """What each (x − w)² counts in the total: δ L c / (3 K)."""
+        return self.weight * self.level / (3 * (self.valid > 0).sum().clamp_min(1)) * self.valid
 
     @cached_property
     def give(self) -> Tensor:

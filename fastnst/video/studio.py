@@ -53,22 +53,25 @@ class Made:
     Attributes:
         image: as the optimiser left it, (1, 3, H, W) float32 in 0…1.
         finish: the part of a whole schedule that each point has had, (1, 1, H, W) in 0…1.
+        level: the total loss that the first frame of its scene ended with.
         curvature: what L-BFGS knew after it.
         frame: how it looks, (H, W, 3); None where it was read back.
     """
 
     image: Tensor
     finish: Tensor
+    level: float
     curvature: Mapping[str, Tensor]
     frame: Frame | None = None
 
     def tensors(self) -> dict[str, Tensor]:
-        return {"image": self.image, "finish": self.finish, **self.curvature}
+        level = torch.tensor(self.level, dtype=torch.float64)
+        return {"image": self.image, "finish": self.finish, "level": level, **self.curvature}
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> "Made":
-        rest = {name: tensor for name, tensor in tensors.items() if name not in ("image", "finish")}
-        return cls(tensors["image"], tensors["finish"], rest)
+        rest = {name: tensor for name, tensor in tensors.items() if name not in ("image", "finish", "level")}
+        return cls(tensors["image"], tensors["finish"], float(tensors["level"]), rest)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +120,8 @@ class Studio:
     def afresh(self, content: Frame, stylizer: Stylizer) -> Made:
         """The first frame of a scene: the whole schedule."""
         run = stylizer.made(stylizer.prepare(content), Watch())
-        return _made(run, torch.ones((1, 1, *content.shape[:2])))
+        level = min(record.total for record in run.losses if record.scale == run.losses[-1].scale)
+        return _made(run, torch.ones((1, 1, *content.shape[:2])), level)
 
     def after(
         self,
@@ -139,14 +143,14 @@ class Studio:
         watch = Watch(EarlyStop(patience=_PATIENCE, tolerance=tolerance), callback_every=_PATIENCE)
         run = stylizer.made(stylizer.prepare(content, start=start), watch)
         run.image = coherence.on(run.image.device).image(run.image)
-        return _made(run, (begun.finish + (len(run.losses) - 1) / whole).clamp(max=1))
+        return _made(run, (begun.finish + (len(run.losses) - 1) / whole).clamp(max=1), begun.level)
 
 
-def _made(run: Run, finish: Tensor) -> Made:
+def _made(run: Run, finish: Tensor, level: float) -> Made:
     curvature = run.optimizer.curvature() if isinstance(run.optimizer, LBFGS) else {}
     image = run.image.detach().float().clamp(0, 1).cpu()
     kept = {name: tensor.cpu() for name, tensor in curvature.items()}
-    return Made(image, finish, kept, as_frame(run.result().tensor))
+    return Made(image, finish, level, kept, as_frame(run.result().tensor))
 
 
 def start_of(
@@ -177,7 +181,8 @@ def start_of(
         image = toned(image, content, begun)
         target = torch.where(held > 0, target, image)
     frozen = (finish == 1) & (held > 0) if video.freeze else None
-    return Made(image, finish, {}), Coherence(target, held, video.temporal_weight, frozen)
+    level = next((made.level for made in (*(each.made for each in known), own) if made is not None), 1.0)
+    return Made(image, finish, level, {}), Coherence(target, held, video.temporal_weight, level, frozen)
 
 
 @dataclass(frozen=True)
