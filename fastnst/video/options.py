@@ -63,8 +63,8 @@ class VideoOptions:
     max_frames: int = _option(_MOST_FRAMES, "refuse a clip of more frames", "N")
     sound: bool = _option(True, "leave the clip's sound out")
     temporal_weight: float = _option(
-        2000.0,
-        "δ, the weight of the temporal term, the mean of (x − the last result, warped)² where that is known, in units of "
+        4000.0,
+        "δ, the weight of the temporal term, the mean of (x − last result, warped)² where that is known, in units of "
         "the loss of the scene's first frame",
         "X",
     )
