@@ -120,12 +120,14 @@ def prepare_video(
     masks = _moving_masks(options, source, video)
     # What is wrong with styles, masks and options is found before the clip is decoded.
     studio, work = Studio(style, look, video), Work(work_folder(target))
-    work.begin(resume=resume)
-    saved = work.record() if resume else None
+    saved = work.saved(resume=resume)
     if saved is not None:
         studio.go_on_in(str(saved.get("device")), str(saved.get("precision")))
     stylizer = studio.stylizer(0.0, {number: next(mask.frames()) for number, mask in masks.items()})
     prepared = stylizer.prepare(_fitted(next(source.frames()), size))
+    motions = Motions(None if video.flow is None else Path(video.flow))
+    motions.check(len(source), video.look_back if video.passes == 1 else sorted({1, *video.look_back}))
+    work.make()
     count, content, broken = work.extract(source, size)
     hashes = [work.extract(mask, _fitting(mask.size, size), f"masks/{number}")[1] for number, mask in masks.items()]
     same = {
@@ -142,8 +144,6 @@ def prepare_video(
     work.keep_record(
         {"same": same, "device": str(runtime.device), "precision": runtime.precision, "versions": versions()}, saved
     )
-    motions = Motions(None if video.flow is None else Path(video.flow))
-    motions.check(count, video.look_back if video.passes == 1 else sorted({1, *video.look_back}))
     return Production(
         source=source,
         target=target,

@@ -39,26 +39,18 @@ class Work:
 
     folder: Path
 
-    def begin(self, *, resume: bool) -> None:
-        """Makes the folder, or finds it. Raises FastnstError where there is one and should not be, or the reverse."""
-        there = (self.folder / "run.json").exists()
-        if there and not resume:
+    def saved(self, *, resume: bool) -> dict[str, Any] | None:
+        """The record of the frames to go on with; None for a new run. Raises CheckpointError where there are frames and
+        should not be, or the reverse, and where the record cannot be read."""
+        path = self.folder / "run.json"
+        if path.exists() and not resume:
             raise CheckpointError(
                 f"{str(self.folder)!r} has the frames of a run that was stopped; go on with --resume, or delete it"
             )
-        if resume and not there:
+        if not resume:
+            return None
+        if not path.exists():
             raise CheckpointError(f"there is no {str(self.folder)!r} to go on with; leave --resume out")
-        try:
-            for name in ("content", "masks", "done", "raw"):
-                (self.folder / name).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ImageError(
-                f"{str(self.folder)!r} cannot be made ({error.strerror}); choose another output"
-            ) from error
-
-    def record(self) -> dict[str, Any]:
-        """What the frames that are kept are made of. Raises CheckpointError where that cannot be read."""
-        path = self.folder / "run.json"
         try:
             saved = json.loads(path.read_text())
             if saved["format"] == FORMAT and isinstance(saved["same"], dict):
@@ -68,6 +60,15 @@ class Work:
         raise CheckpointError(
             f"{str(path)!r} is damaged or of another version; delete {str(self.folder)!r} and begin anew"
         )
+
+    def make(self) -> None:
+        """Makes the folders that are missing. Raises ImageError."""
+        try:
+            for name in ("content", "masks", "done", "raw"):
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            problem = f"{str(self.folder)!r} cannot be made ({error.strerror})"
+            raise ImageError(f"{problem}; choose another output") from error
 
     def keep_record(self, record: Mapping[str, Any], saved: Mapping[str, Any] | None) -> None:
         """Keeps what the run is made of, or compares it with what was `saved`. Raises CheckpointError."""
