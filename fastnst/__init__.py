@@ -29,11 +29,13 @@ if TYPE_CHECKING:
         reconstruction_figure,
         synthesize_texture,
     )
+    from fastnst.video.run import stylize_video
 
 __all__ = ["FastnstError", "FastnstWarning", "ImageError", "OptionError", "WeightsError"]
 __all__ += ["ContentLoss", "FeatureExtractor", "GramLoss", "PerceptualLoss", "TVLoss"]
 __all__ += ["Canvas", "Iterate", "LossRecord", "Options", "Result", "Stylizer", "Watch", "resume", "stylize"]
 __all__ += ["CheckpointError", "DivergedError"]
+__all__ += ["stylize_video"]
 __all__ += ["reconstruct_content", "reconstruct_style", "reconstruction_figure", "synthesize_texture"]
 
 _HOMES = {
@@ -48,6 +50,7 @@ _HOMES = {
     "transfer.run": ("Watch",),
     "transfer.stylizer": ("Stylizer", "resume", "stylize"),
     "transfer.variants": __all__[-4:],
+    "video.run": ("stylize_video",),
 }
 
 

@@ -282,3 +282,29 @@ def test_failures_end_in_the_ticket(
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     assert cli.main(["web"]) == 1
     assert 'pip install "fastnst[web]"' in capsys.readouterr().err
+
+
+def test_a_clip_is_made_frame_by_frame_and_can_be_had_as_one(tmp_path: Path) -> None:
+    frames = [Image.open(io.BytesIO(png(seed=seed))) for seed in (0, 1, 2)]
+    file = io.BytesIO()
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=100)
+    clip = read_upload("waves.gif", file.getvalue(), Limits())
+    assert (clip.frames, clip.width, clip.height) == (3, 64, 48)
+    with pytest.raises(OptionError, match="has 3 frames, more than the 2"):
+        read_upload("waves.gif", file.getvalue(), Limits(frames=2))
+    results: list[Kept] = []
+    studio = Studio(HOST, Limits(), results.append)
+    asked = request(content=clip)
+    made = Ticket(asked, studio.options(asked))
+    studio.run(made)
+    view = made.view()
+    assert (view["state"], view["frames"], view["iteration"], view["done"]) == (DONE, 3, 3, 1.0)
+    assert made.preview is not None
+    (result,) = results
+    assert result.file("mp4")[4:8] == b"ftyp"
+    assert Image.open(io.BytesIO(result.file("png"))).size == (48, 36)
+    stopped = Ticket(asked, studio.options(asked))
+    stopped.stop()
+    studio.run(stopped)
+    assert results[1].film is None
+    assert results[1].parameters["stopped"] == "interrupted"

@@ -166,9 +166,17 @@ class LBFGS:
         line = {} if self._line is None else self._line.tensors()
         return {**self._pairs.tensors(), **line}
 
+    def curvature(self) -> dict[str, Tensor]:
+        """A copy of what is known of each band, without the pairs: for another image of that size. Nothing with a line
+        search."""
+        names = ("h0", "memory_steps", "memory_changes", "memory_both")
+        state = self.live_state() if self.line_search == "none" else {}
+        return {name: state[name].clone() for name in names if name in state}
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over what `state_dict` of one with the same options gave, and reads it at the next step; an empty one
-        makes the optimiser fresh, and so does that of another backend."""
+        makes the optimiser fresh, so does that of another backend, and what `curvature` gave makes one that knows how
+        long its first step is to be."""
         self._basis = self._pairs = self._line = self._fused = None
         self._saved = dict(state)
 
@@ -179,12 +187,12 @@ class LBFGS:
             self._pairs, self._line = pairs, line
 
     def _take_over(self, tensors: Mapping[str, Tensor]) -> bool:
-        """Copies what was saved, if it is of the same kind, into `tensors`."""
+        """Copies what was saved, if there is something and it is of the same kind, into `tensors`."""
         saved, self._saved = self._saved, {}
-        fits = all(name in saved and saved[name].shape == value.shape for name, value in tensors.items())
-        for name, value in tensors.items() if fits else ():
-            value.copy_(saved[name])
-        return fits
+        fits = saved.keys() <= tensors.keys() and all(x.shape == tensors[name].shape for name, x in saved.items())
+        for name, value in saved.items() if fits else ():
+            tensors[name].copy_(value)
+        return fits and bool(saved)
 
     def _history(self, like: Tensor, basis: Basis) -> History:
         return History(like, self.history, self.history_dtype or like.dtype, basis)

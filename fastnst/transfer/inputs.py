@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from numbers import Integral
 from typing import Any
@@ -18,6 +18,7 @@ from fastnst.image.picture import AnyPicture, Picture, StreamedPicture, opaque
 from fastnst.image.read import Source, open_picture
 from fastnst.image.resize import AtSizes, at_size, fitted_size
 from fastnst.loss.masks import Region, load_regions, recorded_regions
+from fastnst.loss.temporal import Coherence
 from fastnst.network.architecture import Preprocessing
 from fastnst.options.masks import mask_hashes
 from fastnst.options.options import START_WORDS, Options
@@ -221,6 +222,17 @@ class Scale:
     size: tuple[int, int]
     iterations: int
     style_weight: float
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """A start in place of the option `init`: an `image`, (1, 3, H, W) float32 of the last scale, which alone is made,
+    in so many `iterations`, held to what `coherence` says. `curvature` is what L-BFGS knew after another frame."""
+
+    image: Tensor
+    iterations: int
+    coherence: Coherence | None = None
+    curvature: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def style_size(style: AnyPicture | Canvas, edge: int, options: Options) -> tuple[int, int]:

@@ -10,13 +10,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
+import torch
+from fastnst_kernels import BlendedTarget
+
 from fastnst.errors import FastnstWarning, OptionError, RangeError
 from fastnst.image.colour import prepared as as_visible
 from fastnst.image.picture import AnyPicture, Picture
 from fastnst.image.read import Source
 from fastnst.image.resize import AtSizes, at_size, resize, resize_wrapped
 from fastnst.loss.masks import guidance_of, style_regions
+from fastnst.loss.objective import Evaluation
 from fastnst.loss.targets import StyleTarget, style_targets
+from fastnst.loss.temporal import Coherent
 from fastnst.network import trial
 from fastnst.network.backbone import Backbone, build_backbone
 from fastnst.network.runtime import Runtime, as_before, resolve_runtime, versions, without_overflow
@@ -32,7 +37,7 @@ from fastnst.plan.planner import Plan, most_tiles, plan_run
 from fastnst.plan.processes import Ranks
 from fastnst.transfer.checkpoint import SavedRun, check_same_inputs, check_same_network, load_run
 from fastnst.transfer.descent import Descent
-from fastnst.transfer.inputs import Canvas, Scale, Styles, load_inputs, opened, start_image, style_size
+from fastnst.transfer.inputs import Canvas, Scale, Start, Styles, load_inputs, opened, start_image, style_size
 from fastnst.transfer.kernels import Building, Rehearsal
 from fastnst.transfer.result import DivergedError, Result
 from fastnst.transfer.run import ResumeValues, Run, Watch, WatchValues, watch_and_options
@@ -159,8 +164,12 @@ class Stylizer:
         saved = load_run(Path(path), check=self._ranks.leads)
         return self.prepare(content, saved).run(watching)
 
-    def prepare(self, content: Source | AnyPicture | Canvas, saved: SavedRun | None = None) -> "Prepared":
+    def prepare(
+        self, content: Source | AnyPicture | Canvas, saved: SavedRun | None = None, *, start: Start | None = None
+    ) -> "Prepared":
         """A run on `content`, or the rest of the `saved` one: read, checked and planned, before the network is loaded.
+
+        With `start` it goes on from another frame's image.
 
         Raises FastnstError where the pictures or the options will not do, CheckpointError for other inputs than saved.
         """
@@ -170,6 +179,8 @@ class Stylizer:
         with own_modes(self.runtime.device):
             content = opened(content, self.options.max_pixels)
             scales = run_scales(content, self._inputs.styles, self.options)
+            if start is not None:
+                scales = (replace(scales[-1], index=0, iterations=start.iterations),)
             role = "output" if isinstance(content, Canvas) else "content"
             for region in self._inputs.regions or ():
                 region.content.check_aspect(content.height, content.width, f"the {role} image")
@@ -196,6 +207,7 @@ class Stylizer:
                 places=self._inputs.places(content),
                 saved=saved,
                 kernels=self._building(scales, plans),
+                start=start,
             )
 
     def _go_on_in(self, device: str, precision: str) -> None:
@@ -258,8 +270,23 @@ class Stylizer:
             warn_of_other_network(self.options, self._network[0])
         return self._network
 
+    def gram_trace(self, picture: Picture) -> float:
+        """The trace of a picture's Gram matrix, as the geometric mean over the style layers; 1 where there are none."""
+        if not self.options.active_style_layers:
+            return 1.0
+        options = replace(self.options, style_loss="gram", style_reduction="paper")
+        with own_modes(self.runtime.device):
+            targets = style_targets(self._loaded()[1], [(picture.rgb[None], 1.0)], options, self.runtime)
+        matrices = [target.matrix for target in targets.values() if isinstance(target, BlendedTarget)]
+        traces = torch.stack([matrix.diagonal(dim1=-2, dim2=-1).sum() for matrix in matrices])
+        return float(traces.double().clamp_min(1e-30).log().mean().exp())
+
     def run(self, prepared: "Prepared", watch: Watch) -> Result:
         """Makes the image of a run that this stylizer prepared. Raises DivergedError."""
+        return self.made(prepared, watch).result()
+
+    def made(self, prepared: "Prepared", watch: Watch) -> Run:
+        """The run itself, at its end: its `image` is as the optimiser left it. Raises DivergedError."""
         check_fork()
         try:
             return self._made(prepared, watch)
@@ -276,7 +303,7 @@ class Stylizer:
         plans = [self._plan(scale) for scale in prepared.scales]
         return self._made(replace(prepared, plans=plans, kernels=self._building(prepared.scales, plans)), watch)
 
-    def _made(self, prepared: "Prepared", watch: Watch) -> Result:
+    def _made(self, prepared: "Prepared", watch: Watch) -> Run:
         with own_modes(self.runtime.device), float32_products(self.runtime.tf32), timed_algorithms():
             plans = self._agreed(prepared.plans)
             run = self._begun(prepared, watch)
@@ -287,7 +314,7 @@ class Stylizer:
                 self._optimise(run, scale, plans[scale.index], prepared)
                 if run.stopped:
                     break
-            return run.result()
+            return run
 
     def _begun(self, prepared: "Prepared", watch: Watch) -> Run:
         """The run with the image and the optimiser that it begins or goes on with."""
@@ -305,6 +332,10 @@ class Stylizer:
         run = Run(
             parameters, prepared.places, watch, options=self.options, scales=scales, saved=saved, ranks=self._ranks
         )
+        if prepared.start is not None:
+            run.image, run.optimizer = prepared.start.image, make_optimizer(self.options, self.runtime)
+            run.optimizer.load_state_dict({name: x.to(device) for name, x in prepared.start.curvature.items()})
+            return run
         if saved is None:
             run.image = start_image(
                 self._inputs,
@@ -343,10 +374,10 @@ class Stylizer:
         content, visible = prepared.content_at(scale.size)
         resized = resize_wrapped if options.wraps else resize
         run.image = self._ranks.alike(resized(run.image.to(self.runtime.device), scale.size))
-        if run.optimizer is not None and not run.continues(scale):
+        if run.optimizer is not None and prepared.start is None and not run.continues(scale):
             run.optimizer = run.optimizer.rescaled(scale.size)
         guidance = guidance_of(self._inputs.regions, content.alpha, scale.size)
-        objective = FittingObjective(
+        objective: Evaluation = FittingObjective(
             backbone,
             content=visible.rgb[None],
             style=self._style(scale, prepared.styles, plan.style_tile, plain=guidance.is_plain),
@@ -357,6 +388,8 @@ class Stylizer:
             tile_is_fixed=options.tile == "none" or options.style_loss == "sliced",
             ranks=self._ranks,
         )
+        if prepared.start is not None and prepared.start.coherence is not None:
+            objective = Coherent(objective, prepared.start.coherence.on(self.runtime.device))
         fresh = partial(make_optimizer, options, self.runtime)
         descent = Descent(run.image, objective, fresh, optimizer=run.optimizer, average=options.average)
         run.optimise(descent, scale, content)
@@ -396,6 +429,7 @@ class Prepared:
         record: the facts of the run, as JSON can hold them; `places` is where its pictures were read.
         saved: the state that it goes on from, or None.
         kernels: a GPU's, which are being built, or None.
+        start: the frame's image that it goes on from, or None.
     """
 
     stylizer: Stylizer
@@ -409,6 +443,7 @@ class Prepared:
     places: Mapping[str, Any]
     saved: SavedRun | None
     kernels: Building | None
+    start: Start | None
 
     def run(self, watch: Watch | None = None) -> Result:
         """Makes the image. Raises DivergedError."""

@@ -21,6 +21,8 @@ from fastnst.network.weights import load_weights
 from fastnst.options.options import START_WORDS, Options, resolve_options
 from fastnst.plan.machine import USABLE, free_bytes, held_bytes
 from fastnst.transfer.inputs import changed_inputs
+from fastnst.video.clip import FILMS as CLIPS
+from fastnst.video.container import FILMS, SUFFIXES, check_target
 
 NAME_PATTERN = "{content}_{style}.png"
 _FIELDS = ("content", "style", "number")
@@ -39,6 +41,11 @@ class Task:
     output: str
     options: Options
     weights_sha256: str
+
+    @property
+    def is_clip(self) -> bool:
+        """True where a video, or a GIF, is to be made."""
+        return is_film(self.content) or Path(self.output).suffix.lower() in (*FILMS, ".gif")
 
     @property
     def group(self) -> tuple[tuple[str, ...], Options]:
@@ -125,8 +132,15 @@ def make_tasks(
         for path in (place, *parents):
             if path.is_relative_to(place):
                 make_folder(str(path))
-    for_each(tasks, lambda task: task.where, lambda task: check_output_path(task.output))
+    for_each(tasks, lambda task: task.where, _check_place)
     return tasks
+
+
+def _check_place(task: Task) -> None:
+    if task.is_clip:
+        check_target(Path(task.output), None)
+    else:
+        check_output_path(task.output)
 
 
 def grouped(tasks: Iterable[Task]) -> list[Task]:
@@ -160,8 +174,11 @@ def is_done(task: Task, sha256_of: Callable[[str, str], str]) -> bool:
     """Says if the task's output was made by a run like the task's that came to its end.
 
     Pictures, weights and options must be the same, but for those that say where and in how much memory the run happens.
-    `sha256_of(role, path)` is a picture's `fingerprint`; it is not asked for before all else agrees.
+    `sha256_of(role, path)` is a picture's `fingerprint`; it is not asked for before all else agrees. Of a clip it is
+    only asked whether it is there.
     """
+    if task.is_clip:
+        return Path(task.output).exists()
     try:
         record = read_parameters(task.output)
     except ImageError:
@@ -214,13 +231,20 @@ def _check_pattern(pattern: str) -> None:
     raise OptionError(f"the name {pattern!r} has an unknown field; those are {allowed}")
 
 
+def is_film(path: str) -> bool:
+    return Path(path).suffix.lower() in CLIPS
+
+
 def _output(row: Row, number: int, folder: str | None, *, root: str, pattern: str) -> str:
     if row.output is not None:
         return os.path.join(root if folder is None else folder, row.output)  # noqa: PTH118 - as given, "./a" too
     if folder is None:
         raise ManifestError("no output; write one into the row, or give a folder with -o")
     styles = "+".join(Path(style).stem for style in row.styles)
-    return os.path.join(folder, pattern.format(content=Path(row.content).stem, style=styles, number=number))  # noqa: PTH118
+    name = pattern.format(content=Path(row.content).stem, style=styles, number=number)
+    if is_film(row.content) and Path(name).suffix.lower() not in SUFFIXES:
+        name = str(Path(name).with_suffix(".mp4"))
+    return os.path.join(folder, name)  # noqa: PTH118
 
 
 def _check_collisions(tasks: Sequence[Task]) -> None:

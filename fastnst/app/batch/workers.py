@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event as Flag
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +30,8 @@ from fastnst.options.options import Options
 from fastnst.transfer.inputs import fingerprint
 from fastnst.transfer.run import Watch
 from fastnst.transfer.stylizer import Networks, Stylizer
+from fastnst.video.run import FrameDone, stylize_video
+from fastnst.video.work import work_folder
 
 KEPT_STYLES = 2
 """Stylizers that a worker keeps: each has its styles' pictures and targets. Tasks come by groups, so few are enough."""
@@ -181,6 +184,10 @@ def _run(task: Task) -> Outcome:
     return _worker.run(task)
 
 
+class _StoppedError(Exception):
+    """The batch was stopped between two frames of a clip."""
+
+
 class Worker:
     """Makes the pictures of tasks, one after the other, and keeps what the next one can use.
 
@@ -189,6 +196,7 @@ class Worker:
     """
 
     def __init__(self, should_stop: Callable[[], bool], *, resume: bool = False) -> None:
+        self._should_stop = should_stop
         self._watch = Watch(callback=lambda _: not should_stop(), callback_every=None)
         self._resume = resume
         self._networks = Networks()
@@ -210,6 +218,8 @@ class Worker:
         try:
             if self._resume and is_done(task, partial(self._fingerprint, pixels)):
                 return Outcome(task, "skipped")
+            if task.is_clip:
+                return self._clip(task)
             content = open_picture(task.content, role="content", max_pixels=pixels)
             prepared = self._stylizer(*task.group).prepare(content)
             check_output_path(task.output, prepared.scales[-1].size)
@@ -232,6 +242,28 @@ class Worker:
         height, width = result.tensor.shape[-2:]
         iterations, loss = result.losses[-1].iteration, result.parameters["final"]["total"]
         return Outcome(task, "done", facts={"width": width, "height": height, "iterations": iterations, "loss": loss})
+
+    def _clip(self, task: Task) -> Outcome:
+        """Makes and writes one clip; its frames are kept where that is stopped between two of them."""
+        output = Path(task.output)
+
+        def look(_: FrameDone) -> None:
+            if self._should_stop():
+                raise _StoppedError
+
+        try:
+            resume = self._resume and work_folder(output).exists()
+            result = stylize_video(
+                task.content, list(task.styles), output, resume=resume, callback=look, **vars(task.options)
+            )
+        except _StoppedError:
+            return Outcome(task, "interrupted")
+        if result.broken is not None:
+            return Outcome(
+                task, "failed", error=f"{result.broken}; the output has the {result.frames} frames before it"
+            )
+        height, width = result.size
+        return Outcome(task, "done", facts={"width": width, "height": height, "frames": result.frames})
 
     def _made(self, styles: tuple[str, ...], options: Options) -> Stylizer:
         return Stylizer(list(styles), networks=self._networks, **vars(options))

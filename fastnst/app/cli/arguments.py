@@ -144,6 +144,26 @@ def add_option(group: "argparse._ActionsContainer", option: "Field[Any]", preset
     )
 
 
+def add_video_option(group: Any, option: "Field[Any]", prefix: str = "") -> None:
+    """Adds the argument of a field of `VideoOptions`; what is not given is not parsed."""
+    flag, facts = "--" + option.name.replace("_", "-"), dict[str, Any](default=argparse.SUPPRESS)
+    if option.type is bool:
+        facts["action"] = "store_false" if option.default else "store_true"
+        flag = flag.replace("--", "--no-") if option.default else flag
+    else:
+        kinds: dict[Any, Callable[[str], Any]] = {int: whole_number, float: _number}
+        kind = next((read for kind, read in kinds.items() if option.type in (kind, kind | None)), str)
+        facts.update(metavar=option.metadata["metavar"], type=kind)
+    shown = "" if option.type is bool or option.default is None else f" (default: {_shown(option.default)})"
+    if isinstance(option.default, tuple):
+        facts.update(action=Several, nargs="+")
+    group.add_argument(flag, dest=option.name, help=f"{prefix}{option.metadata['help']}{shown}", **facts)
+
+
+def _shown(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else f"{value:g}"
+
+
 def add_run(parser: argparse.ArgumentParser, *, leave_out: Collection[str] = (), preset: str = "default") -> None:
     """Adds all that a new run takes beside its pictures: -o, --config, the options and the output arguments."""
     add_output(parser, "the result: .png, .jpg, .webp, .tif or .npy; - writes it to stdout")

@@ -15,9 +15,14 @@ from fastnst.app.cli.arguments import (
     add_options,
     add_output,
     add_run,
+    add_video_option,
+    describe_default,
+    flag_of,
     whole_number,
 )
+from fastnst.video.options import TRACKED, VIDEO_OPTIONS
 
+_PART = ("start", "end", "every", "rate", "max_frames")
 _SHELLS = ("bash", "zsh", "fish", "tcsh", "powershell")
 _PORT = 8017
 # A texture has no content, and its size has two sides.
@@ -33,6 +38,11 @@ def _add_sheet(parser: argparse.ArgumentParser, size: str, *, keep: str = "", pr
     parser.add_argument("--font", metavar="FILE", help=f"{prefix}a .ttf or .otf file, for letters beyond ASCII")
     if keep:
         parser.add_argument("--keep", metavar="FOLDER", help=f"{prefix}also write {keep} into this folder")
+
+
+def _add_part(group: Any, prefix: str = "") -> None:
+    for name in _PART:
+        add_video_option(group, VIDEO_OPTIONS[name], prefix)
 
 
 def _part(word: str) -> tuple[int, int]:
@@ -173,6 +183,54 @@ def _add_batch(commands: Any) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress bar and no closing line")
     parser.add_argument("--json", action="store_true", help="print one JSON object for each result on stdout")
     parser.set_defaults(run="batch.run")
+
+
+def _add_video(commands: Any) -> None:
+    parser = commands.add_parser(
+        "video",
+        help="render a clip in the style of pictures, without flicker",
+        usage="%(prog)s CLIP STYLE [STYLE …] -o OUT [OPTION …]",
+        description="Renders each frame of CLIP in the style of STYLE. A frame begins as the last one, warped along "
+        "the optical flow, and is held to it (Ruder, Dosovitskiy and Brox 2016). It needs fastnst[video].",
+    )
+    parser.add_argument("clip", metavar="CLIP", help="a video, a GIF, a WebP, or a folder of frames")
+    parser.add_argument(
+        "styles", metavar="STYLE", nargs="+", help="the pictures whose style it gets, or folders of them"
+    )
+    add_output(parser, "the result: .mp4, .mov, .mkv, .webm, .gif, .webp, or a new folder for PNG files")
+    parser.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS, help="options from a TOML file")
+    group = parser.add_argument_group("clip")
+    _add_part(group)
+    for name, option in VIDEO_OPTIONS.items():
+        if name not in _PART:
+            add_video_option(group, option)
+    group.add_argument("--resume", action="store_true", help="go on with the frames in OUT.frames")
+    group.add_argument("--preview", metavar="FILE", help="also keep the newest frame in this file")
+    group.add_argument("--quiet", action="store_true", help="no progress bar, no forecast and no closing line")
+    group.add_argument("--json", action="store_true", help="print what was made as one JSON object on stdout")
+    tracks = parser.add_argument_group(
+        "look", "a value, or values along the clip by seconds, as --style-weight 0:1 5s:20"
+    )
+    for name in TRACKED:
+        shown = f"{OPTIONS[name].metadata['meaning']} (default: {describe_default(OPTIONS[name])})"
+        flag, facts = flag_of(OPTIONS[name]), {"metavar": "X", "nargs": "+", "action": Several}
+        tracks.add_argument(flag, dest=name, default=argparse.SUPPRESS, help=shown, **facts)
+    add_options(parser, leave_out=TRACKED)
+    parser.set_defaults(run="video.run")
+
+
+def _add_score_video(commands: Any) -> None:
+    parser = commands.add_parser(
+        "score-video",
+        help="say how much a clip flickers",
+        description="Prints the warping error of OUT (Lai et al. 2018): the mean square, in 0…1, of the difference of "
+        "each frame to the last one warped along the flow of CLIP, where that shows the same points.",
+    )
+    parser.add_argument("output", metavar="OUT", help="the clip that was made")
+    parser.add_argument("clip", metavar="CLIP", help="the clip that it was made of")
+    _add_part(parser, "of CLIP: ")
+    parser.add_argument("--json", action="store_true", help="print the error of each pair of frames as JSON")
+    parser.set_defaults(run="video.score")
 
 
 def _add_grid(commands: Any) -> None:
@@ -364,7 +422,17 @@ def _add_completion(commands: Any) -> None:
 
 
 ADDERS = (
-    *(_add_stylize, _add_texture, _add_reconstruct, _add_resume, _add_batch, _add_grid, _add_compare, _add_rerun),
-    *(_add_web, _add_info, _add_plan, _add_verify, _add_profile, _add_env, _add_completion),
+    *(
+        _add_stylize,
+        _add_texture,
+        _add_reconstruct,
+        _add_resume,
+        _add_video,
+        _add_batch,
+        _add_grid,
+        _add_compare,
+        _add_rerun,
+    ),
+    *(_add_web, _add_score_video, _add_info, _add_plan, _add_verify, _add_profile, _add_env, _add_completion),
 )
 """They add the commands in the order of `fastnst --help`."""

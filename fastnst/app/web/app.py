@@ -230,9 +230,10 @@ class App:
     async def _file(self, call: Call) -> Response:
         kept, format = self._result(call), call.query_params.get("format", "png")
         data = await run_in_threadpool(kept.file, format)
-        name = kept.request.name + SUFFIXES[format]
+        name = kept.request.name + kept.suffixes[format]
         disposition = {"Content-Disposition": f'attachment; filename="{name}"'}
-        return Response(data, media_type=f"image/{format}", headers=disposition)
+        kind = "video" if format == "mp4" else "image"
+        return Response(data, media_type=f"{kind}/{format}", headers=disposition)
 
 
 async def _refused(call: Call, error: Exception) -> Response:
@@ -261,13 +262,16 @@ def _described(kept: Kept, session: Session) -> dict[str, Any]:
         "total": final["total"],
         "seconds": final["seconds"],
         "stopped": kept.parameters["stopped"],
+        "formats": list(kept.suffixes),
+        "frames": request.content.frames,
         "content": known[0],
         "styles": known[1:],
     }
 
 
 def _facts(upload: Upload, name: str | None) -> dict[str, Any]:
-    return {"id": name, "name": upload.name, "width": upload.width, "height": upload.height}
+    facts = {"id": name, "name": upload.name, "width": upload.width, "height": upload.height}
+    return {**facts, "frames": upload.frames}
 
 
 def _picture(data: bytes) -> Response:

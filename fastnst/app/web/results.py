@@ -2,7 +2,9 @@
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -19,6 +21,9 @@ from fastnst.image.write import save_image, to_pil
 from fastnst.options.options import Options
 from fastnst.options.parse import in_words
 from fastnst.transfer.result import Result
+from fastnst.video.clip import FILMS, moves, open_clip
+from fastnst.video.flow import as_planes
+from fastnst.video.options import Part
 
 SUFFIXES: Mapping[str, str] = MappingProxyType({"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif"})
 """The formats that a result can be had in."""
@@ -30,7 +35,8 @@ _MOST_LETTERS = 100
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """The most that may be asked of the page: of each picture (`upload_bytes`, `pixels`), of the long edge of a result
-    and of a style at the scale that it is read at (`size`), of a run's styles, and of the history with its pictures.
+    and of a style at the scale that it is read at (`size`), of a run's styles, of the history with its pictures, and of
+    a clip's frames.
     Raises OptionError for less than 1 of anything, and for a size under 64 pixels.
     """
 
@@ -40,6 +46,7 @@ class Limits:
     styles: int = 4
     results: int = 24
     history_bytes: int = 512_000_000
+    frames: int = 300
 
     def __post_init__(self) -> None:
         for limit in fields(self):
@@ -78,13 +85,15 @@ class NamedBytes(io.BytesIO):
 
 @dataclass(frozen=True, eq=False)
 class Upload:
-    """A picture that can be read: its name, file, size in pixels, and a small one as a browser shows it."""
+    """A picture that can be read: its name, file, size in pixels, and a small one as a browser shows it. A clip has so
+    many `frames`, and the first of them is shown."""
 
     name: str
     data: bytes = field(repr=False)
     width: int
     height: int
     thumbnail: bytes = field(repr=False)
+    frames: int = 0
 
     @property
     def size_bytes(self) -> int:
@@ -99,8 +108,31 @@ def read_upload(name: str, data: bytes, limits: Limits, *, role: str = "content"
     """The picture in `data`, a file that its owner calls `name`. Raises ImageError as `load_image` does."""
     name = plain_name(name)
     limits.check_bytes(len(data), name)
+    if role == "content" and Path(name).suffix.lower() in (*FILMS, ".gif"):
+        upload = _read_clip(name, data, limits)
+        if upload is not None:
+            return upload
     picture = load_image(NamedBytes(data, name), role=role, max_pixels=limits.pixels)
     return Upload(name, data, picture.width, picture.height, thumbnail(picture.rgb, picture.alpha))
+
+
+def _read_clip(name: str, data: bytes, limits: Limits) -> Upload | None:
+    """The clip in `data`; None where that is a single picture. Raises ImageError, or OptionError for a longer one."""
+    with clip_file(name, data) as path:
+        if not moves(path):
+            return None
+        clip = open_clip(path, Part(max_frames=limits.frames))
+        first = as_planes(next(clip.frames()))[0]
+    return Upload(name, data, clip.size[1], clip.size[0], thumbnail(first, None), len(clip))
+
+
+@contextmanager
+def clip_file(name: str, data: bytes) -> Iterator[Path]:
+    """The file of a clip in a folder that is gone with the block: decoders of videos want a path."""
+    with tempfile.TemporaryDirectory(prefix="fastnst-clip-") as folder:
+        path = Path(folder) / f"clip{Path(name).suffix.lower()}"
+        path.write_bytes(data)
+        yield path
 
 
 def plain_name(name: str) -> str:
@@ -152,6 +184,7 @@ class Kept:
     losses: Mapping[str, Any] = field(repr=False)
     width: int
     height: int
+    film: bytes | None = field(default=None, repr=False)
 
     @property
     def id(self) -> str:
@@ -159,7 +192,12 @@ class Kept:
 
     @property
     def size_bytes(self) -> int:
-        return len(self.png) + len(self.thumbnail)
+        return len(self.png) + len(self.thumbnail) + len(self.film or b"")
+
+    @property
+    def suffixes(self) -> Mapping[str, str]:
+        """The formats that it can be had in; of a clip the first frame in those of a picture."""
+        return SUFFIXES if self.film is None else {"mp4": ".mp4", **SUFFIXES}
 
     def opened(self) -> NamedBytes:
         """The PNG under the name that it is downloaded with, so that metadata name it so."""
@@ -167,8 +205,10 @@ class Kept:
 
     def file(self, format: str) -> bytes:
         """The picture in another format, with the same metadata. Raises OptionError for one that there is not."""
-        if format not in SUFFIXES:
-            raise OptionError(f"unknown format {format[:20]!r}; choose one of: {', '.join(SUFFIXES)}")
+        if format not in self.suffixes:
+            raise OptionError(f"unknown format {format[:20]!r}; choose one of: {', '.join(self.suffixes)}")
+        if format == "mp4" and self.film is not None:
+            return self.film
         if format == "png":
             return self.png
         picture, file = load_image(self.opened()), io.BytesIO()
@@ -176,14 +216,15 @@ class Kept:
         return file.getvalue()
 
 
-def keep(result: Result, request: Request, losses: Mapping[str, Any]) -> Kept:
-    """The result for the history. Raises ImageError where it cannot be written as a picture."""
+def keep(result: Result, request: Request, losses: Mapping[str, Any], film: bytes | None = None) -> Kept:
+    """The result for the history, with the clip whose first frame it is. Raises ImageError where it cannot be
+    written as a picture."""
     file = io.BytesIO()
     result.save(file, format="png")
     height, width = result.tensor.shape[-2:]
     small = thumbnail(result.tensor, result.alpha)
     # Without what it started from: a chain of results would never be given up.
-    return Kept(replace(request, start=None), file.getvalue(), small, result.parameters, losses, width, height)
+    return Kept(replace(request, start=None), file.getvalue(), small, result.parameters, losses, width, height, film)
 
 
 def oldest_first(results: Sequence[Kept], most: int, most_bytes: int) -> list[Kept]:

@@ -8,14 +8,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from fastnst.app.web.results import Kept, Limits, Request, keep, thumbnail
+from fastnst.app.web.results import Kept, Limits, Request, clip_file, keep, thumbnail
 from fastnst.app.web.ticket import Ticket
-from fastnst.errors import FastnstError
+from fastnst.errors import FastnstError, OptionError
 from fastnst.image.read import load_image
 from fastnst.network.runtime import is_out_of_memory, resolve_runtime
 from fastnst.options.options import Options, resolve_options
-from fastnst.transfer.result import DivergedError, Iterate, Result
+from fastnst.transfer.result import DivergedError, Iterate, LossRecord, Result
 from fastnst.transfer.stylizer import Networks, Stylizer, weights_of
+from fastnst.video.flow import Frame, as_planes
+from fastnst.video.run import FrameDone, prepare_video
 
 _PREVIEW_EDGE = 1024  # px
 _PREVIEW_SECONDS = 0.3
@@ -52,8 +54,12 @@ class Studio:
         """Makes the ticket's image. Whatever happens ends in the ticket, and the last image there was is kept."""
         result: Result | None
         message: str | None = None
+        film: bytes | None = None
         try:
-            result = self._stylize(ticket)
+            if ticket.request.content.frames:
+                result, film = self._stylize_clip(ticket)
+            else:
+                result = self._stylize(ticket)
         except DivergedError as error:
             result, message = error.result, str(error)
         except Exception as error:  # noqa: BLE001 - the page goes on for the others
@@ -65,7 +71,7 @@ class Studio:
         kept = None
         if result is not None:
             try:
-                kept = keep(result, ticket.request, ticket.losses())
+                kept = keep(result, ticket.request, ticket.losses(), film)
                 self._kept(kept)
             except FastnstError as error:
                 message = str(error)
@@ -81,6 +87,41 @@ class Studio:
         stylizer = Stylizer(styles, networks=self._networks, **options)
         content = load_image(request.content.opened(), role="content")
         return stylizer(content, callback=_Preview(ticket), callback_every=None)
+
+    def _stylize_clip(self, ticket: Ticket) -> tuple[Result, bytes | None]:
+        """The first frame, and the clip, unless the run was stopped before all of its frames were made."""
+        request, began = ticket.request, time.perf_counter()
+        if request.start is not None:
+            raise OptionError("a clip begins with a picture or a noise; choose another start than a result")
+        first: list[Frame] = []
+
+        def look(done: FrameDone) -> None:
+            first.append(done.frame) if not first else None
+            small = thumbnail(as_planes(done.frame)[0], None, _PREVIEW_EDGE)
+            ticket.show_frame(done, time.perf_counter() - began, small)
+            if ticket.stopping:
+                raise _StoppedError
+
+        options: dict[str, Any] = {**request.options, **self.host, "init": request.begins}
+        film = None
+        with clip_file(request.content.name, request.content.data) as path:
+            output = path.with_name("out.mp4")
+            styles = [load_image(style.opened(), role="style") for style in request.styles]
+            try:
+                made = prepare_video(path, styles, output, max_frames=self.limits.frames, **options)
+                made.run(look)
+                film = output.read_bytes()
+            except _StoppedError:
+                pass
+        values = resolve_options(**options)
+        record = LossRecord(made.count, values.size, 0.0, 0.0, 0.0, 0.0, time.perf_counter() - began)
+        final = {**record.as_dict(), "frames": made.count}
+        facts = {"options": values.as_dict(), "stopped": None, "final": final}
+        return Result(as_planes(first[0])[0], None, (), facts), film
+
+
+class _StoppedError(Exception):
+    """The run of a clip was stopped between two frames."""
 
 
 class _Preview:

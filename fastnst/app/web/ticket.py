@@ -9,6 +9,7 @@ from fastnst.app.web.results import Kept, Request
 from fastnst.options.options import Options
 from fastnst.transfer.result import Iterate, LossRecord
 from fastnst.transfer.scales import by_scale
+from fastnst.video.run import FrameDone
 
 RUNNING, DONE, FAILED = "running", "done", "failed"
 
@@ -28,6 +29,7 @@ class Ticket:
         self._stop, self._lock = threading.Event(), threading.Lock()
         self._records: list[LossRecord] = []
         self._whole: dict[str, Any] = {}
+        self._frames: dict[str, Any] = {}
         self._previews = 0
         self._message: str | None = None
         self._result: Kept | None = None
@@ -58,6 +60,18 @@ class Ticket:
             if preview is not None:
                 self.preview = preview
                 self._previews += 1
+            self.version += 1
+
+    def show_frame(self, done: FrameDone, seconds: float, preview: bytes) -> None:
+        """Takes a finished frame of a clip; `seconds` are those of the run."""
+        height, width = done.frame.shape[:2]
+        with self._lock:
+            self._frames = {"iteration": done.done, "iterations": done.total, "scale": width, "scales": [width]}
+            self._frames |= {"width": width, "height": height, "seconds": seconds, "done": done.done / done.total}
+            self._frames["frames"] = done.total
+            self._frames["left"] = seconds * (done.total - done.done) / done.done if done.done > 1 else None
+            self.preview = preview
+            self._previews += 1
             self.version += 1
 
     def finish(self, result: Kept | None, message: str | None = None, *, failed: bool = False) -> None:
@@ -101,7 +115,7 @@ class Ticket:
                 last, (done, left) = records[-1], progress_of(records, self._whole["scales"], self.options)
                 view |= {"iteration": last.iteration, "scale": last.scale, "seconds": last.seconds}
                 view |= {"done": done, "left": left, **self._whole}
-            return view
+            return view | self._frames
 
 
 def progress_of(records: Sequence[LossRecord], edges: Sequence[int], options: Options) -> tuple[float, float | None]:

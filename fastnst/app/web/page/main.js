@@ -92,10 +92,18 @@ async function main() {
       return;
     }
     const size = Math.min(2 * result.size, page.limits.size);
-    button.disabled = isBusy() || size <= result.size;
+    button.disabled = isBusy() || size <= result.size || result.frames > 0;
     button.textContent = size > result.size ? `Continue at ${size} px` : "Largest size reached";
     button.onclick = () => attempt(() => api.proceed(result.id, size));
+    offerFormats(result.formats);
     find("download").href = api.fileUrl(result.id, find("format").value);
+  }
+
+  // A clip can be had as one, and its first frame as a picture.
+  function offerFormats(formats) {
+    const list = find("format");
+    if (list.length === formats.length) return;
+    list.replaceChildren(...formats.map((format) => element("option", { value: format }, format.toUpperCase())));
   }
 
   const isBusy = () => run !== null && run.state === "running";

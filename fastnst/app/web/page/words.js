@@ -18,6 +18,7 @@ export function ofRun(run) {
   const left = run.left === null ? "" : ` · about ${clock(run.left)} left`;
   const first = run.stopping ? "Stopping …" : `${Math.floor(run.done * 100)} %${left}`;
   const total = run.points?.at(-1)?.[2];
+  if (run.frames) return [first, `${sides(run)} px · frame ${run.iteration} of ${run.iterations} · ${clock(run.seconds)}`];
   const scales = run.scales.length > 1 ? `scale ${run.scales.indexOf(run.scale) + 1} of ${run.scales.length}, ` : "";
   return [first, `${scales}${sides(run)} px · iteration ${run.iteration} of ${run.iterations} · ${clock(run.seconds)}${total === undefined ? "" : ` · loss ${loss(total)}`}`];
 }
@@ -25,6 +26,7 @@ export function ofRun(run) {
 export function ofResult(result, page) {
   const how = { interrupted: "stopped", time: "ended by time", diverged: "diverged" }[result.stopped];
   const first = `Result ${result.id} · ${sides(result)} px${how ? ` · ${how}` : ""}`;
+  if (result.frames) return [first, [`${result.frames} frames`, clock(result.seconds), ...parameters(result, page)].join(" · ")];
   return [first, [`${result.iterations} iterations`, clock(result.seconds), `loss ${loss(result.total)}`, ...parameters(result, page)].join(" · ")];
 }
 

@@ -1,0 +1,161 @@
+"""`fastnst video` and `fastnst score-video`: a clip made frame by frame, and how much one flickers."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from PIL import Image
+from tqdm import tqdm
+
+from fastnst.app.cli.arguments import given_options, read_config, read_option
+from fastnst.app.cli.job import style_paths
+from fastnst.app.cli.run import on_stop_signal
+from fastnst.errors import FastnstError, Interrupted
+from fastnst.image.write import check_output_path, replacing
+from fastnst.options.parse import in_words
+from fastnst.video.clip import open_clip
+from fastnst.video.options import TRACKED, VIDEO_OPTIONS, VideoOptions
+from fastnst.video.run import FrameDone, Production, VideoResult, prepare_video
+from fastnst.video.score import score_clip
+
+
+def run(parsed: argparse.Namespace) -> int:
+    settings = {**(read_config(parsed.config) if "config" in parsed else {}), **vars(parsed)}
+    values = {**given_options(settings), **_video_values(settings)}
+    for name in TRACKED:
+        if isinstance(values.get(name), str) and ":" not in values[name]:
+            values[name] = read_option(name, values[name])
+    if parsed.preview is not None:
+        check_output_path(parsed.preview)
+    styles = style_paths(parsed.styles, parsed.output)
+    watch = _Watch(Path(parsed.preview) if parsed.preview is not None else None, quiet=parsed.quiet)
+    with on_stop_signal(watch.stop):
+        try:
+            production = prepare_video(parsed.clip, styles, parsed.output, resume=parsed.resume, **values)
+            watch.begin(production)
+            with tqdm(
+                total=production.count * production.video.passes,
+                unit="frame",
+                disable=True if parsed.quiet else None,
+                file=sys.stderr,
+            ) as watch.bar:
+                result = production.run(watch)
+        except KeyboardInterrupt:
+            raise Interrupted(watch.rescue(parsed.output)) from None
+    if parsed.json:
+        print(json.dumps(_as_dict(result)))
+    if not parsed.quiet:
+        height, width = result.size
+        print(
+            f"fastnst: saved {result.output} ({result.frames} frames of {width}×{height} px, {float(result.rate):g} a "
+            f"second, {len(result.scenes)} scene{'s' if len(result.scenes) > 1 else ''}) in "
+            f"{sum(result.seconds.values()):.1f} s",
+            file=sys.stderr,
+        )
+    if result.broken is not None:
+        raise FastnstError(f"{result.broken}; {result.output} has the {result.frames} frames before it")
+    return 0
+
+
+def score(parsed: argparse.Namespace) -> int:
+    part = VideoOptions(**_video_values(vars(parsed)))
+    out = open_clip(parsed.output, VideoOptions(max_frames=part.max_frames, rate=None).part)
+    result = score_clip(out, open_clip(parsed.clip, part.part))
+    if parsed.json:
+        print(json.dumps({"warping_error": result.mean, "errors": result.errors, "valid": result.valid}))
+    else:
+        counted = 100 * sum(result.valid) / len(result.valid)
+        print(
+            f"warping error {result.mean:.3g} ({len(result.errors)} pairs of frames, {counted:.1f} % of their pixels)"
+        )
+    return 0
+
+
+def _video_values(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: settings[name] for name in VIDEO_OPTIONS if name in settings}
+
+
+def _as_dict(result: VideoResult) -> dict[str, Any]:
+    height, width = result.size
+    return {
+        "output": str(result.output),
+        "frames": result.frames,
+        "width": width,
+        "height": height,
+        "rate": float(result.rate),
+        "scenes": list(result.scenes),
+        "seconds": [
+            {"pass": number, "frame": index, "seconds": seconds} for (number, index), seconds in result.seconds.items()
+        ],
+        "broken": result.broken,
+    }
+
+
+class _Watch:
+    """Says beforehand what a run will be, moves the bar, and keeps the preview."""
+
+    def __init__(self, preview: Path | None, *, quiet: bool) -> None:
+        self.bar: tqdm[Any] | None = None
+        self._preview, self._quiet, self._done = preview, quiet, 0
+        self._fresh, self._later = list[float](), list[float]()
+        self._starts: Sequence[int] = ()
+        self._total = 0
+
+    def begin(self, production: Production) -> None:
+        """Prints the forecast; after two frames their seconds are known, and the bar says how much is left."""
+        self._starts, self._total = production.scenes, production.count * production.video.passes
+        if self._quiet:
+            return
+        (height, width), scenes = production.size, len(self._starts)
+        passes = f" in {production.video.passes} passes" if production.video.passes > 1 else ""
+        parts = f" in {scenes} scenes" if scenes > 1 else ""
+        self._say(
+            f"{production.count} frames of {width}×{height} px{parts}{passes}, peak memory about "
+            f"{in_words(production.peak_bytes)}"
+        )
+        if production.broken is not None:
+            self._say(f"warning: {production.broken}; the clip ends before it")
+        ratio = production.restless_style()
+        if ratio is not None:
+            self._say(
+                f"note: the style's features are {ratio:.1f} times as strong as the clip's, and such styles flicker "
+                "most (Gupta et al. 2017); where it does, raise --temporal-weight or give --look-back 1 2 4 8"
+            )
+
+    def __call__(self, done: FrameDone) -> None:
+        self._done = done.done
+        if self._preview is not None:
+            format = Image.registered_extensions().get(self._preview.suffix.lower(), "PNG")
+            with replacing(self._preview) as file:
+                Image.fromarray(done.frame).save(file, format)
+        if done.seconds is not None:
+            (self._fresh if done.begins_scene else self._later).append(done.seconds)
+            if len(self._fresh) == len(self._later) == 1 and not self._quiet:
+                first, later = sum(self._fresh), self._later[0]
+                self._say(f"{first:.3g} s for the first frame, {later:.2g} s for the next: {self._left(done)}")
+        if self.bar is not None:
+            self.bar.set_postfix_str(self._left(done), refresh=False)
+            self.bar.update(done.done - self.bar.n)
+
+    def _left(self, done: FrameDone) -> str:
+        """The time that is left, as far as frames of either kind have been made."""
+        fresh = sum(start >= done.done for start in self._starts)
+        later = self._total - done.done - fresh
+        known = self._later or self._fresh or [0.0]
+        seconds = fresh * (sum(self._fresh) / max(1, len(self._fresh))) + later * median(known)
+        return f"about {seconds:.0f} s left" if seconds < 120 else f"about {seconds / 60:.0f} min left"
+
+    def _say(self, text: str) -> None:
+        print(f"fastnst: {text}", file=sys.stderr)
+
+    def stop(self, number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    def rescue(self, output: str) -> str:
+        if not self._done:
+            return "No frame was finished yet"
+        return f"{self._done} finished frames are in {output}.frames; go on with --resume"

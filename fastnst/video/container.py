@@ -1,0 +1,211 @@
+"""Finished frames as a clip: MP4, MOV, MKV, WebM, GIF, WebP or a folder of PNG, whole or not at all."""
+
+import io
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from PIL import Image
+
+from fastnst.errors import ImageError, OptionError
+from fastnst.image.files import check_place
+from fastnst.video.clip import Clip, check_packages, reason_of
+
+FILMS = {
+    ".mp4": ("mp4", "libx264", {"crf": "16", "preset": "medium"}),
+    ".mov": ("mov", "libx264", {"crf": "16", "preset": "medium"}),
+    ".mkv": ("matroska", "libx264", {"crf": "16", "preset": "medium"}),
+    ".webm": ("webm", "libvpx-vp9", {"crf": "20", "b:v": "0", "row-mt": "1"}),
+}
+"""By its suffix: the format of a film, its encoder, and what that is told."""
+PICTURES = (".gif", ".webp")
+SUFFIXES = (*FILMS, *PICTURES)
+
+# Frames of the clip that a GIF's palette, the same for all, is made of, and the pixels taken of each.
+_PALETTE_FRAMES, _PALETTE_EDGE = 16, 128
+
+
+@dataclass(frozen=True)
+class Sound:
+    """The sound of the clip at `path`, from the moment `start` on and before `end`, in seconds of its video."""
+
+    path: str
+    start: Fraction
+    end: Fraction
+
+
+def sound_of(clip: Clip, target: Path, wanted: bool = True) -> Sound | None:
+    """What of a clip's sound the film at `target` gets; pictures and folders have none."""
+    has_place = wanted and clip.sound is not None and target.suffix.lower() in FILMS
+    return Sound(clip.name, *clip.span) if has_place else None
+
+
+def even(target: Path, size: tuple[int, int]) -> tuple[int, int]:
+    """The (height, width) in which a target takes frames of `size`: even, for a film halves its colours' resolution."""
+    if target.suffix.lower() not in FILMS:
+        return size
+    return max(2, size[0] // 2 * 2), max(2, size[1] // 2 * 2)
+
+
+def check_target(
+    target: Path, sound: Sound | None, size: tuple[int, int] = (64, 64), rate: Fraction = Fraction(25)
+) -> None:
+    """Raises FastnstError where no clip could be written to `target`, or the sound not be copied into it."""
+    suffix = target.suffix.lower()
+    if not suffix:
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise ImageError(
+                f"output {str(target)!r} is there already; give a new folder, or a name such as {target}.mp4"
+            )
+        if not target.absolute().parent.is_dir():
+            raise ImageError(f"output {str(target)!r}: the folder {str(target.parent)!r} does not exist; create it")
+        return
+    check_place(str(target), "clip", SUFFIXES)
+    if suffix not in FILMS:
+        return
+    check_packages("av")
+    import av
+
+    form, encoder, _ = FILMS[suffix]
+    if encoder not in av.codecs_available:
+        raise OptionError(f"the FFmpeg that is installed has no {encoder}, which {suffix} needs; choose another suffix")
+    try:
+        # What a muxer takes it says when it is asked to.
+        with io.BytesIO() as trial:
+            _write_film(trial, suffix, iter([np.zeros((*size, 3), np.uint8)]), rate, sound, size=size, trial=True)
+    except (av.FFmpegError, ValueError, RuntimeError) as error:
+        if sound is None:
+            raise OptionError(f"{form} of {size[1]}×{size[0]} at {rate} frames a second: {reason_of(error)}") from error
+        raise OptionError(
+            f"the sound of {sound.path!r} cannot be copied into {suffix} ({reason_of(error)}); choose another suffix, "
+            "as .mkv, or leave it out with --no-sound (sound=False)"
+        ) from error
+
+
+def write_clip(target: Path, frames: Sequence[Path], rate: Fraction, sound: Sound | None = None) -> None:
+    """Writes PNG files of one size, `rate` of them a second, and the sound. Raises ImageError where that fails."""
+    suffix = target.suffix.lower()
+    temporary = target.with_name(f".fastnst-{secrets.token_hex(8)}{suffix}")
+    try:
+        if not suffix:
+            temporary.mkdir()
+            for frame in frames:
+                shutil.copyfile(frame, temporary / frame.name)
+            if target.is_dir():
+                target.rmdir()
+        elif suffix in FILMS:
+            with Image.open(frames[0]) as first:
+                size = first.size[::-1]
+            with temporary.open("wb") as file:
+                _write_film(file, suffix, map(_array, frames), rate, sound, size=size)
+                file.flush()
+                os.fsync(file.fileno())
+        else:
+            _write_pictures(temporary, frames, rate)
+        temporary.replace(target)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ImageError(f"clip {str(target)!r} could not be written ({reason_of(error)}); free some space") from error
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        temporary.unlink(missing_ok=True)
+
+
+def _array(path: Path) -> Any:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def _write_film(
+    file: IO[bytes],
+    suffix: str,
+    frames: Iterator[Any],
+    rate: Fraction,
+    sound: Sound | None,
+    *,
+    size: tuple[int, int],
+    trial: bool = False,
+) -> None:
+    """Writes 4:2:0 in the colours of BT.709, which every player takes, with each second's sound beside its frames."""
+    import av
+    from av.video.reformatter import Colorspace
+
+    form, encoder, options = FILMS[suffix]
+    movflags = {"movflags": "faststart"} if form in ("mp4", "mov") and not trial else {}
+    with av.open(file, "w", format=form, options=movflags) as container:
+        stream = container.add_stream(encoder, rate=rate, options=options)
+        stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
+        context = stream.codec_context
+        context.time_base, context.colorspace, context.color_range = 1 / rate, 1, 1
+        context.color_primaries = context.color_trc = 1
+        copied = _copied(container, sound) if sound is not None else iter(())
+        ahead = next(copied, None)
+        for number, array in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(array), format="rgb24")
+            frame = frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709)
+            frame.pts, frame.time_base = number, 1 / rate
+            container.mux(stream.encode(frame))
+            while ahead is not None and ahead.pts * ahead.time_base <= (number + 1) / rate:
+                container.mux(ahead)
+                ahead = None if trial else next(copied, None)
+        container.mux(stream.encode())
+        while ahead is not None:
+            container.mux(ahead)
+            ahead = None if trial else next(copied, None)
+
+
+def _copied(container: Any, sound: Sound) -> Iterator[Any]:
+    """The packets of the sound, as they are, for a stream of the container that begins when its first frame does."""
+    import av
+
+    with av.open(sound.path) as source:
+        audio, video = source.streams.audio[0], source.streams.video[0]
+        stream = container.add_stream_from_template(audio)
+        base, first = audio.time_base, (video.start_time or 0) * video.time_base
+        shift = round((sound.start + first) / base)
+        for packet in source.demux(audio):
+            if packet.pts is None or packet.dts is None:
+                continue
+            begins = packet.pts * base - first
+            if begins + (packet.duration or 0) * base <= sound.start or begins >= sound.end:
+                continue
+            packet.pts, packet.dts = max(packet.pts - shift, 0), max(packet.dts - shift, 0)
+            packet.stream = stream
+            yield packet
+
+
+def _write_pictures(path: Path, paths: Sequence[Path], rate: Fraction) -> None:
+    """Writes a GIF, whose frames share one palette so that what stands still keeps its colour, or a WebP."""
+    is_gif = path.suffix.lower() == ".gif"
+    # GIF counts in hundredths of a second, WebP in thousandths: the sum is kept, not each.
+    unit = 10 if is_gif else 1
+    ends = [round(1000 * (number + 1) / rate / unit) * unit for number in range(len(paths))]
+    durations = [max(2 * unit, end - begin) for begin, end in zip([0, *ends], ends, strict=False)]
+    frames, options = _opened(paths), dict[str, Any](quality=92, method=4)
+    if is_gif:
+        palette = _palette(paths)
+        frames = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
+        options = {"disposal": 1}
+    first = next(frames)
+    first.save(path, save_all=True, append_images=frames, duration=durations, loop=0, **options)
+
+
+def _palette(paths: Sequence[Path]) -> Image.Image:
+    some = paths[:: -(-len(paths) // _PALETTE_FRAMES)]
+    small = [frame.resize((_PALETTE_EDGE, _PALETTE_EDGE), Image.Resampling.NEAREST) for frame in _opened(some)]
+    sheet = Image.new("RGB", (_PALETTE_EDGE, _PALETTE_EDGE * len(small)))
+    for row, frame in enumerate(small):
+        sheet.paste(frame, (0, row * _PALETTE_EDGE))
+    return sheet.quantize(256, Image.Quantize.MEDIANCUT)
+
+
+def _opened(paths: Sequence[Path]) -> Iterator[Image.Image]:
+    for path in paths:
+        with Image.open(path) as frame:
+            yield frame.convert("RGB")

@@ -1,0 +1,213 @@
+"""The options of a clip beside those of a picture, and options of the look that change along it."""
+
+import math
+import re
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from fastnst.errors import OptionError
+from fastnst.options.keywords import OptionValues
+from fastnst.options.options import Options, resolve_options
+
+TRACKED = ("style_weight", "content_weight", "tv_weight", "style_scale", "style_weights")
+"""The options that may be a track."""
+
+_POINT = re.compile(r"([0-9]*\.?[0-9]+)s?:(.+)")
+
+
+_MOST_FRAMES = 1000
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which frames of a clip are meant: those shown from `start` on and before `end`, in seconds, every n-th of them,
+    after the clip was brought to `rate` frames a second, and no more than `max_frames`.
+
+    Raises OptionError for what cannot be.
+    """
+
+    start: float = 0.0
+    end: float | None = None
+    every: int = 1
+    rate: float | None = None
+    max_frames: int = _MOST_FRAMES
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < float("inf"):
+            raise OptionError(f"start {self.start:g} is no time in the clip; give seconds, 0 or more")
+        if self.end is not None and not self.end > self.start:
+            raise OptionError(f"end {self.end:g} is not after the start, {self.start:g}; give seconds, more than that")
+        for name, value in (("every", self.every), ("max_frames", self.max_frames)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise OptionError(f"{name.replace('_', ' ')} {value!r} is not a whole number of frames, 1 or more")
+        if self.rate is not None and not 0 < self.rate <= 1000:
+            raise OptionError(f"rate {self.rate:g} is out of range; give frames a second, more than 0, up to 1000")
+
+
+def _option(default: Any, meaning: str, metavar: str | None = None) -> Any:
+    return field(default=default, metadata={"help": meaning, "metavar": metavar})
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoOptions:
+    """How a clip is made, beside the `Options` of each of its frames. Raises OptionError for what cannot be."""
+
+    start: float = _option(0.0, "begin at this second of the clip", "SECONDS")
+    end: float | None = _option(None, "end before this second", "SECONDS")
+    every: int = _option(1, "take every N-th frame, at as many fewer a second", "N")
+    rate: float | None = _option(
+        None, "bring the clip to so many frames a second first (default: its own; of a folder 24)", "X"
+    )
+    max_frames: int = _option(_MOST_FRAMES, "refuse a clip of more frames", "N")
+    sound: bool = _option(True, "leave the clip's sound out")
+    temporal_weight: float = _option(
+        4000.0,
+        "δ, the weight of the temporal term, the mean of (x − last result, warped)² where that is known, in units of "
+        "the loss of the scene's first frame",
+        "X",
+    )
+    look_back: Sequence[int] = _option(
+        (1,), "hold a frame to the nearest of the frames so far back in which a point is visible, as 1 2 4 8", "N"
+    )
+    later_iterations: int | None = _option(
+        None,
+        "most steps of a frame after the first of its scene, which a fall of less than --tolerance ends earlier "
+        "(default: a tenth of the last scale's)",
+        "N",
+    )
+    passes: int = _option(1, "go over the clip so often, every other time backwards, blending in what was there", "N")
+    freeze: bool = _option(False, "change a frame only where the frames before it do not show what it shows")
+    cut: float = _option(
+        0.3, "begin a scene where less than this part of a frame shows points of the last one; 0 for never", "X"
+    )
+    flow: str | None = _option(
+        None, "read the flow between frames i and j from forward_i_j.flo and backward_j_i.flo in this folder", "FOLDER"
+    )
+
+    def __post_init__(self) -> None:
+        _ = self.part
+        object.__setattr__(self, "look_back", _counts(self.look_back))
+        for name, least in (("passes", 1), ("later_iterations", 1)):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+                raise OptionError(f"{name.replace('_', ' ')} {value!r} is not a whole number, {least} or more")
+        for name, most in (("temporal_weight", math.inf), ("cut", 1.0)):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not 0 <= value <= most or value == math.inf:
+                above = "" if most == math.inf else f" and {most:g} at most"
+                raise OptionError(f"{name.replace('_', ' ')} {value!r} is out of range; give 0 or more{above}")
+
+    @property
+    def part(self) -> Part:
+        return Part(self.start, self.end, self.every, self.rate, self.max_frames)
+
+
+VIDEO_OPTIONS: Mapping[str, Any] = {option.name: option for option in fields(VideoOptions)}
+
+
+class VideoValues(OptionValues, total=False):
+    """The keyword arguments of `stylize_video` that are options."""
+
+    start: float
+    end: float | None
+    every: int
+    rate: float | None
+    max_frames: int
+    sound: bool
+    temporal_weight: float
+    look_back: int | Sequence[int]
+    later_iterations: int | None
+    passes: int
+    freeze: bool
+    cut: float
+    flow: str | None
+
+
+def _counts(value: Any) -> tuple[int, ...]:
+    """How many frames back, growing: of a number, a sequence or a text of them."""
+    words = value.replace(",", " ").split() if isinstance(value, str) else value
+    words = [words] if isinstance(words, int) else words
+    try:
+        counts = sorted({int(word) for word in words})
+    except (TypeError, ValueError):
+        counts = []
+    if not counts or counts[0] < 1:
+        raise OptionError(f"look back {value!r} is no list of whole numbers of frames, 1 or more; write 1,2,4,8")
+    return tuple(counts)
+
+
+@dataclass(frozen=True)
+class Track:
+    """A value, of one number or several, at moments in seconds from the first frame that is made; between two of them
+    it goes in a straight line, before the first and after the last it stays."""
+
+    times: tuple[float, ...]
+    values: tuple[tuple[float, ...], ...]
+
+    def at(self, seconds: float) -> float | tuple[float, ...]:
+        after = bisect_right(self.times, seconds)
+        if after in (0, len(self.times)):
+            value = self.values[max(after - 1, 0)]
+        else:
+            begin, end = self.times[after - 1 : after + 1]
+            share = (seconds - begin) / (end - begin)
+            pairs = zip(self.values[after - 1], self.values[after], strict=True)
+            value = tuple(low + share * (high - low) for low, high in pairs)
+        return value[0] if len(value) == 1 else value
+
+
+def read_track(name: str, value: Any) -> Track | None:
+    """The track that an option's value is: `"0:1,0 5s:0,1"`, or a mapping from seconds to values; None for another one.
+
+    Raises OptionError for a track that cannot be read.
+    """
+    spoken = name.replace("_", " ")
+    if isinstance(value, str) and ":" in value:
+        points = [_POINT.fullmatch(word) for word in value.split()]
+        if None in points:
+            raise OptionError(f'{spoken} {value!r} is no track; write moments and values, as "0:1 5s:20"')
+        pairs = [(float(point[1]), point[2].split(",")) for point in points if point is not None]
+    elif isinstance(value, Mapping):
+        pairs = [(time, held if isinstance(held, Sequence) else [held]) for time, held in value.items()]
+    else:
+        return None
+    try:
+        known = sorted((float(time), tuple(float(number) for number in numbers)) for time, numbers in pairs)
+    except (TypeError, ValueError):
+        known = []
+    times, values = (tuple(part) for part in zip(*known, strict=True)) if known else ((), ())
+    if not times or len(set(times)) < len(times) or len({len(held) for held in values}) > 1:
+        raise OptionError(
+            f"{spoken} {value!r} is no track: give numbers, as many at each moment, and each moment once, as "
+            '"0:1,0 5s:0,1"'
+        )
+    return Track(times, values)
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """The options of a clip's frames, which may be tracks; `at` gives those of a moment."""
+
+    given: Mapping[str, Any]
+    tracks: Mapping[str, Track]
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "Look":
+        """Raises OptionError for a track of another option, or whose values are out of range somewhere."""
+        tracks = {
+            name: track for name, value in values.items() if name in TRACKED and (track := read_track(name, value))
+        }
+        look = cls({name: value for name, value in values.items() if name not in tracks}, tracks)
+        for track in tracks.values():
+            for time in track.times:
+                look.at(time)
+        look.at(0.0)
+        return look
+
+    def values_at(self, seconds: float) -> dict[str, Any]:
+        return {**self.given, **{name: track.at(seconds) for name, track in self.tracks.items()}}
+
+    def at(self, seconds: float) -> Options:
+        return resolve_options(**self.values_at(seconds))

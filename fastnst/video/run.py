@@ -1,0 +1,308 @@
+"""A clip in the style of pictures: read, checked, made frame by frame, and written (see Ruder et al. 2016)."""
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Unpack
+
+from fastnst.errors import ImageError, OptionError
+from fastnst.image.picture import AnyPicture, Picture
+from fastnst.image.resize import at_size, fitted_size, resize
+from fastnst.network.runtime import versions
+from fastnst.options.options import Options
+from fastnst.transfer.inputs import Canvas, Styles
+from fastnst.transfer.scales import image_size
+from fastnst.video.clip import Clip, check_packages, moves, open_clip
+from fastnst.video.container import Sound, check_target, even, sound_of, write_clip
+from fastnst.video.flow import Frame, as_frame, as_planes, is_cut
+from fastnst.video.options import VIDEO_OPTIONS, Look, VideoOptions, VideoValues
+from fastnst.video.studio import Known, Made, Motions, Studio
+from fastnst.video.work import Work, work_folder
+
+# Options of which the same frames come, and of clips those that their content's hash stands for.
+_FREE = ("device", "tile", "max_memory", "max_pixels", "masks", "init", "precision")
+# Styles whose features are so many times as strong as the clip's flicker most; seen at this size.
+_RESTLESS, _SEEN_EDGE = 3.0, 256
+_FREE_OF_CLIPS = ("start", "end", "every", "rate", "max_frames", "sound", "flow")
+
+
+@dataclass(frozen=True, eq=False)
+class FrameDone:
+    """A frame that a pass has finished, now or before the run was stopped.
+
+    Attributes:
+        index: its number, from 0; `done` of `total` have been finished, in all passes.
+        frame: how it looks, (H, W, 3) uint8.
+        seconds: how long it took; None for one that was finished before.
+        begins_scene: True where it was made afresh.
+    """
+
+    index: int
+    done: int
+    total: int
+    frame: Frame
+    seconds: float | None
+    begins_scene: bool
+
+
+@dataclass(frozen=True, eq=False)
+class VideoResult:
+    """A clip that was written.
+
+    Attributes:
+        output: where it is: `frames` of them, of `size` (height, width), `rate` a second.
+        scenes: the first frame of each scene, from 0.
+        seconds: of each frame that was made now, by pass and index.
+        broken: what is wrong with the frame of the source after the last one, or None.
+    """
+
+    output: Path
+    frames: int
+    size: tuple[int, int]
+    rate: Fraction
+    scenes: Sequence[int]
+    seconds: Mapping[tuple[int, int], float]
+    broken: str | None
+
+
+def stylize_video(
+    clip: str | os.PathLike[str],
+    style: Styles,
+    output: str | os.PathLike[str],
+    *,
+    resume: bool = False,
+    callback: Callable[[FrameDone], None] | None = None,
+    **values: Unpack[VideoValues],
+) -> VideoResult:
+    """Renders each frame of `clip` in the style of `style`, so that it does not flicker, and writes them to `output`.
+
+    Args:
+        clip: a video that FFmpeg reads, a GIF, a WebP, a moving PNG or a folder of frames.
+        style: as `stylize` takes it.
+        output: .mp4, .mov, .mkv, .webm, .gif, .webp, or a name without a suffix for a folder of PNG. Until all frames
+            are finished they are kept beside it, in a folder of that name with .frames behind it.
+        resume: goes on with the frames in that folder, to those of the run that was not stopped.
+        callback: called with each frame that is finished.
+        **values: the fields of `fastnst.Options` (the tolerance ends frames after the first of their scene), of which
+            `style_weight`, `content_weight`, `tv_weight`, `style_scale` and `style_weights` may change along the clip,
+            as `{0: (1, 0), 5: (0, 1)}` by seconds or `"0:1,0 5s:0,1"`; and those of
+            `fastnst.video.options.VideoOptions`. A mask may be a clip of as many frames.
+
+    Raises FastnstError for input that cannot be used, before any frame is made.
+    """
+    return prepare_video(clip, style, output, resume=resume, **values).run(callback)
+
+
+def prepare_video(
+    clip: str | os.PathLike[str],
+    style: Styles,
+    output: str | os.PathLike[str],
+    *,
+    resume: bool = False,
+    **values: Unpack[VideoValues],
+) -> "Production":
+    """The run of `stylize_video`, read, checked and planned: its frames are on the disk, none is made."""
+    check_packages("cv2")
+    given: Mapping[str, Any] = values
+    video = VideoOptions(**{name: value for name, value in given.items() if name in VIDEO_OPTIONS})
+    look = Look.of({name: value for name, value in given.items() if name not in VIDEO_OPTIONS})
+    source, target = open_clip(clip, video.part), Path(output)
+    options = look.at(0.0)
+    size = even(target, image_size(Canvas(*source.size), options.size, options))
+    look = replace(look, given={**look.given, **_sized(options, size)})
+    check_target(target, sound_of(source, target, video.sound), size, source.rate)
+    if target.exists() and target.samefile(source.name):
+        raise OptionError(f"{str(target)!r} is the clip itself and would be overwritten; give another name with -o")
+    masks = _moving_masks(options, source, video)
+    # What is wrong with styles, masks and options is found before the clip is decoded.
+    studio, work = Studio(style, look, video), Work(work_folder(target))
+    saved = work.saved(resume=resume)
+    if saved is not None:
+        studio.go_on_in(str(saved.get("device")), str(saved.get("precision")))
+    stylizer = studio.stylizer(0.0, {number: next(mask.frames()) for number, mask in masks.items()})
+    prepared = stylizer.prepare(_fitted(next(source.frames()), size))
+    motions = Motions(None if video.flow is None else Path(video.flow))
+    motions.check(len(source), video.look_back if video.passes == 1 else sorted({1, *video.look_back}))
+    work.make()
+    count, content, broken = work.extract(source, size)
+    hashes = [work.extract(mask, _fitting(mask.size, size), f"masks/{number}")[1] for number, mask in masks.items()]
+    same = {
+        "clip": content,
+        "styles": [picture.sha256 for picture in studio.styles],
+        "masks": [prepared.record["masks"] if not masks else None, hashes],
+        "init": prepared.record["init"],
+        "size": size,
+        **{name: value for name, value in studio.options.as_dict().items() if name not in _FREE},
+        **{name: getattr(video, name) for name in VIDEO_OPTIONS if name not in _FREE_OF_CLIPS},
+        "tracks": {name: [track.times, track.values] for name, track in look.tracks.items()},
+    }
+    runtime = stylizer.runtime
+    work.keep_record(
+        {"same": same, "device": str(runtime.device), "precision": runtime.precision, "versions": versions()}, saved
+    )
+    return Production(
+        source=source,
+        target=target,
+        video=video,
+        studio=studio,
+        work=work,
+        motions=motions,
+        size=size,
+        count=count,
+        broken=broken,
+        masks=tuple(masks),
+        peak_bytes=max(plan.peak_bytes for plan in prepared.plans),
+    )
+
+
+def _sized(options: Options, size: tuple[int, int]) -> dict[str, Any]:
+    """The options of size that give frames of `size`, (height, width), which the output's format may have made even."""
+    edge = min(size) if options.edge == "short" else max(size)
+    if not isinstance(options.scales, tuple):
+        return {"size": edge}
+    return {"size": edge, "scales": (*(scale for scale in options.scales[:-1] if scale < edge), edge)}
+
+
+def _seen(picture: AnyPicture) -> tuple[int, int]:
+    return fitted_size(picture.height, picture.width, min(_SEEN_EDGE, max(picture.height, picture.width)))
+
+
+def _fitted(frame: Frame, size: tuple[int, int]) -> Frame:
+    return as_frame(resize(as_planes(frame), size))
+
+
+def _fitting(size: tuple[int, int], whole: tuple[int, int]) -> tuple[int, int]:
+    """A mask's (height, width) brought to about that of the frames, `whole`, in its own proportions."""
+    scale = max(whole) / max(size)
+    return max(2, round(size[0] * scale)), max(2, round(size[1] * scale))
+
+
+def _moving_masks(options: Options, source: Clip, video: VideoOptions) -> dict[int, Clip]:
+    """The masks that are clips, by their region. Raises ImageError where they have not as many frames as the source."""
+    clips = {}
+    for number, mask in enumerate(options.masks or ()):
+        if isinstance(mask.content, str | os.PathLike) and moves(mask.content):
+            clip = open_clip(mask.content, video.part)
+            if len(clip) != len(source):
+                raise ImageError(
+                    f"mask {clip.name!r} has {len(clip)} frames and the clip {len(source)}; give one of as many"
+                )
+            clips[number] = clip
+    return clips
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Production:
+    """A clip that is to be made: `count` frames of `size`, (height, width), on the disk; `prepare_video` makes one.
+
+    `masks` are the regions whose mask moves, `peak_bytes` is the most memory that a frame needs.
+    """
+
+    source: Clip
+    target: Path
+    video: VideoOptions
+    studio: Studio
+    work: Work
+    motions: Motions
+    size: tuple[int, int]
+    count: int
+    broken: str | None
+    masks: Sequence[int]
+    peak_bytes: int
+
+    def restless_style(self) -> float | None:
+        """How much larger the trace of the styles' Gram matrices is than that of the first frame, where it is so much
+        that they are known to flicker (Gupta et al. 2017: the larger the trace, the less stable); else None."""
+        stylizer = self.studio.stylizer(0.0, {region: self.work.frame(0, f"masks/{region}") for region in self.masks})
+        traces = [stylizer.gram_trace(at_size(style, _seen(style))) for style in self.studio.styles]
+        content = Picture(as_planes(self.work.frame(0))[0], None, "clip")
+        ratio = max(traces, default=0.0) / stylizer.gram_trace(at_size(content, _seen(content)))
+        return ratio if ratio >= _RESTLESS else None
+
+    @cached_property
+    def scenes(self) -> list[int]:
+        """The first frame of each scene, from 0."""
+        starts, before = [0], self.work.frame(0)
+        for index in range(1, self.count):
+            after = self.work.frame(index)
+            moved = self.motions.between((index - 1, before), (index, after))
+            if is_cut(before, after, moved, least=self.video.cut):
+                starts.append(index)
+            before = after
+        return starts
+
+    def run(self, callback: Callable[[FrameDone], None] | None = None) -> VideoResult:
+        """Makes the frames that are not finished, and writes the clip."""
+        scenes, seconds = self.scenes, dict[tuple[int, int], float]()
+        for number in range(1, self.video.passes + 1):
+            backward = number % 2 == 0
+            for index in reversed(range(self.count)) if backward else range(self.count):
+                began = time.perf_counter()
+                is_made = not self._is_finished(number, index)
+                if is_made:
+                    self._make(number, index, scenes)
+                    seconds[number, index] = time.perf_counter() - began
+                if callback is not None:
+                    place = self.count - 1 - index if backward else index
+                    done = (number - 1) * self.count + place + 1
+                    frame = self.work.frame(index, "done") if number == self.video.passes else None
+                    begins = number == 1 and index in scenes
+                    callback(
+                        FrameDone(
+                            index=index,
+                            done=done,
+                            total=self.count * self.video.passes,
+                            frame=as_frame(self.work.tensors(number, index)["image"]) if frame is None else frame,
+                            seconds=seconds.get((number, index)),
+                            begins_scene=begins,
+                        )
+                    )
+        sound = sound_of(self.source, self.target, self.video.sound)
+        if sound is not None:
+            sound = Sound(sound.path, sound.start, min(sound.end, sound.start + self.count / self.source.rate))
+        frames = [self.work.path("done", index) for index in range(self.count)]
+        write_clip(self.target, frames, self.source.rate, sound)
+        self.work.remove()
+        return VideoResult(
+            self.target, self.count, self.size, self.source.rate, scenes=scenes, seconds=seconds, broken=self.broken
+        )
+
+    def _is_finished(self, number: int, index: int) -> bool:
+        return self.work.is_finished(number, index, is_last=number == self.video.passes)
+
+    def _make(self, number: int, index: int, scenes: Sequence[int]) -> None:
+        """Makes a frame in a pass, and keeps it."""
+        content, seconds = self.work.frame(index), float(index / self.source.rate)
+        masks = {region: self.work.frame(index, f"masks/{region}") for region in self.masks}
+        stylizer = self.studio.stylizer(seconds, masks)
+        begin = max(start for start in scenes if start <= index)
+        end = min([start for start in scenes if start > index], default=self.count)
+        if number == 1:
+            others = [index - back for back in self.video.look_back if index - back >= begin]
+        else:
+            others = [other for other in (index + (1 if number % 2 == 0 else -1),) if begin <= other < end]
+        if number == 1 and index == begin:
+            made = self.studio.afresh(content, stylizer)
+        else:
+            known = [self._known(number, other, (index, content)) for other in others]
+            own = None if number == 1 else self._made(number - 1, index)
+            made = self.studio.after(content, stylizer, known, own=own, before=self._before(number, index))
+        self.work.finish(number, index, made.tensors(), made.frame if number == self.video.passes else None)
+        if self.video.passes == 1 and index >= max(self.video.look_back):
+            self.work.forget(number, index - max(self.video.look_back))
+
+    def _before(self, number: int, index: int) -> Made:
+        """The frame that was made before this one, in this pass or the one before."""
+        before = index + 1 if number % 2 == 0 else index - 1
+        return self._made(number, before) if 0 <= before < self.count else self._made(number - 1, index)
+
+    def _known(self, number: int, other: int, frame: tuple[int, Frame]) -> Known:
+        moved = self.motions.between((other, self.work.frame(other)), frame)
+        return Known(self._made(number, other), moved)
+
+    def _made(self, number: int, index: int) -> Made:
+        return Made.of(self.work.tensors(number, index))

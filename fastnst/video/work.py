@@ -1,0 +1,156 @@
+"""The folder of a clip's run beside its output: the frames that are read, those that are made, and what they are of."""
+
+import hashlib
+import json
+import shutil
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fastnst.errors import ImageError
+from fastnst.image.resize import resize
+from fastnst.image.write import replacing
+from fastnst.transfer.checkpoint import CheckpointError
+from fastnst.video.clip import BrokenFrameError, Clip
+from fastnst.video.flow import Frame, as_frame, as_planes
+
+FORMAT = 1
+
+
+def work_folder(output: Path) -> Path:
+    """Where the frames of the clip `output` are kept until it is written."""
+    return output.with_name(f"{output.name}.frames")
+
+
+@dataclass(frozen=True)
+class Work:
+    """The frames of a run on the disk.
+
+    `content` has those that are read, `masks` those of masks that move, `done` those that are finished, and `raw` for
+    each pass the images as the optimiser left them, from which the next frames start.
+    """
+
+    folder: Path
+
+    def saved(self, *, resume: bool) -> dict[str, Any] | None:
+        """The record of the frames to go on with; None for a new run. Raises CheckpointError where there are frames and
+        should not be, or the reverse, and where the record cannot be read."""
+        path = self.folder / "run.json"
+        if path.exists() and not resume:
+            raise CheckpointError(
+                f"{str(self.folder)!r} has the frames of a run that was stopped; go on with --resume, or delete it"
+            )
+        if not resume:
+            return None
+        if not path.exists():
+            raise CheckpointError(f"there is no {str(self.folder)!r} to go on with; leave --resume out")
+        try:
+            saved = json.loads(path.read_text())
+            if saved["format"] == FORMAT and isinstance(saved["same"], dict):
+                return dict(saved)
+        except (OSError, ValueError, LookupError, TypeError):
+            pass
+        raise CheckpointError(
+            f"{str(path)!r} is damaged or of another version; delete {str(self.folder)!r} and begin anew"
+        )
+
+    def make(self) -> None:
+        """Makes the folders that are missing. Raises ImageError."""
+        try:
+            for name in ("content", "masks", "done", "raw"):
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            problem = f"{str(self.folder)!r} cannot be made ({error.strerror})"
+            raise ImageError(f"{problem}; choose another output") from error
+
+    def keep_record(self, record: Mapping[str, Any], saved: Mapping[str, Any] | None) -> None:
+        """Keeps what the run is made of, or compares it with what was `saved`. Raises CheckpointError."""
+        present = {"format": FORMAT, **json.loads(json.dumps(record))}
+        if saved is None:
+            with replacing(self.folder / "run.json") as file:
+                file.write(json.dumps(present, indent=1).encode())
+            return
+        for name, value in present["same"].items():
+            if saved["same"].get(name) != value:
+                many = name.endswith("s") and isinstance(value, list)
+                verb, theirs = ("are", "those") if many else ("is", "that")
+                raise CheckpointError(
+                    f"the {name.replace('_', ' ')} of this run {verb} not {theirs} of the frames in "
+                    f"{str(self.folder)!r}; take what they were made with, or delete them and begin anew"
+                )
+
+    def extract(self, clip: Clip, size: tuple[int, int], name: str = "content") -> tuple[int, str, str | None]:
+        """Keeps the frames of a clip at a size, (height, width).
+
+        Returns their number, a hash of them, and what is wrong with the frame after them, if it is broken. Raises
+        ImageError where even the first is.
+        """
+        digest, count = hashlib.sha256(), 0
+        (self.folder / name).mkdir(parents=True, exist_ok=True)
+        try:
+            for frame in clip.frames():
+                fitted = as_frame(resize(as_planes(frame), size))
+                digest.update(fitted.tobytes())
+                Image.fromarray(fitted).save(self.path(name, count), "PNG", compress_level=1)
+                count += 1
+        except BrokenFrameError as error:
+            if count == 0:
+                raise
+            return count, digest.hexdigest(), str(error)
+        return count, digest.hexdigest(), None
+
+    def path(self, name: str, index: int) -> Path:
+        return self.folder / name / f"{index + 1:06d}.png"
+
+    def frame(self, index: int, name: str = "content") -> Frame:
+        """A frame that was kept. Raises CheckpointError."""
+        path = self.path(name, index)
+        try:
+            with Image.open(path) as image:
+                return np.asarray(image.convert("RGB"))
+        except (OSError, ValueError, SyntaxError) as error:
+            raise CheckpointError(
+                f"{str(path)!r} cannot be read; delete {str(self.folder)!r} and begin anew"
+            ) from error
+
+    def _raw(self, number: int, index: int) -> Path:
+        return self.folder / "raw" / f"{number}" / f"{index + 1:06d}.npz"
+
+    def tensors(self, number: int, index: int) -> dict[str, Tensor]:
+        """The tensors that the pass of that number left of a frame. Raises CheckpointError."""
+        path = self._raw(number, index)
+        try:
+            with np.load(path) as arrays:
+                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise self._lost(path) from error
+
+    def _lost(self, path: Path) -> CheckpointError:
+        return CheckpointError(f"{str(path)!r} cannot be read; delete {str(self.folder)!r} and begin anew")
+
+    def is_finished(self, number: int, index: int, *, is_last: bool) -> bool:
+        return (self.path("done", index) if is_last else self._raw(number, index)).exists()
+
+    def finish(self, number: int, index: int, made: Mapping[str, Tensor], frame: Frame | None) -> None:
+        """Keeps the tensors that a pass made of a frame, and in the last pass the frame itself."""
+        path = self._raw(number, index)
+        path.parent.mkdir(exist_ok=True)
+        with replacing(path) as file:
+            arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in made.items()}
+            np.savez(file, **arrays)
+        if frame is not None:
+            with replacing(self.path("done", index)) as file:
+                Image.fromarray(frame).save(file, "PNG", compress_level=1)
+
+    def forget(self, number: int, index: int) -> None:
+        self._raw(number, index).unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,264 @@
+"""A clip made frame by frame: what stands still stays, a stopped run goes on to the same frames, options change."""
+
+import json
+import os
+import signal
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import moving
+import numpy as np
+import pytest
+from drawn import drawn
+from PIL import Image
+from processes import forked
+from test_video_flow import constant, write_flow
+
+import fastnst
+from fastnst.app.cli import main
+from fastnst.errors import FastnstError, OptionError
+from fastnst.transfer.checkpoint import CheckpointError
+from fastnst.video.clip import open_clip
+from fastnst.video.container import write_clip
+from fastnst.video.options import Look, Track, VideoOptions, read_track
+from fastnst.video.run import FrameDone, stylize_video
+from fastnst.video.work import work_folder
+
+SMALL: dict[str, Any] = {
+    "size": 64,
+    "scales": None,
+    "iterations": 20,
+    "weights": "random",
+    "precision": "fp32",
+    "style_layers": ["conv1_1", "conv2_1"],
+    "content_layers": "conv2_2",
+}
+
+
+@pytest.fixture
+def style(tmp_path: Path) -> str:
+    return drawn(tmp_path, "style.png")[0]
+
+
+def made(folder: Path, frames: list[moving.Frame], style: Any, **values: Any) -> list[moving.Frame]:
+    """The frames that are made of these."""
+    place = folder / f"{len(list(folder.iterdir()))}"
+    source = moving.folder_of(place / "in", frames)
+    result = stylize_video(source, style, place / "out", **{**SMALL, **values})
+    assert result.frames == len(frames)
+    assert not work_folder(place / "out").exists()
+    return read(place / "out")
+
+
+def read(folder: Path) -> list[moving.Frame]:
+    frames = []
+    for path in sorted(folder.iterdir()):
+        with Image.open(path) as frame:
+            frames.append(np.asarray(frame))
+    return frames
+
+
+def apart(one: moving.Frame, other: moving.Frame) -> np.ndarray:
+    return np.abs(one.astype(int) - other)
+
+
+def test_what_stands_still_stays_and_what_moves_takes_its_strokes_along(tmp_path: Path, style: str) -> None:
+    frames = moving.passing(6, (64, 96), 3, 20)
+    kept = made(tmp_path, frames, style, size=96)
+    alone = [fastnst.stylize(frame, style, **{**SMALL, "size": 96}).tensor for frame in frames[4:]]
+    ground = np.s_[:, 64:]
+    assert max(apart(a[ground], b[ground]).max() for a, b in pairwise(kept)) <= 2
+    block = [frame[23:39, 10 + 3 * number : 26 + 3 * number] for number, frame in enumerate(kept)]
+    assert apart(block[4], block[5]).mean() < 2
+    single = [tensor.movedim(0, 2).numpy() * 255 for tensor in alone]
+    assert apart(single[0][ground], single[1][ground]).mean() > 0.5
+
+
+def test_a_frozen_clip_changes_only_what_was_not_known(tmp_path: Path, style: str) -> None:
+    frames = moving.passing(4, (48, 64), 3)
+    kept = made(tmp_path, frames, style, freeze=True)
+    assert apart(kept[1][:, 48:], kept[3][:, 48:]).max() == 0
+    assert apart(kept[1], kept[3]).max() > 0
+
+
+def test_a_cut_begins_a_scene(tmp_path: Path, style: str) -> None:
+    frames = [*moving.pan(2), *moving.pan(2, seed=5)]
+    begun: list[bool] = []
+    source = moving.folder_of(tmp_path / "in", frames)
+    result = stylize_video(
+        source, style, tmp_path / "out.gif", callback=lambda done: begun.append(done.begins_scene), **SMALL
+    )
+    assert (list(result.scenes), begun) == ([0, 2], [True, False, True, False])
+    # A scene is made as if there were nothing before it.
+    assert result.seconds.keys() == {(1, index) for index in range(4)}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"look_back": [1, 2, 4]},
+        {"passes": 3},
+        {"style_weight": "0:5 0.1s:20", "look_back": 2},
+        {"preserve_color": "luminance", "optimizer": "adam"},
+    ],
+    ids=["look back", "passes", "track", "colours"],
+)
+def test_a_stopped_clip_goes_on_to_the_same_frames(values: dict[str, Any], tmp_path: Path, style: str) -> None:
+    frames = moving.pan(4)
+    expected = made(tmp_path, frames, style, **values)
+    source, out = moving.folder_of(tmp_path / "clip", frames), tmp_path / "out"
+
+    def stop(done: FrameDone) -> None:
+        if done.done == 2 + 4 * (values.get("passes", 1) > 1) + stops[0]:
+            raise KeyboardInterrupt
+
+    for stops in ([0], [1]):
+        with pytest.raises(KeyboardInterrupt):
+            stylize_video(source, style, out, resume=bool(stops[0]), callback=stop, **SMALL, **values)
+        assert not out.exists()
+    result = stylize_video(source, style, out, resume=True, **SMALL, **values)
+    assert len(result.seconds) < 4 * values.get("passes", 1)
+    assert all((frame == other).all() for frame, other in zip(read(out), expected, strict=True))
+
+
+def _make_and_die(source: Path, style: str, out: Path, frame: int) -> None:
+    def die(done: FrameDone) -> None:
+        if done.index == frame:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    stylize_video(source, style, out, callback=die, **SMALL)
+
+
+def test_a_killed_clip_goes_on_and_refuses_what_changed(tmp_path: Path, style: str) -> None:
+    frames = moving.pan(4)
+    expected = made(tmp_path, frames, style)
+    source, out = moving.folder_of(tmp_path / "clip", frames), tmp_path / "out"
+    process = forked(_make_and_die, source, style, out, 1)
+    process.join(300)
+    assert process.exitcode == -signal.SIGKILL
+    with pytest.raises(CheckpointError, match="was stopped; go on with --resume, or delete it"):
+        stylize_video(source, style, out, **SMALL)
+    with pytest.raises(CheckpointError, match="the style weight of this run is not that of the frames"):
+        stylize_video(source, style, out, resume=True, style_weight=7, **SMALL)
+    other = drawn(tmp_path, "a.png", "b.png")[1]
+    with pytest.raises(CheckpointError, match="the styles of this run are not"):
+        stylize_video(source, other, out, resume=True, **SMALL)
+    stylize_video(source, style, out, resume=True, **SMALL)
+    assert all((frame == other).all() for frame, other in zip(read(out), expected, strict=True))
+    with pytest.raises(CheckpointError, match="leave --resume out"):
+        stylize_video(source, style, tmp_path / "other", resume=True, **SMALL)
+
+
+def test_flow_that_is_given_is_used(tmp_path: Path, style: str) -> None:
+    frames, folder = moving.pan(3), tmp_path / "flow"
+    folder.mkdir()
+    for number in (1, 2):
+        write_flow(folder / f"backward_{number + 1}_{number}.flo", constant(48, 64, 4, 0))
+        write_flow(folder / f"forward_{number}_{number + 1}.flo", constant(48, 64, -4, 0))
+    kept = made(tmp_path, frames, style, flow=str(folder))
+    assert apart(kept[1][:, 4:-4], kept[2][:, :-8]).mean() < 1.5
+    (folder / "forward_2_3.flo").unlink()
+    with pytest.raises(FastnstError, match=r"has no forward_2_3\.flo"):
+        made(tmp_path, frames, style, flow=str(folder))
+
+
+def test_masks_may_move(tmp_path: Path, style: str) -> None:
+    frames = moving.passing(3)
+    masks = []
+    for number in range(3):
+        mask = np.zeros((48, 64, 3), np.uint8)
+        mask[:, 32:] = 255 * (number < 2)
+        masks.append(mask)
+    folder = moving.folder_of(tmp_path / "masks", masks)
+    whole = [{"content": str(folder), "style": None}]
+    kept = made(tmp_path, frames, style, masks=whole, style_weight=200)
+    assert apart(kept[0][:, 40:], frames[0][:, 40:]).mean() > 2 * apart(kept[0][:, :24], frames[0][:, :24]).mean()
+    with pytest.raises(FastnstError, match="has 3 frames and the clip 2"):
+        made(tmp_path, frames[:2], style, masks=whole)
+
+
+def test_tracks() -> None:
+    track = read_track("style_weights", "0:1,0 5s:0,1")
+    assert track == Track((0.0, 5.0), ((1.0, 0.0), (0.0, 1.0)))
+    assert track.at(2.5) == (0.5, 0.5)
+    assert (track.at(-1), track.at(9)) == ((1, 0), (0, 1))
+    assert read_track("style_weight", {0: 1, 2: 3}) == Track((0, 2), ((1,), (3,)))
+    assert read_track("style_weight", "5") is None
+    look = Look.of({"style_weight": "0:10 4:20", "size": 64})
+    assert look.at(1).style_weight == 12.5
+    for wrong in ("0:a", "0:1 0:2", "0:1,2 1:3", "x:1", ":"):
+        with pytest.raises(OptionError, match=r"style weight .* is no track"):
+            read_track("style_weight", wrong)
+    with pytest.raises(OptionError, match="style weight"):
+        Look.of({"style_weight": "0:1 5:-1"})
+    with pytest.raises(OptionError, match="unknown tv kind"):
+        Look.of({"tv_kind": "0:1"})
+
+
+def test_options_that_cannot_be() -> None:
+    for wrong in (
+        {"passes": 0},
+        {"look_back": "a"},
+        {"look_back": [0]},
+        {"temporal_weight": -1.0},
+        {"cut": 2.0},
+        {"later_iterations": 0},
+        {"end": 0.0},
+    ):
+        with pytest.raises(OptionError, match=next(iter(wrong)).replace("_", " ")):
+            VideoOptions(**wrong)
+    assert VideoOptions(look_back="4,1 2").look_back == (1, 2, 4)
+
+
+def test_the_command(tmp_path: Path, style: str, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out = moving.folder_of(tmp_path / "in", moving.pan(3)), tmp_path / "out.mp4"
+    words = ["video", str(source), style, "-o", str(out), "--size", "63", "--iterations", "10", "--weights", "random"]
+    words += ["--style-layers", "conv1_1", "--content-layers", "conv1_2", "--rate", "12", "--content-weight", "0:1 1:2"]
+    assert main([*words, "--preview", str(tmp_path / "now.png"), "--json"]) == 0
+    told = capsys.readouterr()
+    facts = json.loads(told.out)
+    assert (facts["frames"], facts["width"], facts["height"], facts["rate"]) == (3, 62, 46, 12)
+    assert "3 frames of 62×46 px, peak memory about" in told.err
+    with Image.open(tmp_path / "now.png") as preview:
+        assert preview.size == (62, 46)
+    assert main(["score-video", str(out), str(source), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["errors"]) == 2
+    assert main(["score-video", str(out), str(source), "--end", "0.05"]) == 1
+    assert "give the part" in capsys.readouterr().err
+    assert main(["video", str(source), style, "-o", str(tmp_path / "out.avi")]) == 1
+    assert "is not a clip's name" in capsys.readouterr().err
+    assert main(["video", str(source), str(tmp_path / "none.png"), "-o", str(tmp_path / "b.mp4")]) == 1
+    assert not work_folder(tmp_path / "b.mp4").exists()
+
+
+def test_a_broken_frame_keeps_what_is_before_it(tmp_path: Path, style: str, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out = moving.folder_of(tmp_path / "in", moving.pan(4)), tmp_path / "out.gif"
+    (source / "0002.png").write_bytes((source / "0002.png").read_bytes()[:300])
+    words = ["--size", "48", "--iterations", "4", "--weights", "random", "--style-layers", "conv1_1"]
+    assert main(["video", str(source), style, "-o", str(out), *words, "--content-layers", "conv1_2"]) == 1
+    assert "frame 3 of clip" in capsys.readouterr().err
+    with Image.open(out) as made:
+        assert made.n_frames == 2
+
+
+def test_a_missing_package_is_named(tmp_path: Path, style: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(OptionError, match=r'video needs cv2; install it with pip install "fastnst\[video\]"'):
+        stylize_video(tmp_path, style, tmp_path / "out.gif")
+
+
+def test_clips_in_a_batch(tmp_path: Path, style: str, capsys: pytest.CaptureFixture[str]) -> None:
+    moving.folder_of(tmp_path / "frames", moving.pan(3))
+    source = tmp_path / "pan.mp4"
+    write_clip(source, sorted((tmp_path / "frames").iterdir()), Fraction(12))
+    words = ["batch", "--content", str(source), "--style", style, "-o", str(tmp_path / "out"), "--json"]
+    words += ["--size", "48", "--iterations", "4", "--weights", "random", "--style-layers", "conv1_1"]
+    words += ["--content-layers", "conv1_2", "--workers", "1"]
+    assert main(words) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["status"], facts["frames"]) == ("done", 3)
+    assert len(open_clip(tmp_path / "out" / "pan_style.mp4")) == 3
+    assert main([*words, "--resume"]) == 0
+    assert json.loads(capsys.readouterr().out)["status"] == "skipped"
