@@ -24,7 +24,7 @@ CALLS = ("stylize", "Stylizer", "PerceptualLoss", "synthesize_texture", "reconst
 COMMANDS = ("stylize", "batch", "grid", "texture", "reconstruct")
 
 # The packages whose modules must be there; others may come with an extra.
-_OURS = ("fastnst", "fastnst_kernels", "bench", "examples")
+_OURS = ("fastnst", "fastnst_kernels", "bench")
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>[^\n`]*)\n(?P<text>.*?)^(?P=indent)```$", re.DOTALL | re.MULTILINE)
 _COMMENT = re.compile(r"<!-- (?P<kind>[a-z -]+?)(?:: (?P<value>.*?))? -->\s*\Z")
 
