@@ -167,8 +167,12 @@ def kill_at(step: int) -> Callable[[Progress], None]:
     return callback
 
 
-@pytest.mark.parametrize("schedule", [{}, {"stable": 50.0}])
-def test_a_killed_training_goes_on_to_the_bit(places: Path, tmp_path: Path, schedule: dict[str, Any]) -> None:
+@pytest.mark.filterwarnings("ignore:precision bf16 takes")
+@pytest.mark.parametrize(("schedule", "precision"), [({}, "bf16"), ({"stable": 50.0}, "fp32")])
+def test_a_killed_training_goes_on_to_the_bit(
+    places: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schedule: dict[str, Any], precision: str
+) -> None:
+    monkeypatch.setitem(LOSS, "precision", precision)
     whole = trained(places, 6, schedule=schedule)
     checkpoint = tmp_path / "run"
     with pytest.raises(Killed):

@@ -109,7 +109,7 @@ class Painter(nn.Module):
     """The last convolution, to colours: each style's `scale` and `shift`, (styles, 3), stand for a normalisation, which
     would take the picture's own brightness away."""
 
-    def __init__(self, channels: int, styles: int, kernel: int = 5) -> None:
+    def __init__(self, channels: int, styles: int, kernel: int = 3) -> None:
         super().__init__()
         self.reach = kernel // 2
         self.weight = nn.Parameter(torch.randn(3, channels, kernel, kernel) / math.sqrt(channels * kernel**2))
@@ -128,7 +128,7 @@ class StyleNetwork(nn.Module):
     """Images (B, 3, H, W) in 0…1 to the same in the styles of `names`.
 
     Sides need not be multiples of four: the image is continued by reflection and cut again. It computes in the
-    dtype of its weights (`compute_in`), or of autocast.
+    dtype of its weights (`compute_in`), or in another that is given.
     """
 
     def __init__(self, names: Sequence[str], architecture: Architecture | None = None) -> None:
@@ -158,13 +158,16 @@ class StyleNetwork(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.paint.weight.dtype
 
-    def forward(self, images: Tensor, blend: Tensor) -> Tensor:
+    def forward(self, images: Tensor, blend: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """The images in a mixture of the styles, (B, 3, H, W) float32; `blend` (styles,) float32 sums to 1.
+
+        dtype: of maps and products; that of the weights by default. For training in 16 bit on weights in float32 it
+        takes the place of autocast, whose copies of the weights outlive a step where it stands in another autocast.
 
         Raises ImageError for images with a side of less than `SMALLEST` pixels.
         """
         height, width = images.shape[2:]
-        x = self.prepared(images)
+        x = self.prepared(images, dtype)
         for unit in self.down:
             x = unit(x, blend)
         for block in self.blocks:
@@ -174,7 +177,7 @@ class StyleNetwork(nn.Module):
         painted: Tensor = self.paint(x, blend)
         return painted[:, :, :height, :width]
 
-    def prepared(self, images: Tensor) -> Tensor:
+    def prepared(self, images: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """The images as the first unit takes them: around 0, continued to whole positions of the innermost maps."""
         height, width = images.shape[2:]
         if min(height, width) < SMALLEST:
@@ -182,7 +185,7 @@ class StyleNetwork(nn.Module):
                 f"an image of {width}×{height} pixels is too small for the network; each side must be at least "
                 f"{SMALLEST}"
             )
-        x = (images - 0.5).to(self.dtype)
+        x = (images - 0.5).to(dtype or self.dtype)
         if height % GRID or width % GRID:
             x = F.pad(x, (0, -width % GRID, 0, -height % GRID), mode="reflect")
         return x.contiguous(memory_format=torch.channels_last)

@@ -62,8 +62,8 @@ class Schedule:
 
     steps: int | None = None
     minutes: float | None = None
-    batch: int = 2
-    learning_rate: float = 2e-3
+    batch: int = 1
+    learning_rate: float = 3e-3
     stable: float = 0.0
     seed: int = 0
 
@@ -335,14 +335,12 @@ class _Training:
         style = number % len(self.losses)
         image = image.contiguous(memory_format=torch.channels_last)
         blend = one_style(self.first + style, len(self.network.names), image.device)
-        with torch.autocast(image.device.type, self.runtime.dtype, enabled=self.runtime.dtype != torch.float32):
-            painted = self.network(image, blend)
+        painted = self.network(image, blend, self.runtime.dtype)
         loss: Tensor = self.losses[style](painted, image)
         if self.schedule.stable > 0:
             generator = torch.Generator().manual_seed(self.schedule.seed + number)
             noise = _NOISE * torch.randn(image.shape, generator=generator).to(image.device)
-            with torch.autocast(image.device.type, self.runtime.dtype, enabled=self.runtime.dtype != torch.float32):
-                shaken = self.network(image + noise, blend)
+            shaken = self.network(image + noise, blend, self.runtime.dtype)
             loss = loss + self.schedule.stable * (shaken - painted).square().mean()
         return loss
 

@@ -293,14 +293,14 @@ def _add_train(commands: Any) -> None:
         "--size", metavar="PX", type=whole_number, default=256, help="side of a crop, in pixels (default: 256)"
     )
     group.add_argument(
-        "--batch", metavar="N", type=whole_number, default=2, help="crops in a step; the styles take turns (default: 2)"
+        "--batch", metavar="N", type=whole_number, default=1, help="crops in a step; the styles take turns (default: 1)"
     )
     group.add_argument(
         "--learning-rate",
         metavar="X",
         type=number,
-        default=0.002,
-        help="Adam's step at the beginning; it falls to 0 by the end (default: 0.002)",
+        default=0.003,
+        help="Adam's step at the beginning; it falls to 0 by the end (default: 0.003)",
     )
     group.add_argument(
         "--stable",
