@@ -131,7 +131,9 @@ def weights_of(made: StyleNetwork) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in made.state_dict().items()}
 
 
-def test_it_learns_and_is_kept(places: Path, tmp_path: Path) -> None:
+def test_it_learns_and_is_kept(places: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "_SMOOTHING", 5)
+    monkeypatch.setattr(training, "_WARM_UP", 1)
     output, previews = tmp_path / "net.safetensors", tmp_path / "sheet.png"
     seen: list[Progress] = []
     result = trained(places, 20, output=output, previews=previews, style_weight=1.0, callback=seen.append)

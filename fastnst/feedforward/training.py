@@ -25,7 +25,7 @@ from fastnst.image.read import Source, load_image
 from fastnst.image.sheet import contact_sheet
 from fastnst.image.write import check_output_path, replacing, save_image
 from fastnst.loss.perceptual import PerceptualLoss
-from fastnst.network.runtime import Runtime, resolve_runtime, versions
+from fastnst.network.runtime import Runtime, resolve_runtime, versions, without_overflow
 from fastnst.network.settings import check_fork, own_modes
 from fastnst.options.keywords import OptionValues
 from fastnst.options.options import resolve_options
@@ -37,7 +37,7 @@ _PREVIEWS = 4
 _NOISE = 0.03
 # The loss is smoothed over about so many steps; it has gone wrong where it is so many times that of the first ones.
 _SMOOTHING, _HOPELESS = 50, 10.0
-_WARM_UP = 50  # steps
+_WARM_UP = 20  # steps
 _CROPS = "crops"
 
 
@@ -209,10 +209,10 @@ _FREE = ("steps", "minutes")
 
 def _runtime(device: str, precision: str) -> Runtime:
     runtime = resolve_runtime(device, precision)
-    if runtime.winograd or runtime.precision == "fp16":
-        # NNPACK is for single images, and fp16 would need its losses scaled.
-        return resolve_runtime(device, "fp32" if runtime.winograd else "bf16")
-    return runtime
+    if runtime.winograd:
+        # Its convolutions are not under autograd.
+        return resolve_runtime(device, "fp32")
+    return without_overflow(runtime) if runtime.precision == "fp16" else runtime
 
 
 def _names(styles: Sequence[Source], names: Sequence[str] | None) -> list[str]:
