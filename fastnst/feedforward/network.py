@@ -2,8 +2,8 @@
 
 Johnson, Alahi and Fei-Fei (2016) with the normalisation of Ulyanov, Vedaldi and Lempitsky (2016), whose scale and shift
 are a style's own (Dumoulin, Shlens and Kudlur 2017): all styles share the convolutions, and a mixture of styles is a
-mixture of scales and shifts. Sizes grow by repeated pixels and a convolution (Odena, Dumoulin and Olah 2016), so that
-there is no checkerboard; borders are reflected.
+mixture of scales and shifts. Sizes grow by interpolation and a convolution (Odena, Dumoulin and Olah 2016), so that
+there is no checkerboard: linearly, as repeated pixels leave a grid. Borders are reflected.
 """
 
 import math
@@ -42,7 +42,7 @@ class Architecture:
 
 
 class Unit(nn.Module):
-    """Repeated pixels (where it `enlarges`), a convolution over reflected borders, and each style's normalisation.
+    """Twice the size (where it `enlarges`), a convolution over reflected borders, and each style's normalisation.
 
     `scale` and `shift` are (styles, outputs).
     """
@@ -77,10 +77,10 @@ class Unit(nn.Module):
     def convolved(
         self, x: Tensor, *, above: int | None = None, below: int | None = None, enlarged: bool = False
     ) -> Tensor:
-        """The convolution of rows `x`, whose pixels may be repeated already (`enlarged`); `above` and `below` say how
+        """The convolution of rows `x`, which may be of twice the size already (`enlarged`); `above` and `below` say how
         many reflected rows they lack of its reach."""
         if self.enlarges and not enlarged:
-            x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+            x = enlarged_twice(x)
         reach = self.reach
         rows = (reach if above is None else above, reach if below is None else below)
         return F.conv2d(F.pad(x, (reach, reach, *rows), mode="reflect"), self.weight.to(x.dtype), stride=self.stride)
@@ -210,6 +210,11 @@ class StyleNetwork(nn.Module):
                 state[name] = torch.cat([value, value.mean(0, keepdim=True).expand(len(names), -1)])
         grown.load_state_dict(state)
         return grown
+
+
+def enlarged_twice(x: Tensor) -> Tensor:
+    """`x` at twice its size, each pixel three quarters of the nearest and a quarter of the next along each axis."""
+    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
 def one_style(index: int, count: int, device: torch.device | str = "cpu") -> Tensor:

@@ -19,7 +19,7 @@ from fastnst.image.files import check_place
 from fastnst.image.write import replacing
 
 SUFFIX = ".onnx"
-# Reflection and repeated pixels as they are here came with 18; runtimes of 2023 know it.
+# Reflection and interpolation as they are here came with 18; runtimes of 2023 know it.
 _OPSET, _IR = 18, 9
 # Largest difference from torch in float32, of values in 0…1.
 _TOLERANCE = 1e-3
@@ -120,15 +120,7 @@ class _Graph:
     def unit(self, unit: Unit, x: str) -> str:
         if unit.enlarges:
             sizes = self.floats(np.array([1, 1, 2, 2]))
-            x = self.node(
-                "Resize",
-                x,
-                "",
-                sizes,
-                mode="nearest",
-                nearest_mode="floor",
-                coordinate_transformation_mode="asymmetric",
-            )
+            x = self.node("Resize", x, "", sizes, mode="linear", coordinate_transformation_mode="half_pixel")
         y = self.convolved(x, unit.weight, unit.reach, unit.stride)
         y = self.node("InstanceNormalization", y, self.mixed(unit.scale), self.mixed(unit.shift), epsilon=EPSILON)
         return self.node("Relu", y) if unit.relu else y

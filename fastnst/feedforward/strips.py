@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from fastnst.feedforward.network import EPSILON, Painter, StyleNetwork, Unit
+from fastnst.feedforward.network import EPSILON, Painter, StyleNetwork, Unit, enlarged_twice
 
 KEPT_PIXELS = 1 << 23
 """Of an image of more pixels, the large maps are computed again: 70 bytes a pixel in 16 bits if not."""
@@ -108,9 +107,10 @@ def _convolved(unit: Unit, before: _Rows, first: int, last: int) -> Tensor:
         (top, bottom), above, below = _reach(unit, (first, last), before.height)
         return unit.convolved(before.read(top, bottom), above=above, below=below)
     (top, bottom), above, below = _reach(unit, (first, last), 2 * before.height)
-    # Of the rows before they are repeated, with one too many where an odd one begins or ends.
-    x = F.interpolate(before.read(top // 2, (bottom + 1) // 2), scale_factor=2.0, mode="nearest")
-    x = x[:, :, top % 2 : top % 2 + bottom - top]
+    # With a neighbour on either side to interpolate with, but at the borders.
+    first = max(0, top // 2 - 1)
+    x = enlarged_twice(before.read(first, min(before.height, (bottom + 1) // 2 + 1)))
+    x = x[:, :, top - 2 * first : bottom - 2 * first]
     return unit.convolved(x, above=above, below=below, enlarged=True)
 
 
