@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from fastnst.feedforward.applying import Applied, Applier, apply_network
     from fastnst.feedforward.file import load_network
     from fastnst.feedforward.network import StyleNetwork
-    from fastnst.feedforward.training import Schedule, train_network
+    from fastnst.feedforward.schedule import Schedule
+    from fastnst.feedforward.training import train_network
     from fastnst.loss.modules import ContentLoss, GramLoss, TVLoss
     from fastnst.loss.perceptual import PerceptualLoss
     from fastnst.network.extractor import FeatureExtractor
@@ -46,7 +47,8 @@ _HOMES = {
     "feedforward.applying": ("Applied", "Applier", "apply_network"),
     "feedforward.file": ("load_network",),
     "feedforward.network": ("StyleNetwork",),
-    "feedforward.training": ("Schedule", "train_network"),
+    "feedforward.schedule": ("Schedule",),
+    "feedforward.training": ("train_network",),
     "loss.modules": ("ContentLoss", "GramLoss", "TVLoss"),
     "loss.perceptual": ("PerceptualLoss",),
     "network.extractor": ("FeatureExtractor",),

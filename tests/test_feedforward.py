@@ -15,12 +15,14 @@ from torch import Tensor
 
 from fastnst.app import cli
 from fastnst.errors import FastnstError, ImageError, OptionError
+from fastnst.feedforward import schedule as schedules
 from fastnst.feedforward import strips, training
 from fastnst.feedforward.applying import Applier, apply_network
 from fastnst.feedforward.file import NetworkError, blend_weights, load_network, save_network
 from fastnst.feedforward.network import Architecture, StyleNetwork, one_style
 from fastnst.feedforward.photos import Photos
-from fastnst.feedforward.training import Progress, Schedule, Trained, TrainingError, train_network
+from fastnst.feedforward.schedule import Progress, Schedule
+from fastnst.feedforward.training import Trained, TrainingError, train_network
 from fastnst.image.metadata import read_parameters
 from fastnst.image.read import load_image
 
@@ -67,8 +69,8 @@ def test_maps_that_are_computed_again_are_the_same_in_16_bits() -> None:
     made, image, blend = network(), picture(61, 50), torch.tensor([0.3, 0.7])
     exact = made(image, blend)
     made.compute_in(torch.bfloat16)
-    kept, again = (strips.stylized(made, image, blend, kept=kept) for kept in (True, False))
-    torch.testing.assert_close(kept, again, rtol=0, atol=0)
+    kept, computed = (strips.stylized(made, image, blend, kept=kept) for kept in (True, False))
+    torch.testing.assert_close(kept, computed, rtol=0, atol=0)
     torch.testing.assert_close(kept, exact, rtol=0, atol=0.1)
 
 
@@ -133,13 +135,13 @@ def weights_of(made: StyleNetwork) -> dict[str, Tensor]:
 
 def test_it_learns_and_is_kept(places: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "_SMOOTHING", 5)
-    monkeypatch.setattr(training, "_WARM_UP", 1)
+    monkeypatch.setattr(schedules, "_WARM_UP", 1)
     output, previews = tmp_path / "net.safetensors", tmp_path / "sheet.png"
-    seen: list[Progress] = []
-    result = trained(places, 20, output=output, previews=previews, style_weight=1.0, callback=seen.append)
-    assert [progress.step for progress in seen] == list(range(1, 21))
-    assert seen[-1].loss < 0.9 * seen[0].loss
-    assert seen[-1].done == 1
+    steps: list[Progress] = []
+    result = trained(places, 20, output=output, previews=previews, style_weight=1.0, callback=steps.append)
+    assert [progress.step for progress in steps] == list(range(1, 21))
+    assert steps[-1].loss < 0.9 * steps[0].loss
+    assert steps[-1].done == 1
     assert result.stopped is None
     assert sorted(Path(path).name for path in result.skipped) == ["0_broken.jpg", "0_tiny.png"]
     assert load_image(previews).width > 3 * 32
@@ -149,12 +151,12 @@ def test_it_learns_and_is_kept(places: Path, tmp_path: Path, monkeypatch: pytest
     for name, value in weights_of(result.network).items():
         torch.testing.assert_close(loaded.network.state_dict()[name], value.half().float(), rtol=0, atol=0)
     content = places / "photos" / "1.png"
-    one, other, mixed = (
+    first, second, mixed = (
         apply_network(output, content, precision="fp32", **how).tensor
         for how in ({"style": "x"}, {"style": "y"}, {"blend": [1, 1]})
     )
-    assert (one - other).abs().mean() > 1e-3
-    assert (mixed - one).abs().mean() < (other - one).abs().mean()
+    assert (first - second).abs().mean() > 1e-3
+    assert (mixed - first).abs().mean() < (second - first).abs().mean()
 
 
 class Killed(Exception):

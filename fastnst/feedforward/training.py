@@ -18,6 +18,7 @@ from fastnst.errors import FastnstError, OptionError
 from fastnst.feedforward.file import load_network, save_network
 from fastnst.feedforward.network import Architecture, StyleNetwork, one_style
 from fastnst.feedforward.photos import Photos
+from fastnst.feedforward.schedule import Progress, Schedule
 from fastnst.feedforward.strips import stylized
 from fastnst.image.files import check_place
 from fastnst.image.picture import Picture, opaque
@@ -37,69 +38,11 @@ _PREVIEWS = 4
 _NOISE = 0.03
 # The loss is smoothed over about so many steps; it has gone wrong where it is so many times that of the first ones.
 _SMOOTHING, _HOPELESS = 50, 10.0
-_WARM_UP = 20  # steps
 _CROPS = "crops"
 
 
 class TrainingError(FastnstError):
     """A training that diverged, or a checkpoint that cannot be gone on with."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """How long and how a network is trained.
-
-    Attributes:
-        steps: of the optimiser; None for as many as `minutes` allow.
-        minutes: the training ends after so many, those before it was resumed included; None for no limit.
-        batch: crops in a step; the styles take turns.
-        learning_rate: of Adam at the beginning; it falls to nought as half a cosine, by the steps or the minutes.
-        stable: the weight of the mean square by which the result changes where the image gets a little noise.
-        seed: of weights, crops and noise.
-
-    Raises OptionError where a value is out of range.
-    """
-
-    steps: int | None = None
-    minutes: float | None = None
-    batch: int = 1
-    learning_rate: float = 3e-3
-    stable: float = 0.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.steps is None and self.minutes is None:
-            object.__setattr__(self, "steps", 4000)
-        for name in ("steps", "batch"):
-            if (count := getattr(self, name)) is not None and (type(count) is not int or count < 1):
-                raise OptionError(f"{name} {count!r} is not possible; give a whole number of 1 or more")
-        for name, least in (("minutes", 1e-9), ("learning_rate", 1e-9), ("stable", 0.0)):
-            if (value := getattr(self, name)) is not None and not (
-                isinstance(value, int | float) and least <= value < math.inf
-            ):
-                raise OptionError(f"{name.replace('_', ' ')} {value!r} is not possible; give a positive number")
-        if type(self.seed) is not int or self.seed < 0:
-            raise OptionError(f"seed {self.seed!r} is not possible; give a whole number of 0 or more")
-
-    def progress(self, step: int, seconds: float) -> float:
-        """The part of the training that is over, 0…1."""
-        parts = [] if self.steps is None else [step / self.steps]
-        parts += [] if self.minutes is None else [seconds / (60 * self.minutes)]
-        return min(1.0, max(parts))
-
-    def rate(self, step: int, seconds: float) -> float:
-        falling = 0.5 * (1 + math.cos(math.pi * self.progress(step, seconds)))
-        return self.learning_rate * falling * min(1.0, (step + 1) / _WARM_UP)
-
-
-@dataclass(frozen=True)
-class Progress:
-    """A step of a training as its callback sees it: `loss` is smoothed, `done` is the part that is over."""
-
-    step: int
-    loss: float
-    seconds: float
-    done: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,7 +143,9 @@ def train_network(
         )
         if resume and checkpoint is not None and Path(checkpoint).exists():
             training.load(Path(checkpoint))
-        return training.run(output, checkpoint, previews, save_every, callback)
+        return training.run(
+            output=output, checkpoint=checkpoint, previews=previews, save_every=save_every, callback=callback
+        )
 
 
 # They say when a training ends, which may be changed.
@@ -266,6 +211,7 @@ class _Training:
 
     def run(
         self,
+        *,
         output: str | os.PathLike[str] | None,
         checkpoint: str | os.PathLike[str] | None,
         previews: str | os.PathLike[str] | None,
@@ -281,7 +227,6 @@ class _Training:
                 save_image(previews, self.sheet(), parameters=self.record())
 
         stopped, saved_at, began, before = None, time.monotonic(), time.monotonic(), self.seconds
-        # A picture that cannot be used is told before the first step.
         upcoming: Future[list[Tensor]] | None = None
         with ThreadPoolExecutor(1, _CROPS) as loader:
             while self.schedule.progress(self.step, self.seconds) < 1:
@@ -294,8 +239,8 @@ class _Training:
                 self._note(loss)
                 done = self.schedule.progress(self.step, self.seconds)
                 if callback is not None:
-                    seen = callback(Progress(self.step, self.smoothed, self.seconds, done))
-                    if seen is False and done < 1:
+                    goes_on = callback(Progress(self.step, self.smoothed, self.seconds, done))
+                    if goes_on is False and done < 1:
                         stopped = "stopped"
                         break
                 if time.monotonic() - saved_at >= save_every:

@@ -17,7 +17,8 @@ from fastnst.feedforward.applying import Applier
 from fastnst.feedforward.file import load_network
 from fastnst.feedforward.network import Architecture
 from fastnst.feedforward.onnx import check_onnx, export_onnx
-from fastnst.feedforward.training import Progress, Schedule, train_network
+from fastnst.feedforward.schedule import Progress, Schedule
+from fastnst.feedforward.training import train_network
 from fastnst.image.files import make_folder, pictures_at
 from fastnst.image.write import FORMATS, check_output_path
 
