@@ -14,6 +14,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 if TYPE_CHECKING:
     from fastnst.errors import FastnstError, FastnstWarning, ImageError, OptionError, WeightsError
+    from fastnst.feedforward.applying import Applied, Applier, apply_network
+    from fastnst.feedforward.file import load_network
+    from fastnst.feedforward.network import StyleNetwork
+    from fastnst.feedforward.schedule import Schedule
+    from fastnst.feedforward.training import train_network
     from fastnst.loss.modules import ContentLoss, GramLoss, TVLoss
     from fastnst.loss.perceptual import PerceptualLoss
     from fastnst.network.extractor import FeatureExtractor
@@ -36,10 +41,16 @@ __all__ += ["ContentLoss", "FeatureExtractor", "GramLoss", "PerceptualLoss", "TV
 __all__ += ["Canvas", "Iterate", "LossRecord", "Options", "Result", "Stylizer", "Watch", "resume", "stylize"]
 __all__ += ["CheckpointError", "DivergedError"]
 __all__ += ["stylize_video"]
+__all__ += ["Applied", "Applier", "Schedule", "StyleNetwork", "apply_network", "load_network", "train_network"]
 __all__ += ["reconstruct_content", "reconstruct_style", "reconstruction_figure", "synthesize_texture"]
 
 _HOMES = {
     "errors": __all__[:5],
+    "feedforward.applying": ("Applied", "Applier", "apply_network"),
+    "feedforward.file": ("load_network",),
+    "feedforward.network": ("StyleNetwork",),
+    "feedforward.schedule": ("Schedule",),
+    "feedforward.training": ("train_network",),
     "loss.modules": ("ContentLoss", "GramLoss", "TVLoss"),
     "loss.perceptual": ("PerceptualLoss",),
     "network.extractor": ("FeatureExtractor",),

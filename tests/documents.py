@@ -20,11 +20,19 @@ DATA = ("text", "json", "toml", "csv", "bibtex")
 RUN_ELSEWHERE = ("first-command", "tests")
 SIZE, ITERATIONS = 48, 1
 # Those that take the options of a run.
-CALLS = ("stylize", "Stylizer", "PerceptualLoss", "synthesize_texture", "reconstruct_content", "reconstruct_style")
+CALLS = (
+    "stylize",
+    "Stylizer",
+    "PerceptualLoss",
+    "train_network",
+    "synthesize_texture",
+    "reconstruct_content",
+    "reconstruct_style",
+)
 COMMANDS = ("stylize", "batch", "grid", "texture", "reconstruct")
 
 # The packages whose modules must be there; others may come with an extra.
-_OURS = ("fastnst", "fastnst_kernels", "bench", "examples")
+_OURS = ("fastnst", "fastnst_kernels", "bench")
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>[^\n`]*)\n(?P<text>.*?)^(?P=indent)```$", re.DOTALL | re.MULTILINE)
 _COMMENT = re.compile(r"<!-- (?P<kind>[a-z -]+?)(?:: (?P<value>.*?))? -->\s*\Z")
 
@@ -117,6 +125,16 @@ def _arguments(words: list[str]) -> list[str]:
 
 def _small(arguments: list[str]) -> list[str]:
     command = arguments[0]
+    if command == "train":
+        return [
+            *_without(arguments, "--steps", "--minutes"),
+            "--steps",
+            "1",
+            "--size",
+            str(SIZE),
+            "--weights",
+            "random",
+        ]
     if command not in COMMANDS:
         return arguments
     scales, iterations = _values(arguments, "--scales"), _values(arguments, "--iterations")
@@ -156,10 +174,12 @@ class _Small(ast.NodeTransformer):
     def visit_Call(self, node: ast.Call) -> ast.Call:
         self.generic_visit(node)
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        if name == "Schedule":
+            node.keywords = [ast.keyword("steps", ast.Constant(1))]
         if name not in CALLS:
             return node
         values: dict[str, int | str] = {"size": SIZE, "weights": "random"}
-        if name != "PerceptualLoss":
+        if name not in ("PerceptualLoss", "train_network"):
             values["iterations"] = ITERATIONS
         kept = [keyword for keyword in node.keywords if keyword.arg not in values]
         for keyword in kept:

@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).parent.parent
 PAGES = sorted(
     str(path.relative_to(REPOSITORY)) for path in [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")]
 )
-PICTURES, SIZE = ("content.jpg", "style.jpg", "style2.jpg"), (96, 72)
+PICTURES, SIZE = ("content.jpg", "style.jpg", "style2.jpg", "style3.jpg", "photos/1.jpg", "photos/2.jpg"), (96, 72)
 
 
 def text_of(page: str) -> str:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from network_samples import patches, prepared, relative_error
 
-from examples.feed_forward import Network
 from fastnst import stylize
+from fastnst.feedforward.network import Architecture, StyleNetwork
 from fastnst.loss.masks import Guidance
 from fastnst.loss.objective import make_objective
 from fastnst.loss.perceptual import PerceptualLoss
@@ -77,14 +77,14 @@ def test_the_module_is_that_of_a_cpu_and_compiles(layout: torch.memory_format) -
 def test_training_in_mixed_precision(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     perceptual = PerceptualLoss(batch(0)[0], style_weight=1.0, **MODULE).cuda()
-    network = Network(8, 1).cuda()
+    network, blend = StyleNetwork(["style"], Architecture(8, 1)).cuda(), torch.ones(1, device="cuda")
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
     scaler = torch.amp.GradScaler("cuda", enabled=dtype == torch.float16)
     images = batch(1).cuda()
     losses = []
     for _ in range(30):
         with torch.autocast("cuda", dtype=dtype):
-            loss = perceptual(network(images), images)
+            loss = perceptual(network(images, blend), images)
         assert loss.dtype == torch.float32
         optimizer.zero_grad()
         scaler.scale(loss).backward()

@@ -51,6 +51,7 @@ class PerceptualLoss(nn.Module):
 
     Args:
         style: the style image or images, as `stylize` takes them; None with `style_weight=0`.
+        extractor: the network, shared with another `PerceptualLoss` of the same options; None to load it.
         **options: those of `stylize` that say what the loss is: preset, content_weight, style_weight, tv_weight,
             tv_kind, tv_reduction, style_weights, content_layers, style_layers, objective, content_reduction,
             style_reduction, pooling, padding, network, weights, filter_scaling, backend; and size ·
@@ -59,7 +60,13 @@ class PerceptualLoss(nn.Module):
     Raises FastnstError for input that cannot be used; its subclasses say which.
     """
 
-    def __init__(self, style: Source | Sequence[Source] | None = None, **options: Unpack[OptionValues]) -> None:
+    def __init__(
+        self,
+        style: Source | Sequence[Source] | None = None,
+        *,
+        extractor: FeatureExtractor | None = None,
+        **options: Unpack[OptionValues],
+    ) -> None:
         super().__init__()
         if other := [name for name in options if name not in _OPTIONS]:
             raise OptionError(f"{other[0]} is no option of PerceptualLoss; its options are: {', '.join(_OPTIONS)}")
@@ -71,7 +78,7 @@ class PerceptualLoss(nn.Module):
         self._style_layers = dict(self.options.active_style_layers)
         self._content_layers = dict(self.options.active_content_layers)
         taps, scaling = self.options.taps, self.options.filter_scaling
-        self.extractor = FeatureExtractor(
+        self.extractor = extractor or FeatureExtractor(
             load_weights(self.options.weights, self.options.network, taps=taps, filter_scaling=scaling),
             layers=taps,
             pooling=self.options.pooling,

@@ -23,11 +23,17 @@ STANDARD = "-"
 HOST_OPTIONS = ("network", "weights", "device", "max_memory", "backend")
 """Decided by the one who starts the page, for all its runs."""
 
+NETWORK_OPTIONS = (
+    *("style_weight", "content_weight", "tv_weight", "style_scale", "content_layers", "style_layers", "pooling"),
+    *("network", "weights", "device", "precision"),
+)
+"""Those of a run that the training of a network takes too."""
+
 SEPARATOR = "|"
 """Stands between several styles, or several regions, in one cell of a table."""
 
 # Named here too, for the command's help must not wait for what the writers of pictures import.
-_FORMATS = ("png", "jpeg", "webp", "tiff", "avif", "npy")
+FORMATS = ("png", "jpeg", "webp", "tiff", "avif", "npy")
 
 _METAVARS: Mapping[Any, str] = {int: "N", float: "X", float | None: "X"}
 
@@ -45,7 +51,7 @@ class Outputs:
 
     output: str
     format: str | None = _output(
-        None, "format of OUT, whatever its name (default: by the name; png for -)", None, _FORMATS
+        None, "format of OUT, whatever its name (default: by the name; png for -)", None, FORMATS
     )
     bit_depth: int | None = _output(None, "bits per channel: 8, or 16 for png and tiff (default: 8)", "N")
     save_every: int | None = _output(
@@ -228,6 +234,14 @@ def whole_number(word: str) -> int:
         raise argparse.ArgumentTypeError(f"{word!r} is not a whole number; write 512") from None
 
 
+def number(word: str) -> float:
+    """The number that a word of the command line is. Raises ArgumentTypeError."""
+    try:
+        return float(word)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{word!r} is not a number; write 0.5") from None
+
+
 def standard_input() -> IO[bytes]:
     """The bytes of a pipe. Raises OptionError where the standard input is closed or a terminal."""
     if sys.stdin is None or not hasattr(sys.stdin, "buffer"):
@@ -301,11 +315,4 @@ def _parser_of(option: "Field[Any]") -> Callable[[str], Any]:
     """Reads a word of the command as a number where the option is one alone; raises ArgumentTypeError for no number."""
     if option.metadata["many"] or option.type not in (int, float, float | None):
         return str
-    return whole_number if option.type is int else _number
-
-
-def _number(word: str) -> float:
-    try:
-        return float(word)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{word!r} is not a number; write 0.5") from None
+    return whole_number if option.type is int else number

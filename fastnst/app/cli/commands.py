@@ -7,7 +7,9 @@ import argparse
 from typing import Any
 
 from fastnst.app.cli.arguments import (
+    FORMATS,
     HOST_OPTIONS,
+    NETWORK_OPTIONS,
     OPTIONS,
     Several,
     add_earlier_run,
@@ -18,6 +20,7 @@ from fastnst.app.cli.arguments import (
     add_video_option,
     describe_default,
     flag_of,
+    number,
     whole_number,
 )
 from fastnst.video.options import TRACKED, VIDEO_OPTIONS
@@ -325,6 +328,111 @@ def _add_web(commands: Any) -> None:
     parser.set_defaults(run="extras.run_web")
 
 
+def _add_train(commands: Any) -> None:
+    parser = commands.add_parser(
+        "train",
+        help="train a network that stylizes in one pass",
+        usage="%(prog)s STYLE [STYLE …] --photos FOLDER [FOLDER …] -o NET.safetensors [OPTION …]",
+        description="Trains one network for all the styles with the perceptual loss (Johnson, Alahi and Fei-Fei 2016), "
+        "on photographs of any kind. `fastnst apply` uses it.",
+    )
+    parser.add_argument("styles", metavar="STYLE", nargs="+", help="the pictures whose style it learns, or folders")
+    parser.add_argument(
+        "--photos", metavar="FOLDER", nargs="+", required=True, help="folders of the photographs to learn from"
+    )
+    add_output(parser, "the network: .safetensors")
+    parser.add_argument(
+        "--names", metavar="NAME", nargs="+", help="the styles' names in the network (default: those of the files)"
+    )
+    group = parser.add_argument_group("training")
+    group.add_argument("--steps", metavar="N", type=whole_number, help="steps (default: 4000, or as --minutes allows)")
+    group.add_argument("--minutes", metavar="X", type=number, help="end after so many minutes (default: no limit)")
+    group.add_argument(
+        "--size", metavar="PX", type=whole_number, default=256, help="side of a crop, in pixels (default: 256)"
+    )
+    group.add_argument(
+        "--batch", metavar="N", type=whole_number, default=1, help="crops in a step; the styles take turns (default: 1)"
+    )
+    group.add_argument(
+        "--learning-rate",
+        metavar="X",
+        type=number,
+        default=0.003,
+        help="Adam's step at the beginning; it falls to 0 by the end (default: 0.003)",
+    )
+    group.add_argument(
+        "--stable",
+        metavar="X",
+        type=number,
+        nargs="?",
+        const=100.0,
+        default=0.0,
+        help="weight of the change that a little noise in the picture makes of the result, for video (without a "
+        "value: 100; default: 0)",
+    )
+    group.add_argument("--seed", metavar="N", type=whole_number, default=0, help="of weights and crops (default: 0)")
+    group.add_argument(
+        "--channels", metavar="N", type=whole_number, help="channels of the network's largest maps (default: 16)"
+    )
+    group.add_argument("--blocks", metavar="N", type=whole_number, help="its residual blocks (default: 5)")
+    group.add_argument(
+        "--add-to", metavar="NET", help="add the styles to this network: only their normalisations are trained"
+    )
+    group.add_argument("--checkpoint", metavar="FILE", help="also keep all of the training in this file")
+    group.add_argument("--resume", action="store_true", help="go on from --checkpoint, if it is there")
+    group.add_argument("--previews", metavar="FILE", help="also keep a sheet of some photographs in all styles")
+    group.add_argument(
+        "--save-every",
+        metavar="SECONDS",
+        type=number,
+        default=60.0,
+        help="seconds between two times that the files are written (default: 60)",
+    )
+    group.add_argument("--quiet", action="store_true", help="no progress bar and no closing line")
+    group = parser.add_argument_group("loss")
+    for name in NETWORK_OPTIONS:
+        add_option(group, OPTIONS[name])
+    parser.set_defaults(run="networks.run_train")
+
+
+def _add_apply(commands: Any) -> None:
+    parser = commands.add_parser(
+        "apply",
+        help="stylize pictures with a trained network, in one pass",
+        usage="%(prog)s NET IMAGE [IMAGE …] -o OUT [--style NAME | --blend X …] [OPTION …]",
+        description="Stylizes pictures of any size with a network that `fastnst train` made, each in one pass.",
+    )
+    parser.add_argument("network", metavar="NET", help="the network's file")
+    parser.add_argument(
+        "images", metavar="IMAGE", nargs="*", help="pictures, or folders of them; - reads one from stdin"
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", help="the result, - for stdout; of several pictures, or a folder, a folder"
+    )
+    parser.add_argument("--style", metavar="NAME", help="a style of the network by its name (default: the first)")
+    parser.add_argument(
+        "--blend",
+        metavar="X",
+        nargs="+",
+        action=Several,
+        help="a mixture: a weight for each style, in order, as 0.3 0.7",
+    )
+    parser.add_argument("--size", metavar="PX", type=whole_number, help="long edge of the result (default: as it is)")
+    parser.add_argument(
+        "--low-memory",
+        action="store_true",
+        help="compute large maps again in place of keeping them, as for more than 8 million pixels; same result",
+    )
+    for name in ("preserve_color", "max_pixels", "device", "precision"):
+        add_option(parser, OPTIONS[name])
+    parser.set_defaults(preserve_color="none")
+    parser.add_argument("--format", choices=FORMATS, help="format of OUT, whatever its name (png for -)")
+    parser.add_argument("--bit-depth", metavar="N", type=whole_number, help="8, or 16 for png and tiff (default: 8)")
+    parser.add_argument("--onnx", metavar="FILE", help="also export the network for onnxruntime (fastnst[onnx]): .onnx")
+    parser.add_argument("--quiet", action="store_true", help="no line for each picture")
+    parser.set_defaults(run="networks.run_apply")
+
+
 def _add_info(commands: Any) -> None:
     parser = commands.add_parser("info", help="print how an image was made", description="Prints how OUT was made.")
     parser.add_argument("image", metavar="OUT", help="an image that fastnst wrote; - reads it from stdin")
@@ -433,6 +541,17 @@ ADDERS = (
         _add_compare,
         _add_rerun,
     ),
-    *(_add_web, _add_score_video, _add_info, _add_plan, _add_verify, _add_profile, _add_env, _add_completion),
+    *(
+        _add_train,
+        _add_apply,
+        _add_web,
+        _add_score_video,
+        _add_info,
+        _add_plan,
+        _add_verify,
+        _add_profile,
+        _add_env,
+        _add_completion,
+    ),
 )
 """They add the commands in the order of `fastnst --help`."""

@@ -1,1 +1,0 @@
-"""Programs to read, which use fastnst as a library."""

@@ -1,0 +1,155 @@
+"""`fastnst train` and `fastnst apply`: a network that stylizes in one pass, made and used."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import IO
+
+from tqdm import tqdm
+
+from fastnst.app.cli import EXIT_BAD_INPUT, EXIT_INTERRUPTED
+from fastnst.app.cli.arguments import NETWORK_OPTIONS, STANDARD, standard_input
+from fastnst.app.cli.job import style_paths
+from fastnst.app.cli.run import on_stop_signal
+from fastnst.errors import FastnstError, OptionError
+from fastnst.feedforward.applying import Applier
+from fastnst.feedforward.file import load_network
+from fastnst.feedforward.network import Architecture
+from fastnst.feedforward.onnx import check_onnx, export_onnx
+from fastnst.feedforward.schedule import Progress, Schedule
+from fastnst.feedforward.training import train_network
+from fastnst.image.files import make_folder, pictures_at
+from fastnst.image.write import FORMATS, check_output_path
+
+
+def run_train(parsed: argparse.Namespace) -> int:
+    options = {name: getattr(parsed, name) for name in NETWORK_OPTIONS if name in parsed}
+    given = {name: getattr(parsed, name) for name in ("channels", "blocks") if getattr(parsed, name) is not None}
+    schedule = Schedule(
+        steps=parsed.steps,
+        minutes=parsed.minutes,
+        batch=parsed.batch,
+        learning_rate=parsed.learning_rate,
+        stable=parsed.stable,
+        seed=parsed.seed,
+    )
+    stopping: list[int] = []
+
+    def stop(number: int, frame: object) -> None:
+        if stopping:
+            raise KeyboardInterrupt
+        stopping.append(number)
+
+    with tqdm(total=100, unit="%", disable=True if parsed.quiet else None, file=sys.stderr, bar_format=_BAR) as bar:
+
+        def show(progress: Progress) -> bool:
+            bar.set_description(f"step {progress.step}", refresh=False)
+            bar.set_postfix_str(f"loss {progress.loss:.4g}", refresh=False)
+            bar.update(100 * progress.done - bar.n)
+            return not stopping
+
+        with on_stop_signal(stop):
+            trained = train_network(
+                style_paths(parsed.styles, parsed.output),
+                parsed.photos,
+                parsed.output,
+                names=parsed.names,
+                schedule=schedule,
+                architecture=Architecture(**given) if given else None,
+                add_to=parsed.add_to,
+                checkpoint=parsed.checkpoint,
+                resume=parsed.resume,
+                previews=parsed.previews,
+                save_every=parsed.save_every,
+                callback=show,
+                size=parsed.size,
+                **options,
+            )
+    if not parsed.quiet:
+        for reason in trained.skipped.values():
+            print(f"fastnst: left out: {reason}", file=sys.stderr)
+    if stopping or not parsed.quiet:
+        size = Path(parsed.output).stat().st_size / 1e6
+        how = "interrupted; saved the network so far," if stopping else "saved"
+        print(
+            f"fastnst: {how} {parsed.output} ({', '.join(trained.network.names)}; "
+            f"{size:.1f} MB) after {trained.steps} steps in {trained.seconds:.0f} s",
+            file=sys.stderr,
+        )
+    return EXIT_INTERRUPTED if stopping else 0
+
+
+_BAR = "{desc}: {percentage:3.0f}% [{elapsed}<{remaining}{postfix}]"
+
+
+def run_apply(parsed: argparse.Namespace) -> int:
+    if not parsed.images and parsed.onnx is None:
+        raise OptionError("no picture given; give at least one, or --onnx FILE to export the network")
+    if bool(parsed.images) != (parsed.output is not None):
+        raise OptionError("pictures need a place to go, and -o pictures to come from; give both")
+    if parsed.onnx is not None:
+        check_onnx(parsed.onnx)
+    pairs = _pairs(parsed.images, parsed.output) if parsed.images else []
+    form = {"format": parsed.format, "bit_depth": parsed.bit_depth}
+    if len(pairs) == 1:
+        check_output_path(_target(pairs[0][1]), **form)
+    network = load_network(parsed.network)
+    options = {name: getattr(parsed, name) for name in ("device", "precision", "max_pixels") if name in parsed}
+    if parsed.onnx is not None:
+        difference = export_onnx(parsed.onnx, network.network)
+        if not parsed.quiet:
+            print(f"fastnst: saved {parsed.onnx} (within {difference:.1g} of torch)", file=sys.stderr)
+    apply = Applier(
+        network,
+        blend=None if parsed.blend is None else parsed.blend.replace(",", " ").split(),
+        style=parsed.style,
+        size=parsed.size,
+        preserve_color=parsed.preserve_color,
+        low_memory=True if parsed.low_memory else None,
+        **options,
+    )
+    failed = 0
+    for source, place in pairs:
+        began = time.monotonic()
+        try:
+            applied = apply(standard_input() if source == STANDARD else source)
+            applied.save(_target(place), **form)
+        except FastnstError as error:
+            if len(pairs) == 1:
+                raise
+            failed += 1
+            print(f"fastnst: error: {error}", file=sys.stderr)
+            continue
+        if not parsed.quiet:
+            height, width = applied.tensor.shape[1:]
+            label = "the standard output" if place == STANDARD else place
+            print(f"fastnst: saved {label} ({width}×{height}) in {time.monotonic() - began:.2f} s", file=sys.stderr)
+    if failed:
+        print(f"fastnst: {failed} of {len(pairs)} pictures failed", file=sys.stderr)
+    return EXIT_BAD_INPUT if failed else 0
+
+
+def _target(place: str) -> str | IO[bytes]:
+    return sys.stdout.buffer if place == STANDARD else place
+
+
+def _pairs(images: list[str], output: str) -> list[tuple[str, str]]:
+    """Each picture and where it goes: for several of them, or a folder, into the folder `output`."""
+    if len(images) == 1 and not Path(images[0]).is_dir():
+        return [(images[0], output)]
+    if STANDARD in (*images, output):
+        raise OptionError("several pictures go from files into a folder; give paths in place of -")
+    sources = [path for image in images for path in pictures_at(image, "content")]
+    make_folder(output)
+    folder, pairs = Path(output), dict[str, str]()
+    known = {extension for form in FORMATS.values() for extension in form.extensions}
+    for source in sources:
+        path = Path(source)
+        target = folder / (path.name if path.suffix.lower() in known else f"{path.stem}.png")
+        if target.exists() and path.exists() and target.samefile(path):
+            raise OptionError(f"-o {output} is the folder of {source}, which would be overwritten; give another")
+        if str(target) in pairs:
+            raise OptionError(f"{pairs[str(target)]} and {source} would both be {target}; rename one of them")
+        pairs[str(target)] = source
+    return [(source, target) for target, source in pairs.items()]

@@ -1,0 +1,128 @@
+"""Applying a network to a picture: at any size, with its alpha, its own colours if they shall stay."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from fastnst.errors import ImageError, OptionError
+from fastnst.feedforward.file import NetworkFile, blend_weights, load_network
+from fastnst.feedforward.network import SMALLEST, StyleNetwork
+from fastnst.feedforward.strips import stylized
+from fastnst.image.colour import MODES, finished
+from fastnst.image.files import MAX_PIXELS
+from fastnst.image.picture import opaque
+from fastnst.image.read import Source, open_picture
+from fastnst.image.resize import at_size, fitted_size
+from fastnst.image.write import Target, save_image, to_pil
+from fastnst.network.runtime import resolve_runtime, versions
+from fastnst.network.settings import check_fork, own_modes
+
+
+@dataclass(frozen=True, eq=False)
+class Applied:
+    """A picture that a network made: `tensor` is (3, H, W) float32 in 0…1, `alpha` the content's, (1, H, W), or None;
+    `parameters` say how it was made, as JSON can hold it."""
+
+    tensor: Tensor
+    alpha: Tensor | None
+    parameters: Mapping[str, Any]
+
+    @property
+    def image(self) -> Image.Image:
+        """The picture as PIL has it: RGB, or RGBA where the content has alpha; 8 bit, sRGB."""
+        return to_pil(self.tensor, self.alpha)
+
+    def save(self, path: Target, *, format: str | None = None, bit_depth: int | None = None) -> None:
+        """Writes it to a path or a binary stream, with `parameters` in its metadata, as `Result.save` does."""
+        save_image(path, self.tensor, self.alpha, parameters=self.parameters, format=format, bit_depth=bit_depth)
+
+
+class Applier:
+    """A network that is ready for many pictures; arguments as for `apply_network`, which does it once."""
+
+    def __init__(
+        self,
+        network: str | os.PathLike[str] | NetworkFile | StyleNetwork,
+        *,
+        blend: Sequence[float] | None = None,
+        style: str | int | None = None,
+        size: int | None = None,
+        preserve_color: str = "none",
+        low_memory: bool | None = None,
+        max_pixels: int = MAX_PIXELS,
+        device: str = "auto",
+        precision: str = "auto",
+    ) -> None:
+        check_fork()
+        if preserve_color not in MODES:
+            raise OptionError(f"unknown preserve color {preserve_color!r}; choose one of: {', '.join(MODES)}")
+        if size is not None and (type(size) is not int or size < SMALLEST):
+            raise OptionError(f"size {size!r} is too small for the network; give a whole number of {SMALLEST} or more")
+        if isinstance(network, str | os.PathLike):
+            network = load_network(network)
+        module = network.network if isinstance(network, NetworkFile) else network
+        self.weights = blend_weights(module, blend, style)
+        runtime = resolve_runtime(device, precision)
+        with own_modes(runtime.device):
+            copy = StyleNetwork(module.names, module.architecture)
+            copy.load_state_dict(module.state_dict())
+            self._network = copy.eval().requires_grad_(False).to(runtime.device)
+            self._network.compute_in(runtime.dtype)
+        self.size, self.preserve_color, self.low_memory = size, preserve_color, low_memory
+        self.max_pixels = max_pixels
+        self._facts = {
+            "network": {
+                "sha256": network.sha256 if isinstance(network, NetworkFile) else None,
+                "styles": list(module.names),
+                "blend": [round(weight, 6) for weight in self.weights.tolist()],
+            },
+            "device": str(runtime.device),
+            "precision": runtime.precision,
+            "preserve_color": preserve_color,
+            "versions": versions(),
+        }
+        self._device = runtime.device
+
+    def __call__(self, content: Source) -> Applied:
+        """The content as the network makes it."""
+        source = open_picture(content, role="content", max_pixels=self.max_pixels)
+        size = source.height, source.width
+        if self.size is not None:
+            size = fitted_size(*size, self.size)
+        if min(size) < SMALLEST:
+            raise ImageError(
+                f"content image {source.name!r} would be {size[1]}×{size[0]} pixels, and the network takes "
+                f"{SMALLEST} a side or more; raise the size, or give a larger picture"
+            )
+        picture = at_size(source, size)
+        with own_modes(self._device):
+            kept = None if self.low_memory is None else not self.low_memory
+            image = stylized(self._network, opaque(picture).rgb[None], self.weights, kept=kept)[0]
+            image = finished(image, picture, self.preserve_color)
+        content_facts = {"name": picture.name, "width": picture.width, "height": picture.height}
+        return Applied(image, picture.alpha, {"content": content_facts, **self._facts})
+
+
+def apply_network(
+    network: str | os.PathLike[str] | NetworkFile | StyleNetwork, content: Source, **options: Any
+) -> Applied:
+    """A picture in the styles that a network was trained for, in one pass.
+
+    Args:
+        network: a file that `train_network` wrote, or what `load_network` read of it.
+        content: a picture as `stylize` takes it, of any size.
+        **options: `blend`, a weight for each style of the network, 0 or more; or `style`, the name of one (default: the
+            first); `size`, the long edge in pixels (default: the picture's own); `preserve_color` as for `stylize`;
+            `low_memory`, to compute large maps again in place of keeping them (default: above 8 million pixels; the
+            result is the same); `max_pixels`, `device` and `precision` as for `stylize`.
+
+    The picture may be larger than what was trained on: the network sees all of it at once, in strips of rows that have
+    the normalisation of the whole.
+
+    Raises FastnstError for a picture, a network file or options that cannot be used.
+    """
+    return Applier(network, **options)(content)

@@ -1,0 +1,134 @@
+"""A network as a file: safetensors in float16, with its styles and its architecture in the metadata."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from fastnst.errors import FastnstError, OptionError
+from fastnst.feedforward.network import Architecture, StyleNetwork
+from fastnst.image.write import replacing
+
+FORMAT = 1
+KIND = "fastnst style network"
+_MOST_BYTES = 256_000_000
+
+
+class NetworkError(FastnstError):
+    """A network file that cannot be read or written."""
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkFile:
+    """A network as it was read; `sha256` is the file's, `training` says how it was made."""
+
+    network: StyleNetwork
+    sha256: str
+    training: Mapping[str, Any]
+
+
+def save_network(path: str | os.PathLike[str], network: StyleNetwork, training: Mapping[str, Any]) -> None:
+    """Writes the network, whole or not at all; `training` says how it was made, as far as JSON goes.
+
+    Raises NetworkError where a weight is beyond float16, or the file cannot be written.
+    """
+    tensors = {name: value.detach().cpu().half().contiguous() for name, value in network.state_dict().items()}
+    if bad := [name for name, value in tensors.items() if not bool(value.isfinite().all())]:
+        raise NetworkError(f"{bad[0]} of the network is not finite in float16; train it with a lower learning rate")
+    facts = {
+        "kind": KIND,
+        "format": FORMAT,
+        "styles": list(network.names),
+        "architecture": asdict(network.architecture),
+        "training": dict(training),
+    }
+    try:
+        with replacing(Path(os.path.realpath(path))) as file:
+            file.write(save(tensors, {"fastnst": json.dumps(facts)}))
+    except OSError as error:
+        raise NetworkError(
+            f"network {os.fsdecode(path)!r} cannot be written ({error.strerror}); free some space or choose another "
+            "folder"
+        ) from error
+
+
+def load_network(path: str | os.PathLike[str]) -> NetworkFile:
+    """Reads what `save_network` wrote, in float32 on the CPU. Raises NetworkError for anything else."""
+    what = f"network {os.fsdecode(path)!r}"
+    try:
+        if (size := Path(path).stat().st_size) > _MOST_BYTES:
+            raise NetworkError(f"{what} has {size} bytes, and no network is so large; give a file of fastnst train")
+        data = Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise NetworkError(f"{what} cannot be read ({reason}); check the path") from None
+    try:
+        tensors = load(data)
+        length = int.from_bytes(data[:8], "little")
+        metadata = json.loads(data[8 : 8 + length])["__metadata__"]
+        facts = json.loads(metadata["fastnst"])
+        known = facts["kind"] == KIND
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError):
+        known = False
+    if not known:
+        raise NetworkError(f"{what} is no network of fastnst, or is damaged; give a file that fastnst train wrote")
+    if facts.get("format") != FORMAT:
+        raise NetworkError(
+            f"{what} has format {facts.get('format')}, and this version of fastnst reads {FORMAT}; use the version "
+            "that wrote it"
+        )
+    try:
+        network = StyleNetwork([str(name) for name in facts["styles"]], Architecture(**facts["architecture"]))
+        if not network.names or not all(bool(value.isfinite().all()) for value in tensors.values()):
+            raise ValueError("no styles, or values that are not finite")
+        network.load_state_dict({name: value.float() for name, value in tensors.items()})
+        training = dict(facts["training"])
+    except (KeyError, TypeError, ValueError, RuntimeError, OptionError):
+        raise NetworkError(f"{what} is damaged: its weights are not those that it names; train it anew") from None
+    return NetworkFile(network.eval().requires_grad_(False), hashlib.sha256(data).hexdigest(), training)
+
+
+def blend_weights(network: StyleNetwork, blend: Any = None, style: str | int | None = None) -> torch.Tensor:
+    """The styles' shares, (styles,) float32, that sum to 1.
+
+    blend: a number for each style, 0 or more, in order; style: the name of one, or its index. The first style where
+    neither is given. Raises OptionError.
+    """
+    names = network.names
+    if blend is not None and style is not None:
+        raise OptionError("a style and a blend were given; give one of them")
+    if blend is None:
+        return torch.nn.functional.one_hot(torch.tensor(_index(names, style)), len(names)).float()
+    try:
+        weights = torch.tensor([float(weight) for weight in blend], dtype=torch.float64)
+    except (TypeError, ValueError):
+        raise OptionError(f"blend {blend!r} is no list of numbers; give one for each style, as in 0.3 0.7") from None
+    listed = ", ".join(names)
+    if len(weights) != len(names):
+        raise OptionError(
+            f"{len(weights)} blend weights for {len(names)} style{'s' if len(names) > 1 else ''} ({listed}); give one "
+            "for each"
+        )
+    if not bool(weights.isfinite().all()) or bool((weights < 0).any()) or weights.sum() <= 0:
+        raise OptionError(
+            f"blend {[f'{weight:g}' for weight in weights.tolist()]} is not possible; weights must be 0 "
+            "or more, and not all 0"
+        )
+    return (weights / weights.sum()).float()
+
+
+def _index(names: tuple[str, ...], style: str | int | None) -> int:
+    if style is None:
+        return 0
+    if isinstance(style, int) and 0 <= style < len(names):
+        return style
+    if style not in names:
+        raise OptionError(f"the network has no style {style!r}; choose one of: {', '.join(names)}")
+    return names.index(str(style))

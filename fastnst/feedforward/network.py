@@ -1,0 +1,222 @@
+"""The network: a symmetric convolution–deconvolution with residual blocks, one normalisation for each style.
+
+Johnson, Alahi and Fei-Fei (2016) with the normalisation of Ulyanov, Vedaldi and Lempitsky (2016), whose scale and shift
+are a style's own (Dumoulin, Shlens and Kudlur 2017): all styles share the convolutions, and a mixture of styles is a
+mixture of scales and shifts. Sizes grow by interpolation and a convolution (Odena, Dumoulin and Olah 2016), so that
+there is no checkerboard: linearly, as repeated pixels leave a grid. Borders are reflected.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastnst.errors import ImageError, OptionError
+
+EPSILON = 1e-5
+"""Added to the variance of a map."""
+GRID = 4
+"""Pixels of the image at a side of a position of the innermost maps."""
+SMALLEST = 3 * GRID
+"""The least side of an image: a reflected border needs two positions of the innermost maps, and some to choose from."""
+_MOST_CHANNELS, _MOST_BLOCKS = 128, 32
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """`channels` of the maps of the image's size, twice and four times as many of those of half and a quarter of it,
+    where there are `blocks` of two convolutions each. Raises OptionError where a number is out of range."""
+
+    channels: int = 16
+    blocks: int = 5
+
+    def __post_init__(self) -> None:
+        for name, most in (("channels", _MOST_CHANNELS), ("blocks", _MOST_BLOCKS)):
+            value = getattr(self, name)
+            if type(value) is not int or not 1 <= value <= most:
+                raise OptionError(f"{name} {value!r} is out of range; give a whole number from 1 to {most}")
+
+
+class Unit(nn.Module):
+    """Twice the size (where it `enlarges`), a convolution over reflected borders, and each style's normalisation.
+
+    `scale` and `shift` are (styles, outputs).
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        styles: int,
+        *,
+        kernel: int = 3,
+        stride: int = 1,
+        enlarges: bool = False,
+        relu: bool = True,
+    ) -> None:
+        super().__init__()
+        self.stride, self.enlarges, self.relu, self.reach = stride, enlarges, relu, kernel // 2
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel) * math.sqrt(2 / (inputs * kernel**2)))
+        self.scale = nn.Parameter(torch.ones(styles, outputs))
+        self.shift = nn.Parameter(torch.zeros(styles, outputs))
+
+    def forward(self, x: Tensor, blend: Tensor) -> Tensor:
+        """The unit's maps of `x`, (B, C, H, W); `blend` (styles,) are the styles' shares."""
+        y = self.convolved(x)  # (B, K, h, w)
+        batch, outputs = y.shape[:2]
+        scale, shift = ((blend @ of).repeat(batch) for of in (self.scale.float(), self.shift.float()))
+        # Of one image the maps stay channels-last.
+        flat = y if batch == 1 else y.reshape(1, batch * outputs, *y.shape[2:])
+        y = F.batch_norm(flat, None, None, scale, shift, training=True, eps=EPSILON).view(y.shape)
+        return y.relu() if self.relu else y
+
+    def convolved(
+        self, x: Tensor, *, above: int | None = None, below: int | None = None, enlarged: bool = False
+    ) -> Tensor:
+        """The convolution of rows `x`, which may be of twice the size already (`enlarged`); `above` and `below` say how
+        many reflected rows they lack of its reach."""
+        if self.enlarges and not enlarged:
+            x = enlarged_twice(x)
+        reach = self.reach
+        rows = (reach if above is None else above, reach if below is None else below)
+        return F.conv2d(F.pad(x, (reach, reach, *rows), mode="reflect"), self.weight.to(x.dtype), stride=self.stride)
+
+    def normalised(self, y: Tensor, blend: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+        """`y` by the moments (K,) of the whole map, of which it may be a part."""
+        scale, shift = (blend @ of.float() for of in (self.scale, self.shift))
+        y = F.batch_norm(y, mean, variance, scale, shift, training=False, eps=EPSILON)
+        return y.relu_() if self.relu else y
+
+
+class Residual(nn.Module):
+    """x plus two units of it."""
+
+    def __init__(self, channels: int, styles: int) -> None:
+        super().__init__()
+        self.first = Unit(channels, channels, styles)
+        self.second = Unit(channels, channels, styles, relu=False)
+
+    def forward(self, x: Tensor, blend: Tensor) -> Tensor:
+        residual: Tensor = self.second(self.first(x, blend), blend)
+        return x + residual
+
+
+class Painter(nn.Module):
+    """The last convolution, to colours: each style's `scale` and `shift`, (styles, 3), stand for a normalisation, which
+    would take the picture's own brightness away."""
+
+    def __init__(self, channels: int, styles: int, kernel: int = 3) -> None:
+        super().__init__()
+        self.reach = kernel // 2
+        self.weight = nn.Parameter(torch.randn(3, channels, kernel, kernel) / math.sqrt(channels * kernel**2))
+        self.scale = nn.Parameter(torch.ones(styles, 3))
+        self.shift = nn.Parameter(torch.zeros(styles, 3))
+
+    def forward(self, x: Tensor, blend: Tensor, *, above: int | None = None, below: int | None = None) -> Tensor:
+        reach = self.reach
+        rows = (reach if above is None else above, reach if below is None else below)
+        y = F.conv2d(F.pad(x, (reach, reach, *rows), mode="reflect"), self.weight.to(x.dtype)).float()
+        scale, shift = (blend @ of.float() for of in (self.scale, self.shift))
+        return (y * scale[:, None, None] + shift[:, None, None]).sigmoid()
+
+
+class StyleNetwork(nn.Module):
+    """Images (B, 3, H, W) in 0…1 to the same in the styles of `names`.
+
+    Sides need not be multiples of four: the image is continued by reflection and cut again. It computes in the
+    dtype of its weights (`compute_in`), or in another that is given.
+    """
+
+    def __init__(self, names: Sequence[str], architecture: Architecture | None = None) -> None:
+        super().__init__()
+        self.architecture = architecture or Architecture()
+        self.names = tuple(names)
+        channels, styles = self.architecture.channels, len(self.names)
+        units: dict[str, list[Unit]] = {
+            "down": [
+                Unit(3, channels, styles, kernel=5),
+                Unit(channels, 2 * channels, styles, stride=2),
+                Unit(2 * channels, 4 * channels, styles, stride=2),
+            ],
+            "up": [
+                Unit(4 * channels, 2 * channels, styles, enlarges=True),
+                Unit(2 * channels, channels, styles, enlarges=True),
+            ],
+        }
+        blocks = [Residual(4 * channels, styles) for _ in range(self.architecture.blocks)]
+        # A ModuleList forgets what it is a list of.
+        self.down = cast(Sequence[Unit], nn.ModuleList(units["down"]))
+        self.blocks = cast(Sequence[Residual], nn.ModuleList(blocks))
+        self.up = cast(Sequence[Unit], nn.ModuleList(units["up"]))
+        self.paint = Painter(channels, styles)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.paint.weight.dtype
+
+    def forward(self, images: Tensor, blend: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """The images in a mixture of the styles, (B, 3, H, W) float32; `blend` (styles,) float32 sums to 1.
+
+        dtype: of maps and products; that of the weights by default. For training in 16 bit on weights in float32 it
+        takes the place of autocast, whose copies of the weights outlive a step where it stands in another autocast.
+
+        Raises ImageError for images with a side of less than `SMALLEST` pixels.
+        """
+        height, width = images.shape[2:]
+        x = self.prepared(images, dtype)
+        for unit in self.down:
+            x = unit(x, blend)
+        for block in self.blocks:
+            x = block(x, blend)
+        for unit in self.up:
+            x = unit(x, blend)
+        painted: Tensor = self.paint(x, blend)
+        return painted[:, :, :height, :width]
+
+    def prepared(self, images: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """The images as the first unit takes them: around 0, continued to whole positions of the innermost maps."""
+        height, width = images.shape[2:]
+        if min(height, width) < SMALLEST:
+            raise ImageError(
+                f"an image of {width}×{height} pixels is too small for the network; each side must be at least "
+                f"{SMALLEST}"
+            )
+        x = (images - 0.5).to(dtype or self.dtype)
+        if height % GRID or width % GRID:
+            x = F.pad(x, (0, -width % GRID, 0, -height % GRID), mode="reflect")
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def compute_in(self, dtype: torch.dtype) -> None:
+        """Computes in `dtype` from now on, on maps in channels-last; normalisations stay in float32."""
+        for name, value in self.named_parameters():
+            if name.endswith("weight"):
+                value.data = value.data.to(dtype, memory_format=torch.channels_last)
+
+    def normalisations(self) -> list[nn.Parameter]:
+        """What of the network is each style's own: the scales and shifts, (styles, channels) each."""
+        return [value for name, value in self.named_parameters() if name.endswith((".scale", ".shift"))]
+
+    @torch.no_grad()
+    def with_styles(self, names: Sequence[str]) -> "StyleNetwork":
+        """A copy with more styles, whose normalisations begin as the mean of those that are there."""
+        grown = StyleNetwork([*self.names, *names], self.architecture)
+        state = dict(self.state_dict())
+        for name, value in state.items():
+            if name.endswith((".scale", ".shift")):
+                state[name] = torch.cat([value, value.mean(0, keepdim=True).expand(len(names), -1)])
+        grown.load_state_dict(state)
+        return grown
+
+
+def enlarged_twice(x: Tensor) -> Tensor:
+    """`x` at twice its size, each pixel three quarters of the nearest and a quarter of the next along each axis."""
+    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+
+
+def one_style(index: int, count: int, device: torch.device | str = "cpu") -> Tensor:
+    """The blend that is the style of that index alone."""
+    return F.one_hot(torch.tensor(index), count).float().to(device)

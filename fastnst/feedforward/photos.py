@@ -1,0 +1,113 @@
+"""The photographs that a network is trained on: a folder's pictures, shuffled, cropped and mirrored by a seed alone."""
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fastnst.errors import ImageError
+from fastnst.image.files import pictures_at
+from fastnst.image.picture import Picture, opaque
+from fastnst.image.read import open_picture
+from fastnst.image.resize import at_size, fitted_size, resize
+
+# A crop shows up to so many times the pixels of its size a side.
+_ZOOM = 2
+_CACHED_BYTES = 1 << 29
+# Prime, so that seeds and numbers of crops do not meet soon.
+_STRIDE = 1_000_003
+
+
+class Photos:
+    """Crops of pictures of a folder, or of the paths given: crop `number` is a function of it, the seed and the files.
+
+    Pictures that cannot be read, or whose short side is less than a crop's, are left out, and another takes their
+    place; `skipped` has the reason by the path. Safe in several threads.
+
+    Raises ImageError for a folder without pictures; `crop` where none of them can be used.
+    """
+
+    def __init__(self, photos: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], size: int, seed: int) -> None:
+        given = [photos] if isinstance(photos, str | os.PathLike) else list(photos)
+        self.paths = [path for place in given for path in pictures_at(place, "photo")]
+        if not self.paths:
+            raise ImageError("no photographs given; give a folder of pictures")
+        self.size, self.seed = size, seed
+        self.skipped: dict[str, str] = {}
+        self._cache: OrderedDict[str, Tensor] = OrderedDict()
+        self._cached = 0
+        self._lock = threading.Lock()
+
+    @property
+    def names(self) -> list[str]:
+        return [os.path.basename(path) for path in self.paths]  # noqa: PTH119 - as they were given
+
+    def crop(self, number: int) -> Tensor:
+        """(3, size, size) float32 in 0…1: in each round of all pictures each has one, of a random part, scale and
+        side."""
+        count = len(self.paths)
+        order = torch.randperm(count, generator=self._generator(-1 - number // count))
+        generator = self._generator(number)
+        # All of them where the picture whose turn it is cannot be used, in an order of its own.
+        turns = [int(order[number % count]), *torch.randperm(count, generator=generator).tolist()]
+        picture = next((picture for index in turns if (picture := self._picture(self.paths[index])) is not None), None)
+        if picture is None:
+            path, reason = next(iter(self.skipped.items()))
+            raise ImageError(f"none of the {count} photographs can be used; the first, {path!r}: {reason}")
+        height, width = picture.shape[1:]
+
+        def below(most: int) -> int:
+            return int(torch.randint(most + 1, (), generator=generator))
+
+        side = self.size + below(min(height, width) - self.size)
+        top, left = below(height - side), below(width - side)
+        crop = resize(picture[:, top : top + side, left : left + side].float() / 255, self.size)
+        return crop.flip(2) if below(1) else crop
+
+    def whole(self, count: int) -> list[Tensor]:
+        """The first `count` pictures that can be used, (3, H, W) float32, their long side that of a crop."""
+        pictures: list[Tensor] = []
+        for path in self.paths:
+            if len(pictures) < count and (picture := self._picture(path)) is not None:
+                pictures.append(resize(picture.float() / 255, self.size))
+        return pictures
+
+    def _generator(self, number: int) -> torch.Generator:
+        return torch.Generator().manual_seed((self.seed * _STRIDE + number) % (1 << 63))
+
+    def _picture(self, path: str) -> Tensor | None:
+        """The picture, (3, H, W) in 8 bits, its short side at most `_ZOOM` crops; None where it cannot be used."""
+        with self._lock:
+            if path in self.skipped:
+                return None
+            if path in self._cache:
+                self._cache.move_to_end(path)
+                return self._cache[path]
+        try:
+            picture = self._read(path)
+        except ImageError as error:
+            with self._lock:
+                self.skipped[path] = str(error)
+            return None
+        pixels = (picture.rgb * 255).round().byte()
+        with self._lock:
+            if path not in self._cache:
+                self._cache[path] = pixels
+                self._cached += pixels.numel()
+            while self._cached > _CACHED_BYTES and len(self._cache) > 1:
+                self._cached -= self._cache.popitem(last=False)[1].numel()
+        return pixels
+
+    def _read(self, path: str) -> Picture:
+        photo = open_picture(path, role="photo")
+        short = min(photo.height, photo.width)
+        if short < self.size:
+            raise ImageError(
+                f"photo {path!r} is {photo.width}×{photo.height} pixels, and a crop is {self.size} a side; lower the "
+                "size"
+            )
+        size = fitted_size(photo.height, photo.width, min(short, _ZOOM * self.size), "short")
+        return opaque(at_size(photo, size))

@@ -1,0 +1,380 @@
+"""Training a network: crops of photographs, the perceptual loss, Adam; in checkpoints that go on to the bit."""
+
+import json
+import math
+import os
+import time
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Unpack
+
+import torch
+from torch import Tensor
+
+from fastnst.errors import FastnstError, OptionError
+from fastnst.feedforward.file import load_network, save_network
+from fastnst.feedforward.network import Architecture, StyleNetwork, one_style
+from fastnst.feedforward.photos import Photos
+from fastnst.feedforward.schedule import Progress, Schedule
+from fastnst.feedforward.strips import stylized
+from fastnst.image.files import check_place
+from fastnst.image.picture import Picture, opaque
+from fastnst.image.read import Source, load_image
+from fastnst.image.sheet import contact_sheet
+from fastnst.image.write import check_output_path, replacing, save_image
+from fastnst.loss.perceptual import PerceptualLoss
+from fastnst.network.runtime import Runtime, resolve_runtime, versions, without_overflow
+from fastnst.network.settings import check_fork, own_modes
+from fastnst.options.keywords import OptionValues
+from fastnst.options.options import resolve_options
+
+SUFFIX = ".safetensors"
+_FORMAT, _KIND = 1, "fastnst training"
+_PREVIEWS = 4
+# Deviation of the noise that the result shall not depend on, of pixels in 0…1.
+_NOISE = 0.03
+# The loss is smoothed over about so many steps; it has gone wrong where it is so many times that of the first ones.
+_SMOOTHING, _HOPELESS = 50, 10.0
+_CROPS = "crops"
+
+
+class TrainingError(FastnstError):
+    """A training that diverged, or a checkpoint that cannot be gone on with."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A trained network; `losses` has a smoothed loss each fiftieth step, `skipped` the photographs that were of no use
+    and why, `stopped` is None for a training that reached its end."""
+
+    network: StyleNetwork
+    steps: int
+    seconds: float
+    losses: tuple[float, ...]
+    skipped: Mapping[str, str]
+    stopped: str | None = None
+
+
+def train_network(
+    styles: Sequence[Source],
+    photos: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    schedule: Schedule | None = None,
+    architecture: Architecture | None = None,
+    add_to: str | os.PathLike[str] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    previews: str | os.PathLike[str] | None = None,
+    save_every: float = 60.0,
+    callback: Callable[[Progress], bool | None] | None = None,
+    **options: Unpack[OptionValues],
+) -> Trained:
+    """Trains a network that stylizes in one pass (Johnson, Alahi and Fei-Fei 2016), one for all `styles`.
+
+    The loss is `PerceptualLoss` with each style's own target, at square crops of `size` (default: 256) pixels.
+
+    Args:
+        styles: pictures as `stylize` takes them.
+        photos: a folder of photographs, or several folders or paths.
+        output: the network's file, `.safetensors`, written whole or not at all, each `save_every` seconds and at the
+            end.
+        names: the styles' names in the file; those of their files without an ending by default.
+        architecture: channels and blocks; not with `add_to`, a network's file whose convolutions stay as they are: the
+            normalisations of the new styles alone are trained, and the others' stay.
+        checkpoint: a file that keeps all of the training as often; with `resume` the training goes on from it where it
+            is there, and ends as if it had not been stopped, to the bit on a CPU (if it ends by its steps).
+        previews: a picture file for a sheet of some photographs in all styles, written as often.
+        callback: called after each step; what is False ends the training.
+        **options: those of `PerceptualLoss`, device and precision.
+
+    Raises FastnstError for input that cannot be used; TrainingError where the loss diverges, after the last good
+    network is written.
+    """
+    check_fork()
+    schedule = schedule or Schedule()
+    device, precision = options.pop("device", "auto"), options.pop("precision", "auto")
+    options.setdefault("size", 256)
+    if output is not None:
+        check_place(os.fsdecode(output), "network", (SUFFIX,))
+    if checkpoint is not None:
+        check_place(os.fsdecode(checkpoint), "checkpoint")
+    elif resume:
+        raise OptionError("there is no checkpoint to resume; name it with --checkpoint FILE")
+    if previews is not None:
+        check_output_path(previews)
+    if not styles:
+        raise OptionError("no style image given; give at least one")
+    runtime = _runtime(device, precision)
+    names = _names(styles, names)
+    pictures = [opaque(load_image(style, role="style")) for style in styles]
+    with own_modes(runtime.device), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(schedule.seed)
+        if add_to is None:
+            network, first = StyleNetwork(names, architecture), 0
+        else:
+            if architecture is not None:
+                raise OptionError("channels and blocks are those of the network that styles are added to; leave them")
+            network = load_network(add_to).network
+            if taken := [name for name in names if name in network.names]:
+                raise OptionError(f"the network has a style {taken[0]!r} already; give the new one another name")
+            network, first = network.with_styles(names), len(network.names)
+        training = _Training(
+            network=network.to(runtime.device),
+            first=first,
+            photos=Photos(photos, options["size"], schedule.seed),
+            losses=_losses(pictures, options, runtime),
+            schedule=schedule,
+            runtime=runtime,
+            facts={
+                "styles": [
+                    {"name": name, "sha256": picture.sha256} for name, picture in zip(names, pictures, strict=True)
+                ],
+                "added_to": None if add_to is None else [*network.names[:first]],
+                "architecture": asdict(network.architecture),
+                "schedule": {name: value for name, value in asdict(schedule).items() if name not in _FREE},
+                "options": json.loads(json.dumps(resolve_options(**options).as_dict(), default=str)),
+                "precision": runtime.precision,
+            },
+        )
+        if resume and checkpoint is not None and Path(checkpoint).exists():
+            training.load(Path(checkpoint))
+        return training.run(
+            output=output, checkpoint=checkpoint, previews=previews, save_every=save_every, callback=callback
+        )
+
+
+# They say when a training ends, which may be changed.
+_FREE = ("steps", "minutes")
+
+
+def _runtime(device: str, precision: str) -> Runtime:
+    runtime = resolve_runtime(device, precision)
+    if runtime.winograd:
+        # Its convolutions are not under autograd.
+        return resolve_runtime(device, "fp32")
+    return without_overflow(runtime) if runtime.precision == "fp16" else runtime
+
+
+def _names(styles: Sequence[Source], names: Sequence[str] | None) -> list[str]:
+    if names is None:
+        names = [
+            Path(style).stem if isinstance(style, str | os.PathLike) else f"style {number}"
+            for number, style in enumerate(styles, 1)
+        ]
+    if len(names) != len(styles) or len(set(names)) < len(names) or not all(names):
+        raise OptionError(
+            f"{', '.join(map(repr, names))} are no names for {len(styles)} styles; give each a name of its own"
+        )
+    return list(names)
+
+
+def _losses(styles: Sequence[Picture], options: OptionValues, runtime: Runtime) -> list[PerceptualLoss]:
+    """The loss of each style, over the same network, which computes in the runtime's dtype."""
+    losses: list[PerceptualLoss] = []
+    for style in styles:
+        loss = PerceptualLoss(style.rgb, extractor=losses[0].extractor if losses else None, **options)
+        losses.append(loss.to(runtime.device))
+    losses[0].extractor.compute_in(runtime.dtype)
+    return losses
+
+
+@dataclass(eq=False)
+class _Training:
+    """A network on its way: its optimiser, its place, and what it has lost."""
+
+    network: StyleNetwork
+    first: int
+    photos: Photos
+    losses: list[PerceptualLoss]
+    schedule: Schedule
+    runtime: Runtime
+    facts: Mapping[str, Any]
+    step: int = 0
+    seconds: float = 0.0
+    smoothed: float = 0.0
+    beginning: float = 0.0
+    history: list[float] = field(default_factory=list)
+    good: tuple[int, dict[str, Tensor]] | None = None
+
+    def __post_init__(self) -> None:
+        own = self.network.normalisations()
+        self.network.requires_grad_(not self.first)
+        for parameter in own:
+            parameter.requires_grad_(True)
+        trained = own if self.first else list(self.network.parameters())
+        self.optimizer = torch.optim.Adam(trained, lr=self.schedule.learning_rate, betas=(0.9, 0.99))
+
+    def run(
+        self,
+        *,
+        output: str | os.PathLike[str] | None,
+        checkpoint: str | os.PathLike[str] | None,
+        previews: str | os.PathLike[str] | None,
+        save_every: float,
+        callback: Callable[[Progress], bool | None] | None,
+    ) -> Trained:
+        def save() -> None:
+            if output is not None:
+                save_network(output, self.network, self.record())
+            if checkpoint is not None:
+                self.save(Path(checkpoint))
+            if previews is not None:
+                save_image(previews, self.sheet(), parameters=self.record())
+
+        stopped, saved_at, began, before = None, time.monotonic(), time.monotonic(), self.seconds
+        upcoming: Future[list[Tensor]] | None = None
+        with ThreadPoolExecutor(1, _CROPS) as loader:
+            while self.schedule.progress(self.step, self.seconds) < 1:
+                crops = self._crops(self.step) if upcoming is None else upcoming.result()
+                upcoming = loader.submit(self._crops, self.step + 1)
+                loss = self._stepped(crops)
+                self.seconds = before + time.monotonic() - began
+                if not self._is_sound(loss):
+                    raise TrainingError(self._diverged(loss, output))
+                self._note(loss)
+                done = self.schedule.progress(self.step, self.seconds)
+                if callback is not None:
+                    goes_on = callback(Progress(self.step, self.smoothed, self.seconds, done))
+                    if goes_on is False and done < 1:
+                        stopped = "stopped"
+                        break
+                if time.monotonic() - saved_at >= save_every:
+                    save()
+                    saved_at = time.monotonic()
+        save()
+        network = self.network.requires_grad_(False).eval()
+        return Trained(network, self.step, self.seconds, tuple(self.history), dict(self.photos.skipped), stopped)
+
+    def _crops(self, step: int) -> list[Tensor]:
+        batch = self.schedule.batch
+        return [self.photos.crop(step * batch + index) for index in range(batch)]
+
+    def _stepped(self, crops: Sequence[Tensor]) -> float:
+        """Takes a step with the crops, (3, H, W) each, and returns its loss."""
+        schedule, total = self.schedule, 0.0
+        self.optimizer.zero_grad(set_to_none=True)
+        for index, crop in enumerate(crops):
+            number = self.step * schedule.batch + index
+            loss = self._loss(crop[None].to(self.runtime.device), number) / schedule.batch
+            torch.autograd.backward(loss)
+            total += float(loss.detach())
+        if not math.isfinite(total):
+            return total
+        if self.first:
+            # Adam leaves what never has a gradient as it is.
+            for parameter in self.network.normalisations():
+                if parameter.grad is not None:
+                    parameter.grad[: self.first] = 0
+        for group in self.optimizer.param_groups:
+            group["lr"] = schedule.rate(self.step, self.seconds)
+        self.optimizer.step()
+        self.step += 1
+        return total
+
+    def _loss(self, image: Tensor, number: int) -> Tensor:
+        style = number % len(self.losses)
+        image = image.contiguous(memory_format=torch.channels_last)
+        blend = one_style(self.first + style, len(self.network.names), image.device)
+        painted = self.network(image, blend, self.runtime.dtype)
+        loss: Tensor = self.losses[style](painted, image)
+        if self.schedule.stable > 0:
+            generator = torch.Generator().manual_seed(self.schedule.seed + number)
+            noise = _NOISE * torch.randn(image.shape, generator=generator).to(image.device)
+            shaken = self.network(image + noise, blend, self.runtime.dtype)
+            loss = loss + self.schedule.stable * (shaken - painted).square().mean()
+        return loss
+
+    def _is_sound(self, loss: float) -> bool:
+        return math.isfinite(loss) and (self.step <= _SMOOTHING or self.smoothed <= _HOPELESS * self.beginning)
+
+    def _note(self, loss: float) -> None:
+        # A mean of all at first, then of about the last ones.
+        share = max(1 / self.step, 1 / _SMOOTHING)
+        self.smoothed += share * (loss - self.smoothed)
+        if self.step <= _SMOOTHING:
+            self.beginning = self.smoothed
+        if self.step % _SMOOTHING == 0:
+            self.history.append(self.smoothed)
+            self.good = (self.step, {name: value.clone() for name, value in self.network.state_dict().items()})
+
+    def _diverged(self, loss: float, output: str | os.PathLike[str] | None) -> str:
+        """Writes the last good network, and says what has happened."""
+        what = f"the training diverged at step {self.step} (loss {loss:.4g}); "
+        if self.good is None:
+            return what + f"no network of the first {_SMOOTHING} steps is kept; lower the learning rate"
+        self.step, state = self.good
+        self.network.load_state_dict(state)
+        if output is None:
+            return what + "lower the learning rate"
+        save_network(output, self.network, self.record())
+        return what + f"the network of step {self.step} is in {os.fsdecode(output)}; lower the learning rate"
+
+    def record(self) -> dict[str, Any]:
+        """How the network was made, as far as JSON goes."""
+        steps = {"steps": self.step, "seconds": round(self.seconds, 1), "loss": self.smoothed}
+        return {**self.facts, "photos": len(self.photos.paths), **steps, "versions": versions()}
+
+    @torch.no_grad()
+    def sheet(self) -> Tensor:
+        """Some photographs in all styles, (3, H, W)."""
+        count = len(self.network.names)
+        rows = []
+        for photo in self.photos.whole(_PREVIEWS):
+            blends = [one_style(index, count) for index in range(count)]
+            rows.append([photo, *(stylized(self.network, photo[None], blend)[0] for blend in blends)])
+        sheet = contact_sheet(rows, column_labels=["", *self.network.names], title=f"step {self.step}")
+        return load_image(sheet, role="sheet").rgb
+
+    def save(self, path: Path) -> None:
+        """Writes all that goes on with the training. Raises TrainingError if that fails."""
+        place = {name: getattr(self, name) for name in _PLACE}
+        facts = json.dumps({**self.facts, "photos": self.photos.names, "place": place})
+        contents = {
+            "kind": _KIND,
+            "format": _FORMAT,
+            "facts": facts,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        try:
+            with replacing(Path(os.path.realpath(path))) as file:
+                torch.save(contents, file)
+        except (OSError, RuntimeError) as error:
+            reason = error.__context__ if isinstance(error.__context__, OSError) else error
+            raise TrainingError(f"checkpoint {str(path)!r} cannot be written: {reason}") from error
+
+    def load(self, path: Path) -> None:
+        """Goes on from what `save` wrote. Raises TrainingError for anything else, or where it is another training."""
+        what = f"checkpoint {str(path)!r}"
+        try:
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+            contents = {} if damaged else torch.load(path, map_location="cpu", weights_only=True)
+            facts = json.loads(contents["facts"])
+            known = contents["kind"] == _KIND and contents["format"] == _FORMAT
+            place = {name: facts["place"][name] for name in _PLACE}
+        except Exception as error:
+            raise TrainingError(
+                f"{what} is none of a training, or is damaged; give the file that --checkpoint wrote, or begin anew"
+            ) from error
+        if not known:
+            raise TrainingError(f"{what} is of another version of fastnst; go on with that one, or begin anew")
+        for name, value in {**self.facts, "photos": self.photos.names}.items():
+            if facts.get(name) != json.loads(json.dumps(value)):
+                raise TrainingError(
+                    f"{what} is of a training with other {_SPOKEN.get(name, name)}; leave them as they were, or begin "
+                    "anew without --resume"
+                )
+        self.network.load_state_dict(contents["network"])
+        self.optimizer.load_state_dict(contents["optimizer"])
+        for name, value in place.items():
+            setattr(self, name, value)
+
+
+_PLACE = ("step", "seconds", "smoothed", "beginning", "history")
+_SPOKEN = {"added_to": "styles in the network", "schedule": "batch, learning rate, stable or seed"}
