@@ -157,7 +157,7 @@ def add_video_option(group: Any, option: "Field[Any]", prefix: str = "") -> None
         facts["action"] = "store_false" if option.default else "store_true"
         flag = flag.replace("--", "--no-") if option.default else flag
     else:
-        kinds: dict[Any, Callable[[str], Any]] = {int: whole_number, float: _number}
+        kinds: dict[Any, Callable[[str], Any]] = {int: whole_number, float: number}
         kind = next((read for kind, read in kinds.items() if option.type in (kind, kind | None)), str)
         facts.update(metavar=option.metadata["metavar"], type=kind)
     shown = "" if option.type is bool or option.default is None else f" (default: {_shown(option.default)})"
