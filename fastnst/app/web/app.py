@@ -206,7 +206,11 @@ class App:
         ticket = Ticket(request, self._studio.options(request))
         self._session.take(ticket)
         self._run = threading.Thread(target=self._studio.run, args=(ticket,), daemon=True)
-        self._run.start()
+        try:
+            self._run.start()
+        except RuntimeError:  # no thread is to be had
+            ticket.finish(None, failed=True)
+            raise OptionError("this machine can start nothing more now; try again in a while") from None
         return JSONResponse({"run": request.number})
 
     async def _stop(self, call: Call) -> Response:

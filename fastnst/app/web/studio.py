@@ -5,6 +5,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -50,6 +51,14 @@ class Studio:
 
     def run(self, ticket: Ticket) -> None:
         """Makes the ticket's image. Whatever happens ends in the ticket, and the last image there was is kept."""
+        try:
+            kept, message = self._made(ticket)
+            ticket.finish(kept, message and _spoken(message), failed=message is not None)
+        except Exception as error:  # noqa: BLE001 - a ticket that is never over would keep all others waiting
+            ticket.finish(None, _spoken(_in_words(error)), failed=True)
+
+    def _made(self, ticket: Ticket) -> tuple[Kept | None, str | None]:
+        """The result of the run, or of a part of it, and the reason where it failed."""
         result: Result | None
         message: str | None = None
         try:
@@ -60,18 +69,13 @@ class Studio:
             last, message, result = ticket.last, _in_words(error), None
             if last is not None:
                 result = Result(last.image, last.alpha, (), last.parameters, last.parameters["stopped"])
-        if ticket.stopping and result is not None:
+        if result is None:
+            return None, message
+        if ticket.stopping:
             result = replace(result, stopped="interrupted", parameters={**result.parameters, "stopped": "interrupted"})
-        kept = None
-        if result is not None:
-            try:
-                kept = keep(result, ticket.request, ticket.losses())
-                self._kept(kept)
-            except FastnstError as error:
-                message = str(error)
-        # The command's words in the page's: --style-scale is the control style scale.
-        said = message and re.sub(r"--([a-z][a-z-]*)", lambda match: match[1].replace("-", " "), message)
-        ticket.finish(kept, said, failed=message is not None)
+        kept = keep(result, ticket.request, ticket.losses())
+        self._kept(kept)
+        return kept, message
 
     def _stylize(self, ticket: Ticket) -> Result:
         request = ticket.request
@@ -106,5 +110,11 @@ def _in_words(error: Exception) -> str:
         return str(error)
     if is_out_of_memory(error):
         return "out of memory; lower the size, the style scale or the scales"
-    traceback.print_exception(error)
+    with suppress(Exception):  # the terminal may be gone
+        traceback.print_exception(error)
     return "something went wrong that should not; the terminal that the page was started from has the details"
+
+
+def _spoken(message: str) -> str:
+    """The command's words in the page's: --style-scale is the control style scale."""
+    return re.sub(r"--([a-z][a-z-]*)", lambda match: match[1].replace("-", " "), message)
