@@ -8,6 +8,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 from icc_samples import icc_profile, power_curve, xyz
@@ -83,7 +84,7 @@ def deflated_strip(width: int, height: int, bits: int, samples: int, *, real: bo
 
 def tile_of(side: int) -> bytes:
     """A picture of 64×64 pixels in one tile of `side`², deflated."""
-    data = zlib.compress(bytes(side * side), 9)
+    data = compressed_zeros(side * side)
     entries = [entry for entry in picture(64, 64, 0, 0, t259=8) if entry[0] not in (273, 278, 279)]
     offset = 8 + 2 + 12 * (len(entries) + 4) + 4
     tiles = [(322, 4, 1, side), (323, 4, 1, side), (324, 4, 1, offset), (325, 4, 1, len(data))]
@@ -176,6 +177,7 @@ def png(width: int, height: int, *chunks: bytes, bits: int = 8, colour: int = 2,
     return b"\x89PNG\r\n\x1a\n" + head + b"".join(chunks) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
+@cache
 def compressed_zeros(size: int) -> bytes:
     pressed = zlib.compressobj(9)
     return b"".join(pressed.compress(bytes(1 << 20)) for _ in range(size >> 20)) + pressed.flush()
@@ -221,7 +223,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], int]] = {
     "tiff strip, grey": (lambda: deflated_strip(7000, 7000, 8, 1), 7000 * 7000),
     "tiff strip, RGB 16": (lambda: deflated_strip(4000, 4000, 16, 3), 4000 * 4000),
     "tiff strip, float": (lambda: deflated_strip(4000, 4000, 32, 3, real=True), 4000 * 4000),
-    "tiff tile": (lambda: tile_of(20_000), 64 * 64),
+    "tiff tile": (lambda: tile_of(16_384), 64 * 64),
     "tiff pages": (many_folders, 64 * 64),
     "icc tags, png": (lambda: png(64, 64, chunk(b"iCCP", b"a\0\0" + zlib.compress(icc_overlapping(), 9))), 64 * 64),
     "icc tags, jpeg": (lambda: jpeg_profile(icc_overlapping()), 64 * 64),

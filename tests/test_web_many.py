@@ -1,0 +1,67 @@
+"""Many calls of the page at once: what they take together is bounded, and the page still answers."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from test_web_server import Page
+
+from fastnst.app.web.results import read_upload
+from tests.web_server import png, serving
+
+pytest.importorskip("starlette", reason="the page's server is the extra web")
+pytest.importorskip("uvicorn", reason="the page's server is the extra web")
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with serving(size=96, upload_bytes=100_000, pixels=20_000) as address:
+        yield address
+
+
+def raw(address: str, text: str, body: bytes = b"") -> socket.socket:
+    """A connection that has sent this much."""
+    parts = urlsplit(address)
+    connection = socket.create_connection((parts.hostname, parts.port), timeout=60)
+    connection.sendall(text.replace("\n", "\r\n").replace("HOST", parts.netloc).encode() + body)
+    return connection
+
+
+def test_pictures_are_decoded_one_by_one(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_work, most, lock = 0, 0, threading.Lock()
+
+    def read(*given: Any, **named: Any) -> Any:
+        nonlocal at_work, most
+        with lock:
+            at_work += 1
+            most = max(most, at_work)
+        time.sleep(0.02)
+        upload = read_upload(*given, **named)
+        with lock:
+            at_work -= 1
+        return upload
+
+    monkeypatch.setattr("fastnst.app.web.app.read_upload", read)
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda seed: Page(address).upload(png(seed=seed)), range(6)))
+    assert [status for status, _ in answers] == [200] * 6
+    assert most == 1
+
+
+def test_what_arrives_at_once_is_bounded(address: str) -> None:
+    asking = "POST /api/uploads?name=a.png HTTP/1.1\nHost: HOST\nContent-Length: 95000\n\n"
+    held = [raw(address, asking, bytes(90_000)) for _ in range(4)]
+    time.sleep(0.3)
+    status, answer = Page(address).upload(bytes(95_000), "b.png")
+    assert (status, answer["error"][:17]) == (400, "b.png has to wait")
+    for connection in held:
+        connection.close()
+    deadline = time.monotonic() + 20
+    while Page(address).upload(png())[0] != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
