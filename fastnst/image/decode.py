@@ -217,8 +217,8 @@ def _unguarded() -> Iterator[None]:
 
 
 def check_size(height: int, width: int, what: str, max_pixels: int | None = None) -> None:
-    """Raises ImageError, which begins with `what`, for a side of less than `MIN_SIDE`, or where there are `max_pixels`, as
-    for files, for more of them or a side of more than `MAX_SIDE`."""
+    """Raises ImageError, which begins with `what`, for a side of less than `MIN_SIDE`; of a file, for more than its
+    `max_pixels`, and for a side of more than `MAX_SIDE`."""
     if max_pixels is not None and width * height > max_pixels:
         raise ImageError(
             f"{what} is {width}×{height} = {width * height} pixels, more than the limit of {max_pixels} pixels; "
