@@ -17,8 +17,9 @@ from processes import forked
 
 import fastnst
 from fastnst.app import cli
+from fastnst.errors import FastnstWarning
 from fastnst.network import trial
-from fastnst.transfer.checkpoint import load_run, save_run
+from fastnst.transfer.checkpoint import CheckpointError, load_run, save_run
 
 SMALL: dict[str, Any] = {
     "size": 48,
@@ -255,3 +256,26 @@ def test_the_command_refuses_what_is_no_checkpoint(
     assert cli.main(["resume", checkpoint, "-o", out, "--quiet"]) == 0
     assert np.array_equal(np.asarray(Image.open(out)), whole)
     assert cli.main(["resume", checkpoint, "-o", out, "--tile", "16", "--quiet"]) == 0
+
+
+def test_the_checkpoint_before_is_kept_and_gone_on_with(pictures: tuple[Path, Path], tmp_path: Path) -> None:
+    expected = fastnst.stylize(*pictures, **SMALL)
+    (tmp_path / "kept").mkdir()
+    real, checkpoint = tmp_path / "kept" / "real.ckpt", tmp_path / "run.ckpt"
+    checkpoint.symlink_to(real)
+    stopped_at(4, pictures, checkpoint, checkpoint_every=0)
+    before = real.with_name("real.ckpt.prev")
+    assert checkpoint.is_symlink()
+    assert load_run(before).done < load_run(real).done
+    data, older = real.read_bytes(), before.read_bytes()
+    for damaged in (b"", data[: len(data) // 2], data[:-2000] + bytes(2000), None):
+        real.unlink()
+        before.write_bytes(older)
+        if damaged is not None:
+            real.write_bytes(damaged)
+        with pytest.warns(FastnstWarning, match="going on from the checkpoint before it"):
+            assert same(fastnst.resume(checkpoint), expected)
+    real.unlink(missing_ok=True)
+    before.unlink(missing_ok=True)
+    with pytest.raises(CheckpointError, match="does not exist"):
+        fastnst.resume(checkpoint)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fastnst.errors import FastnstError, FastnstWarning, ImageError
-from fastnst.image.files import check_place
+from fastnst.image.files import check_place, real_target
 from fastnst.image.read import Source
 from fastnst.image.write import replacing
 from fastnst.options.masks import mask_hashes
@@ -156,15 +156,17 @@ def _check_same(role: str, saved: Mapping[str, Any], present: Mapping[str, Any])
 def save_run(path: Path, run: SavedRun) -> None:
     """Writes `run` to `path`, whole or not at all: a file of `torch.save`. Raises CheckpointError if that fails.
 
-    Tensors go from their device to the file one at a time. The file is on the disk before it replaces the last one.
+    Tensors go from their device to the file one at a time. The file is on the disk before it replaces the last one,
+    which stays beside it as `.prev`. A symbolic link is followed.
     """
     facts = {name: getattr(run, name) for name in _FACTS}
     facts["losses"] = [record.as_dict() for record in run.losses]
     contents = {"kind": _KIND, "format": FORMAT, "run": json.dumps(facts)}
     try:
-        with replacing(path) as file:
+        target = real_target(str(path))
+        with replacing(target, before=_before(target)) as file:
             torch.save({**contents, "tensors": dict(run.tensors), "optimizer": dict(run.optimizer)}, file)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ImageError) as error:
         # torch's writer hides what the system said.
         reason = error.__context__ if isinstance(error.__context__, OSError) else error
         raise CheckpointError(f"checkpoint {path} cannot be written: {reason}") from error
@@ -173,11 +175,30 @@ def save_run(path: Path, run: SavedRun) -> None:
 _FACTS = tuple(name for name in SavedRun.__dataclass_fields__ if name not in ("tensors", "optimizer"))
 
 
+def _before(path: Path) -> Path:
+    """The place of the checkpoint that the one at `path` has replaced."""
+    return path.with_name(f"{path.name}.prev")
+
+
 def load_run(path: Path, *, check: bool = True) -> SavedRun:
     """Opens what `save_run` wrote: its tensors are read where they are used, from the file as it is now.
 
-    With `check` all of it is read once. Raises CheckpointError, with the reason, for anything else or if it is damaged.
+    With `check` all of it is read once. Where it is missing or damaged and the checkpoint before it is not, that is
+    opened, with a FastnstWarning. Raises CheckpointError, with the reason, for anything else.
     """
+    try:
+        return _load_run(path, check=check)
+    except CheckpointError as error:
+        try:
+            before = _before(real_target(str(path)))
+            run = _load_run(before, check=check)
+        except (CheckpointError, ImageError):
+            raise error from None
+        warnings.warn(f"{error}; going on from the checkpoint before it, {before}", FastnstWarning, stacklevel=2)
+        return run
+
+
+def _load_run(path: Path, *, check: bool) -> SavedRun:
     try:
         with zipfile.ZipFile(path) as archive:
             # torch.load takes a flipped bit for what was written.

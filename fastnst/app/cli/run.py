@@ -111,7 +111,7 @@ def _follow(job: Job, ranks: Ranks, saved: Path | None) -> int:
     stylizer.load(progress=False)
     try:
         # The callback only stands for that of the first process, which alone is called.
-        prepared = stylizer.prepare(content, None if saved is None else load_run(saved, check=False))
+        prepared = stylizer.prepare(content, None if saved is None else load_run(saved))
         prepared.run(watch_of(job.outputs, lambda _: None))
     except DivergedError:
         raise SystemExit(EXIT_BAD_INPUT) from None
