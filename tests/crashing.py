@@ -33,6 +33,8 @@ class Layer:
     def __init__(self, number: int, events: int, *, kills: bool) -> None:
         self.calls, self.number, self.events, self.kills = 0, number, events, kills
         self.open, self.fsync, self.replace, self.fdopen = os.open, os.fsync, os.replace, os.fdopen
+        self.link = os.link
+        os.link = self.linked  # type: ignore[assignment]
         os.open, os.fsync, os.replace, os.fdopen = self.opened, self.synced, self.replaced, self.wrapped  # type: ignore[assignment]
 
     def count(self) -> None:
@@ -60,6 +62,10 @@ class Layer:
     def replaced(self, *paths: Any) -> None:
         self.count()
         self.replace(*paths)
+
+    def linked(self, *paths: Any) -> None:
+        self.count()
+        self.link(*paths)
 
     def wrapped(self, *given: Any, **named: Any) -> Any:
         return Wrapped(self.fdopen(*given, **named), self)

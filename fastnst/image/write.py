@@ -284,6 +284,7 @@ def replacing(target: Path, *, before: Path | None = None) -> Iterator[IO[bytes]
     # Mode 0666 less the umask, as for any new file.
     mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o666
     temporary, descriptor = _temporary(target, mode)
+    linked = temporary.with_suffix(".prev")
     try:
         with os.fdopen(descriptor, "w+b") as file:
             yield file
@@ -292,14 +293,26 @@ def replacing(target: Path, *, before: Path | None = None) -> Iterator[IO[bytes]
             if target.exists():
                 temporary.chmod(mode)
                 if before is not None:
-                    target.replace(before)
+                    _link(target, linked, before)
             if fcntl is None:  # an open file keeps its name on Windows
                 file.close()
             temporary.replace(target)
+        if before is not None and linked.exists():
+            linked.replace(before)
         _sync_folder(target.parent)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        for left in (temporary, linked):
+            left.unlink(missing_ok=True)
         raise
+
+
+def _link(target: Path, linked: Path, before: Path) -> None:
+    """Gives `target` the second name `linked`, so that there is always one of its name, or else renames it."""
+    linked.unlink(missing_ok=True)
+    try:
+        os.link(target, linked)
+    except OSError:  # a file system without links
+        target.replace(before)
 
 
 def _temporary(target: Path, mode: int) -> tuple[Path, int]:
