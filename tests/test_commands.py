@@ -185,6 +185,11 @@ def test_rerun_refuses_other_inputs(made: Path, pictures: tuple[str, str], tmp_p
     assert "is also an input" in capsys.readouterr().err
 
 
+def test_rerun_refuses_another_start(made: Path, pictures: tuple[str, str], tmp_path: Path, capsys: Any) -> None:
+    command = ["rerun", str(made), "-o", str(tmp_path / "again.png"), "--init"]
+    refused(capsys, "is not the picture that the image was made of", *command, pictures[0])
+
+
 def changed(made: Path, **values: Any) -> None:
     """Writes the picture anew with other metadata."""
     record = read_parameters(made)
