@@ -259,6 +259,14 @@ def test_a_run_and_its_continuation_are_made_again_from_their_files(
     assert "sea-oil-1.png" in capsys.readouterr().out
 
 
+def test_a_run_ends_after_the_most_seconds_and_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    results: list[Kept] = []
+    limited = Studio(HOST, Limits(size=128, seconds=1), results.append)
+    ended = run(limited, request(form={**FAST, "iterations": "1000000"}))
+    assert ended.state == DONE
+    assert results[0].parameters["stopped"] == "interrupted"
+
+
 def test_the_curve_has_the_weights_of_its_scales(studio: Studio) -> None:
     form = {**FAST, "scales": "24 48", "style_weight": "8 2", "iterations": "1", "tv_weight": "0"}
     view = run(studio, request(form=form)).view()
@@ -297,7 +305,7 @@ def test_an_error_at_any_call_of_the_worker_ends_its_ticket(
 
     def stylized(_: object, ticket: Ticket) -> Result:
         record = LossRecord(0, 48, 1.0, 1.0, 1.0, 0.0, 0.1)
-        watch = _Preview(ticket)
+        watch = _Preview(ticket, 9.0)
         watch(Iterate(record, lambda: image[0], None, parameters, 3, (48,)))
         return Result(image[0], None, (record,), parameters)
 

@@ -1,16 +1,19 @@
 """Many calls of the page at once: what they take together is bounded, and the page still answers."""
 
+import re
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from test_web_server import Page
 
+from fastnst.app.web import app as app_module
 from fastnst.app.web.results import read_upload
 from tests.web_server import png, serving
 
@@ -65,3 +68,34 @@ def test_what_arrives_at_once_is_bounded(address: str) -> None:
     while Page(address).upload(png())[0] != 200:
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+@pytest.mark.parametrize("text", ["", "GET /api/page HTTP/1.1\nHost: HOST\n", "POST /api/runs HTTP/1.1\nHo"])
+def test_connections_that_stay_half_open_are_closed(
+    text: str, address: str, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    monkeypatch.setattr("fastnst.app.web.serve._SILENT_SECONDS", 1.0)
+    held = []
+    for _ in range(1000):
+        held.append(raw(address, text))
+        if len(held) % 250 == 0:
+            began = time.monotonic()
+            assert Page(address).ask("GET", "/page")[0] == 200
+            assert time.monotonic() - began < 1
+    closed, deadline = 0, time.monotonic() + 20
+    for connection in held:
+        connection.settimeout(max(0.1, deadline - time.monotonic()))
+        try:
+            closed += connection.recv(1) == b""
+        except ConnectionError:
+            closed += 1
+        connection.close()
+    assert closed == 1000
+    assert capfd.readouterr().err == ""
+
+
+def test_the_page_works_below_a_prefix() -> None:
+    """Its addresses are relative, and those of its scripts relative to the page's."""
+    folder = Path(app_module.__file__).parent / "page"
+    texts = [path.read_text() for path in folder.iterdir() if path.suffix in (".html", ".js", ".css")]
+    assert [text for text in texts if re.search(r"""(?:src|href)="/|[`"'(]/api""", text)] == []

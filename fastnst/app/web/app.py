@@ -37,6 +37,7 @@ _LOOK_SECONDS = 0.2
 _SIGN_OF_LIFE_SECONDS = 10.0
 _MOST_JSON_BYTES = 100_000
 _CLOSING_SECONDS = 10.0
+_BODY_SECONDS = 120.0
 # Of the longest file's length; what arrives at once is held in memory.
 _MOST_ARRIVING = 4
 _HEADERS = {
@@ -299,13 +300,18 @@ def _picture(data: bytes) -> Response:
 
 
 async def _body(call: Call, check: Callable[[int], None]) -> bytes:
-    """The call's body; `check` gets the length that it promises, and its length so far."""
+    """The call's body; `check` gets the length that it promises, and its length so far. Raises OptionError where it
+    takes too long."""
     promised = call.headers.get("content-length", "")
     check(int(promised) if promised.isdecimal() else 0)
     data = bytearray()
-    async for part in call.stream():
-        data += part
-        check(len(data))
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            async for part in call.stream():
+                data += part
+                check(len(data))
+    except TimeoutError:
+        raise OptionError(f"this took more than {_BODY_SECONDS:.0f} seconds to arrive; try again") from None
     return bytes(data)
 
 

@@ -84,14 +84,15 @@ class Studio:
         options: dict[str, Any] = {**request.options, **self.host, "init": start}
         stylizer = Stylizer(styles, networks=self._networks, **options)
         content = load_image(request.content.opened(), role="content")
-        return stylizer(content, callback=_Preview(ticket), callback_every=None)
+        return stylizer(content, callback=_Preview(ticket, self.limits.seconds), callback_every=None)
 
 
 class _Preview:
-    """The callback: shows the ticket each iterate, its image as often as costs little, and stops when asked to."""
+    """The callback: shows the ticket each iterate, its image as often as costs little, and stops when asked to, or
+    after the most seconds that a run may take."""
 
-    def __init__(self, ticket: Ticket) -> None:
-        self._ticket = ticket
+    def __init__(self, ticket: Ticket, seconds: float) -> None:
+        self._ticket, self._seconds = ticket, seconds
         self._next = 0.0
 
     def __call__(self, iterate: Iterate) -> bool:
@@ -101,6 +102,8 @@ class _Preview:
             now = time.perf_counter()
             self._next = now + max(_PREVIEW_SECONDS, _PREVIEW_SHARE * (now - began))
         self._ticket.show(iterate, preview)
+        if iterate.record.seconds > self._seconds:
+            self._ticket.stop()
         return not self._ticket.stopping
 
 
