@@ -30,8 +30,8 @@ _MOST_LETTERS = 100
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """The most that may be asked of the page: of each picture (`upload_bytes`, `pixels`), of the long edge of a result
-    and of a style at the scale that it is read at (`size`), of a run's styles and `seconds`, and of the history with its
-    pictures. Raises OptionError for less than 1 of anything, and for a size under 64 pixels.
+    and of a style at the scale that it is read at (`size`), of a run's styles and `seconds`, and of the history with
+    its pictures. Raises OptionError for less than 1 of anything, and for a size under 64 pixels.
     """
 
     upload_bytes: int = 32_000_000
