@@ -3,7 +3,6 @@
 import contextlib
 import json
 import warnings
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from fastnst.errors import FastnstError, FastnstWarning, ImageError
 from fastnst.image.files import check_place, real_target
 from fastnst.image.read import Source
 from fastnst.image.write import replacing
+from fastnst.network.weights_file import check_archive
 from fastnst.options.masks import mask_hashes
 from fastnst.options.options import START_WORDS
 from fastnst.transfer.inputs import Styles, recorded_canvas
@@ -200,11 +200,8 @@ def load_run(path: Path, *, check: bool = True) -> SavedRun:
 
 def _load_run(path: Path, *, check: bool) -> SavedRun:
     try:
-        with zipfile.ZipFile(path) as archive:
-            # torch.load takes a flipped bit for what was written.
-            damaged = archive.testzip() if check else None
-        if damaged is not None:
-            raise CheckpointError(f"checkpoint {path} is damaged: {damaged} is not what was written; begin anew")
+        if check:
+            check_archive(path)
         # By such a name torch.load expects another format.
         with path.open("rb") if path.suffix == ".safetensors" else contextlib.nullcontext(path) as source:
             contents = torch.load(source, map_location="cpu", mmap=source is path, weights_only=True)
