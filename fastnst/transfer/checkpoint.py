@@ -3,7 +3,7 @@
 import contextlib
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,17 @@ _FREE = ("init", "masks", "device", "tile", "max_memory", "max_pixels")
 
 class CheckpointError(FastnstError):
     """A checkpoint that cannot be written, read or gone on with."""
+
+
+@contextlib.contextmanager
+def _of_a_run() -> Iterator[None]:
+    """Raises CheckpointError where the facts in the block are of other kinds than a run's."""
+    try:
+        yield
+    except FastnstError:
+        raise
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise CheckpointError("the checkpoint holds other facts than a run has; begin anew") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +68,7 @@ class SavedRun:
     tensors: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
 
+    @_of_a_run()
     def inputs(
         self,
         *,
@@ -101,6 +113,7 @@ def check_checkpoint(path: Path) -> None:
         raise CheckpointError(str(error)) from None
 
 
+@_of_a_run()
 def check_same_inputs(saved: Mapping[str, Any], present: Mapping[str, Any]) -> None:
     """Raises CheckpointError where pictures, options or sizes of a run are not those of the `saved` one.
 
@@ -131,6 +144,7 @@ def check_same_inputs(saved: Mapping[str, Any], present: Mapping[str, Any]) -> N
         )
 
 
+@_of_a_run()
 def check_same_network(saved: Mapping[str, Any], present: Mapping[str, Any]) -> None:
     """Raises CheckpointError where the weights of a run are not those of the `saved` one.
 
