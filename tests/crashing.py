@@ -22,7 +22,7 @@ from fastnst.image.write import save_image
 from fastnst.transfer.checkpoint import SavedRun, load_run, save_run
 from fastnst.transfer.movie import write_movie
 
-PARAMETERS = {"content": None, "styles": [], "sizes": [{"width": 8, "height": 8}], "options": {"init": "noise"}}
+PARAMETERS = {"content": None, "styles": [], "sizes": [{"width": 64, "height": 64}], "options": {"init": "noise"}}
 PARAMETERS |= {"device": "cpu", "precision": "fp32", "versions": {}}
 SOURCES: dict[str, Any] = {"content": None, "init": None, "styles": []}
 
@@ -141,7 +141,7 @@ def picture(value: int) -> Callable[[Path], None]:
 def checkpoint(value: int) -> Callable[[Path], None]:
     run = SavedRun(
         parameters=PARAMETERS, sources=SOURCES, scale=0, done=value, finished=False, steps=0, seconds=0.0, losses=(),
-        loss_exponent=0, tensors={"image": torch.full((3, 64, 64), float(value))}, optimizer={},
+        loss_exponent=0, tensors={"image": torch.full((1, 3, 64, 64), float(value))}, optimizer={},
     )  # fmt: skip
     return lambda path: save_run(path, run)
 

@@ -97,3 +97,18 @@ def test_resume_of_odd_checkpoints(made: Path, monkeypatch: pytest.MonkeyPatch, 
         if "Traceback" in printed:
             faults[name] = printed
     assert "\n".join(f"{name}: {fault}" for name, fault in faults.items()) == ""
+
+
+def test_resume_of_odd_tensors(made: Path, capsys: Any) -> None:
+    whole = torch.load(made / "run.ckpt")
+    faults = {}
+    for part in ("tensors", "optimizer"):
+        for name in whole[part]:
+            for odd in (None, torch.zeros(0), torch.zeros(3, 5, 5), torch.zeros(1, 3, 12, 16, dtype=torch.int64)):
+                tensors = {**whole[part], name: odd}
+                if odd is None:
+                    del tensors[name]
+                torch.save({**whole, part: tensors}, made / "odd.ckpt")
+                if (fault := command("resume", "odd.ckpt", "-o", "again.png", "--quiet")) is not None:
+                    faults[f"{part} {name} {odd if odd is None else tuple(odd.shape)}"] = fault
+    assert "\n".join(f"{name}: {fault}" for name, fault in faults.items()) == ""

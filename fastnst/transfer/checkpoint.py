@@ -270,5 +270,7 @@ def _is_sound(run: SavedRun) -> bool:
         and isinstance(run.finished, bool)
         and isinstance(run.seconds, int | float)
         and all(isinstance(tensor, Tensor) for tensor in tensors)
-        and "image" in run.tensors
+        and tuple(run.tensors["image"].shape)
+        == (1, 3, *(parameters["sizes"][run.scale][side] for side in ("height", "width")))
+        and run.tensors["image"].is_floating_point()
     )
