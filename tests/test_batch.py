@@ -176,9 +176,7 @@ def test_a_worker_that_is_killed_while_it_starts_loses_no_row(folders: Path) -> 
     assert not multiprocessing.active_children()
 
 
-def test_a_worker_that_cannot_start_fails_the_rows(
-    folders: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_that_cannot_start_fails_the_rows(folders: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastnst.app.batch.workers._MOST_STILLBORN", 1)
     outcomes = list(run_batch(all_pairs(folders), ProcessPool(1, threads=0)))
     assert [outcome.status for outcome in outcomes] == ["failed"] * 4

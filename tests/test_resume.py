@@ -279,3 +279,13 @@ def test_the_checkpoint_before_is_kept_and_gone_on_with(pictures: tuple[Path, Pa
     before.unlink(missing_ok=True)
     with pytest.raises(CheckpointError, match="does not exist"):
         fastnst.resume(checkpoint)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_holds_600_000_losses(pictures: tuple[Path, Path], tmp_path: Path) -> None:
+    checkpoint = tmp_path / "run.ckpt"
+    stopped_at(2, pictures, checkpoint)
+    run = load_run(checkpoint)
+    losses = tuple(replace(run.losses[0], iteration=number) for number in range(600_000))
+    save_run(checkpoint, replace(run, losses=losses))
+    assert len(load_run(checkpoint).losses) == 600_000
