@@ -27,7 +27,7 @@ from fastnst.app.batch.tasks import Outcome, Task, grouped
 from fastnst.app.batch.workers import ProcessPool, run_batch
 from fastnst.app.cli import batch as command
 from fastnst.app.cli import build_parser
-from fastnst.errors import FastnstError, OptionError
+from fastnst.errors import OptionError
 from fastnst.image.metadata import read_parameters
 
 
@@ -158,9 +158,29 @@ def test_a_worker_that_is_killed_twice_costs_one_picture(folders: Path) -> None:
     assert not multiprocessing.active_children()
 
 
-def test_a_worker_that_cannot_start_is_told_once(folders: Path, capfd: Any) -> None:
-    with pytest.raises(FastnstError, match="a worker could not start; see above, or lower --workers"):
-        list(run_batch(all_pairs(folders), ProcessPool(1, threads=0)))
+def test_a_worker_that_is_killed_while_it_starts_loses_no_row(folders: Path) -> None:
+    tasks = grouped(all_pairs(folders))
+    pool = ProcessPool(2, threads=1)
+    killed = False
+
+    def kill() -> bool:
+        nonlocal killed
+        for worker in [] if killed else multiprocessing.active_children():
+            killed = True
+            worker.kill()
+        return False
+
+    outcomes = list(run_batch(tasks, pool, kill))
+    assert killed
+    assert statuses(outcomes) == [(number, "done") for number in range(1, 5)]
+    assert not multiprocessing.active_children()
+
+
+def test_a_worker_that_cannot_start_fails_the_rows(folders: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastnst.app.batch.workers._MOST_STILLBORN", 1)
+    outcomes = list(run_batch(all_pairs(folders), ProcessPool(1, threads=0)))
+    assert [outcome.status for outcome in outcomes] == ["failed"] * 4
+    assert outcomes[-1].error == "a worker could not start; see above, or lower --workers"
     assert "set_num_threads expects a positive integer" in capfd.readouterr().err
 
 

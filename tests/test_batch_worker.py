@@ -104,6 +104,10 @@ def test_what_is_done_is_skipped(suffix: str, folders: Path) -> None:
     assert status_of(task) == "skipped"
     assert Path(task.output).stat().st_mtime_ns == before
     assert status_of(task, resume=False) == "done"
+    data = Path(task.output).read_bytes()
+    for part in (0.9, 0.5):
+        Path(task.output).write_bytes(data[: int(len(data) * part)])
+        assert status_of(task) == "done", part
 
 
 def repaint(path: Path) -> None:

@@ -20,6 +20,7 @@ from PIL import Image
 from processes import PATIENCE
 
 from fastnst.app import cli
+from fastnst.app.cli import run as cli_run
 from fastnst.app.cli.arguments import given_options
 from fastnst.image.metadata import read_parameters
 from fastnst.loss.objective import Objective
@@ -117,6 +118,28 @@ def test_a_run_that_breaks_leaves_its_last_good_image(
     if isinstance(outcome, Loss):
         report = json.loads(printed.out)
         assert (report["stopped"], report["losses"][-1]) == ("diverged", report["final"])
+
+
+@pytest.mark.parametrize("breaks", [True, False])
+def test_an_image_that_cannot_be_written_there_is_saved_elsewhere(
+    breaks: bool, tmp_path: Path, pictures: tuple[str, str], capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder goes while the run goes on."""
+    folder, here = tmp_path / "folder", tmp_path / "here"
+    folder.mkdir()
+    here.mkdir()
+    monkeypatch.chdir(here)
+    if breaks:
+        breaking_at(2, MemoryError(), monkeypatch)
+    check = cli_run.check_output_path
+    monkeypatch.setattr(cli_run, "check_output_path", lambda *a, **b: (check(*a, **b), shutil.rmtree(folder)))
+    assert run(*pictures, "-o", str(folder / "out.webp"), *FAST, "--tile", "none", "--quiet") == 1
+    (rescued,) = here.iterdir()
+    assert rescued.suffix == ".webp"
+    assert read_parameters(rescued)["final"]["iteration"] >= 1
+    said = capsys.readouterr().err
+    assert f"is in {rescued}, for output '{folder / 'out.webp'}'" in said
+    assert said.count(rescued.name) == 1
 
 
 def test_weights_too_large_for_float32_are_named_as_the_cause(

@@ -18,6 +18,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from fastnst.app import cli
+from fastnst.app.cli import rerun
 from fastnst.app.cli.env import report
 from fastnst.image.metadata import read_parameters
 from fastnst.image.read import load_image
@@ -183,6 +184,22 @@ def test_rerun_refuses_other_inputs(made: Path, pictures: tuple[str, str], tmp_p
     assert "of the pixels differ, by at most" in printed or "every pixel is the same" in printed
     assert cli.main(["rerun", str(made), "-o", pictures[1], "--changed"]) == 1
     assert "is also an input" in capsys.readouterr().err
+
+
+def test_rerun_refuses_another_start(made: Path, pictures: tuple[str, str], tmp_path: Path, capsys: Any) -> None:
+    command = ["rerun", str(made), "-o", str(tmp_path / "again.png"), "--init"]
+    refused(capsys, "is not the picture that the image was made of", *command, pictures[0])
+
+
+@pytest.mark.parametrize("name", [r"\\server\share\content.png", "//server/share/content.png", r"\/server\content.png"])
+def test_rerun_asks_no_other_machine_for_a_picture(
+    name: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    is_file = Path.is_file
+    monkeypatch.setattr(Path, "is_file", lambda self: (asked.append(str(self)), is_file(self))[1])
+    assert rerun._place(str(made), "content", name) == str(tmp_path / "content.png")
+    assert asked == [str(tmp_path / "content.png")]
 
 
 def changed(made: Path, **values: Any) -> None:

@@ -373,6 +373,25 @@ def test_the_command_under_torchrun(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_sigterm_to_torchrun_leaves_image_and_checkpoint(tmp_path: Path) -> None:
+    for name, picture in zip(("content.png", "style.png"), pictures(), strict=True):
+        save_image(tmp_path / name, picture, None, parameters={})
+    options = "--weights random --style-layers conv1_1 --content-layers conv2_2 --save-every 1 --preview now.png"
+    run = f"stylize content.png style.png -o out.png --size 96 --iterations 100000 --checkpoint run.ckpt {options}"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "fastnst"]
+    process = subprocess.Popen([*torchrun, *run.split()], cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + PATIENCE
+    while not (tmp_path / "now.png").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    process.wait(PATIENCE)
+    assert (tmp_path / "out.png").exists()
+    assert load_run(tmp_path / "run.ckpt").done > 0
+
+
+@pytest.mark.slow
 def test_the_command_says_what_is_wrong_once(tmp_path: Path) -> None:
     failed = launched(tmp_path, "stylize", "missing.png", "style.png", "-o", "out.png")
     assert failed.returncode != 0

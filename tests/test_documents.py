@@ -1,6 +1,7 @@
 """The documents say what is true: their blocks run, their tables are the code's, their links lead somewhere."""
 
 import re
+import tomllib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -138,3 +139,12 @@ def test_links_become_those_of_the_site() -> None:
 def test_the_citation_is_of_this_version() -> None:
     citation = text_of("CITATION.cff")
     assert f"\nversion: {fastnst.__version__}\n" in citation
+
+
+def test_the_oldest_versions_are_those_that_are_allowed() -> None:
+    project = tomllib.loads(text_of("pyproject.toml"))["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["web"]]
+    lowest = dict(re.findall(r"^([a-z]+)(?:\[.*\])?>=([0-9.]+)", "\n".join(wanted), re.MULTILINE))
+    listed = dict(re.findall(r"^([a-z]+)==([0-9.]+)$", text_of("constraints-oldest.txt"), re.MULTILINE))
+    assert lowest.keys() == listed.keys()
+    assert [name for name, version in listed.items() if not f"{version}.".startswith(f"{lowest[name]}.")] == []

@@ -1,6 +1,7 @@
 """What is planned: by memory that is foreseen from shapes, and by time that is modelled."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -310,3 +311,29 @@ def test_the_machines_own_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         if statistics is not None:
             (tmp_path / "memory.stat").write_text(statistics)
         assert plan_limit._cgroup_left() == left
+
+
+def test_the_limits_of_nested_control_groups_and_of_the_address_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan_limit, "_CGROUP", tmp_path)
+    monkeypatch.setattr(plan_limit, "_OWN_GROUPS", tmp_path / "own")
+    for kind, names, line in (
+        ("", ("memory.max", "memory.current"), "0::/outer/inner"),
+        ("memory", ("memory.limit_in_bytes", "memory.usage_in_bytes"), "4:memory:/outer/inner"),
+    ):
+        (tmp_path / "own").write_text(f"1:cpu:/elsewhere\n{line}\n")
+        for folder, limit in (("outer/inner", 5000), ("outer", 3000), ("", 9000)):
+            place = tmp_path / kind / folder
+            place.mkdir(parents=True, exist_ok=True)
+            for name, value in zip(names, (limit, 1000), strict=True):
+                (place / name).write_text(f"{value}\n")
+        assert plan_limit._cgroup_left() == 2000
+        shutil.rmtree(tmp_path / kind / "outer")
+        assert plan_limit._cgroup_left() == 8000
+        for name in names:
+            (tmp_path / kind / name).unlink()
+    resource = pytest.importorskip("resource")
+    taken = plan_limit._status_bytes("VmSize") or 0
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (taken + 1_000_000_000, -1))
+    assert abs(plan_limit.free_bytes(torch.device("cpu")) - 1_000_000_000) < 200_000_000

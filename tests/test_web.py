@@ -1,9 +1,12 @@
 """The decisions of the page of `fastnst web`, without a browser or a web library."""
 
 import io
+import os
+import sys
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 from unittest.mock import Mock
 
@@ -14,17 +17,18 @@ from PIL import Image
 
 from fastnst.app import cli
 from fastnst.app.cli.arguments import HOST_OPTIONS
+from fastnst.app.web import studio as studio_module
 from fastnst.app.web.controls import MAIN, make_controls, read_form
 from fastnst.app.web.results import Kept, Limits, Request, Upload, keep, oldest_first, plain_name, read_upload
 from fastnst.app.web.session import Session, continued
-from fastnst.app.web.studio import Studio
+from fastnst.app.web.studio import Studio, _Preview
 from fastnst.app.web.ticket import DONE, FAILED, Ticket, progress_of
 from fastnst.errors import ImageError, OptionError
 from fastnst.image.metadata import read_parameters
 from fastnst.image.read import load_image
 from fastnst.options.options import Options, resolve_options
 from fastnst.options.presets import PRESETS
-from fastnst.transfer.result import LossRecord, Result
+from fastnst.transfer.result import Iterate, LossRecord, Result
 from tests.web_server import HOST, png
 
 FAST = {"size": "48", "iterations": "3", "scales": "none", "style_layers": "conv1_1", "content_layers": "conv2_1"}
@@ -255,6 +259,14 @@ def test_a_run_and_its_continuation_are_made_again_from_their_files(
     assert "sea-oil-1.png" in capsys.readouterr().out
 
 
+def test_a_run_ends_after_the_most_seconds_and_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    results: list[Kept] = []
+    limited = Studio(HOST, Limits(size=128, seconds=1), results.append)
+    ended = run(limited, request(form={**FAST, "iterations": "1000000"}))
+    assert ended.state == DONE
+    assert results[0].parameters["stopped"] == "interrupted"
+
+
 def test_the_curve_has_the_weights_of_its_scales(studio: Studio) -> None:
     form = {**FAST, "scales": "24 48", "style_weight": "8 2", "iterations": "1", "tv_weight": "0"}
     view = run(studio, request(form=form)).view()
@@ -279,6 +291,55 @@ def test_failures_end_in_the_ticket(
     assert failed.state == FAILED
     assert failed.view()["message"].startswith(said)
     assert ("ZeroDivisionError" in capsys.readouterr().err) == isinstance(error, ZeroDivisionError)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), OSError(28, "No space left on device"), BrokenPipeError(), RuntimeError("x")]
+)
+def test_an_error_at_any_call_of_the_worker_ends_its_ticket(
+    error: Exception, studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Standard error is closed besides. Each function of the page's modules is made to fail at its `count`-th call."""
+    image = torch.rand(1, 3, 36, 48)
+    parameters = {"options": {"edge": "long"}, "stopped": None, "final": {}}
+
+    def stylized(_: object, ticket: Ticket) -> Result:
+        record = LossRecord(0, 48, 1.0, 1.0, 1.0, 0.0, 0.1)
+        watch = _Preview(ticket, 9.0)
+        watch(Iterate(record, lambda: image[0], None, parameters, 3, (48,)))
+        return Result(image[0], None, (record,), parameters)
+
+    monkeypatch.setattr(Studio, "_stylize", stylized)
+    monkeypatch.setattr(sys, "stderr", open(os.devnull, "w"))  # noqa: PTH123, SIM115
+    sys.stderr.close()
+    asked, folder = request(), str(Path(studio_module.__file__).parent)
+
+    class Fault:
+        """A tracer that makes the `number`-th call of the page's modules fail."""
+
+        def __init__(self, number: int) -> None:
+            self.number, self.calls = number, 0
+
+        def __call__(self, frame: FrameType, event: str, _: object) -> None:
+            if frame.f_code.co_filename.startswith(folder) and frame.f_code is not Studio.run.__code__:
+                self.calls += 1
+                if self.calls == self.number:
+                    raise error
+
+    number, fault = 0, Fault(0)
+    while fault.calls == number:
+        number += 1
+        fault, tried = Fault(number), Ticket(asked, studio.options(asked))
+        sys.settrace(fault)
+        try:
+            studio.run(tried)
+        finally:
+            sys.settrace(None)
+        assert tried.over
+    assert number > 10
+
+
+def test_the_web_extra_is_asked_for(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     assert cli.main(["web"]) == 1
     assert 'pip install "fastnst[web]"' in capsys.readouterr().err

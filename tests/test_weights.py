@@ -5,14 +5,17 @@ import hashlib
 import http.server
 import os
 import pickle
+import tempfile
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 from checkpoints import TAPS, State, assert_is_the_state, gatys_state, save_legacy, save_safetensors, torchvision_state
@@ -170,7 +173,7 @@ def torchs_file(tmp_path: Path, checkpoint: bytes, name: str) -> Path:
 
 
 def cached_names(tmp_path: Path) -> list[str]:
-    return sorted(entry.name for entry in (tmp_path / "cache").iterdir() if entry.suffix != ".lock")
+    return sorted(entry.name for entry in (tmp_path / "cache").iterdir() if entry.suffix not in (".lock", ".sha256"))
 
 
 def test_expected_hashes() -> None:
@@ -223,11 +226,50 @@ def test_damaged_checkpoint_in_torchs_cache(server: Server, torchs_file: Path) -
 def test_damaged_cache_is_replaced(server: Server, tmp_path: Path, name: str) -> None:
     load_weights("imagenet", taps=TAPS)
     os.truncate(tmp_path / "cache" / f"{name}.safetensors", 1000)
-    with pytest.warns(FastnstWarning, match="cache is unusable and deleted: .* is truncated") as caught:
+    with pytest.warns(FastnstWarning, match="cache is unusable and deleted: .* its SHA-256 is not") as caught:
         assert_is_the_state(load_weights("imagenet", taps=TAPS).tensors)
     assert len(caught) == 1
     assert_is_the_state(load_weights("imagenet", taps=TAPS).tensors)
     assert len(server.requests) == 2
+
+
+def flipped(data: bytes, count: int) -> Iterator[bytes]:
+    """The data, each time with another bit of its middle changed."""
+    generator = np.random.default_rng(0)
+    for _ in range(count):
+        at = int(generator.integers(len(data) // 20, len(data) * 19 // 20))
+        yield data[:at] + bytes([data[at] ^ (1 << int(generator.integers(8)))]) + data[at + 1 :]
+
+
+@pytest.mark.usefixtures("server")
+def test_no_flipped_bit_of_the_cache_is_taken(tmp_path: Path, name: str) -> None:
+    load_weights("imagenet", taps=TAPS)
+    cached = tmp_path / "cache" / f"{name}.safetensors"
+    for data in flipped(cached.read_bytes(), 1000):
+        cached.write_bytes(data)
+        with pytest.raises(WeightsError, match="is damaged: its SHA-256 is not"):
+            weights._check_digest(cached, "vgg19")
+    weights._digest_file(cached).unlink()
+    with pytest.warns(FastnstWarning, match="has no SHA-256 beside it"):
+        load_weights("imagenet", taps=TAPS)
+
+
+def test_no_flipped_bit_of_a_file_is_taken(tmp_path: Path) -> None:
+    path, packed = tmp_path / "file.pth", tmp_path / "packed.pth"
+    torch.save(torchvision_state(), path)
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
+        for part in old.infolist():
+            new.writestr(part.filename, old.read(part))
+    with pytest.raises(WeightsError, match="is truncated, damaged or not a PyTorch checkpoint"):
+        load_weights(packed, taps=TAPS)
+    for data in flipped(path.read_bytes(), 200):
+        path.write_bytes(data)
+        with pytest.raises(WeightsError):
+            load_weights(path, taps=TAPS)
+    save_safetensors(gatys_state(), path.with_suffix(".safetensors"))
+    path.with_suffix(".safetensors.sha256").write_text("0123  file.safetensors\n")
+    with pytest.raises(WeightsError, match="its SHA-256 is not 0123"):
+        load_weights(path.with_suffix(".safetensors"), taps=TAPS)
 
 
 @pytest.mark.usefixtures("torchs_file")
@@ -253,6 +295,23 @@ def test_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     assert weights.cache_folder() == Path("/xdg/fastnst")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert weights.cache_folder() == Path.home() / ".cache" / "fastnst"
+
+
+def test_a_cache_without_a_home_is_this_users_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FASTNST_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", Mock(side_effect=RuntimeError))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = weights.cache_folder()
+    assert folder.parent == tmp_path
+    assert folder.stat().st_mode & 0o777 == 0o700
+    folder.chmod(0o777)
+    assert weights.cache_folder() == Path(os.devnull) / "fastnst"
+    folder.rmdir()
+    folder.symlink_to(tmp_path)
+    assert weights.cache_folder() == Path(os.devnull) / "fastnst"
+    monkeypatch.setenv("FASTNST_CACHE", "~nobody-of-this-name/cache")
+    assert weights.cache_folder() == Path("~nobody-of-this-name/cache")
 
 
 def assert_not_downloaded(tmp_path: Path, *words: str) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import struct
 import sys
 import threading
 import warnings
@@ -19,11 +20,16 @@ from fastnst.errors import ImageError
 from fastnst.image.files import GIVE_A_PICTURE, MAX_PIXELS
 
 MIN_SIDE = 2
+MAX_SIDE = 1_000_000
+"""A picture is read by whole rows, each of which is held several times over."""
 
 _NPY_MAGIC = b"\x93NUMPY"
 # The formats that libvips lacks. Pillow opens others too, which start another program (EPS) or hold no photographs.
 _PILLOW_FORMATS = ("BMP", "DIB", "JPEG2000", "PPM", "PSD", "QOI", "TGA", "PCX", "SGI")
 _ORIENTATION = 274  # EXIF's tag
+# Bytes of a TIFF's values by their type; the others have 8.
+_TIFF_VALUES = {1: 1, 2: 1, 3: 2, 4: 4, 6: 1, 7: 1, 8: 2, 9: 4, 11: 4, 13: 4}
+_MOST_TIFF_ENTRIES = 4096
 # Pillow's limit of pixels and Python's warning filters belong to the whole process.
 _PILLOW_LOCK = threading.Lock()
 
@@ -37,6 +43,8 @@ def open_image(held: str | bytes, what: str, access: str = "sequential", max_pix
     options: dict[str, Any] = {"access": access, "fail_on": "error"}
     if _head(held)[:2] in (b"II", b"MM"):
         options["unlimited"] = True  # a strip may be the whole picture; its size is checked on the header
+        with decoding(what), opened(held) as file:
+            _check_tiff(file, what)
     source = vips.Source
     with decoding(what):
         try:
@@ -110,6 +118,27 @@ def is_npy(held: str | bytes) -> bool:
 def _head(held: str | bytes) -> bytes:
     with opened(held) as file:
         return file.read(len(_NPY_MAGIC))
+
+
+def _check_tiff(file: IO[bytes], what: str) -> None:
+    """Raises ImageError where the values of a TIFF's first folder, all of which are read, are more than the file is:
+    they overlap. What is no TIFF is left to libvips."""
+    head = file.read(16)
+    order, is_big = "<" if head[:1] == b"I" else ">", head[2:4] in (b"\x2b\0", b"\0\x2b")
+    start, count, entry = ("Q", "Q", "HHQQ") if is_big else ("I", "H", "HHII")
+    try:
+        (offset,) = struct.unpack_from(order + start, head, 8 if is_big else 4)
+        length = file.seek(0, os.SEEK_END)
+        file.seek(min(offset, length))
+        (entries,) = struct.unpack(order + count, file.read(struct.calcsize(order + count)))
+        size = struct.calcsize(order + entry)
+        rows = file.read(size * min(entries, _MOST_TIFF_ENTRIES))
+    except struct.error:
+        return
+    kinds = struct.iter_unpack(order + entry, rows[: len(rows) // size * size])
+    claimed = sum(_TIFF_VALUES.get(kind, 8) * values for _, kind, values, _ in kinds)
+    if entries > _MOST_TIFF_ENTRIES or claimed > length:
+        raise ImageError(f"{what} is damaged (its tags claim more than the file holds); fetch or export it again")
 
 
 def opened(held: str | bytes) -> IO[bytes]:
@@ -188,11 +217,14 @@ def _unguarded() -> Iterator[None]:
 
 
 def check_size(height: int, width: int, what: str, max_pixels: int | None = None) -> None:
-    """Raises ImageError, which begins with `what`, for a side of less than `MIN_SIDE`, or more than `max_pixels`."""
+    """Raises ImageError, which begins with `what`, for a side of less than `MIN_SIDE`; of a file, for more than its
+    `max_pixels`, and for a side of more than `MAX_SIDE`."""
     if max_pixels is not None and width * height > max_pixels:
         raise ImageError(
             f"{what} is {width}×{height} = {width * height} pixels, more than the limit of {max_pixels} pixels; "
             "reduce it, or raise --max-pixels (max_pixels=…)"
         )
+    if max_pixels is not None and max(height, width) > MAX_SIDE:
+        raise ImageError(f"{what} is {width}×{height} pixels; a side may have at most {MAX_SIDE}; crop it first")
     if min(height, width) < MIN_SIDE:
         raise ImageError(f"{what} is {width}×{height} pixels; it must be at least {MIN_SIDE}×{MIN_SIDE}")

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import stat
 import sys
 import tempfile
 import warnings
@@ -80,6 +81,7 @@ def load_weights(
     - a path: a `.pth`, `.pt` (plain tensors only, nothing in it is executed) or `.safetensors` file. Torchvision's
       names (`features.0.weight`, also inside `state_dict` or after `module.`) mean ImageNet preprocessing; the names of
       Gatys' Caffe model (`conv1_1.weight`) mean BGR in 0…255 less the mean; a file of `save_weights` says itself.
+      With a file PATH.sha256 beside it, as sha256sum writes it, no other bytes than those are taken.
       The names are all there is to go by: Caffe weights under torchvision's names, as in jcjohnson's VGG files, are
       prepared wrongly unless they are written anew by `save_weights`, with the preprocessing of Caffe.
 
@@ -125,14 +127,27 @@ def load_weights(
 def cache_folder() -> Path:
     """The folder of what is kept between runs: $FASTNST_CACHE, else $XDG_CACHE_HOME/fastnst, else ~/.cache/fastnst; for
     a user without a home, one among the temporary files."""
+    # Path.expanduser raises for an unknown user.
     if own := os.environ.get("FASTNST_CACHE"):
-        return Path(own).expanduser()
+        return Path(os.path.expanduser(own))  # noqa: PTH111
     if shared := os.environ.get("XDG_CACHE_HOME"):
-        return Path(shared).expanduser() / "fastnst"
+        return Path(os.path.expanduser(shared)) / "fastnst"  # noqa: PTH111
     try:
         return Path.home() / ".cache" / "fastnst"
     except RuntimeError:
-        return Path(tempfile.gettempdir()) / f"fastnst-{os.getuid()}"
+        return _temporary_cache()
+
+
+def _temporary_cache() -> Path:
+    """A folder of this user's alone among the temporary files; where that name is another's, one that cannot be."""
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    folder = Path(tempfile.gettempdir()) / f"fastnst-{user}"
+    with suppress(OSError):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == user and not status.st_mode & 0o022:
+            return folder
+    return Path(os.devnull) / "fastnst"
 
 
 def _exists(path: Path) -> bool:
@@ -170,9 +185,7 @@ def _local_imagenet(network: str, convolutions: Sequence[Layer]) -> Weights | No
     try:
         if not checkpoint.is_file():
             return None
-        with checkpoint.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest.startswith(CHECKPOINTS[network]):
+        if _sha256_of(checkpoint).startswith(CHECKPOINTS[network]):
             return _from_torchvision(checkpoint, network, convolutions)
         reason = "its SHA-256 is not the one in its name"
     except OSError as error:
@@ -186,6 +199,8 @@ def _cached_imagenet(network: str, convolutions: Sequence[Layer]) -> Weights | N
     if not _exists(cached):
         return None
     try:
+        if not _exists(_digest_file(cached)):
+            raise WeightsError(f"weights file {cached} has no SHA-256 beside it; fetch it again")
         return _from_file(cached, network, convolutions, source="imagenet")
     except WeightsError as error:
         _warn(f"a file of the weights cache is unusable and deleted: {error}")
@@ -265,6 +280,7 @@ def _from_torchvision(path: Path, network: str, convolutions: Sequence[Layer]) -
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
         save_weights(cached, network, tensors, file.preprocessing)
+        _digest_file(cached).write_text(f"{_sha256_of(cached)}  {cached.name}\n", encoding="ascii")
     except OSError as error:
         _warn(f"the weights are used but not kept: cannot write {cached} ({error.strerror or error})")
     wanted = {
@@ -290,7 +306,31 @@ def _is_offline() -> bool:
     return os.environ.get("FASTNST_OFFLINE", "") not in ("", "0")
 
 
+def _digest_file(path: Path) -> Path:
+    """The place beside a file of its SHA-256, as the command sha256sum writes it."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_digest(path: Path, network: str) -> None:
+    """Raises WeightsError for a file that is not the one whose SHA-256 is beside it or, as torchvision's, in its name.
+
+    What cannot be read is told by those who read it.
+    """
+    expected = CHECKPOINTS[network] if path.name == f"{_checkpoint_stem(network)}.pth" else ""
+    with suppress(OSError, ValueError):
+        expected = (_digest_file(path).read_text(encoding="ascii").split() or ["none"])[0].lower()
+    with suppress(OSError):
+        if expected and not _sha256_of(path).startswith(expected):
+            raise WeightsError(f"weights file {path} is damaged: its SHA-256 is not {expected}; fetch it again")
+
+
 def _from_file(path: Path, network: str, convolutions: Sequence[Layer], source: str) -> Weights:
+    _check_digest(path, network)
     file = open_weights(path, network)
     return _weights(source, network, read_convolutions(file, convolutions), file.preprocessing)
 

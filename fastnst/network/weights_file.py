@@ -7,6 +7,7 @@ import re
 import secrets
 import threading
 import warnings
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -138,6 +139,8 @@ def _open_pickle(path: Path) -> _Contents:
     with path.open("rb") as file:
         is_zip = file.read(4) == b"PK\x03\x04"
     try:
+        if is_zip:
+            check_archive(path)
         with _quietly():  # torch doubts pickle protocol 3, and reads it
             # A mapped file is never unpacked, whatever sizes it claims.
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
@@ -150,6 +153,18 @@ def _open_pickle(path: Path) -> _Contents:
             f"weights file {path} holds a {kind}, not named tensors; save the model's state_dict() in it"
         )
     return _Contents([key for key in state if isinstance(key, str)], state.__getitem__, {})
+
+
+def check_archive(path: Path) -> None:
+    """Raises ValueError or BadZipFile for a file of torch.save with a flipped bit, which torch.load takes for what was
+    written, and for one whose parts are packed or overlap, and would grow."""
+    with zipfile.ZipFile(path) as archive:
+        parts = archive.infolist()
+        packed = any(part.compress_type != zipfile.ZIP_STORED for part in parts)
+        if packed or sum(part.file_size for part in parts) > path.stat().st_size:
+            raise ValueError("its parts are more than the file holds")
+        if (damaged := archive.testzip()) is not None:
+            raise ValueError(f"{damaged} is not what was written")
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """How much memory a run may take: what the user allows, what this process holds, and what the machine has left."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 # Of what is free, the part that a run may take: other processes and the allocator's rounding need the rest.
 USABLE = 0.9
 _CGROUP = Path("/sys/fs/cgroup")
+_OWN_GROUPS = Path("/proc/self/cgroup")
 # What a control group without a limit says may be a number near 2⁶³.
 _UNLIMITED = 1 << 60
 
@@ -40,7 +42,9 @@ def free_bytes(device: torch.device) -> int | None:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return min((size for size in (_available(), _cgroup_left()) if size is not None), default=None)
+    return min(
+        (size for size in (_available(), _cgroup_left(), _address_space_left()) if size is not None), default=None
+    )
 
 
 def _available() -> int | None:
@@ -57,28 +61,56 @@ def _available() -> int | None:
 
 
 def _cgroup_left() -> int | None:
-    """Bytes left of the limit of this process's control group: a container's, mostly."""
+    """Bytes left of the limits of this process's control groups, each of which is in another: a container's, mostly."""
     left = []
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
+    for folder, limit, used in _control_groups():
         try:
-            allowed, taken = ((_CGROUP / name).read_text().strip() for name in (limit, used))
+            allowed, taken = ((folder / name).read_text().strip() for name in (limit, used))
         except OSError:
             continue
         if allowed.isdecimal() and int(allowed) < _UNLIMITED:
-            left.append(max(int(allowed) - int(taken) + _reclaimable(), 0))
+            left.append(max(int(allowed) - int(taken) + _reclaimable(folder), 0))
     return min(left, default=None)
 
 
-def _reclaimable() -> int:
+def _control_groups() -> Iterator[tuple[Path, str, str]]:
+    """The folders of the control groups, of both versions, with the names of their limit and of what is in use."""
+    try:
+        lines = _OWN_GROUPS.read_text().splitlines()
+    except OSError:
+        lines = []
+    rows = [line.split(":", 2) for line in lines if line.count(":") >= 2]
+    groups = {controller: path for _, controllers, path in rows for controller in controllers.split(",")}
+    for kind, root, names in (
+        ("", _CGROUP, ("memory.max", "memory.current")),
+        ("memory", _CGROUP / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")),
+    ):
+        # A container may not see the folders that its path names; it sees its own as the root.
+        own = root / groups.get(kind, "").lstrip("/")
+        for folder in dict.fromkeys((own, *own.parents)):
+            if folder.is_relative_to(root):
+                yield folder, *names
+
+
+def _reclaimable(folder: Path) -> int:
     """Bytes of files in the group's use, which the system gives up when it needs memory."""
     try:
-        lines = (_CGROUP / "memory.stat").read_text().splitlines()
+        lines = (folder / "memory.stat").read_text().splitlines()
     except OSError:
         return 0
     return sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+
+
+def _address_space_left() -> int | None:
+    """Bytes left of what `ulimit -v` allows; None without a limit. Some of them hold nothing, as threads' stacks."""
+    try:
+        import resource
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    except (ImportError, OSError, ValueError):
+        return None
+    taken = _status_bytes("VmSize")
+    return None if limit == resource.RLIM_INFINITY or taken is None else max(limit - taken, 0)
 
 
 def _status_bytes(name: str) -> int | None:

@@ -3,8 +3,7 @@
 import contextlib
 import json
 import warnings
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,10 @@ import torch
 from torch import Tensor
 
 from fastnst.errors import FastnstError, FastnstWarning, ImageError
-from fastnst.image.files import check_place
+from fastnst.image.files import check_place, real_target
 from fastnst.image.read import Source
 from fastnst.image.write import replacing
+from fastnst.network.weights_file import check_archive
 from fastnst.options.masks import mask_hashes
 from fastnst.options.options import START_WORDS
 from fastnst.transfer.inputs import Styles, recorded_canvas
@@ -29,6 +29,17 @@ _FREE = ("init", "masks", "device", "tile", "max_memory", "max_pixels")
 
 class CheckpointError(FastnstError):
     """A checkpoint that cannot be written, read or gone on with."""
+
+
+@contextlib.contextmanager
+def _of_a_run() -> Iterator[None]:
+    """Raises CheckpointError where the facts in the block are of other kinds than a run's."""
+    try:
+        yield
+    except FastnstError:
+        raise
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise CheckpointError("the checkpoint holds other facts than a run has; begin anew") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +68,7 @@ class SavedRun:
     tensors: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
 
+    @_of_a_run()
     def inputs(
         self,
         *,
@@ -101,6 +113,7 @@ def check_checkpoint(path: Path) -> None:
         raise CheckpointError(str(error)) from None
 
 
+@_of_a_run()
 def check_same_inputs(saved: Mapping[str, Any], present: Mapping[str, Any]) -> None:
     """Raises CheckpointError where pictures, options or sizes of a run are not those of the `saved` one.
 
@@ -131,6 +144,7 @@ def check_same_inputs(saved: Mapping[str, Any], present: Mapping[str, Any]) -> N
         )
 
 
+@_of_a_run()
 def check_same_network(saved: Mapping[str, Any], present: Mapping[str, Any]) -> None:
     """Raises CheckpointError where the weights of a run are not those of the `saved` one.
 
@@ -156,15 +170,17 @@ def _check_same(role: str, saved: Mapping[str, Any], present: Mapping[str, Any])
 def save_run(path: Path, run: SavedRun) -> None:
     """Writes `run` to `path`, whole or not at all: a file of `torch.save`. Raises CheckpointError if that fails.
 
-    Tensors go from their device to the file one at a time. The file is on the disk before it replaces the last one.
+    Tensors go from their device to the file one at a time. The file is on the disk before it replaces the last one,
+    which stays beside it as `.prev`. A symbolic link is followed.
     """
     facts = {name: getattr(run, name) for name in _FACTS}
     facts["losses"] = [record.as_dict() for record in run.losses]
     contents = {"kind": _KIND, "format": FORMAT, "run": json.dumps(facts)}
     try:
-        with replacing(path) as file:
+        target = real_target(str(path))
+        with replacing(target, before=_before(target)) as file:
             torch.save({**contents, "tensors": dict(run.tensors), "optimizer": dict(run.optimizer)}, file)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ImageError) as error:
         # torch's writer hides what the system said.
         reason = error.__context__ if isinstance(error.__context__, OSError) else error
         raise CheckpointError(f"checkpoint {path} cannot be written: {reason}") from error
@@ -173,17 +189,33 @@ def save_run(path: Path, run: SavedRun) -> None:
 _FACTS = tuple(name for name in SavedRun.__dataclass_fields__ if name not in ("tensors", "optimizer"))
 
 
+def _before(path: Path) -> Path:
+    """The place of the checkpoint that the one at `path` has replaced."""
+    return path.with_name(f"{path.name}.prev")
+
+
 def load_run(path: Path, *, check: bool = True) -> SavedRun:
     """Opens what `save_run` wrote: its tensors are read where they are used, from the file as it is now.
 
-    With `check` all of it is read once. Raises CheckpointError, with the reason, for anything else or if it is damaged.
+    With `check` all of it is read once. Where it is missing or damaged and the checkpoint before it is not, that is
+    opened, with a FastnstWarning. Raises CheckpointError, with the reason, for anything else.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            # torch.load takes a flipped bit for what was written.
-            damaged = archive.testzip() if check else None
-        if damaged is not None:
-            raise CheckpointError(f"checkpoint {path} is damaged: {damaged} is not what was written; begin anew")
+        return _load_run(path, check=check)
+    except CheckpointError as error:
+        try:
+            before = _before(real_target(str(path)))
+            run = _load_run(before, check=check)
+        except (CheckpointError, ImageError):
+            raise error from None
+        warnings.warn(f"{error}; going on from the checkpoint before it, {before}", FastnstWarning, stacklevel=2)
+        return run
+
+
+def _load_run(path: Path, *, check: bool) -> SavedRun:
+    try:
+        if check:
+            check_archive(path)
         # By such a name torch.load expects another format.
         with path.open("rb") if path.suffix == ".safetensors" else contextlib.nullcontext(path) as source:
             contents = torch.load(source, map_location="cpu", mmap=source is path, weights_only=True)
@@ -238,5 +270,7 @@ def _is_sound(run: SavedRun) -> bool:
         and isinstance(run.finished, bool)
         and isinstance(run.seconds, int | float)
         and all(isinstance(tensor, Tensor) for tensor in tensors)
-        and "image" in run.tensors
+        and tuple(run.tensors["image"].shape)
+        == (1, 3, *(parameters["sizes"][run.scale][side] for side in ("height", "width")))
+        and run.tensors["image"].is_floating_point()
     )

@@ -1,17 +1,19 @@
 """A movie of the image as it forms: mp4, gif or webp, from frames on the disk."""
 
 import importlib.util
-import secrets
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from PIL import Image
 
 from fastnst.errors import ImageError, OptionError
-from fastnst.image.files import check_place
+from fastnst.image.files import check_place, real_target
 from fastnst.image.resize import fitted_size
+from fastnst.image.write import replacing
 
 SUFFIXES = (".mp4", ".gif", ".webp")
 
@@ -37,15 +39,16 @@ def write_movie(path: Path, frames: Sequence[Path], rate: Fraction) -> None:
 
     The last one stays for a second and a half. Raises ImageError where it cannot be written.
     """
-    temporary = path.with_name(f".fastnst-{secrets.token_hex(8)}{path.suffix}")
+    form = path.suffix.lower()[1:]
     try:
-        (_write_mp4 if path.suffix.lower() == ".mp4" else _write_pictures)(temporary, frames, rate)
-        temporary.replace(path)
+        with replacing(real_target(str(path))) as file:
+            if form == "mp4":
+                _write_mp4(file, frames, rate)
+            else:
+                _write_pictures(file, form, frames, rate)
     except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise ImageError(f"movie {str(path)!r} could not be written ({reason}); free some space") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _opened(paths: Sequence[Path]) -> Iterator[Image.Image]:
@@ -54,26 +57,31 @@ def _opened(paths: Sequence[Path]) -> Iterator[Image.Image]:
             yield frame.convert("RGB")
 
 
-def _write_pictures(path: Path, paths: Sequence[Path], rate: Fraction) -> None:
+def _write_pictures(file: IO[bytes], form: str, paths: Sequence[Path], rate: Fraction) -> None:
     """Writes a GIF with a palette of its own for each frame, or a WebP."""
     # GIF counts in hundredths of a second.
     milliseconds = max(10, round(1000 / rate / 10) * 10)
     durations = [milliseconds] * (len(paths) - 1) + [max(milliseconds, int(1000 * _HELD_SECONDS))]
     frames, options = _opened(paths), dict[str, Any](quality=90, method=4)
-    if path.suffix.lower() == ".gif":
+    if form == "gif":
         frames, options = (frame.quantize(256, Image.Quantize.MEDIANCUT) for frame in frames), {"disposal": 1}
     first = next(frames)
-    first.save(path, save_all=True, append_images=frames, duration=durations, loop=0, **options)
+    first.save(file, form, save_all=True, append_images=frames, duration=durations, loop=0, **options)
 
 
-def _write_mp4(path: Path, paths: Sequence[Path], rate: Fraction) -> None:
+def _write_mp4(file: IO[bytes], paths: Sequence[Path], rate: Fraction) -> None:
     """Writes H.264 in yuv420p, which every player takes."""
     import av
 
-    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
-        stream = container.add_stream("libx264", rate=rate, options={"crf": "18", "preset": "medium"})
-        (stream.width, stream.height), stream.pix_fmt = next(_opened(paths)).size, "yuv420p"
-        for number, frame in enumerate(_opened(paths), start=1):
-            for _ in range(max(1, round(_HELD_SECONDS * rate)) if number == len(paths) else 1):
-                container.mux(stream.encode(av.VideoFrame.from_image(frame)))
-        container.mux(stream.encode())
+    # What comes last is moved to the front in the end, for which a path is needed.
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "movie.mp4"
+        with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+            stream = container.add_stream("libx264", rate=rate, options={"crf": "18", "preset": "medium"})
+            (stream.width, stream.height), stream.pix_fmt = next(_opened(paths)).size, "yuv420p"
+            for number, frame in enumerate(_opened(paths), start=1):
+                for _ in range(max(1, round(_HELD_SECONDS * rate)) if number == len(paths) else 1):
+                    container.mux(stream.encode(av.VideoFrame.from_image(frame)))
+            container.mux(stream.encode())
+        with path.open("rb") as made:
+            shutil.copyfileobj(made, file)

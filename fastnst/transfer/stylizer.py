@@ -161,7 +161,7 @@ class Stylizer:
     ) -> Result:
         """Goes on with the run of this stylizer's options whose checkpoint is at `path`; see `fastnst.resume`."""
         watching = Watch(checkpoint=path, **watch)
-        saved = load_run(Path(path), check=self._ranks.leads)
+        saved = load_run(Path(path))
         return self.prepare(content, saved).run(watching)
 
     def prepare(

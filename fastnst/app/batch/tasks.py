@@ -3,6 +3,8 @@
 import json
 import os
 import string
+import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -15,6 +17,7 @@ from fastnst.app.batch.manifest import ManifestError, Row, for_each
 from fastnst.errors import ImageError, OptionError
 from fastnst.image.files import contents, make_folder, pictures_at
 from fastnst.image.metadata import read_parameters, to_json
+from fastnst.image.read import open_picture
 from fastnst.image.write import check_output_path
 from fastnst.network.runtime import resolve_runtime
 from fastnst.network.weights import load_weights
@@ -171,7 +174,7 @@ def with_memory_shares(tasks: Iterable[Task], workers: int) -> list[Task]:
 
 
 def is_done(task: Task, sha256_of: Callable[[str, str], str]) -> bool:
-    """Says if the task's output was made by a run like the task's that came to its end.
+    """Says if the task's output is whole, and was made by a run like the task's that came to its end.
 
     Pictures, weights and options must be the same, but for those that say where and in how much memory the run happens.
     `sha256_of(role, path)` is a picture's `fingerprint`; it is not asked for before all else agrees. Of a clip it is
@@ -194,7 +197,17 @@ def is_done(task: Task, sha256_of: Callable[[str, str], str]) -> bool:
         and isinstance(weights, dict)
         and weights.get("sha256") == task.weights_sha256
         and not any(changed_inputs(record, task.content, task.styles, options, sha256_of))
+        and _is_whole(task.output)
     )
+
+
+def _is_whole(path: str) -> bool:
+    """True for a picture that can be read to its last row: metadata come before the pixels."""
+    try:
+        deque(open_picture(path, role="output", max_pixels=sys.maxsize).parts(), maxlen=0)
+    except ImageError:
+        return False
+    return True
 
 
 def missing_inputs(tasks: Iterable[Task]) -> list[Outcome]:

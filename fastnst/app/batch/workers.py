@@ -40,6 +40,14 @@ _POLL = 0.2  # seconds between looks at whether to stop
 _LAST_WORDS = 5.0  # seconds that workers have to end by themselves
 _LOST = "its worker died twice, the second time while it worked alone; lower the size if memory ran out"
 
+# Workers that die one after the other before they have begun.
+_MOST_STILLBORN = 3
+
+
+class _CannotStart(Exception):
+    """Worker after worker has died while it started."""
+
+
 _worker: "Worker | None" = None  # of this process, where it is one
 
 
@@ -49,10 +57,18 @@ def run_batch(
     """Yields the outcome of each task as it comes, and closes the pool in the end.
 
     Once `should_stop` says so, no more tasks are given out, and those at work end as interrupted. The tasks that were
-    at work when a worker died are tried once more, one by one. Raises FastnstError where no worker can start.
+    at work when a worker died are tried once more, one by one. Where no worker can start any more, those that are left
+    fail.
     """
+    ended = set()
     try:
-        yield from _outcomes(tasks, pool, should_stop, pool.workers)
+        for outcome in _outcomes(tasks, pool, should_stop, pool.workers):
+            ended.add(outcome.task.number)
+            yield outcome
+    except _CannotStart as error:
+        for task in tasks:
+            if task.number not in ended:
+                yield Outcome(task, "failed", error=str(error))
     finally:
         pool.close()
 
@@ -102,6 +118,7 @@ class ProcessPool:
         lifeline, self._held = self._context.Pipe(duplex=False)
         stop, started = self._context.Event(), self._context.Event()
         self._start = _Start(lifeline, stop, started, threads=threads, resume=resume)
+        self._stillborn = 0
         self._executor = self._made()
 
     def submit(self, task: Task) -> Future[Outcome]:
@@ -111,19 +128,21 @@ class ProcessPool:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT]) if masks else None
         try:
             return self._executor.submit(_run, task)
-        except BrokenProcessPool as error:
+        except (BrokenProcessPool, OSError) as error:  # OSError: no process is to be had
             future: Future[Outcome] = Future()
-            future.set_exception(error)
+            future.set_exception(BrokenProcessPool(str(error)))
             return future
         finally:
             if before is not None:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def renew(self) -> None:
-        """Puts new processes in the place of all. Raises FastnstError where none has ever come to life."""
+        """Puts new processes in the place of all. Raises `_CannotStart` where none comes to life, time after time."""
         self._executor.shutdown()
-        if not self._start.started.is_set():
-            raise FastnstError("a worker could not start; see above, or lower --workers")
+        self._stillborn = 0 if self._start.started.is_set() else self._stillborn + 1
+        if self._stillborn == _MOST_STILLBORN:
+            raise _CannotStart("a worker could not start; see above, or lower --workers")
+        self._start.started.clear()
         self._executor = self._made()
 
     def stop(self) -> None:

@@ -86,8 +86,11 @@ def _place(image: str, role: str, recorded: object, given: str | None = None) ->
     """The path of an input: the given one, or the recorded one, from here or from the image's own folder."""
     if given is not None:
         return given
-    name = str(recorded)
-    for path in (Path(name), Path(image).parent / name, Path(image).parent / Path(name).name):
+    name, beside = str(recorded), Path(image).parent
+    places = [Path(name), beside / name, beside / Path(name).name]
+    if (plain := name.replace("\\", "/")).startswith("//"):  # a record is not to make Windows call another machine
+        places = [beside / plain.rpartition("/")[2]]
+    for path in places:
         try:
             if path.is_file():
                 return str(path)

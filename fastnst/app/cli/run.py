@@ -6,14 +6,16 @@ Of processes that torchrun started the first does what it does alone, the others
 """
 
 import json
+import secrets
 import shlex
 import signal
 import sys
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable as Function
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,7 +25,7 @@ from tqdm import tqdm
 from fastnst.app.cli import EXIT_BAD_INPUT, EXIT_INTERRUPTED
 from fastnst.app.cli.arguments import STANDARD, Outputs
 from fastnst.app.cli.job import Job, callbacks_of, watch_of
-from fastnst.errors import FastnstError, FastnstWarning, Interrupted, OptionError
+from fastnst.errors import FastnstError, FastnstWarning, ImageError, Interrupted, OptionError
 from fastnst.image.write import check_output_path
 from fastnst.network.runtime import is_out_of_memory, resolve_runtime
 from fastnst.options.options import resolve_options
@@ -78,9 +80,9 @@ def execute(job: Job, *callbacks: Callback, saved: Path | None = None, ranks: Ra
                     result = prepared.run(watch_of(outputs, callback))
                 watch.save(result)
         except DivergedError as error:
-            watch.save(error.result)
+            place = watch.written(error.result)
             _report(job, error.result)
-            raise FastnstError(f"{error}. The best image before that is in {outputs.label}") from None
+            raise FastnstError(f"{error}. The best image before that is in {place}") from None
         except KeyboardInterrupt:
             raise Interrupted(watch.rescue()) from None
         except Exception as error:
@@ -98,8 +100,12 @@ def execute(job: Job, *callbacks: Callback, saved: Path | None = None, ranks: Ra
 
 
 def _follow(job: Job, ranks: Ranks, saved: Path | None) -> int:
-    """The part of a process that writes and prints nothing, and that the first one stops."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """The part of a process that writes and prints nothing, and that the first one stops.
+
+    torchrun ends all processes where one fails, or where it is told to end itself: the first one may be writing then.
+    """
+    for number in _STOPPING:
+        signal.signal(number, signal.SIG_IGN)
     warnings.simplefilter("ignore", FastnstWarning)
     try:
         # Problems that the first one finds before the run, it reports for all.
@@ -111,10 +117,10 @@ def _follow(job: Job, ranks: Ranks, saved: Path | None) -> int:
     stylizer.load(progress=False)
     try:
         # The callback only stands for that of the first process, which alone is called.
-        prepared = stylizer.prepare(content, None if saved is None else load_run(saved, check=False))
+        prepared = stylizer.prepare(content, None if saved is None else load_run(saved))
         prepared.run(watch_of(job.outputs, lambda _: None))
     except DivergedError:
-        raise SystemExit(EXIT_BAD_INPUT) from None
+        pass  # the first one says so
     return 0
 
 
@@ -152,7 +158,28 @@ class _Watch:
     def save(self, result: Result) -> None:
         """Writes the result; Ctrl-C waits until that is done."""
         self.saving = True
-        self.labelled(result).save(self.outputs.target, **self.outputs.form)
+        place = self.written(self.labelled(result))
+        if place != self.outputs.label:
+            self.last = None  # it is saved
+            raise FastnstError(f"the image is in {place}")
+
+    def written(self, image: Result | Iterate) -> str:
+        """Writes the image; where that fails, to another place than was asked for. Returns where it is, and why there.
+
+        Raises ImageError where it can be written nowhere.
+        """
+        outputs = self.outputs
+        try:
+            image.save(outputs.target, **outputs.form)
+            return outputs.label
+        except ImageError as error:
+            suffix = f".{outputs.format or 'png'}" if outputs.output == STANDARD else Path(outputs.output).suffix
+            for folder in (Path.cwd(), Path(tempfile.gettempdir())):
+                path = folder / f"fastnst-rescued-{secrets.token_hex(4)}{suffix}"
+                with suppress(ImageError):
+                    image.save(path, **outputs.form)
+                    return f"{path}, for {error}"
+            raise
 
     def stop(self, number: int, frame: object) -> None:
         """Ends the run at the first signal after the present iteration, at the second one at once."""
@@ -166,8 +193,10 @@ class _Watch:
         """Writes the last image of a run that failed, and says so."""
         if self.last is None:
             return "Nothing was computed yet, so nothing was saved"
-        self.last.save(self.outputs.target, **self.outputs.form)
-        return f"The image of iteration {self.last.record.iteration} is in {self.outputs.label}"
+        try:
+            return f"The image of iteration {self.last.record.iteration} is in {self.written(self.last)}"
+        except ImageError as error:
+            return f"The image of iteration {self.last.record.iteration} is lost: {error}"
 
 
 @contextmanager

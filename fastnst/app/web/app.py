@@ -27,7 +27,7 @@ from fastnst.app.web.results import SUFFIXES, Kept, Limits, Request, Upload, rea
 from fastnst.app.web.session import Session, continued
 from fastnst.app.web.studio import Studio
 from fastnst.app.web.ticket import Ticket
-from fastnst.errors import FastnstError, OptionError
+from fastnst.errors import FastnstError, ImageError, OptionError
 from fastnst.examples import NAMES, example
 from fastnst.options.options import START_WORDS
 
@@ -37,6 +37,9 @@ _LOOK_SECONDS = 0.2
 _SIGN_OF_LIFE_SECONDS = 10.0
 _MOST_JSON_BYTES = 100_000
 _CLOSING_SECONDS = 10.0
+_BODY_SECONDS = 120.0
+# Of the longest file's length; what arrives at once is held in memory.
+_MOST_ARRIVING = 4
 _HEADERS = {
     # Nothing from elsewhere, not even by mistake.
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
@@ -80,6 +83,9 @@ class App:
         self._studio = Studio(host, limits, self._session.keep)
         self._run = threading.Thread()
         self._closing = False
+        self._arriving = 0
+        # A picture takes far more memory than its file while it is read.
+        self._decoding = asyncio.Lock()
         result = "/api/results/{name}"
         self.asgi = Starlette(
             routes=[
@@ -162,14 +168,28 @@ class App:
         name, role = call.query_params.get("name", "picture"), call.query_params.get("role", "content")
         if role not in ("content", "style"):
             raise OptionError(f"{role[:20]!r} is no role of a picture; choose content or style")
-        data = await _body(call, lambda count: self._limits.check_bytes(count, name))
-        upload = await run_in_threadpool(read_upload, name, data, self._limits, role=role)
+        held = 0
+
+        def check(count: int) -> None:
+            nonlocal held
+            self._limits.check_bytes(count, name)
+            self._arriving, held = self._arriving + count - held, count
+            if self._arriving > _MOST_ARRIVING * self._limits.upload_bytes:
+                raise ImageError(f"{name} has to wait, for too many pictures arrive at once; drop it again in a moment")
+
+        try:
+            data = await _body(call, check)
+            async with self._decoding:
+                upload = await run_in_threadpool(read_upload, name, data, self._limits, role=role)
+        finally:
+            self._arriving -= held
         return JSONResponse(_facts(upload, self._session.add_upload(upload)))
 
     async def _example(self, call: Call) -> Response:
         path = example(call.path_params["name"])
         # The page's own pictures have the usual limits, whatever those of others are.
-        upload = await run_in_threadpool(read_upload, path.name, path.read_bytes(), Limits())
+        async with self._decoding:
+            upload = await run_in_threadpool(read_upload, path.name, path.read_bytes(), Limits())
         return JSONResponse(_facts(upload, self._session.add_upload(upload)))
 
     async def _uploaded(self, call: Call) -> Response:
@@ -206,7 +226,11 @@ class App:
         ticket = Ticket(request, self._studio.options(request))
         self._session.take(ticket)
         self._run = threading.Thread(target=self._studio.run, args=(ticket,), daemon=True)
-        self._run.start()
+        try:
+            self._run.start()
+        except RuntimeError:  # no thread is to be had
+            ticket.finish(None, failed=True)
+            raise OptionError("this machine can start nothing more now; try again in a while") from None
         return JSONResponse({"run": request.number})
 
     async def _stop(self, call: Call) -> Response:
@@ -229,7 +253,8 @@ class App:
 
     async def _file(self, call: Call) -> Response:
         kept, format = self._result(call), call.query_params.get("format", "png")
-        data = await run_in_threadpool(kept.file, format)
+        async with self._decoding:
+            data = await run_in_threadpool(kept.file, format)
         name = kept.request.name + kept.suffixes[format]
         disposition = {"Content-Disposition": f'attachment; filename="{name}"'}
         kind = "video" if format == "mp4" else "image"
@@ -279,13 +304,18 @@ def _picture(data: bytes) -> Response:
 
 
 async def _body(call: Call, check: Callable[[int], None]) -> bytes:
-    """The call's body; `check` gets the length that it promises, and its length so far."""
+    """The call's body; `check` gets the length that it promises, and its length so far. Raises OptionError where it
+    takes too long."""
     promised = call.headers.get("content-length", "")
     check(int(promised) if promised.isdecimal() else 0)
     data = bytearray()
-    async for part in call.stream():
-        data += part
-        check(len(data))
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            async for part in call.stream():
+                data += part
+                check(len(data))
+    except TimeoutError:
+        raise OptionError(f"this took more than {_BODY_SECONDS:.0f} seconds to arrive; try again") from None
     return bytes(data)
 
 

@@ -35,15 +35,15 @@ _MOST_LETTERS = 100
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """The most that may be asked of the page: of each picture (`upload_bytes`, `pixels`), of the long edge of a result
-    and of a style at the scale that it is read at (`size`), of a run's styles, of the history with its pictures, and of
-    a clip's frames.
-    Raises OptionError for less than 1 of anything, and for a size under 64 pixels.
+    and of a style at the scale that it is read at (`size`), of a run's styles and `seconds`, of the history with its
+    pictures, and of a clip's frames. Raises OptionError for less than 1 of anything, and for a size under 64 pixels.
     """
 
     upload_bytes: int = 32_000_000
     pixels: int = 50_000_000
     size: int = 2048
     styles: int = 4
+    seconds: int = 6 * 3600
     results: int = 24
     history_bytes: int = 512_000_000
     frames: int = 300

@@ -4,9 +4,11 @@ import asyncio
 import socket
 import sys
 from collections.abc import Mapping
-from typing import Any
+from contextlib import suppress
+from typing import Any, ClassVar
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from fastnst.app.web.app import App
 from fastnst.app.web.results import Limits
@@ -16,6 +18,12 @@ HOST = "127.0.0.1"
 """The page has no password, so that no other machine may reach it."""
 
 _CLOSING_SECONDS = 3
+# A browser says at once what it wants.
+_SILENT_SECONDS = 10.0
+_MOST_SILENT = 100
+_MOST_CONNECTIONS = 400
+# Beside the connections, of those that a process may have open.
+_OTHER_FILES = 200
 
 
 def serve(port: int, options: Mapping[str, Any], limits: Limits) -> None:
@@ -48,6 +56,47 @@ def bound(port: int) -> socket.socket:
         ) from None
 
 
+class Protocol(H11Protocol):
+    """A connection that is closed unless the head of a call comes within seconds; of those that are silent few stay."""
+
+    _silent: ClassVar[dict["Protocol", asyncio.TimerHandle]] = {}
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._wait()
+        if len(self._silent) > _MOST_SILENT or len(self.connections) > _MOST_CONNECTIONS:
+            next(iter(self._silent)).transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._wait_no_more()
+        elif self not in self._silent:
+            self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._wait_no_more()
+        super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        self._silent[self] = self.loop.call_later(_SILENT_SECONDS, self.transport.abort)
+
+    def _wait_no_more(self) -> None:
+        if (timer := self._silent.pop(self, None)) is not None:
+            timer.cancel()
+
+
+def allow_files() -> None:
+    """Lets this process have as many files open as there may be connections, where the system lets it."""
+    with suppress(ImportError, OSError, ValueError):
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = _MOST_CONNECTIONS + _OTHER_FILES
+        if soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard < 0 else min(wanted, hard), hard))
+
+
 class Server(uvicorn.Server):
     """Ends the pages' streams before it waits for the pages to go."""
 
@@ -55,7 +104,9 @@ class Server(uvicorn.Server):
         # All that uvicorn would read from the environment is said here.
         config = uvicorn.Config(
             app.asgi,
-            log_level="warning",
+            http=Protocol,
+            # A warning for each call that is no HTTP would fill the terminal.
+            log_level="error",
             access_log=False,
             workers=1,
             proxy_headers=False,
@@ -63,6 +114,7 @@ class Server(uvicorn.Server):
             ws="none",
             timeout_graceful_shutdown=_CLOSING_SECONDS,
         )
+        allow_files()
         super().__init__(config)
         self._app = app
 

@@ -5,6 +5,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -52,6 +53,14 @@ class Studio:
 
     def run(self, ticket: Ticket) -> None:
         """Makes the ticket's image. Whatever happens ends in the ticket, and the last image there was is kept."""
+        try:
+            kept, message = self._made(ticket)
+            ticket.finish(kept, message and _spoken(message), failed=message is not None)
+        except Exception as error:  # noqa: BLE001 - a ticket that is never over would keep all others waiting
+            ticket.finish(None, _spoken(_in_words(error)), failed=True)
+
+    def _made(self, ticket: Ticket) -> tuple[Kept | None, str | None]:
+        """The result of the run, or of a part of it, and the reason where it failed."""
         result: Result | None
         message: str | None = None
         film: bytes | None = None
@@ -66,18 +75,13 @@ class Studio:
             last, message, result = ticket.last, _in_words(error), None
             if last is not None:
                 result = Result(last.image, last.alpha, (), last.parameters, last.parameters["stopped"])
-        if ticket.stopping and result is not None:
+        if result is None:
+            return None, message
+        if ticket.stopping:
             result = replace(result, stopped="interrupted", parameters={**result.parameters, "stopped": "interrupted"})
-        kept = None
-        if result is not None:
-            try:
-                kept = keep(result, ticket.request, ticket.losses(), film)
-                self._kept(kept)
-            except FastnstError as error:
-                message = str(error)
-        # The command's words in the page's: --style-scale is the control style scale.
-        said = message and re.sub(r"--([a-z][a-z-]*)", lambda match: match[1].replace("-", " "), message)
-        ticket.finish(kept, said, failed=message is not None)
+        kept = keep(result, ticket.request, ticket.losses(), film)
+        self._kept(kept)
+        return kept, message
 
     def _stylize(self, ticket: Ticket) -> Result:
         request = ticket.request
@@ -86,7 +90,7 @@ class Studio:
         options: dict[str, Any] = {**request.options, **self.host, "init": start}
         stylizer = Stylizer(styles, networks=self._networks, **options)
         content = load_image(request.content.opened(), role="content")
-        return stylizer(content, callback=_Preview(ticket), callback_every=None)
+        return stylizer(content, callback=_Preview(ticket, self.limits.seconds), callback_every=None)
 
     def _stylize_clip(self, ticket: Ticket) -> tuple[Result, bytes | None]:
         """The first frame, and the clip, unless the run was stopped before all of its frames were made."""
@@ -99,7 +103,7 @@ class Studio:
             first.append(done.frame) if not first else None
             small = thumbnail(as_planes(done.frame)[0], None, _PREVIEW_EDGE)
             ticket.show_frame(done, time.perf_counter() - began, small)
-            if ticket.stopping:
+            if ticket.stopping or time.perf_counter() - began > self.limits.seconds:
                 raise _StoppedError
 
         options: dict[str, Any] = {**request.options, **self.host, "init": request.begins}
@@ -121,14 +125,15 @@ class Studio:
 
 
 class _StoppedError(Exception):
-    """The run of a clip was stopped between two frames."""
+    """The run of a clip was stopped between two frames, or had its time."""
 
 
 class _Preview:
-    """The callback: shows the ticket each iterate, its image as often as costs little, and stops when asked to."""
+    """The callback: shows the ticket each iterate, its image as often as costs little, and stops when asked to, or
+    after the most seconds that a run may take."""
 
-    def __init__(self, ticket: Ticket) -> None:
-        self._ticket = ticket
+    def __init__(self, ticket: Ticket, seconds: float) -> None:
+        self._ticket, self._seconds = ticket, seconds
         self._next = 0.0
 
     def __call__(self, iterate: Iterate) -> bool:
@@ -138,6 +143,8 @@ class _Preview:
             now = time.perf_counter()
             self._next = now + max(_PREVIEW_SECONDS, _PREVIEW_SHARE * (now - began))
         self._ticket.show(iterate, preview)
+        if iterate.record.seconds > self._seconds:
+            self._ticket.stop()
         return not self._ticket.stopping
 
 
@@ -147,5 +154,11 @@ def _in_words(error: Exception) -> str:
         return str(error)
     if is_out_of_memory(error):
         return "out of memory; lower the size, the style scale or the scales"
-    traceback.print_exception(error)
+    with suppress(Exception):  # the terminal may be gone
+        traceback.print_exception(error)
     return "something went wrong that should not; the terminal that the page was started from has the details"
+
+
+def _spoken(message: str) -> str:
+    """The command's words in the page's: --style-scale is the control style scale."""
+    return re.sub(r"--([a-z][a-z-]*)", lambda match: match[1].replace("-", " "), message)

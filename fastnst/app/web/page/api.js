@@ -13,9 +13,9 @@ async function ask(path, options = {}) {
 }
 
 const json = (body) => ({ method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
-const here = (rest) => `/api${rest}`;
+const here = (rest) => `api${rest}`;
 
-export const page = () => ask("/api/page");
+export const page = () => ask(here("/page"));
 
 export const upload = (file, role) =>
   ask(here(`/uploads?role=${role}&name=${encodeURIComponent(file.name)}`), { method: "POST", body: file });

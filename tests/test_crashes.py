@@ -1,0 +1,64 @@
+"""A file is the old one or the new one, whatever fails, ends or loses its power while it is written."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastnst.errors import ImageError
+from fastnst.image.write import save_image
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="each attempt is a fork")
+
+
+def test_files_are_old_or_new_after_any_failure_or_end() -> None:
+    script = Path(__file__).with_name("crashing.py")
+    products = ["run.ckpt", "out.npy", "movie.gif"]
+    done = subprocess.run([sys.executable, str(script), *products], capture_output=True, text=True, check=False)
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if not line.startswith("attempts")] == [], done.stderr
+    assert done.returncode == 0, done.stderr
+    assert sum(int(line.split()[1]) for line in lines) > 40
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif", "avif", "npy"])
+def test_a_full_disk_leaves_the_old_picture(suffix: str, tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    path, noise = tmp_path / f"out.{suffix}", torch.rand(3, 96, 96)
+    save_image(path, torch.zeros(3, 96, 96))
+    old, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    for size in (0, 100, 3000):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+        try:
+            with pytest.raises(ImageError, match="could not be written"):
+                save_image(path, noise)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert [(left.name, left.read_bytes()) for left in tmp_path.iterdir()] == [(path.name, old)]
+
+
+def test_a_file_in_the_making_is_as_private_as_its_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, modes = tmp_path / "out.npy", []
+    save_image(path, torch.zeros(3, 8, 8))
+    path.chmod(0o600)
+    opened = os.open
+    monkeypatch.setattr(os, "open", lambda name, flags, *mode: (modes.extend(mode), opened(name, flags, *mode))[1])
+    save_image(path, torch.zeros(3, 8, 8))
+    assert modes == [0o600]
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_that_is_being_written_is_not_taken_for_one_that_was_left(tmp_path: Path) -> None:
+    from fastnst.image.write import replacing
+
+    path = tmp_path / "out.bin"
+    with replacing(path) as first:
+        first.write(b"first")
+        with replacing(path) as second:
+            second.write(b"second")
+        assert path.read_bytes() == b"second"
+    assert path.read_bytes() == b"first"
+    assert [left.name for left in tmp_path.iterdir()] == ["out.bin"]
