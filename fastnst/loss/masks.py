@@ -226,8 +226,8 @@ def _grey(picture: Picture) -> Tensor:
     if float(visible.min()) < 1 and float((spread.max - spread.min).max()) <= _TINT:
         return visible
     raise ImageError(
-        f"mask {picture.name!r} is in colour; a mask is white inside and black outside: of a map with a colour for each "
-        "region make one mask for each, as (labels == colour).all(-1) of its array does"
+        f"mask {picture.name!r} is in colour; a mask is white inside and black outside: of a map with a colour for "
+        "each region make one mask for each, as (labels == colour).all(-1) of its array does"
     )
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple, Unpack
 
 import torch
 from fastnst_kernels import BlendedTarget, gram, tap
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastnst.errors import OptionError
 from fastnst.image.picture import opaque
@@ -14,6 +14,7 @@ from fastnst.image.resize import fitted_size, resize_picture
 from fastnst.loss.modules import TVLoss, content_factor
 from fastnst.loss.targets import gram_target
 from fastnst.network.extractor import FeatureExtractor, Tap
+from fastnst.network.frozen import Frozen, normal_tensors
 from fastnst.network.weights import load_weights
 from fastnst.options.keywords import OptionValues
 from fastnst.options.options import resolve_options
@@ -36,7 +37,7 @@ class PerceptualTerms(NamedTuple):
     tv: Tensor
 
 
-class PerceptualLoss(nn.Module):
+class PerceptualLoss(Frozen):
     """`content_weight · content + style_weight · style + tv_weight · tv`, the objective of `stylize`, of batches.
 
     The loss with which Johnson, Alahi and Fei-Fei (2016) train a network that stylizes in one pass:
@@ -47,7 +48,7 @@ class PerceptualLoss(nn.Module):
 
     Its terms and their constants are those of `fastnst.loss.terms` (relative, or with `objective="paper"` the
     paper's sums), so that the weights mean the same in both; the loss is their mean over the batch. The network's
-    weights and the style's targets are buffers, not saved with the module.
+    weights and the style's targets move with the module, and are not saved with it.
 
     Args:
         style: the style image or images, as `stylize` takes them; None with `style_weight=0`.
@@ -59,6 +60,7 @@ class PerceptualLoss(nn.Module):
     Raises FastnstError for input that cannot be used; its subclasses say which.
     """
 
+    @normal_tensors()
     def __init__(self, style: Source | Sequence[Source] | None = None, **options: Unpack[OptionValues]) -> None:
         super().__init__()
         if other := [name for name in options if name not in _OPTIONS]:
@@ -164,13 +166,13 @@ class PerceptualLoss(nn.Module):
         for name, matrices in grams.items():
             target = gram_target(matrices, shares, self._style_layers[name], self.options.style_form)
             self._style_weight[name] = target.weight
-            self.register_buffer(f"_{name}_gram", target.matrix, persistent=False)
-            self.register_buffer(f"_{name}_offset", target.offset, persistent=False)
+            self.keep(f"_{name}_gram", target.matrix)
+            self.keep(f"_{name}_offset", target.offset)
 
     def _target(self, name: str) -> BlendedTarget | None:
         if name not in self._style_weight:
             return None
-        matrix, offset = self.get_buffer(f"_{name}_gram"), self.get_buffer(f"_{name}_offset")
+        matrix, offset = self.kept(f"_{name}_gram"), self.kept(f"_{name}_offset")
         return BlendedTarget(matrix, self._style_weight[name], offset)
 
 
