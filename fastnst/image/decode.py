@@ -102,6 +102,24 @@ def _pil_samples(image: Image.Image, what: str) -> tuple[npt.NDArray[np.generic]
     return np.asarray(image), "b-w" if grey_mode else "srgb"
 
 
+def frames_of(source: Image.Image | str | bytes) -> int:
+    """The frames or pages of a picture, or of a file that may have more than one by its first bytes; 1 for others.
+
+    A PIL image at another frame than its first was moved there by its owner. The second picture of a phone's MPO is a
+    map of depth or gain.
+    """
+    with contextlib.suppress(Exception), _unguarded():  # what cannot be counted, the reading itself judges
+        if isinstance(source, Image.Image):
+            plain = source.format == "MPO" or source.tell() > 0
+            return 1 if plain else int(getattr(source, "n_frames", 1))
+        if not _head(source).startswith((b"GIF8", b"II", b"MM", b"RIFF", b"\x89PNG", b"\0\0\0")):
+            return 1
+        file = io.BytesIO(source) if isinstance(source, bytes) else source
+        with Image.open(file, formats=("GIF", "TIFF", "WEBP", "PNG", "AVIF")) as image:
+            return int(getattr(image, "n_frames", 1))
+    return 1
+
+
 def is_npy(held: str | bytes) -> bool:
     """True where a path leads to one of NumPy's own files, or bytes are one."""
     return _head(held) == _NPY_MAGIC

@@ -7,6 +7,7 @@ it converts colours at 16 bits; Pillow reads the formats that libvips does not.
 
 import io
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from typing import IO, Any, TypeAlias
 
@@ -15,10 +16,11 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from fastnst.errors import ImageError
+from fastnst.errors import FastnstWarning, ImageError
 from fastnst.image.decode import (
     check_size,
     decoding,
+    frames_of,
     from_pil,
     is_npy,
     libvips,
@@ -96,6 +98,7 @@ def _opened(source: object, role: str, max_pixels: int) -> tuple[str, StreamedPi
     if isinstance(source, Image.Image):
         what, name = f"{role} image (PIL image)", "PIL image"
         decoded = from_pil(source, what, max_pixels)
+        _warn_of_frames(what, frames_of(source))
         height, width, rows = _image_rows(lambda _: decoded, what, max_pixels)
     elif isinstance(source, str | os.PathLike) or hasattr(source, "read"):
         name, what = source_name(source, role)
@@ -106,6 +109,7 @@ def _opened(source: object, role: str, max_pixels: int) -> tuple[str, StreamedPi
             height, width, rows = _image_rows(
                 lambda access: open_image(held, what, access, max_pixels), what, max_pixels
             )
+            _warn_of_frames(what, frames_of(held))
     else:
         raise ImageError(
             f"{role} image is of type {type(source).__name__}; "
@@ -118,6 +122,15 @@ def _opened(source: object, role: str, max_pixels: int) -> tuple[str, StreamedPi
                 yield from_samples(samples, what, name)
 
     return what, StreamedPicture(height, width, name, read)
+
+
+def _warn_of_frames(what: str, frames: int) -> None:
+    if frames > 1:
+        warnings.warn(
+            f"{what} has {frames} frames or pages, and the first is taken; save the one that is meant as a picture",
+            FastnstWarning,
+            stacklevel=2,
+        )
 
 
 def _image_rows(opened: Callable[[str], Any], what: str, max_pixels: int) -> tuple[int, int, Rows]:

@@ -13,6 +13,7 @@ from fastnst_kernels.image import KINDS
 from torch import Tensor, nn
 
 from fastnst.errors import OptionError
+from fastnst.fork import check_fork
 from fastnst.loss.terms import content_factor as factor_of
 from fastnst.network.frozen import Frozen, normal, normal_tensors
 from fastnst.options.parse import CONTENT_FORMS
@@ -63,6 +64,7 @@ class GramLoss(Frozen):
 
     def forward(self, features: Tensor, target: Tensor | None = None) -> Tensor:
         """The loss of features (B, C, H, W); `target` as in the constructor, and in its place."""
+        check_fork(features.numel())
         wanted = _wanted(self.target, target, "GramLoss")
         with _own_precision(features):
             wanted = wanted if target is None else self._matrices(wanted)
@@ -71,6 +73,7 @@ class GramLoss(Frozen):
 
     @torch.no_grad()
     def _matrices(self, target: Tensor) -> Tensor:
+        check_fork(target.numel())
         with _own_precision(target):
             if target.ndim == 4:
                 return gram(target, precision=self.precision, backend=self.backend)
@@ -119,6 +122,7 @@ class ContentLoss(Frozen):
 
     def forward(self, features: Tensor, target: Tensor | None = None) -> Tensor:
         """The loss of features (B, C, H, W); `target` as in the constructor, and in its place."""
+        check_fork(features.numel())
         wanted = normal(_wanted(self.target, target, "ContentLoss").detach().to(features.dtype))
         with _own_precision(features):
             loss = cast(Tensor, tap(features, content=wanted, backend=self.backend)[2])
@@ -155,6 +159,7 @@ class TVLoss(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """The loss of images (B, 3, H, W), in any floating dtype; 16-bit ones are summed in float32."""
+        check_fork(images.numel())
         with _own_precision(images):
             exact = images.to(torch.promote_types(images.dtype, torch.float32))
             loss = total_variation(exact, kind=self.kind, backend=self.backend) * self.weight

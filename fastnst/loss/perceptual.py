@@ -8,9 +8,10 @@ from fastnst_kernels import BlendedTarget, gram, tap
 from torch import Tensor
 
 from fastnst.errors import OptionError
+from fastnst.fork import check_fork
 from fastnst.image.picture import opaque
 from fastnst.image.read import Source, load_image
-from fastnst.image.resize import fitted_size, resize_picture
+from fastnst.image.resize import fitted_size, resize_picture, warn_if_enlarged
 from fastnst.loss.modules import TVLoss, content_factor
 from fastnst.loss.targets import gram_target
 from fastnst.network.extractor import FeatureExtractor, Tap
@@ -63,6 +64,7 @@ class PerceptualLoss(Frozen):
     @normal_tensors()
     def __init__(self, style: Source | Sequence[Source] | None = None, **options: Unpack[OptionValues]) -> None:
         super().__init__()
+        check_fork()
         if other := [name for name in options if name not in _OPTIONS]:
             raise OptionError(f"{other[0]} is no option of PerceptualLoss; its options are: {', '.join(_OPTIONS)}")
         self.options = resolve_options(**options)
@@ -159,7 +161,9 @@ class PerceptualLoss(Frozen):
         grams: dict[str, list[Tensor]] = {name: [] for name in self._style_layers}
         for source in sources:
             picture = opaque(load_image(source, role="style"))
-            picture = resize_picture(picture, size=fitted_size(picture.height, picture.width, edge, self.options.edge))
+            size = fitted_size(picture.height, picture.width, edge, self.options.edge)
+            warn_if_enlarged(picture, size)
+            picture = resize_picture(picture, size=size)
             features = self.extractor(picture.rgb[None])
             for name, matrices in grams.items():
                 matrices.append(gram(features[name], backend=self.options.backend))

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastnst.errors import ImageError, OptionError
+from fastnst.fork import check_fork
 from fastnst.network.architecture import canonical_layer, layers_up_to
 from fastnst.network.frozen import Frozen, normal_tensors
 from fastnst.network.weights import Weights, load_weights
@@ -49,6 +50,7 @@ class FeatureExtractor(Frozen):
         padding: str = "zeros",
     ) -> None:
         super().__init__()
+        check_fork()
         if pooling not in ("avg", "max"):
             raise OptionError(f"unknown pooling {pooling!r}; choose one of: avg, max")
         if padding not in ("zeros", "replicate"):
@@ -99,6 +101,7 @@ class FeatureExtractor(Frozen):
         their gradient on, such as those of `fastnst_kernels.tap`.
         """
         self._check(images, taps)
+        check_fork()
         x = images.flip(1) if self._bgr else images
         x = x * self._scale + self._shift  # (B, 3, H, W)
         if not torch.is_autocast_enabled(x.device.type):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastnst.errors import OptionError
+from fastnst.errors import FastnstWarning, OptionError
 from fastnst.image.colour import moments, moved_colours
 from fastnst.image.files import MAX_PIXELS, pictures_at
 from fastnst.image.picture import AnyPicture, Picture, StreamedPicture, opaque
 from fastnst.image.read import Source, open_picture
-from fastnst.image.resize import AtSizes, at_size, fitted_size
+from fastnst.image.resize import AtSizes, at_size, fitted_size, warn_if_enlarged
 from fastnst.loss.masks import Region, load_regions, recorded_regions
 from fastnst.network.architecture import Preprocessing
 from fastnst.options.masks import mask_hashes
@@ -28,6 +29,8 @@ _LONGEST = 65_535
 # Standard deviation of the noise on an even colour, as neural-style has it in pixel values of 0…255: enough to tell
 # neighbours apart.
 _TRACE = 0.001 / 255
+# A start picture may be stretched by so much unnoticed.
+_STRETCH = 1.02
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,24 @@ class Inputs:
         regions = recorded_regions(self.regions)
         return [{part: picture and change(picture) for part, picture in region.items()} for region in regions]
 
+    def warn_of_scaling(self, scales: Sequence["Scale"], options: Options) -> None:
+        """Says with a FastnstWarning where the start picture is stretched, or a style far smaller than it is shown."""
+        last = scales[-1]
+        if self.init is not None:
+            (height, width), init = scales[0].size, self.init
+            factor = (width / init.width) / (height / init.height)
+            # A side of the smaller of the two may be rounded by half a pixel.
+            rounding = 1 + 1 / min(height, width, init.height, init.width)
+            if max(factor, 1 / factor) > _STRETCH * rounding:
+                warnings.warn(
+                    f"init image {init.name!r} is {init.width}×{init.height} pixels, and is stretched {_wider(factor)} "
+                    f"to {last.size[1]}×{last.size[0]}; crop it to those proportions if that is not meant",
+                    FastnstWarning,
+                    stacklevel=2,
+                )
+        for style in self.styles:
+            warn_if_enlarged(style, style_size(style, last.edge, options))
+
     def record(
         self, content: AnyPicture | Canvas, sizes: Sequence[tuple[int, int]], options: Options
     ) -> dict[str, Any]:
@@ -201,6 +222,10 @@ def _load_styles(style: Styles, options: Options) -> list[AnyPicture]:
             f"{len(options.style_weights)} style weights for {len(sources)} style images; give one for each image"
         )
     return [opaque(each if isinstance(each, Picture | StreamedPicture) else read(each)) for each in sources]
+
+
+def _wider(factor: float) -> str:
+    return f"{factor:.2f} times in width" if factor > 1 else f"{1 / factor:.2f} times in height"
 
 
 def _named(picture: AnyPicture) -> dict[str, Any]:

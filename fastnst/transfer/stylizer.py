@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from fastnst.errors import FastnstWarning, OptionError, RangeError
+from fastnst.fork import check_fork
 from fastnst.image.colour import prepared as as_visible
 from fastnst.image.picture import AnyPicture, Picture
 from fastnst.image.read import Source
@@ -20,7 +21,7 @@ from fastnst.loss.targets import StyleTarget, style_targets
 from fastnst.network import trial
 from fastnst.network.backbone import Backbone, build_backbone
 from fastnst.network.runtime import Runtime, as_before, resolve_runtime, versions, without_overflow
-from fastnst.network.settings import check_fork, float32_products, own_modes, timed_algorithms
+from fastnst.network.settings import float32_products, own_modes, timed_algorithms
 from fastnst.network.weights import Weights, load_weights
 from fastnst.optim import make_optimizer
 from fastnst.options.keywords import OptionValues
@@ -138,7 +139,8 @@ class Stylizer:
         self._ranks = ranks or Ranks()
         runtime = resolve_runtime(self.options.device, self.options.precision, self.options.backend)
         self.runtime = replace(runtime, device=self._ranks.device(runtime.device))
-        self._inputs = load_inputs(style, self.options)
+        with own_modes(self.runtime.device):
+            self._inputs = load_inputs(style, self.options)
         self._style_targets: dict[tuple[int, bool], dict[str, StyleTarget]] = {}
         self._networks = networks or Networks()
         self._network: tuple[Weights, Backbone] | None = None
@@ -183,6 +185,8 @@ class Stylizer:
             record = self._inputs.record(content, [scale.size for scale in scales], self.options)
             if saved is not None:
                 check_same_inputs(saved.parameters, record)
+            else:
+                self._inputs.warn_of_scaling(scales, self.options)
             visible, styles = as_visible(picture, self._inputs.styles, self.options.preserve_color)
             return Prepared(
                 stylizer=self,
@@ -287,6 +291,7 @@ class Stylizer:
                 self._optimise(run, scale, plans[scale.index], prepared)
                 if run.stopped:
                     break
+            run.warn_if_still()
             return run.result()
 
     def _begun(self, prepared: "Prepared", watch: Watch) -> Run:
