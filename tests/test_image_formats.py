@@ -1,5 +1,6 @@
 """Formats, modes, depths, palettes, frames and orientations, as they are read."""
 
+import io
 from functools import reduce
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from picture_samples import noise, planes, refused, saved
 from PIL import ExifTags, Image, ImageCms
 
+from fastnst.errors import FastnstWarning
 from fastnst.image.read import load_image
 
 
@@ -139,7 +141,13 @@ def test_first_frame_of_several(tmp_path: Path, extension: str) -> None:
     red, blue = (Image.new("RGB", (4, 4), colour) for colour in ("red", "blue"))
     options = {"lossless": True} if extension == "webp" else {}
     path = saved(red, tmp_path / f"a.{extension}", save_all=True, append_images=[blue], **options)
-    assert load_image(path).rgb[:, 0, 0].tolist() == [1, 0, 0]
+    with Image.open(path) as opened:
+        for source in (path, io.BytesIO(Path(path).read_bytes()), opened):
+            with pytest.warns(FastnstWarning, match="has 2 frames or pages, and the first is taken"):
+                assert load_image(source).rgb[:, 0, 0].tolist() == [1, 0, 0]
+        if extension != "png":
+            opened.seek(1)
+            assert load_image(opened).rgb[:, 0, 0].tolist() == [0, 0, 1]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

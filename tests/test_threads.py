@@ -201,7 +201,7 @@ def test_the_command_in_another_thread(tmp_path: Path) -> None:
 
 
 FORKED = """
-import os, sys, numpy as np, torch, fastnst
+import os, signal, sys, numpy as np, torch, fastnst
 from fastnst.image.read import load_image
 from test_threads import made
 
@@ -213,6 +213,7 @@ def forked(threads, call=None):
     sys.stdout.flush()
     if child := os.fork():
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    signal.alarm(60)
     torch.set_num_threads(threads)
     try:
         if call is not None:
@@ -230,17 +231,17 @@ large = np.random.default_rng(0).random((160, 160, 3), dtype=np.float32)
 options = dict(size=32, weights="random", iterations=1, scales="none")
 kept = fastnst.Stylizer(large, **options)
 module = fastnst.PerceptualLoss(large, size=32, style_weight=5, weights="random")
-features = torch.rand(1, 8, 80, 80)
+features, images = torch.rand(1, 8, 80, 80), torch.rand(1, 3, 160, 160)
 entries = dict(
     stylize=lambda: fastnst.stylize(large, large, **options),
     stylizer=lambda: fastnst.Stylizer(large, **options),
     kept=lambda: kept(large),
     perceptual=lambda: fastnst.PerceptualLoss(large, size=32, style_weight=5, weights="random"),
-    module=lambda: module(torch.rand(1, 3, 32, 32), torch.rand(1, 3, 32, 32)),
+    module=lambda: module(images, images),
     gram=lambda: fastnst.GramLoss(features),
     gram_call=lambda: fastnst.GramLoss()(features, features),
     content=lambda: fastnst.ContentLoss()(features, features),
-    tv=lambda: fastnst.TVLoss()(features[:, :3].repeat(1, 1, 2, 2)),
+    tv=lambda: fastnst.TVLoss()(images),
     extractor=lambda: fastnst.FeatureExtractor("random", layers=["conv1_1"]),
     image=lambda: load_image(large),
     tensor=lambda: load_image(torch.from_numpy(large).permute(2, 0, 1)),
