@@ -5,6 +5,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
 from numbers import Integral
 from typing import Any
@@ -26,6 +27,7 @@ from fastnst.options.options import START_WORDS, Options
 Styles = Source | AnyPicture | Sequence[Source | AnyPicture]
 
 _LONGEST = 65_535
+_MOST_DIGITS = 9
 # Standard deviation of the noise on an even colour, as neural-style has it in pixel values of 0…255: enough to tell
 # neighbours apart.
 _TRACE = 0.001 / 255
@@ -84,6 +86,43 @@ def recorded_canvas(parameters: Mapping[str, Any]) -> Canvas | None:
         return None
     last = parameters["sizes"][-1]
     return Canvas(last["height"], last["width"])
+
+
+def sized(options: Mapping[str, Any], content: Source | AnyPicture | Canvas) -> dict[str, Any]:
+    """The options with their size in pixels where it is given in words, by the `content`, of which the header is read:
+    "content" is its own size, "50%" a part of that, and "1920x1080" the largest that fits, its proportions kept.
+
+    Raises OptionError for other words, ImageError as `open_picture` does. A FastnstWarning says where a box is not
+    filled.
+    """
+    word = options.get("size")
+    if not isinstance(word, str):
+        return dict(options)
+    text = word.strip().lower().removesuffix("px").strip()
+    if text.isdecimal():
+        return {**options, "size": int(text[:_MOST_DIGITS])}
+    percent = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) *%", text)
+    box = re.fullmatch(r"([0-9]{1,9}) *[x×] *([0-9]{1,9})", text)
+    if text != "content" and percent is None and box is None:
+        raise OptionError(f"size {word!r} is no size; write 512, 1920x1080 (width by height), 50% or content")
+    picture = opened(content, options.get("max_pixels", MAX_PIXELS))
+    is_short = options.get("edge") == "short"
+    edge = min(picture.height, picture.width) if is_short else max(picture.height, picture.width)
+    factor = Fraction(percent[1]) / 100 if percent is not None else Fraction(1)
+    if box is not None:
+        width, height = int(box[1]), int(box[2])
+        factor = min(Fraction(width, picture.width), Fraction(height, picture.height))
+    size = int(edge * factor + Fraction(1, 2))
+    if box is not None and size >= 1:
+        fitted = fitted_size(picture.height, picture.width, size, "short" if is_short else "long")
+        if max(abs(height - fitted[0]), abs(width - fitted[1])) > 1:
+            warnings.warn(
+                f"the content is {picture.width}×{picture.height} pixels, so the result is {fitted[1]}×{fitted[0]} "
+                f"within {width}×{height}; crop the content to those proportions to fill them",
+                FastnstWarning,
+                stacklevel=2,
+            )
+    return {**options, "size": size}
 
 
 def opened(content: Source | AnyPicture | Canvas, max_pixels: int = MAX_PIXELS) -> AnyPicture | Canvas:

@@ -180,8 +180,8 @@ class Run:
         given = "" if rate is None else f" {rate:g}"
         cause = f"too long; lower --learning-rate{given}" if rises else f"too short; raise --learning-rate{given}"
         warnings.warn(
-            f"no step lowered the loss ({first:.4g} at first, {last:.4g} at last), so the image is the one that the run "
-            f"began with: the steps are {cause}, or leave it out",
+            f"no step lowered the loss ({first:.4g} at first, {last:.4g} at last), so the image is the one that the "
+            f"run began with: the steps are {cause}, or leave it out",
             FastnstWarning,
             stacklevel=2,
         )

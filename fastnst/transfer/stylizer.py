@@ -13,6 +13,7 @@ from typing import Any, Unpack
 from fastnst.errors import FastnstWarning, OptionError, RangeError
 from fastnst.fork import check_fork
 from fastnst.image.colour import prepared as as_visible
+from fastnst.image.files import MAX_PIXELS
 from fastnst.image.picture import AnyPicture, Picture
 from fastnst.image.read import Source
 from fastnst.image.resize import AtSizes, at_size, resize, resize_wrapped
@@ -33,7 +34,7 @@ from fastnst.plan.planner import Plan, most_tiles, plan_run
 from fastnst.plan.processes import Ranks
 from fastnst.transfer.checkpoint import SavedRun, check_same_inputs, check_same_network, load_run
 from fastnst.transfer.descent import Descent
-from fastnst.transfer.inputs import Canvas, Scale, Styles, load_inputs, opened, start_image, style_size
+from fastnst.transfer.inputs import Canvas, Scale, Styles, load_inputs, opened, sized, start_image, style_size
 from fastnst.transfer.kernels import Building, Rehearsal
 from fastnst.transfer.result import DivergedError, Result
 from fastnst.transfer.run import ResumeValues, Run, Watch, WatchValues, watch_and_options
@@ -52,14 +53,17 @@ def stylize(content: Source, style: Styles, **values: Unpack[StylizeValues]) -> 
             (1, 3, H, W) in 0…1.
         style: the same, or a folder of pictures, which are taken by their names' order, or a sequence of these, which
             may be empty where the style weight is 0.
-        **values: the fields of `fastnst.Options`, such as `size=512`, `style_weight=5` or `preset="gatys"`, and those
-            of `fastnst.Watch`: `callback`, `callback_every`, `checkpoint` and `checkpoint_every`.
+        **values: the fields of `fastnst.Options`, such as `size=512` (or "content", "50%", "1920x1080", as
+            `fastnst.transfer.inputs.sized` has them), `style_weight=5` or `preset="gatys"`, and those of
+            `fastnst.Watch`: `callback`, `callback_every`, `checkpoint` and `checkpoint_every`.
 
     Raises FastnstError for input that cannot be used, before any long work, and DivergedError, which carries the best
     image, when the loss turns NaN or infinite.
     """
     watch, options = watch_and_options(values)
-    return Stylizer(style, **options).prepare(content).run(watch)
+    if isinstance(options.get("size"), str):
+        content = opened(content, options.get("max_pixels", MAX_PIXELS))  # type: ignore[assignment]
+    return Stylizer(style, **sized(options, content)).prepare(content).run(watch)
 
 
 def resume(
