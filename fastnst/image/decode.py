@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 import sys
 import threading
 import warnings
@@ -13,17 +14,40 @@ from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from fastnst.errors import ImageError
 from fastnst.image.files import GIVE_A_PICTURE, MAX_PIXELS
 
 MIN_SIDE = 2
 
+# What begins files of formats that hold pictures and are not read, and files that people take for pictures.
+_UNREAD = (
+    (rb"\xff\x0a|\0\0\0\x0cJXL ", "a JPEG XL picture"),
+    (rb"....ftyp(hei[cxms]|hev[cxms])", "a HEIC picture"),
+    (rb"....ftypcrx |II\*\0\x10\0\0\0CR|FUJIFILMCCD-RAW|IIU\0|IIRO", "a camera's raw file"),
+    (rb"\x76\x2f\x31\x01", "an OpenEXR picture"),
+    (rb"#\?R(ADIANCE|GBE)", "a Radiance HDR picture"),
+    (rb"%PDF", "a PDF document"),
+    (rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<svg", "an SVG drawing"),
+    (rb"\0\0[\x01\x02]\0", "an icon"),
+    (rb"....ftyp(?!avi|mif|msf)|\x1a\x45\xdf\xa3|RIFF....AVI ", "a video"),
+    (rb"(?i)\s*<(!doctype\s+)?html", "a web page"),
+    (rb"PK\x03\x04", "an archive"),
+)
+_UNREAD_SAMPLES = {
+    1: "unsigned integers",
+    2: "signed integers",
+    3: "floats",
+    5: "complex integers",
+    6: "complex floats",
+}
+
 _NPY_MAGIC = b"\x93NUMPY"
 # The formats that libvips lacks. Pillow opens others too, which start another program (EPS) or hold no photographs.
 _PILLOW_FORMATS = ("BMP", "DIB", "JPEG2000", "PPM", "PSD", "QOI", "TGA", "PCX", "SGI")
 _ORIENTATION = 274  # EXIF's tag
+_BITS, _SAMPLE_FORMAT, _DNG_VERSION = 258, 339, 50706  # TIFF's
 # Pillow's limit of pixels and Python's warning filters belong to the whole process.
 _PILLOW_LOCK = threading.Lock()
 
@@ -38,12 +62,15 @@ def open_image(held: str | bytes, what: str, access: str = "sequential", max_pix
     if _head(held)[:2] in (b"II", b"MM"):
         options["unlimited"] = True  # a strip may be the whole picture; its size is checked on the header
     source = vips.Source
-    with decoding(what):
+    with decoding(what, 0, 0, held):
         try:
             source = (
                 source.new_from_memory(held) if isinstance(held, bytes) else source.new_from_file(os.fsencode(held))
             )
-            return vips.Image.new_from_source(source, "", **options)
+            image = vips.Image.new_from_source(source, "", **options)
+            if access == "sequential" and _head(held, 12)[8:11] in (b"hei", b"hev"):
+                vips.Image.new_from_source(source, "", access="random").getpoint(0, 0)  # is its codec there?
+            return image
         except vips.Error as error:
             if "known format" not in str(error):
                 raise
@@ -53,6 +80,8 @@ def open_image(held: str | bytes, what: str, access: str = "sequential", max_pix
             with _unguarded():
                 image = Image.open(io.BytesIO(held) if isinstance(held, bytes) else held, formats=formats)
         except UnidentifiedImageError as error:
+            if (unread := unread_format(held)) is not None:
+                raise ImageError(f"{what} is {unread}, which is not read here; convert it to PNG or JPEG") from error
             raise ImageError(
                 f"{what} is not an image of a known format, or its header is damaged; {GIVE_A_PICTURE}"
             ) from error
@@ -125,9 +154,29 @@ def is_npy(held: str | bytes) -> bool:
     return _head(held) == _NPY_MAGIC
 
 
-def _head(held: str | bytes) -> bytes:
+def _head(held: str | bytes, count: int = len(_NPY_MAGIC)) -> bytes:
     with opened(held) as file:
-        return file.read(len(_NPY_MAGIC))
+        return file.read(count)
+
+
+def unread_format(held: str | bytes) -> str | None:
+    """The name of a file's format where it is known and not read; None for others."""
+    head = _head(held, 512)
+    for pattern, name in _UNREAD:
+        if re.match(pattern, head, re.DOTALL):
+            return name
+    if head[:2] not in (b"II", b"MM"):
+        return None
+    with contextlib.suppress(Exception), opened(held) as file:
+        tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
+        file.seek(tags.next)
+        tags.load(file)
+        if _DNG_VERSION in tags:
+            return "a camera's raw file"
+        bits, kind = max(tags.get(_BITS, (1,))), max(tags.get(_SAMPLE_FORMAT, (1,)))
+        if bits > 16 or kind != 1:
+            return f"a TIFF of {bits}-bit {_UNREAD_SAMPLES.get(kind, 'samples')}"
+    return None
 
 
 def opened(held: str | bytes) -> IO[bytes]:
@@ -165,8 +214,9 @@ def srgb_profile() -> bytes:
 
 
 @contextlib.contextmanager
-def decoding(what: str, height: int = 0, width: int = 0) -> Iterator[None]:
-    """Makes an ImageError of what is raised in the block, while an image of that size is decoded."""
+def decoding(what: str, height: int = 0, width: int = 0, held: str | bytes | None = None) -> Iterator[None]:
+    """Makes an ImageError of what is raised in the block, while an image of that size is decoded; where it is a file
+    that is `held`, of a format that is not read, it names that."""
     try:
         yield
     except (ImageError, GeneratorExit):
@@ -175,6 +225,8 @@ def decoding(what: str, height: int = 0, width: int = 0) -> Iterator[None]:
         if ran_out(error):
             size = f" ({width}×{height} pixels)" if width else ""
             raise ImageError(f"{what} does not fit in memory{size}; reduce it first") from error
+        if held is not None and (unread := unread_format(held)) is not None:
+            raise ImageError(f"{what} is {unread}, which is not read here; convert it to PNG or JPEG") from error
         raise ImageError(_damaged(what, error)) from error
 
 

@@ -49,7 +49,11 @@ Rows: TypeAlias = Callable[[], Iterator[npt.NDArray[np.generic]]]
 STREAMED_PIXELS = 1 << 22
 """Files of more pixels are read as a StreamedPicture where a run does not need them whole: 50 MB in float."""
 
-_DTYPES = {"uchar": np.uint8, "ushort": np.uint16, "int": np.int32, "uint": np.uint32, "float": np.float32}
+_DTYPES = {"uchar": np.uint8, "ushort": np.uint16, "float": np.float32}
+
+
+_SAMPLES = {"int": "32-bit integers", "uint": "32-bit integers", "short": "signed integers", "char": "signed integers"}
+_SAMPLES |= {"double": "64-bit floats"}
 
 
 def load_image(source: Source, *, role: str = "content", max_pixels: int = MAX_PIXELS) -> Picture:
@@ -97,7 +101,7 @@ def _opened(source: object, role: str, max_pixels: int) -> tuple[str, StreamedPi
     """The name of the image in messages, and the picture, whose header alone is read."""
     if isinstance(source, Image.Image):
         what, name = f"{role} image (PIL image)", "PIL image"
-        decoded = from_pil(source, what, max_pixels)
+        decoded, held = from_pil(source, what, max_pixels), None
         _warn_of_frames(what, frames_of(source))
         height, width, rows = _image_rows(lambda _: decoded, what, max_pixels)
     elif isinstance(source, str | os.PathLike) or hasattr(source, "read"):
@@ -117,7 +121,7 @@ def _opened(source: object, role: str, max_pixels: int) -> tuple[str, StreamedPi
         )
 
     def read() -> Iterator[Picture]:
-        with decoding(what, height, width):
+        with decoding(what, height, width, held):
             for samples in rows():
                 yield from_samples(samples, what, name)
 
@@ -138,7 +142,8 @@ def _image_rows(opened: Callable[[str], Any], what: str, max_pixels: int) -> tup
     image = opened("sequential")
     check_size(image.height, image.width, what, max_pixels)
     if image.bands > 5 or image.format not in _DTYPES:
-        raise ImageError(f"{what} has {image.bands} channels of {image.format}; save it as RGB of 8 or 16 bits")
+        samples = _SAMPLES.get(image.format, image.format)
+        raise ImageError(f"{what} has {image.bands} channels of {samples}; save it as RGB of 8 or 16 bits")
     orientation = image.get("orientation") if image.get_typeof("orientation") else 1
     # Only what is not turned can be decoded from the top; libvips keeps the rest in memory or, when large, on disk.
     access = "sequential" if orientation in (1, 2) else "random"
