@@ -150,12 +150,11 @@ def load_regions(masks: Sequence[Mask], styles: Sequence[AnyPicture], shares: Se
     """
     regions = []
     for mask in masks:
-        content = _load(mask.content)
-        greys: dict[int, GreyMask | None] = {}
-        for number, source in mask.styles:
+        for number, _ in mask.styles:
             if number > len(styles):
                 raise OptionError(f"a mask is for style {number}, and there are {len(styles)}; count them from 1")
-            greys[number - 1] = None if source is None else _load(source)
+        content = _load(mask.content)
+        greys = {number - 1: None if source is None else _load(source) for number, source in mask.styles}
         if greys and not any(shares[index] for index in greys):
             raise OptionError("a mask is for styles whose weights are all 0; raise one of them, or leave the mask out")
         for index, grey in greys.items():

@@ -22,7 +22,7 @@ from fastnst.image.resize import AtSizes, at_size, fitted_size, warn_if_enlarged
 from fastnst.loss.masks import Region, load_regions, recorded_regions
 from fastnst.network.architecture import Preprocessing
 from fastnst.options.masks import mask_hashes
-from fastnst.options.options import START_WORDS, Options
+from fastnst.options.options import START_WORDS, Options, resolve_options
 
 Styles = Source | AnyPicture | Sequence[Source | AnyPicture]
 
@@ -88,6 +88,12 @@ def recorded_canvas(parameters: Mapping[str, Any]) -> Canvas | None:
     return Canvas(last["height"], last["width"])
 
 
+def most_pixels(options: Mapping[str, Any]) -> int:
+    """The most pixels that are read of a file, by options that may not be resolved yet. Raises OptionError."""
+    given = {name: options[name] for name in ("max_pixels",) if name in options}
+    return resolve_options(**given).max_pixels
+
+
 def sized(options: Mapping[str, Any], content: Source | AnyPicture | Canvas) -> dict[str, Any]:
     """The options with their size in pixels where it is given in words, by the `content`, of which the header is read:
     "content" is its own size, "50%" a part of that, and "1920x1080" the largest that fits, its proportions kept.
@@ -105,7 +111,7 @@ def sized(options: Mapping[str, Any], content: Source | AnyPicture | Canvas) -> 
     box = re.fullmatch(r"([0-9]{1,9}) *[x×] *([0-9]{1,9})", text)
     if text != "content" and percent is None and box is None:
         raise OptionError(f"size {word!r} is no size; write 512, 1920x1080 (width by height), 50% or content")
-    picture = opened(content, options.get("max_pixels", MAX_PIXELS))
+    picture = opened(content, most_pixels(options))
     is_short = options.get("edge") == "short"
     edge = min(picture.height, picture.width) if is_short else max(picture.height, picture.width)
     factor = Fraction(percent[1]) / 100 if percent is not None else Fraction(1)

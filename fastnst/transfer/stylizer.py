@@ -13,7 +13,6 @@ from typing import Any, Unpack
 from fastnst.errors import FastnstWarning, OptionError, RangeError
 from fastnst.fork import check_fork
 from fastnst.image.colour import prepared as as_visible
-from fastnst.image.files import MAX_PIXELS
 from fastnst.image.picture import AnyPicture, Picture
 from fastnst.image.read import Source
 from fastnst.image.resize import AtSizes, at_size, resize, resize_wrapped
@@ -34,7 +33,17 @@ from fastnst.plan.planner import Plan, most_tiles, plan_run
 from fastnst.plan.processes import Ranks
 from fastnst.transfer.checkpoint import SavedRun, check_same_inputs, check_same_network, load_run
 from fastnst.transfer.descent import Descent
-from fastnst.transfer.inputs import Canvas, Scale, Styles, load_inputs, opened, sized, start_image, style_size
+from fastnst.transfer.inputs import (
+    Canvas,
+    Scale,
+    Styles,
+    load_inputs,
+    most_pixels,
+    opened,
+    sized,
+    start_image,
+    style_size,
+)
 from fastnst.transfer.kernels import Building, Rehearsal
 from fastnst.transfer.result import DivergedError, Result
 from fastnst.transfer.run import ResumeValues, Run, Watch, WatchValues, watch_and_options
@@ -62,7 +71,7 @@ def stylize(content: Source, style: Styles, **values: Unpack[StylizeValues]) -> 
     """
     watch, options = watch_and_options(values)
     if isinstance(options.get("size"), str):
-        content = opened(content, options.get("max_pixels", MAX_PIXELS))  # type: ignore[assignment]
+        content = opened(content, most_pixels(options))  # type: ignore[assignment]
     return Stylizer(style, **sized(options, content)).prepare(content).run(watch)
 
 
@@ -189,8 +198,6 @@ class Stylizer:
             record = self._inputs.record(content, [scale.size for scale in scales], self.options)
             if saved is not None:
                 check_same_inputs(saved.parameters, record)
-            else:
-                self._inputs.warn_of_scaling(scales, self.options)
             visible, styles = as_visible(picture, self._inputs.styles, self.options.preserve_color)
             return Prepared(
                 stylizer=self,
@@ -315,6 +322,7 @@ class Stylizer:
             parameters, prepared.places, watch, options=self.options, scales=scales, saved=saved, ranks=self._ranks
         )
         if saved is None:
+            self._inputs.warn_of_scaling(scales, self.options)
             run.image = start_image(
                 self._inputs,
                 scales[0],

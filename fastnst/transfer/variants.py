@@ -10,7 +10,6 @@ from PIL import Image
 from torch import Tensor
 
 from fastnst.errors import OptionError
-from fastnst.image.files import MAX_PIXELS
 from fastnst.image.picture import Picture, opaque
 from fastnst.image.read import Source, load_image
 from fastnst.image.resize import resize
@@ -18,7 +17,7 @@ from fastnst.image.sheet import Look, contact_sheet
 from fastnst.network.architecture import PAPER_STYLE_LAYERS
 from fastnst.options.keywords import OptionValues, UnsizedValues
 from fastnst.options.options import resolve_options
-from fastnst.transfer.inputs import Canvas, Styles, parse_canvas, sized
+from fastnst.transfer.inputs import Canvas, Styles, most_pixels, parse_canvas, sized
 from fastnst.transfer.result import Result
 from fastnst.transfer.run import WatchValues, watch_and_options
 from fastnst.transfer.stylizer import Prepared, Stylizer, StylizeValues
@@ -111,7 +110,7 @@ def reconstruct_style(image: Source | Picture, layers: Layers, **values: Unpack[
 def _loaded(image: Source | Picture, options: Mapping[str, Any]) -> Picture:
     if isinstance(image, Picture):
         return image
-    return load_image(image, role="content", max_pixels=options.get("max_pixels", MAX_PIXELS))
+    return load_image(image, role="content", max_pixels=most_pixels(options))
 
 
 def content_options(layers: Layers, given: Mapping[str, Any]) -> dict[str, Any]:

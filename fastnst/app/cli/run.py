@@ -24,14 +24,13 @@ from fastnst.app.cli import EXIT_BAD_INPUT, EXIT_INTERRUPTED
 from fastnst.app.cli.arguments import STANDARD, Outputs
 from fastnst.app.cli.job import Job, callbacks_of, watch_of
 from fastnst.errors import FastnstError, FastnstWarning, Interrupted, OptionError
-from fastnst.image.files import MAX_PIXELS
 from fastnst.image.write import check_output_path
 from fastnst.network.runtime import is_out_of_memory, resolve_runtime
 from fastnst.options.options import resolve_options
 from fastnst.plan.processes import ALONE, Ranks, RanksError, are_launched, joined
 from fastnst.transfer.callbacks import chain
 from fastnst.transfer.checkpoint import load_run
-from fastnst.transfer.inputs import opened, sized
+from fastnst.transfer.inputs import most_pixels, opened, sized
 from fastnst.transfer.plot import draw_losses
 from fastnst.transfer.result import Callback, DivergedError, Iterate, Result
 from fastnst.transfer.stylizer import Stylizer
@@ -64,7 +63,7 @@ def execute(job: Job, *callbacks: Callback, saved: Path | None = None, ranks: Ra
     watch = _Watch(outputs)
     with chain(watch, *callbacks_of(outputs), *callbacks) as callback:
         try:
-            picture = opened(content, options.get("max_pixels", MAX_PIXELS))
+            picture = opened(content, most_pixels(options))
             options = sized(options, picture)
             stylizer = Stylizer(styles, ranks=ranks, **options)
             prepared = stylizer.prepare(picture, None if saved is None else load_run(saved))
