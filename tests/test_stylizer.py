@@ -262,6 +262,7 @@ def test_a_run_that_runs_out_of_memory_goes_on_in_smaller_tiles(monkeypatch: pyt
         fastnst.stylize(photo(), photo(1), **SMALL, tile="none")
 
 
+@pytest.mark.filterwarnings("ignore:no step lowered the loss")
 def test_a_run_ends_at_its_best_image() -> None:
     images = []
     # So long a step leaps over the valley.
@@ -274,6 +275,7 @@ def test_a_run_ends_at_its_best_image() -> None:
     assert result.parameters["final"] == result.losses[best].as_dict()
 
 
+@pytest.mark.filterwarnings("ignore:no step lowered the loss")
 def test_the_mean_of_the_iterates_is_kept_when_asked_for() -> None:
     options = {**SMALL, "optimizer": "adam", "learning_rate": 0.3, "iterations": 6}
     result = fastnst.stylize(photo(), photo(1), average=0.5, **options)
