@@ -1,5 +1,6 @@
 """Formats, modes, depths, palettes, frames and orientations, as they are read."""
 
+import io
 from functools import reduce
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import torch
 from picture_samples import noise, planes, refused, saved
 from PIL import ExifTags, Image, ImageCms
 
+from fastnst.errors import FastnstWarning
+from fastnst.image.decode import libvips
 from fastnst.image.read import load_image
 
 
@@ -139,7 +142,13 @@ def test_first_frame_of_several(tmp_path: Path, extension: str) -> None:
     red, blue = (Image.new("RGB", (4, 4), colour) for colour in ("red", "blue"))
     options = {"lossless": True} if extension == "webp" else {}
     path = saved(red, tmp_path / f"a.{extension}", save_all=True, append_images=[blue], **options)
-    assert load_image(path).rgb[:, 0, 0].tolist() == [1, 0, 0]
+    with Image.open(path) as opened:
+        for source in (path, io.BytesIO(Path(path).read_bytes()), opened):
+            with pytest.warns(FastnstWarning, match="has 2 frames or pages, and the first is taken"):
+                assert load_image(source).rgb[:, 0, 0].tolist() == [1, 0, 0]
+        if extension != "png":
+            opened.seek(1)
+            assert load_image(opened).rgb[:, 0, 0].tolist() == [0, 0, 1]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -177,3 +186,41 @@ def test_an_orientation_that_says_nothing_is_ignored(tmp_path: Path, given: int 
         path = saved(Image.fromarray(noise()), tmp_path / f"a.{extension}", exif=exif)
         assert load_image(path).rgb.shape == (3, 5, 7)
         assert extension != "png" or torch.equal(load_image(path).rgb, planes(noise()))
+
+
+UNREAD = {
+    "a HEIC picture": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
+    "a JPEG XL picture": b"\xff\x0a\xfa\x1f",
+    "a camera's raw file": b"II*\0\x10\0\0\0CR\2\0",
+    "an OpenEXR picture": b"\x76\x2f\x31\x01\2\0\0\0",
+    "a Radiance HDR picture": b"#?RADIANCE\n",
+    "a PDF document": b"%PDF-1.7\n",
+    "an SVG drawing": b"<?xml version='1.0'?>\n<svg xmlns='http://www.w3.org/2000/svg'></svg>",
+    "an icon": b"\0\0\1\0\1\0",
+    "a video": b"\0\0\0\x20ftypisom\0\0\2\0isomiso2",
+    "a web page": b"<!DOCTYPE html><html>",
+    "an archive": b"PK\3\4",
+}
+
+
+@pytest.mark.parametrize("name", UNREAD)
+def test_a_format_that_is_not_read_is_named(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(UNREAD[name] + bytes(2000))
+    refused(path, f"is {name}, which is not read here; convert it to PNG or JPEG")
+    refused(io.BytesIO(path.read_bytes()), f"is {name}, which is not read here")
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("uint", "has 3 channels of 32-bit integers; save it as RGB of 8 or 16 bits"),
+        ("int", "has 3 channels of 32-bit integers"),
+        ("short", "has 3 channels of signed integers"),
+        ("double", "is a TIFF of 64-bit floats, which is not read here; convert it to PNG or JPEG"),
+    ],
+)
+def test_an_intact_tiff_of_other_samples_is_no_damaged_one(kind: str, said: str, tmp_path: Path) -> None:
+    rgb = np.random.default_rng(0).random((6, 5, 3)).astype(np.float32)
+    libvips().Image.new_from_array(rgb * (1 if kind == "double" else 100)).cast(kind).tiffsave(str(tmp_path / "a.tif"))
+    refused(tmp_path / "a.tif", said)

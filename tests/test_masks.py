@@ -11,12 +11,12 @@ from network_samples import prepared, relative_error
 from PIL import Image
 from processes import run_together
 
-from fastnst import CheckpointError, ImageError, OptionError, Stylizer, resume, stylize
+from fastnst import CheckpointError, FastnstWarning, ImageError, OptionError, Stylizer, resume, stylize
 from fastnst.app.batch.manifest import read_manifest
 from fastnst.app.cli import main
 from fastnst.app.cli.arguments import read_option
 from fastnst.image.metadata import read_parameters
-from fastnst.loss.masks import Guidance
+from fastnst.loss.masks import Guidance, load_regions
 from fastnst.loss.objective import make_objective
 from fastnst.loss.targets import style_targets
 from fastnst.options.masks import Mask, parse_masks
@@ -123,6 +123,65 @@ def test_masks_that_do_not_fit_are_refused_at_once(masks: Any, error: type[Excep
         Stylizer([STYLE, STYLE], **QUICK, masks=masks, style_weights=[0, 1])(CONTENT)
 
 
+HALF = np.repeat([[True, False]], 12, 1).repeat(32, 0)  # (32, 24)
+LABELS = np.where(HALF[..., None], [200, 30, 20], [20, 180, 40]).astype(np.uint8)
+NUMBERS = HALF.astype(np.uint8) + 1
+BRUSH = np.dstack([np.full((32, 24, 3), [200, 0, 0]), HALF * 255]).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        HALF,
+        HALF[..., None],
+        *(HALF.astype(dtype) for dtype in (np.uint8, np.int64, np.uint16, np.int32, np.float32, np.float16)),
+        HALF.astype(np.int64) * 255,
+        torch.from_numpy(HALF),
+        torch.from_numpy(HALF)[None],
+        torch.from_numpy(HALF).long(),
+        torch.from_numpy(HALF).float(),
+        Image.fromarray(HALF),
+        Image.fromarray(HALF.astype(np.uint8)),
+        Image.fromarray(HALF.astype(np.uint16) * 255),
+        Image.fromarray(BRUSH),
+    ],
+)
+def test_a_mask_is_what_it_means(mask: Any, tmp_path: Path) -> None:
+    """Bools, 0 and 1 of any kind, and a brush of one colour on nothing are the mask of white on black."""
+    (region,) = load_regions((Mask(mask),), [], ())
+    assert np.array_equal(region.content.values[0, 0].numpy(), HALF.astype(np.float32))
+    assert region.content.recorded["covers"] == 0.5
+    if isinstance(mask, Image.Image):
+        mask.save(tmp_path / "mask.png")
+        (read,) = load_regions((Mask(tmp_path / "mask.png"),), [], ())
+        assert torch.equal(read.content.values, region.content.values)
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (LABELS, "is in colour; a mask is white inside.*one mask for each"),
+        (Image.fromarray(LABELS).convert("P"), "is in colour"),
+        (Image.fromarray(LABELS).convert("RGBA"), "is in colour"),
+        (np.dstack([LABELS[::-1, ::-1], np.full((32, 24), 128, np.uint8)]), "is in colour"),
+        (torch.from_numpy(LABELS.copy()).permute(2, 0, 1), "is in colour"),
+        (NUMBERS, "nearly black: its brightest value is 2 of 255.*labels == 1"),
+        (NUMBERS.astype(np.int64), "nearly black"),
+        (Image.fromarray(NUMBERS), "nearly black"),
+        (np.full((32, 24), 300, np.int64), "has dtype int64"),
+        (-NUMBERS.astype(np.int64), "has dtype int64"),
+    ],
+)
+def test_what_only_looks_like_a_mask_is_refused(mask: Any, message: str) -> None:
+    with pytest.raises(ImageError, match=message):
+        load_regions((Mask(mask),), [], ())
+
+
+def test_a_weak_mask_says_so() -> None:
+    with pytest.warns(FastnstWarning, match="is grey where it is brightest, 40% of white"):
+        load_regions((Mask(grey(32, 24, 0.4)),), [], ())
+
+
 def test_each_region_takes_its_own_style() -> None:
     red, blue = (picture(seed, 24, 24)[0].permute(1, 2, 0).numpy() for seed in (5, 6))
     red, blue = red * [1, 0.1, 0.1], blue * [0.1, 0.1, 1]
@@ -170,6 +229,9 @@ def test_the_command_and_its_rerun(files: dict[str, str], tmp_path: Path, capsys
     assert main(["stylize", files["content"], files["style"], "-o", out, *arguments, *masks]) == 0
     recorded = read_parameters(out)
     assert [list(region) for region in recorded["masks"]] == [["content", "style:1"], ["content"]]
+    assert [[part["covers"] for part in region.values()] for region in recorded["masks"]] == [[0.5, 0.5], [0.5]]
+    assert main(["info", out]) == 0
+    assert f"{files['left']}, sha256 {recorded['masks'][0]['content']['sha256']}, covers 0.5" in capsys.readouterr().out
     assert recorded["options"]["masks"][0] == {"content": files["left"], "style:1": files["right"]}
 
     assert main(["rerun", out, "-o", again]) == 0

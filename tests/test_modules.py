@@ -1,5 +1,6 @@
 """The losses as modules: float64 formulas, batches, autocast, torch.compile, and what they refuse."""
 
+import copy
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -146,6 +147,75 @@ def test_extractor(pooling: str, padding: str, preprocessing: Preprocessing) -> 
         torch.testing.assert_close(outputs[name][0].double(), wanted[name], rtol=1e-4, atol=3e-6 * scale)
         # The preprocessing is in float32.
         torch.testing.assert_close(exact[name][0], wanted[name], rtol=1e-4, atol=1e-6 * scale)
+
+
+PERCEPTUAL: dict[str, Any] = {**NAMES, "size": 24, "style_weight": 5}
+
+
+def made(name: str) -> tuple[nn.Module, Tensor]:
+    """A module with targets, and what it is called with."""
+    if name == "perceptual":
+        return PerceptualLoss(images(1)[0], **PERCEPTUAL), images()
+    target = noise(1, 4, 5, 5, seed=1)
+    return (GramLoss(target) if name == "gram" else ContentLoss(target)), noise(2, 4, 5, 5)
+
+
+@pytest.mark.parametrize("name", ["gram", "content", "perceptual"])
+def test_a_module_made_in_inference_mode_works_outside(name: str) -> None:
+    usual, given = made(name)
+    with torch.inference_mode():
+        module, content = made(name)
+        _ = module(given, content) if name == "perceptual" else module(given)
+    gradients = []
+    for loss in (usual, module):
+        x = given.clone().requires_grad_()
+        value = loss(x, content) if name == "perceptual" else loss(x)
+        value.backward()
+        gradients.append(x.grad)
+    assert torch.equal(gradients[0], gradients[1])
+    # A target for the call alone, made there too.
+    if name != "perceptual":
+        with torch.inference_mode():
+            target = noise(1, 4, 5, 5, seed=1)
+        type(module)()(given.clone().requires_grad_(), target).backward()
+
+
+@pytest.mark.parametrize("name", ["gram", "content", "perceptual"])
+def test_torch_func_sees_through_the_modules(name: str) -> None:
+    module, given = made(name)
+
+    def loss(x: Tensor) -> Tensor:
+        value: Tensor = module(x[None], given[:1]) if name == "perceptual" else module(x[None])
+        return value
+
+    x = given.clone().requires_grad_()
+    torch.stack([loss(each) for each in x]).sum().backward()
+    assert x.grad is not None
+    assert torch.allclose(torch.func.vmap(torch.func.grad(loss))(given), x.grad, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["gram", "content", "perceptual"])
+def test_what_is_kept_moves_and_is_no_buffer(name: str) -> None:
+    """DistributedDataParallel sends buffers to all ranks before every forward."""
+    module, given = made(name)
+    whole = nn.Sequential(nn.Conv2d(3, 3, 1), module)
+    assert not list(whole.buffers())
+    assert all(
+        tensor.dtype == torch.float64
+        for each in whole.double().modules()
+        for tensor in vars(each).values()
+        if isinstance(tensor, Tensor)
+    )
+    assert copy.deepcopy(module)(given.double(), given.double()).dtype in (torch.float32, torch.float64)
+    if name == "perceptual":
+        return
+    other = type(module)(torch.zeros_like(given[:1]))
+    other.load_state_dict(module.state_dict())
+    assert torch.equal(other.target, module.target.float())
+    with pytest.raises(RuntimeError, match=r"target is .* in the checkpoint and"):
+        other.load_state_dict({"target": torch.zeros(2, 9, 9)})
+    with pytest.raises(RuntimeError, match="Missing key"):
+        other.load_state_dict({})
 
 
 def test_extractor_stops_at_the_deepest_tap() -> None:

@@ -64,6 +64,18 @@ def test_a_stopped_run_goes_on_bit_for_bit(optimizer: str, pictures: tuple[Path,
         assert seconds == sorted(seconds)
 
 
+def test_a_picture_that_moved_away_is_named(tmp_path: Path) -> None:
+    content, style = drawn(tmp_path, "content.png", "style.png")
+    checkpoint = tmp_path / "run"
+    options: dict[str, Any] = {"size": 32, "scales": None, "iterations": 3, "weights": "random"}
+    fastnst.stylize(content, style, **options, checkpoint=checkpoint, callback=lambda at: at.record.iteration < 1)
+    Path(content).rename(tmp_path / "moved.png")
+    said = r"the content image of the checkpoint, '.*content.png', is not there now; give it as content=… or --content"
+    with pytest.raises(fastnst.CheckpointError, match=said):
+        fastnst.resume(checkpoint)
+    assert fastnst.resume(checkpoint, content=tmp_path / "moved.png").stopped is None
+
+
 def test_a_run_goes_on_in_the_precision_that_it_began_in(
     pictures: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

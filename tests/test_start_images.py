@@ -9,7 +9,7 @@ import torch
 from drawn import drawn
 
 import fastnst
-from fastnst.errors import OptionError
+from fastnst.errors import FastnstWarning, OptionError
 from fastnst.image.picture import Picture
 from fastnst.image.resize import fitted_size
 from fastnst.network.architecture import CAFFE, IMAGENET
@@ -54,6 +54,48 @@ def test_a_run_from_what_the_pictures_give_goes_on_from_its_checkpoint(word: str
     assert torch.equal(fastnst.resume(run).tensor, whole.tensor)
 
 
+@pytest.mark.parametrize(
+    ("size", "words"), [((30, 40), "1.78 times in width"), ((80, 30), "2.00 times in height"), ((20, 15), None)]
+)
+def test_a_start_picture_of_other_proportions_is_named(size: tuple[int, int], words: str | None) -> None:
+    init = photo(2, size[1], size[0])
+    options = {**SMALL, "size": 40, "init": init}
+    if words is None:
+        fastnst.stylize(photo(), photo(1), **options)
+        return
+    with pytest.warns(
+        FastnstWarning, match=f"init image 'array' is {size[0]}×{size[1]} pixels, and is stretched {words}"
+    ):
+        fastnst.stylize(photo(), photo(1), **options)
+
+
+def test_a_style_far_smaller_than_the_result_is_named() -> None:
+    small = photo(1, 3, 4)
+    said = "style image 'array' is 4×3 pixels, and is enlarged 10.0 times"
+    with pytest.warns(FastnstWarning, match=said):
+        fastnst.stylize(photo(), small, **SMALL, size=40)
+    with pytest.warns(FastnstWarning, match=said):
+        fastnst.synthesize_texture(small, size=40, iterations=1, style_layers="conv1_1", weights="random", scales=None)
+    with pytest.warns(FastnstWarning, match=said):
+        fastnst.PerceptualLoss(small, size=40, style_weight=1, weights="random", style_layers="conv1_1")
+    fastnst.stylize(photo(), photo(1, 15, 20), **SMALL, size=40)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "rate", "said"),
+    [
+        ("lbfgs", 1e-12, "too short; raise --learning-rate 1e-12"),
+        ("lbfgs", 1e6, r"too long; lower --learning-rate 1e\+06"),
+        ("adam", 1e-12, "too short; raise"),
+        ("adam", 5, "too long; lower --learning-rate 5"),
+    ],
+)
+def test_a_run_that_never_moves_says_so(optimizer: str, rate: float, said: str) -> None:
+    options = {**SMALL, "iterations": 3, "size": 40, "optimizer": optimizer, "learning_rate": rate, "device": "cpu"}
+    with pytest.warns(FastnstWarning, match=f"no step lowered the loss .* began with: the steps are {said}"):
+        fastnst.stylize(photo(), photo(1), **options)
+
+
 def test_recoloured_content_has_the_styles_moments_by_their_shares() -> None:
     rng = np.random.default_rng(0)
     pictures = [
@@ -83,7 +125,9 @@ def test_without_a_style_the_recoloured_content_is_the_content() -> None:
 
 def test_sizes_by_the_short_edge() -> None:
     assert fitted_size(300, 400, 90, "short") == (90, 120)
-    result = fastnst.stylize(photo(), photo(1), **{**SMALL, "scales": 2}, size=80, edge="short", scale_factor=1.25)
+    result = fastnst.stylize(
+        photo(), photo(1, 60, 80), **{**SMALL, "scales": 2}, size=80, edge="short", scale_factor=1.25
+    )
     assert [(each["height"], each["width"]) for each in result.parameters["sizes"]] == [(64, 85), (80, 107)]
     # An image without a content has no short edge.
     options = {name: value for name, value in SMALL.items() if name != "content_layers"}

@@ -1,6 +1,7 @@
 """The function `stylize`: inputs, results, callbacks, determinism, and how a run ends."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,8 @@ def test_the_result_has_image_tensor_losses_and_parameters() -> None:
     assert result.parameters["sizes"] == [{"width": 48, "height": 32}]
     assert repr(result) == f"Result(48×32, loss {result.parameters['final']['total']:.4g})"
     assert Image.open(io.BytesIO(result._repr_png_())).size == (48, 32)
+    large = replace(result, tensor=torch.zeros(3, 1500, 3000), alpha=None)
+    assert Image.open(io.BytesIO(large._repr_png_())).size == (1024, 512)
     # The last record is of the image, also by the plain losses.
     from_there = fastnst.stylize(photo(), photo(1), **options, init=result.tensor, backend="reference")
     assert from_there.losses[0].total == pytest.approx(result.losses[-1].total, rel=1e-4)
@@ -259,6 +262,7 @@ def test_a_run_that_runs_out_of_memory_goes_on_in_smaller_tiles(monkeypatch: pyt
         fastnst.stylize(photo(), photo(1), **SMALL, tile="none")
 
 
+@pytest.mark.filterwarnings("ignore:no step lowered the loss")
 def test_a_run_ends_at_its_best_image() -> None:
     images = []
     # So long a step leaps over the valley.
@@ -271,6 +275,7 @@ def test_a_run_ends_at_its_best_image() -> None:
     assert result.parameters["final"] == result.losses[best].as_dict()
 
 
+@pytest.mark.filterwarnings("ignore:no step lowered the loss")
 def test_the_mean_of_the_iterates_is_kept_when_asked_for() -> None:
     options = {**SMALL, "optimizer": "adam", "learning_rate": 0.3, "iterations": 6}
     result = fastnst.stylize(photo(), photo(1), average=0.5, **options)

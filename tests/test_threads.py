@@ -201,19 +201,24 @@ def test_the_command_in_another_thread(tmp_path: Path) -> None:
 
 
 FORKED = """
-import os, sys, torch, fastnst
+import os, signal, sys, numpy as np, torch, fastnst
+from fastnst.image.read import load_image
 from test_threads import made
 
 def one_step():
     # The number of threads may change the rounding, which more steps of L-BFGS would blow up.
     return made("lbfgs", iterations=1, scales="none")
 
-def forked(threads):
+def forked(threads, call=None):
     sys.stdout.flush()
     if child := os.fork():
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    signal.alarm(60)
     torch.set_num_threads(threads)
     try:
+        if call is not None:
+            call()
+            os._exit(0)
         os._exit(0 if torch.allclose(one_step().tensor, expected.tensor, rtol=0, atol=1e-5) else 1)
     except fastnst.FastnstError as error:
         print(error, flush=True)
@@ -222,6 +227,28 @@ def forked(threads):
 torch.set_num_threads(2)
 expected = one_step()
 print(forked(2), forked(1))
+large = np.random.default_rng(0).random((160, 160, 3), dtype=np.float32)
+options = dict(size=32, weights="random", iterations=1, scales="none")
+kept = fastnst.Stylizer(large, **options)
+module = fastnst.PerceptualLoss(large, size=32, style_weight=5, weights="random")
+features, images = torch.rand(1, 8, 80, 80), torch.rand(1, 3, 160, 160)
+entries = dict(
+    stylize=lambda: fastnst.stylize(large, large, **options),
+    stylizer=lambda: fastnst.Stylizer(large, **options),
+    kept=lambda: kept(large),
+    perceptual=lambda: fastnst.PerceptualLoss(large, size=32, style_weight=5, weights="random"),
+    module=lambda: module(images, images),
+    gram=lambda: fastnst.GramLoss(features),
+    gram_call=lambda: fastnst.GramLoss()(features, features),
+    content=lambda: fastnst.ContentLoss()(features, features),
+    tv=lambda: fastnst.TVLoss()(images),
+    extractor=lambda: fastnst.FeatureExtractor("random", layers=["conv1_1"]),
+    image=lambda: load_image(large),
+    tensor=lambda: load_image(torch.from_numpy(large).permute(2, 0, 1)),
+    texture=lambda: fastnst.synthesize_texture(large, **{**options, "size": 32}),
+)
+for name, call in entries.items():
+    print(name, forked(2, call))
 """
 
 
@@ -231,9 +258,14 @@ def test_a_forked_process_says_what_it_lacks() -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
     words = [sys.executable, "-W", "ignore", "-c", FORKED]
     done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE, env=environment, check=False)
-    refused, codes = done.stdout.splitlines()
-    assert "start processes by spawn, or call torch.set_num_threads(1) in this one first" in refused
+    refused, codes, *entries = done.stdout.splitlines()
+    line = "start processes by spawn, or call torch.set_num_threads(1) in this one first"
+    assert line in refused
     assert codes == "2 0", done.stderr
+    assert len(entries) == 2 * 13
+    for said, code in zip(entries[::2], entries[1::2], strict=True):
+        assert line in said
+        assert code.endswith(" 2")
 
 
 def test_a_setting_is_held_by_those_who_want_the_same() -> None:

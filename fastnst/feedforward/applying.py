@@ -19,7 +19,7 @@ from fastnst.image.read import Source, open_picture
 from fastnst.image.resize import at_size, fitted_size
 from fastnst.image.write import Target, save_image, to_pil
 from fastnst.network.runtime import resolve_runtime, versions
-from fastnst.network.settings import check_fork, own_modes
+from fastnst.network.settings import own_modes
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,7 +27,7 @@ from fastnst.image.sheet import contact_sheet
 from fastnst.image.write import check_output_path, replacing, save_image
 from fastnst.loss.perceptual import PerceptualLoss
 from fastnst.network.runtime import Runtime, resolve_runtime, versions, without_overflow
-from fastnst.network.settings import check_fork, own_modes
+from fastnst.network.settings import own_modes
 from fastnst.options.keywords import OptionValues
 from fastnst.options.options import resolve_options
 
@@ -98,7 +98,9 @@ def train_network(
     check_fork()
     schedule = schedule or Schedule()
     device, precision = options.pop("device", "auto"), options.pop("precision", "auto")
-    options.setdefault("size", 256)
+    size = options.setdefault("size", 256)
+    if not isinstance(size, int):
+        raise OptionError(f"size {size!r} depends on a content; training takes a number of pixels")
     if output is not None:
         check_place(os.fsdecode(output), "network", (SUFFIX,))
     if checkpoint is not None:
@@ -126,7 +128,7 @@ def train_network(
         training = _Training(
             network=network.to(runtime.device),
             first=first,
-            photos=Photos(photos, options["size"], schedule.seed),
+            photos=Photos(photos, size, schedule.seed),
             losses=_losses(pictures, options, runtime),
             schedule=schedule,
             runtime=runtime,

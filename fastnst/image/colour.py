@@ -51,6 +51,9 @@ _OUTSIDE = 1e-6  # of linear light; rounding
 _REGULARISATION = 1e-5
 # Of moved colours in any direction: the chroma of a sepia print is noise, and its contrast that of a fog.
 _MOST_GAIN = 4.0
+# A picture's deviation in a direction, by its largest: below the first it is JPEG's noise, and gets no gain; from the
+# second on it may get all.
+_NOISE, _COLOUR = 0.12, 0.25
 
 
 def prepared(content: AnyPicture, styles: Sequence[AnyPicture], mode: str) -> tuple[AnyPicture, list[AnyPicture]]:
@@ -181,8 +184,9 @@ def moved_colours(style: Tensor, present: Moments, wanted: Moments) -> Tensor:
         p' = A p + b,   A Σ_S Aᵀ = Σ_C,   b = μ_C − A μ_S,  clamped to 0…1
 
     with `A = Σ_S^{−1/2} (Σ_S^{1/2} Σ_C Σ_S^{1/2})^{1/2} Σ_S^{−1/2}`, which is symmetric, so that no hue is turned that
-    need not be. Its gain is at most 4 in any direction: a style that hardly varies in one stays below the content's
-    variance there. Σ is in float64, plus 1e-5 on its diagonal; sRGB values are taken as they are.
+    need not be. Its gain is at most 4 in any direction, and 1 along an axis of a style by which it varies less than an
+    eighth of its most, as the chroma of a tinted photograph does: it stays below the content's variance there. Σ is in
+    float64, plus 1e-5 on its diagonal; sRGB values are taken as they are.
     """
     (own_mean, own_covariance), (mean, covariance) = present, wanted
     own_mean, own_covariance = own_mean.to(style.device), own_covariance.to(style.device)
@@ -191,6 +195,10 @@ def moved_colours(style: Tensor, present: Moments, wanted: Moments) -> Tensor:
     root, inverse = _power(own_covariance, 0.5), _power(own_covariance, -0.5)
     gains, directions = torch.linalg.eigh(inverse @ _power(root @ covariance @ root, 0.5) @ inverse)
     matrix = (directions * gains.clamp(max=_MOST_GAIN)) @ directions.mT
+    variances, axes = torch.linalg.eigh(own_covariance)
+    most = 1 + (_MOST_GAIN - 1) * (((variances / variances[-1]).sqrt() - _NOISE) / (_COLOUR - _NOISE)).clamp(0, 1)
+    along = torch.linalg.vector_norm(matrix @ axes, dim=0)
+    matrix = matrix @ (axes * (most / along).clamp(max=1)) @ axes.mT
     pixels, moved = style.flatten(1), torch.empty_like(style).flatten(1)
     for part, target in zip(torch.split(pixels, _PIXELS, dim=1), torch.split(moved, _PIXELS, dim=1), strict=True):
         target.copy_((matrix @ (part.double() - own_mean[:, None]) + mean.to(style.device)[:, None]).clamp(0, 1))

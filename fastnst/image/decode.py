@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 import struct
 import sys
 import threading
@@ -14,7 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from fastnst.errors import ImageError
 from fastnst.image.files import GIVE_A_PICTURE, MAX_PIXELS
@@ -23,6 +24,28 @@ MIN_SIDE = 2
 MAX_SIDE = 1_000_000
 """A picture is read by whole rows, each of which is held several times over."""
 
+# What begins files of formats that hold pictures and are not read, and files that people take for pictures.
+_UNREAD = (
+    (rb"\xff\x0a|\0\0\0\x0cJXL ", "a JPEG XL picture"),
+    (rb"....ftyp(hei[cxms]|hev[cxms])", "a HEIC picture"),
+    (rb"....ftypcrx |II\*\0\x10\0\0\0CR|FUJIFILMCCD-RAW|IIU\0|IIRO", "a camera's raw file"),
+    (rb"\x76\x2f\x31\x01", "an OpenEXR picture"),
+    (rb"#\?R(ADIANCE|GBE)", "a Radiance HDR picture"),
+    (rb"%PDF", "a PDF document"),
+    (rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<svg", "an SVG drawing"),
+    (rb"\0\0[\x01\x02]\0", "an icon"),
+    (rb"....ftyp(?!avi|mif|msf)|\x1a\x45\xdf\xa3|RIFF....AVI ", "a video"),
+    (rb"(?i)\s*<(!doctype\s+)?html", "a web page"),
+    (rb"PK\x03\x04", "an archive"),
+)
+_UNREAD_SAMPLES = {
+    1: "unsigned integers",
+    2: "signed integers",
+    3: "floats",
+    5: "complex integers",
+    6: "complex floats",
+}
+
 _NPY_MAGIC = b"\x93NUMPY"
 # The formats that libvips lacks. Pillow opens others too, which start another program (EPS) or hold no photographs.
 _PILLOW_FORMATS = ("BMP", "DIB", "JPEG2000", "PPM", "PSD", "QOI", "TGA", "PCX", "SGI")
@@ -30,6 +53,7 @@ _ORIENTATION = 274  # EXIF's tag
 # Bytes of a TIFF's values by their type; the others have 8.
 _TIFF_VALUES = {1: 1, 2: 1, 3: 2, 4: 4, 6: 1, 7: 1, 8: 2, 9: 4, 11: 4, 13: 4}
 _MOST_TIFF_ENTRIES = 4096
+_BITS, _SAMPLE_FORMAT, _DNG_VERSION = 258, 339, 50706  # TIFF's
 # Pillow's limit of pixels and Python's warning filters belong to the whole process.
 _PILLOW_LOCK = threading.Lock()
 
@@ -46,12 +70,15 @@ def open_image(held: str | bytes, what: str, access: str = "sequential", max_pix
         with decoding(what), opened(held) as file:
             _check_tiff(file, what)
     source = vips.Source
-    with decoding(what):
+    with decoding(what, 0, 0, held):
         try:
             source = (
                 source.new_from_memory(held) if isinstance(held, bytes) else source.new_from_file(os.fsencode(held))
             )
-            return vips.Image.new_from_source(source, "", **options)
+            image = vips.Image.new_from_source(source, "", **options)
+            if access == "sequential" and _head(held, 12)[8:11] in (b"hei", b"hev"):
+                vips.Image.new_from_source(source, "", access="random").getpoint(0, 0)  # is its codec there?
+            return image
         except vips.Error as error:
             if "known format" not in str(error):
                 raise
@@ -61,6 +88,8 @@ def open_image(held: str | bytes, what: str, access: str = "sequential", max_pix
             with _unguarded():
                 image = Image.open(io.BytesIO(held) if isinstance(held, bytes) else held, formats=formats)
         except UnidentifiedImageError as error:
+            if (unread := unread_format(held)) is not None:
+                raise ImageError(f"{what} is {unread}, which is not read here; convert it to PNG or JPEG") from error
             raise ImageError(
                 f"{what} is not an image of a known format, or its header is damaged; {GIVE_A_PICTURE}"
             ) from error
@@ -110,14 +139,52 @@ def _pil_samples(image: Image.Image, what: str) -> tuple[npt.NDArray[np.generic]
     return np.asarray(image), "b-w" if grey_mode else "srgb"
 
 
+def frames_of(source: Image.Image | str | bytes) -> int:
+    """The frames or pages of a picture, or of a file that may have more than one by its first bytes; 1 for others.
+
+    A PIL image at another frame than its first was moved there by its owner. The second picture of a phone's MPO is a
+    map of depth or gain.
+    """
+    with contextlib.suppress(Exception), _unguarded():  # what cannot be counted, the reading itself judges
+        if isinstance(source, Image.Image):
+            plain = source.format == "MPO" or source.tell() > 0
+            return 1 if plain else int(getattr(source, "n_frames", 1))
+        if not _head(source).startswith((b"GIF8", b"II", b"MM", b"RIFF", b"\x89PNG", b"\0\0\0")):
+            return 1
+        file = io.BytesIO(source) if isinstance(source, bytes) else source
+        with Image.open(file, formats=("GIF", "TIFF", "WEBP", "PNG", "AVIF")) as image:
+            return int(getattr(image, "n_frames", 1))
+    return 1
+
+
 def is_npy(held: str | bytes) -> bool:
     """True where a path leads to one of NumPy's own files, or bytes are one."""
     return _head(held) == _NPY_MAGIC
 
 
-def _head(held: str | bytes) -> bytes:
+def _head(held: str | bytes, count: int = len(_NPY_MAGIC)) -> bytes:
     with opened(held) as file:
-        return file.read(len(_NPY_MAGIC))
+        return file.read(count)
+
+
+def unread_format(held: str | bytes) -> str | None:
+    """The name of a file's format where it is known and not read; None for others."""
+    head = _head(held, 512)
+    for pattern, name in _UNREAD:
+        if re.match(pattern, head, re.DOTALL):
+            return name
+    if head[:2] not in (b"II", b"MM"):
+        return None
+    with contextlib.suppress(Exception), opened(held) as file:
+        tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
+        file.seek(tags.next)
+        tags.load(file)
+        if _DNG_VERSION in tags:
+            return "a camera's raw file"
+        bits, kind = max(tags.get(_BITS, (1,))), max(tags.get(_SAMPLE_FORMAT, (1,)))
+        if bits > 16 or kind != 1:
+            return f"a TIFF of {bits}-bit {_UNREAD_SAMPLES.get(kind, 'samples')}"
+    return None
 
 
 def _check_tiff(file: IO[bytes], what: str) -> None:
@@ -176,8 +243,9 @@ def srgb_profile() -> bytes:
 
 
 @contextlib.contextmanager
-def decoding(what: str, height: int = 0, width: int = 0) -> Iterator[None]:
-    """Makes an ImageError of what is raised in the block, while an image of that size is decoded."""
+def decoding(what: str, height: int = 0, width: int = 0, held: str | bytes | None = None) -> Iterator[None]:
+    """Makes an ImageError of what is raised in the block, while an image of that size is decoded; where it is a file
+    that is `held`, of a format that is not read, it names that."""
     try:
         yield
     except (ImageError, GeneratorExit):
@@ -186,6 +254,8 @@ def decoding(what: str, height: int = 0, width: int = 0) -> Iterator[None]:
         if ran_out(error):
             size = f" ({width}×{height} pixels)" if width else ""
             raise ImageError(f"{what} does not fit in memory{size}; reduce it first") from error
+        if held is not None and (unread := unread_format(held)) is not None:
+            raise ImageError(f"{what} is {unread}, which is not read here; convert it to PNG or JPEG") from error
         raise ImageError(_damaged(what, error)) from error
 
 

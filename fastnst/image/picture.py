@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fastnst.errors import ImageError
+from fastnst.fork import check_fork
 from fastnst.image.decode import check_size, decoding, ran_out
 
 PART_PIXELS = 1 << 19
@@ -191,6 +192,7 @@ def from_tensor(tensor: Tensor, what: str) -> Picture:
         raise ImageError(f"{what} has dtype {tensor.dtype}; give uint8, uint16, or float in 0…1")
     _, height, width = samples.shape
     check_size(height, width, what)
+    check_fork(samples.numel())
     peak = {torch.uint8: 255, torch.uint16: 65535}.get(samples.dtype, 1)
     with decoding(what, height, width):
         try:
@@ -216,6 +218,7 @@ def from_planes(planes: Tensor, what: str, name: str) -> Picture:
 
     Values up to 1e-3 outside 0…1 are clamped. Raises ImageError for others.
     """
+    check_fork(planes.numel())
     low, high = (float(bound) for bound in torch.aminmax(planes))
     if not np.isfinite((low, high)).all():
         raise ImageError(f"{what} has NaN or infinite values; every value must be in 0…1")

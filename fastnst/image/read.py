@@ -7,6 +7,7 @@ it converts colours at 16 bits; Pillow reads the formats that libvips does not.
 
 import io
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from typing import IO, Any, TypeAlias
 
@@ -15,10 +16,11 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from fastnst.errors import ImageError
+from fastnst.errors import FastnstWarning, ImageError
 from fastnst.image.decode import (
     check_size,
     decoding,
+    frames_of,
     from_pil,
     is_npy,
     libvips,
@@ -47,7 +49,11 @@ Rows: TypeAlias = Callable[[], Iterator[npt.NDArray[np.generic]]]
 STREAMED_PIXELS = 1 << 22
 """Files of more pixels are read as a StreamedPicture where a run does not need them whole: 50 MB in float."""
 
-_DTYPES = {"uchar": np.uint8, "ushort": np.uint16, "int": np.int32, "uint": np.uint32, "float": np.float32}
+_DTYPES = {"uchar": np.uint8, "ushort": np.uint16, "float": np.float32}
+
+
+_SAMPLES = {"int": "32-bit integers", "uint": "32-bit integers", "short": "signed integers", "char": "signed integers"}
+_SAMPLES |= {"double": "64-bit floats"}
 
 
 def load_image(source: Source, *, role: str = "content", max_pixels: int = MAX_PIXELS) -> Picture:
@@ -95,7 +101,8 @@ def _opened(source: object, role: str, max_pixels: int) -> tuple[str, StreamedPi
     """The name of the image in messages, and the picture, whose header alone is read."""
     if isinstance(source, Image.Image):
         what, name = f"{role} image (PIL image)", "PIL image"
-        decoded = from_pil(source, what, max_pixels)
+        decoded, held = from_pil(source, what, max_pixels), None
+        _warn_of_frames(what, frames_of(source))
         height, width, rows = _image_rows(lambda _: decoded, what, max_pixels)
     elif isinstance(source, str | os.PathLike) or hasattr(source, "read"):
         name, what = source_name(source, role)
@@ -106,6 +113,7 @@ def _opened(source: object, role: str, max_pixels: int) -> tuple[str, StreamedPi
             height, width, rows = _image_rows(
                 lambda access: open_image(held, what, access, max_pixels), what, max_pixels
             )
+            _warn_of_frames(what, frames_of(held))
     else:
         raise ImageError(
             f"{role} image is of type {type(source).__name__}; "
@@ -113,11 +121,20 @@ def _opened(source: object, role: str, max_pixels: int) -> tuple[str, StreamedPi
         )
 
     def read() -> Iterator[Picture]:
-        with decoding(what, height, width):
+        with decoding(what, height, width, held):
             for samples in rows():
                 yield from_samples(samples, what, name)
 
     return what, StreamedPicture(height, width, name, read)
+
+
+def _warn_of_frames(what: str, frames: int) -> None:
+    if frames > 1:
+        warnings.warn(
+            f"{what} has {frames} frames or pages, and the first is taken; save the one that is meant as a picture",
+            FastnstWarning,
+            stacklevel=2,
+        )
 
 
 def _image_rows(opened: Callable[[str], Any], what: str, max_pixels: int) -> tuple[int, int, Rows]:
@@ -125,7 +142,8 @@ def _image_rows(opened: Callable[[str], Any], what: str, max_pixels: int) -> tup
     image = opened("sequential")
     check_size(image.height, image.width, what, max_pixels)
     if image.bands > 5 or image.format not in _DTYPES:
-        raise ImageError(f"{what} has {image.bands} channels of {image.format}; save it as RGB of 8 or 16 bits")
+        samples = _SAMPLES.get(image.format, image.format)
+        raise ImageError(f"{what} has {image.bands} channels of {samples}; save it as RGB of 8 or 16 bits")
     orientation = image.get("orientation") if image.get_typeof("orientation") else 1
     # Only what is not turned can be decoded from the top; libvips keeps the rest in memory or, when large, on disk.
     access = "sequential" if orientation in (1, 2) else "random"

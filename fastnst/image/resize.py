@@ -1,17 +1,19 @@
 """Pictures at other sizes: which size fits an edge, and resampling to it, whole, by rows or as an image that tiles."""
 
 import math
+import warnings
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from fastnst.errors import ImageError, OptionError
+from fastnst.errors import FastnstWarning, ImageError, OptionError
 from fastnst.image.picture import AnyPicture, Picture, StreamedPicture
 
 # Beyond a border the bicubic kernel sees two pixels of the coarser of the two sizes.
 _KERNEL_REACH = 3
+_ENLARGED = 2.0
 
 
 def check_fits(
@@ -45,6 +47,18 @@ def fitted_size(height: int, width: int, pixels: int, edge: str = "long") -> tup
     # In integers: half a pixel is decided by the sizes alone, not by floating-point rounding.
     fitted_height, fitted_width = ((2 * side * pixels + measured) // (2 * measured) for side in (height, width))
     return max(1, fitted_height), max(1, fitted_width)
+
+
+def warn_if_enlarged(style: AnyPicture, size: tuple[int, int]) -> None:
+    """Says with a FastnstWarning where a style is shown at a `size`, (height, width), far larger than it is."""
+    factor = max(size) / max(style.height, style.width)
+    if factor > _ENLARGED:
+        warnings.warn(
+            f"style image {style.name!r} is {style.width}×{style.height} pixels, and is enlarged {factor:.1f} times, "
+            "which leaves its texture blurred; give a larger one, or lower the size or the style scale",
+            FastnstWarning,
+            stacklevel=3,
+        )
 
 
 def resize(planes: Tensor, size: int | tuple[int, int]) -> Tensor:

@@ -5,15 +5,17 @@ A mask is brought to a layer's resolution as the network brings the image there,
 place is stylised as strongly as without masks.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from fastnst.errors import ImageError, OptionError
-from fastnst.image.picture import AnyPicture
+from fastnst.errors import FastnstWarning, ImageError, OptionError
+from fastnst.image.picture import AnyPicture, Picture
 from fastnst.image.read import load_image
 from fastnst.image.resize import resize
 from fastnst.options.masks import Mask
@@ -24,6 +26,10 @@ float32 in 0…1, or None for all of it."""
 
 # The part of a side by which a mask's aspect may be another than its picture's, besides a pixel of rounding.
 _ASPECT_TOLERANCE = 0.01
+# How far apart a grey's channels may be, and in which part of a picture they may be further: JPEG's edges are tinted.
+_TINT, _TINTED_SHARE = 0.1, 0.005
+# Masks whose brightest spot is below this are no masks, but numbers of regions; below the second they are weak.
+_NEARLY_BLACK, _WEAK = 1 / 16, 0.5
 
 
 @dataclass(frozen=True)
@@ -108,8 +114,10 @@ class GreyMask:
     sha256: str
 
     @property
-    def recorded(self) -> dict[str, str]:
-        return {"name": self.name, "sha256": self.sha256}
+    def recorded(self) -> dict[str, Any]:
+        """Its name and hash, and the share of its picture that it covers, in 0…1."""
+        covers = round(float(self.values.mean(dtype=torch.float64)), 4)
+        return {"name": self.name, "sha256": self.sha256, "covers": covers}
 
     def check_aspect(self, height: int, width: int, what: str) -> None:
         """Raises ImageError unless it has the proportions of `what`, of `height` × `width`."""
@@ -135,18 +143,18 @@ class Region:
 def load_regions(masks: Sequence[Mask], styles: Sequence[AnyPicture], shares: Sequence[float]) -> list[Region]:
     """Reads the masks of a run with these styles and their shares.
 
-    A picture in colour is its mean grey, and what is transparent in it is outside. Raises ImageError for a mask that
-    cannot be read, shows nothing, or has other proportions than its style; OptionError for a style that is not there,
+    What is transparent in a picture is outside; bools, and pictures of 0 and 1, are what they mean. Raises ImageError
+    for a mask that cannot be read, is in colour, shows nothing, or has other proportions than its style; OptionError
+    for a style that is not there,
     and for a region all of whose styles have the weight 0.
     """
     regions = []
     for mask in masks:
-        content = _load(mask.content)
-        greys: dict[int, GreyMask | None] = {}
-        for number, source in mask.styles:
+        for number, _ in mask.styles:
             if number > len(styles):
                 raise OptionError(f"a mask is for style {number}, and there are {len(styles)}; count them from 1")
-            greys[number - 1] = None if source is None else _load(source)
+        content = _load(mask.content)
+        greys = {number - 1: None if source is None else _load(source) for number, source in mask.styles}
         if greys and not any(shares[index] for index in greys):
             raise OptionError("a mask is for styles whose weights are all 0; raise one of them, or leave the mask out")
         for index, grey in greys.items():
@@ -157,13 +165,69 @@ def load_regions(masks: Sequence[Mask], styles: Sequence[AnyPicture], shares: Se
 
 
 def _load(source: Any) -> GreyMask:
-    picture = load_image(source, role="mask")
-    values = picture.rgb.mean(0)[None, None]
-    if picture.alpha is not None:
-        values = values * picture.alpha
-    if float(values.max()) == 0:
+    picture = load_image(_as_floats(source), role="mask")
+    values = _grey(picture)[None, None]
+    brightest = float(values.max())
+    if brightest == 0:
         raise ImageError(f"mask {picture.name!r} is black everywhere; paint the region white")
+    if brightest < 1.5 / 255:
+        # Ones of 8 bits, or 8 bits kept in 16.
+        values = values / brightest
+    elif brightest < _NEARLY_BLACK:
+        raise ImageError(
+            f"mask {picture.name!r} is nearly black: its brightest value is {brightest * 255:.0f} of 255; paint the "
+            "region white, and of a map that numbers its regions make one mask for each, as labels == 1"
+        )
+    elif brightest < _WEAK:
+        warnings.warn(
+            f"mask {picture.name!r} is grey where it is brightest, {brightest:.0%} of white, and its region as weak; "
+            "paint it white if that is not meant",
+            FastnstWarning,
+            stacklevel=2,
+        )
     return GreyMask(values, picture.name, picture.sha256)
+
+
+def _as_floats(source: Any) -> Any:
+    """The source of a mask that `load_image` takes: arrays and tensors of bools, or of integers that are no more than
+    0 and 1, become floats, those of up to 255 uint8."""
+    if isinstance(source, Tensor) and source.layout == torch.strided and not source.is_nested:
+        samples = source.detach()[None] if source.ndim == 2 else source.detach()
+        integers = samples.dtype == torch.bool or not (samples.is_floating_point() or samples.is_complex())
+        if integers and not (samples.is_meta or samples.is_quantized):
+            return torch.from_numpy(_unit(samples.cpu().numpy()))
+        return samples
+    if isinstance(source, np.ndarray) and source.dtype.kind in "biu" and not np.ma.isMaskedArray(source):
+        return _unit(source)
+    return source
+
+
+def _unit(samples: Any) -> Any:
+    if samples.size == 0 or samples.min() < 0 or samples.max() > 255:
+        return samples
+    return samples.astype(np.float32 if samples.max() <= 1 else np.uint8)
+
+
+def _grey(picture: Picture) -> Tensor:
+    """A mask's values, (H, W) in 0…1: its grey where it is opaque; of one colour on nothing, how opaque it is there.
+
+    Raises ImageError for another picture in colour.
+    """
+    rgb, alpha = picture.rgb, picture.alpha
+    visible = torch.ones_like(rgb[0]) if alpha is None else alpha[0]
+    colours = rgb[:, visible > 0]
+    if colours.numel() == 0:
+        return visible
+    low, high = torch.aminmax(colours, dim=0)
+    if float((high - low > _TINT).float().mean()) <= _TINTED_SHARE:
+        return rgb.mean(0) * visible
+    spread = torch.aminmax(colours, dim=1)
+    if float(visible.min()) < 1 and float((spread.max - spread.min).max()) <= _TINT:
+        return visible
+    raise ImageError(
+        f"mask {picture.name!r} is in colour; a mask is white inside and black outside: of a map with a colour for "
+        "each region make one mask for each, as (labels == colour).all(-1) of its array does"
+    )
 
 
 def style_regions(

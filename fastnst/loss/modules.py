@@ -13,13 +13,15 @@ from fastnst_kernels.image import KINDS
 from torch import Tensor, nn
 
 from fastnst.errors import OptionError
+from fastnst.fork import check_fork
 from fastnst.loss.terms import content_factor as factor_of
+from fastnst.network.frozen import Frozen, normal, normal_tensors
 from fastnst.options.parse import CONTENT_FORMS
 
 REDUCTIONS = ("mean", "sum", "none")
 
 
-class GramLoss(nn.Module):
+class GramLoss(Frozen):
     """The style loss of one layer (Gatys, Ecker and Bethge 2016, equation 4), for each image of a batch:
 
         weight · 1/(4 C²) Σ (G − A)²,    G = F Fᵀ / (H·W),  A the Gram matrix of the target
@@ -33,7 +35,7 @@ class GramLoss(nn.Module):
 
     Args:
         target: features (1 or B, C, h, w) of any size, or Gram matrices (C, C) or (1 or B, C, C); None if each call
-            gives its own. A buffer, in float32: it is saved, and moves with the module.
+            gives its own. In float32: it is saved, and moves with the module.
         weight: a finite number.
         reduction: "mean" or "sum" over the batch, a scalar; "none" for (B,).
         precision: "ieee", or "tf32" to let tensor cores round float32 products.
@@ -45,6 +47,7 @@ class GramLoss(nn.Module):
 
     target: Tensor | None
 
+    @normal_tensors()
     def __init__(
         self,
         target: Tensor | None = None,
@@ -57,10 +60,11 @@ class GramLoss(nn.Module):
         super().__init__()
         self.weight, self.precision, self.backend = weight, precision, backend
         self.reduction = _checked(reduction)
-        self.register_buffer("target", None if target is None else self._matrices(target))
+        self.keep("target", None if target is None else self._matrices(target), saved=True)
 
     def forward(self, features: Tensor, target: Tensor | None = None) -> Tensor:
         """The loss of features (B, C, H, W); `target` as in the constructor, and in its place."""
+        check_fork(features.numel())
         wanted = _wanted(self.target, target, "GramLoss")
         with _own_precision(features):
             wanted = wanted if target is None else self._matrices(wanted)
@@ -69,16 +73,17 @@ class GramLoss(nn.Module):
 
     @torch.no_grad()
     def _matrices(self, target: Tensor) -> Tensor:
+        check_fork(target.numel())
         with _own_precision(target):
             if target.ndim == 4:
                 return gram(target, precision=self.precision, backend=self.backend)
-            return target.detach().to(torch.promote_types(target.dtype, torch.float32))
+            return normal(target.detach().to(torch.promote_types(target.dtype, torch.float32)))
 
     def extra_repr(self) -> str:
         return f"weight={self.weight:g}, reduction={self.reduction!r}"
 
 
-class ContentLoss(nn.Module):
+class ContentLoss(Frozen):
     """The content loss of one layer, for each image of a batch:
 
         weight · ½ Σ (F − P)²              form "paper" (Gatys, Ecker and Bethge 2016, equation 1)
@@ -87,7 +92,7 @@ class ContentLoss(nn.Module):
         weight · Σ (F − P)² / 2√(C·H·W)    form "root"
 
     Args:
-        target: the features P, (1 or B, C, H, W); None if each call gives its own. A buffer, saved with the module.
+        target: the features P, (1 or B, C, H, W); None if each call gives its own. Saved with the module.
         weight: a finite number.
         form: "paper", "mean", "relative" or "root".
         reduction: "mean" or "sum" over the batch, a scalar; "none" for (B,).
@@ -98,6 +103,7 @@ class ContentLoss(nn.Module):
 
     target: Tensor | None
 
+    @normal_tensors()
     def __init__(
         self,
         target: Tensor | None = None,
@@ -112,11 +118,12 @@ class ContentLoss(nn.Module):
             raise OptionError(f"unknown form {form!r} of the content loss; choose one of: {', '.join(CONTENT_FORMS)}")
         self.weight, self.form, self.backend = weight, form, backend
         self.reduction = _checked(reduction)
-        self.register_buffer("target", None if target is None else target.detach().clone())
+        self.keep("target", None if target is None else target.detach().clone(), saved=True)
 
     def forward(self, features: Tensor, target: Tensor | None = None) -> Tensor:
         """The loss of features (B, C, H, W); `target` as in the constructor, and in its place."""
-        wanted = _wanted(self.target, target, "ContentLoss").detach().to(features.dtype)
+        check_fork(features.numel())
+        wanted = normal(_wanted(self.target, target, "ContentLoss").detach().to(features.dtype))
         with _own_precision(features):
             loss = cast(Tensor, tap(features, content=wanted, backend=self.backend)[2])
             loss = loss * (content_factor(wanted, self.form) * self.weight)
@@ -152,6 +159,7 @@ class TVLoss(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """The loss of images (B, 3, H, W), in any floating dtype; 16-bit ones are summed in float32."""
+        check_fork(images.numel())
         with _own_precision(images):
             exact = images.to(torch.promote_types(images.dtype, torch.float32))
             loss = total_variation(exact, kind=self.kind, backend=self.backend) * self.weight

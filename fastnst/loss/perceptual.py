@@ -5,15 +5,17 @@ from typing import NamedTuple, Unpack
 
 import torch
 from fastnst_kernels import BlendedTarget, gram, tap
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastnst.errors import OptionError
+from fastnst.fork import check_fork
 from fastnst.image.picture import opaque
 from fastnst.image.read import Source, load_image
-from fastnst.image.resize import fitted_size, resize_picture
+from fastnst.image.resize import fitted_size, resize_picture, warn_if_enlarged
 from fastnst.loss.modules import TVLoss, content_factor
 from fastnst.loss.targets import gram_target
 from fastnst.network.extractor import FeatureExtractor, Tap
+from fastnst.network.frozen import Frozen, normal_tensors
 from fastnst.network.weights import load_weights
 from fastnst.options.keywords import OptionValues
 from fastnst.options.options import resolve_options
@@ -36,7 +38,7 @@ class PerceptualTerms(NamedTuple):
     tv: Tensor
 
 
-class PerceptualLoss(nn.Module):
+class PerceptualLoss(Frozen):
     """`content_weight · content + style_weight · style + tv_weight · tv`, the objective of `stylize`, of batches.
 
     The loss with which Johnson, Alahi and Fei-Fei (2016) train a network that stylizes in one pass:
@@ -47,7 +49,7 @@ class PerceptualLoss(nn.Module):
 
     Its terms and their constants are those of `fastnst.loss.terms` (relative, or with `objective="paper"` the
     paper's sums), so that the weights mean the same in both; the loss is their mean over the batch. The network's
-    weights and the style's targets are buffers, not saved with the module.
+    weights and the style's targets move with the module, and are not saved with it.
 
     Args:
         style: the style image or images, as `stylize` takes them; None with `style_weight=0`.
@@ -60,6 +62,7 @@ class PerceptualLoss(nn.Module):
     Raises FastnstError for input that cannot be used; its subclasses say which.
     """
 
+    @normal_tensors()
     def __init__(
         self,
         style: Source | Sequence[Source] | None = None,
@@ -68,6 +71,7 @@ class PerceptualLoss(nn.Module):
         **options: Unpack[OptionValues],
     ) -> None:
         super().__init__()
+        check_fork()
         if other := [name for name in options if name not in _OPTIONS]:
             raise OptionError(f"{other[0]} is no option of PerceptualLoss; its options are: {', '.join(_OPTIONS)}")
         self.options = resolve_options(**options)
@@ -164,20 +168,22 @@ class PerceptualLoss(nn.Module):
         grams: dict[str, list[Tensor]] = {name: [] for name in self._style_layers}
         for source in sources:
             picture = opaque(load_image(source, role="style"))
-            picture = resize_picture(picture, size=fitted_size(picture.height, picture.width, edge, self.options.edge))
+            size = fitted_size(picture.height, picture.width, edge, self.options.edge)
+            warn_if_enlarged(picture, size)
+            picture = resize_picture(picture, size=size)
             features = self.extractor(picture.rgb[None])
             for name, matrices in grams.items():
                 matrices.append(gram(features[name], backend=self.options.backend))
         for name, matrices in grams.items():
             target = gram_target(matrices, shares, self._style_layers[name], self.options.style_form)
             self._style_weight[name] = target.weight
-            self.register_buffer(f"_{name}_gram", target.matrix, persistent=False)
-            self.register_buffer(f"_{name}_offset", target.offset, persistent=False)
+            self.keep(f"_{name}_gram", target.matrix)
+            self.keep(f"_{name}_offset", target.offset)
 
     def _target(self, name: str) -> BlendedTarget | None:
         if name not in self._style_weight:
             return None
-        matrix, offset = self.get_buffer(f"_{name}_gram"), self.get_buffer(f"_{name}_offset")
+        matrix, offset = self.kept(f"_{name}_gram"), self.kept(f"_{name}_offset")
         return BlendedTarget(matrix, self._style_weight[name], offset)
 
 

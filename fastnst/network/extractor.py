@@ -9,17 +9,19 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastnst.errors import ImageError, OptionError
+from fastnst.fork import check_fork
 from fastnst.network.architecture import canonical_layer, layers_up_to
+from fastnst.network.frozen import Frozen, normal_tensors
 from fastnst.network.weights import Weights, load_weights
 
 Tap = Callable[[Tensor], Tensor]
 
 
-class FeatureExtractor(nn.Module):
-    """VGG's features of a batch of images; its weights are buffers that are neither trained nor saved.
+class FeatureExtractor(Frozen):
+    """VGG's features of a batch of images; its weights move with it, and are neither trained nor saved.
 
         extractor = FeatureExtractor("imagenet", layers=["conv1_1", "conv4_2"])
         extractor(images)["conv4_2"]                       # (B, 512, H/8, W/8)
@@ -37,6 +39,7 @@ class FeatureExtractor(nn.Module):
     _scale: Tensor
     _shift: Tensor
 
+    @normal_tensors()
     def __init__(
         self,
         weights: str | os.PathLike[str] | Weights = "auto",
@@ -47,6 +50,7 @@ class FeatureExtractor(nn.Module):
         padding: str = "zeros",
     ) -> None:
         super().__init__()
+        check_fork()
         if pooling not in ("avg", "max"):
             raise OptionError(f"unknown pooling {pooling!r}; choose one of: avg, max")
         if padding not in ("zeros", "replicate"):
@@ -62,15 +66,15 @@ class FeatureExtractor(nn.Module):
         for name in self._names:
             if not name.startswith("pool"):
                 for part in ("weight", "bias"):
-                    self.register_buffer(f"{name}_{part}", loaded.tensors[f"{name}.{part}"].clone(), persistent=False)
+                    self.keep(f"{name}_{part}", loaded.tensors[f"{name}.{part}"].clone())
         preparation = loaded.preprocessing
         self._bgr = preparation.bgr
         scale = torch.tensor([preparation.scale / std for std in preparation.std], dtype=torch.float32)
         shift = torch.tensor(
             [-mean / std for mean, std in zip(preparation.mean, preparation.std, strict=True)], dtype=torch.float32
         )
-        self.register_buffer("_scale", scale[:, None, None], persistent=False)
-        self.register_buffer("_shift", shift[:, None, None], persistent=False)
+        self.keep("_scale", scale[:, None, None])
+        self.keep("_shift", shift[:, None, None])
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """The features of each of `layers`, (B, C, h, w), in the order in which the network computes them.
@@ -97,10 +101,11 @@ class FeatureExtractor(nn.Module):
         their gradient on, such as those of `fastnst_kernels.tap`.
         """
         self._check(images, taps)
+        check_fork()
         x = images.flip(1) if self._bgr else images
         x = x * self._scale + self._shift  # (B, 3, H, W)
         if not torch.is_autocast_enabled(x.device.type):
-            x = x.to(self.get_buffer("conv1_1_weight").dtype)
+            x = x.to(self.kept("conv1_1_weight").dtype)
         waiting = set(taps)
         for name in self._names:
             if not waiting:
@@ -121,7 +126,7 @@ class FeatureExtractor(nn.Module):
                 self.register_buffer(name, buffer.to(dtype, memory_format=layout), persistent=False)
 
     def _convolved(self, x: Tensor, name: str) -> Tensor:
-        weight, bias = self.get_buffer(f"{name}_weight"), self.get_buffer(f"{name}_bias")
+        weight, bias = self.kept(f"{name}_weight"), self.kept(f"{name}_bias")
         if name == "conv1_1" and self.padding == "replicate":
             return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), weight, bias)
         return F.conv2d(x, weight, bias, padding=1)

@@ -1,10 +1,8 @@
 """The settings of the process that a run needs, whatever its caller set, and gives back at its end."""
 
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from functools import cache
 
 import torch
 
@@ -97,22 +95,3 @@ def own_modes(device: torch.device) -> Iterator[None]:
         torch.device("cpu"),
     ):
         yield
-
-
-@cache
-def _first_process() -> int:
-    """The process of the first call; one that is forked from it inherits the answer."""
-    return os.getpid()
-
-
-def check_fork() -> None:
-    """Raises FastnstError in a process forked from one that had called it, where a run would hang.
-
-    OpenMP's threads do not come along, and the first operation waits for them for ever. Where torch uses one thread
-    there is nothing to wait for.
-    """
-    if _first_process() != os.getpid() and torch.get_num_threads() > 1:
-        raise FastnstError(
-            "this process was forked from one that had run, and torch's threads did not come along; start processes "
-            "by spawn, or call torch.set_num_threads(1) in this one first"
-        )

@@ -55,4 +55,4 @@ class UnsizedValues(TypedDict, total=False):
 class OptionValues(UnsizedValues, total=False):
     """The keyword arguments of `stylize` and `Stylizer`: the fields of `Options`, before they are normalised."""
 
-    size: int
+    size: int | str

@@ -100,7 +100,8 @@ class Options:
     seed: int = _option(0, "seed of the noise", minimum=0, maximum=2**63 - 1)
     size: int = _option(
         512,
-        "edge of the result, the long one unless --edge is short, in pixels",
+        "edge of the result, the long one unless --edge is short, in pixels; or content, a percentage of that, or a "
+        "box to fit into, 1920x1080",
         metavar="PX",
         minimum=2,
         maximum=65_535,

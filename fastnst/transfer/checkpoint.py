@@ -99,9 +99,13 @@ class SavedRun:
 def _source(role: str, recorded: str | None, given: Source | None = None) -> Source:
     if given is not None:
         return given
+    flag = "--styles" if role == "style" else f"--{role}"
     if recorded is None:
-        flag = "--styles" if role == "style" else f"--{role}"
         raise CheckpointError(f"the {role} image of the checkpoint was no file; give it as {role}=… or {flag} PATH")
+    if not Path(recorded).exists():
+        raise CheckpointError(
+            f"the {role} image of the checkpoint, {recorded!r}, is not there now; give it as {role}=… or {flag} PATH"
+        )
     return recorded
 
 

@@ -2,8 +2,10 @@
 
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import partial
 from numbers import Integral
 from typing import Any
@@ -11,24 +13,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastnst.errors import OptionError
+from fastnst.errors import FastnstWarning, OptionError
 from fastnst.image.colour import moments, moved_colours
 from fastnst.image.files import MAX_PIXELS, pictures_at
 from fastnst.image.picture import AnyPicture, Picture, StreamedPicture, opaque
 from fastnst.image.read import Source, open_picture
-from fastnst.image.resize import AtSizes, at_size, fitted_size
+from fastnst.image.resize import AtSizes, at_size, fitted_size, warn_if_enlarged
 from fastnst.loss.masks import Region, load_regions, recorded_regions
 from fastnst.loss.temporal import Coherence
 from fastnst.network.architecture import Preprocessing
 from fastnst.options.masks import mask_hashes
-from fastnst.options.options import START_WORDS, Options
+from fastnst.options.options import START_WORDS, Options, resolve_options
 
 Styles = Source | AnyPicture | Sequence[Source | AnyPicture]
 
 _LONGEST = 65_535
+_MOST_DIGITS = 9
 # Standard deviation of the noise on an even colour, as neural-style has it in pixel values of 0…255: enough to tell
 # neighbours apart.
 _TRACE = 0.001 / 255
+# A start picture may be stretched by so much unnoticed.
+_STRETCH = 1.02
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,49 @@ def recorded_canvas(parameters: Mapping[str, Any]) -> Canvas | None:
         return None
     last = parameters["sizes"][-1]
     return Canvas(last["height"], last["width"])
+
+
+def most_pixels(options: Mapping[str, Any]) -> int:
+    """The most pixels that are read of a file, by options that may not be resolved yet. Raises OptionError."""
+    given = {name: options[name] for name in ("max_pixels",) if name in options}
+    return resolve_options(**given).max_pixels
+
+
+def sized(options: Mapping[str, Any], content: Source | AnyPicture | Canvas) -> dict[str, Any]:
+    """The options with their size in pixels where it is given in words, by the `content`, of which the header is read:
+    "content" is its own size, "50%" a part of that, and "1920x1080" the largest that fits, its proportions kept.
+
+    Raises OptionError for other words, ImageError as `open_picture` does. A FastnstWarning says where a box is not
+    filled.
+    """
+    word = options.get("size")
+    if not isinstance(word, str):
+        return dict(options)
+    text = word.strip().lower().removesuffix("px").strip()
+    if text.isdecimal():
+        return {**options, "size": int(text[:_MOST_DIGITS])}
+    percent = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) *%", text)
+    box = re.fullmatch(r"([0-9]{1,9}) *[x×] *([0-9]{1,9})", text)
+    if text != "content" and percent is None and box is None:
+        raise OptionError(f"size {word!r} is no size; write 512, 1920x1080 (width by height), 50% or content")
+    picture = opened(content, most_pixels(options))
+    is_short = options.get("edge") == "short"
+    edge = min(picture.height, picture.width) if is_short else max(picture.height, picture.width)
+    factor = Fraction(percent[1]) / 100 if percent is not None else Fraction(1)
+    if box is not None:
+        width, height = int(box[1]), int(box[2])
+        factor = min(Fraction(width, picture.width), Fraction(height, picture.height))
+    size = int(edge * factor + Fraction(1, 2))
+    if box is not None and size >= 1:
+        fitted = fitted_size(picture.height, picture.width, size, "short" if is_short else "long")
+        if max(abs(height - fitted[0]), abs(width - fitted[1])) > 1:
+            warnings.warn(
+                f"the content is {picture.width}×{picture.height} pixels, so the result is {fitted[1]}×{fitted[0]} "
+                f"within {width}×{height}; crop the content to those proportions to fill them",
+                FastnstWarning,
+                stacklevel=2,
+            )
+    return {**options, "size": size}
 
 
 def opened(content: Source | AnyPicture | Canvas, max_pixels: int = MAX_PIXELS) -> AnyPicture | Canvas:
@@ -152,6 +200,24 @@ class Inputs:
         regions = recorded_regions(self.regions)
         return [{part: picture and change(picture) for part, picture in region.items()} for region in regions]
 
+    def warn_of_scaling(self, scales: Sequence["Scale"], options: Options) -> None:
+        """Says with a FastnstWarning where the start picture is stretched, or a style far smaller than it is shown."""
+        last = scales[-1]
+        if self.init is not None:
+            (height, width), init = scales[0].size, self.init
+            factor = (width / init.width) / (height / init.height)
+            # A side of the smaller of the two may be rounded by half a pixel.
+            rounding = 1 + 1 / min(height, width, init.height, init.width)
+            if max(factor, 1 / factor) > _STRETCH * rounding:
+                warnings.warn(
+                    f"init image {init.name!r} is {init.width}×{init.height} pixels, and is stretched {_wider(factor)} "
+                    f"to {last.size[1]}×{last.size[0]}; crop it to those proportions if that is not meant",
+                    FastnstWarning,
+                    stacklevel=2,
+                )
+        for style in self.styles:
+            warn_if_enlarged(style, style_size(style, last.edge, options))
+
     def record(
         self, content: AnyPicture | Canvas, sizes: Sequence[tuple[int, int]], options: Options
     ) -> dict[str, Any]:
@@ -202,6 +268,10 @@ def _load_styles(style: Styles, options: Options) -> list[AnyPicture]:
             f"{len(options.style_weights)} style weights for {len(sources)} style images; give one for each image"
         )
     return [opaque(each if isinstance(each, Picture | StreamedPicture) else read(each)) for each in sources]
+
+
+def _wider(factor: float) -> str:
+    return f"{factor:.2f} times in width" if factor > 1 else f"{1 / factor:.2f} times in height"
 
 
 def _named(picture: AnyPicture) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from torch import Tensor
 from fastnst.errors import FastnstError
 from fastnst.image.write import Target, save_image, to_pil
 
+_LARGEST_SHOWN = 1024
+
 
 @dataclass(frozen=True)
 class LossRecord:
@@ -105,8 +107,10 @@ class Result:
         return f"Result({width}×{height}{loss}{f', stopped: {self.stopped}' if self.stopped else ''})"
 
     def _repr_png_(self) -> bytes:
-        encoded = io.BytesIO()
-        self.image.save(encoded, "PNG")
+        """The image for a notebook, which keeps it in its file: reduced, where it is longer than a screen shows."""
+        encoded, shown = io.BytesIO(), self.image
+        shown.thumbnail((_LARGEST_SHOWN, _LARGEST_SHOWN))
+        shown.save(encoded, "PNG")
         return encoded.getvalue()
 
     def save(self, path: Target, *, format: str | None = None, bit_depth: int | None = None) -> None:

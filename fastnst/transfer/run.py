@@ -30,6 +30,8 @@ READ_SECONDS = 0.25
 _SUSPICIOUS_LOSS = 1e15
 # Steps over which the loss must fall by the tolerance: L-BFGS without a line search may rise for a few.
 _TOLERANCE_STEPS = 10
+# A run whose best loss is within this part of its first has not moved, to the eye.
+_STILL = 1e-4
 
 
 class ResumeValues(TypedDict, total=False):
@@ -161,6 +163,28 @@ class Run:
             if ending or self._done >= self._due:
                 ended = self._read(descent, pace, scale, ending=ending, late=late)
         self.optimizer = descent.optimizer
+
+    def warn_if_still(self) -> None:
+        """Says with a FastnstWarning that no step of a run, which its caller did not end, has lowered its loss."""
+        by_scale: dict[int, list[float]] = {}
+        for record in self.losses:
+            by_scale.setdefault(record.scale, []).append(record.total)
+        steps = [totals for totals in by_scale.values() if len(totals) > 1]
+        if self.stopped == "callback" or any(min(totals) < (1 - _STILL) * totals[0] for totals in steps):
+            return
+        if not steps or not any(totals[0] for totals in steps):
+            return
+        first, last = steps[-1][0], steps[-1][-1]
+        rises = last > 2 * first
+        rate = self._options.learning_rate
+        given = "" if rate is None else f" {rate:g}"
+        cause = f"too long; lower --learning-rate{given}" if rises else f"too short; raise --learning-rate{given}"
+        warnings.warn(
+            f"no step lowered the loss ({first:.4g} at first, {last:.4g} at last), so the image is the one that the "
+            f"run began with: the steps are {cause}, or leave it out",
+            FastnstWarning,
+            stacklevel=2,
+        )
 
     def result(self) -> Result:
         image = self._finished(self.image, self.content)

@@ -14,6 +14,7 @@ import torch
 from fastnst_kernels import BlendedTarget
 
 from fastnst.errors import FastnstWarning, OptionError, RangeError
+from fastnst.fork import check_fork
 from fastnst.image.colour import prepared as as_visible
 from fastnst.image.picture import AnyPicture, Picture
 from fastnst.image.read import Source
@@ -25,7 +26,7 @@ from fastnst.loss.temporal import Coherent
 from fastnst.network import trial
 from fastnst.network.backbone import Backbone, build_backbone
 from fastnst.network.runtime import Runtime, as_before, resolve_runtime, versions, without_overflow
-from fastnst.network.settings import check_fork, float32_products, own_modes, timed_algorithms
+from fastnst.network.settings import float32_products, own_modes, timed_algorithms
 from fastnst.network.weights import Weights, load_weights
 from fastnst.optim import make_optimizer
 from fastnst.options.keywords import OptionValues
@@ -37,7 +38,18 @@ from fastnst.plan.planner import Plan, most_tiles, plan_run
 from fastnst.plan.processes import Ranks
 from fastnst.transfer.checkpoint import SavedRun, check_same_inputs, check_same_network, load_run
 from fastnst.transfer.descent import Descent
-from fastnst.transfer.inputs import Canvas, Scale, Start, Styles, load_inputs, opened, start_image, style_size
+from fastnst.transfer.inputs import (
+    Canvas,
+    Scale,
+    Start,
+    Styles,
+    load_inputs,
+    most_pixels,
+    opened,
+    sized,
+    start_image,
+    style_size,
+)
 from fastnst.transfer.kernels import Building, Rehearsal
 from fastnst.transfer.result import DivergedError, Result
 from fastnst.transfer.run import ResumeValues, Run, Watch, WatchValues, watch_and_options
@@ -56,14 +68,17 @@ def stylize(content: Source, style: Styles, **values: Unpack[StylizeValues]) -> 
             (1, 3, H, W) in 0…1.
         style: the same, or a folder of pictures, which are taken by their names' order, or a sequence of these, which
             may be empty where the style weight is 0.
-        **values: the fields of `fastnst.Options`, such as `size=512`, `style_weight=5` or `preset="gatys"`, and those
-            of `fastnst.Watch`: `callback`, `callback_every`, `checkpoint` and `checkpoint_every`.
+        **values: the fields of `fastnst.Options`, such as `size=512` (or "content", "50%", "1920x1080", as
+            `fastnst.transfer.inputs.sized` has them), `style_weight=5` or `preset="gatys"`, and those of
+            `fastnst.Watch`: `callback`, `callback_every`, `checkpoint` and `checkpoint_every`.
 
     Raises FastnstError for input that cannot be used, before any long work, and DivergedError, which carries the best
     image, when the loss turns NaN or infinite.
     """
     watch, options = watch_and_options(values)
-    return Stylizer(style, **options).prepare(content).run(watch)
+    if isinstance(options.get("size"), str):
+        content = opened(content, most_pixels(options))  # type: ignore[assignment]
+    return Stylizer(style, **sized(options, content)).prepare(content).run(watch)
 
 
 def resume(
@@ -143,7 +158,8 @@ class Stylizer:
         self._ranks = ranks or Ranks()
         runtime = resolve_runtime(self.options.device, self.options.precision, self.options.backend)
         self.runtime = replace(runtime, device=self._ranks.device(runtime.device))
-        self._inputs = load_inputs(style, self.options)
+        with own_modes(self.runtime.device):
+            self._inputs = load_inputs(style, self.options)
         self._style_targets: dict[tuple[int, bool], dict[str, StyleTarget]] = {}
         self._networks = networks or Networks()
         self._network: tuple[Weights, Backbone] | None = None
@@ -283,7 +299,9 @@ class Stylizer:
 
     def run(self, prepared: "Prepared", watch: Watch) -> Result:
         """Makes the image of a run that this stylizer prepared. Raises DivergedError."""
-        return self.made(prepared, watch).result()
+        run = self.made(prepared, watch)
+        run.warn_if_still()
+        return run.result()
 
     def made(self, prepared: "Prepared", watch: Watch) -> Run:
         """The run itself, at its end: its `image` is as the optimiser left it. Raises DivergedError."""
@@ -337,6 +355,7 @@ class Stylizer:
             run.optimizer.load_state_dict({name: x.to(device) for name, x in prepared.start.curvature.items()})
             return run
         if saved is None:
+            self._inputs.warn_of_scaling(scales, self.options)
             run.image = start_image(
                 self._inputs,
                 scales[0],

@@ -17,7 +17,7 @@ from fastnst.image.sheet import Look, contact_sheet
 from fastnst.network.architecture import PAPER_STYLE_LAYERS
 from fastnst.options.keywords import OptionValues, UnsizedValues
 from fastnst.options.options import resolve_options
-from fastnst.transfer.inputs import Canvas, Styles, parse_canvas
+from fastnst.transfer.inputs import Canvas, Styles, most_pixels, parse_canvas, sized
 from fastnst.transfer.result import Result
 from fastnst.transfer.run import WatchValues, watch_and_options
 from fastnst.transfer.stylizer import Prepared, Stylizer, StylizeValues
@@ -91,7 +91,8 @@ def reconstruct_content(image: Source | Picture, layers: Layers = "conv4_2", **v
     Raises FastnstError as `stylize` does, and OptionError for a style weight.
     """
     watch, options = watch_and_options(values)
-    return Stylizer([], **content_options(layers, options)).prepare(image).run(watch)
+    picture = _loaded(image, options)
+    return Stylizer([], **content_options(layers, sized(options, picture))).prepare(picture).run(watch)
 
 
 def reconstruct_style(image: Source | Picture, layers: Layers, **values: Unpack[StylizeValues]) -> Result:
@@ -103,13 +104,13 @@ def reconstruct_style(image: Source | Picture, layers: Layers, **values: Unpack[
     watch, options = watch_and_options(values)
     picture = _loaded(image, options)
     canvas = Canvas(picture.height, picture.width)
-    return Stylizer(picture, **style_options(layers, options)).prepare(canvas).run(watch)
+    return Stylizer(picture, **style_options(layers, sized(options, picture))).prepare(canvas).run(watch)
 
 
 def _loaded(image: Source | Picture, options: Mapping[str, Any]) -> Picture:
     if isinstance(image, Picture):
         return image
-    return load_image(image, role="content", max_pixels=resolve_options(**options).max_pixels)
+    return load_image(image, role="content", max_pixels=most_pixels(options))
 
 
 def content_options(layers: Layers, given: Mapping[str, Any]) -> dict[str, Any]:

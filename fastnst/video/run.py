@@ -14,7 +14,7 @@ from fastnst.image.picture import AnyPicture, Picture
 from fastnst.image.resize import at_size, fitted_size, resize
 from fastnst.network.runtime import versions
 from fastnst.options.options import Options
-from fastnst.transfer.inputs import Canvas, Styles
+from fastnst.transfer.inputs import Canvas, Styles, sized
 from fastnst.transfer.scales import image_size
 from fastnst.video.clip import Clip, check_packages, moves, open_clip
 from fastnst.video.container import Sound, check_target, even, sound_of, write_clip
@@ -109,8 +109,9 @@ def prepare_video(
     check_packages("cv2")
     given: Mapping[str, Any] = values
     video = VideoOptions(**{name: value for name, value in given.items() if name in VIDEO_OPTIONS})
-    look = Look.of({name: value for name, value in given.items() if name not in VIDEO_OPTIONS})
     source, target = open_clip(clip, video.part), Path(output)
+    given = sized(given, Canvas(*source.size))
+    look = Look.of({name: value for name, value in given.items() if name not in VIDEO_OPTIONS})
     options = look.at(0.0)
     size = even(target, image_size(Canvas(*source.size), options.size, options))
     look = replace(look, given={**look.given, **_sized(options, size)})

@@ -7,7 +7,16 @@ import pytest
 import torch
 from fastnst_kernels import operators
 from fastnst_kernels.image import KINDS, adam_step_, image_gradient, normalise, total_variation
-from fastnst_kernels.losses import blend_targets, finish_gram_loss, gram, gram_loss, tap
+from fastnst_kernels.losses import (
+    accumulate_gram,
+    blend_targets,
+    finish_gram_loss,
+    gram,
+    gram_loss,
+    tap,
+    tap_gradient,
+)
+from fastnst_kernels.losses.checks import backend_for
 from fastnst_kernels.relu import POOLS, bias_relu, bias_relu_pool
 from image_checks import SCALE, SHIFT, make_image, make_upstream
 from kernel_checks import BACKEND, LAYOUTS, TORCH_ALONE, by_backend, make_activations, make_features, make_target
@@ -160,6 +169,68 @@ def test_a_second_derivative_is_refused(name: str) -> None:
     for result in results if isinstance(results, tuple) else (results,):
         with pytest.raises(RuntimeError, match="differentiable once; call backward without create_graph=True"):
             torch.autograd.grad(result.square().sum(), x, create_graph=True, retain_graph=True)
+
+
+@TORCH_ALONE
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is (deprecated|not supported):DeprecationWarning")  # torch's own
+@pytest.mark.parametrize("name", [name for name in DIFFERENTIABLE if name != "bias_relu in place"])
+def test_torch_func_transforms_them(name: str) -> None:
+    """Gradients, vjp, jvp, and those of each image by vmap; a second derivative too."""
+
+    def loss(x: Tensor) -> Tensor:
+        results: Any = DIFFERENTIABLE[name](x)
+        parts = results if isinstance(results, tuple) else (results,)
+        return torch.stack([part.square().sum() for part in parts]).sum()
+
+    batch = make_activations((3 * 2, 3, 5, 4), torch.float64).unflatten(0, (3, 2))
+    leaf = batch.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(torch.stack([loss(x) for x in leaf]).sum(), leaf)
+    assert torch.allclose(torch.func.grad(loss)(batch[0]), expected[0])
+    assert torch.allclose(torch.func.vmap(torch.func.grad(loss))(batch), expected)
+    assert torch.allclose(torch.func.grad(lambda x: torch.func.vmap(loss)(x).sum())(batch), expected)
+    value, pull = torch.func.vjp(loss, batch[0])
+    assert torch.allclose(pull(torch.ones_like(value))[0], expected[0])
+    assert torch.allclose(torch.func.jvp(loss, (batch[0],), (expected[0],))[1], expected[0].square().sum())
+    second = torch.func.grad(lambda x: torch.func.grad(loss)(x).square().sum())(batch[0])
+    assert second.isfinite().all()
+
+
+@TORCH_ALONE
+def test_torch_func_does_not_work_in_place() -> None:
+    with pytest.raises(ValueError, match=r"does not work in place under torch\.func's transforms"):
+        torch.func.grad(lambda x: bias_relu(x * 1.0, inplace=True).sum())(torch.rand(1, 3, 4, 4))
+
+
+@TORCH_ALONE
+@pytest.mark.parametrize("channels", [1025, 2048])
+def test_the_torch_backend_has_no_limit_of_channels(channels: int) -> None:
+    features = torch.randn(1, channels, 3, 3, requires_grad=True)
+    matrix = gram(features)
+    flat = features.detach().double().flatten(2)
+    exact = flat @ flat.mT / 9
+    assert torch.allclose(matrix.double(), exact, atol=1e-5)
+    loss = gram_loss(features, torch.zeros(channels, channels))
+    (gradient,) = torch.autograd.grad(loss.sum(), features)
+    assert torch.allclose(gradient.double().flatten(2), exact @ flat / (channels**2 * 9), atol=1e-8)
+    sums = torch.zeros(1, channels, channels)
+    accumulate_gram(sums, features)
+    whole, difference = finish_gram_loss(sums, 9, torch.zeros(channels, channels), dtype=torch.float32)
+    assert torch.allclose(whole, loss.detach(), rtol=1e-4)
+    assert torch.allclose(tap_gradient(features.detach(), difference), gradient, rtol=1e-3, atol=1e-9)
+
+
+@TORCH_ALONE
+def test_a_backend_is_chosen_by_the_channels() -> None:
+    assert backend_for(1024, "auto", "triton") == "triton"
+    assert backend_for(1025, "auto", "triton") == "torch"
+    with pytest.raises(ValueError, match='1025 channels; the Triton Gram kernels take up to 1024: use backend="torch"'):
+        backend_for(1025, "triton", "triton")
+
+
+@TORCH_ALONE
+def test_tokens_as_the_message_says() -> None:
+    tokens = torch.randn(2, 9, 5)
+    assert torch.allclose(gram(tokens.mT[..., None]), tokens.mT @ tokens / 9, atol=1e-6)
 
 
 @TORCH_ALONE

@@ -37,7 +37,10 @@ def adam(**options: object) -> Call:
 REFUSED: list[tuple[Call, str]] = [
     (lambda: gram(torch.rand(4, 3, 3)), r"shape \(4, 3, 3\) have 3 axes; give \(B, C, H, W\)"),
     (lambda: gram(torch.rand(1, 4, 0, 3)), r"shape \(1, 4, 0, 3\) are empty"),
-    (lambda: gram(torch.rand(1, 1025, 1, 1)), "1025 channels; the Gram kernels take up to 1024"),
+    (
+        lambda: gram(torch.rand(1, 9, 8)),
+        r"have 3 axes; give \(B, C, H, W\): of tokens \(B, N, C\) tokens.mT\[..., None\]",
+    ),
     (lambda: gram(torch.ones(1, 4, 3, 3, dtype=torch.int32)), "features are torch.int32"),
     (lambda: gram(FEATURES.to(torch.complex64)), "takes float32, float16 or bfloat16, or float64"),
     (lambda: gram(FEATURES, precision="fp32"), "precision 'fp32' is unknown; choose one of ieee, tf32"),

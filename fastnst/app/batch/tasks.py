@@ -23,7 +23,7 @@ from fastnst.network.runtime import resolve_runtime
 from fastnst.network.weights import load_weights
 from fastnst.options.options import START_WORDS, Options, resolve_options
 from fastnst.plan.machine import USABLE, free_bytes, held_bytes
-from fastnst.transfer.inputs import changed_inputs
+from fastnst.transfer.inputs import changed_inputs, sized
 from fastnst.video.clip import FILMS as CLIPS
 from fastnst.video.container import FILMS, SUFFIXES, check_target
 
@@ -116,7 +116,7 @@ def make_tasks(
 
     def task(numbered: tuple[int, Row]) -> Task:
         number, row = numbered
-        options = resolve_options(**{**base, **row.options})
+        options = resolve_options(**sized({**base, **row.options}, row.content))
         count = len(options.style_weights or row.styles)
         if count != len(row.styles):
             raise OptionError(f"{count} style weights for {len(row.styles)} style images; give one for each image")

@@ -278,7 +278,11 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
             if setting in OUTPUTS:
                 _check_output(OUTPUTS[setting], value)
             settings[setting] = value
-        resolve_options(**given_options(settings))
+        given = given_options(settings)
+        if isinstance(given.get("size"), str):
+            # What it means is known beside a content.
+            read_option("size", given.pop("size"))
+        resolve_options(**given)
     except OptionError as error:
         raise OptionError(f"config {name!r}: {error}") from None
     return settings
@@ -315,4 +319,17 @@ def _parser_of(option: "Field[Any]") -> Callable[[str], Any]:
     """Reads a word of the command as a number where the option is one alone; raises ArgumentTypeError for no number."""
     if option.metadata["many"] or option.type not in (int, float, float | None):
         return str
+    if option.name == "size":
+        return _size
     return whole_number if option.type is int else number
+
+
+def _size(word: str) -> int | str:
+    """A number of pixels, or words that mean one beside a content; see `fastnst.transfer.inputs.sized`."""
+    try:
+        return int(word)
+    except ValueError:
+        if re.fullmatch(r" *(content|[0-9.]+ *%|[0-9]+ *[x×] *[0-9]+|[0-9]+ *px) *", word.lower()):
+            return word
+        message = f"{word!r} is no size; write 512, 1920x1080 (width by height), 50% or content"
+        raise argparse.ArgumentTypeError(message) from None

@@ -12,12 +12,12 @@ from fastnst.options.options import resolve_options
 from fastnst.options.parse import in_words
 from fastnst.plan.planner import Plan, plan_run
 from fastnst.plan.speed import measure_rate
-from fastnst.transfer.inputs import style_size
+from fastnst.transfer.inputs import sized, style_size
 from fastnst.transfer.scales import run_scales
 
 
 def run(parsed: argparse.Namespace) -> int:
-    options = resolve_options(**given_options(vars(parsed)))
+    options = resolve_options(**sized(given_options(vars(parsed)), parsed.content))
     runtime = resolve_runtime(options.device, options.precision, options.backend)
     picture = open_picture(parsed.content, role="content", max_pixels=options.max_pixels)
     scales = run_scales(picture, (), options)

@@ -18,7 +18,7 @@ from fastnst.image.sheet import Look, check_look
 from fastnst.options.options import resolve_options
 from fastnst.plan.processes import are_launched
 from fastnst.transfer.checkpoint import CheckpointError, load_run
-from fastnst.transfer.inputs import Canvas, parse_canvas
+from fastnst.transfer.inputs import Canvas, parse_canvas, sized
 from fastnst.transfer.result import Result
 from fastnst.transfer.variants import (
     FIGURE_LAYERS,
@@ -71,10 +71,11 @@ def run_reconstruct(parsed: argparse.Namespace) -> int:
     if (layers is None) == (style_layers is None):
         raise OptionError("give either --layer, as conv4_2, or --style-layers, as conv1_1,conv2_1, or --figure")
     if layers is not None:
+        options = options if parsed.image == STANDARD else sized(options, parsed.image)
         return execute_together(Job(parsed.image, [], content_options(layers, options), outputs))
     if parsed.image == STANDARD:
         raise OptionError("a style is reconstructed from a file; give a path in place of -")
-    options = style_options(style_layers, options)
+    options = style_options(style_layers, sized(options, parsed.image))
     picture = load_image(parsed.image, role="content", max_pixels=resolve_options(**options).max_pixels)
     canvas = Canvas(picture.height, picture.width)
     return execute_together(Job(canvas, [parsed.image], options, outputs))

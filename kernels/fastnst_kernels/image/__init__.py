@@ -14,6 +14,7 @@ from fastnst_kernels.launch.backends import (
     check_dtype,
     check_map,
     check_number,
+    is_transformed,
     refuse_second_derivative,
 )
 from fastnst_kernels.launch.layout import dense, dense_channels_last
@@ -53,7 +54,8 @@ def normalise(
     scale, shift = _checked_numbers("scale", scale), _checked_numbers("shift", shift)
     check_dtype(dtype, backend, "dtype is")
     if backend == "reference":
-        layout = torch.channels_last if channels_last else torch.contiguous_format
+        # What vmap hides of a batch has no memory format of four axes.
+        layout = torch.channels_last if channels_last and not is_transformed() else torch.contiguous_format
         return reference.normalise(image, scale, shift, flip).to(dtype, memory_format=layout)
     result: Tensor = _Normalise.apply(  # type: ignore[no-untyped-call]
         image, scale, shift, flip, dtype, channels_last, backend

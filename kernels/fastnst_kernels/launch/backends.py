@@ -35,8 +35,9 @@ def available_backends(device: torch.device | str = "cpu") -> tuple[str, ...]:
 def resolve_backend(backend: str, device: torch.device) -> str:
     """The backend that `backend` means for tensors on `device`: "triton", "torch" or "reference".
 
-    "auto" is "triton" on ROCm, and on CUDA from capability 8.0 on, and "torch" elsewhere. Raises ValueError for an
-    unknown backend or one that cannot run on `device`, RuntimeError if the triton package is missing.
+    "auto" is "triton" on ROCm, and on CUDA from capability 8.0 on, and "torch" elsewhere. Under the transforms of
+    torch.func (grad, vjp, jvp, vmap …) all are "reference", which they can take apart. Raises ValueError for an unknown
+    backend or one that cannot run on `device`, RuntimeError if the triton package is missing.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is unknown; choose one of {', '.join(BACKENDS)}")
@@ -45,7 +46,12 @@ def resolve_backend(backend: str, device: torch.device) -> str:
     # Under torch.compile the look for the package would break the graph.
     if backend == "triton" and not torch.compiler.is_compiling():
         _require_triton(device)
-    return backend
+    return "reference" if is_transformed() else backend
+
+
+def is_transformed() -> bool:
+    """True within a function that torch.func transforms; torch.compile traces such functions in a way of its own."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
 def _is_built_for(device: torch.device) -> bool:

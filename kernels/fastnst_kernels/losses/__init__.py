@@ -15,6 +15,7 @@ from fastnst_kernels.losses import reference
 from fastnst_kernels.losses.autograd import Gram, Tap, written_gradient
 from fastnst_kernels.losses.checks import (
     MAX_CHANNELS,
+    backend_for,
     check_content,
     check_difference,
     check_features,
@@ -42,8 +43,8 @@ __all__ = [
 def gram(features: Tensor, *, precision: str = "ieee", backend: str = "auto") -> Tensor:
     """The Gram matrix of each image's features: G = F Fᵀ/M, with F the C×(H·W) matrix and M = H·W.
 
-    `features` is (B, C, H, W), float32, float16 or bfloat16 (float64 too with backends "torch" and "reference"), C up
-    to 1024; NCHW and channels-last are read without a copy, and so are crops of them. Returns (B, C, C), symmetric,
+    `features` is (B, C, H, W), float32, float16 or bfloat16 (float64 too with backends "torch" and "reference"); NCHW
+    and channels-last are read without a copy, and so are crops of them. Returns (B, C, C), symmetric,
     accumulated and kept in float32 (float64 for float64). Differentiable once: its gradient raises RuntimeError under
     create_graph=True.
 
@@ -54,6 +55,7 @@ def gram(features: Tensor, *, precision: str = "ieee", backend: str = "auto") ->
     it is by default.
 
     `backend` is "auto" (Triton on CUDA and ROCm, torch elsewhere), "triton", "torch", or "reference" (naive float64).
+    Triton takes up to 1024 channels: "auto" is torch beyond them.
 
     Raises ValueError for a wrong shape, dtype, precision or backend; RuntimeError if triton is asked for and missing.
     """
@@ -202,7 +204,7 @@ def finish_gram_loss(
     Raises ValueError as `gram_loss` does, and for sums or positions that are none.
     """
     check_sums(sums)
-    backend = resolve_backend(backend, sums.device)
+    backend = backend_for(sums.shape[1], backend, resolve_backend(backend, sums.device))
     check_dtype(dtype, backend)
     matrix, total, offset = check_target(sums, target, weight)
     if positions < 1:

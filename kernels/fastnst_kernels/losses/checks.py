@@ -7,17 +7,33 @@ from fastnst_kernels.launch.backends import PRECISIONS, accumulation_dtype, chec
 from fastnst_kernels.losses.targets import BlendedTarget, GramDifference
 
 MAX_CHANNELS = 1024
+"""The most channels that the Triton kernels of Gram matrices take; the other backends have no limit."""
 
 
 def check_features(features: Tensor, precision: str, backend: str) -> str:
     """The backend for these features."""
-    backend = check_map(features, backend, "features", ("have", "are"))
-    if features.shape[1] > MAX_CHANNELS:
-        raise ValueError(f"features have {features.shape[1]} channels; the Gram kernels take up to {MAX_CHANNELS}")
+    if features.ndim == 3:
+        raise ValueError(
+            f"features of shape {tuple(features.shape)} have 3 axes; give (B, C, H, W): of tokens (B, N, C) "
+            "tokens.mT[..., None], of one map (C, H, W) map[None]"
+        )
+    backend = backend_for(features.shape[1], backend, check_map(features, backend, "features", ("have", "are")))
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
     check_dtype(features.dtype, backend)
     return backend
+
+
+def backend_for(channels: int, given: str, backend: str) -> str:
+    """The backend that `given`, which is `backend` on this device, means for so many channels. Raises ValueError where
+    Triton was asked for by name and has no kernels for them."""
+    if backend != "triton" or channels <= MAX_CHANNELS:
+        return backend
+    if given == "triton":
+        raise ValueError(
+            f'features have {channels} channels; the Triton Gram kernels take up to {MAX_CHANNELS}: use backend="torch"'
+        )
+    return "torch"
 
 
 def check_target(like: Tensor, target: Tensor | BlendedTarget, weight: float) -> tuple[Tensor, float, Tensor | None]:
@@ -85,10 +101,8 @@ def check_difference(features: Tensor, difference: GramDifference, dtype: torch.
 
 def check_sums(sums: Tensor) -> None:
     """Raises ValueError where `sums` cannot hold F Fᵀ of a batch: contiguous (B, C, C) float32 or float64."""
-    if sums.ndim != 3 or sums.shape[1] != sums.shape[2] or 0 in sums.shape or sums.shape[1] > MAX_CHANNELS:
-        raise ValueError(
-            f"sums of shape {tuple(sums.shape)} are no Gram matrices; give (B, C, C) with C from 1 to {MAX_CHANNELS}"
-        )
+    if sums.ndim != 3 or sums.shape[1] != sums.shape[2] or 0 in sums.shape:
+        raise ValueError(f"sums of shape {tuple(sums.shape)} are no Gram matrices; give (B, C, C)")
     if sums.dtype not in (torch.float32, torch.float64) or not sums.is_contiguous() or sums.requires_grad:
         raise ValueError("sums must be contiguous float32 (float64 for float64 features) and require no gradient")
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastnst_kernels import direct, operators
-from fastnst_kernels.launch.backends import check_dtype, check_map, refuse_second_derivative
+from fastnst_kernels.launch.backends import check_dtype, check_map, is_transformed, refuse_second_derivative
 from fastnst_kernels.launch.layout import dense, empty_bits, is_dense
 from fastnst_kernels.relu import reference
 
@@ -35,6 +35,8 @@ def bias_relu(x: Tensor, bias: Tensor | None = None, *, inplace: bool = False, b
     """
     backend = _checked(x, bias, backend)
     if backend == "reference":
+        if inplace and is_transformed():
+            raise ValueError("bias_relu does not work in place under torch.func's transforms; leave inplace out")
         if inplace:
             raise ValueError('backend "reference" does not work in place; leave inplace out, or use backend="torch"')
         return reference.bias_relu(x, bias).to(x.dtype)
