@@ -125,7 +125,9 @@ def test_without_a_style_the_recoloured_content_is_the_content() -> None:
 
 def test_sizes_by_the_short_edge() -> None:
     assert fitted_size(300, 400, 90, "short") == (90, 120)
-    result = fastnst.stylize(photo(), photo(1, 60, 80), **{**SMALL, "scales": 2}, size=80, edge="short", scale_factor=1.25)
+    result = fastnst.stylize(
+        photo(), photo(1, 60, 80), **{**SMALL, "scales": 2}, size=80, edge="short", scale_factor=1.25
+    )
     assert [(each["height"], each["width"]) for each in result.parameters["sizes"]] == [(64, 85), (80, 107)]
     # An image without a content has no short edge.
     options = {name: value for name, value in SMALL.items() if name != "content_layers"}
