@@ -92,10 +92,12 @@ def test_every_option_reaches_the_run(tmp_path: Path, pictures: tuple[str, str])
     output = str(tmp_path / "out.png")
     pairs = {name: value if isinstance(value, tuple) else (str(value), value) for name, value in EVERYTHING.items()}
     given = [word for name, (text, _) in pairs.items() for word in (f"--{name}", *text.split())]
-    given += ["--mask", f"content={content}", "style:2"]
+    mask = str(tmp_path / "mask.png")
+    Image.new("L", (64, 48), 255).save(mask)
+    given += ["--mask", f"content={mask}", "style:2"]
     assert run(content, style, style, "-o", output, *given, "--quiet") == 0
     recorded = {name.replace("-", "_"): value for name, (_, value) in pairs.items()}
-    assert read_parameters(output)["options"] == {**recorded, "masks": [{"content": content, "style:2": None}]}
+    assert read_parameters(output)["options"] == {**recorded, "masks": [{"content": mask, "style:2": None}]}
 
 
 @pytest.mark.parametrize(
