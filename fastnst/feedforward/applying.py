@@ -12,6 +12,7 @@ from fastnst.errors import ImageError, OptionError
 from fastnst.feedforward.file import NetworkFile, blend_weights, load_network
 from fastnst.feedforward.network import SMALLEST, StyleNetwork
 from fastnst.feedforward.strips import stylized
+from fastnst.fork import check_fork
 from fastnst.image.colour import MODES, finished
 from fastnst.image.files import MAX_PIXELS
 from fastnst.image.picture import opaque

@@ -20,6 +20,7 @@ from fastnst.feedforward.network import Architecture, StyleNetwork, one_style
 from fastnst.feedforward.photos import Photos
 from fastnst.feedforward.schedule import Progress, Schedule
 from fastnst.feedforward.strips import stylized
+from fastnst.fork import check_fork
 from fastnst.image.files import check_place
 from fastnst.image.picture import Picture, opaque
 from fastnst.image.read import Source, load_image
