@@ -51,7 +51,7 @@ REFUSED: dict[str, dict[str, str]] = {
         "resume content.png -o out.png": "; give the file that --checkpoint wrote, or",
         "resume weights/other.safetensors -o out.png": "or of an older format",
         "resume runs/cut.st -o out.png": "cannot be read: it is damaged, cut short or",
-        "resume runs/altered.st -o out.png": "is damaged: ",
+        "resume runs/altered.st -o out.png": "is not what was written",
         "resume runs/future.st -o out.png": "has format 9, this version of fastnst reads",
         "resume runs/run.st -o content.png": "content.png is also an input",
         "resume runs/run.st -o runs/run.st --format png": "runs/run.st was given for",
