@@ -134,9 +134,9 @@ def messages() -> tuple[list[int], int, int]:
             patch.setattr(dist, name, counted)
         evaluate = FittingObjective.loss_and_gradient
 
-        def evaluated(self: FittingObjective, image: torch.Tensor) -> Any:
+        def evaluated(self: FittingObjective, image: torch.Tensor, out: torch.Tensor | None = None) -> Any:
             counts.append(0)
-            result = evaluate(self, image)
+            result = evaluate(self, image, out)
             counts.append(0)
             return result
 

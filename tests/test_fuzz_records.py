@@ -10,6 +10,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 from drawn import drawn
+from PIL import Image
 
 import fastnst
 from fastnst.app import cli
@@ -58,7 +59,8 @@ def command(*words: str) -> str | None:
 def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     content, style = drawn(tmp_path, "content.png", "style.png")
-    options = {**SMALL, "init": style, "masks": [{"style": style, "content": content}]}
+    Image.new("L", (16, 12), 255).save("mask.png")
+    options = {**SMALL, "init": style, "masks": [{"style": Path("mask.png"), "content": Path("mask.png")}]}
     fastnst.stylize(content, style, checkpoint=tmp_path / "run.ckpt", **options).save(tmp_path / "out.png")
     return tmp_path
 

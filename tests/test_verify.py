@@ -74,7 +74,8 @@ def test_json_covers_each_op_dtype_layout_and_layer(capsys: pytest.CaptureFixtur
     assert report["versions"]["torch"] == torch.__version__
     operations = {name for name in fastnst_kernels.__all__ if name.islower()}
     helpers = {"available_backends", "blend_targets"}
-    assert {check["op"] for check in report["checks"]} - {"tap_backward", "first_layer"} == operations - helpers
+    only_direct = {"tap_backward", "first_layer", "bias_relu_gram", "bias_relu_content"}
+    assert {check["op"] for check in report["checks"]} - only_direct == operations - helpers
 
 
 def one_more(values: torch.Tensor) -> torch.Tensor:
@@ -138,6 +139,7 @@ CONTENT, CONTENT_RELU = "tap (content)", "tap (content, ReLU, in place)"
 STYLE, BLENDED = "tap (style, content, ReLU)", "tap (blended styles, ReLU, in place)"
 OWNED, CROPS = "tap_backward (owned, ReLU, into upstream)", "accumulate_gram (crops)"
 RELUS = ("bias_relu", "bias_relu (in place)")
+BESIDE = "bias_relu_content (in place)"
 POOLS = [f"bias_relu_pool ({pool}{form})" for pool in ("avg", "max") for form in ("", ", into buffers")]
 INTO = [name for name in POOLS if "buffers" in name]
 NORMALISE = ("normalise", "normalise (flipped)")
@@ -162,15 +164,21 @@ one_percent = result(lambda value: 1.01 * value)
         ("gram", eager, "tap_backward", argument(0, lambda values: values * math.nan), backward(*GRAMS)),
         ("gram", eager, "tap_backward", argument(0, lambda values: values.abs() + math.inf), backward(*GRAMS)),
         ("gram", eager, "tap_backward", given(upstream=None), backward("style_tap")),
-        ("gram", eager, "_products", one_percent, forward(*GRAMS) | backward("gram_loss", "style_tap")),
+        (
+            "gram",
+            eager,
+            "_products",
+            one_percent,
+            forward(*GRAMS, "bias_relu_gram") | backward("gram_loss", "style_tap"),
+        ),
         ("tap", eager, "tap_backward", given(content=None), backward(CONTENT, CONTENT_RELU, STYLE)),
         ("tap", eager, "tap_backward", given(style=None), backward(STYLE, BLENDED)),
         ("tap", eager, "tap_backward", given(relu=False), backward(CONTENT_RELU, STYLE, BLENDED)),
         ("tap", eager, "content_loss", one_percent, forward(CONTENT, CONTENT_RELU, STYLE)),
         ("tiles", eager, "tap_backward", given(owned=moved), backward(OWNED)),
         ("tiles", eager, "accumulate_gram", nothing, forward(CROPS)),
-        ("relu", relu_eager, "bias_relu", argument(2, one_more), forward(*RELUS)),
-        ("relu", relu_eager, "bias_relu", argument(3, one_bit), backward(*RELUS) | forward(RELUS[1])),
+        ("relu", relu_eager, "bias_relu", argument(2, one_more), forward(*RELUS, BESIDE)),
+        ("relu", relu_eager, "bias_relu", argument(3, one_bit), backward(*RELUS) | forward(RELUS[1], BESIDE)),
         ("relu", relu_eager, "relu_backward", argument(2, one_more), backward(*RELUS, *POOLS)),
         ("relu", relu_eager, "bias_relu_pool", argument(3, one_more), forward(*POOLS)),
         ("relu", relu_eager, "bias_relu_pool", argument(4, one_bit), backward(*POOLS) | forward(*INTO)),

@@ -93,7 +93,7 @@ def test_a_form_is_parsed_as_the_command_parses() -> None:
     [
         ({"warp": "9"}, "'warp' is no control"),
         ({"init": "/etc/passwd"}, "'init' is no control of this page"),
-        ({"size": "big"}, "size: 'big' is not a whole number"),
+        ({"size": "big"}, "size: 'big' is no size"),
         ({"size": 5}, "size is no text"),
         ({"content_layers": "conv1_1 " * 100}, "content layers is no text of up to 500"),
     ],

@@ -7,14 +7,17 @@ threads of Python run: a GPU's first iteration then waits for the slowest kernel
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Executor, Future
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
+from triton.compiler.errors import CompilationError
 
 from fastnst_kernels.launch.gpu import Gpu
 from fastnst_kernels.launch.launch import Launch, launch_gpu
 
+_ATTEMPTS = 3
 _TYPES = {
     torch.float32: "fp32",
     torch.float16: "fp16",
@@ -71,4 +74,9 @@ def build(launches: Iterable[Launch], device: torch.device, pool: Executor) -> l
 
 def _build(launch: Launch, device: torch.device) -> None:
     with torch.cuda.device(device):
+        for _ in range(_ATTEMPTS):
+            # Python's parser of 3.11 counts its depth for all threads together, and refuses right code now and then.
+            with suppress(CompilationError):
+                launch.kernel.warmup(**launch.arguments, **launch.constants, **launch.options, grid=(launch.grid,))
+                return
         launch.kernel.warmup(**launch.arguments, **launch.constants, **launch.options, grid=(launch.grid,))

@@ -72,7 +72,7 @@ def _image_gradient(site: Site, image: Tensor, upstream: Tensor, kind: str) -> O
         above = upstream.to(memory_format=layout if not flip else nchw if layout == last else last, copy=True)
         given = image.contiguous(memory_format=layout)
         gradient, value = image_gradient(given, above, _SCALE, backend=site.backend, **terms)
-        place, eight = torch.empty_like(given), torch.full((1,), 8.0, device=given.device)
+        place, eight = gradient.clone(), torch.full((1,), 8.0, device=given.device)
         # A power of two divides without an error.
         scaled = [8 * factor for factor in _SCALE]
         if site.backend != "reference":

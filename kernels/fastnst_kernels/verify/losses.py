@@ -72,7 +72,8 @@ def gram_operations(site: Site) -> Iterator[Operation]:
     backward = budget.tap_gradient(features, upstream, precision=precision, **terms)
     function = partial(style_tap, target=target, weight=WEIGHT, **options)
     yield differentiated("style_tap", "", features, function, gradients=gradients, forward=forward, backward=backward)
-    yield _activated(site, features, target)
+    if site.backend != "reference":
+        yield _activated(site, features, target)
 
 
 def _activated(site: Site, features: Tensor, target: Tensor) -> Operation:
