@@ -135,7 +135,7 @@ def test_what_is_not_of_the_checkpoint_is_refused(pictures: tuple[Path, Path], t
     with pytest.warns(fastnst.FastnstWarning, match="the checkpoint's versions was"):
         fastnst.resume(checkpoint)
     style.unlink()
-    with pytest.raises(fastnst.CheckpointError, match="the style image of the checkpoint, .* is not there now"):
+    with pytest.raises(fastnst.CheckpointError, match=r"the style image of the checkpoint, .* is not there now"):
         fastnst.resume(checkpoint)
 
 

@@ -39,7 +39,7 @@ def stream(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(read, "PART_PIXELS", 900)
 
 
-@pytest.mark.filterwarnings("ignore:init image .* is stretched")
+@pytest.mark.filterwarnings(r"ignore:init image .* is stretched")
 @pytest.mark.parametrize(
     "options",
     [{}, {"preserve_color": "luminance"}, {"preserve_color": "histogram"}, {"init": "style"}, {"init": "noise"}],
