@@ -17,7 +17,7 @@ from triton.compiler.errors import CompilationError
 from fastnst_kernels.launch.gpu import Gpu
 from fastnst_kernels.launch.launch import Launch, launch_gpu
 
-_ATTEMPTS = 3
+_ATTEMPTS = 5
 _TYPES = {
     torch.float32: "fp32",
     torch.float16: "fp16",
@@ -76,7 +76,7 @@ def _build(launch: Launch, device: torch.device) -> None:
     with torch.cuda.device(device):
         for _ in range(_ATTEMPTS):
             # Python's parser of 3.11 counts its depth for all threads together, and refuses right code now and then.
-            with suppress(CompilationError):
+            with suppress(CompilationError, SystemError):
                 launch.kernel.warmup(**launch.arguments, **launch.constants, **launch.options, grid=(launch.grid,))
                 return
         launch.kernel.warmup(**launch.arguments, **launch.constants, **launch.options, grid=(launch.grid,))
