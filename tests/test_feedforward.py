@@ -410,7 +410,6 @@ def test_bad_input_is_one_line(
 
 def test_onnx_is_the_same(kept: Path, tmp_path: Path, capsys: Any) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnx")
     exported = tmp_path / "net.onnx"
     assert "of torch" in ran(capsys, 0, "apply", kept, "--onnx", exported)
     session = onnxruntime.InferenceSession(str(exported), providers=["CPUExecutionProvider"])

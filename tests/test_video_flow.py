@@ -21,6 +21,7 @@ from fastnst.video.flow import (
     as_planes,
     boundaries,
     disoccluded,
+    inwards,
     is_cut,
     motion,
     read_flow,
@@ -219,3 +220,13 @@ def test_an_optimiser_that_knows_the_curvature_takes_a_whole_first_step() -> Non
     assert float(steps[1].norm()) > 10 * float(steps[0].norm())
     assert all(float((step * gradient).sum()) < 0 for step in steps)
     assert LBFGS(line_search="strong_wolfe").curvature() == {}
+
+
+def test_what_leaves_the_border_is_to_lose_its_strokes() -> None:
+    """Of a pan to the left the right edge moves inwards; the left one, and what stands still, stay as they are."""
+    within = inwards(constant(40, 60, 4, 0))
+    edge = within[20, 44:56]
+    assert (np.diff(edge) < 0).all()
+    assert edge[-1] == pytest.approx(1 / 12)
+    assert (within[20, :44] == 1).all()
+    assert (inwards(constant(40, 60, 0, 0)) == 1).all()

@@ -197,7 +197,7 @@ class StyleNetwork(nn.Module):
                 value.data = value.data.to(dtype, memory_format=torch.channels_last)
 
     def normalisations(self) -> list[nn.Parameter]:
-        """What of the network is each style's own: the scales and shifts, (styles, channels) each."""
+        """The scales and shifts, (styles, channels) each: each style has its own, and all else is shared."""
         return [value for name, value in self.named_parameters() if name.endswith((".scale", ".shift"))]
 
     @torch.no_grad()

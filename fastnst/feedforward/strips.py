@@ -18,7 +18,7 @@ from torch import Tensor
 from fastnst.feedforward.network import EPSILON, Painter, StyleNetwork, Unit, enlarged_twice
 
 KEPT_PIXELS = 1 << 23
-"""Of an image of more pixels, the large maps are computed again: 70 bytes a pixel in 16 bits if not."""
+"""Pixels beyond which the large maps are computed again; kept, they are 70 bytes a pixel in 16 bits."""
 
 Span = tuple[int, int]
 _CACHED, _ON_A_GPU = 1 << 20, 1 << 27  # the elements of a strip

@@ -54,7 +54,7 @@ class Coherence:
 
     @cached_property
     def factor(self) -> Tensor:
-        """What each (x − w)² counts in the total: δ L c / (3 K)."""
+        """The weight of each (x − w)² in the total: δ L c / (3 K), (1, 1, H, W)."""
         return self.weight * self.level / (3 * (self.valid > 0).sum().clamp_min(1)) * self.valid
 
     @cached_property

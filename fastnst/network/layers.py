@@ -48,7 +48,7 @@ Layer = Convolution | Pool
 
 @dataclass(frozen=True)
 class Sums:
-    """What a tap wants summed up while its layer's features are written, in one pass: F Fᵀ in a `precision` of the
+    """The sums that a tap wants made while its layer's features are written, in one pass: F Fᵀ in a `precision` of the
     kernels, or Σ (F − P)² times a constant, `content`, for P of the layer's shape."""
 
     precision: str | None = None

@@ -41,7 +41,7 @@ class Sound:
 
 
 def sound_of(clip: Clip, target: Path, wanted: bool = True) -> Sound | None:
-    """What of a clip's sound the film at `target` gets; pictures and folders have none."""
+    """The part of a clip's sound that the film at `target` gets; pictures and folders have none."""
     has_place = wanted and clip.sound is not None and target.suffix.lower() in FILMS
     return Sound(clip.name, *clip.span) if has_place else None
 

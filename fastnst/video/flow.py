@@ -25,6 +25,8 @@ _FLO_MAGIC = 202021.25
 _BLURRED, _BLUR_POWER = 0.01, 8
 # The radius in which the tone around is looked at, as a part of the long side, and the weight below which it fades.
 _TONE_PART, _TONE_LEAST = 32, 0.02
+# Pixels beside a border that look as they do because of it: strokes end there.
+_BORDER = 12
 # Frames whose neighbourhoods differ by less, in grey levels, stand still: their flow is none, not nearly none.
 _STILL, _STILL_WINDOW, _NEARLY = 1.5, 15, 0.5
 # Colours of a point in two frames that differ by more, in 0…1, are not those of one point under one light.
@@ -147,6 +149,17 @@ def sharpness(flow: Flow) -> npt.NDArray[np.float32]:
     off = np.abs(flow - np.round(flow)).max(2)
     sharp: npt.NDArray[np.float32] = (_BLURRED + (1 - _BLURRED) * (1 - 2 * off) ** _BLUR_POWER).astype(np.float32)
     return sharp
+
+
+def inwards(flow: Flow) -> npt.NDArray[np.float32]:
+    """How far each point that has moved away from the border was within the earlier frame, (H, W) in 0…1, by the pixels
+    beside the border in which a style draws it; 1 for all others."""
+    last = np.array(flow.shape[1::-1]) - 1
+    now = np.stack(_places_and_offsets(flow)[0], axis=2)
+    before = now + flow
+    was, is_now = (np.minimum(place, last - place).min(2) for place in (before, now))
+    within = np.clip((was + 1) / _BORDER, 0, 1)
+    return np.where(is_now > was + 0.5, within, 1).astype(np.float32)
 
 
 def toned(image: Tensor, content: Tensor, begun: Tensor) -> Tensor:

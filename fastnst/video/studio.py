@@ -27,6 +27,7 @@ from fastnst.video.flow import (
     Motion,
     as_frame,
     as_planes,
+    inwards,
     motion,
     read_flow,
     sampled,
@@ -168,6 +169,8 @@ def start_of(
     for each in known:
         flow = each.motion.flow
         moved, done = warped(each.made.image, flow).clamp(0, 1), sampled(each.made.finish, flow, "INTER_LINEAR")
+        # What was at the border and is no more is to lose the border's strokes.
+        done = done * torch.from_numpy(inwards(flow))
         covered, trusted = (torch.from_numpy(mask)[None, None] for mask in (each.motion.covered, each.motion.trusted))
         new = covered & ~begun if own is None else trusted & ~begun
         image = torch.where(new, moved if own is None else (moved + own.image) / 2, image)

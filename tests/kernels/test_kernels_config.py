@@ -58,14 +58,13 @@ def test_a_second_round_of_a_few_blocks_is_avoided() -> None:
     assert pairs_of(512 // config.block_c) * config.splits in range(120, 133)
 
 
-@pytest.mark.parametrize(("by_bands", "launches", "megabytes"), [(True, 11, 730), (False, 4, 600)])
+@pytest.mark.parametrize(("by_bands", "launches", "megabytes"), [(True, 5, 629), (False, 4, 600)])
 def test_a_step_of_lbfgs_is_few_launches(by_bands: bool, launches: int, megabytes: int) -> None:
     pytest.importorskip("triton")
-    from fastnst_kernels.lbfgs.plan import plan_step, transforms
+    from fastnst_kernels.lbfgs.plan import plan_step
 
     size = 1024, 1024
     places = octaves(*size) if by_bands else None
     plan = plan_step(size, places, history=20, dtype=torch.float16, gpu=TARGETS["sm_90"])
-    apart, moved = transforms(size) if by_bands else (0, 0)
-    assert len(plan.launches) + apart == launches
-    assert sum(launch.bytes for launch in plan.launches) + moved < 1e6 * megabytes
+    assert len(plan.launches) == launches
+    assert sum(launch.bytes for launch in plan.launches) < 1e6 * megabytes

@@ -27,7 +27,7 @@ NETWORK_OPTIONS = (
     *("style_weight", "content_weight", "tv_weight", "style_scale", "content_layers", "style_layers", "pooling"),
     *("network", "weights", "device", "precision"),
 )
-"""Those of a run that the training of a network takes too."""
+"""Options of a run that the training of a network takes too."""
 
 SEPARATOR = "|"
 """Stands between several styles, or several regions, in one cell of a table."""

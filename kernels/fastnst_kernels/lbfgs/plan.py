@@ -25,7 +25,7 @@ def programs(gpu: Gpu) -> int:
 
 
 def _spectrum(blocks: Blocks, size: tuple[int, int]) -> dict[str, Any]:
-    """What the kernels are told of a spectrum of pictures of `size` (H, W); its norm is that of an isometry."""
+    """The arguments that say how a spectrum of pictures of `size` (H, W) lies; its norm is that of an isometry."""
     height, width = size
     lone = width // 2 if width % 2 == 0 else -1
     place = blocks.band if blocks.place is None else blocks.place
@@ -193,15 +193,8 @@ def plan_step(
     return Plan((*plan.launches, *plan_move(state, image, image, plan.outputs[0], most).launches))
 
 
-def transforms(size: tuple[int, int]) -> tuple[int, int]:
-    """Launches and bytes of a step's Fourier transforms, of images of `size` (H, W) up to 4096 px, which the library
-    transforms in one pass for each axis: rows at once and columns by channels, and back both at once."""
-    height, width = size
-    image, spectrum = 4 * 3 * height * width, 8 * 3 * height * (width // 2 + 1)
-    return 1 + 3 + 2, 2 * (image + 3 * spectrum)
-
-
 def _warps_and_stages(gpu: Gpu) -> tuple[int, int]:
-    """Those of the products in 16 bit: where operands wait in registers, twice the warps keep them from spilling."""
+    """Warps and stages of the products in 16 bit: where operands wait in registers, twice the warps keep them from
+    spilling."""
     from_shared_memory = gpu.backend == "hip" or gpu.arch in (90, 100)
     return (4, 2) if from_shared_memory else (8, 3)
