@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fastnst.errors import OptionError
 from fastnst.fork import check_fork
 from fastnst.loss.terms import content_factor as factor_of
-from fastnst.network.frozen import Frozen, normal, normal_tensors
+from fastnst.network.frozen import Frozen, normal
 from fastnst.options.parse import CONTENT_FORMS
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -47,7 +47,7 @@ class GramLoss(Frozen):
 
     target: Tensor | None
 
-    @normal_tensors()
+    @torch.inference_mode(False)
     def __init__(
         self,
         target: Tensor | None = None,
@@ -103,7 +103,7 @@ class ContentLoss(Frozen):
 
     target: Tensor | None
 
-    @normal_tensors()
+    @torch.inference_mode(False)
     def __init__(
         self,
         target: Tensor | None = None,

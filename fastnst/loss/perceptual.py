@@ -15,7 +15,7 @@ from fastnst.image.resize import fitted_size, resize_picture, warn_if_enlarged
 from fastnst.loss.modules import TVLoss, content_factor
 from fastnst.loss.targets import gram_target
 from fastnst.network.extractor import FeatureExtractor, Tap
-from fastnst.network.frozen import Frozen, normal_tensors
+from fastnst.network.frozen import Frozen
 from fastnst.network.weights import load_weights
 from fastnst.options.keywords import OptionValues
 from fastnst.options.options import resolve_options
@@ -62,7 +62,7 @@ class PerceptualLoss(Frozen):
     Raises FastnstError for input that cannot be used; its subclasses say which.
     """
 
-    @normal_tensors()
+    @torch.inference_mode(False)
     def __init__(
         self,
         style: Source | Sequence[Source] | None = None,

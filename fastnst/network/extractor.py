@@ -14,7 +14,7 @@ from torch import Tensor
 from fastnst.errors import ImageError, OptionError
 from fastnst.fork import check_fork
 from fastnst.network.architecture import canonical_layer, layers_up_to
-from fastnst.network.frozen import Frozen, normal_tensors
+from fastnst.network.frozen import Frozen
 from fastnst.network.weights import Weights, load_weights
 
 Tap = Callable[[Tensor], Tensor]
@@ -39,7 +39,7 @@ class FeatureExtractor(Frozen):
     _scale: Tensor
     _shift: Tensor
 
-    @normal_tensors()
+    @torch.inference_mode(False)
     def __init__(
         self,
         weights: str | os.PathLike[str] | Weights = "auto",

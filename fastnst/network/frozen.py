@@ -1,18 +1,10 @@
 """A module with tensors that are never trained: the weights of a frozen network, the targets of a loss."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-
-
-@contextmanager
-def normal_tensors() -> Iterator[None]:
-    """Within it tensors are made that autograd can use, also where the caller is under `torch.inference_mode`."""
-    with torch.inference_mode(False):
-        yield
 
 
 def normal(tensor: Tensor) -> Tensor:
