@@ -14,6 +14,9 @@ from PIL import Image
 
 from fastnst.app import cli
 from fastnst.image.metadata import read_parameters
+from fastnst.video.clip import open_clip
+from fastnst.video.options import Part
+from tests import moving
 from tests.web_server import png, serving
 
 pytest.importorskip("starlette", reason="the page's server is the extra web")
@@ -160,6 +163,30 @@ def test_from_two_pictures_to_a_larger_result(tab: Tab, pictures: tuple[Path, Pa
     assert record["options"]["size"] == 128
     with Image.open(file) as image:
         assert image.size == (128, 96)
+
+
+def test_a_clip_is_shown_as_it_is_made_and_downloaded(tab: Tab, pictures: tuple[Path, Path], tmp_path: Path) -> None:
+    clip, page = tmp_path / "waves.gif", tab.page
+    frames = [Image.fromarray(frame) for frame in moving.pan(3)]
+    frames[0].save(clip, save_all=True, append_images=frames[1:], duration=100)
+    tab.give(clip, pictures[1])
+    tab.set(size="64", iterations="3", scales="none")
+    tab.start()
+    tab.until_over()
+    assert "3 frames" in page.inner_text("#said")
+    assert page.is_disabled("#continue")
+    assert page.locator("#format option").all_inner_texts() == ["MP4", "PNG", "JPEG", "WEBP", "TIFF"]
+    name, file = tab.download()
+    assert name == "waves-oil-1.mp4"
+    shutil.copy(file, tmp_path / "made.mp4")
+    assert len(open_clip(tmp_path / "made.mp4", Part())) == 3
+    # A picture after it has no clip to offer.
+    tab.give(*pictures)
+    tab.start()
+    page.wait_for_selector('[data-result="2"]')
+    tab.until_over()
+    assert page.locator("#format option").all_inner_texts() == ["PNG", "JPEG", "WEBP", "TIFF"]
+    assert not page.is_disabled("#continue")
 
 
 def test_history_puts_pictures_and_controls_back(tab: Tab, pictures: tuple[Path, Path]) -> None:
