@@ -6,10 +6,9 @@ Nothing is read back to the host until `read` asks for it, so that a GPU never w
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from typing import Any
 
 import torch
+from fastnst_kernels.launch.capture import capturing
 from torch import Tensor
 
 from fastnst.errors import FastnstWarning
@@ -262,33 +261,18 @@ class Replayed:
         torch.cuda.current_stream(self._device).wait_stream(self._stream)
 
     def _captured(self, function: Callable[[], None]) -> torch.cuda.CUDAGraph | None:
-        before = torch.cuda.current_stream(self._device)
-        with torch.cuda.device(self._device):
-            graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
-            try:
-                # Other threads may allocate meanwhile.
-                with torch.cuda.graph(graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"):
-                    function()
-            except RuntimeError as error:
-                self._capturable = False
-                _clean_up(self._device, before, pool)
-                # Where the capture cannot end either, that is the later error.
-                reason = str(error.__context__ or error).strip().splitlines()[0]
-                warnings.warn(
-                    f"the iteration cannot be captured as a CUDA graph ({reason}); it runs uncaptured, and slower",
-                    FastnstWarning,
-                    stacklevel=2,
-                )
-                return None
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with capturing(graph, self._stream, self._device):
+                function()
+        except RuntimeError as error:
+            self._capturable = False
+            # Where the capture cannot end either, that is the later error.
+            reason = str(error.__context__ or error).strip().splitlines()[0]
+            warnings.warn(
+                f"the iteration cannot be captured as a CUDA graph ({reason}); it runs uncaptured, and slower",
+                FastnstWarning,
+                stacklevel=2,
+            )
+            return None
         return graph
-
-
-def _clean_up(device: torch.device, stream: torch.cuda.Stream, pool: Any) -> None:
-    """Does after a capture that could not be ended what torch leaves out: the `stream` of before is current again, and
-    allocations go no longer to the graph's `pool`."""
-    torch.cuda.set_stream(stream)
-    index = torch.cuda.current_device() if device.index is None else device.index
-    with suppress(RuntimeError):
-        # Raises where the capture was ended.
-        torch._C._cuda_endAllocateToPool(index, pool)
-        torch._C._cuda_releasePool(index, pool)

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from fastnst_kernels.launch.backends import float32_products
+from fastnst_kernels.launch.capture import capturing
 
 T = TypeVar("T")
 Call = Callable[[], object]
@@ -88,23 +89,17 @@ def interleaved(
 
 def captured(contender: Contender, device: torch.device) -> Contender | None:
     """A contender whose call replays one call of `contender` from a CUDA graph; None where that cannot be captured."""
-    before, stream = torch.cuda.current_stream(device), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
-    stream.wait_stream(before)
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
         # What libraries keep for a stream is then there.
         contender()()
         call = contender()
     synchronise(device)
     try:
-        with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+        with capturing(graph, stream, device):
             result = call()
     except RuntimeError:
-        # What torch leaves out where the capture could not be ended either.
-        torch.cuda.set_stream(before)
-        with suppress(RuntimeError):
-            torch._C._cuda_endAllocateToPool(device.index or 0, pool)
-            torch._C._cuda_releasePool(device.index or 0, pool)
         return None
     # What the graph reads and writes lives as long as it.
     return lambda kept=(call, result): graph.replay  # type: ignore[misc]
