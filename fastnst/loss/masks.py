@@ -70,7 +70,7 @@ class Guidance:
     def _at_level(self, level: int, device: torch.device) -> LayerGuidance:
         maps, totals = [], []
         positions = (self.height >> level) * (self.width >> level)
-        for mask in self._regions:
+        for mask in self.regions:
             pooled = None if mask is None else halved(mask, level)
             totals.append(float(positions) if pooled is None else pooled.square().sum(dtype=torch.float64).item())
             maps.append(None if pooled is None else pooled.to(device))
@@ -78,7 +78,7 @@ class Guidance:
         return LayerGuidance(positions, tuple(maps), tuple(totals), self._areas, opaque)
 
     @property
-    def _regions(self) -> list[Tensor | None]:
+    def regions(self) -> list[Tensor | None]:
         """The regions' masks with nothing of what is transparent."""
         if self.opaque is None:
             return list(self.masks)
@@ -89,7 +89,7 @@ class Guidance:
         """Each region's share of the opaque part of the image."""
         whole = self.height * self.width if self.opaque is None else self.opaque.sum(dtype=torch.float64).item()
         return tuple(
-            1.0 if mask is None else mask.sum(dtype=torch.float64).item() / max(whole, 1e-30) for mask in self._regions
+            1.0 if mask is None else mask.sum(dtype=torch.float64).item() / max(whole, 1e-30) for mask in self.regions
         )
 
 

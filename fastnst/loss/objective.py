@@ -26,6 +26,7 @@ from fastnst.loss.scale import LossScale
 from fastnst.loss.sliced import SlicedTargets
 from fastnst.loss.targets import StyleTarget
 from fastnst.loss.terms import Loss, Variation, variation_of
+from fastnst.loss.transforms import FeatureTransform
 from fastnst.network.backbone import Backbone, Trace
 from fastnst.network.padding import seam_variation
 from fastnst.network.runtime import Runtime
@@ -233,6 +234,7 @@ def make_objective(
     content_is_kept: bool = True,
     loss_scale: LossScale | None = None,
     share: Share | None = None,
+    transforms: Mapping[str, FeatureTransform] | None = None,
 ) -> Objective:
     """The objective for an image of the size of `content`, (1, 3, H, W) float32 RGB in 0…1 on any device.
 
@@ -246,6 +248,7 @@ def make_objective(
         content_is_kept: whether the content's features are kept, or computed anew in each pass.
         loss_scale: that of a run that goes on; None for a new one.
         share: the tiles of this process; None for all.
+        transforms: of content layers, whose content term is then of what they make of the content's features.
     """
     height, width = content.shape[2:]
     if grid is None:
@@ -273,6 +276,7 @@ def make_objective(
         opaque={name: layer.opaque for name, layer in guided.items()},
         is_kept=content_is_kept,
         add_up=share.add_up,
+        transforms=transforms,
     )
     layers = {
         name: layer_terms(

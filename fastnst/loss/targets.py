@@ -50,10 +50,11 @@ def style_targets(
         return dict(sliced_targets(backbone, placed, options, regions))
     plain = options.style_loss == "gram" and regions is None
     regions = regions or [dict.fromkeys(range(len(styles)))]
+    names = tuple(name for name, _ in options.active_style_layers)
     moments = []
     for index, (image, _) in enumerate(styles):
         members = {region: own[index] for region, own in enumerate(regions) if index in own}
-        moments.append(_moments(backbone, image, members, options, runtime, tile=tile))
+        moments.append(image_moments(backbone, image, members, names, options.network, runtime, tile=tile))
     shares = [share for _, share in styles]
     targets: dict[str, StyleTarget] = {}
     for name, weight in options.active_style_layers:
@@ -102,26 +103,27 @@ def _region_target(
     )
 
 
-def _moments(
+def image_moments(
     backbone: Backbone,
     image: Tensor,
     masks: Mapping[int, Tensor | None],
-    options: Options,
+    names: tuple[str, ...],
+    network: str,
     runtime: Runtime,
     *,
     tile: int | None,
 ) -> dict[str, dict[int, Moments]]:
-    """The moments of a style image at each style layer, by the regions, which have `masks`, that show something there.
+    """The moments of an image, (1, 3, H, W), at each of the layers `names` of the network, by the regions, which have
+    `masks`, that show something there.
 
     They are summed up in the memory of a tile.
     """
-    names = tuple(name for name, _ in options.active_style_layers)
     height, width = image.shape[2:]
-    levels = levels_of(options.network, names)
+    levels = levels_of(network, names)
     maps = {level: style_maps(list(masks.values()), level) for level in set(levels.values())}
     taps = {name: _Adding(maps[level], level, runtime) for name, level in levels.items()}
     if names and masks:
-        for part in make_grid(height, width, tile or max(height, width), reach_of(options.network, names)):
+        for part in make_grid(height, width, tile or max(height, width), reach_of(network, names)):
             for tap in taps.values():
                 tap.tile = part
             backbone.forward(cut(image, part).to(runtime.device).contiguous(), taps)

@@ -36,6 +36,8 @@ class UnsizedValues(TypedDict, total=False):
     style_layers: str | Sequence[str] | Mapping[str, float]
     masks: Sequence[Any] | None
     style_loss: str
+    transfer: str
+    blend: float
     preserve_color: str
     objective: str
     content_reduction: str

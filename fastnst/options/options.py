@@ -13,6 +13,7 @@ from fastnst.network.architecture import (
     PAPER_STYLE_LAYERS,
     check_filter_scaling,
     is_original,
+    layers_of,
 )
 from fastnst.options.masks import Mask
 from fastnst.options.parse import (
@@ -28,7 +29,7 @@ from fastnst.options.parse import (
     parse_scales,
     scale_count,
 )
-from fastnst.options.presets import PRESETS, UNSCALED
+from fastnst.options.presets import PRESETS, TRANSFER_ITERATIONS, UNSCALED
 
 START_WORDS = ("content", "recoloured", "noise", "grey", "style-mean")
 """The words that `init` takes beside a picture."""
@@ -164,6 +165,13 @@ class Options:
         "covariance by the Wasserstein distance, or all of their distribution in sorted projections",
         choices=("gram", "covariance", "mean-std", "wasserstein", "sliced"),
     )
+    transfer: str = _option(
+        "none",
+        "in place of the style term, features moved to the style's, layer by layer from the deepest: to its mean and "
+        "covariance (wct), or its mean and deviations (adain)",
+        choices=("none", "wct", "adain"),
+    )
+    blend: float = _option(1.0, "transfer: how far the features are moved", minimum=0, maximum=1)
     objective: str = _option(
         "relative",
         "relative: each term divided by its target's own energy; paper: the sums of Gatys et al.",
@@ -267,6 +275,13 @@ class Options:
                 "or choose another style loss"
             )
         check_filter_scaling(self.filter_scaling, self.network, self.weights)
+        if self.transfer == "none" and self.blend != 1:
+            raise OptionError(f"blend {self.blend:g} was given without a transfer; add --transfer wct or adain")
+        if self.transfer != "none" and not (self.levels and self.style_loss == "gram"):
+            raise OptionError(
+                f"transfer {self.transfer} moves features in place of a style loss; leave --style-loss as it is, and "
+                "--style-weight above 0"
+            )
         if self.style_weights is not None and sum(self.style_weights) == 0:
             raise OptionError("the style weights are all 0; at least one must be more")
         if self.style_form == "channel-mean" and self.style_loss not in ("gram", "covariance"):
@@ -290,6 +305,17 @@ class Options:
     def active_style_layers(self) -> LayerWeights:
         """The style layers whose weight counts: none where the style weight is 0."""
         return tuple((name, weight) for name, weight in self.style_layers if weight > 0 and self.last_style_weight > 0)
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """The style layers, deepest first: those whose features a transfer makes, one after the other."""
+        names = dict(self.active_style_layers)
+        return tuple(layer.name for layer in reversed(layers_of(self.network)) if layer.name in names)
+
+    def at_level(self, layer: str) -> "Options":
+        """The options of one level of a transfer: a content term of that layer alone."""
+        own = ((layer, 1.0),)
+        return replace(self, transfer="none", blend=1.0, content_weight=1.0, content_layers=own, style_weight=0.0)
 
     @property
     def wraps(self) -> bool:
@@ -349,6 +375,8 @@ def resolve_options(**given: Any) -> Options:
     original = is_original(given.get("network", Options.network), str(given.get("weights", Options.weights)))
     scaled = given.get("filter_scaling", "unit-mean" if original else "none") != "none"
     values: dict[str, Any] = {**PRESETS[preset], **({} if scaled else UNSCALED.get(preset, {})), **given}
+    if values.get("transfer", "none") != "none":
+        values.setdefault("iterations", TRANSFER_ITERATIONS)
     scales = parse_scales(values.get("scales", Options.scales))
     if isinstance(scales, tuple) and "size" not in given:
         values["size"] = scales[-1]

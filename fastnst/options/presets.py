@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from fastnst.network.weights import Weights
     from fastnst.options.options import Options
 
+TRANSFER_ITERATIONS = (10, 6)
+"""Steps of each level of a transfer: at the first scale, and at those after it."""
 PRESETS: Mapping[str, OptionValues] = MappingProxyType(
     {
         "default": OptionValues(),

@@ -18,6 +18,7 @@ from fastnst.loss.objective import Objective, Share, make_objective
 from fastnst.loss.scale import LossScale
 from fastnst.loss.targets import StyleTarget
 from fastnst.loss.terms import Loss
+from fastnst.loss.transforms import FeatureTransform
 from fastnst.network.backbone import Backbone
 from fastnst.network.runtime import Runtime, is_out_of_memory
 from fastnst.options.options import Options
@@ -35,8 +36,8 @@ class FittingObjective:
     """The objective of `plan`, of which each of `ranks` computes its tiles.
 
     Where memory runs out, for one process, all halve the tile, warn, and evaluate the same image again; what is raised
-    in the end is what ran out of memory with the smallest tile. `guidance` is that of `make_objective`. With
-    `tile_is_fixed` the plan stays, and it raises at once.
+    in the end is what ran out of memory with the smallest tile. `guidance` and `transforms` are those of
+    `make_objective`. With `tile_is_fixed` the plan stays, and it raises at once.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class FittingObjective:
         guidance: Guidance | None = None,
         tile_is_fixed: bool = False,
         ranks: Ranks = ALONE,
+        transforms: Mapping[str, FeatureTransform] | None = None,
     ) -> None:
         self.runtime, self.plan = runtime, plan
         self.loss_scale = LossScale(runtime)
@@ -65,6 +67,7 @@ class FittingObjective:
             guidance=guidance,
             loss_scale=self.loss_scale,
             share=Share(ranks.rank, ranks.size, self._add_up),
+            transforms=transforms,
         )
         self._objective: Objective | None = None
         # Of the sums of an evaluation, how many are done, and how many numbers each of them has, once that is known.

@@ -285,13 +285,14 @@ def _absolute(name: str) -> str | None:
 @dataclass(frozen=True)
 class Scale:
     """A scale of a run: its place among them, its measured edge in pixels, the (height, width) of its image, its steps,
-    and β there."""
+    and β there; of a transfer of features it is one level, with the layer whose features it makes."""
 
     index: int
     edge: int
     size: tuple[int, int]
     iterations: int
     style_weight: float
+    layer: str | None = None
 
 
 @dataclass(frozen=True, eq=False)

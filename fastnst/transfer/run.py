@@ -90,11 +90,13 @@ class Run:
 
     Of several processes the leader's clock, callback and tolerance decide for all, and it alone writes. `image`, (1, 3,
     H, W), and `content` are those of the scale that it is at, `optimizer` is the one that moved the image last,
-    `losses` has a record for each evaluation, and `stopped` is why the run ended before its time, or None.
+    `source` is the image whose features the present level of a transfer moves, `losses` has a record for each
+    evaluation, and `stopped` is why the run ended before its time, or None.
     """
 
     image: Tensor
     content: Picture
+    source: Tensor | None = None
 
     def __init__(
         self,
@@ -288,7 +290,7 @@ class Run:
             seconds=time.perf_counter() - self._began,
             losses=tuple(self.losses),
             loss_exponent=descent.loss_exponent,
-            tensors=descent.state(),
+            tensors=descent.state() | ({} if self.source is None else {"source": self.source}),
             optimizer=descent.optimizer.live_state(),
         )
         try:

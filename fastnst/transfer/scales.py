@@ -1,7 +1,7 @@
 """Coarse to fine: the scales that a run goes through, their sizes and steps, and the pictures too small for them."""
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fastnst.errors import ImageError, OptionError
 from fastnst.image.picture import AnyPicture, Picture
@@ -16,6 +16,10 @@ Value = TypeVar("Value", int, float)
 
 SMALLEST_EDGE = 64
 """Scales that are only counted, not named, go no lower than this short edge: below it there is nothing left to see."""
+
+
+# Of a transfer of features, the levels that are made at each scale but the first.
+_FINE_LEVELS = 3
 
 
 def scale_edges(
@@ -81,7 +85,11 @@ def run_scales(content: AnyPicture | Canvas, styles: Sequence[AnyPicture], optio
         for style in styles:
             check_fits(*style_size(style, edge, options), smallest, role="style", scale=edge, layers=options.taps)
     steps, betas = by_scale(options.iterations, len(edges)), by_scale(options.style_weight, len(edges))
-    facts = zip(edges, sizes, steps, betas, strict=True)
+    facts: list[tuple[Any, ...]] = [*zip(edges, sizes, steps, betas, strict=True)]
+    if options.transfer != "none":
+        # What the deepest layers see is there from the first scale on.
+        levels = [options.levels] + [options.levels[-_FINE_LEVELS:]] * (len(facts) - 1)
+        facts = [(*fact, layer) for fact, layers in zip(facts, levels, strict=True) for layer in layers]
     return tuple(Scale(index, *fact) for index, fact in enumerate(facts))
 
 
@@ -91,6 +99,8 @@ def _check_contentless(options: Options) -> None:
         raise OptionError(
             f"content weight {options.content_weight:g} needs a content picture, and there is none; give one, or 0"
         )
+    if options.transfer != "none":
+        raise OptionError(f"transfer {options.transfer} needs a content picture, and there is none; leave it out")
     if options.init in ("content", "recoloured"):
         raise OptionError("there is no content picture to start from; give noise or a picture as init")
     if options.edge == "short":

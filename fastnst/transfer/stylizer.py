@@ -12,6 +12,7 @@ from typing import Any, Unpack
 
 import torch
 from fastnst_kernels import BlendedTarget
+from torch import Tensor
 
 from fastnst.errors import FastnstWarning, OptionError, RangeError
 from fastnst.fork import check_fork
@@ -19,10 +20,11 @@ from fastnst.image.colour import prepared as as_visible
 from fastnst.image.picture import AnyPicture, Picture
 from fastnst.image.read import Source
 from fastnst.image.resize import AtSizes, at_size, resize, resize_wrapped
-from fastnst.loss.masks import guidance_of, style_regions
+from fastnst.loss.masks import Guidance, guidance_of, style_regions
 from fastnst.loss.objective import Evaluation
 from fastnst.loss.targets import StyleTarget, style_targets
 from fastnst.loss.temporal import Coherent
+from fastnst.loss.transforms import FeatureTransform, feature_transforms
 from fastnst.network import trial
 from fastnst.network.backbone import Backbone, build_backbone
 from fastnst.network.runtime import Runtime, as_before, resolve_runtime, versions, without_overflow
@@ -250,7 +252,10 @@ class Stylizer:
 
     def _plan(self, scale: Scale) -> Plan:
         """How a scale fits into memory. Raises OptionError where nothing that was asked for fits into `max_memory`."""
-        options = self.options
+        options = self._options_at(scale)
+        if scale.layer is not None:
+            # The styles are seen as well, at the level's layer.
+            options = replace(options, style_layers=options.content_layers, style_weight=1.0)
         return plan_run(
             options,
             self.runtime,
@@ -271,7 +276,7 @@ class Stylizer:
         rehearsals = []
         for scale, plan in zip(scales, plans, strict=True):
             sizes = tuple(style_size(style, scale.edge, self.options) for style in self._inputs.styles)
-            rehearsals.append(Rehearsal(self.options, self.runtime, plan, sizes))
+            rehearsals.append(Rehearsal(self._options_at(scale), self.runtime, plan, sizes))
         return Building(rehearsals, self.runtime.device)
 
     def load(self, *, progress: bool = True) -> None:
@@ -366,6 +371,7 @@ class Stylizer:
             )
             return run
         check_same_network(saved.parameters, parameters)
+        run.source = saved.tensors.get("source")
         run.image, run.optimizer = saved.tensors["image"], make_optimizer(self.options, self.runtime)
         run.optimizer.load_state_dict({name: x.to(device) for name, x in saved.optimizer.items()})
         if not prepared.rest:
@@ -388,30 +394,75 @@ class Stylizer:
 
     def _optimise(self, run: Run, scale: Scale, plan: Plan, prepared: "Prepared") -> None:
         """One scale of the run. What it makes is as large as the image many times over, and dies with it."""
-        options = replace(self.options, style_weight=scale.style_weight)
-        backbone = self._loaded()[1]
+        options, backbone = self._options_at(scale), self._backbone(scale)
         content, visible = prepared.content_at(scale.size)
         resized = resize_wrapped if options.wraps else resize
         run.image = self._ranks.alike(resized(run.image.to(self.runtime.device), scale.size))
-        if run.optimizer is not None and prepared.start is None and not run.continues(scale):
-            run.optimizer = run.optimizer.rescaled(scale.size)
         guidance = guidance_of(self._inputs.regions, content.alpha, scale.size)
+        target, transforms = visible.rgb[None], None
+        if scale.layer is not None:
+            if not run.continues(scale):
+                run.optimizer, run.source = None, target if scale.index == 0 else run.image.clone()
+            target = target if run.source is None else run.source
+            transforms = self._transforms(backbone, scale, plan, prepared.styles, target, guidance)
+        elif run.optimizer is not None and prepared.start is None and not run.continues(scale):
+            run.optimizer = run.optimizer.rescaled(scale.size)
         objective: Evaluation = FittingObjective(
             backbone,
-            content=visible.rgb[None],
-            style=self._style(scale, prepared.styles, plan.style_tile, plain=guidance.is_plain),
+            content=target,
+            style={}
+            if transforms is not None
+            else self._style(scale, prepared.styles, plan.style_tile, plain=guidance.is_plain),
             options=options,
             runtime=self.runtime,
             plan=plan,
             guidance=guidance,
             tile_is_fixed=options.tile == "none" or options.style_loss == "sliced",
             ranks=self._ranks,
+            transforms=transforms,
         )
         if prepared.start is not None and prepared.start.coherence is not None:
             objective = Coherent(objective, prepared.start.coherence.on(self.runtime.device))
         fresh = partial(make_optimizer, options, self.runtime)
         descent = Descent(run.image, objective, fresh, optimizer=run.optimizer, average=options.average)
         run.optimise(descent, scale, content)
+
+    def _options_at(self, scale: Scale) -> Options:
+        if scale.layer is not None:
+            return self.options.at_level(scale.layer)
+        return replace(self.options, style_weight=scale.style_weight)
+
+    def _backbone(self, scale: Scale) -> Backbone:
+        """The network as far as the scale needs it."""
+        weights, backbone = self._loaded()
+        if scale.layer is None:
+            return backbone
+        options = self.options
+        return build_backbone(weights, (scale.layer,), self.runtime, pooling=options.pooling, padding=options.padding)
+
+    def _transforms(
+        self,
+        backbone: Backbone,
+        scale: Scale,
+        plan: Plan,
+        styles: Sequence[AnyPicture],
+        source: Tensor,
+        guidance: Guidance,
+    ) -> dict[str, FeatureTransform]:
+        """What moves the features of `source` to those of the styles at a level."""
+        sizes = [style_size(style, scale.edge, self.options) for style in styles]
+        images = [at_size(style, size).rgb[None] for style, size in zip(styles, sizes, strict=True)]
+        return feature_transforms(
+            backbone,
+            source,
+            list(zip(images, self._inputs.shares, strict=True)),
+            self.options,
+            self.runtime,
+            layers=self._options_at(scale).taps,
+            guidance=guidance,
+            regions=style_regions(self._inputs.regions, sizes, plain=guidance.is_plain),
+            tile=plan.style_tile or plan.tile,
+        )
 
     def _style(
         self, scale: Scale, styles: Sequence[AnyPicture], tile: int | None, *, plain: bool
