@@ -27,8 +27,8 @@ _LEAST_VARIANCE = 1e-5
 
 @dataclass(frozen=True)
 class FeatureTransform:
-    """What one layer's features are moved by in each region: a matrix (N, N) times the features, and a shift (N, 1), both
-    float32, where the region's map, (1, 1, h, w) of the whole layer, is 1; None is 1 everywhere."""
+    """What one layer's features are moved by in each region: a matrix (N, N) times the features, and a shift (N, 1),
+    both float32, where the region's map, (1, 1, h, w) of the whole layer, is 1; None is 1 everywhere."""
 
     moves: Sequence[tuple[Tensor, Tensor, Tensor | None]]
 

@@ -402,6 +402,12 @@ class Stylizer:
         target, transforms = visible.rgb[None], None
         if scale.layer is not None:
             if not run.continues(scale):
+                before = prepared.scales[max(0, scale.index - 1)].size
+                if before != scale.size:
+                    # What the coarser scale could not show of the content.
+                    run.image = (
+                        run.image + target.to(run.image) - resize(resize(target, before), scale.size).to(run.image)
+                    )
                 run.optimizer, run.source = None, target if scale.index == 0 else run.image.clone()
             target = target if run.source is None else run.source
             transforms = self._transforms(backbone, scale, plan, prepared.styles, target, guidance)
