@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import moving
 import numpy as np
 import pytest
 import torch
@@ -25,6 +26,8 @@ from fastnst.feedforward.schedule import Progress, Schedule
 from fastnst.feedforward.training import Trained, TrainingError, train_network
 from fastnst.image.metadata import read_parameters
 from fastnst.image.read import load_image
+from fastnst.video.clip import open_clip
+from fastnst.video.score import score_clip
 
 SMALL = Architecture(channels=4, blocks=1)
 LOSS: dict[str, Any] = {"weights": "random", "style_layers": ["conv1_1", "conv2_1"], "content_layers": ["conv2_1"]}
@@ -417,6 +420,21 @@ def test_onnx_is_the_same(kept: Path, tmp_path: Path, capsys: Any) -> None:
     (stylized,) = session.run(None, {"image": image.numpy(), "blend": blend})
     expected = load_network(kept).network(image, torch.from_numpy(blend))
     torch.testing.assert_close(torch.from_numpy(stylized), expected, rtol=0, atol=1 / 255)
+
+
+def test_a_clip_frame_by_frame(kept: Path, tmp_path: Path, capsys: Any) -> None:
+    pytest.importorskip("cv2")
+    source = moving.folder_of(tmp_path / "clip", moving.pan(5))
+    for name, hold in (("alone", "0"), ("held", "0.6")):
+        said = ran(capsys, 0, "apply", kept, source, "-o", tmp_path / f"{name}.webp", "--hold", hold, "--style", "a")
+        assert f"{name}.webp" in said
+    scores = [score_clip(open_clip(tmp_path / f"{name}.webp"), open_clip(source)).mean for name in ("alone", "held")]
+    assert scores[1] < 0.6 * scores[0]
+    ran(capsys, 0, "apply", kept, source, "-o", tmp_path / "mixed.gif", "--blend", "0:1,0", "0.1s:0,1", "--hold", "0")
+    frames = list(open_clip(tmp_path / "mixed.gif").frames())
+    alone = apply_network(kept, sorted(source.iterdir())[-1], style="b").tensor
+    assert (torch.from_numpy(frames[-1].copy()).permute(2, 0, 1) / 255 - alone).abs().mean() < 0.06
+    assert "hold" in ran(capsys, 1, "apply", kept, source, "-o", tmp_path / "x.webp", "--hold", "1")
 
 
 def test_errors_are_ours() -> None:

@@ -75,11 +75,10 @@ class Applier:
             self._network.compute_in(runtime.dtype)
         self.size, self.preserve_color, self.low_memory = size, preserve_color, low_memory
         self.max_pixels = max_pixels
-        self._facts = {
+        self._facts: dict[str, Any] = {
             "network": {
                 "sha256": network.sha256 if isinstance(network, NetworkFile) else None,
                 "styles": list(module.names),
-                "blend": [round(weight, 6) for weight in self.weights.tolist()],
             },
             "device": str(runtime.device),
             "precision": runtime.precision,
@@ -87,6 +86,10 @@ class Applier:
             "versions": versions(),
         }
         self._device = runtime.device
+
+    def mix(self, blend: Sequence[float]) -> None:
+        """Takes another weight for each style from now on. Raises OptionError as the making does."""
+        self.weights = blend_weights(self._network, blend)
 
     def __call__(self, content: Source) -> Applied:
         """The content as the network makes it."""
@@ -105,7 +108,8 @@ class Applier:
             image = stylized(self._network, opaque(picture).rgb[None], self.weights, kept=kept)[0]
             image = finished(image, picture, self.preserve_color)
         content_facts = {"name": picture.name, "width": picture.width, "height": picture.height}
-        return Applied(image, picture.alpha, {"content": content_facts, **self._facts})
+        network = {**self._facts["network"], "blend": [round(weight, 6) for weight in self.weights.tolist()]}
+        return Applied(image, picture.alpha, {"content": content_facts, **self._facts, "network": network})
 
 
 def apply_network(

@@ -398,13 +398,13 @@ def _add_train(commands: Any) -> None:
 def _add_apply(commands: Any) -> None:
     parser = commands.add_parser(
         "apply",
-        help="stylize pictures with a trained network, in one pass",
+        help="stylize pictures or a clip with a trained network, in one pass",
         usage="%(prog)s NET IMAGE [IMAGE …] -o OUT [--style NAME | --blend X …] [OPTION …]",
         description="Stylizes pictures of any size with a network that `fastnst train` made, each in one pass.",
     )
     parser.add_argument("network", metavar="NET", help="the network's file")
     parser.add_argument(
-        "images", metavar="IMAGE", nargs="*", help="pictures, or folders of them; - reads one from stdin"
+        "images", metavar="IMAGE", nargs="*", help="pictures, or folders of them, or a clip; - reads one from stdin"
     )
     parser.add_argument(
         "-o", "--output", metavar="OUT", help="the result, - for stdout; of several pictures, or a folder, a folder"
@@ -415,7 +415,14 @@ def _add_apply(commands: Any) -> None:
         metavar="X",
         nargs="+",
         action=Several,
-        help="a mixture: a weight for each style, in order, as 0.3 0.7",
+        help="a mixture: a weight for each style, in order, as 0.3 0.7; along a clip 0:1,0 5s:0,1",
+    )
+    parser.add_argument(
+        "--hold",
+        metavar="X",
+        type=float,
+        default=0.5,
+        help="of a clip: the share of the frame before, where it shows the same points (default: 0.5; 0 for none)",
     )
     parser.add_argument("--size", metavar="PX", type=whole_number, help="long edge of the result (default: as it is)")
     parser.add_argument(

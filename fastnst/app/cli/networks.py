@@ -21,6 +21,9 @@ from fastnst.feedforward.schedule import Progress, Schedule
 from fastnst.feedforward.training import train_network
 from fastnst.image.files import make_folder, pictures_at
 from fastnst.image.write import FORMATS, check_output_path
+from fastnst.video.applied import apply_to_clip
+from fastnst.video.clip import moves
+from fastnst.video.container import SUFFIXES
 
 
 def run_train(parsed: argparse.Namespace) -> int:
@@ -90,6 +93,8 @@ def run_apply(parsed: argparse.Namespace) -> int:
         raise OptionError("pictures need a place to go, and -o pictures to come from; give both")
     if parsed.onnx is not None:
         check_onnx(parsed.onnx)
+    if len(parsed.images) == 1 and _is_clip(parsed.images[0], parsed.output):
+        return _apply_to_clip(parsed)
     pairs = _pairs(parsed.images, parsed.output) if parsed.images else []
     form = {"format": parsed.format, "bit_depth": parsed.bit_depth}
     if len(pairs) == 1:
@@ -128,6 +133,43 @@ def run_apply(parsed: argparse.Namespace) -> int:
     if failed:
         print(f"fastnst: {failed} of {len(pairs)} pictures failed", file=sys.stderr)
     return EXIT_BAD_INPUT if failed else 0
+
+
+def _is_clip(source: str, output: str) -> bool:
+    """True for a moving picture, and for a folder whose frames become a film."""
+    if Path(source).is_dir():
+        return Path(output).suffix.lower() in SUFFIXES
+    return source != STANDARD and moves(source)
+
+
+def _apply_to_clip(parsed: argparse.Namespace) -> int:
+    options = {name: getattr(parsed, name) for name in ("device", "precision", "max_pixels") if name in parsed}
+    if parsed.style is not None:
+        options["style"] = parsed.style
+    with tqdm(unit="frame", disable=True if parsed.quiet else None, file=sys.stderr) as bar:
+
+        def show(done: int, count: int) -> None:
+            bar.total = count
+            bar.update(done - bar.n)
+
+        broken = apply_to_clip(
+            parsed.network,
+            parsed.images[0],
+            parsed.output,
+            blend=parsed.blend,
+            size=parsed.size,
+            hold=parsed.hold,
+            callback=show,
+            preserve_color=parsed.preserve_color,
+            low_memory=True if parsed.low_memory else None,
+            **options,
+        )
+    if broken is not None:
+        print(f"fastnst: error: {broken}; the frames before it are in {parsed.output}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    if not parsed.quiet:
+        print(f"fastnst: saved {parsed.output}", file=sys.stderr)
+    return 0
 
 
 def _target(place: str) -> str | IO[bytes]:

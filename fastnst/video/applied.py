@@ -1,0 +1,97 @@
+"""A clip that a network stylizes in one pass a frame, each held to the one before where it shows the same points."""
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fastnst.errors import OptionError
+from fastnst.feedforward.applying import Applier
+from fastnst.feedforward.file import NetworkFile, load_network
+from fastnst.image.resize import fitted_size, resize
+from fastnst.video.clip import BrokenFrameError, check_packages, open_clip
+from fastnst.video.container import Sound, check_target, even, sound_of, write_clip
+from fastnst.video.flow import Frame, as_frame, as_planes, motion, sharpness, warped
+from fastnst.video.options import Part, Track, read_track
+
+Blend = Sequence[float] | Mapping[float, Sequence[float]] | str
+
+
+def apply_to_clip(
+    network: str | os.PathLike[str] | NetworkFile,
+    clip: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    blend: Blend | None = None,
+    size: int | None = None,
+    hold: float = 0.5,
+    part: Part | None = None,
+    sound: bool = True,
+    callback: Callable[[int, int], None] | None = None,
+    **options: Any,
+) -> str | None:
+    """Writes `clip` as a network stylizes it; returns what is wrong with the frame after the last, or None.
+
+    Args:
+        network, size, options: as for `apply_network`; `size` is the long edge of the frames.
+        clip, output, sound: as for `stylize_video`; `part` says which frames.
+        blend: a weight for each style; or a track of them, as `{0: (1, 0), 5: (0, 1)}` by seconds or `"0:1,0 5s:0,1"`,
+            changes along the clip (Dumoulin, Shlens and Kudlur 2017).
+        hold: the share of the last result, warped along the flow, in what is seen in both frames, in 0…1.
+        callback: called with the number of frames that are done and of all.
+
+    Raises FastnstError for input that cannot be used, before any frame is made.
+    """
+    if not 0 <= hold < 1:
+        raise OptionError(f"hold {hold:g} is out of range; give 0 or more, and less than 1")
+    check_packages(*["cv2"] * (hold > 0))
+    source, target = open_clip(clip, part), Path(output)
+    shape = even(target, source.size if size is None else fitted_size(*source.size, size))
+    heard = sound_of(source, target, sound)
+    check_target(target, heard, shape, source.rate)
+    network = network if isinstance(network, NetworkFile) else load_network(network)
+    track = None if blend is None else read_track("blend", blend)
+    weights = blend.replace(",", " ").split() if isinstance(blend, str) else blend
+    applier = Applier(network, blend=weights if track is None else _at(track, 0.0), **options)
+    broken = None
+    with tempfile.TemporaryDirectory(prefix=".fastnst-", dir=target.absolute().parent) as folder:
+        paths: list[Path] = []
+        before: tuple[Frame, Tensor] | None = None
+        try:
+            for index, frame in enumerate(source.frames()):
+                if track is not None:
+                    applier.mix(_at(track, float(index / source.rate)))
+                content = as_frame(resize(as_planes(frame), shape))
+                image = applier(content).tensor[None]
+                if before is not None and hold > 0:
+                    image = _held(image, content, before, hold)
+                before = content, image
+                paths.append(Path(folder) / f"{index + 1:06}.png")
+                Image.fromarray(as_frame(image)).save(paths[-1], compress_level=1)
+                if callback is not None:
+                    callback(index + 1, len(source))
+        except BrokenFrameError as error:
+            if not paths:
+                raise
+            broken = str(error)
+        if heard is not None:
+            heard = Sound(heard.path, heard.start, min(heard.end, heard.start + len(paths) / source.rate))
+        write_clip(target, paths, source.rate, heard)
+    return broken
+
+
+def _at(track: Track, seconds: float) -> Sequence[float]:
+    weights = track.at(seconds)
+    return weights if isinstance(weights, tuple) else (weights,)
+
+
+def _held(image: Tensor, content: Frame, before: tuple[Frame, Tensor], hold: float) -> Tensor:
+    """The image with a share of the last one, where the flow between them can be trusted and blurs little."""
+    moved = motion(before[0], content)
+    share = hold * torch.from_numpy(moved.trusted * sharpness(moved.flow))[None, None]
+    return torch.lerp(image, warped(before[1], moved.flow).clamp(0, 1), share)
