@@ -21,6 +21,7 @@ from fastnst.app.cli.arguments import (
     describe_default,
     flag_of,
     number,
+    size_word,
     whole_number,
 )
 from fastnst.video.options import TRACKED, VIDEO_OPTIONS
@@ -417,7 +418,7 @@ def _add_apply(commands: Any) -> None:
         action=Several,
         help="a mixture: a weight for each style, in order, as 0.3 0.7",
     )
-    parser.add_argument("--size", metavar="PX", type=whole_number, help="long edge of the result (default: as it is)")
+    parser.add_argument("--size", metavar="PX", type=size_word, help="as for stylize (default: content)")
     parser.add_argument(
         "--low-memory",
         action="store_true",
