@@ -234,7 +234,7 @@ def run(studio: Studio, asked: Request) -> Ticket:
 def test_sizes_in_words(studio: Studio, size: str, width: int) -> None:
     made = run(studio, request(form={**FAST, "size": size, "iterations": "1", "content_layers": "conv1_1"}))
     assert (made.state, made.view()["width"], made.options.size) == (DONE, width, width)
-    with pytest.raises(OptionError, match="size 200 is more than this page makes"):
+    with pytest.raises(OptionError, match="size 320 is more than this page makes"):
         studio.options(request(form={**FAST, "size": "500%"}))
     with pytest.raises(OptionError, match="'big' is no size; write 512, 1920x1080"):
         read_form({"size": "big"})
