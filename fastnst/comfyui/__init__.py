@@ -54,7 +54,7 @@ def _comfy(module: str) -> Any:
 def _device() -> str:
     """The device that ComfyUI computes on, where fastnst knows it."""
     management = _comfy("comfy.model_management")
-    name = "auto" if management is None else str(management.get_torch_device())
+    name = str(management.get_torch_device()) if hasattr(management, "get_torch_device") else "auto"
     return name if name.partition(":")[0] in ("cpu", "cuda", "mps", "xpu") else "auto"
 
 
@@ -128,6 +128,10 @@ class _Node:
     RETURN_TYPES: ClassVar[tuple[str, ...]] = ("IMAGE",)
     FUNCTION: ClassVar[str] = "run"
     CATEGORY: ClassVar[str] = "image/fastnst"
+    DESCRIPTION: ClassVar[str] = ""
+
+    def __init_subclass__(cls) -> None:
+        cls.DESCRIPTION = " ".join((cls.__doc__ or "").replace("`", "").split())
 
     def __init__(self) -> None:
         self._networks = Networks(kept=1)
@@ -141,8 +145,6 @@ class _Node:
 
 class Stylize(_Node):
     """Each picture of `content` in the style of all pictures of `style`, `style_2` and so on."""
-
-    DESCRIPTION = "Neural style transfer by optimisation (Gatys et al.): the content in the style of the styles."
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -179,23 +181,11 @@ class Stylize(_Node):
             return str(error)
         return True
 
-    def run(
-        self,
-        content: Tensor,
-        style: Tensor,
-        preset: str,
-        size: str,
-        seed: int,
-        preserve_color: str,
-        init: str,
-        **rest: Any,
-    ) -> tuple[Tensor]:
-        given: dict[str, Any] = {"preset": preset, "size": size, "seed": seed, "preserve_color": preserve_color}
-        for name in ("style_weight", "iterations", "style_weights"):
-            if rest.get(name):
-                given[name] = rest[name]
-        if init != "preset":
-            given["init"] = init
+    def run(self, content: Tensor, style: Tensor, **rest: Any) -> tuple[Tensor]:
+        given = {name: rest[name] for name in ("preset", "size", "preserve_color", "seed")}
+        given |= {name: rest[name] for name in ("style_weight", "iterations", "style_weights") if rest.get(name)}
+        if rest["init"] != "preset":
+            given["init"] = rest["init"]
         if rest.get("start") is not None:
             given["init"] = _pictures(rest["start"], role="init")[0].rgb
         if rest.get("regions") is not None:
@@ -206,8 +196,6 @@ class Stylize(_Node):
 
 class Texture(_Node):
     """A picture with the texture of all pictures of `style`, without their arrangement, from noise."""
-
-    DESCRIPTION = "Texture synthesis (Gatys et al. 2015): the style's texture alone; tileable copies fit together."
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -236,7 +224,6 @@ class Texture(_Node):
 class Region(_Node):
     """One region more for `Stylize`: where it lies in the content, and where in one of the styles its style is."""
 
-    DESCRIPTION = "A part of the content, and the part of a style that it gets; chain one for each region."
     RETURN_TYPES = ("FASTNST_REGIONS",)
 
     @classmethod
@@ -255,9 +242,7 @@ class Region(_Node):
 
 
 class Apply(_Node):
-    """Each picture of `content` in one pass of a network that `fastnst train` wrote."""
-
-    DESCRIPTION = "A network of fastnst train, applied in one pass. Networks lie in models/fastnst."
+    """Each picture of `content` in one pass of a network of `fastnst train`, which lies in models/fastnst."""
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -311,15 +296,5 @@ def _network_path(name: str) -> str:
     return str(path)
 
 
-NODE_CLASS_MAPPINGS = {
-    "FastnstStylize": Stylize,
-    "FastnstTexture": Texture,
-    "FastnstRegion": Region,
-    "FastnstApply": Apply,
-}
-NODE_DISPLAY_NAME_MAPPINGS = {
-    "FastnstStylize": "Stylize (fastnst)",
-    "FastnstTexture": "Texture (fastnst)",
-    "FastnstRegion": "Style region (fastnst)",
-    "FastnstApply": "Apply style network (fastnst)",
-}
+NODE_CLASS_MAPPINGS = {f"Fastnst{node.__name__}": node for node in (Stylize, Texture, Region, Apply)}
+NODE_DISPLAY_NAME_MAPPINGS = {name: f"{node.__name__} (fastnst)" for name, node in NODE_CLASS_MAPPINGS.items()}

@@ -230,7 +230,9 @@ class Options:
         "so that the result tiles (styles are seen with replicate in all)",
         choices=("zeros", "replicate", "circular"),
     )
-    device: str = _option("auto", "auto, cpu, cuda, cuda:1 …", metavar="DEVICE", heading="machine")
+    device: str = _option(
+        "auto", "auto, cpu, cuda, cuda:1 …, or mps or xpu, which are untried", metavar="DEVICE", heading="machine"
+    )
     precision: str = _option(
         "auto",
         "arithmetic of the network; auto is fp16 on a GPU, the quickest of bf16, winograd and fp32 on a CPU",

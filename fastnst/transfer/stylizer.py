@@ -30,7 +30,7 @@ from fastnst.network.backbone import Backbone, build_backbone
 from fastnst.network.runtime import Runtime, as_before, resolve_runtime, versions, without_overflow
 from fastnst.network.settings import float32_products, own_modes, timed_algorithms
 from fastnst.network.weights import Weights, load_weights
-from fastnst.optim import make_optimizer
+from fastnst.optim import make_optimizer, state_device
 from fastnst.options.keywords import OptionValues
 from fastnst.options.options import Options, resolve_options, unsized_options
 from fastnst.options.parse import in_words, parse_size
@@ -312,7 +312,7 @@ class Stylizer:
             targets = style_targets(self._loaded()[1], [(picture.rgb[None], 1.0)], options, self.runtime)
         matrices = [target.matrix for target in targets.values() if isinstance(target, BlendedTarget)]
         traces = torch.stack([matrix.diagonal(dim1=-2, dim2=-1).sum() for matrix in matrices])
-        return float(traces.double().clamp_min(1e-30).log().mean().exp())
+        return float(traces.cpu().double().clamp_min(1e-30).log().mean().exp())
 
     def run(self, prepared: "Prepared", watch: Watch) -> Result:
         """Makes the image of a run that this stylizer prepared. Raises DivergedError."""
@@ -355,6 +355,7 @@ class Stylizer:
         """The run with the image and the optimiser that it begins or goes on with."""
         saved, scales, device = prepared.saved, prepared.scales, self.runtime.device
         weights, _ = self._loaded()
+        place = state_device(self.options, self.runtime)
         parameters = {
             **prepared.record,
             "weights": {"source": weights.source, "sha256": weights.sha256},
@@ -369,7 +370,7 @@ class Stylizer:
         )
         if prepared.start is not None:
             run.image, run.optimizer = prepared.start.image, make_optimizer(self.options, self.runtime)
-            run.optimizer.load_state_dict({name: x.to(device) for name, x in prepared.start.curvature.items()})
+            run.optimizer.load_state_dict({name: x.to(place) for name, x in prepared.start.curvature.items()})
             return run
         if saved is None:
             self._inputs.warn_of_scaling(scales, self.options)
@@ -384,7 +385,7 @@ class Stylizer:
             return run
         check_same_network(saved.parameters, parameters)
         run.image, run.optimizer = saved.tensors["image"], make_optimizer(self.options, self.runtime)
-        run.optimizer.load_state_dict({name: x.to(device) for name, x in saved.optimizer.items()})
+        run.optimizer.load_state_dict({name: x.to(place) for name, x in saved.optimizer.items()})
         if not prepared.rest:
             run.content = prepared.pictures.at(scales[-1].size)
         return run
