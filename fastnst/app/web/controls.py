@@ -17,7 +17,7 @@ MAIN = ("preset", "size", "style_weight", "iterations", "preserve_color")
 # The start of a run has a control of its own, and the pixels of a picture are the page's limit.
 _NOT_OFFERED = (*HOST_OPTIONS, "init", "max_pixels")
 # The only options of free text on the page: another one may name a file of this machine.
-_TEXTS = ("size", "style_weight", "iterations", "scales", "tile", "style_weights", "content_layers", "style_layers")
+_TEXTS = ("style_weight", "iterations", "scales", "tile", "style_weights", "content_layers", "style_layers")
 # The range that a slider offers, beside the field that takes any value: low, high, step; a step of 0 is logarithmic.
 _SLIDERS = MappingProxyType({"size": (128, 2048, 64), "style_weight": (0.1, 1e4, 0), "iterations": (10, 500, 10)})
 _MOST_LETTERS = 500
@@ -26,7 +26,7 @@ _NUMBERS = (int, float, int | None, float | None)
 
 @dataclass(frozen=True)
 class Control:
-    """One control of the page: a choice, a number or a text, by its `kind`.
+    """One control of the page: a choice, a number, a size or a text, by its `kind`.
 
     `defaults` are the values of the presets as they are typed, empty where the engine decides; `placeholder` is the
     meaning of an empty field, `group` its heading, `slider` low, high and step (0: logarithmic).
@@ -86,8 +86,8 @@ def _kind(option: "Field[Any]") -> str | None:
         return None
     if option.metadata["choices"]:
         return "choice"
-    if option.type in _NUMBERS and not option.metadata["many"] and option.name not in _TEXTS:
-        return "number"
+    if option.type in _NUMBERS and not option.metadata["many"]:
+        return "size" if option.name == "size" else "number"
     return "text" if option.name in _TEXTS else None
 
 
