@@ -238,9 +238,10 @@ class Stylizer:
         """The same with the `size` that it has beside this content; that of the last size is kept."""
         pixels = edge_beside(size, (content.height, content.width), self.options.edge)
         if self._last is self or self._last.options.size != pixels:
-            self._last = copy(self)
-            self._last.options = resolve_options(**{**self._given, "size": pixels})
-            self._last._size, self._last._style_targets = pixels, {}
+            other = copy(self)
+            other.options = resolve_options(**{**self._given, "size": pixels})
+            other._size, other._style_targets = pixels, {}
+            self._last = other._last = other
         return self._last
 
     def _go_on_in(self, device: str, precision: str) -> None:
