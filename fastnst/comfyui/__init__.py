@@ -108,12 +108,13 @@ class _Watch:
         self.check()
         if self._bar is None:
             return
-        preview, total = None, max(1, iterate.iterations)
+        preview: tuple[Any, ...] = ()
+        total = max(1, iterate.iterations)
         if time.monotonic() >= self._next:
-            preview = ("JPEG", to_pil(iterate.image, None), _PREVIEW_EDGE)
+            preview = (("JPEG", to_pil(iterate.image, None), _PREVIEW_EDGE),)
             self._next = time.monotonic() + _PREVIEW_SECONDS
         done = self._index * total + min(iterate.record.iteration, total)
-        self._bar.update_absolute(done, self._count * total, preview)
+        self._bar.update_absolute(done, self._count * total, *preview)
 
     def finish(self, result: Any) -> Any:
         self._index += 1
