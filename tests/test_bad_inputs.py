@@ -163,7 +163,7 @@ REFUSED: dict[str, dict[str, str]] = {
         "--style-scale 1e9": "style scale 1000000000.0 is too large",
         "--size 64 --style-scale 0.01": "style image",
         f"--seed {2**64}": "is too large; it must be 9223372036854775807 or less",
-        "--device gpu": "unknown device 'gpu'; use auto, cpu, cuda or cuda:N",
+        "--device gpu": "unknown device 'gpu'; use auto, cpu, cuda, cuda:N, mps or xpu",
         "--device meta": "device meta was asked for, but torch cannot reach one here",
         "--device cpu --precision fp16": "fp16 is a thousand times slower than fp32 on a CPU",
         "--device cpu --precision tf32": "precision tf32 needs a GPU and the device is cpu",

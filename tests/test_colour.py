@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+import fastnst
 from fastnst.errors import OptionError
 from fastnst.examples import example
 from fastnst.image import colour
@@ -205,6 +206,14 @@ def test_jpeg_noise_of_a_tinted_photograph_stays_noise(tint: tuple[float, float,
         return float(variances[:2].clamp(min=0).sum().sqrt() * 255)
 
     assert noise(rgb) < 1.5 * noise(tinted.rgb) + 1
+
+
+@pytest.mark.parametrize("mode", ["none", "histogram"])
+def test_grey_pictures_make_a_grey_one_from_noise(mode: str) -> None:
+    content, style = (Image.open(example(name)).convert("L").resize((64, 48)) for name in ("content", "style_swirls"))
+    result = fastnst.stylize(content, style, size=64, init="noise", preserve_color=mode, iterations=20)
+    colours = result.tensor - result.tensor.mean(0, keepdim=True)
+    assert float(colours.square().mean().sqrt()) < 8 / 255
 
 
 @pytest.mark.parametrize("alpha", [None, torch.cat([torch.ones(1, 15, 40), torch.zeros(1, 15, 40)], 1)])

@@ -168,7 +168,10 @@ def test_pictures_that_were_no_files_are_given_again(pictures: tuple[Path, Path]
     expected = fastnst.stylize(content, style, init=start, **SMALL)
     checkpoint = tmp_path / "run.ckpt"
     fastnst.stylize(content, style, init=start, checkpoint=checkpoint, callback=lambda _: False, **SMALL)
-    with pytest.raises(fastnst.CheckpointError, match="the init image of the checkpoint was no file"):
+    with pytest.raises(
+        fastnst.CheckpointError,
+        match=r"init image of the checkpoint was no file, but '.*' \(SHA-256 \w{8}…\); give it as init=…",
+    ):
         fastnst.resume(checkpoint, content=content, style=style)
     assert same(fastnst.resume(checkpoint, content=content, style=style, init=start), expected)
 

@@ -13,6 +13,8 @@ from fastnst.app.batch.manifest import read_manifest
 from fastnst.app.batch.tasks import make_tasks
 from fastnst.app.cli import main
 from fastnst.errors import FastnstWarning, OptionError
+from fastnst.feedforward.applying import apply_network
+from fastnst.feedforward.network import Architecture, StyleNetwork
 from fastnst.image.metadata import read_parameters
 from fastnst.image.picture import Picture, from_array
 from fastnst.transfer.inputs import sized
@@ -34,6 +36,7 @@ def photo(height: int = 48, width: int = 64) -> Picture:
         (50, "long", 50),
         ("50", "long", 50),
         ("50px", "long", 50),
+        ("50 pixels", "long", 50),
         ("content", "long", 64),
         ("content", "short", 48),
         ("50%", "long", 32),
@@ -41,6 +44,7 @@ def photo(height: int = 48, width: int = 64) -> Picture:
         ("12.5%", "long", 8),
         ("128x96", "long", 128),
         ("128×96", "short", 96),
+        ("128 * 96px", "long", 128),
         ("127x96", "long", 127),
     ],
 )
@@ -101,3 +105,39 @@ def test_each_row_of_a_batch_has_its_own(tmp_path: Path) -> None:
     rows = read_manifest(tmp_path / "rows.csv")
     tasks = make_tasks(rows, {**SMALL, "size": 16}, folder=str(tmp_path / "out"))
     assert [task.options.size for task in tasks] == [64, 20, 32]
+
+
+def test_a_stylizer_has_that_of_each_content() -> None:
+    stylizer = fastnst.Stylizer(photo(60, 60).rgb, size="50%", **SMALL)
+    contents = [photo(), photo(40, 80), photo(40, 80), photo()]
+    shapes = [tuple(stylizer(content).tensor.shape[1:]) for content in contents]
+    assert shapes == [(24, 32), (20, 40), (20, 40), (24, 32)]
+    again = fastnst.Stylizer(photo(60, 60).rgb, size=32, **SMALL)(photo())
+    assert (stylizer(photo()).tensor == again.tensor).all()
+    # Prepared beside one another, each keeps its own.
+    first, second = stylizer.prepare(photo()), stylizer.prepare(photo(40, 80))
+    assert [tuple(run.run().tensor.shape[1:]) for run in (first, second)] == [(24, 32), (20, 40)]
+
+
+def test_as_many_counts_as_scales_are_checked_beside_the_content() -> None:
+    values: dict[str, Any] = {**SMALL, "scales": "auto", "iterations": (3, 2, 1)}
+    fastnst.Stylizer(photo().rgb, size="1600%", **values).prepare(photo())
+    with pytest.raises(OptionError, match="3 counts of iterations for 1 scale"):
+        fastnst.Stylizer(photo().rgb, size="100%", **values).prepare(photo())
+    with pytest.raises(OptionError, match="the last scale, 40, is not the size, 32"):
+        fastnst.Stylizer(photo().rgb, size="50%", **{**SMALL, "scales": (20, 40)}).prepare(photo())
+
+
+def test_a_grid_and_a_network_take_them(tmp_path: Path) -> None:
+    content, style = drawn(tmp_path, "content.png", "style.png")
+    out = str(tmp_path / "sheet.png")
+    line = ["grid", content, style, "-o", out, "--size", "50%", "--down", "seed", "0", "--quiet", *WORDS]
+    assert main([*line, "--across", "size", "content", "32x24"]) == 0
+    cells = read_parameters(out)["cells"][0]
+    assert [cell["options"]["size"] for cell in cells] == [64, 32]
+    network = StyleNetwork(["a"], Architecture(channels=4, blocks=1))
+    sizes = ("150%", "32x24", "content", 32)
+    shapes = [apply_network(network, photo().rgb, size=size).tensor.shape[1:] for size in sizes]
+    assert shapes == [(72, 96), (24, 32), (48, 64), (24, 32)]
+    with pytest.raises(OptionError, match="size 'big' is no size"):
+        apply_network(network, photo().rgb, size="big")

@@ -58,7 +58,7 @@ def test_every_offered_option_has_one_control() -> None:
     names = [control.name for control in controls]
     assert names[: len(MAIN)] == list(MAIN)
     assert len(set(names)) == len(names)
-    assert {control.kind for control in controls} <= {"choice", "number", "text"}
+    assert {control.kind for control in controls} <= {"choice", "number", "size", "text"}
     assert all(control.meaning and control.label for control in controls)
     known = {option.name for option in fields(Options)}
     assert set(names) <= known - set(HOST_OPTIONS) - {"init"}
@@ -228,6 +228,16 @@ def run(studio: Studio, asked: Request) -> Ticket:
     one = Ticket(asked, studio.options(asked))
     studio.run(one)
     return one
+
+
+@pytest.mark.parametrize(("size", "width"), [("content", 64), ("50%", 32), ("40x30", 40)])
+def test_sizes_in_words(studio: Studio, size: str, width: int) -> None:
+    made = run(studio, request(form={**FAST, "size": size, "iterations": "1", "content_layers": "conv1_1"}))
+    assert (made.state, made.view()["width"], made.options.size) == (DONE, width, width)
+    with pytest.raises(OptionError, match="size 320 is more than this page makes"):
+        studio.options(request(form={**FAST, "size": "500%"}))
+    with pytest.raises(OptionError, match="'big' is no size; write 512, 1920x1080"):
+        read_form({"size": "big"})
 
 
 def test_a_run_and_its_continuation_are_made_again_from_their_files(

@@ -238,8 +238,9 @@ def test_bad_and_too_large_files_are_told(tab: Tab, tmp_path: Path, pictures: tu
     playwright.expect(page.locator("#alert p")).to_contain_text("Give a content picture and a style picture first")
     tab.give(*pictures)
     assert not page.is_visible("#alert")
-    tab.set(size="500")
-    assert page.locator("#option-size.invalid").count() == 1
+    for size, count in (("50%", 0), ("640x480", 0), ("content", 0), ("large", 1), ("500", 1)):
+        tab.set(size=size)
+        assert page.locator("#option-size.invalid").count() == count
     page.click("#start")
     playwright.expect(page.locator("#alert p")).to_contain_text(
         "Size 500 is more than this page makes; give 192 or less"

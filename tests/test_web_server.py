@@ -40,9 +40,9 @@ def call(
     address: str, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
 ) -> tuple[int, Any, dict[str, str]]:
     """Status, body (parsed where it is JSON) and headers of an answer."""
-    connection = connected(address)
+    connection, prefix = connected(address), urlsplit(address).path
     data = json.dumps(body).encode() if isinstance(body, dict | list) else body
-    connection.request(method, path, data, headers or {})
+    connection.request(method, prefix + path, data, headers or {})
     answer = connection.getresponse()
     content, given = answer.read(), {name.lower(): value for name, value in answer.getheaders()}
     connection.close()
@@ -52,11 +52,11 @@ def call(
 class Page:
     """A page's requests, in Python."""
 
-    def __init__(self, address: str) -> None:
-        self.address = address
+    def __init__(self, address: str, headers: dict[str, str] | None = None) -> None:
+        self.address, self.headers = address, headers or {}
 
     def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        return call(self.address, method, "/api" + path, body)[:2]
+        return call(self.address, method, "/api" + path, body, self.headers)[:2]
 
     def upload(self, data: bytes, name: str = "sea.png", role: str = "content") -> tuple[int, Any]:
         return self.ask("POST", f"/uploads?role={role}&name={name}", data)
@@ -72,15 +72,15 @@ class Page:
         return self.ask("POST", "/runs", {"content": content, "styles": [style], "form": {**FORM, **form}})
 
     def listen(self) -> "Events":
-        return Events(self.address)
+        return Events(self.address, self.headers)
 
 
 class Events:
     """The session's events; open until it is closed. `results` are the newest history."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, headers: dict[str, str]) -> None:
         self._connection = connected(address)
-        self._connection.request("GET", "/api/events")
+        self._connection.request("GET", f"{urlsplit(address).path}/api/events", headers=headers)
         self._answer = self._connection.getresponse()
         self.results: list[dict[str, Any]] = []
 

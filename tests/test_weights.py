@@ -5,12 +5,14 @@ import hashlib
 import http.server
 import os
 import pickle
+import socket
 import tempfile
 import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -111,6 +113,9 @@ class Server(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files: Mapping[str, bytes] = {}
         self.cut: int | None = None
+        self.kind = "application/octet-stream"
+        # Between the head of an answer and its end.
+        self.seconds = 0.1
         self.requests: list[str] = []
 
     @property
@@ -129,9 +134,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Type", self.server.kind)
         self.end_headers()
-        time.sleep(0.1)
-        self.wfile.write(body[: self.server.cut])
+        self.wfile.write(body[:100])
+        time.sleep(self.server.seconds)
+        with suppress(ConnectionError):
+            self.wfile.write(body[100 : self.server.cut])
 
     def log_message(self, *args: object) -> None:
         pass
@@ -335,6 +343,29 @@ def test_what_the_server_gives_is_checked(server: Server, tmp_path: Path, name: 
     assert load_weights("imagenet", taps=TAPS).source == "imagenet"
 
 
+def test_a_login_page_is_not_kept(server: Server, tmp_path: Path, name: str) -> None:
+    whole, server.kind = server.files, "text/html; charset=utf-8"
+    server.files = {f"/models/{name}.pth": b"<html>Please log in</html>"}
+    assert_not_downloaded(tmp_path, "answers with a page in place of the file", "log in")
+    server.files, server.kind = whole, "application/octet-stream"
+    assert load_weights("imagenet", taps=TAPS).source == "imagenet"
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_server_that_stalls_is_left_soon(
+    answers: bool, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "_SILENT_SECONDS", 0.3)
+    server.seconds = 1.0
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        if not answers:
+            monkeypatch.setenv("FASTNST_WEIGHTS_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        began = time.monotonic()
+        assert_not_downloaded(tmp_path, "the server was silent for 0.3 seconds", "pass its path")
+        assert time.monotonic() - began < 5
+    assert weights._SILENT_SECONDS <= 10
+
+
 @pytest.mark.parametrize(
     ("url", "words"),
     [
@@ -349,7 +380,7 @@ def test_unreachable_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url
         monkeypatch.setenv("FASTNST_WEIGHTS_URL", url)
     else:
         full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        monkeypatch.setattr(torch.hub, "download_url_to_file", Mock(side_effect=full))
+        monkeypatch.setattr(weights, "urlopen", Mock(side_effect=full))
     assert_not_downloaded(tmp_path, *words)
 
 

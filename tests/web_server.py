@@ -22,13 +22,13 @@ def png(width: int = 64, height: int = 48, seed: int = 0, mode: str = "RGB") -> 
 
 
 @contextmanager
-def serving(**limits: Any) -> Iterator[str]:
+def serving(guard: Any = None, **limits: Any) -> Iterator[str]:
     """Serves a page of these limits on 127.0.0.1 with the random network; gives its address."""
     from fastnst.app.web.app import App
     from fastnst.app.web.serve import Server, bound
 
     with bound(0) as listening:
-        app = App(HOST, Limits(**limits))
+        app = App(HOST, Limits(**limits), guard)
         server = Server(app)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()

@@ -17,10 +17,11 @@ from fastnst.image.colour import MODES, finished
 from fastnst.image.files import MAX_PIXELS
 from fastnst.image.picture import opaque
 from fastnst.image.read import Source, open_picture
-from fastnst.image.resize import at_size, fitted_size
+from fastnst.image.resize import at_size, edge_beside, fitted_size
 from fastnst.image.write import Target, save_image, to_pil
 from fastnst.network.runtime import resolve_runtime, versions
 from fastnst.network.settings import own_modes
+from fastnst.options.parse import parse_size
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +52,7 @@ class Applier:
         *,
         blend: Sequence[float] | None = None,
         style: str | int | None = None,
-        size: int | None = None,
+        size: int | str | None = None,
         preserve_color: str = "none",
         low_memory: bool | None = None,
         max_pixels: int = MAX_PIXELS,
@@ -61,7 +62,8 @@ class Applier:
         check_fork()
         if preserve_color not in MODES:
             raise OptionError(f"unknown preserve color {preserve_color!r}; choose one of: {', '.join(MODES)}")
-        if size is not None and (type(size) is not int or size < SMALLEST):
+        self.size = parse_size("content" if size is None else size)
+        if isinstance(self.size, int) and self.size < SMALLEST:
             raise OptionError(f"size {size!r} is too small for the network; give a whole number of {SMALLEST} or more")
         if isinstance(network, str | os.PathLike):
             network = load_network(network)
@@ -73,7 +75,7 @@ class Applier:
             copy.load_state_dict(module.state_dict())
             self._network = copy.eval().requires_grad_(False).to(runtime.device)
             self._network.compute_in(runtime.dtype)
-        self.size, self.preserve_color, self.low_memory = size, preserve_color, low_memory
+        self.preserve_color, self.low_memory = preserve_color, low_memory
         self.max_pixels = max_pixels
         self._facts: dict[str, Any] = {
             "network": {
@@ -95,8 +97,8 @@ class Applier:
         """The content as the network makes it."""
         source = open_picture(content, role="content", max_pixels=self.max_pixels)
         size = source.height, source.width
-        if self.size is not None:
-            size = fitted_size(*size, self.size)
+        if self.size != 1:
+            size = fitted_size(*size, edge_beside(self.size, size))
         if min(size) < SMALLEST:
             raise ImageError(
                 f"content image {source.name!r} would be {size[1]}×{size[0]} pixels, and the network takes "
@@ -121,7 +123,7 @@ def apply_network(
         network: a file that `train_network` wrote, or what `load_network` read of it.
         content: a picture as `stylize` takes it, of any size.
         **options: `blend`, a weight for each style of the network, 0 or more; or `style`, the name of one (default: the
-            first); `size`, the long edge in pixels (default: the picture's own); `preserve_color` as for `stylize`;
+            first); `size` and `preserve_color` as for `stylize` (default: the picture's own size and new colours);
             `low_memory`, to compute large maps again in place of keeping them (default: above 8 million pixels; the
             result is the same); `max_pixels`, `device` and `precision` as for `stylize`.
 

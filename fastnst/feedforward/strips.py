@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from fastnst_kernels.launch.layout import exact
 from torch import Tensor
 
 from fastnst.feedforward.network import EPSILON, Painter, StyleNetwork, Unit, enlarged_twice
@@ -92,7 +93,8 @@ def _normalised(unit: Unit, before: _Rows, blend: Tensor, *, kept: bool) -> _Row
                 shape = (1, strip.shape[1], height, width)
                 maps = torch.empty(shape, dtype=strip.dtype, device=strip.device, memory_format=torch.channels_last)
             maps[:, :, first:last] = strip
-    raw, mean, variance = rows if maps is None else _of(maps), moments.mean.float(), moments.variance
+    raw = rows if maps is None else _of(maps)
+    mean, variance = (x.to(unit.weight.device) for x in (moments.mean.float(), moments.variance))
     return _Rows(height, width, lambda first, last: unit.normalised(raw.read(first, last), blend, mean, variance))
 
 
@@ -138,7 +140,7 @@ class _Moments:
         ones, zeros = (torch.full((channels,), value, device=maps.device) for value in (1.0, 0.0))
         # The quickest of torch's means over channels-last maps.
         _, mean, inverse = torch.native_batch_norm(maps, ones, zeros, None, None, True, 0.0, EPSILON)
-        mean, squares = mean.double(), (inverse.double() ** -2 - EPSILON).clamp(min=0) * count
+        mean, squares = exact(mean), (exact(inverse) ** -2 - EPSILON).clamp(min=0) * count
         shift, both = mean - self.mean.to(mean), self._count + count
         self._squares = self._squares.to(mean) + squares + shift**2 * (self._count * count / both)
         self.mean = self.mean.to(mean) + shift * (count / both)

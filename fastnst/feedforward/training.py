@@ -31,6 +31,7 @@ from fastnst.network.runtime import Runtime, resolve_runtime, versions, without_
 from fastnst.network.settings import own_modes
 from fastnst.options.keywords import OptionValues
 from fastnst.options.options import resolve_options
+from fastnst.options.parse import parse_size
 
 SUFFIX = ".safetensors"
 _FORMAT, _KIND = 1, "fastnst training"
@@ -99,9 +100,10 @@ def train_network(
     check_fork()
     schedule = schedule or Schedule()
     device, precision = options.pop("device", "auto"), options.pop("precision", "auto")
-    size = options.setdefault("size", 256)
+    size = parse_size(options.get("size", 256))
     if not isinstance(size, int):
-        raise OptionError(f"size {size!r} depends on a content; training takes a number of pixels")
+        raise OptionError(f"size {options['size']!r} depends on a content; training takes a number of pixels")
+    options["size"] = size
     if output is not None:
         check_place(os.fsdecode(output), "network", (SUFFIX,))
     if checkpoint is not None:

@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Sequence
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -47,6 +48,28 @@ def fitted_size(height: int, width: int, pixels: int, edge: str = "long") -> tup
     # In integers: half a pixel is decided by the sizes alone, not by floating-point rounding.
     fitted_height, fitted_width = ((2 * side * pixels + measured) // (2 * measured) for side in (height, width))
     return max(1, fitted_height), max(1, fitted_width)
+
+
+def edge_beside(size: int | Fraction | tuple[int, int], content: tuple[int, int], edge: str = "long") -> int:
+    """The measured edge in pixels of a result of a `size`, as `fastnst.options.parse.parse_size` has it, beside a
+    `content` of (height, width): of a (width, height) it is the largest that fits, and a FastnstWarning says where
+    that is not filled."""
+    if isinstance(size, int):
+        return size
+    measured = min(content) if edge == "short" else max(content)
+    if isinstance(size, Fraction):
+        return int(measured * size + Fraction(1, 2))
+    (width, height), factor = size, min(Fraction(size[0], content[1]), Fraction(size[1], content[0]))
+    pixels = int(measured * factor + Fraction(1, 2))
+    fitted = fitted_size(*content, max(1, pixels), edge)
+    if max(abs(height - fitted[0]), abs(width - fitted[1])) > 1 and pixels:
+        warnings.warn(
+            f"the content is {content[1]}×{content[0]} pixels, so the result is {fitted[1]}×{fitted[0]} within "
+            f"{width}×{height}; crop the content to those proportions to fill them",
+            FastnstWarning,
+            stacklevel=3,
+        )
+    return pixels
 
 
 def warn_if_enlarged(style: AnyPicture, size: tuple[int, int]) -> None:

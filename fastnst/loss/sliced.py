@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 
 import torch
 from fastnst_kernels import GramDifference
+from fastnst_kernels.launch.layout import exact
 from torch import Tensor
 
 from fastnst.errors import RangeError
@@ -78,7 +79,7 @@ def sliced_targets(
 
 def _weight(values: Tensor, weight: float, options: Options) -> float:
     if options.style_form == "relative":
-        weight *= RELATIVE_FACTORS["sliced"] / max(values.double().square().mean().item(), math.ulp(1.0))
+        weight *= RELATIVE_FACTORS["sliced"] / max(exact(values).square().mean().item(), math.ulp(1.0))
     if not 0 < weight < math.inf:
         raise RangeError(
             "the style's features are out of float32's range; check the network's weights, and lower the weights of "

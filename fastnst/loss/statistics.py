@@ -32,6 +32,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from fastnst_kernels.launch.layout import exact
 from torch import Tensor
 
 from fastnst.errors import RangeError
@@ -112,24 +113,24 @@ def moment_targets(
 
 
 def _target(loss: str, style: Moments, weight: float, form: str) -> MomentTarget:
-    exact = Moments(style.gram.double(), style.mean.double())
+    whole = Moments(exact(style.gram), exact(style.mean))
     filters = style.mean.shape[1]
-    variance = exact.covariance.diagonal(dim1=1, dim2=2).clamp_min(0)
+    variance = whole.covariance.diagonal(dim1=1, dim2=2).clamp_min(0)
     epsilon = _EPSILON[loss]
     if form == "relative":
         epsilon *= max(variance.mean().item(), math.ulp(1.0))
-    matrix, spread = exact.gram, variance
+    matrix, spread = whole.gram, variance
     if loss == "covariance":
-        matrix = exact.covariance
+        matrix = whole.covariance
     elif loss == "mean-std":
         spread = (variance + epsilon).sqrt()
     elif loss == "wasserstein":
-        raised = exact.covariance + epsilon * torch.eye(filters, dtype=torch.float64, device=exact.mean.device)
+        raised = whole.covariance + epsilon * torch.eye(filters, dtype=torch.float64, device=whole.mean.device)
         matrix, spread = root(raised), variance + epsilon
-    means = exact.mean.square().sum().item()
+    means = whole.mean.square().sum().item()
     energies = {
-        "gram": exact.gram.square().sum().item(),
-        "covariance": max(matrix.square().sum().item(), _LEAST_COVARIANCE * exact.gram.square().sum().item()),
+        "gram": whole.gram.square().sum().item(),
+        "covariance": max(matrix.square().sum().item(), _LEAST_COVARIANCE * whole.gram.square().sum().item()),
         "mean-std": means + spread.square().sum().item(),
         "wasserstein": means + spread.sum().item(),
     }
@@ -144,9 +145,8 @@ def _target(loss: str, style: Moments, weight: float, form: str) -> MomentTarget
             "the style's moments are out of float32's range; check the network's weights, and lower the weights of the "
             "style layers"
         )
-    dtype = style.mean.dtype
-    matrix = matrix if loss == "wasserstein" else matrix.to(dtype)
-    return MomentTarget(loss, weight, epsilon, style.mean, matrix, spread.to(dtype))
+    matrix = matrix if loss == "wasserstein" else matrix.to(style.mean)
+    return MomentTarget(loss, weight, epsilon, style.mean, matrix, spread.to(style.mean))
 
 
 @dataclass(frozen=True)
@@ -185,17 +185,16 @@ def _mean_std(target: MomentTarget, moments: Moments) -> tuple[Tensor, Tensor, T
 
 
 def _wasserstein(target: MomentTarget, moments: Moments) -> tuple[Tensor, Tensor, Tensor]:
-    dtype, device = moments.mean.dtype, moments.mean.device
     # The product squares what lies between the eigenvalues: in float32 it would lose the smaller half of them.
-    exact = torch.float64
-    shift = moments.mean.to(exact) - target.mean.to(exact)
-    own, unit = target.matrix.to(exact), torch.eye(shift.shape[1], dtype=exact, device=device)
-    raised = Moments(moments.gram.to(exact), moments.mean.to(exact)).covariance + target.epsilon * unit
+    shift, own = exact(moments.mean) - exact(target.mean), exact(target.matrix)
+    unit = torch.eye(shift.shape[1], dtype=own.dtype, device=own.device)
+    raised = Moments(exact(moments.gram), exact(moments.mean)).covariance + target.epsilon * unit
     product = own @ raised @ own
     trace, inverse = root_trace((product + product.mT) / 2)
-    traces = raised.diagonal(dim1=1, dim2=2).sum(1) + target.spread.to(exact).sum(1) - 2 * trace
+    traces = raised.diagonal(dim1=1, dim2=2).sum(1) + exact(target.spread).sum(1) - 2 * trace
     by_covariance = unit - own @ inverse @ own
-    return (shift.square().sum(1) + traces).to(dtype), by_covariance.to(dtype), (2 * shift).to(dtype)
+    like = moments.mean
+    return (shift.square().sum(1) + traces).to(like), by_covariance.to(like), (2 * shift).to(like)
 
 
 _DISTANCES = {"covariance": _covariance, "mean-std": _mean_std, "wasserstein": _wasserstein}

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 from fastnst_kernels import BlendedTarget, blend_targets
+from fastnst_kernels.launch.layout import exact
 from torch import Tensor
 
 from fastnst.errors import FastnstError, RangeError
@@ -78,7 +79,7 @@ def gram_target(grams: Sequence[Tensor], shares: Sequence[float], weight: float,
     constant of the relative objective is out of range.
     """
     weights = [
-        weight * share * style_factor(form, float(matrix.double().square().sum().item()), matrix.shape[-1])
+        weight * share * style_factor(form, float(exact(matrix).square().sum().item()), matrix.shape[-1])
         for matrix, share in zip(grams, shares, strict=True)
     ]
     if not all(0 < each < math.inf for each, share in zip(weights, shares, strict=True) if share > 0):

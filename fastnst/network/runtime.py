@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from fastnst_kernels import available_backends
+from fastnst_kernels.launch.layout import exact_device
 from fastnst_kernels.profiling.measure import versions as versions
 
 from fastnst.errors import FastnstWarning, OptionError
@@ -82,6 +83,8 @@ def resolve_runtime(device: str = "auto", precision: str = "auto", backend: str 
         raise OptionError("precision fp16 is a thousand times slower than fp32 on a CPU; use fp32 or bf16")
     if precision == "bf16" and place.type == "cpu":
         _warn_if_slow(precision)
+    if backend == "reference" and exact_device(place) != place:
+        raise OptionError(f"backend reference computes in float64, which {place} has not; use auto")
     if backend == "triton":
         if importlib.util.find_spec("triton") is None:
             raise OptionError("backend triton needs the package triton; install it (pip install triton) or use torch")
@@ -146,7 +149,7 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise OptionError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:N") from None
+        raise OptionError(f"unknown device {name!r}; use auto, cpu, cuda, cuda:N, mps or xpu") from None
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise OptionError(

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError, URLError
-from urllib.request import Request
+from urllib.request import Request, urlopen
 
 import torch
 from filelock import FileLock, Timeout
+from tqdm import tqdm
 
 from fastnst.errors import FastnstWarning, OptionError, WeightsError
 from fastnst.network.architecture import (
@@ -38,6 +39,7 @@ __all__ = ["CHECKPOINTS", "Preprocessing", "Weights", "cache_folder", "load_weig
 # Hexadecimal start of each checkpoint's SHA-256, which torchvision also puts in its file name.
 CHECKPOINTS: dict[str, str] = {"vgg19": "dcbb9e9d", "vgg16": "397923af"}
 _BASE_URL = "https://download.pytorch.org/models"
+_SILENT_SECONDS, _CHUNK = 10, 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,7 +225,8 @@ def _downloaded_imagenet(network: str, convolutions: Sequence[Layer], progress: 
             _download(_url(network), checkpoint, CHECKPOINTS[network], progress)
             return _from_torchvision(checkpoint, network, convolutions)
         finally:
-            checkpoint.unlink(missing_ok=True)
+            for left in (checkpoint, checkpoint.with_name(f"{checkpoint.name}.partial")):
+                left.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -250,25 +253,42 @@ def _lock(path: Path, progress: bool) -> Iterator[None]:
 
 
 def _download(url: str, path: Path, sha256_prefix: str, progress: bool) -> None:
-    """Writes the file at `url` to `path`, whole or not at all. Raises WeightsError where it cannot be had."""
+    """Writes the file at `url` to `path`, whole or not at all. Raises WeightsError where it cannot be had, or the
+    server is silent for some seconds."""
     if progress:
         print(f"downloading {url}", file=sys.stderr)
+    part, digest = path.with_name(f"{path.name}.partial"), hashlib.sha256()
     try:
-        Request(url)  # raises for what is no address, before torch makes a file
-        torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256_prefix, progress=progress)
+        with urlopen(Request(url, headers={"User-Agent": "fastnst"}), timeout=_SILENT_SECONDS) as answer:
+            if answer.headers.get_content_type() == "text/html":
+                raise WeightsError(
+                    f"{url} answers with a page in place of the file, as a network does that wants a login; log in, or "
+                    "check the address and any proxy"
+                )
+            length = answer.headers.get("Content-Length", "")
+            total = int(length) if length.isdecimal() else None
+            with part.open("wb") as file, tqdm(total=total, disable=not progress, unit="B", unit_scale=True) as bar:
+                while data := answer.read(_CHUNK):
+                    file.write(data)
+                    digest.update(data)
+                    bar.update(len(data))
     except (OSError, HTTPException, ValueError) as error:
         if isinstance(error, HTTPError):
             error.close()
         reason = error.reason if type(error) is URLError else error
         reason = getattr(reason, "strerror", None) or reason
+        if isinstance(reason, TimeoutError):
+            reason = f"the server was silent for {_SILENT_SECONDS} seconds"
         raise WeightsError(
             f"cannot download {url} to {path.parent}: {reason}; check the address, the connection and the space, "
             "or download it elsewhere and pass its path"
         ) from error
-    except RuntimeError as error:
+    if not digest.hexdigest().startswith(sha256_prefix):
         raise WeightsError(
-            f"{url} is not the file meant, or came incomplete ({error}); check the address and any proxy, and try again"
-        ) from error
+            f"{url} is not the file meant, or came incomplete (its SHA-256 begins with {digest.hexdigest()[:8]}, not "
+            f"{sha256_prefix}); check the address and any proxy, and try again"
+        )
+    part.replace(path)
 
 
 def _from_torchvision(path: Path, network: str, convolutions: Sequence[Layer]) -> Weights:

@@ -6,6 +6,7 @@ Its modules import `options`, `network` and the kernels.
 from typing import Any, Protocol
 
 import torch
+from fastnst_kernels.launch.layout import exact_device
 from torch import Tensor
 
 from fastnst.network.runtime import Runtime
@@ -13,13 +14,14 @@ from fastnst.optim.adam import ADAM_RATE, Adam
 from fastnst.optim.lbfgs import LBFGS, LBFGS_HISTORY, LBFGS_RATE
 from fastnst.options.options import Options
 
-__all__ = ["ADAM_RATE", "LBFGS", "LBFGS_HISTORY", "LBFGS_RATE", "Adam", "Optimizer", "make_optimizer"]
+__all__ = ["ADAM_RATE", "LBFGS", "LBFGS_HISTORY", "LBFGS_RATE", "Adam", "OnHost", "Optimizer", "make_optimizer"]
 
 _HISTORY_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Optimizer(Protocol):
-    """The mover of an image. All of its state is on the image's device, and a step of it can be captured as a graph."""
+    """The mover of an image. On a GPU all of its state is on the image's device, and its step can be captured as a
+    graph."""
 
     def step(self, image: Tensor, gradient: Tensor, loss: Tensor | None = None) -> None:
         """Moves `image` in place. `image` and `gradient` are (1, 3, H, W) in the same dtype and memory format; `loss`,
@@ -51,7 +53,7 @@ def make_optimizer(options: Options, runtime: Runtime) -> Optimizer:
     if options.optimizer == "adam":
         return Adam(learning_rate=options.learning_rate or ADAM_RATE, backend=runtime.kernels)
     kind = history_precision(options, is_fused=runtime.kernels == "triton")
-    return LBFGS(
+    optimizer = LBFGS(
         learning_rate=options.learning_rate or LBFGS_RATE,
         history=options.history,
         history_dtype=_HISTORY_DTYPES[kind],
@@ -59,3 +61,27 @@ def make_optimizer(options: Options, runtime: Runtime) -> Optimizer:
         line_search=options.line_search,
         backend=runtime.kernels,
     )
+    return optimizer if exact_device(runtime.device) == runtime.device else OnHost(optimizer)
+
+
+def state_device(options: Options, runtime: Runtime) -> torch.device:
+    """The device of the state of the optimiser that `make_optimizer` makes."""
+    return runtime.device if options.optimizer == "adam" else exact_device(runtime.device)
+
+
+class OnHost:
+    """L-BFGS on the CPU for an image on a device without float64, in which its small matrices are. Its state is on the
+    CPU; an image and a gradient go there with each step, and an image back."""
+
+    def __init__(self, optimizer: LBFGS) -> None:
+        self._optimizer = optimizer
+        self.state_dict, self.live_state = optimizer.state_dict, optimizer.live_state
+        self.load_state_dict, self.curvature = optimizer.load_state_dict, optimizer.curvature
+
+    def step(self, image: Tensor, gradient: Tensor, loss: Tensor | None = None) -> None:
+        moved = image.cpu()
+        self._optimizer.step(moved, gradient.cpu(), None if loss is None else loss.cpu())
+        image.copy_(moved)
+
+    def rescaled(self, size: tuple[int, int]) -> "OnHost":
+        return OnHost(self._optimizer.rescaled(size))

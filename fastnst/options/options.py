@@ -31,6 +31,7 @@ from fastnst.options.parse import (
 )
 from fastnst.options.presets import PRESETS, TRANSFER_ITERATIONS, UNSCALED
 
+_LONGEST = 65_535
 START_WORDS = ("content", "recoloured", "noise", "grey", "style-mean")
 """The words that `init` takes beside a picture."""
 
@@ -105,7 +106,7 @@ class Options:
         "box to fit into, 1920x1080",
         metavar="PX",
         minimum=2,
-        maximum=65_535,
+        maximum=_LONGEST,
         heading="size and schedule",
     )
     edge: str = _option("long", "the edge that size, scales and style scale measure", choices=("long", "short"))
@@ -237,7 +238,9 @@ class Options:
         "so that the result tiles (styles are seen with replicate in all)",
         choices=("zeros", "replicate", "circular"),
     )
-    device: str = _option("auto", "auto, cpu, cuda, cuda:1 …", metavar="DEVICE", heading="machine")
+    device: str = _option(
+        "auto", "auto, cpu, cuda, cuda:1 …, or mps or xpu, which are untried", metavar="DEVICE", heading="machine"
+    )
     precision: str = _option(
         "auto",
         "arithmetic of the network; auto is fp16 on a GPU, the quickest of bf16, winograd and fp32 on a CPU",
@@ -393,3 +396,11 @@ def resolve_options(**given: Any) -> Options:
                 "give one for all scales, or at most one for each"
             )
     return options
+
+
+def unsized_options(given: Mapping[str, Any]) -> Options:
+    """Options whose size is not known yet: the largest that there is, or the last of the scales' edges."""
+    values = {name: value for name, value in given.items() if name != "size"}
+    if not isinstance(parse_scales(values.get("scales", Options.scales)), tuple):
+        values["size"] = _LONGEST
+    return resolve_options(**values)

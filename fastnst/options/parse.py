@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field
+from fractions import Fraction
 from functools import partial
 from itertools import pairwise
 from numbers import Integral, Real
@@ -56,6 +57,24 @@ def parse_option(option: "Field[Any]", value: Any, network: str) -> Any:
     parsed = parse(spoken, value)
     _check_range(spoken, parsed, option.metadata)
     return parsed
+
+
+def parse_size(value: Any) -> int | Fraction | tuple[int, int]:
+    """The size of a result as people say it: pixels, `512` or "512px"; a part of the content's, "50%" or "content"; or
+    the (width, height) of the box "1920x1080". Raises OptionError for anything else."""
+    if not isinstance(value, str):
+        return _integer("size", value)
+    text = value.strip().lower()
+    pixels = re.fullmatch(r"([0-9]{1,9}) *(?:px|pixels)?", text)
+    part = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) *%", text)
+    box = re.fullmatch(r"([0-9]{1,9}) *[x×*] *([0-9]{1,9}) *(?:px|pixels)?", text)
+    if pixels is not None:
+        return int(pixels[1])
+    if box is not None:
+        return int(box[1]), int(box[2])
+    if part is None and text != "content":
+        raise OptionError(f"size {value!r} is no size; write 512, 1920x1080 (width by height), 50% or content")
+    return Fraction(1) if part is None else Fraction(part[1]) / 100
 
 
 def _name(spoken: str, value: Any) -> str:

@@ -9,17 +9,21 @@ functions, and context managers too, because some have to be closed:
 What cannot be written is a FastnstWarning: a run does not end because a disk is full.
 """
 
+import importlib
 import importlib.util
+import io
 import math
 import os
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Self
+
+from PIL import Image
 
 from fastnst.errors import FastnstError, FastnstWarning, ImageError, OptionError
 from fastnst.image.resize import resize
@@ -124,11 +128,14 @@ class Preview(Ready):
         bit_depth: int | None = None,
     ) -> None:
         check_output_path(path, format=format, bit_depth=bit_depth)
+        self._wait(seconds)
+        self._path = path
+        self._form: dict[str, Any] = {"format": format, "bit_depth": bit_depth}
+
+    def _wait(self, seconds: float) -> None:
         if not 0 <= seconds < math.inf:
             raise OptionError(f"{seconds} seconds between previews are out of range; give 0 or more")
-        self._path, self._seconds = path, seconds
-        self._form: dict[str, Any] = {"format": format, "bit_depth": bit_depth}
-        self._written = -math.inf
+        self._seconds, self._written = seconds, -math.inf
         self._waiting: Iterate | None = None
 
     def __call__(self, iterate: Iterate) -> None:
@@ -139,8 +146,59 @@ class Preview(Ready):
     def close(self) -> None:
         if self._waiting is not None:
             with _going_on():
-                self._waiting.save(self._path, **self._form)
+                self._show(self._waiting)
             self._waiting, self._written = None, time.monotonic()
+
+    def _show(self, iterate: Iterate) -> None:
+        iterate.save(self._path, **self._form)
+
+
+class Live(Preview):
+    """The newest image in a notebook, no longer than `edge` pixels, and how far the run is.
+
+    Where ipywidgets are there it has a bar, elsewhere a line of text; it is shown at most once in so many `seconds`.
+    """
+
+    def __init__(self, *, seconds: float = 1.0, edge: int = 512) -> None:
+        self._wait(seconds)
+        _check_count("edge", edge, "pixels")
+        if importlib.util.find_spec("IPython") is None:
+            raise OptionError("a live view is for notebooks, which have IPython; take Preview, which writes a file")
+        self._edge = edge
+        self._view: Callable[[Image.Image, str, float], None] | None = None
+
+    def _show(self, iterate: Iterate) -> None:
+        record, image = iterate.record, to_pil(iterate.image, iterate.alpha)
+        image.thumbnail((self._edge, self._edge))
+        line = f"iteration {record.iteration} of {iterate.iterations}, {record.scale} px, loss {record.total:.4g}"
+        self._view = self._view or _view()
+        self._view(image, line, record.iteration / max(1, iterate.iterations))
+
+
+def _view() -> Callable[[Image.Image, str, float], None]:
+    """Opens a place in a notebook's output; shows there a picture, a line and the part of the run that is done."""
+    display = importlib.import_module("IPython.display").display
+    if importlib.util.find_spec("ipywidgets") is None:
+        places: list[Any] = []
+
+        def show(image: Image.Image, line: str, done: float) -> None:
+            if places:
+                for place, shown in zip(places, (line, image), strict=True):
+                    place.update(shown)
+            else:
+                places.extend(display(shown, display_id=True) for shown in (line, image))
+
+        return show
+    widgets = importlib.import_module("ipywidgets")
+    bar, label, picture = widgets.FloatProgress(max=1.0), widgets.Label(), widgets.Image(format="png")
+    display(widgets.VBox([widgets.HBox([bar, label]), picture]))
+
+    def show_widgets(image: Image.Image, line: str, done: float) -> None:
+        encoded = io.BytesIO()
+        image.save(encoded, "PNG")
+        bar.value, label.value, picture.value = done, line, encoded.getvalue()
+
+    return show_widgets
 
 
 class Frames(Ready):

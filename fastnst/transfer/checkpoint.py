@@ -84,24 +84,30 @@ class SavedRun:
         options, sources = dict(self.parameters["options"]), self.sources
         source: Any = recorded_canvas(self.parameters)
         if source is None:
-            source = _source("content", sources["content"], content)
+            source = _source("content", sources["content"], content, self.parameters["content"])
         if options["init"] not in START_WORDS:
-            options["init"] = _source("init", sources["init"], init)
+            options["init"] = _source("init", sources["init"], init, self.parameters["init"])
         if options.get("masks") is not None and masks is None:
             masks = sources.get("masks") or []
             for mask, recorded in zip(masks, self.parameters.get("masks") or [], strict=True):
                 if any(place is None and recorded[part] for part, place in mask.items()):
                     raise CheckpointError("a mask of the checkpoint was no file; give all as masks=… or --mask")
         options["masks"] = options.get("masks") and masks
-        return source, [_source("style", place) for place in sources["styles"]] if style is None else style, options
+        if style is None:
+            named = zip(sources["styles"], self.parameters["styles"], strict=True)
+            style = [_source("style", place, None, picture) for place, picture in named]
+        return source, style, options
 
 
-def _source(role: str, recorded: str | None, given: Source | None = None) -> Source:
+def _source(role: str, recorded: str | None, given: Source | None, picture: Mapping[str, Any]) -> Source:
     if given is not None:
         return given
     flag = "--styles" if role == "style" else f"--{role}"
     if recorded is None:
-        raise CheckpointError(f"the {role} image of the checkpoint was no file; give it as {role}=… or {flag} PATH")
+        raise CheckpointError(
+            f"the {role} image of the checkpoint was no file, but {picture['name']!r} (SHA-256 "
+            f"{picture['sha256'][:8]}…); give it as {role}=… or {flag} PATH"
+        )
     if not Path(recorded).exists():
         raise CheckpointError(
             f"the {role} image of the checkpoint, {recorded!r}, is not there now; give it as {role}=… or {flag} PATH"

@@ -1,7 +1,6 @@
 """The pictures of a run, read, checked and recorded as JSON can hold them, and the image that it begins with."""
 
 import os
-import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,20 +17,22 @@ from fastnst.image.colour import moments, moved_colours
 from fastnst.image.files import MAX_PIXELS, pictures_at
 from fastnst.image.picture import AnyPicture, Picture, StreamedPicture, opaque
 from fastnst.image.read import Source, open_picture
-from fastnst.image.resize import AtSizes, at_size, fitted_size, warn_if_enlarged
+from fastnst.image.resize import AtSizes, at_size, edge_beside, fitted_size, warn_if_enlarged
 from fastnst.loss.masks import Region, load_regions, recorded_regions
 from fastnst.loss.temporal import Coherence
 from fastnst.network.architecture import Preprocessing
 from fastnst.options.masks import mask_hashes
 from fastnst.options.options import START_WORDS, Options, resolve_options
+from fastnst.options.parse import parse_size
 
 Styles = Source | AnyPicture | Sequence[Source | AnyPicture]
 
 _LONGEST = 65_535
-_MOST_DIGITS = 9
 # Standard deviation of the noise on an even colour, as neural-style has it in pixel values of 0…255: enough to tell
 # neighbours apart.
 _TRACE = 0.001 / 255
+# Root of the mean square of the colours, beside the greys.
+_COLOURLESS = 1.5 / 255
 # A start picture may be stretched by so much unnoticed.
 _STRETCH = 1.02
 
@@ -72,13 +73,13 @@ def parse_canvas(size: Any) -> Canvas:
     """
     if isinstance(size, tuple | list) and len(size) == 2:
         return Canvas(*size)
-    if isinstance(size, str):
-        match = re.fullmatch(r"([0-9]{1,9})(?:[x×]([0-9]{1,9}))?", size.strip())
-        if match is not None:
-            return Canvas(int(match[2] or match[1]), int(match[1]))
-    elif isinstance(size, Integral) and not isinstance(size, bool):
-        return Canvas(int(size), int(size))
-    raise OptionError(f"size {size!r} is no size in pixels; write 512x384 (width by height), or 512 for a square")
+    try:
+        sides = parse_size(size)
+    except OptionError:
+        sides = Fraction()
+    if isinstance(sides, Fraction):
+        raise OptionError(f"size {size!r} is no size in pixels; write 512x384 (width by height), or 512 for a square")
+    return Canvas(sides, sides) if isinstance(sides, int) else Canvas(sides[1], sides[0])
 
 
 def recorded_canvas(parameters: Mapping[str, Any]) -> Canvas | None:
@@ -105,30 +106,10 @@ def sized(options: Mapping[str, Any], content: Source | AnyPicture | Canvas) -> 
     word = options.get("size")
     if not isinstance(word, str):
         return dict(options)
-    text = word.strip().lower().removesuffix("px").strip()
-    if text.isdecimal():
-        return {**options, "size": int(text[:_MOST_DIGITS])}
-    percent = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) *%", text)
-    box = re.fullmatch(r"([0-9]{1,9}) *[x×] *([0-9]{1,9})", text)
-    if text != "content" and percent is None and box is None:
-        raise OptionError(f"size {word!r} is no size; write 512, 1920x1080 (width by height), 50% or content")
-    picture = opened(content, most_pixels(options))
-    is_short = options.get("edge") == "short"
-    edge = min(picture.height, picture.width) if is_short else max(picture.height, picture.width)
-    factor = Fraction(percent[1]) / 100 if percent is not None else Fraction(1)
-    if box is not None:
-        width, height = int(box[1]), int(box[2])
-        factor = min(Fraction(width, picture.width), Fraction(height, picture.height))
-    size = int(edge * factor + Fraction(1, 2))
-    if box is not None and size >= 1:
-        fitted = fitted_size(picture.height, picture.width, size, "short" if is_short else "long")
-        if max(abs(height - fitted[0]), abs(width - fitted[1])) > 1:
-            warnings.warn(
-                f"the content is {picture.width}×{picture.height} pixels, so the result is {fitted[1]}×{fitted[0]} "
-                f"within {width}×{height}; crop the content to those proportions to fill them",
-                FastnstWarning,
-                stacklevel=2,
-            )
+    size = parse_size(word)
+    if not isinstance(size, int):
+        picture = opened(content, most_pixels(options))
+        size = edge_beside(size, (picture.height, picture.width), options.get("edge", "long"))
     return {**options, "size": size}
 
 
@@ -329,7 +310,8 @@ def start_image(
     if inputs.init is not None:
         return at_size(inputs.init, size).rgb[None]
     if init == "noise":
-        return white_noise(size, seed)[None]
+        shown = [content.at(size), *(at_size(style, style_size(style, scale.edge, options)) for style in styles)]
+        return white_noise(size, seed, channels=1 if all(map(_is_grey, shown)) else 3)[None]
     if init == "grey":
         return even_colour(network_grey(preprocessing), size, seed)[None]
     if init == "content" or not styles:
@@ -352,9 +334,16 @@ def recoloured(content: Picture, styles: Sequence[Picture], shares: Sequence[flo
     return moved_colours(content.rgb, moments([(content.rgb, content.alpha)]), moments(weighted))
 
 
-def white_noise(size: tuple[int, int], seed: int) -> Tensor:
-    """Uniform noise in 0…1, (3, height, width) float32."""
-    return torch.rand((3, *size), generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
+def white_noise(size: tuple[int, int], seed: int, *, channels: int = 3) -> Tensor:
+    """Uniform noise in 0…1, (3, height, width) float32; of one channel it is grey, as no colour of it would go that the
+    network hardly sees."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand((channels, *size), generator=generator, dtype=torch.float32).expand(3, -1, -1).contiguous()
+
+
+def _is_grey(picture: Picture) -> bool:
+    """True where a picture has no colours but what a JPEG leaves of none."""
+    return float((picture.rgb - picture.rgb.mean(0, keepdim=True)).square().mean().sqrt()) < _COLOURLESS
 
 
 def even_colour(colour: Tensor, size: tuple[int, int], seed: int) -> Tensor:

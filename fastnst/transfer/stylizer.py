@@ -5,7 +5,9 @@ import sys
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
@@ -19,7 +21,7 @@ from fastnst.fork import check_fork
 from fastnst.image.colour import prepared as as_visible
 from fastnst.image.picture import AnyPicture, Picture
 from fastnst.image.read import Source
-from fastnst.image.resize import AtSizes, at_size, resize, resize_wrapped
+from fastnst.image.resize import AtSizes, at_size, edge_beside, resize, resize_wrapped
 from fastnst.loss.masks import Guidance, guidance_of, style_regions
 from fastnst.loss.objective import Evaluation
 from fastnst.loss.targets import StyleTarget, style_targets
@@ -30,10 +32,10 @@ from fastnst.network.backbone import Backbone, build_backbone
 from fastnst.network.runtime import Runtime, as_before, resolve_runtime, versions, without_overflow
 from fastnst.network.settings import float32_products, own_modes, timed_algorithms
 from fastnst.network.weights import Weights, load_weights
-from fastnst.optim import make_optimizer
+from fastnst.optim import make_optimizer, state_device
 from fastnst.options.keywords import OptionValues
-from fastnst.options.options import Options, resolve_options
-from fastnst.options.parse import in_words
+from fastnst.options.options import Options, resolve_options, unsized_options
+from fastnst.options.parse import in_words, parse_size
 from fastnst.options.presets import warn_of_other_network
 from fastnst.plan.fitting import FittingObjective
 from fastnst.plan.planner import Plan, most_tiles, plan_run
@@ -46,9 +48,7 @@ from fastnst.transfer.inputs import (
     Start,
     Styles,
     load_inputs,
-    most_pixels,
     opened,
-    sized,
     start_image,
     style_size,
 )
@@ -70,17 +70,15 @@ def stylize(content: Source, style: Styles, **values: Unpack[StylizeValues]) -> 
             (1, 3, H, W) in 0…1.
         style: the same, or a folder of pictures, which are taken by their names' order, or a sequence of these, which
             may be empty where the style weight is 0.
-        **values: the fields of `fastnst.Options`, such as `size=512` (or "content", "50%", "1920x1080", as
-            `fastnst.transfer.inputs.sized` has them), `style_weight=5` or `preset="gatys"`, and those of
-            `fastnst.Watch`: `callback`, `callback_every`, `checkpoint` and `checkpoint_every`.
+        **values: the fields of `fastnst.Options`, such as `size=512` (or "content", "50%", or "1920x1080", the box to
+            fit into), `style_weight=5` or `preset="gatys"`, and those of `fastnst.Watch`: `callback`,
+            `callback_every`, `checkpoint` and `checkpoint_every`.
 
     Raises FastnstError for input that cannot be used, before any long work, and DivergedError, which carries the best
     image, when the loss turns NaN or infinite.
     """
     watch, options = watch_and_options(values)
-    if isinstance(options.get("size"), str):
-        content = opened(content, most_pixels(options))  # type: ignore[assignment]
-    return Stylizer(style, **sized(options, content)).prepare(content).run(watch)
+    return Stylizer(style, **options).prepare(content).run(watch)
 
 
 def resume(
@@ -142,7 +140,8 @@ class Stylizer:
             stylizer(path).save(...)
 
     Args and errors are those of `stylize`. The network is loaded by the first call. An instance may be used from one
-    thread at a time; those of the same `networks` share what they load, and are used one after the other.
+    thread at a time; those of the same `networks` share what they load, and are used one after the other. A size such
+    as "50%" is that of each content anew; until there is one, `options` has the largest size that there is.
 
     With `ranks`, of `fastnst.plan.processes.joined`, several processes share the tiles of each image: all make the same
     calls and get the same results, the first alone calls back and saves, and `max_memory` is that of each.
@@ -156,7 +155,12 @@ class Stylizer:
         networks: Networks | None = None,
         **options: Unpack[OptionValues],
     ) -> None:
-        self.options = resolve_options(**options)
+        # With a size that depends on the content: the stylizer of the last size.
+        self._given, self._last, self._size = options, self, parse_size(options.get("size", 0))
+        if isinstance(self._size, int):
+            self.options = resolve_options(**{**options, **({"size": self._size} if "size" in options else {})})
+        else:
+            self.options = unsized_options(options)
         self._ranks = ranks or Ranks()
         runtime = resolve_runtime(self.options.device, self.options.precision, self.options.backend)
         self.runtime = replace(runtime, device=self._ranks.device(runtime.device))
@@ -192,6 +196,10 @@ class Stylizer:
         Raises FastnstError where the pictures or the options will not do, CheckpointError for other inputs than saved.
         """
         check_fork()
+        if not isinstance(self._size, int):
+            with own_modes(self.runtime.device):
+                content = opened(content, self.options.max_pixels)
+            return self._beside(self._size, content).prepare(content, saved, start=start)
         if saved is not None and self.options.precision == "auto":
             self._go_on_in(saved.parameters["device"], saved.parameters["precision"])
         with own_modes(self.runtime.device):
@@ -227,6 +235,16 @@ class Stylizer:
                 kernels=self._building(scales, plans),
                 start=start,
             )
+
+    def _beside(self, size: Fraction | tuple[int, int], content: AnyPicture | Canvas) -> "Stylizer":
+        """The same with the `size` that it has beside this content; that of the last size is kept."""
+        pixels = edge_beside(size, (content.height, content.width), self.options.edge)
+        if self._last is self or self._last.options.size != pixels:
+            other = copy(self)
+            other.options = resolve_options(**{**self._given, "size": pixels})
+            other._size, other._style_targets = pixels, {}
+            self._last = other._last = other
+        return self._last
 
     def _go_on_in(self, device: str, precision: str) -> None:
         """Takes the precision that `auto` was where the run began: a trial may end otherwise now."""
@@ -300,7 +318,7 @@ class Stylizer:
             targets = style_targets(self._loaded()[1], [(picture.rgb[None], 1.0)], options, self.runtime)
         matrices = [target.matrix for target in targets.values() if isinstance(target, BlendedTarget)]
         traces = torch.stack([matrix.diagonal(dim1=-2, dim2=-1).sum() for matrix in matrices])
-        return float(traces.double().clamp_min(1e-30).log().mean().exp())
+        return float(traces.cpu().double().clamp_min(1e-30).log().mean().exp())
 
     def run(self, prepared: "Prepared", watch: Watch) -> Result:
         """Makes the image of a run that this stylizer prepared. Raises DivergedError."""
@@ -343,6 +361,7 @@ class Stylizer:
         """The run with the image and the optimiser that it begins or goes on with."""
         saved, scales, device = prepared.saved, prepared.scales, self.runtime.device
         weights, _ = self._loaded()
+        place = state_device(self.options, self.runtime)
         parameters = {
             **prepared.record,
             "weights": {"source": weights.source, "sha256": weights.sha256},
@@ -357,7 +376,7 @@ class Stylizer:
         )
         if prepared.start is not None:
             run.image, run.optimizer = prepared.start.image, make_optimizer(self.options, self.runtime)
-            run.optimizer.load_state_dict({name: x.to(device) for name, x in prepared.start.curvature.items()})
+            run.optimizer.load_state_dict({name: x.to(place) for name, x in prepared.start.curvature.items()})
             return run
         if saved is None:
             self._inputs.warn_of_scaling(scales, self.options)
@@ -373,7 +392,7 @@ class Stylizer:
         check_same_network(saved.parameters, parameters)
         run.source = saved.tensors.get("source")
         run.image, run.optimizer = saved.tensors["image"], make_optimizer(self.options, self.runtime)
-        run.optimizer.load_state_dict({name: x.to(device) for name, x in saved.optimizer.items()})
+        run.optimizer.load_state_dict({name: x.to(place) for name, x in saved.optimizer.items()})
         if not prepared.rest:
             run.content = prepared.pictures.at(scales[-1].size)
         return run

@@ -17,7 +17,7 @@ from fastnst.image.sheet import Look, contact_sheet
 from fastnst.network.architecture import PAPER_STYLE_LAYERS
 from fastnst.options.keywords import OptionValues, UnsizedValues
 from fastnst.options.options import resolve_options
-from fastnst.transfer.inputs import Canvas, Styles, most_pixels, parse_canvas, sized
+from fastnst.transfer.inputs import Canvas, Styles, most_pixels, parse_canvas
 from fastnst.transfer.result import Result
 from fastnst.transfer.run import WatchValues, watch_and_options
 from fastnst.transfer.stylizer import Prepared, Stylizer, StylizeValues
@@ -92,7 +92,7 @@ def reconstruct_content(image: Source | Picture, layers: Layers = "conv4_2", **v
     """
     watch, options = watch_and_options(values)
     picture = _loaded(image, options)
-    return Stylizer([], **content_options(layers, sized(options, picture))).prepare(picture).run(watch)
+    return Stylizer([], **content_options(layers, options)).prepare(picture).run(watch)
 
 
 def reconstruct_style(image: Source | Picture, layers: Layers, **values: Unpack[StylizeValues]) -> Result:
@@ -104,7 +104,7 @@ def reconstruct_style(image: Source | Picture, layers: Layers, **values: Unpack[
     watch, options = watch_and_options(values)
     picture = _loaded(image, options)
     canvas = Canvas(picture.height, picture.width)
-    return Stylizer(picture, **style_options(layers, sized(options, picture))).prepare(canvas).run(watch)
+    return Stylizer(picture, **style_options(layers, options)).prepare(canvas).run(watch)
 
 
 def _loaded(image: Source | Picture, options: Mapping[str, Any]) -> Picture:

@@ -14,7 +14,7 @@ from fastnst.errors import ImageError
 from fastnst.image.picture import AnyPicture
 from fastnst.loss.temporal import Coherence
 from fastnst.network.runtime import as_before
-from fastnst.optim import LBFGS
+from fastnst.optim import LBFGS, OnHost
 from fastnst.options.masks import Mask
 from fastnst.options.options import Options
 from fastnst.transfer.callbacks import EarlyStop
@@ -148,7 +148,7 @@ class Studio:
 
 
 def _made(run: Run, finish: Tensor, level: float) -> Made:
-    curvature = run.optimizer.curvature() if isinstance(run.optimizer, LBFGS) else {}
+    curvature = run.optimizer.curvature() if isinstance(run.optimizer, LBFGS | OnHost) else {}
     image = run.image.detach().float().clamp(0, 1).cpu()
     kept = {name: tensor.cpu() for name, tensor in curvature.items()}
     return Made(image, finish, level, kept, as_frame(run.result().tensor))

@@ -6,13 +6,14 @@ import re
 import sys
 import tomllib
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from fastnst.errors import OptionError
 from fastnst.options.options import GROUPS, Options, resolve_options
-from fastnst.options.parse import hint_for
+from fastnst.options.parse import hint_for, parse_size
 from fastnst.options.presets import PRESETS
 
 OPTIONS: Mapping[str, "Field[Any]"] = {option.name: option for option in fields(Options)}
@@ -320,16 +321,16 @@ def _parser_of(option: "Field[Any]") -> Callable[[str], Any]:
     if option.metadata["many"] or option.type not in (int, float, float | None):
         return str
     if option.name == "size":
-        return _size
+        return size_word
     return whole_number if option.type is int else number
 
 
-def _size(word: str) -> int | str:
+def size_word(word: str) -> int | str:
     """A number of pixels, or words that mean one beside a content; see `fastnst.transfer.inputs.sized`."""
-    try:
+    with suppress(ValueError):
         return int(word)
-    except ValueError:
-        if re.fullmatch(r" *(content|[0-9.]+ *%|[0-9]+ *[x×] *[0-9]+|[0-9]+ *px) *", word.lower()):
-            return word
-        message = f"{word!r} is no size; write 512, 1920x1080 (width by height), 50% or content"
-        raise argparse.ArgumentTypeError(message) from None
+    try:
+        parse_size(word)
+    except OptionError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("size ")) from None
+    return word

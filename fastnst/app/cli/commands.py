@@ -21,6 +21,7 @@ from fastnst.app.cli.arguments import (
     describe_default,
     flag_of,
     number,
+    size_word,
     whole_number,
 )
 from fastnst.video.options import TRACKED, VIDEO_OPTIONS
@@ -300,8 +301,24 @@ def _add_web(commands: Any) -> None:
         "web",
         help="serve a page to stylize pictures in a browser",
         description="Serves a page (fastnst[web]) on which to drop pictures, move the controls and watch the image "
-        "form. Only this machine reaches it; nothing is loaded from elsewhere, and pictures and results stay in memory "
-        "until the command ends.",
+        "form. Only this machine reaches it, unless --host says otherwise; nothing is loaded from elsewhere, and "
+        "pictures and results stay in memory until the command ends.",
+    )
+    parser.add_argument(
+        "--host",
+        metavar="ADDRESS",
+        default="127.0.0.1",
+        help="where it listens; others than this machine need the token that is printed with the address (default: "
+        "127.0.0.1)",
+    )
+    parser.add_argument(
+        "--root-path", metavar="PATH", default="", help="the path below which a proxy serves it, as /name"
+    )
+    parser.add_argument(
+        "--allow-origin",
+        metavar="ORIGIN",
+        action="append",
+        help="an address under which a proxy serves it, as https://example.org; once for each",
     )
     parser.add_argument(
         "--port", metavar="N", type=whole_number, default=_PORT, help=f"its port; 0 is any free one (default: {_PORT})"
@@ -424,7 +441,7 @@ def _add_apply(commands: Any) -> None:
         default=0.5,
         help="of a clip: the share of the frame before, where it shows the same points (default: 0.5; 0 for none)",
     )
-    parser.add_argument("--size", metavar="PX", type=whole_number, help="long edge of the result (default: as it is)")
+    parser.add_argument("--size", metavar="PX", type=size_word, help="as for stylize (default: content)")
     parser.add_argument(
         "--low-memory",
         action="store_true",

@@ -14,6 +14,7 @@ def run_web(parsed: argparse.Namespace) -> int:
         if importlib.util.find_spec(package) is None:
             raise OptionError(f'the page needs {package}; install it with pip install "fastnst[web]"')
 
+    from fastnst.app.web.guard import Guard
     from fastnst.app.web.results import Limits
     from fastnst.app.web.serve import serve
 
@@ -21,9 +22,10 @@ def run_web(parsed: argparse.Namespace) -> int:
         upload_bytes = parse_memory(parsed.max_upload) or 0
     except OptionError as error:
         raise OptionError(str(error).replace("max memory", "max upload", 1)) from None
+    guard = Guard(origins=parsed.allow_origin or (), root_path=parsed.root_path, host=parsed.host)
     limits = Limits(upload_bytes=upload_bytes, pixels=parsed.max_pixels, size=parsed.max_size)
     options = {name: getattr(parsed, name) for name in HOST_OPTIONS if name in parsed}
-    serve(parsed.port, options, limits)
+    serve(parsed.port, options, limits, guard)
     return 0
 
 

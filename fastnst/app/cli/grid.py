@@ -29,6 +29,7 @@ from fastnst.image.sheet import Look, check_look, contact_sheet, differing_optio
 from fastnst.image.write import check_output_path, save_image
 from fastnst.network.architecture import PAPER_STYLE_LAYERS
 from fastnst.options.options import resolve_options
+from fastnst.transfer.inputs import most_pixels, sized
 from fastnst.transfer.result import Result
 from fastnst.transfer.stylizer import Stylizer
 
@@ -85,12 +86,12 @@ def run_grid(parsed: argparse.Namespace) -> int:
         raise OptionError(f"{down.option} is on both axes; give another option to one")
     Job(parsed.content, parsed.styles, given, Outputs(output=parsed.output)).check()
     cells = [{**given, **row, **column} for row in down.settings for column in across.settings]
-    resolved = [resolve_options(**cell) for cell in cells]
+    most = max(map(most_pixels, cells))
+    content = open_picture(parsed.content, role="content", max_pixels=most)
+    resolved = [resolve_options(**sized(cell, content)) for cell in cells]
     size = min(384, max(options.size for options in resolved)) if parsed.cell is None else parsed.cell
     look = Look(font=parsed.font)
     check_look(look, size)
-    most = max(options.max_pixels for options in resolved)
-    content = open_picture(parsed.content, role="content", max_pixels=most)
     for cell in cells:
         Stylizer(parsed.styles, **cell).prepare(content)
     columns = len(across.settings)

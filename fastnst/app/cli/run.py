@@ -28,11 +28,11 @@ from fastnst.app.cli.job import Job, callbacks_of, watch_of
 from fastnst.errors import FastnstError, FastnstWarning, ImageError, Interrupted, OptionError
 from fastnst.image.write import check_output_path
 from fastnst.network.runtime import is_out_of_memory, resolve_runtime
-from fastnst.options.options import resolve_options
+from fastnst.options.options import unsized_options
 from fastnst.plan.processes import ALONE, Ranks, RanksError, are_launched, joined
 from fastnst.transfer.callbacks import chain
 from fastnst.transfer.checkpoint import load_run
-from fastnst.transfer.inputs import most_pixels, opened, sized
+from fastnst.transfer.inputs import most_pixels, opened
 from fastnst.transfer.plot import draw_losses
 from fastnst.transfer.result import Callback, DivergedError, Iterate, Result
 from fastnst.transfer.stylizer import Stylizer
@@ -47,7 +47,7 @@ def execute_together(job: Job, *, saved: Path | None = None) -> int:
         return execute(job, saved=saved)[0]
     if STANDARD in (job.content, *job.styles, job.options.get("init")):
         raise OptionError("several processes cannot all read the standard input; give paths in place of -")
-    options = resolve_options(**sized(job.options, job.content))
+    options = unsized_options(job.options)
     device = resolve_runtime(options.device, options.precision, options.backend).device
     with joined(device) as ranks:
         return execute(job, saved=saved, ranks=ranks)[0] if ranks.leads else _follow(job, ranks, saved)
@@ -66,7 +66,6 @@ def execute(job: Job, *callbacks: Callback, saved: Path | None = None, ranks: Ra
     with chain(watch, *callbacks_of(outputs), *callbacks) as callback:
         try:
             picture = opened(content, most_pixels(options))
-            options = sized(options, picture)
             stylizer = Stylizer(styles, ranks=ranks, **options)
             prepared = stylizer.prepare(picture, None if saved is None else load_run(saved))
             check_output_path(outputs.target, prepared.scales[-1].size, **outputs.form)
@@ -114,7 +113,7 @@ def _follow(job: Job, ranks: Ranks, saved: Path | None) -> int:
     except RanksError:
         raise SystemExit(EXIT_BAD_INPUT) from None
     content, styles, options = job.sources()
-    stylizer = Stylizer(styles, ranks=ranks, **sized(options, content))
+    stylizer = Stylizer(styles, ranks=ranks, **options)
     stylizer.load(progress=False)
     try:
         # The callback only stands for that of the first process, which alone is called.

@@ -18,7 +18,7 @@ from fastnst.image.sheet import Look, check_look
 from fastnst.options.options import resolve_options
 from fastnst.plan.processes import are_launched
 from fastnst.transfer.checkpoint import CheckpointError, load_run
-from fastnst.transfer.inputs import Canvas, parse_canvas, sized
+from fastnst.transfer.inputs import Canvas, most_pixels, parse_canvas, sized
 from fastnst.transfer.result import Result
 from fastnst.transfer.variants import (
     FIGURE_LAYERS,
@@ -71,12 +71,11 @@ def run_reconstruct(parsed: argparse.Namespace) -> int:
     if (layers is None) == (style_layers is None):
         raise OptionError("give either --layer, as conv4_2, or --style-layers, as conv1_1,conv2_1, or --figure")
     if layers is not None:
-        options = options if parsed.image == STANDARD else sized(options, parsed.image)
         return execute_together(Job(parsed.image, [], content_options(layers, options), outputs))
     if parsed.image == STANDARD:
         raise OptionError("a style is reconstructed from a file; give a path in place of -")
-    options = style_options(style_layers, sized(options, parsed.image))
-    picture = load_image(parsed.image, role="content", max_pixels=resolve_options(**options).max_pixels)
+    options = style_options(style_layers, options)
+    picture = load_image(parsed.image, role="content", max_pixels=most_pixels(options))
     canvas = Canvas(picture.height, picture.width)
     return execute_together(Job(canvas, [parsed.image], options, outputs))
 
@@ -90,11 +89,11 @@ def _run_figure(parsed: argparse.Namespace, options: dict[str, Any], outputs: Ou
     Job(parsed.image, [], options, outputs).check()
     layers = tuple(parsed.layer.replace(",", " ").split()) if parsed.layer else FIGURE_LAYERS
     names = [f"{kind}_{layer}.png" for kind in ("style", "content") for layer in layers]
-    resolved = resolve_options(**content_options(layers, options))
+    source = standard_input() if parsed.image == STANDARD else parsed.image
+    image = load_image(source, role="content", max_pixels=most_pixels(options))
+    resolved = resolve_options(**sized(content_options(layers, options), image))
     cell, look = parsed.cell if parsed.cell is not None else min(256, resolved.size), Look(font=parsed.font)
     check_look(look, cell)
-    source = standard_input() if parsed.image == STANDARD else parsed.image
-    image = load_image(source, role="content", max_pixels=resolved.max_pixels)
     make_kept_folder(parsed.keep, names)
     with tqdm(total=len(names), unit="picture", disable=True if outputs.quiet else None, file=sys.stderr) as bar:
         left = iter(names)

@@ -1,28 +1,26 @@
 """The page's addresses: the calls of its scripts, answered from the session and the studio, and those refused."""
 
 import asyncio
-import ipaddress
 import json
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers
 from starlette.middleware import Middleware
-from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
+from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as Call
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from fastnst import __version__
 from fastnst.app.web.controls import beginnings, make_controls, read_form
+from fastnst.app.web.guard import Guard
 from fastnst.app.web.results import SUFFIXES, Kept, Limits, Request, Upload, read_upload
 from fastnst.app.web.session import Session, continued
 from fastnst.app.web.studio import Studio
@@ -40,44 +38,16 @@ _CLOSING_SECONDS = 10.0
 _BODY_SECONDS = 120.0
 # Of the longest file's length; what arrives at once is held in memory.
 _MOST_ARRIVING = 4
-_HEADERS = {
-    # Nothing from elsewhere, not even by mistake.
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
-    "connect-src 'self'; form-action 'none'; frame-ancestors 'none'; base-uri 'none'",
-    "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
-    "cross-origin-resource-policy": "same-origin",
-    "cache-control": "no-store",
-}
-
-
-async def _guard(call: Call, answer: RequestResponseEndpoint) -> Response:
-    """The answer with the headers above; 403 for a call that `_is_refused`."""
-    refusal = PlainTextResponse("this page answers its own calls alone\n", 403)
-    response = refusal if _is_refused(call.headers) else await answer(call)
-    response.headers.update(_HEADERS)
-    return response
-
-
-def _is_refused(headers: Headers) -> bool:
-    """True for a call from another site's page, or under a name that is not this machine's own (DNS rebinding)."""
-    host = headers.get("host", "")
-    try:
-        name = urlsplit(f"//{host}").hostname or ""
-        is_local = name == "localhost" or ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        is_local = False
-    is_foreign = headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") != "navigate"
-    return not is_local or is_foreign or headers.get("origin", f"://{host}").partition("://")[2] != host
 
 
 class App:
     """The page, for a server to serve as `asgi`; `close` ends its streams and its run.
 
     host: the options that go for all runs. Raises FastnstError where they will not do.
+    guard: who may call it.
     """
 
-    def __init__(self, host: Mapping[str, Any], limits: Limits) -> None:
+    def __init__(self, host: Mapping[str, Any], limits: Limits, guard: Guard | None = None) -> None:
         self._limits = limits
         self._session = Session(limits)
         self._studio = Studio(host, limits, self._session.keep)
@@ -103,7 +73,7 @@ class App:
                 Route(f"{result}/{{part}}", self._part),
                 Mount("/page", StaticFiles(directory=_PAGE)),
             ],
-            middleware=[Middleware(BaseHTTPMiddleware, dispatch=_guard)],
+            middleware=[Middleware(BaseHTTPMiddleware, dispatch=guard or Guard())],
             exception_handlers={FastnstError: _refused, ClientDisconnect: _gone},
         )
 

@@ -26,7 +26,7 @@ _NUMBERS = (int, float, int | None, float | None)
 
 @dataclass(frozen=True)
 class Control:
-    """One control of the page: a choice, a number or a text, by its `kind`.
+    """One control of the page: a choice, a number, a size or a text, by its `kind`.
 
     `defaults` are the values of the presets as they are typed, empty where the engine decides; `placeholder` is the
     meaning of an empty field, `group` its heading, `slider` low, high and step (0: logarithmic).
@@ -87,7 +87,7 @@ def _kind(option: "Field[Any]") -> str | None:
     if option.metadata["choices"]:
         return "choice"
     if option.type in _NUMBERS and not option.metadata["many"]:
-        return "number"
+        return "size" if option.name == "size" else "number"
     return "text" if option.name in _TEXTS else None
 
 

@@ -1,6 +1,7 @@
 """The server of the page: its address on this machine, and its end at Ctrl-C."""
 
 import asyncio
+import errno
 import socket
 import sys
 from collections.abc import Mapping
@@ -11,11 +12,9 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from fastnst.app.web.app import App
+from fastnst.app.web.guard import LOCAL, Guard
 from fastnst.app.web.results import Limits
 from fastnst.errors import OptionError
-
-HOST = "127.0.0.1"
-"""The page has no password, so that no other machine may reach it."""
 
 _CLOSING_SECONDS = 3
 # A browser says at once what it wants.
@@ -26,14 +25,20 @@ _MOST_CONNECTIONS = 400
 _OTHER_FILES = 200
 
 
-def serve(port: int, options: Mapping[str, Any], limits: Limits) -> None:
-    """Serves the page on this machine until Ctrl-C (or SIGTERM); a port of 0 is any free one, options go for all runs.
+def serve(port: int, options: Mapping[str, Any], limits: Limits, guard: Guard) -> None:
+    """Serves the page on the guard's host until Ctrl-C (or SIGTERM); a port of 0 is any free one, options go for all
+    runs.
 
     Prints its address on stderr. Raises FastnstError where the port or the options will not do.
     """
-    with bound(port) as listening:
-        app = App(options, limits)
-        address = f"http://{HOST}:{listening.getsockname()[1]}"
+    with bound(port, guard.host) as listening:
+        app = App(options, limits, guard)
+        name = f"[{guard.host}]" if ":" in guard.host else guard.host
+        if guard.host in ("0.0.0.0", "::"):
+            name = socket.gethostname()
+        address = f"http://{name}:{listening.getsockname()[1]}{guard.root_path}"
+        if guard.token is not None:
+            address += f"/?token={guard.token}"
         print(f"fastnst: the page is at {address} (Ctrl-C ends it)", file=sys.stderr, flush=True)
         try:
             Server(app).run(sockets=[listening])
@@ -44,16 +49,20 @@ def serve(port: int, options: Mapping[str, Any], limits: Limits) -> None:
     print("fastnst: the page is closed", file=sys.stderr)
 
 
-def bound(port: int) -> socket.socket:
+def bound(port: int, host: str = LOCAL) -> socket.socket:
     """A socket that listens there. Raises OptionError where it cannot."""
     if not 0 <= port < 65_536:
         raise OptionError(f"port {port} is out of range; give 1 to 65535, or 0 for any free one")
     try:
-        return socket.create_server((HOST, port), backlog=128)
-    except OSError as error:
-        raise OptionError(
-            f"port {port} is not to be had ({error.strerror}); give another one with --port, or 0 for any"
-        ) from None
+        socket.getaddrinfo(host, port)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=128)
+    except (OSError, UnicodeError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EADDRNOTAVAIL and not isinstance(error, socket.gaierror):
+            raise OptionError(
+                f"port {port} is not to be had ({error.strerror}); give another one with --port, or 0 for any"
+            ) from None
+    raise OptionError(f"host {host!r} is no address of this machine; give 127.0.0.1, or 0.0.0.0 for all of its own")
 
 
 class Protocol(H11Protocol):

@@ -15,6 +15,7 @@ from fastnst.errors import FastnstError, OptionError
 from fastnst.image.read import load_image
 from fastnst.network.runtime import is_out_of_memory, resolve_runtime
 from fastnst.options.options import Options, resolve_options
+from fastnst.transfer.inputs import Canvas, sized
 from fastnst.transfer.result import DivergedError, Iterate, LossRecord, Result
 from fastnst.transfer.stylizer import Networks, Stylizer, weights_of
 from fastnst.video.flow import Frame, as_planes
@@ -46,8 +47,8 @@ class Studio:
         self._networks.get(resolve_options(**self.host), runtime, lambda: weights)
 
     def options(self, request: Request) -> Options:
-        options = resolve_options(**request.options, **self.host)
         content, *styles = ((upload.width, upload.height) for upload in (request.content, *request.styles))
+        options = resolve_options(**sized({**request.options, **self.host}, Canvas(content[1], content[0])))
         self.limits.check_options(options, content, styles)
         return options
 
@@ -117,7 +118,7 @@ class Studio:
                 film = output.read_bytes()
             except _StoppedError:
                 pass
-        values = resolve_options(**options)
+        values = ticket.options
         record = LossRecord(made.count, values.size, 0.0, 0.0, 0.0, 0.0, time.perf_counter() - began)
         final = {**record.as_dict(), "frames": made.count}
         facts = {"options": values.as_dict(), "stopped": None, "final": final}

@@ -12,6 +12,17 @@ from torch import Tensor
 _OVERHANG = 127
 
 
+def exact_device(device: torch.device) -> torch.device:
+    """The device on which float64 goes with tensors of `device`: the CPU where it has none, as Apple's and many of
+    Intel's have not."""
+    return device if device.type in ("cpu", "cuda", "meta") else torch.device("cpu")
+
+
+def exact(tensor: Tensor) -> Tensor:
+    """The tensor in float64, on the `exact_device` of its own."""
+    return tensor.to(exact_device(tensor.device), torch.float64)
+
+
 def position_stride(features: Tensor) -> int | None:
     """Stride in elements between neighbouring positions of a (B, C, H, W) map whose H and W act as one axis of H·W.
 

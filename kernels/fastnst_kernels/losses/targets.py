@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastnst_kernels.launch.backends import accumulation_dtype
+from fastnst_kernels.launch.layout import exact
 
 
 @dataclass(frozen=True)
@@ -96,15 +97,16 @@ def blend_targets(targets: Sequence[Tensor], weights: Sequence[float]) -> Blende
             )
         if not target.is_floating_point():
             raise ValueError(f"target is {target.dtype}; give a floating-point Gram matrix")
-    exact = [matrix.detach().double() for matrix in matrices]
-    mean = torch.zeros_like(exact[0])
-    for matrix, weight in zip(exact, weights, strict=True):
+    doubled = [exact(matrix.detach()) for matrix in matrices]
+    mean = torch.zeros_like(doubled[0])
+    for matrix, weight in zip(doubled, weights, strict=True):
         mean = mean + matrix * (weight / total)
     spread = torch.zeros_like(mean[:, 0, 0])
-    for matrix, weight in zip(exact, weights, strict=True):
+    for matrix, weight in zip(doubled, weights, strict=True):
         spread = spread + (matrix - mean).square().sum((1, 2)) * (weight / (4 * channels**2))
     dtype = torch.float64 if any(matrix.dtype == torch.float64 for matrix in matrices) else torch.float32
-    return BlendedTarget(mean.to(dtype), total, spread.float())
+    device = matrices[0].device
+    return BlendedTarget(mean.to(device, dtype), total, spread.to(device, torch.float32))
 
 
 def difference_dtype(dtype: torch.dtype, backend: str) -> torch.dtype:

@@ -7,8 +7,12 @@ async function ask(path, options = {}) {
   } catch {
     throw new Error("the server does not answer; it may have been ended in its terminal");
   }
-  const body = answer.headers.get("content-type")?.includes("json") ? await answer.json() : {};
-  if (!answer.ok) throw new Error(body.error ?? `the server answered ${answer.status}`);
+  const kind = answer.headers.get("content-type") ?? "";
+  const body = kind.includes("json") ? await answer.json() : {};
+  if (!answer.ok) {
+    const said = body.error ?? (kind.includes("text/plain") ? (await answer.text()).trim() : "");
+    throw new Error(said || `the server, or a proxy before it, answered ${answer.status}`);
+  }
   return body;
 }
 

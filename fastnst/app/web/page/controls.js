@@ -91,7 +91,7 @@ export class Controls {
       if (name !== typing || document.activeElement !== field) field.value = value;
       if (slider) slider.put(value);
       row.classList.toggle("changed", this.changed.has(name));
-      field.classList.toggle("invalid", control.kind === "number" && !valid(control, value));
+      field.classList.toggle("invalid", ["number", "size"].includes(control.kind) && !valid(control, value));
     }
     this.begins.select.value = this.form().begins;
     this.begins.row.classList.toggle("changed", this.chosen != null);
@@ -129,6 +129,7 @@ function beginning(page) {
 
 function valid(control, text) {
   if (text === "") return true;
+  if (control.kind === "size" && /^ *(content|[\d.]+ *%|\d+ *[x×*] *\d+ *(px)?) *$/i.test(text)) return true;
   const number = Number(text);
   return Number.isFinite(number) && (control.minimum === null || number >= control.minimum) && (control.maximum === null || number <= control.maximum);
 }
