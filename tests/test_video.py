@@ -14,11 +14,13 @@ import pytest
 from drawn import drawn
 from PIL import Image
 from processes import forked
+from safetensors.torch import save_file
 from test_video_flow import constant, write_flow
 
 import fastnst
 from fastnst.app.cli import main
 from fastnst.errors import FastnstError, OptionError
+from fastnst.network.weights import load_weights
 from fastnst.transfer.checkpoint import CheckpointError
 from fastnst.video.clip import open_clip
 from fastnst.video.container import write_clip
@@ -143,6 +145,12 @@ def test_a_killed_clip_goes_on_and_refuses_what_changed(tmp_path: Path, style: s
     with pytest.raises(CheckpointError, match="the style weight of this run is not that of the frames"):
         stylize_video(source, style, out, resume=True, style_weight=7, **SMALL)
     other = drawn(tmp_path, "a.png", "b.png")[1]
+    other_weights = tmp_path / "other.safetensors"
+    save_file(
+        {name: 2 * tensor for name, tensor in load_weights("random", taps=("conv2_2",)).tensors.items()}, other_weights
+    )
+    with pytest.raises(CheckpointError, match="the weights of this run are not those of the frames"):
+        stylize_video(source, style, out, resume=True, **{**SMALL, "weights": str(other_weights)})
     with pytest.raises(CheckpointError, match="the styles of this run are not"):
         stylize_video(source, other, out, resume=True, **SMALL)
     stylize_video(source, style, out, resume=True, **SMALL)
@@ -159,6 +167,16 @@ def test_flow_that_is_given_is_used(tmp_path: Path, style: str) -> None:
         write_flow(folder / f"forward_{number}_{number + 1}.flo", constant(48, 64, -4, 0))
     kept = made(tmp_path, frames, style, flow=str(folder))
     assert apart(kept[1][:, 4:-4], kept[2][:, :-8]).mean() < 1.5
+    source, out = moving.folder_of(tmp_path / "again", frames), tmp_path / "out"
+
+    def stop(_: FrameDone) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stylize_video(source, style, out, callback=stop, flow=str(folder), **SMALL)
+    write_flow(folder / "backward_3_2.flo", constant(48, 64, 3, 0))
+    with pytest.raises(CheckpointError, match="the flow of this run is not that of the frames"):
+        stylize_video(source, style, out, resume=True, flow=str(folder), **SMALL)
     (folder / "forward_2_3.flo").unlink()
     with pytest.raises(FastnstError, match=r"has no forward_2_3\.flo"):
         made(tmp_path, frames, style, flow=str(folder))
@@ -260,5 +278,7 @@ def test_clips_in_a_batch(tmp_path: Path, style: str, capsys: pytest.CaptureFixt
     facts = json.loads(capsys.readouterr().out)
     assert (facts["status"], facts["frames"]) == ("done", 3)
     assert len(open_clip(tmp_path / "out" / "pan_style.mp4")) == 3
-    assert main([*words, "--resume"]) == 0
-    assert json.loads(capsys.readouterr().out)["status"] == "skipped"
+    for more, status in (([], "skipped"), (["--content-weight", "3"], "done"), (["--content-weight", "3"], "skipped")):
+        assert main([*words, "--resume", *more]) == 0
+        assert json.loads(capsys.readouterr().out)["status"] == status
+        assert not work_folder(tmp_path / "out" / "pan_style.mp4").exists()

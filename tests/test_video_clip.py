@@ -11,7 +11,7 @@ from PIL import Image
 
 from fastnst.errors import FastnstError, ImageError, OptionError
 from fastnst.video.clip import BrokenFrameError, open_clip
-from fastnst.video.container import check_target, even, sound_of, write_clip
+from fastnst.video.container import check_target, even, note_of, sound_of, write_clip
 from fastnst.video.options import Part
 
 RATE = Fraction(10)
@@ -67,7 +67,8 @@ def film(
 
 @pytest.mark.parametrize("name", ["out.mp4", "out.webm", "out.mkv", "out.webp", "out.gif", "out"])
 def test_what_is_written_is_read_as_it_was(frames: list[Path], tmp_path: Path, name: str) -> None:
-    write_clip(tmp_path / name, frames, RATE)
+    write_clip(tmp_path / name, frames, RATE, note="a note")
+    assert note_of(tmp_path / name) == (None if name == "out" else "a note")
     clip = open_clip(tmp_path / name, Part(rate=10.0 if name == "out" else None))
     assert (len(clip), clip.rate, clip.size, clip.sound) == (10, RATE, (48, 64), None)
     for read, drawn in zip(clip.frames(), drawn_frames(10), strict=True):

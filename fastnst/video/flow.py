@@ -4,6 +4,7 @@ A flow between a later frame and an earlier one is (H, W, 2) float32, x then y, 
 frame was at p + flow(p). Trust is by the checks of Ruder, Dosovitskiy and Brox (2016), as in Sundaram et al. (2010).
 """
 
+import itertools
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -29,6 +30,10 @@ _TONE_PART, _TONE_LEAST = 32, 0.02
 _BORDER = 12
 # Frames whose neighbourhoods differ by less, in grey levels, stand still: their flow is none, not nearly none.
 _STILL, _STILL_WINDOW, _NEARLY = 1.5, 15, 0.5
+# How far around another flow is looked for, in pixels: DIS blurs a boundary by its patches. It is another one from so
+# many pixels on, and better where the colours around, in grey levels of all channels, differ by so much less, up to a
+# most: beyond that all are as wrong.
+_REACH, _OTHER, _BETTER, _MOST = (4, 8), 0.25, 0.3, 30.0
 # Colours of a point in two frames that differ by more, in 0…1, are not those of one point under one light.
 _SAME_COLOUR = 0.2
 
@@ -53,7 +58,8 @@ def motion(earlier: Frame, later: Frame, flows: tuple[Flow, Flow] | None = None)
     them (DIS: Kroeger et al. 2016), and takes what stands still for unmoved."""
     if flows is None:
         before, after = _grey(earlier), _grey(later)
-        backward, forward = dense_flow(after, before), dense_flow(before, after)
+        backward = _sharpened(dense_flow(after, before), later, earlier)
+        forward = _sharpened(dense_flow(before, after), earlier, later)
         still = _still(before, after)
         for flow in (backward, forward):
             # A flat part looks the same wherever it goes: what moves, by its surroundings, moves.
@@ -78,6 +84,39 @@ def _dis() -> Any:
     dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     dis.setFinestScale(0)
     return dis
+
+
+def _sharpened(flow: Flow, first: Frame, second: Frame) -> Flow:
+    """The flow from `first` to `second`, in which a point near a motion boundary goes with those of the points around
+    it that go to where its colours are."""
+    import cv2
+
+    height, width = flow.shape[:2]
+    kernel = np.ones((2 * _REACH[-1] + 1,) * 2, np.uint8)
+    varies = (cv2.dilate(flow, kernel) - cv2.erode(flow, kernel)).max(2) > _OTHER
+    near = np.flatnonzero(cv2.dilate(varies.astype(np.uint8), np.ones((3, 3), np.uint8)))
+    if near.size == 0:
+        return flow
+    # A map of points has fewer than 2¹⁵ rows.
+    y, x = np.divmod(np.resize(near, (-(-near.size // 256), 256)), width)
+    colours, whole = first[y, x].astype(np.int16), np.zeros((height, width), np.float32)
+
+    def apart(way: Flow) -> npt.NDArray[np.float32]:
+        place = (x + way[..., 0]).astype(np.float32), (y + way[..., 1]).astype(np.float32)
+        there = cv2.remap(second, *place, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        whole[y, x] = np.minimum(np.abs(there - colours).sum(2), _MOST)
+        return np.asarray(cv2.blur(whole, (3, 3), borderType=cv2.BORDER_REPLICATE)[y, x])
+
+    own = flow[y, x]
+    best, least = own.copy(), apart(own) - _BETTER
+    for right, down in itertools.product((*_REACH, 0, *(-reach for reach in _REACH)), repeat=2):
+        other = flow[np.clip(y + down, 0, height - 1), np.clip(x + right, 0, width - 1)]
+        now = apart(other)
+        better = (np.abs(other - own).max(2) > _OTHER) & (now < least)
+        best[better], least[better] = other[better], now[better]
+    sharpened = flow.copy()
+    sharpened[y, x] = best
+    return sharpened
 
 
 def _grey(frame: Frame) -> npt.NDArray[np.uint8]:

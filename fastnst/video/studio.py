@@ -1,5 +1,6 @@
 """How a frame is made: anew where a scene begins, else from earlier frames, warped to where their points are."""
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -209,6 +210,15 @@ class Motions:
     def path(self, begin: int, end: int) -> Path:
         way = "forward" if begin < end else "backward"
         return Path(self.folder or "") / f"{way}_{begin + 1}_{end + 1}.flo"
+
+    def sha256(self) -> str | None:
+        """A hash of the names and the contents of the folder's files; None where there is no folder."""
+        if self.folder is None:
+            return None
+        digest = hashlib.sha256()
+        for path in sorted(self.folder.glob("*.flo")):
+            digest.update(f"{path.name} {path.stat().st_size}\n".encode() + path.read_bytes())
+        return digest.hexdigest()
 
     def check(self, count: int, steps: Sequence[int]) -> None:
         """Raises ImageError where the folder lacks the flow between frames of a clip that are so far apart."""

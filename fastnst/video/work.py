@@ -79,7 +79,7 @@ class Work:
             return
         for name, value in present["same"].items():
             if saved["same"].get(name) != value:
-                many = name.endswith("s") and isinstance(value, list)
+                many = name == "weights" or (name.endswith("s") and isinstance(value, list))
                 verb, theirs = ("are", "those") if many else ("is", "that")
                 raise CheckpointError(
                     f"the {name.replace('_', ' ')} of this run {verb} not {theirs} of the frames in "
