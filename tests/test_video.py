@@ -15,6 +15,7 @@ from drawn import drawn
 from PIL import Image
 from processes import forked
 from safetensors.torch import save_file
+from test_video_clip import film
 from test_video_flow import constant, write_flow
 
 import fastnst
@@ -24,7 +25,7 @@ from fastnst.network.weights import load_weights
 from fastnst.transfer.checkpoint import CheckpointError
 from fastnst.video.clip import open_clip
 from fastnst.video.container import write_clip
-from fastnst.video.options import Look, Track, VideoOptions, read_track
+from fastnst.video.options import Look, Part, Track, VideoOptions, read_track
 from fastnst.video.run import FrameDone, stylize_video
 from fastnst.video.work import work_folder
 
@@ -249,6 +250,19 @@ def test_the_command(tmp_path: Path, style: str, capsys: pytest.CaptureFixture[s
     assert "is not a clip's name" in capsys.readouterr().err
     assert main(["video", str(source), str(tmp_path / "none.png"), "-o", str(tmp_path / "b.mp4")]) == 1
     assert not work_folder(tmp_path / "b.mp4").exists()
+
+
+def test_a_clip_of_a_phone(tmp_path: Path, style: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Turned by a quarter, with AAC, and frames that last unevenly."""
+    source = film(tmp_path / "phone.mp4", 5, sound="aac", times=[0, 1, 2, 5, 6], turned=True)
+    words = ["video", str(source), style, "-o", str(tmp_path / "out.mp4"), "--size", "64", "--iterations", "4"]
+    words += ["--weights", "random", "--style-layers", "conv1_1", "--content-layers", "conv1_2", "--quiet"]
+    assert main(words) == 1
+    assert "variable frame rate" in capsys.readouterr().err
+    assert main([*words, "--rate", "10"]) == 0
+    made = open_clip(tmp_path / "out.mp4")
+    assert (made.size, made.rate, made.sound) == ((64, 48), 10, "aac")
+    assert len(made) == len(open_clip(source, Part(rate=10.0)))
 
 
 def test_a_broken_frame_keeps_what_is_before_it(tmp_path: Path, style: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fastnst.errors import ImageError
+from fastnst.image.resize import resize
 
 Frame = npt.NDArray[np.uint8]
 """A frame of a clip, (H, W, 3) RGB."""
@@ -231,6 +232,11 @@ def as_frame(planes: Tensor) -> Frame:
     """(1, 3, H, W) or (3, H, W) in 0…1 as a frame, rounded."""
     samples = planes.reshape(3, *planes.shape[-2:]).clamp(0, 1).mul(255).round().to(torch.uint8)
     return np.ascontiguousarray(np.moveaxis(samples.cpu().numpy(), 0, 2))
+
+
+def fitted(frame: Frame, size: tuple[int, int]) -> Frame:
+    """A frame brought to a size, (height, width)."""
+    return as_frame(resize(as_planes(frame), size))
 
 
 def read_flow(path: Path, size: tuple[int, int]) -> Flow:

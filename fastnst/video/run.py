@@ -13,14 +13,14 @@ from typing import Any, Unpack
 
 from fastnst.errors import ImageError, OptionError
 from fastnst.image.picture import AnyPicture, Picture
-from fastnst.image.resize import at_size, fitted_size, resize
+from fastnst.image.resize import at_size, fitted_size
 from fastnst.network.runtime import versions
 from fastnst.options.options import Options
 from fastnst.transfer.inputs import Canvas, Styles, sized
 from fastnst.transfer.scales import image_size
 from fastnst.video.clip import Clip, check_packages, moves, open_clip
 from fastnst.video.container import Sound, check_target, even, note_of, sound_of, write_clip
-from fastnst.video.flow import Frame, as_frame, as_planes, is_cut
+from fastnst.video.flow import Frame, as_frame, as_planes, fitted, is_cut
 from fastnst.video.options import VIDEO_OPTIONS, Look, VideoOptions, VideoValues
 from fastnst.video.studio import Known, Made, Motions, Studio
 from fastnst.video.work import Work, work_folder
@@ -127,7 +127,7 @@ def prepare_video(
     if saved is not None:
         studio.go_on_in(str(saved.get("device")), str(saved.get("precision")))
     stylizer = studio.stylizer(0.0, {number: next(mask.frames()) for number, mask in masks.items()})
-    prepared = stylizer.prepare(_fitted(next(source.frames()), size))
+    prepared = stylizer.prepare(fitted(next(source.frames()), size))
     motions = Motions(None if video.flow is None else Path(video.flow))
     motions.check(len(source), video.look_back if video.passes == 1 else sorted({1, *video.look_back}))
     work.make()
@@ -175,10 +175,6 @@ def _sized(options: Options, size: tuple[int, int]) -> dict[str, Any]:
 
 def _seen(picture: AnyPicture) -> tuple[int, int]:
     return fitted_size(picture.height, picture.width, min(_SEEN_EDGE, max(picture.height, picture.width)))
-
-
-def _fitted(frame: Frame, size: tuple[int, int]) -> Frame:
-    return as_frame(resize(as_planes(frame), size))
 
 
 def _fitting(size: tuple[int, int], whole: tuple[int, int]) -> tuple[int, int]:
