@@ -30,7 +30,7 @@ _TONE_PART, _TONE_LEAST = 32, 0.02
 # Pixels beside a border that look as they do because of it: strokes end there.
 _BORDER = 12
 # Frames whose neighbourhoods differ by less, in grey levels, stand still: their flow is none, not nearly none.
-_STILL, _STILL_WINDOW, _NEARLY = 1.5, 15, 0.5
+_STILL, _STILL_WINDOWS, _NEARLY = 1.5, (15, 3), 0.5
 # How far around another flow is looked for, in pixels: DIS blurs a boundary by its patches. It is another one from so
 # many pixels on, and better where the colours around, in grey levels of all channels, differ by so much less, up to a
 # most: beyond that all are as wrong.
@@ -46,7 +46,7 @@ class Motion:
     Attributes:
         flow: where each point was, (H, W, 2).
         covered: where it is known what was there: the point is in both frames, (H, W) bool.
-        trusted: where the flow is no motion boundary either.
+        trusted: where the flow is no motion boundary either, or none at all.
     """
 
     flow: Flow
@@ -61,14 +61,13 @@ def motion(earlier: Frame, later: Frame, flows: tuple[Flow, Flow] | None = None)
         before, after = _grey(earlier), _grey(later)
         backward = _sharpened(dense_flow(after, before), later, earlier)
         forward = _sharpened(dense_flow(before, after), earlier, later)
-        still = _still(before, after)
         for flow in (backward, forward):
             # A flat part looks the same wherever it goes: what moves, by its surroundings, moves.
-            flow[still & (np.abs(flow).max(2) < _NEARLY)] = 0
+            flow[_still(before, after, flow) & (np.abs(flow).max(2) < _NEARLY)] = 0
     else:
         backward, forward = flows
     covered = ~disoccluded(forward, backward)
-    return Motion(backward, covered, covered & ~boundaries(backward))
+    return Motion(backward, covered, covered & (~boundaries(backward) | (backward == 0).all(2)))
 
 
 def dense_flow(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8]) -> Flow:
@@ -127,12 +126,14 @@ def _grey(frame: Frame) -> npt.NDArray[np.uint8]:
     return grey
 
 
-def _still(before: npt.NDArray[np.uint8], after: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+def _still(before: npt.NDArray[np.uint8], after: npt.NDArray[np.uint8], flow: Flow) -> npt.NDArray[np.bool_]:
+    """Where two frames look alike around a point: next to what moves, close around it."""
     import cv2
 
     difference = cv2.absdiff(before, after).astype(np.float32)
-    mean = cv2.blur(difference, (_STILL_WINDOW, _STILL_WINDOW), borderType=cv2.BORDER_REPLICATE)
-    still: npt.NDArray[np.bool_] = mean < _STILL
+    wide, close = (cv2.blur(difference, (size, size), borderType=cv2.BORDER_REPLICATE) for size in _STILL_WINDOWS)
+    beside = cv2.dilate(boundaries(flow).astype(np.uint8), np.ones((_STILL_WINDOWS[0],) * 2, np.uint8)) > 0
+    still: npt.NDArray[np.bool_] = (wide < _STILL) | ((close < _STILL) & beside)
     return still
 
 

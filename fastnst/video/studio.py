@@ -42,6 +42,9 @@ from fastnst.video.options import Look, VideoOptions
 _LATER_SHARE = 0.1
 # It ends when so many evaluations lower its loss by less than the tolerance, this one unless another is given.
 _PATIENCE, _TOLERANCE = 3, 1e-3
+# How far a frame is held where it moves, to 1 where it stands still. Held as much, all steps would go into what has
+# come into view, which would take on the style for the whole frame, and change most.
+_MOVING = 0.25
 # How much less a frame is held to what has not had a whole schedule, and how little at least.
 _FINISH_POWER, _LEAST_FINISH = 8, 0.3
 # A mask that is black in a frame is so grey there: of no weight, but not of none.
@@ -179,7 +182,8 @@ def start_of(
         begun = begun | new
         held_now = trusted & (held == 0)
         target = torch.where(held_now, moved, target)
-        trust = torch.from_numpy(sharpness(flow))[None, None] * done.clamp_min(_LEAST_FINISH) ** _FINISH_POWER
+        hold = np.where(flow.any(2), np.float32(_MOVING) * sharpness(flow), np.float32(1))
+        trust = torch.from_numpy(hold)[None, None] * done.clamp_min(_LEAST_FINISH) ** _FINISH_POWER
         held = torch.where(held_now, trust, held)
     if own is None:
         image = toned(image, content, begun)
