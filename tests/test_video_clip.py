@@ -11,10 +11,11 @@ from PIL import Image
 
 from fastnst.errors import FastnstError, ImageError, OptionError
 from fastnst.video.clip import BrokenFrameError, open_clip
-from fastnst.video.container import check_target, even, sound_of, write_clip
+from fastnst.video.container import check_target, even, note_of, sound_of, write_clip
 from fastnst.video.options import Part
 
 RATE = Fraction(10)
+QUARTER = (0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
 
 
 def drawn_frames(count: int, size: tuple[int, int] = (48, 64)) -> list[np.ndarray]:
@@ -42,9 +43,9 @@ def frames(tmp_path: Path) -> list[Path]:
 
 
 def film(
-    path: Path, count: int = 10, *, sound: str | None = None, times: list[int] | None = None, turned: int = 0
+    path: Path, count: int = 10, *, sound: str | None = None, times: list[int] | None = None, turned: bool = False
 ) -> Path:
-    """A film of `drawn_frames`, 10 a second, with a tone of that codec."""
+    """A film of `drawn_frames`, 10 a second, with a tone of that codec; `turned` by a quarter, as a phone writes it."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=RATE, options={"crf": "1"})
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
@@ -62,12 +63,19 @@ def film(
                 samples.sample_rate, samples.pts, samples.time_base = 48_000, 960 * number, Fraction(1, 48_000)
                 container.mux(audio.encode(samples))
             container.mux(audio.encode())
+    if turned:
+        data = path.read_bytes()
+        # The matrix of the header of the first track, the video's.
+        place = data.index(b"tkhd") + 4 + 40
+        matrix = b"".join(number.to_bytes(4, "big", signed=True) for number in QUARTER)
+        path.write_bytes(data[:place] + matrix + data[place + 36 :])
     return path
 
 
 @pytest.mark.parametrize("name", ["out.mp4", "out.webm", "out.mkv", "out.webp", "out.gif", "out"])
 def test_what_is_written_is_read_as_it_was(frames: list[Path], tmp_path: Path, name: str) -> None:
-    write_clip(tmp_path / name, frames, RATE)
+    write_clip(tmp_path / name, frames, RATE, note="a note")
+    assert note_of(tmp_path / name) == (None if name == "out" else "a note")
     clip = open_clip(tmp_path / name, Part(rate=10.0 if name == "out" else None))
     assert (len(clip), clip.rate, clip.size, clip.sound) == (10, RATE, (48, 64), None)
     for read, drawn in zip(clip.frames(), drawn_frames(10), strict=True):
@@ -113,14 +121,7 @@ def test_sound_that_a_film_cannot_hold_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_turned_clip_comes_upright(tmp_path: Path) -> None:
-    path = film(tmp_path / "clip.mp4", 2)
-    data = path.read_bytes()
-    # The matrix of the track's header: turned by a quarter, as a phone writes it.
-    place = data.index(b"tkhd") + 4 + 40
-    quarter = [0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30]
-    matrix = b"".join(value.to_bytes(4, "big", signed=True) for value in quarter)
-    path.write_bytes(data[:place] + matrix + data[place + 36 :])
-    clip = open_clip(path)
+    clip = open_clip(film(tmp_path / "clip.mp4", 2, turned=True))
     first = next(clip.frames())
     assert clip.size == (64, 48)
     # What was at the left is on top.

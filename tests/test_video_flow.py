@@ -100,6 +100,19 @@ def test_what_stands_still_has_no_flow_at_all() -> None:
     assert moved.trusted[:, 70:].all()
 
 
+@pytest.mark.parametrize("step", [3, 5])
+def test_the_flow_is_sharp_where_an_object_ends(step: int) -> None:
+    before, after = moving.passing(2, (96, 128), step, 32)
+    moved = motion(before, after)
+    expected, uncovered = np.zeros((96, 128)), np.zeros((96, 128), bool)
+    expected[32:64, 8 + step : 40 + step] = -step
+    uncovered[32:64, 8 : 8 + step] = True
+    wrong = (np.abs(moved.flow[..., 0] - expected) > 1) & ~uncovered
+    assert wrong.sum() < 10
+    assert (moved.covered & uncovered).sum() < 0.1 * uncovered.sum()
+    assert (~moved.covered & ~uncovered).sum() < 10
+
+
 def test_a_flat_part_of_what_moves_moves() -> None:
     frames = moving.pan(2, (96, 128), 4)
     whole = np.concatenate([frames[0], frames[1][:, -4:]], axis=1)

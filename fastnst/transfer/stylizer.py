@@ -302,6 +302,11 @@ class Stylizer:
         with own_modes(self.runtime.device):
             self._loaded(progress and sys.stderr is not None and sys.stderr.isatty())
 
+    @property
+    def weights_sha256(self) -> str:
+        """The hash of the network's weights, which are loaded for it."""
+        return self._loaded()[0].sha256
+
     def _loaded(self, progress: bool = False) -> tuple[Weights, Backbone]:
         if self._network is None:
             load = partial(weights_of, self.options, progress=progress)

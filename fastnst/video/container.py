@@ -24,8 +24,8 @@ FILMS = {
     ".webm": ("webm", "libvpx-vp9", {"crf": "20", "b:v": "0", "row-mt": "1"}),
 }
 """By its suffix: the format of a film, its encoder, and what that is told."""
-PICTURES = (".gif", ".webp")
-SUFFIXES = (*FILMS, *PICTURES)
+_NOTES = {".gif": "comment", ".webp": "xmp"}
+SUFFIXES = (*FILMS, *_NOTES)
 
 # Frames of the clip that a GIF's palette, the same for all, is made of, and the pixels taken of each.
 _PALETTE_FRAMES, _PALETTE_EDGE = 16, 128
@@ -88,8 +88,13 @@ def check_target(
         ) from error
 
 
-def write_clip(target: Path, frames: Sequence[Path], rate: Fraction, sound: Sound | None = None) -> None:
-    """Writes PNG files of one size, `rate` of them a second, and the sound. Raises ImageError where that fails."""
+def write_clip(
+    target: Path, frames: Sequence[Path], rate: Fraction, sound: Sound | None = None, *, note: str = ""
+) -> None:
+    """Writes PNG files of one size, `rate` of them a second, the sound, and a `note` into the metadata of a file.
+
+    Raises ImageError where that fails.
+    """
     suffix = target.suffix.lower()
     temporary = target.with_name(f".fastnst-{secrets.token_hex(8)}{suffix}")
     try:
@@ -103,11 +108,11 @@ def write_clip(target: Path, frames: Sequence[Path], rate: Fraction, sound: Soun
             with Image.open(frames[0]) as first:
                 size = first.size[::-1]
             with temporary.open("wb") as file:
-                _write_film(file, suffix, map(_array, frames), rate, sound, size=size)
+                _write_film(file, suffix, map(_array, frames), rate, sound, size=size, note=note)
                 file.flush()
                 os.fsync(file.fileno())
         else:
-            _write_pictures(temporary, frames, rate)
+            _write_pictures(temporary, frames, rate, note)
         temporary.replace(target)
     except (OSError, ValueError, RuntimeError) as error:
         raise ImageError(f"clip {str(target)!r} could not be written ({reason_of(error)}); free some space") from error
@@ -115,6 +120,22 @@ def write_clip(target: Path, frames: Sequence[Path], rate: Fraction, sound: Soun
         if temporary.is_dir():
             shutil.rmtree(temporary)
         temporary.unlink(missing_ok=True)
+
+
+def note_of(path: Path) -> str | None:
+    """The note that `write_clip` left in a file; None where there is none, or no such file."""
+    try:
+        if path.suffix.lower() in FILMS:
+            import av
+
+            with av.open(str(path)) as container:
+                notes = {name.lower(): note for name, note in container.metadata.items()}
+                return notes.get("comment")
+        with Image.open(path) as image:
+            note: bytes | None = image.info.get(_NOTES[path.suffix.lower()])
+            return None if note is None else note.decode()
+    except (OSError, ValueError, LookupError):  # av's errors are OSError or ValueError
+        return None
 
 
 def _array(path: Path) -> Any:
@@ -130,6 +151,7 @@ def _write_film(
     sound: Sound | None,
     *,
     size: tuple[int, int],
+    note: str = "",
     trial: bool = False,
 ) -> None:
     """Writes 4:2:0 in the colours of BT.709, which every player takes, with each second's sound beside its frames."""
@@ -139,6 +161,7 @@ def _write_film(
     form, encoder, options = FILMS[suffix]
     movflags = {"movflags": "faststart"} if form in ("mp4", "mov") and not trial else {}
     with av.open(file, "w", format=form, options=movflags) as container:
+        container.metadata["comment"] = note
         stream = container.add_stream(encoder, rate=rate, options=options)
         stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
         context = stream.codec_context
@@ -180,7 +203,7 @@ def _copied(container: Any, sound: Sound) -> Iterator[Any]:
             yield packet
 
 
-def _write_pictures(path: Path, paths: Sequence[Path], rate: Fraction) -> None:
+def _write_pictures(path: Path, paths: Sequence[Path], rate: Fraction, note: str) -> None:
     """Writes a GIF, whose frames share one palette so that what stands still keeps its colour, or a WebP."""
     is_gif = path.suffix.lower() == ".gif"
     # GIF counts in hundredths of a second, WebP in thousandths: the sum is kept, not each.
@@ -192,6 +215,7 @@ def _write_pictures(path: Path, paths: Sequence[Path], rate: Fraction) -> None:
         palette = _palette(paths)
         frames = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
         options = {"disposal": 1}
+    options[_NOTES[path.suffix.lower()]] = note.encode()
     first = next(frames)
     first.save(path, save_all=True, append_images=frames, duration=durations, loop=0, **options)
 

@@ -4,6 +4,7 @@ A flow between a later frame and an earlier one is (H, W, 2) float32, x then y, 
 frame was at p + flow(p). Trust is by the checks of Ruder, Dosovitskiy and Brox (2016), as in Sundaram et al. (2010).
 """
 
+import itertools
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fastnst.errors import ImageError
+from fastnst.image.resize import resize
 
 Frame = npt.NDArray[np.uint8]
 """A frame of a clip, (H, W, 3) RGB."""
@@ -28,7 +30,11 @@ _TONE_PART, _TONE_LEAST = 32, 0.02
 # Pixels beside a border that look as they do because of it: strokes end there.
 _BORDER = 12
 # Frames whose neighbourhoods differ by less, in grey levels, stand still: their flow is none, not nearly none.
-_STILL, _STILL_WINDOW, _NEARLY = 1.5, 15, 0.5
+_STILL, _STILL_WINDOWS, _NEARLY = 1.5, (15, 3), 0.5
+# How far around another flow is looked for, in pixels: DIS blurs a boundary by its patches. It is another one from so
+# many pixels on, and better where the colours around, in grey levels of all channels, differ by so much less, up to a
+# most: beyond that all are as wrong.
+_REACH, _OTHER, _BETTER, _MOST = (4, 8), 0.25, 0.3, 30.0
 # Colours of a point in two frames that differ by more, in 0…1, are not those of one point under one light.
 _SAME_COLOUR = 0.2
 
@@ -40,7 +46,7 @@ class Motion:
     Attributes:
         flow: where each point was, (H, W, 2).
         covered: where it is known what was there: the point is in both frames, (H, W) bool.
-        trusted: where the flow is no motion boundary either.
+        trusted: where the flow is no motion boundary either, or none at all.
     """
 
     flow: Flow
@@ -53,15 +59,15 @@ def motion(earlier: Frame, later: Frame, flows: tuple[Flow, Flow] | None = None)
     them (DIS: Kroeger et al. 2016), and takes what stands still for unmoved."""
     if flows is None:
         before, after = _grey(earlier), _grey(later)
-        backward, forward = dense_flow(after, before), dense_flow(before, after)
-        still = _still(before, after)
+        backward = _sharpened(dense_flow(after, before), later, earlier)
+        forward = _sharpened(dense_flow(before, after), earlier, later)
         for flow in (backward, forward):
             # A flat part looks the same wherever it goes: what moves, by its surroundings, moves.
-            flow[still & (np.abs(flow).max(2) < _NEARLY)] = 0
+            flow[_still(before, after, flow) & (np.abs(flow).max(2) < _NEARLY)] = 0
     else:
         backward, forward = flows
     covered = ~disoccluded(forward, backward)
-    return Motion(backward, covered, covered & ~boundaries(backward))
+    return Motion(backward, covered, covered & (~boundaries(backward) | (backward == 0).all(2)))
 
 
 def dense_flow(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8]) -> Flow:
@@ -80,6 +86,39 @@ def _dis() -> Any:
     return dis
 
 
+def _sharpened(flow: Flow, first: Frame, second: Frame) -> Flow:
+    """The flow from `first` to `second`, in which a point near a motion boundary goes with those of the points around
+    it that go to where its colours are."""
+    import cv2
+
+    height, width = flow.shape[:2]
+    kernel = np.ones((2 * _REACH[-1] + 1,) * 2, np.uint8)
+    varies = (cv2.dilate(flow, kernel) - cv2.erode(flow, kernel)).max(2) > _OTHER
+    near = np.flatnonzero(cv2.dilate(varies.astype(np.uint8), np.ones((3, 3), np.uint8)))
+    if near.size == 0:
+        return flow
+    # A map of points has fewer than 2¹⁵ rows.
+    y, x = np.divmod(np.resize(near, (-(-near.size // 256), 256)), width)
+    colours, whole = first[y, x].astype(np.int16), np.zeros((height, width), np.float32)
+
+    def apart(way: Flow) -> npt.NDArray[np.float32]:
+        place = (x + way[..., 0]).astype(np.float32), (y + way[..., 1]).astype(np.float32)
+        there = cv2.remap(second, *place, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        whole[y, x] = np.minimum(np.abs(there - colours).sum(2), _MOST)
+        return np.asarray(cv2.blur(whole, (3, 3), borderType=cv2.BORDER_REPLICATE)[y, x])
+
+    own = flow[y, x]
+    best, least = own.copy(), apart(own) - _BETTER
+    for right, down in itertools.product((*_REACH, 0, *(-reach for reach in _REACH)), repeat=2):
+        other = flow[np.clip(y + down, 0, height - 1), np.clip(x + right, 0, width - 1)]
+        now = apart(other)
+        better = (np.abs(other - own).max(2) > _OTHER) & (now < least)
+        best[better], least[better] = other[better], now[better]
+    sharpened = flow.copy()
+    sharpened[y, x] = best
+    return sharpened
+
+
 def _grey(frame: Frame) -> npt.NDArray[np.uint8]:
     import cv2
 
@@ -87,12 +126,14 @@ def _grey(frame: Frame) -> npt.NDArray[np.uint8]:
     return grey
 
 
-def _still(before: npt.NDArray[np.uint8], after: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+def _still(before: npt.NDArray[np.uint8], after: npt.NDArray[np.uint8], flow: Flow) -> npt.NDArray[np.bool_]:
+    """Where two frames look alike around a point: next to what moves, close around it."""
     import cv2
 
     difference = cv2.absdiff(before, after).astype(np.float32)
-    mean = cv2.blur(difference, (_STILL_WINDOW, _STILL_WINDOW), borderType=cv2.BORDER_REPLICATE)
-    still: npt.NDArray[np.bool_] = mean < _STILL
+    wide, close = (cv2.blur(difference, (size, size), borderType=cv2.BORDER_REPLICATE) for size in _STILL_WINDOWS)
+    beside = cv2.dilate(boundaries(flow).astype(np.uint8), np.ones((_STILL_WINDOWS[0],) * 2, np.uint8)) > 0
+    still: npt.NDArray[np.bool_] = (wide < _STILL) | ((close < _STILL) & beside)
     return still
 
 
@@ -192,6 +233,11 @@ def as_frame(planes: Tensor) -> Frame:
     """(1, 3, H, W) or (3, H, W) in 0…1 as a frame, rounded."""
     samples = planes.reshape(3, *planes.shape[-2:]).clamp(0, 1).mul(255).round().to(torch.uint8)
     return np.ascontiguousarray(np.moveaxis(samples.cpu().numpy(), 0, 2))
+
+
+def fitted(frame: Frame, size: tuple[int, int]) -> Frame:
+    """A frame brought to a size, (height, width)."""
+    return as_frame(resize(as_planes(frame), size))
 
 
 def read_flow(path: Path, size: tuple[int, int]) -> Flow:

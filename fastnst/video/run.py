@@ -1,5 +1,7 @@
 """A clip in the style of pictures: read, checked, made frame by frame, and written (see Ruder et al. 2016)."""
 
+import hashlib
+import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,20 +13,20 @@ from typing import Any, Unpack
 
 from fastnst.errors import ImageError, OptionError
 from fastnst.image.picture import AnyPicture, Picture
-from fastnst.image.resize import at_size, fitted_size, resize
+from fastnst.image.resize import at_size, fitted_size
 from fastnst.network.runtime import versions
 from fastnst.options.options import Options
 from fastnst.transfer.inputs import Canvas, Styles, sized
 from fastnst.transfer.scales import image_size
 from fastnst.video.clip import Clip, check_packages, moves, open_clip
-from fastnst.video.container import Sound, check_target, even, sound_of, write_clip
-from fastnst.video.flow import Frame, as_frame, as_planes, is_cut
+from fastnst.video.container import Sound, check_target, even, note_of, sound_of, write_clip
+from fastnst.video.flow import Frame, as_frame, as_planes, fitted, is_cut
 from fastnst.video.options import VIDEO_OPTIONS, Look, VideoOptions, VideoValues
 from fastnst.video.studio import Known, Made, Motions, Studio
 from fastnst.video.work import Work, work_folder
 
 # Options of which the same frames come, and of clips those that their content's hash stands for.
-_FREE = ("device", "tile", "max_memory", "max_pixels", "masks", "init", "precision")
+_FREE = ("device", "tile", "max_memory", "max_pixels", "masks", "init", "weights", "precision")
 # Styles whose features are so many times as strong as the clip's flicker most; seen at this size.
 _RESTLESS, _SEEN_EDGE = 3.0, 256
 _FREE_OF_CLIPS = ("start", "end", "every", "rate", "max_frames", "sound", "flow")
@@ -125,7 +127,7 @@ def prepare_video(
     if saved is not None:
         studio.go_on_in(str(saved.get("device")), str(saved.get("precision")))
     stylizer = studio.stylizer(0.0, {number: next(mask.frames()) for number, mask in masks.items()})
-    prepared = stylizer.prepare(_fitted(next(source.frames()), size))
+    prepared = stylizer.prepare(fitted(next(source.frames()), size))
     motions = Motions(None if video.flow is None else Path(video.flow))
     motions.check(len(source), video.look_back if video.passes == 1 else sorted({1, *video.look_back}))
     work.make()
@@ -133,6 +135,8 @@ def prepare_video(
     hashes = [work.extract(mask, _fitting(mask.size, size), f"masks/{number}")[1] for number, mask in masks.items()]
     same = {
         "clip": content,
+        "weights": stylizer.weights_sha256,
+        "flow": motions.sha256(),
         "styles": [picture.sha256 for picture in studio.styles],
         "masks": [prepared.record["masks"] if not masks else None, hashes],
         "init": prepared.record["init"],
@@ -156,6 +160,7 @@ def prepare_video(
         count=count,
         broken=broken,
         masks=tuple(masks),
+        note=hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest(),
         peak_bytes=max(plan.peak_bytes for plan in prepared.plans),
     )
 
@@ -170,10 +175,6 @@ def _sized(options: Options, size: tuple[int, int]) -> dict[str, Any]:
 
 def _seen(picture: AnyPicture) -> tuple[int, int]:
     return fitted_size(picture.height, picture.width, min(_SEEN_EDGE, max(picture.height, picture.width)))
-
-
-def _fitted(frame: Frame, size: tuple[int, int]) -> Frame:
-    return as_frame(resize(as_planes(frame), size))
 
 
 def _fitting(size: tuple[int, int], whole: tuple[int, int]) -> tuple[int, int]:
@@ -200,7 +201,8 @@ def _moving_masks(options: Options, source: Clip, video: VideoOptions) -> dict[i
 class Production:
     """A clip that is to be made: `count` frames of `size`, (height, width), on the disk; `prepare_video` makes one.
 
-    `masks` are the regions whose mask moves, `peak_bytes` is the most memory that a frame needs.
+    `masks` are the regions whose mask moves, `note` is a hash of what the frames are made of, which the file is given,
+    and `peak_bytes` the most memory that a frame needs.
     """
 
     source: Clip
@@ -213,6 +215,7 @@ class Production:
     count: int
     broken: str | None
     masks: Sequence[int]
+    note: str
     peak_bytes: int
 
     def restless_style(self) -> float | None:
@@ -235,6 +238,10 @@ class Production:
                 starts.append(index)
             before = after
         return starts
+
+    def is_there(self) -> bool:
+        """True where the target is a clip of the same frames."""
+        return note_of(self.target) == self.note
 
     def run(self, callback: Callable[[FrameDone], None] | None = None) -> VideoResult:
         """Makes the frames that are not finished, and writes the clip."""
@@ -266,7 +273,7 @@ class Production:
         if sound is not None:
             sound = Sound(sound.path, sound.start, min(sound.end, sound.start + self.count / self.source.rate))
         frames = [self.work.path("done", index) for index in range(self.count)]
-        write_clip(self.target, frames, self.source.rate, sound)
+        write_clip(self.target, frames, self.source.rate, sound, note=self.note)
         self.work.remove()
         return VideoResult(
             self.target, self.count, self.size, self.source.rate, scenes=scenes, seconds=seconds, broken=self.broken

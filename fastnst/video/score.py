@@ -1,6 +1,5 @@
 """How much a clip flickers: the warping error (Lai et al. 2018, equation 7)."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -8,9 +7,8 @@ import numpy as np
 import torch
 
 from fastnst.errors import ImageError
-from fastnst.image.resize import resize
 from fastnst.video.clip import Clip
-from fastnst.video.flow import Flow, Frame, as_frame, as_planes, motion, warped
+from fastnst.video.flow import Flow, Frame, as_planes, fitted, motion, warped
 
 
 @dataclass(frozen=True)
@@ -45,14 +43,9 @@ def score_clip(out: Clip, source: Clip) -> Score:
     if len(out) < 2:
         raise ImageError(f"clip {out.name!r} has but one frame; a warping error is that of two or more")
     errors, valid = [], []
-    pairs = zip(pairwise(out.frames()), pairwise(_at_size(source, out.size)), strict=True)
+    pairs = zip(pairwise(out.frames()), pairwise(fitted(frame, out.size) for frame in source.frames()), strict=True)
     for results, contents in pairs:
         found = motion(*contents)
         errors.append(warping_error(*results, found.flow, found.covered))
         valid.append(float(found.covered.mean()))
     return Score(tuple(errors), tuple(valid))
-
-
-def _at_size(clip: Clip, size: tuple[int, int]) -> Iterator[Frame]:
-    for frame in clip.frames():
-        yield as_frame(resize(as_planes(frame), size))

@@ -1,5 +1,6 @@
 """How a frame is made: anew where a scene begins, else from earlier frames, warped to where their points are."""
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -41,6 +42,9 @@ from fastnst.video.options import Look, VideoOptions
 _LATER_SHARE = 0.1
 # It ends when so many evaluations lower its loss by less than the tolerance, this one unless another is given.
 _PATIENCE, _TOLERANCE = 3, 1e-3
+# How far a frame is held where it moves, to 1 where it stands still. Held as much, all steps would go into what has
+# come into view, which would take on the style for the whole frame, and change most.
+_MOVING = 0.25
 # How much less a frame is held to what has not had a whole schedule, and how little at least.
 _FINISH_POWER, _LEAST_FINISH = 8, 0.3
 # A mask that is black in a frame is so grey there: of no weight, but not of none.
@@ -178,7 +182,8 @@ def start_of(
         begun = begun | new
         held_now = trusted & (held == 0)
         target = torch.where(held_now, moved, target)
-        trust = torch.from_numpy(sharpness(flow))[None, None] * done.clamp_min(_LEAST_FINISH) ** _FINISH_POWER
+        hold = np.where(flow.any(2), np.float32(_MOVING) * sharpness(flow), np.float32(1))
+        trust = torch.from_numpy(hold)[None, None] * done.clamp_min(_LEAST_FINISH) ** _FINISH_POWER
         held = torch.where(held_now, trust, held)
     if own is None:
         image = toned(image, content, begun)
@@ -209,6 +214,15 @@ class Motions:
     def path(self, begin: int, end: int) -> Path:
         way = "forward" if begin < end else "backward"
         return Path(self.folder or "") / f"{way}_{begin + 1}_{end + 1}.flo"
+
+    def sha256(self) -> str | None:
+        """A hash of the names and the contents of the folder's files; None where there is no folder."""
+        if self.folder is None:
+            return None
+        digest = hashlib.sha256()
+        for path in sorted(self.folder.glob("*.flo")):
+            digest.update(f"{path.name} {path.stat().st_size}\n".encode() + path.read_bytes())
+        return digest.hexdigest()
 
     def check(self, count: int, steps: Sequence[int]) -> None:
         """Raises ImageError where the folder lacks the flow between frames of a clip that are so far apart."""

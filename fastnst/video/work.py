@@ -15,11 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from fastnst.errors import ImageError
-from fastnst.image.resize import resize
 from fastnst.image.write import replacing
 from fastnst.transfer.checkpoint import CheckpointError
 from fastnst.video.clip import BrokenFrameError, Clip
-from fastnst.video.flow import Frame, as_frame, as_planes
+from fastnst.video.flow import Frame, fitted
 
 FORMAT = 1
 
@@ -79,7 +78,7 @@ class Work:
             return
         for name, value in present["same"].items():
             if saved["same"].get(name) != value:
-                many = name.endswith("s") and isinstance(value, list)
+                many = name == "weights" or (name.endswith("s") and isinstance(value, list))
                 verb, theirs = ("are", "those") if many else ("is", "that")
                 raise CheckpointError(
                     f"the {name.replace('_', ' ')} of this run {verb} not {theirs} of the frames in "
@@ -96,13 +95,13 @@ class Work:
         (self.folder / name).mkdir(parents=True, exist_ok=True)
         try:
             for frame in clip.frames():
-                fitted = as_frame(resize(as_planes(frame), size))
-                digest.update(fitted.tobytes())
-                Image.fromarray(fitted).save(self.path(name, count), "PNG", compress_level=1)
+                kept = fitted(frame, size)
+                digest.update(kept.tobytes())
+                Image.fromarray(kept).save(self.path(name, count), "PNG", compress_level=1)
                 count += 1
         except BrokenFrameError as error:
             if count == 0:
-                raise
+                raise ImageError(f"{error}; export it again") from error
             return count, digest.hexdigest(), str(error)
         return count, digest.hexdigest(), None
 
@@ -116,9 +115,7 @@ class Work:
             with Image.open(path) as image:
                 return np.asarray(image.convert("RGB"))
         except (OSError, ValueError, SyntaxError) as error:
-            raise CheckpointError(
-                f"{str(path)!r} cannot be read; delete {str(self.folder)!r} and begin anew"
-            ) from error
+            raise self._lost(path) from error
 
     def _raw(self, number: int, index: int) -> Path:
         return self.folder / "raw" / f"{number}" / f"{index + 1:06d}.npz"

@@ -174,14 +174,11 @@ def with_memory_shares(tasks: Iterable[Task], workers: int) -> list[Task]:
 
 
 def is_done(task: Task, sha256_of: Callable[[str, str], str]) -> bool:
-    """Says if the task's output is whole, and was made by a run like the task's that came to its end.
+    """Says if the picture that is a task's output is whole, and was made by a run like the task's that came to its end.
 
     Pictures, weights and options must be the same, but for those that say where and in how much memory the run happens.
-    `sha256_of(role, path)` is a picture's `fingerprint`; it is not asked for before all else agrees. Of a clip it is
-    only asked whether it is there.
+    `sha256_of(role, path)` is a picture's `fingerprint`; it is not asked for before all else agrees.
     """
-    if task.is_clip:
-        return Path(task.output).exists()
     try:
         record = read_parameters(task.output)
     except ImageError:

@@ -30,7 +30,7 @@ from fastnst.options.options import Options
 from fastnst.transfer.inputs import fingerprint
 from fastnst.transfer.run import Watch
 from fastnst.transfer.stylizer import Networks, Stylizer
-from fastnst.video.run import FrameDone, stylize_video
+from fastnst.video.run import FrameDone, prepare_video
 from fastnst.video.work import work_folder
 
 KEPT_STYLES = 2
@@ -235,10 +235,10 @@ class Worker:
     def _run(self, task: Task) -> Outcome:
         pixels = task.options.max_pixels
         try:
-            if self._resume and is_done(task, partial(self._fingerprint, pixels)):
-                return Outcome(task, "skipped")
             if task.is_clip:
                 return self._clip(task)
+            if self._resume and is_done(task, partial(self._fingerprint, pixels)):
+                return Outcome(task, "skipped")
             content = open_picture(task.content, role="content", max_pixels=pixels)
             prepared = self._stylizer(*task.group).prepare(content)
             check_output_path(task.output, prepared.scales[-1].size)
@@ -272,9 +272,11 @@ class Worker:
 
         try:
             resume = self._resume and work_folder(output).exists()
-            result = stylize_video(
-                task.content, list(task.styles), output, resume=resume, callback=look, **vars(task.options)
-            )
+            production = prepare_video(task.content, list(task.styles), output, resume=resume, **vars(task.options))
+            if self._resume and production.is_there():
+                production.work.remove()
+                return Outcome(task, "skipped")
+            result = production.run(look)
         except _StoppedError:
             return Outcome(task, "interrupted")
         if result.broken is not None:
