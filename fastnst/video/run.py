@@ -115,6 +115,8 @@ def prepare_video(
     given = sized(given, Canvas(*source.size))
     look = Look.of({name: value for name, value in given.items() if name not in VIDEO_OPTIONS})
     options = look.at(0.0)
+    if options.transfer != "none":
+        raise OptionError(f"transfer {options.transfer} is for single pictures; leave it out for a clip")
     size = even(target, image_size(Canvas(*source.size), options.size, options))
     look = replace(look, given={**look.given, **_sized(options, size)})
     check_target(target, sound_of(source, target, video.sound), size, source.rate)
