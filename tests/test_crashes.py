@@ -52,7 +52,7 @@ def test_a_file_in_the_making_is_as_private_as_its_target(tmp_path: Path, monkey
 
 
 def test_a_file_that_is_being_written_is_not_taken_for_one_that_was_left(tmp_path: Path) -> None:
-    from fastnst.image.write import replacing
+    from fastnst.replacing import replacing
 
     path = tmp_path / "out.bin"
     with replacing(path) as first:

@@ -25,12 +25,13 @@ from fastnst.image.files import check_place
 from fastnst.image.picture import Picture, opaque
 from fastnst.image.read import Source, load_image
 from fastnst.image.sheet import contact_sheet
-from fastnst.image.write import check_output_path, replacing, save_image
+from fastnst.image.write import check_output_path, save_image
 from fastnst.loss.perceptual import PerceptualLoss
 from fastnst.network.runtime import Runtime, resolve_runtime, versions, without_overflow
 from fastnst.network.settings import own_modes
 from fastnst.options.keywords import OptionValues
 from fastnst.options.options import resolve_options
+from fastnst.replacing import replacing
 
 SUFFIX = ".safetensors"
 _FORMAT, _KIND = 1, "fastnst training"

@@ -14,10 +14,10 @@ from torch import Tensor
 from fastnst.errors import FastnstError, FastnstWarning, ImageError
 from fastnst.image.files import check_place, real_target
 from fastnst.image.read import Source
-from fastnst.image.write import replacing
 from fastnst.network.weights_file import check_archive
 from fastnst.options.masks import mask_hashes
 from fastnst.options.options import START_WORDS
+from fastnst.replacing import replacing
 from fastnst.transfer.inputs import Styles, recorded_canvas
 from fastnst.transfer.result import LossRecord
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastnst.errors import ImageError
 from fastnst.image.resize import resize
-from fastnst.image.write import replacing
+from fastnst.replacing import replacing
 from fastnst.transfer.checkpoint import CheckpointError
 from fastnst.video.clip import BrokenFrameError, Clip
 from fastnst.video.flow import Frame, as_frame, as_planes
