@@ -57,6 +57,8 @@ FORMATS: Mapping[str, Format] = {
 _ROWS = 64  # at a time
 # A classic TIFF holds 4 GiB; deflate makes noise a little longer than it was.
 _LARGEST_TIFF = 4_000_000_000
+# Address space that must be there, for libvips ends the process where it is not.
+_VIPS_BYTES = 1 << 28
 # The process in which libvips' threads run, once it has written.
 _WRITER: dict[str, int] = {}
 
@@ -185,6 +187,7 @@ def _encode(
             "this process was forked from one that had written a picture, and libvips' threads did not come along; "
             "start processes by spawn"
         )
+    np.empty(_VIPS_BYTES, np.uint8)
     # No more threads than torch has; it waits meanwhile.
     vips.concurrency_set(torch.get_num_threads())
     getattr(image, form.saver)(vips.Target.new_to_descriptor(file.fileno()), **options)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -222,7 +223,9 @@ def _load_run(path: Path, *, check: bool) -> SavedRun:
             check_archive(path)
         # By such a name torch.load expects another format.
         with path.open("rb") if path.suffix == ".safetensors" else contextlib.nullcontext(path) as source:
-            contents = torch.load(source, map_location="cpu", mmap=source is path, weights_only=True)
+            # Windows does not let a mapped file be replaced by the next checkpoint.
+            mapped = source is path and os.name == "posix"
+            contents = torch.load(source, map_location="cpu", mmap=mapped, weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"checkpoint {path} does not exist; check the path") from None
     except CheckpointError:
