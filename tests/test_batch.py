@@ -199,6 +199,7 @@ def test_parts_make_each_row_once(folders: Path, capsys: Any, monkeypatch: pytes
     assert "no rows" in capsys.readouterr().err
 
 
+@pytest.mark.posix
 def test_ctrl_c_ends_it_cleanly_and_it_can_be_gone_on_with(folders: Path) -> None:
     rows = [
         {"content": f"contents/{name}.png", "style": "styles/x.png", "output": f"{name}.png", "iterations": count}

@@ -24,7 +24,9 @@ from fastnst.feedforward.file import load_network
 from fastnst.image.read import load_image
 from fastnst.transfer.checkpoint import load_run
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="these are POSIX's signals")]
+if os.name != "posix":
+    pytest.skip("these are POSIX's signals", allow_module_level=True)
+pytestmark = pytest.mark.slow
 # On a machine that is not busy.
 SECONDS = 10 * max(1, os.getloadavg()[0] / (os.cpu_count() or 1)) if hasattr(os, "getloadavg") else 10
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -65,7 +67,7 @@ def row(folder: Path) -> None:
 
 def kill_second(process: "subprocess.Popen[str]") -> None:
     """Kills the second process that torchrun has started."""
-    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True).stdout
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout
     os.kill(int(children.split()[1]), signal.SIGKILL)
 
 
