@@ -175,6 +175,8 @@ class _Watch:
         except ImageError as error:
             suffix = f".{outputs.format or 'png'}" if outputs.output == STANDARD else Path(outputs.output).suffix
             path = rescued(lambda path: image.save(path, **outputs.form), suffix)
+            # It needs next to no memory to be written.
+            path = path or rescued(lambda path: image.save(path, format="npy"), ".npy")
             if path is None:
                 raise
             return f"{path}, for {error}"
