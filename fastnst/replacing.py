@@ -29,7 +29,7 @@ def replacing(target: Path, *, before: Path | None = None) -> Iterator[IO[bytes]
     temporary, descriptor = _temporary(target, mode)
     linked = temporary.with_suffix(".prev")
     try:
-        # Its name is that of the path: a film's muxer opens it once more.
+        # With the path for its name: a film's muxer opens it by that.
         with open(temporary, "w+b", opener=lambda *_: descriptor) as file:
             yield file
             file.flush()

@@ -71,7 +71,8 @@ def _write_mp4(file: IO[bytes], paths: Sequence[Path], rate: Fraction) -> None:
     """Writes H.264 in yuv420p, which every player takes."""
     import av
 
-    with av.open(file, "w", format="mp4", options={"movflags": "faststart"}) as container:
+    # By its name: through the file's methods PyAV prints a traceback where the disk is full.
+    with av.open(str(file.name), "w", format="mp4", options={"movflags": "faststart"}) as container:
         stream = container.add_stream("libx264", rate=rate, options={"crf": "18", "preset": "medium"})
         (stream.width, stream.height), stream.pix_fmt = next(_opened(paths)).size, "yuv420p"
         for number, frame in enumerate(_opened(paths), start=1):

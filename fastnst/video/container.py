@@ -142,7 +142,8 @@ def _write_film(
 
     form, encoder, options = FILMS[suffix]
     movflags = {"movflags": "faststart"} if form in ("mp4", "mov") and not trial else {}
-    with av.open(file, "w", format=form, options=movflags) as container:
+    # By its name: through the file's methods PyAV prints a traceback where the disk is full.
+    with av.open(file if trial else str(file.name), "w", format=form, options=movflags) as container:
         stream = container.add_stream(encoder, rate=rate, options=options)
         stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
         context = stream.codec_context
