@@ -8,11 +8,12 @@ All are made of smooth noise, strokes along a field of directions, and cells aro
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageColor, ImageDraw, ImageFilter
 
-Array = np.ndarray
+Array = np.ndarray[Any, Any]
 Colours = Sequence[str]
 
 
@@ -31,11 +32,12 @@ class Sheet:
             coarse = Image.fromarray(self.random.random((count, count)).astype(np.float32))
             total += np.asarray(coarse.resize((self.size, self.size), Image.Resampling.BICUBIC)) / 2**octave
         low, high = np.quantile(total, (0.01, 0.99))
-        return np.clip((total - low) / (high - low), 0, 1)
+        result: Array = np.clip((total - low) / (high - low), 0, 1)
+        return result
 
     def wash(self, field: Array, colours: Colours) -> None:
         """Colours the sheet by a field in 0…1, from the first colour to the last."""
-        stops = np.array([Image.new("RGB", (1, 1), colour).getpixel((0, 0)) for colour in colours], dtype=float)
+        stops = np.array([ImageColor.getrgb(colour) for colour in colours], dtype=float)
         place = field * (len(stops) - 1)
         below = np.minimum(place.astype(int), len(stops) - 2)
         part = (place - below)[..., None]
@@ -71,7 +73,7 @@ class Sheet:
             if shaded:
                 shift = max(1, thickness // 3)
                 layer.line([(x + shift, y + shift) for x, y in points], fill=(0, 0, 0, 90), width=thickness)
-            rgb = Image.new("RGB", (1, 1), colour).getpixel((0, 0))
+            rgb = ImageColor.getrgb(colour)
             layer.line(points, fill=(*rgb, round(255 * opacity)), width=thickness, joint="curve")
             if shaded:
                 light = tuple(min(255, value + 50) for value in rgb)
@@ -89,10 +91,10 @@ class Sheet:
             second = np.where(closer, nearest, np.minimum(second, distance))
             owner, nearest = np.where(closer, index, owner), np.where(closer, distance, nearest)
         chosen = np.clip(tones[points[:, 0].astype(int), points[:, 1].astype(int)] * len(colours), 0, len(colours) - 1)
-        palette = np.array([Image.new("RGB", (1, 1), colour).getpixel((0, 0)) for colour in colours])
+        palette = np.array([ImageColor.getrgb(colour) for colour in colours])
         picture = palette[chosen.astype(int)][owner] * (0.8 + 0.4 * self.random.random(count))[owner][..., None]
         seams = (second - nearest < seam * self.size)[..., None]
-        picture = np.where(seams, Image.new("RGB", (1, 1), line).getpixel((0, 0)), np.clip(picture, 0, 255))
+        picture = np.where(seams, ImageColor.getrgb(line), np.clip(picture, 0, 255))
         self.image = Image.fromarray(picture.astype(np.uint8))
 
     def grain(self, strength: float) -> None:
@@ -106,7 +108,8 @@ class Sheet:
 def curls(sheet: Sheet, cells: int) -> Array:
     """Angles along the level lines of noise."""
     rows, columns = np.gradient(sheet.noise(cells, 2))
-    return np.arctan2(columns, -rows)
+    angles: Array = np.arctan2(columns, -rows)
+    return angles
 
 
 def impasto(sheet: Sheet) -> None:
@@ -180,7 +183,7 @@ def facets(sheet: Sheet) -> None:
         centre, reach = sheet.random.random(2) * sheet.size, sheet.random.uniform(0.04, 0.16) * sheet.size
         turns = np.sort(sheet.random.random(sheet.random.integers(3, 5)) * 2 * np.pi)
         corners = [(centre[0] + reach * np.cos(turn), centre[1] + reach * np.sin(turn)) for turn in turns]
-        rgb = Image.new("RGB", (1, 1), browns[sheet.random.integers(len(browns))]).getpixel((0, 0))
+        rgb = ImageColor.getrgb(browns[sheet.random.integers(len(browns))])
         brush = ImageDraw.Draw(sheet.image, "RGBA")
         brush.polygon(corners, fill=(*rgb, 150))
         brush.line([*corners[:2]], fill=(20, 15, 12, 200), width=max(1, sheet.size // 200))

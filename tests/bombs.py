@@ -2,7 +2,6 @@
 
 import io
 import os
-import resource
 import struct
 import sys
 import time
@@ -264,6 +263,8 @@ def measured(data: bytes, room: int) -> tuple[str, int, float]:
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
+        import resource
+
         os.close(read)
         said = "killed"
         began, before = time.perf_counter(), status("VmRSS")

@@ -30,7 +30,11 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """GPU tests are skipped where there is no GPU."""
+    """GPU tests are skipped where there is no GPU, those of signals, links and permissions where they mean others."""
+    if os.name != "posix":
+        for item in items:
+            if "posix" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="needs POSIX's signals, links or permissions"))
     if not any("gpu" in item.keywords for item in items):
         return
     import torch

@@ -10,17 +10,27 @@ import sys
 import tempfile
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
+from fastnst import replacing as files
 from fastnst.errors import FastnstError
+from fastnst.feedforward.file import save_network
+from fastnst.feedforward.network import Architecture, StyleNetwork
+from fastnst.feedforward.training import _Training
 from fastnst.image.write import save_image
+from fastnst.network.architecture import CAFFE
+from fastnst.network.weights_file import save_weights
 from fastnst.transfer.checkpoint import SavedRun, load_run, save_run
 from fastnst.transfer.movie import write_movie
+from fastnst.video.container import write_clip
+from fastnst.video.work import Work
 
 PARAMETERS = {"content": None, "styles": [], "sizes": [{"width": 64, "height": 64}], "options": {"init": "noise"}}
 PARAMETERS |= {"device": "cpu", "precision": "fp32", "versions": {}}
@@ -32,10 +42,9 @@ class Layer:
 
     def __init__(self, number: int, events: int, *, kills: bool) -> None:
         self.calls, self.number, self.events, self.kills = 0, number, events, kills
-        self.open, self.fsync, self.replace, self.fdopen = os.open, os.fsync, os.replace, os.fdopen
-        self.link = os.link
-        os.link = self.linked  # type: ignore[assignment]
-        os.open, os.fsync, os.replace, os.fdopen = self.opened, self.synced, self.replaced, self.wrapped  # type: ignore[assignment]
+        self.open, self.fsync, self.replace, self.link = os.open, os.fsync, os.replace, os.link
+        os.open, os.fsync, os.replace, os.link = self.opened, self.synced, self.replaced, self.linked  # type: ignore[assignment]
+        files.open = self.wrapped  # type: ignore[attr-defined]
 
     def count(self) -> None:
         self.calls += 1
@@ -68,7 +77,7 @@ class Layer:
         self.link(*paths)
 
     def wrapped(self, *given: Any, **named: Any) -> Any:
-        return Wrapped(self.fdopen(*given, **named), self)
+        return Wrapped(open(*given, **named), self)  # noqa: PTH123
 
 
 class Wrapped:
@@ -94,7 +103,7 @@ class Wrapped:
         return int(self.file.write(data))
 
 
-def forked(work: Callable[[], None], number: int, *, kills: bool) -> tuple[bool, set[int]]:
+def forked(work: Callable[[], None], number: int = 10**6, *, kills: bool = False) -> tuple[bool, set[int]]:
     """True if the layer was not called so often, and the inodes that were not synced."""
     reading, writing = os.pipe()
     child = os.fork()
@@ -105,7 +114,7 @@ def forked(work: Callable[[], None], number: int, *, kills: bool) -> tuple[bool,
             layer = Layer(number, writing, kills=kills)
             try:
                 work()
-            except FastnstError as error:
+            except (FastnstError, OSError) as error:
                 code = 4 if "\n" in str(error) else 5
             else:
                 code = 0 if layer.calls < number else 6  # 6: it went on without, as without the folder's sync
@@ -146,12 +155,57 @@ def checkpoint(value: int) -> Callable[[Path], None]:
     return lambda path: save_run(path, run)
 
 
-def movie(value: int, frames: Path) -> Callable[[Path], None]:
-    paths = []
-    for number in range(3):
-        paths.append(frames / f"{value}-{number}.png")
-        Image.fromarray(np.full((16, 16, 3), value + number, np.uint8)).save(paths[-1])
+def frames_of(value: int) -> list[Path]:
+    paths = [Path(tempfile.gettempdir()) / f"{value}-{number}.png" for number in range(3)]
+    for number, path in enumerate(paths):
+        Image.fromarray(np.full((16, 16, 3), 9 * value + number, np.uint8)).save(path)
+    return paths
+
+
+def movie(value: int) -> Callable[[Path], None]:
+    paths = frames_of(value)
     return lambda path: write_movie(path, paths, Fraction(10))
+
+
+def clip(value: int) -> Callable[[Path], None]:
+    paths = frames_of(value)
+    return lambda path: write_clip(path, paths, Fraction(10))
+
+
+def network(value: int) -> Callable[[Path], None]:
+    made = StyleNetwork(["a"], Architecture(channels=4, blocks=1)).requires_grad_(False)
+    made.load_state_dict({name: torch.full_like(each, value) for name, each in made.state_dict().items()})
+    return lambda path: save_network(path, made, {"value": value})
+
+
+def training(value: int) -> Callable[[Path], None]:
+    network = torch.nn.Linear(1, 1)
+    torch.nn.init.constant_(network.weight, value)
+    torch.nn.init.zeros_(network.bias)
+    state: Any = SimpleNamespace(facts={}, photos=SimpleNamespace(names=[]), network=network)
+    state.optimizer = torch.optim.Adam(network.parameters())
+    state.step, state.seconds, state.smoothed, state.beginning, state.history = value, 0.0, 0.0, 0.0, []
+    return lambda path: _Training.save(state, path)
+
+
+def weights(value: int) -> Callable[[Path], None]:
+    return lambda path: save_weights(path, "vgg19", {"conv1_1.bias": torch.full((64,), value)}, CAFFE)
+
+
+def record(value: int) -> Callable[[Path], None]:
+    return lambda path: Work(path.parent).keep_record({"same": {"value": value}}, None)
+
+
+PRODUCTS: dict[str, tuple[Callable[[int], Callable[[Path], None]], Callable[[Path], Any]]] = {
+    "run.ckpt": (checkpoint, run_of),
+    **dict.fromkeys(("out.npy", "out.png", "out.webp"), (picture, bytes_of)),
+    **dict.fromkeys(("movie.gif", "movie.webp", "movie.mp4"), (movie, bytes_of)),
+    **dict.fromkeys(("clip.gif", "clip.webp", "clip.mp4"), (clip, bytes_of)),
+    "net.safetensors": (network, bytes_of),
+    "training.ckpt": (training, bytes_of),
+    "weights.safetensors": (weights, bytes_of),
+    "run.json": (record, bytes_of),
+}
 
 
 def lost(name: str, folder: Path, make: Callable[[int], Callable[[Path], None]], read: Callable[[Path], Any]) -> int:
@@ -163,9 +217,10 @@ def lost(name: str, folder: Path, make: Callable[[int], Callable[[Path], None]],
             number += 1
             path = folder / f"{number}-{kills}" / name
             path.parent.mkdir()
-            make(1)(path)
+            # In a fork too: libvips' threads are of the process that has written first.
+            forked(partial(make(1), path))
             old = read(path)
-            done, unsynced = forked(lambda path=path: make(2)(path), number, kills=kills)  # type: ignore[misc]
+            done, unsynced = forked(partial(make(2), path), number, kills=kills)
             for left in path.parent.iterdir():
                 if kills and left.stat().st_ino in unsynced:
                     os.truncate(left, 0)
@@ -173,7 +228,7 @@ def lost(name: str, folder: Path, make: Callable[[int], Callable[[Path], None]],
                 now = read(path)
             except FastnstError as error:
                 now = str(error)
-            make(2)(path)
+            forked(partial(make(2), path))
             if now not in (old, read(path)):
                 print(f"{name}, call {number}, {'killed' if kills else 'failed'}: {str(now)[:200]}")
             names = {left.name for left in path.parent.iterdir()} - {path.name, f"{path.name}.prev"}
@@ -188,12 +243,8 @@ def lost(name: str, folder: Path, make: Callable[[int], Callable[[Path], None]],
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        frames = Path(folder) / "frames"
-        frames.mkdir()
-        products: dict[str, tuple[Any, Any]] = {"run.ckpt": (checkpoint, run_of), "out.npy": (picture, bytes_of)}
-        for suffix in ("gif", "webp", "mp4"):
-            products[f"movie.{suffix}"] = (lambda value: movie(value, frames), bytes_of)
-        for name in sys.argv[1:] or products:
+        tempfile.tempdir = folder
+        for name in sys.argv[1:] or PRODUCTS:
             place = Path(folder) / name
             place.mkdir()
-            print("attempts", lost(name, place, *products[name]))
+            print("attempts", lost(name, place, *PRODUCTS[name]), name, flush=True)

@@ -1,32 +1,50 @@
 """How readers are fuzzed: damage of every kind to a file, the same examples in each run, and what holds for each.
 
-With FASTNST_FUZZ=20 in the environment there are twenty times the examples, and others in each run.
+With FASTNST_FUZZ=300 in the environment each test goes on for 300 seconds, with other examples in each run: all for
+about an hour.
 """
 
+import functools
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
-TIMES = int(os.environ.get("FASTNST_FUZZ", "0"))
+SECONDS = float(os.environ.get("FASTNST_FUZZ", "0"))
 # Of one example, on this thread: what takes longer may as well hang.
 MOST_SECONDS = 5.0
 _TELLING = [b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\x80\0\0\0", b"\0\0\0\1", b"\1\0\0\0", b"\xff\xd8"]
 
 
-def fuzz(examples: int) -> settings:
-    """So many examples of a test that has a folder for all of them, tmp_path."""
-    return settings(
-        max_examples=examples * max(1, TIMES),
-        derandomize=TIMES == 0,
+def fuzz(examples: int) -> Callable[[Any], Any]:
+    """Gives a test so many examples, or as many as there is time for; it has a folder for all of them, tmp_path."""
+    chosen = settings(
+        max_examples=examples,
+        derandomize=SECONDS == 0,
         database=None,
         deadline=None,
         phases=[Phase.explicit, Phase.generate, Phase.shrink],
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
     )
+
+    def lasting(test: Any) -> Any:
+        test = chosen(test)
+        if SECONDS == 0:
+            return test
+
+        @functools.wraps(test)
+        def repeated(*given: Any, **named: Any) -> None:
+            end = time.monotonic() + SECONDS
+            while time.monotonic() < end:
+                test(*given, **named)
+
+        return repeated
+
+    return lasting
 
 
 @contextmanager

@@ -15,8 +15,9 @@ import torch
 # Seconds, for what takes a few on a quiet machine.
 PATIENCE = 600.0
 # The server has imported what takes long, and each process is forked from it.
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["torch.distributed", "fastnst.transfer.stylizer", "fastnst.plan.processes"])
+_CONTEXT: Any = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
+if os.name == "posix":
+    _CONTEXT.set_forkserver_preload(["torch.distributed", "fastnst.transfer.stylizer", "fastnst.plan.processes"])
 
 
 def start(size: int, job: Callable[..., Any], folder: Path, *arguments: Any) -> list[BaseProcess]:

@@ -360,6 +360,7 @@ def must_not_work(*_: object, **__: object) -> Any:
     pytest.fail("a network was built for input that should have been refused")
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize(("line", "said", "code"), CASES, ids=[line[:99] for line, *_ in CASES])
 def test_bad_input_is_refused_in_one_line(
     line: str, said: str, code: int, inputs: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch

@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,12 +23,12 @@ from batch_samples import ENDLESS, FAST, SMALL, all_pairs, dummy
 from processes import PATIENCE
 
 import fastnst
-from fastnst.app.batch.ray import run_on_ray
+from fastnst.app.batch.ray import _resources, run_on_ray
 from fastnst.app.batch.tasks import Outcome, Task, grouped
 from fastnst.app.batch.workers import ProcessPool, run_batch
 from fastnst.app.cli import batch as command
 from fastnst.app.cli import build_parser
-from fastnst.errors import OptionError
+from fastnst.errors import FastnstError, OptionError
 from fastnst.image.metadata import read_parameters
 
 
@@ -198,6 +199,7 @@ def test_parts_make_each_row_once(folders: Path, capsys: Any, monkeypatch: pytes
     assert "no rows" in capsys.readouterr().err
 
 
+@pytest.mark.posix
 def test_ctrl_c_ends_it_cleanly_and_it_can_be_gone_on_with(folders: Path) -> None:
     rows = [
         {"content": f"contents/{name}.png", "style": "styles/x.png", "output": f"{name}.png", "iterations": count}
@@ -237,6 +239,12 @@ def test_ray_that_is_absent_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(OptionError, match=r"--ray needs the package ray; install it \(pip install 'fastnst\[ray\]'\)"):
         next(run_on_ray([]))
+
+
+def test_a_cluster_without_processors_is_told() -> None:
+    nodes = [{"Alive": False, "Resources": {"CPU": 8.0}}, {"Alive": True, "Resources": {"memory": 1.0}}]
+    with pytest.raises(FastnstError, match="no machine of the Ray cluster has a CPU for us"):
+        _resources(SimpleNamespace(nodes=lambda: nodes), 2, on_gpu=False)
 
 
 @pytest.mark.slow

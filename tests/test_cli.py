@@ -23,6 +23,7 @@ from fastnst.app import cli
 from fastnst.app.cli import run as cli_run
 from fastnst.app.cli.arguments import given_options
 from fastnst.image.metadata import read_parameters
+from fastnst.image.write import save_image
 from fastnst.loss.objective import Objective
 from fastnst.loss.terms import Loss
 from fastnst.options.options import resolve_options
@@ -151,16 +152,15 @@ def test_weights_too_large_for_float32_are_named_as_the_cause(
     assert "lower the weights of its terms" in capsys.readouterr().err
 
 
+@pytest.mark.posix
 def test_ctrl_c_waits_until_the_image_is_saved(
     tmp_path: Path, pictures: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = Image.Image.save
-
-    def interrupted_save(self: Image.Image, *arguments: Any, **options: Any) -> None:
+    def interrupted_save(*arguments: Any, **options: Any) -> None:
         os.kill(os.getpid(), signal.SIGINT)
-        save(self, *arguments, **options)
+        save_image(*arguments, **options)
 
-    monkeypatch.setattr(Image.Image, "save", interrupted_save)
+    monkeypatch.setattr("fastnst.transfer.result.save_image", interrupted_save)
     assert run(*pictures, "-o", str(tmp_path / "out.png"), *FAST, "--quiet") == 0
     assert read_parameters(tmp_path / "out.png")["final"]["iteration"] == 3
 
@@ -210,6 +210,7 @@ def command(folder: Path, pictures: tuple[str, str], iterations: int) -> list[st
     return [sys.executable, "-m", "fastnst", "stylize", *pictures, "-o", str(folder / "out.png"), *fast]
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_saves_its_image_and_says_so(
     number: signal.Signals, tmp_path: Path, pictures: tuple[str, str]
@@ -222,6 +223,7 @@ def test_an_interrupted_run_saves_its_image_and_says_so(
     assert read_parameters(tmp_path / "out.png")["stopped"] == "interrupted"
 
 
+@pytest.mark.posix
 def test_a_run_under_nohup_outlives_its_terminal(tmp_path: Path, pictures: tuple[str, str]) -> None:
     """Also where its stderr is closed."""
     line = shlex.join([*command(tmp_path, pictures, 30), "--save-every", "1"])

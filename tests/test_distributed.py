@@ -33,6 +33,9 @@ from fastnst.transfer.checkpoint import load_run
 from fastnst.transfer.result import Iterate, Result
 from fastnst.transfer.run import Pace
 
+if os.name != "posix":
+    pytest.skip("torchrun's processes and signals are POSIX's", allow_module_level=True)
+
 SMALL: dict[str, Any] = {
     **{"weights": "random", "precision": "fp32", "tv_weight": 0.5},
     **{"style_layers": ["conv1_1", "conv2_1"], "content_layers": "conv2_2"},

@@ -109,6 +109,24 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return files
 
 
+FACTS = st.fixed_dictionaries(
+    {
+        "dtype": st.sampled_from(["F32", "F16", "BF16", "I64", "BOOL", "F8_E4M3", "?"]),
+        "shape": st.lists(st.sampled_from([0, 1, 3, 64, 2**63]), max_size=5) | st.just([64, 3, 3, 3]) | st.just([64]),
+        "data_offsets": st.tuples(*[st.sampled_from([0, 1, 128, 256, 3456, 6912, 2**63])] * 2) | st.none(),
+    }
+)
+TENSORS = st.sampled_from(["features.0.weight", "features.0.bias", "conv1_1.weight", "conv1_1.bias", "__metadata__"])
+
+
+@fuzz(200)
+@given(facts=st.dictionaries(TENSORS, FACTS | VALUES, min_size=1), length=st.sampled_from([0, 256, 6912, 7168]))
+def test_weights_of_any_facts(facts: dict[str, Any], length: int, tmp_path: Path) -> None:
+    path, head = tmp_path / "any.safetensors", json.dumps(facts).encode()
+    path.write_bytes(len(head).to_bytes(8, "little") + head + bytes(length))
+    understood_or_refused(lambda: read_convolutions(open_weights(path, "vgg19"), layers_up_to("vgg19", ("conv1_1",))))
+
+
 @fuzz(500)
 @given(data=st.data())
 def test_weights(data: st.DataObject, seeds: dict[str, bytes], tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
 """Damaged pictures: each is read as one, or refused in one line; nothing else is raised, and nothing hangs."""
 
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from bombs import tiff
 from fuzzing import damaged, fuzz, soon
 from hypothesis import given
 from hypothesis import strategies as st
@@ -62,6 +65,56 @@ def read_or_refuse(path: Path, data: bytes) -> None:
 @fuzz(800)
 @given(data=st.sampled_from(NAMES).flatmap(lambda name: damaged(SEEDS[name])))
 def test_damaged_pictures(tmp_path: Path, data: bytes) -> None:
+    read_or_refuse(tmp_path / "fuzz", data)
+
+
+NUMBERS = st.integers(0, 40) | st.sampled_from([255, 256, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 1])
+SMALL = st.sampled_from([0, 1, 2, 3, 4, 6, 8, 16, 32, 64])
+CHUNKS = ["PLTE", "tRNS", "iCCP", "gAMA", "sRGB", "eXIf", "iTXt", "zTXt", "acTL", "IDAT", "pHYs", "IHDR", "cICP"]
+# Width, height, bits, compression, photometric, strips, samples, rows, lengths, planar, predictor, tiles, kinds …
+TAGS = [256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 338, 339, 347, 34675]
+
+
+def chunk(name: str, data: bytes) -> bytes:
+    body = name.encode() + data
+    return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+
+@st.composite
+def built(draw: st.DrawFn) -> bytes:
+    """A file of a format with the right checksums, tables and lengths, whose facts are drawn."""
+    width, height = draw(st.tuples(NUMBERS, NUMBERS) | st.tuples(st.integers(1, 9), st.integers(1, 9)))
+    bits, samples, rest = draw(SMALL), draw(SMALL), draw(st.binary(max_size=300))
+    kind = draw(st.sampled_from(["png", "tiff", "tiff", "npy", "ppm", "bmp"]))
+    if kind == "png":
+        facts = struct.pack(">IIBBBBB", width, height, bits, draw(SMALL), 0, 0, draw(st.integers(0, 2)))
+        names = draw(st.lists(st.sampled_from(CHUNKS), max_size=4))
+        parts = [draw(st.binary(max_size=40) | st.just(b"a\0\0" + zlib.compress(rest))) for _ in names]
+        between = b"".join(map(chunk, names, parts))
+        pixels = chunk("IDAT", zlib.compress(bytes(draw(st.integers(0, 2000)))))
+        return b"\x89PNG\r\n\x1a\n" + chunk("IHDR", facts) + between + pixels + chunk("IEND", b"")
+    if kind == "tiff":
+        held = {256: width, 257: height, 258: bits, 259: 1, 262: 1, 273: 300, 277: samples, 278: height, 279: 300}
+        held |= draw(st.dictionaries(st.sampled_from(TAGS), NUMBERS, max_size=4))
+        types = {tag: draw(st.sampled_from([3, 4])) for tag in held}
+        counts = {tag: draw(st.just(1) | SMALL | NUMBERS) if draw(st.integers(0, 5)) == 0 else 1 for tag in held}
+        entries = [(tag, types[tag], counts[tag], value) for tag, value in held.items()]
+        return tiff(entries, rest + bytes(300))
+    if kind == "npy":
+        kind_of = draw(st.sampled_from(["<f4", "|u1", ">u2", "<f2", "<f8", "|O", "<c8", "|V9", "<i8", "|b1"]))
+        shape = draw(st.sampled_from([(height, width, 3), (height, width), (height,), (height, width, samples), ()]))
+        text = f"{{'descr': {kind_of!r}, 'fortran_order': {draw(st.booleans())}, 'shape': {shape}, }}"
+        head = text.encode().ljust(117) + b"\n"
+        return b"\x93NUMPY\1\0" + struct.pack("<H", len(head)) + head + rest
+    if kind == "ppm":
+        return f"P{draw(st.integers(1, 7))} {width} {height} {draw(NUMBERS)}\n".encode() + rest
+    head = struct.pack("<IIIHHIIIIII", 40, width, height, 1, bits, draw(SMALL), 0, 0, 0, draw(NUMBERS), 0)
+    return b"BM" + struct.pack("<IHHI", 54 + len(rest), 0, 0, draw(st.just(54) | NUMBERS)) + head + rest
+
+
+@fuzz(500)
+@given(data=built())
+def test_pictures_of_any_facts(tmp_path: Path, data: bytes) -> None:
     read_or_refuse(tmp_path / "fuzz", data)
 
 

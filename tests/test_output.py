@@ -298,7 +298,7 @@ def test_failure_leaves_the_old_file_and_nothing_else(
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="no limits of a process here")
+@pytest.mark.posix
 @pytest.mark.parametrize("extension", EVERY_FORMAT)
 def test_a_disk_that_fills_up_at_any_byte(tmp_path: Path, extension: str) -> None:
     import resource
@@ -318,7 +318,7 @@ def test_a_disk_that_fills_up_at_any_byte(tmp_path: Path, extension: str) -> Non
         assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="no umask here")
+@pytest.mark.posix
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
 def test_permissions(tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)
@@ -334,6 +334,7 @@ def test_permissions(tmp_path: Path, umask: int) -> None:
     assert stat.S_IMODE(old.stat().st_mode) == 0o604
 
 
+@pytest.mark.posix
 def test_symbolic_links_are_followed(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     link, target = tmp_path / "link.png", tmp_path / "folder" / "target.png"

@@ -273,6 +273,7 @@ def test_the_command_refuses_what_is_no_checkpoint(
     assert cli.main(["resume", checkpoint, "-o", out, "--tile", "16", "--quiet"]) == 0
 
 
+@pytest.mark.posix
 def test_the_checkpoint_before_is_kept_and_gone_on_with(pictures: tuple[Path, Path], tmp_path: Path) -> None:
     expected = fastnst.stylize(*pictures, **SMALL)
     (tmp_path / "kept").mkdir()

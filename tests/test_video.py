@@ -136,6 +136,7 @@ def _make_and_die(source: Path, style: str, out: Path, frame: int) -> None:
     stylize_video(source, style, out, callback=die, **SMALL)
 
 
+@pytest.mark.posix
 def test_a_killed_clip_goes_on_and_refuses_what_changed(tmp_path: Path, style: str) -> None:
     frames = moving.pan(4)
     expected = made(tmp_path, frames, style)

@@ -257,6 +257,7 @@ def test_tabs_share_the_session_and_its_run(address: str) -> None:
     late.close()
 
 
+@pytest.mark.posix
 def test_ctrl_c_ends_it_while_a_run_goes_on() -> None:
     command = [sys.executable, "-m", "fastnst", "web", "--port", "0", "--weights", "random"]
     # What would open other servers to the world must not open this one.

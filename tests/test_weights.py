@@ -305,6 +305,7 @@ def test_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     assert weights.cache_folder() == Path.home() / ".cache" / "fastnst"
 
 
+@pytest.mark.posix
 def test_a_cache_without_a_home_is_this_users_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("FASTNST_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)

@@ -14,7 +14,7 @@ from safetensors.torch import load, save
 
 from fastnst.errors import FastnstError, OptionError
 from fastnst.feedforward.network import Architecture, StyleNetwork
-from fastnst.image.write import replacing
+from fastnst.replacing import replacing
 
 FORMAT = 1
 KIND = "fastnst style network"

@@ -17,7 +17,7 @@ from fastnst.errors import OptionError
 from fastnst.feedforward.file import NetworkError
 from fastnst.feedforward.network import StyleNetwork
 from fastnst.image.files import check_place
-from fastnst.image.write import replacing
+from fastnst.replacing import replacing
 
 SUFFIX = ".onnx"
 # Reflection and interpolation as they are here came with 18; runtimes of 2023 know it.

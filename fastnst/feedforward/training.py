@@ -4,7 +4,7 @@ import json
 import math
 import os
 import time
-import zipfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -14,7 +14,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
-from fastnst.errors import FastnstError, OptionError
+from fastnst.errors import FastnstError, FastnstWarning, OptionError
 from fastnst.feedforward.file import load_network, save_network
 from fastnst.feedforward.network import Architecture, StyleNetwork, one_style
 from fastnst.feedforward.photos import Photos
@@ -25,13 +25,15 @@ from fastnst.image.files import check_place
 from fastnst.image.picture import Picture, opaque
 from fastnst.image.read import Source, load_image
 from fastnst.image.sheet import contact_sheet
-from fastnst.image.write import check_output_path, replacing, save_image
+from fastnst.image.write import check_output_path, save_image
 from fastnst.loss.perceptual import PerceptualLoss
 from fastnst.network.runtime import Runtime, resolve_runtime, versions, without_overflow
 from fastnst.network.settings import own_modes
+from fastnst.network.weights_file import check_archive
 from fastnst.options.keywords import OptionValues
 from fastnst.options.options import resolve_options
 from fastnst.options.parse import parse_size
+from fastnst.replacing import replacing, rescued
 
 SUFFIX = ".safetensors"
 _FORMAT, _KIND = 1, "fastnst training"
@@ -223,13 +225,20 @@ class _Training:
         save_every: float,
         callback: Callable[[Progress], bool | None] | None,
     ) -> Trained:
-        def save() -> None:
-            if output is not None:
-                save_network(output, self.network, self.record())
-            if checkpoint is not None:
-                self.save(Path(checkpoint))
-            if previews is not None:
-                save_image(previews, self.sheet(), parameters=self.record())
+        def save(*, last: bool) -> None:
+            """Writes what is asked for; a training does not end because a disk is full, and loses no network by it."""
+            for place, write in ((checkpoint, self.save), (output, self.save_network), (previews, self.save_sheet)):
+                if place is None:
+                    continue
+                try:
+                    write(Path(place))
+                except FastnstError as error:
+                    if not last or write != self.save_network:
+                        warnings.warn(f"{error}; the training goes on", FastnstWarning, stacklevel=3)
+                    elif (path := rescued(self.save_network, SUFFIX)) is not None:
+                        raise TrainingError(f"the network is in {path}, for {error}") from error
+                    else:
+                        raise
 
         stopped, saved_at, began, before = None, time.monotonic(), time.monotonic(), self.seconds
         upcoming: Future[list[Tensor]] | None = None
@@ -249,9 +258,9 @@ class _Training:
                         stopped = "stopped"
                         break
                 if time.monotonic() - saved_at >= save_every:
-                    save()
+                    save(last=False)
                     saved_at = time.monotonic()
-        save()
+        save(last=True)
         network = self.network.requires_grad_(False).eval()
         return Trained(network, self.step, self.seconds, tuple(self.history), dict(self.photos.skipped), stopped)
 
@@ -316,7 +325,7 @@ class _Training:
         self.network.load_state_dict(state)
         if output is None:
             return what + "lower the learning rate"
-        save_network(output, self.network, self.record())
+        self.save_network(Path(output))
         return what + f"the network of step {self.step} is in {os.fsdecode(output)}; lower the learning rate"
 
     def record(self) -> dict[str, Any]:
@@ -334,6 +343,12 @@ class _Training:
             rows.append([photo, *(stylized(self.network, photo[None], blend)[0] for blend in blends)])
         sheet = contact_sheet(rows, column_labels=["", *self.network.names], title=f"step {self.step}")
         return load_image(sheet, role="sheet").rgb
+
+    def save_sheet(self, path: Path) -> None:
+        save_image(path, self.sheet(), parameters=self.record())
+
+    def save_network(self, path: Path) -> None:
+        save_network(path, self.network, self.record())
 
     def save(self, path: Path) -> None:
         """Writes all that goes on with the training. Raises TrainingError if that fails."""
@@ -357,12 +372,11 @@ class _Training:
         """Goes on from what `save` wrote. Raises TrainingError for anything else, or where it is another training."""
         what = f"checkpoint {str(path)!r}"
         try:
-            with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()
-            contents = {} if damaged else torch.load(path, map_location="cpu", weights_only=True)
+            check_archive(path)
+            contents = torch.load(path, map_location="cpu", weights_only=True)
             facts = json.loads(contents["facts"])
             known = contents["kind"] == _KIND and contents["format"] == _FORMAT
-            place = {name: facts["place"][name] for name in _PLACE}
+            place = {name: type(getattr(self, name))(facts["place"][name]) for name in _PLACE}
         except Exception as error:
             raise TrainingError(
                 f"{what} is none of a training, or is damaged; give the file that --checkpoint wrote, or begin anew"
@@ -375,8 +389,11 @@ class _Training:
                     f"{what} is of a training with other {_SPOKEN.get(name, name)}; leave them as they were, or begin "
                     "anew without --resume"
                 )
-        self.network.load_state_dict(contents["network"])
-        self.optimizer.load_state_dict(contents["optimizer"])
+        try:
+            self.network.load_state_dict(contents["network"])
+            self.optimizer.load_state_dict(contents["optimizer"])
+        except Exception as error:
+            raise TrainingError(f"{what} holds another network; leave channels and blocks, or begin anew") from error
         for name, value in place.items():
             setattr(self, name, value)
 

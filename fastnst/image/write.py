@@ -1,15 +1,11 @@
 """Writing a picture to a file or a stream, with how it was made in its metadata."""
 
-import contextlib
 import errno
-import hashlib
 import math
 import os
-import secrets
 import shutil
-import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -23,11 +19,7 @@ from fastnst.errors import ImageError, OptionError
 from fastnst.image.decode import libvips, srgb_profile
 from fastnst.image.files import check_place, real_target
 from fastnst.image.metadata import packet, to_json
-
-try:
-    import fcntl
-except ImportError:  # on Windows
-    fcntl = None  # type: ignore[assignment]
+from fastnst.replacing import replacing
 
 Target = str | os.PathLike[str] | IO[bytes]
 
@@ -65,6 +57,8 @@ FORMATS: Mapping[str, Format] = {
 _ROWS = 64  # at a time
 # A classic TIFF holds 4 GiB; deflate makes noise a little longer than it was.
 _LARGEST_TIFF = 4_000_000_000
+# Address space that must be there, for libvips ends the process where it is not.
+_VIPS_BYTES = 1 << 28
 # The process in which libvips' threads run, once it has written.
 _WRITER: dict[str, int] = {}
 
@@ -193,6 +187,7 @@ def _encode(
             "this process was forked from one that had written a picture, and libvips' threads did not come along; "
             "start processes by spawn"
         )
+    np.empty(_VIPS_BYTES, np.uint8)
     # No more threads than torch has; it waits meanwhile.
     vips.concurrency_set(torch.get_num_threads())
     getattr(image, form.saver)(vips.Target.new_to_descriptor(file.fileno()), **options)
@@ -273,90 +268,3 @@ def _write_problem(error: Exception) -> str:
     # libvips tells the system's reason in a line after its own.
     reason = next((line for line in lines if "system error" in line), lines[0]).removeprefix("system error: ")
     return f"({reason}); free some space or choose another folder"
-
-
-@contextlib.contextmanager
-def replacing(target: Path, *, before: Path | None = None) -> Iterator[IO[bytes]]:
-    """A new file, to be written, that takes the place of `target` if the block succeeds and vanishes if not.
-
-    The file that it replaces is then called `before`, if that is given. No one may read it who may not read that.
-    """
-    # Mode 0666 less the umask, as for any new file.
-    mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o666
-    temporary, descriptor = _temporary(target, mode)
-    linked = temporary.with_suffix(".prev")
-    try:
-        with os.fdopen(descriptor, "w+b") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            if target.exists():
-                temporary.chmod(mode)
-                if before is not None:
-                    _link(target, linked, before)
-            if fcntl is None:  # an open file keeps its name on Windows
-                file.close()
-            temporary.replace(target)
-        if before is not None and linked.exists():
-            linked.replace(before)
-        _sync_folder(target.parent)
-    except BaseException:
-        for left in (temporary, linked):
-            left.unlink(missing_ok=True)
-        raise
-
-
-def _link(target: Path, linked: Path, before: Path) -> None:
-    """Gives `target` the second name `linked`, so that there is always one of its name, or else renames it."""
-    linked.unlink(missing_ok=True)
-    try:
-        os.link(target, linked)
-    except OSError:  # a file system without links
-        target.replace(before)
-
-
-def _temporary(target: Path, mode: int) -> tuple[Path, int]:
-    """A new file beside `target`, by the name of one that a process left which was killed while it wrote to `target`.
-
-    It is locked while it is open, so that nobody takes it for such a file.
-    """
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    temporary = target.with_name(f".fastnst-{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]}.tmp")
-    _remove_left(temporary)
-    while True:
-        try:
-            descriptor = os.open(temporary, flags, mode)
-        except FileExistsError:  # another process writes to the same target
-            temporary = target.with_name(f".fastnst-{secrets.token_hex(8)}.tmp")
-            continue
-        if fcntl is None:
-            return temporary, descriptor
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if os.fstat(descriptor).st_nlink:
-            return temporary, descriptor
-        os.close(descriptor)  # removed before it was locked
-
-
-def _remove_left(temporary: Path) -> None:
-    """Removes the file unless a process is writing it."""
-    with contextlib.suppress(OSError):
-        if fcntl is None:
-            temporary.unlink()
-            return
-        descriptor = os.open(temporary, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            temporary.unlink()
-        finally:
-            os.close(descriptor)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes a file's new name last through a power cut, where the system can."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

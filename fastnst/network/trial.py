@@ -23,6 +23,7 @@ from fastnst.network.cpu import CpuLayers, OneDnn, Winograd
 from fastnst.network.layers import Convolution, Layers
 from fastnst.network.settings import float32_products, own_modes
 from fastnst.network.weights import cache_folder
+from fastnst.replacing import replacing
 
 # Channels, the pool of most of their operations, the side of the map, and the share of VGG-19's operations.
 _SAMPLES = ((64, "avg", 128, 0.27), (256, None, 48, 0.73))
@@ -68,10 +69,8 @@ def _trial(folder: Path) -> dict[str, float]:
         if (kept := trials.get(machine())) is not None:
             return kept
         measured = _measured()
-        with suppress(OSError):
-            temporary = path.with_suffix(f".{os.getpid()}.tmp")
-            temporary.write_text(json.dumps({**trials, machine(): measured}, indent=1) + "\n", encoding="utf-8")
-            temporary.replace(path)
+        with suppress(OSError), replacing(path) as file:
+            file.write(json.dumps({**trials, machine(): measured}, indent=1).encode() + b"\n")
         return measured
 
 

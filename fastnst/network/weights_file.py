@@ -4,7 +4,6 @@ import json
 import math
 import os
 import re
-import secrets
 import threading
 import warnings
 import zipfile
@@ -16,10 +15,11 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from fastnst.errors import WeightsError
 from fastnst.network.architecture import CAFFE, IMAGENET, NETWORKS, Layer, Preprocessing, layers_of
+from fastnst.replacing import replacing
 
 SUFFIXES_TEXT = ".pth, .pt or .safetensors"
 _PICKLE_SUFFIXES = (".pth", ".pt")
@@ -112,16 +112,9 @@ def save_weights(
 
     The file appears whole or not at all. Raises OSError if it cannot be written.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     metadata = {"format": "fastnst", "network": network, "preprocessing": json.dumps(asdict(preprocessing))}
-    try:
-        save_file(dict(tensors), temporary, metadata=metadata)
-        temporary.replace(path)
-    except SafetensorError as error:
-        raise OSError(str(error)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(Path(os.path.realpath(path))) as file:
+        file.write(save(dict(tensors), metadata))
 
 
 def _open_safetensors(path: Path) -> _Contents:

@@ -11,6 +11,8 @@ import torch
 USABLE = 0.9
 _CGROUP = Path("/sys/fs/cgroup")
 _OWN_GROUPS = Path("/proc/self/cgroup")
+# Address space that holds nothing, or comes after the plan: libraries, and a thread's stack and arena (glibc's).
+_LATER, _OF_A_THREAD = 256 << 20, 72 << 20
 # What a control group without a limit says may be a number near 2⁶³.
 _UNLIMITED = 1 << 60
 
@@ -102,7 +104,7 @@ def _reclaimable(folder: Path) -> int:
 
 
 def _address_space_left() -> int | None:
-    """Bytes left of what `ulimit -v` allows; None without a limit. Some of them hold nothing, as threads' stacks."""
+    """Bytes left of what `ulimit -v` allows for what is computed; None without a limit."""
     try:
         import resource
 
@@ -110,7 +112,9 @@ def _address_space_left() -> int | None:
     except (ImportError, OSError, ValueError):
         return None
     taken = _status_bytes("VmSize")
-    return None if limit == resource.RLIM_INFINITY or taken is None else max(limit - taken, 0)
+    if limit == resource.RLIM_INFINITY or taken is None:
+        return None
+    return max(limit - taken - _LATER - _OF_A_THREAD * (torch.get_num_threads() - 1), 0)
 
 
 def _status_bytes(name: str) -> int | None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +15,10 @@ from torch import Tensor
 from fastnst.errors import FastnstError, FastnstWarning, ImageError
 from fastnst.image.files import check_place, real_target
 from fastnst.image.read import Source
-from fastnst.image.write import replacing
 from fastnst.network.weights_file import check_archive
 from fastnst.options.masks import mask_hashes
 from fastnst.options.options import START_WORDS
+from fastnst.replacing import replacing
 from fastnst.transfer.inputs import Styles, recorded_canvas
 from fastnst.transfer.result import LossRecord
 
@@ -228,7 +229,9 @@ def _load_run(path: Path, *, check: bool) -> SavedRun:
             check_archive(path)
         # By such a name torch.load expects another format.
         with path.open("rb") if path.suffix == ".safetensors" else contextlib.nullcontext(path) as source:
-            contents = torch.load(source, map_location="cpu", mmap=source is path, weights_only=True)
+            # Windows does not let a mapped file be replaced by the next checkpoint.
+            mapped = source is path and os.name == "posix"
+            contents = torch.load(source, map_location="cpu", mmap=mapped, weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"checkpoint {path} does not exist; check the path") from None
     except CheckpointError:

@@ -1,8 +1,6 @@
 """A movie of the image as it forms: mp4, gif or webp, from frames on the disk."""
 
 import importlib.util
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -13,7 +11,7 @@ from PIL import Image
 from fastnst.errors import ImageError, OptionError
 from fastnst.image.files import check_place, real_target
 from fastnst.image.resize import fitted_size
-from fastnst.image.write import replacing
+from fastnst.replacing import replacing
 
 SUFFIXES = (".mp4", ".gif", ".webp")
 
@@ -73,15 +71,11 @@ def _write_mp4(file: IO[bytes], paths: Sequence[Path], rate: Fraction) -> None:
     """Writes H.264 in yuv420p, which every player takes."""
     import av
 
-    # What comes last is moved to the front in the end, for which a path is needed.
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "movie.mp4"
-        with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
-            stream = container.add_stream("libx264", rate=rate, options={"crf": "18", "preset": "medium"})
-            (stream.width, stream.height), stream.pix_fmt = next(_opened(paths)).size, "yuv420p"
-            for number, frame in enumerate(_opened(paths), start=1):
-                for _ in range(max(1, round(_HELD_SECONDS * rate)) if number == len(paths) else 1):
-                    container.mux(stream.encode(av.VideoFrame.from_image(frame)))
-            container.mux(stream.encode())
-        with path.open("rb") as made:
-            shutil.copyfileobj(made, file)
+    # By its name: through the file's methods PyAV prints a traceback where the disk is full.
+    with av.open(str(file.name), "w", format="mp4", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "18", "preset": "medium"})
+        (stream.width, stream.height), stream.pix_fmt = next(_opened(paths)).size, "yuv420p"
+        for number, frame in enumerate(_opened(paths), start=1):
+            for _ in range(max(1, round(_HELD_SECONDS * rate)) if number == len(paths) else 1):
+                container.mux(stream.encode(av.VideoFrame.from_image(frame)))
+        container.mux(stream.encode())

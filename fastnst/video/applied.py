@@ -56,7 +56,7 @@ def apply_to_clip(
     check_target(target, heard, shape, source.rate)
     network = network if isinstance(network, NetworkFile) else load_network(network)
     track = None if blend is None else read_track("blend", blend)
-    weights = blend.replace(",", " ").split() if isinstance(blend, str) else blend
+    weights: Any = blend.replace(",", " ").split() if isinstance(blend, str) else blend
     applier = Applier(network, blend=weights if track is None else _at(track, 0.0), **options)
     broken = None
     with tempfile.TemporaryDirectory(prefix=".fastnst-", dir=target.absolute().parent) as folder:

@@ -2,8 +2,7 @@
 
 import io
 import os
-import secrets
-import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,6 +14,7 @@ from PIL import Image
 
 from fastnst.errors import ImageError, OptionError
 from fastnst.image.files import check_place
+from fastnst.replacing import replacing
 from fastnst.video.clip import Clip, check_packages, reason_of
 
 FILMS = {
@@ -96,30 +96,34 @@ def write_clip(
     Raises ImageError where that fails.
     """
     suffix = target.suffix.lower()
-    temporary = target.with_name(f".fastnst-{secrets.token_hex(8)}{suffix}")
     try:
         if not suffix:
-            temporary.mkdir()
-            for frame in frames:
-                shutil.copyfile(frame, temporary / frame.name)
-            if target.is_dir():
-                target.rmdir()
-        elif suffix in FILMS:
-            with Image.open(frames[0]) as first:
-                size = first.size[::-1]
-            with temporary.open("wb") as file:
+            _copy(frames, target)
+            return
+        with replacing(Path(os.path.realpath(target))) as file:
+            if suffix in FILMS:
+                with Image.open(frames[0]) as first:
+                    size = first.size[::-1]
                 _write_film(file, suffix, map(_array, frames), rate, sound, size=size, note=note)
-                file.flush()
-                os.fsync(file.fileno())
-        else:
-            _write_pictures(temporary, frames, rate, note)
-        temporary.replace(target)
+            else:
+                _write_pictures(file, suffix, frames, rate, note)
     except (OSError, ValueError, RuntimeError) as error:
         raise ImageError(f"clip {str(target)!r} could not be written ({reason_of(error)}); free some space") from error
-    finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        temporary.unlink(missing_ok=True)
+
+
+def _copy(frames: Sequence[Path], folder: Path) -> None:
+    """Makes the folder of the frames, where there is none or an empty one."""
+    with tempfile.TemporaryDirectory(prefix=".fastnst-", dir=folder.absolute().parent) as place:
+        whole = Path(place) / folder.name
+        whole.mkdir()
+        for frame in frames:
+            with (whole / frame.name).open("wb") as copy:
+                copy.write(frame.read_bytes())
+                copy.flush()
+                os.fsync(copy.fileno())
+        if folder.is_dir():
+            folder.rmdir()
+        whole.replace(folder)
 
 
 def note_of(path: Path) -> str | None:
@@ -160,7 +164,8 @@ def _write_film(
 
     form, encoder, options = FILMS[suffix]
     movflags = {"movflags": "faststart"} if form in ("mp4", "mov") and not trial else {}
-    with av.open(file, "w", format=form, options=movflags) as container:
+    # By its name: through the file's methods PyAV prints a traceback where the disk is full.
+    with av.open(file if trial else str(file.name), "w", format=form, options=movflags) as container:
         container.metadata["comment"] = note
         stream = container.add_stream(encoder, rate=rate, options=options)
         stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
@@ -203,9 +208,9 @@ def _copied(container: Any, sound: Sound) -> Iterator[Any]:
             yield packet
 
 
-def _write_pictures(path: Path, paths: Sequence[Path], rate: Fraction, note: str) -> None:
+def _write_pictures(file: IO[bytes], suffix: str, paths: Sequence[Path], rate: Fraction, note: str) -> None:
     """Writes a GIF, whose frames share one palette so that what stands still keeps its colour, or a WebP."""
-    is_gif = path.suffix.lower() == ".gif"
+    is_gif = suffix == ".gif"
     # GIF counts in hundredths of a second, WebP in thousandths: the sum is kept, not each.
     unit = 10 if is_gif else 1
     ends = [round(1000 * (number + 1) / rate / unit) * unit for number in range(len(paths))]
@@ -215,9 +220,9 @@ def _write_pictures(path: Path, paths: Sequence[Path], rate: Fraction, note: str
         palette = _palette(paths)
         frames = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
         options = {"disposal": 1}
-    options[_NOTES[path.suffix.lower()]] = note.encode()
+    options[_NOTES[suffix]] = note.encode()
     first = next(frames)
-    first.save(path, save_all=True, append_images=frames, duration=durations, loop=0, **options)
+    first.save(file, suffix[1:], save_all=True, append_images=frames, duration=durations, loop=0, **options)
 
 
 def _palette(paths: Sequence[Path]) -> Image.Image:

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from fastnst.errors import ImageError
-from fastnst.image.write import replacing
+from fastnst.replacing import replacing
 from fastnst.transfer.checkpoint import CheckpointError
 from fastnst.video.clip import BrokenFrameError, Clip
 from fastnst.video.flow import Frame, fitted

@@ -143,8 +143,11 @@ class _Report:
         self.counts[outcome.status] += 1
         line, where = json.dumps(outcome.as_dict()), outcome.task.where
         if outcome.status == "failed":
-            self._log.write(line + "\n")
-            self._log.flush()
+            try:
+                self._log.write(line + "\n")
+                self._log.flush()
+            except OSError as error:
+                self._bar.write(f"fastnst: warning: the log cannot be written ({error.strerror})", file=sys.stderr)
             self._bar.write(f"fastnst: failed: {where}: {outcome.error}", file=sys.stderr)
         for warning in outcome.warnings:
             if warning not in self._warned:

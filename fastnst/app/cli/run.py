@@ -6,16 +6,15 @@ Of processes that torchrun started the first does what it does alone, the others
 """
 
 import json
-import secrets
 import shlex
 import signal
 import sys
-import tempfile
 import threading
+import traceback
 import warnings
 from collections.abc import Callable as Function
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,6 +29,7 @@ from fastnst.image.write import check_output_path
 from fastnst.network.runtime import is_out_of_memory, resolve_runtime
 from fastnst.options.options import unsized_options
 from fastnst.plan.processes import ALONE, Ranks, RanksError, are_launched, joined
+from fastnst.replacing import rescued
 from fastnst.transfer.callbacks import chain
 from fastnst.transfer.checkpoint import load_run
 from fastnst.transfer.inputs import most_pixels, opened
@@ -63,7 +63,7 @@ def execute(job: Job, *callbacks: Callback, saved: Path | None = None, ranks: Ra
     outputs = job.outputs
     content, styles, options = job.sources()
     watch = _Watch(outputs)
-    with chain(watch, *callbacks_of(outputs), *callbacks) as callback:
+    with on_stop_signal(watch.stop), chain(watch, *callbacks_of(outputs), *callbacks) as callback:
         try:
             picture = opened(content, most_pixels(options))
             stylizer = Stylizer(styles, ranks=ranks, **options)
@@ -72,13 +72,12 @@ def execute(job: Job, *callbacks: Callback, saved: Path | None = None, ranks: Ra
             # The others begin when all is well here.
             ranks.wait()
             stylizer.load(progress=not outputs.quiet)
-            with on_stop_signal(watch.stop):
-                hidden = True if outputs.quiet else None
-                with tqdm(total=None, unit="it", disable=hidden, file=sys.stderr) as watch.bar:
-                    if prepared.kernels is not None:
-                        prepared.kernels.wait(watch.building)
-                    result = prepared.run(watch_of(outputs, callback))
-                watch.save(result)
+            hidden = True if outputs.quiet else None
+            with tqdm(total=None, unit="it", disable=hidden, file=sys.stderr) as watch.bar:
+                if prepared.kernels is not None:
+                    prepared.kernels.wait(watch.building)
+                result = prepared.run(watch_of(outputs, callback))
+            watch.save(result)
         except DivergedError as error:
             place = watch.written(error.result)
             _report(job, error.result)
@@ -87,6 +86,7 @@ def execute(job: Job, *callbacks: Callback, saved: Path | None = None, ranks: Ra
             raise Interrupted(watch.rescue()) from None
         except Exception as error:
             if is_out_of_memory(error):
+                traceback.clear_frames(error.__traceback__)  # they hold what the image is to be written with
                 message = f"out of memory; lower --size, --style-scale or --scales. {watch.rescue()}"
                 raise FastnstError(message) from None
             if watch.last is not None:
@@ -156,8 +156,6 @@ class _Watch:
         return replace(result, stopped="interrupted", parameters={**result.parameters, "stopped": "interrupted"})
 
     def save(self, result: Result) -> None:
-        """Writes the result; Ctrl-C waits until that is done."""
-        self.saving = True
         place = self.written(self.labelled(result))
         if place != self.outputs.label:
             self.last = None  # it is saved
@@ -165,21 +163,24 @@ class _Watch:
 
     def written(self, image: Result | Iterate) -> str:
         """Writes the image; where that fails, to another place than was asked for. Returns where it is, and why there.
+        Ctrl-C waits until that is done, and torchrun's SIGTERM does.
 
         Raises ImageError where it can be written nowhere.
         """
-        outputs = self.outputs
+        outputs, self.saving = self.outputs, True
         try:
             image.save(outputs.target, **outputs.form)
             return outputs.label
         except ImageError as error:
             suffix = f".{outputs.format or 'png'}" if outputs.output == STANDARD else Path(outputs.output).suffix
-            for folder in (Path.cwd(), Path(tempfile.gettempdir())):
-                path = folder / f"fastnst-rescued-{secrets.token_hex(4)}{suffix}"
-                with suppress(ImageError):
-                    image.save(path, **outputs.form)
-                    return f"{path}, for {error}"
-            raise
+            path = rescued(lambda path: image.save(path, **outputs.form), suffix)
+            # It needs next to no memory to be written.
+            path = path or rescued(lambda path: image.save(path, format="npy"), ".npy")
+            if path is None:
+                raise
+            return f"{path}, for {error}"
+        finally:
+            self.saving = False
 
     def stop(self, number: int, frame: object) -> None:
         """Ends the run at the first signal after the present iteration, at the second one at once."""

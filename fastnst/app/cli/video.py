@@ -15,8 +15,9 @@ from fastnst.app.cli.arguments import given_options, read_config, read_option
 from fastnst.app.cli.job import style_paths
 from fastnst.app.cli.run import on_stop_signal
 from fastnst.errors import FastnstError, Interrupted
-from fastnst.image.write import check_output_path, replacing
+from fastnst.image.write import check_output_path
 from fastnst.options.parse import in_words
+from fastnst.replacing import replacing
 from fastnst.video.clip import open_clip
 from fastnst.video.options import TRACKED, VIDEO_OPTIONS, VideoOptions
 from fastnst.video.run import FrameDone, Production, VideoResult, prepare_video
