@@ -166,6 +166,7 @@ def _image_plans(above: Tensor, gpu: Gpu) -> list[Plan]:
         betas=(0.9, 0.99),
         epsilon=1e-8,
         limits=(0.0, 1.0),
+        best=(image, torch.empty((), dtype=torch.bool, device="meta")),
         gpu=gpu,
     )
     return [*plans, adam, *(_lbfgs_plans(above, gpu) if last else ())]

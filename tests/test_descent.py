@@ -150,7 +150,8 @@ class Walk:
     def state_dict(self) -> dict[str, Any]:
         return {}
 
-    def step(self, image: torch.Tensor, gradient: torch.Tensor, loss: torch.Tensor | None = None) -> None:
+    def step(self, image: torch.Tensor, gradient: torch.Tensor, loss: Any = None, best: Any = None) -> None:
+        image_eager.keep_best(image, best)
         image += self.steps.pop(0) + 0 * gradient
 
 

@@ -6,6 +6,7 @@ Its modules import `options`, `network` and the kernels.
 from typing import Any, Protocol
 
 import torch
+from fastnst_kernels.image.eager import Best
 from torch import Tensor
 
 from fastnst.network.runtime import Runtime
@@ -13,7 +14,7 @@ from fastnst.optim.adam import ADAM_RATE, Adam
 from fastnst.optim.lbfgs import LBFGS, LBFGS_HISTORY, LBFGS_RATE
 from fastnst.options.options import Options
 
-__all__ = ["ADAM_RATE", "LBFGS", "LBFGS_HISTORY", "LBFGS_RATE", "Adam", "Optimizer", "make_optimizer"]
+__all__ = ["ADAM_RATE", "LBFGS", "LBFGS_HISTORY", "LBFGS_RATE", "Adam", "Best", "Optimizer", "make_optimizer"]
 
 _HISTORY_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -21,9 +22,10 @@ _HISTORY_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 class Optimizer(Protocol):
     """The mover of an image. All of its state is on the image's device, and a step of it can be captured as a graph."""
 
-    def step(self, image: Tensor, gradient: Tensor, loss: Tensor | None = None) -> None:
+    def step(self, image: Tensor, gradient: Tensor, loss: Tensor | None = None, best: Best | None = None) -> None:
         """Moves `image` in place. `image` and `gradient` are (1, 3, H, W) in the same dtype and memory format; `loss`,
-        a scalar on their device, is the image's, which a line search needs."""
+        a scalar on their device, is the image's, which a line search needs. Before it moves, the image is copied over
+        the `best` one if it is better."""
 
     def rescaled(self, size: tuple[int, int]) -> "Optimizer":
         """The optimiser for the same picture at `size`, (height, width): a new one, with what carries over."""
