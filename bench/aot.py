@@ -206,7 +206,8 @@ def _first_plans(x: Tensor, precision: str, gpu: Gpu) -> list[Plan]:
                 kind=kind,
                 precision=precision,
                 gpu=gpu,
-                divisor=None if flip else ones[:1],
+                # What float16's loss scale asks for.
+                divisor=ones[:1] if x.dtype == torch.float16 else None,
             ),
         ]
     return plans
