@@ -147,7 +147,7 @@ def convolutions(given: Given) -> list[dict[str, Any]]:
 
 def lbfgs(given: Given) -> list[dict[str, Any]]:
     task, rows = given.task, []
-    for dtype in (None, torch.bfloat16):
+    for dtype in (None, torch.float16):
         image, gradient = task.start.clone(), torch.randn_like(task.start)
         loss, optimizer = torch.ones((), device=task.device), LBFGS(history_dtype=dtype)
         for _ in range(optimizer.history + 2):

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -358,17 +359,22 @@ def test_a_failed_capture_leaves_the_stream_and_the_memory_as_they_were(monkeypa
 
 def test_a_branch_of_a_capture_comes_after_what_was_launched_and_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = CudaCalls(monkeypatch, fails=False)
-    tensor: Any = SimpleNamespace(record_stream=lambda stream: cuda.waits.append(("tensor", stream.name)))
+    tensor = torch.zeros(1)
+    alive = weakref.ref(tensor)
     branch = Branch(torch.device("cuda:1"))
     for is_captured in (False, True):
         monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda answer=is_captured: answer)
         with branch.work(tensor):
             cuda.run()
         cuda.run()
+        if is_captured:
+            del tensor
+            assert alive() is not None
         branch.join()
         branch.join()
+    assert alive() is None
     assert cuda.ran_on == ["own stream", "own stream", "side stream", "own stream"]
-    assert cuda.waits == [("side stream", "own stream"), ("tensor", "side stream"), ("own stream", "side stream")]
+    assert cuda.waits == [("side stream", "own stream"), ("own stream", "side stream")]
 
 
 @pytest.mark.usefixtures("kernel_calls")

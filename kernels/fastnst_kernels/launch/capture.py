@@ -40,7 +40,8 @@ class Branch:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream: torch.cuda.Stream | None = None
-        self._is_open = False
+        # Else the memory that the work reads is another's as soon as Python lets go of it.
+        self._inputs: list[Tensor] = []
 
     @contextmanager
     def work(self, *inputs: Tensor) -> Iterator[None]:
@@ -51,15 +52,12 @@ class Branch:
         if self._stream is None:
             self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
-        for tensor in inputs:
-            # Else its memory is another's as soon as Python lets go of it.
-            tensor.record_stream(self._stream)
-        self._is_open = True
+        self._inputs += inputs
         with torch.cuda.stream(self._stream):
             yield
 
     def join(self) -> None:
         """Lets all that is launched from now on wait for the work."""
-        if self._is_open and self._stream is not None:
+        if self._inputs and self._stream is not None:
             torch.cuda.current_stream(self._device).wait_stream(self._stream)
-        self._is_open = False
+        self._inputs.clear()
