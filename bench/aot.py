@@ -166,6 +166,7 @@ def _image_plans(above: Tensor, gpu: Gpu) -> list[Plan]:
         betas=(0.9, 0.99),
         epsilon=1e-8,
         limits=(0.0, 1.0),
+        best=(image, torch.empty((), dtype=torch.bool, device="meta")),
         gpu=gpu,
     )
     return [*plans, adam, *(_lbfgs_plans(above, gpu) if last else ())]
@@ -205,7 +206,8 @@ def _first_plans(x: Tensor, precision: str, gpu: Gpu) -> list[Plan]:
                 kind=kind,
                 precision=precision,
                 gpu=gpu,
-                divisor=None if flip else ones[:1],
+                # What float16's loss scale asks for.
+                divisor=ones[:1] if x.dtype == torch.float16 else None,
             ),
         ]
     return plans

@@ -7,7 +7,7 @@ python -m bench.gpu_step --parts first convolutions lbfgs --size 1024
                     iteration, and the kernels of three of them by their time on the device
     first           conv1_1 alone, forward and to the image, with 3 channels and with 8
     convolutions    every convolution of an iteration, forward and to its input: TFLOP/s
-    lbfgs           a step of L-BFGS with a full history, in float32 and in 16 bit
+    lbfgs           a step of L-BFGS by bands with a full history, in float32 and in float16
     equal           gradients and runs made again, to the bit; freed memory is overwritten in between, so that a value
                     that was never written shows
     run             a whole run at one scale: seconds and peak memory
@@ -147,12 +147,14 @@ def convolutions(given: Given) -> list[dict[str, Any]]:
 
 def lbfgs(given: Given) -> list[dict[str, Any]]:
     task, rows = given.task, []
-    for dtype in (None, torch.bfloat16):
+    runtime = resolve_runtime(task.options.device)
+    for dtype in (None, torch.float16):
         image, gradient = task.start.clone(), torch.randn_like(task.start)
-        loss, optimizer = torch.ones((), device=task.device), LBFGS(history_dtype=dtype)
+        best = image.clone(), torch.ones((), dtype=torch.bool, device=task.device)
+        optimizer = LBFGS(history_dtype=dtype, hessian="bands", backend=runtime.kernels)
         for _ in range(optimizer.history + 2):
-            optimizer.step(image, gradient + 0.1 * torch.randn_like(gradient), loss)
-        timing = _timed({"step": partial(optimizer.step, image, gradient, loss)}, task.device)["step"]
+            optimizer.step(image, gradient + 0.1 * torch.randn_like(gradient), best=best)
+        timing = _timed({"step": partial(optimizer.step, image, gradient, best=best)}, task.device)["step"]
         rows.append({"what": f"history in {dtype or image.dtype}".replace("torch.", ""), "timing": timing})
     return rows
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from fastnst_kernels.image import eager as image_eager
+from fastnst_kernels.launch.capture import Branch
 from fastnst_kernels.losses import eager as losses_eager
 from fastnst_kernels.relu import eager as relu_eager
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
@@ -150,7 +152,8 @@ class Walk:
     def state_dict(self) -> dict[str, Any]:
         return {}
 
-    def step(self, image: torch.Tensor, gradient: torch.Tensor, loss: torch.Tensor | None = None) -> None:
+    def step(self, image: torch.Tensor, gradient: torch.Tensor, loss: Any = None, best: Any = None) -> None:
+        image_eager.keep_best(image, best)
         image += self.steps.pop(0) + 0 * gradient
 
 
@@ -267,6 +270,7 @@ class CudaCalls:
         self.open_pools: set[str] = set()
         self.made: list[Any] = []
         self.ran_on: list[Any] = []
+        self.waits: list[tuple[str, str]] = []
         self.graphs: list[Any] = []
         self.replays = self.resets = 0
         for name in ("current_stream", "stream", "Stream", "graph", "set_stream", "CUDAGraph"):
@@ -279,14 +283,17 @@ class CudaCalls:
 
     def current_stream(self, device: torch.device) -> Any:
         assert device == torch.device("cuda:1")
-        return SimpleNamespace(wait_stream=lambda other: None, name=self.current)
+        return self._stream(self.current)
+
+    def _stream(self, name: str) -> Any:
+        return SimpleNamespace(wait_stream=lambda other: self.waits.append((name, other.name)), name=name)
 
     def set_stream(self, stream: Any) -> None:
         self.current = stream.name
 
     def Stream(self, device: torch.device) -> Any:
         self.made.append(device)
-        return SimpleNamespace(wait_stream=lambda other: None, name="side stream")
+        return self._stream("side stream")
 
     @contextmanager
     def stream(self, stream: Any) -> Iterator[None]:
@@ -348,6 +355,56 @@ def test_a_failed_capture_leaves_the_stream_and_the_memory_as_they_were(monkeypa
     assert (cuda.current, cuda.open_pools) == ("own stream", set())
     replayed(cuda.run)
     assert cuda.ran_on[-2:] == ["own stream"] * 2
+
+
+def test_a_branch_of_a_capture_comes_after_what_was_launched_and_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = CudaCalls(monkeypatch, fails=False)
+    tensor = torch.zeros(1)
+    alive = weakref.ref(tensor)
+    branch = Branch(torch.device("cuda:1"))
+    for is_captured in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda answer=is_captured: answer)
+        with branch.work(tensor):
+            cuda.run()
+        cuda.run()
+        if is_captured:
+            del tensor
+            assert alive() is not None
+        branch.join()
+        branch.join()
+    assert alive() is None
+    assert cuda.ran_on == ["own stream", "own stream", "side stream", "own stream"]
+    assert cuda.waits == [("side stream", "own stream"), ("own stream", "side stream")]
+
+
+@pytest.mark.usefixtures("kernel_calls")
+def test_the_terms_of_a_style_are_made_in_branches_that_the_loss_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    open_branches: list[Branch] = []
+    open_at_the_loss: list[int] = []
+    made = 0
+
+    @contextmanager
+    def work(branch: Branch, *inputs: torch.Tensor) -> Iterator[None]:
+        nonlocal made
+        open_branches.append(branch)
+        made += 1
+        yield
+
+    def join(branch: Branch) -> None:
+        open_branches[:] = [other for other in open_branches if other is not branch]
+
+    objective = objective_of(resolve_options(**LAYERS), runtime("fp32"))
+    image = torch.rand(1, 3, 32, 24)
+    loss, gradient = objective.loss_and_gradient(image)
+    monkeypatch.setattr(Branch, "work", work)
+    monkeypatch.setattr(Branch, "join", join)
+    terms = Objective._terms
+    monkeypatch.setattr(Objective, "_terms", lambda self: open_at_the_loss.append(len(open_branches)) or terms(self))
+    again = objective.loss_and_gradient(image)
+    assert made == 2
+    assert open_at_the_loss == [0]
+    assert torch.equal(again[0].total, loss.total)
+    assert torch.equal(again[1], gradient)
 
 
 UNCAPTURABLE = """

@@ -79,7 +79,7 @@ def test_loss_and_gradient_are_those_of_the_layers(case: str, monkeypatch: pytes
         objective = objective_of(case, runtime(), precision, monkeypatch)
         loss, gradient = objective.loss_and_gradient(image)
         assert torch.equal(objective.loss(image).total, loss.total)
-        results.append((torch.stack(list(vars(loss).values())), gradient))
+        results.append((torch.stack((loss.total, loss.content, loss.style, loss.tv)), gradient))
     (terms, gradient), (fused_terms, fused_gradient) = results
     torch.testing.assert_close(fused_terms, terms, rtol=1e-5, atol=1e-7)
     error = (fused_gradient - gradient).norm() / gradient.norm()
@@ -93,9 +93,17 @@ def test_a_loss_scale_is_divided_out(monkeypatch: pytest.MonkeyPatch) -> None:
         objective = objective_of("gatys", place, "ieee", monkeypatch)
         assert isinstance(objective.loss_scale, LossScale)
         objective.loss_scale.set_exponent(exponent)
-        gradients.append(objective.loss_and_gradient(noise(3))[1])
+        loss, gradient = objective.loss_and_gradient(noise(3))
+        assert loss.check is not None
+        assert loss.check.isfinite().all()
+        gradients.append(gradient)
     error = (gradients[1] - gradients[0]).norm() / gradients[0].norm()
     assert error < 1e-2
+    objective.loss_scale.set_exponent(60)
+    loss, gradient = objective.loss_and_gradient(noise(3))
+    assert loss.check is not None
+    assert not loss.check.isfinite().any()
+    assert not gradient.isfinite().all()
 
 
 @pytest.mark.parametrize(("case", "kept"), [("default", 0), ("masks", 1), ("content at the first layer", 1)])

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 from fastnst_kernels import BlendedTarget, GramDifference, accumulate_gram, direct, finish_gram_loss
+from fastnst_kernels.launch.capture import Branch
 from fastnst_kernels.losses.targets import ContentTerm, StyleTerm
 from torch import Tensor
 
@@ -44,6 +45,10 @@ class LayerTerms:
     style: Tensor | None = field(default=None, init=False)
     difference: GramDifference | None = field(default=None, init=False)
     _grams: Tensor | None = field(default=None, init=False, repr=False)
+    _branch: Branch = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._branch = Branch(self.runtime.device)
 
     def begin(self) -> None:
         """Starts anew: no tile has been seen."""
@@ -104,20 +109,28 @@ class LayerTerms:
             term = _masked_square(features, content, self.opaque[:, :, *window]) * self.content_constant
         self.content = term if self.content is None else self.content + term
 
+    def finish_beside(self, dtype: torch.dtype, sums: Tensor) -> None:
+        """Makes the style's term of the `sums` of the whole image: in a captured graph while the network goes on."""
+        with self._branch.work(sums):
+            self._finish_style(dtype)
+
     def finish(self, dtype: torch.dtype) -> None:
         """Makes the terms of the sums over all tiles, whose features are of `dtype`."""
-        if (grams := self._gram_sums) is not None and self.target is not None:
-            self.style, self.difference = self._finished(grams, self.target, dtype)
-            self._grams = None
+        self._finish_style(dtype)
         if self.regions is not None:
             self.regions.finish(dtype)
             self.style = self.regions.loss
+        self._branch.join()
 
-    def _finished(self, grams: Tensor, target: BlendedTarget, dtype: torch.dtype) -> tuple[Tensor, GramDifference]:
-        backend = loss_backend(self.runtime)
+    def _finish_style(self, dtype: torch.dtype) -> None:
+        if self.difference is not None or self.target is None or (grams := self._gram_sums) is None:
+            return
+        target, backend = self.target, loss_backend(self.runtime)
+        self._grams = None
         if backend == "reference":
-            return finish_gram_loss(grams, self.positions, target, dtype=dtype, backend=backend)
-        loss, difference, scale = direct.finish_gram_loss(
+            self.style, self.difference = finish_gram_loss(grams, self.positions, target, dtype=dtype, backend=backend)
+            return
+        self.style, difference, scale = direct.finish_gram_loss(
             backend,
             grams,
             self.positions,
@@ -127,7 +140,8 @@ class LayerTerms:
             offset_weight=1.0,
             dtype=dtype,
         )
-        return loss, GramDifference(difference, scale, target.weight / (target.matrix.shape[1] ** 2 * self.positions))
+        factor = target.weight / (target.matrix.shape[1] ** 2 * self.positions)
+        self.difference = GramDifference(difference, scale, factor)
 
 
 def layer_terms(
@@ -196,6 +210,8 @@ class LayerTap:
 
     def forward_summed(self, features: Tensor, sums: Tensor) -> None:
         self.terms.add(features[:, :, *self.inside], self.content, self.window, sums)
+        if self.terms.target is not None:
+            self.terms.finish_beside(features.dtype, sums)
 
     def backward(self, features: Tensor, gradient: Tensor, *, accumulate: bool, relu: bool) -> None:
         runtime, difference, content = self.terms.runtime, self.terms.difference, self.content

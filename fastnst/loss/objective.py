@@ -116,8 +116,9 @@ class Objective:
         leads, kind = self.share.rank == 0, self.variation.kind
         # The variation is the first process's, so that it is added once.
         weight = self.variation.weight if leads else 0.0
+        check = None
         if self._is_whole and leads:
-            gradient, tv = self._backward(image, 0, kept.pop(0, None), tv_weight=weight, out=out)
+            gradient, tv, check = self._backward(image, 0, kept.pop(0, None), tv_weight=weight, out=out)
         else:
             gradient, tv = direct.image_gradient(
                 self.runtime.kernels,
@@ -136,12 +137,12 @@ class Objective:
             tv = tv + seam_variation(image, gradient, weight, kind)
         if not self._is_whole:
             for index in reversed(range(len(self.content.tiles))):
-                part, _ = self._backward(image, index, kept.pop(index, None), tv_weight=0.0)
+                part, _, _ = self._backward(image, index, kept.pop(index, None), tv_weight=0.0)
                 add_crop(gradient, self.content.tiles[index], part)
         if self.share.size > 1:
-            tv = tv if leads else torch.zeros_like(tv)
+            tv, check = tv if leads else torch.zeros_like(tv), None
             self.share.add_up([gradient, tv])
-        return self._loss(terms, tv), gradient
+        return self._loss(terms, tv, check), gradient
 
     def _forward(self, image: Tensor, *, record: bool) -> dict[int, list[Trace]]:
         """The first pass: the terms of all tiles. Returns what is kept of each, if `record`."""
@@ -163,8 +164,8 @@ class Objective:
 
     def _backward(
         self, image: Tensor, index: int, kept: list[Trace] | None, *, tv_weight: float, out: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """The second pass of one tile: the gradient of its crop, (1, 3, h, w), and the crop's total variation, (1,)."""
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The second pass of one tile: what `Backbone.backward` has of its crop, (1, 3, h, w)."""
         crop, taps = self._crop(image, index), self._taps(index, adds=False)
         if kept is None:
             traces = self.backbone.forward(crop, taps, record=True)
@@ -211,13 +212,13 @@ class Objective:
             return self.weights.new_zeros(3)
         return self.weights @ torch.cat([term.view(1) for term in terms])
 
-    def _loss(self, terms: Tensor, tv: Tensor) -> Loss:
+    def _loss(self, terms: Tensor, tv: Tensor, check: Tensor | None = None) -> Loss:
         """The loss of the `terms` of all tiles and `tv`, (1,), the total variation."""
         total, content, style, variation = torch.cat((terms, tv)).unbind()
         total.add_(variation, alpha=self.variation.weight)
         if self.variation.factor != 1:
             variation.mul_(self.variation.factor)
-        return Loss(total, content, style, variation)
+        return Loss(total, content, style, variation, check)
 
 
 def make_objective(

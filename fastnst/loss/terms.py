@@ -73,12 +73,14 @@ def style_factor(form: str, energy: float, filters: int) -> float:
 
 @dataclass(frozen=True)
 class Loss:
-    """The terms before their weights and the total after, float32 scalars on the image's device."""
+    """The terms before their weights and the total after, float32 scalars on the image's device; and `check`, (1,), if
+    it is known without a pass for it, which is finite where the gradient is."""
 
     total: Tensor
     content: Tensor
     style: Tensor
     tv: Tensor
+    check: Tensor | None = None
 
 
 @dataclass(frozen=True)

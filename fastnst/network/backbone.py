@@ -137,8 +137,9 @@ class Backbone:
         tv_kind: str = "squared",
         scale: Tensor | None = None,
         out: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """The gradient of the image, (1, 3, H, W) float32, and the image's total variation of `tv_kind`, (1,).
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The gradient of the image, (1, 3, H, W) float32, the image's total variation of `tv_kind`, (1,), and a
+        number, (1,), that is finite where the gradient is, or None where that takes a pass of its own.
 
         `traces` come from `forward` for the same image and taps; they are used up, and the list is empty then. With
         `scale`, (1,) float32, the taps give gradients of `scale` times their loss; the image's is divided by it. It is
@@ -164,7 +165,7 @@ class Backbone:
             features = None
             gradient = self.layers.backward(step, gradient, kept, shape)
         factors = _normalisation(self.preprocessing)[0]
-        return direct.image_gradient(
+        gradient, tv = direct.image_gradient(
             self.backend,
             image,
             gradient,
@@ -176,6 +177,7 @@ class Backbone:
             divisor=scale,
             out=out,
         )
+        return gradient, tv, None
 
     def _normalised(self, image: Tensor) -> Tensor:
         scale, shift = _normalisation(self.preprocessing)

@@ -142,9 +142,9 @@ class GpuLayers:
         tv_kind: str,
         scale: Tensor | None,
         out: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """The image's gradient and variation, as `Backbone.backward` has them, for `gradient`, that of the features
-        without their `style`."""
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The image's gradient, variation and check, as `Backbone.backward` has them, for `gradient`, that of the
+        features without their `style`."""
         return direct.first_backward(
             self._backend,
             image,

@@ -6,6 +6,7 @@ Its modules import `options`, `network` and the kernels.
 from typing import Any, Protocol
 
 import torch
+from fastnst_kernels.image.eager import Best, keep_best
 from fastnst_kernels.launch.layout import exact_device
 from torch import Tensor
 
@@ -14,7 +15,17 @@ from fastnst.optim.adam import ADAM_RATE, Adam
 from fastnst.optim.lbfgs import LBFGS, LBFGS_HISTORY, LBFGS_RATE
 from fastnst.options.options import Options
 
-__all__ = ["ADAM_RATE", "LBFGS", "LBFGS_HISTORY", "LBFGS_RATE", "Adam", "OnHost", "Optimizer", "make_optimizer"]
+__all__ = [
+    "ADAM_RATE",
+    "LBFGS",
+    "LBFGS_HISTORY",
+    "LBFGS_RATE",
+    "Adam",
+    "Best",
+    "OnHost",
+    "Optimizer",
+    "make_optimizer",
+]
 
 _HISTORY_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -23,9 +34,10 @@ class Optimizer(Protocol):
     """The mover of an image. On a GPU all of its state is on the image's device, and its step can be captured as a
     graph."""
 
-    def step(self, image: Tensor, gradient: Tensor, loss: Tensor | None = None) -> None:
+    def step(self, image: Tensor, gradient: Tensor, loss: Tensor | None = None, best: Best | None = None) -> None:
         """Moves `image` in place. `image` and `gradient` are (1, 3, H, W) in the same dtype and memory format; `loss`,
-        a scalar on their device, is the image's, which a line search needs."""
+        a scalar on their device, is the image's, which a line search needs. Before it moves, the image is copied over
+        the `best` one if it is better."""
 
     def rescaled(self, size: tuple[int, int]) -> "Optimizer":
         """The optimiser for the same picture at `size`, (height, width): a new one, with what carries over."""
@@ -78,7 +90,8 @@ class OnHost:
         self.state_dict, self.live_state = optimizer.state_dict, optimizer.live_state
         self.load_state_dict, self.curvature = optimizer.load_state_dict, optimizer.curvature
 
-    def step(self, image: Tensor, gradient: Tensor, loss: Tensor | None = None) -> None:
+    def step(self, image: Tensor, gradient: Tensor, loss: Tensor | None = None, best: Best | None = None) -> None:
+        keep_best(image, best)
         moved = image.cpu()
         self._optimizer.step(moved, gradient.cpu(), None if loss is None else loss.cpu())
         image.copy_(moved)

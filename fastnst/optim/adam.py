@@ -5,6 +5,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from fastnst_kernels import direct
+from fastnst_kernels.image.eager import Best
 from torch import Tensor
 
 ADAM_RATE = 0.02
@@ -29,7 +30,7 @@ class Adam:
         self._moments: tuple[Tensor, Tensor] | None = None
 
     @torch.no_grad()
-    def step(self, image: Tensor, gradient: Tensor, loss: Tensor | None = None) -> None:
+    def step(self, image: Tensor, gradient: Tensor, loss: Tensor | None = None, best: Best | None = None) -> None:
         """One step; `loss` is not looked at. See `fastnst.optim.Optimizer`."""
         if self._moments is None:
             self._moments = torch.zeros_like(image), torch.zeros_like(image)
@@ -45,6 +46,7 @@ class Adam:
             betas=self.betas,
             epsilon=self.epsilon,
             limits=(0.0, 1.0),
+            best=best,
         )
 
     @torch.no_grad()

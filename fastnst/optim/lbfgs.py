@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from fastnst_kernels.image.eager import Best, keep_best
 from fastnst_kernels.lbfgs import MOST_HISTORY, FusedLBFGS
 from torch import Tensor
 
@@ -72,15 +73,16 @@ class LBFGS:
         self._saved: dict[str, Any] = {}
 
     @torch.no_grad()
-    def step(self, image: Tensor, gradient: Tensor, loss: Tensor | None = None) -> None:
+    def step(self, image: Tensor, gradient: Tensor, loss: Tensor | None = None, best: Best | None = None) -> None:
         """See `fastnst.optim.Optimizer`. Raises ValueError for a line search without a loss, or a layout that is
         neither contiguous nor channels-last."""
         flat_view(image)
         if self.line_search != "none" and loss is None:
             raise ValueError("a line search needs the loss of the image; give step(image, gradient, loss)")
         if self._is_fused(image):
-            self._step_fused(image, gradient)
+            self._step_fused(image, gradient, best)
             return
+        keep_best(image, best)
         if self._basis is None:
             self._basis = RadialBands(image) if self.hessian == "bands" else Pixels(image)
         basis = self._basis
@@ -107,7 +109,7 @@ class LBFGS:
         few = self.history <= MOST_HISTORY and self.line_search == "none"
         return self.backend == "triton" and fits and few
 
-    def _step_fused(self, image: Tensor, gradient: Tensor) -> None:
+    def _step_fused(self, image: Tensor, gradient: Tensor, best: Best | None) -> None:
         if self._fused is None:
             self._fused = FusedLBFGS(
                 image,
@@ -119,7 +121,7 @@ class LBFGS:
             )
             if not self._take_over(self._fused.tensors()):
                 self._fused.begin(gradient)
-        self._fused.step(image, gradient)
+        self._fused.step(image, gradient, best)
 
     def _search(self, pairs: History, line: "_Line", basis: Basis, *, image: Tensor, g: Tensor, loss: Tensor) -> None:
         taken = line.judge(loss, g)

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping
 
 import torch
+from fastnst_kernels.image.eager import keep_best
 from fastnst_kernels.launch.capture import capturing
 from torch import Tensor
 
@@ -67,10 +68,10 @@ class MeanImage:
 class Descent:
     """The image of one scale on its way down.
 
-    `image` and `best` are (1, 3, H, W) float32 and stay where they are: `image` is moved in place, `best` is the one of
-    the lowest loss that has been noted. `fresh` makes an optimiser; `optimizer` is the one to begin with if that is
-    another. The caller begins with `begin` or `restore`, goes on with `advance`, and comes to the end with `end`. With
-    `average`, the decay of a `MeanImage`, the last image is the mean of those before.
+    `image` and `best` are (1, 3, H, W) float32 and stay where they are; `image` is moved in place. `fresh` makes an
+    optimiser; `optimizer` is the one to begin with if that is another. The caller begins with `begin` or `restore`,
+    goes on with `advance`, and comes to the end with `end`. With `average`, the decay of a `MeanImage`, the last image
+    is the mean of those before.
     """
 
     def __init__(
@@ -83,7 +84,8 @@ class Descent:
         average: float | None = None,
     ) -> None:
         self.image = image.clone()
-        self.best = image.clone()
+        self._best = image.clone()
+        self._better = torch.zeros((), dtype=torch.bool, device=image.device)
         self._objective = objective
         self._fresh = fresh
         self._mean = None if average is None else MeanImage(average)
@@ -123,6 +125,14 @@ class Descent:
         self._gradient = self._gradient.new_zeros(1)
         self._note(self._objective.loss(self.image))
         self._noted += 1
+
+    @property
+    def best(self) -> Tensor:
+        """The image of the lowest loss that has been noted."""
+        # Else the next step copies it, as it reads the image anyway.
+        keep_best(self.image, (self._best, self._better))
+        self._better.zero_()
+        return self._best
 
     @property
     def optimizer(self) -> Optimizer:
@@ -184,7 +194,7 @@ class Descent:
         self._note(self._evaluate())
 
     def _step(self) -> None:
-        self._optimizer.step(self.image, self._gradient, self._loss)
+        self._optimizer.step(self.image, self._gradient, self._loss, (self._best, self._better))
         if self._mean is not None:
             self._mean.add(self.image)
 
@@ -203,15 +213,16 @@ class Descent:
         return loss
 
     def _note(self, loss: Loss) -> None:
-        # The sum of the gradient is finite where the gradient is, which float16 alone puts in doubt while the loss is.
-        check = self._gradient.sum() if self._objective.loss_scale.needed else loss.total
+        check = loss.check
+        if check is None:
+            # The gradient's sum is finite where the gradient is, which float16 alone puts in doubt while the loss is.
+            check = self._gradient.sum() if self._objective.loss_scale.needed else loss.total
         terms = (loss.total, loss.content, loss.style, loss.tv, check)
-        row = torch.stack([term.to(self.image.device) for term in terms])
+        row = torch.cat([term.to(self.image.device).view(1) for term in terms])
         self._rows.index_copy_(0, self._row, row[None])
         self._row.add_(1)
-        better = row[0] < self._lowest
+        torch.lt(row[0], self._lowest, out=self._better)
         torch.fmin(row[0], self._lowest, out=self._lowest)
-        torch.where(better, self.image, self.best, out=self.best)
 
 
 class Replayed:

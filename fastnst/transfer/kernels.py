@@ -22,7 +22,7 @@ from fastnst.network.architecture import CAFFE, IMAGENET, layers_up_to
 from fastnst.network.backbone import build_backbone
 from fastnst.network.runtime import Runtime
 from fastnst.network.weights import Weights, cache_folder
-from fastnst.optim import make_optimizer
+from fastnst.optim import Best, make_optimizer
 from fastnst.options.options import Options
 from fastnst.plan.fitting import FittingObjective
 from fastnst.plan.planner import Plan
@@ -68,8 +68,9 @@ class Rehearsal:
             descent.end()
             optimizer = make_optimizer(options, runtime)
             small = _map(*(_SMALL + side % _ALIGNED for side in (plan.height, plan.width)))
+            best = small.clone(), torch.empty((), dtype=torch.bool, device=_META)
             for _ in range(3):
-                optimizer.step(small, torch.empty_like(small), torch.empty((), device=_META))
+                optimizer.step(small, torch.empty_like(small), torch.empty((), device=_META), best)
         return launches
 
     def _weights(self) -> Weights:
@@ -126,7 +127,7 @@ def _mark(rehearsal: Rehearsal, device: torch.device) -> Path:
 class _Still:
     """An optimiser that moves nothing."""
 
-    def step(self, image: Tensor, gradient: Tensor, loss: Tensor | None = None) -> None:
+    def step(self, image: Tensor, gradient: Tensor, loss: Tensor | None = None, best: Best | None = None) -> None:
         pass
 
     def rescaled(self, size: tuple[int, int]) -> "_Still":

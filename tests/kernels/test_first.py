@@ -28,6 +28,12 @@ def features_of(image: Tensor, layer: FirstLayer, *, gram: bool = False) -> tupl
 
 
 def gradient_of(image: Tensor, layer: FirstLayer, upstream: Tensor, **terms: Any) -> tuple[Tensor, Tensor]:
+    return checked_gradient_of(image, layer, upstream, **terms)[:2]
+
+
+def checked_gradient_of(
+    image: Tensor, layer: FirstLayer, upstream: Tensor, **terms: Any
+) -> tuple[Tensor, Tensor, Tensor | None]:
     given = {"style": None, "tv_weight": 0.0, "kind": "squared", "precision": "ieee", **terms}
     return direct.first_backward(BACKEND, image, layer, upstream, **given)
 
@@ -60,6 +66,19 @@ def test_a_divisor_is_of_all_but_the_variation() -> None:
     assert divided.data_ptr() == out.data_ptr()
     assert torch.equal(value, again)
     torch.testing.assert_close(out - alone, (whole - alone) / 8)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("kind", ["squared", "nine-point"])
+def test_the_check_is_finite_where_the_gradient_of_its_image_is(kind: str) -> None:
+    layer, image, upstream = make_layer("zeros"), make_image((3, 3, 20, 70)), torch.ones((3, 16, 20, 70))
+    terms: dict[str, Any] = {"divisor": torch.tensor([8.0]), "kind": kind, "tv_weight": 1.0}
+    upstream[0, :, 19, 69], upstream[2, :, 3, 5] = math.inf, math.nan
+    gradient, value, check = checked_gradient_of(image, layer, upstream, **terms)
+    assert check is not None
+    assert check.isfinite().tolist() == gradient.isfinite().all(3).all(2).all(1).tolist() == [False, True, False]
+    assert value.isfinite().all()
+    assert checked_gradient_of(image, layer, upstream, **{**terms, "divisor": None})[2] is None
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")

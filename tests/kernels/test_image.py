@@ -1,9 +1,11 @@
 """The operations at the image's edge against float64: the torch implementation, or the interpreted Triton kernels."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from fastnst_kernels import direct
 from fastnst_kernels.image import KINDS, adam_step_, eager, image_gradient, normalise, reference, total_variation
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -130,6 +132,19 @@ def test_checks_of_large_images_at_a_small_size(channels_last: bool) -> None:
     image = make_image((2, 3, 5, 6), channels_last=channels_last)
     check_last_rows(image, backend=BACKEND, channels_last=channels_last)
     check_adam_at_the_end(image, backend=BACKEND)
+
+
+@LAYOUTS
+@pytest.mark.parametrize("is_better", [False, True])
+def test_before_adam_moves_it_a_better_image_becomes_the_best_one(is_better: bool, channels_last: bool) -> None:
+    image = make_image((1, 3, 6, 7), channels_last=channels_last)
+    before, best = image.clone(), torch.zeros_like(image)
+    change: dict[str, Any] = {"learning_rate": RATE, "betas": (0.9, 0.99), "epsilon": 1e-8, "limits": (0.0, 1.0)}
+    first, second, step = torch.zeros_like(image), torch.zeros_like(image), torch.ones((), dtype=torch.int64)
+    change |= {"first": first, "second": second, "step": step, "best": (best, torch.tensor(is_better))}
+    direct.adam_step(BACKEND, image, torch.ones_like(image), **change)
+    assert not torch.equal(image, before)
+    assert torch.equal(best, before if is_better else torch.zeros_like(image))
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")

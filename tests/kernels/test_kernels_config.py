@@ -58,7 +58,7 @@ def test_a_second_round_of_a_few_blocks_is_avoided() -> None:
     assert pairs_of(512 // config.block_c) * config.splits in range(120, 133)
 
 
-@pytest.mark.parametrize(("by_bands", "launches", "megabytes"), [(True, 5, 629), (False, 4, 600)])
+@pytest.mark.parametrize(("by_bands", "launches", "megabytes"), [(True, 5, 637), (False, 4, 600)])
 def test_a_step_of_lbfgs_is_few_launches(by_bands: bool, launches: int, megabytes: int) -> None:
     pytest.importorskip("triton")
     from fastnst_kernels.lbfgs.plan import plan_step

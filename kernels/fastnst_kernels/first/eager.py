@@ -38,8 +38,9 @@ def first_backward(
     precision: str,
     divisor: Tensor | None = None,
     out: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """The gradient of an image (B, 3, H, W) float32, in its layout, and its total variation of `kind`, (B,).
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The gradient of an image (B, 3, H, W) float32, in its layout, its total variation of `kind`, (B,), and with a
+    `divisor` a number for each image, (B,), that is finite where the gradient is.
 
     It comes from `upstream`, that of the layer's features, (B, N, H, W) in their dtype or None, and from their `style`,
     both divided by `divisor`, (1,) float32, a power of two; and from tv_weight · TV. It is written into `out`, of the
@@ -60,10 +61,11 @@ def first_backward(
     )
     below, last = _transposed(before_relu, layer), dense_channels_last(dense(image))
     gradient = image_eager.normalise_backward(below, layer.scale, layer.flip, dtype=image.dtype, channels_last=last)
+    check = None
     if divisor is not None:
-        gradient.div_(divisor)
+        check = gradient.div_(divisor).sum((1, 2, 3))
     value = add_variation(image, gradient, tv_weight, kind)
-    return gradient if out is None else out.copy_(gradient), value
+    return gradient if out is None else out.copy_(gradient), value, check
 
 
 def add_variation(image: Tensor, gradient: Tensor, tv_weight: float, kind: str) -> Tensor:

@@ -58,7 +58,7 @@ def first_backward_kernel(
     style_scale,  # (B,) float32, read if STYLE
     style_gradient,  # (B,) float32 by its stride, read if STYLE
     gradient,  # (B, 3, H, W) float32 in the image's layout
-    partial,  # (B, row_tiles · column_tiles) float32, written if VARIATION
+    partial,  # (2, B, row_tiles · column_tiles) float32: the variation if VARIATION, and the gradient if DIVIDED
     divisor,  # (1,) float32, a power of two, read if DIVIDED
     stride_b,
     stride_c,
@@ -133,6 +133,7 @@ def first_backward_kernel(
     beside = tl.zeros((BLOCK, 16), dtype=tl.float32)
     below = tl.zeros((BLOCK, 16), dtype=tl.float32)
     values = tl.zeros((BLOCK, 4), dtype=tl.float32)
+    total = tl.zeros((BLOCK, 4), dtype=tl.float32)
     for step in range(0, stop - first + 2):
         row = first - 1 + step
         seen_row = tl.zeros((BLOCK,), dtype=tl.int32) + row
@@ -205,8 +206,12 @@ def first_backward_kernel(
                 slope = (to_left + to_right) + (to_up + to_down)
             result += slope * tv_factor
         tl.store(gradient + here, result, mask=mask)
+        if DIVIDED:
+            total += tl.where(mask, result, 0.0)
     if VARIATION:
         tl.store(partial + program, tl.sum(tl.sum(values, axis=1), axis=0))
+    if DIVIDED:
+        tl.store(partial + tl.num_programs(0) + program, tl.sum(tl.sum(total, axis=1), axis=0))
 
 
 def plan_first_backward(
@@ -223,8 +228,8 @@ def plan_first_backward(
     out: Tensor | None = None,
 ) -> Plan:
     """The gradient of a dense image (B, 3, H, W), in its layout, with `upstream` (B, N, H, W) channels-last: its
-    launches and its outputs, the gradient, which is `out` if given, and the total variation, (B,). `kind` None is no
-    variation, and one output.
+    launches and its outputs, the gradient, which is `out` if given, and (B,) the total variation, unless `kind` is
+    None, and with a `divisor` the gradient's mean.
     """
     batch, _, height, width = image.shape
     gradient = empty_map(image, dense_channels_last(image), dtype=torch.float32) if out is None else out
@@ -232,7 +237,8 @@ def plan_first_backward(
     wanted = max(1, _PROGRAMS * gpu.multiprocessors // (batch * column_tiles))
     rows = max(min(_LEAST_ROWS, height), ceil(height / wanted))
     row_tiles = ceil(height / rows)
-    partial = torch.empty((batch, row_tiles * column_tiles), dtype=torch.float32, device=image.device)
+    partial = torch.empty((2, batch, row_tiles * column_tiles), dtype=torch.float32, device=image.device)
+    summed = partial[int(kind is None) : 1 + int(divisor is not None)]
     unread = layer.bias
     arguments = {
         **image_arguments(image, layer),
@@ -272,13 +278,13 @@ def plan_first_backward(
             **dict.fromkeys(("image", "weight", "bias", "gradient"), 1),
             "upstream": int(upstream is not None),
             "difference": int(style is not None),
-            "partial": int(kind is not None),
+            "partial": len(summed) / 2,
         },
     )
-    if kind is None:
+    if not len(summed):
         return Plan((launch,), (gradient,))
-    finish, value = finish_sum(partial, 1 / (height * width))
-    return Plan((launch, finish), (gradient, value))
+    finish, sums = finish_sum(summed.flatten(0, 1), 1 / (height * width))
+    return Plan((launch, finish), (gradient, *sums.view(-1, batch)))
 
 
 def first_backward(
@@ -291,8 +297,8 @@ def first_backward(
     precision: str,
     divisor: Tensor | None = None,
     out: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """`eager.first_backward` as one kernel and the sum of its variation; that of kind "nine-point" is torch's."""
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """`eager.first_backward` as one kernel and its sums; the variation of kind "nine-point" is torch's."""
     image = dense(image)
     plan = plan_first_backward(
         image,
@@ -306,5 +312,6 @@ def first_backward(
         divisor=divisor,
         out=out,
     )
-    gradient, *value = run(plan, image.device)
-    return gradient, value[0] if value else eager.add_variation(image, gradient, tv_weight, kind)
+    gradient, *sums = run(plan, image.device)
+    check = None if divisor is None else sums.pop()
+    return gradient, sums[0] if sums else eager.add_variation(image, gradient, tv_weight, kind), check

@@ -16,6 +16,9 @@ _GPU_PIECE = 1 << 25
 # Rows and columns of an image (B, 3, H, W), as an index.
 Place = tuple[EllipsisType, slice, slice]
 
+Best = tuple[Tensor, Tensor]
+"""The best image so far, dense and laid out as the present one, and whether that is better, a bool scalar."""
+
 
 def normalise(
     image: Tensor, scale: Sequence[float], shift: Sequence[float], flip: bool, dtype: torch.dtype, channels_last: bool
@@ -134,8 +137,10 @@ def adam_step(
     betas: Sequence[float],
     epsilon: float,
     limits: Sequence[float] | None,
+    best: Best | None = None,
 ) -> None:
-    """One step of Adam in place; image, first and second are dense and of one layout."""
+    """One step of Adam in place; image, first and second are dense and of one layout. Before, `keep_best`."""
+    keep_best(image, best)
     gradient = in_layout(gradient, dense_channels_last(image))
     x, g, m, v = ([_flat(tensor)] for tensor in (image, gradient, first, second))
     # What torch.optim.Adam(fused=True) calls: one pass, and the step is read where it lies.
@@ -156,6 +161,12 @@ def adam_step(
     )
     if limits is not None:
         image.clamp_(*limits)
+
+
+def keep_best(image: Tensor, best: Best | None) -> None:
+    """Copies `image` over the best one if it is better."""
+    if best is not None:
+        torch.where(best[1], image, best[0], out=best[0])
 
 
 def _flat(image: Tensor) -> Tensor:

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from math import ceil
 from typing import Any
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastnst_kernels.image.eager import Best
 from fastnst_kernels.launch.gpu import Gpu
 from fastnst_kernels.launch.launch import Launch, Plan, launch_gpu, run
 from fastnst_kernels.launch.layout import dense_channels_last, in_layout
@@ -42,6 +44,8 @@ def adam_kernel(
     first,
     second,
     step,  # () int64, int32 or float32
+    best,  # gets the image of before, if BEST and `better`
+    better,  # () uint8
     N,
     learning_rate,
     first_rest,  # 1 − β₁
@@ -54,6 +58,7 @@ def adam_kernel(
     maximum,
     BLOCK: tl.constexpr,
     CLAMP: tl.constexpr,
+    BEST: tl.constexpr,
     WIDE: tl.constexpr,  # N needs 64 bits
 ):
     program = tl.program_id(0)
@@ -68,6 +73,8 @@ def adam_kernel(
     g = tl.load(gradient + offsets, mask=mask)
     m = tl.load(first + offsets, mask=mask)
     v = tl.load(second + offsets, mask=mask)
+    if BEST:
+        tl.store(best + offsets, x, mask=offsets < tl.where(tl.load(better) != 0, N, 0))
     m += first_rest * (g - m)
     v = v * beta_2 + second_rest * (g * g)
     x -= rate * tl.div_rn(m, tl.sqrt_rn(tl.div_rn(v, tl.zeros_like(v) + correction)) + epsilon)
@@ -88,6 +95,7 @@ def plan_adam_step(
     betas: Sequence[float],
     epsilon: float,
     limits: Sequence[float] | None,
+    best: Best | None = None,
     *,
     gpu: Gpu,
 ) -> Plan:
@@ -102,6 +110,8 @@ def plan_adam_step(
         "first": first,
         "second": second,
         "step": step,
+        "best": image if best is None else best[0],
+        "better": image if best is None else best[1].view(torch.uint8),
         "N": elements,
         "learning_rate": float(learning_rate),
         "first_rest": 1.0 - betas[0],
@@ -113,8 +123,8 @@ def plan_adam_step(
         "minimum": float(minimum),
         "maximum": float(maximum),
     }
-    constants = {"BLOCK": block, "CLAMP": limits is not None, "WIDE": blocks * block >= 2**31}
-    moves = {"image": 2, "gradient": 1, "first": 2, "second": 2}
+    constants = {"BLOCK": block, "CLAMP": limits is not None, "BEST": best is not None, "WIDE": blocks * block >= 2**31}
+    moves = {"image": 2, "gradient": 1, "first": 2, "second": 2, "best": int(best is not None)}
     return Plan((Launch(adam_kernel, blocks, arguments, constants, num_warps=_WARPS, moves=moves),))
 
 

@@ -1,10 +1,11 @@
-"""The capture of CUDA graphs, of which one that fails leaves the process as it was."""
+"""The capture of CUDA graphs: a failed one leaves the process as it was, and a graph may have a branch."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
 @contextmanager
@@ -30,3 +31,33 @@ def capturing(graph: torch.cuda.CUDAGraph, stream: Any, device: torch.device) ->
             torch._C._cuda_endAllocateToPool(index, pool)
             torch._C._cuda_releasePool(index, pool)
         raise
+
+
+class Branch:
+    """A branch of a captured graph on `device`: work that nothing waits for until `join`. Out of a capture it is done
+    in its place."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream: torch.cuda.Stream | None = None
+        # Else the memory that the work reads is another's as soon as Python lets go of it.
+        self._inputs: list[Tensor] = []
+
+    @contextmanager
+    def work(self, *inputs: Tensor) -> Iterator[None]:
+        """The block's launches come after all that was launched before, and read `inputs`."""
+        if self._device.type != "cuda" or not torch.cuda.is_current_stream_capturing():
+            yield
+            return
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        self._inputs += inputs
+        with torch.cuda.stream(self._stream):
+            yield
+
+    def join(self) -> None:
+        """Lets all that is launched from now on wait for the work."""
+        if self._inputs and self._stream is not None:
+            torch.cuda.current_stream(self._device).wait_stream(self._stream)
+        self._inputs.clear()

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastnst_kernels.image.eager import Best, keep_best
 from fastnst_kernels.lbfgs.state import MOST_HISTORY, Blocks, Numbers, State
 
 __all__ = ["MOST_HISTORY", "FusedLBFGS"]
@@ -65,9 +66,11 @@ class FusedLBFGS:
         return weights
 
     @torch.no_grad()
-    def step(self, image: Tensor, gradient: Tensor) -> None:
-        """Moves `image` in place; nothing is read back to the host, and a CUDA graph can capture it."""
+    def step(self, image: Tensor, gradient: Tensor, best: Best | None = None) -> None:
+        """Moves `image` in place; nothing is read back to the host, and a CUDA graph can capture it. Before that
+        the image is copied over the `best` one if it is better."""
         if self._spectrum is None:
+            keep_best(image, best)
             self._run(self._direction(gradient.contiguous().view(3, -1).unbind(), image))
             return
         rows = torch.fft.rfft(gradient[0])
@@ -76,7 +79,7 @@ class FusedLBFGS:
         spectrum = torch.view_as_real(self._spectrum.permute(2, 0, 1))
         (squares,) = self._run(self._direction(columns, spectrum))
         picture = torch.fft.irfft2(self._spectrum, s=self._size, norm="forward")
-        self._run(self._plans.plan_move(self.state, image, picture.contiguous(), squares, self._most))
+        self._run(self._plans.plan_move(self.state, image, picture.contiguous(), squares, self._most, best))
 
     def tensors(self) -> Mapping[str, Tensor]:
         """The state itself, until the next step."""

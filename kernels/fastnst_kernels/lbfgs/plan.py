@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastnst_kernels.image.eager import Best
 from fastnst_kernels.launch.gpu import Gpu
 from fastnst_kernels.launch.heuristic import power_of_two
 from fastnst_kernels.launch.launch import Launch, Plan, upcast
@@ -158,20 +159,25 @@ def plan_direction(
     return Plan((products, reduce, algebra, direction), (squares,))
 
 
-def plan_move(state: State, image: Tensor, direction: Tensor, squares: Tensor, most: float) -> Plan:
-    """The image moved by the direction, at most by `most` as the root of the mean square."""
+def plan_move(
+    state: State, image: Tensor, direction: Tensor, squares: Tensor, most: float, best: Best | None = None
+) -> Plan:
+    """The image moved by the direction, at most by `most` as the root of the mean square; before, it is copied over the
+    `best` one if it is better."""
     arguments = {
         "image": image,
         "direction": direction,
         "squares": squares,
         "lengths": state.lengths,
         "slot": state.slot,
+        "best": image if best is None else best[0],
+        "better": image if best is None else best[1].view(torch.uint8),
         "N": image.numel(),
         "parts": len(squares),
         "most": float(most),
     }
-    constants = {"BLOCK": _MOVED, "SUMS": 1024}
-    moves = {"image": 2, "direction": 1, "squares": 1}
+    constants = {"BLOCK": _MOVED, "SUMS": 1024, "BEST": best is not None}
+    moves = {"image": 2, "direction": 1, "squares": 1, "best": int(best is not None)}
     return Plan((Launch(move_kernel, ceil(image.numel() / _MOVED), arguments, constants, moves=moves),))
 
 
@@ -190,7 +196,8 @@ def plan_step(
     plan = plan_direction(state, blocks, gradient, result, size=size, rate=1.0, gpu=gpu)
     if places is None:
         return plan
-    return Plan((*plan.launches, *plan_move(state, image, image, plan.outputs[0], most).launches))
+    best = image, torch.empty((), dtype=torch.bool, device="meta")
+    return Plan((*plan.launches, *plan_move(state, image, image, plan.outputs[0], most, best).launches))
 
 
 def _warps_and_stages(gpu: Gpu) -> tuple[int, int]:

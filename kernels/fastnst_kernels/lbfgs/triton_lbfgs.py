@@ -251,11 +251,14 @@ def move_kernel(
     squares,  # (parts,) float32
     lengths,  # (HISTORY,) float64: the newest pair's is written
     slot,  # (1,) int64
+    best,  # (N,) float32: gets the image of before, if BEST and `better`
+    better,  # () uint8
     N,
     parts,
     most,  # the longest step, as the root of the mean square
     BLOCK: tl.constexpr,
     SUMS: tl.constexpr,
+    BEST: tl.constexpr,
 ):
     """Adds the direction, shortened to the longest step."""
     i = tl.arange(0, SUMS)
@@ -268,4 +271,7 @@ def move_kernel(
     offsets = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = offsets < N
     step = length.to(tl.float32) * tl.load(direction + offsets, mask=mask)
-    tl.store(image + offsets, tl.load(image + offsets, mask=mask) + step, mask=mask)
+    x = tl.load(image + offsets, mask=mask)
+    if BEST:
+        tl.store(best + offsets, x, mask=offsets < tl.where(tl.load(better) != 0, N, 0))
+    tl.store(image + offsets, x + step, mask=mask)

@@ -67,7 +67,7 @@ def _both_ways(site: Site, variant: _Variant) -> Operation:
         y, out = empty_map(like, True), torch.empty_like(given)
         sums = direct.first_forward(site.backend, given, layer, y, variant.style, precision)
         above = None if upstream is None else upstream.contiguous(memory_format=torch.channels_last)
-        gradient, value = direct.first_backward(
+        gradient, value, _ = direct.first_backward(
             site.backend,
             given,
             layer,

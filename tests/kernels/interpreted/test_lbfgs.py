@@ -87,6 +87,17 @@ def test_it_goes_on_from_its_state_to_the_same_bits_and_anew_from_another_kind()
     assert torch.equal(moved(plain, halfway.clone(), gradient, 1), fresh)
 
 
+@pytest.mark.parametrize("hessian", ["bands", "scalar"])
+@pytest.mark.parametrize("is_better", [False, True])
+def test_the_image_of_before_becomes_the_best_one_if_it_is_better(is_better: bool, hessian: str) -> None:
+    start, gradient = quadratic((1, 3, 4, 5))
+    image, alone, best = start.clone(), start.clone(), torch.zeros_like(start)
+    for moving, given in ((image, (best, torch.tensor(is_better))), (alone, None)):
+        LBFGS(hessian=hessian, backend="triton").step(moving, gradient(moving).float(), best=given)
+    assert torch.equal(image, alone)
+    assert torch.equal(best, start if is_better else torch.zeros_like(start))
+
+
 def test_what_it_does_not_fit_is_left_to_torch() -> None:
     start, gradient = quadratic((1, 3, 4, 4))
     last = start.contiguous(memory_format=torch.channels_last)
