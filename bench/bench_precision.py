@@ -2,34 +2,30 @@
 
 python -m bench.bench_precision --size 96 --iterations 100 --json precision.json
 
-Every run has the same objective, start and number of iterations; the loss of its last image is computed in float32.
-As rounding alone sends L-BFGS another way, `fp32'` is the float32 run from a start changed by 1e-6: what differs by no
-more than that is chance.
+Every run has the same objective, start and schedule, coarse to fine from 256 pixels on; the loss of its result is
+computed in float32. As rounding alone sends L-BFGS another way, `fp32'` is the float32 run of a content changed by
+1e-6: what differs by no more than that is chance.
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
 import torch
 from fastnst_kernels.profiling.measure import conditions
 
+import fastnst
 from bench.pairs import add_pair_arguments, pairs_of
-from bench.plain_loop import Task, make_task
 from fastnst.errors import FastnstError
-from fastnst.loss.objective import Objective, make_objective
-from fastnst.loss.targets import style_targets
+from fastnst.image.read import load_image
 from fastnst.network import winograd
-from fastnst.network.backbone import build_backbone
-from fastnst.network.runtime import resolve_runtime
-from fastnst.optim import make_optimizer
-from fastnst.options.options import Options, resolve_options
-from fastnst.transfer.descent import CAPACITY, Descent
-from fastnst.transfer.scales import by_scale
+from fastnst.options.keywords import OptionValues
+from fastnst.options.options import resolve_options
+from fastnst.transfer.run import Watch
 
 EXACT, AGAIN = "fp32", "fp32'"
 PERTURBATION = 1e-6
@@ -39,7 +35,7 @@ ALLOWED = 0.01
 
 @dataclass(frozen=True)
 class Ending:
-    """One run: the float32 loss of its last image, and by which share of float32's it is higher."""
+    """One run: the float32 loss of its result, and by which share of float32's it is higher."""
 
     pair: str
     preset: str
@@ -54,40 +50,21 @@ def precisions_here() -> list[str]:
     return [EXACT, AGAIN, *(["winograd"] if winograd.available() else []), "bf16"]
 
 
-def final_loss(task: Task, precision: str, exact: Objective) -> float:
-    """The float32 loss after the iterations of the task's options in `precision`."""
-    options = replace(task.options, precision="fp32" if precision == AGAIN else precision)
-    runtime = resolve_runtime(options.device, options.precision, options.backend)
-    backbone = build_backbone(task.weights, options.taps, runtime)
-    targets = style_targets(backbone, [(task.style, 1.0)], options, runtime)
-    objective = make_objective(backbone, task.content, targets, options, runtime)
-    start = task.start
-    if precision == AGAIN:
-        start = start + PERTURBATION * torch.randn(start.shape, generator=torch.Generator().manual_seed(1))
-    descent = Descent(start, objective, lambda: make_optimizer(options, runtime))
-    descent.begin()
-    (iterations,) = by_scale(options.iterations, 1)
-    for done in range(iterations):
-        if done % (CAPACITY // 2) == 0:
-            descent.read()
-        descent.advance()
-    return exact.loss(descent.image).total.item()
-
-
 def endings(
-    pair: tuple[Path, Path], options: Options, precisions: Sequence[str], show: Callable[[Ending], None]
+    pair: tuple[Path, Path], options: OptionValues, precisions: Sequence[str], show: Callable[[Ending], None]
 ) -> list[Ending]:
-    task = make_task(options, *pair)
-    runtime = resolve_runtime(options.device, "fp32", options.backend)
-    backbone = build_backbone(task.weights, options.taps, runtime)
-    targets = style_targets(backbone, [(task.style, 1.0)], options, runtime)
-    exact = make_objective(backbone, task.content, targets, options, runtime)
-    finished: list[Ending] = []
+    content, style = (load_image(path).rgb for path in pair)
+    noise = PERTURBATION * torch.randn(content.shape, generator=torch.Generator().manual_seed(1))
+    known, finished = resolve_options(**options), list[Ending]()
     for precision in dict.fromkeys((EXACT, *precisions)):
-        loss = final_loss(task, precision, exact)
+        run: OptionValues = {**options, "precision": "fp32" if precision == AGAIN else precision}
+        result = fastnst.stylize((content + noise).clamp(0, 1) if precision == AGAIN else content, style, **run)
+        looking: OptionValues = {**run, "precision": "fp32", "scales": None, "iterations": 1, "init": result.tensor}
+        looker = fastnst.Stylizer(style, **looking)
+        loss = looker.made(looker.prepare(content), Watch()).losses[0].total
         above = loss / finished[0].loss - 1 if finished else 0.0
         name = " × ".join(path.stem for path in pair)
-        finished.append(Ending(name, options.preset, options.optimizer, options.seed, precision, loss, above))
+        finished.append(Ending(name, known.preset, known.optimizer, known.seed, precision, loss, above))
         show(finished[-1])
     return finished
 
@@ -115,11 +92,11 @@ def main(arguments: list[str] | None = None) -> int:
             for preset in parsed.presets:
                 for optimizer in parsed.optimizers:
                     for seed in parsed.seeds if preset == "gatys" else parsed.seeds[:1]:
-                        options = resolve_options(
+                        options = OptionValues(
                             preset=preset,
                             size=parsed.size,
                             iterations=parsed.iterations,
-                            scales=None,
+                            scales="auto",
                             optimizer=optimizer,
                             seed=seed,
                             weights=parsed.weights,
