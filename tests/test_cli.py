@@ -34,7 +34,7 @@ FAST += ["--content-layers", "conv2_1"]
 # An option as it is typed, and as the metadata have it where that is not the same text.
 EVERYTHING: dict[str, Any] = {
     **{"preset": "gatys", "edge": "short", "line-search": "strong_wolfe", "history-precision": "bf16"},
-    **{"hessian": "scalar", "optimizer": "adam", "tv-kind": "nine-point", "tv-reduction": "sum"},
+    **{"hessian": "scalar", "optimizer": "lbfgs", "tv-kind": "nine-point", "tv-reduction": "sum"},
     **{"preserve-color": "luminance", "objective": "relative", "content-reduction": "mean"},
     **{"style-reduction": "channel-mean", "style-loss": "covariance", "pooling": "max", "padding": "replicate"},
     **{"init": "style-mean", "network": "vgg16", "weights": "random", "precision": "fp32", "device": "cpu"},

@@ -1,6 +1,6 @@
 """Every option of a run, once: name, type, default, range and meaning, for command, function and documents."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, TypedDict, Unpack, get_type_hints
@@ -54,6 +54,35 @@ class _Facts(TypedDict, total=False):
 
 def _option(default: Any, meaning: str, **facts: Unpack[_Facts]) -> Any:
     return field(default=default, metadata={**dict.fromkeys(get_type_hints(_Facts)), "meaning": meaning, **facts})
+
+
+_OF_LBFGS: tuple[str, Callable[[Any], bool], str] = (
+    "optimizer",
+    lambda optimizer: optimizer == "lbfgs",
+    "only the optimizer lbfgs looks at it; choose that one, or leave this option out",
+)
+_NEEDS: Mapping[str, tuple[str, Callable[[Any], bool], str]] = MappingProxyType(
+    {
+        **dict.fromkeys(("line_search", "hessian", "history", "history_precision"), _OF_LBFGS),
+        "scale_factor": (
+            "scales",
+            lambda scales: isinstance(scales, int),
+            "it sets how far apart scales are that are given as a number; add --scales 3, or leave this option out",
+        ),
+        "blend": (
+            "transfer",
+            lambda transfer: transfer != "none",
+            "there is nothing to blend without a transfer; add --transfer wct or adain, or leave this option out",
+        ),
+    }
+)
+"""Options that are looked at only beside certain values of another option, and what to do where they are not."""
+
+
+def _is_heeded(name: str, values: Mapping[str, Any]) -> bool:
+    """True where the option `name` has an effect beside the other `values`."""
+    other, suits, _ = _NEEDS[name]
+    return suits(values.get(other, getattr(Options, other)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,8 +304,12 @@ class Options:
                 "or choose another style loss"
             )
         check_filter_scaling(self.filter_scaling, self.network, self.weights)
-        if self.transfer == "none" and self.blend != 1:
-            raise OptionError(f"blend {self.blend:g} was given without a transfer; add --transfer wct or adain")
+        defaults = {option.name: option.default for option in fields(self)}
+        for name in _NEEDS:
+            value = getattr(self, name)
+            if value != defaults[name] and not _is_heeded(name, vars(self)):
+                shown = f"{value:g}" if isinstance(value, float) else value
+                raise OptionError(f"{name.replace('_', ' ')} {shown} has no effect here: {_NEEDS[name][2]}")
         if self.transfer != "none" and not (self.levels and self.style_loss == "gram"):
             raise OptionError(
                 f"transfer {self.transfer} moves features in place of a style loss; leave --style-loss as it is, and "
@@ -378,6 +411,10 @@ def resolve_options(**given: Any) -> Options:
     if values.get("transfer", "none") != "none":
         values.setdefault("iterations", TRANSFER_ITERATIONS)
     scales = parse_scales(values.get("scales", Options.scales))
+    # What a preset sets for a choice that is not made after all.
+    for name in (name for name in _NEEDS if name in values and name not in given):
+        if not _is_heeded(name, {**values, "scales": scales}):
+            del values[name]
     if isinstance(scales, tuple) and "size" not in given:
         values["size"] = scales[-1]
     counts, size = values.get("iterations"), values.get("size", Options.size)

@@ -107,7 +107,8 @@ class Parser(argparse.ArgumentParser):
     def _near(self, unknown: list[str]) -> str:
         """The option that the first of the `unknown` words may have meant."""
         known = [flag for flag in self._option_string_actions if flag.startswith("--")]
-        flags = [word.partition("=")[0] for word in unknown if word.startswith("--")]
+        # Other programs write -image_size; a number below 0 is no name.
+        flags = [word.partition("=")[0] for word in unknown if re.match("--?[a-z]", word)]
         hint = hint_for(flags[0], known, "") if flags else ""
         return f"; {hint}" if hint else ""
 
