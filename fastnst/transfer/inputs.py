@@ -78,7 +78,7 @@ def parse_canvas(size: Any) -> Canvas:
             return Canvas(int(match[2] or match[1]), int(match[1]))
     elif isinstance(size, Integral) and not isinstance(size, bool):
         return Canvas(int(size), int(size))
-    raise OptionError(f"size {size!r} is no size in pixels; write 512x384 (width by height), or 512 for a square")
+    raise OptionError(f"size {size!r} is not a size in pixels; write 512x384 (width by height), or 512 for a square")
 
 
 def recorded_canvas(parameters: Mapping[str, Any]) -> Canvas | None:
@@ -111,7 +111,7 @@ def sized(options: Mapping[str, Any], content: Source | AnyPicture | Canvas) -> 
     percent = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) *%", text)
     box = re.fullmatch(r"([0-9]{1,9}) *[x×] *([0-9]{1,9})", text)
     if text != "content" and percent is None and box is None:
-        raise OptionError(f"size {word!r} is no size; write 512, 1920x1080 (width by height), 50% or content")
+        raise OptionError(f"size {word!r} is not a size; write 512, 1920x1080 (width by height), 50% or content")
     picture = opened(content, most_pixels(options))
     is_short = options.get("edge") == "short"
     edge = min(picture.height, picture.width) if is_short else max(picture.height, picture.width)
@@ -162,7 +162,7 @@ def changed_inputs(
     recorded = record.get("styles")
     entries = recorded if isinstance(recorded, list) else []
     if len(entries) != len(styles):
-        yield f"the image was made of {len(entries)} styles"
+        yield f"the image was made of {len(entries)} styles, not of {len(styles)}"
     pictures = [("style", path, entry) for path, entry in zip(styles, entries, strict=False)]
     if content is not None:
         pictures.insert(0, ("content", content, record.get("content")))
@@ -210,8 +210,9 @@ class Inputs:
             rounding = 1 + 1 / min(height, width, init.height, init.width)
             if max(factor, 1 / factor) > _STRETCH * rounding:
                 warnings.warn(
-                    f"init image {init.name!r} is {init.width}×{init.height} pixels, and is stretched {_wider(factor)} "
-                    f"to {last.size[1]}×{last.size[0]}; crop it to those proportions if that is not meant",
+                    f"init image {init.name!r} is {init.width}×{init.height} pixels, and is stretched "
+                    f"{_wider(factor)} to {last.size[1]}×{last.size[0]}; crop it to those proportions if you do not "
+                    "want that",
                     FastnstWarning,
                     stacklevel=2,
                 )

@@ -72,7 +72,7 @@ class Watch:
         if callback is not None and not callable(callback):
             raise OptionError(f"callback {callback!r} cannot be called; give a function of one Iterate")
         if every is not None and (not isinstance(every, int) or every < 1):
-            raise OptionError(f"callback_every {every!r} is not a whole number of 1 or more, nor None")
+            raise OptionError(f"callback_every is {every!r}; give a whole number of 1 or more, or None")
         if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
             raise OptionError(f"checkpoint_every {seconds!r} is not a number of seconds, 0 or more")
         if self.checkpoint is not None:
@@ -182,8 +182,8 @@ class Run:
         given = "" if rate is None else f" {rate:g}"
         cause = f"too long; lower --learning-rate{given}" if rises else f"too short; raise --learning-rate{given}"
         warnings.warn(
-            f"no step lowered the loss ({first:.4g} at first, {last:.4g} at last), so the image is the one that the "
-            f"run began with: the steps are {cause}, or leave it out",
+            f"no step lowered the loss ({first:.4g} at first, {last:.4g} at last), so you get the image that the run "
+            f"began with: the steps are {cause}, or leave that option out",
             FastnstWarning,
             stacklevel=2,
         )

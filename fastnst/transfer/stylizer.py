@@ -319,7 +319,7 @@ class Stylizer:
                 raise
         self._compute_in(without_overflow(self.runtime))
         warnings.warn(
-            f"float16's range is too short for the first image; going on in {self.runtime.precision}",
+            f"float16 cannot hold the values of the first image; the run goes on in {self.runtime.precision}",
             FastnstWarning,
             stacklevel=2,
         )
@@ -386,7 +386,7 @@ class Stylizer:
             if not plan.fits and plan.limit_bytes is not None:
                 warnings.warn(
                     f"{plan.width}×{plan.height} pixels need about {in_words(plan.peak_bytes)} of memory, and "
-                    f"{in_words(plan.limit_bytes)} are free; lower --size, or take --optimizer adam",
+                    f"{in_words(plan.limit_bytes)} are free; lower --size, or choose --optimizer adam",
                     FastnstWarning,
                     stacklevel=2,
                 )

@@ -52,7 +52,7 @@ def bound(port: int) -> socket.socket:
         return socket.create_server((HOST, port), backlog=128)
     except OSError as error:
         raise OptionError(
-            f"port {port} is not to be had ({error.strerror}); give another one with --port, or 0 for any"
+            f"port {port} cannot be used ({error.strerror}); give another one with --port, or 0 for any free one"
         ) from None
 
 
