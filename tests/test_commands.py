@@ -169,7 +169,7 @@ def test_rerun_finds_what_was_moved(made: Path, tmp_path: Path, capsys: Any, mon
     refused(capsys, "say where with --init PATH", *most)
     assert cli.main([*most, "--init", style]) == 0
     assert "every pixel is the same" in capsys.readouterr().err
-    refused(capsys, "2 styles given, and it was made of 1", *most, style)
+    refused(capsys, "you gave 2 styles, and the image was made of 1", *most, style)
 
 
 def test_rerun_refuses_other_inputs(made: Path, pictures: tuple[str, str], tmp_path: Path, capsys: Any) -> None:

@@ -334,9 +334,9 @@ def test_modules_compile_without_a_graph_break(module: str) -> None:
         (lambda: PerceptualLoss(**NAMES), "no style image given"),
         (lambda: PerceptualLoss([], **NAMES), "no style image given"),
         (lambda: PerceptualLoss(images(1)[0], objective="other"), "unknown objective"),
-        (lambda: PerceptualLoss(images(1)[0], iterations=3), "iterations is no option of PerceptualLoss"),
+        (lambda: PerceptualLoss(images(1)[0], iterations=3), "iterations is not an option of PerceptualLoss"),
         (lambda: PerceptualLoss(images(1)[0], **NAMES, style_weights=[1, 2]), "2 style weights for 1 style images"),
-        (lambda: PerceptualLoss(images(1)[0], **NAMES, size=28)(images()), "no content given"),
+        (lambda: PerceptualLoss(images(1)[0], **NAMES, size=28)(images()), "no content was given"),
         (lambda: PerceptualLoss(images(1)[0], **NAMES, size=28)(images(2), images(3)), r"content is \(3, 3, 24, 28\)"),
     ],
 )

@@ -146,7 +146,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_last_good_image(
         (photo(), photo(1, 4, 100), {"size": 16}, r"style image would be .* at scale 16"),
         (photo(), photo(1), {"style_weights": [1, 2]}, "2 style weights for 1 style images"),
         (photo(), [], {}, "no style image"),
-        (photo(), photo(1), {"max_memory": "2MB"}, r"needs at least .* and 2 MB are allowed"),
+        (photo(), photo(1), {"max_memory": "2MB"}, r"needs at least .* and you allow 2 MB"),
         (photo(), photo(1), {"device": "gpu"}, "unknown device 'gpu'"),
         (photo(), photo(1), {"device": "cpu", "precision": "fp16"}, "fp16 is a thousand times slower"),
         (photo(), photo(1), {"device": "cpu", "precision": "tf32"}, "tf32 needs a GPU"),

@@ -183,7 +183,7 @@ def test_a_run_from_upload_to_file(address: str) -> None:
         (b"no picture", "style", "style image (sea.png) is not an image"),
         (b"x" * 100_001, "content", "sea.png has more than 100 kB"),
         (png(200, 101), "content", "more than the limit of 20000 pixels"),
-        (png(), "poster", "'poster' is no role of a picture"),
+        (png(), "poster", "'poster' is not a role of a picture"),
     ],
 )
 def test_bad_pictures(address: str, data: bytes, role: str, said: str) -> None:
@@ -204,7 +204,7 @@ def test_bad_pictures(address: str, data: bytes, role: str, said: str) -> None:
     [
         (b"{", "no form"),
         (b"[" * 50_000, "no form"),
-        (b" " * 200_000, "more than a form holds"),
+        (b" " * 200_000, "longer than a form can be"),
         ([], "no form"),
         ({}, "give 1 to 4 style pictures"),
         ({"styles": ["x"] * 5}, "give 1 to 4 style pictures"),
@@ -223,7 +223,7 @@ def test_bad_runs(address: str, body: Any, said: str) -> None:
 @pytest.mark.parametrize(
     ("form", "said"),
     [
-        ({"weights": "/etc/passwd"}, "'weights' is no control"),
+        ({"weights": "/etc/passwd"}, "'weights' is not a control"),
         ({"size": "97"}, "size 97 is more than this page makes; give 96 or less"),
         ({"style_weight": "-1"}, "style weight -1.0 is too small"),
         ({"iterations": "2 3"}, "2 counts of iterations for 1 scale"),
@@ -246,7 +246,7 @@ def test_tabs_share_the_session_and_its_run(address: str) -> None:
     assert next(event for event in watching if (event["run"] or {}).get("iteration", 0) >= 1)
     status, answer = second.start()
     assert status == 400
-    assert "a run is going on; stop it first" in answer["error"]
+    assert "a run is still going on; stop it first" in answer["error"]
     assert second.ask("DELETE", "/runs")[0] == 200
     assert watching.until("done", number)
     assert (watching.results[-1]["id"], watching.results[-1]["stopped"]) == (str(number), "interrupted")

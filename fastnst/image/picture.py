@@ -156,7 +156,9 @@ def opaque(picture: AnyPicture) -> AnyPicture:
 def from_array(source: npt.NDArray[np.generic], what: str) -> Picture:
     """A Picture of (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): uint8, uint16, or float in 0…1, in either byte order."""
     if np.ma.isMaskedArray(source):
-        raise ImageError(f"{what} is a masked array, which has no values where it is masked; give its filled()")
+        raise ImageError(
+            f"{what} is a masked array, which has no values where it is masked; give the result of its filled()"
+        )
     array = np.asarray(source)
     with decoding(what, *check_layout(array.shape, array.dtype, what)):
         return from_samples(array, what, "array")

@@ -131,7 +131,7 @@ def _opened(source: object, role: str, max_pixels: int) -> tuple[str, StreamedPi
 def _warn_of_frames(what: str, frames: int) -> None:
     if frames > 1:
         warnings.warn(
-            f"{what} has {frames} frames or pages, and the first is taken; save the one that is meant as a picture",
+            f"{what} has {frames} frames or pages, and the first is taken; save the one that you want as a picture",
             FastnstWarning,
             stacklevel=2,
         )

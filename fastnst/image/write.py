@@ -88,7 +88,7 @@ def _depth_of(form: Format, bit_depth: int | None) -> int:
     if bit_depth is None or form.depths == (32,):
         return form.depths[0]
     if bit_depth not in (8, 16):
-        raise OptionError(f"bit depth {bit_depth} is none of 8 and 16 bits per channel")
+        raise OptionError(f"bit depth {bit_depth} is not possible; give 8 or 16 bits per channel")
     if bit_depth not in form.depths:
         deep = " or ".join(name for name, other in FORMATS.items() if bit_depth in other.depths)
         raise OptionError(f"{form.name} holds {form.depths[0]} bits per channel, not {bit_depth}; choose {deep}")

@@ -61,7 +61,7 @@ _OF_LBFGS: tuple[str, Callable[[Any], bool], str] = (
     lambda optimizer: optimizer == "lbfgs",
     "only the optimizer lbfgs looks at it; choose that one, or leave this option out",
 )
-_NEEDS: Mapping[str, tuple[str, Callable[[Any], bool], str]] = MappingProxyType(
+NEEDS: Mapping[str, tuple[str, Callable[[Any], bool], str]] = MappingProxyType(
     {
         **dict.fromkeys(("line_search", "hessian", "history", "history_precision"), _OF_LBFGS),
         "scale_factor": (
@@ -81,7 +81,7 @@ _NEEDS: Mapping[str, tuple[str, Callable[[Any], bool], str]] = MappingProxyType(
 
 def _is_heeded(name: str, values: Mapping[str, Any]) -> bool:
     """True where the option `name` has an effect beside the other `values`."""
-    other, suits, _ = _NEEDS[name]
+    other, suits, _ = NEEDS[name]
     return suits(values.get(other, getattr(Options, other)))
 
 
@@ -354,11 +354,11 @@ class Options:
             )
         check_filter_scaling(self.filter_scaling, self.network, self.weights)
         defaults = {option.name: option.default for option in fields(self)}
-        for name in _NEEDS:
+        for name in NEEDS:
             value = getattr(self, name)
             if value != defaults[name] and not _is_heeded(name, vars(self)):
                 shown = f"{value:g}" if isinstance(value, float) else value
-                raise OptionError(f"{name.replace('_', ' ')} {shown} has no effect here: {_NEEDS[name][2]}")
+                raise OptionError(f"{name.replace('_', ' ')} {shown} has no effect here: {NEEDS[name][2]}")
         if self.transfer != "none" and not (self.levels and self.style_loss == "gram"):
             raise OptionError(
                 f"transfer {self.transfer} moves features in place of a style loss; leave --style-loss as it is, and "
@@ -467,7 +467,7 @@ def resolve_options(**given: Any) -> Options:
         values.setdefault("iterations", TRANSFER_ITERATIONS)
     scales = parse_scales(values.get("scales", Options.scales))
     # What a preset sets for a choice that is not made after all.
-    for name in (name for name in _NEEDS if name in values and name not in given):
+    for name in (name for name in NEEDS if name in values and name not in given):
         if not _is_heeded(name, {**values, "scales": scales}):
             del values[name]
     if isinstance(scales, tuple) and "size" not in given:

@@ -171,7 +171,7 @@ def read_track(name: str, value: Any) -> Track | None:
     if isinstance(value, str) and ":" in value:
         points = [_POINT.fullmatch(word) for word in value.split()]
         if None in points:
-            raise OptionError(f'{spoken} {value!r} is no track; write moments and values, as "0:1 5s:20"')
+            raise OptionError(f'{spoken} {value!r} is not a track; write moments and values, as "0:1 5s:20"')
         pairs = [(float(point[1]), point[2].split(",")) for point in points if point is not None]
     elif isinstance(value, Mapping):
         pairs = [(time, held if isinstance(held, Sequence) else [held]) for time, held in value.items()]
@@ -184,7 +184,7 @@ def read_track(name: str, value: Any) -> Track | None:
     times, values = (tuple(part) for part in zip(*known, strict=True)) if known else ((), ())
     if not times or len(set(times)) < len(times) or len({len(held) for held in values}) > 1:
         raise OptionError(
-            f"{spoken} {value!r} is no track: give numbers, as many at each moment, and each moment once, as "
+            f"{spoken} {value!r} is not a track: give numbers, as many at each moment, and each moment once, as "
             '"0:1,0 5s:0,1"'
         )
     return Track(times, values)

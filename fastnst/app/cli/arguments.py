@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from fastnst.errors import OptionError
-from fastnst.options.options import GROUPS, Options, resolve_options
+from fastnst.options.options import GROUPS, NEEDS, Options, resolve_options
 from fastnst.options.parse import hint_for
 from fastnst.options.presets import PRESETS
 
@@ -289,7 +289,8 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
         if isinstance(given.get("size"), str):
             # What it means is known beside a content.
             read_option("size", given.pop("size"))
-        resolve_options(**given)
+        # Those may only make sense beside options of the command.
+        resolve_options(**{option: value for option, value in given.items() if option not in NEEDS})
     except OptionError as error:
         raise OptionError(f"config {name!r}: {error}") from None
     return settings

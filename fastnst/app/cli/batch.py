@@ -43,7 +43,7 @@ def run(parsed: argparse.Namespace) -> int:
         nonlocal stopping
         if signals and not stopping:
             stopping = True
-            print("fastnst: stopping after the present iterations; once more stops at once", file=sys.stderr)
+            print("fastnst: stopping after the present iterations; press Ctrl-C again to stop at once", file=sys.stderr)
         return stopping
 
     try:
@@ -81,7 +81,10 @@ def _tasks(parsed: argparse.Namespace) -> list[Task]:
     else:
         folder = os.path.realpath(parsed.output)
         if folder in map(os.path.realpath, (*parsed.content, *parsed.style)):
-            raise OptionError(f"-o {parsed.output} has inputs in it, and outputs would become inputs; give another")
+            raise OptionError(
+                f"the folder -o {parsed.output} has inputs in it, and the next run would take the "
+                "outputs for inputs; give another folder"
+            )
         rows, root = pair_rows(parsed.content, parsed.style), ""
     given, progress = given_options(vars(parsed)), not parsed.quiet
     tasks = make_tasks(rows, given, folder=parsed.output, root=root, pattern=parsed.name, progress=progress)
@@ -119,7 +122,7 @@ def _log_path(parsed: argparse.Namespace) -> Path:
             "give either MANIFEST (before the options that take several values, or after --) or --content and --style"
         )
     if pairs and None in (parsed.content, parsed.style, parsed.output):
-        raise OptionError("without MANIFEST, --content, --style and -o FOLDER are all needed")
+        raise OptionError("without a MANIFEST, you must give --content, --style and -o FOLDER")
     name = "failures.jsonl" if parsed.part is None else "failures.{}-of-{}.jsonl".format(*parsed.part)
     path = Path(parsed.manifest).with_suffix(f".{name}") if parsed.output is None else Path(parsed.output) / name
     if parsed.log is not None:

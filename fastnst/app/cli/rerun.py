@@ -32,7 +32,10 @@ def run(parsed: argparse.Namespace) -> int:
     content = recorded_canvas(record) or place("content", record["content"]["name"], parsed.content)
     given = parsed.styles or [None] * len(record["styles"])
     if len(given) != len(record["styles"]):
-        raise OptionError(f"{len(given)} styles given, and it was made of {len(record['styles'])}; give all, in order")
+        raise OptionError(
+            f"you gave {len(given)} styles, and the image was made of {len(record['styles'])}; give all "
+            "of them, in order"
+        )
     styles = [place("style", style["name"], path) for path, style in zip(given, record["styles"], strict=True)]
     options = dict(record["options"])
     if parsed.device is not None:
@@ -52,7 +55,7 @@ def run(parsed: argparse.Namespace) -> int:
             resolved = replace(resolved, precision=then.precision)
     for problem in _changes(content, styles, resolved, record):
         if not parsed.changed:
-            raise OptionError(f"{problem}; give the one that it was, or --changed to go on with this one")
+            raise OptionError(f"{problem}; give the right one, or --changed to go on with this one")
         _warn(f"{problem}; going on with this one")
     _warn_of_differences(record, resolved)
     final = (record.get("final") or {}) if record.get("stopped") else {}
@@ -118,7 +121,10 @@ def _warn_of_differences(record: dict[str, Any], options: Options) -> None:
     if changed:
         _warn(f"it was made with {', '.join(changed)}; pixels may differ")
     if options.seconds is not None:
-        _warn(f"it had {options.seconds:g} seconds; how many iterations they are differs from run to run")
+        _warn(
+            f"it was made with --seconds {options.seconds:g}, and the number of iterations in that time differs "
+            "from run to run"
+        )
 
 
 def _warn(text: str) -> None:

@@ -46,7 +46,7 @@ def execute_together(job: Job, *, saved: Path | None = None) -> int:
     if not are_launched():
         return execute(job, saved=saved)[0]
     if STANDARD in (job.content, *job.styles, job.options.get("init")):
-        raise OptionError("several processes cannot all read the standard input; give paths in place of -")
+        raise OptionError("several processes cannot all read the standard input; give a path in place of -")
     options = resolve_options(**sized(job.options, job.content))
     device = resolve_runtime(options.device, options.precision, options.backend).device
     with joined(device) as ranks:

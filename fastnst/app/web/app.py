@@ -53,7 +53,7 @@ _HEADERS = {
 
 async def _guard(call: Call, answer: RequestResponseEndpoint) -> Response:
     """The answer with the headers above; 403 for a call that `_is_refused`."""
-    refusal = PlainTextResponse("this page answers its own calls alone\n", 403)
+    refusal = PlainTextResponse("the page answers only its own calls", 403)
     response = refusal if _is_refused(call.headers) else await answer(call)
     response.headers.update(_HEADERS)
     return response
@@ -167,7 +167,7 @@ class App:
     async def _upload(self, call: Call) -> Response:
         name, role = call.query_params.get("name", "picture"), call.query_params.get("role", "content")
         if role not in ("content", "style"):
-            raise OptionError(f"{role[:20]!r} is no role of a picture; choose content or style")
+            raise OptionError(f"{role[:20]!r} is not a role of a picture; choose content or style")
         held = 0
 
         def check(count: int) -> None:
@@ -219,7 +219,7 @@ class App:
     async def _continue(self, call: Call) -> Response:
         size = (await _json(call)).get("size")
         if not isinstance(size, int) or isinstance(size, bool):
-            raise OptionError("the size to continue at is no whole number of pixels")
+            raise OptionError("the size to continue at is not a whole number of pixels")
         return self._join(continued(self._result(call), self._session.next_number, size))
 
     def _join(self, request: Request) -> Response:
@@ -230,7 +230,7 @@ class App:
             self._run.start()
         except RuntimeError:  # no thread is to be had
             ticket.finish(None, failed=True)
-            raise OptionError("this machine can start nothing more now; try again in a while") from None
+            raise OptionError("this machine cannot start anything more now; try again in a while") from None
         return JSONResponse({"run": request.number})
 
     async def _stop(self, call: Call) -> Response:
@@ -322,7 +322,7 @@ async def _body(call: Call, check: Callable[[int], None]) -> bytes:
 async def _json(call: Call) -> dict[str, Any]:
     def check(count: int) -> None:
         if count > _MOST_JSON_BYTES:
-            raise OptionError("this is more than a form holds; load the page again")
+            raise OptionError("this is longer than a form can be; load the page again")
 
     body = await _body(call, check)
     try:
@@ -330,5 +330,5 @@ async def _json(call: Call) -> dict[str, Any]:
     except (ValueError, RecursionError):
         form = None
     if not isinstance(form, dict):
-        raise OptionError("this is no form; load the page again")
+        raise OptionError("this is not a form; load the page again")
     return form

@@ -68,7 +68,7 @@ class Session:
         """Makes the ticket the present one. Raises OptionError while another one is not over."""
         with self._lock:
             if self.ticket is not None and not self.ticket.over:
-                raise OptionError("a run is going on; stop it first")
+                raise OptionError("a run is still going on; stop it first")
             self.ticket = ticket
             self._requests += 1
 

@@ -96,7 +96,7 @@ class Studio:
         """The first frame, and the clip, unless the run was stopped before all of its frames were made."""
         request, began = ticket.request, time.perf_counter()
         if request.start is not None:
-            raise OptionError("a clip begins with a picture or a noise; choose another start than a result")
+            raise OptionError("a clip cannot start from a result; choose another start")
         first: list[Frame] = []
 
         def look(done: FrameDone) -> None:
@@ -156,7 +156,7 @@ def _in_words(error: Exception) -> str:
         return "out of memory; lower the size, the style scale or the scales"
     with suppress(Exception):  # the terminal may be gone
         traceback.print_exception(error)
-    return "something went wrong that should not; the terminal that the page was started from has the details"
+    return "something went wrong that should not; look at the terminal in which you started the page"
 
 
 def _spoken(message: str) -> str:
