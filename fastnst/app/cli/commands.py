@@ -543,8 +543,10 @@ def _add_verify(commands: Any) -> None:
     parser = commands.add_parser(
         "verify",
         help="check the kernels against float64",
-        description="Checks each op × dtype × layout × layer shape against float64, forward and backward.",
+        description="Checks the kernels against float64, forward and backward: each operation at one small shape, or "
+        "with --all at every dtype, layout and layer's shape.",
     )
+    parser.add_argument("--all", action="store_true", help="check every dtype, layout and layer's shape")
     parser.add_argument(
         "--backend", choices=("all", "triton", "torch"), default="all", help="check this backend (default: all)"
     )
@@ -552,7 +554,7 @@ def _add_verify(commands: Any) -> None:
         "--size",
         type=int,
         metavar="PX",
-        help="check the layers of a square image with this side (default: 512 on a GPU, 256 on a CPU)",
+        help="with --all, check the layers of a square image with this side (default: 512 on a GPU, 256 on a CPU)",
     )
     parser.add_argument("--json", action="store_true", help="print the checks as one JSON object on stdout")
     parser.set_defaults(run="verify.run")
