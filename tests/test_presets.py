@@ -238,7 +238,8 @@ def test_the_module_has_gram_matrices_alone() -> None:
 
 
 def test_config_files_and_manifests_have_the_options(tmp_path: Path) -> None:
-    (tmp_path / "run.toml").write_text('preset = "neural-style"\ntv-kind = "absolute"\nscale-factor = 1.5\nscales = 3\n')
+    text = 'preset = "neural-style"\ntv-kind = "absolute"\nscale-factor = 1.5\nscales = 3\n'
+    (tmp_path / "run.toml").write_text(text)
     assert read_config(tmp_path / "run.toml") == {
         "preset": "neural-style",
         "tv_kind": "absolute",

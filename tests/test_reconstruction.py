@@ -60,7 +60,7 @@ def test_the_style_of_more_layers_has_their_gram_matrices() -> None:
 @pytest.mark.parametrize(
     ("make", "options", "problem"),
     [
-        (fastnst.reconstruct_content, {"style_weight": 2}, "style weight 2 has no effect on a reconstruction of content"),
+        (fastnst.reconstruct_content, {"style_weight": 2}, "style weight 2 has no effect on a reconstruction"),
         (fastnst.reconstruct_content, {"content_layers": "conv1_1"}, "content_layers was given beside the layers"),
         (fastnst.reconstruct_content, {"init": "warm"}, "does not exist"),
         (fastnst.reconstruct_content, {"layers": "conv9_9"}, "unknown layer 'conv9_9'"),

@@ -276,7 +276,7 @@ def _wider(factor: float) -> str:
 
 
 def _named(picture: AnyPicture) -> dict[str, Any]:
-    return {"name": picture.name, "sha256": picture.sha256}
+    return {"name": picture.name, "sha256": picture.sha256, **picture.credit}
 
 
 def _absolute(name: str) -> str | None:

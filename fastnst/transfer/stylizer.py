@@ -54,7 +54,7 @@ from fastnst.transfer.inputs import (
 )
 from fastnst.transfer.kernels import Building, Rehearsal
 from fastnst.transfer.result import DivergedError, Result
-from fastnst.transfer.run import ResumeValues, Run, Watch, WatchValues, watch_and_options
+from fastnst.transfer.run import ResumeValues, Run, Watch, WatchValues, interruptible, watch_and_options
 from fastnst.transfer.scales import run_scales
 
 
@@ -74,13 +74,14 @@ def stylize(content: Source, style: Styles, **values: Unpack[StylizeValues]) -> 
             `fastnst.transfer.inputs.sized` has them), `style_weight=5` or `preset="gatys"`, and those of
             `fastnst.Watch`: `callback`, `callback_every`, `checkpoint` and `checkpoint_every`.
 
-    Raises FastnstError for input that cannot be used, before any long work, and DivergedError, which carries the best
-    image, when the loss turns NaN or infinite.
+    Ctrl-C ends the run after the present iteration, and the result, whose `stopped` is then "interrupted", is the image
+    so far; pressed twice it raises KeyboardInterrupt. Raises FastnstError for input that cannot be used, before any
+    long work, and DivergedError, which carries the best image, when the loss turns NaN or infinite.
     """
     watch, options = watch_and_options(values)
     if isinstance(options.get("size"), str):
         content = opened(content, most_pixels(options))  # type: ignore[assignment]
-    return Stylizer(style, **sized(options, content)).prepare(content).run(watch)
+    return interruptible(watch, Stylizer(style, **sized(options, content)).prepare(content).run)
 
 
 def resume(
@@ -101,7 +102,7 @@ def resume(
     """
     saved = load_run(Path(path))
     source, style, options = saved.inputs(content=content, style=style, init=init, masks=masks)
-    return Stylizer(style, **options).prepare(source, saved).run(Watch(checkpoint=path, **watch))
+    return interruptible(Watch(checkpoint=path, **watch), Stylizer(style, **options).prepare(source, saved).run)
 
 
 def weights_of(options: Options, *, progress: bool = False) -> Weights:

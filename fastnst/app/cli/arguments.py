@@ -8,12 +8,15 @@ import tomllib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from fastnst.errors import OptionError
 from fastnst.options.options import GROUPS, NEEDS, Options, resolve_options
 from fastnst.options.parse import hint_for
 from fastnst.options.presets import PRESETS
+
+if TYPE_CHECKING:
+    from fastnst.image.write import Form
 
 OPTIONS: Mapping[str, "Field[Any]"] = {option.name: option for option in fields(Options)}
 
@@ -56,6 +59,9 @@ class Outputs:
     bit_depth: int | None = _output(
         None, "write this many bits per channel: 8, or 16 for png and tiff (default: 8)", "N"
     )
+    quality: int | None = _output(
+        None, "compress JPEG, WebP or AVIF at this quality, 1 to 100 (default: jpeg 95, avif 90, webp lossless)", "N"
+    )
     save_every: int | None = _output(
         None, "also write the image every N iterations, beside OUT, with the iteration in its name", "N"
     )
@@ -85,8 +91,8 @@ class Outputs:
         return "the standard output" if self.output == STANDARD else self.output
 
     @property
-    def form(self) -> dict[str, Any]:
-        return {"format": self.format, "bit_depth": self.bit_depth}
+    def form(self) -> "Form":
+        return {"format": self.format, "bit_depth": self.bit_depth, "quality": self.quality}
 
 
 OUTPUTS: Mapping[str, "Field[Any]"] = {output.name: output for output in fields(Outputs) if output.name != "output"}

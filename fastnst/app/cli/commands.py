@@ -514,6 +514,9 @@ def _add_apply(commands: Any) -> None:
         type=whole_number,
         help="write this many bits per channel: 8, or 16 for png and tiff (default: 8)",
     )
+    parser.add_argument(
+        "--quality", metavar="N", type=whole_number, help="compress JPEG, WebP or AVIF at this, 1 to 100"
+    )
     parser.add_argument("--onnx", metavar="FILE", help="also export the network for onnxruntime (fastnst[onnx]): .onnx")
     parser.add_argument("--quiet", action="store_true", help="print no line for each picture")
     parser.set_defaults(run="networks.run_apply")

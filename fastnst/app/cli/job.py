@@ -85,6 +85,10 @@ class Job:
             value = getattr(outputs, name)
             if value is not None and value < 1:
                 raise OptionError(f"--{name.replace('_', '-')} {value} is too small; it must be 1 or more")
+        for name in ("movie", "checkpoint"):
+            every = f"{name}_every"
+            if getattr(outputs, name) is None and getattr(outputs, every) != getattr(Outputs, every):
+                raise OptionError(f"--{name}-every has no effect without --{name}; add that, or leave it out")
         if outputs.output == STANDARD:
             if outputs.json:
                 raise OptionError(

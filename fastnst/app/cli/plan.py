@@ -22,20 +22,7 @@ def run(parsed: argparse.Namespace) -> int:
     picture = open_picture(parsed.content, role="content", max_pixels=options.max_pixels)
     scales = run_scales(picture, (), options)
     rate = measure_rate(runtime)
-    # The style is not given: a picture of the content's proportions stands for it.
-    plans = [
-        plan_run(
-            options,
-            runtime,
-            scale.size,
-            tile=options.tile,
-            max_memory=options.max_memory,
-            style_sizes=[style_size(picture, scale.edge, options)],
-            network_is_loaded=False,
-            rate=rate,
-        )
-        for scale in scales
-    ]
+    plans = plans_of(picture, scales, options, runtime, rate)
     if parsed.json:
         report = {
             "device": device_name(runtime.device),
@@ -55,6 +42,25 @@ def run(parsed: argparse.Namespace) -> int:
         seconds = sum((plan.seconds or 0.0) * count for plan, count in zip(plans, counts, strict=True))
         print(f"in all about {_duration(seconds)} for {sum(counts)} iterations")
     return 0
+
+
+def plans_of(
+    picture: AnyPicture, scales: Sequence[Scale], options: Options, runtime: Runtime, rate: float
+) -> list[Plan]:
+    """How each scale of a run would fit; a picture of the content's proportions stands for the style."""
+    return [
+        plan_run(
+            options,
+            runtime,
+            scale.size,
+            tile=options.tile,
+            max_memory=options.max_memory,
+            style_sizes=[style_size(picture, scale.edge, options)],
+            network_is_loaded=False,
+            rate=rate,
+        )
+        for scale in scales
+    ]
 
 
 def plan_lines(plan: Plan, iterations: int) -> list[str]:

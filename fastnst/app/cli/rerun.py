@@ -28,7 +28,8 @@ def run(parsed: argparse.Namespace) -> int:
     record = read_parameters(parsed.image)
     _check_complete(record, parsed.image)
     original = load_image(parsed.image, role="the")
-    place = partial(_place, parsed.image)
+    missing: list[str] = []
+    place = partial(_place, parsed.image, missing)
     content = recorded_canvas(record) or place("content", record["content"]["name"], parsed.content)
     given = parsed.styles or [None] * len(record["styles"])
     if len(given) != len(record["styles"]):
@@ -45,6 +46,11 @@ def run(parsed: argparse.Namespace) -> int:
     if options.get("masks") is not None:
         recorded = parse_masks(options["masks"]) or ()
         options["masks"] = parsed.masks or [mask.mapped(partial(place, "mask")) for mask in recorded]
+    if missing:
+        raise OptionError(
+            f"{'; '.join(missing)}: each was looked for where the run read it and beside {parsed.image!r}; say where "
+            "it is now, with the flags in brackets"
+        )
     resolved = resolve_options(**options)
     if resolved.precision == "auto":
         # A trial may end otherwise now.
@@ -85,8 +91,9 @@ def _check_complete(record: dict[str, Any], image: str) -> None:
         raise OptionError(f"{image!r} lacks the option init in its metadata; make it anew")
 
 
-def _place(image: str, role: str, recorded: object, given: str | None = None) -> str:
-    """The path of an input: the given one, or the recorded one, from here or from the image's own folder."""
+def _place(image: str, missing: list[str], role: str, recorded: object, given: str | None = None) -> str:
+    """The path of an input: the given one, or the recorded one, from here or from the image's own folder; one that is
+    in none of these places goes to the `missing`."""
     if given is not None:
         return given
     name, beside = str(recorded), Path(image).parent
@@ -100,7 +107,8 @@ def _place(image: str, role: str, recorded: object, given: str | None = None) ->
         except (OSError, ValueError):  # a name that is no path
             continue
     flag = {"style": "styles"}.get(role, role)
-    raise OptionError(f"the {role} {name!r} is not where it was, nor beside {image!r}; say where with --{flag} PATH")
+    missing.append(f"the {role} {name!r} is missing [--{flag}]")
+    return name
 
 
 def _changes(content: str | Canvas, styles: list[str], options: Options, record: dict[str, Any]) -> Iterator[str]:

@@ -29,7 +29,7 @@ from fastnst.transfer.variants import (
 )
 
 # A sheet of many runs has no file for what each would write on its way.
-_OF_ONE_RUN = ("format", "bit_depth", "save_every", "preview", "plot", "movie", "checkpoint", "json")
+_OF_ONE_RUN = ("format", "bit_depth", "quality", "save_every", "preview", "plot", "movie", "checkpoint", "json")
 
 
 def run_stylize(parsed: argparse.Namespace) -> int:

@@ -15,10 +15,9 @@ from tqdm import tqdm
 
 from fastnst.errors import OptionError
 
-# On two cores of the machine of README's figures.
 _DURATION = {
     True: "they take about 20 s on two cores; --all checks every shape, layout and dtype",
-    False: "they take about three minutes on two cores",
+    False: "they take several minutes",
 }
 _SECONDS = 10.0  # between two lines
 

@@ -7,7 +7,7 @@ import { element } from "./element.js";
 import { History } from "./history.js";
 import { Slot } from "./slots.js";
 import { Stage } from "./stage.js";
-import { ofResult, ofRun } from "./words.js";
+import { clock, ofResult, ofRun } from "./words.js";
 
 const find = (id) => document.getElementById(id);
 const alertBox = find("alert");
@@ -46,6 +46,7 @@ async function main() {
     ["content", "style"].map((role) => [role, new Slot(find(role), { most: role === "style" ? page.limits.styles : 1, complain, changed: remember })]),
   );
   let run = null;
+  let asking = 0, forecasts = 0;
   // The curve of the present run, and those of results as they are asked for.
   let curve = null;
   const curves = new Map();
@@ -54,6 +55,30 @@ async function main() {
     calm();
     const pictures = { content: slots.content.pictures, style: slots.style.pictures };
     sessionStorage.setItem("chosen", JSON.stringify({ session: page.session, pictures, ...controls.form() }));
+    stage.compare(slots.content.pictures.length ? api.largeUrl(slots.content.pictures[0].id) : null);
+    clearTimeout(asking);
+    asking = setTimeout(foresee, 500);
+  }
+
+  // What a start asks for, or null where a picture is missing.
+  function wanted() {
+    const [content] = slots.content.pictures, styles = slots.style.pictures.map(({ id }) => id);
+    return content && styles.length ? { content: content.id, styles, ...controls.form() } : null;
+  }
+
+  // Says on the button how long the run will take, where that can be known.
+  async function foresee() {
+    const run = wanted(), turn = ++forecasts;
+    let said = "Start";
+    if (run && !isBusy()) {
+      try {
+        const { seconds } = await api.forecast(run);
+        if (seconds !== null) said = `Start · about ${clock(seconds)}`;
+      } catch {
+        // What is wrong with the form is said when it is started.
+      }
+    }
+    if (turn === forecasts) find("start").textContent = said;
   }
   controls.heard = remember;
 
@@ -161,8 +186,9 @@ async function main() {
   find("controls").addEventListener("submit", (event) => {
     event.preventDefault();
     attempt(async () => {
-      if (!slots.content.pictures.length || !slots.style.pictures.length) throw new Error("give a content picture and a style picture first");
-      await api.start({ content: slots.content.pictures[0].id, styles: slots.style.pictures.map(({ id }) => id), ...controls.form() });
+      const run = wanted();
+      if (!run) throw new Error("give a content picture and a style picture first");
+      await api.start(run);
       stage.wait();
       if (matchMedia("(max-width: 999px)").matches) document.querySelector(".stage").scrollIntoView({ block: "start" });
     });
