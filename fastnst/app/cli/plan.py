@@ -2,17 +2,19 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 
 from fastnst_kernels.profiling.measure import device_name
 
 from fastnst.app.cli.arguments import given_options
+from fastnst.image.picture import AnyPicture
 from fastnst.image.read import open_picture
-from fastnst.network.runtime import resolve_runtime
-from fastnst.options.options import resolve_options
+from fastnst.network.runtime import Runtime, resolve_runtime
+from fastnst.options.options import Options, resolve_options
 from fastnst.options.parse import in_words
 from fastnst.plan.planner import Plan, plan_run
 from fastnst.plan.speed import measure_rate
-from fastnst.transfer.inputs import sized, style_size
+from fastnst.transfer.inputs import Scale, sized, style_size
 from fastnst.transfer.scales import run_scales
 
 

@@ -23,7 +23,7 @@ from starlette.staticfiles import StaticFiles
 
 from fastnst import __version__
 from fastnst.app.web.controls import beginnings, make_controls, read_form
-from fastnst.app.web.results import SUFFIXES, Kept, Limits, Request, Upload, read_upload
+from fastnst.app.web.results import SUFFIXES, Kept, Limits, Request, Upload, large, read_upload
 from fastnst.app.web.session import Session, continued
 from fastnst.app.web.studio import Studio
 from fastnst.app.web.ticket import Ticket
@@ -95,6 +95,8 @@ class App:
                 Route("/api/uploads", self._upload, methods=["POST"]),
                 Route("/api/examples/{name}", self._example, methods=["POST"]),
                 Route("/api/uploads/{name}", self._uploaded),
+                Route("/api/uploads/{name}/large", self._large),
+                Route("/api/forecast", self._forecast, methods=["POST"]),
                 Route("/api/runs", self._start, methods=["POST"]),
                 Route("/api/runs", self._stop, methods=["DELETE"]),
                 Route("/api/preview", self._preview),
@@ -195,7 +197,23 @@ class App:
     async def _uploaded(self, call: Call) -> Response:
         return _picture(self._session.upload(call.path_params["name"]).thumbnail)
 
+    async def _large(self, call: Call) -> Response:
+        upload = self._session.upload(call.path_params["name"])
+        async with self._decoding:
+            return _picture(await run_in_threadpool(large, upload, self._limits))
+
+    async def _forecast(self, call: Call) -> Response:
+        """The seconds that a run would take; null where they cannot be known, or while another run is going on."""
+        request, ticket = await self._asked(call), self._session.ticket
+        if request.content.frames or (ticket is not None and not ticket.over):
+            return JSONResponse({"seconds": None})
+        async with self._decoding:
+            return JSONResponse({"seconds": await run_in_threadpool(self._studio.forecast, request)})
+
     async def _start(self, call: Call) -> Response:
+        return self._join(await self._asked(call))
+
+    async def _asked(self, call: Call) -> Request:
         asked = await _json(call)
         styles = asked.get("styles")
         if not isinstance(styles, list) or not 1 <= len(styles) <= self._limits.styles:
@@ -205,7 +223,7 @@ class App:
             raise OptionError("the form is missing; load the page again")
         begins = asked.get("begins", "content")
         start = None if begins in START_WORDS else self._session.result(begins)
-        request = Request(
+        return Request(
             number=self._session.next_number,
             content=self._session.upload(asked.get("content")),
             styles=tuple(self._session.upload(style) for style in styles),
@@ -214,7 +232,6 @@ class App:
             begins=begins,
             start=start,
         )
-        return self._join(request)
 
     async def _continue(self, call: Call) -> Response:
         size = (await _json(call)).get("size")

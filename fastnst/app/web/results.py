@@ -151,6 +151,14 @@ def thumbnail(rgb: Tensor, alpha: Tensor | None, long_edge: int = _THUMBNAIL) ->
     return file.getvalue()
 
 
+def large(upload: Upload, limits: Limits) -> bytes:
+    """The picture of an upload as a browser shows it, as large as the page's results may be."""
+    if upload.frames:
+        return upload.thumbnail
+    picture = load_image(upload.opened(), role="content", max_pixels=limits.pixels)
+    return thumbnail(picture.rgb, picture.alpha, limits.size)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Request:
     """A run that is asked for: pictures, the options that the form gave, and the form itself to fill it again.

@@ -9,13 +9,17 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from fastnst.app.cli.plan import plans_of
 from fastnst.app.web.results import Kept, Limits, Request, clip_file, keep, thumbnail
 from fastnst.app.web.ticket import Ticket
 from fastnst.errors import FastnstError, OptionError
 from fastnst.image.read import load_image
-from fastnst.network.runtime import is_out_of_memory, resolve_runtime
+from fastnst.network.runtime import Runtime, is_out_of_memory, resolve_runtime
 from fastnst.options.options import Options, resolve_options
+from fastnst.plan.speed import measure_rate
+from fastnst.transfer.inputs import Canvas
 from fastnst.transfer.result import DivergedError, Iterate, LossRecord, Result
+from fastnst.transfer.scales import run_scales
 from fastnst.transfer.stylizer import Networks, Stylizer, weights_of
 from fastnst.video.flow import Frame, as_planes
 from fastnst.video.run import FrameDone, prepare_video
@@ -37,6 +41,7 @@ class Studio:
         self.limits = limits
         self._kept = kept
         self._networks = Networks()
+        self._rates: dict[Runtime, float] = {}
         options = resolve_options(**host)
         runtime = resolve_runtime(options.device, options.precision, options.backend)
         weights = weights_of(options, progress=sys.stderr.isatty())
@@ -50,6 +55,19 @@ class Studio:
         content, *styles = ((upload.width, upload.height) for upload in (request.content, *request.styles))
         self.limits.check_options(options, content, styles)
         return options
+
+    def forecast(self, request: Request) -> float | None:
+        """The seconds that a run would take; None where they cannot be known beforehand."""
+        options = self.options(request)
+        runtime = resolve_runtime(options.device, options.precision, options.backend)
+        if runtime not in self._rates:
+            self._rates[runtime] = measure_rate(runtime)
+        picture = Canvas(request.content.height, request.content.width).picture
+        scales = run_scales(picture, (), options)
+        plans = plans_of(picture, scales, options, runtime, self._rates[runtime])
+        seconds = [plan.seconds and plan.seconds * scale.iterations for plan, scale in zip(plans, scales, strict=True)]
+        total = sum(each or 0.0 for each in seconds) if None not in seconds else None
+        return total if total is None or options.seconds is None else min(total, options.seconds)
 
     def run(self, ticket: Ticket) -> None:
         """Makes the ticket's image. Whatever happens ends in the ticket, and the last image there was is kept."""
