@@ -163,8 +163,17 @@ def test_rerun_finds_what_was_moved(made: Path, tmp_path: Path, capsys: Any, mon
         shutil.move(folder / name, tmp_path / f"new-{name}")
     at = {"image": str(folder / "out.png"), "content": str(tmp_path / "new-content.png")}
     style = str(tmp_path / "new-style.png")
-    refused(capsys, "say where with --content PATH", "rerun", at["image"], "-o", remade)
-    refused(capsys, "say where with --styles PATH", "rerun", at["image"], "-o", remade, "--content", at["content"])
+    refused(capsys, "say where with --content PATH --styles PATH --init PATH", "rerun", at["image"], "-o", remade)
+    refused(
+        capsys,
+        "say where with --styles PATH --init PATH",
+        "rerun",
+        at["image"],
+        "-o",
+        remade,
+        "--content",
+        at["content"],
+    )
     most = ["rerun", at["image"], "-o", remade, "--content", at["content"], "--styles", style]
     refused(capsys, "say where with --init PATH", *most)
     assert cli.main([*most, "--init", style]) == 0

@@ -325,7 +325,7 @@ def test_modules_compile_without_a_graph_break(module: str) -> None:
         (lambda: ContentLoss(form="l1"), "unknown form 'l1'"),
         (lambda: TVLoss(kind="l3"), "unknown kind 'l3'"),
         (lambda: FeatureExtractor("random", layers=[]), "give at least one"),
-        (lambda: FeatureExtractor("random", layers="conv1_1"), "no list of layers"),
+        (lambda: FeatureExtractor("random", layers="conv1_1"), "not a list of layers"),
         (lambda: FeatureExtractor("random", layers=["conv9_1"]), "unknown layer 'conv9_1'"),
         (lambda: FeatureExtractor("random", layers=["conv1_1"], pooling="min"), "unknown pooling 'min'"),
         (lambda: FeatureExtractor("random", layers=["conv1_1"], padding="same"), "unknown padding 'same'"),

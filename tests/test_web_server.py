@@ -202,10 +202,10 @@ def test_bad_pictures(address: str, data: bytes, role: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        (b"{", "no form"),
-        (b"[" * 50_000, "no form"),
+        (b"{", "this is not a form"),
+        (b"[" * 50_000, "this is not a form"),
         (b" " * 200_000, "longer than a form can be"),
-        ([], "no form"),
+        ([], "this is not a form"),
         ({}, "give 1 to 4 style pictures"),
         ({"styles": ["x"] * 5}, "give 1 to 4 style pictures"),
         ({"styles": ["x"]}, "the form is missing"),

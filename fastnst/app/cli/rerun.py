@@ -24,11 +24,14 @@ from fastnst.transfer.result import Iterate, Result
 from fastnst.transfer.stylizer import weights_of
 
 
+_FLAGS = {"style": "styles"}
+
+
 def run(parsed: argparse.Namespace) -> int:
     record = read_parameters(parsed.image)
     _check_complete(record, parsed.image)
     original = load_image(parsed.image, role="the")
-    missing: list[str] = []
+    missing: list[tuple[str, str]] = []
     place = partial(_place, parsed.image, missing)
     content = recorded_canvas(record) or place("content", record["content"]["name"], parsed.content)
     given = parsed.styles or [None] * len(record["styles"])
@@ -48,8 +51,10 @@ def run(parsed: argparse.Namespace) -> int:
         options["masks"] = parsed.masks or [mask.mapped(partial(place, "mask")) for mask in recorded]
     if missing:
         raise OptionError(
-            f"{'; '.join(missing)}: each was looked for where the run read it and beside {parsed.image!r}; say where "
-            "it is now, with the flags in brackets"
+            f"{', '.join(f'the {role} {name!r}' for role, name in missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} neither where the run read "
+            f"{'it' if len(missing) == 1 else 'them'} nor beside {parsed.image!r}; say where with "
+            + " ".join(dict.fromkeys(f"--{_FLAGS.get(role, role)} PATH" for role, _ in missing))
         )
     resolved = resolve_options(**options)
     if resolved.precision == "auto":
@@ -91,7 +96,7 @@ def _check_complete(record: dict[str, Any], image: str) -> None:
         raise OptionError(f"{image!r} lacks the option init in its metadata; make it anew")
 
 
-def _place(image: str, missing: list[str], role: str, recorded: object, given: str | None = None) -> str:
+def _place(image: str, missing: list[tuple[str, str]], role: str, recorded: object, given: str | None = None) -> str:
     """The path of an input: the given one, or the recorded one, from here or from the image's own folder; one that is
     in none of these places goes to the `missing`."""
     if given is not None:
@@ -106,8 +111,7 @@ def _place(image: str, missing: list[str], role: str, recorded: object, given: s
                 return str(path)
         except (OSError, ValueError):  # a name that is no path
             continue
-    flag = {"style": "styles"}.get(role, role)
-    missing.append(f"the {role} {name!r} is missing [--{flag}]")
+    missing.append((role, name))
     return name
 
 
