@@ -314,3 +314,22 @@ def test_nothing_overflows_or_jumps(browser: Any, address: str, size: str, dark:
     assert (np.asarray(shown.convert("L")).mean() < 100) == dark
     tab.context.close()
     assert tab.problems == []
+
+
+def test_before_and_after_and_one_to_one(tab: Tab, pictures: tuple[Path, Path]) -> None:
+    page = tab.page
+    tab.give(*pictures)
+    tab.set(size="64", iterations="2", scales="none")
+    page.wait_for_selector("#start:has-text('about')")
+    tab.start()
+    tab.until_over()
+    page.wait_for_selector(".pair img")
+    compare, full = (page.locator(".tools button").nth(index) for index in range(2))
+    compare.click()
+    page.wait_for_selector(".pair .before")
+    page.locator(".cut").fill("20")
+    assert "80%" in page.evaluate("document.querySelector('.before').style.clipPath")
+    full.click()
+    assert page.locator(".pair").bounding_box()["width"] == pytest.approx(64, abs=1)
+    compare.click()
+    assert page.locator(".before").count() == 0

@@ -273,3 +273,15 @@ def test_ctrl_c_ends_it_while_a_run_goes_on() -> None:
         assert server.wait(PATIENCE) == 0
         assert server.stderr.read() == "fastnst: the page is closed\n"
         events.close()
+
+
+def test_a_forecast_says_how_long_a_run_would_take(address: str) -> None:
+    page = Page(address)
+    content, style = (page.upload(png(seed=seed), f"{name}.png")[1]["id"] for seed, name in enumerate("ab"))
+    wanted = {"content": content, "styles": [style], "form": FORM}
+    status, answer = page.ask("POST", "/forecast", wanted)
+    assert status == 200
+    assert answer["seconds"] > 0
+    assert page.ask("POST", "/forecast", {**wanted, "form": {**FORM, "seconds": "1e-9"}})[1]["seconds"] == 1e-9
+    assert page.ask("POST", "/forecast", {**wanted, "styles": []})[0] == 400
+    assert call(address, "GET", f"/api/uploads/{content}/large")[0] == 200

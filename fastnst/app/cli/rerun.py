@@ -23,7 +23,6 @@ from fastnst.transfer.inputs import Canvas, changed_inputs, fingerprint, recorde
 from fastnst.transfer.result import Iterate, Result
 from fastnst.transfer.stylizer import weights_of
 
-
 _FLAGS = {"style": "styles"}
 
 
