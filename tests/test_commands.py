@@ -207,7 +207,7 @@ def test_rerun_asks_no_other_machine_for_a_picture(
     asked: list[str] = []
     is_file = Path.is_file
     monkeypatch.setattr(Path, "is_file", lambda self: (asked.append(str(self)), is_file(self))[1])
-    assert rerun._place(str(made), "content", name) == str(tmp_path / "content.png")
+    assert rerun._place(str(made), [], "content", name) == str(tmp_path / "content.png")
     assert asked == [str(tmp_path / "content.png")]
 
 

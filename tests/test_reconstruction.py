@@ -129,7 +129,7 @@ def test_the_command_makes_the_figure(tmp_path: Path, path: str) -> None:
         (["--figure", "--cell", "3"], "cells of 3 pixels are too small"),
         (["--figure", "--font", "none.ttf"], "font 'none.ttf' cannot be read"),
         (["--layer", "conv1_9"], "unknown layer 'conv1_9'"),
-        (["--layer", "conv1_1", "--style-weight", "1"], "style weight 1 was given"),
+        (["--layer", "conv1_1", "--style-weight", "1"], "style weight 1 has no effect"),
     ],
 )
 def test_arguments_that_contradict_each_other_end_in_one_line(

@@ -120,7 +120,7 @@ def test_what_is_not_of_the_checkpoint_is_refused(pictures: tuple[Path, Path], t
     for given, message in (
         ({"content": style}, r"content image .* is not the one that the run was made of"),
         ({"style": content}, r"style image .* is not the one that the run was made of"),
-        ({"style": [style, content]}, "has 1 style images, not 2"),
+        ({"style": [style, content]}, "was made of 1 style images, not 2"),
     ):
         with pytest.raises(fastnst.CheckpointError, match=message):
             fastnst.resume(checkpoint, **given)

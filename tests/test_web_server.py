@@ -285,3 +285,19 @@ def test_a_forecast_says_how_long_a_run_would_take(address: str) -> None:
     assert page.ask("POST", "/forecast", {**wanted, "form": {**FORM, "seconds": "1e-9"}})[1]["seconds"] == 1e-9
     assert page.ask("POST", "/forecast", {**wanted, "styles": []})[0] == 400
     assert call(address, "GET", f"/api/uploads/{content}/large")[0] == 200
+
+
+def test_a_texture_needs_no_content(address: str) -> None:
+    page = Page(address)
+    style = page.upload(png(seed=1), "b.png", "style")[1]["id"]
+    wanted = {"content": None, "styles": [style], "form": {**FORM, "preset": "texture"}, "begins": "noise"}
+    assert page.ask("POST", "/forecast", wanted)[1]["seconds"] > 0
+    events = page.listen()
+    status, answer = page.ask("POST", "/runs", wanted)
+    assert status == 200
+    events.until("done", answer["run"])
+    result = events.results[-1]
+    events.close()
+    assert result["width"] == result["height"]
+    assert result["content"]["name"] == "texture"
+    assert page.ask("POST", "/runs", {**wanted, "form": FORM})[0] == 400

@@ -23,7 +23,7 @@ from starlette.staticfiles import StaticFiles
 
 from fastnst import __version__
 from fastnst.app.web.controls import beginnings, make_controls, read_form
-from fastnst.app.web.results import SUFFIXES, Kept, Limits, Request, Upload, large, read_upload
+from fastnst.app.web.results import SUFFIXES, Kept, Limits, Request, Upload, blank, large, read_upload
 from fastnst.app.web.session import Session, continued
 from fastnst.app.web.studio import Studio
 from fastnst.app.web.ticket import Ticket
@@ -221,11 +221,13 @@ class App:
         form = asked.get("form")
         if not isinstance(form, dict):
             raise OptionError("the form is missing; load the page again")
-        begins = asked.get("begins", "content")
+        content, begins = asked.get("content"), asked.get("begins", "content")
+        if content is None and form.get("preset") == "texture":
+            content = self._session.add_upload(blank(self._limits.size))
         start = None if begins in START_WORDS else self._session.result(begins)
         return Request(
             number=self._session.next_number,
-            content=self._session.upload(asked.get("content")),
+            content=self._session.upload(content),
             styles=tuple(self._session.upload(style) for style in styles),
             options=read_form(form),
             form=form,

@@ -13,6 +13,7 @@ from fastnst.app.cli.plan import plans_of
 from fastnst.app.web.results import Kept, Limits, Request, clip_file, keep, thumbnail
 from fastnst.app.web.ticket import Ticket
 from fastnst.errors import FastnstError, OptionError
+from fastnst.image.picture import Picture
 from fastnst.image.read import load_image
 from fastnst.network.runtime import Runtime, is_out_of_memory, resolve_runtime
 from fastnst.options.options import Options, resolve_options
@@ -107,7 +108,9 @@ class Studio:
         styles = [style.opened() for style in request.styles]
         options: dict[str, Any] = {**request.options, **self.host, "init": start}
         stylizer = Stylizer(styles, networks=self._networks, **options)
-        content = load_image(request.content.opened(), role="content")
+        content: Picture | Canvas = Canvas(request.content.height, request.content.width)
+        if request.content.data:
+            content = load_image(request.content.opened(), role="content")
         return stylizer(content, callback=_Preview(ticket, self.limits.seconds), callback_every=None)
 
     def _stylize_clip(self, ticket: Ticket) -> tuple[Result, bytes | None]:

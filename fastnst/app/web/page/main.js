@@ -56,14 +56,19 @@ async function main() {
     const pictures = { content: slots.content.pictures, style: slots.style.pictures };
     sessionStorage.setItem("chosen", JSON.stringify({ session: page.session, pictures, ...controls.form() }));
     stage.compare(slots.content.pictures.length ? api.largeUrl(slots.content.pictures[0].id) : null);
+    document.querySelector("#content .empty b").textContent = isTexture() ? "Not needed for a texture" : "Drop a picture";
     clearTimeout(asking);
     asking = setTimeout(foresee, 500);
   }
 
+  // A texture needs no content: where none is given, it is a square.
+  const isTexture = () => controls.preset() === "texture";
+
   // What a start asks for, or null where a picture is missing.
   function wanted() {
     const [content] = slots.content.pictures, styles = slots.style.pictures.map(({ id }) => id);
-    return content && styles.length ? { content: content.id, styles, ...controls.form() } : null;
+    const content_id = content?.id ?? (isTexture() ? null : undefined);
+    return content_id !== undefined && styles.length ? { content: content_id, styles, ...controls.form() } : null;
   }
 
   // Says on the button how long the run will take, where that can be known.
@@ -187,6 +192,7 @@ async function main() {
     event.preventDefault();
     attempt(async () => {
       const run = wanted();
+      if (!run && isTexture()) throw new Error("give a style picture first");
       if (!run) throw new Error("give a content picture and a style picture first");
       await api.start(run);
       stage.wait();
