@@ -168,8 +168,8 @@ class App:
 
     async def _upload(self, call: Call) -> Response:
         name, role = call.query_params.get("name", "picture"), call.query_params.get("role", "content")
-        if role not in ("content", "style"):
-            raise OptionError(f"{role[:20]!r} is not a role of a picture; choose content or style")
+        if role not in ("content", "style", "mask"):
+            raise OptionError(f"{role[:20]!r} is not a role of a picture; choose content, style or mask")
         held = 0
 
         def check(count: int) -> None:
@@ -233,6 +233,7 @@ class App:
             form=form,
             begins=begins,
             start=start,
+            mask=None if asked.get("mask") is None else self._session.upload(asked["mask"]),
         )
 
     async def _continue(self, call: Call) -> Response:

@@ -180,6 +180,11 @@ class Request:
     form: Mapping[str, str]
     begins: str = "content"
     start: "Kept | None" = None
+    mask: Upload | None = None
+
+    @property
+    def uploads(self) -> tuple[Upload, ...]:
+        return (self.content, *self.styles, *([] if self.mask is None else [self.mask]))
 
     @property
     def name(self) -> str:

@@ -81,9 +81,9 @@ class Session:
 
     def _drop_unused(self) -> None:
         """The oldest pictures that no result was made of, but for as many as a page shows."""
-        needed = {upload for kept in self._results for upload in (kept.request.content, *kept.request.styles)}
+        needed = {upload for kept in self._results for upload in kept.request.uploads}
         if self.ticket is not None:
-            needed |= {self.ticket.request.content, *self.ticket.request.styles}
+            needed |= set(self.ticket.request.uploads)
         loose = [name for name, upload in self._uploads.items() if upload not in needed]
         for name in loose[: -2 * (1 + self._limits.styles)]:
             del self._uploads[name]

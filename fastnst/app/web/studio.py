@@ -107,6 +107,8 @@ class Studio:
         start = request.begins if request.start is None else request.start.opened()
         styles = [style.opened() for style in request.styles]
         options: dict[str, Any] = {**request.options, **self.host, "init": start}
+        if request.mask is not None:
+            options["masks"] = [{"content": request.mask.opened()}]
         stylizer = Stylizer(styles, networks=self._networks, **options)
         content: Picture | Canvas = Canvas(request.content.height, request.content.width)
         if request.content.data:
@@ -118,6 +120,8 @@ class Studio:
         request, began = ticket.request, time.perf_counter()
         if request.start is not None:
             raise OptionError("a clip cannot start from a result; choose another start")
+        if request.mask is not None:
+            raise OptionError("a clip cannot have a painted mask here; clear it")
         first: list[Frame] = []
 
         def look(done: FrameDone) -> None:

@@ -1,6 +1,7 @@
 // The page: pictures and controls in, a run watched, results out.
 
 import * as api from "./api.js";
+import { Brush } from "./brush.js";
 import { Chart } from "./chart.js";
 import { Controls } from "./controls.js";
 import { element } from "./element.js";
@@ -41,12 +42,14 @@ async function main() {
   const controls = new Controls(find("main-controls"), find("more-controls"), page);
   const chart = new Chart(find("chart"), find("legend"));
   const stage = new Stage(find("view"), find("bar"), find("said"));
+  const brush = new Brush(stage.pair, find("mask"), find("clear"), () => slots.content.pictures[0]);
   const history = new History(find("results"), page, choose);
   const slots = Object.fromEntries(
     ["content", "style"].map((role) => [role, new Slot(find(role), { most: role === "style" ? page.limits.styles : 1, complain, changed: remember })]),
   );
   let run = null;
-  let asking = 0, forecasts = 0;
+  let asking = 0, forecasts = 0, painting;
+  const shownYet = () => document.body.dataset.stage === "full" && !stage.shown.includes("/large");
   // The curve of the present run, and those of results as they are asked for.
   let curve = null;
   const curves = new Map();
@@ -55,6 +58,10 @@ async function main() {
     calm();
     const pictures = { content: slots.content.pictures, style: slots.style.pictures };
     sessionStorage.setItem("chosen", JSON.stringify({ session: page.session, pictures, ...controls.form() }));
+    const content = slots.content.pictures[0];
+    if (content?.id !== painting) brush.forget();
+    painting = content?.id;
+    if (content && !shownYet()) stage.show(api.largeUrl(content.id), "The content");
     stage.compare(slots.content.pictures.length ? api.largeUrl(slots.content.pictures[0].id) : null);
     document.querySelector("#content .empty b").textContent = isTexture() ? "Not needed for a texture" : "Drop a picture";
     clearTimeout(asking);
@@ -194,7 +201,7 @@ async function main() {
       const run = wanted();
       if (!run && isTexture()) throw new Error("give a style picture first");
       if (!run) throw new Error("give a content picture and a style picture first");
-      await api.start(run);
+      await api.start({ ...run, mask: await brush.sent() });
       stage.wait();
       if (matchMedia("(max-width: 999px)").matches) document.querySelector(".stage").scrollIntoView({ block: "start" });
     });

@@ -16,7 +16,7 @@ export class Stage {
     this.cut = element("input", { type: "range", min: 0, max: 100, value: 50, hidden: true, className: "cut", ariaLabel: "How much of the content is shown" });
     this.cut.addEventListener("input", () => this.compare());
     this.tools.prepend(this.cut);
-    const [compare, full] = this.tools.querySelectorAll("button");
+    const [compare, full] = ["#compare", "#full"].map((id) => this.tools.querySelector(id));
     compare.addEventListener("click", () => this.toggle(compare, () => this.compare()));
     full.addEventListener("click", () => this.toggle(full, () => view.classList.toggle("real", full.ariaPressed === "true")));
     this.comparing = () => compare.ariaPressed === "true" && this.before !== null;
