@@ -248,7 +248,7 @@ def run_bar(**facts: Any) -> Any:
             self.set_postfix_str(f"{left}loss {record.total:.4g}", refresh=False)
             self.update(record.iteration - self.n)
 
-    form = "{desc}: {n_fmt}/{total_fmt} |{bar}| {elapsed}, {rate_fmt}{postfix}"
+    form = "{desc}{n_fmt}/{total_fmt} |{bar}| {elapsed}, {rate_fmt}{postfix}"
     return Bar(total=1, unit="it", bar_format=form, **facts)
 
 
