@@ -173,7 +173,7 @@ def test_a_broken_frame_amid_a_clip_is_named(tmp_path: Path) -> None:
 
 def test_where_a_clip_cannot_go(tmp_path: Path, frames: list[Path]) -> None:
     for name, message in (
-        ("out.avi", "is not a clip's name"),
+        ("out.avi", "cannot be the name of a clip"),
         ("frames", "is there already"),
         ("no/out.mp4", "does not exist"),
     ):
