@@ -228,7 +228,7 @@ def test_the_command(tmp_path: Path, style: str, capsys: pytest.CaptureFixture[s
     assert main(["score-video", str(out), str(source), "--end", "0.05"]) == 1
     assert "give the part" in capsys.readouterr().err
     assert main(["video", str(source), style, "-o", str(tmp_path / "out.avi")]) == 1
-    assert "is not a clip's name" in capsys.readouterr().err
+    assert "cannot be the name of a clip" in capsys.readouterr().err
     assert main(["video", str(source), str(tmp_path / "none.png"), "-o", str(tmp_path / "b.mp4")]) == 1
     assert not work_folder(tmp_path / "b.mp4").exists()
 
