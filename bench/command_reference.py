@@ -50,7 +50,9 @@ def _usage(prog: str, actions: Iterable[argparse.Action], has_all: bool) -> str:
         words.append(word if action.required or word.startswith("[") else f"[{word}]")
     # Brackets stay on one line.
     glued = [word.replace(" ", "\u00a0") for word in [*words, *(["[OPTION …]"] if has_all else [])]]
-    wrapped = textwrap.fill(" ".join(glued), width=88, subsequent_indent="    ", break_on_hyphens=False)
+    wrapped = textwrap.fill(
+        " ".join(glued), width=88, subsequent_indent="    ", break_on_hyphens=False, break_long_words=False
+    )
     return wrapped.replace("\u00a0", " ")
 
 

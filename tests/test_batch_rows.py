@@ -49,7 +49,10 @@ REFUSED: dict[str, tuple[list[Row], str]] = {
     "weights": ([row(weights="no.pth")], r"first: weights file no\.pth does not exist"),
     "extension": ([row(output="o.xyz")], r"first: output .* has the unknown extension '\.xyz'"),
     "folder": ([row(output="/no/where/o.png")], "first: output .*'/no/where' does not exist"),
-    "same output": ([row(), row("two", output="./o.png")], "two: output .* is also that of first; name them apart"),
+    "same output": (
+        [row(), row("two", output="./o.png")],
+        "two: output .* is also the output of first; name them apart",
+    ),
     "same name": ([row(content="a.png", output=None), row("two", "a.jpg", None)], r"two: output '.*a_x\.png' is also"),
     "an input": ([row(), row("two", "out/o.png", "p.png")], r"first: output .* is also an input \(two\)"),
     "a start": ([row(), row("two", output="p.png", init="out/o.png")], r"first: output .* is also an input \(two\)"),

@@ -54,10 +54,10 @@ def test_measured_in_processes_of_their_own(
     assert (kept["tile"], kept["tiles"], kept["problem"]) == (None, 1, None)
     assert kept["seconds"] > 0
     assert kept["added_bytes"] < kept["peak_bytes"]
-    assert "2 MB are allowed" in little["problem"]
+    assert "you allow 2 MB" in little["problem"]
     text = capsys.readouterr().out
     assert "96×72 px" in text
-    assert "2 MB are allowed" in text
+    assert "you allow 2 MB" in text
 
 
 def test_a_wrong_loss_is_no_figure() -> None:

@@ -1,6 +1,9 @@
 """The ready-made callbacks: what they write, when, and that nothing they cannot do ends a run."""
 
 import importlib.util
+import re
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -15,11 +18,13 @@ from fastnst.errors import FastnstWarning, ImageError, OptionError
 from fastnst.image.metadata import read_parameters
 from fastnst.transfer.callbacks import (
     Chain,
+    Display,
     EarlyStop,
     Frames,
     LossPlot,
     Movie,
     Preview,
+    Progress,
     Ready,
     TensorBoard,
     chain,
@@ -255,3 +260,43 @@ def test_missing_packages(make: Any, package: str, said: str, tmp_path: Path, mo
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else find(name))
     with pytest.raises(OptionError, match=said):
         make(tmp_path)
+
+
+def test_a_bar_says_how_long_is_left(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress() as callback:
+        feed(callback, [replace(each, share=index / 22) for index, each in enumerate(run())])
+    said = capsys.readouterr().err
+    assert re.search(r"scale 32 px: .*, loss 0.15", said)
+    assert re.search(r"\d\d:\d\d left, loss", said)
+
+
+def test_the_share_of_a_run_goes_by_its_pixels() -> None:
+    small: dict[str, Any] = {"weights": "random", "style_layers": "conv1_1", "content_layers": "conv1_2"}
+    shares: list[tuple[int, float]] = []
+    fastnst.stylize(
+        np.random.default_rng(0).random((32, 32, 3)),
+        np.random.default_rng(1).random((32, 32, 3)),
+        size=32,
+        scales=[16, 32],
+        iterations=2,
+        callback=lambda each: shares.append((each.record.scale, each.share)),
+        **small,
+    )
+    assert shares[0] == (16, 0)
+    assert shares[2] == (16, 0.2)
+    assert shares[-1] == (32, 1)
+
+
+def test_a_notebook_shows_the_newest_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    find, shown = importlib.util.find_spec, Mock()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "IPython" else find(name))
+    with pytest.raises(OptionError, match="this is not a notebook"):
+        Display()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: Mock())
+    monkeypatch.setitem(sys.modules, "IPython", Mock(display=shown))
+    monkeypatch.setitem(sys.modules, "IPython.display", shown)
+    with Display(seconds=0, longest_side=16) as callback:
+        feed(callback, run())
+    (first,) = shown.display.call_args.args
+    assert max(first.size) == 16
+    assert shown.display.return_value.update.call_count > 0

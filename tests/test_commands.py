@@ -163,13 +163,22 @@ def test_rerun_finds_what_was_moved(made: Path, tmp_path: Path, capsys: Any, mon
         shutil.move(folder / name, tmp_path / f"new-{name}")
     at = {"image": str(folder / "out.png"), "content": str(tmp_path / "new-content.png")}
     style = str(tmp_path / "new-style.png")
-    refused(capsys, "say where with --content PATH", "rerun", at["image"], "-o", remade)
-    refused(capsys, "say where with --styles PATH", "rerun", at["image"], "-o", remade, "--content", at["content"])
+    refused(capsys, "say where with --content PATH --styles PATH --init PATH", "rerun", at["image"], "-o", remade)
+    refused(
+        capsys,
+        "say where with --styles PATH --init PATH",
+        "rerun",
+        at["image"],
+        "-o",
+        remade,
+        "--content",
+        at["content"],
+    )
     most = ["rerun", at["image"], "-o", remade, "--content", at["content"], "--styles", style]
     refused(capsys, "say where with --init PATH", *most)
     assert cli.main([*most, "--init", style]) == 0
     assert "every pixel is the same" in capsys.readouterr().err
-    refused(capsys, "2 styles given, and it was made of 1", *most, style)
+    refused(capsys, "you gave 2 styles, and the image was made of 1", *most, style)
 
 
 def test_rerun_refuses_other_inputs(made: Path, pictures: tuple[str, str], tmp_path: Path, capsys: Any) -> None:
@@ -198,7 +207,7 @@ def test_rerun_asks_no_other_machine_for_a_picture(
     asked: list[str] = []
     is_file = Path.is_file
     monkeypatch.setattr(Path, "is_file", lambda self: (asked.append(str(self)), is_file(self))[1])
-    assert rerun._place(str(made), "content", name) == str(tmp_path / "content.png")
+    assert rerun._place(str(made), [], "content", name) == str(tmp_path / "content.png")
     assert asked == [str(tmp_path / "content.png")]
 
 

@@ -407,7 +407,7 @@ def test_the_command_says_what_is_wrong_once(tmp_path: Path) -> None:
     ("words", "said"),
     [
         (["stylize", "-", "style.png", "-o", "out.png"], "several processes cannot all read the standard input"),
-        (["env"], "several processes share the work of stylize, texture, reconstruct and resume alone"),
+        (["env"], "only stylize, texture, reconstruct and resume can be shared"),
     ],
 )
 def test_what_several_processes_cannot_do(

@@ -78,17 +78,17 @@ def test_a_region_can_be_written_in_several_ways(form: Any) -> None:
 @pytest.mark.parametrize(
     ("masks", "message"),
     [
-        ("content=a.png", "masks 'content=a.png' are no list of regions"),
-        (3, "masks 3 are no list of regions"),
-        ([3], "mask 3 is no region"),
-        ([("a.png",)], "a mask of 1 parts is no region"),
+        ("content=a.png", "masks 'content=a.png' are not a list of regions"),
+        (3, "masks 3 are not a list of regions"),
+        ([3], "mask 3 is not a region"),
+        ([("a.png",)], "a region takes two masks, and 1 was given"),
         (["style=a.png"], "does not say where in the content it lies"),
         (["content= style=a.png"], "names no picture"),
-        (["content=a.png style:0=b.png"], "'style:0' is no part of a mask"),
-        (["content=a.png styles=b.png"], "'styles' is no part of a mask"),
-        (["content=a.png content=b.png"], "content is there twice"),
-        (["content=a.png style=b.png style:1=c.png"], "style 1 is there twice"),
-        ([{"content": "a.png", "where": "b.png"}], "'where' is no part of a mask"),
+        (["content=a.png style:0=b.png"], "'style:0' is not a part of a mask"),
+        (["content=a.png styles=b.png"], "'styles' is not a part of a mask"),
+        (["content=a.png content=b.png"], "content is given twice"),
+        (["content=a.png style=b.png style:1=c.png"], "style 1 is given twice"),
+        ([{"content": "a.png", "where": "b.png"}], "'where' is not a part of a mask"),
         (["content='a.png"], "cannot be read"),
     ],
 )
@@ -113,9 +113,9 @@ LEFT, RIGHT = grey(32, 24), grey(32, 24, 0, 1)
         ([(grey(32, 24, 0), None)], ImageError, "is black everywhere"),
         ([(grey(24, 32), None)], ImageError, r"is 32×24 pixels, and the content image 24×32; give a mask of the same"),
         ([(LEFT, {2: grey(40, 20)})], ImageError, r"is 20×40 pixels, and style 'array' 24×32"),
-        ([(LEFT, {3: LEFT})], OptionError, "a mask is for style 3, and there are 2"),
+        ([(LEFT, {3: LEFT})], OptionError, "a mask names style 3, and there are 2"),
         ([("missing.png", None)], ImageError, "mask image 'missing.png'"),
-        ([(LEFT, {2: None}), (RIGHT, {1: None})], OptionError, "styles whose weights are all 0"),
+        ([(LEFT, {2: None}), (RIGHT, {1: None})], OptionError, "all styles of a mask have the weight 0"),
     ],
 )
 def test_masks_that_do_not_fit_are_refused_at_once(masks: Any, error: type[Exception], message: str) -> None:
@@ -251,7 +251,7 @@ def test_a_checkpoint_knows_its_masks(files: dict[str, str], tmp_path: Path) -> 
     run: dict[str, Any] = {**QUICK, "masks": [(files["left"], files["right"])]}
     expected = stylize(files["content"], files["style"], **run)
     stylize(files["content"], files["style"], **run, checkpoint=checkpoint, callback=lambda at: at.record.iteration < 1)
-    with pytest.raises(CheckpointError, match="the masks are not those of the checkpoint"):
+    with pytest.raises(CheckpointError, match="the masks are not those of the saved run"):
         resume(checkpoint, masks=[(files["right"], files["left"])])
     assert torch.equal(resume(checkpoint).tensor, expected.tensor)
 

@@ -139,9 +139,14 @@ REFUSED = [
     ({"style_reduction": "root"}, "unknown style reduction 'root'; choose one of: objective, relative, paper, mean"),
     (
         {"style_reduction": "channel-mean", "style_loss": "wasserstein"},
-        "style reduction channel-mean is that of matrices, not of style loss wasserstein",
+        "style reduction channel-mean is a form for matrices, and style loss wasserstein has none",
     ),
-    ({"tv_kind": "nine-point", "padding": "circular"}, "tv kind nine-point replicates the border"),
+    ({"tv_kind": "nine-point", "padding": "circular"}, "tv kind nine-point repeats the border"),
+    ({"optimizer": "adam", "line_search": "strong_wolfe"}, "line search strong_wolfe has no effect here"),
+    ({"optimizer": "adam", "history": 5}, "history 5 has no effect here: only the optimizer lbfgs looks at it"),
+    ({"scale_factor": 3}, "scale factor 3 has no effect here: it sets how far apart scales are"),
+    ({"num_steps": 100}, "unknown option 'num_steps'; did you mean iterations"),
+    ({"alpha": 1}, "unknown option 'alpha'; did you mean content_weight"),
     ({"scale_factor": 1}, "scale factor 1.0 is too small; it must be 1.1 or more"),
 ]
 
@@ -195,3 +200,8 @@ def test_memory() -> None:
 def test_no_memory_and_no_tile(parse: Callable[[Any], Any], given: Any, message: str) -> None:
     with pytest.raises(OptionError, match=message):
         parse(given)
+
+
+def test_what_a_preset_sets_for_a_choice_that_is_not_made_is_left_out() -> None:
+    assert resolve_options(preset="style-transfer-pytorch", scales=(256, 512)).scale_factor == Options.scale_factor
+    assert resolve_options(preset="style-transfer-pytorch", scales=4).scale_factor == pytest.approx(2**0.5)

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from fastnst.errors import ImageError
+from fastnst.errors import ImageError, OptionError
 from fastnst.image import write
 from fastnst.image.decode import srgb_profile
 from fastnst.image.metadata import read_parameters
@@ -281,7 +281,7 @@ def test_failure_leaves_the_old_file_and_nothing_else(
     path = tmp_path / f"a.{extension}"
     path.write_bytes(b"old")
 
-    def fails_half_way(file: Any, *_: object) -> None:
+    def fails_half_way(file: Any, *_: object, **__: object) -> None:
         file.write(b"half a picture")
         raise failure
 
@@ -359,7 +359,7 @@ def test_a_forked_process_reads_and_says_why_it_cannot_write(tmp_path: Path) -> 
     save_image(tmp_path / "a.png", picture())
     script = f"""
 import os, torch
-from fastnst.errors import ImageError
+from fastnst.errors import ImageError, OptionError
 from fastnst.image.read import load_image
 from fastnst.image.write import save_image
 torch.set_num_threads(1)
@@ -376,3 +376,30 @@ if child == 0:
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("extension", ["jpg", "webp", "avif"])
+def test_a_quality_makes_files_smaller(extension: str, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{quality}.{extension}" for quality in (20, 90)]
+    for path, quality in zip(paths, (20, 90), strict=True):
+        save_image(path, torch.rand(3, 40, 48), quality=quality)
+    assert paths[0].stat().st_size < paths[1].stat().st_size
+    for quality in (0, 101, True):
+        with pytest.raises(OptionError, match="give a whole number from 1 to 100"):
+            save_image(paths[0], torch.rand(3, 40, 48), quality=quality)
+    with pytest.raises(OptionError, match="PNG keeps every pixel and has no quality"):
+        save_image(tmp_path / "a.png", torch.rand(3, 40, 48), quality=90)
+
+
+@pytest.mark.parametrize("extension", ["jpg", "png", "webp", "avif", "tif"])
+def test_the_maker_of_the_content_is_named(extension: str, tmp_path: Path) -> None:
+    source, path = tmp_path / "content.jpg", tmp_path / f"out.{extension}"
+    exif = Image.Exif()
+    exif[315], exif[33432] = "Jane <Doe>", "2026 Jane"
+    Image.new("RGB", (16, 16)).save(source, exif=exif)
+    credit = dict(load_image(source).credit)
+    assert credit == {"artist": "Jane <Doe>", "copyright": "2026 Jane"}
+    save_image(path, torch.rand(3, 16, 16), parameters={"content": {"name": "content.jpg", **credit}})
+    assert b"Jane &lt;Doe&gt;</rdf:li>" in path.read_bytes() or extension == "png"
+    if extension != "tif":
+        assert load_image(path).credit == credit

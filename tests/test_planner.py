@@ -95,8 +95,8 @@ def test_a_tile_that_is_asked_for(tile: Any, expected: int) -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"max_memory": "1GB"}, r"any tile of 4096×4096 pixels needs at least .* GB, and 1 GB are allowed; raise "),
-        ({"max_memory": "4GB", "tile": "none"}, "the whole image at once .* let --tile be auto"),
+        ({"max_memory": "1GB"}, r"any tile of 4096×4096 pixels needs at least .* GB, and you allow 1 GB; raise "),
+        ({"max_memory": "4GB", "tile": "none"}, "the whole image at once .* choose --tile auto"),
         ({"max_memory": "3GB", "tile": 2048}, "tiles of 2048 pixels of 4096×4096"),
         ({"max_memory": "much"}, "max memory 'much' is not an amount"),
         ({"tile": "half"}, "tile 'half' is neither auto"),

@@ -233,16 +233,18 @@ def test_weights_that_leave_the_terms_out_of_balance_are_warned_of(
 
 
 def test_the_module_has_gram_matrices_alone() -> None:
-    with pytest.raises(OptionError, match="PerceptualLoss has no style loss wasserstein"):
+    with pytest.raises(OptionError, match="PerceptualLoss cannot take the style loss wasserstein"):
         PerceptualLoss(torch.rand((3, 32, 32)), preset="style-transfer-pytorch", weights="random")
 
 
 def test_config_files_and_manifests_have_the_options(tmp_path: Path) -> None:
-    (tmp_path / "run.toml").write_text('preset = "neural-style"\ntv-kind = "absolute"\nscale-factor = 1.5\n')
+    text = 'preset = "neural-style"\ntv-kind = "absolute"\nscale-factor = 1.5\nscales = 3\n'
+    (tmp_path / "run.toml").write_text(text)
     assert read_config(tmp_path / "run.toml") == {
         "preset": "neural-style",
         "tv_kind": "absolute",
         "scale_factor": 1.5,
+        "scales": 3,
     }
     path = tmp_path / "rows.csv"
     path.write_text("content,style,preset,init,tv-kind\na.png,b.png,gatys-notebook,style-mean,nine-point\n")

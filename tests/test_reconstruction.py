@@ -60,13 +60,13 @@ def test_the_style_of_more_layers_has_their_gram_matrices() -> None:
 @pytest.mark.parametrize(
     ("make", "options", "problem"),
     [
-        (fastnst.reconstruct_content, {"style_weight": 2}, "style weight 2 was given for a reconstruction of content"),
+        (fastnst.reconstruct_content, {"style_weight": 2}, "style weight 2 has no effect on a reconstruction"),
         (fastnst.reconstruct_content, {"content_layers": "conv1_1"}, "content_layers was given beside the layers"),
         (fastnst.reconstruct_content, {"init": "warm"}, "does not exist"),
         (fastnst.reconstruct_content, {"layers": "conv9_9"}, "unknown layer 'conv9_9'"),
         (fastnst.reconstruct_style, {"layers": "conv1_1", "content_weight": 1}, "of style alone"),
-        (fastnst.reconstruction_figure, {"layers": []}, "no list of layers"),
-        (fastnst.reconstruction_figure, {"layers": "conv1_1"}, "no list of layers"),
+        (fastnst.reconstruction_figure, {"layers": []}, "not a list of layers"),
+        (fastnst.reconstruction_figure, {"layers": "conv1_1"}, "not a list of layers"),
         (fastnst.reconstruction_figure, {"layers": ["conv1_1", "conv9_9"], "made": pytest.fail}, "unknown layer"),
         (Stylizer, {"iterations": 3}, "no style image given"),
         (Stylizer, {"style_weight": 0, "style_weights": [1, 2]}, "2 style weights for 0 style images"),
@@ -125,11 +125,11 @@ def test_the_command_makes_the_figure(tmp_path: Path, path: str) -> None:
         ([], "give either --layer"),
         (["--layer", "conv1_1", "--style-layers", "conv1_1"], "give either --layer"),
         (["--figure", "--style-layers", "conv1_1"], "name the layers of the figure with --layer"),
-        (["--figure", "--movie", "x.gif"], "--movie is for one run"),
+        (["--figure", "--movie", "x.gif"], "--movie belongs to a single run"),
         (["--figure", "--cell", "3"], "cells of 3 pixels are too small"),
         (["--figure", "--font", "none.ttf"], "font 'none.ttf' cannot be read"),
         (["--layer", "conv1_9"], "unknown layer 'conv1_9'"),
-        (["--layer", "conv1_1", "--style-weight", "1"], "style weight 1 was given"),
+        (["--layer", "conv1_1", "--style-weight", "1"], "style weight 1 has no effect"),
     ],
 )
 def test_arguments_that_contradict_each_other_end_in_one_line(

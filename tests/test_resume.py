@@ -70,7 +70,7 @@ def test_a_picture_that_moved_away_is_named(tmp_path: Path) -> None:
     options: dict[str, Any] = {"size": 32, "scales": None, "iterations": 3, "weights": "random"}
     fastnst.stylize(content, style, **options, checkpoint=checkpoint, callback=lambda at: at.record.iteration < 1)
     Path(content).rename(tmp_path / "moved.png")
-    said = r"the content image of the checkpoint, '.*content.png', is not there now; give it as content=… or --content"
+    said = r"the content image of this run, '.*content.png', is not there any more; give it with content=… or --content"
     with pytest.raises(fastnst.CheckpointError, match=said):
         fastnst.resume(checkpoint)
     assert fastnst.resume(checkpoint, content=tmp_path / "moved.png").stopped is None
@@ -118,9 +118,9 @@ def test_what_is_not_of_the_checkpoint_is_refused(pictures: tuple[Path, Path], t
     checkpoint = tmp_path / "run.ckpt"
     stopped_at(2, pictures, checkpoint)
     for given, message in (
-        ({"content": style}, r"content image .* is not the one of the checkpoint"),
-        ({"style": content}, r"style image .* is not the one of the checkpoint"),
-        ({"style": [style, content]}, "has 1 style images, not 2"),
+        ({"content": style}, r"content image .* is not the one that the run was made of"),
+        ({"style": content}, r"style image .* is not the one that the run was made of"),
+        ({"style": [style, content]}, "was made of 1 style images, not 2"),
     ):
         with pytest.raises(fastnst.CheckpointError, match=message):
             fastnst.resume(checkpoint, **given)
@@ -129,13 +129,13 @@ def test_what_is_not_of_the_checkpoint_is_refused(pictures: tuple[Path, Path], t
     saved = load_run(checkpoint)
     other_weights = {**saved.parameters, "weights": {"source": "random", "sha256": "0"}}
     save_run(checkpoint, replace(saved, parameters=other_weights))
-    with pytest.raises(fastnst.CheckpointError, match="the weights random is not the one"):
+    with pytest.raises(fastnst.CheckpointError, match="the weights random is not the one that the run"):
         fastnst.resume(checkpoint)
     save_run(checkpoint, replace(saved, parameters={**saved.parameters, "versions": {"torch": "1"}}))
     with pytest.warns(fastnst.FastnstWarning, match="the checkpoint's versions was"):
         fastnst.resume(checkpoint)
     style.unlink()
-    with pytest.raises(fastnst.CheckpointError, match=r"the style image of the checkpoint, .* is not there now"):
+    with pytest.raises(fastnst.CheckpointError, match=r"the style image of this run, .* is not there any more"):
         fastnst.resume(checkpoint)
 
 
@@ -154,7 +154,7 @@ def test_a_damaged_checkpoint_is_refused_with_the_reason(pictures: tuple[Path, P
     for content, message in (
         (whole[:-100], "is damaged, cut short or of an older format"),
         (changed, r"data/\d+ is not what was written"),
-        (no_run.read_bytes(), "is no checkpoint of a run"),
+        (no_run.read_bytes(), "is not a checkpoint of a run"),
         (later.read_bytes(), "has format 99"),
         (b"", "cannot be read: it is damaged, cut short or of an older"),
     ):
@@ -170,7 +170,7 @@ def test_pictures_that_were_no_files_are_given_again(pictures: tuple[Path, Path]
     fastnst.stylize(content, style, init=start, checkpoint=checkpoint, callback=lambda _: False, **SMALL)
     with pytest.raises(
         fastnst.CheckpointError,
-        match=r"init image of the checkpoint was no file, but '.*' \(SHA-256 \w{8}…\); give it as init=…",
+        match=r"init image of this run was not a file, but '.*' \(SHA-256 \w{8}…\); give it with init=…",
     ):
         fastnst.resume(checkpoint, content=content, style=style)
     assert same(fastnst.resume(checkpoint, content=content, style=style, init=start), expected)
@@ -262,7 +262,7 @@ def test_the_command_refuses_what_is_no_checkpoint(
         (["resume", str(pictures[0]), "-o", out], "fastnst: "),
         (["resume", missing, "-o", out], "does not exist"),
         ([*run, missing], "the folder"),
-        (["resume", checkpoint, "-o", out, "--content", str(pictures[1])], "is not the one of the checkpoint"),
+        (["resume", checkpoint, "-o", out, "--content", str(pictures[1])], "is not the one that the run was made of"),
         (["resume", checkpoint, "-o", checkpoint], "fastnst: "),
     ):
         assert cli.main(arguments) == 1

@@ -62,7 +62,7 @@ def test_a_box_of_other_proportions_is_filled_as_far_as_the_content_goes(size: s
 
 @pytest.mark.parametrize("size", ["", "big", "50 percent", "x1080", "-5%", "1920x", "1e3"])
 def test_other_words_are_refused(size: str) -> None:
-    with pytest.raises(OptionError, match=r"is no size; write 512, 1920x1080 \(width by height\), 50% or content"):
+    with pytest.raises(OptionError, match=r"is not a size; write 512, 1920x1080 \(width by height\), 50% or content"):
         sized({"size": size}, photo())
 
 
@@ -95,7 +95,7 @@ def test_the_commands_take_them(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert [scale["width"] for scale in json.loads(capsys.readouterr().out)["scales"]] == [32]
     with pytest.raises(SystemExit):
         main(["stylize", content, style, "-o", out, "--size", "large"])
-    assert "'large' is no size; write 512, 1920x1080" in capsys.readouterr().err
+    assert "'large' is not a size; write 512, 1920x1080" in capsys.readouterr().err
 
 
 def test_each_row_of_a_batch_has_its_own(tmp_path: Path) -> None:

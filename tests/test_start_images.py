@@ -133,7 +133,7 @@ def test_sizes_by_the_short_edge() -> None:
     options = {name: value for name, value in SMALL.items() if name != "content_layers"}
     texture = fastnst.synthesize_texture(photo(), size=(20, 30), preset="gatys-notebook", **options)
     assert texture.tensor.shape[1:] == (20, 30)
-    with pytest.raises(OptionError, match="edge short was given for an image without a content"):
+    with pytest.raises(OptionError, match="edge short needs a content picture"):
         fastnst.synthesize_texture(photo(), size=(20, 30), edge="short", **options)
 
 

@@ -68,7 +68,7 @@ def test_terms_and_gradient_equal_the_formula(loss: str, objective: str, guided:
 
 
 def test_what_is_sorted_is_not_shared() -> None:
-    with pytest.raises(OptionError, match="tile 64 was given, and style loss sliced sorts all of the image"):
+    with pytest.raises(OptionError, match="tile 64 cannot be used with the style loss sliced, which sorts"):
         resolve_options(style_loss="sliced", tile=64)
     options, runtime, _ = prepared(**SMALL, style_loss="sliced")
     assert plan_run(options, runtime, (300, 200), tile="auto").tile is None

@@ -1,6 +1,10 @@
 """The function `stylize`: inputs, results, callbacks, determinism, and how a run ends."""
 
+import base64
 import io
+import os
+import re
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +28,13 @@ SMALL: dict[str, Any] = {
     "style_layers": ["conv1_1", "conv2_1"],
     "content_layers": "conv2_2",
 }
+
+
+def picture_in(result: fastnst.Result) -> bytes:
+    """The picture that a notebook shows."""
+    shown = re.search(r'base64,([^"]+)"', result._repr_html_())
+    assert shown is not None
+    return base64.b64decode(shown[1])
 
 
 def test_every_kind_of_input_gives_the_same_image(tmp_path: Path) -> None:
@@ -56,9 +67,9 @@ def test_the_result_has_image_tensor_losses_and_parameters() -> None:
     assert result.parameters["weights"]["source"] == "random"
     assert result.parameters["sizes"] == [{"width": 48, "height": 32}]
     assert repr(result) == f"Result(48×32, loss {result.parameters['final']['total']:.4g})"
-    assert Image.open(io.BytesIO(result._repr_png_())).size == (48, 32)
+    assert Image.open(io.BytesIO(picture_in(result))).size == (48, 32)
     large = replace(result, tensor=torch.zeros(3, 1500, 3000), alpha=None)
-    assert Image.open(io.BytesIO(large._repr_png_())).size == (1024, 512)
+    assert Image.open(io.BytesIO(picture_in(large))).size == (1024, 512)
     # The last record is of the image, also by the plain losses.
     from_there = fastnst.stylize(photo(), photo(1), **options, init=result.tensor, backend="reference")
     assert from_there.losses[0].total == pytest.approx(result.losses[-1].total, rel=1e-4)
@@ -146,7 +157,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_last_good_image(
         (photo(), photo(1, 4, 100), {"size": 16}, r"style image would be .* at scale 16"),
         (photo(), photo(1), {"style_weights": [1, 2]}, "2 style weights for 1 style images"),
         (photo(), [], {}, "no style image"),
-        (photo(), photo(1), {"max_memory": "2MB"}, r"needs at least .* and 2 MB are allowed"),
+        (photo(), photo(1), {"max_memory": "2MB"}, r"needs at least .* and you allow 2 MB"),
         (photo(), photo(1), {"device": "gpu"}, "unknown device 'gpu'"),
         (photo(), photo(1), {"device": "cpu", "precision": "fp16"}, "fp16 is a thousand times slower"),
         (photo(), photo(1), {"device": "cpu", "precision": "tf32"}, "tf32 needs a GPU"),
@@ -310,3 +321,18 @@ def test_histogram_brings_the_styles_colours_to_the_contents() -> None:
         for seed in (0, 2):
             alone = fastnst.stylize(photo(seed), photo(1), preserve_color=mode, **SMALL)
             assert torch.equal(keeper(photo(seed)).tensor, alone.tensor)
+
+
+def test_ctrl_c_keeps_the_image_so_far() -> None:
+    def press(iterate: fastnst.Iterate) -> None:
+        if iterate.record.iteration == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    small: dict[str, Any] = {"size": 32, "weights": "random", "style_layers": "conv1_1", "content_layers": "conv1_2"}
+    result = fastnst.stylize(photo(), photo(1), iterations=50, callback=press, **small)
+    assert result.stopped == "interrupted"
+    assert result.parameters["stopped"] == "interrupted"
+    assert result.losses[-1].iteration < 5
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with pytest.raises(KeyboardInterrupt):
+        fastnst.Stylizer(photo(1), **small, iterations=50)(photo(), callback=press)

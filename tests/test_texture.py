@@ -74,7 +74,7 @@ def test_it_is_the_run_of_a_stylizer_without_content() -> None:
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"content_weight": 1}, "content weight 1 was given for a texture"),
+        ({"content_weight": 1}, "content weight 1 has no effect on a texture"),
         ({"init": "content"}, "no content picture to start from"),
         ({"preserve_color": "luminance"}, "preserve color luminance needs a content picture"),
         ({"size": 6, "style_layers": "conv5_1"}, "output image would be 6×6 pixels .* at least 16"),
@@ -126,7 +126,7 @@ def test_the_command_makes_a_texture(tmp_path: Path, style: str, capsys: pytest.
         (["-o", style], "also an input"),
         (["-o", bad, "--size", "0x10"], "size 0x10 (width by height) is not possible"),
         (["-o", bad, "--size", "64x12"], "output image would be 64×12 pixels"),
-        (["-o", bad, "--size", "axb"], "size 'axb' is no size"),
+        (["-o", bad, "--size", "axb"], "size 'axb' is not a size"),
     ):
         assert main(["texture", style, *words, "--weights", "random"]) == 1
         said = capsys.readouterr().err

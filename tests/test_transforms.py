@@ -130,7 +130,7 @@ def test_a_stopped_transfer_goes_on_bit_for_bit(pictures: list[str], tmp_path: P
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"blend": 0.5}, "without a transfer"),
+        ({"blend": 0.5}, "nothing to blend"),
         ({"transfer": "wct", "style_weight": 0}, "--style-weight above 0"),
         ({"transfer": "adain", "style_loss": "sliced"}, "--style-loss"),
         ({"transfer": "dct"}, "wct"),

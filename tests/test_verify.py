@@ -21,6 +21,7 @@ from fastnst_kernels.verify import (
     LAYOUTS,
     STYLE_LAYERS,
     Check,
+    Selection,
     Skipped,
     everything,
     run_checks,
@@ -47,7 +48,7 @@ def gram_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def report_of(capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any]]:
-    code = main(["verify", "--backend", "torch", "--size", "16", "--json"])
+    code = main(["verify", "--all", "--backend", "torch", "--size", "16", "--json"])
     return code, json.loads(capsys.readouterr().out)
 
 
@@ -217,7 +218,7 @@ def test_a_wrong_kernel_fails(
 
 def test_failures_are_named_and_counted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     gram_alone(monkeypatch)
-    arguments = ["verify", "--backend", "torch", "--size", "16"]
+    arguments = ["verify", "--all", "--backend", "torch", "--size", "16"]
     assert main(arguments) == 0
     printed = capsys.readouterr().out.splitlines()
     assert "conv1_1 1×64×16×16" in printed[1]
@@ -252,11 +253,19 @@ def test_missing_triton_is_skipped_unless_asked_for(
     assert capsys.readouterr().err.count("pip install triton") == 1
 
 
+def test_checks_are_counted_beforehand(capsys: pytest.CaptureFixture[str]) -> None:
+    for quick in (True, False):
+        checks = list(verify("torch", 16, quick=quick))
+        assert len(checks) == Selection("torch", 16, quick).count()
+    assert main(["verify", "--backend", "torch", "--size", "16"]) == 0
+    assert re.match(r"fastnst: \d+ checks; they take about 20 s", capsys.readouterr().err)
+
+
 @pytest.mark.slow
 def test_interpreted_kernels_pass() -> None:
     pytest.importorskip("triton")
     with pytest.raises(RuntimeError, match=r"gave no result \(exit code 1\): KeyError: 'gram/conv9_1'"):
-        everything._interpreted(["gram/conv9_1"])
+        list(everything._interpreted(["gram/conv9_1"]))
     names = [
         "gram/odd",
         "tap/odd",
@@ -266,9 +275,7 @@ def test_interpreted_kernels_pass() -> None:
         "image/odd image",
         "lbfgs/odd image",
     ]
-    results = everything._interpreted(names)
-    assert list(results) == names
-    checks = [check for each in results.values() for check in each]
+    checks = list(everything._interpreted(names))
     assert [check for check in checks if not check.passed] == []
     assert {(check.backend, check.device) for check in checks} == {("triton", "interpreter")}
 

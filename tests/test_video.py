@@ -211,7 +211,7 @@ def test_tracks() -> None:
     look = Look.of({"style_weight": "0:10 4:20", "size": 64})
     assert look.at(1).style_weight == 12.5
     for wrong in ("0:a", "0:1 0:2", "0:1,2 1:3", "x:1", ":"):
-        with pytest.raises(OptionError, match=r"style weight .* is no track"):
+        with pytest.raises(OptionError, match=r"style weight .* is not a track"):
             read_track("style_weight", wrong)
     with pytest.raises(OptionError, match="style weight"):
         Look.of({"style_weight": "0:1 5:-1"})
@@ -250,7 +250,7 @@ def test_the_command(tmp_path: Path, style: str, capsys: pytest.CaptureFixture[s
     assert main(["score-video", str(out), str(source), "--end", "0.05"]) == 1
     assert "give the part" in capsys.readouterr().err
     assert main(["video", str(source), style, "-o", str(tmp_path / "out.avi")]) == 1
-    assert "is not a clip's name" in capsys.readouterr().err
+    assert "cannot be the name of a clip" in capsys.readouterr().err
     assert main(["video", str(source), str(tmp_path / "none.png"), "-o", str(tmp_path / "b.mp4")]) == 1
     assert not work_folder(tmp_path / "b.mp4").exists()
 

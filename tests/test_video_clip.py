@@ -144,7 +144,7 @@ def test_what_is_no_clip_is_refused(tmp_path: Path, frames: list[Path]) -> None:
         ("missing.mp4", Part(), "cannot be read .No such file.*check the path"),
         ("text.mp4", Part(), "cannot be read as a video"),
         ("empty.mp4", Part(), "is an empty file"),
-        ("cut.gif", Part(), "is damaged or no moving picture"),
+        ("cut.gif", Part(), "is damaged, or not a moving picture"),
         ("none", Part(), "has no pictures"),
         ("tone.wav", Part(), "has no video stream"),
         ("mixed", Part(), "different sizes: 9.png is 9×8, 8.png 8×8"),
@@ -174,7 +174,7 @@ def test_a_broken_frame_amid_a_clip_is_named(tmp_path: Path) -> None:
 
 def test_where_a_clip_cannot_go(tmp_path: Path, frames: list[Path]) -> None:
     for name, message in (
-        ("out.avi", "is not a clip's name"),
+        ("out.avi", "cannot be the name of a clip"),
         ("frames", "is there already"),
         ("no/out.mp4", "does not exist"),
     ):

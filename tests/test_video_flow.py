@@ -168,7 +168,7 @@ def test_flo_files(tmp_path: Path) -> None:
     assert (read_flow(path, (6, 9)) == flow).all()
     write_flow(path, constant(6, 9, 3, 1))
     assert read_flow(path, (12, 18)) == pytest.approx(constant(12, 18, 6, 2))
-    for data, message in ((b"", "no .flo file"), (path.read_bytes()[:40], "cut short"), (b"PNG" * 99, "no .flo")):
+    for data, message in ((b"", "not a .flo file"), (path.read_bytes()[:40], "cut short"), (b"PNG" * 99, "not a .flo")):
         path.write_bytes(data)
         with pytest.raises(ImageError, match=message):
             read_flow(path, (6, 9))
@@ -193,7 +193,7 @@ def test_the_score_of_a_pan_is_nothing_and_of_a_change_its_mean_square(tmp_path:
     with pytest.raises(ImageError, match=r"has 4 frames and .* 3"):
         score_clip(open_clip(out), open_clip(moving.folder_of(tmp_path / "less", frames[:3])))
     single = open_clip(moving.folder_of(tmp_path / "single", frames[:1]))
-    with pytest.raises(ImageError, match="but one frame"):
+    with pytest.raises(ImageError, match="only one frame"):
         score_clip(single, single)
     write_clip(tmp_path / "small.gif", sorted(out.iterdir()), open_clip(out).rate)
     assert len(score_clip(open_clip(tmp_path / "small.gif"), open_clip(source)).errors) == 3

@@ -91,11 +91,11 @@ def test_a_form_is_parsed_as_the_command_parses() -> None:
 @pytest.mark.parametrize(
     ("form", "said"),
     [
-        ({"warp": "9"}, "'warp' is no control"),
-        ({"init": "/etc/passwd"}, "'init' is no control of this page"),
-        ({"size": "big"}, "size: 'big' is no size"),
-        ({"size": 5}, "size is no text"),
-        ({"content_layers": "conv1_1 " * 100}, "content layers is no text of up to 500"),
+        ({"warp": "9"}, "'warp' is not a control"),
+        ({"init": "/etc/passwd"}, "'init' is not a control of this page"),
+        ({"size": "big"}, "size: 'big' is not a size"),
+        ({"size": 5}, "size is not a text"),
+        ({"content_layers": "conv1_1 " * 100}, "content layers is not a text of up to 500"),
     ],
 )
 def test_refused_forms(form: dict[str, object], said: str) -> None:
@@ -288,7 +288,7 @@ def test_the_curve_has_the_weights_of_its_scales(studio: Studio) -> None:
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (ZeroDivisionError(), "something went wrong that should not; the terminal"),
+        (ZeroDivisionError(), "something went wrong that should not; look at the terminal"),
         (MemoryError(), "out of memory; lower the size, the style scale or the scales"),
         (OptionError("lower --style-scale"), "lower style scale"),
     ],

@@ -315,3 +315,42 @@ def test_nothing_overflows_or_jumps(browser: Any, address: str, size: str, dark:
     assert (np.asarray(shown.convert("L")).mean() < 100) == dark
     tab.context.close()
     assert tab.problems == []
+
+
+def test_before_and_after_and_one_to_one(tab: Tab, pictures: tuple[Path, Path]) -> None:
+    page = tab.page
+    tab.give(*pictures)
+    tab.set(size="64", iterations="2", scales="none")
+    page.wait_for_selector("#start:has-text('about')")
+    tab.start()
+    tab.until_over()
+    page.wait_for_selector(".pair img")
+    compare, full = page.locator("#compare"), page.locator("#full")
+    compare.click()
+    page.wait_for_selector(".pair .before")
+    page.locator(".cut").fill("20")
+    assert "80%" in page.evaluate("document.querySelector('.before').style.clipPath")
+    full.click()
+    assert page.locator(".pair").bounding_box()["width"] == pytest.approx(64, abs=1)
+    compare.click()
+    assert page.locator(".before").count() == 0
+
+
+def test_a_painted_mask_says_where_the_style_goes(tab: Tab, pictures: tuple[Path, Path]) -> None:
+    page = tab.page
+    tab.give(*pictures)
+    tab.set(size="64", iterations="2", scales="none")
+    page.wait_for_selector(".pair img")
+    page.click("#mask")
+    box = page.locator(".mask").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x - 60, y)
+    page.mouse.down()
+    page.mouse.move(x + 60, y, steps=4)
+    page.mouse.up()
+    tab.start()
+    tab.until_over()
+    record = read_parameters(tab.download()[1])
+    assert 0 < record["masks"][0]["content"]["covers"] < 0.5
+    page.click("#clear")
+    assert page.locator(".mask").count() == 0

@@ -183,7 +183,7 @@ def test_a_run_from_upload_to_file(address: str) -> None:
         (b"no picture", "style", "style image (sea.png) is not an image"),
         (b"x" * 100_001, "content", "sea.png has more than 100 kB"),
         (png(200, 101), "content", "more than the limit of 20000 pixels"),
-        (png(), "poster", "'poster' is no role of a picture"),
+        (png(), "poster", "'poster' is not a role of a picture"),
     ],
 )
 def test_bad_pictures(address: str, data: bytes, role: str, said: str) -> None:
@@ -202,10 +202,10 @@ def test_bad_pictures(address: str, data: bytes, role: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        (b"{", "no form"),
-        (b"[" * 50_000, "no form"),
-        (b" " * 200_000, "more than a form holds"),
-        ([], "no form"),
+        (b"{", "this is not a form"),
+        (b"[" * 50_000, "this is not a form"),
+        (b" " * 200_000, "longer than a form can be"),
+        ([], "this is not a form"),
         ({}, "give 1 to 4 style pictures"),
         ({"styles": ["x"] * 5}, "give 1 to 4 style pictures"),
         ({"styles": ["x"]}, "the form is missing"),
@@ -223,7 +223,7 @@ def test_bad_runs(address: str, body: Any, said: str) -> None:
 @pytest.mark.parametrize(
     ("form", "said"),
     [
-        ({"weights": "/etc/passwd"}, "'weights' is no control"),
+        ({"weights": "/etc/passwd"}, "'weights' is not a control"),
         ({"size": "97"}, "size 97 is more than this page makes; give 96 or less"),
         ({"style_weight": "-1"}, "style weight -1.0 is too small"),
         ({"iterations": "2 3"}, "2 counts of iterations for 1 scale"),
@@ -246,7 +246,7 @@ def test_tabs_share_the_session_and_its_run(address: str) -> None:
     assert next(event for event in watching if (event["run"] or {}).get("iteration", 0) >= 1)
     status, answer = second.start()
     assert status == 400
-    assert "a run is going on; stop it first" in answer["error"]
+    assert "a run is still going on; stop it first" in answer["error"]
     assert second.ask("DELETE", "/runs")[0] == 200
     assert watching.until("done", number)
     assert (watching.results[-1]["id"], watching.results[-1]["stopped"]) == (str(number), "interrupted")
@@ -274,3 +274,31 @@ def test_ctrl_c_ends_it_while_a_run_goes_on() -> None:
         assert server.wait(PATIENCE) == 0
         assert server.stderr.read() == "fastnst: the page is closed\n"
         events.close()
+
+
+def test_a_forecast_says_how_long_a_run_would_take(address: str) -> None:
+    page = Page(address)
+    content, style = (page.upload(png(seed=seed), f"{name}.png")[1]["id"] for seed, name in enumerate("ab"))
+    wanted = {"content": content, "styles": [style], "form": FORM}
+    status, answer = page.ask("POST", "/forecast", wanted)
+    assert status == 200
+    assert answer["seconds"] > 0
+    assert page.ask("POST", "/forecast", {**wanted, "form": {**FORM, "seconds": "1e-9"}})[1]["seconds"] == 1e-9
+    assert page.ask("POST", "/forecast", {**wanted, "styles": []})[0] == 400
+    assert call(address, "GET", f"/api/uploads/{content}/large")[0] == 200
+
+
+def test_a_texture_needs_no_content(address: str) -> None:
+    page = Page(address)
+    style = page.upload(png(seed=1), "b.png", "style")[1]["id"]
+    wanted = {"content": None, "styles": [style], "form": {**FORM, "preset": "texture"}, "begins": "noise"}
+    assert page.ask("POST", "/forecast", wanted)[1]["seconds"] > 0
+    events = page.listen()
+    status, answer = page.ask("POST", "/runs", wanted)
+    assert status == 200
+    events.until("done", answer["run"])
+    result = events.results[-1]
+    events.close()
+    assert result["width"] == result["height"]
+    assert result["content"]["name"] == "texture"
+    assert page.ask("POST", "/runs", {**wanted, "form": FORM})[0] == 400

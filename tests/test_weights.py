@@ -72,9 +72,9 @@ def test_random_weights_are_the_same_everywhere() -> None:
         ("random", {"taps": ("conv9_9",)}, "unknown layer 'conv9_9'"),
         ("random", {"taps": ()}, "empty"),
         ("original", {"filter_scaling": "mean"}, "unknown filter scaling 'mean'; choose one of: none, unit-mean"),
-        ("random", {"filter_scaling": "unit-mean"}, "vgg19 with the original weights alone, not of vgg19"),
-        ("imagenet", {"filter_scaling": "unit-mean"}, "vgg19 with the original weights alone, not of vgg19"),
-        ("auto", {"filter_scaling": "unit-mean", "network": "vgg16"}, "the original weights alone, not of vgg16"),
+        ("random", {"filter_scaling": "unit-mean"}, "vgg19 with the original weights has, and you chose vgg19"),
+        ("imagenet", {"filter_scaling": "unit-mean"}, "vgg19 with the original weights has, and you chose vgg19"),
+        ("auto", {"filter_scaling": "unit-mean", "network": "vgg16"}, "the original weights has, and you chose vgg16"),
         ("https://example.org/vgg19.pth", {}, "is an address, not a file; download it first"),
         (Path("file:///vgg19.pth"), {}, "is an address, not a file; download it first"),
         ("imagnet", {}, "unknown weights 'imagnet'; choose auto, original, imagenet, random"),
@@ -335,11 +335,11 @@ def assert_not_downloaded(tmp_path: Path, *words: str) -> None:
 def test_what_the_server_gives_is_checked(server: Server, tmp_path: Path, name: str) -> None:
     whole = server.files
     server.files = {f"/models/{name}.pth": b"not it"}
-    assert_not_downloaded(tmp_path, f"{name}.pth is not the file meant", name.removeprefix("vgg19-"), "any proxy")
+    assert_not_downloaded(tmp_path, f"{name}.pth is not the right file", name.removeprefix("vgg19-"), "any proxy")
     server.files = {}
     assert_not_downloaded(tmp_path, f"cannot download {server.url}/{name}.pth", "404", "check the address")
     server.files, server.cut = whole, 1000
-    assert_not_downloaded(tmp_path, f"{name}.pth is not the file meant, or came incomplete", "try again")
+    assert_not_downloaded(tmp_path, f"{name}.pth is not the right file, or it arrived incomplete", "try again")
     server.cut = None
     assert load_weights("imagenet", taps=TAPS).source == "imagenet"
 

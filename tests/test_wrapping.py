@@ -188,7 +188,7 @@ def test_what_cannot_tile_is_refused_and_sizes_lie_on_the_grid() -> None:
     tall = Stylizer(noise(1, 40, 60), size=64, weights="random", padding="circular", scales=[36, 64], **SHALLOW)
     scales = tall.prepare(noise(2, 50, 39)).scales
     assert [(scale.edge, scale.size) for scale in scales] == [(36, (36, 28)), (64, (64, 48))]
-    with pytest.raises(OptionError, match="padding 'zeros' does not tile"):
+    with pytest.raises(OptionError, match="padding 'zeros' does not make a texture that tiles"):
         fastnst.synthesize_texture(noise(1, 32, 32), size=32, tileable=True, padding="zeros")
     with pytest.raises(OptionError, match=r"an image of 60×48 pixels does not tile.* give 64×48"):
         fastnst.stylize(noise(1, 44, 60), noise(1, 32, 32), size=60, padding="circular", weights="random")

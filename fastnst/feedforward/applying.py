@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 from PIL import Image
 from torch import Tensor
@@ -18,7 +18,7 @@ from fastnst.image.files import MAX_PIXELS
 from fastnst.image.picture import opaque
 from fastnst.image.read import Source, open_picture
 from fastnst.image.resize import at_size, edge_beside, fitted_size
-from fastnst.image.write import Target, save_image, to_pil
+from fastnst.image.write import Form, Target, save_image, to_pil
 from fastnst.network.runtime import resolve_runtime, versions
 from fastnst.network.settings import own_modes
 from fastnst.options.parse import parse_size
@@ -38,9 +38,9 @@ class Applied:
         """The picture as PIL has it: RGB, or RGBA where the content has alpha; 8 bit, sRGB."""
         return to_pil(self.tensor, self.alpha)
 
-    def save(self, path: Target, *, format: str | None = None, bit_depth: int | None = None) -> None:
+    def save(self, path: Target, **form: Unpack[Form]) -> None:
         """Writes it to a path or a binary stream, with `parameters` in its metadata, as `Result.save` does."""
-        save_image(path, self.tensor, self.alpha, parameters=self.parameters, format=format, bit_depth=bit_depth)
+        save_image(path, self.tensor, self.alpha, parameters=self.parameters, **form)
 
 
 class Applier:

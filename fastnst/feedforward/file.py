@@ -64,7 +64,9 @@ def load_network(path: str | os.PathLike[str]) -> NetworkFile:
     what = f"network {os.fsdecode(path)!r}"
     try:
         if (size := Path(path).stat().st_size) > _MOST_BYTES:
-            raise NetworkError(f"{what} has {size} bytes, and no network is so large; give a file of fastnst train")
+            raise NetworkError(
+                f"{what} has {size} bytes, which is more than a network has; give a file of fastnst train"
+            )
         data = Path(path).read_bytes()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -78,7 +80,9 @@ def load_network(path: str | os.PathLike[str]) -> NetworkFile:
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError):
         known = False
     if not known:
-        raise NetworkError(f"{what} is no network of fastnst, or is damaged; give a file that fastnst train wrote")
+        raise NetworkError(
+            f"{what} is not a network of fastnst, or it is damaged; give a file that fastnst train wrote"
+        )
     if facts.get("format") != FORMAT:
         raise NetworkError(
             f"{what} has format {facts.get('format')}, and this version of fastnst reads {FORMAT}; use the version "
@@ -103,13 +107,13 @@ def blend_weights(network: StyleNetwork, blend: Any = None, style: str | int | N
     """
     names = network.names
     if blend is not None and style is not None:
-        raise OptionError("a style and a blend were given; give one of them")
+        raise OptionError("you gave a style and a blend; give one of them")
     if blend is None:
         return torch.nn.functional.one_hot(torch.tensor(_index(names, style)), len(names)).float()
     try:
         weights = torch.tensor([float(weight) for weight in blend], dtype=torch.float64)
     except (TypeError, ValueError):
-        raise OptionError(f"blend {blend!r} is no list of numbers; give one for each style, as in 0.3 0.7") from None
+        raise OptionError(f"blend {blend!r} is not a list of numbers; give one for each style, as in 0.3 0.7") from None
     listed = ", ".join(names)
     if len(weights) != len(names):
         raise OptionError(

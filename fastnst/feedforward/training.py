@@ -125,7 +125,7 @@ def train_network(
             network, first = StyleNetwork(names, architecture), 0
         else:
             if architecture is not None:
-                raise OptionError("channels and blocks are those of the network that styles are added to; leave them")
+                raise OptionError("channels and blocks are fixed by the network that you add styles to; leave them out")
             network = load_network(add_to).network
             if taken := [name for name in names if name in network.names]:
                 raise OptionError(f"the network has a style {taken[0]!r} already; give the new one another name")
@@ -175,7 +175,7 @@ def _names(styles: Sequence[Source], names: Sequence[str] | None) -> list[str]:
         ]
     if len(names) != len(styles) or len(set(names)) < len(names) or not all(names):
         raise OptionError(
-            f"{', '.join(map(repr, names))} are no names for {len(styles)} styles; give each a name of its own"
+            f"{', '.join(map(repr, names))} cannot name {len(styles)} styles; give each a name of its own"
         )
     return list(names)
 
@@ -379,7 +379,8 @@ class _Training:
             place = {name: type(getattr(self, name))(facts["place"][name]) for name in _PLACE}
         except Exception as error:
             raise TrainingError(
-                f"{what} is none of a training, or is damaged; give the file that --checkpoint wrote, or begin anew"
+                f"{what} is not a checkpoint of a training, or it is damaged; give the file that --checkpoint wrote, "
+                "or begin anew"
             ) from error
         if not known:
             raise TrainingError(f"{what} is of another version of fastnst; go on with that one, or begin anew")

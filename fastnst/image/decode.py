@@ -50,6 +50,10 @@ _NPY_MAGIC = b"\x93NUMPY"
 # The formats that libvips lacks. Pillow opens others too, which start another program (EPS) or hold no photographs.
 _PILLOW_FORMATS = ("BMP", "DIB", "JPEG2000", "PPM", "PSD", "QOI", "TGA", "PCX", "SGI")
 _ORIENTATION = 274  # EXIF's tag
+CREDITS = {"artist": "Artist", "copyright": "Copyright"}
+"""What a picture's EXIF says of its maker, by our names."""
+_CREDIT_TAGS = {"artist": 315, "copyright": 33432}
+_LONGEST_CREDIT = 1000
 # Bytes of a TIFF's values by their type; the others have 8.
 _TIFF_VALUES = {1: 1, 2: 1, 3: 2, 4: 4, 6: 1, 7: 1, 8: 2, 9: 4, 11: 4, 13: 4}
 _MOST_TIFF_ENTRIES = 4096
@@ -155,6 +159,22 @@ def frames_of(source: Image.Image | str | bytes) -> int:
         with Image.open(file, formats=("GIF", "TIFF", "WEBP", "PNG", "AVIF")) as image:
             return int(getattr(image, "n_frames", 1))
     return 1
+
+
+def credits_of(source: Image.Image | str | bytes) -> dict[str, str]:
+    """The artist and the copyright that a picture's EXIF names, as far as it does."""
+    with contextlib.suppress(Exception), _unguarded():  # damaged metadata is none
+        if isinstance(source, Image.Image):
+            tags = source.getexif()
+        else:
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+                tags = image.getexif()
+        texts = {name: str(tags.get(tag, "")).strip("\0 ")[:_LONGEST_CREDIT] for name, tag in _CREDIT_TAGS.items()}
+        for name, text in texts.items():
+            with contextlib.suppress(UnicodeError):  # EXIF is ASCII; programs write UTF-8, and Pillow reads Latin-1
+                texts[name] = text.encode("latin-1").decode()
+        return {name: text for name, text in texts.items() if text}
+    return {}
 
 
 def is_npy(held: str | bytes) -> bool:

@@ -95,7 +95,7 @@ def check_place(name: str, what: str = "output", suffixes: Sequence[str] = ()) -
     it ends in none of the `suffixes`."""
     problem = None
     if suffixes and Path(name).suffix.lower() not in suffixes:
-        raise OptionError(f"{name} is not a {what}'s name; end it in {', '.join(suffixes)}")
+        raise OptionError(f"{name!r} cannot be the name of a {what}; end it in {', '.join(suffixes)}")
     if os.path.basename(name) in ("", "."):  # noqa: PTH119 - Path drops the slash at the end
         raise ImageError(f"{what} {name!r} names a folder; give a file name, as in {str(Path(name))!r}")
     target = real_target(name, what)

@@ -18,7 +18,7 @@ from typing import IO, Any
 import numpy as np
 
 from fastnst.errors import ImageError
-from fastnst.image.decode import is_npy, open_image, opened, read_npy_header
+from fastnst.image.decode import CREDITS, is_npy, open_image, opened, read_npy_header
 from fastnst.image.files import contents, source_name
 
 _DEEPEST = 100  # fastnst's own parameters nest four deep
@@ -26,10 +26,15 @@ _DEEPEST = 100  # fastnst's own parameters nest four deep
 _JPEG_PACKET_BYTES = 60_000
 _PACKET = (
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
-    '<rdf:Description rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmlns:fastnst="urn:fastnst:1">'
-    "<xmp:CreatorTool>fastnst {version}</xmp:CreatorTool>{parameters}"
+    '<rdf:Description rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmlns:fastnst="urn:fastnst:1" '
+    'xmlns:dc="http://purl.org/dc/elements/1.1/">'
+    "<xmp:CreatorTool>fastnst {version}</xmp:CreatorTool>{credit}{parameters}"
     "</rdf:Description></rdf:RDF></x:xmpmeta>"
 )
+_CREDITS = {
+    "artist": "<dc:creator><rdf:Seq><rdf:li>{}</rdf:li></rdf:Seq></dc:creator>",
+    "copyright": '<dc:rights><rdf:Alt><rdf:li xml:lang="x-default">{}</rdf:li></rdf:Alt></dc:rights>',
+}
 _PARAMETERS = ("<fastnst:parameters>", "</fastnst:parameters>")
 
 
@@ -54,12 +59,17 @@ def read_parameters(path: str | os.PathLike[str] | IO[bytes]) -> dict[str, Any]:
 
 
 def packet(parameters: Mapping[str, Any] | None, *, shortened: bool = False) -> bytes:
-    """The XMP packet that carries `parameters`; `shortened` to what a JPEG holds, without the largest entries."""
+    """The XMP packet that carries `parameters`, with the artist and the copyright of the content.
+
+    `shortened` to what a JPEG holds, without the largest entries."""
     kept = None if parameters is None else dict(parameters)
     left_out: list[str] = []
+    credit = "".join(
+        _CREDITS[name].format(html.escape(text, quote=False)) for name, text in credits_in(parameters).items()
+    )
     while True:
         text = "" if kept is None else html.escape(to_json(kept), quote=False).join(_PARAMETERS)
-        data = _PACKET.format(version=version("fastnst"), parameters=text).encode()
+        data = _PACKET.format(version=version("fastnst"), credit=credit, parameters=text).encode()
         if not kept or not shortened or len(data) <= _JPEG_PACKET_BYTES:
             return data
         largest = max(
@@ -69,6 +79,13 @@ def packet(parameters: Mapping[str, Any] | None, *, shortened: bool = False) -> 
         if len(left_out) < 50:  # the list itself must fit, whatever the names are
             left_out.append(str(largest)[:50])
         kept["left_out"] = left_out
+
+
+def credits_in(parameters: Mapping[str, Any] | None) -> dict[str, str]:
+    """What the `parameters` of a run say of the maker of its content, by the names of `CREDITS`."""
+    content = (parameters or {}).get("content")
+    known = content if isinstance(content, Mapping) else {}
+    return {name: known[name] for name in CREDITS if isinstance(known.get(name), str)}
 
 
 def _packet_text(image: Any) -> str | None:

@@ -1,8 +1,8 @@
 """A `Picture`: what every source is read into, and every step before the network works on."""
 
 import hashlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeAlias, overload
 
@@ -29,11 +29,13 @@ class Picture:
     multiplied by alpha.
     alpha: (1, H, W) float32 in 0…1 (1 is opaque), or None where the source has none.
     name: the path, or the kind of object it came from; for messages and metadata.
+    credit: the artist and the copyright of a file, as far as its EXIF names them.
     """
 
     rgb: Tensor
     alpha: Tensor | None
     name: str
+    credit: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def height(self) -> int:
@@ -76,11 +78,18 @@ def _add(digest: "hashlib._Hash", part: Picture) -> None:
 class StreamedPicture:
     """A picture as rows that `read` gives, from the top, each time it is called; see `read.open_picture`.
 
-    `height`, `width` and `name` are those of a Picture. Raises what `read` does wherever it is looked at.
+    `height`, `width`, `name` and `credit` are those of a Picture. Raises what `read` does wherever it is looked at.
     """
 
-    def __init__(self, height: int, width: int, name: str, read: Callable[[], Iterator[Picture]]) -> None:
-        self.height, self.width, self.name = height, width, name
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        name: str,
+        read: Callable[[], Iterator[Picture]],
+        credit: Mapping[str, str] | None = None,
+    ) -> None:
+        self.height, self.width, self.name, self.credit = height, width, name, credit or {}
         self._read = read
         self._sha256: str | None = None
 
@@ -110,7 +119,7 @@ class StreamedPicture:
             if part.alpha is not None:
                 alpha = torch.empty((1, self.height, self.width), device="cpu") if alpha is None else alpha
                 alpha[:, rows] = part.alpha
-        return Picture(rgb, alpha, self.name)
+        return Picture(rgb, alpha, self.name, self.credit)
 
     def mapped(self, change: Callable[[Picture], Picture]) -> "StreamedPicture":
         """The picture whose rows are what `change` makes of the rows of this one."""
@@ -156,7 +165,9 @@ def opaque(picture: AnyPicture) -> AnyPicture:
 def from_array(source: npt.NDArray[np.generic], what: str) -> Picture:
     """A Picture of (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): uint8, uint16, or float in 0…1, in either byte order."""
     if np.ma.isMaskedArray(source):
-        raise ImageError(f"{what} is a masked array, which has no values where it is masked; give its filled()")
+        raise ImageError(
+            f"{what} is a masked array, which has no values where it is masked; give the result of its filled()"
+        )
     array = np.asarray(source)
     with decoding(what, *check_layout(array.shape, array.dtype, what)):
         return from_samples(array, what, "array")

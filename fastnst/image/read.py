@@ -19,6 +19,7 @@ from PIL import Image
 from fastnst.errors import FastnstWarning, ImageError
 from fastnst.image.decode import (
     check_size,
+    credits_of,
     decoding,
     frames_of,
     from_pil,
@@ -103,10 +104,12 @@ def _opened(source: object, role: str, max_pixels: int) -> tuple[str, StreamedPi
         what, name = f"{role} image (PIL image)", "PIL image"
         decoded, held = from_pil(source, what, max_pixels), None
         _warn_of_frames(what, frames_of(source))
+        credit = credits_of(source)
         height, width, rows = _image_rows(lambda _: decoded, what, max_pixels)
     elif isinstance(source, str | os.PathLike) or hasattr(source, "read"):
         name, what = source_name(source, role)
         held = contents(source, what)
+        credit = {} if is_npy(held) else credits_of(held)
         if is_npy(held):
             height, width, rows = _npy_rows(held, what, max_pixels)
         else:
@@ -125,13 +128,13 @@ def _opened(source: object, role: str, max_pixels: int) -> tuple[str, StreamedPi
             for samples in rows():
                 yield from_samples(samples, what, name)
 
-    return what, StreamedPicture(height, width, name, read)
+    return what, StreamedPicture(height, width, name, read, credit)
 
 
 def _warn_of_frames(what: str, frames: int) -> None:
     if frames > 1:
         warnings.warn(
-            f"{what} has {frames} frames or pages, and the first is taken; save the one that is meant as a picture",
+            f"{what} has {frames} frames or pages, and the first is taken; save the one that you want as a picture",
             FastnstWarning,
             stacklevel=2,
         )

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -16,19 +16,29 @@ from PIL import Image
 from torch import Tensor
 
 from fastnst.errors import ImageError, OptionError
-from fastnst.image.decode import libvips, srgb_profile
+from fastnst.image.decode import CREDITS, libvips, srgb_profile
 from fastnst.image.files import check_place, real_target
-from fastnst.image.metadata import packet, to_json
+from fastnst.image.metadata import credits_in, packet, to_json
 from fastnst.replacing import replacing
 
 Target = str | os.PathLike[str] | IO[bytes]
+
+
+class Form(TypedDict, total=False):
+    """How a picture is written: `format`, a name of `FORMATS` whatever the extension; `bit_depth` per channel, 8 or for
+    PNG and TIFF 16; `quality` of JPEG, WebP and AVIF, 1 to 100."""
+
+    format: str | None
+    bit_depth: int | None
+    quality: int | None
 
 
 @dataclass(frozen=True)
 class Format:
     """A format that pictures are written in, by the `saver` of a libvips image and its options.
 
-    It holds sides of `longest_side` pixels at most; `depths` are its bits per channel, of which 32 is float.
+    It holds sides of `longest_side` pixels at most; `depths` are its bits per channel, of which 32 is float; `lossy`
+    are the options of a given quality, if it has one.
     """
 
     name: str
@@ -38,6 +48,7 @@ class Format:
     longest_side: int = 2**31 - 1
     has_alpha: bool = True
     depths: tuple[int, ...] = (8,)
+    lossy: Mapping[str, object] | None = None
 
 
 _JPEG = {"Q": 95, "subsample_mode": "off"}
@@ -47,10 +58,17 @@ _TIFF = {"compression": "deflate", "predictor": "horizontal"}
 _AVIF = {"compression": "av1", "Q": 90, "subsample_mode": "off"}
 FORMATS: Mapping[str, Format] = {
     "png": Format("PNG", (".png",), "pngsave_target", {"compression": 4, "filter": "all"}, depths=(8, 16)),
-    "jpeg": Format("JPEG", (".jpg", ".jpeg"), "jpegsave_target", _JPEG, longest_side=65_500, has_alpha=False),
-    "webp": Format("WEBP", (".webp",), "webpsave_target", _WEBP, longest_side=16_383),
+    "jpeg": Format("JPEG", (".jpg", ".jpeg"), "jpegsave_target", _JPEG, longest_side=65_500, has_alpha=False, lossy={}),
+    "webp": Format(
+        "WEBP",
+        (".webp",),
+        "webpsave_target",
+        _WEBP,
+        longest_side=16_383,
+        lossy={"lossless": False, "smart_subsample": True},
+    ),
     "tiff": Format("TIFF", (".tif", ".tiff"), "tiffsave_target", _TIFF, depths=(8, 16)),
-    "avif": Format("AVIF", (".avif",), "heifsave_target", _AVIF, longest_side=16_384),
+    "avif": Format("AVIF", (".avif",), "heifsave_target", _AVIF, longest_side=16_384, lossy={}),
     "npy": Format("NPY", (".npy",), depths=(32,)),
 }
 
@@ -82,26 +100,36 @@ def _depth_of(form: Format, bit_depth: int | None) -> int:
     if bit_depth is None or form.depths == (32,):
         return form.depths[0]
     if bit_depth not in (8, 16):
-        raise OptionError(f"bit depth {bit_depth} is none of 8 and 16 bits per channel")
+        raise OptionError(f"bit depth {bit_depth} is not possible; give 8 or 16 bits per channel")
     if bit_depth not in form.depths:
         deep = " or ".join(name for name, other in FORMATS.items() if bit_depth in other.depths)
         raise OptionError(f"{form.name} holds {form.depths[0]} bits per channel, not {bit_depth}; choose {deep}")
     return bit_depth
 
 
-def check_output_path(
-    path: Target, size: tuple[int, int] | None = None, *, format: str | None = None, bit_depth: int | None = None
-) -> None:
+def _quality_of(form: Format, quality: int | None) -> dict[str, object]:
+    """The saver's options for a quality, or without one those of the format."""
+    if quality is None:
+        return dict(form.options)
+    if isinstance(quality, bool) or not isinstance(quality, int) or not 1 <= quality <= 100:
+        raise OptionError(f"quality {quality!r} is out of range; give a whole number from 1 to 100")
+    if form.lossy is None:
+        raise OptionError(
+            f"{form.name} keeps every pixel and has no quality; leave it out, or choose jpeg, webp or avif"
+        )
+    return {**form.options, **form.lossy, "Q": quality}
+
+
+def check_output_path(path: Target, size: tuple[int, int] | None = None, **form: Unpack[Form]) -> None:
     """Raises ImageError if a picture, of `size` (height, width) where known, could not be written to `path`; for an
-    unknown extension, a place that will not do, and a picture larger than the format holds. Raises OptionError for a
-    `format` or a `bit_depth`, those of `save_image`, that will not do."""
-    _destination(path, size, format, bit_depth)
+    unknown extension, a place that will not do, and a picture larger than the format holds. Raises OptionError for
+    a `form` that will not do."""
+    _destination(path, size, form)
 
 
-def _destination(
-    path: Target, size: tuple[int, int] | None, format: str | None, bit_depth: int | None
-) -> tuple[str, Format, int]:
-    """The name of the target in messages, and the format and depth to write it in."""
+def _destination(path: Target, size: tuple[int, int] | None, asked: Form) -> tuple[str, Format, int, dict[str, object]]:
+    """The name of the target in messages, and the format, the depth and the saver's options to write it with."""
+    format = asked.get("format")
     if isinstance(path, str | os.PathLike):
         name = os.fsdecode(path)
         form = _format_of(name, format)
@@ -109,7 +137,7 @@ def _destination(
         name, form = str(getattr(path, "name", "stream")), _format_of("", format or "png")
     else:
         raise ImageError(f"output is of type {type(path).__name__}; give a path or a binary stream")
-    depth = _depth_of(form, bit_depth)
+    depth, options = _depth_of(form, asked.get("bit_depth")), _quality_of(form, asked.get("quality"))
     height, width = size or (0, 0)
     if max(height, width) > form.longest_side:
         choice = "choose .png or .tif, or " if form.longest_side < FORMATS["png"].longest_side else ""
@@ -119,7 +147,7 @@ def _destination(
         )
     if not hasattr(path, "write"):
         check_place(name)
-    return name, form, depth
+    return name, form, depth, options
 
 
 def save_image(
@@ -128,8 +156,7 @@ def save_image(
     alpha: Tensor | None = None,
     *,
     parameters: Mapping[str, Any] | None = None,
-    format: str | None = None,
-    bit_depth: int | None = None,
+    **form: Unpack[Form],
 ) -> None:
     """Write an sRGB picture, with an sRGB profile, in the format of the path's extension.
 
@@ -138,12 +165,13 @@ def save_image(
     alpha: (1, H, W) or (1, 1, H, W), or None for an opaque picture. JPEG has no alpha: it is laid over white.
     parameters: how the picture was made, as far as JSON goes. JPEG metadata holds 60 KB: what does not fit is left out,
     the largest entries first (the losses, as a rule), and named under `left_out`.
-    format: png, jpeg, webp, tiff, avif or npy, whatever the extension.
-    bit_depth: 8 or, for PNG and TIFF, 16 bits per channel; 8 by default.
+    The artist and the copyright of their `content` are written as EXIF (not in TIFF) and as Dublin Core.
+    form: see `Form`; by default the format is the extension's, with 8 bits per channel.
 
     float32 on the CPU is written as it lies in memory, some rows at a time (WebP and AVIF need it whole). PNG, lossless
     WebP and TIFF (deflate; BigTIFF from 4 GB) keep the rounded values exactly; JPEG is quality 95 and AVIF quality 90,
-    both without chroma subsampling. A `.npy` file holds float32, (H, W, 3 or 4) in 0…1, unrounded.
+    both without chroma subsampling. A `quality` makes WebP lossy. A `.npy` file holds float32, (H, W, 3 or 4) in 0…1,
+    unrounded.
     A file appears whole or not at all: it is written beside its target, flushed to the disk and moved into place. A
     symbolic link is followed. A new file gets the umask's permissions, a replaced one keeps its own.
 
@@ -152,15 +180,15 @@ def save_image(
     """
     layers = _layers(rgb, alpha)
     _, height, width = layers[0].shape
-    name, form, depth = _destination(path, (height, width), format, bit_depth)
+    name, kind, depth, options = _destination(path, (height, width), form)
     try:
         if isinstance(path, str | os.PathLike):
             with replacing(real_target(name)) as file:
-                _encode(file, layers, form, depth, parameters)
+                _encode(file, layers, kind, depth=depth, options=options, parameters=parameters)
             return
         # A TIFF's writer goes back to the beginning in the end, and a pipe cannot.
         with tempfile.TemporaryFile() as file:
-            _encode(file, layers, form, depth, parameters)
+            _encode(file, layers, kind, depth=depth, options=options, parameters=parameters)
             file.seek(0)
             shutil.copyfileobj(file, path)
         path.flush()
@@ -171,15 +199,23 @@ def save_image(
 
 
 def _encode(
-    file: IO[bytes], layers: list[Tensor], form: Format, depth: int, parameters: Mapping[str, Any] | None
+    file: IO[bytes],
+    layers: list[Tensor],
+    form: Format,
+    *,
+    depth: int,
+    options: dict[str, object],
+    parameters: Mapping[str, Any] | None,
 ) -> None:
     if form.name == "NPY":
         _write_npy(file, layers, parameters)
         return
     image = _image(layers, depth, over_white=not form.has_alpha).copy()
-    vips, options = libvips(), dict(form.options)
+    vips = libvips()
     image.set_type(vips.GValue.blob_type, "icc-profile-data", srgb_profile())
     image.set_type(vips.GValue.blob_type, "xmp-data", packet(parameters, shortened=form.name == "JPEG"))
+    for name, text in credits_in(parameters).items():
+        image.set_type(vips.GValue.gstr_type, f"exif-ifd0-{CREDITS[name]}", text)
     if form.name == "TIFF":
         options["bigtiff"] = image.height * image.width * image.bands * depth // 8 > _LARGEST_TIFF
     if _WRITER.setdefault("process", os.getpid()) != os.getpid():

@@ -152,11 +152,11 @@ def load_regions(masks: Sequence[Mask], styles: Sequence[AnyPicture], shares: Se
     for mask in masks:
         for number, _ in mask.styles:
             if number > len(styles):
-                raise OptionError(f"a mask is for style {number}, and there are {len(styles)}; count them from 1")
+                raise OptionError(f"a mask names style {number}, and there are {len(styles)}; count them from 1")
         content = _load(mask.content)
         greys = {number - 1: None if source is None else _load(source) for number, source in mask.styles}
         if greys and not any(shares[index] for index in greys):
-            raise OptionError("a mask is for styles whose weights are all 0; raise one of them, or leave the mask out")
+            raise OptionError("all styles of a mask have the weight 0; raise one of them, or leave the mask out")
         for index, grey in greys.items():
             if grey is not None:
                 grey.check_aspect(styles[index].height, styles[index].width, f"style {styles[index].name!r}")
@@ -176,12 +176,12 @@ def _load(source: Any) -> GreyMask:
     elif brightest < _NEARLY_BLACK:
         raise ImageError(
             f"mask {picture.name!r} is nearly black: its brightest value is {brightest * 255:.0f} of 255; paint the "
-            "region white, and of a map that numbers its regions make one mask for each, as labels == 1"
+            "region white, and split a map that numbers its regions into one mask for each, as labels == 1"
         )
     elif brightest < _WEAK:
         warnings.warn(
-            f"mask {picture.name!r} is grey where it is brightest, {brightest:.0%} of white, and its region as weak; "
-            "paint it white if that is not meant",
+            f"mask {picture.name!r} is grey where it is brightest, {brightest:.0%} of white, which makes its region "
+            "as weak; paint it white if you do not want that",
             FastnstWarning,
             stacklevel=2,
         )
@@ -225,8 +225,8 @@ def _grey(picture: Picture) -> Tensor:
     if float(visible.min()) < 1 and float((spread.max - spread.min).max()) <= _TINT:
         return visible
     raise ImageError(
-        f"mask {picture.name!r} is in colour; a mask is white inside and black outside: of a map with a colour for "
-        "each region make one mask for each, as (labels == colour).all(-1) of its array does"
+        f"mask {picture.name!r} is in colour; a mask is white inside and black outside, so split a map with a colour "
+        "for each region into one mask for each, as (labels == colour).all(-1) of its array does"
     )
 
 

@@ -73,10 +73,12 @@ class PerceptualLoss(Frozen):
         super().__init__()
         check_fork()
         if other := [name for name in options if name not in _OPTIONS]:
-            raise OptionError(f"{other[0]} is no option of PerceptualLoss; its options are: {', '.join(_OPTIONS)}")
+            raise OptionError(f"{other[0]} is not an option of PerceptualLoss; its options are: {', '.join(_OPTIONS)}")
         self.options = resolve_options(**options)
         if self.options.style_loss != "gram":
-            raise OptionError(f'PerceptualLoss has no style loss {self.options.style_loss}; give style_loss="gram"')
+            raise OptionError(
+                f'PerceptualLoss cannot take the style loss {self.options.style_loss}; give style_loss="gram"'
+            )
         if isinstance(self.options.style_weight, tuple):
             raise OptionError("PerceptualLoss sees images at one scale; give one style weight")
         self._style_layers = dict(self.options.active_style_layers)
@@ -142,7 +144,7 @@ class PerceptualLoss(Frozen):
         if not self._content_layers:
             return {}
         if content is None:
-            raise OptionError("no content given; give the images that the batch shall show, or content_weight=0")
+            raise OptionError("no content was given; give the images that the batch shall show, or content_weight=0")
         if content.shape[1:] != images.shape[1:] or len(content) not in (1, len(images)):
             raise OptionError(
                 f"content is {tuple(content.shape)}, the images {tuple(images.shape)}; give as many, of their size"

@@ -77,9 +77,9 @@ def check_filter_scaling(scaling: str, network: str, weights: str) -> None:
         raise OptionError(f"unknown filter scaling {scaling!r}; choose one of: {', '.join(FILTER_SCALINGS)}")
     if scaling != "none" and not is_original(network, weights):
         raise OptionError(
-            f"filter scaling {scaling} needs the mean activation of each filter, which is known of {ORIGINAL_NETWORK} "
-            f"with the original weights alone, not of {network} with weights {weights}; pass those, or filter scaling "
-            "none"
+            f"filter scaling {scaling} needs the mean activation of each filter, which only {ORIGINAL_NETWORK} with "
+            f"the original weights has, and you chose {network} with weights {weights}; choose those, or filter "
+            "scaling none"
         )
 
 

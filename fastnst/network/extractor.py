@@ -56,7 +56,7 @@ class FeatureExtractor(Frozen):
         if padding not in ("zeros", "replicate"):
             raise OptionError(f"unknown padding {padding!r}; choose one of: zeros, replicate")
         if isinstance(layers, str) or not layers:
-            raise OptionError(f"layers {layers!r} is no list of layers; give at least one, as in ['conv4_2']")
+            raise OptionError(f"layers {layers!r} is not a list of layers; give at least one, as in ['conv4_2']")
         network = weights.network if isinstance(weights, Weights) else network
         self.layers = tuple(dict.fromkeys(canonical_layer(layer, network) for layer in layers))
         loaded = weights if isinstance(weights, Weights) else load_weights(weights, network, taps=self.layers)

@@ -106,7 +106,7 @@ def load_weights(
     if name == "original":
         if network != ORIGINAL_NETWORK:
             raise WeightsError(
-                f"the original network is a {ORIGINAL_NETWORK}, not a {network}; pass imagenet, or random"
+                f"the original weights are for {ORIGINAL_NETWORK}, not for {network}; choose imagenet or random"
             )
         tensors = original_convolutions(convolutions)
         return _weights("original", network, unit_mean(tensors) if filter_scaling == "unit-mean" else tensors, CAFFE)
@@ -115,7 +115,7 @@ def load_weights(
     if name == "random":
         return _weights("random", network, random_convolutions(convolutions), IMAGENET)
     if name == "embedded":
-        raise WeightsError("the embedded network is gone; pass original, the network of the paper, in its place")
+        raise WeightsError("weights embedded do not exist any more; choose original, the network of the paper")
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", name) and not os.path.lexists(name):
         raise WeightsError(f"weights {name} is an address, not a file; download it first and pass the file's path")
     path = Path(os.path.expanduser(name))  # noqa: PTH111  (Path.expanduser raises for an unknown user)
@@ -285,8 +285,8 @@ def _download(url: str, path: Path, sha256_prefix: str, progress: bool) -> None:
         ) from error
     if not digest.hexdigest().startswith(sha256_prefix):
         raise WeightsError(
-            f"{url} is not the file meant, or came incomplete (its SHA-256 begins with {digest.hexdigest()[:8]}, not "
-            f"{sha256_prefix}); check the address and any proxy, and try again"
+            f"{url} is not the right file, or it arrived incomplete (its SHA-256 begins with "
+            f"{digest.hexdigest()[:8]}, not {sha256_prefix}); check the address and any proxy, and try again"
         )
     part.replace(path)
 

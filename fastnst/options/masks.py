@@ -47,7 +47,7 @@ def parse_masks(value: Any) -> tuple[Mask, ...] | None:
     if value is None:
         return None
     if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
-        raise OptionError(f"masks {_described(value)} are no list of regions; {_FORM}, one such for each region")
+        raise OptionError(f"masks {_described(value)} are not a list of regions; for each region {_FORM}")
     return tuple(_mask(item) for item in value) or None
 
 
@@ -71,13 +71,16 @@ def _mask(item: Any) -> Mask:
     if isinstance(item, Mapping):
         return _region(item.items())
     if not isinstance(item, Sequence):
-        raise OptionError(f"mask {_described(item)} is no region; give a content mask and a style mask, or {_FORM}")
+        raise OptionError(f"mask {_described(item)} is not a region; give a content mask and a style mask, or {_FORM}")
     if all(isinstance(word, str) for word in item) and any(
         word.startswith(("content=", "style=", "style:")) for word in item
     ):
         return _region(_pair(word) for word in item)
     if len(item) != 2:
-        raise OptionError(f"a mask of {len(item)} parts is no region; give a content mask and a style mask, or {_FORM}")
+        raise OptionError(
+            f"a region takes two masks, and {len(item)} {'was' if len(item) == 1 else 'were'} given; "
+            f"give one for the content and one for the style, or {_FORM}"
+        )
     content, style = item
     styles = style if isinstance(style, Mapping) else {} if style is None else {1: style}
     return _region([("content", content), *((f"style:{number}", source) for number, source in styles.items())])
@@ -100,10 +103,10 @@ def _region(pairs: Iterable[tuple[Any, Any]]) -> Mask:
         word, colon, digits = str(name).partition(":")
         number = int(digits) if digits.isdecimal() else 0 if colon else 1
         if name != "content" and (word != "style" or number == 0):
-            raise OptionError(f"{str(name)!r} is no part of a mask; {_FORM}")
+            raise OptionError(f"{str(name)!r} is not a part of a mask; {_FORM}")
         if name == "content" or number in styles:
             twice = "content" if name == "content" else f"style {number}"
-            raise OptionError(f"{twice} is there twice in one mask; give each region a mask of its own")
+            raise OptionError(f"{twice} is given twice in one mask; give each region a mask of its own")
         styles[number] = source
     if content is None:
         raise OptionError(f"a mask does not say where in the content it lies; {_FORM}")

@@ -1,6 +1,6 @@
 """Every option of a run, once: name, type, default, range and meaning, for command, function and documents."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, TypedDict, Unpack, get_type_hints
@@ -57,6 +57,35 @@ def _option(default: Any, meaning: str, **facts: Unpack[_Facts]) -> Any:
     return field(default=default, metadata={**dict.fromkeys(get_type_hints(_Facts)), "meaning": meaning, **facts})
 
 
+_OF_LBFGS: tuple[str, Callable[[Any], bool], str] = (
+    "optimizer",
+    lambda optimizer: optimizer == "lbfgs",
+    "only the optimizer lbfgs looks at it; choose that one, or leave this option out",
+)
+NEEDS: Mapping[str, tuple[str, Callable[[Any], bool], str]] = MappingProxyType(
+    {
+        **dict.fromkeys(("line_search", "hessian", "history", "history_precision"), _OF_LBFGS),
+        "scale_factor": (
+            "scales",
+            lambda scales: isinstance(scales, int),
+            "it sets how far apart scales are that are given as a number; add --scales 3, or leave this option out",
+        ),
+        "blend": (
+            "transfer",
+            lambda transfer: transfer != "none",
+            "there is nothing to blend; add --transfer wct or adain, or leave this option out",
+        ),
+    }
+)
+"""Options that are looked at only beside certain values of another option, and what to do where they are not."""
+
+
+def _is_heeded(name: str, values: Mapping[str, Any]) -> bool:
+    """True where the option `name` has an effect beside the other `values`."""
+    other, suits, _ = NEEDS[name]
+    return suits(values.get(other, getattr(Options, other)))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """The options of a run, complete and checked; `resolve_options` makes one from a preset and what is given.
@@ -64,30 +93,46 @@ class Options:
     Raises OptionError where a value has a wrong type, is out of range, or contradicts another one.
     """
 
-    preset: str = _option("default", "starting values for the other options", choices=tuple(PRESETS), heading="look")
+    preset: str = _option(
+        "default",
+        "start from the values of this preset; options that you give beside it win",
+        choices=tuple(PRESETS),
+        heading="look",
+    )
     style_weight: StyleWeight = _option(
         20.0,
-        "β, the weight of the style term: one for all scales, or several that end with the last scale's",
+        "let the style count this much (β); give one number, or several, of which the last is for the last scale",
         metavar="X",
         many=True,
         minimum=0,
     )
-    content_weight: float = _option(1.0, "α, the weight of the content term", minimum=0)
-    tv_weight: float = _option(0.05, "γ, the weight of the total variation", minimum=0)
+    content_weight: float = _option(1.0, "let the content count this much (α)", minimum=0)
+    tv_weight: float = _option(0.05, "let smoothness count this much (γ, total variation); 0 turns it off", minimum=0)
     style_weights: tuple[float, ...] | None = _option(
-        None, "one weight for each style image, scaled to sum to 1", shown="equal", metavar="X", many=True, minimum=0
+        None,
+        "give each style picture its share, in order; the shares are scaled to sum to 1",
+        shown="equal",
+        metavar="X",
+        many=True,
+        minimum=0,
     )
-    style_scale: float = _option(1.0, "long edge of the style images relative to the result's", above=0, maximum=100)
+    style_scale: float = _option(
+        1.0,
+        "show the styles at this multiple of the result's size; more makes strokes larger, less makes them finer",
+        above=0,
+        maximum=100,
+    )
     preserve_color: str = _option(
         "none",
-        "the content's colours: luminance keeps them under the result's lightness, histogram moves the style's colours "
-        "to their mean and covariance",
+        "keep the content's colours: luminance takes only the lightness from the result, histogram first gives the "
+        "styles the content's mean colour and covariance, none takes the styles' colours",
         choices=("none", "luminance", "histogram"),
     )
     masks: tuple[Mask, ...] | None = _option(
         None,
-        "a region: content=FILE shows where it is, style=FILE what of the first style it gets, style:2=FILE of the "
-        "second; white is inside; once for each region",
+        "give a region its own style: content=FILE shows where it lies in the content, style=FILE which part of the "
+        "first style it takes, style:2=FILE which part of the second; white is inside; repeat the option for each "
+        "region",
         shown="none",
         metavar="WORD",
         many=True,
@@ -95,41 +140,47 @@ class Options:
     )
     init: Any = _option(
         "content",
-        "the image to start from: content, recoloured (the content in the styles' colours), noise, grey or style-mean "
-        "(the network's or the styles' mean colour, with a trace of noise), or a picture's path",
+        "start from content, recoloured (the content in the styles' colours), noise, grey (the network's mean "
+        "colour), style-mean (the styles' mean colour), or from the picture at this path",
         metavar="INIT",
     )
-    seed: int = _option(0, "seed of the noise", minimum=0, maximum=2**63 - 1)
+    seed: int = _option(
+        0, "draw the noise from this number; the same number gives the same noise", minimum=0, maximum=2**63 - 1
+    )
     size: int = _option(
         512,
-        "edge of the result, the long one unless --edge is short, in pixels; or content, a percentage of that, or a "
-        "box to fit into, 1920x1080",
+        "make the long edge this long, in pixels (the short one with --edge short); you can also write content for "
+        "the content's own size, a percentage of it, or a box to fit into, such as 1920x1080",
         metavar="PX",
         minimum=2,
         maximum=_LONGEST,
         heading="size and schedule",
     )
-    edge: str = _option("long", "the edge that size, scales and style scale measure", choices=("long", "short"))
+    edge: str = _option("long", "measure size, scales and style scale along this edge", choices=("long", "short"))
     iterations: Iterations = _option(
         50,
-        "optimiser steps at each scale: one count for all, or several that end with the last scale's",
+        "take this many optimiser steps at each scale; give one number, or several, of which the last is for the "
+        "last scale",
         metavar="N",
         many=True,
         minimum=1,
     )
     scales: Scales = _option(
         "auto",
-        "coarse to fine: auto (from 256 pixels on, each twice the last), none, a number of scales (see "
-        "--scale-factor), or their edges",
+        "work from coarse to fine: auto begins between 256 and 511 pixels and doubles up to the size, none works at "
+        "the full size alone; you can also give a number of scales, or their edges in pixels",
         metavar="S",
         many=True,
     )
     scale_factor: float = _option(
-        2.0, "how much larger each scale is than the last, where scales are a number", minimum=1.1, maximum=8
+        2.0,
+        "make each scale this many times as large as the one before, where you give a number of scales",
+        minimum=1.1,
+        maximum=8,
     )
     seconds: float | None = _option(
         None,
-        "end after so many seconds; each scale before the last takes at most half of what is left",
+        "end the run after this many seconds; each scale before the last may use half of what is left",
         shown="no limit",
         above=0,
     )
@@ -142,119 +193,149 @@ class Options:
     )
     average: float | None = _option(
         None,
-        "the result is a mean of the iterates, each counting this much of the next: 0.99 is about the last hundred",
+        "return a running mean of the images in which the mean before counts this much; 0.99 averages about the last "
+        "hundred",
         shown="off",
         above=0,
         maximum=0.9999,
     )
     content_layers: LayerWeights = _option(
         (("conv4_2", 1.0),),
-        "content layers, each NAME or NAME=WEIGHT; 1/count where no weight is given",
+        "compare the content at these layers; write NAME or NAME=WEIGHT, where a layer without a weight gets 1/count",
         metavar="LAYER",
         many=True,
         heading="loss",
     )
     style_layers: LayerWeights = _option(
         tuple((name, 0.2) for name in PAPER_STYLE_LAYERS),
-        "style layers, each NAME or NAME=WEIGHT; 1/count where no weight is given",
+        "compare the style at these layers; write NAME or NAME=WEIGHT, where a layer without a weight gets 1/count",
         metavar="LAYER",
         many=True,
     )
     style_loss: str = _option(
         "gram",
-        "what of the style's features is matched: their Gram matrices, covariance, mean and deviation, mean and "
-        "covariance by the Wasserstein distance, or all of their distribution in sorted projections",
+        "match this property of the style's features: their Gram matrices, their covariance, their means and "
+        "deviations, their means and covariances by the Wasserstein distance, or their whole distribution in sorted "
+        "projections (sliced)",
         choices=("gram", "covariance", "mean-std", "wasserstein", "sliced"),
     )
     transfer: str = _option(
         "none",
-        "in place of the style term, features moved to the style's, layer by layer from the deepest: to its mean and "
-        "covariance (wct), or its mean and deviations (adain)",
+        "move features to the style's in place of a style loss, layer by layer from the deepest: wct moves their "
+        "mean and covariance, adain their means and deviations",
         choices=("none", "wct", "adain"),
     )
-    blend: float = _option(1.0, "transfer: how far the features are moved", minimum=0, maximum=1)
+    blend: float = _option(
+        1.0,
+        "move the features this far, with --transfer: 0 leaves them, 1 moves them all the way",
+        minimum=0,
+        maximum=1,
+    )
     objective: str = _option(
         "relative",
-        "relative: each term divided by its target's own energy; paper: the sums of Gatys et al.",
+        "divide each term by its target's own energy (relative), or take the sums of Gatys et al. (paper)",
         choices=("relative", "paper"),
     )
     content_reduction: str = _option(
         OF_THE_OBJECTIVE,
-        "the content term alone: as the objective says, relative or as in the paper (half the sum of squares), their "
-        "mean, or their sum divided by 2√count",
+        "write the content term in this form: objective follows --objective, relative and paper (half the sum of "
+        "squares) are its two, mean is the mean of squares, root is their sum divided by 2√count",
         choices=(OF_THE_OBJECTIVE, *CONTENT_FORMS),
     )
     style_reduction: str = _option(
         OF_THE_OBJECTIVE,
-        "the style term alone: as the objective says, relative or as in the paper (the sum over 4N²), the mean of "
-        "squares, or that of Gram matrices divided by N",
+        "write the style term in this form: objective follows --objective, relative and paper (the sum over 4N²) are "
+        "its two, mean is the mean of squares, channel-mean is that of Gram matrices divided by N",
         choices=(OF_THE_OBJECTIVE, *STYLE_FORMS),
     )
     tv_kind: str = _option(
         "squared",
-        "total variation: squared (L2) or absolute (L1) differences to the right and down, or nine-point, squared ones "
-        "that count the diagonals too",
+        "measure smoothness by squared (L2) or absolute (L1) differences to the right and down, or by nine-point "
+        "squared differences, which count the diagonals too",
         choices=("squared", "absolute", "nine-point"),
     )
     tv_reduction: str = _option(
-        "mean", "total variation: the mean over positions, or their sum", choices=("mean", "sum")
+        "mean", "take the mean of the total variation over positions, or its sum", choices=("mean", "sum")
     )
-    optimizer: str = _option("lbfgs", "the optimiser", choices=("lbfgs", "adam"), heading="optimiser")
+    optimizer: str = _option(
+        "lbfgs",
+        "minimise the loss by L-BFGS, or by Adam, which needs less memory",
+        choices=("lbfgs", "adam"),
+        heading="optimiser",
+    )
     learning_rate: float | None = _option(
-        None, "step length; for adam in units of the 0…1 pixel range", shown="1 (lbfgs), 0.02 (adam)", above=0
+        None,
+        "make steps this long; for adam the unit is the 0…1 range of pixels",
+        shown="1 (lbfgs), 0.02 (adam)",
+        above=0,
     )
     line_search: str = _option(
         "none",
-        "lbfgs alone: steps of length 1, or a line search, which evaluates again where a step was too long",
+        "search for the length of each step (strong_wolfe) instead of taking 1, for lbfgs only; a step that was too "
+        "long is evaluated again",
         choices=("none", "strong_wolfe"),
     )
     hessian: str = _option(
         "bands",
-        "lbfgs alone: its first guess of the inverse Hessian, a matrix by band of frequencies, or torch's scalar",
+        "begin from a matrix for each band of frequencies, or from one number as torch does (scalar), for lbfgs only",
         choices=("bands", "scalar"),
     )
-    history: int = _option(20, "lbfgs alone: pairs of steps that it remembers", minimum=1, maximum=200)
+    history: int = _option(20, "remember this many pairs of steps, for lbfgs only", minimum=1, maximum=200)
     history_precision: str = _option(
         "auto",
-        "lbfgs alone: what it remembers them in; 16 bit halves its memory; auto is fp16 on a GPU, else fp32",
+        "remember them in this precision, for lbfgs only; 16 bits halve the memory, and auto is fp16 on a GPU, else "
+        "fp32",
         choices=("auto", "fp32", "bf16", "fp16"),
     )
     network: str = _option("vgg19", "the network", choices=tuple(NETWORKS), heading="network")
     weights: str = _option(
         "auto",
-        "the network's weights: original (the paper's VGG-19), imagenet (torchvision's, fetched), random, or a file; "
-        "auto is original for vgg19, imagenet for vgg16",
+        "take the network's weights from here: original is the paper's VGG-19, imagenet is torchvision's, which is "
+        "downloaded, random is for tests, and a path is a file of yours; auto is original for vgg19, imagenet for "
+        "vgg16",
         metavar="WEIGHTS",
     )
     filter_scaling: str = _option(
         "none",
-        "the network's filters as they are, or each scaled to a mean activation of 1, as in the paper (original alone)",
+        "leave the network's filters as they are, or scale each to a mean activation of 1, as the paper does (with "
+        "the original weights only)",
         choices=FILTER_SCALINGS,
     )
-    pooling: str = _option("avg", "average or maximum pooling", choices=("avg", "max"))
+    pooling: str = _option("avg", "pool by the average or by the maximum", choices=("avg", "max"))
     padding: str = _option(
         "zeros",
-        "padding of the first convolution: zeros or replicate; circular: of all, and wherever else neighbours count, "
-        "so that the result tiles (styles are seen with replicate in all)",
+        "pad the first convolution with zeros or with the border's pixels (replicate); circular wraps everything "
+        "around, so that the result tiles",
         choices=("zeros", "replicate", "circular"),
     )
     device: str = _option(
-        "auto", "auto, cpu, cuda, cuda:1 …, or mps or xpu, which are untried", metavar="DEVICE", heading="machine"
+        "auto",
+        "run on this device: auto, cpu, cuda, cuda:1 …, or mps or xpu, which are untried",
+        metavar="DEVICE",
+        heading="machine",
     )
     precision: str = _option(
         "auto",
-        "arithmetic of the network; auto is fp16 on a GPU, the quickest of bf16, winograd and fp32 on a CPU",
+        "compute the network in this precision; auto is fp16 on a GPU, and the quickest of bf16, winograd and fp32 "
+        "on a CPU",
         choices=("auto", "fp32", "winograd", "tf32", "bf16", "fp16"),
     )
-    backend: str = _option("auto", "implementation of the losses", choices=("auto", "triton", "torch", "reference"))
+    backend: str = _option(
+        "auto",
+        "compute the losses with Triton kernels, with torch, or with the slow reference; auto chooses by the device",
+        choices=("auto", "triton", "torch", "reference"),
+    )
     tile: int | str = _option(
-        "auto", "exact tiles: auto (none, or the largest that memory allows), none, or their edge", metavar="PX"
+        "auto",
+        "cut the image into tiles, which changes no gradient: auto does so only where memory is short, none "
+        "never, a number sets their edge",
+        metavar="PX",
     )
     max_memory: int | None = _option(
-        None, "memory that a run may take, such as 8GB", shown="what is free", metavar="SIZE"
+        None, "take at most this much memory, such as 8GB", shown="what is free", metavar="SIZE"
     )
     max_pixels: int = _option(
-        MAX_PIXELS, "the most pixels of a picture that is read: a guard against files that say they are huge", minimum=4
+        MAX_PIXELS, "refuse pictures of more pixels; this guards against files that claim to be huge", minimum=4
     )
 
     def __post_init__(self) -> None:
@@ -274,12 +355,16 @@ class Options:
             )
         if self.style_loss == "sliced" and isinstance(self.tile, int):
             raise OptionError(
-                f"tile {self.tile} was given, and style loss sliced sorts all of the image together; let tile be none, "
-                "or choose another style loss"
+                f"tile {self.tile} cannot be used with the style loss sliced, which sorts the whole image at once; "
+                "take --tile none, or choose another style loss"
             )
         check_filter_scaling(self.filter_scaling, self.network, self.weights)
-        if self.transfer == "none" and self.blend != 1:
-            raise OptionError(f"blend {self.blend:g} was given without a transfer; add --transfer wct or adain")
+        defaults = {option.name: option.default for option in fields(self)}
+        for name in NEEDS:
+            value = getattr(self, name)
+            if value != defaults[name] and not _is_heeded(name, vars(self)):
+                shown = f"{value:g}" if isinstance(value, float) else value
+                raise OptionError(f"{name.replace('_', ' ')} {shown} has no effect here: {NEEDS[name][2]}")
         if self.transfer != "none" and not (self.levels and self.style_loss == "gram"):
             raise OptionError(
                 f"transfer {self.transfer} moves features in place of a style loss; leave --style-loss as it is, and "
@@ -288,9 +373,15 @@ class Options:
         if self.style_weights is not None and sum(self.style_weights) == 0:
             raise OptionError("the style weights are all 0; at least one must be more")
         if self.style_form == "channel-mean" and self.style_loss not in ("gram", "covariance"):
-            raise OptionError(f"style reduction channel-mean is that of matrices, not of style loss {self.style_loss}")
+            raise OptionError(
+                f"style reduction channel-mean is a form for matrices, and style loss {self.style_loss} "
+                "has none; choose another form, or style loss gram"
+            )
         if self.wraps and self.tv_kind == "nine-point":
-            raise OptionError("tv kind nine-point replicates the border, which padding circular has not; take squared")
+            raise OptionError(
+                "tv kind nine-point repeats the border, and with padding circular there is none; "
+                "choose squared or absolute"
+            )
         if self.content_weight == self.style_weight == 0:
             raise OptionError("content weight and style weight are both 0; at least one must be more")
 
@@ -381,6 +472,10 @@ def resolve_options(**given: Any) -> Options:
     if values.get("transfer", "none") != "none":
         values.setdefault("iterations", TRANSFER_ITERATIONS)
     scales = parse_scales(values.get("scales", Options.scales))
+    # What a preset sets for a choice that is not made after all.
+    for name in (name for name in NEEDS if name in values and name not in given):
+        if not _is_heeded(name, {**values, "scales": scales}):
+            del values[name]
     if isinstance(scales, tuple) and "size" not in given:
         values["size"] = scales[-1]
     counts, size = values.get("iterations"), values.get("size", Options.size)

@@ -222,9 +222,55 @@ def parse_tile(value: Any) -> int | str:
     return word
 
 
+_ELSEWHERE: Mapping[str, str] = MappingProxyType(
+    {
+        other: name
+        for name, others in {
+            "size": "image_size img_size imsize max_size end_scale resolution width height size_pixels",
+            "iterations": "steps num_steps iters num_iter num_iterations max_iter max_iterations n_iter epochs "
+            "initial_iterations",
+            "learning_rate": "lr step_size",
+            "content_weight": "alpha content_strength",
+            "style_weight": "beta style_strength strength",
+            "tv_weight": "gamma tv tv_loss_weight gaussian_force",
+            "style_weights": "style_blend_weights style_imgs_weights style_interpolation_weights",
+            "style_scale": "style_scale_fac style_size style_size_pixels",
+            "seed": "random_seed",
+            "device": "gpu gpu_index cuda devices supplemental_device multigpu_strategy",
+            "network": "model arch vgg backbone",
+            "weights": "model_file model_weights proto_file vgg_path",
+            "history": "lbfgs_num_correction num_correction",
+            "preserve_color": "original_colors preserve_colors preserve_colour preserve_colours color_convert_type "
+            "keep_colors",
+            "init": "init_image init_img_type random_init noise_ratio starting_image",
+            "output": "output_image output_img out out_file save_path result",
+            "pooling": "pooling_type",
+            "average": "avg_decay",
+            "mask": "style_mask style_mask_imgs content_mask",
+            "plot": "plot_loss",
+            "save_every": "save_iter print_iter info_step workspace_step",
+            "content_reduction": "content_loss_function normalize_weights",
+            "objective": "normalize_gradients",
+            "scale_factor": "scale_step",
+            "scales": "min_scale multiscale num_scales octaves",
+        }.items()
+        for other in others.split()
+    }
+)
+"""The names that other programs have for options (docs/moving-over.md), and ours."""
+_PICTURES = {
+    **dict.fromkeys(("content", "content_image", "content_img", "input", "image"), "content"),
+    **dict.fromkeys(("style", "styles", "style_image", "style_img", "style_images", "style_imgs"), "style"),
+}
+
+
 def hint_for(name: str, known: Iterable[str], otherwise: str) -> str:
-    """The name that an unknown one may have meant, or else `otherwise`."""
-    close = difflib.get_close_matches(name, list(known), n=1)
+    """The name that an unknown one may have meant, here or in another program, or else `otherwise`."""
+    plain, names = name.strip("-").replace("-", "_").lower(), list(known)
+    if name.startswith("-") and plain in _PICTURES:
+        return f"give the {_PICTURES[plain]} picture without a name: CONTENT STYLE -o OUT"
+    ours = [option for option in names if option.strip("-").replace("-", "_") == _ELSEWHERE.get(plain)]
+    close = ours or difflib.get_close_matches(name, names, n=1, cutoff=0.7)
     return f"did you mean {close[0]}?" if close else otherwise
 
 

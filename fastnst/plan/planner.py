@@ -388,13 +388,13 @@ def _too_much(least: Plan, tile: int | str, options: Options, allowed: int) -> s
     what = {"none": "the whole image at once", "auto": "any tile"}.get(str(tile), f"tiles of {tile} pixels")
     advice = ["raise --max-memory", "lower --size"]
     if options.optimizer == "lbfgs":
-        advice += ["lower --history", "let --history-precision be bf16", "take --optimizer adam"]
+        advice += ["lower --history", "choose --history-precision bf16", "choose --optimizer adam"]
     if options.style_loss == "sliced":
         advice.append("choose another --style-loss")
     elif tile != "auto":
-        advice.append("let --tile be auto")
+        advice.append("choose --tile auto")
     *others, last = advice
     return (
-        f"{what} of {least.width}×{least.height} pixels needs at least {in_words(least.peak_bytes)}, and "
-        f"{in_words(allowed)} are allowed; {', '.join(others)}, or {last}"
+        f"{what} of {least.width}×{least.height} pixels needs at least {in_words(least.peak_bytes)}, and you allow "
+        f"{in_words(allowed)}; {', '.join(others)}, or {last}"
     )

@@ -60,7 +60,8 @@ class Ranks:
             if self.local_size == 1:
                 return device
             raise OptionError(
-                f"device {device} was asked for by {self.local_size} processes; say cuda, and each takes one of its own"
+                f"{self.local_size} processes cannot all use device {device}; give cuda, and each takes a GPU of its "
+                "own"
             )
         return torch.device("cuda", self.local_rank % torch.cuda.device_count())
 
@@ -175,8 +176,8 @@ def joined(device: torch.device | str = "cpu", *, timeout: float = TIMEOUT) -> I
         )
     except (RuntimeError, ValueError) as error:
         raise RanksError(
-            f"the processes do not find each other: {_reason(error)}; start them with torchrun, on several machines "
-            "with the same --rdzv-endpoint"
+            f"the processes did not find each other: {_reason(error)}; start them with torchrun, and on several "
+            "machines give all the same --rdzv-endpoint"
         ) from error
     ranks = Ranks(dist.get_rank(), dist.get_world_size(), local_rank, local_size, nccl, timeout)
     try:

@@ -1,4 +1,5 @@
-"""Ready-made callbacks: a preview, numbered frames, a movie, a plot, TensorBoard, an early stop; and their chain.
+"""Ready-made callbacks: a progress bar, a notebook's display, a preview, numbered frames, a movie, a plot,
+TensorBoard, an early stop; and their chain.
 
 A callback is any function of one `Iterate`; it stops the run by returning False (not None). Those here are such
 functions, and context managers too, because some have to be closed:
@@ -21,13 +22,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from PIL import Image
+from tqdm.auto import tqdm
 
 from fastnst.errors import FastnstError, FastnstWarning, ImageError, OptionError
 from fastnst.image.resize import resize
-from fastnst.image.write import check_output_path, to_pil
+from fastnst.image.write import Form, check_output_path, to_pil
 from fastnst.transfer.movie import check_movie, frame_size, write_movie
 from fastnst.transfer.plot import check_plot, draw_losses
 from fastnst.transfer.result import Callback, Iterate, LossRecord
@@ -113,8 +115,8 @@ def _going_on() -> Iterator[None]:
 class Preview(Ready):
     """The newest image in one file, for a viewer that shows it anew whenever it changes.
 
-    `path` is written whole or not at all, at most once in so many `seconds`; `close` writes the last image. `format`
-    and `bit_depth` are those of `Result.save`.
+    `path` is written whole or not at all, at most once in so many `seconds`; `close` writes the last image. `form` is
+    that of `Result.save`.
     """
 
     lazy = True
@@ -124,13 +126,11 @@ class Preview(Ready):
         path: str | os.PathLike[str],
         *,
         seconds: float = 1.0,
-        format: str | None = None,
-        bit_depth: int | None = None,
+        **form: Unpack[Form],
     ) -> None:
-        check_output_path(path, format=format, bit_depth=bit_depth)
+        check_output_path(path, **form)
         self._wait(seconds)
-        self._path = path
-        self._form: dict[str, Any] = {"format": format, "bit_depth": bit_depth}
+        self._path, self._form = path, form
 
     def _wait(self, seconds: float) -> None:
         if not 0 <= seconds < math.inf:
@@ -211,12 +211,10 @@ class Frames(Ready):
         path: str | os.PathLike[str],
         *,
         every: int,
-        format: str | None = None,
-        bit_depth: int | None = None,
+        **form: Unpack[Form],
     ) -> None:
-        self._path, self._every = Path(path), _Every(every)
-        self._form: dict[str, Any] = {"format": format, "bit_depth": bit_depth}
-        check_output_path(numbered_path(self._path, every), format=format, bit_depth=bit_depth)
+        self._path, self._every, self._form = Path(path), _Every(every), form
+        check_output_path(numbered_path(self._path, every), **form)
 
     def __call__(self, iterate: Iterate) -> None:
         if self._every.wants(iterate):
@@ -285,6 +283,78 @@ class Movie(Ready):
                 problem = f"a frame of {self._path} could not be kept ({error.strerror})"
                 raise ImageError(f"{problem}; free some space") from error
             self._frames.append(frame)
+
+
+def run_bar(**facts: Any) -> Any:
+    """A progress bar of tqdm, in a notebook one of the notebook's, whose `show` takes an iterate.
+
+    The time left is by the steps that are left and their pixels: the last scale takes most of it. `facts` are tqdm's.
+    """
+
+    class Bar(tqdm):  # type: ignore[type-arg]
+        first: tuple[float, float] | None = None
+
+        def show(self, iterate: Iterate) -> None:
+            record, share, now = iterate.record, iterate.share, time.monotonic()
+            self.first = self.first or (share, now)
+            done = share - self.first[0]
+            left = f"{self.format_interval((now - self.first[1]) / done * (1 - share))} left, " if done > 0 else ""
+            self.total = iterate.iterations
+            self.set_description(f"scale {record.scale} px", refresh=False)
+            self.set_postfix_str(f"{left}loss {record.total:.4g}", refresh=False)
+            self.update(record.iteration - self.n)
+
+    form = "{desc}{n_fmt}/{total_fmt} |{bar}| {elapsed}, {rate_fmt}{postfix}"
+    return Bar(total=1, unit="it", bar_format=form, **facts)
+
+
+class Progress(Ready):
+    """A progress bar for a terminal or a notebook, with the time that is left."""
+
+    lazy = True
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def __call__(self, iterate: Iterate) -> None:
+        self._bar = self._bar or run_bar()
+        self._bar.show(iterate)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+class Display(Ready):
+    """The newest image below the cell of a notebook, at most once in so many `seconds`; it needs IPython."""
+
+    lazy = True
+
+    def __init__(self, *, seconds: float = 1.0, longest_side: int = 512) -> None:
+        if importlib.util.find_spec("IPython") is None:
+            raise OptionError("this is not a notebook, for IPython is missing; use Progress or Preview instead")
+        self._seconds, self._longest_side = seconds, longest_side
+        self._place: Any = None
+        self._shown = -math.inf
+        self._waiting: Iterate | None = None
+
+    def __call__(self, iterate: Iterate) -> None:
+        self._waiting = iterate
+        if time.monotonic() - self._shown >= self._seconds:
+            self.close()
+
+    def close(self) -> None:
+        if self._waiting is None:
+            return
+        display = importlib.import_module("IPython.display").display
+        image, self._waiting = to_pil(self._waiting.image), None
+        image.thumbnail((self._longest_side, self._longest_side))
+        if self._place is None:
+            self._place = display(image, display_id=True)
+        else:
+            self._place.update(image)
+        self._shown = time.monotonic()
 
 
 class LossPlot(Ready):

@@ -92,7 +92,9 @@ class SavedRun:
             masks = sources.get("masks") or []
             for mask, recorded in zip(masks, self.parameters.get("masks") or [], strict=True):
                 if any(place is None and recorded[part] for part, place in mask.items()):
-                    raise CheckpointError("a mask of the checkpoint was no file; give all as masks=… or --mask")
+                    raise CheckpointError(
+                        "a mask of this run was not a file; give all masks again, with masks=… or --mask"
+                    )
         options["masks"] = options.get("masks") and masks
         if style is None:
             named = zip(sources["styles"], self.parameters["styles"], strict=True)
@@ -106,12 +108,12 @@ def _source(role: str, recorded: str | None, given: Source | None, picture: Mapp
     flag = "--styles" if role == "style" else f"--{role}"
     if recorded is None:
         raise CheckpointError(
-            f"the {role} image of the checkpoint was no file, but {picture['name']!r} (SHA-256 "
-            f"{picture['sha256'][:8]}…); give it as {role}=… or {flag} PATH"
+            f"the {role} image of this run was not a file, but {picture['name']!r} (SHA-256 "
+            f"{picture['sha256'][:8]}…); give it with {role}=… or {flag} PATH"
         )
     if not Path(recorded).exists():
         raise CheckpointError(
-            f"the {role} image of the checkpoint, {recorded!r}, is not there now; give it as {role}=… or {flag} PATH"
+            f"the {role} image of this run, {recorded!r}, is not there any more; give it with {role}=… or {flag} PATH"
         )
     return recorded
 
@@ -131,7 +133,7 @@ def check_same_inputs(saved: Mapping[str, Any], present: Mapping[str, Any]) -> N
     Both are parameters as a `Result` has them; of `present` those that are known before the network is loaded will do.
     """
     if (saved["content"] is None) != (present["content"] is None):
-        raise CheckpointError("either the checkpoint or this run has no content picture; give what the run was made of")
+        raise CheckpointError("one of the two runs has no content picture; give the pictures that the run was made of")
     for role in ("content", "init"):
         if saved.get(role) is not None and present[role] is not None:
             _check_same(f"{role} image", saved[role], present[role])
@@ -139,19 +141,21 @@ def check_same_inputs(saved: Mapping[str, Any], present: Mapping[str, Any]) -> N
         _check_same("style image", before, now)
     if len(saved["styles"]) != len(present["styles"]):
         raise CheckpointError(
-            f"the checkpoint has {len(saved['styles'])} style images, not {len(present['styles'])}; give those, in "
+            f"the run was made of {len(saved['styles'])} style images, not {len(present['styles'])}; give those, in "
             "order"
         )
     if mask_hashes(saved.get("masks")) != mask_hashes(present.get("masks")):
-        raise CheckpointError("the masks are not those of the checkpoint; give those, in order, or begin anew")
+        raise CheckpointError("the masks are not those of the saved run; give those, in order, or begin anew")
     for name, value in saved["options"].items():
         if name not in _FREE and json.dumps(value) != json.dumps(present["options"][name]):
             raise CheckpointError(
-                f"the checkpoint's {name} is {value}, not {present['options'][name]}; leave it as it was, or begin anew"
+                f"the saved run has {name} {value!r}, not {present['options'][name]!r}; leave it as it was, or begin "
+                "anew"
             )
     if saved["sizes"] != present["sizes"]:
         raise CheckpointError(
-            f"the checkpoint's sizes are {saved['sizes']}, not {present['sizes']}; leave them, or begin anew"
+            f"the saved run has the sizes {saved['sizes']}, not {present['sizes']}; leave them as they were, or begin "
+            "anew"
         )
 
 
@@ -175,7 +179,9 @@ def check_same_network(saved: Mapping[str, Any], present: Mapping[str, Any]) -> 
 def _check_same(role: str, saved: Mapping[str, Any], present: Mapping[str, Any]) -> None:
     if saved["sha256"] != present["sha256"]:
         name = present.get("name", present.get("source"))
-        raise CheckpointError(f"the {role} {name} is not the one of the checkpoint; give that, or begin anew")
+        raise CheckpointError(
+            f"the {role} {name} is not the one that the run was made of; give that one, or begin anew"
+        )
 
 
 def save_run(path: Path, run: SavedRun) -> None:
@@ -243,7 +249,7 @@ def _load_run(path: Path, *, check: bool) -> SavedRun:
             "file that --checkpoint wrote, or begin anew"
         ) from error
     if not isinstance(contents, dict) or contents.get("kind") != _KIND:
-        raise CheckpointError(f"{path} is no checkpoint of a run; give the file that --checkpoint wrote")
+        raise CheckpointError(f"{path} is not a checkpoint of a run; give the file that --checkpoint wrote")
     if contents.get("format") != FORMAT:
         raise CheckpointError(
             f"checkpoint {path} has format {contents.get('format')}, this version of fastnst reads {FORMAT}; go on "

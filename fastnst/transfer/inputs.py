@@ -78,7 +78,9 @@ def parse_canvas(size: Any) -> Canvas:
     except OptionError:
         sides = Fraction()
     if isinstance(sides, Fraction):
-        raise OptionError(f"size {size!r} is no size in pixels; write 512x384 (width by height), or 512 for a square")
+        raise OptionError(
+            f"size {size!r} is not a size in pixels; write 512x384 (width by height), or 512 for a square"
+        )
     return Canvas(sides, sides) if isinstance(sides, int) else Canvas(sides[1], sides[0])
 
 
@@ -143,7 +145,7 @@ def changed_inputs(
     recorded = record.get("styles")
     entries = recorded if isinstance(recorded, list) else []
     if len(entries) != len(styles):
-        yield f"the image was made of {len(entries)} styles"
+        yield f"the image was made of {len(entries)} styles, not of {len(styles)}"
     pictures = [("style", path, entry) for path, entry in zip(styles, entries, strict=False)]
     if content is not None:
         pictures.insert(0, ("content", content, record.get("content")))
@@ -191,8 +193,9 @@ class Inputs:
             rounding = 1 + 1 / min(height, width, init.height, init.width)
             if max(factor, 1 / factor) > _STRETCH * rounding:
                 warnings.warn(
-                    f"init image {init.name!r} is {init.width}×{init.height} pixels, and is stretched {_wider(factor)} "
-                    f"to {last.size[1]}×{last.size[0]}; crop it to those proportions if that is not meant",
+                    f"init image {init.name!r} is {init.width}×{init.height} pixels, and is stretched "
+                    f"{_wider(factor)} to {last.size[1]}×{last.size[0]}; crop it to those proportions if you do not "
+                    "want that",
                     FastnstWarning,
                     stacklevel=2,
                 )
@@ -256,7 +259,7 @@ def _wider(factor: float) -> str:
 
 
 def _named(picture: AnyPicture) -> dict[str, Any]:
-    return {"name": picture.name, "sha256": picture.sha256}
+    return {"name": picture.name, "sha256": picture.sha256, **picture.credit}
 
 
 def _absolute(name: str) -> str | None:

@@ -38,7 +38,7 @@ def draw_losses(records: Sequence[LossRecord], path: Path, options: Mapping[str,
     """
     check_plot(path)
     if not records:
-        raise OptionError(f"there are no losses to draw in {path}; the run made no evaluation")
+        raise OptionError(f"there are no losses to draw in {path}, because the run made no evaluation")
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), layout="constrained")

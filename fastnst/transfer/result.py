@@ -1,16 +1,18 @@
 """The result of a run: the image, its losses and how it was made."""
 
+import base64
+import html
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Unpack
 
 from PIL import Image
 from torch import Tensor
 
 from fastnst.errors import FastnstError
-from fastnst.image.write import Target, save_image, to_pil
+from fastnst.image.write import Form, Target, save_image, to_pil
 
 _LARGEST_SHOWN = 1024
 
@@ -40,7 +42,7 @@ class Iterate:
     """The view that a callback gets after each evaluation: the record of the image, the image, and how far the run is.
 
     `alpha` and `parameters` are those of a `Result`; `iterations` counts the steps of the whole run, `scales` are its
-    long edges in pixels.
+    long edges in pixels, `share` is the part of the work, in steps × pixels, that is done, 0 to 1.
 
     `look` makes the copy: before the callback is called, or with a callback whose attribute `lazy` is true when `image`
     is first asked for, of the image as it is then.
@@ -52,6 +54,7 @@ class Iterate:
     parameters: Mapping[str, Any]
     iterations: int
     scales: tuple[int, ...]
+    share: float = 0.0
 
     @cached_property
     def image(self) -> Tensor:
@@ -64,9 +67,9 @@ class Iterate:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "image": self.image, "look": None}
 
-    def save(self, path: Target, *, format: str | None = None, bit_depth: int | None = None) -> None:
+    def save(self, path: Target, **form: Unpack[Form]) -> None:
         """Writes the image as `Result.save` does."""
-        save_image(path, self.image, self.alpha, parameters=self.parameters, format=format, bit_depth=bit_depth)
+        save_image(path, self.image, self.alpha, parameters=self.parameters, **form)
 
     def __repr__(self) -> str:
         record = self.record
@@ -106,20 +109,28 @@ class Result:
         loss = f", loss {final['total']:.4g}" if final else ""
         return f"Result({width}×{height}{loss}{f', stopped: {self.stopped}' if self.stopped else ''})"
 
-    def _repr_png_(self) -> bytes:
-        """The image for a notebook, which keeps it in its file: reduced, where it is longer than a screen shows."""
-        encoded, shown = io.BytesIO(), self.image
-        shown.thumbnail((_LARGEST_SHOWN, _LARGEST_SHOWN))
-        shown.save(encoded, "PNG")
-        return encoded.getvalue()
+    def _repr_html_(self) -> str:
+        """The image for a notebook, which keeps it in its file, and a line of facts below it.
 
-    def save(self, path: Target, *, format: str | None = None, bit_depth: int | None = None) -> None:
+        It is reduced where it is longer than a screen shows.
+        """
+        encoded, small = io.BytesIO(), self.image
+        small.thumbnail((_LARGEST_SHOWN, _LARGEST_SHOWN))
+        small.save(encoded, "PNG")
+        facts = html.escape(repr(self).removeprefix("Result(").removesuffix(")"))
+        if self.losses:
+            facts += f", {self.losses[-1].iteration} iterations in {self.losses[-1].seconds:.1f} s"
+        source = f"data:image/png;base64,{base64.b64encode(encoded.getvalue()).decode()}"
+        return f'<figure><img src="{source}" alt="the result"><figcaption>{facts}</figcaption></figure>'
+
+    def save(self, path: Target, **form: Unpack[Form]) -> None:
         """Writes the image to a path or a binary stream, with `parameters` in its metadata, atomically.
 
         `format` is png, jpeg, webp, tiff, avif or npy, whatever the name (a stream gets PNG by default), `bit_depth` 8,
-        or for PNG and TIFF 16. Raises ImageError where the place will not do, OptionError for the two.
+        or for PNG and TIFF 16, `quality` of JPEG, WebP and AVIF 1 to 100. Raises ImageError where the place will not
+        do, OptionError for the three.
         """
-        save_image(path, self.tensor, self.alpha, parameters=self.parameters, format=format, bit_depth=bit_depth)
+        save_image(path, self.tensor, self.alpha, parameters=self.parameters, **form)
 
 
 class DivergedError(FastnstError):

@@ -2,10 +2,12 @@
 
 import math
 import os
+import signal
+import threading
 import time
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict
@@ -72,7 +74,7 @@ class Watch:
         if callback is not None and not callable(callback):
             raise OptionError(f"callback {callback!r} cannot be called; give a function of one Iterate")
         if every is not None and (not isinstance(every, int) or every < 1):
-            raise OptionError(f"callback_every {every!r} is not a whole number of 1 or more, nor None")
+            raise OptionError(f"callback_every is {every!r}; give a whole number of 1 or more, or None")
         if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
             raise OptionError(f"checkpoint_every {seconds!r} is not a number of seconds, 0 or more")
         if self.checkpoint is not None:
@@ -83,6 +85,45 @@ def watch_and_options(values: Mapping[str, Any]) -> tuple[Watch, dict[str, Any]]
     """The watch that keyword arguments ask for, and those that are options. Raises as `Watch` does."""
     watching = {name: values[name] for name in Watch.__dataclass_fields__ if name in values}
     return Watch(**watching), {name: value for name, value in values.items() if name not in watching}
+
+
+def interruptible(watch: Watch, run: Callable[[Watch], Result]) -> Result:
+    """The result of a `run`, which the first Ctrl-C ends after the present iteration, and the second one at once.
+
+    Where another handler of Ctrl-C is set, or in another thread than the main one, it changes nothing.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return run(watch)
+    look = _Interrupt(watch.callback)
+    every = watch.callback_every if watch.callback is not None else None
+    signal.signal(signal.SIGINT, look.press)
+    try:
+        result = run(replace(watch, callback=look, callback_every=every))
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if not look.pressed:
+        return result
+    return replace(result, stopped="interrupted", parameters={**result.parameters, "stopped": "interrupted"})
+
+
+class _Interrupt:
+    """A callback around another that stops the run once Ctrl-C was pressed."""
+
+    def __init__(self, callback: Callback | None) -> None:
+        self._callback = callback
+        self.lazy = callback is None or bool(getattr(callback, "lazy", False))
+        self.pressed, self._begun = False, False
+
+    def __call__(self, iterate: Iterate) -> bool:
+        self._begun = True
+        answer = None if self._callback is None else self._callback(iterate)
+        return (answer is None or bool(answer)) and not self.pressed
+
+    def press(self, number: int, frame: object) -> None:
+        if self.pressed or not self._begun:
+            raise KeyboardInterrupt
+        self.pressed = True
 
 
 class Run:
@@ -182,8 +223,8 @@ class Run:
         given = "" if rate is None else f" {rate:g}"
         cause = f"too long; lower --learning-rate{given}" if rises else f"too short; raise --learning-rate{given}"
         warnings.warn(
-            f"no step lowered the loss ({first:.4g} at first, {last:.4g} at last), so the image is the one that the "
-            f"run began with: the steps are {cause}, or leave it out",
+            f"no step lowered the loss ({first:.4g} at first, {last:.4g} at last), so you get the image that the run "
+            f"began with: the steps are {cause}, or leave that option out",
             FastnstWarning,
             stacklevel=2,
         )
@@ -228,11 +269,20 @@ class Run:
             parameters=self._parameters_now(),
             iterations=sum(scale.iterations for scale in self._scales),
             scales=tuple(scale.edge for scale in self._scales),
+            share=self._share(),
         )
         if not getattr(callback, "lazy", False):
             _ = iterate.image
         answer = callback(iterate)
         return answer is not None and not answer
+
+    def _share(self) -> float:
+        """The part of all steps, each counted by its pixels, that is done."""
+        done, left, total = 0, self._steps + self._done, 0
+        for scale in self._scales:
+            pixels, steps = math.prod(scale.size), min(left, scale.iterations)
+            done, left, total = done + steps * pixels, left - steps, total + scale.iterations * pixels
+        return done / total if total else 1.0
 
     def _settle(self, descent: Descent) -> None:
         """Ends at the scale's best image: L-BFGS without a line search leaps now and then. A mean that was asked for

@@ -97,14 +97,15 @@ def _check_contentless(options: Options) -> None:
     """Raises OptionError for options that need a content picture."""
     if options.content_weight > 0:
         raise OptionError(
-            f"content weight {options.content_weight:g} needs a content picture, and there is none; give one, or 0"
+            f"content weight {options.content_weight:g} needs a content picture, and there is none; give a picture, or "
+            "content weight 0"
         )
     if options.transfer != "none":
         raise OptionError(f"transfer {options.transfer} needs a content picture, and there is none; leave it out")
     if options.init in ("content", "recoloured"):
-        raise OptionError("there is no content picture to start from; give noise or a picture as init")
+        raise OptionError("there is no content picture to start from; choose noise or a picture with init")
     if options.edge == "short":
-        raise OptionError("edge short was given for an image without a content, whose size is given by both sides")
+        raise OptionError("edge short needs a content picture; without one, give both sides as the size")
     if options.preserve_color != "none":
         raise OptionError(f"preserve color {options.preserve_color} needs a content picture, and there is none")
 

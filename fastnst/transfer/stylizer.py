@@ -54,7 +54,7 @@ from fastnst.transfer.inputs import (
 )
 from fastnst.transfer.kernels import Building, Rehearsal
 from fastnst.transfer.result import DivergedError, Result
-from fastnst.transfer.run import ResumeValues, Run, Watch, WatchValues, watch_and_options
+from fastnst.transfer.run import ResumeValues, Run, Watch, WatchValues, interruptible, watch_and_options
 from fastnst.transfer.scales import run_scales
 
 
@@ -74,11 +74,12 @@ def stylize(content: Source, style: Styles, **values: Unpack[StylizeValues]) -> 
             fit into), `style_weight=5` or `preset="gatys"`, and those of `fastnst.Watch`: `callback`,
             `callback_every`, `checkpoint` and `checkpoint_every`.
 
-    Raises FastnstError for input that cannot be used, before any long work, and DivergedError, which carries the best
-    image, when the loss turns NaN or infinite.
+    Ctrl-C ends the run after the present iteration, and the result, whose `stopped` is then "interrupted", is the image
+    so far; pressed twice it raises KeyboardInterrupt. Raises FastnstError for input that cannot be used, before any
+    long work, and DivergedError, which carries the best image, when the loss turns NaN or infinite.
     """
     watch, options = watch_and_options(values)
-    return Stylizer(style, **options).prepare(content).run(watch)
+    return interruptible(watch, Stylizer(style, **options).prepare(content).run)
 
 
 def resume(
@@ -99,7 +100,7 @@ def resume(
     """
     saved = load_run(Path(path))
     source, style, options = saved.inputs(content=content, style=style, init=init, masks=masks)
-    return Stylizer(style, **options).prepare(source, saved).run(Watch(checkpoint=path, **watch))
+    return interruptible(Watch(checkpoint=path, **watch), Stylizer(style, **options).prepare(source, saved).run)
 
 
 def weights_of(options: Options, *, progress: bool = False) -> Weights:
@@ -342,7 +343,7 @@ class Stylizer:
                 raise
         self._compute_in(without_overflow(self.runtime))
         warnings.warn(
-            f"float16's range is too short for the first image; going on in {self.runtime.precision}",
+            f"float16 cannot hold the values of the first image; the run goes on in {self.runtime.precision}",
             FastnstWarning,
             stacklevel=2,
         )
@@ -410,7 +411,7 @@ class Stylizer:
             if not plan.fits and plan.limit_bytes is not None:
                 warnings.warn(
                     f"{plan.width}×{plan.height} pixels need about {in_words(plan.peak_bytes)} of memory, and "
-                    f"{in_words(plan.limit_bytes)} are free; lower --size, or take --optimizer adam",
+                    f"{in_words(plan.limit_bytes)} are free; lower --size, or choose --optimizer adam",
                     FastnstWarning,
                     stacklevel=2,
                 )

@@ -67,10 +67,12 @@ def texture_options(canvas: Canvas, given: Mapping[str, Any], *, tileable: bool 
     """
     padding = given.get("padding", "circular")
     if tileable and padding != "circular":
-        raise OptionError(f"padding {padding!r} does not tile; leave it out, or do not ask for a texture that tiles")
+        raise OptionError(
+            f"padding {padding!r} does not make a texture that tiles; leave it out, or leave out --tileable"
+        )
     weight = given.get("content_weight", 0)
     if weight != 0:
-        raise OptionError(f"content weight {weight!r} was given for a texture, which has no content; leave it out")
+        raise OptionError(f"content weight {weight!r} has no effect on a texture, which has no content; leave it out")
     own = {"preset": "texture", "init": "noise", "size": canvas.long_edge, "edge": "long"}
     tiling = {"padding": "circular"} if tileable else {}
     return {**own, **given, **tiling, "content_weight": 0.0}
@@ -140,7 +142,9 @@ def _refuse(given: Mapping[str, Any], other: str, own: str) -> None:
     name = f"{other}_weight"
     weight = getattr(resolve_options(**{name: given[name]}), name) if name in given else 0
     if weight != 0:
-        raise OptionError(f"{other} weight {given[name]} was given for a reconstruction of {own} alone; leave it out")
+        raise OptionError(
+            f"{other} weight {given[name]} has no effect on a reconstruction of {own} alone; leave it out"
+        )
     if f"{own}_layers" in given:
         raise OptionError(f"{own}_layers was given beside the layers of the reconstruction; give one of them")
 
@@ -183,7 +187,7 @@ def reconstruction_figure(
     """
     names = tuple(layers)
     if not names or isinstance(layers, str):
-        raise OptionError(f"layers {layers!r} are no list of layers; give several, such as conv1_1 and conv2_1")
+        raise OptionError(f"layers {layers!r} are not a list of layers; give several, such as conv1_1 and conv2_1")
     picture = _loaded(image, options)
     canvas = Canvas(picture.height, picture.width)
     runs: deque[Prepared] = deque()

@@ -219,7 +219,7 @@ def _animation(name: str) -> _File | None:
             lasting = [Fraction(frame.info.get("duration") or 100) / 1000 for frame in _loaded(image)]
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise ImageError(
-            f"clip {name!r} is damaged or no moving picture ({reason_of(error)}); export it again"
+            f"clip {name!r} is damaged, or not a moving picture ({reason_of(error)}); export it again"
         ) from error
 
     def decode() -> Iterator[Frame]:

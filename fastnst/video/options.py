@@ -36,9 +36,9 @@ class Part:
 
     def __post_init__(self) -> None:
         if not 0 <= self.start < float("inf"):
-            raise OptionError(f"start {self.start:g} is no time in the clip; give seconds, 0 or more")
+            raise OptionError(f"start {self.start:g} is not a time in the clip; give seconds, 0 or more")
         if self.end is not None and not self.end > self.start:
-            raise OptionError(f"end {self.end:g} is not after the start, {self.start:g}; give seconds, more than that")
+            raise OptionError(f"end {self.end:g} is not after the start, {self.start:g}; give a later second")
         for name, value in (("every", self.every), ("max_frames", self.max_frames)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise OptionError(f"{name.replace('_', ' ')} {value!r} is not a whole number of frames, 1 or more")
@@ -56,31 +56,35 @@ class VideoOptions:
 
     start: float = _option(0.0, "begin at this second of the clip", "SECONDS")
     end: float | None = _option(None, "end before this second", "SECONDS")
-    every: int = _option(1, "take every N-th frame, at as many fewer a second", "N")
+    every: int = _option(1, "take every N-th frame, and show them at a rate that is as much lower", "N")
     rate: float | None = _option(
-        None, "bring the clip to so many frames a second first (default: its own; of a folder 24)", "X"
+        None, "bring the clip to this many frames a second first (default: its own; 24 for a folder)", "X"
     )
-    max_frames: int = _option(_MOST_FRAMES, "refuse a clip of more frames", "N")
+    max_frames: int = _option(_MOST_FRAMES, "refuse a clip of more frames than this", "N")
     sound: bool = _option(True, "leave the clip's sound out")
     temporal_weight: float = _option(
         4000.0,
-        "δ, the weight of the temporal term, the mean of (x − last result, warped)² where that is known, in units of "
-        "the loss of the scene's first frame",
+        "let the temporal term count this much (δ): the mean of (x − last result, warped)² where that is known, in "
+        "units of the loss of the scene's first frame",
         "X",
     )
     look_back: Sequence[int] = _option(
-        (1,), "hold a frame to the nearest of the frames so far back in which a point is visible, as 1 2 4 8", "N"
+        (1,), "hold a frame to the nearest of the frames this far back in which a point is visible, as 1 2 4 8", "N"
     )
     later_iterations: int | None = _option(
         None,
-        "most steps of a frame after the first of its scene, which a fall of less than --tolerance ends earlier "
-        "(default: a tenth of the last scale's)",
+        "take at most this many steps for a frame after the first of its scene; it ends earlier when a step lowers "
+        "the loss by less than --tolerance (default: a tenth of the last scale's)",
         "N",
     )
-    passes: int = _option(1, "go over the clip so often, every other time backwards, blending in what was there", "N")
-    freeze: bool = _option(False, "change a frame only where the frames before it do not show what it shows")
+    passes: int = _option(
+        1,
+        "go over the clip this many times, every other time backwards, and blend in the result of the time before",
+        "N",
+    )
+    freeze: bool = _option(False, "change a frame only where the frames before it do not show the same thing")
     cut: float = _option(
-        0.3, "begin a scene where less than this part of a frame shows points of the last one; 0 for never", "X"
+        0.3, "begin a scene where less than this part of a frame shows points of the frame before; 0 never does", "X"
     )
     flow: str | None = _option(
         None, "read the flow between frames i and j from forward_i_j.flo and backward_j_i.flo in this folder", "FOLDER"
@@ -134,7 +138,7 @@ def _counts(value: Any) -> tuple[int, ...]:
     except (TypeError, ValueError):
         counts = []
     if not counts or counts[0] < 1:
-        raise OptionError(f"look back {value!r} is no list of whole numbers of frames, 1 or more; write 1,2,4,8")
+        raise OptionError(f"look back {value!r} is not a list of whole numbers of frames, 1 or more; write 1,2,4,8")
     return tuple(counts)
 
 
@@ -167,7 +171,7 @@ def read_track(name: str, value: Any) -> Track | None:
     if isinstance(value, str) and ":" in value:
         points = [_POINT.fullmatch(word) for word in value.split()]
         if None in points:
-            raise OptionError(f'{spoken} {value!r} is no track; write moments and values, as "0:1 5s:20"')
+            raise OptionError(f'{spoken} {value!r} is not a track; write moments and values, as "0:1 5s:20"')
         pairs = [(float(point[1]), point[2].split(",")) for point in points if point is not None]
     elif isinstance(value, Mapping):
         pairs = [(time, held if isinstance(held, Sequence) else [held]) for time, held in value.items()]
@@ -180,7 +184,7 @@ def read_track(name: str, value: Any) -> Track | None:
     times, values = (tuple(part) for part in zip(*known, strict=True)) if known else ((), ())
     if not times or len(set(times)) < len(times) or len({len(held) for held in values}) > 1:
         raise OptionError(
-            f"{spoken} {value!r} is no track: give numbers, as many at each moment, and each moment once, as "
+            f"{spoken} {value!r} is not a track: give numbers, as many at each moment, and each moment once, as "
             '"0:1,0 5s:0,1"'
         )
     return Track(times, values)

@@ -41,7 +41,7 @@ def score_clip(out: Clip, source: Clip) -> Score:
             "made of, with --start, --end and --every"
         )
     if len(out) < 2:
-        raise ImageError(f"clip {out.name!r} has but one frame; a warping error is that of two or more")
+        raise ImageError(f"clip {out.name!r} has only one frame, and a warping error compares two; give a longer clip")
     errors, valid = [], []
     pairs = zip(pairwise(out.frames()), pairwise(fitted(frame, out.size) for frame in source.frames()), strict=True)
     for results, contents in pairs:

@@ -133,9 +133,9 @@ def _json_record(line: str) -> _Record:
         raise
     except (ValueError, RecursionError) as error:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-        raise ManifestError(f"no JSON ({reason}); write one object in each line") from error
+        raise ManifestError(f"this is not JSON ({reason}); write one object in each line") from error
     if not isinstance(entries, dict):
-        raise ManifestError(f'{line.strip()[:40]!r} is no object; write {{"content": …, "style": …}}')
+        raise ManifestError(f'{line.strip()[:40]!r} is not an object; write {{"content": …, "style": …}}')
     return _named(list(entries.items()))
 
 
@@ -144,7 +144,7 @@ def _once(pairs: list[tuple[str, Any]]) -> _Record:
     record: _Record = {}
     for name, value in pairs:
         if (plain := name.replace("-", "_")) in record:
-            raise ManifestError(f"{plain!r} is there twice; keep one")
+            raise ManifestError(f"{plain!r} is given twice; keep one of them")
         record[plain] = value
     return record
 

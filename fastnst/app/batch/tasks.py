@@ -238,7 +238,7 @@ def _check_pattern(pattern: str) -> None:
     except (ValueError, LookupError) as error:
         raise OptionError(f"the name {pattern!r} cannot be read ({error}); write it like {NAME_PATTERN!r}") from error
     allowed = ", ".join(f"{{{name}}}" for name in _FIELDS)
-    raise OptionError(f"the name {pattern!r} has an unknown field; those are {allowed}")
+    raise OptionError(f"the name {pattern!r} has an unknown field; you can use {allowed}")
 
 
 def is_film(path: str) -> bool:
@@ -269,7 +269,8 @@ def _check_collisions(tasks: Sequence[Task]) -> None:
             raise ManifestError(f"output {task.output!r} is also an input ({inputs[target]}) and would be overwritten")
         if target in writers:
             raise ManifestError(
-                f"output {task.output!r} is also that of {writers[target].where}; name them apart, as by {{number}}"
+                f"output {task.output!r} is also the output of {writers[target].where}; name them apart, as with "
+                f"{{number}}"
             )
         writers[target] = task
 

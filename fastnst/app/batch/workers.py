@@ -17,7 +17,7 @@ from functools import cache, lru_cache, partial
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event as Flag
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -28,6 +28,7 @@ from fastnst.image.write import check_output_path
 from fastnst.network.runtime import is_out_of_memory
 from fastnst.options.options import Options
 from fastnst.transfer.inputs import fingerprint
+from fastnst.transfer.result import Iterate
 from fastnst.transfer.run import Watch
 from fastnst.transfer.stylizer import Networks, Stylizer
 from fastnst.video.run import FrameDone, prepare_video
@@ -117,7 +118,9 @@ class ProcessPool:
         # No worker has the other end: when it closes, or its process is gone, all of them end.
         lifeline, self._held = self._context.Pipe(duplex=False)
         stop, started = self._context.Event(), self._context.Event()
-        self._start = _Start(lifeline, stop, started, threads=threads, resume=resume)
+        self._shares = self._context.Array("d", workers)
+        numbers = self._context.Value("i", 0)
+        self._start = _Start(lifeline, stop, started, self._shares, numbers, threads=threads, resume=resume)
         self._stillborn = 0
         self._executor = self._made()
 
@@ -145,6 +148,10 @@ class ProcessPool:
         self._start.started.clear()
         self._executor = self._made()
 
+    def share(self) -> float:
+        """The part of the tasks at work that is done, each of which counts up to 1."""
+        return float(sum(self._shares[:]))
+
     def stop(self) -> None:
         """Tells all workers to leave off after the present iteration."""
         self._start.stop.set()
@@ -165,11 +172,14 @@ class ProcessPool:
 
 @dataclass(frozen=True)
 class _Start:
-    """All that a worker is started with: the pipe that ends it, the flag that stops it, the one that it sets itself."""
+    """All that a worker is started with: the pipe that ends it, the flag that stops it, the one that it sets itself,
+    and the array in which each, by its number, says how far its task is."""
 
     lifeline: Connection
     stop: Flag
     started: Flag
+    shares: Any
+    numbers: Any
     threads: int
     resume: bool
     gpus: Any = None  # a queue of their names
@@ -185,7 +195,14 @@ def _begin(start: _Start) -> None:
     torch.set_num_threads(start.threads)
     ending = threading.Event()
     threading.Thread(target=_end_with_the_parent, args=(start.lifeline, ending), daemon=True).start()
-    _worker = Worker(lambda: ending.is_set() or start.stop.is_set(), resume=start.resume)
+    with start.numbers.get_lock():
+        place = start.numbers.value % len(start.shares)
+        start.numbers.value += 1
+
+    def note(share: float) -> None:
+        start.shares[place] = share
+
+    _worker = Worker(lambda: ending.is_set() or start.stop.is_set(), note, resume=start.resume)
     start.started.set()
 
 
@@ -207,16 +224,32 @@ class _StoppedError(Exception):
     """The batch was stopped between two frames of a clip."""
 
 
+@dataclass(frozen=True)
+class _Look:
+    """The callback of a worker's runs, which needs no image."""
+
+    should_stop: Callable[[], bool]
+    note: Callable[[float], None]
+    lazy: ClassVar[bool] = True
+
+    def __call__(self, iterate: Iterate) -> bool:
+        self.note(iterate.share)
+        return not self.should_stop()
+
+
 class Worker:
     """Makes the pictures of tasks, one after the other, and keeps what the next one can use.
 
-    `should_stop` is asked after each evaluation; a picture that it stops is not written. With `resume`, an output that
+    `should_stop` is asked after each evaluation; a picture that it stops is not written. `note` hears how far the
+    picture is, 0 to 1. With `resume`, an output that
     is there already is not made again.
     """
 
-    def __init__(self, should_stop: Callable[[], bool], *, resume: bool = False) -> None:
-        self._should_stop = should_stop
-        self._watch = Watch(callback=lambda _: not should_stop(), callback_every=None)
+    def __init__(
+        self, should_stop: Callable[[], bool], note: Callable[[float], None] = lambda _: None, *, resume: bool = False
+    ) -> None:
+        self._should_stop, self._note = should_stop, note
+        self._watch = Watch(callback=_Look(should_stop, note), callback_every=None)
         self._resume = resume
         self._networks = Networks()
         self._fingerprint = cache(fingerprint)
@@ -229,6 +262,7 @@ class Worker:
             warnings.simplefilter("ignore")
             warnings.simplefilter("always", FastnstWarning)
             outcome = self._run(task)
+        self._note(0.0)
         texts = tuple(dict.fromkeys(str(warning.message) for warning in caught))
         return replace(outcome, seconds=time.perf_counter() - began, warnings=texts)
 

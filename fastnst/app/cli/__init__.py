@@ -56,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return EXIT_BAD_INPUT
         except OSError as error:
             _complain(
-                f"{error.strerror or error} on the standard output or a file; free some space or choose another place"
+                f"{error.strerror or error} while writing to the standard output or a file; free some space or choose "
+                "another place"
             )
             return EXIT_BAD_INPUT
 
@@ -87,7 +88,7 @@ def _check_alone(parsed: argparse.Namespace) -> None:
     """Raises OptionError where torchrun started several processes of a command that one does alone."""
     if int(os.environ.get("WORLD_SIZE") or 1) > 1 and "RANK" in os.environ and not getattr(parsed, "together", False):
         raise OptionError(
-            "several processes share the work of stylize, texture, reconstruct and resume alone; start this one "
+            "only stylize, texture, reconstruct and resume can be shared by several processes; start this command "
             "without torchrun"
         )
 
@@ -97,8 +98,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="fastnst",
         description="Neural style transfer by optimisation, exact to Gatys, Ecker and Bethge (2016).",
-        epilog="fastnst COMMAND --help tells the arguments of a command. To begin: "
-        "fastnst stylize photo.jpg painting.jpg -o result.png",
+        epilog="Type fastnst COMMAND --help to see the arguments of a command. To begin, type: fastnst stylize "
+        "photo.jpg painting.jpg -o result.png",
     )
     version = f"fastnst {__version__}"
     parser.add_argument("--version", action="version", version=version, help="print the version and exit")

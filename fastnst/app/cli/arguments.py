@@ -9,12 +9,15 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from fastnst.errors import OptionError
-from fastnst.options.options import GROUPS, Options, resolve_options
+from fastnst.options.options import GROUPS, NEEDS, Options, resolve_options
 from fastnst.options.parse import hint_for, parse_size
 from fastnst.options.presets import PRESETS
+
+if TYPE_CHECKING:
+    from fastnst.image.write import Form
 
 OPTIONS: Mapping[str, "Field[Any]"] = {option.name: option for option in fields(Options)}
 
@@ -52,19 +55,28 @@ class Outputs:
 
     output: str
     format: str | None = _output(
-        None, "format of OUT, whatever its name (default: by the name; png for -)", None, FORMATS
+        None, "write OUT in this format, whatever its name (default: by the name; png for -)", None, FORMATS
     )
-    bit_depth: int | None = _output(None, "bits per channel: 8, or 16 for png and tiff (default: 8)", "N")
+    bit_depth: int | None = _output(
+        None, "write this many bits per channel: 8, or 16 for png and tiff (default: 8)", "N"
+    )
+    quality: int | None = _output(
+        None, "compress JPEG, WebP or AVIF at this quality, 1 to 100 (default: jpeg 95, avif 90, webp lossless)", "N"
+    )
     save_every: int | None = _output(
         None, "also write the image every N iterations, beside OUT, with the iteration in its name", "N"
     )
-    preview: str | None = _output(None, "also keep the newest image in this file, written once a second", "FILE")
+    preview: str | None = _output(
+        None, "also keep the newest image in this file, which is written once a second", "FILE"
+    )
     plot: str | None = _output(None, "also draw the losses: .png, .svg or .pdf (fastnst[plot])", "FILE")
     movie: str | None = _output(None, "also make a movie of the run: .gif, .webp or .mp4 (fastnst[movie])", "FILE")
-    movie_every: int = _output(10, "iterations between two frames of the movie (default: 10)", "N")
-    checkpoint: str | None = _output(None, "also keep all of the run in this file, for `fastnst resume`", "FILE")
-    checkpoint_every: int = _output(60, "seconds between two checkpoints (default: 60)", "N")
-    quiet: bool = _output(False, "no progress bar and no closing line")
+    movie_every: int = _output(10, "leave this many iterations between two frames of the movie (default: 10)", "N")
+    checkpoint: str | None = _output(
+        None, "also save the run in this file, so that `fastnst resume` can go on with it", "FILE"
+    )
+    checkpoint_every: int = _output(60, "leave this many seconds between two checkpoints (default: 60)", "N")
+    quiet: bool = _output(False, "show no progress bar and no closing line")
     json: bool = _output(False, "print losses and parameters as one JSON object on stdout")
 
     @classmethod
@@ -80,8 +92,8 @@ class Outputs:
         return "the standard output" if self.output == STANDARD else self.output
 
     @property
-    def form(self) -> dict[str, Any]:
-        return {"format": self.format, "bit_depth": self.bit_depth}
+    def form(self) -> "Form":
+        return {"format": self.format, "bit_depth": self.bit_depth, "quality": self.quality}
 
 
 OUTPUTS: Mapping[str, "Field[Any]"] = {output.name: output for output in fields(Outputs) if output.name != "output"}
@@ -108,7 +120,8 @@ class Parser(argparse.ArgumentParser):
     def _near(self, unknown: list[str]) -> str:
         """The option that the first of the `unknown` words may have meant."""
         known = [flag for flag in self._option_string_actions if flag.startswith("--")]
-        flags = [word.partition("=")[0] for word in unknown if word.startswith("--")]
+        # Other programs write -image_size; a number below 0 is no name.
+        flags = [word.partition("=")[0] for word in unknown if re.match("--?[a-z]", word)]
         hint = hint_for(flags[0], known, "") if flags else ""
         return f"; {hint}" if hint else ""
 
@@ -173,12 +186,12 @@ def _shown(value: Any) -> str:
 
 def add_run(parser: argparse.ArgumentParser, *, leave_out: Collection[str] = (), preset: str = "default") -> None:
     """Adds all that a new run takes beside its pictures: -o, --config, the options and the output arguments."""
-    add_output(parser, "the result: .png, .jpg, .webp, .tif or .npy; - writes it to stdout")
+    add_output(parser, "write the result here: .png, .jpg, .webp, .avif, .tif or .npy; - writes it to stdout")
     parser.add_argument(
         "--config",
         metavar="FILE",
         default=argparse.SUPPRESS,
-        help="options from a TOML file, by the same names; those of the command go before them",
+        help="read options from this TOML file, by the same names; options of the command win",
     )
     add_options(parser, leave_out=leave_out, preset=preset)
     _add_output_arguments(parser)
@@ -186,11 +199,11 @@ def add_run(parser: argparse.ArgumentParser, *, leave_out: Collection[str] = (),
 
 def add_earlier_run(parser: argparse.ArgumentParser) -> None:
     """Adds all that an earlier run takes to go on or be made again: -o, where its inputs are now, and the outputs."""
-    add_output(parser, "where the image goes, as for stylize")
-    parser.add_argument("--content", metavar="PATH", help="where its content is now")
-    parser.add_argument("--styles", metavar="PATH", nargs="+", help="where its styles are now, all of them, in order")
-    parser.add_argument("--init", metavar="PATH", help="where the picture is that it started from")
-    masks = "where its masks are now, all of them, in order, as for stylize"
+    add_output(parser, "write the image here, as for stylize")
+    parser.add_argument("--content", metavar="PATH", help="find its content here")
+    parser.add_argument("--styles", metavar="PATH", nargs="+", help="find its styles here: give all of them, in order")
+    parser.add_argument("--init", metavar="PATH", help="find the picture that it started from here")
+    masks = "find its masks here: give all of them, in order, as for stylize"
     parser.add_argument("--mask", dest="masks", action="append", metavar="WORD", nargs="+", help=masks)
     _add_output_arguments(parser)
 
@@ -283,7 +296,8 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
         if isinstance(given.get("size"), str):
             # What it means is known beside a content.
             read_option("size", given.pop("size"))
-        resolve_options(**given)
+        # Those may only make sense beside options of the command.
+        resolve_options(**{option: value for option, value in given.items() if option not in NEEDS})
     except OptionError as error:
         raise OptionError(f"config {name!r}: {error}") from None
     return settings
@@ -296,13 +310,13 @@ def _toml(name: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise OptionError(f"it cannot be read ({getattr(error, 'strerror', None) or error}); check the path") from None
     if len(data) > _MOST_CONFIG_BYTES:
-        raise OptionError("it is larger than a file of options can be; check the path")
+        raise OptionError("it is far larger than a file of options; check the path")
     try:
         return tomllib.loads(data.decode())
     except UnicodeDecodeError:
         raise OptionError("it is not text in UTF-8; save it as UTF-8") from None
     except RecursionError:
-        raise OptionError("it is not TOML that can be read: it nests too deeply") from None
+        raise OptionError("it cannot be read as TOML, because it nests too deeply") from None
     except ValueError as error:  # TOMLDecodeError, and what Python says of a number of thousands of digits
         raise OptionError(f"it is not TOML: {error}; see toml.io for how it is written") from None
 

@@ -6,8 +6,8 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Generator
-from contextlib import closing
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,6 +23,8 @@ from fastnst.app.cli.arguments import given_options
 from fastnst.app.cli.run import on_stop_signal
 from fastnst.errors import FastnstError, Interrupted, OptionError
 from fastnst.image.files import check_place
+
+_BAR = "{desc}: {n_fmt}/{total_fmt} images{postfix} |{bar}| {elapsed}"
 
 
 def run(parsed: argparse.Namespace) -> int:
@@ -41,9 +43,10 @@ def run(parsed: argparse.Namespace) -> int:
     def should_stop() -> bool:
         """The first Ctrl-C (or SIGTERM, SIGHUP) gives out no more rows and ends those at work; the second at once."""
         nonlocal stopping
+        report.show()
         if signals and not stopping:
             stopping = True
-            print("fastnst: stopping after the present iterations; once more stops at once", file=sys.stderr)
+            print("fastnst: stopping after the present iterations; press Ctrl-C again to stop at once", file=sys.stderr)
         return stopping
 
     try:
@@ -51,8 +54,11 @@ def run(parsed: argparse.Namespace) -> int:
     except OSError as error:
         problem = f"the log {log_path} cannot be written ({error.strerror})"
         raise FastnstError(f"{problem}; give another with --log") from error
-    bar = tqdm(total=len(tasks), unit="image", disable=True if parsed.quiet else None, file=sys.stderr)
-    with log, bar, on_stop_signal(count):
+    bar = tqdm(total=len(tasks), unit="image", disable=True if parsed.quiet else None, file=sys.stderr, bar_format=_BAR)
+    with ExitStack() as stack:
+        stack.callback(_remove_if_empty, log_path)
+        for context in (log, bar, on_stop_signal(count)):
+            stack.enter_context(context)
         report = _Report(log, bar, json=parsed.json)
         lost = missing_inputs(tasks)
         for outcome in lost:
@@ -61,15 +67,16 @@ def run(parsed: argparse.Namespace) -> int:
         left = grouped(task for task in tasks if task.number not in missing)
         try:
             if left:
-                with closing(_outcomes(parsed, left, should_stop)) as outcomes:
+                with closing(_outcomes(parsed, left, should_stop, report)) as outcomes:
                     for outcome in outcomes:
                         report.add(outcome)
         except KeyboardInterrupt:
-            raise Interrupted(f"{report.summary()}; go on with --resume") from None
+            raise Interrupted(f"{report.summary(_place_of(tasks))}; go on with --resume") from None
     failed = report.counts["failed"]
     if failed or signals or not parsed.quiet:
         more = (f"; see {log_path}" if failed else "") + ("; stopped, go on with --resume" if signals else "")
-        print(f"fastnst: {report.summary()} in {time.perf_counter() - began:.1f} s{more}", file=sys.stderr)
+        place = _place_of(tasks)
+        print(f"fastnst: {report.summary(place)} in {time.perf_counter() - began:.1f} s{more}", file=sys.stderr)
     if signals:
         return EXIT_INTERRUPTED
     return EXIT_BAD_INPUT if failed else 0
@@ -81,7 +88,10 @@ def _tasks(parsed: argparse.Namespace) -> list[Task]:
     else:
         folder = os.path.realpath(parsed.output)
         if folder in map(os.path.realpath, (*parsed.content, *parsed.style)):
-            raise OptionError(f"-o {parsed.output} has inputs in it, and outputs would become inputs; give another")
+            raise OptionError(
+                f"the folder -o {parsed.output} has inputs in it, and the next run would take the "
+                "outputs for inputs; give another folder"
+            )
         rows, root = pair_rows(parsed.content, parsed.style), ""
     given, progress = given_options(vars(parsed)), not parsed.quiet
     tasks = make_tasks(rows, given, folder=parsed.output, root=root, pattern=parsed.name, progress=progress)
@@ -89,15 +99,31 @@ def _tasks(parsed: argparse.Namespace) -> list[Task]:
     return tasks[first - 1 :: count]
 
 
-def _outcomes(parsed: argparse.Namespace, tasks: list[Task], should_stop: Callable[[], bool]) -> Generator[Outcome]:
+def _remove_if_empty(path: Path) -> None:
+    with suppress(OSError):
+        if path.stat().st_size == 0:
+            path.unlink()
+
+
+def _place_of(tasks: Sequence[Task]) -> str:
+    """The folder that all outputs are in, or in the folders of."""
+    return os.path.relpath(os.path.commonpath([Path(task.output).resolve().parent for task in tasks])) if tasks else ""
+
+
+def _outcomes(
+    parsed: argparse.Namespace, tasks: list[Task], should_stop: Callable[[], bool], report: "_Report"
+) -> Generator[Outcome]:
     """The outcomes of the tasks, from Ray or from processes of this machine, no more of them than there are tasks."""
     if parsed.ray is not None:
         workers = parsed.workers and min(parsed.workers, len(tasks))
+        report.say("starting Ray, or joining its cluster")
         return run_on_ray(tasks, should_stop, workers=workers, address=parsed.ray or None, resume=parsed.resume)
     gpus = _gpus({task.options.device for task in tasks})
     workers = min(parsed.workers or len(gpus) or 1, len(tasks))
     threads = max(1, torch.get_num_threads() // workers)
+    report.say(f"starting {workers} worker{'s' if workers > 1 else ''}")
     pool = ProcessPool(workers, threads=threads, gpus=gpus, resume=parsed.resume)
+    report.share = pool.share
     return run_batch(with_memory_shares(tasks, workers), pool, should_stop)
 
 
@@ -119,7 +145,7 @@ def _log_path(parsed: argparse.Namespace) -> Path:
             "give either MANIFEST (before the options that take several values, or after --) or --content and --style"
         )
     if pairs and None in (parsed.content, parsed.style, parsed.output):
-        raise OptionError("without MANIFEST, --content, --style and -o FOLDER are all needed")
+        raise OptionError("without a MANIFEST, you must give --content, --style and -o FOLDER")
     name = "failures.jsonl" if parsed.part is None else "failures.{}-of-{}.jsonl".format(*parsed.part)
     path = Path(parsed.manifest).with_suffix(f".{name}") if parsed.output is None else Path(parsed.output) / name
     if parsed.log is not None:
@@ -136,6 +162,9 @@ def _log_path(parsed: argparse.Namespace) -> Path:
 class _Report:
     def __init__(self, log: IO[str], bar: "tqdm[Any]", *, json: bool) -> None:
         self.counts: Counter[str] = Counter()
+        # The part of the rows at work that is done, in rows.
+        self.share: Callable[[], float] = lambda: 0.0
+        self._began = time.perf_counter()
         self._json, self._log, self._bar = json, log, bar
         self._warned: set[str] = set()
 
@@ -155,11 +184,29 @@ class _Report:
                 self._bar.write(f"fastnst: warning: {where}: {warning}", file=sys.stderr)
         if self._json:
             print(line, flush=True)
-        counts = {name: self.counts[name] for name in ("failed", "skipped") if self.counts[name]}
-        self._bar.set_postfix(counts, refresh=False)
         self._bar.update()
+        self.show()
 
-    def summary(self) -> str:
-        counts = {status: self.counts[status] for status in ("done", "skipped", "failed")}
-        counts["not made"] = int(self._bar.total or 0) - sum(counts.values())
-        return ", ".join(f"{count} {status}" for status, count in counts.items() if count) or "no rows"
+    def say(self, text: str) -> None:
+        """Writes a line where a bar is shown."""
+        if not self._bar.disable:
+            self._bar.write(f"fastnst: {text}", file=sys.stderr)
+
+    def show(self) -> None:
+        """Brings the bar up to date, with the time that is left for all rows."""
+        made = self.counts["done"] + self.share()
+        left = int(self._bar.total or 0) - sum(self.counts.values()) - self.share()
+        if made > 0:
+            seconds = (time.perf_counter() - self._began) / made * left
+            self._bar.set_description_str(f"{self._bar.format_interval(seconds)} left", refresh=False)
+        counts = {name: self.counts[name] for name in ("failed", "skipped") if self.counts[name]}
+        self._bar.set_postfix(counts, refresh=True)
+
+    def summary(self, place: str) -> str:
+        counts = {status: self.counts[status] for status in ("skipped", "failed")}
+        saved = self.counts["done"]
+        if not self._bar.total:
+            return "no rows"
+        counts["not made"] = int(self._bar.total or 0) - saved - sum(counts.values())
+        first = f"saved {saved} picture{'' if saved == 1 else 's'}" + (f" to {place}" if saved else "")
+        return ", ".join([first, *(f"{count} {status}" for status, count in counts.items() if count)])

@@ -37,9 +37,16 @@ _NOT_OF_RECONSTRUCTIONS = ("content_layers", "style_layers", "style_weights", "p
 
 def _add_sheet(parser: argparse.ArgumentParser, size: str, *, keep: str = "", prefix: str = "") -> None:
     """Adds the arguments of a sheet, whose cells have by default that `size`; `keep` says what --keep writes."""
-    parser.add_argument("--cell", metavar="PX", type=whole_number, help=f"{prefix}long edge of each (default: {size})")
-    parser.add_argument("--title", metavar="TEXT", default="", help=f"{prefix}a line above all")
-    parser.add_argument("--font", metavar="FILE", help=f"{prefix}a .ttf or .otf file, for letters beyond ASCII")
+    parser.add_argument(
+        "--cell",
+        metavar="PX",
+        type=whole_number,
+        help=f"{prefix}make the long edge of each this long (default: {size})",
+    )
+    parser.add_argument("--title", metavar="TEXT", default="", help=f"{prefix}write this line above all")
+    parser.add_argument(
+        "--font", metavar="FILE", help=f"{prefix}write with this .ttf or .otf file, for letters beyond ASCII"
+    )
     if keep:
         parser.add_argument("--keep", metavar="FOLDER", help=f"{prefix}also write {keep} into this folder")
 
@@ -52,7 +59,7 @@ def _add_part(group: Any, prefix: str = "") -> None:
 def _part(word: str) -> tuple[int, int]:
     first, _, count = word.partition("/")
     if not (first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count)):
-        raise argparse.ArgumentTypeError(f"{word!r} is no part of a batch; write K/N, from 1/N to N/N, as 2/8")
+        raise argparse.ArgumentTypeError(f"{word!r} is not a part of a batch; write K/N, from 1/N to N/N, such as 2/8")
     return int(first), int(count)
 
 
@@ -63,9 +70,12 @@ def _add_stylize(commands: Any) -> None:
         usage="%(prog)s CONTENT STYLE [STYLE …] -o OUT [OPTION …]",
         description="Renders CONTENT in the style of STYLE by optimising the image itself.",
     )
-    parser.add_argument("content", metavar="CONTENT", help="the picture to render; - reads it from stdin")
+    parser.add_argument("content", metavar="CONTENT", help="render this picture; - reads it from stdin")
     parser.add_argument(
-        "styles", metavar="STYLE", nargs="+", help="the pictures whose style it gets, or folders of them"
+        "styles",
+        metavar="STYLE",
+        nargs="+",
+        help="render it in the style of these pictures, or of those in these folders",
     )
     add_run(parser)
     parser.set_defaults(run="stylize.run_stylize", together=True)
@@ -76,16 +86,19 @@ def _add_texture(commands: Any) -> None:
         "texture",
         help="make a texture of a picture's style, from noise",
         usage="%(prog)s STYLE [STYLE …] -o OUT [--size WxH] [--tileable] [OPTION …]",
-        description="Makes an image of the style of STYLE alone, from noise (Gatys, Ecker and Bethge 2015), with "
-        "--preset texture where none is given. --style-layers says up to which size structures are taken over.",
+        description="Makes an image in the style of STYLE alone, from noise (Gatys, Ecker and Bethge 2015). It "
+        "begins with --preset texture unless you give another one. --style-layers decides how large the "
+        "structures are that it takes over.",
     )
-    parser.add_argument("styles", metavar="STYLE", nargs="+", help="the pictures whose texture it gets, or folders")
-    size = "width and height of the result in pixels, or one number for a square (default: 512)"
+    parser.add_argument(
+        "styles", metavar="STYLE", nargs="+", help="make the texture of these pictures, or of those in these folders"
+    )
+    size = "make it this wide and high, in pixels, or a square for one number (default: 512)"
     parser.add_argument("--size", dest="canvas", metavar="WxH", help=size)
     parser.add_argument(
         "--tileable",
         action="store_true",
-        help="make copies of it fit together without a seam; the sides are then multiples of the pooling grid (16)",
+        help="let copies of it fit together without a seam; the sides become multiples of the pooling grid (16)",
     )
     add_run(parser, leave_out=_NOT_OF_TEXTURES, preset="texture")
     parser.set_defaults(run="stylize.run_texture", together=True)
@@ -94,23 +107,26 @@ def _add_texture(commands: Any) -> None:
 def _add_reconstruct(commands: Any) -> None:
     parser = commands.add_parser(
         "reconstruct",
-        help="make a picture again from what layers hold of it",
+        help="show what layers of the network hold of a picture",
         usage="%(prog)s IMAGE (--layer LAYER [LAYER …] | --style-layers LAYER [LAYER …] | --figure) -o OUT [OPTION …]",
         description="Makes an image that has the features of IMAGE at --layer, from grey, or its Gram matrices at "
-        "--style-layers, from noise (figure 1 of Gatys, Ecker and Bethge 2015), with --preset reconstruction where no "
-        "other is given.",
+        "--style-layers, from noise (figure 1 of Gatys, Ecker and Bethge 2015). It begins with --preset "
+        "reconstruction unless you give another one.",
     )
-    parser.add_argument("image", metavar="IMAGE", help="the picture to reconstruct; - reads it from stdin")
+    parser.add_argument("image", metavar="IMAGE", help="reconstruct this picture; - reads it from stdin")
     layers: dict[str, Any] = {"metavar": "LAYER", "nargs": "+", "action": Several}
-    parser.add_argument("--layer", help="reconstruct the content from these, as conv4_2", **layers)
+    parser.add_argument("--layer", help="reconstruct the content from these layers, such as conv4_2", **layers)
     parser.add_argument(
-        "--style-layers", dest="layers_of_style", help="reconstruct the style from these, as conv1_1,conv2_1", **layers
+        "--style-layers",
+        dest="layers_of_style",
+        help="reconstruct the style from these layers, such as conv1_1,conv2_1",
+        **layers,
     )
     parser.add_argument(
         "--figure",
         action="store_true",
-        help="one labelled sheet: the content of each of conv1_1 … conv5_1, or of --layer, and the style of the first "
-        "of them, the first two, and so on",
+        help="make one labelled sheet: the content of each of conv1_1 … conv5_1, or of --layer, and the style of the "
+        "first of them, of the first two, and so on",
     )
     _add_sheet(parser, "the size, 256 at most", keep="each image", prefix="with --figure: ")
     add_run(parser, leave_out=_NOT_OF_RECONSTRUCTIONS, preset="reconstruction")
@@ -121,13 +137,13 @@ def _add_resume(commands: Any) -> None:
     parser = commands.add_parser(
         "resume",
         help="go on with a run from its checkpoint",
-        description="Goes on with the run whose CHECKPOINT `fastnst stylize --checkpoint` wrote, and on with the "
-        "checkpoint. On a CPU the image is that of the run that was not stopped, bit for bit.",
+        description="Goes on with a run that `fastnst stylize --checkpoint CHECKPOINT` began, and keeps the "
+        "checkpoint up to date. On a CPU you get the image of a run that was never stopped, bit for bit.",
     )
-    parser.add_argument("saved", metavar="CHECKPOINT", help="the file that --checkpoint wrote")
+    parser.add_argument("saved", metavar="CHECKPOINT", help="go on from this file, which --checkpoint wrote")
     add_earlier_run(parser)
     for name, what in (("device", "another device"), ("tile", "other tiles"), ("max-memory", "another memory limit")):
-        parser.add_argument(f"--{name}", default=argparse.SUPPRESS, metavar="X", help=f"{what} than the run had")
+        parser.add_argument(f"--{name}", default=argparse.SUPPRESS, metavar="X", help=f"use {what} than the run had")
     parser.set_defaults(run="stylize.run_resume", together=True)
 
 
@@ -137,54 +153,67 @@ def _add_batch(commands: Any) -> None:
         help="render many pictures in many styles",
         usage="%(prog)s MANIFEST [-o FOLDER] [OPTION …]\n"
         "       %(prog)s --content PATH [PATH …] --style PATH [PATH …] -o FOLDER [OPTION …]",
-        description="Renders each row of MANIFEST, or each of the contents in each of the styles. A picture that fails "
-        "does not stop the rest; the exit code is 0 if all went well and 1 if some failed. The other options are those "
-        "of stylize, for all rows that do not have their own.",
+        description="Renders each row of MANIFEST, or each of the contents in each of the styles. A picture that "
+        "fails does not stop the rest; the exit code is 0 if all went well and 1 if some failed. The "
+        "other options are those of stylize; a row's own options win.",
     )
     parser.add_argument(
         "manifest",
         metavar="MANIFEST",
         nargs="?",
-        help="a CSV file (.csv) or JSON lines (.jsonl) with content, style, output and any option in each row; its "
-        "paths are taken from its folder",
+        help="read the rows from a CSV file (.csv) or JSON lines (.jsonl); each has content, style, output and any "
+        "option, and its paths start at the manifest's folder",
     )
-    parser.add_argument("--content", metavar="PATH", nargs="+", help="pictures to render, or folders of them")
-    parser.add_argument("--style", metavar="PATH", nargs="+", help="pictures whose style they get, or folders of them")
+    parser.add_argument("--content", metavar="PATH", nargs="+", help="render these pictures, or those in these folders")
     parser.add_argument(
-        "-o", "--output", metavar="FOLDER", help="where outputs go (default: the manifest's folder); made if missing"
+        "--style",
+        metavar="PATH",
+        nargs="+",
+        help="render them in the style of each of these pictures, or of those in these folders",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FOLDER",
+        help="write the outputs into this folder, which is made if it is missing (default: the manifest's folder)",
     )
     parser.add_argument(
         "--name",
         metavar="NAME",
         default="{content}_{style}.png",
-        help="names the outputs that have no name, by {content}, {style} and {number} (default: %(default)s)",
+        help="name outputs that have no name by this pattern of {content}, {style} and {number} (default: %(default)s)",
     )
-    parser.add_argument("--resume", action="store_true", help="leave out what is there, made from the same inputs")
     parser.add_argument(
-        "--log", metavar="FILE", help="failures, as JSON lines (default: failures.jsonl in FOLDER, or by the manifest)"
+        "--resume", action="store_true", help="skip outputs that are there already and were made from the same inputs"
+    )
+    parser.add_argument(
+        "--log",
+        metavar="FILE",
+        help="write failures to this file, as JSON lines (default: failures.jsonl in FOLDER, or beside the manifest)",
     )
     parser.add_argument(
         "--part",
         metavar="K/N",
         type=_part,
-        help="make every N-th row alone, from row K on: N such commands, wherever they run, make them all",
+        help="make every N-th row only, beginning with row K: N such commands make them all, wherever they run",
     )
     parser.add_argument(
         "--workers",
         metavar="N",
         type=whole_number,
-        help="pictures at a time, each in a process of its own, with its own --max-memory (default: one for each GPU, "
-        "or one on a CPU)",
+        help="make this many pictures at a time, each in a process of its own with its own --max-memory (default: "
+        "one for each GPU, or one on a CPU)",
     )
     parser.add_argument(
         "--ray",
         metavar="ADDRESS",
         nargs="?",
         const="",
-        help="work on a Ray cluster (fastnst[ray]): that at ADDRESS, or by RAY_ADDRESS, or one of this machine",
+        help="work on a Ray cluster (fastnst[ray]): the one at ADDRESS, or the one that RAY_ADDRESS names, or one "
+        "that is started on this machine",
     )
     add_options(parser)
-    parser.add_argument("--quiet", action="store_true", help="no progress bar and no closing line")
+    parser.add_argument("--quiet", action="store_true", help="show no progress bar and no closing line")
     parser.add_argument("--json", action="store_true", help="print one JSON object for each result on stdout")
     parser.set_defaults(run="batch.run")
 
@@ -194,26 +223,30 @@ def _add_video(commands: Any) -> None:
         "video",
         help="render a clip in the style of pictures, without flicker",
         usage="%(prog)s CLIP STYLE [STYLE …] -o OUT [OPTION …]",
-        description="Renders each frame of CLIP in the style of STYLE. A frame begins as the last one, warped along "
-        "the optical flow, and is held to it (Ruder, Dosovitskiy and Brox 2016). It needs fastnst[video].",
+        description="Renders each frame of CLIP in the style of STYLE. A frame begins as the one before it, warped "
+        "along the optical flow, and is held to it (Ruder, Dosovitskiy and Brox 2016). You need "
+        "fastnst[video].",
     )
-    parser.add_argument("clip", metavar="CLIP", help="a video, a GIF, a WebP, or a folder of frames")
+    parser.add_argument("clip", metavar="CLIP", help="render this video, GIF, WebP or folder of frames")
     parser.add_argument(
-        "styles", metavar="STYLE", nargs="+", help="the pictures whose style it gets, or folders of them"
+        "styles",
+        metavar="STYLE",
+        nargs="+",
+        help="render it in the style of these pictures, or of those in these folders",
     )
-    add_output(parser, "the result: .mp4, .mov, .mkv, .webm, .gif, .webp, or a new folder for PNG files")
-    parser.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS, help="options from a TOML file")
+    add_output(parser, "write the result here: .mp4, .mov, .mkv, .webm, .gif, .webp, or a new folder for PNG files")
+    parser.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS, help="read options from this TOML file")
     group = parser.add_argument_group("clip")
     _add_part(group)
     for name, option in VIDEO_OPTIONS.items():
         if name not in _PART:
             add_video_option(group, option)
-    group.add_argument("--resume", action="store_true", help="go on with the frames in OUT.frames")
+    group.add_argument("--resume", action="store_true", help="go on with the frames that are in OUT.frames")
     group.add_argument("--preview", metavar="FILE", help="also keep the newest frame in this file")
-    group.add_argument("--quiet", action="store_true", help="no progress bar, no forecast and no closing line")
+    group.add_argument("--quiet", action="store_true", help="show no progress bar, no forecast and no closing line")
     group.add_argument("--json", action="store_true", help="print what was made as one JSON object on stdout")
     tracks = parser.add_argument_group(
-        "look", "a value, or values along the clip by seconds, as --style-weight 0:1 5s:20"
+        "look", "Give one value, or values at moments of the clip in seconds, such as --style-weight 0:1 5s:20."
     )
     for name in TRACKED:
         shown = f"{OPTIONS[name].metadata['meaning']} (default: {describe_default(OPTIONS[name])})"
@@ -227,11 +260,12 @@ def _add_score_video(commands: Any) -> None:
     parser = commands.add_parser(
         "score-video",
         help="say how much a clip flickers",
-        description="Prints the warping error of OUT (Lai et al. 2018): the mean square, in 0…1, of the difference of "
-        "each frame to the last one warped along the flow of CLIP, where that shows the same points.",
+        description="Prints the warping error of OUT (Lai et al. 2018): the mean square, in 0…1, of the difference "
+        "between each frame and the one before it, warped along the flow of CLIP, where both show the "
+        "same points.",
     )
-    parser.add_argument("output", metavar="OUT", help="the clip that was made")
-    parser.add_argument("clip", metavar="CLIP", help="the clip that it was made of")
+    parser.add_argument("output", metavar="OUT", help="measure this clip")
+    parser.add_argument("clip", metavar="CLIP", help="read the flow from this clip, which it was made of")
     _add_part(parser, "of CLIP: ")
     parser.add_argument("--json", action="store_true", help="print the error of each pair of frames as JSON")
     parser.set_defaults(run="video.score")
@@ -243,23 +277,27 @@ def _add_grid(commands: Any) -> None:
         help="stylize a pair with the values of two options, as one labelled picture",
         usage="%(prog)s CONTENT STYLE [STYLE …] -o OUT [--down OPTION VALUE …] [--across OPTION VALUE …] [OPTION …]",
         description="Renders CONTENT in the style of STYLE once for each value of one option (down) and of another "
-        "(across), and puts the results on one labelled sheet. Without --down and --across it is the paper's grid: "
-        "layer sets down, α/β across, with --preset gatys.",
+        "(across), and puts the results on one labelled sheet. Without --down and --across you get the "
+        "paper's grid: layer sets down, α/β across, with --preset gatys.",
     )
-    parser.add_argument("content", metavar="CONTENT", help="the picture to render")
+    parser.add_argument("content", metavar="CONTENT", help="render this picture")
     parser.add_argument(
-        "styles", metavar="STYLE", nargs="+", help="the pictures whose style it gets, or folders of them"
+        "styles",
+        metavar="STYLE",
+        nargs="+",
+        help="render it in the style of these pictures, or of those in these folders",
     )
-    add_output(parser, "the sheet; - writes it to stdout")
+    add_output(parser, "write the sheet here; - writes it to stdout")
     for axis, example in (("down", "style_layers conv1_1 conv1_1,conv2_1"), ("across", "style_weight 10 100 1000")):
         parser.add_argument(
             f"--{axis}",
             nargs="+",
             metavar="OPTION",
-            help=f"an option and its values, as --{axis} {example}; commas join several numbers or layers to one value",
+            help=f"give an option and its values, as --{axis} {example}; commas join several numbers or layers to one "
+            "value",
         )
     _add_sheet(parser, "the size, 384 at most", keep="each result")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar and no closing line")
+    parser.add_argument("--quiet", action="store_true", help="show no progress bar and no closing line")
     add_options(parser)
     parser.set_defaults(run="grid.run_grid")
 
@@ -268,15 +306,20 @@ def _add_compare(commands: Any) -> None:
     parser = commands.add_parser(
         "compare",
         help="put results side by side, with the options in which they differ",
-        description="Puts pictures on one sheet. Under each that fastnst wrote stand its loss and the options in which "
-        "they differ; under any other stands its name.",
+        description="Puts pictures on one sheet. Under each stands its name, and where fastnst made it also its loss "
+        "and the options in which the pictures differ.",
     )
-    parser.add_argument("images", metavar="IMAGE", nargs="+", help="the pictures, in order")
-    add_output(parser, "the sheet; - writes it to stdout")
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="put these pictures on the sheet, in this order")
+    add_output(parser, "write the sheet here; - writes it to stdout")
     parser.add_argument(
-        "--columns", metavar="N", type=whole_number, help="pictures in a row (default: as fits a screen)"
+        "--columns",
+        metavar="N",
+        type=whole_number,
+        help="put this many pictures in a row (default: as many as suit a screen)",
     )
-    parser.add_argument("--labels", metavar="TEXT", nargs="+", help="captions in place of the options, one for each")
+    parser.add_argument(
+        "--labels", metavar="TEXT", nargs="+", help="write these captions under the pictures, one for each"
+    )
     _add_sheet(parser, "384")
     parser.set_defaults(run="grid.run_compare", cell=384)
 
@@ -285,14 +328,14 @@ def _add_rerun(commands: Any) -> None:
     parser = commands.add_parser(
         "rerun",
         help="make an image again from its metadata",
-        description="Makes IMAGE again from the options in its metadata, after a check that pictures and weights are "
-        "those that it was made of, and says how far the new one is from it. Inputs are looked for where they were, "
-        "and beside IMAGE.",
+        description="Makes IMAGE again from the options in its metadata. It first checks that the pictures and the "
+        "weights are the ones that IMAGE was made of, and in the end says how far the new image is from "
+        "it. It looks for the pictures where they were, and beside IMAGE.",
     )
-    parser.add_argument("image", metavar="IMAGE", help="an image that fastnst wrote")
+    parser.add_argument("image", metavar="IMAGE", help="make this image again, which fastnst wrote")
     add_earlier_run(parser)
-    parser.add_argument("--device", metavar="DEVICE", help="another device than the one it was made on")
-    parser.add_argument("--changed", action="store_true", help="go on with inputs that are not the same any more")
+    parser.add_argument("--device", metavar="DEVICE", help="use this device, not the one that it was made on")
+    parser.add_argument("--changed", action="store_true", help="go on although pictures or weights have changed")
     parser.set_defaults(run="rerun.run")
 
 
@@ -300,7 +343,7 @@ def _add_web(commands: Any) -> None:
     parser = commands.add_parser(
         "web",
         help="serve a page to stylize pictures in a browser",
-        description="Serves a page (fastnst[web]) on which to drop pictures, move the controls and watch the image "
+        description="Serves a page (fastnst[web]) on which you drop pictures, move the controls and watch the image "
         "form. Only this machine reaches it, unless --host says otherwise; nothing is loaded from elsewhere, and "
         "pictures and results stay in memory until the command ends.",
     )
@@ -308,37 +351,40 @@ def _add_web(commands: Any) -> None:
         "--host",
         metavar="ADDRESS",
         default="127.0.0.1",
-        help="where it listens; others than this machine need the token that is printed with the address (default: "
-        "127.0.0.1)",
+        help="listen on this address; machines other than this one need the token that is printed (default: 127.0.0.1)",
     )
     parser.add_argument(
-        "--root-path", metavar="PATH", default="", help="the path below which a proxy serves it, as /name"
+        "--root-path", metavar="PATH", default="", help="a proxy serves the page below this path, such as /name"
     )
     parser.add_argument(
         "--allow-origin",
         metavar="ORIGIN",
         action="append",
-        help="an address under which a proxy serves it, as https://example.org; once for each",
+        help="a proxy serves the page under this address, such as https://example.org; repeat it for several",
     )
     parser.add_argument(
-        "--port", metavar="N", type=whole_number, default=_PORT, help=f"its port; 0 is any free one (default: {_PORT})"
+        "--port",
+        metavar="N",
+        type=whole_number,
+        default=_PORT,
+        help=f"listen on this port; 0 chooses any free one (default: {_PORT})",
     )
     parser.add_argument(
         "--max-size",
         metavar="PX",
         type=whole_number,
         default=2048,
-        help="largest --size that may be asked for (default: 2048)",
+        help="allow results up to this size (default: 2048)",
     )
     parser.add_argument(
-        "--max-upload", metavar="SIZE", default="32MB", help="most bytes of a picture's file (default: 32MB)"
+        "--max-upload", metavar="SIZE", default="32MB", help="allow picture files up to this size (default: 32MB)"
     )
     parser.add_argument(
         "--max-pixels",
         metavar="N",
         type=whole_number,
         default=50_000_000,
-        help="most pixels of one (default: 50000000)",
+        help="allow pictures of up to this many pixels (default: 50000000)",
     )
     for name in HOST_OPTIONS:
         add_option(parser, OPTIONS[name])
@@ -353,29 +399,41 @@ def _add_train(commands: Any) -> None:
         description="Trains one network for all the styles with the perceptual loss (Johnson, Alahi and Fei-Fei 2016), "
         "on photographs of any kind. `fastnst apply` uses it.",
     )
-    parser.add_argument("styles", metavar="STYLE", nargs="+", help="the pictures whose style it learns, or folders")
     parser.add_argument(
-        "--photos", metavar="FOLDER", nargs="+", required=True, help="folders of the photographs to learn from"
+        "styles", metavar="STYLE", nargs="+", help="learn the styles of these pictures, or of those in these folders"
     )
-    add_output(parser, "the network: .safetensors")
     parser.add_argument(
-        "--names", metavar="NAME", nargs="+", help="the styles' names in the network (default: those of the files)"
+        "--photos", metavar="FOLDER", nargs="+", required=True, help="learn from the photographs in these folders"
+    )
+    add_output(parser, "write the network here: .safetensors")
+    parser.add_argument(
+        "--names", metavar="NAME", nargs="+", help="call the styles by these names (default: those of the files)"
     )
     group = parser.add_argument_group("training")
-    group.add_argument("--steps", metavar="N", type=whole_number, help="steps (default: 4000, or as --minutes allows)")
-    group.add_argument("--minutes", metavar="X", type=number, help="end after so many minutes (default: no limit)")
     group.add_argument(
-        "--size", metavar="PX", type=whole_number, default=256, help="side of a crop, in pixels (default: 256)"
+        "--steps", metavar="N", type=whole_number, help="take this many steps (default: 4000, or as --minutes allows)"
+    )
+    group.add_argument("--minutes", metavar="X", type=number, help="end after this many minutes (default: no limit)")
+    group.add_argument(
+        "--size",
+        metavar="PX",
+        type=whole_number,
+        default=256,
+        help="cut the photographs to squares with sides of this many pixels (default: 256)",
     )
     group.add_argument(
-        "--batch", metavar="N", type=whole_number, default=1, help="crops in a step; the styles take turns (default: 1)"
+        "--batch",
+        metavar="N",
+        type=whole_number,
+        default=1,
+        help="show it this many crops in a step; the styles take turns (default: 1)",
     )
     group.add_argument(
         "--learning-rate",
         metavar="X",
         type=number,
         default=0.003,
-        help="Adam's step at the beginning; it falls to 0 by the end (default: 0.003)",
+        help="begin with steps of this length, which falls to 0 by the end (default: 0.003)",
     )
     group.add_argument(
         "--stable",
@@ -384,28 +442,39 @@ def _add_train(commands: Any) -> None:
         nargs="?",
         const=100.0,
         default=0.0,
-        help="weight of the change that a little noise in the picture makes of the result, for video (without a "
-        "value: 100; default: 0)",
+        help="punish how much a little noise in the picture changes the result by this weight, for video (default: "
+        "0; 100 where you give no number)",
     )
-    group.add_argument("--seed", metavar="N", type=whole_number, default=0, help="of weights and crops (default: 0)")
     group.add_argument(
-        "--channels", metavar="N", type=whole_number, help="channels of the network's largest maps (default: 16)"
+        "--seed", metavar="N", type=whole_number, default=0, help="draw weights and crops from this number (default: 0)"
     )
-    group.add_argument("--blocks", metavar="N", type=whole_number, help="its residual blocks (default: 5)")
     group.add_argument(
-        "--add-to", metavar="NET", help="add the styles to this network: only their normalisations are trained"
+        "--channels",
+        metavar="N",
+        type=whole_number,
+        help="give the network's largest maps this many channels (default: 16)",
     )
-    group.add_argument("--checkpoint", metavar="FILE", help="also keep all of the training in this file")
+    group.add_argument(
+        "--blocks", metavar="N", type=whole_number, help="give it this many residual blocks (default: 5)"
+    )
+    group.add_argument(
+        "--add-to", metavar="NET", help="add the styles to this network, and train only their normalisations"
+    )
+    group.add_argument(
+        "--checkpoint", metavar="FILE", help="also save the training in this file, so that --resume can go on with it"
+    )
     group.add_argument("--resume", action="store_true", help="go on from --checkpoint, if it is there")
-    group.add_argument("--previews", metavar="FILE", help="also keep a sheet of some photographs in all styles")
+    group.add_argument(
+        "--previews", metavar="FILE", help="also keep a sheet of some photographs in all styles in this file"
+    )
     group.add_argument(
         "--save-every",
         metavar="SECONDS",
         type=number,
         default=60.0,
-        help="seconds between two times that the files are written (default: 60)",
+        help="write the files every so many seconds (default: 60)",
     )
-    group.add_argument("--quiet", action="store_true", help="no progress bar and no closing line")
+    group.add_argument("--quiet", action="store_true", help="show no progress bar and no closing line")
     group = parser.add_argument_group("loss")
     for name in NETWORK_OPTIONS:
         add_option(group, OPTIONS[name])
@@ -419,47 +488,63 @@ def _add_apply(commands: Any) -> None:
         usage="%(prog)s NET IMAGE [IMAGE …] -o OUT [--style NAME | --blend X …] [OPTION …]",
         description="Stylizes pictures of any size with a network that `fastnst train` made, each in one pass.",
     )
-    parser.add_argument("network", metavar="NET", help="the network's file")
+    parser.add_argument("network", metavar="NET", help="use the network in this file")
     parser.add_argument(
-        "images", metavar="IMAGE", nargs="*", help="pictures, or folders of them, or a clip; - reads one from stdin"
+        "images",
+        metavar="IMAGE",
+        nargs="*",
+        help="stylize these pictures, or those in these folders, or a clip; - reads one picture from stdin",
     )
     parser.add_argument(
-        "-o", "--output", metavar="OUT", help="the result, - for stdout; of several pictures, or a folder, a folder"
+        "-o",
+        "--output",
+        metavar="OUT",
+        help="write the result here, or to stdout for -; give a folder for several pictures",
     )
-    parser.add_argument("--style", metavar="NAME", help="a style of the network by its name (default: the first)")
+    parser.add_argument("--style", metavar="NAME", help="choose the style of this name (default: the first)")
     parser.add_argument(
         "--blend",
         metavar="X",
         nargs="+",
         action=Several,
-        help="a mixture: a weight for each style, in order, as 0.3 0.7; along a clip 0:1,0 5s:0,1",
+        help="mix the styles: give a weight for each, in order, such as 0.3 0.7; along a clip 0:1,0 5s:0,1",
     )
     parser.add_argument(
         "--hold",
         metavar="X",
         type=float,
         default=0.5,
-        help="of a clip: the share of the frame before, where it shows the same points (default: 0.5; 0 for none)",
+        help="in a clip, take this share of the frame before where it shows the same points (default: 0.5)",
     )
-    parser.add_argument("--size", metavar="PX", type=size_word, help="as for stylize (default: content)")
+    parser.add_argument(
+        "--size", metavar="PX", type=size_word, help="choose the size as for stylize (default: content)"
+    )
     parser.add_argument(
         "--low-memory",
         action="store_true",
-        help="compute large maps again in place of keeping them, as for more than 8 million pixels; same result",
+        help="save memory by computing large maps again, as is done from 8 million pixels on; the result is the same",
     )
     for name in ("preserve_color", "max_pixels", "device", "precision"):
         add_option(parser, OPTIONS[name])
     parser.set_defaults(preserve_color="none")
-    parser.add_argument("--format", choices=FORMATS, help="format of OUT, whatever its name (png for -)")
-    parser.add_argument("--bit-depth", metavar="N", type=whole_number, help="8, or 16 for png and tiff (default: 8)")
+    parser.add_argument("--format", choices=FORMATS, help="write OUT in this format, whatever its name (png for -)")
+    parser.add_argument(
+        "--bit-depth",
+        metavar="N",
+        type=whole_number,
+        help="write this many bits per channel: 8, or 16 for png and tiff (default: 8)",
+    )
+    parser.add_argument(
+        "--quality", metavar="N", type=whole_number, help="compress JPEG, WebP or AVIF at this, 1 to 100"
+    )
     parser.add_argument("--onnx", metavar="FILE", help="also export the network for onnxruntime (fastnst[onnx]): .onnx")
-    parser.add_argument("--quiet", action="store_true", help="no line for each picture")
+    parser.add_argument("--quiet", action="store_true", help="print no line for each picture")
     parser.set_defaults(run="networks.run_apply")
 
 
 def _add_info(commands: Any) -> None:
     parser = commands.add_parser("info", help="print how an image was made", description="Prints how OUT was made.")
-    parser.add_argument("image", metavar="OUT", help="an image that fastnst wrote; - reads it from stdin")
+    parser.add_argument("image", metavar="OUT", help="read this image, which fastnst wrote; - reads it from stdin")
     parser.add_argument("--json", action="store_true", help="print the parameters as JSON")
     parser.set_defaults(run="info.run")
 
@@ -467,11 +552,11 @@ def _add_info(commands: Any) -> None:
 def _add_plan(commands: Any) -> None:
     parser = commands.add_parser(
         "plan",
-        help="say how a run would fit into memory",
-        description="Prints, for each scale of a run on CONTENT, its tiles, their halo, the peak of memory and the "
-        "time; nothing runs but half a second of convolutions. The options are those of stylize.",
+        help="say what a run would need: memory, tiles and time",
+        description="Prints the tiles, the peak of memory and the time of each scale of a run on CONTENT. It "
+        "computes half a second of convolutions, and nothing else. The options are those of stylize.",
     )
-    parser.add_argument("content", metavar="CONTENT", help="the picture to render")
+    parser.add_argument("content", metavar="CONTENT", help="render this picture")
     add_options(parser)
     parser.add_argument("--json", action="store_true", help="print the plans as one JSON object on stdout")
     parser.set_defaults(run="plan.run")
@@ -480,17 +565,19 @@ def _add_plan(commands: Any) -> None:
 def _add_verify(commands: Any) -> None:
     parser = commands.add_parser(
         "verify",
-        help="check every kernel against float64",
-        description="Checks each op × dtype × layout × layer shape against float64, forward and backward.",
+        help="check the kernels against float64",
+        description="Checks the kernels against float64, forward and backward: each operation at one small shape, or "
+        "with --all at every dtype, layout and layer's shape.",
     )
+    parser.add_argument("--all", action="store_true", help="check every dtype, layout and layer's shape")
     parser.add_argument(
-        "--backend", choices=("all", "triton", "torch"), default="all", help="what to check (default: all)"
+        "--backend", choices=("all", "triton", "torch"), default="all", help="check this backend (default: all)"
     )
     parser.add_argument(
         "--size",
         type=int,
         metavar="PX",
-        help="side of the square image whose layers are checked (default: 512 on a GPU, 256 on a CPU)",
+        help="with --all, check the layers of a square image with this side (default: 512 on a GPU, 256 on a CPU)",
     )
     parser.add_argument("--json", action="store_true", help="print the checks as one JSON object on stdout")
     parser.set_defaults(run="verify.run")
@@ -504,25 +591,36 @@ def _add_profile(commands: Any) -> None:
         "eager PyTorch and torch.compile, then the other kernels of an iteration.",
     )
     parser.add_argument(
-        "--size", type=whole_number, default=512, metavar="PX", help="side of the square image (default: 512)"
+        "--size", type=whole_number, default=512, metavar="PX", help="use a square image with this side (default: 512)"
     )
     parser.add_argument(
         "--precision",
         choices=("auto", "fp32", "tf32", "bf16", "fp16"),
         default="auto",
-        help="dtype of the features (default: auto)",
+        help="give the features this dtype (default: auto)",
     )
-    parser.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, cuda:1 … (default: auto)")
     parser.add_argument(
-        "--backend", choices=("auto", "triton", "torch"), default="auto", help="what to time (default: auto)"
+        "--device",
+        default="auto",
+        metavar="DEVICE",
+        help="run on this device: auto, cpu, cuda, cuda:1 … (default: auto)",
     )
-    parser.add_argument("--rounds", type=whole_number, default=7, metavar="N", help="interleaved rounds (default: 7)")
+    parser.add_argument(
+        "--backend", choices=("auto", "triton", "torch"), default="auto", help="time this backend (default: auto)"
+    )
+    parser.add_argument(
+        "--rounds",
+        type=whole_number,
+        default=7,
+        metavar="N",
+        help="measure in this many interleaved rounds (default: 7)",
+    )
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile")
     parser.add_argument(
         "--compile-mode",
         choices=("default", "max-autotune"),
         default="default",
-        help="torch.compile's mode; max-autotune takes minutes (default: default)",
+        help="compile in this mode; max-autotune takes minutes (default: default)",
     )
     parser.add_argument("--plot", metavar="FILE", help="also draw the roofline: .png, .svg or .pdf (fastnst[plot])")
     parser.add_argument("--trace", metavar="FILE", help="also write a trace to open in Perfetto: .json")
@@ -549,7 +647,7 @@ def _add_completion(commands: Any) -> None:
         'eval "$(fastnst completion bash)" into ~/.bashrc; for zsh, save it as _fastnst in a folder of $fpath; for '
         "fish, as ~/.config/fish/completions/fastnst.fish.",
     )
-    parser.add_argument("shell", choices=_SHELLS, help="the shell")
+    parser.add_argument("shell", choices=_SHELLS, help="write the script for this shell")
     parser.set_defaults(run="extras.print_completion")
 
 

@@ -142,7 +142,7 @@ def run_compare(parsed: argparse.Namespace) -> int:
 
 
 def _captions(paths: Sequence[str]) -> list[str]:
-    """The options in which each picture differs, or its name where fastnst did not write it."""
+    """Each picture's name, and where fastnst wrote it the options in which it differs."""
     records = {}
     for index, path in enumerate(paths):
         try:
@@ -150,7 +150,7 @@ def _captions(paths: Sequence[str]) -> list[str]:
         except ImageError:  # another program's
             continue
     differing = dict(zip(records, differing_options(list(records.values())), strict=True))
-    return [differing.get(index) or Path(path).name for index, path in enumerate(paths)]
+    return [": ".join(filter(None, (Path(path).name, differing.get(index)))) for index, path in enumerate(paths)]
 
 
 def make_kept_folder(folder: str | None, names: Sequence[str]) -> None:

@@ -67,7 +67,9 @@ class Job:
         words = [self.content, *self.styles, self.options.get("init", "")]
         count = sum(isinstance(word, str) and word == STANDARD for word in words)
         if count > 1:
-            raise OptionError(f"the standard input holds one picture, and - was given {count} times; give paths")
+            raise OptionError(
+                f"the standard input holds one picture, and you gave - {count} times; give paths for the others"
+            )
         stream = standard_input() if count else None
 
         def source(word: Any) -> Any:
@@ -83,10 +85,15 @@ class Job:
             value = getattr(outputs, name)
             if value is not None and value < 1:
                 raise OptionError(f"--{name.replace('_', '-')} {value} is too small; it must be 1 or more")
+        for name in ("movie", "checkpoint"):
+            every = f"{name}_every"
+            if getattr(outputs, name) is None and getattr(outputs, every) != getattr(Outputs, every):
+                raise OptionError(f"--{name}-every has no effect without --{name}; add that, or leave it out")
         if outputs.output == STANDARD:
             if outputs.json:
                 raise OptionError(
-                    "--json prints on the standard output, where -o - writes the picture; give one another place"
+                    "--json prints on the standard output, where -o - writes the picture; give one of them another "
+                    "place"
                 )
             if outputs.save_every is not None:
                 raise OptionError("--save-every needs a name to number, and the output is -; give a path with -o")
@@ -133,7 +140,8 @@ def style_paths(styles: Sequence[str], output: str) -> list[str]:
     for style in styles:
         if output != STANDARD and Path(style).is_dir() and _same_file(Path(output).parent, Path(style)):
             raise OptionError(
-                f"-o {output} is in the folder of the styles, and outputs would become inputs; give another"
+                f"-o {output} is in the folder of the styles, and the next run would take the output for a style; "
+                "give another folder"
             )
     return [path for style in styles for path in pictures_at(style, "style")]
 

@@ -20,7 +20,7 @@ from fastnst.feedforward.onnx import check_onnx, export_onnx
 from fastnst.feedforward.schedule import Progress, Schedule
 from fastnst.feedforward.training import train_network
 from fastnst.image.files import make_folder, pictures_at
-from fastnst.image.write import FORMATS, check_output_path
+from fastnst.image.write import FORMATS, Form, check_output_path
 from fastnst.video.applied import apply_to_clip
 from fastnst.video.clip import moves
 from fastnst.video.container import SUFFIXES
@@ -96,7 +96,7 @@ def run_apply(parsed: argparse.Namespace) -> int:
     if len(parsed.images) == 1 and _is_clip(parsed.images[0], parsed.output):
         return _apply_to_clip(parsed)
     pairs = _pairs(parsed.images, parsed.output) if parsed.images else []
-    form = {"format": parsed.format, "bit_depth": parsed.bit_depth}
+    form: Form = {"format": parsed.format, "bit_depth": parsed.bit_depth, "quality": parsed.quality}
     if len(pairs) == 1:
         check_output_path(_target(pairs[0][1]), **form)
     network = load_network(parsed.network)

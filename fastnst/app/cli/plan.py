@@ -2,17 +2,19 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 
 from fastnst_kernels.profiling.measure import device_name
 
 from fastnst.app.cli.arguments import given_options
+from fastnst.image.picture import AnyPicture
 from fastnst.image.read import open_picture
-from fastnst.network.runtime import resolve_runtime
-from fastnst.options.options import resolve_options
+from fastnst.network.runtime import Runtime, resolve_runtime
+from fastnst.options.options import Options, resolve_options
 from fastnst.options.parse import in_words
 from fastnst.plan.planner import Plan, plan_run
 from fastnst.plan.speed import measure_rate
-from fastnst.transfer.inputs import sized, style_size
+from fastnst.transfer.inputs import Scale, sized, style_size
 from fastnst.transfer.scales import run_scales
 
 
@@ -22,20 +24,7 @@ def run(parsed: argparse.Namespace) -> int:
     picture = open_picture(parsed.content, role="content", max_pixels=options.max_pixels)
     scales = run_scales(picture, (), options)
     rate = measure_rate(runtime)
-    # The style is not given: a picture of the content's proportions stands for it.
-    plans = [
-        plan_run(
-            options,
-            runtime,
-            scale.size,
-            tile=options.tile,
-            max_memory=options.max_memory,
-            style_sizes=[style_size(picture, scale.edge, options)],
-            network_is_loaded=False,
-            rate=rate,
-        )
-        for scale in scales
-    ]
+    plans = plans_of(picture, scales, options, runtime, rate)
     if parsed.json:
         report = {
             "device": device_name(runtime.device),
@@ -55,6 +44,25 @@ def run(parsed: argparse.Namespace) -> int:
         seconds = sum((plan.seconds or 0.0) * count for plan, count in zip(plans, counts, strict=True))
         print(f"in all about {_duration(seconds)} for {sum(counts)} iterations")
     return 0
+
+
+def plans_of(
+    picture: AnyPicture, scales: Sequence[Scale], options: Options, runtime: Runtime, rate: float
+) -> list[Plan]:
+    """How each scale of a run would fit; a picture of the content's proportions stands for the style."""
+    return [
+        plan_run(
+            options,
+            runtime,
+            scale.size,
+            tile=options.tile,
+            max_memory=options.max_memory,
+            style_sizes=[style_size(picture, scale.edge, options)],
+            network_is_loaded=False,
+            rate=rate,
+        )
+        for scale in scales
+    ]
 
 
 def plan_lines(plan: Plan, iterations: int) -> list[str]:

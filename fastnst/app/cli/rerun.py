@@ -23,16 +23,22 @@ from fastnst.transfer.inputs import Canvas, changed_inputs, fingerprint, recorde
 from fastnst.transfer.result import Iterate, Result
 from fastnst.transfer.stylizer import weights_of
 
+_FLAGS = {"style": "styles"}
+
 
 def run(parsed: argparse.Namespace) -> int:
     record = read_parameters(parsed.image)
     _check_complete(record, parsed.image)
     original = load_image(parsed.image, role="the")
-    place = partial(_place, parsed.image)
+    missing: list[tuple[str, str]] = []
+    place = partial(_place, parsed.image, missing)
     content = recorded_canvas(record) or place("content", record["content"]["name"], parsed.content)
     given = parsed.styles or [None] * len(record["styles"])
     if len(given) != len(record["styles"]):
-        raise OptionError(f"{len(given)} styles given, and it was made of {len(record['styles'])}; give all, in order")
+        raise OptionError(
+            f"you gave {len(given)} styles, and the image was made of {len(record['styles'])}; give all "
+            "of them, in order"
+        )
     styles = [place("style", style["name"], path) for path, style in zip(given, record["styles"], strict=True)]
     options = dict(record["options"])
     if parsed.device is not None:
@@ -42,6 +48,13 @@ def run(parsed: argparse.Namespace) -> int:
     if options.get("masks") is not None:
         recorded = parse_masks(options["masks"]) or ()
         options["masks"] = parsed.masks or [mask.mapped(partial(place, "mask")) for mask in recorded]
+    if missing:
+        raise OptionError(
+            f"{', '.join(f'the {role} {name!r}' for role, name in missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} neither where the run read "
+            f"{'it' if len(missing) == 1 else 'them'} nor beside {parsed.image!r}; say where with "
+            + " ".join(dict.fromkeys(f"--{_FLAGS.get(role, role)} PATH" for role, _ in missing))
+        )
     resolved = resolve_options(**options)
     if resolved.precision == "auto":
         # A trial may end otherwise now.
@@ -52,7 +65,7 @@ def run(parsed: argparse.Namespace) -> int:
             resolved = replace(resolved, precision=then.precision)
     for problem in _changes(content, styles, resolved, record):
         if not parsed.changed:
-            raise OptionError(f"{problem}; give the one that it was, or --changed to go on with this one")
+            raise OptionError(f"{problem}; give the right one, or --changed to go on with this one")
         _warn(f"{problem}; going on with this one")
     _warn_of_differences(record, resolved)
     final = (record.get("final") or {}) if record.get("stopped") else {}
@@ -82,8 +95,9 @@ def _check_complete(record: dict[str, Any], image: str) -> None:
         raise OptionError(f"{image!r} lacks the option init in its metadata; make it anew")
 
 
-def _place(image: str, role: str, recorded: object, given: str | None = None) -> str:
-    """The path of an input: the given one, or the recorded one, from here or from the image's own folder."""
+def _place(image: str, missing: list[tuple[str, str]], role: str, recorded: object, given: str | None = None) -> str:
+    """The path of an input: the given one, or the recorded one, from here or from the image's own folder; one that is
+    in none of these places goes to the `missing`."""
     if given is not None:
         return given
     name, beside = str(recorded), Path(image).parent
@@ -96,8 +110,8 @@ def _place(image: str, role: str, recorded: object, given: str | None = None) ->
                 return str(path)
         except (OSError, ValueError):  # a name that is no path
             continue
-    flag = {"style": "styles"}.get(role, role)
-    raise OptionError(f"the {role} {name!r} is not where it was, nor beside {image!r}; say where with --{flag} PATH")
+    missing.append((role, name))
+    return name
 
 
 def _changes(content: str | Canvas, styles: list[str], options: Options, record: dict[str, Any]) -> Iterator[str]:
@@ -118,7 +132,10 @@ def _warn_of_differences(record: dict[str, Any], options: Options) -> None:
     if changed:
         _warn(f"it was made with {', '.join(changed)}; pixels may differ")
     if options.seconds is not None:
-        _warn(f"it had {options.seconds:g} seconds; how many iterations they are differs from run to run")
+        _warn(
+            f"it was made with --seconds {options.seconds:g}, and the number of iterations in that time differs "
+            "from run to run"
+        )
 
 
 def _warn(text: str) -> None:

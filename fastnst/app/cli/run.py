@@ -19,8 +19,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tqdm import tqdm
-
 from fastnst.app.cli import EXIT_BAD_INPUT, EXIT_INTERRUPTED
 from fastnst.app.cli.arguments import STANDARD, Outputs
 from fastnst.app.cli.job import Job, callbacks_of, watch_of
@@ -30,7 +28,7 @@ from fastnst.network.runtime import is_out_of_memory, resolve_runtime
 from fastnst.options.options import unsized_options
 from fastnst.plan.processes import ALONE, Ranks, RanksError, are_launched, joined
 from fastnst.replacing import rescued
-from fastnst.transfer.callbacks import chain
+from fastnst.transfer.callbacks import chain, run_bar
 from fastnst.transfer.checkpoint import load_run
 from fastnst.transfer.inputs import most_pixels, opened
 from fastnst.transfer.plot import draw_losses
@@ -46,7 +44,7 @@ def execute_together(job: Job, *, saved: Path | None = None) -> int:
     if not are_launched():
         return execute(job, saved=saved)[0]
     if STANDARD in (job.content, *job.styles, job.options.get("init")):
-        raise OptionError("several processes cannot all read the standard input; give paths in place of -")
+        raise OptionError("several processes cannot all read the standard input; give a path in place of -")
     options = unsized_options(job.options)
     device = resolve_runtime(options.device, options.precision, options.backend).device
     with joined(device) as ranks:
@@ -73,7 +71,7 @@ def execute(job: Job, *callbacks: Callback, saved: Path | None = None, ranks: Ra
             ranks.wait()
             stylizer.load(progress=not outputs.quiet)
             hidden = True if outputs.quiet else None
-            with tqdm(total=None, unit="it", disable=hidden, file=sys.stderr) as watch.bar:
+            with run_bar(disable=hidden, file=sys.stderr) as watch.bar:
                 if prepared.kernels is not None:
                     prepared.kernels.wait(watch.building)
                 result = prepared.run(watch_of(outputs, callback))
@@ -129,7 +127,7 @@ class _Watch:
     """The callback: moves the bar, keeps the last image, stops when asked to."""
 
     outputs: Outputs
-    bar: "tqdm[Any] | None" = None
+    bar: Any = None
     interrupted: bool = False
     saving: bool = False
     last: Iterate | None = field(default=None, repr=False)
@@ -137,12 +135,8 @@ class _Watch:
 
     def __call__(self, iterate: Iterate) -> bool:
         self.last = iterate
-        record = iterate.record
         if self.bar is not None:
-            self.bar.total = iterate.iterations
-            self.bar.set_description(f"scale {record.scale} px", refresh=False)
-            self.bar.set_postfix_str(f"loss {record.total:.4g}", refresh=False)
-            self.bar.update(record.iteration - self.bar.n)
+            self.bar.show(iterate)
         return not self.interrupted
 
     def building(self, left: int) -> None:

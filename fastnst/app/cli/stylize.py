@@ -29,7 +29,7 @@ from fastnst.transfer.variants import (
 )
 
 # A sheet of many runs has no file for what each would write on its way.
-_OF_ONE_RUN = ("format", "bit_depth", "save_every", "preview", "plot", "movie", "checkpoint", "json")
+_OF_ONE_RUN = ("format", "bit_depth", "quality", "save_every", "preview", "plot", "movie", "checkpoint", "json")
 
 
 def run_stylize(parsed: argparse.Namespace) -> int:
@@ -51,7 +51,7 @@ def run_texture(parsed: argparse.Namespace) -> int:
 
 def run_resume(parsed: argparse.Namespace) -> int:
     if getattr(parsed, "checkpoint", None) is not None:
-        raise CheckpointError("the run goes on with its own checkpoint; leave --checkpoint out")
+        raise CheckpointError("a resumed run keeps using its own checkpoint; leave --checkpoint out")
     path = Path(parsed.saved)
     content, styles, options = load_run(path, check=False).inputs(
         content=parsed.content, style=parsed.styles, init=parsed.init, masks=parsed.masks
@@ -66,14 +66,14 @@ def run_reconstruct(parsed: argparse.Namespace) -> int:
     options, outputs = settings_of(parsed)
     if parsed.figure:
         if style_layers is not None:
-            raise OptionError("--style-layers is for one image; name the layers of the figure with --layer")
+            raise OptionError("--style-layers makes one image; name the layers of the figure with --layer")
         return _run_figure(parsed, options, outputs)
     if (layers is None) == (style_layers is None):
         raise OptionError("give either --layer, as conv4_2, or --style-layers, as conv1_1,conv2_1, or --figure")
     if layers is not None:
         return execute_together(Job(parsed.image, [], content_options(layers, options), outputs))
     if parsed.image == STANDARD:
-        raise OptionError("a style is reconstructed from a file; give a path in place of -")
+        raise OptionError("the style can only be reconstructed from a file; give a path in place of -")
     options = style_options(style_layers, options)
     picture = load_image(parsed.image, role="content", max_pixels=most_pixels(options))
     canvas = Canvas(picture.height, picture.width)
@@ -85,7 +85,7 @@ def _run_figure(parsed: argparse.Namespace, options: dict[str, Any], outputs: Ou
         raise OptionError("a figure is made by one process; start it without torchrun")
     for name in _OF_ONE_RUN:
         if getattr(outputs, name):
-            raise OptionError(f"--{name.replace('_', '-')} is for one run, and a figure is many; leave it out")
+            raise OptionError(f"--{name.replace('_', '-')} belongs to a single run, and a figure is many; leave it out")
     Job(parsed.image, [], options, outputs).check()
     layers = tuple(parsed.layer.replace(",", " ").split()) if parsed.layer else FIGURE_LAYERS
     names = [f"{kind}_{layer}.png" for kind in ("style", "content") for layer in layers]

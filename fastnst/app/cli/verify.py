@@ -2,21 +2,33 @@
 
 import argparse
 import json
+import sys
 import textwrap
+import time
+from collections.abc import Iterator
 from dataclasses import asdict
 
 import torch
 from fastnst_kernels.profiling.measure import device_name, versions
-from fastnst_kernels.verify import MODES, Check, Skipped, verify
+from fastnst_kernels.verify import MODES, Check, Selection, Skipped, verify
 from tqdm import tqdm
 
 from fastnst.errors import OptionError
 
+_DURATION = {
+    True: "they take about 20 s on two cores; --all checks every shape, layout and dtype",
+    False: "they take several minutes",
+}
+_SECONDS = 10.0  # between two lines
+
 
 def run(parsed: argparse.Namespace) -> int:
-    hidden = True if parsed.json else None
+    quick = not parsed.all
     try:
-        results = list(tqdm(verify(parsed.backend, parsed.size), unit="check", disable=hidden, leave=False))
+        count = Selection(parsed.backend, parsed.size, quick).count()
+        if not parsed.json:
+            print(f"fastnst: {count} checks; {_DURATION[quick]}", file=sys.stderr)
+        results = list(_counted(verify(parsed.backend, parsed.size, quick=quick), count, shown=not parsed.json))
     except (ValueError, RuntimeError) as error:
         raise OptionError(str(error)) from None
     skipped = [result for result in results if isinstance(result, Skipped)]
@@ -43,14 +55,30 @@ def run(parsed: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def _counted(results: Iterator[Check | Skipped], count: int, *, shown: bool) -> Iterator[Check | Skipped]:
+    """The results, while a bar, or where there is no terminal a line now and then, says how far they are."""
+    lines, began = shown and not sys.stderr.isatty(), time.perf_counter()
+    due = began + _SECONDS
+    for made, result in enumerate(tqdm(results, total=count, unit="check", disable=not shown or lines, leave=False), 1):
+        yield result
+        now = time.perf_counter()
+        if lines and now >= due:
+            left = f", about {(now - began) / made * (count - made):.0f} s are left" if made > count / 10 else ""
+            print(f"fastnst: {made} of {count} checks are done{left}", file=sys.stderr)
+            due = now + _SECONDS
+
+
 def _print_tables(checks: list[Check]) -> None:
     for backend, device in dict.fromkeys((check.backend, check.device) for check in checks):
         of_backend = [check for check in checks if (check.backend, check.device) == (backend, device)]
         print(f"{backend} on {device}: the worst error / budget of all shapes and layouts; ! marks one that failed")
-        shapes = dict.fromkeys((check.layer, check.shape) for check in of_backend)
+        shapes = sorted({(check.layer, check.shape) for check in of_backend})
         named = ", ".join(f"{layer} {'×'.join(map(str, shape))}" for layer, shape in shapes)
         print(textwrap.fill(named, width=110, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False))
-        names = dict.fromkeys((check.name, check.direction) for check in of_backend)
+        # Processes beside each other report in any order.
+        names = sorted(
+            {(check.name, check.direction) for check in of_backend}, key=lambda row: (row[0], row[1][0] == "b")
+        )
         modes = [mode.name for mode in MODES if any(check.mode == mode.name for check in of_backend)]
         width = max(len(name) for name, _ in names) + 1
         print(" " * (width + 9) + "checks" + "".join(f"{mode:>17} " for mode in modes))

@@ -21,7 +21,7 @@ from starlette.staticfiles import StaticFiles
 from fastnst import __version__
 from fastnst.app.web.controls import beginnings, make_controls, read_form
 from fastnst.app.web.guard import Guard
-from fastnst.app.web.results import SUFFIXES, Kept, Limits, Request, Upload, read_upload
+from fastnst.app.web.results import SUFFIXES, Kept, Limits, Request, Upload, blank, large, read_upload
 from fastnst.app.web.session import Session, continued
 from fastnst.app.web.studio import Studio
 from fastnst.app.web.ticket import Ticket
@@ -65,6 +65,8 @@ class App:
                 Route("/api/uploads", self._upload, methods=["POST"]),
                 Route("/api/examples/{name}", self._example, methods=["POST"]),
                 Route("/api/uploads/{name}", self._uploaded),
+                Route("/api/uploads/{name}/large", self._large),
+                Route("/api/forecast", self._forecast, methods=["POST"]),
                 Route("/api/runs", self._start, methods=["POST"]),
                 Route("/api/runs", self._stop, methods=["DELETE"]),
                 Route("/api/preview", self._preview),
@@ -136,8 +138,8 @@ class App:
 
     async def _upload(self, call: Call) -> Response:
         name, role = call.query_params.get("name", "picture"), call.query_params.get("role", "content")
-        if role not in ("content", "style"):
-            raise OptionError(f"{role[:20]!r} is no role of a picture; choose content or style")
+        if role not in ("content", "style", "mask"):
+            raise OptionError(f"{role[:20]!r} is not a role of a picture; choose content, style or mask")
         held = 0
 
         def check(count: int) -> None:
@@ -165,7 +167,23 @@ class App:
     async def _uploaded(self, call: Call) -> Response:
         return _picture(self._session.upload(call.path_params["name"]).thumbnail)
 
+    async def _large(self, call: Call) -> Response:
+        upload = self._session.upload(call.path_params["name"])
+        async with self._decoding:
+            return _picture(await run_in_threadpool(large, upload, self._limits))
+
+    async def _forecast(self, call: Call) -> Response:
+        """The seconds that a run would take; null where they cannot be known, or while another run is going on."""
+        request, ticket = await self._asked(call), self._session.ticket
+        if request.content.frames or (ticket is not None and not ticket.over):
+            return JSONResponse({"seconds": None})
+        async with self._decoding:
+            return JSONResponse({"seconds": await run_in_threadpool(self._studio.forecast, request)})
+
     async def _start(self, call: Call) -> Response:
+        return self._join(await self._asked(call))
+
+    async def _asked(self, call: Call) -> Request:
         asked = await _json(call)
         styles = asked.get("styles")
         if not isinstance(styles, list) or not 1 <= len(styles) <= self._limits.styles:
@@ -173,23 +191,25 @@ class App:
         form = asked.get("form")
         if not isinstance(form, dict):
             raise OptionError("the form is missing; load the page again")
-        begins = asked.get("begins", "content")
+        content, begins = asked.get("content"), asked.get("begins", "content")
+        if content is None and form.get("preset") == "texture":
+            content = self._session.add_upload(blank(self._limits.size))
         start = None if begins in START_WORDS else self._session.result(begins)
-        request = Request(
+        return Request(
             number=self._session.next_number,
-            content=self._session.upload(asked.get("content")),
+            content=self._session.upload(content),
             styles=tuple(self._session.upload(style) for style in styles),
             options=read_form(form),
             form=form,
             begins=begins,
             start=start,
+            mask=None if asked.get("mask") is None else self._session.upload(asked["mask"]),
         )
-        return self._join(request)
 
     async def _continue(self, call: Call) -> Response:
         size = (await _json(call)).get("size")
         if not isinstance(size, int) or isinstance(size, bool):
-            raise OptionError("the size to continue at is no whole number of pixels")
+            raise OptionError("the size to continue at is not a whole number of pixels")
         return self._join(continued(self._result(call), self._session.next_number, size))
 
     def _join(self, request: Request) -> Response:
@@ -200,7 +220,7 @@ class App:
             self._run.start()
         except RuntimeError:  # no thread is to be had
             ticket.finish(None, failed=True)
-            raise OptionError("this machine can start nothing more now; try again in a while") from None
+            raise OptionError("this machine cannot start anything more now; try again in a while") from None
         return JSONResponse({"run": request.number})
 
     async def _stop(self, call: Call) -> Response:
@@ -292,7 +312,7 @@ async def _body(call: Call, check: Callable[[int], None]) -> bytes:
 async def _json(call: Call) -> dict[str, Any]:
     def check(count: int) -> None:
         if count > _MOST_JSON_BYTES:
-            raise OptionError("this is more than a form holds; load the page again")
+            raise OptionError("this is longer than a form can be; load the page again")
 
     body = await _body(call, check)
     try:
@@ -300,5 +320,5 @@ async def _json(call: Call) -> dict[str, Any]:
     except (ValueError, RecursionError):
         form = None
     if not isinstance(form, dict):
-        raise OptionError("this is no form; load the page again")
+        raise OptionError("this is not a form; load the page again")
     return form

@@ -72,9 +72,9 @@ def read_form(form: Mapping[str, object]) -> dict[str, Any]:
     values = {}
     for name, text in form.items():
         if name not in OPTIONS or _kind(OPTIONS[name]) is None:
-            raise OptionError(f"{name[:40]!r} is no control of this page; load the page again")
+            raise OptionError(f"{name[:40]!r} is not a control of this page; load the page again")
         if not isinstance(text, str) or len(text) > _MOST_LETTERS:
-            raise OptionError(f"{_spoken(name)} is no text of up to {_MOST_LETTERS} letters; type it again")
+            raise OptionError(f"{_spoken(name)} is not a text of up to {_MOST_LETTERS} letters; type it again")
         if text.strip():
             values[name] = read_option(name, text.strip())
     return values

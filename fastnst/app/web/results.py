@@ -20,6 +20,7 @@ from fastnst.image.resize import resize_picture
 from fastnst.image.write import save_image, to_pil
 from fastnst.options.options import Options
 from fastnst.options.parse import in_words
+from fastnst.transfer.inputs import Canvas
 from fastnst.transfer.result import Result
 from fastnst.video.clip import FILMS, moves, open_clip
 from fastnst.video.flow import as_planes
@@ -104,6 +105,12 @@ class Upload:
         return NamedBytes(self.data, self.name)
 
 
+def blank(side: int) -> Upload:
+    """The stand-in for the content of a texture, which has none: it has a size alone."""
+    grey = Canvas(side, side).picture.rgb
+    return Upload("texture", b"", side, side, thumbnail(grey, None))
+
+
 def read_upload(name: str, data: bytes, limits: Limits, *, role: str = "content") -> Upload:
     """The picture in `data`, a file that its owner calls `name`. Raises ImageError as `load_image` does."""
     name = plain_name(name)
@@ -151,6 +158,14 @@ def thumbnail(rgb: Tensor, alpha: Tensor | None, long_edge: int = _THUMBNAIL) ->
     return file.getvalue()
 
 
+def large(upload: Upload, limits: Limits) -> bytes:
+    """The picture of an upload as a browser shows it, as large as the page's results may be."""
+    if upload.frames or not upload.data:
+        return upload.thumbnail
+    picture = load_image(upload.opened(), role="content", max_pixels=limits.pixels)
+    return thumbnail(picture.rgb, picture.alpha, limits.size)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Request:
     """A run that is asked for: pictures, the options that the form gave, and the form itself to fill it again.
@@ -165,6 +180,11 @@ class Request:
     form: Mapping[str, str]
     begins: str = "content"
     start: "Kept | None" = None
+    mask: Upload | None = None
+
+    @property
+    def uploads(self) -> tuple[Upload, ...]:
+        return (self.content, *self.styles, *([] if self.mask is None else [self.mask]))
 
     @property
     def name(self) -> str:

@@ -68,7 +68,7 @@ def bound(port: int, host: str = LOCAL) -> socket.socket:
     except (OSError, UnicodeError) as error:
         if isinstance(error, OSError) and error.errno != errno.EADDRNOTAVAIL and not isinstance(error, socket.gaierror):
             raise OptionError(
-                f"port {port} is not to be had ({error.strerror}); give another one with --port, or 0 for any"
+                f"port {port} cannot be used ({error.strerror}); give another one with --port, or 0 for any free one"
             ) from None
     raise OptionError(f"host {host!r} is no address of this machine; give 127.0.0.1, or 0.0.0.0 for all of its own")
 

@@ -68,7 +68,7 @@ class Session:
         """Makes the ticket the present one. Raises OptionError while another one is not over."""
         with self._lock:
             if self.ticket is not None and not self.ticket.over:
-                raise OptionError("a run is going on; stop it first")
+                raise OptionError("a run is still going on; stop it first")
             self.ticket = ticket
             self._requests += 1
 
@@ -81,9 +81,9 @@ class Session:
 
     def _drop_unused(self) -> None:
         """The oldest pictures that no result was made of, but for as many as a page shows."""
-        needed = {upload for kept in self._results for upload in (kept.request.content, *kept.request.styles)}
+        needed = {upload for kept in self._results for upload in kept.request.uploads}
         if self.ticket is not None:
-            needed |= {self.ticket.request.content, *self.ticket.request.styles}
+            needed |= set(self.ticket.request.uploads)
         loose = [name for name, upload in self._uploads.items() if upload not in needed]
         for name in loose[: -2 * (1 + self._limits.styles)]:
             del self._uploads[name]

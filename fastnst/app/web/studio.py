@@ -9,14 +9,18 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from fastnst.app.cli.plan import plans_of
 from fastnst.app.web.results import Kept, Limits, Request, clip_file, keep, thumbnail
 from fastnst.app.web.ticket import Ticket
 from fastnst.errors import FastnstError, OptionError
+from fastnst.image.picture import Picture
 from fastnst.image.read import load_image
-from fastnst.network.runtime import is_out_of_memory, resolve_runtime
+from fastnst.network.runtime import Runtime, is_out_of_memory, resolve_runtime
 from fastnst.options.options import Options, resolve_options
+from fastnst.plan.speed import measure_rate
 from fastnst.transfer.inputs import Canvas, sized
 from fastnst.transfer.result import DivergedError, Iterate, LossRecord, Result
+from fastnst.transfer.scales import run_scales
 from fastnst.transfer.stylizer import Networks, Stylizer, weights_of
 from fastnst.video.flow import Frame, as_planes
 from fastnst.video.run import FrameDone, prepare_video
@@ -38,6 +42,7 @@ class Studio:
         self.limits = limits
         self._kept = kept
         self._networks = Networks()
+        self._rates: dict[Runtime, float] = {}
         options = resolve_options(**host)
         runtime = resolve_runtime(options.device, options.precision, options.backend)
         weights = weights_of(options, progress=sys.stderr.isatty())
@@ -51,6 +56,19 @@ class Studio:
         options = resolve_options(**sized({**request.options, **self.host}, Canvas(content[1], content[0])))
         self.limits.check_options(options, content, styles)
         return options
+
+    def forecast(self, request: Request) -> float | None:
+        """The seconds that a run would take; None where they cannot be known beforehand."""
+        options = self.options(request)
+        runtime = resolve_runtime(options.device, options.precision, options.backend)
+        if runtime not in self._rates:
+            self._rates[runtime] = measure_rate(runtime)
+        picture = Canvas(request.content.height, request.content.width).picture
+        scales = run_scales(picture, (), options)
+        plans = plans_of(picture, scales, options, runtime, self._rates[runtime])
+        seconds = [plan.seconds and plan.seconds * scale.iterations for plan, scale in zip(plans, scales, strict=True)]
+        total = sum(each or 0.0 for each in seconds) if None not in seconds else None
+        return total if total is None or options.seconds is None else min(total, options.seconds)
 
     def run(self, ticket: Ticket) -> None:
         """Makes the ticket's image. Whatever happens ends in the ticket, and the last image there was is kept."""
@@ -89,15 +107,21 @@ class Studio:
         start = request.begins if request.start is None else request.start.opened()
         styles = [style.opened() for style in request.styles]
         options: dict[str, Any] = {**request.options, **self.host, "init": start}
+        if request.mask is not None:
+            options["masks"] = [{"content": request.mask.opened()}]
         stylizer = Stylizer(styles, networks=self._networks, **options)
-        content = load_image(request.content.opened(), role="content")
+        content: Picture | Canvas = Canvas(request.content.height, request.content.width)
+        if request.content.data:
+            content = load_image(request.content.opened(), role="content")
         return stylizer(content, callback=_Preview(ticket, self.limits.seconds), callback_every=None)
 
     def _stylize_clip(self, ticket: Ticket) -> tuple[Result, bytes | None]:
         """The first frame, and the clip, unless the run was stopped before all of its frames were made."""
         request, began = ticket.request, time.perf_counter()
         if request.start is not None:
-            raise OptionError("a clip begins with a picture or a noise; choose another start than a result")
+            raise OptionError("a clip cannot start from a result; choose another start")
+        if request.mask is not None:
+            raise OptionError("a clip cannot have a painted mask here; clear it")
         first: list[Frame] = []
 
         def look(done: FrameDone) -> None:
@@ -157,7 +181,7 @@ def _in_words(error: Exception) -> str:
         return "out of memory; lower the size, the style scale or the scales"
     with suppress(Exception):  # the terminal may be gone
         traceback.print_exception(error)
-    return "something went wrong that should not; the terminal that the page was started from has the details"
+    return "something went wrong that should not; look at the terminal in which you started the page"
 
 
 def _spoken(message: str) -> str:

@@ -8,7 +8,15 @@ a result may be, and `everything` at which shapes, and runs them all.
 
 from fastnst_kernels.verify.budget import Expected
 from fastnst_kernels.verify.check import LAYOUTS, MODES, Check, Operation, Site, worst
-from fastnst_kernels.verify.everything import FAMILIES, STYLE_LAYERS, Skipped, layer_shapes, run_checks, verify
+from fastnst_kernels.verify.everything import (
+    FAMILIES,
+    STYLE_LAYERS,
+    Selection,
+    Skipped,
+    layer_shapes,
+    run_checks,
+    verify,
+)
 
 __all__ = [
     "FAMILIES",
@@ -18,6 +26,7 @@ __all__ = [
     "Check",
     "Expected",
     "Operation",
+    "Selection",
     "Site",
     "Skipped",
     "layer_shapes",

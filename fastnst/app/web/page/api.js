@@ -29,6 +29,9 @@ export const start = (run) => ask(here("/runs"), json(run));
 export const proceed = (result, size) => ask(here(`/results/${result}/continue`), json({ size }));
 export const stop = () => ask(here("/runs"), { method: "DELETE" });
 
+export const forecast = (run) => ask(here("/forecast"), json(run));
+
+export const largeUrl = (id) => here(`/uploads/${id}/large`);
 export const uploadUrl = (id) => here(`/uploads/${id}`);
 export const previewUrl = (number, count) => here(`/preview?of=${number}.${count}`);
 export const smallUrl = (id) => here(`/results/${id}/small`);

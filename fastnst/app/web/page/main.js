@@ -1,13 +1,14 @@
 // The page: pictures and controls in, a run watched, results out.
 
 import * as api from "./api.js";
+import { Brush } from "./brush.js";
 import { Chart } from "./chart.js";
 import { Controls } from "./controls.js";
 import { element } from "./element.js";
 import { History } from "./history.js";
 import { Slot } from "./slots.js";
 import { Stage } from "./stage.js";
-import { ofResult, ofRun } from "./words.js";
+import { clock, ofResult, ofRun } from "./words.js";
 
 const find = (id) => document.getElementById(id);
 const alertBox = find("alert");
@@ -41,11 +42,14 @@ async function main() {
   const controls = new Controls(find("main-controls"), find("more-controls"), page);
   const chart = new Chart(find("chart"), find("legend"));
   const stage = new Stage(find("view"), find("bar"), find("said"));
+  const brush = new Brush(stage.pair, find("mask"), find("clear"), () => slots.content.pictures[0]);
   const history = new History(find("results"), page, choose);
   const slots = Object.fromEntries(
     ["content", "style"].map((role) => [role, new Slot(find(role), { most: role === "style" ? page.limits.styles : 1, complain, changed: remember })]),
   );
   let run = null;
+  let asking = 0, forecasts = 0, painting;
+  const shownYet = () => document.body.dataset.stage === "full" && !stage.shown.includes("/large");
   // The curve of the present run, and those of results as they are asked for.
   let curve = null;
   const curves = new Map();
@@ -54,6 +58,39 @@ async function main() {
     calm();
     const pictures = { content: slots.content.pictures, style: slots.style.pictures };
     sessionStorage.setItem("chosen", JSON.stringify({ session: page.session, pictures, ...controls.form() }));
+    const content = slots.content.pictures[0];
+    if (content?.id !== painting) brush.forget();
+    painting = content?.id;
+    if (content && !shownYet()) stage.show(api.largeUrl(content.id), "The content");
+    stage.compare(slots.content.pictures.length ? api.largeUrl(slots.content.pictures[0].id) : null);
+    document.querySelector("#content .empty b").textContent = isTexture() ? "Not needed for a texture" : "Drop a picture";
+    clearTimeout(asking);
+    asking = setTimeout(foresee, 500);
+  }
+
+  // A texture needs no content: where none is given, it is a square.
+  const isTexture = () => controls.preset() === "texture";
+
+  // What a start asks for, or null where a picture is missing.
+  function wanted() {
+    const [content] = slots.content.pictures, styles = slots.style.pictures.map(({ id }) => id);
+    const content_id = content?.id ?? (isTexture() ? null : undefined);
+    return content_id !== undefined && styles.length ? { content: content_id, styles, ...controls.form() } : null;
+  }
+
+  // Says on the button how long the run will take, where that can be known.
+  async function foresee() {
+    const run = wanted(), turn = ++forecasts;
+    let said = "Start";
+    if (run && !isBusy()) {
+      try {
+        const { seconds } = await api.forecast(run);
+        if (seconds !== null) said = `Start · about ${clock(seconds)}`;
+      } catch {
+        // What is wrong with the form is said when it is started.
+      }
+    }
+    if (turn === forecasts) find("start").textContent = said;
   }
   controls.heard = remember;
 
@@ -161,8 +198,10 @@ async function main() {
   find("controls").addEventListener("submit", (event) => {
     event.preventDefault();
     attempt(async () => {
-      if (!slots.content.pictures.length || !slots.style.pictures.length) throw new Error("give a content picture and a style picture first");
-      await api.start({ content: slots.content.pictures[0].id, styles: slots.style.pictures.map(({ id }) => id), ...controls.form() });
+      const run = wanted();
+      if (!run && isTexture()) throw new Error("give a style picture first");
+      if (!run) throw new Error("give a content picture and a style picture first");
+      await api.start({ ...run, mask: await brush.sent() });
       stage.wait();
       if (matchMedia("(max-width: 999px)").matches) document.querySelector(".stage").scrollIntoView({ block: "start" });
     });
