@@ -19,6 +19,9 @@ from bench import (
     loss_strength,
     plain_loop,
     run_gpu,
+    style_distance,
+    styles,
+    times,
 )
 from fastnst.examples import example
 from fastnst.network import winograd
@@ -42,8 +45,9 @@ def check_agreement(plain: bench_step.Side, other: bench_step.Side, image: torch
 @pytest.mark.parametrize("optimizer", bench_step.OPTIMIZERS)
 def test_plain_loops_and_engine_agree(optimizer: str) -> None:
     task = bench_step.step_task(32, "cpu")
-    # With torch's own inverse Hessian the iterates are torch's.
-    task = replace(task, options=replace(task.options, hessian="scalar"))
+    if optimizer == "lbfgs":
+        # With torch's own inverse Hessian the iterates are torch's.
+        task = replace(task, options=replace(task.options, hessian="scalar"))
     plain, *others = step_sides(task, optimizer, bench_step.PLAIN, "tuned", "fp32")
     for side in others:
         check_agreement(plain, side, task.start, 1e-4)
@@ -254,3 +258,19 @@ def test_runs_that_are_not_equal_are_told(monkeypatch: pytest.MonkeyPatch) -> No
         gpu_step.equal(given)
     with pytest.raises(ArithmeticError, match="captured losses"):
         gpu_step.step(given)
+
+
+def test_times_by_size(capsys: pytest.CaptureFixture[str]) -> None:
+    times.main(["--size", "48", "32", "--iterations", "3", "--weights", "random", "--device", "cpu"])
+    title, _, row = capsys.readouterr().out.strip().splitlines()
+    assert title.endswith("| 32 px | 48 px |")
+    assert all(float(cell) > 0 for cell in row.split("|")[2:4])
+
+
+def test_methods_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    styles.main([str(tmp_path), "--size", "64"])
+    pair = ["--pairs", str(example("content")), str(tmp_path / "glass.png")]
+    assert style_distance.main([*pair, "--size", "64", "--methods", "wct", "--folder", str(tmp_path)]) == 0
+    distances = [float(line.split("|")[3]) for line in capsys.readouterr().out.splitlines()[2:]]
+    assert distances[1] < distances[0] / 2
+    assert len(list(tmp_path.glob("*_wct.png"))) == 1

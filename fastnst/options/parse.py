@@ -73,7 +73,7 @@ def parse_size(value: Any) -> int | Fraction | tuple[int, int]:
     if box is not None:
         return int(box[1]), int(box[2])
     if part is None and text != "content":
-        raise OptionError(f"size {value!r} is no size; write 512, 1920x1080 (width by height), 50% or content")
+        raise OptionError(f"size {value!r} is not a size; write 512, 1920x1080 (width by height), 50% or content")
     return Fraction(1) if part is None else Fraction(part[1]) / 100
 
 

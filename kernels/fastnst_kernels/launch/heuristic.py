@@ -98,8 +98,10 @@ def _partial_stages(itemsize: int, tensor_cores: bool, gpu: Gpu) -> int:
     """Pipeline stages wanted: the most that the ahead-of-time builds show to be free of spills."""
     if gpu.backend == "hip":
         return 2
+    if tensor_cores and gpu.arch == 120:
+        return 2 if itemsize == 2 else 1
     if itemsize == 2:
-        return 2 if gpu.arch == 120 else 4
+        return 4
     return 3 if tensor_cores or gpu.shared_limit < 128 * 1024 else 2
 
 
