@@ -238,7 +238,7 @@ def test_a_run_ends_when_it_is_interrupted(comfy: Any, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"size": "large"}, "size 'large' is no size; write 512"),
+        ({"size": "large"}, "size 'large' is not a size; write 512"),
         ({"options": "tv_weight 1"}, "the options are not TOML"),
         ({"options": "tv_wait = 1"}, "unknown option 'tv_wait'"),
         ({"options": "tv_weight = -1"}, "tv weight -1"),

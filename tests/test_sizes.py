@@ -139,5 +139,5 @@ def test_a_grid_and_a_network_take_them(tmp_path: Path) -> None:
     sizes = ("150%", "32x24", "content", 32)
     shapes = [apply_network(network, photo().rgb, size=size).tensor.shape[1:] for size in sizes]
     assert shapes == [(72, 96), (24, 32), (48, 64), (24, 32)]
-    with pytest.raises(OptionError, match="size 'big' is no size"):
+    with pytest.raises(OptionError, match="size 'big' is not a size"):
         apply_network(network, photo().rgb, size="big")

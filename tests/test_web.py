@@ -236,7 +236,7 @@ def test_sizes_in_words(studio: Studio, size: str, width: int) -> None:
     assert (made.state, made.view()["width"], made.options.size) == (DONE, width, width)
     with pytest.raises(OptionError, match="size 320 is more than this page makes"):
         studio.options(request(form={**FAST, "size": "500%"}))
-    with pytest.raises(OptionError, match="'big' is no size; write 512, 1920x1080"):
+    with pytest.raises(OptionError, match="'big' is not a size; write 512, 1920x1080"):
         read_form({"size": "big"})
 
 

@@ -168,7 +168,8 @@ def credits_of(source: Image.Image | str | bytes) -> dict[str, str]:
             tags = source.getexif()
         else:
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-                tags = image.getexif()
+                # PNG's own would decode the picture first.
+                tags = Image.Image.getexif(image)
         texts = {name: str(tags.get(tag, "")).strip("\0 ")[:_LONGEST_CREDIT] for name, tag in _CREDIT_TAGS.items()}
         for name, text in texts.items():
             with contextlib.suppress(UnicodeError):  # EXIF is ASCII; programs write UTF-8, and Pillow reads Latin-1
