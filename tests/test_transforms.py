@@ -14,6 +14,7 @@ from torch import Tensor
 import fastnst
 from fastnst.app import cli
 from fastnst.errors import OptionError
+from fastnst.image.read import load_image
 from fastnst.loss.masks import Guidance
 from fastnst.loss.transforms import feature_transforms
 from fastnst.options.options import resolve_options
@@ -115,6 +116,15 @@ def test_tiles_masks_and_several_styles_go_together(pictures: list[str]) -> None
     whole = fastnst.stylize(content, [style, content], **options)
     tiled = fastnst.stylize(content, [style, content], **options, tile=16)
     torch.testing.assert_close(tiled.tensor, whole.tensor, rtol=0, atol=2e-3)
+
+
+def test_a_transfer_may_tile(pictures: list[str]) -> None:
+    content, style = pictures
+    options = {**RUN, "size": 64, "scales": None, "padding": "circular", "optimizer": "adam"}
+    result = fastnst.stylize(content, style, **options).tensor
+    shifted = load_image(content).rgb.roll((8, 16), (1, 2))
+    same = fastnst.stylize(shifted, style, **options).tensor.roll((-8, -16), (1, 2))
+    torch.testing.assert_close(same, result, rtol=0, atol=5e-4)
 
 
 def test_a_stopped_transfer_goes_on_bit_for_bit(pictures: list[str], tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ class _Watch:
 
 
 class _Node:
-    """What all nodes have; the network that one has loaded stays for its next run."""
+    """A node of ComfyUI: it keeps the network that it has loaded for its next run."""
 
     RETURN_TYPES: ClassVar[tuple[str, ...]] = ("IMAGE",)
     FUNCTION: ClassVar[str] = "run"
@@ -268,7 +268,7 @@ class Apply(_Node):
     def run(self, content: Tensor, network: str, size: str, preserve_color: str, blend: str = "") -> tuple[Tensor]:
         apply = Applier(
             _network_path(network),
-            blend=blend.replace(",", " ").split() or None,  # type: ignore[arg-type]
+            blend=blend.replace(",", " ").split() or None,
             size=size,
             preserve_color=preserve_color,
             device=_device(),

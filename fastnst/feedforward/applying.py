@@ -50,7 +50,7 @@ class Applier:
         self,
         network: str | os.PathLike[str] | NetworkFile | StyleNetwork,
         *,
-        blend: Sequence[float] | None = None,
+        blend: Sequence[float | str] | None = None,
         style: str | int | None = None,
         size: int | str | None = None,
         preserve_color: str = "none",

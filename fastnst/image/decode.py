@@ -51,7 +51,7 @@ _NPY_MAGIC = b"\x93NUMPY"
 _PILLOW_FORMATS = ("BMP", "DIB", "JPEG2000", "PPM", "PSD", "QOI", "TGA", "PCX", "SGI")
 _ORIENTATION = 274  # EXIF's tag
 CREDITS = {"artist": "Artist", "copyright": "Copyright"}
-"""What a picture's EXIF says of its maker, by our names."""
+"""EXIF's tags of a picture's maker, from our names to Pillow's."""
 _CREDIT_TAGS = {"artist": 315, "copyright": 33432}
 _LONGEST_CREDIT = 1000
 # Bytes of a TIFF's values by their type; the others have 8.

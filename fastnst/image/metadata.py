@@ -82,7 +82,7 @@ def packet(parameters: Mapping[str, Any] | None, *, shortened: bool = False) -> 
 
 
 def credits_in(parameters: Mapping[str, Any] | None) -> dict[str, str]:
-    """What the `parameters` of a run say of the maker of its content, by the names of `CREDITS`."""
+    """The artist and the copyright of a run's content that its `parameters` name, by the names of `CREDITS`."""
     content = (parameters or {}).get("content")
     known = content if isinstance(content, Mapping) else {}
     return {name: known[name] for name in CREDITS if isinstance(known.get(name), str)}

@@ -24,6 +24,12 @@ StyleTarget = BlendedTarget | RegionTargets | SlicedTargets
 """A layer's target: the Gram matrix of all positions, or the moments or sorted features of regions."""
 
 
+def style_backbone(backbone: Backbone, options: Options) -> Backbone:
+    """The network as styles are shown to it: one does not tile, and its seam would be among what a result that does is
+    to look like."""
+    return backbone.repadded("replicate") if options.wraps else backbone
+
+
 @torch.no_grad()
 def style_targets(
     backbone: Backbone,

@@ -15,7 +15,7 @@ from torch import Tensor
 from fastnst.loss.masks import Guidance, StyleRegions
 from fastnst.loss.moments import chunks
 from fastnst.loss.statistics import Moments
-from fastnst.loss.targets import image_moments
+from fastnst.loss.targets import image_moments, style_backbone
 from fastnst.network.backbone import Backbone
 from fastnst.network.runtime import Runtime
 from fastnst.network.tiles import Window, levels_of
@@ -27,8 +27,8 @@ _LEAST_VARIANCE = 1e-5
 
 @dataclass(frozen=True)
 class FeatureTransform:
-    """What one layer's features are moved by in each region: a matrix (N, N) times the features, and a shift (N, 1),
-    both float32, where the region's map, (1, 1, h, w) of the whole layer, is 1; None is 1 everywhere."""
+    """The move of one layer's features in each region: a matrix (N, N) times the features plus a shift (N, 1), both
+    float32, where the region's map, (1, 1, h, w) of the whole layer, is 1; None is 1 everywhere."""
 
     moves: Sequence[tuple[Tensor, Tensor, Tensor | None]]
 
@@ -65,10 +65,10 @@ def feature_transforms(
     ours = image_moments(
         backbone, image, dict(enumerate(guidance.regions)), layers, options.network, runtime, tile=tile
     )
-    theirs = []
+    theirs, style_network = [], style_backbone(backbone, options)
     for index, (style, _) in enumerate(styles):
         members = {region: own[index] for region, own in enumerate(regions) if index in own}
-        theirs.append(image_moments(backbone, style, members, layers, options.network, runtime, tile=tile))
+        theirs.append(image_moments(style_network, style, members, layers, options.network, runtime, tile=tile))
     maps = guidance.at(levels_of(options.network, layers), runtime.device)
     transforms = {}
     for name in layers:

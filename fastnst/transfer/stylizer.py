@@ -22,9 +22,9 @@ from fastnst.image.colour import prepared as as_visible
 from fastnst.image.picture import AnyPicture, Picture
 from fastnst.image.read import Source
 from fastnst.image.resize import AtSizes, at_size, edge_beside, resize, resize_wrapped
-from fastnst.loss.masks import Guidance, guidance_of, style_regions
+from fastnst.loss.masks import Guidance, StyleRegions, guidance_of, style_regions
 from fastnst.loss.objective import Evaluation
-from fastnst.loss.targets import StyleTarget, style_targets
+from fastnst.loss.targets import StyleTarget, style_backbone, style_targets
 from fastnst.loss.temporal import Coherent
 from fastnst.loss.transforms import FeatureTransform, feature_transforms
 from fastnst.network import trial
@@ -238,7 +238,7 @@ class Stylizer:
             )
 
     def _beside(self, size: Fraction | tuple[int, int], content: AnyPicture | Canvas) -> "Stylizer":
-        """The same with the `size` that it has beside this content; that of the last size is kept."""
+        """A stylizer of the same styles with the `size` that is meant beside this content; the last one is kept."""
         pixels = edge_beside(size, (content.height, content.width), self.options.edge)
         if self._last is self or self._last.options.size != pixels:
             other = copy(self)
@@ -424,26 +424,20 @@ class Stylizer:
         resized = resize_wrapped if options.wraps else resize
         run.image = self._ranks.alike(resized(run.image.to(self.runtime.device), scale.size))
         guidance = guidance_of(self._inputs.regions, content.alpha, scale.size)
-        target, transforms = visible.rgb[None], None
+        target, style, transforms = visible.rgb[None], dict[str, StyleTarget](), None
         if scale.layer is not None:
             if not run.continues(scale):
-                before = prepared.scales[max(0, scale.index - 1)].size
-                if before != scale.size:
-                    # What the coarser scale could not show of the content.
-                    run.image = (
-                        run.image + target.to(run.image) - resize(resize(target, before), scale.size).to(run.image)
-                    )
-                run.optimizer, run.source = None, target if scale.index == 0 else run.image.clone()
+                self._begin_level(run, scale, target, prepared.scales[max(0, scale.index - 1)].size)
             target = target if run.source is None else run.source
             transforms = self._transforms(backbone, scale, plan, prepared.styles, target, guidance)
-        elif run.optimizer is not None and prepared.start is None and not run.continues(scale):
+        else:
+            style = self._style(scale, prepared.styles, plan.style_tile, plain=guidance.is_plain)
+        if scale.layer is None and run.optimizer is not None and prepared.start is None and not run.continues(scale):
             run.optimizer = run.optimizer.rescaled(scale.size)
         objective: Evaluation = FittingObjective(
             backbone,
             content=target,
-            style={}
-            if transforms is not None
-            else self._style(scale, prepared.styles, plan.style_tile, plain=guidance.is_plain),
+            style=style,
             options=options,
             runtime=self.runtime,
             plan=plan,
@@ -471,6 +465,20 @@ class Stylizer:
         options = self.options
         return build_backbone(weights, (scale.layer,), self.runtime, pooling=options.pooling, padding=options.padding)
 
+    def _begin_level(self, run: Run, scale: Scale, content: Tensor, before: tuple[int, int]) -> None:
+        """Takes what the level before has made, or the content, for the source of a level; after one at another size,
+        `before`, with the detail of the content (1, 3, H, W) that is not seen there."""
+        if before != scale.size:
+            resized = resize_wrapped if self.options.wraps else resize
+            run.image = run.image + (content - resized(resized(content, before), scale.size)).to(run.image)
+        run.optimizer, run.source = None, content if scale.index == 0 else run.image.clone()
+
+    def _style_images(self, scale: Scale, styles: Sequence[AnyPicture]) -> list[tuple[Tensor, float]]:
+        """The styles at the size that they have at a scale, (1, 3, H, W), and their shares."""
+        sizes = [style_size(style, scale.edge, self.options) for style in styles]
+        images = [at_size(style, size).rgb[None] for style, size in zip(styles, sizes, strict=True)]
+        return list(zip(images, self._inputs.shares, strict=True))
+
     def _transforms(
         self,
         backbone: Backbone,
@@ -480,20 +488,23 @@ class Stylizer:
         source: Tensor,
         guidance: Guidance,
     ) -> dict[str, FeatureTransform]:
-        """What moves the features of `source` to those of the styles at a level."""
-        sizes = [style_size(style, scale.edge, self.options) for style in styles]
-        images = [at_size(style, size).rgb[None] for style, size in zip(styles, sizes, strict=True)]
+        """The transform, by its layer, that moves the features of `source` to those of the styles at a level."""
+        images = self._style_images(scale, styles)
         return feature_transforms(
             backbone,
             source,
-            list(zip(images, self._inputs.shares, strict=True)),
+            images,
             self.options,
             self.runtime,
             layers=self._options_at(scale).taps,
             guidance=guidance,
-            regions=style_regions(self._inputs.regions, sizes, plain=guidance.is_plain),
+            regions=self._regions(images, plain=guidance.is_plain),
             tile=plan.style_tile or plan.tile,
         )
+
+    def _regions(self, images: Sequence[tuple[Tensor, float]], *, plain: bool) -> StyleRegions | None:
+        sizes = [(image.shape[2], image.shape[3]) for image, _ in images]
+        return style_regions(self._inputs.regions, sizes, plain=plain)
 
     def _style(
         self, scale: Scale, styles: Sequence[AnyPicture], tile: int | None, *, plain: bool
@@ -503,16 +514,13 @@ class Stylizer:
         is_given = all(style is own for style, own in zip(styles, self._inputs.styles, strict=True))
         if is_given and (scale.edge, plain) in self._style_targets:
             return self._style_targets[scale.edge, plain]
-        sizes = [style_size(style, scale.edge, self.options) for style in styles]
-        images = [at_size(style, size).rgb[None] for style, size in zip(styles, sizes, strict=True)]
-        backbone = self._loaded()[1]
+        images, backbone = self._style_images(scale, styles), self._loaded()[1]
         targets = style_targets(
-            # A style does not tile: its own seam would be among what the result is to look like.
-            backbone.repadded("replicate") if self.options.wraps else backbone,
-            list(zip(images, self._inputs.shares, strict=True)),
+            style_backbone(backbone, self.options),
+            images,
             self.options,
             self.runtime,
-            regions=style_regions(self._inputs.regions, sizes, plain=plain),
+            regions=self._regions(images, plain=plain),
             tile=tile,
         )
         if is_given:

@@ -57,7 +57,7 @@ def apply_to_clip(
     network = network if isinstance(network, NetworkFile) else load_network(network)
     track = None if blend is None else read_track("blend", blend)
     weights: Any = blend.replace(",", " ").split() if isinstance(blend, str) else blend
-    applier = Applier(network, blend=weights if track is None else _at(track, 0.0), **options)
+    applier = Applier(network, blend=_at(track, 0.0) if track is not None else weights, **options)
     broken = None
     with tempfile.TemporaryDirectory(prefix=".fastnst-", dir=target.absolute().parent) as folder:
         paths: list[Path] = []
