@@ -120,7 +120,7 @@ def test_tiles_masks_and_several_styles_go_together(pictures: list[str]) -> None
 
 def test_a_transfer_may_tile(pictures: list[str]) -> None:
     content, style = pictures
-    options = {**RUN, "size": 64, "scales": None, "padding": "circular", "optimizer": "adam"}
+    options = {**RUN, "size": 64, "scales": None, "iterations": 4, "padding": "circular", "optimizer": "adam"}
     result = fastnst.stylize(content, style, **options).tensor
     shifted = load_image(content).rgb.roll((8, 16), (1, 2))
     same = fastnst.stylize(shifted, style, **options).tensor.roll((-8, -16), (1, 2))
