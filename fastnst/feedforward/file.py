@@ -16,6 +16,8 @@ from fastnst.errors import FastnstError, OptionError
 from fastnst.feedforward.network import Architecture, StyleNetwork
 from fastnst.replacing import replacing
 
+SHIPPED = Path(__file__).with_name("styles.safetensors")
+"""The network that ships with fastnst, of styles drawn by its own programs."""
 FORMAT = 1
 KIND = "fastnst style network"
 _MOST_BYTES = 256_000_000

@@ -202,14 +202,16 @@ class StyleNetwork(nn.Module):
 
     @torch.no_grad()
     def with_styles(self, names: Sequence[str]) -> "StyleNetwork":
-        """A copy with more styles, whose normalisations begin as the mean of those that are there."""
-        grown = StyleNetwork([*self.names, *names], self.architecture)
+        """A copy with these styles: those of its own that are among them, and new ones, whose normalisations begin as
+        the mean of its own."""
+        copy = StyleNetwork(names, self.architecture)
         state = dict(self.state_dict())
         for name, value in state.items():
             if name.endswith((".scale", ".shift")):
-                state[name] = torch.cat([value, value.mean(0, keepdim=True).expand(len(names), -1)])
-        grown.load_state_dict(state)
-        return grown
+                known = dict(zip(self.names, value, strict=True))
+                state[name] = torch.stack([known.get(style, value.mean(0)) for style in copy.names])
+        copy.load_state_dict(state)
+        return copy
 
 
 def enlarged_twice(x: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ class Schedule:
         steps: of the optimiser; None for as many as `minutes` allow.
         minutes: the training ends after so many, those before it was resumed included; None for no limit.
         batch: crops in a step; the styles take turns.
-        learning_rate: of Adam at the beginning; it falls to nought as half a cosine, by the steps or the minutes.
+        learning_rate: of Muon at the beginning, Adam's is a fifth of it; it falls to nought as half a cosine, by the
+            steps or the minutes.
         stable: the weight of the mean square by which the result changes where the image gets a little noise.
         seed: of weights, crops and noise.
 
@@ -26,7 +27,7 @@ class Schedule:
     steps: int | None = None
     minutes: float | None = None
     batch: int = 1
-    learning_rate: float = 3e-3
+    learning_rate: float = 0.05
     stable: float = 0.0
     seed: int = 0
 

@@ -12,26 +12,29 @@ from pathlib import Path
 from typing import Any, Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastnst.errors import FastnstError, FastnstWarning, OptionError
-from fastnst.feedforward.file import load_network, save_network
-from fastnst.feedforward.network import Architecture, StyleNetwork, one_style
+from fastnst.feedforward.file import SHIPPED, load_network, save_network
+from fastnst.feedforward.network import Architecture, StyleNetwork, Unit, one_style
 from fastnst.feedforward.photos import Photos
 from fastnst.feedforward.schedule import Progress, Schedule
 from fastnst.feedforward.strips import stylized
 from fastnst.fork import check_fork
 from fastnst.image.files import check_place
-from fastnst.image.picture import Picture, opaque
 from fastnst.image.read import Source, load_image
 from fastnst.image.sheet import contact_sheet
 from fastnst.image.write import check_output_path, save_image
-from fastnst.loss.perceptual import PerceptualLoss
+from fastnst.loss.objective import make_objective
+from fastnst.loss.perceptual import loss_options, style_picture
+from fastnst.loss.targets import StyleTarget, style_targets
+from fastnst.network.backbone import Backbone, build_backbone
 from fastnst.network.runtime import Runtime, resolve_runtime, versions, without_overflow
 from fastnst.network.settings import own_modes
+from fastnst.network.weights import load_weights
 from fastnst.network.weights_file import check_archive
 from fastnst.options.keywords import OptionValues
-from fastnst.options.options import resolve_options
+from fastnst.options.options import Options
 from fastnst.options.parse import parse_size
 from fastnst.replacing import replacing, rescued
 
@@ -43,6 +46,8 @@ _NOISE = 0.03
 # The loss is smoothed over about so many steps; it has gone wrong where it is so many times that of the first ones.
 _SMOOTHING, _HOPELESS = 50, 10.0
 _CROPS = "crops"
+# The rate of Adam's steps, of that of Muon's.
+_ADAMS_SHARE = 0.2
 
 
 class TrainingError(FastnstError):
@@ -70,6 +75,7 @@ def train_network(
     names: Sequence[str] | None = None,
     schedule: Schedule | None = None,
     architecture: Architecture | None = None,
+    begin_with: str | os.PathLike[str] | None = SHIPPED,
     add_to: str | os.PathLike[str] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
@@ -80,7 +86,8 @@ def train_network(
 ) -> Trained:
     """Trains a network that stylizes in one pass (Johnson, Alahi and Fei-Fei 2016), one for all `styles`.
 
-    The loss is `PerceptualLoss` with each style's own target, at square crops of `size` (default: 256) pixels.
+    The loss is `PerceptualLoss` with each style's own target, at square crops of `size` (default: 256) pixels, as the
+    engine computes it for `stylize`. Muon (Jordan 2024) trains the convolutions and Adam all else.
 
     Args:
         styles: pictures as `stylize` takes them.
@@ -88,8 +95,11 @@ def train_network(
         output: the network's file, `.safetensors`, written whole or not at all, each `save_every` seconds and at the
             end.
         names: the styles' names in the file; those of their files without an ending by default.
-        architecture: channels and blocks; not with `add_to`, a network's file whose convolutions stay as they are: the
-            normalisations of the new styles alone are trained, and the others' stay.
+        architecture: channels and blocks of a network that begins at random.
+        begin_with: a network's file that the training begins with, by default the one that ships with fastnst: its
+            convolutions, and the normalisations of the styles that have the same name. None begins at random.
+        add_to: a network's file whose convolutions and styles stay as they are: the normalisations of the new styles
+            alone are trained.
         checkpoint: a file that keeps all of the training as often; with `resume` the training goes on from it where it
             is there, and ends as if it had not been stopped, to the bit on a CPU (if it ends by its steps).
         previews: a picture file for a sheet of some photographs in all styles, written as often.
@@ -116,25 +126,31 @@ def train_network(
         check_output_path(previews)
     if not styles:
         raise OptionError("no style image given; give at least one")
-    runtime = _runtime(device, precision)
+    runtime = resolve_runtime(device, precision)
+    if runtime.precision == "fp16":
+        runtime = without_overflow(runtime)
+    resolved = loss_options(**options)
     names = _names(styles, names)
-    pictures = [opaque(load_image(style, role="style")) for style in styles]
+    pictures = [style_picture(style, resolved) for style in styles]
     with own_modes(runtime.device), torch.random.fork_rng(devices=[]):
         torch.manual_seed(schedule.seed)
-        if add_to is None:
-            network, first = StyleNetwork(names, architecture), 0
-        else:
-            if architecture is not None:
-                raise OptionError("channels and blocks are fixed by the network that you add styles to; leave them out")
-            network = load_network(add_to).network
-            if taken := [name for name in names if name in network.names]:
-                raise OptionError(f"the network has a style {taken[0]!r} already; give the new one another name")
-            network, first = network.with_styles(names), len(network.names)
+        network, first = _network(names, architecture, begin_with=begin_with, add_to=add_to)
+        backbone = build_backbone(
+            load_weights(
+                resolved.weights, resolved.network, taps=resolved.taps, filter_scaling=resolved.filter_scaling
+            ),
+            resolved.taps,
+            runtime,
+            pooling=resolved.pooling,
+            padding=resolved.padding,
+        )
         training = _Training(
             network=network.to(runtime.device),
             first=first,
             photos=Photos(photos, size, schedule.seed),
-            losses=_losses(pictures, options, runtime),
+            backbone=backbone,
+            targets=[style_targets(backbone, [(picture.rgb[None], 1.0)], resolved, runtime) for picture in pictures],
+            options=resolved,
             schedule=schedule,
             runtime=runtime,
             facts={
@@ -144,7 +160,7 @@ def train_network(
                 "added_to": None if add_to is None else [*network.names[:first]],
                 "architecture": asdict(network.architecture),
                 "schedule": {name: value for name, value in asdict(schedule).items() if name not in _FREE},
-                "options": json.loads(json.dumps(resolve_options(**options).as_dict(), default=str)),
+                "options": json.loads(json.dumps(resolved.as_dict(), default=str)),
                 "precision": runtime.precision,
             },
         )
@@ -159,12 +175,26 @@ def train_network(
 _FREE = ("steps", "minutes")
 
 
-def _runtime(device: str, precision: str) -> Runtime:
-    runtime = resolve_runtime(device, precision)
-    if runtime.winograd:
-        # Its convolutions are not under autograd.
-        return resolve_runtime(device, "fp32")
-    return without_overflow(runtime) if runtime.precision == "fp16" else runtime
+def _network(
+    names: Sequence[str],
+    architecture: Architecture | None,
+    *,
+    begin_with: str | os.PathLike[str] | None,
+    add_to: str | os.PathLike[str] | None,
+) -> tuple[StyleNetwork, int]:
+    """The network before its first step, and how many of its styles stay as they are."""
+    if add_to is not None:
+        if architecture is not None:
+            raise OptionError("channels and blocks are fixed by the network that you add styles to; leave them out")
+        network = load_network(add_to).network
+        if taken := [name for name in names if name in network.names]:
+            raise OptionError(f"the network has a style {taken[0]!r} already; give the new one another name")
+        return network.with_styles([*network.names, *names]), len(network.names)
+    if begin_with is None or (architecture is not None and begin_with == SHIPPED):
+        return StyleNetwork(names, architecture), 0
+    if architecture is not None:
+        raise OptionError("channels and blocks are fixed by the network that the training begins with; leave them out")
+    return load_network(begin_with).network.with_styles(names), 0
 
 
 def _names(styles: Sequence[Source], names: Sequence[str] | None) -> list[str]:
@@ -180,14 +210,43 @@ def _names(styles: Sequence[Source], names: Sequence[str] | None) -> list[str]:
     return list(names)
 
 
-def _losses(styles: Sequence[Picture], options: OptionValues, runtime: Runtime) -> list[PerceptualLoss]:
-    """The loss of each style, over the same network, which computes in the runtime's dtype."""
-    losses: list[PerceptualLoss] = []
-    for style in styles:
-        loss = PerceptualLoss(style.rgb, extractor=losses[0].extractor if losses else None, **options)
-        losses.append(loss.to(runtime.device))
-    losses[0].extractor.compute_in(runtime.dtype)
-    return losses
+class _Optimizer:
+    """Muon for the convolutions, which normalisations follow: their steps are made orthogonal (Jordan 2024). Adam for
+    normalisations and colours."""
+
+    def __init__(self, network: StyleNetwork, *, convolutions: bool) -> None:
+        own = network.normalisations()
+        network.requires_grad_(convolutions)
+        for parameter in own:
+            parameter.requires_grad_(True)
+        weights = [unit.weight for unit in network.modules() if isinstance(unit, Unit)] if convolutions else []
+        # Muon takes matrices: these share the weights' memory.
+        self._matrices = [(weight, nn.Parameter(weight.detach().view(len(weight), -1))) for weight in weights]
+        others = [*own, network.paint.weight] if convolutions else own
+        self._parts: list[tuple[torch.optim.Optimizer, float]] = [
+            (torch.optim.Adam(others, betas=(0.9, 0.99)), _ADAMS_SHARE)
+        ]
+        if convolutions:
+            matrices = [matrix for _, matrix in self._matrices]
+            self._parts.append((torch.optim.Muon(matrices, weight_decay=0.0), 1.0))
+        self._network = network
+
+    def step(self, rate: float) -> None:
+        """Takes a step along the gradients of the parameters, and forgets them."""
+        for weight, matrix in self._matrices:
+            matrix.grad = None if weight.grad is None else weight.grad.view_as(matrix)
+        for optimizer, share in self._parts:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * share
+            optimizer.step()
+        self._network.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        return [optimizer.state_dict() for optimizer, _ in self._parts]
+
+    def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
+        for (optimizer, _), state in zip(self._parts, states, strict=True):
+            optimizer.load_state_dict(state)
 
 
 @dataclass(eq=False)
@@ -197,7 +256,9 @@ class _Training:
     network: StyleNetwork
     first: int
     photos: Photos
-    losses: list[PerceptualLoss]
+    backbone: Backbone
+    targets: Sequence[Mapping[str, StyleTarget]]
+    options: Options
     schedule: Schedule
     runtime: Runtime
     facts: Mapping[str, Any]
@@ -209,12 +270,7 @@ class _Training:
     good: tuple[int, dict[str, Tensor]] | None = None
 
     def __post_init__(self) -> None:
-        own = self.network.normalisations()
-        self.network.requires_grad_(not self.first)
-        for parameter in own:
-            parameter.requires_grad_(True)
-        trained = own if self.first else list(self.network.parameters())
-        self.optimizer = torch.optim.Adam(trained, lr=self.schedule.learning_rate, betas=(0.9, 0.99))
+        self.optimizer = _Optimizer(self.network, convolutions=not self.first)
 
     def run(
         self,
@@ -270,13 +326,10 @@ class _Training:
 
     def _stepped(self, crops: Sequence[Tensor]) -> float:
         """Takes a step with the crops, (3, H, W) each, and returns its loss."""
-        schedule, total = self.schedule, 0.0
-        self.optimizer.zero_grad(set_to_none=True)
+        total = 0.0
         for index, crop in enumerate(crops):
-            number = self.step * schedule.batch + index
-            loss = self._loss(crop[None].to(self.runtime.device), number) / schedule.batch
-            torch.autograd.backward(loss)
-            total += float(loss.detach())
+            image = crop[None].to(self.runtime.device).contiguous()
+            total += self._descent(image, self.step * len(crops) + index, 1 / len(crops))
         if not math.isfinite(total):
             return total
         if self.first:
@@ -284,24 +337,27 @@ class _Training:
             for parameter in self.network.normalisations():
                 if parameter.grad is not None:
                     parameter.grad[: self.first] = 0
-        for group in self.optimizer.param_groups:
-            group["lr"] = schedule.rate(self.step, self.seconds)
-        self.optimizer.step()
+        self.optimizer.step(self.schedule.rate(self.step, self.seconds))
         self.step += 1
         return total
 
-    def _loss(self, image: Tensor, number: int) -> Tensor:
-        style = number % len(self.losses)
-        image = image.contiguous(memory_format=torch.channels_last)
+    def _descent(self, image: Tensor, number: int, share: float) -> float:
+        """Adds the gradient of a share of a crop's loss, and returns that."""
+        style = number % len(self.targets)
         blend = one_style(self.first + style, len(self.network.names), image.device)
         painted = self.network(image, blend, self.runtime.dtype)
-        loss: Tensor = self.losses[style](painted, image)
+        objective = make_objective(self.backbone, image, self.targets[style], self.options, self.runtime)
+        loss, gradient = objective.loss_and_gradient(painted.detach().contiguous())
+        total, results, gradients = loss.total, [painted], [gradient * share]
         if self.schedule.stable > 0:
             generator = torch.Generator().manual_seed(self.schedule.seed + number)
             noise = _NOISE * torch.randn(image.shape, generator=generator).to(image.device)
             shaken = self.network(image + noise, blend, self.runtime.dtype)
-            loss = loss + self.schedule.stable * (shaken - painted).square().mean()
-        return loss
+            change = self.schedule.stable * (shaken - painted).square().mean()
+            total = total + change.detach()
+            results, gradients = [painted, change], [gradient * share, torch.full_like(change, share)]
+        torch.autograd.backward(results, gradients)
+        return share * float(total)
 
     def _is_sound(self, loss: float) -> bool:
         return math.isfinite(loss) and (self.step <= _SMOOTHING or self.smoothed <= _HOPELESS * self.beginning)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastnst.errors import OptionError
 from fastnst.fork import check_fork
-from fastnst.image.picture import opaque
+from fastnst.image.picture import Picture, opaque
 from fastnst.image.read import Source, load_image
 from fastnst.image.resize import fitted_size, resize_picture, warn_if_enlarged
 from fastnst.loss.modules import TVLoss, content_factor
@@ -18,7 +18,7 @@ from fastnst.network.extractor import FeatureExtractor, Tap
 from fastnst.network.frozen import Frozen
 from fastnst.network.weights import load_weights
 from fastnst.options.keywords import OptionValues
-from fastnst.options.options import resolve_options
+from fastnst.options.options import Options, resolve_options
 
 # The other options say how an image is optimised, which here is the caller's own business.
 _OPTIONS = (
@@ -27,6 +27,27 @@ _OPTIONS = (
     *("style_reduction", "style_loss", "pooling", "padding", "network", "weights", "filter_scaling"),
     "backend",
 )
+
+
+def loss_options(**given: Unpack[OptionValues]) -> Options:
+    """The options that are `given` of those that say what the loss is. Raises OptionError for any other."""
+    if other := [name for name in given if name not in _OPTIONS]:
+        raise OptionError(f"{other[0]} is not an option of PerceptualLoss; its options are: {', '.join(_OPTIONS)}")
+    options = resolve_options(**given)
+    if options.style_loss != "gram":
+        raise OptionError(f'PerceptualLoss cannot take the style loss {options.style_loss}; give style_loss="gram"')
+    if isinstance(options.style_weight, tuple):
+        raise OptionError("PerceptualLoss sees images at one scale; give one style weight")
+    return options
+
+
+def style_picture(source: Source, options: Options) -> Picture:
+    """A style image at the size at which the loss looks at it."""
+    picture = opaque(load_image(source, role="style"))
+    edge = max(1, round(options.size * options.style_scale))
+    size = fitted_size(picture.height, picture.width, edge, options.edge)
+    warn_if_enlarged(picture, size)
+    return resize_picture(picture, size=size)
 
 
 class PerceptualTerms(NamedTuple):
@@ -72,15 +93,7 @@ class PerceptualLoss(Frozen):
     ) -> None:
         super().__init__()
         check_fork()
-        if other := [name for name in options if name not in _OPTIONS]:
-            raise OptionError(f"{other[0]} is not an option of PerceptualLoss; its options are: {', '.join(_OPTIONS)}")
-        self.options = resolve_options(**options)
-        if self.options.style_loss != "gram":
-            raise OptionError(
-                f'PerceptualLoss cannot take the style loss {self.options.style_loss}; give style_loss="gram"'
-            )
-        if isinstance(self.options.style_weight, tuple):
-            raise OptionError("PerceptualLoss sees images at one scale; give one style weight")
+        self.options = loss_options(**options)
         self._style_layers = dict(self.options.active_style_layers)
         self._content_layers = dict(self.options.active_content_layers)
         taps, scaling = self.options.taps, self.options.filter_scaling
@@ -166,14 +179,9 @@ class PerceptualLoss(Frozen):
         """Keeps each style layer's Gram target: that of several styles as one (see `blend_targets`)."""
         sources: list[Source] = list(style) if isinstance(style, list | tuple) else [style]  # type: ignore[list-item]
         shares = _shares(self.options.style_weights, len(sources))
-        edge = max(1, round(self.options.size * self.options.style_scale))
         grams: dict[str, list[Tensor]] = {name: [] for name in self._style_layers}
         for source in sources:
-            picture = opaque(load_image(source, role="style"))
-            size = fitted_size(picture.height, picture.width, edge, self.options.edge)
-            warn_if_enlarged(picture, size)
-            picture = resize_picture(picture, size=size)
-            features = self.extractor(picture.rgb[None])
+            features = self.extractor(style_picture(source, self.options).rgb[None])
             for name, matrices in grams.items():
                 matrices.append(gram(features[name], backend=self.options.backend))
         for name, matrices in grams.items():

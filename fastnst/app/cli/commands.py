@@ -24,6 +24,7 @@ from fastnst.app.cli.arguments import (
     size_word,
     whole_number,
 )
+from fastnst.feedforward.schedule import Schedule
 from fastnst.video.options import TRACKED, VIDEO_OPTIONS
 
 _PART = ("start", "end", "every", "rate", "max_frames")
@@ -432,8 +433,8 @@ def _add_train(commands: Any) -> None:
         "--learning-rate",
         metavar="X",
         type=number,
-        default=0.003,
-        help="begin with steps of this length, which falls to 0 by the end (default: 0.003)",
+        default=Schedule.learning_rate,
+        help=f"begin with steps of this length, which falls to 0 by the end (default: {Schedule.learning_rate})",
     )
     group.add_argument(
         "--stable",
@@ -452,10 +453,19 @@ def _add_train(commands: Any) -> None:
         "--channels",
         metavar="N",
         type=whole_number,
-        help="give the network's largest maps this many channels (default: 16)",
+        help="begin at random, with this many channels in the network's largest maps (default: 16)",
     )
     group.add_argument(
-        "--blocks", metavar="N", type=whole_number, help="give it this many residual blocks (default: 5)"
+        "--blocks",
+        metavar="N",
+        type=whole_number,
+        help="begin at random, with this many residual blocks (default: 5)",
+    )
+    group.add_argument(
+        "--begin-with",
+        metavar="NET",
+        help="begin with the convolutions of this network, and with its styles of the same name; none begins at random "
+        "(default: the network that comes with fastnst)",
     )
     group.add_argument(
         "--add-to", metavar="NET", help="add the styles to this network, and train only their normalisations"

@@ -14,7 +14,7 @@ from fastnst.app.cli.job import style_paths
 from fastnst.app.cli.run import on_stop_signal
 from fastnst.errors import FastnstError, OptionError
 from fastnst.feedforward.applying import Applier
-from fastnst.feedforward.file import load_network
+from fastnst.feedforward.file import SHIPPED, load_network
 from fastnst.feedforward.network import Architecture
 from fastnst.feedforward.onnx import check_onnx, export_onnx
 from fastnst.feedforward.schedule import Progress, Schedule
@@ -29,6 +29,7 @@ from fastnst.video.container import SUFFIXES
 def run_train(parsed: argparse.Namespace) -> int:
     options = {name: getattr(parsed, name) for name in NETWORK_OPTIONS if name in parsed}
     given = {name: getattr(parsed, name) for name in ("channels", "blocks") if getattr(parsed, name) is not None}
+    begin_with = None if parsed.begin_with == "none" else parsed.begin_with or SHIPPED
     schedule = Schedule(
         steps=parsed.steps,
         minutes=parsed.minutes,
@@ -60,6 +61,7 @@ def run_train(parsed: argparse.Namespace) -> int:
                 names=parsed.names,
                 schedule=schedule,
                 architecture=Architecture(**given) if given else None,
+                begin_with=begin_with,
                 add_to=parsed.add_to,
                 checkpoint=parsed.checkpoint,
                 resume=parsed.resume,
