@@ -1,6 +1,6 @@
 """Draws the styles that the network of the package is trained on, so that they are nobody else's.
 
-python -m bench.styles FOLDER --size 512          writes NAME.png of each
+python -m bench.styles fastnst/examples          writes style_NAME.jpg of each
 
 All are made of smooth noise, strokes along a field of directions, and cells around random points.
 """
@@ -218,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for seed, (name, (paper, draw)) in enumerate(STYLES.items()):
         sheet = Sheet(given.size, seed, paper)
         draw(sheet)
-        sheet.image.save(given.folder / f"{name}.png")
+        sheet.image.save(given.folder / f"style_{name}.jpg", quality=82, optimize=True, progressive=True)
     return 0
 
 

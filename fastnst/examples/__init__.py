@@ -1,10 +1,15 @@
-"""The example pictures that come with the package: a content and three styles, drawn by a program for it."""
+"""The example pictures that come with the package, drawn by programs: a content, and the styles of its network."""
 
 from pathlib import Path
 
 from fastnst.errors import OptionError
 
-NAMES = ("content", "style_mosaic", "style_swirls", "style_woodcut")
+STYLES = (
+    *("charcoal", "dots", "facets", "fauve", "glass", "hatching", "impasto", "mosaic", "swirls", "watercolour"),
+    *("waves", "woodcut"),
+)
+"""The styles of the network that ships: `example("style_swirls")` is the picture of one."""
+NAMES = ("content", *(f"style_{name}" for name in STYLES))
 
 
 def example(name: str) -> Path:

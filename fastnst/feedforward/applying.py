@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from fastnst.errors import ImageError, OptionError
-from fastnst.feedforward.file import NetworkFile, blend_weights, load_network
+from fastnst.feedforward.file import SHIPPED, NetworkFile, blend_weights, load_network
 from fastnst.feedforward.network import SMALLEST, StyleNetwork
 from fastnst.feedforward.strips import stylized
 from fastnst.fork import check_fork
@@ -48,9 +48,9 @@ class Applier:
 
     def __init__(
         self,
-        network: str | os.PathLike[str] | NetworkFile | StyleNetwork,
+        network: str | os.PathLike[str] | NetworkFile | StyleNetwork = SHIPPED,
         *,
-        blend: Sequence[float | str] | None = None,
+        blend: Sequence[float | str] | Mapping[str, float | str] | None = None,
         style: str | int | None = None,
         size: int | str | None = None,
         preserve_color: str = "none",
@@ -89,7 +89,7 @@ class Applier:
         }
         self._device = runtime.device
 
-    def mix(self, blend: Sequence[float]) -> None:
+    def mix(self, blend: Sequence[float] | Mapping[str, float]) -> None:
         """Takes another weight for each style from now on. Raises OptionError as the making does."""
         self.weights = blend_weights(self._network, blend)
 
@@ -120,12 +120,14 @@ def apply_network(
     """A picture in the styles that a network was trained for, in one pass.
 
     Args:
-        network: a file that `train_network` wrote, or what `load_network` read of it.
+        network: a file that `train_network` wrote, or what `load_network` read of it; `load_network()` is the one that
+            ships with fastnst.
         content: a picture as `stylize` takes it, of any size.
-        **options: `blend`, a weight for each style of the network, 0 or more; or `style`, the name of one (default: the
-            first); `size` and `preserve_color` as for `stylize` (default: the picture's own size and new colours);
-            `low_memory`, to compute large maps again in place of keeping them (default: above 8 million pixels; the
-            result is the same); `max_pixels`, `device` and `precision` as for `stylize`.
+        **options: `blend`, a weight for each style of the network, 0 or more, or for some by their names, as
+            `{"swirls": 0.3, "mosaic": 0.7}`; or `style`, the name of one (default: the first); `size` and
+            `preserve_color` as for `stylize` (default: the picture's own size and new colours); `low_memory`, to
+            compute large maps again in place of keeping them (default: above 8 million pixels; the result is the
+            same); `max_pixels`, `device` and `precision` as for `stylize`.
 
     The picture may be larger than what was trained on: the network sees all of it at once, in strips of rows that have
     the normalisation of the whole.

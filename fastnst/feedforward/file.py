@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -61,8 +61,11 @@ def save_network(path: str | os.PathLike[str], network: StyleNetwork, training: 
         ) from error
 
 
-def load_network(path: str | os.PathLike[str]) -> NetworkFile:
-    """Reads what `save_network` wrote, in float32 on the CPU. Raises NetworkError for anything else."""
+def load_network(path: str | os.PathLike[str] = SHIPPED) -> NetworkFile:
+    """Reads what `save_network` wrote, in float32 on the CPU; by default the network that ships.
+
+    Raises NetworkError for anything else.
+    """
     what = f"network {os.fsdecode(path)!r}"
     try:
         if (size := Path(path).stat().st_size) > _MOST_BYTES:
@@ -101,17 +104,24 @@ def load_network(path: str | os.PathLike[str]) -> NetworkFile:
     return NetworkFile(network.eval().requires_grad_(False), hashlib.sha256(data).hexdigest(), training)
 
 
-def blend_weights(network: StyleNetwork, blend: Any = None, style: str | int | None = None) -> torch.Tensor:
+def blend_weights(
+    network: StyleNetwork,
+    blend: Sequence[float | str] | Mapping[str, float | str] | None = None,
+    style: str | int | None = None,
+) -> torch.Tensor:
     """The styles' shares, (styles,) float32, that sum to 1.
 
-    blend: a number for each style, 0 or more, in order; style: the name of one, or its index. The first style where
-    neither is given. Raises OptionError.
+    blend: a number for each style, 0 or more, in order, or for those that are named; style: the name of one, or its
+    index. The first style where neither is given. Raises OptionError.
     """
     names = network.names
     if blend is not None and style is not None:
         raise OptionError("you gave a style and a blend; give one of them")
     if blend is None:
         return torch.nn.functional.one_hot(torch.tensor(_index(names, style)), len(names)).float()
+    if isinstance(blend, Mapping):
+        named = {_index(names, name): weight for name, weight in blend.items()}
+        blend = [named.get(index, 0.0) for index in range(len(names))]
     try:
         weights = torch.tensor([float(weight) for weight in blend], dtype=torch.float64)
     except (TypeError, ValueError):
@@ -120,7 +130,7 @@ def blend_weights(network: StyleNetwork, blend: Any = None, style: str | int | N
     if len(weights) != len(names):
         raise OptionError(
             f"{len(weights)} blend weights for {len(names)} style{'s' if len(names) > 1 else ''} ({listed}); give one "
-            "for each"
+            f"for each, or name them, as in {names[0]}=0.3 {names[-1]}=0.7"
         )
     if not bool(weights.isfinite().all()) or bool((weights < 0).any()) or weights.sum() <= 0:
         raise OptionError(
@@ -128,6 +138,14 @@ def blend_weights(network: StyleNetwork, blend: Any = None, style: str | int | N
             "or more, and not all 0"
         )
     return (weights / weights.sum()).float()
+
+
+def read_blend(words: str) -> Any:
+    """The blend that is written as `0.3 0.7` or `swirls=0.3 mosaic=0.7`; commas do for spaces."""
+    parts = words.replace(",", " ").split()
+    if not any("=" in part for part in parts):
+        return parts
+    return {name: weight for name, _, weight in (part.partition("=") for part in parts)}
 
 
 def _index(names: tuple[str, ...], style: str | int | None) -> int:

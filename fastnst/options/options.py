@@ -32,7 +32,7 @@ from fastnst.options.parse import (
 from fastnst.options.presets import PRESETS, TRANSFER_ITERATIONS, UNSCALED
 
 _LONGEST = 65_535
-START_WORDS = ("content", "recoloured", "noise", "grey", "style-mean")
+START_WORDS = ("content", "recoloured", "network", "noise", "grey", "style-mean")
 """The words that `init` takes beside a picture."""
 
 
@@ -140,8 +140,9 @@ class Options:
     )
     init: Any = _option(
         "content",
-        "start from content, recoloured (the content in the styles' colours), noise, grey (the network's mean "
-        "colour), style-mean (the styles' mean colour), or from the picture at this path",
+        "start from content, recoloured (the content in the styles' colours), network (what `fastnst apply` makes of "
+        "it, for the styles that come with fastnst), noise, grey (VGG's mean colour), style-mean (the styles' mean "
+        "colour), or from the picture at this path",
         metavar="INIT",
     )
     seed: int = _option(

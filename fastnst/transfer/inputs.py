@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from fastnst.errors import FastnstWarning, OptionError
+from fastnst.feedforward.first import first_picture, network_shares
 from fastnst.image.colour import moments, moved_colours
 from fastnst.image.files import MAX_PIXELS, pictures_at
 from fastnst.image.picture import AnyPicture, Picture, StreamedPicture, opaque
 from fastnst.image.read import Source, open_picture
-from fastnst.image.resize import AtSizes, at_size, edge_beside, fitted_size, warn_if_enlarged
+from fastnst.image.resize import AtSizes, at_size, edge_beside, fitted_size, resize, warn_if_enlarged
 from fastnst.loss.masks import Region, load_regions, recorded_regions
 from fastnst.loss.temporal import Coherence
 from fastnst.network.architecture import Preprocessing
@@ -166,6 +167,11 @@ class Inputs:
     init: AnyPicture | None
     regions: Sequence[Region] | None
 
+    @property
+    def hashed(self) -> list[tuple[str, float]]:
+        """The styles' hashes with their shares."""
+        return [(style.sha256, share) for style, share in zip(self.styles, self.shares, strict=True)]
+
     def places(self, content: AnyPicture | Canvas) -> dict[str, Any]:
         """Where the pictures were read: absolute paths, or None for what was no file; masks as `parse_masks` takes
         them."""
@@ -236,7 +242,10 @@ def load_inputs(style: Styles, options: Options) -> Inputs:
     is_word = isinstance(options.init, str) and options.init in START_WORDS
     init = None if is_word else open_picture(options.init, role="init", max_pixels=options.max_pixels)
     regions = None if options.masks is None else load_regions(options.masks, styles, shares)
-    return Inputs(styles, shares, init, regions)
+    inputs = Inputs(styles, shares, init, regions)
+    if options.init == "network":
+        network_shares(inputs.hashed)
+    return inputs
 
 
 def _load_styles(style: Styles, options: Options) -> list[AnyPicture]:
@@ -319,6 +328,9 @@ def start_image(
         return even_colour(network_grey(preprocessing), size, seed)[None]
     if init == "content" or not styles:
         return content.at(size).rgb[None]
+    if init == "network":
+        edge, blend = scale.edge * options.style_scale, network_shares(inputs.hashed)
+        return resize(first_picture(lambda size: content.at(size).rgb, size, edge, blend), size)[None]
     pictures = [at_size(style, style_size(style, scale.edge, options)) for style in styles]
     if init == "style-mean":
         return even_colour(mean_colour(pictures, inputs.shares), size, seed)[None]

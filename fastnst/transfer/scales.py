@@ -102,7 +102,7 @@ def _check_contentless(options: Options) -> None:
         )
     if options.transfer != "none":
         raise OptionError(f"transfer {options.transfer} needs a content picture, and there is none; leave it out")
-    if options.init in ("content", "recoloured"):
+    if options.init in ("content", "recoloured", "network"):
         raise OptionError("there is no content picture to start from; choose noise or a picture with init")
     if options.edge == "short":
         raise OptionError("edge short needs a content picture; without one, give both sides as the size")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastnst.errors import OptionError
 from fastnst.feedforward.applying import Applier
-from fastnst.feedforward.file import NetworkFile, load_network
+from fastnst.feedforward.file import NetworkFile, load_network, read_blend
 from fastnst.image.resize import fitted_size, resize
 from fastnst.video.clip import BrokenFrameError, check_packages, open_clip
 from fastnst.video.container import Sound, check_target, even, sound_of, write_clip
@@ -56,7 +56,7 @@ def apply_to_clip(
     check_target(target, heard, shape, source.rate)
     network = network if isinstance(network, NetworkFile) else load_network(network)
     track = None if blend is None else read_track("blend", blend)
-    weights: Any = blend.replace(",", " ").split() if isinstance(blend, str) else blend
+    weights: Any = read_blend(blend) if isinstance(blend, str) else blend
     applier = Applier(network, blend=_at(track, 0.0) if track is not None else weights, **options)
     broken = None
     with tempfile.TemporaryDirectory(prefix=".fastnst-", dir=target.absolute().parent) as folder:

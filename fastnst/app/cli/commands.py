@@ -24,6 +24,7 @@ from fastnst.app.cli.arguments import (
     size_word,
     whole_number,
 )
+from fastnst.examples import STYLES
 from fastnst.feedforward.schedule import Schedule
 from fastnst.video.options import TRACKED, VIDEO_OPTIONS
 
@@ -495,15 +496,16 @@ def _add_apply(commands: Any) -> None:
     parser = commands.add_parser(
         "apply",
         help="stylize pictures or a clip with a trained network, in one pass",
-        usage="%(prog)s NET IMAGE [IMAGE …] -o OUT [--style NAME | --blend X …] [OPTION …]",
-        description="Stylizes pictures of any size with a network that `fastnst train` made, each in one pass.",
+        usage="%(prog)s [NET.safetensors] IMAGE [IMAGE …] -o OUT [--style NAME | --blend X …] [OPTION …]",
+        description="Stylizes pictures of any size, each in one pass, with a network that `fastnst train` made or with "
+        "the one that comes with fastnst.",
     )
-    parser.add_argument("network", metavar="NET", help="use the network in this file")
     parser.add_argument(
         "images",
         metavar="IMAGE",
         nargs="*",
-        help="stylize these pictures, or those in these folders, or a clip; - reads one picture from stdin",
+        help="stylize these pictures, or those in these folders, or a clip; - reads one picture from stdin. A first "
+        "name that ends in .safetensors is the network's file (default: the network that comes with fastnst)",
     )
     parser.add_argument(
         "-o",
@@ -511,13 +513,18 @@ def _add_apply(commands: Any) -> None:
         metavar="OUT",
         help="write the result here, or to stdout for -; give a folder for several pictures",
     )
-    parser.add_argument("--style", metavar="NAME", help="choose the style of this name (default: the first)")
+    parser.add_argument(
+        "--style",
+        metavar="NAME",
+        help="choose the style of this name (default: the first); those that come with fastnst: " + ", ".join(STYLES),
+    )
     parser.add_argument(
         "--blend",
         metavar="X",
         nargs="+",
         action=Several,
-        help="mix the styles: give a weight for each, in order, such as 0.3 0.7; along a clip 0:1,0 5s:0,1",
+        help="mix the styles: give a weight for each, in order, such as 0.3 0.7, or for some by name, such as "
+        "swirls=0.3 mosaic=0.7; along a clip 0:1,0 5s:0,1",
     )
     parser.add_argument(
         "--hold",

@@ -14,11 +14,11 @@ from fastnst.app.cli.job import style_paths
 from fastnst.app.cli.run import on_stop_signal
 from fastnst.errors import FastnstError, OptionError
 from fastnst.feedforward.applying import Applier
-from fastnst.feedforward.file import SHIPPED, load_network
+from fastnst.feedforward.file import SHIPPED, load_network, read_blend
 from fastnst.feedforward.network import Architecture
 from fastnst.feedforward.onnx import check_onnx, export_onnx
 from fastnst.feedforward.schedule import Progress, Schedule
-from fastnst.feedforward.training import train_network
+from fastnst.feedforward.training import SUFFIX, train_network
 from fastnst.image.files import make_folder, pictures_at
 from fastnst.image.write import FORMATS, Form, check_output_path
 from fastnst.video.applied import apply_to_clip
@@ -89,6 +89,9 @@ _BAR = "{desc}: {percentage:3.0f}% [{elapsed}<{remaining}{postfix}]"
 
 
 def run_apply(parsed: argparse.Namespace) -> int:
+    parsed.network = SHIPPED
+    if parsed.images and Path(parsed.images[0]).suffix.lower() == SUFFIX:
+        parsed.network, *parsed.images = parsed.images
     if not parsed.images and parsed.onnx is None:
         raise OptionError("no picture given; give at least one, or --onnx FILE to export the network")
     if bool(parsed.images) != (parsed.output is not None):
@@ -109,7 +112,7 @@ def run_apply(parsed: argparse.Namespace) -> int:
             print(f"fastnst: saved {parsed.onnx} (within {difference:.1g} of torch)", file=sys.stderr)
     apply = Applier(
         network,
-        blend=None if parsed.blend is None else parsed.blend.replace(",", " ").split(),
+        blend=None if parsed.blend is None else read_blend(parsed.blend),
         style=parsed.style,
         size=parsed.size,
         preserve_color=parsed.preserve_color,
