@@ -21,16 +21,18 @@ from starlette.staticfiles import StaticFiles
 from fastnst import __version__
 from fastnst.app.web.controls import beginnings, make_controls, read_form
 from fastnst.app.web.guard import Guard
-from fastnst.app.web.results import SUFFIXES, Kept, Limits, Request, Upload, blank, large, read_upload
+from fastnst.app.web.results import SUFFIXES, Kept, Limits, Request, Upload, blank, large, read_upload, thumbnail
 from fastnst.app.web.session import Session, continued
 from fastnst.app.web.studio import Studio
 from fastnst.app.web.ticket import Ticket
 from fastnst.errors import FastnstError, ImageError, OptionError
 from fastnst.examples import NAMES, example
+from fastnst.image.read import load_image
 from fastnst.options.options import START_WORDS
 
 _PAGE = Path(__file__).parent / "page"
 _LOOK_SECONDS = 0.2
+_SWATCH = 96  # px
 # A browser gives up a stream in which nothing comes.
 _SIGN_OF_LIFE_SECONDS = 10.0
 _MOST_JSON_BYTES = 100_000
@@ -64,9 +66,11 @@ class App:
                 Route("/api/events", self._events),
                 Route("/api/uploads", self._upload, methods=["POST"]),
                 Route("/api/examples/{name}", self._example, methods=["POST"]),
+                Route("/api/examples/{name}", self._example_small),
                 Route("/api/uploads/{name}", self._uploaded),
                 Route("/api/uploads/{name}/large", self._large),
                 Route("/api/forecast", self._forecast, methods=["POST"]),
+                Route("/api/first", self._first, methods=["POST"]),
                 Route("/api/runs", self._start, methods=["POST"]),
                 Route("/api/runs", self._stop, methods=["DELETE"]),
                 Route("/api/preview", self._preview),
@@ -164,6 +168,10 @@ class App:
             upload = await run_in_threadpool(read_upload, path.name, path.read_bytes(), Limits())
         return JSONResponse(_facts(upload, self._session.add_upload(upload)))
 
+    async def _example_small(self, call: Call) -> Response:
+        path = example(call.path_params["name"])
+        return _picture(await run_in_threadpool(lambda: thumbnail(load_image(path).rgb, None, _SWATCH)))
+
     async def _uploaded(self, call: Call) -> Response:
         return _picture(self._session.upload(call.path_params["name"]).thumbnail)
 
@@ -179,6 +187,15 @@ class App:
             return JSONResponse({"seconds": None})
         async with self._decoding:
             return JSONResponse({"seconds": await run_in_threadpool(self._studio.forecast, request)})
+
+    async def _first(self, call: Call) -> Response:
+        """A first picture at once; 204 where there is none, or a run is going on."""
+        request, ticket = await self._asked(call), self._session.ticket
+        if ticket is not None and not ticket.over:
+            return Response(status_code=204)
+        async with self._decoding:
+            picture = await run_in_threadpool(self._studio.first_picture, request)
+        return Response(status_code=204) if picture is None else _picture(picture)
 
     async def _start(self, call: Call) -> Response:
         return self._join(await self._asked(call))

@@ -7,14 +7,18 @@ import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from fastnst.app.cli.plan import plans_of
-from fastnst.app.web.results import Kept, Limits, Request, clip_file, keep, thumbnail
+from fastnst.app.web.results import Kept, Limits, Request, Upload, clip_file, keep, thumbnail
 from fastnst.app.web.ticket import Ticket
 from fastnst.errors import FastnstError, OptionError
-from fastnst.image.picture import Picture
+from fastnst.feedforward.first import first_picture, network_shares
+from fastnst.image.colour import finished
+from fastnst.image.picture import Picture, opaque
 from fastnst.image.read import load_image
+from fastnst.image.resize import fitted_size, resize, resize_picture
 from fastnst.network.runtime import Runtime, is_out_of_memory, resolve_runtime
 from fastnst.options.options import Options, resolve_options
 from fastnst.plan.speed import measure_rate
@@ -26,6 +30,7 @@ from fastnst.video.flow import Frame, as_planes
 from fastnst.video.run import FrameDone, prepare_video
 
 _PREVIEW_EDGE = 1024  # px
+_FIRST_EDGE = 640  # px
 _PREVIEW_SECONDS = 0.3
 # Showing the image may take one part in so many of the time.
 _PREVIEW_SHARE = 20
@@ -69,6 +74,28 @@ class Studio:
         seconds = [plan.seconds and plan.seconds * scale.iterations for plan, scale in zip(plans, scales, strict=True)]
         total = sum(each or 0.0 for each in seconds) if None not in seconds else None
         return total if total is None or options.seconds is None else min(total, options.seconds)
+
+    def first_picture(self, request: Request) -> bytes | None:
+        """The content as the network that ships makes it at once, as a browser shows it; None where a style is not one
+        of its own, or the content is a clip or a texture."""
+        if request.content.frames or not request.content.data:
+            return None
+        options, count = self.options(request), len(request.styles)
+        weights = options.style_weights or (1.0,) * count
+        if len(weights) != count:
+            return None
+        try:
+            blend = network_shares(
+                [(_hash_of(style), weight / sum(weights)) for style, weight in zip(request.styles, weights, strict=True)]
+            )
+        except OptionError:
+            return None
+        content = _reduced(request.content)
+        size = fitted_size(content.height, content.width, _FIRST_EDGE)
+        edge = _FIRST_EDGE * options.style_scale
+        image = first_picture(lambda size: resize(opaque(content).rgb, size), size, edge, blend)
+        image = finished(resize(image, size), resize_picture(content, size), options.preserve_color)
+        return thumbnail(image, None if content.alpha is None else resize(content.alpha, size), _PREVIEW_EDGE)
 
     def run(self, ticket: Ticket) -> None:
         """Makes the ticket's image. Whatever happens ends in the ticket, and the last image there was is kept."""
@@ -147,6 +174,19 @@ class Studio:
         final = {**record.as_dict(), "frames": made.count}
         facts = {"options": values.as_dict(), "stopped": None, "final": final}
         return Result(as_planes(first[0])[0], None, (), facts), film
+
+
+@lru_cache(maxsize=16)
+def _hash_of(upload: Upload) -> str:
+    return load_image(upload.opened(), role="style").sha256
+
+
+@lru_cache(maxsize=2)
+def _reduced(upload: Upload) -> Picture:
+    """The picture of an upload, as large as a first picture needs it; kept while a slider is moved."""
+    picture = load_image(upload.opened(), role="content")
+    long_edge = max(picture.height, picture.width)
+    return picture if long_edge <= _PREVIEW_EDGE else resize_picture(picture, _PREVIEW_EDGE)
 
 
 class _StoppedError(Exception):

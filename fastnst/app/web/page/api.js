@@ -29,6 +29,13 @@ export const start = (run) => ask(here("/runs"), json(run));
 export const proceed = (result, size) => ask(here(`/results/${result}/continue`), json({ size }));
 export const stop = () => ask(here("/runs"), { method: "DELETE" });
 
+// The first picture of a run, as an address, or null where there is none.
+export async function first(run) {
+  const answer = await fetch(here("/first"), json(run)).catch(() => null);
+  return answer?.status === 200 ? URL.createObjectURL(await answer.blob()) : null;
+}
+export const swatchUrl = (name) => here(`/examples/${name}`);
+
 export const forecast = (run) => ask(here("/forecast"), json(run));
 
 export const largeUrl = (id) => here(`/uploads/${id}/large`);

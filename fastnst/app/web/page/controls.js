@@ -78,8 +78,19 @@ export class Controls {
     this.heard();
   }
 
+  // Starts from the first picture where there is one, unless another start is chosen.
+  offerFirst(there) {
+    this.first = there ? "network" : null;
+    this.show();
+  }
+
+  // Where a run starts if nobody chooses.
+  usual() {
+    return this.first ?? this.page.begins[this.preset()];
+  }
+
   beginAt(value) {
-    this.chosen = value === this.page.begins[this.preset()] ? null : value;
+    this.chosen = value === this.usual() ? null : value;
     this.show();
     this.heard();
   }
@@ -98,14 +109,14 @@ export class Controls {
   }
 
   form() {
-    return { form: Object.fromEntries(this.changed), begins: this.chosen ?? this.page.begins[this.preset()] };
+    return { form: Object.fromEntries(this.changed), begins: this.chosen ?? this.usual() };
   }
 
   // Puts back a form as `form` gave it; a name that is no control any more is left out.
   restore({ form, begins }) {
     this.changed = new Map(Object.entries(form).filter(([name]) => this.rows.has(name)));
     const known = [...this.begins.select.options].some((option) => option.value === begins);
-    this.chosen = known && begins !== this.page.begins[this.preset()] ? begins : null;
+    this.chosen = known && begins !== this.usual() ? begins : null;
     this.show();
     this.heard();
   }

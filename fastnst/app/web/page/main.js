@@ -6,6 +6,7 @@ import { Chart } from "./chart.js";
 import { Controls } from "./controls.js";
 import { element } from "./element.js";
 import { History } from "./history.js";
+import { Palette } from "./palette.js";
 import { Slot } from "./slots.js";
 import { Stage } from "./stage.js";
 import { clock, ofResult, ofRun } from "./words.js";
@@ -47,8 +48,10 @@ async function main() {
   const slots = Object.fromEntries(
     ["content", "style"].map((role) => [role, new Slot(find(role), { most: role === "style" ? page.limits.styles : 1, complain, changed: remember })]),
   );
+  const palette = new Palette(find("palette"), page.examples, { attempt, put: mix });
   let run = null;
-  let asking = 0, forecasts = 0, painting;
+  let firsts = 0, first = null;
+  let asking = 0, looking = 0, forecasts = 0, painting;
   const shownYet = () => document.body.dataset.stage === "full" && !stage.shown.includes("/large");
   // The curve of the present run, and those of results as they are asked for.
   let curve = null;
@@ -64,8 +67,35 @@ async function main() {
     if (content && !shownYet()) stage.show(api.largeUrl(content.id), "The content");
     stage.compare(slots.content.pictures.length ? api.largeUrl(slots.content.pictures[0].id) : null);
     document.querySelector("#content .empty b").textContent = isTexture() ? "Not needed for a texture" : "Drop a picture";
+    palette.show(slots.style.pictures);
     clearTimeout(asking);
     asking = setTimeout(foresee, 500);
+    clearTimeout(looking);
+    looking = setTimeout(showFirst, 20);
+  }
+
+  // Takes styles that come with fastnst, or other shares of those that are there.
+  function mix(pictures, shares) {
+    controls.set("style_weights", shares);
+    if (pictures) slots.style.put(pictures);
+  }
+
+  // What a first picture is made of.
+  const firstOf = ({ content, styles, form }) => JSON.stringify([content, styles, form.style_weights, form.style_scale, form.preserve_color]);
+
+  // Shows what the network that ships makes of the pictures at once, where their styles are its own.
+  async function showFirst() {
+    const run = wanted();
+    if (!run || isBusy() || firstOf(run) === first) return;
+    first = firstOf(run);
+    const turn = ++firsts, url = await api.first(run);
+    if (turn !== firsts || isBusy()) return;
+    controls.offerFirst(url !== null);
+    if (url === null) return;
+    history.select(null);
+    offerActions(null);
+    stage.show(url, "A first picture");
+    stage.say(["A first picture, made in one pass.", "Start goes on from it, to finer strokes."]);
   }
 
   // A texture needs no content: where none is given, it is a square.
@@ -152,6 +182,7 @@ async function main() {
       slots.content.put([result.content]);
       slots.style.put(result.styles);
       controls.restore(result);
+      first = firstOf(wanted());
     }
     show();
   }
