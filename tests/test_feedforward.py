@@ -14,18 +14,21 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
+import fastnst
 from fastnst.app import cli
 from fastnst.errors import FastnstError, ImageError, OptionError
+from fastnst.examples import STYLES, example
 from fastnst.feedforward import schedule as schedules
 from fastnst.feedforward import strips, training
 from fastnst.feedforward.applying import Applier, apply_network
-from fastnst.feedforward.file import NetworkError, blend_weights, load_network, save_network
+from fastnst.feedforward.file import SHIPPED, NetworkError, blend_weights, load_network, read_blend, save_network
 from fastnst.feedforward.network import Architecture, StyleNetwork, one_style
 from fastnst.feedforward.photos import Photos
 from fastnst.feedforward.schedule import Progress, Schedule
 from fastnst.feedforward.training import Trained, TrainingError, train_network
 from fastnst.image.metadata import read_parameters
 from fastnst.image.read import load_image
+from fastnst.loss.perceptual import PerceptualLoss
 from fastnst.video.clip import open_clip
 from fastnst.video.score import score_clip
 
@@ -91,6 +94,9 @@ def test_blends_lie_between_the_styles() -> None:
     torch.testing.assert_close(blend_weights(made, ["3", 7.0]), torch.tensor([0.3, 0.7]))
     assert blend_weights(made, style="b").tolist() == [0, 1]
     assert blend_weights(made).tolist() == [1, 0]
+    torch.testing.assert_close(blend_weights(made, {"b": "3", "a": 1}), torch.tensor([0.25, 0.75]))
+    assert read_blend("b=0.3,a=0.7") == {"b": "0.3", "a": "0.7"}
+    assert read_blend("0.3 0.7") == ["0.3", "0.7"]
     near = made(image, blend_weights(made, [0.99, 0.01]))
     assert (near - first).abs().mean() < 0.1 * (second - first).abs().mean()
 
@@ -98,11 +104,12 @@ def test_blends_lie_between_the_styles() -> None:
 @pytest.mark.parametrize(
     ("blend", "style", "said"),
     [
-        ([1], None, "1 blend weights for 2 styles (a, b); give one for each"),
+        ([1], None, "1 blend weights for 2 styles (a, b); give one for each, or name them, as in a=0.3 b=0.7"),
         ([1, -1], None, "weights must be 0 or more, and not all 0"),
         ([0, 0], None, "not all 0"),
         ([1, float("nan")], None, "0 or more"),
         (["x", "y"], None, "give one for each style, as in 0.3 0.7"),
+        ({"a": 1, "c": 1}, None, "no style 'c'; choose one of: a, b"),
         (None, "c", "no style 'c'; choose one of: a, b"),
         ([1, 1], "a", "give one of them"),
     ],
@@ -239,6 +246,64 @@ def test_a_style_is_added_and_the_others_stay(places: Path, tmp_path: Path) -> N
         trained(places, 5, add_to=both, styles=[places / "y.png"])
     with pytest.raises(OptionError, match="leave them"):
         trained(places, 5, add_to=both, architecture=SMALL, styles=[places / "x.png"], names=["z"])
+
+
+def test_the_loss_is_that_of_the_module(places: Path) -> None:
+    steps: list[Progress] = []
+    styles, photos = [places / "x.png"], [places / "photos" / "1.png"]
+    schedule = Schedule(steps=1, seed=5)
+    train_network(styles, photos, schedule=schedule, architecture=SMALL, callback=steps.append, **LOSS)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        made = StyleNetwork(["x"], SMALL)
+    crop = Photos(photos, 32, seed=5).crop(0)[None]
+    loss = PerceptualLoss(styles, **{name: value for name, value in LOSS.items() if name != "precision"})
+    expected = loss(made(crop, torch.ones(1)), crop)
+    assert steps[0].loss == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_it_begins_with_another_network(places: Path, tmp_path: Path) -> None:
+    known, output = tmp_path / "known.safetensors", tmp_path / "net.safetensors"
+    save_network(known, network("y", "z"), {})
+    before = load_network(known).network
+    schedule = Schedule(steps=1, learning_rate=1e-9)
+    styles = [places / "x.png", places / "y.png"]
+    train_network(styles, places / "photos", output, schedule=schedule, begin_with=known, **LOSS)
+    after = load_network(output).network
+    assert after.names == ("x", "y")
+    for name, value in after.state_dict().items():
+        old = before.state_dict()[name]
+        expected = torch.stack([old.mean(0), old[0]]) if name.endswith(("scale", "shift")) else old
+        torch.testing.assert_close(value, expected, atol=1e-3, rtol=1e-3)
+    with pytest.raises(OptionError, match="fixed by the network that the training begins with"):
+        train_network(styles, places / "photos", begin_with=known, architecture=SMALL, **LOSS)
+
+
+def test_the_network_that_ships(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = load_network()
+    assert made.network.names == STYLES
+    assert SHIPPED.stat().st_size < 4_000_000
+    output = tmp_path / "out.png"
+    arguments = ["apply", "--style", "swirls", str(example("content")), "-o", str(output), "--size", "64"]
+    assert cli.main(arguments) == 0
+    swirls = load_image(output)
+    assert (swirls.height, swirls.width) == (48, 64)
+    mixed = Applier(blend={"swirls": 1, "glass": 1}, size=64)(example("content"))
+    assert (mixed.tensor - swirls.rgb).abs().mean() > 0.02
+    assert cli.main(["apply", str(example("content")), "-o", str(output), "--blend", "swirls=1", "glas=1"]) == 1
+    assert "the network has no style 'glas'; choose one of: charcoal" in capsys.readouterr().err
+
+
+def test_a_run_starts_from_the_network_that_ships(places: Path) -> None:
+    options: dict[str, Any] = {"weights": "random", "precision": "fp32", "size": 64, "iterations": 1, "scales": None}
+    styles = [example("style_swirls"), example("style_glass")]
+    starts = [
+        fastnst.stylize(example("content"), styles, init=init, **options).losses[0].style
+        for init in ("content", "network")
+    ]
+    assert starts[1] < starts[0]
+    with pytest.raises(OptionError, match="init network needs styles that come with fastnst"):
+        fastnst.stylize(example("content"), places / "x.png", init="network", **options)
 
 
 def test_divergence_leaves_the_last_good_network(places: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -389,7 +454,7 @@ def test_the_commands(places: Path, tmp_path: Path, capsys: Any) -> None:
         (["apply", "NET", "PICTURE"], "give both"),
         (["apply", "NET", "PICTURE", "-o", "out.xyz"], "unknown extension '.xyz'"),
         (["apply", "NET", "PICTURE", "-o", "out.png", "--blend", "1"], "1 blend weights for 2 styles"),
-        (["apply", "PICTURE", "PICTURE", "-o", "out.png"], "is not a network of fastnst"),
+        (["apply", "BROKEN", "PICTURE", "-o", "out.png"], "is not a network of fastnst"),
         (["apply", "NET", "FOLDER", "-o", "FOLDER"], "would be overwritten"),
         (["apply", "NET", "--onnx", "net.txt"], "end it in .onnx"),
         (["train", "PICTURE", "--photos", "EMPTY", "-o", "n.safetensors"], "has no pictures"),
@@ -397,6 +462,7 @@ def test_the_commands(places: Path, tmp_path: Path, capsys: Any) -> None:
         (["train", "PICTURE", "--photos", "FOLDER", "-o", "n.safetensors", "--resume"], "no checkpoint to resume"),
         (["train", "PICTURE", "PICTURE", "--photos", "FOLDER", "-o", "n.safetensors"], "a name of its own"),
         (["train", "PICTURE", "--photos", "FOLDER", "-o", "n.safetensors", "--channels", "0"], "from 1 to 128"),
+        (["train", "PICTURE", "--photos", "FOLDER", "-o", "n.safetensors", "--begin-with", "n"], "cannot be read"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -404,7 +470,14 @@ def test_bad_input_is_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    paths = {"NET": kept, "PICTURE": places / "x.png", "FOLDER": places / "photos", "EMPTY": tmp_path / "empty"}
+    (tmp_path / "broken.safetensors").write_bytes(b"broken")
+    paths = {
+        "NET": kept,
+        "BROKEN": tmp_path / "broken.safetensors",
+        "PICTURE": places / "x.png",
+        "FOLDER": places / "photos",
+        "EMPTY": tmp_path / "empty",
+    }
     printed = ran(capsys, 1, *(paths.get(word, word) for word in words))
     assert said in printed
     assert printed.startswith("fastnst: error: ")

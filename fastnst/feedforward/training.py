@@ -131,10 +131,12 @@ def train_network(
         runtime = without_overflow(runtime)
     resolved = loss_options(**options)
     names = _names(styles, names)
-    pictures = [style_picture(style, resolved) for style in styles]
-    with own_modes(runtime.device), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(schedule.seed)
-        network, first = _network(names, architecture, begin_with=begin_with, add_to=add_to)
+    crops = Photos(photos, size, schedule.seed)
+    with own_modes(runtime.device):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(schedule.seed)
+            network, first = _network(names, architecture, begin_with=begin_with, add_to=add_to)
+        pictures = [style_picture(style, resolved) for style in styles]
         backbone = build_backbone(
             load_weights(
                 resolved.weights, resolved.network, taps=resolved.taps, filter_scaling=resolved.filter_scaling
@@ -147,7 +149,7 @@ def train_network(
         training = _Training(
             network=network.to(runtime.device),
             first=first,
-            photos=Photos(photos, size, schedule.seed),
+            photos=crops,
             backbone=backbone,
             targets=[style_targets(backbone, [(picture.rgb[None], 1.0)], resolved, runtime) for picture in pictures],
             options=resolved,

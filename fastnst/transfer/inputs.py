@@ -243,7 +243,7 @@ def load_inputs(style: Styles, options: Options) -> Inputs:
     init = None if is_word else open_picture(options.init, role="init", max_pixels=options.max_pixels)
     regions = None if options.masks is None else load_regions(options.masks, styles, shares)
     inputs = Inputs(styles, shares, init, regions)
-    if options.init == "network":
+    if is_word and options.init == "network":
         network_shares(inputs.hashed)
     return inputs
 

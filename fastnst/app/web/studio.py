@@ -86,7 +86,10 @@ class Studio:
             return None
         try:
             blend = network_shares(
-                [(_hash_of(style), weight / sum(weights)) for style, weight in zip(request.styles, weights, strict=True)]
+                [
+                    (_hash_of(style), weight / sum(weights))
+                    for style, weight in zip(request.styles, weights, strict=True)
+                ]
             )
         except OptionError:
             return None
