@@ -302,3 +302,22 @@ def test_a_texture_needs_no_content(address: str) -> None:
     assert result["width"] == result["height"]
     assert result["content"]["name"] == "texture"
     assert page.ask("POST", "/runs", {**wanted, "form": FORM})[0] == 400
+
+
+def test_a_first_picture_where_the_styles_are_the_network_s_own(address: str) -> None:
+    page = Page(address)
+    content, other = (page.upload(png(seed=seed), f"{name}.png")[1]["id"] for seed, name in enumerate("ab"))
+    swirls, glass = (page.ask("POST", f"/examples/style_{name}")[1]["id"] for name in ("swirls", "glass"))
+
+    def first(styles: list[str], **form: str) -> tuple[int, bytes]:
+        wanted = {"content": content, "styles": styles, "form": {**FORM, **form}}
+        status, body, _ = call(address, "POST", "/api/first", wanted)
+        return status, body
+
+    pictures = [first([swirls])[1], first([swirls, glass])[1], first([swirls, glass], style_weights="1,9")[1]]
+    assert len(set(pictures)) == 3
+    with Image.open(io.BytesIO(pictures[0])) as image:
+        assert image.size == (640, 480)
+    assert first([other])[0] == 204
+    assert first([swirls, glass], style_weights="1")[0] == 204
+    assert call(address, "GET", "/api/examples/style_swirls")[0] == 200

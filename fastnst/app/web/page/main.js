@@ -50,7 +50,7 @@ async function main() {
   );
   const palette = new Palette(find("palette"), page.examples, { attempt, put: mix });
   let run = null;
-  let firsts = 0, first = null;
+  let firsts = 0, first = null, held = null;
   let asking = 0, looking = 0, forecasts = 0, painting;
   const shownYet = () => document.body.dataset.stage === "full" && !stage.shown.includes("/large");
   // The curve of the present run, and those of results as they are asked for.
@@ -94,7 +94,9 @@ async function main() {
     if (url === null) return;
     history.select(null);
     offerActions(null);
-    stage.show(url, "A first picture");
+    await stage.show(url, "A first picture");
+    if (held) URL.revokeObjectURL(held);
+    held = url;
     stage.say(["A first picture, made in one pass.", "Start goes on from it, to finer strokes."]);
   }
 
