@@ -7,6 +7,7 @@ import re
 import struct
 import sys
 import threading
+import threading
 import warnings
 from collections.abc import Iterator
 from functools import cache
@@ -240,10 +241,18 @@ def read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[np.gener
     return shape, dtype
 
 
-@cache
 def libvips() -> Any:
     """pyvips, set up: no operation is kept, what its authors call unsafe for untrusted files is blocked, and warnings
     about damaged metadata, which a user can do nothing about, go nowhere."""
+    with _STARTING:
+        return _started()
+
+
+_STARTING = threading.Lock()
+
+
+@cache
+def _started() -> Any:
     ours = "pyvips" not in sys.modules
     if ours:
         os.environ["VIPS_WARNING"] = "0"  # read as libvips starts: its own handler of warnings is to be an empty one
