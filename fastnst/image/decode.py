@@ -7,7 +7,6 @@ import re
 import struct
 import sys
 import threading
-import threading
 import warnings
 from collections.abc import Iterator
 from functools import cache
