@@ -17,6 +17,7 @@ from bench import (
     count,
     gpu_step,
     loss_strength,
+    one_pass,
     plain_loop,
     run_gpu,
     style_distance,
@@ -269,8 +270,19 @@ def test_times_by_size(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_methods_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     styles.main([str(tmp_path), "--size", "64"])
-    pair = ["--pairs", str(example("content")), str(tmp_path / "glass.png")]
+    pair = ["--pairs", str(example("content")), str(tmp_path / "style_glass.jpg")]
     assert style_distance.main([*pair, "--size", "64", "--methods", "wct", "--folder", str(tmp_path)]) == 0
     distances = [float(line.split("|")[3]) for line in capsys.readouterr().out.splitlines()[2:]]
     assert distances[1] < distances[0] / 2
     assert len(list(tmp_path.glob("*_wct.png"))) == 1
+
+
+def test_one_pass_beside_the_optimisation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--size", "48", "--iterations", "2", "--json", str(tmp_path / "rows.json")]
+    assert one_pass.main(["--pairs", *PAIR, *small]) == 0
+    (row,) = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert row["pair"] == "content × mosaic"
+    assert capsys.readouterr().out.splitlines()[-1].startswith("| content × mosaic | ")
+    assert row["objective"] > 0
+    assert one_pass.main(["--speed", "--rounds", "1"]) == 0
+    assert capsys.readouterr().out.count("| fastnst |") == 2
