@@ -248,7 +248,8 @@ class Apply(_Node):
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         folders = _folders()
-        network = ("STRING", {"default": ""}) if folders is None else (folders.get_filename_list("fastnst"),)
+        listed = [] if folders is None else folders.get_filename_list("fastnst")
+        network = ([_SHIPPED, *listed],)
         return {
             "required": {
                 "content": ("IMAGE",),
@@ -256,7 +257,7 @@ class Apply(_Node):
                 "size": ("STRING", {"default": "content", "tooltip": _SIZE}),
                 "preserve_color": (list(MODES),),
             },
-            "optional": {"blend": ("STRING", {"default": "", "tooltip": "a weight for each style, as 0.3, 0.7"})},
+            "optional": {"blend": ("STRING", {"default": "", "tooltip": "a weight for each style, as 0.3, 0.7, or for some, as swirls=0.3, mosaic=0.7"})},
         }
 
     @classmethod
@@ -268,7 +269,7 @@ class Apply(_Node):
     def run(self, content: Tensor, network: str, size: str, preserve_color: str, blend: str = "") -> tuple[Tensor]:
         apply = Applier(
             _network_path(network),
-            blend=blend.replace(",", " ").split() or None,
+            blend=read_blend(blend) or None,
             size=size,
             preserve_color=preserve_color,
             device=_device(),
