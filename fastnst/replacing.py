@@ -36,7 +36,7 @@ def replacing(target: Path, *, keep: bool = False) -> Iterator[IO[bytes]]:
         with open(temporary, "w+b", opener=lambda *_: descriptor) as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
             if target.exists():
                 temporary.chmod(mode)
                 if keep:
@@ -117,6 +117,16 @@ def _remove_left(temporary: Path) -> None:
             temporary.unlink()
         finally:
             os.close(descriptor)
+
+
+def sync(descriptor: int) -> None:
+    """Makes what is written to the file last through a power cut."""
+    full = getattr(fcntl, "F_FULLFSYNC", None)
+    if full is not None:  # on macOS, whose fsync leaves it in the disk's own cache
+        with suppress(OSError):  # a file system that has fsync alone
+            fcntl.fcntl(descriptor, full)
+            return
+    os.fsync(descriptor)
 
 
 def _sync_folder(folder: Path) -> None:
