@@ -5,49 +5,72 @@ import os
 import secrets
 import stat
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
-from fastnst.errors import FastnstError
+from fastnst.errors import FastnstError, FastnstWarning
 
 try:
     import fcntl
 except ImportError:  # on Windows
     fcntl = None  # type: ignore[assignment]
 
+_Contents = TypeVar("_Contents")
+
 
 @contextmanager
-def replacing(target: Path, *, before: Path | None = None) -> Iterator[IO[bytes]]:
+def replacing(target: Path, *, keep: bool = False) -> Iterator[IO[bytes]]:
     """A new file, to be written, that takes the place of `target` if the block succeeds and vanishes if not.
 
-    The file that it replaces is then called `before`, if that is given. No one may read it who may not read that.
+    With `keep` the file that it replaces stays as `previous(target)`. No one may read it who may not read that.
     """
     # Mode 0666 less the umask, as for any new file.
     mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o666
     temporary, descriptor = _temporary(target, mode)
-    linked = temporary.with_suffix(".prev")
+    before, linked = previous(target), temporary.with_suffix(".prev")
     try:
         # With the path for its name: a film's muxer opens it by that.
         with open(temporary, "w+b", opener=lambda *_: descriptor) as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
             if target.exists():
                 temporary.chmod(mode)
-                if before is not None:
+                if keep:
                     _link(target, linked, before)
             if fcntl is None:  # an open file keeps its name on Windows
                 file.close()
             temporary.replace(target)
-        if before is not None and linked.exists():
+        if keep and linked.exists():
             linked.replace(before)
         _sync_folder(target.parent)
     except BaseException:
         for left in (temporary, linked):
             left.unlink(missing_ok=True)
         raise
+
+
+def previous(path: Path) -> Path:
+    """The place of the file that the one at `path` has replaced, where it is kept."""
+    return path.with_name(f"{path.name}.prev")
+
+
+def newest(path: Path, read: Callable[[Path], _Contents]) -> _Contents:
+    """Reads the checkpoint at `path`, or where it is missing or damaged and the one before it is not, that one, with a
+    FastnstWarning. Raises what `read` raises of `path`."""
+    try:
+        return read(path)
+    except FastnstError as error:
+        try:
+            before = previous(Path(os.path.realpath(path)))
+            contents = read(before)
+        except (FastnstError, ValueError):  # ValueError: what is no path
+            raise error from None
+        warnings.warn(f"{error}; going on from the checkpoint before it, {before}", FastnstWarning, stacklevel=3)
+        return contents
 
 
 def _link(target: Path, linked: Path, before: Path) -> None:
@@ -94,6 +117,16 @@ def _remove_left(temporary: Path) -> None:
             temporary.unlink()
         finally:
             os.close(descriptor)
+
+
+def sync(descriptor: int) -> None:
+    """Makes what is written to the file last through a power cut."""
+    full = getattr(fcntl, "F_FULLFSYNC", None)
+    if full is not None:  # on macOS, whose fsync leaves it in the disk's own cache
+        with suppress(OSError):  # a file system that has fsync alone
+            fcntl.fcntl(descriptor, full)
+            return
+    os.fsync(descriptor)
 
 
 def _sync_folder(folder: Path) -> None:

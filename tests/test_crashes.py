@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock, call
 
 import pytest
 import torch
@@ -13,8 +14,9 @@ import torch
 import fastnst
 from fastnst.errors import ImageError
 from fastnst.image.write import save_image
+from fastnst.replacing import replacing, sync
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="each attempt is a fork")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="each attempt is a fork, beside libvips' threads")
 
 
 @pytest.mark.parametrize(
@@ -56,6 +58,17 @@ def test_a_file_in_the_making_is_as_private_as_its_target(tmp_path: Path, monkey
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_macos_syncs_beyond_the_disks_cache_where_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = Mock()
+    monkeypatch.setattr("fastnst.replacing.fcntl", Mock(F_FULLFSYNC=51, fcntl=calls.fcntl))
+    monkeypatch.setattr(os, "fsync", calls.fsync)
+    sync(7)
+    assert calls.mock_calls == [call.fcntl(7, 51)]
+    calls.fcntl.side_effect = OSError
+    sync(8)
+    assert calls.mock_calls[1:] == [call.fcntl(8, 51), call.fsync(8)]
+
+
 @pytest.mark.slow
 def test_syncing_costs_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The checkpoint of a 512 px run with the default optimiser, which is written once a minute."""
@@ -77,8 +90,6 @@ def test_syncing_costs_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_file_that_is_being_written_is_not_taken_for_one_that_was_left(tmp_path: Path) -> None:
-    from fastnst.replacing import replacing
-
     path = tmp_path / "out.bin"
     with replacing(path) as first:
         first.write(b"first")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import fastnst
 from fastnst.app import cli
-from fastnst.errors import FastnstError, ImageError, OptionError
+from fastnst.errors import FastnstError, FastnstWarning, ImageError, OptionError
 from fastnst.examples import STYLES, example
 from fastnst.feedforward import schedule as schedules
 from fastnst.feedforward import strips, training
@@ -213,6 +213,30 @@ def test_a_killed_training_goes_on_to_the_bit(
             checkpoint=checkpoint,
             resume=True,
         )
+
+
+def test_a_training_goes_on_from_the_checkpoint_before_a_damaged_one(places: Path, tmp_path: Path) -> None:
+    whole, checkpoint = trained(places, 6), tmp_path / "run"
+    before = checkpoint.with_name("run.prev")
+    with pytest.raises(Killed):
+        trained(places, 6, checkpoint=checkpoint, save_every=0.0, callback=kill_at(4))
+    data, older, steps = checkpoint.read_bytes(), before.read_bytes(), list[int]()
+    for damaged in (data[: len(data) // 2], data[:-2000] + bytes(2000), b"", None):
+        checkpoint.unlink()
+        before.write_bytes(older)
+        if damaged is not None:
+            checkpoint.write_bytes(damaged)
+        steps.clear()
+        with pytest.warns(FastnstWarning, match="going on from the checkpoint before it"):
+            resumed = trained(
+                places, 6, checkpoint=checkpoint, resume=True, callback=lambda progress: steps.append(progress.step)
+            )
+        assert steps == [3, 4, 5, 6]
+        torch.testing.assert_close(weights_of(resumed.network), weights_of(whole.network), rtol=0, atol=0)
+    before.write_bytes(older[:-2000])
+    checkpoint.write_bytes(data[:-2000])
+    with pytest.raises(TrainingError, match="run' is not a checkpoint of a training, or it is damaged"):
+        trained(places, 6, checkpoint=checkpoint, resume=True)
 
 
 def test_stopping_keeps_what_there_is(places: Path, tmp_path: Path) -> None:

@@ -75,6 +75,13 @@ def test_a_region_can_be_written_in_several_ways(form: Any) -> None:
     assert parse_masks([]) is None
 
 
+def test_paths_of_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sep", "\\")
+    masks = parse_masks([r"content=C:\a\b.png 'style=C:\c d.png'"])
+    assert masks is not None
+    assert str(masks[0].content) == r"C:\a\b.png"
+
+
 @pytest.mark.parametrize(
     ("masks", "message"),
     [

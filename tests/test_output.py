@@ -215,6 +215,7 @@ def test_equal_pictures_are_equal_files(tmp_path: Path, extension: str, depth: i
     assert (tmp_path / f"a.{extension}").read_bytes() == (tmp_path / f"b.{extension}").read_bytes()
 
 
+@pytest.mark.posix
 def test_refused_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known = r"use one of: \.png, \.jpg, \.jpeg, \.webp, \.tif, \.tiff, \.avif, \.npy"
     refused_path(tmp_path / "a.gif", rf"unknown extension '\.gif'; {known}")

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import os
 import re
 import signal
 from dataclasses import replace
@@ -326,7 +325,7 @@ def test_histogram_brings_the_styles_colours_to_the_contents() -> None:
 def test_ctrl_c_keeps_the_image_so_far() -> None:
     def press(iterate: fastnst.Iterate) -> None:
         if iterate.record.iteration == 2:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
     small: dict[str, Any] = {"size": 32, "weights": "random", "style_layers": "conv1_1", "content_layers": "conv1_2"}
     result = fastnst.stylize(photo(), photo(1), iterations=50, callback=press, **small)

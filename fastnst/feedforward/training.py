@@ -36,7 +36,7 @@ from fastnst.network.weights_file import check_archive
 from fastnst.options.keywords import OptionValues
 from fastnst.options.options import Options
 from fastnst.options.parse import parse_size
-from fastnst.replacing import replacing, rescued
+from fastnst.replacing import newest, previous, replacing, rescued
 
 SUFFIX = ".safetensors"
 _FORMAT, _KIND = 1, "fastnst training"
@@ -166,8 +166,10 @@ def train_network(
                 "precision": runtime.precision,
             },
         )
-        if resume and checkpoint is not None and Path(checkpoint).exists():
-            training.load(Path(checkpoint))
+        if resume and checkpoint is not None:
+            place = Path(os.path.realpath(checkpoint))
+            if place.exists() or previous(place).exists():
+                training.load(place)
         return training.run(
             output=output, checkpoint=checkpoint, previews=previews, save_every=save_every, callback=callback
         )
@@ -420,14 +422,14 @@ class _Training:
             "optimizer": self.optimizer.state_dict(),
         }
         try:
-            with replacing(Path(os.path.realpath(path))) as file:
+            with replacing(Path(os.path.realpath(path)), keep=True) as file:
                 torch.save(contents, file)
         except (OSError, RuntimeError) as error:
             reason = error.__context__ if isinstance(error.__context__, OSError) else error
             raise TrainingError(f"checkpoint {str(path)!r} cannot be written: {reason}") from error
 
-    def load(self, path: Path) -> None:
-        """Goes on from what `save` wrote. Raises TrainingError for anything else, or where it is another training."""
+    def _read(self, path: Path) -> tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]]:
+        """The contents of a checkpoint, its facts, and its place in the training. Raises TrainingError."""
         what = f"checkpoint {str(path)!r}"
         try:
             check_archive(path)
@@ -435,6 +437,8 @@ class _Training:
             facts = json.loads(contents["facts"])
             known = contents["kind"] == _KIND and contents["format"] == _FORMAT
             place = {name: type(getattr(self, name))(facts["place"][name]) for name in _PLACE}
+        except FileNotFoundError:
+            raise TrainingError(f"{what} does not exist") from None
         except Exception as error:
             raise TrainingError(
                 f"{what} is not a checkpoint of a training, or it is damaged; give the file that --checkpoint wrote, "
@@ -442,6 +446,15 @@ class _Training:
             ) from error
         if not known:
             raise TrainingError(f"{what} is of another version of fastnst; go on with that one, or begin anew")
+        return contents, facts, place
+
+    def load(self, path: Path) -> None:
+        """Goes on from what `save` wrote, or wrote before where that is damaged.
+
+        Raises TrainingError for anything else, or where it is another training.
+        """
+        what = f"checkpoint {str(path)!r}"
+        contents, facts, place = newest(path, self._read)
         for name, value in {**self.facts, "photos": self.photos.names}.items():
             if facts.get(name) != json.loads(json.dumps(value)):
                 raise TrainingError(

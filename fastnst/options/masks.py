@@ -1,5 +1,6 @@
 """Which part of the content takes its style from which part of which style: the `masks` option, before it is loaded."""
 
+import os
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ def _mask(item: Any) -> Mask:
         return item
     if isinstance(item, str):
         try:
-            item = shlex.split(item)
+            item = shlex.split(item.replace("\\", r"\\") if os.sep == "\\" else item)  # paths of Windows
         except ValueError as error:
             raise OptionError(f"mask {item!r} cannot be read ({error}); {_FORM}") from None
     if isinstance(item, Mapping):

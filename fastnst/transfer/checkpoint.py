@@ -18,7 +18,7 @@ from fastnst.image.read import Source
 from fastnst.network.weights_file import check_archive
 from fastnst.options.masks import mask_hashes
 from fastnst.options.options import START_WORDS
-from fastnst.replacing import replacing
+from fastnst.replacing import newest, replacing
 from fastnst.transfer.inputs import Styles, recorded_canvas
 from fastnst.transfer.result import LossRecord
 
@@ -194,8 +194,7 @@ def save_run(path: Path, run: SavedRun) -> None:
     facts["losses"] = [record.as_dict() for record in run.losses]
     contents = {"kind": _KIND, "format": FORMAT, "run": json.dumps(facts)}
     try:
-        target = real_target(str(path))
-        with replacing(target, before=_before(target)) as file:
+        with replacing(real_target(str(path)), keep=True) as file:
             torch.save({**contents, "tensors": dict(run.tensors), "optimizer": dict(run.optimizer)}, file)
     except (OSError, RuntimeError, ImageError) as error:
         # torch's writer hides what the system said.
@@ -206,27 +205,13 @@ def save_run(path: Path, run: SavedRun) -> None:
 _FACTS = tuple(name for name in SavedRun.__dataclass_fields__ if name not in ("tensors", "optimizer"))
 
 
-def _before(path: Path) -> Path:
-    """The place of the checkpoint that the one at `path` has replaced."""
-    return path.with_name(f"{path.name}.prev")
-
-
 def load_run(path: Path, *, check: bool = True) -> SavedRun:
     """Opens what `save_run` wrote: its tensors are read where they are used, from the file as it is now.
 
     With `check` all of it is read once. Where it is missing or damaged and the checkpoint before it is not, that is
     opened, with a FastnstWarning. Raises CheckpointError, with the reason, for anything else.
     """
-    try:
-        return _load_run(path, check=check)
-    except CheckpointError as error:
-        try:
-            before = _before(real_target(str(path)))
-            run = _load_run(before, check=check)
-        except (CheckpointError, ImageError):
-            raise error from None
-        warnings.warn(f"{error}; going on from the checkpoint before it, {before}", FastnstWarning, stacklevel=2)
-        return run
+    return newest(path, lambda place: _load_run(place, check=check))
 
 
 def _load_run(path: Path, *, check: bool) -> SavedRun:

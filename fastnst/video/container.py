@@ -14,7 +14,7 @@ from PIL import Image
 
 from fastnst.errors import ImageError, OptionError
 from fastnst.image.files import check_place
-from fastnst.replacing import replacing
+from fastnst.replacing import replacing, sync
 from fastnst.video.clip import Clip, check_packages, reason_of
 
 FILMS = {
@@ -120,7 +120,7 @@ def _copy(frames: Sequence[Path], folder: Path) -> None:
             with (whole / frame.name).open("wb") as copy:
                 copy.write(frame.read_bytes())
                 copy.flush()
-                os.fsync(copy.fileno())
+                sync(copy.fileno())
         if folder.is_dir():
             folder.rmdir()
         whole.replace(folder)

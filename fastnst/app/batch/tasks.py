@@ -259,7 +259,7 @@ def _output(row: Row, number: int, folder: str | None, *, root: str, pattern: st
 
 def _check_collisions(tasks: Sequence[Task]) -> None:
     """Raises ManifestError where two tasks write one file, or one writes what one reads."""
-    real = cache(os.path.realpath)
+    real = cache(lambda path: os.path.normcase(os.path.realpath(path)))  # on Windows a.png is A.png
     inputs = {real(path): task.where for task in tasks for _, path in _inputs(task)}
     writers: dict[str, Task] = {}
 
