@@ -25,16 +25,14 @@ from typing import Any
 
 import torch
 import triton
-from fastnst_kernels.first import FirstLayer, triton_back, triton_first
-from fastnst_kernels.image import triton_adam, triton_image
+from fastnst_kernels import direct
+from fastnst_kernels.first import FirstLayer
 from fastnst_kernels.launch.build import specialised
 from fastnst_kernels.launch.gpu import Gpu
-from fastnst_kernels.launch.launch import Launch, Plan, interpreted
+from fastnst_kernels.launch.launch import Launch, interpreted, planned
 from fastnst_kernels.launch.layout import dense_channels_last, empty_bits, empty_map, in_layout
-from fastnst_kernels.lbfgs.plan import plan_step
-from fastnst_kernels.losses import triton_content, triton_gram, triton_tap
+from fastnst_kernels.lbfgs import FusedLBFGS
 from fastnst_kernels.losses.targets import ContentTerm, StyleTerm
-from fastnst_kernels.relu import triton_pool, triton_relu
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -86,18 +84,20 @@ def launches(shape: str, mode: str, layout: str, gpu: Gpu) -> list[Launch]:
     dtype, precision = MODES[mode]
     last = layout == "channels_last"
     features = in_layout(torch.empty(SHAPES[shape], dtype=dtype, device="meta"), last)  # (B, C, H, W)
-    if features.shape[1] == 3:
-        plans = [] if precision == "tf32" else _image_plans(features, gpu)
-        if last and mode != "float32":
-            plans += _first_plans(features, precision, gpu)
-    else:
-        plans = _loss_plans(features, precision, gpu)
-        if last and precision == "ieee":
-            plans += _relu_plans(features, gpu)
-    return [launch for plan in plans for launch in plan.launches]
+    with planned(gpu) as planned_launches:
+        if features.shape[1] == 3:
+            if precision != "tf32":
+                _run_image(features)
+            if last and mode != "float32":
+                _run_first(features, precision)
+        else:
+            _run_losses(features, precision)
+            if last and precision == "ieee":
+                _run_relu(features)
+    return planned_launches
 
 
-def _loss_plans(features: Tensor, precision: str, gpu: Gpu) -> list[Plan]:
+def _run_losses(features: Tensor, precision: str) -> None:
     batch, channels, height, width = features.shape
     sums = torch.empty((batch, channels, channels), device="meta")
     difference = torch.empty((batch, channels, channels), dtype=features.dtype, device="meta")
@@ -107,6 +107,16 @@ def _loss_plans(features: Tensor, precision: str, gpu: Gpu) -> list[Plan]:
     owned = (top, left, height - 2 * top, width - 2 * left)
     style = StyleTerm(difference, ones, ones, 1.0)
     content, part = ContentTerm(features, ones, 1.0), ContentTerm(inner, ones, 1.0)
+    if features.stride(1) == 1:
+        direct.bias_relu_gram("triton", features, ones, torch.empty_like(features), precision)
+    target: dict[str, Any] = {"target": sums[:1], "weight": 1.0, "offset": ones, "offset_weight": 1.0}
+    direct.gram_difference_loss("triton", features, **target, precision=precision)
+    direct.gram("triton", features, precision)
+    direct.accumulate_gram("triton", sums, inner, precision)
+    direct.finish_gram_loss("triton", sums, height * width, **{**target, "offset": None}, dtype=features.dtype)
+    for tile in (features, inner):
+        direct.content_loss("triton", tile, tile, 1.0)
+    plain: dict[str, Any] = {"upstream": None, "style": None, "content": None, "relu": False, "owned": None}
     terms: Sequence[dict[str, Any]] = (
         {"style": style},
         {"style": style, "upstream": features, "relu": True},
@@ -115,48 +125,35 @@ def _loss_plans(features: Tensor, precision: str, gpu: Gpu) -> list[Plan]:
         {"content": content},
         {"content": part, "upstream": features, "relu": True, "owned": owned},
     )
-    target: dict[str, Any] = {"target": sums[:1], "weight": 1.0, "offset": ones, "offset_weight": 1.0}
-    activated = [triton_gram.plan_bias_relu_gram(features, ones, torch.empty_like(features), precision, gpu)]
-    return [
-        *(activated if features.stride(1) == 1 else []),
-        triton_gram.plan_difference_loss(features, **target, precision=precision, gpu=gpu),
-        triton_gram.plan_gram(features, precision, gpu),
-        triton_gram.plan_accumulate_gram(sums, inner, precision, gpu),
-        triton_gram.plan_loss(
-            (), sums, batch, positions=height * width, dtype=features.dtype, **{**target, "offset": None}
-        ),
-        triton_content.plan_content_loss(features, features, 1.0, gpu),
-        triton_content.plan_content_loss(inner, inner, 1.0, gpu),
-        *(triton_tap.plan_tap_backward(features, precision, gpu, **term) for term in terms),
-    ]
+    for term in terms:
+        gradient = torch.empty_like(features)
+        direct.tap_backward("triton", gradient, features=features, **plain | term, precision=precision)
 
 
-def _relu_plans(x: Tensor, gpu: Gpu) -> list[Plan]:
+def _run_relu(x: Tensor) -> None:
     bits, bias = empty_bits(x, True), torch.empty((x.shape[1],), dtype=x.dtype, device="meta")
     pooled = empty_map(x, True, size=(x.shape[2] // 2, x.shape[3] // 2))
-    plans = [triton_relu.plan_relu_backward(x, bits, x), triton_pool.plan_unpool_backward(pooled, bits, "avg", x, gpu)]
+    direct.relu_backward("triton", x, bits, x)
+    direct.unpool_backward("triton", pooled, bits, "avg", x)
+    direct.bias_relu_content("triton", x, bias, x, x, 1.0)
     for shift, kept in ((bias, bits), (None, None)):
-        plans.append(triton_relu.plan_bias_relu(x, shift, x, kept))
-        plans.append(triton_relu.plan_bias_relu(x, shift, x, None, (x, 1.0)))
-        plans += [triton_pool.plan_bias_relu_pool(x, shift, pool, pooled, kept, gpu) for pool in ("avg", "max")]
-    return plans
+        direct.bias_relu("triton", x, shift, x, kept)
+        for pool in ("avg", "max"):
+            direct.bias_relu_pool("triton", x, shift, pool, pooled, kept)
 
 
-def _image_plans(above: Tensor, gpu: Gpu) -> list[Plan]:
+def _run_image(above: Tensor) -> None:
     ones, last = (1.0, 1.0, 1.0), dense_channels_last(above)
-    plans = []
+    best = torch.empty((), dtype=torch.bool, device="meta")
     for image_last, flip, kind in ((False, True, "squared"), (True, False, "absolute")):
         image = empty_map(above, image_last, dtype=torch.float32)
-        edge: dict[str, Any] = {"flip": flip, "gpu": gpu}
-        plans += [
-            triton_image.plan_normalise(image, scale=ones, shift=ones, dtype=above.dtype, channels_last=last, **edge),
-            triton_image.plan_normalise_backward(above, ones, flip, image_last, gpu=gpu),
-            triton_image.plan_image_gradient(
-                image, above, scale=ones, tv_weight=1.0, tv_gradient=None, kind=kind, divisor=image[0, 0, 0], **edge
-            ),
-            triton_image.plan_total_variation(image, kind, gpu),
-        ]
-    adam = triton_adam.plan_adam_step(
+        direct.normalise("triton", image, ones, ones, flip, dtype=above.dtype, channels_last=last)
+        direct.normalise_backward("triton", above, ones, flip, dtype=image.dtype, channels_last=image_last)
+        terms: dict[str, Any] = {"tv_weight": 1.0, "tv_gradient": None, "kind": kind, "divisor": image[0, 0, 0]}
+        direct.image_gradient("triton", image, above, ones, flip, **terms)
+        direct.total_variation("triton", image, kind)
+    direct.adam_step(
+        "triton",
         image,
         gradient=image,
         first=image,
@@ -166,51 +163,35 @@ def _image_plans(above: Tensor, gpu: Gpu) -> list[Plan]:
         betas=(0.9, 0.99),
         epsilon=1e-8,
         limits=(0.0, 1.0),
-        best=(image, torch.empty((), dtype=torch.bool, device="meta")),
-        gpu=gpu,
+        best=(image, best),
     )
-    return [*plans, adam, *(_lbfgs_plans(above, gpu) if last else ())]
+    for places in (radial_places(*above.shape[2:])[0], None) if last else ():
+        # Pairs in the dtype of the map.
+        image = torch.empty((1, 3, *above.shape[2:]), device="meta")
+        pairs: dict[str, Any] = {"history": LBFGS_HISTORY, "dtype": above.dtype, "places": places}
+        FusedLBFGS(image, learning_rate=1.0, most=1.0, **pairs).step(image, image, (image, best))
 
 
-def _lbfgs_plans(like: Tensor, gpu: Gpu) -> list[Plan]:
-    """A step of L-BFGS with pairs in the dtype of `like`, by bands and by a scalar."""
-    height, width = like.shape[2:]
-    shared: dict[str, Any] = {"history": LBFGS_HISTORY, "dtype": like.dtype, "gpu": gpu}
-    return [plan_step((height, width), places, **shared) for places in (radial_places(height, width)[0], None)]
-
-
-def _first_plans(x: Tensor, precision: str, gpu: Gpu) -> list[Plan]:
+def _run_first(x: Tensor, precision: str) -> None:
     """The first layer's kernels, which float32 in IEEE precision goes without."""
     batch, _, height, width = x.shape
     weight, bias = (torch.empty(size, dtype=x.dtype, device="meta") for size in ((64, 3, 3, 3), (64,)))
     y = empty_map(torch.empty((batch, 64, height, width), dtype=x.dtype, device="meta"), True)
     ones, matrix = (torch.empty(size, device="meta") for size in ((batch,), (batch, 64, 64)))
-    style, plans = StyleTerm(matrix.to(x.dtype), ones, ones, 1.0), []
-    switches: Sequence[tuple[str, bool, Tensor | None, StyleTerm | None, str | None]] = (
+    style = StyleTerm(matrix.to(x.dtype), ones, ones, 1.0)
+    switches: Sequence[tuple[str, bool, Tensor | None, StyleTerm | None, str]] = (
         ("zeros", True, y, style, "squared"),
         ("replicate", False, y, style, "absolute"),
-        ("circular", True, y, None, None),
+        ("circular", True, y, None, "nine-point"),
         ("replicate", True, None, style, "squared"),
     )
     for padding, flip, above, term, kind in switches:
         layer = FirstLayer(in_layout(weight, True), bias, (1.0, 1.0, 1.0), (1.0, 1.0, 1.0), flip, padding)
         image = empty_map(x, not flip, dtype=torch.float32)
-        plans += [
-            triton_first.plan_first_forward(image, layer, y, term is not None, precision, gpu),
-            triton_back.plan_first_backward(
-                image,
-                layer,
-                upstream=above,
-                style=term,
-                tv_weight=1.0,
-                kind=kind,
-                precision=precision,
-                gpu=gpu,
-                # What float16's loss scale asks for.
-                divisor=ones[:1] if x.dtype == torch.float16 else None,
-            ),
-        ]
-    return plans
+        direct.first_forward("triton", image, layer, y, term is not None, precision)
+        # A divisor is what float16's loss scale asks for.
+        last: dict[str, Any] = {"precision": precision, "divisor": ones[:1] if x.dtype == torch.float16 else None}
+        direct.first_backward("triton", image, layer, above, term, tv_weight=1.0, kind=kind, **last)
 
 
 def build_all(target: str, shapes: Sequence[str], modes: Sequence[str], kernels: Sequence[str]) -> Iterator[Built]:

@@ -13,8 +13,7 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,6 +35,53 @@ from fastnst.transfer.descent import Descent
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "tf32": torch.float32, "fp32": torch.float32}
 # The map of 64 channels that a convolution would write, or read, just so.
 _FIRST_MAPS = {"first_forward": ("y",), "first_backward": ("upstream",)}
+# How often each element of a kernel's argument passes between memory and chip at the least, once for what is read or
+# written, twice for what is both; or how that follows from the kernel's constants; or the constant that says so.
+Times = float | str | Callable[[Mapping[str, Any]], float]
+_MOVES: Mapping[str, Mapping[str, Times]] = {
+    "partial_content": {"features": 1, "content": 1, "partial": 1},
+    "partial_gram": {"features": 1, "partial": 1, "activations": "ACTIVATE"},
+    "reduce_gram": {"partial": 1, "target": "LOSS", "result": lambda on: 1 + on["ACCUMULATE"]},
+    "finish_loss": {"tile_loss": 1, "tile_peak": 1, "exact": "NORMALISE", "difference": "NORMALISE"},
+    "finish_sum": {"partial": 1, "result": 1},
+    "tap_backward": {
+        "features": lambda on: on["STYLE"] or on["CONTENT"] or on["RELU"],
+        "difference": "STYLE",
+        "content": "CONTENT",
+        "upstream": "UPSTREAM",
+        "gradient": 1,
+    },
+    "adam": {"image": 2, "gradient": 1, "first": 2, "second": 2, "best": "BEST"},
+    "normalise": {"image": 1, "result": 1},
+    "image_gradient": {"image": "VARIATION", "upstream": "UPSTREAM", "gradient": "GRADIENT", "partial": "VARIATION"},
+    "bias_relu": {"x": 1, "y": 1, "bits": "BITS", "content": "CONTENT", "partial": "CONTENT"},
+    "bias_relu_pool": {"x": 1, "pooled": 1, "bits": "BITS"},
+    "relu_backward": {"gradient": 1, "bits": 1, "result": 1},
+    "unpool_backward": {"gradient": 1, "bits": 1, "result": 1},
+    "first_forward": {"image": 1, "weight": 1, "bias": 1, "y": 1, "partial": "GRAM"},
+    "first_backward": {
+        **dict.fromkeys(("image", "weight", "bias", "gradient"), 1),
+        "upstream": "UPSTREAM",
+        "difference": "STYLE",
+        "partial": lambda on: (on["VARIATION"] + on["DIVIDED"]) / 2,
+    },
+    # The newest y is written where none is read.
+    "products": {
+        **dict.fromkeys(("red", "green", "blue", "pairs", "units", "partial"), 1),
+        "previous": 2,
+        "place": "TRANSFORMED",
+    },
+    "reduce": {"partial": 1, "products": 1, "yy": lambda on: 2 / on["HISTORY"]},
+    "algebra": {"products": 1, "yy": 1, "sy": 2},
+    # All pairs are read, and one s is written.
+    "direction": {
+        **dict.fromkeys(("gradient", "units", "squares"), 1),
+        "pairs": lambda on: 1 + 1 / (2 * on["HISTORY"]),
+        "place": "TRANSFORMED",
+        "result": lambda on: 2 - on["TRANSFORMED"],
+    },
+    "move": {"image": 2, "direction": 1, "squares": 1, "best": "BEST"},
+}
 # Written without being read.
 _FILLED = ("zero_", "fill_", "copy_", "zeros", "ones", "full", "empty")
 
@@ -102,12 +148,25 @@ def _kernels(launches: Sequence[Launch]) -> list[dict[str, Any]]:
     counts, moved, first = Counter[str](), Counter[str](), 0
     for launch in launches:
         name = launch.kernel.__name__.removesuffix("_kernel")
-        own = sum(replace(launch, moves={key: 1}).bytes for key in _FIRST_MAPS.get(name, ()))
+        own = sum(_size(launch.arguments[key]) for key in _FIRST_MAPS.get(name, ()))
         counts[name] += 1
-        moved[name] += launch.bytes - own
+        moved[name] += launch_bytes(launch) - own
         first += own
     rows = [{"name": name, "of": "triton", "launches": counts[name], "bytes": moved[name]} for name in counts]
     return [*rows, {"name": "maps of the first layer", "of": "convolutions", "launches": 0, "bytes": first}]
+
+
+def launch_bytes(launch: Launch) -> int:
+    """The bytes that a launch moves at the least."""
+    total = 0.0
+    for name, times in _MOVES[launch.kernel.__name__.removesuffix("_kernel")].items():
+        known = launch.constants[times] if isinstance(times, str) else times
+        total += (known(launch.constants) if callable(known) else known) * _size(launch.arguments[name])
+    return round(total)
+
+
+def _size(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
 
 
 def _torch(operations: TorchOperations) -> list[dict[str, Any]]:

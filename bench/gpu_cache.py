@@ -43,8 +43,10 @@ _ROOM = Room(0, 10**11)
 def key_parts(target: GPUTarget) -> dict[str, str]:
     """The parts of one kernel's key on this machine; the file in the cache is named by a hash of all of them."""
     backend = make_backend(target)
-    launched, _ = launch.finish_sum(torch.empty((1, 4), device="meta"), 1.0)
     gpu = Gpu("", target.backend, target.arch, target.warp_size, 0, 1)
+    with launch.planned(gpu) as launches:
+        launch.finish_sum(torch.empty((1, 4), device="meta"), 1.0)
+    (launched,) = launches
     return {
         "triton": _short(cache.triton_key()),
         "source": ASTSource(launched.kernel, *specialised(launched, gpu)).hash(),

@@ -28,8 +28,7 @@ from fastnst.image.write import save_image
 from fastnst.network.architecture import CAFFE
 from fastnst.network.weights_file import save_weights
 from fastnst.transfer.checkpoint import SavedRun, load_run, save_run
-from fastnst.transfer.movie import write_movie
-from fastnst.video.container import write_clip
+from fastnst.transfer.movie import write_clip
 from fastnst.video.work import Work
 
 PARAMETERS = {"content": None, "styles": [], "sizes": [{"width": 64, "height": 64}], "options": {"init": "noise"}}
@@ -162,11 +161,6 @@ def frames_of(value: int) -> list[Path]:
     return paths
 
 
-def movie(value: int) -> Callable[[Path], None]:
-    paths = frames_of(value)
-    return lambda path: write_movie(path, paths, Fraction(10))
-
-
 def clip(value: int) -> Callable[[Path], None]:
     paths = frames_of(value)
     return lambda path: write_clip(path, paths, Fraction(10))
@@ -199,7 +193,6 @@ def record(value: int) -> Callable[[Path], None]:
 PRODUCTS: dict[str, tuple[Callable[[int], Callable[[Path], None]], Callable[[Path], Any]]] = {
     "run.ckpt": (checkpoint, run_of),
     **dict.fromkeys(("out.npy", "out.png", "out.webp"), (picture, bytes_of)),
-    **dict.fromkeys(("movie.gif", "movie.webp", "movie.mp4"), (movie, bytes_of)),
     **dict.fromkeys(("clip.gif", "clip.webp", "clip.mp4"), (clip, bytes_of)),
     "net.safetensors": (network, bytes_of),
     "training.ckpt": (training, bytes_of),

@@ -2,7 +2,6 @@
 
 import importlib.util
 import re
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from fastnst.errors import FastnstWarning, ImageError, OptionError
 from fastnst.image.metadata import read_parameters
 from fastnst.transfer.callbacks import (
     Chain,
-    Display,
     EarlyStop,
     Frames,
     LossPlot,
@@ -30,7 +28,6 @@ from fastnst.transfer.callbacks import (
     chain,
     numbered_path,
 )
-from fastnst.transfer.movie import frame_size
 from fastnst.transfer.plot import draw_losses
 from fastnst.transfer.result import Iterate, LossRecord
 
@@ -174,11 +171,6 @@ def frames_of_mp4(path: Path) -> list[np.ndarray]:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
 
-def test_the_size_of_a_movies_frames() -> None:
-    assert frame_size(Path("a.gif"), (3000, 2000), 60) == (60, 40)
-    assert frame_size(Path("a.mp4"), (33, 21), 1280) == (32, 20)
-
-
 def test_a_movie_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.gif").write_bytes(b"old")
 
@@ -285,18 +277,3 @@ def test_the_share_of_a_run_goes_by_its_pixels() -> None:
     assert shares[0] == (16, 0)
     assert shares[2] == (16, 0.2)
     assert shares[-1] == (32, 1)
-
-
-def test_a_notebook_shows_the_newest_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    find, shown = importlib.util.find_spec, Mock()
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "IPython" else find(name))
-    with pytest.raises(OptionError, match="this is not a notebook"):
-        Display()
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: Mock())
-    monkeypatch.setitem(sys.modules, "IPython", Mock(display=shown))
-    monkeypatch.setitem(sys.modules, "IPython.display", shown)
-    with Display(seconds=0, longest_side=16) as callback:
-        feed(callback, run())
-    (first,) = shown.display.call_args.args
-    assert max(first.size) == 16
-    assert shown.display.return_value.update.call_count > 0

@@ -27,21 +27,24 @@ OPTIONS: dict[str, Any] = {**LAYERS, "weights": "random", "scales": None, "itera
 
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> list[launch.Launch]:
-    """A CPU that stands for a GPU: what its run launches, none of which is built, and which leaves zeros."""
+    """A CPU that stands for a GPU: what its run launches, none of which is built; results are zeros."""
     launches: list[launch.Launch] = []
     real = launch.run
 
-    def run(plan: launch.Plan, device: torch.device) -> Sequence[torch.Tensor]:
+    def run(work: launch.Launch, device: torch.device) -> None:
         if device.type == "meta":
-            return real(plan, device)
-        launches.extend(plan.launches)
-        for output in plan.outputs:
-            output.zero_()
-        return plan.outputs
+            real(work, device)
+        else:
+            launches.append(work)
 
+    for name in ("empty", "empty_like"):
+        unfilled = getattr(torch, name)
+        monkeypatch.setattr(torch, name, lambda *of, unfilled=unfilled, **how: unfilled(*of, **how).zero_())
     monkeypatch.setattr(launch, "run", run)
     for module in pkgutil.walk_packages(fastnst_kernels.__path__, "fastnst_kernels."):
-        if ".triton_" in module.name and hasattr(importlib.import_module(module.name), "run"):
+        if (".triton_" in module.name or ".launches" in module.name) and hasattr(
+            importlib.import_module(module.name), "run"
+        ):
             monkeypatch.setattr(importlib.import_module(module.name), "run", run)
     monkeypatch.setattr(launch, "gpu_of", lambda index: INTERPRETER)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)

@@ -33,8 +33,10 @@ def weight_of(channels: int, filters: int) -> Tensor:
 
 def convolution(layers: Layers, channels: int, filters: int, pool: str | None, padding: str) -> Convolution:
     weight = weight_of(channels, filters)
-    transposed = layers.pack(weight.flip(2, 3).transpose(0, 1))
-    return Convolution(layers.pack(weight), transposed, layers.pack_bias(noise(filters, seed=2) * 0.3), pool, padding)
+    transposed = layers.convolver.pack(weight.flip(2, 3).transpose(0, 1))
+    return Convolution(
+        layers.convolver.pack(weight), transposed, layers.pack_bias(noise(filters, seed=2) * 0.3), pool, padding
+    )
 
 
 def in_float64(layer: Convolution | Pool, x: Tensor) -> Tensor:

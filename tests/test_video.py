@@ -23,8 +23,8 @@ from fastnst.app.cli import main
 from fastnst.errors import FastnstError, OptionError
 from fastnst.network.weights import load_weights
 from fastnst.transfer.checkpoint import CheckpointError
+from fastnst.transfer.movie import write_clip
 from fastnst.video.clip import open_clip
-from fastnst.video.container import write_clip
 from fastnst.video.options import Look, Part, Track, VideoOptions, read_track
 from fastnst.video.run import FrameDone, stylize_video
 from fastnst.video.work import work_folder

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from fastnst.errors import FastnstError, ImageError, OptionError
+from fastnst.transfer.movie import check_target, even, note_of, write_clip
 from fastnst.video.clip import BrokenFrameError, open_clip
-from fastnst.video.container import check_target, even, note_of, sound_of, write_clip
 from fastnst.video.options import Part
 
 RATE = Fraction(10)
@@ -98,7 +98,7 @@ def test_a_part_of_a_clip(frames: list[Path], tmp_path: Path) -> None:
 def test_sound_is_copied_and_cut(frames: list[Path], tmp_path: Path, name: str) -> None:
     clip = open_clip(film(tmp_path / "clip.mp4", 20, sound="aac"), Part(start=0.5, end=1.5))
     target = tmp_path / name
-    sound = sound_of(clip, target)
+    sound = clip.sound_for(target)
     check_target(target, sound)
     write_clip(target, frames, clip.rate, sound)
     with av.open(str(target)) as container:
@@ -115,9 +115,8 @@ def test_sound_is_copied_and_cut(frames: list[Path], tmp_path: Path, name: str) 
 def test_sound_that_a_film_cannot_hold_is_refused(tmp_path: Path) -> None:
     clip = open_clip(film(tmp_path / "clip.mp4", sound="aac"))
     with pytest.raises(OptionError, match=r"aac|sound of .* cannot be copied into \.webm .*--no-sound"):
-        check_target(tmp_path / "out.webm", sound_of(clip, tmp_path / "out.webm"))
-    assert sound_of(clip, tmp_path / "out.gif") is None
-    assert sound_of(clip, tmp_path / "out.mp4", wanted=False) is None
+        check_target(tmp_path / "out.webm", clip.sound_for(tmp_path / "out.webm"))
+    assert clip.sound_for(tmp_path / "out.gif") is None
 
 
 def test_a_turned_clip_comes_upright(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from fastnst.loss.objective import make_objective
 from fastnst.loss.targets import style_targets
 from fastnst.loss.temporal import STEEPNESS, Coherence, Coherent
 from fastnst.optim import LBFGS
+from fastnst.transfer.movie import write_clip
 from fastnst.video.clip import open_clip
-from fastnst.video.container import write_clip
 from fastnst.video.flow import (
     Flow,
     as_frame,

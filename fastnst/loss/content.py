@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fastnst.loss.terms import content_factor
 from fastnst.loss.transforms import FeatureTransform
-from fastnst.network.backbone import Backbone, ForwardTap
+from fastnst.network.backbone import Backbone, Tap
 from fastnst.network.tiles import Tile, Window, cut, levels_of
 from fastnst.options.options import Options
 
@@ -93,7 +93,7 @@ def content_target(
 
 
 @dataclass
-class _OwnedCopy(ForwardTap):
+class _OwnedCopy(Tap):
     """A tap that keeps the positions that a tile owns."""
 
     inside: Window

@@ -16,6 +16,7 @@ from fastnst.loss.masks import LayerGuidance
 from fastnst.loss.moments import RegionSums, chunks, loss_backend, region_sums
 from fastnst.loss.sliced import SlicedSums, SlicedTargets, sliced_sums
 from fastnst.loss.targets import StyleTarget
+from fastnst.network.backbone import Tap
 from fastnst.network.layers import Sums
 from fastnst.network.runtime import Runtime
 from fastnst.network.tiles import Window
@@ -174,7 +175,7 @@ def layer_terms(
 
 
 @dataclass
-class LayerTap:
+class LayerTap(Tap):
     """One layer of one tile, which owns the positions `inside` the crop's map, at `window` of the image's.
 
     Forward `adds` them to `terms`, unless it is a second pass; backward gives them their gradient, times `scale`, (1,)

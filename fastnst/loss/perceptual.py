@@ -13,7 +13,7 @@ from fastnst.image.picture import Picture, opaque
 from fastnst.image.read import Source, load_image
 from fastnst.image.resize import fitted_size, resize_picture, warn_if_enlarged
 from fastnst.loss.modules import TVLoss, content_factor
-from fastnst.loss.targets import gram_target
+from fastnst.loss.targets import gram_target, style_shares
 from fastnst.network.extractor import FeatureExtractor, Tap
 from fastnst.network.frozen import Frozen
 from fastnst.network.weights import load_weights
@@ -162,23 +162,15 @@ class PerceptualLoss(Frozen):
             raise OptionError(
                 f"content is {tuple(content.shape)}, the images {tuple(images.shape)}; give as many, of their size"
             )
-        kept: dict[str, Tensor] = {}
-
-        def keep(name: str) -> Tap:
-            def tap(features: Tensor) -> Tensor:
-                kept[name] = features.detach()
-                return features
-
-            return tap
-
-        self.extractor.through(content, {name: keep(name) for name in self._content_layers})
-        return kept
+        return self.extractor.features(content, self._content_layers)
 
     @torch.no_grad()
     def _set_targets(self, style: Source | Sequence[Source]) -> None:
         """Keeps each style layer's Gram target: that of several styles as one (see `blend_targets`)."""
         sources: list[Source] = list(style) if isinstance(style, list | tuple) else [style]  # type: ignore[list-item]
-        shares = _shares(self.options.style_weights, len(sources))
+        if not sources:
+            raise OptionError("no style image given; give at least one")
+        shares = style_shares(self.options.style_weights, len(sources))
         grams: dict[str, list[Tensor]] = {name: [] for name in self._style_layers}
         for source in sources:
             features = self.extractor(style_picture(source, self.options).rgb[None])
@@ -195,14 +187,3 @@ class PerceptualLoss(Frozen):
             return None
         matrix, offset = self.kept(f"_{name}_gram"), self.kept(f"_{name}_offset")
         return BlendedTarget(matrix, self._style_weight[name], offset)
-
-
-def _shares(weights: tuple[float, ...] | None, count: int) -> tuple[float, ...]:
-    if not count:
-        raise OptionError("no style image given; give at least one")
-    if weights is None:
-        return (1 / count,) * count
-    if len(weights) != count:
-        raise OptionError(f"{len(weights)} style weights for {count} style images; give one for each image")
-    relative = [weight / max(weights) for weight in weights]
-    return tuple(weight / sum(relative) for weight in relative)

@@ -26,7 +26,7 @@ from torch import Tensor
 from fastnst.errors import RangeError
 from fastnst.loss.masks import LayerGuidance, StyleRegions, style_maps
 from fastnst.loss.statistics import RELATIVE_FACTORS
-from fastnst.network.backbone import Backbone, ForwardTap
+from fastnst.network.backbone import Backbone, Tap
 from fastnst.network.tiles import Window, levels_of
 from fastnst.options.options import Options
 
@@ -105,7 +105,7 @@ def _sorted(
 
 
 @dataclass
-class _Sorting(ForwardTap):
+class _Sorting(Tap):
     """A tap that keeps a layer's sorted projections, (N, M), in each region that it is `among`; None where it has
     nothing of them."""
 

@@ -9,13 +9,13 @@ from fastnst_kernels import BlendedTarget, blend_targets
 from fastnst_kernels.launch.layout import exact
 from torch import Tensor
 
-from fastnst.errors import FastnstError, RangeError
+from fastnst.errors import FastnstError, OptionError, RangeError
 from fastnst.loss.masks import StyleRegions, style_maps
 from fastnst.loss.moments import MomentSums
 from fastnst.loss.sliced import SlicedTargets, sliced_targets
 from fastnst.loss.statistics import Moments, MomentTarget, RegionTargets, moment_targets
 from fastnst.loss.terms import style_factor
-from fastnst.network.backbone import Backbone, ForwardTap
+from fastnst.network.backbone import Backbone, Tap
 from fastnst.network.runtime import Runtime
 from fastnst.network.tiles import Tile, cut, levels_of, make_grid, reach_of
 from fastnst.options.options import Options
@@ -28,6 +28,18 @@ def style_backbone(backbone: Backbone, options: Options) -> Backbone:
     """The network as styles are shown to it: one does not tile, and its seam would be among what a result that does is
     to look like."""
     return backbone.repadded("replicate") if options.wraps else backbone
+
+
+def style_shares(weights: Sequence[float] | None, count: int) -> tuple[float, ...]:
+    """The shares of `count` styles, which sum to 1, by their weights, or equal ones. Raises OptionError for another
+    number of weights."""
+    if weights is None:
+        return (1 / max(count, 1),) * count
+    if len(weights) != count:
+        raise OptionError(f"{len(weights)} style weights for {count} style images; give one for each image")
+    # By the largest first: the sum of finite weights need not be finite.
+    relative = [weight / max(weights) for weight in weights]
+    return tuple(weight / sum(relative) for weight in relative)
 
 
 @torch.no_grad()
@@ -145,7 +157,7 @@ def image_moments(
 
 
 @dataclass
-class _Adding(ForwardTap):
+class _Adding(Tap):
     """A tap that adds what the tile owns to the sums of each region, which have the masks `maps`."""
 
     maps: tuple[Tensor | None, ...]

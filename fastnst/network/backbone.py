@@ -6,7 +6,7 @@ GPU one bit for each activation that no tap wants, and no gradient is computed b
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from fastnst_kernels import direct
@@ -16,56 +16,42 @@ from torch import Tensor
 
 from fastnst.errors import FastnstError
 from fastnst.network.architecture import Preprocessing, layers_up_to
-from fastnst.network.cpu import CpuLayers, OneDnn, Torch, Winograd
-from fastnst.network.layers import Convolution, GpuLayers, Layer, Layers, Pool, Sums
+from fastnst.network.cpu import CpuLayers, OneDnn, Winograd
+from fastnst.network.layers import Convolution, GpuLayers, Layer, Layers, Pool, Sums, Torch
 from fastnst.network.runtime import Runtime
 from fastnst.network.weights import Weights
 
 
-class Tap(Protocol):
-    """An observer of a layer: it is given the layer's features, and on the way back adds to their gradient."""
+class Tap:
+    """An observer of a layer: it is given the layer's features, and on the way back adds to their gradient. One of a
+    forward pass alone has no more than `forward`."""
 
     @property
     def wanted(self) -> Sums | None:
         """The sums that `forward` makes, if a layer has them for less as it writes the features."""
+        return None
 
     @property
     def is_plain(self) -> bool:
         """True if all that `backward` would add is the style's term of a whole map: a first layer adds it itself."""
+        return False
 
     def style_term(self) -> StyleTerm | None:
         """The style's term of the gradient, once it is known."""
+        return None
 
     def forward(self, features: Tensor) -> None:
         """Reads the layer's features, (1, C, H, W), which the network writes over later: a tap keeps copies."""
+        raise NotImplementedError
 
     def forward_summed(self, features: Tensor, sums: Tensor) -> None:
         """Does what `forward` does where the layer made the sums that are `wanted`."""
+        raise NotImplementedError
 
     def backward(self, features: Tensor, gradient: Tensor, *, accumulate: bool, relu: bool) -> None:
         """Writes the gradient of the features into `gradient`, (1, C, H, W), or with `accumulate` adds it to what the
         layers above left there. With `relu` the sum is the gradient before the ReLU: zero where the features are."""
-
-
-class ForwardTap:
-    """A tap of a forward pass alone, which keeps or adds up features and has no gradient to give."""
-
-    @property
-    def wanted(self) -> None:
-        return None
-
-    @property
-    def is_plain(self) -> bool:
-        return False
-
-    def style_term(self) -> None:
-        return None
-
-    def forward_summed(self, features: Tensor, sums: Tensor) -> None:
-        raise FastnstError("a tap that wants no sums was given some")
-
-    def backward(self, features: Tensor, gradient: Tensor, *, accumulate: bool, relu: bool) -> None:
-        raise FastnstError("a tap of a forward pass alone has no gradient")
+        raise NotImplementedError
 
 
 class Trace(NamedTuple):
@@ -237,6 +223,7 @@ def build_backbone(
     features of an image that is rolled by multiples of the pooling grid are rolled too.
     """
     layers = make_layers(runtime)
+    pack = layers.convolver.pack
     steps: dict[str, Layer] = {}
     names = [layer.name for layer in layers_up_to(weights.network, taps)]
     for name, following in zip(names, [*names[1:], ""], strict=True):
@@ -247,8 +234,8 @@ def build_backbone(
         weight, bias = (weights.tensors[f"{name}.{part}"] for part in ("weight", "bias"))
         pooled = following.startswith("pool") and name not in taps
         steps[following if pooled else name] = Convolution(
-            weight=layers.pack(weight),  # (K, C, 3, 3)
-            transposed=layers.pack(weight.flip(2, 3).transpose(0, 1)),  # (C, K, 3, 3)
+            weight=pack(weight),  # (K, C, 3, 3)
+            transposed=pack(weight.flip(2, 3).transpose(0, 1)),  # (C, K, 3, 3)
             bias=layers.pack_bias(bias),  # (K,)
             pool=pooling if pooled else None,
             padding=padding if name == "conv1_1" or padding == "circular" else "zeros",

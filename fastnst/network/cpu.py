@@ -2,36 +2,20 @@
 
 `OneDnn` runs Intel's library, in 16 bit where the CPU multiplies bfloat16 and in float32, on maps in channels-last and
 on weights that it orders once: a convolution, its bias and its ReLU are one call. `Winograd` runs NNPACK's transforms
-in float32 on planes, for CPUs without 16-bit units. `Torch` runs torch's own convolution on any device, such as a GPU
-for which Triton does not build. The gradient of a convolution's input is a convolution itself, with flipped weights.
+in float32 on planes, for CPUs without 16-bit units. `layers.Torch` runs on any device, such as a GPU for which Triton
+does not build.
 """
 
 from functools import cache
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fastnst.network import winograd
-from fastnst.network.layers import Convolution, Layer, Pool
-from fastnst.network.padding import bordered, unbordered
+from fastnst.network.layers import Convolution, Layer, Layers, Torch
 
 _ONES = [1, 1]
-
-
-class Convolver(Protocol):
-    """A library's 3×3 convolution, for maps in `dtype` whose memory format `channels_last` says."""
-
-    device: torch.device
-    dtype: torch.dtype
-    channels_last: bool
-
-    def pack(self, weight: Tensor) -> Tensor:
-        """The weight (K, C, 3, 3), float32, as calls take it; its shape stays."""
-
-    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool, padding: int) -> Tensor:
-        """The convolution of `x`, (1, C, H, W), with 0, 1 or 2 rows and columns of zeros around it."""
 
 
 @cache
@@ -43,18 +27,15 @@ def has_onednn(dtype: torch.dtype) -> bool:
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-class OneDnn:
+class OneDnn(Torch):
     """oneDNN's convolutions, or torch's own where the build lacks it."""
 
-    device = torch.device("cpu")
-    channels_last = True
-
     def __init__(self, dtype: torch.dtype) -> None:
-        self.dtype = dtype
+        super().__init__(torch.device("cpu"), dtype)
 
     def pack(self, weight: Tensor) -> Tensor:
         if not has_onednn(self.dtype):
-            return weight.to(self.dtype).contiguous(memory_format=torch.channels_last)
+            return super().pack(weight)
         # The order suits maps of any size; this is one.
         size = [1, weight.shape[1], 64, 64]
         packed: Tensor = torch.ops.mkldnn._reorder_convolution_weight(
@@ -64,7 +45,7 @@ class OneDnn:
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool, padding: int) -> Tensor:
         if not has_onednn(self.dtype):
-            return _convolved(x, weight, bias, relu=relu, padding=padding)
+            return super().__call__(x, weight, bias, relu=relu, padding=padding)
         after = "relu" if relu else "none"
         result: Tensor = torch.ops.mkldnn._convolution_pointwise(
             x, weight, bias, [padding] * 2, _ONES, _ONES, 1, after, [], ""
@@ -86,73 +67,23 @@ class Winograd:
         return winograd.convolve(x, weight, bias, relu=relu, padding=padding)
 
 
-class Torch:
-    """Torch's own convolutions on any device. Nothing is read back to the host, so that a step can be captured."""
-
-    channels_last = True
-
-    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
-        self.device = device
-        self.dtype = dtype
-
-    def pack(self, weight: Tensor) -> Tensor:
-        return weight.to(self.device, self.dtype).contiguous(memory_format=torch.channels_last)
-
-    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool, padding: int) -> Tensor:
-        return _convolved(x, weight, bias, relu=relu, padding=padding)
-
-
-def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool, padding: int) -> Tensor:
-    y = F.conv2d(x, weight, None if bias is None else bias.to(x.dtype), padding=padding)
-    # MIOpen, and torch without cuDNN, answer in planes.
-    y = y.contiguous(memory_format=torch.channels_last)
-    return y.relu_() if relu else y
-
-
-class CpuLayers:
+class CpuLayers(Layers):
     """The layers in the arithmetic of `convolver`; what is recorded of a layer are its features before the pool."""
-
-    def __init__(self, convolver: Convolver) -> None:
-        self.dtype = convolver.dtype
-        self.channels_last = convolver.channels_last
-        self.convolver = convolver
-
-    def pack(self, weight: Tensor) -> Tensor:
-        return self.convolver.pack(weight)
-
-    def pack_bias(self, bias: Tensor) -> Tensor:
-        return bias.to(self.convolver.device)
 
     def forward(self, layer: Layer, x: Tensor, *, record: bool) -> tuple[Tensor, Tensor | None]:
         y = x
         if isinstance(layer, Convolution):
-            padding = 1
-            if layer.padding != "zeros":
-                x, padding = bordered(x, layer.padding), 0
-            y = self.convolver(x, layer.weight, layer.bias, relu=True, padding=padding)  # (1, K, H, W)
+            y = self._convolved(x, layer.weight, layer.bias, padding=layer.padding, relu=True)  # (1, K, H, W)
         features = y if layer.pool is None else self._pooled(y, layer.pool)
         return features, y if record else None
 
-    def backward(self, layer: Layer, gradient: Tensor, record: Tensor | None, shape: torch.Size) -> Tensor:
-        if record is not None and layer.pool is not None:
-            # A pool of its own has the features of a tap, which are read again.
-            target = record if isinstance(layer, Convolution) else torch.empty_like(record)
-            gradient = self._unpooled(gradient, record, layer.pool, target)  # (1, K, H, W)
-        elif record is not None:
+    def _before_relu(self, layer: Layer, gradient: Tensor, record: Tensor, shape: torch.Size) -> Tensor:
+        if layer.pool is None:
             torch.ops.aten.threshold_backward.grad_input(gradient, record, 0, grad_input=gradient)
-        if isinstance(layer, Pool):
             return gradient
-        if layer.padding == "circular":
-            padded = bordered(gradient, "circular")
-            return self.convolver(padded, layer.transposed, None, relu=False, padding=0)
-        if layer.padding == "replicate":
-            full = self.convolver(gradient, layer.transposed, None, relu=False, padding=2)
-            return unbordered(full, "replicate")
-        return self.convolver(gradient, layer.transposed, None, relu=False, padding=1)
-
-    def empty(self, shape: torch.Size) -> Tensor:
-        layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        return torch.empty(shape, dtype=self.dtype, device=self.convolver.device, memory_format=layout)
+        # A pool of its own has the features of a tap, which are read again.
+        target = record if isinstance(layer, Convolution) else torch.empty_like(record)
+        return self._unpooled(gradient, record, layer.pool, target)  # (1, K, H, W)
 
     def _pooled(self, y: Tensor, pool: str) -> Tensor:
         if pool == "max":

@@ -5,7 +5,7 @@ weights, layer names and preprocessing, for batches, autocast and torch.compile.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -82,6 +82,10 @@ class FeatureExtractor(Frozen):
         images: (B, 3, H, W), floating, RGB in 0…1 (which is not checked: a network that is being trained may go
         beyond). Under autocast the features are in its dtype, else in the weights'.
         """
+        return self.features(images, self.layers)
+
+    def features(self, images: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
+        """The features of some of its layers, by their canonical names; nothing is computed beyond them."""
         kept: dict[str, Tensor] = {}
 
         def keep(name: str) -> Tap:
@@ -91,7 +95,7 @@ class FeatureExtractor(Frozen):
 
             return tap
 
-        self.through(images, {name: keep(name) for name in self.layers})
+        self.through(images, {name: keep(name) for name in layers})
         return kept
 
     def through(self, images: Tensor, taps: Mapping[str, Tap]) -> None:

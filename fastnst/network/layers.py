@@ -5,6 +5,7 @@ tapped: whether the gradient passes its ReLU, and in a maximum pool whether it i
 machine without Triton's kernels, which keep the features.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -55,18 +56,51 @@ class Sums:
     content: tuple[Tensor, float] | None = None
 
 
-class Layers(Protocol):
-    """A way to run the layers. Maps are (1, C, H, W) in `dtype`, in the memory format that `channels_last` says."""
+class Convolver(Protocol):
+    """A library's 3×3 convolution, for maps in `dtype` whose memory format `channels_last` says."""
 
+    device: torch.device
     dtype: torch.dtype
     channels_last: bool
 
     def pack(self, weight: Tensor) -> Tensor:
-        """A convolution's weight, (K, C, 3, 3) float32, in the form and the place that it is used in."""
+        """The weight (K, C, 3, 3), float32, as calls take it; its shape stays."""
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool, padding: int) -> Tensor:
+        """The convolution of `x`, (1, C, H, W), with 0, 1 or 2 rows and columns of zeros around it."""
+
+
+class Torch:
+    """Torch's own convolutions on any device. Nothing is read back to the host, so that a step can be captured."""
+
+    channels_last = True
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self.device = device
+        self.dtype = dtype
+
+    def pack(self, weight: Tensor) -> Tensor:
+        return weight.to(self.device, self.dtype).contiguous(memory_format=torch.channels_last)
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool, padding: int) -> Tensor:
+        y = F.conv2d(x, weight, None if bias is None else bias.to(x.dtype), padding=padding)
+        # MIOpen, and torch without cuDNN, answer in planes.
+        y = y.contiguous(memory_format=torch.channels_last)
+        return y.relu_() if relu else y
+
+
+class Layers(ABC):
+    """A way to run the layers, with the convolutions of `convolver`, on maps (1, C, H, W) as it takes them."""
+
+    def __init__(self, convolver: Convolver) -> None:
+        self.convolver = convolver
+        self.dtype, self.channels_last = convolver.dtype, convolver.channels_last
 
     def pack_bias(self, bias: Tensor) -> Tensor:
         """A convolution's bias, (K,) float32, in the form and the place that it is used in."""
+        return bias.to(self.convolver.device)
 
+    @abstractmethod
     def forward(self, layer: Layer, x: Tensor, *, record: bool) -> tuple[Tensor, Tensor | None]:
         """The layer's features, and if `record` what `backward` takes. `x` is not changed."""
 
@@ -75,12 +109,30 @@ class Layers(Protocol):
 
         Without a record, `gradient` is the one before the ReLU already. It may be written over.
         """
+        if record is not None:
+            gradient = self._before_relu(layer, gradient, record, shape)
+        if isinstance(layer, Pool):
+            return gradient
+        if layer.padding == "replicate":
+            return unbordered(self.convolver(gradient, layer.transposed, None, relu=False, padding=2))
+        return self._convolved(gradient, layer.transposed, None, padding=layer.padding)
 
-    def empty(self, shape: torch.Size) -> Tensor:
+    @abstractmethod
+    def _before_relu(self, layer: Layer, gradient: Tensor, record: Tensor, shape: torch.Size) -> Tensor:
+        """The gradient before the ReLU and the pool, of an input of `shape`."""
+
+    def _convolved(self, x: Tensor, weight: Tensor, bias: Tensor | None, *, padding: str, relu: bool = False) -> Tensor:
+        if padding == "zeros":
+            return self.convolver(x, weight, bias, relu=relu, padding=1)
+        return self.convolver(bordered(x, padding), weight, bias, relu=relu, padding=0)
+
+    def empty(self, shape: Sequence[int]) -> Tensor:
         """An uninitialised map."""
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        return torch.empty(tuple(shape), dtype=self.dtype, device=self.convolver.device, memory_format=layout)
 
 
-class GpuLayers:
+class GpuLayers(Layers):
     """Torch's convolutions over whole maps, on any device, with the kernels' own bias, ReLU and pool.
 
     cuDNN's fused convolution, bias and ReLU is not called: torch has it read its output, which is not initialised, as
@@ -89,35 +141,31 @@ class GpuLayers:
     With `first_precision`, a precision of the kernels, they compute the first layer from the image at once, and back.
     """
 
-    channels_last = True
-
     def __init__(
         self, device: torch.device, dtype: torch.dtype, backend: str, *, first_precision: str | None = None
     ) -> None:
-        self.dtype = dtype
+        super().__init__(Torch(device, dtype))
         self.first_precision = first_precision
-        self._device = device
         self._backend = backend
 
-    def pack(self, weight: Tensor) -> Tensor:
-        return weight.to(self._device, self.dtype).contiguous(memory_format=torch.channels_last)
-
     def pack_bias(self, bias: Tensor) -> Tensor:
-        return bias.to(self._device, self.dtype)
+        return super().pack_bias(bias).to(self.dtype)
 
     def forward(self, layer: Layer, x: Tensor, *, record: bool) -> tuple[Tensor, Tensor | None]:
-        if isinstance(layer, Pool):
-            return self._pooled(x, None, layer.pool, record)
-        y = self._convolved(layer, x)
-        if layer.pool is not None:
-            return self._pooled(y, layer.bias, layer.pool, record)
-        bits = empty_bits(y) if record else None
-        direct.bias_relu(self._backend, y, layer.bias, y=y, bits=bits)
-        return y, bits
+        bias = None
+        if isinstance(layer, Convolution):
+            x, bias = self._convolved(x, layer.weight, None, padding=layer.padding), layer.bias
+        bits = empty_bits(x) if record else None
+        if layer.pool is None:
+            direct.bias_relu(self._backend, x, bias, y=x, bits=bits)
+            return x, bits
+        pooled = self.empty((*x.shape[:2], x.shape[2] // 2, x.shape[3] // 2))  # (1, C, H/2, W/2)
+        direct.bias_relu_pool(self._backend, x, bias, pool=layer.pool, pooled=pooled, bits=bits)
+        return pooled, bits
 
     def forward_with_sums(self, layer: Convolution, x: Tensor, sums: Sums) -> tuple[Tensor, Tensor]:
         """The features of a layer without a pool, and what is summed up of them: see `Sums`."""
-        y = self._convolved(layer, x)
+        y = self._convolved(x, layer.weight, None, padding=layer.padding)
         if sums.content is not None:
             return y, direct.bias_relu_content(self._backend, y, layer.bias, y, *sums.content)
         features = torch.empty_like(y)
@@ -158,37 +206,10 @@ class GpuLayers:
             out=out,
         )
 
-    def _convolved(self, layer: Convolution, x: Tensor) -> Tensor:
-        """The output before bias and ReLU."""
-        if layer.padding != "zeros":
-            return _convolution(bordered(x, layer.padding), layer.weight, 0)
-        return _convolution(x, layer.weight, 1)
-
-    def _pooled(self, x: Tensor, bias: Tensor | None, pool: str, record: bool) -> tuple[Tensor, Tensor | None]:
-        bits = empty_bits(x) if record else None
-        pooled = self.empty((*x.shape[:2], x.shape[2] // 2, x.shape[3] // 2))  # (1, C, H/2, W/2)
-        direct.bias_relu_pool(self._backend, x, bias, pool=pool, pooled=pooled, bits=bits)
-        return pooled, bits
-
-    def backward(self, layer: Layer, gradient: Tensor, record: Tensor | None, shape: torch.Size) -> Tensor:
-        if layer.pool is not None and record is not None:
-            full = self.empty((*gradient.shape[:2], *shape[2:]))  # (1, K, H, W)
-            direct.unpool_backward(self._backend, gradient, record, pool=layer.pool, result=full)
-            gradient = full
-        elif record is not None:
+    def _before_relu(self, layer: Layer, gradient: Tensor, record: Tensor, shape: torch.Size) -> Tensor:
+        if layer.pool is None:
             direct.relu_backward(self._backend, gradient, record, gradient)
-        if isinstance(layer, Pool):
             return gradient
-        if layer.padding == "circular":
-            return _convolution(bordered(gradient, "circular"), layer.transposed, 0)
-        if layer.padding == "replicate":
-            return unbordered(_convolution(gradient, layer.transposed, 2), "replicate")
-        return _convolution(gradient, layer.transposed, 1)
-
-    def empty(self, shape: Sequence[int]) -> Tensor:
-        return torch.empty(tuple(shape), dtype=self.dtype, device=self._device, memory_format=torch.channels_last)
-
-
-def _convolution(x: Tensor, weight: Tensor, padding: int) -> Tensor:
-    """The convolution in channels-last, also where MIOpen, or torch without cuDNN, answers in planes."""
-    return F.conv2d(x, weight, padding=padding).contiguous(memory_format=torch.channels_last)
+        full = self.empty((*gradient.shape[:2], *shape[2:]))  # (1, K, H, W)
+        direct.unpool_backward(self._backend, gradient, record, pool=layer.pool, result=full)
+        return full

@@ -15,32 +15,19 @@ def bordered(x: Tensor, padding: str) -> Tensor:
     first, last = (-1, 0) if padding == "circular" else (0, -1)
     padded[:, :, 0, 1:-1] = x[:, :, first]
     padded[:, :, -1, 1:-1] = x[:, :, last]
-    fill_columns_(padded, padding)
-    return padded
-
-
-def fill_columns_(padded: Tensor, padding: str) -> None:
-    """Fills the first and the last column of a map (B, C, H, W + 2) as `bordered` does."""
     first, last = (-2, 1) if padding == "circular" else (1, -2)
     padded[..., 0] = padded[..., first]
     padded[..., -1] = padded[..., last]
+    return padded
 
 
-def unbordered(gradient: Tensor, padding: str) -> Tensor:
-    """The gradient (1, C, H, W) of a map, from `gradient`, that of the `bordered` map, (1, C, H + 2, W + 2).
-
-    The border's part is added to the positions that it was taken from, in place; with "zeros" it is dropped.
-    """
-    if padding == "replicate":
-        gradient[:, :, 1] += gradient[:, :, 0]
-        gradient[:, :, -2] += gradient[:, :, -1]
-        gradient[..., 1] += gradient[..., 0]
-        gradient[..., -2] += gradient[..., -1]
-    elif padding == "circular":
-        gradient[:, :, 1] += gradient[:, :, -1]
-        gradient[:, :, -2] += gradient[:, :, 0]
-        gradient[..., 1] += gradient[..., -1]
-        gradient[..., -2] += gradient[..., 0]
+def unbordered(gradient: Tensor) -> Tensor:
+    """The gradient (1, C, H, W) of a map, from `gradient`, that of the map `bordered` by its nearest pixels, (1, C,
+    H + 2, W + 2), whose border's part is added to the positions that it was taken from, in place."""
+    for near, border in ((1, 0), (-2, -1)):
+        gradient[:, :, near] += gradient[:, :, border]
+    for near, border in ((1, 0), (-2, -1)):
+        gradient[..., near] += gradient[..., border]
     return gradient[:, :, 1:-1, 1:-1]
 
 

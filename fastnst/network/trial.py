@@ -133,7 +133,7 @@ def layer_seconds(layers: Layers, device: torch.device, channels: int, pool: str
     the wall says little.
     """
     noise = partial(torch.randn, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
-    weight = layers.pack(noise((channels, channels, 3, 3)) / channels**0.5)
+    weight = layers.convolver.pack(noise((channels, channels, 3, 3)) / channels**0.5)
     layer = Convolution(weight, weight, layers.pack_bias(torch.zeros(channels, dtype=torch.float32)), pool, "zeros")
     image = noise((1, channels, side, side)).to(device, layers.dtype)
     image = image.contiguous(memory_format=torch.channels_last if layers.channels_last else torch.contiguous_format)

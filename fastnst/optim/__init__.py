@@ -3,7 +3,7 @@
 Its modules import `options`, `network` and the kernels.
 """
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from fastnst_kernels.image.eager import Best, keep_best
@@ -42,13 +42,10 @@ class Optimizer(Protocol):
     def rescaled(self, size: tuple[int, int]) -> "Optimizer":
         """The optimiser for the same picture at `size`, (height, width): a new one, with what carries over."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """A copy of its state, as tensors and numbers by name; empty before the first step."""
+    def live_state(self) -> dict[str, Tensor]:
+        """Its state itself, by name, of use until the next step; empty before the first."""
 
-    def live_state(self) -> dict[str, Any]:
-        """Its state itself, without a copy; of use until the next step."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Takes over the state of one made with the same options, and goes on from it to the same bits."""
 
 
@@ -87,8 +84,8 @@ class OnHost:
 
     def __init__(self, optimizer: LBFGS) -> None:
         self._optimizer = optimizer
-        self.state_dict, self.live_state = optimizer.state_dict, optimizer.live_state
-        self.load_state_dict, self.curvature = optimizer.load_state_dict, optimizer.curvature
+        self.live_state, self.curvature = optimizer.live_state, optimizer.curvature
+        self.load_state_dict = optimizer.load_state_dict
 
     def step(self, image: Tensor, gradient: Tensor, loss: Tensor | None = None, best: Best | None = None) -> None:
         keep_best(image, best)

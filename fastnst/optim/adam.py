@@ -1,7 +1,5 @@
 """Adam on an image of pixels in 0…1."""
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from fastnst_kernels import direct
@@ -65,18 +63,13 @@ class Adam:
         other._steps = self._steps.clone()
         return other
 
-    def state_dict(self) -> dict[str, Any]:
-        """A copy of the moments and of the step count: `load_state_dict` goes on from it to the same bits."""
-        return {name: value.clone() for name, value in self.live_state().items()}
-
-    def live_state(self) -> dict[str, Any]:
-        """The state itself, until the next step."""
+    def live_state(self) -> dict[str, Tensor]:
         if self._moments is None:
             return {}
         return {"steps": self._steps, "first": self._moments[0], "second": self._moments[1]}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over what `state_dict` gave; an empty one makes the optimiser fresh."""
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Takes over what `live_state` gave; an empty one makes the optimiser fresh."""
         self._moments = (state["first"].clone(), state["second"].clone()) if state else None
         self._steps = state["steps"].clone() if state else torch.zeros((), dtype=torch.int64)
 

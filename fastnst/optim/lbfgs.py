@@ -1,7 +1,6 @@
 """Limited-memory BFGS on device vectors, without a host round trip."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from fastnst_kernels.image.eager import Best, keep_best
@@ -70,7 +69,7 @@ class LBFGS:
         self._basis: Basis | None = None
         self._pairs: History | None = None
         self._line: _Line | None = None
-        self._saved: dict[str, Any] = {}
+        self._saved: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def step(self, image: Tensor, gradient: Tensor, loss: Tensor | None = None, best: Best | None = None) -> None:
@@ -155,14 +154,9 @@ class LBFGS:
             backend=self.backend,
         )
 
-    def state_dict(self) -> dict[str, Any]:
-        """A copy of the history and of the line: `load_state_dict` goes on from it to the same bits."""
-        return {name: value.clone() for name, value in self.live_state().items()}
-
-    def live_state(self) -> dict[str, Any]:
-        """The state itself, until the next step."""
+    def live_state(self) -> dict[str, Tensor]:
         if self._fused is not None:
-            return dict(self._fused.tensors())
+            return self._fused.tensors()
         if self._pairs is None:
             return dict(self._saved)
         line = {} if self._line is None else self._line.tensors()
@@ -175,8 +169,8 @@ class LBFGS:
         state = self.live_state() if self.line_search == "none" else {}
         return {name: state[name].clone() for name in names if name in state}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over what `state_dict` of one with the same options gave, and reads it at the next step; an empty one
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Takes over what `live_state` of one with the same options gave, and reads it at the next step; an empty one
         makes the optimiser fresh, so does that of another backend, and what `curvature` gave makes one that knows how
         long its first step is to be."""
         self._basis = self._pairs = self._line = self._fused = None

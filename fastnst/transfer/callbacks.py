@@ -28,11 +28,13 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from fastnst.errors import FastnstError, FastnstWarning, ImageError, OptionError
-from fastnst.image.resize import resize
+from fastnst.image.resize import fitted_size, resize
 from fastnst.image.write import Form, check_output_path, to_pil
-from fastnst.transfer.movie import check_movie, frame_size, write_movie
+from fastnst.transfer.movie import check_movie, even, write_clip
 from fastnst.transfer.plot import check_plot, draw_losses
 from fastnst.transfer.result import Callback, Iterate, LossRecord
+
+_HELD_SECONDS = 1.5  # for the last frame of a movie, before a loop begins anew
 
 
 class Ready:
@@ -268,13 +270,14 @@ class Movie(Ready):
         if self._folder is not None:
             with self._folder, _going_on():
                 if self._frames:
-                    write_movie(self._path, self._frames, self._rate)
+                    write_clip(self._path, self._frames, self._rate, held=_HELD_SECONDS)
             self._folder, self._frames = None, []
 
     def _add(self, iterate: Iterate) -> None:
         self._folder = self._folder or tempfile.TemporaryDirectory(prefix="fastnst-movie-")
         self._waiting, last = None, iterate.parameters["sizes"][-1]
-        size = frame_size(self._path, (last["height"], last["width"]), self._longest_side)
+        size = last["height"], last["width"]
+        size = even(self._path, size if max(size) <= self._longest_side else fitted_size(*size, self._longest_side))
         frame = Path(self._folder.name) / f"{len(self._frames):06d}.png"
         with _going_on():
             try:
@@ -324,37 +327,6 @@ class Progress(Ready):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-
-
-class Display(Ready):
-    """The newest image below the cell of a notebook, at most once in so many `seconds`; it needs IPython."""
-
-    lazy = True
-
-    def __init__(self, *, seconds: float = 1.0, longest_side: int = 512) -> None:
-        if importlib.util.find_spec("IPython") is None:
-            raise OptionError("this is not a notebook, for IPython is missing; use Progress or Preview instead")
-        self._seconds, self._longest_side = seconds, longest_side
-        self._place: Any = None
-        self._shown = -math.inf
-        self._waiting: Iterate | None = None
-
-    def __call__(self, iterate: Iterate) -> None:
-        self._waiting = iterate
-        if time.monotonic() - self._shown >= self._seconds:
-            self.close()
-
-    def close(self) -> None:
-        if self._waiting is None:
-            return
-        display = importlib.import_module("IPython.display").display
-        image, self._waiting = to_pil(self._waiting.image), None
-        image.thumbnail((self._longest_side, self._longest_side))
-        if self._place is None:
-            self._place = display(image, display_id=True)
-        else:
-            self._place.update(image)
-        self._shown = time.monotonic()
 
 
 class LossPlot(Ready):

@@ -31,38 +31,26 @@ class MeanImage:
 
         mean_t = Σ_k dᵗ⁻ᵏ x_k / Σ_k dᵗ⁻ᵏ
 
-    `decay` d is in 0…1, without 1; 0 is the last image. Memory: one image.
+    `decay` d is in 0…1, without 1; 0 is the last image. Memory: one image, of the size of `like`.
     """
 
-    def __init__(self, decay: float) -> None:
+    def __init__(self, decay: float, like: Tensor) -> None:
         self.decay = decay
-        self._sum: Tensor | None = None
-        self._weight = torch.zeros((), dtype=torch.float32)
+        self._sum, self._weight = torch.zeros_like(like), like.new_zeros(())
 
     @torch.no_grad()
     def add(self, image: Tensor) -> None:
         """Takes in the next image, (1, 3, H, W); nothing is read back to the host."""
-        if self._sum is None:
-            self._sum = torch.zeros_like(image)
-            self._weight = torch.zeros((), dtype=image.dtype, device=image.device)
         self._sum.lerp_(image, 1 - self.decay)
         self._weight.lerp_(torch.ones_like(self._weight), 1 - self.decay)
 
     def mean(self) -> Tensor:
-        """The mean so far, a new (1, 3, H, W). Raises RuntimeError before the first image."""
-        if self._sum is None:
-            raise RuntimeError("there is no image to take a mean of; add one first")
+        """The mean so far, a new (1, 3, H, W); of no image it is NaN."""
         return self._sum / self._weight
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """The state itself, until the next image: `load_state_dict` goes on from it to the same bits."""
-        return {} if self._sum is None else {"mean.sum": self._sum, "mean.weight": self._weight}
-
-    def load_state_dict(self, state: Mapping[str, Tensor], device: torch.device) -> None:
-        """Takes over what `state_dict` gave; without that the mean is fresh."""
-        self._sum, self._weight = None, torch.zeros((), dtype=torch.float32)
-        if "mean.sum" in state:
-            self._sum, self._weight = (state[f"mean.{name}"].to(device, copy=True) for name in ("sum", "weight"))
+    def state(self) -> dict[str, Tensor]:
+        """The state itself, until the next image."""
+        return {"mean.sum": self._sum, "mean.weight": self._weight}
 
 
 class Descent:
@@ -88,7 +76,7 @@ class Descent:
         self._better = torch.zeros((), dtype=torch.bool, device=image.device)
         self._objective = objective
         self._fresh = fresh
-        self._mean = None if average is None else MeanImage(average)
+        self._mean = None if average is None else MeanImage(average, image)
         self._loss = torch.zeros((), dtype=torch.float32, device=image.device)
         self._gradient = torch.zeros_like(self.image)
         self._lowest = torch.full((), math.inf, dtype=torch.float32, device=image.device)
@@ -145,18 +133,14 @@ class Descent:
 
     def state(self) -> dict[str, Tensor]:
         """The tensors that `restore` takes, until the next step; the optimiser has its own."""
-        return {**self._own(), **({} if self._mean is None else self._mean.state_dict())}
-
-    def _own(self) -> dict[str, Tensor]:
         reference = self._objective.loss_scale.reference
-        return {"image": self.image, "best": self.best, "lowest": self._lowest, "loss_scale": reference}
+        own = {"image": self.image, "best": self.best, "lowest": self._lowest, "loss_scale": reference}
+        return own if self._mean is None else {**own, **self._mean.state()}
 
     def restore(self, state: Mapping[str, Tensor], loss_exponent: int) -> None:
         """In place of `begin`: goes on after the evaluation at which `state` was read, which is not noted again."""
-        for name, tensor in self._own().items():
+        for name, tensor in self.state().items():
             tensor.copy_(state[name])
-        if self._mean is not None:
-            self._mean.load_state_dict(state, self.image.device)
         self._objective.loss_scale.set_exponent(loss_exponent)
         self._evaluate()
 

@@ -20,6 +20,7 @@ from fastnst.image.picture import AnyPicture, Picture, StreamedPicture, opaque
 from fastnst.image.read import Source, open_picture
 from fastnst.image.resize import AtSizes, at_size, edge_beside, fitted_size, resize, warn_if_enlarged
 from fastnst.loss.masks import Region, load_regions, recorded_regions
+from fastnst.loss.targets import style_shares
 from fastnst.loss.temporal import Coherence
 from fastnst.network.architecture import Preprocessing
 from fastnst.options.masks import mask_hashes
@@ -234,11 +235,7 @@ def load_inputs(style: Styles, options: Options) -> Inputs:
     Raises OptionError where there are none, or not as many as weights, and ImageError for one that cannot be read.
     """
     styles = _load_styles(style, options)
-    shares = (1 / max(len(styles), 1),) * len(styles)
-    if options.style_weights is not None:
-        # By the largest first: the sum of finite weights need not be finite.
-        relative = [weight / max(options.style_weights) for weight in options.style_weights]
-        shares = tuple(weight / sum(relative) for weight in relative)
+    shares = style_shares(options.style_weights, len(styles))
     is_word = isinstance(options.init, str) and options.init in START_WORDS
     init = None if is_word else open_picture(options.init, role="init", max_pixels=options.max_pixels)
     regions = None if options.masks is None else load_regions(options.masks, styles, shares)
@@ -256,10 +253,6 @@ def _load_styles(style: Styles, options: Options) -> list[AnyPicture]:
     read = partial(open_picture, role="style", max_pixels=options.max_pixels)
     if not sources and (options.last_style_weight > 0 or options.init == "style-mean"):
         raise OptionError("no style image given; give at least one")
-    if options.style_weights is not None and len(options.style_weights) != len(sources):
-        raise OptionError(
-            f"{len(options.style_weights)} style weights for {len(sources)} style images; give one for each image"
-        )
     return [opaque(each if isinstance(each, Picture | StreamedPicture) else read(each)) for each in sources]
 
 

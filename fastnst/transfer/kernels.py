@@ -22,7 +22,7 @@ from fastnst.network.architecture import CAFFE, IMAGENET, layers_up_to
 from fastnst.network.backbone import build_backbone
 from fastnst.network.runtime import Runtime
 from fastnst.network.weights import Weights, cache_folder
-from fastnst.optim import Best, make_optimizer
+from fastnst.optim import Adam, Best, make_optimizer
 from fastnst.options.options import Options
 from fastnst.plan.fitting import FittingObjective
 from fastnst.plan.planner import Plan
@@ -124,22 +124,10 @@ def _mark(rehearsal: Rehearsal, device: torch.device) -> Path:
     return cache_folder() / "kernels" / hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
-class _Still:
+class _Still(Adam):
     """An optimiser that moves nothing."""
 
     def step(self, image: Tensor, gradient: Tensor, loss: Tensor | None = None, best: Best | None = None) -> None:
-        pass
-
-    def rescaled(self, size: tuple[int, int]) -> "_Still":
-        return self
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def live_state(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
         pass
 
 

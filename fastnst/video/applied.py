@@ -14,8 +14,8 @@ from fastnst.errors import OptionError
 from fastnst.feedforward.applying import Applier
 from fastnst.feedforward.file import NetworkFile, load_network, read_blend
 from fastnst.image.resize import fitted_size, resize
-from fastnst.video.clip import BrokenFrameError, check_packages, open_clip
-from fastnst.video.container import Sound, check_target, even, sound_of, write_clip
+from fastnst.transfer.movie import check_package, check_target, even, write_clip
+from fastnst.video.clip import BrokenFrameError, open_clip
 from fastnst.video.flow import Frame, as_frame, as_planes, motion, sharpness, warped
 from fastnst.video.options import Part, Track, read_track
 
@@ -49,11 +49,11 @@ def apply_to_clip(
     """
     if not 0 <= hold < 1:
         raise OptionError(f"hold {hold:g} is out of range; give 0 or more, and less than 1")
-    check_packages(*["cv2"] * (hold > 0))
+    if hold > 0:
+        check_package("cv2")
     source, target = open_clip(clip, part), Path(output)
     shape = even(target, source.size if size is None else fitted_size(*source.size, size))
-    heard = sound_of(source, target, sound)
-    check_target(target, heard, shape, source.rate)
+    check_target(target, source.sound_for(target) if sound else None, shape, source.rate)
     network = network if isinstance(network, NetworkFile) else load_network(network)
     track = None if blend is None else read_track("blend", blend)
     weights: Any = read_blend(blend) if isinstance(blend, str) else blend
@@ -79,9 +79,7 @@ def apply_to_clip(
             if not paths:
                 raise
             broken = str(error)
-        if heard is not None:
-            heard = Sound(heard.path, heard.start, min(heard.end, heard.start + len(paths) / source.rate))
-        write_clip(target, paths, source.rate, heard)
+        write_clip(target, paths, source.rate, source.sound_for(target, len(paths)) if sound else None)
     return broken
 
 

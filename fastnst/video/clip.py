@@ -1,6 +1,5 @@
 """A clip to read: a video, a moving GIF, WebP or PNG, or a folder of frames, upright, as RGB of square pixels."""
 
-import importlib.util
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -8,7 +7,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageSequence
@@ -18,6 +16,8 @@ from fastnst.image.decode import MIN_SIDE
 from fastnst.image.files import PICTURE_SUFFIXES, pictures_at
 from fastnst.image.read import load_image, open_picture
 from fastnst.image.write import to_pil
+from fastnst.transfer.movie import FILMS as WRITTEN
+from fastnst.transfer.movie import Sound, check_package, reason_of
 from fastnst.video.flow import Frame
 from fastnst.video.options import Part
 
@@ -65,6 +65,14 @@ class Clip:
     def __len__(self) -> int:
         return len(self.indices)
 
+    def sound_for(self, target: Path, frames: int | None = None) -> Sound | None:
+        """The part of its sound that a film of so many frames, or all, at `target` gets; pictures and folders have
+        none."""
+        if self.sound is None or target.suffix.lower() not in WRITTEN:
+            return None
+        start, end = self.span
+        return Sound(self.name, start, end if frames is None else min(end, start + frames / self.rate))
+
     def frames(self) -> Iterator[Frame]:
         """The frames that are meant, in order. Raises BrokenFrameError, with the number of the frame in the file."""
         wanted = iter(self.indices)
@@ -95,13 +103,6 @@ class _File:
     duration: Fraction
     decode: Callable[[], Iterator[Frame]]
     sound: str | None = None
-
-
-def check_packages(*names: str) -> None:
-    """Raises OptionError where one of the packages of the extra `video` is missing."""
-    for name in names:
-        if importlib.util.find_spec(name) is None:
-            raise OptionError(f'video needs {name}; install it with pip install "fastnst[video]"')
 
 
 def moves(path: str | os.PathLike[str]) -> bool:
@@ -246,7 +247,7 @@ def _over_white(image: Image.Image) -> Image.Image:
 
 def _film(name: str) -> _File:
     """The first video stream of a file that FFmpeg reads; what its packets say of times, without decoding them."""
-    check_packages("av")
+    check_package("av")
     import av
 
     try:
@@ -294,8 +295,3 @@ def _decoded(name: str) -> Iterator[Frame]:
             if width != frame.width:
                 shown = shown.reformat(width=width, height=frame.height)
             yield np.ascontiguousarray(np.rot90(shown.to_ndarray(), round(frame.rotation / 90) % 4))
-
-
-def reason_of(error: Exception) -> str:
-    text: Any = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return str(text).splitlines()[0].rstrip(".")

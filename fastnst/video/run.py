@@ -17,9 +17,9 @@ from fastnst.image.resize import at_size, fitted_size
 from fastnst.network.runtime import versions
 from fastnst.options.options import Options
 from fastnst.transfer.inputs import Canvas, Styles, sized
+from fastnst.transfer.movie import check_package, check_target, even, note_of, write_clip
 from fastnst.transfer.scales import image_size
-from fastnst.video.clip import Clip, check_packages, moves, open_clip
-from fastnst.video.container import Sound, check_target, even, note_of, sound_of, write_clip
+from fastnst.video.clip import Clip, moves, open_clip
 from fastnst.video.flow import Frame, as_frame, as_planes, fitted, is_cut
 from fastnst.video.options import VIDEO_OPTIONS, Look, VideoOptions, VideoValues
 from fastnst.video.studio import Known, Made, Motions, Studio
@@ -108,7 +108,7 @@ def prepare_video(
     **values: Unpack[VideoValues],
 ) -> "Production":
     """The run of `stylize_video`, read, checked and planned: its frames are on the disk, none is made."""
-    check_packages("cv2")
+    check_package("cv2")
     given: Mapping[str, Any] = values
     video = VideoOptions(**{name: value for name, value in given.items() if name in VIDEO_OPTIONS})
     source, target = open_clip(clip, video.part), Path(output)
@@ -119,7 +119,7 @@ def prepare_video(
         raise OptionError(f"transfer {options.transfer} is for single pictures; leave it out for a clip")
     size = even(target, image_size(Canvas(*source.size), options.size, options))
     look = replace(look, given={**look.given, **_sized(options, size)})
-    check_target(target, sound_of(source, target, video.sound), size, source.rate)
+    check_target(target, source.sound_for(target) if video.sound else None, size, source.rate)
     if target.exists() and target.samefile(source.name):
         raise OptionError(f"{str(target)!r} is the clip itself and would be overwritten; give another name with -o")
     masks = _moving_masks(options, source, video)
@@ -271,9 +271,7 @@ class Production:
                             begins_scene=begins,
                         )
                     )
-        sound = sound_of(self.source, self.target, self.video.sound)
-        if sound is not None:
-            sound = Sound(sound.path, sound.start, min(sound.end, sound.start + self.count / self.source.rate))
+        sound = self.source.sound_for(self.target, self.count) if self.video.sound else None
         frames = [self.work.path("done", index) for index in range(self.count)]
         write_clip(self.target, frames, self.source.rate, sound, note=self.note)
         self.work.remove()

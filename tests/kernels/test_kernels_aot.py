@@ -12,8 +12,8 @@ pytest.importorskip("triton")
 if sys.platform != "linux":
     pytest.skip("triton compiles on Linux", allow_module_level=True)
 
-from fastnst_kernels.launch.launch import Launch
-from fastnst_kernels.losses.triton_product import partial_launch
+from fastnst_kernels import direct
+from fastnst_kernels.launch.launch import Launch, planned
 from triton.runtime import driver
 
 from bench import aot, gpu_cache
@@ -27,7 +27,9 @@ def _cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def product(target: str, dtype: torch.dtype = torch.float16) -> Launch:
     features = torch.empty((1, 64, 32, 32), dtype=dtype, device="meta").to(memory_format=torch.channels_last)
-    return partial_launch(features, "ieee", TARGETS[target])[0]
+    with planned(TARGETS[target]) as launches:
+        direct.gram("triton", features, "ieee")
+    return launches[0]
 
 
 def test_kernels_are_right_for_sm_90(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from fastnst_kernels.launch.gpu import Gpu
 from fastnst_kernels.launch.heuristic import Problem, backward_heuristic, pairs_of, partial_heuristic, reduce_heuristic
+from fastnst_kernels.lbfgs import FusedLBFGS
 from fastnst_kernels.verify.lbfgs import octaves
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -61,10 +62,14 @@ def test_a_second_round_of_a_few_blocks_is_avoided() -> None:
 @pytest.mark.parametrize(("by_bands", "launches", "megabytes"), [(True, 5, 637), (False, 4, 600)])
 def test_a_step_of_lbfgs_is_few_launches(by_bands: bool, launches: int, megabytes: int) -> None:
     pytest.importorskip("triton")
-    from fastnst_kernels.lbfgs.plan import plan_step
+    from fastnst_kernels.launch.launch import planned
 
-    size = 1024, 1024
-    places = octaves(*size) if by_bands else None
-    plan = plan_step(size, places, history=20, dtype=torch.float16, gpu=TARGETS["sm_90"])
-    assert len(plan.launches) == launches
-    assert sum(launch.bytes for launch in plan.launches) < 1e6 * megabytes
+    from bench.count import launch_bytes
+
+    image, places = torch.empty((1, 3, 1024, 1024), device="meta"), octaves(1024, 1024) if by_bands else None
+    with planned(TARGETS["sm_90"]) as step:
+        FusedLBFGS(image, learning_rate=1.0, history=20, dtype=torch.float16, places=places, most=1.0).step(
+            image, image
+        )
+    assert len(step) == launches
+    assert sum(map(launch_bytes, step)) < 1e6 * megabytes

@@ -24,8 +24,8 @@ from fastnst.network.weights import load_weights
 from fastnst.options.options import START_WORDS, Options, resolve_options
 from fastnst.plan.machine import USABLE, free_bytes, held_bytes
 from fastnst.transfer.inputs import changed_inputs, sized
+from fastnst.transfer.movie import FILMS, SUFFIXES, check_target
 from fastnst.video.clip import FILMS as CLIPS
-from fastnst.video.container import FILMS, SUFFIXES, check_target
 
 NAME_PATTERN = "{content}_{style}.png"
 _FIELDS = ("content", "style", "number")

@@ -21,9 +21,9 @@ from fastnst.feedforward.schedule import Progress, Schedule
 from fastnst.feedforward.training import SUFFIX, train_network
 from fastnst.image.files import make_folder, pictures_at
 from fastnst.image.write import FORMATS, Form, check_output_path
+from fastnst.transfer.movie import SUFFIXES
 from fastnst.video.applied import apply_to_clip
 from fastnst.video.clip import moves
-from fastnst.video.container import SUFFIXES
 
 
 def run_train(parsed: argparse.Namespace) -> int:

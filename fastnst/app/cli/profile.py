@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 from fastnst_kernels.profiling import (
+    LARGEST_SIZE,
     Measurement,
-    check_size,
     conditions,
     measure_roofline,
     profile,
@@ -19,6 +19,7 @@ from fastnst_kernels.profiling import (
     trace,
 )
 from fastnst_kernels.profiling.plot import Panel, Point, draw
+from fastnst_kernels.verify.everything import check_size
 
 from fastnst.errors import OptionError
 from fastnst.image.files import check_place
@@ -36,7 +37,7 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def _run(parsed: argparse.Namespace) -> int:
-    check_size(parsed.size)
+    check_size(parsed.size, LARGEST_SIZE)
     if parsed.plot:
         check_plot(Path(parsed.plot))
     if parsed.trace:

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from fastnst_kernels.first import FirstLayer, eager
 from fastnst_kernels.first.triton_first import (
-    STAGES,
     activated,
     by_channel,
     filters,
@@ -23,12 +22,11 @@ from fastnst_kernels.first.triton_first import (
     layer_constants,
     numbered,
     patches,
-    warps,
+    run_layer,
     wrapped,
 )
 from fastnst_kernels.image.triton_pixels import sign
-from fastnst_kernels.launch.gpu import Gpu
-from fastnst_kernels.launch.launch import Launch, Plan, finish_sum, launch_gpu, run
+from fastnst_kernels.launch.launch import finish_sum, launch_gpu
 from fastnst_kernels.launch.layout import dense, dense_channels_last, empty_map, in_layout
 from fastnst_kernels.losses.targets import StyleTerm
 
@@ -214,35 +212,31 @@ def first_backward_kernel(
         tl.store(partial + tl.num_programs(0) + program, tl.sum(tl.sum(total, axis=1), axis=0))
 
 
-def plan_first_backward(
+def first_backward(
     image: Tensor,
     layer: FirstLayer,
     upstream: Tensor | None,
     style: StyleTerm | None,
     tv_weight: float,
-    kind: str | None,
+    kind: str,
     precision: str,
-    gpu: Gpu,
-    *,
     divisor: Tensor | None = None,
     out: Tensor | None = None,
-) -> Plan:
-    """The gradient of a dense image (B, 3, H, W), in its layout, with `upstream` (B, N, H, W) channels-last: its
-    launches and its outputs, the gradient, which is `out` if given, and (B,) the total variation, unless `kind` is
-    None, and with a `divisor` the gradient's mean.
-    """
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """`eager.first_backward` as one kernel and its sums; the variation of kind "nine-point" is torch's."""
+    image = dense(image)
     batch, _, height, width = image.shape
-    gradient = empty_map(image, dense_channels_last(image), dtype=torch.float32) if out is None else out
+    gpu, varies = launch_gpu(image.device), kind != "nine-point"
+    gradient = empty_map(image, dense_channels_last(image)) if out is None else out
     column_tiles = ceil(width / (_BLOCK - 2))
     wanted = max(1, _PROGRAMS * gpu.multiprocessors // (batch * column_tiles))
     rows = max(min(_LEAST_ROWS, height), ceil(height / wanted))
     row_tiles = ceil(height / rows)
     partial = torch.empty((2, batch, row_tiles * column_tiles), dtype=torch.float32, device=image.device)
-    summed = partial[int(kind is None) : 1 + int(divisor is not None)]
     unread = layer.bias
     arguments = {
         **image_arguments(image, layer),
-        "upstream": unread if upstream is None else upstream,
+        "upstream": unread if upstream is None else in_layout(upstream, True),
         "difference": unread if style is None else style.difference,
         "style_scale": unread if style is None else style.scale,
         "style_gradient": unread if style is None else style.gradient,
@@ -262,56 +256,12 @@ def plan_first_backward(
         "BLOCK": _BLOCK,
         "UPSTREAM": upstream is not None,
         "STYLE": style is not None,
-        "VARIATION": kind is not None,
+        "VARIATION": varies,
         "ABSOLUTE": kind == "absolute",
         "DIVIDED": divisor is not None,
     }
-    grid = batch * row_tiles * column_tiles
-    launch = Launch(
-        first_backward_kernel,
-        grid,
-        arguments,
-        constants,
-        num_warps=warps(layer, gpu),
-        num_stages=STAGES,
-        moves={
-            **dict.fromkeys(("image", "weight", "bias", "gradient"), 1),
-            "upstream": int(upstream is not None),
-            "difference": int(style is not None),
-            "partial": len(summed) / 2,
-        },
-    )
-    if not len(summed):
-        return Plan((launch,), (gradient,))
-    finish, sums = finish_sum(summed.flatten(0, 1), 1 / (height * width))
-    return Plan((launch, finish), (gradient, *sums.view(-1, batch)))
-
-
-def first_backward(
-    image: Tensor,
-    layer: FirstLayer,
-    upstream: Tensor | None,
-    style: StyleTerm | None,
-    tv_weight: float,
-    kind: str,
-    precision: str,
-    divisor: Tensor | None = None,
-    out: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """`eager.first_backward` as one kernel and its sums; the variation of kind "nine-point" is torch's."""
-    image = dense(image)
-    plan = plan_first_backward(
-        image,
-        layer,
-        upstream=None if upstream is None else in_layout(upstream, True),
-        style=style,
-        tv_weight=tv_weight,
-        kind=None if kind == "nine-point" else kind,
-        precision=precision,
-        gpu=launch_gpu(image.device),
-        divisor=divisor,
-        out=out,
-    )
-    gradient, *sums = run(plan, image.device)
+    run_layer(first_backward_kernel, batch * row_tiles * column_tiles, arguments, constants, layer)
+    summed = partial[int(not varies) : 1 + int(divisor is not None)]
+    sums = list(finish_sum(summed.flatten(0, 1), 1 / (height * width)).view(-1, batch)) if len(summed) else []
     check = None if divisor is None else sums.pop()
-    return gradient, sums[0] if sums else eager.add_variation(image, gradient, tv_weight, kind), check
+    return gradient, sums[0] if varies else eager.add_variation(image, gradient, tv_weight, kind), check

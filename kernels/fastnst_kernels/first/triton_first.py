@@ -5,7 +5,7 @@ A program takes a range of positions and sums their F Fᵀ while it writes them.
 rows of a matrix of 32, multiplied by the filters on the tensor cores.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import Any
 
@@ -17,14 +17,14 @@ from torch import Tensor
 from fastnst_kernels.first import FirstLayer
 from fastnst_kernels.launch.gpu import Gpu
 from fastnst_kernels.launch.heuristic import LONGEST_SUM
-from fastnst_kernels.launch.launch import Launch, Plan, input_precision, launch_gpu, upcast
+from fastnst_kernels.launch.launch import Launch, input_precision, launch_gpu, run, upcast
 from fastnst_kernels.launch.layout import wide_image
-from fastnst_kernels.relu.triton_relu import buffer_of, run_into
+from fastnst_kernels.relu.triton_relu import channels_last_buffer
 
 # Positions at a time, of features in 16 bit, and half as many in 32.
 _BLOCK_M = 128
 # Pixels of the next step are on their way while one is computed.
-STAGES = 2
+_STAGES = 2
 # Programs for each multiprocessor: one more writes a matrix of partial sums more.
 _PROGRAMS = 2
 
@@ -204,9 +204,14 @@ def numbered(name: str, values: Sequence[float]) -> dict[str, float]:
     return {f"{name}_{index}": float(value) for index, value in enumerate(values)}
 
 
-def warps(layer: FirstLayer, gpu: Gpu) -> int:
-    """Warps of a program: 8 where tensor cores take 32 bits, for 4 run out of registers; AMD's have more of them."""
-    return 8 if layer.weight.element_size() == 4 and gpu.backend == "cuda" else 4
+def run_layer(
+    kernel: Any, grid: int, arguments: Mapping[str, Any], constants: Mapping[str, Any], layer: FirstLayer
+) -> None:
+    """Runs a kernel of the layer, with 8 warps where tensor cores take 32 bits, for 4 run out of registers; AMD's have
+    more of them."""
+    device = layer.weight.device
+    warps = 8 if layer.weight.element_size() == 4 and launch_gpu(device).backend == "cuda" else 4
+    run(Launch(kernel, grid, arguments, constants, num_warps=warps, num_stages=_STAGES), device)
 
 
 def layer_constants(image: Tensor, layer: FirstLayer, precision: str, gpu: Gpu) -> dict[str, Any]:
@@ -222,41 +227,26 @@ def layer_constants(image: Tensor, layer: FirstLayer, precision: str, gpu: Gpu) 
     }
 
 
-def plan_first_forward(image: Tensor, layer: FirstLayer, y: Tensor, gram: bool, precision: str, gpu: Gpu) -> Plan:
-    """The features of an image (B, 3, H, W) into `y`, (B, C, H, W) channels-last: the launch, and its outputs `y` and,
-    if `gram`, the partial sums of F Fᵀ as `triton_product` has them, (B, splits, 1, C, C) float32."""
+def first_forward(image: Tensor, layer: FirstLayer, y: Tensor, gram: bool, precision: str) -> Tensor | None:
+    """`eager.first_forward` as one kernel; its sums are as `triton_product` has them, (B, splits, 1, C, C) float32."""
     batch, channels, height, width = y.shape
+    gpu = launch_gpu(image.device)
     block_m = _BLOCK_M * 2 // layer.weight.element_size()
     steps = ceil(height * width / block_m)
     wanted = max(ceil(_PROGRAMS * gpu.multiprocessors / batch), ceil(height * width / LONGEST_SUM))
     split_length = min(ceil(steps / min(steps, wanted)) * block_m, LONGEST_SUM)
     splits = ceil(height * width / split_length)
-    outputs = [y]
+    sums = None
     if gram:
-        outputs.append(torch.empty((batch, splits, 1, channels, channels), dtype=torch.float32, device=y.device))
-    arguments = {
-        **image_arguments(image, layer),
-        "y": y,
-        "partial": outputs[1] if gram else layer.bias,
-        "splits": splits,
-        "split_length": split_length,
-    }
+        sums = torch.empty((batch, splits, 1, channels, channels), dtype=torch.float32, device=y.device)
     constants = {**layer_constants(image, layer, precision, gpu), "BLOCK_M": block_m, "GRAM": gram}
-    launch = Launch(
-        first_forward_kernel,
-        batch * splits,
-        arguments,
-        constants,
-        num_warps=warps(layer, gpu),
-        num_stages=STAGES,
-        moves={"image": 1, "weight": 1, "bias": 1, "y": 1, "partial": int(gram)},
-    )
-    return Plan((launch,), outputs)
-
-
-def first_forward(image: Tensor, layer: FirstLayer, y: Tensor, gram: bool, precision: str) -> Tensor | None:
-    """`eager.first_forward` as one kernel; its sums are those of the splits."""
-    buffer = buffer_of(y)
-    plan = plan_first_forward(image, layer, buffer, gram, precision, launch_gpu(image.device))
-    run_into(plan, y, buffer)
-    return plan.outputs[1] if gram else None
+    with channels_last_buffer(y) as buffer:
+        arguments = {
+            **image_arguments(image, layer),
+            "y": buffer,
+            "partial": layer.bias if sums is None else sums,
+            "splits": splits,
+            "split_length": split_length,
+        }
+        run_layer(first_forward_kernel, batch * splits, arguments, constants, layer)
+    return sums

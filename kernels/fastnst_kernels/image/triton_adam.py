@@ -4,7 +4,6 @@
 import math
 from collections.abc import Sequence
 from math import ceil
-from typing import Any
 
 import torch
 import triton
@@ -12,8 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastnst_kernels.image.eager import Best
-from fastnst_kernels.launch.gpu import Gpu
-from fastnst_kernels.launch.launch import Launch, Plan, launch_gpu, run
+from fastnst_kernels.launch.launch import Launch, launch_gpu, run
 from fastnst_kernels.launch.layout import dense_channels_last, in_layout
 
 _WARPS = 4
@@ -85,7 +83,7 @@ def adam_kernel(
     tl.store(second + offsets, v, mask=mask)
 
 
-def plan_adam_step(
+def adam_step(
     image: Tensor,
     gradient: Tensor,
     first: Tensor,
@@ -96,17 +94,15 @@ def plan_adam_step(
     epsilon: float,
     limits: Sequence[float] | None,
     best: Best | None = None,
-    *,
-    gpu: Gpu,
-) -> Plan:
-    """One step of Adam on dense tensors of one layout, in place: its launch."""
+) -> None:
+    """`eager.adam_step` as one kernel."""
     elements = image.numel()
-    block = _WARPS * gpu.warp_size * _ELEMENTS
+    block = _WARPS * launch_gpu(image.device).warp_size * _ELEMENTS
     blocks = ceil(elements / block)
     minimum, maximum = (0.0, 0.0) if limits is None else limits
     arguments = {
         "image": image,
-        "gradient": gradient,
+        "gradient": in_layout(gradient, dense_channels_last(image)),
         "first": first,
         "second": second,
         "step": step,
@@ -124,11 +120,4 @@ def plan_adam_step(
         "maximum": float(maximum),
     }
     constants = {"BLOCK": block, "CLAMP": limits is not None, "BEST": best is not None, "WIDE": blocks * block >= 2**31}
-    moves = {"image": 2, "gradient": 1, "first": 2, "second": 2, "best": int(best is not None)}
-    return Plan((Launch(adam_kernel, blocks, arguments, constants, num_warps=_WARPS, moves=moves),))
-
-
-def adam_step(image: Tensor, gradient: Tensor, *rest: Any, **named: Any) -> None:
-    """`eager.adam_step` as one kernel."""
-    same = in_layout(gradient, dense_channels_last(image))
-    run(plan_adam_step(image, same, *rest, **named, gpu=launch_gpu(image.device)), image.device)
+    run(Launch(adam_kernel, blocks, arguments, constants, num_warps=_WARPS), image.device)

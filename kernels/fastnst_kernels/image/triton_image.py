@@ -6,7 +6,6 @@ Pixels are taken in groups, a group to a thread (see `triton_pixels`). The nine-
 
 from collections.abc import Sequence
 from math import ceil
-from typing import Any
 
 import torch
 import triton
@@ -15,9 +14,8 @@ from torch import Tensor
 
 from fastnst_kernels.image import eager
 from fastnst_kernels.image.triton_pixels import load_pixels, pixel_beside, store_pixels, variation
-from fastnst_kernels.launch.gpu import Gpu
 from fastnst_kernels.launch.heuristic import power_of_two
-from fastnst_kernels.launch.launch import Launch, Plan, finish_sum, launch_gpu, run, stored
+from fastnst_kernels.launch.launch import Launch, finish_sum, launch_gpu, run, stored
 from fastnst_kernels.launch.layout import dense, dense_channels_last, empty_map, wide_image
 
 _WARPS = 4
@@ -179,20 +177,15 @@ def _by_image_channel(values: Sequence[float], name: str, flip: bool) -> dict[st
     return {f"{name}_{channel}": float(value) for channel, value in enumerate(ordered)}
 
 
-def plan_normalise(
-    image: Tensor,
-    scale: Sequence[float],
-    shift: Sequence[float],
-    flip: bool,
-    dtype: torch.dtype,
-    channels_last: bool,
-    gpu: Gpu,
-) -> Plan:
-    """x · scale + shift of a dense image (B, 3, H, W): its launch and its output, of that shape in `dtype`."""
+def normalise(
+    image: Tensor, scale: Sequence[float], shift: Sequence[float], flip: bool, dtype: torch.dtype, channels_last: bool
+) -> Tensor:
+    """`eager.normalise` of a float32 image as one kernel."""
+    image = dense(image)
     batch, _, height, width = image.shape
     result = empty_map(image, channels_last, dtype=stored(dtype))
     pixels = _group_pixels(result.dtype, height * width)
-    groups = _WARPS * gpu.warp_size
+    groups = _WARPS * launch_gpu(image.device).warp_size
     blocks = ceil(height * width / (groups * pixels))
     arguments = {
         "image": image,
@@ -211,14 +204,12 @@ def plan_normalise(
         "ALIGNED": height * width % pixels == 0,
         "WIDE": wide_image(image),
     }
-    moves = {"image": 1, "result": 1}
-    launch = Launch(normalise_kernel, batch * blocks, arguments, constants, num_warps=_WARPS, moves=moves)
-    return Plan((launch,), (result,))
+    run(Launch(normalise_kernel, batch * blocks, arguments, constants, num_warps=_WARPS), image.device)
+    return result.to(dtype)
 
 
-def _gradient_launch(
+def _gradient(
     image: Tensor,
-    gpu: Gpu,
     *,
     gradient: Tensor | None = None,
     upstream: Tensor | None = None,
@@ -228,19 +219,18 @@ def _gradient_launch(
     factor: float = 0.0,
     weights: Tensor | None = None,
     divisor: Tensor | None = None,
-) -> tuple[Launch, Tensor]:
-    """The launch of `image_gradient_kernel` and its partial sums, (B, tiles); `kind` None is no variation."""
+) -> Tensor:
+    """Runs `image_gradient_kernel`; `kind` None is no variation. Returns the variation, (B,)."""
     batch, _, height, width = image.shape
     if kind is None:
         height, width = 1, height * width
     pixels = 4 if upstream is None else _group_pixels(upstream.dtype, width)
-    groups = _WARPS * gpu.warp_size
+    groups = _WARPS * launch_gpu(image.device).warp_size
     column_groups = groups if kind is None else min(_COLUMN_GROUPS, power_of_two(ceil(width / pixels)))
     rows = groups // column_groups
     row_tiles = ceil(height / rows)
     column_tiles = ceil(width / (column_groups * pixels))
     partial = torch.empty((batch, row_tiles * column_tiles), dtype=torch.float32, device=image.device)
-    weighted = weights is not None
     above = partial if weights is None else weights
     written = image if gradient is None else gradient
     arguments = {
@@ -269,86 +259,28 @@ def _gradient_launch(
         "VARIATION": kind is not None,
         "ABSOLUTE": kind == "absolute",
         "GRADIENT": gradient is not None,
-        "WEIGHTED": weighted,
+        "WEIGHTED": weights is not None,
         "DIVIDED": divisor is not None,
         "ALIGNED": width % pixels == 0,
         "WIDE": wide_image(image),
     }
     grid = batch * row_tiles * column_tiles
-    moves = {
-        "image": int(kind is not None),
-        "upstream": int(upstream is not None),
-        "gradient": int(gradient is not None),
-        "partial": int(kind is not None),
-    }
-    return Launch(image_gradient_kernel, grid, arguments, constants, num_warps=_WARPS, moves=moves), partial
-
-
-def plan_total_variation(image: Tensor, kind: str, gpu: Gpu) -> Plan:
-    """The total variation of a dense image (B, 3, H, W): its launches and its output, (B,) float32."""
-    launch, partial = _gradient_launch(image, gpu, kind=kind)
-    finish, value = finish_sum(partial, 1 / (image.shape[2] * image.shape[3]))
-    return Plan((launch, finish), (value,))
-
-
-def plan_image_gradient(
-    image: Tensor,
-    upstream: Tensor | None,
-    scale: Sequence[float],
-    flip: bool,
-    tv_weight: float,
-    tv_gradient: Tensor | None,
-    kind: str,
-    gpu: Gpu,
-    *,
-    divisor: Tensor | None = None,
-    out: Tensor | None = None,
-) -> Plan:
-    """upstream · scale / divisor + tv_weight · ∂TV: its launches and its outputs, the gradient (B, 3, H, W), which is
-    `out` if given, of the image's layout, and the TV (B,)."""
-    gradient = empty_map(image, dense_channels_last(image), dtype=torch.float32) if out is None else out
-    above: dict[str, Any] = {"upstream": upstream, "scale": scale, "flip": flip, "divisor": divisor}
-    launch, partial = _gradient_launch(
-        image, gpu, gradient=gradient, kind=kind, factor=tv_weight, weights=tv_gradient, **above
-    )
-    finish, value = finish_sum(partial, 1 / (image.shape[2] * image.shape[3]))
-    return Plan((launch, finish), (gradient, value))
-
-
-def plan_normalise_backward(
-    upstream: Tensor, scale: Sequence[float], flip: bool, channels_last: bool, *, gpu: Gpu
-) -> Plan:
-    """upstream · scale: its launch and its output, (B, 3, H, W) float32."""
-    gradient = empty_map(upstream, channels_last, dtype=torch.float32)
-    launch, _ = _gradient_launch(gradient, gpu, gradient=gradient, upstream=upstream, scale=scale, flip=flip)
-    return Plan((launch,), (gradient,))
-
-
-def normalise(
-    image: Tensor, scale: Sequence[float], shift: Sequence[float], flip: bool, dtype: torch.dtype, channels_last: bool
-) -> Tensor:
-    """`eager.normalise` of a float32 image as one kernel."""
-    gpu = launch_gpu(image.device)
-    plan = plan_normalise(dense(image), scale, shift, flip=flip, dtype=dtype, channels_last=channels_last, gpu=gpu)
-    (result,) = run(plan, image.device)
-    return result.to(dtype)
+    run(Launch(image_gradient_kernel, grid, arguments, constants, num_warps=_WARPS), image.device)
+    return partial if kind is None else finish_sum(partial, 1 / (height * width))
 
 
 def normalise_backward(
     upstream: Tensor, scale: Sequence[float], flip: bool, dtype: torch.dtype, channels_last: bool
 ) -> Tensor:
     """`eager.normalise_backward` as one kernel; `dtype` is float32."""
-    plan = plan_normalise_backward(dense(upstream), scale, flip, channels_last, gpu=launch_gpu(upstream.device))
-    (gradient,) = run(plan, upstream.device)
+    gradient = empty_map(upstream, channels_last, dtype=dtype)
+    _gradient(gradient, gradient=gradient, upstream=dense(upstream), scale=scale, flip=flip)
     return gradient
 
 
 def total_variation(image: Tensor, kind: str) -> Tensor:
     """`eager.total_variation` of a float32 image."""
-    if kind == "nine-point":
-        return eager.total_variation(image, kind)
-    (value,) = run(plan_total_variation(dense(image), kind, launch_gpu(image.device)), image.device)
-    return value
+    return eager.total_variation(image, kind) if kind == "nine-point" else _gradient(dense(image), kind=kind)
 
 
 def image_gradient(
@@ -363,11 +295,21 @@ def image_gradient(
     out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`eager.image_gradient` of a float32 image, in one pass but for kind "nine-point"."""
-    terms: dict[str, Any] = {"flip": flip, "tv_weight": tv_weight, "tv_gradient": tv_gradient, "kind": kind}
-    terms |= {"divisor": divisor, "out": out}
     if kind == "nine-point":
-        return eager.image_gradient(image, upstream, scale, **terms)
-    above = None if upstream is None else dense(upstream)
-    plan = plan_image_gradient(dense(image), above, scale, gpu=launch_gpu(image.device), **terms)
-    gradient, value = run(plan, image.device)
+        return eager.image_gradient(
+            image, upstream, scale, flip, tv_weight, tv_gradient=tv_gradient, kind=kind, divisor=divisor, out=out
+        )
+    image = dense(image)
+    gradient = empty_map(image, dense_channels_last(image)) if out is None else out
+    value = _gradient(
+        image,
+        gradient=gradient,
+        upstream=None if upstream is None else dense(upstream),
+        scale=scale,
+        flip=flip,
+        kind=kind,
+        factor=tv_weight,
+        weights=tv_gradient,
+        divisor=divisor,
+    )
     return gradient, value

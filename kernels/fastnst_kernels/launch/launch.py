@@ -1,10 +1,10 @@
 # mypy: allow-untyped-decorators, allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
-"""Launches and plans of Triton kernels: how they run, and the dtypes and precisions that they are told."""
+"""Launches of Triton kernels: how they run, and the dtypes and precisions that they are told."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,11 +27,7 @@ _FINISH_BLOCK = 1024
 
 @dataclass(frozen=True)
 class Launch:
-    """One kernel launch: everything that decides which binary runs, and on what.
-
-    `moves` says how often each element of an argument passes between the device's memory and the chip at the least:
-    once for what is read or written, twice for what is both.
-    """
+    """One kernel launch: everything that decides which binary runs, and on what."""
 
     kernel: Any
     grid: int
@@ -39,26 +35,11 @@ class Launch:
     constants: Mapping[str, Any]
     num_warps: int = 4
     num_stages: int = 1
-    moves: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def bytes(self) -> int:
-        """The bytes that the launch moves at the least."""
-        tensors: dict[str, Tensor] = {name: self.arguments[name] for name in self.moves}
-        return round(sum(self.moves[name] * tensor.numel() * tensor.element_size() for name, tensor in tensors.items()))
 
     @property
     def options(self) -> dict[str, int]:
         """The compiler's options. Fused multiply-adds are asked for, because triton is about to change its default."""
         return {"num_warps": self.num_warps, "num_stages": self.num_stages, "enable_fp_fusion": True}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Launches in their order, and the tensors that they write."""
-
-    launches: Sequence[Launch]
-    outputs: Sequence[Tensor] = field(default=())
 
 
 # The GPU that meta tensors are planned for, the present one where None, and the list that their launches are noted in.
@@ -130,13 +111,13 @@ def finish_sum_kernel(
     tl.store(result + image, tl.sum(sums, axis=0) * factor)
 
 
-def finish_sum(partial: Tensor, factor: float) -> tuple[Launch, Tensor]:
-    """factor · Σ of the partial sums (B, parts) in a fixed order: its launch and its output, (B,) float32."""
+def finish_sum(partial: Tensor, factor: float) -> Tensor:
+    """factor · Σ of the partial sums (B, parts) in a fixed order: (B,) float32."""
     batch, parts = partial.shape
     result = torch.empty((batch,), dtype=torch.float32, device=partial.device)
     arguments = {"partial": partial, "result": result, "parts": parts, "factor": factor}
-    moves = {"partial": 1, "result": 1}
-    return Launch(finish_sum_kernel, batch, arguments, {"BLOCK": _FINISH_BLOCK}, moves=moves), result
+    run(Launch(finish_sum_kernel, batch, arguments, {"BLOCK": _FINISH_BLOCK}), partial.device)
+    return result
 
 
 def launch_gpu(device: torch.device) -> Gpu:
@@ -162,13 +143,11 @@ def planned(gpu: Gpu | None = None) -> Iterator[list[Launch]]:
         _planned.reset(token)
 
 
-def run(plan: Plan, device: torch.device) -> Sequence[Tensor]:
-    """Runs the launches of `plan` on `device`, and returns its outputs; meta tensors' are `planned` at most."""
+def run(launch: Launch, device: torch.device) -> None:
+    """Runs a launch on `device`; one on meta tensors is `planned` at most."""
     if device.type == "meta":
         if (planning := _planned.get()) is not None:
-            planning[1].extend(plan.launches)
-        return plan.outputs
+            planning[1].append(launch)
+        return
     with nullcontext() if device.type == "cpu" else torch.cuda.device(device):
-        for launch in plan.launches:
-            launch.kernel[(launch.grid,)](**launch.arguments, **launch.constants, **launch.options)
-    return plan.outputs
+        launch.kernel[(launch.grid,)](**launch.arguments, **launch.constants, **launch.options)

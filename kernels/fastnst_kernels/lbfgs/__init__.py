@@ -1,6 +1,5 @@
 """L-BFGS in a few launches, on a GPU: the mover of an image whose state stays on the device and in place."""
 
-from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -35,12 +34,11 @@ class FusedLBFGS:
         places: Numbers | None,
         most: float,
     ) -> None:
-        self._plans = import_module("fastnst_kernels.lbfgs.plan")
-        self._launch = import_module("fastnst_kernels.launch.launch")
-        self._gpu = self._launch.launch_gpu(image.device)
+        # Imports triton.
+        self._launches: Any = import_module("fastnst_kernels.lbfgs.launches")
         self._rate, self._most = learning_rate, most
         height, width = self._size = image.shape[2], image.shape[3]
-        self.blocks = Blocks.of(height * width, places, self._plans.programs(self._gpu), image.device)
+        self.blocks = Blocks.of(height * width, places, self._launches.programs(image.device), image.device)
         self.state = State.fresh(self.blocks, history, dtype)
         self._spectrum: Tensor | None = None
         if places is not None:
@@ -69,26 +67,20 @@ class FusedLBFGS:
     def step(self, image: Tensor, gradient: Tensor, best: Best | None = None) -> None:
         """Moves `image` in place; nothing is read back to the host, and a CUDA graph can capture it. Before that
         the image is copied over the `best` one if it is better."""
+        terms: dict[str, Any] = {"size": self._size, "rate": self._rate}
         if self._spectrum is None:
             keep_best(image, best)
-            self._run(self._direction(gradient.contiguous().view(3, -1).unbind(), image))
+            channels = gradient.contiguous().view(3, -1).unbind()
+            self._launches.direction(self.state, self.blocks, channels, image, **terms)
             return
         rows = torch.fft.rfft(gradient[0])
         # Channel by channel, for torch copies before it transforms columns of several.
         columns = [torch.view_as_real(torch.fft.fft(channel, dim=0).T.contiguous()) for channel in rows]
         spectrum = torch.view_as_real(self._spectrum.permute(2, 0, 1))
-        (squares,) = self._run(self._direction(columns, spectrum))
+        squares = self._launches.direction(self.state, self.blocks, columns, spectrum, **terms)
         picture = torch.fft.irfft2(self._spectrum, s=self._size, norm="forward")
-        self._run(self._plans.plan_move(self.state, image, picture.contiguous(), squares, self._most, best))
+        self._launches.move(self.state, image, picture.contiguous(), squares, self._most, best)
 
-    def tensors(self) -> Mapping[str, Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
         """The state itself, until the next step."""
-        return self.state.tensors()
-
-    def _direction(self, gradient: Sequence[Tensor], result: Tensor) -> Any:
-        terms = {"size": self._size, "rate": self._rate, "gpu": self._gpu}
-        return self._plans.plan_direction(self.state, self.blocks, gradient, result, **terms)
-
-    def _run(self, plan: Any) -> Sequence[Tensor]:
-        outputs: Sequence[Tensor] = self._launch.run(plan, self.state.pairs.device)
-        return outputs
+        return dict(vars(self.state))

@@ -1,7 +1,6 @@
 """The state of a fused L-BFGS: pairs in blocks of one band each, their inner products, and where each number lies."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -102,7 +101,3 @@ class State:
             memory_changes=float64(matrices),
             memory_both=float64(1),
         )
-
-    def tensors(self) -> Mapping[str, Tensor]:
-        """All of it by name."""
-        return dict(vars(self))

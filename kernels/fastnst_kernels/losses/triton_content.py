@@ -11,8 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastnst_kernels.launch.gpu import Gpu
-from fastnst_kernels.launch.launch import Launch, Plan, finish_sum, launch_gpu, plain_block, run
+from fastnst_kernels.launch.launch import Launch, finish_sum, launch_gpu, plain_block, run
 from fastnst_kernels.launch.layout import aligned, as_readable, is_crop, strides, wide
 
 # Programs for each multiprocessor: loads of several hide each other's latency.
@@ -77,14 +76,15 @@ def partial_content_kernel(
     tl.store(partial + program, tl.sum(tl.sum(sums, axis=1), axis=0))
 
 
-def plan_content_loss(features: Tensor, content: Tensor, weight: float, gpu: Gpu) -> Plan:
-    """weight · Σ (F − P)² of readable (B, C, H, W) and (B or 1, C, H, W): its launches and its output, (B,) float32."""
+def content_loss(features: Tensor, content: Tensor, weight: float) -> Tensor:
+    """weight · Σ (F − P)² of features (B, C, H, W) and content (B or 1, C, H, W): (B,) float32."""
+    features, content = as_readable(features), as_readable(content)
     batch, channels, height, width = features.shape
     positions = height * width
     block_c, block_m = plain_block(features, aligned(features) and aligned(content))
     c_blocks = ceil(channels / block_c)
     steps = ceil(positions / block_m)
-    wanted = max(1, gpu.multiprocessors * _PROGRAMS // (batch * c_blocks))
+    wanted = max(1, launch_gpu(features.device).multiprocessors * _PROGRAMS // (batch * c_blocks))
     split_length = ceil(steps / min(steps, wanted)) * block_m
     splits = ceil(positions / split_length)
     crop = is_crop(features) or is_crop(content)
@@ -103,14 +103,5 @@ def plan_content_loss(features: Tensor, content: Tensor, weight: float, gpu: Gpu
         "split_length": split_length,
     }
     constants = {"BLOCK_C": block_c, "BLOCK_M": block_m, "WIDE": wide(features, content), "CROP": crop}
-    finish, loss = finish_sum(partial, weight)
-    moves = {"features": 1, "content": 1, "partial": 1}
-    launch = Launch(partial_content_kernel, batch * c_blocks * splits, arguments, constants, moves=moves)
-    return Plan((launch, finish), (loss,))
-
-
-def content_loss(features: Tensor, content: Tensor, weight: float) -> Tensor:
-    """weight · Σ (F − P)² of features (B, C, H, W) and content (B or 1, C, H, W): (B,) float32."""
-    features, content = as_readable(features), as_readable(content)
-    (loss,) = run(plan_content_loss(features, content, weight, launch_gpu(features.device)), features.device)
-    return loss
+    run(Launch(partial_content_kernel, batch * c_blocks * splits, arguments, constants), features.device)
+    return finish_sum(partial, weight)

@@ -6,19 +6,17 @@ the tiles of a larger picture, is the reduction's epilogue. Two runs are equal t
 """
 
 from math import ceil
-from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastnst_kernels.launch.gpu import Gpu
 from fastnst_kernels.launch.heuristic import pairs_of, power_of_two, reduce_heuristic
-from fastnst_kernels.launch.launch import Launch, Plan, launch_gpu, run, stored
+from fastnst_kernels.launch.launch import Launch, run, stored
 from fastnst_kernels.launch.layout import as_readable
 from fastnst_kernels.losses import eager
-from fastnst_kernels.losses.triton_product import partial_launch, tile_of
+from fastnst_kernels.losses.triton_product import partial_sums, tile_of
 
 # The smallest peak that is scaled in full, 2⁻¹¹²: its scale is the smallest normal number.
 _SMALLEST_POWER = tl.constexpr(2.0**-112)
@@ -138,10 +136,10 @@ def finish_loss_kernel(
             tl.store(scale + image, power * (1.0 / 16384.0))
 
 
-def _reduce_launch(
+def _reduce(
     partial: Tensor, result: Tensor, positions: int, target: Tensor | None = None, *, accumulate: bool = False
-) -> tuple[Launch, Tensor]:
-    """The reduction of partial sums, or of (B, C, C) sums, into `result`; with the tiles' losses and peaks."""
+) -> Tensor:
+    """Reduces partial sums, or (B, C, C) sums, into `result`; returns the tiles' losses and peaks, (2, B, tiles)."""
     batch, channels = result.shape[:2]
     summed = partial.ndim == 3
     splits, pairs, block_c = (1, 1, 32) if summed else partial.shape[1:4]
@@ -172,37 +170,69 @@ def _reduce_launch(
         "LOSS": target is not None,
         "ACCUMULATE": accumulate,
     }
-    moves = {"partial": 1, "target": int(target is not None), "result": 2 if accumulate else 1}
-    launch = Launch(reduce_gram_kernel, batch * tiles, arguments, constants, num_warps=config.num_warps, moves=moves)
-    return launch, sums
+    launch = Launch(reduce_gram_kernel, batch * tiles, arguments, constants, num_warps=config.num_warps)
+    run(launch, partial.device)
+    return sums
 
 
-def plan_loss(
-    before: tuple[Launch, ...],
-    partial: Tensor,
-    batch: int,
-    *,
+def gram(features: Tensor, precision: str) -> Tensor:
+    """G = F Fᵀ/M, (B, C, C) float32, of features (B, C, H, W) in float32, float16 or bfloat16."""
+    batch, channels, height, width = features.shape
+    result = torch.empty((batch, channels, channels), dtype=torch.float32, device=features.device)
+    _reduce(partial_sums(as_readable(features), precision), result, height * width)
+    return result
+
+
+def accumulate_gram(sums: Tensor, features: Tensor, precision: str) -> None:
+    """sums += F Fᵀ, in place in contiguous (B, C, C) float32, of features (B, C, H, W)."""
+    _reduce(partial_sums(as_readable(features), precision), sums, 1, accumulate=True)
+
+
+def bias_relu_gram(x: Tensor, bias: Tensor, y: Tensor, precision: str) -> Tensor:
+    """`eager.bias_relu_gram` in one pass, of dense maps; its sums are those of the splits."""
+    if stored(x.dtype) != x.dtype:
+        # The interpreter cannot round the features that it multiplies.
+        return eager.bias_relu_gram(x, bias, y, precision)
+    return partial_sums(x, precision, bias, y)
+
+
+def gram_difference_loss(
+    features: Tensor, target: Tensor, weight: float, offset: Tensor | None, offset_weight: float, precision: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The `finish_gram_loss` of features (B, C, H, W)."""
+    sums, positions = partial_sums(as_readable(features), precision), features[0, 0].numel()
+    terms = {"offset": offset, "offset_weight": offset_weight, "dtype": features.dtype}
+    return finish_gram_loss(sums, positions, target, weight, **terms)
+
+
+def finish_gram_loss(
+    sums: Tensor,
     positions: int,
     target: Tensor,
     weight: float,
     offset: Tensor | None,
     offset_weight: float,
     dtype: torch.dtype,
-) -> Plan:
-    """`before`, the reduction of the sums that it leaves in `partial` with the loss, and the end of the loss."""
-    channels = target.shape[1]
-    exact = torch.empty((batch, channels, channels), dtype=torch.float32, device=partial.device)
-    reduce_launch, sums = _reduce_launch(partial, exact, positions, target)
-    tiles = sums.shape[2]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """weight/4N² · Σ (G − A)² + offset_weight · offset, (B,) float32, and what backward needs: the symmetric
+    difference, (B, C, C) in the features' `dtype`, and its scale, (B,) float32.
+
+    G − (A + Aᵀ)/2 = difference · scale, a power of two that keeps 16-bit differences in range. `sums` are the features'
+    contiguous F Fᵀ (B, C, C) float32, or those of `bias_relu_gram`.
+    """
+    batch, channels, device = len(sums), target.shape[1], sums.device
+    exact = torch.empty((batch, channels, channels), dtype=torch.float32, device=device)
+    tile_sums = _reduce(sums, exact, positions, target)
+    tiles = tile_sums.shape[2]
     normalise = dtype != torch.float32
-    loss = torch.empty((batch,), dtype=torch.float32, device=partial.device)
+    loss = torch.empty((batch,), dtype=torch.float32, device=device)
     scale = torch.empty_like(loss) if normalise else torch.ones_like(loss)
     difference = torch.empty_like(exact, dtype=stored(dtype)) if normalise else exact
     elements = channels * channels
     blocks = ceil(elements / _FINISH_BLOCK) if normalise else 1
     arguments = {
-        "tile_loss": sums[0],
-        "tile_peak": sums[1],
+        "tile_loss": tile_sums[0],
+        "tile_peak": tile_sums[1],
         "exact": exact,
         "offset": loss if offset is None else offset,
         "loss": loss,
@@ -221,114 +251,5 @@ def plan_loss(
         "NORMALISE": normalise,
         "OFFSET": offset is not None,
     }
-    moves = {"tile_loss": 1, "tile_peak": 1, "exact": int(normalise), "difference": int(normalise)}
-    finish_launch = Launch(finish_loss_kernel, batch * blocks, arguments, constants, moves=moves)
-    return Plan((*before, reduce_launch, finish_launch), (loss, difference, scale))
-
-
-def plan_gram(features: Tensor, precision: str, gpu: Gpu) -> Plan:
-    """G = F Fᵀ/M of features (B, C, H, W): its launches and its output, (B, C, C) float32."""
-    batch, channels, height, width = features.shape
-    result = torch.empty((batch, channels, channels), dtype=torch.float32, device=features.device)
-    launch, partial = partial_launch(features, precision, gpu)
-    reduce_launch, _ = _reduce_launch(partial, result, height * width)
-    return Plan((launch, reduce_launch), (result,))
-
-
-def plan_accumulate_gram(sums: Tensor, features: Tensor, precision: str, gpu: Gpu) -> Plan:
-    """sums += F Fᵀ of features (B, C, H, W), into (B, C, C) float32: its launches and its output, `sums`."""
-    launch, partial = partial_launch(features, precision, gpu)
-    reduce_launch, _ = _reduce_launch(partial, sums, 1, accumulate=True)
-    return Plan((launch, reduce_launch), (sums,))
-
-
-def plan_difference_loss(
-    features: Tensor,
-    target: Tensor,
-    weight: float,
-    offset: Tensor | None,
-    offset_weight: float,
-    precision: str,
-    gpu: Gpu,
-) -> Plan:
-    """weight/4N² · Σ (G − A)² + offset_weight · offset and what backward needs: its launches and its outputs.
-
-    The outputs are the loss, (B,) float32; the symmetric difference, (B, C, C) in the features' dtype; and its scale,
-    (B,) float32: G − (A + Aᵀ)/2 = difference · scale, a power of two that keeps 16-bit differences in range.
-    """
-    batch, _, height, width = features.shape
-    launch, partial = partial_launch(features, precision, gpu)
-    return plan_loss(
-        (launch,),
-        partial,
-        batch,
-        positions=height * width,
-        target=target,
-        weight=weight,
-        offset=offset,
-        offset_weight=offset_weight,
-        dtype=features.dtype,
-    )
-
-
-def plan_bias_relu_gram(x: Tensor, bias: Tensor, y: Tensor, precision: str, gpu: Gpu) -> Plan:
-    """max(x + bias, 0) of `x`, (B, C, H, W), into `y` of the same strides: its launch and its output, the partial sums
-    of F Fᵀ that `plan_loss` takes."""
-    launch, partial = partial_launch(x, precision, gpu, bias, y)
-    return Plan((launch,), (partial,))
-
-
-def gram(features: Tensor, precision: str) -> Tensor:
-    """G = F Fᵀ/M, (B, C, C) float32, of features (B, C, H, W) in float32, float16 or bfloat16."""
-    features = as_readable(features)
-    (result,) = run(plan_gram(features, precision, launch_gpu(features.device)), features.device)
-    return result
-
-
-def accumulate_gram(sums: Tensor, features: Tensor, precision: str) -> None:
-    """sums += F Fᵀ, in place in contiguous (B, C, C) float32, of features (B, C, H, W)."""
-    features = as_readable(features)
-    run(plan_accumulate_gram(sums, features, precision, launch_gpu(features.device)), features.device)
-
-
-def gram_difference_loss(features: Tensor, *terms: Any, **named: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """The loss (B,), the difference (B, C, C) in the features' dtype and its scale (B,); see `plan_difference_loss`."""
-    features = as_readable(features)
-    named |= {"gpu": launch_gpu(features.device)}
-    loss, difference, scale = run(plan_difference_loss(features, *terms, **named), features.device)
-    return loss, difference.to(features.dtype), scale
-
-
-def bias_relu_gram(x: Tensor, bias: Tensor, y: Tensor, precision: str) -> Tensor:
-    """`eager.bias_relu_gram` in one pass, of dense maps; its sums are those of the splits."""
-    if stored(x.dtype) != x.dtype:
-        # The interpreter cannot round the features that it multiplies.
-        return eager.bias_relu_gram(x, bias, y, precision)
-    (partial,) = run(plan_bias_relu_gram(x, bias, y, precision, launch_gpu(x.device)), x.device)
-    return partial
-
-
-def finish_gram_loss(
-    sums: Tensor,
-    positions: int,
-    target: Tensor,
-    weight: float,
-    offset: Tensor | None,
-    offset_weight: float,
-    dtype: torch.dtype,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`gram_difference_loss` for features of `dtype`, from their contiguous F Fᵀ (B, C, C) float32, or from the sums of
-    `bias_relu_gram`."""
-    plan = plan_loss(
-        (),
-        sums,
-        len(sums),
-        positions=positions,
-        target=target,
-        weight=weight,
-        offset=offset,
-        offset_weight=offset_weight,
-        dtype=dtype,
-    )
-    loss, difference, scale = run(plan, sums.device)
+    run(Launch(finish_loss_kernel, batch * blocks, arguments, constants), device)
     return loss, difference.to(dtype), scale

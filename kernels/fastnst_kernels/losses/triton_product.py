@@ -14,9 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastnst_kernels.launch.gpu import Gpu
 from fastnst_kernels.launch.heuristic import pairs_of, partial_heuristic
-from fastnst_kernels.launch.launch import Launch, input_precision, problem_of, upcast
+from fastnst_kernels.launch.launch import Launch, input_precision, launch_gpu, problem_of, run, upcast
 from fastnst_kernels.launch.layout import is_crop, strides, wide
 from fastnst_kernels.relu.triton_relu import relu
 
@@ -130,15 +129,16 @@ def partial_gram_kernel(
     tl.store(tile + c[:, None] * BLOCK_C + c[None, :], sums)
 
 
-def partial_launch(
-    features: Tensor, precision: str, gpu: Gpu, bias: Tensor | None = None, activations: Tensor | None = None
-) -> tuple[Launch, Tensor]:
-    """The launch for readable features (B, C, H, W), and its output (B, splits, pairs, block_c, block_c) float32.
+def partial_sums(
+    features: Tensor, precision: str, bias: Tensor | None = None, activations: Tensor | None = None
+) -> Tensor:
+    """Sums of F Fᵀ of readable features (B, C, H, W), (B, splits, pairs, block_c, block_c) float32.
 
     With `bias`, (C,), the features are those of max(features + bias, 0), and are written into `activations`, which has
     their shape and strides.
     """
     batch, channels, height, width = features.shape
+    gpu = launch_gpu(features.device)
     dot_precision = input_precision(features.dtype, precision, gpu)
     config = partial_heuristic(problem_of(features, dot_precision), gpu)
     blocks = ceil(channels / config.block_c)
@@ -173,13 +173,6 @@ def partial_launch(
         "PRECISION": dot_precision,
         "UPCAST": upcast(features.dtype),
     }
-    grid = batch * config.splits * pairs
-    return Launch(
-        partial_gram_kernel,
-        grid,
-        arguments,
-        constants,
-        num_warps=config.num_warps,
-        num_stages=config.num_stages,
-        moves={"features": 1, "partial": 1, "activations": int(activations is not None)},
-    ), partial
+    grid, options = batch * config.splits * pairs, {"num_warps": config.num_warps, "num_stages": config.num_stages}
+    run(Launch(partial_gram_kernel, grid, arguments, constants, **options), features.device)
+    return partial

@@ -3,7 +3,6 @@
 ReLU's mask in one pass."""
 
 from math import ceil
-from typing import Any
 
 import triton
 import triton.language as tl
@@ -13,7 +12,6 @@ from fastnst_kernels.launch.gpu import Gpu
 from fastnst_kernels.launch.heuristic import backward_heuristic
 from fastnst_kernels.launch.launch import (
     Launch,
-    Plan,
     input_precision,
     launch_gpu,
     plain_block,
@@ -217,33 +215,52 @@ def _blocks(
     return *plain_block(features, aligned(features)), 16, 4, 1
 
 
-def plan_tap_backward(
-    features: Tensor,
-    precision: str,
-    gpu: Gpu,
+def tap_backward(
+    gradient: Tensor,
     *,
-    style: StyleTerm | None = None,
-    content: ContentTerm | None = None,
-    upstream: Tensor | None = None,
-    relu: bool = False,
-    owned: Owned | None = None,
-    gradient: Tensor | None = None,
-) -> Plan:
-    """upstream + style term + content term, zero where `relu` and features ≤ 0: its launch and its output.
+    features: Tensor,
+    upstream: Tensor | None,
+    style: StyleTerm | None,
+    content: ContentTerm | None,
+    relu: bool,
+    owned: Owned | None,
+    precision: str,
+) -> None:
+    """`eager.tap_backward` as one kernel."""
+    features = as_one_axis(features)
+    if content is not None:
+        content = ContentTerm(as_readable(content.content), content.gradient, content.factor)
+    if upstream is not None and is_crop(upstream):
+        upstream = upstream.contiguous()
+    # The interpreter's float32 result of bfloat16 features does not fit into `gradient`.
+    direct = not is_crop(gradient) and stored(features.dtype) == gradient.dtype
+    written = gradient if direct else empty_map(features, channels_last(features), dtype=stored(features.dtype))
+    _run(written, features, upstream, style, content, relu=relu, owned=owned, precision=precision)
+    if not direct:
+        gradient.copy_(written)
 
-    The two terms are added inside `owned` alone. The output is (B, C, H, W): `gradient`, which may be `upstream`, or a
-    new tensor. H and W of each but the content act as one axis.
-    """
+
+def _run(
+    gradient: Tensor,
+    features: Tensor,
+    upstream: Tensor | None,
+    style: StyleTerm | None,
+    content: ContentTerm | None,
+    *,
+    relu: bool,
+    owned: Owned | None,
+    precision: str,
+) -> None:
+    """The launch of `tap_backward`, for maps whose H and W act as one axis, but for the content's."""
     batch, channels, height, width = features.shape
     positions = height * width
     if owned is None and content is not None and is_crop(content.content):
         owned = (0, 0, height, width)
+    gpu = launch_gpu(features.device)
     dot_precision = input_precision(features.dtype, precision, gpu)
     block_c, block_m, block_k, num_warps, num_stages = _blocks(
         features, style, content, dot_precision=dot_precision, gpu=gpu
     )
-    if gradient is None:
-        gradient = empty_map(features, channels_last(features), dtype=stored(features.dtype))
     added = gradient if upstream is None else upstream
     target = features if content is None else content.content
     top, left, owned_height, owned_width = owned or (0, 0, height, width)
@@ -288,37 +305,5 @@ def plan_tap_backward(
         "UPCAST": upcast(features.dtype),
     }
     grid = batch * ceil(positions / block_m) * ceil(channels / block_c)
-    moves = {
-        "features": int(style is not None or content is not None or relu),
-        "difference": int(style is not None),
-        "content": int(content is not None),
-        "upstream": int(upstream is not None),
-        "gradient": 1,
-    }
-    launch = Launch(
-        tap_backward_kernel, grid, arguments, constants, num_warps=num_warps, num_stages=num_stages, moves=moves
-    )
-    return Plan((launch,), (gradient,))
-
-
-def tap_backward(
-    gradient: Tensor,
-    *,
-    features: Tensor,
-    upstream: Tensor | None,
-    content: ContentTerm | None,
-    precision: str,
-    **terms: Any,
-) -> None:
-    """`plan_tap_backward` run, its output written over `gradient`, which may be `upstream`."""
-    features = as_one_axis(features)
-    if content is not None:
-        content = ContentTerm(as_readable(content.content), content.gradient, content.factor)
-    if upstream is not None and is_crop(upstream):
-        upstream = upstream.contiguous()
-    # The interpreter's float32 result of bfloat16 features does not fit into `gradient`.
-    direct = not is_crop(gradient) and stored(features.dtype) == gradient.dtype
-    terms |= {"upstream": upstream, "content": content, "gradient": gradient if direct else None}
-    (result,) = run(plan_tap_backward(features, precision, launch_gpu(features.device), **terms), features.device)
-    if not direct:
-        gradient.copy_(result)
+    options = {"num_warps": num_warps, "num_stages": num_stages}
+    run(Launch(tap_backward_kernel, grid, arguments, constants, **options), features.device)

@@ -6,14 +6,14 @@
 
 from fastnst_kernels.profiling.losses import profile, trace
 from fastnst_kernels.profiling.measure import conditions, device_name
-from fastnst_kernels.profiling.step import Measurement, Roofline, Setting, check_size, measure_roofline
+from fastnst_kernels.profiling.step import LARGEST_SIZE, Measurement, Roofline, Setting, measure_roofline
 from fastnst_kernels.profiling.steps import profile_steps
 
 __all__ = [
+    "LARGEST_SIZE",
     "Measurement",
     "Roofline",
     "Setting",
-    "check_size",
     "conditions",
     "device_name",
     "measure_roofline",

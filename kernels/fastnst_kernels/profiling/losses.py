@@ -29,7 +29,7 @@ from torch import Tensor
 from fastnst_kernels.launch.backends import float32_products
 from fastnst_kernels.losses import gram, reference, style_tap
 from fastnst_kernels.profiling.measure import Contender, quieten_profiler, synchronise
-from fastnst_kernels.profiling.step import Measurement, Setting, Step, Work, check_size, measure_roofline, measured
+from fastnst_kernels.profiling.step import Measurement, Setting, Step, Work, measure_roofline, measured
 from fastnst_kernels.verify import STYLE_LAYERS, Expected, budget
 from fastnst_kernels.verify.losses import WEIGHT, bring_to_one, target_near
 
@@ -59,9 +59,8 @@ def profile(
     A result is compared with float64 before it is timed: ours against its budget, the others against 5 %.
     `compile_mode` is torch.compile's, "default" or "max-autotune"; with None it is left out.
 
-    Raises ValueError for a wrong size or number of rounds, ArithmeticError where our own result is wrong.
+    Raises as `measured` does.
     """
-    check_size(size)
     yield from measured(_steps(size, setting, compile_mode), setting, measure_roofline(setting), rounds)
 
 
@@ -165,10 +164,8 @@ def expected(operation: str, problem: Problem, precision: str) -> Expected:
 def trace(size: int, setting: Setting, path: Path) -> None:
     """Writes one loss and backward of each style layer, ours and eager, as a trace for Perfetto or chrome://tracing.
 
-    Each is a span named layer, operation and implementation. Raises ValueError for a wrong size, OSError where `path`
-    cannot be written.
+    Each is a span named layer, operation and implementation. Raises OSError where `path` cannot be written.
     """
-    check_size(size)
     quieten_profiler()
     activities = [torch.profiler.ProfilerActivity.CPU]
     if setting.device.type == "cuda":

@@ -17,7 +17,6 @@ from fastnst_kernels.profiling.measure import (
     product_rate,
 )
 from fastnst_kernels.verify import Expected, worst
-from fastnst_kernels.verify.everything import SMALLEST_SIZE
 
 LARGEST_SIZE = 4096
 # The plain form rounds where it likes; farther off than this it computes something else.
@@ -171,12 +170,3 @@ def _checked(step: Step) -> tuple[dict[str, float], dict[str, str]]:
                 )
             problems[name] = f"wrong result: relative error {errors[name]:.3g}"
     return errors, problems
-
-
-def check_size(size: int) -> None:
-    """Raises ValueError for an image that the five layers leave nothing of, or that is too large to profile."""
-    if not SMALLEST_SIZE <= size <= LARGEST_SIZE:
-        raise ValueError(
-            f"size {size} is out of range; give {SMALLEST_SIZE} (conv5_1 halves the image four times) to "
-            f"{LARGEST_SIZE} pixels"
-        )

@@ -12,17 +12,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastnst_kernels.launch.gpu import Gpu
-from fastnst_kernels.launch.launch import Launch, Plan, launch_gpu
+from fastnst_kernels.launch.launch import Launch, launch_gpu, run
 from fastnst_kernels.launch.layout import in_layout
 from fastnst_kernels.relu.triton_relu import (
     as_words,
-    buffer_of,
+    channels_last_buffer,
     group_size,
     groups_per_program,
     packed_word,
     relu,
-    run_into,
 )
 
 
@@ -175,16 +173,18 @@ def unpool_backward_kernel(
     tl.store(out + C, _let_through(d, j, value, DTYPE), mask=in_run & (window[:, None] * 2 + 1 < W_below))
 
 
-def _pool_arguments(x: Tensor, bits: Tensor | None) -> tuple[Mapping[str, Any], Mapping[str, Any], int]:
-    """The share of both pooling kernels in the full-size tensor and its bits: arguments, constants and the grid."""
-    batch, channels, height, width = x.shape
+def _run(kernel: Any, full: Tensor, bits: Tensor | None, own: Mapping[str, Any], switches: Mapping[str, bool]) -> None:
+    """Runs one of the pooling kernels, which share their part in the full-size tensor and its bits."""
+    batch, channels, height, width = full.shape
     group = group_size(channels, bits)
     run_groups = ceil(channels / group)
     # Four loads of a program's activations are in flight.
     groups = groups_per_program(1024, group)
     half_rows = ceil(height / 2)
     blocks = ceil(run_groups * ceil(width / 2) / groups)
-    arguments: dict[str, Any] = {
+    arguments = {
+        **own,
+        "bits": full if bits is None else as_words(bits, group),
         "C": channels,
         "H": height,
         "W": width,
@@ -193,52 +193,22 @@ def _pool_arguments(x: Tensor, bits: Tensor | None) -> tuple[Mapping[str, Any], 
         "blocks": blocks,
         "half_rows": half_rows,
     }
-    if bits is not None:
-        arguments["bits"] = as_words(bits, group)
-    constants = {"GROUP": group, "GROUPS": groups, "EVEN": channels % group == 0}
-    return arguments, constants, batch * half_rows * blocks
-
-
-def _pool_warps(gpu: Gpu) -> int:
-    """Warps that leave each thread 16 bytes of 16-bit activations."""
-    return 4 if gpu.warp_size == 32 else 2
-
-
-def plan_bias_relu_pool(
-    x: Tensor, bias: Tensor | None, pool: str, pooled: Tensor, bits: Tensor | None, gpu: Gpu
-) -> Plan:
-    """The 2×2 pool of max(x + bias, 0) into `pooled`, and the sign bits into `bits`, both channels-last: its launch."""
-    arguments, constants, grid = _pool_arguments(x, bits)
-    own = {"x": x, "bias": x if bias is None else bias, "pooled": pooled}
-    switches = {"BIAS": bias is not None, "BITS": bits is not None, "MAX": pool == "max"}
-    given = {"bits": pooled, **arguments, **own}
-    moves = {"x": 1, "pooled": 1, "bits": int(bits is not None)}
-    launch = Launch(
-        bias_relu_pool_kernel, grid, given, {**constants, **switches}, num_warps=_pool_warps(gpu), moves=moves
-    )
-    return Plan((launch,), (pooled,))
-
-
-def plan_unpool_backward(gradient: Tensor, bits: Tensor, pool: str, result: Tensor, gpu: Gpu) -> Plan:
-    """The gradient of the pooled activations spread over `result` where its bit is set, channels-last: its launch."""
-    arguments, constants, grid = _pool_arguments(result, bits)
-    own = {"gradient": gradient, "result": result, "factor": 1.0 if pool == "max" else 0.25}
-    moves = {"gradient": 1, "bits": 1, "result": 1}
-    launch = Launch(
-        unpool_backward_kernel, grid, {**arguments, **own}, constants, num_warps=_pool_warps(gpu), moves=moves
-    )
-    return Plan((launch,), (result,))
+    constants = {"GROUP": group, "GROUPS": groups, "EVEN": channels % group == 0, **switches}
+    # Warps that leave each thread 16 bytes of 16-bit activations.
+    warps = 4 if launch_gpu(full.device).warp_size == 32 else 2
+    run(Launch(kernel, batch * half_rows * blocks, arguments, constants, num_warps=warps), full.device)
 
 
 def bias_relu_pool(x: Tensor, bias: Tensor | None, pool: str, pooled: Tensor, bits: Tensor | None) -> None:
     """`eager.bias_relu_pool` as one kernel, whose bits run along the channels."""
-    buffer = buffer_of(pooled)
-    plan = plan_bias_relu_pool(in_layout(x, True), bias, pool, pooled=buffer, bits=bits, gpu=launch_gpu(x.device))
-    run_into(plan, pooled, buffer)
+    x, switches = in_layout(x, True), {"BIAS": bias is not None, "BITS": bits is not None, "MAX": pool == "max"}
+    with channels_last_buffer(pooled) as buffer:
+        own = {"x": x, "bias": x if bias is None else bias, "pooled": buffer}
+        _run(bias_relu_pool_kernel, x, bits, own, switches)
 
 
 def unpool_backward(gradient: Tensor, bits: Tensor, pool: str, result: Tensor) -> None:
     """`eager.unpool_backward` as one kernel, of bits that run along the channels."""
-    buffer = buffer_of(result)
-    plan = plan_unpool_backward(in_layout(gradient, True), bits, pool, result=buffer, gpu=launch_gpu(gradient.device))
-    run_into(plan, result, buffer)
+    with channels_last_buffer(result) as buffer:
+        own = {"gradient": in_layout(gradient, True), "result": buffer, "factor": 1.0 if pool == "max" else 0.25}
+        _run(unpool_backward_kernel, buffer, bits, own, {})

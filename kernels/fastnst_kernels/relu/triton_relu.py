@@ -7,6 +7,8 @@ bits are one word: a thread holds 16 bytes of a group, and the threads of a grou
 program starts is in 64 bits, what lies inside it in 32.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import ceil
 
 import torch
@@ -14,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastnst_kernels.launch.launch import Launch, Plan, finish_sum, run, stored
+from fastnst_kernels.launch.launch import Launch, finish_sum, run, stored
 from fastnst_kernels.launch.layout import empty_map, in_layout
 from fastnst_kernels.relu import eager
 
@@ -48,20 +50,17 @@ def group_size(channels: int, bits: Tensor | None) -> int:
     return 32 if channels % 32 == 0 and words else 8
 
 
-def run_into(plan: Plan, written: Tensor, buffer: Tensor) -> None:
-    """Runs a plan that writes `buffer`, the `buffer_of` the tensor that is to be `written`."""
-    run(plan, written.device)
-    if buffer is not written:
-        written.copy_(buffer)
-
-
-def buffer_of(written: Tensor) -> Tensor:
-    """The channels-last tensor that the kernel writes: `written` itself, except where it lies otherwise or where the
-    interpreter cannot round to its dtype."""
+@contextmanager
+def channels_last_buffer(written: Tensor) -> Iterator[Tensor]:
+    """The channels-last tensor that the block's kernel writes: `written` itself; or where it lies otherwise, or the
+    interpreter cannot round to its dtype, another one, which is copied into it."""
     dtype = stored(written.dtype)
     if dtype == written.dtype and written.is_contiguous(memory_format=torch.channels_last):
-        return written
-    return empty_map(written, True, dtype=dtype)
+        yield written
+        return
+    buffer = empty_map(written, True, dtype=dtype)
+    yield buffer
+    written.copy_(buffer)
 
 
 @triton.jit(do_not_specialize=["run_groups", "groups"])
@@ -143,25 +142,39 @@ def relu_backward_kernel(
     tl.store(result + start + offsets, tl.where((word[:, None] >> j) & 1 != 0, value, 0.0), mask=mask)
 
 
-def plan_bias_relu(
-    x: Tensor, bias: Tensor | None, y: Tensor, bits: Tensor | None, content: tuple[Tensor, float] | None = None
-) -> Plan:
-    """max(x + bias, 0) of channels-last activations (B, C, H, W) into `y`, and their bits into `bits`: its launch.
+def bias_relu(x: Tensor, bias: Tensor | None, y: Tensor, bits: Tensor | None) -> None:
+    """`eager.bias_relu` as one kernel, whose bits run along the channels."""
+    with channels_last_buffer(y) as buffer:
+        _activate(in_layout(x, True), bias, buffer, bits)
 
-    With `content`, (P, weight), of one image: its launches and its output, weight · Σ (y − P)², (1,) float32.
-    """
+
+def bias_relu_content(x: Tensor, bias: Tensor, y: Tensor, content: Tensor, weight: float) -> Tensor:
+    """`eager.bias_relu_content` of one image in one pass."""
+    if stored(x.dtype) != x.dtype:
+        # The interpreter cannot round what it compares.
+        return eager.bias_relu_content(x, bias, y, content, weight)
+    with channels_last_buffer(y) as buffer:
+        partial = _activate(in_layout(x, True), bias, buffer, None, in_layout(content, True))
+    return finish_sum(partial, weight)
+
+
+def _activate(x: Tensor, bias: Tensor | None, y: Tensor, bits: Tensor | None, content: Tensor | None = None) -> Tensor:
+    """Writes max(x + bias, 0) of channels-last activations (B, C, H, W) into `y`, and their bits into `bits`. Returns,
+    with `content` P of one image, sums (1, parts) of (y − P)²."""
     channels = x.shape[1]
     group = group_size(channels, bits)
     run_groups = ceil(channels / group)
     all_groups = x.numel() // channels * run_groups
     groups = groups_per_program(2048, group)
+    grid = ceil(all_groups / groups)
+    partial = y if content is None else torch.empty((1, grid), dtype=torch.float32, device=x.device)
     arguments = {
         "x": x,
         "bias": x if bias is None else bias,
         "y": y,
         "bits": y if bits is None else as_words(bits, group),
-        "content": y if content is None else content[0],
-        "partial": y,
+        "content": y if content is None else content,
+        "partial": partial,
         "C": channels,
         "run_groups": run_groups,
         "groups": all_groups,
@@ -174,19 +187,12 @@ def plan_bias_relu(
         "BITS": bits is not None,
         "CONTENT": content is not None,
     }
-    grid = ceil(all_groups / groups)
-    moves = {"x": 1, "y": 1, "bits": int(bits is not None)}
-    if content is None:
-        return Plan((Launch(bias_relu_kernel, grid, arguments, constants, moves=moves),), (y,))
-    partial = torch.empty((1, grid), dtype=torch.float32, device=x.device)
-    moves |= {"content": 1, "partial": 1}
-    launch = Launch(bias_relu_kernel, grid, {**arguments, "partial": partial}, constants, moves=moves)
-    finish, loss = finish_sum(partial, content[1])
-    return Plan((launch, finish), (loss,))
+    run(Launch(bias_relu_kernel, grid, arguments, constants), x.device)
+    return partial
 
 
-def plan_relu_backward(gradient: Tensor, bits: Tensor, result: Tensor) -> Plan:
-    """The gradient where its bit is set, else 0, into `result`, both channels-last: its launch."""
+def relu_backward(gradient: Tensor, bits: Tensor, result: Tensor) -> None:
+    """`eager.relu_backward` as one kernel, of bits that run along the channels."""
     channels = gradient.shape[1]
     # Runs of whole bytes are one run: nothing lies between their bits.
     run_length = gradient.numel() if channels % 8 == 0 else channels
@@ -194,38 +200,14 @@ def plan_relu_backward(gradient: Tensor, bits: Tensor, result: Tensor) -> Plan:
     run_groups = ceil(run_length / group)
     all_groups = gradient.numel() // run_length * run_groups
     groups = groups_per_program(2048, group)
-    arguments = {
-        "gradient": gradient,
-        "bits": as_words(bits, group),
-        "result": result,
-        "run": run_length,
-        "run_groups": run_groups,
-        "groups": all_groups,
-    }
     constants = {"GROUP": group, "GROUPS": groups, "EVEN": run_length % group == 0}
-    moves = {"gradient": 1, "bits": 1, "result": 1}
-    launch = Launch(relu_backward_kernel, ceil(all_groups / groups), arguments, constants, moves=moves)
-    return Plan((launch,), (result,))
-
-
-def bias_relu(x: Tensor, bias: Tensor | None, y: Tensor, bits: Tensor | None) -> None:
-    """`eager.bias_relu` as one kernel, whose bits run along the channels."""
-    buffer = buffer_of(y)
-    run_into(plan_bias_relu(in_layout(x, True), bias, buffer, bits), y, buffer)
-
-
-def bias_relu_content(x: Tensor, bias: Tensor, y: Tensor, content: Tensor, weight: float) -> Tensor:
-    """`eager.bias_relu_content` of one image in one pass."""
-    if stored(x.dtype) != x.dtype:
-        # The interpreter cannot round what it compares.
-        return eager.bias_relu_content(x, bias, y, content, weight)
-    buffer, target = buffer_of(y), (in_layout(content, True), weight)
-    plan = plan_bias_relu(in_layout(x, True), bias, buffer, None, target)
-    run_into(plan, y, buffer)
-    return plan.outputs[0]
-
-
-def relu_backward(gradient: Tensor, bits: Tensor, result: Tensor) -> None:
-    """`eager.relu_backward` as one kernel, of bits that run along the channels."""
-    buffer = buffer_of(result)
-    run_into(plan_relu_backward(in_layout(gradient, True), bits, buffer), result, buffer)
+    with channels_last_buffer(result) as buffer:
+        arguments = {
+            "gradient": in_layout(gradient, True),
+            "bits": as_words(bits, group),
+            "result": buffer,
+            "run": run_length,
+            "run_groups": run_groups,
+            "groups": all_groups,
+        }
+        run(Launch(relu_backward_kernel, ceil(all_groups / groups), arguments, constants), gradient.device)

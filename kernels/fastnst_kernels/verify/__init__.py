@@ -13,8 +13,7 @@ from fastnst_kernels.verify.everything import (
     STYLE_LAYERS,
     Selection,
     Skipped,
-    layer_shapes,
-    run_checks,
+    Task,
     verify,
 )
 
@@ -29,8 +28,7 @@ __all__ = [
     "Selection",
     "Site",
     "Skipped",
-    "layer_shapes",
-    "run_checks",
+    "Task",
     "verify",
     "worst",
 ]

@@ -21,8 +21,7 @@ from fastnst_kernels.verify import first, image, lbfgs, losses, relu
 from fastnst_kernels.verify.check import LAYOUTS, MODES, Check, Mode, Operation, Shape, Site, checks_of
 
 _INTERPRETERS = 4
-SMALLEST_SIZE = 16
-LARGEST_SIZE = 2048
+_SMALLEST_SIZE, _LARGEST_SIZE = 16, 2048
 STYLE_LAYERS = {"conv1_1": 64, "conv2_1": 128, "conv3_1": 256, "conv4_1": 512, "conv5_1": 512}
 
 # Channels and positions that no block size divides, and more than one image.
@@ -114,21 +113,19 @@ FAMILIES: Mapping[str, Family] = {
 }
 
 
-def layer_shapes(size: int) -> dict[str, Shape]:
-    """The features of the five style layers for a square image of `size` pixels, (1, C, H, W), by layer name.
-
-    Raises ValueError for a size that the network's pools leave nothing of, or that is too large to check.
-    """
-    if not SMALLEST_SIZE <= size <= LARGEST_SIZE:
-        raise ValueError(f"size {size} is out of range; give {SMALLEST_SIZE} to {LARGEST_SIZE} pixels")
-    return {
+def all_shapes(size: int) -> dict[str, Shape]:
+    """The shapes at a square image of `size` pixels, by the names that families go by: the features of the five style
+    layers, (1, C, H, W), the image itself, and two odd ones."""
+    layers = {
         name: (1, channels, size >> index, size >> index) for index, (name, channels) in enumerate(STYLE_LAYERS.items())
     }
+    return {**layers, "odd": ODD_SHAPE, "image": (1, 3, size, size), "odd image": ODD_IMAGE}
 
 
-def all_shapes(size: int) -> dict[str, Shape]:
-    """The shapes of `layer_shapes`, the image itself, and two odd ones, by the names that families go by."""
-    return {**layer_shapes(size), "odd": ODD_SHAPE, "image": (1, 3, size, size), "odd image": ODD_IMAGE}
+def check_size(size: int, largest: int) -> None:
+    """Raises ValueError for an image that the network's pools leave nothing of, or that is too large."""
+    if not _SMALLEST_SIZE <= size <= largest:
+        raise ValueError(f"size {size} is out of range; give {_SMALLEST_SIZE} to {largest} pixels")
 
 
 @dataclass(frozen=True)
@@ -137,6 +134,41 @@ class Skipped:
 
     backend: str
     reason: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """The checks of a family at one shape, by a backend on a device: in each mode that means something there, and all
+    `layouts`."""
+
+    family: Family
+    backend: str
+    device: torch.device
+    layer: str
+    shape: Shape
+    layouts: Sequence[str] = tuple(LAYOUTS)
+    modes: Sequence[Mode] = MODES
+    work: float = 0.0
+
+    def checks(self) -> Iterator[Check]:
+        for site, operation in self._operations():
+            for layout in self.layouts:
+                yield from checks_of(operation, site, layout)
+
+    def count(self) -> int:
+        """The number of checks, which does not depend on channels, height and width: found with small data."""
+        images, channels = self.shape[:2]
+        small = replace(self, shape=(images, min(channels, 8), 8, 8))
+        return len(self.layouts) * sum(len(operation.expected) for _, operation in small._operations())
+
+    def _operations(self) -> Iterator[tuple[Site, Operation]]:
+        on_nvidia = self.device.type == "cuda" and torch.version.hip is None
+        has_tf32 = self.family.products and on_nvidia and torch.cuda.get_device_capability(self.device) >= (8, 0)
+        for mode in self.modes:
+            if mode.precision != "tf32" or has_tf32:
+                site = Site(self.backend, self.device, self.layer, self.shape, mode)
+                for operation in self.family.operations(site):
+                    yield site, operation
 
 
 @dataclass(frozen=True)
@@ -153,7 +185,8 @@ class Selection:
     quick: bool = False
 
     def __post_init__(self) -> None:
-        self._shapes()
+        if self.size is not None:
+            check_size(self.size, _LARGEST_SIZE)
         if self.missing is not None and self.backend == "triton":
             raise ValueError(f"{self.missing}; install it (pip install triton) or use --backend torch")
 
@@ -171,51 +204,24 @@ class Selection:
         runs = "triton" in self.backends and self.missing is None
         return runs and (not torch.cuda.is_available() or "triton" in available_backends("cpu"))
 
-    def direct(self) -> Iterator[tuple[Family, str, dict[str, Shape]]]:
-        """The families that run in this process, each with its backend and its shapes."""
-        shapes = self._shapes()
+    def here(self) -> Iterator[Task]:
+        """The tasks of this process."""
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        shapes = all_shapes(self.size or (512 if device.type == "cuda" else 256))
         for backend in self.backends:
             if backend == "triton" and (self.missing is not None or self.interprets):
                 continue
             for family in FAMILIES.values():
-                layers = family.layers[-1:] if self.quick else family.layers
-                yield family, backend, {layer: shapes[layer] for layer in layers}
+                for layer in family.layers[-1:] if self.quick else family.layers:
+                    yield Task(family, backend, device, layer, shapes[layer])
 
-    def cases(self) -> dict[str, "Case"]:
-        """The shapes that are interpreted, by name."""
-        if not self.interprets:
-            return {}
-        if not self.quick:
-            return interpreted_cases()
-        return {
-            name: replace(case, modes=MODES[:1], layouts=case.layouts[:1])
-            for key in FAMILIES
-            for name, case in [
-                min(
-                    ((name, case) for name, case in interpreted_cases().items() if name.startswith(f"{key}/")),
-                    key=lambda named: named[1].work,
-                )
-            ]
-        }
+    def interpreted(self) -> dict[str, Task]:
+        """The tasks that are interpreted, by name."""
+        return interpreted_tasks(quick=self.quick) if self.interprets else {}
 
     def count(self) -> int:
-        """The number of checks, found with small data."""
-        total = 0
-        for family, backend, shapes in self.direct():
-            total += _count(family, backend, _device(), shapes, tuple(LAYOUTS), MODES)
-        for case in self.cases().values():
-            total += _count(case.family, "triton", torch.device("cpu"), case.shapes, case.layouts, case.modes)
-        return total
-
-    def _shapes(self) -> dict[str, Shape]:
-        size = self.size
-        if size is None:
-            size = 512 if torch.cuda.is_available() else 256
-        return all_shapes(size)
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        """The number of checks."""
+        return sum(task.count() for task in (*self.here(), *self.interpreted().values()))
 
 
 def verify(backend: str = "all", size: int | None = None, *, quick: bool = False) -> Iterator[Check | Skipped]:
@@ -224,7 +230,6 @@ def verify(backend: str = "all", size: int | None = None, *, quick: bool = False
     Raises ValueError as `Selection` does, RuntimeError if the interpreter gave no result.
     """
     selection = Selection(backend, size, quick)
-    cases = list(selection.cases())
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     results: SimpleQueue[Check | RuntimeError | None] = SimpleQueue()
 
@@ -236,12 +241,12 @@ def verify(backend: str = "all", size: int | None = None, *, quick: bool = False
             results.put(error)
         results.put(None)
 
-    shares = _shares(cases, cores)
+    shares = _shares(selection.interpreted(), min(cores, _INTERPRETERS))
     with ThreadPoolExecutor(max_workers=_INTERPRETERS) as pool:
         for share in shares:
             pool.submit(interpret, share)
-        for family, name, shapes in selection.direct():
-            yield from run_checks(family, name, _device(), shapes)
+        for task in selection.here():
+            yield from task.checks()
         if selection.missing is not None and "triton" in selection.backends:
             yield Skipped("triton", selection.missing)
         left = len(shares)
@@ -255,77 +260,31 @@ def verify(backend: str = "all", size: int | None = None, *, quick: bool = False
                 yield result
 
 
-def run_checks(
-    family: Family,
-    backend: str,
-    device: torch.device,
-    shapes: Mapping[str, Shape],
-    layouts: Sequence[str] = tuple(LAYOUTS),
-    modes: Sequence[Mode] = MODES,
-) -> Iterator[Check]:
-    """The checks of one family at all `shapes`, in each mode that means something there, and all `layouts`."""
-    for site in _sites(family, backend, device, shapes, modes):
-        for operation in family.operations(site):
-            for layout in layouts:
-                yield from checks_of(operation, site, layout)
+def interpreted_tasks(*, quick: bool) -> dict[str, Task]:
+    """The tasks that can be interpreted, by names such as gram/conv1_1; of a `quick` selection those of it."""
+    tasks: dict[str, Task] = {}
+    for key, family in FAMILIES.items():
+        own = {
+            f"{key}/{layer}": Task(family, "triton", torch.device("cpu"), layer, **vars(each))
+            for layer, each in family.interpreted.items()
+        }
+        if quick:
+            name = min(own, key=lambda name: own[name].work)
+            own = {name: replace(own[name], layouts=own[name].layouts[:1], modes=MODES[:1])}
+        tasks |= own
+    return tasks
 
 
-def _sites(
-    family: Family, backend: str, device: torch.device, shapes: Mapping[str, Shape], modes: Sequence[Mode]
-) -> Iterator[Site]:
-    on_nvidia = device.type == "cuda" and torch.version.hip is None
-    has_tf32 = family.products and on_nvidia and torch.cuda.get_device_capability(device) >= (8, 0)
-    for layer, shape in shapes.items():
-        for mode in modes:
-            if mode.precision != "tf32" or has_tf32:
-                yield Site(backend, device, layer, shape, mode)
-
-
-def _count(
-    family: Family,
-    backend: str,
-    device: torch.device,
-    shapes: Mapping[str, Shape],
-    layouts: Sequence[str],
-    modes: Sequence[Mode],
-) -> int:
-    """The number of checks that `run_checks` makes; it does not depend on channels, height and width."""
-    small = {layer: (images, min(channels, 8), 8, 8) for layer, (images, channels, _, _) in shapes.items()}
-    sites = _sites(family, backend, device, small, modes)
-    return len(layouts) * sum(len(operation.expected) for site in sites for operation in family.operations(site))
-
-
-@dataclass(frozen=True)
-class Case:
-    """The one shape of a family that is interpreted, by its layer, and the share of the work."""
-
-    family: Family
-    shapes: dict[str, Shape]
-    work: float
-    layouts: tuple[str, ...]
-    modes: tuple[Mode, ...] = MODES
-
-
-def interpreted_cases() -> dict[str, Case]:
-    """The interpreted shapes by name, such as gram/conv1_1."""
-    return {
-        f"{key}/{layer}": Case(family, {layer: entry.shape}, entry.work, entry.layouts)
-        for key, family in FAMILIES.items()
-        for layer, entry in family.interpreted.items()
-    }
-
-
-def _shares(names: Sequence[str], cores: int) -> list[list[str]]:
-    """The names of interpreted shapes in shares of about equal work, for one process each."""
-    works = {name: case.work for name, case in interpreted_cases().items() if name in names}
-    shares: list[list[str]] = [[] for _ in range(min(cores, _INTERPRETERS, len(works)))]
-    for name in sorted(works, key=works.__getitem__, reverse=True):
-        min(shares, key=lambda share: sum(works[member] for member in share)).append(name)
+def _shares(tasks: Mapping[str, Task], most: int) -> list[list[str]]:
+    """The names of interpreted tasks in shares of about equal work, for one process each."""
+    shares: list[list[str]] = [[] for _ in range(min(most, len(tasks)))]
+    for name in sorted(tasks, key=lambda name: tasks[name].work, reverse=True):
+        min(shares, key=lambda share: sum(tasks[member].work for member in share)).append(name)
     return shares
 
 
 def _interpreted(names: Sequence[str], *, quick: bool = False) -> Iterator[Check]:
-    """The checks of interpreted shapes, made by a process of their own: triton reads the switch when it is imported."""
+    """The checks of interpreted tasks, made by a process of their own: triton reads the switch when it is imported."""
     code = f"from {__name__} import print_interpreted as p; p({list(names)!r}, quick={quick})"
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     with (
@@ -343,11 +302,9 @@ def _interpreted(names: Sequence[str], *, quick: bool = False) -> Iterator[Check
             raise RuntimeError(f"the interpreted kernels gave no result (exit code {process.returncode}): {reason}")
 
 
-def print_interpreted(names: Sequence[str], *, quick: bool = False) -> None:
+def print_interpreted(names: Sequence[str], *, quick: bool) -> None:
     """Prints the checks of each name, one JSON object in each line, as they are made."""
-    cases = (Selection("triton", quick=True).cases() if quick else {}) or interpreted_cases()
-    for case in [cases[name] for name in names]:
-        for check in run_checks(
-            case.family, "triton", torch.device("cpu"), case.shapes, layouts=case.layouts, modes=case.modes
-        ):
+    tasks = interpreted_tasks(quick=quick)
+    for name in names:
+        for check in tasks[name].checks():
             print(json.dumps(asdict(check)), flush=True)

@@ -8,8 +8,8 @@ from fastnst_kernels import available_backends, direct, gram, gram_loss, operato
 from fastnst_kernels.image import triton_image
 from fastnst_kernels.launch import heuristic
 from fastnst_kernels.launch.gpu import INTERPRETER
-from fastnst_kernels.launch.launch import interpreted
-from fastnst_kernels.losses import triton_content, triton_gram, triton_product, triton_tap
+from fastnst_kernels.launch.launch import interpreted, planned
+from fastnst_kernels.losses import triton_content, triton_product, triton_tap
 from fastnst_kernels.losses.targets import normalised
 from image_checks import SCALE, SHIFT
 from kernel_checks import LAYOUTS, Shape, check_family, gradient_over, make_activations, make_features
@@ -34,10 +34,9 @@ def test_wide_offsets(family: str, shape: Shape, monkeypatch: pytest.MonkeyPatch
 def test_where_offsets_become_wide() -> None:
     for side, wide in ((16384, False), (32768, True)):
         image = torch.empty((1, 3, side, side), device="meta")
-        plan = triton_image.plan_normalise(
-            image, scale=SCALE, shift=SHIFT, flip=False, dtype=torch.float16, channels_last=True, gpu=INTERPRETER
-        )
-        assert plan.launches[0].constants["WIDE"] == wide
+        with planned(INTERPRETER) as launches:
+            direct.normalise("triton", image, SCALE, SHIFT, flip=False, dtype=torch.float16, channels_last=True)
+        assert launches[0].constants["WIDE"] == wide
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
@@ -73,7 +72,9 @@ def test_many_splits(channels: int, layout: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(heuristic, "LONGEST_SUM", 64)
     monkeypatch.setattr(heuristic, "_MANY_SPLITS", 4)
     features = make_features((2, channels, 24, 25), torch.float16, channels_last=layout == "channels-last")
-    reduce = triton_gram.plan_gram(features, "ieee", INTERPRETER).launches[1]
+    with planned(INTERPRETER) as launches:
+        direct.gram("triton", features.to("meta"), "ieee")
+    reduce = launches[1]
     assert reduce.arguments["splits"] >= 5
     assert reduce.constants["TILE"] == 8
     check_family("gram", (2, channels, 24, 25), layouts=(layout,))
@@ -81,10 +82,12 @@ def test_many_splits(channels: int, layout: str, monkeypatch: pytest.MonkeyPatch
 
 @LAYOUTS
 def test_a_crop_is_read_as_it_lies(channels_last: bool) -> None:
-    features = make_features((2, 20, 8, 11), torch.bfloat16, channels_last=channels_last)[:, :, 1:-2, 2:-1]
-    launch = triton_product.partial_launch(features, "ieee", INTERPRETER)[0]
-    assert launch.constants["CROP"]
-    assert launch.arguments["features"] is features
+    whole = make_features((2, 20, 8, 11), torch.bfloat16, channels_last=channels_last)
+    features = whole.to("meta")[:, :, 1:-2, 2:-1]
+    with planned(INTERPRETER) as launches:
+        direct.gram("triton", features, "ieee")
+    assert launches[0].constants["CROP"]
+    assert launches[0].arguments["features"] is features
 
 
 def test_nothing_else_is_written() -> None:
