@@ -55,21 +55,21 @@ def kept(number: int = 1, size: int = 8, **given: Any) -> Kept:
 
 def test_every_offered_option_has_one_control() -> None:
     controls = make_controls(Limits(size=300))
-    names = [control.name for control in controls]
+    names = [control["name"] for control in controls]
     assert names[: len(MAIN)] == list(MAIN)
     assert len(set(names)) == len(names)
-    assert {control.kind for control in controls} <= {"choice", "number", "size", "text"}
-    assert all(control.meaning and control.label for control in controls)
+    assert {control["kind"] for control in controls} <= {"choice", "number", "size", "text"}
+    assert all(control["meaning"] and control["label"] for control in controls)
     known = {option.name for option in fields(Options)}
     assert set(names) <= known - set(HOST_OPTIONS) - {"init"}
     assert {"preset", "size", "style_weight", "content_layers", "optimizer", "seed"} <= set(names)
     size = controls[names.index("size")]
-    assert (size.maximum, size.slider and size.slider[:2]) == (300, (128, 300))
+    assert (size["maximum"], size["slider"][:2]) == (300, (128, 300))
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_control_as_it_is_shown_is_the_preset(preset: str) -> None:
-    form = {control.name: control.defaults[preset] for control in make_controls(Limits())}
+    form = {control["name"]: control["defaults"][preset] for control in make_controls(Limits())}
     read, meant = resolve_options(**read_form(form)), resolve_options(preset=preset)
     for name in form:
         value, other = getattr(read, name), getattr(meant, name)

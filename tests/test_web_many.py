@@ -56,20 +56,6 @@ def test_pictures_are_decoded_one_by_one(address: str, monkeypatch: pytest.Monke
     assert most == 1
 
 
-def test_what_arrives_at_once_is_bounded(address: str) -> None:
-    asking = "POST /api/uploads?name=a.png HTTP/1.1\nHost: HOST\nContent-Length: 95000\n\n"
-    held = [raw(address, asking, bytes(90_000)) for _ in range(4)]
-    time.sleep(0.3)
-    status, answer = Page(address).upload(bytes(95_000), "b.png")
-    assert (status, answer["error"][:17]) == (400, "b.png has to wait")
-    for connection in held:
-        connection.close()
-    deadline = time.monotonic() + 20
-    while Page(address).upload(png())[0] != 200:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 def test_the_page_works_below_a_prefix() -> None:
     """Its addresses are relative, and those of its scripts relative to the page's."""
     folder = Path(app_module.__file__).parent / "page"
