@@ -265,6 +265,7 @@ def _described(kept: Kept, session: Session) -> dict[str, Any]:
         "frames": request.content.frames,
         "content": known[0],
         "styles": known[1:],
+        "mask": request.mask and session.upload_name(request.mask),
     }
 
 

@@ -32,6 +32,7 @@ class Ticket:
         self._frames: dict[str, Any] = {}
         self._previews = 0
         self._message: str | None = None
+        self._notes: dict[str, None] = {}
         self._result: Kept | None = None
 
     @property
@@ -84,6 +85,12 @@ class Ticket:
             self._previews += 1
             self.version += 1
 
+    def note(self, text: str) -> None:
+        """Takes a warning of the run, for the page to say once."""
+        with self._lock:
+            self._notes[text] = None
+            self.version += 1
+
     def finish(self, result: Kept | None, message: str | None = None, *, failed: bool = False) -> None:
         with self._lock:
             self._result, self._message = result, message
@@ -118,6 +125,7 @@ class Ticket:
                 "state": self.state,
                 "stopping": self.stopping and not self.over,
                 "message": self._message,
+                "notes": "; ".join(self._notes),
                 "result": self._result and self._result.id,
                 "preview": self._previews,
             }

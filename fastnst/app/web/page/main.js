@@ -143,7 +143,7 @@ async function main() {
     list.replaceChildren(...formats.map((format) => element("option", { value: format }, format.toUpperCase())));
   }
 
-  const isBusy = () => run !== null && run.state === "running";
+  const isBusy = (one = run) => one !== null && one.state === "running";
 
   function choose(id) {
     history.select(id);
@@ -152,6 +152,7 @@ async function main() {
       slots.content.put([result.content]);
       slots.style.put(result.styles);
       controls.restore(result);
+      brush.put(result.content, result.mask && api.largeUrl(result.mask)).catch((error) => complain(error.message));
     }
     show();
   }
@@ -163,6 +164,7 @@ async function main() {
     }
     const before = run;
     if (now && before && now.number !== before.number) calm();
+    if (now?.notes && isBusy(now) && now.notes !== before?.notes) complain(now.notes);
     run = now;
     if (now) {
       const points = now.since === 0 ? now.points : [...curve.points.slice(0, now.since), ...now.points];
