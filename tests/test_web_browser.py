@@ -354,6 +354,24 @@ def test_a_painted_mask_says_where_the_style_goes(tab: Tab, pictures: tuple[Path
     assert 0 < record["masks"][0]["content"]["covers"] < 0.5
     page.click("#clear")
     assert page.locator(".mask").count() == 0
+    # A result brings its mask back, and the next run has it again.
+    page.click("#results button")
+    page.wait_for_selector(".mask")
+    tab.start()
+    tab.until_over()
+    assert tab.results() == ["2 · 64 px", "1 · 64 px"]
+    again = read_parameters(tab.download()[1])
+    assert again["masks"][0]["content"]["covers"] == pytest.approx(record["masks"][0]["content"]["covers"], abs=0.02)
+
+
+@pytest.mark.filterwarnings("always::fastnst.errors.FastnstWarning")
+def test_a_box_that_is_not_filled_is_told(tab: Tab, pictures: tuple[Path, Path]) -> None:
+    tab.give(*pictures)
+    tab.set(size="100x50", iterations="2", scales="none")
+    tab.start()
+    tab.page.wait_for_selector("#alert:visible")
+    assert "so the result is 67×50 within 100×50" in tab.page.inner_text("#alert p")
+    tab.until_over()
 
 
 def test_styles_that_ship_are_shown_at_once_and_blended(tab: Tab, pictures: tuple[Path, Path]) -> None:

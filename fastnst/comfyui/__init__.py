@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fastnst.errors import OptionError
 from fastnst.feedforward.applying import Applier
+from fastnst.feedforward.file import SHIPPED, read_blend
 from fastnst.image.colour import MODES
 from fastnst.image.picture import Picture
 from fastnst.image.read import load_image
@@ -34,6 +35,8 @@ __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]
 _PREVIEW_SECONDS, _PREVIEW_EDGE = 1.0, 512
 _AS_PRESET = "0 is as the preset has it"
 _SIZE = "pixels of the long edge, content, 50%, or a box to fit into, as 1920x1080"
+_SHIPPED = "styles that come with fastnst"
+_BLEND = "a weight for each style, as 0.3, 0.7, or for some of them, as swirls=0.3, mosaic=0.7"
 _OPTIONS = (
     "STRING",
     {"default": "", "multiline": True, "tooltip": "any other options, as tv_weight = 0.1, one a line"},
@@ -243,7 +246,7 @@ class Region(_Node):
 
 
 class Apply(_Node):
-    """Each picture of `content` in one pass of a network of `fastnst train`, which lies in models/fastnst."""
+    """Each picture of `content` in one pass of the network that ships, or of one in models/fastnst."""
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -257,7 +260,7 @@ class Apply(_Node):
                 "size": ("STRING", {"default": "content", "tooltip": _SIZE}),
                 "preserve_color": (list(MODES),),
             },
-            "optional": {"blend": ("STRING", {"default": "", "tooltip": "a weight for each style, as 0.3, 0.7, or for some, as swirls=0.3, mosaic=0.7"})},
+            "optional": {"blend": ("STRING", {"default": "", "tooltip": _BLEND})},
         }
 
     @classmethod
@@ -291,6 +294,8 @@ def _folders() -> Any:
 
 
 def _network_path(name: str) -> str:
+    if name == _SHIPPED:
+        return str(SHIPPED)
     folders = _folders()
     path = name if folders is None else folders.get_full_path("fastnst", name)
     if not path:

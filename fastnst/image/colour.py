@@ -57,13 +57,12 @@ _NOISE, _COLOUR = 0.12, 0.25
 
 
 def prepared(content: AnyPicture, styles: Sequence[AnyPicture], mode: str) -> tuple[AnyPicture, list[AnyPicture]]:
-    """The content and the opaque styles that the network sees; names and alpha stay. OptionError for an unknown mode.
+    """The content and the opaque styles that the network sees, by one of the `MODES`; names and alpha stay.
 
     none: those that are given, themselves.
     luminance: greys of their lightness, the styles' brought to the mean and deviation of the content's.
     histogram: the content itself, and the styles in colours with its mean and covariance.
     """
-    _check(mode)
     if mode == "none":
         return content, list(styles)
     if mode == "histogram":
@@ -88,11 +87,6 @@ def _moved(
     return recoloured(style, lambda part: move(of(part), own, wanted))
 
 
-def _check(mode: str) -> None:
-    if mode not in MODES:
-        raise OptionError(f"unknown preserve color {mode!r}; choose one of: {', '.join(MODES)}")
-
-
 def finished(image: Tensor, content: Picture, mode: str) -> Tensor:
     """The `image` as it is given back, (3, H, W) in 0…1; `content`, of its size, is the one that the run was given.
 
@@ -101,9 +95,8 @@ def finished(image: Tensor, content: Picture, mode: str) -> Tensor:
     histogram: its colours moved to the content's mean and covariance, as the balance of content and style has lost some
     contrast and saturation.
 
-    Raises OptionError for an unknown mode, or if the sizes differ.
+    Raises OptionError if the sizes differ.
     """
-    _check(mode)
     if mode == "none":
         return image
     if mode == "luminance":

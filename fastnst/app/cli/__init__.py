@@ -3,9 +3,11 @@
 import argparse
 import contextlib
 import io
+import json
 import math
 import os
 import sys
+import time
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
@@ -125,4 +127,10 @@ def _plain_warning(message: Warning | str, *_: object, **__: object) -> None:
 
 
 def _complain(message: object) -> None:
-    print(f"fastnst: error: {message}", file=sys.stderr)
+    line = f"fastnst: error: {message}"
+    print(line, file=sys.stderr)
+    if report := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        # torchrun ends with a report of its own, and shows there what this file says.
+        with contextlib.suppress(OSError):
+            facts = {"message": line, "extraInfo": {"timestamp": str(int(time.time()))}}
+            Path(report).write_text(json.dumps({"message": facts}))

@@ -30,27 +30,48 @@ from fastnst.video.options import TRACKED, VIDEO_OPTIONS
 
 _PART = ("start", "end", "every", "rate", "max_frames")
 _SHELLS = ("bash", "zsh", "fish", "tcsh", "powershell")
-_PORT = 8017
 # A texture has no content, and its size has two sides.
 _NOT_OF_TEXTURES = ("content_weight", "content_layers", "preserve_color", "size")
 # The layers have arguments of their own; there are no weights of styles and no colours to keep.
 _NOT_OF_RECONSTRUCTIONS = ("content_layers", "style_layers", "style_weights", "preserve_color")
 
 
+def _add(parser: Any, words: str, meaning: str, default: Any = None, **facts: Any) -> None:
+    """Adds the argument that `words` show, such as "--cell PX" or "CONTENT"; the default gives its type and is said."""
+    name, _, metavar = words.partition(" ")
+    if not name.startswith("-"):
+        name, metavar = name.lower(), name
+    if default is not None:
+        kinds = {int: whole_number, float: number}
+        facts = {"default": default, "type": kinds.get(type(default), str), **facts}
+        meaning = f"{meaning} (default: {default})"
+    parser.add_argument(name, help=meaning, **({"metavar": metavar} if metavar else {}), **facts)
+
+
+def _add_switch(parser: Any, flag: str, meaning: str) -> None:
+    parser.add_argument(flag, action="store_true", help=meaning)
+
+
+def _add_styles(parser: argparse.ArgumentParser, meaning: str = "render it in the style of these pictures") -> None:
+    meaning += ", or of those in these folders"
+    parser.add_argument("styles", metavar="STYLE", nargs="+", help=meaning)
+
+
 def _add_sheet(parser: argparse.ArgumentParser, size: str, *, keep: str = "", prefix: str = "") -> None:
     """Adds the arguments of a sheet, whose cells have by default that `size`; `keep` says what --keep writes."""
-    parser.add_argument(
-        "--cell",
-        metavar="PX",
-        type=whole_number,
-        help=f"{prefix}make the long edge of each this long (default: {size})",
-    )
+    _add(parser, "--cell PX", f"{prefix}make the long edge of each this long (default: {size})", type=whole_number)
     parser.add_argument("--title", metavar="TEXT", default="", help=f"{prefix}write this line above all")
-    parser.add_argument(
-        "--font", metavar="FILE", help=f"{prefix}write with this .ttf or .otf file, for letters beyond ASCII"
-    )
+    _add(parser, "--font FILE", f"{prefix}write with this .ttf or .otf file, for letters beyond ASCII")
     if keep:
-        parser.add_argument("--keep", metavar="FOLDER", help=f"{prefix}also write {keep} into this folder")
+        _add(parser, "--keep FOLDER", f"{prefix}also write {keep} into this folder")
+
+
+def _add_quiet(parser: Any, without: str = "progress bar and no closing line") -> None:
+    _add_switch(parser, "--quiet", f"show no {without}")
+
+
+def _add_json(parser: Any, what: str) -> None:
+    _add_switch(parser, "--json", f"print {what} as one JSON object on stdout")
 
 
 def _add_part(group: Any, prefix: str = "") -> None:
@@ -72,13 +93,8 @@ def _add_stylize(commands: Any) -> None:
         usage="%(prog)s CONTENT STYLE [STYLE …] -o OUT [OPTION …]",
         description="Renders CONTENT in the style of STYLE by optimising the image itself.",
     )
-    parser.add_argument("content", metavar="CONTENT", help="render this picture; - reads it from stdin")
-    parser.add_argument(
-        "styles",
-        metavar="STYLE",
-        nargs="+",
-        help="render it in the style of these pictures, or of those in these folders",
-    )
+    _add(parser, "CONTENT", "render this picture; - reads it from stdin")
+    _add_styles(parser)
     add_run(parser)
     parser.set_defaults(run="stylize.run_stylize", together=True)
 
@@ -92,16 +108,11 @@ def _add_texture(commands: Any) -> None:
         "begins with --preset texture unless you give another one. --style-layers decides how large the "
         "structures are that it takes over.",
     )
-    parser.add_argument(
-        "styles", metavar="STYLE", nargs="+", help="make the texture of these pictures, or of those in these folders"
-    )
+    _add_styles(parser, "make the texture of these pictures")
     size = "make it this wide and high, in pixels, or a square for one number (default: 512)"
-    parser.add_argument("--size", dest="canvas", metavar="WxH", help=size)
-    parser.add_argument(
-        "--tileable",
-        action="store_true",
-        help="let copies of it fit together without a seam; the sides become multiples of the pooling grid (16)",
-    )
+    _add(parser, "--size WxH", size, dest="canvas")
+    tileable = "let copies of it fit together without a seam; the sides become multiples of the pooling grid (16)"
+    _add_switch(parser, "--tileable", tileable)
     add_run(parser, leave_out=_NOT_OF_TEXTURES, preset="texture")
     parser.set_defaults(run="stylize.run_texture", together=True)
 
@@ -115,19 +126,15 @@ def _add_reconstruct(commands: Any) -> None:
         "--style-layers, from noise (figure 1 of Gatys, Ecker and Bethge 2015). It begins with --preset "
         "reconstruction unless you give another one.",
     )
-    parser.add_argument("image", metavar="IMAGE", help="reconstruct this picture; - reads it from stdin")
-    layers: dict[str, Any] = {"metavar": "LAYER", "nargs": "+", "action": Several}
-    parser.add_argument("--layer", help="reconstruct the content from these layers, such as conv4_2", **layers)
-    parser.add_argument(
-        "--style-layers",
-        dest="layers_of_style",
-        help="reconstruct the style from these layers, such as conv1_1,conv2_1",
-        **layers,
-    )
-    parser.add_argument(
+    _add(parser, "IMAGE", "reconstruct this picture; - reads it from stdin")
+    layers: dict[str, Any] = {"nargs": "+", "action": Several}
+    _add(parser, "--layer LAYER", "reconstruct the content from these layers, such as conv4_2", **layers)
+    style_layers = "reconstruct the style from these layers, such as conv1_1,conv2_1"
+    _add(parser, "--style-layers LAYER", style_layers, dest="layers_of_style", **layers)
+    _add_switch(
+        parser,
         "--figure",
-        action="store_true",
-        help="make one labelled sheet: the content of each of conv1_1 … conv5_1, or of --layer, and the style of the "
+        "make one labelled sheet: the content of each of conv1_1 … conv5_1, or of --layer, and the style of the "
         "first of them, of the first two, and so on",
     )
     _add_sheet(parser, "the size, 256 at most", keep="each image", prefix="with --figure: ")
@@ -159,64 +166,43 @@ def _add_batch(commands: Any) -> None:
         "fails does not stop the rest; the exit code is 0 if all went well and 1 if some failed. The "
         "other options are those of stylize; a row's own options win.",
     )
-    parser.add_argument(
-        "manifest",
-        metavar="MANIFEST",
-        nargs="?",
-        help="read the rows from a CSV file (.csv) or JSON lines (.jsonl); each has content, style, output and any "
+    _add(
+        parser,
+        "MANIFEST",
+        "read the rows from a CSV file (.csv) or JSON lines (.jsonl); each has content, style, output and any "
         "option, and its paths start at the manifest's folder",
+        nargs="?",
     )
-    parser.add_argument("--content", metavar="PATH", nargs="+", help="render these pictures, or those in these folders")
-    parser.add_argument(
-        "--style",
-        metavar="PATH",
-        nargs="+",
-        help="render them in the style of each of these pictures, or of those in these folders",
-    )
-    parser.add_argument(
-        "-o",
-        "--output",
-        metavar="FOLDER",
-        help="write the outputs into this folder, which is made if it is missing (default: the manifest's folder)",
-    )
-    parser.add_argument(
-        "--name",
-        metavar="NAME",
-        default="{content}_{style}.png",
-        help="name outputs that have no name by this pattern of {content}, {style} and {number} (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--resume", action="store_true", help="skip outputs that are there already and were made from the same inputs"
-    )
-    parser.add_argument(
-        "--log",
-        metavar="FILE",
-        help="write failures to this file, as JSON lines (default: failures.jsonl in FOLDER, or beside the manifest)",
-    )
-    parser.add_argument(
-        "--part",
-        metavar="K/N",
-        type=_part,
-        help="make every N-th row only, beginning with row K: N such commands make them all, wherever they run",
-    )
-    parser.add_argument(
-        "--workers",
-        metavar="N",
-        type=whole_number,
-        help="make this many pictures at a time, each in a process of its own with its own --max-memory (default: "
+    _add(parser, "--content PATH", "render these pictures, or those in these folders", nargs="+")
+    styles = "render them in the style of each of these pictures, or of those in these folders"
+    _add(parser, "--style PATH", styles, nargs="+")
+    folder = "write the outputs into this folder, which is made if it is missing (default: the manifest's folder)"
+    parser.add_argument("-o", "--output", metavar="FOLDER", help=folder)
+    pattern = "name outputs that have no name by this pattern of {content}, {style} and {number}"
+    _add(parser, "--name NAME", pattern, "{content}_{style}.png")
+    _add_switch(parser, "--resume", "skip outputs that are there already and were made from the same inputs")
+    log = "write failures to this file, as JSON lines (default: failures.jsonl in FOLDER, or beside the manifest)"
+    _add(parser, "--log FILE", log)
+    part = "make every N-th row only, beginning with row K: N such commands make them all, wherever they run"
+    _add(parser, "--part K/N", part, type=_part)
+    _add(
+        parser,
+        "--workers N",
+        "make this many pictures at a time, each in a process of its own with its own --max-memory (default: "
         "one for each GPU, or one on a CPU)",
+        type=whole_number,
     )
-    parser.add_argument(
-        "--ray",
-        metavar="ADDRESS",
+    _add(
+        parser,
+        "--ray ADDRESS",
+        "work on a Ray cluster (fastnst[ray]): the one at ADDRESS, or the one that RAY_ADDRESS names, or one "
+        "that is started on this machine",
         nargs="?",
         const="",
-        help="work on a Ray cluster (fastnst[ray]): the one at ADDRESS, or the one that RAY_ADDRESS names, or one "
-        "that is started on this machine",
     )
     add_options(parser)
-    parser.add_argument("--quiet", action="store_true", help="show no progress bar and no closing line")
-    parser.add_argument("--json", action="store_true", help="print one JSON object for each result on stdout")
+    _add_quiet(parser)
+    _add_switch(parser, "--json", "print one JSON object for each result on stdout")
     parser.set_defaults(run="batch.run")
 
 
@@ -229,13 +215,8 @@ def _add_video(commands: Any) -> None:
         "along the optical flow, and is held to it (Ruder, Dosovitskiy and Brox 2016). You need "
         "fastnst[video].",
     )
-    parser.add_argument("clip", metavar="CLIP", help="render this video, GIF, WebP or folder of frames")
-    parser.add_argument(
-        "styles",
-        metavar="STYLE",
-        nargs="+",
-        help="render it in the style of these pictures, or of those in these folders",
-    )
+    _add(parser, "CLIP", "render this video, GIF, WebP or folder of frames")
+    _add_styles(parser)
     add_output(parser, "write the result here: .mp4, .mov, .mkv, .webm, .gif, .webp, or a new folder for PNG files")
     parser.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS, help="read options from this TOML file")
     group = parser.add_argument_group("clip")
@@ -243,17 +224,17 @@ def _add_video(commands: Any) -> None:
     for name, option in VIDEO_OPTIONS.items():
         if name not in _PART:
             add_video_option(group, option)
-    group.add_argument("--resume", action="store_true", help="go on with the frames that are in OUT.frames")
-    group.add_argument("--preview", metavar="FILE", help="also keep the newest frame in this file")
-    group.add_argument("--quiet", action="store_true", help="show no progress bar, no forecast and no closing line")
-    group.add_argument("--json", action="store_true", help="print what was made as one JSON object on stdout")
+    _add_switch(group, "--resume", "go on with the frames that are in OUT.frames")
+    _add(group, "--preview FILE", "also keep the newest frame in this file")
+    _add_quiet(group, "progress bar, no forecast and no closing line")
+    _add_json(group, "what was made")
     tracks = parser.add_argument_group(
         "look", "Give one value, or values at moments of the clip in seconds, such as --style-weight 0:1 5s:20."
     )
     for name in TRACKED:
         shown = f"{OPTIONS[name].metadata['meaning']} (default: {describe_default(OPTIONS[name])})"
-        flag, facts = flag_of(OPTIONS[name]), {"metavar": "X", "nargs": "+", "action": Several}
-        tracks.add_argument(flag, dest=name, default=argparse.SUPPRESS, help=shown, **facts)
+        facts = {"default": argparse.SUPPRESS, "nargs": "+", "action": Several}
+        tracks.add_argument(flag_of(OPTIONS[name]), dest=name, metavar="X", help=shown, **facts)
     add_options(parser, leave_out=TRACKED)
     parser.set_defaults(run="video.run")
 
@@ -267,9 +248,9 @@ def _add_score_video(commands: Any) -> None:
         "same points.",
     )
     parser.add_argument("output", metavar="OUT", help="measure this clip")
-    parser.add_argument("clip", metavar="CLIP", help="read the flow from this clip, which it was made of")
+    _add(parser, "CLIP", "read the flow from this clip, which it was made of")
     _add_part(parser, "of CLIP: ")
-    parser.add_argument("--json", action="store_true", help="print the error of each pair of frames as JSON")
+    _add_switch(parser, "--json", "print the error of each pair of frames as JSON")
     parser.set_defaults(run="video.score")
 
 
@@ -282,24 +263,14 @@ def _add_grid(commands: Any) -> None:
         "(across), and puts the results on one labelled sheet. Without --down and --across you get the "
         "paper's grid: layer sets down, α/β across, with --preset gatys.",
     )
-    parser.add_argument("content", metavar="CONTENT", help="render this picture")
-    parser.add_argument(
-        "styles",
-        metavar="STYLE",
-        nargs="+",
-        help="render it in the style of these pictures, or of those in these folders",
-    )
+    _add(parser, "CONTENT", "render this picture")
+    _add_styles(parser)
     add_output(parser, "write the sheet here; - writes it to stdout")
     for axis, example in (("down", "style_layers conv1_1 conv1_1,conv2_1"), ("across", "style_weight 10 100 1000")):
-        parser.add_argument(
-            f"--{axis}",
-            nargs="+",
-            metavar="OPTION",
-            help=f"give an option and its values, as --{axis} {example}; commas join several numbers or layers to one "
-            "value",
-        )
+        meaning = f"give an option and its values, as --{axis} {example}; commas join several numbers or layers to one "
+        _add(parser, f"--{axis} OPTION", f"{meaning}value", nargs="+")
     _add_sheet(parser, "the size, 384 at most", keep="each result")
-    parser.add_argument("--quiet", action="store_true", help="show no progress bar and no closing line")
+    _add_quiet(parser)
     add_options(parser)
     parser.set_defaults(run="grid.run_grid")
 
@@ -313,15 +284,9 @@ def _add_compare(commands: Any) -> None:
     )
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="put these pictures on the sheet, in this order")
     add_output(parser, "write the sheet here; - writes it to stdout")
-    parser.add_argument(
-        "--columns",
-        metavar="N",
-        type=whole_number,
-        help="put this many pictures in a row (default: as many as suit a screen)",
-    )
-    parser.add_argument(
-        "--labels", metavar="TEXT", nargs="+", help="write these captions under the pictures, one for each"
-    )
+    columns = "put this many pictures in a row (default: as many as suit a screen)"
+    _add(parser, "--columns N", columns, type=whole_number)
+    _add(parser, "--labels TEXT", "write these captions under the pictures, one for each", nargs="+")
     _add_sheet(parser, "384")
     parser.set_defaults(run="grid.run_compare", cell=384)
 
@@ -334,10 +299,10 @@ def _add_rerun(commands: Any) -> None:
         "weights are the ones that IMAGE was made of, and in the end says how far the new image is from "
         "it. It looks for the pictures where they were, and beside IMAGE.",
     )
-    parser.add_argument("image", metavar="IMAGE", help="make this image again, which fastnst wrote")
+    _add(parser, "IMAGE", "make this image again, which fastnst wrote")
     add_earlier_run(parser)
-    parser.add_argument("--device", metavar="DEVICE", help="use this device, not the one that it was made on")
-    parser.add_argument("--changed", action="store_true", help="go on although pictures or weights have changed")
+    _add(parser, "--device DEVICE", "use this device, not the one that it was made on")
+    _add_switch(parser, "--changed", "go on although pictures or weights have changed")
     parser.set_defaults(run="rerun.run")
 
 
@@ -349,45 +314,16 @@ def _add_web(commands: Any) -> None:
         "form. Only this machine reaches it, unless --host says otherwise; nothing is loaded from elsewhere, and "
         "pictures and results stay in memory until the command ends.",
     )
-    parser.add_argument(
-        "--host",
-        metavar="ADDRESS",
-        default="127.0.0.1",
-        help="listen on this address; machines other than this one need the token that is printed (default: 127.0.0.1)",
-    )
-    parser.add_argument(
-        "--root-path", metavar="PATH", default="", help="a proxy serves the page below this path, such as /name"
-    )
-    parser.add_argument(
-        "--allow-origin",
-        metavar="ORIGIN",
-        action="append",
-        help="a proxy serves the page under this address, such as https://example.org; repeat it for several",
-    )
-    parser.add_argument(
-        "--port",
-        metavar="N",
-        type=whole_number,
-        default=_PORT,
-        help=f"listen on this port; 0 chooses any free one (default: {_PORT})",
-    )
-    parser.add_argument(
-        "--max-size",
-        metavar="PX",
-        type=whole_number,
-        default=2048,
-        help="allow results up to this size (default: 2048)",
-    )
-    parser.add_argument(
-        "--max-upload", metavar="SIZE", default="32MB", help="allow picture files up to this size (default: 32MB)"
-    )
-    parser.add_argument(
-        "--max-pixels",
-        metavar="N",
-        type=whole_number,
-        default=50_000_000,
-        help="allow pictures of up to this many pixels (default: 50000000)",
-    )
+    host = "listen on this address; machines other than this one need the token that is printed"
+    _add(parser, "--host ADDRESS", host, "127.0.0.1")
+    root_path = "a proxy serves the page below this path, such as /name"
+    parser.add_argument("--root-path", metavar="PATH", default="", help=root_path)
+    origin = "a proxy serves the page under this address, such as https://example.org; repeat it for several"
+    _add(parser, "--allow-origin ORIGIN", origin, action="append")
+    _add(parser, "--port N", "listen on this port; 0 chooses any free one", 8017)
+    _add(parser, "--max-size PX", "allow results up to this size", 2048)
+    _add(parser, "--max-upload SIZE", "allow picture files up to this size", "32MB")
+    _add(parser, "--max-pixels N", "allow pictures of up to this many pixels", 50_000_000)
     for name in HOST_OPTIONS:
         add_option(parser, OPTIONS[name])
     parser.set_defaults(run="extras.run_web")
@@ -562,7 +498,7 @@ def _add_apply(commands: Any) -> None:
 def _add_info(commands: Any) -> None:
     parser = commands.add_parser("info", help="print how an image was made", description="Prints how OUT was made.")
     parser.add_argument("image", metavar="OUT", help="read this image, which fastnst wrote; - reads it from stdin")
-    parser.add_argument("--json", action="store_true", help="print the parameters as JSON")
+    _add_switch(parser, "--json", "print the parameters as JSON")
     parser.set_defaults(run="info.run")
 
 
@@ -573,9 +509,9 @@ def _add_plan(commands: Any) -> None:
         description="Prints the tiles, the peak of memory and the time of each scale of a run on CONTENT. It "
         "computes half a second of convolutions, and nothing else. The options are those of stylize.",
     )
-    parser.add_argument("content", metavar="CONTENT", help="render this picture")
+    _add(parser, "CONTENT", "render this picture")
     add_options(parser)
-    parser.add_argument("--json", action="store_true", help="print the plans as one JSON object on stdout")
+    _add_json(parser, "the plans")
     parser.set_defaults(run="plan.run")
 
 
@@ -586,17 +522,11 @@ def _add_verify(commands: Any) -> None:
         description="Checks the kernels against float64, forward and backward: each operation at one small shape, or "
         "with --all at every dtype, layout and layer's shape.",
     )
-    parser.add_argument("--all", action="store_true", help="check every dtype, layout and layer's shape")
-    parser.add_argument(
-        "--backend", choices=("all", "triton", "torch"), default="all", help="check this backend (default: all)"
-    )
-    parser.add_argument(
-        "--size",
-        type=int,
-        metavar="PX",
-        help="with --all, check the layers of a square image with this side (default: 512 on a GPU, 256 on a CPU)",
-    )
-    parser.add_argument("--json", action="store_true", help="print the checks as one JSON object on stdout")
+    _add_switch(parser, "--all", "check every dtype, layout and layer's shape")
+    _add(parser, "--backend", "check this backend", "all", choices=("all", "triton", "torch"))
+    size = "with --all, check the layers of a square image with this side (default: 512 on a GPU, 256 on a CPU)"
+    _add(parser, "--size PX", size, type=int)
+    _add_json(parser, "the checks")
     parser.set_defaults(run="verify.run")
 
 
@@ -607,41 +537,18 @@ def _add_profile(commands: Any) -> None:
         description="Times the Gram matrix, its loss and its backward at the five style layers of an image, against "
         "eager PyTorch and torch.compile, then the other kernels of an iteration.",
     )
-    parser.add_argument(
-        "--size", type=whole_number, default=512, metavar="PX", help="use a square image with this side (default: 512)"
-    )
-    parser.add_argument(
-        "--precision",
-        choices=("auto", "fp32", "tf32", "bf16", "fp16"),
-        default="auto",
-        help="give the features this dtype (default: auto)",
-    )
-    parser.add_argument(
-        "--device",
-        default="auto",
-        metavar="DEVICE",
-        help="run on this device: auto, cpu, cuda, cuda:1 … (default: auto)",
-    )
-    parser.add_argument(
-        "--backend", choices=("auto", "triton", "torch"), default="auto", help="time this backend (default: auto)"
-    )
-    parser.add_argument(
-        "--rounds",
-        type=whole_number,
-        default=7,
-        metavar="N",
-        help="measure in this many interleaved rounds (default: 7)",
-    )
-    parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile")
-    parser.add_argument(
-        "--compile-mode",
-        choices=("default", "max-autotune"),
-        default="default",
-        help="compile in this mode; max-autotune takes minutes (default: default)",
-    )
-    parser.add_argument("--plot", metavar="FILE", help="also draw the roofline: .png, .svg or .pdf (fastnst[plot])")
-    parser.add_argument("--trace", metavar="FILE", help="also write a trace to open in Perfetto: .json")
-    parser.add_argument("--json", action="store_true", help="print the measurements as one JSON object on stdout")
+    precisions = ("auto", "fp32", "tf32", "bf16", "fp16")
+    _add(parser, "--size PX", "use a square image with this side", 512)
+    _add(parser, "--precision", "give the features this dtype", "auto", choices=precisions)
+    _add(parser, "--device DEVICE", "run on this device: auto, cpu, cuda, cuda:1 …", "auto")
+    _add(parser, "--backend", "time this backend", "auto", choices=("auto", "triton", "torch"))
+    _add(parser, "--rounds N", "measure in this many interleaved rounds", 7)
+    _add_switch(parser, "--no-compile", "leave out torch.compile")
+    mode = "compile in this mode; max-autotune takes minutes"
+    _add(parser, "--compile-mode", mode, "default", choices=("default", "max-autotune"))
+    _add(parser, "--plot FILE", "also draw the roofline: .png, .svg or .pdf (fastnst[plot])")
+    _add(parser, "--trace FILE", "also write a trace to open in Perfetto: .json")
+    _add_json(parser, "the measurements")
     parser.set_defaults(run="profile.run")
 
 
@@ -652,7 +559,7 @@ def _add_env(commands: Any) -> None:
         description="Prints versions, processor, GPUs, torch's build, weights and settings, for a bug report. It holds "
         "no paths and no names of users or hosts.",
     )
-    parser.add_argument("--json", action="store_true", help="print the facts as one JSON object on stdout")
+    _add_json(parser, "the facts")
     parser.set_defaults(run="env.run")
 
 
@@ -669,28 +576,8 @@ def _add_completion(commands: Any) -> None:
 
 
 ADDERS = (
-    *(
-        _add_stylize,
-        _add_texture,
-        _add_reconstruct,
-        _add_resume,
-        _add_video,
-        _add_batch,
-        _add_grid,
-        _add_compare,
-        _add_rerun,
-    ),
-    *(
-        _add_train,
-        _add_apply,
-        _add_web,
-        _add_score_video,
-        _add_info,
-        _add_plan,
-        _add_verify,
-        _add_profile,
-        _add_env,
-        _add_completion,
-    ),
+    *(_add_stylize, _add_texture, _add_reconstruct, _add_resume, _add_video, _add_batch, _add_grid, _add_compare),
+    *(_add_rerun, _add_train, _add_apply, _add_web, _add_score_video, _add_info, _add_plan, _add_verify),
+    *(_add_profile, _add_env, _add_completion),
 )
 """They add the commands in the order of `fastnst --help`."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from fastnst.app.cli import EXIT_BAD_INPUT, EXIT_INTERRUPTED
+from fastnst.app.cli import EXIT_INTERRUPTED
 from fastnst.app.cli.arguments import STANDARD, Outputs
 from fastnst.app.cli.job import Job, callbacks_of, watch_of
 from fastnst.errors import FastnstError, FastnstWarning, ImageError, Interrupted, OptionError
@@ -106,10 +106,10 @@ def _follow(job: Job, ranks: Ranks, saved: Path | None) -> int:
         signal.signal(number, signal.SIG_IGN)
     warnings.simplefilter("ignore", FastnstWarning)
     try:
-        # Problems that the first one finds before the run, it reports for all.
+        # Problems that the first one finds before the run, it reports for all; torchrun reports each that fails.
         ranks.wait()
     except RanksError:
-        raise SystemExit(EXIT_BAD_INPUT) from None
+        raise SystemExit(0) from None
     content, styles, options = job.sources()
     stylizer = Stylizer(styles, ranks=ranks, **options)
     stylizer.load(progress=False)

@@ -1,7 +1,7 @@
 """The controls of the page, from the one definition of the options, and the way back from a filled form to options."""
 
 from collections.abc import Mapping
-from dataclasses import Field, dataclass
+from dataclasses import Field
 from types import MappingProxyType
 from typing import Any
 
@@ -24,39 +24,23 @@ _MOST_LETTERS = 500
 _NUMBERS = (int, float, int | None, float | None)
 
 
-@dataclass(frozen=True)
-class Control:
-    """One control of the page: a choice, a number, a size or a text, by its `kind`.
+def make_controls(limits: Limits) -> list[dict[str, Any]]:
+    """The controls, as JSON has them: the main ones, then group by group; each option that is not the host's, nor free
+    text.
 
-    `defaults` are the values of the presets as they are typed, empty where the engine decides; `placeholder` is the
-    meaning of an empty field, `group` its heading, `slider` low, high and step (0: logarithmic).
+    `kind` is choice, number, size or text; `defaults` are the values of the presets as they are typed, empty where the
+    engine decides; `placeholder` is the meaning of an empty field, `group` its heading, `slider` low, high and step (0:
+    logarithmic).
     """
-
-    name: str
-    label: str
-    meaning: str
-    kind: str
-    defaults: Mapping[str, str]
-    group: str = ""
-    choices: tuple[str, ...] = ()
-    placeholder: str = ""
-    minimum: float | None = None
-    maximum: float | None = None
-    whole: bool = False
-    slider: tuple[float, float, float] | None = None
-
-
-def make_controls(limits: Limits) -> tuple[Control, ...]:
-    """The controls: the main ones, then group by group; each option that is not the host's, nor free text."""
     presets = {name: resolve_options(preset=name) for name in PRESETS}
     headings = dict.fromkeys(MAIN, "")
     for heading, names in GROUPS.items():
         headings |= {name: heading.capitalize() for name in names if name not in MAIN}
-    return tuple(
+    return [
         _control(OPTIONS[name], heading, presets, limits)
         for name, heading in headings.items()
         if _kind(OPTIONS[name]) is not None
-    )
+    ]
 
 
 def beginnings() -> dict[str, str]:
@@ -91,27 +75,27 @@ def _kind(option: "Field[Any]") -> str | None:
     return "text" if option.name in _TEXTS else None
 
 
-def _control(option: "Field[Any]", group: str, presets: Mapping[str, Options], limits: Limits) -> Control:
+def _control(option: "Field[Any]", group: str, presets: Mapping[str, Options], limits: Limits) -> dict[str, Any]:
     name, facts = option.name, option.metadata
     slider = _SLIDERS.get(name)
     most = facts["maximum"]
     if name == "size":
         most = limits.size
         slider = (min(128, limits.size), limits.size, 64 if limits.size % 64 == 0 else 1)
-    return Control(
-        name=name,
-        label=_label(name),
-        meaning=facts["meaning"],
-        kind=_kind(option) or "",
-        defaults={preset: _typed(name, getattr(options, name)) for preset, options in presets.items()},
-        group=group,
-        choices=facts["choices"],
-        placeholder=facts["shown"] or "",
-        minimum=facts["minimum"] if facts["minimum"] is not None else facts["above"],
-        maximum=most,
-        whole=option.type is int,
-        slider=slider,
-    )
+    return {
+        "name": name,
+        "label": _label(name),
+        "meaning": facts["meaning"],
+        "kind": _kind(option),
+        "defaults": {preset: _typed(name, getattr(options, name)) for preset, options in presets.items()},
+        "group": group,
+        "choices": facts["choices"],
+        "placeholder": facts["shown"] or "",
+        "minimum": facts["minimum"] if facts["minimum"] is not None else facts["above"],
+        "maximum": most,
+        "whole": option.type is int,
+        "slider": slider,
+    }
 
 
 def _typed(name: str, value: Any) -> str:

@@ -4,6 +4,7 @@ import re
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -101,12 +102,15 @@ class Studio:
         return thumbnail(image, None if content.alpha is None else resize(content.alpha, size), _PREVIEW_EDGE)
 
     def run(self, ticket: Ticket) -> None:
-        """Makes the ticket's image. Whatever happens ends in the ticket, and the last image there was is kept."""
+        """Makes the ticket's image. Whatever happens ends in the ticket, also a warning, and the last image is kept."""
+        shown, warnings.showwarning = warnings.showwarning, lambda message, *_, **__: ticket.note(_spoken(str(message)))
         try:
             kept, message = self._made(ticket)
             ticket.finish(kept, message and _spoken(message), failed=message is not None)
         except Exception as error:  # noqa: BLE001 - a ticket that is never over would keep all others waiting
             ticket.finish(None, _spoken(_in_words(error)), failed=True)
+        finally:
+            warnings.showwarning = shown
 
     def _made(self, ticket: Ticket) -> tuple[Kept | None, str | None]:
         """The result of the run, or of a part of it, and the reason where it failed."""

@@ -32,6 +32,7 @@ class Ticket:
         self._frames: dict[str, Any] = {}
         self._previews = 0
         self._message: str | None = None
+        self._notes: dict[str, None] = {}
         self._result: Kept | None = None
 
     @property
@@ -56,11 +57,21 @@ class Ticket:
             self.last = iterate
             height, width = iterate.image.shape[-2:]
             self._whole = {"iterations": iterate.iterations, "scales": list(iterate.scales)}
-            self._whole |= {"width": width, "height": height}
+            self._whole |= {"width": width, "height": height, **self._progress(iterate)}
             if preview is not None:
                 self.preview = preview
                 self._previews += 1
             self.version += 1
+
+    def _progress(self, iterate: Iterate) -> dict[str, float | None]:
+        """The part of the run that is done, and the seconds that the rest takes, None while they are unknown."""
+        seconds, done, limit = iterate.record.seconds, iterate.share, self.options.seconds
+        # The first evaluation of a run is slower than the others, and there is nothing else to go by yet.
+        left = seconds * (1 - done) / done if iterate.record.iteration >= 2 and done else None
+        if limit is not None:
+            rest = max(0.0, limit - seconds)
+            left, done = rest if left is None else min(left, rest), max(done, min(seconds / limit, 1.0))
+        return {"done": done, "left": left}
 
     def show_frame(self, done: FrameDone, seconds: float, preview: bytes) -> None:
         """Takes a finished frame of a clip; `seconds` are those of the run."""
@@ -72,6 +83,12 @@ class Ticket:
             self._frames["left"] = seconds * (done.total - done.done) / done.done if done.done > 1 else None
             self.preview = preview
             self._previews += 1
+            self.version += 1
+
+    def note(self, text: str) -> None:
+        """Takes a warning of the run, for the page to say once."""
+        with self._lock:
+            self._notes[text] = None
             self.version += 1
 
     def finish(self, result: Kept | None, message: str | None = None, *, failed: bool = False) -> None:
@@ -108,33 +125,11 @@ class Ticket:
                 "state": self.state,
                 "stopping": self.stopping and not self.over,
                 "message": self._message,
+                "notes": "; ".join(self._notes),
                 "result": self._result and self._result.id,
                 "preview": self._previews,
             }
             if records:
-                last, (done, left) = records[-1], progress_of(records, self._whole["scales"], self.options)
-                view |= {"iteration": last.iteration, "scale": last.scale, "seconds": last.seconds}
-                view |= {"done": done, "left": left, **self._whole}
+                last = records[-1]
+                view |= {"iteration": last.iteration, "scale": last.scale, "seconds": last.seconds, **self._whole}
             return view | self._frames
-
-
-def progress_of(records: Sequence[LossRecord], edges: Sequence[int], options: Options) -> tuple[float, float | None]:
-    """The part of a run that is done, in 0…1, after these records, and the seconds that the rest takes, None while
-    unknown; `edges` are the long edges of its scales in pixels.
-
-    An iteration's work is in proportion to the pixels. With a limit of seconds, the run ends no later than that.
-    """
-    last = records[-1]
-    index = list(edges).index(last.scale)
-    begun = next(record.iteration for record in records if record.scale == last.scale)
-    counts = by_scale(options.iterations, len(edges))
-    work = [count * edge**2 for count, edge in zip(counts, edges, strict=True)]
-    inside = min((last.iteration - begun) / counts[index], 1.0)
-    done = (sum(work[:index]) + inside * work[index]) / sum(work)
-    # The first evaluation of a run is slower than the rest, and there is nothing else to go by yet.
-    left = last.seconds * (1 - done) / done if last.iteration >= 2 else None
-    if options.seconds is not None:
-        rest = max(0.0, options.seconds - last.seconds)
-        left = rest if left is None else min(left, rest)
-        done = max(done, min(last.seconds / options.seconds, 1.0))
-    return done, left

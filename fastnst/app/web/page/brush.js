@@ -62,16 +62,33 @@ export class Brush {
     pen.moveTo(...from);
     pen.lineTo(...to);
     pen.stroke();
-    this.painted = true;
-    this.clearing.hidden = false;
+    this.keep();
   }
 
   forget() {
     this.canvas.getContext("2d").clearRect(0, 0, this.canvas.width, this.canvas.height);
     this.canvas.remove();
     this.painted = false;
+    this.forgotten = (this.forgotten ?? 0) + 1;
     this.clearing.hidden = true;
     this.press(false);
+  }
+
+  // Lays a mask that was painted before, at `url` or null for none, over the picture.
+  async put(picture, url) {
+    this.forget();
+    if (!url) return;
+    const turn = this.forgotten, image = element("img", { src: url });
+    await image.decode();
+    if (turn !== this.forgotten) return;
+    this.fit(picture);
+    this.canvas.getContext("2d").drawImage(image, 0, 0, this.canvas.width, this.canvas.height);
+    this.keep();
+  }
+
+  keep() {
+    this.painted = true;
+    this.clearing.hidden = false;
   }
 
   // The mask's name at the server, or null where nothing is painted.

@@ -175,7 +175,7 @@ async function main() {
     list.replaceChildren(...formats.map((format) => element("option", { value: format }, format.toUpperCase())));
   }
 
-  const isBusy = () => run !== null && run.state === "running";
+  const isBusy = (one = run) => one !== null && one.state === "running";
 
   function choose(id) {
     history.select(id);
@@ -185,6 +185,7 @@ async function main() {
       slots.style.put(result.styles);
       controls.restore(result);
       first = firstOf(wanted());
+      brush.put(result.content, result.mask && api.largeUrl(result.mask)).catch((error) => complain(error.message));
     }
     show();
   }
@@ -196,6 +197,7 @@ async function main() {
     }
     const before = run;
     if (now && before && now.number !== before.number) calm();
+    if (now?.notes && isBusy(now) && now.notes !== before?.notes) complain(now.notes);
     run = now;
     if (now) {
       const points = now.since === 0 ? now.points : [...curve.points.slice(0, now.since), ...now.points];
