@@ -18,7 +18,7 @@ export class Palette {
     const options = names.map((name) => element("option", { value: name }, name.replace("style_", "")));
     this.other = element("select", { ariaLabel: "Blend with" }, element("option", { value: "" }, "nothing"), ...options);
     this.slider = element("input", { type: "range", min: 0, max: 100, value: 50, ariaLabel: "Share of the second style" });
-    this.row = element("div", { className: "blend", hidden: true }, element("label", {}, "Blend with ", this.other), this.slider);
+    this.row = element("div", { className: "blend off" }, element("label", {}, "Blend with ", this.other), this.slider);
     this.other.addEventListener("change", () => this.choose([this.chosen[0], this.other.value].filter(Boolean)));
     this.slider.addEventListener("input", () => this.put(null, this.shares()));
     root.append(element("div", { className: "swatches" }, ...this.swatches.map(({ swatch }) => swatch)), this.row);
@@ -43,7 +43,7 @@ export class Palette {
     const names = pictures.map(({ name }) => name.replace(/\.jpg$/, ""));
     this.chosen = names.length <= 2 && names.every((name) => known.includes(name)) ? names : [];
     for (const { name, swatch } of this.swatches) swatch.ariaPressed = String(this.chosen.includes(name));
-    this.row.hidden = this.chosen.length === 0;
+    this.row.classList.toggle("off", this.chosen.length === 0); // its place stays, so that nothing jumps
     this.slider.hidden = this.chosen.length < 2;
     this.other.value = this.chosen[1] ?? "";
     for (const option of this.other.options) option.disabled = option.value !== "" && option.value === this.chosen[0];
