@@ -14,7 +14,7 @@ from PIL import Image
 
 from fastnst.errors import ImageError, OptionError
 from fastnst.image.files import check_place
-from fastnst.replacing import replacing, sync
+from fastnst.replacing import replacing, sync, sync_folder
 from fastnst.video.clip import Clip, check_packages, reason_of
 
 FILMS = {
@@ -121,9 +121,11 @@ def _copy(frames: Sequence[Path], folder: Path) -> None:
                 copy.write(frame.read_bytes())
                 copy.flush()
                 sync(copy.fileno())
+        sync_folder(whole)
         if folder.is_dir():
             folder.rmdir()
         whole.replace(folder)
+        sync_folder(folder.absolute().parent)
 
 
 def note_of(path: Path) -> str | None:
