@@ -46,7 +46,7 @@ def replacing(target: Path, *, keep: bool = False) -> Iterator[IO[bytes]]:
             temporary.replace(target)
         if keep and linked.exists():
             linked.replace(before)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
     except BaseException:
         for left in (temporary, linked):
             left.unlink(missing_ok=True)
@@ -129,8 +129,8 @@ def sync(descriptor: int) -> None:
     os.fsync(descriptor)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Makes a file's new name last through a power cut, where the system can."""
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder last through a power cut, where the system can."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

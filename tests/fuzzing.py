@@ -1,6 +1,6 @@
 """How readers are fuzzed: damage of every kind to a file, the same examples in each run, and what holds for each.
 
-With FASTNST_FUZZ=300 in the environment each test goes on for 300 seconds, with other examples in each run: all for
+With FASTNST_FUZZ=200 in the environment each test goes on for 200 seconds, with other examples in each run: all for
 about an hour.
 """
 

@@ -25,11 +25,11 @@ def test_each_content_goes_with_each_style(folders: Path) -> None:
 def test_tasks_have_names_and_folders(folders: Path) -> None:
     rows = [Row("one", "a.png", ("x.png", "y.png")), Row("two", "b.png", ("x.png",), "own/name.jpg", {"size": 64})]
     tasks = make_tasks(rows, SMALL, folder=str(folders / "new"), pattern="{style}/{number:03}-{content}.webp")
-    assert [task.output for task in tasks] == [f"{folders}/new/x+y/001-a.webp", f"{folders}/new/own/name.jpg"]
+    assert [Path(task.output) for task in tasks] == [folders / "new/x+y/001-a.webp", folders / "new/own/name.jpg"]
     assert (folders / "new" / "own").is_dir()
     assert [task.options.size for task in tasks] == [48, 64]
     (task,) = make_tasks([Row("one", "a.png", ("x.png",), "o.png")], SMALL, folder=None, root=str(folders))
-    assert task.output == f"{folders}/o.png"
+    assert Path(task.output) == folders / "o.png"
 
 
 def test_automatic_weights_become_what_they_mean(tmp_path: Path) -> None:

@@ -414,6 +414,8 @@ def changed(path: Path, **facts: Any) -> Path:
         (lambda path: changed(path, architecture={"channels": 10**9, "blocks": 1}), "its weights are not those"),
         (lambda path: changed(path, styles=["a"]), "its weights are not those"),
         (lambda path: changed(path, styles=5), "its weights are not those"),
+        (lambda path: changed(path, styles=["a"] * 10**6), "its weights are not those"),
+        (lambda path: changed(path, training=[1]), "its weights are not those"),
     ],
 )
 def test_bad_network_files(kept: Path, damage: Callable[[Path], Any], said: str) -> None:

@@ -10,22 +10,26 @@ import pytest
 import torch
 from checkpoints import gatys_state, save_legacy, save_safetensors, save_zip, torchvision_state
 from fuzzing import damaged, fuzz, soon
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from safetensors.torch import save_file
 
 import fastnst
 from fastnst.app import cli
 from fastnst.app.batch.manifest import read_manifest
 from fastnst.app.cli.arguments import read_config
 from fastnst.errors import FastnstError
+from fastnst.feedforward.file import load_network, save_network
+from fastnst.feedforward.network import Architecture, StyleNetwork
 from fastnst.image.metadata import read_parameters
 from fastnst.image.write import save_image
 from fastnst.network.architecture import layers_up_to
 from fastnst.network.weights_file import open_weights, read_convolutions
 from fastnst.options.options import Options, resolve_options
 from fastnst.transfer.checkpoint import load_run
+from fastnst.video.work import Work
 
 NAMES = sorted(Options.__dataclass_fields__)
 HUGE = [10**400, -(10**400), 2**64, 1e308, 5e-324, float("nan"), float("inf")]
@@ -109,6 +113,7 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return files
 
 
+SMALL = st.sampled_from([0, 1, 3, 64])
 FACTS = st.fixed_dictionaries(
     {
         "dtype": st.sampled_from(["F32", "F16", "BF16", "I64", "BOOL", "F8_E4M3", "?"]),
@@ -120,6 +125,7 @@ TENSORS = st.sampled_from(["features.0.weight", "features.0.bias", "conv1_1.weig
 
 
 @fuzz(200)
+@example(facts={"features.0.weight": {"dtype": "F32", "shape": [0, 2**63], "data_offsets": (0, 0)}}, length=0)
 @given(facts=st.dictionaries(TENSORS, FACTS | VALUES, min_size=1), length=st.sampled_from([0, 256, 6912, 7168]))
 def test_weights_of_any_facts(facts: dict[str, Any], length: int, tmp_path: Path) -> None:
     path, head = tmp_path / "any.safetensors", json.dumps(facts).encode()
@@ -140,6 +146,47 @@ def test_weights(data: st.DataObject, seeds: dict[str, bytes], tmp_path: Path) -
             assert bool(tensor.isfinite().all())
 
     understood_or_refused(read)
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, torch.Tensor], bytes]:
+    """The tensors of a style network, and its file."""
+    path, made = tmp_path_factory.mktemp("network") / "net.safetensors", StyleNetwork(["a"], Architecture(1, 1))
+    save_network(path, made, {"steps": 1})
+    return {name: value.detach().half() for name, value in made.state_dict().items()}, path.read_bytes()
+
+
+@fuzz(200)
+@given(data=st.data())
+def test_damaged_networks(data: st.DataObject, network: tuple[dict[str, torch.Tensor], bytes], tmp_path: Path) -> None:
+    (tmp_path / "net.safetensors").write_bytes(data.draw(damaged(network[1])))
+    understood_or_refused(lambda: load_network(tmp_path / "net.safetensors"))
+
+
+@fuzz(150)
+@given(data=st.data())
+def test_networks_of_other_facts(
+    data: st.DataObject, network: tuple[dict[str, torch.Tensor], bytes], tmp_path: Path
+) -> None:
+    facts: dict[str, Any] = {"kind": "fastnst style network", "format": 1, "styles": ["a"], "training": {}}
+    facts["architecture"] = {"channels": 1, "blocks": 1}
+    facts[data.draw(st.sampled_from(sorted(facts)))] = data.draw(VALUES)
+    path, tensors = tmp_path / "net.safetensors", dict(network[0])
+    if data.draw(st.booleans()):
+        tensors[data.draw(st.sampled_from(sorted(tensors)))] = torch.zeros(data.draw(st.lists(SMALL, max_size=4)))
+    save_file(tensors, path, {"fastnst": json.dumps(facts)})
+    understood_or_refused(lambda: load_network(path))
+
+
+RECORD = b'{"format": 1, "same": {"clip": "a", "styles": [1, 2]}, "device": "cpu"}'
+
+
+@fuzz(100)
+@example(data=b"[" * 100_000)
+@given(data=damaged(RECORD) | VALUES.map(json.dumps).map(str.encode))
+def test_records_of_clips(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_bytes(data)
+    understood_or_refused(lambda: Work(tmp_path).saved(resume=True))
 
 
 @pytest.fixture(scope="module")

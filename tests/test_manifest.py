@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from fuzzing import soon
 
 from fastnst.app.batch.manifest import ManifestError, read_manifest
 from fastnst.app.cli.arguments import read_option
@@ -29,13 +30,19 @@ LINES = """{"content": "a.jpg", "style": "x.png", "output": "one.png", "size": 2
 """
 
 
+def test_a_row_of_many_names_is_refused_soon(tmp_path: Path) -> None:
+    row = json.dumps({f"name{number}": 1 for number in range(200_000)})
+    with soon(), pytest.raises(ManifestError, match="unknown column 'name0'"):
+        read_manifest(written(tmp_path, "a.jsonl", row))
+
+
 @pytest.mark.parametrize(("name", "text", "lines"), [("a.csv", CSV, (2, 4)), ("a.jsonl", LINES, (1, 3))])
 def test_csv_and_json_lines_say_the_same(name: str, text: str, lines: tuple[int, int], tmp_path: Path) -> None:
     first, second = read_manifest(written(tmp_path, name, text.replace("\\\n", "")))
     assert (first.where, second.where) == tuple(f"{name}, line {line}" for line in lines)
-    assert (first.content, first.styles, first.output) == (f"{tmp_path}/a.jpg", (f"{tmp_path}/x.png",), "one.png")
-    assert (second.content, second.output) == (f"{tmp_path}/b c.jpg", None)
-    assert second.styles == (f"{tmp_path}/x.png", f"{tmp_path}/y.png")
+    assert [Path(path) for path in (first.content, *first.styles)] == [tmp_path / "a.jpg", tmp_path / "x.png"]
+    assert (first.output, Path(second.content), second.output) == ("one.png", tmp_path / "b c.jpg", None)
+    assert [Path(style) for style in second.styles] == [tmp_path / "x.png", tmp_path / "y.png"]
     layers = ["conv1_1=2", "conv2_1"]
     meant = resolve_options(size=256, style_weight=7.5, style_layers=layers, scales=None)
     assert resolve_options(**first.options) == meant
@@ -57,9 +64,9 @@ def test_paths_are_taken_from_the_manifests_folder(tmp_path: Path) -> None:
     (tmp_path / "noise").touch()
     row = {"content": "/abs/a.png", "style": "../x.png", "init": "noise", "weights": "own.safetensors"}
     (found,) = read_manifest(written(tmp_path, "p.ndjson", json.dumps(row)))
-    assert found.content == "/abs/a.png"
-    assert found.styles == (f"{tmp_path}/../x.png",)
-    assert found.options == {"init": "noise", "weights": f"{tmp_path}/own.safetensors"}
+    assert Path(found.content).parts[1:] == ("abs", "a.png")
+    assert [Path(style) for style in found.styles] == [tmp_path / "../x.png"]
+    assert (found.options["init"], Path(found.options["weights"])) == ("noise", tmp_path / "own.safetensors")
 
 
 # The table of bad input has what is not here.

@@ -307,10 +307,11 @@ def test_failures_end_in_the_ticket(
 @pytest.mark.parametrize(
     "error", [MemoryError(), OSError(28, "No space left on device"), BrokenPipeError(), RuntimeError("x")]
 )
-def test_an_error_at_any_call_of_the_worker_ends_its_ticket(
-    error: Exception, studio: Studio, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("times", [1, 2])
+def test_after_an_error_at_any_call_of_the_worker_the_next_run_starts(
+    error: Exception, times: int, studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Standard error is closed besides. Each function of the page's modules is made to fail at its `count`-th call."""
+    """Standard error is closed besides. The page's modules are made to fail at each of their calls, or at two."""
     image = torch.rand(1, 3, 36, 48)
     parameters = {"options": {"edge": "long"}, "stopped": None, "final": {}}
 
@@ -326,7 +327,7 @@ def test_an_error_at_any_call_of_the_worker_ends_its_ticket(
     asked, folder = request(), str(Path(studio_module.__file__).parent)
 
     class Fault:
-        """A tracer that makes the `number`-th call of the page's modules fail."""
+        """A tracer that makes the `number`-th call of the page's modules fail, and as many after it as it shall."""
 
         def __init__(self, number: int) -> None:
             self.number, self.calls = number, 0
@@ -334,13 +335,14 @@ def test_an_error_at_any_call_of_the_worker_ends_its_ticket(
         def __call__(self, frame: FrameType, event: str, _: object) -> None:
             if frame.f_code.co_filename.startswith(folder) and frame.f_code is not Studio.run.__code__:
                 self.calls += 1
-                if self.calls == self.number:
+                if 0 <= self.calls - self.number < times:
                     raise error
 
-    number, fault = 0, Fault(0)
-    while fault.calls == number:
+    number, fault, session = 0, Fault(0), Session(Limits())
+    while fault.calls >= number:
         number += 1
         fault, tried = Fault(number), Ticket(asked, studio.options(asked))
+        session.take(tried)  # raises where the last one keeps it waiting
         sys.settrace(fault)
         try:
             studio.run(tried)

@@ -8,8 +8,10 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import Mock
 from urllib.parse import urlsplit
 
 import pytest
@@ -174,6 +176,25 @@ def test_a_run_from_upload_to_file(address: str) -> None:
     ]
     events.close()
     assert page.ask("GET", "/results/999/file")[0] == 400
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(28, "No space left on device")])
+def test_a_run_starts_within_a_second_of_one_that_could_not_be_kept(
+    error: Exception, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = Page(address)
+    events = page.listen()
+    with monkeypatch.context() as patch:
+        patch.setattr("fastnst.app.web.studio.keep", Mock(side_effect=error))
+        patch.setattr(sys, "stderr", None)
+        failed = events.until("failed", page.started())
+        began = time.monotonic()
+        number = page.started(iterations="1")
+        assert time.monotonic() - began < 1
+        assert failed["run"]["message"]
+        events.until("failed", number)
+    assert events.until("done", page.started())
+    events.close()
 
 
 @pytest.mark.parametrize(

@@ -319,6 +319,8 @@ def test_other_network(tmp_path: Path, held: str, asked: str, naming: str) -> No
         json.dumps({"mean": [0, 0], "std": [1, 1, 1], "scale": 1, "bgr": False}),
         json.dumps({"mean": [0, 0, 0], "std": [1, 0, 1], "scale": 1, "bgr": False}),
         json.dumps({"mean": [0, 0, 0], "std": [1, 1, 1], "scale": float("nan"), "bgr": False}),
+        json.dumps({"mean": [0, 0, 0], "std": [1, 1, 1], "scale": 10**400, "bgr": False}),
+        "[" * 100_000,
     ],
 )
 def test_wrong_metadata(tmp_path: Path, declared: str | None) -> None:

@@ -90,7 +90,7 @@ def _read(options: str) -> dict[str, Any]:
     """The options of a node's text. Raises OptionError for what is no TOML."""
     try:
         return tomllib.loads(options)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise OptionError(f"the options are not TOML: {error}; write one a line, as tv_weight = 0.1") from None
 
 

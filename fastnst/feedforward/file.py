@@ -82,7 +82,7 @@ def load_network(path: str | os.PathLike[str] = SHIPPED) -> NetworkFile:
         metadata = json.loads(data[8 : 8 + length])["__metadata__"]
         facts = json.loads(metadata["fastnst"])
         known = facts["kind"] == KIND
-    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError):
+    except (SafetensorError, ValueError, LookupError, TypeError, RuntimeError):
         known = False
     if not known:
         raise NetworkError(
@@ -94,10 +94,11 @@ def load_network(path: str | os.PathLike[str] = SHIPPED) -> NetworkFile:
             "that wrote it"
         )
     try:
-        network = StyleNetwork([str(name) for name in facts["styles"]], Architecture(**facts["architecture"]))
+        with torch.device("meta"):  # the facts may name more styles than there is memory for
+            network = StyleNetwork([str(name) for name in facts["styles"]], Architecture(**facts["architecture"]))
         if not network.names or not all(bool(value.isfinite().all()) for value in tensors.values()):
             raise ValueError("no styles, or values that are not finite")
-        network.load_state_dict({name: value.float() for name, value in tensors.items()})
+        network.load_state_dict({name: value.float() for name, value in tensors.items()}, assign=True)
         training = dict(facts["training"])
     except (KeyError, TypeError, ValueError, RuntimeError, OptionError):
         raise NetworkError(f"{what} is damaged: its weights are not those that it names; train it anew") from None

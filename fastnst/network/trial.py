@@ -79,7 +79,7 @@ def _kept(path: Path) -> dict[str, dict[str, float]]:
     try:
         machines = json.loads(path.read_text(encoding="utf-8")).items()
         trials = {name: {way: float(value) for way, value in each.items()} for name, each in machines}
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return {}
     return {name: each for name, each in trials.items() if name != machine() or each.keys() == _arithmetics().keys()}
 

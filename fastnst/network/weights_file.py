@@ -243,7 +243,7 @@ def _declared_preprocessing(path: Path, metadata: Mapping[str, str]) -> Preproce
         mean, std = (tuple(float(value) for value in declared[key]) for key in ("mean", "std"))
         scale = float(declared["scale"])
         bgr = bool(declared["bgr"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise WeightsError(
             f"weights file {path} declares no usable preprocessing ({error!r}); write it again"
         ) from error
@@ -262,8 +262,9 @@ def _checked_tensor(file: WeightsFile, layer: Layer, kind: str, shape: tuple[int
     what = f"weights file {file.path}: {name} ({where})"
     try:
         tensor = file.get(file.keys[name])
-    except SafetensorError as error:
-        raise WeightsError(f"{what} cannot be read ({error}); fetch it again") from error
+    except Exception as error:  # safetensors takes any shape of no values, and torch refuses it in many lines
+        reason = str(error).partition("\n")[0]
+        raise WeightsError(f"{what} cannot be read ({reason}); fetch it again") from error
     if not isinstance(tensor, torch.Tensor):
         raise WeightsError(f"{what} is a {type(tensor).__name__}, not a tensor")
     if tuple(tensor.shape) != shape:

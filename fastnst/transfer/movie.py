@@ -16,7 +16,7 @@ from PIL import Image
 
 from fastnst.errors import ImageError, OptionError
 from fastnst.image.files import check_place
-from fastnst.replacing import replacing, sync
+from fastnst.replacing import replacing, sync, sync_folder
 
 FILMS = {
     ".mp4": ("mp4", "libx264", {"crf": "16", "preset": "medium"}),
@@ -137,9 +137,11 @@ def _copy(frames: Sequence[Path], folder: Path) -> None:
                 copy.write(frame.read_bytes())
                 copy.flush()
                 sync(copy.fileno())
+        sync_folder(whole)
         if folder.is_dir():
             folder.rmdir()
         whole.replace(folder)
+        sync_folder(folder.absolute().parent)
 
 
 def note_of(path: Path) -> str | None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from fastnst.errors import OptionError
-from fastnst.image.files import check_place
+from fastnst.image.files import check_place, real_target
+from fastnst.replacing import replacing
 from fastnst.transfer.result import LossRecord
 from fastnst.transfer.scales import by_scale
 
@@ -67,7 +68,8 @@ def draw_losses(records: Sequence[LossRecord], path: Path, options: Mapping[str,
     if note:
         figure.supxlabel(note, fontsize=8, color="#444444")
     try:
-        figure.savefig(path, dpi=150)
+        with replacing(real_target(str(path))) as file:
+            figure.savefig(file, format=path.suffix[1:].lower(), dpi=150)
     except OSError as error:
         raise OptionError(f"{path} could not be written ({error.strerror}); choose another folder") from error
 

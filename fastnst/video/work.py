@@ -54,7 +54,7 @@ class Work:
             saved = json.loads(path.read_text())
             if saved["format"] == FORMAT and isinstance(saved["same"], dict):
                 return dict(saved)
-        except (OSError, ValueError, LookupError, TypeError):
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
             pass
         raise CheckpointError(
             f"{str(path)!r} is damaged or of another version; delete {str(self.folder)!r} and begin anew"

@@ -35,6 +35,7 @@ _FIRST_EDGE = 640  # px
 _PREVIEW_SECONDS = 0.3
 # Showing the image may take one part in so many of the time.
 _PREVIEW_SHARE = 20
+_UNKNOWN = "something went wrong that should not; look at the terminal in which you started the page"
 
 
 class Studio:
@@ -108,7 +109,10 @@ class Studio:
             kept, message = self._made(ticket)
             ticket.finish(kept, message and _spoken(message), failed=message is not None)
         except Exception as error:  # noqa: BLE001 - a ticket that is never over would keep all others waiting
-            ticket.finish(None, _spoken(_in_words(error)), failed=True)
+            message = _UNKNOWN
+            with suppress(Exception):  # memory that ran out may be out still
+                message = _spoken(_in_words(error))
+            ticket.finish(None, message, failed=True)
         finally:
             warnings.showwarning = shown
 
@@ -228,7 +232,7 @@ def _in_words(error: Exception) -> str:
         return "out of memory; lower the size, the style scale or the scales"
     with suppress(Exception):  # the terminal may be gone
         traceback.print_exception(error)
-    return "something went wrong that should not; look at the terminal in which you started the page"
+    return _UNKNOWN
 
 
 def _spoken(message: str) -> str:
