@@ -76,8 +76,9 @@ def test_nothing_given_is_nothing_set(tmp_path: Path) -> None:
         ('format = "gif"', "unknown format 'gif'; choose one of: png, jpeg, webp, tiff, avif, npy"),
         ("size = 3\nsize = 4", "is not TOML: Cannot overwrite a value"),
         (b"\x89PNG\r\n\x1a\n", "is not text in UTF-8"),
+        (b" " * 1_100_000, "is far larger than a file of options"),
     ],
-    ids=range(14),
+    ids=range(15),
 )
 def test_refused(text: str | bytes, said: str, tmp_path: Path) -> None:
     """The table of bad input has what is not here."""

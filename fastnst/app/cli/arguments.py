@@ -41,6 +41,9 @@ FORMATS = ("png", "jpeg", "webp", "tiff", "avif", "npy")
 
 _METAVARS: Mapping[Any, str] = {int: "N", float: "X", float | None: "X"}
 
+# More than a thousand times what all options take.
+_MOST_CONFIG_BYTES = 1_000_000
+
 
 def _output(default: Any, meaning: str, metavar: str | None = None, choices: tuple[str, ...] = ()) -> Any:
     return field(default=default, metadata={"help": meaning, "metavar": metavar, "choices": choices})
@@ -302,9 +305,12 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _toml(name: str) -> dict[str, Any]:
     try:
-        data = Path(name).read_bytes()
+        with Path(name).open("rb") as file:
+            data = file.read(_MOST_CONFIG_BYTES + 1)
     except (OSError, ValueError) as error:
         raise OptionError(f"it cannot be read ({getattr(error, 'strerror', None) or error}); check the path") from None
+    if len(data) > _MOST_CONFIG_BYTES:
+        raise OptionError("it is far larger than a file of options; check the path")
     try:
         return tomllib.loads(data.decode())
     except UnicodeDecodeError:

@@ -25,7 +25,7 @@ from fastnst.app.web.results import SUFFIXES, Kept, Limits, Request, Upload, bla
 from fastnst.app.web.session import Session, continued
 from fastnst.app.web.studio import Studio
 from fastnst.app.web.ticket import Ticket
-from fastnst.errors import FastnstError, OptionError
+from fastnst.errors import FastnstError, ImageError, OptionError
 from fastnst.examples import NAMES, example
 from fastnst.image.read import load_image
 from fastnst.options.options import START_WORDS
@@ -37,6 +37,9 @@ _SWATCH = 96  # px
 _SIGN_OF_LIFE_SECONDS = 10.0
 _MOST_JSON_BYTES = 100_000
 _CLOSING_SECONDS = 10.0
+_BODY_SECONDS = 120.0
+# Of the longest file's length; what arrives at once is held in memory.
+_MOST_ARRIVING = 4
 
 
 class App:
@@ -52,6 +55,7 @@ class App:
         self._studio = Studio(host, limits, self._session.keep)
         self._run = threading.Thread()
         self._closing = False
+        self._arriving = 0
         # A picture takes far more memory than its file while it is read.
         self._decoding = asyncio.Lock()
         result = "/api/results/{name}"
@@ -140,9 +144,21 @@ class App:
         name, role = call.query_params.get("name", "picture"), call.query_params.get("role", "content")
         if role not in ("content", "style", "mask"):
             raise OptionError(f"{role[:20]!r} is not a role of a picture; choose content, style or mask")
-        data = await _body(call, lambda count: self._limits.check_bytes(count, name))
-        async with self._decoding:
-            upload = await run_in_threadpool(read_upload, name, data, self._limits, role=role)
+        held = 0
+
+        def check(count: int) -> None:
+            nonlocal held
+            self._limits.check_bytes(count, name)
+            self._arriving, held = self._arriving + count - held, count
+            if self._arriving > _MOST_ARRIVING * self._limits.upload_bytes:
+                raise ImageError(f"{name} has to wait, for too many pictures arrive at once; drop it again in a moment")
+
+        try:
+            data = await _body(call, check)
+            async with self._decoding:
+                upload = await run_in_threadpool(read_upload, name, data, self._limits, role=role)
+        finally:
+            self._arriving -= held
         return JSONResponse(_facts(upload, self._session.add_upload(upload)))
 
     async def _example(self, call: Call) -> Response:
@@ -296,13 +312,18 @@ def _picture(data: bytes) -> Response:
 
 
 async def _body(call: Call, check: Callable[[int], None]) -> bytes:
-    """The call's body; `check` gets the length that it promises, and its length so far."""
+    """The call's body; `check` gets the length that it promises, and its length so far. Raises OptionError where it
+    takes too long."""
     promised = call.headers.get("content-length", "")
     check(int(promised) if promised.isdecimal() else 0)
     data = bytearray()
-    async for part in call.stream():
-        data += part
-        check(len(data))
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            async for part in call.stream():
+                data += part
+                check(len(data))
+    except TimeoutError:
+        raise OptionError(f"this took more than {_BODY_SECONDS:.0f} seconds to arrive; try again") from None
     return bytes(data)
 
 
