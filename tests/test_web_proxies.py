@@ -213,7 +213,7 @@ def test_origins_as_people_write_them(given: str, origin: str) -> None:
     [
         (
             {"origins": ["example.org"]},
-            "allow origin 'example.org' is not the origin of a page; write one as https://example.org",
+            "allow origin 'example.org' is not the origin of a page; write it like https://example.org",
         ),
         ({"origins": ["https://example.org/page"]}, "without a path"),
         ({"origins": ["https://a@example.org"]}, "is not the origin"),

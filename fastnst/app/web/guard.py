@@ -104,7 +104,9 @@ def _origin(text: str) -> str:
     name = parts.hostname or ""
     rest = parts.path.strip("/") + parts.query + parts.fragment
     if parts.scheme not in _PORTS or not re.fullmatch(r"[a-z0-9.:_-]+", name) or rest or "@" in parts.netloc:
-        raise OptionError(f"allow origin {text!r} is not the origin of a page; write one as https://example.org")
+        raise OptionError(
+            f"allow origin {text!r} is not the origin of a page; write it like https://example.org, without a path"
+        )
     name = f"[{name}]" if ":" in name else name
     return f"{parts.scheme}://{name}" + (f":{parts.port}" if parts.port not in (None, _PORTS[parts.scheme]) else "")
 
