@@ -69,7 +69,7 @@ def test_rows_that_cannot_be_run_are_refused(case: str, tmp_path: Path, monkeypa
 
 
 def test_an_output_needs_a_name_or_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match="first: no output; write one into the row, or give a folder with -o"):
+    with pytest.raises(ManifestError, match="first: the row names no output; write one into it"):
         make_tasks([row(output=None)], SMALL, folder=None)
     with pytest.raises(OptionError, match="unknown field"):
         make_tasks([row(output=None)], SMALL, folder=str(tmp_path), pattern="{}")

@@ -189,7 +189,7 @@ def test_regions(comfy: Comfy) -> None:
     masks = [(left[0].numpy(), {1: left[0].numpy()}), (right[0].numpy(), {2: None})]
     expected = fastnst.stylize(planes[0], planes[1:], size=32, iterations=3, masks=masks, **OPTIONS)
     assert torch.equal(made[0], expected.tensor.movedim(0, -1))
-    with pytest.raises(OptionError, match="a mask has 2 pictures; give one"):
+    with pytest.raises(OptionError, match="the mask has 2 pictures; give a mask of one"):
         comfy.run("FastnstRegion", content_mask=left.expand(2, -1, -1), style_number=1)
 
 

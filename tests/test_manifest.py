@@ -77,7 +77,7 @@ REFUSED: dict[str, tuple[str, str | bytes, str]] = {
     "option twice": ("pairs.csv", "content,style,tv-weight,tv_weight\na,b,1,2\n", "'tv_weight' is given twice"),
     "no content": ("pairs.csv", "content,style\n,b\n", "line 2: content is None; give the path of a file"),
     "empty style": ("pairs.csv", "content,style\na,b|\n", "line 2: style is ''; give the path of a file"),
-    "too many cells": ("pairs.csv", "content,style\na,b,c\n", "line 2: 3 cells for 2 columns; put quotes"),
+    "too many cells": ("pairs.csv", "content,style\na,b,c\n", "line 2: the row has 3 cells for 2 columns; quote"),
     "no object": ("pairs.jsonl", '["a", "b"]', r"line 1: '\[\"a\", \"b\"\]' is not an object"),
     "key twice": ("pairs.jsonl", '{"content": "a", "content": "b", "style": "x"}', "1: 'content' is given twice"),
     "content is a list": ("pairs.jsonl", '{"content": ["a"], "style": "x"}', r"content is \['a'\]"),

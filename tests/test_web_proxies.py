@@ -211,15 +211,18 @@ def test_origins_as_people_write_them(given: str, origin: str) -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"origins": ["example.org"]}, "allow origin 'example.org' is no origin of a page; write https://example.org"),
+        (
+            {"origins": ["example.org"]},
+            "allow origin 'example.org' is not the origin of a page; write it like https://example.org",
+        ),
         ({"origins": ["https://example.org/page"]}, "without a path"),
-        ({"origins": ["https://a@example.org"]}, "is no origin"),
-        ({"origins": ["https://example.org:x"]}, "is no origin"),
-        ({"origins": ["*"]}, "is no origin"),
-        ({"origins": ["https://a.example; script-src *"]}, "is no origin"),
-        ({"root_path": "name"}, "root path 'name' is no path; write /name"),
-        ({"root_path": "//elsewhere.example"}, "is no path"),
-        ({"root_path": "/a b"}, "is no path"),
+        ({"origins": ["https://a@example.org"]}, "is not the origin"),
+        ({"origins": ["https://example.org:x"]}, "is not the origin"),
+        ({"origins": ["*"]}, "is not the origin"),
+        ({"origins": ["https://a.example; script-src *"]}, "is not the origin"),
+        ({"root_path": "name"}, "root path 'name' is not a path; write it as"),
+        ({"root_path": "//elsewhere.example"}, "is not a path"),
+        ({"root_path": "/a b"}, "is not a path"),
     ],
 )
 def test_what_is_no_origin_or_path(values: dict[str, Any], said: str) -> None:
@@ -270,5 +273,5 @@ def test_the_command_prints_the_address_with_all_of_it() -> None:
 def test_a_host_that_is_not_here(host: str) -> None:
     from fastnst.app.web.serve import bound
 
-    with pytest.raises(OptionError, match=r"is no address of this machine; give 127\.0\.0\.1"):
+    with pytest.raises(OptionError, match=r"is not an address of this machine; give 127\.0\.0\.1"):
         bound(0, host)

@@ -70,7 +70,7 @@ def _pictures(*batches: Tensor | None, role: str = "content") -> list[Picture]:
 
 def _mask(mask: Tensor) -> Tensor:
     if mask.numel() != mask.shape[-2] * mask.shape[-1]:
-        raise OptionError(f"a mask has {len(mask)} pictures; give one")
+        raise OptionError(f"the mask has {len(mask)} pictures; give a mask of one picture")
     with torch.inference_mode(False):
         return mask.detach().reshape(mask.shape[-2:]).to("cpu", torch.float32).clone().clamp_(0, 1)
 

@@ -216,7 +216,7 @@ def moments(parts: Iterable[tuple[Tensor, Tensor | None]]) -> Moments:
                 weighted = weighted + (extended * count.to(extended)) @ extended.mT
     sums = weighted if weighted.ndim and weighted[-1, -1] > 0 else plain
     if not sums.ndim:
-        raise OptionError("no pixels were given, and none have no colours")
+        raise OptionError("no pixels were given; give a picture with at least one")
     total, mean = sums[-1, -1], sums[:-1, -1] / sums[-1, -1]
     return mean, sums[:-1, :-1] / total - torch.outer(mean, mean)
 

@@ -76,7 +76,7 @@ def contact_sheet(
         raise OptionError("a sheet without pictures was asked for; give at least one")
     for what, labels, count in (("row", row_labels, len(cells)), ("column", column_labels, columns)):
         if labels and len(labels) != count:
-            raise OptionError(f"{len(labels)} {what} labels for {count} {what}s; give one for each, or none")
+            raise OptionError(f"you gave {len(labels)} {what} labels for {count} {what}s; give one for each, or none")
     if captions and [len(row) for row in captions] != [len(row) for row in cells]:
         raise OptionError("the captions are not in rows as the cells are; give one for each cell, or none")
 

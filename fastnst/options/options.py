@@ -488,7 +488,7 @@ def resolve_options(**given: Any) -> Options:
         counts = getattr(options, name)
         if name in given and isinstance(counts, tuple) and len(counts) > count:
             raise OptionError(
-                f"{len(counts)} {spoken} for {count} scale{'s' if count > 1 else ''}; "
+                f"you gave {len(counts)} {spoken} for {count} scale{'s' if count > 1 else ''}; "
                 "give one for all scales, or at most one for each"
             )
     return options

@@ -114,7 +114,7 @@ def _csv_lines(text: str, name: str) -> _Lines:
 
 def _csv_record(columns: list[str], cells: list[str]) -> _Record:
     if any(cell.strip() for cell in cells[len(columns) :]):
-        raise ManifestError(f"{len(cells)} cells for {len(columns)} columns; put quotes around a comma")
+        raise ManifestError(f"the row has {len(cells)} cells for {len(columns)} columns; quote commas")
     texts = {column: cell.strip() for column, cell in zip(columns, cells, strict=False) if cell.strip()}
     record: _Record = {name: read_option(name, text) if name in OPTIONS else text for name, text in texts.items()}
     if "style" in record:

@@ -249,7 +249,7 @@ def _output(row: Row, number: int, folder: str | None, *, root: str, pattern: st
     if row.output is not None:
         return os.path.join(root if folder is None else folder, row.output)  # noqa: PTH118 - as given, "./a" too
     if folder is None:
-        raise ManifestError("no output; write one into the row, or give a folder with -o")
+        raise ManifestError("the row names no output; write one into it, or give a folder with -o")
     styles = "+".join(Path(style).stem for style in row.styles)
     name = pattern.format(content=Path(row.content).stem, style=styles, number=number)
     if is_film(row.content) and Path(name).suffix.lower() not in SUFFIXES:

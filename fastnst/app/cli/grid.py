@@ -63,7 +63,7 @@ def make_axis(words: Sequence[str], flag: str) -> Axis:
         return Axis(None, [], [{}])
     name, values = words[0].removeprefix("--").replace("-", "_"), words[1:]
     if name not in OPTIONS:
-        raise OptionError(f"{flag} {words[0]!r} is no option; the options are: {', '.join(OPTIONS)}")
+        raise OptionError(f"{flag} {words[0]!r} is not an option; the options are: {', '.join(OPTIONS)}")
     if not values or len(values) > _MOST_VALUES:
         raise OptionError(f"{flag} {name} has {len(values)} values; give 1 to {_MOST_VALUES}")
     try:
@@ -125,7 +125,7 @@ def run_compare(parsed: argparse.Namespace) -> int:
     if parsed.columns is not None and parsed.columns < 1:
         raise OptionError(f"--columns {parsed.columns} is too small; it must be 1 or more")
     if parsed.labels is not None and len(parsed.labels) != len(parsed.images):
-        raise OptionError(f"{len(parsed.labels)} labels for {len(parsed.images)} pictures; give one for each")
+        raise OptionError(f"you gave {len(parsed.labels)} labels for {len(parsed.images)} pictures; give one for each")
     Job(parsed.images[0], parsed.images[1:], {}, Outputs(output=parsed.output)).check()
     pictures = [load_image(path, role="the") for path in parsed.images]
     captions = parsed.labels or _captions(parsed.images)

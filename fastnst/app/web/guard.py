@@ -104,7 +104,9 @@ def _origin(text: str) -> str:
     name = parts.hostname or ""
     rest = parts.path.strip("/") + parts.query + parts.fragment
     if parts.scheme not in _PORTS or not re.fullmatch(r"[a-z0-9.:_-]+", name) or rest or "@" in parts.netloc:
-        raise OptionError(f"allow origin {text!r} is no origin of a page; write https://example.org, without a path")
+        raise OptionError(
+            f"allow origin {text!r} is not the origin of a page; write it like https://example.org, without a path"
+        )
     name = f"[{name}]" if ":" in name else name
     return f"{parts.scheme}://{name}" + (f":{parts.port}" if parts.port not in (None, _PORTS[parts.scheme]) else "")
 
@@ -112,7 +114,7 @@ def _origin(text: str) -> str:
 def _path(text: str) -> str:
     path = text.strip().rstrip("/")
     if path and not re.fullmatch(r"(/[A-Za-z0-9._~@:+=%-]+)+", path):
-        raise OptionError(f"root path {text!r} is no path; write /name, as the proxy has it")
+        raise OptionError(f"root path {text!r} is not a path; write it as the proxy has it, such as /name")
     return path
 
 
