@@ -31,10 +31,7 @@ def _vgg(convolutions_per_block: tuple[int, ...]) -> tuple[Layer, ...]:
     return tuple(layers)
 
 
-NETWORKS: dict[str, tuple[Layer, ...]] = {
-    "vgg16": _vgg((2, 2, 3, 3, 3)),
-    "vgg19": _vgg((2, 2, 4, 4, 4)),
-}
+NETWORKS: dict[str, tuple[Layer, ...]] = {"vgg16": _vgg((2, 2, 3, 3, 3)), "vgg19": _vgg((2, 2, 4, 4, 4))}
 
 
 ORIGINAL_NETWORK = "vgg19"

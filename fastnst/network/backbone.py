@@ -97,7 +97,9 @@ class Backbone:
             wanted = taps[name].wanted if tapped else None
             kept, is_seen = None, tapped
             if first is not None and not traces and isinstance(self.layers, GpuLayers):
-                features, sums = self.layers.forward_first(first, image, wanted)
+                features = self.layers.empty((1, len(first.weight), *image.shape[2:]))  # (1, K, H, W)
+                gram, precision = wanted is not None and wanted.precision is not None, self.layers.first_precision
+                sums = direct.first_forward(self.backend, image, first, features, gram, precision or "ieee")
                 is_seen = tapped and not taps[name].is_plain
             elif wanted is not None and isinstance(self.layers, GpuLayers) and isinstance(step, Convolution):
                 features, sums = self.layers.forward_with_sums(step, features, wanted)
@@ -136,9 +138,17 @@ class Backbone:
         for name, step in reversed(list(self.steps.items())[: len(traces)]):
             features, kept, shape = traces.pop()
             if first is not None and not traces and features is None and isinstance(self.layers, GpuLayers):
-                term = taps[name].style_term() if name in taps else None
-                return self.layers.backward_first(
-                    first, image, gradient, term, tv_weight=tv_weight, tv_kind=tv_kind, scale=scale, out=out
+                return direct.first_backward(
+                    self.backend,
+                    image,
+                    first,
+                    gradient,
+                    taps[name].style_term() if name in taps else None,
+                    tv_weight=tv_weight,
+                    kind=tv_kind,
+                    precision=self.layers.first_precision or "ieee",
+                    divisor=scale,
+                    out=out,
                 )
             if features is not None:
                 accumulate = gradient is not None
@@ -210,12 +220,7 @@ def make_layers(runtime: Runtime) -> Layers:
 
 
 def build_backbone(
-    weights: Weights,
-    taps: tuple[str, ...],
-    runtime: Runtime,
-    *,
-    pooling: str = "avg",
-    padding: str = "zeros",
+    weights: Weights, taps: tuple[str, ...], runtime: Runtime, *, pooling: str = "avg", padding: str = "zeros"
 ) -> Backbone:
     """The backbone from the image to the deepest of `taps`, the only layers that it can be tapped at.
 

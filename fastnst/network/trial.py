@@ -100,13 +100,10 @@ def _arithmetics() -> dict[str, Callable[[], Layers]]:
     return ways
 
 
+@own_modes(torch.device("cpu"))
+@float32_products(tf32=False)
 def _measured() -> dict[str, float]:
     """A trial, whatever modes and settings of torch the caller has."""
-    with own_modes(torch.device("cpu")), float32_products(tf32=False):
-        return _timed()
-
-
-def _timed() -> dict[str, float]:
     cpu, ways = torch.device("cpu"), {name: make() for name, make in _arithmetics().items()}
     glances = {name: layer_seconds(layers, cpu, 64, None, side=_GLANCE_SIDE) for name, layers in ways.items()}
     hopeless = _HOPELESS * min(glances.values())

@@ -163,8 +163,7 @@ class LBFGS:
         return {**self._pairs.tensors(), **line}
 
     def curvature(self) -> dict[str, Tensor]:
-        """A copy of what is known of each band, without the pairs: for another image of that size. Nothing with a line
-        search."""
+        """A copy of what is known of each band, for another image of that size; nothing with a line search."""
         names = ("h0", "memory_steps", "memory_changes", "memory_both")
         state = self.live_state() if self.line_search == "none" else {}
         return {name: state[name].clone() for name in names if name in state}

@@ -168,8 +168,7 @@ class Inputs:
     regions: Sequence[Region] | None
 
     def places(self, content: AnyPicture | Canvas) -> dict[str, Any]:
-        """Where the pictures were read: absolute paths, or None for what was no file; masks as `parse_masks` takes
-        them."""
+        """The absolute paths of the pictures, None for what was no file; masks as `parse_masks` takes them."""
         return {
             "content": None if isinstance(content, Canvas) else _absolute(content.name),
             "styles": [_absolute(style.name) for style in self.styles],
@@ -206,8 +205,7 @@ class Inputs:
     def record(
         self, content: AnyPicture | Canvas, sizes: Sequence[tuple[int, int]], options: Options
     ) -> dict[str, Any]:
-        """The facts of a run before its network is loaded: its pictures by name and hash, the (height, width) of
-        its scales, the options."""
+        """The facts of a run before its network is loaded: names and hashes of its pictures, its sizes, the options."""
         values = options.as_dict()
         values["init"] = options.init if self.init is None else self.init.name
         values["masks"] = self._masks(lambda picture: picture["name"])

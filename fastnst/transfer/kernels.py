@@ -146,11 +146,7 @@ class _Answers(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-_READINGS: Mapping[Callable[..., Any], object] = {
-    Tensor.item: 1.0,
-    Tensor.__float__: 1.0,
-    Tensor.__bool__: True,
-}
+_READINGS: Mapping[Callable[..., Any], object] = {Tensor.item: 1.0, Tensor.__float__: 1.0, Tensor.__bool__: True}
 
 
 def _map(height: int, width: int) -> Tensor:

@@ -12,12 +12,7 @@ from fastnst.transfer.result import LossRecord
 from fastnst.transfer.scales import by_scale
 
 # Told apart with any colour vision (Okabe and Ito), and in grey by their dashes.
-_LINES = {
-    "total": ("#000000", "-"),
-    "style": ("#D55E00", "--"),
-    "content": ("#0072B2", "-."),
-    "tv": ("#009E73", ":"),
-}
+_LINES = {"total": ("#000000", "-"), "style": ("#D55E00", "--"), "content": ("#0072B2", "-."), "tv": ("#009E73", ":")}
 _RANGE = 1e-6  # the lowest point of the axis over the highest, at least
 _NAMES = {"total": "total", "style": "β · style", "content": "α · content", "tv": "γ · total variation"}
 FORMATS = (".png", ".svg", ".pdf")

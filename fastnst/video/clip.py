@@ -66,8 +66,7 @@ class Clip:
         return len(self.indices)
 
     def sound_for(self, target: Path, frames: int | None = None) -> Sound | None:
-        """The part of its sound that a film of so many frames, or all, at `target` gets; pictures and folders have
-        none."""
+        """The part of its sound that a film of so many frames, or all, gets; pictures and folders have none."""
         if self.sound is None or target.suffix.lower() not in WRITTEN:
             return None
         start, end = self.span

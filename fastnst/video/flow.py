@@ -241,8 +241,7 @@ def fitted(frame: Frame, size: tuple[int, int]) -> Frame:
 
 
 def read_flow(path: Path, size: tuple[int, int]) -> Flow:
-    """The flow of a .flo file (Middlebury: 202021.25, width, height, and u, v by rows), brought to `size`, (height,
-    width). Raises ImageError."""
+    """The flow of a Middlebury .flo file brought to `size`, (height, width). Raises ImageError."""
     try:
         data = path.read_bytes()
     except (OSError, ValueError) as error:
