@@ -41,9 +41,6 @@ class Evaluation(Protocol):
     """The total loss as a function of the image, however it is computed."""
 
     @property
-    def runtime(self) -> Runtime: ...
-
-    @property
     def loss_scale(self) -> LossScale: ...
 
     @property

@@ -364,11 +364,7 @@ class Stylizer:
         run = Run(
             parameters, prepared.places, watch, options=self.options, scales=scales, saved=saved, ranks=self._ranks
         )
-        if prepared.start is not None:
-            run.image, run.optimizer = prepared.start.image, make_optimizer(self.options, self.runtime)
-            run.optimizer.load_state_dict({name: x.to(place) for name, x in prepared.start.curvature.items()})
-            return run
-        if saved is None:
+        if saved is None and prepared.start is None:
             self._inputs.warn_of_scaling(scales, self.options)
             run.image = start_image(
                 self._inputs,
@@ -379,10 +375,14 @@ class Stylizer:
                 preprocessing=weights.preprocessing,
             )
             return run
-        check_same_network(saved.parameters, parameters)
-        run.source = saved.tensors.get("source")
-        run.image, run.optimizer = saved.tensors["image"], make_optimizer(self.options, self.runtime)
-        run.optimizer.load_state_dict({name: x.to(place) for name, x in saved.optimizer.items()})
+        run.optimizer = make_optimizer(self.options, self.runtime)
+        if prepared.start is not None:
+            run.image, state = prepared.start.image, prepared.start.curvature
+        elif saved is not None:
+            check_same_network(saved.parameters, parameters)
+            run.source = saved.tensors.get("source")
+            run.image, state = saved.tensors["image"], saved.optimizer
+        run.optimizer.load_state_dict({name: x.to(place) for name, x in state.items()})
         if not prepared.rest:
             run.content = prepared.pictures.at(scales[-1].size)
         return run

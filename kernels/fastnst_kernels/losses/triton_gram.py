@@ -201,8 +201,9 @@ def gram_difference_loss(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The `finish_gram_loss` of features (B, C, H, W)."""
     sums, positions = partial_sums(as_readable(features), precision), features[0, 0].numel()
-    terms = {"offset": offset, "offset_weight": offset_weight, "dtype": features.dtype}
-    return finish_gram_loss(sums, positions, target, weight, **terms)
+    return finish_gram_loss(
+        sums, positions, target, weight, offset=offset, offset_weight=offset_weight, dtype=features.dtype
+    )
 
 
 def finish_gram_loss(
