@@ -105,8 +105,7 @@ class RegionSums:
         return difference, mean[:, :, None, None]
 
     def add_gradient(self, gradient: Tensor, features: Tensor, window: Window, scale: Tensor) -> None:
-        """Adds `scale`, (1,), times the gradient of features (1, N, h, w) to `gradient`, both views of larger maps, of
-        the positions at `window` of the image."""
+        """Adds `scale`, (1,), times the gradient of features (1, N, h, w) at `window` of the image to `gradient`."""
         for (difference, mean), mask in zip(self._gradients, self.maps, strict=True):
             shift = (mean * scale)[:, :, None, None]
             for rows, part in chunks(features):

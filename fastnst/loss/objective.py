@@ -116,15 +116,7 @@ class Objective:
             gradient, tv, check = self._backward(image, 0, kept.pop(0, None), tv_weight=weight, out=out)
         else:
             gradient, tv = direct.image_gradient(
-                self.runtime.kernels,
-                image,
-                None,
-                [1.0] * 3,
-                flip=False,
-                tv_weight=weight,
-                tv_gradient=None,
-                kind=kind,
-                out=out,
+                self.runtime.kernels, image, None, [1.0] * 3, flip=False, tv_weight=weight, kind=kind, out=out
             )
         if out is None:
             gradient = gradient.contiguous()

@@ -58,6 +58,12 @@ class Preprocessing:
     scale: float
     bgr: bool
 
+    @property
+    def affine(self) -> tuple[list[float], list[float]]:
+        """The same as a scale and a shift, in the network's order of channels."""
+        scale = [self.scale / std for std in self.std]
+        return scale, [-mean / std for mean, std in zip(self.mean, self.std, strict=True)]
+
 
 IMAGENET = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), scale=1.0, bgr=False)
 CAFFE = Preprocessing(mean=(103.939, 116.779, 123.68), std=(1.0, 1.0, 1.0), scale=255.0, bgr=True)

@@ -160,7 +160,7 @@ class Backbone:
             # The layers below may have their memory.
             features = None
             gradient = self.layers.backward(step, gradient, kept, shape)
-        factors = _normalisation(self.preprocessing)[0]
+        factors, _ = self.preprocessing.affine
         gradient, tv = direct.image_gradient(
             self.backend,
             image,
@@ -168,7 +168,6 @@ class Backbone:
             scale=factors,
             flip=self.preprocessing.bgr,
             tv_weight=tv_weight,
-            tv_gradient=None,
             kind=tv_kind,
             divisor=scale,
             out=out,
@@ -176,7 +175,7 @@ class Backbone:
         return gradient, tv, None
 
     def _normalised(self, image: Tensor) -> Tensor:
-        scale, shift = _normalisation(self.preprocessing)
+        scale, shift = self.preprocessing.affine
         return direct.normalise(
             self.backend,
             image,
@@ -194,7 +193,7 @@ class Backbone:
             return None
         if self.layers.first_precision is None or step.pool is not None:
             return None
-        scale, shift = _normalisation(self.preprocessing)
+        scale, shift = self.preprocessing.affine
         return FirstLayer(step.weight, step.bias, scale, shift=shift, flip=self.preprocessing.bgr, padding=step.padding)
 
     def repadded(self, padding: str) -> "Backbone":
@@ -207,8 +206,7 @@ class Backbone:
 
 
 def make_layers(runtime: Runtime) -> Layers:
-    """The way to run layers where `runtime` is. Bits are kept by Triton's kernels alone: torch's take longer to make
-    them than to read the features."""
+    """The way to run layers there. Bits are kept by Triton alone: torch's take longer than to read the features."""
     if runtime.kernels == "triton":
         # Without units for them, which RDNA has for 16 bits alone, products are quicker in a library.
         has_units = runtime.dtype != torch.float32 or (runtime.tf32 and torch.version.hip is None)
@@ -246,9 +244,3 @@ def build_backbone(
             padding=padding if name == "conv1_1" or padding == "circular" else "zeros",
         )
     return Backbone(steps, layers, weights.preprocessing, runtime.kernels)
-
-
-def _normalisation(preprocessing: Preprocessing) -> tuple[list[float], list[float]]:
-    """Scale and shift, in the network's order of channels, of `(x · scale − mean) / std`."""
-    scale = [preprocessing.scale / std for std in preprocessing.std]
-    return scale, [-mean / std for mean, std in zip(preprocessing.mean, preprocessing.std, strict=True)]

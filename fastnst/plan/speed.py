@@ -22,8 +22,7 @@ _BESIDE = 1.1
 
 @lru_cache(4096)
 def forward_flops(network: Network, height: int, width: int, through: tuple[str, ...] | None = None) -> float:
-    """Multiplications and additions of the convolutions of one forward pass, to the deepest of `through` or to the end;
-    the input's gradient takes as many."""
+    """Operations of the convolutions forward, to the deepest of `through` or to the end; as many go back."""
     steps = network.steps
     if through is not None:
         last = max((index for index, step in enumerate(steps) if step.name in through), default=-1)

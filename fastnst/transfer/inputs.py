@@ -329,8 +329,7 @@ def recoloured(content: Picture, styles: Sequence[Picture], shares: Sequence[flo
 
 
 def white_noise(size: tuple[int, int], seed: int, *, channels: int = 3) -> Tensor:
-    """Uniform noise in 0…1, (3, height, width) float32; of one channel it is grey, as no colour of it would go that the
-    network hardly sees."""
+    """Uniform noise in 0…1, (3, height, width) float32; of one channel it is grey."""
     generator = torch.Generator().manual_seed(seed)
     return torch.rand((channels, *size), generator=generator, dtype=torch.float32).expand(3, -1, -1).contiguous()
 

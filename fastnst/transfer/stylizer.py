@@ -272,8 +272,7 @@ class Stylizer:
         )
 
     def _building(self, scales: Sequence[Scale], plans: Sequence[Plan]) -> Building | None:
-        """The kernels of the run, which begin to be built; None where there are none, or another process of this
-        machine builds them."""
+        """The kernels of the run, which begin to be built; None where there are none, or another process does it."""
         if self.runtime.kernels != "triton" or self._ranks.local_rank > 0:
             return None
         rehearsals = []

@@ -64,9 +64,7 @@ def first_backward(
 
 def add_variation(image: Tensor, gradient: Tensor, tv_weight: float, kind: str) -> Tensor:
     """The total variation of `kind`, (B,); tv_weight times its derivative is added to `gradient`, (B, 3, H, W)."""
-    slope, value = image_eager.image_gradient(
-        image, None, (), flip=False, tv_weight=tv_weight, tv_gradient=None, kind=kind
-    )
+    slope, value = image_eager.image_gradient(image, None, (), flip=False, tv_weight=tv_weight, kind=kind)
     gradient += slope
     return value
 

@@ -62,8 +62,7 @@ def upcast(dtype: torch.dtype) -> bool:
 
 
 def stored(dtype: torch.dtype) -> torch.dtype:
-    """The dtype that a kernel writes for a result in `dtype`: the interpreter truncates on a cast to bfloat16, so that
-    there it is float32, which torch rounds."""
+    """The dtype that a kernel writes for `dtype`: the interpreter truncates to bfloat16, where torch has to round."""
     return torch.float32 if upcast(dtype) else dtype
 
 

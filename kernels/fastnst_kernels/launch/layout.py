@@ -143,8 +143,7 @@ def dense_channels_last(x: Tensor) -> bool:
 def empty_map(
     like: Tensor, last: bool, *, dtype: torch.dtype | None = None, size: tuple[int, int] | None = None
 ) -> Tensor:
-    """An uninitialised dense map of the shape, dtype and device of `like`, (B, C, H, W), or of another `size` (H, W);
-    channels-last if `last`, else NCHW."""
+    """An uninitialised map as `like`, (B, C, H, W), or of another `size` (H, W); channels-last if `last`, else NCHW."""
     batch, channels = like.shape[:2]
     height, width = like.shape[2:] if size is None else size
     dtype = dtype or like.dtype
