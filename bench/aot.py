@@ -116,7 +116,6 @@ def _run_losses(features: Tensor, precision: str) -> None:
     direct.finish_gram_loss("triton", sums, height * width, **{**target, "offset": None}, dtype=features.dtype)
     for tile in (features, inner):
         direct.content_loss("triton", tile, tile, 1.0)
-    plain: dict[str, Any] = {"upstream": None, "style": None, "content": None, "relu": False, "owned": None}
     terms: Sequence[dict[str, Any]] = (
         {"style": style},
         {"style": style, "upstream": features, "relu": True},
@@ -127,7 +126,7 @@ def _run_losses(features: Tensor, precision: str) -> None:
     )
     for term in terms:
         gradient = torch.empty_like(features)
-        direct.tap_backward("triton", gradient, features=features, **plain | term, precision=precision)
+        direct.tap_backward("triton", gradient, features=features, **term, precision=precision)
 
 
 def _run_relu(x: Tensor) -> None:

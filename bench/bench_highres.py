@@ -26,6 +26,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -43,14 +44,15 @@ from fastnst.loss.targets import style_targets
 from fastnst.network.backbone import Backbone, build_backbone
 from fastnst.network.runtime import Runtime, is_out_of_memory, resolve_runtime
 from fastnst.network.settings import float32_products
-from fastnst.network.tiles import TileGrid, even_spans, make_grid, reach_of
+from fastnst.network.tiles import Span, TileGrid, make_grid, reach_of
 from fastnst.network.weights import load_weights
 from fastnst.optim import make_optimizer
 from fastnst.options.options import Options, resolve_options
 from fastnst.options.parse import in_words, parse_memory
 from fastnst.plan.fitting import FittingObjective
+from fastnst.plan.machine import Room, room_on
 from fastnst.plan.memory import network_of
-from fastnst.plan.planner import Plan, plan_run, plan_tiles
+from fastnst.plan.planner import Plan, Ways, plan_run
 from fastnst.plan.speed import forward_flops, measure_rate
 from fastnst.transfer.descent import Descent
 
@@ -119,6 +121,35 @@ def _plan_tiles(options: Options, runtime: Runtime, tile: int, grid: TileGrid, l
     if len(grid) == 1:
         return plan_run(options, runtime, (grid.height, grid.width), tile="none")
     return plan_tiles(options, runtime, grid, tile=tile, level=level, redone_steps=_REDONE[level])
+
+
+def plan_tiles(
+    options: Options,
+    runtime: Runtime,
+    grid: TileGrid,
+    *,
+    tile: int,
+    level: str,
+    redone_steps: int = 0,
+    rate: float | None = None,
+    room: Room | None = None,
+) -> Plan:
+    """The plan to go over the tiles of `grid`, which own `tile` pixels each way, at `level`, whether or not it is the
+    quickest or fits; other arguments are as in `Plan` and `plan_run`."""
+    room = room or room_on(runtime.device, 0, 1)
+    ways = Ways(options, network_of(options, runtime), (grid.height, grid.width), room, rate=rate)
+    return replace(ways.over(grid, tile, level, redone_steps), style_tile=tile)
+
+
+def even_spans(length: int, tile: int, halo: int, grid: int) -> tuple[Span, ...]:
+    """Spans that own `tile` pixels each, the last one the rest, and see `halo` on each side within the image.
+
+    For layouts other than ours, such as the blocks of Galerne et al. (2024); `tile` and `halo` are multiples of `grid`.
+    """
+    if tile % grid or halo % grid:
+        raise OptionError(f"tile {tile} and halo {halo} do not lie on the grid; give multiples of {grid}")
+    edges = [*range(0, max(length // grid * grid, grid), tile), length]
+    return tuple(Span(first, last, max(first - halo, 0), min(last + halo, length)) for first, last in pairwise(edges))
 
 
 def blocks(size: tuple[int, int], options: Options, block: int, margin: int) -> TileGrid:

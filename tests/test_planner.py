@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from fastnst_kernels.profiling.measure import peak_extra_bytes
+from fastnst_kernels.profiling.measure import peak_extra_bytes, proc_bytes
 from network_samples import noise, prepared
 
+from bench.bench_highres import even_spans, plan_tiles
 from fastnst.app.cli import main
 from fastnst.app.cli import plan as command
 from fastnst.errors import OptionError
@@ -22,13 +23,13 @@ from fastnst.loss.objective import make_objective
 from fastnst.loss.targets import style_targets
 from fastnst.network import winograd
 from fastnst.network.runtime import Runtime, resolve_runtime
-from fastnst.network.tiles import TileGrid, even_spans, make_grid, reach_of
+from fastnst.network.tiles import TileGrid, make_grid, reach_of
 from fastnst.optim.bands import RadialBands
 from fastnst.options.options import Options, resolve_options
 from fastnst.plan import machine as plan_limit
 from fastnst.plan.machine import Room
 from fastnst.plan.memory import network_of, optimizer_bytes_per_pixel, tiled_bytes, untiled_bytes
-from fastnst.plan.planner import most_tiles, plan_run, plan_tiles
+from fastnst.plan.planner import most_tiles, plan_run
 from fastnst.plan.speed import forward_flops, measure_rate
 
 SHALLOW: dict[str, Any] = {"style_layers": ["conv1_1", "conv2_1", "conv3_1"], "content_layers": "conv2_2"}
@@ -333,7 +334,7 @@ def test_the_limits_of_nested_control_groups_and_of_the_address_space(
         assert plan_limit._cgroup_left() == 8000
         for name in names:
             (tmp_path / kind / name).unlink()
-    resource, taken = pytest.importorskip("resource"), plan_limit._status_bytes("VmSize")
+    resource, taken = pytest.importorskip("resource"), proc_bytes("/proc/self/status", "VmSize")
     if taken is None:
         pytest.skip("the system does not tell how much address space is taken")
     monkeypatch.setattr(resource, "getrlimit", lambda _: (taken + 2_000_000_000, -1))

@@ -17,7 +17,7 @@ from fastnst_kernels.profiling.losses import OPERATIONS, profile, work_of
 from fastnst_kernels.profiling.measure import peak_extra_bytes
 from fastnst_kernels.profiling.step import Roofline, Work
 from fastnst_kernels.profiling.steps import profile_steps, steps
-from fastnst_kernels.verify import STYLE_LAYERS
+from fastnst_kernels.verify.everything import STYLE_LAYERS
 
 from fastnst.app.cli import main
 from fastnst.network.runtime import Runtime, resolve_runtime

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastnst_kernels.verify import STYLE_LAYERS
+from fastnst_kernels.verify.everything import STYLE_LAYERS
 
 from bench import report
 

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.bench_highres import even_spans
 from fastnst.errors import OptionError
 from fastnst.network.architecture import NETWORKS, layers_up_to
-from fastnst.network.tiles import Reach, Span, Tile, TileGrid, even_spans, levels_of, make_grid, reach_of
+from fastnst.network.tiles import Reach, Span, Tile, TileGrid, levels_of, make_grid, reach_of
 
 
 def needed(network: str, tap: str, first: int, last: int, length: int) -> tuple[int, int]:

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from network_samples import biased_network, noise, patches, prepared, relative_error
 
-from fastnst.errors import FastnstError, OptionError
+from bench.bench_highres import even_spans
 from fastnst.loss.masks import Guidance
 from fastnst.loss.objective import LEVELS, Objective, Share, make_objective
 from fastnst.loss.targets import style_targets
 from fastnst.loss.terms import Loss
 from fastnst.network import winograd
-from fastnst.network.tiles import TileGrid, even_spans, make_grid, reach_of
+from fastnst.network.tiles import TileGrid, make_grid, reach_of
 from fastnst.network.weights import Weights
 
 needs_nnpack = pytest.mark.skipif(not winograd.available(), reason="torch has no NNPACK for this CPU")
@@ -246,16 +246,3 @@ def test_the_shares_of_two_processes(height: int, tile: int, weights: dict[str, 
         same_terms(loss, expected)
         assert relative_error(gradient, exact) <= 1e-5
     assert torch.equal(first[1], second[1])
-
-
-def test_what_does_not_fit(weights: dict[str, Weights]) -> None:
-    example = Case(weights, 30, 41, **SHALLOW)
-    with pytest.raises(OptionError, match="the last of 2 steps that are computed again is not tapped"):
-        example.tiled(12, redone_steps=2)
-    with pytest.raises(OptionError, match="unknown level 'all'"):
-        example.tiled(12, level="all")
-    other = make_grid(30, 40, 12, reach_of("vgg19", example.options.taps))
-    with pytest.raises(OptionError, match="30×40 pixels do not fit"):
-        example.objective(grid=other)
-    with pytest.raises(FastnstError, match="is not the objective's"):
-        example.tiled(12).loss(noise(1, 30, 40))

@@ -16,17 +16,9 @@ from fastnst_kernels.first import eager as first_eager
 from fastnst_kernels.image import eager as image_eager
 from fastnst_kernels.losses import eager
 from fastnst_kernels.relu import eager as relu_eager
-from fastnst_kernels.verify import (
-    FAMILIES,
-    LAYOUTS,
-    STYLE_LAYERS,
-    Check,
-    Selection,
-    Skipped,
-    Task,
-    everything,
-    verify,
-)
+from fastnst_kernels.verify import Check, Selection, Skipped, everything, verify
+from fastnst_kernels.verify.check import LAYOUTS
+from fastnst_kernels.verify.everything import FAMILIES, STYLE_LAYERS, Task
 
 from fastnst.app.cli import main
 

@@ -24,24 +24,24 @@ from fastnst.network.tiles import Window
 
 @dataclass
 class LayerTerms:
-    """The terms of one layer over the whole image: `positions` M, its style target and the constant of its content.
+    """The terms of one layer over the whole image: where it counts, its style target, the constant of its content.
 
     Tiles add Σ F Fᵀ, (1, C, C), and Σ (F − P)² times its constant, (1,), both float32; after `finish`, `style` and
     `content` are the terms, (1,) or None, and tiles get the gradient of `content_weight · content + style_weight ·
     style`. With `is_whole` one tile, the whole image, is all that is seen. A style of other moments than the Gram
-    matrix of all positions is that of `regions`, and content that is transparent in places has the map `opaque` a,
-    (1, 1, h, w): Σ a² (F − P)².
+    matrix of all positions, `target`, is that of `regions`, and content that is transparent in places has the map
+    `opaque` a, (1, 1, h, w): Σ a² (F − P)².
     """
 
     runtime: Runtime
-    positions: int
-    target: BlendedTarget | None
+    guidance: LayerGuidance
+    style_target: StyleTarget | None
     content_constant: float | None
     style_weight: float
     content_weight: float
-    regions: RegionSums | SlicedSums | None = None
-    opaque: Tensor | None = None
-    is_whole: bool = False
+    is_whole: bool
+    target: BlendedTarget | None = field(default=None, init=False)
+    regions: RegionSums | SlicedSums | None = field(default=None, init=False)
     content: Tensor | None = field(default=None, init=False)
     style: Tensor | None = field(default=None, init=False)
     difference: GramDifference | None = field(default=None, init=False)
@@ -49,7 +49,14 @@ class LayerTerms:
     _branch: Branch = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._branch = Branch(self.runtime.device)
+        self._branch, self.opaque = Branch(self.runtime.device), self.guidance.opaque
+        style = self.style_target
+        if isinstance(style, BlendedTarget):
+            self.target = style
+        elif isinstance(style, SlicedTargets):
+            self.regions = sliced_sums(style, self.guidance, self.style_weight)
+        elif style is not None:
+            self.regions = region_sums(self.runtime, style, self.guidance, self.style_weight)
 
     def begin(self) -> None:
         """Starts anew: no tile has been seen."""
@@ -96,10 +103,7 @@ class LayerTerms:
             self._grams = made
         elif (grams := self._gram_sums) is not None:
             backend, precision = loss_backend(self.runtime), self.runtime.dot_precision
-            if backend == "reference":
-                accumulate_gram(grams, features, precision=precision, backend=backend)
-            else:
-                direct.accumulate_gram(backend, grams, features, precision)
+            accumulate_gram(grams, features, precision=precision, backend=backend)
         if self.regions is not None:
             self.regions.add(features, window)
         if self.content_constant is None or content is None:
@@ -126,52 +130,23 @@ class LayerTerms:
     def _finish_style(self, dtype: torch.dtype) -> None:
         if self.difference is not None or self.target is None or (grams := self._gram_sums) is None:
             return
-        target, backend = self.target, loss_backend(self.runtime)
+        target, positions, backend = self.target, self.guidance.positions, loss_backend(self.runtime)
         self._grams = None
         if backend == "reference":
-            self.style, self.difference = finish_gram_loss(grams, self.positions, target, dtype=dtype, backend=backend)
+            self.style, self.difference = finish_gram_loss(grams, positions, target, dtype=dtype, backend=backend)
             return
         self.style, difference, scale = direct.finish_gram_loss(
             backend,
             grams,
-            self.positions,
+            positions,
             target.matrix,
             weight=target.weight,
             offset=target.offset,
             offset_weight=1.0,
             dtype=dtype,
         )
-        factor = target.weight / (target.matrix.shape[1] ** 2 * self.positions)
+        factor = target.weight / (target.matrix.shape[1] ** 2 * positions)
         self.difference = GramDifference(difference, scale, factor)
-
-
-def layer_terms(
-    runtime: Runtime,
-    style: StyleTarget | None,
-    content_constant: float | None,
-    guidance: LayerGuidance,
-    *,
-    style_weight: float,
-    content_weight: float,
-    is_whole: bool,
-) -> LayerTerms:
-    """The terms of a layer, with whatever its style's target asks for."""
-    regions: RegionSums | SlicedSums | None = None
-    if isinstance(style, SlicedTargets):
-        regions = sliced_sums(style, guidance, style_weight)
-    elif style is not None and not isinstance(style, BlendedTarget):
-        regions = region_sums(runtime, style, guidance, style_weight)
-    return LayerTerms(
-        runtime=runtime,
-        positions=guidance.positions,
-        target=style if isinstance(style, BlendedTarget) else None,
-        content_constant=content_constant,
-        style_weight=style_weight,
-        content_weight=content_weight,
-        regions=regions,
-        opaque=guidance.opaque,
-        is_whole=is_whole,
-    )
 
 
 @dataclass

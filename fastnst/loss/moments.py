@@ -21,20 +21,12 @@ CHUNK_ELEMENTS = 1 << 22
 """Elements of features of which a copy is made at a time."""
 
 
-@dataclass
 class MomentSums:
-    """Σ m² F Fᵀ, (1, N, N), and Σ m² F, (1, N), of one region, both float32, of the positions seen so far."""
+    """Σ m² F Fᵀ, (1, N, N), and Σ m² F, (1, N), of one region, both float32, of the positions that were added."""
 
-    gram: Tensor
-    mean: Tensor
-
-    @classmethod
-    def nothing(cls, filters: int, device: torch.device) -> "MomentSums":
-        """The sums of no positions, for N `filters`."""
-        gram, mean = (
-            torch.zeros(shape, dtype=torch.float32, device=device) for shape in ((1, filters, filters), (1, filters))
-        )
-        return cls(gram, mean)
+    def __init__(self, filters: int, device: torch.device) -> None:
+        self.gram = torch.zeros((1, filters, filters), dtype=torch.float32, device=device)
+        self.mean = torch.zeros((1, filters), dtype=torch.float32, device=device)
 
     def add(self, features: Tensor, mask: Tensor | None, runtime: Runtime) -> None:
         """Adds features (1, N, h, w), a view of a larger map, with their mask (1, 1, h, w)."""
@@ -76,7 +68,7 @@ class RegionSums:
     def begin(self) -> None:
         """Starts anew: no position has been seen."""
         self.loss = None
-        self._seen = [MomentSums.nothing(region[0].mean.shape[1], self.runtime.device) for region in self.targets]
+        self._seen = [MomentSums(region[0].mean.shape[1], self.runtime.device) for region in self.targets]
 
     @property
     def sums(self) -> list[Tensor]:
@@ -113,8 +105,7 @@ class RegionSums:
         return difference, mean[:, :, None, None]
 
     def add_gradient(self, gradient: Tensor, features: Tensor, window: Window, scale: Tensor) -> None:
-        """Adds `scale`, (1,), times the gradient of features (1, N, h, w) to `gradient`, both views of larger maps, of
-        the positions at `window` of the image."""
+        """Adds `scale`, (1,), times the gradient of features (1, N, h, w) at `window` of the image to `gradient`."""
         for (difference, mean), mask in zip(self._gradients, self.maps, strict=True):
             shift = (mean * scale)[:, :, None, None]
             for rows, part in chunks(features):
@@ -131,11 +122,7 @@ class RegionSums:
             self.runtime.kernels,
             product,
             features=features,
-            upstream=None,
             style=StyleTerm(difference.matrix, difference.scale, scale, difference.factor),
-            content=None,
-            relu=False,
-            owned=None,
             precision=self.runtime.dot_precision,
         )
         return product

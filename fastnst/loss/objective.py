@@ -18,9 +18,9 @@ import torch
 from fastnst_kernels import direct
 from torch import Tensor
 
-from fastnst.errors import FastnstError, OptionError
+from fastnst.errors import FastnstError
 from fastnst.loss.content import ContentTarget, content_target
-from fastnst.loss.layer import LayerTap, LayerTerms, layer_terms
+from fastnst.loss.layer import LayerTap, LayerTerms
 from fastnst.loss.masks import Guidance
 from fastnst.loss.scale import LossScale
 from fastnst.loss.sliced import SlicedTargets
@@ -39,9 +39,6 @@ LEVELS = ("kept", "recompute")
 
 class Evaluation(Protocol):
     """The total loss as a function of the image, however it is computed."""
-
-    @property
-    def runtime(self) -> Runtime: ...
 
     @property
     def loss_scale(self) -> LossScale: ...
@@ -97,7 +94,6 @@ class Objective:
 
     def loss(self, image: Tensor) -> Loss:
         """The loss of `image`, (1, 3, H, W) float32 in 0…1, without a gradient."""
-        self._check(image)
         self._forward(image, record=False)
         tv = direct.total_variation(self.runtime.kernels, image, self.variation.kind)
         terms = self._terms()
@@ -109,7 +105,6 @@ class Objective:
 
         Nothing is read back to the host. In float16 the gradient is not finite where `loss_scale` is too large.
         """
-        self._check(image)
         kept = self._forward(image, record=self.level == "kept")
         terms = self._terms()
         self.loss_scale.follow(terms[0])
@@ -121,15 +116,7 @@ class Objective:
             gradient, tv, check = self._backward(image, 0, kept.pop(0, None), tv_weight=weight, out=out)
         else:
             gradient, tv = direct.image_gradient(
-                self.runtime.kernels,
-                image,
-                None,
-                [1.0] * 3,
-                flip=False,
-                tv_weight=weight,
-                tv_gradient=None,
-                kind=kind,
-                out=out,
+                self.runtime.kernels, image, None, [1.0] * 3, flip=False, tv_weight=weight, kind=kind, out=out
             )
         if out is None:
             gradient = gradient.contiguous()
@@ -200,11 +187,6 @@ class Objective:
     def _crop(self, image: Tensor, index: int) -> Tensor:
         return image if self._is_whole else cut(image, self.content.tiles[index]).contiguous()
 
-    def _check(self, image: Tensor) -> None:
-        expected = (1, 3, self.grid.height, self.grid.width)
-        if image.shape != expected:
-            raise FastnstError(f"image of shape {tuple(image.shape)} is not the objective's; give {expected}")
-
     def _terms(self) -> Tensor:
         """Total, content and style of all tiles, without the variation: (3,)."""
         terms = [term for layer in self.layers.values() for term in (layer.style, layer.content) if term is not None]
@@ -254,14 +236,6 @@ def make_objective(
     height, width = content.shape[2:]
     if grid is None:
         grid = make_grid(height, width, max(height, width), reach_of(options.network, options.taps, options.padding))
-    if level not in LEVELS:
-        raise OptionError(f"unknown level {level!r} of tiles; choose one of: {', '.join(LEVELS)}")
-    if redone_steps and list(backbone.steps)[redone_steps - 1] not in options.taps:
-        raise OptionError(f"the last of {redone_steps} steps that are computed again is not tapped; choose another")
-    if (height, width) != (grid.height, grid.width):
-        raise OptionError(
-            f"tiles of {grid.height}×{grid.width} pixels do not fit {tuple(content.shape)}; make new ones"
-        )
     is_sliced = any(isinstance(target, SlicedTargets) for target in style.values())
     share = share or Share()
     if is_sliced and (len(grid) > 1 or share.size > 1):
@@ -280,11 +254,11 @@ def make_objective(
         transforms=transforms,
     )
     layers = {
-        name: layer_terms(
-            runtime,
-            style.get(name),
-            target.weights.get(name),
-            guided[name],
+        name: LayerTerms(
+            runtime=runtime,
+            guidance=guided[name],
+            style_target=style.get(name),
+            content_constant=target.weights.get(name),
             style_weight=options.last_style_weight,
             content_weight=options.content_weight,
             is_whole=len(grid) == 1 and share.size == 1,

@@ -41,8 +41,7 @@ class LossScale:
         return True
 
     def anchor(self, loss: Tensor) -> None:
-        """After the first image, of `loss`, whose gradients just fit: keeps a margin above them, and follows the loss
-        from there."""
+        """After the first image, whose gradients just fit: keeps a margin above them, and follows its `loss`."""
         if self.needed:
             self.reference.copy_(loss)
             self.set_exponent(max(self.exponent - _MARGIN, _LAST))

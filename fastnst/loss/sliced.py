@@ -51,10 +51,7 @@ def unit_vectors(name: str, filters: int, seed: int) -> Tensor:
 
 @torch.no_grad()
 def sliced_targets(
-    backbone: Backbone,
-    styles: Sequence[tuple[Tensor, float]],
-    options: Options,
-    regions: StyleRegions | None = None,
+    backbone: Backbone, styles: Sequence[tuple[Tensor, float]], options: Options, regions: StyleRegions | None = None
 ) -> dict[str, SlicedTargets]:
     """The style layers' targets of images (1, 3, H, W) float32 RGB in 0…1 on the backbone's device, by their shares.
 
@@ -106,8 +103,7 @@ def _sorted(
 
 @dataclass
 class _Sorting(Tap):
-    """A tap that keeps a layer's sorted projections, (N, M), in each region that it is `among`; None where it has
-    nothing of them."""
+    """A tap that keeps a layer's sorted projections, (N, M), in each region that it is `among`, or None."""
 
     name: str
     seed: int

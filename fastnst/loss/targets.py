@@ -25,14 +25,12 @@ StyleTarget = BlendedTarget | RegionTargets | SlicedTargets
 
 
 def style_backbone(backbone: Backbone, options: Options) -> Backbone:
-    """The network as styles are shown to it: one does not tile, and its seam would be among what a result that does is
-    to look like."""
+    """The network as styles are shown to it: they do not tile, and their seams are not to be imitated."""
     return backbone.repadded("replicate") if options.wraps else backbone
 
 
 def style_shares(weights: Sequence[float] | None, count: int) -> tuple[float, ...]:
-    """The shares of `count` styles, which sum to 1, by their weights, or equal ones. Raises OptionError for another
-    number of weights."""
+    """The shares of styles, which sum to 1. Raises OptionError for another number of weights."""
     if weights is None:
         return (1 / max(count, 1),) * count
     if len(weights) != count:
@@ -171,7 +169,7 @@ class _Adding(Tap):
             raise FastnstError("no tile was named before its features came")
         inside, owned = self.tile.inside(self.level), self.tile.owned(self.level)
         if not self.sums:
-            self.sums = [MomentSums.nothing(features.shape[1], features.device) for _ in self.maps]
+            self.sums = [MomentSums(features.shape[1], features.device) for _ in self.maps]
         for sums, mask in zip(self.sums, self.maps, strict=True):
             own = None if mask is None else mask[:, :, *owned].to(features.device)  # (1, 1, h, w)
             sums.add(features[:, :, *inside], own, self.runtime)

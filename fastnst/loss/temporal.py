@@ -22,9 +22,7 @@ import torch
 from torch import Tensor
 
 from fastnst.loss.objective import Evaluation
-from fastnst.loss.scale import LossScale
 from fastnst.loss.terms import Loss
-from fastnst.network.runtime import Runtime
 
 STEEPNESS = 200.0
 """The δ with which the temporal term is about as steep as the others are."""
@@ -73,14 +71,7 @@ class Coherent:
 
     def __init__(self, objective: Evaluation, coherence: Coherence) -> None:
         self._objective, self._coherence = objective, coherence
-
-    @property
-    def runtime(self) -> Runtime:
-        return self._objective.runtime
-
-    @property
-    def loss_scale(self) -> LossScale:
-        return self._objective.loss_scale
+        self.loss_scale = objective.loss_scale
 
     @property
     def is_tiled(self) -> bool:

@@ -31,10 +31,7 @@ def _vgg(convolutions_per_block: tuple[int, ...]) -> tuple[Layer, ...]:
     return tuple(layers)
 
 
-NETWORKS: dict[str, tuple[Layer, ...]] = {
-    "vgg16": _vgg((2, 2, 3, 3, 3)),
-    "vgg19": _vgg((2, 2, 4, 4, 4)),
-}
+NETWORKS: dict[str, tuple[Layer, ...]] = {"vgg16": _vgg((2, 2, 3, 3, 3)), "vgg19": _vgg((2, 2, 4, 4, 4))}
 
 
 ORIGINAL_NETWORK = "vgg19"
@@ -60,6 +57,12 @@ class Preprocessing:
     std: tuple[float, float, float]
     scale: float
     bgr: bool
+
+    @property
+    def affine(self) -> tuple[list[float], list[float]]:
+        """The same as a scale and a shift, in the network's order of channels."""
+        scale = [self.scale / std for std in self.std]
+        return scale, [-mean / std for mean, std in zip(self.mean, self.std, strict=True)]
 
 
 IMAGENET = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), scale=1.0, bgr=False)

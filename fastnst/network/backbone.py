@@ -97,7 +97,9 @@ class Backbone:
             wanted = taps[name].wanted if tapped else None
             kept, is_seen = None, tapped
             if first is not None and not traces and isinstance(self.layers, GpuLayers):
-                features, sums = self.layers.forward_first(first, image, wanted)
+                features = self.layers.empty((1, len(first.weight), *image.shape[2:]))  # (1, K, H, W)
+                gram, precision = wanted is not None and wanted.precision is not None, self.layers.first_precision
+                sums = direct.first_forward(self.backend, image, first, features, gram, precision or "ieee")
                 is_seen = tapped and not taps[name].is_plain
             elif wanted is not None and isinstance(self.layers, GpuLayers) and isinstance(step, Convolution):
                 features, sums = self.layers.forward_with_sums(step, features, wanted)
@@ -136,9 +138,17 @@ class Backbone:
         for name, step in reversed(list(self.steps.items())[: len(traces)]):
             features, kept, shape = traces.pop()
             if first is not None and not traces and features is None and isinstance(self.layers, GpuLayers):
-                term = taps[name].style_term() if name in taps else None
-                return self.layers.backward_first(
-                    first, image, gradient, term, tv_weight=tv_weight, tv_kind=tv_kind, scale=scale, out=out
+                return direct.first_backward(
+                    self.backend,
+                    image,
+                    first,
+                    gradient,
+                    taps[name].style_term() if name in taps else None,
+                    tv_weight=tv_weight,
+                    kind=tv_kind,
+                    precision=self.layers.first_precision or "ieee",
+                    divisor=scale,
+                    out=out,
                 )
             if features is not None:
                 accumulate = gradient is not None
@@ -150,7 +160,7 @@ class Backbone:
             # The layers below may have their memory.
             features = None
             gradient = self.layers.backward(step, gradient, kept, shape)
-        factors = _normalisation(self.preprocessing)[0]
+        factors, _ = self.preprocessing.affine
         gradient, tv = direct.image_gradient(
             self.backend,
             image,
@@ -158,7 +168,6 @@ class Backbone:
             scale=factors,
             flip=self.preprocessing.bgr,
             tv_weight=tv_weight,
-            tv_gradient=None,
             kind=tv_kind,
             divisor=scale,
             out=out,
@@ -166,7 +175,7 @@ class Backbone:
         return gradient, tv, None
 
     def _normalised(self, image: Tensor) -> Tensor:
-        scale, shift = _normalisation(self.preprocessing)
+        scale, shift = self.preprocessing.affine
         return direct.normalise(
             self.backend,
             image,
@@ -184,7 +193,7 @@ class Backbone:
             return None
         if self.layers.first_precision is None or step.pool is not None:
             return None
-        scale, shift = _normalisation(self.preprocessing)
+        scale, shift = self.preprocessing.affine
         return FirstLayer(step.weight, step.bias, scale, shift=shift, flip=self.preprocessing.bgr, padding=step.padding)
 
     def repadded(self, padding: str) -> "Backbone":
@@ -197,8 +206,7 @@ class Backbone:
 
 
 def make_layers(runtime: Runtime) -> Layers:
-    """The way to run layers where `runtime` is. Bits are kept by Triton's kernels alone: torch's take longer to make
-    them than to read the features."""
+    """The way to run layers there. Bits are kept by Triton alone: torch's take longer than to read the features."""
     if runtime.kernels == "triton":
         # Without units for them, which RDNA has for 16 bits alone, products are quicker in a library.
         has_units = runtime.dtype != torch.float32 or (runtime.tf32 and torch.version.hip is None)
@@ -210,12 +218,7 @@ def make_layers(runtime: Runtime) -> Layers:
 
 
 def build_backbone(
-    weights: Weights,
-    taps: tuple[str, ...],
-    runtime: Runtime,
-    *,
-    pooling: str = "avg",
-    padding: str = "zeros",
+    weights: Weights, taps: tuple[str, ...], runtime: Runtime, *, pooling: str = "avg", padding: str = "zeros"
 ) -> Backbone:
     """The backbone from the image to the deepest of `taps`, the only layers that it can be tapped at.
 
@@ -241,9 +244,3 @@ def build_backbone(
             padding=padding if name == "conv1_1" or padding == "circular" else "zeros",
         )
     return Backbone(steps, layers, weights.preprocessing, runtime.kernels)
-
-
-def _normalisation(preprocessing: Preprocessing) -> tuple[list[float], list[float]]:
-    """Scale and shift, in the network's order of channels, of `(x · scale − mean) / std`."""
-    scale = [preprocessing.scale / std for std in preprocessing.std]
-    return scale, [-mean / std for mean, std in zip(preprocessing.mean, preprocessing.std, strict=True)]

@@ -96,8 +96,7 @@ class CpuLayers(Layers):
         return (rows[..., 0:width:2] + rows[..., 1:width:2]).mul_(0.25)
 
     def _unpooled(self, gradient: Tensor, y: Tensor, pool: str, full: Tensor) -> Tensor:
-        """The gradient before the ReLU whose features `y`, (1, K, H, W), were pooled, from that of the pool: `full`,
-        which may be `y`."""
+        """The gradient, in `full`, before a ReLU with features `y`, (1, K, H, W), from that of their pool."""
         height, width = gradient.shape[2:]
         if pool == "max":
             _, indices = F.max_pool2d(y, 2, return_indices=True)

@@ -69,12 +69,8 @@ class FeatureExtractor(Frozen):
                     self.keep(f"{name}_{part}", loaded.tensors[f"{name}.{part}"].clone())
         preparation = loaded.preprocessing
         self._bgr = preparation.bgr
-        scale = torch.tensor([preparation.scale / std for std in preparation.std], dtype=torch.float32)
-        shift = torch.tensor(
-            [-mean / std for mean, std in zip(preparation.mean, preparation.std, strict=True)], dtype=torch.float32
-        )
-        self.keep("_scale", scale[:, None, None])
-        self.keep("_shift", shift[:, None, None])
+        for name, numbers in zip(("_scale", "_shift"), preparation.affine, strict=True):
+            self.keep(name, torch.tensor(numbers, dtype=torch.float32)[:, None, None])
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """The features of each of `layers`, (B, C, h, w), in the order in which the network computes them.

@@ -13,9 +13,7 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 from fastnst_kernels import direct
-from fastnst_kernels.first import FirstLayer
 from fastnst_kernels.launch.layout import empty_bits
-from fastnst_kernels.losses.targets import StyleTerm
 from torch import Tensor
 
 from fastnst.network.padding import bordered, unbordered
@@ -138,7 +136,7 @@ class GpuLayers(Layers):
     cuDNN's fused convolution, bias and ReLU is not called: torch has it read its output, which is not initialised, as
     the addend of a factor of 0, and what is no number there stays none.
 
-    With `first_precision`, a precision of the kernels, they compute the first layer from the image at once, and back.
+    With `first_precision`, a precision of the kernels, those compute the first layer from the image at once, and back.
     """
 
     def __init__(
@@ -170,41 +168,6 @@ class GpuLayers(Layers):
             return y, direct.bias_relu_content(self._backend, y, layer.bias, y, *sums.content)
         features = torch.empty_like(y)
         return features, direct.bias_relu_gram(self._backend, y, layer.bias, features, sums.precision or "ieee")
-
-    def forward_first(self, layer: FirstLayer, image: Tensor, sums: Sums | None) -> tuple[Tensor, Tensor | None]:
-        """The first layer's features of an image (1, 3, H, W) float32, and their F Fᵀ if that is among `sums`."""
-        features = self.empty((len(image), len(layer.weight), *image.shape[2:]))  # (1, K, H, W)
-        gram = sums is not None and sums.precision is not None
-        return features, direct.first_forward(
-            self._backend, image, layer, features, gram=gram, precision=self.first_precision or "ieee"
-        )
-
-    def backward_first(
-        self,
-        layer: FirstLayer,
-        image: Tensor,
-        gradient: Tensor | None,
-        style: StyleTerm | None,
-        *,
-        tv_weight: float,
-        tv_kind: str,
-        scale: Tensor | None,
-        out: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The image's gradient, variation and check, as `Backbone.backward` has them, for `gradient`, that of the
-        features without their `style`."""
-        return direct.first_backward(
-            self._backend,
-            image,
-            layer,
-            gradient,
-            style,
-            tv_weight=tv_weight,
-            kind=tv_kind,
-            precision=self.first_precision or "ieee",
-            divisor=scale,
-            out=out,
-        )
 
     def _before_relu(self, layer: Layer, gradient: Tensor, record: Tensor, shape: torch.Size) -> Tensor:
         if layer.pool is None:

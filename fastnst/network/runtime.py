@@ -60,8 +60,7 @@ class Runtime:
 
 
 def resolve_runtime(device: str = "auto", precision: str = "auto", backend: str = "auto") -> Runtime:
-    """The runtime of the options of these names. Raises OptionError for an unknown word, or where this machine lacks
-    what it asks for."""
+    """The runtime of these options. Raises OptionError for what is unknown, or not to be had on this machine."""
     place = _device(device)
     if precision == "auto":
         precision = _automatic_precision(place)
@@ -103,8 +102,7 @@ def resolve_runtime(device: str = "auto", precision: str = "auto", backend: str 
 
 
 def as_before(runtime: Runtime, device: object, precision: object) -> Runtime:
-    """The runtime in the precision that `auto` was in an earlier run on `device`, as both were recorded, where it is to
-    be had here."""
+    """The runtime in the recorded precision of an earlier run on `device`, where it is to be had here."""
     if device != str(runtime.device) or not isinstance(precision, str):
         return runtime
     try:

@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from math import ceil
 
 from torch import Tensor
@@ -223,17 +222,6 @@ def _equal_spans(length: int, tile: int, reach: Reach) -> tuple[Span, ...]:
         spans.append(Span(first, last, start, start + crop))
         first = last
     return tuple(spans)
-
-
-def even_spans(length: int, tile: int, halo: int, grid: int) -> tuple[Span, ...]:
-    """Spans that own `tile` pixels each, the last one the rest, and see `halo` on each side within the image.
-
-    For layouts other than ours, such as the blocks of Galerne et al. (2024); `tile` and `halo` are multiples of `grid`.
-    """
-    if tile % grid or halo % grid:
-        raise OptionError(f"tile {tile} and halo {halo} do not lie on the grid; give multiples of {grid}")
-    edges = [*range(0, max(length // grid * grid, grid), tile), length]
-    return tuple(Span(first, last, max(first - halo, 0), min(last + halo, length)) for first, last in pairwise(edges))
 
 
 def _up(value: int, step: int) -> int:

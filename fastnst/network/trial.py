@@ -9,7 +9,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from functools import cache, partial
 from pathlib import Path
@@ -100,24 +100,28 @@ def _arithmetics() -> dict[str, Callable[[], Layers]]:
     return ways
 
 
+@own_modes(torch.device("cpu"))
+@float32_products(tf32=False)
 def _measured() -> dict[str, float]:
     """A trial, whatever modes and settings of torch the caller has."""
-    with own_modes(torch.device("cpu")), float32_products(tf32=False):
-        return _timed()
-
-
-def _timed() -> dict[str, float]:
     cpu, ways = torch.device("cpu"), {name: make() for name, make in _arithmetics().items()}
     glances = {name: layer_seconds(layers, cpu, 64, None, side=_GLANCE_SIDE) for name, layers in ways.items()}
     hopeless = _HOPELESS * min(glances.values())
     seconds = {name: glance / _giga_operations(64, _GLANCE_SIDE) for name, glance in glances.items()}
     for name, layers in ways.items():
         if glances[name] < hopeless:
-            seconds[name] = sum(
-                share * layer_seconds(layers, cpu, channels, pool, side=side) / _giga_operations(channels, side)
-                for channels, pool, side, share in _SAMPLES
-            )
+            seconds[name] = seconds_per_giga(layers, cpu, _SAMPLES)
     return seconds
+
+
+def seconds_per_giga(
+    layers: Layers, device: torch.device, samples: Iterable[tuple[int, str | None, int, float]]
+) -> float:
+    """Seconds of 10⁹ operations, by samples of channels, the pool, the side of the map, and the share of all."""
+    return sum(
+        share * layer_seconds(layers, device, channels, pool, side=side) / _giga_operations(channels, side)
+        for channels, pool, side, share in samples
+    )
 
 
 def _giga_operations(channels: int, side: int) -> float:

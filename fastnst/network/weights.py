@@ -253,8 +253,7 @@ def _lock(path: Path, progress: bool) -> Iterator[None]:
 
 
 def _download(url: str, path: Path, sha256_prefix: str, progress: bool) -> None:
-    """Writes the file at `url` to `path`, whole or not at all. Raises WeightsError where it cannot be had, or the
-    server is silent for some seconds."""
+    """Writes the file at `url` to `path`, whole or not at all. Raises WeightsError where it cannot be had."""
     if progress:
         print(f"downloading {url}", file=sys.stderr)
     part, digest = path.with_name(f"{path.name}.partial"), hashlib.sha256()

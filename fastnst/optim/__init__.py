@@ -15,24 +15,13 @@ from fastnst.optim.adam import ADAM_RATE, Adam
 from fastnst.optim.lbfgs import LBFGS, LBFGS_HISTORY, LBFGS_RATE
 from fastnst.options.options import Options
 
-__all__ = [
-    "ADAM_RATE",
-    "LBFGS",
-    "LBFGS_HISTORY",
-    "LBFGS_RATE",
-    "Adam",
-    "Best",
-    "OnHost",
-    "Optimizer",
-    "make_optimizer",
-]
+__all__ = ["ADAM_RATE", "LBFGS", "LBFGS_HISTORY", "LBFGS_RATE", "Adam", "Best", "OnHost", "Optimizer", "make_optimizer"]
 
 _HISTORY_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Optimizer(Protocol):
-    """The mover of an image. On a GPU all of its state is on the image's device, and its step can be captured as a
-    graph."""
+    """The mover of an image. Its state is on the image's device, and a graph can capture its step."""
 
     def step(self, image: Tensor, gradient: Tensor, loss: Tensor | None = None, best: Best | None = None) -> None:
         """Moves `image` in place. `image` and `gradient` are (1, 3, H, W) in the same dtype and memory format; `loss`,

@@ -7,23 +7,14 @@ from fastnst_kernels.image.eager import Best
 from torch import Tensor
 
 ADAM_RATE = 0.02
+_BETAS, _EPSILON = (0.9, 0.99), 1e-8
 
 
 class Adam:
     """Adam (Kingma and Ba 2015) with bias correction; after each step the image is clamped to 0…1."""
 
-    def __init__(
-        self,
-        *,
-        learning_rate: float = ADAM_RATE,
-        betas: tuple[float, float] = (0.9, 0.99),
-        epsilon: float = 1e-8,
-        backend: str = "torch",
-    ) -> None:
-        self.learning_rate = learning_rate
-        self.betas = betas
-        self.epsilon = epsilon
-        self.backend = backend
+    def __init__(self, *, learning_rate: float = ADAM_RATE, backend: str = "torch") -> None:
+        self.learning_rate, self.backend = learning_rate, backend
         self._steps = torch.zeros((), dtype=torch.int64)
         self._moments: tuple[Tensor, Tensor] | None = None
 
@@ -41,8 +32,8 @@ class Adam:
             *self._moments,
             self._steps,
             learning_rate=self.learning_rate,
-            betas=self.betas,
-            epsilon=self.epsilon,
+            betas=_BETAS,
+            epsilon=_EPSILON,
             limits=(0.0, 1.0),
             best=best,
         )
@@ -54,7 +45,7 @@ class Adam:
         The loss is made of means over positions, so its gradient by a pixel is as much smaller as there are more
         pixels: the first moment is multiplied by that ratio, the second by its square.
         """
-        other = Adam(learning_rate=self.learning_rate, betas=self.betas, epsilon=self.epsilon, backend=self.backend)
+        other = Adam(learning_rate=self.learning_rate, backend=self.backend)
         if self._moments is None:
             return other
         first, second = self._moments

@@ -3,13 +3,12 @@ the inverse Hessian of each band, from what pairs of steps have shown."""
 
 import math
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
+from fastnst_kernels.lbfgs.state import Numbers, in_blocks
 from torch import Tensor
-
-Numbers = np.ndarray[Any, Any]
 
 MOST_BANDS = 10
 MEMORY = 0.97
@@ -72,12 +71,8 @@ class RadialBands:
         # Real and imaginary parts lie beside each other.
         places, weights = (x.ravel().repeat(2) for x in radial_places(self._height, self._width))
         self.length = max(1, math.ceil(len(places) / _BLOCKS))
-        values, counts = np.unique(places, return_counts=True)
-        blocks = -(-counts // self.length)
         # The number that goes into each place of the blocks, or -1 where they are filled up.
-        members = np.full((int(blocks.sum()), self.length), -1, dtype=np.int32)
-        for value, count, end, own in zip(values, counts, np.cumsum(blocks), blocks, strict=True):
-            members[end - own : end].reshape(-1)[:count] = np.flatnonzero(places == value)
+        members, blocks = in_blocks(places, self.length)
         is_filled = members.ravel() >= 0
         position = np.empty(len(places), dtype=np.int32)
         position[members.ravel()[is_filled]] = np.flatnonzero(is_filled)
@@ -86,7 +81,7 @@ class RadialBands:
         def placed(numbers: Numbers, dtype: torch.dtype) -> Tensor:
             return torch.from_numpy(numbers).to(like.device, dtype)
 
-        self.bands = len(values)
+        self.bands = len(blocks)
         self.band = placed(np.repeat(np.arange(self.bands), blocks), torch.long)
         self._source, self._position = placed(source, torch.int32), placed(position, torch.int32)
         self._factor = placed(np.where(is_filled, weights[source], 0.0), like.dtype)

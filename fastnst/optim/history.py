@@ -140,8 +140,7 @@ class History:
         return [slice(start, start + step) for start in range(0, blocks, step)]
 
     def _coefficients(self, order: Tensor, sg: Tensor, y_h0_g: Tensor) -> tuple[Tensor, Tensor]:
-        """The coefficients of the `s`, and those of the `y` that are taken from g before H₀, from the oldest pair to
-        the latest."""
+        """The coefficients of the `s`, and of the `y` that are taken from g before H₀, oldest first."""
         curved = self.curved[order]
         both = curved[:, None] & curved
         y_h0_y = torch.einsum("bcd,ijbcd->ij", self.h0, self.yy)

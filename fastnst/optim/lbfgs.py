@@ -1,6 +1,7 @@
 """Limited-memory BFGS on device vectors, without a host round trip."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from fastnst_kernels.image.eager import Best, keep_best
@@ -17,6 +18,7 @@ MOST_MOVE = 0.02
 """The longest step with band matrices: the root of the mean square over the pixels, in units of their 0…1 range."""
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class LBFGS:
     """Limited-memory BFGS, one step for each evaluation.
 
@@ -49,27 +51,17 @@ class LBFGS:
     (`fastnst_kernels.lbfgs`) where the history is at most `MOST_HISTORY`; all else is plain torch.
     """
 
-    def __init__(
-        self,
-        *,
-        learning_rate: float = LBFGS_RATE,
-        history: int = LBFGS_HISTORY,
-        history_dtype: torch.dtype | None = None,
-        hessian: str = "scalar",
-        line_search: str = "none",
-        backend: str = "torch",
-    ) -> None:
-        self.learning_rate = learning_rate
-        self.history = history
-        self.history_dtype = history_dtype
-        self.hessian = hessian
-        self.line_search = line_search
-        self.backend = backend
-        self._fused: FusedLBFGS | None = None
-        self._basis: Basis | None = None
-        self._pairs: History | None = None
-        self._line: _Line | None = None
-        self._saved: dict[str, Tensor] = {}
+    learning_rate: float = LBFGS_RATE
+    history: int = LBFGS_HISTORY
+    history_dtype: torch.dtype | None = None
+    hessian: str = "scalar"
+    line_search: str = "none"
+    backend: str = "torch"
+    _fused: FusedLBFGS | None = field(default=None, init=False)
+    _basis: Basis | None = field(default=None, init=False)
+    _pairs: History | None = field(default=None, init=False)
+    _line: "_Line | None" = field(default=None, init=False)
+    _saved: dict[str, Tensor] = field(default_factory=dict, init=False)
 
     @torch.no_grad()
     def step(self, image: Tensor, gradient: Tensor, loss: Tensor | None = None, best: Best | None = None) -> None:
@@ -145,14 +137,7 @@ class LBFGS:
 
     def rescaled(self, size: tuple[int, int]) -> "LBFGS":
         """A fresh one: pairs of another scale are those of another function."""
-        return LBFGS(
-            learning_rate=self.learning_rate,
-            history=self.history,
-            history_dtype=self.history_dtype,
-            hessian=self.hessian,
-            line_search=self.line_search,
-            backend=self.backend,
-        )
+        return replace(self)
 
     def live_state(self) -> dict[str, Tensor]:
         if self._fused is not None:
@@ -163,8 +148,7 @@ class LBFGS:
         return {**self._pairs.tensors(), **line}
 
     def curvature(self) -> dict[str, Tensor]:
-        """A copy of what is known of each band, without the pairs: for another image of that size. Nothing with a line
-        search."""
+        """A copy of what is known of each band, for another image of that size; nothing with a line search."""
         names = ("h0", "memory_steps", "memory_changes", "memory_both")
         state = self.live_state() if self.line_search == "none" else {}
         return {name: state[name].clone() for name in names if name in state}

@@ -85,8 +85,7 @@ class FittingObjective:
         return self._fitted(lambda objective: objective.loss(image))
 
     def loss_and_gradient(self, image: Tensor, out: Tensor | None = None) -> tuple[Loss, Tensor]:
-        """The loss and its gradient: see `Objective.loss_and_gradient`; `image` is not changed, so that it can be
-        evaluated again."""
+        """The loss and its gradient: see `Objective.loss_and_gradient`; `image` can be evaluated again."""
         return self._fitted(lambda objective: objective.loss_and_gradient(image, out))
 
     def _fitted(self, use: Callable[[Objective], T]) -> T:

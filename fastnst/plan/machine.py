@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from fastnst_kernels.profiling.measure import proc_bytes
 
 # Of what is free, the part that a run may take: other processes and the allocator's rounding need the rest.
 USABLE = 0.9
@@ -19,8 +20,7 @@ _UNLIMITED = 1 << 60
 
 @dataclass(frozen=True)
 class Room:
-    """The memory of a run: `held` bytes are taken before it; all that there may be in the end is `limit`, None if
-    nobody knows."""
+    """The memory of a run: `held` bytes before it, and at most `limit` in the end, None if nobody knows."""
 
     held: int
     limit: int | None
@@ -36,7 +36,7 @@ def held_bytes(device: torch.device) -> int:
     """Bytes that this process holds: its resident size for a CPU (0 where unknown), else its tensors."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
-    return _status_bytes("VmRSS") or 0
+    return proc_bytes("/proc/self/status", "VmRSS") or 0
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -51,11 +51,8 @@ def free_bytes(device: torch.device) -> int | None:
 
 def _available() -> int | None:
     """Main memory that is free or can be freed, as Linux reckons it, else what is free."""
-    information = Path("/proc/meminfo")
-    if information.exists():
-        for line in information.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
+    if (available := proc_bytes("/proc/meminfo", "MemAvailable")) is not None:
+        return available
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
@@ -111,17 +108,7 @@ def _address_space_left() -> int | None:
         limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     except (ImportError, OSError, ValueError):
         return None
-    taken = _status_bytes("VmSize")
+    taken = proc_bytes("/proc/self/status", "VmSize")
     if limit == resource.RLIM_INFINITY or taken is None:
         return None
     return max(limit - taken - _LATER - _OF_A_THREAD * (torch.get_num_threads() - 1), 0)
-
-
-def _status_bytes(name: str) -> int | None:
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return None
-    for line in status.read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024
-    return None

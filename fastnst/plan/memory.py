@@ -198,8 +198,7 @@ def _stripe_bytes(channels: int, filters: int, height: int, width: int) -> int:
 
 @lru_cache(4096)
 def untiled_bytes(network: Network, height: int, width: int, *, is_tile: bool = False) -> int:
-    """The peak of an evaluation of the whole image, or of one tile, with its gradient, besides image, gradient and
-    content target."""
+    """The peak of an evaluation of the whole image or a tile, besides image, gradient and content target."""
     ledger = _Ledger()
     traces = _forward(network, ledger, height, width, record=True, redoes_first=network.redoes_first and not is_tile)
     _backward(network, ledger, traces)

@@ -167,24 +167,6 @@ def plan_run(
     return best if whole_alone else replace(best, style_tile=_style_tile(network, style_sizes, best))
 
 
-def plan_tiles(
-    options: Options,
-    runtime: Runtime,
-    grid: TileGrid,
-    *,
-    tile: int,
-    level: str,
-    redone_steps: int = 0,
-    rate: float | None = None,
-    room: Room | None = None,
-) -> Plan:
-    """The plan to go over the tiles of `grid`, which own `tile` pixels each way, at `level`, whether or not it is the
-    quickest or fits; other arguments are as in `Plan` and `plan_run`."""
-    room = room or room_on(runtime.device, 0, 1)
-    ways = Ways(options, network_of(options, runtime), (grid.height, grid.width), room, rate=rate)
-    return replace(ways.over(grid, tile, level, redone_steps), style_tile=tile)
-
-
 def next_smaller(plan: Plan, options: Options, runtime: Runtime) -> Plan | None:
     """The plan to go on with when `plan` ran out of memory: half the tile, nothing kept; None if there is no less."""
     reach = reach_of(options.network, options.taps, options.padding)

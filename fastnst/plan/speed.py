@@ -2,12 +2,10 @@
 
 from functools import cache, lru_cache
 
-import torch
-
 from fastnst.network.backbone import make_layers
 from fastnst.network.runtime import Runtime
 from fastnst.network.settings import float32_products
-from fastnst.network.trial import layer_seconds
+from fastnst.network.trial import seconds_per_giga
 from fastnst.plan.memory import Network
 
 # Convolutions that stand for the network's blocks: channels, the pool of most of their operations, the side of the map
@@ -24,8 +22,7 @@ _BESIDE = 1.1
 
 @lru_cache(4096)
 def forward_flops(network: Network, height: int, width: int, through: tuple[str, ...] | None = None) -> float:
-    """Multiplications and additions of the convolutions of one forward pass, to the deepest of `through` or to the end;
-    the input's gradient takes as many."""
+    """Operations of the convolutions forward, to the deepest of `through` or to the end; as many go back."""
     steps = network.steps
     if through is not None:
         last = max((index for index, step in enumerate(steps) if step.name in through), default=-1)
@@ -54,12 +51,7 @@ def measure_rate(runtime: Runtime) -> float:
     """FLOP per second of an iteration in the arithmetic of `runtime`: from convolutions with their ReLU and pool,
     forward and back, in VGG-19's proportions, which takes half a second on a CPU, less what the rest is known to take.
     Winograd's savings count as speed."""
-    layers = make_layers(runtime)
-    seconds_per_operation = 0.0
-    with float32_products(runtime.tf32), torch.no_grad():
-        for channels, pool, on_cpu, on_gpu, share in _SAMPLES:
-            side = on_gpu if runtime.device.type == "cuda" else on_cpu
-            operations = 2 * 2 * 9 * channels**2 * side**2
-            seconds = layer_seconds(layers, runtime.device, channels, pool, side=side)
-            seconds_per_operation += share * seconds / operations
-    return 1 / (_BESIDE * seconds_per_operation)
+    on_gpu = runtime.device.type == "cuda"
+    samples = [(channels, pool, gpu if on_gpu else cpu, share) for channels, pool, cpu, gpu, share in _SAMPLES]
+    with float32_products(runtime.tf32):
+        return 1e9 / (_BESIDE * seconds_per_giga(make_layers(runtime), runtime.device, samples))

@@ -123,13 +123,7 @@ class Preview(Ready):
 
     lazy = True
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        seconds: float = 1.0,
-        **form: Unpack[Form],
-    ) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, seconds: float = 1.0, **form: Unpack[Form]) -> None:
         check_output_path(path, **form)
         self._wait(seconds)
         self._path, self._form = path, form
@@ -208,13 +202,7 @@ class Frames(Ready):
 
     lazy = True
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        every: int,
-        **form: Unpack[Form],
-    ) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, every: int, **form: Unpack[Form]) -> None:
         self._path, self._every, self._form = Path(path), _Every(every), form
         check_output_path(numbered_path(self._path, every), **form)
 

@@ -174,8 +174,7 @@ class Inputs:
         return [(style.sha256, share) for style, share in zip(self.styles, self.shares, strict=True)]
 
     def places(self, content: AnyPicture | Canvas) -> dict[str, Any]:
-        """Where the pictures were read: absolute paths, or None for what was no file; masks as `parse_masks` takes
-        them."""
+        """The absolute paths of the pictures, None for what was no file; masks as `parse_masks` takes them."""
         return {
             "content": None if isinstance(content, Canvas) else _absolute(content.name),
             "styles": [_absolute(style.name) for style in self.styles],
@@ -212,8 +211,7 @@ class Inputs:
     def record(
         self, content: AnyPicture | Canvas, sizes: Sequence[tuple[int, int]], options: Options
     ) -> dict[str, Any]:
-        """The facts of a run before its network is loaded: its pictures by name and hash, the (height, width) of
-        its scales, the options."""
+        """The facts of a run before its network is loaded: names and hashes of its pictures, its sizes, the options."""
         values = options.as_dict()
         values["init"] = options.init if self.init is None else self.init.name
         values["masks"] = self._masks(lambda picture: picture["name"])
@@ -343,8 +341,7 @@ def recoloured(content: Picture, styles: Sequence[Picture], shares: Sequence[flo
 
 
 def white_noise(size: tuple[int, int], seed: int, *, channels: int = 3) -> Tensor:
-    """Uniform noise in 0…1, (3, height, width) float32; of one channel it is grey, as no colour of it would go that the
-    network hardly sees."""
+    """Uniform noise in 0…1, (3, height, width) float32; of one channel it is grey."""
     generator = torch.Generator().manual_seed(seed)
     return torch.rand((channels, *size), generator=generator, dtype=torch.float32).expand(3, -1, -1).contiguous()
 

@@ -85,8 +85,7 @@ class Rehearsal:
 
 
 class Building:
-    """The kernels of some scales as they are being built for `device`. What an earlier process has built lies in
-    Triton's cache, and marks in ours say so."""
+    """The kernels of some scales, being built for `device`; marks in our cache say what Triton's has already."""
 
     def __init__(self, rehearsals: Sequence[Rehearsal], device: torch.device) -> None:
         self._device = device
@@ -146,11 +145,7 @@ class _Answers(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-_READINGS: Mapping[Callable[..., Any], object] = {
-    Tensor.item: 1.0,
-    Tensor.__float__: 1.0,
-    Tensor.__bool__: True,
-}
+_READINGS: Mapping[Callable[..., Any], object] = {Tensor.item: 1.0, Tensor.__float__: 1.0, Tensor.__bool__: True}
 
 
 def _map(height: int, width: int) -> Tensor:

@@ -120,7 +120,7 @@ def write_clip(
                 with Image.open(frames[0]) as first:
                     size = first.size[::-1]
                 repeated = [*frames, *[frames[-1]] * (round(held * rate) - 1)]
-                _write_film(file, suffix, map(_array, repeated), rate, sound, size=size, note=note)
+                _write_film(file, suffix, map(np.asarray, _opened(repeated)), rate, sound, size=size, note=note)
             else:
                 _write_pictures(file, suffix, frames, rate, note, held)
     except (OSError, ValueError, RuntimeError) as error:
@@ -158,11 +158,6 @@ def note_of(path: Path) -> str | None:
             return None if note is None else note.decode()
     except (OSError, ValueError, LookupError):  # av's errors are OSError or ValueError
         return None
-
-
-def _array(path: Path) -> Any:
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
 
 
 def _write_film(

@@ -14,13 +14,12 @@ from fastnst.transfer.scales import by_scale
 
 # Told apart with any colour vision (Okabe and Ito), and in grey by their dashes.
 _LINES = {
-    "total": ("#000000", "-"),
-    "style": ("#D55E00", "--"),
-    "content": ("#0072B2", "-."),
-    "tv": ("#009E73", ":"),
+    "total": ("total", "#000000", "-"),
+    "style": ("β · style", "#D55E00", "--"),
+    "content": ("α · content", "#0072B2", "-."),
+    "tv": ("γ · total variation", "#009E73", ":"),
 }
 _RANGE = 1e-6  # the lowest point of the axis over the highest, at least
-_NAMES = {"total": "total", "style": "β · style", "content": "α · content", "tv": "γ · total variation"}
 FORMATS = (".png", ".svg", ".pdf")
 
 
@@ -45,12 +44,12 @@ def draw_losses(records: Sequence[LossRecord], path: Path, options: Mapping[str,
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
     largest = max(record.total for record in records)
-    for term, (colour, dashes) in _LINES.items():
+    for term, (name, colour, dashes) in _LINES.items():
         weights = _weights(records, 1.0 if term == "total" else options.get(f"{term}_weight", 1.0))
         values = [weight * getattr(record, term) for weight, record in zip(weights, records, strict=True)]
         if not any(value > 0 for value in values):
             continue
-        label: str | None = _NAMES[term]
+        label: str | None = name
         for _, group in groupby(zip(records, values, strict=True), lambda pair: pair[0].scale):
             points = [(record.iteration, value if value > 0 else float("nan")) for record, value in group]
             look: dict[str, Any] = {"color": colour, "linestyle": dashes, "linewidth": 2 if term == "total" else 1.5}

@@ -285,8 +285,7 @@ class Run:
         return done / total if total else 1.0
 
     def _settle(self, descent: Descent) -> None:
-        """Ends at the scale's best image: L-BFGS without a line search leaps now and then. A mean that was asked for
-        stays."""
+        """Ends at the scale's best image, for L-BFGS leaps now and then; a mean that was asked for stays."""
         records = self.losses[self._first :]
         self._final = records[-1]
         if self._options.average is None:
@@ -383,8 +382,7 @@ class Pace:
         return time.perf_counter() > self._deadline
 
     def next_due(self, evaluation: int) -> int:
-        """The first evaluation after this one, counted from the scale's first, which is 0, whose losses are to be read
-        back."""
+        """The first evaluation after this one, counted from 0 in the scale, whose losses are to be read back."""
         due = max(self._next, evaluation + 1)
         return due if self._every is None else min(due, (evaluation // self._every + 1) * self._every)
 

@@ -111,8 +111,7 @@ def _check_contentless(options: Options) -> None:
 
 
 def _check_tiles(content: AnyPicture | Canvas, options: Options) -> None:
-    """Raises OptionError where the result would not have the size that was asked for, for it is to tile. A content's
-    other side may be rounded to the grid."""
+    """Raises OptionError where a result that tiles would not have its size; a content's other side may be rounded."""
     height, width = fitted_size(content.height, content.width, options.size, options.edge)
     if not isinstance(content, Canvas):
         near_height, near_width = image_size(content, options.size, options)

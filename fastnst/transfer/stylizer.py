@@ -22,11 +22,11 @@ from fastnst.image.colour import prepared as as_visible
 from fastnst.image.picture import AnyPicture, Picture
 from fastnst.image.read import Source
 from fastnst.image.resize import AtSizes, at_size, edge_beside, resize, resize_wrapped
-from fastnst.loss.masks import Guidance, StyleRegions, guidance_of, style_regions
+from fastnst.loss.masks import StyleRegions, guidance_of, style_regions
 from fastnst.loss.objective import Evaluation
 from fastnst.loss.targets import StyleTarget, style_backbone, style_targets
 from fastnst.loss.temporal import Coherent
-from fastnst.loss.transforms import FeatureTransform, feature_transforms
+from fastnst.loss.transforms import feature_transforms
 from fastnst.network import trial
 from fastnst.network.backbone import Backbone, build_backbone
 from fastnst.network.runtime import Runtime, as_before, resolve_runtime, versions, without_overflow
@@ -42,16 +42,7 @@ from fastnst.plan.planner import Plan, most_tiles, plan_run
 from fastnst.plan.processes import Ranks
 from fastnst.transfer.checkpoint import SavedRun, check_same_inputs, check_same_network, load_run
 from fastnst.transfer.descent import Descent
-from fastnst.transfer.inputs import (
-    Canvas,
-    Scale,
-    Start,
-    Styles,
-    load_inputs,
-    opened,
-    start_image,
-    style_size,
-)
+from fastnst.transfer.inputs import Canvas, Scale, Start, Styles, load_inputs, opened, start_image, style_size
 from fastnst.transfer.kernels import Building, Rehearsal
 from fastnst.transfer.result import DivergedError, Result
 from fastnst.transfer.run import ResumeValues, Run, Watch, WatchValues, interruptible, watch_and_options
@@ -177,10 +168,7 @@ class Stylizer:
         return self.prepare(content).run(watching)
 
     def resume(
-        self,
-        path: str | os.PathLike[str],
-        content: Source | AnyPicture | Canvas,
-        **watch: Unpack[ResumeValues],
+        self, path: str | os.PathLike[str], content: Source | AnyPicture | Canvas, **watch: Unpack[ResumeValues]
     ) -> Result:
         """Goes on with the run of this stylizer's options whose checkpoint is at `path`; see `fastnst.resume`."""
         watching = Watch(checkpoint=path, **watch)
@@ -197,14 +185,14 @@ class Stylizer:
         Raises FastnstError where the pictures or the options will not do, CheckpointError for other inputs than saved.
         """
         check_fork()
-        if not isinstance(self._size, int):
-            with own_modes(self.runtime.device):
-                content = opened(content, self.options.max_pixels)
-            return self._beside(self._size, content).prepare(content, saved, start=start)
-        if saved is not None and self.options.precision == "auto":
-            self._go_on_in(saved.parameters["device"], saved.parameters["precision"])
         with own_modes(self.runtime.device):
             content = opened(content, self.options.max_pixels)
+        if not isinstance(self._size, int):
+            return self._beside(self._size, content).prepare(content, saved, start=start)
+        if saved is not None and self.options.precision == "auto":
+            # A trial may end otherwise now.
+            self._compute_in(as_before(self.runtime, saved.parameters["device"], saved.parameters["precision"]))
+        with own_modes(self.runtime.device):
             scales = run_scales(content, self._inputs.styles, self.options)
             if start is not None:
                 scales = (replace(scales[-1], index=0, iterations=start.iterations),)
@@ -247,10 +235,6 @@ class Stylizer:
             self._last = other._last = other
         return self._last
 
-    def _go_on_in(self, device: str, precision: str) -> None:
-        """Takes the precision that `auto` was where the run began: a trial may end otherwise now."""
-        self._compute_in(as_before(self.runtime, device, precision))
-
     def _compute_in(self, runtime: Runtime) -> None:
         if runtime != self.runtime:
             self.runtime, self._network = runtime, None
@@ -288,8 +272,7 @@ class Stylizer:
         )
 
     def _building(self, scales: Sequence[Scale], plans: Sequence[Plan]) -> Building | None:
-        """The kernels of the run, which begin to be built; None where there are none, or another process of this
-        machine builds them."""
+        """The kernels of the run, which begin to be built; None where there are none, or another process does it."""
         if self.runtime.kernels != "triton" or self._ranks.local_rank > 0:
             return None
         rehearsals = []
@@ -380,11 +363,7 @@ class Stylizer:
         run = Run(
             parameters, prepared.places, watch, options=self.options, scales=scales, saved=saved, ranks=self._ranks
         )
-        if prepared.start is not None:
-            run.image, run.optimizer = prepared.start.image, make_optimizer(self.options, self.runtime)
-            run.optimizer.load_state_dict({name: x.to(place) for name, x in prepared.start.curvature.items()})
-            return run
-        if saved is None:
+        if saved is None and prepared.start is None:
             self._inputs.warn_of_scaling(scales, self.options)
             run.image = start_image(
                 self._inputs,
@@ -395,10 +374,14 @@ class Stylizer:
                 preprocessing=weights.preprocessing,
             )
             return run
-        check_same_network(saved.parameters, parameters)
-        run.source = saved.tensors.get("source")
-        run.image, run.optimizer = saved.tensors["image"], make_optimizer(self.options, self.runtime)
-        run.optimizer.load_state_dict({name: x.to(place) for name, x in saved.optimizer.items()})
+        run.optimizer = make_optimizer(self.options, self.runtime)
+        if prepared.start is not None:
+            run.image, state = prepared.start.image, prepared.start.curvature
+        elif saved is not None:
+            check_same_network(saved.parameters, parameters)
+            run.source = saved.tensors.get("source")
+            run.image, state = saved.tensors["image"], saved.optimizer
+        run.optimizer.load_state_dict({name: x.to(place) for name, x in state.items()})
         if not prepared.rest:
             run.content = prepared.pictures.at(scales[-1].size)
         return run
@@ -419,7 +402,7 @@ class Stylizer:
 
     def _optimise(self, run: Run, scale: Scale, plan: Plan, prepared: "Prepared") -> None:
         """One scale of the run. What it makes is as large as the image many times over, and dies with it."""
-        options, backbone = self._options_at(scale), self._backbone(scale)
+        options, (weights, backbone) = self._options_at(scale), self._loaded()
         content, visible = prepared.content_at(scale.size)
         resized = resize_wrapped if options.wraps else resize
         run.image = self._ranks.alike(resized(run.image.to(self.runtime.device), scale.size))
@@ -429,7 +412,22 @@ class Stylizer:
             if not run.continues(scale):
                 self._begin_level(run, scale, target, prepared.scales[max(0, scale.index - 1)].size)
             target = target if run.source is None else run.source
-            transforms = self._transforms(backbone, scale, plan, prepared.styles, target, guidance)
+            backbone = build_backbone(
+                weights, (scale.layer,), self.runtime, pooling=options.pooling, padding=options.padding
+            )
+            images = self._style_images(scale, prepared.styles)
+            transforms = feature_transforms(
+                backbone,
+                target,
+                images,
+                self.options,
+                self.runtime,
+                layers=options.taps,
+                guidance=guidance,
+                regions=self._regions(images, plain=guidance.is_plain),
+                tile=plan.style_tile or plan.tile,
+            )
+            del images
         else:
             style = self._style(scale, prepared.styles, plan.style_tile, plain=guidance.is_plain)
         if scale.layer is None and run.optimizer is not None and prepared.start is None and not run.continues(scale):
@@ -457,14 +455,6 @@ class Stylizer:
             return self.options.at_level(scale.layer)
         return replace(self.options, style_weight=scale.style_weight)
 
-    def _backbone(self, scale: Scale) -> Backbone:
-        """The network as far as the scale needs it."""
-        weights, backbone = self._loaded()
-        if scale.layer is None:
-            return backbone
-        options = self.options
-        return build_backbone(weights, (scale.layer,), self.runtime, pooling=options.pooling, padding=options.padding)
-
     def _begin_level(self, run: Run, scale: Scale, content: Tensor, before: tuple[int, int]) -> None:
         """Takes what the level before has made, or the content, for the source of a level; after one at another size,
         `before`, with the detail of the content (1, 3, H, W) that is not seen there."""
@@ -478,29 +468,6 @@ class Stylizer:
         sizes = [style_size(style, scale.edge, self.options) for style in styles]
         images = [at_size(style, size).rgb[None] for style, size in zip(styles, sizes, strict=True)]
         return list(zip(images, self._inputs.shares, strict=True))
-
-    def _transforms(
-        self,
-        backbone: Backbone,
-        scale: Scale,
-        plan: Plan,
-        styles: Sequence[AnyPicture],
-        source: Tensor,
-        guidance: Guidance,
-    ) -> dict[str, FeatureTransform]:
-        """The transform, by its layer, that moves the features of `source` to those of the styles at a level."""
-        images = self._style_images(scale, styles)
-        return feature_transforms(
-            backbone,
-            source,
-            images,
-            self.options,
-            self.runtime,
-            layers=self._options_at(scale).taps,
-            guidance=guidance,
-            regions=self._regions(images, plain=guidance.is_plain),
-            tile=plan.style_tile or plan.tile,
-        )
 
     def _regions(self, images: Sequence[tuple[Tensor, float]], *, plain: bool) -> StyleRegions | None:
         sizes = [(image.shape[2], image.shape[3]) for image, _ in images]

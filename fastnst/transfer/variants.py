@@ -33,11 +33,7 @@ class TextureValues(WatchValues, UnsizedValues, total=False):
 
 
 def synthesize_texture(
-    style: Styles,
-    *,
-    size: int | str | tuple[int, int] = 512,
-    tileable: bool = False,
-    **values: Unpack[TextureValues],
+    style: Styles, *, size: int | str | tuple[int, int] = 512, tileable: bool = False, **values: Unpack[TextureValues]
 ) -> Result:
     """Makes an image whose Gram matrices are those of `style`: its texture, without the arrangement of the picture.
 

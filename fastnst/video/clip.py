@@ -2,6 +2,7 @@
 
 import itertools
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -66,8 +67,7 @@ class Clip:
         return len(self.indices)
 
     def sound_for(self, target: Path, frames: int | None = None) -> Sound | None:
-        """The part of its sound that a film of so many frames, or all, at `target` gets; pictures and folders have
-        none."""
+        """The part of its sound that a film of so many frames, or all, gets; pictures and folders have none."""
         if self.sound is None or target.suffix.lower() not in WRITTEN:
             return None
         start, end = self.span
@@ -75,12 +75,8 @@ class Clip:
 
     def frames(self) -> Iterator[Frame]:
         """The frames that are meant, in order. Raises BrokenFrameError, with the number of the frame in the file."""
-        wanted = iter(self.indices)
-        index = next(wanted, None)
-        decoded = self.decode()
-        for number in itertools.count():
-            if index is None:
-                return
+        times, decoded = Counter(self.indices), self.decode()
+        for number in range(max(times) + 1):
             try:
                 frame = next(decoded, None)
             except Exception as error:  # PyAV and Pillow have a dozen for what is broken
@@ -89,9 +85,7 @@ class Clip:
                 ) from error
             if frame is None:
                 raise BrokenFrameError(f"clip {self.name!r} ends before its frame {number + 1}")
-            while index == number:
-                yield frame
-                index = next(wanted, None)
+            yield from itertools.repeat(frame, times[number])
 
 
 @dataclass(frozen=True, eq=False)

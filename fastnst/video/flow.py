@@ -72,8 +72,7 @@ def motion(earlier: Frame, later: Frame, flows: tuple[Flow, Flow] | None = None)
 
 def dense_flow(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8]) -> Flow:
     """Where each point of `first` is in `second`, both (H, W) grey, as an offset."""
-    flow: Flow = _dis().calc(first, second, None)
-    return flow
+    return np.asarray(_dis().calc(first, second, None))
 
 
 @cache
@@ -122,8 +121,7 @@ def _sharpened(flow: Flow, first: Frame, second: Frame) -> Flow:
 def _grey(frame: Frame) -> npt.NDArray[np.uint8]:
     import cv2
 
-    grey: npt.NDArray[np.uint8] = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-    return grey
+    return np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY))
 
 
 def _still(before: npt.NDArray[np.uint8], after: npt.NDArray[np.uint8], flow: Flow) -> npt.NDArray[np.bool_]:
@@ -133,8 +131,7 @@ def _still(before: npt.NDArray[np.uint8], after: npt.NDArray[np.uint8], flow: Fl
     difference = cv2.absdiff(before, after).astype(np.float32)
     wide, close = (cv2.blur(difference, (size, size), borderType=cv2.BORDER_REPLICATE) for size in _STILL_WINDOWS)
     beside = cv2.dilate(boundaries(flow).astype(np.uint8), np.ones((_STILL_WINDOWS[0],) * 2, np.uint8)) > 0
-    still: npt.NDArray[np.bool_] = (wide < _STILL) | ((close < _STILL) & beside)
-    return still
+    return np.asarray((wide < _STILL) | ((close < _STILL) & beside))
 
 
 def disoccluded(forward: Flow, backward: Flow) -> npt.NDArray[np.bool_]:
@@ -150,15 +147,13 @@ def disoccluded(forward: Flow, backward: Flow) -> npt.NDArray[np.bool_]:
     returned = np.moveaxis(there.numpy(), 0, 2)
     apart = np.square(returned + backward).sum(2)
     lengths = np.square(returned).sum(2) + np.square(backward).sum(2)
-    result: npt.NDArray[np.bool_] = outside | (apart > 0.01 * lengths + 0.5)
-    return result
+    return np.asarray(outside | (apart > 0.01 * lengths + 0.5))
 
 
 def boundaries(flow: Flow) -> npt.NDArray[np.bool_]:
     """The motion boundaries of a flow ŵ = (u, v), (H, W): |∇u|² + |∇v|² > 0.01 |ŵ|² + 0.002."""
     steep = sum(np.square(slope) for part in np.moveaxis(flow, 2, 0) for slope in np.gradient(part))
-    result: npt.NDArray[np.bool_] = steep > 0.01 * np.square(flow).sum(2) + 0.002
-    return result
+    return np.asarray(steep > 0.01 * np.square(flow).sum(2) + 0.002)
 
 
 def warped(image: Tensor, flow: Flow) -> Tensor:
@@ -188,8 +183,7 @@ def _places_and_offsets(flow: Flow) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
 def sharpness(flow: Flow) -> npt.NDArray[np.float32]:
     """How little of an image a warp blurs, (H, W) in 0…1: 1 for a way of whole pixels, least for one of halves."""
     off = np.abs(flow - np.round(flow)).max(2)
-    sharp: npt.NDArray[np.float32] = (_BLURRED + (1 - _BLURRED) * (1 - 2 * off) ** _BLUR_POWER).astype(np.float32)
-    return sharp
+    return np.asarray(_BLURRED + (1 - _BLURRED) * (1 - 2 * off) ** _BLUR_POWER, np.float32)
 
 
 def inwards(flow: Flow) -> npt.NDArray[np.float32]:
@@ -241,8 +235,7 @@ def fitted(frame: Frame, size: tuple[int, int]) -> Frame:
 
 
 def read_flow(path: Path, size: tuple[int, int]) -> Flow:
-    """The flow of a .flo file (Middlebury: 202021.25, width, height, and u, v by rows), brought to `size`, (height,
-    width). Raises ImageError."""
+    """The flow of a Middlebury .flo file brought to `size`, (height, width). Raises ImageError."""
     try:
         data = path.read_bytes()
     except (OSError, ValueError) as error:

@@ -137,8 +137,7 @@ class Studio:
         own: Made | None = None,
         before: Made | None = None,
     ) -> Made:
-        """A frame that follows others, the nearest first; `own` is what an earlier pass made of it, if one did, and
-        `before` the frame that was made before."""
+        """A frame that follows others, the nearest first; `own` is from an earlier pass, `before` was made last."""
         begun, coherence = start_of(as_planes(content), known, self._video, own)
         whole = self.options.iterations
         whole = whole[-1] if isinstance(whole, tuple) else whole

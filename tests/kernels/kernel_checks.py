@@ -12,8 +12,10 @@ from fastnst_kernels.losses import GramDifference, accumulate_gram, finish_gram_
 from fastnst_kernels.losses.targets import ContentTerm, StyleTerm
 from fastnst_kernels.relu import POOLS, bias_relu, bias_relu_pool
 from fastnst_kernels.relu import reference as epilogues
-from fastnst_kernels.verify import FAMILIES, Task, budget, worst
-from fastnst_kernels.verify import LAYOUTS as BOTH_LAYOUTS
+from fastnst_kernels.verify import budget
+from fastnst_kernels.verify.check import LAYOUTS as BOTH_LAYOUTS
+from fastnst_kernels.verify.check import worst
+from fastnst_kernels.verify.everything import FAMILIES, Task
 from fastnst_kernels.verify.losses import target_near
 from torch import Tensor
 from torch.nn import functional
@@ -217,7 +219,6 @@ def gradient_over(
         style=style,
         content=None if content is None else ContentTerm(content, ones, 2.0),
         relu=True,
-        owned=None,
         precision=precision,
     )
     return upstream

@@ -12,8 +12,7 @@ from fastnst_kernels.lbfgs import FusedLBFGS
 from fastnst_kernels.lbfgs.state import Numbers
 from fastnst_kernels.losses import blend_targets, gram, tap
 from fastnst_kernels.relu import POOLS, bias_relu_pool
-from fastnst_kernels.verify import FAMILIES
-from fastnst_kernels.verify.everything import all_shapes
+from fastnst_kernels.verify.everything import FAMILIES, all_shapes
 from fastnst_kernels.verify.lbfgs import octaves
 from image_checks import SCALE, SHIFT, check_adam_at_the_end, check_last_rows, make_image
 from kernel_checks import (

@@ -9,16 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fastnst_kernels.profiling import (
-    LARGEST_SIZE,
-    Measurement,
-    conditions,
-    measure_roofline,
-    profile,
-    profile_steps,
-    trace,
-)
+from fastnst_kernels.profiling.losses import profile, trace
+from fastnst_kernels.profiling.measure import conditions
 from fastnst_kernels.profiling.plot import Panel, Point, draw
+from fastnst_kernels.profiling.step import LARGEST_SIZE, Measurement, measure_roofline
+from fastnst_kernels.profiling.steps import profile_steps
 from fastnst_kernels.verify.everything import check_size
 
 from fastnst.errors import OptionError

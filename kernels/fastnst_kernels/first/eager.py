@@ -1,5 +1,7 @@
 """The first layer in plain torch, operation by operation: what the Triton kernels do at once."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -49,16 +51,8 @@ def first_backward(
     like = image.new_empty((len(image), len(layer.weight), *image.shape[2:]), dtype=layer.weight.dtype)
     features, before_relu = empty_map(like, True), empty_map(like, True)
     first_forward(image, layer, features, False, precision)
-    losses_eager.tap_backward(
-        before_relu,
-        features=features,
-        upstream=upstream,
-        style=style,
-        content=None,
-        relu=True,
-        owned=None,
-        precision=precision,
-    )
+    terms: dict[str, Any] = {"upstream": upstream, "style": style, "relu": True}
+    losses_eager.tap_backward(before_relu, features=features, precision=precision, **terms)
     below, last = _transposed(before_relu, layer), dense_channels_last(dense(image))
     gradient = image_eager.normalise_backward(below, layer.scale, layer.flip, dtype=image.dtype, channels_last=last)
     check = None
@@ -70,9 +64,7 @@ def first_backward(
 
 def add_variation(image: Tensor, gradient: Tensor, tv_weight: float, kind: str) -> Tensor:
     """The total variation of `kind`, (B,); tv_weight times its derivative is added to `gradient`, (B, 3, H, W)."""
-    slope, value = image_eager.image_gradient(
-        image, None, (), flip=False, tv_weight=tv_weight, tv_gradient=None, kind=kind
-    )
+    slope, value = image_eager.image_gradient(image, None, (), flip=False, tv_weight=tv_weight, kind=kind)
     gradient += slope
     return value
 

@@ -34,8 +34,7 @@ def normalise_gradient(
 
 
 def differences(image: Tensor, kind: str) -> tuple[Tensor, ...]:
-    """The differences to the right and down; for kind "nine-point" of all of H·W pixels, and along the falling and the
-    rising diagonal, (B, 3, H + 1, W + 1)."""
+    """The differences to the right and down; for "nine-point" of all pixels, and along both diagonals."""
     if kind != "nine-point":
         return image[..., 1:] - image[..., :-1], image[..., 1:, :] - image[..., :-1, :]
     x = F.pad(image, (1, 1, 1, 1), mode="replicate")

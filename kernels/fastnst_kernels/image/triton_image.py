@@ -289,8 +289,8 @@ def image_gradient(
     scale: Sequence[float],
     flip: bool,
     tv_weight: float,
-    tv_gradient: Tensor | None,
-    kind: str,
+    tv_gradient: Tensor | None = None,
+    kind: str = "squared",
     divisor: Tensor | None = None,
     out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:

@@ -34,8 +34,7 @@ def capturing(graph: torch.cuda.CUDAGraph, stream: Any, device: torch.device) ->
 
 
 class Branch:
-    """A branch of a captured graph on `device`: work that nothing waits for until `join`. Out of a capture it is done
-    in its place."""
+    """A branch of a captured graph: work that nothing waits for until `join`. Out of a capture it is no branch."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

@@ -62,8 +62,7 @@ def upcast(dtype: torch.dtype) -> bool:
 
 
 def stored(dtype: torch.dtype) -> torch.dtype:
-    """The dtype that a kernel writes for a result in `dtype`: the interpreter truncates on a cast to bfloat16, so that
-    there it is float32, which torch rounds."""
+    """The dtype that a kernel writes for `dtype`: the interpreter truncates to bfloat16, where torch has to round."""
     return torch.float32 if upcast(dtype) else dtype
 
 
@@ -121,8 +120,7 @@ def finish_sum(partial: Tensor, factor: float) -> Tensor:
 
 
 def launch_gpu(device: torch.device) -> Gpu:
-    """The GPU that a launch on `device` is planned for: the interpreter's for the CPU, for meta tensors that of
-    `planned`."""
+    """The GPU that a launch is planned for: the interpreter's for the CPU, that of `planned` for meta tensors."""
     planning = _planned.get()
     if device.type == "meta" and planning is not None and planning[0] is not None:
         return planning[0]
@@ -133,8 +131,7 @@ def launch_gpu(device: torch.device) -> Gpu:
 
 @contextmanager
 def planned(gpu: Gpu | None = None) -> Iterator[list[Launch]]:
-    """Gives a list that has the launches of all that this thread computes on meta tensors within the block, as they are
-    on `gpu`, or on the present one."""
+    """The launches that this thread makes on meta tensors within the block, as on `gpu`, or on the present one."""
     launches: list[Launch] = []
     token = _planned.set((gpu, launches))
     try:

@@ -13,8 +13,7 @@ _OVERHANG = 127
 
 
 def exact_device(device: torch.device) -> torch.device:
-    """The device on which float64 goes with tensors of `device`: the CPU where it has none, as Apple's and many of
-    Intel's have not."""
+    """The device on which float64 goes with `device`: the CPU where it has none, as Apple's."""
     return device if device.type in ("cpu", "cuda", "meta") else torch.device("cpu")
 
 
@@ -73,16 +72,14 @@ def channels_last(features: Tensor) -> bool:
 
 
 def as_readable(features: Tensor) -> Tensor:
-    """(B, C, H, W) features themselves where their channels or the positions of a row are contiguous, which crops of
-    such maps are too, else a contiguous copy."""
+    """Features whose channels, or positions of a row, are contiguous, as in crops too: themselves, or a copy."""
     if features.stride(1) == 1 or features.stride(3) == 1 or position_stride(features) == 1:
         return features
     return features.contiguous()
 
 
 def as_one_axis(features: Tensor) -> Tensor:
-    """(B, C, H, W) features themselves where they are readable and H and W act as one axis, else a dense copy in their
-    layout."""
+    """Readable features whose H and W act as one axis: themselves, or a dense copy in their layout."""
     stride = position_stride(features)
     if stride is not None and (stride == 1 or features.stride(1) == 1):
         return features
@@ -146,8 +143,7 @@ def dense_channels_last(x: Tensor) -> bool:
 def empty_map(
     like: Tensor, last: bool, *, dtype: torch.dtype | None = None, size: tuple[int, int] | None = None
 ) -> Tensor:
-    """An uninitialised dense map of the shape, dtype and device of `like`, (B, C, H, W), or of another `size` (H, W);
-    channels-last if `last`, else NCHW."""
+    """An uninitialised map as `like`, (B, C, H, W), or of another `size` (H, W); channels-last if `last`, else NCHW."""
     batch, channels = like.shape[:2]
     height, width = like.shape[2:] if size is None else size
     dtype = dtype or like.dtype

@@ -16,6 +16,18 @@ MOST_HISTORY = 32
 Numbers = np.ndarray[Any, Any]
 
 
+def in_blocks(groups: Numbers, length: int) -> tuple[Numbers, Numbers]:
+    """The places of elements by the values of `groups`, (blocks, length) int32 filled up with -1, each block of one
+    group; and how many blocks each group has."""
+    numbers = np.unique(groups, return_counts=True)[1]
+    counts = -(-numbers // length)
+    table = np.full((int(counts.sum()), length), -1, dtype=np.int32)
+    members = np.split(np.argsort(groups, kind="stable"), np.cumsum(numbers)[:-1])
+    for first, own in zip(np.cumsum(counts) - counts, members, strict=True):
+        table[first:].reshape(-1)[: len(own)] = own
+    return table, counts
+
+
 @dataclass(frozen=True)
 class Blocks:
     """How an image's elements, or its spectrum's, are cut into blocks.
@@ -37,13 +49,7 @@ class Blocks:
         if places is None:
             counts, place = np.array([math.ceil(elements / BLOCK)]), None
         else:
-            flat, half = np.unique(places.T.ravel(), return_inverse=True)[1], BLOCK // 2
-            numbers = np.bincount(flat)
-            counts = -(-numbers // half)
-            table = np.full((int(counts.sum()), half), -1, dtype=np.int32)
-            members = np.split(np.argsort(flat, kind="stable"), np.cumsum(numbers)[:-1])
-            for first, own in zip(np.cumsum(counts) - counts, members, strict=True):
-                table[first:].reshape(-1)[: len(own)] = own
+            table, counts = in_blocks(places.T.ravel(), BLOCK // 2)
             place = torch.from_numpy(table).to(device)
         longest = math.ceil(counts.sum() / programs)
         chunks: list[tuple[int, int]] = []

@@ -141,8 +141,7 @@ def bias_relu_gram(x: Tensor, bias: Tensor, y: Tensor, precision: str) -> Tensor
 def gram_difference_loss(
     features: Tensor, target: Tensor, weight: float, offset: Tensor | None, offset_weight: float, precision: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The loss weight/4N² · Σ (G − A)² + offset_weight · offset (B,), the difference G − (A + Aᵀ)/2 (B, C, C) and its
-    scale (B,), all ones."""
+    """The `finish_gram_loss` of features (B, C, H, W)."""
     sums, positions = _products(features, precision), features[0, 0].numel()
     return finish_gram_loss(
         sums, positions, target, weight, offset=offset, offset_weight=offset_weight, dtype=features.dtype
@@ -180,11 +179,11 @@ def tap_backward(
     gradient: Tensor,
     *,
     features: Tensor,
-    upstream: Tensor | None,
-    style: StyleTerm | None,
-    content: ContentTerm | None,
-    relu: bool,
-    owned: Owned | None,
+    upstream: Tensor | None = None,
+    style: StyleTerm | None = None,
+    content: ContentTerm | None = None,
+    relu: bool = False,
+    owned: Owned | None = None,
     precision: str,
 ) -> None:
     """Write upstream + style term + content term, zero where `relu` and features ≤ 0, over `gradient` (B, C, H, W).

@@ -53,20 +53,15 @@ def tap_gradient(
     content: Tensor | None = None,
     content_coefficient: Tensor | None = None,
     relu: bool = False,
-    owned: tuple[int, int, int, int] | None = None,
 ) -> Tensor:
     """upstream + style_b · F + content_coefficient_b · (F − content), zero where `relu` and F ≤ 0: float64.
 
-    features and upstream are (B, C, H, W), style (B, C, C), content (1 or B, C, h, w), content_coefficient (B,). The
-    style and the content term are added inside `owned` = (top, left, h, w) alone.
+    features and upstream are (B, C, H, W), style (B, C, C), content (1 or B, C, H, W), content_coefficient (B,).
     """
     exact = features.double()
-    total = torch.zeros_like(exact) if upstream is None else upstream.double().clone()
-    top, left, height, width = owned or (0, 0, *features.shape[2:])
-    region = (..., slice(top, top + height), slice(left, left + width))
-    inner = exact[region]
+    total = torch.zeros_like(exact) if upstream is None else upstream.double()
     if style is not None:
-        total[region] += (style.double() @ inner.flatten(2)).view(inner.shape)
+        total = total + (style.double() @ exact.flatten(2)).view(exact.shape)
     if content is not None and content_coefficient is not None:
-        total[region] += content_coefficient.double()[:, None, None, None] * (inner - content.double())
+        total = total + content_coefficient.double()[:, None, None, None] * (exact - content.double())
     return torch.where(exact <= 0, 0.0, total) if relu else total

@@ -110,8 +110,7 @@ def blend_targets(targets: Sequence[Tensor], weights: Sequence[float]) -> Blende
 
 
 def difference_dtype(dtype: torch.dtype, backend: str) -> torch.dtype:
-    """The dtype in which the difference G − A of features of `dtype` is kept for backward: the tensor cores take it in
-    the features' own."""
+    """The dtype of the difference G − A for backward: the tensor cores take it in the features' own."""
     return dtype if backend == "triton" else accumulation_dtype(dtype)
 
 

@@ -219,11 +219,11 @@ def tap_backward(
     gradient: Tensor,
     *,
     features: Tensor,
-    upstream: Tensor | None,
-    style: StyleTerm | None,
-    content: ContentTerm | None,
-    relu: bool,
-    owned: Owned | None,
+    upstream: Tensor | None = None,
+    style: StyleTerm | None = None,
+    content: ContentTerm | None = None,
+    relu: bool = False,
+    owned: Owned | None = None,
     precision: str,
 ) -> None:
     """`eager.tap_backward` as one kernel."""

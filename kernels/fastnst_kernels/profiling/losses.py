@@ -30,7 +30,9 @@ from fastnst_kernels.launch.backends import float32_products
 from fastnst_kernels.losses import gram, reference, style_tap
 from fastnst_kernels.profiling.measure import Contender, quieten_profiler, synchronise
 from fastnst_kernels.profiling.step import Measurement, Setting, Step, Work, measure_roofline, measured
-from fastnst_kernels.verify import STYLE_LAYERS, Expected, budget
+from fastnst_kernels.verify import budget
+from fastnst_kernels.verify.budget import Expected
+from fastnst_kernels.verify.everything import STYLE_LAYERS
 from fastnst_kernels.verify.losses import WEIGHT, bring_to_one, target_near
 
 OPERATIONS = ("forward", "loss", "backward")

@@ -3,6 +3,7 @@
 import gc
 import os
 import platform
+import re
 import shutil
 import subprocess
 import time
@@ -212,7 +213,7 @@ def quieten_profiler() -> None:
 
 def peak_resident_bytes() -> int:
     """The largest resident size of this process so far, in bytes, as Linux keeps it; 0 on another system."""
-    return 1024 * int((_field("/proc/self/status", "VmHWM") or "0").split()[0])
+    return proc_bytes("/proc/self/status", "VmHWM") or 0
 
 
 def conditions(device: torch.device) -> dict[str, Any]:
@@ -279,7 +280,13 @@ def _answer(tool: str, *words: str) -> str | None:
 def _field(path: str, name: str) -> str | None:
     """The value of the first line `name: value` of a file under /proc, None without one."""
     lines = Path(path).read_text().splitlines() if Path(path).exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), None)
+    return next((line.partition(":")[2].strip() for line in lines if re.match(rf"{name}\s*:", line)), None)
+
+
+def proc_bytes(path: str, name: str) -> int | None:
+    """Bytes that a line such as `VmRSS:  123 kB` of a file under /proc says, None without one."""
+    value = _field(path, name)
+    return None if value is None else 1024 * int(value.split()[0])
 
 
 def cpu_name() -> str:

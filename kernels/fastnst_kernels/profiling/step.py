@@ -16,7 +16,8 @@ from fastnst_kernels.profiling.measure import (
     peak_extra_bytes,
     product_rate,
 )
-from fastnst_kernels.verify import Expected, worst
+from fastnst_kernels.verify.budget import Expected
+from fastnst_kernels.verify.check import worst
 
 LARGEST_SIZE = 4096
 # The plain form rounds where it likes; farther off than this it computes something else.

@@ -17,7 +17,7 @@ from torch.autograd.graph import get_gradient_edge
 
 from fastnst_kernels import image, losses, relu
 from fastnst_kernels.profiling.step import Measurement, Roofline, Setting, Step, Work, measured
-from fastnst_kernels.verify import Expected
+from fastnst_kernels.verify.budget import Expected
 
 # The relative errors at which a result is not timed: rounding to the dtype, and what its sums add.
 _ERRORS = {"fp32": 1e-5, "tf32": 1e-5, "bf16": 1e-2, "fp16": 2e-3}

@@ -35,8 +35,7 @@ def bias_relu_content(x: Tensor, bias: Tensor, y: Tensor, content: Tensor, weigh
 
 @torch.no_grad()
 def relu_backward(gradient: Tensor, bits: Tensor, result: Tensor) -> None:
-    """Write the gradient where its bit is set and 0 elsewhere into `result`, which may be `gradient`; all are dense and
-    of one layout."""
+    """Write the gradient where its bit is set, else 0, into `result`, dense and of its layout, or itself."""
     # Not a product with the bits, of which an infinite gradient would make NaN.
     result.copy_(torch.where(_unpack(bits, result), gradient, 0.0))
 
@@ -60,8 +59,7 @@ def bias_relu_pool(x: Tensor, bias: Tensor | None, pool: str, pooled: Tensor, bi
 
 @torch.no_grad()
 def unpool_backward(gradient: Tensor, bits: Tensor, pool: str, result: Tensor) -> None:
-    """Write every element of `result`, (B, C, H, W): the gradient of `bias_relu_pool` for `gradient`, that of its
-    output, dense and of the same layout."""
+    """Write the gradient of `bias_relu_pool` into all of `result`, (B, C, H, W), dense and of its layout."""
     spread = (gradient if pool == "max" else gradient * 0.25).repeat_interleave(2, 2).repeat_interleave(2, 3)
     # A last odd row or column is in no window.
     relu_backward(F.pad(spread, (0, result.shape[3] % 2, 0, result.shape[2] % 2)), bits, result)

@@ -39,18 +39,8 @@ def mask(x: Tensor, bias: Tensor | None = None, pool: str | None = None) -> Tens
     return result & (y != 0)
 
 
-def pack(flags: Tensor, by_channels: bool) -> Tensor:
-    """The bits (B, H, W, ⌈C/8⌉) or (B, C, H, ⌈W/8⌉) uint8 of flags (B, C, H, W): flag 8·k + i is bit i of byte k."""
-    runs = flags.permute(0, 2, 3, 1) if by_channels else flags
-    length = runs.shape[3]
-    result = torch.zeros((*runs.shape[:3], (length + 7) // 8), dtype=torch.uint8, device=flags.device)
-    for i in range(length):
-        result[..., i // 8] += runs[..., i].to(torch.uint8) * 2 ** (i % 8)
-    return result
-
-
 def unpack(bits: Tensor, length: int, by_channels: bool) -> Tensor:
-    """The flags (B, C, H, W) bool of bits whose runs have `length` activations."""
+    """The flags (B, C, H, W) bool of bits whose runs have `length` activations: flag 8·k + i is bit i of byte k."""
     flags = torch.stack([bits[..., i // 8] // 2 ** (i % 8) % 2 == 1 for i in range(length)], dim=3)
     return flags.permute(0, 3, 1, 2) if by_channels else flags
 

@@ -31,8 +31,7 @@ def _later_is_larger(best, value):
 
 @triton.jit
 def _place(H, W, half, blocks, half_rows, GROUPS: tl.constexpr):
-    """The image, the upper row and the groups (GROUPS,) of a program; the windows of its row, and the activations of
-    the row below."""
+    """A program's image, upper row and groups (GROUPS,), the windows of its row, the activations of the row below."""
     program = tl.program_id(0).to(tl.int64)
     index = program // blocks
     g = (program % blocks).to(tl.int32) * GROUPS + tl.arange(0, GROUPS)

@@ -204,8 +204,7 @@ def orders(positions: int, device: torch.device) -> Iterator[Tensor]:
 
 
 def _gram_rounding(features: Tensor, precision: str) -> float:
-    """The relative error of an element of G that every implementation makes: its sum and its division are rounded, or
-    its product to 16 bits."""
+    """The relative error of any G: its sum and its division are rounded, or its product to 16 bits."""
     if precision == "bf16" and features.dtype == torch.bfloat16:
         return unit(torch.bfloat16)
     return 2**0.5 * unit(accumulation_dtype(features.dtype))
@@ -309,8 +308,7 @@ def image_gradient(
 
 
 def adam(image: Tensor, gradients: Sequence[Tensor], **change: Any) -> list[Expected]:
-    """Image, first and second moment after one step for each gradient, from moments of zero; `change` is the rest of
-    what `image_reference.adam_step` takes."""
+    """Image and moments after a step for each gradient; `change` is for `image_reference.adam_step`."""
     exact = plain = (image, torch.zeros_like(image), torch.zeros_like(image))
     updates = [torch.zeros_like(image)] * 3
     for index, gradient in enumerate(gradients):

@@ -62,8 +62,7 @@ def _total_variation(site: Site, image: Tensor, kind: str) -> Operation:
 
 
 def _image_gradient(site: Site, image: Tensor, upstream: Tensor, kind: str) -> Operation:
-    """The variation's share is as large as the upstream's. With kind "absolute" upstream is flipped and in the other
-    layout."""
+    """The variation is as large as the upstream, which in kind "absolute" is flipped and in the other layout."""
     flip = kind == "absolute"
     terms: Mapping[str, Any] = {"flip": flip, "tv_weight": 0.7 * image[0, 0].numel(), "kind": kind}
 
@@ -76,9 +75,7 @@ def _image_gradient(site: Site, image: Tensor, upstream: Tensor, kind: str) -> O
         # A power of two divides without an error.
         scaled = [8 * factor for factor in _SCALE]
         if site.backend != "reference":
-            direct.image_gradient(
-                site.backend, given, above, scaled, tv_gradient=None, divisor=eight, out=place, **terms
-            )
+            direct.image_gradient(site.backend, given, above, scaled, divisor=eight, out=place, **terms)
         return {"forward": [value], "backward": [gradient, place]}
 
     backward = budget.image_gradient(image, upstream, _SCALE, **terms)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from fastnst_kernels.lbfgs import FusedLBFGS
-from fastnst_kernels.lbfgs.reference import iterate
+from fastnst_kernels.verify.lbfgs import iterate
 from kernel_checks import Shape, check_family
 from torch import Tensor
 
