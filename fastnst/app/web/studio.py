@@ -13,7 +13,7 @@ from typing import Any
 from fastnst.app.cli.plan import plans_of
 from fastnst.app.web.results import Kept, Limits, Request, clip_file, keep, thumbnail
 from fastnst.app.web.ticket import Ticket
-from fastnst.errors import FastnstError, OptionError
+from fastnst.errors import FastnstError, Interrupted, OptionError
 from fastnst.image.picture import Picture
 from fastnst.image.read import load_image
 from fastnst.network.runtime import Runtime, is_out_of_memory, resolve_runtime
@@ -133,7 +133,7 @@ class Studio:
             small = thumbnail(as_planes(done.frame)[0], None, _PREVIEW_EDGE)
             ticket.show_frame(done, time.perf_counter() - began, small)
             if ticket.stopping or time.perf_counter() - began > self.limits.seconds:
-                raise _StoppedError
+                raise Interrupted
 
         options: dict[str, Any] = {**request.options, **self.host, "init": request.begins}
         film = None
@@ -144,17 +144,13 @@ class Studio:
                 made = prepare_video(path, styles, output, max_frames=self.limits.frames, **options)
                 made.run(look)
                 film = output.read_bytes()
-            except _StoppedError:
+            except Interrupted:
                 pass
         values = ticket.options
         record = LossRecord(made.count, values.size, 0.0, 0.0, 0.0, 0.0, time.perf_counter() - began)
         final = {**record.as_dict(), "frames": made.count}
         facts = {"options": values.as_dict(), "stopped": None, "final": final}
         return Result(as_planes(first[0])[0], None, (), facts), film
-
-
-class _StoppedError(Exception):
-    """The run of a clip was stopped between two frames, or had its time."""
 
 
 class _Preview:
