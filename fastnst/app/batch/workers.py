@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 import torch
 
 from fastnst.app.batch.tasks import Outcome, Task, is_done
-from fastnst.errors import FastnstError, FastnstWarning
+from fastnst.errors import FastnstError, FastnstWarning, Interrupted
 from fastnst.image.read import open_picture
 from fastnst.image.write import check_output_path
 from fastnst.network.runtime import is_out_of_memory
@@ -113,14 +113,13 @@ class ProcessPool:
 
     def __init__(self, workers: int, *, threads: int, gpus: Sequence[str] = (), resume: bool = False) -> None:
         self.workers = workers
-        self._gpus = gpus
         self._context = multiprocessing.get_context("spawn")
         # No worker has the other end: when it closes, or its process is gone, all of them end.
         lifeline, self._held = self._context.Pipe(duplex=False)
         stop, started = self._context.Event(), self._context.Event()
         self._shares = self._context.Array("d", workers)
         numbers = self._context.Value("i", 0)
-        self._start = _Start(lifeline, stop, started, self._shares, numbers, threads=threads, resume=resume)
+        self._start = _Start(lifeline, stop, started, self._shares, numbers, threads, resume, gpus)
         self._stillborn = 0
         self._executor = self._made()
 
@@ -162,12 +161,7 @@ class ProcessPool:
         self._executor.shutdown(cancel_futures=True)
 
     def _made(self) -> ProcessPoolExecutor:
-        start = self._start
-        if self._gpus:
-            start = replace(start, gpus=self._context.SimpleQueue())
-            for worker in range(self.workers):
-                start.gpus.put(self._gpus[worker % len(self._gpus)])
-        return ProcessPoolExecutor(self.workers, self._context, _begin, (start,))
+        return ProcessPoolExecutor(self.workers, self._context, _begin, (self._start,))
 
 
 @dataclass(frozen=True)
@@ -182,7 +176,7 @@ class _Start:
     numbers: Any
     threads: int
     resume: bool
-    gpus: Any = None  # a queue of their names
+    gpus: Sequence[str]
 
 
 def _begin(start: _Start) -> None:
@@ -190,14 +184,14 @@ def _begin(start: _Start) -> None:
     for name in ("SIGINT", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    if start.gpus is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = start.gpus.get()  # CUDA reads it when it is first used
-    torch.set_num_threads(start.threads)
-    ending = threading.Event()
-    threading.Thread(target=_end_with_the_parent, args=(start.lifeline, ending), daemon=True).start()
     with start.numbers.get_lock():
         place = start.numbers.value % len(start.shares)
         start.numbers.value += 1
+    if start.gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = start.gpus[place % len(start.gpus)]  # CUDA reads it when it is first used
+    torch.set_num_threads(start.threads)
+    ending = threading.Event()
+    threading.Thread(target=_end_with_the_parent, args=(start.lifeline, ending), daemon=True).start()
 
     def note(share: float) -> None:
         start.shares[place] = share
@@ -220,10 +214,6 @@ def _run(task: Task) -> Outcome:
     return _worker.run(task)
 
 
-class _StoppedError(Exception):
-    """The batch was stopped between two frames of a clip."""
-
-
 @dataclass(frozen=True)
 class _Look:
     """The callback of a worker's runs, which needs no image."""
@@ -241,8 +231,7 @@ class Worker:
     """Makes the pictures of tasks, one after the other, and keeps what the next one can use.
 
     `should_stop` is asked after each evaluation; a picture that it stops is not written. `note` hears how far the
-    picture is, 0 to 1. With `resume`, an output that
-    is there already is not made again.
+    picture is, 0 to 1. With `resume`, an output that is there already is not made again.
     """
 
     def __init__(
@@ -302,7 +291,7 @@ class Worker:
 
         def look(_: FrameDone) -> None:
             if self._should_stop():
-                raise _StoppedError
+                raise Interrupted
 
         try:
             resume = self._resume and work_folder(output).exists()
@@ -311,7 +300,7 @@ class Worker:
                 production.work.remove()
                 return Outcome(task, "skipped")
             result = production.run(look)
-        except _StoppedError:
+        except Interrupted:
             return Outcome(task, "interrupted")
         if result.broken is not None:
             return Outcome(

@@ -19,7 +19,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from fastnst import __version__
-from fastnst.app.web.controls import beginnings, make_controls, read_form
+from fastnst.app.web.controls import make_controls, read_form
 from fastnst.app.web.guard import Guard
 from fastnst.app.web.results import SUFFIXES, Kept, Limits, Request, Upload, blank, large, read_upload, thumbnail
 from fastnst.app.web.session import Session, continued
@@ -28,7 +28,8 @@ from fastnst.app.web.ticket import Ticket
 from fastnst.errors import FastnstError, ImageError, OptionError
 from fastnst.examples import NAMES, example
 from fastnst.image.read import load_image
-from fastnst.options.options import START_WORDS
+from fastnst.options.options import START_WORDS, resolve_options
+from fastnst.options.presets import PRESETS
 
 _PAGE = Path(__file__).parent / "page"
 _LOOK_SECONDS = 0.2
@@ -104,7 +105,7 @@ class App:
                 "device": self._studio.device,
                 "weights": Path(self._studio.host["weights"]).name,
                 "controls": make_controls(self._limits),
-                "begins": beginnings(),
+                "begins": {name: str(resolve_options(preset=name).init) for name in PRESETS},
                 "starts": list(START_WORDS),
                 "limits": asdict(self._limits),
                 "examples": [name for name in NAMES if name != "content"],

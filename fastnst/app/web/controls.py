@@ -43,11 +43,6 @@ def make_controls(limits: Limits) -> list[dict[str, Any]]:
     ]
 
 
-def beginnings() -> dict[str, str]:
-    """The start of each preset, from `START_WORDS`."""
-    return {name: str(resolve_options(preset=name).init) for name in PRESETS}
-
-
 def read_form(form: Mapping[str, object]) -> dict[str, Any]:
     """The options that a form gives, from a control's name to what is typed in it, parsed as the command parses words.
 

@@ -14,7 +14,7 @@ from typing import Any
 from fastnst.app.cli.plan import plans_of
 from fastnst.app.web.results import Kept, Limits, Request, Upload, clip_file, keep, thumbnail
 from fastnst.app.web.ticket import Ticket
-from fastnst.errors import FastnstError, OptionError
+from fastnst.errors import FastnstError, Interrupted, OptionError
 from fastnst.feedforward.first import first_picture, network_shares
 from fastnst.image.colour import finished
 from fastnst.image.picture import Picture, opaque
@@ -167,7 +167,7 @@ class Studio:
             small = thumbnail(as_planes(done.frame)[0], None, _PREVIEW_EDGE)
             ticket.show_frame(done, time.perf_counter() - began, small)
             if ticket.stopping or time.perf_counter() - began > self.limits.seconds:
-                raise _StoppedError
+                raise Interrupted
 
         options: dict[str, Any] = {**request.options, **self.host, "init": request.begins}
         film = None
@@ -178,7 +178,7 @@ class Studio:
                 made = prepare_video(path, styles, output, max_frames=self.limits.frames, **options)
                 made.run(look)
                 film = output.read_bytes()
-            except _StoppedError:
+            except Interrupted:
                 pass
         values = ticket.options
         record = LossRecord(made.count, values.size, 0.0, 0.0, 0.0, 0.0, time.perf_counter() - began)
@@ -198,10 +198,6 @@ def _reduced(upload: Upload) -> Picture:
     picture = load_image(upload.opened(), role="content")
     long_edge = max(picture.height, picture.width)
     return picture if long_edge <= _PREVIEW_EDGE else resize_picture(picture, _PREVIEW_EDGE)
-
-
-class _StoppedError(Exception):
-    """The run of a clip was stopped between two frames, or had its time."""
 
 
 class _Preview:
