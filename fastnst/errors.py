@@ -2,7 +2,13 @@
 
 
 class FastnstError(ValueError):
-    """Base of every error that fastnst raises for bad input; the command prints it in one line, without a traceback."""
+    """Base of every error that fastnst raises for bad input; the command prints it without a traceback.
+
+    It is in one line, also where a file's own words are in it.
+    """
+
+    def __str__(self) -> str:
+        return " ".join(super().__str__().splitlines())
 
 
 class Interrupted(Exception):

@@ -126,6 +126,8 @@ TENSORS = st.sampled_from(["features.0.weight", "features.0.bias", "conv1_1.weig
 
 @fuzz(200)
 @example(facts={"features.0.weight": {"dtype": "F32", "shape": [0, 2**63], "data_offsets": (0, 0)}}, length=0)
+@example(facts={"features.0.weight": ["\r"]}, length=0)
+@example(facts={"a\nb": {"dtype": "F32", "shape": [0], "data_offsets": (0, 0)}}, length=0)
 @given(facts=st.dictionaries(TENSORS, FACTS | VALUES, min_size=1), length=st.sampled_from([0, 256, 6912, 7168]))
 def test_weights_of_any_facts(facts: dict[str, Any], length: int, tmp_path: Path) -> None:
     path, head = tmp_path / "any.safetensors", json.dumps(facts).encode()

@@ -90,15 +90,18 @@ def load_network(path: str | os.PathLike[str] = SHIPPED) -> NetworkFile:
         )
     if facts.get("format") != FORMAT:
         raise NetworkError(
-            f"{what} has format {facts.get('format')}, and this version of fastnst reads {FORMAT}; use the version "
+            f"{what} has format {facts.get('format')!r}, and this version of fastnst reads {FORMAT}; use the version "
             "that wrote it"
         )
     try:
-        with torch.device("meta"):  # the facts may name more styles than there is memory for
-            network = StyleNetwork([str(name) for name in facts["styles"]], Architecture(**facts["architecture"]))
-        if not network.names or not all(bool(value.isfinite().all()) for value in tensors.values()):
-            raise ValueError("no styles, or values that are not finite")
-        network.load_state_dict({name: value.float() for name, value in tensors.items()}, assign=True)
+        names = [str(name) for name in facts["styles"]]
+        # The facts may name more styles than there is memory for.
+        if not names or tensors["paint.scale"].shape[:1] != (len(names),):
+            raise ValueError("no styles, or others than in the tensors")
+        network = StyleNetwork(names, Architecture(**facts["architecture"]))
+        if not all(bool(value.isfinite().all()) for value in tensors.values()):
+            raise ValueError("values that are not finite")
+        network.load_state_dict({name: value.float() for name, value in tensors.items()})
         training = dict(facts["training"])
     except (KeyError, TypeError, ValueError, RuntimeError, OptionError):
         raise NetworkError(f"{what} is damaged: its weights are not those that it names; train it anew") from None

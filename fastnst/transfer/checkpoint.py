@@ -237,7 +237,7 @@ def _load_run(path: Path, *, check: bool) -> SavedRun:
         raise CheckpointError(f"{path} is not a checkpoint of a run; give the file that --checkpoint wrote")
     if contents.get("format") != FORMAT:
         raise CheckpointError(
-            f"checkpoint {path} has format {contents.get('format')}, this version of fastnst reads {FORMAT}; go on "
+            f"checkpoint {path} has format {contents.get('format')!r}, this version of fastnst reads {FORMAT}; go on "
             "with the version that wrote it, or begin anew"
         )
     try:
