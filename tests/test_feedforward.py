@@ -239,6 +239,18 @@ def test_a_training_goes_on_from_the_checkpoint_before_a_damaged_one(places: Pat
         trained(places, 6, checkpoint=checkpoint, resume=True)
 
 
+def test_a_checkpoint_whose_optimiser_is_another_s(places: Path, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "run"
+    trained(places, 2, checkpoint=checkpoint)
+    contents = torch.load(checkpoint, weights_only=True)
+    for part, name in ((0, "exp_avg"), (1, "momentum_buffer")):
+        contents["optimizer"][part]["state"][0][name] = torch.zeros(3, 5)
+    torch.save(contents, checkpoint)
+    checkpoint.with_name("run.prev").unlink(missing_ok=True)
+    with pytest.raises(TrainingError, match="holds another network"):
+        trained(places, 4, checkpoint=checkpoint, resume=True)
+
+
 def test_stopping_keeps_what_there_is(places: Path, tmp_path: Path) -> None:
     output = tmp_path / "net.safetensors"
     result = trained(places, 50, output=output, callback=lambda progress: progress.step < 3)

@@ -249,8 +249,13 @@ class _Optimizer:
         return [optimizer.state_dict() for optimizer, _ in self._parts]
 
     def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
+        """Takes over what `state_dict` gave. Raises ValueError for the state of other parameters."""
         for (optimizer, _), state in zip(self._parts, states, strict=True):
             optimizer.load_state_dict(state)
+            for parameter, kept in optimizer.state.items():
+                own = [value for name, value in kept.items() if name != "step"]
+                if not all(isinstance(value, Tensor) and value.shape == parameter.shape for value in own):
+                    raise ValueError("the state is not that of these parameters")
 
 
 @dataclass(eq=False)
