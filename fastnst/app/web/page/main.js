@@ -247,7 +247,7 @@ async function main() {
   find("examples").addEventListener("click", () =>
     attempt(async () => {
       slots.content.put([await api.example("content")]);
-      slots.style.put([await api.example(page.examples[0])]);
+      slots.style.put([await api.example("style_swirls")]);
     }),
   );
 
