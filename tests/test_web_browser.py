@@ -90,8 +90,11 @@ class Tab:
                 self.page.fill(field, value)
 
     def start(self) -> None:
+        before = self.page.locator("#results button").count()
         self.page.click("#start")
-        self.page.wait_for_selector("#stop:visible")
+        # A short run may be over before the page has heard of it.
+        begun = self.page.locator("#stop:visible").or_(self.page.locator(f"#results li:nth-child({before + 1})"))
+        begun.first.wait_for()
 
     def until_over(self) -> None:
         self.page.wait_for_selector("#start:visible")
