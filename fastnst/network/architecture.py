@@ -60,7 +60,8 @@ class Preprocessing:
 
     @property
     def affine(self) -> tuple[list[float], list[float]]:
-        """The same as a scale and a shift, in the network's order of channels."""
+        """Scale and shift of `x · scale + shift`, which is `(x · self.scale − mean) / std`, in the network's order of
+        channels."""
         scale = [self.scale / std for std in self.std]
         return scale, [-mean / std for mean, std in zip(self.mean, self.std, strict=True)]
 

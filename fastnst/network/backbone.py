@@ -4,6 +4,7 @@ Forward and backward are written out rather than left to autograd: what the way 
 GPU one bit for each activation that no tap wants, and no gradient is computed but the image's.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -22,7 +23,7 @@ from fastnst.network.runtime import Runtime
 from fastnst.network.weights import Weights
 
 
-class Tap:
+class Tap(ABC):
     """An observer of a layer: it is given the layer's features, and on the way back adds to their gradient. One of a
     forward pass alone has no more than `forward`."""
 
@@ -40,18 +41,18 @@ class Tap:
         """The style's term of the gradient, once it is known."""
         return None
 
+    @abstractmethod
     def forward(self, features: Tensor) -> None:
         """Reads the layer's features, (1, C, H, W), which the network writes over later: a tap keeps copies."""
-        raise NotImplementedError
 
     def forward_summed(self, features: Tensor, sums: Tensor) -> None:
         """Does what `forward` does where the layer made the sums that are `wanted`."""
-        raise NotImplementedError
+        raise FastnstError("a tap that wants no sums was given some")
 
     def backward(self, features: Tensor, gradient: Tensor, *, accumulate: bool, relu: bool) -> None:
         """Writes the gradient of the features into `gradient`, (1, C, H, W), or with `accumulate` adds it to what the
         layers above left there. With `relu` the sum is the gradient before the ReLU: zero where the features are."""
-        raise NotImplementedError
+        raise FastnstError("a tap of a forward pass alone has no gradient")
 
 
 class Trace(NamedTuple):

@@ -86,8 +86,8 @@ class NamedBytes(io.BytesIO):
 
 @dataclass(frozen=True, eq=False)
 class Upload:
-    """A picture that can be read: its name, file, size in pixels, and a small one as a browser shows it. A clip has so
-    many `frames`, and the first of them is shown."""
+    """A picture that can be read: its name, file, size in pixels, and a small one as a browser shows it; `sha256` is
+    that of its pixels. A clip has so many `frames`, and the first of them is shown."""
 
     name: str
     data: bytes = field(repr=False)
@@ -95,6 +95,7 @@ class Upload:
     height: int
     thumbnail: bytes = field(repr=False)
     frames: int = 0
+    sha256: str = ""
 
     @property
     def size_bytes(self) -> int:
@@ -120,7 +121,8 @@ def read_upload(name: str, data: bytes, limits: Limits, *, role: str = "content"
         if upload is not None:
             return upload
     picture = load_image(NamedBytes(data, name), role=role, max_pixels=limits.pixels)
-    return Upload(name, data, picture.width, picture.height, thumbnail(picture.rgb, picture.alpha))
+    small = thumbnail(picture.rgb, picture.alpha)
+    return Upload(name, data, picture.width, picture.height, small, sha256=picture.sha256)
 
 
 def _read_clip(name: str, data: bytes, limits: Limits) -> Upload | None:

@@ -88,10 +88,7 @@ class Studio:
             return None
         try:
             blend = network_shares(
-                [
-                    (_hash_of(style), weight / sum(weights))
-                    for style, weight in zip(request.styles, weights, strict=True)
-                ]
+                [(style.sha256, weight / sum(weights)) for style, weight in zip(request.styles, weights, strict=True)]
             )
         except OptionError:
             return None
@@ -187,12 +184,8 @@ class Studio:
         return Result(as_planes(first[0])[0], None, (), facts), film
 
 
-@lru_cache(maxsize=16)
-def _hash_of(upload: Upload) -> str:
-    return load_image(upload.opened(), role="style").sha256
-
-
-@lru_cache(maxsize=2)
+# Of the newest alone: what is kept here is beyond the session's limits.
+@lru_cache(maxsize=1)
 def _reduced(upload: Upload) -> Picture:
     """The picture of an upload, as large as a first picture needs it; kept while a slider is moved."""
     picture = load_image(upload.opened(), role="content")

@@ -50,7 +50,7 @@ async function main() {
   );
   const palette = new Palette(find("palette"), page.examples, { attempt, put: mix });
   let run = null;
-  let firsts = 0, first = null, held = null;
+  let firsts = 0, first = null, shown = null, held = null;
   let asking = 0, looking = 0, forecasts = 0, painting;
   const shownYet = () => document.body.dataset.stage === "full" && !stage.shown.includes("/large");
   // The curve of the present run, and those of results as they are asked for.
@@ -67,7 +67,7 @@ async function main() {
     if (content && !shownYet()) stage.show(api.largeUrl(content.id), "The content");
     stage.compare(slots.content.pictures.length ? api.largeUrl(slots.content.pictures[0].id) : null);
     document.querySelector("#content .empty b").textContent = isTexture() ? "Not needed for a texture" : "Drop a picture";
-    palette.show(slots.style.pictures);
+    palette.show(slots.style.pictures, controls.value("style_weights"));
     clearTimeout(asking);
     asking = setTimeout(foresee, 500);
     clearTimeout(looking);
@@ -87,7 +87,9 @@ async function main() {
   async function showFirst() {
     const run = wanted();
     if (!run || isBusy() || firstOf(run) === first) return;
+    if (JSON.stringify(run.styles) !== shown) controls.offerFirst(false);
     first = firstOf(run);
+    shown = JSON.stringify(run.styles);
     const turn = ++firsts, url = await api.first(run);
     if (turn !== firsts || isBusy()) return;
     controls.offerFirst(url !== null);

@@ -37,12 +37,16 @@ export class Palette {
     });
   }
 
-  // Shows which of the styles the pictures of the slot are.
-  show(pictures) {
+  // Shows which of the styles the pictures of the slot are, and their shares; those of a blend that is over are taken back.
+  show(pictures, shares) {
     const known = this.swatches.map(({ name }) => name);
     const names = pictures.map(({ name }) => name.replace(/\.jpg$/, ""));
     this.chosen = names.length <= 2 && names.every((name) => known.includes(name)) ? names : [];
     for (const { name, swatch } of this.swatches) swatch.ariaPressed = String(this.chosen.includes(name));
+    if (this.chosen.length === 2) this.slider.value = shares ? Number(shares.split(",")[1]) : 50;
+    const blended = this.blended;
+    this.blended = this.chosen.length === 2 && Boolean(shares);
+    if (blended && this.chosen.length !== 2) this.put(null, null);
     this.row.classList.toggle("off", this.chosen.length === 0); // its place stays, so that nothing jumps
     this.slider.hidden = this.chosen.length < 2;
     this.other.value = this.chosen[1] ?? "";
