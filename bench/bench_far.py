@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -61,8 +61,8 @@ def run_far(size: int, max_memory: str, iterations: int, optimizer: str, folder:
     options = resolve_options(size=size, scales=None, optimizer=optimizer, weights="random", max_memory=max_memory)
     runtime = resolve_runtime(options.device, options.precision, options.backend)
     plans = [
-        plan_run(options, runtime, (size, size), tile=tile, max_memory=memory, network_is_loaded=False)
-        for tile, memory in (("auto", max_memory), ("none", None))
+        plan_run(asked, runtime, (size, size), network_is_loaded=False)
+        for asked in (options, replace(options, tile="none", max_memory=None))
     ]
     plan, untiled = plans
     print(

@@ -106,9 +106,9 @@ def plan_side(side: str, options: Options, runtime: Runtime, size: tuple[int, in
     """The plan of `side` for an image of `size`, (height, width). Raises OptionError for an unknown side."""
     name, _, argument = side.partition(":")
     if side == "whole":
-        return plan_run(options, runtime, size, tile="none")
+        return plan_run(replace(options, tile="none"), runtime, size)
     if name == "auto":
-        return plan_run(options, runtime, size, max_memory=argument or None)
+        return plan_run(replace(options, max_memory=parse_memory(argument or None)), runtime, size)
     if name in ("kept", "recompute") and argument.isdecimal():
         grid = make_grid(*size, int(argument), reach_of(options.network, options.taps))
         return _plan_tiles(options, runtime, int(argument), grid, name)
@@ -119,7 +119,7 @@ def plan_side(side: str, options: Options, runtime: Runtime, size: tuple[int, in
 
 def _plan_tiles(options: Options, runtime: Runtime, tile: int, grid: TileGrid, level: str) -> Plan:
     if len(grid) == 1:
-        return plan_run(options, runtime, (grid.height, grid.width), tile="none")
+        return plan_run(replace(options, tile="none"), runtime, (grid.height, grid.width))
     return plan_tiles(options, runtime, grid, tile=tile, level=level, redone_steps=_REDONE[level])
 
 
@@ -193,7 +193,7 @@ def check_gradients(sides: Sequence[str], device: str) -> dict[str, float]:
         targets = style_targets(backbone, [(content.flip(3), 1.0)], options, runtime)
         _, exact = make_objective(backbone, content, targets, options, runtime).loss_and_gradient(image)
         for kind in dict.fromkeys(side.partition(":")[0] for side in sides):
-            plan = plan_run(options, runtime, size, tile=CHECK_TILE)
+            plan = plan_run(replace(options, tile=CHECK_TILE), runtime, size)
             if kind == "whole":
                 continue
             if kind == "published":

@@ -11,7 +11,7 @@ import pytest
 from bad_files import SMALL, write_all
 
 from fastnst.app import cli
-from fastnst.transfer import stylizer
+from fastnst.loss import networks
 
 HUGE = "1" + "0" * 400
 # By command line, with {} for the words that are wrong, what the message says of them.
@@ -376,7 +376,7 @@ def test_bad_input_is_refused_in_one_line(
         if word in words:
             pytest.importorskip(package)
     monkeypatch.chdir(inputs)
-    monkeypatch.setattr(stylizer, "build_backbone", must_not_work)
+    monkeypatch.setattr(networks, "build_backbone", must_not_work)
     before = states(inputs)
     try:
         ended: object = cli.main(words)

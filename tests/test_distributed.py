@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ def compared(tile: Any, padding: str = "zeros", evaluations: int = 1) -> float:
     style = style_targets(backbone, [(image.flip(3), 1.0)], options, runtime)
     expected, exact = make_objective(backbone, content, style, options, runtime).loss_and_gradient(image)
     with joined() as ranks:
-        plan = ranks.gathered(plan_run(options, runtime, (96, 64), tile=tile, processes=ranks.size))[0]
+        plan = ranks.gathered(plan_run(replace(options, tile=tile), runtime, (96, 64), processes=ranks.size))[0]
         objective = FittingObjective(backbone, content, style, options, runtime, plan=plan, ranks=ranks)
         for _ in range(evaluations):
             loss, gradient = objective.loss_and_gradient(image)

@@ -1,5 +1,6 @@
 """What depends on a GPU's kind and on its libraries, decided for stand-ins on a CPU."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -114,5 +115,5 @@ def test_maps_that_32_bits_cannot_count_are_tiled(monkeypatch: pytest.MonkeyPatc
     lines = "\n".join(plan_lines(plan, 1))
     assert ("2,147,766,336 elements, too many for 32 bits" in lines) == tiled
     # A word of the user's own counts more, and a CPU's libraries count in 64 bits.
-    assert plan_run(options, place, (edge, edge), tile="none", room=room).tile is None
+    assert plan_run(replace(options, tile="none"), place, (edge, edge), room=room).tile is None
     assert plan_run(options, resolve_runtime("cpu"), (edge, edge), room=room).tile is None

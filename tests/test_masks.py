@@ -1,5 +1,6 @@
 """Masks: regions with styles of their own, content that is transparent in places; against float64, in tiles, shared."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def shared() -> tuple[float, float]:
         targets = style_targets(backbone, [(style, 1.0)], options, runtime, regions)
         alone = make_objective(backbone, content, targets, options, runtime, guidance=guidance)
         whole, exact = alone.loss_and_gradient(image)
-        plan = plan_run(options, runtime, (75, 46), tile=16, processes=2)
+        plan = plan_run(replace(options, tile=16), runtime, (75, 46), processes=2)
         objective = FittingObjective(
             backbone, content, targets, options, runtime, plan=plan, guidance=guidance, ranks=ranks
         )

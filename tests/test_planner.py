@@ -58,7 +58,7 @@ def test_the_whole_image_where_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (plan.held_bytes, plan.limit_bytes) == (HELD, HELD + 90_000_000_000)
     assert plan.flops == pytest.approx(512 * 700 * 1.44e6, rel=0.05)
     # A tile that holds the image is the image.
-    plan = plan_run(*setting(), (200, 300), tile=512)
+    plan = plan_run(*setting(tile=512), (200, 300))
     assert (plan.tile, plan.level, len(plan.grid)) == (None, "whole", 1)
     # What is not known is no limit.
     monkeypatch.setattr(plan_limit, "free_bytes", lambda device: None)
@@ -74,20 +74,19 @@ def test_the_whole_image_where_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("machine")
 def test_less_memory_means_smaller_tiles_and_then_what_is_kept() -> None:
-    options, runtime = setting()
-    plans = [plan_run(options, runtime, (4096, 4096), max_memory=memory) for memory in ("40GB", "16GB", "8GB", "2.4GB")]
+    plans = [plan_run(*setting(max_memory=memory), (4096, 4096)) for memory in ("40GB", "16GB", "8GB", "2.4GB")]
     assert [plan.level for plan in plans] == ["whole", "kept", "kept", "recompute"]
     assert [plan.redone_steps for plan in plans[1:]] == [3, 9, 0]
     assert all(plan.fits for plan in plans)
     assert [plan.flops for plan in plans] == sorted(plan.flops for plan in plans)
     assert plans[-1].style_tile == plans[-1].tile
-    assert plan_run(options, runtime, (4096, 4096), max_memory="3GB").grid.overhead < 2
+    assert plan_run(*setting(max_memory="3GB"), (4096, 4096)).grid.overhead < 2
 
 
 @pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize(("tile", "expected"), [(64, 64), ("256", 256), (100, 96), (3, 16)])
 def test_a_tile_that_is_asked_for(tile: Any, expected: int) -> None:
-    plan = plan_run(*setting(), (1000, 900), tile=tile)
+    plan = plan_run(*setting(tile=tile), (1000, 900))
     assert plan.tile == expected
     assert plan.grid == make_grid(1000, 900, int(tile), reach_of("vgg19", setting()[0].taps))
 
@@ -105,7 +104,7 @@ def test_a_tile_that_is_asked_for(tile: Any, expected: int) -> None:
 )
 def test_what_cannot_be_planned(given: dict[str, Any], words: str) -> None:
     with pytest.raises(OptionError, match=words):
-        plan_run(*setting(), (4096, 4096), **given)
+        plan_run(*setting(**given), (4096, 4096))
 
 
 @pytest.mark.usefixtures("machine")
@@ -115,7 +114,7 @@ def test_a_plan_of_given_tiles(level: str) -> None:
     grid = make_grid(1000, 900, 256, reach_of("vgg19", options.taps))
     plan = plan_tiles(options, runtime, grid, tile=256, level=level, redone_steps=int(level == "kept"))
     assert (plan.level, plan.grid, plan.tile, plan.style_tile) == (level, grid, 256, 256)
-    quickest = plan_run(options, runtime, (1000, 900), tile=256)
+    quickest = plan_run(replace(options, tile=256), runtime, (1000, 900))
     assert (plan.flops > quickest.flops, plan.peak_bytes < quickest.peak_bytes) == ((level == "recompute"),) * 2
 
 
@@ -130,7 +129,7 @@ def test_several_processes_share_the_tiles(processes: int) -> None:
     assert shared.peak_bytes < alone.peak_bytes
     assert len(shared.grid) % processes == 0
     assert most_tiles(options, (1024, 1024)) > 16
-    tiles = plan_run(options, runtime, (1024, 1024), tile=512, processes=8)
+    tiles = plan_run(replace(options, tile=512), runtime, (1024, 1024), processes=8)
     assert tiles.tile is not None
     assert tiles.tile < 512
     # A small image is not cut for more processes.
@@ -154,10 +153,10 @@ def test_crops_of_several_sizes_are_counted() -> None:
 
 @pytest.mark.usefixtures("machine")
 def test_large_styles_are_seen_in_tiles() -> None:
-    options, runtime = setting()
-    small = plan_run(options, runtime, (256, 256), max_memory="1GB", style_sizes=[(256, 256)])
+    options, runtime = setting(max_memory="1GB")
+    small = plan_run(options, runtime, (256, 256), style_sizes=[(256, 256)])
     assert (small.tile, small.style_tile) == (None, None)
-    large = plan_run(options, runtime, (256, 256), max_memory="1GB", style_sizes=[(256, 256), (3000, 3000)])
+    large = plan_run(options, runtime, (256, 256), style_sizes=[(256, 256), (3000, 3000)])
     assert (large.tile, large.style_tile) == (None, 256)
 
 
@@ -228,6 +227,7 @@ def test_the_planned_peak_is_the_measured_one(precision: str, tile: str, size: i
 
 _PEAK = """
 import sys, torch
+from dataclasses import replace
 sys.path.insert(0, "tests")
 from fastnst_kernels.profiling.measure import peak_resident_bytes
 from network_samples import prepared
@@ -244,7 +244,7 @@ masks = [("mask.png", None)] * count or None
 weights = load_weights("random", taps=resolve_options().taps)
 options, runtime, backbone = prepared(weights, precision=precision, optimizer="adam", style_loss=loss, masks=masks)
 regions = [{0: None}] * count or None
-plan = plan_run(options, runtime, (size, size), tile=tile)
+plan = plan_run(replace(options, tile=tile), runtime, (size, size))
 style = style_targets(backbone, [(torch.rand(1, 3, 64, 64), 1.0)], options, runtime, regions)
 content = torch.rand(1, 3, size, size)
 guidance = Guidance(size, size, tuple(torch.rand(1, 1, size, size) for _ in range(count)) or (None,))
@@ -289,7 +289,7 @@ def test_the_command_prints_json(report: Callable[..., str]) -> None:
 @pytest.mark.parametrize("level", ["kept", "recompute"])
 @pytest.mark.parametrize("is_kept", [True, False])
 def test_every_plan_has_words(level: str, is_kept: bool) -> None:
-    plan = plan_run(*setting(), (1024, 1024), tile=256)
+    plan = plan_run(*setting(tile=256), (1024, 1024))
     lines = command.plan_lines(replace(plan, level=level, content_is_kept=is_kept, limit_bytes=10), 1000)
     assert "TOO MUCH" in "\n".join(lines)
     assert ("computed anew each time" in "\n".join(lines)) is not is_kept

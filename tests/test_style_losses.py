@@ -1,5 +1,6 @@
 """The style losses and masks, and their gradients, against float64; weights of scales; roots of covariances."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -71,9 +72,9 @@ def test_what_is_sorted_is_not_shared() -> None:
     with pytest.raises(OptionError, match="tile 64 cannot be used with the style loss sliced, which sorts"):
         resolve_options(style_loss="sliced", tile=64)
     options, runtime, _ = prepared(**SMALL, style_loss="sliced")
-    assert plan_run(options, runtime, (300, 200), tile="auto").tile is None
+    assert plan_run(options, runtime, (300, 200)).tile is None
     with pytest.raises(OptionError, match=r"the whole image at once of .* choose another --style-loss"):
-        plan_run(options, runtime, (300, 200), tile="auto", max_memory=20_000_000)
+        plan_run(replace(options, max_memory=20_000_000), runtime, (300, 200))
     two = Stylizer(picture(1, 40, 40), ranks=Ranks(size=2), **SMALL, style_loss="sliced", size=64, scales=None)
     with pytest.raises(OptionError, match="several processes cannot share an image whose features are sorted"):
         two.prepare(picture(2, 64, 64))

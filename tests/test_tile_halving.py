@@ -1,5 +1,6 @@
 """Memory that runs out during a run: the tile is halved, and the run goes on from the image it had."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -40,7 +41,7 @@ class Failing:
 
 
 def fitting(tile: Any, **settings: Any) -> FittingObjective:
-    plan = plan_run(OPTIONS, RUNTIME, SIZE, tile=tile)
+    plan = plan_run(replace(OPTIONS, tile=tile), RUNTIME, SIZE)
     return FittingObjective(BACKBONE, CONTENT, TARGETS, OPTIONS, RUNTIME, plan=plan, **settings)
 
 

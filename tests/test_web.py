@@ -20,9 +20,8 @@ from fastnst.app.cli.arguments import HOST_OPTIONS
 from fastnst.app.web import studio as studio_module
 from fastnst.app.web.controls import MAIN, make_controls, read_form
 from fastnst.app.web.results import Kept, Limits, Request, Upload, keep, oldest_first, plain_name, read_upload
-from fastnst.app.web.session import Session, continued
+from fastnst.app.web.session import DONE, FAILED, Session, Ticket, continued
 from fastnst.app.web.studio import Studio, _Preview
-from fastnst.app.web.ticket import DONE, FAILED, Ticket
 from fastnst.errors import ImageError, OptionError
 from fastnst.image.metadata import read_parameters
 from fastnst.image.read import load_image
@@ -254,7 +253,7 @@ def test_a_run_and_its_continuation_are_made_again_from_their_files(
     assert first.preview is not None
     # The network is loaded once.
     with monkeypatch.context() as patch:
-        patch.setattr("fastnst.transfer.stylizer.load_weights", Mock(side_effect=RuntimeError("loaded again")))
+        patch.setattr("fastnst.loss.networks.load_weights", Mock(side_effect=RuntimeError("loaded again")))
         second = run(studio, continued(RESULTS[-1], 2, 72))
     assert second.state == DONE
     for result in RESULTS[-2:]:

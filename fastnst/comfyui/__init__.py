@@ -22,12 +22,13 @@ from fastnst.image.colour import MODES
 from fastnst.image.picture import Picture
 from fastnst.image.read import load_image
 from fastnst.image.write import to_pil
+from fastnst.loss.networks import Networks
 from fastnst.options.options import START_WORDS, resolve_options
 from fastnst.options.parse import parse_size
 from fastnst.options.presets import PRESETS
 from fastnst.transfer.inputs import parse_canvas
 from fastnst.transfer.result import Iterate, Result
-from fastnst.transfer.stylizer import Networks, Stylizer
+from fastnst.transfer.stylizer import Stylizer
 from fastnst.transfer.variants import texture_options
 
 __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]

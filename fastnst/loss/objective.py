@@ -21,14 +21,13 @@ from torch import Tensor
 from fastnst.errors import FastnstError
 from fastnst.loss.content import ContentTarget, content_target
 from fastnst.loss.layer import LayerTap, LayerTerms
-from fastnst.loss.masks import Guidance
+from fastnst.loss.masks import Guidance, LayerGuidance
 from fastnst.loss.scale import LossScale
 from fastnst.loss.sliced import SlicedTargets
 from fastnst.loss.targets import StyleTarget
-from fastnst.loss.terms import Loss, Variation, variation_of
+from fastnst.loss.terms import Loss, Variation, seam_variation, variation_of
 from fastnst.loss.transforms import FeatureTransform
 from fastnst.network.backbone import Backbone, Trace
-from fastnst.network.padding import seam_variation
 from fastnst.network.runtime import Runtime
 from fastnst.network.tiles import TileGrid, add_crop, cut, levels_of, make_grid, reach_of
 from fastnst.options.options import Options
@@ -52,7 +51,10 @@ class Evaluation(Protocol):
 
     def loss_and_gradient(self, image: Tensor, out: Tensor | None = None) -> tuple[Loss, Tensor]:
         """The loss, and the gradient of its total: (1, 3, H, W) float32, contiguous; or written into `out`, which has
-        the memory format of the image."""
+        the memory format of the image.
+
+        Nothing is read back to the host. In float16 the gradient is not finite where `loss_scale` is too large.
+        """
 
 
 def _alone(tensors: Sequence[Tensor]) -> None:
@@ -93,18 +95,14 @@ class Objective:
     wraps: bool = False
 
     def loss(self, image: Tensor) -> Loss:
-        """The loss of `image`, (1, 3, H, W) float32 in 0…1, without a gradient."""
+        """See `Evaluation`."""
         self._forward(image, record=False)
         tv = direct.total_variation(self.runtime.kernels, image, self.variation.kind)
         terms = self._terms()
         return self._loss(terms, tv + seam_variation(image, kind=self.variation.kind) if self.wraps else tv)
 
     def loss_and_gradient(self, image: Tensor, out: Tensor | None = None) -> tuple[Loss, Tensor]:
-        """The loss, and the gradient of its total: (1, 3, H, W) float32, contiguous; or written into `out`, which has
-        the memory format of the image.
-
-        Nothing is read back to the host. In float16 the gradient is not finite where `loss_scale` is too large.
-        """
+        """See `Evaluation`."""
         kept = self._forward(image, record=self.level == "kept")
         terms = self._terms()
         self.loss_scale.follow(terms[0])
@@ -253,19 +251,8 @@ def make_objective(
         add_up=share.add_up,
         transforms=transforms,
     )
-    layers = {
-        name: LayerTerms(
-            runtime=runtime,
-            guidance=guided[name],
-            style_target=style.get(name),
-            content_constant=target.weights.get(name),
-            style_weight=options.last_style_weight,
-            content_weight=options.content_weight,
-            is_whole=len(grid) == 1 and share.size == 1,
-        )
-        for name in levels
-        if name in style or name in target.weights
-    }
+    is_whole = len(grid) == 1 and share.size == 1
+    layers = _layers(style, target.weights, guided, options, runtime, is_whole=is_whole)
     if redone_steps is None:
         redone_steps = 0 if len(grid) == 1 else least_redone(backbone.steps, layers)
     return Objective(
@@ -282,9 +269,34 @@ def make_objective(
         runtime=runtime,
         loss_scale=loss_scale or LossScale(runtime),
         # What torch allocates to sort is its own affair.
-        is_tiled=len(grid) > 1 or share.size > 1 or is_sliced,
+        is_tiled=not is_whole or is_sliced,
         wraps=options.wraps,
     )
+
+
+def _layers(
+    style: Mapping[str, StyleTarget],
+    content: Mapping[str, float],
+    guided: Mapping[str, LayerGuidance],
+    options: Options,
+    runtime: Runtime,
+    *,
+    is_whole: bool,
+) -> dict[str, LayerTerms]:
+    """The terms of each layer that has a style target or a constant of the `content` term."""
+    return {
+        name: LayerTerms(
+            runtime=runtime,
+            guidance=guidance,
+            style_target=style.get(name),
+            content_constant=content.get(name),
+            style_weight=options.last_style_weight,
+            content_weight=options.content_weight,
+            is_whole=is_whole,
+        )
+        for name, guidance in guided.items()
+        if name in style or name in content
+    }
 
 
 def _weights(layers: Iterable[LayerTerms], options: Options) -> Tensor:

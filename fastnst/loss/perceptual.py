@@ -13,10 +13,10 @@ from fastnst.image.picture import Picture, opaque
 from fastnst.image.read import Source, load_image
 from fastnst.image.resize import fitted_size, resize_picture, warn_if_enlarged
 from fastnst.loss.modules import TVLoss, content_factor
+from fastnst.loss.networks import weights_of
 from fastnst.loss.targets import gram_target, style_shares
 from fastnst.network.extractor import FeatureExtractor, Tap
 from fastnst.network.frozen import Frozen
-from fastnst.network.weights import load_weights
 from fastnst.options.keywords import OptionValues
 from fastnst.options.options import Options, resolve_options
 
@@ -96,10 +96,9 @@ class PerceptualLoss(Frozen):
         self.options = loss_options(**options)
         self._style_layers = dict(self.options.active_style_layers)
         self._content_layers = dict(self.options.active_content_layers)
-        taps, scaling = self.options.taps, self.options.filter_scaling
         self.extractor = extractor or FeatureExtractor(
-            load_weights(self.options.weights, self.options.network, taps=taps, filter_scaling=scaling),
-            layers=taps,
+            weights_of(self.options),
+            layers=self.options.taps,
             pooling=self.options.pooling,
             padding=self.options.padding,
         )

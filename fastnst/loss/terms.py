@@ -97,3 +97,24 @@ def variation_of(options: Options, height: int, width: int) -> Variation:
     """The variation of an image of `height` × `width` pixels."""
     factor = float(height * width) if options.tv_reduction == "sum" else 1.0
     return Variation(options.tv_kind, factor, options.tv_weight * factor)
+
+
+def seam_variation(image: Tensor, gradient: Tensor | None = None, weight: float = 0.0, kind: str = "squared") -> Tensor:
+    """The total variation across the seams of an image that tiles, which one that ends does not have.
+
+        1/(H·W) Σ |x_{1,j} − x_{H,j}|ᵖ + |x_{i,1} − x_{i,W}|ᵖ,    p = 2 for kind "squared", 1 for "absolute"
+
+    image: (1, 3, H, W) float; returns (1,). `weight` times its derivative is added to `gradient`, of the image's shape.
+    """
+    positions = image.shape[2] * image.shape[3]
+    total = image.new_zeros(1)
+    for axis in (2, 3):
+        end = image.shape[axis] - 1
+        difference = image.select(axis, 0) - image.select(axis, end)
+        squared = kind == "squared"
+        total = total + (difference.square() if squared else difference.abs()).sum() / positions
+        if gradient is not None and weight:
+            slope = difference * (2 * weight / positions) if squared else difference.sign() * (weight / positions)
+            gradient.select(axis, 0).add_(slope)
+            gradient.select(axis, end).sub_(slope)
+    return total

@@ -115,16 +115,6 @@ class FeatureExtractor(Frozen):
                 waiting.remove(name)
                 x = taps[name](x)
 
-    def compute_in(self, dtype: torch.dtype) -> None:
-        """Computes in `dtype` from now on, on maps in channels-last; the image's normalisation stays in float32.
-
-        The same as autocast to it, without a cast of all weights at each call.
-        """
-        for name, buffer in self.named_buffers():
-            if name.endswith(("_weight", "_bias")):
-                layout = torch.channels_last if buffer.ndim == 4 else torch.preserve_format
-                self.register_buffer(name, buffer.to(dtype, memory_format=layout), persistent=False)
-
     def _convolved(self, x: Tensor, name: str) -> Tensor:
         weight, bias = self.kept(f"{name}_weight"), self.kept(f"{name}_bias")
         if name == "conv1_1" and self.padding == "replicate":

@@ -16,8 +16,6 @@ from fastnst_kernels import direct
 from fastnst_kernels.launch.layout import empty_bits
 from torch import Tensor
 
-from fastnst.network.padding import bordered, unbordered
-
 
 @dataclass(frozen=True)
 class Convolution:
@@ -176,3 +174,30 @@ class GpuLayers(Layers):
         full = self.empty((*gradient.shape[:2], *shape[2:]))  # (1, K, H, W)
         direct.unpool_backward(self._backend, gradient, record, pool=layer.pool, result=full)
         return full
+
+
+def bordered(x: Tensor, padding: str) -> Tensor:
+    """A map (B, C, H, W) with a border of one, (B, C, H + 2, W + 2), in the same memory format: its other sides
+    ("circular") or its nearest pixels ("replicate")."""
+    by_position = x.stride(1) == 1 and x.shape[1] > 1
+    layout = torch.channels_last if by_position else torch.contiguous_format
+    height, width = x.shape[2:]
+    padded = torch.empty((*x.shape[:2], height + 2, width + 2), dtype=x.dtype, device=x.device, memory_format=layout)
+    padded[:, :, 1:-1, 1:-1] = x
+    first, last = (-1, 0) if padding == "circular" else (0, -1)
+    padded[:, :, 0, 1:-1] = x[:, :, first]
+    padded[:, :, -1, 1:-1] = x[:, :, last]
+    first, last = (-2, 1) if padding == "circular" else (1, -2)
+    padded[..., 0] = padded[..., first]
+    padded[..., -1] = padded[..., last]
+    return padded
+
+
+def unbordered(gradient: Tensor) -> Tensor:
+    """The gradient (1, C, H, W) of a map, from `gradient`, that of the map `bordered` by its nearest pixels, (1, C,
+    H + 2, W + 2), whose border's part is added to the positions that it was taken from, in place."""
+    for near, border in ((1, 0), (-2, -1)):
+        gradient[:, :, near] += gradient[:, :, border]
+    for near, border in ((1, 0), (-2, -1)):
+        gradient[..., near] += gradient[..., border]
+    return gradient[:, :, 1:-1, 1:-1]

@@ -1,9 +1,9 @@
 """Every option of a run, once: name, type, default, range and meaning, for command, function and documents."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
-from typing import Any, TypedDict, Unpack, get_type_hints
+from typing import Any
 
 from fastnst.errors import OptionError
 from fastnst.image.files import MAX_PIXELS
@@ -29,32 +29,12 @@ from fastnst.options.parse import (
     parse_scales,
     scale_count,
 )
+from fastnst.options.parse import option_field as _option
 from fastnst.options.presets import PRESETS, TRANSFER_ITERATIONS, UNSCALED
 
 _LONGEST = 65_535
 START_WORDS = ("content", "recoloured", "network", "noise", "grey", "style-mean")
 """The words that `init` takes beside a picture."""
-
-
-class _Facts(TypedDict, total=False):
-    """The facts in an option's field beside its default: how it is written, and what values it may have.
-
-    `heading` stands above the option, and above those that follow it.
-    """
-
-    heading: str
-    shown: str
-    choices: tuple[str, ...]
-    metavar: str
-    many: bool
-    minimum: float
-    maximum: float
-    above: float
-    flag: str
-
-
-def _option(default: Any, meaning: str, **facts: Unpack[_Facts]) -> Any:
-    return field(default=default, metadata={**dict.fromkeys(get_type_hints(_Facts)), "meaning": meaning, **facts})
 
 
 _OF_LBFGS: tuple[str, Callable[[Any], bool], str] = (

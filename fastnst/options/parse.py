@@ -8,13 +8,13 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import Field
+from dataclasses import Field, field
 from fractions import Fraction
 from functools import partial
 from itertools import pairwise
 from numbers import Integral, Real
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack, get_type_hints
 
 from fastnst.errors import OptionError
 from fastnst.network.architecture import canonical_layer
@@ -43,6 +43,29 @@ larger one passes through such a size first, for later the network sees only par
 _MOST_BITS = 128
 _MEMORY_BITS = 63
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+class Facts(TypedDict, total=False):
+    """The facts in an option's field beside its default: how it is written, and what values it may have.
+
+    `heading` stands above the option, and above those that follow it; `shown` is the default in words, `many` says that
+    it takes several values, and a `flag` of its own that it is given once for each of its items.
+    """
+
+    heading: str
+    shown: str
+    choices: tuple[str, ...]
+    metavar: str
+    many: bool
+    minimum: float
+    maximum: float
+    above: float
+    flag: str
+
+
+def option_field(default: Any, meaning: str, **facts: Unpack[Facts]) -> Any:
+    """The field of a dataclass of options; the command's arguments are made of its metadata."""
+    return field(default=default, metadata={**dict.fromkeys(get_type_hints(Facts)), "meaning": meaning, **facts})
 
 
 def parse_option(option: "Field[Any]", value: Any, network: str) -> Any:

@@ -21,7 +21,7 @@ from fastnst.loss.objective import least_redone
 from fastnst.network.runtime import Runtime
 from fastnst.network.tiles import Reach, TileGrid, levels_of, make_grid, reach_of
 from fastnst.options.options import Options
-from fastnst.options.parse import in_words, parse_memory, parse_tile
+from fastnst.options.parse import in_words
 from fastnst.plan.machine import Room, room_on
 from fastnst.plan.memory import (
     IMAGE_BYTES_PER_PIXEL,
@@ -118,8 +118,6 @@ def plan_run(
     runtime: Runtime,
     size: tuple[int, int],
     *,
-    tile: Any = "auto",
-    max_memory: Any = None,
     style_sizes: Sequence[tuple[int, int]] = (),
     network_is_loaded: bool = True,
     rate: float | None = None,
@@ -129,10 +127,10 @@ def plan_run(
 ) -> Plan:
     """The quickest way to iterate on an image of `size`, (height, width), that fits into memory.
 
+    It is in tiles as the option `tile` says, and held to `max_memory`. Several processes share the image in smaller
+    tiles than were asked for, where that is quicker.
+
     Args:
-        tile: "auto", "none" for the whole image whatever it needs, or the edge in pixels of what inner tiles own.
-            Several processes share the image in smaller ones, where that is quicker.
-        max_memory: bytes or text such as "8GB" that the device's memory is held to; None for what is free of it.
         style_sizes: (height, width) of the style images.
         network_is_loaded: False if the weights are still to come.
         rate: FLOP per second of `measure_rate`; without one no seconds are given.
@@ -140,11 +138,10 @@ def plan_run(
         sharers: processes that begin now and share what is free.
         room: what there is of the device's memory, for a device that is not at hand.
 
-    Raises OptionError where the tile or the memory cannot be understood, and where nothing that was asked for fits into
-    a `max_memory` that was given; without one the least that is possible is planned, and `fits` says that it is too
-    much.
+    Raises OptionError where nothing that was asked for fits into a `max_memory` that was given; without one the least
+    that is possible is planned, and `fits` says that it is too much.
     """
-    tile, allowed = parse_tile(tile), parse_memory(max_memory)
+    tile, allowed = options.tile, options.max_memory
     whole_alone = options.style_loss == "sliced"
     if whole_alone and tile == "auto":
         tile = "none"

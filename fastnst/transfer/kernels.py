@@ -17,9 +17,9 @@ from fastnst_kernels.profiling.measure import device_name, versions
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from fastnst.loss.networks import backbone_of
 from fastnst.loss.targets import style_targets
-from fastnst.network.architecture import CAFFE, IMAGENET, layers_up_to
-from fastnst.network.backbone import build_backbone
+from fastnst.network.architecture import CAFFE, IMAGENET, is_original, layers_up_to
 from fastnst.network.runtime import Runtime
 from fastnst.network.weights import Weights, cache_folder
 from fastnst.optim import Adam, Best, make_optimizer
@@ -53,9 +53,7 @@ class Rehearsal:
 
         options, runtime, plan = self.options, replace(self.runtime, device=_META), self.plan
         with planned() as launches, _Answers(), torch.no_grad():
-            backbone = build_backbone(
-                self._weights(), options.taps, runtime, pooling=options.pooling, padding=options.padding
-            )
+            backbone = backbone_of(self._weights(), options, runtime)
             styles = [(_map(*size), 1 / len(self.style_sizes)) for size in self.style_sizes]
             style = style_targets(backbone, styles, options, runtime, tile=plan.style_tile)
             image = _map(plan.height, plan.width)
@@ -80,8 +78,8 @@ class Rehearsal:
                 shape = (layer.out_channels, layer.in_channels, 3, 3)
                 tensors[f"{layer.name}.weight"] = torch.empty(shape, device=_META)
                 tensors[f"{layer.name}.bias"] = torch.empty(shape[:1], device=_META)
-        is_original = options.weights == "original" or (options.weights == "auto" and options.network == "vgg19")
-        return Weights("", options.network, tensors, CAFFE if is_original else IMAGENET, "")
+        preprocessing = CAFFE if is_original(options.network, options.weights) else IMAGENET
+        return Weights("", options.network, tensors, preprocessing, "")
 
 
 class Building:

@@ -4,7 +4,7 @@ import base64
 import html
 import io
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Unpack
 
@@ -97,6 +97,11 @@ class Result:
     losses: tuple[LossRecord, ...]
     parameters: Mapping[str, Any]
     stopped: str | None = None
+
+    @property
+    def interrupted(self) -> "Result":
+        """The same, as one that its user has stopped."""
+        return replace(self, stopped="interrupted", parameters={**self.parameters, "stopped": "interrupted"})
 
     @property
     def image(self) -> Image.Image:

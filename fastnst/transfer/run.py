@@ -102,9 +102,7 @@ def interruptible(watch: Watch, run: Callable[[Watch], Result]) -> Result:
         result = run(replace(watch, callback=look, callback_every=every))
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if not look.pressed:
-        return result
-    return replace(result, stopped="interrupted", parameters={**result.parameters, "stopped": "interrupted"})
+    return result.interrupted if look.pressed else result
 
 
 class _Interrupt:

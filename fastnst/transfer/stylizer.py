@@ -3,8 +3,7 @@
 import os
 import sys
 import warnings
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -23,15 +22,16 @@ from fastnst.image.picture import AnyPicture, Picture
 from fastnst.image.read import Source
 from fastnst.image.resize import AtSizes, at_size, edge_beside, resize, resize_wrapped
 from fastnst.loss.masks import StyleRegions, guidance_of, style_regions
+from fastnst.loss.networks import Networks, backbone_of, weights_of
 from fastnst.loss.objective import Evaluation
 from fastnst.loss.targets import StyleTarget, style_backbone, style_targets
 from fastnst.loss.temporal import Coherent
 from fastnst.loss.transforms import feature_transforms
 from fastnst.network import trial
-from fastnst.network.backbone import Backbone, build_backbone
+from fastnst.network.backbone import Backbone
 from fastnst.network.runtime import Runtime, as_before, resolve_runtime, versions, without_overflow
 from fastnst.network.settings import float32_products, own_modes, timed_algorithms
-from fastnst.network.weights import Weights, load_weights
+from fastnst.network.weights import Weights
 from fastnst.optim import make_optimizer, state_device
 from fastnst.options.keywords import OptionValues
 from fastnst.options.options import Options, resolve_options, unsized_options
@@ -92,36 +92,6 @@ def resume(
     saved = load_run(Path(path))
     source, style, options = saved.inputs(content=content, style=style, init=init, masks=masks)
     return interruptible(Watch(checkpoint=path, **watch), Stylizer(style, **options).prepare(source, saved).run)
-
-
-def weights_of(options: Options, *, progress: bool = False) -> Weights:
-    """The weights that `options` ask for. Raises WeightsError as `load_weights` does."""
-    taps, scaling = options.taps, options.filter_scaling
-    return load_weights(options.weights, options.network, taps=taps, filter_scaling=scaling, progress=progress)
-
-
-class Networks:
-    """The `kept` networks that were used last. Those who share one use it one after the other, in one thread."""
-
-    def __init__(self, kept: int = 2) -> None:
-        self._kept = kept
-        self._networks: OrderedDict[Hashable, tuple[Weights, Backbone]] = OrderedDict()
-
-    def get(self, options: Options, runtime: Runtime, load: Callable[[], Weights]) -> tuple[Weights, Backbone]:
-        """The network that `options` ask for, as `runtime` runs it; `load` gives its weights if it is not kept."""
-        pooling, padding = options.pooling, options.padding
-        key = (options.weights, options.network, options.taps, options.filter_scaling, pooling, padding, runtime)
-        network = self._networks.pop(key, None)
-        if network is None:
-            while len(self._networks) >= self._kept:
-                self._networks.popitem(last=False)
-            weights = load()
-            network = weights, build_backbone(weights, options.taps, runtime, pooling=pooling, padding=padding)
-        self._networks[key] = network
-        return network
-
-    def clear(self) -> None:
-        self._networks.clear()
 
 
 class Stylizer:
@@ -263,8 +233,6 @@ class Stylizer:
             options,
             self.runtime,
             scale.size,
-            tile=options.tile,
-            max_memory=options.max_memory,
             style_sizes=[style_size(style, scale.edge, options) for style in self._inputs.styles],
             network_is_loaded=self._network is not None,
             processes=self._ranks.size,
@@ -308,12 +276,6 @@ class Stylizer:
         matrices = [target.matrix for target in targets.values() if isinstance(target, BlendedTarget)]
         traces = torch.stack([matrix.diagonal(dim1=-2, dim2=-1).sum() for matrix in matrices])
         return float(traces.cpu().double().clamp_min(1e-30).log().mean().exp())
-
-    def run(self, prepared: "Prepared", watch: Watch) -> Result:
-        """Makes the image of a run that this stylizer prepared. Raises DivergedError."""
-        run = self.made(prepared, watch)
-        run.warn_if_still()
-        return run.result()
 
     def made(self, prepared: "Prepared", watch: Watch) -> Run:
         """The run itself, at its end: its `image` is as the optimiser left it. Raises DivergedError."""
@@ -412,9 +374,7 @@ class Stylizer:
             if not run.continues(scale):
                 self._begin_level(run, scale, target, prepared.scales[max(0, scale.index - 1)].size)
             target = target if run.source is None else run.source
-            backbone = build_backbone(
-                weights, (scale.layer,), self.runtime, pooling=options.pooling, padding=options.padding
-            )
+            backbone = backbone_of(weights, options, self.runtime)
             images = self._style_images(scale, prepared.styles)
             transforms = feature_transforms(
                 backbone,
@@ -523,7 +483,9 @@ class Prepared:
 
     def run(self, watch: Watch | None = None) -> Result:
         """Makes the image. Raises DivergedError."""
-        return self.stylizer.run(self, watch or Watch())
+        run = self.stylizer.made(self, watch or Watch())
+        run.warn_if_still()
+        return run.result()
 
     def content_at(self, size: tuple[int, int]) -> tuple[Picture, Picture]:
         """The content at the `size` of a scale, and as the network is shown it; they are not kept any longer."""

@@ -4,12 +4,13 @@ import math
 import re
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from fastnst.errors import OptionError
 from fastnst.options.keywords import OptionValues
 from fastnst.options.options import Options, resolve_options
+from fastnst.options.parse import option_field
 
 TRACKED = ("style_weight", "content_weight", "tv_weight", "style_scale", "style_weights")
 """The options that may be a track."""
@@ -46,48 +47,46 @@ class Part:
             raise OptionError(f"rate {self.rate:g} is out of range; give frames a second, more than 0, up to 1000")
 
 
-def _option(default: Any, meaning: str, metavar: str | None = None) -> Any:
-    return field(default=default, metadata={"help": meaning, "metavar": metavar})
-
-
 @dataclass(frozen=True, kw_only=True)
 class VideoOptions:
     """How a clip is made, beside the `Options` of each of its frames. Raises OptionError for what cannot be."""
 
-    start: float = _option(0.0, "begin at this second of the clip", "SECONDS")
-    end: float | None = _option(None, "end before this second", "SECONDS")
-    every: int = _option(1, "take every N-th frame, and show them at a rate that is as much lower", "N")
-    rate: float | None = _option(
-        None, "bring the clip to this many frames a second first (default: its own; 24 for a folder)", "X"
+    start: float = option_field(0.0, "begin at this second of the clip", metavar="SECONDS")
+    end: float | None = option_field(None, "end before this second", metavar="SECONDS")
+    every: int = option_field(1, "take every N-th frame, and show them at a rate that is as much lower")
+    rate: float | None = option_field(
+        None, "bring the clip to this many frames a second first", shown="its own; 24 for a folder"
     )
-    max_frames: int = _option(_MOST_FRAMES, "refuse a clip of more frames than this", "N")
-    sound: bool = _option(True, "leave the clip's sound out")
-    temporal_weight: float = _option(
+    max_frames: int = option_field(_MOST_FRAMES, "refuse a clip of more frames than this")
+    sound: bool = option_field(True, "leave the clip's sound out")
+    temporal_weight: float = option_field(
         4000.0,
         "let the temporal term count this much (δ): the mean of (x − last result, warped)² where that is known, in "
         "units of the loss of the scene's first frame",
-        "X",
     )
-    look_back: Sequence[int] = _option(
-        (1,), "hold a frame to the nearest of the frames this far back in which a point is visible, as 1 2 4 8", "N"
+    look_back: Sequence[int] = option_field(
+        (1,),
+        "hold a frame to the nearest of the frames this far back in which a point is visible, as 1 2 4 8",
+        metavar="N",
+        many=True,
     )
-    later_iterations: int | None = _option(
+    later_iterations: int | None = option_field(
         None,
         "take at most this many steps for a frame after the first of its scene; it ends earlier when a step lowers "
-        "the loss by less than --tolerance (default: a tenth of the last scale's)",
-        "N",
+        "the loss by less than --tolerance",
+        shown="a tenth of the last scale's",
     )
-    passes: int = _option(
-        1,
-        "go over the clip this many times, every other time backwards, and blend in the result of the time before",
-        "N",
+    passes: int = option_field(
+        1, "go over the clip this many times, every other time backwards, and blend in the result of the time before"
     )
-    freeze: bool = _option(False, "change a frame only where the frames before it do not show the same thing")
-    cut: float = _option(
-        0.3, "begin a scene where less than this part of a frame shows points of the frame before; 0 never does", "X"
+    freeze: bool = option_field(False, "change a frame only where the frames before it do not show the same thing")
+    cut: float = option_field(
+        0.3, "begin a scene where less than this part of a frame shows points of the frame before; 0 never does"
     )
-    flow: str | None = _option(
-        None, "read the flow between frames i and j from forward_i_j.flo and backward_j_i.flo in this folder", "FOLDER"
+    flow: str | None = option_field(
+        None,
+        "read the flow between frames i and j from forward_i_j.flo and backward_j_i.flo in this folder",
+        metavar="FOLDER",
     )
 
     def __post_init__(self) -> None:

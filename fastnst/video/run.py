@@ -143,9 +143,7 @@ def prepare_video(
         "masks": [prepared.record["masks"] if not masks else None, hashes],
         "init": prepared.record["init"],
         "size": size,
-        **{name: value for name, value in studio.options.as_dict().items() if name not in _FREE},
-        **{name: getattr(video, name) for name in VIDEO_OPTIONS if name not in _FREE_OF_CLIPS},
-        "tracks": {name: [track.times, track.values] for name, track in look.tracks.items()},
+        **_recorded(studio.options, video, look),
     }
     runtime = stylizer.runtime
     work.keep_record(
@@ -173,6 +171,15 @@ def _sized(options: Options, size: tuple[int, int]) -> dict[str, Any]:
     if not isinstance(options.scales, tuple):
         return {"size": edge}
     return {"size": edge, "scales": (*(scale for scale in options.scales[:-1] if scale < edge), edge)}
+
+
+def _recorded(options: Options, video: VideoOptions, look: Look) -> dict[str, Any]:
+    """The options that the frames depend on, and their tracks."""
+    return {
+        **{name: value for name, value in options.as_dict().items() if name not in _FREE},
+        **{name: getattr(video, name) for name in VIDEO_OPTIONS if name not in _FREE_OF_CLIPS},
+        "tracks": {name: [track.times, track.values] for name, track in look.tracks.items()},
+    }
 
 
 def _seen(picture: AnyPicture) -> tuple[int, int]:
@@ -241,6 +248,11 @@ class Production:
             before = after
         return starts
 
+    @property
+    def total(self) -> int:
+        """The frames that are made in all passes."""
+        return self.count * self.video.passes
+
     def is_there(self) -> bool:
         """True where the target is a clip of the same frames."""
         return note_of(self.target) == self.note
@@ -249,28 +261,25 @@ class Production:
         """Makes the frames that are not finished, and writes the clip."""
         scenes, seconds = self.scenes, dict[tuple[int, int], float]()
         for number in range(1, self.video.passes + 1):
-            backward = number % 2 == 0
-            for index in reversed(range(self.count)) if backward else range(self.count):
+            is_last = number == self.video.passes
+            order = range(self.count) if number % 2 else reversed(range(self.count))
+            for place, index in enumerate(order, 1):
                 began = time.perf_counter()
-                is_made = not self._is_finished(number, index)
-                if is_made:
+                if not self.work.is_finished(number, index, is_last=is_last):
                     self._make(number, index, scenes)
                     seconds[number, index] = time.perf_counter() - began
-                if callback is not None:
-                    place = self.count - 1 - index if backward else index
-                    done = (number - 1) * self.count + place + 1
-                    frame = self.work.frame(index, "done") if number == self.video.passes else None
-                    begins = number == 1 and index in scenes
-                    callback(
-                        FrameDone(
-                            index=index,
-                            done=done,
-                            total=self.count * self.video.passes,
-                            frame=as_frame(self.work.tensors(number, index)["image"]) if frame is None else frame,
-                            seconds=seconds.get((number, index)),
-                            begins_scene=begins,
-                        )
-                    )
+                if callback is None:
+                    continue
+                made = self.work.frame(index, "done") if is_last else as_frame(self._made(number, index).image)
+                done = FrameDone(
+                    index=index,
+                    done=(number - 1) * self.count + place,
+                    total=self.total,
+                    frame=made,
+                    seconds=seconds.get((number, index)),
+                    begins_scene=number == 1 and index in scenes,
+                )
+                callback(done)
         sound = self.source.sound_for(self.target, self.count) if self.video.sound else None
         frames = [self.work.path("done", index) for index in range(self.count)]
         write_clip(self.target, frames, self.source.rate, sound, note=self.note)
@@ -278,9 +287,6 @@ class Production:
         return VideoResult(
             self.target, self.count, self.size, self.source.rate, scenes=scenes, seconds=seconds, broken=self.broken
         )
-
-    def _is_finished(self, number: int, index: int) -> bool:
-        return self.work.is_finished(number, index, is_last=number == self.video.passes)
 
     def _make(self, number: int, index: int, scenes: Sequence[int]) -> None:
         """Makes a frame in a pass, and keeps it."""
@@ -296,7 +302,11 @@ class Production:
         if number == 1 and index == begin:
             made = self.studio.afresh(content, stylizer)
         else:
-            known = [self._known(number, other, (index, content)) for other in others]
+            between = self.motions.between
+            known = [
+                Known(self._made(number, other), between((other, self.work.frame(other)), (index, content)))
+                for other in others
+            ]
             own = None if number == 1 else self._made(number - 1, index)
             made = self.studio.after(content, stylizer, known, own=own, before=self._before(number, index))
         self.work.finish(number, index, made.tensors(), made.frame if number == self.video.passes else None)
@@ -307,10 +317,6 @@ class Production:
         """The frame that was made before this one, in this pass or the one before."""
         before = index + 1 if number % 2 == 0 else index - 1
         return self._made(number, before) if 0 <= before < self.count else self._made(number - 1, index)
-
-    def _known(self, number: int, other: int, frame: tuple[int, Frame]) -> Known:
-        moved = self.motions.between((other, self.work.frame(other)), frame)
-        return Known(self._made(number, other), moved)
 
     def _made(self, number: int, index: int) -> Made:
         return Made.of(self.work.tensors(number, index))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastnst.errors import ImageError
 from fastnst.image.picture import AnyPicture
+from fastnst.loss.networks import Networks
 from fastnst.loss.temporal import Coherence
 from fastnst.network.runtime import as_before
 from fastnst.optim import LBFGS, OnHost
@@ -21,7 +22,7 @@ from fastnst.options.options import Options
 from fastnst.transfer.callbacks import EarlyStop
 from fastnst.transfer.inputs import Start, Styles, load_inputs
 from fastnst.transfer.run import Run, Watch
-from fastnst.transfer.stylizer import Networks, Stylizer
+from fastnst.transfer.stylizer import Stylizer
 from fastnst.video.flow import (
     Flow,
     Frame,

@@ -25,12 +25,13 @@ from fastnst.app.batch.tasks import Outcome, Task, is_done
 from fastnst.errors import FastnstError, FastnstWarning, Interrupted
 from fastnst.image.read import open_picture
 from fastnst.image.write import check_output_path
+from fastnst.loss.networks import Networks
 from fastnst.network.runtime import is_out_of_memory
 from fastnst.options.options import Options
 from fastnst.transfer.inputs import fingerprint
 from fastnst.transfer.result import Iterate
 from fastnst.transfer.run import Watch
-from fastnst.transfer.stylizer import Networks, Stylizer
+from fastnst.transfer.stylizer import Stylizer
 from fastnst.video.run import FrameDone, prepare_video
 from fastnst.video.work import work_folder
 

@@ -122,15 +122,19 @@ def _make_streams_safe() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def say(message: object) -> None:
+    """Prints a line on stderr, after the command's name."""
+    print(f"fastnst: {message}", file=sys.stderr, flush=True)
+
+
 def _plain_warning(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"fastnst: warning: {message}", file=sys.stderr)
+    say(f"warning: {message}")
 
 
 def _complain(message: object) -> None:
-    line = f"fastnst: error: {message}"
-    print(line, file=sys.stderr)
+    say(f"error: {message}")
     if report := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         # torchrun ends with a report of its own, and shows there what this file says.
         with contextlib.suppress(OSError):
-            facts = {"message": line, "extraInfo": {"timestamp": str(int(time.time()))}}
+            facts = {"message": f"fastnst: error: {message}", "extraInfo": {"timestamp": str(int(time.time()))}}
             Path(report).write_text(json.dumps({"message": facts}))

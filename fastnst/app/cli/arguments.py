@@ -7,13 +7,13 @@ import sys
 import tomllib
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, fields
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from fastnst.errors import OptionError
 from fastnst.options.options import GROUPS, NEEDS, Options, resolve_options
-from fastnst.options.parse import hint_for, parse_size
+from fastnst.options.parse import hint_for, option_field, parse_size
 from fastnst.options.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -39,14 +39,10 @@ SEPARATOR = "|"
 # Named here too, for the command's help must not wait for what the writers of pictures import.
 FORMATS = ("png", "jpeg", "webp", "tiff", "avif", "npy")
 
-_METAVARS: Mapping[Any, str] = {int: "N", float: "X", float | None: "X"}
+_METAVARS: Mapping[Any, str] = {int: "N", int | None: "N", float: "X", float | None: "X"}
 
 # More than a thousand times what all options take.
 _MOST_CONFIG_BYTES = 1_000_000
-
-
-def _output(default: Any, meaning: str, metavar: str | None = None, choices: tuple[str, ...] = ()) -> Any:
-    return field(default=default, metadata={"help": meaning, "metavar": metavar, "choices": choices})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,30 +50,30 @@ class Outputs:
     """The files that a run writes and the lines that it prints; nothing here changes the picture."""
 
     output: str
-    format: str | None = _output(
-        None, "write OUT in this format, whatever its name (default: by the name; png for -)", None, FORMATS
+    format: str | None = option_field(
+        None, "write OUT in this format, whatever its name", shown="by the name; png for -", choices=FORMATS
     )
-    bit_depth: int | None = _output(
-        None, "write this many bits per channel: 8, or 16 for png and tiff (default: 8)", "N"
+    bit_depth: int | None = option_field(None, "write this many bits per channel: 8, or 16 for png and tiff", shown="8")
+    quality: int | None = option_field(
+        None, "compress JPEG, WebP or AVIF at this quality, 1 to 100", shown="jpeg 95, avif 90, webp lossless"
     )
-    quality: int | None = _output(
-        None, "compress JPEG, WebP or AVIF at this quality, 1 to 100 (default: jpeg 95, avif 90, webp lossless)", "N"
+    save_every: int | None = option_field(
+        None, "also write the image every N iterations, beside OUT, with the iteration in its name"
     )
-    save_every: int | None = _output(
-        None, "also write the image every N iterations, beside OUT, with the iteration in its name", "N"
+    preview: str | None = option_field(
+        None, "also keep the newest image in this file, which is written once a second", metavar="FILE"
     )
-    preview: str | None = _output(
-        None, "also keep the newest image in this file, which is written once a second", "FILE"
+    plot: str | None = option_field(None, "also draw the losses: .png, .svg or .pdf (fastnst[plot])", metavar="FILE")
+    movie: str | None = option_field(
+        None, "also make a movie of the run: .gif, .webp or .mp4 (fastnst[movie])", metavar="FILE"
     )
-    plot: str | None = _output(None, "also draw the losses: .png, .svg or .pdf (fastnst[plot])", "FILE")
-    movie: str | None = _output(None, "also make a movie of the run: .gif, .webp or .mp4 (fastnst[movie])", "FILE")
-    movie_every: int = _output(10, "leave this many iterations between two frames of the movie (default: 10)", "N")
-    checkpoint: str | None = _output(
-        None, "also save the run in this file, so that `fastnst resume` can go on with it", "FILE"
+    movie_every: int = option_field(10, "leave this many iterations between two frames of the movie")
+    checkpoint: str | None = option_field(
+        None, "also save the run in this file, so that `fastnst resume` can go on with it", metavar="FILE"
     )
-    checkpoint_every: int = _output(60, "leave this many seconds between two checkpoints (default: 60)", "N")
-    quiet: bool = _output(False, "show no progress bar and no closing line")
-    json: bool = _output(False, "print losses and parameters as one JSON object on stdout")
+    checkpoint_every: int = option_field(60, "leave this many seconds between two checkpoints")
+    quiet: bool = option_field(False, "show no progress bar and no closing line")
+    json: bool = option_field(False, "print losses and parameters as one JSON object on stdout")
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> "Outputs":
@@ -143,45 +139,36 @@ def add_options(parser: argparse.ArgumentParser, *, leave_out: Collection[str] =
 
 
 def flag_of(option: "Field[Any]") -> str:
-    return option.metadata["flag"] or "--" + option.name.replace("_", "-")
+    no = "no-" if option.type is bool and option.default else ""
+    return option.metadata["flag"] or f"--{no}{option.name.replace('_', '-')}"
 
 
-def add_option(group: "argparse._ActionsContainer", option: "Field[Any]", preset: str = "default") -> None:
+def add_option(
+    group: "argparse._ActionsContainer",
+    option: "Field[Any]",
+    preset: str = "default",
+    *,
+    prefix: str = "",
+    many: bool = False,
+) -> None:
     """Adds the argument of one option, whose help says the default of `preset`; what is not given is not parsed."""
-    facts = option.metadata
-    # An option with a flag of its own is given once for each of its items.
-    action: Any = "append" if facts["flag"] else Several if facts["many"] else "store"
+    facts, default = option.metadata, describe_default(option, preset)
+    meaning, many = f"{prefix}{facts['meaning']}", many or bool(facts["many"])
+    if option.type is bool:
+        action = "store_false" if option.default else "store_true"
+        group.add_argument(flag_of(option), dest=option.name, action=action, default=argparse.SUPPRESS, help=meaning)
+        return
     group.add_argument(
         flag_of(option),
         dest=option.name,
-        action=action,
+        action="append" if facts["flag"] else Several if many else "store",
         default=argparse.SUPPRESS,
         choices=facts["choices"] or None,
         metavar=facts["metavar"] or _METAVARS.get(option.type),
-        nargs="+" if facts["many"] else None,
-        type=_parser_of(option),
-        help=f"{facts['meaning']} (default: {describe_default(option, preset)})",
+        nargs="+" if many else None,
+        type=str if many else _parser_of(option),
+        help=f"{meaning} (default: {default})" if default else meaning,
     )
-
-
-def add_video_option(group: Any, option: "Field[Any]", prefix: str = "") -> None:
-    """Adds the argument of a field of `VideoOptions`; what is not given is not parsed."""
-    flag, facts = "--" + option.name.replace("_", "-"), dict[str, Any](default=argparse.SUPPRESS)
-    if option.type is bool:
-        facts["action"] = "store_false" if option.default else "store_true"
-        flag = flag.replace("--", "--no-") if option.default else flag
-    else:
-        kinds: dict[Any, Callable[[str], Any]] = {int: whole_number, float: number}
-        kind = next((read for kind, read in kinds.items() if option.type in (kind, kind | None)), str)
-        facts.update(metavar=option.metadata["metavar"], type=kind)
-    shown = "" if option.type is bool or option.default is None else f" (default: {_shown(option.default)})"
-    if isinstance(option.default, tuple):
-        facts.update(action=Several, nargs="+")
-    group.add_argument(flag, dest=option.name, help=f"{prefix}{option.metadata['help']}{shown}", **facts)
-
-
-def _shown(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else f"{value:g}"
 
 
 def add_run(parser: argparse.ArgumentParser, *, leave_out: Collection[str] = (), preset: str = "default") -> None:
@@ -214,13 +201,8 @@ def add_output(parser: argparse.ArgumentParser, meaning: str) -> None:
 
 def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("output")
-    for name, argument in OUTPUTS.items():
-        facts: dict[str, Any] = {"action": "store_true"}
-        if argument.type is not bool:
-            kind = whole_number if argument.type in (int, int | None) else str
-            facts = {**argument.metadata, "choices": argument.metadata["choices"] or None, "type": kind}
-        flag = "--" + name.replace("_", "-")
-        group.add_argument(flag, default=argparse.SUPPRESS, **{"help": argument.metadata["help"], **facts})
+    for argument in OUTPUTS.values():
+        add_option(group, argument)
 
 
 def given_options(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -266,13 +248,13 @@ def standard_input() -> IO[bytes]:
 
 
 def describe_default(option: "Field[Any]", preset: str = "default") -> str:
-    """The default as a user would type it: what `preset` sets, or else that of all."""
+    """The default as a user would type it: what `preset` sets, or else that of all; empty where there is none."""
     values = {"preset": preset, **PRESETS[preset]}
     default: Any = values.get(option.name, option.metadata["shown"] or option.default)
     if default is None:
-        return "none"
+        return "none" if option.name in values else ""
     if isinstance(default, tuple):
-        return ",".join(name for name, _ in default)
+        return ",".join(item[0] if isinstance(item, tuple) else str(item) for item in default)
     return f"{default:g}" if isinstance(default, float) else str(default)
 
 
@@ -332,11 +314,12 @@ def _check_output(argument: "Field[Any]", value: Any) -> None:
 
 def _parser_of(option: "Field[Any]") -> Callable[[str], Any]:
     """Reads a word of the command as a number where the option is one alone; raises ArgumentTypeError for no number."""
-    if option.metadata["many"] or option.type not in (int, float, float | None):
+    if option.metadata["many"] or option.name == "max_memory":
         return str
     if option.name == "size":
         return size_word
-    return whole_number if option.type is int else number
+    kinds: dict[Any, Callable[[str], Any]] = {int: whole_number, float: number}
+    return next((read for kind, read in kinds.items() if option.type in (kind, kind | None)), str)
 
 
 def size_word(word: str) -> int | str:

@@ -18,7 +18,7 @@ from fastnst.app.batch.manifest import read_manifest
 from fastnst.app.batch.ray import run_on_ray
 from fastnst.app.batch.tasks import Outcome, Task, grouped, make_tasks, missing_inputs, pair_rows, with_memory_shares
 from fastnst.app.batch.workers import ProcessPool, run_batch
-from fastnst.app.cli import EXIT_BAD_INPUT, EXIT_INTERRUPTED
+from fastnst.app.cli import EXIT_BAD_INPUT, EXIT_INTERRUPTED, say
 from fastnst.app.cli.arguments import given_options
 from fastnst.app.cli.run import on_stop_signal
 from fastnst.errors import FastnstError, Interrupted, OptionError
@@ -46,7 +46,7 @@ def run(parsed: argparse.Namespace) -> int:
         report.show()
         if signals and not stopping:
             stopping = True
-            print("fastnst: stopping after the present iterations; press Ctrl-C again to stop at once", file=sys.stderr)
+            say("stopping after the present iterations; press Ctrl-C again to stop at once")
         return stopping
 
     try:
@@ -76,7 +76,7 @@ def run(parsed: argparse.Namespace) -> int:
     if failed or signals or not parsed.quiet:
         more = (f"; see {log_path}" if failed else "") + ("; stopped, go on with --resume" if signals else "")
         place = _place_of(tasks)
-        print(f"fastnst: {report.summary(place)} in {time.perf_counter() - began:.1f} s{more}", file=sys.stderr)
+        say(f"{report.summary(place)} in {time.perf_counter() - began:.1f} s{more}")
     if signals:
         return EXIT_INTERRUPTED
     return EXIT_BAD_INPUT if failed else 0

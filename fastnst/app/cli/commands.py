@@ -17,9 +17,6 @@ from fastnst.app.cli.arguments import (
     add_options,
     add_output,
     add_run,
-    add_video_option,
-    describe_default,
-    flag_of,
     number,
     size_word,
     whole_number,
@@ -44,7 +41,7 @@ def _add(parser: Any, words: str, meaning: str, default: Any = None, **facts: An
     if default is not None:
         kinds = {int: whole_number, float: number}
         facts = {"default": default, "type": kinds.get(type(default), str), **facts}
-        meaning = f"{meaning} (default: {default})"
+        meaning += f" (default: {default:g})" if isinstance(default, float) else f" (default: {default})"
     parser.add_argument(name, help=meaning, **({"metavar": metavar} if metavar else {}), **facts)
 
 
@@ -76,7 +73,7 @@ def _add_json(parser: Any, what: str) -> None:
 
 def _add_part(group: Any, prefix: str = "") -> None:
     for name in _PART:
-        add_video_option(group, VIDEO_OPTIONS[name], prefix)
+        add_option(group, VIDEO_OPTIONS[name], prefix=prefix)
 
 
 def _part(word: str) -> tuple[int, int]:
@@ -223,7 +220,7 @@ def _add_video(commands: Any) -> None:
     _add_part(group)
     for name, option in VIDEO_OPTIONS.items():
         if name not in _PART:
-            add_video_option(group, option)
+            add_option(group, option)
     _add_switch(group, "--resume", "go on with the frames that are in OUT.frames")
     _add(group, "--preview FILE", "also keep the newest frame in this file")
     _add_quiet(group, "progress bar, no forecast and no closing line")
@@ -232,9 +229,7 @@ def _add_video(commands: Any) -> None:
         "look", "Give one value, or values at moments of the clip in seconds, such as --style-weight 0:1 5s:20."
     )
     for name in TRACKED:
-        shown = f"{OPTIONS[name].metadata['meaning']} (default: {describe_default(OPTIONS[name])})"
-        facts = {"default": argparse.SUPPRESS, "nargs": "+", "action": Several}
-        tracks.add_argument(flag_of(OPTIONS[name]), dest=name, metavar="X", help=shown, **facts)
+        add_option(tracks, OPTIONS[name], many=True)
     add_options(parser, leave_out=TRACKED)
     parser.set_defaults(run="video.run")
 
@@ -337,42 +332,19 @@ def _add_train(commands: Any) -> None:
         description="Trains one network for all the styles with the perceptual loss (Johnson, Alahi and Fei-Fei 2016), "
         "on photographs of any kind. `fastnst apply` uses it.",
     )
-    parser.add_argument(
-        "styles", metavar="STYLE", nargs="+", help="learn the styles of these pictures, or of those in these folders"
-    )
-    parser.add_argument(
-        "--photos", metavar="FOLDER", nargs="+", required=True, help="learn from the photographs in these folders"
-    )
+    _add_styles(parser, "learn the styles of these pictures")
+    photos = "learn from the photographs in these folders"
+    _add(parser, "--photos FOLDER", photos, nargs="+", required=True)
     add_output(parser, "write the network here: .safetensors")
-    parser.add_argument(
-        "--names", metavar="NAME", nargs="+", help="call the styles by these names (default: those of the files)"
-    )
+    _add(parser, "--names NAME", "call the styles by these names (default: those of the files)", nargs="+")
     group = parser.add_argument_group("training")
-    group.add_argument(
-        "--steps", metavar="N", type=whole_number, help="take this many steps (default: 4000, or as --minutes allows)"
-    )
-    group.add_argument("--minutes", metavar="X", type=number, help="end after this many minutes (default: no limit)")
-    group.add_argument(
-        "--size",
-        metavar="PX",
-        type=whole_number,
-        default=256,
-        help="cut the photographs to squares with sides of this many pixels (default: 256)",
-    )
-    group.add_argument(
-        "--batch",
-        metavar="N",
-        type=whole_number,
-        default=1,
-        help="show it this many crops in a step; the styles take turns (default: 1)",
-    )
-    group.add_argument(
-        "--learning-rate",
-        metavar="X",
-        type=number,
-        default=Schedule.learning_rate,
-        help=f"begin with steps of this length, which falls to 0 by the end (default: {Schedule.learning_rate})",
-    )
+    steps = "take this many steps (default: 4000, or as --minutes allows)"
+    _add(group, "--steps N", steps, type=whole_number)
+    _add(group, "--minutes X", "end after this many minutes (default: no limit)", type=number)
+    _add(group, "--size PX", "cut the photographs to squares with sides of this many pixels", 256)
+    _add(group, "--batch N", "show it this many crops in a step; the styles take turns", 1)
+    rate = "begin with steps of this length, which falls to 0 by the end"
+    _add(group, "--learning-rate X", rate, Schedule.learning_rate)
     group.add_argument(
         "--stable",
         metavar="X",
@@ -383,45 +355,22 @@ def _add_train(commands: Any) -> None:
         help="punish how much a little noise in the picture changes the result by this weight, for video (default: "
         "0; 100 where you give no number)",
     )
-    group.add_argument(
-        "--seed", metavar="N", type=whole_number, default=0, help="draw weights and crops from this number (default: 0)"
-    )
-    group.add_argument(
-        "--channels",
-        metavar="N",
-        type=whole_number,
-        help="begin at random, with this many channels in the network's largest maps (default: 16)",
-    )
-    group.add_argument(
-        "--blocks",
-        metavar="N",
-        type=whole_number,
-        help="begin at random, with this many residual blocks (default: 5)",
-    )
-    group.add_argument(
-        "--begin-with",
-        metavar="NET",
-        help="begin with the convolutions of this network, and with its styles of the same name; none begins at random "
+    _add(group, "--seed N", "draw weights and crops from this number", 0)
+    channels = "begin at random, with this many channels in the network's largest maps (default: 16)"
+    _add(group, "--channels N", channels, type=whole_number)
+    _add(group, "--blocks N", "begin at random, with this many residual blocks (default: 5)", type=whole_number)
+    _add(
+        group,
+        "--begin-with NET",
+        "begin with the convolutions of this network, and with its styles of the same name; none begins at random "
         "(default: the network that comes with fastnst)",
     )
-    group.add_argument(
-        "--add-to", metavar="NET", help="add the styles to this network, and train only their normalisations"
-    )
-    group.add_argument(
-        "--checkpoint", metavar="FILE", help="also save the training in this file, so that --resume can go on with it"
-    )
-    group.add_argument("--resume", action="store_true", help="go on from --checkpoint, if it is there")
-    group.add_argument(
-        "--previews", metavar="FILE", help="also keep a sheet of some photographs in all styles in this file"
-    )
-    group.add_argument(
-        "--save-every",
-        metavar="SECONDS",
-        type=number,
-        default=60.0,
-        help="write the files every so many seconds (default: 60)",
-    )
-    group.add_argument("--quiet", action="store_true", help="show no progress bar and no closing line")
+    _add(group, "--add-to NET", "add the styles to this network, and train only their normalisations")
+    _add(group, "--checkpoint FILE", "also save the training in this file, so that --resume can go on with it")
+    _add_switch(group, "--resume", "go on from --checkpoint, if it is there")
+    _add(group, "--previews FILE", "also keep a sheet of some photographs in all styles in this file")
+    _add(group, "--save-every SECONDS", "write the files every so many seconds", 60.0)
+    _add_quiet(group)
     group = parser.add_argument_group("loss")
     for name in NETWORK_OPTIONS:
         add_option(group, OPTIONS[name])
@@ -443,55 +392,34 @@ def _add_apply(commands: Any) -> None:
         help="stylize these pictures, or those in these folders, or a clip; - reads one picture from stdin. A first "
         "name that ends in .safetensors is the network's file (default: the network that comes with fastnst)",
     )
-    parser.add_argument(
-        "-o",
-        "--output",
-        metavar="OUT",
-        help="write the result here, or to stdout for -; give a folder for several pictures",
-    )
-    parser.add_argument(
-        "--style",
-        metavar="NAME",
-        help="choose the style of this name (default: the first); those that come with fastnst: " + ", ".join(STYLES),
-    )
-    parser.add_argument(
-        "--blend",
-        metavar="X",
+    output = "write the result here, or to stdout for -; give a folder for several pictures"
+    parser.add_argument("-o", "--output", metavar="OUT", help=output)
+    style = "choose the style of this name (default: the first); those that come with fastnst: " + ", ".join(STYLES)
+    _add(parser, "--style NAME", style)
+    _add(
+        parser,
+        "--blend X",
+        "mix the styles: give a weight for each, in order, such as 0.3 0.7, or for some by name, such as "
+        "swirls=0.3 mosaic=0.7; along a clip 0:1,0 5s:0,1",
         nargs="+",
         action=Several,
-        help="mix the styles: give a weight for each, in order, such as 0.3 0.7, or for some by name, such as "
-        "swirls=0.3 mosaic=0.7; along a clip 0:1,0 5s:0,1",
     )
-    parser.add_argument(
-        "--hold",
-        metavar="X",
-        type=float,
-        default=0.5,
-        help="in a clip, take this share of the frame before where it shows the same points (default: 0.5)",
-    )
-    parser.add_argument(
-        "--size", metavar="PX", type=size_word, help="choose the size as for stylize (default: content)"
-    )
-    parser.add_argument(
+    _add(parser, "--hold X", "in a clip, take this share of the frame before where it shows the same points", 0.5)
+    _add(parser, "--size PX", "choose the size as for stylize (default: content)", type=size_word)
+    _add_switch(
+        parser,
         "--low-memory",
-        action="store_true",
-        help="save memory by computing large maps again, as is done from 8 million pixels on; the result is the same",
+        "save memory by computing large maps again, as is done from 8 million pixels on; the result is the same",
     )
     for name in ("preserve_color", "max_pixels", "device", "precision"):
         add_option(parser, OPTIONS[name])
     parser.set_defaults(preserve_color="none")
     parser.add_argument("--format", choices=FORMATS, help="write OUT in this format, whatever its name (png for -)")
-    parser.add_argument(
-        "--bit-depth",
-        metavar="N",
-        type=whole_number,
-        help="write this many bits per channel: 8, or 16 for png and tiff (default: 8)",
-    )
-    parser.add_argument(
-        "--quality", metavar="N", type=whole_number, help="compress JPEG, WebP or AVIF at this, 1 to 100"
-    )
-    parser.add_argument("--onnx", metavar="FILE", help="also export the network for onnxruntime (fastnst[onnx]): .onnx")
-    parser.add_argument("--quiet", action="store_true", help="print no line for each picture")
+    depth = "write this many bits per channel: 8, or 16 for png and tiff (default: 8)"
+    _add(parser, "--bit-depth N", depth, type=whole_number)
+    _add(parser, "--quality N", "compress JPEG, WebP or AVIF at this, 1 to 100", type=whole_number)
+    _add(parser, "--onnx FILE", "also export the network for onnxruntime (fastnst[onnx]): .onnx")
+    _add_switch(parser, "--quiet", "print no line for each picture")
     parser.set_defaults(run="networks.run_apply")
 
 

@@ -14,18 +14,14 @@ from typing import Any
 from PIL.Image import Image
 from tqdm import tqdm
 
-from fastnst.app.cli.arguments import (
-    OPTIONS,
-    Outputs,
-    given_options,
-    read_option,
-)
+from fastnst.app.cli import say
+from fastnst.app.cli.arguments import OPTIONS, Outputs, given_options, read_option
 from fastnst.app.cli.job import Job
 from fastnst.errors import ImageError, OptionError
 from fastnst.image.files import make_folder
 from fastnst.image.metadata import read_parameters
 from fastnst.image.read import load_image, open_picture
-from fastnst.image.sheet import Look, check_look, contact_sheet, differing_options, in_rows
+from fastnst.image.sheet import check_sheet, contact_sheet, differing_options, in_rows
 from fastnst.image.write import check_output_path, save_image
 from fastnst.network.architecture import PAPER_STYLE_LAYERS
 from fastnst.options.options import resolve_options
@@ -90,8 +86,7 @@ def run_grid(parsed: argparse.Namespace) -> int:
     content = open_picture(parsed.content, role="content", max_pixels=most)
     resolved = [resolve_options(**sized(cell, content)) for cell in cells]
     size = min(384, max(options.size for options in resolved)) if parsed.cell is None else parsed.cell
-    look = Look(font=parsed.font)
-    check_look(look, size)
+    check_sheet(size, parsed.font)
     for cell in cells:
         Stylizer(parsed.styles, **cell).prepare(content)
     columns = len(across.settings)
@@ -113,7 +108,7 @@ def run_grid(parsed: argparse.Namespace) -> int:
         row_labels=down.labels,
         column_labels=ratios or across.labels,
         title=parsed.title,
-        look=look,
+        font=parsed.font,
     )
     cells_of = [[result.parameters for result in row] for row in results]
     parameters = {"down": down.as_dict(), "across": across.as_dict(), "cells": cells_of}
@@ -135,7 +130,7 @@ def run_compare(parsed: argparse.Namespace) -> int:
         cell=parsed.cell,
         captions=rows(captions),
         title=parsed.title,
-        look=Look(font=parsed.font),
+        font=parsed.font,
     )
     save_sheet(sheet, parsed.output, {"compared": list(parsed.images)})
     return 0
@@ -166,4 +161,4 @@ def save_sheet(sheet: Image, output: str, parameters: Mapping[str, Any], *, quie
     outputs = Outputs(output=output)
     save_image(outputs.target, load_image(sheet, role="the").rgb, parameters=parameters)
     if not quiet:
-        print(f"fastnst: saved {outputs.label} ({sheet.width}×{sheet.height})", file=sys.stderr)
+        say(f"saved {outputs.label} ({sheet.width}×{sheet.height})")

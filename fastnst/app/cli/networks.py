@@ -4,12 +4,12 @@ import argparse
 import sys
 import time
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 from tqdm import tqdm
 
-from fastnst.app.cli import EXIT_BAD_INPUT, EXIT_INTERRUPTED
-from fastnst.app.cli.arguments import NETWORK_OPTIONS, STANDARD, standard_input
+from fastnst.app.cli import EXIT_BAD_INPUT, EXIT_INTERRUPTED, say
+from fastnst.app.cli.arguments import NETWORK_OPTIONS, STANDARD, Outputs, standard_input
 from fastnst.app.cli.job import style_paths
 from fastnst.app.cli.run import on_stop_signal
 from fastnst.errors import FastnstError, OptionError
@@ -73,14 +73,13 @@ def run_train(parsed: argparse.Namespace) -> int:
             )
     if not parsed.quiet:
         for reason in trained.skipped.values():
-            print(f"fastnst: left out: {reason}", file=sys.stderr)
+            say(f"left out: {reason}")
     if stopping or not parsed.quiet:
         size = Path(parsed.output).stat().st_size / 1e6
         how = "interrupted; saved the network so far," if stopping else "saved"
-        print(
-            f"fastnst: {how} {parsed.output} ({', '.join(trained.network.names)}; "
+        say(
+            f"{how} {parsed.output} ({', '.join(trained.network.names)}; "
             f"{size:.1f} MB) after {trained.steps} steps in {trained.seconds:.0f} s",
-            file=sys.stderr,
         )
     return EXIT_INTERRUPTED if stopping else 0
 
@@ -103,40 +102,31 @@ def run_apply(parsed: argparse.Namespace) -> int:
     pairs = _pairs(parsed.images, parsed.output) if parsed.images else []
     form: Form = {"format": parsed.format, "bit_depth": parsed.bit_depth, "quality": parsed.quality}
     if len(pairs) == 1:
-        check_output_path(_target(pairs[0][1]), **form)
+        check_output_path(Outputs(output=pairs[0][1]).target, **form)
     network = load_network(parsed.network)
-    options = {name: getattr(parsed, name) for name in ("device", "precision", "max_pixels") if name in parsed}
     if parsed.onnx is not None:
         difference = export_onnx(parsed.onnx, network.network)
         if not parsed.quiet:
-            print(f"fastnst: saved {parsed.onnx} (within {difference:.1g} of torch)", file=sys.stderr)
-    apply = Applier(
-        network,
-        blend=None if parsed.blend is None else read_blend(parsed.blend),
-        style=parsed.style,
-        size=parsed.size,
-        preserve_color=parsed.preserve_color,
-        low_memory=True if parsed.low_memory else None,
-        **options,
-    )
+            say(f"saved {parsed.onnx} (within {difference:.1g} of torch)")
+    apply = Applier(network, blend=None if parsed.blend is None else read_blend(parsed.blend), **_options(parsed))
     failed = 0
     for source, place in pairs:
         began = time.monotonic()
         try:
             applied = apply(standard_input() if source == STANDARD else source)
-            applied.save(_target(place), **form)
+            applied.save(Outputs(output=place).target, **form)
         except FastnstError as error:
             if len(pairs) == 1:
                 raise
             failed += 1
-            print(f"fastnst: error: {error}", file=sys.stderr)
+            say(f"error: {error}")
             continue
         if not parsed.quiet:
             height, width = applied.tensor.shape[1:]
-            label = "the standard output" if place == STANDARD else place
-            print(f"fastnst: saved {label} ({width}×{height}) in {time.monotonic() - began:.2f} s", file=sys.stderr)
+            label = Outputs(output=place).label
+            say(f"saved {label} ({width}×{height}) in {time.monotonic() - began:.2f} s")
     if failed:
-        print(f"fastnst: {failed} of {len(pairs)} pictures failed", file=sys.stderr)
+        say(f"{failed} of {len(pairs)} pictures failed")
     return EXIT_BAD_INPUT if failed else 0
 
 
@@ -148,9 +138,6 @@ def _is_clip(source: str, output: str) -> bool:
 
 
 def _apply_to_clip(parsed: argparse.Namespace) -> int:
-    options = {name: getattr(parsed, name) for name in ("device", "precision", "max_pixels") if name in parsed}
-    if parsed.style is not None:
-        options["style"] = parsed.style
     with tqdm(unit="frame", disable=True if parsed.quiet else None, file=sys.stderr) as bar:
 
         def show(done: int, count: int) -> None:
@@ -162,23 +149,22 @@ def _apply_to_clip(parsed: argparse.Namespace) -> int:
             parsed.images[0],
             parsed.output,
             blend=parsed.blend,
-            size=parsed.size,
             hold=parsed.hold,
             callback=show,
-            preserve_color=parsed.preserve_color,
-            low_memory=True if parsed.low_memory else None,
-            **options,
+            **_options(parsed),
         )
     if broken is not None:
-        print(f"fastnst: error: {broken}; the frames before it are in {parsed.output}", file=sys.stderr)
+        say(f"error: {broken}; the frames before it are in {parsed.output}")
         return EXIT_BAD_INPUT
     if not parsed.quiet:
-        print(f"fastnst: saved {parsed.output}", file=sys.stderr)
+        say(f"saved {parsed.output}")
     return 0
 
 
-def _target(place: str) -> str | IO[bytes]:
-    return sys.stdout.buffer if place == STANDARD else place
+def _options(parsed: argparse.Namespace) -> dict[str, Any]:
+    """The arguments that an `Applier` takes for pictures and clips alike."""
+    names = ("style", "size", "preserve_color", "device", "precision", "max_pixels")
+    return {name: getattr(parsed, name) for name in names if name in parsed} | {"low_memory": parsed.low_memory or None}
 
 
 def _pairs(images: list[str], output: str) -> list[tuple[str, str]]:

@@ -55,8 +55,6 @@ def plans_of(
             options,
             runtime,
             scale.size,
-            tile=options.tile,
-            max_memory=options.max_memory,
             style_sizes=[style_size(picture, scale.edge, options)],
             network_is_loaded=False,
             rate=rate,

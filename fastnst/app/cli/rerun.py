@@ -1,7 +1,6 @@
 """`fastnst rerun OUT`: an image made again from its own metadata."""
 
 import argparse
-import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fastnst.app.cli import say
 from fastnst.app.cli.arguments import Outputs
 from fastnst.app.cli.job import Job
 from fastnst.app.cli.run import execute
@@ -16,12 +16,12 @@ from fastnst.errors import FastnstWarning, OptionError
 from fastnst.image.metadata import read_parameters
 from fastnst.image.picture import Picture
 from fastnst.image.read import load_image
+from fastnst.loss.networks import weights_of
 from fastnst.network.runtime import as_before, resolve_runtime, versions
 from fastnst.options.masks import parse_masks
 from fastnst.options.options import START_WORDS, Options, resolve_options
 from fastnst.transfer.inputs import Canvas, changed_inputs, fingerprint, recorded_canvas
 from fastnst.transfer.result import Iterate, Result
-from fastnst.transfer.stylizer import weights_of
 
 _FLAGS = {"style": "styles"}
 
@@ -76,7 +76,7 @@ def run(parsed: argparse.Namespace) -> int:
     outputs = Outputs.of(vars(parsed))
     code, result = execute(Job(content, styles, options, outputs), stop_where_it_stopped)
     if not outputs.quiet:
-        print(f"fastnst: {_difference(result, original)}", file=sys.stderr)
+        say(f"{_difference(result, original)}")
     return code
 
 

@@ -15,11 +15,11 @@ import warnings
 from collections.abc import Callable as Function
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from fastnst.app.cli import EXIT_INTERRUPTED
+from fastnst.app.cli import EXIT_INTERRUPTED, say
 from fastnst.app.cli.arguments import STANDARD, Outputs
 from fastnst.app.cli.job import Job, callbacks_of, watch_of
 from fastnst.errors import FastnstError, FastnstWarning, ImageError, Interrupted, OptionError
@@ -88,7 +88,7 @@ def execute(job: Job, *callbacks: Callback, saved: Path | None = None, ranks: Ra
                 message = f"out of memory; lower --size, --style-scale or --scales. {watch.rescue()}"
                 raise FastnstError(message) from None
             if watch.last is not None:
-                print(f"fastnst: {watch.rescue()}", file=sys.stderr)
+                say(watch.rescue())
             raise
     result = watch.labelled(result)
     _report(job, result)
@@ -145,9 +145,7 @@ class _Watch:
             self.bar.set_description(f"building the GPU's kernels, {left} left")
 
     def labelled(self, result: Result) -> Result:
-        if not self.interrupted:
-            return result
-        return replace(result, stopped="interrupted", parameters={**result.parameters, "stopped": "interrupted"})
+        return result.interrupted if self.interrupted else result
 
     def save(self, result: Result) -> None:
         place = self.written(self.labelled(result))
@@ -195,8 +193,9 @@ class _Watch:
 
 
 @contextmanager
-def on_stop_signal(handler: Function[[int, object], None]) -> Iterator[None]:
-    """Within it, Ctrl-C, SIGTERM and SIGHUP call `handler`; only the main thread of Python hears them.
+def on_stop_signal(handler: Function[[int, Any], object] = signal.default_int_handler) -> Iterator[None]:
+    """Within it, Ctrl-C, SIGTERM and SIGHUP call `handler`, which by default raises KeyboardInterrupt. Only the main
+    thread of Python hears them.
 
     A signal that was ignored before stays so: nohup, and a shell's background jobs, mean it.
     """
@@ -229,10 +228,9 @@ def _print_summary(outputs: Outputs, result: Result) -> None:
     last, final = result.losses[-1], result.parameters["final"]
     height, width = result.tensor.shape[-2:]
     how = {None: "saved", "time": "the time is up; saved"}.get(result.stopped, "interrupted; saved the image so far,")
-    print(
-        f"fastnst: {how} {outputs.label} ({width}×{height}) after {last.iteration} iterations in {last.seconds:.1f} s,"
+    say(
+        f"{how} {outputs.label} ({width}×{height}) after {last.iteration} iterations in {last.seconds:.1f} s,"
         f" loss {final['total']:.4g}",
-        file=sys.stderr,
     )
     if result.stopped == "interrupted" and outputs.checkpoint is not None:
-        print(f"fastnst: go on with: fastnst resume {shlex.quote(outputs.checkpoint)} -o OUT", file=sys.stderr)
+        say(f"go on with: fastnst resume {shlex.quote(outputs.checkpoint)} -o OUT")

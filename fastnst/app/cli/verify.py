@@ -13,6 +13,7 @@ from fastnst_kernels.profiling.measure import device_name, versions
 from fastnst_kernels.verify import MODES, Check, Selection, Skipped, verify
 from tqdm import tqdm
 
+from fastnst.app.cli import say
 from fastnst.errors import OptionError
 
 _DURATION = {
@@ -27,7 +28,7 @@ def run(parsed: argparse.Namespace) -> int:
     try:
         count = Selection(parsed.backend, parsed.size, quick).count()
         if not parsed.json:
-            print(f"fastnst: {count} checks; {_DURATION[quick]}", file=sys.stderr)
+            say(f"{count} checks; {_DURATION[quick]}")
         results = list(_counted(verify(parsed.backend, parsed.size, quick=quick), count, shown=not parsed.json))
     except (ValueError, RuntimeError) as error:
         raise OptionError(str(error)) from None
@@ -64,7 +65,7 @@ def _counted(results: Iterator[Check | Skipped], count: int, *, shown: bool) -> 
         now = time.perf_counter()
         if lines and now >= due:
             left = f", about {(now - began) / made * (count - made):.0f} s are left" if made > count / 10 else ""
-            print(f"fastnst: {made} of {count} checks are done{left}", file=sys.stderr)
+            say(f"{made} of {count} checks are done{left}")
             due = now + _SECONDS
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
+from fastnst.app.cli import say
 from fastnst.app.cli.arguments import given_options, read_config, read_option
 from fastnst.app.cli.job import style_paths
 from fastnst.app.cli.run import on_stop_signal
@@ -34,16 +35,12 @@ def run(parsed: argparse.Namespace) -> int:
         check_output_path(parsed.preview)
     styles = style_paths(parsed.styles, parsed.output)
     watch = _Watch(Path(parsed.preview) if parsed.preview is not None else None, quiet=parsed.quiet)
-    with on_stop_signal(watch.stop):
+    with on_stop_signal():
         try:
             production = prepare_video(parsed.clip, styles, parsed.output, resume=parsed.resume, **values)
             watch.begin(production)
-            with tqdm(
-                total=production.count * production.video.passes,
-                unit="frame",
-                disable=True if parsed.quiet else None,
-                file=sys.stderr,
-            ) as watch.bar:
+            hidden = True if parsed.quiet else None
+            with tqdm(total=production.total, unit="frame", disable=hidden, file=sys.stderr) as watch.bar:
                 result = production.run(watch)
         except KeyboardInterrupt:
             raise Interrupted(watch.rescue(parsed.output)) from None
@@ -51,11 +48,10 @@ def run(parsed: argparse.Namespace) -> int:
         print(json.dumps(_as_dict(result)))
     if not parsed.quiet:
         height, width = result.size
-        print(
-            f"fastnst: saved {result.output} ({result.frames} frames of {width}×{height} px, {float(result.rate):g} a "
+        say(
+            f"saved {result.output} ({result.frames} frames of {width}×{height} px, {float(result.rate):g} a "
             f"second, {len(result.scenes)} scene{'s' if len(result.scenes) > 1 else ''}) in "
             f"{sum(result.seconds.values()):.1f} s",
-            file=sys.stderr,
         )
     if result.broken is not None:
         raise FastnstError(f"{result.broken}; {result.output} has the {result.frames} frames before it")
@@ -108,21 +104,21 @@ class _Watch:
 
     def begin(self, production: Production) -> None:
         """Prints the forecast; after two frames their seconds are known, and the bar says how much is left."""
-        self._starts, self._total = production.scenes, production.count * production.video.passes
+        self._starts, self._total = production.scenes, production.total
         if self._quiet:
             return
         (height, width), scenes = production.size, len(self._starts)
         passes = f" in {production.video.passes} passes" if production.video.passes > 1 else ""
         parts = f" in {scenes} scenes" if scenes > 1 else ""
-        self._say(
+        say(
             f"{production.count} frames of {width}×{height} px{parts}{passes}, peak memory about "
             f"{in_words(production.peak_bytes)}"
         )
         if production.broken is not None:
-            self._say(f"warning: {production.broken}; the clip ends before it")
+            say(f"warning: {production.broken}; the clip ends before it")
         ratio = production.restless_style()
         if ratio is not None:
-            self._say(
+            say(
                 f"note: the style's features are {ratio:.1f} times as strong as the clip's, and such styles flicker "
                 "most (Gupta et al. 2017); where it does, raise --temporal-weight or give --look-back 1 2 4 8"
             )
@@ -137,7 +133,7 @@ class _Watch:
             (self._fresh if done.begins_scene else self._later).append(done.seconds)
             if len(self._fresh) == len(self._later) == 1 and not self._quiet:
                 first, later = sum(self._fresh), self._later[0]
-                self._say(f"{first:.3g} s for the first frame, {later:.2g} s for the next: {self._left(done)}")
+                say(f"{first:.3g} s for the first frame, {later:.2g} s for the next: {self._left(done)}")
         if self.bar is not None:
             self.bar.set_postfix_str(self._left(done), refresh=False)
             self.bar.update(done.done - self.bar.n)
@@ -149,12 +145,6 @@ class _Watch:
         known = self._later or self._fresh or [0.0]
         seconds = fresh * (sum(self._fresh) / max(1, len(self._fresh))) + later * median(known)
         return f"about {seconds:.0f} s left" if seconds < 120 else f"about {seconds / 60:.0f} min left"
-
-    def _say(self, text: str) -> None:
-        print(f"fastnst: {text}", file=sys.stderr)
-
-    def stop(self, number: int, frame: object) -> None:
-        raise KeyboardInterrupt
 
     def rescue(self, output: str) -> str:
         if not self._done:

@@ -22,9 +22,8 @@ from fastnst import __version__
 from fastnst.app.web.controls import make_controls, read_form
 from fastnst.app.web.guard import Guard
 from fastnst.app.web.results import SUFFIXES, Kept, Limits, Request, Upload, blank, large, read_upload, thumbnail
-from fastnst.app.web.session import Session, continued
+from fastnst.app.web.session import Session, Ticket, continued
 from fastnst.app.web.studio import Studio
-from fastnst.app.web.ticket import Ticket
 from fastnst.errors import FastnstError, ImageError, OptionError
 from fastnst.examples import NAMES, example
 from fastnst.image.read import load_image

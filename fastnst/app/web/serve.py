@@ -4,7 +4,6 @@ import asyncio
 import errno
 import os
 import socket
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, ClassVar
@@ -12,6 +11,7 @@ from typing import Any, ClassVar
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from fastnst.app.cli import say
 from fastnst.app.cli.run import on_stop_signal
 from fastnst.app.web.app import App
 from fastnst.app.web.guard import LOCAL, Guard
@@ -34,7 +34,8 @@ def serve(port: int, options: Mapping[str, Any], limits: Limits, guard: Guard) -
 
     Prints its address on stderr. Raises FastnstError where the port or the options will not do.
     """
-    with bound(port, guard.host) as listening, on_stop_signal(_end):
+    # Uvicorn raises a signal anew that it has heard.
+    with bound(port, guard.host) as listening, on_stop_signal():
         app = App(options, limits, guard)
         name = f"[{guard.host}]" if ":" in guard.host else guard.host
         if guard.host in ("0.0.0.0", "::"):
@@ -42,19 +43,14 @@ def serve(port: int, options: Mapping[str, Any], limits: Limits, guard: Guard) -
         address = f"http://{name}:{listening.getsockname()[1]}{guard.root_path}"
         if guard.token is not None:
             address += f"/?token={guard.token}"
-        print(f"fastnst: the page is at {address} (Ctrl-C ends it)", file=sys.stderr, flush=True)
+        say(f"the page is at {address} (Ctrl-C ends it)")
         try:
             Server(app).run(sockets=[listening])
         except KeyboardInterrupt:
             pass
         finally:
             app.close()
-    print("fastnst: the page is closed", file=sys.stderr)
-
-
-def _end(number: int, frame: object) -> None:
-    """Ends the page as Ctrl-C does, also where uvicorn raises a signal anew that it has heard."""
-    raise KeyboardInterrupt
+    say("the page is closed")
 
 
 def bound(port: int, host: str = LOCAL) -> socket.socket:

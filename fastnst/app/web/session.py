@@ -1,17 +1,147 @@
-"""The session: the pictures, the results and the present run of the page, from its opening until the program ends."""
+"""The session: the pictures, the results and the present run of the page, from its opening until the program ends.
+
+A ticket is a run: how far it is and what came of it. Both are safe to look at from any thread.
+"""
 
 import secrets
 import threading
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from typing import Any
 
 from fastnst.app.web.results import Kept, Limits, Request, Upload, oldest_first
-from fastnst.app.web.ticket import Ticket
 from fastnst.errors import OptionError
+from fastnst.options.options import Options
+from fastnst.transfer.result import Iterate, LossRecord
+from fastnst.transfer.scales import by_scale
+from fastnst.video.run import FrameDone
+
+RUNNING, DONE, FAILED = "running", "done", "failed"
+
+
+class Ticket:
+    """One request from its start to its result.
+
+    `state` is running, done or failed; `version` grows with each change that a page has to show. `preview` is the
+    newest image as a browser shows it, `last` the newest iterate until the run is over.
+    """
+
+    def __init__(self, request: Request, options: Options) -> None:
+        self.request, self.options = request, options
+        self.state, self.version = RUNNING, 0
+        self.preview: bytes | None = None
+        self.last: Iterate | None = None
+        self._stop, self._lock = threading.Event(), threading.Lock()
+        self._records: list[LossRecord] = []
+        self._whole: dict[str, Any] = {}
+        self._frames: dict[str, Any] = {}
+        self._previews = 0
+        self._message: str | None = None
+        self._notes: dict[str, None] = {}
+        self._result: Kept | None = None
+
+    @property
+    def stopping(self) -> bool:
+        """True once the run was asked to end."""
+        return self._stop.is_set()
+
+    @property
+    def over(self) -> bool:
+        return self.state != RUNNING
+
+    def stop(self) -> None:
+        """Ends the run at its next iteration."""
+        with self._lock:
+            self._stop.set()
+            self.version += 1
+
+    def show(self, iterate: Iterate, preview: bytes | None) -> None:
+        """Takes an iterate and, now and then, its image."""
+        with self._lock:
+            self._records.append(iterate.record)
+            self.last = iterate
+            height, width = iterate.image.shape[-2:]
+            self._whole = {"iterations": iterate.iterations, "scales": list(iterate.scales)}
+            self._whole |= {"width": width, "height": height, **self._progress(iterate)}
+            if preview is not None:
+                self.preview = preview
+                self._previews += 1
+            self.version += 1
+
+    def _progress(self, iterate: Iterate) -> dict[str, float | None]:
+        """The part of the run that is done, and the seconds that the rest takes, None while they are unknown."""
+        seconds, done, limit = iterate.record.seconds, iterate.share, self.options.seconds
+        # The first evaluation of a run is slower than the others, and there is nothing else to go by yet.
+        left = seconds * (1 - done) / done if iterate.record.iteration >= 2 and done else None
+        if limit is not None:
+            rest = max(0.0, limit - seconds)
+            left, done = rest if left is None else min(left, rest), max(done, min(seconds / limit, 1.0))
+        return {"done": done, "left": left}
+
+    def show_frame(self, done: FrameDone, seconds: float, preview: bytes) -> None:
+        """Takes a finished frame of a clip; `seconds` are those of the run."""
+        height, width = done.frame.shape[:2]
+        with self._lock:
+            self._frames = {"iteration": done.done, "iterations": done.total, "scale": width, "scales": [width]}
+            self._frames |= {"width": width, "height": height, "seconds": seconds, "done": done.done / done.total}
+            self._frames["frames"] = done.total
+            self._frames["left"] = seconds * (done.total - done.done) / done.done if done.done > 1 else None
+            self.preview = preview
+            self._previews += 1
+            self.version += 1
+
+    def note(self, text: str) -> None:
+        """Takes a warning of the run, for the page to say once."""
+        with self._lock:
+            self._notes[text] = None
+            self.version += 1
+
+    def finish(self, result: Kept | None, message: str | None = None, *, failed: bool = False) -> None:
+        with self._lock:
+            self._result, self._message = result, message
+            self.state = FAILED if failed else DONE
+            self.last = None
+            self.version += 1
+
+    def losses(self, since: int = 0) -> dict[str, Any]:
+        """The curve, from the `since`-th point on: `points` are rows of iteration, scale, total and the weighted terms,
+        whose names `terms` are."""
+        weights = {term.name: getattr(self.options, f"{term.name}_weight", 0) for term in fields(LossRecord)}
+        terms = [name for name, weight in weights.items() if isinstance(weight, tuple) or weight > 0]
+        with self._lock:
+            points = [self._point(record, terms) for record in self._records[since:]]
+        return {"terms": terms, "points": points, "since": since}
+
+    def _point(self, record: LossRecord, terms: Sequence[str]) -> list[float]:
+        edges: Sequence[int] = self._whole["scales"]
+        weights = [by_scale(getattr(self.options, f"{term}_weight"), len(edges)) for term in terms]
+        pairs = zip(terms, weights, strict=True)
+        weighted = [getattr(record, term) * weight[edges.index(record.scale)] for term, weight in pairs]
+        return [record.iteration, record.scale, *(float(f"{value:.5g}") for value in (record.total, *weighted))]
+
+    def view(self, since: int = 0) -> dict[str, Any]:
+        """The run as the page shows it, in JSON's types; of the losses those from the `since`-th on."""
+        losses = self.losses(since)
+        with self._lock:
+            records = self._records[: since + len(losses["points"])]
+            view: dict[str, Any] = {
+                **losses,
+                "number": self.request.number,
+                "state": self.state,
+                "stopping": self.stopping and not self.over,
+                "message": self._message,
+                "notes": "; ".join(self._notes),
+                "result": self._result and self._result.id,
+                "preview": self._previews,
+            }
+            if records:
+                last = records[-1]
+                view |= {"iteration": last.iteration, "scale": last.scale, "seconds": last.seconds, **self._whole}
+            return view | self._frames
 
 
 class Session:
-    """All that the page holds, the same in each of its tabs; safe to use from any thread.
+    """All that the page holds, the same in each of its tabs.
 
     `id` tells a tab that the program was started anew; `version` grows with each change of the history.
     """

@@ -7,26 +7,26 @@ import traceback
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 from fastnst.app.cli.plan import plans_of
 from fastnst.app.web.results import Kept, Limits, Request, Upload, clip_file, keep, thumbnail
-from fastnst.app.web.ticket import Ticket
+from fastnst.app.web.session import Ticket
 from fastnst.errors import FastnstError, Interrupted, OptionError
 from fastnst.feedforward.first import first_picture, network_shares
 from fastnst.image.colour import finished
 from fastnst.image.picture import Picture, opaque
 from fastnst.image.read import load_image
 from fastnst.image.resize import fitted_size, resize, resize_picture
+from fastnst.loss.networks import Networks, weights_of
 from fastnst.network.runtime import Runtime, is_out_of_memory, resolve_runtime
 from fastnst.options.options import Options, resolve_options
 from fastnst.plan.speed import measure_rate
 from fastnst.transfer.inputs import Canvas, sized
 from fastnst.transfer.result import DivergedError, Iterate, LossRecord, Result
 from fastnst.transfer.scales import run_scales
-from fastnst.transfer.stylizer import Networks, Stylizer, weights_of
+from fastnst.transfer.stylizer import Stylizer
 from fastnst.video.flow import Frame, as_planes
 from fastnst.video.run import FrameDone, prepare_video
 
@@ -132,7 +132,7 @@ class Studio:
         if result is None:
             return None, message
         if ticket.stopping:
-            result = replace(result, stopped="interrupted", parameters={**result.parameters, "stopped": "interrupted"})
+            result = result.interrupted
         kept = keep(result, ticket.request, ticket.losses(), film)
         self._kept(kept)
         return kept, message
