@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from fastnst_kernels import gram, gram_loss, tap, total_variation
 from fastnst_kernels.image import KINDS
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastnst.errors import OptionError
 from fastnst.fork import check_fork
@@ -21,7 +21,31 @@ from fastnst.options.parse import CONTENT_FORMS
 REDUCTIONS = ("mean", "sum", "none")
 
 
-class GramLoss(Frozen):
+class _Loss(Frozen):
+    """A loss of each image of a batch, times `weight`, and then reduced; its `target`, if it has one, is saved."""
+
+    target: Tensor | None
+
+    def __init__(self, weight: float, reduction: str, backend: str) -> None:
+        super().__init__()
+        if reduction not in REDUCTIONS:
+            raise OptionError(f"unknown reduction {reduction!r}; choose one of: {', '.join(REDUCTIONS)}")
+        self.weight, self.reduction, self.backend = weight, reduction, backend
+
+    def wanted(self, target: Tensor | None) -> Tensor:
+        """The target of a call, or else the module's own. Raises OptionError where there is none."""
+        wanted = self.target if target is None else target
+        if wanted is None:
+            raise OptionError(f"{type(self).__name__} has no target; give one to the module or to its call")
+        return wanted
+
+    def reduced(self, loss: Tensor) -> Tensor:
+        if self.reduction == "none":
+            return loss
+        return loss.mean() if self.reduction == "mean" else loss.sum()
+
+
+class GramLoss(_Loss):
     """The style loss of one layer (Gatys, Ecker and Bethge 2016, equation 4), for each image of a batch:
 
         weight · 1/(4 C²) Σ (G − A)²,    G = F Fᵀ / (H·W),  A the Gram matrix of the target
@@ -45,8 +69,6 @@ class GramLoss(Frozen):
     targets that do not fit.
     """
 
-    target: Tensor | None
-
     @torch.inference_mode(False)
     def __init__(
         self,
@@ -57,19 +79,18 @@ class GramLoss(Frozen):
         precision: str = "ieee",
         backend: str = "auto",
     ) -> None:
-        super().__init__()
-        self.weight, self.precision, self.backend = weight, precision, backend
-        self.reduction = _checked(reduction)
+        super().__init__(weight, reduction, backend)
+        self.precision = precision
         self.keep("target", None if target is None else self._matrices(target), saved=True)
 
     def forward(self, features: Tensor, target: Tensor | None = None) -> Tensor:
         """The loss of features (B, C, H, W); `target` as in the constructor, and in its place."""
         check_fork(features.numel())
-        wanted = _wanted(self.target, target, "GramLoss")
+        wanted = self.wanted(target)
         with _own_precision(features):
             wanted = wanted if target is None else self._matrices(wanted)
             loss = gram_loss(features, wanted, self.weight, precision=self.precision, backend=self.backend)
-        return _reduced(loss, self.reduction)
+        return self.reduced(loss)
 
     @torch.no_grad()
     def _matrices(self, target: Tensor) -> Tensor:
@@ -83,7 +104,7 @@ class GramLoss(Frozen):
         return f"weight={self.weight:g}, reduction={self.reduction!r}"
 
 
-class ContentLoss(Frozen):
+class ContentLoss(_Loss):
     """The content loss of one layer, for each image of a batch:
 
         weight · ½ Σ (F − P)²              form "paper" (Gatys, Ecker and Bethge 2016, equation 1)
@@ -101,8 +122,6 @@ class ContentLoss(Frozen):
     Raises OptionError for an unknown form or reduction; ValueError for features or targets that do not fit.
     """
 
-    target: Tensor | None
-
     @torch.inference_mode(False)
     def __init__(
         self,
@@ -113,27 +132,26 @@ class ContentLoss(Frozen):
         reduction: str = "mean",
         backend: str = "auto",
     ) -> None:
-        super().__init__()
+        super().__init__(weight, reduction, backend)
         if form not in CONTENT_FORMS:
             raise OptionError(f"unknown form {form!r} of the content loss; choose one of: {', '.join(CONTENT_FORMS)}")
-        self.weight, self.form, self.backend = weight, form, backend
-        self.reduction = _checked(reduction)
+        self.form = form
         self.keep("target", None if target is None else target.detach().clone(), saved=True)
 
     def forward(self, features: Tensor, target: Tensor | None = None) -> Tensor:
         """The loss of features (B, C, H, W); `target` as in the constructor, and in its place."""
         check_fork(features.numel())
-        wanted = normal(_wanted(self.target, target, "ContentLoss").detach().to(features.dtype))
+        wanted = normal(self.wanted(target).detach().to(features.dtype))
         with _own_precision(features):
             loss = cast(Tensor, tap(features, content=wanted, backend=self.backend)[2])
             loss = loss * (content_factor(wanted, self.form) * self.weight)
-        return _reduced(loss, self.reduction)
+        return self.reduced(loss)
 
     def extra_repr(self) -> str:
         return f"weight={self.weight:g}, form={self.form!r}, reduction={self.reduction!r}"
 
 
-class TVLoss(nn.Module):
+class TVLoss(_Loss):
     """The total variation of each image of a batch, over neighbours to the right and below:
 
         weight · 1/(H·W) Σ |x_{i,j+1} − x_{i,j}|ᵖ + |x_{i+1,j} − x_{i,j}|ᵖ
@@ -151,11 +169,10 @@ class TVLoss(nn.Module):
     def __init__(
         self, *, weight: float = 1.0, kind: str = "squared", reduction: str = "mean", backend: str = "auto"
     ) -> None:
-        super().__init__()
+        super().__init__(weight, reduction, backend)
         if kind not in KINDS:
             raise OptionError(f"unknown kind {kind!r} of total variation; choose one of: {', '.join(KINDS)}")
-        self.weight, self.kind, self.backend = weight, kind, backend
-        self.reduction = _checked(reduction)
+        self.kind = kind
 
     def forward(self, images: Tensor) -> Tensor:
         """The loss of images (B, 3, H, W), in any floating dtype; 16-bit ones are summed in float32."""
@@ -163,7 +180,7 @@ class TVLoss(nn.Module):
         with _own_precision(images):
             exact = images.to(torch.promote_types(images.dtype, torch.float32))
             loss = total_variation(exact, kind=self.kind, backend=self.backend) * self.weight
-        return _reduced(loss, self.reduction)
+        return self.reduced(loss)
 
     def extra_repr(self) -> str:
         return f"weight={self.weight:g}, kind={self.kind!r}, reduction={self.reduction!r}"
@@ -182,22 +199,3 @@ def content_factor(target: Tensor, form: str) -> float | Tensor:
 def _own_precision(like: Tensor) -> torch.autocast:
     """Autocast would round the sums, which are float32."""
     return torch.autocast(like.device.type, enabled=False)
-
-
-def _wanted(kept: Tensor | None, given: Tensor | None, name: str) -> Tensor:
-    wanted = kept if given is None else given
-    if wanted is None:
-        raise OptionError(f"{name} has no target; give one to the module or to its call")
-    return wanted
-
-
-def _checked(reduction: str) -> str:
-    if reduction not in REDUCTIONS:
-        raise OptionError(f"unknown reduction {reduction!r}; choose one of: {', '.join(REDUCTIONS)}")
-    return reduction
-
-
-def _reduced(loss: Tensor, reduction: str) -> Tensor:
-    if reduction == "none":
-        return loss
-    return loss.mean() if reduction == "mean" else loss.sum()

@@ -172,7 +172,7 @@ def _convolutions(network: str, taps: tuple[str, ...] | None) -> list[Layer]:
 def _imagenet(network: str, convolutions: Sequence[Layer], progress: bool) -> Weights:
     if (local := _local_imagenet(network, convolutions)) is not None:
         return local
-    if _is_offline():
+    if os.environ.get("FASTNST_OFFLINE", "") not in ("", "0"):
         raise WeightsError(
             f"the ImageNet weights of {network} are not in {cache_folder()} and FASTNST_OFFLINE is set; "
             f"unset it, or download {_url(network)} elsewhere and pass its path"
@@ -319,10 +319,6 @@ def _cache_file(network: str) -> Path:
 def _url(network: str) -> str:
     base = os.environ.get("FASTNST_WEIGHTS_URL") or _BASE_URL
     return f"{base.rstrip('/')}/{_checkpoint_stem(network)}.pth"
-
-
-def _is_offline() -> bool:
-    return os.environ.get("FASTNST_OFFLINE", "") not in ("", "0")
 
 
 def _digest_file(path: Path) -> Path:

@@ -203,7 +203,8 @@ def _understood(path: Path, network: str, contents: _Contents) -> WeightsFile:
         held = [contents.metadata.get("network", "an unnamed network")]
         preprocessing = _declared_preprocessing(path, contents.metadata)
     else:
-        held = [name for name in NETWORKS if _is_start_of(prefixes, _prefixes(name, is_torchvision))]
+        starts = {name: list(_prefixes(name, is_torchvision).values())[: len(prefixes)] for name in NETWORKS}
+        held = [name for name, start in starts.items() if prefixes == set(start)]
         preprocessing = IMAGENET if is_torchvision else CAFFE
     # No network at all: convolutions are missing, and reading says which.
     if held and network not in held:
@@ -231,10 +232,6 @@ def _prefixes(network: str, is_torchvision: bool) -> dict[str, str]:
         prefixes[layer.name] = f"features.{index}" if is_torchvision else layer.name
         index += 2
     return prefixes
-
-
-def _is_start_of(names: set[str], prefixes: Mapping[str, str]) -> bool:
-    return names == set(list(prefixes.values())[: len(names)])
 
 
 def _declared_preprocessing(path: Path, metadata: Mapping[str, str]) -> Preprocessing:

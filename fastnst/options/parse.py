@@ -124,10 +124,6 @@ def _integer(spoken: str, value: Any) -> int:
     return int(value)
 
 
-def _number_or_none(spoken: str, value: Any) -> float | None:
-    return None if value is None else _number(spoken, value)
-
-
 def _items(value: Any) -> list[Any]:
     """The items of a sequence, or the value alone; words of a text are numbers where they read as such."""
     if isinstance(value, str):
@@ -306,7 +302,12 @@ def in_words(size: float) -> str:
 
 
 _BY_TYPE: Mapping[Any, Callable[[str, Any], Any]] = MappingProxyType(
-    {str: _name, int: _integer, float: _number, float | None: _number_or_none}
+    {
+        str: _name,
+        int: _integer,
+        float: _number,
+        float | None: lambda spoken, value: None if value is None else _number(spoken, value),
+    }
 )
 _BY_NAME: Mapping[str, Callable[[str, Any], Any]] = MappingProxyType(
     {

@@ -18,10 +18,7 @@ TRACKED = ("style_weight", "content_weight", "tv_weight", "style_scale", "style_
 _POINT = re.compile(r"([0-9]*\.?[0-9]+)s?:(.+)")
 
 
-_MOST_FRAMES = 1000
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Part:
     """Which frames of a clip are meant: those shown from `start` on and before `end`, in seconds, every n-th of them,
     after the clip was brought to `rate` frames a second, and no more than `max_frames`.
@@ -29,11 +26,13 @@ class Part:
     Raises OptionError for what cannot be.
     """
 
-    start: float = 0.0
-    end: float | None = None
-    every: int = 1
-    rate: float | None = None
-    max_frames: int = _MOST_FRAMES
+    start: float = option_field(0.0, "begin at this second of the clip", metavar="SECONDS")
+    end: float | None = option_field(None, "end before this second", metavar="SECONDS")
+    every: int = option_field(1, "take every N-th frame, and show them at a rate that is as much lower")
+    rate: float | None = option_field(
+        None, "bring the clip to this many frames a second first", shown="its own; 24 for a folder"
+    )
+    max_frames: int = option_field(1000, "refuse a clip of more frames than this")
 
     def __post_init__(self) -> None:
         if not 0 <= self.start < float("inf"):
@@ -48,16 +47,9 @@ class Part:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VideoOptions:
+class VideoOptions(Part):
     """How a clip is made, beside the `Options` of each of its frames. Raises OptionError for what cannot be."""
 
-    start: float = option_field(0.0, "begin at this second of the clip", metavar="SECONDS")
-    end: float | None = option_field(None, "end before this second", metavar="SECONDS")
-    every: int = option_field(1, "take every N-th frame, and show them at a rate that is as much lower")
-    rate: float | None = option_field(
-        None, "bring the clip to this many frames a second first", shown="its own; 24 for a folder"
-    )
-    max_frames: int = option_field(_MOST_FRAMES, "refuse a clip of more frames than this")
     sound: bool = option_field(True, "leave the clip's sound out")
     temporal_weight: float = option_field(
         4000.0,
@@ -90,7 +82,7 @@ class VideoOptions:
     )
 
     def __post_init__(self) -> None:
-        _ = self.part
+        super().__post_init__()
         object.__setattr__(self, "look_back", _counts(self.look_back))
         for name, least in (("passes", 1), ("later_iterations", 1)):
             value = getattr(self, name)
@@ -101,10 +93,6 @@ class VideoOptions:
             if not isinstance(value, int | float) or not 0 <= value <= most or value == math.inf:
                 above = "" if most == math.inf else f" and {most:g} at most"
                 raise OptionError(f"{name.replace('_', ' ')} {value!r} is out of range; give 0 or more{above}")
-
-    @property
-    def part(self) -> Part:
-        return Part(self.start, self.end, self.every, self.rate, self.max_frames)
 
 
 VIDEO_OPTIONS: Mapping[str, Any] = {option.name: option for option in fields(VideoOptions)}

@@ -111,7 +111,7 @@ def prepare_video(
     check_package("cv2")
     given: Mapping[str, Any] = values
     video = VideoOptions(**{name: value for name, value in given.items() if name in VIDEO_OPTIONS})
-    source, target = open_clip(clip, video.part), Path(output)
+    source, target = open_clip(clip, video), Path(output)
     given = sized(given, Canvas(*source.size))
     look = Look.of({name: value for name, value in given.items() if name not in VIDEO_OPTIONS})
     options = look.at(0.0)
@@ -197,7 +197,7 @@ def _moving_masks(options: Options, source: Clip, video: VideoOptions) -> dict[i
     clips = {}
     for number, mask in enumerate(options.masks or ()):
         if isinstance(mask.content, str | os.PathLike) and moves(mask.content):
-            clip = open_clip(mask.content, video.part)
+            clip = open_clip(mask.content, video)
             if len(clip) != len(source):
                 raise ImageError(
                     f"mask {clip.name!r} has {len(clip)} frames and the clip {len(source)}; give one of as many"

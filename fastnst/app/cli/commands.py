@@ -4,6 +4,7 @@ Nothing here may import what a run needs: the help must not wait for torch.
 """
 
 import argparse
+from dataclasses import fields
 from typing import Any
 
 from fastnst.app.cli.arguments import (
@@ -23,9 +24,8 @@ from fastnst.app.cli.arguments import (
 )
 from fastnst.examples import STYLES
 from fastnst.feedforward.schedule import Schedule
-from fastnst.video.options import TRACKED, VIDEO_OPTIONS
+from fastnst.video.options import TRACKED, VIDEO_OPTIONS, Part
 
-_PART = ("start", "end", "every", "rate", "max_frames")
 _SHELLS = ("bash", "zsh", "fish", "tcsh", "powershell")
 # A texture has no content, and its size has two sides.
 _NOT_OF_TEXTURES = ("content_weight", "content_layers", "preserve_color", "size")
@@ -69,11 +69,6 @@ def _add_quiet(parser: Any, without: str = "progress bar and no closing line") -
 
 def _add_json(parser: Any, what: str) -> None:
     _add_switch(parser, "--json", f"print {what} as one JSON object on stdout")
-
-
-def _add_part(group: Any, prefix: str = "") -> None:
-    for name in _PART:
-        add_option(group, VIDEO_OPTIONS[name], prefix=prefix)
 
 
 def _part(word: str) -> tuple[int, int]:
@@ -217,10 +212,8 @@ def _add_video(commands: Any) -> None:
     add_output(parser, "write the result here: .mp4, .mov, .mkv, .webm, .gif, .webp, or a new folder for PNG files")
     parser.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS, help="read options from this TOML file")
     group = parser.add_argument_group("clip")
-    _add_part(group)
-    for name, option in VIDEO_OPTIONS.items():
-        if name not in _PART:
-            add_option(group, option)
+    for option in VIDEO_OPTIONS.values():
+        add_option(group, option)
     _add_switch(group, "--resume", "go on with the frames that are in OUT.frames")
     _add(group, "--preview FILE", "also keep the newest frame in this file")
     _add_quiet(group, "progress bar, no forecast and no closing line")
@@ -244,7 +237,8 @@ def _add_score_video(commands: Any) -> None:
     )
     parser.add_argument("output", metavar="OUT", help="measure this clip")
     _add(parser, "CLIP", "read the flow from this clip, which it was made of")
-    _add_part(parser, "of CLIP: ")
+    for option in fields(Part):
+        add_option(parser, option, prefix="of CLIP: ")
     _add_switch(parser, "--json", "print the error of each pair of frames as JSON")
     parser.set_defaults(run="video.score")
 

@@ -20,7 +20,7 @@ from fastnst.image.write import check_output_path
 from fastnst.options.parse import in_words
 from fastnst.replacing import replacing
 from fastnst.video.clip import open_clip
-from fastnst.video.options import TRACKED, VIDEO_OPTIONS, VideoOptions
+from fastnst.video.options import TRACKED, VIDEO_OPTIONS, Part, VideoOptions
 from fastnst.video.run import FrameDone, Production, VideoResult, prepare_video
 from fastnst.video.score import score_clip
 
@@ -60,8 +60,8 @@ def run(parsed: argparse.Namespace) -> int:
 
 def score(parsed: argparse.Namespace) -> int:
     part = VideoOptions(**_video_values(vars(parsed)))
-    out = open_clip(parsed.output, VideoOptions(max_frames=part.max_frames, rate=None).part)
-    result = score_clip(out, open_clip(parsed.clip, part.part))
+    out = open_clip(parsed.output, Part(max_frames=part.max_frames))
+    result = score_clip(out, open_clip(parsed.clip, part))
     if parsed.json:
         print(json.dumps({"warping_error": result.mean, "errors": result.errors, "valid": result.valid}))
     else:
