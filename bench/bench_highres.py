@@ -39,7 +39,7 @@ from fastnst.errors import OptionError
 from fastnst.examples import example
 from fastnst.image.read import load_image
 from fastnst.image.resize import fitted_size, resize_picture
-from fastnst.loss.objective import make_objective
+from fastnst.loss.objective import Objective
 from fastnst.loss.targets import style_targets
 from fastnst.network.backbone import Backbone, build_backbone
 from fastnst.network.runtime import Runtime, is_out_of_memory, resolve_runtime
@@ -191,7 +191,7 @@ def check_gradients(sides: Sequence[str], device: str) -> dict[str, float]:
     errors = {}
     with float32_products(tf32=False):
         targets = style_targets(backbone, [(content.flip(3), 1.0)], options, runtime)
-        _, exact = make_objective(backbone, content, targets, options, runtime).loss_and_gradient(image)
+        _, exact = Objective(backbone, content, targets, options, runtime).loss_and_gradient(image)
         for kind in dict.fromkeys(side.partition(":")[0] for side in sides):
             plan = plan_run(replace(options, tile=CHECK_TILE), runtime, size)
             if kind == "whole":

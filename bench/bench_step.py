@@ -40,7 +40,7 @@ from torch import Tensor
 
 from bench.plain_loop import Form, Task, make_task, plain_iteration, plain_loss
 from fastnst.examples import example
-from fastnst.loss.objective import make_objective
+from fastnst.loss.objective import Objective
 from fastnst.loss.targets import style_targets
 from fastnst.network import trial
 from fastnst.network.backbone import Backbone, build_backbone
@@ -166,7 +166,7 @@ def engine_side(task: Task, name: str, optimizer: str) -> Side:
     backbone, runtime = engine_backbone(task, name)
     with float32_products(runtime.tf32), timed_algorithms():
         targets = style_targets(backbone, [(task.style, 1.0)], options, runtime)
-        objective = make_objective(backbone, task.content, targets, options, runtime)
+        objective = Objective(backbone, task.content, targets, options, runtime)
 
     def evaluate(image: Tensor) -> tuple[float, Tensor]:
         with float32_products(runtime.tf32), timed_algorithms():

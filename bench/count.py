@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.targets import TARGETS
-from fastnst.loss.objective import make_objective
+from fastnst.loss.objective import Objective
 from fastnst.network.architecture import layers_up_to
 from fastnst.network.backbone import build_backbone
 from fastnst.network.runtime import Runtime
@@ -129,7 +129,7 @@ def count(size: int, precision: str, target: str, optimizer: str) -> list[dict[s
         network = build_backbone(load_weights("random", taps=options.taps), options.taps, runtime)
         channels = {layer.name: layer.out_channels for layer in layers_up_to(options.network, options.taps)}
         style = {name: _target(channels[name]) for name, _ in options.active_style_layers}
-        objective = make_objective(network, image, style, options, runtime)
+        objective = Objective(network, image, style, options, runtime)
         descent = Descent(image, objective, lambda: make_optimizer(options, runtime))
         # The first steps make what the later ones go on with.
         for _ in range(2):

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 import fastnst
 from fastnst.loss.masks import Guidance
-from fastnst.loss.objective import Objective, make_objective
+from fastnst.loss.objective import Objective
 from fastnst.loss.scale import LossScale
 from fastnst.loss.statistics import iterated_root_trace
 from fastnst.loss.targets import style_targets
@@ -84,7 +84,7 @@ def objective_of(options: Options, place: Runtime, guidance: Guidance | None = N
     network = build_backbone(load_weights("random", taps=options.taps), options.taps, place)
     regions: list[dict[int, Any]] | None = None if guidance is None else [{0: mask}, {0: None}]
     style = style_targets(network, [(image.flip(2), 1.0)], options, place, regions)
-    return make_objective(network, image, style, options, place, guidance=guidance)
+    return Objective(network, image, style, options, place, guidance=guidance)
 
 
 @pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])

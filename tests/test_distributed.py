@@ -21,7 +21,7 @@ from processes import PATIENCE, finish, run_together, start
 import fastnst
 from fastnst.app.cli import main
 from fastnst.image.write import save_image
-from fastnst.loss.objective import make_objective
+from fastnst.loss.objective import Objective
 from fastnst.loss.targets import style_targets
 from fastnst.network.backbone import Backbone, build_backbone
 from fastnst.network.runtime import resolve_runtime
@@ -106,7 +106,7 @@ def compared(tile: Any, padding: str = "zeros", evaluations: int = 1) -> float:
     backbone = build_backbone(weights, options.taps, runtime, padding=padding)
     content, image = (picture[None].contiguous() for picture in pictures())
     style = style_targets(backbone, [(image.flip(3), 1.0)], options, runtime)
-    expected, exact = make_objective(backbone, content, style, options, runtime).loss_and_gradient(image)
+    expected, exact = Objective(backbone, content, style, options, runtime).loss_and_gradient(image)
     with joined() as ranks:
         plan = ranks.gathered(plan_run(replace(options, tile=tile), runtime, (96, 64), processes=ranks.size))[0]
         objective = FittingObjective(backbone, content, style, options, runtime, plan=plan, ranks=ranks)

@@ -7,7 +7,7 @@ import torch
 from fastnst_kernels import direct
 
 from fastnst.loss.masks import Guidance
-from fastnst.loss.objective import Objective, make_objective
+from fastnst.loss.objective import Objective
 from fastnst.loss.scale import LossScale
 from fastnst.loss.targets import style_targets
 from fastnst.network import backbone
@@ -60,7 +60,7 @@ def objective_of(case: str, place: Runtime, first_precision: str | None, monkeyp
     regions: list[dict[int, Any]] | None = [{0: mask}, {0: None}] if case == "masks" else None
     style = style_targets(network, [(noise(1), 1.0)], options, place, regions)
     reach = reach_of(options.network, options.taps, options.padding)
-    return make_objective(
+    return Objective(
         network,
         noise(2),
         style,

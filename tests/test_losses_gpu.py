@@ -9,7 +9,7 @@ from network_samples import patches, prepared, relative_error
 from fastnst import stylize
 from fastnst.feedforward.network import Architecture, StyleNetwork
 from fastnst.loss.masks import Guidance
-from fastnst.loss.objective import make_objective
+from fastnst.loss.objective import Objective
 from fastnst.loss.perceptual import PerceptualLoss
 from fastnst.loss.targets import style_targets
 from fastnst.network.weights import load_weights
@@ -29,7 +29,7 @@ def gradient(device: str, loss: str, masked: bool) -> tuple[float, torch.Tensor]
     regions = [{0: None}, {0: None}] if masked else None
     content, image, style = (patches(seed, 96, 80).to(runtime.device) for seed in (1, 2, 3))
     targets = style_targets(backbone, [(style, 1.0)], options, runtime, regions)
-    objective = make_objective(backbone, content, targets, options, runtime, guidance=guidance)
+    objective = Objective(backbone, content, targets, options, runtime, guidance=guidance)
     terms, result = objective.loss_and_gradient(image)
     return float(terms.style), result.cpu()
 

@@ -18,7 +18,7 @@ from fastnst.app.cli import main
 from fastnst.app.cli.arguments import read_option
 from fastnst.image.metadata import read_parameters
 from fastnst.loss.masks import Guidance, load_regions
-from fastnst.loss.objective import make_objective
+from fastnst.loss.objective import Objective
 from fastnst.loss.targets import style_targets
 from fastnst.options.masks import Mask, parse_masks
 from fastnst.options.options import resolve_options
@@ -43,7 +43,7 @@ def shared() -> tuple[float, float]:
         left = torch.linspace(0, 1, 46).expand(1, 1, 75, 46).contiguous()
         guidance, regions = Guidance(75, 46, (left, 1 - left), opaque=left.sqrt()), [{0: left}, {0: None}]
         targets = style_targets(backbone, [(style, 1.0)], options, runtime, regions)
-        alone = make_objective(backbone, content, targets, options, runtime, guidance=guidance)
+        alone = Objective(backbone, content, targets, options, runtime, guidance=guidance)
         whole, exact = alone.loss_and_gradient(image)
         plan = plan_run(replace(options, tile=16), runtime, (75, 46), processes=2)
         objective = FittingObjective(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fastnst.errors import FastnstError, ImageError
 from fastnst.loss.modules import ContentLoss, GramLoss, TVLoss
-from fastnst.loss.objective import make_objective
+from fastnst.loss.objective import Objective
 from fastnst.loss.perceptual import PerceptualLoss
 from fastnst.loss.targets import style_targets
 from fastnst.network.architecture import CAFFE, IMAGENET, Preprocessing
@@ -269,7 +269,7 @@ def test_perceptual_loss_is_the_objective_of_stylize(objective: str, weights: li
         backbone, list(zip([style[None] for style in styles], shares, strict=True)), options, runtime
     )
     for index in range(2):
-        objective_of_one = make_objective(backbone, content[index : index + 1], targets, options, runtime)
+        objective_of_one = Objective(backbone, content[index : index + 1], targets, options, runtime)
         image = batch[index : index + 1].clone()
         loss, gradient = objective_of_one.loss_and_gradient(image)
         for name in ("total", "content", "style", "tv"):

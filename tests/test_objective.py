@@ -8,7 +8,7 @@ from network_samples import biased_network, prepared
 from network_samples import smooth_and_rough as picture
 from numpy_gatys import Network, objective
 
-from fastnst.loss.objective import make_objective
+from fastnst.loss.objective import Objective
 from fastnst.loss.perceptual import PerceptualLoss
 from fastnst.loss.targets import style_targets
 from fastnst.network import winograd
@@ -61,7 +61,7 @@ def test_terms_and_gradient_equal_numpy(case: str, weights: dict[str, Weights]) 
     for precision in ("fp32", "winograd") if winograd.available() else ("fp32",):
         given, runtime, backbone = prepared(weights[options.network], **CASES[case], precision=precision)
         targets = style_targets(backbone, styles, given, runtime)
-        loss, gradient = make_objective(backbone, content, targets, given, runtime).loss_and_gradient(image)
+        loss, gradient = Objective(backbone, content, targets, given, runtime).loss_and_gradient(image)
         for name, value in expected.items():
             assert getattr(loss, name).item() == pytest.approx(value, rel=2e-5), (precision, name)
         error = np.linalg.norm(gradient[0].double().numpy() - expected_gradient) / np.linalg.norm(expected_gradient)
@@ -87,7 +87,7 @@ def test_variation_of_each_kind(kind: str, reduction: str) -> None:
     options, runtime, backbone = prepared(**given, tv_weight=0.3)
     # An image that shows its content: all that its objective has is the variation.
     image = torch.rand((1, 3, 23, 18), generator=torch.Generator().manual_seed(0))
-    loss, gradient = make_objective(backbone, image, {}, options, runtime).loss_and_gradient(image)
+    loss, gradient = Objective(backbone, image, {}, options, runtime).loss_and_gradient(image)
     exact = image.double().requires_grad_()
     value = variation(exact, kind) * (23 * 18 if reduction == "sum" else 1)
     (expected,) = torch.autograd.grad(0.3 * value, exact)

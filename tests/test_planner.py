@@ -19,7 +19,7 @@ from fastnst.app.cli import main
 from fastnst.app.cli import plan as command
 from fastnst.errors import OptionError
 from fastnst.examples import example
-from fastnst.loss.objective import make_objective
+from fastnst.loss.objective import Objective
 from fastnst.loss.targets import style_targets
 from fastnst.network import winograd
 from fastnst.network.runtime import Runtime, resolve_runtime
@@ -189,14 +189,14 @@ def test_the_rehearsal_allocates_what_a_pass_does(padding: str) -> None:
     network, side = network_of(options, runtime), 400
     image, content = noise(1, side, side), noise(2, side, side)
     style = style_targets(backbone, [(content, 1.0)], options, runtime)
-    whole = make_objective(backbone, content, style, options, runtime)
+    whole = Objective(backbone, content, style, options, runtime)
     measured = peak_extra_bytes(lambda: lambda: whole.loss_and_gradient(image)[1], runtime.device)
     foreseen = untiled_bytes(network, side, side) - network.scratch_bytes
     assert foreseen == pytest.approx(measured, rel=0.15)
     grid = make_grid(side, side, 120, reach_of("vgg19", options.taps, padding))
     crop = next(iter(grid)).shape
     for level in ("kept", "recompute"):
-        tiled = make_objective(backbone, content, style, options, runtime, grid=grid, level=level)
+        tiled = Objective(backbone, content, style, options, runtime, grid=grid, level=level)
         measured = peak_extra_bytes(lambda tiled=tiled: lambda: tiled.loss_and_gradient(image)[1], runtime.device)  # type: ignore[misc]
         foreseen = tiled_bytes(network, *crop, tiles=len(grid), level=level, redone_steps=1) - network.scratch_bytes
         # The taps' chunks are part of the scratch.

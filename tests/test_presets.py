@@ -21,7 +21,7 @@ from fastnst.app.cli.arguments import read_config
 from fastnst.errors import FastnstWarning, OptionError
 from fastnst.image.metadata import read_parameters
 from fastnst.image.read import load_image
-from fastnst.loss.objective import make_objective
+from fastnst.loss.objective import Objective
 from fastnst.loss.perceptual import PerceptualLoss
 from fastnst.loss.targets import style_targets
 from fastnst.network.architecture import IMAGENET, Preprocessing
@@ -163,7 +163,7 @@ def test_the_objective_is_that_of_the_tool(tool: str, tensors: dict[str, Tensor]
     weights = Weights("random", "vgg19", tensors, preprocessing, "")
     options, runtime, backbone = prepared(weights, **given, device="cpu")
     targets = style_targets(backbone, [(style, 1.0)], options, runtime)
-    loss, gradient = make_objective(backbone, content, targets, options, runtime).loss_and_gradient(image)
+    loss, gradient = Objective(backbone, content, targets, options, runtime).loss_and_gradient(image)
 
     def look(x: Tensor) -> Mapping[str, Tensor]:
         return features(weights, x, (*STYLE, "conv4_2"), pooling="max", padding=options.padding)

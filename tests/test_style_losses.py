@@ -11,7 +11,7 @@ from style_references import DISTANCES, exact_terms
 
 from fastnst import OptionError, Stylizer, stylize
 from fastnst.loss.masks import Guidance
-from fastnst.loss.objective import make_objective
+from fastnst.loss.objective import Objective
 from fastnst.loss.statistics import iterated_root_trace, root, root_trace
 from fastnst.loss.targets import style_targets
 from fastnst.network.weights import Weights
@@ -57,7 +57,7 @@ def test_terms_and_gradient_equal_the_formula(loss: str, objective: str, guided:
         regions = [{0: soft(5, 33, 45)}, {0: None, 1: soft(6, 40, 36)}]
 
     targets = style_targets(backbone, styles, options, runtime, regions)
-    ours = make_objective(backbone, content, targets, options, runtime, guidance=guidance)
+    ours = Objective(backbone, content, targets, options, runtime, guidance=guidance)
     terms, gradient = ours.loss_and_gradient(image)
 
     exact = image.double().requires_grad_()

@@ -8,7 +8,7 @@ import torch
 from network_samples import noise, prepared, relative_error
 
 from fastnst.errors import FastnstWarning
-from fastnst.loss.objective import make_objective
+from fastnst.loss.objective import Objective
 from fastnst.loss.targets import style_targets
 from fastnst.network.backbone import Backbone
 from fastnst.plan.fitting import FittingObjective
@@ -46,7 +46,7 @@ def fitting(tile: Any, **settings: Any) -> FittingObjective:
 
 
 def check(objective: FittingObjective) -> None:
-    expected, gradient = make_objective(BACKBONE, CONTENT, TARGETS, OPTIONS, RUNTIME).loss_and_gradient(IMAGE)
+    expected, gradient = Objective(BACKBONE, CONTENT, TARGETS, OPTIONS, RUNTIME).loss_and_gradient(IMAGE)
     loss, result = objective.loss_and_gradient(IMAGE)
     assert loss.total.item() == pytest.approx(expected.total.item(), rel=1e-5)
     assert relative_error(result, gradient) <= 1e-5

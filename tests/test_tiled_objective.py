@@ -14,7 +14,7 @@ from network_samples import biased_network, noise, patches, prepared, relative_e
 
 from bench.bench_highres import even_spans
 from fastnst.loss.masks import Guidance
-from fastnst.loss.objective import LEVELS, Objective, Share, make_objective
+from fastnst.loss.objective import LEVELS, Objective, Share
 from fastnst.loss.targets import style_targets
 from fastnst.loss.terms import Loss
 from fastnst.network import winograd
@@ -56,7 +56,7 @@ class Case:
     def objective(self, **settings: Any) -> Objective:
         style = self.tiled_style if "grid" in settings else self.style
         settings["guidance"] = self.guidance
-        return make_objective(self.backbone, self.content, style, self.options, self.runtime, **settings)
+        return Objective(self.backbone, self.content, style, self.options, self.runtime, **settings)
 
     def grid(self, tile: int) -> TileGrid:
         return make_grid(*self.image.shape[2:], tile, reach_of(self.options.network, self.options.taps))
@@ -92,7 +92,7 @@ def test_the_whole_network(case: str, weights: dict[str, Weights]) -> None:
     size, given = CASES[case]
     example = Case(weights, *size, **given)
     objective = example.tiled(32)
-    assert len(objective.grid) >= 3
+    assert len(objective.content.tiles) >= 3
     example.check(objective)
 
 
@@ -130,7 +130,7 @@ SHALLOW_CASES: dict[str, dict[str, Any]] = {
 def test_layer_sets(case: str, level: str, weights: dict[str, Weights]) -> None:
     example = Case(weights, 50, 61, **SHALLOW_CASES[case])
     objective = example.tiled(12, level=level)
-    assert len(objective.grid) >= 6
+    assert len(objective.content.tiles) >= 6
     example.check(objective)
     # Memory is used again.
     example.check(objective)

@@ -9,7 +9,7 @@ import torch
 from network_samples import noise, prepared
 
 from fastnst.errors import ImageError
-from fastnst.loss.objective import make_objective
+from fastnst.loss.objective import Objective
 from fastnst.loss.targets import style_targets
 from fastnst.loss.temporal import STEEPNESS, Coherence, Coherent
 from fastnst.optim import LBFGS
@@ -41,7 +41,7 @@ def test_the_temporal_term_is_that_of_the_formula(is_frozen: bool) -> None:
     content, image, target = noise(1, 20, 26), noise(2, 20, 26), noise(3, 20, 26)
     valid = (noise(4, 20, 26)[:, :1] - 0.4).clamp_min(0)
     targets = style_targets(backbone, [(noise(5, 24, 24), 1.0)], options, runtime)
-    plain = make_objective(backbone, content, targets, options, runtime)
+    plain = Objective(backbone, content, targets, options, runtime)
     coherent = Coherent(plain, Coherence(target, valid, 15.0, 2.0, valid > 0.3 if is_frozen else None))
 
     z, w, c = image.double().requires_grad_(), target.double(), valid.double()
@@ -60,7 +60,7 @@ def test_the_temporal_term_is_that_of_the_formula(is_frozen: bool) -> None:
 
 def test_nothing_known_is_no_term() -> None:
     options, runtime, backbone = prepared(style_weight=0, content_layers="conv1_2")
-    plain = make_objective(backbone, noise(1, 8, 8), {}, options, runtime)
+    plain = Objective(backbone, noise(1, 8, 8), {}, options, runtime)
     coherent = Coherent(plain, Coherence(noise(2, 8, 8), torch.zeros(1, 1, 8, 8), 30.0))
     assert float(coherent.loss(noise(3, 8, 8)).total) == float(plain.loss(noise(3, 8, 8)).total)
 
@@ -217,7 +217,7 @@ def test_what_comes_into_view_begins_in_the_tone_around_it() -> None:
 def test_an_optimiser_that_knows_the_curvature_takes_a_whole_first_step() -> None:
     options, runtime, backbone = prepared(style_layers="conv1_1", content_layers="conv1_2")
     targets = style_targets(backbone, [(noise(5, 24, 24), 1.0)], options, runtime)
-    objective = make_objective(backbone, noise(1, 20, 26), targets, options, runtime)
+    objective = Objective(backbone, noise(1, 20, 26), targets, options, runtime)
     image, before = noise(2, 20, 26), LBFGS()
     for _ in range(8):
         _, gradient = objective.loss_and_gradient(image)

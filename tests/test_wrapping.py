@@ -19,7 +19,7 @@ from fastnst.errors import OptionError
 from fastnst.image.resize import resize, resize_wrapped
 from fastnst.image.write import save_image
 from fastnst.loss.masks import Guidance
-from fastnst.loss.objective import Objective, make_objective
+from fastnst.loss.objective import Objective
 from fastnst.loss.targets import style_targets
 from fastnst.network import winograd
 from fastnst.network.tiles import Reach, make_grid, reach_of
@@ -41,7 +41,7 @@ def weights() -> Weights:
 def objective(weights: Weights, content: Tensor, **given: Any) -> tuple[Objective, Options]:
     options, runtime, backbone = prepared(weights, **{"padding": "circular", "tv_weight": 0.5} | given)
     style = style_targets(backbone, [(noise(3, 48, 64).to(runtime.device), 1.0)], options, runtime)
-    return make_objective(backbone, content.to(runtime.device), style, options, runtime), options
+    return Objective(backbone, content.to(runtime.device), style, options, runtime), options
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_loss_and_gradient_are_those_of_circular_padding_in_float64(
     (expected,) = torch.autograd.grad(total, exact)
     for tile in (None, 8):
         targets = style_targets(backbone, [(style, 1.0)], options, runtime, tile=tile)
-        whole = make_objective(backbone, content, targets, options, runtime)
+        whole = Objective(backbone, content, targets, options, runtime)
         loss, gradient = whole.loss_and_gradient(image)
         assert loss.total.item() == pytest.approx(total.item(), rel=1e-5)
         assert whole.loss(image).total.item() == pytest.approx(total.item(), rel=1e-5)
@@ -106,7 +106,7 @@ def test_tiles_wrap_around(weights: Weights, height: int, width: int, tile: int,
     grid = make_grid(height, width, tile, reach_of("vgg19", options.taps, options.padding))
     assert len(grid) > 1
     style = {name: layer.target for name, layer in whole.layers.items() if layer.target is not None}
-    tiled = make_objective(whole.backbone, content, style, options, whole.runtime, grid=grid, level=level)
+    tiled = Objective(whole.backbone, content, style, options, whole.runtime, grid=grid, level=level)
     expected, exact = whole.loss_and_gradient(image)
     loss, gradient = tiled.loss_and_gradient(image)
     for found in (loss, tiled.loss(image)):

@@ -26,7 +26,7 @@ from fastnst.image.files import check_place
 from fastnst.image.read import Source, load_image
 from fastnst.image.sheet import contact_sheet
 from fastnst.image.write import check_output_path, save_image
-from fastnst.loss.objective import make_objective
+from fastnst.loss.objective import Objective
 from fastnst.loss.perceptual import loss_options, style_picture
 from fastnst.loss.targets import StyleTarget, style_targets
 from fastnst.network.backbone import Backbone, build_backbone
@@ -310,7 +310,7 @@ class _Training:
         style = number % len(self.targets)
         blend = one_style(self.first + style, len(self.network.names), image.device)
         painted = self.network(image, blend, self.runtime.dtype)
-        objective = make_objective(self.backbone, image, self.targets[style], self.options, self.runtime)
+        objective = Objective(self.backbone, image, self.targets[style], self.options, self.runtime)
         loss, gradient = objective.loss_and_gradient(painted.detach().contiguous())
         total, results, gradients = loss.total, [painted], [gradient * share]
         if self.schedule.stable > 0:

@@ -4,7 +4,7 @@ The loss depends on a layer's features through sums alone. A `LayerTerms` adds t
 that is the whole image, and then knows the terms and their gradient; a `LayerTap` shows it one layer of one tile.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from fastnst_kernels import BlendedTarget, GramDifference, accumulate_gram, direct, finish_gram_loss
@@ -22,7 +22,6 @@ from fastnst.network.runtime import Runtime
 from fastnst.network.tiles import Window
 
 
-@dataclass
 class LayerTerms:
     """The terms of one layer over the whole image: where it counts, its style target, the constant of its content.
 
@@ -33,30 +32,32 @@ class LayerTerms:
     `opaque` a, (1, 1, h, w): Σ a² (F − P)².
     """
 
-    runtime: Runtime
-    guidance: LayerGuidance
-    style_target: StyleTarget | None
-    content_constant: float | None
-    style_weight: float
-    content_weight: float
-    is_whole: bool
-    target: BlendedTarget | None = field(default=None, init=False)
-    regions: RegionSums | SlicedSums | None = field(default=None, init=False)
-    content: Tensor | None = field(default=None, init=False)
-    style: Tensor | None = field(default=None, init=False)
-    difference: GramDifference | None = field(default=None, init=False)
-    _grams: Tensor | None = field(default=None, init=False, repr=False)
-    _branch: Branch = field(init=False, repr=False)
+    style: Tensor | None
+    content: Tensor | None
+    difference: GramDifference | None
+    _grams: Tensor | None
 
-    def __post_init__(self) -> None:
-        self._branch, self.opaque = Branch(self.runtime.device), self.guidance.opaque
-        style = self.style_target
-        if isinstance(style, BlendedTarget):
-            self.target = style
-        elif isinstance(style, SlicedTargets):
-            self.regions = sliced_sums(style, self.guidance, self.style_weight)
-        elif style is not None:
-            self.regions = region_sums(self.runtime, style, self.guidance, self.style_weight)
+    def __init__(
+        self,
+        runtime: Runtime,
+        guidance: LayerGuidance,
+        *,
+        style_target: StyleTarget | None,
+        content_constant: float | None,
+        style_weight: float,
+        content_weight: float,
+        is_whole: bool,
+    ) -> None:
+        self.runtime, self.guidance, self.opaque, self.is_whole = runtime, guidance, guidance.opaque, is_whole
+        self.content_constant, self.style_weight, self.content_weight = content_constant, style_weight, content_weight
+        self.target = style_target if isinstance(style_target, BlendedTarget) else None
+        self.regions: RegionSums | SlicedSums | None = None
+        if isinstance(style_target, SlicedTargets):
+            self.regions = sliced_sums(style_target, guidance, style_weight)
+        elif style_target is not None and not isinstance(style_target, BlendedTarget):
+            self.regions = region_sums(runtime, style_target, guidance, style_weight)
+        self._branch = Branch(runtime.device)
+        self.style = self.content = self.difference = self._grams = None
 
     def begin(self) -> None:
         """Starts anew: no tile has been seen."""

@@ -48,18 +48,15 @@ class MomentSums:
 
 @dataclass
 class RegionSums:
-    """The style term of one layer in regions, over the whole image. For each region: its targets, its mask's map `m`,
-    the sum of m², and its share of the area.
+    """The style term of one layer in `regions`, over the whole image. For each: its targets, its mask's map `m`, the
+    sum of m², and its share of the area.
 
     Between `begin` and `finish` the positions are seen; after it `loss` is the term, (1,), and `add_gradient` gives
     back that of `style_weight` times it.
     """
 
     runtime: Runtime
-    targets: Sequence[Sequence[MomentTarget]]
-    maps: Sequence[Tensor | None]
-    totals: Sequence[float]
-    areas: Sequence[float]
+    regions: Sequence[tuple[Sequence[MomentTarget], Tensor | None, float, float]]
     style_weight: float
     loss: Tensor | None = field(default=None, init=False)
     _seen: list[MomentSums] = field(default_factory=list, init=False)
@@ -68,7 +65,7 @@ class RegionSums:
     def begin(self) -> None:
         """Starts anew: no position has been seen."""
         self.loss = None
-        self._seen = [MomentSums(region[0].mean.shape[1], self.runtime.device) for region in self.targets]
+        self._seen = [MomentSums(targets[0].mean.shape[1], self.runtime.device) for targets, *_ in self.regions]
 
     @property
     def sums(self) -> list[Tensor]:
@@ -77,7 +74,7 @@ class RegionSums:
 
     def add(self, features: Tensor, window: Window) -> None:
         """Adds features (1, N, h, w), a view of a larger map, of the positions at `window` of the image."""
-        for sums, mask in zip(self._seen, self.maps, strict=True):
+        for sums, (_, mask, _, _) in zip(self._seen, self.regions, strict=True):
             sums.add(features, None if mask is None else mask[:, :, *window], self.runtime)
 
     def finish(self, dtype: torch.dtype) -> None:
@@ -85,7 +82,7 @@ class RegionSums:
         self._gradients = []
         self.loss = torch.zeros(1, dtype=torch.float32, device=self.runtime.device)
         kept = difference_dtype(dtype, self.runtime.kernels)
-        for sums, targets, total, area in zip(self._seen, self.targets, self.totals, self.areas, strict=True):
+        for sums, (targets, _, total, area) in zip(self._seen, self.regions, strict=True):
             moments = sums.moments(total)
             matrix, mean = torch.zeros_like(moments.gram), torch.zeros_like(moments.mean)
             for target in targets:
@@ -99,14 +96,14 @@ class RegionSums:
     @property
     def plain_gradient(self) -> tuple[GramDifference, Tensor] | None:
         """D for the kernel that adds D F, and d, (1, N, 1, 1), added before it, where the whole image is one region."""
-        if len(self.maps) != 1 or self.maps[0] is not None:
+        if len(self.regions) != 1 or self.regions[0][1] is not None:
             return None
         difference, mean = self._gradients[0]
         return difference, mean[:, :, None, None]
 
     def add_gradient(self, gradient: Tensor, features: Tensor, window: Window, scale: Tensor) -> None:
         """Adds `scale`, (1,), times the gradient of features (1, N, h, w) at `window` of the image to `gradient`."""
-        for (difference, mean), mask in zip(self._gradients, self.maps, strict=True):
+        for (difference, mean), (_, mask, _, _) in zip(self._gradients, self.regions, strict=True):
             shift = (mean * scale)[:, :, None, None]
             for rows, part in chunks(features):
                 own = self._product(difference, part, scale).add_(shift)
@@ -132,15 +129,8 @@ def region_sums(
     runtime: Runtime, targets: Sequence[Sequence[MomentTarget]], guidance: LayerGuidance, style_weight: float
 ) -> RegionSums:
     """The sums of a layer whose regions have `targets`; regions that its resolution leaves nothing of have no part."""
-    kept = [region for region, total in enumerate(guidance.totals) if total > 0 and targets[region]]
-    return RegionSums(
-        runtime=runtime,
-        targets=[targets[region] for region in kept],
-        maps=[guidance.maps[region] for region in kept],
-        totals=[guidance.totals[region] for region in kept],
-        areas=[guidance.areas[region] for region in kept],
-        style_weight=style_weight,
-    )
+    regions = zip(targets, guidance.maps, guidance.totals, guidance.areas, strict=True)
+    return RegionSums(runtime, [region for region in regions if region[0] and region[2] > 0], style_weight)
 
 
 def loss_backend(runtime: Runtime) -> str:

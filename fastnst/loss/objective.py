@@ -11,7 +11,6 @@ Several processes share the tiles: each takes every n-th, and they add up the su
 
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -19,13 +18,13 @@ from fastnst_kernels import direct
 from torch import Tensor
 
 from fastnst.errors import FastnstError
-from fastnst.loss.content import ContentTarget, content_target
+from fastnst.loss.content import ContentTarget
 from fastnst.loss.layer import LayerTap, LayerTerms
-from fastnst.loss.masks import Guidance, LayerGuidance
+from fastnst.loss.masks import Guidance
 from fastnst.loss.scale import LossScale
 from fastnst.loss.sliced import SlicedTargets
 from fastnst.loss.targets import StyleTarget
-from fastnst.loss.terms import Loss, Variation, seam_variation, variation_of
+from fastnst.loss.terms import Loss, seam_variation, variation_of
 from fastnst.loss.transforms import FeatureTransform
 from fastnst.network.backbone import Backbone, Trace
 from fastnst.network.runtime import Runtime
@@ -71,28 +70,85 @@ class Share:
     add_up: Callable[[Sequence[Tensor]], None] = _alone
 
 
-@dataclass(frozen=True)
 class Objective:
-    """The total loss as a function of the image. Make one with `make_objective`.
+    """The total loss as a function of an image of the size of `content`, (1, 3, H, W) float32 RGB in 0…1 on any device.
 
-    Where the first pass keeps something, the second computes the first `redone_steps` of the backbone once more, the
-    last of which is tapped. `weights`, (3, terms), are the shares of the layers' terms in total, content and style.
+    Args:
+        style: the layers' `style_targets`; of the regions of `guidance` where that is not plain.
+        guidance: the regions of the image, and where it is opaque; None for all of it.
+        grid: its tiles; None for the whole image.
+        level: what the first pass keeps, one of `LEVELS`.
+        redone_steps: how many steps the second pass computes again in the level "kept", the last of which is tapped; by
+            default, in tiles, the first convolution, whose features are cheaper to compute than to keep.
+        content_is_kept: whether the content's features are kept, or computed anew in each pass.
+        loss_scale: that of a run that goes on; None for a new one.
+        share: the tiles of this process; None for all.
+        transforms: of content layers, whose content term is then of what they make of the content's features.
     """
 
-    backbone: Backbone
-    grid: TileGrid
-    share: Share
-    layers: Mapping[str, LayerTerms]
-    levels: Mapping[str, int]
-    content: ContentTarget
-    weights: Tensor
-    variation: Variation
-    level: str
-    redone_steps: int
-    runtime: Runtime
-    loss_scale: LossScale
-    is_tiled: bool
-    wraps: bool = False
+    def __init__(
+        self,
+        backbone: Backbone,
+        content: Tensor,
+        style: Mapping[str, StyleTarget],
+        options: Options,
+        runtime: Runtime,
+        *,
+        guidance: Guidance | None = None,
+        grid: TileGrid | None = None,
+        level: str = "kept",
+        redone_steps: int | None = None,
+        content_is_kept: bool = True,
+        loss_scale: LossScale | None = None,
+        share: Share | None = None,
+        transforms: Mapping[str, FeatureTransform] | None = None,
+    ) -> None:
+        height, width = content.shape[2:]
+        if grid is None:
+            reach = reach_of(options.network, options.taps, options.padding)
+            grid = make_grid(height, width, max(height, width), reach)
+        self.backbone, self.runtime, self.share = backbone, runtime, share or Share()
+        self.loss_scale, self.level = loss_scale or LossScale(runtime), level
+        is_sliced = any(isinstance(target, SlicedTargets) for target in style.values())
+        is_shared = self.share.size > 1
+        # The image is its own one tile.
+        self._is_whole = len(grid) == 1
+        if is_sliced and (is_shared or not self._is_whole):
+            raise FastnstError("sorted features cannot be summed up in parts; see the image whole, in one process")
+        # What torch allocates to sort is its own affair.
+        self.is_tiled = is_shared or not self._is_whole or is_sliced
+        self.wraps, self.variation = options.wraps, variation_of(options, height, width)
+        self.levels = levels_of(options.network, options.taps)
+        guided = (guidance or Guidance(height, width)).at(self.levels, runtime.device)
+        self.content = ContentTarget(
+            backbone,
+            content,
+            tuple(grid)[self.share.rank :: self.share.size],
+            options,
+            device=runtime.device,
+            opaque={name: layer.opaque for name, layer in guided.items()},
+            is_kept=content_is_kept,
+            add_up=self.share.add_up,
+            transforms=transforms or {},
+        )
+        self.layers = {
+            name: LayerTerms(
+                runtime=runtime,
+                guidance=layer,
+                style_target=style.get(name),
+                content_constant=self.content.weights.get(name),
+                style_weight=options.last_style_weight,
+                content_weight=options.content_weight,
+                is_whole=self._is_whole and not is_shared,
+            )
+            for name, layer in guided.items()
+            if name in style or name in self.content.weights
+        }
+        # (3, terms): the shares of the layers' terms in total, content and style.
+        self.weights = _weights(self.layers.values(), options).to(runtime.device)
+        if redone_steps is None:
+            redone_steps = 0 if self._is_whole else least_redone(backbone.steps, self.layers)
+        self.redone_steps = redone_steps if level == "kept" else 0
 
     def loss(self, image: Tensor) -> Loss:
         """See `Evaluation`."""
@@ -177,11 +233,6 @@ class Objective:
             for name, layer in self.layers.items()
         }
 
-    @cached_property
-    def _is_whole(self) -> bool:
-        """True where the image is its own one tile."""
-        return len(self.grid) == 1
-
     def _crop(self, image: Tensor, index: int) -> Tensor:
         return image if self._is_whole else cut(image, self.content.tiles[index]).contiguous()
 
@@ -199,104 +250,6 @@ class Objective:
         if self.variation.factor != 1:
             variation.mul_(self.variation.factor)
         return Loss(total, content, style, variation, check)
-
-
-def make_objective(
-    backbone: Backbone,
-    content: Tensor,
-    style: Mapping[str, StyleTarget],
-    options: Options,
-    runtime: Runtime,
-    *,
-    guidance: Guidance | None = None,
-    grid: TileGrid | None = None,
-    level: str = "kept",
-    redone_steps: int | None = None,
-    content_is_kept: bool = True,
-    loss_scale: LossScale | None = None,
-    share: Share | None = None,
-    transforms: Mapping[str, FeatureTransform] | None = None,
-) -> Objective:
-    """The objective for an image of the size of `content`, (1, 3, H, W) float32 RGB in 0…1 on any device.
-
-    Args:
-        style: the layers' `style_targets`; of the regions of `guidance` where that is not plain.
-        guidance: the regions of the image, and where it is opaque; None for all of it.
-        grid: its tiles; None for the whole image.
-        level: what the first pass keeps, one of `LEVELS`.
-        redone_steps: how many steps the second pass computes again in the level "kept"; by default, in tiles, the first
-            convolution, whose features are cheaper to compute than to keep.
-        content_is_kept: whether the content's features are kept, or computed anew in each pass.
-        loss_scale: that of a run that goes on; None for a new one.
-        share: the tiles of this process; None for all.
-        transforms: of content layers, whose content term is then of what they make of the content's features.
-    """
-    height, width = content.shape[2:]
-    if grid is None:
-        grid = make_grid(height, width, max(height, width), reach_of(options.network, options.taps, options.padding))
-    is_sliced = any(isinstance(target, SlicedTargets) for target in style.values())
-    share = share or Share()
-    if is_sliced and (len(grid) > 1 or share.size > 1):
-        raise FastnstError("sorted features cannot be summed up in parts; see the image whole, in one process")
-    levels = levels_of(options.network, options.taps)
-    guided = (guidance or Guidance(height, width)).at(levels, runtime.device)
-    target = content_target(
-        backbone,
-        content,
-        tuple(grid)[share.rank :: share.size],
-        options,
-        device=runtime.device,
-        opaque={name: layer.opaque for name, layer in guided.items()},
-        is_kept=content_is_kept,
-        add_up=share.add_up,
-        transforms=transforms,
-    )
-    is_whole = len(grid) == 1 and share.size == 1
-    layers = _layers(style, target.weights, guided, options, runtime, is_whole=is_whole)
-    if redone_steps is None:
-        redone_steps = 0 if len(grid) == 1 else least_redone(backbone.steps, layers)
-    return Objective(
-        backbone=backbone,
-        grid=grid,
-        share=share,
-        layers=layers,
-        levels=levels,
-        content=target,
-        weights=_weights(layers.values(), options).to(runtime.device),
-        variation=variation_of(options, height, width),
-        level=level,
-        redone_steps=redone_steps if level == "kept" else 0,
-        runtime=runtime,
-        loss_scale=loss_scale or LossScale(runtime),
-        # What torch allocates to sort is its own affair.
-        is_tiled=not is_whole or is_sliced,
-        wraps=options.wraps,
-    )
-
-
-def _layers(
-    style: Mapping[str, StyleTarget],
-    content: Mapping[str, float],
-    guided: Mapping[str, LayerGuidance],
-    options: Options,
-    runtime: Runtime,
-    *,
-    is_whole: bool,
-) -> dict[str, LayerTerms]:
-    """The terms of each layer that has a style target or a constant of the `content` term."""
-    return {
-        name: LayerTerms(
-            runtime=runtime,
-            guidance=guidance,
-            style_target=style.get(name),
-            content_constant=content.get(name),
-            style_weight=options.last_style_weight,
-            content_weight=options.content_weight,
-            is_whole=is_whole,
-        )
-        for name, guidance in guided.items()
-        if name in style or name in content
-    }
 
 
 def _weights(layers: Iterable[LayerTerms], options: Options) -> Tensor:

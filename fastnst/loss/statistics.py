@@ -149,25 +149,18 @@ def _target(loss: str, style: Moments, weight: float, form: str) -> MomentTarget
     return MomentTarget(loss, weight, epsilon, style.mean, matrix, spread.to(style.mean))
 
 
-@dataclass(frozen=True)
-class MomentGradient:
-    """The gradient of a function of moments by them: `gram`, (1, N, N) symmetric, and `mean`, (1, N)."""
-
-    gram: Tensor
-    mean: Tensor
-
-
-def moment_loss(target: MomentTarget, moments: Moments) -> tuple[Tensor, MomentGradient]:
-    """The weighted distance of `moments` from the target, (1,), and its gradient by them; nothing is read back."""
+def moment_loss(target: MomentTarget, moments: Moments) -> tuple[Tensor, Moments]:
+    """The weighted distance of `moments` from the target, (1,), and its gradient by each of them, that by G symmetric;
+    nothing is read back."""
     if target.loss == "gram":
         difference = moments.gram - (target.matrix + target.matrix.mT) / 2
         loss = difference.square().sum((1, 2)) * target.weight
-        return loss, MomentGradient(difference * (2 * target.weight), torch.zeros_like(moments.mean))
+        return loss, Moments(difference * (2 * target.weight), torch.zeros_like(moments.mean))
     distance, by_covariance, by_mean = _DISTANCES[target.loss](target, moments)
     by_covariance = by_covariance * target.weight
     # Σ = G − μ μᵀ.
     by_mean = by_mean * target.weight - 2 * (by_covariance * moments.mean[:, None, :]).sum(2)
-    return distance * target.weight, MomentGradient(by_covariance, by_mean)
+    return distance * target.weight, Moments(by_covariance, by_mean)
 
 
 def _covariance(target: MomentTarget, moments: Moments) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,7 +9,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,20 +35,44 @@ class _Contents(NamedTuple):
     metadata: Mapping[str, str]
 
 
-@dataclass(frozen=True, eq=False)
 class WeightsFile:
-    """An open file whose names are understood and whose tensors are not read yet.
+    """An open file whose names are understood, and by them its preprocessing, and whose tensors are not read yet.
 
     `keys` maps each name in the file, less any `module.`, to the name as it stands there; `prefixes` maps each
-    convolution of `network` to the start of its names (`conv1_2` → `features.2`), also where the file has none.
+    convolution of `network` to the start of its names (`conv1_2` → `features.2`), also where the file has none. Raises
+    WeightsError where it is not a VGG, or another.
     """
 
-    path: Path
-    network: str
-    preprocessing: Preprocessing
-    prefixes: Mapping[str, str]
-    keys: Mapping[str, str]
-    get: Callable[[str], object]
+    def __init__(self, path: Path, network: str, contents: _Contents) -> None:
+        self.path, self.network, self.get = path, network, contents.get
+        # A model saved from DataParallel has "module." before the names, or inside them if only its features were
+        # wrapped.
+        self.keys = keys = {key.replace("module.", ""): key for key in contents.keys}
+        if any(re.fullmatch(r"features\.\d+\.running_mean", key) for key in keys):
+            raise WeightsError(
+                f"weights file {path} is a VGG with batch normalisation; pass one without (vgg19, not vgg19_bn)"
+            )
+        is_torchvision = any(re.fullmatch(r"features\.\d+\.weight", key) for key in keys)
+        pattern = r"(features\.\d+)\.weight" if is_torchvision else r"(conv\d_\d)\.weight"
+        named = {match[1] for key in keys if (match := re.fullmatch(pattern, key))}
+        if not named:
+            first = ", ".join(list(keys)[:3]) or "none"
+            raise WeightsError(
+                f"weights file {path} is not a VGG: it has no features.0.weight or conv1_1.weight, but: {first}"
+            )
+        if contents.metadata.get("format") == "fastnst":
+            held = [contents.metadata.get("network", "an unnamed network")]
+            self.preprocessing = _declared_preprocessing(path, contents.metadata)
+        else:
+            starts = {name: list(_prefixes(name, is_torchvision).values())[: len(named)] for name in NETWORKS}
+            held = [name for name, start in starts.items() if named == set(start)]
+            self.preprocessing = IMAGENET if is_torchvision else CAFFE
+        # No network at all: convolutions are missing, and reading says which.
+        if held and network not in held:
+            raise WeightsError(
+                f"weights file {path} holds {held[0]}, not {network}; choose that network, or pass a file of {network}"
+            )
+        self.prefixes = _prefixes(network, is_torchvision)
 
     def has(self, layer: Layer) -> bool:
         """True where the file names a weight of this convolution."""
@@ -88,7 +112,7 @@ def open_weights(path: Path, network: str, *, suffix: str | None = None) -> Weig
         raise WeightsError(
             f"weights file {path} cannot be read ({error.strerror or error}); check its permissions or pass another"
         ) from error
-    return _understood(path, network, contents)
+    return WeightsFile(path, network, contents)
 
 
 def read_convolutions(file: WeightsFile, layers: Iterable[Layer]) -> dict[str, torch.Tensor]:
@@ -181,44 +205,6 @@ def _refusal(path: Path, reason: str) -> WeightsError:
             "without pickle_protocol, or .safetensors"
         )
     return WeightsError(f"weights file {path} is truncated, damaged or not a PyTorch checkpoint; fetch it again")
-
-
-def _understood(path: Path, network: str, contents: _Contents) -> WeightsFile:
-    """The file with its naming, and by it its preprocessing. Raises WeightsError where it is not a VGG or another."""
-    # A model saved from DataParallel has "module." before the names, or inside them if only its features were wrapped.
-    keys = {key.replace("module.", ""): key for key in contents.keys}
-    if any(re.fullmatch(r"features\.\d+\.running_mean", key) for key in keys):
-        raise WeightsError(
-            f"weights file {path} is a VGG with batch normalisation; pass one without (vgg19, not vgg19_bn)"
-        )
-    is_torchvision = any(re.fullmatch(r"features\.\d+\.weight", key) for key in keys)
-    pattern = r"(features\.\d+)\.weight" if is_torchvision else r"(conv\d_\d)\.weight"
-    prefixes = {match[1] for key in keys if (match := re.fullmatch(pattern, key))}
-    if not prefixes:
-        first = ", ".join(list(keys)[:3]) or "none"
-        raise WeightsError(
-            f"weights file {path} is not a VGG: it has no features.0.weight or conv1_1.weight, but: {first}"
-        )
-    if contents.metadata.get("format") == "fastnst":
-        held = [contents.metadata.get("network", "an unnamed network")]
-        preprocessing = _declared_preprocessing(path, contents.metadata)
-    else:
-        starts = {name: list(_prefixes(name, is_torchvision).values())[: len(prefixes)] for name in NETWORKS}
-        held = [name for name, start in starts.items() if prefixes == set(start)]
-        preprocessing = IMAGENET if is_torchvision else CAFFE
-    # No network at all: convolutions are missing, and reading says which.
-    if held and network not in held:
-        raise WeightsError(
-            f"weights file {path} holds {held[0]}, not {network}; choose that network, or pass a file of {network}"
-        )
-    return WeightsFile(
-        path=path,
-        network=network,
-        preprocessing=preprocessing,
-        prefixes=_prefixes(network, is_torchvision),
-        keys=keys,
-        get=contents.get,
-    )
 
 
 def _prefixes(network: str, is_torchvision: bool) -> dict[str, str]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastnst.errors import FastnstWarning
 from fastnst.loss.masks import Guidance
-from fastnst.loss.objective import Objective, Share, make_objective
+from fastnst.loss.objective import Objective, Share
 from fastnst.loss.scale import LossScale
 from fastnst.loss.targets import StyleTarget
 from fastnst.loss.terms import Loss
@@ -37,7 +37,7 @@ class FittingObjective:
 
     Where memory runs out, for one process, all halve the tile, warn, and evaluate the same image again; what is raised
     in the end is what ran out of memory with the smallest tile. `guidance` and `transforms` are those of
-    `make_objective`. With `tile_is_fixed` the plan stays, and it raises at once.
+    `Objective`. With `tile_is_fixed` the plan stays, and it raises at once.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class FittingObjective:
         self.loss_scale = LossScale(runtime)
         self._options, self._tile_is_fixed, self._ranks = options, tile_is_fixed, ranks
         self._make = partial(
-            make_objective,
+            Objective,
             backbone,
             content,
             style,

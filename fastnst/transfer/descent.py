@@ -123,10 +123,6 @@ class Descent:
         return self._best
 
     @property
-    def optimizer(self) -> Optimizer:
-        return self._optimizer
-
-    @property
     def loss_exponent(self) -> int:
         """The power of two that is float16's loss scale."""
         return self._objective.loss_scale.exponent
@@ -170,7 +166,7 @@ class Descent:
         return terms[: overflowed + 1]
 
     def _move_by(self, optimizer: Optimizer) -> None:
-        self._optimizer = optimizer
+        self.optimizer = optimizer
         self._replayed = Replayed(self.image.device)
 
     def _iterate(self) -> None:
@@ -178,7 +174,7 @@ class Descent:
         self._note(self._evaluate())
 
     def _step(self) -> None:
-        self._optimizer.step(self.image, self._gradient, self._loss, (self._best, self._better))
+        self.optimizer.step(self.image, self._gradient, self._loss, (self._best, self._better))
         if self._mean is not None:
             self._mean.add(self.image)
 

@@ -19,7 +19,7 @@ from fastnst.image.files import MAX_PIXELS, pictures_at
 from fastnst.image.picture import AnyPicture, Picture, StreamedPicture, opaque
 from fastnst.image.read import Source, open_picture
 from fastnst.image.resize import AtSizes, at_size, edge_beside, fitted_size, resize, warn_if_enlarged
-from fastnst.loss.masks import Region, load_regions, recorded_regions
+from fastnst.loss.masks import load_regions, recorded_regions
 from fastnst.loss.targets import style_shares
 from fastnst.loss.temporal import Coherence
 from fastnst.network.architecture import Preprocessing
@@ -158,15 +158,22 @@ def changed_inputs(
             yield f"the {role} {path!r} is not the picture that the image was made of"
 
 
-@dataclass(frozen=True, eq=False)
 class Inputs:
-    """The pictures of a run beside its content, from `load_inputs`: opaque `styles`, with `shares` that sum to 1, the
-    picture that it starts from, or None for one of `START_WORDS`, and the regions of its masks, or None."""
+    """The pictures of a run beside its content, read from a style, a sequence of them or a folder of pictures, and from
+    what `options` name: opaque `styles`, with `shares` that sum to 1, the picture that it starts from, `init`, or None
+    for one of `START_WORDS`, and the `regions` of its masks, or None.
 
-    styles: Sequence[AnyPicture]
-    shares: tuple[float, ...]
-    init: AnyPicture | None
-    regions: Sequence[Region] | None
+    Raises OptionError where there are no styles, or not as many as weights, and ImageError for one that cannot be read.
+    """
+
+    def __init__(self, style: Styles, options: Options) -> None:
+        self.styles = _load_styles(style, options)
+        self.shares = style_shares(options.style_weights, len(self.styles))
+        is_word = isinstance(options.init, str) and options.init in START_WORDS
+        self.init = None if is_word else open_picture(options.init, role="init", max_pixels=options.max_pixels)
+        self.regions = None if options.masks is None else load_regions(options.masks, self.styles, self.shares)
+        if is_word and options.init == "network":
+            network_shares(self.hashed)
 
     @property
     def hashed(self) -> list[tuple[str, float]]:
@@ -225,22 +232,6 @@ class Inputs:
             "sizes": [{"width": width, "height": height} for height, width in sizes],
             "options": values,
         }
-
-
-def load_inputs(style: Styles, options: Options) -> Inputs:
-    """Reads a style, a sequence of them or a folder of pictures, and the pictures that `options` name.
-
-    Raises OptionError where there are none, or not as many as weights, and ImageError for one that cannot be read.
-    """
-    styles = _load_styles(style, options)
-    shares = style_shares(options.style_weights, len(styles))
-    is_word = isinstance(options.init, str) and options.init in START_WORDS
-    init = None if is_word else open_picture(options.init, role="init", max_pixels=options.max_pixels)
-    regions = None if options.masks is None else load_regions(options.masks, styles, shares)
-    inputs = Inputs(styles, shares, init, regions)
-    if is_word and options.init == "network":
-        network_shares(inputs.hashed)
-    return inputs
 
 
 def _load_styles(style: Styles, options: Options) -> list[AnyPicture]:

@@ -42,7 +42,7 @@ from fastnst.plan.planner import Plan, most_tiles, plan_run
 from fastnst.plan.processes import Ranks
 from fastnst.transfer.checkpoint import SavedRun, check_same_inputs, check_same_network, load_run
 from fastnst.transfer.descent import Descent
-from fastnst.transfer.inputs import Canvas, Scale, Start, Styles, load_inputs, opened, start_image, style_size
+from fastnst.transfer.inputs import Canvas, Inputs, Scale, Start, Styles, opened, start_image, style_size
 from fastnst.transfer.kernels import Building, Rehearsal
 from fastnst.transfer.result import DivergedError, Result
 from fastnst.transfer.run import ResumeValues, Run, Watch, WatchValues, interruptible, watch_and_options
@@ -127,7 +127,7 @@ class Stylizer:
         runtime = resolve_runtime(self.options.device, self.options.precision, self.options.backend)
         self.runtime = replace(runtime, device=self._ranks.device(runtime.device))
         with own_modes(self.runtime.device):
-            self._inputs = load_inputs(style, self.options)
+            self._inputs = Inputs(style, self.options)
         self._style_targets: dict[tuple[int, bool], dict[str, StyleTarget]] = {}
         self._networks = networks or Networks()
         self._network: tuple[Weights, Backbone] | None = None

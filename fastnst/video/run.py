@@ -96,73 +96,166 @@ def stylize_video(
 
     Raises FastnstError for input that cannot be used, before any frame is made.
     """
-    return prepare_video(clip, style, output, resume=resume, **values).run(callback)
+    return Production(clip, style, output, resume=resume, **values).run(callback)
 
 
-def prepare_video(
-    clip: str | os.PathLike[str],
-    style: Styles,
-    output: str | os.PathLike[str],
-    *,
-    resume: bool = False,
-    **values: Unpack[VideoValues],
-) -> "Production":
-    """The run of `stylize_video`, read, checked and planned: its frames are on the disk, none is made."""
-    check_package("cv2")
-    given: Mapping[str, Any] = values
-    video = VideoOptions(**{name: value for name, value in given.items() if name in VIDEO_OPTIONS})
-    source, target = open_clip(clip, video), Path(output)
-    given = sized(given, Canvas(*source.size))
-    look = Look.of({name: value for name, value in given.items() if name not in VIDEO_OPTIONS})
-    options = look.at(0.0)
-    if options.transfer != "none":
-        raise OptionError(f"transfer {options.transfer} is for single pictures; leave it out for a clip")
-    size = even(target, image_size(Canvas(*source.size), options.size, options))
-    look = replace(look, given={**look.given, **_sized(options, size)})
-    check_target(target, source.sound_for(target) if video.sound else None, size, source.rate)
-    if target.exists() and target.samefile(source.name):
-        raise OptionError(f"{str(target)!r} is the clip itself and would be overwritten; give another name with -o")
-    masks = _moving_masks(options, source, video)
-    # What is wrong with styles, masks and options is found before the clip is decoded.
-    studio, work = Studio(style, look, video), Work(work_folder(target))
-    saved = work.saved(resume=resume)
-    if saved is not None:
-        studio.go_on_in(str(saved.get("device")), str(saved.get("precision")))
-    stylizer = studio.stylizer(0.0, {number: next(mask.frames()) for number, mask in masks.items()})
-    prepared = stylizer.prepare(fitted(next(source.frames()), size))
-    motions = Motions(None if video.flow is None else Path(video.flow))
-    motions.check(len(source), video.look_back if video.passes == 1 else sorted({1, *video.look_back}))
-    work.make()
-    count, content, broken = work.extract(source, size)
-    hashes = [work.extract(mask, _fitting(mask.size, size), f"masks/{number}")[1] for number, mask in masks.items()]
-    same = {
-        "clip": content,
-        "weights": stylizer.weights_sha256,
-        "flow": motions.sha256(),
-        "styles": [picture.sha256 for picture in studio.styles],
-        "masks": [prepared.record["masks"] if not masks else None, hashes],
-        "init": prepared.record["init"],
-        "size": size,
-        **_recorded(studio.options, video, look),
-    }
-    runtime = stylizer.runtime
-    work.keep_record(
-        {"same": same, "device": str(runtime.device), "precision": runtime.precision, "versions": versions()}, saved
-    )
-    return Production(
-        source=source,
-        target=target,
-        video=video,
-        studio=studio,
-        work=work,
-        motions=motions,
-        size=size,
-        count=count,
-        broken=broken,
-        masks=tuple(masks),
-        note=hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest(),
-        peak_bytes=max(plan.peak_bytes for plan in prepared.plans),
-    )
+class Production:
+    """A clip that is to be made, as `stylize_video` has it: read, checked and planned. `count` frames of `size`,
+    (height, width), are on the disk, none is made; `broken` says what is wrong with the frame after them, or is None.
+
+    `peak_bytes` is the most memory that a frame needs. Raises FastnstError as `stylize_video` does.
+    """
+
+    def __init__(
+        self,
+        clip: str | os.PathLike[str],
+        style: Styles,
+        output: str | os.PathLike[str],
+        *,
+        resume: bool = False,
+        **values: Unpack[VideoValues],
+    ) -> None:
+        check_package("cv2")
+        given: Mapping[str, Any] = values
+        self.video = video = VideoOptions(**{name: value for name, value in given.items() if name in VIDEO_OPTIONS})
+        self._source, self.target = source, target = open_clip(clip, video), Path(output)
+        given = sized(given, Canvas(*source.size))
+        look = Look.of({name: value for name, value in given.items() if name not in VIDEO_OPTIONS})
+        options = look.at(0.0)
+        if options.transfer != "none":
+            raise OptionError(f"transfer {options.transfer} is for single pictures; leave it out for a clip")
+        self.size = even(target, image_size(Canvas(*source.size), options.size, options))
+        look = replace(look, given={**look.given, **_sized(options, self.size)})
+        check_target(target, source.sound_for(target) if video.sound else None, self.size, source.rate)
+        if target.exists() and target.samefile(source.name):
+            raise OptionError(f"{str(target)!r} is the clip itself and would be overwritten; give another name with -o")
+        masks = _moving_masks(options, source, video)
+        # What is wrong with styles, masks and options is found before the clip is decoded.
+        self._studio, self.work = Studio(style, look, video), Work(work_folder(target))
+        saved = self.work.saved(resume=resume)
+        if saved is not None:
+            self._studio.go_on_in(str(saved.get("device")), str(saved.get("precision")))
+        stylizer = self._studio.stylizer(0.0, {number: next(mask.frames()) for number, mask in masks.items()})
+        prepared = stylizer.prepare(fitted(next(source.frames()), self.size))
+        self._motions = Motions(None if video.flow is None else Path(video.flow))
+        self._motions.check(len(source), video.look_back if video.passes == 1 else sorted({1, *video.look_back}))
+        content, hashes = self._extract(masks)
+        same = {
+            "clip": content,
+            "weights": stylizer.weights_sha256,
+            "flow": self._motions.sha256(),
+            "styles": [picture.sha256 for picture in self._studio.styles],
+            "masks": [prepared.record["masks"] if not masks else None, hashes],
+            "init": prepared.record["init"],
+            "size": self.size,
+            **_recorded(self._studio.options, video, look),
+        }
+        place = {"device": str(stylizer.runtime.device), "precision": stylizer.runtime.precision}
+        self.work.keep_record({"same": same, **place, "versions": versions()}, saved)
+        # The regions whose mask moves, and a hash of what the frames are made of, which the file is given.
+        self._masks, self._note = tuple(masks), hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
+        self.peak_bytes = max(plan.peak_bytes for plan in prepared.plans)
+
+    def _extract(self, masks: Mapping[int, Clip]) -> tuple[str, list[str]]:
+        """Keeps the frames of the clip, and those of `masks` that move; returns their hashes."""
+        self.work.make()
+        self.count, content, self.broken = self.work.extract(self._source, self.size)
+        sizes = {number: _fitting(mask.size, self.size) for number, mask in masks.items()}
+        return content, [self.work.extract(masks[each], size, f"masks/{each}")[1] for each, size in sizes.items()]
+
+    def restless_style(self) -> float | None:
+        """How much larger the trace of the styles' Gram matrices is than that of the first frame, where it is so much
+        that they are known to flicker (Gupta et al. 2017: the larger the trace, the less stable); else None."""
+        stylizer = self._studio.stylizer(0.0, {region: self.work.frame(0, f"masks/{region}") for region in self._masks})
+        traces = [stylizer.gram_trace(at_size(style, _seen(style))) for style in self._studio.styles]
+        content = Picture(as_planes(self.work.frame(0))[0], None, "clip")
+        ratio = max(traces, default=0.0) / stylizer.gram_trace(at_size(content, _seen(content)))
+        return ratio if ratio >= _RESTLESS else None
+
+    @cached_property
+    def scenes(self) -> list[int]:
+        """The first frame of each scene, from 0."""
+        starts, before = [0], self.work.frame(0)
+        for index in range(1, self.count):
+            after = self.work.frame(index)
+            moved = self._motions.between((index - 1, before), (index, after))
+            if is_cut(before, after, moved, least=self.video.cut):
+                starts.append(index)
+            before = after
+        return starts
+
+    @property
+    def total(self) -> int:
+        """The frames that are made in all passes."""
+        return self.count * self.video.passes
+
+    def is_there(self) -> bool:
+        """True where the target is a clip of the same frames."""
+        return note_of(self.target) == self._note
+
+    def run(self, callback: Callable[[FrameDone], None] | None = None) -> VideoResult:
+        """Makes the frames that are not finished, and writes the clip."""
+        scenes, seconds = self.scenes, dict[tuple[int, int], float]()
+        for number in range(1, self.video.passes + 1):
+            is_last = number == self.video.passes
+            order = range(self.count) if number % 2 else reversed(range(self.count))
+            for place, index in enumerate(order, 1):
+                began = time.perf_counter()
+                if not self.work.is_finished(number, index, is_last=is_last):
+                    self._make(number, index, scenes)
+                    seconds[number, index] = time.perf_counter() - began
+                if callback is None:
+                    continue
+                made = self.work.frame(index, "done") if is_last else as_frame(self._made(number, index).image)
+                done = FrameDone(
+                    index=index,
+                    done=(number - 1) * self.count + place,
+                    total=self.total,
+                    frame=made,
+                    seconds=seconds.get((number, index)),
+                    begins_scene=number == 1 and index in scenes,
+                )
+                callback(done)
+        sound = self._source.sound_for(self.target, self.count) if self.video.sound else None
+        frames = [self.work.path("done", index) for index in range(self.count)]
+        write_clip(self.target, frames, self._source.rate, sound, note=self._note)
+        self.work.remove()
+        return VideoResult(
+            self.target, self.count, self.size, self._source.rate, scenes=scenes, seconds=seconds, broken=self.broken
+        )
+
+    def _make(self, number: int, index: int, scenes: Sequence[int]) -> None:
+        """Makes a frame in a pass, and keeps it."""
+        content, seconds = self.work.frame(index), float(index / self._source.rate)
+        masks = {region: self.work.frame(index, f"masks/{region}") for region in self._masks}
+        stylizer = self._studio.stylizer(seconds, masks)
+        begin = max(start for start in scenes if start <= index)
+        end = min([start for start in scenes if start > index], default=self.count)
+        if number == 1:
+            others = [index - back for back in self.video.look_back if index - back >= begin]
+        else:
+            others = [other for other in (index + (1 if number % 2 == 0 else -1),) if begin <= other < end]
+        if number == 1 and index == begin:
+            made = self._studio.afresh(content, stylizer)
+        else:
+            between = self._motions.between
+            known = [
+                Known(self._made(number, other), between((other, self.work.frame(other)), (index, content)))
+                for other in others
+            ]
+            own = None if number == 1 else self._made(number - 1, index)
+            made = self._studio.after(content, stylizer, known, own=own, before=self._before(number, index))
+        self.work.finish(number, index, made.tensors(), made.frame if number == self.video.passes else None)
+        if self.video.passes == 1 and index >= max(self.video.look_back):
+            self.work.forget(number, index - max(self.video.look_back))
+
+    def _before(self, number: int, index: int) -> Made:
+        """The frame that was made before this one, in this pass or the one before."""
+        before = index + 1 if number % 2 == 0 else index - 1
+        return self._made(number, before) if 0 <= before < self.count else self._made(number - 1, index)
+
+    def _made(self, number: int, index: int) -> Made:
+        return Made.of(self.work.tensors(number, index))
 
 
 def _sized(options: Options, size: tuple[int, int]) -> dict[str, Any]:
@@ -204,119 +297,3 @@ def _moving_masks(options: Options, source: Clip, video: VideoOptions) -> dict[i
                 )
             clips[number] = clip
     return clips
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Production:
-    """A clip that is to be made: `count` frames of `size`, (height, width), on the disk; `prepare_video` makes one.
-
-    `masks` are the regions whose mask moves, `note` is a hash of what the frames are made of, which the file is given,
-    and `peak_bytes` the most memory that a frame needs.
-    """
-
-    source: Clip
-    target: Path
-    video: VideoOptions
-    studio: Studio
-    work: Work
-    motions: Motions
-    size: tuple[int, int]
-    count: int
-    broken: str | None
-    masks: Sequence[int]
-    note: str
-    peak_bytes: int
-
-    def restless_style(self) -> float | None:
-        """How much larger the trace of the styles' Gram matrices is than that of the first frame, where it is so much
-        that they are known to flicker (Gupta et al. 2017: the larger the trace, the less stable); else None."""
-        stylizer = self.studio.stylizer(0.0, {region: self.work.frame(0, f"masks/{region}") for region in self.masks})
-        traces = [stylizer.gram_trace(at_size(style, _seen(style))) for style in self.studio.styles]
-        content = Picture(as_planes(self.work.frame(0))[0], None, "clip")
-        ratio = max(traces, default=0.0) / stylizer.gram_trace(at_size(content, _seen(content)))
-        return ratio if ratio >= _RESTLESS else None
-
-    @cached_property
-    def scenes(self) -> list[int]:
-        """The first frame of each scene, from 0."""
-        starts, before = [0], self.work.frame(0)
-        for index in range(1, self.count):
-            after = self.work.frame(index)
-            moved = self.motions.between((index - 1, before), (index, after))
-            if is_cut(before, after, moved, least=self.video.cut):
-                starts.append(index)
-            before = after
-        return starts
-
-    @property
-    def total(self) -> int:
-        """The frames that are made in all passes."""
-        return self.count * self.video.passes
-
-    def is_there(self) -> bool:
-        """True where the target is a clip of the same frames."""
-        return note_of(self.target) == self.note
-
-    def run(self, callback: Callable[[FrameDone], None] | None = None) -> VideoResult:
-        """Makes the frames that are not finished, and writes the clip."""
-        scenes, seconds = self.scenes, dict[tuple[int, int], float]()
-        for number in range(1, self.video.passes + 1):
-            is_last = number == self.video.passes
-            order = range(self.count) if number % 2 else reversed(range(self.count))
-            for place, index in enumerate(order, 1):
-                began = time.perf_counter()
-                if not self.work.is_finished(number, index, is_last=is_last):
-                    self._make(number, index, scenes)
-                    seconds[number, index] = time.perf_counter() - began
-                if callback is None:
-                    continue
-                made = self.work.frame(index, "done") if is_last else as_frame(self._made(number, index).image)
-                done = FrameDone(
-                    index=index,
-                    done=(number - 1) * self.count + place,
-                    total=self.total,
-                    frame=made,
-                    seconds=seconds.get((number, index)),
-                    begins_scene=number == 1 and index in scenes,
-                )
-                callback(done)
-        sound = self.source.sound_for(self.target, self.count) if self.video.sound else None
-        frames = [self.work.path("done", index) for index in range(self.count)]
-        write_clip(self.target, frames, self.source.rate, sound, note=self.note)
-        self.work.remove()
-        return VideoResult(
-            self.target, self.count, self.size, self.source.rate, scenes=scenes, seconds=seconds, broken=self.broken
-        )
-
-    def _make(self, number: int, index: int, scenes: Sequence[int]) -> None:
-        """Makes a frame in a pass, and keeps it."""
-        content, seconds = self.work.frame(index), float(index / self.source.rate)
-        masks = {region: self.work.frame(index, f"masks/{region}") for region in self.masks}
-        stylizer = self.studio.stylizer(seconds, masks)
-        begin = max(start for start in scenes if start <= index)
-        end = min([start for start in scenes if start > index], default=self.count)
-        if number == 1:
-            others = [index - back for back in self.video.look_back if index - back >= begin]
-        else:
-            others = [other for other in (index + (1 if number % 2 == 0 else -1),) if begin <= other < end]
-        if number == 1 and index == begin:
-            made = self.studio.afresh(content, stylizer)
-        else:
-            between = self.motions.between
-            known = [
-                Known(self._made(number, other), between((other, self.work.frame(other)), (index, content)))
-                for other in others
-            ]
-            own = None if number == 1 else self._made(number - 1, index)
-            made = self.studio.after(content, stylizer, known, own=own, before=self._before(number, index))
-        self.work.finish(number, index, made.tensors(), made.frame if number == self.video.passes else None)
-        if self.video.passes == 1 and index >= max(self.video.look_back):
-            self.work.forget(number, index - max(self.video.look_back))
-
-    def _before(self, number: int, index: int) -> Made:
-        """The frame that was made before this one, in this pass or the one before."""
-        before = index + 1 if number % 2 == 0 else index - 1
-        return self._made(number, before) if 0 <= before < self.count else self._made(number - 1, index)
-
-    def _made(self, number: int, index: int) -> Made:
-        return Made.of(self.work.tensors(number, index))

@@ -20,7 +20,7 @@ from fastnst.optim import LBFGS, OnHost
 from fastnst.options.masks import Mask
 from fastnst.options.options import Options
 from fastnst.transfer.callbacks import EarlyStop
-from fastnst.transfer.inputs import Start, Styles, load_inputs
+from fastnst.transfer.inputs import Inputs, Start, Styles
 from fastnst.transfer.run import Run, Watch
 from fastnst.transfer.stylizer import Stylizer
 from fastnst.video.flow import (
@@ -93,7 +93,7 @@ class Studio:
 
     def __init__(self, style: Styles, look: Look, video: VideoOptions) -> None:
         options = look.at(0.0)
-        self.styles: Sequence[AnyPicture] = load_inputs(style, replace(options, masks=None)).styles
+        self.styles: Sequence[AnyPicture] = Inputs(style, replace(options, masks=None)).styles
         self._look, self._video, self._networks = look, video, Networks(kept=1)
         self._stylizer: Stylizer | None = None
 

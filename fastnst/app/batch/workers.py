@@ -32,7 +32,7 @@ from fastnst.transfer.inputs import fingerprint
 from fastnst.transfer.result import Iterate
 from fastnst.transfer.run import Watch
 from fastnst.transfer.stylizer import Stylizer
-from fastnst.video.run import FrameDone, prepare_video
+from fastnst.video.run import FrameDone, Production
 from fastnst.video.work import work_folder
 
 KEPT_STYLES = 2
@@ -296,7 +296,7 @@ class Worker:
 
         try:
             resume = self._resume and work_folder(output).exists()
-            production = prepare_video(task.content, list(task.styles), output, resume=resume, **vars(task.options))
+            production = Production(task.content, list(task.styles), output, resume=resume, **vars(task.options))
             if self._resume and production.is_there():
                 production.work.remove()
                 return Outcome(task, "skipped")

@@ -21,7 +21,7 @@ from fastnst.options.parse import in_words
 from fastnst.replacing import replacing
 from fastnst.video.clip import open_clip
 from fastnst.video.options import TRACKED, VIDEO_OPTIONS, Part, VideoOptions
-from fastnst.video.run import FrameDone, Production, VideoResult, prepare_video
+from fastnst.video.run import FrameDone, Production, VideoResult
 from fastnst.video.score import score_clip
 
 
@@ -37,7 +37,7 @@ def run(parsed: argparse.Namespace) -> int:
     watch = _Watch(Path(parsed.preview) if parsed.preview is not None else None, quiet=parsed.quiet)
     with on_stop_signal():
         try:
-            production = prepare_video(parsed.clip, styles, parsed.output, resume=parsed.resume, **values)
+            production = Production(parsed.clip, styles, parsed.output, resume=parsed.resume, **values)
             watch.begin(production)
             hidden = True if parsed.quiet else None
             with tqdm(total=production.total, unit="frame", disable=hidden, file=sys.stderr) as watch.bar:

@@ -4,7 +4,6 @@ import ipaddress
 import re
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers
@@ -27,7 +26,6 @@ _HEADERS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
 class Guard:
     """Answers or refuses each call, by the origins of the pages that a proxy serves, as https://example.org, the path
     below which it serves this one, and the address that it listens on: one that others reach wants a token.
@@ -35,16 +33,9 @@ class Guard:
     Raises OptionError for what is no origin or no path.
     """
 
-    origins: Sequence[str] = ()
-    root_path: str = ""
-    host: str = LOCAL
-    token: str | None = field(init=False, default=None)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "origins", tuple(map(_origin, self.origins)))
-        object.__setattr__(self, "root_path", _path(self.root_path))
-        if not _is_local(self.host):
-            object.__setattr__(self, "token", secrets.token_urlsafe(24))
+    def __init__(self, *, origins: Sequence[str] = (), root_path: str = "", host: str = LOCAL) -> None:
+        self.origins, self.root_path, self.host = tuple(map(_origin, origins)), _path(root_path), host
+        self.token = None if _is_local(host) else secrets.token_urlsafe(24)
 
     async def __call__(self, call: Call, answer: RequestResponseEndpoint) -> Response:
         """The answer, 403 in place of it for a call that is refused, with headers that keep others' pages away."""

@@ -28,7 +28,7 @@ from fastnst.transfer.result import DivergedError, Iterate, LossRecord, Result
 from fastnst.transfer.scales import run_scales
 from fastnst.transfer.stylizer import Stylizer
 from fastnst.video.flow import Frame, as_planes
-from fastnst.video.run import FrameDone, prepare_video
+from fastnst.video.run import FrameDone, Production
 
 _PREVIEW_EDGE = 1024  # px
 _FIRST_EDGE = 640  # px
@@ -172,7 +172,7 @@ class Studio:
             output = path.with_name("out.mp4")
             styles = [load_image(style.opened(), role="style") for style in request.styles]
             try:
-                made = prepare_video(path, styles, output, max_frames=self.limits.frames, **options)
+                made = Production(path, styles, output, max_frames=self.limits.frames, **options)
                 made.run(look)
                 film = output.read_bytes()
             except Interrupted:
