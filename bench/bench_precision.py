@@ -61,7 +61,7 @@ def endings(
         result = fastnst.stylize((content + noise).clamp(0, 1) if precision == AGAIN else content, style, **run)
         looking: OptionValues = {**run, "precision": "fp32", "scales": None, "iterations": 1, "init": result.tensor}
         looker = fastnst.Stylizer(style, **looking)
-        loss = looker.made(looker.prepare(content), Watch()).losses[0].total
+        loss = looker.prepare(content).made(Watch()).losses[0].total
         above = loss / finished[0].loss - 1 if finished else 0.0
         name = " × ".join(path.stem for path in pair)
         finished.append(Ending(name, known.preset, known.optimizer, known.seed, precision, loss, above))

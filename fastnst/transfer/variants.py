@@ -18,9 +18,10 @@ from fastnst.network.architecture import PAPER_STYLE_LAYERS
 from fastnst.options.keywords import OptionValues, UnsizedValues
 from fastnst.options.options import resolve_options
 from fastnst.transfer.inputs import Canvas, Styles, most_pixels, parse_canvas
+from fastnst.transfer.prepared import Prepared
 from fastnst.transfer.result import Result
 from fastnst.transfer.run import WatchValues, watch_and_options
-from fastnst.transfer.stylizer import Prepared, Stylizer, StylizeValues
+from fastnst.transfer.stylizer import Stylizer, StylizeValues
 
 Layers = str | Sequence[str] | Mapping[str, float]
 FIGURE_LAYERS = PAPER_STYLE_LAYERS

@@ -125,7 +125,7 @@ class Studio:
 
     def afresh(self, content: Frame, stylizer: Stylizer) -> Made:
         """The first frame of a scene: the whole schedule."""
-        run = stylizer.made(stylizer.prepare(content), Watch())
+        run = stylizer.prepare(content).made(Watch())
         level = min(record.total for record in run.losses if record.scale == run.losses[-1].scale)
         return _made(run, torch.ones((1, 1, *content.shape[:2])), level)
 
@@ -146,7 +146,7 @@ class Studio:
         start = Start(begun.image, steps, coherence, {} if before is None else before.curvature)
         tolerance = self.options.tolerance or _TOLERANCE
         watch = Watch(EarlyStop(patience=_PATIENCE, tolerance=tolerance), callback_every=_PATIENCE)
-        run = stylizer.made(stylizer.prepare(content, start=start), watch)
+        run = stylizer.prepare(content, start=start).made(watch)
         run.image = coherence.on(run.image.device).image(run.image)
         return _made(run, (begun.finish + (len(run.losses) - 1) / whole).clamp(max=1), begun.level)
 

@@ -1,0 +1,311 @@
+"""The main path: pictures read and planned → network and targets → for each scale: optimise → result."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from fastnst.errors import FastnstWarning, OptionError, RangeError
+from fastnst.fork import check_fork
+from fastnst.image.colour import prepared as as_visible
+from fastnst.image.picture import AnyPicture, Picture
+from fastnst.image.resize import AtSizes, at_size, resize, resize_wrapped
+from fastnst.loss.masks import StyleRegions, guidance_of, style_regions
+from fastnst.loss.networks import backbone_of
+from fastnst.loss.objective import Evaluation
+from fastnst.loss.targets import StyleTarget, style_backbone, style_targets
+from fastnst.loss.temporal import Coherent
+from fastnst.loss.transforms import feature_transforms
+from fastnst.network import trial
+from fastnst.network.runtime import Runtime, versions, without_overflow
+from fastnst.network.settings import float32_products, own_modes, timed_algorithms
+from fastnst.optim import make_optimizer, state_device
+from fastnst.options.options import Options
+from fastnst.options.parse import in_words
+from fastnst.plan.fitting import FittingObjective
+from fastnst.plan.planner import Plan, most_tiles, plan_run
+from fastnst.transfer.checkpoint import SavedRun, check_same_inputs, check_same_network
+from fastnst.transfer.descent import Descent
+from fastnst.transfer.inputs import Canvas, Scale, Start, start_image, style_size
+from fastnst.transfer.kernels import Building, Rehearsal
+from fastnst.transfer.result import DivergedError, Result
+from fastnst.transfer.run import Run, Watch
+from fastnst.transfer.scales import run_scales
+
+if TYPE_CHECKING:
+    from fastnst.transfer.stylizer import Stylizer
+
+
+class Prepared:
+    """A run of a stylizer on `content`, or the rest of the `saved` one, or from the image of another frame, `start`:
+    read, checked and planned. `Stylizer.prepare` makes one.
+
+    Attributes:
+        scales: all its scales, coarse first, and the `plans` of how each fits into memory.
+        record: the facts of the run, as JSON can hold them.
+        kernels: a GPU's, which are being built, or None.
+
+    Raises FastnstError where the pictures or the options will not do, CheckpointError for other inputs than saved.
+    """
+
+    def __init__(
+        self, stylizer: "Stylizer", content: AnyPicture | Canvas, saved: SavedRun | None, start: Start | None
+    ) -> None:
+        self._stylizer, self._options, self._ranks = stylizer, stylizer.options, stylizer.ranks
+        self._inputs, self._saved, self._start = stylizer.inputs, saved, start
+        self.scales = run_scales(content, self._inputs.styles, self._options)
+        if start is not None:
+            self.scales = (replace(self.scales[-1], index=0, iterations=start.iterations),)
+        role = "output" if isinstance(content, Canvas) else "content"
+        for region in self._inputs.regions or ():
+            region.content.check_aspect(content.height, content.width, f"the {role} image")
+        self._check_processes(self.scales[-1].size)
+        self.plans = [self._plan(scale) for scale in self.scales]
+        # What is still to be made.
+        self._rest = self.scales if saved is None else self.scales[saved.scale + saved.finished :]
+        sizes = [scale.size for scale in self._rest]
+        picture = content.picture if isinstance(content, Canvas) else content
+        # What is damaged in the pictures is found here, for all of them are read.
+        self._pictures = AtSizes(picture, sizes)
+        self.record = self._inputs.record(content, [scale.size for scale in self.scales], self._options)
+        if saved is not None:
+            check_same_inputs(saved.parameters, self.record)
+        # As the network is shown them.
+        visible, self._styles = as_visible(picture, self._inputs.styles, self._options.preserve_color)
+        self._visible = self._pictures if visible is picture else AtSizes(visible, sizes)
+        self._places = self._inputs.places(content)
+        self.kernels = self._building()
+
+    @property
+    def _runtime(self) -> Runtime:
+        return self._stylizer.runtime
+
+    def run(self, watch: Watch | None = None) -> Result:
+        """Makes the image. Raises DivergedError."""
+        run = self.made(watch or Watch())
+        run.warn_if_still()
+        return run.result()
+
+    def made(self, watch: Watch) -> Run:
+        """The run itself, at its end: its `image` is as the optimiser left it. Raises DivergedError."""
+        check_fork()
+        try:
+            return self._made(watch)
+        except (DivergedError, RangeError) as error:
+            is_first = self._saved is None and not (isinstance(error, DivergedError) and error.result.losses)
+            if not (is_first and self._options.precision == "auto" and self._runtime.precision == "fp16"):
+                raise
+        self._stylizer.compute_in(without_overflow(self._runtime))
+        warnings.warn(
+            f"float16 cannot hold the values of the first image; the run goes on in {self._runtime.precision}",
+            FastnstWarning,
+            stacklevel=2,
+        )
+        self.plans = [self._plan(scale) for scale in self.scales]
+        self.kernels = self._building()
+        return self._made(watch)
+
+    def _made(self, watch: Watch) -> Run:
+        with own_modes(self._runtime.device), float32_products(self._runtime.tf32), timed_algorithms():
+            plans = self._agreed()
+            run = self._begun(watch)
+            if self.kernels is not None:
+                self.kernels.wait()
+            self._ranks.wait()
+            for scale in self._rest:
+                self._optimise(run, scale, plans[scale.index])
+                if run.stopped:
+                    break
+            return run
+
+    def _check_processes(self, size: tuple[int, int]) -> None:
+        if self._options.style_loss == "sliced" and self._ranks.size > 1:
+            raise OptionError(
+                "several processes cannot share an image whose features are sorted (style loss sliced); start one, or "
+                "choose another style loss"
+            )
+        most = most_tiles(self._options, size)
+        if self._ranks.size > most:
+            raise OptionError(
+                f"{size[1]}×{size[0]} pixels are too few for {self._ranks.size} processes with these layers; start "
+                f"{most} at most, or raise --size"
+            )
+
+    def _plan(self, scale: Scale) -> Plan:
+        """How a scale fits into memory. Raises OptionError where nothing that was asked for fits into `max_memory`."""
+        options = self._options_at(scale)
+        if scale.layer is not None:
+            # The styles are seen as well, at the level's layer.
+            options = replace(options, style_layers=options.content_layers, style_weight=1.0)
+        return plan_run(
+            options,
+            self._runtime,
+            scale.size,
+            style_sizes=[style_size(style, scale.edge, options) for style in self._inputs.styles],
+            network_is_loaded=self._stylizer.is_loaded,
+            processes=self._ranks.size,
+            sharers=self._ranks.sharers(self._runtime.device),
+        )
+
+    def _building(self) -> Building | None:
+        """The kernels of the run, which begin to be built; None where there are none, or another process does it."""
+        if self._runtime.kernels != "triton" or self._ranks.local_rank > 0:
+            return None
+        rehearsals = []
+        for scale, plan in zip(self.scales, self.plans, strict=True):
+            sizes = tuple(style_size(style, scale.edge, self._options) for style in self._inputs.styles)
+            rehearsals.append(Rehearsal(self._options_at(scale), self._runtime, plan, sizes))
+        return Building(rehearsals, self._runtime.device)
+
+    def _begun(self, watch: Watch) -> Run:
+        """The run with the image and the optimiser that it begins or goes on with."""
+        saved, scales, device = self._saved, self.scales, self._runtime.device
+        weights, _ = self._stylizer.loaded()
+        place = state_device(self._options, self._runtime)
+        parameters = {
+            **self.record,
+            "weights": {"source": weights.source, "sha256": weights.sha256},
+            "device": str(device),
+            "precision": self._runtime.precision,
+            "versions": versions(),
+        }
+        if device.type == "cpu" and self._options.precision == "auto":
+            parameters["trial"] = trial.comparison()
+        run = Run(parameters, self._places, watch, options=self._options, scales=scales, saved=saved, ranks=self._ranks)
+        if saved is None and self._start is None:
+            self._inputs.warn_of_scaling(scales, self._options)
+            run.image = start_image(
+                self._inputs,
+                scales[0],
+                content=self._visible,
+                styles=self._styles,
+                options=self._options,
+                preprocessing=weights.preprocessing,
+            )
+            return run
+        run.optimizer = make_optimizer(self._options, self._runtime)
+        if self._start is not None:
+            run.image, state = self._start.image, self._start.curvature
+        elif saved is not None:
+            check_same_network(saved.parameters, parameters)
+            run.source = saved.tensors.get("source")
+            run.image, state = saved.tensors["image"], saved.optimizer
+        run.optimizer.load_state_dict({name: x.to(place) for name, x in state.items()})
+        if not self._rest:
+            run.content = self._pictures.at(scales[-1].size)
+        return run
+
+    def _agreed(self) -> list[Plan]:
+        """The plans by which all processes go: those that need the least, for one may have less memory."""
+        everyone = self._ranks.gathered(self.plans)
+        agreed = [min(each, key=lambda plan: plan.added_bytes) for each in zip(*everyone, strict=True)]
+        for plan in agreed:
+            if not plan.fits and plan.limit_bytes is not None:
+                warnings.warn(
+                    f"{plan.width}×{plan.height} pixels need about {in_words(plan.peak_bytes)} of memory, and "
+                    f"{in_words(plan.limit_bytes)} are free; lower --size, or choose --optimizer adam",
+                    FastnstWarning,
+                    stacklevel=2,
+                )
+        return agreed
+
+    def _optimise(self, run: Run, scale: Scale, plan: Plan) -> None:
+        """One scale of the run. What it makes is as large as the image many times over, and dies with it."""
+        options, (weights, backbone) = self._options_at(scale), self._stylizer.loaded()
+        content, visible = self._content_at(scale.size)
+        resized = resize_wrapped if options.wraps else resize
+        run.image = self._ranks.alike(resized(run.image.to(self._runtime.device), scale.size))
+        guidance = guidance_of(self._inputs.regions, content.alpha, scale.size)
+        target, style, transforms = visible.rgb[None], dict[str, StyleTarget](), None
+        if scale.layer is not None:
+            if not run.continues(scale):
+                self._begin_level(run, scale, target, self.scales[max(0, scale.index - 1)].size)
+            target = target if run.source is None else run.source
+            backbone = backbone_of(weights, options, self._runtime)
+            images = self._style_images(scale)
+            transforms = feature_transforms(
+                backbone,
+                target,
+                images,
+                self._options,
+                self._runtime,
+                layers=options.taps,
+                guidance=guidance,
+                regions=self._regions(images, plain=guidance.is_plain),
+                tile=plan.style_tile or plan.tile,
+            )
+            del images
+        else:
+            style = self._style(scale, plan.style_tile, plain=guidance.is_plain)
+        if scale.layer is None and run.optimizer is not None and self._start is None and not run.continues(scale):
+            run.optimizer = run.optimizer.rescaled(scale.size)
+        objective: Evaluation = FittingObjective(
+            backbone,
+            content=target,
+            style=style,
+            options=options,
+            runtime=self._runtime,
+            plan=plan,
+            guidance=guidance,
+            tile_is_fixed=options.tile == "none" or options.style_loss == "sliced",
+            ranks=self._ranks,
+            transforms=transforms,
+        )
+        if self._start is not None and self._start.coherence is not None:
+            objective = Coherent(objective, self._start.coherence.on(self._runtime.device))
+        fresh = partial(make_optimizer, options, self._runtime)
+        descent = Descent(run.image, objective, fresh, optimizer=run.optimizer, average=options.average)
+        run.optimise(descent, scale, content)
+
+    def _options_at(self, scale: Scale) -> Options:
+        if scale.layer is not None:
+            return self._options.at_level(scale.layer)
+        return replace(self._options, style_weight=scale.style_weight)
+
+    def _begin_level(self, run: Run, scale: Scale, content: Tensor, before: tuple[int, int]) -> None:
+        """Takes what the level before has made, or the content, for the source of a level; after one at another size,
+        `before`, with the detail of the content (1, 3, H, W) that is not seen there."""
+        if before != scale.size:
+            resized = resize_wrapped if self._options.wraps else resize
+            run.image = run.image + (content - resized(resized(content, before), scale.size)).to(run.image)
+        run.optimizer, run.source = None, content if scale.index == 0 else run.image.clone()
+
+    def _style_images(self, scale: Scale) -> list[tuple[Tensor, float]]:
+        """The styles at the size that they have at a scale, (1, 3, H, W), and their shares."""
+        sizes = [style_size(style, scale.edge, self._options) for style in self._styles]
+        images = [at_size(style, size).rgb[None] for style, size in zip(self._styles, sizes, strict=True)]
+        return list(zip(images, self._inputs.shares, strict=True))
+
+    def _regions(self, images: Sequence[tuple[Tensor, float]], *, plain: bool) -> StyleRegions | None:
+        sizes = [(image.shape[2], image.shape[3]) for image, _ in images]
+        return style_regions(self._inputs.regions, sizes, plain=plain)
+
+    def _style(self, scale: Scale, tile: int | None, *, plain: bool) -> dict[str, StyleTarget]:
+        """The targets of the styles at a scale, in tiles where there is one; `plain` where all of the content is one
+        region. Those of the styles as they were given are computed once."""
+        is_given = all(style is own for style, own in zip(self._styles, self._inputs.styles, strict=True))
+        if is_given and (scale.edge, plain) in self._stylizer.style_targets:
+            return self._stylizer.style_targets[scale.edge, plain]
+        images, backbone = self._style_images(scale), self._stylizer.loaded()[1]
+        targets = style_targets(
+            style_backbone(backbone, self._options),
+            images,
+            self._options,
+            self._runtime,
+            regions=self._regions(images, plain=plain),
+            tile=tile,
+        )
+        if is_given:
+            self._stylizer.style_targets[scale.edge, plain] = targets
+        return targets
+
+    def _content_at(self, size: tuple[int, int]) -> tuple[Picture, Picture]:
+        """The content at the `size` of a scale, and as the network is shown it; they are not kept any longer."""
+        picture = self._pictures.at(size)
+        visible = picture if self._visible is self._pictures else self._visible.at(size)
+        for each in (self._pictures, self._visible):
+            each.drop(size)
+        return picture, visible
