@@ -11,7 +11,7 @@ from PIL import Image
 import fastnst
 from fastnst.image import read
 from fastnst.image.metadata import read_parameters
-from fastnst.transfer import stylizer
+from fastnst.loss import networks
 
 SMALL: dict[str, Any] = {
     "iterations": 1,
@@ -93,7 +93,7 @@ def test_damage_shows_before_the_network_is_loaded(
     with Image.open(pictures[1]) as image:
         image.save(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    monkeypatch.setattr(stylizer, "load_weights", lambda *arguments, **options: pytest.fail("loaded"))
+    monkeypatch.setattr(networks, "load_weights", lambda *arguments, **options: pytest.fail("loaded"))
     content, style = path if role == "content" else pictures[0], path if role == "style" else pictures[1]
     init = {"init": path} if role == "init" else {}
     with pytest.raises(fastnst.ImageError, match="damaged or truncated"):

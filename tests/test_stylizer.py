@@ -15,9 +15,9 @@ from picture_samples import photo
 from PIL import Image
 
 import fastnst
+from fastnst.loss import networks as module
 from fastnst.loss.objective import Objective
 from fastnst.loss.terms import Loss
-from fastnst.transfer import stylizer as module
 
 SMALL: dict[str, Any] = {
     "size": 48,

@@ -19,7 +19,7 @@ from fastnst.app import cli
 from fastnst.app.cli.arguments import HOST_OPTIONS
 from fastnst.app.web import studio as studio_module
 from fastnst.app.web.controls import MAIN, make_controls, read_form
-from fastnst.app.web.results import Kept, Limits, Request, Upload, keep, oldest_first, plain_name, read_upload
+from fastnst.app.web.results import Kept, Limits, Request, Upload, oldest_first, plain_name, read_upload
 from fastnst.app.web.session import DONE, FAILED, Session, Ticket, continued
 from fastnst.app.web.studio import Studio, _Preview
 from fastnst.errors import ImageError, OptionError
@@ -49,7 +49,7 @@ def kept(number: int = 1, size: int = 8, **given: Any) -> Kept:
     asked = request(number, **given)
     options = resolve_options(**asked.options)
     parameters = {"options": {name.name: getattr(options, name.name) for name in fields(options)}, "stopped": None}
-    return keep(Result(torch.rand(3, size, size), None, (), parameters), asked, {})
+    return Kept(Result(torch.rand(3, size, size), None, (), parameters), asked, {})
 
 
 def test_every_offered_option_has_one_control() -> None:
@@ -145,7 +145,7 @@ def test_names_of_files_are_plain() -> None:
 
 
 def test_a_result_is_had_in_each_format_with_its_metadata() -> None:
-    result = keep(Result(torch.rand(3, 20, 30), None, (), {"options": {"size": 30}, "stopped": None}), request(), {})
+    result = Kept(Result(torch.rand(3, 20, 30), None, (), {"options": {"size": 30}, "stopped": None}), request(), {})
     assert (result.width, result.height, result.request.name) == (30, 20, "sea-oil-1")
     for format in ("png", "jpeg", "webp", "tiff"):
         assert read_parameters(io.BytesIO(result.file(format)))["options"] == {"size": 30}
@@ -172,7 +172,7 @@ def test_continuing_keeps_the_options() -> None:
     assert resolve_options(**read_form(second.form)) == resolve_options(**second.options)
     assert (second.begins, second.number, second.start) == ("1", 2, first)
     # A result does not hold what it started from.
-    assert keep(Result(torch.rand(3, 8, 8), None, (), {}), second, {}).request.start is None
+    assert Kept(Result(torch.rand(3, 8, 8), None, (), {}), second, {}).request.start is None
     third = continued(kept(form={"preset": "style-transfer-pytorch", "style_weight": "4 2"}), 2, 900)
     assert (third.options["iterations"], third.options["style_weight"]) == (500, 2)
     assert resolve_options(**third.options).scales is None

@@ -185,7 +185,7 @@ def test_a_run_starts_within_a_second_of_one_that_could_not_be_kept(
     page = Page(address)
     events = page.listen()
     with monkeypatch.context() as patch:
-        patch.setattr("fastnst.app.web.studio.keep", Mock(side_effect=error))
+        patch.setattr("fastnst.app.web.studio.Kept", Mock(side_effect=error))
         patch.setattr(sys, "stderr", None)
         failed = events.until("failed", page.started())
         began = time.monotonic()

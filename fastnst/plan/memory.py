@@ -80,9 +80,9 @@ class Network:
     wraps: bool = False
 
     @property
-    def weight_bytes(self) -> int:
-        """Each convolution's weights twice, for forward and back."""
-        return 2 * self.element * sum(step.parameters for step in self.steps)
+    def loading_bytes(self) -> int:
+        """Each convolution's weights twice, for forward and back, and as they were read, which a CPU keeps as well."""
+        return (2 * self.element + 4 * self.on_cpu) * sum(step.parameters for step in self.steps)
 
     @property
     def scratch_bytes(self) -> int:

@@ -146,7 +146,7 @@ def plan_run(
     if whole_alone and tile == "auto":
         tile = "none"
     network = network_of(options, runtime)
-    room = room or room_on(runtime.device, 0 if network_is_loaded else _loading_bytes(network, runtime), sharers)
+    room = room or room_on(runtime.device, 0 if network_is_loaded else network.loading_bytes, sharers)
     limit = room.limit
     if allowed is not None:
         limit = allowed if limit is None else min(limit, allowed)
@@ -291,7 +291,10 @@ class Ways:
         count = _IMAGES + (self.options.average is not None) + self.network.on_cpu + (self.processes > 1)
         per_pixel = count * IMAGE_BYTES_PER_PIXEL
         per_pixel += optimizer_bytes_per_pixel(self.options, is_fused=not self.network.keeps_features)
-        flops += self._style_flops * math.ceil(len(grid) / self.processes) / len(grid)
+        style_layers = tuple(name for name, _ in self.options.active_style_layers)
+        flops += (
+            style_flops(self.network, style_layers, height, width) * math.ceil(len(grid) / self.processes) / len(grid)
+        )
         return Plan(
             height=height,
             width=width,
@@ -336,16 +339,6 @@ class Ways:
             self.network.element * filters[name] * (height >> level) * (width >> level)
             for name, level in levels_of(self.options.network, names).items()
         )
-
-    @cached_property
-    def _style_flops(self) -> float:
-        return style_flops(self.network, tuple(name for name, _ in self.options.active_style_layers), *self.size)
-
-
-def _loading_bytes(network: Network, runtime: Runtime) -> int:
-    """The weights on the device, and as they were read, which a CPU keeps as well."""
-    read = sum(4 * step.parameters for step in network.steps)
-    return network.weight_bytes + (read if runtime.device.type == "cpu" else 0)
 
 
 def _style_tile(network: Network, sizes: Sequence[tuple[int, int]], plan: Plan) -> int | None:

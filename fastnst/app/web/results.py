@@ -195,18 +195,18 @@ class Request:
         return "-".join([*(stem[:40].strip("-.") or "picture" for stem in stems), str(self.number)])
 
 
-@dataclass(frozen=True, eq=False)
 class Kept:
-    """A result: its PNG with all metadata, a small one to show, its losses as the page draws them, and its request."""
+    """A result for the history: its PNG with all metadata, a small one to show, its losses as the page draws them, and
+    its request; with the clip whose first frame it is. Raises ImageError where it cannot be written as a picture."""
 
-    request: Request
-    png: bytes = field(repr=False)
-    thumbnail: bytes = field(repr=False)
-    parameters: Mapping[str, Any] = field(repr=False)
-    losses: Mapping[str, Any] = field(repr=False)
-    width: int
-    height: int
-    film: bytes | None = field(default=None, repr=False)
+    def __init__(self, result: Result, request: Request, losses: Mapping[str, Any], film: bytes | None = None) -> None:
+        file = io.BytesIO()
+        result.save(file, format="png")
+        # Without what it started from: a chain of results would never be given up.
+        self.request, self.losses, self.film = replace(request, start=None), losses, film
+        self.png, self.thumbnail = file.getvalue(), thumbnail(result.tensor, result.alpha)
+        self.height, self.width = result.tensor.shape[-2:]
+        self.parameters = result.parameters
 
     @property
     def id(self) -> str:
@@ -236,17 +236,6 @@ class Kept:
         picture, file = load_image(self.opened()), io.BytesIO()
         save_image(file, picture.rgb, picture.alpha, parameters=read_parameters(self.opened()), format=format)
         return file.getvalue()
-
-
-def keep(result: Result, request: Request, losses: Mapping[str, Any], film: bytes | None = None) -> Kept:
-    """The result for the history, with the clip whose first frame it is. Raises ImageError where it cannot be
-    written as a picture."""
-    file = io.BytesIO()
-    result.save(file, format="png")
-    height, width = result.tensor.shape[-2:]
-    small = thumbnail(result.tensor, result.alpha)
-    # Without what it started from: a chain of results would never be given up.
-    return Kept(replace(request, start=None), file.getvalue(), small, result.parameters, losses, width, height, film)
 
 
 def oldest_first(results: Sequence[Kept], most: int, most_bytes: int) -> list[Kept]:

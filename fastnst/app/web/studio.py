@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from fastnst.app.cli.plan import plans_of
-from fastnst.app.web.results import Kept, Limits, Request, Upload, clip_file, keep, thumbnail
+from fastnst.app.web.results import Kept, Limits, Request, Upload, clip_file, thumbnail
 from fastnst.app.web.session import Ticket
 from fastnst.errors import FastnstError, Interrupted, OptionError
 from fastnst.feedforward.first import first_picture, network_shares
@@ -133,7 +133,7 @@ class Studio:
             return None, message
         if ticket.stopping:
             result = result.interrupted
-        kept = keep(result, ticket.request, ticket.losses(), film)
+        kept = Kept(result, ticket.request, ticket.losses(), film)
         self._kept(kept)
         return kept, message
 
