@@ -25,8 +25,8 @@ from fastnst.network.weights import load_weights
 
 def test_a_worker_makes_what_the_function_makes(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     computed, loaded = Mock(wraps=style_targets), Mock(wraps=load_weights)
-    monkeypatch.setattr("fastnst.transfer.stylizer.style_targets", computed)
-    monkeypatch.setattr("fastnst.transfer.stylizer.load_weights", loaded)
+    monkeypatch.setattr("fastnst.transfer.prepared.style_targets", computed)
+    monkeypatch.setattr("fastnst.loss.networks.load_weights", loaded)
     tasks = all_pairs(folders)
     worker = Worker(never)
     outcomes = [worker.run(task) for task in grouped(tasks)]

@@ -88,7 +88,7 @@ def test_resume_of_odd_checkpoints(made: Path, monkeypatch: pytest.MonkeyPatch, 
     facts = json.loads(whole["run"])
     facts["losses"] = facts["losses"][:1]
     monkeypatch.setattr(
-        "fastnst.transfer.stylizer.Prepared.run", Mock(side_effect=FastnstError("as far as it shall go"))
+        "fastnst.transfer.prepared.Prepared.run", Mock(side_effect=FastnstError("as far as it shall go"))
     )
     faults = {}
     for name, changed in mutations(facts):

@@ -67,7 +67,7 @@ def test_no_kernel_of_a_run_is_missing_from_its_rehearsal(
     monkeypatch: pytest.MonkeyPatch, launched: list[launch.Launch], dtype: torch.dtype, options: dict[str, Any]
 ) -> None:
     rehearsals: list[Rehearsal] = []
-    monkeypatch.setattr("fastnst.transfer.stylizer.Building", lambda found, device: rehearsals.extend(found))
+    monkeypatch.setattr("fastnst.transfer.prepared.Building", lambda found, device: rehearsals.extend(found))
     stylizer = Stylizer(patches(3, 80, 64), **OPTIONS | options)
     name = "fp16" if dtype == torch.float16 else "fp32"
     stylizer.runtime = Runtime(torch.device("cpu"), name, dtype, tf32=False, winograd=False, backend="triton")

@@ -209,9 +209,10 @@ def _animation(name: str) -> _File | None:
         return None
     try:
         with Image.open(name) as image:
-            width, height = image.size
-            # A frame says how long it lasts once it is read.
-            lasting = [Fraction(frame.info.get("duration") or 100) / 1000 for frame in _loaded(image)]
+            (width, height), lasting = image.size, []
+            for frame in ImageSequence.Iterator(image):
+                frame.load()  # it says how long it lasts once it is read
+                lasting.append(Fraction(frame.info.get("duration") or 100) / 1000)
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise ImageError(
             f"clip {name!r} is damaged, or not a moving picture ({reason_of(error)}); export it again"
@@ -224,12 +225,6 @@ def _animation(name: str) -> _File | None:
 
     times = [Fraction(0), *itertools.accumulate(lasting)]
     return _File((height, width), times[:-1], times[-1], decode)
-
-
-def _loaded(image: Image.Image) -> Iterator[Image.Image]:
-    for frame in ImageSequence.Iterator(image):
-        frame.load()
-        yield frame
 
 
 def _over_white(image: Image.Image) -> Image.Image:

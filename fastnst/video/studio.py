@@ -24,7 +24,6 @@ from fastnst.transfer.inputs import Inputs, Start, Styles
 from fastnst.transfer.run import Run, Watch
 from fastnst.transfer.stylizer import Stylizer
 from fastnst.video.flow import (
-    Flow,
     Frame,
     Motion,
     as_frame,
@@ -205,10 +204,7 @@ class Motions:
         if self.folder is None:
             return motion(before, after)
         size = before.shape[:2]
-        flows: tuple[Flow, Flow] = (
-            read_flow(self.path(second, first), size),
-            read_flow(self.path(first, second), size),
-        )
+        flows = read_flow(self.path(second, first), size), read_flow(self.path(first, second), size)
         return motion(before, after, flows)
 
     def path(self, begin: int, end: int) -> Path:

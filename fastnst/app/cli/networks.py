@@ -3,6 +3,7 @@
 import argparse
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +28,11 @@ from fastnst.video.clip import moves
 
 
 def run_train(parsed: argparse.Namespace) -> int:
-    options = {name: getattr(parsed, name) for name in NETWORK_OPTIONS if name in parsed}
+    names = (*NETWORK_OPTIONS, "names", "add_to", "checkpoint", "resume", "previews", "save_every", "size")
+    options = {name: getattr(parsed, name) for name in names if name in parsed}
     given = {name: getattr(parsed, name) for name in ("channels", "blocks") if getattr(parsed, name) is not None}
     begin_with = None if parsed.begin_with == "none" else parsed.begin_with or SHIPPED
-    schedule = Schedule(
-        steps=parsed.steps,
-        minutes=parsed.minutes,
-        batch=parsed.batch,
-        learning_rate=parsed.learning_rate,
-        stable=parsed.stable,
-        seed=parsed.seed,
-    )
+    schedule = Schedule(**{each.name: getattr(parsed, each.name) for each in fields(Schedule)})
     stopping: list[int] = []
 
     def stop(number: int, frame: object) -> None:
@@ -58,17 +53,10 @@ def run_train(parsed: argparse.Namespace) -> int:
                 style_paths(parsed.styles, parsed.output),
                 parsed.photos,
                 parsed.output,
-                names=parsed.names,
                 schedule=schedule,
                 architecture=Architecture(**given) if given else None,
                 begin_with=begin_with,
-                add_to=parsed.add_to,
-                checkpoint=parsed.checkpoint,
-                resume=parsed.resume,
-                previews=parsed.previews,
-                save_every=parsed.save_every,
                 callback=show,
-                size=parsed.size,
                 **options,
             )
     if not parsed.quiet:

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-from collections.abc import Sequence
 
 from fastnst_kernels.profiling.measure import device_name
 
@@ -14,7 +13,7 @@ from fastnst.options.options import Options, resolve_options
 from fastnst.options.parse import in_words
 from fastnst.plan.planner import Plan, plan_run
 from fastnst.plan.speed import measure_rate
-from fastnst.transfer.inputs import Scale, sized, style_size
+from fastnst.transfer.inputs import sized, style_size
 from fastnst.transfer.scales import run_scales
 
 
@@ -22,9 +21,8 @@ def run(parsed: argparse.Namespace) -> int:
     options = resolve_options(**sized(given_options(vars(parsed)), parsed.content))
     runtime = resolve_runtime(options.device, options.precision, options.backend)
     picture = open_picture(parsed.content, role="content", max_pixels=options.max_pixels)
-    scales = run_scales(picture, (), options)
     rate = measure_rate(runtime)
-    plans = plans_of(picture, scales, options, runtime, rate)
+    plans = plans_of(picture, options, runtime, rate)
     if parsed.json:
         report = {
             "device": device_name(runtime.device),
@@ -32,35 +30,28 @@ def run(parsed: argparse.Namespace) -> int:
             "optimizer": options.optimizer,
             "iterations": options.iterations,
             "flops_per_second": rate,
-            "scales": [plan.as_dict() for plan in plans],
+            "scales": [plan.as_dict() for plan, _ in plans],
         }
         print(json.dumps(report))
         return 0
     print(f"{device_name(runtime.device)}, {runtime.precision}, {options.optimizer}; about {rate / 1e9:.3g} GFLOP/s")
-    counts = [scale.iterations for scale in scales]
-    for plan, count in zip(plans, counts, strict=True):
+    for plan, count in plans:
         print("\n".join(plan_lines(plan, count)))
-    if len(plans) > 1 and None not in [plan.seconds for plan in plans]:
-        seconds = sum((plan.seconds or 0.0) * count for plan, count in zip(plans, counts, strict=True))
-        print(f"in all about {_duration(seconds)} for {sum(counts)} iterations")
+    if len(plans) > 1 and None not in [plan.seconds for plan, _ in plans]:
+        seconds = sum((plan.seconds or 0.0) * count for plan, count in plans)
+        print(f"in all about {_duration(seconds)} for {sum(count for _, count in plans)} iterations")
     return 0
 
 
-def plans_of(
-    picture: AnyPicture, scales: Sequence[Scale], options: Options, runtime: Runtime, rate: float
-) -> list[Plan]:
-    """How each scale of a run would fit; a picture of the content's proportions stands for the style."""
-    return [
-        plan_run(
-            options,
-            runtime,
-            scale.size,
-            style_sizes=[style_size(picture, scale.edge, options)],
-            network_is_loaded=False,
-            rate=rate,
-        )
-        for scale in scales
-    ]
+def plans_of(picture: AnyPicture, options: Options, runtime: Runtime, rate: float) -> list[tuple[Plan, int]]:
+    """How each scale of a run would fit, and its iterations; a picture of the content's proportions stands for the
+    style."""
+    plans = []
+    for scale in run_scales(picture, (), options):
+        sizes = [style_size(picture, scale.edge, options)]
+        plan = plan_run(options, runtime, scale.size, style_sizes=sizes, network_is_loaded=False, rate=rate)
+        plans.append((plan, scale.iterations))
+    return plans
 
 
 def plan_lines(plan: Plan, iterations: int) -> list[str]:

@@ -25,7 +25,6 @@ from fastnst.options.options import Options, resolve_options
 from fastnst.plan.speed import measure_rate
 from fastnst.transfer.inputs import Canvas, sized
 from fastnst.transfer.result import DivergedError, Iterate, LossRecord, Result
-from fastnst.transfer.scales import run_scales
 from fastnst.transfer.stylizer import Stylizer
 from fastnst.video.flow import Frame, as_planes
 from fastnst.video.run import FrameDone, Production
@@ -71,9 +70,8 @@ class Studio:
         if runtime not in self._rates:
             self._rates[runtime] = measure_rate(runtime)
         picture = Canvas(request.content.height, request.content.width).picture
-        scales = run_scales(picture, (), options)
-        plans = plans_of(picture, scales, options, runtime, self._rates[runtime])
-        seconds = [plan.seconds and plan.seconds * scale.iterations for plan, scale in zip(plans, scales, strict=True)]
+        plans = plans_of(picture, options, runtime, self._rates[runtime])
+        seconds = [plan.seconds and plan.seconds * count for plan, count in plans]
         total = sum(each or 0.0 for each in seconds) if None not in seconds else None
         return total if total is None or options.seconds is None else min(total, options.seconds)
 
