@@ -22,7 +22,7 @@ from fastnst.feedforward import schedule as schedules
 from fastnst.feedforward import strips, training
 from fastnst.feedforward.applying import Applier, apply_network
 from fastnst.feedforward.file import SHIPPED, NetworkError, blend_weights, load_network, read_blend, save_network
-from fastnst.feedforward.network import Architecture, StyleNetwork, one_style, Unit
+from fastnst.feedforward.network import Architecture, StyleNetwork, Unit, one_style
 from fastnst.feedforward.photos import Photos
 from fastnst.feedforward.schedule import Progress, Schedule
 from fastnst.feedforward.training import Trained, TrainingError, train_network
