@@ -34,6 +34,7 @@ _SUSPICIOUS_LOSS = 1e15
 _TOLERANCE_STEPS = 10
 # A run whose best loss is within this part of its first has not moved, to the eye.
 _STILL = 1e-4
+# Its steps were too long where its last loss is above its first by so much.
 _RISE = 0.01
 
 
@@ -221,7 +222,9 @@ class Run:
         first, last = steps[-1][0], steps[-1][-1]
         length, change = ("long", "lower") if last > (1 + _RISE) * first else ("short", "raise")
         rate = self._options.learning_rate
-        advice = "give more iterations" if rate is None else f"{change} --learning-rate {rate:g}, or leave that option out"
+        advice = (
+            "give more iterations" if rate is None else f"{change} --learning-rate {rate:g}, or leave that option out"
+        )
         warnings.warn(
             f"no step lowered the loss ({first:.4g} at first, {last:.4g} at last), so you get the image that the run "
             f"began with: the steps are too {length}; {advice}",
