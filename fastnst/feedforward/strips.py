@@ -141,7 +141,11 @@ class _Moments:
         # Torch is quickest where it has as many channels as this: neighbours lie side by side in channels-last.
         side_by_side = math.gcd(width, max(1, 64 // channels))
         folded = maps.permute(0, 2, 3, 1).reshape(1, height, width // side_by_side, side_by_side * channels)
-        mean, variance = torch.batch_norm_update_stats(folded.permute(0, 3, 1, 2), None, None, 0.0)
+        folded = folded.permute(0, 3, 1, 2)
+        if folded.device.type in ("cpu", "cuda"):
+            mean, variance = torch.batch_norm_update_stats(folded, None, None, 0.0)
+        else:
+            variance, mean = torch.var_mean(folded.float(), (0, 2, 3), correction=0)
         self._counts += [height * width // side_by_side] * side_by_side
         self._parts.append((mean.view(-1, channels), variance.view(-1, channels)))
 
