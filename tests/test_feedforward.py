@@ -22,7 +22,7 @@ from fastnst.feedforward import schedule as schedules
 from fastnst.feedforward import strips, training
 from fastnst.feedforward.applying import Applier, apply_network
 from fastnst.feedforward.file import SHIPPED, NetworkError, blend_weights, load_network, read_blend, save_network
-from fastnst.feedforward.network import Architecture, StyleNetwork, one_style
+from fastnst.feedforward.network import Architecture, StyleNetwork, Unit, one_style
 from fastnst.feedforward.photos import Photos
 from fastnst.feedforward.schedule import Progress, Schedule
 from fastnst.feedforward.training import Trained, TrainingError, train_network
@@ -78,6 +78,16 @@ def test_maps_that_are_computed_again_are_the_same_in_16_bits() -> None:
     kept, computed = (strips.stylized(made, image, blend, kept=kept) for kept in (True, False))
     torch.testing.assert_close(kept, computed, rtol=0, atol=0)
     torch.testing.assert_close(kept, exact, rtol=0, atol=0.1)
+
+
+def test_enlarging_is_interpolation_and_a_convolution() -> None:
+    generator = torch.Generator().manual_seed(0)
+    unit, maps = Unit(6, 5, 1, enlarges=True), torch.randn((2, 6, 9, 7), generator=generator)
+    larger = torch.nn.functional.interpolate(maps, scale_factor=2.0, mode="bilinear")
+    expected = torch.nn.functional.conv2d(larger, unit.weight)
+    convolved = unit.convolved(maps, unit.kernel(torch.float32))
+    assert convolved.shape == (2, 5, 18, 14)
+    torch.testing.assert_close(convolved[:, :, 1:-1, 1:-1], expected)
 
 
 def test_a_batch_is_its_images() -> None:

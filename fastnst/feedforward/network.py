@@ -24,6 +24,11 @@ GRID = 4
 SMALLEST = 3 * GRID
 """The least side of an image: a reflected border needs two positions of the innermost maps, and some to choose from."""
 _MOST_CHANNELS, _MOST_BLOCKS = 128, 32
+# What three taps of a convolution are at the two pixels of a position, on the positions before, at and after it, where
+# a pixel is three quarters of the nearest position and a quarter of the next.
+_ENLARGING = torch.tensor(
+    [[[3, 1, 0], [1, 3, 3], [0, 0, 1]], [[1, 0, 0], [3, 3, 1], [0, 1, 3]]], dtype=torch.float32
+).div(4)
 
 
 @dataclass(frozen=True)
@@ -42,9 +47,11 @@ class Architecture:
 
 
 class Unit(nn.Module):
-    """Twice the size (where it `enlarges`), a convolution over reflected borders, and each style's normalisation.
+    """A convolution over reflected borders, or of 3 × 3 over a map of twice the size (where it `enlarges`), and each
+    style's normalisation.
 
-    `scale` and `shift` are (styles, outputs).
+    `scale` and `shift` are (styles, outputs). The map of twice the size, interpolated linearly, is never made: each
+    pixel of it reaches as many positions as the convolution has taps, so both are one convolution of the small map.
     """
 
     def __init__(
@@ -66,30 +73,34 @@ class Unit(nn.Module):
 
     def forward(self, x: Tensor, blend: Tensor) -> Tensor:
         """The unit's maps of `x`, (B, C, H, W); `blend` (styles,) are the styles' shares."""
-        y = self.convolved(x)  # (B, K, h, w)
+        y = self.convolved(x, self.kernel(x.dtype))  # (B, K, h, w)
         batch, outputs = y.shape[:2]
-        scale, shift = ((blend @ of).repeat(batch) for of in (self.scale.float(), self.shift.float()))
+        scale, shift = (own.repeat(batch) for own in self.affine(blend))
         # Of one image the maps stay channels-last.
         flat = y if batch == 1 else y.reshape(1, batch * outputs, *y.shape[2:])
         y = F.batch_norm(flat, None, None, scale, shift, training=True, eps=EPSILON).view(y.shape)
         return y.relu() if self.relu else y
 
-    def convolved(
-        self, x: Tensor, *, above: int | None = None, below: int | None = None, enlarged: bool = False
-    ) -> Tensor:
-        """The convolution of rows `x`, which may be of twice the size already (`enlarged`); `above` and `below` say how
-        many reflected rows they lack of its reach."""
-        if self.enlarges and not enlarged:
-            x = enlarged_twice(x)
-        reach = self.reach
-        rows = (reach if above is None else above, reach if below is None else below)
-        return F.conv2d(F.pad(x, (reach, reach, *rows), mode="reflect"), self.weight.to(x.dtype), stride=self.stride)
+    def kernel(self, dtype: torch.dtype) -> Tensor:
+        """The weights of `convolved`, channels-last: those that enlarge give the four pixels of each position,
+        (4 · K, C, 3, 3), the channels of a pixel side by side."""
+        if not self.enlarges:
+            return self.weight.to(dtype, memory_format=torch.channels_last)
+        taps = _ENLARGING.to(self.weight.device)
+        weight = torch.einsum("pai,qbj,kcij->pqkcab", taps, taps, self.weight.float()).flatten(0, 2)
+        return weight.to(dtype, memory_format=torch.channels_last)
 
-    def normalised(self, y: Tensor, blend: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-        """`y` by the moments (K,) of the whole map, of which it may be a part."""
-        scale, shift = (blend @ of.float() for of in (self.scale, self.shift))
-        y = F.batch_norm(y, mean, variance, scale, shift, training=False, eps=EPSILON)
-        return y.relu_() if self.relu else y
+    def affine(self, blend: Tensor) -> tuple[Tensor, Tensor]:
+        """The mixture's scale and shift, (K,) float32 each."""
+        return blend @ self.scale.float(), blend @ self.shift.float()
+
+    def convolved(self, x: Tensor, kernel: Tensor, *, above: int | None = None, below: int | None = None) -> Tensor:
+        """The convolution of rows `x` with the `kernel`; `above` and `below` say how many rows they lack of its reach
+        (default: all), which are reflected, or repeated where it enlarges."""
+        reach = self.reach
+        around = (reach, reach, reach if above is None else above, reach if below is None else below)
+        y = F.conv2d(F.pad(x, around, mode="replicate" if self.enlarges else "reflect"), kernel, stride=self.stride)
+        return _unfolded(y) if self.enlarges else y
 
 
 class Residual(nn.Module):
@@ -191,10 +202,11 @@ class StyleNetwork(nn.Module):
         return x.contiguous(memory_format=torch.channels_last)
 
     def compute_in(self, dtype: torch.dtype) -> None:
-        """Computes in `dtype` from now on, on maps in channels-last; normalisations stay in float32."""
-        for name, value in self.named_parameters():
-            if name.endswith("weight"):
-                value.data = value.data.to(dtype, memory_format=torch.channels_last)
+        """Computes in `dtype` from now on, on maps in channels-last; normalisations stay in float32, and so do the
+        weights that a kernel is made of."""
+        for module in self.modules():
+            if isinstance(module, Painter) or (isinstance(module, Unit) and not module.enlarges):
+                module.weight.data = module.weight.data.to(dtype, memory_format=torch.channels_last)
 
     def normalisations(self) -> list[nn.Parameter]:
         """The scales and shifts, (styles, channels) each: each style has its own, and all else is shared."""
@@ -214,9 +226,11 @@ class StyleNetwork(nn.Module):
         return copy
 
 
-def enlarged_twice(x: Tensor) -> Tensor:
-    """`x` at twice its size, each pixel three quarters of the nearest and a quarter of the next along each axis."""
-    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+def _unfolded(y: Tensor) -> Tensor:
+    """Maps (B, 4 · K, h, w) of the four pixels of each position as (B, K, 2 · h, 2 · w), channels-last."""
+    batch, channels, height, width = y.shape
+    pixels = y.permute(0, 2, 3, 1).reshape(batch, height, width, 2, channels // 2).transpose(2, 3)
+    return pixels.reshape(batch, 2 * height, 2 * width, channels // 4).permute(0, 3, 1, 2)
 
 
 def one_style(index: int, count: int, device: torch.device | str = "cpu") -> Tensor:

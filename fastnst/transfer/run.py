@@ -34,6 +34,8 @@ _SUSPICIOUS_LOSS = 1e15
 _TOLERANCE_STEPS = 10
 # A run whose best loss is within this part of its first has not moved, to the eye.
 _STILL = 1e-4
+# Its steps were too long where its last loss is above its first by so much.
+_RISE = 0.01
 
 
 class ResumeValues(TypedDict, total=False):
@@ -216,13 +218,14 @@ class Run:
         if not steps or not any(totals[0] for totals in steps):
             return
         first, last = steps[-1][0], steps[-1][-1]
-        rises = last > 2 * first
+        length, change = ("long", "lower") if last > (1 + _RISE) * first else ("short", "raise")
         rate = self._options.learning_rate
-        given = "" if rate is None else f" {rate:g}"
-        cause = f"too long; lower --learning-rate{given}" if rises else f"too short; raise --learning-rate{given}"
+        advice = (
+            "give more iterations" if rate is None else f"{change} --learning-rate {rate:g}, or leave that option out"
+        )
         warnings.warn(
             f"no step lowered the loss ({first:.4g} at first, {last:.4g} at last), so you get the image that the run "
-            f"began with: the steps are {cause}, or leave that option out",
+            f"began with: the steps are too {length}; {advice}",
             FastnstWarning,
             stacklevel=2,
         )
