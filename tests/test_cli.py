@@ -221,7 +221,7 @@ def test_an_interrupted_run_saves_its_image_and_says_so(
     code, printed = signalled(words, tmp_path / "out_00002.png", number)
     assert code == 130
     assert "interrupted; saved the image so far" in printed
-    assert f"go on with: fastnst resume {tmp_path / 'run.state'} -o OUT" in printed
+    assert f"to continue, type: fastnst resume {tmp_path / 'run.state'} -o OUT" in printed
     assert read_parameters(tmp_path / "out.png")["stopped"] == "interrupted"
 
 

@@ -63,7 +63,7 @@ def test_nothing_given_is_nothing_set(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("colour = 3", "unknown option 'colour'"),
-        ("zzzzzz = 3", "the names are those of fastnst stylize --help"),
+        ("zzzzzz = 3", "see fastnst stylize --help for the names"),
         ("[options]\nsize = 3", "unknown option 'options'"),
         ("size = true", "size True is not a whole number"),
         ("content_weight = [1]", r"content weight \[1\] is not a number"),

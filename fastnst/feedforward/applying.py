@@ -101,8 +101,8 @@ class Applier:
             size = fitted_size(*size, edge_beside(self.size, size))
         if min(size) < SMALLEST:
             raise ImageError(
-                f"content image {source.name!r} would be {size[1]}×{size[0]} pixels, and the network takes "
-                f"{SMALLEST} a side or more; raise the size, or give a larger picture"
+                f"content image {source.name!r} would be {size[1]}×{size[0]} pixels, and the network needs "
+                f"{SMALLEST} or more on each side; raise the size, or give a larger picture"
             )
         picture = at_size(source, size)
         with own_modes(self._device):

@@ -113,7 +113,9 @@ def train_network(
     device, precision = options.pop("device", "auto"), options.pop("precision", "auto")
     size = parse_size(options.get("size", 256))
     if not isinstance(size, int):
-        raise OptionError(f"size {options['size']!r} depends on a content; training takes a number of pixels")
+        raise OptionError(
+            f"size {options['size']!r} depends on a content, and training has none; give a number of pixels"
+        )
     options["size"] = size
     if output is not None:
         check_place(os.fsdecode(output), "network", (SUFFIX,))
@@ -124,7 +126,7 @@ def train_network(
     if previews is not None:
         check_output_path(previews)
     if not styles:
-        raise OptionError("no style image given; give at least one")
+        raise OptionError("no style image was given; give at least one")
     runtime = resolve_runtime(device, precision)
     if runtime.precision == "fp16":
         runtime = without_overflow(runtime)
@@ -254,9 +256,9 @@ class _Training:
                     write(Path(place))
                 except FastnstError as error:
                     if not last or write != self.save_network:
-                        warnings.warn(f"{error}; the training goes on", FastnstWarning, stacklevel=3)
+                        warnings.warn(f"{error}; the training continues", FastnstWarning, stacklevel=3)
                     elif (path := rescued(self.save_network, SUFFIX)) is not None:
-                        raise TrainingError(f"the network is in {path}, for {error}") from error
+                        raise TrainingError(f"the network is in {path}, because {error}") from error
                     else:
                         raise
 
@@ -340,7 +342,7 @@ class _Training:
         """Writes the last good network, and says what has happened."""
         what = f"the training diverged at step {self.step} (loss {loss:.4g}); "
         if self.good is None:
-            return what + f"no network of the first {_SMOOTHING} steps is kept; lower the learning rate"
+            return what + f"no network is kept before step {_SMOOTHING}; lower the learning rate"
         self.step, state = self.good
         self.network.load_state_dict(state)
         if output is None:
@@ -402,10 +404,10 @@ class _Training:
         except Exception as error:
             raise TrainingError(
                 f"{what} is not a checkpoint of a training, or it is damaged; give the file that --checkpoint wrote, "
-                "or begin anew"
+                "or start over"
             ) from error
         if not known:
-            raise TrainingError(f"{what} is of another version of fastnst; go on with that one, or begin anew")
+            raise TrainingError(f"{what} is from another version of fastnst; continue with that version, or start over")
         return contents, facts, place
 
     def load(self, path: Path) -> None:
@@ -418,14 +420,16 @@ class _Training:
         for name, value in {**self.facts, "photos": self.photos.names}.items():
             if facts.get(name) != json.loads(json.dumps(value)):
                 raise TrainingError(
-                    f"{what} is of a training with other {_SPOKEN.get(name, name)}; leave them as they were, or begin "
-                    "anew without --resume"
+                    f"{what} is from a training with other {_SPOKEN.get(name, name)}; leave them as they were, or "
+                    "start over without --resume"
                 )
         try:
             self.network.load_state_dict(contents["network"])
             self.optimizer.load_state_dict(contents["optimizer"])
         except Exception as error:
-            raise TrainingError(f"{what} holds another network; leave channels and blocks, or begin anew") from error
+            raise TrainingError(
+                f"{what} holds another network; leave channels and blocks as they were, or start over"
+            ) from error
         for name, value in place.items():
             setattr(self, name, value)
 

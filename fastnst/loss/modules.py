@@ -187,7 +187,7 @@ def _own_precision(like: Tensor) -> torch.autocast:
 def _wanted(kept: Tensor | None, given: Tensor | None, name: str) -> Tensor:
     wanted = kept if given is None else given
     if wanted is None:
-        raise OptionError(f"{name} has no target; give one to the module or to its call")
+        raise OptionError(f"{name} has no target; give one to the module, or in the call")
     return wanted
 
 

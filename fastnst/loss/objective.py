@@ -239,7 +239,7 @@ def make_objective(
     is_sliced = any(isinstance(target, SlicedTargets) for target in style.values())
     share = share or Share()
     if is_sliced and (len(grid) > 1 or share.size > 1):
-        raise FastnstError("sorted features cannot be summed up in parts; see the image whole, in one process")
+        raise FastnstError("sorted features cannot be summed in parts; use one process, without tiles")
     levels = levels_of(options.network, options.taps)
     guided = (guidance or Guidance(height, width)).at(levels, runtime.device)
     target = content_target(

@@ -37,7 +37,7 @@ def loss_options(**given: Unpack[OptionValues]) -> Options:
     if options.style_loss != "gram":
         raise OptionError(f'PerceptualLoss cannot take the style loss {options.style_loss}; give style_loss="gram"')
     if isinstance(options.style_weight, tuple):
-        raise OptionError("PerceptualLoss sees images at one scale; give one style weight")
+        raise OptionError("PerceptualLoss works at one scale; give one style weight")
     return options
 
 
@@ -107,7 +107,7 @@ class PerceptualLoss(Frozen):
         self._style_weight: dict[str, float] = {}
         if self._style_layers:
             if style is None:
-                raise OptionError("no style image given; give at least one, or style_weight=0")
+                raise OptionError("no style image was given; give at least one, or style_weight=0")
             self._set_targets(style)
 
     def forward(self, images: Tensor, content: Tensor | None = None) -> Tensor:
@@ -157,10 +157,11 @@ class PerceptualLoss(Frozen):
         if not self._content_layers:
             return {}
         if content is None:
-            raise OptionError("no content was given; give the images that the batch shall show, or content_weight=0")
+            raise OptionError("no content was given; give the content of each image, or content_weight=0")
         if content.shape[1:] != images.shape[1:] or len(content) not in (1, len(images)):
             raise OptionError(
-                f"content is {tuple(content.shape)}, the images {tuple(images.shape)}; give as many, of their size"
+                f"content is {tuple(content.shape)} and the images are {tuple(images.shape)}; give one content of "
+                "the same size for each image, or one for all"
             )
         return self.extractor.features(content, self._content_layers)
 
@@ -169,7 +170,7 @@ class PerceptualLoss(Frozen):
         """Keeps each style layer's Gram target: that of several styles as one (see `blend_targets`)."""
         sources: list[Source] = list(style) if isinstance(style, list | tuple) else [style]  # type: ignore[list-item]
         if not sources:
-            raise OptionError("no style image given; give at least one")
+            raise OptionError("no style image was given; give at least one")
         shares = style_shares(self.options.style_weights, len(sources))
         grams: dict[str, list[Tensor]] = {name: [] for name in self._style_layers}
         for source in sources:

@@ -205,7 +205,7 @@ def _cached_imagenet(network: str, convolutions: Sequence[Layer]) -> Weights | N
             raise WeightsError(f"weights file {cached} has no SHA-256 beside it; fetch it again")
         return _from_file(cached, network, convolutions, source="imagenet")
     except WeightsError as error:
-        _warn(f"a file of the weights cache is unusable and deleted: {error}")
+        _warn(f"a file of the weights cache was unusable and has been deleted: {error}")
         with suppress(OSError):
             cached.unlink()
         return None
@@ -261,8 +261,8 @@ def _download(url: str, path: Path, sha256_prefix: str, progress: bool) -> None:
         with urlopen(Request(url, headers={"User-Agent": "fastnst"}), timeout=_SILENT_SECONDS) as answer:
             if answer.headers.get_content_type() == "text/html":
                 raise WeightsError(
-                    f"{url} answers with a page in place of the file, as a network does that wants a login; log in, or "
-                    "check the address and any proxy"
+                    f"{url} answered with a web page instead of the file; if your network needs a login, log in, or "
+                    "else check the address and any proxy"
                 )
             length = answer.headers.get("Content-Length", "")
             total = int(length) if length.isdecimal() else None

@@ -79,22 +79,22 @@ def parse_size(value: Any) -> int | Fraction | tuple[int, int]:
 
 def _name(spoken: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise OptionError(f"{spoken} {value!r} is not a name")
+        raise OptionError(f"{spoken} {value!r} is not a name; give a text")
     return value
 
 
 def _number(spoken: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise OptionError(f"{spoken} {value!r} is not a number; write one as 0.5")
+        raise OptionError(f"{spoken} {value!r} is not a number; write one such as 0.5")
     try:
         return float(value)
     except OverflowError:
-        raise OptionError(f"{spoken} is beyond what a float can hold; give an ordinary number") from None
+        raise OptionError(f"{spoken} is too large for a float; give a smaller number") from None
 
 
 def _integer(spoken: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise OptionError(f"{spoken} {value!r} is not a whole number; write one as 512")
+        raise OptionError(f"{spoken} {value!r} is not a whole number; write one such as 512")
     bits = int(value).bit_length()
     if bits > _MOST_BITS:
         raise OptionError(f"{spoken} has {bits} bits and is too large; give {_MOST_BITS} at most")
@@ -127,7 +127,7 @@ def _by_scale(read: Callable[[str, Any], Any], spoken: str, value: Any) -> Any:
     """A value, or several for as many scales."""
     values = tuple(read(spoken, item) for item in _items(value))
     if not values:
-        raise OptionError(f"no {spoken} given; give one, or one for each scale")
+        raise OptionError(f"no {spoken} was given; give one, or one for each scale")
     return values[0] if len(values) == 1 else values
 
 
@@ -136,7 +136,7 @@ def _style_weights(spoken: str, value: Any) -> tuple[float, ...] | None:
         return None
     weights = tuple(_number(spoken.removesuffix("s"), weight) for weight in _items(value))
     if not weights:
-        raise OptionError("no style weights given; give one for each style image, or none for equal ones")
+        raise OptionError("no style weights were given; give one for each style image, or none for equal ones")
     return weights
 
 
@@ -175,13 +175,13 @@ def scale_count(scales: Scales, size: int) -> int:
 
 def _path(spoken: str, value: Any) -> str:
     if not isinstance(value, str | os.PathLike):
-        raise OptionError(f"{spoken} {value!r} is neither a name nor a path")
+        raise OptionError(f"{spoken} {value!r} is neither a name nor a path; give one of them")
     return os.fspath(value)
 
 
 def _device(spoken: str, value: Any) -> str:
     if not isinstance(value, str) and type(value).__name__ != "device":
-        raise OptionError(f"{spoken} {value!r} is neither a name such as cpu or cuda:1 nor a torch.device")
+        raise OptionError(f"{spoken} {value!r} is not a device; give a name, such as cpu or cuda:1, or a torch.device")
     return str(value)
 
 
@@ -313,7 +313,9 @@ def _layers(spoken: str, value: Any, network: str) -> LayerWeights:
         raise OptionError(f"{spoken} {value!r} are neither names nor a mapping from name to weight")
     layers = tuple((canonical_layer(layer, network), weight) for layer, weight in named)
     if not layers:
-        raise OptionError(f"no {kind} layers given; name at least one, such as conv4_2, or set the {kind} weight to 0")
+        raise OptionError(
+            f"no {kind} layers were given; name at least one, such as conv4_2, or set the {kind} weight to 0"
+        )
     names = [layer for layer, _ in layers]
     for layer, weight in layers:
         if names.count(layer) > 1:

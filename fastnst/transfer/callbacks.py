@@ -111,7 +111,7 @@ def _going_on() -> Iterator[None]:
     try:
         yield
     except FastnstError as error:
-        warnings.warn(f"{error}; the run goes on", FastnstWarning, stacklevel=4)
+        warnings.warn(f"{error}; the run continues", FastnstWarning, stacklevel=4)
 
 
 class Preview(Ready):
@@ -159,7 +159,7 @@ class Live(Preview):
         self._wait(seconds)
         _check_count("edge", edge, "pixels")
         if importlib.util.find_spec("IPython") is None:
-            raise OptionError("a live view is for notebooks, which have IPython; take Preview, which writes a file")
+            raise OptionError("a live view needs a notebook with IPython; use Preview, which writes a file")
         self._edge = edge
         self._view: Callable[[Image.Image, str, float], None] | None = None
 
@@ -379,7 +379,7 @@ class TensorBoard(Ready):
 
     def __init__(self, folder: str | os.PathLike[str], *, images_every: int = 25) -> None:
         if importlib.util.find_spec("tensorboard") is None:
-            raise OptionError('TensorBoard is not here; install it with pip install "fastnst[tensorboard]"')
+            raise OptionError('TensorBoard is not installed; install it with pip install "fastnst[tensorboard]"')
         self._every = _Every(images_every)
         from torch.utils.tensorboard import SummaryWriter
 

@@ -345,7 +345,7 @@ class Run:
         try:
             save_run(Path(self._watch.checkpoint), saved)
         except CheckpointError as error:
-            warnings.warn(f"{error}; the run goes on", FastnstWarning, stacklevel=2)
+            warnings.warn(f"{error}; the run continues", FastnstWarning, stacklevel=2)
         self._saved_at = time.perf_counter()
 
     def _finished(self, image: Tensor, content: Picture) -> Tensor:

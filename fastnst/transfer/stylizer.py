@@ -326,7 +326,7 @@ class Stylizer:
                 raise
         self._compute_in(without_overflow(self.runtime))
         warnings.warn(
-            f"float16 cannot hold the values of the first image; the run goes on in {self.runtime.precision}",
+            f"float16 cannot hold the values of the first image; the run continues in {self.runtime.precision}",
             FastnstWarning,
             stacklevel=2,
         )

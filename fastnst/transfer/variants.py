@@ -142,7 +142,7 @@ def _refuse(given: Mapping[str, Any], other: str, own: str) -> None:
             f"{other} weight {given[name]} has no effect on a reconstruction of {own} alone; leave it out"
         )
     if f"{own}_layers" in given:
-        raise OptionError(f"{own}_layers was given beside the layers of the reconstruction; give one of them")
+        raise OptionError(f"{own}_layers was given beside the layers of the reconstruction; give only one of them")
 
 
 @dataclass(frozen=True, eq=False)

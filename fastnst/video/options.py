@@ -41,7 +41,9 @@ class Part:
             raise OptionError(f"end {self.end:g} is not after the start, {self.start:g}; give a later second")
         for name, value in (("every", self.every), ("max_frames", self.max_frames)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise OptionError(f"{name.replace('_', ' ')} {value!r} is not a whole number of frames, 1 or more")
+                raise OptionError(
+                    f"{name.replace('_', ' ')} {value!r} is not a number of frames; give a whole number of 1 or more"
+                )
         if self.rate is not None and not 0 < self.rate <= 1000:
             raise OptionError(f"rate {self.rate:g} is out of range; give frames a second, more than 0, up to 1000")
 
@@ -56,9 +58,9 @@ class VideoOptions:
 
     start: float = _option(0.0, "begin at this second of the clip", "SECONDS")
     end: float | None = _option(None, "end before this second", "SECONDS")
-    every: int = _option(1, "take every N-th frame, and show them at a rate that is as much lower", "N")
+    every: int = _option(1, "take only every N-th frame, and lower the frame rate to match", "N")
     rate: float | None = _option(
-        None, "bring the clip to this many frames a second first (default: its own; 24 for a folder)", "X"
+        None, "convert the clip to this many frames a second first (default: its own; 24 for a folder)", "X"
     )
     max_frames: int = _option(_MOST_FRAMES, "refuse a clip of more frames than this", "N")
     sound: bool = _option(True, "leave the clip's sound out")
@@ -69,12 +71,14 @@ class VideoOptions:
         "X",
     )
     look_back: Sequence[int] = _option(
-        (1,), "hold a frame to the nearest of the frames this far back in which a point is visible, as 1 2 4 8", "N"
+        (1,),
+        "hold a frame to the nearest of the frames this far back in which a point is visible, such as 1 2 4 8",
+        "N",
     )
     later_iterations: int | None = _option(
         None,
         "take at most this many steps for a frame after the first of its scene; it ends earlier when a step lowers "
-        "the loss by less than --tolerance (default: a tenth of the last scale's)",
+        "the loss by less than --tolerance (default: a tenth of the last scale's steps)",
         "N",
     )
     passes: int = _option(
@@ -84,7 +88,9 @@ class VideoOptions:
     )
     freeze: bool = _option(False, "change a frame only where the frames before it do not show the same thing")
     cut: float = _option(
-        0.3, "begin a scene where less than this part of a frame shows points of the frame before; 0 never does", "X"
+        0.3,
+        "begin a new scene if less than this part of a frame shows points of the frame before; 0 never begins one",
+        "X",
     )
     flow: str | None = _option(
         None, "read the flow between frames i and j from forward_i_j.flo and backward_j_i.flo in this folder", "FOLDER"
@@ -96,7 +102,9 @@ class VideoOptions:
         for name, least in (("passes", 1), ("later_iterations", 1)):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-                raise OptionError(f"{name.replace('_', ' ')} {value!r} is not a whole number, {least} or more")
+                raise OptionError(
+                    f"{name.replace('_', ' ')} {value!r} is out of range; give a whole number of {least} or more"
+                )
         for name, most in (("temporal_weight", math.inf), ("cut", 1.0)):
             value = getattr(self, name)
             if not isinstance(value, int | float) or not 0 <= value <= most or value == math.inf:
@@ -171,7 +179,7 @@ def read_track(name: str, value: Any) -> Track | None:
     if isinstance(value, str) and ":" in value:
         points = [_POINT.fullmatch(word) for word in value.split()]
         if None in points:
-            raise OptionError(f'{spoken} {value!r} is not a track; write moments and values, as "0:1 5s:20"')
+            raise OptionError(f'{spoken} {value!r} is not a track; write moments and values, such as "0:1 5s:20"')
         pairs = [(float(point[1]), point[2].split(",")) for point in points if point is not None]
     elif isinstance(value, Mapping):
         pairs = [(time, held if isinstance(held, Sequence) else [held]) for time, held in value.items()]
@@ -184,7 +192,7 @@ def read_track(name: str, value: Any) -> Track | None:
     times, values = (tuple(part) for part in zip(*known, strict=True)) if known else ((), ())
     if not times or len(set(times)) < len(times) or len({len(held) for held in values}) > 1:
         raise OptionError(
-            f"{spoken} {value!r} is not a track: give numbers, as many at each moment, and each moment once, as "
+            f"{spoken} {value!r} is not a track: give numbers, as many at each moment, and each moment once, such as "
             '"0:1,0 5s:0,1"'
         )
     return Track(times, values)

@@ -193,7 +193,8 @@ def _moving_masks(options: Options, source: Clip, video: VideoOptions) -> dict[i
             clip = open_clip(mask.content, video.part)
             if len(clip) != len(source):
                 raise ImageError(
-                    f"mask {clip.name!r} has {len(clip)} frames and the clip {len(source)}; give one of as many"
+                    f"mask {clip.name!r} has {len(clip)} frames and the clip has {len(source)}; give a mask with as "
+                    "many frames"
                 )
             clips[number] = clip
     return clips

@@ -55,7 +55,7 @@ class Outputs:
 
     output: str
     format: str | None = _output(
-        None, "write OUT in this format, whatever its name (default: by the name; png for -)", None, FORMATS
+        None, "write OUT in this format, whatever its name is (default: the name's own, and png for -)", None, FORMATS
     )
     bit_depth: int | None = _output(
         None, "write this many bits per channel: 8, or 16 for png and tiff (default: 8)", "N"
@@ -73,7 +73,7 @@ class Outputs:
     movie: str | None = _output(None, "also make a movie of the run: .gif, .webp or .mp4 (fastnst[movie])", "FILE")
     movie_every: int = _output(10, "leave this many iterations between two frames of the movie (default: 10)", "N")
     checkpoint: str | None = _output(
-        None, "also save the run in this file, so that `fastnst resume` can go on with it", "FILE"
+        None, "also save the run in this file, so that `fastnst resume` can continue it", "FILE"
     )
     checkpoint_every: int = _output(60, "leave this many seconds between two checkpoints (default: 60)", "N")
     quiet: bool = _output(False, "show no progress bar and no closing line")
@@ -202,7 +202,7 @@ def add_earlier_run(parser: argparse.ArgumentParser) -> None:
     add_output(parser, "write the image here, as for stylize")
     parser.add_argument("--content", metavar="PATH", help="find its content here")
     parser.add_argument("--styles", metavar="PATH", nargs="+", help="find its styles here: give all of them, in order")
-    parser.add_argument("--init", metavar="PATH", help="find the picture that it started from here")
+    parser.add_argument("--init", metavar="PATH", help="find the picture that the run started from here")
     masks = "find its masks here: give all of them, in order, as for stylize"
     parser.add_argument("--mask", dest="masks", action="append", metavar="WORD", nargs="+", help=masks)
     _add_output_arguments(parser)
@@ -245,7 +245,7 @@ def whole_number(word: str) -> int:
     try:
         return int(word)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number; write 512") from None
+        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number; write one such as 512") from None
 
 
 def number(word: str) -> float:
@@ -253,15 +253,17 @@ def number(word: str) -> float:
     try:
         return float(word)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{word!r} is not a number; write 0.5") from None
+        raise argparse.ArgumentTypeError(f"{word!r} is not a number; write one such as 0.5") from None
 
 
 def standard_input() -> IO[bytes]:
     """The bytes of a pipe. Raises OptionError where the standard input is closed or a terminal."""
     if sys.stdin is None or not hasattr(sys.stdin, "buffer"):
-        raise OptionError("the standard input is closed, and - asks for a picture from it; give a path")
+        raise OptionError("- reads a picture from the standard input, which is closed; give a path")
     if sys.stdin.isatty():
-        raise OptionError("the standard input is a terminal, and - asks for a picture from it; pipe one in")
+        raise OptionError(
+            "- reads a picture from the standard input, which is a terminal; pipe a picture in, or give a path"
+        )
     return sys.stdin.buffer
 
 
@@ -285,7 +287,7 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
         for key, value in _toml(name).items():
             setting = key.replace("-", "_")
             if setting not in OPTIONS and setting not in OUTPUTS:
-                hint = hint_for(setting, [*OPTIONS, *OUTPUTS], "the names are those of fastnst stylize --help")
+                hint = hint_for(setting, [*OPTIONS, *OUTPUTS], "see fastnst stylize --help for the names")
                 raise OptionError(f"unknown option {key!r}; {hint}")
             if setting in settings:
                 raise OptionError(f"{setting} is set twice, with a dash and with an underscore; keep one")
@@ -322,7 +324,7 @@ def _toml(name: str) -> dict[str, Any]:
 
 
 def _check_output(argument: "Field[Any]", value: Any) -> None:
-    words = {bool: "true or false", int: "a whole number", str: 'a text, as in "out.png"'}
+    words = {bool: "true or false", int: "a whole number", str: 'a text such as "out.png"'}
     kind, choices = next(kind for kind in words if argument.type in (kind, kind | None)), argument.metadata["choices"]
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise OptionError(f"{argument.name} {value!r} is not {words[kind]}")

@@ -44,7 +44,7 @@ def execute_together(job: Job, *, saved: Path | None = None) -> int:
     if not are_launched():
         return execute(job, saved=saved)[0]
     if STANDARD in (job.content, *job.styles, job.options.get("init")):
-        raise OptionError("several processes cannot all read the standard input; give a path in place of -")
+        raise OptionError("several processes cannot all read the standard input; give a path instead of -")
     options = unsized_options(job.options)
     device = resolve_runtime(options.device, options.precision, options.backend).device
     with joined(device) as ranks:
@@ -85,7 +85,7 @@ def execute(job: Job, *callbacks: Callback, saved: Path | None = None, ranks: Ra
         except Exception as error:
             if is_out_of_memory(error):
                 traceback.clear_frames(error.__traceback__)  # they hold what the image is to be written with
-                message = f"out of memory; lower --size, --style-scale or --scales. {watch.rescue()}"
+                message = f"the run is out of memory; lower --size, --style-scale or --scales. {watch.rescue()}"
                 raise FastnstError(message) from None
             if watch.last is not None:
                 print(f"fastnst: {watch.rescue()}", file=sys.stderr)
@@ -172,7 +172,7 @@ class _Watch:
             path = path or rescued(lambda path: image.save(path, format="npy"), ".npy")
             if path is None:
                 raise
-            return f"{path}, for {error}"
+            return f"{path}, because {error}"
         finally:
             self.saving = False
 
@@ -235,4 +235,4 @@ def _print_summary(outputs: Outputs, result: Result) -> None:
         file=sys.stderr,
     )
     if result.stopped == "interrupted" and outputs.checkpoint is not None:
-        print(f"fastnst: go on with: fastnst resume {shlex.quote(outputs.checkpoint)} -o OUT", file=sys.stderr)
+        print(f"fastnst: to continue, type: fastnst resume {shlex.quote(outputs.checkpoint)} -o OUT", file=sys.stderr)

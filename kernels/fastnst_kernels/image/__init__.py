@@ -268,7 +268,7 @@ def _check_upstream(upstream: Tensor, image: Tensor) -> None:
     if upstream.dtype not in (*DTYPES, image.dtype):
         raise ValueError(f"upstream is {upstream.dtype}; give float32, float16 or bfloat16, or the image's dtype")
     if upstream.device != image.device:
-        raise ValueError(f"upstream is on {upstream.device}, the image on {image.device}; move it there")
+        raise ValueError(f"upstream is on {upstream.device} and the image is on {image.device}; move it there")
 
 
 def _check_adam_tensors(image: Tensor, gradient: Tensor, first: Tensor, second: Tensor) -> None:

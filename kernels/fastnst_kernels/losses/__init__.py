@@ -247,7 +247,7 @@ def tap_gradient(
     ):
         raise ValueError(
             f"upstream {tuple(upstream.shape)} {upstream.dtype} on {upstream.device} does not fit features "
-            f"{tuple(features.shape)} {features.dtype} on {features.device}"
+            f"{tuple(features.shape)} {features.dtype} on {features.device}; give it as the features are"
         )
     if backend == "reference":
         scale = difference.scale.double() * difference.factor

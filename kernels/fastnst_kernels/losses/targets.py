@@ -82,7 +82,7 @@ def blend_targets(targets: Sequence[Tensor], weights: Sequence[float]) -> Blende
         raise ValueError(f"{len(targets)} targets and {len(weights)} weights were given; give one weight for each")
     for weight in weights:
         if not (math.isfinite(weight) and weight >= 0):
-            raise ValueError(f"target weight {weight} is not a finite number of 0 or more; give one")
+            raise ValueError(f"target weight {weight} is out of range; give a finite number of 0 or more")
     total = math.fsum(weights)
     if total == 0:
         raise ValueError("all target weights are 0; give at least one above 0")
@@ -92,7 +92,7 @@ def blend_targets(targets: Sequence[Tensor], weights: Sequence[float]) -> Blende
     for target, matrix in zip(targets, matrices, strict=True):
         if matrix.ndim != 3 or matrix.shape[1:] != (channels, channels) or matrix.shape[0] not in (1, batch):
             raise ValueError(
-                f"target of shape {tuple(target.shape)} does not go with the others; give ({channels}, {channels}) or "
+                f"target of shape {tuple(target.shape)} does not match the others; give ({channels}, {channels}) or "
                 f"({batch}, {channels}, {channels}) for each"
             )
         if not target.is_floating_point():

@@ -145,7 +145,7 @@ def _checked(x: Tensor, bias: Tensor | None, backend: str) -> str:
     if not bias.is_floating_point():
         raise ValueError(f"bias is {bias.dtype}; give a floating-point bias")
     if bias.device != x.device:
-        raise ValueError(f"bias is on {bias.device}, x on {x.device}; move it there")
+        raise ValueError(f"bias is on {bias.device} and x is on {x.device}; move it there")
     if bias.requires_grad:
         raise ValueError("bias requires a gradient, which the sign bits do not give; pass bias.detach()")
     return backend
