@@ -19,7 +19,7 @@ REFUSED: dict[str, dict[str, str]] = {
     # The standard input is closed where the message says so, holds text where it is no image, and nothing elsewhere.
     "stylize {} style.png -o out.png": {
         "- ": "is not an image of a known format",
-        " -": "the standard input is closed",
+        " -": "the standard input is closed, so - has no picture",
         "missing.png": "content image 'missing.png' does not exist; check the path",
         "''": "content image '' does not exist",
         "folder": "content image 'folder' is a directory; give an image file",
@@ -52,7 +52,7 @@ REFUSED: dict[str, dict[str, str]] = {
         "resume weights/other.safetensors -o out.png": "or of an older format",
         "resume runs/cut.st -o out.png": "cannot be read: it is damaged, cut short or",
         "resume runs/altered.st -o out.png": "is not what was written",
-        "resume runs/future.st -o out.png": "has format 9, this version of fastnst reads",
+        "resume runs/future.st -o out.png": "has format 9, and this version of fastnst reads",
         "resume runs/run.st -o content.png": "content.png is also an input",
         "resume runs/run.st -o runs/run.st --format png": "runs/run.st was given for",
         "info missing.png": "missing.png' does not exist; check the path",

@@ -101,7 +101,7 @@ def test_terminals_and_closed_streams(pictures: tuple[str, str], capsys: Any, mo
     monkeypatch.setattr(sys, "stdin", Terminal(io.BytesIO()))
     refused(
         capsys,
-        "- reads a picture from the standard input, which is a terminal",
+        "the standard input is a terminal, so - has no picture",
         "stylize",
         "-",
         pictures[1],

@@ -24,12 +24,12 @@ _MOST_BYTES = 256_000_000
 
 
 class NetworkError(FastnstError):
-    """A network file that cannot be read or written."""
+    """A network file cannot be read or written."""
 
 
 @dataclass(frozen=True, eq=False)
 class NetworkFile:
-    """A network as it was read; `sha256` is the file's, `training` says how it was made."""
+    """A network from a file; `sha256` is the hash of the file, and `training` says how it was made."""
 
     network: StyleNetwork
     sha256: str
@@ -37,9 +37,9 @@ class NetworkFile:
 
 
 def save_network(path: str | os.PathLike[str], network: StyleNetwork, training: Mapping[str, Any]) -> None:
-    """Writes the network, whole or not at all; `training` says how it was made, as far as JSON goes.
+    """Writes the network, whole or not at all; `training` says how it was made, in values that JSON can hold.
 
-    Raises NetworkError where a weight is beyond float16, or the file cannot be written.
+    Raises NetworkError if a weight is beyond float16, or the file cannot be written.
     """
     tensors = {name: value.detach().cpu().half().contiguous() for name, value in network.state_dict().items()}
     if bad := [name for name, value in tensors.items() if not bool(value.isfinite().all())]:
@@ -62,7 +62,7 @@ def save_network(path: str | os.PathLike[str], network: StyleNetwork, training: 
 
 
 def load_network(path: str | os.PathLike[str] = SHIPPED) -> NetworkFile:
-    """Reads what `save_network` wrote, in float32 on the CPU; by default the network that ships.
+    """Reads a file of `save_network`, in float32 on the CPU; by default the network that comes with fastnst.
 
     Raises NetworkError for anything else.
     """

@@ -50,13 +50,13 @@ _CROPS = "crops"
 
 
 class TrainingError(FastnstError):
-    """A training that diverged, or a checkpoint that cannot be gone on with."""
+    """A training diverged, or cannot be continued from its checkpoint."""
 
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A trained network; `losses` has a smoothed loss each fiftieth step, `skipped` the photographs that were of no use
-    and why, `stopped` is None for a training that reached its end."""
+    """A trained network. `losses` has a smoothed loss for every fiftieth step, `skipped` has the photographs that could
+    not be used and the reasons, and `stopped` is None for a training that reached its end."""
 
     network: StyleNetwork
     steps: int
@@ -85,28 +85,29 @@ def train_network(
 ) -> Trained:
     """Trains a network that stylizes in one pass (Johnson, Alahi and Fei-Fei 2016), one for all `styles`.
 
-    The loss is `PerceptualLoss` with each style's own target, at square crops of `size` (default: 256) pixels, as the
-    engine computes it for `stylize`. Muon (Jordan 2024) trains the convolutions and Adam all else.
+    The loss is `PerceptualLoss` with a target for each style, at square crops of `size` (default: 256) pixels, computed
+    by the engine of `stylize`. Muon (Jordan 2024) trains the convolutions, and Adam trains everything else.
 
     Args:
-        styles: pictures as `stylize` takes them.
+        styles: pictures, as for `stylize`.
         photos: a folder of photographs, or several folders or paths.
-        output: the network's file, `.safetensors`, written whole or not at all, each `save_every` seconds and at the
-            end.
-        names: the styles' names in the file; those of their files without an ending by default.
+        output: the network's file, `.safetensors`. It is written, whole or not at all, every `save_every` seconds and
+            at the end.
+        names: the names of the styles in the file; by default those of their files, without the suffix.
         architecture: channels and blocks of a network that begins at random.
-        begin_with: a network's file that the training begins with, by default the one that ships with fastnst: its
-            convolutions, and the normalisations of the styles that have the same name. None begins at random.
-        add_to: a network's file whose convolutions and styles stay as they are: the normalisations of the new styles
-            alone are trained.
-        checkpoint: a file that keeps all of the training as often; with `resume` the training goes on from it where it
-            is there, and ends as if it had not been stopped, to the bit on a CPU (if it ends by its steps).
+        begin_with: a network's file, by default the one that comes with fastnst. The training begins with its
+            convolutions, and with the normalisations of the styles that have the same names. None begins at random.
+        add_to: a network's file whose convolutions and styles stay as they are; only the normalisations of the new
+            styles are trained.
+        checkpoint: a file for the whole state of the training, written as often. With `resume` the training continues
+            from it if it exists, with the same result as without the stop, to the bit on a CPU (if it ends by its
+            steps).
         previews: a picture file for a sheet of some photographs in all styles, written as often.
-        callback: called after each step; what is False ends the training.
-        **options: those of `PerceptualLoss`, device and precision.
+        callback: called after each step; if it returns False, the training ends.
+        **options: the options of `PerceptualLoss`, and device and precision.
 
-    Raises FastnstError for input that cannot be used; TrainingError where the loss diverges, after the last good
-    network is written.
+    Raises FastnstError for input that cannot be used, and TrainingError if the loss diverges, after it has written the
+    last good network.
     """
     check_fork()
     schedule = schedule or Schedule()
@@ -351,7 +352,7 @@ class _Training:
         return what + f"the network of step {self.step} is in {os.fsdecode(output)}; lower the learning rate"
 
     def record(self) -> dict[str, Any]:
-        """How the network was made, as far as JSON goes."""
+        """How the network was made, in values that JSON can hold."""
         steps = {"steps": self.step, "seconds": round(self.seconds, 1), "loss": self.smoothed}
         return {**self.facts, "photos": len(self.photos.paths), **steps, "versions": versions()}
 

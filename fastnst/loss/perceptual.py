@@ -60,9 +60,9 @@ class PerceptualTerms(NamedTuple):
 
 
 class PerceptualLoss(Frozen):
-    """`content_weight · content + style_weight · style + tv_weight · tv`, the objective of `stylize`, of batches.
+    """The objective of `stylize` for batches: `content_weight · content + style_weight · style + tv_weight · tv`.
 
-    The loss with which Johnson, Alahi and Fei-Fei (2016) train a network that stylizes in one pass:
+    Johnson, Alahi and Fei-Fei (2016) train networks that stylize in one pass with such a loss:
 
         perceptual = fastnst.PerceptualLoss("mosaic.jpg", size=256, style_weight=5).to(device)
         loss = perceptual(network(images), images)
@@ -73,14 +73,14 @@ class PerceptualLoss(Frozen):
     weights and the style's targets move with the module, and are not saved with it.
 
     Args:
-        style: the style image or images, as `stylize` takes them; None with `style_weight=0`.
+        style: the style image or images, as for `stylize`; None with `style_weight=0`.
         extractor: the network, shared with another `PerceptualLoss` of the same options; None to load it.
-        **options: those of `stylize` that say what the loss is: preset, content_weight, style_weight, tv_weight,
+        **options: the options of `stylize` that define the loss: preset, content_weight, style_weight, tv_weight,
             tv_kind, tv_reduction, style_weights, content_layers, style_layers, objective, content_reduction,
-            style_reduction, pooling, padding, network, weights, filter_scaling, backend; and size ·
-            style_scale, the edge in pixels (`edge`) at which the styles are looked at.
+            style_reduction, pooling, padding, network, weights, filter_scaling, backend; and size · style_scale, the
+            edge in pixels (`edge`) at which the styles are looked at.
 
-    Raises FastnstError for input that cannot be used; its subclasses say which.
+    Raises a subclass of FastnstError for input that cannot be used.
     """
 
     @torch.inference_mode(False)
@@ -118,7 +118,7 @@ class PerceptualLoss(Frozen):
         """The loss of each image, term by term.
 
         images: (B, 3, H, W), floating, RGB in 0…1 or somewhat beyond.
-        content: (1 or B, 3, H, W), what each shall show; it gets no gradient. None with `content_weight=0`.
+        content: (1 or B, 3, H, W), the content of each image; it gets no gradient. None with `content_weight=0`.
 
         Under autocast the network runs in its dtype; Gram matrices, sums and the total variation are float32.
         """

@@ -21,17 +21,19 @@ Tap = Callable[[Tensor], Tensor]
 
 
 class FeatureExtractor(Frozen):
-    """VGG's features of a batch of images; its weights move with it, and are neither trained nor saved.
+    """Computes VGG's features of a batch of images. The weights move with the module, and are neither trained nor
+    saved.
 
         extractor = FeatureExtractor("imagenet", layers=["conv1_1", "conv4_2"])
         extractor(images)["conv4_2"]                       # (B, 512, H/8, W/8)
 
     Args:
-        weights: a `spec` of `load_weights`, or the `Weights` that it gave.
+        weights: a `spec` for `load_weights`, or the `Weights` that it returned.
         network: "vgg19" or "vgg16"; `Weights` have their own.
-        layers: the layers whose features are wanted, as `conv4_2` or `relu4_2` (the same: features after the ReLU).
+        layers: the layers whose features you want, such as `conv4_2` or `relu4_2` (both mean the features after the
+            ReLU).
         pooling: "avg" or "max".
-        padding: of the first convolution, "zeros" or "replicate".
+        padding: the padding of the first convolution, "zeros" or "replicate".
 
     Raises OptionError for an unknown network, layer, pooling or padding; WeightsError as `load_weights` does.
     """
@@ -81,7 +83,7 @@ class FeatureExtractor(Frozen):
         return self.features(images, self.layers)
 
     def features(self, images: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
-        """The features of some of its layers, by their canonical names; nothing is computed beyond them."""
+        """The features of some of the layers, by their canonical names; it computes nothing beyond them."""
         kept: dict[str, Tensor] = {}
 
         def keep(name: str) -> Tap:

@@ -88,9 +88,9 @@ def _is_heeded(name: str, values: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The options of a run, complete and checked; `resolve_options` makes one from a preset and what is given.
+    """The options of a run, complete and checked; `resolve_options` makes them from a preset and the given values.
 
-    Raises OptionError where a value has a wrong type, is out of range, or contradicts another one.
+    Raises OptionError if a value has a wrong type, is out of range, or contradicts another one.
     """
 
     preset: str = _option(
@@ -397,12 +397,12 @@ class Options:
 
     @property
     def active_content_layers(self) -> LayerWeights:
-        """The content layers whose weight counts: none where the content weight is 0."""
+        """The content layers that count; there are none if the content weight is 0."""
         return tuple((name, weight) for name, weight in self.content_layers if weight > 0 and self.content_weight > 0)
 
     @property
     def active_style_layers(self) -> LayerWeights:
-        """The style layers whose weight counts: none where the style weight is 0."""
+        """The style layers that count; there are none if the style weight is 0."""
         return tuple((name, weight) for name, weight in self.style_layers if weight > 0 and self.last_style_weight > 0)
 
     @property

@@ -29,7 +29,7 @@ _FREE = ("init", "masks", "device", "tile", "max_memory", "max_pixels")
 
 
 class CheckpointError(FastnstError):
-    """A checkpoint that cannot be written, read or gone on with."""
+    """A checkpoint cannot be written, read or continued from."""
 
 
 @contextlib.contextmanager

@@ -41,9 +41,9 @@ _STRETCH = 1.02
 
 @dataclass(frozen=True)
 class Canvas:
-    """A stand-in for a content picture, of which only the height and width in pixels are known, each 2 to 65535.
+    """A stand-in for a content picture, with only its height and width in pixels, each 2 to 65535.
 
-    Raises OptionError for others.
+    Raises OptionError for other sizes.
     """
 
     height: int

@@ -259,11 +259,9 @@ def number(word: str) -> float:
 def standard_input() -> IO[bytes]:
     """The bytes of a pipe. Raises OptionError where the standard input is closed or a terminal."""
     if sys.stdin is None or not hasattr(sys.stdin, "buffer"):
-        raise OptionError("- reads a picture from the standard input, which is closed; give a path")
+        raise OptionError("the standard input is closed, so - has no picture to read; give a path")
     if sys.stdin.isatty():
-        raise OptionError(
-            "- reads a picture from the standard input, which is a terminal; pipe a picture in, or give a path"
-        )
+        raise OptionError("the standard input is a terminal, so - has no picture to read; pipe one in, or give a path")
     return sys.stdin.buffer
 
 
