@@ -143,7 +143,7 @@ def test_an_image_that_cannot_be_written_there_is_saved_elsewhere(
     assert rescued.suffix == ".webp"
     assert read_parameters(rescued)["final"]["iteration"] >= 1
     said = capsys.readouterr().err
-    assert f"is in {rescued}, for output '{folder / 'out.webp'}'" in said
+    assert f"is in {rescued}, because output '{folder / 'out.webp'}'" in said
     assert said.count(rescued.name) == 1
 
 

@@ -195,7 +195,7 @@ def test_rerun_refuses_other_inputs(made: Path, pictures: tuple[str, str], tmp_p
     array = np.asarray(Image.open(pictures[0])).copy()
     array[0, 0] ^= 1
     Image.fromarray(array).save(pictures[0])
-    refused(capsys, "is not the picture that the image was made of", "rerun", str(made), "-o", remade)
+    refused(capsys, "is not the picture that the image was made from", "rerun", str(made), "-o", remade)
     assert cli.main(["rerun", str(made), "-o", remade, "--changed"]) == 0
     printed = capsys.readouterr().err
     assert "is not the picture that the image was made from; the run continues with this one" in printed
@@ -206,7 +206,7 @@ def test_rerun_refuses_other_inputs(made: Path, pictures: tuple[str, str], tmp_p
 
 def test_rerun_refuses_another_start(made: Path, pictures: tuple[str, str], tmp_path: Path, capsys: Any) -> None:
     command = ["rerun", str(made), "-o", str(tmp_path / "again.png"), "--init"]
-    refused(capsys, "is not the picture that the image was made of", *command, pictures[0])
+    refused(capsys, "is not the picture that the image was made from", *command, pictures[0])
 
 
 @pytest.mark.parametrize("name", [r"\\server\share\content.png", "//server/share/content.png", r"\/server\content.png"])

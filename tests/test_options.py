@@ -104,7 +104,7 @@ REFUSED = [
     ({"style_weights": [0, 0]}, "the style weights are all 0"),
     ({"style_weights": "1,a"}, "style weight 'a' is not a number"),
     ({"iterations": "5,1.5"}, "iterations 1.5 is not a whole number"),
-    ({"scales": "64,many"}, "scales '64,many' is neither auto, nor none"),
+    ({"scales": "64,many"}, "scales '64,many' is not possible; give auto, none"),
     ({"content_weight": 0, "style_weight": 0}, "content weight and style weight are both 0"),
     ({"style_layers": "conv6_1"}, "unknown layer 'conv6_1' of vgg19; its layers are: conv1_1"),
     ({"style_layers": "conv3_4", "network": "vgg16"}, "unknown layer 'conv3_4' of vgg16"),
@@ -115,7 +115,7 @@ REFUSED = [
     ({"style_layers": ["conv1_1", "relu1_1"]}, "style layer conv1_1 is named twice"),
     ({"content_layers": "conv4_2=0"}, "the weights of the content layers are all 0"),
     ({"scales": 0}, "0 scales were asked for; give 1 to 12"),
-    ({"scales": "many"}, "scales 'many' is neither auto, nor none"),
+    ({"scales": "many"}, "scales 'many' is not possible; give auto, none"),
     ({"scales": [256, 128]}, "do not grow"),
     ({"scales": [128, 256], "size": 512}, "the last scale, 256, is not the size, 512"),
     ({"optimizer": "sgd"}, "unknown optimizer 'sgd'; choose one of: lbfgs, adam"),
@@ -130,8 +130,8 @@ REFUSED = [
     ({"scales": []}, "scales () are too small"),
     ({"scales": [-5, 48]}, "are too small; give at least one, each 2 pixels or more"),
     ({"style_weights": []}, "no style weights were given"),
-    ({"content_layers": None}, "content layers None are neither names"),
-    ({"style_layers": 5}, "style layers 5 are neither names"),
+    ({"content_layers": None}, "content layers None are not possible; give names"),
+    ({"style_layers": 5}, "style layers 5 are not possible; give names"),
     ({"device": None}, "device None is neither a name"),
     ({"preset": ["gatys"]}, "unknown preset ['gatys']"),
     ({"pooling": 3}, "pooling 3 is not a name"),
@@ -191,7 +191,7 @@ def test_memory() -> None:
         ),
         *((parse_memory, given, "less than a megabyte; write its unit") for given in ("8", 8, "0GB", "900kB")),
         *(
-            (parse_tile, given, "is neither auto, nor none, nor a number of pixels")
+            (parse_tile, given, "is not possible; give auto, none, or a number of pixels")
             for given in ("512px", "", "-512", "1.5", 512.0, True, [512])
         ),
         *((parse_tile, given, r"(tile .* is too small|neither auto)") for given in ("0", 0, -16)),

@@ -120,8 +120,8 @@ def test_what_is_not_of_the_checkpoint_is_refused(pictures: tuple[Path, Path], t
     checkpoint = tmp_path / "run.ckpt"
     stopped_at(2, pictures, checkpoint)
     for given, message in (
-        ({"content": style}, r"content image .* is not the one that the run was made of"),
-        ({"style": content}, r"style image .* is not the one that the run was made of"),
+        ({"content": style}, r"content image .* is not the one that the run was made from"),
+        ({"style": content}, r"style image .* is not the one that the run was made from"),
         ({"style": [style, content]}, "was made from 1 style image, not 2"),
     ):
         with pytest.raises(fastnst.CheckpointError, match=message):
@@ -264,7 +264,7 @@ def test_the_command_refuses_what_is_no_checkpoint(
         (["resume", str(pictures[0]), "-o", out], "fastnst: "),
         (["resume", missing, "-o", out], "does not exist"),
         ([*run, missing], "the folder"),
-        (["resume", checkpoint, "-o", out, "--content", str(pictures[1])], "is not the one that the run was made of"),
+        (["resume", checkpoint, "-o", out, "--content", str(pictures[1])], "is not the one that the run was made from"),
         (["resume", checkpoint, "-o", checkpoint], "fastnst: "),
     ):
         assert cli.main(arguments) == 1

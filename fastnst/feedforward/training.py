@@ -401,7 +401,7 @@ class _Training:
             known = contents["kind"] == _KIND and contents["format"] == _FORMAT
             place = {name: type(getattr(self, name))(facts["place"][name]) for name in _PLACE}
         except FileNotFoundError:
-            raise TrainingError(f"{what} does not exist") from None
+            raise TrainingError(f"{what} does not exist; check the path") from None
         except Exception as error:
             raise TrainingError(
                 f"{what} is not a checkpoint of a training, or it is damaged; give the file that --checkpoint wrote, "

@@ -340,7 +340,7 @@ class Options:
         None, "take at most this much memory, such as 8GB", shown="what is free", metavar="SIZE"
     )
     max_pixels: int = _option(
-        MAX_PIXELS, "refuse pictures of more pixels; this guards against files that claim to be huge", minimum=4
+        MAX_PIXELS, "refuse pictures with more pixels; this guards against files that claim to be huge", minimum=4
     )
 
     def __post_init__(self) -> None:

@@ -148,7 +148,7 @@ def parse_scales(value: Any) -> Scales:
     is_text = isinstance(value, str)
     if (not isinstance(value, Iterable) or is_text) and not all(isinstance(edge, Integral) for edge in items or [""]):
         raise OptionError(
-            f"scales {value!r} is neither auto, nor none, nor a number of scales, nor a list of long edges in pixels"
+            f"scales {value!r} is not possible; give auto, none, a number of scales, or a list of long edges in pixels"
         )
     edges = tuple(_integer("scale", edge) for edge in items)
     if len(edges) == 1 and (is_text or not isinstance(value, Iterable)):
@@ -214,7 +214,7 @@ def parse_tile(value: Any) -> int | str:
     if isinstance(word, str) and word.isdecimal() and len(word) <= _MEMORY_BITS:
         word = int(word)
     if isinstance(word, bool) or not isinstance(word, int):
-        raise OptionError(f"tile {value!r} is neither auto, nor none, nor a number of pixels")
+        raise OptionError(f"tile {value!r} is not possible; give auto, none, or a number of pixels")
     if word.bit_length() > _MEMORY_BITS:
         raise OptionError("tile is larger than any picture; give a number of pixels, auto or none")
     if word < 1:
@@ -310,7 +310,7 @@ def _layers(spoken: str, value: Any, network: str) -> LayerWeights:
         words = [word for item in ([value] if isinstance(value, str) else value) for word in _layer_words(item)]
         named = [_named_layer(word, len(words)) for word in words]
     else:
-        raise OptionError(f"{spoken} {value!r} are neither names nor a mapping from name to weight")
+        raise OptionError(f"{spoken} {value!r} are not possible; give names, or a mapping from name to weight")
     layers = tuple((canonical_layer(layer, network), weight) for layer, weight in named)
     if not layers:
         raise OptionError(

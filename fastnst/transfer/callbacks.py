@@ -87,7 +87,7 @@ chain = Chain
 
 def _check_count(name: str, count: object, unit: str) -> None:
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise OptionError(f"{name} {count!r} is not a whole number of {unit}, 1 or more")
+        raise OptionError(f"{name} {count!r} is out of range; give a whole number of {unit}, 1 or more")
 
 
 class _Every:

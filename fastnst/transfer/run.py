@@ -77,7 +77,7 @@ class Watch:
         if every is not None and (not isinstance(every, int) or every < 1):
             raise OptionError(f"callback_every is {every!r}; give a whole number of 1 or more, or None")
         if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
-            raise OptionError(f"checkpoint_every {seconds!r} is not a number of seconds, 0 or more")
+            raise OptionError(f"checkpoint_every {seconds!r} is out of range; give a number of seconds, 0 or more")
         if self.checkpoint is not None:
             check_checkpoint(Path(self.checkpoint))
 

@@ -62,7 +62,7 @@ class VideoOptions:
     rate: float | None = _option(
         None, "convert the clip to this many frames a second first (default: its own; 24 for a folder)", "X"
     )
-    max_frames: int = _option(_MOST_FRAMES, "refuse a clip of more frames than this", "N")
+    max_frames: int = _option(_MOST_FRAMES, "refuse a clip with more frames than this", "N")
     sound: bool = _option(True, "leave the clip's sound out")
     temporal_weight: float = _option(
         4000.0,
@@ -192,7 +192,7 @@ def read_track(name: str, value: Any) -> Track | None:
     times, values = (tuple(part) for part in zip(*known, strict=True)) if known else ((), ())
     if not times or len(set(times)) < len(times) or len({len(held) for held in values}) > 1:
         raise OptionError(
-            f"{spoken} {value!r} is not a track: give numbers, as many at each moment, and each moment once, such as "
+            f"{spoken} {value!r} is not a track; give numbers, as many at each moment, and each moment once, such as "
             '"0:1,0 5s:0,1"'
         )
     return Track(times, values)

@@ -316,7 +316,7 @@ def _toml(name: str) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise OptionError("it is not text in UTF-8; save it as UTF-8") from None
     except RecursionError:
-        raise OptionError("it cannot be read as TOML, because it nests too deeply") from None
+        raise OptionError("it nests too deeply to be read as TOML; check the path") from None
     except ValueError as error:  # TOMLDecodeError, and what Python says of a number of thousands of digits
         raise OptionError(f"it is not TOML: {error}; see toml.io for how it is written") from None
 
@@ -325,7 +325,7 @@ def _check_output(argument: "Field[Any]", value: Any) -> None:
     words = {bool: "true or false", int: "a whole number", str: 'a text such as "out.png"'}
     kind, choices = next(kind for kind in words if argument.type in (kind, kind | None)), argument.metadata["choices"]
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise OptionError(f"{argument.name} {value!r} is not {words[kind]}")
+        raise OptionError(f"{argument.name} {value!r} is not possible; give {words[kind]}")
     if choices and value not in choices:
         raise OptionError(f"unknown {argument.name} {value!r}; choose one of: {', '.join(choices)}")
 

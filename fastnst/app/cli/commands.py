@@ -267,7 +267,7 @@ def _add_grid(commands: Any) -> None:
     _add_styles(parser)
     add_output(parser, "write the sheet here; - writes it to stdout")
     for axis, example in (("down", "style_layers conv1_1 conv1_1,conv2_1"), ("across", "style_weight 10 100 1000")):
-        meaning = f"give an option and its values, as --{axis} {example}; commas join several into one "
+        meaning = f"give an option and its values, such as --{axis} {example}; commas join several into one "
         _add(parser, f"--{axis} OPTION", f"{meaning}value", nargs="+")
     _add_sheet(parser, "the size, 384 at most", keep="each result")
     _add_quiet(parser)

@@ -229,7 +229,7 @@ class App:
     async def _continue(self, call: Call) -> Response:
         size = (await _json(call)).get("size")
         if not isinstance(size, int) or isinstance(size, bool):
-            raise OptionError("the size to continue at is not a whole number of pixels")
+            raise OptionError("the size to continue at is not a whole number of pixels; load the page again")
         return self._join(continued(self._result(call), self._session.next_number, size))
 
     def _join(self, request: Request) -> Response:
