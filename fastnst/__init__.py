@@ -1,6 +1,6 @@
 """fastnst: neural style transfer by optimisation, exact to Gatys, Ecker and Bethge (2016).
 
-The names below are loaded when they are first used, so that `import fastnst` costs nothing.
+Each name is loaded when you first use it, so `import fastnst` costs nothing.
 """
 
 import os
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-# Torch reads it when it is imported: threads that wait by spinning make a run ten times slower beside another process.
+# Torch reads it when it is imported. Threads that spin while they wait make a run ten times slower beside another one.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 if TYPE_CHECKING:

@@ -2,9 +2,9 @@
 
 
 class FastnstError(ValueError):
-    """Base of every error that fastnst raises for bad input; the command prints it without a traceback.
+    """The base of every error that fastnst raises for bad input; the command prints it without a traceback.
 
-    It is in one line, also where a file's own words are in it.
+    The message is one line, even if it quotes a file.
     """
 
     def __str__(self) -> str:
@@ -16,7 +16,7 @@ class Interrupted(Exception):
 
 
 class FastnstWarning(UserWarning):
-    """Something is not as it was meant to be, and the run goes on; the command prints it in one line."""
+    """Something is not as you may expect, and the run continues; the command prints the warning in one line."""
 
 
 class OptionError(FastnstError):
@@ -24,7 +24,7 @@ class OptionError(FastnstError):
 
 
 class RangeError(FastnstError):
-    """A constant of the loss is beyond its dtype's range; another arithmetic of the network may have it within."""
+    """A constant of the loss is beyond the range of its dtype; another precision of the network may help."""
 
 
 class ImageError(FastnstError):
@@ -33,3 +33,8 @@ class ImageError(FastnstError):
 
 class WeightsError(FastnstError):
     """A weights file is missing, damaged, of the wrong shape, or could not be fetched."""
+
+
+def counted(count: int, noun: str) -> str:
+    """The count with its noun, for a message: `1 style`, `2 styles`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -27,6 +27,6 @@ def check_fork(elements: int = _SHARED_ELEMENTS) -> None:
         return
     if _first_process() != os.getpid() and torch.get_num_threads() > 1:
         raise FastnstError(
-            "this process was forked from one that had run, and torch's threads did not come along; start processes "
-            "by spawn, or call torch.set_num_threads(1) in this one first"
+            "this process was forked after a run, and torch's threads do not survive a fork; start processes with "
+            "spawn, or call torch.set_num_threads(1) in this one first"
         )

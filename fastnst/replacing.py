@@ -69,7 +69,7 @@ def newest(path: Path, read: Callable[[Path], _Contents]) -> _Contents:
             contents = read(before)
         except (FastnstError, ValueError):  # ValueError: what is no path
             raise error from None
-        warnings.warn(f"{error}; going on from the checkpoint before it, {before}", FastnstWarning, stacklevel=3)
+        warnings.warn(f"{error}; fastnst uses the checkpoint before it, {before}", FastnstWarning, stacklevel=3)
         return contents
 
 

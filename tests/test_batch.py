@@ -181,7 +181,7 @@ def test_a_worker_that_cannot_start_fails_the_rows(folders: Path, capfd: Any, mo
     monkeypatch.setattr("fastnst.app.batch.workers._MOST_STILLBORN", 1)
     outcomes = list(run_batch(all_pairs(folders), ProcessPool(1, threads=0)))
     assert [outcome.status for outcome in outcomes] == ["failed"] * 4
-    assert outcomes[-1].error == "a worker could not start; see above, or lower --workers"
+    assert outcomes[-1].error == "a worker could not start; read its message above, or lower --workers"
     assert "set_num_threads expects a positive integer" in capfd.readouterr().err
 
 
@@ -218,7 +218,7 @@ def test_ctrl_c_ends_it_cleanly_and_it_can_be_gone_on_with(folders: Path) -> Non
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, err
     assert json.loads(out)["status"] == "interrupted"
-    assert "stopping after the present iterations" in err
+    assert "each picture stops after its present iteration" in err
     assert "saved 1 picture to " in err
     assert ", 1 not made" in err
     assert "Traceback" not in err
@@ -244,7 +244,7 @@ def test_ray_that_is_absent_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_cluster_without_processors_is_told() -> None:
     nodes = [{"Alive": False, "Resources": {"CPU": 8.0}}, {"Alive": True, "Resources": {"memory": 1.0}}]
-    with pytest.raises(FastnstError, match="no machine of the Ray cluster has a CPU for us"):
+    with pytest.raises(FastnstError, match="no machine of the Ray cluster offers a CPU"):
         _resources(SimpleNamespace(nodes=lambda: nodes), 2, on_gpu=False)
 
 

@@ -227,7 +227,7 @@ def test_tensorboard(tmp_path: Path) -> None:
     [
         (lambda at: Preview(at / "a.png", seconds=-1), "out of range"),
         (lambda at: Frames(at / "a.xyz", every=1), "unknown extension"),
-        (lambda at: Frames(at / "a.png", every=0), "every 0 is not a whole number"),
+        (lambda at: Frames(at / "a.png", every=0), "every 0 is out of range; give a whole number"),
         (lambda at: Movie(at / "a.gif", frames_per_second=0), "frames per second"),
         (lambda at: Movie(at / "a.gif", longest_side=1), "longest side"),
         (lambda at: EarlyStop(patience=0), "patience 0"),

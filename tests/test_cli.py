@@ -143,7 +143,7 @@ def test_an_image_that_cannot_be_written_there_is_saved_elsewhere(
     assert rescued.suffix == ".webp"
     assert read_parameters(rescued)["final"]["iteration"] >= 1
     said = capsys.readouterr().err
-    assert f"is in {rescued}, for output '{folder / 'out.webp'}'" in said
+    assert f"is in {rescued}, because output '{folder / 'out.webp'}'" in said
     assert said.count(rescued.name) == 1
 
 
@@ -221,7 +221,7 @@ def test_an_interrupted_run_saves_its_image_and_says_so(
     code, printed = signalled(words, tmp_path / "out_00002.png", number)
     assert code == 130
     assert "interrupted; saved the image so far" in printed
-    assert f"go on with: fastnst resume {tmp_path / 'run.state'} -o OUT" in printed
+    assert f"to continue, type: fastnst resume {tmp_path / 'run.state'} -o OUT" in printed
     assert read_parameters(tmp_path / "out.png")["stopped"] == "interrupted"
 
 

@@ -99,13 +99,22 @@ def test_terminals_and_closed_streams(pictures: tuple[str, str], capsys: Any, mo
             return True
 
     monkeypatch.setattr(sys, "stdin", Terminal(io.BytesIO()))
-    refused(capsys, "the standard input is a terminal", "stylize", "-", pictures[1], "-o", "out.png", *FAST)
+    refused(
+        capsys,
+        "the standard input is a terminal, so - has no picture",
+        "stylize",
+        "-",
+        pictures[1],
+        "-o",
+        "out.png",
+        *FAST,
+    )
     monkeypatch.setattr(sys, "stdin", None)
     refused(capsys, "the standard input is closed", "stylize", "-", pictures[1], "-o", "out.png", *FAST)
     with monkeypatch.context() as context:
         context.setattr(sys, "stdout", Terminal(io.BytesIO()))
         assert stylize(*pictures, "-o", "-") == 1
-    assert "the standard output is a terminal; redirect it" in capsys.readouterr().err
+    assert "the standard output, which is a terminal; redirect it" in capsys.readouterr().err
 
 
 def test_outputs_on_the_way(tmp_path: Path, pictures: tuple[str, str]) -> None:
@@ -163,10 +172,10 @@ def test_rerun_finds_what_was_moved(made: Path, tmp_path: Path, capsys: Any, mon
         shutil.move(folder / name, tmp_path / f"new-{name}")
     at = {"image": str(folder / "out.png"), "content": str(tmp_path / "new-content.png")}
     style = str(tmp_path / "new-style.png")
-    refused(capsys, "say where with --content PATH --styles PATH --init PATH", "rerun", at["image"], "-o", remade)
+    refused(capsys, "give the path with --content PATH --styles PATH --init PATH", "rerun", at["image"], "-o", remade)
     refused(
         capsys,
-        "say where with --styles PATH --init PATH",
+        "give the path with --styles PATH --init PATH",
         "rerun",
         at["image"],
         "-o",
@@ -175,10 +184,10 @@ def test_rerun_finds_what_was_moved(made: Path, tmp_path: Path, capsys: Any, mon
         at["content"],
     )
     most = ["rerun", at["image"], "-o", remade, "--content", at["content"], "--styles", style]
-    refused(capsys, "say where with --init PATH", *most)
+    refused(capsys, "give the path with --init PATH", *most)
     assert cli.main([*most, "--init", style]) == 0
     assert "every pixel is the same" in capsys.readouterr().err
-    refused(capsys, "you gave 2 styles, and the image was made of 1", *most, style)
+    refused(capsys, "you gave 2 styles, and the image was made from 1", *most, style)
 
 
 def test_rerun_refuses_other_inputs(made: Path, pictures: tuple[str, str], tmp_path: Path, capsys: Any) -> None:
@@ -186,10 +195,10 @@ def test_rerun_refuses_other_inputs(made: Path, pictures: tuple[str, str], tmp_p
     array = np.asarray(Image.open(pictures[0])).copy()
     array[0, 0] ^= 1
     Image.fromarray(array).save(pictures[0])
-    refused(capsys, "is not the picture that the image was made of", "rerun", str(made), "-o", remade)
+    refused(capsys, "is not the picture that the image was made from", "rerun", str(made), "-o", remade)
     assert cli.main(["rerun", str(made), "-o", remade, "--changed"]) == 0
     printed = capsys.readouterr().err
-    assert "is not the picture that the image was made of; going on with this one" in printed
+    assert "is not the picture that the image was made from; the run continues with this one" in printed
     assert "of the pixels differ, by at most" in printed or "every pixel is the same" in printed
     assert cli.main(["rerun", str(made), "-o", pictures[1], "--changed"]) == 1
     assert "is also an input" in capsys.readouterr().err
@@ -197,7 +206,7 @@ def test_rerun_refuses_other_inputs(made: Path, pictures: tuple[str, str], tmp_p
 
 def test_rerun_refuses_another_start(made: Path, pictures: tuple[str, str], tmp_path: Path, capsys: Any) -> None:
     command = ["rerun", str(made), "-o", str(tmp_path / "again.png"), "--init"]
-    refused(capsys, "is not the picture that the image was made of", *command, pictures[0])
+    refused(capsys, "is not the picture that the image was made from", *command, pictures[0])
 
 
 @pytest.mark.parametrize("name", [r"\\server\share\content.png", "//server/share/content.png", r"\/server\content.png"])

@@ -90,12 +90,12 @@ def test_a_font_from_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("cells", "options", "said"),
     [
-        ([], {}, "a sheet without pictures"),
-        ([[None], []], {}, "a sheet without pictures"),
+        ([], {}, "no picture was given for the sheet"),
+        ([[None], []], {}, "no picture was given for the sheet"),
         ([[filled(RED)]], {"cell": 4}, "cells of 4 pixels are too small"),
-        ([[filled(RED)]], {"row_labels": ["a", "b"]}, "2 row labels for 1 rows"),
-        ([[filled(RED)]], {"column_labels": ["a", "b"]}, "2 column labels for 1 columns"),
-        ([[filled(RED)]], {"captions": [["a", "b"]]}, "captions are not in rows"),
+        ([[filled(RED)]], {"row_labels": ["a", "b"]}, "2 row labels for 1 row;"),
+        ([[filled(RED)]], {"column_labels": ["a", "b"]}, "2 column labels for 1 column;"),
+        ([[filled(RED)]], {"captions": [["a", "b"]]}, "captions are not arranged like the cells"),
         ([[filled(RED)] * 30] * 30, {"cell": 2000}, "the sheet would be .* pixels; use smaller cells"),
     ],
 )

@@ -219,7 +219,7 @@ def test_memory_that_runs_out_for_one(where: str, call: int, tmp_path: Path) -> 
     """While the content is looked at, in the first pass, and in the second: all go on with smaller tiles."""
     for difference, warned in run_together(2, short_of_memory, tmp_path, where, call):
         assert difference < 1e-5
-        assert sum("memory ran out; going on with tiles of" in each for each in warned) == 1
+        assert sum("memory ran out; the run continues with tiles of" in each for each in warned) == 1
 
 
 @pytest.mark.parametrize(("size", "name"), [(2, "adam"), (2, "scalar"), (2, "line search"), (4, "lbfgs")])

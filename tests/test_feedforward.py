@@ -114,11 +114,15 @@ def test_blends_lie_between_the_styles() -> None:
 @pytest.mark.parametrize(
     ("blend", "style", "said"),
     [
-        ([1], None, "1 blend weights for 2 styles (a, b); give one for each, or name them, as in a=0.3 b=0.7"),
+        (
+            [1],
+            None,
+            "you gave 1 blend weight for 2 styles (a, b); give one for each, or name them, such as a=0.3 b=0.7",
+        ),
         ([1, -1], None, "weights must be 0 or more, and not all 0"),
         ([0, 0], None, "not all 0"),
         ([1, float("nan")], None, "0 or more"),
-        (["x", "y"], None, "give one for each style, as in 0.3 0.7"),
+        (["x", "y"], None, "give one for each style, such as 0.3 0.7"),
         ({"a": 1, "c": 1}, None, "no style 'c'; choose one of: a, b"),
         (None, "c", "no style 'c'; choose one of: a, b"),
         ([1, 1], "a", "give one of them"),
@@ -237,7 +241,7 @@ def test_a_training_goes_on_from_the_checkpoint_before_a_damaged_one(places: Pat
         if damaged is not None:
             checkpoint.write_bytes(damaged)
         steps.clear()
-        with pytest.warns(FastnstWarning, match="going on from the checkpoint before it"):
+        with pytest.warns(FastnstWarning, match="fastnst uses the checkpoint before it"):
             resumed = trained(
                 places, 6, checkpoint=checkpoint, resume=True, callback=lambda progress: steps.append(progress.step)
             )
@@ -432,12 +436,18 @@ def changed(path: Path, **facts: Any) -> Path:
         (lambda path: path.write_bytes(path.read_bytes()[:-100]), "is not a network of fastnst, or it is damaged"),
         (lambda path: save_file({"x": torch.zeros(1)}, path), "is not a network of fastnst"),
         (lambda path: changed(path, format=2), "has format 2, and this version of fastnst reads 1"),
-        (lambda path: changed(path, architecture={"channels": 8, "blocks": 1}), "its weights are not those"),
-        (lambda path: changed(path, architecture={"channels": 10**9, "blocks": 1}), "its weights are not those"),
-        (lambda path: changed(path, styles=["a"]), "its weights are not those"),
-        (lambda path: changed(path, styles=5), "its weights are not those"),
-        (lambda path: changed(path, styles=["a"] * 10**6), "its weights are not those"),
-        (lambda path: changed(path, training=[1]), "its weights are not those"),
+        (
+            lambda path: changed(path, architecture={"channels": 8, "blocks": 1}),
+            "its weights do not match its description",
+        ),
+        (
+            lambda path: changed(path, architecture={"channels": 10**9, "blocks": 1}),
+            "its weights do not match its description",
+        ),
+        (lambda path: changed(path, styles=["a"]), "its weights do not match its description"),
+        (lambda path: changed(path, styles=5), "its weights do not match its description"),
+        (lambda path: changed(path, styles=["a"] * 10**6), "its weights do not match its description"),
+        (lambda path: changed(path, training=[1]), "its weights do not match its description"),
     ],
 )
 def test_bad_network_files(kept: Path, damage: Callable[[Path], Any], said: str) -> None:
@@ -466,7 +476,7 @@ def test_a_picture_keeps_its_alpha_and_its_colours(kept: Path, tmp_path: Path) -
 
 
 def test_what_an_applier_refuses(kept: Path) -> None:
-    with pytest.raises(ImageError, match="would be 11×40 pixels, and the network takes 12 a side or more"):
+    with pytest.raises(ImageError, match="would be 11×40 pixels, and the network needs 12 or more on each side"):
         apply_network(kept, torch.rand(3, 40, 11), precision="fp32")
     for given, said in (({"size": 11}, "size 11 is too small"), ({"preserve_color": "all"}, "unknown preserve color")):
         with pytest.raises(OptionError, match=said):
@@ -498,10 +508,10 @@ def test_the_commands(places: Path, tmp_path: Path, capsys: Any) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["apply", "NET"], "no picture given"),
+        (["apply", "NET"], "no picture was given"),
         (["apply", "NET", "PICTURE"], "give both"),
         (["apply", "NET", "PICTURE", "-o", "out.xyz"], "unknown extension '.xyz'"),
-        (["apply", "NET", "PICTURE", "-o", "out.png", "--blend", "1"], "1 blend weights for 2 styles"),
+        (["apply", "NET", "PICTURE", "-o", "out.png", "--blend", "1"], "1 blend weight for 2 styles"),
         (["apply", "BROKEN", "PICTURE", "-o", "out.png"], "is not a network of fastnst"),
         (["apply", "NET", "FOLDER", "-o", "FOLDER"], "would be overwritten"),
         (["apply", "NET", "--onnx", "net.txt"], "end it in .onnx"),

@@ -77,7 +77,7 @@ def test_features_beyond_float16_at_the_first_image(
     stylizer = Stylizer(patches(3, 32, 32), weights=path, size=32, scales=None, iterations=2, device="cpu", **options)
     stylizer.runtime = Runtime(torch.device("cpu"), "fp16", torch.float16, tf32=False, winograd=False, backend="auto")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
-    with pytest.warns(FastnstWarning, match=f"float16 cannot hold the values .* goes on in {precision}"):
+    with pytest.warns(FastnstWarning, match=f"float16 cannot hold the values .* continues in {precision}"):
         result = stylizer(patches(1, 32, 32))
     assert result.parameters["precision"] == stylizer.runtime.precision == precision
     assert result.losses[-1].total < result.losses[0].total

@@ -134,7 +134,7 @@ def test_lab(tmp_path: Path) -> None:
     lab.info.clear()
     picture = load_image(lab)
     assert torch.allclose(picture.rgb.mean((1, 2)) * 255, torch.tensor([200.0, 60, 20]), atol=4)
-    refused(saved(lab, tmp_path / "a.tif"), "in a form that is not supported here", "save it as PNG, TIFF or JPEG")
+    refused(saved(lab, tmp_path / "a.tif"), "in a form that fastnst does not support", "save it as PNG, TIFF or JPEG")
 
 
 @pytest.mark.parametrize("extension", ["gif", "png", "webp", "tif"])
@@ -144,7 +144,7 @@ def test_first_frame_of_several(tmp_path: Path, extension: str) -> None:
     path = saved(red, tmp_path / f"a.{extension}", save_all=True, append_images=[blue], **options)
     with Image.open(path) as opened:
         for source in (path, io.BytesIO(Path(path).read_bytes()), opened):
-            with pytest.warns(FastnstWarning, match="has 2 frames or pages, and the first is taken"):
+            with pytest.warns(FastnstWarning, match="has 2 frames or pages, and fastnst uses the first"):
                 assert load_image(source).rgb[:, 0, 0].tolist() == [1, 0, 0]
         if extension != "png":
             opened.seek(1)
@@ -207,17 +207,17 @@ UNREAD = {
 def test_a_format_that_is_not_read_is_named(name: str, tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(UNREAD[name] + bytes(2000))
-    refused(path, f"is {name}, which is not read here; convert it to PNG or JPEG")
-    refused(io.BytesIO(path.read_bytes()), f"is {name}, which is not read here")
+    refused(path, f"is {name}, which fastnst does not read; convert it to PNG or JPEG")
+    refused(io.BytesIO(path.read_bytes()), f"is {name}, which fastnst does not read")
 
 
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("uint", "has 3 channels of 32-bit integers; save it as RGB of 8 or 16 bits"),
+        ("uint", "has 3 channels of 32-bit integers; save it as RGB with 8 or 16 bits"),
         ("int", "has 3 channels of 32-bit integers"),
         ("short", "has 3 channels of signed integers"),
-        ("double", "is a TIFF of 64-bit floats, which is not read here; convert it to PNG or JPEG"),
+        ("double", "is a TIFF of 64-bit floats, which fastnst does not read; convert it to PNG or JPEG"),
     ],
 )
 def test_an_intact_tiff_of_other_samples_is_no_damaged_one(kind: str, said: str, tmp_path: Path) -> None:

@@ -101,5 +101,5 @@ def test_a_wrong_manifest_is_refused_in_one_line(case: str, tmp_path: Path) -> N
 def test_a_cell_is_what_the_command_line_takes() -> None:
     for name, text, value in (("size", "64", 64), ("tv_weight", "-1", -1.0), ("scales", "64, 128", "64, 128")):
         assert read_option(name, text) == value
-    with pytest.raises(OptionError, match="scales '64 --size 12' is neither auto"):
+    with pytest.raises(OptionError, match="scales '64 --size 12' is not possible; give auto"):
         resolve_options(scales=read_option("scales", "64 --size 12"))

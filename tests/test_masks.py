@@ -121,7 +121,7 @@ LEFT, RIGHT = grey(32, 24), grey(32, 24, 0, 1)
         ([(grey(32, 24, 0), None)], ImageError, "is black everywhere"),
         ([(grey(24, 32), None)], ImageError, r"is 32×24 pixels, and the content image 24×32; give a mask of the same"),
         ([(LEFT, {2: grey(40, 20)})], ImageError, r"is 20×40 pixels, and style 'array' 24×32"),
-        ([(LEFT, {3: LEFT})], OptionError, "a mask names style 3, and there are 2"),
+        ([(LEFT, {3: LEFT})], OptionError, "a mask names style 3, and you gave 2 styles;"),
         ([("missing.png", None)], ImageError, "mask image 'missing.png'"),
         ([(LEFT, {2: None}), (RIGHT, {1: None})], OptionError, "all styles of a mask have the weight 0"),
     ],
@@ -186,7 +186,7 @@ def test_what_only_looks_like_a_mask_is_refused(mask: Any, message: str) -> None
 
 
 def test_a_weak_mask_says_so() -> None:
-    with pytest.warns(FastnstWarning, match="is grey where it is brightest, 40% of white"):
+    with pytest.warns(FastnstWarning, match="is grey even where it is brightest \\(40% of white\\)"):
         load_regions((Mask(grey(32, 24, 0.4)),), [], ())
 
 
@@ -246,7 +246,7 @@ def test_the_command_and_its_rerun(files: dict[str, str], tmp_path: Path, capsys
     assert "every pixel is the same" in capsys.readouterr().err
     Path(files["left"]).unlink()
     assert main(["rerun", out, "-o", again]) == 1
-    assert "say where with --mask" in capsys.readouterr().err
+    assert "give the path with --mask" in capsys.readouterr().err
     moved = ["--mask", f"content={files['right']}", f"style={files['right']}", "--mask", f"content={files['right']}"]
     assert main(["rerun", out, "-o", again, *moved]) == 1
     assert "the masks are not those that the image was made with" in capsys.readouterr().err

@@ -106,5 +106,5 @@ def test_a_live_view(displayed: Displayed) -> None:
 
 def test_a_live_view_needs_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(OptionError, match="a live view is for notebooks, which have IPython; take Preview"):
+    with pytest.raises(OptionError, match="a live view needs a notebook with IPython; use Preview"):
         Live()

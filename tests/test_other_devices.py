@@ -95,7 +95,7 @@ def test_a_run_on_a_device_without_float64() -> None:
 
 
 def test_what_such_a_device_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(OptionError, match="device mps was asked for, but torch cannot reach one here; use auto or cpu"):
+    with pytest.raises(OptionError, match="device mps was asked for, but torch finds none here; use auto or cpu"):
         resolve_runtime("mps")
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("mps"))
@@ -106,8 +106,8 @@ def test_what_such_a_device_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) ->
         (("mps", "tf32"), "precision tf32 needs a GPU"),
         (("mps", "winograd"), "precision winograd needs a CPU"),
         (("mps", "auto", "triton"), "backend triton needs a GPU"),
-        (("mps", "auto", "reference"), "backend reference computes in float64, which mps has not; use auto"),
-        (("xpu",), "torch cannot reach one here"),
+        (("mps", "auto", "reference"), "backend reference computes in float64, which mps does not have; use auto"),
+        (("xpu",), "torch finds none here"),
     ):
         with pytest.raises(OptionError, match=said):
             resolve_runtime(*values)

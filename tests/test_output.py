@@ -236,7 +236,7 @@ def test_refused_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             refused_path(tmp_path / "file.png", words)
         (tmp_path / "file.png").unlink()
     for end in ("/", "//", "/."):
-        refused_path(f"{tmp_path}/a.png{end}", r"names a folder; give a file name, as in '.*/a\.png'")
+        refused_path(f"{tmp_path}/a.png{end}", r"names a folder; give a file name, such as '.*/a\.png'")
     refused_path(str(tmp_path / "a\0.png"), "not a valid path")
     refused_path(tmp_path / ("x" * 300 + ".png"), "name too long")
     (tmp_path / "null.png").symlink_to(os.devnull)
@@ -372,7 +372,7 @@ if child == 0:
     try:
         save_image(path, rgb)
     except ImageError as error:
-        os._exit(3 if "start processes by spawn" in str(error) else 4)
+        os._exit(3 if "start processes with spawn" in str(error) else 4)
     os._exit(5)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
 """
@@ -388,7 +388,7 @@ def test_a_quality_makes_files_smaller(extension: str, tmp_path: Path) -> None:
     for quality in (0, 101, True):
         with pytest.raises(OptionError, match="give a whole number from 1 to 100"):
             save_image(paths[0], torch.rand(3, 40, 48), quality=quality)
-    with pytest.raises(OptionError, match="PNG keeps every pixel and has no quality"):
+    with pytest.raises(OptionError, match="PNG keeps every pixel, so quality has no effect"):
         save_image(tmp_path / "a.png", torch.rand(3, 40, 48), quality=90)
 
 

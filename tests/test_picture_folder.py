@@ -90,7 +90,7 @@ def test_a_picture_that_cannot_be_read_is_named(
     # The output does not become a style.
     for name in ("out.png", "b.png"):
         assert main(["stylize", content, str(folder), "-o", str(folder / name), *FLAGS]) == 1
-        assert "the next run would take the output" in capsys.readouterr().err
+        assert "the next run would read the output" in capsys.readouterr().err
     (folder / "c.jpg").write_bytes(b"no picture")
     assert main(["stylize", content, str(folder), "-o", str(tmp_path / "out.png"), *FLAGS]) == 1
     said = capsys.readouterr().err

@@ -99,7 +99,7 @@ def test_a_tile_that_is_asked_for(tile: Any, expected: int) -> None:
         ({"max_memory": "4GB", "tile": "none"}, "the whole image at once .* choose --tile auto"),
         ({"max_memory": "3GB", "tile": 2048}, "tiles of 2048 pixels of 4096×4096"),
         ({"max_memory": "much"}, "max memory 'much' is not an amount"),
-        ({"tile": "half"}, "tile 'half' is neither auto"),
+        ({"tile": "half"}, "tile 'half' is not possible; give auto"),
     ],
 )
 def test_what_cannot_be_planned(given: dict[str, Any], words: str) -> None:

@@ -68,7 +68,7 @@ def test_the_style_of_more_layers_has_their_gram_matrices() -> None:
         (fastnst.reconstruction_figure, {"layers": []}, "not a list of layers"),
         (fastnst.reconstruction_figure, {"layers": "conv1_1"}, "not a list of layers"),
         (fastnst.reconstruction_figure, {"layers": ["conv1_1", "conv9_9"], "made": pytest.fail}, "unknown layer"),
-        (Stylizer, {"iterations": 3}, "no style image given"),
+        (Stylizer, {"iterations": 3}, "no style image was given"),
         (Stylizer, {"style_weight": 0, "style_weights": [1, 2]}, "2 style weights for 0 style images"),
     ],
 )
@@ -122,10 +122,10 @@ def test_the_command_makes_the_figure(tmp_path: Path, path: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        ([], "give either --layer"),
-        (["--layer", "conv1_1", "--style-layers", "conv1_1"], "give either --layer"),
+        ([], "give --layer"),
+        (["--layer", "conv1_1", "--style-layers", "conv1_1"], "give --layer"),
         (["--figure", "--style-layers", "conv1_1"], "name the layers of the figure with --layer"),
-        (["--figure", "--movie", "x.gif"], "--movie belongs to a single run"),
+        (["--figure", "--movie", "x.gif"], "--movie works for a single run"),
         (["--figure", "--cell", "3"], "cells of 3 pixels are too small"),
         (["--figure", "--font", "none.ttf"], "font 'none.ttf' cannot be read"),
         (["--layer", "conv1_9"], "unknown layer 'conv1_9'"),

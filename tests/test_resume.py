@@ -70,7 +70,9 @@ def test_a_picture_that_moved_away_is_named(tmp_path: Path) -> None:
     options: dict[str, Any] = {"size": 32, "scales": None, "iterations": 3, "weights": "random"}
     fastnst.stylize(content, style, **options, checkpoint=checkpoint, callback=lambda at: at.record.iteration < 1)
     Path(content).rename(tmp_path / "moved.png")
-    said = r"the content image of this run, '.*content.png', is not there any more; give it with content=… or --content"
+    said = (
+        r"the content image of this run, '.*content.png', does not exist any more; give it with content=… or --content"
+    )
     with pytest.raises(fastnst.CheckpointError, match=said):
         fastnst.resume(checkpoint)
     assert fastnst.resume(checkpoint, content=tmp_path / "moved.png").stopped is None
@@ -118,9 +120,9 @@ def test_what_is_not_of_the_checkpoint_is_refused(pictures: tuple[Path, Path], t
     checkpoint = tmp_path / "run.ckpt"
     stopped_at(2, pictures, checkpoint)
     for given, message in (
-        ({"content": style}, r"content image .* is not the one that the run was made of"),
-        ({"style": content}, r"style image .* is not the one that the run was made of"),
-        ({"style": [style, content]}, "was made of 1 style images, not 2"),
+        ({"content": style}, r"content image .* is not the one that the run was made from"),
+        ({"style": content}, r"style image .* is not the one that the run was made from"),
+        ({"style": [style, content]}, "was made from 1 style image, not 2"),
     ):
         with pytest.raises(fastnst.CheckpointError, match=message):
             fastnst.resume(checkpoint, **given)
@@ -135,7 +137,7 @@ def test_what_is_not_of_the_checkpoint_is_refused(pictures: tuple[Path, Path], t
     with pytest.warns(fastnst.FastnstWarning, match="the checkpoint's versions was"):
         fastnst.resume(checkpoint)
     style.unlink()
-    with pytest.raises(fastnst.CheckpointError, match=r"the style image of this run, .* is not there any more"):
+    with pytest.raises(fastnst.CheckpointError, match=r"the style image of this run, .* does not exist any more"):
         fastnst.resume(checkpoint)
 
 
@@ -262,7 +264,7 @@ def test_the_command_refuses_what_is_no_checkpoint(
         (["resume", str(pictures[0]), "-o", out], "fastnst: "),
         (["resume", missing, "-o", out], "does not exist"),
         ([*run, missing], "the folder"),
-        (["resume", checkpoint, "-o", out, "--content", str(pictures[1])], "is not the one that the run was made of"),
+        (["resume", checkpoint, "-o", out, "--content", str(pictures[1])], "is not the one that the run was made from"),
         (["resume", checkpoint, "-o", checkpoint], "fastnst: "),
     ):
         assert cli.main(arguments) == 1
@@ -289,7 +291,7 @@ def test_the_checkpoint_before_is_kept_and_gone_on_with(pictures: tuple[Path, Pa
         before.write_bytes(older)
         if damaged is not None:
             real.write_bytes(damaged)
-        with pytest.warns(FastnstWarning, match="going on from the checkpoint before it"):
+        with pytest.warns(FastnstWarning, match="fastnst uses the checkpoint before it"):
             assert same(fastnst.resume(checkpoint), expected)
     real.unlink(missing_ok=True)
     before.unlink(missing_ok=True)

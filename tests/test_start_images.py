@@ -40,7 +40,7 @@ def test_even_colours() -> None:
     torch.testing.assert_close(network_grey(CAFFE) * 255, torch.tensor([123.68, 116.779, 103.939]))
     pictures = [Picture(torch.full((3, 2, 2), value), None, "") for value in (0.0, 1.0)]
     torch.testing.assert_close(mean_colour(pictures, (0.25, 0.75)), torch.full((3,), 0.75))
-    with pytest.raises(OptionError, match="no style image given"):
+    with pytest.raises(OptionError, match="no style image was given"):
         fastnst.Stylizer([], **SMALL, style_weight=0, init="style-mean")
 
 

@@ -154,7 +154,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_last_good_image(
         ("missing.png", photo(1), {}, "does not exist"),
         (photo(0, 4, 100), photo(1), {"size": 16}, "content image would be 16×1 pixels at scale 16"),
         (photo(), photo(1, 4, 100), {"size": 16}, r"style image would be .* at scale 16"),
-        (photo(), photo(1), {"style_weights": [1, 2]}, "2 style weights for 1 style images"),
+        (photo(), photo(1), {"style_weights": [1, 2]}, "2 style weights for 1 style image;"),
         (photo(), [], {}, "no style image"),
         (photo(), photo(1), {"max_memory": "2MB"}, r"needs at least .* and you allow 2 MB"),
         (photo(), photo(1), {"device": "gpu"}, "unknown device 'gpu'"),
@@ -261,7 +261,7 @@ def test_a_run_that_runs_out_of_memory_goes_on_in_smaller_tiles(monkeypatch: pyt
 
     expected = fastnst.stylize(photo(), photo(1), **SMALL, precision="fp32")
     monkeypatch.setattr(Objective, "loss_and_gradient", failing)
-    with pytest.warns(fastnst.FastnstWarning, match="memory ran out; going on with tiles"):
+    with pytest.warns(fastnst.FastnstWarning, match="memory ran out; the run continues with tiles"):
         result = fastnst.stylize(photo(), photo(1), **SMALL, precision="fp32")
     assert len(calls) > 3
     assert [record.total for record in result.losses] == pytest.approx(

@@ -259,7 +259,7 @@ def test_a_forked_process_says_what_it_lacks() -> None:
     words = [sys.executable, "-W", "ignore", "-c", FORKED]
     done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE, env=environment, check=False)
     refused, codes, *entries = done.stdout.splitlines()
-    line = "start processes by spawn, or call torch.set_num_threads(1) in this one first"
+    line = "start processes with spawn, or call torch.set_num_threads(1) in this one first"
     assert line in refused
     assert codes == "2 0", done.stderr
     assert len(entries) == 2 * 13
@@ -282,7 +282,7 @@ def test_a_setting_is_held_by_those_who_want_the_same() -> None:
         other.submit(second.__enter__).result(10)
         waiting = third.submit(want)
         # Another value is refused within a run, rather than awaited.
-        with pytest.raises(fastnst.FastnstError, match="begin it when that has ended"):
+        with pytest.raises(fastnst.FastnstError, match="start it after that run"):
             held("b").__enter__()
         first.__exit__(None, None, None)
         time.sleep(0.05)

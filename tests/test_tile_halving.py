@@ -65,7 +65,7 @@ def test_the_tile_is_halved_where_memory_runs_out(
     with monkeypatch.context() as patch:
         # The second tile of the next evaluation.
         Failing(patch, method, {1}, error)
-        with pytest.warns(FastnstWarning, match="going on with tiles of 16 pixels"):
+        with pytest.warns(FastnstWarning, match="the run continues with tiles of 16 pixels"):
             loss, gradient = objective.loss_and_gradient(IMAGE)
     assert torch.isfinite(loss.total)
     assert torch.isfinite(gradient).all()

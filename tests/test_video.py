@@ -144,7 +144,7 @@ def test_a_killed_clip_goes_on_and_refuses_what_changed(tmp_path: Path, style: s
     process = forked(_make_and_die, source, style, out, 1)
     process.join(300)
     assert process.exitcode == -signal.SIGKILL
-    with pytest.raises(CheckpointError, match="was stopped; go on with --resume, or delete it"):
+    with pytest.raises(CheckpointError, match="was stopped; continue with --resume, or delete it"):
         stylize_video(source, style, out, **SMALL)
     with pytest.raises(CheckpointError, match="the style weight of this run is not that of the frames"):
         stylize_video(source, style, out, resume=True, style_weight=7, **SMALL)

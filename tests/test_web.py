@@ -288,7 +288,7 @@ def test_the_curve_has_the_weights_of_its_scales(studio: Studio) -> None:
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (ZeroDivisionError(), "something went wrong that should not; look at the terminal"),
+        (ZeroDivisionError(), "an unexpected error occurred; look for it in the terminal"),
         (MemoryError(), "out of memory; lower the size, the style scale or the scales"),
         (OptionError("lower --style-scale"), "lower style scale"),
     ],

@@ -220,7 +220,7 @@ def test_origins_as_people_write_them(given: str, origin: str) -> None:
         ({"origins": ["https://example.org:x"]}, "is not the origin"),
         ({"origins": ["*"]}, "is not the origin"),
         ({"origins": ["https://a.example; script-src *"]}, "is not the origin"),
-        ({"root_path": "name"}, "root path 'name' is not a path; write it as"),
+        ({"root_path": "name"}, "root path 'name' is not a path; write the path that the proxy uses"),
         ({"root_path": "//elsewhere.example"}, "is not a path"),
         ({"root_path": "/a b"}, "is not a path"),
     ],
@@ -238,7 +238,7 @@ def test_other_machines_need_the_token() -> None:
         host = {"Host": "studio.local:8017"}
         status, said, _ = call(address, "GET", "/", headers=host)
         assert status == 403
-        assert b"wants its token" in said
+        assert b"needs its token" in said
         for wrong in ("x", guard.token[:-1]):
             assert call(address, "GET", f"/?token={wrong}", headers=host)[0] == 403
             assert call(address, "GET", "/api/page", headers={**host, "Cookie": f"fastnst-token={wrong}"})[0] == 403

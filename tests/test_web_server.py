@@ -267,7 +267,7 @@ def test_tabs_share_the_session_and_its_run(address: str) -> None:
     assert next(event for event in watching if (event["run"] or {}).get("iteration", 0) >= 1)
     status, answer = second.start()
     assert status == 400
-    assert "a run is still going on; stop it first" in answer["error"]
+    assert "a run is still in progress; stop it first" in answer["error"]
     assert second.ask("DELETE", "/runs")[0] == 200
     assert watching.until("done", number)
     assert (watching.results[-1]["id"], watching.results[-1]["stopped"]) == (str(number), "interrupted")

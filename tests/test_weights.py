@@ -234,7 +234,7 @@ def test_damaged_checkpoint_in_torchs_cache(server: Server, torchs_file: Path) -
 def test_damaged_cache_is_replaced(server: Server, tmp_path: Path, name: str) -> None:
     load_weights("imagenet", taps=TAPS)
     os.truncate(tmp_path / "cache" / f"{name}.safetensors", 1000)
-    with pytest.warns(FastnstWarning, match="cache is unusable and deleted: .* its SHA-256 is not") as caught:
+    with pytest.warns(FastnstWarning, match="cache was unusable and has been deleted: .* its SHA-256 is not") as caught:
         assert_is_the_state(load_weights("imagenet", taps=TAPS).tensors)
     assert len(caught) == 1
     assert_is_the_state(load_weights("imagenet", taps=TAPS).tensors)
@@ -347,7 +347,7 @@ def test_what_the_server_gives_is_checked(server: Server, tmp_path: Path, name: 
 def test_a_login_page_is_not_kept(server: Server, tmp_path: Path, name: str) -> None:
     whole, server.kind = server.files, "text/html; charset=utf-8"
     server.files = {f"/models/{name}.pth": b"<html>Please log in</html>"}
-    assert_not_downloaded(tmp_path, "answers with a page in place of the file", "log in")
+    assert_not_downloaded(tmp_path, "answered with a web page instead of the file", "log in")
     server.files, server.kind = whole, "application/octet-stream"
     assert load_weights("imagenet", taps=TAPS).source == "imagenet"
 

@@ -34,13 +34,17 @@ from fastnst.transfer.variants import texture_options
 __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]
 
 _PREVIEW_SECONDS, _PREVIEW_EDGE = 1.0, 512
-_AS_PRESET = "0 is as the preset has it"
-_SIZE = "pixels of the long edge, content, 50%, or a box to fit into, as 1920x1080"
-_SHIPPED = "styles that come with fastnst"
-_BLEND = "a weight for each style, as 0.3, 0.7, or for some of them, as swirls=0.3, mosaic=0.7"
+_AS_PRESET = "0 takes the preset's value"
+_SIZE = "give the long edge in pixels, content, 50%, or a box to fit into, such as 1920x1080"
+_SHIPPED = "choose a style that comes with fastnst"
+_BLEND = "give a weight for each style, such as 0.3, 0.7, or for some by name, such as swirls=0.3, mosaic=0.7"
 _OPTIONS = (
     "STRING",
-    {"default": "", "multiline": True, "tooltip": "any other options, as tv_weight = 0.1, one a line"},
+    {
+        "default": "",
+        "multiline": True,
+        "tooltip": "write any other options here, one per line, such as tv_weight = 0.1",
+    },
 )
 _SEED = ("INT", {"default": 0, "min": 0, "max": 2**63 - 1, "control_after_generate": True})
 _ITERATIONS = ("INT", {"default": 0, "min": 0, "max": 100_000, "tooltip": _AS_PRESET})
@@ -92,7 +96,7 @@ def _read(options: str) -> dict[str, Any]:
     try:
         return tomllib.loads(options)
     except (ValueError, RecursionError) as error:
-        raise OptionError(f"the options are not TOML: {error}; write one a line, as tv_weight = 0.1") from None
+        raise OptionError(f"the options are not TOML: {error}; write one per line, such as tv_weight = 0.1") from None
 
 
 class _Watch:
@@ -169,9 +173,12 @@ class Stylize(_Node):
                 "style_2": ("IMAGE",),
                 "style_3": ("IMAGE",),
                 "style_4": ("IMAGE",),
-                "style_weights": ("STRING", {"default": "", "tooltip": "one for each style picture, as 3, 1"}),
+                "style_weights": (
+                    "STRING",
+                    {"default": "", "tooltip": "give one for each style picture, such as 3, 1"},
+                ),
                 "regions": ("FASTNST_REGIONS",),
-                "start": ("IMAGE", {"tooltip": "the picture to begin with, in place of init"}),
+                "start": ("IMAGE", {"tooltip": "start from this picture instead of from init"}),
                 "options": _OPTIONS,
             },
         }
@@ -233,7 +240,10 @@ class Region(_Node):
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        number = ("INT", {"default": 1, "min": 1, "max": 64, "tooltip": "the number of the style picture, from 1"})
+        number = (
+            "INT",
+            {"default": 1, "min": 1, "max": 64, "tooltip": "choose the style picture by its number, from 1"},
+        )
         return {
             "required": {"content_mask": ("MASK",), "style_number": number},
             "optional": {"style_mask": ("MASK",), "regions": ("FASTNST_REGIONS",)},
@@ -300,7 +310,7 @@ def _network_path(name: str) -> str:
     folders = _folders()
     path = name if folders is None else folders.get_full_path("fastnst", name)
     if not path:
-        raise OptionError(f"network {name!r} is not in models/fastnst; put the file of fastnst train there")
+        raise OptionError(f"network {name!r} is not in models/fastnst; put the file that fastnst train wrote there")
     return str(path)
 
 

@@ -26,8 +26,8 @@ from fastnst.options.parse import parse_size
 
 @dataclass(frozen=True, eq=False)
 class Applied:
-    """A picture that a network made: `tensor` is (3, H, W) float32 in 0…1, `alpha` the content's, (1, H, W), or None;
-    `parameters` say how it was made, as JSON can hold it."""
+    """A picture that a network made. `tensor` is (3, H, W) float32 in 0…1, and `alpha` is the content's alpha, (1, H,
+    W), or None. `parameters` say how it was made, in values that JSON can hold."""
 
     tensor: Tensor
     alpha: Tensor | None
@@ -35,16 +35,17 @@ class Applied:
 
     @property
     def image(self) -> Image.Image:
-        """The picture as PIL has it: RGB, or RGBA where the content has alpha; 8 bit, sRGB."""
+        """The picture as a PIL image: RGB, or RGBA if the content has alpha, with 8 bits, in sRGB."""
         return to_pil(self.tensor, self.alpha)
 
     def save(self, path: Target, **form: Unpack[Form]) -> None:
-        """Writes it to a path or a binary stream, with `parameters` in its metadata, as `Result.save` does."""
+        """Writes the picture to a path or a binary stream, with `parameters` in its metadata, as `Result.save` does."""
         save_image(path, self.tensor, self.alpha, parameters=self.parameters, **form)
 
 
 class Applier:
-    """A network that is ready for many pictures; arguments as for `apply_network`, which does it once."""
+    """A network that is ready for many pictures; its arguments are those of `apply_network`, which makes one
+    picture."""
 
     def __init__(
         self,
@@ -90,19 +91,19 @@ class Applier:
         self._device = runtime.device
 
     def mix(self, blend: Sequence[float] | Mapping[str, float]) -> None:
-        """Takes another weight for each style from now on. Raises OptionError as the making does."""
+        """Sets another weight for each style from now on. Raises OptionError as the constructor does."""
         self.weights = blend_weights(self._network, blend)
 
     def __call__(self, content: Source) -> Applied:
-        """The content as the network makes it."""
+        """Stylizes the content."""
         source = open_picture(content, role="content", max_pixels=self.max_pixels)
         size = source.height, source.width
         if self.size != 1:
             size = fitted_size(*size, edge_beside(self.size, size))
         if min(size) < SMALLEST:
             raise ImageError(
-                f"content image {source.name!r} would be {size[1]}×{size[0]} pixels, and the network takes "
-                f"{SMALLEST} a side or more; raise the size, or give a larger picture"
+                f"content image {source.name!r} would be {size[1]}×{size[0]} pixels, and the network needs "
+                f"{SMALLEST} or more on each side; raise the size, or give a larger picture"
             )
         picture = at_size(source, size)
         with own_modes(self._device):
@@ -117,20 +118,20 @@ class Applier:
 def apply_network(
     network: str | os.PathLike[str] | NetworkFile | StyleNetwork, content: Source, **options: Any
 ) -> Applied:
-    """A picture in the styles that a network was trained for, in one pass.
+    """Stylizes a picture in one pass, in the styles that a network was trained for.
 
     Args:
-        network: a file that `train_network` wrote, or what `load_network` read of it; `load_network()` is the one that
-            ships with fastnst.
-        content: a picture as `stylize` takes it, of any size.
-        **options: `blend`, a weight for each style of the network, 0 or more, or for some by their names, as
-            `{"swirls": 0.3, "mosaic": 0.7}`; or `style`, the name of one (default: the first); `size` and
-            `preserve_color` as for `stylize` (default: the picture's own size and new colours); `low_memory`, to
-            compute large maps again in place of keeping them (default: above 8 million pixels; the result is the
-            same); `max_pixels`, `device` and `precision` as for `stylize`.
+        network: a file that `train_network` wrote, or the result of `load_network`; `load_network()` gives the one that
+            comes with fastnst.
+        content: a picture of any size, as for `stylize`.
+        **options: `blend`, a weight for each style of the network, 0 or more, or for some by name, such as `{"swirls":
+            0.3, "mosaic": 0.7}`; or `style`, the name of one (default: the first); `size` and `preserve_color` as for
+            `stylize` (default: the picture's own size and new colours); `low_memory`, to compute large maps again
+            instead of keeping them (default: above 8 million pixels; the result is the same); `max_pixels`, `device`
+            and `precision` as for `stylize`.
 
-    The picture may be larger than what was trained on: the network sees all of it at once, in strips of rows that have
-    the normalisation of the whole.
+    The picture may be larger than the crops of the training. The network works in strips of rows, and normalises over
+    the whole picture.
 
     Raises FastnstError for a picture, a network file or options that cannot be used.
     """

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from fastnst.errors import FastnstError, OptionError
+from fastnst.errors import FastnstError, OptionError, counted
 from fastnst.feedforward.network import Architecture, StyleNetwork
 from fastnst.replacing import replacing
 
@@ -24,12 +24,12 @@ _MOST_BYTES = 256_000_000
 
 
 class NetworkError(FastnstError):
-    """A network file that cannot be read or written."""
+    """A network file cannot be read or written."""
 
 
 @dataclass(frozen=True, eq=False)
 class NetworkFile:
-    """A network as it was read; `sha256` is the file's, `training` says how it was made."""
+    """A network from a file; `sha256` is the hash of the file, and `training` says how it was made."""
 
     network: StyleNetwork
     sha256: str
@@ -37,9 +37,9 @@ class NetworkFile:
 
 
 def save_network(path: str | os.PathLike[str], network: StyleNetwork, training: Mapping[str, Any]) -> None:
-    """Writes the network, whole or not at all; `training` says how it was made, as far as JSON goes.
+    """Writes the network, whole or not at all; `training` says how it was made, in values that JSON can hold.
 
-    Raises NetworkError where a weight is beyond float16, or the file cannot be written.
+    Raises NetworkError if a weight is beyond float16, or the file cannot be written.
     """
     tensors = {name: value.detach().cpu().half().contiguous() for name, value in network.state_dict().items()}
     if bad := [name for name, value in tensors.items() if not bool(value.isfinite().all())]:
@@ -62,7 +62,7 @@ def save_network(path: str | os.PathLike[str], network: StyleNetwork, training: 
 
 
 def load_network(path: str | os.PathLike[str] = SHIPPED) -> NetworkFile:
-    """Reads what `save_network` wrote, in float32 on the CPU; by default the network that ships.
+    """Reads a file of `save_network`, in float32 on the CPU; by default the network that comes with fastnst.
 
     Raises NetworkError for anything else.
     """
@@ -70,7 +70,7 @@ def load_network(path: str | os.PathLike[str] = SHIPPED) -> NetworkFile:
     try:
         if (size := Path(path).stat().st_size) > _MOST_BYTES:
             raise NetworkError(
-                f"{what} has {size} bytes, which is more than a network has; give a file of fastnst train"
+                f"{what} has {size} bytes, which is more than a network has; give a file that fastnst train wrote"
             )
         data = Path(path).read_bytes()
     except (OSError, ValueError) as error:
@@ -104,7 +104,7 @@ def load_network(path: str | os.PathLike[str] = SHIPPED) -> NetworkFile:
         network.load_state_dict({name: value.float() for name, value in tensors.items()})
         training = dict(facts["training"])
     except (KeyError, TypeError, ValueError, RuntimeError, OptionError):
-        raise NetworkError(f"{what} is damaged: its weights are not those that it names; train it anew") from None
+        raise NetworkError(f"{what} is damaged: its weights do not match its description; train it again") from None
     return NetworkFile(network.eval().requires_grad_(False), hashlib.sha256(data).hexdigest(), training)
 
 
@@ -120,7 +120,7 @@ def blend_weights(
     """
     names = network.names
     if blend is not None and style is not None:
-        raise OptionError("you gave a style and a blend; give one of them")
+        raise OptionError("you gave both a style and a blend; give only one of them")
     if blend is None:
         return torch.nn.functional.one_hot(torch.tensor(_index(names, style)), len(names)).float()
     if isinstance(blend, Mapping):
@@ -129,12 +129,14 @@ def blend_weights(
     try:
         weights = torch.tensor([float(weight) for weight in blend], dtype=torch.float64)
     except (TypeError, ValueError):
-        raise OptionError(f"blend {blend!r} is not a list of numbers; give one for each style, as in 0.3 0.7") from None
+        raise OptionError(
+            f"blend {blend!r} is not a list of numbers; give one for each style, such as 0.3 0.7"
+        ) from None
     listed = ", ".join(names)
     if len(weights) != len(names):
         raise OptionError(
-            f"{len(weights)} blend weights for {len(names)} style{'s' if len(names) > 1 else ''} ({listed}); give one "
-            f"for each, or name them, as in {names[0]}=0.3 {names[-1]}=0.7"
+            f"you gave {counted(len(weights), 'blend weight')} for {counted(len(names), 'style')} ({listed}); give "
+            f"one for each, or name them, such as {names[0]}=0.3 {names[-1]}=0.7"
         )
     if not bool(weights.isfinite().all()) or bool((weights < 0).any()) or weights.sum() <= 0:
         raise OptionError(

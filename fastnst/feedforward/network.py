@@ -33,8 +33,8 @@ _ENLARGING = torch.tensor(
 
 @dataclass(frozen=True)
 class Architecture:
-    """`channels` of the maps of the image's size, twice and four times as many of those of half and a quarter of it,
-    where there are `blocks` of two convolutions each. Raises OptionError where a number is out of range."""
+    """The shape of a network: `channels` at the size of the image, twice as many at half of it, and four times as many
+    at a quarter, where there are `blocks` of two convolutions each. Raises OptionError if a number is out of range."""
 
     channels: int = 16
     blocks: int = 5
@@ -136,10 +136,10 @@ class Painter(nn.Module):
 
 
 class StyleNetwork(nn.Module):
-    """Images (B, 3, H, W) in 0…1 to the same in the styles of `names`.
+    """A network that turns images (B, 3, H, W) in 0…1 into images in the styles of `names`.
 
-    Sides need not be multiples of four: the image is continued by reflection and cut again. It computes in the
-    dtype of its weights (`compute_in`), or in another that is given.
+    Sides need not be multiples of four: the network pads the image by reflection and crops the result. It computes in
+    the dtype of its weights (`compute_in`), or in another one that you give.
     """
 
     def __init__(self, names: Sequence[str], architecture: Architecture | None = None) -> None:
@@ -172,8 +172,9 @@ class StyleNetwork(nn.Module):
     def forward(self, images: Tensor, blend: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """The images in a mixture of the styles, (B, 3, H, W) float32; `blend` (styles,) float32 sums to 1.
 
-        dtype: of maps and products; that of the weights by default. For training in 16 bit on weights in float32 it
-        takes the place of autocast, whose copies of the weights outlive a step where it stands in another autocast.
+        dtype: the dtype of maps and products; by default that of the weights. Use it instead of autocast to train
+            weights in float32 with 16-bit products, because the copies that a nested autocast makes of the weights
+            outlive a step.
 
         Raises ImageError for images with a side of less than `SMALLEST` pixels.
         """

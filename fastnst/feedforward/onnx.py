@@ -47,7 +47,8 @@ def export_onnx(path: str | os.PathLike[str], network: StyleNetwork) -> float:
     difference = max(_difference(data, network, size) for size in _SIZES)
     if not difference <= _TOLERANCE:
         raise NetworkError(
-            f"onnxruntime makes pictures that differ by {difference:.2g} from torch's; nothing is written"
+            f"onnxruntime makes pictures that differ by {difference:.2g} from torch's, so nothing was written; "
+            "install another version of onnxruntime"
         )
     with replacing(Path(os.path.realpath(path))) as file:
         file.write(data)

@@ -34,7 +34,7 @@ class Photos:
         given = [photos] if isinstance(photos, str | os.PathLike) else list(photos)
         self.paths = [path for place in given for path in pictures_at(place, "photo")]
         if not self.paths:
-            raise ImageError("no photographs given; give a folder of pictures")
+            raise ImageError("no photographs were given; give a folder of pictures")
         self.size, self.seed = size, seed
         self.skipped: dict[str, str] = {}
         self._cache: OrderedDict[str, Tensor] = OrderedDict()
@@ -106,8 +106,8 @@ class Photos:
         short = min(photo.height, photo.width)
         if short < self.size:
             raise ImageError(
-                f"photo {path!r} is {photo.width}×{photo.height} pixels, and a crop is {self.size} a side; lower the "
-                "size"
+                f"photo {path!r} is {photo.width}×{photo.height} pixels, and a crop has {self.size} on each side; "
+                "lower the size"
             )
         size = fitted_size(photo.height, photo.width, min(short, _ZOOM * self.size), "short")
         return opaque(at_size(photo, size))

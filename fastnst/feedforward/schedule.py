@@ -13,15 +13,15 @@ class Schedule:
     """How long and how a network is trained.
 
     Attributes:
-        steps: of the optimiser; None for as many as `minutes` allow.
-        minutes: the training ends after so many, those before it was resumed included; None for no limit.
-        batch: crops in a step; the styles take turns.
-        learning_rate: of Muon at the beginning, Adam's is a fifth of it; it falls to nought as half a cosine, by the
-            steps or the minutes.
-        stable: the weight of the mean square by which the result changes where the image gets a little noise.
-        seed: of weights, crops and noise.
+        steps: the steps of the optimiser; None for as many as `minutes` allow.
+        minutes: the training ends after so many minutes, which include those before it was resumed; None for no limit.
+        batch: the number of crops in a step; the styles take turns.
+        learning_rate: the rate of Muon at the beginning; Adam's is a fifth of it. Both fall to zero as half a cosine,
+            by the steps or the minutes.
+        stable: the weight of the mean square by which the result changes if the image gets a little noise.
+        seed: the seed of weights, crops and noise.
 
-    Raises OptionError where a value is out of range.
+    Raises OptionError if a value is out of range.
     """
 
     steps: int | None = None
@@ -58,7 +58,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Progress:
-    """A step of a training as its callback sees it: `loss` is smoothed, `done` is the part that is over."""
+    """A step of a training, for its callback: `loss` is smoothed, and `done` is the part that is over."""
 
     step: int
     loss: float

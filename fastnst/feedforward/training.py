@@ -50,13 +50,13 @@ _CROPS = "crops"
 
 
 class TrainingError(FastnstError):
-    """A training that diverged, or a checkpoint that cannot be gone on with."""
+    """A training diverged, or cannot be continued from its checkpoint."""
 
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A trained network; `losses` has a smoothed loss each fiftieth step, `skipped` the photographs that were of no use
-    and why, `stopped` is None for a training that reached its end."""
+    """A trained network. `losses` has a smoothed loss for every fiftieth step, `skipped` has the photographs that could
+    not be used and the reasons, and `stopped` is None for a training that reached its end."""
 
     network: StyleNetwork
     steps: int
@@ -85,35 +85,38 @@ def train_network(
 ) -> Trained:
     """Trains a network that stylizes in one pass (Johnson, Alahi and Fei-Fei 2016), one for all `styles`.
 
-    The loss is `PerceptualLoss` with each style's own target, at square crops of `size` (default: 256) pixels, as the
-    engine computes it for `stylize`. Muon (Jordan 2024) trains the convolutions and Adam all else.
+    The loss is `PerceptualLoss` with a target for each style, at square crops of `size` (default: 256) pixels, computed
+    by the engine of `stylize`. Muon (Jordan 2024) trains the convolutions, and Adam trains everything else.
 
     Args:
-        styles: pictures as `stylize` takes them.
+        styles: pictures, as for `stylize`.
         photos: a folder of photographs, or several folders or paths.
-        output: the network's file, `.safetensors`, written whole or not at all, each `save_every` seconds and at the
-            end.
-        names: the styles' names in the file; those of their files without an ending by default.
+        output: the network's file, `.safetensors`. It is written, whole or not at all, every `save_every` seconds and
+            at the end.
+        names: the names of the styles in the file; by default those of their files, without the suffix.
         architecture: channels and blocks of a network that begins at random.
-        begin_with: a network's file that the training begins with, by default the one that ships with fastnst: its
-            convolutions, and the normalisations of the styles that have the same name. None begins at random.
-        add_to: a network's file whose convolutions and styles stay as they are: the normalisations of the new styles
-            alone are trained.
-        checkpoint: a file that keeps all of the training as often; with `resume` the training goes on from it where it
-            is there, and ends as if it had not been stopped, to the bit on a CPU (if it ends by its steps).
+        begin_with: a network's file, by default the one that comes with fastnst. The training begins with its
+            convolutions, and with the normalisations of the styles that have the same names. None begins at random.
+        add_to: a network's file whose convolutions and styles stay as they are; only the normalisations of the new
+            styles are trained.
+        checkpoint: a file for the whole state of the training, written as often. With `resume` the training continues
+            from it if it exists, with the same result as without the stop, to the bit on a CPU (if it ends by its
+            steps).
         previews: a picture file for a sheet of some photographs in all styles, written as often.
-        callback: called after each step; what is False ends the training.
-        **options: those of `PerceptualLoss`, device and precision.
+        callback: called after each step; if it returns False, the training ends.
+        **options: the options of `PerceptualLoss`, and device and precision.
 
-    Raises FastnstError for input that cannot be used; TrainingError where the loss diverges, after the last good
-    network is written.
+    Raises FastnstError for input that cannot be used, and TrainingError if the loss diverges, after it has written the
+    last good network.
     """
     check_fork()
     schedule = schedule or Schedule()
     device, precision = options.pop("device", "auto"), options.pop("precision", "auto")
     size = parse_size(options.get("size", 256))
     if not isinstance(size, int):
-        raise OptionError(f"size {options['size']!r} depends on a content; training takes a number of pixels")
+        raise OptionError(
+            f"size {options['size']!r} depends on a content, and training has none; give a number of pixels"
+        )
     options["size"] = size
     if output is not None:
         check_place(os.fsdecode(output), "network", (SUFFIX,))
@@ -124,7 +127,7 @@ def train_network(
     if previews is not None:
         check_output_path(previews)
     if not styles:
-        raise OptionError("no style image given; give at least one")
+        raise OptionError("no style image was given; give at least one")
     runtime = resolve_runtime(device, precision)
     if runtime.precision == "fp16":
         runtime = without_overflow(runtime)
@@ -254,9 +257,9 @@ class _Training:
                     write(Path(place))
                 except FastnstError as error:
                     if not last or write != self.save_network:
-                        warnings.warn(f"{error}; the training goes on", FastnstWarning, stacklevel=3)
+                        warnings.warn(f"{error}; the training continues", FastnstWarning, stacklevel=3)
                     elif (path := rescued(self.save_network, SUFFIX)) is not None:
-                        raise TrainingError(f"the network is in {path}, for {error}") from error
+                        raise TrainingError(f"the network is in {path}, because {error}") from error
                     else:
                         raise
 
@@ -340,7 +343,7 @@ class _Training:
         """Writes the last good network, and says what has happened."""
         what = f"the training diverged at step {self.step} (loss {loss:.4g}); "
         if self.good is None:
-            return what + f"no network of the first {_SMOOTHING} steps is kept; lower the learning rate"
+            return what + f"no network is kept before step {_SMOOTHING}; lower the learning rate"
         self.step, state = self.good
         self.network.load_state_dict(state)
         if output is None:
@@ -349,7 +352,7 @@ class _Training:
         return what + f"the network of step {self.step} is in {os.fsdecode(output)}; lower the learning rate"
 
     def record(self) -> dict[str, Any]:
-        """How the network was made, as far as JSON goes."""
+        """How the network was made, in values that JSON can hold."""
         steps = {"steps": self.step, "seconds": round(self.seconds, 1), "loss": self.smoothed}
         return {**self.facts, "photos": len(self.photos.paths), **steps, "versions": versions()}
 
@@ -398,14 +401,14 @@ class _Training:
             known = contents["kind"] == _KIND and contents["format"] == _FORMAT
             place = {name: type(getattr(self, name))(facts["place"][name]) for name in _PLACE}
         except FileNotFoundError:
-            raise TrainingError(f"{what} does not exist") from None
+            raise TrainingError(f"{what} does not exist; check the path") from None
         except Exception as error:
             raise TrainingError(
                 f"{what} is not a checkpoint of a training, or it is damaged; give the file that --checkpoint wrote, "
-                "or begin anew"
+                "or start over"
             ) from error
         if not known:
-            raise TrainingError(f"{what} is of another version of fastnst; go on with that one, or begin anew")
+            raise TrainingError(f"{what} is from another version of fastnst; continue with that version, or start over")
         return contents, facts, place
 
     def load(self, path: Path) -> None:
@@ -418,14 +421,16 @@ class _Training:
         for name, value in {**self.facts, "photos": self.photos.names}.items():
             if facts.get(name) != json.loads(json.dumps(value)):
                 raise TrainingError(
-                    f"{what} is of a training with other {_SPOKEN.get(name, name)}; leave them as they were, or begin "
-                    "anew without --resume"
+                    f"{what} is from a training with other {_SPOKEN.get(name, name)}; leave them as they were, or "
+                    "start over without --resume"
                 )
         try:
             self.network.load_state_dict(contents["network"])
             self.optimizer.load_state_dict(contents["optimizer"])
         except Exception as error:
-            raise TrainingError(f"{what} holds another network; leave channels and blocks, or begin anew") from error
+            raise TrainingError(
+                f"{what} holds another network; leave channels and blocks as they were, or start over"
+            ) from error
         for name, value in place.items():
             setattr(self, name, value)
 

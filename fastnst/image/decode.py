@@ -93,7 +93,9 @@ def open_image(held: str | bytes, what: str, access: str = "sequential", max_pix
                 image = Image.open(io.BytesIO(held) if isinstance(held, bytes) else held, formats=formats)
         except UnidentifiedImageError as error:
             if (unread := unread_format(held)) is not None:
-                raise ImageError(f"{what} is {unread}, which is not read here; convert it to PNG or JPEG") from error
+                raise ImageError(
+                    f"{what} is {unread}, which fastnst does not read; convert it to PNG or JPEG"
+                ) from error
             raise ImageError(
                 f"{what} is not an image of a known format, or its header is damaged; {GIVE_A_PICTURE}"
             ) from error
@@ -127,7 +129,7 @@ def _pil_samples(image: Image.Image, what: str) -> tuple[npt.NDArray[np.generic]
     if image.mode.startswith("I"):
         grey = np.asarray(image)
         if grey.min() < 0 or grey.max() > 65535:
-            raise ImageError(f"{what} is of mode I with integers beyond 0…65535; save it with 16 bits")
+            raise ImageError(f"{what} has integers beyond 0…65535 (mode I); save it with 16 bits")
         grey, key = grey.astype(np.uint16), image.info.get("transparency")
         return (np.dstack([grey, (grey != key) * np.uint16(65535)]) if isinstance(key, int) else grey), "grey16"
     if image.mode == "CMYK":
@@ -284,7 +286,7 @@ def decoding(what: str, height: int = 0, width: int = 0, held: str | bytes | Non
             size = f" ({width}×{height} pixels)" if width else ""
             raise ImageError(f"{what} does not fit in memory{size}; reduce it first") from error
         if held is not None and (unread := unread_format(held)) is not None:
-            raise ImageError(f"{what} is {unread}, which is not read here; convert it to PNG or JPEG") from error
+            raise ImageError(f"{what} is {unread}, which fastnst does not read; convert it to PNG or JPEG") from error
         raise ImageError(_damaged(what, error)) from error
 
 
@@ -299,7 +301,7 @@ def _damaged(what: str, error: Exception) -> str:
     lines = [line.strip() for line in getattr(error, "detail", str(error)).splitlines() if line.strip()]
     reason = lines[0] if lines else type(error).__name__
     if "nsupported" in reason or "labq" in reason:  # TIFF in CIELAB of 8 bits
-        return f"{what} is in a form that is not supported here ({reason}); save it as PNG, TIFF or JPEG"
+        return f"{what} is in a form that fastnst does not support ({reason}); save it as PNG, TIFF or JPEG"
     return f"{what} is damaged or truncated ({reason}); fetch or export it again"
 
 

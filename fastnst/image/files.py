@@ -59,7 +59,7 @@ def contents(source: object, what: str) -> str | bytes:
             raise ImageError(f"{what} could not be read ({error}); give a stream that is open for reading") from error
         if not isinstance(held, bytes):
             raise ImageError(
-                f"{what} gives {type(held).__name__}, not bytes; open it in binary mode, as open(path, 'rb')"
+                f"{what} gives {type(held).__name__}, not bytes; open it in binary mode, with open(path, 'rb')"
             )
         if len(held) > _MAX_STREAM_BYTES:
             raise ImageError(f"{what} has more than {_MAX_STREAM_BYTES} bytes; give a smaller picture")
@@ -97,7 +97,7 @@ def check_place(name: str, what: str = "output", suffixes: Sequence[str] = ()) -
     if suffixes and Path(name).suffix.lower() not in suffixes:
         raise OptionError(f"{name!r} cannot be the name of a {what}; end it in {', '.join(suffixes)}")
     if os.path.basename(name) in ("", "."):  # noqa: PTH119 - Path drops the slash at the end
-        raise ImageError(f"{what} {name!r} names a folder; give a file name, as in {str(Path(name))!r}")
+        raise ImageError(f"{what} {name!r} names a folder; give a file name, such as {str(Path(name))!r}")
     target = real_target(name, what)
     folder = target.parent
     try:
@@ -105,7 +105,7 @@ def check_place(name: str, what: str = "output", suffixes: Sequence[str] = ()) -
             missing = "is not a folder" if folder.exists() else "does not exist"
             problem = f": the folder {str(folder)!r} {missing}; create it or choose another"
         elif target.is_dir():
-            problem = f" is a directory; give a file name in it, as in {name + '/out' + target.suffix!r}"
+            problem = f" is a directory; give a file name in it, such as {name + '/out' + target.suffix!r}"
         elif target.is_symlink():  # realpath stops only at a link that it cannot resolve
             problem = " is a symbolic link that leads to itself; choose another name"
         elif (exists := target.exists()) and not target.is_file():

@@ -108,7 +108,7 @@ class StreamedPicture:
             _add(digest, part)
             yield part
         if self._sha256 not in (None, digest.hexdigest()):
-            raise ImageError(f"image {self.name!r} has changed while it was used; begin anew")
+            raise ImageError(f"image {self.name!r} changed while fastnst used it; start over")
         self._sha256 = digest.hexdigest()
 
     def whole(self) -> Picture:

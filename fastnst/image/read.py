@@ -134,7 +134,8 @@ def _opened(source: object, role: str, max_pixels: int) -> tuple[str, StreamedPi
 def _warn_of_frames(what: str, frames: int) -> None:
     if frames > 1:
         warnings.warn(
-            f"{what} has {frames} frames or pages, and the first is taken; save the one that you want as a picture",
+            f"{what} has {frames} frames or pages, and fastnst uses the first; save the one that you want as a "
+            "picture of its own",
             FastnstWarning,
             stacklevel=2,
         )
@@ -146,7 +147,7 @@ def _image_rows(opened: Callable[[str], Any], what: str, max_pixels: int) -> tup
     check_size(image.height, image.width, what, max_pixels)
     if image.bands > 5 or image.format not in _DTYPES:
         samples = _SAMPLES.get(image.format, image.format)
-        raise ImageError(f"{what} has {image.bands} channels of {samples}; save it as RGB of 8 or 16 bits")
+        raise ImageError(f"{what} has {image.bands} channels of {samples}; save it as RGB with 8 or 16 bits")
     orientation = image.get("orientation") if image.get_typeof("orientation") else 1
     # Only what is not turned can be decoded from the top; libvips keeps the rest in memory or, when large, on disk.
     access = "sequential" if orientation in (1, 2) else "random"
@@ -155,7 +156,7 @@ def _image_rows(opened: Callable[[str], Any], what: str, max_pixels: int) -> tup
     def rows() -> Iterator[npt.NDArray[np.generic]]:
         image = _upright_srgb(opened(access))
         if (image.height, image.width) != (height, width):
-            raise ImageError(f"{what} has changed while it was used; begin anew")
+            raise ImageError(f"{what} changed while fastnst used it; start over")
         # In this thread: rows come in order, and no threads of libvips stand beside torch's.
         region = libvips().Region.new(image)
         step = max(1, PART_PIXELS // width)

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from fastnst.errors import OptionError
+from fastnst.errors import OptionError, counted
 from fastnst.image.resize import fitted_size, resize
 from fastnst.image.write import to_pil
 
@@ -59,12 +59,15 @@ def contact_sheet(
     ]
     taken = [size for row in sizes for size in row if size is not None]
     if not taken:
-        raise OptionError("a sheet without pictures was asked for; give at least one")
+        raise OptionError("no picture was given for the sheet; give at least one")
     for what, labels, count in (("row", row_labels, len(cells)), ("column", column_labels, columns)):
         if labels and len(labels) != count:
-            raise OptionError(f"you gave {len(labels)} {what} labels for {count} {what}s; give one for each, or none")
+            raise OptionError(
+                f"you gave {counted(len(labels), f'{what} label')} for {counted(count, what)}; give "
+                "one for each, or none"
+            )
     if captions and [len(row) for row in captions] != [len(row) for row in cells]:
-        raise OptionError("the captions are not in rows as the cells are; give one for each cell, or none")
+        raise OptionError("the captions are not arranged like the cells; give one for each cell, or none")
 
     height, width = (max(sides) for sides in zip(*taken, strict=True))
     beside = min(width, max((pen.width(label) for label in row_labels), default=0))

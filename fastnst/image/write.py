@@ -115,7 +115,7 @@ def _quality_of(form: Format, quality: int | None) -> dict[str, object]:
         raise OptionError(f"quality {quality!r} is out of range; give a whole number from 1 to 100")
     if form.lossy is None:
         raise OptionError(
-            f"{form.name} keeps every pixel and has no quality; leave it out, or choose jpeg, webp or avif"
+            f"{form.name} keeps every pixel, so quality has no effect; leave it out, or choose jpeg, webp or avif"
         )
     return {**form.options, **form.lossy, "Q": quality}
 
@@ -220,8 +220,8 @@ def _encode(
         options["bigtiff"] = image.height * image.width * image.bands * depth // 8 > _LARGEST_TIFF
     if _WRITER.setdefault("process", os.getpid()) != os.getpid():
         raise ImageError(
-            "this process was forked from one that had written a picture, and libvips' threads did not come along; "
-            "start processes by spawn"
+            "this process was forked after a picture was written, and libvips' threads do not survive a fork; start "
+            "processes with spawn"
         )
     np.empty(_VIPS_BYTES, np.uint8)
     # No more threads than torch has; it waits meanwhile.

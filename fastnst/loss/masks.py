@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastnst.errors import FastnstWarning, ImageError, OptionError
+from fastnst.errors import FastnstWarning, ImageError, OptionError, counted
 from fastnst.image.picture import AnyPicture, Picture
 from fastnst.image.read import load_image
 from fastnst.image.resize import resize
@@ -152,7 +152,9 @@ def load_regions(masks: Sequence[Mask], styles: Sequence[AnyPicture], shares: Se
     for mask in masks:
         for number, _ in mask.styles:
             if number > len(styles):
-                raise OptionError(f"a mask names style {number}, and there are {len(styles)}; count them from 1")
+                raise OptionError(
+                    f"a mask names style {number}, and you gave {counted(len(styles), 'style')}; count them from 1"
+                )
         content = _load(mask.content)
         greys = {number - 1: None if source is None else _load(source) for number, source in mask.styles}
         if greys and not any(shares[index] for index in greys):
@@ -176,12 +178,12 @@ def _load(source: Any) -> GreyMask:
     elif brightest < _NEARLY_BLACK:
         raise ImageError(
             f"mask {picture.name!r} is nearly black: its brightest value is {brightest * 255:.0f} of 255; paint the "
-            "region white, and split a map that numbers its regions into one mask for each, as labels == 1"
+            "region white, and split a map that numbers its regions into one mask for each, with labels == 1"
         )
     elif brightest < _WEAK:
         warnings.warn(
-            f"mask {picture.name!r} is grey where it is brightest, {brightest:.0%} of white, which makes its region "
-            "as weak; paint it white if you do not want that",
+            f"mask {picture.name!r} is grey even where it is brightest ({brightest:.0%} of white), "
+            "which weakens its region as much; paint it white if you do not want that",
             FastnstWarning,
             stacklevel=2,
         )
@@ -226,7 +228,7 @@ def _grey(picture: Picture) -> Tensor:
         return visible
     raise ImageError(
         f"mask {picture.name!r} is in colour; a mask is white inside and black outside, so split a map with a colour "
-        "for each region into one mask for each, as (labels == colour).all(-1) of its array does"
+        "for each region into one mask for each, with (labels == colour).all(-1)"
     )
 
 

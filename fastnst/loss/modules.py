@@ -36,7 +36,7 @@ class _Loss(Frozen):
         """The target of a call, or else the module's own. Raises OptionError where there is none."""
         wanted = self.target if target is None else target
         if wanted is None:
-            raise OptionError(f"{type(self).__name__} has no target; give one to the module or to its call")
+            raise OptionError(f"{type(self).__name__} has no target; give one to the module, or in the call")
         return wanted
 
     def reduced(self, loss: Tensor) -> Tensor:

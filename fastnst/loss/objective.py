@@ -114,7 +114,7 @@ class Objective:
         # The image is its own one tile.
         self._is_whole = len(grid) == 1
         if is_sliced and (is_shared or not self._is_whole):
-            raise FastnstError("sorted features cannot be summed up in parts; see the image whole, in one process")
+            raise FastnstError("sorted features cannot be summed in parts; use one process, without tiles")
         # What torch allocates to sort is its own affair.
         self.is_tiled = is_shared or not self._is_whole or is_sliced
         self.wraps, self.variation = options.wraps, variation_of(options, height, width)

@@ -37,7 +37,7 @@ def loss_options(**given: Unpack[OptionValues]) -> Options:
     if options.style_loss != "gram":
         raise OptionError(f'PerceptualLoss cannot take the style loss {options.style_loss}; give style_loss="gram"')
     if isinstance(options.style_weight, tuple):
-        raise OptionError("PerceptualLoss sees images at one scale; give one style weight")
+        raise OptionError("PerceptualLoss works at one scale; give one style weight")
     return options
 
 
@@ -60,9 +60,9 @@ class PerceptualTerms(NamedTuple):
 
 
 class PerceptualLoss(Frozen):
-    """`content_weight · content + style_weight · style + tv_weight · tv`, the objective of `stylize`, of batches.
+    """The objective of `stylize` for batches: `content_weight · content + style_weight · style + tv_weight · tv`.
 
-    The loss with which Johnson, Alahi and Fei-Fei (2016) train a network that stylizes in one pass:
+    Johnson, Alahi and Fei-Fei (2016) train networks that stylize in one pass with such a loss:
 
         perceptual = fastnst.PerceptualLoss("mosaic.jpg", size=256, style_weight=5).to(device)
         loss = perceptual(network(images), images)
@@ -73,14 +73,14 @@ class PerceptualLoss(Frozen):
     weights and the style's targets move with the module, and are not saved with it.
 
     Args:
-        style: the style image or images, as `stylize` takes them; None with `style_weight=0`.
+        style: the style image or images, as for `stylize`; None with `style_weight=0`.
         extractor: the network, shared with another `PerceptualLoss` of the same options; None to load it.
-        **options: those of `stylize` that say what the loss is: preset, content_weight, style_weight, tv_weight,
+        **options: the options of `stylize` that define the loss: preset, content_weight, style_weight, tv_weight,
             tv_kind, tv_reduction, style_weights, content_layers, style_layers, objective, content_reduction,
-            style_reduction, pooling, padding, network, weights, filter_scaling, backend; and size ·
-            style_scale, the edge in pixels (`edge`) at which the styles are looked at.
+            style_reduction, pooling, padding, network, weights, filter_scaling, backend; and size · style_scale, the
+            edge in pixels (`edge`) at which the styles are looked at.
 
-    Raises FastnstError for input that cannot be used; its subclasses say which.
+    Raises a subclass of FastnstError for input that cannot be used.
     """
 
     @torch.inference_mode(False)
@@ -106,7 +106,7 @@ class PerceptualLoss(Frozen):
         self._style_weight: dict[str, float] = {}
         if self._style_layers:
             if style is None:
-                raise OptionError("no style image given; give at least one, or style_weight=0")
+                raise OptionError("no style image was given; give at least one, or style_weight=0")
             self._set_targets(style)
 
     def forward(self, images: Tensor, content: Tensor | None = None) -> Tensor:
@@ -117,7 +117,7 @@ class PerceptualLoss(Frozen):
         """The loss of each image, term by term.
 
         images: (B, 3, H, W), floating, RGB in 0…1 or somewhat beyond.
-        content: (1 or B, 3, H, W), what each shall show; it gets no gradient. None with `content_weight=0`.
+        content: (1 or B, 3, H, W), the content of each image; it gets no gradient. None with `content_weight=0`.
 
         Under autocast the network runs in its dtype; Gram matrices, sums and the total variation are float32.
         """
@@ -156,10 +156,11 @@ class PerceptualLoss(Frozen):
         if not self._content_layers:
             return {}
         if content is None:
-            raise OptionError("no content was given; give the images that the batch shall show, or content_weight=0")
+            raise OptionError("no content was given; give the content of each image, or content_weight=0")
         if content.shape[1:] != images.shape[1:] or len(content) not in (1, len(images)):
             raise OptionError(
-                f"content is {tuple(content.shape)}, the images {tuple(images.shape)}; give as many, of their size"
+                f"content is {tuple(content.shape)} and the images are {tuple(images.shape)}; give one content of "
+                "the same size for each image, or one for all"
             )
         return self.extractor.features(content, self._content_layers)
 
@@ -168,7 +169,7 @@ class PerceptualLoss(Frozen):
         """Keeps each style layer's Gram target: that of several styles as one (see `blend_targets`)."""
         sources: list[Source] = list(style) if isinstance(style, list | tuple) else [style]  # type: ignore[list-item]
         if not sources:
-            raise OptionError("no style image given; give at least one")
+            raise OptionError("no style image was given; give at least one")
         shares = style_shares(self.options.style_weights, len(sources))
         grams: dict[str, list[Tensor]] = {name: [] for name in self._style_layers}
         for source in sources:

@@ -9,7 +9,7 @@ from fastnst_kernels import BlendedTarget, blend_targets
 from fastnst_kernels.launch.layout import exact
 from torch import Tensor
 
-from fastnst.errors import FastnstError, OptionError, RangeError
+from fastnst.errors import FastnstError, OptionError, RangeError, counted
 from fastnst.loss.masks import StyleRegions, style_maps
 from fastnst.loss.moments import MomentSums
 from fastnst.loss.sliced import SlicedTargets, sliced_targets
@@ -34,7 +34,9 @@ def style_shares(weights: Sequence[float] | None, count: int) -> tuple[float, ..
     if weights is None:
         return (1 / max(count, 1),) * count
     if len(weights) != count:
-        raise OptionError(f"{len(weights)} style weights for {count} style images; give one for each image")
+        raise OptionError(
+            f"you gave {counted(len(weights), 'style weight')} for {counted(count, 'style image')}; give one for each"
+        )
     # By the largest first: the sum of finite weights need not be finite.
     relative = [weight / max(weights) for weight in weights]
     return tuple(weight / sum(relative) for weight in relative)
@@ -62,7 +64,7 @@ def style_targets(
     """
     if options.style_loss == "sliced":
         if tile is not None:
-            raise FastnstError("sorted features cannot be summed up in parts; see the style images whole")
+            raise FastnstError("sorted features cannot be summed in parts; do not cut the style images into tiles")
         placed = [(image.to(runtime.device), share) for image, share in styles]
         return dict(sliced_targets(backbone, placed, options, regions))
     plain = options.style_loss == "gram" and regions is None

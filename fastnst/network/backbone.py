@@ -157,7 +157,7 @@ class Backbone:
                     gradient = self.layers.empty(features.shape)
                 taps[name].backward(features, gradient, accumulate=accumulate, relu=step.pool is None)
             if gradient is None:
-                raise FastnstError("the deepest layer is not tapped; there is nothing to go back from")
+                raise FastnstError("the deepest layer has no tap, so there is no gradient; tap it")
             # The layers below may have their memory.
             features = None
             gradient = self.layers.backward(step, gradient, kept, shape)

@@ -21,17 +21,19 @@ Tap = Callable[[Tensor], Tensor]
 
 
 class FeatureExtractor(Frozen):
-    """VGG's features of a batch of images; its weights move with it, and are neither trained nor saved.
+    """Computes VGG's features of a batch of images. The weights move with the module, and are neither trained nor
+    saved.
 
         extractor = FeatureExtractor("imagenet", layers=["conv1_1", "conv4_2"])
         extractor(images)["conv4_2"]                       # (B, 512, H/8, W/8)
 
     Args:
-        weights: a `spec` of `load_weights`, or the `Weights` that it gave.
+        weights: a `spec` for `load_weights`, or the `Weights` that it returned.
         network: "vgg19" or "vgg16"; `Weights` have their own.
-        layers: the layers whose features are wanted, as `conv4_2` or `relu4_2` (the same: features after the ReLU).
+        layers: the layers whose features you want, such as `conv4_2` or `relu4_2` (both mean the features after the
+            ReLU).
         pooling: "avg" or "max".
-        padding: of the first convolution, "zeros" or "replicate".
+        padding: the padding of the first convolution, "zeros" or "replicate".
 
     Raises OptionError for an unknown network, layer, pooling or padding; WeightsError as `load_weights` does.
     """
@@ -81,7 +83,7 @@ class FeatureExtractor(Frozen):
         return self.features(images, self.layers)
 
     def features(self, images: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
-        """The features of some of its layers, by their canonical names; nothing is computed beyond them."""
+        """The features of some of the layers, by their canonical names; it computes nothing beyond them."""
         kept: dict[str, Tensor] = {}
 
         def keep(name: str) -> Tap:
@@ -128,7 +130,9 @@ class FeatureExtractor(Frozen):
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise ImageError(f"images are {tuple(images.shape)} {images.dtype}; give (B, 3, H, W), float in 0…1")
         if missing := [name for name in taps if name not in self.layers]:
-            raise OptionError(f"layers {', '.join(missing)} are not among those of this extractor: {self.layers}")
+            raise OptionError(
+                f"layers {', '.join(missing)} are not in this extractor; choose from its layers, {self.layers}"
+            )
         deepest = max([0, *(self._names.index(name) for name in taps)])
         smallest = 2 ** sum(name.startswith("pool") for name in self._names[: deepest + 1])
         if min(images.shape[2:]) < smallest:

@@ -83,7 +83,7 @@ def resolve_runtime(device: str = "auto", precision: str = "auto", backend: str 
     if precision == "bf16" and place.type == "cpu":
         _warn_if_slow(precision)
     if backend == "reference" and exact_device(place) != place:
-        raise OptionError(f"backend reference computes in float64, which {place} has not; use auto")
+        raise OptionError(f"backend reference computes in float64, which {place} does not have; use auto")
     if backend == "triton":
         if importlib.util.find_spec("triton") is None:
             raise OptionError("backend triton needs the package triton; install it (pip install triton) or use torch")
@@ -159,7 +159,7 @@ def _device(name: str) -> torch.device:
     elif device.type != "cpu":
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         if accelerator is None or accelerator.type != device.type:
-            raise OptionError(f"device {name} was asked for, but torch cannot reach one here; use auto or cpu")
+            raise OptionError(f"device {name} was asked for, but torch finds none here; use auto or cpu")
     return device
 
 

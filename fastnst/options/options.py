@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import Any
 
-from fastnst.errors import OptionError
+from fastnst.errors import OptionError, counted
 from fastnst.image.files import MAX_PIXELS
 from fastnst.network.architecture import (
     FILTER_SCALINGS,
@@ -40,7 +40,7 @@ START_WORDS = ("content", "recoloured", "network", "noise", "grey", "style-mean"
 _OF_LBFGS: tuple[str, Callable[[Any], bool], str] = (
     "optimizer",
     lambda optimizer: optimizer == "lbfgs",
-    "only the optimizer lbfgs looks at it; choose that one, or leave this option out",
+    "only the optimizer lbfgs uses it; choose that one, or leave this option out",
 )
 NEEDS: Mapping[str, tuple[str, Callable[[Any], bool], str]] = MappingProxyType(
     {
@@ -48,7 +48,7 @@ NEEDS: Mapping[str, tuple[str, Callable[[Any], bool], str]] = MappingProxyType(
         "scale_factor": (
             "scales",
             lambda scales: isinstance(scales, int),
-            "it sets how far apart scales are that are given as a number; add --scales 3, or leave this option out",
+            "it only matters if you give a number of scales; add --scales 3, or leave this option out",
         ),
         "blend": (
             "transfer",
@@ -68,9 +68,9 @@ def _is_heeded(name: str, values: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The options of a run, complete and checked; `resolve_options` makes one from a preset and what is given.
+    """The options of a run, complete and checked; `resolve_options` makes them from a preset and the given values.
 
-    Raises OptionError where a value has a wrong type, is out of range, or contradicts another one.
+    Raises OptionError if a value has a wrong type, is out of range, or contradicts another one.
     """
 
     preset: str = _option(
@@ -81,7 +81,7 @@ class Options:
     )
     style_weight: StyleWeight = _option(
         20.0,
-        "let the style count this much (β); give one number, or several, of which the last is for the last scale",
+        "let the style count this much (β); give one number for all scales, or several, the last for the last scale",
         metavar="X",
         many=True,
         minimum=0,
@@ -140,7 +140,7 @@ class Options:
     edge: str = _option("long", "measure size, scales and style scale along this edge", choices=("long", "short"))
     iterations: Iterations = _option(
         50,
-        "take this many optimiser steps at each scale; give one number, or several, of which the last is for the "
+        "take this many optimiser steps at each scale; give one number for all scales, or several, the last for the "
         "last scale",
         metavar="N",
         many=True,
@@ -155,7 +155,7 @@ class Options:
     )
     scale_factor: float = _option(
         2.0,
-        "make each scale this many times as large as the one before, where you give a number of scales",
+        "make each scale this many times as large as the one before, if you give a number of scales",
         minimum=1.1,
         maximum=8,
     )
@@ -174,8 +174,8 @@ class Options:
     )
     average: float | None = _option(
         None,
-        "return a running mean of the images in which the mean before counts this much; 0.99 averages about the last "
-        "hundred",
+        "return a running mean of the images, in which the mean so far counts this much; 0.99 averages about the "
+        "last hundred",
         shown="off",
         above=0,
         maximum=0.9999,
@@ -202,7 +202,8 @@ class Options:
     )
     transfer: str = _option(
         "none",
-        "move features to the style's in place of a style loss, layer by layer from the deepest: wct moves their "
+        "move the features to the style's instead of using a style loss, layer by layer from the deepest: wct moves "
+        "their "
         "mean and covariance, adain their means and deviations",
         choices=("none", "wct", "adain"),
     )
@@ -264,11 +265,14 @@ class Options:
     history: int = _option(20, "remember this many pairs of steps, for lbfgs only", minimum=1, maximum=200)
     history_precision: str = _option(
         "auto",
-        "remember them in this precision, for lbfgs only; 16 bits halve the memory, and auto is fp16 on a GPU, else "
+        "remember the pairs in this precision, for lbfgs only; 16 bits halve the memory, and auto is fp16 on a GPU, "
+        "else "
         "fp32",
         choices=("auto", "fp32", "bf16", "fp16"),
     )
-    network: str = _option("vgg19", "the network", choices=tuple(NETWORKS), heading="network")
+    network: str = _option(
+        "vgg19", "look at the pictures with this network", choices=tuple(NETWORKS), heading="network"
+    )
     weights: str = _option(
         "auto",
         "take the network's weights from here: original is the paper's VGG-19, imagenet is torchvision's, which is "
@@ -316,7 +320,7 @@ class Options:
         None, "take at most this much memory, such as 8GB", shown="what is free", metavar="SIZE"
     )
     max_pixels: int = _option(
-        MAX_PIXELS, "refuse pictures of more pixels; this guards against files that claim to be huge", minimum=4
+        MAX_PIXELS, "refuse pictures with more pixels; this guards against files that claim to be huge", minimum=4
     )
 
     def __post_init__(self) -> None:
@@ -348,15 +352,15 @@ class Options:
                 raise OptionError(f"{name.replace('_', ' ')} {shown} has no effect here: {NEEDS[name][2]}")
         if self.transfer != "none" and not (self.levels and self.style_loss == "gram"):
             raise OptionError(
-                f"transfer {self.transfer} moves features in place of a style loss; leave --style-loss as it is, and "
-                "--style-weight above 0"
+                f"transfer {self.transfer} moves features instead of using a style loss; leave --style-loss out, and "
+                "keep --style-weight above 0"
             )
         if self.style_weights is not None and sum(self.style_weights) == 0:
             raise OptionError("the style weights are all 0; at least one must be more")
         if self.style_form == "channel-mean" and self.style_loss not in ("gram", "covariance"):
             raise OptionError(
-                f"style reduction channel-mean is a form for matrices, and style loss {self.style_loss} "
-                "has none; choose another form, or style loss gram"
+                f"style reduction channel-mean is for matrices, and style loss {self.style_loss} has none; choose "
+                "another form, or style loss gram"
             )
         if self.wraps and self.tv_kind == "nine-point":
             raise OptionError(
@@ -373,12 +377,12 @@ class Options:
 
     @property
     def active_content_layers(self) -> LayerWeights:
-        """The content layers whose weight counts: none where the content weight is 0."""
+        """The content layers that count; there are none if the content weight is 0."""
         return tuple((name, weight) for name, weight in self.content_layers if weight > 0 and self.content_weight > 0)
 
     @property
     def active_style_layers(self) -> LayerWeights:
-        """The style layers whose weight counts: none where the style weight is 0."""
+        """The style layers that count; there are none if the style weight is 0."""
         return tuple((name, weight) for name, weight in self.style_layers if weight > 0 and self.last_style_weight > 0)
 
     @property
@@ -468,7 +472,7 @@ def resolve_options(**given: Any) -> Options:
         counts = getattr(options, name)
         if name in given and isinstance(counts, tuple) and len(counts) > count:
             raise OptionError(
-                f"you gave {len(counts)} {spoken} for {count} scale{'s' if count > 1 else ''}; "
+                f"you gave {len(counts)} {spoken} for {counted(count, 'scale')}; "
                 "give one for all scales, or at most one for each"
             )
     return options

@@ -102,22 +102,22 @@ def parse_size(value: Any) -> int | Fraction | tuple[int, int]:
 
 def _name(spoken: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise OptionError(f"{spoken} {value!r} is not a name")
+        raise OptionError(f"{spoken} {value!r} is not a name; give a text")
     return value
 
 
 def _number(spoken: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise OptionError(f"{spoken} {value!r} is not a number; write one as 0.5")
+        raise OptionError(f"{spoken} {value!r} is not a number; write one such as 0.5")
     try:
         return float(value)
     except OverflowError:
-        raise OptionError(f"{spoken} is beyond what a float can hold; give an ordinary number") from None
+        raise OptionError(f"{spoken} is too large for a float; give a smaller number") from None
 
 
 def _integer(spoken: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise OptionError(f"{spoken} {value!r} is not a whole number; write one as 512")
+        raise OptionError(f"{spoken} {value!r} is not a whole number; write one such as 512")
     bits = int(value).bit_length()
     if bits > _MOST_BITS:
         raise OptionError(f"{spoken} has {bits} bits and is too large; give {_MOST_BITS} at most")
@@ -146,7 +146,7 @@ def _by_scale(read: Callable[[str, Any], Any], spoken: str, value: Any) -> Any:
     """A value, or several for as many scales."""
     values = tuple(read(spoken, item) for item in _items(value))
     if not values:
-        raise OptionError(f"no {spoken} given; give one, or one for each scale")
+        raise OptionError(f"no {spoken} was given; give one, or one for each scale")
     return values[0] if len(values) == 1 else values
 
 
@@ -155,7 +155,7 @@ def _style_weights(spoken: str, value: Any) -> tuple[float, ...] | None:
         return None
     weights = tuple(_number(spoken.removesuffix("s"), weight) for weight in _items(value))
     if not weights:
-        raise OptionError("no style weights given; give one for each style image, or none for equal ones")
+        raise OptionError("no style weights were given; give one for each style image, or none for equal ones")
     return weights
 
 
@@ -167,7 +167,7 @@ def parse_scales(value: Any) -> Scales:
     is_text = isinstance(value, str)
     if (not isinstance(value, Iterable) or is_text) and not all(isinstance(edge, Integral) for edge in items or [""]):
         raise OptionError(
-            f"scales {value!r} is neither auto, nor none, nor a number of scales, nor a list of long edges in pixels"
+            f"scales {value!r} is not possible; give auto, none, a number of scales, or a list of long edges in pixels"
         )
     edges = tuple(_integer("scale", edge) for edge in items)
     if len(edges) == 1 and (is_text or not isinstance(value, Iterable)):
@@ -194,13 +194,13 @@ def scale_count(scales: Scales, size: int) -> int:
 
 def _path(spoken: str, value: Any) -> str:
     if not isinstance(value, str | os.PathLike):
-        raise OptionError(f"{spoken} {value!r} is neither a name nor a path")
+        raise OptionError(f"{spoken} {value!r} is neither a name nor a path; give one of them")
     return os.fspath(value)
 
 
 def _device(spoken: str, value: Any) -> str:
     if not isinstance(value, str) and type(value).__name__ != "device":
-        raise OptionError(f"{spoken} {value!r} is neither a name such as cpu or cuda:1 nor a torch.device")
+        raise OptionError(f"{spoken} {value!r} is not a device; give a name, such as cpu or cuda:1, or a torch.device")
     return str(value)
 
 
@@ -233,7 +233,7 @@ def parse_tile(value: Any) -> int | str:
     if isinstance(word, str) and word.isdecimal() and len(word) <= _MEMORY_BITS:
         word = int(word)
     if isinstance(word, bool) or not isinstance(word, int):
-        raise OptionError(f"tile {value!r} is neither auto, nor none, nor a number of pixels")
+        raise OptionError(f"tile {value!r} is not possible; give auto, none, or a number of pixels")
     if word.bit_length() > _MEMORY_BITS:
         raise OptionError("tile is larger than any picture; give a number of pixels, auto or none")
     if word < 1:
@@ -334,10 +334,12 @@ def _layers(spoken: str, value: Any, network: str) -> LayerWeights:
         words = [word for item in ([value] if isinstance(value, str) else value) for word in _layer_words(item)]
         named = [_named_layer(word, len(words)) for word in words]
     else:
-        raise OptionError(f"{spoken} {value!r} are neither names nor a mapping from name to weight")
+        raise OptionError(f"{spoken} {value!r} are not possible; give names, or a mapping from name to weight")
     layers = tuple((canonical_layer(layer, network), weight) for layer, weight in named)
     if not layers:
-        raise OptionError(f"no {kind} layers given; name at least one, such as conv4_2, or set the {kind} weight to 0")
+        raise OptionError(
+            f"no {kind} layers were given; name at least one, such as conv4_2, or set the {kind} weight to 0"
+        )
     names = [layer for layer, _ in layers]
     for layer, weight in layers:
         if names.count(layer) > 1:

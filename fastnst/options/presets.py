@@ -113,7 +113,7 @@ def warn_of_other_network(options: "Options", weights: "Weights") -> None:
     if options.preset == "gatys" and not is_original(options.network, weights.source):
         message = (
             "preset gatys is for the original VGG-19, whose filters it scales to a mean activation of 1; those of "
-            f"{weights.source} stay as they are, and the same α/β gives another balance: look at several, or pass "
+            f"{weights.source} stay as they are, so the same α/β gives another balance; try several, or pass "
             "--weights original"
         )
     elif options.preset == "neural-style" and summed and weights.preprocessing.scale == 1:

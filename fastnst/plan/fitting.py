@@ -121,7 +121,7 @@ class FittingObjective:
             self._sizes.clear()
             if self.runtime.device.type == "cuda":
                 torch.cuda.empty_cache()
-            message = f"memory ran out; going on with tiles of {smaller.tile} pixels, computed twice"
+            message = f"memory ran out; the run continues with tiles of {smaller.tile} pixels, each computed twice"
             warnings.warn(message, FastnstWarning, stacklevel=3)
 
     def _smaller(self) -> Plan | None:

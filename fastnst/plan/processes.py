@@ -133,7 +133,7 @@ class Ranks:
                 raise
             raise RanksError(
                 f"process {self.rank} of {self.size} lost another one while {doing}: it has ended, or did not answer "
-                f"for {self.timeout:g} s; see what it said, and go on from the checkpoint ({_reason(error)})"
+                f"for {self.timeout:g} s; read its message, and continue from the checkpoint ({_reason(error)})"
             ) from error
 
 

@@ -38,9 +38,9 @@ _HELD_SECONDS = 1.5  # for the last frame of a movie, before a loop begins anew
 
 
 class Ready:
-    """A callback that may be used as a context manager, and is closed on leaving.
+    """A callback that is also a context manager, which closes it at the end.
 
-    `lazy` says that it looks at an image while it is called, if at all, or is content with a later one (see `Iterate`).
+    `lazy` says that it reads the image only while it is called, or can use a later one (see `Iterate`).
     """
 
     lazy = False
@@ -49,7 +49,7 @@ class Ready:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Finishes what the run has left open. Closing twice does nothing more."""
+        """Finishes the work that the run has left open. A second call does nothing."""
 
     def __enter__(self) -> Self:
         return self
@@ -59,7 +59,8 @@ class Ready:
 
 
 class Chain(Ready):
-    """Several callbacks as one: all are called, in order, even if one wants to stop; one that does stops the run."""
+    """Joins several callbacks into one. It calls all of them, in order, and the run stops if one of them returns
+    False."""
 
     def __init__(self, *callbacks: Callback) -> None:
         for callback in callbacks:
@@ -73,7 +74,7 @@ class Chain(Ready):
         return all(answer is None or bool(answer) for answer in answers)
 
     def close(self) -> None:
-        """Closes those that can be closed, last first, all of them even if some fail; the last error is raised."""
+        """Closes the callbacks, last first, even if some fail; it then raises the last error."""
         with ExitStack() as stack:
             for callback in self.callbacks:
                 if isinstance(callback, Ready):
@@ -86,7 +87,7 @@ chain = Chain
 
 def _check_count(name: str, count: object, unit: str) -> None:
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise OptionError(f"{name} {count!r} is not a whole number of {unit}, 1 or more")
+        raise OptionError(f"{name} {count!r} is out of range; give a whole number of {unit}, 1 or more")
 
 
 class _Every:
@@ -111,11 +112,11 @@ def _going_on() -> Iterator[None]:
     try:
         yield
     except FastnstError as error:
-        warnings.warn(f"{error}; the run goes on", FastnstWarning, stacklevel=4)
+        warnings.warn(f"{error}; the run continues", FastnstWarning, stacklevel=4)
 
 
 class Preview(Ready):
-    """The newest image in one file, for a viewer that shows it anew whenever it changes.
+    """Keeps the newest image in one file, for a viewer that reloads it when it changes.
 
     `path` is written whole or not at all, at most once in so many `seconds`; `close` writes the last image. `form` is
     that of `Result.save`.
@@ -150,16 +151,16 @@ class Preview(Ready):
 
 
 class Live(Preview):
-    """The newest image in a notebook, no longer than `edge` pixels, and how far the run is.
+    """Shows the newest image in a notebook, with a long edge of at most `edge` pixels, and the progress of the run.
 
-    Where ipywidgets are there it has a bar, elsewhere a line of text; it is shown at most once in so many `seconds`.
+    It has a bar if ipywidgets is installed, and otherwise a line of text. It updates at most once in so many `seconds`.
     """
 
     def __init__(self, *, seconds: float = 1.0, edge: int = 512) -> None:
         self._wait(seconds)
         _check_count("edge", edge, "pixels")
         if importlib.util.find_spec("IPython") is None:
-            raise OptionError("a live view is for notebooks, which have IPython; take Preview, which writes a file")
+            raise OptionError("a live view needs a notebook with IPython; use Preview, which writes a file")
         self._edge = edge
         self._view: Callable[[Image.Image, str, float], None] | None = None
 
@@ -198,7 +199,7 @@ def _view() -> Callable[[Image.Image, str, float], None]:
 
 
 class Frames(Ready):
-    """The image of every n-th iteration in a file of its own: out_00050.png beside out.png (see `numbered_path`)."""
+    """Writes the image of every n-th iteration to its own file: out_00050.png beside out.png (see `numbered_path`)."""
 
     lazy = True
 
@@ -213,12 +214,12 @@ class Frames(Ready):
 
 
 def numbered_path(path: Path, iteration: int) -> Path:
-    """Where the image of `iteration` goes: out_00050.png beside out.png."""
+    """The path for the image of `iteration`: out_00050.png beside out.png."""
     return path.with_name(f"{path.stem}_{iteration:05d}{path.suffix}")
 
 
 class Movie(Ready):
-    """A movie of the run: the starting image, every n-th iteration, and the last image.
+    """Makes a movie of the run: the starting image, every n-th iteration, and the last image.
 
     The frames are of the run's last scale, with a long edge of `longest_side` pixels at most; those before it are
     enlarged. `path` ends in .mp4 (with PyAV, `fastnst[movie]`), .gif or .webp, and is written by `close`.
@@ -300,7 +301,7 @@ def run_bar(**facts: Any) -> Any:
 
 
 class Progress(Ready):
-    """A progress bar for a terminal or a notebook, with the time that is left."""
+    """Shows a progress bar in a terminal or a notebook, with the time that is left."""
 
     lazy = True
 
@@ -318,9 +319,9 @@ class Progress(Ready):
 
 
 class LossPlot(Ready):
-    """The losses as a plot, drawn when the run is over; needs matplotlib (`fastnst[plot]`).
+    """Draws the losses as a plot when the run is over; needs matplotlib (`fastnst[plot]`).
 
-    It has the records that the callback was called with: with `callback_every=1` all of them.
+    The plot has the records that the callback was called with; with `callback_every=1` these are all.
     """
 
     lazy = True
@@ -343,10 +344,10 @@ class LossPlot(Ready):
 
 
 class EarlyStop(Ready):
-    """Stops the run when its loss falls too slowly at one scale, or is low enough.
+    """Stops the run if its loss falls too slowly at one scale, or is low enough.
 
     Within `patience` evaluations the lowest loss of the present scale must have fallen by the fraction `tolerance`; at
-    a total loss of `below` the run stops at once. The option `tolerance` ends one scale, and goes on to the next.
+    a total loss of `below` the run stops at once. The option `tolerance` ends only one scale, and the next one begins.
     """
 
     lazy = True
@@ -373,13 +374,14 @@ class EarlyStop(Ready):
 
 
 class TensorBoard(Ready):
-    """Losses of each evaluation, and every n-th image, in TensorBoard's files; needs `fastnst[tensorboard]`."""
+    """Writes the losses of each evaluation, and every n-th image, to TensorBoard's files; needs
+    `fastnst[tensorboard]`."""
 
     lazy = True
 
     def __init__(self, folder: str | os.PathLike[str], *, images_every: int = 25) -> None:
         if importlib.util.find_spec("tensorboard") is None:
-            raise OptionError('TensorBoard is not here; install it with pip install "fastnst[tensorboard]"')
+            raise OptionError('TensorBoard is not installed; install it with pip install "fastnst[tensorboard]"')
         self._every = _Every(images_every)
         from torch.utils.tensorboard import SummaryWriter
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastnst.errors import FastnstError, FastnstWarning, ImageError
+from fastnst.errors import FastnstError, FastnstWarning, ImageError, counted
 from fastnst.image.files import check_place, real_target
 from fastnst.image.read import Source
 from fastnst.network.weights_file import check_archive
@@ -29,7 +29,7 @@ _FREE = ("init", "masks", "device", "tile", "max_memory", "max_pixels")
 
 
 class CheckpointError(FastnstError):
-    """A checkpoint that cannot be written, read or gone on with."""
+    """A checkpoint cannot be written, read or continued from."""
 
 
 @contextlib.contextmanager
@@ -40,7 +40,7 @@ def _of_a_run() -> Iterator[None]:
     except FastnstError:
         raise
     except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise CheckpointError("the checkpoint holds other facts than a run has; begin anew") from error
+        raise CheckpointError("the checkpoint does not hold the facts of a run; start over") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +113,7 @@ def _source(role: str, recorded: str | None, given: Source | None, picture: Mapp
         )
     if not Path(recorded).exists():
         raise CheckpointError(
-            f"the {role} image of this run, {recorded!r}, is not there any more; give it with {role}=… or {flag} PATH"
+            f"the {role} image of this run, {recorded!r}, does not exist any more; give it with {role}=… or {flag} PATH"
         )
     return recorded
 
@@ -133,7 +133,9 @@ def check_same_inputs(saved: Mapping[str, Any], present: Mapping[str, Any]) -> N
     Both are parameters as a `Result` has them; of `present` those that are known before the network is loaded will do.
     """
     if (saved["content"] is None) != (present["content"] is None):
-        raise CheckpointError("one of the two runs has no content picture; give the pictures that the run was made of")
+        raise CheckpointError(
+            "one of the two runs has no content picture; give the pictures that the run was made from"
+        )
     for role in ("content", "init"):
         if saved.get(role) is not None and present[role] is not None:
             _check_same(f"{role} image", saved[role], present[role])
@@ -141,21 +143,21 @@ def check_same_inputs(saved: Mapping[str, Any], present: Mapping[str, Any]) -> N
         _check_same("style image", before, now)
     if len(saved["styles"]) != len(present["styles"]):
         raise CheckpointError(
-            f"the run was made of {len(saved['styles'])} style images, not {len(present['styles'])}; give those, in "
-            "order"
+            f"the run was made from {counted(len(saved['styles']), 'style image')}, not {len(present['styles'])}; "
+            "give the same ones, in order"
         )
     if mask_hashes(saved.get("masks")) != mask_hashes(present.get("masks")):
-        raise CheckpointError("the masks are not those of the saved run; give those, in order, or begin anew")
+        raise CheckpointError("the masks are not those of the saved run; give the same ones, in order, or start over")
     for name, value in saved["options"].items():
         if name not in _FREE and json.dumps(value) != json.dumps(present["options"][name]):
             raise CheckpointError(
-                f"the saved run has {name} {value!r}, not {present['options'][name]!r}; leave it as it was, or begin "
-                "anew"
+                f"the saved run has {name} {value!r}, not {present['options'][name]!r}; leave it as it was, or start "
+                "over"
             )
     if saved["sizes"] != present["sizes"]:
         raise CheckpointError(
-            f"the saved run has the sizes {saved['sizes']}, not {present['sizes']}; leave them as they were, or begin "
-            "anew"
+            f"the saved run has the sizes {saved['sizes']}, not {present['sizes']}; leave them as they were, or "
+            "start over"
         )
 
 
@@ -180,7 +182,7 @@ def _check_same(role: str, saved: Mapping[str, Any], present: Mapping[str, Any])
     if saved["sha256"] != present["sha256"]:
         name = present.get("name", present.get("source"))
         raise CheckpointError(
-            f"the {role} {name} is not the one that the run was made of; give that one, or begin anew"
+            f"the {role} {name} is not the one that the run was made from; give that one, or start over"
         )
 
 
@@ -231,14 +233,14 @@ def _load_run(path: Path, *, check: bool) -> SavedRun:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
             f"checkpoint {path} cannot be read: it is damaged, cut short or of an older format ({reason}); give the "
-            "file that --checkpoint wrote, or begin anew"
+            "file that --checkpoint wrote, or start over"
         ) from error
     if not isinstance(contents, dict) or contents.get("kind") != _KIND:
         raise CheckpointError(f"{path} is not a checkpoint of a run; give the file that --checkpoint wrote")
     if contents.get("format") != FORMAT:
         raise CheckpointError(
-            f"checkpoint {path} has format {contents.get('format')!r}, this version of fastnst reads {FORMAT}; go on "
-            "with the version that wrote it, or begin anew"
+            f"checkpoint {path} has format {contents.get('format')!r}, and this version of fastnst reads {FORMAT}; "
+            "continue with the version that wrote it, or start over"
         )
     try:
         facts = json.loads(contents["run"])
@@ -248,7 +250,7 @@ def _load_run(path: Path, *, check: bool) -> SavedRun:
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         sound = False
     if not sound:
-        raise CheckpointError(f"checkpoint {path} holds other facts than a run has; begin anew")
+        raise CheckpointError(f"checkpoint {path} does not hold the facts of a run; start over")
     return run
 
 

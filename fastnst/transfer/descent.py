@@ -261,7 +261,7 @@ class Replayed:
             # Where the capture cannot end either, that is the later error.
             reason = str(error.__context__ or error).strip().splitlines()[0]
             warnings.warn(
-                f"the iteration cannot be captured as a CUDA graph ({reason}); it runs uncaptured, and slower",
+                f"the iteration cannot be captured as a CUDA graph ({reason}); it runs uncaptured and more slowly",
                 FastnstWarning,
                 stacklevel=2,
             )

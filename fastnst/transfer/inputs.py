@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastnst.errors import FastnstWarning, OptionError
+from fastnst.errors import FastnstWarning, OptionError, counted
 from fastnst.feedforward.first import first_picture, network_shares
 from fastnst.image.colour import moments, moved_colours
 from fastnst.image.files import MAX_PIXELS, pictures_at
@@ -41,9 +41,9 @@ _STRETCH = 1.02
 
 @dataclass(frozen=True)
 class Canvas:
-    """A stand-in for a content picture, of which only the height and width in pixels are known, each 2 to 65535.
+    """A stand-in for a content picture, with only its height and width in pixels, each 2 to 65535.
 
-    Raises OptionError for others.
+    Raises OptionError for other sizes.
     """
 
     height: int
@@ -147,7 +147,7 @@ def changed_inputs(
     recorded = record.get("styles")
     entries = recorded if isinstance(recorded, list) else []
     if len(entries) != len(styles):
-        yield f"the image was made of {len(entries)} styles, not of {len(styles)}"
+        yield f"the image was made from {counted(len(entries), 'style')}, not {len(styles)}"
     pictures = [("style", path, entry) for path, entry in zip(styles, entries, strict=False)]
     if content is not None:
         pictures.insert(0, ("content", content, record.get("content")))
@@ -155,7 +155,7 @@ def changed_inputs(
         pictures.append(("init", options.init, record.get("init")))
     for role, path, entry in pictures:
         if not isinstance(entry, dict) or entry.get("sha256") != sha256_of(role, path):
-            yield f"the {role} {path!r} is not the picture that the image was made of"
+            yield f"the {role} {path!r} is not the picture that the image was made from"
 
 
 class Inputs:
@@ -241,7 +241,7 @@ def _load_styles(style: Styles, options: Options) -> list[AnyPicture]:
         sources += pictures_at(each, "style") if isinstance(each, str | os.PathLike) else [each]
     read = partial(open_picture, role="style", max_pixels=options.max_pixels)
     if not sources and (options.last_style_weight > 0 or options.init == "style-mean"):
-        raise OptionError("no style image given; give at least one")
+        raise OptionError("no style image was given; give at least one")
     return [opaque(each if isinstance(each, Picture | StreamedPicture) else read(each)) for each in sources]
 
 

@@ -78,7 +78,10 @@ def check_target(
                 f"output {str(target)!r} is there already; give a new folder, or a name such as {target}.mp4"
             )
         if not target.absolute().parent.is_dir():
-            raise ImageError(f"output {str(target)!r}: the folder {str(target.parent)!r} does not exist; create it")
+            raise ImageError(
+                f"output {str(target)!r} cannot be written, because the folder {str(target.parent)!r} "
+                "does not exist; create it"
+            )
         return
     check_place(str(target), "clip", SUFFIXES)
     if suffix not in FILMS:
@@ -95,10 +98,13 @@ def check_target(
             _write_film(trial, suffix, iter([np.zeros((*size, 3), np.uint8)]), rate, sound, size=size, trial=True)
     except (av.FFmpegError, ValueError, RuntimeError) as error:
         if sound is None:
-            raise OptionError(f"{form} of {size[1]}×{size[0]} at {rate} frames a second: {reason_of(error)}") from error
+            raise OptionError(
+                f"{form} cannot hold {size[1]}×{size[0]} pixels at {rate} frames a second "
+                f"({reason_of(error)}); choose another size, rate or suffix"
+            ) from error
         raise OptionError(
-            f"the sound of {sound.path!r} cannot be copied into {suffix} ({reason_of(error)}); choose another suffix, "
-            "as .mkv, or leave it out with --no-sound (sound=False)"
+            f"the sound of {sound.path!r} cannot be copied into {suffix} ({reason_of(error)}); choose another "
+            "suffix, such as .mkv, or leave it out with --no-sound (sound=False)"
         ) from error
 
 

@@ -90,7 +90,7 @@ class Prepared:
         return run.result()
 
     def made(self, watch: Watch) -> Run:
-        """The run itself, at its end: its `image` is as the optimiser left it. Raises DivergedError."""
+        """Makes the run and returns it at its end, with its `image` as the optimiser left it. Raises DivergedError."""
         check_fork()
         try:
             return self._made(watch)
@@ -100,7 +100,7 @@ class Prepared:
                 raise
         self._stylizer.compute_in(without_overflow(self._runtime))
         warnings.warn(
-            f"float16 cannot hold the values of the first image; the run goes on in {self._runtime.precision}",
+            f"float16 cannot hold the values of the first image; the run continues in {self._runtime.precision}",
             FastnstWarning,
             stacklevel=2,
         )

@@ -19,10 +19,10 @@ _LARGEST_SHOWN = 1024
 
 @dataclass(frozen=True)
 class LossRecord:
-    """The loss of the image after `iteration` steps in all, at the scale whose long edge is `scale` pixels.
+    """The loss of the image after `iteration` steps of the run, at the scale whose long edge is `scale` pixels.
 
-    `content`, `style` and `tv` are the terms before their weights, `total` is the weighted sum, `seconds` the time
-    since the run began. The first record of a scale is its starting image.
+    `content`, `style` and `tv` are the terms before their weights, `total` is the weighted sum, and `seconds` is the
+    time since the run began. The first record of a scale is for its starting image.
     """
 
     iteration: int
@@ -39,13 +39,14 @@ class LossRecord:
 
 @dataclass(frozen=True, eq=False)
 class Iterate:
-    """The view that a callback gets after each evaluation: the record of the image, the image, and how far the run is.
+    """The state of a run that a callback gets after each evaluation: the record of the image, the image, and the
+    progress.
 
-    `alpha` and `parameters` are those of a `Result`; `iterations` counts the steps of the whole run, `scales` are its
-    long edges in pixels, `share` is the part of the work, in steps × pixels, that is done, 0 to 1.
+    `alpha` and `parameters` are those of a `Result`. `iterations` counts the steps of the whole run, `scales` are its
+    long edges in pixels, and `share` is the part of the work that is done, in steps × pixels, from 0 to 1.
 
-    `look` makes the copy: before the callback is called, or with a callback whose attribute `lazy` is true when `image`
-    is first asked for, of the image as it is then.
+    `look` copies the image before the callback is called; for a callback whose attribute `lazy` is true, it does so
+    when `image` is first read.
     """
 
     record: LossRecord
@@ -81,15 +82,16 @@ Callback = Callable[[Iterate], bool | None]
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """A finished, or stopped, run.
+    """A finished or stopped run.
 
     Attributes:
-        tensor: the image, (3, H, W) float32 in 0…1 on the CPU: of the last scale the one of the lowest loss, or the
-            mean of them if that was asked for. `alpha` is the content's at that size, (1, H, W), or None.
+        tensor: the image, (3, H, W) float32 in 0…1 on the CPU. It is the image of the lowest loss at the last scale, or
+            with the option `average` the mean of the images. `alpha` is the content's alpha at that size, (1, H, W), or
+            None.
         losses: one record for each evaluation.
-        parameters: how it was made, as JSON can hold it: options, inputs, weights, sizes, versions, and `final`, the
-            record of `tensor`.
-        stopped: None for a run that reached its end, else why it ended earlier.
+        parameters: how the image was made, in values that JSON can hold: options, inputs, weights, sizes, versions, and
+            `final`, the record of `tensor`.
+        stopped: None for a run that reached its end, and otherwise the reason why it ended earlier.
     """
 
     tensor: Tensor
@@ -105,7 +107,7 @@ class Result:
 
     @property
     def image(self) -> Image.Image:
-        """The image as PIL has it: RGB, or RGBA where the content has alpha; 8 bit, sRGB."""
+        """The image as a PIL image: RGB, or RGBA if the content has alpha, with 8 bits, in sRGB."""
         return to_pil(self.tensor, self.alpha)
 
     def __repr__(self) -> str:
@@ -131,15 +133,15 @@ class Result:
     def save(self, path: Target, **form: Unpack[Form]) -> None:
         """Writes the image to a path or a binary stream, with `parameters` in its metadata, atomically.
 
-        `format` is png, jpeg, webp, tiff, avif or npy, whatever the name (a stream gets PNG by default), `bit_depth` 8,
-        or for PNG and TIFF 16, `quality` of JPEG, WebP and AVIF 1 to 100. Raises ImageError where the place will not
-        do, OptionError for the three.
+        `format` is png, jpeg, webp, tiff, avif or npy; by default the name decides, and a stream gets PNG. `bit_depth`
+        is 8, or 16 for PNG and TIFF. `quality` is 1 to 100, for JPEG, WebP and AVIF. Raises ImageError if the image
+        cannot be written there, and OptionError if one of the three is not possible.
         """
         save_image(path, self.tensor, self.alpha, parameters=self.parameters, **form)
 
 
 class DivergedError(FastnstError):
-    """The loss became NaN or infinite. `result` holds the best image before that, and the losses up to it."""
+    """The loss became NaN or infinite. `result` holds the best image before that, and the losses until then."""
 
     def __init__(self, message: str, result: Result) -> None:
         super().__init__(message)

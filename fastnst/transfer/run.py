@@ -54,16 +54,17 @@ class WatchValues(ResumeValues, total=False):
 
 @dataclass(frozen=True)
 class Watch:
-    """Who looks at a run.
+    """The callback and the checkpoint of a run.
 
     Attributes:
-        callback: called with an `Iterate` when losses have been read back; returning False (not None) stops the run.
-        callback_every: read them back at least after so many evaluations. On a CPU it is after each one anyway; on a
-            GPU 1 makes it wait at every iteration, and None leaves it at about four times a second.
-        checkpoint: a file from which `fastnst.resume` can go on, written every `checkpoint_every` seconds, at the end
-            of each scale and when the callback stops the run; whole or not at all.
+        callback: called with an `Iterate` when losses have been read back; if it returns False (not None), the run
+            stops.
+        callback_every: read losses back at least after so many evaluations. On a CPU this happens after each one
+            anyway. On a GPU 1 makes the run wait at every iteration, and None means about four times a second.
+        checkpoint: a file from which `fastnst.resume` can continue. It is written, whole or not at all, every
+            `checkpoint_every` seconds, at the end of each scale, and when the callback stops the run.
 
-    Raises OptionError for others, CheckpointError where the checkpoint's folder will not do.
+    Raises OptionError for other values, and CheckpointError if the checkpoint cannot be written to its folder.
     """
 
     callback: Callback | None = None
@@ -78,7 +79,7 @@ class Watch:
         if every is not None and (not isinstance(every, int) or every < 1):
             raise OptionError(f"callback_every is {every!r}; give a whole number of 1 or more, or None")
         if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
-            raise OptionError(f"checkpoint_every {seconds!r} is not a number of seconds, 0 or more")
+            raise OptionError(f"checkpoint_every {seconds!r} is out of range; give a number of seconds, 0 or more")
         if self.checkpoint is not None:
             check_checkpoint(Path(self.checkpoint))
 
@@ -346,7 +347,7 @@ class Run:
         try:
             save_run(Path(self._watch.checkpoint), saved)
         except CheckpointError as error:
-            warnings.warn(f"{error}; the run goes on", FastnstWarning, stacklevel=2)
+            warnings.warn(f"{error}; the run continues", FastnstWarning, stacklevel=2)
         self._saved_at = time.perf_counter()
 
     def _finished(self, image: Tensor, content: Picture) -> Tensor:

@@ -107,7 +107,9 @@ def _check_contentless(options: Options) -> None:
     if options.edge == "short":
         raise OptionError("edge short needs a content picture; without one, give both sides as the size")
     if options.preserve_color != "none":
-        raise OptionError(f"preserve color {options.preserve_color} needs a content picture, and there is none")
+        raise OptionError(
+            f"preserve color {options.preserve_color} needs a content picture, and there is none; leave it out"
+        )
 
 
 def _check_tiles(content: AnyPicture | Canvas, options: Options) -> None:

@@ -45,15 +45,15 @@ def stylize(content: Source, style: Styles, **values: Unpack[StylizeValues]) -> 
     Args:
         content: a path, a PIL image, an array (H, W, 3) of uint8 or of floats in 0…1, or a tensor (3, H, W) or
             (1, 3, H, W) in 0…1.
-        style: the same, or a folder of pictures, which are taken by their names' order, or a sequence of these, which
-            may be empty where the style weight is 0.
+        style: the same, or a folder, whose pictures are taken in the order of their names, or a sequence of these; it
+            may be empty if the style weight is 0.
         **values: the fields of `fastnst.Options`, such as `size=512` (or "content", "50%", or "1920x1080", the box to
             fit into), `style_weight=5` or `preset="gatys"`, and those of `fastnst.Watch`: `callback`,
             `callback_every`, `checkpoint` and `checkpoint_every`.
 
-    Ctrl-C ends the run after the present iteration, and the result, whose `stopped` is then "interrupted", is the image
-    so far; pressed twice it raises KeyboardInterrupt. Raises FastnstError for input that cannot be used, before any
-    long work, and DivergedError, which carries the best image, when the loss turns NaN or infinite.
+    Ctrl-C ends the run after the present iteration. You then get the image so far, as a result whose `stopped` is
+    "interrupted". If you press it twice, it raises KeyboardInterrupt. Raises FastnstError for input that cannot be
+    used, before any long work, and DivergedError, which holds the best image, if the loss becomes NaN or infinite.
     """
     watch, options = watch_and_options(values)
     return interruptible(watch, Stylizer(style, **options).prepare(content).run)
@@ -68,12 +68,13 @@ def resume(
     masks: Sequence[Any] | None = None,
     **watch: Unpack[ResumeValues],
 ) -> Result:
-    """Goes on with the run whose checkpoint is at `path`, and on with the checkpoint.
+    """Continues the run whose checkpoint is at `path`, and keeps the checkpoint up to date.
 
-    The result is that of the uninterrupted run: on a CPU, with the same number of threads and the same versions, bit
-    for bit. Pictures are read where the run read them, unless they are given. `watch` are fields of `fastnst.Watch`.
+    The result is the same as without the interruption; on a CPU it is the same bit for bit, if the number of threads
+    and the versions are the same. It reads the pictures where the run read them, unless you give them. `watch` are
+    fields of `fastnst.Watch`.
 
-    Raises CheckpointError where the checkpoint is missing or damaged, or belongs to other pictures or weights.
+    Raises CheckpointError if the checkpoint is missing or damaged, or belongs to other pictures or weights.
     """
     saved = load_run(Path(path))
     source, style, options = saved.inputs(content=content, style=style, init=init, masks=masks)
@@ -87,12 +88,13 @@ class Stylizer:
         for path in paths:
             stylizer(path).save(...)
 
-    Args and errors are those of `stylize`. The network is loaded by the first call. An instance may be used from one
-    thread at a time; those of the same `networks` share what they load, and are used one after the other. A size such
-    as "50%" is that of each content anew; until there is one, `options` has the largest size that there is.
+    Args and errors are those of `stylize`. The first call loads the network. Use an instance from one thread at a time.
+    Instances with the same `networks` share what they load, so use them one after the other. A size such as "50%" is
+    computed for each content; before the first one, `options` has the largest size.
 
-    With `ranks`, of `fastnst.plan.processes.joined`, several processes share the tiles of each image: all make the same
-    calls and get the same results, the first alone calls back and saves, and `max_memory` is that of each.
+    With `ranks`, from `fastnst.plan.processes.joined`, several processes share the tiles of each image. All of them
+    make the same calls and get the same results; only the first calls back and saves. `max_memory` is the limit of each
+    process.
     """
 
     def __init__(
@@ -119,14 +121,15 @@ class Stylizer:
         self._network: tuple[Weights, Backbone] | None = None
 
     def __call__(self, content: Source | AnyPicture | Canvas, **watch: Unpack[WatchValues]) -> Result:
-        """Stylizes one image; see `stylize`. With a `Canvas` in place of a content it makes one of the styles alone."""
+        """Stylizes one image; see `stylize`. With a `Canvas` instead of a content it makes an image from the styles
+        alone."""
         watching = Watch(**watch)
         return self.prepare(content).run(watching)
 
     def resume(
         self, path: str | os.PathLike[str], content: Source | AnyPicture | Canvas, **watch: Unpack[ResumeValues]
     ) -> Result:
-        """Goes on with the run of this stylizer's options whose checkpoint is at `path`; see `fastnst.resume`."""
+        """Continues the run whose checkpoint is at `path`, with this stylizer's options; see `fastnst.resume`."""
         watching = Watch(checkpoint=path, **watch)
         saved = load_run(Path(path))
         return self.prepare(content, saved).run(watching)
@@ -136,9 +139,10 @@ class Stylizer:
     ) -> Prepared:
         """A run on `content`, or the rest of the `saved` one: read, checked and planned, before the network is loaded.
 
-        With `start` it goes on from another frame's image.
+        With `start` it continues from the image of another frame.
 
-        Raises FastnstError where the pictures or the options will not do, CheckpointError for other inputs than saved.
+        Raises FastnstError for pictures or options that cannot be used, and CheckpointError for inputs that differ from
+        the saved ones.
         """
         check_fork()
         with own_modes(self.runtime.device):

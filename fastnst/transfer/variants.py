@@ -36,21 +36,21 @@ class TextureValues(WatchValues, UnsizedValues, total=False):
 def synthesize_texture(
     style: Styles, *, size: int | str | tuple[int, int] = 512, tileable: bool = False, **values: Unpack[TextureValues]
 ) -> Result:
-    """Makes an image whose Gram matrices are those of `style`: its texture, without the arrangement of the picture.
+    """Makes an image with the Gram matrices of `style`: it has the texture of the picture, without its arrangement.
 
     The objective is that of `stylize` without its content term, `total = β · style + γ · tv`, minimised from white
-    noise (Gatys, Ecker and Bethge: Texture Synthesis Using Convolutional Neural Networks, 2015). The style layers say
-    up to which size structures are taken over: `["conv1_1", "conv2_1"]` those of a few pixels.
+    noise (Gatys, Ecker and Bethge: Texture Synthesis Using Convolutional Neural Networks, 2015). The style layers set
+    how large the structures are that it takes from the style: with `["conv1_1", "conv2_1"]` they have a few pixels.
 
     Args:
-        style: a picture, or a sequence of them, as `stylize` takes them; `style_weights` are their shares.
-        size: of the result in pixels: (height, width), "512x384" (width by height), or one number for a square. The
-            style pictures are scaled to its long edge times `style_scale`.
-        tileable: whether copies of the result fit together without a seam, left to right and top to bottom. It is
-            `padding="circular"`, and needs sides that are multiples of the pooling grid: 16 pixels down to conv5_1.
-        **values: as for `stylize`, but the size; the preset is "texture" where none is given.
+        style: a picture or a sequence of pictures, as for `stylize`; `style_weights` are their shares.
+        size: the size of the result in pixels: (height, width), "512x384" (width by height), or one number for a
+            square. The style pictures are scaled to its long edge times `style_scale`.
+        tileable: True if copies of the result are to fit together without a seam. This sets `padding="circular"`, and
+            needs sides that are multiples of the pooling grid, which is 16 pixels for layers down to conv5_1.
+        **values: as for `stylize`, except the size; the preset is "texture" if you give none.
 
-    Raises FastnstError as `stylize` does, and OptionError for a content weight, or other options that need a content.
+    Raises FastnstError as `stylize` does, and OptionError for a content weight or another option that needs a content.
     """
     watch, options = watch_and_options(values)
     canvas = parse_canvas(size)
@@ -76,16 +76,17 @@ def texture_options(canvas: Canvas, given: Mapping[str, Any], *, tileable: bool 
 
 
 def reconstruct_content(image: Source | Picture, layers: Layers = "conv4_2", **values: Unpack[StylizeValues]) -> Result:
-    """Makes an image from an even grey that has the features of `image` at `layers`: `total = α · content + γ · tv`.
+    """Makes an image with the features of `image` at `layers`, starting from an even grey: `total = α · content + γ ·
+    tv`.
 
-    A layer near the pixels gives the picture again, a deep one its objects and their places without the exact pixels.
-    Pools hide the finest grain of an image from all layers above them: what the start has of it stays, so that from
-    noise (`init="noise"`, as in the paper, and with any other preset) the result is noise too, and takes more steps.
-    With `reconstruct_style` it makes the experiments of figure 1 of Gatys, Ecker and Bethge (A Neural Algorithm of
-    Artistic Style, 2015).
+    A layer near the pixels gives the picture back; a deep one gives its objects and their places without the exact
+    pixels. Pools hide the finest grain of an image from all layers above them, so the grain of the start stays: from
+    noise (`init="noise"`, as in the paper and with any other preset) you get a noisy result, and it takes more steps.
+    Together with `reconstruct_style` this makes figure 1 of Gatys, Ecker and Bethge (A Neural Algorithm of Artistic
+    Style, 2015).
 
-    `layers` are one, or several with or without weights, as the option `content_layers`; the other arguments are those
-    of `stylize`, with the preset "reconstruction" where none is given.
+    `layers` is one layer, or several with or without weights, as for the option `content_layers`. The other arguments
+    are those of `stylize`; the preset is "reconstruction" if you give none.
 
     Raises FastnstError as `stylize` does, and OptionError for a style weight.
     """
@@ -95,10 +96,10 @@ def reconstruct_content(image: Source | Picture, layers: Layers = "conv4_2", **v
 
 
 def reconstruct_style(image: Source | Picture, layers: Layers, **values: Unpack[StylizeValues]) -> Result:
-    """Makes an image from noise, of the shape of `image`, that has its Gram matrices at `layers`.
+    """Makes an image of the shape of `image` with its Gram matrices at `layers`, starting from noise.
 
-    `total = β · style + γ · tv`, as for a texture, but at one scale, so that nothing larger is in it than the layers
-    hold. Arguments and errors are those of `reconstruct_content`; a content weight is what is refused.
+    `total = β · style + γ · tv`, as for a texture, but at one scale, so it shows nothing larger than the layers hold.
+    Arguments and errors are those of `reconstruct_content`, except that it refuses a content weight.
     """
     watch, options = watch_and_options(values)
     picture = _loaded(image, options)
@@ -143,13 +144,13 @@ def _refuse(given: Mapping[str, Any], other: str, own: str) -> None:
             f"{other} weight {given[name]} has no effect on a reconstruction of {own} alone; leave it out"
         )
     if f"{own}_layers" in given:
-        raise OptionError(f"{own}_layers was given beside the layers of the reconstruction; give one of them")
+        raise OptionError(f"{own}_layers was given beside the layers of the reconstruction; give only one of them")
 
 
 @dataclass(frozen=True, eq=False)
 class Figure:
-    """The reconstructions of one picture: of its `content` from each of `layers`, and of its `style` from the first of
-    them, the first two, and so on. `original` is the picture at their size, (3, H, W) in 0…1."""
+    """The reconstructions of one picture: its `content` from each of `layers`, and its `style` from the first layer,
+    the first two, and so on. `original` is the picture at their size, (3, H, W) in 0…1."""
 
     layers: tuple[str, ...]
     original: Tensor
@@ -157,7 +158,7 @@ class Figure:
     content: tuple[Result, ...]
 
     def sheet(self, *, cell: int = 256, title: str = "", font: Font = None) -> Image.Image:
-        """All of them as one labelled picture; arguments and errors are those of `contact_sheet`."""
+        """Puts all of them on one labelled picture; arguments and errors are those of `contact_sheet`."""
         rows = [[self.original, *(result.tensor for result in row)] for row in (self.style, self.content)]
         sets = ["the picture", self.layers[0], *(f"... and {name}" for name in self.layers[1:])]
         return contact_sheet(
@@ -177,10 +178,10 @@ def reconstruction_figure(
     made: Callable[[Result], None] | None = None,
     **options: Unpack[OptionValues],
 ) -> Figure:
-    """Figure 1 of the paper, of one picture: each layer's content, and the style of ever more layers.
+    """Makes figure 1 of the paper for one picture: the content of each layer, and the style of more and more layers.
 
-    `layers` go from shallow to deep, `options` are those of `reconstruct_content` and `reconstruct_style` alike, and
-    `made` is called with each result when it is there, styles first. Raises FastnstError as they do.
+    `layers` go from shallow to deep. `options` go to both `reconstruct_content` and `reconstruct_style`. `made` is
+    called with each result when it is ready, styles first. Raises FastnstError as these functions do.
     """
     names = tuple(layers)
     if not names or isinstance(layers, str):

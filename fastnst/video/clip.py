@@ -127,7 +127,7 @@ def open_clip(path: str | os.PathLike[str], part: Part | None = None) -> Clip:
         _check_file(name)
         file = _animation(name) or _film(name)
     if min(file.size) < MIN_SIDE:
-        raise ImageError(f"clip {name!r} is {file.size[1]}×{file.size[0]} pixels; {MIN_SIDE}×{MIN_SIDE} is the least")
+        raise ImageError(f"clip {name!r} is {file.size[1]}×{file.size[0]} pixels; give at least {MIN_SIDE}×{MIN_SIDE}")
     rate, indices = _at_rate(name, file, part.rate)
     start, end = Fraction(part.start), None if part.end is None else Fraction(part.end)
     # A moment that was rounded means the frame next to it.
@@ -156,8 +156,8 @@ def _at_rate(name: str, file: _File, wanted: float | None) -> tuple[Fraction, Se
         usual = median(lasting)
         if max(abs(seconds - usual) for seconds in lasting) > _UNEVEN * usual:
             raise ImageError(
-                f"clip {name!r} has a variable frame rate (frames of {min(lasting):.3g} to {max(lasting):.3g} s); give "
-                f"the rate to take its frames at, as --rate {max(1, round(1 / usual))}"
+                f"clip {name!r} has a variable frame rate (frames of {min(lasting):.3g} to {max(lasting):.3g} s); "
+                f"give the rate at which to take its frames, such as --rate {max(1, round(1 / usual))}"
             )
         return own.limit_denominator(1001), range(count)
     rate = Fraction(wanted).limit_denominator(1001)
@@ -276,7 +276,7 @@ def _decoded(name: str) -> Iterator[Frame]:
         aspect = stream.sample_aspect_ratio or Fraction(1)
         for frame in container.decode(stream):
             if frame.is_corrupt:
-                raise ValueError("its data are damaged")
+                raise ValueError("its data is damaged")
             untagged = frame.colorspace in (2, None) and not frame.format.name.startswith(("rgb", "gbr", "bgr"))
             space = Colorspace.ITU709 if frame.height >= _HIGH_DEFINITION else Colorspace.ITU601
             shown = frame.reformat(format="rgb24", src_colorspace=space if untagged else None)

@@ -244,11 +244,11 @@ def read_flow(path: Path, size: tuple[int, int]) -> Flow:
     width, height = (int(side) for side in np.frombuffer(data[4:12].ljust(8, b"\0"), "<i4"))
     whole = data[:4] == np.float32(_FLO_MAGIC).tobytes() and min(width, height) > 0
     if not whole or len(data) != 12 + 8 * width * height:
-        raise ImageError(f"flow {str(path)!r} is not a .flo file, or it was cut short; write it anew")
+        raise ImageError(f"flow {str(path)!r} is not a .flo file, or it was cut short; write it again")
     values = np.frombuffer(data, "<f4", offset=12)
     flow: Flow = values.reshape(height, width, 2).astype(np.float32)
     if not np.isfinite(flow).all():
-        raise ImageError(f"flow {str(path)!r} has values that are not finite; write it anew")
+        raise ImageError(f"flow {str(path)!r} has values that are not finite; write it again")
     if (height, width) != size:
         planes = torch.from_numpy(np.moveaxis(flow, 2, 0).copy())[None]
         planes = torch.nn.functional.interpolate(planes, size=size, mode="bilinear", antialias=True)

@@ -28,11 +28,11 @@ class Part:
 
     start: float = option_field(0.0, "begin at this second of the clip", metavar="SECONDS")
     end: float | None = option_field(None, "end before this second", metavar="SECONDS")
-    every: int = option_field(1, "take every N-th frame, and show them at a rate that is as much lower")
+    every: int = option_field(1, "take only every N-th frame, and lower the frame rate to match")
     rate: float | None = option_field(
-        None, "bring the clip to this many frames a second first", shown="its own; 24 for a folder"
+        None, "convert the clip to this many frames a second first", shown="its own; 24 for a folder"
     )
-    max_frames: int = option_field(1000, "refuse a clip of more frames than this")
+    max_frames: int = option_field(1000, "refuse a clip with more frames than this")
 
     def __post_init__(self) -> None:
         if not 0 <= self.start < float("inf"):
@@ -41,7 +41,9 @@ class Part:
             raise OptionError(f"end {self.end:g} is not after the start, {self.start:g}; give a later second")
         for name, value in (("every", self.every), ("max_frames", self.max_frames)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise OptionError(f"{name.replace('_', ' ')} {value!r} is not a whole number of frames, 1 or more")
+                raise OptionError(
+                    f"{name.replace('_', ' ')} {value!r} is not a number of frames; give a whole number of 1 or more"
+                )
         if self.rate is not None and not 0 < self.rate <= 1000:
             raise OptionError(f"rate {self.rate:g} is out of range; give frames a second, more than 0, up to 1000")
 
@@ -58,7 +60,7 @@ class VideoOptions(Part):
     )
     look_back: Sequence[int] = option_field(
         (1,),
-        "hold a frame to the nearest of the frames this far back in which a point is visible, as 1 2 4 8",
+        "hold a frame to the nearest of the frames this far back in which a point is visible, such as 1 2 4 8",
         metavar="N",
         many=True,
     )
@@ -66,14 +68,14 @@ class VideoOptions(Part):
         None,
         "take at most this many steps for a frame after the first of its scene; it ends earlier when a step lowers "
         "the loss by less than --tolerance",
-        shown="a tenth of the last scale's",
+        shown="a tenth of the last scale's steps",
     )
     passes: int = option_field(
         1, "go over the clip this many times, every other time backwards, and blend in the result of the time before"
     )
     freeze: bool = option_field(False, "change a frame only where the frames before it do not show the same thing")
     cut: float = option_field(
-        0.3, "begin a scene where less than this part of a frame shows points of the frame before; 0 never does"
+        0.3, "begin a new scene if less than this part of a frame shows points of the frame before; 0 never begins one"
     )
     flow: str | None = option_field(
         None,
@@ -87,7 +89,9 @@ class VideoOptions(Part):
         for name, least in (("passes", 1), ("later_iterations", 1)):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-                raise OptionError(f"{name.replace('_', ' ')} {value!r} is not a whole number, {least} or more")
+                raise OptionError(
+                    f"{name.replace('_', ' ')} {value!r} is out of range; give a whole number of {least} or more"
+                )
         for name, most in (("temporal_weight", math.inf), ("cut", 1.0)):
             value = getattr(self, name)
             if not isinstance(value, int | float) or not 0 <= value <= most or value == math.inf:
@@ -158,7 +162,7 @@ def read_track(name: str, value: Any) -> Track | None:
     if isinstance(value, str) and ":" in value:
         points = [_POINT.fullmatch(word) for word in value.split()]
         if None in points:
-            raise OptionError(f'{spoken} {value!r} is not a track; write moments and values, as "0:1 5s:20"')
+            raise OptionError(f'{spoken} {value!r} is not a track; write moments and values, such as "0:1 5s:20"')
         pairs = [(float(point[1]), point[2].split(",")) for point in points if point is not None]
     elif isinstance(value, Mapping):
         pairs = [(time, held if isinstance(held, Sequence) else [held]) for time, held in value.items()]
@@ -171,7 +175,7 @@ def read_track(name: str, value: Any) -> Track | None:
     times, values = (tuple(part) for part in zip(*known, strict=True)) if known else ((), ())
     if not times or len(set(times)) < len(times) or len({len(held) for held in values}) > 1:
         raise OptionError(
-            f"{spoken} {value!r} is not a track: give numbers, as many at each moment, and each moment once, as "
+            f"{spoken} {value!r} is not a track; give numbers, as many at each moment, and each moment once, such as "
             '"0:1,0 5s:0,1"'
         )
     return Track(times, values)

@@ -40,7 +40,7 @@ class FrameDone:
         index: its number, from 0; `done` of `total` have been finished, in all passes.
         frame: how it looks, (H, W, 3) uint8.
         seconds: how long it took; None for one that was finished before.
-        begins_scene: True where it was made afresh.
+        begins_scene: True if a scene begins with it.
     """
 
     index: int
@@ -56,10 +56,10 @@ class VideoResult:
     """A clip that was written.
 
     Attributes:
-        output: where it is: `frames` of them, of `size` (height, width), `rate` a second.
+        output: where the clip is; it has `frames` frames of `size` (height, width), `rate` of them a second.
         scenes: the first frame of each scene, from 0.
-        seconds: of each frame that was made now, by pass and index.
-        broken: what is wrong with the frame of the source after the last one, or None.
+        seconds: the time of each frame that was made now, by pass and index.
+        broken: the problem with the frame of the source after the last one, or None.
     """
 
     output: Path
@@ -84,15 +84,15 @@ def stylize_video(
 
     Args:
         clip: a video that FFmpeg reads, a GIF, a WebP, a moving PNG or a folder of frames.
-        style: as `stylize` takes it.
+        style: as for `stylize`.
         output: .mp4, .mov, .mkv, .webm, .gif, .webp, or a name without a suffix for a folder of PNG. Until all frames
-            are finished they are kept beside it, in a folder of that name with .frames behind it.
-        resume: goes on with the frames in that folder, to those of the run that was not stopped.
+            are finished, they are kept beside it in a folder of the same name plus .frames.
+        resume: True to continue from the frames in that folder; you get the same frames as without the stop.
         callback: called with each frame that is finished.
         **values: the fields of `fastnst.Options` (the tolerance ends frames after the first of their scene), of which
             `style_weight`, `content_weight`, `tv_weight`, `style_scale` and `style_weights` may change along the clip,
-            as `{0: (1, 0), 5: (0, 1)}` by seconds or `"0:1,0 5s:0,1"`; and those of
-            `fastnst.video.options.VideoOptions`. A mask may be a clip of as many frames.
+            such as `{0: (1, 0), 5: (0, 1)}`, by seconds, or `"0:1,0 5s:0,1"`; and those of
+            `fastnst.video.options.VideoOptions`. A mask may be a clip with as many frames.
 
     Raises FastnstError for input that cannot be used, before any frame is made.
     """
@@ -293,7 +293,8 @@ def _moving_masks(options: Options, source: Clip, video: VideoOptions) -> dict[i
             clip = open_clip(mask.content, video)
             if len(clip) != len(source):
                 raise ImageError(
-                    f"mask {clip.name!r} has {len(clip)} frames and the clip {len(source)}; give one of as many"
+                    f"mask {clip.name!r} has {len(clip)} frames and the clip has {len(source)}; give a mask with as "
+                    "many frames"
                 )
             clips[number] = clip
     return clips

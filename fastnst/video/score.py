@@ -38,7 +38,7 @@ def score_clip(out: Clip, source: Clip) -> Score:
     if len(out) != len(source):
         raise ImageError(
             f"clip {out.name!r} has {len(out)} frames and {source.name!r} {len(source)}; give the part that it was "
-            "made of, with --start, --end and --every"
+            "made from, with --start, --end and --every"
         )
     if len(out) < 2:
         raise ImageError(f"clip {out.name!r} has only one frame, and a warping error compares two; give a longer clip")

@@ -230,5 +230,5 @@ class Motions:
                     if not path.is_file():
                         raise ImageError(
                             f"flow folder {os.fspath(self.folder)!r} has no {path.name}; it needs forward_i_j.flo and "
-                            "backward_j_i.flo, frames counted from 1, for all that --look-back says"
+                            "backward_j_i.flo, with frames counted from 1, for every distance in --look-back"
                         )

@@ -44,12 +44,12 @@ class Work:
         path = self.folder / "run.json"
         if path.exists() and not resume:
             raise CheckpointError(
-                f"{str(self.folder)!r} has the frames of a run that was stopped; go on with --resume, or delete it"
+                f"{str(self.folder)!r} has the frames of a run that was stopped; continue with --resume, or delete it"
             )
         if not resume:
             return None
         if not path.exists():
-            raise CheckpointError(f"there is no {str(self.folder)!r} to go on with; leave --resume out")
+            raise CheckpointError(f"there is no {str(self.folder)!r} to continue from; leave --resume out")
         try:
             saved = json.loads(path.read_text())
             if saved["format"] == FORMAT and isinstance(saved["same"], dict):
@@ -57,7 +57,7 @@ class Work:
         except (OSError, ValueError, LookupError, TypeError, RecursionError):
             pass
         raise CheckpointError(
-            f"{str(path)!r} is damaged or of another version; delete {str(self.folder)!r} and begin anew"
+            f"{str(path)!r} is damaged or of another version; delete {str(self.folder)!r} and start over"
         )
 
     def make(self) -> None:
@@ -82,7 +82,7 @@ class Work:
                 verb, theirs = ("are", "those") if many else ("is", "that")
                 raise CheckpointError(
                     f"the {name.replace('_', ' ')} of this run {verb} not {theirs} of the frames in "
-                    f"{str(self.folder)!r}; take what they were made with, or delete them and begin anew"
+                    f"{str(self.folder)!r}; use what they were made with, or delete them and start over"
                 )
 
     def extract(self, clip: Clip, size: tuple[int, int], name: str = "content") -> tuple[int, str, str | None]:
@@ -130,7 +130,7 @@ class Work:
             raise self._lost(path) from error
 
     def _lost(self, path: Path) -> CheckpointError:
-        return CheckpointError(f"{str(path)!r} cannot be read; delete {str(self.folder)!r} and begin anew")
+        return CheckpointError(f"{str(path)!r} cannot be read; delete {str(self.folder)!r} and start over")
 
     def is_finished(self, number: int, index: int, *, is_last: bool) -> bool:
         return (self.path("done", index) if is_last else self._raw(number, index)).exists()

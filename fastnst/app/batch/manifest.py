@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fastnst.app.cli.arguments import OPTIONS, SEPARATOR, read_option
-from fastnst.errors import FastnstError
+from fastnst.errors import FastnstError, counted
 from fastnst.options.masks import parse_masks
 from fastnst.options.options import START_WORDS
 from fastnst.options.parse import hint_for
@@ -91,7 +91,7 @@ def for_each(items: Iterable[_Item], name: Callable[[_Item], str], make: Callabl
             errors.append(f"{name(item)}: {error}")
     if errors:
         others = len(errors) - 1
-        more = f" (and {others} more such row{'s' if others > 1 else ''})" if others else ""
+        more = f" (and {counted(others, 'more such row')})" if others else ""
         raise ManifestError(f"{errors[0]}{more}")
     return made
 

@@ -65,7 +65,7 @@ def run_on_ray(
             if time.monotonic() > patient_until and ray.available_resources().get("CPU", 0) < threads:
                 patient_until = math.inf
                 many = f"{threads} free CPUs" if threads > 1 else "a free CPU"
-                text = f"the Ray cluster has no machine with {many} yet; waiting for one, Ctrl-C ends it"
+                text = f"the Ray cluster has no machine with {many} yet; waiting for one; Ctrl-C ends the wait"
                 warnings.warn(text, FastnstWarning, stacklevel=2)
             if not stopping and should_stop():
                 stopping = True
@@ -91,7 +91,7 @@ def _resources(ray: Any, workers: int | None, *, on_gpu: bool) -> dict[str, Any]
     Raises FastnstError where Ray would wait for a machine for ever."""
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
     if not machines:
-        raise FastnstError("no machine of the Ray cluster has a CPU for us; start one with ray start --num-cpus 1")
+        raise FastnstError("no machine of the Ray cluster offers a CPU; start one with: ray start --num-cpus 1")
     gpus = int(sum(machine.get("GPU", 0) for machine in machines)) if on_gpu else 0
     count = workers or gpus or len(machines)
     least = int(min(machine["CPU"] for machine in machines))

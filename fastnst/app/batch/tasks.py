@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from fastnst.app.batch.manifest import ManifestError, Row, for_each
-from fastnst.errors import ImageError, OptionError
+from fastnst.errors import ImageError, OptionError, counted
 from fastnst.image.files import contents, make_folder, pictures_at
 from fastnst.image.metadata import read_parameters, to_json
 from fastnst.image.read import open_picture
@@ -119,7 +119,10 @@ def make_tasks(
         options = resolve_options(**sized({**base, **row.options}, row.content))
         count = len(options.style_weights or row.styles)
         if count != len(row.styles):
-            raise OptionError(f"{count} style weights for {len(row.styles)} style images; give one for each image")
+            raise OptionError(
+                f"you gave {counted(count, 'style weight')} for {counted(len(row.styles), 'style image')}; "
+                "give one for each"
+            )
         runtime(options.device, options.precision, options.backend)
         source, sha256 = weights(options.weights, options.network, options.taps, options.filter_scaling)
         if options.weights == "auto":
@@ -266,11 +269,14 @@ def _check_collisions(tasks: Sequence[Task]) -> None:
     def check(task: Task) -> None:
         target = real(task.output)
         if target in inputs:
-            raise ManifestError(f"output {task.output!r} is also an input ({inputs[target]}) and would be overwritten")
+            raise ManifestError(
+                f"output {task.output!r} is also an input ({inputs[target]}) and would be "
+                "overwritten; give another output"
+            )
         if target in writers:
             raise ManifestError(
-                f"output {task.output!r} is also the output of {writers[target].where}; name them apart, as with "
-                f"{{number}}"
+                f"output {task.output!r} is also the output of {writers[target].where}; give each a name of its own, "
+                f"for example with {{number}}"
             )
         writers[target] = task
 

@@ -144,7 +144,7 @@ class ProcessPool:
         self._executor.shutdown()
         self._stillborn = 0 if self._start.started.is_set() else self._stillborn + 1
         if self._stillborn == _MOST_STILLBORN:
-            raise _CannotStart("a worker could not start; see above, or lower --workers")
+            raise _CannotStart("a worker could not start; read its message above, or lower --workers")
         self._start.started.clear()
         self._executor = self._made()
 
@@ -278,7 +278,7 @@ class Worker:
                 self._networks.clear()
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
-                lower = "out of memory; lower its size, style scale or scales, or the workers"
+                lower = "it ran out of memory; lower its size, style scale or scales, or --workers"
                 return Outcome(task, "failed", error=lower)
             fault = f"{type(error).__name__}: {error}"
             return Outcome(task, "failed", error=fault, traceback=traceback.format_exc())

@@ -51,7 +51,7 @@ class Outputs:
 
     output: str
     format: str | None = option_field(
-        None, "write OUT in this format, whatever its name", shown="by the name; png for -", choices=FORMATS
+        None, "write OUT in this format, whatever its name is", shown="the name's own, and png for -", choices=FORMATS
     )
     bit_depth: int | None = option_field(None, "write this many bits per channel: 8, or 16 for png and tiff", shown="8")
     quality: int | None = option_field(
@@ -69,7 +69,7 @@ class Outputs:
     )
     movie_every: int = option_field(10, "leave this many iterations between two frames of the movie")
     checkpoint: str | None = option_field(
-        None, "also save the run in this file, so that `fastnst resume` can go on with it", metavar="FILE"
+        None, "also save the run in this file, so that `fastnst resume` can continue it", metavar="FILE"
     )
     checkpoint_every: int = option_field(60, "leave this many seconds between two checkpoints")
     quiet: bool = option_field(False, "show no progress bar and no closing line")
@@ -189,7 +189,7 @@ def add_earlier_run(parser: argparse.ArgumentParser) -> None:
     add_output(parser, "write the image here, as for stylize")
     parser.add_argument("--content", metavar="PATH", help="find its content here")
     parser.add_argument("--styles", metavar="PATH", nargs="+", help="find its styles here: give all of them, in order")
-    parser.add_argument("--init", metavar="PATH", help="find the picture that it started from here")
+    parser.add_argument("--init", metavar="PATH", help="find the picture that the run started from here")
     masks = "find its masks here: give all of them, in order, as for stylize"
     parser.add_argument("--mask", dest="masks", action="append", metavar="WORD", nargs="+", help=masks)
     _add_output_arguments(parser)
@@ -227,7 +227,7 @@ def whole_number(word: str) -> int:
     try:
         return int(word)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number; write 512") from None
+        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number; write one such as 512") from None
 
 
 def number(word: str) -> float:
@@ -235,15 +235,15 @@ def number(word: str) -> float:
     try:
         return float(word)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{word!r} is not a number; write 0.5") from None
+        raise argparse.ArgumentTypeError(f"{word!r} is not a number; write one such as 0.5") from None
 
 
 def standard_input() -> IO[bytes]:
     """The bytes of a pipe. Raises OptionError where the standard input is closed or a terminal."""
     if sys.stdin is None or not hasattr(sys.stdin, "buffer"):
-        raise OptionError("the standard input is closed, and - asks for a picture from it; give a path")
+        raise OptionError("the standard input is closed, so - has no picture to read; give a path")
     if sys.stdin.isatty():
-        raise OptionError("the standard input is a terminal, and - asks for a picture from it; pipe one in")
+        raise OptionError("the standard input is a terminal, so - has no picture to read; pipe one in, or give a path")
     return sys.stdin.buffer
 
 
@@ -267,7 +267,7 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
         for key, value in _toml(name).items():
             setting = key.replace("-", "_")
             if setting not in OPTIONS and setting not in OUTPUTS:
-                hint = hint_for(setting, [*OPTIONS, *OUTPUTS], "the names are those of fastnst stylize --help")
+                hint = hint_for(setting, [*OPTIONS, *OUTPUTS], "see fastnst stylize --help for the names")
                 raise OptionError(f"unknown option {key!r}; {hint}")
             if setting in settings:
                 raise OptionError(f"{setting} is set twice, with a dash and with an underscore; keep one")
@@ -298,16 +298,16 @@ def _toml(name: str) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise OptionError("it is not text in UTF-8; save it as UTF-8") from None
     except RecursionError:
-        raise OptionError("it cannot be read as TOML, because it nests too deeply") from None
+        raise OptionError("it nests too deeply to be read as TOML; check the path") from None
     except ValueError as error:  # TOMLDecodeError, and what Python says of a number of thousands of digits
         raise OptionError(f"it is not TOML: {error}; see toml.io for how it is written") from None
 
 
 def _check_output(argument: "Field[Any]", value: Any) -> None:
-    words = {bool: "true or false", int: "a whole number", str: 'a text, as in "out.png"'}
+    words = {bool: "true or false", int: "a whole number", str: 'a text such as "out.png"'}
     kind, choices = next(kind for kind in words if argument.type in (kind, kind | None)), argument.metadata["choices"]
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise OptionError(f"{argument.name} {value!r} is not {words[kind]}")
+        raise OptionError(f"{argument.name} {value!r} is not possible; give {words[kind]}")
     if choices and value not in choices:
         raise OptionError(f"unknown {argument.name} {value!r}; choose one of: {', '.join(choices)}")
 

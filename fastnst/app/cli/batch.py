@@ -21,7 +21,7 @@ from fastnst.app.batch.workers import ProcessPool, run_batch
 from fastnst.app.cli import EXIT_BAD_INPUT, EXIT_INTERRUPTED, say
 from fastnst.app.cli.arguments import given_options
 from fastnst.app.cli.run import on_stop_signal
-from fastnst.errors import FastnstError, Interrupted, OptionError
+from fastnst.errors import FastnstError, Interrupted, OptionError, counted
 from fastnst.image.files import check_place
 
 _BAR = "{desc}: {n_fmt}/{total_fmt} images{postfix} |{bar}| {elapsed}"
@@ -46,14 +46,14 @@ def run(parsed: argparse.Namespace) -> int:
         report.show()
         if signals and not stopping:
             stopping = True
-            say("stopping after the present iterations; press Ctrl-C again to stop at once")
+            say("each picture stops after its present iteration; press Ctrl-C again to stop at once")
         return stopping
 
     try:
         log = log_path.open("w", encoding="utf-8")
     except OSError as error:
         problem = f"the log {log_path} cannot be written ({error.strerror})"
-        raise FastnstError(f"{problem}; give another with --log") from error
+        raise FastnstError(f"{problem}; give another log with --log") from error
     bar = tqdm(total=len(tasks), unit="image", disable=True if parsed.quiet else None, file=sys.stderr, bar_format=_BAR)
     with ExitStack() as stack:
         stack.callback(_remove_if_empty, log_path)
@@ -71,10 +71,14 @@ def run(parsed: argparse.Namespace) -> int:
                     for outcome in outcomes:
                         report.add(outcome)
         except KeyboardInterrupt:
-            raise Interrupted(f"{report.summary(_place_of(tasks))}; go on with --resume") from None
+            raise Interrupted(
+                f"{report.summary(_place_of(tasks))}; repeat the command with --resume to continue"
+            ) from None
     failed = report.counts["failed"]
     if failed or signals or not parsed.quiet:
-        more = (f"; see {log_path}" if failed else "") + ("; stopped, go on with --resume" if signals else "")
+        more = (f"; see {log_path}" if failed else "") + (
+            "; repeat the command with --resume to continue" if signals else ""
+        )
         place = _place_of(tasks)
         say(f"{report.summary(place)} in {time.perf_counter() - began:.1f} s{more}")
     if signals:
@@ -89,8 +93,8 @@ def _tasks(parsed: argparse.Namespace) -> list[Task]:
         folder = os.path.realpath(parsed.output)
         if folder in map(os.path.realpath, (*parsed.content, *parsed.style)):
             raise OptionError(
-                f"the folder -o {parsed.output} has inputs in it, and the next run would take the "
-                "outputs for inputs; give another folder"
+                f"the folder -o {parsed.output} also holds inputs, so the next run would read the outputs as inputs; "
+                "give another folder"
             )
         rows, root = pair_rows(parsed.content, parsed.style), ""
     given, progress = given_options(vars(parsed)), not parsed.quiet
@@ -121,7 +125,7 @@ def _outcomes(
     gpus = _gpus({task.options.device for task in tasks})
     workers = min(parsed.workers or len(gpus) or 1, len(tasks))
     threads = max(1, torch.get_num_threads() // workers)
-    report.say(f"starting {workers} worker{'s' if workers > 1 else ''}")
+    report.say(f"starting {counted(workers, 'worker')}")
     pool = ProcessPool(workers, threads=threads, gpus=gpus, resume=parsed.resume)
     report.share = pool.share
     return run_batch(with_memory_shares(tasks, workers), pool, should_stop)
@@ -151,11 +155,11 @@ def _log_path(parsed: argparse.Namespace) -> Path:
     if parsed.log is not None:
         path = Path(parsed.log)
         if path.suffix.lower() != ".jsonl":
-            raise OptionError(f"--log {parsed.log} does not end in .jsonl; give the log such a name")
+            raise OptionError(f"--log {parsed.log} does not end in .jsonl; give it a name that does")
         if parsed.output is None or not path.resolve().is_relative_to(Path(parsed.output).resolve()):
             check_place(parsed.log, "log")
     if parsed.manifest is not None and os.path.realpath(path) == os.path.realpath(parsed.manifest):
-        raise OptionError(f"the log {path} is also the manifest and would be overwritten; give another one with --log")
+        raise OptionError(f"the log {path} is also the manifest and would be overwritten; give another log with --log")
     return path
 
 
@@ -206,7 +210,7 @@ class _Report:
         counts = {status: self.counts[status] for status in ("skipped", "failed")}
         saved = self.counts["done"]
         if not self._bar.total:
-            return "no rows"
+            return "there were no rows"
         counts["not made"] = int(self._bar.total or 0) - saved - sum(counts.values())
-        first = f"saved {saved} picture{'' if saved == 1 else 's'}" + (f" to {place}" if saved else "")
+        first = f"saved {counted(saved, 'picture')}" + (f" to {place}" if saved else "")
         return ", ".join([first, *(f"{count} {status}" for status, count in counts.items() if count)])

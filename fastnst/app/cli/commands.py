@@ -57,7 +57,7 @@ def _add_styles(parser: argparse.ArgumentParser, meaning: str = "render it in th
 def _add_sheet(parser: argparse.ArgumentParser, size: str, *, keep: str = "", prefix: str = "") -> None:
     """Adds the arguments of a sheet, whose cells have by default that `size`; `keep` says what --keep writes."""
     _add(parser, "--cell PX", f"{prefix}make the long edge of each this long (default: {size})", type=whole_number)
-    parser.add_argument("--title", metavar="TEXT", default="", help=f"{prefix}write this line above all")
+    parser.add_argument("--title", metavar="TEXT", default="", help=f"{prefix}write this line at the top")
     _add(parser, "--font FILE", f"{prefix}write with this .ttf or .otf file, for letters beyond ASCII")
     if keep:
         _add(parser, "--keep FOLDER", f"{prefix}also write {keep} into this folder")
@@ -97,11 +97,11 @@ def _add_texture(commands: Any) -> None:
         help="make a texture of a picture's style, from noise",
         usage="%(prog)s STYLE [STYLE …] -o OUT [--size WxH] [--tileable] [OPTION …]",
         description="Makes an image in the style of STYLE alone, from noise (Gatys, Ecker and Bethge 2015). It "
-        "begins with --preset texture unless you give another one. --style-layers decides how large the "
-        "structures are that it takes over.",
+        "begins with --preset texture unless you give another one. --style-layers sets how large the structures are "
+        "that it takes from the style.",
     )
     _add_styles(parser, "make the texture of these pictures")
-    size = "make it this wide and high, in pixels, or a square for one number (default: 512)"
+    size = "make it this wide and high, in pixels; one number makes a square (default: 512)"
     _add(parser, "--size WxH", size, dest="canvas")
     tileable = "let copies of it fit together without a seam; the sides become multiples of the pooling grid (16)"
     _add_switch(parser, "--tileable", tileable)
@@ -112,7 +112,7 @@ def _add_texture(commands: Any) -> None:
 def _add_reconstruct(commands: Any) -> None:
     parser = commands.add_parser(
         "reconstruct",
-        help="show what layers of the network hold of a picture",
+        help="show what the network's layers keep of a picture",
         usage="%(prog)s IMAGE (--layer LAYER [LAYER …] | --style-layers LAYER [LAYER …] | --figure) -o OUT [OPTION …]",
         description="Makes an image that has the features of IMAGE at --layer, from grey, or its Gram matrices at "
         "--style-layers, from noise (figure 1 of Gatys, Ecker and Bethge 2015). It begins with --preset "
@@ -137,11 +137,11 @@ def _add_reconstruct(commands: Any) -> None:
 def _add_resume(commands: Any) -> None:
     parser = commands.add_parser(
         "resume",
-        help="go on with a run from its checkpoint",
-        description="Goes on with a run that `fastnst stylize --checkpoint CHECKPOINT` began, and keeps the "
-        "checkpoint up to date. On a CPU you get the image of a run that was never stopped, bit for bit.",
+        help="continue a run from its checkpoint",
+        description="Continues a run that `fastnst stylize --checkpoint CHECKPOINT` began, and keeps the "
+        "checkpoint up to date. On a CPU you get the same image as without the stop, bit for bit.",
     )
-    parser.add_argument("saved", metavar="CHECKPOINT", help="go on from this file, which --checkpoint wrote")
+    parser.add_argument("saved", metavar="CHECKPOINT", help="continue from this file, which --checkpoint wrote")
     add_earlier_run(parser)
     for name, what in (("device", "another device"), ("tile", "other tiles"), ("max-memory", "another memory limit")):
         parser.add_argument(f"--{name}", default=argparse.SUPPRESS, metavar="X", help=f"use {what} than the run had")
@@ -172,7 +172,7 @@ def _add_batch(commands: Any) -> None:
     parser.add_argument("-o", "--output", metavar="FOLDER", help=folder)
     pattern = "name outputs that have no name by this pattern of {content}, {style} and {number}"
     _add(parser, "--name NAME", pattern, "{content}_{style}.png")
-    _add_switch(parser, "--resume", "skip outputs that are there already and were made from the same inputs")
+    _add_switch(parser, "--resume", "skip outputs that exist already and were made from the same inputs")
     log = "write failures to this file, as JSON lines (default: failures.jsonl in FOLDER, or beside the manifest)"
     _add(parser, "--log FILE", log)
     part = "make every N-th row only, beginning with row K: N such commands make them all, wherever they run"
@@ -187,8 +187,8 @@ def _add_batch(commands: Any) -> None:
     _add(
         parser,
         "--ray ADDRESS",
-        "work on a Ray cluster (fastnst[ray]): the one at ADDRESS, or the one that RAY_ADDRESS names, or one "
-        "that is started on this machine",
+        "work on a Ray cluster (fastnst[ray]): the one at ADDRESS, else the one that RAY_ADDRESS names, else one "
+        "that fastnst starts on this machine",
         nargs="?",
         const="",
     )
@@ -203,9 +203,9 @@ def _add_video(commands: Any) -> None:
         "video",
         help="render a clip in the style of pictures, without flicker",
         usage="%(prog)s CLIP STYLE [STYLE …] -o OUT [OPTION …]",
-        description="Renders each frame of CLIP in the style of STYLE. A frame begins as the one before it, warped "
-        "along the optical flow, and is held to it (Ruder, Dosovitskiy and Brox 2016). You need "
-        "fastnst[video].",
+        description="Renders each frame of CLIP in the style of STYLE. Each frame starts from the result of the "
+        "frame before, warped along the optical flow, and is kept close to it (Ruder, Dosovitskiy and Brox "
+        "2016). You need fastnst[video].",
     )
     _add(parser, "CLIP", "render this video, GIF, WebP or folder of frames")
     _add_styles(parser)
@@ -214,7 +214,7 @@ def _add_video(commands: Any) -> None:
     group = parser.add_argument_group("clip")
     for option in VIDEO_OPTIONS.values():
         add_option(group, option)
-    _add_switch(group, "--resume", "go on with the frames that are in OUT.frames")
+    _add_switch(group, "--resume", "continue from the frames in OUT.frames")
     _add(group, "--preview FILE", "also keep the newest frame in this file")
     _add_quiet(group, "progress bar, no forecast and no closing line")
     _add_json(group, "what was made")
@@ -236,7 +236,7 @@ def _add_score_video(commands: Any) -> None:
         "same points.",
     )
     parser.add_argument("output", metavar="OUT", help="measure this clip")
-    _add(parser, "CLIP", "read the flow from this clip, which it was made of")
+    _add(parser, "CLIP", "read the flow from this clip, which OUT was made from")
     for option in fields(Part):
         add_option(parser, option, prefix="of CLIP: ")
     _add_switch(parser, "--json", "print the error of each pair of frames as JSON")
@@ -256,7 +256,7 @@ def _add_grid(commands: Any) -> None:
     _add_styles(parser)
     add_output(parser, "write the sheet here; - writes it to stdout")
     for axis, example in (("down", "style_layers conv1_1 conv1_1,conv2_1"), ("across", "style_weight 10 100 1000")):
-        meaning = f"give an option and its values, as --{axis} {example}; commas join several numbers or layers to one "
+        meaning = f"give an option and its values, such as --{axis} {example}; commas join several into one "
         _add(parser, f"--{axis} OPTION", f"{meaning}value", nargs="+")
     _add_sheet(parser, "the size, 384 at most", keep="each result")
     _add_quiet(parser)
@@ -268,8 +268,8 @@ def _add_compare(commands: Any) -> None:
     parser = commands.add_parser(
         "compare",
         help="put results side by side, with the options in which they differ",
-        description="Puts pictures on one sheet. Under each stands its name, and where fastnst made it also its loss "
-        "and the options in which the pictures differ.",
+        description="Puts pictures on one sheet. Under each picture you see its name and, if fastnst made it, its "
+        "loss and the options in which the pictures differ.",
     )
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="put these pictures on the sheet, in this order")
     add_output(parser, "write the sheet here; - writes it to stdout")
@@ -284,14 +284,14 @@ def _add_rerun(commands: Any) -> None:
     parser = commands.add_parser(
         "rerun",
         help="make an image again from its metadata",
-        description="Makes IMAGE again from the options in its metadata. It first checks that the pictures and the "
-        "weights are the ones that IMAGE was made of, and in the end says how far the new image is from "
-        "it. It looks for the pictures where they were, and beside IMAGE.",
+        description="Makes IMAGE again from the options in its metadata. It looks for the pictures where they were "
+        "then, and beside IMAGE. First it checks that the pictures and the weights have not changed; at the "
+        "end it says how much the new image differs.",
     )
     _add(parser, "IMAGE", "make this image again, which fastnst wrote")
     add_earlier_run(parser)
-    _add(parser, "--device DEVICE", "use this device, not the one that it was made on")
-    _add_switch(parser, "--changed", "go on although pictures or weights have changed")
+    _add(parser, "--device DEVICE", "use this device instead of the one that IMAGE was made on")
+    _add_switch(parser, "--changed", "continue although pictures or weights have changed")
     parser.set_defaults(run="rerun.run")
 
 
@@ -305,9 +305,9 @@ def _add_web(commands: Any) -> None:
     )
     host = "listen on this address; machines other than this one need the token that is printed"
     _add(parser, "--host ADDRESS", host, "127.0.0.1")
-    root_path = "a proxy serves the page below this path, such as /name"
+    root_path = "expect a proxy that serves the page below this path, such as /name"
     parser.add_argument("--root-path", metavar="PATH", default="", help=root_path)
-    origin = "a proxy serves the page under this address, such as https://example.org; repeat it for several"
+    origin = "expect a proxy that serves the page at this address, such as https://example.org; give it once for each"
     _add(parser, "--allow-origin ORIGIN", origin, action="append")
     _add(parser, "--port N", "listen on this port; 0 chooses any free one", 8017)
     _add(parser, "--max-size PX", "allow results up to this size", 2048)
@@ -337,7 +337,7 @@ def _add_train(commands: Any) -> None:
     _add(group, "--minutes X", "end after this many minutes (default: no limit)", type=number)
     _add(group, "--size PX", "cut the photographs to squares with sides of this many pixels", 256)
     _add(group, "--batch N", "show it this many crops in a step; the styles take turns", 1)
-    rate = "begin with steps of this length, which falls to 0 by the end"
+    rate = "begin with steps of this length, which then falls to 0"
     _add(group, "--learning-rate X", rate, Schedule.learning_rate)
     group.add_argument(
         "--stable",
@@ -346,8 +346,8 @@ def _add_train(commands: Any) -> None:
         nargs="?",
         const=100.0,
         default=0.0,
-        help="punish how much a little noise in the picture changes the result by this weight, for video (default: "
-        "0; 100 where you give no number)",
+        help="weigh flicker by this much, for video: how far a little noise in the picture changes the result "
+        "(default: 0; 100 if you give no number)",
     )
     _add(group, "--seed N", "draw weights and crops from this number", 0)
     channels = "begin at random, with this many channels in the network's largest maps (default: 16)"
@@ -360,8 +360,8 @@ def _add_train(commands: Any) -> None:
         "(default: the network that comes with fastnst)",
     )
     _add(group, "--add-to NET", "add the styles to this network, and train only their normalisations")
-    _add(group, "--checkpoint FILE", "also save the training in this file, so that --resume can go on with it")
-    _add_switch(group, "--resume", "go on from --checkpoint, if it is there")
+    _add(group, "--checkpoint FILE", "also save the training in this file, so that --resume can continue it")
+    _add_switch(group, "--resume", "continue from the file of --checkpoint, if it exists")
     _add(group, "--previews FILE", "also keep a sheet of some photographs in all styles in this file")
     _add(group, "--save-every SECONDS", "write the files every so many seconds", 60.0)
     _add_quiet(group)
@@ -398,12 +398,13 @@ def _add_apply(commands: Any) -> None:
         nargs="+",
         action=Several,
     )
-    _add(parser, "--hold X", "in a clip, take this share of the frame before where it shows the same points", 0.5)
+    _add(parser, "--hold X", "in a clip, keep this share of the frame before where it shows the same points", 0.5)
     _add(parser, "--size PX", "choose the size as for stylize (default: content)", type=size_word)
     _add_switch(
         parser,
         "--low-memory",
-        "save memory by computing large maps again, as is done from 8 million pixels on; the result is the same",
+        "save memory by computing large maps twice, which fastnst does anyway above 8 million pixels; the "
+        "result is the same",
     )
     for name in ("preserve_color", "max_pixels", "device", "precision"):
         add_option(parser, OPTIONS[name])
@@ -411,7 +412,7 @@ def _add_apply(commands: Any) -> None:
     parser.add_argument("--format", choices=FORMATS, help="write OUT in this format, whatever its name (png for -)")
     depth = "write this many bits per channel: 8, or 16 for png and tiff (default: 8)"
     _add(parser, "--bit-depth N", depth, type=whole_number)
-    _add(parser, "--quality N", "compress JPEG, WebP or AVIF at this, 1 to 100", type=whole_number)
+    _add(parser, "--quality N", "compress JPEG, WebP or AVIF at this quality, 1 to 100", type=whole_number)
     _add(parser, "--onnx FILE", "also export the network for onnxruntime (fastnst[onnx]): .onnx")
     _add_switch(parser, "--quiet", "print no line for each picture")
     parser.set_defaults(run="networks.run_apply")
@@ -428,8 +429,8 @@ def _add_plan(commands: Any) -> None:
     parser = commands.add_parser(
         "plan",
         help="say what a run would need: memory, tiles and time",
-        description="Prints the tiles, the peak of memory and the time of each scale of a run on CONTENT. It "
-        "computes half a second of convolutions, and nothing else. The options are those of stylize.",
+        description="Prints the tiles, the peak of memory and the time of each scale of a run on CONTENT. It only "
+        "computes convolutions for half a second. The options are those of stylize.",
     )
     _add(parser, "CONTENT", "render this picture")
     add_options(parser)
@@ -477,9 +478,9 @@ def _add_profile(commands: Any) -> None:
 def _add_env(commands: Any) -> None:
     parser = commands.add_parser(
         "env",
-        help="print the facts of this machine that a bug report needs",
-        description="Prints versions, processor, GPUs, torch's build, weights and settings, for a bug report. It holds "
-        "no paths and no names of users or hosts.",
+        help="print the facts about this machine that a bug report needs",
+        description="Prints versions, processor, GPUs, torch's build, weights and settings, for a bug report. The "
+        "report has no paths and no names of users or hosts.",
     )
     _add_json(parser, "the facts")
     parser.set_defaults(run="env.run")

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from fastnst.app.cli import say
 from fastnst.app.cli.arguments import OPTIONS, Outputs, given_options, read_option
 from fastnst.app.cli.job import Job
-from fastnst.errors import ImageError, OptionError
+from fastnst.errors import ImageError, OptionError, counted
 from fastnst.image.files import make_folder
 from fastnst.image.metadata import read_parameters
 from fastnst.image.read import load_image, open_picture
@@ -79,7 +79,7 @@ def run_grid(parsed: argparse.Namespace) -> int:
         down = make_axis(_DOWN, "--down")
         across = make_axis(["style_weight", *(f"{beta:g}" for beta in betas)], "--across")
     if down.option is not None and down.option == across.option:
-        raise OptionError(f"{down.option} is on both axes; give another option to one")
+        raise OptionError(f"{down.option} is on both axes; choose another option for one of them")
     Job(parsed.content, parsed.styles, given, Outputs(output=parsed.output)).check()
     cells = [{**given, **row, **column} for row in down.settings for column in across.settings]
     most = max(map(most_pixels, cells))
@@ -120,7 +120,10 @@ def run_compare(parsed: argparse.Namespace) -> int:
     if parsed.columns is not None and parsed.columns < 1:
         raise OptionError(f"--columns {parsed.columns} is too small; it must be 1 or more")
     if parsed.labels is not None and len(parsed.labels) != len(parsed.images):
-        raise OptionError(f"you gave {len(parsed.labels)} labels for {len(parsed.images)} pictures; give one for each")
+        raise OptionError(
+            f"you gave {counted(len(parsed.labels), 'label')} for "
+            f"{counted(len(parsed.images), 'picture')}; give one for each"
+        )
     Job(parsed.images[0], parsed.images[1:], {}, Outputs(output=parsed.output)).check()
     pictures = [load_image(path, role="the") for path in parsed.images]
     captions = parsed.labels or _captions(parsed.images)

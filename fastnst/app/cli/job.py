@@ -68,7 +68,7 @@ class Job:
         count = sum(isinstance(word, str) and word == STANDARD for word in words)
         if count > 1:
             raise OptionError(
-                f"the standard input holds one picture, and you gave - {count} times; give paths for the others"
+                f"- reads one picture from the standard input, and you gave it {count} times; give paths for the others"
             )
         stream = standard_input() if count else None
 
@@ -88,17 +88,19 @@ class Job:
         for name in ("movie", "checkpoint"):
             every = f"{name}_every"
             if getattr(outputs, name) is None and getattr(outputs, every) != getattr(Outputs, every):
-                raise OptionError(f"--{name}-every has no effect without --{name}; add that, or leave it out")
+                raise OptionError(f"--{name}-every has no effect without --{name}; add --{name}, or leave it out")
         if outputs.output == STANDARD:
             if outputs.json:
                 raise OptionError(
-                    "--json prints on the standard output, where -o - writes the picture; give one of them another "
-                    "place"
+                    "--json and -o - both write to the standard output; give a path with -o, or leave --json out"
                 )
             if outputs.save_every is not None:
-                raise OptionError("--save-every needs a name to number, and the output is -; give a path with -o")
+                raise OptionError("--save-every numbers the output's name, and - is no name; give a path with -o")
             if not hasattr(sys.stdout, "buffer") or sys.stdout.isatty():
-                raise OptionError("the standard output is a terminal; redirect it, or give a path with -o")
+                raise OptionError(
+                    "-o - writes the picture to the standard output, which is a terminal; redirect it, "
+                    "or give a path with -o"
+                )
         check_output_path(outputs.target, **outputs.form)
         written = (outputs.preview, outputs.plot, outputs.movie, outputs.checkpoint)
         targets = [Path(path) for path in (*written, outputs.output) if path is not None and path != STANDARD]
@@ -140,8 +142,8 @@ def style_paths(styles: Sequence[str], output: str) -> list[str]:
     for style in styles:
         if output != STANDARD and Path(style).is_dir() and _same_file(Path(output).parent, Path(style)):
             raise OptionError(
-                f"-o {output} is in the folder of the styles, and the next run would take the output for a style; "
-                "give another folder"
+                f"-o {output} is in the folder of the styles, so the next run would read the output as a style; give "
+                "another folder"
             )
     return [path for style in styles for path in pictures_at(style, "style")]
 

@@ -61,7 +61,7 @@ def run_train(parsed: argparse.Namespace) -> int:
             )
     if not parsed.quiet:
         for reason in trained.skipped.values():
-            say(f"left out: {reason}")
+            say(f"a photo was left out: {reason}")
     if stopping or not parsed.quiet:
         size = Path(parsed.output).stat().st_size / 1e6
         how = "interrupted; saved the network so far," if stopping else "saved"
@@ -80,9 +80,9 @@ def run_apply(parsed: argparse.Namespace) -> int:
     if parsed.images and Path(parsed.images[0]).suffix.lower() == SUFFIX:
         parsed.network, *parsed.images = parsed.images
     if not parsed.images and parsed.onnx is None:
-        raise OptionError("no picture given; give at least one, or --onnx FILE to export the network")
+        raise OptionError("no picture was given; give at least one, or --onnx FILE to export the network")
     if bool(parsed.images) != (parsed.output is not None):
-        raise OptionError("pictures need a place to go, and -o pictures to come from; give both")
+        raise OptionError("IMAGE and -o OUT need each other; give both")
     if parsed.onnx is not None:
         check_onnx(parsed.onnx)
     if len(parsed.images) == 1 and _is_clip(parsed.images[0], parsed.output):
@@ -160,7 +160,7 @@ def _pairs(images: list[str], output: str) -> list[tuple[str, str]]:
     if len(images) == 1 and not Path(images[0]).is_dir():
         return [(images[0], output)]
     if STANDARD in (*images, output):
-        raise OptionError("several pictures go from files into a folder; give paths in place of -")
+        raise OptionError("- works for one picture only; give paths for several, and a folder with -o")
     sources = [path for image in images for path in pictures_at(image, "content")]
     make_folder(output)
     folder, pairs = Path(output), dict[str, str]()
@@ -169,8 +169,10 @@ def _pairs(images: list[str], output: str) -> list[tuple[str, str]]:
         path = Path(source)
         target = folder / (path.name if path.suffix.lower() in known else f"{path.stem}.png")
         if target.exists() and path.exists() and target.samefile(path):
-            raise OptionError(f"-o {output} is the folder of {source}, which would be overwritten; give another")
+            raise OptionError(f"-o {output} is the folder of {source}, which would be overwritten; give another folder")
         if str(target) in pairs:
-            raise OptionError(f"{pairs[str(target)]} and {source} would both be {target}; rename one of them")
+            raise OptionError(
+                f"{pairs[str(target)]} and {source} would both be written to {target}; rename one of them"
+            )
         pairs[str(target)] = source
     return [(source, target) for target, source in pairs.items()]

@@ -61,9 +61,9 @@ def plan_lines(plan: Plan, iterations: int) -> list[str]:
     else:
         height, width = next(iter(plan.grid)).shape
         kept = plan.level == "kept"
-        how = "each forward once and back once, what lies between kept" if kept else "each forward twice and back once"
+        how = "each computed once, its features kept for the way back" if kept else "each computed twice, none kept"
         if plan.redone_steps > 1:
-            how += f" but for the first {plan.redone_steps} steps, which are computed again"
+            how += f", except those of the first {plan.redone_steps} steps"
         lines = [
             f"{size}{len(plan.grid)} tiles of {plan.tile} px, seen with their halo as {width}×{height} "
             f"({plan.grid.overhead:.2f} × the pixels), {how}"
@@ -71,7 +71,7 @@ def plan_lines(plan: Plan, iterations: int) -> list[str]:
         if plan.uncounted is not None:
             lines.append(f"  because the whole image's maps have {plan.uncounted:,} elements, too many for 32 bits")
         if not plan.content_is_kept:
-            lines.append("  the content's features are computed anew each time")
+            lines.append("  the content's features are computed again each time")
     if plan.style_tile is not None:
         lines.append(f"  the style's targets in tiles of {plan.style_tile} px")
     limit = "" if plan.limit_bytes is None else f" of {in_words(plan.limit_bytes)}"

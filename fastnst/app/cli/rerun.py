@@ -12,7 +12,7 @@ from fastnst.app.cli import say
 from fastnst.app.cli.arguments import Outputs
 from fastnst.app.cli.job import Job
 from fastnst.app.cli.run import execute
-from fastnst.errors import FastnstWarning, OptionError
+from fastnst.errors import FastnstWarning, OptionError, counted
 from fastnst.image.metadata import read_parameters
 from fastnst.image.picture import Picture
 from fastnst.image.read import load_image
@@ -36,7 +36,7 @@ def run(parsed: argparse.Namespace) -> int:
     given = parsed.styles or [None] * len(record["styles"])
     if len(given) != len(record["styles"]):
         raise OptionError(
-            f"you gave {len(given)} styles, and the image was made of {len(record['styles'])}; give all "
+            f"you gave {counted(len(given), 'style')}, and the image was made from {len(record['styles'])}; give all "
             "of them, in order"
         )
     styles = [place("style", style["name"], path) for path, style in zip(given, record["styles"], strict=True)]
@@ -52,7 +52,7 @@ def run(parsed: argparse.Namespace) -> int:
         raise OptionError(
             f"{', '.join(f'the {role} {name!r}' for role, name in missing)} "
             f"{'is' if len(missing) == 1 else 'are'} neither where the run read "
-            f"{'it' if len(missing) == 1 else 'them'} nor beside {parsed.image!r}; say where with "
+            f"{'it' if len(missing) == 1 else 'them'} nor beside {parsed.image!r}; give the path with "
             + " ".join(dict.fromkeys(f"--{_FLAGS.get(role, role)} PATH" for role, _ in missing))
         )
     resolved = resolve_options(**options)
@@ -65,8 +65,8 @@ def run(parsed: argparse.Namespace) -> int:
             resolved = replace(resolved, precision=then.precision)
     for problem in _changes(content, styles, resolved, record):
         if not parsed.changed:
-            raise OptionError(f"{problem}; give the right one, or --changed to go on with this one")
-        _warn(f"{problem}; going on with this one")
+            raise OptionError(f"{problem}; give the right one, or add --changed to continue with this one")
+        _warn(f"{problem}; the run continues with this one")
     _warn_of_differences(record, resolved)
     final = (record.get("final") or {}) if record.get("stopped") else {}
 
@@ -90,9 +90,11 @@ def _check_complete(record: dict[str, Any], image: str) -> None:
         missing.append("content")
     inputs = [] if missing else [*([] if content is None else [content]), *record["styles"]]
     if missing or not all(isinstance(entry, dict) and isinstance(entry.get("name"), str) for entry in inputs):
-        raise OptionError(f"{image!r} lacks {', '.join(missing) or 'its inputs'} in its metadata; make it anew")
+        raise OptionError(
+            f"{image!r} lacks {', '.join(missing) or 'its inputs'} in its metadata; make it again with fastnst stylize"
+        )
     if "init" not in record["options"]:
-        raise OptionError(f"{image!r} lacks the option init in its metadata; make it anew")
+        raise OptionError(f"{image!r} lacks the option init in its metadata; make it again with fastnst stylize")
 
 
 def _place(image: str, missing: list[tuple[str, str]], role: str, recorded: object, given: str | None = None) -> str:

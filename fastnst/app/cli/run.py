@@ -44,7 +44,7 @@ def execute_together(job: Job, *, saved: Path | None = None) -> int:
     if not are_launched():
         return execute(job, saved=saved)[0]
     if STANDARD in (job.content, *job.styles, job.options.get("init")):
-        raise OptionError("several processes cannot all read the standard input; give a path in place of -")
+        raise OptionError("several processes cannot all read the standard input; give a path instead of -")
     options = unsized_options(job.options)
     device = resolve_runtime(options.device, options.precision, options.backend).device
     with joined(device) as ranks:
@@ -85,7 +85,7 @@ def execute(job: Job, *callbacks: Callback, saved: Path | None = None, ranks: Ra
         except Exception as error:
             if is_out_of_memory(error):
                 traceback.clear_frames(error.__traceback__)  # they hold what the image is to be written with
-                message = f"out of memory; lower --size, --style-scale or --scales. {watch.rescue()}"
+                message = f"the run is out of memory; lower --size, --style-scale or --scales. {watch.rescue()}"
                 raise FastnstError(message) from None
             if watch.last is not None:
                 say(watch.rescue())
@@ -170,7 +170,7 @@ class _Watch:
             path = path or rescued(lambda path: image.save(path, format="npy"), ".npy")
             if path is None:
                 raise
-            return f"{path}, for {error}"
+            return f"{path}, because {error}"
         finally:
             self.saving = False
 
@@ -233,4 +233,4 @@ def _print_summary(outputs: Outputs, result: Result) -> None:
         f" loss {final['total']:.4g}",
     )
     if result.stopped == "interrupted" and outputs.checkpoint is not None:
-        say(f"go on with: fastnst resume {shlex.quote(outputs.checkpoint)} -o OUT")
+        say(f"to continue, type: fastnst resume {shlex.quote(outputs.checkpoint)} -o OUT")

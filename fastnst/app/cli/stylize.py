@@ -69,11 +69,11 @@ def run_reconstruct(parsed: argparse.Namespace) -> int:
             raise OptionError("--style-layers makes one image; name the layers of the figure with --layer")
         return _run_figure(parsed, options, outputs)
     if (layers is None) == (style_layers is None):
-        raise OptionError("give either --layer, as conv4_2, or --style-layers, as conv1_1,conv2_1, or --figure")
+        raise OptionError("give --layer, such as conv4_2, or --style-layers, such as conv1_1,conv2_1, or --figure")
     if layers is not None:
         return execute_together(Job(parsed.image, [], content_options(layers, options), outputs))
     if parsed.image == STANDARD:
-        raise OptionError("the style can only be reconstructed from a file; give a path in place of -")
+        raise OptionError("the style can only be reconstructed from a file; give a path instead of -")
     options = style_options(style_layers, options)
     picture = load_image(parsed.image, role="content", max_pixels=most_pixels(options))
     canvas = Canvas(picture.height, picture.width)
@@ -85,7 +85,9 @@ def _run_figure(parsed: argparse.Namespace, options: dict[str, Any], outputs: Ou
         raise OptionError("a figure is made by one process; start it without torchrun")
     for name in _OF_ONE_RUN:
         if getattr(outputs, name):
-            raise OptionError(f"--{name.replace('_', '-')} belongs to a single run, and a figure is many; leave it out")
+            raise OptionError(
+                f"--{name.replace('_', '-')} works for a single run, and a figure takes several; leave it out"
+            )
     Job(parsed.image, [], options, outputs).check()
     layers = tuple(parsed.layer.replace(",", " ").split()) if parsed.layer else FIGURE_LAYERS
     names = [f"{kind}_{layer}.png" for kind in ("style", "content") for layer in layers]

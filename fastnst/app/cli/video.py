@@ -15,7 +15,7 @@ from fastnst.app.cli import say
 from fastnst.app.cli.arguments import given_options, read_config, read_option
 from fastnst.app.cli.job import style_paths
 from fastnst.app.cli.run import on_stop_signal
-from fastnst.errors import FastnstError, Interrupted
+from fastnst.errors import FastnstError, Interrupted, counted
 from fastnst.image.write import check_output_path
 from fastnst.options.parse import in_words
 from fastnst.replacing import replacing
@@ -50,7 +50,7 @@ def run(parsed: argparse.Namespace) -> int:
         height, width = result.size
         say(
             f"saved {result.output} ({result.frames} frames of {width}×{height} px, {float(result.rate):g} a "
-            f"second, {len(result.scenes)} scene{'s' if len(result.scenes) > 1 else ''}) in "
+            f"second, {counted(len(result.scenes), 'scene')}) in "
             f"{sum(result.seconds.values()):.1f} s",
         )
     if result.broken is not None:
@@ -65,10 +65,8 @@ def score(parsed: argparse.Namespace) -> int:
     if parsed.json:
         print(json.dumps({"warping_error": result.mean, "errors": result.errors, "valid": result.valid}))
     else:
-        counted = 100 * sum(result.valid) / len(result.valid)
-        print(
-            f"warping error {result.mean:.3g} ({len(result.errors)} pairs of frames, {counted:.1f} % of their pixels)"
-        )
+        share = 100 * sum(result.valid) / len(result.valid)
+        print(f"warping error {result.mean:.3g} ({len(result.errors)} pairs of frames, {share:.1f} % of their pixels)")
     return 0
 
 
@@ -120,7 +118,7 @@ class _Watch:
         if ratio is not None:
             say(
                 f"note: the style's features are {ratio:.1f} times as strong as the clip's, and such styles flicker "
-                "most (Gupta et al. 2017); where it does, raise --temporal-weight or give --look-back 1 2 4 8"
+                "most (Gupta et al. 2017); if this one does, raise --temporal-weight, or give --look-back 1 2 4 8"
             )
 
     def __call__(self, done: FrameDone) -> None:
@@ -149,4 +147,4 @@ class _Watch:
     def rescue(self, output: str) -> str:
         if not self._done:
             return "No frame was finished yet"
-        return f"{self._done} finished frames are in {output}.frames; go on with --resume"
+        return f"{self._done} finished frames are in {output}.frames; repeat the command with --resume to continue"

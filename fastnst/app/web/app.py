@@ -151,7 +151,9 @@ class App:
             self._limits.check_bytes(count, name)
             self._arriving, held = self._arriving + count - held, count
             if self._arriving > _MOST_ARRIVING * self._limits.upload_bytes:
-                raise ImageError(f"{name} has to wait, for too many pictures arrive at once; drop it again in a moment")
+                raise ImageError(
+                    f"too many pictures are arriving at once, so {name} was not taken; drop it again in a moment"
+                )
 
         try:
             data = await _body(call, check)
@@ -226,7 +228,7 @@ class App:
     async def _continue(self, call: Call) -> Response:
         size = (await _json(call)).get("size")
         if not isinstance(size, int) or isinstance(size, bool):
-            raise OptionError("the size to continue at is not a whole number of pixels")
+            raise OptionError("the size to continue at is not a whole number of pixels; load the page again")
         return self._join(continued(self._result(call), self._session.next_number, size))
 
     def _join(self, request: Request) -> Response:
@@ -237,7 +239,7 @@ class App:
             self._run.start()
         except RuntimeError:  # no thread is to be had
             ticket.finish(None, failed=True)
-            raise OptionError("this machine cannot start anything more now; try again in a while") from None
+            raise OptionError("this machine cannot start another run now; try again in a while") from None
         return JSONResponse({"run": request.number})
 
     async def _stop(self, call: Call) -> Response:

@@ -57,13 +57,13 @@ class Guard:
         """The reason why a call is refused: another site's page makes it, or it comes under a name that is not this
         machine's own (DNS rebinding), or without the token; None for one that is not."""
         if self._is_foreign(call.headers):
-            return "this page answers its own calls alone; behind a proxy, start it with --allow-origin"
+            return "this page answers only its own calls; if a proxy serves it, start it with --allow-origin"
         if self.token is None:
             return None
         given = (call.cookies.get(_COOKIE, ""), call.query_params.get("token", ""))
         if any(secrets.compare_digest(word.encode(), self.token.encode()) for word in given):
             return None
-        return "this page wants its token; open it by the address that fastnst web has printed"
+        return "this page needs its token; open it at the address that fastnst web printed"
 
     def _is_foreign(self, headers: Headers) -> bool:
         origin, host = headers.get("origin"), headers.get("host", "")
@@ -105,7 +105,7 @@ def _origin(text: str) -> str:
 def _path(text: str) -> str:
     path = text.strip().rstrip("/")
     if path and not re.fullmatch(r"(/[A-Za-z0-9._~@:+=%-]+)+", path):
-        raise OptionError(f"root path {text!r} is not a path; write it as the proxy has it, such as /name")
+        raise OptionError(f"root path {text!r} is not a path; write the path that the proxy uses, such as /name")
     return path
 
 

@@ -53,13 +53,15 @@ class Limits:
         for limit in fields(self):
             value, least = getattr(self, limit.name), 64 if limit.name == "size" else 1
             if value < least:
-                raise OptionError(f"a limit of {value} for {limit.name.replace('_', ' ')} is too small; give {least}")
+                raise OptionError(
+                    f"a limit of {value} for {limit.name.replace('_', ' ')} is too small; give {least} or more"
+                )
 
     def check_bytes(self, count: int, name: str) -> None:
         """Raises ImageError where a file called `name` is longer than it may be."""
         if count > self.upload_bytes:
             raise ImageError(
-                f"{name} has more than {in_words(self.upload_bytes)}, the most that this page takes; reduce it first"
+                f"{name} is larger than {in_words(self.upload_bytes)}, the most that this page takes; reduce it first"
             )
 
     def check_options(self, options: Options, content: tuple[int, int], styles: Sequence[tuple[int, int]]) -> None:

@@ -66,7 +66,9 @@ def bound(port: int, host: str = LOCAL) -> socket.socket:
             raise OptionError(
                 f"port {port} cannot be used ({error.strerror}); give another one with --port, or 0 for any free one"
             ) from None
-    raise OptionError(f"host {host!r} is not an address of this machine; give 127.0.0.1, or 0.0.0.0 for all it has")
+    raise OptionError(
+        f"host {host!r} is not an address of this machine; give 127.0.0.1, or 0.0.0.0 for all of its addresses"
+    )
 
 
 class Protocol(H11Protocol):

@@ -187,7 +187,7 @@ class Session:
         """Raises OptionError where there is none of this name."""
         kept = next((kept for kept in self._results if kept.id == name), None)
         if kept is None:
-            raise OptionError("this result is not in the history any more; make it anew")
+            raise OptionError("this result is not in the history any more; make it again")
         return kept
 
     @property
@@ -198,7 +198,7 @@ class Session:
         """Makes the ticket the present one. Raises OptionError while another one is not over."""
         with self._lock:
             if self.ticket is not None and not self.ticket.over:
-                raise OptionError("a run is still going on; stop it first")
+                raise OptionError("a run is still in progress; stop it first")
             self.ticket = ticket
             self._requests += 1
 

@@ -34,7 +34,7 @@ _FIRST_EDGE = 640  # px
 _PREVIEW_SECONDS = 0.3
 # Showing the image may take one part in so many of the time.
 _PREVIEW_SHARE = 20
-_UNKNOWN = "something went wrong that should not; look at the terminal in which you started the page"
+_UNKNOWN = "an unexpected error occurred; look for it in the terminal where you started the page"
 
 
 class Studio:
@@ -216,7 +216,7 @@ def _in_words(error: Exception) -> str:
     if isinstance(error, FastnstError):
         return str(error)
     if is_out_of_memory(error):
-        return "out of memory; lower the size, the style scale or the scales"
+        return "the run is out of memory; lower the size, the style scale or the scales"
     with suppress(Exception):  # the terminal may be gone
         traceback.print_exception(error)
     return _UNKNOWN

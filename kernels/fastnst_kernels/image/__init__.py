@@ -33,18 +33,18 @@ def normalise(
     channels_last: bool = True,
     backend: str = "auto",
 ) -> Tensor:
-    """x · scale_c + shift_c by channel, in `dtype` and in the memory layout that is wanted, in one pass.
+    """Computes x · scale_c + shift_c by channel, in `dtype` and the memory layout that you choose, in one pass.
 
     `image` is (B, 3, H, W) float32 (float64 too with backends "torch" and "reference"); NCHW and channels-last are read
-    without a copy. `scale` and `shift` are three finite numbers in float32's range each, by the channels of the result:
-    with `flip` those are the image's in reverse order (RGB to BGR). (x · s − mean)/std is scale = s/std and
-    shift = −mean/std.
+    without a copy. `scale` and `shift` are three finite numbers in float32's range each, for the channels of the
+    result; with `flip` these are the image's channels in reverse order (RGB to BGR). (x · s − mean)/std is scale =
+    s/std and shift = −mean/std.
 
     Returns (B, 3, H, W) in `dtype` (float32, float16 or bfloat16; float64 with backends "torch" and "reference"),
     channels-last or NCHW, computed in the image's dtype and rounded once.
 
-    The gradient, upstream · scale_c flipped back, comes in the image's dtype and layout. Differentiable once: it raises
-    RuntimeError under create_graph=True.
+    The gradient, upstream · scale_c flipped back, has the image's dtype and layout. You can differentiate it once;
+    create_graph=True raises RuntimeError.
 
     `backend` is "auto" (Triton on CUDA and ROCm, torch elsewhere), "triton", "torch", or "reference" (naive float64).
 
@@ -73,8 +73,8 @@ def total_variation(image: Tensor, *, kind: str = "squared", backend: str = "aut
     the two diagonals ((H + 1)·(W + 1)), in the image with a replicated border of one (style-transfer-pytorch).
 
     `image` and `backend` are those of `normalise`. Returns (B,) in the image's dtype, the same to the bit in each run.
-    The gradient takes sign(0) = 0, and comes in the image's layout. Differentiable once: it raises RuntimeError under
-    create_graph=True.
+    The gradient takes sign(0) = 0, and has the image's layout. You can differentiate it once; create_graph=True raises
+    RuntimeError.
 
     Raises ValueError for a wrong shape, dtype, kind or backend; RuntimeError if triton is asked for and missing.
     """
@@ -153,7 +153,7 @@ def adam_step_(
     and dtype, in any layout.
 
     `step` is t = 1, 2, …: a number, or a tensor of one element (int64, int32 or float32) on the image's device, which
-    is read there, so that a captured CUDA graph counts on. With `increment` the tensor is raised by one first.
+    is read there, so that a captured CUDA graph keeps counting. With `increment` the tensor grows by one first.
 
     Raises ValueError for a wrong shape, layout, dtype, device, number or backend; RuntimeError if triton is asked for
     and missing.
@@ -268,7 +268,7 @@ def _check_upstream(upstream: Tensor, image: Tensor) -> None:
     if upstream.dtype not in (*DTYPES, image.dtype):
         raise ValueError(f"upstream is {upstream.dtype}; give float32, float16 or bfloat16, or the image's dtype")
     if upstream.device != image.device:
-        raise ValueError(f"upstream is on {upstream.device}, the image on {image.device}; move it there")
+        raise ValueError(f"upstream is on {upstream.device} and the image is on {image.device}; move it there")
 
 
 def _check_adam_tensors(image: Tensor, gradient: Tensor, first: Tensor, second: Tensor) -> None:

@@ -103,7 +103,7 @@ def check_number(name: str, number: float) -> None:
     """Raises ValueError for a number that is not finite or beyond float32."""
     # Under torch.compile the number may be symbolic, and a look at its value would break the graph.
     if not torch.compiler.is_compiling() and not (math.isfinite(number) and abs(number) <= LARGEST):
-        raise ValueError(f"{name} {number} is not a finite float32 number; give one of magnitude up to {LARGEST}")
+        raise ValueError(f"{name} {number} is out of range; give a finite number of magnitude up to {LARGEST}")
 
 
 def refuse_second_derivative(what: str) -> None:
@@ -111,7 +111,9 @@ def refuse_second_derivative(what: str) -> None:
     autograd records it, for its own derivative would be wrong or missing without a word."""
     # torch.compile traces with gradients on, and refuses second derivatives itself.
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        raise RuntimeError(f"the {what} operations are differentiable once; call backward without create_graph=True")
+        raise RuntimeError(
+            f"the {what} operations can be differentiated only once; call backward without create_graph=True"
+        )
 
 
 @contextmanager

@@ -44,15 +44,13 @@ def gram(features: Tensor, *, precision: str = "ieee", backend: str = "auto") ->
     """The Gram matrix of each image's features: G = F Fᵀ/M, with F the C×(H·W) matrix and M = H·W.
 
     `features` is (B, C, H, W), float32, float16 or bfloat16 (float64 too with backends "torch" and "reference"); NCHW
-    and channels-last are read without a copy, and so are crops of them. Returns (B, C, C), symmetric,
-    accumulated and kept in float32 (float64 for float64). Differentiable once: its gradient raises RuntimeError under
-    create_graph=True.
+    and channels-last are read without a copy, and so are crops of them. Returns (B, C, C), symmetric, accumulated in
+    float32 (float64 for float64). You can differentiate it once; create_graph=True raises RuntimeError.
 
-    `precision` "tf32" lets the tensor cores round float32 factors to TF32; it changes nothing for 16-bit features or
-    where the torch backend runs on CPU. "bf16" lets a CPU with 16-bit units round the products of slices of bfloat16
+    `precision` "tf32" lets the tensor cores round float32 factors to TF32; it changes nothing for 16-bit features, or
+    for the torch backend on a CPU. "bf16" lets a CPU with 16-bit units round the products of slices of bfloat16
     features, channels-last, before it sums them in float32, and changes nothing elsewhere. On CUDA the torch backend
-    follows torch's own setting instead, which is `torch.backends.cuda.matmul`'s; "ieee" there needs TF32 to be off, as
-    it is by default.
+    follows `torch.backends.cuda.matmul` instead; "ieee" then needs TF32 to be off, which is torch's default.
 
     `backend` is "auto" (Triton on CUDA and ROCm, torch elsewhere), "triton", "torch", or "reference" (naive float64).
     Triton takes up to 1024 channels: "auto" is torch beyond them.
@@ -78,14 +76,14 @@ def gram_loss(
 
     `features`, `precision` and `backend` are those of `gram`. `target` A is (C, C), (1, C, C) or (B, C, C), of any
     floating dtype and layout, on the features' device; it need not be symmetric, and gets no gradient. `weight` is a
-    finite number in float32's range. Several targets are one `BlendedTarget`, whose own weight and offset are
-    multiplied by `weight`. Returns (B,) float32 (float64 for float64).
+    finite number in float32's range. Give several targets as one `BlendedTarget`; `weight` multiplies its own weight
+    and offset. Returns (B,) float32 (float64 for float64).
 
-    The gradient weight/(N² M) · (G − (A + Aᵀ)/2) F is one product. Differentiable once: it raises RuntimeError under
-    create_graph=True.
+    The gradient weight/(N² M) · (G − (A + Aᵀ)/2) F is one product. You can differentiate it once; create_graph=True
+    raises RuntimeError.
 
     Raises ValueError as `gram` does, for a target of another shape, device or dtype, for one that requires a gradient,
-    and for a weight that is not finite or beyond float32 (not looked at while torch.compile traces).
+    and for a weight that is not finite or beyond float32 (which it does not check while torch.compile traces).
     """
     return style_tap(features, target, weight, precision=precision, backend=backend)[1]
 
@@ -98,10 +96,11 @@ def style_tap(
     precision: str = "ieee",
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """`gram_loss` as a pass-through: returns (features, loss), the features for the next layer, and the loss beside.
+    """Computes `gram_loss` and passes the features on: returns (features, loss), with the features for the next layer.
 
-    Takes, returns and raises what `gram_loss` does. The first output is a view of the input: no copy is made, and it
-    must not be changed in place. Fed with it, the next layer sends its gradient through the tap, whose backward writes
+    Arguments, loss and errors are those of `gram_loss`. The first output is a view of the input, without a copy, so do
+    not change it in place. Give it to the next layer, whose gradient then comes back through the tap. The backward of
+    the tap writes
 
         upstream + ∂loss · weight/(N² M) · (G − (A + Aᵀ)/2) F
 
@@ -123,20 +122,21 @@ def tap(
     precision: str = "ieee",
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """A pass-through for a layer of style, of content or of both: (features, style loss, content loss).
+    """Passes a layer's features on with a style loss, a content loss or both: returns (features, style loss, content
+    loss).
 
     The style loss is the `gram_loss` of `target` and `weight`, the content loss is content_weight · Σ (F − P)², each
-    (B,) float32 (float64 for float64), and None where its target is not given. P = `content` is (1 or B, C, H, W) in
-    the features' dtype, in any layout, and gets no gradient. Backward writes, in one pass,
+    (B,) float32 (float64 for float64), and None if you give no target for it. P = `content` is (1 or B, C, H, W) in the
+    features' dtype, in any layout, and gets no gradient. Backward writes, in one pass,
 
         upstream + ∂style · weight/(N² M) · (G − (A + Aᵀ)/2) F + ∂content · 2 content_weight · (F − P)
 
-    With `relu` the input is the layer's output before its ReLU: F = max(input, 0) is what is returned and compared, and
-    the gradient is zero where F is. `inplace` then writes F over the input, which must not be a leaf, a view of
+    With `relu` the input is the layer's output before its ReLU. The tap returns and compares F = max(input, 0), and the
+    gradient is zero where F is zero. `inplace` then writes F over the input, which must not be a leaf, a view of
     another tensor, or kept for another gradient. Without `relu` the features are returned as `style_tap` does.
 
-    The other arguments, and what is raised, are those of `gram_loss`. Raises ValueError as well for a content that does
-    not fit, where neither target is given, and for `inplace` without `relu`.
+    The other arguments and the errors are those of `gram_loss`. Also raises ValueError for a content that does not fit,
+    if you give neither target, and for `inplace` without `relu`.
     """
     if target is None and content is None:
         raise ValueError("a tap without a target has no loss; give target, content or both")
@@ -169,10 +169,10 @@ def tap(
 def accumulate_gram(sums: Tensor, features: Tensor, *, precision: str = "ieee", backend: str = "auto") -> None:
     """sums += F Fᵀ, in place: (B, C, C) contiguous, float32 (float64 for float64 features), not divided by M.
 
-    `features`, `precision`, `backend` and what is raised are those of `gram`; give the owned part of a tile as a view,
-    `features[:, :, top : top + height, left : left + width]`, which is read without a copy. Nothing is differentiated.
-    The order of the calls is the order of the sum: tiles in the same order give the same bits. Raises ValueError for
-    sums of another shape, dtype, layout or device.
+    `features`, `precision`, `backend` and the errors are those of `gram`. Give the owned part of a tile as a view,
+    `features[:, :, top : top + height, left : left + width]`, which is read without a copy. The operation has no
+    gradient. The order of the calls is the order of the sum: tiles in the same order give the same bits. Raises
+    ValueError for sums of another shape, dtype, layout or device.
     """
     backend = check_features(features, precision, backend)
     check_sums_for(features, sums)
@@ -197,11 +197,12 @@ def finish_gram_loss(
     dtype: torch.dtype,
     backend: str = "auto",
 ) -> tuple[Tensor, GramDifference]:
-    """The `gram_loss` of a whole picture from its F Fᵀ: (loss, the difference that its tiles' backward needs).
+    """Computes the `gram_loss` of a whole picture from its F Fᵀ: returns (loss, the difference for the backward of its
+    tiles).
 
-    `sums` is (B, C, C) as `accumulate_gram` leaves it, and stays as it is; `positions` is M, 1 or more, `dtype` the
-    features'. `target`, `weight` and `backend` are those of `gram_loss`. The loss is (B,) in the dtype of the sums.
-    Raises ValueError as `gram_loss` does, and for sums or positions that are none.
+    `sums` is (B, C, C) from `accumulate_gram`, and does not change. `positions` is M, 1 or more, and `dtype` is that of
+    the features. `target`, `weight` and `backend` are those of `gram_loss`. The loss is (B,) in the dtype of the sums.
+    Raises ValueError as `gram_loss` does, and for invalid sums or positions.
     """
     check_sums(sums)
     backend = backend_for(sums.shape[1], backend, resolve_backend(backend, sums.device))
@@ -233,10 +234,10 @@ def tap_gradient(
 ) -> Tensor:
     """upstream + factor · (G − (A + Aᵀ)/2) F: the gradient that a whole picture's loss sends to a part of its features.
 
-    `features` (B, C, H, W), `precision` and `backend` are those of `gram`, `difference` is `finish_gram_loss`'s for the
-    same backend and dtype, `upstream` has the features' shape and dtype. Returns (B, C, H, W) in the features' dtype
-    and layout, in one pass. Nothing is differentiated. Raises ValueError as `gram` does and for arguments that do not
-    fit.
+    `features` (B, C, H, W), `precision` and `backend` are those of `gram`. `difference` comes from `finish_gram_loss`,
+    for the same backend and dtype. `upstream` has the features' shape and dtype. Returns (B, C, H, W) in the features'
+    dtype and layout, in one pass. The operation has no gradient of its own. Raises ValueError as `gram` does and for
+    arguments that do not fit.
     """
     backend = check_features(features, precision, backend)
     check_difference(features, difference, difference_dtype(features.dtype, backend))
@@ -247,7 +248,7 @@ def tap_gradient(
     ):
         raise ValueError(
             f"upstream {tuple(upstream.shape)} {upstream.dtype} on {upstream.device} does not fit features "
-            f"{tuple(features.shape)} {features.dtype} on {features.device}"
+            f"{tuple(features.shape)} {features.dtype} on {features.device}; give it as the features are"
         )
     if backend == "reference":
         scale = difference.scale.double() * difference.factor

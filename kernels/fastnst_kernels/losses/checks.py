@@ -14,8 +14,8 @@ def check_features(features: Tensor, precision: str, backend: str) -> str:
     """The backend for these features."""
     if features.ndim == 3:
         raise ValueError(
-            f"features of shape {tuple(features.shape)} have 3 axes; give (B, C, H, W): of tokens (B, N, C) "
-            "tokens.mT[..., None], of one map (C, H, W) map[None]"
+            f"features of shape {tuple(features.shape)} have 3 axes; give (B, C, H, W), which is tokens.mT[..., "
+            "None] for tokens (B, N, C) and map[None] for one map (C, H, W)"
         )
     backend = backend_for(features.shape[1], backend, check_map(features, backend, "features", ("have", "are")))
     if precision not in PRECISIONS:
@@ -51,7 +51,7 @@ def check_target(like: Tensor, target: Tensor | BlendedTarget, weight: float) ->
     if not given.is_floating_point():
         raise ValueError(f"target is {given.dtype}; give a floating-point Gram matrix")
     if given.device != like.device:
-        raise ValueError(f"target is on {given.device}, the features on {like.device}; move it there")
+        raise ValueError(f"target is on {given.device} and the features are on {like.device}; move it there")
     if given.requires_grad:
         raise ValueError("target requires a gradient, which the loss does not give; pass target.detach()")
     if isinstance(target, BlendedTarget):
@@ -75,9 +75,9 @@ def check_content(features: Tensor, content: Tensor) -> None:
             f"(1 or {batch}, {channels}, {height}, {width})"
         )
     if content.dtype != features.dtype:
-        raise ValueError(f"content is {content.dtype}, the features {features.dtype}; convert it")
+        raise ValueError(f"content is {content.dtype} and the features are {features.dtype}; convert it")
     if content.device != features.device:
-        raise ValueError(f"content is on {content.device}, the features on {features.device}; move it there")
+        raise ValueError(f"content is on {content.device} and the features are on {features.device}; move it there")
     if content.requires_grad:
         raise ValueError("content requires a gradient, which the loss does not give; pass content.detach()")
 
@@ -102,7 +102,7 @@ def check_difference(features: Tensor, difference: GramDifference, dtype: torch.
 def check_sums(sums: Tensor) -> None:
     """Raises ValueError where `sums` cannot hold F Fᵀ of a batch: contiguous (B, C, C) float32 or float64."""
     if sums.ndim != 3 or sums.shape[1] != sums.shape[2] or 0 in sums.shape:
-        raise ValueError(f"sums of shape {tuple(sums.shape)} are no Gram matrices; give (B, C, C)")
+        raise ValueError(f"sums of shape {tuple(sums.shape)} are not Gram matrices; give (B, C, C)")
     if sums.dtype not in (torch.float32, torch.float64) or not sums.is_contiguous() or sums.requires_grad:
         raise ValueError("sums must be contiguous float32 (float64 for float64 features) and require no gradient")
 

@@ -13,7 +13,7 @@ from fastnst_kernels.launch.layout import exact
 
 @dataclass(frozen=True)
 class BlendedTarget:
-    """Several targets as one: E = weight/4N² · Σ (G − matrix)² + offset. Make one with `blend_targets`.
+    """Several targets as one: E = weight/4N² · Σ (G − matrix)² + offset. `blend_targets` makes it.
 
     `matrix` is (1 or B, C, C) float32 (float64 where a target is), `offset` (1 or B,) float32 on its device.
     """
@@ -67,9 +67,9 @@ Owned = tuple[int, int, int, int]
 
 
 def blend_targets(targets: Sequence[Tensor], weights: Sequence[float]) -> BlendedTarget:
-    """The one target that gives the loss of several: Σ_s w_s/4N² · Σ (G − A_s)², at the price of one.
+    """Blends several targets into one that gives their loss, Σ_s w_s/4N² · Σ (G − A_s)², at the cost of one.
 
-    Exactly, with w = Σ w_s and Ā = Σ w_s A_s / w,
+    This is exact. With w = Σ w_s and Ā = Σ w_s A_s / w,
 
         Σ w_s ‖G − A_s‖² = w ‖G − Ā‖² + Σ w_s ‖A_s − Ā‖²
 
@@ -82,7 +82,7 @@ def blend_targets(targets: Sequence[Tensor], weights: Sequence[float]) -> Blende
         raise ValueError(f"{len(targets)} targets and {len(weights)} weights were given; give one weight for each")
     for weight in weights:
         if not (math.isfinite(weight) and weight >= 0):
-            raise ValueError(f"target weight {weight} is not a finite number of 0 or more; give one")
+            raise ValueError(f"target weight {weight} is out of range; give a finite number of 0 or more")
     total = math.fsum(weights)
     if total == 0:
         raise ValueError("all target weights are 0; give at least one above 0")
@@ -92,7 +92,7 @@ def blend_targets(targets: Sequence[Tensor], weights: Sequence[float]) -> Blende
     for target, matrix in zip(targets, matrices, strict=True):
         if matrix.ndim != 3 or matrix.shape[1:] != (channels, channels) or matrix.shape[0] not in (1, batch):
             raise ValueError(
-                f"target of shape {tuple(target.shape)} does not go with the others; give ({channels}, {channels}) or "
+                f"target of shape {tuple(target.shape)} does not match the others; give ({channels}, {channels}) or "
                 f"({batch}, {channels}, {channels}) for each"
             )
         if not target.is_floating_point():

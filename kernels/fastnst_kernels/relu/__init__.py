@@ -18,15 +18,15 @@ POOLS = ("avg", "max")
 
 
 def bias_relu(x: Tensor, bias: Tensor | None = None, *, inplace: bool = False, backend: str = "auto") -> Tensor:
-    """y = max(x + bias, 0), which keeps the signs of y, one bit each, for backward, and neither x nor y.
+    """Computes y = max(x + bias, 0). For backward it keeps only the sign of each y, one bit, and neither x nor y.
 
     `x` is (B, C, H, W), float32, float16 or bfloat16 (float64 too with backends "torch" and "reference"); NCHW and
     channels-last are read without a copy, and y has the layout of `x`. `bias` is (C,), of any floating dtype, on the
-    device of `x`, frozen; None is zero. The sum is in float32 and rounded once. `inplace` writes y into `x`, a dense
-    tensor such as a convolution's output; backend "reference" has no such form.
+    device of `x`, and gets no gradient; None means zero. The sum is computed in float32 and rounded once. `inplace`
+    writes y into `x`, which must be dense, such as a convolution's output; backend "reference" cannot do this.
 
-    ∂x = ∂y where y ≠ 0, else 0. As in torch, NaN is passed on and receives gradient, −0 and −∞ give 0. Differentiable
-    once: backward raises RuntimeError under create_graph=True.
+    ∂x = ∂y where y ≠ 0, else 0. As in torch, NaN is passed on and receives a gradient, and −0 and −∞ give 0. You can
+    differentiate it once; create_graph=True raises RuntimeError.
 
     `backend` is "auto" (Triton on CUDA and ROCm, torch elsewhere), "triton", "torch", or "reference" (naive float64).
 
@@ -53,16 +53,16 @@ def bias_relu(x: Tensor, bias: Tensor | None = None, *, inplace: bool = False, b
 
 
 def bias_relu_pool(x: Tensor, bias: Tensor | None = None, pool: str = "avg", *, backend: str = "auto") -> Tensor:
-    """The average ("avg") or maximum ("max") of each 2×2 window of max(x + bias, 0), which keeps one bit of each
-    element of `x` for backward, and neither x nor the result.
+    """Computes the average ("avg") or maximum ("max") of each 2×2 window of max(x + bias, 0). For backward it keeps one
+    bit of each element of `x`, and neither x nor the result.
 
-    Takes and raises what `bias_relu` does; H and W are 2 or more, windows do not overlap, and an odd last row or column
-    is in none of them. Returns (B, C, ⌊H/2⌋, ⌊W/2⌋) in the layout and dtype of `x`: all arithmetic is in float32, in
-    scan order, and rounded once.
+    Arguments and errors are those of `bias_relu`. H and W are 2 or more, windows do not overlap, and no window has an
+    odd last row or column. Returns (B, C, ⌊H/2⌋, ⌊W/2⌋) in the layout and dtype of `x`: all arithmetic is in float32,
+    in scan order, and rounded once.
 
     ∂x is a quarter of the window's gradient where max(x + bias, 0) ≠ 0; for the maximum the window's gradient at the
-    first of the largest (at the last NaN, if there is one, as in torch) where that is not 0; else 0. Differentiable
-    once: backward raises RuntimeError under create_graph=True.
+    first of the largest (at the last NaN, if there is one, as in torch) where that is not 0; else 0. You can
+    differentiate it once; create_graph=True raises RuntimeError.
 
     Raises ValueError also for an unknown `pool`.
     """
@@ -145,7 +145,7 @@ def _checked(x: Tensor, bias: Tensor | None, backend: str) -> str:
     if not bias.is_floating_point():
         raise ValueError(f"bias is {bias.dtype}; give a floating-point bias")
     if bias.device != x.device:
-        raise ValueError(f"bias is on {bias.device}, x on {x.device}; move it there")
+        raise ValueError(f"bias is on {bias.device} and x is on {x.device}; move it there")
     if bias.requires_grad:
         raise ValueError("bias requires a gradient, which the sign bits do not give; pass bias.detach()")
     return backend

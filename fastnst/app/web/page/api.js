@@ -5,13 +5,13 @@ async function ask(path, options = {}) {
   try {
     answer = await fetch(path, options);
   } catch {
-    throw new Error("the server does not answer; it may have been ended in its terminal");
+    throw new Error("the server does not answer; check in its terminal whether it still runs");
   }
   const kind = answer.headers.get("content-type") ?? "";
   const body = kind.includes("json") ? await answer.json() : {};
   if (!answer.ok) {
     const said = body.error ?? (kind.includes("text/plain") ? (await answer.text()).trim() : "");
-    throw new Error(said || `the server, or a proxy before it, answered ${answer.status}`);
+    throw new Error(said || `the server, or a proxy in front of it, answered ${answer.status}; load the page again`);
   }
   return body;
 }

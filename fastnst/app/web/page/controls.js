@@ -25,7 +25,7 @@ export class Controls {
   row(control) {
     const id = `option-${control.name}`;
     const field = this.field(control, id);
-    const back = element("button", { type: "button", className: "back", title: "As the preset has it" }, "reset");
+    const back = element("button", { type: "button", className: "back", title: "Use the preset's value" }, "reset");
     back.addEventListener("click", () => this.set(control.name, null));
     const slider = control.slider && this.slider(control, field);
     const label = element("label", { htmlFor: id, title: control.meaning }, control.label);
@@ -134,7 +134,7 @@ export class Controls {
 function beginning(page) {
   const results = element("optgroup", { label: "Results", hidden: true });
   const select = element("select", { id: "begins" }, ...page.starts.map((word) => element("option", { value: word }, word)), results);
-  const label = element("label", { htmlFor: "begins", title: "the image that the run starts from" }, "Start from");
+  const label = element("label", { htmlFor: "begins", title: "Choose the image that the run starts from" }, "Start from");
   return { row: element("div", { className: "control choice" }, element("div", { className: "top" }, label, select)), select, results };
 }
 

@@ -18,7 +18,7 @@ export class History {
   show() {
     const tiles = this.results.map((result) => this.tile(result.id, api.smallUrl(result.id), `${result.id} · ${result.size} px`, tooltip(result, this.page)));
     tiles.reverse();
-    if (this.live) tiles.unshift(this.tile("live", this.live, "now", "The run that is going on"));
+    if (this.live) tiles.unshift(this.tile("live", this.live, "now", "The current run"));
     const scrolled = this.list.scrollTop;
     this.list.replaceChildren(...tiles);
     this.list.scrollTop = scrolled;

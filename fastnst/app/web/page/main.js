@@ -99,7 +99,7 @@ async function main() {
     await stage.show(url, "A first picture");
     if (held) URL.revokeObjectURL(held);
     held = url;
-    stage.say(["A first picture, made in one pass.", "Start goes on from it, to finer strokes."]);
+    stage.say(["A first picture, made in one pass.", "Press Start to refine it, with finer strokes."]);
   }
 
   // A texture needs no content: where none is given, it is a square.
@@ -194,7 +194,7 @@ async function main() {
 
   function heard({ session, run: now, results }) {
     if (session !== page.session) {
-      complain("the program was started anew and this page's pictures are forgotten; load it again");
+      complain("the program was restarted, so this page's pictures are gone; load the page again");
       return;
     }
     const before = run;
@@ -260,7 +260,7 @@ async function main() {
     controls.restore(chosen);
   }
   api.listen(heard, {
-    silent: () => complain("the server does not answer; it may have been ended in its terminal"),
+    silent: () => complain("the server does not answer; check in its terminal whether it still runs"),
     back: calm,
   });
 }

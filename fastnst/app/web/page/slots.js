@@ -67,8 +67,8 @@ export class Slot {
     const text = this.pictures.length === 1 ? name : `${this.pictures.length} pictures`;
     const sizes = this.pictures.map((one) => `${one.name}, ${one.width} × ${one.height}`).join("\n");
     const parts = [element("span", { title: sizes || `${name}, ${width} × ${height}` }, text)];
-    if (this.most > this.pictures.length) parts.push(this.button("add", "Another one, beside it", () => this.add()));
-    if (this.pictures.length > 1) parts.push(this.button("clear", "Take them away", () => this.put([])));
+    if (this.most > this.pictures.length) parts.push(this.button("add", "Add another picture", () => this.add()));
+    if (this.pictures.length > 1) parts.push(this.button("clear", "Remove all of them", () => this.put([])));
     this.caption.replaceChildren(...parts);
   }
 

@@ -24,7 +24,7 @@ export function ofRun(run) {
 }
 
 export function ofResult(result, page) {
-  const how = { interrupted: "stopped", time: "ended by time", diverged: "diverged" }[result.stopped];
+  const how = { interrupted: "stopped", time: "stopped by the time limit", diverged: "diverged" }[result.stopped];
   const first = `Result ${result.id} · ${sides(result)} px${how ? ` · ${how}` : ""}`;
   if (result.frames) return [first, [`${result.frames} frames`, clock(result.seconds), ...parameters(result, page)].join(" · ")];
   return [first, [`${result.iterations} iterations`, clock(result.seconds), `loss ${loss(result.total)}`, ...parameters(result, page)].join(" · ")];
