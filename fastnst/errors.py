@@ -1,5 +1,7 @@
 """The errors that a user can act on. Each message says what was given, what is allowed and what to do."""
 
+import warnings
+
 
 class FastnstError(ValueError):
     """The base of every error that fastnst raises for bad input; the command prints it without a traceback.
@@ -17,6 +19,11 @@ class Interrupted(Exception):
 
 class FastnstWarning(UserWarning):
     """Something is not as you may expect, and the run continues; the command prints the warning in one line."""
+
+
+def warn(message: object, *, level: int = 2) -> None:
+    """Warns with a FastnstWarning, at the place `level` calls above this one, as `warnings.warn` counts them."""
+    warnings.warn(str(message), FastnstWarning, stacklevel=level + 1)
 
 
 class OptionError(FastnstError):

@@ -5,13 +5,12 @@ import os
 import secrets
 import stat
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TypeVar
 
-from fastnst.errors import FastnstError, FastnstWarning
+from fastnst.errors import FastnstError, warn
 
 try:
     import fcntl
@@ -69,7 +68,7 @@ def newest(path: Path, read: Callable[[Path], _Contents]) -> _Contents:
             contents = read(before)
         except (FastnstError, ValueError):  # ValueError: what is no path
             raise error from None
-        warnings.warn(f"{error}; fastnst uses the checkpoint before it, {before}", FastnstWarning, stacklevel=3)
+        warn(f"{error}; fastnst uses the checkpoint before it, {before}", level=3)
         return contents
 
 

@@ -7,7 +7,6 @@ it converts colours at 16 bits; Pillow reads the formats that libvips does not.
 
 import io
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from typing import IO, Any, TypeAlias
 
@@ -16,7 +15,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from fastnst.errors import FastnstWarning, ImageError
+from fastnst.errors import ImageError, warn
 from fastnst.image.decode import (
     check_size,
     credits_of,
@@ -133,11 +132,9 @@ def _opened(source: object, role: str, max_pixels: int) -> tuple[str, StreamedPi
 
 def _warn_of_frames(what: str, frames: int) -> None:
     if frames > 1:
-        warnings.warn(
+        warn(
             f"{what} has {frames} frames or pages, and fastnst uses the first; save the one that you want as a "
             "picture of its own",
-            FastnstWarning,
-            stacklevel=2,
         )
 
 

@@ -1,7 +1,6 @@
 """Pictures at other sizes: which size fits an edge, and resampling to it, whole, by rows or as an image that tiles."""
 
 import math
-import warnings
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from fastnst.errors import FastnstWarning, ImageError, OptionError
+from fastnst.errors import ImageError, OptionError, warn
 from fastnst.image.picture import AnyPicture, Picture, StreamedPicture
 
 # Beyond a border the bicubic kernel sees two pixels of the coarser of the two sizes.
@@ -63,11 +62,10 @@ def edge_beside(size: int | Fraction | tuple[int, int], content: tuple[int, int]
     pixels = int(measured * factor + Fraction(1, 2))
     fitted = fitted_size(*content, max(1, pixels), edge)
     if max(abs(height - fitted[0]), abs(width - fitted[1])) > 1 and pixels:
-        warnings.warn(
+        warn(
             f"the content is {content[1]}×{content[0]} pixels, so the result is {fitted[1]}×{fitted[0]} within "
             f"{width}×{height}; crop the content to those proportions to fill them",
-            FastnstWarning,
-            stacklevel=3,
+            level=3,
         )
     return pixels
 
@@ -76,11 +74,10 @@ def warn_if_enlarged(style: AnyPicture, size: tuple[int, int]) -> None:
     """Says with a FastnstWarning where a style is shown at a `size`, (height, width), far larger than it is."""
     factor = max(size) / max(style.height, style.width)
     if factor > _ENLARGED:
-        warnings.warn(
+        warn(
             f"style image {style.name!r} is {style.width}×{style.height} pixels, and is enlarged {factor:.1f} times, "
             "which leaves its texture blurred; give a larger one, or lower the size or the style scale",
-            FastnstWarning,
-            stacklevel=3,
+            level=3,
         )
 
 

@@ -5,7 +5,6 @@ A mask is brought to a layer's resolution as the network brings the image there,
 place is stylised as strongly as without masks.
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastnst.errors import FastnstWarning, ImageError, OptionError, counted
+from fastnst.errors import ImageError, OptionError, counted, warn
 from fastnst.image.picture import AnyPicture, Picture
 from fastnst.image.read import load_image
 from fastnst.image.resize import resize
@@ -181,11 +180,9 @@ def _load(source: Any) -> GreyMask:
             "region white, and split a map that numbers its regions into one mask for each, with labels == 1"
         )
     elif brightest < _WEAK:
-        warnings.warn(
+        warn(
             f"mask {picture.name!r} is grey even where it is brightest ({brightest:.0%} of white), "
             "which weakens its region as much; paint it white if you do not want that",
-            FastnstWarning,
-            stacklevel=2,
         )
     return GreyMask(values, picture.name, picture.sha256)
 

@@ -1,7 +1,6 @@
 """The place of a run and its arithmetic: device, precision and backend."""
 
 import importlib.util
-import warnings
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +8,7 @@ from fastnst_kernels import available_backends
 from fastnst_kernels.launch.layout import exact_device
 from fastnst_kernels.profiling.measure import versions as versions
 
-from fastnst.errors import FastnstWarning, OptionError
+from fastnst.errors import OptionError, warn
 from fastnst.network import trial, winograd
 
 _DTYPES = {
@@ -134,10 +133,9 @@ def _warn_if_slow(precision: str) -> None:
     seconds = trial.trial()
     factor = seconds[precision] / min(seconds.values())
     if factor > _SLOW:
-        warnings.warn(
+        warn(
             f"precision {precision} takes {factor:.1f} times as long as {trial.quickest()} on this CPU; use auto",
-            FastnstWarning,
-            stacklevel=3,
+            level=3,
         )
 
 

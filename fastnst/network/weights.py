@@ -6,7 +6,6 @@ import re
 import stat
 import sys
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from fastnst.errors import FastnstWarning, OptionError, WeightsError
+from fastnst.errors import OptionError, WeightsError, warn
 from fastnst.network.architecture import (
     CAFFE,
     IMAGENET,
@@ -191,7 +190,7 @@ def _local_imagenet(network: str, convolutions: Sequence[Layer]) -> Weights | No
         reason = "its SHA-256 is not the one in its name"
     except OSError as error:
         reason = error.strerror or str(error)
-    _warn(f"{checkpoint} is ignored: {reason}; delete it")
+    warn(f"{checkpoint} is ignored: {reason}; delete it", level=3)
     return None
 
 
@@ -204,7 +203,7 @@ def _cached_imagenet(network: str, convolutions: Sequence[Layer]) -> Weights | N
             raise WeightsError(f"weights file {cached} has no SHA-256 beside it; fetch it again")
         return _from_file(cached, network, convolutions, source="imagenet")
     except WeightsError as error:
-        _warn(f"a file of the weights cache was unusable and has been deleted: {error}")
+        warn(f"a file of the weights cache was unusable and has been deleted: {error}", level=3)
         with suppress(OSError):
             cached.unlink()
         return None
@@ -300,7 +299,7 @@ def _from_torchvision(path: Path, network: str, convolutions: Sequence[Layer]) -
         save_weights(cached, network, tensors, file.preprocessing)
         _digest_file(cached).write_text(f"{_sha256_of(cached)}  {cached.name}\n", encoding="ascii")
     except OSError as error:
-        _warn(f"the weights are used but not kept: cannot write {cached} ({error.strerror or error})")
+        warn(f"the weights are used but not kept: cannot write {cached} ({error.strerror or error})", level=3)
     wanted = {
         f"{layer.name}.{kind}": tensors[f"{layer.name}.{kind}"] for layer in convolutions for kind in ("weight", "bias")
     }
@@ -357,7 +356,3 @@ def _weights(source: str, network: str, tensors: Mapping[str, torch.Tensor], pre
     return Weights(
         source=source, network=network, tensors=tensors, preprocessing=preprocessing, sha256=digest.hexdigest()
     )
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, FastnstWarning, stacklevel=4)

@@ -1,12 +1,11 @@
 """The presets: named starting values for the options of a run."""
 
 import math
-import warnings
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from fastnst.errors import FastnstWarning
+from fastnst.errors import warn
 from fastnst.network.architecture import PAPER_STYLE_LAYERS, is_original
 from fastnst.options.keywords import OptionValues
 
@@ -123,4 +122,4 @@ def warn_of_other_network(options: "Options", weights: "Weights") -> None:
             "with --weights original, or take another preset"
         )
     if message is not None and weights.source != "random":
-        warnings.warn(message, FastnstWarning, stacklevel=2)
+        warn(message)

@@ -4,7 +4,6 @@ A GPU, and a limit such as `ulimit -v`, say that memory has run out; Linux as a 
 what the planner's room is for.
 """
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
@@ -12,7 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from fastnst.errors import FastnstWarning
+from fastnst.errors import warn
 from fastnst.loss.masks import Guidance
 from fastnst.loss.objective import Objective, Share
 from fastnst.loss.scale import LossScale
@@ -122,7 +121,7 @@ class FittingObjective:
             if self.runtime.device.type == "cuda":
                 torch.cuda.empty_cache()
             message = f"memory ran out; the run continues with tiles of {smaller.tile} pixels, each computed twice"
-            warnings.warn(message, FastnstWarning, stacklevel=3)
+            warn(message, level=3)
 
     def _smaller(self) -> Plan | None:
         """The plan with smaller tiles to go on with; None where there is none."""

@@ -17,7 +17,6 @@ import math
 import os
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
@@ -27,7 +26,7 @@ from typing import Any, Self, Unpack
 from PIL import Image
 from tqdm.auto import tqdm
 
-from fastnst.errors import FastnstError, FastnstWarning, ImageError, OptionError
+from fastnst.errors import FastnstError, ImageError, OptionError, warn
 from fastnst.image.resize import fitted_size, resize
 from fastnst.image.write import Form, check_output_path, to_pil
 from fastnst.transfer.movie import check_movie, even, write_clip
@@ -112,7 +111,7 @@ def _going_on() -> Iterator[None]:
     try:
         yield
     except FastnstError as error:
-        warnings.warn(f"{error}; the run continues", FastnstWarning, stacklevel=4)
+        warn(f"{error}; the run continues", level=4)
 
 
 class Preview(Ready):

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastnst.errors import FastnstError, FastnstWarning, ImageError, counted
+from fastnst.errors import FastnstError, ImageError, counted, warn
 from fastnst.image.files import check_place, real_target
 from fastnst.image.read import Source
 from fastnst.network.weights_file import check_archive
@@ -170,11 +169,9 @@ def check_same_network(saved: Mapping[str, Any], present: Mapping[str, Any]) -> 
     _check_same("weights", saved["weights"], present["weights"])
     for part in ("device", "precision", "versions"):
         if saved[part] != present[part]:
-            warnings.warn(
+            warn(
                 f"the checkpoint's {part} was {saved[part]} and is now {present[part]}; the image will differ a little "
                 "from that of the uninterrupted run",
-                FastnstWarning,
-                stacklevel=2,
             )
 
 

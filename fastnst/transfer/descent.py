@@ -4,7 +4,6 @@ Nothing is read back to the host until `read` asks for it, so that a GPU never w
 """
 
 import math
-import warnings
 from collections.abc import Callable, Mapping
 
 import torch
@@ -12,7 +11,7 @@ from fastnst_kernels.image.eager import keep_best
 from fastnst_kernels.launch.capture import capturing
 from torch import Tensor
 
-from fastnst.errors import FastnstWarning
+from fastnst.errors import warn
 from fastnst.loss.objective import Evaluation
 from fastnst.loss.terms import Loss
 from fastnst.optim import Optimizer
@@ -260,10 +259,8 @@ class Replayed:
             self._capturable = False
             # Where the capture cannot end either, that is the later error.
             reason = str(error.__context__ or error).strip().splitlines()[0]
-            warnings.warn(
+            warn(
                 f"the iteration cannot be captured as a CUDA graph ({reason}); it runs uncaptured and more slowly",
-                FastnstWarning,
-                stacklevel=2,
             )
             return None
         return graph

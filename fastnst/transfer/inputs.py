@@ -1,7 +1,6 @@
 """The pictures of a run, read, checked and recorded as JSON can hold them, and the image that it begins with."""
 
 import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastnst.errors import FastnstWarning, OptionError, counted
+from fastnst.errors import OptionError, counted, warn
 from fastnst.feedforward.first import first_picture, network_shares
 from fastnst.image.colour import moments, moved_colours
 from fastnst.image.files import MAX_PIXELS, pictures_at
@@ -205,12 +204,10 @@ class Inputs:
             # A side of the smaller of the two may be rounded by half a pixel.
             rounding = 1 + 1 / min(height, width, init.height, init.width)
             if max(factor, 1 / factor) > _STRETCH * rounding:
-                warnings.warn(
+                warn(
                     f"init image {init.name!r} is {init.width}×{init.height} pixels, and is stretched "
                     f"{_wider(factor)} to {last.size[1]}×{last.size[0]}; crop it to those proportions if you do not "
                     "want that",
-                    FastnstWarning,
-                    stacklevel=2,
                 )
         for style in self.styles:
             warn_if_enlarged(style, style_size(style, last.edge, options))

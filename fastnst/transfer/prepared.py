@@ -1,6 +1,5 @@
 """The main path: pictures read and planned → network and targets → for each scale: optimise → result."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from fastnst.errors import FastnstWarning, OptionError, RangeError
+from fastnst.errors import OptionError, RangeError, warn
 from fastnst.fork import check_fork
 from fastnst.image.colour import prepared as as_visible
 from fastnst.image.picture import AnyPicture, Picture
@@ -99,10 +98,8 @@ class Prepared:
             if not (is_first and self._options.precision == "auto" and self._runtime.precision == "fp16"):
                 raise
         self._stylizer.compute_in(without_overflow(self._runtime))
-        warnings.warn(
+        warn(
             f"float16 cannot hold the values of the first image; the run continues in {self._runtime.precision}",
-            FastnstWarning,
-            stacklevel=2,
         )
         self.plans = [self._plan(scale) for scale in self.scales]
         self.kernels = self._building()
@@ -204,11 +201,9 @@ class Prepared:
         agreed = [min(each, key=lambda plan: plan.added_bytes) for each in zip(*everyone, strict=True)]
         for plan in agreed:
             if not plan.fits and plan.limit_bytes is not None:
-                warnings.warn(
+                warn(
                     f"{plan.width}×{plan.height} pixels need about {in_words(plan.peak_bytes)} of memory, and "
                     f"{in_words(plan.limit_bytes)} are free; lower --size, or choose --optimizer adam",
-                    FastnstWarning,
-                    stacklevel=2,
                 )
         return agreed
 

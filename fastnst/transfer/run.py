@@ -5,7 +5,6 @@ import os
 import signal
 import threading
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +14,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
-from fastnst.errors import FastnstWarning, OptionError
+from fastnst.errors import OptionError, warn
 from fastnst.image.colour import finished
 from fastnst.image.picture import Picture
 from fastnst.optim import Optimizer
@@ -224,11 +223,9 @@ class Run:
         advice = (
             "give more iterations" if rate is None else f"{change} --learning-rate {rate:g}, or leave that option out"
         )
-        warnings.warn(
+        warn(
             f"no step lowered the loss ({first:.4g} at first, {last:.4g} at last), so you get the image that the run "
             f"began with: the steps are too {length}; {advice}",
-            FastnstWarning,
-            stacklevel=2,
         )
 
     def result(self) -> Result:
@@ -347,7 +344,7 @@ class Run:
         try:
             save_run(Path(self._watch.checkpoint), saved)
         except CheckpointError as error:
-            warnings.warn(f"{error}; the run continues", FastnstWarning, stacklevel=2)
+            warn(f"{error}; the run continues")
         self._saved_at = time.perf_counter()
 
     def _finished(self, image: Tensor, content: Picture) -> Tensor:

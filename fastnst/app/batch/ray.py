@@ -6,14 +6,13 @@ import os
 import signal
 import threading
 import time
-import warnings
 from collections.abc import Callable, Generator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastnst.app.batch.tasks import Outcome, Task
-from fastnst.errors import FastnstError, FastnstWarning, OptionError
+from fastnst.errors import FastnstError, OptionError, warn
 
 if TYPE_CHECKING:
     from fastnst.app.batch.workers import Worker
@@ -66,7 +65,7 @@ def run_on_ray(
                 patient_until = math.inf
                 many = f"{threads} free CPUs" if threads > 1 else "a free CPU"
                 text = f"the Ray cluster has no machine with {many} yet; waiting for one; Ctrl-C ends the wait"
-                warnings.warn(text, FastnstWarning, stacklevel=2)
+                warn(text)
             if not stopping and should_stop():
                 stopping = True
                 for reference in at_work:

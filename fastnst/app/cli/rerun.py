@@ -1,7 +1,6 @@
 """`fastnst rerun OUT`: an image made again from its own metadata."""
 
 import argparse
-import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -12,7 +11,7 @@ from fastnst.app.cli import say
 from fastnst.app.cli.arguments import Outputs
 from fastnst.app.cli.job import Job
 from fastnst.app.cli.run import execute
-from fastnst.errors import FastnstWarning, OptionError, counted
+from fastnst.errors import OptionError, counted, warn
 from fastnst.image.metadata import read_parameters
 from fastnst.image.picture import Picture
 from fastnst.image.read import load_image
@@ -66,7 +65,7 @@ def run(parsed: argparse.Namespace) -> int:
     for problem in _changes(content, styles, resolved, record):
         if not parsed.changed:
             raise OptionError(f"{problem}; give the right one, or add --changed to continue with this one")
-        _warn(f"{problem}; the run continues with this one")
+        warn(f"{problem}; the run continues with this one")
     _warn_of_differences(record, resolved)
     final = (record.get("final") or {}) if record.get("stopped") else {}
 
@@ -132,16 +131,12 @@ def _warn_of_differences(record: dict[str, Any], options: Options) -> None:
     then = {**record, **(recorded if isinstance(recorded, dict) else {})}
     changed = [f"{name} {then[name]} (now {now[name]})" for name in now if name in then and then[name] != now[name]]
     if changed:
-        _warn(f"it was made with {', '.join(changed)}; pixels may differ")
+        warn(f"it was made with {', '.join(changed)}; pixels may differ")
     if options.seconds is not None:
-        _warn(
+        warn(
             f"it was made with --seconds {options.seconds:g}, and the number of iterations in that time differs "
             "from run to run"
         )
-
-
-def _warn(text: str) -> None:
-    warnings.warn(text, FastnstWarning, stacklevel=2)
 
 
 def _difference(result: Result, original: Picture) -> str:

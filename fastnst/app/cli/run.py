@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 from fastnst.app.cli import EXIT_INTERRUPTED, say
 from fastnst.app.cli.arguments import STANDARD, Outputs
 from fastnst.app.cli.job import Job, callbacks_of, watch_of
-from fastnst.errors import FastnstError, FastnstWarning, ImageError, Interrupted, OptionError
+from fastnst.errors import FastnstError, FastnstWarning, ImageError, Interrupted, OptionError, warn
 from fastnst.image.write import check_output_path
 from fastnst.network.runtime import is_out_of_memory, resolve_runtime
 from fastnst.options.options import unsized_options
@@ -218,7 +218,7 @@ def _report(job: Job, result: Result) -> None:
         try:
             draw_losses(result.losses, Path(outputs.plot), result.parameters["options"], note=job.title)
         except FastnstError as error:
-            warnings.warn(str(error), FastnstWarning, stacklevel=2)
+            warn(error)
     if outputs.json:
         losses = [record.as_dict() for record in result.losses]
         print(json.dumps({"output": outputs.output, **result.parameters, "losses": losses}))
