@@ -15,7 +15,8 @@ from pathlib import Path
 
 from fastnst import __version__
 from fastnst.app.cli.arguments import Parser
-from fastnst.app.cli.commands import ADDERS
+from fastnst.app.cli.commands import RENDERING
+from fastnst.app.cli.tools import TOOLS
 from fastnst.errors import FastnstError, FastnstWarning, Interrupted, OptionError
 
 EXIT_BAD_INPUT = 1
@@ -106,7 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
     version = f"fastnst {__version__}"
     parser.add_argument("--version", action="version", version=version, help="print the version and exit")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in ADDERS:
+    for add in (*RENDERING, *TOOLS):
         add(commands)
     return parser
 

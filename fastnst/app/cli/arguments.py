@@ -171,6 +171,35 @@ def add_option(
     )
 
 
+def add_word(parser: Any, words: str, meaning: str, default: Any = None, **facts: Any) -> None:
+    """Adds the argument that `words` show, such as "--cell PX" or "CONTENT"; the default gives its type and is said."""
+    name, _, metavar = words.partition(" ")
+    if not name.startswith("-"):
+        name, metavar = name.lower(), name
+    if default is not None:
+        kinds = {int: whole_number, float: number}
+        facts = {"default": default, "type": kinds.get(type(default), str), **facts}
+        meaning += f" (default: {default:g})" if isinstance(default, float) else f" (default: {default})"
+    parser.add_argument(name, help=meaning, **({"metavar": metavar} if metavar else {}), **facts)
+
+
+def add_switch(parser: Any, flag: str, meaning: str) -> None:
+    parser.add_argument(flag, action="store_true", help=meaning)
+
+
+def add_styles(parser: argparse.ArgumentParser, meaning: str = "render it in the style of these pictures") -> None:
+    meaning += ", or of those in these folders"
+    parser.add_argument("styles", metavar="STYLE", nargs="+", help=meaning)
+
+
+def add_quiet(parser: Any, without: str = "progress bar and no closing line") -> None:
+    add_switch(parser, "--quiet", f"show no {without}")
+
+
+def add_json(parser: Any, what: str) -> None:
+    add_switch(parser, "--json", f"print {what} as one JSON object on stdout")
+
+
 def add_run(parser: argparse.ArgumentParser, *, leave_out: Collection[str] = (), preset: str = "default") -> None:
     """Adds all that a new run takes beside its pictures: -o, --config, the options and the output arguments."""
     add_output(parser, "write the result here: .png, .jpg, .webp, .avif, .tif or .npy; - writes it to stdout")
