@@ -12,7 +12,7 @@ from typing import Any
 from bench.gallery import BENCH, QUALITY, rendered
 from fastnst.examples import example
 from fastnst.image.read import load_image
-from fastnst.image.sheet import contact_sheet
+from fastnst.image.sheet import Look, contact_sheet
 
 # Of each sheet: the styles, then the options of each picture.
 SHEETS: Mapping[str, tuple[Sequence[str], Sequence[Mapping[str, Any]]]] = {
@@ -45,7 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cells = [load_image(example(style)).rgb for style in styles] + [load_image(source).rgb for source in sources]
         captions = ["the style"] * len(styles) + [caption(options) for options in settings]
         columns = 3 if len(cells) == 3 else 2
-        sheet = contact_sheet(_rows(cells, columns), cell=given.size, captions=_rows(captions, columns))
+        sheet = contact_sheet(
+            _rows(cells, columns), cell=given.size, captions=_rows(captions, columns), look=Look(letters=20, gap=10)
+        )
         sheet.save(given.folder / f"gallery_{name}.jpg", quality=QUALITY, progressive=True)
     return 0
 

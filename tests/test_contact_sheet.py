@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from fastnst.errors import OptionError
-from fastnst.image.sheet import contact_sheet
+from fastnst.image.sheet import Look, contact_sheet
 
 RED, BLUE = (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)
-GAP = 6  # between small cells
+PLAIN = Look(letters=12, gap=10)
 
 
 def filled(colour: tuple[float, float, float], height: int = 48, width: int = 64) -> Tensor:
@@ -31,20 +31,20 @@ def ink(pixels: np.ndarray) -> np.ndarray:
 
 
 def sheet_of(cells: Any, **options: Any) -> np.ndarray:
-    return np.asarray(contact_sheet(cells, **options))
+    return np.asarray(contact_sheet(cells, look=PLAIN, **options))
 
 
 def test_cells_without_labels() -> None:
     sheet = sheet_of([[filled(RED), filled(BLUE)]], cell=32)
-    assert sheet.shape == (GAP + 24 + GAP, GAP + 2 * (32 + GAP), 3)
-    assert box(sheet, RED) == (GAP, GAP, GAP + 24, GAP + 32)
-    assert box(sheet, BLUE) == (GAP, 2 * GAP + 32, GAP + 24, 2 * GAP + 64)
+    assert sheet.shape == (10 + 24 + 10, 10 + 2 * (32 + 10), 3)
+    assert box(sheet, RED) == (10, 10, 34, 42)
+    assert box(sheet, BLUE) == (10, 52, 34, 84)
     assert not ink(sheet).any()
     # Aspects stay, and pictures lie in the middle.
     sheet = sheet_of([[filled(RED, 64, 32)], [filled(BLUE, 32, 64), None]], cell=40)
-    assert box(sheet, RED) == (GAP, GAP + 10, GAP + 40, GAP + 30)
-    assert box(sheet, BLUE) == (2 * GAP + 50, GAP, 2 * GAP + 70, GAP + 40)
-    assert sheet.shape == (2 * (40 + GAP) + GAP, 2 * (40 + GAP) + GAP, 3)
+    assert box(sheet, RED) == (10, 20, 50, 40)
+    assert box(sheet, BLUE) == (10 + 40 + 10 + 10, 10, 10 + 40 + 10 + 30, 50)
+    assert sheet.shape == (2 * 50 + 10, 2 * 50 + 10, 3)
 
 
 def test_labels_are_beside_their_rows_and_columns_and_captions_under_their_cells() -> None:
@@ -68,23 +68,25 @@ def test_any_label_stays_in_its_place(text: str) -> None:
     labels: dict[str, Any] = {"row_labels": [text], "column_labels": [text, ""], "captions": [[text, ""]]}
     sheet = sheet_of([[filled(RED), filled(RED)]], cell=80, title=text, **labels)
     red, marks = box(sheet, RED), ink(sheet)
-    assert red[1] <= GAP + 80 + GAP
+    assert red[1] <= 10 + 80 + 10
     assert not marks[red[2] :, red[1] + 80 :].any()
-    assert not marks[:, 1 - GAP :].any()
-    lines = 4 * 15 + GAP
-    assert red[0] <= GAP + 2 * lines
-    assert sheet.shape[0] <= red[2] + lines + GAP
+    assert not marks[:, -9:].any()
+    lines = 4 * 15 + 10
+    assert red[0] <= 10 + 2 * lines
+    assert sheet.shape[0] <= red[2] + lines + 10
 
 
 def test_a_font_from_a_file(tmp_path: Path) -> None:
     matplotlib = pytest.importorskip("matplotlib")
     font = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-    plain, own = (contact_sheet([[filled(RED)]], column_labels=["αβ"], font=chosen) for chosen in (None, font))
+    plain, own = (
+        contact_sheet([[filled(RED)]], column_labels=["αβ"], look=Look(font=chosen)) for chosen in (None, font)
+    )
     assert plain.tobytes() != own.tobytes()
     (tmp_path / "a.ttf").write_bytes(b"no font")
     for path in (tmp_path / "a.ttf", tmp_path / "none.ttf"):
         with pytest.raises(OptionError, match=r"ttf' cannot be read"):
-            contact_sheet([[filled(RED)]], font=path)
+            contact_sheet([[filled(RED)]], look=Look(font=path))
 
 
 @pytest.mark.parametrize(

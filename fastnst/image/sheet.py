@@ -4,6 +4,7 @@ import math
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
@@ -13,17 +14,31 @@ from fastnst.errors import OptionError, counted
 from fastnst.image.resize import fitted_size, resize
 from fastnst.image.write import to_pil
 
-Font = str | os.PathLike[str] | None
-
 _INK, _PAPER = (34, 34, 34), (255, 255, 255)
 _MOST_PIXELS = 400_000_000
 
 
-def check_sheet(cell: int, font: Font) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """Lengths in pixels; None follows the cell: letters of a twentieth of its width, gaps of half of that.
+
+    font: the path of a TrueType or OpenType file; None for Pillow's own, which has little beyond ASCII.
+    """
+
+    letters: int | None = None
+    gap: int | None = None
+    font: str | os.PathLike[str] | None = None
+
+    def sized(self, cell: int) -> tuple[int, int]:
+        letters = self.letters if self.letters is not None else max(12, round(cell / 20))
+        return letters, self.gap if self.gap is not None else max(4, letters // 2)
+
+
+def check_look(look: Look, cell: int) -> None:
     """Raises OptionError for a font that cannot be read, or cells whose long edge is less than 8 pixels."""
     if cell < 8:
         raise OptionError(f"cells of {cell} pixels are too small for a picture; give 8 or more")
-    _Pen(cell, font)
+    _Pen(look.sized(cell)[0], look.font)
 
 
 def contact_sheet(
@@ -34,7 +49,7 @@ def contact_sheet(
     column_labels: Sequence[str] = (),
     captions: Sequence[Sequence[str]] = (),
     title: str = "",
-    font: Font = None,
+    look: Look | None = None,
 ) -> Image.Image:
     """A white RGB image of rows of cells.
 
@@ -42,17 +57,16 @@ def contact_sheet(
     cell: the long edge in pixels to which each picture is brought; its aspect stays. All cells are as large as the
     largest of them, and a picture lies in the middle of its cell.
     row_labels, column_labels: a label for each row or column, or none at all; `captions` are texts under the cells. One
-    that is wider than its place is broken between words, and shortened after four lines. Letters are a twentieth of
-    the cell, gaps half of that.
-    font: the path of a TrueType or OpenType file; None for Pillow's own, which has little beyond ASCII.
+    that is wider than its place is broken between words, and shortened after four lines.
 
     Raises OptionError where there are no pictures, as many labels or captions as there must be, or more than 400
     million pixels, and for a font that cannot be read.
     """
     columns = max((len(row) for row in cells), default=0)
-    check_sheet(cell, font)
-    pen = _Pen(cell, font)
-    gap = max(4, pen.letters // 2)
+    look = look or Look()
+    check_look(look, cell)
+    letters, gap = look.sized(cell)
+    pen = _Pen(letters, look.font)
     sizes = [
         [None if picture is None else fitted_size(picture.shape[1], picture.shape[2], cell) for picture in row]
         for row in cells
@@ -110,8 +124,7 @@ def _room(labels: Sequence[Image.Image], gap: int) -> int:
 class _Pen:
     """Text of one size. The font draws a box for a letter that it lacks."""
 
-    def __init__(self, cell: int, font: Font) -> None:
-        self.letters = letters = max(12, round(cell / 20))
+    def __init__(self, letters: int, font: str | os.PathLike[str] | None) -> None:
         self._line = round(1.25 * letters)
         try:
             self._font = ImageFont.load_default(letters) if font is None else ImageFont.truetype(font, letters)

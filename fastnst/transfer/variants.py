@@ -13,7 +13,7 @@ from fastnst.errors import OptionError
 from fastnst.image.picture import Picture, opaque
 from fastnst.image.read import Source, load_image
 from fastnst.image.resize import resize
-from fastnst.image.sheet import Font, contact_sheet
+from fastnst.image.sheet import Look, contact_sheet
 from fastnst.network.architecture import PAPER_STYLE_LAYERS
 from fastnst.options.keywords import OptionValues, UnsizedValues
 from fastnst.options.options import resolve_options
@@ -157,7 +157,7 @@ class Figure:
     style: tuple[Result, ...]
     content: tuple[Result, ...]
 
-    def sheet(self, *, cell: int = 256, title: str = "", font: Font = None) -> Image.Image:
+    def sheet(self, *, cell: int = 256, title: str = "", look: Look | None = None) -> Image.Image:
         """Puts all of them on one labelled picture; arguments and errors are those of `contact_sheet`."""
         rows = [[self.original, *(result.tensor for result in row)] for row in (self.style, self.content)]
         sets = ["the picture", self.layers[0], *(f"... and {name}" for name in self.layers[1:])]
@@ -167,7 +167,7 @@ class Figure:
             row_labels=["style", "content"],
             captions=[sets, ["the picture", *self.layers]],
             title=title,
-            font=font,
+            look=look,
         )
 
 

@@ -21,7 +21,7 @@ from fastnst.errors import ImageError, OptionError, counted
 from fastnst.image.files import make_folder
 from fastnst.image.metadata import read_parameters
 from fastnst.image.read import load_image, open_picture
-from fastnst.image.sheet import check_sheet, contact_sheet, differing_options, in_rows
+from fastnst.image.sheet import Look, check_look, contact_sheet, differing_options, in_rows
 from fastnst.image.write import check_output_path, save_image
 from fastnst.network.architecture import PAPER_STYLE_LAYERS
 from fastnst.options.options import resolve_options
@@ -86,7 +86,8 @@ def run_grid(parsed: argparse.Namespace) -> int:
     content = open_picture(parsed.content, role="content", max_pixels=most)
     resolved = [resolve_options(**sized(cell, content)) for cell in cells]
     size = min(384, max(options.size for options in resolved)) if parsed.cell is None else parsed.cell
-    check_sheet(size, parsed.font)
+    look = Look(font=parsed.font)
+    check_look(look, size)
     for cell in cells:
         Stylizer(parsed.styles, **cell).prepare(content)
     columns = len(across.settings)
@@ -108,7 +109,7 @@ def run_grid(parsed: argparse.Namespace) -> int:
         row_labels=down.labels,
         column_labels=ratios or across.labels,
         title=parsed.title,
-        font=parsed.font,
+        look=look,
     )
     cells_of = [[result.parameters for result in row] for row in results]
     parameters = {"down": down.as_dict(), "across": across.as_dict(), "cells": cells_of}
@@ -133,7 +134,7 @@ def run_compare(parsed: argparse.Namespace) -> int:
         cell=parsed.cell,
         captions=rows(captions),
         title=parsed.title,
-        font=parsed.font,
+        look=Look(font=parsed.font),
     )
     save_sheet(sheet, parsed.output, {"compared": list(parsed.images)})
     return 0

@@ -14,7 +14,7 @@ from fastnst.app.cli.job import Job, settings_of, style_paths
 from fastnst.app.cli.run import execute_together
 from fastnst.errors import OptionError
 from fastnst.image.read import load_image
-from fastnst.image.sheet import check_sheet
+from fastnst.image.sheet import Look, check_look
 from fastnst.options.options import resolve_options
 from fastnst.plan.processes import are_launched
 from fastnst.transfer.checkpoint import CheckpointError, load_run
@@ -94,8 +94,8 @@ def _run_figure(parsed: argparse.Namespace, options: dict[str, Any], outputs: Ou
     source = standard_input() if parsed.image == STANDARD else parsed.image
     image = load_image(source, role="content", max_pixels=most_pixels(options))
     resolved = resolve_options(**sized(content_options(layers, options), image))
-    cell = parsed.cell if parsed.cell is not None else min(256, resolved.size)
-    check_sheet(cell, parsed.font)
+    cell, look = parsed.cell if parsed.cell is not None else min(256, resolved.size), Look(font=parsed.font)
+    check_look(look, cell)
     make_kept_folder(parsed.keep, names)
     with tqdm(total=len(names), unit="picture", disable=True if outputs.quiet else None, file=sys.stderr) as bar:
         left = iter(names)
@@ -106,7 +106,7 @@ def _run_figure(parsed: argparse.Namespace, options: dict[str, Any], outputs: Ou
                 result.save(Path(parsed.keep) / next(left))
 
         figure = reconstruction_figure(image, layers, made=made, **options)
-    sheet = figure.sheet(cell=cell, title=parsed.title, font=parsed.font)
+    sheet = figure.sheet(cell=cell, title=parsed.title, look=look)
     cells = [[result.parameters for result in row] for row in (figure.style, figure.content)]
     save_sheet(sheet, parsed.output, {"layers": list(layers), "cells": cells}, quiet=outputs.quiet)
     return 0
