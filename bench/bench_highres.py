@@ -26,6 +26,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -174,7 +175,8 @@ def make_descent(plan: Plan, options: Options, runtime: Runtime, backbone: Backb
     edge = min(options.size, STYLE_EDGE)
     style = resize_picture(strokes, size=fitted_size(strokes.height, strokes.width, edge)).rgb[None]
     targets = style_targets(backbone, [(style.to(runtime.device), 1.0)], options, runtime)
-    objective = FittingObjective(backbone, content, targets, options, runtime, plan=plan, tile_is_fixed=True)
+    make = partial(Objective, backbone, content, targets, options, runtime)
+    objective = FittingObjective(make, options, runtime, plan=plan, tile_is_fixed=True)
     return Descent(content.to(runtime.device), objective, lambda: make_optimizer(options, runtime))
 
 
@@ -192,6 +194,7 @@ def check_gradients(sides: Sequence[str], device: str) -> dict[str, float]:
     with float32_products(tf32=False):
         targets = style_targets(backbone, [(content.flip(3), 1.0)], options, runtime)
         _, exact = Objective(backbone, content, targets, options, runtime).loss_and_gradient(image)
+        make = partial(Objective, backbone, content, targets, options, runtime)
         for kind in dict.fromkeys(side.partition(":")[0] for side in sides):
             plan = plan_run(replace(options, tile=CHECK_TILE), runtime, size)
             if kind == "whole":
@@ -201,7 +204,7 @@ def check_gradients(sides: Sequence[str], device: str) -> dict[str, float]:
                 plan = replace(plan, level="recompute", grid=blocks(size, options, CHECK_TILE, margin))
             elif kind != "auto":
                 plan = replace(plan, level=kind, redone_steps=_REDONE[kind])
-            objective = FittingObjective(backbone, content, targets, options, runtime, plan=plan, tile_is_fixed=True)
+            objective = FittingObjective(make, options, runtime, plan=plan, tile_is_fixed=True)
             _, gradient = objective.loss_and_gradient(image)
             errors[kind] = ((gradient - exact).norm() / exact.norm()).item()
             if not errors[kind] <= TOLERANCE:

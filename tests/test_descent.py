@@ -19,8 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 import fastnst
 from fastnst.loss.masks import Guidance
-from fastnst.loss.objective import Objective
-from fastnst.loss.scale import LossScale
+from fastnst.loss.objective import LossScale, Objective
 from fastnst.loss.statistics import iterated_root_trace
 from fastnst.loss.targets import style_targets
 from fastnst.loss.terms import Loss

@@ -8,6 +8,7 @@ import threading
 import time
 import warnings
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,8 @@ def compared(tile: Any, padding: str = "zeros", evaluations: int = 1) -> float:
     expected, exact = Objective(backbone, content, style, options, runtime).loss_and_gradient(image)
     with joined() as ranks:
         plan = ranks.gathered(plan_run(replace(options, tile=tile), runtime, (96, 64), processes=ranks.size))[0]
-        objective = FittingObjective(backbone, content, style, options, runtime, plan=plan, ranks=ranks)
+        make = partial(Objective, backbone, content, style, options, runtime)
+        objective = FittingObjective(make, options, runtime, plan=plan, ranks=ranks)
         for _ in range(evaluations):
             loss, gradient = objective.loss_and_gradient(image)
         without = objective.loss(image)

@@ -7,8 +7,7 @@ import torch
 from fastnst_kernels import direct
 
 from fastnst.loss.masks import Guidance
-from fastnst.loss.objective import Objective
-from fastnst.loss.scale import LossScale
+from fastnst.loss.objective import LossScale, Objective
 from fastnst.loss.targets import style_targets
 from fastnst.network import backbone
 from fastnst.network.backbone import build_backbone, make_layers

@@ -1,6 +1,7 @@
 """Masks: regions with styles of their own, content that is transparent in places; against float64, in tiles, shared."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,8 @@ def shared() -> tuple[float, float]:
         alone = Objective(backbone, content, targets, options, runtime, guidance=guidance)
         whole, exact = alone.loss_and_gradient(image)
         plan = plan_run(replace(options, tile=16), runtime, (75, 46), processes=2)
-        objective = FittingObjective(
-            backbone, content, targets, options, runtime, plan=plan, guidance=guidance, ranks=ranks
-        )
+        make = partial(Objective, backbone, content, targets, options, runtime, guidance=guidance)
+        objective = FittingObjective(make, options, runtime, plan=plan, ranks=ranks)
         terms, gradient = objective.loss_and_gradient(image)
         return relative_error(gradient, exact), abs(float(terms.total / whole.total) - 1)
 

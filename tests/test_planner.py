@@ -228,12 +228,14 @@ def test_the_planned_peak_is_the_measured_one(precision: str, tile: str, size: i
 _PEAK = """
 import sys, torch
 from dataclasses import replace
+from functools import partial
 sys.path.insert(0, "tests")
 from fastnst_kernels.profiling.measure import peak_resident_bytes
 from network_samples import prepared
 from fastnst.network.weights import load_weights
 from fastnst.options.options import resolve_options
 from fastnst.loss.masks import Guidance
+from fastnst.loss.objective import Objective
 from fastnst.loss.targets import style_targets
 from fastnst.optim import make_optimizer
 from fastnst.plan.fitting import FittingObjective
@@ -248,7 +250,8 @@ plan = plan_run(replace(options, tile=tile), runtime, (size, size))
 style = style_targets(backbone, [(torch.rand(1, 3, 64, 64), 1.0)], options, runtime, regions)
 content = torch.rand(1, 3, size, size)
 guidance = Guidance(size, size, tuple(torch.rand(1, 1, size, size) for _ in range(count)) or (None,))
-objective = FittingObjective(backbone, content, style, options, runtime, plan=plan, guidance=guidance)
+make = partial(Objective, backbone, content, style, options, runtime, guidance=guidance)
+objective = FittingObjective(make, options, runtime, plan=plan)
 descent = Descent(content, objective, lambda: make_optimizer(options, runtime))
 descent.begin()
 descent.advance()

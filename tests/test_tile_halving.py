@@ -1,6 +1,7 @@
 """Memory that runs out during a run: the tile is halved, and the run goes on from the image it had."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -42,7 +43,8 @@ class Failing:
 
 def fitting(tile: Any, **settings: Any) -> FittingObjective:
     plan = plan_run(replace(OPTIONS, tile=tile), RUNTIME, SIZE)
-    return FittingObjective(BACKBONE, CONTENT, TARGETS, OPTIONS, RUNTIME, plan=plan, **settings)
+    make = partial(Objective, BACKBONE, CONTENT, TARGETS, OPTIONS, RUNTIME)
+    return FittingObjective(make, OPTIONS, RUNTIME, plan=plan, **settings)
 
 
 def check(objective: FittingObjective) -> None:

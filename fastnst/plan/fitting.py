@@ -4,7 +4,7 @@ A GPU, and a limit such as `ulimit -v`, say that memory has run out; Linux as a 
 what the planner's room is for.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -12,13 +12,8 @@ import torch
 from torch import Tensor
 
 from fastnst.errors import warn
-from fastnst.loss.masks import Guidance
-from fastnst.loss.objective import Objective, Share
-from fastnst.loss.scale import LossScale
-from fastnst.loss.targets import StyleTarget
+from fastnst.loss.objective import LossScale, Objective, Share
 from fastnst.loss.terms import Loss
-from fastnst.loss.transforms import FeatureTransform
-from fastnst.network.backbone import Backbone
 from fastnst.network.runtime import Runtime, is_out_of_memory
 from fastnst.options.options import Options
 from fastnst.plan.planner import WHOLE, Plan, next_smaller
@@ -32,42 +27,28 @@ class _OtherRanOutError(Exception):
 
 
 class FittingObjective:
-    """The objective of `plan`, of which each of `ranks` computes its tiles.
+    """The objective of `plan`, of which each of `ranks` computes its tiles; `make` is `Objective` with all but those.
 
     Where memory runs out, for one process, all halve the tile, warn, and evaluate the same image again; what is raised
-    in the end is what ran out of memory with the smallest tile. `guidance` and `transforms` are those of
-    `Objective`. With `tile_is_fixed` the plan stays, and it raises at once.
+    in the end is what ran out of memory with the smallest tile. With `tile_is_fixed` the plan stays, and it raises at
+    once.
     """
 
     def __init__(
         self,
-        backbone: Backbone,
-        content: Tensor,
-        style: Mapping[str, StyleTarget],
+        make: Callable[..., Objective],
         options: Options,
         runtime: Runtime,
         *,
         plan: Plan,
-        guidance: Guidance | None = None,
         tile_is_fixed: bool = False,
         ranks: Ranks = ALONE,
-        transforms: Mapping[str, FeatureTransform] | None = None,
     ) -> None:
         self.runtime, self.plan = runtime, plan
         self.loss_scale = LossScale(runtime)
         self._options, self._tile_is_fixed, self._ranks = options, tile_is_fixed, ranks
-        self._make = partial(
-            Objective,
-            backbone,
-            content,
-            style,
-            options,
-            runtime,
-            guidance=guidance,
-            loss_scale=self.loss_scale,
-            share=Share(ranks.rank, ranks.size, self._add_up),
-            transforms=transforms,
-        )
+        share = Share(ranks.rank, ranks.size, self._add_up)
+        self._make = partial(make, loss_scale=self.loss_scale, share=share)
         self._objective: Objective | None = None
         # Of the sums of an evaluation, how many are done, and how many numbers each of them has, once that is known.
         self._sums_done = 0

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from fastnst.loss.networks import backbone_of
+from fastnst.loss.objective import Objective
 from fastnst.loss.targets import style_targets
 from fastnst.network.architecture import CAFFE, IMAGENET, is_original, layers_up_to
 from fastnst.network.runtime import Runtime
@@ -57,9 +59,8 @@ class Rehearsal:
             styles = [(_map(*size), 1 / len(self.style_sizes)) for size in self.style_sizes]
             style = style_targets(backbone, styles, options, runtime, tile=plan.style_tile)
             image = _map(plan.height, plan.width)
-            objective = FittingObjective(
-                backbone, content=image, style=style, options=options, runtime=runtime, plan=plan, tile_is_fixed=True
-            )
+            make = partial(Objective, backbone, image, style, options, runtime)
+            objective = FittingObjective(make, options, runtime, plan=plan, tile_is_fixed=True)
             descent = Descent(image, objective, _Still)
             descent.begin()
             descent.advance()

@@ -14,7 +14,7 @@ from fastnst.image.picture import AnyPicture, Picture
 from fastnst.image.resize import AtSizes, at_size, resize, resize_wrapped
 from fastnst.loss.masks import StyleRegions, guidance_of, style_regions
 from fastnst.loss.networks import backbone_of
-from fastnst.loss.objective import Evaluation
+from fastnst.loss.objective import Evaluation, Objective
 from fastnst.loss.targets import StyleTarget, style_backbone, style_targets
 from fastnst.loss.temporal import Coherent
 from fastnst.loss.transforms import feature_transforms
@@ -209,24 +209,24 @@ class Prepared:
 
     def _optimise(self, run: Run, scale: Scale, plan: Plan) -> None:
         """One scale of the run. What it makes is as large as the image many times over, and dies with it."""
-        options, (weights, backbone) = self._options_at(scale), self._stylizer.loaded()
+        runtime, options, (weights, backbone) = self._runtime, self._options_at(scale), self._stylizer.loaded()
         content, visible = self._content_at(scale.size)
         resized = resize_wrapped if options.wraps else resize
-        run.image = self._ranks.alike(resized(run.image.to(self._runtime.device), scale.size))
+        run.image = self._ranks.alike(resized(run.image.to(runtime.device), scale.size))
         guidance = guidance_of(self._inputs.regions, content.alpha, scale.size)
         target, style, transforms = visible.rgb[None], dict[str, StyleTarget](), None
         if scale.layer is not None:
             if not run.continues(scale):
                 self._begin_level(run, scale, target, self.scales[max(0, scale.index - 1)].size)
             target = target if run.source is None else run.source
-            backbone = backbone_of(weights, options, self._runtime)
+            backbone = backbone_of(weights, options, runtime)
             images = self._style_images(scale)
             transforms = feature_transforms(
                 backbone,
                 target,
                 images,
                 self._options,
-                self._runtime,
+                runtime,
                 layers=options.taps,
                 guidance=guidance,
                 regions=self._regions(images, plain=guidance.is_plain),
@@ -237,21 +237,14 @@ class Prepared:
             style = self._style(scale, plan.style_tile, plain=guidance.is_plain)
         if scale.layer is None and run.optimizer is not None and self._start is None and not run.continues(scale):
             run.optimizer = run.optimizer.rescaled(scale.size)
+        make = partial(Objective, backbone, target, style, options, runtime, guidance=guidance, transforms=transforms)
+        is_fixed = options.tile == "none" or options.style_loss == "sliced"
         objective: Evaluation = FittingObjective(
-            backbone,
-            content=target,
-            style=style,
-            options=options,
-            runtime=self._runtime,
-            plan=plan,
-            guidance=guidance,
-            tile_is_fixed=options.tile == "none" or options.style_loss == "sliced",
-            ranks=self._ranks,
-            transforms=transforms,
+            make, options, runtime, plan=plan, tile_is_fixed=is_fixed, ranks=self._ranks
         )
         if self._start is not None and self._start.coherence is not None:
-            objective = Coherent(objective, self._start.coherence.on(self._runtime.device))
-        fresh = partial(make_optimizer, options, self._runtime)
+            objective = Coherent(objective, self._start.coherence.on(runtime.device))
+        fresh = partial(make_optimizer, options, runtime)
         descent = Descent(run.image, objective, fresh, optimizer=run.optimizer, average=options.average)
         run.optimise(descent, scale, content)
 
