@@ -313,9 +313,7 @@ def _layers(spoken: str, value: Any, network: str) -> LayerWeights:
         raise OptionError(f"{spoken} {value!r} are not possible; give names, or a mapping from name to weight")
     layers = tuple((canonical_layer(layer, network), weight) for layer, weight in named)
     if not layers:
-        raise OptionError(
-            f"no {kind} layers were given; name at least one, such as conv4_2, or set the {kind} weight to 0"
-        )
+        raise OptionError(f"no {kind} layers were given; name one, such as conv4_2, or set the {kind} weight to 0")
     names = [layer for layer, _ in layers]
     for layer, weight in layers:
         if names.count(layer) > 1:

@@ -73,7 +73,7 @@ class Outputs:
     movie: str | None = _output(None, "also make a movie of the run: .gif, .webp or .mp4 (fastnst[movie])", "FILE")
     movie_every: int = _output(10, "leave this many iterations between two frames of the movie (default: 10)", "N")
     checkpoint: str | None = _output(
-        None, "also save the run in this file, so that `fastnst resume` can continue it", "FILE"
+        None, "also save the run in this file, so that fastnst resume can continue", "FILE"
     )
     checkpoint_every: int = _output(60, "leave this many seconds between two checkpoints (default: 60)", "N")
     quiet: bool = _output(False, "show no progress bar and no closing line")
