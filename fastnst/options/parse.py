@@ -127,7 +127,7 @@ def _by_scale(read: Callable[[str, Any], Any], spoken: str, value: Any) -> Any:
     """A value, or several for as many scales."""
     values = tuple(read(spoken, item) for item in _items(value))
     if not values:
-        raise OptionError(f"no {spoken} was given; give one, or one for each scale")
+        raise OptionError(f"{spoken} has no value; give one, or one for each scale")
     return values[0] if len(values) == 1 else values
 
 
