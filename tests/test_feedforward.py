@@ -125,7 +125,7 @@ def test_blends_lie_between_the_styles() -> None:
         (["x", "y"], None, "give one for each style, such as 0.3 0.7"),
         ({"a": 1, "c": 1}, None, "no style 'c'; choose one of: a, b"),
         (None, "c", "no style 'c'; choose one of: a, b"),
-        ([1, 1], "a", "give one of them"),
+        ([1, 1], "a", "give only one of them"),
     ],
 )
 def test_bad_blends(blend: Any, style: Any, said: str) -> None:

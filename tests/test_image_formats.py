@@ -207,8 +207,8 @@ UNREAD = {
 def test_a_format_that_is_not_read_is_named(name: str, tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(UNREAD[name] + bytes(2000))
-    refused(path, f"is {name}, which fastnst does not read; convert it to PNG or JPEG")
-    refused(io.BytesIO(path.read_bytes()), f"is {name}, which fastnst does not read")
+    refused(path, f"is {name}, which fastnst cannot read; convert it to PNG or JPEG")
+    refused(io.BytesIO(path.read_bytes()), f"is {name}, which fastnst cannot read")
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_a_format_that_is_not_read_is_named(name: str, tmp_path: Path) -> None:
         ("uint", "has 3 channels of 32-bit integers; save it as RGB with 8 or 16 bits"),
         ("int", "has 3 channels of 32-bit integers"),
         ("short", "has 3 channels of signed integers"),
-        ("double", "is a TIFF of 64-bit floats, which fastnst does not read; convert it to PNG or JPEG"),
+        ("double", "is a TIFF of 64-bit floats, which fastnst cannot read; convert it to PNG or JPEG"),
     ],
 )
 def test_an_intact_tiff_of_other_samples_is_no_damaged_one(kind: str, said: str, tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_the_command_makes_the_figure(tmp_path: Path, path: str) -> None:
         ([], "give --layer"),
         (["--layer", "conv1_1", "--style-layers", "conv1_1"], "give --layer"),
         (["--figure", "--style-layers", "conv1_1"], "name the layers of the figure with --layer"),
-        (["--figure", "--movie", "x.gif"], "--movie works for a single run"),
+        (["--figure", "--movie", "x.gif"], "--movie works for one run"),
         (["--figure", "--cell", "3"], "cells of 3 pixels are too small"),
         (["--figure", "--font", "none.ttf"], "font 'none.ttf' cannot be read"),
         (["--layer", "conv1_9"], "unknown layer 'conv1_9'"),

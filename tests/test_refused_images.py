@@ -192,7 +192,7 @@ def test_a_file_that_is_not_trusted_reaches_no_rare_reader(tmp_path: Path) -> No
         pyvips.block_untrusted_set(True)
     (tmp_path / "a.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg' width='8' height='8'/>")
     for name in ("a.v", "a.svg"):
-        refused(tmp_path / name, r"is not an image of a known format|is an? .* which fastnst does not read")
+        refused(tmp_path / name, r"is not an image of a known format|is an? .* which fastnst cannot read")
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's count of a process's memory")

@@ -65,7 +65,7 @@ def test_what_arrives_at_once_is_bounded(address: str) -> None:
     held = [raw(address, asking, bytes(90_000)) for _ in range(4)]
     time.sleep(0.3)
     status, answer = Page(address).upload(bytes(95_000), "b.png")
-    assert (status, answer["error"][:48]) == (400, "too many pictures are arriving at once, so b.png")
+    assert (status, answer["error"][:42]) == (400, "too many pictures arrive at once, so b.png")
     for connection in held:
         connection.close()
     deadline = time.monotonic() + 20

@@ -114,9 +114,7 @@ def train_network(
     device, precision = options.pop("device", "auto"), options.pop("precision", "auto")
     size = parse_size(options.get("size", 256))
     if not isinstance(size, int):
-        raise OptionError(
-            f"size {options['size']!r} depends on a content, and training has none; give a number of pixels"
-        )
+        raise OptionError(f"size {options['size']!r} needs a content, and training has none; give a number of pixels")
     options["size"] = size
     if output is not None:
         check_place(os.fsdecode(output), "network", (SUFFIX,))

@@ -93,9 +93,7 @@ def open_image(held: str | bytes, what: str, access: str = "sequential", max_pix
                 image = Image.open(io.BytesIO(held) if isinstance(held, bytes) else held, formats=formats)
         except UnidentifiedImageError as error:
             if (unread := unread_format(held)) is not None:
-                raise ImageError(
-                    f"{what} is {unread}, which fastnst does not read; convert it to PNG or JPEG"
-                ) from error
+                raise ImageError(f"{what} is {unread}, which fastnst cannot read; convert it to PNG or JPEG") from error
             raise ImageError(
                 f"{what} is not an image of a known format, or its header is damaged; {GIVE_A_PICTURE}"
             ) from error
@@ -286,7 +284,7 @@ def decoding(what: str, height: int = 0, width: int = 0, held: str | bytes | Non
             size = f" ({width}×{height} pixels)" if width else ""
             raise ImageError(f"{what} does not fit in memory{size}; reduce it first") from error
         if held is not None and (unread := unread_format(held)) is not None:
-            raise ImageError(f"{what} is {unread}, which fastnst does not read; convert it to PNG or JPEG") from error
+            raise ImageError(f"{what} is {unread}, which fastnst cannot read; convert it to PNG or JPEG") from error
         raise ImageError(_damaged(what, error)) from error
 
 

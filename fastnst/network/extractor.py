@@ -130,9 +130,7 @@ class FeatureExtractor(Frozen):
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise ImageError(f"images are {tuple(images.shape)} {images.dtype}; give (B, 3, H, W), float in 0…1")
         if missing := [name for name in taps if name not in self.layers]:
-            raise OptionError(
-                f"layers {', '.join(missing)} are not in this extractor; choose from its layers, {self.layers}"
-            )
+            raise OptionError(f"layers {', '.join(missing)} are not in this extractor; it has {self.layers}")
         deepest = max([0, *(self._names.index(name) for name in taps)])
         smallest = 2 ** sum(name.startswith("pool") for name in self._names[: deepest + 1])
         if min(images.shape[2:]) < smallest:

@@ -146,7 +146,7 @@ def _by_scale(read: Callable[[str, Any], Any], spoken: str, value: Any) -> Any:
     """A value, or several for as many scales."""
     values = tuple(read(spoken, item) for item in _items(value))
     if not values:
-        raise OptionError(f"no {spoken} was given; give one, or one for each scale")
+        raise OptionError(f"{spoken} has no value; give one, or one for each scale")
     return values[0] if len(values) == 1 else values
 
 
@@ -337,9 +337,7 @@ def _layers(spoken: str, value: Any, network: str) -> LayerWeights:
         raise OptionError(f"{spoken} {value!r} are not possible; give names, or a mapping from name to weight")
     layers = tuple((canonical_layer(layer, network), weight) for layer, weight in named)
     if not layers:
-        raise OptionError(
-            f"no {kind} layers were given; name at least one, such as conv4_2, or set the {kind} weight to 0"
-        )
+        raise OptionError(f"no {kind} layers were given; name one, such as conv4_2, or set the {kind} weight to 0")
     names = [layer for layer, _ in layers]
     for layer, weight in layers:
         if names.count(layer) > 1:

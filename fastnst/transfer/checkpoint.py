@@ -132,9 +132,7 @@ def check_same_inputs(saved: Mapping[str, Any], present: Mapping[str, Any]) -> N
     Both are parameters as a `Result` has them; of `present` those that are known before the network is loaded will do.
     """
     if (saved["content"] is None) != (present["content"] is None):
-        raise CheckpointError(
-            "one of the two runs has no content picture; give the pictures that the run was made from"
-        )
+        raise CheckpointError("one of the two runs has no content picture; give the same pictures as before")
     for role in ("content", "init"):
         if saved.get(role) is not None and present[role] is not None:
             _check_same(f"{role} image", saved[role], present[role])

@@ -69,7 +69,7 @@ class Outputs:
     )
     movie_every: int = option_field(10, "leave this many iterations between two frames of the movie")
     checkpoint: str | None = option_field(
-        None, "also save the run in this file, so that `fastnst resume` can continue it", metavar="FILE"
+        None, "also save the run in this file, so that fastnst resume can continue", metavar="FILE"
     )
     checkpoint_every: int = option_field(60, "leave this many seconds between two checkpoints")
     quiet: bool = option_field(False, "show no progress bar and no closing line")

@@ -71,14 +71,10 @@ def run(parsed: argparse.Namespace) -> int:
                     for outcome in outcomes:
                         report.add(outcome)
         except KeyboardInterrupt:
-            raise Interrupted(
-                f"{report.summary(_place_of(tasks))}; repeat the command with --resume to continue"
-            ) from None
+            raise Interrupted(f"{report.summary(_place_of(tasks))}; to continue, repeat it with --resume") from None
     failed = report.counts["failed"]
     if failed or signals or not parsed.quiet:
-        more = (f"; see {log_path}" if failed else "") + (
-            "; repeat the command with --resume to continue" if signals else ""
-        )
+        more = (f"; see {log_path}" if failed else "") + ("; to continue, repeat it with --resume" if signals else "")
         place = _place_of(tasks)
         say(f"{report.summary(place)} in {time.perf_counter() - began:.1f} s{more}")
     if signals:

@@ -91,9 +91,7 @@ class Job:
                 raise OptionError(f"--{name}-every has no effect without --{name}; add --{name}, or leave it out")
         if outputs.output == STANDARD:
             if outputs.json:
-                raise OptionError(
-                    "--json and -o - both write to the standard output; give a path with -o, or leave --json out"
-                )
+                raise OptionError("--json and -o - both use the standard output; give a path with -o, or omit --json")
             if outputs.save_every is not None:
                 raise OptionError("--save-every numbers the output's name, and - is no name; give a path with -o")
             if not hasattr(sys.stdout, "buffer") or sys.stdout.isatty():

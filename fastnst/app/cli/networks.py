@@ -171,8 +171,6 @@ def _pairs(images: list[str], output: str) -> list[tuple[str, str]]:
         if target.exists() and path.exists() and target.samefile(path):
             raise OptionError(f"-o {output} is the folder of {source}, which would be overwritten; give another folder")
         if str(target) in pairs:
-            raise OptionError(
-                f"{pairs[str(target)]} and {source} would both be written to {target}; rename one of them"
-            )
+            raise OptionError(f"{pairs[str(target)]} and {source} would both become {target}; rename one of them")
         pairs[str(target)] = source
     return [(source, target) for target, source in pairs.items()]

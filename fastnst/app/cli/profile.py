@@ -92,9 +92,7 @@ def _print_conditions(size: int, runtime: Runtime, facts: dict[str, Any]) -> Non
         f"{machine['threads']} threads, load {machine['load']}"
     )
     if runtime.device.type == "cpu" and (machine["load"] or 0) > 1.5 * (os.cpu_count() or 1):
-        print(
-            "other programs keep the processors busy, so these times say little; measure again when the machine is idle"
-        )
+        print("other programs keep the processors busy, so these times say little; measure again when it is idle")
     print(
         f"ceilings: copy {roofline.bandwidth / 1e9:.1f} GB/s, product {roofline.rate / 1e12:.3g} TFLOP/s; "
         "times are medians in ms ± half the spread, × is their time over ours; memory besides inputs and result, in MB"

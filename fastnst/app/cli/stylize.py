@@ -85,9 +85,7 @@ def _run_figure(parsed: argparse.Namespace, options: dict[str, Any], outputs: Ou
         raise OptionError("a figure is made by one process; start it without torchrun")
     for name in _OF_ONE_RUN:
         if getattr(outputs, name):
-            raise OptionError(
-                f"--{name.replace('_', '-')} works for a single run, and a figure takes several; leave it out"
-            )
+            raise OptionError(f"--{name.replace('_', '-')} works for one run, and a figure takes several; leave it out")
     Job(parsed.image, [], options, outputs).check()
     layers = tuple(parsed.layer.replace(",", " ").split()) if parsed.layer else FIGURE_LAYERS
     names = [f"{kind}_{layer}.png" for kind in ("style", "content") for layer in layers]

@@ -147,4 +147,4 @@ class _Watch:
     def rescue(self, output: str) -> str:
         if not self._done:
             return "No frame was finished yet"
-        return f"{self._done} finished frames are in {output}.frames; repeat the command with --resume to continue"
+        return f"{self._done} finished frames are in {output}.frames; to continue, repeat it with --resume"

@@ -151,9 +151,7 @@ class App:
             self._limits.check_bytes(count, name)
             self._arriving, held = self._arriving + count - held, count
             if self._arriving > _MOST_ARRIVING * self._limits.upload_bytes:
-                raise ImageError(
-                    f"too many pictures are arriving at once, so {name} was not taken; drop it again in a moment"
-                )
+                raise ImageError(f"too many pictures arrive at once, so {name} was not taken; drop it again soon")
 
         try:
             data = await _body(call, check)

@@ -111,9 +111,7 @@ def refuse_second_derivative(what: str) -> None:
     autograd records it, for its own derivative would be wrong or missing without a word."""
     # torch.compile traces with gradients on, and refuses second derivatives itself.
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        raise RuntimeError(
-            f"the {what} operations can be differentiated only once; call backward without create_graph=True"
-        )
+        raise RuntimeError(f"the {what} operations have no second derivative; call backward without create_graph=True")
 
 
 @contextmanager
