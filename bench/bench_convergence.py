@@ -28,7 +28,8 @@ from fastnst import DivergedError, Stylizer
 from fastnst.errors import FastnstError
 from fastnst.image.read import load_image
 from fastnst.network.runtime import is_out_of_memory, resolve_runtime
-from fastnst.options.options import Options, resolve_options
+from fastnst.options.options import Options
+from fastnst.options.resolve import resolve_options
 from fastnst.transfer.plot import check_plot
 from fastnst.transfer.result import Iterate
 

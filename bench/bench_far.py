@@ -27,8 +27,8 @@ from fastnst.examples import example
 from fastnst.image.decode import libvips
 from fastnst.image.files import MAX_PIXELS
 from fastnst.network.runtime import resolve_runtime
-from fastnst.options.options import resolve_options
 from fastnst.options.parse import in_words, parse_memory
+from fastnst.options.resolve import resolve_options
 from fastnst.plan.planner import plan_run
 
 

@@ -48,8 +48,9 @@ from fastnst.network.settings import float32_products
 from fastnst.network.tiles import Span, TileGrid, make_grid, reach_of
 from fastnst.network.weights import load_weights
 from fastnst.optim import make_optimizer
-from fastnst.options.options import Options, resolve_options
+from fastnst.options.options import Options
 from fastnst.options.parse import in_words, parse_memory
+from fastnst.options.resolve import resolve_options
 from fastnst.plan.fitting import FittingObjective
 from fastnst.plan.machine import Room, room_on
 from fastnst.plan.memory import network_of

@@ -24,7 +24,7 @@ from fastnst.errors import FastnstError
 from fastnst.image.read import load_image
 from fastnst.network import winograd
 from fastnst.options.keywords import OptionValues
-from fastnst.options.options import resolve_options
+from fastnst.options.resolve import resolve_options
 from fastnst.transfer.run import Watch
 
 EXACT, AGAIN = "fp32", "fp32'"

@@ -49,7 +49,7 @@ from fastnst.network.layers import Convolution
 from fastnst.network.runtime import Runtime, is_out_of_memory, resolve_runtime
 from fastnst.network.settings import float32_products, timed_algorithms
 from fastnst.optim import make_optimizer
-from fastnst.options.options import resolve_options
+from fastnst.options.resolve import resolve_options
 from fastnst.transfer.descent import CAPACITY, Descent
 
 # Relative errors against the plain loop of (loss, gradient in the median tile, whole gradient): a wrong result is not

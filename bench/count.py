@@ -29,7 +29,7 @@ from fastnst.network.backbone import build_backbone
 from fastnst.network.runtime import Runtime
 from fastnst.network.weights import load_weights
 from fastnst.optim import make_optimizer
-from fastnst.options.options import resolve_options
+from fastnst.options.resolve import resolve_options
 from fastnst.transfer.descent import Descent
 
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "tf32": torch.float32, "fp32": torch.float32}

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 import fastnst
 from fastnst.examples import example
-from fastnst.options.options import resolve_options
+from fastnst.options.resolve import resolve_options
 
 BENCH = Path(__file__).parent
 PICTURES = BENCH.parent / "build" / "pictures"

@@ -32,7 +32,7 @@ from triton.runtime import cache, driver
 
 from bench.targets import TARGETS
 from fastnst.network.runtime import Runtime
-from fastnst.options.options import resolve_options
+from fastnst.options.resolve import resolve_options
 from fastnst.plan.machine import Room
 from fastnst.plan.planner import plan_run
 from fastnst.transfer.kernels import Rehearsal

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from bench.page_tables import print_or_write, table
 from fastnst.app.cli.arguments import describe_default, flag_of
-from fastnst.options.options import GROUPS, Options, resolve_options
+from fastnst.options.options import GROUPS, Options
 from fastnst.options.presets import PRESETS
+from fastnst.options.resolve import resolve_options
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "options.md"
 MODULE = "bench.options_table"

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from fastnst.examples import example
-from fastnst.options.options import Options, resolve_options
+from fastnst.options.options import Options
+from fastnst.options.resolve import resolve_options
 
 _STYLES = ("swirls", "mosaic", "woodcut")
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from fastnst.app.batch.tasks import Task, make_tasks, pair_rows
-from fastnst.options.options import resolve_options
+from fastnst.options.resolve import resolve_options
 
 SMALL: dict[str, Any] = {
     "size": 48,

@@ -9,7 +9,8 @@ from torch import Tensor
 from fastnst.network.backbone import Backbone, build_backbone
 from fastnst.network.runtime import Runtime, resolve_runtime
 from fastnst.network.weights import Weights, load_weights
-from fastnst.options.options import Options, resolve_options
+from fastnst.options.options import Options
+from fastnst.options.resolve import resolve_options
 
 
 def biased_network(network: str = "vgg19", deepest: str = "conv5_1") -> Weights:

@@ -26,7 +26,7 @@ from bench import (
 )
 from fastnst.examples import example
 from fastnst.network import winograd
-from fastnst.options.options import resolve_options
+from fastnst.options.resolve import resolve_options
 
 REPORT = ["--size", "48", "--device", "cpu"]
 PAIR = [str(example("content")), str(example("style_mosaic"))]

@@ -26,7 +26,7 @@ from fastnst.image.metadata import read_parameters
 from fastnst.image.write import save_image
 from fastnst.loss.objective import Objective
 from fastnst.loss.terms import Loss
-from fastnst.options.options import resolve_options
+from fastnst.options.resolve import resolve_options
 
 FAST = ["--size", "48", "--iterations", "3", "--scales", "none", "--weights", "random", "--style-layers", "conv1_1"]
 FAST += ["--content-layers", "conv2_1"]

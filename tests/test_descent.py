@@ -29,7 +29,8 @@ from fastnst.network.layers import GpuLayers
 from fastnst.network.runtime import Runtime
 from fastnst.network.weights import load_weights
 from fastnst.optim import make_optimizer
-from fastnst.options.options import Options, resolve_options
+from fastnst.options.options import Options
+from fastnst.options.resolve import resolve_options
 from fastnst.transfer.descent import CAPACITY, Descent, MeanImage, Replayed
 from fastnst.transfer.run import Pace
 

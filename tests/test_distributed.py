@@ -27,7 +27,7 @@ from fastnst.loss.targets import style_targets
 from fastnst.network.backbone import Backbone, build_backbone
 from fastnst.network.runtime import resolve_runtime
 from fastnst.network.weights import load_weights
-from fastnst.options.options import resolve_options
+from fastnst.options.resolve import resolve_options
 from fastnst.plan.fitting import FittingObjective
 from fastnst.plan.planner import plan_run
 from fastnst.plan.processes import Ranks, RanksError, joined

@@ -10,7 +10,7 @@ from bench import gallery, gallery_settings, gallery_textures
 from bench.gallery_settings import SHEETS
 from fastnst.errors import OptionError
 from fastnst.examples import NAMES, example
-from fastnst.options.options import resolve_options
+from fastnst.options.resolve import resolve_options
 
 SIZES = {
     **dict.fromkeys(NAMES, (512, 512)),

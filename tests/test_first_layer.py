@@ -15,7 +15,7 @@ from fastnst.network.layers import GpuLayers
 from fastnst.network.runtime import Runtime
 from fastnst.network.tiles import make_grid, reach_of
 from fastnst.network.weights import load_weights
-from fastnst.options.options import resolve_options
+from fastnst.options.resolve import resolve_options
 
 SIZE = (32, 40)
 CPU = torch.device("cpu")

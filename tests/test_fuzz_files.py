@@ -27,7 +27,8 @@ from fastnst.image.metadata import read_parameters
 from fastnst.image.write import save_image
 from fastnst.network.architecture import layers_up_to
 from fastnst.network.weights_file import open_weights, read_convolutions
-from fastnst.options.options import Options, resolve_options
+from fastnst.options.options import Options
+from fastnst.options.resolve import resolve_options
 from fastnst.transfer.checkpoint import load_run
 from fastnst.video.work import Work
 

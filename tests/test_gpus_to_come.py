@@ -20,7 +20,7 @@ from fastnst.network.cpu import CpuLayers, Torch
 from fastnst.network.runtime import Runtime, resolve_runtime
 from fastnst.network.weights import load_weights, save_weights
 from fastnst.optim import make_optimizer
-from fastnst.options.options import resolve_options
+from fastnst.options.resolve import resolve_options
 from fastnst.plan.machine import Room
 from fastnst.plan.planner import plan_run
 from fastnst.transfer.descent import Descent

@@ -12,7 +12,7 @@ from bench.plain_loop import Form, make_task, plain_loss
 from fastnst.examples import example
 from fastnst.optim.lbfgs import LBFGS
 from fastnst.optim.line_search import CURVATURE, MOST_TRIALS, SUFFICIENT_DECREASE, StrongWolfe
-from fastnst.options.options import resolve_options
+from fastnst.options.resolve import resolve_options
 
 Curve = Callable[[Tensor], Tensor]
 CURVES: dict[str, Curve] = {

@@ -9,7 +9,7 @@ from fuzzing import soon
 from fastnst.app.batch.manifest import ManifestError, read_manifest
 from fastnst.app.cli.arguments import read_option
 from fastnst.errors import OptionError
-from fastnst.options.options import resolve_options
+from fastnst.options.resolve import resolve_options
 
 
 def written(folder: Path, name: str, text: str | bytes) -> Path:

@@ -22,7 +22,7 @@ from fastnst.loss.masks import Guidance, load_regions
 from fastnst.loss.objective import Objective
 from fastnst.loss.targets import style_targets
 from fastnst.options.masks import Mask, parse_masks
-from fastnst.options.options import resolve_options
+from fastnst.options.resolve import resolve_options
 from fastnst.plan.fitting import FittingObjective
 from fastnst.plan.planner import plan_run
 from fastnst.plan.processes import joined

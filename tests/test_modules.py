@@ -21,7 +21,7 @@ from fastnst.loss.targets import style_targets
 from fastnst.network.architecture import CAFFE, IMAGENET, Preprocessing
 from fastnst.network.extractor import FeatureExtractor
 from fastnst.network.weights import load_weights
-from fastnst.options.options import resolve_options
+from fastnst.options.resolve import resolve_options
 
 NAMES = {"content_layers": ["conv2_1"], "style_layers": ["conv1_1", "conv2_1=2"], "weights": "random"}
 compiles = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")

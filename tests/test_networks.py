@@ -9,7 +9,7 @@ from fastnst.errors import WeightsError
 from fastnst.loss.networks import Networks
 from fastnst.network.runtime import resolve_runtime
 from fastnst.network.weights import Weights, load_weights
-from fastnst.options.options import resolve_options
+from fastnst.options.resolve import resolve_options
 
 SHALLOW: dict[str, Any] = {"style_layers": "conv1_1", "content_layers": "conv1_2", "device": "cpu", "precision": "fp32"}
 

@@ -13,7 +13,7 @@ from fastnst.loss.perceptual import PerceptualLoss
 from fastnst.loss.targets import style_targets
 from fastnst.network import winograd
 from fastnst.network.weights import Weights
-from fastnst.options.options import resolve_options
+from fastnst.options.resolve import resolve_options
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastnst.network.runtime import resolve_runtime
 from fastnst.optim import LBFGS, Adam, Optimizer, make_optimizer
-from fastnst.options.options import resolve_options
+from fastnst.options.resolve import resolve_options
 
 
 def quadratic(size: int = 36, condition: float = 1e3) -> tuple[Tensor, Tensor]:

@@ -10,8 +10,9 @@ import torch
 
 from fastnst.errors import OptionError
 from fastnst.options.keywords import OptionValues
-from fastnst.options.options import GROUPS, Options, resolve_options
+from fastnst.options.options import GROUPS, Options
 from fastnst.options.parse import in_words, parse_memory, parse_tile
+from fastnst.options.resolve import resolve_options
 
 
 def test_every_option_has_its_heading_and_meaning() -> None:

@@ -25,7 +25,8 @@ from fastnst.network import winograd
 from fastnst.network.runtime import Runtime, resolve_runtime
 from fastnst.network.tiles import TileGrid, make_grid, reach_of
 from fastnst.optim.bands import RadialBands
-from fastnst.options.options import Options, resolve_options
+from fastnst.options.options import Options
+from fastnst.options.resolve import resolve_options
 from fastnst.plan import machine as plan_limit
 from fastnst.plan.machine import Room
 from fastnst.plan.memory import network_of, optimizer_bytes_per_pixel, tiled_bytes, untiled_bytes
@@ -233,7 +234,7 @@ sys.path.insert(0, "tests")
 from fastnst_kernels.profiling.measure import peak_resident_bytes
 from network_samples import prepared
 from fastnst.network.weights import load_weights
-from fastnst.options.options import resolve_options
+from fastnst.options.resolve import resolve_options
 from fastnst.loss.masks import Guidance
 from fastnst.loss.objective import Objective
 from fastnst.loss.targets import style_targets

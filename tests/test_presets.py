@@ -26,8 +26,8 @@ from fastnst.loss.perceptual import PerceptualLoss
 from fastnst.loss.targets import style_targets
 from fastnst.network.architecture import IMAGENET, Preprocessing
 from fastnst.network.weights import Weights, save_weights
-from fastnst.options.options import resolve_options
 from fastnst.options.presets import PRESETS
+from fastnst.options.resolve import resolve_options
 from fastnst.transfer.scales import by_scale, scale_edges
 from fastnst.transfer.stylizer import Stylizer
 

@@ -15,7 +15,7 @@ from fastnst.loss.objective import Objective
 from fastnst.loss.statistics import iterated_root_trace, root, root_trace
 from fastnst.loss.targets import style_targets
 from fastnst.network.weights import Weights
-from fastnst.options.options import resolve_options
+from fastnst.options.resolve import resolve_options
 from fastnst.plan.planner import plan_run
 from fastnst.plan.processes import Ranks
 

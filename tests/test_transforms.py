@@ -17,7 +17,7 @@ from fastnst.errors import OptionError
 from fastnst.image.read import load_image
 from fastnst.loss.masks import Guidance
 from fastnst.loss.transforms import feature_transforms
-from fastnst.options.options import resolve_options
+from fastnst.options.resolve import resolve_options
 
 LAYERS = ("conv2_1", "conv1_1")
 SMALL: dict[str, Any] = {"precision": "fp32", "weights": "random", "style_layers": LAYERS}

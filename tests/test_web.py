@@ -25,8 +25,9 @@ from fastnst.app.web.studio import Studio, _Preview
 from fastnst.errors import ImageError, OptionError
 from fastnst.image.metadata import read_parameters
 from fastnst.image.read import load_image
-from fastnst.options.options import Options, resolve_options
+from fastnst.options.options import Options
 from fastnst.options.presets import PRESETS
+from fastnst.options.resolve import resolve_options
 from fastnst.transfer.result import Iterate, LossRecord, Result
 from tests.web_server import HOST, png
 
@@ -159,7 +160,7 @@ def test_the_oldest_results_go_first() -> None:
     assert [one.id for one in oldest_first(results, 3, 10**9)] == ["3", "4", "5"]
     assert [one.id for one in oldest_first(results, 3, 1)] == ["5"]
     shared = results[0].request
-    alike = [replace(one, request=replace(shared, number=number)) for number, one in enumerate(results)]
+    alike = [kept(number, content=shared.content, styles=shared.styles) for number in range(5)]
     size = max(one.size_bytes for one in alike)
     pictures = shared.content.size_bytes + shared.styles[0].size_bytes
     assert len(oldest_first(alike, 9, pictures + 5 * size)) == 5

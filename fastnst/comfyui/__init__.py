@@ -23,9 +23,10 @@ from fastnst.image.picture import Picture
 from fastnst.image.read import load_image
 from fastnst.image.write import to_pil
 from fastnst.loss.networks import Networks
-from fastnst.options.options import START_WORDS, resolve_options
+from fastnst.options.options import START_WORDS
 from fastnst.options.parse import parse_size
 from fastnst.options.presets import PRESETS
+from fastnst.options.resolve import resolve_options
 from fastnst.transfer.inputs import parse_canvas
 from fastnst.transfer.result import Iterate, Result
 from fastnst.transfer.stylizer import Stylizer

@@ -18,7 +18,8 @@ from fastnst.loss.targets import gram_target, style_shares
 from fastnst.network.extractor import FeatureExtractor, Tap
 from fastnst.network.frozen import Frozen
 from fastnst.options.keywords import OptionValues
-from fastnst.options.options import Options, resolve_options
+from fastnst.options.options import Options
+from fastnst.options.resolve import resolve_options
 
 # The other options say how an image is optimised, which here is the caller's own business.
 _OPTIONS = (

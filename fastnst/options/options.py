@@ -5,14 +5,13 @@ from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import Any
 
-from fastnst.errors import OptionError, counted
+from fastnst.errors import OptionError
 from fastnst.image.files import MAX_PIXELS
 from fastnst.network.architecture import (
     FILTER_SCALINGS,
     NETWORKS,
     PAPER_STYLE_LAYERS,
     check_filter_scaling,
-    is_original,
     layers_of,
 )
 from fastnst.options.masks import Mask
@@ -24,15 +23,13 @@ from fastnst.options.parse import (
     LayerWeights,
     Scales,
     StyleWeight,
-    hint_for,
     parse_option,
-    parse_scales,
-    scale_count,
 )
 from fastnst.options.parse import option_field as _option
-from fastnst.options.presets import PRESETS, TRANSFER_ITERATIONS, UNSCALED
+from fastnst.options.presets import PRESETS
 
-_LONGEST = 65_535
+LONGEST = 65_535
+"""The most pixels that an edge may have."""
 START_WORDS = ("content", "recoloured", "network", "noise", "grey", "style-mean")
 """The words that `init` takes beside a picture."""
 
@@ -60,7 +57,7 @@ NEEDS: Mapping[str, tuple[str, Callable[[Any], bool], str]] = MappingProxyType(
 """Options that are looked at only beside certain values of another option, and what to do where they are not."""
 
 
-def _is_heeded(name: str, values: Mapping[str, Any]) -> bool:
+def is_heeded(name: str, values: Mapping[str, Any]) -> bool:
     """True where the option `name` has an effect beside the other `values`."""
     other, suits, _ = NEEDS[name]
     return suits(values.get(other, getattr(Options, other)))
@@ -134,7 +131,7 @@ class Options:
         "the content's own size, a percentage of it, or a box to fit into, such as 1920x1080",
         metavar="PX",
         minimum=2,
-        maximum=_LONGEST,
+        maximum=LONGEST,
         heading="size and schedule",
     )
     edge: str = _option("long", "measure size, scales and style scale along this edge", choices=("long", "short"))
@@ -203,8 +200,7 @@ class Options:
     transfer: str = _option(
         "none",
         "move the features to the style's instead of using a style loss, layer by layer from the deepest: wct moves "
-        "their "
-        "mean and covariance, adain their means and deviations",
+        "their mean and covariance, adain their means and deviations",
         choices=("none", "wct", "adain"),
     )
     blend: float = _option(
@@ -266,8 +262,7 @@ class Options:
     history_precision: str = _option(
         "auto",
         "remember the pairs in this precision, for lbfgs only; 16 bits halve the memory, and auto is fp16 on a GPU, "
-        "else "
-        "fp32",
+        "else fp32",
         choices=("auto", "fp32", "bf16", "fp16"),
     )
     network: str = _option(
@@ -347,7 +342,7 @@ class Options:
         defaults = {option.name: option.default for option in fields(self)}
         for name in NEEDS:
             value = getattr(self, name)
-            if value != defaults[name] and not _is_heeded(name, vars(self)):
+            if value != defaults[name] and not is_heeded(name, vars(self)):
                 shown = f"{value:g}" if isinstance(value, float) else value
                 raise OptionError(f"{name.replace('_', ' ')} {shown} has no effect here: {NEEDS[name][2]}")
         if self.transfer != "none" and not (self.levels and self.style_loss == "gram"):
@@ -433,54 +428,3 @@ def _groups() -> dict[str, tuple[str, ...]]:
 
 GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(_groups())
 """From a heading to its options, for the command's help, the page and the documents."""
-
-
-def resolve_options(**given: Any) -> Options:
-    """Options from the defaults, then the preset, then what is `given`.
-
-    The last of the scales' edges sets `size` unless that is given too. Iterations and the style weight may be a number
-    or a sequence of them, no longer than the scales that are given with it; of a preset's iterations the first is for
-    the first scale and the last for those beyond them. A preset's filter scaling is for the original network; with
-    another one, or filter scaling none, `UNSCALED` holds. Raises OptionError.
-    """
-    known = {option.name: option for option in fields(Options)}
-    for name in given:
-        if name not in known:
-            hint = hint_for(name, known, f"the options are: {', '.join(known)}")
-            raise OptionError(f"unknown option {name!r}; {hint}")
-    preset = given.get("preset", "default")
-    if not isinstance(preset, str) or preset not in PRESETS:
-        raise OptionError(f"unknown preset {preset!r}; choose one of: {', '.join(PRESETS)}")
-    original = is_original(given.get("network", Options.network), str(given.get("weights", Options.weights)))
-    scaled = given.get("filter_scaling", "unit-mean" if original else "none") != "none"
-    values: dict[str, Any] = {**PRESETS[preset], **({} if scaled else UNSCALED.get(preset, {})), **given}
-    if values.get("transfer", "none") != "none":
-        values.setdefault("iterations", TRANSFER_ITERATIONS)
-    scales = parse_scales(values.get("scales", Options.scales))
-    # What a preset sets for a choice that is not made after all.
-    for name in (name for name in NEEDS if name in values and name not in given):
-        if not _is_heeded(name, {**values, "scales": scales}):
-            del values[name]
-    if isinstance(scales, tuple) and "size" not in given:
-        values["size"] = scales[-1]
-    counts, size = values.get("iterations"), values.get("size", Options.size)
-    if "iterations" not in given and isinstance(counts, tuple) and isinstance(size, int):
-        values["iterations"] = tuple(counts[min(index, len(counts) - 1)] for index in range(scale_count(scales, size)))
-    options = replace(Options(), **values)
-    count = scale_count(options.scales, options.size)
-    for name, spoken in (("iterations", "counts of iterations"), ("style_weight", "style weights")):
-        counts = getattr(options, name)
-        if name in given and isinstance(counts, tuple) and len(counts) > count:
-            raise OptionError(
-                f"you gave {len(counts)} {spoken} for {counted(count, 'scale')}; "
-                "give one for all scales, or at most one for each"
-            )
-    return options
-
-
-def unsized_options(given: Mapping[str, Any]) -> Options:
-    """Options whose size is not known yet: the largest that there is, or the last of the scales' edges."""
-    values = {name: value for name, value in given.items() if name != "size"}
-    if not isinstance(parse_scales(values.get("scales", Options.scales)), tuple):
-        values["size"] = _LONGEST
-    return resolve_options(**values)

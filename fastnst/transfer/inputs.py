@@ -23,12 +23,12 @@ from fastnst.loss.targets import style_shares
 from fastnst.loss.temporal import Coherence
 from fastnst.network.architecture import Preprocessing
 from fastnst.options.masks import mask_hashes
-from fastnst.options.options import START_WORDS, Options, resolve_options
+from fastnst.options.options import LONGEST, START_WORDS, Options
 from fastnst.options.parse import parse_size
+from fastnst.options.resolve import resolve_options
 
 Styles = Source | AnyPicture | Sequence[Source | AnyPicture]
 
-_LONGEST = 65_535
 # Standard deviation of the noise on an even colour, as neural-style has it in pixel values of 0…255: enough to tell
 # neighbours apart.
 _TRACE = 0.001 / 255
@@ -50,10 +50,10 @@ class Canvas:
 
     def __post_init__(self) -> None:
         for side in (self.height, self.width):
-            if isinstance(side, bool) or not isinstance(side, Integral) or not 2 <= side <= _LONGEST:
+            if isinstance(side, bool) or not isinstance(side, Integral) or not 2 <= side <= LONGEST:
                 raise OptionError(
                     f"size {self.width}x{self.height} (width by height) is not possible; each side must be a whole "
-                    f"number of 2 to {_LONGEST} pixels"
+                    f"number of 2 to {LONGEST} pixels"
                 )
 
     @property

@@ -24,9 +24,9 @@ from fastnst.network.runtime import Runtime, as_before, resolve_runtime
 from fastnst.network.settings import own_modes
 from fastnst.network.weights import Weights
 from fastnst.options.keywords import OptionValues
-from fastnst.options.options import resolve_options, unsized_options
 from fastnst.options.parse import parse_size
 from fastnst.options.presets import warn_of_other_network
+from fastnst.options.resolve import resolve_options, unsized_options
 from fastnst.plan.processes import Ranks
 from fastnst.transfer.checkpoint import SavedRun, load_run
 from fastnst.transfer.inputs import Canvas, Inputs, Start, Styles, opened

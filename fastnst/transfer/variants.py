@@ -16,7 +16,7 @@ from fastnst.image.resize import resize
 from fastnst.image.sheet import Look, contact_sheet
 from fastnst.network.architecture import PAPER_STYLE_LAYERS
 from fastnst.options.keywords import OptionValues, UnsizedValues
-from fastnst.options.options import resolve_options
+from fastnst.options.resolve import resolve_options
 from fastnst.transfer.inputs import Canvas, Styles, most_pixels, parse_canvas
 from fastnst.transfer.prepared import Prepared
 from fastnst.transfer.result import Result

@@ -9,8 +9,9 @@ from typing import Any
 
 from fastnst.errors import OptionError
 from fastnst.options.keywords import OptionValues
-from fastnst.options.options import Options, resolve_options
+from fastnst.options.options import Options
 from fastnst.options.parse import option_field
+from fastnst.options.resolve import resolve_options
 
 TRACKED = ("style_weight", "content_weight", "tv_weight", "style_scale", "style_weights")
 """The options that may be a track."""

@@ -21,7 +21,8 @@ from fastnst.image.read import open_picture
 from fastnst.image.write import check_output_path
 from fastnst.network.runtime import resolve_runtime
 from fastnst.network.weights import load_weights
-from fastnst.options.options import START_WORDS, Options, resolve_options
+from fastnst.options.options import START_WORDS, Options
+from fastnst.options.resolve import resolve_options
 from fastnst.plan.machine import USABLE, free_bytes, held_bytes
 from fastnst.transfer.inputs import changed_inputs, sized
 from fastnst.transfer.movie import FILMS, SUFFIXES, check_target

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from fastnst.errors import OptionError
-from fastnst.options.options import GROUPS, NEEDS, Options, resolve_options
+from fastnst.options.options import GROUPS, NEEDS, Options
 from fastnst.options.parse import hint_for, option_field, parse_size
 from fastnst.options.presets import PRESETS
+from fastnst.options.resolve import resolve_options
 
 if TYPE_CHECKING:
     from fastnst.image.write import Form

@@ -24,7 +24,7 @@ from fastnst.image.read import load_image, open_picture
 from fastnst.image.sheet import Look, check_look, contact_sheet, differing_options, in_rows
 from fastnst.image.write import check_output_path, save_image
 from fastnst.network.architecture import PAPER_STYLE_LAYERS
-from fastnst.options.options import resolve_options
+from fastnst.options.resolve import resolve_options
 from fastnst.transfer.inputs import most_pixels, sized
 from fastnst.transfer.result import Result
 from fastnst.transfer.stylizer import Stylizer

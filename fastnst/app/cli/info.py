@@ -9,8 +9,8 @@ from typing import Any
 from fastnst.app.cli.arguments import STANDARD, standard_input
 from fastnst.image.metadata import read_parameters, to_json
 from fastnst.network.architecture import ATTRIBUTION
-from fastnst.options.options import resolve_options
 from fastnst.options.presets import PRESETS
+from fastnst.options.resolve import resolve_options
 
 _COLUMN, _WIDTH = 11, 100
 

@@ -9,8 +9,9 @@ from fastnst.app.cli.arguments import given_options
 from fastnst.image.picture import AnyPicture
 from fastnst.image.read import open_picture
 from fastnst.network.runtime import Runtime, resolve_runtime
-from fastnst.options.options import Options, resolve_options
+from fastnst.options.options import Options
 from fastnst.options.parse import in_words
+from fastnst.options.resolve import resolve_options
 from fastnst.plan.planner import Plan, plan_run
 from fastnst.plan.speed import measure_rate
 from fastnst.transfer.inputs import sized, style_size

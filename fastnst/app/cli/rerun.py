@@ -18,7 +18,8 @@ from fastnst.image.read import load_image
 from fastnst.loss.networks import weights_of
 from fastnst.network.runtime import as_before, resolve_runtime, versions
 from fastnst.options.masks import parse_masks
-from fastnst.options.options import START_WORDS, Options, resolve_options
+from fastnst.options.options import START_WORDS, Options
+from fastnst.options.resolve import resolve_options
 from fastnst.transfer.inputs import Canvas, changed_inputs, fingerprint, recorded_canvas
 from fastnst.transfer.result import Iterate, Result
 

@@ -25,7 +25,7 @@ from fastnst.app.cli.job import Job, callbacks_of, watch_of
 from fastnst.errors import FastnstError, FastnstWarning, ImageError, Interrupted, OptionError, warn
 from fastnst.image.write import check_output_path
 from fastnst.network.runtime import is_out_of_memory, resolve_runtime
-from fastnst.options.options import unsized_options
+from fastnst.options.resolve import unsized_options
 from fastnst.plan.processes import ALONE, Ranks, RanksError, are_launched, joined
 from fastnst.replacing import rescued
 from fastnst.transfer.callbacks import chain, run_bar

@@ -15,7 +15,7 @@ from fastnst.app.cli.run import execute_together
 from fastnst.errors import OptionError
 from fastnst.image.read import load_image
 from fastnst.image.sheet import Look, check_look
-from fastnst.options.options import resolve_options
+from fastnst.options.resolve import resolve_options
 from fastnst.plan.processes import are_launched
 from fastnst.transfer.checkpoint import CheckpointError, load_run
 from fastnst.transfer.inputs import Canvas, most_pixels, parse_canvas, sized

@@ -27,8 +27,9 @@ from fastnst.app.web.studio import Studio
 from fastnst.errors import FastnstError, ImageError, OptionError
 from fastnst.examples import NAMES, example
 from fastnst.image.read import load_image
-from fastnst.options.options import START_WORDS, resolve_options
+from fastnst.options.options import START_WORDS
 from fastnst.options.presets import PRESETS
+from fastnst.options.resolve import resolve_options
 
 _PAGE = Path(__file__).parent / "page"
 _LOOK_SECONDS = 0.2

@@ -8,8 +8,9 @@ from typing import Any
 from fastnst.app.cli.arguments import HOST_OPTIONS, OPTIONS, read_option
 from fastnst.app.web.results import Limits
 from fastnst.errors import OptionError
-from fastnst.options.options import GROUPS, Options, resolve_options
+from fastnst.options.options import GROUPS, Options
 from fastnst.options.presets import PRESETS
+from fastnst.options.resolve import resolve_options
 
 MAIN = ("preset", "size", "style_weight", "iterations", "preserve_color")
 """Shown at once; the other controls are a click away."""

@@ -21,7 +21,8 @@ from fastnst.image.read import load_image
 from fastnst.image.resize import fitted_size, resize, resize_picture
 from fastnst.loss.networks import Networks, weights_of
 from fastnst.network.runtime import Runtime, is_out_of_memory, resolve_runtime
-from fastnst.options.options import Options, resolve_options
+from fastnst.options.options import Options
+from fastnst.options.resolve import resolve_options
 from fastnst.plan.speed import measure_rate
 from fastnst.transfer.inputs import Canvas, sized
 from fastnst.transfer.result import DivergedError, Iterate, LossRecord, Result
