@@ -109,7 +109,7 @@ def test_frames(name: str, every: int, iterates: list[Iterate], written: list[in
 def test_what_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
     (tmp_path / "out_00002.png").mkdir()
     frames = Frames(tmp_path / "out.png", every=1)
-    with pytest.warns(FastnstWarning, match=r"out_00002\.png' is a directory.*; the run goes on"):
+    with pytest.warns(FastnstWarning, match=r"out_00002\.png' is a directory.*; the run continues"):
         feed(frames, [iterate(number) for number in range(4)])
     assert (tmp_path / "out_00003.png").exists()
 

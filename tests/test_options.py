@@ -195,7 +195,7 @@ def test_memory() -> None:
             (parse_tile, given, "is not possible; give auto, none, or a number of pixels")
             for given in ("512px", "", "-512", "1.5", 512.0, True, [512])
         ),
-        *((parse_tile, given, r"(tile .* is too small|neither auto)") for given in ("0", 0, -16)),
+        *((parse_tile, given, r"(tile .* is too small|is not possible; give auto)") for given in ("0", 0, -16)),
     ],
 )
 def test_no_memory_and_no_tile(parse: Callable[[Any], Any], given: Any, message: str) -> None:
