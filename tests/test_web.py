@@ -128,7 +128,7 @@ def test_uploads() -> None:
     with Image.open(io.BytesIO(read_upload("a.png", png(mode="RGBA"), Limits()).thumbnail)) as small:
         assert small.mode == "RGBA"
     for limits, said in (
-        (Limits(upload_bytes=1000), "bad.png has more than 1 kB, the most that this page takes"),
+        (Limits(upload_bytes=1000), "bad.png is larger than 1 kB, the most that this page takes"),
         (Limits(pixels=1000), "64×48 = 3072 pixels, more than the limit of 1000 pixels"),
     ):
         with pytest.raises(ImageError, match=said):
@@ -290,7 +290,7 @@ def test_the_curve_has_the_weights_of_its_scales(studio: Studio) -> None:
     ("error", "said"),
     [
         (ZeroDivisionError(), "an unexpected error occurred; look for it in the terminal"),
-        (MemoryError(), "out of memory; lower the size, the style scale or the scales"),
+        (MemoryError(), "the run is out of memory; lower the size, the style scale or the scales"),
         (OptionError("lower --style-scale"), "lower style scale"),
     ],
 )
