@@ -112,16 +112,7 @@ def load_weights(
         return _imagenet(network, convolutions, progress)
     if name == "random":
         return _weights("random", network, random_convolutions(convolutions), IMAGENET)
-    if name == "embedded":
-        raise WeightsError("weights embedded do not exist any more; choose original, the network of the paper")
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", name) and not os.path.lexists(name):
-        raise WeightsError(f"weights {name} is an address, not a file; download it first and pass the file's path")
-    path = Path(os.path.expanduser(name))  # noqa: PTH111  (Path.expanduser raises for an unknown user)
-    if not name or not (path.suffix or len(path.parts) > 1 or _exists(path)):
-        raise WeightsError(
-            f"unknown weights {name!r}; choose auto, original, imagenet, random, or the path of a {SUFFIXES_TEXT} file"
-        )
-    return _from_file(path, network, convolutions, source=name)
+    return _from_file(_path_of(name), network, convolutions, source=name)
 
 
 def cache_folder() -> Path:
@@ -148,6 +139,19 @@ def _temporary_cache() -> Path:
         if stat.S_ISDIR(status.st_mode) and status.st_uid == user and not status.st_mode & 0o022:
             return folder
     return Path(os.devnull) / "fastnst"
+
+
+def _path_of(name: str) -> Path:
+    if name == "embedded":
+        raise WeightsError("weights embedded do not exist any more; choose original, the network of the paper")
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", name) and not os.path.lexists(name):
+        raise WeightsError(f"weights {name} is an address, not a file; download it first and pass the file's path")
+    path = Path(os.path.expanduser(name))  # noqa: PTH111  (Path.expanduser raises for an unknown user)
+    if not name or not (path.suffix or len(path.parts) > 1 or _exists(path)):
+        raise WeightsError(
+            f"unknown weights {name!r}; choose auto, original, imagenet, random, or the path of a {SUFFIXES_TEXT} file"
+        )
+    return path
 
 
 def _exists(path: Path) -> bool:
