@@ -290,7 +290,7 @@ def test_the_curve_has_the_weights_of_its_scales(studio: Studio) -> None:
     ("error", "said"),
     [
         (ZeroDivisionError(), "an unexpected error occurred; look for it in the terminal"),
-        (MemoryError(), "out of memory; lower the size, the style scale or the scales"),
+        (MemoryError(), "the run is out of memory; lower the size, the style scale or the scales"),
         (OptionError("lower --style-scale"), "lower style scale"),
     ],
 )
