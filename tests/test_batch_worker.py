@@ -71,7 +71,7 @@ def test_faults_a_lack_of_memory_and_refusals_are_told_apart(folders: Path, monk
         fault, memory, refusal = (worker.run(tasks[0]) for _ in range(3))
     assert fault.error == "KeyError: 'bug'"
     assert "raise errors.pop(0)" in fault.as_dict()["traceback"]
-    assert str(memory.error).startswith("out of memory; lower its size")
+    assert str(memory.error).startswith("it ran out of memory; lower its size")
     assert refusal.as_dict()["error"] == "the style is torn"
     assert "traceback" not in refusal.as_dict()
     assert refusal.warnings == ("mind the gap",)

@@ -197,7 +197,7 @@ def test_masks_may_move(tmp_path: Path, style: str) -> None:
     whole = [{"content": str(folder), "style": None}]
     kept = made(tmp_path, frames, style, masks=whole, style_weight=200)
     assert apart(kept[0][:, 40:], frames[0][:, 40:]).mean() > 2 * apart(kept[0][:, :24], frames[0][:, :24]).mean()
-    with pytest.raises(FastnstError, match="has 3 frames and the clip 2"):
+    with pytest.raises(FastnstError, match="has 3 frames and the clip has 2"):
         made(tmp_path, frames[:2], style, masks=whole)
 
 
