@@ -37,7 +37,7 @@ __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]
 _PREVIEW_SECONDS, _PREVIEW_EDGE = 1.0, 512
 _AS_PRESET = "0 takes the preset's value"
 _SIZE = "give the long edge in pixels, content, 50%, or a box to fit into, such as 1920x1080"
-_SHIPPED = "choose a style that comes with fastnst"
+_SHIPPED = "styles that come with fastnst"
 _BLEND = "give a weight for each style, such as 0.3, 0.7, or for some by name, such as swirls=0.3, mosaic=0.7"
 _OPTIONS = (
     "STRING",
