@@ -63,8 +63,8 @@ def calls(features: Tensor, image: Tensor) -> dict[Any, list[tuple[Any, ...]]]:
         operators.finish_gram_loss: [(sums, 12, target, 0.5, loss, 1.0, features.dtype)],
         operators.content_loss: [(features, features[:1], 0.5)],
         operators.tap_gradient: [
-            (features, features, *style, *content, True, "ieee"),
-            (features, None, *style, None, None, 0.0, False, "ieee"),
+            (features, features, "ieee", *style, *content, True),
+            (features, None, "ieee", *style),
         ],
         operators.bias_relu: [(features, shift, True), (features, None, False)],
         operators.bias_relu_pool: [(features, shift, "avg", True)],
