@@ -192,7 +192,7 @@ one_percent = result(lambda value: 1.01 * value)
         ),
         ("first", image_eager, "normalise", one_percent, forward(*FIRST) | backward(*FIRST)),
         ("first", first_eager, "_transposed", one_percent, backward(*FIRST)),
-        ("first", first_eager, "add_variation", one_percent, forward(*FIRST)),
+        ("first", image_eager, "add_variation", one_percent, forward(*FIRST)),
     ],
 )
 def test_a_wrong_kernel_fails(

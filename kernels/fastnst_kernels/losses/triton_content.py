@@ -101,7 +101,10 @@ def content_loss(features: Tensor, content: Tensor, weight: float) -> Tensor:
         "c_blocks": c_blocks,
         "splits": splits,
         "split_length": split_length,
+        "BLOCK_C": block_c,
+        "BLOCK_M": block_m,
+        "WIDE": wide(features, content),
+        "CROP": crop,
     }
-    constants = {"BLOCK_C": block_c, "BLOCK_M": block_m, "WIDE": wide(features, content), "CROP": crop}
-    run(Launch(partial_content_kernel, batch * c_blocks * splits, arguments, constants), features.device)
+    run(Launch(partial_content_kernel, batch * c_blocks * splits, arguments), features.device)
     return finish_sum(partial, weight)
