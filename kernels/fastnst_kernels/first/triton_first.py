@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastnst_kernels.first import FirstLayer
 from fastnst_kernels.image.triton_pixels import numbered
-from fastnst_kernels.launch.heuristic import LONGEST_SUM
+from fastnst_kernels.launch.heuristic import LONGEST_SUM, split_evenly
 from fastnst_kernels.launch.launch import Launch, input_precision, launch_gpu, run
 from fastnst_kernels.launch.layout import wide_image
 from fastnst_kernels.relu.triton_relu import channels_last_buffer
@@ -192,10 +192,9 @@ def first_forward(image: Tensor, layer: FirstLayer, y: Tensor, gram: bool, preci
     """`eager.first_forward` as one kernel; its sums are as `triton_product` has them, (B, splits, 1, C, C) float32."""
     batch, channels, height, width = y.shape
     block_m = _BLOCK_M * 2 // layer.weight.element_size()
-    steps = ceil(height * width / block_m)
-    wanted = max(ceil(_PROGRAMS * launch_gpu(image.device).multiprocessors / batch), ceil(height * width / LONGEST_SUM))
-    split_length = min(ceil(steps / min(steps, wanted)) * block_m, LONGEST_SUM)
-    splits = ceil(height * width / split_length)
+    positions = height * width
+    wanted = max(ceil(_PROGRAMS * launch_gpu(image.device).multiprocessors / batch), ceil(positions / LONGEST_SUM))
+    splits, split_length = split_evenly(positions, block_m, wanted, LONGEST_SUM)
     sums = None
     if gram:
         sums = torch.empty((batch, splits, 1, channels, channels), dtype=torch.float32, device=y.device)
