@@ -99,7 +99,7 @@ def _product_error(image: Tensor, layer: FirstLayer) -> Tensor:
 
 def _features(image: Tensor, layer: FirstLayer, precision: str) -> Expected:
     exact, plain = reference.features(image, layer), _plain_features(image, layer, precision)
-    shared = (_product_error(image, layer) * (exact > 0)).sum((1, 2, 3)).sqrt() / _size(exact)
+    shared = (_product_error(image, layer) * (exact > 0)).sum((1, 2, 3)).sqrt() / budget.size_of(exact)
     errors = [budget.relative_error(plain, exact)]
     return Expected(exact, budget.allowed(errors, exact, shared, layer.weight.dtype))
 
@@ -115,7 +115,7 @@ def _sums(image: Tensor, layer: FirstLayer, precision: str) -> Expected:
         for order in budget.orders(positions, image.device)
     ]
     carried = 4 * (_product_error(image, layer).flatten(2) @ features.square().mT).sum((1, 2))
-    shared = (carried + 2 * (budget.unit(image.dtype) * _size(exact)).square()).sqrt() / _size(exact)
+    shared = (carried + 2 * (budget.unit(image.dtype) * budget.size_of(exact)).square()).sqrt() / budget.size_of(exact)
     return Expected(exact, budget.allowed(errors, exact, shared, image.dtype))
 
 
@@ -146,13 +146,8 @@ def _gradient(
     carried = reference.transposed(gradient.double().square(), squares)
     factors = [(scale / divisor) ** 2 for scale in layer.scale]
     rounded = image_reference.normalise_gradient(carried, factors, layer.flip).sum((1, 2, 3)) * budget.unit(dtype) ** 2
-    edges = 3 * _size(exact).square()
+    edges = 3 * budget.size_of(exact).square()
     for slope in image_reference.slopes(image, kind):
         edges += 2 * (tv_weight * slope.double()).square().sum((1, 2, 3))
-    shared = (rounded + budget.unit(image.dtype) ** 2 * edges).sqrt() / _size(exact)
+    shared = (rounded + budget.unit(image.dtype) ** 2 * edges).sqrt() / budget.size_of(exact)
     return Expected(exact, budget.allowed([budget.relative_error(plain, exact)], exact, shared, image.dtype))
-
-
-def _size(exact: Tensor) -> Tensor:
-    size = exact.double().flatten(1).norm(dim=1)
-    return torch.where(size > 0, size, 1.0)
