@@ -106,7 +106,8 @@ def given(**changes: Any) -> Wrapper:
     """The function with other arguments, by their names; a change is a value or a function of the right one."""
     return lambda right: (
         lambda *arguments, **named: right(
-            *arguments, **{**named, **{name: to(named[name]) if callable(to) else to for name, to in changes.items()}}
+            *arguments,
+            **{**named, **{name: to(named.get(name)) if callable(to) else to for name, to in changes.items()}},
         )
     )
 

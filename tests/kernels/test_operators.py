@@ -5,17 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from fastnst_kernels import operators
+from fastnst_kernels import blend_targets, operators
 from fastnst_kernels.image import KINDS, adam_step_, image_gradient, normalise, total_variation
-from fastnst_kernels.losses import (
-    accumulate_gram,
-    blend_targets,
-    finish_gram_loss,
-    gram,
-    gram_loss,
-    tap,
-    tap_gradient,
-)
+from fastnst_kernels.losses import accumulate_gram, finish_gram_loss, gram, gram_loss, tap, tap_gradient
 from fastnst_kernels.losses.checks import backend_for
 from fastnst_kernels.relu import POOLS, bias_relu, bias_relu_pool
 from image_checks import SCALE, SHIFT, make_image, make_upstream

@@ -14,7 +14,6 @@ from fastnst_kernels.launch.backends import accumulation_dtype, check_dtype, che
 from fastnst_kernels.losses import reference
 from fastnst_kernels.losses.autograd import Gram, Tap
 from fastnst_kernels.losses.checks import (
-    MAX_CHANNELS,
     backend_for,
     check_content,
     check_difference,
@@ -23,21 +22,7 @@ from fastnst_kernels.losses.checks import (
     check_sums_for,
     check_target,
 )
-from fastnst_kernels.losses.targets import BlendedTarget, GramDifference, blend_targets, difference_dtype
-
-__all__ = [
-    "MAX_CHANNELS",
-    "BlendedTarget",
-    "GramDifference",
-    "accumulate_gram",
-    "blend_targets",
-    "finish_gram_loss",
-    "gram",
-    "gram_loss",
-    "style_tap",
-    "tap",
-    "tap_gradient",
-]
+from fastnst_kernels.losses.targets import BlendedTarget, GramDifference, difference_dtype
 
 
 def gram(features: Tensor, *, precision: str = "ieee", backend: str = "auto") -> Tensor:
