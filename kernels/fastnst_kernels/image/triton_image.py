@@ -6,6 +6,7 @@ Pixels are taken in groups, a group to a thread (see `triton_pixels`). The nine-
 
 from collections.abc import Sequence
 from math import ceil
+from typing import cast
 
 import torch
 import triton
@@ -85,7 +86,7 @@ def image_kernel(
         if variation_gradient is not None:
             factor *= tl.load(variation_gradient + index * variation_gradient_stride)
         values = tl.zeros((GROUPS, V), dtype=tl.float32)
-        terms = own[:0]
+        terms = own[:0]  # none yet
         for c in tl.static_range(3):
             before = pixel_beside(image, pixel - 1, has_before, positions, c, IMAGE_LAST)
             after = pixel_beside(image, pixel + V, has_after, positions, c, IMAGE_LAST)
@@ -123,9 +124,8 @@ def _run(
     factor: float = 0.0,
     weights: Tensor | None = None,
     divisor: Tensor | None = None,
-) -> Tensor:
-    """Runs `image_kernel` on dense maps of the shape of `image`. Returns the image's variation, (B,), and does not read
-    it where `kind` is None."""
+) -> Tensor | None:
+    """Runs `image_kernel` on dense maps of the shape of `image`. Returns the image's variation of a `kind`, (B,)."""
     batch, _, height, width = image.shape
     if kind is None:
         height, width = 1, height * width
@@ -137,12 +137,14 @@ def _run(
     rows = groups // column_groups
     row_tiles = ceil(height / rows)
     column_tiles = ceil(width / (column_groups * pixels))
-    partial = torch.empty((batch, row_tiles * column_tiles), dtype=torch.float32, device=image.device)
+    partial = None
+    if kind is not None:
+        partial = torch.empty((batch, row_tiles * column_tiles), dtype=torch.float32, device=image.device)
     arguments = {
         "image": None if kind is None else image,
         "source": source,
         "result": result,
-        "partial": None if kind is None else partial,
+        "partial": partial,
         "variation_gradient": weights,
         "variation_gradient_stride": 0 if weights is None else weights.stride(0),
         "divisor": divisor,
@@ -165,7 +167,7 @@ def _run(
         "WIDE": wide_image(image),
     }
     run(Launch(image_kernel, batch * row_tiles * column_tiles, arguments, _WARPS), image.device)
-    return partial if kind is None else finish_sum(partial, 1 / (height * width))
+    return None if partial is None else finish_sum(partial, 1 / (height * width))
 
 
 def normalise(
@@ -189,7 +191,9 @@ def normalise_backward(
 
 def total_variation(image: Tensor, kind: str) -> Tensor:
     """`eager.total_variation` of a float32 image."""
-    return eager.total_variation(image, kind) if kind == "nine-point" else _run(dense(image), kind=kind)
+    if kind == "nine-point":
+        return eager.total_variation(image, kind)
+    return cast(Tensor, _run(dense(image), kind=kind))
 
 
 def image_gradient(
@@ -221,4 +225,4 @@ def image_gradient(
         weights=tv_gradient,
         divisor=divisor,
     )
-    return gradient, value
+    return gradient, cast(Tensor, value)

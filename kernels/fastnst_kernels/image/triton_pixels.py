@@ -54,7 +54,7 @@ def _interleaved(r, g, b):
     """Three planes (G, V) as the three vectors (G, V) that follow each other in channels-last memory."""
     V: tl.constexpr = r.shape[1]
     r, g, b = _columns(r), _columns(g), _columns(b)
-    c = r[:0]
+    c = r[:0]  # none yet
     for v in tl.static_range(V):
         c += (r[v], g[v], b[v])
     return _rows(c[:V], V), _rows(c[V : 2 * V], V), _rows(c[2 * V :], V)

@@ -169,11 +169,11 @@ def tap_gradient(
 
 
 def gram_gradient(features: Tensor, gram_gradient: Tensor, precision: str = "ieee") -> Expected:
-    """The gradient of `gram`, (B, C, H, W), for the gradient (B, C, C) of its output."""
-    exact = reference.gram_gradient(features, gram_gradient)
+    """The gradient of `gram`, (W + Wᵀ) F/M (B, C, H, W), for the gradient W (B, C, C) of its output."""
     dtype = accumulation_dtype(features.dtype)
     matrix = gram_gradient.double() + gram_gradient.double().mT
     factor = torch.full((len(features),), 1.0 / features[0, 0].numel(), dtype=torch.float64, device=features.device)
+    exact = reference.tap_gradient(features, None, style=matrix * factor[:, None, None])
     variance = (unit(dtype) * matrix).square() + _product_variance(matrix, features.dtype)
     shared = _carried(variance, features, factor, exact)
 
