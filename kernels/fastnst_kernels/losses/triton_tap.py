@@ -2,6 +2,7 @@
 """The Triton kernel of the gradient of a tap: the style's product, the content term, the gradient from above and the
 ReLU's mask in one pass."""
 
+from dataclasses import replace
 from math import ceil
 
 import triton
@@ -9,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastnst_kernels.launch.gpu import Gpu
-from fastnst_kernels.launch.heuristic import backward_heuristic
+from fastnst_kernels.launch.heuristic import BackwardConfig, backward_heuristic
 from fastnst_kernels.launch.launch import Launch, input_precision, launch_gpu, plain_block, problem_of, run
 from fastnst_kernels.launch.layout import (
     aligned,
@@ -185,17 +186,16 @@ def tap_backward_kernel(
     tl.store(below, value.to(gradient.dtype.element_ty), mask=mask)
 
 
-def _blocks(
+def _config(
     features: Tensor, style: StyleTerm | None, content: ContentTerm | None, dot_precision: str, gpu: Gpu
-) -> tuple[int, int, int, int, int]:
-    """BLOCK_C, BLOCK_M, BLOCK_K, warps and stages: those of the product, or of a pass over the elements."""
-    if style is not None:
-        config = backward_heuristic(problem_of(features, dot_precision), gpu)
-        # The features and the content of a block wait in registers beside its sums: half of a block that fills them.
-        full = config.block_c * config.block_m >= _FULL_WARP * config.num_warps
-        block_m = config.block_m // 2 if full and content is not None else config.block_m
-        return config.block_c, block_m, config.block_k, config.num_warps, config.num_stages
-    return *plain_block(features, aligned(features)), 16, 4, 1
+) -> BackwardConfig:
+    """The blocks of the product, or of a pass over the elements."""
+    if style is None:
+        return BackwardConfig(*plain_block(features, aligned(features)), block_k=16, num_warps=4, num_stages=1)
+    config = backward_heuristic(problem_of(features, dot_precision), gpu)
+    # The features and the content of a block wait in registers beside its sums: half of a block that fills them.
+    full = config.block_c * config.block_m >= _FULL_WARP * config.num_warps
+    return replace(config, block_m=config.block_m // 2) if full and content is not None else config
 
 
 def tap_backward(
@@ -239,8 +239,8 @@ def _run(
     top, left, owned_height, owned_width = owned or (0, 0, height, width)
     gpu = launch_gpu(features.device)
     dot_precision = input_precision(features.dtype, precision, gpu)
-    block_c, block_m, block_k, num_warps, num_stages = _blocks(features, style, content, dot_precision, gpu)
-    c_blocks, m_blocks = ceil(channels / block_c), ceil(height * width / block_m)
+    config = _config(features, style, content, dot_precision, gpu)
+    c_blocks, m_blocks = ceil(channels / config.block_c), ceil(height * width / config.block_m)
     added = gradient if upstream is None else upstream
     target = features if content is None else content.content
     arguments = {
@@ -268,13 +268,14 @@ def _run(
         "m_blocks": m_blocks,
         "style_factor": 0.0 if style is None else style.factor,
         "content_factor": 0.0 if content is None else content.factor,
-        "BLOCK_C": block_c,
-        "BLOCK_M": block_m,
-        "BLOCK_K": block_k,
+        "BLOCK_C": config.block_c,
+        "BLOCK_M": config.block_m,
+        "BLOCK_K": config.block_k,
         "WIDE": wide(features, added, gradient, target),
         "LAST": channels_last(features),
         "RELU": relu,
         "OWNED": owned is not None and (style is not None or content is not None),
         "PRECISION": dot_precision,
     }
-    run(Launch(tap_backward_kernel, batch * m_blocks * c_blocks, arguments, num_warps, num_stages), features.device)
+    grid = batch * m_blocks * c_blocks
+    run(Launch(tap_backward_kernel, grid, arguments, config.num_warps, config.num_stages), features.device)
