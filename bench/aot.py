@@ -230,7 +230,7 @@ def build(launch: Launch, gpu: Gpu, **names: str) -> Built:
         registers, spills, matrix = read_code(binary, gpu)
         shared = binary.metadata.shared
         problems = list(verdict(binary.asm["ttir"], spills, shared, matrix, gpu))
-    sizes = [str(value) for key, value in launch.constants.items() if "BLOCK" in key or key == "TILE"]
+    sizes = [str(value) for key, value in launch.arguments.items() if "BLOCK" in key or key == "TILE"]
     return Built(
         target=gpu.name,
         kernel=launch.kernel.__name__.removesuffix("_kernel"),

@@ -36,51 +36,43 @@ _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "tf32": torch.float32,
 # The map of 64 channels that a convolution would write, or read, just so.
 _FIRST_MAPS = {"first_forward": ("y",), "first_backward": ("upstream",)}
 # How often each element of a kernel's argument passes between memory and chip at the least, once for what is read or
-# written, twice for what is both; or how that follows from the kernel's constants; or the constant that says so.
-Times = float | str | Callable[[Mapping[str, Any]], float]
+# written, twice for what is both; or how that follows from the kernel's other arguments.
+Times = float | Callable[[Mapping[str, Any]], float]
 _MOVES: Mapping[str, Mapping[str, Times]] = {
     "partial_content": {"features": 1, "content": 1, "partial": 1},
-    "partial_gram": {"features": 1, "partial": 1, "activations": "ACTIVATE"},
-    "reduce_gram": {"partial": 1, "target": "LOSS", "result": lambda on: 1 + on["ACCUMULATE"]},
-    "finish_loss": {"tile_loss": 1, "tile_peak": 1, "exact": "NORMALISE", "difference": "NORMALISE"},
+    "partial_gram": {"features": 1, "partial": 1, "activations": 1},
+    "reduce_gram": {"partial": 1, "target": 1, "result": lambda on: 1 + on["ACCUMULATE"]},
+    "finish_loss": {"tile_loss": 1, "tile_peak": 1, "exact": lambda on: on["difference"] is not None, "difference": 1},
     "finish_sum": {"partial": 1, "result": 1},
     "tap_backward": {
-        "features": lambda on: on["STYLE"] or on["CONTENT"] or on["RELU"],
-        "difference": "STYLE",
-        "content": "CONTENT",
-        "upstream": "UPSTREAM",
-        "gradient": 1,
+        "features": lambda on: on["difference"] is not None or on["content"] is not None or on["RELU"],
+        **dict.fromkeys(("difference", "content", "upstream", "gradient"), 1),
     },
-    "adam": {"image": 2, "gradient": 1, "first": 2, "second": 2, "best": "BEST"},
-    "normalise": {"image": 1, "result": 1},
-    "image_gradient": {"image": "VARIATION", "upstream": "UPSTREAM", "gradient": "GRADIENT", "partial": "VARIATION"},
-    "bias_relu": {"x": 1, "y": 1, "bits": "BITS", "content": "CONTENT", "partial": "CONTENT"},
-    "bias_relu_pool": {"x": 1, "pooled": 1, "bits": "BITS"},
+    "adam": {"image": 2, "gradient": 1, "first": 2, "second": 2, "best": 1},
+    "image": {"image": 1, "source": 1, "result": 1, "partial": 1},
+    "bias_relu": {"x": 1, "y": 1, "bits": 1, "content": 1, "partial": 1},
+    "bias_relu_pool": {"x": 1, "pooled": 1, "bits": 1},
     "relu_backward": {"gradient": 1, "bits": 1, "result": 1},
     "unpool_backward": {"gradient": 1, "bits": 1, "result": 1},
-    "first_forward": {"image": 1, "weight": 1, "bias": 1, "y": 1, "partial": "GRAM"},
+    "first_forward": {"image": 1, "weight": 1, "bias": 1, "y": 1, "partial": 1},
     "first_backward": {
-        **dict.fromkeys(("image", "weight", "bias", "gradient"), 1),
-        "upstream": "UPSTREAM",
-        "difference": "STYLE",
-        "partial": lambda on: (on["VARIATION"] + on["DIVIDED"]) / 2,
+        **dict.fromkeys(("image", "weight", "bias", "gradient", "upstream", "difference"), 1),
+        "partial": lambda on: (on["VARIATION"] + (on["divisor"] is not None)) / 2,
     },
     # The newest y is written where none is read.
     "products": {
-        **dict.fromkeys(("red", "green", "blue", "pairs", "units", "partial"), 1),
+        **dict.fromkeys(("red", "green", "blue", "place", "pairs", "units", "partial"), 1),
         "previous": 2,
-        "place": "TRANSFORMED",
     },
     "reduce": {"partial": 1, "products": 1, "yy": lambda on: 2 / on["HISTORY"]},
     "algebra": {"products": 1, "yy": 1, "sy": 2},
     # All pairs are read, and one s is written.
     "direction": {
-        **dict.fromkeys(("gradient", "units", "squares"), 1),
+        **dict.fromkeys(("gradient", "units", "place", "squares"), 1),
         "pairs": lambda on: 1 + 1 / (2 * on["HISTORY"]),
-        "place": "TRANSFORMED",
-        "result": lambda on: 2 - on["TRANSFORMED"],
+        "result": lambda on: 1 + (on["place"] is None),
     },
-    "move": {"image": 2, "direction": 1, "squares": 1, "best": "BEST"},
+    "move": {"image": 2, "direction": 1, "squares": 1, "best": 1},
 }
 # Written without being read.
 _FILLED = ("zero_", "fill_", "copy_", "zeros", "ones", "full", "empty")
@@ -160,13 +152,12 @@ def launch_bytes(launch: Launch) -> int:
     """The bytes that a launch moves at the least."""
     total = 0.0
     for name, times in _MOVES[launch.kernel.__name__.removesuffix("_kernel")].items():
-        known = launch.constants[times] if isinstance(times, str) else times
-        total += (known(launch.constants) if callable(known) else known) * _size(launch.arguments[name])
+        total += (times(launch.arguments) if callable(times) else times) * _size(launch.arguments[name])
     return round(total)
 
 
-def _size(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
+def _size(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.numel() * tensor.element_size()
 
 
 def _torch(operations: TorchOperations) -> list[dict[str, Any]]:

@@ -106,7 +106,8 @@ def given(**changes: Any) -> Wrapper:
     """The function with other arguments, by their names; a change is a value or a function of the right one."""
     return lambda right: (
         lambda *arguments, **named: right(
-            *arguments, **{**named, **{name: to(named[name]) if callable(to) else to for name, to in changes.items()}}
+            *arguments,
+            **{**named, **{name: to(named.get(name)) if callable(to) else to for name, to in changes.items()}},
         )
     )
 
@@ -192,7 +193,7 @@ one_percent = result(lambda value: 1.01 * value)
         ),
         ("first", image_eager, "normalise", one_percent, forward(*FIRST) | backward(*FIRST)),
         ("first", first_eager, "_transposed", one_percent, backward(*FIRST)),
-        ("first", first_eager, "add_variation", one_percent, forward(*FIRST)),
+        ("first", image_eager, "add_variation", one_percent, forward(*FIRST)),
     ],
 )
 def test_a_wrong_kernel_fails(

@@ -5,19 +5,9 @@ Triton kernels on a GPU, plain torch elsewhere. Depends on torch; triton is impo
 
 from fastnst_kernels.image import adam_step_, image_gradient, normalise, total_variation
 from fastnst_kernels.launch.backends import BACKENDS, PRECISIONS, available_backends
-from fastnst_kernels.losses import (
-    MAX_CHANNELS,
-    BlendedTarget,
-    GramDifference,
-    accumulate_gram,
-    blend_targets,
-    finish_gram_loss,
-    gram,
-    gram_loss,
-    style_tap,
-    tap,
-    tap_gradient,
-)
+from fastnst_kernels.losses import accumulate_gram, finish_gram_loss, gram, gram_loss, style_tap, tap, tap_gradient
+from fastnst_kernels.losses.checks import MAX_CHANNELS
+from fastnst_kernels.losses.targets import BlendedTarget, GramDifference, blend_targets
 from fastnst_kernels.relu import bias_relu, bias_relu_pool
 
 __all__ = [

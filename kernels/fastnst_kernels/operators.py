@@ -83,7 +83,7 @@ content_loss = _operator(
 )
 
 
-def _like_features(backend: str, features: Tensor, *_: object) -> Tensor:
+def _like_features(backend: str, features: Tensor, *_: object, **__: object) -> Tensor:
     return empty_map(features, channels_last(features))
 
 
@@ -91,40 +91,35 @@ def _tap_gradient(
     backend: str,
     features: Tensor,
     upstream: Tensor | None,
-    difference: Tensor | None,
-    scale: Tensor | None,
-    style_gradient: Tensor | None,
-    style_factor: float,
-    content: Tensor | None,
-    content_gradient: Tensor | None,
-    content_factor: float,
-    relu: bool,
     precision: str,
+    difference: Tensor | None = None,
+    scale: Tensor | None = None,
+    style_gradient: Tensor | None = None,
+    style_factor: float = 0.0,
+    content: Tensor | None = None,
+    content_gradient: Tensor | None = None,
+    content_factor: float = 0.0,
+    relu: bool = False,
 ) -> Tensor:
+    """upstream + style term + content term, zero where `relu` and features ≤ 0: (B, C, H, W) as the features lie.
+
+    A term whose gradient is None is not there.
+    """
     style_term = content_term = None
     if difference is not None and scale is not None and style_gradient is not None:
         style_term = StyleTerm(difference, scale, style_gradient, style_factor)
     if content is not None and content_gradient is not None:
         content_term = ContentTerm(content, content_gradient, content_factor)
     gradient = _like_features(backend, features)  # (B, C, H, W)
-    direct.tap_backward(
-        backend,
-        gradient,
-        features=features,
-        upstream=upstream,
-        style=style_term,
-        content=content_term,
-        relu=relu,
-        owned=None,
-        precision=precision,
-    )
+    terms: dict[str, Any] = {"upstream": upstream, "style": style_term, "content": content_term, "relu": relu}
+    direct.tap_backward(backend, gradient, features=features, precision=precision, **terms)
     return gradient
 
 
 tap_gradient = _operator(
-    "tap_gradient(str backend, Tensor features, Tensor? upstream, Tensor? difference, Tensor? scale, "
-    "Tensor? style_gradient, float style_factor, Tensor? content, Tensor? content_gradient, float content_factor, "
-    "bool relu, str precision) -> Tensor",
+    "tap_gradient(str backend, Tensor features, Tensor? upstream, str precision, Tensor? difference=None, "
+    "Tensor? scale=None, Tensor? style_gradient=None, float style_factor=0.0, Tensor? content=None, "
+    "Tensor? content_gradient=None, float content_factor=0.0, bool relu=False) -> Tensor",
     _tap_gradient,
     _like_features,
 )

@@ -6,9 +6,9 @@ from typing import Any, TypeVar
 
 import pytest
 import torch
-from fastnst_kernels import direct
+from fastnst_kernels import GramDifference, direct
 from fastnst_kernels.launch.backends import accumulation_dtype
-from fastnst_kernels.losses import GramDifference, accumulate_gram, finish_gram_loss, reference, tap
+from fastnst_kernels.losses import accumulate_gram, finish_gram_loss, reference, tap
 from fastnst_kernels.losses.targets import ContentTerm, StyleTerm
 from fastnst_kernels.relu import POOLS, bias_relu, bias_relu_pool
 from fastnst_kernels.relu import reference as epilogues

@@ -5,12 +5,12 @@ from typing import TypeVar
 
 import pytest
 import torch
-from fastnst_kernels import available_backends, direct, operators
+from fastnst_kernels import available_backends, blend_targets, direct, operators
 from fastnst_kernels.image import adam_step_, image_gradient, normalise
 from fastnst_kernels.launch.layout import empty_bits, empty_map
 from fastnst_kernels.lbfgs import FusedLBFGS
 from fastnst_kernels.lbfgs.state import Numbers
-from fastnst_kernels.losses import blend_targets, gram, tap
+from fastnst_kernels.losses import gram, tap
 from fastnst_kernels.relu import POOLS, bias_relu_pool
 from fastnst_kernels.verify.everything import FAMILIES, all_shapes
 from fastnst_kernels.verify.lbfgs import octaves

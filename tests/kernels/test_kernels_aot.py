@@ -53,14 +53,14 @@ def test_a_product_is_on_the_matrix_unit(target: str, unit: str) -> None:
 def test_each_problem_is_named() -> None:
     gpu = replace(TARGETS["sm_86"], shared_limit=16)
     launch = replace(product("sm_86"), num_warps=1, num_stages=1)
-    constants = {**launch.constants, "BLOCK_C": 128, "BLOCK_M": 64}
-    built = aot.build(replace(launch, constants=constants), gpu, mode="float16", layout="nchw", shape="conv1_1")
+    arguments = {**launch.arguments, "BLOCK_C": 128, "BLOCK_M": 64}
+    built = aot.build(replace(launch, arguments=arguments), gpu, mode="float16", layout="nchw", shape="conv1_1")
     assert f"{built.spills} registers spilled" in built.problems
     assert f"{built.shared} bytes of shared memory, 16 allowed" in built.problems
     dot = "%d = tt.dot %a, %b, %c : tensor<64x32xf16> * tensor<32x64xf16> -> tensor<64x64xf32>"
     assert list(aot.verdict(dot, 0, 0, {}, TARGETS["sm_90"])) == ["a product of 64 rows in f16 without HGMMA"]
     assert list(aot.verdict(dot.replace("f16", "f32"), 0, 0, {}, TARGETS["sm_90"])) == []
-    broken = replace(launch, constants={**constants, "BLOCK_C": 48})
+    broken = replace(launch, arguments={**arguments, "BLOCK_C": 48})
     built = aot.build(broken, gpu, mode="float16", layout="nchw", shape="conv1_1")
     assert built.problems[0].startswith("does not compile: ")
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from fastnst_kernels import gram_loss, style_tap
-from fastnst_kernels.losses import accumulate_gram, blend_targets, eager, finish_gram_loss, reference, tap
+from fastnst_kernels import blend_targets, gram_loss, style_tap
+from fastnst_kernels.losses import accumulate_gram, eager, finish_gram_loss, reference, tap
 from fastnst_kernels.profiling.measure import peak_extra_bytes
 from fastnst_kernels.verify import budget
 from hypothesis import given, settings

@@ -5,17 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from fastnst_kernels import operators
+from fastnst_kernels import blend_targets, operators
 from fastnst_kernels.image import KINDS, adam_step_, image_gradient, normalise, total_variation
-from fastnst_kernels.losses import (
-    accumulate_gram,
-    blend_targets,
-    finish_gram_loss,
-    gram,
-    gram_loss,
-    tap,
-    tap_gradient,
-)
+from fastnst_kernels.losses import accumulate_gram, finish_gram_loss, gram, gram_loss, tap, tap_gradient
 from fastnst_kernels.losses.checks import backend_for
 from fastnst_kernels.relu import POOLS, bias_relu, bias_relu_pool
 from image_checks import SCALE, SHIFT, make_image, make_upstream
@@ -63,8 +55,8 @@ def calls(features: Tensor, image: Tensor) -> dict[Any, list[tuple[Any, ...]]]:
         operators.finish_gram_loss: [(sums, 12, target, 0.5, loss, 1.0, features.dtype)],
         operators.content_loss: [(features, features[:1], 0.5)],
         operators.tap_gradient: [
-            (features, features, *style, *content, True, "ieee"),
-            (features, None, *style, None, None, 0.0, False, "ieee"),
+            (features, features, "ieee", *style, *content, True),
+            (features, None, "ieee", *style),
         ],
         operators.bias_relu: [(features, shift, True), (features, None, False)],
         operators.bias_relu_pool: [(features, shift, "avg", True)],

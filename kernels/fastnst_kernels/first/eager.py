@@ -58,15 +58,8 @@ def first_backward(
     check = None
     if divisor is not None:
         check = gradient.div_(divisor).sum((1, 2, 3))
-    value = add_variation(image, gradient, tv_weight, kind)
+    value = image_eager.add_variation(image, gradient, kind, tv_weight)
     return gradient if out is None else out.copy_(gradient), value, check
-
-
-def add_variation(image: Tensor, gradient: Tensor, tv_weight: float, kind: str) -> Tensor:
-    """The total variation of `kind`, (B,); tv_weight times its derivative is added to `gradient`, (B, 3, H, W)."""
-    slope, value = image_eager.image_gradient(image, None, (), flip=False, tv_weight=tv_weight, kind=kind)
-    gradient += slope
-    return value
 
 
 def _transposed(gradient: Tensor, layer: FirstLayer) -> Tensor:

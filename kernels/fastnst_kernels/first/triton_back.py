@@ -13,19 +13,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastnst_kernels.first import FirstLayer, eager
+from fastnst_kernels.first import FirstLayer
 from fastnst_kernels.first.triton_first import (
     activated,
     by_channel,
     filters,
-    image_arguments,
-    layer_constants,
-    numbered,
+    layer_arguments,
     patches,
     run_layer,
     wrapped,
 )
-from fastnst_kernels.image.triton_pixels import sign
+from fastnst_kernels.image.eager import add_variation
+from fastnst_kernels.image.triton_pixels import variation_terms
 from fastnst_kernels.launch.launch import finish_sum, launch_gpu
 from fastnst_kernels.launch.layout import dense, dense_channels_last, empty_map, in_layout
 from fastnst_kernels.losses.targets import StyleTerm
@@ -51,13 +50,13 @@ def first_backward_kernel(
     image,  # (B, 3, H, W) float32 by its strides
     weight,  # (C, 3, 3, 3) channels-last
     bias,  # (C,)
-    upstream,  # (B, H, W, C), read if UPSTREAM
-    difference,  # (B, C, C) symmetric, in the weight's dtype; read if STYLE
-    style_scale,  # (B,) float32, read if STYLE
-    style_gradient,  # (B,) float32 by its stride, read if STYLE
+    upstream,  # (B, H, W, C), or None
+    difference,  # (B, C, C) symmetric, in the weight's dtype; it and the next two may be None
+    style_scale,  # (B,) float32
+    style_gradient,  # (B,) float32 by its stride
     gradient,  # (B, 3, H, W) float32 in the image's layout
-    partial,  # (2, B, row_tiles · column_tiles) float32: the variation if VARIATION, and the gradient if DIVIDED
-    divisor,  # (1,) float32, a power of two, read if DIVIDED
+    partial,  # (2, B, row_tiles · column_tiles) float32: the variation if VARIATION, and with a divisor the gradient
+    divisor,  # (1,) float32, a power of two that all but the variation is divided by, or None
     stride_b,
     stride_c,
     stride_h,
@@ -74,23 +73,16 @@ def first_backward_kernel(
     shift_0,
     shift_1,
     shift_2,
-    out_scale_0,  # by the image's channels
-    out_scale_1,
-    out_scale_2,
     style_factor,  # weight / (N² M)
     tv_factor,  # of the derivative of the variation
     C: tl.constexpr,
     BLOCK: tl.constexpr,
     PADDING: tl.constexpr,
     FLIP: tl.constexpr,
-    UPSTREAM: tl.constexpr,
-    STYLE: tl.constexpr,
     VARIATION: tl.constexpr,
     ABSOLUTE: tl.constexpr,
-    DIVIDED: tl.constexpr,  # all but the variation
     WIDE: tl.constexpr,  # offsets inside one image need 64 bits
     PRECISION: tl.constexpr,
-    UPCAST: tl.constexpr,  # the interpreter multiplies the raw bits of bfloat16
 ):
     program = tl.program_id(0)
     column_tile = program % column_tiles
@@ -101,7 +93,9 @@ def first_backward_kernel(
     image += index * stride_b
     gradient += index * stride_b
 
-    dtype = tl.float32 if UPCAST else weight.dtype.element_ty
+    strides, size = (stride_c, stride_h, stride_w), (H, W)
+    scale, shift = (scale_0, scale_1, scale_2), (shift_0, shift_1, shift_2)
+    dtype = weight.dtype.element_ty
     n = tl.arange(0, C)
     p = tl.arange(0, BLOCK)
     j = column_tile * (BLOCK - 2) - 1 + p
@@ -109,7 +103,7 @@ def first_backward_kernel(
     above_filters = _transposed_filters(weight, 0, FLIP, C).to(dtype)
     beside_filters = _transposed_filters(weight, 1, FLIP, C).to(dtype)
     below_filters = _transposed_filters(weight, 2, FLIP, C).to(dtype)
-    if STYLE:
+    if difference is not None:
         d = tl.load(difference + index * (C * C) + (n[:, None] * C + n[None, :])).to(dtype)
         coefficient = tl.load(style_gradient + index * style_gradient_stride) * (
             tl.load(style_scale + index) * style_factor
@@ -120,8 +114,8 @@ def first_backward_kernel(
     at_the_edge = ((t % 4 == 0) & (j == 0)[:, None]) | ((t % 4 == 2) & (j == W - 1)[:, None])
     channel = tl.arange(0, 4)[None, :]
     own = ((p > 0) & (p < BLOCK - 1) & (j < W))[:, None] & (channel < 3)
-    out_scale = by_channel(channel, out_scale_0, out_scale_1, out_scale_2)
-    if DIVIDED:
+    out_scale = by_channel(channel, (scale_2, scale_1, scale_0) if FLIP else scale)
+    if divisor is not None:
         out_scale *= 1.0 / tl.load(divisor)
     column = j[:, None]
     if WIDE:
@@ -140,33 +134,14 @@ def first_backward_kernel(
             seen_row = wrapped(seen_row, H)
             seen_column = wrapped(j, W)
         inside = (seen_row >= 0) & (seen_row < H) & (seen_column >= 0) & (seen_column < W)
-        x = patches(
-            image,
-            seen_row,
-            seen_column,
-            inside,
-            stride_c,
-            stride_h,
-            stride_w,
-            H,
-            W,
-            scale_0,
-            scale_1,
-            scale_2,
-            shift_0,
-            shift_1,
-            shift_2,
-            PADDING,
-            FLIP,
-            WIDE,
-        )
+        x = patches(image, seen_row, seen_column, inside, strides, size, scale, shift, PADDING, FLIP, WIDE)
         # Zero outside the image, and so is the gradient there.
         f = activated(tl.dot(tl.trans(x.to(dtype)), matrix, input_precision=PRECISION), dtype)
         g = tl.zeros((BLOCK, C), dtype=tl.float32)
-        if UPSTREAM:
+        if upstream is not None:
             above = upstream + ((index * H + seen_row) * W + seen_column)[:, None] * C + n[None, :]
             g = tl.load(above, mask=inside[:, None], other=0.0).to(tl.float32)
-        if STYLE:
+        if difference is not None:
             g += tl.dot(f, d, input_precision=PRECISION) * coefficient
         g = tl.where(f <= 0.0, 0.0, g).to(dtype)
         done = tl.dot(g, above_filters, beside, input_precision=PRECISION)
@@ -196,19 +171,15 @@ def first_backward_kernel(
             to_right = tl.where(column + 1 < W, pixel - right, 0.0)
             to_up = tl.where(i > 0, pixel - up, 0.0)
             to_down = tl.where(i + 1 < H, pixel - down, 0.0)
-            if ABSOLUTE:
-                values += tl.abs(to_right) + tl.abs(to_down)
-                slope = (sign(to_left) + sign(to_right)) + (sign(to_up) + sign(to_down))
-            else:
-                values += to_right * to_right + to_down * to_down
-                slope = (to_left + to_right) + (to_up + to_down)
+            value, slope = variation_terms(to_left, to_right, to_up, to_down, ABSOLUTE)
+            values += value
             result += slope * tv_factor
         tl.store(gradient + here, result, mask=mask)
-        if DIVIDED:
+        if divisor is not None:
             total += tl.where(mask, result, 0.0)
     if VARIATION:
         tl.store(partial + program, tl.sum(tl.sum(values, axis=1), axis=0))
-    if DIVIDED:
+    if divisor is not None:
         tl.store(partial + tl.num_programs(0) + program, tl.sum(tl.sum(total, axis=1), axis=0))
 
 
@@ -226,42 +197,34 @@ def first_backward(
     """`eager.first_backward` as one kernel and its sums; the variation of kind "nine-point" is torch's."""
     image = dense(image)
     batch, _, height, width = image.shape
-    gpu, varies = launch_gpu(image.device), kind != "nine-point"
+    varies = kind != "nine-point"
     gradient = empty_map(image, dense_channels_last(image)) if out is None else out
     column_tiles = ceil(width / (_BLOCK - 2))
-    wanted = max(1, _PROGRAMS * gpu.multiprocessors // (batch * column_tiles))
+    wanted = max(1, _PROGRAMS * launch_gpu(image.device).multiprocessors // (batch * column_tiles))
     rows = max(min(_LEAST_ROWS, height), ceil(height / wanted))
     row_tiles = ceil(height / rows)
     partial = torch.empty((2, batch, row_tiles * column_tiles), dtype=torch.float32, device=image.device)
-    unread = layer.bias
     arguments = {
-        **image_arguments(image, layer),
-        "upstream": unread if upstream is None else in_layout(upstream, True),
-        "difference": unread if style is None else style.difference,
-        "style_scale": unread if style is None else style.scale,
-        "style_gradient": unread if style is None else style.gradient,
+        **layer_arguments(image, layer, precision),
+        "upstream": None if upstream is None else in_layout(upstream, True),
+        "difference": None if style is None else style.difference,
+        "style_scale": None if style is None else style.scale,
+        "style_gradient": None if style is None else style.gradient,
         "style_gradient_stride": 0 if style is None else style.gradient.stride(0),
         "gradient": gradient,
         "partial": partial,
-        "divisor": unread if divisor is None else divisor,
+        "divisor": divisor,
         "row_tiles": row_tiles,
         "column_tiles": column_tiles,
         "rows": rows,
-        **numbered("out_scale", [*reversed(layer.scale)] if layer.flip else layer.scale),
         "style_factor": 0.0 if style is None else style.factor,
         "tv_factor": tv_weight * (1.0 if kind == "absolute" else 2.0) / (height * width),
-    }
-    constants = {
-        **layer_constants(image, layer, precision, gpu),
         "BLOCK": _BLOCK,
-        "UPSTREAM": upstream is not None,
-        "STYLE": style is not None,
         "VARIATION": varies,
         "ABSOLUTE": kind == "absolute",
-        "DIVIDED": divisor is not None,
     }
-    run_layer(first_backward_kernel, batch * row_tiles * column_tiles, arguments, constants, layer)
+    run_layer(first_backward_kernel, batch * row_tiles * column_tiles, arguments, layer)
     summed = partial[int(not varies) : 1 + int(divisor is not None)]
     sums = list(finish_sum(summed.flatten(0, 1), 1 / (height * width)).view(-1, batch)) if len(summed) else []
     check = None if divisor is None else sums.pop()
-    return gradient, sums[0] if varies else eager.add_variation(image, gradient, tv_weight, kind), check
+    return gradient, sums[0] if varies else add_variation(image, gradient, kind, tv_weight), check

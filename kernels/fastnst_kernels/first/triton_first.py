@@ -5,7 +5,7 @@ A program takes a range of positions and sums their F Fᵀ while it writes them.
 rows of a matrix of 32, multiplied by the filters on the tensor cores.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import ceil
 from typing import Any
 
@@ -15,9 +15,9 @@ import triton.language as tl
 from torch import Tensor
 
 from fastnst_kernels.first import FirstLayer
-from fastnst_kernels.launch.gpu import Gpu
-from fastnst_kernels.launch.heuristic import LONGEST_SUM
-from fastnst_kernels.launch.launch import Launch, input_precision, launch_gpu, run, upcast
+from fastnst_kernels.image.triton_pixels import numbered
+from fastnst_kernels.launch.heuristic import LONGEST_SUM, split_evenly
+from fastnst_kernels.launch.launch import Launch, input_precision, launch_gpu, run
 from fastnst_kernels.launch.layout import wide_image
 from fastnst_kernels.relu.triton_relu import channels_last_buffer
 
@@ -30,9 +30,9 @@ _PROGRAMS = 2
 
 
 @triton.jit
-def by_channel(channel, x, y, z):
-    """x, y or z by a channel of 0 to 2."""
-    return tl.where(channel == 0, x, tl.where(channel == 1, y, z))
+def by_channel(channel, values):
+    """One of three values, by a channel of 0 to 2."""
+    return tl.where(channel == 0, values[0], tl.where(channel == 1, values[1], values[2]))
 
 
 @triton.jit
@@ -47,23 +47,18 @@ def patches(
     row,  # (P,)
     column,  # (P,)
     valid,  # (P,)
-    stride_c,
-    stride_h,
-    stride_w,
-    H,
-    W,
-    scale_0,  # by the network's channels
-    scale_1,
-    scale_2,
-    shift_0,
-    shift_1,
-    shift_2,
+    strides,  # of channels, rows and columns
+    size,  # H and W
+    scale,  # three, by the network's channels
+    shift,
     PADDING: tl.constexpr,
     FLIP: tl.constexpr,
     WIDE: tl.constexpr,
 ):
     """The normalised pixels around positions, (32, P): three channels of 3 × 3, two ones for the bias, zeros; all zeros
     where a position is not `valid`."""
+    H, W = size
+    stride_c, stride_h, stride_w = strides
     k = tl.arange(0, 32)
     channel = k % 3
     ones = tl.where(valid[None, :] & ((k == 27) | (k == 28))[:, None], 1.0, 0.0)
@@ -83,9 +78,7 @@ def patches(
         columns = columns.to(tl.int64)
     plane = (2 - channel if FLIP else channel)[:, None]
     x = tl.load(image + plane * stride_c + (rows * stride_h + columns * stride_w), mask=mask, other=0.0)
-    scale = by_channel(channel, scale_0, scale_1, scale_2)[:, None]
-    shift = by_channel(channel, shift_0, shift_1, shift_2)[:, None]
-    return tl.where(mask, x * scale + shift, ones)
+    return tl.where(mask, x * by_channel(channel, scale)[:, None] + by_channel(channel, shift)[:, None], ones)
 
 
 @triton.jit
@@ -114,7 +107,7 @@ def first_forward_kernel(
     weight,  # (C, 3, 3, 3) channels-last
     bias,  # (C,)
     y,  # (B, H·W, C)
-    partial,  # (B, splits, C, C) float32, written if GRAM
+    partial,  # (B, splits, C, C) float32, or None
     stride_b,
     stride_c,
     stride_h,
@@ -133,10 +126,8 @@ def first_forward_kernel(
     BLOCK_M: tl.constexpr,
     PADDING: tl.constexpr,
     FLIP: tl.constexpr,
-    GRAM: tl.constexpr,
     WIDE: tl.constexpr,  # offsets inside one image need 64 bits
     PRECISION: tl.constexpr,
-    UPCAST: tl.constexpr,  # the interpreter multiplies the raw bits of bfloat16
 ):
     program = tl.program_id(0)
     split = program % splits
@@ -149,44 +140,29 @@ def first_forward_kernel(
     image += index * stride_b
     y += (index * positions + start) * C
 
-    dtype = tl.float32 if UPCAST else weight.dtype.element_ty
+    strides, size = (stride_c, stride_h, stride_w), (H, W)
+    scale, shift = (scale_0, scale_1, scale_2), (shift_0, shift_1, shift_2)
+    dtype = weight.dtype.element_ty
     n = tl.arange(0, C)
     matrix = filters(weight, bias, C).to(dtype)
     sums = tl.zeros((C, C), dtype=tl.float32)
     for offset in range(0, length, BLOCK_M):
         m = offset + tl.arange(0, BLOCK_M)
         flat = first_column + m
-        x = patches(
-            image,
-            first_row + flat // W,
-            flat % W,
-            m < length,
-            stride_c,
-            stride_h,
-            stride_w,
-            H,
-            W,
-            scale_0,
-            scale_1,
-            scale_2,
-            shift_0,
-            shift_1,
-            shift_2,
-            PADDING,
-            FLIP,
-            WIDE,
-        )
+        row, column = first_row + flat // W, flat % W
+        x = patches(image, row, column, m < length, strides, size, scale, shift, PADDING, FLIP, WIDE)
         mask = (m < length)[:, None]
         f = activated(tl.dot(tl.trans(x.to(dtype)), matrix, input_precision=PRECISION), dtype)
-        tl.store(y + (m[:, None] * C + n[None, :]), f.to(y.dtype.element_ty), mask=mask)
-        if GRAM:
+        tl.store(y + (m[:, None] * C + n[None, :]), f, mask=mask)
+        if partial is not None:
             sums = tl.dot(tl.trans(f), f, sums, input_precision=PRECISION)
-    if GRAM:
+    if partial is not None:
         tl.store(partial + tl.cast(program, tl.int64) * (C * C) + n[:, None] * C + n[None, :], sums)
 
 
-def image_arguments(image: Tensor, layer: FirstLayer) -> dict[str, Any]:
-    """The arguments that `patches` and `filters` take: an image (B, 3, H, W), by its strides, and its normalisation."""
+def layer_arguments(image: Tensor, layer: FirstLayer, precision: str) -> dict[str, Any]:
+    """The arguments of both ways: an image (B, 3, H, W), by its strides, its normalisation, and the filters."""
+    dtype = layer.weight.dtype
     return {
         "image": image,
         "weight": layer.weight,
@@ -196,57 +172,40 @@ def image_arguments(image: Tensor, layer: FirstLayer) -> dict[str, Any]:
         "W": image.shape[3],
         **numbered("scale", layer.scale),
         **numbered("shift", layer.shift),
-    }
-
-
-def numbered(name: str, values: Sequence[float]) -> dict[str, float]:
-    """Numbers as arguments of a kernel: name_0, name_1, …"""
-    return {f"{name}_{index}": float(value) for index, value in enumerate(values)}
-
-
-def run_layer(
-    kernel: Any, grid: int, arguments: Mapping[str, Any], constants: Mapping[str, Any], layer: FirstLayer
-) -> None:
-    """Runs a kernel of the layer, with 8 warps where tensor cores take 32 bits, for 4 run out of registers; AMD's have
-    more of them."""
-    device = layer.weight.device
-    warps = 8 if layer.weight.element_size() == 4 and launch_gpu(device).backend == "cuda" else 4
-    run(Launch(kernel, grid, arguments, constants, num_warps=warps, num_stages=_STAGES), device)
-
-
-def layer_constants(image: Tensor, layer: FirstLayer, precision: str, gpu: Gpu) -> dict[str, Any]:
-    """The constants of both ways."""
-    dtype = layer.weight.dtype
-    return {
         "C": len(layer.weight),
         "PADDING": layer.padding,
         "FLIP": layer.flip,
         "WIDE": wide_image(image),
-        "PRECISION": input_precision(dtype, precision, gpu),
-        "UPCAST": upcast(dtype),
+        "PRECISION": input_precision(dtype, precision, launch_gpu(image.device)),
     }
+
+
+def run_layer(kernel: Any, grid: int, arguments: Mapping[str, Any], layer: FirstLayer) -> None:
+    """Runs a kernel of the layer, with 8 warps where tensor cores take 32 bits, for 4 run out of registers; AMD's have
+    more of them."""
+    device = layer.weight.device
+    warps = 8 if layer.weight.element_size() == 4 and launch_gpu(device).backend == "cuda" else 4
+    run(Launch(kernel, grid, arguments, warps, _STAGES), device)
 
 
 def first_forward(image: Tensor, layer: FirstLayer, y: Tensor, gram: bool, precision: str) -> Tensor | None:
     """`eager.first_forward` as one kernel; its sums are as `triton_product` has them, (B, splits, 1, C, C) float32."""
     batch, channels, height, width = y.shape
-    gpu = launch_gpu(image.device)
     block_m = _BLOCK_M * 2 // layer.weight.element_size()
-    steps = ceil(height * width / block_m)
-    wanted = max(ceil(_PROGRAMS * gpu.multiprocessors / batch), ceil(height * width / LONGEST_SUM))
-    split_length = min(ceil(steps / min(steps, wanted)) * block_m, LONGEST_SUM)
-    splits = ceil(height * width / split_length)
+    positions = height * width
+    wanted = max(ceil(_PROGRAMS * launch_gpu(image.device).multiprocessors / batch), ceil(positions / LONGEST_SUM))
+    splits, split_length = split_evenly(positions, block_m, wanted, LONGEST_SUM)
     sums = None
     if gram:
         sums = torch.empty((batch, splits, 1, channels, channels), dtype=torch.float32, device=y.device)
-    constants = {**layer_constants(image, layer, precision, gpu), "BLOCK_M": block_m, "GRAM": gram}
     with channels_last_buffer(y) as buffer:
         arguments = {
-            **image_arguments(image, layer),
+            **layer_arguments(image, layer, precision),
             "y": buffer,
-            "partial": layer.bias if sums is None else sums,
+            "partial": sums,
             "splits": splits,
             "split_length": split_length,
+            "BLOCK_M": block_m,
         }
-        run_layer(first_forward_kernel, batch * splits, arguments, constants, layer)
+        run_layer(first_forward_kernel, batch * splits, arguments, layer)
     return sums

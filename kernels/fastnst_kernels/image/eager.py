@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from types import EllipsisType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,7 +48,7 @@ def normalise_backward(
 
 def total_variation(image: Tensor, kind: str) -> Tensor:
     """The total variation of an image (B, 3, H, W), (B,) in its dtype."""
-    return _add_variation(dense(image), None, kind, 0.0)
+    return add_variation(dense(image), None, kind, 0.0)
 
 
 def image_gradient(
@@ -76,10 +77,10 @@ def image_gradient(
     if out is not None:
         gradient = out.copy_(gradient)
     weight = tv_weight if tv_gradient is None else (tv_gradient * tv_weight)[:, None, None, None]
-    return gradient, _add_variation(image, gradient, kind, weight)
+    return gradient, add_variation(image, gradient, kind, weight)
 
 
-def _add_variation(image: Tensor, gradient: Tensor | None, kind: str, weight: float | Tensor) -> Tensor:
+def add_variation(image: Tensor, gradient: Tensor | None, kind: str, weight: float | Tensor) -> Tensor:
     """The total variation (B,) of images (B, 3, H, W); weight · its derivative is added to `gradient`."""
     positions = image[0, 0].numel()
     factor = weight * ((1.0 if kind == "absolute" else 2.0) / positions)
@@ -144,21 +145,14 @@ def adam_step(
     gradient = in_layout(gradient, dense_channels_last(image))
     x, g, m, v = ([_flat(tensor)] for tensor in (image, gradient, first, second))
     # What torch.optim.Adam(fused=True) calls: one pass, and the step is read where it lies.
-    torch._fused_adam_(
-        x,
-        g,
-        m,
-        v,
-        [],
-        [step.reshape(()).float()],
-        lr=learning_rate,
-        beta1=betas[0],
-        beta2=betas[1],
-        weight_decay=0.0,
-        eps=epsilon,
-        amsgrad=False,
-        maximize=False,
-    )
+    rates: dict[str, Any] = {
+        "lr": learning_rate,
+        "beta1": betas[0],
+        "beta2": betas[1],
+        "weight_decay": 0.0,
+        "eps": epsilon,
+    }
+    torch._fused_adam_(x, g, m, v, [], [step.reshape(()).float()], **rates, amsgrad=False, maximize=False)
     if limits is not None:
         image.clamp_(*limits)
 

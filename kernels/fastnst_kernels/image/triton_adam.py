@@ -24,14 +24,9 @@ def _one_minus_power(steps, log_beta):
     """1 − β^t to float32 rounding: the plain difference has lost half of its digits while β^t is near 1."""
     z = -steps * log_beta
     small = tl.minimum(z, 0.5)
-    series = 1.0 - small * (1.0 / 9.0)
-    series = 1.0 - small * (1.0 / 8.0) * series
-    series = 1.0 - small * (1.0 / 7.0) * series
-    series = 1.0 - small * (1.0 / 6.0) * series
-    series = 1.0 - small * (1.0 / 5.0) * series
-    series = 1.0 - small * (1.0 / 4.0) * series
-    series = 1.0 - small * (1.0 / 3.0) * series
-    series = 1.0 - small * (1.0 / 2.0) * series
+    series = 1.0
+    for i in tl.static_range(8):
+        series = 1.0 - small * (1.0 / (9 - i)) * series
     return tl.where(z < 0.5, small * series, 1.0 - tl.exp(-z))
 
 
@@ -42,7 +37,7 @@ def adam_kernel(
     first,
     second,
     step,  # () int64, int32 or float32
-    best,  # gets the image of before, if BEST and `better`
+    best,  # gets the image of before if it is `better`, or None
     better,  # () uint8
     N,
     learning_rate,
@@ -52,11 +47,9 @@ def adam_kernel(
     log_beta_1,
     log_beta_2,
     epsilon,
-    minimum,
+    minimum,  # None for no limits
     maximum,
     BLOCK: tl.constexpr,
-    CLAMP: tl.constexpr,
-    BEST: tl.constexpr,
     WIDE: tl.constexpr,  # N needs 64 bits
 ):
     program = tl.program_id(0)
@@ -71,12 +64,12 @@ def adam_kernel(
     g = tl.load(gradient + offsets, mask=mask)
     m = tl.load(first + offsets, mask=mask)
     v = tl.load(second + offsets, mask=mask)
-    if BEST:
+    if best is not None:
         tl.store(best + offsets, x, mask=offsets < tl.where(tl.load(better) != 0, N, 0))
     m += first_rest * (g - m)
     v = v * beta_2 + second_rest * (g * g)
     x -= rate * tl.div_rn(m, tl.sqrt_rn(tl.div_rn(v, tl.zeros_like(v) + correction)) + epsilon)
-    if CLAMP:
+    if minimum is not None:
         x = tl.clamp(x, minimum, maximum, propagate_nan=tl.PropagateNan.ALL)
     tl.store(image + offsets, x, mask=mask)
     tl.store(first + offsets, m, mask=mask)
@@ -99,15 +92,15 @@ def adam_step(
     elements = image.numel()
     block = _WARPS * launch_gpu(image.device).warp_size * _ELEMENTS
     blocks = ceil(elements / block)
-    minimum, maximum = (0.0, 0.0) if limits is None else limits
+    minimum, maximum = (None, None) if limits is None else map(float, limits)
     arguments = {
         "image": image,
         "gradient": in_layout(gradient, dense_channels_last(image)),
         "first": first,
         "second": second,
         "step": step,
-        "best": image if best is None else best[0],
-        "better": image if best is None else best[1].view(torch.uint8),
+        "best": None if best is None else best[0],
+        "better": None if best is None else best[1].view(torch.uint8),
         "N": elements,
         "learning_rate": float(learning_rate),
         "first_rest": 1.0 - betas[0],
@@ -116,8 +109,9 @@ def adam_step(
         "log_beta_1": math.log(betas[0]) if betas[0] > 0 else -math.inf,
         "log_beta_2": math.log(betas[1]) if betas[1] > 0 else -math.inf,
         "epsilon": float(epsilon),
-        "minimum": float(minimum),
-        "maximum": float(maximum),
+        "minimum": minimum,
+        "maximum": maximum,
+        "BLOCK": block,
+        "WIDE": blocks * block >= 2**31,
     }
-    constants = {"BLOCK": block, "CLAMP": limits is not None, "BEST": best is not None, "WIDE": blocks * block >= 2**31}
-    run(Launch(adam_kernel, blocks, arguments, constants, num_warps=_WARPS), image.device)
+    run(Launch(adam_kernel, blocks, arguments, _WARPS), image.device)

@@ -6,6 +6,8 @@ The three channels of a group are either three vectors of V (planes) or 3·V ele
 both layouts are read and written 16 bytes at a time, and going from one to the other moves nothing but registers.
 """
 
+from collections.abc import Sequence
+
 import triton
 import triton.language as tl
 
@@ -19,15 +21,16 @@ def _columns_of_4(x):
 
 
 @triton.jit
-def _columns_of_8(x):
-    even, odd = tl.split(tl.reshape(x, (x.shape[0], 2, 2, 2)))
-    c04, c26 = tl.split(even)
-    c15, c37 = tl.split(odd)
-    c0, c4 = tl.split(c04)
-    c1, c5 = tl.split(c15)
-    c2, c6 = tl.split(c26)
-    c3, c7 = tl.split(c37)
-    return c0, c1, c2, c3, c4, c5, c6, c7
+def _columns(x):
+    """The V columns (G,) of (G, V)."""
+    if x.shape[1] == 4:
+        columns = _columns_of_4(x)
+    else:
+        even, odd = tl.split(tl.reshape(x, (x.shape[0], 4, 2)))
+        c0, c2, c4, c6 = _columns_of_4(even)
+        c1, c3, c5, c7 = _columns_of_4(odd)
+        columns = (c0, c1, c2, c3, c4, c5, c6, c7)
+    return columns
 
 
 @triton.jit
@@ -36,64 +39,44 @@ def _rows_of_4(c0, c1, c2, c3):
 
 
 @triton.jit
-def _rows_of_8(c0, c1, c2, c3, c4, c5, c6, c7):
-    even = tl.join(tl.join(c0, c4), tl.join(c2, c6))
-    odd = tl.join(tl.join(c1, c5), tl.join(c3, c7))
-    return tl.reshape(tl.join(even, odd), (c0.shape[0], 8))
+def _rows(c, V: tl.constexpr):
+    """The inverse of `_columns`."""
+    if V == 4:
+        rows = _rows_of_4(c[0], c[1], c[2], c[3])
+    else:
+        even, odd = _rows_of_4(c[0], c[2], c[4], c[6]), _rows_of_4(c[1], c[3], c[5], c[7])
+        rows = tl.reshape(tl.join(even, odd), (even.shape[0], 8))
+    return rows
 
 
 @triton.jit
 def _interleaved(r, g, b):
     """Three planes (G, V) as the three vectors (G, V) that follow each other in channels-last memory."""
-    if r.shape[1] == 4:
-        r0, r1, r2, r3 = _columns_of_4(r)
-        g0, g1, g2, g3 = _columns_of_4(g)
-        b0, b1, b2, b3 = _columns_of_4(b)
-        x = _rows_of_4(r0, g0, b0, r1)
-        y = _rows_of_4(g1, b1, r2, g2)
-        z = _rows_of_4(b2, r3, g3, b3)
-    else:
-        r0, r1, r2, r3, r4, r5, r6, r7 = _columns_of_8(r)
-        g0, g1, g2, g3, g4, g5, g6, g7 = _columns_of_8(g)
-        b0, b1, b2, b3, b4, b5, b6, b7 = _columns_of_8(b)
-        x = _rows_of_8(r0, g0, b0, r1, g1, b1, r2, g2)
-        y = _rows_of_8(b2, r3, g3, b3, r4, g4, b4, r5)
-        z = _rows_of_8(g5, b5, r6, g6, b6, r7, g7, b7)
-    return x, y, z
+    V: tl.constexpr = r.shape[1]
+    r, g, b = _columns(r), _columns(g), _columns(b)
+    c = r[:0]  # none yet
+    for v in tl.static_range(V):
+        c += (r[v], g[v], b[v])
+    return _rows(c[:V], V), _rows(c[V : 2 * V], V), _rows(c[2 * V :], V)
 
 
 @triton.jit
 def _planes(x, y, z):
     """The inverse of `_interleaved`."""
-    if x.shape[1] == 4:
-        r0, g0, b0, r1 = _columns_of_4(x)
-        g1, b1, r2, g2 = _columns_of_4(y)
-        b2, r3, g3, b3 = _columns_of_4(z)
-        r = _rows_of_4(r0, r1, r2, r3)
-        g = _rows_of_4(g0, g1, g2, g3)
-        b = _rows_of_4(b0, b1, b2, b3)
-    else:
-        r0, g0, b0, r1, g1, b1, r2, g2 = _columns_of_8(x)
-        b2, r3, g3, b3, r4, g4, b4, r5 = _columns_of_8(y)
-        g5, b5, r6, g6, b6, r7, g7, b7 = _columns_of_8(z)
-        r = _rows_of_8(r0, r1, r2, r3, r4, r5, r6, r7)
-        g = _rows_of_8(g0, g1, g2, g3, g4, g5, g6, g7)
-        b = _rows_of_8(b0, b1, b2, b3, b4, b5, b6, b7)
-    return r, g, b
+    V: tl.constexpr = x.shape[1]
+    c = _columns(x) + _columns(y) + _columns(z)
+    return _rows(c[0::3], V), _rows(c[1::3], V), _rows(c[2::3], V)
 
 
 @triton.jit
-def neighbours(x, before, after):
+def _neighbours(x, before, after):
     """The pixels to the left and to the right of each of (G, V), given those beside the group, (G,) each."""
-    if x.shape[1] == 4:
-        c0, c1, c2, c3 = _columns_of_4(x)
-        left = _rows_of_4(before, c0, c1, c2)
-        right = _rows_of_4(c1, c2, c3, after)
-    else:
-        c0, c1, c2, c3, c4, c5, c6, c7 = _columns_of_8(x)
-        left = _rows_of_8(before, c0, c1, c2, c3, c4, c5, c6)
-        right = _rows_of_8(c1, c2, c3, c4, c5, c6, c7, after)
-    return left, right
+    V: tl.constexpr = x.shape[1]
+    columns = _columns(x)
+    left, right = (before,), columns[1:]
+    left += columns[: V - 1]
+    right += (after,)
+    return _rows(left, V), _rows(right, V)
 
 
 @triton.jit
@@ -108,60 +91,48 @@ def _mask(valid, first, PER_PIXEL: tl.constexpr, V: tl.constexpr, ALIGNED: tl.co
 
 
 @triton.jit
-def load_pixels(base, pixel, valid, positions, LAST: tl.constexpr, V: tl.constexpr, ALIGNED: tl.constexpr):
-    """The three channels (G, V) of the groups that start at `pixel` (G,), in float32; 0 where there is no pixel."""
-    v = tl.arange(0, V)
-    if LAST:
-        offsets = (pixel * 3)[:, None] + v[None, :]
-        x = tl.load(base + offsets, mask=_mask(valid, 0, 3, V, ALIGNED), other=0.0).to(tl.float32)
-        y = tl.load(base + offsets + V, mask=_mask(valid, V, 3, V, ALIGNED), other=0.0).to(tl.float32)
-        z = tl.load(base + offsets + 2 * V, mask=_mask(valid, 2 * V, 3, V, ALIGNED), other=0.0).to(tl.float32)
-        r, g, b = _planes(x, y, z)
-    else:
-        offsets = pixel[:, None] + v[None, :]
-        mask = _mask(valid, 0, 1, V, ALIGNED)
-        r = tl.load(base + offsets, mask=mask, other=0.0).to(tl.float32)
-        g = tl.load(base + positions + offsets, mask=mask, other=0.0).to(tl.float32)
-        b = tl.load(base + 2 * positions + offsets, mask=mask, other=0.0).to(tl.float32)
-    return r, g, b
+def _load(base, i, pixel, valid, positions, LAST: tl.constexpr, V: tl.constexpr, ALIGNED: tl.constexpr):
+    """The i-th of the three vectors (G, V) of the groups that start at `pixel` (G,), as they lie."""
+    PER_PIXEL: tl.constexpr = 3 if LAST else 1
+    offsets = (pixel * PER_PIXEL)[:, None] + tl.arange(0, V)[None, :]
+    mask = _mask(valid, i * V if LAST else 0, PER_PIXEL, V, ALIGNED)
+    return tl.load(base + i * (V if LAST else positions) + offsets, mask=mask, other=0.0).to(tl.float32)
 
 
 @triton.jit
-def _store_vector(pointers, x, mask):
+def load_pixels(base, pixel, valid, positions, LAST: tl.constexpr, V: tl.constexpr, ALIGNED: tl.constexpr):
+    """The three channels (G, V) of the groups that start at `pixel` (G,), in float32; 0 where there is no pixel."""
+    x = _load(base, 0, pixel, valid, positions, LAST, V, ALIGNED)
+    y = _load(base, 1, pixel, valid, positions, LAST, V, ALIGNED)
+    z = _load(base, 2, pixel, valid, positions, LAST, V, ALIGNED)
+    return _planes(x, y, z) if LAST else (x, y, z)
+
+
+@triton.jit
+def _store(base, first, x, mask):
+    """Writes (G, V) from `first` (G,) on."""
     # A store of more than 16 bytes a thread would be sent through shared memory: two stores of its halves are not.
     if x.shape[1] == 8 and mask.shape[1] == 1 and x.dtype == tl.float32:
         low, high = tl.split(tl.permute(tl.reshape(x, (x.shape[0], 2, 4)), (0, 2, 1)))
-        low_pointers, high_pointers = pointers
-        tl.store(low_pointers, low, mask=mask)
-        tl.store(high_pointers, high, mask=mask)
+        pointers = base + (first[:, None] + tl.arange(0, 4)[None, :])
+        tl.store(pointers, low, mask=mask)
+        tl.store(pointers + 4, high, mask=mask)
     else:
-        whole_pointers, _ = pointers
-        tl.store(whole_pointers, x, mask=mask)
+        tl.store(base + (first[:, None] + tl.arange(0, x.shape[1])[None, :]), x, mask=mask)
 
 
 @triton.jit
-def _pointers(base, first, V: tl.constexpr, HALVES: tl.constexpr):
-    low = base + (first[:, None] + tl.arange(0, 4 if HALVES else V)[None, :])
-    return low, low + 4
-
-
-@triton.jit
-def store_pixels(base, pixel, valid, positions, r, g, b, LAST: tl.constexpr, ALIGNED: tl.constexpr):
+def store_pixels(base, pixel, valid, positions, channels, LAST: tl.constexpr, ALIGNED: tl.constexpr):
     """Writes the three channels (G, V) of the groups that start at `pixel` (G,), in the dtype of `base`."""
-    dtype = base.dtype.element_ty
+    r, g, b = channels
     V: tl.constexpr = r.shape[1]
-    HALVES: tl.constexpr = ALIGNED and V == 8 and dtype == tl.float32
+    PER_PIXEL: tl.constexpr = 3 if LAST else 1
+    vectors = (r.to(base.dtype.element_ty), g.to(base.dtype.element_ty), b.to(base.dtype.element_ty))
     if LAST:
-        x, y, z = _interleaved(r.to(dtype), g.to(dtype), b.to(dtype))
-        first = pixel * 3
-        _store_vector(_pointers(base, first, V, HALVES), x, _mask(valid, 0, 3, V, ALIGNED))
-        _store_vector(_pointers(base + V, first, V, HALVES), y, _mask(valid, V, 3, V, ALIGNED))
-        _store_vector(_pointers(base + 2 * V, first, V, HALVES), z, _mask(valid, 2 * V, 3, V, ALIGNED))
-    else:
-        mask = _mask(valid, 0, 1, V, ALIGNED)
-        _store_vector(_pointers(base, pixel, V, HALVES), r.to(dtype), mask)
-        _store_vector(_pointers(base + positions, pixel, V, HALVES), g.to(dtype), mask)
-        _store_vector(_pointers(base + 2 * positions, pixel, V, HALVES), b.to(dtype), mask)
+        vectors = _interleaved(vectors[0], vectors[1], vectors[2])
+    for i in tl.static_range(3):
+        mask = _mask(valid, i * V if LAST else 0, PER_PIXEL, V, ALIGNED)
+        _store(base + i * (V if LAST else positions), pixel * PER_PIXEL, vectors[i], mask)
 
 
 @triton.jit
@@ -174,16 +145,22 @@ def pixel_beside(image, pixel, mask, positions, channel, LAST: tl.constexpr):
 @triton.jit
 def variation(x, up, down, before, after, row, col, H, W, ABSOLUTE: tl.constexpr):
     """One channel's terms: Σ over right and down, (G, V), and their derivative without its factor."""
-    left, right = neighbours(x, before, after)
+    left, right = _neighbours(x, before, after)
     column = col[:, None] + tl.arange(0, x.shape[1])[None, :]
     # A neighbour beyond the border is the pixel itself, and differs by nothing.
     to_left = tl.where(column > 0, x - left, 0.0)
     to_right = tl.where(column + 1 < W, x - right, 0.0)
     to_up = tl.where((row > 0)[:, None], x - up, 0.0)
     to_down = tl.where((row + 1 < H)[:, None], x - down, 0.0)
+    return variation_terms(to_left, to_right, to_up, to_down, ABSOLUTE)
+
+
+@triton.jit
+def variation_terms(to_left, to_right, to_up, to_down, ABSOLUTE: tl.constexpr):
+    """A pixel's terms, of its differences to its neighbours."""
     if ABSOLUTE:
         value = tl.abs(to_right) + tl.abs(to_down)
-        slope = (sign(to_left) + sign(to_right)) + (sign(to_up) + sign(to_down))
+        slope = (_sign(to_left) + _sign(to_right)) + (_sign(to_up) + _sign(to_down))
     else:
         value = to_right * to_right + to_down * to_down
         slope = (to_left + to_right) + (to_up + to_down)
@@ -191,6 +168,11 @@ def variation(x, up, down, before, after, row, col, H, W, ABSOLUTE: tl.constexpr
 
 
 @triton.jit
-def sign(x):
+def _sign(x):
     # x itself where it is neither above nor below zero: a NaN stays one.
     return tl.where(x > 0, 1.0, tl.where(x < 0, -1.0, x))
+
+
+def numbered(name: str, values: Sequence[float]) -> dict[str, float]:
+    """Numbers as arguments of a kernel: name_0, name_1, …"""
+    return {f"{name}_{index}": float(value) for index, value in enumerate(values)}

@@ -30,15 +30,16 @@ _TYPES = {
 
 
 def specialised(launch: Launch, gpu: Gpu) -> tuple[dict[str, str], dict[str, Any], dict[tuple[int], list[list[Any]]]]:
-    """The kernel's signature, constants and attributes as at a launch: ones are constants, multiples of 16 are known,
-    and on AMD that a tensor spans less than 2 GiB."""
+    """The kernel's signature, constants and attributes as at a launch: ones and None are constants, multiples of 16 are
+    known, and on AMD that a tensor spans less than 2 GiB."""
     signature: dict[str, str] = {}
     constants: dict[str, Any] = {}
     attributes: dict[tuple[int], list[list[Any]]] = {}
     for position, parameter in enumerate(launch.kernel.params):
         name, known = parameter.name, []
-        value = launch.constants.get(name, launch.arguments.get(name))
-        if name in launch.constants or (type(value) is int and value == 1 and not parameter.do_not_specialize):
+        value = launch.arguments[name]
+        is_one = type(value) is int and value == 1 and not parameter.do_not_specialize
+        if parameter.is_constexpr or value is None or is_one:
             signature[name], constants[name] = "constexpr", value
         elif isinstance(value, Tensor):
             signature[name] = f"*{_TYPES[value.dtype]}"
@@ -49,9 +50,8 @@ def specialised(launch: Launch, gpu: Gpu) -> tuple[dict[str, str], dict[str, Any
         elif isinstance(value, float):
             signature[name] = "fp32"
         else:
-            number = int(launch.arguments[name])
-            signature[name] = "i32" if -(2**31) <= number < 2**31 else "i64"
-            if number % 16 == 0 and not parameter.do_not_specialize:
+            signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
+            if value % 16 == 0 and not parameter.do_not_specialize:
                 known.append(["tt.divisibility", 16])
         if known:
             attributes[(position,)] = known
@@ -77,6 +77,6 @@ def _build(launch: Launch, device: torch.device) -> None:
         for _ in range(_ATTEMPTS):
             # Python's parser of 3.11 counts its depth for all threads together, and refuses right code now and then.
             with suppress(CompilationError, SystemError):
-                launch.kernel.warmup(**launch.arguments, **launch.constants, **launch.options, grid=(launch.grid,))
+                launch.kernel.warmup(**launch.arguments, **launch.options, grid=(launch.grid,))
                 return
-        launch.kernel.warmup(**launch.arguments, **launch.constants, **launch.options, grid=(launch.grid,))
+        launch.kernel.warmup(**launch.arguments, **launch.options, grid=(launch.grid,))

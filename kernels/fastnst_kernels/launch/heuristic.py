@@ -74,6 +74,13 @@ def pairs_of(blocks: int) -> int:
     return blocks * (blocks + 1) // 2
 
 
+def split_evenly(positions: int, block: int, splits: int, longest: int) -> tuple[int, int]:
+    """About `splits` equal splits of whole blocks of positions: how many, and their length, at most `longest`."""
+    blocks = ceil(positions / block)
+    length = min(ceil(blocks / min(splits, blocks)) * block, longest)
+    return ceil(positions / length), length
+
+
 def partial_stage_bytes(problem: Problem, block_c: int, block_m: int) -> int:
     """Shared memory of one pipeline stage of the partial Gram; a matrix of one tile has one operand."""
     return (1 if problem.channels <= block_c else 2) * block_c * block_m * problem.itemsize
@@ -152,14 +159,12 @@ def _partial_candidate(problem: Problem, block_c: int, splits: int, gpu: Gpu) ->
         warps = max(1, min(warps, block_c * block_m * problem.itemsize // (16 * gpu.warp_size)))
     if problem.tensor_cores:
         splits = max(splits, ceil(problem.positions / LONGEST_SUM))
-    blocks = ceil(problem.positions / block_m)
-    length = ceil(blocks / min(splits, blocks)) * block_m
-    if problem.tensor_cores:
-        length = min(length, LONGEST_SUM)
+    longest = LONGEST_SUM if problem.tensor_cores else problem.positions + block_m
+    splits, length = split_evenly(problem.positions, block_m, splits, longest)
     return PartialConfig(
         block_c=block_c,
         block_m=block_m,
-        splits=ceil(problem.positions / length),
+        splits=splits,
         split_length=length,
         num_warps=warps,
         num_stages=_stages(partial_stage_bytes(problem, block_c, block_m), stages, gpu),

@@ -2,7 +2,7 @@
 """Launches of Triton kernels: how they run, and the dtypes and precisions that they are told."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +32,6 @@ class Launch:
     kernel: Any
     grid: int
     arguments: Mapping[str, Any]
-    constants: Mapping[str, Any]
     num_warps: int = 4
     num_stages: int = 1
 
@@ -56,14 +55,9 @@ def interpreted() -> bool:
     return not isinstance(_probe, triton.runtime.JITFunction)
 
 
-def upcast(dtype: torch.dtype) -> bool:
-    """True if a kernel has to widen operands of `dtype`: the interpreter multiplies the raw bits of bfloat16."""
+def cannot_round(dtype: torch.dtype) -> bool:
+    """True where a kernel does not see what its results are once they are rounded to `dtype`; see `_widened`."""
     return interpreted() and dtype == torch.bfloat16
-
-
-def stored(dtype: torch.dtype) -> torch.dtype:
-    """The dtype that a kernel writes for `dtype`: the interpreter truncates to bfloat16, where torch has to round."""
-    return torch.float32 if upcast(dtype) else dtype
 
 
 def input_precision(dtype: torch.dtype, precision: str, gpu: Gpu) -> str:
@@ -114,8 +108,8 @@ def finish_sum(partial: Tensor, factor: float) -> Tensor:
     """factor · Σ of the partial sums (B, parts) in a fixed order: (B,) float32."""
     batch, parts = partial.shape
     result = torch.empty((batch,), dtype=torch.float32, device=partial.device)
-    arguments = {"partial": partial, "result": result, "parts": parts, "factor": factor}
-    run(Launch(finish_sum_kernel, batch, arguments, {"BLOCK": _FINISH_BLOCK}), partial.device)
+    arguments = {"partial": partial, "result": result, "parts": parts, "factor": factor, "BLOCK": _FINISH_BLOCK}
+    run(Launch(finish_sum_kernel, batch, arguments), partial.device)
     return result
 
 
@@ -145,6 +139,31 @@ def run(launch: Launch, device: torch.device) -> None:
     if device.type == "meta":
         if (planning := _planned.get()) is not None:
             planning[1].append(launch)
-        return
-    with nullcontext() if device.type == "cpu" else torch.cuda.device(device):
-        launch.kernel[(launch.grid,)](**launch.arguments, **launch.constants, **launch.options)
+    elif device.type == "cpu":
+        with _widened(launch.arguments) as arguments:
+            launch.kernel[(launch.grid,)](**arguments, **launch.options)
+    else:
+        with torch.cuda.device(device):
+            launch.kernel[(launch.grid,)](**launch.arguments, **launch.options)
+
+
+@contextmanager
+def _widened(arguments: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The arguments with bfloat16 tensors as float32 ones, which are rounded back after the block.
+
+    The interpreter multiplies and compares the raw bits of bfloat16, and truncates where a GPU rounds.
+    """
+    widened = dict(arguments)
+    copies: dict[int, tuple[Tensor, Tensor]] = {}
+    for name, tensor in arguments.items():
+        if isinstance(tensor, Tensor) and tensor.dtype == torch.bfloat16:
+            # Of the whole memory, so that tensors which share some still do.
+            memory = tensor.untyped_storage()
+            if memory.data_ptr() not in copies:
+                whole = torch.empty(0, dtype=torch.bfloat16).set_(memory)
+                copies[memory.data_ptr()] = whole, whole.float()
+            wide = copies[memory.data_ptr()][1]
+            widened[name] = wide.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+    yield widened
+    for whole, wide in copies.values():
+        whole.copy_(wide)

@@ -53,11 +53,7 @@ def strides(features: Tensor, prefix: str = "", *, crop: bool = False) -> dict[s
 
 
 def strides_of_one_axis(features: Tensor, prefix: str = "") -> dict[str, int]:
-    """`strides` of features whose H and W act as one axis, without that of rows. Raises ValueError for a crop."""
-    if is_crop(features):
-        raise ValueError(
-            f"features of strides {features.stride()} have no single position stride; make them contiguous"
-        )
+    """`strides` of features whose H and W act as one axis, without that of rows."""
     return {name: stride for name, stride in strides(features, prefix).items() if not name.endswith("_h")}
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastnst_kernels.image.eager import Best
 from fastnst_kernels.launch.heuristic import power_of_two
-from fastnst_kernels.launch.launch import Launch, launch_gpu, run, upcast
+from fastnst_kernels.launch.launch import Launch, launch_gpu, run
 from fastnst_kernels.lbfgs.state import BLOCK, Blocks, State
 from fastnst_kernels.lbfgs.triton_algebra import algebra_kernel
 from fastnst_kernels.lbfgs.triton_lbfgs import direction_kernel, move_kernel, products_kernel, reduce_kernel
@@ -34,10 +34,10 @@ def direction(
     sum of squares, in parts.
     """
     history, device = state.sy.shape[0], state.pairs.device
-    (height, width), number, transformed = size, len(blocks.band), blocks.place is not None
+    (height, width), number = size, len(blocks.band)
     # How a spectrum lies; its norm is that of an isometry.
     spectrum = {
-        "place": blocks.band if blocks.place is None else blocks.place,
+        "place": blocks.place,
         "elements": height * width,
         "height": height,
         "lone": width // 2 if width % 2 == 0 else -1,
@@ -58,9 +58,12 @@ def direction(
         "blocks": number,
         "rate": float(rate),
         **spectrum,
+        "HISTORY": history,
+        "SIZE": weights.shape[1],
+        "BLOCK": BLOCK,
+        "GROUP": group,
     }
-    constants = {"HISTORY": history, "SIZE": weights.shape[1], "BLOCK": BLOCK, "GROUP": group}
-    run(Launch(direction_kernel, len(squares), arguments, {**constants, "TRANSFORMED": transformed}), device)
+    run(Launch(direction_kernel, len(squares), arguments), device)
     return squares
 
 
@@ -78,33 +81,30 @@ def _products(state: State, blocks: Blocks, gradient: Sequence[Tensor], spectrum
         "chunks": blocks.chunks,
         "partial": partial,
         **spectrum,
-    }
-    constants = {
         "HISTORY": history,
         "BLOCK": BLOCK,
         # What tensor cores do not multiply waits in registers.
         "DEPTH": BLOCK if short else 16,
         "ROWS": _ROWS,
         "TILES": tiles,
-        "TRANSFORMED": blocks.place is not None,
-        "UPCAST": upcast(state.pairs.dtype),
     }
     warps, stages = 4, 1
     if short:
         # Where operands wait in registers, twice the warps keep them from spilling.
         gpu = launch_gpu(device)
         warps, stages = (4, 2) if gpu.backend == "hip" or gpu.arch in (90, 100) else (8, 3)
-    launch = Launch(products_kernel, len(blocks.chunks), arguments, constants, num_warps=warps, num_stages=stages)
-    run(launch, device)
+    run(Launch(products_kernel, len(blocks.chunks), arguments, warps, stages), device)
     arguments = {
         "partial": partial,
         "products": sums,
         "yy": state.yy,
         "slot": state.slot,
         "band_chunks": blocks.band_chunks,
+        "HISTORY": history,
+        "ROWS": rows,
+        "BLOCK": 16,
     }
-    constants = {"HISTORY": history, "ROWS": rows, "BLOCK": 16}
-    run(Launch(reduce_kernel, blocks.bands * (rows // 16), arguments, constants), device)
+    run(Launch(reduce_kernel, blocks.bands * (rows // 16), arguments), device)
     return sums
 
 
@@ -117,15 +117,13 @@ def _learn(state: State, blocks: Blocks, products: Tensor, weights: Tensor) -> N
         **{name: getattr(state, f"memory_{name}") for name in ("steps", "changes", "both")},
         "weights": weights,
         "bands": blocks.bands,
-    }
-    constants = {
         "HISTORY": state.sy.shape[0],
         "SIZE": weights.shape[1],
         "BANDS": power_of_two(max(blocks.bands, 2)),
         "ROWS": products.shape[1],
         "SCALAR": blocks.place is None,
     }
-    run(Launch(algebra_kernel, 1, arguments, constants, num_warps=16), products.device)
+    run(Launch(algebra_kernel, 1, arguments, num_warps=16), products.device)
 
 
 def move(state: State, image: Tensor, way: Tensor, squares: Tensor, most: float, best: Best | None = None) -> None:
@@ -137,11 +135,12 @@ def move(state: State, image: Tensor, way: Tensor, squares: Tensor, most: float,
         "squares": squares,
         "lengths": state.lengths,
         "slot": state.slot,
-        "best": image if best is None else best[0],
-        "better": image if best is None else best[1].view(torch.uint8),
+        "best": None if best is None else best[0],
+        "better": None if best is None else best[1].view(torch.uint8),
         "N": image.numel(),
         "parts": len(squares),
         "most": float(most),
+        "BLOCK": _MOVED,
+        "SUMS": 1024,
     }
-    constants = {"BLOCK": _MOVED, "SUMS": 1024, "BEST": best is not None}
-    run(Launch(move_kernel, ceil(image.numel() / _MOVED), arguments, constants), image.device)
+    run(Launch(move_kernel, ceil(image.numel() / _MOVED), arguments), image.device)

@@ -35,14 +35,6 @@ def _along(x, c, d, INDEX: tl.constexpr):
     return tl.maximum(sums, 0.0)
 
 
-@triton.jit
-def _share(steps, changes, whole, c, d, INDEX: tl.constexpr):
-    """An opponent colour's part of the matrices (bands, 4, 4), relative to the whole."""
-    contrast = tl.sqrt(steps / tl.maximum(changes, _TINY)) * whole
-    contrast = tl.minimum(tl.maximum(contrast, 1.0 / _MOST_CONTRAST), _MOST_CONTRAST)
-    return contrast[:, None, None] * (_opponent(c, INDEX) * _opponent(d, INDEX))
-
-
 @triton.jit(do_not_specialize=["bands"])
 def algebra_kernel(
     products,  # (bands, ROWS, 16) float64, and so are the others but `slot` and `weights`
@@ -105,13 +97,15 @@ def algebra_kernel(
         all_steps = keep * tl.load(steps + entry, mask=filled, other=0.0) + tl.where(is_curved, add * ss, 0.0)
         all_changes = keep * tl.load(changes + entry, mask=filled, other=0.0) + tl.where(is_curved, add * own, 0.0)
         all_both = keep * tl.load(both) + tl.where(is_curved, add * own_sy, 0.0)
-        change_0 = _along(all_changes, c, d, 0)
-        change_1 = _along(all_changes, c, d, 1)
-        change_2 = _along(all_changes, c, d, 2)
-        whole = tl.sum(change_0 + change_1 + change_2, axis=0) / tl.maximum(all_both, _TINY)
-        guess = _share(_along(all_steps, c, d, 0), change_0, whole, c, d, 0)
-        guess += _share(_along(all_steps, c, d, 1), change_1, whole, c, d, 1)
-        guess += _share(_along(all_steps, c, d, 2), change_2, whole, c, d, 2)
+        sums = tl.zeros((BANDS,), dtype=tl.float64)
+        for index in tl.static_range(3):
+            sums += _along(all_changes, c, d, index)
+        whole = tl.sum(sums, axis=0) / tl.maximum(all_both, _TINY)
+        guess = tl.zeros((BANDS, 4, 4), dtype=tl.float64)
+        for index in tl.static_range(3):
+            contrast = tl.sqrt(_along(all_steps, c, d, index) / tl.maximum(_along(all_changes, c, d, index), _TINY))
+            contrast = tl.minimum(tl.maximum(contrast * whole, 1.0 / _MOST_CONTRAST), _MOST_CONTRAST)
+            guess += contrast[:, None, None] * (_opponent(c, index) * _opponent(d, index))
         each = tl.arange(0, BANDS)[:, None]
         size = tl.zeros((BANDS, SIZE), dtype=tl.float64)
         for channel in tl.static_range(3):

@@ -33,7 +33,7 @@ def products_kernel(
     red,  # a channel of the gradient: its spectrum (W // 2 + 1, H) complex as float32, or a third of its elements
     green,
     blue,
-    place,  # (blocks, BLOCK // 2) int32: a complex number of the spectrum, or -1
+    place,  # (blocks, BLOCK // 2) int32: a complex number of the spectrum, or -1; None without a transform
     previous,  # (blocks, 3, BLOCK) float32: the last gradient, replaced by this one
     pairs,  # (blocks, 2, HISTORY, 3, BLOCK)
     units,  # (blocks, 2, HISTORY) float32
@@ -49,8 +49,6 @@ def products_kernel(
     DEPTH: tl.constexpr,  # elements that are multiplied at once: BLOCK where the pairs have units
     ROWS: tl.constexpr,
     TILES: tl.constexpr,
-    TRANSFORMED: tl.constexpr,
-    UPCAST: tl.constexpr,
 ):
     """Forms y, and sums over a chunk the products of all pairs' channels with those of y, s and both halves of g."""
     dtype = pairs.dtype.element_ty
@@ -71,7 +69,7 @@ def products_kernel(
         for part in range(0, count * PARTS):
             block = first + part // PARTS
             e = (part % PARTS) * DEPTH + tl.arange(0, DEPTH)[None, :]
-            if TRANSFORMED:
+            if place is not None:
                 number, _, filled, weight = _place(place, block, e, height, lone, BLOCK)
                 offset, weight = 2 * number + e % 2, weight * norm
             else:
@@ -100,8 +98,6 @@ def products_kernel(
 
             left = tl.load(pairs + (block * 6 * HISTORY + row)[:, None] * BLOCK + e, mask=written[:, None], other=0.0)
             row_unit = tl.load(units + block * 2 * HISTORY + row // 3, mask=written, other=0.0)
-            if UPCAST:
-                left, right = left.to(tl.float32), right.to(tl.float32)
             turned = tl.trans(right)
             sums += tl.dot(left, turned, input_precision="ieee") * (row_unit[:, None] * scale[None, :])
             own += tl.dot(right, turned, input_precision="ieee") * (scale[:, None] * scale[None, :])
@@ -157,7 +153,7 @@ def direction_kernel(
     weights,  # (2, SIZE) float32: of the s, and of the y that are taken from the gradient
     h0,  # (bands, 3, 3) float64
     band,  # (blocks,) int32
-    place,  # (blocks, BLOCK // 2) int32
+    place,  # (blocks, BLOCK // 2) int32, or None
     slot,  # (1,) int64
     lengths,  # (HISTORY,) float64
     result,  # the spectrum (W // 2 + 1, 3, H) complex as float32, or the image, to which the direction is added
@@ -172,7 +168,6 @@ def direction_kernel(
     SIZE: tl.constexpr,
     BLOCK: tl.constexpr,
     GROUP: tl.constexpr,
-    TRANSFORMED: tl.constexpr,
 ):
     """−rate · (Σ a s + H₀ (g − Σ p y)), which is kept as the newest s."""
     dtype = pairs.dtype.element_ty
@@ -215,7 +210,7 @@ def direction_kernel(
     tl.store(to + 2 * BLOCK, (s2 * (1.0 / unit)).to(dtype), mask=mask)
     tl.store(units + block * (2 * HISTORY) + newest, unit, mask=inside)
     tl.store(lengths + newest, tl.full((), 1.0, dtype=tl.float64), mask=tl.program_id(0) == 0)
-    if TRANSFORMED:
+    if place is not None:
         number, column, filled, weight = _place(place, block, e, height, lone, BLOCK)
         filled = filled & mask
         to = result + 2 * (number + column * (2 * height)) + e % 2
@@ -251,14 +246,13 @@ def move_kernel(
     squares,  # (parts,) float32
     lengths,  # (HISTORY,) float64: the newest pair's is written
     slot,  # (1,) int64
-    best,  # (N,) float32: gets the image of before, if BEST and `better`
+    best,  # (N,) float32: gets the image of before if it is `better`, or None
     better,  # () uint8
     N,
     parts,
     most,  # the longest step, as the root of the mean square
     BLOCK: tl.constexpr,
     SUMS: tl.constexpr,
-    BEST: tl.constexpr,
 ):
     """Adds the direction, shortened to the longest step."""
     i = tl.arange(0, SUMS)
@@ -272,6 +266,6 @@ def move_kernel(
     mask = offsets < N
     step = length.to(tl.float32) * tl.load(direction + offsets, mask=mask)
     x = tl.load(image + offsets, mask=mask)
-    if BEST:
+    if best is not None:
         tl.store(best + offsets, x, mask=offsets < tl.where(tl.load(better) != 0, N, 0))
     tl.store(image + offsets, x + step, mask=mask)

@@ -12,9 +12,8 @@ from torch import Tensor
 from fastnst_kernels import operators
 from fastnst_kernels.launch.backends import accumulation_dtype, check_dtype, check_number, resolve_backend
 from fastnst_kernels.losses import reference
-from fastnst_kernels.losses.autograd import Gram, Tap, written_gradient
+from fastnst_kernels.losses.autograd import Gram, Tap
 from fastnst_kernels.losses.checks import (
-    MAX_CHANNELS,
     backend_for,
     check_content,
     check_difference,
@@ -23,21 +22,7 @@ from fastnst_kernels.losses.checks import (
     check_sums_for,
     check_target,
 )
-from fastnst_kernels.losses.targets import BlendedTarget, GramDifference, StyleTerm, blend_targets, difference_dtype
-
-__all__ = [
-    "MAX_CHANNELS",
-    "BlendedTarget",
-    "GramDifference",
-    "accumulate_gram",
-    "blend_targets",
-    "finish_gram_loss",
-    "gram",
-    "gram_loss",
-    "style_tap",
-    "tap",
-    "tap_gradient",
-]
+from fastnst_kernels.losses.targets import BlendedTarget, GramDifference, difference_dtype
 
 
 def gram(features: Tensor, *, precision: str = "ieee", backend: str = "auto") -> Tensor:
@@ -254,10 +239,11 @@ def tap_gradient(
         scale = difference.scale.double() * difference.factor
         style = difference.matrix.double() * scale[:, None, None]  # (B, C, C)
         return reference.tap_gradient(features.detach(), upstream, style=style).to(features.dtype)
-    return written_gradient(
-        backend,
-        features.detach(),
-        None if upstream is None else upstream.detach(),
-        style=StyleTerm(difference.matrix, difference.scale, torch.ones_like(difference.scale), difference.factor),
-        precision=precision,
-    )
+    terms = {
+        "difference": difference.matrix,
+        "scale": difference.scale,
+        "style_gradient": torch.ones_like(difference.scale),
+        "style_factor": difference.factor,
+    }
+    above = None if upstream is None else upstream.detach()
+    return cast(Tensor, operators.tap_gradient(backend, features.detach(), above, precision, **terms))

@@ -8,35 +8,7 @@ from torch import Tensor
 from fastnst_kernels import operators
 from fastnst_kernels.launch.backends import refuse_second_derivative
 from fastnst_kernels.launch.layout import as_readable
-from fastnst_kernels.losses.targets import ContentTerm, StyleTerm, difference_dtype, normalised
-
-
-def written_gradient(
-    backend: str,
-    features: Tensor,
-    upstream: Tensor | None,
-    *,
-    style: StyleTerm | None = None,
-    content: ContentTerm | None = None,
-    relu: bool = False,
-    precision: str,
-) -> Tensor:
-    """upstream + style term + content term, zero where `relu` and features ≤ 0: (B, C, H, W) as the features lie."""
-    result: Tensor = operators.tap_gradient(
-        backend,
-        features,
-        upstream,
-        difference=None if style is None else style.difference,
-        scale=None if style is None else style.scale,
-        style_gradient=None if style is None else style.gradient,
-        style_factor=0.0 if style is None else style.factor,
-        content=None if content is None else content.content,
-        content_gradient=None if content is None else content.gradient,
-        content_factor=0.0 if content is None else content.factor,
-        relu=relu,
-        precision=precision,
-    )
-    return result
+from fastnst_kernels.losses.targets import difference_dtype, normalised
 
 
 class Gram(torch.autograd.Function):
@@ -57,8 +29,9 @@ class Gram(torch.autograd.Function):
         refuse_second_derivative("Gram")
         (features,) = ctx.saved_tensors
         difference, scale = normalised(gradient + gradient.mT, difference_dtype(features.dtype, ctx.backend))
-        style = StyleTerm(difference, scale, torch.ones_like(scale), ctx.factor)
-        return written_gradient(ctx.backend, features, None, style=style, precision=ctx.precision), None, None
+        terms = {"difference": difference, "scale": scale, "style_gradient": torch.ones_like(scale)}
+        below = operators.tap_gradient(ctx.backend, features, None, ctx.precision, **terms, style_factor=ctx.factor)
+        return below, None, None
 
 
 class Tap(torch.autograd.Function):
@@ -107,14 +80,19 @@ class Tap(torch.autograd.Function):
             return upstream, *nothing
         refuse_second_derivative("Gram")
         features, difference, scale, content = ctx.saved_tensors
-        gradient = written_gradient(
+        gradient = operators.tap_gradient(
             ctx.backend,
             features,
             upstream,
-            style=None if style_gradient is None else StyleTerm(difference, scale, style_gradient, ctx.style_factor),
-            content=None if content_gradient is None else ContentTerm(content, content_gradient, ctx.content_factor),
+            ctx.precision,
+            difference=difference,
+            scale=scale,
+            style_gradient=style_gradient,
+            style_factor=ctx.style_factor,
+            content=content,
+            content_gradient=content_gradient,
+            content_factor=ctx.content_factor,
             relu=ctx.relu,
-            precision=ctx.precision,
         )
         return gradient, *nothing
 

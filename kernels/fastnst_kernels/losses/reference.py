@@ -14,13 +14,6 @@ def gram(features: Tensor) -> Tensor:
     return responses @ responses.mT / responses.shape[2]
 
 
-def gram_gradient(features: Tensor, gram_gradient: Tensor) -> Tensor:
-    """∂/∂F Σ G·W = (W + Wᵀ) F/M for W = `gram_gradient` (B, C, C): (B, C, H, W) float64."""
-    responses = features.double().flatten(2)
-    weights = gram_gradient.double()
-    return ((weights + weights.mT) @ responses / responses.shape[2]).view(features.shape)
-
-
 def gram_loss(features: Tensor, target: Tensor, weight: float = 1.0) -> Tensor:
     """E = weight/4N² · Σ (G − A)² of features (B, C, H, W), target (C, C), (1, C, C) or (B, C, C): (B,) float64."""
     return weight / (4 * features.shape[1] ** 2) * (gram(features) - target.double()).square().sum((1, 2))

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastnst_kernels.launch.heuristic import split_evenly
 from fastnst_kernels.launch.launch import Launch, finish_sum, launch_gpu, plain_block, run
 from fastnst_kernels.launch.layout import aligned, as_readable, is_crop, strides, wide
 
@@ -83,10 +84,8 @@ def content_loss(features: Tensor, content: Tensor, weight: float) -> Tensor:
     positions = height * width
     block_c, block_m = plain_block(features, aligned(features) and aligned(content))
     c_blocks = ceil(channels / block_c)
-    steps = ceil(positions / block_m)
     wanted = max(1, launch_gpu(features.device).multiprocessors * _PROGRAMS // (batch * c_blocks))
-    split_length = ceil(steps / min(steps, wanted)) * block_m
-    splits = ceil(positions / split_length)
+    splits, split_length = split_evenly(positions, block_m, wanted, longest=positions + block_m)
     crop = is_crop(features) or is_crop(content)
     partial = torch.empty((batch, c_blocks * splits), dtype=torch.float32, device=features.device)
     arguments = {
@@ -101,7 +100,10 @@ def content_loss(features: Tensor, content: Tensor, weight: float) -> Tensor:
         "c_blocks": c_blocks,
         "splits": splits,
         "split_length": split_length,
+        "BLOCK_C": block_c,
+        "BLOCK_M": block_m,
+        "WIDE": wide(features, content),
+        "CROP": crop,
     }
-    constants = {"BLOCK_C": block_c, "BLOCK_M": block_m, "WIDE": wide(features, content), "CROP": crop}
-    run(Launch(partial_content_kernel, batch * c_blocks * splits, arguments, constants), features.device)
+    run(Launch(partial_content_kernel, batch * c_blocks * splits, arguments), features.device)
     return finish_sum(partial, weight)

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastnst_kernels.launch.heuristic import pairs_of, power_of_two, reduce_heuristic
-from fastnst_kernels.launch.launch import Launch, run, stored
+from fastnst_kernels.launch.launch import Launch, cannot_round, run
 from fastnst_kernels.launch.layout import as_readable
 from fastnst_kernels.losses import eager
 from fastnst_kernels.losses.triton_product import partial_sums, tile_of
@@ -26,10 +26,10 @@ _FINISH_BLOCK = 1024
 @triton.jit(do_not_specialize=["pairs", "splits", "tiles"])
 def reduce_gram_kernel(
     partial,  # (B, splits, pairs, BLOCK_C, BLOCK_C) float32; (B, C, C) sums if SUMMED
-    target,  # (B or 1, C, C) by its strides, any float dtype; read if LOSS
-    result,  # (B, C, C) float32: G, G − (A + Aᵀ)/2 if LOSS, or a running sum that F Fᵀ is added to if ACCUMULATE
-    tile_loss,  # (B, tiles) float32, written if LOSS: Σ (G − A)² of the tile and of its mirror image
-    tile_peak,  # (B, tiles) float32, written if LOSS: the largest magnitude in the result's tile
+    target,  # (B or 1, C, C) by its strides, any float dtype, or None
+    result,  # (B, C, C) float32: G, with a target G − (A + Aᵀ)/2, or a running sum that F Fᵀ is added to if ACCUMULATE
+    tile_loss,  # (B, tiles) float32, written with a target: Σ (G − A)² of the tile and of its mirror image
+    tile_peak,  # (B, tiles) float32, written with a target: the largest magnitude in the result's tile
     target_stride_b,
     target_stride_r,
     target_stride_c,
@@ -42,7 +42,6 @@ def reduce_gram_kernel(
     TILE: tl.constexpr,  # divides BLOCK_C
     SPLIT_BLOCK: tl.constexpr,
     SUMMED: tl.constexpr,
-    LOSS: tl.constexpr,
     ACCUMULATE: tl.constexpr,
 ):
     PER_BLOCK: tl.constexpr = BLOCK_C // TILE
@@ -77,7 +76,7 @@ def reduce_gram_kernel(
     value = tl.div_rn(sums, positions)
     if ACCUMULATE:
         value += tl.load(out + row * C + column, mask=upper, other=0.0)
-    if LOSS:
+    if target is not None:
         a = target + image * target_stride_b
         a_ij = tl.load(a + row * target_stride_r + column * target_stride_c, mask=upper, other=0.0).to(tl.float32)
         a_ji = tl.load(a + column * target_stride_r + row * target_stride_c, mask=upper, other=0.0).to(tl.float32)
@@ -96,11 +95,11 @@ def reduce_gram_kernel(
 def finish_loss_kernel(
     tile_loss,  # (B, tiles) float32
     tile_peak,  # (B, tiles) float32
-    exact,  # (B, C·C) float32, read if NORMALISE
-    offset,  # (B or 1,) float32 by its stride, read if OFFSET
+    exact,  # (B, C·C) float32
+    offset,  # (B or 1,) float32 by its stride, or None
     loss,  # (B,) float32
     scale,  # (B,) float32
-    difference,  # (B, C·C) 16-bit, written if NORMALISE: exact / scale
+    difference,  # (B, C·C) 16-bit: exact / scale, or None
     offset_stride,
     tiles,
     blocks,
@@ -109,8 +108,6 @@ def finish_loss_kernel(
     offset_factor,
     TILES: tl.constexpr,  # power of two, at least `tiles`
     BLOCK: tl.constexpr,
-    NORMALISE: tl.constexpr,
-    OFFSET: tl.constexpr,
 ):
     program = tl.program_id(0)
     block = program % blocks
@@ -119,10 +116,10 @@ def finish_loss_kernel(
     if block == 0:
         losses = tl.load(tile_loss + image * tiles + t, mask=t < tiles, other=0.0)
         total = tl.sum(losses, axis=0) * factor
-        if OFFSET:
+        if offset is not None:
             total += tl.load(offset + image * offset_stride) * offset_factor
         tl.store(loss + image, total)
-    if NORMALISE:
+    if difference is not None:
         peak = tl.max(tl.load(tile_peak + image * tiles + t, mask=t < tiles, other=0.0), axis=0)
         # The power of two at or below the peak: its exponent bits alone. Zero and infinity are left as they are.
         power = (peak.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True)
@@ -149,7 +146,7 @@ def _reduce(
     matrix = result if target is None else target
     arguments = {
         "partial": partial,
-        "target": matrix,
+        "target": target,
         "result": result,
         "tile_loss": sums[0],
         "tile_peak": sums[1],
@@ -161,17 +158,13 @@ def _reduce(
         "splits": splits,
         "tiles": tiles,
         "positions": float(positions),
-    }
-    constants = {
         "BLOCK_C": block_c,
         "TILE": config.tile,
         "SPLIT_BLOCK": config.split_block,
         "SUMMED": summed,
-        "LOSS": target is not None,
         "ACCUMULATE": accumulate,
     }
-    launch = Launch(reduce_gram_kernel, batch * tiles, arguments, constants, num_warps=config.num_warps)
-    run(launch, partial.device)
+    run(Launch(reduce_gram_kernel, batch * tiles, arguments, config.num_warps), partial.device)
     return sums
 
 
@@ -190,8 +183,7 @@ def accumulate_gram(sums: Tensor, features: Tensor, precision: str) -> None:
 
 def bias_relu_gram(x: Tensor, bias: Tensor, y: Tensor, precision: str) -> Tensor:
     """`eager.bias_relu_gram` in one pass, of dense maps; its sums are those of the splits."""
-    if stored(x.dtype) != x.dtype:
-        # The interpreter cannot round the features that it multiplies.
+    if cannot_round(x.dtype):
         return eager.bias_relu_gram(x, bias, y, precision)
     return partial_sums(x, precision, bias, y)
 
@@ -228,29 +220,25 @@ def finish_gram_loss(
     normalise = dtype != torch.float32
     loss = torch.empty((batch,), dtype=torch.float32, device=device)
     scale = torch.empty_like(loss) if normalise else torch.ones_like(loss)
-    difference = torch.empty_like(exact, dtype=stored(dtype)) if normalise else exact
+    difference = torch.empty_like(exact, dtype=dtype) if normalise else exact
     elements = channels * channels
     blocks = ceil(elements / _FINISH_BLOCK) if normalise else 1
     arguments = {
         "tile_loss": tile_sums[0],
         "tile_peak": tile_sums[1],
         "exact": exact,
-        "offset": loss if offset is None else offset,
+        "offset": offset,
         "loss": loss,
         "scale": scale,
-        "difference": difference,
+        "difference": difference if normalise else None,
         "offset_stride": 0 if offset is None or len(offset) == 1 else offset.stride(0),
         "tiles": tiles,
         "blocks": blocks,
         "elements": elements,
         "factor": weight / (4 * channels**2),
         "offset_factor": offset_weight,
-    }
-    constants = {
         "TILES": power_of_two(tiles),
         "BLOCK": _FINISH_BLOCK,
-        "NORMALISE": normalise,
-        "OFFSET": offset is not None,
     }
-    run(Launch(finish_loss_kernel, batch * blocks, arguments, constants), device)
-    return loss, difference.to(dtype), scale
+    run(Launch(finish_loss_kernel, batch * blocks, arguments), device)
+    return loss, difference, scale

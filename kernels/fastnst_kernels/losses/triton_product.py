@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastnst_kernels.launch.heuristic import pairs_of, partial_heuristic
-from fastnst_kernels.launch.launch import Launch, input_precision, launch_gpu, problem_of, run, upcast
+from fastnst_kernels.launch.launch import Launch, input_precision, launch_gpu, problem_of, run
 from fastnst_kernels.launch.layout import is_crop, strides, wide
 from fastnst_kernels.relu.triton_relu import relu
 
@@ -29,16 +29,19 @@ def tile_of(index):
 
 
 @triton.jit
-def _activated(x, bias, mask):
-    """max(x + bias, 0), rounded to the dtype of x; 0 where it is masked."""
-    return tl.where(mask, relu(x.to(tl.float32) + bias), 0.0).to(x.dtype)
+def _operand(pointers, mask, bias):
+    """x, or with a bias max(x + bias, 0), rounded to the dtype of x; 0 where it is masked."""
+    x = tl.load(pointers, mask=mask, other=0.0)
+    if bias is not None:
+        x = tl.where(mask, relu(x.to(tl.float32) + bias), 0.0).to(x.dtype)
+    return x
 
 
 @triton.jit(do_not_specialize=["pairs", "splits"])
 def partial_gram_kernel(
-    features,  # (B, C, H, W) by its strides; before bias and ReLU if ACTIVATE
-    bias,  # (C,) any float dtype, read if ACTIVATE
-    activations,  # as features, and another tensor: written if ACTIVATE
+    features,  # (B, C, H, W) by its strides; before bias and ReLU where there is a bias
+    bias,  # (C,) any float dtype, or None; not with CROP
+    activations,  # as features, and another tensor, that is written with a bias
     partial,  # (B, splits, pairs, BLOCK_C, BLOCK_C) float32
     stride_b,
     stride_c,
@@ -55,9 +58,7 @@ def partial_gram_kernel(
     WIDE: tl.constexpr,  # offsets inside one image's tile need 64 bits
     CROP: tl.constexpr,  # H and W do not act as one axis
     ONE_TILE: tl.constexpr,  # C fits one tile, whose two operands are the same
-    ACTIVATE: tl.constexpr,  # not with CROP
     PRECISION: tl.constexpr,
-    UPCAST: tl.constexpr,  # the interpreter multiplies the raw bits of bfloat16
 ):
     program = tl.program_id(0)
     pair = program % pairs
@@ -73,9 +74,11 @@ def partial_gram_kernel(
     length = tl.minimum(M - start, split_length).to(tl.int32)
     row_mask = rows[:, None] < C
     column_mask = columns[:, None] < C
-    if ACTIVATE:
+    row_bias, column_bias = None, None
+    if bias is not None:
         row_bias = tl.load(bias + rows, mask=rows < C, other=0.0).to(tl.float32)[:, None]
         column_bias = tl.load(bias + columns, mask=columns < C, other=0.0).to(tl.float32)[:, None]
+        written = activations + image * stride_b
         # A tile on the diagonal writes its channels.
         written_mask = rows[:, None] < tl.where(row_block == column_block, C, 0)
     if WIDE:
@@ -83,47 +86,36 @@ def partial_gram_kernel(
         columns = columns.to(tl.int64)
         m = m.to(tl.int64)
     base = features + image * stride_b
-    written = activations + image * stride_b
     row_offsets = rows[:, None] * stride_c
     column_offsets = columns[:, None] * stride_c
     if CROP:
         first = start if WIDE else start.to(tl.int32)
     else:
         base += start * stride_w
-        written += start * stride_w
+        if bias is not None:
+            written += start * stride_w
         row_offsets += m[None, :] * stride_w
         column_offsets += m[None, :] * stride_w
 
     sums = tl.zeros((BLOCK_C, BLOCK_C), dtype=tl.float32)
     for offset in range(0, length, BLOCK_M):
         m_mask = m[None, :] < length - offset
+        m_offsets = 0
         if CROP:
             position = (first + offset) + m
             m_offsets = (position // W * stride_h + position % W * stride_w)[None, :]
-            x = tl.load(base + (row_offsets + m_offsets), mask=row_mask & m_mask, other=0.0)
-        else:
-            x = tl.load(base + row_offsets, mask=row_mask & m_mask, other=0.0)
-        if ACTIVATE:
-            x = _activated(x, row_bias, row_mask & m_mask)
+        x = _operand(base + (row_offsets + m_offsets), row_mask & m_mask, row_bias)
+        if bias is not None:
             tl.store(written + row_offsets, x, mask=written_mask & m_mask)
-        if UPCAST:
-            x = x.to(tl.float32)
-        if ONE_TILE:
-            sums = tl.dot(x, tl.trans(x), sums, input_precision=PRECISION)
-        else:
-            if CROP:
-                y = tl.load(base + (column_offsets + m_offsets), mask=column_mask & m_mask, other=0.0)
-            else:
-                y = tl.load(base + column_offsets, mask=column_mask & m_mask, other=0.0)
-            if ACTIVATE:
-                y = _activated(y, column_bias, column_mask & m_mask)
-            if UPCAST:
-                y = y.to(tl.float32)
-            sums = tl.dot(x, tl.trans(y), sums, input_precision=PRECISION)
+        y = x
+        if not ONE_TILE:
+            y = _operand(base + (column_offsets + m_offsets), column_mask & m_mask, column_bias)
+        sums = tl.dot(x, tl.trans(y), sums, input_precision=PRECISION)
         if not CROP:
             step = (tl.cast(BLOCK_M, tl.int64) if WIDE else BLOCK_M) * stride_w
             base += step
-            written += step
+            if bias is not None:
+                written += step
 
     tile = partial + ((image * splits + split) * pairs + pair) * (BLOCK_C * BLOCK_C)
     tl.store(tile + c[:, None] * BLOCK_C + c[None, :], sums)
@@ -152,8 +144,8 @@ def partial_sums(
     crop = is_crop(features)
     arguments = {
         "features": features,
-        "bias": features if bias is None else bias,
-        "activations": features if activations is None else activations,
+        "bias": bias,
+        "activations": activations,
         "partial": partial,
         **strides(features),
         "C": channels,
@@ -162,17 +154,13 @@ def partial_sums(
         "pairs": pairs,
         "splits": config.splits,
         "split_length": config.split_length,
-    }
-    constants = {
         "BLOCK_C": config.block_c,
         "BLOCK_M": config.block_m,
         "WIDE": wide(features),
         "CROP": crop,
         "ONE_TILE": blocks == 1,
-        "ACTIVATE": bias is not None,
         "PRECISION": dot_precision,
-        "UPCAST": upcast(features.dtype),
     }
-    grid, options = batch * config.splits * pairs, {"num_warps": config.num_warps, "num_stages": config.num_stages}
-    run(Launch(partial_gram_kernel, grid, arguments, constants, **options), features.device)
+    grid = batch * config.splits * pairs
+    run(Launch(partial_gram_kernel, grid, arguments, config.num_warps, config.num_stages), features.device)
     return partial

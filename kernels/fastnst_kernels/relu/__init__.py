@@ -46,7 +46,7 @@ def bias_relu(x: Tensor, bias: Tensor | None = None, *, inplace: bool = False, b
             "make it contiguous or channels-last, or leave inplace out"
         )
     if torch.is_grad_enabled() and x.requires_grad:
-        result: Tensor = _BiasRelu.apply(x, bias, inplace, backend)  # type: ignore[no-untyped-call]
+        result: Tensor = _BiasRelu.apply(x, bias, None, inplace, backend)  # type: ignore[no-untyped-call]
         return result
     y, _ = _activated(x, bias, keep_bits=False, inplace=inplace, backend=backend)
     return y
@@ -74,7 +74,7 @@ def bias_relu_pool(x: Tensor, bias: Tensor | None = None, pool: str = "avg", *, 
     if backend == "reference":
         return reference.bias_relu_pool(x, bias, pool).to(x.dtype)
     if torch.is_grad_enabled() and x.requires_grad:
-        result: Tensor = _BiasReluPool.apply(x, bias, pool, backend)  # type: ignore[no-untyped-call]
+        result: Tensor = _BiasRelu.apply(x, bias, pool, False, backend)  # type: ignore[no-untyped-call]
         return result
     result, _ = operators.bias_relu_pool(backend, x, bias, pool, False)
     return result
@@ -94,42 +94,34 @@ def _activated(
 
 
 class _BiasRelu(torch.autograd.Function):
+    """max(x + bias, 0), in `x` itself if `inplace`, or its `pool`."""
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, bias: Tensor | None, inplace: bool, backend: str) -> Tensor:
+    def forward(ctx: Any, x: Tensor, bias: Tensor | None, pool: str | None, inplace: bool, backend: str) -> Tensor:
         x = x if inplace else dense(x)
-        y, bits = _activated(x, bias, keep_bits=True, inplace=inplace, backend=backend)
+        if pool is None:
+            y, bits = _activated(x, bias, keep_bits=True, inplace=inplace, backend=backend)
+        else:
+            y, bits = operators.bias_relu_pool(backend, x, bias, pool, True)
         if inplace:
             ctx.mark_dirty(x)
         ctx.save_for_backward(bits)
-        ctx.by_channels, ctx.backend = operators.by_channels(backend, x), backend
+        ctx.height, ctx.width = x.shape[2:]
+        ctx.by_channels, ctx.pool, ctx.backend = operators.by_channels(backend, x), pool, backend
         return x if inplace else y
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative("sign-bit")
         (bits,) = ctx.saved_tensors
-        return operators.relu_backward(ctx.backend, gradient, bits, ctx.by_channels), None, None, None
-
-
-class _BiasReluPool(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, bias: Tensor | None, pool: str, backend: str) -> Tensor:
-        x = dense(x)
-        pooled, bits = operators.bias_relu_pool(backend, x, bias, pool, True)
-        ctx.save_for_backward(bits)
-        ctx.height, ctx.width = x.shape[2:]
-        ctx.by_channels, ctx.pool, ctx.backend = operators.by_channels(backend, x), pool, backend
-        result: Tensor = pooled
-        return result
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        refuse_second_derivative("sign-bit")
-        (bits,) = ctx.saved_tensors
-        full = operators.unpool_backward(
-            ctx.backend, gradient, bits, height=ctx.height, width=ctx.width, by_channels=ctx.by_channels, pool=ctx.pool
-        )
-        return full, None, None, None
+        if ctx.pool is None:
+            below = operators.relu_backward(ctx.backend, gradient, bits, ctx.by_channels)
+        else:
+            size = {"height": ctx.height, "width": ctx.width}
+            below = operators.unpool_backward(
+                ctx.backend, gradient, bits, **size, by_channels=ctx.by_channels, pool=ctx.pool
+            )
+        return below, None, None, None, None
 
 
 def _checked(x: Tensor, bias: Tensor | None, backend: str) -> str:

@@ -27,16 +27,13 @@ def mask(x: Tensor, bias: Tensor | None = None, pool: str | None = None) -> Tens
     y = bias_relu(x, bias)
     if pool is None:
         return y != 0
-    height, width = x.shape[2:]
-    result = torch.zeros(x.shape, dtype=torch.bool, device=x.device)
-    if height < 2 or width < 2:
-        return result
-    if pool == "avg":
-        result[:, :, : height // 2 * 2, : width // 2 * 2] = (y != 0)[:, :, : height // 2 * 2, : width // 2 * 2]
-        return result
-    _, place = functional.max_pool2d(y, 2, return_indices=True)
-    result.flatten(2).scatter_(2, place.flatten(2), torch.tensor(True, device=x.device).expand_as(place.flatten(2)))
-    return result & (y != 0)
+    passed = torch.zeros(x.shape, dtype=torch.bool, device=x.device)
+    if pool == "max":
+        _, places = functional.max_pool2d(y, 2, return_indices=True)
+        passed.flatten(2).scatter_(2, places.flatten(2), True)
+    else:
+        passed[:, :, : x.shape[2] // 2 * 2, : x.shape[3] // 2 * 2] = True
+    return passed & (y != 0)
 
 
 def unpack(bits: Tensor, length: int, by_channels: bool) -> Tensor:

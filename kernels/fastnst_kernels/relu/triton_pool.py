@@ -25,11 +25,6 @@ from fastnst_kernels.relu.triton_relu import (
 
 
 @triton.jit
-def _later_is_larger(best, value):
-    return (value > best) | (value != value)
-
-
-@triton.jit
 def _place(H, W, half, blocks, half_rows, GROUPS: tl.constexpr):
     """A program's image, upper row and groups (GROUPS,), the windows of its row, the activations of the row below."""
     program = tl.program_id(0).to(tl.int64)
@@ -43,9 +38,9 @@ def _place(H, W, half, blocks, half_rows, GROUPS: tl.constexpr):
 @triton.jit(do_not_specialize=["H", "W", "half", "run_groups", "blocks", "half_rows"])
 def bias_relu_pool_kernel(
     x,  # (B, H, W, C)
-    bias,  # (C,) any float dtype, read if BIAS
+    bias,  # (C,) any float dtype, or None
     pooled,  # (B, H // 2, W // 2, C)
-    bits,  # (B, H, W, run_groups) words, written if BITS
+    bits,  # (B, H, W, run_groups) words, or None
     C,
     H,
     W,
@@ -56,8 +51,6 @@ def bias_relu_pool_kernel(
     GROUP: tl.constexpr,
     GROUPS: tl.constexpr,  # of one program
     EVEN: tl.constexpr,  # GROUP divides C
-    BIAS: tl.constexpr,
-    BITS: tl.constexpr,
     MAX: tl.constexpr,
 ):
     image, h, g, windows, W_below = _place(H, W, half, blocks, half_rows, GROUPS)
@@ -68,64 +61,35 @@ def bias_relu_pool_kernel(
     mask = window[:, None] < windows
     if not EVEN:
         mask = mask & (column < C)
-    top = x + (image * H + h) * W * C + window[:, None] * 2 * C + column
-    bottom = top + W * C
-    a = tl.load(top, mask=mask, other=0.0).to(tl.float32)
-    b = tl.load(top + C, mask=mask, other=0.0).to(tl.float32)
-    c = tl.load(bottom, mask=mask, other=0.0).to(tl.float32)
-    d = tl.load(bottom + C, mask=mask, other=0.0).to(tl.float32)
+    corner = x + (image * H + h) * W * C + window[:, None] * 2 * C + column
     out = pooled + (image * (H // 2) + h // 2) * half * C + window[:, None] * C + column
-    if BIAS:
+    below = corner + W * C
+    a = tl.load(corner, mask=mask, other=0.0).to(tl.float32)
+    b = tl.load(corner + C, mask=mask, other=0.0).to(tl.float32)
+    c = tl.load(below, mask=mask, other=0.0).to(tl.float32)
+    d = tl.load(below + C, mask=mask, other=0.0).to(tl.float32)
+    if bias is not None:
         shift = tl.load(bias + column, mask=mask, other=0.0).to(tl.float32)
-        a += shift
-        b += shift
-        c += shift
-        d += shift
-    a = relu(a)
-    b = relu(b)
-    c = relu(c)
-    d = relu(d)
+        a, b, c, d = a + shift, b + shift, c + shift, d + shift
+    values = (relu(a), relu(b), relu(c), relu(d))
     if MAX:
-        best = a
-        hot = tl.zeros_like(a).to(tl.int32)
-        larger = _later_is_larger(best, b)
-        best = tl.where(larger, b, best)
-        hot = tl.where(larger, 1, hot)
-        larger = _later_is_larger(best, c)
-        best = tl.where(larger, c, best)
-        hot = tl.where(larger, 2, hot)
-        larger = _later_is_larger(best, d)
-        best = tl.where(larger, d, best)
-        hot = tl.where(larger, 3, hot)
-        value = best
-        off = best <= 0.0
-        off_a = off | (hot != 0)
-        off_b = off | (hot != 1)
-        off_c = off | (hot != 2)
-        off_d = off | (hot != 3)
+        result = values[0]
+        hot = tl.zeros_like(result).to(tl.int32)
+        for i in tl.static_range(1, 4):
+            # The last NaN is the largest, as in torch.
+            larger = (values[i] > result) | (values[i] != values[i])
+            result = tl.where(larger, values[i], result)
+            hot = tl.where(larger, i, hot)
     else:
-        value = (((a + b) + c) + d) * 0.25
-        off_a = a <= 0.0
-        off_b = b <= 0.0
-        off_c = c <= 0.0
-        off_d = d <= 0.0
-    tl.store(out, value.to(pooled.dtype.element_ty), mask=mask)
-    if BITS:
-        WORD: tl.constexpr = bits.dtype.element_ty
-        place = tl.full((1, 1), 1, tl.int32) << j
+        result = (((values[0] + values[1]) + values[2]) + values[3]) * 0.25
+    tl.store(out, result.to(pooled.dtype.element_ty), mask=mask)
+    if bits is not None:
         here = bits + (image * H + h) * W * run_groups + window * 2 * run_groups + group
-        live = window * 2 < W
-        beside = window * 2 + 1 < W
-        tl.store(here, packed_word(off_a, mask, place, WORD), mask=live)
-        tl.store(here + run_groups, packed_word(off_b, mask, place, WORD), mask=beside)
-        here += W * run_groups
-        tl.store(here, packed_word(off_c, mask, place, WORD), mask=window * 2 < W_below)
-        tl.store(here + run_groups, packed_word(off_d, mask, place, WORD), mask=window * 2 + 1 < W_below)
-
-
-@triton.jit
-def _let_through(word, j, value, dtype: tl.constexpr):
-    return tl.where((word[:, None] >> j) & 1 != 0, value, 0.0).to(dtype)
+        for i in tl.static_range(4):
+            off = (result <= 0.0) | (hot != i) if MAX else values[i] <= 0.0
+            live = window * 2 + i % 2 < (W if i < 2 else W_below)
+            word = packed_word(off, mask, bits.dtype.element_ty)
+            tl.store(here + (i // 2 * W + i % 2) * run_groups, word, mask=live)
 
 
 @triton.jit(do_not_specialize=["H", "W", "half", "run_groups", "blocks", "half_rows"])
@@ -147,7 +111,6 @@ def unpool_backward_kernel(
 ):
     image, h, g, windows, W_below = _place(H, W, half, blocks, half_rows, GROUPS)
     j = tl.arange(0, GROUP)[None, :]
-    DTYPE: tl.constexpr = result.dtype.element_ty
     window = g // run_groups
     group = g - window * run_groups
     column = group[:, None] * GROUP + j
@@ -157,22 +120,21 @@ def unpool_backward_kernel(
     pooled = gradient + (image * (H // 2) + h // 2) * half * C + window[:, None] * C + column
     value = tl.load(pooled, mask=in_run & (window[:, None] < windows), other=0.0).to(tl.float32) * factor
     here = bits + (image * H + h) * W * run_groups + window * 2 * run_groups + group
-    there = here + W * run_groups
-    live = window * 2 < W
-    beside = window * 2 + 1 < W
-    a = tl.load(here, mask=live, other=0).to(tl.int32)
-    b = tl.load(here + run_groups, mask=beside, other=0).to(tl.int32)
-    c = tl.load(there, mask=window * 2 < W_below, other=0).to(tl.int32)
-    d = tl.load(there + run_groups, mask=window * 2 + 1 < W_below, other=0).to(tl.int32)
     out = result + (image * H + h) * W * C + window[:, None] * 2 * C + column
-    tl.store(out, _let_through(a, j, value, DTYPE), mask=in_run & live[:, None])
-    tl.store(out + C, _let_through(b, j, value, DTYPE), mask=in_run & beside[:, None])
-    out += W * C
-    tl.store(out, _let_through(c, j, value, DTYPE), mask=in_run & (window[:, None] * 2 < W_below))
-    tl.store(out + C, _let_through(d, j, value, DTYPE), mask=in_run & (window[:, None] * 2 + 1 < W_below))
+    here_below = here + W * run_groups
+    words = (
+        tl.load(here, mask=window * 2 < W, other=0),
+        tl.load(here + run_groups, mask=window * 2 + 1 < W, other=0),
+        tl.load(here_below, mask=window * 2 < W_below, other=0),
+        tl.load(here_below + run_groups, mask=window * 2 + 1 < W_below, other=0),
+    )
+    for i in tl.static_range(4):
+        live = window * 2 + i % 2 < (W if i < 2 else W_below)
+        passed = tl.where((words[i].to(tl.int32)[:, None] >> j) & 1 != 0, value, 0.0).to(result.dtype.element_ty)
+        tl.store(out + (i // 2 * W + i % 2) * C, passed, mask=in_run & live[:, None])
 
 
-def _run(kernel: Any, full: Tensor, bits: Tensor | None, own: Mapping[str, Any], switches: Mapping[str, bool]) -> None:
+def _run(kernel: Any, full: Tensor, bits: Tensor | None, own: Mapping[str, Any]) -> None:
     """Runs one of the pooling kernels, which share their part in the full-size tensor and its bits."""
     batch, channels, height, width = full.shape
     group = group_size(channels, bits)
@@ -183,7 +145,7 @@ def _run(kernel: Any, full: Tensor, bits: Tensor | None, own: Mapping[str, Any],
     blocks = ceil(run_groups * ceil(width / 2) / groups)
     arguments = {
         **own,
-        "bits": full if bits is None else as_words(bits, group),
+        "bits": None if bits is None else as_words(bits, group),
         "C": channels,
         "H": height,
         "W": width,
@@ -191,23 +153,24 @@ def _run(kernel: Any, full: Tensor, bits: Tensor | None, own: Mapping[str, Any],
         "run_groups": run_groups,
         "blocks": blocks,
         "half_rows": half_rows,
+        "GROUP": group,
+        "GROUPS": groups,
+        "EVEN": channels % group == 0,
     }
-    constants = {"GROUP": group, "GROUPS": groups, "EVEN": channels % group == 0, **switches}
     # Warps that leave each thread 16 bytes of 16-bit activations.
     warps = 4 if launch_gpu(full.device).warp_size == 32 else 2
-    run(Launch(kernel, batch * half_rows * blocks, arguments, constants, num_warps=warps), full.device)
+    run(Launch(kernel, batch * half_rows * blocks, arguments, warps), full.device)
 
 
 def bias_relu_pool(x: Tensor, bias: Tensor | None, pool: str, pooled: Tensor, bits: Tensor | None) -> None:
     """`eager.bias_relu_pool` as one kernel, whose bits run along the channels."""
-    x, switches = in_layout(x, True), {"BIAS": bias is not None, "BITS": bits is not None, "MAX": pool == "max"}
+    x = in_layout(x, True)
     with channels_last_buffer(pooled) as buffer:
-        own = {"x": x, "bias": x if bias is None else bias, "pooled": buffer}
-        _run(bias_relu_pool_kernel, x, bits, own, switches)
+        _run(bias_relu_pool_kernel, x, bits, {"x": x, "bias": bias, "pooled": buffer, "MAX": pool == "max"})
 
 
 def unpool_backward(gradient: Tensor, bits: Tensor, pool: str, result: Tensor) -> None:
     """`eager.unpool_backward` as one kernel, of bits that run along the channels."""
     with channels_last_buffer(result) as buffer:
         own = {"gradient": in_layout(gradient, True), "result": buffer, "factor": 1.0 if pool == "max" else 0.25}
-        _run(unpool_backward_kernel, buffer, bits, own, {})
+        _run(unpool_backward_kernel, buffer, bits, own)

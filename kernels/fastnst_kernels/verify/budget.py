@@ -45,12 +45,16 @@ class Expected:
         return Expected(exact.double(), torch.zeros(len(exact), dtype=torch.float64, device=exact.device))
 
 
+def size_of(exact: Tensor) -> Tensor:
+    """‖exact‖₂ of each image of a (B, …) tensor, 1 where that is zero."""
+    size: Tensor = exact.double().reshape(len(exact), -1).norm(dim=1)
+    return torch.where(size > 0, size, 1.0)
+
+
 def relative_error(result: Tensor, exact: Tensor) -> Tensor:
     """‖result − exact‖₂ / ‖exact‖₂ of each image of two (B, …) tensors; the absolute error where `exact` is zero."""
-    error = (result.double() - exact.double()).reshape(len(exact), -1).norm(dim=1)
-    size = exact.double().reshape(len(exact), -1).norm(dim=1)
-    relative: Tensor = error / torch.where(size > 0, size, 1.0)
-    return relative
+    error: Tensor = (result.double() - exact.double()).reshape(len(exact), -1).norm(dim=1)
+    return error / size_of(exact)
 
 
 def allowed(plain_errors: Sequence[Tensor], exact: Tensor, shared: Tensor, dtype: torch.dtype) -> Tensor:
@@ -165,11 +169,11 @@ def tap_gradient(
 
 
 def gram_gradient(features: Tensor, gram_gradient: Tensor, precision: str = "ieee") -> Expected:
-    """The gradient of `gram`, (B, C, H, W), for the gradient (B, C, C) of its output."""
-    exact = reference.gram_gradient(features, gram_gradient)
+    """The gradient of `gram`, (W + Wᵀ) F/M (B, C, H, W), for the gradient W (B, C, C) of its output."""
     dtype = accumulation_dtype(features.dtype)
     matrix = gram_gradient.double() + gram_gradient.double().mT
     factor = torch.full((len(features),), 1.0 / features[0, 0].numel(), dtype=torch.float64, device=features.device)
+    exact = reference.tap_gradient(features, None, style=matrix * factor[:, None, None])
     variance = (unit(dtype) * matrix).square() + _product_variance(matrix, features.dtype)
     shared = _carried(variance, features, factor, exact)
 
@@ -224,8 +228,7 @@ def _carried(variance: Tensor, features: Tensor, factor: Tensor, exact: Tensor, 
     """
     errors = variance @ features.double().flatten(2).square()
     squared = (errors if kept is None else errors * kept.flatten(2)).sum((1, 2)) * factor.square()
-    size = exact.flatten(1).norm(dim=1)
-    return squared.sqrt() / torch.where(size > 0, size, 1.0)
+    return squared.sqrt() / size_of(exact)
 
 
 def operands(values: Tensor, precision: str) -> Tensor:
@@ -331,9 +334,8 @@ def _rounded(
     result_dtype: torch.dtype | None = None,
 ) -> Expected:
     """The exact result and the budget of plain results that share one rounding of each of `terms` in `dtype`."""
-    size = exact.reshape(len(exact), -1).norm(dim=1)
     sizes = torch.stack([term.double().reshape(len(exact), -1).norm(dim=1) for term in terms])
-    shared = unit(dtype) * sizes.norm(dim=0) / torch.where(size > 0, size, 1.0)
+    shared = unit(dtype) * sizes.norm(dim=0) / size_of(exact)
     return Expected(
         exact, allowed([relative_error(plain, exact) for plain in plains], exact, shared, result_dtype or dtype)
     )

@@ -231,33 +231,26 @@ def verify(backend: str = "all", size: int | None = None, *, quick: bool = False
     """
     selection = Selection(backend, size, quick)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    results: SimpleQueue[Check | RuntimeError | None] = SimpleQueue()
+    results: SimpleQueue[Check | None] = SimpleQueue()
 
     def interpret(names: Sequence[str]) -> None:
         try:
             for check in _interpreted(names, quick=quick):
                 results.put(check)
-        except RuntimeError as error:
-            results.put(error)
-        results.put(None)
+        finally:
+            results.put(None)
 
     shares = _shares(selection.interpreted(), min(cores, _INTERPRETERS))
     with ThreadPoolExecutor(max_workers=_INTERPRETERS) as pool:
-        for share in shares:
-            pool.submit(interpret, share)
+        interpreters = [pool.submit(interpret, share) for share in shares]
         for task in selection.here():
             yield from task.checks()
         if selection.missing is not None and "triton" in selection.backends:
             yield Skipped("triton", selection.missing)
-        left = len(shares)
-        while left:
-            result = results.get()
-            if isinstance(result, RuntimeError):
-                raise result
-            if result is None:
-                left -= 1
-            else:
-                yield result
+        for _ in shares:
+            yield from iter(results.get, None)
+        for interpreter in interpreters:
+            interpreter.result()
 
 
 def interpreted_tasks(*, quick: bool) -> dict[str, Task]:

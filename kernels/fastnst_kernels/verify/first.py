@@ -5,7 +5,7 @@ that moves a feature across zero, its gradient comes or goes.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,82 +22,59 @@ from fastnst_kernels.verify.check import Operation, Site
 _SCALE, _SHIFT, _FILTERS = (2.1, 3.7, -0.4), (0.1, -2.0, 0.3), 64
 
 
-@dataclass(frozen=True)
-class _Variant:
-    """A padding with what is switched on beside it."""
-
-    padding: str
-    kind: str
-    flip: bool
-    style: bool
-    upstream: bool
-    divided: bool
-
-
-_VARIANTS = (
-    _Variant("zeros", "squared", flip=False, style=True, upstream=True, divided=True),
-    _Variant("replicate", "absolute", flip=True, style=True, upstream=True, divided=False),
-    _Variant("circular", "nine-point", flip=True, style=False, upstream=True, divided=True),
-    _Variant("replicate", "squared", flip=False, style=True, upstream=False, divided=False),
-)
-
-
 def operations(site: Site) -> Iterator[Operation]:
-    for variant in _VARIANTS:
-        yield _both_ways(site, variant)
+    yield _both_ways(site, "zeros", "squared", divisor=4.0)
+    yield _both_ways(site, "replicate", "absolute", flip=True)
+    yield _both_ways(site, "circular", "nine-point", flip=True, has_style=False, divisor=4.0)
+    yield _both_ways(site, "replicate", "squared", has_upstream=False)
 
 
-def _both_ways(site: Site, variant: _Variant) -> Operation:
+def _both_ways(
+    site: Site,
+    padding: str,
+    kind: str,
+    *,
+    flip: bool = False,
+    has_style: bool = True,
+    has_upstream: bool = True,
+    divisor: float | None = None,
+) -> Operation:
     noise, dtype, precision = site.noise(8), site.mode.dtype, site.mode.precision
     image = (0.5 + 0.4 * noise(*site.shape)).clamp(0, 1)
     batch, _, height, width = site.shape
     weight = (noise(_FILTERS, 3, 3, 3) / 5).to(dtype).contiguous(memory_format=torch.channels_last)
-    layer = FirstLayer(weight, (0.3 * noise(_FILTERS)).to(dtype), _SCALE, _SHIFT, variant.flip, variant.padding)
-    upstream = noise(batch, _FILTERS, height, width).to(dtype) if variant.upstream else None
+    layer = FirstLayer(weight, (0.3 * noise(_FILTERS)).to(dtype), _SCALE, _SHIFT, flip, padding)
+    upstream = noise(batch, _FILTERS, height, width).to(dtype) if has_upstream else None
     matrix = noise(batch, _FILTERS, _FILTERS)
     # As large as `upstream`, and exact in the features' dtype.
     difference, style_scale = (matrix + matrix.mT).to(dtype), 1 + torch.arange(batch, device=image.device) / 2
-    factor, tv_weight = 0.05, 0.7 * height * width
-    divisor = torch.full((1,), 4.0, device=image.device) if variant.divided else None
+    factor = 0.05
+    variation: dict[str, Any] = {"tv_weight": 0.7 * height * width, "kind": kind}
+    by = None if divisor is None else torch.full((1,), divisor, device=image.device)
     style = StyleTerm(difference.to(difference_dtype(dtype, site.backend)), style_scale, style_scale + 2, factor)
 
     def run(layout: torch.memory_format) -> Mapping[str, Sequence[Tensor]]:
         given = image.to(memory_format=layout, copy=True)
         like = image.new_empty((batch, _FILTERS, height, width), dtype=dtype)
         y, out = empty_map(like, True), torch.empty_like(given)
-        sums = direct.first_forward(site.backend, given, layer, y, variant.style, precision)
+        sums = direct.first_forward(site.backend, given, layer, y, has_style, precision)
         above = None if upstream is None else upstream.contiguous(memory_format=torch.channels_last)
+        terms: dict[str, Any] = {"precision": precision, "divisor": by, "out": None if by is None else out, **variation}
         gradient, value, _ = direct.first_backward(
-            site.backend,
-            given,
-            layer,
-            above,
-            style if variant.style else None,
-            tv_weight=tv_weight,
-            kind=variant.kind,
-            precision=precision,
-            divisor=divisor,
-            out=out if variant.divided else None,
+            site.backend, given, layer, above, style if has_style else None, **terms
         )
         # Triton leaves those of its splits.
         summed = [] if sums is None else [sums if sums.ndim == 3 else sums.sum((1, 2))]
         return {"forward": [y, value, *summed], "backward": [gradient]}
 
     scaled = difference.double() * (factor * style_scale * (style_scale + 2)).double()[:, None, None]
-    forward = [_features(image, layer, precision), budget.total_variation(image, variant.kind)]
-    if variant.style:
+    forward = [_features(image, layer, precision), budget.total_variation(image, kind)]
+    if has_style:
         forward.append(_sums(image, layer, precision))
     backward = _gradient(
-        image,
-        layer,
-        upstream,
-        scaled if variant.style else None,
-        tv_weight,
-        divisor=4.0 if variant.divided else 1.0,
-        kind=variant.kind,
-        precision=precision,
+        image, layer, upstream, scaled if has_style else None, precision, divisor=divisor or 1.0, **variation
     )
-    name = ", ".join([variant.padding, variant.kind, *(["style"] if variant.style else [])])
+    name = f"{padding}, {kind}" + (", style" if has_style else "")
     return Operation("first_layer", name, run, {"forward": forward, "backward": [backward]})
 
 
@@ -122,7 +99,7 @@ def _product_error(image: Tensor, layer: FirstLayer) -> Tensor:
 
 def _features(image: Tensor, layer: FirstLayer, precision: str) -> Expected:
     exact, plain = reference.features(image, layer), _plain_features(image, layer, precision)
-    shared = (_product_error(image, layer) * (exact > 0)).sum((1, 2, 3)).sqrt() / _size(exact)
+    shared = (_product_error(image, layer) * (exact > 0)).sum((1, 2, 3)).sqrt() / budget.size_of(exact)
     errors = [budget.relative_error(plain, exact)]
     return Expected(exact, budget.allowed(errors, exact, shared, layer.weight.dtype))
 
@@ -138,7 +115,7 @@ def _sums(image: Tensor, layer: FirstLayer, precision: str) -> Expected:
         for order in budget.orders(positions, image.device)
     ]
     carried = 4 * (_product_error(image, layer).flatten(2) @ features.square().mT).sum((1, 2))
-    shared = (carried + 2 * (budget.unit(image.dtype) * _size(exact)).square()).sqrt() / _size(exact)
+    shared = (carried + 2 * (budget.unit(image.dtype) * budget.size_of(exact)).square()).sqrt() / budget.size_of(exact)
     return Expected(exact, budget.allowed(errors, exact, shared, image.dtype))
 
 
@@ -147,11 +124,11 @@ def _gradient(
     layer: FirstLayer,
     upstream: Tensor | None,
     style: Tensor | None,
-    tv_weight: float,
+    precision: str,
     *,
     divisor: float,
+    tv_weight: float,
     kind: str,
-    precision: str,
 ) -> Expected:
     exact = reference.image_gradient(image, layer, upstream, style, tv_weight, kind, divisor=divisor)
     dtype, own = layer.weight.dtype, _plain_features(image, layer, precision)
@@ -169,13 +146,8 @@ def _gradient(
     carried = reference.transposed(gradient.double().square(), squares)
     factors = [(scale / divisor) ** 2 for scale in layer.scale]
     rounded = image_reference.normalise_gradient(carried, factors, layer.flip).sum((1, 2, 3)) * budget.unit(dtype) ** 2
-    edges = 3 * _size(exact).square()
+    edges = 3 * budget.size_of(exact).square()
     for slope in image_reference.slopes(image, kind):
         edges += 2 * (tv_weight * slope.double()).square().sum((1, 2, 3))
-    shared = (rounded + budget.unit(image.dtype) ** 2 * edges).sqrt() / _size(exact)
+    shared = (rounded + budget.unit(image.dtype) ** 2 * edges).sqrt() / budget.size_of(exact)
     return Expected(exact, budget.allowed([budget.relative_error(plain, exact)], exact, shared, image.dtype))
-
-
-def _size(exact: Tensor) -> Tensor:
-    size = exact.double().flatten(1).norm(dim=1)
-    return torch.where(size > 0, size, 1.0)

@@ -8,20 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastnst_kernels import direct
-from fastnst_kernels.losses import (
-    BlendedTarget,
-    GramDifference,
-    accumulate_gram,
-    blend_targets,
-    finish_gram_loss,
-    gram,
-    gram_loss,
-    reference,
-    style_tap,
-    tap,
-    tap_gradient,
-)
+from fastnst_kernels import BlendedTarget, GramDifference, blend_targets, direct, style_tap, tap, tap_gradient
+from fastnst_kernels.losses import accumulate_gram, finish_gram_loss, gram, gram_loss, reference
 from fastnst_kernels.losses.targets import ContentTerm, StyleTerm, difference_dtype
 from fastnst_kernels.verify import budget
 from fastnst_kernels.verify.budget import Expected

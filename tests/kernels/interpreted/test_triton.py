@@ -36,7 +36,7 @@ def test_where_offsets_become_wide() -> None:
         image = torch.empty((1, 3, side, side), device="meta")
         with planned(INTERPRETER) as launches:
             direct.normalise("triton", image, SCALE, SHIFT, flip=False, dtype=torch.float16, channels_last=True)
-        assert launches[0].constants["WIDE"] == wide
+        assert launches[0].arguments["WIDE"] == wide
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
@@ -76,7 +76,7 @@ def test_many_splits(channels: int, layout: str, monkeypatch: pytest.MonkeyPatch
         direct.gram("triton", features.to("meta"), "ieee")
     reduce = launches[1]
     assert reduce.arguments["splits"] >= 5
-    assert reduce.constants["TILE"] == 8
+    assert reduce.arguments["TILE"] == 8
     check_family("gram", (2, channels, 24, 25), layouts=(layout,))
 
 
@@ -86,7 +86,7 @@ def test_a_crop_is_read_as_it_lies(channels_last: bool) -> None:
     features = whole.to("meta")[:, :, 1:-2, 2:-1]
     with planned(INTERPRETER) as launches:
         direct.gram("triton", features, "ieee")
-    assert launches[0].constants["CROP"]
+    assert launches[0].arguments["CROP"]
     assert launches[0].arguments["features"] is features
 
 
