@@ -321,7 +321,7 @@ def _within(regions: Sequence[Region] | None, made: Tensor, content: Tensor) -> 
     """`made` where the masks lie, and the content elsewhere, (3, H, W): no term would bring its pixels back there."""
     if regions is None:
         return made
-    masks = [resize(region.content.values, size=made.shape[-2:])[0] for region in regions]
+    masks = [resize(region.content.values, size=(made.shape[1], made.shape[2]))[0] for region in regions]
     return torch.lerp(content, made, torch.stack(masks).sum(0).clamp(max=1))
 
 
