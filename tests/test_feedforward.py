@@ -356,6 +356,29 @@ def test_a_run_starts_from_the_network_that_ships(places: Path) -> None:
         fastnst.stylize(example("content"), places / "x.png", init="network", **options)
 
 
+def test_a_start_from_the_network_is_the_content_where_no_mask_lies() -> None:
+    left, starts = np.zeros((48, 64), bool), []
+    left[:, :16] = True
+    left_and_middle = np.linspace(1, 0, 48, dtype=np.float32)[:, None] * ~left
+    options: dict[str, Any] = {"weights": "random", "precision": "fp32", "size": 64, "iterations": 1, "scales": None}
+    for init, masks in (("content", None), ("network", None), ("network", [(left, None), (left_and_middle, None)])):
+        at: list[torch.Tensor] = []
+        fastnst.stylize(
+            example("content"),
+            example("style_swirls"),
+            init=init,
+            masks=masks,
+            callback=lambda iterate, at=at: at.append(iterate.image.clone()),
+            callback_every=1,
+            **options,
+        )
+        starts.append(at[0])
+    content, made, masked = starts
+    torch.testing.assert_close(masked[..., :16], made[..., :16])
+    torch.testing.assert_close(masked[:, -1, 16:], content[:, -1, 16:])
+    torch.testing.assert_close(masked[:, 24], made[:, 24].lerp(content[:, 24], 24 / 47 * torch.from_numpy(~left[24])))
+
+
 def test_divergence_leaves_the_last_good_network(places: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output, stepped = tmp_path / "net.safetensors", training._Training._stepped
     monkeypatch.setattr(training, "_SMOOTHING", 2)

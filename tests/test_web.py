@@ -109,6 +109,7 @@ def test_refused_forms(form: dict[str, object], said: str) -> None:
         ({"size": 256}, ""),
         ({"size": 192, "edge": "short"}, ""),
         ({"size": 512}, "size 512 is more than this page makes; give 256 or less"),
+        ({"size": 60000, "edge": "short"}, "size 60000 is more than this page makes; give 192 or less"),
         ({"size": 193, "edge": "short"}, "size 193 is more than this page makes; give 192 or less"),
         ({"size": 128, "style_scale": 4}, r"style scale 4 at size 128 .* give 2 or less"),
     ],
@@ -237,6 +238,9 @@ def test_sizes_in_words(studio: Studio, size: str, width: int) -> None:
     assert (made.state, made.view()["width"], made.options.size) == (DONE, width, width)
     with pytest.raises(OptionError, match="size 320 is more than this page makes"):
         studio.options(request(form={**FAST, "size": "500%"}))
+    # Beyond what the engine takes, the page's limit is still the one that is named.
+    with pytest.raises(OptionError, match="size 99999 is more than this page makes; give 96 or less"):
+        studio.options(request(form={**FAST, "size": "99999", "edge": "short"}))
     with pytest.raises(OptionError, match="'big' is not a size; write 512, 1920x1080"):
         read_form({"size": "big"})
 

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -243,7 +244,8 @@ def test_bad_and_too_large_files_are_told(tab: Tab, tmp_path: Path, pictures: tu
     assert not page.is_visible("#alert")
     for size, count in (("50%", 0), ("640x480", 0), ("content", 0), ("large", 1), ("500", 1)):
         tab.set(size=size)
-        assert page.locator("#option-size.invalid").count() == count
+        assert page.locator("#option-size[aria-invalid=true]").count() == count
+    assert page.inner_text("#option-size-wrong") == "Give 192 or less"
     page.click("#start")
     playwright.expect(page.locator("#alert p")).to_contain_text(
         "Size 500 is more than this page makes; give 192 or less"
@@ -331,6 +333,12 @@ def test_before_and_after_and_one_to_one(tab: Tab, pictures: tuple[Path, Path]) 
     compare, full = page.locator("#compare"), page.locator("#full")
     compare.click()
     page.wait_for_selector(".pair .before")
+    picture, cut = page.locator(".pair .before").bounding_box(), page.locator(".cut").bounding_box()
+    assert picture["width"] / picture["height"] == pytest.approx(4 / 3, rel=0.01)
+    # The middle of its knob goes from side to side.
+    assert (cut["x"] + 14, cut["width"] - 28) == pytest.approx((picture["x"], picture["width"]), abs=1)
+    page.keyboard.press("ArrowRight")
+    assert "49%" in page.evaluate("document.querySelector('.before').style.clipPath")
     page.locator(".cut").fill("20")
     assert "80%" in page.evaluate("document.querySelector('.before').style.clipPath")
     full.click()
@@ -355,16 +363,41 @@ def test_a_painted_mask_says_where_the_style_goes(tab: Tab, pictures: tuple[Path
     tab.until_over()
     record = read_parameters(tab.download()[1])
     assert 0 < record["masks"][0]["content"]["covers"] < 0.5
+    assert page.is_visible(".mask")
+    page.click("#mask")
+    assert not page.is_visible(".mask")
     page.click("#clear")
     assert page.locator(".mask").count() == 0
     # A result brings its mask back, and the next run has it again.
     page.click("#results button")
-    page.wait_for_selector(".mask")
+    page.wait_for_selector("#clear")
+    assert not page.is_visible(".mask")
     tab.start()
     tab.until_over()
     assert tab.results() == ["2 · 64 px", "1 · 64 px"]
     again = read_parameters(tab.download()[1])
     assert again["masks"][0]["content"]["covers"] == pytest.approx(record["masks"][0]["content"]["covers"], abs=0.02)
+
+
+def test_an_answer_to_values_of_before_is_dropped(tab: Tab, pictures: tuple[Path, Path]) -> None:
+    page = tab.page
+    tab.give(*pictures)
+    tab.set(size="64")
+    page.wait_for_selector("#start:has-text('about')")
+    tab.set(iterations="abc")
+    assert page.inner_text("#start") == "Start"
+    playwright.expect(page.locator("#option-iterations-wrong")).to_have_text(re.compile("'abc'"))
+    held: list[Any] = []
+    page.route("**/api/runs", lambda route: held.append(route))
+    page.click("#start")
+    while not held:
+        page.wait_for_timeout(10)
+    tab.set(iterations="16")
+    assert page.inner_text("#option-iterations-wrong") == ""
+    with page.expect_response("**/api/runs"):
+        held[0].continue_()
+    page.wait_for_selector("#start:has-text('about')")
+    assert not page.is_visible("#alert")
 
 
 @pytest.mark.filterwarnings("always::fastnst.errors.FastnstWarning")
@@ -386,7 +419,12 @@ def test_styles_that_ship_are_shown_at_once_and_blended(tab: Tab, pictures: tupl
     page.get_by_text("A first picture").wait_for()
     page.wait_for_selector(".pair img[alt='A first picture']")
     assert page.input_value("#begins") == "network"
+    name, file = tab.download()
+    assert name == "sea-first.jpg"
+    with Image.open(file) as image:
+        assert (image.format, image.size) == ("JPEG", (640, 480))
     page.select_option("#palette select", "style_glass")
+    playwright.expect(page.locator("#palette h2 span")).to_have_text("swirls and glass")
     slider = page.locator("#palette .blend input")
     slider.wait_for()
     before = page.get_attribute(".pair img", "src")

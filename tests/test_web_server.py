@@ -202,7 +202,7 @@ def test_a_run_starts_within_a_second_of_one_that_could_not_be_kept(
     [
         (b"no picture", "content", "is not an image of a known format"),
         (b"no picture", "style", "style image (sea.png) is not an image"),
-        (b"x" * 100_001, "content", "sea.png has more than 100 kB"),
+        (b"x" * 100_001, "content", "sea.png is larger than 100 kB"),
         (png(200, 101), "content", "more than the limit of 20000 pixels"),
         (png(), "poster", "'poster' is not a role of a picture"),
     ],
@@ -216,7 +216,7 @@ def test_bad_pictures(address: str, data: bytes, role: str, said: str) -> None:
     connection.request("POST", "/api/uploads?name=a.png", iter([b"x" * 60_000] * 2), encode_chunked=True)
     answer = connection.getresponse()
     assert answer.status == 400
-    assert "more than 100 kB" in json.loads(answer.read())["error"]
+    assert "larger than 100 kB" in json.loads(answer.read())["error"]
     connection.close()
 
 

@@ -64,13 +64,17 @@ class Limits:
                 f"{name} is larger than {in_words(self.upload_bytes)}, the most that this page takes; reduce it first"
             )
 
+    def check_size(self, size: int, edge: str, content: tuple[int, int]) -> None:
+        """Raises OptionError where `edge` of a picture of this width and height may not be so long."""
+        most = self.size / _stretch(edge, content)
+        if size > most:
+            raise OptionError(f"size {size} is more than this page makes; give {int(most)} or less")
+
     def check_options(self, options: Options, content: tuple[int, int], styles: Sequence[tuple[int, int]]) -> None:
         """Raises OptionError where the options make larger pictures than there may be of a content and styles of these
         widths and heights."""
-        most = self.size / _stretch(options, content)
-        if options.size > most:
-            raise OptionError(f"size {options.size} is more than this page makes; give {int(most)} or less")
-        most = self.size / max(_stretch(options, style) for style in styles) / options.size
+        self.check_size(options.size, options.edge, content)
+        most = self.size / max(_stretch(options.edge, style) for style in styles) / options.size
         if options.style_scale > most:
             raise OptionError(
                 f"style scale {options.style_scale:g} at size {options.size} makes the style larger than the "
@@ -256,6 +260,6 @@ def oldest_first(results: Sequence[Kept], most: int, most_bytes: int) -> list[Ke
     return kept[::-1]
 
 
-def _stretch(options: Options, size: tuple[int, int]) -> float:
-    """The long edge of a picture of `size` over the one that the options measure."""
-    return max(size) / min(size) if options.edge == "short" else 1.0
+def _stretch(edge: str, size: tuple[int, int]) -> float:
+    """The long edge of a picture of `size` over its `edge`."""
+    return max(size) / min(size) if edge == "short" else 1.0

@@ -60,7 +60,10 @@ class Studio:
 
     def options(self, request: Request) -> Options:
         content, *styles = ((upload.width, upload.height) for upload in (request.content, *request.styles))
-        options = resolve_options(**sized({**request.options, **self.host}, Canvas(content[1], content[0])))
+        values = sized({**request.options, **self.host}, Canvas(content[1], content[0]))
+        # The page's limit is below the engine's, so it is the one to be named.
+        self.limits.check_size(values.get("size", Options.size), values.get("edge", Options.edge), content)
+        options = resolve_options(**values)
         self.limits.check_options(options, content, styles)
         return options
 

@@ -29,10 +29,12 @@ export const start = (run) => ask(here("/runs"), json(run));
 export const proceed = (result, size) => ask(here(`/results/${result}/continue`), json({ size }));
 export const stop = () => ask(here("/runs"), { method: "DELETE" });
 
-// The first picture of a run, as an address, or null where there is none.
+// The first picture of a run, its address and format, or null where there is none.
 export async function first(run) {
   const answer = await fetch(here("/first"), json(run)).catch(() => null);
-  return answer?.status === 200 ? URL.createObjectURL(await answer.blob()) : null;
+  if (answer?.status !== 200) return null;
+  const picture = await answer.blob();
+  return { url: URL.createObjectURL(picture), format: picture.type.replace("image/", "") };
 }
 export const swatchUrl = (name) => here(`/examples/${name}`);
 

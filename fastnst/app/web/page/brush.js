@@ -36,7 +36,7 @@ export class Brush {
 
   press(on) {
     this.button.ariaPressed = String(on);
-    this.canvas.classList.toggle("painting", on);
+    this.canvas.hidden = !on;
   }
 
   // Makes the mask as wide and high as the picture, unless it is already.
@@ -47,12 +47,10 @@ export class Brush {
     this.pair.append(this.canvas);
   }
 
-  // The place of the pointer in the mask, which lies in the middle of its element.
+  // The place of the pointer in the mask.
   at(event) {
     const box = this.canvas.getBoundingClientRect();
-    const scale = Math.min(box.width / this.canvas.width, box.height / this.canvas.height);
-    const left = (box.width - this.canvas.width * scale) / 2, top = (box.height - this.canvas.height * scale) / 2;
-    return [(event.clientX - box.left - left) / scale, (event.clientY - box.top - top) / scale];
+    return [((event.clientX - box.left) / box.width) * this.canvas.width, ((event.clientY - box.top) / box.height) * this.canvas.height];
   }
 
   line(from, to) {

@@ -8,6 +8,7 @@ export class Controls {
     this.changed = new Map();
     this.rows = new Map();
     this.heard = () => {};
+    this.refusal = "";
     for (const control of page.controls) {
       if (control.group && control.group !== this.group) {
         more.append(element("h2", {}, control.group));
@@ -32,9 +33,11 @@ export class Controls {
     const top = element("div", { className: "top" }, label, back, field);
     const hint = control.group ? element("p", { className: "hint" }, control.meaning) : "";
     const wide = control.name.endsWith("_layers") || control.placeholder.length > 12 ? " wide" : "";
-    const row = element("div", { className: `control ${control.kind}${wide}${slider ? " sliding" : ""}` }, top, slider ?? "", hint);
+    const wrong = element("p", { className: "wrong", id: `${id}-wrong` });
+    field.setAttribute("aria-describedby", wrong.id);
+    const row = element("div", { className: `control ${control.kind}${wide}${slider ? " sliding" : ""}` }, top, wrong, slider ?? "", hint);
     field.addEventListener("input", () => this.set(control.name, field.value));
-    this.rows.set(control.name, { control, field, slider, row });
+    this.rows.set(control.name, { control, field, slider, wrong, row });
     return row;
   }
 
@@ -74,8 +77,15 @@ export class Controls {
     const same = typed === control.defaults[name === "preset" ? "default" : this.preset()];
     if (typed === null || same) this.changed.delete(name);
     else this.changed.set(name, typed);
-    this.show(value !== null ? name : undefined);
+    this.refusal = "";
+    this.show();
     this.heard();
+  }
+
+  // Shows what the server says against the values, or "" for nothing, under the field that it begins with.
+  refuse(refusal) {
+    this.refusal = refusal;
+    this.show();
   }
 
   // Starts from the first picture where there is one, unless another start is chosen.
@@ -96,13 +106,16 @@ export class Controls {
   }
 
   // Shows every value; the field that is being typed in is left alone.
-  show(typing) {
-    for (const [name, { control, field, slider, row }] of this.rows) {
+  show() {
+    // A message about one of several style weights begins with "style weight".
+    const refused = [...this.changed.keys()].find((name) => this.refusal.startsWith(name.replaceAll("_", " ").replace(/s$/, "")));
+    for (const [name, { control, field, slider, wrong, row }] of this.rows) {
       const value = this.value(name);
-      if (name !== typing || document.activeElement !== field) field.value = value;
+      if (document.activeElement !== field) field.value = value;
       if (slider) slider.put(value);
       row.classList.toggle("changed", this.changed.has(name));
-      field.classList.toggle("invalid", ["number", "size"].includes(control.kind) && !valid(control, value));
+      wrong.textContent = problem(control, value) || (name === refused ? this.refusal : "");
+      field.ariaInvalid = String(wrong.textContent !== "");
     }
     this.begins.select.value = this.form().begins;
     this.begins.row.classList.toggle("changed", this.chosen != null);
@@ -115,6 +128,7 @@ export class Controls {
   // Puts back a form as `form` gave it; a name that is no control any more is left out.
   restore({ form, begins }) {
     this.changed = new Map(Object.entries(form).filter(([name]) => this.rows.has(name)));
+    this.refusal = "";
     const known = [...this.begins.select.options].some((option) => option.value === begins);
     this.chosen = known && begins !== this.usual() ? begins : null;
     this.show();
@@ -138,9 +152,12 @@ function beginning(page) {
   return { row: element("div", { className: "control choice" }, element("div", { className: "top" }, label, select)), select, results };
 }
 
-function valid(control, text) {
-  if (text === "") return true;
-  if (control.kind === "size" && /^ *(content|[\d.]+ *%|\d+ *[x×*] *\d+ *(px)?) *$/i.test(text)) return true;
+// What is wrong with a number or a size, as far as the page can tell; "" for nothing.
+function problem({ kind, minimum, maximum }, text) {
+  if (!["number", "size"].includes(kind) || text === "") return "";
+  if (kind === "size" && /^ *(content|[\d.]+ *%|\d+ *[x×*] *\d+ *(px)?) *$/i.test(text)) return "";
   const number = Number(text);
-  return Number.isFinite(number) && (control.minimum === null || number >= control.minimum) && (control.maximum === null || number <= control.maximum);
+  if (!Number.isFinite(number)) return kind === "size" ? "write 512, 50%, 1920x1080 or content" : "give a number";
+  if (minimum !== null && number < minimum) return `give ${minimum} or more`;
+  return maximum !== null && number > maximum ? `give ${maximum} or less` : "";
 }

@@ -19,18 +19,29 @@ function complain(message) {
   alertBox.hidden = false;
 }
 
+let calms = 0;
 function calm() {
+  calms++;
   alertBox.hidden = true;
 }
 
-// Does what may fail; what the server says is shown.
+// Does what may fail; what the server says is shown, unless something changed in the meantime.
 async function attempt(act) {
   calm();
+  const turn = calms;
   try {
     await act();
   } catch (error) {
-    complain(error.message);
+    if (turn === calms) complain(error.message);
   }
+}
+
+// A clip can be had as one, and its first frame as a picture; a first picture as the JPEG or PNG that it is.
+function offerFormats(formats) {
+  const list = find("format");
+  if ([...list.options].map(({ value }) => value).join() === formats.join()) return;
+  list.replaceChildren(...formats.map((format) => element("option", { value: format }, format.toUpperCase())));
+  if (formats.includes(list.dataset.wish)) list.value = list.dataset.wish;
 }
 
 async function main() {
@@ -38,7 +49,7 @@ async function main() {
   for (const kind of ["dragover", "drop"]) document.addEventListener(kind, (event) => event.preventDefault());
   const page = await api.page();
   find("engine").textContent = `${page.version} · ${page.weights} network · ${page.device}`;
-  find("format").append(...page.formats.map((format) => element("option", { value: format }, format.toUpperCase())));
+  offerFormats(page.formats);
 
   const controls = new Controls(find("main-controls"), find("more-controls"), page);
   const chart = new Chart(find("chart"), find("legend"));
@@ -69,6 +80,8 @@ async function main() {
     document.querySelector("#content .empty b").textContent = isTexture() ? "Not needed for a texture" : "Drop a picture";
     palette.show(slots.style.pictures, controls.value("style_weights"));
     clearTimeout(asking);
+    forecasts++;
+    find("start").textContent = "Start";
     asking = setTimeout(foresee, 500);
     clearTimeout(looking);
     looking = setTimeout(showFirst, 20);
@@ -90,15 +103,17 @@ async function main() {
     if (JSON.stringify(run.styles) !== shown) controls.offerFirst(false);
     first = firstOf(run);
     shown = JSON.stringify(run.styles);
-    const turn = ++firsts, url = await api.first(run);
+    const turn = ++firsts, picture = await api.first(run);
     if (turn !== firsts || isBusy()) return;
-    controls.offerFirst(url !== null);
-    if (url === null) return;
+    controls.offerFirst(picture !== null);
+    if (picture === null) return;
+    const old = held;
+    held = { ...picture, name: `${slots.content.pictures[0].name.replace(/\.[^.]*$/, "")}-first` };
     history.select(null);
+    const drawn = stage.show(held.url, "A first picture");
     offerActions(null);
-    await stage.show(url, "A first picture");
-    if (held) URL.revokeObjectURL(held);
-    held = url;
+    await drawn;
+    if (old) URL.revokeObjectURL(old.url);
     stage.say(["A first picture, made in one pass.", "Press Start to refine it, with finer strokes."]);
   }
 
@@ -115,16 +130,11 @@ async function main() {
   // Says on the button how long the run will take, where that can be known.
   async function foresee() {
     const run = wanted(), turn = ++forecasts;
-    let said = "Start";
-    if (run && !isBusy()) {
-      try {
-        const { seconds } = await api.forecast(run);
-        if (seconds !== null) said = `Start · about ${clock(seconds)}`;
-      } catch {
-        // What is wrong with the form is said when it is started.
-      }
-    }
-    if (turn === forecasts) find("start").textContent = said;
+    if (!run || isBusy()) return;
+    const { seconds, refusal } = await api.forecast(run).catch(({ message }) => ({ refusal: message }));
+    if (turn !== forecasts) return;
+    controls.refuse(refusal ?? "");
+    if (seconds) find("start").textContent = `Start · about ${clock(seconds)}`;
   }
   controls.heard = remember;
 
@@ -156,10 +166,16 @@ async function main() {
   }
 
   function offerActions(result) {
-    const button = find("continue");
-    find("actions").inert = !result;
+    const button = find("continue"), download = find("download");
+    const picture = held?.url === stage.shown ? held : null;
+    find("actions").inert = !result && !picture;
     if (!result) {
       button.textContent = "Continue larger";
+      button.disabled = true;
+      if (picture) {
+        offerFormats([picture.format]);
+        Object.assign(download, { href: picture.url, download: `${picture.name}.${picture.format.replace("jpeg", "jpg")}` });
+      }
       return;
     }
     const size = Math.min(2 * result.size, page.limits.size);
@@ -167,14 +183,7 @@ async function main() {
     button.textContent = size > result.size ? `Continue at ${size} px` : "Largest size reached";
     button.onclick = () => attempt(() => api.proceed(result.id, size));
     offerFormats(result.formats);
-    find("download").href = api.fileUrl(result.id, find("format").value);
-  }
-
-  // A clip can be had as one, and its first frame as a picture.
-  function offerFormats(formats) {
-    const list = find("format");
-    if (list.length === formats.length) return;
-    list.replaceChildren(...formats.map((format) => element("option", { value: format }, format.toUpperCase())));
+    Object.assign(download, { href: api.fileUrl(result.id, find("format").value), download: "" });
   }
 
   const isBusy = (one = run) => one !== null && one.state === "running";
@@ -245,11 +254,15 @@ async function main() {
   });
   find("stop").addEventListener("click", () => attempt(api.stop));
   find("reset").addEventListener("click", () => controls.restore({ form: {}, begins: null }));
-  find("format").addEventListener("change", show);
+  find("format").addEventListener("change", ({ target }) => {
+    target.dataset.wish = target.value;
+    show();
+  });
   find("examples").addEventListener("click", () =>
     attempt(async () => {
-      slots.content.put([await api.example("content")]);
-      slots.style.put([await api.example("style_swirls")]);
+      const [content, style] = [await api.example("content"), await api.example("style_swirls")];
+      slots.content.put([content]);
+      slots.style.put([style]);
     }),
   );
 

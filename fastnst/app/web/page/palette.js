@@ -21,7 +21,8 @@ export class Palette {
     this.row = element("div", { className: "blend off" }, element("label", {}, "Blend with ", this.other), this.slider);
     this.other.addEventListener("change", () => this.choose([this.chosen[0], this.other.value].filter(Boolean)));
     this.slider.addEventListener("input", () => this.put(null, this.shares()));
-    root.append(element("div", { className: "swatches" }, ...this.swatches.map(({ swatch }) => swatch)), this.row);
+    this.names = element("span");
+    root.append(element("h2", {}, "Or click a style", this.names), element("div", { className: "swatches" }, ...this.swatches.map(({ swatch }) => swatch)), this.row);
   }
 
   shares() {
@@ -43,6 +44,7 @@ export class Palette {
     const names = pictures.map(({ name }) => name.replace(/\.jpg$/, ""));
     this.chosen = names.length <= 2 && names.every((name) => known.includes(name)) ? names : [];
     for (const { name, swatch } of this.swatches) swatch.ariaPressed = String(this.chosen.includes(name));
+    this.names.textContent = this.chosen.map((name) => name.replace("style_", "")).join(" and ");
     if (this.chosen.length === 2) this.slider.value = shares ? Number(shares.split(",")[1]) : 50;
     const blended = this.blended;
     this.blended = this.chosen.length === 2 && Boolean(shares);

@@ -9,15 +9,19 @@ export class Stage {
     this.said = said;
     this.shown = null;
     this.asked = 0;
-    this.tools = view.querySelector(".tools");
     this.before = null;
     this.pair = element("div", { className: "pair" });
     view.append(this.pair);
     this.cut = element("input", { type: "range", min: 0, max: 100, value: 50, hidden: true, className: "cut", ariaLabel: "How much of the content is shown" });
     this.cut.addEventListener("input", () => this.compare());
-    this.tools.prepend(this.cut);
-    const [compare, full] = ["#compare", "#full"].map((id) => this.tools.querySelector(id));
-    compare.addEventListener("click", () => this.toggle(compare, () => this.compare()));
+    this.pair.append(this.cut);
+    const [compare, full] = ["#compare", "#full"].map((id) => view.querySelector(id));
+    compare.addEventListener("click", () =>
+      this.toggle(compare, () => {
+        this.compare();
+        this.cut.focus({ preventScroll: true });
+      }),
+    );
     full.addEventListener("click", () => this.toggle(full, () => view.classList.toggle("real", full.ariaPressed === "true")));
     this.comparing = () => compare.ariaPressed === "true" && this.before !== null;
   }
@@ -40,7 +44,7 @@ export class Stage {
     const image = old ?? element("img", { className: "before", alt: "The content" });
     if (image.getAttribute("src") !== url) image.src = url;
     image.style.clipPath = `inset(0 ${100 - this.cut.value}% 0 0)`;
-    if (!old) this.pair.append(image);
+    if (!old) this.cut.before(image);
   }
 
   // Shows the image at `url` once it is decoded, so that nothing flickers; a later call overtakes an earlier one.
@@ -60,6 +64,7 @@ export class Stage {
     for (const old of this.pair.querySelectorAll("img:not(.before)")) old.remove();
     this.pair.prepend(image);
     const ratio = window.devicePixelRatio || 1;
+    this.pair.style.setProperty("--ratio", image.naturalWidth / image.naturalHeight);
     this.pair.style.setProperty("--width", `${image.naturalWidth / ratio}px`);
     this.pair.style.setProperty("--height", `${image.naturalHeight / ratio}px`);
   }
