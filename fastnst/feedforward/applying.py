@@ -110,7 +110,7 @@ class Applier:
             kept = None if self.low_memory is None else not self.low_memory
             image = stylized(self._network, opaque(picture).rgb[None], self.weights, kept=kept)[0]
             image = finished(image, picture, self.preserve_color)
-        content_facts = {"name": picture.name, "width": picture.width, "height": picture.height}
+        content_facts = {"name": source.name, **source.tags, "width": picture.width, "height": picture.height}
         network = {**self._facts["network"], "blend": [round(weight, 6) for weight in self.weights.tolist()]}
         return Applied(image, picture.alpha, {"content": content_facts, **self._facts, "network": network})
 
