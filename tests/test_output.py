@@ -225,7 +225,7 @@ def test_refused_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refused_path("", "has no extension")
     refused_path(tmp_path / "none" / "a.png", "the folder '.*none' does not exist; create it")
     (tmp_path / "file").touch()
-    refused_path(tmp_path / "file" / "a.png", "the folder '.*file' is not a folder")
+    refused_path(tmp_path / "file" / "a.png", "'.*file' is a file, not a folder; choose another")
     (tmp_path / "folder.png").mkdir()
     refused_path(tmp_path / "folder.png", "is a directory; give a file name in it")
     refused_path(f"{tmp_path}/folder.png/", "names a folder")
@@ -239,6 +239,8 @@ def test_refused_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for end in ("/", "//", "/."):
         refused_path(f"{tmp_path}/a.png{end}", r"names a folder; give a file name, such as '.*/a\.png'")
     refused_path(str(tmp_path / "a\0.png"), "not a valid path")
+    if sys.platform == "linux":
+        refused_path("/proc/a.png", r"no file can be made in '/proc' \(.*\); choose another folder")
     refused_path(tmp_path / ("x" * 300 + ".png"), "name too long")
     (tmp_path / "null.png").symlink_to(os.devnull)
     refused_path(tmp_path / "null.png", "not a regular file")

@@ -80,6 +80,7 @@ class Applier:
         self.max_pixels = max_pixels
         self._facts: dict[str, Any] = {
             "network": {
+                "name": network.name if isinstance(network, NetworkFile) else None,
                 "sha256": network.sha256 if isinstance(network, NetworkFile) else None,
                 "styles": list(module.names),
             },

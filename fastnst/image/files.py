@@ -3,6 +3,7 @@
 import os
 import re
 import stat
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -102,8 +103,9 @@ def check_place(name: str, what: str = "output", suffixes: Sequence[str] = ()) -
     folder = target.parent
     try:
         if not folder.is_dir():
-            missing = "is not a folder" if folder.exists() else "does not exist"
-            problem = f": the folder {str(folder)!r} {missing}; create it or choose another"
+            problem = f": the folder {str(folder)!r} does not exist; create it or choose another"
+            if folder.exists():
+                problem = f": {str(folder)!r} is a file, not a folder; choose another"
         elif target.is_dir():
             problem = f" is a directory; give a file name in it, such as {name + '/out' + target.suffix!r}"
         elif target.is_symlink():  # realpath stops only at a link that it cannot resolve
@@ -114,6 +116,12 @@ def check_place(name: str, what: str = "output", suffixes: Sequence[str] = ()) -
             problem = f": the folder {str(folder)!r} is not writable; choose another"
         elif exists and not os.access(target, os.W_OK):
             problem = " is write-protected; choose another name or change its permissions"
+        else:
+            try:
+                with tempfile.TemporaryFile(dir=folder):
+                    pass  # access alone says nothing of /proc
+            except OSError as error:
+                problem = f": no file can be made in {str(folder)!r} ({error.strerror}); choose another folder"
     except OSError as error:
         problem = f" is not possible ({error.strerror}); choose another name"
     if problem:

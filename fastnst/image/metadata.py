@@ -93,6 +93,17 @@ def dpi_in(parameters: Mapping[str, Any] | None) -> float | None:
     return dpi if isinstance(dpi, int | float) and 1 < dpi < MOST_DPI else None
 
 
+def blend_in(parameters: Mapping[str, Any]) -> dict[str, float]:
+    """The styles, with their shares, in which a network made the picture of these `parameters`; none for another."""
+    network = parameters.get("network")
+    known: Mapping[str, Any] = network if isinstance(network, Mapping) else {}
+    styles, blend = known.get("styles"), known.get("blend")
+    if not isinstance(styles, list) or not isinstance(blend, list) or len(styles) != len(blend):
+        return {}
+    shares = zip(map(str, styles), blend, strict=True)
+    return {name: share for name, share in shares if isinstance(share, int | float) and share > 0}
+
+
 def _content(parameters: Mapping[str, Any] | None) -> Mapping[str, Any]:
     content = (parameters or {}).get("content")
     return content if isinstance(content, Mapping) else {}
