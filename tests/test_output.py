@@ -240,7 +240,8 @@ def test_refused_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         refused_path(f"{tmp_path}/a.png{end}", r"names a folder; give a file name, such as '.*/a\.png'")
     refused_path(str(tmp_path / "a\0.png"), "not a valid path")
     if sys.platform == "linux":
-        refused_path("/proc/a.png", r"no file can be made in '/proc' \(.*\); choose another folder")
+        with pytest.raises(ImageError, match=r"no file can be made in '/proc' \(.*\); choose another folder"):
+            check_output_path("/proc/a.png")
     refused_path(tmp_path / ("x" * 300 + ".png"), "name too long")
     (tmp_path / "null.png").symlink_to(os.devnull)
     refused_path(tmp_path / "null.png", "not a regular file")

@@ -3,7 +3,6 @@
 import os
 import re
 import stat
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -116,12 +115,6 @@ def check_place(name: str, what: str = "output", suffixes: Sequence[str] = ()) -
             problem = f": the folder {str(folder)!r} is not writable; choose another"
         elif exists and not os.access(target, os.W_OK):
             problem = " is write-protected; choose another name or change its permissions"
-        else:
-            try:
-                with tempfile.TemporaryFile(dir=folder):
-                    pass  # access alone says nothing of /proc
-            except OSError as error:
-                problem = f": no file can be made in {str(folder)!r} ({error.strerror}); choose another folder"
     except OSError as error:
         problem = f" is not possible ({error.strerror}); choose another name"
     if problem:

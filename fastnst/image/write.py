@@ -128,7 +128,16 @@ def check_output_path(path: Target, size: tuple[int, int] | None = None, **form:
     """Raises ImageError if a picture, of `size` (height, width) where known, could not be written to `path`; for an
     unknown extension, a place that will not do, and a picture larger than the format holds. Raises OptionError for
     a `form` that will not do."""
-    _destination(path, size, form)
+    name, *_ = _destination(path, size, form)
+    if not hasattr(path, "write"):
+        folder = real_target(name).parent
+        try:
+            with tempfile.TemporaryFile(dir=folder):
+                pass  # permissions alone say nothing of /proc
+        except OSError as error:
+            raise ImageError(
+                f"output {name!r}: no file can be made in {str(folder)!r} ({error.strerror}); choose another folder"
+            ) from error
 
 
 def _destination(path: Target, size: tuple[int, int] | None, asked: Form) -> tuple[str, Format, int, dict[str, object]]:
