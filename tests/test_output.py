@@ -433,3 +433,10 @@ def test_a_content_without_a_resolution_gives_none(extension: str, credit: dict[
     for dpi in (float("nan"), -3, "300"):
         save_image(path, picture, parameters={"content": {"name": "content.npy", "dpi": dpi}})
         assert not load_image(path).tags
+
+
+def test_a_big_tiff_has_no_resolution_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(write, "_LARGEST_TIFF", 0)
+    save_image(tmp_path / "a.tif", picture())
+    assert (tmp_path / "a.tif").read_bytes()[2:4] in (b"\x2b\0", b"\0\x2b")
+    assert not load_image(tmp_path / "a.tif").tags

@@ -192,20 +192,13 @@ def differing_options(parameters: Sequence[Mapping[str, Any]]) -> list[str]:
     As `style_weight 100, optimizer adam; loss 0.52` and `mosaic 0.7, swirls 0.3`.
     """
     options = [record["options"] if isinstance(record.get("options"), Mapping) else {} for record in parameters]
-    counts: dict[str, Counter[str]] = {}
-    for values in options:
-        for name, value in values.items():
-            counts.setdefault(name, Counter())[_said(value)] += 1
     usual = {}
-    for name, count in counts.items():
-        (value, most), *others = count.most_common(2)
+    for name in {name for values in options for name in values}:
+        (value, most), *others = Counter(_said(values[name]) for values in options if name in values).most_common(2)
         usual[name] = value if not others or others[0][1] < most else None
     captions = []
     for record, values in zip(parameters, options, strict=True):
-        blend = blend_in(record)
-        said = [
-            ", ".join(blend) if len(blend) < 2 else ", ".join(f"{name} {share:.2g}" for name, share in blend.items())
-        ]
+        said = [", ".join(f"{name} {share:.2g}".removesuffix(" 1") for name, share in blend_in(record).items())]
         said += [", ".join(f"{name} {_said(value)}" for name, value in values.items() if _said(value) != usual[name])]
         final = record.get("final")
         total = final.get("total") if isinstance(final, Mapping) else None
