@@ -95,7 +95,8 @@ def _nothing_written_beside_tmp_path() -> Iterator[None]:
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
         if watching and event == "open" and isinstance(arguments[0], str) and arguments[2] & WRITING:
             path = Path(os.path.abspath(arguments[0]))  # noqa: PTH100  # resolve() would open files itself
-            if path.is_relative_to(REPOSITORY) and not IGNORED & set(path.parts):
+            # Of a folder only a file without a name is opened so.
+            if path.is_relative_to(REPOSITORY) and not IGNORED & set(path.parts) and not path.is_dir():
                 written.add(path)
 
     sys.addaudithook(watch)

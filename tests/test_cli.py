@@ -143,7 +143,9 @@ def test_an_image_that_cannot_be_written_there_is_saved_elsewhere(
     assert rescued.suffix == ".webp"
     assert read_parameters(rescued)["final"]["iteration"] >= 1
     said = capsys.readouterr().err
-    assert f"is in {rescued}, because output '{folder / 'out.webp'}'" in said
+    problem = f"output '{folder / 'out.webp'}': the folder '{folder}' does not exist"
+    assert (f"is in {rescued}, because {problem}" if breaks else f"error: {problem}") in said
+    assert breaks or f"; the image is saved in {rescued}" in said
     assert said.count(rescued.name) == 1
 
 

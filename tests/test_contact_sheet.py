@@ -63,6 +63,15 @@ def test_labels_are_beside_their_rows_and_columns_and_captions_under_their_cells
     assert marks[blue[2] :, blue[1] : half].any()
 
 
+def test_captions_break_where_they_are_measured_to_end() -> None:
+    """Letters of different widths: no line is cut at the edge of its cell."""
+    sheet = sheet_of([[filled(RED)]], cell=80, captions=[["iiii.iiii iiii.iiii iiii WWWW WWWW WWWWWWW"]])
+    red = box(sheet, RED)
+    under = ink(sheet)[red[2] :]
+    assert under.any()
+    assert not under[:, red[3] - 1 :].any()
+
+
 @pytest.mark.parametrize("text", ["word " * 200, "w" * 500, "α/β = 10⁻³ × Tübingen 夜 — …", "  ", "line\nbreak"])
 def test_any_label_stays_in_its_place(text: str) -> None:
     labels: dict[str, Any] = {"row_labels": [text], "column_labels": [text, ""], "captions": [[text, ""]]}

@@ -1,6 +1,7 @@
 """Networks that stylize in one pass: strips, blends, training that goes on to the bit, files, the two commands."""
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -341,7 +342,7 @@ def test_the_network_that_ships(tmp_path: Path, capsys: pytest.CaptureFixture[st
     mixed = Applier(blend={"swirls": 1, "glass": 1}, size=64)(example("content"))
     assert (mixed.tensor - swirls.rgb).abs().mean() > 0.02
     assert cli.main(["apply", str(example("content")), "-o", str(output), "--blend", "swirls=1", "glas=1"]) == 1
-    assert "the network has no style 'glas'; choose one of: charcoal" in capsys.readouterr().err
+    assert "the network has no style 'glas'; did you mean glass? Or choose one of: charcoal" in capsys.readouterr().err
 
 
 def test_a_run_starts_from_the_network_that_ships(places: Path) -> None:
@@ -526,6 +527,16 @@ def test_the_commands(places: Path, tmp_path: Path, capsys: Any) -> None:
     said = ran(capsys, 1, "apply", net, photos, "-o", tmp_path / "all", "--style", "y")
     assert "1 of 5 pictures failed" in said
     assert sorted(path.name for path in (tmp_path / "all").iterdir()) == ["0_tiny.png", "1.png", "2.png", "3.jpg"]
+    # Rerun names the command, which makes the same picture.
+    for made, kept in (("1.jpg", []), ("all/2.png", ["--size", "32", "--preserve-color", "luminance"])):
+        ran(capsys, 0, "apply", net, photos / "1.png", "-o", tmp_path / made, "--blend", "y=1", "x=3", *kept, "--quiet")
+        said = ran(capsys, 1, "rerun", tmp_path / made, "-o", tmp_path / "its own.jpg")
+        command = shlex.split(said.partition("; to make it again, type: ")[2])
+        assert command[:4] == ["fastnst", "apply", str(net), str(photos / "1.png")]
+        ran(capsys, 0, *command[1:])
+        again = tmp_path / "its own.jpg"
+        assert read_parameters(again)["content"] == read_parameters(tmp_path / made)["content"]
+        assert read_parameters(again)["network"] == read_parameters(tmp_path / made)["network"]
 
 
 @pytest.mark.parametrize(
@@ -537,6 +548,7 @@ def test_the_commands(places: Path, tmp_path: Path, capsys: Any) -> None:
         (["apply", "NET", "PICTURE", "-o", "out.png", "--blend", "1"], "1 blend weight for 2 styles"),
         (["apply", "BROKEN", "PICTURE", "-o", "out.png"], "is not a network of fastnst"),
         (["apply", "NET", "FOLDER", "-o", "FOLDER"], "would be overwritten"),
+        (["apply", "NET", "PICTURE", "PICTURE", "-o", "BROKEN"], "several pictures need a folder after -o, and '"),
         (["apply", "NET", "--onnx", "net.txt"], "end it in .onnx"),
         (["train", "PICTURE", "--photos", "EMPTY", "-o", "n.safetensors"], "has no pictures"),
         (["train", "PICTURE", "--photos", "FOLDER", "-o", "n.pth"], "end it in .safetensors"),

@@ -82,6 +82,15 @@ def test_compare(tmp_path: Path, pictures: tuple[str, str], monkeypatch: pytest.
     assert "style_weight 50; loss " in second
     assert third == "content.png"
     assert read_parameters(out) == {"compared": [*results, pictures[0]]}
+    applied = str(tmp_path / "applied.png")
+    style = ["--blend", "swirls=0.3", "mosaic=0.7", "--size", "64", "--quiet"]
+    assert cli.main(["apply", pictures[0], "-o", applied, *style]) == 0
+    assert cli.main(["compare", results[0], *results, applied, "-o", str(out), "--columns", "4"]) == 0
+    ((_, first, second, third),) = watched.call_args.kwargs["captions"]
+    # What most have goes without saying.
+    assert first.startswith("1.png: loss ")
+    assert second.startswith("50.png: style_weight 50; loss ")
+    assert third == "applied.png: mosaic 0.7, swirls 0.3"
     labels = ["--labels", "a", "b", "--title", "two"]
     assert cli.main(["compare", *results, "-o", str(out), *labels]) == 0
     assert watched.call_args.kwargs["captions"] == [["a", "b"]]

@@ -168,12 +168,12 @@ def test_a_mask_is_what_it_means(mask: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        (LABELS, "is in colour; a mask is white inside.*one mask for each"),
+        (LABELS, "is in colour; a mask is white inside.*a black and white picture for each region"),
         (Image.fromarray(LABELS).convert("P"), "is in colour"),
         (Image.fromarray(LABELS).convert("RGBA"), "is in colour"),
         (np.dstack([LABELS[::-1, ::-1], np.full((32, 24), 128, np.uint8)]), "is in colour"),
         (torch.from_numpy(LABELS.copy()).permute(2, 0, 1), "is in colour"),
-        (NUMBERS, "nearly black: its brightest value is 2 of 255.*labels == 1"),
+        (NUMBERS, "nearly black: its brightest value is 2 of 255.*numbers its regions, give"),
         (NUMBERS.astype(np.int64), "nearly black"),
         (Image.fromarray(NUMBERS), "nearly black"),
         (np.full((32, 24), 300, np.int64), "has dtype int64"),

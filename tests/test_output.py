@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+import fastnst
 from fastnst.errors import ImageError, OptionError
 from fastnst.image import write
 from fastnst.image.decode import srgb_profile
@@ -224,7 +225,7 @@ def test_refused_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refused_path("", "has no extension")
     refused_path(tmp_path / "none" / "a.png", "the folder '.*none' does not exist; create it")
     (tmp_path / "file").touch()
-    refused_path(tmp_path / "file" / "a.png", "the folder '.*file' is not a folder")
+    refused_path(tmp_path / "file" / "a.png", "'.*file' is a file, not a folder; choose another")
     (tmp_path / "folder.png").mkdir()
     refused_path(tmp_path / "folder.png", "is a directory; give a file name in it")
     refused_path(f"{tmp_path}/folder.png/", "names a folder")
@@ -238,6 +239,9 @@ def test_refused_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for end in ("/", "//", "/."):
         refused_path(f"{tmp_path}/a.png{end}", r"names a folder; give a file name, such as '.*/a\.png'")
     refused_path(str(tmp_path / "a\0.png"), "not a valid path")
+    if sys.platform == "linux":
+        with pytest.raises(ImageError, match=r"no file can be made in '/proc' \(.*\); choose another folder"):
+            check_output_path("/proc/a.png")
     refused_path(tmp_path / ("x" * 300 + ".png"), "name too long")
     (tmp_path / "null.png").symlink_to(os.devnull)
     refused_path(tmp_path / "null.png", "not a regular file")
@@ -392,15 +396,47 @@ def test_a_quality_makes_files_smaller(extension: str, tmp_path: Path) -> None:
         save_image(tmp_path / "a.png", torch.rand(3, 40, 48), quality=90)
 
 
-@pytest.mark.parametrize("extension", ["jpg", "png", "webp", "avif", "tif"])
-def test_the_maker_of_the_content_is_named(extension: str, tmp_path: Path) -> None:
-    source, path = tmp_path / "content.jpg", tmp_path / f"out.{extension}"
+def tagged(path: Path, *, artist: str = "Ada <Müller>", dpi: int | None = 300) -> Path:
+    """A picture, in a file at `path`, whose EXIF names its maker and its resolution."""
     exif = Image.Exif()
-    exif[315], exif[33432] = "Jane <Doe>", "2026 Jane"
-    Image.new("RGB", (16, 16)).save(source, exif=exif)
-    credit = dict(load_image(source).credit)
-    assert credit == {"artist": "Jane <Doe>", "copyright": "2026 Jane"}
-    save_image(path, torch.rand(3, 16, 16), parameters={"content": {"name": "content.jpg", **credit}})
-    assert b"Jane &lt;Doe&gt;</rdf:li>" in path.read_bytes() or extension == "png"
-    if extension != "tif":
-        assert load_image(path).credit == credit
+    exif[315], exif[33432] = artist.encode(), "2026 Ada"
+    resolution = {} if dpi is None else {"dpi": (dpi, dpi)}
+    to_pil(picture(48, 64)).save(path, exif=exif, **resolution)
+    return path
+
+
+@pytest.mark.parametrize("extension", ["jpg", "png", "webp", "avif", "tif"])
+def test_the_maker_and_the_resolution_of_the_content_stay(extension: str, tmp_path: Path) -> None:
+    source, path = tagged(tmp_path / "content.jpg"), tmp_path / f"out.{extension}"
+    tags = load_image(source).tags
+    assert tags == {"artist": "Ada <Müller>", "copyright": "2026 Ada", "dpi": 300}
+    result = fastnst.apply_network(fastnst.load_network(), source)
+    result.save(path)
+    assert "Ada &lt;Müller&gt;</rdf:li>".encode() in path.read_bytes() or extension == "png"
+    assert load_image(path).tags == (tags if extension != "tif" else {"dpi": 300})
+    if extension == "jpg":
+        stylized = fastnst.stylize(source, torch.ones(3, 32, 32), size=32, scales=1, iterations=1)
+        assert stylized.parameters["content"].items() >= tags.items()
+
+
+@pytest.mark.parametrize("credit", [{}, {"artist": "pHYs"}])
+@pytest.mark.parametrize("extension", ["jpg", "png", "webp", "avif", "tif"])
+def test_a_content_without_a_resolution_gives_none(extension: str, credit: dict[str, str], tmp_path: Path) -> None:
+    path, picture = tmp_path / f"out.{extension}", torch.rand(3, 40, 48)
+    save_image(path, picture, parameters={"content": {"name": "content.npy", **credit}})
+    with Image.open(path) as image:
+        image.load()
+        # EXIF says 72 where it is unknown.
+        assert image.info.get("dpi") in ((None,) if not credit or extension in ("png", "tif") else (None, (72, 72)))
+        assert bool(image.getexif().get(315)) == bool(credit and extension != "tif")
+    assert torch.allclose(load_image(path).rgb, picture, atol=0.3)
+    for dpi in (float("nan"), -3, "300"):
+        save_image(path, picture, parameters={"content": {"name": "content.npy", "dpi": dpi}})
+        assert not load_image(path).tags
+
+
+def test_a_big_tiff_has_no_resolution_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(write, "_LARGEST_TIFF", 0)
+    save_image(tmp_path / "a.tif", picture())
+    assert (tmp_path / "a.tif").read_bytes()[2:4] in (b"\x2b\0", b"\0\x2b")
+    assert not load_image(tmp_path / "a.tif").tags

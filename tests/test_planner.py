@@ -1,6 +1,7 @@
 """What is planned: by memory that is foreseen from shapes, and by time that is modelled."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -279,6 +280,13 @@ def test_the_command_prints_what_it_would_do(report: Callable[..., str]) -> None
         assert words in text
     # The sizes are those of the run.
     assert "480×352 px: " in report("--size", "480", "--scales", "none", "--padding", "circular")
+
+
+def test_the_command_prints_the_whole_first(report: Callable[..., str]) -> None:
+    whole, _, scales, *lines = report("--size", "512", "--scales", "256", "512", "--iterations", "2").splitlines()
+    assert re.fullmatch(r"in all about \d+ s for 4 iterations, peak memory .*B", whole)
+    assert scales == "2 scales of one run:"
+    assert whole.rpartition(", ")[2] in "".join(lines)
 
 
 def test_the_command_prints_json(report: Callable[..., str]) -> None:

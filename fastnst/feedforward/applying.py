@@ -80,6 +80,7 @@ class Applier:
         self.max_pixels = max_pixels
         self._facts: dict[str, Any] = {
             "network": {
+                "name": network.name if isinstance(network, NetworkFile) else None,
                 "sha256": network.sha256 if isinstance(network, NetworkFile) else None,
                 "styles": list(module.names),
             },
@@ -110,7 +111,7 @@ class Applier:
             kept = None if self.low_memory is None else not self.low_memory
             image = stylized(self._network, opaque(picture).rgb[None], self.weights, kept=kept)[0]
             image = finished(image, picture, self.preserve_color)
-        content_facts = {"name": picture.name, "width": picture.width, "height": picture.height}
+        content_facts = {"name": source.name, **source.tags, "width": picture.width, "height": picture.height}
         network = {**self._facts["network"], "blend": [round(weight, 6) for weight in self.weights.tolist()]}
         return Applied(image, picture.alpha, {"content": content_facts, **self._facts, "network": network})
 

@@ -14,6 +14,7 @@ from safetensors.torch import load, save
 
 from fastnst.errors import FastnstError, OptionError, counted
 from fastnst.feedforward.network import Architecture, StyleNetwork
+from fastnst.options.parse import hint_for
 from fastnst.replacing import replacing
 
 SHIPPED = Path(__file__).with_name("styles.safetensors")
@@ -29,11 +30,13 @@ class NetworkError(FastnstError):
 
 @dataclass(frozen=True, eq=False)
 class NetworkFile:
-    """A network from a file; `sha256` is the hash of the file, and `training` says how it was made."""
+    """A network from a file; `sha256` is the hash of the file, `training` says how it was made, and `name` is its path,
+    None for the network that comes with fastnst."""
 
     network: StyleNetwork
     sha256: str
     training: Mapping[str, Any]
+    name: str | None = None
 
 
 def save_network(path: str | os.PathLike[str], network: StyleNetwork, training: Mapping[str, Any]) -> None:
@@ -105,7 +108,8 @@ def load_network(path: str | os.PathLike[str] = SHIPPED) -> NetworkFile:
         training = dict(facts["training"])
     except (KeyError, TypeError, ValueError, RuntimeError, OptionError):
         raise NetworkError(f"{what} is damaged: its weights do not match its description; train it again") from None
-    return NetworkFile(network.eval().requires_grad_(False), hashlib.sha256(data).hexdigest(), training)
+    name = None if path == SHIPPED else os.fsdecode(path)
+    return NetworkFile(network.eval().requires_grad_(False), hashlib.sha256(data).hexdigest(), training, name)
 
 
 def blend_weights(
@@ -160,5 +164,8 @@ def _index(names: tuple[str, ...], style: str | int | None) -> int:
     if isinstance(style, int) and 0 <= style < len(names):
         return style
     if style not in names:
-        raise OptionError(f"the network has no style {style!r}; choose one of: {', '.join(names)}")
+        hint = hint_for(str(style), names, "")
+        raise OptionError(
+            f"the network has no style {style!r}; {hint and f'{hint} Or '}choose one of: {', '.join(names)}"
+        )
     return names.index(str(style))

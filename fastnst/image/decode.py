@@ -50,10 +50,12 @@ _NPY_MAGIC = b"\x93NUMPY"
 # The formats that libvips lacks. Pillow opens others too, which start another program (EPS) or hold no photographs.
 _PILLOW_FORMATS = ("BMP", "DIB", "JPEG2000", "PPM", "PSD", "QOI", "TGA", "PCX", "SGI")
 _ORIENTATION = 274  # EXIF's tag
-CREDITS = {"artist": "Artist", "copyright": "Copyright"}
-"""EXIF's tags of a picture's maker, from our names to Pillow's."""
-_CREDIT_TAGS = {"artist": 315, "copyright": 33432}
+CREDITS = {"artist": 315, "copyright": 33432}
+"""EXIF's tags of a picture's maker."""
+MOST_DPI = 65536
 _LONGEST_CREDIT = 1000
+_ACROSS, _UNIT = 282, 296  # EXIF's tags of the resolution
+_INCHES = {2: 1, 3: 2.54}  # by what the unit says
 # Bytes of a TIFF's values by their type; the others have 8.
 _TIFF_VALUES = {1: 1, 2: 1, 3: 2, 4: 4, 6: 1, 7: 1, 8: 2, 9: 4, 11: 4, 13: 4}
 _MOST_TIFF_ENTRIES = 4096
@@ -161,20 +163,26 @@ def frames_of(source: Image.Image | str | bytes) -> int:
     return 1
 
 
-def credits_of(source: Image.Image | str | bytes) -> dict[str, str]:
-    """The artist and the copyright that a picture's EXIF names, as far as it does."""
+def tags_of(source: Image.Image | str | bytes) -> dict[str, Any]:
+    """What a picture says of itself, as far as it does: the `artist` and the `copyright` that its EXIF names, and its
+    `dpi`, pixels an inch."""
     with contextlib.suppress(Exception), _unguarded():  # damaged metadata is none
         if isinstance(source, Image.Image):
-            tags = source.getexif()
+            tags, dpi = source.getexif(), source.info.get("dpi")
         else:
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
                 # PNG's own would decode the picture first.
-                tags = Image.Image.getexif(image)
-        texts = {name: str(tags.get(tag, "")).strip("\0 ")[:_LONGEST_CREDIT] for name, tag in _CREDIT_TAGS.items()}
-        for name, text in texts.items():
+                tags, dpi = Image.Image.getexif(image), image.info.get("dpi")
+        known: dict[str, Any] = {}
+        for name, tag in CREDITS.items():
+            text = str(tags.get(tag, "")).strip("\0 ")[:_LONGEST_CREDIT]
             with contextlib.suppress(UnicodeError):  # EXIF is ASCII; programs write UTF-8, and Pillow reads Latin-1
-                texts[name] = text.encode("latin-1").decode()
-        return {name: text for name, text in texts.items() if text}
+                text = text.encode("latin-1").decode()
+            known |= {name: text} if text else {}
+        with contextlib.suppress(ArithmeticError, LookupError, TypeError, ValueError):  # damaged, or there is none
+            across = round(float(dpi[0] if dpi else tags[_ACROSS] * _INCHES[tags.get(_UNIT, 2)]), 2)
+            known |= {"dpi": across} if 1 < across < MOST_DPI else {}
+        return known
     return {}
 
 

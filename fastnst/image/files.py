@@ -102,8 +102,9 @@ def check_place(name: str, what: str = "output", suffixes: Sequence[str] = ()) -
     folder = target.parent
     try:
         if not folder.is_dir():
-            missing = "is not a folder" if folder.exists() else "does not exist"
-            problem = f": the folder {str(folder)!r} {missing}; create it or choose another"
+            problem = f": the folder {str(folder)!r} does not exist; create it or choose another"
+            if folder.exists():
+                problem = f": {str(folder)!r} is a file, not a folder; choose another"
         elif target.is_dir():
             problem = f" is a directory; give a file name in it, such as {name + '/out' + target.suffix!r}"
         elif target.is_symlink():  # realpath stops only at a link that it cannot resolve

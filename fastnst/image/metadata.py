@@ -18,7 +18,7 @@ from typing import IO, Any
 import numpy as np
 
 from fastnst.errors import ImageError
-from fastnst.image.decode import CREDITS, is_npy, open_image, opened, read_npy_header
+from fastnst.image.decode import CREDITS, MOST_DPI, is_npy, open_image, opened, read_npy_header
 from fastnst.image.files import contents, source_name
 
 _DEEPEST = 100  # fastnst's own parameters nest four deep
@@ -83,9 +83,30 @@ def packet(parameters: Mapping[str, Any] | None, *, shortened: bool = False) -> 
 
 def credits_in(parameters: Mapping[str, Any] | None) -> dict[str, str]:
     """The artist and the copyright of a run's content that its `parameters` name, by the names of `CREDITS`."""
-    content = (parameters or {}).get("content")
-    known = content if isinstance(content, Mapping) else {}
+    known = _content(parameters)
     return {name: known[name] for name in CREDITS if isinstance(known.get(name), str)}
+
+
+def dpi_in(parameters: Mapping[str, Any] | None) -> float | None:
+    """The pixels an inch of a run's content that its `parameters` name."""
+    dpi = _content(parameters).get("dpi")
+    return dpi if isinstance(dpi, int | float) and 1 < dpi < MOST_DPI else None
+
+
+def blend_in(parameters: Mapping[str, Any]) -> dict[str, float]:
+    """The styles, with their shares, in which a network made the picture of these `parameters`; none for another."""
+    network = parameters.get("network")
+    known: Mapping[str, Any] = network if isinstance(network, Mapping) else {}
+    styles, blend = known.get("styles"), known.get("blend")
+    if not isinstance(styles, list) or not isinstance(blend, list) or len(styles) != len(blend):
+        return {}
+    shares = zip(map(str, styles), blend, strict=True)
+    return {name: share for name, share in shares if isinstance(share, int | float) and share > 0}
+
+
+def _content(parameters: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    content = (parameters or {}).get("content")
+    return content if isinstance(content, Mapping) else {}
 
 
 def _packet_text(image: Any) -> str | None:

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TypeAlias, overload
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -29,13 +29,13 @@ class Picture:
     multiplied by alpha.
     alpha: (1, H, W) float32 in 0…1 (1 is opaque), or None where the source has none.
     name: the path, or the kind of object it came from; for messages and metadata.
-    credit: the artist and the copyright of a file, as far as its EXIF names them.
+    tags: what a file says of itself, as `decode.tags_of` names it.
     """
 
     rgb: Tensor
     alpha: Tensor | None
     name: str
-    credit: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def height(self) -> int:
@@ -78,7 +78,7 @@ def _add(digest: "hashlib._Hash", part: Picture) -> None:
 class StreamedPicture:
     """A picture as rows that `read` gives, from the top, each time it is called; see `read.open_picture`.
 
-    `height`, `width`, `name` and `credit` are those of a Picture. Raises what `read` does wherever it is looked at.
+    `height`, `width`, `name` and `tags` are those of a Picture. Raises what `read` does wherever it is looked at.
     """
 
     def __init__(
@@ -87,9 +87,9 @@ class StreamedPicture:
         width: int,
         name: str,
         read: Callable[[], Iterator[Picture]],
-        credit: Mapping[str, str] | None = None,
+        tags: Mapping[str, Any] | None = None,
     ) -> None:
-        self.height, self.width, self.name, self.credit = height, width, name, credit or {}
+        self.height, self.width, self.name, self.tags = height, width, name, tags or {}
         self._read = read
         self._sha256: str | None = None
 
@@ -119,7 +119,7 @@ class StreamedPicture:
             if part.alpha is not None:
                 alpha = torch.empty((1, self.height, self.width), device="cpu") if alpha is None else alpha
                 alpha[:, rows] = part.alpha
-        return Picture(rgb, alpha, self.name, self.credit)
+        return Picture(rgb, alpha, self.name, self.tags)
 
     def mapped(self, change: Callable[[Picture], Picture]) -> "StreamedPicture":
         """The picture whose rows are what `change` makes of the rows of this one."""

@@ -18,7 +18,6 @@ from PIL import Image
 from fastnst.errors import ImageError, warn
 from fastnst.image.decode import (
     check_size,
-    credits_of,
     decoding,
     frames_of,
     from_pil,
@@ -28,6 +27,7 @@ from fastnst.image.decode import (
     opened,
     read_npy_header,
     srgb_profile,
+    tags_of,
 )
 from fastnst.image.files import MAX_PIXELS, contents, source_name
 from fastnst.image.picture import (
@@ -103,12 +103,12 @@ def _opened(source: object, role: str, max_pixels: int) -> tuple[str, StreamedPi
         what, name = f"{role} image (PIL image)", "PIL image"
         decoded, held = from_pil(source, what, max_pixels), None
         _warn_of_frames(what, frames_of(source))
-        credit = credits_of(source)
+        tags = tags_of(source)
         height, width, rows = _image_rows(lambda _: decoded, what, max_pixels)
     elif isinstance(source, str | os.PathLike) or hasattr(source, "read"):
         name, what = source_name(source, role)
         held = contents(source, what)
-        credit = {} if is_npy(held) else credits_of(held)
+        tags = {} if is_npy(held) else tags_of(held)
         if is_npy(held):
             height, width, rows = _npy_rows(held, what, max_pixels)
         else:
@@ -127,7 +127,7 @@ def _opened(source: object, role: str, max_pixels: int) -> tuple[str, StreamedPi
             for samples in rows():
                 yield from_samples(samples, what, name)
 
-    return what, StreamedPicture(height, width, name, read, credit)
+    return what, StreamedPicture(height, width, name, read, tags)
 
 
 def _warn_of_frames(what: str, frames: int) -> None:

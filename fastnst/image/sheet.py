@@ -2,7 +2,7 @@
 
 import math
 import os
-import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +11,13 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from fastnst.errors import OptionError, counted
+from fastnst.image.metadata import blend_in
 from fastnst.image.resize import fitted_size, resize
 from fastnst.image.write import to_pil
 
 _INK, _PAPER = (34, 34, 34), (255, 255, 255)
 _MOST_PIXELS = 400_000_000
+_MOST_LINES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,13 +149,30 @@ class _Pen:
 
     def label(self, text: str, width: int) -> Image.Image:
         """`text` in four lines at most, cut where a word is wider than `width`; without height where it is empty."""
-        letters = max(1, len(text) * width // max(1, self.width(text)))
-        lines = textwrap.wrap(_writable(text), letters, max_lines=4, placeholder=" ..." if letters > 4 else "")
+        lines = self._wrapped(_writable(text).split(), width)
+        if len(lines) > _MOST_LINES:
+            last = lines[_MOST_LINES - 1]
+            while last and self.width(f"{last} ...") > width:
+                last = last[:-1]
+            lines = [*lines[: _MOST_LINES - 1], f"{last} ...".strip()]
         label = Image.new("RGB", (width, self._line * len(lines)), _PAPER)
         draw = ImageDraw.Draw(label)
         for index, line in enumerate(lines):
             draw.text((0, index * self._line), line, fill=_INK, font=self._font)
         return label
+
+    def _wrapped(self, words: list[str], width: int) -> list[str]:
+        """Lines of `words`, none wider than `width`, and no more than are needed to know that there are too many."""
+        lines: list[str] = []
+        while words and len(lines) <= _MOST_LINES:
+            line, *words = words
+            while words and self.width(f"{line} {words[0]}") <= width:
+                line, *words = f"{line} {words[0]}", *words[1:]
+            # No letter is narrower than a pixel.
+            fitting = (count for count in range(min(len(line), width), 1, -1) if self.width(line[:count]) <= width)
+            lines.append(line[: next(fitting, 1)])
+            words = [rest, *words] if (rest := line[len(lines[-1]) :]) else words
+        return lines
 
 
 def _writable(text: str) -> str:
@@ -177,16 +196,20 @@ def in_rows(
 
 
 def differing_options(parameters: Sequence[Mapping[str, Any]]) -> list[str]:
-    """For each of several results' `parameters`, a caption of the options in which they differ, and the final loss.
+    """For each of several results' `parameters`, a caption of the options of which most others have the same other
+    value, or each its own, and the final loss; of a network's picture, its styles.
 
-    As `style_weight 100, optimizer adam; loss 0.52`. Options that only some of them have count as different.
+    As `style_weight 100, optimizer adam; loss 0.52` and `mosaic 0.7, swirls 0.3`.
     """
     options = [record["options"] if isinstance(record.get("options"), Mapping) else {} for record in parameters]
-    names = list(dict.fromkeys(name for values in options for name in values))
-    differing = [name for name in names if any(values.get(name) != options[0].get(name) for values in options)]
+    usual = {}
+    for name in {name for values in options for name in values}:
+        (value, most), *others = Counter(_said(values[name]) for values in options if name in values).most_common(2)
+        usual[name] = value if not others or others[0][1] < most else None
     captions = []
     for record, values in zip(parameters, options, strict=True):
-        said = [", ".join(f"{name} {_said(values[name])}" for name in differing if name in values)]
+        said = [", ".join(f"{name} {share:.2g}".removesuffix(" 1") for name, share in blend_in(record).items())]
+        said += [", ".join(f"{name} {_said(value)}" for name, value in values.items() if _said(value) != usual[name])]
         final = record.get("final")
         total = final.get("total") if isinstance(final, Mapping) else None
         if isinstance(total, int | float):

@@ -4,7 +4,9 @@ import errno
 import math
 import os
 import shutil
+import struct
 import tempfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +20,7 @@ from torch import Tensor
 from fastnst.errors import ImageError, OptionError
 from fastnst.image.decode import CREDITS, libvips, srgb_profile
 from fastnst.image.files import check_place, real_target
-from fastnst.image.metadata import credits_in, packet, to_json
+from fastnst.image.metadata import credits_in, dpi_in, packet, to_json
 from fastnst.replacing import replacing
 
 Target = str | os.PathLike[str] | IO[bytes]
@@ -54,7 +56,7 @@ class Format:
 _JPEG = {"Q": 95, "subsample_mode": "off"}
 # In lossless WebP, quality is the effort: 25 costs under 1 % in size and saves 40 % of the time against 80.
 _WEBP = {"lossless": True, "Q": 25, "exact": True}
-_TIFF = {"compression": "deflate", "predictor": "horizontal"}
+_TIFF = {"compression": "deflate", "predictor": "horizontal", "resunit": "inch"}
 _AVIF = {"compression": "av1", "Q": 90, "subsample_mode": "off"}
 FORMATS: Mapping[str, Format] = {
     "png": Format("PNG", (".png",), "pngsave_target", {"compression": 4, "filter": "all"}, depths=(8, 16)),
@@ -75,6 +77,8 @@ FORMATS: Mapping[str, Format] = {
 _ROWS = 64  # at a time
 # A classic TIFF holds 4 GiB; deflate makes noise a little longer than it was.
 _LARGEST_TIFF = 4_000_000_000
+# What EXIF says where the resolution is unknown.
+_UNKNOWN_DPI = 72
 # Address space that must be there, for libvips ends the process where it is not.
 _VIPS_BYTES = 1 << 28
 # The process in which libvips' threads run, once it has written.
@@ -124,7 +128,16 @@ def check_output_path(path: Target, size: tuple[int, int] | None = None, **form:
     """Raises ImageError if a picture, of `size` (height, width) where known, could not be written to `path`; for an
     unknown extension, a place that will not do, and a picture larger than the format holds. Raises OptionError for
     a `form` that will not do."""
-    _destination(path, size, form)
+    name, *_ = _destination(path, size, form)
+    if not hasattr(path, "write"):
+        folder = real_target(name).parent
+        try:
+            with tempfile.TemporaryFile(dir=folder):
+                pass  # permissions alone say nothing of /proc
+        except OSError as error:
+            raise ImageError(
+                f"output {name!r}: no file can be made in {str(folder)!r} ({error.strerror}); choose another folder"
+            ) from error
 
 
 def _destination(path: Target, size: tuple[int, int] | None, asked: Form) -> tuple[str, Format, int, dict[str, object]]:
@@ -165,7 +178,8 @@ def save_image(
     alpha: (1, H, W) or (1, 1, H, W), or None for an opaque picture. JPEG has no alpha: it is laid over white.
     parameters: how the picture was made, as far as JSON goes. JPEG metadata holds 60 KB: what does not fit is left out,
     the largest entries first (the losses, as a rule), and named under `left_out`.
-    The artist and the copyright of their `content` are written as EXIF (not in TIFF) and as Dublin Core.
+    The artist and the copyright of their `content` are written as EXIF (not in TIFF) and as Dublin Core, and its `dpi`
+    as the resolution; without one the file has none, or where it has EXIF, 72 an inch, which means unknown there.
     form: see `Form`; by default the format is the extension's, with 8 bits per channel.
 
     float32 on the CPU is written as it lies in memory, some rows at a time (WebP and AVIF need it whole). PNG, lossless
@@ -210,12 +224,17 @@ def _encode(
     if form.name == "NPY":
         _write_npy(file, layers, parameters)
         return
-    image = _image(layers, depth, over_white=not form.has_alpha).copy()
+    dpi, exif = dpi_in(parameters), Image.Exif()
+    resolution = (dpi or _UNKNOWN_DPI) / 25.4  # libvips counts a millimetre, and takes 1 for unknown
+    image = _image(layers, depth, over_white=not form.has_alpha).copy(xres=resolution, yres=resolution)
     vips = libvips()
     image.set_type(vips.GValue.blob_type, "icc-profile-data", srgb_profile())
     image.set_type(vips.GValue.blob_type, "xmp-data", packet(parameters, shortened=form.name == "JPEG"))
     for name, text in credits_in(parameters).items():
-        image.set_type(vips.GValue.gstr_type, f"exif-ifd0-{CREDITS[name]}", text)
+        exif[CREDITS[name]] = text.encode(errors="replace")
+    # Of a text by itself libvips keeps the ASCII only.
+    image.set_type(vips.GValue.blob_type, "exif-data", exif.tobytes())
+    options["keep"] = "icc:xmp:exif" if exif or dpi else "icc:xmp"
     if form.name == "TIFF":
         options["bigtiff"] = image.height * image.width * image.bands * depth // 8 > _LARGEST_TIFF
     if _WRITER.setdefault("process", os.getpid()) != os.getpid():
@@ -227,6 +246,25 @@ def _encode(
     # No more threads than torch has; it waits meanwhile.
     vips.concurrency_set(torch.get_num_threads())
     getattr(image, form.saver)(vips.Target.new_to_descriptor(file.fileno()), **options)
+    if dpi is None and form.name in ("PNG", "TIFF"):
+        _remove_resolution(file, big=options.get("bigtiff"))
+
+
+def _remove_resolution(file: IO[bytes], *, big: object) -> None:
+    """Makes the resolution that libvips writes into every PNG and TIFF, `big` or not, one without a unit."""
+    file.seek(0)
+    head = file.read(1 << 16)
+    if head.startswith(b"\x89PNG"):
+        place, new = head.index(b"\0\0\0\x09pHYs") + 4, b"pHYs" + struct.pack(">IIB", 1, 1, 0)
+        new += struct.pack(">I", zlib.crc32(new))
+    else:
+        (tags,) = struct.unpack_from("=Q" if big else "=I", head, 8 if big else 4)
+        file.seek(tags)
+        entry = struct.pack("=HHQH" if big else "=HHIH", 296, 3, 1, 2)  # ResolutionUnit: one short, 2 for inches
+        place, new = tags + file.read(4096).index(entry) + len(entry) - 2, struct.pack("=H", 1)
+    file.seek(place)
+    file.write(new)
+    file.flush()
 
 
 def _write_npy(file: IO[bytes], layers: list[Tensor], parameters: Mapping[str, Any] | None) -> None:

@@ -177,7 +177,7 @@ def _load(source: Any) -> GreyMask:
     elif brightest < _NEARLY_BLACK:
         raise ImageError(
             f"mask {picture.name!r} is nearly black: its brightest value is {brightest * 255:.0f} of 255; paint the "
-            "region white, and split a map that numbers its regions into one mask for each, with labels == 1"
+            "region white; for a map that numbers its regions, give a black and white picture for each region"
         )
     elif brightest < _WEAK:
         warn(
@@ -224,8 +224,8 @@ def _grey(picture: Picture) -> Tensor:
     if float(visible.min()) < 1 and float((spread.max - spread.min).max()) <= _TINT:
         return visible
     raise ImageError(
-        f"mask {picture.name!r} is in colour; a mask is white inside and black outside, so split a map with a colour "
-        "for each region into one mask for each, with (labels == colour).all(-1)"
+        f"mask {picture.name!r} is in colour; a mask is white inside and black outside: give a black and white picture "
+        "for each region"
     )
 
 

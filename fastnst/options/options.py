@@ -171,8 +171,7 @@ class Options:
     )
     average: float | None = _option(
         None,
-        "return a running mean of the images, in which the mean so far counts this much; 0.99 averages about the "
-        "last hundred",
+        "average the last images: 0.99 takes about the last hundred",
         shown="off",
         above=0,
         maximum=0.9999,
@@ -258,7 +257,7 @@ class Options:
         "begin from a matrix for each band of frequencies, or from one number as torch does (scalar), for lbfgs only",
         choices=("bands", "scalar"),
     )
-    history: int = _option(20, "remember this many pairs of steps, for lbfgs only", minimum=1, maximum=200)
+    history: int = _option(20, "let L-BFGS use its last N steps", minimum=1, maximum=200)
     history_precision: str = _option(
         "auto",
         "remember the pairs in this precision, for lbfgs only; 16 bits halve the memory, and auto is fp16 on a GPU, "
@@ -307,8 +306,8 @@ class Options:
     )
     tile: int | str = _option(
         "auto",
-        "cut the image into tiles, which changes no gradient: auto does so only where memory is short, none "
-        "never, a number sets their edge",
+        "cut the image into tiles, which changes no gradient: auto cuts only if memory is short, none never cuts, a "
+        "number is the tile's edge in pixels",
         metavar="PX",
     )
     max_memory: int | None = _option(

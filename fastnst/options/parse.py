@@ -95,6 +95,11 @@ def parse_size(value: Any) -> int | Fraction | tuple[int, int]:
         return int(pixels[1])
     if box is not None:
         return int(box[1]), int(box[2])
+    if length := re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) *(cm|mm|in|inch|inches|\")", text):
+        pixels_there = round(float(length[1]) * {"cm": 300 / 2.54, "mm": 30 / 2.54}.get(length[2], 300))
+        raise OptionError(
+            f"size {value!r} is a length, and sizes are in pixels: at 300 an inch it is {pixels_there}; {_PRINTS}"
+        )
     if part is None and text != "content":
         raise OptionError(f"size {value!r} is not a size; write 512, 1920x1080 (width by height), 50% or content")
     return Fraction(1) if part is None else Fraction(part[1]) / 100
@@ -259,8 +264,8 @@ _ELSEWHERE: Mapping[str, str] = MappingProxyType(
             "network": "model arch vgg backbone",
             "weights": "model_file model_weights proto_file vgg_path",
             "history": "lbfgs_num_correction num_correction",
-            "preserve_color": "original_colors preserve_colors preserve_colour preserve_colours color_convert_type "
-            "keep_colors",
+            "preserve_color": "original_colors preserve_colors preserve_colour preserve_colours color colour "
+            "color_convert_type keep_colors",
             "init": "init_image init_img_type random_init noise_ratio starting_image",
             "output": "output_image output_img out out_file save_path result",
             "pooling": "pooling_type",
@@ -277,6 +282,7 @@ _ELSEWHERE: Mapping[str, str] = MappingProxyType(
     }
 )
 """The names that other programs have for options (docs/moving-over.md), and ours."""
+_PRINTS = "docs/answers.md has a table for prints"
 _PICTURES = {
     **dict.fromkeys(("content", "content_image", "content_img", "input", "image"), "content"),
     **dict.fromkeys(("style", "styles", "style_image", "style_img", "style_images", "style_imgs"), "style"),
@@ -287,7 +293,11 @@ def hint_for(name: str, known: Iterable[str], otherwise: str) -> str:
     """The name that an unknown one may have meant, here or in another program, or else `otherwise`."""
     plain, names = name.strip("-").replace("-", "_").lower(), list(known)
     if name.startswith("-") and plain in _PICTURES:
-        return f"give the {_PICTURES[plain]} picture without a name: CONTENT STYLE -o OUT"
+        shipped = "; for a style that comes with fastnst, such as swirls: fastnst apply CONTENT --style swirls -o OUT"
+        hint = f"give the {_PICTURES[plain]} picture without a name: CONTENT STYLE -o OUT"
+        return hint + (shipped if _PICTURES[plain] == "style" else "")
+    if plain in ("print_size", "dpi", "ppi"):
+        return f"sizes are in pixels: 20 cm at 300 an inch are 2362; {_PRINTS}"
     ours = [option for option in names if option.strip("-").replace("-", "_") == _ELSEWHERE.get(plain)]
     close = ours or difflib.get_close_matches(name, names, n=1, cutoff=0.7)
     return f"did you mean {close[0]}?" if close else otherwise

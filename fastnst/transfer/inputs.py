@@ -247,7 +247,7 @@ def _wider(factor: float) -> str:
 
 
 def _named(picture: AnyPicture) -> dict[str, Any]:
-    return {"name": picture.name, "sha256": picture.sha256, **picture.credit}
+    return {"name": picture.name, "sha256": picture.sha256, **picture.tags}
 
 
 def _absolute(name: str) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any, Unpack
 from PIL import Image
 from torch import Tensor
 
-from fastnst.errors import FastnstError
+from fastnst.errors import FastnstError, counted
 from fastnst.image.write import Form, Target, save_image, to_pil
 
 _LARGEST_SHOWN = 1024
@@ -126,7 +126,7 @@ class Result:
         small.save(encoded, "PNG")
         facts = html.escape(repr(self).removeprefix("Result(").removesuffix(")"))
         if self.losses:
-            facts += f", {self.losses[-1].iteration} iterations in {self.losses[-1].seconds:.1f} s"
+            facts += f", {counted(self.losses[-1].iteration, 'iteration')} in {self.losses[-1].seconds:.1f} s"
         source = f"data:image/png;base64,{base64.b64encode(encoded.getvalue()).decode()}"
         return f'<figure><img src="{source}" alt="the result"><figcaption>{facts}</figcaption></figure>'
 

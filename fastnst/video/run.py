@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Unpack
 
-from fastnst.errors import ImageError, OptionError
+from fastnst.errors import ImageError, OptionError, counted
 from fastnst.image.picture import AnyPicture, Picture
 from fastnst.image.resize import at_size, fitted_size
 from fastnst.network.runtime import versions
@@ -293,8 +293,8 @@ def _moving_masks(options: Options, source: Clip, video: VideoOptions) -> dict[i
             clip = open_clip(mask.content, video)
             if len(clip) != len(source):
                 raise ImageError(
-                    f"mask {clip.name!r} has {len(clip)} frames and the clip has {len(source)}; give a mask with as "
-                    "many frames"
+                    f"mask {clip.name!r} has {counted(len(clip), 'frame')} and the clip has {len(source)}; give a mask "
+                    "with as many frames"
                 )
             clips[number] = clip
     return clips

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from fastnst.errors import ImageError
+from fastnst.errors import ImageError, counted
 from fastnst.video.clip import Clip
 from fastnst.video.flow import Flow, Frame, as_planes, fitted, motion, warped
 
@@ -37,8 +37,8 @@ def score_clip(out: Clip, source: Clip) -> Score:
     """
     if len(out) != len(source):
         raise ImageError(
-            f"clip {out.name!r} has {len(out)} frames and {source.name!r} {len(source)}; give the part that it was "
-            "made from, with --start, --end and --every"
+            f"clip {out.name!r} has {counted(len(out), 'frame')} and {source.name!r} {len(source)}; give the part that "
+            "it was made from, with --start, --end and --every"
         )
     if len(out) < 2:
         raise ImageError(f"clip {out.name!r} has only one frame, and a warping error compares two; give a longer clip")

@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 import torch
 
 from fastnst.app.batch.tasks import Outcome, Task, is_done
-from fastnst.errors import FastnstError, FastnstWarning, Interrupted
+from fastnst.errors import FastnstError, FastnstWarning, Interrupted, counted
 from fastnst.image.read import open_picture
 from fastnst.image.write import check_output_path
 from fastnst.loss.networks import Networks
@@ -305,7 +305,9 @@ class Worker:
             return Outcome(task, "interrupted")
         if result.broken is not None:
             return Outcome(
-                task, "failed", error=f"{result.broken}; the output has the {result.frames} frames before it"
+                task,
+                "failed",
+                error=f"{result.broken}; the output has the {counted(result.frames, 'frame')} before it",
             )
         height, width = result.size
         return Outcome(task, "done", facts={"width": width, "height": height, "frames": result.frames})

@@ -120,6 +120,10 @@ class Parser(argparse.ArgumentParser):
         # Other programs write -image_size; a number below 0 is no name.
         flags = [word.partition("=")[0] for word in unknown if re.match("--?[a-z]", word)]
         hint = hint_for(flags[0], known, "") if flags else ""
+        if flags and flags[0] in map(flag_of, OPTIONS.values()):
+            hint = f"{flags[0]} belongs to stylize"
+            if self.prog.endswith(" apply") and flags[0] == "--style-weight":
+                hint += "; a network's strength is set by its training, and --blend mixes its styles"
         return f"; {hint}" if hint else ""
 
 

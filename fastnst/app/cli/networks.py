@@ -13,7 +13,7 @@ from fastnst.app.cli import EXIT_BAD_INPUT, EXIT_INTERRUPTED, say
 from fastnst.app.cli.arguments import NETWORK_OPTIONS, STANDARD, Outputs, standard_input
 from fastnst.app.cli.job import style_paths
 from fastnst.app.cli.run import on_stop_signal
-from fastnst.errors import FastnstError, OptionError
+from fastnst.errors import FastnstError, OptionError, counted
 from fastnst.feedforward.applying import Applier
 from fastnst.feedforward.file import SHIPPED, load_network, read_blend
 from fastnst.feedforward.network import Architecture
@@ -67,7 +67,7 @@ def run_train(parsed: argparse.Namespace) -> int:
         how = "interrupted; saved the network so far," if stopping else "saved"
         say(
             f"{how} {parsed.output} ({', '.join(trained.network.names)}; "
-            f"{size:.1f} MB) after {trained.steps} steps in {trained.seconds:.0f} s",
+            f"{size:.1f} MB) after {counted(trained.steps, 'step')} in {trained.seconds:.0f} s",
         )
     return EXIT_INTERRUPTED if stopping else 0
 
@@ -162,6 +162,8 @@ def _pairs(images: list[str], output: str) -> list[tuple[str, str]]:
     if STANDARD in (*images, output):
         raise OptionError("- works for one picture only; give paths for several, and a folder with -o")
     sources = [path for image in images for path in pictures_at(image, "content")]
+    if Path(output).is_file():
+        raise OptionError(f"several pictures need a folder after -o, and {output!r} is a file")
     make_folder(output)
     folder, pairs = Path(output), dict[str, str]()
     known = {extension for form in FORMATS.values() for extension in form.extensions}

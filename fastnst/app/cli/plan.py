@@ -6,6 +6,7 @@ import json
 from fastnst_kernels.profiling.measure import device_name
 
 from fastnst.app.cli.arguments import given_options
+from fastnst.errors import counted
 from fastnst.image.picture import AnyPicture
 from fastnst.image.read import open_picture
 from fastnst.network.runtime import Runtime, resolve_runtime
@@ -35,12 +36,16 @@ def run(parsed: argparse.Namespace) -> int:
         }
         print(json.dumps(report))
         return 0
+    whole = f"peak memory {in_words(max(plan.peak_bytes for plan, _ in plans))}"
+    if None not in [plan.seconds for plan, _ in plans]:
+        seconds = sum((plan.seconds or 0.0) * count for plan, count in plans)
+        steps = counted(sum(count for _, count in plans), "iteration")
+        whole = f"in all about {_duration(seconds)} for {steps}, {whole}"
+    print(whole if all(plan.fits for plan, _ in plans) else f"{whole}: TOO MUCH")
     print(f"{device_name(runtime.device)}, {runtime.precision}, {options.optimizer}; about {rate / 1e9:.3g} GFLOP/s")
+    print(f"{counted(len(plans), 'scale')} of one run:")
     for plan, count in plans:
         print("\n".join(plan_lines(plan, count)))
-    if len(plans) > 1 and None not in [plan.seconds for plan, _ in plans]:
-        seconds = sum((plan.seconds or 0.0) * count for plan, count in plans)
-        print(f"in all about {_duration(seconds)} for {sum(count for _, count in plans)} iterations")
     return 0
 
 

@@ -1,7 +1,8 @@
 """`fastnst rerun OUT`: an image made again from its own metadata."""
 
 import argparse
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,8 @@ from fastnst.app.cli.arguments import Outputs
 from fastnst.app.cli.job import Job
 from fastnst.app.cli.run import execute
 from fastnst.errors import OptionError, counted, warn
-from fastnst.image.metadata import read_parameters
+from fastnst.feedforward.file import load_network
+from fastnst.image.metadata import blend_in, read_parameters
 from fastnst.image.picture import Picture
 from fastnst.image.read import load_image
 from fastnst.loss.networks import weights_of
@@ -28,6 +30,8 @@ _FLAGS = {"style": "styles"}
 
 def run(parsed: argparse.Namespace) -> int:
     record = read_parameters(parsed.image)
+    if (command := _apply_command(record, parsed)) is not None:
+        raise OptionError(f"{parsed.image!r} was made by fastnst apply; to make it again, type: {command}")
     _check_complete(record, parsed.image)
     original = load_image(parsed.image, role="the")
     missing: list[tuple[str, str]] = []
@@ -78,6 +82,27 @@ def run(parsed: argparse.Namespace) -> int:
     if not outputs.quiet:
         say(f"{_difference(result, original)}")
     return code
+
+
+def _apply_command(record: Mapping[str, Any], parsed: argparse.Namespace) -> str | None:
+    """The command that makes the picture of `record` again where `fastnst apply` made it."""
+    blend, content, network = blend_in(record), record.get("content"), record.get("network")
+    if not (blend and isinstance(content, dict) and isinstance(network, dict)):
+        return None
+    words = ["fastnst", "apply"]
+    if network.get("sha256") != load_network().sha256:
+        words.append(str(network.get("name") or "NET.safetensors"))
+    words += [_place(parsed.image, [], "content", content.get("name"), parsed.content), "-o", parsed.output]
+    named = [f"{name}={share:g}" for name, share in blend.items()]
+    if len(named) > 1 and len(" ".join(named).replace(",", " ").split()) > len(named):  # a name is of several words
+        named = [f"{share:g}" for share in network["blend"]]
+    words += ["--style", *blend] if len(blend) == 1 else ["--blend", *named]
+    sides = [side for side in (content.get("height"), content.get("width")) if isinstance(side, int)]
+    words += ["--size", str(max(sides))] if sides else []
+    if (kept := record.get("preserve_color", "none")) != "none":
+        words += ["--preserve-color", str(kept)]
+    command = shlex.join(words)
+    return command if command.isprintable() else None
 
 
 def _check_complete(record: dict[str, Any], image: str) -> None:

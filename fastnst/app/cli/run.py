@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 from fastnst.app.cli import EXIT_INTERRUPTED, say
 from fastnst.app.cli.arguments import STANDARD, Outputs
 from fastnst.app.cli.job import Job, callbacks_of, watch_of
-from fastnst.errors import FastnstError, FastnstWarning, ImageError, Interrupted, OptionError, warn
+from fastnst.errors import FastnstError, FastnstWarning, ImageError, Interrupted, OptionError, counted, warn
 from fastnst.image.write import check_output_path
 from fastnst.network.runtime import is_out_of_memory, resolve_runtime
 from fastnst.options.resolve import unsized_options
@@ -77,9 +77,9 @@ def execute(job: Job, *callbacks: Callback, saved: Path | None = None, ranks: Ra
                 result = prepared.run(watch_of(outputs, callback))
             watch.save(result)
         except DivergedError as error:
-            place = watch.written(error.result)
+            saved_in = watch.place(error.result)
             _report(job, error.result)
-            raise FastnstError(f"{error}. The best image before that is in {place}") from None
+            raise FastnstError(f"{error}. The best image before that is in {saved_in}") from None
         except KeyboardInterrupt:
             raise Interrupted(watch.rescue()) from None
         except Exception as error:
@@ -148,21 +148,21 @@ class _Watch:
         return result.interrupted if self.interrupted else result
 
     def save(self, result: Result) -> None:
-        place = self.written(self.labelled(result))
-        if place != self.outputs.label:
+        place, problem = self.written(self.labelled(result))
+        if problem is not None:
             self.last = None  # it is saved
-            raise FastnstError(f"the image is in {place}")
+            raise FastnstError(f"{problem}; the image is saved in {place}")
 
-    def written(self, image: Result | Iterate) -> str:
-        """Writes the image; where that fails, to another place than was asked for. Returns where it is, and why there.
-        Ctrl-C waits until that is done, and torchrun's SIGTERM does.
+    def written(self, image: Result | Iterate) -> tuple[str, ImageError | None]:
+        """Writes the image; where that fails, to another place than was asked for. Returns where it is, and why there
+        if so. Ctrl-C waits until that is done, and torchrun's SIGTERM does.
 
         Raises ImageError where it can be written nowhere.
         """
         outputs, self.saving = self.outputs, True
         try:
             image.save(outputs.target, **outputs.form)
-            return outputs.label
+            return outputs.label, None
         except ImageError as error:
             suffix = f".{outputs.format or 'png'}" if outputs.output == STANDARD else Path(outputs.output).suffix
             path = rescued(lambda path: image.save(path, **outputs.form), suffix)
@@ -170,9 +170,14 @@ class _Watch:
             path = path or rescued(lambda path: image.save(path, format="npy"), ".npy")
             if path is None:
                 raise
-            return f"{path}, because {error}"
+            return str(path), error
         finally:
             self.saving = False
+
+    def place(self, image: Result | Iterate) -> str:
+        """Writes the image, and says where it is, and why there."""
+        place, problem = self.written(image)
+        return place if problem is None else f"{place}, because {problem}"
 
     def stop(self, number: int, frame: object) -> None:
         """Ends the run at the first signal after the present iteration, at the second one at once."""
@@ -187,7 +192,7 @@ class _Watch:
         if self.last is None:
             return "Nothing was computed yet, so nothing was saved"
         try:
-            return f"The image of iteration {self.last.record.iteration} is in {self.written(self.last)}"
+            return f"The image of iteration {self.last.record.iteration} is in {self.place(self.last)}"
         except ImageError as error:
             return f"The image of iteration {self.last.record.iteration} is lost: {error}"
 
@@ -229,8 +234,8 @@ def _print_summary(outputs: Outputs, result: Result) -> None:
     height, width = result.tensor.shape[-2:]
     how = {None: "saved", "time": "the time is up; saved"}.get(result.stopped, "interrupted; saved the image so far,")
     say(
-        f"{how} {outputs.label} ({width}×{height}) after {last.iteration} iterations in {last.seconds:.1f} s,"
-        f" loss {final['total']:.4g}",
+        f"{how} {outputs.label} ({width}×{height}) after {counted(last.iteration, 'iteration')} in "
+        f"{last.seconds:.1f} s, loss {final['total']:.4g}",
     )
     if result.stopped == "interrupted" and outputs.checkpoint is not None:
         say(f"to continue, type: fastnst resume {shlex.quote(outputs.checkpoint)} -o OUT")

@@ -181,8 +181,8 @@ def _add_plan(commands: Any) -> None:
     parser = commands.add_parser(
         "plan",
         help="say what a run would need: memory, tiles and time",
-        description="Prints the tiles, the peak of memory and the time of each scale of a run on CONTENT. It only "
-        "computes convolutions for half a second. The options are those of stylize.",
+        description="Prints the time and the peak of memory of a run on CONTENT, then those of each scale, and its "
+        "tiles. It only computes convolutions for half a second. The options are those of stylize.",
     )
     add_word(parser, "CONTENT", "render this picture")
     add_options(parser)

@@ -49,12 +49,12 @@ def run(parsed: argparse.Namespace) -> int:
     if not parsed.quiet:
         height, width = result.size
         say(
-            f"saved {result.output} ({result.frames} frames of {width}×{height} px, {float(result.rate):g} a "
-            f"second, {counted(len(result.scenes), 'scene')}) in "
+            f"saved {result.output} ({counted(result.frames, 'frame')} of {width}×{height} px, "
+            f"{float(result.rate):g} a second, {counted(len(result.scenes), 'scene')}) in "
             f"{sum(result.seconds.values()):.1f} s",
         )
     if result.broken is not None:
-        raise FastnstError(f"{result.broken}; {result.output} has the {result.frames} frames before it")
+        raise FastnstError(f"{result.broken}; {result.output} has the {counted(result.frames, 'frame')} before it")
     return 0
 
 
@@ -109,7 +109,7 @@ class _Watch:
         passes = f" in {production.video.passes} passes" if production.video.passes > 1 else ""
         parts = f" in {scenes} scenes" if scenes > 1 else ""
         say(
-            f"{production.count} frames of {width}×{height} px{parts}{passes}, peak memory about "
+            f"{counted(production.count, 'frame')} of {width}×{height} px{parts}{passes}, peak memory about "
             f"{in_words(production.peak_bytes)}"
         )
         if production.broken is not None:
