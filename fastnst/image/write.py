@@ -4,9 +4,7 @@ import errno
 import math
 import os
 import shutil
-import struct
 import tempfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -179,7 +177,7 @@ def save_image(
     parameters: how the picture was made, as far as JSON goes. JPEG metadata holds 60 KB: what does not fit is left out,
     the largest entries first (the losses, as a rule), and named under `left_out`.
     The artist and the copyright of their `content` are written as EXIF (not in TIFF) and as Dublin Core, and its `dpi`
-    as the resolution; without one the file has none, or where it has EXIF, 72 an inch, which means unknown there.
+    as the resolution, or 72, which stands for an unknown one.
     form: see `Form`; by default the format is the extension's, with 8 bits per channel.
 
     float32 on the CPU is written as it lies in memory, some rows at a time (WebP and AVIF need it whole). PNG, lossless
@@ -224,8 +222,7 @@ def _encode(
     if form.name == "NPY":
         _write_npy(file, layers, parameters)
         return
-    dpi, exif = dpi_in(parameters), Image.Exif()
-    resolution = (dpi or _UNKNOWN_DPI) / 25.4  # libvips counts a millimetre, and takes 1 for unknown
+    exif, resolution = Image.Exif(), (dpi_in(parameters) or _UNKNOWN_DPI) / 25.4  # pixels a millimetre
     image = _image(layers, depth, over_white=not form.has_alpha).copy(xres=resolution, yres=resolution)
     vips = libvips()
     image.set_type(vips.GValue.blob_type, "icc-profile-data", srgb_profile())
@@ -234,7 +231,7 @@ def _encode(
         exif[CREDITS[name]] = text.encode(errors="replace")
     # Of a text by itself libvips keeps the ASCII only.
     image.set_type(vips.GValue.blob_type, "exif-data", exif.tobytes())
-    options["keep"] = "icc:xmp:exif" if exif or dpi else "icc:xmp"
+    options["keep"] = "icc:xmp:exif"
     if form.name == "TIFF":
         options["bigtiff"] = image.height * image.width * image.bands * depth // 8 > _LARGEST_TIFF
     if _WRITER.setdefault("process", os.getpid()) != os.getpid():
@@ -246,25 +243,6 @@ def _encode(
     # No more threads than torch has; it waits meanwhile.
     vips.concurrency_set(torch.get_num_threads())
     getattr(image, form.saver)(vips.Target.new_to_descriptor(file.fileno()), **options)
-    if dpi is None and form.name in ("PNG", "TIFF"):
-        _remove_resolution(file, big=options.get("bigtiff"))
-
-
-def _remove_resolution(file: IO[bytes], *, big: object) -> None:
-    """Makes the resolution that libvips writes into every PNG and TIFF, `big` or not, one without a unit."""
-    file.seek(0)
-    head = file.read(1 << 16)
-    if head.startswith(b"\x89PNG"):
-        place, new = head.index(b"\0\0\0\x09pHYs") + 4, b"pHYs" + struct.pack(">IIB", 1, 1, 0)
-        new += struct.pack(">I", zlib.crc32(new))
-    else:
-        (tags,) = struct.unpack_from("=Q" if big else "=I", head, 8 if big else 4)
-        file.seek(tags)
-        entry = struct.pack("=HHQH" if big else "=HHIH", 296, 3, 1, 2)  # ResolutionUnit: one short, 2 for inches
-        place, new = tags + file.read(4096).index(entry) + len(entry) - 2, struct.pack("=H", 1)
-    file.seek(place)
-    file.write(new)
-    file.flush()
 
 
 def _write_npy(file: IO[bytes], layers: list[Tensor], parameters: Mapping[str, Any] | None) -> None:
