@@ -267,7 +267,7 @@ def test_a_checkpoint_whose_optimiser_is_another_s(places: Path, tmp_path: Path)
 
 def test_stopping_keeps_what_there_is(places: Path, tmp_path: Path) -> None:
     output = tmp_path / "net.safetensors"
-    result = trained(places, 50, output=output, callback=lambda progress: progress.step < 3)
+    result = trained(places, 50, output=output, callback=lambda progress: int(progress.step < 3))
     assert (result.steps, result.stopped) == (3, "stopped")
     assert load_network(output).training["steps"] == 3
 

@@ -117,7 +117,7 @@ def _number(spoken: str, value: Any) -> float:
 
 def _integer(spoken: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise OptionError(f"{spoken} {value!r} is not a whole number; write one such as 512")
+        raise OptionError(f"{spoken} {value!r} is not a whole number; write one such as 7")
     bits = int(value).bit_length()
     if bits > _MOST_BITS:
         raise OptionError(f"{spoken} has {bits} bits and is too large; give {_MOST_BITS} at most")
@@ -283,11 +283,16 @@ _PICTURES = {
 }
 
 
+def picture_of(flag: str) -> str | None:
+    """The picture, content or style, that a flag such as --style_image means in other programs."""
+    return _PICTURES.get(flag.strip("-").replace("-", "_").lower()) if flag.startswith("-") else None
+
+
 def hint_for(name: str, known: Iterable[str], otherwise: str) -> str:
     """The name that an unknown one may have meant, here or in another program, or else `otherwise`."""
     plain, names = name.strip("-").replace("-", "_").lower(), list(known)
-    if name.startswith("-") and plain in _PICTURES:
-        return f"give the {_PICTURES[plain]} picture without a name: CONTENT STYLE -o OUT"
+    if (picture := picture_of(name)) is not None:
+        return f"give the {picture} picture without a name: CONTENT STYLE -o OUT"
     ours = [option for option in names if option.strip("-").replace("-", "_") == _ELSEWHERE.get(plain)]
     close = ours or difflib.get_close_matches(name, names, n=1, cutoff=0.7)
     return f"did you mean {close[0]}?" if close else otherwise

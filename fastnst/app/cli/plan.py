@@ -24,6 +24,8 @@ def run(parsed: argparse.Namespace) -> int:
     picture = open_picture(parsed.content, role="content", max_pixels=options.max_pixels)
     rate = measure_rate(runtime)
     plans = plans_of(picture, options, runtime, rate)
+    known = None not in [plan.seconds for plan, _ in plans]
+    seconds = sum((plan.seconds or 0.0) * count for plan, count in plans) if known else None
     if parsed.json:
         report = {
             "device": device_name(runtime.device),
@@ -31,6 +33,8 @@ def run(parsed: argparse.Namespace) -> int:
             "optimizer": options.optimizer,
             "iterations": options.iterations,
             "flops_per_second": rate,
+            "total_iterations": sum(count for _, count in plans),
+            "total_seconds": seconds,
             "scales": [plan.as_dict() for plan, _ in plans],
         }
         print(json.dumps(report))
@@ -38,8 +42,7 @@ def run(parsed: argparse.Namespace) -> int:
     print(f"{device_name(runtime.device)}, {runtime.precision}, {options.optimizer}; about {rate / 1e9:.3g} GFLOP/s")
     for plan, count in plans:
         print("\n".join(plan_lines(plan, count)))
-    if len(plans) > 1 and None not in [plan.seconds for plan, _ in plans]:
-        seconds = sum((plan.seconds or 0.0) * count for plan, count in plans)
+    if len(plans) > 1 and seconds is not None:
         print(f"in all about {_duration(seconds)} for {sum(count for _, count in plans)} iterations")
     return 0
 
