@@ -107,6 +107,7 @@ REFUSED = [
     ({"iterations": "5,1.5"}, "iterations 1.5 is not a whole number"),
     ({"scales": "64,many"}, "scales '64,many' is not possible; give auto, none"),
     ({"content_weight": 0, "style_weight": 0}, "content weight and style weight are both 0"),
+    ({"style_layers": "cov2_1"}, "unknown layer 'cov2_1' of vgg19; did you mean conv2_1"),
     ({"style_layers": "conv6_1"}, "unknown layer 'conv6_1' of vgg19; its layers are: conv1_1"),
     ({"style_layers": "conv3_4", "network": "vgg16"}, "unknown layer 'conv3_4' of vgg16"),
     ({"style_layers": []}, "no style layers were given"),

@@ -337,8 +337,8 @@ class Options:
                 shown, (other, _, suitable) = f"{value:g}" if isinstance(value, float) else value, NEEDS[name]
                 beside = getattr(self, other) or "none"
                 raise OptionError(
-                    f"{name.replace('_', ' ')} {shown} has no effect with {other} {beside}; take {other} {suitable}, or "
-                    "leave it out",
+                    f"{name.replace('_', ' ')} {shown} has no effect with {other} {beside}; take {other} {suitable}, "
+                    "or leave it out",
                     name,
                     other,
                 )
@@ -360,7 +360,8 @@ class Options:
                 "choose squared or absolute"
             )
         if self.content_weight == self.style_weight == 0:
-            raise OptionError("content weight and style weight are both 0; at least one must be more")
+            problem = "content weight and style weight are both 0; at least one must be more"
+            raise OptionError(problem, "content_weight", "style_weight")
 
     def as_dict(self) -> dict[str, Any]:
         """The options by name, layers as mappings from name to weight."""

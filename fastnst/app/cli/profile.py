@@ -35,6 +35,8 @@ def run(parsed: argparse.Namespace) -> int:
 
 def _run(parsed: argparse.Namespace) -> int:
     check_size(parsed.size, LARGEST_SIZE)
+    if parsed.rounds < 1:
+        raise OptionError(f"--rounds {parsed.rounds} is too small; it must be 1 or more")
     if parsed.no_compile and parsed.compile_mode is not None:
         raise OptionError("--compile-mode has no effect with --no-compile; leave one of them out")
     if parsed.plot:
@@ -53,14 +55,14 @@ def _run(parsed: argparse.Namespace) -> int:
     interrupted = False
     with on_stop_signal():
         try:
-            for runtime, own in zip(runtimes, losses, strict=True):
+            for runtime, of_losses in zip(runtimes, losses, strict=True):
                 if not parsed.json:
                     say(f"{rows} operations at {runtime.precision}, a row for each as soon as it is measured")
                     _print_conditions(parsed.size, runtime, facts)
                 measured = profile(parsed.size, runtime, rounds=parsed.rounds, compile_mode=mode)
-                _measure(measured, len(names), own, shown=not parsed.json)
+                _measure(measured, len(names), of_losses, shown=not parsed.json)
                 if not parsed.json:
-                    print(_peaks(own))
+                    print(_peaks(of_losses))
                 measured = profile_steps(parsed.size, runtime, measure_roofline(runtime), rounds=parsed.rounds)
                 _measure(measured, 2, steps, shown=not parsed.json)
         except KeyboardInterrupt:

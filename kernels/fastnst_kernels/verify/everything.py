@@ -296,7 +296,7 @@ def _ended(processes: Sequence[subprocess.Popen[str]]) -> Iterator[None]:
 
 def _interpreted(
     names: Sequence[str], processes: list[subprocess.Popen[str]], *, quick: bool = False
-) -> Iterator[Check]:
+) -> Generator[Check]:
     """The checks of interpreted tasks, made by a process of their own: triton reads the switch when it is imported. It
     is added to the `processes`."""
     code = f"from {__name__} import print_interpreted as p; p({list(names)!r}, quick={quick})"
