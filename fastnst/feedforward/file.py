@@ -123,8 +123,9 @@ def blend_weights(
         raise OptionError("you gave both a style and a blend; give only one of them")
     if blend is None:
         return torch.nn.functional.one_hot(torch.tensor(_index(names, style)), len(names)).float()
+    blend = in_order(names, blend)
     try:
-        weights = torch.tensor([float(weight) for weight in in_order(names, blend)], dtype=torch.float64)
+        weights = torch.tensor([float(weight) for weight in blend], dtype=torch.float64)
     except (TypeError, ValueError):
         raise OptionError(
             f"blend {blend!r} is not a list of numbers; give one for each style, such as 0.3 0.7"
