@@ -27,7 +27,14 @@ def warn(message: object, *, level: int = 2) -> None:
 
 
 class OptionError(FastnstError):
-    """An option is out of its range, unknown, or contradicts another one."""
+    """An option is out of its range, unknown, or contradicts another one.
+
+    `options` are the names of those that the message speaks of, which the command writes as they were typed.
+    """
+
+    def __init__(self, message: str, *options: str) -> None:
+        super().__init__(message)
+        self.options = options
 
 
 class RangeError(FastnstError):

@@ -4,6 +4,7 @@ import html
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -74,6 +75,13 @@ def test_stdin_and_stdout(place: str, tmp_path: Path, pictures: tuple[str, str],
     assert load_image(io.BytesIO(written.getvalue())).sha256 == load_image(plain).sha256
     parameters = read_parameters(io.BytesIO(written.getvalue()))
     assert parameters["content"]["sha256"] == read_parameters(plain)["content"]["sha256"]
+
+
+def test_info_leaves_out_what_is_none(made: Path, capsys: Any) -> None:
+    assert cli.main(["info", str(made)]) == 0
+    names = [line.split()[0] for line in capsys.readouterr().out.partition("\noptions ")[0].splitlines()]
+    assert {"content", "styles", "init"} <= set(names)
+    assert "masks" not in names
 
 
 def test_info_of_a_stream(made: Path, piped: Any) -> None:
@@ -249,6 +257,7 @@ def test_env(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli.main(["env"]) == 0
     text = capsys.readouterr().out
     assert {line.split()[0] for line in text.splitlines()} >= {"versions", "processor", "torch", "auto", "weights"}
+    assert re.search("weights +original vgg19 here, imagenet vgg19 ", text)
     assert cli.main(["env", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts == json.loads(json.dumps(report())) | {"processor": facts["processor"]}

@@ -216,6 +216,12 @@ def test_a_killed_training_goes_on_to_the_bit(
         callback=lambda progress: steps.append(progress.step),
     )
     assert steps == [4, 5, 6]
+    trained(places, 1, checkpoint=checkpoint)  # the finished one is replaced
+    assert not checkpoint.with_name("run.prev").exists()
+    with pytest.raises(Killed):
+        trained(places, 6, schedule=schedule, checkpoint=checkpoint, save_every=0.0, callback=kill_at(4))
+    with pytest.raises(TrainingError, match="run holds a training that is not finished; continue it with --resume, or"):
+        trained(places, 6, schedule=schedule, checkpoint=checkpoint)
     torch.testing.assert_close(weights_of(resumed.network), weights_of(whole.network), rtol=0, atol=0)
     with pytest.raises(TrainingError, match="a training with other batch, learning rate, stable or seed"):
         trained(places, 6, schedule={"seed": 1}, checkpoint=checkpoint, resume=True)
@@ -268,7 +274,7 @@ def test_a_checkpoint_whose_optimiser_is_another_s(places: Path, tmp_path: Path)
 
 def test_stopping_keeps_what_there_is(places: Path, tmp_path: Path) -> None:
     output = tmp_path / "net.safetensors"
-    result = trained(places, 50, output=output, callback=lambda progress: progress.step < 3)
+    result = trained(places, 50, output=output, callback=lambda progress: int(progress.step < 3))
     assert (result.steps, result.stopped) == (3, "stopped")
     assert load_network(output).training["steps"] == 3
 
@@ -519,6 +525,13 @@ def test_the_commands(places: Path, tmp_path: Path, capsys: Any) -> None:
     assert ran(capsys, 0, *training, *FLAGS) == ""
     said = ran(capsys, 0, "apply", net, photos / "1.png", "-o", tmp_path / "1.jpg", "--blend", "0.3", "0.7")
     assert "1.jpg (64×48) in " in said
+    assert (
+        cli.main(["apply", str(net), *(str(photos / f"{name}.png") for name in "12"), "-o", str(tmp_path), "--json"])
+        == 0
+    )
+    facts = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [Path(each["output"]).name for each in facts] == ["1.png", "2.png"]
+    assert facts[0]["network"]["blend"] == [1.0, 0.0]
     assert ran(capsys, 0, "apply", net, photos / "1.png", "-o", tmp_path / "2.jpg", "--blend", "3,7", "--quiet") == ""
     assert load_image(tmp_path / "2.jpg").sha256 == load_image(tmp_path / "1.jpg").sha256
     low = ("apply", net, photos / "1.png", "-o", tmp_path / "3.jpg", "--blend", "3,7", "--low-memory", "--quiet")
@@ -545,6 +558,7 @@ def test_the_commands(places: Path, tmp_path: Path, capsys: Any) -> None:
         (["apply", "NET"], "no picture was given"),
         (["apply", "NET", "PICTURE"], "give both"),
         (["apply", "NET", "PICTURE", "-o", "out.xyz"], "unknown extension '.xyz'"),
+        (["apply", "NET", "PICTURE", "-o", "-", "--json"], "--json prints how pictures were made on the standard"),
         (["apply", "NET", "PICTURE", "-o", "out.png", "--blend", "1"], "1 blend weight for 2 styles"),
         (["apply", "BROKEN", "PICTURE", "-o", "out.png"], "is not a network of fastnst"),
         (["apply", "NET", "FOLDER", "-o", "FOLDER"], "would be overwritten"),
@@ -596,7 +610,17 @@ def test_a_clip_frame_by_frame(kept: Path, tmp_path: Path, capsys: Any) -> None:
         assert f"{name}.webp" in said
     scores = [score_clip(open_clip(tmp_path / f"{name}.webp"), open_clip(source)).mean for name in ("alone", "held")]
     assert scores[1] < 0.6 * scores[0]
-    ran(capsys, 0, "apply", kept, source, "-o", tmp_path / "mixed.gif", "--blend", "0:1,0", "0.1s:0,1", "--hold", "0")
+    words = ("apply", kept, source, "-o", tmp_path / "mixed.gif", "--hold", "0", "--blend")
+    assert cli.main([*map(str, words), "0:1,0", "0.1s:0,1", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert "mixed.gif (5 frames of " in printed.err
+    facts = json.loads(printed.out)
+    assert (facts["frames"], facts["broken"], facts["network"]["blend"]) == (5, None, [0, 1])
+    numbered = (tmp_path / "mixed.gif").read_bytes()
+    ran(capsys, 0, *words, "0:a=1", "0.1s:b=1")
+    assert (tmp_path / "mixed.gif").read_bytes() == numbered
+    assert "the network has no style 'c'" in ran(capsys, 1, *words, "0:a=1", "0.1s:c=1")
+    assert "cannot be read; give numbers, as many at each moment" in ran(capsys, 1, *words, "0:a=1", "0.1s:b")
     frames = list(open_clip(tmp_path / "mixed.gif").frames())
     alone = apply_network(kept, sorted(source.iterdir())[-1], style="b").tensor
     assert (torch.from_numpy(frames[-1].copy()).permute(2, 0, 1) / 255 - alone).abs().mean() < 0.06

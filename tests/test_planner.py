@@ -290,7 +290,10 @@ def test_the_command_prints_the_whole_first(report: Callable[..., str]) -> None:
 
 
 def test_the_command_prints_json(report: Callable[..., str]) -> None:
-    (scale,) = json.loads(report("--size", "512", "--scales", "none", "--tile", "128", "--json"))["scales"]
+    facts = json.loads(report("--size", "512", "--scales", "none", "--tile", "128", "--json"))
+    (scale,) = facts["scales"]
+    assert facts["total_iterations"] == facts["iterations"]
+    assert facts["total_seconds"] == pytest.approx(scale["seconds"] * facts["iterations"])
     assert (scale["width"], scale["height"], scale["tile"], scale["tiles"]) == (512, 384, 128, 6)
     assert scale["fits"] is True
     assert scale["crop"]["width"] <= 128 + 80 + 80

@@ -2,7 +2,8 @@
 
 import importlib.util
 import json
-from itertools import chain
+from collections.abc import Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -75,7 +76,7 @@ def test_wrong_plain_form_is_named_and_not_timed(monkeypatch: pytest.MonkeyPatch
     [
         (["--size", "15"], "size 15 is out of range; give 16"),
         (["--size", "100000"], "size 100000 is out of range"),
-        (["--rounds", "0"], "0 rounds were asked for; give 1 or more"),
+        (["--rounds", "0"], "--rounds 0 is too small; it must be 1 or more"),
         (["--precision", "tf32", "--device", "cpu"], "precision tf32 needs a GPU"),
         (["--precision", "fp16", "--device", "cpu"], "precision fp16"),
         (["--device", "abacus"], "unknown device 'abacus'"),
@@ -164,7 +165,27 @@ def test_plot_and_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "<svg" in plot.read_text()
     names = {event.get("name") for event in json.loads(traced.read_text())["traceEvents"]}
     assert {"conv1_1 loss fastnst", "conv5_1 backward eager", "fastnst_kernels::tap_gradient"} <= names
-    assert capsys.readouterr().err == ""
+    said = "fastnst: 24 operations at fp32, a row for each as soon as it is measured\n"
+    assert capsys.readouterr().err == said
+
+
+def test_an_interrupted_profile_keeps_its_rows(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*given: Any, **named: Any) -> Iterator[Any]:
+        yield from islice(profile(*given, **named), 5)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fastnst.app.cli.profile.profile", interrupted)
+    arguments = ["profile", "--size", "16", "--device", "cpu", "--rounds", "1", "--no-compile"]
+    assert main(arguments) == 130
+    printed = capsys.readouterr()
+    assert [line.split()[1] for line in printed.out.splitlines() if line.startswith("conv1_1")] == ["forward", "loss"]
+    assert printed.err.endswith("fastnst: error: interrupted\n")
+    assert main([*arguments, "--json"]) == 130
+    assert len(json.loads(capsys.readouterr().out)["measurements"]) == 4
+    assert main([*arguments, "--compile-mode", "default"]) == 1
+    assert "--compile-mode has no effect with --no-compile; leave one of them out" in capsys.readouterr().err
 
 
 def test_interleaved_times_the_call_and_not_its_preparation(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -307,3 +307,29 @@ def test_a_checkpoint_holds_600_000_losses(pictures: tuple[Path, Path], tmp_path
     losses = tuple(replace(run.losses[0], iteration=number) for number in range(600_000))
     save_run(checkpoint, replace(run, losses=losses))
     assert len(load_run(checkpoint).losses) == 600_000
+
+
+def test_the_checkpoint_of_another_unfinished_run_is_not_replaced(
+    pictures: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = tmp_path / "run.ckpt"
+    before = tmp_path / "run.ckpt.prev"
+    stopped_at(9, pictures, checkpoint)
+    whole = checkpoint.read_bytes()
+    said = (
+        "run.ckpt holds a run that is not finished; go on with `fastnst resume .*run.ckpt -o OUT`, or give another name"
+    )
+    for other in ({"seed": 1}, {"iterations": 5}):
+        with pytest.raises(CheckpointError, match=said):
+            stopped_at(3, pictures, checkpoint, **other)
+    words = [*map(str, pictures), "-o", str(tmp_path / "out.png"), "--size", "24", "--checkpoint", str(checkpoint)]
+    assert cli.main(["stylize", *words, "--weights", "random"]) == 1
+    assert "holds a run that is not finished" in capsys.readouterr().err
+    assert checkpoint.read_bytes() == whole
+    stopped_at(3, pictures, checkpoint)  # the same run, from its beginning
+    assert not before.exists()
+    fastnst.resume(checkpoint)
+    assert before.exists()
+    stopped_at(1, pictures, checkpoint, seed=1)
+    assert load_run(checkpoint).parameters["options"]["seed"] == 1
+    assert not before.exists()

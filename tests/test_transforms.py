@@ -140,7 +140,7 @@ def test_a_stopped_transfer_goes_on_bit_for_bit(pictures: list[str], tmp_path: P
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"blend": 0.5}, "nothing to blend"),
+        ({"blend": 0.5}, "blend 0.5 has no effect with transfer none; take transfer wct or adain"),
         ({"transfer": "wct", "style_weight": 0}, "--style-weight above 0"),
         ({"transfer": "adain", "style_loss": "sliced"}, "--style-loss"),
         ({"transfer": "dct"}, "wct"),

@@ -4,8 +4,10 @@ import importlib.util
 import json
 import math
 import re
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 from unittest.mock import Mock
 
@@ -228,7 +230,7 @@ def test_failures_are_named_and_counted(monkeypatch: pytest.MonkeyPatch, capsys:
     assert any("failed: gram forward, torch on" in line for line in printed)
     assert ", 0 failed" not in printed[-1]
     for size in ("15", "5000"):
-        assert main(["verify", "--size", size]) == 1
+        assert main(["verify", "--all", "--size", size]) == 1
         assert capsys.readouterr().err.startswith(f"fastnst: error: size {size} is out of range; give 16 to 2048")
 
 
@@ -250,15 +252,23 @@ def test_checks_are_counted_beforehand(capsys: pytest.CaptureFixture[str]) -> No
     for quick in (True, False):
         checks = list(verify("torch", 16, quick=quick))
         assert len(checks) == Selection("torch", 16, quick).count()
-    assert main(["verify", "--backend", "torch", "--size", "16"]) == 0
-    assert re.match(r"fastnst: \d+ checks; they take about 20 s", capsys.readouterr().err)
+    assert main(["verify", "--backend", "torch"]) == 0
+    said = capsys.readouterr().err
+    assert re.match(r"fastnst: \d+ checks; --all checks every shape, layout and dtype\n", said)
+    assert re.search(r"\d+ of \d+ checks are done, about \d+ s are left\n", said)
 
 
 @pytest.mark.slow
 def test_interpreted_kernels_pass() -> None:
     pytest.importorskip("triton")
     with pytest.raises(RuntimeError, match=r"gave no result \(exit code 1\): KeyError: 'gram/conv9_1'"):
-        list(everything._interpreted(["gram/conv9_1"]))
+        list(everything._interpreted(["gram/conv9_1"], []))
+    processes: list[subprocess.Popen[str]] = []
+    with everything._ended(processes):
+        left = everything._interpreted(["lbfgs/image"], processes)
+        next(left)
+    assert processes[0].wait() != 0
+    left.close()
     names = [
         "gram/odd",
         "tap/odd",
@@ -268,7 +278,7 @@ def test_interpreted_kernels_pass() -> None:
         "image/odd image",
         "lbfgs/odd image",
     ]
-    checks = list(everything._interpreted(names))
+    checks = list(everything._interpreted(names, []))
     assert [check for check in checks if not check.passed] == []
     assert {(check.backend, check.device) for check in checks} == {("triton", "interpreter")}
 
@@ -278,3 +288,25 @@ def test_everything_passes_on_a_gpu() -> None:
     checks = [found for found in verify("all", size=256) if isinstance(found, Check)]
     assert {check.backend for check in checks} == {"torch", "triton"}
     assert [check for check in checks if not check.passed] == []
+
+
+def test_an_interrupted_verification_prints_its_verdicts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gram_alone(monkeypatch)
+
+    def interrupted(backend: str, size: int | None, *, quick: bool) -> Iterator[Check | Skipped]:
+        yield from islice(verify(backend, size, quick=quick), 5)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fastnst.app.cli.verify.verify", interrupted)
+    count = Selection("torch", None, quick=True).count()
+    assert main(["verify", "--backend", "torch"]) == 130
+    printed = capsys.readouterr()
+    assert printed.out.endswith(f"5 checked, 0 failed, {count - 5} not run\n")
+    assert printed.err.endswith("fastnst: error: interrupted\n")
+    assert main(["verify", "--backend", "torch", "--json"]) == 130
+    report = json.loads(capsys.readouterr().out)
+    assert (report["passed"], report["not_run"]) == (5, count - 5)
+    assert main(["verify", "--size", "64"]) == 1
+    assert "--size has no effect without --all; add --all, or leave it out" in capsys.readouterr().err

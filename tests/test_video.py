@@ -211,7 +211,7 @@ def test_tracks() -> None:
     look = Look.of({"style_weight": "0:10 4:20", "size": 64})
     assert look.at(1).style_weight == 12.5
     for wrong in ("0:a", "0:1 0:2", "0:1,2 1:3", "x:1", ":"):
-        with pytest.raises(OptionError, match=r"style weight .* is not a track"):
+        with pytest.raises(OptionError, match=r"style weight .* cannot be read"):
             read_track("style_weight", wrong)
     with pytest.raises(OptionError, match="style weight"):
         Look.of({"style_weight": "0:1 5:-1"})

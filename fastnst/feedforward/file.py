@@ -127,9 +127,7 @@ def blend_weights(
         raise OptionError("you gave both a style and a blend; give only one of them")
     if blend is None:
         return torch.nn.functional.one_hot(torch.tensor(_index(names, style)), len(names)).float()
-    if isinstance(blend, Mapping):
-        named = {_index(names, name): weight for name, weight in blend.items()}
-        blend = [named.get(index, 0.0) for index in range(len(names))]
+    blend = in_order(names, blend)
     try:
         weights = torch.tensor([float(weight) for weight in blend], dtype=torch.float64)
     except (TypeError, ValueError):
@@ -150,6 +148,14 @@ def blend_weights(
     return (weights / weights.sum()).float()
 
 
+def in_order(names: Sequence[str], blend: Sequence[float | str] | Mapping[str, float | str]) -> Sequence[float | str]:
+    """The weights of a blend in the order of the styles, 0 for those that it does not name. Raises OptionError."""
+    if not isinstance(blend, Mapping):
+        return blend
+    named = {_index(names, name): weight for name, weight in blend.items()}
+    return [named.get(index, 0.0) for index in range(len(names))]
+
+
 def read_blend(words: str) -> Any:
     """The blend that is written as `0.3 0.7` or `swirls=0.3 mosaic=0.7`; commas do for spaces."""
     parts = words.replace(",", " ").split()
@@ -158,7 +164,7 @@ def read_blend(words: str) -> Any:
     return {name: weight for name, _, weight in (part.partition("=") for part in parts)}
 
 
-def _index(names: tuple[str, ...], style: str | int | None) -> int:
+def _index(names: Sequence[str], style: str | int | None) -> int:
     if style is None:
         return 0
     if isinstance(style, int) and 0 <= style < len(names):

@@ -99,11 +99,12 @@ def train_network(
             convolutions, and with the normalisations of the styles that have the same names. None begins at random.
         add_to: a network's file whose convolutions and styles stay as they are; only the normalisations of the new
             styles are trained.
-        checkpoint: a file for the whole state of the training, written as often. With `resume` the training continues
+        checkpoint: a file for the whole state of the training, written as often. The file of a training that is not
+            finished is not replaced. With `resume` the training continues
             from it if it exists, with the same result as without the stop, to the bit on a CPU (if it ends by its
             steps).
         previews: a picture file for a sheet of some photographs in all styles, written as often.
-        callback: called after each step; if it returns False, the training ends.
+        callback: called after each step; if it returns False, or another false value but None, the training ends.
         **options: the options of `PerceptualLoss`, and device and precision.
 
     Raises FastnstError for input that cannot be used, and TrainingError if the loss diverges, after it has written the
@@ -166,9 +167,11 @@ def train_network(
                 "precision": runtime.precision,
             },
         )
-        if resume and checkpoint is not None:
+        if checkpoint is not None:
             place = Path(os.path.realpath(checkpoint))
-            if place.exists() or previous(place).exists():
+            if not resume:
+                training.check_replaceable(place)
+            elif place.exists() or previous(place).exists():
                 training.load(place)
         return training.run(
             output=output, checkpoint=checkpoint, previews=previews, save_every=save_every, callback=callback
@@ -233,6 +236,7 @@ class _Training:
     beginning: float = 0.0
     history: list[float] = field(default_factory=list)
     good: tuple[int, dict[str, Tensor]] | None = None
+    is_saved: bool = False
 
     def __post_init__(self) -> None:
         self.optimizer = NetworkOptimizer(self.network, convolutions=not self.first)
@@ -274,8 +278,8 @@ class _Training:
                 self._note(loss)
                 done = self.schedule.progress(self.step, self.seconds)
                 if callback is not None:
-                    goes_on = callback(Progress(self.step, self.smoothed, self.seconds, done))
-                    if goes_on is False and done < 1:
+                    answer = callback(Progress(self.step, self.smoothed, self.seconds, done))
+                    if answer is not None and not answer and done < 1:
                         stopped = "stopped"
                         break
                 if time.monotonic() - saved_at >= save_every:
@@ -374,7 +378,8 @@ class _Training:
     def save(self, path: Path) -> None:
         """Writes all that goes on with the training. Raises TrainingError if that fails."""
         place = {name: getattr(self, name) for name in _PLACE}
-        facts = json.dumps({**self.facts, "photos": self.photos.names, "place": place})
+        finished = self.schedule.progress(self.step, self.seconds) >= 1
+        facts = json.dumps({**self.facts, "photos": self.photos.names, "place": place, "finished": finished})
         contents = {
             "kind": _KIND,
             "format": _FORMAT,
@@ -383,8 +388,12 @@ class _Training:
             "optimizer": self.optimizer.state_dict(),
         }
         try:
-            with replacing(Path(os.path.realpath(path)), keep=True) as file:
+            target = Path(os.path.realpath(path))
+            if not self.is_saved:  # what is there is another training's
+                previous(target).unlink(missing_ok=True)
+            with replacing(target, keep=self.is_saved) as file:
                 torch.save(contents, file)
+            self.is_saved = True
         except (OSError, RuntimeError) as error:
             reason = error.__context__ if isinstance(error.__context__, OSError) else error
             raise TrainingError(f"checkpoint {str(path)!r} cannot be written: {reason}") from error
@@ -409,8 +418,19 @@ class _Training:
             raise TrainingError(f"{what} is from another version of fastnst; continue with that version, or start over")
         return contents, facts, place
 
+    def check_replaceable(self, path: Path) -> None:
+        """Raises TrainingError where `path` holds a training that is not finished."""
+        try:
+            _, facts, _ = self._read(path)
+        except TrainingError:
+            return  # nothing that could go on
+        if not facts.get("finished"):
+            raise TrainingError(
+                f"{path} holds a training that is not finished; continue it with --resume, or give another name"
+            )
+
     def load(self, path: Path) -> None:
-        """Goes on from what `save` wrote, or wrote before where that is damaged.
+        """Continues from the last checkpoint, or from the one before if the last is damaged.
 
         Raises TrainingError for anything else, or where it is another training.
         """
@@ -431,6 +451,7 @@ class _Training:
             ) from error
         for name, value in place.items():
             setattr(self, name, value)
+        self.is_saved = True
 
 
 _PLACE = ("step", "seconds", "smoothed", "beginning", "history")

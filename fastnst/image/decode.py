@@ -305,7 +305,8 @@ def ran_out(error: Exception) -> bool:
 def _damaged(what: str, error: Exception) -> str:
     # libvips' errors have one line for each function that failed.
     lines = [line.strip() for line in getattr(error, "detail", str(error)).splitlines() if line.strip()]
-    reason = lines[0] if lines else type(error).__name__
+    # They begin with its own name, such as "VipsJpeg: " or "pngload: ".
+    reason = re.sub(r"^\w+: ", "", lines[0]) if lines else type(error).__name__
     if "nsupported" in reason or "labq" in reason:  # TIFF in CIELAB of 8 bits
         return f"{what} is in a form that fastnst does not support ({reason}); save it as PNG, TIFF or JPEG"
     return f"{what} is damaged or truncated ({reason}); fetch or export it again"

@@ -81,7 +81,8 @@ class PerceptualLoss(Frozen):
             style_reduction, pooling, padding, network, weights, filter_scaling, backend; and size · style_scale, the
             edge in pixels (`edge`) at which the styles are looked at.
 
-    Raises a subclass of FastnstError for input that cannot be used.
+    Raises a subclass of FastnstError for input that cannot be used. The values of the images are not checked: they are
+    taken for RGB in 0…1.
     """
 
     @torch.inference_mode(False)
@@ -111,7 +112,7 @@ class PerceptualLoss(Frozen):
             self._set_targets(style)
 
     def forward(self, images: Tensor, content: Tensor | None = None) -> Tensor:
-        """The mean loss of the batch, a scalar; arguments as for `terms`."""
+        """Returns the mean loss of the batch, a scalar; the arguments are those of `terms`."""
         return self.terms(images, content).total.mean()
 
     def terms(self, images: Tensor, content: Tensor | None = None) -> PerceptualTerms:

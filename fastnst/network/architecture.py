@@ -1,6 +1,7 @@
 """The networks by the field's layer names, conv1_1 … conv5_4 and pool1 … pool5 (Simonyan and Zisserman, 2015), and the
 preprocessing of their pictures: torchvision's or Caffe's."""
 
+import difflib
 from dataclasses import dataclass
 
 from fastnst.errors import OptionError
@@ -102,7 +103,10 @@ def canonical_layer(name: str, network: str) -> str:
     names = [layer.name for layer in layers_of(network)]
     canonical = name.replace("relu", "conv", 1) if name.startswith("relu") else name
     if canonical not in names:
-        raise OptionError(f"unknown layer {name!r} of {network}; its layers are: {', '.join(names)}")
+        # One letter beside another; conv5_5 is near many.
+        near = difflib.get_close_matches(canonical.lower(), names, n=1, cutoff=0.9)
+        hint = f"did you mean {near[0]}?" if near else f"its layers are: {', '.join(names)}"
+        raise OptionError(f"unknown layer {name!r} of {network}; {hint}")
     return canonical
 
 

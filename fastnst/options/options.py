@@ -34,27 +34,15 @@ START_WORDS = ("content", "recoloured", "network", "noise", "grey", "style-mean"
 """The words that `init` takes beside a picture."""
 
 
-_OF_LBFGS: tuple[str, Callable[[Any], bool], str] = (
-    "optimizer",
-    lambda optimizer: optimizer == "lbfgs",
-    "only the optimizer lbfgs uses it; choose that one, or leave this option out",
-)
+_OF_LBFGS: tuple[str, Callable[[Any], bool], str] = ("optimizer", lambda optimizer: optimizer == "lbfgs", "lbfgs")
 NEEDS: Mapping[str, tuple[str, Callable[[Any], bool], str]] = MappingProxyType(
     {
         **dict.fromkeys(("line_search", "hessian", "history", "history_precision"), _OF_LBFGS),
-        "scale_factor": (
-            "scales",
-            lambda scales: isinstance(scales, int),
-            "it only matters if you give a number of scales; add --scales 3, or leave this option out",
-        ),
-        "blend": (
-            "transfer",
-            lambda transfer: transfer != "none",
-            "there is nothing to blend; add --transfer wct or adain, or leave this option out",
-        ),
+        "scale_factor": ("scales", lambda scales: isinstance(scales, int), "3 or another number of them"),
+        "blend": ("transfer", lambda transfer: transfer != "none", "wct or adain"),
     }
 )
-"""Options that are looked at only beside certain values of another option, and what to do where they are not."""
+"""Options that are looked at only beside certain values of another option, and such a value."""
 
 
 def is_heeded(name: str, values: Mapping[str, Any]) -> bool:
@@ -321,7 +309,10 @@ class Options:
         options = {option.name: option for option in fields(self)}
         network = parse_option(options["network"], self.network, "")
         for name, option in options.items():
-            object.__setattr__(self, name, parse_option(option, getattr(self, name), network))
+            try:
+                object.__setattr__(self, name, parse_option(option, getattr(self, name), network))
+            except OptionError as error:
+                raise OptionError(str(error), name) from None
         self._check_together()
 
     def _check_together(self) -> None:
@@ -342,8 +333,14 @@ class Options:
         for name in NEEDS:
             value = getattr(self, name)
             if value != defaults[name] and not is_heeded(name, vars(self)):
-                shown = f"{value:g}" if isinstance(value, float) else value
-                raise OptionError(f"{name.replace('_', ' ')} {shown} has no effect here: {NEEDS[name][2]}")
+                shown, (other, _, suitable) = f"{value:g}" if isinstance(value, float) else value, NEEDS[name]
+                beside = getattr(self, other) or "none"
+                raise OptionError(
+                    f"{name.replace('_', ' ')} {shown} has no effect with {other} {beside}; take {other} {suitable}, "
+                    "or leave it out",
+                    name,
+                    other,
+                )
         if self.transfer != "none" and not (self.levels and self.style_loss == "gram"):
             raise OptionError(
                 f"transfer {self.transfer} moves features instead of using a style loss; leave --style-loss out, and "
@@ -362,7 +359,8 @@ class Options:
                 "choose squared or absolute"
             )
         if self.content_weight == self.style_weight == 0:
-            raise OptionError("content weight and style weight are both 0; at least one must be more")
+            problem = "content weight and style weight are both 0; at least one must be more"
+            raise OptionError(problem, "content_weight", "style_weight")
 
     def as_dict(self) -> dict[str, Any]:
         """The options by name, layers as mappings from name to weight."""

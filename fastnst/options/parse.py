@@ -122,7 +122,7 @@ def _number(spoken: str, value: Any) -> float:
 
 def _integer(spoken: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise OptionError(f"{spoken} {value!r} is not a whole number; write one such as 512")
+        raise OptionError(f"{spoken} {value!r} is not a whole number; write one such as 7")
     bits = int(value).bit_length()
     if bits > _MOST_BITS:
         raise OptionError(f"{spoken} has {bits} bits and is too large; give {_MOST_BITS} at most")
@@ -289,13 +289,18 @@ _PICTURES = {
 }
 
 
+def picture_of(flag: str) -> str | None:
+    """The picture, content or style, that a flag such as --style_image means in other programs."""
+    return _PICTURES.get(flag.strip("-").replace("-", "_").lower()) if flag.startswith("-") else None
+
+
 def hint_for(name: str, known: Iterable[str], otherwise: str) -> str:
     """The name that an unknown one may have meant, here or in another program, or else `otherwise`."""
     plain, names = name.strip("-").replace("-", "_").lower(), list(known)
-    if name.startswith("-") and plain in _PICTURES:
+    if (picture := picture_of(name)) is not None:
+        hint = f"give the {picture} picture without a name: CONTENT STYLE -o OUT"
         shipped = "; for a style that comes with fastnst, such as swirls: fastnst apply CONTENT --style swirls -o OUT"
-        hint = f"give the {_PICTURES[plain]} picture without a name: CONTENT STYLE -o OUT"
-        return hint + (shipped if _PICTURES[plain] == "style" else "")
+        return hint + (shipped if picture == "style" else "")
     if plain in ("print_size", "dpi", "ppi"):
         return f"sizes are in pixels: 20 cm at 300 an inch are 2362; {_PRINTS}"
     ours = [option for option in names if option.strip("-").replace("-", "_") == _ELSEWHERE.get(plain)]

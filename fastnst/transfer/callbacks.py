@@ -1,8 +1,8 @@
 """Ready-made callbacks: a progress bar, a notebook's display, a preview, numbered frames, a movie, a plot,
 TensorBoard, an early stop; and their chain.
 
-A callback is any function of one `Iterate`; it stops the run by returning False (not None). Those here are such
-functions, and context managers too, because some have to be closed:
+A callback is any function of one `Iterate`; it stops the run by returning False, or another false value but
+None. Those here are such functions, and context managers too, because some have to be closed:
 
     with fastnst.transfer.callbacks.chain(Preview("now.png"), Movie("run.gif", every=10)) as callback:
         result = fastnst.stylize(content, style, callback=callback)
@@ -58,8 +58,8 @@ class Ready:
 
 
 class Chain(Ready):
-    """Joins several callbacks into one. It calls all of them, in order, and the run stops if one of them returns
-    False."""
+    """Joins several callbacks into one. It calls all of them, in order, and the run stops if one of them stops
+    it."""
 
     def __init__(self, *callbacks: Callback) -> None:
         for callback in callbacks:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from fastnst.image.read import Source
 from fastnst.network.weights_file import check_archive
 from fastnst.options.masks import mask_hashes
 from fastnst.options.options import START_WORDS
-from fastnst.replacing import newest, replacing
+from fastnst.replacing import newest, previous, replacing
 from fastnst.transfer.inputs import Styles, recorded_canvas
 from fastnst.transfer.result import LossRecord
 
@@ -125,6 +126,23 @@ def check_checkpoint(path: Path) -> None:
         raise CheckpointError(str(error)) from None
 
 
+def check_replaceable(path: Path, parameters: Mapping[str, Any]) -> None:
+    """Raises CheckpointError where `path` holds an unfinished run of other inputs, sizes or options than these."""
+    try:
+        saved = _load_run(path, check=False)
+    except CheckpointError:
+        return  # nothing that could go on
+    if saved.finished and saved.scale == len(saved.parameters["sizes"]) - 1:
+        return
+    try:
+        check_same_inputs(saved.parameters, parameters)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{path} holds a run that is not finished; go on with `fastnst resume {shlex.quote(str(path))} -o OUT`, or "
+            "give another name"
+        ) from error
+
+
 @_of_a_run()
 def check_same_inputs(saved: Mapping[str, Any], present: Mapping[str, Any]) -> None:
     """Raises CheckpointError where pictures, options or sizes of a run are not those of the `saved` one.
@@ -181,17 +199,21 @@ def _check_same(role: str, saved: Mapping[str, Any], present: Mapping[str, Any])
         )
 
 
-def save_run(path: Path, run: SavedRun) -> None:
+def save_run(path: Path, run: SavedRun, *, first: bool = False) -> None:
     """Writes `run` to `path`, whole or not at all: a file of `torch.save`. Raises CheckpointError if that fails.
 
     Tensors go from their device to the file one at a time. The file is on the disk before it replaces the last one,
-    which stays beside it as `.prev`. A symbolic link is followed.
+    which stays beside it as `.prev`; of the `first` of a run nothing stays, which would be of another. A symbolic link
+    is followed.
     """
     facts = {name: getattr(run, name) for name in _FACTS}
     facts["losses"] = [record.as_dict() for record in run.losses]
     contents = {"kind": _KIND, "format": FORMAT, "run": json.dumps(facts)}
     try:
-        with replacing(real_target(str(path)), keep=True) as file:
+        target = real_target(str(path))
+        if first:
+            previous(target).unlink(missing_ok=True)
+        with replacing(target, keep=not first) as file:
             torch.save({**contents, "tensors": dict(run.tensors), "optimizer": dict(run.optimizer)}, file)
     except (OSError, RuntimeError, ImageError) as error:
         # torch's writer hides what the system said.

@@ -1,8 +1,10 @@
 """The main path: pictures read and planned → network and targets → for each scale: optimise → result."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -26,7 +28,7 @@ from fastnst.options.options import Options
 from fastnst.options.parse import in_words
 from fastnst.plan.fitting import FittingObjective
 from fastnst.plan.planner import Plan, most_tiles, plan_run
-from fastnst.transfer.checkpoint import SavedRun, check_same_inputs, check_same_network
+from fastnst.transfer.checkpoint import SavedRun, check_replaceable, check_same_inputs, check_same_network
 from fastnst.transfer.descent import Descent
 from fastnst.transfer.inputs import Canvas, Scale, Start, start_image, style_size
 from fastnst.transfer.kernels import Building, Rehearsal
@@ -88,9 +90,16 @@ class Prepared:
         run.warn_if_still()
         return run.result()
 
+    def check_checkpoint(self, path: str | os.PathLike[str] | None) -> None:
+        """Raises CheckpointError where a new run's checkpoint at `path` would replace that of another one."""
+        if path is not None and self._saved is None and self._ranks.leads:
+            check_replaceable(Path(path), self.record)
+
     def made(self, watch: Watch) -> Run:
-        """Makes the run and returns it at its end, with its `image` as the optimiser left it. Raises DivergedError."""
+        """Makes the run and returns it at its end, with its `image` as the optimiser left it. Raises DivergedError, and
+        CheckpointError as `check_checkpoint` does."""
         check_fork()
+        self.check_checkpoint(watch.checkpoint)
         try:
             return self._made(watch)
         except (DivergedError, RangeError) as error:

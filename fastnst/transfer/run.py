@@ -56,8 +56,8 @@ class Watch:
     """The callback and the checkpoint of a run.
 
     Attributes:
-        callback: called with an `Iterate` when losses have been read back; if it returns False (not None), the run
-            stops.
+        callback: called with an `Iterate` when losses have been read back; if it returns False, or
+            another false value but None, the run stops.
         callback_every: read losses back at least after so many evaluations. On a CPU this happens after each one
             anyway. On a GPU 1 makes the run wait at every iteration, and None means about four times a second.
         checkpoint: a file from which `fastnst.resume` can continue. It is written, whole or not at all, every
@@ -155,6 +155,7 @@ class Run:
         self.losses: list[LossRecord] = [] if saved is None else list(saved.losses)
         self._parameters, self._sources, self._watch, self._options = parameters, sources, watch, options
         self._scales, self._ranks = scales, ranks
+        self._is_unsaved = saved is None
         self._saved_at = time.perf_counter()
         self._began = self._saved_at - (0.0 if saved is None else saved.seconds)
         # The record of the image that a scale ended with.
@@ -342,7 +343,8 @@ class Run:
             optimizer=descent.optimizer.live_state(),
         )
         try:
-            save_run(Path(self._watch.checkpoint), saved)
+            save_run(Path(self._watch.checkpoint), saved, first=self._is_unsaved)
+            self._is_unsaved = False
         except CheckpointError as error:
             warn(f"{error}; the run continues")
         self._saved_at = time.perf_counter()

@@ -3,6 +3,8 @@
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,29 @@ from torch import Tensor
 
 from fastnst.errors import OptionError
 from fastnst.feedforward.applying import Applier
-from fastnst.feedforward.file import NetworkFile, load_network, read_blend
+from fastnst.feedforward.file import NetworkFile, in_order, load_network, read_blend
 from fastnst.image.resize import fitted_size, resize
 from fastnst.transfer.movie import check_package, check_target, even, write_clip
 from fastnst.video.clip import BrokenFrameError, open_clip
 from fastnst.video.flow import Frame, as_frame, as_planes, motion, sharpness, warped
 from fastnst.video.options import Part, Track, read_track
 
-Blend = Sequence[float] | Mapping[float, Sequence[float]] | str
+Blend = Sequence[float] | Mapping[float, Sequence[float] | Mapping[str, float]] | str
+
+
+@dataclass(frozen=True, eq=False)
+class AppliedClip:
+    """A clip that a network made: `frames` of `size`, (height, width), `rate` of them a second.
+
+    `parameters` are those of its last frame, without the content; `broken` says what is wrong with the frame of the
+    source after that, or is None.
+    """
+
+    frames: int
+    size: tuple[int, int]
+    rate: Fraction
+    parameters: Mapping[str, Any]
+    broken: str | None
 
 
 def apply_to_clip(
@@ -34,15 +51,15 @@ def apply_to_clip(
     sound: bool = True,
     callback: Callable[[int, int], None] | None = None,
     **options: Any,
-) -> str | None:
-    """Writes `clip` as a network stylizes it; returns what is wrong with the frame after the last, or None.
+) -> AppliedClip:
+    """Writes `clip` as a network stylizes it.
 
     Args:
         network, size, options: as for `apply_network`; `size` is the long edge of the frames.
         clip, output, sound: as for `stylize_video`; `part` says which frames.
-        blend: a weight for each style; or a track of them, as `{0: (1, 0), 5: (0, 1)}` by seconds or `"0:1,0 5s:0,1"`,
-            changes along the clip (Dumoulin, Shlens and Kudlur 2017).
-        hold: the share of the last result, warped along the flow, in what is seen in both frames, in 0…1.
+        blend: a weight for each style; `{0: (1, 0), 5: (0, 1)}` by seconds, `"0:1,0 5s:0,1"`, or with names
+            `"0:swirls=1 5s:mosaic=1"` changes along the clip (Dumoulin, Shlens and Kudlur 2017).
+        hold: the share of the last result, moved along the flow, in the points that both frames show; 0…1.
         callback: called with the number of frames that are done and of all.
 
     Raises FastnstError for input that cannot be used, before any frame is made.
@@ -55,7 +72,8 @@ def apply_to_clip(
     shape = even(target, source.size if size is None else fitted_size(*source.size, size))
     check_target(target, source.sound_for(target) if sound else None, shape, source.rate)
     network = network if isinstance(network, NetworkFile) else load_network(network)
-    track = None if blend is None else read_track("blend", blend)
+    names = network.network.names
+    track = None if blend is None else read_track("blend", blend, lambda held: in_order(names, _at_moment(held)))
     weights: Any = read_blend(blend) if isinstance(blend, str) else blend
     applier = Applier(network, blend=_at(track, 0.0) if track is not None else weights, **options)
     broken = None
@@ -67,7 +85,8 @@ def apply_to_clip(
                 if track is not None:
                     applier.mix(_at(track, float(index / source.rate)))
                 content = as_frame(resize(as_planes(frame), shape))
-                image = applier(content).tensor[None]
+                applied = applier(content)
+                image = applied.tensor[None]
                 if before is not None and hold > 0:
                     image = _held(image, content, before, hold)
                 before = content, image
@@ -80,7 +99,12 @@ def apply_to_clip(
                 raise
             broken = str(error)
         write_clip(target, paths, source.rate, source.sound_for(target, len(paths)) if sound else None)
-    return broken
+    facts = {name: value for name, value in applied.parameters.items() if name != "content"}
+    return AppliedClip(len(paths), shape, source.rate, facts, broken)
+
+
+def _at_moment(held: Any) -> Any:
+    return read_blend(held) if isinstance(held, str) else held
 
 
 def _at(track: Track, seconds: float) -> Sequence[float]:

@@ -3,7 +3,7 @@
 import math
 import re
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -154,32 +154,41 @@ class Track:
         return value[0] if len(value) == 1 else value
 
 
-def read_track(name: str, value: Any) -> Track | None:
+def read_track(name: str, value: Any, numbers: Callable[[Any], Sequence[Any]] | None = None) -> Track | None:
     """The track that an option's value is: `"0:1,0 5s:0,1"`, or a mapping from seconds to values; None for another one.
 
-    Raises OptionError for a track that cannot be read.
+    `numbers` gives those of a moment; by default they stand between commas. Raises OptionError for a track that cannot
+    be read.
     """
     spoken = name.replace("_", " ")
     if isinstance(value, str) and ":" in value:
         points = [_POINT.fullmatch(word) for word in value.split()]
         if None in points:
-            raise OptionError(f'{spoken} {value!r} is not a track; write moments and values, such as "0:1 5s:20"')
-        pairs = [(float(point[1]), point[2].split(",")) for point in points if point is not None]
+            raise OptionError(f'{spoken} {value!r} cannot be read; write moments and values, such as "0:1 5s:20"')
+        pairs: list[tuple[Any, Any]] = [(point[1], point[2]) for point in points if point is not None]
     elif isinstance(value, Mapping):
-        pairs = [(time, held if isinstance(held, Sequence) else [held]) for time, held in value.items()]
+        pairs = list(value.items())
     else:
         return None
     try:
-        known = sorted((float(time), tuple(float(number) for number in numbers)) for time, numbers in pairs)
+        known = sorted((float(time), tuple(map(float, (numbers or _numbers)(held)))) for time, held in pairs)
+    except OptionError:
+        raise
     except (TypeError, ValueError):
         known = []
     times, values = (tuple(part) for part in zip(*known, strict=True)) if known else ((), ())
     if not times or len(set(times)) < len(times) or len({len(held) for held in values}) > 1:
         raise OptionError(
-            f"{spoken} {value!r} is not a track; give numbers, as many at each moment, and each moment once, such as "
+            f"{spoken} {value!r} cannot be read; give numbers, as many at each moment, and each moment once, such as "
             '"0:1,0 5s:0,1"'
         )
     return Track(times, values)
+
+
+def _numbers(held: Any) -> Sequence[Any]:
+    if isinstance(held, str):
+        return held.split(",")
+    return held if isinstance(held, Sequence) else [held]
 
 
 @dataclass(frozen=True, eq=False)

@@ -100,8 +100,8 @@ def stylize_video(
 
 
 class Production:
-    """A clip that is to be made, as `stylize_video` has it: read, checked and planned. `count` frames of `size`,
-    (height, width), are on the disk, none is made; `broken` says what is wrong with the frame after them, or is None.
+    """A prepared clip: its frames are on the disk, none is rendered yet. There are `count` of them, of `size` (height,
+    width); `broken` says what is wrong with the frame after them, or is None.
 
     `peak_bytes` is the most memory that a frame needs. Raises FastnstError as `stylize_video` does.
     """

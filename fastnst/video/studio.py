@@ -42,8 +42,8 @@ from fastnst.video.options import Look, VideoOptions
 _LATER_SHARE = 0.1
 # It ends when so many evaluations lower its loss by less than the tolerance, this one unless another is given.
 _PATIENCE, _TOLERANCE = 3, 1e-3
-# How far a frame is held where it moves, to 1 where it stands still. Held as much, all steps would go into what has
-# come into view, which would take on the style for the whole frame, and change most.
+# How far a point that moves is held; one that stands still is held by 1. With one hold for all, the steps would go into
+# the new parts of the picture, which would take on the style of the whole frame, and change most.
 _MOVING = 0.25
 # How much less a frame is held to what has not had a whole schedule, and how little at least.
 _FINISH_POWER, _LEAST_FINISH = 8, 0.3

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import re
 import sys
 import time
 import warnings
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
             return code
         except FastnstError as error:
-            _complain(error)
+            _complain(_as_typed(error, words))
             return EXIT_BAD_INPUT
         except (KeyboardInterrupt, Interrupted) as stop:
             _complain(f"interrupted. {stop}".removesuffix(". "))
@@ -130,6 +131,16 @@ def say(message: object) -> None:
 
 def _plain_warning(message: Warning | str, *_: object, **__: object) -> None:
     say(f"warning: {message}")
+
+
+def _as_typed(error: FastnstError, words: Sequence[str]) -> str:
+    """The error's message, where one of the options that it speaks of stands among the `words` with all as flags."""
+    message = str(error)
+    flags = {name.replace("_", " "): f"--{name.replace('_', '-')}" for name in getattr(error, "options", ())}
+    if not {word.partition("=")[0] for word in words}.isdisjoint(flags.values()):
+        for spoken, flag in flags.items():
+            message = re.sub(rf"(?<![\w-]){spoken}(?![\w-])", flag, message)
+    return message
 
 
 def _complain(message: object) -> None:

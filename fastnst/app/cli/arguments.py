@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from fastnst.errors import OptionError
 from fastnst.options.options import GROUPS, NEEDS, Options
-from fastnst.options.parse import hint_for, option_field, parse_size
+from fastnst.options.parse import hint_for, option_field, parse_size, picture_of
 from fastnst.options.presets import PRESETS
 from fastnst.options.resolve import resolve_options
 
@@ -104,6 +104,10 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **facts)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self._subparsers is None:
+            flags = {word.partition("=")[0] for word in args or ()} - self._option_string_actions.keys()
+            if {picture_of(flag) for flag in flags} >= {"content", "style"}:
+                self.error("give both pictures without names: fastnst stylize CONTENT STYLE -o OUT")
         parsed, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.error(f"unknown argument{'s' if len(unknown) > 1 else ''} {' '.join(unknown)}{self._near(unknown)}")
@@ -239,6 +243,13 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
         add_option(group, argument)
 
 
+def check_heeded(needed: str, flags: Mapping[str, bool]) -> None:
+    """Raises OptionError for the first of the flags that is given, where `needed` is not, beside which alone they have
+    an effect."""
+    for flag in (flag for flag, is_given in flags.items() if is_given):
+        raise OptionError(f"{flag} has no effect without {needed}; add {needed}, or leave it out")
+
+
 def given_options(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: settings[name] for name in OPTIONS if name in settings}
 
@@ -261,7 +272,7 @@ def whole_number(word: str) -> int:
     try:
         return int(word)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number; write one such as 512") from None
+        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number; write one such as 7") from None
 
 
 def number(word: str) -> float:

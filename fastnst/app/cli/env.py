@@ -15,6 +15,8 @@ from fastnst_kernels.profiling.measure import conditions, versions
 
 from fastnst.app.cli import usable_cores
 from fastnst.network import trial, winograd
+from fastnst.network.architecture import ORIGINAL_NETWORK
+from fastnst.network.builtin import has_original
 from fastnst.network.runtime import resolve_runtime
 from fastnst.network.weights import CHECKPOINTS, cache_folder
 
@@ -91,13 +93,14 @@ def report() -> dict[str, Any]:
 
 
 def _weights() -> dict[str, str]:
-    """The place that the ImageNet checkpoint of each network would be taken from."""
+    """The place that the weights of each network would be taken from."""
     torchs = Path(torch.hub.get_dir()) / "checkpoints"
-    sources = {}
+    sources = {f"original {ORIGINAL_NETWORK}": "here" if has_original() else "not here"}
     for network, digest in CHECKPOINTS.items():
         stem = f"{network}-{digest}"
         places = {"fastnst's": cache_folder() / f"{stem}.safetensors", "torch's": torchs / f"{stem}.pth"}
-        sources[network] = next((f"in {whose} cache" for whose, path in places.items() if path.is_file()), "not here")
+        place = next((f"in {whose} cache" for whose, path in places.items() if path.is_file()), "not downloaded")
+        sources[f"imagenet {network}"] = place
     return sources
 
 

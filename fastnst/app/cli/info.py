@@ -23,7 +23,7 @@ def run(parsed: argparse.Namespace) -> int:
     for name, value in parameters.items():
         if name == "options" and isinstance(value, dict):
             print("\n".join(_option_lines(value)))
-        else:
+        elif value is not None:
             print(f"{_printable(name):10} {_readable(value)}")
     weights = parameters.get("weights")
     if isinstance(weights, dict) and weights.get("source") == "original":

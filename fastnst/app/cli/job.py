@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastnst.app.cli.arguments import STANDARD, Outputs, given_options, read_config, standard_input
+from fastnst.app.cli.arguments import STANDARD, Outputs, check_heeded, given_options, read_config, standard_input
 from fastnst.errors import OptionError
 from fastnst.image.files import pictures_at
 from fastnst.image.read import Source
@@ -87,8 +87,8 @@ class Job:
                 raise OptionError(f"--{name.replace('_', '-')} {value} is too small; it must be 1 or more")
         for name in ("movie", "checkpoint"):
             every = f"{name}_every"
-            if getattr(outputs, name) is None and getattr(outputs, every) != getattr(Outputs, every):
-                raise OptionError(f"--{name}-every has no effect without --{name}; add --{name}, or leave it out")
+            if getattr(outputs, name) is None:
+                check_heeded(f"--{name}", {f"--{name}-every": getattr(outputs, every) != getattr(Outputs, every)})
         if outputs.output == STANDARD:
             if outputs.json:
                 raise OptionError("--json and -o - both use the standard output; give a path with -o, or omit --json")

@@ -1,6 +1,7 @@
 """`fastnst train` and `fastnst apply`: a network that stylizes in one pass, made and used."""
 
 import argparse
+import json
 import sys
 import time
 from dataclasses import fields
@@ -85,6 +86,8 @@ def run_apply(parsed: argparse.Namespace) -> int:
         raise OptionError("IMAGE and -o OUT need each other; give both")
     if parsed.onnx is not None:
         check_onnx(parsed.onnx)
+    if parsed.json and parsed.output in (None, STANDARD):
+        raise OptionError("--json prints how pictures were made on the standard output; give a path with -o")
     if len(parsed.images) == 1 and _is_clip(parsed.images[0], parsed.output):
         return _apply_to_clip(parsed)
     pairs = _pairs(parsed.images, parsed.output) if parsed.images else []
@@ -109,6 +112,8 @@ def run_apply(parsed: argparse.Namespace) -> int:
             failed += 1
             say(f"error: {error}")
             continue
+        if parsed.json:
+            print(json.dumps({"output": place, **applied.parameters}), flush=True)
         if not parsed.quiet:
             height, width = applied.tensor.shape[1:]
             label = Outputs(output=place).label
@@ -126,13 +131,14 @@ def _is_clip(source: str, output: str) -> bool:
 
 
 def _apply_to_clip(parsed: argparse.Namespace) -> int:
+    began = time.monotonic()
     with tqdm(unit="frame", disable=True if parsed.quiet else None, file=sys.stderr) as bar:
 
         def show(done: int, count: int) -> None:
             bar.total = count
             bar.update(done - bar.n)
 
-        broken = apply_to_clip(
+        clip = apply_to_clip(
             parsed.network,
             parsed.images[0],
             parsed.output,
@@ -141,11 +147,16 @@ def _apply_to_clip(parsed: argparse.Namespace) -> int:
             callback=show,
             **_options(parsed),
         )
-    if broken is not None:
-        say(f"error: {broken}; the frames before it are in {parsed.output}")
-        return EXIT_BAD_INPUT
+    (height, width), rate, seconds = clip.size, float(clip.rate), time.monotonic() - began
+    if parsed.json:
+        facts = {"output": parsed.output, "frames": clip.frames, "width": width, "height": height, "rate": rate}
+        print(json.dumps({**facts, "seconds": seconds, "broken": clip.broken, **clip.parameters}))
     if not parsed.quiet:
-        say(f"saved {parsed.output}")
+        say(
+            f"saved {parsed.output} ({clip.frames} frames of {width}×{height} px, {rate:g} a second) in {seconds:.1f} s"
+        )
+    if clip.broken is not None:
+        raise FastnstError(f"{clip.broken}; {parsed.output} has the {clip.frames} frames before it")
     return 0
 
 

@@ -25,6 +25,8 @@ def run(parsed: argparse.Namespace) -> int:
     picture = open_picture(parsed.content, role="content", max_pixels=options.max_pixels)
     rate = measure_rate(runtime)
     plans = plans_of(picture, options, runtime, rate)
+    known = None not in [plan.seconds for plan, _ in plans]
+    seconds = sum((plan.seconds or 0.0) * count for plan, count in plans) if known else None
     if parsed.json:
         report = {
             "device": device_name(runtime.device),
@@ -32,13 +34,14 @@ def run(parsed: argparse.Namespace) -> int:
             "optimizer": options.optimizer,
             "iterations": options.iterations,
             "flops_per_second": rate,
+            "total_iterations": sum(count for _, count in plans),
+            "total_seconds": seconds,
             "scales": [plan.as_dict() for plan, _ in plans],
         }
         print(json.dumps(report))
         return 0
     whole = f"peak memory {in_words(max(plan.peak_bytes for plan, _ in plans))}"
-    if None not in [plan.seconds for plan, _ in plans]:
-        seconds = sum((plan.seconds or 0.0) * count for plan, count in plans)
+    if seconds is not None:
         steps = counted(sum(count for _, count in plans), "iteration")
         whole = f"in all about {_duration(seconds)} for {steps}, {whole}"
     print(whole if all(plan.fits for plan, _ in plans) else f"{whole}: TOO MUCH")

@@ -3,20 +3,22 @@
 import argparse
 import json
 import os
-from itertools import groupby
-from operator import attrgetter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from fastnst_kernels.profiling.losses import profile, trace
+from fastnst_kernels.profiling.losses import IMPLEMENTATIONS, OPERATIONS, profile, trace
 from fastnst_kernels.profiling.measure import conditions
 from fastnst_kernels.profiling.plot import Panel, Point, draw
 from fastnst_kernels.profiling.step import LARGEST_SIZE, Measurement, measure_roofline
 from fastnst_kernels.profiling.steps import profile_steps
-from fastnst_kernels.verify.everything import check_size
+from fastnst_kernels.profiling.steps import steps as all_steps
+from fastnst_kernels.verify.everything import STYLE_LAYERS, check_size
 
-from fastnst.errors import OptionError
+from fastnst.app.cli import say
+from fastnst.app.cli.run import on_stop_signal
+from fastnst.errors import Interrupted, OptionError
 from fastnst.image.files import check_place
 from fastnst.network.runtime import Runtime, resolve_runtime
 from fastnst.transfer.plot import check_plot
@@ -33,6 +35,10 @@ def run(parsed: argparse.Namespace) -> int:
 
 def _run(parsed: argparse.Namespace) -> int:
     check_size(parsed.size, LARGEST_SIZE)
+    if parsed.rounds < 1:
+        raise OptionError(f"--rounds {parsed.rounds} is too small; it must be 1 or more")
+    if parsed.no_compile and parsed.compile_mode is not None:
+        raise OptionError("--compile-mode has no effect with --no-compile; leave one of them out")
     if parsed.plot:
         check_plot(Path(parsed.plot))
     if parsed.trace:
@@ -41,22 +47,30 @@ def _run(parsed: argparse.Namespace) -> int:
     own = (resolve_runtime(parsed.device).precision if device.type == "cuda" else "fp32",)
     precisions = own if parsed.precision == "auto" else (parsed.precision,)
     runtimes = [resolve_runtime(parsed.device, precision, parsed.backend) for precision in precisions]
-    mode, facts = None if parsed.no_compile else parsed.compile_mode, conditions(device)
-    losses: list[list[Measurement]] = []
+    mode, facts = None if parsed.no_compile else parsed.compile_mode or "default", conditions(device)
+    names = IMPLEMENTATIONS[:2] if mode is None else IMPLEMENTATIONS
+    rows = len(STYLE_LAYERS) * len(OPERATIONS) + sum(1 for _ in all_steps(16, runtimes[0]))
+    losses: list[list[Measurement]] = [[] for _ in runtimes]
     steps: list[Measurement] = []
-    for runtime in runtimes:
-        losses.append(list(profile(parsed.size, runtime, rounds=parsed.rounds, compile_mode=mode)))
-        rest = list(profile_steps(parsed.size, runtime, measure_roofline(runtime), rounds=parsed.rounds))
-        if not parsed.json:
-            _print_conditions(parsed.size, runtime, facts)
-            _print_table(losses[-1])
-            print(_peaks(losses[-1]))
-            _print_table(rest)
-        steps += rest
+    interrupted = False
+    with on_stop_signal():
+        try:
+            for runtime, of_losses in zip(runtimes, losses, strict=True):
+                if not parsed.json:
+                    say(f"{rows} operations at {runtime.precision}, a row for each as soon as it is measured")
+                    _print_conditions(parsed.size, runtime, facts)
+                measured = profile(parsed.size, runtime, rounds=parsed.rounds, compile_mode=mode)
+                _measure(measured, len(names), of_losses, shown=not parsed.json)
+                if not parsed.json:
+                    print(_peaks(of_losses))
+                measured = profile_steps(parsed.size, runtime, measure_roofline(runtime), rounds=parsed.rounds)
+                _measure(measured, 2, steps, shown=not parsed.json)
+        except KeyboardInterrupt:
+            interrupted = True
     if parsed.plot:
         panels = [_panel(runtime, measurements) for runtime, measurements in zip(runtimes, losses, strict=True)]
         draw(panels, Path(parsed.plot), f"{facts['device']}, {parsed.size}×{parsed.size} px; ceilings of the same run")
-    if parsed.trace:
+    if parsed.trace and not interrupted:
         trace(parsed.size, runtimes[-1], Path(parsed.trace))
     if parsed.json:
         ceilings = {runtime.precision: measure_roofline(runtime) for runtime in runtimes}
@@ -73,6 +87,8 @@ def _run(parsed: argparse.Namespace) -> int:
             "steps": [step.as_dict() for step in steps],
         }
         print(json.dumps(report))
+    if interrupted:
+        raise Interrupted
     return 0
 
 
@@ -99,20 +115,37 @@ def _print_conditions(size: int, runtime: Runtime, facts: dict[str, Any]) -> Non
     )
 
 
-def _print_table(measurements: list[Measurement]) -> None:
-    print(
-        f"{'layer':9}{'operation':25}{'fastnst':>17}{'GB/s':>8}{'TFLOP/s':>9}{'roofline':>9}{'eager':>17}{'compile':>17}"
-        f"{'× eager':>9}{'× compile':>10}{'memory':>8}{'eager':>8}"
-    )
-    for (layer, operation), group in groupby(measurements, key=attrgetter("layer", "operation")):
-        by_name = {measurement.implementation: measurement for measurement in group}
-        ours, eager, compiled = by_name["fastnst"], by_name["eager"], by_name.get("compile")
-        rates = ours.as_dict()
+def _measure(measurements: Iterator[Measurement], contenders: int, kept: list[Measurement], *, shown: bool) -> None:
+    """Adds the measurements to `kept`, and prints a row as soon as all contenders of an operation are measured."""
+    if shown:
         print(
-            f"{layer:9}{operation:25}{_time(ours):>17}{rates['gigabytes_per_second']:8.1f}"
-            f"{rates['teraflops_per_second']:9.3g}{ours.roofline_share:9.0%}{_time(eager):>17}{_time(compiled):>17}"
-            f"{_ratio(eager, ours):>9}{_ratio(compiled, ours):>10}{_memory(ours):>8}{_memory(eager):>8}"
+            f"{'layer':9}{'operation':25}{'fastnst':>17}{'GB/s':>8}{'TFLOP/s':>9}{'roofline':>9}{'eager':>17}"
+            f"{'compile':>17}{'× eager':>9}{'× compile':>10}{'memory':>8}{'eager':>8}",
+            flush=True,
         )
+    first = len(kept)
+    try:
+        for row in zip(*[measurements] * contenders, strict=True):
+            kept.extend(row)
+            if shown:
+                _print_row({measurement.implementation: measurement for measurement in row})
+    finally:
+        if shown:
+            _print_remarks(kept[first:])
+
+
+def _print_row(by_name: Mapping[str, Measurement]) -> None:
+    ours, eager, compiled = by_name["fastnst"], by_name["eager"], by_name.get("compile")
+    rates = ours.as_dict()
+    print(
+        f"{ours.layer:9}{ours.operation:25}{_time(ours):>17}{rates['gigabytes_per_second']:8.1f}"
+        f"{rates['teraflops_per_second']:9.3g}{ours.roofline_share:9.0%}{_time(eager):>17}{_time(compiled):>17}"
+        f"{_ratio(eager, ours):>9}{_ratio(compiled, ours):>10}{_memory(ours):>8}{_memory(eager):>8}",
+        flush=True,
+    )
+
+
+def _print_remarks(measurements: Sequence[Measurement]) -> None:
     failed = [measurement for measurement in measurements if measurement.problem]
     for line in dict.fromkeys(f"{each.implementation} {each.operation}: {each.problem}" for each in failed):
         print(f"not timed: {line}")

@@ -67,6 +67,7 @@ def execute(job: Job, *callbacks: Callback, saved: Path | None = None, ranks: Ra
             stylizer = Stylizer(styles, ranks=ranks, **options)
             prepared = stylizer.prepare(picture, None if saved is None else load_run(saved))
             check_output_path(outputs.target, prepared.scales[-1].size, **outputs.form)
+            prepared.check_checkpoint(outputs.checkpoint)
             # The others begin when all is well here.
             ranks.wait()
             stylizer.load(progress=not outputs.quiet)

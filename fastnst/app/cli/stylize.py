@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from fastnst.app.cli.arguments import STANDARD, Outputs, standard_input
+from fastnst.app.cli.arguments import STANDARD, Outputs, check_heeded, standard_input
 from fastnst.app.cli.grid import make_kept_folder, save_sheet
 from fastnst.app.cli.job import Job, settings_of, style_paths
 from fastnst.app.cli.run import execute_together
@@ -68,6 +68,7 @@ def run_reconstruct(parsed: argparse.Namespace) -> int:
         if style_layers is not None:
             raise OptionError("--style-layers makes one image; name the layers of the figure with --layer")
         return _run_figure(parsed, options, outputs)
+    check_heeded("--figure", {f"--{name}": bool(getattr(parsed, name)) for name in ("cell", "title", "font", "keep")})
     if (layers is None) == (style_layers is None):
         raise OptionError("give --layer, such as conv4_2, or --style-layers, such as conv1_1,conv2_1, or --figure")
     if layers is not None:

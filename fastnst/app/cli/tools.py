@@ -107,7 +107,7 @@ def _add_apply(commands: Any) -> None:
         parser,
         "--blend X",
         "mix the styles: give a weight for each, in order, such as 0.3 0.7, or for some by name, such as "
-        "swirls=0.3 mosaic=0.7; along a clip 0:1,0 5s:0,1",
+        "swirls=0.3 mosaic=0.7; along a clip 0:swirls=1 5s:mosaic=1 or 0:1,0 5s:0,1",
         nargs="+",
         action=Several,
     )
@@ -128,6 +128,7 @@ def _add_apply(commands: Any) -> None:
     add_word(parser, "--quality N", "compress JPEG, WebP or AVIF at this quality, 1 to 100", type=whole_number)
     add_word(parser, "--onnx FILE", "also export the network for onnxruntime (fastnst[onnx]): .onnx")
     add_switch(parser, "--quiet", "print no line for each picture")
+    add_json(parser, "how each was made")
     parser.set_defaults(run="networks.run_apply")
 
 
@@ -219,8 +220,8 @@ def _add_profile(commands: Any) -> None:
     add_word(parser, "--backend", "time this backend", "auto", choices=("auto", "triton", "torch"))
     add_word(parser, "--rounds N", "measure in this many interleaved rounds", 7)
     add_switch(parser, "--no-compile", "leave out torch.compile")
-    mode = "compile in this mode; max-autotune takes minutes"
-    add_word(parser, "--compile-mode", mode, "default", choices=("default", "max-autotune"))
+    mode = "compile in this mode; max-autotune takes minutes (default: default)"
+    add_word(parser, "--compile-mode", mode, choices=("default", "max-autotune"))
     add_word(parser, "--plot FILE", "also draw the roofline: .png, .svg or .pdf (fastnst[plot])")
     add_word(parser, "--trace FILE", "also write a trace to open in Perfetto: .json")
     add_json(parser, "the measurements")

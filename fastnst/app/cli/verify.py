@@ -6,6 +6,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict
 
 import torch
@@ -14,22 +15,27 @@ from fastnst_kernels.verify import MODES, Check, Selection, Skipped, verify
 from tqdm import tqdm
 
 from fastnst.app.cli import say
-from fastnst.errors import OptionError
+from fastnst.app.cli.arguments import check_heeded
+from fastnst.app.cli.run import on_stop_signal
+from fastnst.errors import Interrupted, OptionError
 
-_DURATION = {
-    True: "they take about 20 s on two cores; --all checks every shape, layout and dtype",
-    False: "they take several minutes",
-}
 _SECONDS = 10.0  # between two lines
+_FIRST = 0.1  # of the checks have to be made before they tell how long the others take
 
 
 def run(parsed: argparse.Namespace) -> int:
-    quick = not parsed.all
+    quick, results, interrupted = not parsed.all, list[Check | Skipped](), False
+    if quick:
+        check_heeded("--all", {"--size": parsed.size is not None})
     try:
         count = Selection(parsed.backend, parsed.size, quick).count()
         if not parsed.json:
-            say(f"{count} checks; {_DURATION[quick]}")
-        results = list(_counted(verify(parsed.backend, parsed.size, quick=quick), count, shown=not parsed.json))
+            say(f"{count} checks{'; --all checks every shape, layout and dtype' if quick else ''}")
+        with on_stop_signal(), closing(verify(parsed.backend, parsed.size, quick=quick)) as made:
+            for result in _counted(made, count, shown=not parsed.json):
+                results.append(result)
+    except KeyboardInterrupt:
+        interrupted = True
     except (ValueError, RuntimeError) as error:
         raise OptionError(str(error)) from None
     skipped = [result for result in results if isinstance(result, Skipped)]
@@ -42,6 +48,7 @@ def run(parsed: argparse.Namespace) -> int:
             "versions": versions(),
             "passed": len(checks) - len(failed),
             "failed": len(failed),
+            "not_run": count - len(checks),
             "skipped": [asdict(skip) for skip in skipped],
             "checks": [check.as_dict() for check in checks],
         }
@@ -52,21 +59,27 @@ def run(parsed: argparse.Namespace) -> int:
             print(f"skipped: backend {skip.backend}, because {skip.reason}")
         for check in failed:
             print(_failure(check))
-        print(f"{len(checks) - len(failed)} passed, {len(failed)} failed on {device_name(device)}")
+        if interrupted:
+            print(f"{len(checks)} checked, {len(failed)} failed, {count - len(checks)} not run")
+        else:
+            print(f"{len(checks) - len(failed)} passed, {len(failed)} failed on {device_name(device)}")
+    if interrupted:
+        raise Interrupted
     return 1 if failed else 0
 
 
 def _counted(results: Iterator[Check | Skipped], count: int, *, shown: bool) -> Iterator[Check | Skipped]:
     """The results, while a bar, or where there is no terminal a line now and then, says how far they are."""
     lines, began = shown and not sys.stderr.isatty(), time.perf_counter()
-    due = began + _SECONDS
+    due, estimated = began + _SECONDS, False
     for made, result in enumerate(tqdm(results, total=count, unit="check", disable=not shown or lines, leave=False), 1):
         yield result
         now = time.perf_counter()
-        if lines and now >= due:
-            left = f", about {(now - began) / made * (count - made):.0f} s are left" if made > count / 10 else ""
+        known = made >= _FIRST * count
+        if lines and made < count and (now >= due or known > estimated):
+            left = f", about {(now - began) / made * (count - made):.0f} s are left" if known else ""
             say(f"{made} of {count} checks are done{left}")
-            due = now + _SECONDS
+            due, estimated = now + _SECONDS, known
 
 
 def _print_tables(checks: list[Check]) -> None:

@@ -9,8 +9,9 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from queue import SimpleQueue
 
@@ -224,7 +225,7 @@ class Selection:
         return sum(task.count() for task in (*self.here(), *self.interpreted().values()))
 
 
-def verify(backend: str = "all", size: int | None = None, *, quick: bool = False) -> Iterator[Check | Skipped]:
+def verify(backend: str = "all", size: int | None = None, *, quick: bool = False) -> Generator[Check | Skipped]:
     """Every check of a `Selection` on this machine, each as soon as it is known.
 
     Raises ValueError as `Selection` does, RuntimeError if the interpreter gave no result.
@@ -235,13 +236,13 @@ def verify(backend: str = "all", size: int | None = None, *, quick: bool = False
 
     def interpret(names: Sequence[str]) -> None:
         try:
-            for check in _interpreted(names, quick=quick):
+            for check in _interpreted(names, processes, quick=quick):
                 results.put(check)
         finally:
             results.put(None)
 
-    shares = _shares(selection.interpreted(), min(cores, _INTERPRETERS))
-    with ThreadPoolExecutor(max_workers=_INTERPRETERS) as pool:
+    shares, processes = _shares(selection.interpreted(), min(cores, _INTERPRETERS)), list[subprocess.Popen[str]]()
+    with ThreadPoolExecutor(max_workers=_INTERPRETERS) as pool, _ended(processes):
         interpreters = [pool.submit(interpret, share) for share in shares]
         for task in selection.here():
             yield from task.checks()
@@ -276,8 +277,21 @@ def _shares(tasks: Mapping[str, Task], most: int) -> list[list[str]]:
     return shares
 
 
-def _interpreted(names: Sequence[str], *, quick: bool = False) -> Iterator[Check]:
-    """The checks of interpreted tasks, made by a process of their own: triton reads the switch when it is imported."""
+@contextmanager
+def _ended(processes: Sequence[subprocess.Popen[str]]) -> Iterator[None]:
+    """Ends the processes with the block, also where that is interrupted."""
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def _interpreted(
+    names: Sequence[str], processes: list[subprocess.Popen[str]], *, quick: bool = False
+) -> Generator[Check]:
+    """The checks of interpreted tasks, made by a process of their own: triton reads the switch when it is imported. It
+    is added to the `processes`."""
     code = f"from {__name__} import print_interpreted as p; p({list(names)!r}, quick={quick})"
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     with (
@@ -286,6 +300,7 @@ def _interpreted(names: Sequence[str], *, quick: bool = False) -> Iterator[Check
             [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=said, text=True
         ) as process,
     ):
+        processes.append(process)
         for line in process.stdout or ():
             values = json.loads(line)
             yield Check(**{**values, "shape": tuple(values["shape"])})
