@@ -130,9 +130,10 @@ class Painter(nn.Module):
     def forward(self, x: Tensor, blend: Tensor, *, above: int | None = None, below: int | None = None) -> Tensor:
         reach = self.reach
         rows = (reach if above is None else above, reach if below is None else below)
-        y = F.conv2d(F.pad(x, (reach, reach, *rows), mode="reflect"), self.weight.to(x.dtype)).float()
         scale, shift = (blend @ of.float() for of in (self.scale, self.shift))
-        return (y * scale[:, None, None] + shift[:, None, None]).sigmoid()
+        weight = (self.weight.float() * scale[:, None, None, None]).to(x.dtype, memory_format=torch.channels_last)
+        x = F.pad(x, (reach, reach, *rows), mode="reflect")
+        return F.conv2d(x, weight, shift.to(x.dtype)).float().sigmoid()
 
 
 class StyleNetwork(nn.Module):
@@ -167,7 +168,7 @@ class StyleNetwork(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.paint.weight.dtype
+        return self.down[0].weight.dtype
 
     def forward(self, images: Tensor, blend: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """The images in a mixture of the styles, (B, 3, H, W) float32; `blend` (styles,) float32 sums to 1.
@@ -206,7 +207,7 @@ class StyleNetwork(nn.Module):
         """Computes in `dtype` from now on, on maps in channels-last; normalisations stay in float32, and so do the
         weights that a kernel is made of."""
         for module in self.modules():
-            if isinstance(module, Painter) or (isinstance(module, Unit) and not module.enlarges):
+            if isinstance(module, Unit) and not module.enlarges:
                 module.weight.data = module.weight.data.to(dtype, memory_format=torch.channels_last)
 
     def normalisations(self) -> list[nn.Parameter]:
