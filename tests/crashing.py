@@ -22,8 +22,8 @@ from PIL import Image
 from fastnst import replacing as files
 from fastnst.errors import FastnstError
 from fastnst.feedforward.file import save_network
+from fastnst.feedforward.loop import Training
 from fastnst.feedforward.network import Architecture, StyleNetwork
-from fastnst.feedforward.training import _Training
 from fastnst.image.write import save_image
 from fastnst.network.architecture import CAFFE
 from fastnst.network.weights_file import save_weights
@@ -179,7 +179,7 @@ def training(value: int) -> Callable[[Path], None]:
     state: Any = SimpleNamespace(facts={}, photos=SimpleNamespace(names=[]), network=network)
     state.optimizer = torch.optim.Adam(network.parameters())
     state.step, state.seconds, state.smoothed, state.beginning, state.history = value, 0.0, 0.0, 0.0, []
-    return lambda path: _Training.save(state, path)
+    return lambda path: Training.save(state, path)
 
 
 def weights(value: int) -> Callable[[Path], None]:

@@ -19,14 +19,15 @@ import fastnst
 from fastnst.app import cli
 from fastnst.errors import FastnstError, FastnstWarning, ImageError, OptionError
 from fastnst.examples import STYLES, example
+from fastnst.feedforward import loop, strips
 from fastnst.feedforward import schedule as schedules
-from fastnst.feedforward import strips, training
 from fastnst.feedforward.applying import Applier, apply_network
 from fastnst.feedforward.file import SHIPPED, NetworkError, blend_weights, load_network, read_blend, save_network
+from fastnst.feedforward.loop import Trained, TrainingError
 from fastnst.feedforward.network import Architecture, StyleNetwork, Unit, one_style
 from fastnst.feedforward.photos import Photos
 from fastnst.feedforward.schedule import Progress, Schedule
-from fastnst.feedforward.training import Trained, TrainingError, train_network
+from fastnst.feedforward.training import train_network
 from fastnst.image.metadata import read_parameters
 from fastnst.image.read import load_image
 from fastnst.loss.perceptual import PerceptualLoss
@@ -159,7 +160,7 @@ def weights_of(made: StyleNetwork) -> dict[str, Tensor]:
 
 
 def test_it_learns_and_is_kept(places: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "_SMOOTHING", 5)
+    monkeypatch.setattr(loop, "_SMOOTHING", 5)
     monkeypatch.setattr(schedules, "_WARM_UP", 1)
     output, previews = tmp_path / "net.safetensors", tmp_path / "sheet.png"
     steps: list[Progress] = []
@@ -387,8 +388,8 @@ def test_a_start_from_the_network_is_the_content_where_no_mask_lies() -> None:
 
 
 def test_divergence_leaves_the_last_good_network(places: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    output, stepped = tmp_path / "net.safetensors", training._Training._stepped
-    monkeypatch.setattr(training, "_SMOOTHING", 2)
+    output, stepped = tmp_path / "net.safetensors", loop.Training._stepped
+    monkeypatch.setattr(loop, "_SMOOTHING", 2)
     good: list[dict[str, Tensor]] = []
 
     def diverging(self: Any, crops: Any) -> float:
@@ -397,7 +398,7 @@ def test_divergence_leaves_the_last_good_network(places: Path, tmp_path: Path, m
             good.append(weights_of(self.network))
         return float("nan") if self.step == 5 else loss
 
-    monkeypatch.setattr(training._Training, "_stepped", diverging)
+    monkeypatch.setattr(loop.Training, "_stepped", diverging)
     with pytest.raises(TrainingError, match=r"diverged at step 5 \(loss nan\); the network of step 4 is in .*; lower"):
         trained(places, 50, output=output)
     kept = load_network(output)
@@ -563,6 +564,10 @@ def test_the_commands(places: Path, tmp_path: Path, capsys: Any) -> None:
         (["apply", "BROKEN", "PICTURE", "-o", "out.png"], "is not a network of fastnst"),
         (["apply", "NET", "FOLDER", "-o", "FOLDER"], "would be overwritten"),
         (["apply", "NET", "PICTURE", "PICTURE", "-o", "BROKEN"], "several pictures need a folder after -o, and '"),
+        (
+            ["apply", "NET", "PICTURE", "-o", "out.png", "--hold", "0.3"],
+            "--hold has no effect on a picture; leave it out",
+        ),
         (["apply", "NET", "--onnx", "net.txt"], "end it in .onnx"),
         (["train", "PICTURE", "--photos", "EMPTY", "-o", "n.safetensors"], "has no pictures"),
         (["train", "PICTURE", "--photos", "FOLDER", "-o", "n.pth"], "end it in .safetensors"),
@@ -610,6 +615,8 @@ def test_a_clip_frame_by_frame(kept: Path, tmp_path: Path, capsys: Any) -> None:
         assert f"{name}.webp" in said
     scores = [score_clip(open_clip(tmp_path / f"{name}.webp"), open_clip(source)).mean for name in ("alone", "held")]
     assert scores[1] < 0.6 * scores[0]
+    said = ran(capsys, 1, "apply", kept, source, "-o", tmp_path / "mixed.gif", "--quality", "90")
+    assert "--quality has no effect on a clip; leave it out" in said
     words = ("apply", kept, source, "-o", tmp_path / "mixed.gif", "--hold", "0", "--blend")
     assert cli.main([*map(str, words), "0:1,0", "0.1s:0,1", "--json"]) == 0
     printed = capsys.readouterr()

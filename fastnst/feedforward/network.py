@@ -26,9 +26,9 @@ SMALLEST = 3 * GRID
 _MOST_CHANNELS, _MOST_BLOCKS = 128, 32
 # What three taps of a convolution are at the two pixels of a position, on the positions before, at and after it, where
 # a pixel is three quarters of the nearest position and a quarter of the next.
-_ENLARGING = torch.tensor(
-    [[[3, 1, 0], [1, 3, 3], [0, 0, 1]], [[1, 0, 0], [3, 3, 1], [0, 1, 3]]], dtype=torch.float32
-).div(4)
+_ENLARGING = (
+    torch.tensor([[[3, 1, 0], [1, 3, 3], [0, 0, 1]], [[1, 0, 0], [3, 3, 1], [0, 1, 3]]], device="cpu").float() / 4
+)
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,10 @@ def stylized(network: StyleNetwork, image: Tensor, blend: Tensor, *, kept: bool 
         rows = normalised(unit, rows, kept=kept or unit is network.down[-1])
     x = rows.read(0, rows.height)
     for block in network.blocks:
-        x = block(x, blend)
+        rows = normalised(block.first, _of(x), kept=True)
+        rows = normalised(block.second, rows, kept=True)
+        for first, last in _spans(rows, x.shape[1], device):
+            x[:, :, first:last] += rows.read(first, last)
     rows = _of(x)
     for unit in network.up:
         rows = normalised(unit, rows, kept=kept)

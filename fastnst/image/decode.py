@@ -164,8 +164,8 @@ def frames_of(source: Image.Image | str | bytes) -> int:
 
 
 def tags_of(source: Image.Image | str | bytes) -> dict[str, Any]:
-    """What a picture says of itself, as far as it does: the `artist` and the `copyright` that its EXIF names, and its
-    `dpi`, pixels an inch."""
+    """Reads the `artist` and the `copyright` from a picture's EXIF, and its `dpi`, pixels an inch; leaves out what is
+    missing or damaged."""
     with contextlib.suppress(Exception), _unguarded():  # damaged metadata is none
         if isinstance(source, Image.Image):
             tags, dpi = source.getexif(), source.info.get("dpi")

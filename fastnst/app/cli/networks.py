@@ -17,10 +17,11 @@ from fastnst.app.cli.run import on_stop_signal
 from fastnst.errors import FastnstError, OptionError, counted
 from fastnst.feedforward.applying import Applier
 from fastnst.feedforward.file import SHIPPED, load_network, read_blend
+from fastnst.feedforward.loop import SUFFIX
 from fastnst.feedforward.network import Architecture
 from fastnst.feedforward.onnx import check_onnx, export_onnx
 from fastnst.feedforward.schedule import Progress, Schedule
-from fastnst.feedforward.training import SUFFIX, train_network
+from fastnst.feedforward.training import train_network
 from fastnst.image.files import make_folder, pictures_at
 from fastnst.image.write import FORMATS, Form, check_output_path
 from fastnst.transfer.movie import SUFFIXES
@@ -88,7 +89,12 @@ def run_apply(parsed: argparse.Namespace) -> int:
         check_onnx(parsed.onnx)
     if parsed.json and parsed.output in (None, STANDARD):
         raise OptionError("--json prints how pictures were made on the standard output; give a path with -o")
-    if len(parsed.images) == 1 and _is_clip(parsed.images[0], parsed.output):
+    is_clip = len(parsed.images) == 1 and _is_clip(parsed.images[0], parsed.output)
+    idle = ("format", "bit_depth", "quality") if is_clip else ("hold",)
+    if given := [name for name in idle if getattr(parsed, name) is not None]:
+        flag, what = given[0].replace("_", "-"), "clip" if is_clip else "picture"
+        raise OptionError(f"--{flag} has no effect on a {what}; leave it out")
+    if is_clip:
         return _apply_to_clip(parsed)
     pairs = _pairs(parsed.images, parsed.output) if parsed.images else []
     form: Form = {"format": parsed.format, "bit_depth": parsed.bit_depth, "quality": parsed.quality}
@@ -143,7 +149,7 @@ def _apply_to_clip(parsed: argparse.Namespace) -> int:
             parsed.images[0],
             parsed.output,
             blend=parsed.blend,
-            hold=parsed.hold,
+            hold=0.5 if parsed.hold is None else parsed.hold,
             callback=show,
             **_options(parsed),
         )

@@ -111,7 +111,8 @@ def _add_apply(commands: Any) -> None:
         nargs="+",
         action=Several,
     )
-    add_word(parser, "--hold X", "in a clip, keep this share of the frame before where it shows the same points", 0.5)
+    hold = "in a clip, keep this share of the frame before where it shows the same points (default: 0.5)"
+    add_word(parser, "--hold X", hold, type=number)
     add_word(parser, "--size PX", "choose the size as for stylize (default: content)", type=size_word)
     add_switch(
         parser,
