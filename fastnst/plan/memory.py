@@ -5,10 +5,10 @@ inside of a call is known for NNPACK, whose workspace holds transforms of a stri
 the rest.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from math import ceil
+from math import ceil, prod
 
 from fastnst.loss.moments import CHUNK_ELEMENTS
 from fastnst.network import winograd
@@ -88,6 +88,21 @@ class Network:
     def scratch_bytes(self) -> int:
         return _SCRATCH_BYTES[self.on_cpu]
 
+    def walk(self, height: int, width: int) -> Iterator[tuple[Step, int, int]]:
+        """The steps over an image of `height` × `width`, each with the height and width of its input."""
+        for step in self.steps:
+            yield step, height, width
+            height, width = height >> step.is_pooled, width >> step.is_pooled
+
+    def features(self, names: Collection[str], height: int, width: int) -> list[tuple[int, int, int]]:
+        """The filters, the height and the width of the features of the layers `names`, of an image of that size."""
+        walk = self.walk(height, width)
+        return [
+            (step.filters, rows >> step.is_pooled, columns >> step.is_pooled)
+            for step, rows, columns in walk
+            if step.name in names
+        ]
+
 
 def network_of(options: Options, runtime: Runtime) -> Network:
     content = dict(options.active_content_layers)
@@ -139,8 +154,9 @@ def _forward(
     element = network.element
     traces: list[_Trace] = []
     source = ledger.take(IMAGE_BYTES_PER_PIXEL * height * width)
-    for step in network.steps:
-        rows, columns = (height // 2, width // 2) if step.is_pooled else (height, width)
+    walk = network.walk(height, width)
+    for step, height, width in walk:
+        rows, columns = height >> step.is_pooled, width >> step.is_pooled
         joined = step.is_convolution and step.is_pooled
         whole, size = (element * step.filters * positions for positions in (height * width, rows * columns))
         if network.wraps and step.is_convolution:
@@ -160,7 +176,6 @@ def _forward(
         own = output if keeps_full and step.is_convolution and not step.is_pooled and not features else 0
         source = 0 if features or own else output
         traces.append(_Trace(features, bits + own + (full if keeps_full else 0), size, height, width))
-        height, width = rows, columns
     ledger.held -= source
     return traces
 
@@ -207,12 +222,7 @@ def untiled_bytes(network: Network, height: int, width: int, *, is_tile: bool = 
 
 def most_elements(network: Network, height: int, width: int) -> int:
     """Elements of the largest map of an image of `height` × `width` pixels."""
-    sizes = []
-    for step in network.steps:
-        sizes.append(max(step.channels, step.filters) * height * width)
-        if step.is_pooled:
-            height, width = height // 2, width // 2
-    return max(sizes)
+    return max(max(step.channels, step.filters) * rows * columns for step, rows, columns in network.walk(height, width))
 
 
 def forward_bytes(network: Network, height: int, width: int) -> int:
@@ -249,21 +259,26 @@ def _kept_peak(network: Network, height: int, width: int, tiles: int, *, redone_
     return ledger.peak
 
 
-def mask_bytes(network: Network, levels: Mapping[str, int], height: int, width: int, *, regions: int) -> int:
-    """Bytes of the mask maps: one for each region and pooling level, and a chunk of features that is multiplied with
+def content_bytes(network: Network, content: Collection[str], height: int, width: int) -> int:
+    """Bytes of the features of the layers `content`."""
+    return network.element * sum(map(prod, network.features(content, height, width)))
+
+
+def mask_bytes(network: Network, style: Collection[str], height: int, width: int, *, regions: int) -> int:
+    """Bytes of the mask maps: one for each region and map's size, and a chunk of features that is multiplied with
     them at a time; a CPU has the masks themselves and, while they are pooled, with the content's alpha, once more."""
     if not regions:
         return 0
-    maps = sum(_MASK_ELEMENT * (height >> level) * (width >> level) for level in set(levels.values()))
+    sizes = {(rows, columns) for _, rows, columns in network.features(style, height, width)}
+    maps = _MASK_ELEMENT * sum(map(prod, sizes))
     masks = 2 * _MASK_ELEMENT * height * width if network.on_cpu else 0
     return regions * (maps + masks) + 2 * network.element * CHUNK_ELEMENTS
 
 
-def sorting_bytes(network: Network, levels: Mapping[str, int], height: int, width: int) -> int:
+def sorting_bytes(network: Network, style: Collection[str], height: int, width: int) -> int:
     """Bytes of the sliced Wasserstein distance: for each layer the style's values and the gradient by the sorted ones,
     and what sorting the largest takes beyond what the network gives back by then, as was measured."""
-    filters = {step.name: step.filters for step in network.steps}
-    sizes = [filters[name] * (height >> level) * (width >> level) for name, level in levels.items()]
+    sizes = list(map(prod, network.features(style, height, width)))
     return 8 * sum(sizes) + 8 * max(sizes, default=0)
 
 

@@ -19,13 +19,14 @@ from typing import Any
 from fastnst.errors import OptionError
 from fastnst.loss.objective import least_redone
 from fastnst.network.runtime import Runtime
-from fastnst.network.tiles import Reach, TileGrid, levels_of, make_grid, reach_of
+from fastnst.network.tiles import Reach, TileGrid, make_grid, reach_of
 from fastnst.options.options import Options
 from fastnst.options.parse import in_words
 from fastnst.plan.machine import Room, room_on
 from fastnst.plan.memory import (
     IMAGE_BYTES_PER_PIXEL,
     Network,
+    content_bytes,
     forward_bytes,
     mask_bytes,
     most_elements,
@@ -209,7 +210,7 @@ class Ways:
         # A tile that is as large as the image is the whole image.
         is_whole = tile in ("auto", "none") or len(make_grid(*self.size, int(tile), reach)) == 1
         if is_whole and (tile != "auto" or self._is_counted(self.size)):
-            whole = self.whole()
+            whole = self.over(make_grid(*self.size, max(self.size), reach), None, WHOLE)
             yield whole
             # Alone, nothing is quicker.
             if alone and (tile != "auto" or whole.fits):
@@ -243,58 +244,33 @@ class Ways:
         if not isinstance(tile, str):
             yield asked
 
-    def whole(self) -> Plan:
-        """The untiled step."""
-        return self._plan(
-            None,
-            WHOLE,
-            0,
-            grid=make_grid(*self.size, max(self.size), self._reach),
-            device=untiled_bytes(self.network, *self.size) + self._content_bytes,
-            flops=2 * forward_flops(self.network, *self.size),
-        )
-
-    def over(self, grid: TileGrid, edge: int, level: str, redone_steps: int, *, content_is_kept: bool = True) -> Plan:
-        """The step in the tiles of `grid`, which own `edge` pixels each way."""
+    def over(
+        self, grid: TileGrid, edge: int | None, level: str, redone_steps: int = 0, *, content_is_kept: bool = True
+    ) -> Plan:
+        """The step in the tiles of `grid`, which own `edge` pixels each way; None is the whole image."""
+        options, network, (height, width) = self.options, self.network, self.size
+        content, style = dict(options.active_content_layers), dict(options.active_style_layers)
         crop, count = max(grid.crops, key=math.prod), math.ceil(len(grid) / self.processes)
-        content = self._content_bytes * count // len(grid)
-        device = tiled_bytes(self.network, *crop, tiles=count, level=level, redone_steps=redone_steps)
+        if edge is None:
+            device = untiled_bytes(network, height, width)
+        else:
+            device = tiled_bytes(network, *crop, tiles=count, level=level, redone_steps=redone_steps)
         flops = (3 if level == "recompute" else 2) * self._forward_flops(grid)
         if redone_steps:
-            flops += self._forward_flops(grid, (self.network.steps[redone_steps - 1].name,))
+            flops += self._forward_flops(grid, (network.steps[redone_steps - 1].name,))
         if not content_is_kept:
-            content = 2 * self._content_bytes // len(grid)
-            flops += 2 * self._forward_flops(grid, tuple(name for name, _ in self.options.active_content_layers))
-        return self._plan(
-            edge,
-            level,
-            redone_steps,
-            grid=grid,
-            device=device + content,
-            flops=flops * count / len(grid),
-            content_is_kept=content_is_kept,
-        )
-
-    def _plan(
-        self,
-        edge: int | None,
-        level: str,
-        redone_steps: int,
-        *,
-        grid: TileGrid,
-        device: int,
-        flops: float,
-        content_is_kept: bool = True,
-    ) -> Plan:
-        height, width = self.size
+            flops += 2 * self._forward_flops(grid, tuple(content))
+        flops = flops * count / len(grid) + style_flops(network, style, height, width) * count / len(grid)
+        # Of the content's features, those of a process' own tiles, or of the tile at work twice.
+        held = count if content_is_kept else 2
+        device += content_bytes(network, content, height, width) * held // len(grid)
+        device += mask_bytes(network, style, height, width, regions=len(options.masks or ()))
+        if options.style_loss == "sliced":
+            device += sorting_bytes(network, style, height, width)
         # On a CPU the content's own pixels, and among several processes the gradient on its way.
-        count = _IMAGES + (self.options.average is not None) + self.network.on_cpu + (self.processes > 1)
-        per_pixel = count * IMAGE_BYTES_PER_PIXEL
-        per_pixel += optimizer_bytes_per_pixel(self.options, is_fused=not self.network.keeps_features)
-        style_layers = tuple(name for name, _ in self.options.active_style_layers)
-        flops += (
-            style_flops(self.network, style_layers, height, width) * math.ceil(len(grid) / self.processes) / len(grid)
-        )
+        images = _IMAGES + (options.average is not None) + network.on_cpu + (self.processes > 1)
+        per_pixel = images * IMAGE_BYTES_PER_PIXEL
+        per_pixel += optimizer_bytes_per_pixel(options, is_fused=not network.keeps_features)
         return Plan(
             height=height,
             width=width,
@@ -305,12 +281,12 @@ class Ways:
             grid=grid,
             style_tile=None,
             processes=self.processes,
-            peak_bytes=self.room.held + device + self._style_bytes + height * width * per_pixel,
+            peak_bytes=self.room.held + device + height * width * per_pixel,
             held_bytes=self.room.held,
             limit_bytes=self.room.limit,
             flops=flops,
             seconds=None if self.rate is None else flops / self.rate,
-            uncounted=None if edge is None or self._is_counted(self.size) else most_elements(self.network, *self.size),
+            uncounted=None if edge is None or self._is_counted(self.size) else most_elements(network, height, width),
         )
 
     def _is_counted(self, size: tuple[int, int]) -> bool:
@@ -323,22 +299,6 @@ class Ways:
 
     def _forward_flops(self, grid: TileGrid, through: tuple[str, ...] | None = None) -> float:
         return sum(count * forward_flops(self.network, *crop, through) for crop, count in grid.crops.items())
-
-    @cached_property
-    def _style_bytes(self) -> int:
-        levels = levels_of(self.options.network, tuple(name for name, _ in self.options.active_style_layers))
-        masks = mask_bytes(self.network, levels, *self.size, regions=len(self.options.masks or ()))
-        return masks + (sorting_bytes(self.network, levels, *self.size) if self.options.style_loss == "sliced" else 0)
-
-    @cached_property
-    def _content_bytes(self) -> int:
-        names = tuple(name for name, _ in self.options.active_content_layers)
-        height, width = self.size
-        filters = {step.name: step.filters for step in self.network.steps}
-        return sum(
-            self.network.element * filters[name] * (height >> level) * (width >> level)
-            for name, level in levels_of(self.options.network, names).items()
-        )
 
 
 def _style_tile(network: Network, sizes: Sequence[tuple[int, int]], plan: Plan) -> int | None:

@@ -1,6 +1,8 @@
 """How long an evaluation of the objective takes: its operations, counted, over a rate that is measured in a moment."""
 
+from collections.abc import Collection
 from functools import cache, lru_cache
+from itertools import islice
 
 from fastnst.network.backbone import make_layers
 from fastnst.network.runtime import Runtime
@@ -23,27 +25,15 @@ _BESIDE = 1.1
 @lru_cache(4096)
 def forward_flops(network: Network, height: int, width: int, through: tuple[str, ...] | None = None) -> float:
     """Operations of the convolutions forward, to the deepest of `through` or to the end; as many go back."""
-    steps = network.steps
-    if through is not None:
-        last = max((index for index, step in enumerate(steps) if step.name in through), default=-1)
-        steps = steps[: last + 1]
-    total = 0.0
-    for step in steps:
-        total += 2 * step.parameters * height * width
-        if step.is_pooled:
-            height, width = height // 2, width // 2
-    return total
+    names = [step.name for step in network.steps]
+    count = len(names) if through is None else max((names.index(name) + 1 for name in through), default=0)
+    walk = islice(network.walk(height, width), count)
+    return sum((2.0 * step.parameters * rows * columns for step, rows, columns in walk), 0.0)
 
 
-def style_flops(network: Network, style: tuple[str, ...], height: int, width: int) -> float:
+def style_flops(network: Network, style: Collection[str], height: int, width: int) -> float:
     """Operations of the Gram matrices of the layers `style`, one triangle each, and of their gradient."""
-    total = 0.0
-    for step in network.steps:
-        if step.is_pooled:
-            height, width = height // 2, width // 2
-        if step.name in style:
-            total += 3.0 * step.filters**2 * height * width
-    return total
+    return sum(3.0 * filters**2 * rows * columns for filters, rows, columns in network.features(style, height, width))
 
 
 @cache
