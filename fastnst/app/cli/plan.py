@@ -25,8 +25,8 @@ def run(parsed: argparse.Namespace) -> int:
     picture = open_picture(parsed.content, role="content", max_pixels=options.max_pixels)
     rate = measure_rate(runtime)
     plans = plans_of(picture, options, runtime, rate)
-    known = None not in [plan.seconds for plan, _ in plans]
-    seconds = sum((plan.seconds or 0.0) * count for plan, count in plans) if known else None
+    iterations = sum(count for _, count in plans)
+    seconds = sum(plan.flops / rate * count for plan, count in plans)
     if parsed.json:
         report = {
             "device": device_name(runtime.device),
@@ -34,17 +34,15 @@ def run(parsed: argparse.Namespace) -> int:
             "optimizer": options.optimizer,
             "iterations": options.iterations,
             "flops_per_second": rate,
-            "total_iterations": sum(count for _, count in plans),
+            "total_iterations": iterations,
             "total_seconds": seconds,
             "scales": [plan.as_dict() for plan, _ in plans],
         }
         print(json.dumps(report))
         return 0
-    whole = f"peak memory {in_words(max(plan.peak_bytes for plan, _ in plans))}"
-    if seconds is not None:
-        steps = counted(sum(count for _, count in plans), "iteration")
-        whole = f"in all about {_duration(seconds)} for {steps}, {whole}"
-    print(whole if all(plan.fits for plan, _ in plans) else f"{whole}: TOO MUCH")
+    too_much = "" if all(plan.fits for plan, _ in plans) else ": TOO MUCH"
+    peak = in_words(max(plan.peak_bytes for plan, _ in plans))
+    print(f"in all about {_duration(seconds)} for {counted(iterations, 'iteration')}, peak memory {peak}{too_much}")
     print(f"{device_name(runtime.device)}, {runtime.precision}, {options.optimizer}; about {rate / 1e9:.3g} GFLOP/s")
     print(f"{counted(len(plans), 'scale')} of one run:")
     for plan, count in plans:

@@ -43,47 +43,43 @@ def _run(parsed: argparse.Namespace) -> int:
         check_plot(Path(parsed.plot))
     if parsed.trace:
         check_place(parsed.trace, "trace", (".json",))
-    device = resolve_runtime(parsed.device).device
-    own = (resolve_runtime(parsed.device).precision if device.type == "cuda" else "fp32",)
-    precisions = own if parsed.precision == "auto" else (parsed.precision,)
-    runtimes = [resolve_runtime(parsed.device, precision, parsed.backend) for precision in precisions]
-    mode, facts = None if parsed.no_compile else parsed.compile_mode or "default", conditions(device)
-    names = IMPLEMENTATIONS[:2] if mode is None else IMPLEMENTATIONS
-    rows = len(STYLE_LAYERS) * len(OPERATIONS) + sum(1 for _ in all_steps(16, runtimes[0]))
-    losses: list[list[Measurement]] = [[] for _ in runtimes]
-    steps: list[Measurement] = []
+    precision = parsed.precision
+    if precision == "auto":
+        own = resolve_runtime(parsed.device)
+        precision = own.precision if own.device.type == "cuda" else "fp32"
+    runtime = resolve_runtime(parsed.device, precision, parsed.backend)
+    mode, facts = None if parsed.no_compile else parsed.compile_mode or "default", conditions(runtime.device)
+    rows = len(STYLE_LAYERS) * len(OPERATIONS) + sum(1 for _ in all_steps(16, runtime))
+    losses, steps = list[Measurement](), list[Measurement]()
     interrupted = False
     with on_stop_signal():
         try:
-            for runtime, of_losses in zip(runtimes, losses, strict=True):
-                if not parsed.json:
-                    say(f"{rows} operations at {runtime.precision}, a row for each as soon as it is measured")
-                    _print_conditions(parsed.size, runtime, facts)
-                measured = profile(parsed.size, runtime, rounds=parsed.rounds, compile_mode=mode)
-                _measure(measured, len(names), of_losses, shown=not parsed.json)
-                if not parsed.json:
-                    print(_peaks(of_losses))
-                measured = profile_steps(parsed.size, runtime, measure_roofline(runtime), rounds=parsed.rounds)
-                _measure(measured, 2, steps, shown=not parsed.json)
+            if not parsed.json:
+                say(f"{rows} operations at {runtime.precision}, a row for each as soon as it is measured")
+                _print_conditions(parsed.size, runtime, facts)
+            measured = profile(parsed.size, runtime, rounds=parsed.rounds, compile_mode=mode)
+            _measure(measured, len(IMPLEMENTATIONS) - (mode is None), losses, shown=not parsed.json)
+            if not parsed.json:
+                print(_peaks(losses))
+            measured = profile_steps(parsed.size, runtime, measure_roofline(runtime), rounds=parsed.rounds)
+            _measure(measured, 2, steps, shown=not parsed.json)
         except KeyboardInterrupt:
             interrupted = True
     if parsed.plot:
-        panels = [_panel(runtime, measurements) for runtime, measurements in zip(runtimes, losses, strict=True)]
-        draw(panels, Path(parsed.plot), f"{facts['device']}, {parsed.size}×{parsed.size} px; ceilings of the same run")
+        note = f"{facts['device']}, {parsed.size}×{parsed.size} px; ceilings of the same run"
+        draw([_panel(runtime, losses)], Path(parsed.plot), note)
     if parsed.trace and not interrupted:
-        trace(parsed.size, runtimes[-1], Path(parsed.trace))
+        trace(parsed.size, runtime, Path(parsed.trace))
     if parsed.json:
-        ceilings = {runtime.precision: measure_roofline(runtime) for runtime in runtimes}
+        roofline = measure_roofline(runtime)
+        ceilings = {"gigabytes_per_second": roofline.bandwidth / 1e9, "teraflops_per_second": roofline.rate / 1e12}
         report = {
             **facts,
             "size": parsed.size,
             "rounds": parsed.rounds,
             "compile_mode": mode,
-            "ceilings": {
-                name: {"gigabytes_per_second": each.bandwidth / 1e9, "teraflops_per_second": each.rate / 1e12}
-                for name, each in ceilings.items()
-            },
-            "measurements": [loss.as_dict() for measurements in losses for loss in measurements],
+            "ceilings": {runtime.precision: ceilings},
+            "measurements": [loss.as_dict() for loss in losses],
             "steps": [step.as_dict() for step in steps],
         }
         print(json.dumps(report))

@@ -6,7 +6,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -30,6 +30,8 @@ from fastnst.image.read import load_image
 from fastnst.options.options import START_WORDS
 from fastnst.options.presets import PRESETS
 from fastnst.options.resolve import resolve_options
+
+T = TypeVar("T")
 
 _PAGE = Path(__file__).parent / "page"
 _LOOK_SECONDS = 0.2
@@ -57,7 +59,6 @@ class App:
         self._run = threading.Thread()
         self._closing = False
         self._arriving = 0
-        # A picture takes far more memory than its file while it is read.
         self._decoding = asyncio.Lock()
         result = "/api/results/{name}"
         self.asgi = Starlette(
@@ -93,6 +94,12 @@ class App:
         if self._session.ticket is not None:
             self._session.ticket.stop()
             self._run.join(_CLOSING_SECONDS)
+
+    async def _decoded(self, work: Callable[..., T], *given: Any, **named: Any) -> T:
+        """The result of `work` in a thread, one at a time: while it is read, a picture takes far more memory than its
+        file."""
+        async with self._decoding:
+            return await run_in_threadpool(work, *given, **named)
 
     async def _index(self, call: Call) -> Response:
         return Response((_PAGE / "index.html").read_bytes(), media_type="text/html")
@@ -156,8 +163,7 @@ class App:
 
         try:
             data = await _body(call, check)
-            async with self._decoding:
-                upload = await run_in_threadpool(read_upload, name, data, self._limits, role=role)
+            upload = await self._decoded(read_upload, name, data, self._limits, role=role)
         finally:
             self._arriving -= held
         return JSONResponse(_facts(upload, self._session.add_upload(upload)))
@@ -165,8 +171,7 @@ class App:
     async def _example(self, call: Call) -> Response:
         path = example(call.path_params["name"])
         # The page's own pictures have the usual limits, whatever those of others are.
-        async with self._decoding:
-            upload = await run_in_threadpool(read_upload, path.name, path.read_bytes(), Limits())
+        upload = await self._decoded(read_upload, path.name, path.read_bytes(), Limits())
         return JSONResponse(_facts(upload, self._session.add_upload(upload)))
 
     async def _example_small(self, call: Call) -> Response:
@@ -177,25 +182,18 @@ class App:
         return _picture(self._session.upload(call.path_params["name"]).thumbnail)
 
     async def _large(self, call: Call) -> Response:
-        upload = self._session.upload(call.path_params["name"])
-        async with self._decoding:
-            return _picture(await run_in_threadpool(large, upload, self._limits))
+        return _picture(await self._decoded(large, self._session.upload(call.path_params["name"]), self._limits))
 
     async def _forecast(self, call: Call) -> Response:
-        """The seconds that a run would take; null where they cannot be known, or while another run is going on."""
-        request, ticket = await self._asked(call), self._session.ticket
-        if request.content.frames or (ticket is not None and not ticket.over):
-            return JSONResponse({"seconds": None})
-        async with self._decoding:
-            return JSONResponse({"seconds": await run_in_threadpool(self._studio.forecast, request)})
+        """The seconds that a run would take; null for a clip, or while another run is going on."""
+        request = await self._asked(call)
+        is_known = not (request.content.frames or self._session.is_busy)
+        return JSONResponse({"seconds": await self._decoded(self._studio.forecast, request) if is_known else None})
 
     async def _first(self, call: Call) -> Response:
         """A first picture at once; 204 where there is none, or a run is going on."""
-        request, ticket = await self._asked(call), self._session.ticket
-        if ticket is not None and not ticket.over:
-            return Response(status_code=204)
-        async with self._decoding:
-            picture = await run_in_threadpool(self._studio.first_picture, request)
+        request = await self._asked(call)
+        picture = None if self._session.is_busy else await self._decoded(self._studio.first_picture, request)
         return Response(status_code=204) if picture is None else _picture(picture)
 
     async def _start(self, call: Call) -> Response:
@@ -261,8 +259,7 @@ class App:
 
     async def _file(self, call: Call) -> Response:
         kept, format = self._result(call), call.query_params.get("format", "png")
-        async with self._decoding:
-            data = await run_in_threadpool(kept.file, format)
+        data = await self._decoded(kept.file, format)
         name = kept.request.name + kept.suffixes[format]
         disposition = {"Content-Disposition": f'attachment; filename="{name}"'}
         kind = "video" if format == "mp4" else "image"

@@ -32,9 +32,10 @@ class Ticket:
         self.preview: bytes | None = None
         self.last: Iterate | None = None
         self._stop, self._lock = threading.Event(), threading.Lock()
-        self._records: list[LossRecord] = []
-        self._whole: dict[str, Any] = {}
-        self._frames: dict[str, Any] = {}
+        weights = {term.name: getattr(options, f"{term.name}_weight", 0) for term in fields(LossRecord)}
+        self._terms = [name for name, weight in weights.items() if isinstance(weight, tuple) or weight > 0]
+        self._points: list[list[float]] = []
+        self._progress: dict[str, Any] = {}
         self._previews = 0
         self._message: str | None = None
         self._notes: dict[str, None] = {}
@@ -57,22 +58,20 @@ class Ticket:
 
     def show(self, iterate: Iterate, preview: bytes | None) -> None:
         """Takes an iterate and, now and then, its image."""
+        record, (height, width) = iterate.record, iterate.image.shape[-2:]
         with self._lock:
-            self._records.append(iterate.record)
+            self._points.append(self._point(record, iterate.scales))
             self.last = iterate
-            height, width = iterate.image.shape[-2:]
-            self._whole = {"iterations": iterate.iterations, "scales": list(iterate.scales)}
-            self._whole |= {"width": width, "height": height, **self._progress(iterate)}
-            if preview is not None:
-                self.preview = preview
-                self._previews += 1
-            self.version += 1
+            self._progress = {"iteration": record.iteration, "iterations": iterate.iterations}
+            self._progress |= {"scale": record.scale, "scales": list(iterate.scales), "width": width, "height": height}
+            self._progress |= {"seconds": record.seconds, **self._shares(record, iterate.share)}
+            self._see(preview)
 
-    def _progress(self, iterate: Iterate) -> dict[str, float | None]:
+    def _shares(self, record: LossRecord, done: float) -> dict[str, float | None]:
         """The part of the run that is done, and the seconds that the rest takes, None while they are unknown."""
-        seconds, done, limit = iterate.record.seconds, iterate.share, self.options.seconds
+        seconds, limit = record.seconds, self.options.seconds
         # The first evaluation of a run is slower than the others, and there is nothing else to go by yet.
-        left = seconds * (1 - done) / done if iterate.record.iteration >= 2 and done else None
+        left = seconds * (1 - done) / done if record.iteration >= 2 and done else None
         if limit is not None:
             rest = max(0.0, limit - seconds)
             left, done = rest if left is None else min(left, rest), max(done, min(seconds / limit, 1.0))
@@ -81,14 +80,18 @@ class Ticket:
     def show_frame(self, done: FrameDone, seconds: float, preview: bytes) -> None:
         """Takes a finished frame of a clip; `seconds` are those of the run."""
         height, width = done.frame.shape[:2]
+        left = seconds * (done.total - done.done) / done.done if done.done > 1 else None
         with self._lock:
-            self._frames = {"iteration": done.done, "iterations": done.total, "scale": width, "scales": [width]}
-            self._frames |= {"width": width, "height": height, "seconds": seconds, "done": done.done / done.total}
-            self._frames["frames"] = done.total
-            self._frames["left"] = seconds * (done.total - done.done) / done.done if done.done > 1 else None
+            self._progress = {"iteration": done.done, "iterations": done.total, "frames": done.total}
+            self._progress |= {"scale": width, "scales": [width], "width": width, "height": height}
+            self._progress |= {"seconds": seconds, "done": done.done / done.total, "left": left}
+            self._see(preview)
+
+    def _see(self, preview: bytes | None) -> None:
+        if preview is not None:
             self.preview = preview
             self._previews += 1
-            self.version += 1
+        self.version += 1
 
     def note(self, text: str) -> None:
         """Takes a warning of the run, for the page to say once."""
@@ -106,26 +109,19 @@ class Ticket:
     def losses(self, since: int = 0) -> dict[str, Any]:
         """The curve, from the `since`-th point on: `points` are rows of iteration, scale, total and the weighted terms,
         whose names `terms` are."""
-        weights = {term.name: getattr(self.options, f"{term.name}_weight", 0) for term in fields(LossRecord)}
-        terms = [name for name, weight in weights.items() if isinstance(weight, tuple) or weight > 0]
-        with self._lock:
-            points = [self._point(record, terms) for record in self._records[since:]]
-        return {"terms": terms, "points": points, "since": since}
+        return {"terms": self._terms, "points": self._points[since:], "since": since}
 
-    def _point(self, record: LossRecord, terms: Sequence[str]) -> list[float]:
-        edges: Sequence[int] = self._whole["scales"]
-        weights = [by_scale(getattr(self.options, f"{term}_weight"), len(edges)) for term in terms]
-        pairs = zip(terms, weights, strict=True)
+    def _point(self, record: LossRecord, edges: Sequence[int]) -> list[float]:
+        weights = [by_scale(getattr(self.options, f"{term}_weight"), len(edges)) for term in self._terms]
+        pairs = zip(self._terms, weights, strict=True)
         weighted = [getattr(record, term) * weight[edges.index(record.scale)] for term, weight in pairs]
         return [record.iteration, record.scale, *(float(f"{value:.5g}") for value in (record.total, *weighted))]
 
     def view(self, since: int = 0) -> dict[str, Any]:
         """The run as the page shows it, in JSON's types; of the losses those from the `since`-th on."""
-        losses = self.losses(since)
         with self._lock:
-            records = self._records[: since + len(losses["points"])]
-            view: dict[str, Any] = {
-                **losses,
+            return {
+                **self.losses(since),
                 "number": self.request.number,
                 "state": self.state,
                 "stopping": self.stopping and not self.over,
@@ -133,11 +129,8 @@ class Ticket:
                 "notes": "; ".join(self._notes),
                 "result": self._result and self._result.id,
                 "preview": self._previews,
+                **self._progress,
             }
-            if records:
-                last = records[-1]
-                view |= {"iteration": last.iteration, "scale": last.scale, "seconds": last.seconds, **self._whole}
-            return view | self._frames
 
 
 class Session:
@@ -194,10 +187,15 @@ class Session:
     def next_number(self) -> int:
         return self._requests + 1
 
+    @property
+    def is_busy(self) -> bool:
+        """True while the present run is not over."""
+        return self.ticket is not None and not self.ticket.over
+
     def take(self, ticket: Ticket) -> None:
         """Makes the ticket the present one. Raises OptionError while another one is not over."""
         with self._lock:
-            if self.ticket is not None and not self.ticket.over:
+            if self.is_busy:
                 raise OptionError("a run is still in progress; stop it first")
             self.ticket = ticket
             self._requests += 1

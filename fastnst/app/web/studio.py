@@ -20,7 +20,7 @@ from fastnst.image.picture import Picture, opaque
 from fastnst.image.read import load_image
 from fastnst.image.resize import fitted_size, resize, resize_picture
 from fastnst.loss.networks import Networks, weights_of
-from fastnst.network.runtime import Runtime, is_out_of_memory, resolve_runtime
+from fastnst.network.runtime import is_out_of_memory, resolve_runtime
 from fastnst.options.options import Options
 from fastnst.options.resolve import resolve_options
 from fastnst.plan.speed import measure_rate
@@ -49,7 +49,6 @@ class Studio:
         self.limits = limits
         self._kept = kept
         self._networks = Networks()
-        self._rates: dict[Runtime, float] = {}
         options = resolve_options(**host)
         runtime = resolve_runtime(options.device, options.precision, options.backend)
         weights = weights_of(options, progress=sys.stderr.isatty())
@@ -67,17 +66,13 @@ class Studio:
         self.limits.check_options(options, content, styles)
         return options
 
-    def forecast(self, request: Request) -> float | None:
-        """The seconds that a run would take; None where they cannot be known beforehand."""
+    def forecast(self, request: Request) -> float:
+        """The seconds that a run would take."""
         options = self.options(request)
         runtime = resolve_runtime(options.device, options.precision, options.backend)
-        if runtime not in self._rates:
-            self._rates[runtime] = measure_rate(runtime)
-        picture = Canvas(request.content.height, request.content.width).picture
-        plans = plans_of(picture, options, runtime, self._rates[runtime])
-        seconds = [plan.seconds and plan.seconds * count for plan, count in plans]
-        total = sum(each or 0.0 for each in seconds) if None not in seconds else None
-        return total if total is None or options.seconds is None else min(total, options.seconds)
+        rate, picture = measure_rate(runtime), Canvas(request.content.height, request.content.width).picture
+        seconds = sum(plan.flops / rate * count for plan, count in plans_of(picture, options, runtime, rate))
+        return seconds if options.seconds is None else min(seconds, options.seconds)
 
     def first_picture(self, request: Request) -> bytes | None:
         """The content as the network that ships makes it at once, as a browser shows it; None where a style is not one
