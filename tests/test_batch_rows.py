@@ -91,11 +91,11 @@ def test_missing_pictures_are_failures_of_their_rows(folders: Path) -> None:
 
 
 def test_workers_on_a_cpu_share_its_memory(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastnst.app.batch.tasks.free_bytes", lambda _: 8_000_000_000)
-    monkeypatch.setattr("fastnst.app.batch.tasks.held_bytes", lambda _: 500_000_000)
+    monkeypatch.setattr("fastnst.plan.machine.free_bytes", lambda _: 8_000_000_000)
+    monkeypatch.setattr("fastnst.plan.machine.held_bytes", lambda _: 500_000_000)
     (limited, *_), tasks = all_pairs(folders, max_memory="1GB"), all_pairs(folders)
     assert with_memory_shares(tasks, 1) == tasks
     shared = with_memory_shares([limited, *tasks], 4)
     assert [task.options.max_memory for task in shared] == [1_000_000_000] + [2_300_000_000] * 4
-    monkeypatch.setattr("fastnst.app.batch.tasks.free_bytes", lambda _: None)
+    monkeypatch.setattr("fastnst.plan.machine.free_bytes", lambda _: None)
     assert with_memory_shares(tasks, 4) == tasks

@@ -70,7 +70,11 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Row]:
         raise ManifestError(f"manifest {str(path)!r} cannot be read ({error.strerror}); check the path") from error
     except UnicodeDecodeError as error:
         raise ManifestError(f"manifest {str(path)!r} is not UTF-8 ({error.reason}); save it as UTF-8") from error
-    lines = (_csv_lines if suffix in CSV_SUFFIXES else _json_lines)(text, path.name)
+    if suffix in CSV_SUFFIXES:
+        lines = _csv_lines(text, path.name)
+    else:
+        numbered = enumerate(text.split("\n"), 1)
+        lines = [(number, partial(_json_record, line)) for number, line in numbered if line.strip()]
     if not lines:
         raise ManifestError(f"manifest {str(path)!r} has no rows; write one for each picture")
     rows = [(f"{path.name}, line {number}", read) for number, read in lines]
@@ -120,10 +124,6 @@ def _csv_record(columns: list[str], cells: list[str]) -> _Record:
     if "style" in record:
         record["style"] = [style.strip() for style in record["style"].split(SEPARATOR)]
     return record
-
-
-def _json_lines(text: str, name: str) -> _Lines:
-    return [(number, partial(_json_record, line)) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
 
 
 def _json_record(line: str) -> _Record:

@@ -23,7 +23,7 @@ from fastnst.network.runtime import resolve_runtime
 from fastnst.network.weights import load_weights
 from fastnst.options.options import START_WORDS, Options
 from fastnst.options.resolve import resolve_options
-from fastnst.plan.machine import USABLE, free_bytes, held_bytes
+from fastnst.plan.machine import room_on
 from fastnst.transfer.inputs import changed_inputs, sized
 from fastnst.transfer.movie import FILMS, SUFFIXES, check_target
 from fastnst.video.clip import FILMS as CLIPS
@@ -163,10 +163,9 @@ def with_memory_shares(tasks: Iterable[Task], workers: int) -> list[Task]:
 
     Each would plan with all of it else.
     """
-    free = free_bytes(torch.device("cpu"))
-    if workers == 1 or free is None:
+    share = room_on(torch.device("cpu"), 0, workers).limit
+    if workers == 1 or share is None:
         return list(tasks)
-    share = held_bytes(torch.device("cpu")) + int(USABLE * free / workers)
 
     def shared(task: Task) -> Task:
         options = task.options

@@ -5,7 +5,7 @@ import os
 import re
 import sys
 import tomllib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import Field, dataclass, fields
 from pathlib import Path
@@ -181,13 +181,15 @@ def add_option(
 
 
 def add_word(parser: Any, words: str, meaning: str, default: Any = None, **facts: Any) -> None:
-    """Adds the argument that `words` show, such as "--cell PX" or "CONTENT"; the default gives its type and is said."""
+    """Adds the argument that `words` show, such as "--cell PX" or "CONTENT"; the last word gives its type, and the help
+    says the default."""
     name, _, metavar = words.partition(" ")
     if not name.startswith("-"):
         name, metavar = name.lower(), name
+    if metavar in _NUMBERS and "nargs" not in facts:
+        facts = {"type": _NUMBERS[metavar], **facts}
     if default is not None:
-        kinds = {int: whole_number, float: number}
-        facts = {"default": default, "type": kinds.get(type(default), str), **facts}
+        facts = {"default": default, **facts}
         meaning += f" (default: {default:g})" if isinstance(default, float) else f" (default: {default})"
     parser.add_argument(name, help=meaning, **({"metavar": metavar} if metavar else {}), **facts)
 
@@ -250,8 +252,8 @@ def check_heeded(needed: str, flags: Mapping[str, bool]) -> None:
         raise OptionError(f"{flag} has no effect without {needed}; add {needed}, or leave it out")
 
 
-def given_options(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: settings[name] for name in OPTIONS if name in settings}
+def given_options(settings: Mapping[str, Any], names: Iterable[str] = OPTIONS) -> dict[str, Any]:
+    return {name: settings[name] for name in names if name in settings}
 
 
 def read_option(name: str, text: str) -> Any:
@@ -283,6 +285,9 @@ def number(word: str) -> float:
         raise argparse.ArgumentTypeError(f"{word!r} is not a number; write one such as 0.5") from None
 
 
+_NUMBERS = {"N": whole_number, "PX": whole_number, "X": number, "SECONDS": number}
+
+
 def standard_input() -> IO[bytes]:
     """The bytes of a pipe. Raises OptionError where the standard input is closed or a terminal."""
     if sys.stdin is None or not hasattr(sys.stdin, "buffer"):
@@ -298,9 +303,19 @@ def describe_default(option: "Field[Any]", preset: str = "default") -> str:
     default: Any = values.get(option.name, option.metadata["shown"] or option.default)
     if default is None:
         return "none" if option.name in values else ""
-    if isinstance(default, tuple):
-        return ",".join(item[0] if isinstance(item, tuple) else str(item) for item in default)
-    return f"{default:g}" if isinstance(default, float) else str(default)
+    return typed(option.name, default)
+
+
+def typed(name: str, value: Any) -> str:
+    """The value of the option `name` as one types it: the inverse of `read_option`."""
+    if value is None:
+        return "none" if name == "scales" else ""
+    if name.endswith("_layers") and isinstance(value, tuple):
+        plain = all(weight == 1 / len(value) for _, weight in value)
+        return ",".join(layer if plain else f"{layer}={weight:.6g}" for layer, weight in value)
+    if isinstance(value, tuple):
+        return ",".join(typed("", item) for item in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from fastnst.app.batch.tasks import Outcome, Task, grouped, make_tasks, missing_
 from fastnst.app.batch.workers import ProcessPool, run_batch
 from fastnst.app.cli import EXIT_BAD_INPUT, EXIT_INTERRUPTED, say
 from fastnst.app.cli.arguments import given_options
-from fastnst.app.cli.run import on_stop_signal
+from fastnst.app.cli.run import Stop, on_stop_signal
 from fastnst.errors import FastnstError, Interrupted, OptionError, counted
 from fastnst.image.files import check_place
 
@@ -32,19 +32,13 @@ def run(parsed: argparse.Namespace) -> int:
     if parsed.workers is not None and parsed.workers < 1:
         raise OptionError(f"--workers {parsed.workers} is too small; it must be 1 or more")
     log_path, tasks = _log_path(parsed), _tasks(parsed)
-    signals, stopping = 0, False
-
-    def count(number: int, frame: object) -> None:
-        nonlocal signals
-        signals += 1
-        if signals > 1:
-            raise KeyboardInterrupt
+    stop, stopping = Stop(), False
 
     def should_stop() -> bool:
         """The first Ctrl-C (or SIGTERM, SIGHUP) gives out no more rows and ends those at work; the second at once."""
         nonlocal stopping
         report.show()
-        if signals and not stopping:
+        if stop.asked and not stopping:
             stopping = True
             say("each picture stops after its present iteration; press Ctrl-C again to stop at once")
         return stopping
@@ -57,7 +51,7 @@ def run(parsed: argparse.Namespace) -> int:
     bar = tqdm(total=len(tasks), unit="image", disable=True if parsed.quiet else None, file=sys.stderr, bar_format=_BAR)
     with ExitStack() as stack:
         stack.callback(_remove_if_empty, log_path)
-        for context in (log, bar, on_stop_signal(count)):
+        for context in (log, bar, on_stop_signal(stop)):
             stack.enter_context(context)
         report = _Report(log, bar, json=parsed.json)
         lost = missing_inputs(tasks)
@@ -73,11 +67,11 @@ def run(parsed: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             raise Interrupted(f"{report.summary(_place_of(tasks))}; to continue, repeat it with --resume") from None
     failed = report.counts["failed"]
-    if failed or signals or not parsed.quiet:
-        more = (f"; see {log_path}" if failed else "") + ("; to continue, repeat it with --resume" if signals else "")
-        place = _place_of(tasks)
-        say(f"{report.summary(place)} in {time.perf_counter() - began:.1f} s{more}")
-    if signals:
+    if failed or stop.asked or not parsed.quiet:
+        more = f"; see {log_path}" if failed else ""
+        more += "; to continue, repeat it with --resume" if stop.asked else ""
+        say(f"{report.summary(_place_of(tasks))} in {time.perf_counter() - began:.1f} s{more}")
+    if stop.asked:
         return EXIT_INTERRUPTED
     return EXIT_BAD_INPUT if failed else 0
 

@@ -20,7 +20,6 @@ from fastnst.app.cli.arguments import (
     add_styles,
     add_switch,
     add_word,
-    whole_number,
 )
 from fastnst.video.options import TRACKED, VIDEO_OPTIONS
 
@@ -32,7 +31,7 @@ _NOT_OF_RECONSTRUCTIONS = ("content_layers", "style_layers", "style_weights", "p
 
 def _add_sheet(parser: argparse.ArgumentParser, size: str, *, keep: str = "", prefix: str = "") -> None:
     """Adds the arguments of a sheet, whose cells have by default that `size`; `keep` says what --keep writes."""
-    add_word(parser, "--cell PX", f"{prefix}make the long edge of each this long (default: {size})", type=whole_number)
+    add_word(parser, "--cell PX", f"{prefix}make the long edge of each this long (default: {size})")
     parser.add_argument("--title", metavar="TEXT", default="", help=f"{prefix}write this line at the top")
     add_word(parser, "--font FILE", f"{prefix}write with this .ttf or .otf file, for letters beyond ASCII")
     if keep:
@@ -150,7 +149,6 @@ def _add_batch(commands: Any) -> None:
         "--workers N",
         "make this many pictures at a time, each in a process of its own with its own --max-memory (default: "
         "one for each GPU, or one on a CPU)",
-        type=whole_number,
     )
     add_word(
         parser,
@@ -225,8 +223,7 @@ def _add_compare(commands: Any) -> None:
     )
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="put these pictures on the sheet, in this order")
     add_output(parser, "write the sheet here; - writes it to stdout")
-    columns = "put this many pictures in a row (default: as many as suit a screen)"
-    add_word(parser, "--columns N", columns, type=whole_number)
+    add_word(parser, "--columns N", "put this many pictures in a row (default: as many as suit a screen)")
     add_word(parser, "--labels TEXT", "write these captions under the pictures, one for each", nargs="+")
     _add_sheet(parser, "384")
     parser.set_defaults(run="grid.run_compare", cell=384)

@@ -4,7 +4,7 @@ import argparse
 import importlib.util
 
 from fastnst.app.cli import build_parser
-from fastnst.app.cli.arguments import HOST_OPTIONS
+from fastnst.app.cli.arguments import HOST_OPTIONS, given_options
 from fastnst.errors import OptionError
 from fastnst.options.parse import parse_memory
 
@@ -24,8 +24,7 @@ def run_web(parsed: argparse.Namespace) -> int:
         raise OptionError(str(error).replace("max memory", "max upload", 1)) from None
     guard = Guard(origins=parsed.allow_origin or (), root_path=parsed.root_path, host=parsed.host)
     limits = Limits(upload_bytes=upload_bytes, pixels=parsed.max_pixels, size=parsed.max_size)
-    options = {name: getattr(parsed, name) for name in HOST_OPTIONS if name in parsed}
-    serve(parsed.port, options, limits, guard)
+    serve(parsed.port, given_options(vars(parsed), HOST_OPTIONS), limits, guard)
     return 0
 
 

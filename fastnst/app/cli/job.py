@@ -15,10 +15,9 @@ from fastnst.image.files import pictures_at
 from fastnst.image.read import Source
 from fastnst.image.write import check_output_path
 from fastnst.options.masks import parse_masks
-from fastnst.transfer.callbacks import Frames, Movie, Preview, Ready, numbered_path
+from fastnst.transfer.callbacks import Frames, Movie, Preview, Ready
 from fastnst.transfer.checkpoint import check_checkpoint
 from fastnst.transfer.inputs import Canvas
-from fastnst.transfer.movie import check_movie
 from fastnst.transfer.plot import check_plot
 from fastnst.transfer.result import Callback
 from fastnst.transfer.run import Watch
@@ -79,7 +78,10 @@ class Job:
         return source(self.content), [source(style) for style in self.styles], options
 
     def check(self) -> None:
-        """Raises FastnstError where an output could not be written, is an input, or is another output."""
+        """Raises FastnstError where an output could not be written, is an input, or is another output.
+
+        What is written on the way is checked by `callbacks_of`.
+        """
         outputs = self.outputs
         for name in ("save_every", "movie_every", "checkpoint_every"):
             value = getattr(outputs, name)
@@ -104,18 +106,13 @@ class Job:
         targets = [Path(path) for path in (*written, outputs.output) if path is not None and path != STANDARD]
         if outputs.checkpoint is not None:
             check_checkpoint(Path(outputs.checkpoint))
-        if outputs.preview is not None:
-            check_output_path(outputs.preview)
         if outputs.plot is not None:
             check_plot(Path(outputs.plot))
-        if outputs.movie is not None:
-            check_movie(Path(outputs.movie))
         for index, target in enumerate(targets):
             if any(target == other or _same_file(target, other) for other in targets[:index]):
                 raise OptionError(f"{target} was given for two outputs; give each a name of its own")
         if outputs.save_every is not None:
             output = Path(outputs.output)
-            check_output_path(numbered_path(output, outputs.save_every), **outputs.form)
             targets += output.parent.glob(f"{glob.escape(output.stem)}_[0-9]*{glob.escape(output.suffix)}")
         masks = [source for mask in parse_masks(self.options.get("masks")) or () for source in mask.sources]
         if STANDARD in masks:

@@ -11,9 +11,9 @@ from typing import Any
 from tqdm import tqdm
 
 from fastnst.app.cli import EXIT_BAD_INPUT, EXIT_INTERRUPTED, say
-from fastnst.app.cli.arguments import NETWORK_OPTIONS, STANDARD, Outputs, standard_input
+from fastnst.app.cli.arguments import NETWORK_OPTIONS, STANDARD, Outputs, given_options, standard_input
 from fastnst.app.cli.job import style_paths
-from fastnst.app.cli.run import on_stop_signal
+from fastnst.app.cli.run import Stop, on_stop_signal
 from fastnst.errors import FastnstError, OptionError, counted
 from fastnst.feedforward.applying import Applier
 from fastnst.feedforward.file import SHIPPED, load_network, read_blend
@@ -31,24 +31,18 @@ from fastnst.video.clip import moves
 
 def run_train(parsed: argparse.Namespace) -> int:
     names = (*NETWORK_OPTIONS, "names", "add_to", "checkpoint", "resume", "previews", "save_every", "size")
-    options = {name: getattr(parsed, name) for name in names if name in parsed}
+    options = given_options(vars(parsed), names)
     given = {name: getattr(parsed, name) for name in ("channels", "blocks") if getattr(parsed, name) is not None}
     begin_with = None if parsed.begin_with == "none" else parsed.begin_with or SHIPPED
     schedule = Schedule(**{each.name: getattr(parsed, each.name) for each in fields(Schedule)})
-    stopping: list[int] = []
-
-    def stop(number: int, frame: object) -> None:
-        if stopping:
-            raise KeyboardInterrupt
-        stopping.append(number)
-
+    stop = Stop()
     with tqdm(total=100, unit="%", disable=True if parsed.quiet else None, file=sys.stderr, bar_format=_BAR) as bar:
 
         def show(progress: Progress) -> bool:
             bar.set_description(f"step {progress.step}", refresh=False)
             bar.set_postfix_str(f"loss {progress.loss:.4g}", refresh=False)
             bar.update(100 * progress.done - bar.n)
-            return not stopping
+            return not stop.asked
 
         with on_stop_signal(stop):
             trained = train_network(
@@ -64,14 +58,14 @@ def run_train(parsed: argparse.Namespace) -> int:
     if not parsed.quiet:
         for reason in trained.skipped.values():
             say(f"a photo was left out: {reason}")
-    if stopping or not parsed.quiet:
+    if stop.asked or not parsed.quiet:
         size = Path(parsed.output).stat().st_size / 1e6
-        how = "interrupted; saved the network so far," if stopping else "saved"
+        how = "interrupted; saved the network so far," if stop.asked else "saved"
         say(
             f"{how} {parsed.output} ({', '.join(trained.network.names)}; "
             f"{size:.1f} MB) after {counted(trained.steps, 'step')} in {trained.seconds:.0f} s",
         )
-    return EXIT_INTERRUPTED if stopping else 0
+    return EXIT_INTERRUPTED if stop.asked else 0
 
 
 _BAR = "{desc}: {percentage:3.0f}% [{elapsed}<{remaining}{postfix}]"
@@ -169,7 +163,7 @@ def _apply_to_clip(parsed: argparse.Namespace) -> int:
 def _options(parsed: argparse.Namespace) -> dict[str, Any]:
     """The arguments that an `Applier` takes for pictures and clips alike."""
     names = ("style", "size", "preserve_color", "device", "precision", "max_pixels")
-    return {name: getattr(parsed, name) for name in names if name in parsed} | {"low_memory": parsed.low_memory or None}
+    return given_options(vars(parsed), names) | {"low_memory": parsed.low_memory or None}
 
 
 def _pairs(images: list[str], output: str) -> list[tuple[str, str]]:

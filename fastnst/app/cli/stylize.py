@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from fastnst.app.cli.arguments import STANDARD, Outputs, check_heeded, standard_input
+from fastnst.app.cli.arguments import STANDARD, Outputs, check_heeded, given_options, standard_input
 from fastnst.app.cli.grid import make_kept_folder, save_sheet
 from fastnst.app.cli.job import Job, settings_of, style_paths
 from fastnst.app.cli.run import execute_together
@@ -56,7 +56,7 @@ def run_resume(parsed: argparse.Namespace) -> int:
     content, styles, options = load_run(path, check=False).inputs(
         content=parsed.content, style=parsed.styles, init=parsed.init, masks=parsed.masks
     )
-    options.update({name: getattr(parsed, name) for name in ("device", "tile", "max_memory") if name in parsed})
+    options.update(given_options(vars(parsed), ("device", "tile", "max_memory")))
     outputs = replace(Outputs.of(vars(parsed)), checkpoint=parsed.saved)
     return execute_together(Job(content, styles, options, outputs), saved=path)
 

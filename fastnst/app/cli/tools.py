@@ -22,7 +22,6 @@ from fastnst.app.cli.arguments import (
     add_word,
     number,
     size_word,
-    whole_number,
 )
 from fastnst.examples import STYLES
 from fastnst.feedforward.schedule import Schedule
@@ -40,14 +39,12 @@ def _add_train(commands: Any) -> None:
         "on photographs of any kind. `fastnst apply` uses it.",
     )
     add_styles(parser, "learn the styles of these pictures")
-    photos = "learn from the photographs in these folders"
-    add_word(parser, "--photos FOLDER", photos, nargs="+", required=True)
+    add_word(parser, "--photos FOLDER", "learn from the photographs in these folders", nargs="+", required=True)
     add_output(parser, "write the network here: .safetensors")
     add_word(parser, "--names NAME", "call the styles by these names (default: those of the files)", nargs="+")
     group = parser.add_argument_group("training")
-    steps = "take this many steps (default: 4000, or as --minutes allows)"
-    add_word(group, "--steps N", steps, type=whole_number)
-    add_word(group, "--minutes X", "end after this many minutes (default: no limit)", type=number)
+    add_word(group, "--steps N", "take this many steps (default: 4000, or as --minutes allows)")
+    add_word(group, "--minutes X", "end after this many minutes (default: no limit)")
     add_word(group, "--size PX", "cut the photographs to squares with sides of this many pixels", 256)
     add_word(group, "--batch N", "show it this many crops in a step; the styles take turns", 1)
     rate = "begin with steps of this length, which then falls to 0"
@@ -64,8 +61,8 @@ def _add_train(commands: Any) -> None:
     )
     add_word(group, "--seed N", "draw weights and crops from this number", 0)
     channels = "begin at random, with this many channels in the network's largest maps (default: 16)"
-    add_word(group, "--channels N", channels, type=whole_number)
-    add_word(group, "--blocks N", "begin at random, with this many residual blocks (default: 5)", type=whole_number)
+    add_word(group, "--channels N", channels)
+    add_word(group, "--blocks N", "begin at random, with this many residual blocks (default: 5)")
     add_word(
         group,
         "--begin-with NET",
@@ -112,7 +109,7 @@ def _add_apply(commands: Any) -> None:
         action=Several,
     )
     hold = "in a clip, keep this share of the frame before where it shows the same points (default: 0.5)"
-    add_word(parser, "--hold X", hold, type=number)
+    add_word(parser, "--hold X", hold)
     add_word(parser, "--size PX", "choose the size as for stylize (default: content)", type=size_word)
     add_switch(
         parser,
@@ -124,9 +121,8 @@ def _add_apply(commands: Any) -> None:
         add_option(parser, OPTIONS[name])
     parser.set_defaults(preserve_color="none")
     parser.add_argument("--format", choices=FORMATS, help="write OUT in this format, whatever its name (png for -)")
-    depth = "write this many bits per channel: 8, or 16 for png and tiff (default: 8)"
-    add_word(parser, "--bit-depth N", depth, type=whole_number)
-    add_word(parser, "--quality N", "compress JPEG, WebP or AVIF at this quality, 1 to 100", type=whole_number)
+    add_word(parser, "--bit-depth N", "write this many bits per channel: 8, or 16 for png and tiff (default: 8)")
+    add_word(parser, "--quality N", "compress JPEG, WebP or AVIF at this quality, 1 to 100")
     add_word(parser, "--onnx FILE", "also export the network for onnxruntime (fastnst[onnx]): .onnx")
     add_switch(parser, "--quiet", "print no line for each picture")
     add_json(parser, "how each was made")

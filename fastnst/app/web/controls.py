@@ -5,7 +5,7 @@ from dataclasses import Field
 from types import MappingProxyType
 from typing import Any
 
-from fastnst.app.cli.arguments import HOST_OPTIONS, OPTIONS, read_option
+from fastnst.app.cli.arguments import HOST_OPTIONS, OPTIONS, read_option, typed
 from fastnst.app.web.results import Limits
 from fastnst.errors import OptionError
 from fastnst.options.options import GROUPS, Options
@@ -83,7 +83,7 @@ def _control(option: "Field[Any]", group: str, presets: Mapping[str, Options], l
         "label": _label(name),
         "meaning": facts["meaning"],
         "kind": _kind(option),
-        "defaults": {preset: _typed(name, getattr(options, name)) for preset, options in presets.items()},
+        "defaults": {preset: typed(name, getattr(options, name)) for preset, options in presets.items()},
         "group": group,
         "choices": facts["choices"],
         "placeholder": facts["shown"] or "",
@@ -92,18 +92,6 @@ def _control(option: "Field[Any]", group: str, presets: Mapping[str, Options], l
         "whole": option.type is int,
         "slider": slider,
     }
-
-
-def _typed(name: str, value: Any) -> str:
-    """The value as one types it: the inverse of `read_form`."""
-    if value is None:
-        return "none" if name == "scales" else ""
-    if name.endswith("_layers"):
-        plain = all(weight == 1 / len(value) for _, weight in value)
-        return ",".join(layer if plain else f"{layer}={weight:.6g}" for layer, weight in value)
-    if isinstance(value, tuple):
-        return ",".join(_typed("", item) for item in value)
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _label(name: str) -> str:
