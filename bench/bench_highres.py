@@ -133,13 +133,12 @@ def plan_tiles(
     tile: int,
     level: str,
     redone_steps: int = 0,
-    rate: float | None = None,
     room: Room | None = None,
 ) -> Plan:
     """The plan to go over the tiles of `grid`, which own `tile` pixels each way, at `level`, whether or not it is the
     quickest or fits; other arguments are as in `Plan` and `plan_run`."""
     room = room or room_on(runtime.device, 0, 1)
-    ways = Ways(options, network_of(options, runtime), (grid.height, grid.width), room, rate=rate)
+    ways = Ways(options, network_of(options, runtime), (grid.height, grid.width), room)
     return replace(ways.over(grid, tile, level, redone_steps), style_tile=tile)
 
 

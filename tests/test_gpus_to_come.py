@@ -112,7 +112,7 @@ def test_maps_that_32_bits_cannot_count_are_tiled(monkeypatch: pytest.MonkeyPatc
     assert (plan.tile is not None, plan.fits) == (tiled, True)
     assert all(64 * height * width < 2**31 for height, width in plan.grid.crops)
     assert plan.style_tile is not None
-    lines = "\n".join(plan_lines(plan, 1))
+    lines = "\n".join(plan_lines(plan))
     assert ("2,147,766,336 elements, too many for 32 bits" in lines) == tiled
     # A word of the user's own counts more, and a CPU's libraries count in 64 bits.
     assert plan_run(replace(options, tile="none"), place, (edge, edge), room=room).tile is None

@@ -70,7 +70,6 @@ class Plan:
         held_bytes: what of it was held before, with the network's weights.
         limit_bytes: what there is, or what is allowed; None if nobody knows.
         flops: operations of one iteration, of the process that has the most tiles.
-        seconds: their time at a measured rate, or None.
         uncounted: elements of the whole image's largest map, where they are more than a GPU's libraries count and it is
             in tiles therefore; else None.
     """
@@ -88,7 +87,6 @@ class Plan:
     held_bytes: int
     limit_bytes: int | None
     flops: float
-    seconds: float | None
     uncounted: int | None = None
 
     @property
@@ -121,7 +119,6 @@ def plan_run(
     *,
     style_sizes: Sequence[tuple[int, int]] = (),
     network_is_loaded: bool = True,
-    rate: float | None = None,
     processes: int = 1,
     sharers: int = 1,
     room: Room | None = None,
@@ -134,7 +131,6 @@ def plan_run(
     Args:
         style_sizes: (height, width) of the style images.
         network_is_loaded: False if the weights are still to come.
-        rate: FLOP per second of `measure_rate`; without one no seconds are given.
         processes: how many share the image.
         sharers: processes that begin now and share what is free.
         room: what there is of the device's memory, for a device that is not at hand.
@@ -151,7 +147,7 @@ def plan_run(
     limit = room.limit
     if allowed is not None:
         limit = allowed if limit is None else min(limit, allowed)
-    ways = Ways(options, network, size, replace(room, limit=limit), processes=processes, rate=rate)
+    ways = Ways(options, network, size, replace(room, limit=limit), processes)
     plans = list(ways.plans(tile))
     fitting = [plan for plan in plans if plan.fits]
     safe = [plan for plan in fitting if limit is None or plan.peak_bytes <= _SAFE * limit]
@@ -173,9 +169,7 @@ def next_smaller(plan: Plan, options: Options, runtime: Runtime) -> Plan | None:
     if options.style_loss == "sliced" or (plan.tile is not None and edge >= plan.tile):
         return None
     room = Room(plan.held_bytes, plan.limit_bytes)
-    ways = Ways(
-        options, network_of(options, runtime), (plan.height, plan.width), room, processes=plan.processes, rate=None
-    )
+    ways = Ways(options, network_of(options, runtime), (plan.height, plan.width), room, plan.processes)
     grid = make_grid(plan.height, plan.width, edge, reach)
     smaller = ways.over(grid, edge, "recompute", 0, content_is_kept=plan.content_is_kept)
     return replace(smaller, style_tile=edge)
@@ -194,15 +188,13 @@ def least_edge(reach: Reach) -> int:
 
 @dataclass(frozen=True)
 class Ways:
-    """All ways to compute an image of `size`, (height, width), in `room`, shared by `processes`. Without a `rate` in
-    FLOP per second of the convolutions, plans have no seconds."""
+    """All ways to compute an image of `size`, (height, width), in `room`, shared by `processes`."""
 
     options: Options
     network: Network
     size: tuple[int, int]
     room: Room
     processes: int = 1
-    rate: float | None = None
 
     def plans(self, tile: int | str) -> Iterator[Plan]:
         """The ways in tiles that own `tile` pixels each way, in any tiles ("auto"), or whole ("none")."""
@@ -285,7 +277,6 @@ class Ways:
             held_bytes=self.room.held,
             limit_bytes=self.room.limit,
             flops=flops,
-            seconds=None if self.rate is None else flops / self.rate,
             uncounted=None if edge is None or self._is_counted(self.size) else most_elements(network, height, width),
         )
 

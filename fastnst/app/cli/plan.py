@@ -24,7 +24,7 @@ def run(parsed: argparse.Namespace) -> int:
     runtime = resolve_runtime(options.device, options.precision, options.backend)
     picture = open_picture(parsed.content, role="content", max_pixels=options.max_pixels)
     rate = measure_rate(runtime)
-    plans = plans_of(picture, options, runtime, rate)
+    plans = plans_of(picture, options, runtime)
     iterations = sum(count for _, count in plans)
     seconds = sum(plan.flops / rate * count for plan, count in plans)
     if parsed.json:
@@ -36,7 +36,7 @@ def run(parsed: argparse.Namespace) -> int:
             "flops_per_second": rate,
             "total_iterations": iterations,
             "total_seconds": seconds,
-            "scales": [plan.as_dict() for plan, _ in plans],
+            "scales": [{**plan.as_dict(), "seconds": plan.flops / rate} for plan, _ in plans],
         }
         print(json.dumps(report))
         return 0
@@ -46,22 +46,26 @@ def run(parsed: argparse.Namespace) -> int:
     print(f"{device_name(runtime.device)}, {runtime.precision}, {options.optimizer}; about {rate / 1e9:.3g} GFLOP/s")
     print(f"{counted(len(plans), 'scale')} of one run:")
     for plan, count in plans:
-        print("\n".join(plan_lines(plan, count)))
+        print("\n".join(plan_lines(plan)))
+        print(
+            f"  about {plan.flops / rate:.3g} s an iteration ({plan.flops / 1e12:.3g} TFLOP, modelled), "
+            f"{_duration(plan.flops / rate * count)} for {count}"
+        )
     return 0
 
 
-def plans_of(picture: AnyPicture, options: Options, runtime: Runtime, rate: float) -> list[tuple[Plan, int]]:
+def plans_of(picture: AnyPicture, options: Options, runtime: Runtime) -> list[tuple[Plan, int]]:
     """How each scale of a run would fit, and its iterations; a picture of the content's proportions stands for the
     style."""
     plans = []
     for scale in run_scales(picture, (), options):
         sizes = [style_size(picture, scale.edge, options)]
-        plan = plan_run(options, runtime, scale.size, style_sizes=sizes, network_is_loaded=False, rate=rate)
+        plan = plan_run(options, runtime, scale.size, style_sizes=sizes, network_is_loaded=False)
         plans.append((plan, scale.iterations))
     return plans
 
 
-def plan_lines(plan: Plan, iterations: int) -> list[str]:
+def plan_lines(plan: Plan) -> list[str]:
     size = f"{plan.width}×{plan.height} px: "
     if plan.tile is None:
         lines = [size + "the whole image at once"]
@@ -84,11 +88,6 @@ def plan_lines(plan: Plan, iterations: int) -> list[str]:
     limit = "" if plan.limit_bytes is None else f" of {in_words(plan.limit_bytes)}"
     before = f"{in_words(plan.held_bytes)} before the run"
     lines.append(f"  peak memory {in_words(plan.peak_bytes)}{limit} ({before}){'' if plan.fits else ': TOO MUCH'}")
-    if plan.seconds is not None:
-        lines.append(
-            f"  about {plan.seconds:.3g} s an iteration ({plan.flops / 1e12:.3g} TFLOP, modelled), "
-            f"{_duration(plan.seconds * iterations)} for {iterations}"
-        )
     return lines
 
 

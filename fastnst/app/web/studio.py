@@ -71,7 +71,7 @@ class Studio:
         options = self.options(request)
         runtime = resolve_runtime(options.device, options.precision, options.backend)
         rate, picture = measure_rate(runtime), Canvas(request.content.height, request.content.width).picture
-        seconds = sum(plan.flops / rate * count for plan, count in plans_of(picture, options, runtime, rate))
+        seconds = sum(plan.flops / rate * count for plan, count in plans_of(picture, options, runtime))
         return seconds if options.seconds is None else min(seconds, options.seconds)
 
     def first_picture(self, request: Request) -> bytes | None:
