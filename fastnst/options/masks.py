@@ -22,13 +22,10 @@ class Mask:
     content: Any
     styles: tuple[tuple[int, Any], ...] = ()
 
-    def as_dict(self) -> dict[str, Any]:
-        """The mapping that `parse_masks` takes for this region, with the names of its pictures."""
-        return {"content": self.content, **{f"style:{number}": source for number, source in self.styles}}
-
     def mapped(self, change: Callable[[str], Any]) -> dict[str, Any]:
-        """`as_dict` with what `change` makes of each path."""
-        return {part: source and change(source) for part, source in self.as_dict().items()}
+        """The mapping that `parse_masks` takes for this region, with what `change` makes of each path."""
+        parts = {"content": self.content, **{f"style:{number}": source for number, source in self.styles}}
+        return {part: source and change(source) for part, source in parts.items()}
 
     @property
     def sources(self) -> list[Any]:

@@ -7,13 +7,7 @@ from typing import Any
 
 from fastnst.errors import OptionError
 from fastnst.image.files import MAX_PIXELS
-from fastnst.network.architecture import (
-    FILTER_SCALINGS,
-    NETWORKS,
-    PAPER_STYLE_LAYERS,
-    check_filter_scaling,
-    layers_of,
-)
+from fastnst.network.architecture import FILTER_SCALINGS, NETWORKS, PAPER_STYLE_LAYERS, check_filter_scaling, layers_of
 from fastnst.options.masks import Mask
 from fastnst.options.parse import (
     CONTENT_FORMS,
@@ -329,10 +323,9 @@ class Options:
                 "take --tile none, or choose another style loss"
             )
         check_filter_scaling(self.filter_scaling, self.network, self.weights)
-        defaults = {option.name: option.default for option in fields(self)}
         for name in NEEDS:
             value = getattr(self, name)
-            if value != defaults[name] and not is_heeded(name, vars(self)):
+            if value != getattr(Options, name) and not is_heeded(name, vars(self)):
                 shown, (other, _, suitable) = f"{value:g}" if isinstance(value, float) else value, NEEDS[name]
                 beside = getattr(self, other) or "none"
                 raise OptionError(

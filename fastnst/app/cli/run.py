@@ -74,8 +74,12 @@ def execute(job: Job, *callbacks: Callback, saved: Path | None = None, ranks: Ra
             hidden = True if outputs.quiet else None
             with run_bar(disable=hidden, file=sys.stderr) as watch.bar:
                 if prepared.kernels is not None:
-                    prepared.kernels.wait(watch.building)
+                    prepared.kernels.wait(
+                        lambda left: watch.bar.set_description(f"building the GPU's kernels, {left} left")
+                    )
                 result = prepared.run(watch_of(outputs, callback))
+            if watch.interrupted:
+                result = result.interrupted
             watch.save(result)
         except DivergedError as error:
             saved_in = watch.place(error.result)
@@ -91,7 +95,6 @@ def execute(job: Job, *callbacks: Callback, saved: Path | None = None, ranks: Ra
             if watch.last is not None:
                 say(watch.rescue())
             raise
-    result = watch.labelled(result)
     _report(job, result)
     if watch.interrupted or not outputs.quiet:
         _print_summary(outputs, result)
@@ -136,20 +139,11 @@ class _Watch:
 
     def __call__(self, iterate: Iterate) -> bool:
         self.last = iterate
-        if self.bar is not None:
-            self.bar.show(iterate)
+        self.bar.show(iterate)
         return not self.interrupted
 
-    def building(self, left: int) -> None:
-        """Says in the bar that kernels are being built."""
-        if self.bar is not None:
-            self.bar.set_description(f"building the GPU's kernels, {left} left")
-
-    def labelled(self, result: Result) -> Result:
-        return result.interrupted if self.interrupted else result
-
     def save(self, result: Result) -> None:
-        place, problem = self.written(self.labelled(result))
+        place, problem = self.written(result)
         if problem is not None:
             self.last = None  # it is saved
             raise FastnstError(f"{problem}; the image is saved in {place}")
@@ -196,6 +190,17 @@ class _Watch:
             return f"The image of iteration {self.last.record.iteration} is in {self.place(self.last)}"
         except ImageError as error:
             return f"The image of iteration {self.last.record.iteration} is lost: {error}"
+
+
+class Stop:
+    """A handler of signals: the first asks for an end, and a second one makes it, by KeyboardInterrupt."""
+
+    asked = False
+
+    def __call__(self, number: int, frame: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
 
 
 @contextmanager

@@ -4,22 +4,20 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import median
 from typing import Any
 
-from PIL import Image
 from tqdm import tqdm
 
 from fastnst.app.cli import say
-from fastnst.app.cli.arguments import given_options, read_config, read_option
+from fastnst.app.cli.arguments import OPTIONS, given_options, read_config, read_option
 from fastnst.app.cli.job import style_paths
 from fastnst.app.cli.run import on_stop_signal
 from fastnst.errors import FastnstError, Interrupted, counted
-from fastnst.image.write import check_output_path
+from fastnst.image.write import check_output_path, save_image
 from fastnst.options.parse import in_words
-from fastnst.replacing import replacing
 from fastnst.video.clip import open_clip
+from fastnst.video.flow import as_planes
 from fastnst.video.options import TRACKED, VIDEO_OPTIONS, Part, VideoOptions
 from fastnst.video.run import FrameDone, Production, VideoResult
 from fastnst.video.score import score_clip
@@ -27,14 +25,14 @@ from fastnst.video.score import score_clip
 
 def run(parsed: argparse.Namespace) -> int:
     settings = {**(read_config(parsed.config) if "config" in parsed else {}), **vars(parsed)}
-    values = {**given_options(settings), **_video_values(settings)}
+    values = given_options(settings, (*OPTIONS, *VIDEO_OPTIONS))
     for name in TRACKED:
         if isinstance(values.get(name), str) and ":" not in values[name]:
             values[name] = read_option(name, values[name])
     if parsed.preview is not None:
         check_output_path(parsed.preview)
     styles = style_paths(parsed.styles, parsed.output)
-    watch = _Watch(Path(parsed.preview) if parsed.preview is not None else None, quiet=parsed.quiet)
+    watch = _Watch(parsed.preview, quiet=parsed.quiet)
     with on_stop_signal():
         try:
             production = Production(parsed.clip, styles, parsed.output, resume=parsed.resume, **values)
@@ -59,7 +57,7 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def score(parsed: argparse.Namespace) -> int:
-    part = VideoOptions(**_video_values(vars(parsed)))
+    part = VideoOptions(**given_options(vars(parsed), VIDEO_OPTIONS))
     out = open_clip(parsed.output, Part(max_frames=part.max_frames))
     result = score_clip(out, open_clip(parsed.clip, part))
     if parsed.json:
@@ -68,10 +66,6 @@ def score(parsed: argparse.Namespace) -> int:
         share = 100 * sum(result.valid) / len(result.valid)
         print(f"warping error {result.mean:.3g} ({len(result.errors)} pairs of frames, {share:.1f} % of their pixels)")
     return 0
-
-
-def _video_values(settings: dict[str, Any]) -> dict[str, Any]:
-    return {name: settings[name] for name in VIDEO_OPTIONS if name in settings}
 
 
 def _as_dict(result: VideoResult) -> dict[str, Any]:
@@ -93,8 +87,8 @@ def _as_dict(result: VideoResult) -> dict[str, Any]:
 class _Watch:
     """Says beforehand what a run will be, moves the bar, and keeps the preview."""
 
-    def __init__(self, preview: Path | None, *, quiet: bool) -> None:
-        self.bar: tqdm[Any] | None = None
+    def __init__(self, preview: str | None, *, quiet: bool) -> None:
+        self.bar: Any = None
         self._preview, self._quiet, self._done = preview, quiet, 0
         self._fresh, self._later = list[float](), list[float]()
         self._starts: Sequence[int] = ()
@@ -124,17 +118,14 @@ class _Watch:
     def __call__(self, done: FrameDone) -> None:
         self._done = done.done
         if self._preview is not None:
-            format = Image.registered_extensions().get(self._preview.suffix.lower(), "PNG")
-            with replacing(self._preview) as file:
-                Image.fromarray(done.frame).save(file, format)
+            save_image(self._preview, as_planes(done.frame))
         if done.seconds is not None:
             (self._fresh if done.begins_scene else self._later).append(done.seconds)
             if len(self._fresh) == len(self._later) == 1 and not self._quiet:
                 first, later = sum(self._fresh), self._later[0]
                 say(f"{first:.3g} s for the first frame, {later:.2g} s for the next: {self._left(done)}")
-        if self.bar is not None:
-            self.bar.set_postfix_str(self._left(done), refresh=False)
-            self.bar.update(done.done - self.bar.n)
+        self.bar.set_postfix_str(self._left(done), refresh=False)
+        self.bar.update(done.done - self.bar.n)
 
     def _left(self, done: FrameDone) -> str:
         """The time that is left, as far as frames of either kind have been made."""
