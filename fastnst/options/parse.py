@@ -7,7 +7,7 @@ import difflib
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import Field, field
 from fractions import Fraction
 from functools import partial
@@ -344,13 +344,13 @@ def _layers(spoken: str, value: Any, network: str) -> LayerWeights:
     """The layers of a name, a sequence of `NAME` or `NAME=WEIGHT`, or a mapping from name to weight, each once."""
     kind = spoken.removesuffix(" layers")
     if isinstance(value, Mapping):
-        named = [(str(layer), _number("layer weight", weight)) for layer, weight in value.items()]
-    elif isinstance(value, Iterable):
-        words = [word for item in ([value] if isinstance(value, str) else value) for word in _layer_words(item)]
-        named = [_named_layer(word, len(words)) for word in words]
-    else:
+        value = [(str(layer), weight) for layer, weight in value.items()]
+    if not isinstance(value, Iterable):
         raise OptionError(f"{spoken} {value!r} are not possible; give names, or a mapping from name to weight")
-    layers = tuple((canonical_layer(layer, network), weight) for layer, weight in named)
+    named = [layer for item in ([value] if isinstance(value, str) else value) for layer in _named_layers(item)]
+    layers = tuple(
+        (canonical_layer(layer, network), 1 / len(named) if weight is None else weight) for layer, weight in named
+    )
     if not layers:
         raise OptionError(f"no {kind} layers were given; name one, such as conv4_2, or set the {kind} weight to 0")
     names = [layer for layer, _ in layers]
@@ -366,23 +366,19 @@ def _layers(spoken: str, value: Any, network: str) -> LayerWeights:
     return layers
 
 
-def _layer_words(item: Any) -> list[str]:
-    """The words of "conv1_1, conv2_1=0.5"; a (name, weight) pair is one word."""
+def _named_layers(item: Any) -> Iterator[tuple[str, float | None]]:
+    """The layers of "conv1_1, conv2_1=0.5", or of a (name, weight) pair, with the weights that are given."""
     if isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str):
-        return [f"{item[0]}={_number('layer weight', item[1])!r}"]
+        yield item[0], _number("layer weight", item[1])
+        return
     if not isinstance(item, str):
         raise OptionError(f"layer {item!r} is not a name; write conv4_1 or conv4_1=0.5")
-    return item.replace(",", " ").split()
-
-
-def _named_layer(word: str, count: int) -> tuple[str, float]:
-    layer, equals, weight = word.partition("=")
-    if not equals:
-        return layer, 1 / count
-    try:
-        return layer, float(weight)
-    except ValueError:
-        raise OptionError(f"the weight {weight!r} of layer {layer} is not a number; write {layer}=0.5") from None
+    for word in item.replace(",", " ").split():
+        layer, equals, weight = word.partition("=")
+        try:
+            yield layer, float(weight) if equals else None
+        except ValueError:
+            raise OptionError(f"the weight {weight!r} of layer {layer} is not a number; write {layer}=0.5") from None
 
 
 def _check_range(spoken: str, value: Any, facts: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ operations. Several processes share an image by its tiles: each way is that of t
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from typing import Any
@@ -51,7 +51,6 @@ _GROWTH = 1.08
 _LEAST_SHARED = 16
 # The libraries of a GPU's convolutions count a map's elements in 32 bits.
 _COUNTED = 2**31
-_NO_GRID = TileGrid(0, 0, (), ())
 
 
 @dataclass(frozen=True)
@@ -101,10 +100,9 @@ class Plan:
 
     def as_dict(self) -> dict[str, Any]:
         """Every field as JSON can hold it, the grid by its number of tiles, its crops and its overhead."""
-        fields = {name: value for name, value in asdict(replace(self, grid=_NO_GRID)).items() if name != "grid"}
         tile = next(iter(self.grid))
         return {
-            **fields,
+            **{name: value for name, value in vars(self).items() if name != "grid"},
             "tiles": len(self.grid),
             "crop": {"width": tile.shape[1], "height": tile.shape[0]},
             "halo_overhead": self.grid.overhead,
@@ -219,22 +217,18 @@ class Ways:
             for (level, redone_steps), content_is_kept in product([*levels, ("recompute", 0)], contents):
                 yield self.over(grid, edge, level, redone_steps, content_is_kept=content_is_kept)
 
-    def _edges(self, tile: int | str) -> Iterator[int]:
+    def _edges(self, tile: int | str) -> list[int]:
         """The tiles that are tried: the one that was asked for, or all up to the image; for several processes all up
         to the one that was asked for."""
         grid = self._reach.grid
-        asked = max(self.size) if isinstance(tile, str) else max(tile // grid, 1) * grid
-        if self.processes == 1 and not isinstance(tile, str):
-            yield asked
-            return
-        edge = min(least_edge(self._reach), asked)
-        while True:
-            yield edge
-            edge = max(edge + grid, int(edge * _GROWTH) // grid * grid)
-            if edge >= asked:
-                break
-        if not isinstance(tile, str):
-            yield asked
+        asked = [] if isinstance(tile, str) else [max(tile // grid, 1) * grid]
+        if asked and self.processes == 1:
+            return asked
+        most = max(asked or self.size)
+        edges = [min(least_edge(self._reach), most)]
+        while (edge := max(edges[-1] + grid, int(edges[-1] * _GROWTH) // grid * grid)) < most:
+            edges.append(edge)
+        return edges + asked
 
     def over(
         self, grid: TileGrid, edge: int | None, level: str, redone_steps: int = 0, *, content_is_kept: bool = True

@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import Field, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
@@ -269,22 +270,16 @@ def read_option(name: str, text: str) -> Any:
         raise OptionError(f"{name.replace('_', ' ')}: {error}") from None
 
 
-def whole_number(word: str) -> int:
+def _read(kind: Callable[[str], Any], meaning: str, word: str) -> Any:
     """The number that a word of the command line is. Raises ArgumentTypeError."""
     try:
-        return int(word)
+        return kind(word)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number; write one such as 7") from None
+        raise argparse.ArgumentTypeError(f"{word!r} is not {meaning}") from None
 
 
-def number(word: str) -> float:
-    """The number that a word of the command line is. Raises ArgumentTypeError."""
-    try:
-        return float(word)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{word!r} is not a number; write one such as 0.5") from None
-
-
+whole_number = partial(_read, int, "a whole number; write one such as 7")
+number = partial(_read, float, "a number; write one such as 0.5")
 _NUMBERS = {"N": whole_number, "PX": whole_number, "X": number, "SECONDS": number}
 
 

@@ -37,11 +37,7 @@ def make_controls(limits: Limits) -> list[dict[str, Any]]:
     headings = dict.fromkeys(MAIN, "")
     for heading, names in GROUPS.items():
         headings |= {name: heading.capitalize() for name in names if name not in MAIN}
-    return [
-        _control(OPTIONS[name], heading, presets, limits)
-        for name, heading in headings.items()
-        if _kind(OPTIONS[name]) is not None
-    ]
+    return [_control(OPTIONS[name], headings[name], presets, limits) for name in headings if name in _KINDS]
 
 
 def read_form(form: Mapping[str, object]) -> dict[str, Any]:
@@ -51,7 +47,7 @@ def read_form(form: Mapping[str, object]) -> dict[str, Any]:
     """
     values = {}
     for name, text in form.items():
-        if name not in OPTIONS or _kind(OPTIONS[name]) is None:
+        if name not in _KINDS:
             raise OptionError(f"{name[:40]!r} is not a control of this page; load the page again")
         if not isinstance(text, str) or len(text) > _MOST_LETTERS:
             raise OptionError(f"{_spoken(name)} is not a text of up to {_MOST_LETTERS} letters; type it again")
@@ -71,6 +67,9 @@ def _kind(option: "Field[Any]") -> str | None:
     return "text" if option.name in _TEXTS else None
 
 
+_KINDS = {name: kind for name, option in OPTIONS.items() if (kind := _kind(option)) is not None}
+
+
 def _control(option: "Field[Any]", group: str, presets: Mapping[str, Options], limits: Limits) -> dict[str, Any]:
     name, facts = option.name, option.metadata
     slider = _SLIDERS.get(name)
@@ -82,7 +81,7 @@ def _control(option: "Field[Any]", group: str, presets: Mapping[str, Options], l
         "name": name,
         "label": _label(name),
         "meaning": facts["meaning"],
-        "kind": _kind(option),
+        "kind": _KINDS[name],
         "defaults": {preset: typed(name, getattr(options, name)) for preset, options in presets.items()},
         "group": group,
         "choices": facts["choices"],
