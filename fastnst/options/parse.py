@@ -169,13 +169,13 @@ def parse_scales(value: Any) -> Scales:
     if value is None or (isinstance(value, str) and value in ("none", "auto")):
         return "auto" if value == "auto" else None
     items = _items(value)
-    is_text = isinstance(value, str)
-    if (not isinstance(value, Iterable) or is_text) and not all(isinstance(edge, Integral) for edge in items or [""]):
+    is_list = isinstance(value, Iterable) and not isinstance(value, str)
+    if not is_list and not all(isinstance(edge, Integral) for edge in items or [""]):
         raise OptionError(
             f"scales {value!r} is not possible; give auto, none, a number of scales, or a list of long edges in pixels"
         )
     edges = tuple(_integer("scale", edge) for edge in items)
-    if len(edges) == 1 and (is_text or not isinstance(value, Iterable)):
+    if len(edges) == 1 and not is_list:
         if not 1 <= edges[0] <= MOST_SCALES:
             raise OptionError(
                 f"{edges[0]} scales were asked for; give 1 to {MOST_SCALES} scales, or their long edges in pixels"

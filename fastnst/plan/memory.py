@@ -50,18 +50,14 @@ class Step:
 def steps_of(network: str, taps: tuple[str, ...]) -> tuple[Step, ...]:
     """The steps of `build_backbone` from the image to the deepest of `taps`."""
     steps: list[Step] = []
-    layers = layers_up_to(network, taps)
-    skip = False
-    for layer, following in zip(layers, [*layers[1:], None], strict=True):
-        if skip:
-            skip = False
-            continue
-        joined = not layer.is_pool and following is not None and following.is_pool and layer.name not in taps
-        name = following.name if joined and following is not None else layer.name
-        steps.append(
-            Step(name, layer.in_channels, layer.out_channels, not layer.is_pool, joined or layer.is_pool, name in taps)
-        )
-        skip = joined
+    for layer in layers_up_to(network, taps):
+        is_tapped = layer.name in taps
+        if layer.is_pool and not steps[-1].is_tapped:
+            steps[-1] = replace(steps[-1], name=layer.name, is_pooled=True, is_tapped=is_tapped)
+        else:
+            steps.append(
+                Step(layer.name, layer.in_channels, layer.out_channels, not layer.is_pool, layer.is_pool, is_tapped)
+            )
     return tuple(steps)
 
 

@@ -373,8 +373,7 @@ def _parser_of(option: "Field[Any]") -> Callable[[str], Any]:
         return str
     if option.name == "size":
         return size_word
-    kinds: dict[Any, Callable[[str], Any]] = {int: whole_number, float: number}
-    return next((read for kind, read in kinds.items() if option.type in (kind, kind | None)), str)
+    return _NUMBERS.get(_METAVARS.get(option.type, ""), str)
 
 
 def size_word(word: str) -> int | str:

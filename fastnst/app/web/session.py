@@ -64,10 +64,10 @@ class Ticket:
             self.last = iterate
             self._progress = {"iteration": record.iteration, "iterations": iterate.iterations}
             self._progress |= {"scale": record.scale, "scales": list(iterate.scales), "width": width, "height": height}
-            self._progress |= {"seconds": record.seconds, **self._shares(record, iterate.share)}
-            self._see(preview)
+            self._progress |= {"seconds": record.seconds, **self._forecast(record, iterate.share)}
+            self._changed(preview)
 
-    def _shares(self, record: LossRecord, done: float) -> dict[str, float | None]:
+    def _forecast(self, record: LossRecord, done: float) -> dict[str, float | None]:
         """The part of the run that is done, and the seconds that the rest takes, None while they are unknown."""
         seconds, limit = record.seconds, self.options.seconds
         # The first evaluation of a run is slower than the others, and there is nothing else to go by yet.
@@ -85,9 +85,9 @@ class Ticket:
             self._progress = {"iteration": done.done, "iterations": done.total, "frames": done.total}
             self._progress |= {"scale": width, "scales": [width], "width": width, "height": height}
             self._progress |= {"seconds": seconds, "done": done.done / done.total, "left": left}
-            self._see(preview)
+            self._changed(preview)
 
-    def _see(self, preview: bytes | None) -> None:
+    def _changed(self, preview: bytes | None) -> None:
         if preview is not None:
             self.preview = preview
             self._previews += 1
