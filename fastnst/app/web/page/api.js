@@ -17,39 +17,38 @@ async function ask(path, options = {}) {
 }
 
 const json = (body) => ({ method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
-const here = (rest) => `api${rest}`;
 
-export const page = () => ask(here("/page"));
+export const page = () => ask("api/page");
 
 export const upload = (file, role) =>
-  ask(here(`/uploads?role=${role}&name=${encodeURIComponent(file.name)}`), { method: "POST", body: file });
-export const example = (name) => ask(here(`/examples/${name}`), { method: "POST" });
-export const losses = (id) => ask(here(`/results/${id}/losses`));
-export const start = (run) => ask(here("/runs"), json(run));
-export const proceed = (result, size) => ask(here(`/results/${result}/continue`), json({ size }));
-export const stop = () => ask(here("/runs"), { method: "DELETE" });
+  ask(`api/uploads?role=${role}&name=${encodeURIComponent(file.name)}`, { method: "POST", body: file });
+export const example = (name) => ask(`api/examples/${name}`, { method: "POST" });
+export const losses = (id) => ask(`api/results/${id}/losses`);
+export const start = (run) => ask("api/runs", json(run));
+export const proceed = (result, size) => ask(`api/results/${result}/continue`, json({ size }));
+export const stop = () => ask("api/runs", { method: "DELETE" });
 
 // The first picture of a run, its address and format, or null where there is none.
 export async function first(run) {
-  const answer = await fetch(here("/first"), json(run)).catch(() => null);
+  const answer = await fetch("api/first", json(run)).catch(() => null);
   if (answer?.status !== 200) return null;
   const picture = await answer.blob();
   return { url: URL.createObjectURL(picture), format: picture.type.replace("image/", "") };
 }
-export const swatchUrl = (name) => here(`/examples/${name}`);
+export const swatchUrl = (name) => `api/examples/${name}`;
 
-export const forecast = (run) => ask(here("/forecast"), json(run));
+export const forecast = (run) => ask("api/forecast", json(run));
 
-export const largeUrl = (id) => here(`/uploads/${id}/large`);
-export const uploadUrl = (id) => here(`/uploads/${id}`);
-export const previewUrl = (number, count) => here(`/preview?of=${number}.${count}`);
-export const smallUrl = (id) => here(`/results/${id}/small`);
-export const imageUrl = (id) => here(`/results/${id}/image`);
-export const fileUrl = (id, format) => here(`/results/${id}/file?format=${format}`);
+export const largeUrl = (id) => `api/uploads/${id}/large`;
+export const uploadUrl = (id) => `api/uploads/${id}`;
+export const previewUrl = (number, count) => `api/preview?of=${number}.${count}`;
+export const smallUrl = (id) => `api/results/${id}/small`;
+export const imageUrl = (id) => `api/results/${id}/image`;
+export const fileUrl = (id, format) => `api/results/${id}/file?format=${format}`;
 
 // Calls `heard` with each event, `silent` when the server does not answer a second time, and `back` when it does again.
 export function listen(heard, { silent, back }) {
-  const source = new EventSource(here("/events"));
+  const source = new EventSource("api/events");
   let failures = 0;
   source.onmessage = (event) => heard(JSON.parse(event.data));
   source.onopen = () => {

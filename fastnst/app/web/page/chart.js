@@ -22,10 +22,9 @@ export class Chart {
     this.iterations = curve?.iterations;
     this.terms = this.points.length < 2 ? [] : curve.terms;
     const floor = Math.max(0, ...this.points.map((row) => row[2])) * SMALLEST;
-    const seen = (column) => this.points.some((row) => row[column] >= floor);
-    const shown = this.points.length < 2 ? [] : ["total", ...this.terms].filter((_, index) => seen(2 + index));
-    const keys = shown.map((term) => key(term, name(term)));
-    this.legend.replaceChildren(...keys);
+    const isVisible = (column) => this.points.some((row) => row[column] >= floor);
+    const visible = this.points.length < 2 ? [] : ["total", ...this.terms].filter((_, index) => isVisible(2 + index));
+    this.legend.replaceChildren(...visible.map((term) => element("span", { className: name(term) }, element("i"), term)));
     this.draw();
   }
 
@@ -82,20 +81,16 @@ export class Chart {
 
 const name = (term) => (term === "total" ? "total" : CLASSES[term] ?? "other-term");
 
-function key(term, className) {
-  return element("span", { className }, element("i"), term);
-}
-
 // Powers of ten within the axis, with 2 and 5 where they are few.
 function ticks(low, high) {
   for (const steps of [[1], [1, 3], [1, 2, 5], [1, 1.5, 2, 3, 4, 5, 7]]) {
-    const found = [];
+    const marks = [];
     for (let power = Math.floor(low); power <= high; power++)
       for (const step of steps) {
         const at = power + Math.log10(step);
-        if (at > low && at < high) found.push(step * 10 ** power);
+        if (at > low && at < high) marks.push(step * 10 ** power);
       }
-    if (found.length >= 2) return found.length > 5 ? found.filter((_, index) => index % 2 === 0) : found;
+    if (marks.length >= 2) return marks.length > 5 ? marks.filter((_, index) => index % 2 === 0) : marks;
   }
   return [10 ** ((low + high) / 2)];
 }

@@ -76,7 +76,7 @@ async function main() {
     if (content?.id !== painting) brush.forget();
     painting = content?.id;
     if (content && !shownYet()) stage.show(api.largeUrl(content.id), "The content");
-    stage.compare(slots.content.pictures.length ? api.largeUrl(slots.content.pictures[0].id) : null);
+    stage.compare(content ? api.largeUrl(content.id) : null);
     document.querySelector("#content .empty b").textContent = isTexture() ? "Not needed for a texture" : "Drop a picture";
     palette.show(slots.style.pictures, controls.value("style_weights"));
     clearTimeout(asking);
@@ -186,7 +186,7 @@ async function main() {
     Object.assign(download, { href: api.fileUrl(result.id, find("format").value), download: "" });
   }
 
-  const isBusy = (one = run) => one !== null && one.state === "running";
+  const isBusy = (asked = run) => asked !== null && asked.state === "running";
 
   function choose(id) {
     history.select(id);

@@ -63,10 +63,9 @@ export class Slot {
       this.caption.replaceChildren();
       return;
     }
-    const [{ name, width, height }] = this.pictures;
-    const text = this.pictures.length === 1 ? name : `${this.pictures.length} pictures`;
-    const sizes = this.pictures.map((one) => `${one.name}, ${one.width} × ${one.height}`).join("\n");
-    const parts = [element("span", { title: sizes || `${name}, ${width} × ${height}` }, text)];
+    const text = this.pictures.length === 1 ? this.pictures[0].name : `${this.pictures.length} pictures`;
+    const title = this.pictures.map(({ name, width, height }) => `${name}, ${width} × ${height}`).join("\n");
+    const parts = [element("span", { title }, text)];
     if (this.most > this.pictures.length) parts.push(this.button("add", "Add another picture", () => this.add()));
     if (this.pictures.length > 1) parts.push(this.button("clear", "Remove all of them", () => this.put([])));
     this.caption.replaceChildren(...parts);
