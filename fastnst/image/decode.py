@@ -90,15 +90,8 @@ def open_image(held: str | bytes, what: str, access: str = "sequential", max_pix
                 raise
         Image.init()
         formats = [name for name in _PILLOW_FORMATS if name in Image.OPEN]
-        try:
-            with _unguarded():
-                image = Image.open(io.BytesIO(held) if isinstance(held, bytes) else held, formats=formats)
-        except UnidentifiedImageError as error:
-            if (unread := unread_format(held)) is not None:
-                raise ImageError(f"{what} is {unread}, which fastnst cannot read; convert it to PNG or JPEG") from error
-            raise ImageError(
-                f"{what} is not an image of a known format, or its header is damaged; {GIVE_A_PICTURE}"
-            ) from error
+        with _unguarded():
+            image = Image.open(io.BytesIO(held) if isinstance(held, bytes) else held, formats=formats)
     with image:
         return from_pil(image, what, max_pixels)
 
@@ -293,6 +286,10 @@ def decoding(what: str, height: int = 0, width: int = 0, held: str | bytes | Non
             raise ImageError(f"{what} does not fit in memory{size}; reduce it first") from error
         if held is not None and (unread := unread_format(held)) is not None:
             raise ImageError(f"{what} is {unread}, which fastnst cannot read; convert it to PNG or JPEG") from error
+        if isinstance(error, UnidentifiedImageError):
+            raise ImageError(
+                f"{what} is not an image of a known format, or its header is damaged; {GIVE_A_PICTURE}"
+            ) from error
         raise ImageError(_damaged(what, error)) from error
 
 
