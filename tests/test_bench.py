@@ -228,7 +228,7 @@ def test_gpu_script_runs_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixtur
     printed = capsys.readouterr().out
     assert "FAILED" not in printed
     assert "captured 0.0e+00 off" in printed
-    assert "ms/iteration" in printed
+    assert "s/iteration" in printed
     for name in ("summary", "step", "parts", "profile", "equal_runs", "run", "run_8192", "beside"):
         assert json.loads((tmp_path / f"{name}.json").read_text())
 
