@@ -269,10 +269,9 @@ def test_times_by_size(capsys: pytest.CaptureFixture[str]) -> None:
 def test_methods_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     styles.main([str(tmp_path), "--size", "64"])
     pair = ["--pairs", str(example("content")), str(tmp_path / "style_glass.jpg")]
-    assert style_distance.main([*pair, "--size", "64", "--methods", "wct", "--folder", str(tmp_path)]) == 0
+    assert style_distance.main([*pair, "--size", "64", "--methods", "wct"]) == 0
     distances = [float(line.split("|")[3]) for line in capsys.readouterr().out.splitlines()[2:]]
     assert distances[1] < distances[0] / 2
-    assert len(list(tmp_path.glob("*_wct.png"))) == 1
 
 
 def test_one_pass_beside_the_optimisation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
