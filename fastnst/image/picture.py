@@ -29,7 +29,7 @@ class Picture:
     multiplied by alpha.
     alpha: (1, H, W) float32 in 0…1 (1 is opaque), or None where the source has none.
     name: the path, or the kind of object it came from; for messages and metadata.
-    tags: what a file says of itself, as `decode.tags_of` names it.
+    tags: what a file says of itself, as `decode.about` names it.
     """
 
     rgb: Tensor
