@@ -158,7 +158,6 @@ class Production:
 
     def _extract(self, masks: Mapping[int, Clip]) -> tuple[str, list[str]]:
         """Keeps the frames of the clip, and those of `masks` that move; returns their hashes."""
-        self.work.make()
         self.count, content, self.broken = self.work.extract(self._source, self.size)
         sizes = {number: _fitting(mask.size, self.size) for number, mask in masks.items()}
         return content, [self.work.extract(masks[each], size, f"masks/{each}")[1] for each, size in sizes.items()]
