@@ -29,7 +29,7 @@ from fastnst.loss.perceptual import PerceptualLoss
 from fastnst.video.flow import Flow, Frame, as_planes, motion
 from fastnst.video.options import Look, VideoOptions
 from fastnst.video.score import warping_error
-from fastnst.video.studio import Known, Made, Studio
+from fastnst.video.studio import Made, Studio
 
 STYLE = "style_swirls"
 _STEP, _ZOOM, _OBJECT = 4, 1.006, (3, -2)
@@ -133,7 +133,7 @@ def measure(clip: Drawn, way: str, values: dict[str, Any], options: dict[str, An
             made.append(studio.afresh(content, stylizer))
         else:
             backs = [back for back in video.look_back if back <= index]
-            known = [Known(made[index - back], motion(clip.frames[index - back], content)) for back in backs]
+            known = [(made[index - back], motion(clip.frames[index - back], content)) for back in backs]
             made.append(studio.after(content, stylizer, known, before=made[-1]))
         seconds.append(time.process_time() - began)
     frames = [each.frame for each in made if each.frame is not None]

@@ -22,7 +22,7 @@ from fastnst.transfer.scales import image_size
 from fastnst.video.clip import Clip, moves, open_clip
 from fastnst.video.flow import Frame, as_frame, as_planes, fitted, is_cut
 from fastnst.video.options import VIDEO_OPTIONS, Look, VideoOptions, VideoValues
-from fastnst.video.studio import Known, Made, Motions, Studio
+from fastnst.video.studio import Made, Motions, Studio
 from fastnst.video.work import Work, work_folder
 
 # Options of which the same frames come, and of clips those that their content's hash stands for.
@@ -236,7 +236,7 @@ class Production:
             between, last = self._motions.between, index + (1 if number % 2 == 0 else -1)
             others = [index - back for back in self.video.look_back] if number == 1 else [last]
             known = [
-                Known(self._made(number, other), between((other, self.work.frame(other)), (index, content)))
+                (self._made(number, other), between((other, self.work.frame(other)), (index, content)))
                 for other in others
                 if begin <= other < end
             ]
