@@ -154,8 +154,8 @@ def about(source: Image.Image | str | bytes) -> tuple[int, dict[str, Any]]:
         with contextlib.nullcontext(file) if isinstance(file, Image.Image) else Image.open(file) as image:
             with contextlib.suppress(Exception):
                 tags = _tags(image)
-            if image.format != "MPO" and image.tell() == 0 if own else image.format in _SEVERAL:
-                frames = int(getattr(image, "n_frames", 1))
+            has_several = (image.format != "MPO" and image.tell() == 0) if own else image.format in _SEVERAL
+            frames = int(getattr(image, "n_frames", 1)) if has_several else 1
     return frames, tags
 
 
