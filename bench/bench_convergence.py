@@ -1,6 +1,6 @@
 """Seconds until the loss that 300 iterations of the tutorials' loop reach: the engine's schedules beside that loop.
 
-python -m bench.bench_convergence --size 256 --json convergence.json --plot convergence.png
+python -m bench.bench_convergence --size 256 --json convergence.json
 python -m bench.bench_convergence --pairs content.jpg style.jpg --schedules "scales=2 iterations=400" "optimizer=adam"
 
 The loop is `bench.plain_loop` with `torch.optim.LBFGS` and its history of 100, from the content image at the final
@@ -22,7 +22,7 @@ from typing import Any
 from fastnst_kernels.profiling.measure import conditions
 
 from bench.bench_step import PLAIN, TOLERANCES
-from bench.pairs import add_pair_arguments, add_schedule_arguments, base_options, pairs_of
+from bench.pairs import add_pair_arguments, pairs_of
 from bench.plain_loop import Form, Task, make_task, plain_iteration, plain_loss
 from fastnst import DivergedError, Stylizer
 from fastnst.errors import FastnstError
@@ -30,12 +30,10 @@ from fastnst.image.read import load_image
 from fastnst.network.runtime import is_out_of_memory, resolve_runtime
 from fastnst.options.options import Options
 from fastnst.options.resolve import resolve_options
-from fastnst.transfer.plot import check_plot
 from fastnst.transfer.result import Iterate
 
 SCHEDULES = ("scales=none iterations=600", "scales=2 iterations=300", "scales=3 iterations=300")
 READYING_SIZE = 64
-_COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
 @dataclass(frozen=True)
@@ -144,40 +142,18 @@ def _unless_out_of_memory(side: Callable[[], Curve], name: str) -> Curve | None:
     return None
 
 
-def draw(curves: Sequence[Curve], path: Path, note: str) -> None:
-    """Loss over the reference against seconds, a panel for each pair. Raises OptionError as `check_plot` does."""
-    check_plot(path)
-    from matplotlib.figure import Figure
-
-    pairs = list(dict.fromkeys(curve.pair for curve in curves))
-    figure = Figure(figsize=(5.5 * len(pairs), 4.5), layout="constrained")
-    for axes, pair in zip(figure.subplots(1, len(pairs), squeeze=False)[0], pairs, strict=True):
-        own = [curve for curve in curves if curve.pair == pair]
-        reference = min(own[0].losses)
-        for curve, colour in zip(own, _COLOURS * len(own), strict=False):
-            axes.plot(curve.seconds, [loss / reference for loss in curve.losses], color=colour, label=curve.side)
-            if curve.time is not None:
-                axes.plot([curve.time], [1], "o", color=colour)
-        axes.axhline(1, color="#666666", linewidth=0.8, linestyle=":")
-        axes.set(title=pair, xlabel="seconds", ylabel="loss / reference", ylim=(0.98, 1.5))
-        axes.legend(fontsize=8)
-    figure.supxlabel(note, fontsize=8, color="#444444")
-    figure.savefig(path, dpi=150)
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=256, metavar="PX", help="long edge (default: 256)")
     parser.add_argument("--iterations", type=int, default=300, help="of the plain loop (default: 300)")
     add_pair_arguments(parser)
-    add_schedule_arguments(parser, SCHEDULES)
-    parser.add_argument("--plot", type=Path, metavar="PATH", help="also draw loss against seconds")
+    parser.add_argument("--schedules", nargs="+", default=SCHEDULES, metavar="OPTIONS", help='"name=value …" for each')
+    parser.add_argument("--device", default="auto")
     parsed = parser.parse_args(arguments)
     pairs = pairs_of(parser, parsed)
     try:
-        if parsed.plot:
-            check_plot(parsed.plot)
-        base = base_options(parsed, init="content")
+        given = {name: getattr(parsed, name) for name in ("size", "weights", "device")}
+        base = resolve_options(**given, scales=None, init="content")
         for schedule in parsed.schedules:
             schedule_options(base, schedule)
         for path in (path for pair in pairs for path in pair):
@@ -189,8 +165,10 @@ def main(arguments: list[str] | None = None) -> int:
         "size": base.size,
         "preset": base.preset,
     }
-    head = f"{facts['device']}, torch {facts['versions']['torch']}, {facts['machine']['threads']} threads"
-    print(f"{head}, load {facts['machine']['load']}, commit {facts['commit']}, {facts['date']}")
+    print(
+        f"{facts['device']}, torch {facts['versions']['torch']}, {facts['machine']['threads']} threads, "
+        f"load {facts['machine']['load']}, commit {facts['commit']}, {facts['date']}"
+    )
     # What libraries set up at their first use is timed on no side.
     measure(pairs[0], replace(base, size=READYING_SIZE), ["iterations=1"], 1)
     curves: list[Curve] = []
@@ -203,8 +181,6 @@ def main(arguments: list[str] | None = None) -> int:
             parsed.json.write_text(json.dumps(report, indent=1) + "\n")
     if not curves:
         raise SystemExit(f"memory is too small for the plain loop at {base.size} px; give a smaller --size")
-    if parsed.plot:
-        draw(curves, parsed.plot, f"{head}, {base.size} px, preset {base.preset}")
     return 0
 
 

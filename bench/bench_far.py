@@ -17,8 +17,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from fastnst_kernels.profiling.measure import conditions
@@ -27,26 +28,9 @@ from fastnst.examples import example
 from fastnst.image.decode import libvips
 from fastnst.image.files import MAX_PIXELS
 from fastnst.network.runtime import resolve_runtime
-from fastnst.options.parse import in_words, parse_memory
+from fastnst.options.parse import in_words
 from fastnst.options.resolve import resolve_options
 from fastnst.plan.planner import plan_run
-
-
-@dataclass(frozen=True)
-class Far:
-    """Bytes of the command's process: planned, measured, and what the untiled step would take; seconds of all of it."""
-
-    size: int
-    iterations: int
-    max_memory: int
-    tile: int | None
-    level: str
-    halo_overhead: float
-    planned_bytes: int
-    untiled_bytes: int
-    peak_bytes: int
-    seconds: float
-    output_bytes: int
 
 
 def write_content(path: Path, size: int) -> None:
@@ -56,15 +40,15 @@ def write_content(path: Path, size: int) -> None:
     photograph.resize(across, vscale=down, kernel="cubic").pngsave(str(path), profile="srgb", compression=1)
 
 
-def run_far(size: int, max_memory: str, iterations: int, optimizer: str, folder: Path) -> Far:
-    """Runs the command in a process of its own. Raises SystemExit where it fails."""
+def run_far(size: int, max_memory: str, iterations: int, optimizer: str, folder: Path) -> dict[str, Any]:
+    """Runs the command in a process of its own, and returns the bytes of that, planned and measured, what the untiled
+    step would take, and the seconds of all of it. Raises SystemExit where it fails."""
     options = resolve_options(size=size, scales=None, optimizer=optimizer, weights="random", max_memory=max_memory)
     runtime = resolve_runtime(options.device, options.precision, options.backend)
-    plans = [
+    plan, untiled = (
         plan_run(asked, runtime, (size, size), network_is_loaded=False)
         for asked in (options, replace(options, tile="none", max_memory=None))
-    ]
-    plan, untiled = plans
+    )
     print(
         f"{size}×{size} px: tiles of {plan.tile} px, {plan.level}; planned peak {in_words(plan.peak_bytes)}, "
         f"the untiled step would take {in_words(untiled.peak_bytes)}",
@@ -72,20 +56,9 @@ def run_far(size: int, max_memory: str, iterations: int, optimizer: str, folder:
     )
     content, output = folder / "content.png", folder / "out.tif"
     write_content(content, size)
-    words = [
-        *(sys.executable, "-m", "fastnst", "stylize", str(content), str(example("style_swirls")), "-o", str(output)),
-        *("--size", str(size), "--scales", "none", "--iterations", str(iterations), "--optimizer", optimizer),
-        *(
-            "--max-memory",
-            max_memory,
-            "--max-pixels",
-            str(max(MAX_PIXELS, size * size)),
-            "--weights",
-            "random",
-            "--bit-depth",
-            "16",
-        ),
-    ]
+    words = [sys.executable, "-m", "fastnst", "stylize", str(content), str(example("style_swirls")), "-o", str(output)]
+    asked = f"--size {size} --scales none --iterations {iterations} --optimizer {optimizer} --max-memory {max_memory}"
+    words += f"{asked} --max-pixels {max(MAX_PIXELS, size * size)} --weights random --bit-depth 16".split()
     began = time.perf_counter()
     process = subprocess.Popen(words)
     _, status, usage = os.wait4(process.pid, 0)
@@ -93,19 +66,19 @@ def run_far(size: int, max_memory: str, iterations: int, optimizer: str, folder:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"the command ended with {process.returncode}")
-    return Far(
-        size,
-        iterations,
-        parse_memory(max_memory) or 0,
-        plan.tile,
-        plan.level,
-        plan.grid.overhead,
-        plan.peak_bytes,
-        untiled.peak_bytes,
-        usage.ru_maxrss * 1024,
-        seconds,
-        output.stat().st_size,
-    )
+    return {
+        "size": size,
+        "iterations": iterations,
+        "max_memory": options.max_memory,
+        "tile": plan.tile,
+        "level": plan.level,
+        "halo_overhead": plan.grid.overhead,
+        "planned_bytes": plan.peak_bytes,
+        "untiled_bytes": untiled.peak_bytes,
+        "peak_bytes": usage.ru_maxrss * 1024,
+        "seconds": seconds,
+        "output_bytes": output.stat().st_size,
+    }
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -121,13 +94,15 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{facts['device']}, torch {facts['versions']['torch']}, commit {facts['commit']}, {facts['date']}")
     with tempfile.TemporaryDirectory(dir=parsed.folder) as folder:
         far = run_far(parsed.size, parsed.max_memory, parsed.iterations, parsed.optimizer, Path(folder))
+    peak, planned, untiled = (far[f"{name}_bytes"] for name in ("peak", "planned", "untiled"))
     print(
-        f"peak {in_words(far.peak_bytes)} of {in_words(far.max_memory)} allowed, planned {in_words(far.planned_bytes)} "
-        f"({far.planned_bytes / far.peak_bytes:.2f} ×); the untiled step would take {in_words(far.untiled_bytes)}; "
-        f"{far.seconds:.0f} s for {far.iterations + 1} evaluations and the pictures, out {in_words(far.output_bytes)}"
+        f"peak {in_words(peak)} of {in_words(far['max_memory'])} allowed, planned {in_words(planned)} "
+        f"({planned / peak:.2f} ×); the untiled step would take {in_words(untiled)}; "
+        f"{far['seconds']:.0f} s for {far['iterations'] + 1} evaluations and the pictures, "
+        f"out {in_words(far['output_bytes'])}"
     )
     if parsed.json:
-        parsed.json.write_text(json.dumps({**facts, **asdict(far)}, indent=1) + "\n")
+        parsed.json.write_text(json.dumps({**facts, **far}, indent=1) + "\n")
     return 0
 
 

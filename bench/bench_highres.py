@@ -35,7 +35,7 @@ from typing import Any
 import torch
 from fastnst_kernels.profiling.measure import conditions, peak_resident_bytes, synchronise
 
-from bench.bench_step import _peak, _restarted_peak
+from bench.bench_step import TOLERANCES, _peak, _restarted_peak
 from fastnst.errors import OptionError
 from fastnst.examples import example
 from fastnst.image.read import load_image
@@ -65,9 +65,8 @@ STYLE_EDGE = 512
 READYING_SIZE = 64
 # The first convolution's features are cheaper to compute than to keep.
 _REDONE = {"kept": 1, "recompute": 0}
-CHECK_SIZE, CHECK_TILE = 272, 32
+CHECK_SIZE, CHECK_TILE, CHECK_MARGIN = 272, 32, 80
 TOLERANCE = 1e-5
-LOSS_TOLERANCE = {"fp32": 1e-4, "winograd": 1e-4, "tf32": 5e-3, "fp16": 1e-2, "bf16": 5e-2}
 
 
 @dataclass(frozen=True)
@@ -93,15 +92,12 @@ class Row:
 
 
 def options_for(size: int, device: str, precision: str, optimizer: str) -> Options:
-    return resolve_options(
-        preset="gatys",
-        init="noise",
-        size=size,
-        device=device,
-        precision=precision,
-        optimizer=optimizer,
-        weights="random",
-    )
+    where: dict[str, Any] = {"device": device, "precision": precision}
+    return resolve_options(preset="gatys", init="noise", size=size, optimizer=optimizer, weights="random", **where)
+
+
+def runtime_of(options: Options) -> Runtime:
+    return resolve_runtime(options.device, options.precision, options.backend)
 
 
 def plan_side(side: str, options: Options, runtime: Runtime, size: tuple[int, int]) -> Plan:
@@ -183,7 +179,7 @@ def make_descent(plan: Plan, options: Options, runtime: Runtime, backbone: Backb
 def check_gradients(sides: Sequence[str], device: str) -> dict[str, float]:
     """Relative errors of each side's gradient in float32 against the whole image's; SystemExit for a wrong one."""
     options = options_for(CHECK_SIZE, device, "fp32", "adam")
-    runtime = resolve_runtime(options.device, options.precision, options.backend)
+    runtime = runtime_of(options)
     backbone = make_backbone(options, runtime)
     content = image_of(CHECK_SIZE)
     noise = torch.rand(content.shape, generator=torch.Generator().manual_seed(0))
@@ -200,8 +196,7 @@ def check_gradients(sides: Sequence[str], device: str) -> dict[str, float]:
             if kind == "whole":
                 continue
             if kind == "published":
-                margin = 80
-                plan = replace(plan, level="recompute", grid=blocks(size, options, CHECK_TILE, margin))
+                plan = replace(plan, level="recompute", grid=blocks(size, options, CHECK_TILE, CHECK_MARGIN))
             elif kind != "auto":
                 plan = replace(plan, level=kind, redone_steps=_REDONE[kind])
             objective = FittingObjective(make, options, runtime, plan=plan, tile_is_fixed=True)
@@ -212,24 +207,21 @@ def check_gradients(sides: Sequence[str], device: str) -> dict[str, float]:
     return errors
 
 
-def measure(
-    size: int, sides: Sequence[str], device: str, precision: str, optimizer: str, rounds: int, iterations: int
-) -> list[Row]:
-    runtime = resolve_runtime(device, precision)
-    height, width = image_of(size).shape[2:]
-    rows = {side: Row(size, side, width, height) for side in sides}
+def measure(options: Options, sides: Sequence[str], rounds: int, iterations: int) -> list[Row]:
+    height, width = image_of(options.size).shape[2:]
+    rows = {side: Row(options.size, side, width, height) for side in sides}
     measured: dict[str, list[Mapping[str, Any]]] = {side: [] for side in sides}
     for index in range(rounds):
         start = index % len(sides)
         for side in [*sides[start:], *sides[:start]]:
             if rows[side].problem is None:
-                answer = run_worker(side, size, device, precision, optimizer, iterations)
+                answer = run_worker(side, options, iterations)
                 measured[side].append(answer)
                 rows[side] = replace(rows[side], problem=answer.get("problem"))
     for side, answers in measured.items():
         if rows[side].problem is None and answers:
             rows[side] = _figures(rows[side], answers)
-    _check_losses(list(rows.values()), LOSS_TOLERANCE[runtime.precision])
+    _check_losses(list(rows.values()), TOLERANCES[runtime_of(options).precision][0])
     return list(rows.values())
 
 
@@ -256,38 +248,24 @@ def _check_losses(rows: Sequence[Row], tolerance: float) -> None:
             raise SystemExit(f"{side} at {rows[0].size} px is wrong: loss {loss}, others {first}")
 
 
-def run_worker(side: str, size: int, device: str, precision: str, optimizer: str, iterations: int) -> Mapping[str, Any]:
+def run_worker(side: str, options: Options, iterations: int) -> Mapping[str, Any]:
     """The figures of one side in a process of its own, or its problem."""
-    words = ["--worker", side, "--size", str(size), "--device", device, "--precision", precision]
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "bench.bench_highres",
-            *words,
-            "--optimizer",
-            optimizer,
-            "--iterations",
-            str(iterations),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).parent.parent,
-    )
+    words = ["--worker", side, "--iterations", str(iterations)]
+    words += [f"--{name}={getattr(options, name)}" for name in ("size", "device", "precision", "optimizer")]
+    command, root = [sys.executable, "-m", "bench.bench_highres", *words], Path(__file__).parent.parent
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
     # The system kills what takes too much.
     if done.returncode == -9:
         return {"problem": "out of memory"}
     if done.returncode:
-        raise SystemExit(f"{side} at {size} px failed:\n{done.stderr}")
+        raise SystemExit(f"{side} at {options.size} px failed:\n{done.stderr}")
     answer: Mapping[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return answer
 
 
-def work(side: str, size: int, device: str, precision: str, optimizer: str, iterations: int) -> Mapping[str, Any]:
+def work(side: str, options: Options, iterations: int) -> Mapping[str, Any]:
     """The answer that `run_worker` gets: this process measures itself."""
-    options = options_for(size, device, precision, optimizer)
-    runtime = resolve_runtime(options.device, options.precision, options.backend)
+    runtime = runtime_of(options)
     try:
         with float32_products(runtime.tf32):
             backbone = make_backbone(options, runtime)
@@ -295,7 +273,7 @@ def work(side: str, size: int, device: str, precision: str, optimizer: str, iter
             small = image_of(READYING_SIZE)
             least = plan_side("whole", options, runtime, (small.shape[2], small.shape[3]))
             make_descent(least, options, runtime, backbone, small).begin()
-            content = image_of(size)
+            content = image_of(options.size)
             before = _restarted_peak(runtime.device) - 12 * content[0, 0].numel()
             plan = plan_side(side, options, runtime, (content.shape[2], content.shape[3]))
             if not plan.fits and plan.limit_bytes is not None:
@@ -343,10 +321,9 @@ def convolution_flops(plan: Plan, options: Options, runtime: Runtime) -> float:
     )
 
 
-def count(size: int, sides: Sequence[str], device: str, precision: str, optimizer: str) -> list[str]:
-    """The lines of `--count` for an image of `size` pixels square."""
-    options = options_for(size, device, precision, optimizer)
-    runtime = resolve_runtime(options.device, options.precision, options.backend)
+def count(options: Options, sides: Sequence[str]) -> list[str]:
+    """The lines of `--count` for a square image of the options' size."""
+    size, runtime = options.size, runtime_of(options)
     whole, published = (
         convolution_flops(plan_side(side, options, runtime, (size, size)), options, runtime)
         for side in ("whole", "published")
@@ -377,21 +354,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--count", action="store_true", help="count operations, and measure nothing")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parsed = parser.parse_args(arguments)
-    given = (parsed.device, parsed.precision, parsed.optimizer)
+    sizes = [options_for(size, parsed.device, parsed.precision, parsed.optimizer) for size in parsed.size]
     if parsed.worker:
-        print(json.dumps(work(parsed.worker, parsed.size[0], *given, parsed.iterations)))
+        print(json.dumps(work(parsed.worker, sizes[0], parsed.iterations)))
         return 0
     if parsed.count:
-        for size in parsed.size:
-            print("\n".join(count(size, parsed.sides, *given)))
+        for options in sizes:
+            print("\n".join(count(options, parsed.sides)))
         return 0
-    runtime = resolve_runtime(parsed.device, parsed.precision)
-    for side in parsed.sides:
-        if side.startswith("auto:"):
-            parse_memory(side.partition(":")[2])
-        plan_side(
-            side.partition(":")[0] if side.startswith("auto") else side, options_for(64, *given), runtime, (64, 64)
-        )
+    runtime = runtime_of(sizes[0])
     facts = {
         **conditions(runtime.device),
         "precision": runtime.precision,
@@ -408,8 +379,8 @@ def main(arguments: list[str] | None = None) -> int:
     for kind, error in errors.items():
         print(f"{kind}: gradient in float32 {error:.1e} off the untiled one at {CHECK_SIZE} px, tiles of {CHECK_TILE}")
     rows: list[Row] = []
-    for size in parsed.size:
-        measured = measure(size, parsed.sides, *given, parsed.rounds, parsed.iterations)
+    for options in sizes:
+        measured = measure(options, parsed.sides, parsed.rounds, parsed.iterations)
         print("\n".join(table(measured)))
         rows += measured
         if parsed.json:

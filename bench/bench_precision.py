@@ -10,8 +10,9 @@ computed in float32. As rounding alone sends L-BFGS another way, `fp32'` is the 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from statistics import median
 
@@ -50,23 +51,19 @@ def precisions_here() -> list[str]:
     return [EXACT, AGAIN, *(["winograd"] if winograd.available() else []), "bf16"]
 
 
-def endings(
-    pair: tuple[Path, Path], options: OptionValues, precisions: Sequence[str], show: Callable[[Ending], None]
-) -> list[Ending]:
+def endings(pair: tuple[Path, Path], options: OptionValues, precisions: Sequence[str]) -> Iterator[Ending]:
     content, style = (load_image(path).rgb for path in pair)
     noise = PERTURBATION * torch.randn(content.shape, generator=torch.Generator().manual_seed(1))
-    known, finished = resolve_options(**options), list[Ending]()
+    known, exact = resolve_options(**options), None
     for precision in dict.fromkeys((EXACT, *precisions)):
         run: OptionValues = {**options, "precision": "fp32" if precision == AGAIN else precision}
         result = fastnst.stylize((content + noise).clamp(0, 1) if precision == AGAIN else content, style, **run)
         looking: OptionValues = {**run, "precision": "fp32", "scales": None, "iterations": 1, "init": result.tensor}
         looker = fastnst.Stylizer(style, **looking)
         loss = looker.prepare(content).made(Watch()).losses[0].total
-        above = loss / finished[0].loss - 1 if finished else 0.0
+        exact = loss if exact is None else exact
         name = " × ".join(path.stem for path in pair)
-        finished.append(Ending(name, known.preset, known.optimizer, known.seed, precision, loss, above))
-        show(finished[-1])
-    return finished
+        yield Ending(name, known.preset, known.optimizer, known.seed, precision, loss, loss / exact - 1)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -83,29 +80,19 @@ def main(arguments: list[str] | None = None) -> int:
     facts = {**conditions(torch.device("cpu")), "size": parsed.size, "iterations": parsed.iterations}
     finished: list[Ending] = []
 
-    def show(ending: Ending) -> None:
-        key = f"{ending.pair:34}{ending.preset:9}{ending.optimizer:7}{ending.seed:3}  "
-        print(f"{key}{ending.precision:10}{ending.loss:12.5g}{ending.above:+9.2%}", flush=True)
-
     try:
-        for content, style in pairs:
-            for preset in parsed.presets:
-                for optimizer in parsed.optimizers:
-                    for seed in parsed.seeds if preset == "gatys" else parsed.seeds[:1]:
-                        options = OptionValues(
-                            preset=preset,
-                            size=parsed.size,
-                            iterations=parsed.iterations,
-                            scales="auto",
-                            optimizer=optimizer,
-                            seed=seed,
-                            weights=parsed.weights,
-                            device="cpu",
-                        )
-                        finished += endings((content, style), options, parsed.precisions, show)
-                        if parsed.json:
-                            report = {**facts, "endings": [asdict(ending) for ending in finished]}
-                            parsed.json.write_text(json.dumps(report, indent=1) + "\n")
+        for pair, preset, optimizer, seed in product(pairs, parsed.presets, parsed.optimizers, parsed.seeds):
+            if preset != "gatys" and seed != parsed.seeds[0]:
+                continue
+            options: OptionValues = {"preset": preset, "optimizer": optimizer, "seed": seed, "weights": parsed.weights}
+            options |= {"size": parsed.size, "iterations": parsed.iterations, "scales": "auto", "device": "cpu"}
+            for ending in endings(pair, options, parsed.precisions):
+                key = f"{ending.pair:34}{ending.preset:9}{ending.optimizer:7}{ending.seed:3}  "
+                print(f"{key}{ending.precision:10}{ending.loss:12.5g}{ending.above:+9.2%}", flush=True)
+                finished.append(ending)
+            if parsed.json:
+                report = {**facts, "endings": [asdict(ending) for ending in finished]}
+                parsed.json.write_text(json.dumps(report, indent=1) + "\n")
     except FastnstError as error:
         parser.error(str(error))
     print(f"\n{'above float32':14}{'median':>9}{'worst':>9}{'best':>9}{'runs':>6}")

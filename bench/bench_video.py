@@ -1,7 +1,6 @@
 """How little a clip flickers, and what it costs: four ways to make three clips whose motion is known exactly.
 
-python -m bench.bench_video                    prints the table of docs/video.md
-python -m bench.bench_video --json video.json  also writes what it measured
+python -m bench.bench_video    prints the table of docs/video.md
 
 The clips are drawn here from the example photograph, the town: a pan by 4 pixels a frame, a disc with a painting in it
 that moves to the right in front of the ground, which moves to the left, and a zoom by 0.6 % a frame about the middle.
@@ -15,10 +14,8 @@ those of the process on one thread, for a frame after the first, with the part o
 
 import argparse
 import itertools
-import json
 import time
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,7 +29,7 @@ from fastnst.loss.perceptual import PerceptualLoss
 from fastnst.video.flow import Flow, Frame, as_planes, motion
 from fastnst.video.options import Look, VideoOptions
 from fastnst.video.score import warping_error
-from fastnst.video.studio import Known, Made, Studio
+from fastnst.video.studio import Made, Studio
 
 STYLE = "style_swirls"
 _STEP, _ZOOM, _OBJECT = 4, 1.006, (3, -2)
@@ -136,7 +133,7 @@ def measure(clip: Drawn, way: str, values: dict[str, Any], options: dict[str, An
             made.append(studio.afresh(content, stylizer))
         else:
             backs = [back for back in video.look_back if back <= index]
-            known = [Known(made[index - back], motion(clip.frames[index - back], content)) for back in backs]
+            known = [(made[index - back], motion(clip.frames[index - back], content)) for back in backs]
             made.append(studio.after(content, stylizer, known, before=made[-1]))
         seconds.append(time.process_time() - began)
     frames = [each.frame for each in made if each.frame is not None]
@@ -163,13 +160,11 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=160, help="width of the frames (default: 160)")
     parser.add_argument("--frames", type=int, default=16, help="frames of each clip (default: 16)")
     parser.add_argument("--alone", type=int, default=4, help="first frames of each that are made alone (default: 4)")
-    parser.add_argument("--json", type=Path, help="also write the rows into this file")
     parsed = parser.parse_args()
     torch.set_num_threads(1)
     width, height = parsed.size, parsed.size * 3 // 4
     options = {"size": width}
     loss = PerceptualLoss(example(STYLE), size=width)
-    rows = []
     columns = ("clip", "way", "warping error", "of alone", "style, last / first", "/ alone", "s a later frame")
     print("|", " | ".join([*columns, "of the first"]), "|")
     print("| --- " * (len(columns) + 1) + "|")
@@ -181,12 +176,9 @@ def main() -> None:
         alone = measure(single, "alone", {}, options=options, loss=loss)
         made = (measure(clip, way, values, options=options, loss=loss) for way, values in WAYS.items())
         for row in itertools.chain([alone], made):
-            rows.append(row)
             ratios = [f"1/{alone.error / row.error:.0f}", f"{row.style / row.first_style:.2f}"]
             cells = [row.clip, row.way, f"{row.error:.2g}", *ratios, f"{row.style / alone.style:.2f}"]
             print("|", " | ".join([*cells, f"{row.seconds:.2f}", f"1/{1 / row.share:.1f}"]), "|", flush=True)
-    if parsed.json is not None:
-        parsed.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any
 from bench.gallery import BENCH, QUALITY, rendered
 from fastnst.examples import example
 from fastnst.image.read import load_image
-from fastnst.image.sheet import Look, contact_sheet
+from fastnst.image.sheet import Look, contact_sheet, in_rows
 
 # Of each sheet: the styles, then the options of each picture.
 SHEETS: Mapping[str, tuple[Sequence[str], Sequence[Mapping[str, Any]]]] = {
@@ -44,10 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sources = [rendered(styles, given.size, **common, **options) for options in settings]
         cells = [load_image(example(style)).rgb for style in styles] + [load_image(source).rgb for source in sources]
         captions = ["the style"] * len(styles) + [caption(options) for options in settings]
-        columns = 3 if len(cells) == 3 else 2
-        sheet = contact_sheet(
-            _rows(cells, columns), cell=given.size, captions=_rows(captions, columns), look=Look(letters=20, gap=10)
-        )
+        rows, texts = (in_rows(each, 3 if len(cells) == 3 else 2) for each in (cells, captions))
+        sheet = contact_sheet(rows, cell=given.size, captions=texts, look=Look(letters=20, gap=10))
         sheet.save(given.folder / f"gallery_{name}.jpg", quality=QUALITY, progressive=True)
     return 0
 
@@ -60,10 +58,6 @@ def caption(options: Mapping[str, Any]) -> str:
         text = ",".join(f"{each:g}" if isinstance(each, float) else str(each) for each in values)
         words += ["--" + name.replace("_", "-"), text]
     return " ".join(words) or "the defaults"
-
-
-def _rows(cells: Sequence[Any], columns: int) -> list[list[Any]]:
-    return [list(cells[start : start + columns]) for start in range(0, len(cells), columns)]
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""One iteration on a GPU and its parts, in the order in which they are wanted, as one JSON object.
+"""One iteration on a GPU and its parts, in the order in which they are wanted: a line each, and one JSON object last.
 
 python -m bench.gpu_step --parts step
-python -m bench.gpu_step --parts first convolutions lbfgs --size 1024
+python -m bench.gpu_step --parts convolutions lbfgs --size 1024
 
     step            each precision and optimiser: a captured run's losses beside an uncaptured one's, seconds of an
                     iteration, and the kernels of three of them by their time on the device
-    first           conv1_1 alone, forward and to the image, with 3 channels and with 8
     convolutions    every convolution of an iteration, forward and to its input: TFLOP/s
     lbfgs           a step of L-BFGS by bands with a full history, in float32 and in float16
     equal           gradients and runs made again, to the bit; freed memory is overwritten in between, so that a value
@@ -19,7 +18,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from itertools import product
@@ -29,7 +28,6 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 from fastnst_kernels.profiling.measure import conditions, interleaved, quieten_profiler, synchronise
-from torch import Tensor
 
 from bench.bench_step import TOLERANCES, engine_side, floor_calls, step_task
 from bench.plain_loop import Task
@@ -40,7 +38,6 @@ from fastnst.network.settings import float32_products, timed_algorithms
 from fastnst.optim import LBFGS
 from fastnst.transfer.descent import Replayed
 
-PARTS = ("step", "first", "convolutions", "lbfgs", "equal", "run")
 _ITERATIONS, _ROUNDS = 8, 5
 _MOST_KERNELS = 60
 
@@ -111,28 +108,6 @@ def _kernels(iterate: Callable[[], object], device: torch.device) -> list[dict[s
     return sorted(rows, key=lambda row: -row["microseconds"])[:_MOST_KERNELS]
 
 
-def first(given: Given) -> list[dict[str, Any]]:
-    task, rows = given.task, []
-    height, width = task.start.shape[2:]
-    for precision in given.precisions:
-        runtime = resolve_runtime(task.options.device, precision)
-        calls: dict[str, Callable[[], object]] = {}
-        for channels in (3, 8):
-            for way, (inner, outer) in (("forward", (channels, 64)), ("to the image", (64, channels))):
-                x = _random((1, inner, height, width), runtime.dtype, task.device)
-                weight = _random((outer, inner, 3, 3), runtime.dtype, task.device)
-                calls[f"{channels} {way}"] = partial(F.conv2d, x, weight, padding=1)
-        with float32_products(runtime.tf32), timed_algorithms():
-            rows += [
-                {"precision": precision, "what": name, "timing": t} for name, t in _timed(calls, task.device).items()
-            ]
-    return rows
-
-
-def _random(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.rand(shape, device=device).to(dtype, memory_format=torch.channels_last)
-
-
 def convolutions(given: Given) -> list[dict[str, Any]]:
     task, rows = given.task, []
     for precision in given.precisions:
@@ -197,6 +172,17 @@ def run(given: Given) -> list[dict[str, Any]]:
     return [{"precision": stylizer.runtime.precision, "what": what, "timing": timing, "peak": peak}]
 
 
+PARTS = {"step": step, "convolutions": convolutions, "lbfgs": lbfgs, "equal": equal, "run": run}
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    what = row.get("what") or f"{row['optimizer']}, captured {row['captured_apart']:.1e} off"
+    rate = f"{row['teraflops_per_second']:8.1f} TFLOP/s" if "teraflops_per_second" in row else ""
+    memory = f"{row['peak'] / 1e6:9.0f} MB" if row.get("peak") else ""
+    timing = row["timing"]
+    return f"{row.get('precision', ''):5}{what:32}{timing['median'] * 1e3:9.3f} ms by {timing['by']}{rate}{memory}"
+
+
 def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu_step", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
@@ -207,14 +193,16 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--precisions", nargs="+", default=["fp16", "tf32"])
     parsed = parser.parse_args(words)
     given = Given(parsed.size, parsed.device, parsed.precisions, parsed.iterations, parsed.optimizer)
-    parts = dict(zip(PARTS, (step, first, convolutions, lbfgs, equal, run), strict=True))
     device = resolve_runtime(parsed.device).device
     report: dict[str, Any] = {**conditions(device), "size": parsed.size, "problems": {}}
     for name in parsed.parts:
         try:
-            report[name] = parts[name](given)
+            report[name] = PARTS[name](given)
+            lines = [_line(row) for row in report[name]]
         except Exception as error:  # noqa: BLE001  (what else the machine can tell is wanted all the same)
             report["problems"][name] = f"{type(error).__name__}: {error}".splitlines()[0]
+            lines = [f"{name} FAILED: {report['problems'][name]}"]
+        print(*lines, sep="\n", file=sys.stderr, flush=True)
     print(json.dumps(report))
     return 1 if report["problems"] else 0
 

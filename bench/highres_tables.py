@@ -5,12 +5,11 @@ python -m bench.highres_tables --write    writes them into the page
 """
 
 import json
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.page_tables import print_or_write, replaced, table
+from bench.page_tables import print_or_write, table
 from fastnst.options.parse import in_words
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -74,11 +73,6 @@ def far_table(reports: Iterable[Mapping[str, Any]]) -> str:
     return table(head, rows)
 
 
-def with_tables(text: str) -> str:
-    """`text` with each table between its marks. Raises ValueError where a pair of marks is missing."""
-    return replaced(text, tables(), MODULE)
-
-
 def _conditions(report: Mapping[str, Any]) -> str:
     machine = report["machine"]
     several = f"medians of {report['rounds']} rounds and half of their spread"
@@ -101,4 +95,4 @@ def _read(name: str) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(print_or_write(None, __doc__, tables, PAGE, MODULE))
+    print_or_write(__doc__, tables(), PAGE, MODULE)

@@ -4,7 +4,6 @@ python -m bench.options_table            prints the tables
 python -m bench.options_table --write    writes them into docs/options.md
 """
 
-import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -19,9 +18,9 @@ MODULE = "bench.options_table"
 _OPTIONS = {option.name: option for option in fields(Options)}
 
 
-def options_table() -> str:
-    """Markdown: under each heading a table of its options, with name, default and meaning; then what presets set."""
-    return "\n\n".join([*(_group(heading, names) for heading, names in GROUPS.items()), _presets()])
+def tables() -> dict[str, str]:
+    """Under each heading a table of its options, with name, default and meaning; then what presets set."""
+    return {"options": "\n\n".join([*(_group(heading, names) for heading, names in GROUPS.items()), _presets()])}
 
 
 def _group(heading: str, names: tuple[str, ...]) -> str:
@@ -61,4 +60,4 @@ def _code(value: object) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(print_or_write(None, __doc__, lambda: {"options": options_table()}, PAGE, MODULE))
+    print_or_write(__doc__, tables(), PAGE, MODULE)

@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 
@@ -26,18 +26,12 @@ def replaced(text: str, tables: Mapping[str, str], module: str) -> str:
     return text
 
 
-def print_or_write(
-    arguments: Sequence[str] | None,
-    description: str | None,
-    tables: Callable[[], Mapping[str, str]],
-    page: Path,
-    module: str,
-) -> int:
-    """The command of such a module: prints its tables, or with `--write` puts them into the page."""
+def print_or_write(description: str | None, tables: Mapping[str, str], page: Path, module: str) -> bool:
+    """The command of such a module: prints its tables, or with `--write` puts them into the page, which it returns."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help=f"write them into docs/{page.name}")
-    if parser.parse_args(arguments).write:
-        page.write_text(replaced(page.read_text(encoding="utf-8"), tables(), module), encoding="utf-8")
-    else:
-        print("\n\n".join(tables().values()))
-    return 0
+    if parser.parse_args().write:
+        page.write_text(replaced(page.read_text(encoding="utf-8"), tables, module), encoding="utf-8")
+        return True
+    print("\n\n".join(tables.values()))
+    return False

@@ -1,12 +1,9 @@
-"""The pairs of pictures that a benchmark runs on, and its other arguments that several have."""
+"""The pairs of pictures that a benchmark runs on, and the arguments that go with them."""
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from fastnst.examples import example
-from fastnst.options.options import Options
-from fastnst.options.resolve import resolve_options
 
 _STYLES = ("swirls", "mosaic", "woodcut")
 
@@ -16,30 +13,6 @@ def add_pair_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pairs", type=Path, nargs="+", metavar="PATH", help="content style …; default: the examples")
     parser.add_argument("--weights", default="random")
     parser.add_argument("--json", type=Path, metavar="PATH", help="also write the results there")
-
-
-def add_schedule_arguments(parser: argparse.ArgumentParser, schedules: tuple[str, ...]) -> None:
-    """Adds --schedules, of which those are the default, --preset, --style-weight and --device."""
-    parser.add_argument("--schedules", nargs="+", default=schedules, metavar="OPTIONS", help='"name=value …" for each')
-    parser.add_argument("--preset", default="default")
-    parser.add_argument("--style-weight", type=float, metavar="β", help="default: the preset's")
-    parser.add_argument("--device", default="auto")
-
-
-def base_options(parsed: argparse.Namespace, **options: Any) -> Options:
-    """The options of those arguments, with one scale unless `options` say otherwise. Raises OptionError."""
-    if parsed.style_weight is not None:
-        options["style_weight"] = parsed.style_weight
-    return resolve_options(
-        **{
-            "preset": parsed.preset,
-            "size": parsed.size,
-            "scales": None,
-            "weights": parsed.weights,
-            "device": parsed.device,
-            **options,
-        }
-    )
 
 
 def pairs_of(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> list[tuple[Path, Path]]:

@@ -49,24 +49,18 @@ class Form:
 
 
 def make_task(options: Options, content: Source, style: Source) -> Task:
-    """The pictures at the size of `options`, which name content, noise, grey or a picture to start from."""
+    """The pictures at the size of `options`, which start from noise or from the content."""
     device = resolve_runtime(options.device, options.precision, options.backend).device
     picture, painting = (opaque(load_image(source)) for source in (content, style))
     size = fitted_size(picture.height, picture.width, options.size)
-    style_edge = round(options.size * options.style_scale)
-    style_size = fitted_size(painting.height, painting.width, style_edge)
-    if options.init in ("noise", "grey"):
-        start = torch.rand((3, *size), generator=torch.Generator().manual_seed(options.seed))
-    else:
-        start = resize_picture(picture if options.init == "content" else load_image(options.init), size=size).rgb
-    if options.init == "grey":
-        start = 0.5 + 0.01 * (start - 0.5)
+    style_size = fitted_size(painting.height, painting.width, round(options.size * options.style_scale))
     pixels, strokes = (
         resize_picture(source, size=edges).rgb[None].to(device)
         for source, edges in ((picture, size), (painting, style_size))
     )
+    noise = torch.rand((1, 3, *size), generator=torch.Generator().manual_seed(options.seed)).to(device)
     weights = load_weights(options.weights, options.network, taps=options.taps, filter_scaling=options.filter_scaling)
-    return Task(pixels, strokes, start[None].to(device), weights, options, device)
+    return Task(pixels, strokes, noise if options.init == "noise" else pixels, weights, options, device)
 
 
 class _SymmetricGram(torch.autograd.Function):

@@ -16,19 +16,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from fastnst_kernels.profiling.measure import conditions
 
-from bench.gpu_step import PARTS
-
 ROOT = Path(__file__).resolve().parent.parent
 TOTAL_SECONDS = 480.0
 _NO_TESTS_COLLECTED = 5
+_SHOWN = 20  # lines of a log
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ def steps(*, tiny: bool, on_gpu: bool, cache: Path | None = None) -> list[Step]:
     return [
         *compared,
         Step("step", (*parts, "step"), 100),
-        Step("parts", (*parts, "first", "convolutions", "lbfgs"), 60),
+        Step("parts", (*parts, "convolutions", "lbfgs"), 60),
         Step(
             "profile",
             ("fastnst", "profile", "--size", size, "--precision", half, "--json", "--no-compile", *rounds),
@@ -136,60 +134,13 @@ def _environment(cache: Path | None) -> dict[str, str]:
 
 
 def lines(out: Path, outcomes: Sequence[Outcome]) -> list[str]:
-    """The closing table: how each step ended, and the figures that matter of each."""
+    """The closing table: how each step ended, and the last lines of its log."""
     table = []
     for outcome in outcomes:
         table.append(f"{outcome.name:20}{outcome.status:14}{outcome.seconds:7.1f} s")
-        path = out / f"{outcome.name}.json"
-        if path.exists():
-            table += [f"    {line}" for line in _figures(json.loads(path.read_text()))]
-        if outcome.status in ("failed", "timed out") or outcome.name in ("tests", "cache"):
-            log = out / f"{outcome.name}.log"
-            tail = log.read_text().strip().splitlines() if log.exists() else []
-            table += [f"    {line}" for line in tail[-3:]]
+        log = out / f"{outcome.name}.log"
+        table += [f"    {line}" for line in log.read_text().strip().splitlines()[-_SHOWN:]] if log.exists() else []
     return table
-
-
-def _figures(results: Mapping[str, Any]) -> list[str]:
-    if "problems" in results:
-        problems = [f"{name} FAILED: {problem}" for name, problem in results["problems"].items()]
-        return [*problems, *(_part_line(row) for part in PARTS for row in results.get(part, []))]
-    if "measurements" in results:
-        records = [*results["measurements"], *results.get("steps", [])]
-        return [_layer_line(record, records) for record in _of(records, "fastnst")]
-    return [
-        f"{row['size']:5} px {row['side']:18}{row['timing']['median'] * 1e3:9.2f} ms/iteration"
-        f"{row['of_plain'] or 0:8.3f} of plain"
-        for row in results.get("rows", [])
-    ]
-
-
-def _part_line(row: Mapping[str, Any]) -> str:
-    what = row.get("what") or f"{row['optimizer']}, captured {row['captured_apart']:.1e} off"
-    rate = f"{row['teraflops_per_second']:8.1f} TFLOP/s" if "teraflops_per_second" in row else ""
-    memory = f"{row['peak'] / 1e6:9.0f} MB" if row.get("peak") else ""
-    timing = row["timing"]
-    return f"{row.get('precision', ''):5}{what:32}{timing['median'] * 1e3:9.3f} ms by {timing['by']}{rate}{memory}"
-
-
-def _of(measurements: Sequence[Mapping[str, Any]], implementation: str) -> list[Mapping[str, Any]]:
-    return [
-        record for record in measurements if record["implementation"] == implementation and record["timing"] is not None
-    ]
-
-
-def _layer_line(ours: Mapping[str, Any], measurements: Sequence[Mapping[str, Any]]) -> str:
-    key = (ours["layer"], ours["precision"], ours["operation"])
-    line = (
-        f"{key[0]:8}{key[1]:5}{key[2]:24}{ours['timing']['median'] * 1e6:9.1f} µs "
-        f"{ours['gigabytes_per_second']:7.0f} GB/s {ours['teraflops_per_second']:6.1f} TFLOP/s "
-        f"{ours['roofline_share']:4.0%} {(ours['extra_bytes'] or 0) / 1e6:6.1f} MB"
-    )
-    for name in ("eager", "compile"):
-        for other in _of(measurements, name):
-            if (other["layer"], other["precision"], other["operation"]) == key:
-                line += f"  {other['timing']['median'] / ours['timing']['median']:.2f}× {name}"
-    return line
 
 
 def main(arguments: list[str] | None = None) -> int:

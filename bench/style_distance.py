@@ -1,10 +1,10 @@
 """How near results of several methods are to the style, and how long they take, side by side on the same pairs.
 
 python -m bench.style_distance --size 512 --threads 2
-python -m bench.style_distance --pairs content.jpg style.jpg --methods wct --pictures other_tools_result.png
+python -m bench.style_distance --pairs content.jpg style.jpg --methods wct adain
 
 The style distance is the mean over conv1_1, conv2_1, conv3_1, conv4_1 and conv5_1 of `‖G - A‖² / ‖A‖²` in the original
-network, at `--size`. `--pictures` are results of other tools for the one pair. With `--folder` the results are kept.
+network, at `--size`.
 """
 
 import argparse
@@ -47,9 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.set_defaults(weights="original")
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--methods", nargs="+", choices=tuple(METHODS), default=tuple(METHODS))
-    parser.add_argument("--pictures", nargs="+", type=Path, default=[], metavar="PATH")
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--folder", type=Path)
     given = parser.parse_args(arguments)
     if given.threads:
         torch.set_num_threads(given.threads)
@@ -59,16 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pair, distance = f"{content.stem} × {style.stem}", distance_to(style, given.size)
         original = resize(load_image(content).rgb, given.size)
         rows.append(_row(pair, "the content itself", distance(original), None))
-        others = [(path.name, distance(resize(load_image(path).rgb, given.size))) for path in given.pictures]
-        rows += [_row(pair, name, measured, None) for name, measured in others]
         for name in given.methods:
             options = {"size": given.size, "weights": given.weights, **METHODS[name]}
             began, cpu = time.perf_counter(), time.process_time()
             result = fastnst.stylize(content, style, **options)
             seconds = time.perf_counter() - began, time.process_time() - cpu
             rows.append(_row(pair, name, distance(result.tensor), seconds))
-            if given.folder is not None:
-                result.save(given.folder / f"{content.stem}_{style.stem}_{name.replace(' ', '_')}.png")
     if given.json is not None:
         given.json.write_text(json.dumps({"size": given.size, "rows": rows}, indent=1))
     return 0

@@ -137,18 +137,16 @@ def test_convergence_report(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench_convergence, "READYING_SIZE", 32)
-    path, plot = tmp_path / "convergence.json", tmp_path / "convergence.png"
+    path = tmp_path / "convergence.json"
     schedules = ["hessian=scalar precision=fp32 iterations=8", "scales=[32,48] precision=fp32 iterations=[1,1]"]
     arguments = [*REPORT, "--iterations", "4", "--json", str(path), "--pairs", *PAIR]
-    drawing = ["--plot", str(plot)] if importlib.util.find_spec("matplotlib") else []
-    assert bench_convergence.main([*arguments, *drawing, "--schedules", *schedules]) == 0
+    assert bench_convergence.main([*arguments, "--schedules", *schedules]) == 0
     plain, engine, pyramid = json.loads(path.read_text())["curves"]
     assert len(plain["losses"]) == 5
     assert plain["reached"] == 4
     assert engine["losses"][:4] == pytest.approx(plain["losses"][:4], rel=1e-3)
     assert engine["reached"] == len(engine["losses"]) - 1 <= 5
     assert [len(pyramid[name]) for name in ("losses", "seconds")] == [2, 2]
-    assert plot.exists() == bool(drawing)
     assert "content × style_mosaic" in capsys.readouterr().out
 
 
@@ -228,7 +226,7 @@ def test_gpu_script_runs_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixtur
     printed = capsys.readouterr().out
     assert "FAILED" not in printed
     assert "captured 0.0e+00 off" in printed
-    assert "ms/iteration" in printed
+    assert "s/iteration" in printed
     for name in ("summary", "step", "parts", "profile", "equal_runs", "run", "run_8192", "beside"):
         assert json.loads((tmp_path / f"{name}.json").read_text())
 
@@ -271,10 +269,9 @@ def test_times_by_size(capsys: pytest.CaptureFixture[str]) -> None:
 def test_methods_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     styles.main([str(tmp_path), "--size", "64"])
     pair = ["--pairs", str(example("content")), str(tmp_path / "style_glass.jpg")]
-    assert style_distance.main([*pair, "--size", "64", "--methods", "wct", "--folder", str(tmp_path)]) == 0
+    assert style_distance.main([*pair, "--size", "64", "--methods", "wct"]) == 0
     distances = [float(line.split("|")[3]) for line in capsys.readouterr().out.splitlines()[2:]]
     assert distances[1] < distances[0] / 2
-    assert len(list(tmp_path.glob("*_wct.png"))) == 1
 
 
 def test_one_pass_beside_the_optimisation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -79,7 +79,7 @@ def test_operations_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.slow
 def test_a_small_far_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--size", "160", "--max-memory", "900MB", "--json", str(tmp_path / "far.json"), "--folder", str(tmp_path)]
+    words = ["--size", "160", "--max-memory", "2GB", "--json", str(tmp_path / "far.json"), "--folder", str(tmp_path)]
     assert bench_far.main(words) == 0
     assert "the untiled step would take" in capsys.readouterr().out
     report = json.loads((tmp_path / "far.json").read_text())

@@ -13,10 +13,10 @@ from drawn import drawn
 from PIL import Image, ImageDraw
 
 import fastnst
-from bench import highres_tables
+from bench import highres_tables, options_table, report
 from bench.command_reference import command_reference, subcommands
 from bench.documentation import COMMANDS, outside_files, site_links
-from bench.options_table import options_table
+from bench.page_tables import replaced
 from fastnst.app.cli import build_parser, main
 from fastnst.transfer import stylizer
 
@@ -92,14 +92,10 @@ def _in_repository(word: str) -> str | Path:
     return REPOSITORY / word if "/" in word and (REPOSITORY / word).is_file() else word
 
 
-@pytest.mark.parametrize("module", [highres_tables])
-def test_tables_are_those_of_the_results(module: Any) -> None:
+@pytest.mark.parametrize("module", [highres_tables, options_table, report])
+def test_tables_are_those_of_the_results_and_the_code(module: Any) -> None:
     page = module.PAGE.read_text(encoding="utf-8")
-    assert module.with_tables(page) == page, f"write them with `python -m {module.MODULE} --write`"
-
-
-def test_the_table_of_options_is_that_of_the_code() -> None:
-    assert options_table() in text_of("docs/options.md"), "write it with `python -m bench.options_table --write`"
+    assert replaced(page, module.tables(), module.MODULE) == page, f"write it with `python -m {module.MODULE} --write`"
 
 
 def test_the_reference_has_every_command_and_argument() -> None:

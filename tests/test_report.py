@@ -8,6 +8,7 @@ import pytest
 from fastnst_kernels.verify.everything import STYLE_LAYERS
 
 from bench import report
+from bench.page_tables import replaced
 
 GPU = {"name": "Some GPU", "driver_version": "999.1", "clocks.current.sm": "1980 MHz", "clocks.max.sm": "1980 MHz"}
 
@@ -52,61 +53,38 @@ def profile(*, on_gpu: bool, compiled: bool = True) -> dict[str, Any]:
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    (tmp_path / "bench" / "results").mkdir(parents=True)
-    (tmp_path / "docs").mkdir()
-    begin, end = "<!-- kernels: begin (python -m bench.report --write) -->", "<!-- kernels: end -->"
-    (tmp_path / "docs" / "figures.md").write_text(f"before\n\n{begin}\nold\n{end}\n\nafter\n", encoding="utf-8")
+def profiles(tmp_path: Path) -> Path:
+    for name, content in (
+        ("profile_cpu.json", profile(on_gpu=False, compiled=False)),
+        ("gpu/profile_1024.json", profile(on_gpu=True)),
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps(content))
     return tmp_path
 
 
-def put(root: Path, name: str, content: Any) -> None:
-    path = root / "bench" / "results" / name
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(content if isinstance(content, str) else json.dumps(content))
-
-
-def test_without_a_gpu_it_says_so(root: Path) -> None:
-    pytest.importorskip("matplotlib")
-    put(root, "profile_cpu.json", profile(on_gpu=False, compiled=False))
-    assert report.main(["--check", "--root", str(root)]) == 1
-    assert report.main(["--write", "--root", str(root)]) == 0
-    text = (root / "docs" / "figures.md").read_text(encoding="utf-8")
-    assert text.startswith("before\n")
-    assert text.endswith("\nafter\n")
-    assert "old" not in text
+def test_without_a_gpu_it_says_so(profiles: Path) -> None:
+    (profiles / "gpu" / "profile_1024.json").unlink()
+    text = report.block(report.sections(profiles))
     assert "**No GPU figure exists yet**" in text
     assert "CPU: Some CPU, 4 threads, bf16, 1024 px" in text
     assert "| conv1_1 | 2.0 µs | 50% | 2.0 µs | 50% | 4.00 | - | 1.5 MB / 90.0 MB |" in text
     assert "| adam_step | image | 2.0 µs | 1500 | 50% | 4.00 | 1.5 MB / 90.0 MB |" in text
-    assert (root / "bench" / "results" / "roofline.png").read_bytes().startswith(b"\x89PNG")
-    assert report.main(["--check", "--root", str(root)]) == 0
 
 
-def test_figures_of_a_gpu_come_first(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    put(root, "profile_cpu.json", profile(on_gpu=False))
-    put(root, "gpu/profile_1024.json", profile(on_gpu=True))
-    assert report.main(["--root", str(root)]) == 0
-    printed = capsys.readouterr().out
-    assert "No GPU figure" not in printed
-    assert printed.index("GPU: Some GPU, driver 999.1, 1980 MHz of 1980 MHz") < printed.index("CPU: Some CPU")
-    assert "torch.compile in mode max-autotune, commit `0123456789ab`, 2026-01-02" in printed
-    assert "| all | 10.0 µs | 50% | 10.0 µs | 50% | 4.00 | 2.00 | 1.5 MB (3.0% of the features) / 90.0 MB" in printed
-    found = report.sections(root / "bench" / "results")
-    assert [panel.title for panel in report.panels(found)] == ["GPU: Some GPU, bf16, 1024 px"]
+def test_figures_of_a_gpu_come_first(profiles: Path, tmp_path: Path) -> None:
+    listed = report.sections(profiles)
+    text = report.block(listed)
+    assert "No GPU figure" not in text
+    assert text.index("GPU: Some GPU, driver 999.1, 1980 MHz of 1980 MHz") < text.index("CPU: Some CPU")
+    assert "torch.compile in mode max-autotune, commit `0123456789ab`, 2026-01-02" in text
+    assert "| all | 10.0 µs | 50% | 10.0 µs | 50% | 4.00 | 2.00 | 1.5 MB (3.0% of the features) / 90.0 MB" in text
+    assert [panel.title for panel in report.panels(listed)] == ["GPU: Some GPU, bf16, 1024 px"]
+    pytest.importorskip("matplotlib")
+    report.draw(report.panels(listed), tmp_path / "roofline.png", "a note")
+    assert (tmp_path / "roofline.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_page_says_what_the_results_do(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert report.main(["--check"]) == 0
-    capsys.readouterr()
-    assert report.main(["--root", str(root)]) == 0
-    printed = capsys.readouterr().out
-    assert "**No GPU figure exists yet**" in printed
-    assert "No profile exists yet." in printed
-    (root / "docs" / "figures.md").write_text("nothing\n")
-    with pytest.raises(SystemExit, match=r"docs/figures\.md: the page has no marks of the table 'kernels'"):
-        report.main(["--check", "--root", str(root)])
-    for content in ("{", "[]", "{}", '{"measurements": []}', '{"measurements": [{}]}'):
-        put(root, "profile_broken.json", content)
-        with pytest.raises(SystemExit, match=r"profile_broken\.json is not what fastnst profile --json prints"):
-            report.main(["--root", str(root)])
+def test_a_page_without_marks_is_not_written() -> None:
+    with pytest.raises(ValueError, match="the page has no marks of the table 'kernels'"):
+        replaced("nothing\n", {"kernels": "a table"}, report.MODULE)

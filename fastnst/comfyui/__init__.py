@@ -84,12 +84,12 @@ def _mask(mask: Tensor) -> Tensor:
 def _image(results: Sequence[Any]) -> tuple[Tensor]:
     """The IMAGE of results; with the contents' alpha as a fourth channel where they have it."""
     with torch.inference_mode(False):
-        planes = [_planes(Picture(made.tensor, made.alpha, "")) for made in results]
+        planes = [_planes(made.tensor, made.alpha) for made in results]
         return (torch.stack(planes).movedim(1, -1).contiguous(),)
 
 
-def _planes(picture: Picture) -> Tensor:
-    return picture.rgb if picture.alpha is None else torch.cat([picture.rgb, picture.alpha])
+def _planes(rgb: Tensor, alpha: Tensor | None) -> Tensor:
+    return rgb if alpha is None else torch.cat([rgb, alpha])
 
 
 def _read(options: str) -> dict[str, Any]:
@@ -292,7 +292,7 @@ class Apply(_Node):
         watch, results = _Watch(len(content)), []
         for picture in _pictures(content):
             watch.check()
-            results.append(watch.finish(apply(_planes(picture))))
+            results.append(watch.finish(apply(_planes(picture.rgb, picture.alpha))))
         return _image(results)
 
 

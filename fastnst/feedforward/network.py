@@ -148,22 +148,14 @@ class StyleNetwork(nn.Module):
         self.architecture = architecture or Architecture()
         self.names = tuple(names)
         channels, styles = self.architecture.channels, len(self.names)
-        units: dict[str, list[Unit]] = {
-            "down": [
-                Unit(3, channels, styles, kernel=5),
-                Unit(channels, 2 * channels, styles, stride=2),
-                Unit(2 * channels, 4 * channels, styles, stride=2),
-            ],
-            "up": [
-                Unit(4 * channels, 2 * channels, styles, enlarges=True),
-                Unit(2 * channels, channels, styles, enlarges=True),
-            ],
-        }
+        narrow = Unit(3, channels, styles, kernel=5)
+        down = [narrow, *(Unit(wide, 2 * wide, styles, stride=2) for wide in (channels, 2 * channels))]
+        up = [Unit(2 * wide, wide, styles, enlarges=True) for wide in (2 * channels, channels)]
         blocks = [Residual(4 * channels, styles) for _ in range(self.architecture.blocks)]
         # A ModuleList forgets what it is a list of.
-        self.down = cast(Sequence[Unit], nn.ModuleList(units["down"]))
+        self.down = cast(Sequence[Unit], nn.ModuleList(down))
         self.blocks = cast(Sequence[Residual], nn.ModuleList(blocks))
-        self.up = cast(Sequence[Unit], nn.ModuleList(units["up"]))
+        self.up = cast(Sequence[Unit], nn.ModuleList(up))
         self.paint = Painter(channels, styles)
 
     @property

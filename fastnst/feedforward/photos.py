@@ -1,22 +1,22 @@
 """The photographs that a network is trained on: a folder's pictures, shuffled, cropped and mirrored by a seed alone."""
 
 import os
-import threading
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from fastnst.errors import ImageError
 from fastnst.image.files import pictures_at
-from fastnst.image.picture import Picture, opaque
+from fastnst.image.picture import opaque
 from fastnst.image.read import open_picture
 from fastnst.image.resize import at_size, fitted_size, resize
 
 # A crop shows up to so many times the pixels of its size a side.
 _ZOOM = 2
-_CACHED_BYTES = 1 << 29
+# Photographs of three by four, the last that were used, are kept in so many bytes.
+_KEPT_BYTES = 1 << 29
 # Prime, so that seeds and numbers of crops do not meet soon.
 _STRIDE = 1_000_003
 
@@ -37,9 +37,7 @@ class Photos:
             raise ImageError("no photographs were given; give a folder of pictures")
         self.size, self.seed = size, seed
         self.skipped: dict[str, str] = {}
-        self._cache: OrderedDict[str, Tensor] = OrderedDict()
-        self._cached = 0
-        self._lock = threading.Lock()
+        self._picture: Callable[[str], Tensor | None] = lru_cache(_KEPT_BYTES // (4 * (_ZOOM * size) ** 2))(self._read)
 
     @property
     def names(self) -> list[str]:
@@ -78,36 +76,19 @@ class Photos:
     def _generator(self, number: int) -> torch.Generator:
         return torch.Generator().manual_seed((self.seed * _STRIDE + number) % (1 << 63))
 
-    def _picture(self, path: str) -> Tensor | None:
+    def _read(self, path: str) -> Tensor | None:
         """The picture, (3, H, W) in 8 bits, its short side at most `_ZOOM` crops; None where it cannot be used."""
-        with self._lock:
-            if path in self.skipped:
-                return None
-            if path in self._cache:
-                self._cache.move_to_end(path)
-                return self._cache[path]
         try:
-            picture = self._read(path)
+            photo = open_picture(path, role="photo")
+            short = min(photo.height, photo.width)
+            if short < self.size:
+                raise ImageError(
+                    f"photo {path!r} is {photo.width}×{photo.height} pixels, and a crop has {self.size} on each side; "
+                    "lower the size"
+                )
+            size = fitted_size(photo.height, photo.width, min(short, _ZOOM * self.size), "short")
+            picture = opaque(at_size(photo, size))
         except ImageError as error:
-            with self._lock:
-                self.skipped[path] = str(error)
+            self.skipped[path] = str(error)
             return None
-        pixels = (picture.rgb * 255).round().byte()
-        with self._lock:
-            if path not in self._cache:
-                self._cache[path] = pixels
-                self._cached += pixels.numel()
-            while self._cached > _CACHED_BYTES and len(self._cache) > 1:
-                self._cached -= self._cache.popitem(last=False)[1].numel()
-        return pixels
-
-    def _read(self, path: str) -> Picture:
-        photo = open_picture(path, role="photo")
-        short = min(photo.height, photo.width)
-        if short < self.size:
-            raise ImageError(
-                f"photo {path!r} is {photo.width}×{photo.height} pixels, and a crop has {self.size} on each side; "
-                "lower the size"
-            )
-        size = fitted_size(photo.height, photo.width, min(short, _ZOOM * self.size), "short")
-        return opaque(at_size(photo, size))
+        return (picture.rgb * 255).round().byte()

@@ -5,6 +5,6 @@
 its `metadata`; `files` knows what is a picture and where one can be written. `resize`, `colour` and `sheet` change
 pictures.
 
-Imports fastnst.errors and itself alone. libvips decodes and encodes; it and Pillow are loaded when they are first
-used.
+Imports fastnst.errors, fork and replacing, and itself. libvips decodes and encodes; it and Pillow are loaded when they
+are first used.
 """

@@ -49,6 +49,8 @@ _UNREAD_SAMPLES = {
 _NPY_MAGIC = b"\x93NUMPY"
 # The formats that libvips lacks. Pillow opens others too, which start another program (EPS) or hold no photographs.
 _PILLOW_FORMATS = ("BMP", "DIB", "JPEG2000", "PPM", "PSD", "QOI", "TGA", "PCX", "SGI")
+# Files of these are looked through for more than one picture.
+_SEVERAL = ("GIF", "TIFF", "WEBP", "PNG", "AVIF")
 _ORIENTATION = 274  # EXIF's tag
 CREDITS = {"artist": 315, "copyright": 33432}
 """EXIF's tags of a picture's maker."""
@@ -90,15 +92,8 @@ def open_image(held: str | bytes, what: str, access: str = "sequential", max_pix
                 raise
         Image.init()
         formats = [name for name in _PILLOW_FORMATS if name in Image.OPEN]
-        try:
-            with _unguarded():
-                image = Image.open(io.BytesIO(held) if isinstance(held, bytes) else held, formats=formats)
-        except UnidentifiedImageError as error:
-            if (unread := unread_format(held)) is not None:
-                raise ImageError(f"{what} is {unread}, which fastnst cannot read; convert it to PNG or JPEG") from error
-            raise ImageError(
-                f"{what} is not an image of a known format, or its header is damaged; {GIVE_A_PICTURE}"
-            ) from error
+        with _unguarded():
+            image = Image.open(io.BytesIO(held) if isinstance(held, bytes) else held, formats=formats)
     with image:
         return from_pil(image, what, max_pixels)
 
@@ -145,45 +140,37 @@ def _pil_samples(image: Image.Image, what: str) -> tuple[npt.NDArray[np.generic]
     return np.asarray(image), "b-w" if grey_mode else "srgb"
 
 
-def frames_of(source: Image.Image | str | bytes) -> int:
-    """The frames or pages of a picture, or of a file that may have more than one by its first bytes; 1 for others.
+def about(source: Image.Image | str | bytes) -> tuple[int, dict[str, Any]]:
+    """The frames or pages of a picture or a file, and the tags of its first: the `artist` and the `copyright` of its
+    EXIF, and its `dpi`, pixels an inch. What is missing, or so damaged that it cannot be told, is left out.
 
     A PIL image at another frame than its first was moved there by its owner. The second picture of a phone's MPO is a
     map of depth or gain.
     """
-    with contextlib.suppress(Exception), _unguarded():  # what cannot be counted, the reading itself judges
-        if isinstance(source, Image.Image):
-            plain = source.format == "MPO" or source.tell() > 0
-            return 1 if plain else int(getattr(source, "n_frames", 1))
-        if not _head(source).startswith((b"GIF8", b"II", b"MM", b"RIFF", b"\x89PNG", b"\0\0\0")):
-            return 1
+    frames, tags = 1, dict[str, Any]()
+    with contextlib.suppress(Exception), _unguarded():
+        own = isinstance(source, Image.Image)
         file = io.BytesIO(source) if isinstance(source, bytes) else source
-        with Image.open(file, formats=("GIF", "TIFF", "WEBP", "PNG", "AVIF")) as image:
-            return int(getattr(image, "n_frames", 1))
-    return 1
+        with contextlib.nullcontext(file) if isinstance(file, Image.Image) else Image.open(file) as image:
+            with contextlib.suppress(Exception):
+                tags = _tags(image)
+            has_several = (image.format != "MPO" and image.tell() == 0) if own else image.format in _SEVERAL
+            frames = int(getattr(image, "n_frames", 1)) if has_several else 1
+    return frames, tags
 
 
-def tags_of(source: Image.Image | str | bytes) -> dict[str, Any]:
-    """Reads the `artist` and the `copyright` from a picture's EXIF, and its `dpi`, pixels an inch; leaves out what is
-    missing or damaged."""
-    with contextlib.suppress(Exception), _unguarded():  # damaged metadata is none
-        if isinstance(source, Image.Image):
-            tags, dpi = source.getexif(), source.info.get("dpi")
-        else:
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-                # PNG's own would decode the picture first.
-                tags, dpi = Image.Image.getexif(image), image.info.get("dpi")
-        known: dict[str, Any] = {}
-        for name, tag in CREDITS.items():
-            text = str(tags.get(tag, "")).strip("\0 ")[:_LONGEST_CREDIT]
-            with contextlib.suppress(UnicodeError):  # EXIF is ASCII; programs write UTF-8, and Pillow reads Latin-1
-                text = text.encode("latin-1").decode()
-            known |= {name: text} if text else {}
-        with contextlib.suppress(ArithmeticError, LookupError, TypeError, ValueError):  # damaged, or there is none
-            across = round(float(dpi[0] if dpi else tags[_ACROSS] * _INCHES[tags.get(_UNIT, 2)]), 2)
-            known |= {"dpi": across} if 1 < across < MOST_DPI else {}
-        return known
-    return {}
+def _tags(image: Image.Image) -> dict[str, Any]:
+    exif, dpi = Image.Image.getexif(image), image.info.get("dpi")  # PNG's own would decode the picture first
+    tags: dict[str, Any] = {}
+    for name, tag in CREDITS.items():
+        text = str(exif.get(tag, "")).strip("\0 ")[:_LONGEST_CREDIT]
+        with contextlib.suppress(UnicodeError):  # EXIF is ASCII; programs write UTF-8, and Pillow reads Latin-1
+            text = text.encode("latin-1").decode()
+        tags |= {name: text} if text else {}
+    with contextlib.suppress(ArithmeticError, LookupError, TypeError, ValueError):  # damaged, or there is none
+        across = round(float(dpi[0] if dpi else exif[_ACROSS] * _INCHES[exif.get(_UNIT, 2)]), 2)
+        tags |= {"dpi": across} if 1 < across < MOST_DPI else {}
+    return tags
 
 
 def is_npy(held: str | bytes) -> bool:
@@ -293,6 +280,10 @@ def decoding(what: str, height: int = 0, width: int = 0, held: str | bytes | Non
             raise ImageError(f"{what} does not fit in memory{size}; reduce it first") from error
         if held is not None and (unread := unread_format(held)) is not None:
             raise ImageError(f"{what} is {unread}, which fastnst cannot read; convert it to PNG or JPEG") from error
+        if isinstance(error, UnidentifiedImageError):
+            raise ImageError(
+                f"{what} is not an image of a known format, or its header is damaged; {GIVE_A_PICTURE}"
+            ) from error
         raise ImageError(_damaged(what, error)) from error
 
 

@@ -29,7 +29,7 @@ class Picture:
     multiplied by alpha.
     alpha: (1, H, W) float32 in 0…1 (1 is opaque), or None where the source has none.
     name: the path, or the kind of object it came from; for messages and metadata.
-    tags: what a file says of itself, as `decode.tags_of` names it.
+    tags: what a file says of itself, as `decode.about` names it.
     """
 
     rgb: Tensor
@@ -52,9 +52,9 @@ class Picture:
         _add(digest, self)
         return digest.hexdigest()
 
-    def parts(self, pixels: int = PART_PIXELS) -> Iterator["Picture"]:
-        """Its rows from the top, about `pixels` pixels each time; they share its memory."""
-        step = max(1, pixels // self.width)
+    def parts(self) -> Iterator["Picture"]:
+        """Its rows from the top, some at a time; they share its memory."""
+        step = max(1, PART_PIXELS // self.width)
         for top in range(0, self.height, step):
             rows = slice(top, top + step)
             yield Picture(self.rgb[:, rows], None if self.alpha is None else self.alpha[:, rows], self.name)
@@ -75,23 +75,19 @@ def _add(digest: "hashlib._Hash", part: Picture) -> None:
             digest.update(row.data)
 
 
+@dataclass(eq=False)
 class StreamedPicture:
     """A picture as rows that `read` gives, from the top, each time it is called; see `read.open_picture`.
 
     `height`, `width`, `name` and `tags` are those of a Picture. Raises what `read` does wherever it is looked at.
     """
 
-    def __init__(
-        self,
-        height: int,
-        width: int,
-        name: str,
-        read: Callable[[], Iterator[Picture]],
-        tags: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.height, self.width, self.name, self.tags = height, width, name, tags or {}
-        self._read = read
-        self._sha256: str | None = None
+    height: int
+    width: int
+    name: str
+    read: Callable[[], Iterator[Picture]]
+    tags: Mapping[str, Any] = field(default_factory=dict)
+    _sha256: str | None = field(default=None, init=False)
 
     @property
     def sha256(self) -> str:
@@ -104,7 +100,7 @@ class StreamedPicture:
     def parts(self) -> Iterator[Picture]:
         """Its rows from the top, some at a time. Raises ImageError where they are others than the last time."""
         digest = _digest(self)
-        for part in self._read():
+        for part in self.read():
             _add(digest, part)
             yield part
         if self._sha256 not in (None, digest.hexdigest()):
@@ -113,7 +109,7 @@ class StreamedPicture:
 
     def whole(self) -> Picture:
         rgb, alpha, top = torch.empty((3, self.height, self.width), device="cpu"), None, 0
-        for part in self._read():
+        for part in self.read():
             rows = slice(top, top := top + part.height)
             rgb[:, rows] = part.rgb
             if part.alpha is not None:

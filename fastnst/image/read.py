@@ -17,9 +17,9 @@ from PIL import Image
 
 from fastnst.errors import ImageError, warn
 from fastnst.image.decode import (
+    about,
     check_size,
     decoding,
-    frames_of,
     from_pil,
     is_npy,
     libvips,
@@ -27,7 +27,6 @@ from fastnst.image.decode import (
     opened,
     read_npy_header,
     srgb_profile,
-    tags_of,
 )
 from fastnst.image.files import MAX_PIXELS, contents, source_name
 from fastnst.image.picture import (
@@ -102,24 +101,29 @@ def _opened(source: object, role: str, max_pixels: int) -> tuple[str, StreamedPi
     if isinstance(source, Image.Image):
         what, name = f"{role} image (PIL image)", "PIL image"
         decoded, held = from_pil(source, what, max_pixels), None
-        _warn_of_frames(what, frames_of(source))
-        tags = tags_of(source)
         height, width, rows = _image_rows(lambda _: decoded, what, max_pixels)
+        frames, tags = about(source)
     elif isinstance(source, str | os.PathLike) or hasattr(source, "read"):
         name, what = source_name(source, role)
         held = contents(source, what)
-        tags = {} if is_npy(held) else tags_of(held)
         if is_npy(held):
             height, width, rows = _npy_rows(held, what, max_pixels)
+            frames, tags = 1, {}
         else:
             height, width, rows = _image_rows(
                 lambda access: open_image(held, what, access, max_pixels), what, max_pixels
             )
-            _warn_of_frames(what, frames_of(held))
+            frames, tags = about(held)
     else:
         raise ImageError(
             f"{role} image is of type {type(source).__name__}; "
             "give a path, a PIL image, a NumPy array or a torch tensor"
+        )
+
+    if frames > 1:
+        warn(
+            f"{what} has {frames} frames or pages, and fastnst uses the first; save the one that you want as a "
+            "picture of its own",
         )
 
     def read() -> Iterator[Picture]:
@@ -128,14 +132,6 @@ def _opened(source: object, role: str, max_pixels: int) -> tuple[str, StreamedPi
                 yield from_samples(samples, what, name)
 
     return what, StreamedPicture(height, width, name, read, tags)
-
-
-def _warn_of_frames(what: str, frames: int) -> None:
-    if frames > 1:
-        warn(
-            f"{what} has {frames} frames or pages, and fastnst uses the first; save the one that you want as a "
-            "picture of its own",
-        )
 
 
 def _image_rows(opened: Callable[[str], Any], what: str, max_pixels: int) -> tuple[int, int, Rows]:

@@ -73,9 +73,8 @@ def apply_to_clip(
     check_target(target, source.sound_for(target) if sound else None, shape, source.rate)
     network = network if isinstance(network, NetworkFile) else load_network(network)
     names = network.network.names
-    track = None if blend is None else read_track("blend", blend, lambda held: in_order(names, _at_moment(held)))
-    weights: Any = read_blend(blend) if isinstance(blend, str) else blend
-    applier = Applier(network, blend=_at(track, 0.0) if track is not None else weights, **options)
+    track = read_track("blend", blend, lambda held: in_order(names, _as_blend(held)))
+    applier = Applier(network, blend=_as_blend(blend) if track is None else _at(track, 0.0), **options)
     broken = None
     with tempfile.TemporaryDirectory(prefix=".fastnst-", dir=target.absolute().parent) as folder:
         paths: list[Path] = []
@@ -103,8 +102,8 @@ def apply_to_clip(
     return AppliedClip(len(paths), shape, source.rate, facts, broken)
 
 
-def _at_moment(held: Any) -> Any:
-    return read_blend(held) if isinstance(held, str) else held
+def _as_blend(blend: Any) -> Any:
+    return read_blend(blend) if isinstance(blend, str) else blend
 
 
 def _at(track: Track, seconds: float) -> Sequence[float]:

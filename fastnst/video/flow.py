@@ -141,7 +141,7 @@ def disoccluded(forward: Flow, backward: Flow) -> npt.NDArray[np.bool_]:
         |w̃ + ŵ|² > 0.01 (|w̃|² + |ŵ|²) + 0.5        w̃(p) = w(p + ŵ(p))
     """
     height, width = backward.shape[:2]
-    x, y = (place + offset for place, offset in zip(*_places_and_offsets(backward), strict=True))
+    x, y = np.moveaxis(_places(backward) + backward, 2, 0)
     outside = (x < -0.5) | (x > width - 0.5) | (y < -0.5) | (y > height - 0.5)
     there = sampled(torch.from_numpy(np.moveaxis(forward, 2, 0).copy())[None], backward, "INTER_LINEAR")[0]
     returned = np.moveaxis(there.numpy(), 0, 2)
@@ -168,16 +168,16 @@ def sampled(image: Tensor, flow: Flow, kernel: str) -> Tensor:
     """The image at the points that the flow leads to, by a kernel of OpenCV; beyond the border the border goes on."""
     import cv2
 
-    x, y = ((place + offset).astype(np.float32) for place, offset in zip(*_places_and_offsets(flow), strict=True))
+    origins = (_places(flow) + flow).astype(np.float32)
     samples = np.moveaxis(image[0].float().numpy(), 0, 2)
-    result = cv2.remap(samples, x, y, getattr(cv2, kernel), borderMode=cv2.BORDER_REPLICATE)
+    result = cv2.remap(samples, origins, None, getattr(cv2, kernel), borderMode=cv2.BORDER_REPLICATE)
     return torch.from_numpy(np.moveaxis(np.atleast_3d(result), 2, 0).copy())[None]
 
 
-def _places_and_offsets(flow: Flow) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
-    """The x and the y of each pixel, and what the flow adds to them."""
+def _places(flow: Flow) -> npt.NDArray[np.float64]:
+    """The x and the y of each pixel, (H, W, 2)."""
     y, x = np.mgrid[: flow.shape[0], : flow.shape[1]].astype(np.float64)
-    return (x, y), (flow[..., 0], flow[..., 1])
+    return np.stack([x, y], axis=2)
 
 
 def sharpness(flow: Flow) -> npt.NDArray[np.float32]:
@@ -190,7 +190,7 @@ def inwards(flow: Flow) -> npt.NDArray[np.float32]:
     """How far each point that has moved away from the border was within the earlier frame, (H, W) in 0…1, by the pixels
     beside the border in which a style draws it; 1 for all others."""
     last = np.array(flow.shape[1::-1]) - 1
-    now = np.stack(_places_and_offsets(flow)[0], axis=2)
+    now = _places(flow)
     before = now + flow
     was, is_now = (np.minimum(place, last - place).min(2) for place in (before, now))
     within = np.clip((was + 1) / _BORDER, 0, 1)

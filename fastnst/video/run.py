@@ -22,7 +22,7 @@ from fastnst.transfer.scales import image_size
 from fastnst.video.clip import Clip, moves, open_clip
 from fastnst.video.flow import Frame, as_frame, as_planes, fitted, is_cut
 from fastnst.video.options import VIDEO_OPTIONS, Look, VideoOptions, VideoValues
-from fastnst.video.studio import Known, Made, Motions, Studio
+from fastnst.video.studio import Made, Motions, Studio
 from fastnst.video.work import Work, work_folder
 
 # Options of which the same frames come, and of clips those that their content's hash stands for.
@@ -158,7 +158,6 @@ class Production:
 
     def _extract(self, masks: Mapping[int, Clip]) -> tuple[str, list[str]]:
         """Keeps the frames of the clip, and those of `masks` that move; returns their hashes."""
-        self.work.make()
         self.count, content, self.broken = self.work.extract(self._source, self.size)
         sizes = {number: _fitting(mask.size, self.size) for number, mask in masks.items()}
         return content, [self.work.extract(masks[each], size, f"masks/{each}")[1] for each, size in sizes.items()]
@@ -231,28 +230,22 @@ class Production:
         stylizer = self._studio.stylizer(seconds, masks)
         begin = max(start for start in scenes if start <= index)
         end = min([start for start in scenes if start > index], default=self.count)
-        if number == 1:
-            others = [index - back for back in self.video.look_back if index - back >= begin]
-        else:
-            others = [other for other in (index + (1 if number % 2 == 0 else -1),) if begin <= other < end]
         if number == 1 and index == begin:
             made = self._studio.afresh(content, stylizer)
         else:
-            between = self._motions.between
+            between, last = self._motions.between, index + (1 if number % 2 == 0 else -1)
+            others = [index - back for back in self.video.look_back] if number == 1 else [last]
             known = [
-                Known(self._made(number, other), between((other, self.work.frame(other)), (index, content)))
+                (self._made(number, other), between((other, self.work.frame(other)), (index, content)))
                 for other in others
+                if begin <= other < end
             ]
             own = None if number == 1 else self._made(number - 1, index)
-            made = self._studio.after(content, stylizer, known, own=own, before=self._before(number, index))
+            before = self._made(number, last) if 0 <= last < self.count else own
+            made = self._studio.after(content, stylizer, known, own=own, before=before)
         self.work.finish(number, index, made.tensors(), made.frame if number == self.video.passes else None)
         if self.video.passes == 1 and index >= max(self.video.look_back):
             self.work.forget(number, index - max(self.video.look_back))
-
-    def _before(self, number: int, index: int) -> Made:
-        """The frame that was made before this one, in this pass or the one before."""
-        before = index + 1 if number % 2 == 0 else index - 1
-        return self._made(number, before) if 0 <= before < self.count else self._made(number - 1, index)
 
     def _made(self, number: int, index: int) -> Made:
         return Made.of(self.work.tensors(number, index))

@@ -45,7 +45,7 @@ def score_clip(out: Clip, source: Clip) -> Score:
     errors, valid = [], []
     pairs = zip(pairwise(out.frames()), pairwise(fitted(frame, out.size) for frame in source.frames()), strict=True)
     for results, contents in pairs:
-        found = motion(*contents)
-        errors.append(warping_error(*results, found.flow, found.covered))
-        valid.append(float(found.covered.mean()))
+        moved = motion(*contents)
+        errors.append(warping_error(*results, moved.flow, moved.covered))
+        valid.append(float(moved.covered.mean()))
     return Score(tuple(errors), tuple(valid))

@@ -79,12 +79,8 @@ class Made:
         return cls(tensors["image"], tensors["finish"], float(tensors["level"]), rest)
 
 
-@dataclass(frozen=True, eq=False)
-class Known:
-    """Another frame that is made already, and the motion from there."""
-
-    made: Made
-    motion: Motion
+Known = tuple[Made, Motion]
+"""Another frame that is made already, and the motion from there."""
 
 
 class Studio:
@@ -169,12 +165,12 @@ def start_of(
     nothing = torch.zeros_like(content[:, :1])
     image, finish = (content, nothing) if own is None else (own.image, own.finish)
     target, held, begun = image, nothing, nothing.bool()
-    for each in known:
-        flow = each.motion.flow
-        moved, done = warped(each.made.image, flow).clamp(0, 1), sampled(each.made.finish, flow, "INTER_LINEAR")
+    for other, way in known:
+        flow = way.flow
+        moved, done = warped(other.image, flow).clamp(0, 1), sampled(other.finish, flow, "INTER_LINEAR")
         # What was at the border and is no more is to lose the border's strokes.
         done = done * torch.from_numpy(inwards(flow))
-        covered, trusted = (torch.from_numpy(mask)[None, None] for mask in (each.motion.covered, each.motion.trusted))
+        covered, trusted = (torch.from_numpy(mask)[None, None] for mask in (way.covered, way.trusted))
         new = covered & ~begun if own is None else trusted & ~begun
         image = torch.where(new, moved if own is None else (moved + own.image) / 2, image)
         finish = torch.where(new, torch.maximum(done, finish), finish)
@@ -188,7 +184,7 @@ def start_of(
         image = toned(image, content, begun)
         target = torch.where(held > 0, target, image)
     frozen = (finish == 1) & (held > 0) if video.freeze else None
-    level = next((made.level for made in (*(each.made for each in known), own) if made is not None), 1.0)
+    level = next((made.level for made in (*(other for other, _ in known), own) if made is not None), 1.0)
     return Made(image, finish, level, {}), Coherence(target, held, video.temporal_weight, level, frozen)
 
 

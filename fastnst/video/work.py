@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from fastnst.errors import ImageError
+from fastnst.image.files import make_folder
 from fastnst.replacing import replacing
 from fastnst.transfer.checkpoint import CheckpointError
 from fastnst.video.clip import BrokenFrameError, Clip
@@ -60,15 +61,6 @@ class Work:
             f"{str(path)!r} is damaged or of another version; delete {str(self.folder)!r} and start over"
         )
 
-    def make(self) -> None:
-        """Makes the folders that are missing. Raises ImageError."""
-        try:
-            for name in ("content", "masks", "done", "raw"):
-                (self.folder / name).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            problem = f"{str(self.folder)!r} cannot be made ({error.strerror})"
-            raise ImageError(f"{problem}; choose another output") from error
-
     def keep_record(self, record: Mapping[str, Any], saved: Mapping[str, Any] | None) -> None:
         """Keeps what the run is made of, or compares it with what was `saved`. Raises CheckpointError."""
         present = {"format": FORMAT, **json.loads(json.dumps(record))}
@@ -89,10 +81,10 @@ class Work:
         """Keeps the frames of a clip at a size, (height, width).
 
         Returns their number, a hash of them, and what is wrong with the frame after them, if it is broken. Raises
-        ImageError where even the first is.
+        ImageError where even the first is, or no folder can be made.
         """
         digest, count = hashlib.sha256(), 0
-        (self.folder / name).mkdir(parents=True, exist_ok=True)
+        make_folder(str(self.folder / name))
         try:
             for frame in clip.frames():
                 kept = fitted(frame, size)
@@ -137,13 +129,14 @@ class Work:
 
     def finish(self, number: int, index: int, made: Mapping[str, Tensor], frame: Frame | None) -> None:
         """Keeps the tensors that a pass made of a frame, and in the last pass the frame itself."""
-        path = self._raw(number, index)
-        path.parent.mkdir(exist_ok=True)
+        path, done = self._raw(number, index), self.path("done", index)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
             arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in made.items()}
             np.savez(file, **arrays)
         if frame is not None:
-            with replacing(self.path("done", index)) as file:
+            done.parent.mkdir(exist_ok=True)
+            with replacing(done) as file:
                 Image.fromarray(frame).save(file, "PNG", compress_level=1)
 
     def forget(self, number: int, index: int) -> None:
