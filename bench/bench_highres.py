@@ -58,6 +58,7 @@ from fastnst.plan.planner import Plan, Ways, plan_run
 from fastnst.plan.speed import forward_flops, measure_rate
 from fastnst.transfer.descent import Descent
 
+KINDS = ("whole", "kept", "recompute", "auto", "published")
 SIDES = ("whole", "kept:1024", "recompute:1024", "published")
 BLOCK, MARGIN = 512, 256
 # The styles' size is no part of what is measured.
@@ -354,6 +355,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--count", action="store_true", help="count operations, and measure nothing")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parsed = parser.parse_args(arguments)
+    if unknown := [side for side in parsed.sides if side.partition(":")[0] not in KINDS]:
+        parser.error(f"unknown side {unknown[0]!r}; give some of {', '.join(KINDS)}")
     sizes = [options_for(size, parsed.device, parsed.precision, parsed.optimizer) for size in parsed.size]
     if parsed.worker:
         print(json.dumps(work(parsed.worker, sizes[0], parsed.iterations)))

@@ -1,5 +1,6 @@
 """Limited-memory BFGS on device vectors, without a host round trip."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -136,8 +137,14 @@ class LBFGS:
         return direction
 
     def rescaled(self, size: tuple[int, int]) -> "LBFGS":
-        """A fresh one: pairs of another scale are those of another function."""
-        return replace(self)
+        """One without pairs, for those of another scale are another function's, that begins with what is known of each
+        band. The loss is made of means over positions, so `H` is as much larger as there are more pixels."""
+        other, known, state = replace(self), self.curvature(), self.live_state()
+        if "memory_both" in known and float(known["memory_both"]) > 0:
+            last = state["previous" if "previous" in state else "previous_gradient"]
+            known["h0"] *= 3 * math.prod(size) / last.numel()
+            other.load_state_dict(known)
+        return other
 
     def live_state(self) -> dict[str, Tensor]:
         if self._fused is not None:
