@@ -72,7 +72,7 @@ def bias_relu_pool(x: Tensor, bias: Tensor | None = None, pool: str = "avg", *, 
     if min(x.shape[2:]) < 2:
         raise ValueError(f"x of shape {tuple(x.shape)} has no 2×2 window; give 2 or more rows and columns")
     if backend == "reference":
-        return reference.bias_relu_pool(x, bias, pool).to(x.dtype)
+        return reference.bias_relu(x, bias, pool).to(x.dtype)
     if torch.is_grad_enabled() and x.requires_grad:
         result: Tensor = _BiasRelu.apply(x, bias, pool, False, backend)  # type: ignore[no-untyped-call]
         return result

@@ -1,7 +1,7 @@
 # mypy: allow-untyped-decorators, allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 """The Triton kernels of bias + ReLU + 2×2 pooling that keep one bit of each activation, and of the way back.
 
-Layouts, groups and words are those of `triton_relu`.
+Layouts and groups are those of `triton_relu`.
 """
 
 from collections.abc import Mapping
@@ -12,27 +12,33 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastnst_kernels.launch.launch import Launch, launch_gpu, run
 from fastnst_kernels.launch.layout import in_layout
 from fastnst_kernels.relu.triton_relu import (
-    as_words,
+    GROUP,
+    GROUPS,
     channels_last_buffer,
-    group_size,
-    groups_per_program,
-    packed_word,
+    packed,
     relu,
+    run_groups_of,
+    run_in_groups,
+    unpacked,
 )
 
 
 @triton.jit
-def _place(H, W, half, blocks, half_rows, GROUPS: tl.constexpr):
-    """A program's image, upper row and groups (GROUPS,), the windows of its row, the activations of the row below."""
+def _place(H, W, half, run_groups, blocks, half_rows):
+    """A program's image and upper row; of its groups (GROUPS,) the window, the place in its run and the channels; whole
+    windows of its row, and activations of the row below."""
     program = tl.program_id(0).to(tl.int64)
     index = program // blocks
     g = (program % blocks).to(tl.int32) * GROUPS + tl.arange(0, GROUPS)
     h = index % half_rows * 2
+    window = g // run_groups
+    group = g - window * run_groups
+    channel = group[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
     # A last odd row is in no window, and has no row below.
-    return index // half_rows, h, g, tl.where(h + 1 < H, half, 0), tl.where(h + 1 < H, W, 0)
+    windows, W_below = tl.where(h + 1 < H, half, 0), tl.where(h + 1 < H, W, 0)
+    return index // half_rows, h, window, group, channel, windows, W_below
 
 
 @triton.jit(do_not_specialize=["H", "W", "half", "run_groups", "blocks", "half_rows"])
@@ -40,7 +46,7 @@ def bias_relu_pool_kernel(
     x,  # (B, H, W, C)
     bias,  # (C,) any float dtype, or None
     pooled,  # (B, H // 2, W // 2, C)
-    bits,  # (B, H, W, run_groups) words, or None
+    bits,  # (B, H, W, run_groups) uint8, or None
     C,
     H,
     W,
@@ -48,28 +54,19 @@ def bias_relu_pool_kernel(
     run_groups,  # ⌈C / GROUP⌉
     blocks,  # programs of one row of windows
     half_rows,  # ⌈H / 2⌉
-    GROUP: tl.constexpr,
-    GROUPS: tl.constexpr,  # of one program
-    EVEN: tl.constexpr,  # GROUP divides C
     MAX: tl.constexpr,
 ):
-    image, h, g, windows, W_below = _place(H, W, half, blocks, half_rows, GROUPS)
-    j = tl.arange(0, GROUP)[None, :]
-    window = g // run_groups
-    group = g - window * run_groups
-    column = group[:, None] * GROUP + j
-    mask = window[:, None] < windows
-    if not EVEN:
-        mask = mask & (column < C)
-    corner = x + (image * H + h) * W * C + window[:, None] * 2 * C + column
-    out = pooled + (image * (H // 2) + h // 2) * half * C + window[:, None] * C + column
+    image, h, window, group, channel, windows, W_below = _place(H, W, half, run_groups, blocks, half_rows)
+    mask = (window[:, None] < windows) & (channel < C)
+    corner = x + (image * H + h) * W * C + window[:, None] * 2 * C + channel
+    out = pooled + (image * (H // 2) + h // 2) * half * C + window[:, None] * C + channel
     below = corner + W * C
     a = tl.load(corner, mask=mask, other=0.0).to(tl.float32)
     b = tl.load(corner + C, mask=mask, other=0.0).to(tl.float32)
     c = tl.load(below, mask=mask, other=0.0).to(tl.float32)
     d = tl.load(below + C, mask=mask, other=0.0).to(tl.float32)
     if bias is not None:
-        shift = tl.load(bias + column, mask=mask, other=0.0).to(tl.float32)
+        shift = tl.load(bias + channel, mask=mask, other=0.0).to(tl.float32)
         a, b, c, d = a + shift, b + shift, c + shift, d + shift
     values = (relu(a), relu(b), relu(c), relu(d))
     if MAX:
@@ -88,14 +85,13 @@ def bias_relu_pool_kernel(
         for i in tl.static_range(4):
             off = (result <= 0.0) | (hot != i) if MAX else values[i] <= 0.0
             live = window * 2 + i % 2 < (W if i < 2 else W_below)
-            word = packed_word(off, mask, bits.dtype.element_ty)
-            tl.store(here + (i // 2 * W + i % 2) * run_groups, word, mask=live)
+            tl.store(here + (i // 2 * W + i % 2) * run_groups, packed(off, mask), mask=live)
 
 
 @triton.jit(do_not_specialize=["H", "W", "half", "run_groups", "blocks", "half_rows"])
 def unpool_backward_kernel(
     gradient,  # (B, H // 2, W // 2, C)
-    bits,  # (B, H, W, run_groups) words
+    bits,  # (B, H, W, run_groups) uint8
     result,  # (B, H, W, C)
     C,
     H,
@@ -105,24 +101,15 @@ def unpool_backward_kernel(
     blocks,
     half_rows,
     factor,  # 1/4 for the average, 1 for the maximum
-    GROUP: tl.constexpr,
-    GROUPS: tl.constexpr,
-    EVEN: tl.constexpr,
 ):
-    image, h, g, windows, W_below = _place(H, W, half, blocks, half_rows, GROUPS)
-    j = tl.arange(0, GROUP)[None, :]
-    window = g // run_groups
-    group = g - window * run_groups
-    column = group[:, None] * GROUP + j
-    in_run = window[:, None] >= 0
-    if not EVEN:
-        in_run = column < C
-    pooled = gradient + (image * (H // 2) + h // 2) * half * C + window[:, None] * C + column
+    image, h, window, group, channel, windows, W_below = _place(H, W, half, run_groups, blocks, half_rows)
+    in_run = channel < C
+    pooled = gradient + (image * (H // 2) + h // 2) * half * C + window[:, None] * C + channel
     value = tl.load(pooled, mask=in_run & (window[:, None] < windows), other=0.0).to(tl.float32) * factor
     here = bits + (image * H + h) * W * run_groups + window * 2 * run_groups + group
-    out = result + (image * H + h) * W * C + window[:, None] * 2 * C + column
+    out = result + (image * H + h) * W * C + window[:, None] * 2 * C + channel
     here_below = here + W * run_groups
-    words = (
+    bytes_of_window = (
         tl.load(here, mask=window * 2 < W, other=0),
         tl.load(here + run_groups, mask=window * 2 + 1 < W, other=0),
         tl.load(here_below, mask=window * 2 < W_below, other=0),
@@ -130,22 +117,17 @@ def unpool_backward_kernel(
     )
     for i in tl.static_range(4):
         live = window * 2 + i % 2 < (W if i < 2 else W_below)
-        passed = tl.where((words[i].to(tl.int32)[:, None] >> j) & 1 != 0, value, 0.0).to(result.dtype.element_ty)
+        passed = tl.where(unpacked(bytes_of_window[i]), value, 0.0).to(result.dtype.element_ty)
         tl.store(out + (i // 2 * W + i % 2) * C, passed, mask=in_run & live[:, None])
 
 
-def _run(kernel: Any, full: Tensor, bits: Tensor | None, own: Mapping[str, Any]) -> None:
-    """Runs one of the pooling kernels, which share their part in the full-size tensor and its bits."""
+def _run(kernel: Any, full: Tensor, own: Mapping[str, Any]) -> None:
+    """Runs one of the pooling kernels, which share their part in the full-size tensor."""
     batch, channels, height, width = full.shape
-    group = group_size(channels, bits)
-    run_groups = ceil(channels / group)
-    # Four loads of a program's activations are in flight.
-    groups = groups_per_program(1024, group)
-    half_rows = ceil(height / 2)
-    blocks = ceil(run_groups * ceil(width / 2) / groups)
+    run_groups, half_rows = run_groups_of(channels), ceil(height / 2)
+    blocks = ceil(run_groups * ceil(width / 2) / GROUPS.value)
     arguments = {
         **own,
-        "bits": None if bits is None else as_words(bits, group),
         "C": channels,
         "H": height,
         "W": width,
@@ -153,24 +135,19 @@ def _run(kernel: Any, full: Tensor, bits: Tensor | None, own: Mapping[str, Any])
         "run_groups": run_groups,
         "blocks": blocks,
         "half_rows": half_rows,
-        "GROUP": group,
-        "GROUPS": groups,
-        "EVEN": channels % group == 0,
     }
-    # Warps that leave each thread 16 bytes of 16-bit activations.
-    warps = 4 if launch_gpu(full.device).warp_size == 32 else 2
-    run(Launch(kernel, batch * half_rows * blocks, arguments, warps), full.device)
+    run_in_groups(kernel, batch * half_rows * blocks, arguments, full.device)
 
 
 def bias_relu_pool(x: Tensor, bias: Tensor | None, pool: str, pooled: Tensor, bits: Tensor | None) -> None:
     """`eager.bias_relu_pool` as one kernel, whose bits run along the channels."""
     x = in_layout(x, True)
     with channels_last_buffer(pooled) as buffer:
-        _run(bias_relu_pool_kernel, x, bits, {"x": x, "bias": bias, "pooled": buffer, "MAX": pool == "max"})
+        _run(bias_relu_pool_kernel, x, {"x": x, "bias": bias, "pooled": buffer, "bits": bits, "MAX": pool == "max"})
 
 
 def unpool_backward(gradient: Tensor, bits: Tensor, pool: str, result: Tensor) -> None:
     """`eager.unpool_backward` as one kernel, of bits that run along the channels."""
     with channels_last_buffer(result) as buffer:
-        own = {"gradient": in_layout(gradient, True), "result": buffer, "factor": 1.0 if pool == "max" else 0.25}
-        _run(unpool_backward_kernel, buffer, bits, own)
+        own = {"gradient": in_layout(gradient, True), "bits": bits, "result": buffer}
+        _run(unpool_backward_kernel, buffer, {**own, "factor": 1.0 if pool == "max" else 0.25})

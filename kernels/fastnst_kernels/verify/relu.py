@@ -38,7 +38,7 @@ def _quantised(values: Tensor) -> Tensor:
 def _activations(site: Site, x: Tensor, bias: Tensor, above: Tensor) -> Iterator[Operation]:
     flags = reference.mask(x, bias)
     forward = Expected.equal(reference.bias_relu(x, bias).to(x.dtype))
-    backward = Expected.equal(reference.relu_gradient(above, flags))
+    backward = Expected.equal(reference.gradient(x, bias, None, above))
 
     def run_in_place(layout: torch.memory_format) -> Mapping[str, Sequence[Tensor]]:
         y, gradient = (tensor.to(memory_format=layout, copy=True) for tensor in (x, above))
@@ -67,8 +67,8 @@ def _content(site: Site, x: Tensor, bias: Tensor, content: Tensor) -> Operation:
 
 def _pools(site: Site, x: Tensor, bias: Tensor, above: Tensor, pool: str) -> Iterator[Operation]:
     flags = reference.mask(x, bias, pool)
-    forward = Expected.equal(reference.bias_relu_pool(x, bias, pool).to(x.dtype))
-    backward = Expected.equal(reference.pool_gradient(above, flags, pool).to(x.dtype))
+    forward = Expected.equal(reference.bias_relu(x, bias, pool).to(x.dtype))
+    backward = Expected.equal(reference.gradient(x, bias, pool, above).to(x.dtype))
 
     def run_into_buffers(layout: torch.memory_format) -> Mapping[str, Sequence[Tensor]]:
         given = x.to(memory_format=layout, copy=True)
