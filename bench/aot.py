@@ -134,7 +134,6 @@ def _run_relu(x: Tensor) -> None:
     pooled = empty_map(x, True, size=(x.shape[2] // 2, x.shape[3] // 2))
     direct.relu_backward("triton", x, bits, x)
     direct.unpool_backward("triton", pooled, bits, "avg", x)
-    direct.bias_relu_content("triton", x, bias, x, x, 1.0)
     for shift, kept in ((bias, bits), (None, None)):
         direct.bias_relu("triton", x, shift, x, kept)
         for pool in ("avg", "max"):

@@ -43,15 +43,6 @@ class Pool:
 Layer = Convolution | Pool
 
 
-@dataclass(frozen=True)
-class Sums:
-    """The sums that a tap wants made while its layer's features are written, in one pass: F Fᵀ in a `precision` of the
-    kernels, or Σ (F − P)² times a constant, `content`, for P of the layer's shape."""
-
-    precision: str | None = None
-    content: tuple[Tensor, float] | None = None
-
-
 class Convolver(Protocol):
     """A library's 3×3 convolution, for maps in `dtype` whose memory format `channels_last` says."""
 
@@ -159,13 +150,11 @@ class GpuLayers(Layers):
         direct.bias_relu_pool(self._backend, x, bias, pool=layer.pool, pooled=pooled, bits=bits)
         return pooled, bits
 
-    def forward_with_sums(self, layer: Convolution, x: Tensor, sums: Sums) -> tuple[Tensor, Tensor]:
-        """The features of a layer without a pool, and what is summed up of them: see `Sums`."""
+    def forward_with_sums(self, layer: Convolution, x: Tensor, precision: str) -> tuple[Tensor, Tensor]:
+        """The features F of a layer without a pool, and the sums F Fᵀ in a `precision` of the kernels."""
         y = self._convolved(x, layer.weight, None, padding=layer.padding)
-        if sums.content is not None:
-            return y, direct.bias_relu_content(self._backend, y, layer.bias, y, *sums.content)
         features = torch.empty_like(y)
-        return features, direct.bias_relu_gram(self._backend, y, layer.bias, features, sums.precision or "ieee")
+        return features, direct.bias_relu_gram(self._backend, y, layer.bias, features, precision)
 
     def _before_relu(self, layer: Layer, gradient: Tensor, record: Tensor, shape: torch.Size) -> Tensor:
         if layer.pool is None:

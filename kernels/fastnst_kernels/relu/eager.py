@@ -26,14 +26,6 @@ def bias_relu(x: Tensor, bias: Tensor | None, y: Tensor, bits: Tensor | None) ->
 
 
 @torch.no_grad()
-def bias_relu_content(x: Tensor, bias: Tensor, y: Tensor, content: Tensor, weight: float) -> Tensor:
-    """Write max(x + bias, 0) of one image into `y`, as `bias_relu` does, and return weight · Σ (y − content)², (1,)."""
-    bias_relu(x, bias, y, None)
-    dtype = accumulation_dtype(x.dtype)
-    return (y.to(dtype) - content.to(dtype)).square_().sum((1, 2, 3)).mul_(weight)
-
-
-@torch.no_grad()
 def relu_backward(gradient: Tensor, bits: Tensor, result: Tensor) -> None:
     """Write the gradient where its bit is set, else 0, into `result`, dense and of its layout, or itself."""
     # Not a product with the bits, of which an infinite gradient would make NaN.

@@ -9,16 +9,15 @@ has a group. Where a program starts is in 64 bits, what lies inside it in 32.
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import ceil
-from typing import Any, cast
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastnst_kernels.launch.launch import Launch, cannot_round, finish_sum, launch_gpu, run
+from fastnst_kernels.launch.launch import Launch, launch_gpu, run
 from fastnst_kernels.launch.layout import empty_map, in_layout
-from fastnst_kernels.relu import eager
 
 GROUP = tl.constexpr(8)
 # Of one program.
@@ -77,8 +76,6 @@ def bias_relu_kernel(
     bias,  # (C,) any float dtype, or None
     y,  # as x, and may be x
     bits,  # (positions, run_groups) uint8, or None
-    content,  # (positions, C), or None
-    partial,  # (programs,) float32: Σ (y − content)²
     C,
     run_groups,  # ⌈C / GROUP⌉
     groups,  # of all positions
@@ -87,12 +84,7 @@ def bias_relu_kernel(
     value = tl.load(x + start + offsets, mask=mask, other=0.0).to(tl.float32)
     if bias is not None:
         value += tl.load(bias + channel, mask=mask, other=0.0).to(tl.float32)
-    rounded = relu(value).to(y.dtype.element_ty)
-    tl.store(y + start + offsets, rounded, mask=mask)
-    if content is not None:
-        target = tl.load(content + start + offsets, mask=mask, other=0.0).to(tl.float32)
-        difference = tl.where(mask, rounded.to(tl.float32) - target, 0.0)
-        tl.store(partial + tl.program_id(0), tl.sum(tl.sum(difference * difference, axis=1), axis=0))
+    tl.store(y + start + offsets, relu(value).to(y.dtype.element_ty), mask=mask)
     if bits is not None:
         tl.store(bits + group, packed(value <= 0.0, mask), mask=live)
 
@@ -124,29 +116,10 @@ def run_in_groups(kernel: Any, grid: int, arguments: Mapping[str, Any], device: 
 
 def bias_relu(x: Tensor, bias: Tensor | None, y: Tensor, bits: Tensor | None) -> None:
     """`eager.bias_relu` as one kernel, whose bits run along the channels."""
-    with channels_last_buffer(y) as buffer:
-        _activate(in_layout(x, True), bias, buffer, bits)
-
-
-def bias_relu_content(x: Tensor, bias: Tensor, y: Tensor, content: Tensor, weight: float) -> Tensor:
-    """`eager.bias_relu_content` of one image in one pass."""
-    if cannot_round(x.dtype):
-        return eager.bias_relu_content(x, bias, y, content, weight)
-    with channels_last_buffer(y) as buffer:
-        partial = _activate(in_layout(x, True), bias, buffer, None, in_layout(content, True))
-    return finish_sum(cast(Tensor, partial), weight)
-
-
-def _activate(
-    x: Tensor, bias: Tensor | None, y: Tensor, bits: Tensor | None, content: Tensor | None = None
-) -> Tensor | None:
-    """Writes max(x + bias, 0) of channels-last activations (B, C, H, W) into `y`, and their bits into `bits`. Returns,
-    with `content` P of one image, sums (1, parts) of (y − P)²."""
     grid, groups = _groups(x)
-    partial = None if content is None else torch.empty((1, grid), dtype=torch.float32, device=x.device)
-    arguments = {"x": x, "bias": bias, "y": y, "bits": bits, "content": content, "partial": partial, **groups}
-    run_in_groups(bias_relu_kernel, grid, arguments, x.device)
-    return partial
+    with channels_last_buffer(y) as buffer:
+        arguments = {"x": in_layout(x, True), "bias": bias, "y": buffer, "bits": bits, **groups}
+        run_in_groups(bias_relu_kernel, grid, arguments, x.device)
 
 
 def relu_backward(gradient: Tensor, bits: Tensor, result: Tensor) -> None:

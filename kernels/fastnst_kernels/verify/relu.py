@@ -10,13 +10,11 @@ from fastnst_kernels import direct
 from fastnst_kernels.launch.layout import empty_bits
 from fastnst_kernels.operators import by_channels
 from fastnst_kernels.relu import POOLS, bias_relu, bias_relu_pool, reference
-from fastnst_kernels.verify import budget
 from fastnst_kernels.verify.budget import Expected
 from fastnst_kernels.verify.check import Operation, Site, differentiated
 
 # Multiples of it add up without rounding in float32, so that equal sums are equal in float64 too.
 _QUANTUM = 2.0**-12
-_CONTENT_WEIGHT = 0.5
 
 
 def operations(site: Site) -> Iterator[Operation]:
@@ -25,8 +23,6 @@ def operations(site: Site) -> Iterator[Operation]:
     bias = _quantised(0.5 * noise(site.shape[1])).to(dtype)
     above = noise(*site.shape).to(dtype)
     yield from _activations(site, x, bias, above)
-    if len(x) == 1:
-        yield _content(site, x, bias, above.relu())
     for pool in POOLS if min(site.shape[2:]) > 1 else ():
         yield from _pools(site, x, bias, above[:, :, : site.shape[2] // 2, : site.shape[3] // 2], pool=pool)
 
@@ -51,18 +47,6 @@ def _activations(site: Site, x: Tensor, bias: Tensor, above: Tensor) -> Iterator
     yield differentiated("bias_relu", "", x, function, gradients=[above], forward=[forward], backward=backward)
     expected = {"forward": [forward, Expected.equal(flags)], "backward": [backward]}
     yield Operation("bias_relu", "in place", run_in_place, expected)
-
-
-def _content(site: Site, x: Tensor, bias: Tensor, content: Tensor) -> Operation:
-    activations = reference.bias_relu(x, bias).to(x.dtype)
-
-    def run(layout: torch.memory_format) -> Mapping[str, Sequence[Tensor]]:
-        given = x.to(memory_format=layout, copy=True)
-        loss = direct.bias_relu_content(site.backend, given, bias, given, content, _CONTENT_WEIGHT)
-        return {"forward": [given, loss]}
-
-    forward = [Expected.equal(activations), budget.content_loss(activations, content, _CONTENT_WEIGHT)]
-    return Operation("bias_relu_content", "in place", run, {"forward": forward})
 
 
 def _pools(site: Site, x: Tensor, bias: Tensor, above: Tensor, pool: str) -> Iterator[Operation]:
