@@ -51,7 +51,7 @@ _MOVES: Mapping[str, Mapping[str, Times]] = {
     "adam": {"image": 2, "gradient": 1, "first": 2, "second": 2, "best": 1},
     "image": {"image": 1, "source": 1, "result": 1, "partial": 1},
     "bias_relu": {"x": 1, "y": 1, "bits": 1},
-    "bias_relu_pool": {"x": 1, "pooled": 1, "bits": 1},
+    "bias_relu_pool": {"x": 1, "y": 1, "bits": 1},
     "relu_backward": {"gradient": 1, "bits": 1, "result": 1},
     "unpool_backward": {"gradient": 1, "bits": 1, "result": 1},
     "first_forward": {"image": 1, "weight": 1, "bias": 1, "y": 1, "partial": 1},

@@ -77,7 +77,7 @@ def image_gradient(
 ) -> Tensor:
     """upstream · scale_c (none: 0) + tv_weight · ∂TV, with one weight or (B,) of them: (B, 3, H, W)."""
     weights = torch.as_tensor(tv_weight, dtype=dtype, device=image.device).expand(len(image))
-    slope = torch.func.grad(lambda x: total_variation(x, kind, dtype=dtype).sum())(image.to(dtype))
+    slope: Tensor = torch.func.grad(lambda x: total_variation(x, kind, dtype=dtype).sum())(image.to(dtype))
     gradient = weights[:, None, None, None] * slope
     return gradient if upstream is None else gradient + normalise_gradient(upstream, scale, flip, dtype=dtype)
 

@@ -177,7 +177,8 @@ def steps(size: int, setting: Setting) -> Iterator[Step]:
 
 def _untracked(function: Function) -> Form:
     """The result of the function, of which autograd keeps nothing."""
-    return lambda *inputs: partial(torch.no_grad()(function), *inputs)
+    untracked = torch.no_grad()(function)
+    return lambda *inputs: lambda: _results(untracked(*inputs))[-1]
 
 
 def _forward(function: Function) -> Form:

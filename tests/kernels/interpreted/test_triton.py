@@ -102,8 +102,8 @@ def test_nothing_else_is_written() -> None:
 
 def test_bits_start_anywhere() -> None:
     x = make_activations((1, 32, 2, 2), torch.float32, channels_last=True)
-    y, bits = operators.bias_relu("triton", x, None, True)
+    y, bits = operators.bias_relu("triton", x, None, None, True)
     moved = torch.zeros(bits.numel() + 1, dtype=torch.uint8)[1:].view(bits.shape)
-    direct.bias_relu("triton", x, None, x, moved)
+    direct.bias_relu("triton", x, None, None, x, moved)
     assert torch.equal(moved, bits)
     assert torch.equal(x, y)
