@@ -132,13 +132,12 @@ def _run_losses(features: Tensor, precision: str) -> None:
 def _run_relu(x: Tensor) -> None:
     bits, bias = empty_bits(x, True), torch.empty((x.shape[1],), dtype=x.dtype, device="meta")
     pooled = empty_map(x, True, size=(x.shape[2] // 2, x.shape[3] // 2))
-    direct.relu_backward("triton", x, bits, x)
-    direct.unpool_backward("triton", pooled, bits, "avg", x)
-    direct.bias_relu_content("triton", x, bias, x, x, 1.0)
+    direct.relu_backward("triton", x, bits, None, x)
+    direct.relu_backward("triton", pooled, bits, "avg", x)
     for shift, kept in ((bias, bits), (None, None)):
-        direct.bias_relu("triton", x, shift, x, kept)
+        direct.bias_relu("triton", x, shift, None, x, bits=kept)
         for pool in ("avg", "max"):
-            direct.bias_relu_pool("triton", x, shift, pool, pooled, kept)
+            direct.bias_relu("triton", x, shift, pool, pooled, bits=kept)
 
 
 def _run_image(above: Tensor) -> None:

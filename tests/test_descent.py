@@ -37,7 +37,7 @@ from fastnst.transfer.run import Pace
 LAYERS: dict[str, Any] = {"weights": "random", "style_layers": ["conv1_1", "conv2_1"], "content_layers": "conv2_2"}
 KERNELS: dict[ModuleType, tuple[str, ...]] = {
     losses_eager: ("content_loss", "tap_backward"),
-    relu_eager: ("bias_relu", "bias_relu_pool", "relu_backward", "unpool_backward"),
+    relu_eager: ("bias_relu", "relu_backward"),
     image_eager: ("normalise", "image_gradient"),
 }
 

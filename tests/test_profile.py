@@ -13,11 +13,11 @@ import torch
 from fastnst_kernels import image
 from fastnst_kernels.launch.backends import float32_products
 from fastnst_kernels.losses import eager
-from fastnst_kernels.profiling import losses, measure
-from fastnst_kernels.profiling.losses import OPERATIONS, profile, work_of
+from fastnst_kernels.profiling import measure
+from fastnst_kernels.profiling import steps as all_steps
 from fastnst_kernels.profiling.measure import peak_extra_bytes
-from fastnst_kernels.profiling.step import Roofline, Work
-from fastnst_kernels.profiling.steps import profile_steps, steps
+from fastnst_kernels.profiling.step import Roofline, Work, measured
+from fastnst_kernels.profiling.steps import OPERATIONS, gram_steps, steps, work_of
 from fastnst_kernels.verify.everything import STYLE_LAYERS
 
 from fastnst.app.cli import main
@@ -64,9 +64,9 @@ def test_json_has_each_layer_operation_and_implementation(capsys: pytest.Capture
 
 
 def test_wrong_plain_form_is_named_and_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(losses, "plain_gram", lambda features: torch.zeros(1, *(features.shape[1:2] * 2)))
-    measured = profile(16, runtime(), rounds=1, compile_mode=None)
-    plain = next(each for each in measured if each.implementation == "eager")
+    monkeypatch.setattr(all_steps, "plain_gram", lambda features: torch.zeros(1, *(features.shape[1:2] * 2)))
+    measurements = measured(gram_steps(16, runtime(), None), runtime(), rounds=1)
+    plain = next(each for each in measurements if each.implementation == "eager")
     assert plain.timing is plain.as_dict()["gigabytes_per_second"] is None
     assert (plain.problem or "").startswith("wrong result")
 
@@ -119,9 +119,8 @@ def test_the_table_names_what_was_not_timed(
 def test_a_wrong_result_is_not_timed(module: Any, name: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     right = getattr(module, name)
     monkeypatch.setattr(module, name, lambda *arguments, **named: 1.01 * right(*arguments, **named))
-    timed_steps = profile_steps(16, runtime(), Roofline(1.0, 1.0), rounds=1)
     with pytest.raises(ArithmeticError, match=said):
-        list(chain(profile(16, runtime(), rounds=1, compile_mode=None), timed_steps))
+        list(measured(chain(gram_steps(16, runtime(), None), steps(16, runtime())), runtime(), rounds=1))
 
 
 def test_the_figures_that_a_roofline_is_drawn_from() -> None:
@@ -173,10 +172,10 @@ def test_an_interrupted_profile_keeps_its_rows(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(*given: Any, **named: Any) -> Iterator[Any]:
-        yield from islice(profile(*given, **named), 5)
+        yield from islice(measured(*given, **named), 5)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fastnst.app.cli.profile.profile", interrupted)
+    monkeypatch.setattr("fastnst.app.cli.profile.measured", interrupted)
     arguments = ["profile", "--size", "16", "--device", "cpu", "--rounds", "1", "--no-compile"]
     assert main(arguments) == 130
     printed = capsys.readouterr()

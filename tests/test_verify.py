@@ -69,7 +69,7 @@ def test_json_covers_each_op_dtype_layout_and_layer(capsys: pytest.CaptureFixtur
     assert report["versions"]["torch"] == torch.__version__
     operations = {name for name in fastnst_kernels.__all__ if name.islower()}
     helpers = {"available_backends", "blend_targets"}
-    only_direct = {"tap_backward", "first_layer", "bias_relu_gram", "bias_relu_content"}
+    only_direct = {"tap_backward", "first_layer", "bias_relu_gram"}
     assert {check["op"] for check in report["checks"]} - only_direct == operations - helpers
 
 
@@ -135,7 +135,6 @@ CONTENT, CONTENT_RELU = "tap (content)", "tap (content, ReLU, in place)"
 STYLE, BLENDED = "tap (style, content, ReLU)", "tap (blended styles, ReLU, in place)"
 OWNED, CROPS = "tap_backward (owned, ReLU, into upstream)", "accumulate_gram (crops)"
 RELUS = ("bias_relu", "bias_relu (in place)")
-BESIDE = "bias_relu_content (in place)"
 POOLS = [f"bias_relu_pool ({pool}{form})" for pool in ("avg", "max") for form in ("", ", into buffers")]
 INTO = [name for name in POOLS if "buffers" in name]
 NORMALISE = ("normalise", "normalise (flipped)")
@@ -173,12 +172,9 @@ one_percent = result(lambda value: 1.01 * value)
         ("tap", eager, "content_loss", one_percent, forward(CONTENT, CONTENT_RELU, STYLE)),
         ("tiles", eager, "tap_backward", given(owned=moved), backward(OWNED)),
         ("tiles", eager, "accumulate_gram", nothing, forward(CROPS)),
-        ("relu", relu_eager, "bias_relu", argument(2, one_more), forward(*RELUS, BESIDE)),
-        ("relu", relu_eager, "bias_relu", argument(3, one_bit), backward(*RELUS) | forward(RELUS[1], BESIDE)),
-        ("relu", relu_eager, "relu_backward", argument(2, one_more), backward(*RELUS, *POOLS)),
-        ("relu", relu_eager, "bias_relu_pool", argument(3, one_more), forward(*POOLS)),
-        ("relu", relu_eager, "bias_relu_pool", argument(4, one_bit), backward(*POOLS) | forward(*INTO)),
-        ("relu", relu_eager, "unpool_backward", argument(3, one_more), backward(*POOLS)),
+        ("relu", relu_eager, "bias_relu", argument(3, one_more), forward(*RELUS, *POOLS)),
+        ("relu", relu_eager, "bias_relu", argument(4, one_bit), backward(*RELUS, *POOLS) | forward(RELUS[1], *INTO)),
+        ("relu", relu_eager, "relu_backward", argument(3, one_more), backward(*RELUS, *POOLS)),
         ("image", image_eager, "normalise", one_percent, forward(*NORMALISE)),
         ("image", image_eager, "normalise_backward", result(one_more), backward(*NORMALISE, *GRADIENT)),
         ("image", image_eager, "total_variation", one_percent, forward(*VARIATION)),

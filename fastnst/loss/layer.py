@@ -17,7 +17,6 @@ from fastnst.loss.moments import RegionSums, chunks, loss_backend, region_sums
 from fastnst.loss.sliced import SlicedSums, SlicedTargets, sliced_sums
 from fastnst.loss.targets import StyleTarget
 from fastnst.network.backbone import Tap
-from fastnst.network.layers import Sums
 from fastnst.network.runtime import Runtime
 from fastnst.network.tiles import Window
 
@@ -84,22 +83,15 @@ class LayerTerms:
         own = [tensor for tensor in (self._gram_sums, self.content) if tensor is not None]
         return own if self.regions is None else own + self.regions.sums
 
-    def wanted(self, content: Tensor | None) -> Sums | None:
-        """The sums of the features that a layer may make as it writes them: F Fᵀ, or else the content term."""
-        if not self.is_whole or self.runtime.backend == "reference":
-            return None
-        if self.target is not None:
-            return Sums(precision=self.runtime.dot_precision)
-        if self.content_constant is not None and content is not None and self.opaque is None and self.regions is None:
-            return Sums(content=(content, self.content_constant))
-        return None
+    @property
+    def wanted(self) -> str | None:
+        """The precision of the sums F Fᵀ that a layer may make as it writes the features."""
+        is_made = self.target is not None and self.is_whole and self.runtime.backend != "reference"
+        return self.runtime.dot_precision if is_made else None
 
     def add(self, features: Tensor, content: Tensor | None, window: Window, made: Tensor | None = None) -> None:
         """Adds what a tile owns of the layer, (1, C, h, w), a view of a larger map: the positions at `window`. The sums
         that were `wanted` are there already if they are `made`."""
-        if made is not None and self.target is None:
-            self.content = made
-            return
         if made is not None:
             self._grams = made
         elif (grams := self._gram_sums) is not None:
@@ -166,8 +158,8 @@ class LayerTap(Tap):
     scale: Tensor
 
     @property
-    def wanted(self) -> Sums | None:
-        return self.terms.wanted(self.content) if self.adds else None
+    def wanted(self) -> str | None:
+        return self.terms.wanted if self.adds else None
 
     @property
     def is_plain(self) -> bool:
@@ -187,8 +179,7 @@ class LayerTap(Tap):
 
     def forward_summed(self, features: Tensor, sums: Tensor) -> None:
         self.terms.add(features[:, :, *self.inside], self.content, self.window, sums)
-        if self.terms.target is not None:
-            self.terms.finish_beside(features.dtype, sums)
+        self.terms.finish_beside(features.dtype, sums)
 
     def backward(self, features: Tensor, gradient: Tensor, *, accumulate: bool, relu: bool) -> None:
         runtime, difference, content = self.terms.runtime, self.terms.difference, self.content

@@ -18,7 +18,7 @@ from torch import Tensor
 from fastnst.errors import FastnstError
 from fastnst.network.architecture import Preprocessing, layers_up_to
 from fastnst.network.cpu import CpuLayers, OneDnn, Winograd
-from fastnst.network.layers import Convolution, GpuLayers, Layer, Layers, Pool, Sums, Torch
+from fastnst.network.layers import Convolution, GpuLayers, Layer, Layers, Pool, Torch
 from fastnst.network.runtime import Runtime
 from fastnst.network.weights import Weights
 
@@ -28,8 +28,8 @@ class Tap(ABC):
     forward pass alone has no more than `forward`."""
 
     @property
-    def wanted(self) -> Sums | None:
-        """The sums that `forward` makes, if a layer has them for less as it writes the features."""
+    def wanted(self) -> str | None:
+        """The precision of the sums F Fᵀ, if `forward` makes them and a layer has them for less as it writes F."""
         return None
 
     @property
@@ -99,7 +99,7 @@ class Backbone:
             kept, is_seen = None, tapped
             if first is not None and not traces and isinstance(self.layers, GpuLayers):
                 features = self.layers.empty((1, len(first.weight), *image.shape[2:]))  # (1, K, H, W)
-                gram, precision = wanted is not None and wanted.precision is not None, self.layers.first_precision
+                gram, precision = wanted is not None, self.layers.first_precision
                 sums = direct.first_forward(self.backend, image, first, features, gram, precision or "ieee")
                 is_seen = tapped and not taps[name].is_plain
             elif wanted is not None and isinstance(self.layers, GpuLayers) and isinstance(step, Convolution):

@@ -43,15 +43,6 @@ class Pool:
 Layer = Convolution | Pool
 
 
-@dataclass(frozen=True)
-class Sums:
-    """The sums that a tap wants made while its layer's features are written, in one pass: F Fᵀ in a `precision` of the
-    kernels, or Σ (F − P)² times a constant, `content`, for P of the layer's shape."""
-
-    precision: str | None = None
-    content: tuple[Tensor, float] | None = None
-
-
 class Convolver(Protocol):
     """A library's 3×3 convolution, for maps in `dtype` whose memory format `channels_last` says."""
 
@@ -152,27 +143,19 @@ class GpuLayers(Layers):
         if isinstance(layer, Convolution):
             x, bias = self._convolved(x, layer.weight, None, padding=layer.padding), layer.bias
         bits = empty_bits(x) if record else None
-        if layer.pool is None:
-            direct.bias_relu(self._backend, x, bias, y=x, bits=bits)
-            return x, bits
-        pooled = self.empty((*x.shape[:2], x.shape[2] // 2, x.shape[3] // 2))  # (1, C, H/2, W/2)
-        direct.bias_relu_pool(self._backend, x, bias, pool=layer.pool, pooled=pooled, bits=bits)
-        return pooled, bits
+        y = x if layer.pool is None else self.empty((*x.shape[:2], x.shape[2] // 2, x.shape[3] // 2))  # (1, C, …, …)
+        direct.bias_relu(self._backend, x, bias, layer.pool, y=y, bits=bits)
+        return y, bits
 
-    def forward_with_sums(self, layer: Convolution, x: Tensor, sums: Sums) -> tuple[Tensor, Tensor]:
-        """The features of a layer without a pool, and what is summed up of them: see `Sums`."""
+    def forward_with_sums(self, layer: Convolution, x: Tensor, precision: str) -> tuple[Tensor, Tensor]:
+        """The features F of a layer without a pool, and the sums F Fᵀ in a `precision` of the kernels."""
         y = self._convolved(x, layer.weight, None, padding=layer.padding)
-        if sums.content is not None:
-            return y, direct.bias_relu_content(self._backend, y, layer.bias, y, *sums.content)
         features = torch.empty_like(y)
-        return features, direct.bias_relu_gram(self._backend, y, layer.bias, features, sums.precision or "ieee")
+        return features, direct.bias_relu_gram(self._backend, y, layer.bias, features, precision)
 
     def _before_relu(self, layer: Layer, gradient: Tensor, record: Tensor, shape: torch.Size) -> Tensor:
-        if layer.pool is None:
-            direct.relu_backward(self._backend, gradient, record, gradient)
-            return gradient
-        full = self.empty((*gradient.shape[:2], *shape[2:]))  # (1, K, H, W)
-        direct.unpool_backward(self._backend, gradient, record, pool=layer.pool, result=full)
+        full = gradient if layer.pool is None else self.empty((*gradient.shape[:2], *shape[2:]))  # (1, K, H, W)
+        direct.relu_backward(self._backend, gradient, record, layer.pool, result=full)
         return full
 
 

@@ -117,7 +117,7 @@ class Building:
 
 def _mark(rehearsal: Rehearsal, device: torch.device) -> Path:
     """The file in our cache whose presence says that the kernels of this rehearsal have been built on this machine."""
-    plan = replace(rehearsal.plan, peak_bytes=0, held_bytes=0, limit_bytes=None, seconds=None)
+    plan = replace(rehearsal.plan, peak_bytes=0, held_bytes=0, limit_bytes=None)
     facts = (replace(rehearsal, plan=plan), device_name(device), versions(), os.environ.get("TRITON_CACHE_DIR"))
     return cache_folder() / "kernels" / hashlib.sha256(repr(facts).encode()).hexdigest()
 

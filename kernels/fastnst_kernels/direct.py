@@ -39,10 +39,7 @@ content_loss = _by_backend(losses.content_loss, "losses.triton_content")
 tap_backward = _by_backend(losses.tap_backward, "losses.triton_tap")
 
 bias_relu = _by_backend(relu.bias_relu, "relu.triton_relu")
-bias_relu_content = _by_backend(relu.bias_relu_content, "relu.triton_relu")
 relu_backward = _by_backend(relu.relu_backward, "relu.triton_relu")
-bias_relu_pool = _by_backend(relu.bias_relu_pool, "relu.triton_pool")
-unpool_backward = _by_backend(relu.unpool_backward, "relu.triton_pool")
 
 normalise = _by_backend(image.normalise, "image.triton_image")
 normalise_backward = _by_backend(image.normalise_backward, "image.triton_image")

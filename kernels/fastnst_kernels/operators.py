@@ -131,67 +131,45 @@ def by_channels(backend: str, x: Tensor) -> bool:
 
 
 def _activated(
-    backend: str, x: Tensor, bias: Tensor | None, keep_bits: bool, *, size: tuple[int, int] | None = None
+    backend: str, x: Tensor, bias: Tensor | None, pool: str | None, keep_bits: bool
 ) -> tuple[Tensor, Tensor]:
     x = dense(x)
-    y = empty_map(x, packed_by_channels(x), size=size)
+    y = empty_map(x, packed_by_channels(x), size=None if pool is None else (x.shape[2] // 2, x.shape[3] // 2))
     return y, empty_bits(x, by_channels(backend, x)) if keep_bits else x.new_empty((0,), dtype=torch.uint8)
 
 
-def _bias_relu(backend: str, x: Tensor, bias: Tensor | None, keep_bits: bool) -> tuple[Tensor, Tensor]:
-    y, bits = _activated(backend, x, bias, keep_bits)
-    direct.bias_relu(backend, dense(x), bias, y, bits if keep_bits else None)
+def _bias_relu(
+    backend: str, x: Tensor, bias: Tensor | None, pool: str | None, keep_bits: bool
+) -> tuple[Tensor, Tensor]:
+    y, bits = _activated(backend, x, bias, pool, keep_bits)
+    direct.bias_relu(backend, dense(x), bias, pool, y, bits if keep_bits else None)
     return y, bits
 
 
-def _pooled(backend: str, x: Tensor, bias: Tensor | None, pool: str, keep_bits: bool) -> tuple[Tensor, Tensor]:
-    return _activated(backend, x, bias, keep_bits, size=(x.shape[2] // 2, x.shape[3] // 2))
-
-
-def _bias_relu_pool(backend: str, x: Tensor, bias: Tensor | None, pool: str, keep_bits: bool) -> tuple[Tensor, Tensor]:
-    pooled, bits = _pooled(backend, x, bias, pool, keep_bits)
-    direct.bias_relu_pool(backend, dense(x), bias, pool, pooled, bits if keep_bits else None)
-    return pooled, bits
-
-
-def _passed(backend: str, gradient: Tensor, bits: Tensor, last: bool) -> Tensor:
-    return empty_map(gradient, last)
-
-
-def _relu_backward(backend: str, gradient: Tensor, bits: Tensor, last: bool) -> Tensor:
-    result = _passed(backend, gradient, bits, last)
-    direct.relu_backward(backend, in_layout(gradient, last), bits, result)
-    return result
-
-
-def _spread(backend: str, gradient: Tensor, bits: Tensor, height: int, width: int, last: bool, pool: str) -> Tensor:
+def _before_relu(
+    backend: str, gradient: Tensor, bits: Tensor, height: int, width: int, last: bool, pool: str | None
+) -> Tensor:
     return empty_map(gradient, last, size=(height, width))
 
 
-def _unpool_backward(
-    backend: str, gradient: Tensor, bits: Tensor, height: int, width: int, last: bool, pool: str
+def _relu_backward(
+    backend: str, gradient: Tensor, bits: Tensor, height: int, width: int, last: bool, pool: str | None
 ) -> Tensor:
     result = empty_map(gradient, last, size=(height, width))
-    direct.unpool_backward(backend, in_layout(gradient, last), bits, pool, result)
+    direct.relu_backward(backend, in_layout(gradient, last), bits, pool, result)
     return result
 
 
 bias_relu = _operator(
-    "bias_relu(str backend, Tensor x, Tensor? bias, bool keep_bits) -> (Tensor, Tensor)", _bias_relu, _activated
-)
-bias_relu_pool = _operator(
-    "bias_relu_pool(str backend, Tensor x, Tensor? bias, str pool, bool keep_bits) -> (Tensor, Tensor)",
-    _bias_relu_pool,
-    _pooled,
+    "bias_relu(str backend, Tensor x, Tensor? bias, str? pool, bool keep_bits) -> (Tensor, Tensor)",
+    _bias_relu,
+    _activated,
 )
 relu_backward = _operator(
-    "relu_backward(str backend, Tensor gradient, Tensor bits, bool by_channels) -> Tensor", _relu_backward, _passed
-)
-unpool_backward = _operator(
-    "unpool_backward(str backend, Tensor gradient, Tensor bits, SymInt height, SymInt width, bool by_channels, "
-    "str pool) -> Tensor",
-    _unpool_backward,
-    _spread,
+    "relu_backward(str backend, Tensor gradient, Tensor bits, SymInt height, SymInt width, bool by_channels, "
+    "str? pool) -> Tensor",
+    _relu_backward,
+    _before_relu,
 )
 
 

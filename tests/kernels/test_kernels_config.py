@@ -5,7 +5,7 @@ from math import ceil
 import pytest
 import torch
 from fastnst_kernels.launch.gpu import Gpu
-from fastnst_kernels.launch.heuristic import Problem, backward_heuristic, pairs_of, partial_heuristic, reduce_heuristic
+from fastnst_kernels.launch.heuristic import Problem, backward_heuristic, pairs_of, partial_heuristic, reduce_tile
 from fastnst_kernels.lbfgs import FusedLBFGS
 from fastnst_kernels.verify.lbfgs import octaves
 from hypothesis import given, settings
@@ -35,7 +35,7 @@ def test_within_the_limits(gpu: Gpu, problem: Problem) -> None:
     assert not problem.tensor_cores or config.split_length <= 4096
     needed = ceil(problem.positions / 4096) if problem.tensor_cores else 1
     assert config.splits <= needed or pairs * problem.batch * config.splits <= 3 * gpu.multiprocessors
-    assert config.block_c % reduce_heuristic(problem.channels, config.splits).tile == 0
+    assert config.block_c % reduce_tile(problem.channels, config.splits) == 0
 
     backward = backward_heuristic(problem, gpu)
     stage = (backward.block_c + backward.block_m) * backward.block_k * problem.itemsize

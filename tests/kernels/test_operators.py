@@ -42,8 +42,8 @@ def calls(features: Tensor, image: Tensor) -> dict[Any, list[tuple[Any, ...]]]:
     loss, difference, scale = operators.gram_difference_loss(BACKEND, features, target, 0.5, None, 1.0, "ieee")
     style, content = (difference, scale, loss, 0.1), (features[:1], loss, 2.0)
     sums = torch.zeros_like(difference, dtype=loss.dtype)
-    y, bits = operators.bias_relu(BACKEND, features, None, True)
-    pooled, pool_bits = operators.bias_relu_pool(BACKEND, features, shift, "max", True)
+    y, bits = operators.bias_relu(BACKEND, features, None, None, True)
+    pooled, pool_bits = operators.bias_relu(BACKEND, features, shift, "max", True)
     packed = operators.by_channels(BACKEND, features)
     upstream, dtype, last = make_upstream(image, torch.bfloat16), image.dtype, not image.is_contiguous()
     zeros, factors = torch.zeros_like(image), [list(SCALE), list(SHIFT)]
@@ -58,10 +58,12 @@ def calls(features: Tensor, image: Tensor) -> dict[Any, list[tuple[Any, ...]]]:
             (features, features, "ieee", *style, *content, True),
             (features, None, "ieee", *style),
         ],
-        operators.bias_relu: [(features, shift, True), (features, None, False)],
-        operators.bias_relu_pool: [(features, shift, "avg", True)],
-        operators.relu_backward: [(y, bits, packed)],
-        operators.unpool_backward: [(pooled, pool_bits, 3, 4, packed, "max")],
+        operators.bias_relu: [
+            (features, shift, None, True),
+            (features, None, None, False),
+            (features, shift, "avg", True),
+        ],
+        operators.relu_backward: [(y, bits, 3, 4, packed, None), (pooled, pool_bits, 3, 4, packed, "max")],
         operators.normalise: [(image, *factors, True, torch.float16, True)],
         operators.normalise_backward: [(upstream, factors[0], True, dtype, last)],
         operators.total_variation: [(image, "squared")],

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fastnst_kernels.profiling.losses import IMPLEMENTATIONS, OPERATIONS, profile, trace
 from fastnst_kernels.profiling.measure import conditions
 from fastnst_kernels.profiling.plot import Panel, Point, draw
-from fastnst_kernels.profiling.step import LARGEST_SIZE, Measurement, measure_roofline
-from fastnst_kernels.profiling.steps import profile_steps
+from fastnst_kernels.profiling.step import LARGEST_SIZE, Measurement, measure_roofline, measured
+from fastnst_kernels.profiling.steps import IMPLEMENTATIONS, OPERATIONS, gram_steps, trace
 from fastnst_kernels.profiling.steps import steps as all_steps
 from fastnst_kernels.verify.everything import STYLE_LAYERS, check_size
 
@@ -57,12 +56,12 @@ def _run(parsed: argparse.Namespace) -> int:
             if not parsed.json:
                 say(f"{rows} operations at {runtime.precision}, a row for each as soon as it is measured")
                 _print_conditions(parsed.size, runtime, facts)
-            measured = profile(parsed.size, runtime, rounds=parsed.rounds, compile_mode=mode)
-            _measure(measured, len(IMPLEMENTATIONS) - (mode is None), losses, shown=not parsed.json)
+            measurements = measured(gram_steps(parsed.size, runtime, mode), runtime, rounds=parsed.rounds)
+            _measure(measurements, len(IMPLEMENTATIONS) - (mode is None), losses, shown=not parsed.json)
             if not parsed.json:
                 print(_peaks(losses))
-            measured = profile_steps(parsed.size, runtime, measure_roofline(runtime), rounds=parsed.rounds)
-            _measure(measured, 2, steps, shown=not parsed.json)
+            measurements = measured(all_steps(parsed.size, runtime), runtime, rounds=parsed.rounds)
+            _measure(measurements, 2, steps, shown=not parsed.json)
         except KeyboardInterrupt:
             interrupted = True
     if parsed.plot:

@@ -16,7 +16,6 @@ from torch import Tensor
 from fastnst_kernels.first import FirstLayer
 from fastnst_kernels.first.triton_first import (
     activated,
-    by_channel,
     filters,
     layer_arguments,
     patches,
@@ -24,7 +23,7 @@ from fastnst_kernels.first.triton_first import (
     wrapped,
 )
 from fastnst_kernels.image.eager import add_variation
-from fastnst_kernels.image.triton_pixels import variation_terms
+from fastnst_kernels.image.triton_image import by_channel, variation
 from fastnst_kernels.launch.launch import finish_sum, launch_gpu
 from fastnst_kernels.launch.layout import dense, dense_channels_last, empty_map, in_layout
 from fastnst_kernels.losses.targets import StyleTerm
@@ -161,17 +160,7 @@ def first_backward_kernel(
         mask = own & (i >= first)
         here = i * stride_h + places
         if VARIATION:
-            pixel = tl.load(image + here, mask=mask, other=0.0)
-            left = tl.load(image + here - stride_w, mask=mask & (column > 0), other=0.0)
-            right = tl.load(image + here + stride_w, mask=mask & (column + 1 < W), other=0.0)
-            up = tl.load(image + here - stride_h, mask=mask & (i > 0), other=0.0)
-            down = tl.load(image + here + stride_h, mask=mask & (i + 1 < H), other=0.0)
-            # A neighbour beyond the border is the pixel itself, and differs by nothing.
-            to_left = tl.where(column > 0, pixel - left, 0.0)
-            to_right = tl.where(column + 1 < W, pixel - right, 0.0)
-            to_up = tl.where(i > 0, pixel - up, 0.0)
-            to_down = tl.where(i + 1 < H, pixel - down, 0.0)
-            value, slope = variation_terms(to_left, to_right, to_up, to_down, ABSOLUTE)
+            value, slope = variation(image, here, mask, i, column, size, strides, ABSOLUTE)
             values += value
             result += slope * tv_factor
         tl.store(gradient + here, result, mask=mask)

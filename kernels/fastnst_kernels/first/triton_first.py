@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastnst_kernels.first import FirstLayer
-from fastnst_kernels.image.triton_pixels import numbered
+from fastnst_kernels.image.triton_image import by_channel, numbered
 from fastnst_kernels.launch.heuristic import LONGEST_SUM, split_evenly
 from fastnst_kernels.launch.launch import Launch, input_precision, launch_gpu, run
 from fastnst_kernels.launch.layout import wide_image
@@ -27,12 +27,6 @@ _BLOCK_M = 128
 _STAGES = 2
 # Programs for each multiprocessor: one more writes a matrix of partial sums more.
 _PROGRAMS = 2
-
-
-@triton.jit
-def by_channel(channel, values):
-    """One of three values, by a channel of 0 to 2."""
-    return tl.where(channel == 0, values[0], tl.where(channel == 1, values[1], values[2]))
 
 
 @triton.jit

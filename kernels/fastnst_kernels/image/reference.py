@@ -1,4 +1,4 @@
-"""The operations at the image's edge in naive torch, straight from the formulas, with their derivatives.
+"""The operations at the image's edge in naive torch, straight from the formulas, with autograd's gradient of them.
 
 Images are (B, 3, H, W). x_{i,j} is a pixel of one channel; differences are taken to the right and down, where there is
 a neighbour; in the nine-point form also along both diagonals, in the image with a replicated border of one.
@@ -65,26 +65,6 @@ def slopes(image: Tensor, kind: str) -> list[Tensor]:
     return [d * ((4 if index < 2 else 1) / (3 * d[0].numel())) for index, d in enumerate(every)]
 
 
-def total_variation_gradient(image: Tensor, kind: str = "squared", *, dtype: torch.dtype = torch.float64) -> Tensor:
-    """The derivative of `total_variation`: (B, 3, H, W)."""
-    right, down, *diagonals = slopes(image.to(dtype), kind)
-    if not diagonals:
-        return (F.pad(right, (1, 0)) - F.pad(right, (0, 1))) + (F.pad(down, (0, 0, 1, 0)) - F.pad(down, (0, 0, 0, 1)))
-    padded = F.pad(-(right + down), (1, 1, 1, 1))
-    padded[..., 1:-1, 2:] += right
-    padded[..., 2:, 1:-1] += down
-    padded[..., 1:, 1:] += diagonals[0]
-    padded[..., :-1, :-1] -= diagonals[0]
-    padded[..., 1:, :-1] += diagonals[1]
-    padded[..., :-1, 1:] -= diagonals[1]
-    # The border is the image's own.
-    padded[..., 1, :] += padded[..., 0, :]
-    padded[..., -2, :] += padded[..., -1, :]
-    padded[..., 1] += padded[..., 0]
-    padded[..., -2] += padded[..., -1]
-    return padded[..., 1:-1, 1:-1]
-
-
 def image_gradient(
     image: Tensor,
     upstream: Tensor | None,
@@ -97,7 +77,8 @@ def image_gradient(
 ) -> Tensor:
     """upstream · scale_c (none: 0) + tv_weight · ∂TV, with one weight or (B,) of them: (B, 3, H, W)."""
     weights = torch.as_tensor(tv_weight, dtype=dtype, device=image.device).expand(len(image))
-    gradient = weights[:, None, None, None] * total_variation_gradient(image, kind, dtype=dtype)
+    slope: Tensor = torch.func.grad(lambda x: total_variation(x, kind, dtype=dtype).sum())(image.to(dtype))
+    gradient = weights[:, None, None, None] * slope
     return gradient if upstream is None else gradient + normalise_gradient(upstream, scale, flip, dtype=dtype)
 
 

@@ -1,7 +1,8 @@
 # mypy: allow-untyped-decorators, allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 """The Triton kernel at the image's edge, with its launchers: normalisation, total variation, gradient.
 
-Pixels are taken in groups, a group to a thread (see `triton_pixels`). The nine-point variation is plain torch's.
+A program takes a tile of pixels with their channels side by side, a fourth of which is masked: maps are read and
+written by their strides, planes and channels-last alike. The nine-point variation is plain torch's.
 """
 
 from collections.abc import Sequence
@@ -14,26 +15,74 @@ import triton.language as tl
 from torch import Tensor
 
 from fastnst_kernels.image import eager
-from fastnst_kernels.image.triton_pixels import load_pixels, numbered, pixel_beside, store_pixels, variation
 from fastnst_kernels.launch.heuristic import power_of_two
 from fastnst_kernels.launch.launch import Launch, finish_sum, launch_gpu, run
-from fastnst_kernels.launch.layout import dense, dense_channels_last, empty_map, wide_image
+from fastnst_kernels.launch.layout import dense, dense_channels_last, empty_map, strides, wide_image
 
 _WARPS = 4
-# Groups of a row in a tile of the variation: its rows are then many, and few of them are read by two tiles.
-_COLUMN_GROUPS = 16
+# Pixels of a thread.
+_PIXELS = 2
+# Columns of a tile: 128 bytes of a plane.
+_COLUMNS = 32
 
 
-# A multiple of V is made known inside of the kernel, which is enough for vectors.
+@triton.jit
+def by_channel(channel, values):
+    """One of three values, by a channel of 0 to 2."""
+    return tl.where(channel == 0, values[0], tl.where(channel == 1, values[1], values[2]))
+
+
+@triton.jit
+def _sign(x):
+    # x itself where it is neither above nor below zero: a NaN stays one.
+    return tl.where(x > 0, 1.0, tl.where(x < 0, -1.0, x))
+
+
+@triton.jit
+def variation(image, here, mask, row, column, size, strides, ABSOLUTE: tl.constexpr):
+    """The terms of the pixels `here`: Σ over right and down, and its derivative without its factor; 0 where masked."""
+    H, W = size
+    _, stride_h, stride_w = strides
+    pixel = tl.load(image + here, mask=mask, other=0.0)
+    left = tl.load(image + here - stride_w, mask=mask & (column > 0), other=0.0)
+    right = tl.load(image + here + stride_w, mask=mask & (column + 1 < W), other=0.0)
+    up = tl.load(image + here - stride_h, mask=mask & (row > 0), other=0.0)
+    down = tl.load(image + here + stride_h, mask=mask & (row + 1 < H), other=0.0)
+    # A neighbour beyond the border is the pixel itself, and differs by nothing.
+    to_left = tl.where(column > 0, pixel - left, 0.0)
+    to_right = tl.where(column + 1 < W, pixel - right, 0.0)
+    to_up = tl.where(row > 0, pixel - up, 0.0)
+    to_down = tl.where(row + 1 < H, pixel - down, 0.0)
+    if ABSOLUTE:
+        value = tl.abs(to_right) + tl.abs(to_down)
+        slope = (_sign(to_left) + _sign(to_right)) + (_sign(to_up) + _sign(to_down))
+    else:
+        value = to_right * to_right + to_down * to_down
+        slope = (to_left + to_right) + (to_up + to_down)
+    return value, slope
+
+
 @triton.jit(do_not_specialize=["H", "W", "row_tiles", "column_tiles", "variation_gradient_stride"])
 def image_kernel(
-    image,  # (B, 3, H, W) float32, planes or channels-last, or None
-    source,  # (B, 3, H, W), planes or channels-last, or None
-    result,  # (B, 3, H, W), planes or channels-last: source · scale + the variation's derivative or shift; or None
+    image,  # (B, 3, H, W) float32 by its strides, or None
+    source,  # (B, 3, H, W) by its strides, or None
+    result,  # (B, 3, H, W) by its strides: source · scale + the variation's derivative or shift; or None
     partial,  # (B, tiles) float32, the image's variation; or None
     variation_gradient,  # (B,) float32 by its stride, or None
     variation_gradient_stride,
     divisor,  # (1,) float32, a power of two that the source is divided by, or None
+    image_stride_b,
+    image_stride_c,
+    image_stride_h,
+    image_stride_w,
+    source_stride_b,
+    source_stride_c,
+    source_stride_h,
+    source_stride_w,
+    result_stride_b,
+    result_stride_c,
+    result_stride_h,
+    result_stride_w,
     H,
     W,
     row_tiles,
@@ -46,70 +95,47 @@ def image_kernel(
     shift_2,
     factor,  # of the derivative of the variation
     ROWS: tl.constexpr,
-    COLUMN_GROUPS: tl.constexpr,
-    V: tl.constexpr,
-    IMAGE_LAST: tl.constexpr,
-    SOURCE_LAST: tl.constexpr,
-    RESULT_LAST: tl.constexpr,
+    COLUMNS: tl.constexpr,
     FLIP: tl.constexpr,
     ABSOLUTE: tl.constexpr,
-    ALIGNED: tl.constexpr,  # W is a multiple of V
     WIDE: tl.constexpr,  # offsets inside one image need 64 bits
 ):
-    GROUPS: tl.constexpr = ROWS * COLUMN_GROUPS
     program = tl.program_id(0)
     tiles = row_tiles * column_tiles
     tile = program % tiles
     index = (program // tiles).to(tl.int64)
-    if ALIGNED:
-        W = W // V * V
-    group = tl.arange(0, GROUPS)
-    row = tile // column_tiles * ROWS + group // COLUMN_GROUPS
-    col = (tile % column_tiles * COLUMN_GROUPS + group % COLUMN_GROUPS) * V
-    valid = tl.where(row < H, tl.minimum(tl.maximum(W - col, 0), V), 0)
+    p = tl.arange(0, ROWS * COLUMNS)[:, None]
+    row = tile // column_tiles * ROWS + p // COLUMNS
+    column = tile % column_tiles * COLUMNS + p % COLUMNS
+    channel = tl.arange(0, 4)[None, :]
+    mask = (row < H) & (column < W) & (channel < 3)
     if WIDE:
-        width = tl.cast(W, tl.int64)
-        pixel = row.to(tl.int64) * width + col
-    else:
-        width = W
-        pixel = row * W + col
-    positions = H * width
+        row, column, channel = row.to(tl.int64), column.to(tl.int64), channel.to(tl.int64)
     if partial is not None:
-        image += index * 3 * positions
-        own = load_pixels(image, pixel, valid, positions, IMAGE_LAST, V, ALIGNED)
-        above = tl.where(row > 0, valid, 0)
-        below = tl.where(row + 1 < H, valid, 0)
-        up = load_pixels(image, pixel - width, above, positions, IMAGE_LAST, V, ALIGNED)
-        down = load_pixels(image, pixel + width, below, positions, IMAGE_LAST, V, ALIGNED)
-        has_before = (valid > 0) & (col > 0)
-        has_after = (valid > 0) & (col + V < W)
+        here = channel * image_stride_c + (row * image_stride_h + column * image_stride_w)
+        steps = (image_stride_c, image_stride_h, image_stride_w)
+        value, slope = variation(image + index * image_stride_b, here, mask, row, column, (H, W), steps, ABSOLUTE)
+        tl.store(partial + index * tiles + tile, tl.sum(tl.sum(value, axis=1), axis=0))
         if variation_gradient is not None:
             factor *= tl.load(variation_gradient + index * variation_gradient_stride)
-        values = tl.zeros((GROUPS, V), dtype=tl.float32)
-        terms = own[:0]  # none yet
-        for c in tl.static_range(3):
-            before = pixel_beside(image, pixel - 1, has_before, positions, c, IMAGE_LAST)
-            after = pixel_beside(image, pixel + V, has_after, positions, c, IMAGE_LAST)
-            value, slope = variation(own[c], up[c], down[c], before, after, row, col, H, W, ABSOLUTE)
-            values += value
-            terms += (slope * factor,)
-        tl.store(partial + index * tiles + tile, tl.sum(tl.sum(values, axis=1), axis=0))
+        total = slope * factor
     else:
-        zeros = tl.zeros((GROUPS, V), dtype=tl.float32)
-        terms = (zeros + shift_0, zeros + shift_1, zeros + shift_2)
+        total = tl.zeros((ROWS * COLUMNS, 4), dtype=tl.float32) + by_channel(channel, (shift_0, shift_1, shift_2))
     if result is not None:
-        r, g, b = terms
         if source is not None:
-            x, y, z = load_pixels(source + index * 3 * positions, pixel, valid, positions, SOURCE_LAST, V, ALIGNED)
+            scale = by_channel(channel, (scale_0, scale_1, scale_2))
             if divisor is not None:
-                inverse = 1.0 / tl.load(divisor)
-                scale_0 *= inverse
-                scale_1 *= inverse
-                scale_2 *= inverse
-            r += (z if FLIP else x) * scale_0
-            g += y * scale_1
-            b += (x if FLIP else z) * scale_2
-        store_pixels(result + index * 3 * positions, pixel, valid, positions, (r, g, b), RESULT_LAST, ALIGNED)
+                scale *= 1.0 / tl.load(divisor)
+            there = (2 - channel if FLIP else channel) * source_stride_c
+            there += row * source_stride_h + column * source_stride_w
+            total += tl.load(source + index * source_stride_b + there, mask=mask, other=0.0).to(tl.float32) * scale
+        out = channel * result_stride_c + (row * result_stride_h + column * result_stride_w)
+        tl.store(result + index * result_stride_b + out, total.to(result.dtype.element_ty), mask=mask)
+
+
+def numbered(name: str, values: Sequence[float]) -> dict[str, float]:
+    """Numbers as arguments of a kernel: name_0, name_1, …"""
+    return {f"{name}_{index}": float(value) for index, value in enumerate(values)}
 
 
 def _run(
@@ -127,16 +153,10 @@ def _run(
 ) -> Tensor | None:
     """Runs `image_kernel` on dense maps of the shape of `image`. Returns the image's variation of a `kind`, (B,)."""
     batch, _, height, width = image.shape
-    if kind is None:
-        height, width = 1, height * width
-    # 16 bytes of the narrowest side where rows keep them aligned.
-    narrow = any(tensor is not None and tensor.dtype != torch.float32 for tensor in (source, result))
-    pixels = 8 if narrow and width % 8 == 0 else 4
-    groups = _WARPS * launch_gpu(image.device).warp_size
-    column_groups = groups if kind is None else min(_COLUMN_GROUPS, power_of_two(ceil(width / pixels)))
-    rows = groups // column_groups
-    row_tiles = ceil(height / rows)
-    column_tiles = ceil(width / (column_groups * pixels))
+    pixels = _PIXELS * _WARPS * launch_gpu(image.device).warp_size
+    columns = min(_COLUMNS, power_of_two(width))
+    rows = pixels // columns
+    row_tiles, column_tiles = ceil(height / rows), ceil(width / columns)
     partial = None
     if kind is not None:
         partial = torch.empty((batch, row_tiles * column_tiles), dtype=torch.float32, device=image.device)
@@ -148,6 +168,9 @@ def _run(
         "variation_gradient": weights,
         "variation_gradient_stride": 0 if weights is None else weights.stride(0),
         "divisor": divisor,
+        **strides(image, "image_", crop=True),
+        **strides(image if source is None else source, "source_", crop=True),
+        **strides(image if result is None else result, "result_", crop=True),
         "H": height,
         "W": width,
         "row_tiles": row_tiles,
@@ -156,14 +179,9 @@ def _run(
         **numbered("shift", shift),
         "factor": factor * (1.0 if kind == "absolute" else 2.0) / (height * width),
         "ROWS": rows,
-        "COLUMN_GROUPS": column_groups,
-        "V": pixels,
-        "IMAGE_LAST": dense_channels_last(image),
-        "SOURCE_LAST": source is not None and dense_channels_last(source),
-        "RESULT_LAST": result is not None and dense_channels_last(result),
+        "COLUMNS": columns,
         "FLIP": flip,
         "ABSOLUTE": kind == "absolute",
-        "ALIGNED": width % pixels == 0,
         "WIDE": wide_image(image),
     }
     run(Launch(image_kernel, batch * row_tiles * column_tiles, arguments, _WARPS), image.device)

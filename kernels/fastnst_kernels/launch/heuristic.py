@@ -29,15 +29,6 @@ class PartialConfig:
 
 
 @dataclass(frozen=True)
-class ReduceConfig:
-    """The reduction over splits: tiles of `tile` × `tile`, `split_block` splits read at once."""
-
-    tile: int
-    split_block: int
-    num_warps: int
-
-
-@dataclass(frozen=True)
 class BackwardConfig:
     """The product (G − A)·F: output tiles of `block_c` channels × `block_m` positions, `block_k` channels at a time."""
 
@@ -183,10 +174,9 @@ def _cost(problem: Problem, config: PartialConfig, gpu: Gpu) -> tuple[bool, floa
     return 2 * tiles < gpu.multiprocessors, moved
 
 
-def reduce_heuristic(channels: int, splits: int) -> ReduceConfig:
-    """Small tiles for small matrices, which have many splits and few elements."""
-    tile = (8 if splits > _MANY_SPLITS else 16) if channels <= 128 else 32
-    return ReduceConfig(tile=tile, split_block=min(power_of_two(splits), 4096 // tile**2), num_warps=8)
+def reduce_tile(channels: int, splits: int) -> int:
+    """The edge of the reduction's tiles: small ones for small matrices, which have many splits and few elements."""
+    return (8 if splits > _MANY_SPLITS else 16) if channels <= 128 else 32
 
 
 def backward_heuristic(problem: Problem, gpu: Gpu) -> BackwardConfig:

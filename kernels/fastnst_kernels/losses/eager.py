@@ -134,7 +134,7 @@ def accumulate_gram(sums: Tensor, features: Tensor, precision: str) -> None:
 def bias_relu_gram(x: Tensor, bias: Tensor, y: Tensor, precision: str) -> Tensor:
     """Write F = max(x + bias, 0) into `y`, another dense (B, C, H, W) of the layout of `x`, and return sums of F Fᵀ, as
     `finish_gram_loss` takes them from the same backend."""
-    bias_relu(x, bias, y, None)
+    bias_relu(x, bias, None, y, None)
     return _products(y, precision)
 
 

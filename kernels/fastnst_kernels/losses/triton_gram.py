@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastnst_kernels.launch.heuristic import pairs_of, power_of_two, reduce_heuristic
+from fastnst_kernels.launch.heuristic import pairs_of, power_of_two, reduce_tile
 from fastnst_kernels.launch.launch import Launch, cannot_round, run
 from fastnst_kernels.launch.layout import as_readable
 from fastnst_kernels.losses import eager
@@ -20,6 +20,8 @@ from fastnst_kernels.losses.triton_product import partial_sums, tile_of
 
 # The smallest peak that is scaled in full, 2⁻¹¹²: its scale is the smallest normal number.
 _SMALLEST_POWER = tl.constexpr(2.0**-112)
+# Elements of the partial sums that a program of the reduction reads at once.
+_REDUCED = 4096
 _FINISH_BLOCK = 1024
 
 
@@ -140,8 +142,8 @@ def _reduce(
     batch, channels = result.shape[:2]
     summed = partial.ndim == 3
     splits, pairs, block_c = (1, 1, 32) if summed else partial.shape[1:4]
-    config = reduce_heuristic(channels, splits)
-    tiles = pairs_of(ceil(channels / config.tile))
+    tile = reduce_tile(channels, splits)
+    tiles = pairs_of(ceil(channels / tile))
     sums = torch.empty((2, batch, tiles), dtype=torch.float32, device=partial.device)
     matrix = result if target is None else target
     arguments = {
@@ -159,12 +161,12 @@ def _reduce(
         "tiles": tiles,
         "positions": float(positions),
         "BLOCK_C": block_c,
-        "TILE": config.tile,
-        "SPLIT_BLOCK": config.split_block,
+        "TILE": tile,
+        "SPLIT_BLOCK": min(power_of_two(splits), _REDUCED // tile**2),
         "SUMMED": summed,
         "ACCUMULATE": accumulate,
     }
-    run(Launch(reduce_gram_kernel, batch * tiles, arguments, config.num_warps), partial.device)
+    run(Launch(reduce_gram_kernel, batch * tiles, arguments, num_warps=8), partial.device)
     return sums
 
 

@@ -1,14 +1,27 @@
-"""Times the rest of an iteration's own kernels, which all only move bytes: GB/s against the ceiling of a copy.
+"""The steps of the profile: the Gram losses at the five style layers, and the rest of an iteration's own kernels.
 
-The least bytes of each are in `steps`: with elements of s bytes, what is read and what is written once, a sign bit for
-each activation, and 4 bytes for what belongs to the image.
+The Gram losses have three operations: `forward` (the Gram matrix), `loss` (the Gram-difference loss, with what its
+backward needs kept) and `backward` (the gradient of the loss, added to the one from above). With C channels and M
+positions, `work_of` says the least that must be moved and multiplied: F, and for backward the upstream, read once,
+matrices read and written once, and M C (C + 1) operations for a symmetric product. The other kernels only move bytes,
+of which `steps` says the least: with elements of s bytes, what is read and what is written once, a sign bit for each
+activation, and 4 bytes for what belongs to the image.
 
-The eager form is plain PyTorch, channels-last as ours is; both add the bias themselves. Memory is counted as in
-`losses`: a backward's begins with its forward.
+There are up to three implementations: `fastnst`, `eager` (plain PyTorch, with autograd), and for the Gram losses
+`compile` (torch.compile of that; its mode "max-autotune" is taken without CUDA graphs, which save time of the host
+alone, and that is not in the figures). All is channels-last, as the engine has it, but the plain forms of the Gram
+losses: they read the same values in NCHW, as the tutorials have them, which is faster for them.
+
+The roofline is the larger of bytes / copy bandwidth and operations / rate of a large product, both measured in the
+same run. GB/s and TFLOP/s count the same bytes and operations for each implementation, whatever it really moves.
+Memory is the peak of what an operation allocates besides its inputs and its result; that of a backward begins with its
+forward, so that what is kept for backward is in it.
 """
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +29,18 @@ from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
 from fastnst_kernels import image, losses, relu
-from fastnst_kernels.profiling.step import Measurement, Roofline, Setting, Step, Work, measured
+from fastnst_kernels.launch.backends import float32_products
+from fastnst_kernels.profiling.measure import Contender, quieten_profiler, synchronise
+from fastnst_kernels.profiling.step import Setting, Step, Work
+from fastnst_kernels.verify import budget
 from fastnst_kernels.verify.budget import Expected
+from fastnst_kernels.verify.everything import STYLE_LAYERS
+from fastnst_kernels.verify.losses import bring_to_one, target_near
 
-# The relative errors at which a result is not timed: rounding to the dtype, and what its sums add.
+OPERATIONS = ("forward", "loss", "backward")
+IMPLEMENTATIONS = ("fastnst", "eager", "compile")
+
+# The relative errors at which a kernel that moves bytes is not timed: rounding to the dtype, and what its sums add.
 _ERRORS = {"fp32": 1e-5, "tf32": 1e-5, "bf16": 1e-2, "fp16": 2e-3}
 _SCALE, _SHIFT = (4.4, 4.5, 4.6), (-2.1, -2.0, -1.8)
 _TV_WEIGHT, _RATE, _BETAS, _EPSILON = 0.1, 0.02, (0.9, 0.99), 1e-8
@@ -29,16 +50,86 @@ Form = Callable[..., Callable[[], Tensor]]
 """Takes a step's inputs, prepares one call and returns it; the call returns its result."""
 
 
-def profile_steps(size: int, setting: Setting, roofline: Roofline, *, rounds: int = 7) -> Iterator[Measurement]:
-    """Measures each operation, ours and eager, for a square image of `size` pixels.
+def work_of(operation: str, channels: int, positions: int, itemsize: int) -> Work:
+    """The least bytes and FLOPs of `operation` for one image's (C, M) features of `itemsize` bytes an element."""
+    features, matrix = channels * positions * itemsize, channels**2
+    if operation == "backward":
+        return Work(3 * features + matrix * itemsize, 2 * positions * matrix)
+    symmetric = positions * channels * (channels + 1)
+    if operation == "forward":
+        return Work(features + 4 * matrix, symmetric)
+    return Work(features + (4 + itemsize) * matrix, symmetric)
 
-    Ours is compared with the eager form in float64 before it is timed. Raises as `measured` does.
+
+def gram_steps(size: int, setting: Setting, compile_mode: str | None) -> Iterator[Step]:
+    """The Gram losses at the style layers of a square image of `size` pixels, one layer after another.
+
+    `compile_mode` is torch.compile's, "default" or "max-autotune"; with None it is left out.
     """
-    yield from measured(steps(size, setting), setting, roofline, rounds)
+    precision = setting.dot_precision
+    options: dict[str, Any] = {"precision": precision, "backend": setting.backend}
+    functions: dict[str, tuple[Function, Function]] = {
+        "fastnst": (partial(losses.gram, **options), partial(losses.style_tap, **options)),
+        "eager": (plain_gram, plain_tap),
+    }
+    for index, (layer, channels) in enumerate(STYLE_LAYERS.items()):
+        if compile_mode is not None:
+            torch.compiler.reset()
+            mode = "max-autotune-no-cudagraphs" if compile_mode == "max-autotune" else compile_mode
+            compiled = partial(torch.compile, dynamic=False, mode=mode)
+            functions["compile"] = (compiled(plain_gram), compiled(plain_tap))
+        features, upstream, target, weight = _gram_inputs(channels, size >> index, setting)
+        contenders: dict[str, dict[str, Contender]] = {operation: {} for operation in OPERATIONS}
+        for name, (gram, tap) in functions.items():
+            x, above = (features, upstream) if name == "fastnst" else (features.contiguous(), upstream.contiguous())
+            contenders["forward"][name] = partial(_untracked(gram), x)
+            contenders["loss"][name] = partial(_forward(tap), x, target, weight)
+            contenders["backward"][name] = partial(_backward(tap), x, above, target, weight)
+        loss: dict[str, Any] = {"target": target, "weight": weight, "precision": precision}
+        expected: dict[str, Callable[[], Expected]] = {
+            "forward": partial(budget.gram, features, precision),
+            "loss": partial(budget.gram_loss, features, **loss),
+            "backward": partial(budget.tap_gradient, features, upstream, **loss),
+        }
+        for operation in OPERATIONS:
+            work = work_of(operation, channels, features[0, 0].numel(), features.element_size())
+            yield Step(layer, operation, work, features, contenders[operation], expected=expected[operation])
+
+
+def _gram_inputs(channels: int, side: int, setting: Setting) -> tuple[Tensor, Tensor, Tensor, float]:
+    """Features and upstream (1, C, H, W) channels-last, target (C, C), and the weight that makes its loss's gradient as
+    large as the upstream.
+
+    The features are as after a ReLU, scaled so that F Fᵀ, before its division by M, stays in the range of float16.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(*size: int) -> Tensor:
+        return torch.randn(size, generator=generator).to(setting.device)
+
+    def channels_last(values: Tensor) -> Tensor:
+        return values.to(setting.dtype).contiguous(memory_format=torch.channels_last)
+
+    features = channels_last((noise(1, channels, side, side) + 0.3).relu() * (128 / side))
+    target = target_near(features, noise(channels, channels))
+    weight = bring_to_one(losses.reference.gram_loss_gradient(features, target)).item()
+    return features, channels_last(noise(1, channels, side, side)), target, weight
+
+
+def plain_gram(features: Tensor) -> Tensor:
+    """The tutorials' Gram matrix, F @ F.T / M of (1, C, H, W) in NCHW, in float32 after the product: (1, C, C)."""
+    matrix = features.view(features.shape[1], -1)
+    return ((matrix @ matrix.t()).float() / matrix.shape[1])[None]
+
+
+def plain_tap(features: Tensor, target: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+    """The features for the next layer, and the Gram-difference loss (1,) by autograd."""
+    difference = plain_gram(features) - target
+    return features.view_as(features), weight / (4 * features.shape[1] ** 2) * difference.square().sum((1, 2))
 
 
 def steps(size: int, setting: Setting) -> Iterator[Step]:
-    """The operations for a square image of `size` pixels, in the order of an iteration."""
+    """The other operations for a square image of `size` pixels, in the order of an iteration."""
     generator = torch.Generator().manual_seed(0)
     s = torch.empty(0, dtype=setting.dtype).element_size()
 
@@ -56,8 +147,8 @@ def steps(size: int, setting: Setting) -> Iterator[Step]:
             operation=operation,
             work=Work(round(each * inputs[0].numel()), 0),
             features=inputs[0],
-            contenders={"fastnst": lambda: ours(*inputs), "eager": lambda: eager(*inputs)},
-            expected=Expected(exact, limit),
+            contenders={"fastnst": partial(ours, *inputs), "eager": partial(eager, *inputs)},
+            expected=lambda: Expected(exact, limit),
         )
 
     picture = noise(3, size, torch.float32).sigmoid()
@@ -84,10 +175,16 @@ def steps(size: int, setting: Setting) -> Iterator[Step]:
     yield step("adam_step", "image", 28, (picture, noise(3, size, torch.float32)), *_adam(setting))
 
 
+def _untracked(function: Function) -> Form:
+    """The result of the function, of which autograd keeps nothing."""
+    untracked = torch.no_grad()(function)
+    return lambda *inputs: lambda: _results(untracked(*inputs))[-1]
+
+
 def _forward(function: Function) -> Form:
     """The last result of the function, with what its backward needs kept as in a run."""
 
-    def prepared(x: Tensor, *rest: Tensor) -> Callable[[], Tensor]:
+    def prepared(x: Tensor, *rest: Any) -> Callable[[], Tensor]:
         leaf = x.detach().requires_grad_()
         return lambda: _results(function(leaf, *rest))[-1]
 
@@ -97,7 +194,7 @@ def _forward(function: Function) -> Form:
 def _backward(function: Function) -> Form:
     """The gradient of the function's input, for the gradient `above` of its first result and 1 of a loss beside."""
 
-    def prepared(x: Tensor, above: Tensor, *rest: Tensor) -> Callable[[], Tensor]:
+    def prepared(x: Tensor, above: Tensor, *rest: Any) -> Callable[[], Tensor]:
         leaf = x.detach().requires_grad_()
         results = _results(function(leaf, *rest))
         gradients = [above, *map(torch.ones_like, results[1:])]
@@ -159,12 +256,9 @@ def _image_gradient(setting: Setting) -> tuple[Function, Function]:
 
 
 def _adam(setting: Setting) -> tuple[Form, Form]:
-    scratch: dict[torch.dtype, list[Tensor]] = {}
-
     def fresh(picture: Tensor) -> list[Tensor]:
-        """The image and both moments before the first step, in memory of their own that each call takes again."""
-        moved, first, second = scratch.setdefault(picture.dtype, [torch.empty_like(picture) for _ in range(3)])
-        return [moved.copy_(picture), first.zero_(), second.zero_()]
+        """The image and both moments before the first step, in memory of their own."""
+        return [picture.clone(), torch.zeros_like(picture), torch.zeros_like(picture)]
 
     def ours(picture: Tensor, gradient: Tensor) -> Callable[[], Tensor]:
         moved, first, second = fresh(picture)
@@ -188,3 +282,34 @@ def _adam(setting: Setting) -> tuple[Form, Form]:
         return call
 
     return ours, eager
+
+
+def trace(size: int, setting: Setting, path: Path) -> None:
+    """Writes one loss and backward of each style layer, ours and eager, as a trace for Perfetto or chrome://tracing.
+
+    Each is a span named layer, operation and implementation. Raises OSError where `path` cannot be written.
+    """
+    quieten_profiler()
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if setting.device.type == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    calls = [
+        (f"{step.layer} {step.operation} {name}", prepare)
+        for step in gram_steps(size, setting, None)
+        for name, prepare in step.contenders.items()
+        if step.operation != "forward"
+    ]
+    with float32_products(setting.tf32):
+        for _, prepare in calls:
+            prepare()()
+        with torch.profiler.profile(activities=activities, record_shapes=True, profile_memory=True) as profiler:
+            for span, prepare in calls:
+                call = prepare()
+                synchronise(setting.device)
+                with torch.profiler.record_function(span):
+                    call()
+                    synchronise(setting.device)
+    try:
+        profiler.export_chrome_trace(str(path))
+    except RuntimeError as error:
+        raise OSError(str(error)) from None

@@ -45,11 +45,7 @@ def bias_relu(x: Tensor, bias: Tensor | None = None, *, inplace: bool = False, b
             f"x of shape {tuple(x.shape)} and strides {x.stride()} is not dense, which inplace=True needs; "
             "make it contiguous or channels-last, or leave inplace out"
         )
-    if torch.is_grad_enabled() and x.requires_grad:
-        result: Tensor = _BiasRelu.apply(x, bias, None, inplace, backend)  # type: ignore[no-untyped-call]
-        return result
-    y, _ = _activated(x, bias, keep_bits=False, inplace=inplace, backend=backend)
-    return y
+    return _activated(x, bias, None, inplace=inplace, backend=backend)
 
 
 def bias_relu_pool(x: Tensor, bias: Tensor | None = None, pool: str = "avg", *, backend: str = "auto") -> Tensor:
@@ -72,23 +68,26 @@ def bias_relu_pool(x: Tensor, bias: Tensor | None = None, pool: str = "avg", *, 
     if min(x.shape[2:]) < 2:
         raise ValueError(f"x of shape {tuple(x.shape)} has no 2×2 window; give 2 or more rows and columns")
     if backend == "reference":
-        return reference.bias_relu_pool(x, bias, pool).to(x.dtype)
+        return reference.bias_relu(x, bias, pool).to(x.dtype)
+    return _activated(x, bias, pool, inplace=False, backend=backend)
+
+
+def _activated(x: Tensor, bias: Tensor | None, pool: str | None, *, inplace: bool, backend: str) -> Tensor:
     if torch.is_grad_enabled() and x.requires_grad:
-        result: Tensor = _BiasRelu.apply(x, bias, pool, False, backend)  # type: ignore[no-untyped-call]
+        result: Tensor = _BiasRelu.apply(x, bias, pool, inplace, backend)  # type: ignore[no-untyped-call]
         return result
-    result, _ = operators.bias_relu_pool(backend, x, bias, pool, False)
-    return result
+    return _with_bits(x, bias, pool, keep_bits=False, inplace=inplace, backend=backend)[0]
 
 
-def _activated(
-    x: Tensor, bias: Tensor | None, *, keep_bits: bool, inplace: bool, backend: str
+def _with_bits(
+    x: Tensor, bias: Tensor | None, pool: str | None, *, keep_bits: bool, inplace: bool, backend: str
 ) -> tuple[Tensor, Tensor | None]:
-    """max(x + bias, 0), in `x` itself if `inplace`, and its bits."""
+    """max(x + bias, 0), in `x` itself if `inplace`, or its `pool`, and its bits."""
     if inplace and not torch.compiler.is_compiling():
         bits = empty_bits(x, operators.by_channels(backend, x)) if keep_bits else None
-        direct.bias_relu(backend, x.detach(), bias, x.detach(), bits)
+        direct.bias_relu(backend, x.detach(), bias, None, x.detach(), bits)
         return x, bits
-    y, packed = operators.bias_relu(backend, x, bias, keep_bits)
+    y, packed = operators.bias_relu(backend, x, bias, pool, keep_bits)
     # torch.compile takes functional operators whole, and makes of the copy what it likes.
     return x.copy_(y) if inplace else y, packed
 
@@ -99,10 +98,7 @@ class _BiasRelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor | None, pool: str | None, inplace: bool, backend: str) -> Tensor:
         x = x if inplace else dense(x)
-        if pool is None:
-            y, bits = _activated(x, bias, keep_bits=True, inplace=inplace, backend=backend)
-        else:
-            y, bits = operators.bias_relu_pool(backend, x, bias, pool, True)
+        y, bits = _with_bits(x, bias, pool, keep_bits=True, inplace=inplace, backend=backend)
         if inplace:
             ctx.mark_dirty(x)
         ctx.save_for_backward(bits)
@@ -114,13 +110,8 @@ class _BiasRelu(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative("sign-bit")
         (bits,) = ctx.saved_tensors
-        if ctx.pool is None:
-            below = operators.relu_backward(ctx.backend, gradient, bits, ctx.by_channels)
-        else:
-            size = {"height": ctx.height, "width": ctx.width}
-            below = operators.unpool_backward(
-                ctx.backend, gradient, bits, **size, by_channels=ctx.by_channels, pool=ctx.pool
-            )
+        place = {"height": ctx.height, "width": ctx.width, "by_channels": ctx.by_channels}
+        below = operators.relu_backward(ctx.backend, gradient, bits, **place, pool=ctx.pool)
         return below, None, None, None, None
 
 

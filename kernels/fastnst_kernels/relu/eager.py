@@ -13,56 +13,44 @@ _GATHER, _SPREAD, _PLACES = 0x0102040810204080, 0x0101010101010101, 0x8040201008
 
 
 @torch.no_grad()
-def bias_relu(x: Tensor, bias: Tensor | None, y: Tensor, bits: Tensor | None) -> None:
-    """Write max(x + bias, 0) into `y`, which may be `x`, and its sign bits into `bits`.
+def bias_relu(x: Tensor, bias: Tensor | None, pool: str | None, y: Tensor, bits: Tensor | None) -> None:
+    """Write max(x + bias, 0), or with a `pool` the average or maximum of each 2×2 window of it, into `y`, and the bits
+    of `x` into `bits`.
 
-    `x` and `y` are dense (B, C, H, W) tensors of one layout, `bits` as `layout.empty_bits` makes them.
-    The sum is in float32 (float64 for float64) and rounded once.
+    `x` and `y` are dense (B, C, H, W) tensors of one layout, which may be the same without a pool; `bits` as
+    `layout.empty_bits` makes them. The sum is in float32 (float64 for float64) and rounded once.
     """
     activations = _activations(x, bias)
-    if bits is not None:
-        _pack(activations != 0, bits, packed_by_channels(x))
-    y.copy_(activations)
+    result, places = activations, None
+    if pool == "max":
+        result, places = F.max_pool2d(activations, 2, return_indices=True)
+    elif pool == "avg":
+        result = F.avg_pool2d(activations, 2)
+    y.copy_(result)
+    if bits is None:
+        return
+    passed = activations != 0
+    if places is not None:
+        passed &= torch.zeros_like(passed).flatten(2).scatter_(2, places.flatten(2), True).view(x.shape)
+    else:
+        # A last odd row or column is in no window.
+        passed[:, :, 2 * y.shape[2] :] = False
+        passed[:, :, :, 2 * y.shape[3] :] = False
+    _pack(passed, bits, packed_by_channels(x))
 
 
 @torch.no_grad()
-def bias_relu_content(x: Tensor, bias: Tensor, y: Tensor, content: Tensor, weight: float) -> Tensor:
-    """Write max(x + bias, 0) of one image into `y`, as `bias_relu` does, and return weight · Σ (y − content)², (1,)."""
-    bias_relu(x, bias, y, None)
-    dtype = accumulation_dtype(x.dtype)
-    return (y.to(dtype) - content.to(dtype)).square_().sum((1, 2, 3)).mul_(weight)
+def relu_backward(gradient: Tensor, bits: Tensor, pool: str | None, result: Tensor) -> None:
+    """Write the gradient of `bias_relu` into `result`, (B, C, H, W), dense and of the gradient's layout.
 
-
-@torch.no_grad()
-def relu_backward(gradient: Tensor, bits: Tensor, result: Tensor) -> None:
-    """Write the gradient where its bit is set, else 0, into `result`, dense and of its layout, or itself."""
+    Without a pool `result` may be `gradient`.
+    """
+    if pool is not None:
+        spread = (gradient if pool == "max" else gradient * 0.25).repeat_interleave(2, 2).repeat_interleave(2, 3)
+        # A last odd row or column is in no window.
+        gradient = F.pad(spread, (0, result.shape[3] % 2, 0, result.shape[2] % 2))
     # Not a product with the bits, of which an infinite gradient would make NaN.
     result.copy_(torch.where(_unpack(bits, result), gradient, 0.0))
-
-
-@torch.no_grad()
-def bias_relu_pool(x: Tensor, bias: Tensor | None, pool: str, pooled: Tensor, bits: Tensor | None) -> None:
-    """Write the average or maximum of each 2×2 window of max(x + bias, 0) into `pooled`, and the bits of `x` into
-    `bits`; layouts and rounding as in `bias_relu`."""
-    activations = _activations(x, bias)
-    passed = torch.zeros(x.shape, dtype=torch.bool, device=x.device)
-    if pool == "max":
-        largest, places = F.max_pool2d(activations, 2, return_indices=True)
-        pooled.copy_(largest)
-        passed.flatten(2).scatter_(2, places.flatten(2), True)
-    else:
-        pooled.copy_(F.avg_pool2d(activations, 2))
-        passed[:, :, : 2 * pooled.shape[2], : 2 * pooled.shape[3]] = True
-    if bits is not None:
-        _pack(passed.logical_and_(activations != 0), bits, packed_by_channels(x))
-
-
-@torch.no_grad()
-def unpool_backward(gradient: Tensor, bits: Tensor, pool: str, result: Tensor) -> None:
-    """Write the gradient of `bias_relu_pool` into all of `result`, (B, C, H, W), dense and of its layout."""
-    spread = (gradient if pool == "max" else gradient * 0.25).repeat_interleave(2, 2).repeat_interleave(2, 3)
-    # A last odd row or column is in no window.
-    relu_backward(F.pad(spread, (0, result.shape[3] % 2, 0, result.shape[2] % 2)), bits, result)
 
 
 def _activations(x: Tensor, bias: Tensor | None) -> Tensor:

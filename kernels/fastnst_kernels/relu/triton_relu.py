@@ -1,55 +1,48 @@
 # mypy: allow-untyped-decorators, allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
-"""The Triton kernels of bias + ReLU that keep one bit of each activation, and of the way back from the bits alone.
+"""The Triton kernels of bias + ReLU, alone or with 2×2 pooling, that keep one bit of each activation, and of the way
+back from the bits alone.
 
 Activations are channels-last, (B, H, W, C), and their bits run along the channels; other layouts are converted on the
-way in and out. Each tensor is read and written once, in groups of 32 activations (8 where 32 does not divide C) whose
-bits are one word: a thread holds 16 bytes of a group, and the threads of a group add up its word by shuffles. Where a
-program starts is in 64 bits, what lies inside it in 32.
+way in and out. Each tensor is read and written once, in groups of eight activations, whose bits are one byte: a thread
+has a group. Where a program starts is in 64 bits, what lies inside it in 32.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import ceil
-from typing import Any, cast
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastnst_kernels.launch.launch import Launch, cannot_round, finish_sum, run
+from fastnst_kernels.launch.launch import Launch, launch_gpu, run
 from fastnst_kernels.launch.layout import empty_map, in_layout
-from fastnst_kernels.relu import eager
+
+GROUP = tl.constexpr(8)
+# Of one program.
+GROUPS = tl.constexpr(128)
 
 
 @triton.jit
-def packed_word(off, mask, dtype: tl.constexpr):
-    """The words (G,) of the groups' bits, which are set where an activation (G, GROUP) is neither `off` nor masked."""
+def packed(off, mask):
+    """The bytes (G,) of the groups' bits, which are set where an activation (G, GROUP) is neither `off` nor masked."""
     # Each activation has a bit of its own: the sum is the bitwise or.
-    place = tl.full((1, 1), 1, tl.int32) << tl.arange(0, off.shape[1])[None, :]
-    return tl.sum(tl.where(off, 0, tl.where(mask, place, 0)), axis=1).to(dtype)
+    place = tl.full((1, 1), 1, tl.int32) << tl.arange(0, GROUP)[None, :]
+    return tl.sum(tl.where(off, 0, tl.where(mask, place, 0)), axis=1).to(tl.uint8)
+
+
+@triton.jit
+def unpacked(byte):
+    """The flags (G, GROUP) of the groups' bytes (G,)."""
+    return (byte.to(tl.int32)[:, None] >> tl.arange(0, GROUP)[None, :]) & 1 != 0
 
 
 @triton.jit
 def relu(value):
     # NaN is not at most zero: it comes through, and so does its gradient, as in torch.
     return tl.where(value <= 0.0, 0.0, value)
-
-
-def groups_per_program(elements: int, group: int) -> int:
-    """Groups of one program: so few that the thread that holds a group also reads and writes its bits."""
-    return min(elements, 1024 if group == 8 else 2048) // group
-
-
-def as_words(bits: Tensor, group: int) -> Tensor:
-    """Packed bits, uint8, as the words of groups of this size: int32 for 32 activations, uint8 for 8."""
-    return bits.view(-1).view(torch.int32) if group == 32 else bits
-
-
-def group_size(channels: int, bits: Tensor | None) -> int:
-    """Activations whose bits are one word, 32 or 8."""
-    words = bits is None or bits.storage_offset() % 4 == 0
-    return 32 if channels % 32 == 0 and words else 8
 
 
 @contextmanager
@@ -65,25 +58,17 @@ def channels_last_buffer(written: Tensor) -> Iterator[Tensor]:
 
 
 @triton.jit
-def _place(run, run_groups, groups, GROUP: tl.constexpr, GROUPS: tl.constexpr, EVEN: tl.constexpr):
+def _place(C, run_groups, groups):
     """A program's groups and which of them there are, (GROUPS,); of their activations, (GROUPS, GROUP), the first one's
-    place, the places from there, the mask, and the places in their runs."""
+    place, the places from there, the mask, and the channels."""
     first = tl.program_id(0).to(tl.int64) * GROUPS
     g = tl.arange(0, GROUPS)
-    j = tl.arange(0, GROUP)[None, :]
     live = g < groups - first
     in_run = (first % run_groups).to(tl.int32) + g
     row = in_run // run_groups
-    column = (in_run - row * run_groups)[:, None] * GROUP + j
-    if EVEN:
-        start = first * GROUP
-        offsets = g[:, None] * GROUP + j
-        mask = live[:, None]
-    else:
-        start = first // run_groups * run
-        offsets = row[:, None] * run + column
-        mask = live[:, None] & (column < run)
-    return first + g, live, start, offsets, mask, column
+    channel = (in_run - row * run_groups)[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
+    start = first // run_groups * C
+    return first + g, live, start, row[:, None] * C + channel, live[:, None] & (channel < C), channel
 
 
 @triton.jit(do_not_specialize=["run_groups", "groups"])
@@ -91,99 +76,163 @@ def bias_relu_kernel(
     x,  # (positions, C)
     bias,  # (C,) any float dtype, or None
     y,  # as x, and may be x
-    bits,  # (positions, run_groups) words, or None
-    content,  # (positions, C), or None
-    partial,  # (programs,) float32: Σ (y − content)²
+    bits,  # (positions, run_groups) uint8, or None
     C,
     run_groups,  # ⌈C / GROUP⌉
     groups,  # of all positions
-    GROUP: tl.constexpr,
-    GROUPS: tl.constexpr,  # of one program
-    EVEN: tl.constexpr,  # GROUP divides C
 ):
-    group, live, start, offsets, mask, column = _place(C, run_groups, groups, GROUP, GROUPS, EVEN)
+    group, live, start, offsets, mask, channel = _place(C, run_groups, groups)
     value = tl.load(x + start + offsets, mask=mask, other=0.0).to(tl.float32)
     if bias is not None:
-        value += tl.load(bias + column, mask=mask, other=0.0).to(tl.float32)
-    rounded = relu(value).to(y.dtype.element_ty)
-    tl.store(y + start + offsets, rounded, mask=mask)
-    if content is not None:
-        target = tl.load(content + start + offsets, mask=mask, other=0.0).to(tl.float32)
-        difference = tl.where(mask, rounded.to(tl.float32) - target, 0.0)
-        tl.store(partial + tl.program_id(0), tl.sum(tl.sum(difference * difference, axis=1), axis=0))
+        value += tl.load(bias + channel, mask=mask, other=0.0).to(tl.float32)
+    tl.store(y + start + offsets, relu(value).to(y.dtype.element_ty), mask=mask)
     if bits is not None:
-        tl.store(bits + group, packed_word(value <= 0.0, mask, bits.dtype.element_ty), mask=live)
+        tl.store(bits + group, packed(value <= 0.0, mask), mask=live)
 
 
-@triton.jit(do_not_specialize=["run", "run_groups", "groups"])
+@triton.jit(do_not_specialize=["run_groups", "groups"])
 def relu_backward_kernel(
-    gradient,  # (runs, run)
-    bits,  # (runs, run_groups) words
+    gradient,  # (positions, C)
+    bits,  # (positions, run_groups) uint8
     result,  # as gradient, and may be it
-    run,
-    run_groups,  # ⌈run / GROUP⌉
-    groups,  # of all runs
-    GROUP: tl.constexpr,
-    GROUPS: tl.constexpr,  # of one program
-    EVEN: tl.constexpr,  # GROUP divides run
+    C,
+    run_groups,  # ⌈C / GROUP⌉
+    groups,  # of all positions
 ):
-    group, live, start, offsets, mask, _ = _place(run, run_groups, groups, GROUP, GROUPS, EVEN)
-    word = tl.load(bits + group, mask=live, other=0).to(tl.int32)
+    group, live, start, offsets, mask, _ = _place(C, run_groups, groups)
+    passes = unpacked(tl.load(bits + group, mask=live, other=0))
     value = tl.load(gradient + start + offsets, mask=mask, other=0.0)
-    tl.store(result + start + offsets, tl.where((word[:, None] >> tl.arange(0, GROUP)) & 1 != 0, value, 0.0), mask=mask)
+    tl.store(result + start + offsets, tl.where(passes, value, 0.0), mask=mask)
 
 
-def bias_relu(x: Tensor, bias: Tensor | None, y: Tensor, bits: Tensor | None) -> None:
+@triton.jit
+def _window_place(H, W, half, run_groups, blocks, half_rows):
+    """A program's image and upper row; of its groups (GROUPS,) the window, the place in its run and the channels; whole
+    windows of its row, and activations of the row below."""
+    program = tl.program_id(0).to(tl.int64)
+    index = program // blocks
+    g = (program % blocks).to(tl.int32) * GROUPS + tl.arange(0, GROUPS)
+    h = index % half_rows * 2
+    window = g // run_groups
+    group = g - window * run_groups
+    channel = group[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
+    # A last odd row is in no window, and has no row below.
+    windows, W_below = tl.where(h + 1 < H, half, 0), tl.where(h + 1 < H, W, 0)
+    return index // half_rows, h, window, group, channel, windows, W_below
+
+
+@triton.jit(do_not_specialize=["H", "W", "half", "run_groups", "blocks", "half_rows"])
+def bias_relu_pool_kernel(
+    x,  # (B, H, W, C)
+    bias,  # (C,) any float dtype, or None
+    y,  # (B, H // 2, W // 2, C)
+    bits,  # (B, H, W, run_groups) uint8, or None
+    C,
+    H,
+    W,
+    half,  # W // 2, whole windows in a row
+    run_groups,  # ⌈C / GROUP⌉
+    blocks,  # programs of one row of windows
+    half_rows,  # ⌈H / 2⌉
+    MAX: tl.constexpr,
+):
+    image, h, window, group, channel, windows, W_below = _window_place(H, W, half, run_groups, blocks, half_rows)
+    mask = (window[:, None] < windows) & (channel < C)
+    corner = x + (image * H + h) * W * C + window[:, None] * 2 * C + channel
+    out = y + (image * (H // 2) + h // 2) * half * C + window[:, None] * C + channel
+    below = corner + W * C
+    a = tl.load(corner, mask=mask, other=0.0).to(tl.float32)
+    b = tl.load(corner + C, mask=mask, other=0.0).to(tl.float32)
+    c = tl.load(below, mask=mask, other=0.0).to(tl.float32)
+    d = tl.load(below + C, mask=mask, other=0.0).to(tl.float32)
+    if bias is not None:
+        shift = tl.load(bias + channel, mask=mask, other=0.0).to(tl.float32)
+        a, b, c, d = a + shift, b + shift, c + shift, d + shift
+    values = (relu(a), relu(b), relu(c), relu(d))
+    if MAX:
+        result = values[0]
+        hot = tl.zeros_like(result).to(tl.int32)
+        for i in tl.static_range(1, 4):
+            # The last NaN is the largest, as in torch.
+            larger = (values[i] > result) | (values[i] != values[i])
+            result = tl.where(larger, values[i], result)
+            hot = tl.where(larger, i, hot)
+    else:
+        result = (((values[0] + values[1]) + values[2]) + values[3]) * 0.25
+    tl.store(out, result.to(y.dtype.element_ty), mask=mask)
+    if bits is not None:
+        here = bits + (image * H + h) * W * run_groups + window * 2 * run_groups + group
+        for i in tl.static_range(4):
+            off = (result <= 0.0) | (hot != i) if MAX else values[i] <= 0.0
+            live = window * 2 + i % 2 < (W if i < 2 else W_below)
+            tl.store(here + (i // 2 * W + i % 2) * run_groups, packed(off, mask), mask=live)
+
+
+@triton.jit(do_not_specialize=["H", "W", "half", "run_groups", "blocks", "half_rows"])
+def unpool_backward_kernel(
+    gradient,  # (B, H // 2, W // 2, C)
+    bits,  # (B, H, W, run_groups) uint8
+    result,  # (B, H, W, C)
+    C,
+    H,
+    W,
+    half,
+    run_groups,
+    blocks,
+    half_rows,
+    factor,  # 1/4 for the average, 1 for the maximum
+):
+    image, h, window, group, channel, windows, W_below = _window_place(H, W, half, run_groups, blocks, half_rows)
+    in_run = channel < C
+    pooled = gradient + (image * (H // 2) + h // 2) * half * C + window[:, None] * C + channel
+    value = tl.load(pooled, mask=in_run & (window[:, None] < windows), other=0.0).to(tl.float32) * factor
+    here = bits + (image * H + h) * W * run_groups + window * 2 * run_groups + group
+    out = result + (image * H + h) * W * C + window[:, None] * 2 * C + channel
+    here_below = here + W * run_groups
+    bytes_of_window = (
+        tl.load(here, mask=window * 2 < W, other=0),
+        tl.load(here + run_groups, mask=window * 2 + 1 < W, other=0),
+        tl.load(here_below, mask=window * 2 < W_below, other=0),
+        tl.load(here_below + run_groups, mask=window * 2 + 1 < W_below, other=0),
+    )
+    for i in tl.static_range(4):
+        live = window * 2 + i % 2 < (W if i < 2 else W_below)
+        passed = tl.where(unpacked(bytes_of_window[i]), value, 0.0).to(result.dtype.element_ty)
+        tl.store(out + (i // 2 * W + i % 2) * C, passed, mask=in_run & live[:, None])
+
+
+def _run(kernel: Any, full: Tensor, pool: str | None, own: Mapping[str, Any]) -> None:
+    """Runs a kernel, whose programs have a thread for each group of the full-size tensor; with a `pool`, for the four
+    groups of a window."""
+    batch, channels, height, width = full.shape
+    run_groups = ceil(channels / GROUP.value)
+    if pool is None:
+        groups = batch * height * width * run_groups
+        grid, place = ceil(groups / GROUPS.value), {"groups": groups}
+    else:
+        half_rows, blocks = ceil(height / 2), ceil(run_groups * ceil(width / 2) / GROUPS.value)
+        grid = batch * half_rows * blocks
+        place = {"H": height, "W": width, "half": width // 2, "blocks": blocks, "half_rows": half_rows}
+    arguments = {**own, "C": channels, "run_groups": run_groups, **place}
+    run(Launch(kernel, grid, arguments, GROUPS.value // launch_gpu(full.device).warp_size), full.device)
+
+
+def bias_relu(x: Tensor, bias: Tensor | None, pool: str | None, y: Tensor, bits: Tensor | None) -> None:
     """`eager.bias_relu` as one kernel, whose bits run along the channels."""
+    x = in_layout(x, True)
     with channels_last_buffer(y) as buffer:
-        _activate(in_layout(x, True), bias, buffer, bits)
+        own = {"x": x, "bias": bias, "y": buffer, "bits": bits}
+        if pool is None:
+            _run(bias_relu_kernel, x, pool, own)
+        else:
+            _run(bias_relu_pool_kernel, x, pool, {**own, "MAX": pool == "max"})
 
 
-def bias_relu_content(x: Tensor, bias: Tensor, y: Tensor, content: Tensor, weight: float) -> Tensor:
-    """`eager.bias_relu_content` of one image in one pass."""
-    if cannot_round(x.dtype):
-        return eager.bias_relu_content(x, bias, y, content, weight)
-    with channels_last_buffer(y) as buffer:
-        partial = _activate(in_layout(x, True), bias, buffer, None, in_layout(content, True))
-    return finish_sum(cast(Tensor, partial), weight)
-
-
-def _activate(
-    x: Tensor, bias: Tensor | None, y: Tensor, bits: Tensor | None, content: Tensor | None = None
-) -> Tensor | None:
-    """Writes max(x + bias, 0) of channels-last activations (B, C, H, W) into `y`, and their bits into `bits`. Returns,
-    with `content` P of one image, sums (1, parts) of (y − P)²."""
-    channels = x.shape[1]
-    grid, groups = _groups(channels, x.numel(), bits)
-    partial = None if content is None else torch.empty((1, grid), dtype=torch.float32, device=x.device)
-    arguments = {"x": x, "bias": bias, "y": y, "content": content, "partial": partial, "C": channels, **groups}
-    run(Launch(bias_relu_kernel, grid, arguments), x.device)
-    return partial
-
-
-def relu_backward(gradient: Tensor, bits: Tensor, result: Tensor) -> None:
+def relu_backward(gradient: Tensor, bits: Tensor, pool: str | None, result: Tensor) -> None:
     """`eager.relu_backward` as one kernel, of bits that run along the channels."""
-    channels = gradient.shape[1]
-    # Runs of whole bytes are one run: nothing lies between their bits.
-    length = gradient.numel() if channels % 8 == 0 else channels
-    grid, groups = _groups(length, gradient.numel(), bits)
     with channels_last_buffer(result) as buffer:
-        arguments = {"gradient": in_layout(gradient, True), "result": buffer, "run": length, **groups}
-        run(Launch(relu_backward_kernel, grid, arguments), gradient.device)
-
-
-def _groups(length: int, elements: int, bits: Tensor | None) -> tuple[int, dict[str, Any]]:
-    """The number of programs, and the arguments that say how runs of this `length` are cut into groups."""
-    group = group_size(length, bits)
-    run_groups = ceil(length / group)
-    groups = elements // length * run_groups
-    per_program = groups_per_program(2048, group)
-    arguments = {
-        "bits": None if bits is None else as_words(bits, group),
-        "run_groups": run_groups,
-        "groups": groups,
-        "GROUP": group,
-        "GROUPS": per_program,
-        "EVEN": length % group == 0,
-    }
-    return ceil(groups / per_program), arguments
+        own = {"gradient": in_layout(gradient, True), "bits": bits, "result": buffer}
+        if pool is None:
+            _run(relu_backward_kernel, buffer, pool, own)
+        else:
+            _run(unpool_backward_kernel, buffer, pool, {**own, "factor": 1.0 if pool == "max" else 0.25})

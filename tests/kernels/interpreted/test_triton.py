@@ -100,10 +100,10 @@ def test_nothing_else_is_written() -> None:
     assert around.isnan().sum() == around.numel() - upstream.numel()
 
 
-def test_bits_that_do_not_start_at_a_word() -> None:
+def test_bits_start_anywhere() -> None:
     x = make_activations((1, 32, 2, 2), torch.float32, channels_last=True)
-    y, bits = operators.bias_relu("triton", x, None, True)
+    y, bits = operators.bias_relu("triton", x, None, None, True)
     moved = torch.zeros(bits.numel() + 1, dtype=torch.uint8)[1:].view(bits.shape)
-    direct.bias_relu("triton", x, None, x, moved)
+    direct.bias_relu("triton", x, None, None, x, moved)
     assert torch.equal(moved, bits)
     assert torch.equal(x, y)
