@@ -16,6 +16,7 @@ from fastnst.app.cli.arguments import given_options, read_config, read_option
 from fastnst.app.cli.job import style_paths
 from fastnst.app.cli.run import on_stop_signal
 from fastnst.errors import FastnstError, Interrupted, counted
+from fastnst.image.files import check_apart
 from fastnst.image.write import check_output_path
 from fastnst.options.parse import in_words
 from fastnst.replacing import replacing
@@ -34,6 +35,7 @@ def run(parsed: argparse.Namespace) -> int:
     if parsed.preview is not None:
         check_output_path(parsed.preview)
     styles = style_paths(parsed.styles, parsed.output)
+    check_apart(filter(None, (parsed.output, parsed.preview)), (parsed.clip, *styles, values.get("init")))
     watch = _Watch(Path(parsed.preview) if parsed.preview is not None else None, quiet=parsed.quiet)
     with on_stop_signal():
         try:
