@@ -407,6 +407,12 @@ def test_divergence_leaves_the_last_good_network(places: Path, tmp_path: Path, m
     torch.testing.assert_close(
         kept.network.state_dict(), {name: value.half().float() for name, value in good[0].items()}
     )
+    monkeypatch.setattr(loop.Training, "_stepped", stepped)
+    trained(places, 3, checkpoint=tmp_path / "run")
+    monkeypatch.setattr(loop.Training, "_stepped", lambda self, crops: float("nan"))
+    with pytest.raises(TrainingError, match=r"diverged at step 3 .*; the network of step 3 is in "):
+        trained(places, 50, output=output, checkpoint=tmp_path / "run", resume=True)
+    assert load_network(output).training["steps"] == 3
 
 
 def test_photographs_take_turns(places: Path) -> None:
@@ -422,6 +428,9 @@ def test_photographs_of_no_use(places: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no picture")
     with pytest.raises(ImageError, match=r"photo folder .* has no pictures"):
         Photos(tmp_path, 32, seed=0)
+    Image.new("RGB", (400, 32)).save(tmp_path / "wide.png")
+    shown = Photos([tmp_path / "wide.png", places / "x.png"], 32, seed=0).whole(4)
+    assert [min(picture.shape[1:]) >= 12 for picture in shown] == [True]
     photos = [places / "photos" / name for name in ("0_broken.jpg", "0_tiny.png")]
     with pytest.raises(ImageError, match="none of the 2 photographs can be used; the first") as caught:
         train_network([places / "x.png"], photos, schedule=Schedule(steps=1), architecture=SMALL, **LOSS)
